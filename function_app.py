@@ -1,0 +1,84 @@
+"""Azure Functions entry: one named function per API operation, all served by the one ASGI application, and the Event
+Grid trigger. Wiring only; importing it connects to nothing."""
+
+import functools
+import os
+from collections.abc import Awaitable, Callable
+
+import azure.functions as func
+
+from state_api.app import StateServer
+from state_api.settings import read_settings
+
+KEYED = func.AuthLevel.FUNCTION
+OPEN = func.AuthLevel.ANONYMOUS
+
+OPERATIONS: list[tuple[str, list[str], str, func.AuthLevel]] = [
+    ("GetStagingStatus", ["GET"], "apps/{app}/staging", KEYED),
+    ("PostStaging", ["POST"], "apps/{app}/staging", KEYED),
+    ("DeleteStaging", ["DELETE"], "apps/{app}/staging", KEYED),
+    ("PostSwap", ["POST"], "apps/{app}/swap", KEYED),
+    ("Cleanup", ["POST"], "apps/{app}/cleanup", KEYED),
+    ("ListApps", ["GET"], "apps", KEYED),
+    ("GetApp", ["GET"], "apps/{app}", KEYED),
+    ("PutApp", ["PUT"], "apps/{app}", KEYED),
+    ("GetHistory", ["GET"], "apps/{app}/history", KEYED),
+    ("GetTaskHub", ["GET"], "taskhubs/{hub}", KEYED),
+    ("ListInstances", ["GET"], "taskhubs/{hub}/instances", KEYED),
+    ("PostEvents", ["POST", "OPTIONS"], "events", KEYED),
+    ("ListQuarantine", ["GET"], "quarantine", KEYED),
+    ("Health", ["GET"], "health", OPEN),
+    ("Ready", ["GET"], "health/ready", OPEN),
+    ("GetOpenApi", ["GET"], "openapi.json", OPEN),
+]
+
+app = func.FunctionApp()
+
+
+@functools.cache
+def server() -> StateServer:
+    """Made at the first invocation: a wrong setting then fails that invocation, and not the indexing of all."""
+    return StateServer(read_settings(os.environ))
+
+
+async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    """Hand the request to the ASGI application."""
+    return await func.AsgiMiddleware(server().application).handle_async(req, context)
+
+
+def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:
+    """A handler of its own for each function: the library keeps its settings on the handler."""
+
+    async def handler(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+        return await serve(req, context)
+
+    handler.__name__ = name
+    return handler
+
+
+for _name, _methods, _route, _level in OPERATIONS:
+    _route_of = app.route(route=_route, methods=_methods, auth_level=_level)
+    app.function_name(_name)(_route_of(_operation(_name)))
+
+
+@app.function_name("RecordLifecycleEvent")
+@app.event_grid_trigger(arg_name="event")
+async def record_lifecycle_event(event: func.EventGridEvent) -> None:
+    """Record one event. An exception makes Event Grid deliver it again; an event that cannot be understood goes to
+    quarantine and is done with."""
+    await server().services.recorder.record([delivered(event)], "trigger")
+
+
+def delivered(event: func.EventGridEvent) -> dict[str, object]:
+    """The event as it came, in the Event Grid schema, for the parser that the webhook uses too. The library has cut
+    its time to microseconds."""
+    occurred = event.event_time
+    return {
+        "id": event.id,
+        "topic": event.topic,
+        "subject": event.subject,
+        "eventType": event.event_type,
+        "eventTime": occurred.isoformat() if occurred else None,
+        "dataVersion": event.data_version,
+        "data": event.get_json(),
+    }

@@ -1,0 +1,93 @@
+"""`python -m state_api serve`: the same server outside Azure Functions."""
+
+import argparse
+import ipaddress
+import logging
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from state_api.app import StateServer
+from state_api.emulator import EmulatorError, answers, table_emulator
+from state_api.settings import EMULATOR_TABLE_PORT, KEYS, Settings, SettingsError, read_settings
+
+HOST = "127.0.0.1"
+PORT = 7071
+_EMULATOR_FOLDER = Path(".azurite")
+# Longer than the storage client takes to give up, so that whatever is being written is also answered.
+_GRACE_SECONDS = 60
+
+USAGE_ERROR = 2
+
+
+class _Server(uvicorn.Server):
+    """Ends long polls at once when it is told to stop; all other requests in flight finish."""
+
+    def __init__(self, config: uvicorn.Config, state: StateServer) -> None:
+        super().__init__(config)
+        self._state = state
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._state.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM. 0 after a clean end, 2 when a setting or an argument is wrong, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m state_api", description="The task hub state server.")
+    serve = parser.add_subparsers(dest="command", required=True).add_parser("serve", help="serve the HTTP API")
+    serve.add_argument("--host", default=HOST, help="the address to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, default=PORT, help="the port to listen on (%(default)s)")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("azure").setLevel(logging.WARNING)
+    try:
+        settings = read_settings(os.environ)
+        check_exposure(given.host, settings)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    with ExitStack() as stack:
+        if settings.storage.is_development and not answers(HOST, EMULATOR_TABLE_PORT):
+            try:
+                stack.enter_context(table_emulator(EMULATOR_TABLE_PORT, _EMULATOR_FOLDER))
+            except EmulatorError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+        state = StateServer(settings)
+        config = uvicorn.Config(
+            state.application,
+            host=given.host,
+            port=given.port,
+            # The server writes its own log of requests: uvicorn's shows queries, and a query can hold a key.
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        server = _Server(config, state)
+        server.run()
+        return 0 if server.started else 1
+
+
+def check_exposure(host: str, settings: Settings) -> None:
+    """Raises SettingsError when the server would answer others without keys."""
+    if not settings.keys and not _is_loopback(host):
+        raise SettingsError(f"listening on {host} lets others in: set {KEYS}, or listen on {HOST}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

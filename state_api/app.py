@@ -1,0 +1,103 @@
+"""The composition root: Settings → stores → services → the ASGI application. Nothing here connects to anything."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp
+
+from state_api import __version__
+from state_api.http import apps, events, health, problems, task_hubs
+from state_api.http.dependencies import Services
+from state_api.http.middleware import Surround
+from state_api.services.inspection import Inspection
+from state_api.services.ports import Clock
+from state_api.services.readiness import Readiness
+from state_api.services.recording import Recorder
+from state_api.services.releases import Releases
+from state_api.settings import Settings
+from state_api.storage.apps import AppStore
+from state_api.storage.instances import InstanceStore
+from state_api.storage.quarantine import QuarantineStore
+from state_api.storage.tables import Tables
+from state_api.storage.task_hubs import TaskHubStore
+
+
+class StateServer:
+    """Everything of one server. `application` is what a host serves; it works without start-up events, because
+    Azure Functions sends none. `stopping` ends long polls early."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self.tables = Tables(settings.storage)
+        self.stopping = asyncio.Event()
+        time = clock or self.tables.clock
+        task_hub_store = TaskHubStore(self.tables, settings.shards)
+        instances = InstanceStore(self.tables)
+        app_store = AppStore(self.tables)
+        quarantine = QuarantineStore(self.tables)
+        readiness = Readiness(app_store, task_hub_store, instances, time, self.stopping)
+        self.services = Services(
+            recorder=Recorder(task_hub_store, instances, quarantine, time),
+            readiness=readiness,
+            releases=Releases(app_store, task_hub_store, instances, readiness, time),
+            inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
+            clock=time,
+        )
+        self.api = _api(settings, self.services, self)
+        self.application: ASGIApp = Surround(self.api, settings)
+
+    async def close(self) -> None:
+        await self.tables.close()
+
+
+def _api(settings: Settings, services: Services, server: StateServer) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        yield
+        await server.close()
+
+    api = FastAPI(
+        title="Task hub state",
+        version=__version__,
+        description="Says when a slot may be overwritten: when no orchestration is active on its task hub.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    api.state.settings = settings
+    api.state.services = services
+    problems.install(api)
+    for module in (apps, task_hubs, events, health):
+        api.include_router(module.router)
+
+    @api.get("/api/openapi.json", operation_id="GetOpenApi", tags=["health"])
+    async def get_openapi_document() -> dict[str, Any]:
+        """This contract."""
+        return openapi_document(api)
+
+    return api
+
+
+def openapi_document(api: FastAPI) -> dict[str, Any]:
+    """The contract as OpenAPI, with problem documents in place of FastAPI's own validation errors."""
+    if api.openapi_schema is None:
+        document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        models = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**models.pop("$defs"), "Problem": models}
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "apiKey", "in": "header", "name": "x-functions-key"},
+        }
+        document["security"] = [{"key": []}, {}]
+        api.openapi_schema = document
+    return api.openapi_schema

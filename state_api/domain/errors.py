@@ -1,0 +1,94 @@
+"""Everything that can go wrong, as callers know it. `http/problems.py` turns each into a problem document.
+
+StateError
+├── InvalidRequest            what was asked cannot be understood or makes no sense
+├── NotFound
+│   ├── AppNotFound           no such app on this server
+│   ├── SlotNotFound          the app has no such slot
+│   └── TaskHubNotFound       nothing was ever recorded for, or held by, this task hub
+├── Refused                   understood, but it would break running work or another pipeline
+│   ├── StagingNotReady       the slot's task hub is not drained; carries the reasons
+│   ├── DeploymentInProgress  another run deploys into this app; carries who, since when, which run
+│   ├── TaskHubInUse          a slot of an app holds the task hub
+│   ├── TaskHubAlreadyUsed    the task hub was used before
+│   ├── SwapMismatch          the slot does not hold what the caller believes
+│   └── Conflict              somebody else changed the app at the same time, again and again
+├── PreconditionFailed        If-Match names another version of the app
+└── StorageUnavailable        the state storage cannot be used now; try again later
+"""
+
+from typing import Any
+
+
+class StateError(Exception):
+    """Base of the tree. `details` are the extension members of the problem document: JSON values, camelCase."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    @property
+    def code(self) -> str:
+        """The stable code that callers rely on: the class name."""
+        return type(self).__name__
+
+
+class InvalidRequest(StateError):
+    pass
+
+
+class NotFound(StateError):
+    pass
+
+
+class AppNotFound(NotFound):
+    pass
+
+
+class SlotNotFound(NotFound):
+    pass
+
+
+class TaskHubNotFound(NotFound):
+    pass
+
+
+class Refused(StateError):
+    pass
+
+
+class StagingNotReady(Refused):
+    pass
+
+
+class DeploymentInProgress(Refused):
+    pass
+
+
+class TaskHubInUse(Refused):
+    pass
+
+
+class TaskHubAlreadyUsed(Refused):
+    pass
+
+
+class SwapMismatch(Refused):
+    pass
+
+
+class Conflict(Refused):
+    pass
+
+
+class PreconditionFailed(StateError):
+    pass
+
+
+class StorageUnavailable(StateError):
+    """`retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int = 10, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after = retry_after

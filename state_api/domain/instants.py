@@ -1,0 +1,59 @@
+"""Points in time with the precision of .NET (100 ns), because two lifecycle events of one instance can fall in
+the same microsecond (PLATFORM: Lifecycle events 8) and their order decides whether the instance is active."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import NewType
+
+Instant = NewType("Instant", int)
+"""Ticks of 100 ns since 1970-01-01T00:00:00Z."""
+
+TICKS_PER_SECOND = 10_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,12}))?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
+
+
+def seconds(amount: float) -> int:
+    """The ticks in `amount` seconds."""
+    return round(amount * TICKS_PER_SECOND)
+
+
+def parse_instant(text: str) -> Instant:
+    """Read an RFC 3339 time. Digits beyond 100 ns are cut off; without an offset it is taken as UTC, which is what
+    .NET means by it. Raises ValueError for anything else."""
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not an RFC 3339 time: {text[:64]!r}")
+    date, time, fraction, offset = match.groups()
+    offset = "+00:00" if offset is None or offset in "Zz" else offset
+    try:
+        whole = (datetime.fromisoformat(f"{date}T{time}{offset}") - _EPOCH) // timedelta(seconds=1)
+    except OverflowError as error:
+        raise ValueError(f"not a representable time: {text[:64]!r}") from error
+    return Instant(whole * TICKS_PER_SECOND + int((fraction or "0").ljust(7, "0")[:7]))
+
+
+def instant_from(moment: datetime) -> Instant:
+    """The instant of an aware datetime; a naive one is taken as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return Instant((aware - _EPOCH) // timedelta(microseconds=1) * 10)
+
+
+def format_instant(instant: Instant) -> str:
+    """RFC 3339 in UTC, always with seven digits, so that text order is time order.
+
+    Valid for the years 1 to 9999, which is all that `parse_instant` lets in.
+    """
+    whole, ticks = divmod(instant, TICKS_PER_SECOND)
+    moment = (_EPOCH + timedelta(seconds=whole)).replace(tzinfo=None)
+    return f"{moment.isoformat()}.{ticks:07d}Z"
+
+
+def format_duration(ticks: int) -> str:
+    """A length of time as a person says it: `40 s`, `12 min`, `3 h`, `5 d`. Negative lengths read as `0 s`."""
+    total = max(0, ticks // TICKS_PER_SECOND)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if total >= 2 * size or (unit == "min" and total >= size):
+            return f"{total // size} {unit}"
+    return f"{total} s"

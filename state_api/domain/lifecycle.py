@@ -1,0 +1,146 @@
+"""What lifecycle events say about one orchestration instance, and how they merge.
+
+Events are lossy, late, doubled and unordered, so merging takes the latest evidence of each kind: it is commutative,
+associative and idempotent by construction, because an instance is a product of maxima over total orders.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
+
+from state_api.domain.instants import Instant
+from state_api.domain.names import is_entity
+
+
+class RuntimeStatus(StrEnum):
+    """The runtime statuses of Durable Functions (PLATFORM: Task hubs on Azure Storage)."""
+
+    CANCELED = "Canceled"
+    COMPLETED = "Completed"
+    CONTINUED_AS_NEW = "ContinuedAsNew"
+    FAILED = "Failed"
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    TERMINATED = "Terminated"
+
+
+RUNNING_STATUSES = frozenset(
+    {RuntimeStatus.RUNNING, RuntimeStatus.PENDING, RuntimeStatus.SUSPENDED, RuntimeStatus.CONTINUED_AS_NEW}
+)
+ENDED_STATUSES = frozenset(RuntimeStatus) - RUNNING_STATUSES
+
+
+class Source(StrEnum):
+    """Where a piece of evidence comes from."""
+
+    EVENT = "event"
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleEvent:
+    """One orchestration lifecycle event, understood and valid. `occurred_at` is the publisher's clock."""
+
+    task_hub: str
+    instance_id: str
+    function_name: str
+    runtime_status: RuntimeStatus
+    reason: str
+    occurred_at: Instant
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Started:
+    """Evidence that an instance runs. Field order is the order of resolution: the latest wins, and on equal times
+    the names decide in a fixed way, so that the order of arrival never shows."""
+
+    at: Instant
+    status: RuntimeStatus
+    function_name: str
+    source: Source = Source.EVENT
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finished:
+    """Evidence that an instance ended. On equal times Terminated wins over Failed over Completed over Canceled
+    (their alphabetical order), then the reason and the name decide."""
+
+    at: Instant
+    outcome: RuntimeStatus
+    reason: str
+    function_name: str
+    source: Source = Source.EVENT
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """All that is known of one instance id, across restarts and generations."""
+
+    instance_id: str
+    started: Started | None = None
+    finished: Finished | None = None
+
+    @property
+    def active(self) -> bool:
+        """Started and not known to have finished since. On equal times the end wins; entities are never active."""
+        if self.started is None or is_entity(self.instance_id):
+            return False
+        return self.finished is None or self.started.at > self.finished.at
+
+    @property
+    def runtime_status(self) -> RuntimeStatus:
+        """The status that the latest evidence gives; on equal times that of the end."""
+        if self.finished is None or (self.started is not None and self.started.at > self.finished.at):
+            assert self.started is not None, "an instance holds at least one piece of evidence"
+            return self.started.status
+        return self.finished.outcome
+
+    @property
+    def function_name(self) -> str:
+        """The name in the latest evidence that has one; empty when no event carried it."""
+        evidence = sorted(filter(None, (self.started, self.finished)), key=lambda e: e.at, reverse=True)
+        return next((e.function_name for e in evidence if e.function_name), "")
+
+    @property
+    def last_event_at(self) -> Instant:
+        return max(evidence.at for evidence in (self.started, self.finished) if evidence is not None)
+
+    @property
+    def source(self) -> Source:
+        """Where the evidence for the present status comes from."""
+        latest = self.started if self.active or self.finished is None else self.finished
+        assert latest is not None, "an instance holds at least one piece of evidence"
+        return latest.source
+
+
+def instance_of(event: LifecycleEvent) -> Instance:
+    """The instance as this event alone shows it."""
+    if event.runtime_status in RUNNING_STATUSES:
+        started = Started(event.occurred_at, event.runtime_status, event.function_name)
+        return Instance(event.instance_id, started=started)
+    finished = Finished(event.occurred_at, event.runtime_status, event.reason, event.function_name)
+    return Instance(event.instance_id, finished=finished)
+
+
+def merge(one: Instance, other: Instance) -> Instance:
+    """All that both records know. Raises ValueError for records of different instances."""
+    if one.instance_id != other.instance_id:
+        raise ValueError("only records of the same instance merge")
+    return replace(
+        one,
+        started=_latest((one.started, other.started)),
+        finished=_latest((one.finished, other.finished)),
+    )
+
+
+def apply(known: Instance | None, event: LifecycleEvent) -> Instance:
+    """The record after this event. Equal to `known` when the event adds nothing."""
+    return instance_of(event) if known is None else merge(known, instance_of(event))
+
+
+_Evidence = TypeVar("_Evidence", Started, Finished)
+
+
+def _latest(evidence: Iterable[_Evidence | None]) -> _Evidence | None:
+    return max((one for one in evidence if one is not None), default=None)

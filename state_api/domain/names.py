@@ -1,0 +1,44 @@
+"""The names that the platform allows, checked in one place. Task hub and app names are case-insensitive there, so
+two names are the same when their keys are."""
+
+import re
+from typing import NewType
+
+TASK_HUB_PATTERN = r"^[A-Za-z][A-Za-z0-9]{2,44}$"
+"""PLATFORM: Task hubs on Azure Storage: letters and digits, starts with a letter, 3 to 45 characters."""
+
+APP_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,58}[A-Za-z0-9])$"
+"""Function App names: 2 to 60 letters, digits and hyphens, no hyphen at either end."""
+
+SLOT_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,57}[A-Za-z0-9])?$"
+"""Slot names: letters, digits and hyphens; together with the app's name at most 59 characters in Azure."""
+
+MAX_INSTANCE_ID = 256
+"""Characters in an instance id (PLATFORM: Task hubs on Azure Storage)."""
+
+PRODUCTION = "production"
+STAGING = "staging"
+
+HubKey = NewType("HubKey", str)
+AppKey = NewType("AppKey", str)
+
+
+def is_task_hub(name: str) -> bool:
+    return re.fullmatch(TASK_HUB_PATTERN, name) is not None
+
+
+def hub_key(task_hub: str) -> HubKey:
+    return HubKey(task_hub.lower())
+
+
+def same_hub(one: str, other: str) -> bool:
+    return hub_key(one) == hub_key(other)
+
+
+def app_key(app: str) -> AppKey:
+    return AppKey(app.lower())
+
+
+def is_entity(instance_id: str) -> bool:
+    """Entities share the instance table but are never orchestrations (PLATFORM: Lifecycle events 6)."""
+    return instance_id.startswith("@")

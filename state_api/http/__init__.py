@@ -1,0 +1,1 @@
+"""The HTTP contract: FastAPI routers, models, problem documents, keys."""

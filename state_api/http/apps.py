@@ -1,0 +1,194 @@
+"""Apps and their slots: GetStagingStatus, PostStaging, DeleteStaging, PostSwap, Cleanup, and what is on record."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from state_api.domain.errors import InvalidRequest
+from state_api.domain.names import STAGING
+from state_api.http.auth import ADMINISTER, DEPLOY, READ, CallerOf
+from state_api.http.dependencies import PreconditionOf, ServicesOf, Token, Top, app_answer, etag
+from state_api.http.models import (
+    AppAnswer,
+    AppName,
+    AppRequest,
+    AppsAnswer,
+    AuditAnswer,
+    CleanedUpAnswer,
+    CleanupAnswer,
+    CleanupRequest,
+    HistoryAnswer,
+    SlotName,
+    StagingRequest,
+    SwapRequest,
+    TaskHubName,
+    VerdictAnswer,
+)
+from state_api.http.problems import responses
+
+router = APIRouter(prefix="/api/apps", tags=["apps"])
+
+_WITH_ETAG: dict[str, Any] = {
+    "headers": {"ETag": {"description": "The app's version, for If-Match.", "schema": {"type": "string"}}}
+}
+
+
+def _with_etag(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {200: _WITH_ETAG, **responses(*statuses)}
+
+
+@router.get("", operation_id="ListApps", dependencies=[READ], responses=responses(400, 401, 403, 503))
+async def list_apps(services: ServicesOf, top: Top = 100, token: Token = None) -> AppsAnswer:
+    """All apps that the server knows."""
+    page = await services.releases.page(top, token)
+    now = services.clock.now()
+    return AppsAnswer(apps=[AppAnswer.of(app, now) for app in page.items], continuation_token=page.continuation_token)
+
+
+@router.get("/{app}", operation_id="GetApp", dependencies=[READ], responses=_with_etag(400, 401, 403, 404, 503))
+async def get_app(app: AppName, services: ServicesOf, response: Response) -> AppAnswer:
+    """Slots, policy, open deployment and retired task hubs of an app."""
+    return app_answer(await services.releases.get(app), services, response)
+
+
+@router.put(
+    "/{app}",
+    operation_id="PutApp",
+    dependencies=[ADMINISTER],
+    responses=_with_etag(400, 401, 403, 409, 412, 413, 415, 503),
+)
+async def put_app(
+    app: AppName,
+    body: AppRequest,
+    services: ServicesOf,
+    caller: CallerOf,
+    precondition: PreconditionOf,
+    response: Response,
+) -> AppAnswer:
+    """Register or correct an app: its slots, its policy, where its task hubs live."""
+    if body.app is not None and body.app.lower() != app.lower():
+        raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
+    if body.task_hubs is not None:
+        raise InvalidRequest(
+            f"this server has no probe {body.task_hubs.provider!r}: verdicts rest on lifecycle events. Leave taskHubs "
+            "out, or set it to null"
+        )
+    changed = await services.releases.register(app, body.registration(), caller, precondition)
+    return app_answer(changed, services, response)
+
+
+@router.get(
+    "/{app}/staging",
+    operation_id="GetStagingStatus",
+    dependencies=[READ],
+    responses=responses(400, 401, 403, 404, 503),
+)
+async def get_staging_status(
+    app: AppName,
+    services: ServicesOf,
+    caller: CallerOf,
+    wait: Annotated[int, Query(ge=0, le=120, description="Seconds to wait for Ready at the most.")] = 0,
+    verify: Annotated[
+        Literal["fresh", "cached", "none"],
+        Query(description="How to verify where a probe is configured; without one it changes nothing."),
+    ] = "cached",
+    slot: SlotName = STAGING,
+) -> VerdictAnswer:
+    """May the code in this slot be overwritten? 200 also when not: `ready` says it."""
+    return VerdictAnswer.of(await services.readiness.status(app, slot, caller, wait))
+
+
+@router.post(
+    "/{app}/staging",
+    operation_id="PostStaging",
+    dependencies=[DEPLOY],
+    responses=_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
+)
+async def post_staging(
+    app: AppName,
+    body: StagingRequest,
+    services: ServicesOf,
+    caller: CallerOf,
+    precondition: PreconditionOf,
+    response: Response,
+) -> AppAnswer:
+    """Put a new task hub into the slot, which must be drained, and open a deployment for the caller's run."""
+    changed = await services.releases.stage(app, body.order(), caller, precondition)
+    return app_answer(changed, services, response)
+
+
+@router.delete(
+    "/{app}/staging",
+    operation_id="DeleteStaging",
+    dependencies=[DEPLOY],
+    responses=_with_etag(400, 401, 403, 404, 409, 412, 503),
+)
+async def delete_staging(
+    app: AppName,
+    task_hub: Annotated[TaskHubName, Query(alias="taskHub")],
+    services: ServicesOf,
+    caller: CallerOf,
+    precondition: PreconditionOf,
+    response: Response,
+    slot: SlotName = STAGING,
+) -> AppAnswer:
+    """Abandon the open deployment of this task hub. The hub stays in the slot and must drain like any other."""
+    changed = await services.releases.abandon(app, task_hub, slot, caller, precondition)
+    return app_answer(changed, services, response)
+
+
+@router.post(
+    "/{app}/swap",
+    operation_id="PostSwap",
+    dependencies=[DEPLOY],
+    responses=_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
+)
+async def post_swap(
+    app: AppName,
+    body: SwapRequest,
+    services: ServicesOf,
+    caller: CallerOf,
+    precondition: PreconditionOf,
+    response: Response,
+) -> AppAnswer:
+    """Exchange production and the slot, provided the slot holds this task hub. A rollback is a swap back."""
+    changed = await services.releases.swap(app, body.task_hub, body.slot, caller, precondition)
+    return app_answer(changed, services, response)
+
+
+@router.post(
+    "/{app}/cleanup",
+    operation_id="Cleanup",
+    dependencies=[DEPLOY],
+    responses=_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
+)
+async def cleanup(
+    app: AppName,
+    services: ServicesOf,
+    caller: CallerOf,
+    precondition: PreconditionOf,
+    response: Response,
+    body: CleanupRequest | None = None,
+) -> CleanupAnswer:
+    """Remove the records of every retired task hub that is drained."""
+    order = body or CleanupRequest()
+    if order.delete_task_hubs:
+        raise InvalidRequest("this server does not delete task hubs from their own storage; leave deleteTaskHubs out")
+    changed, outcomes = await services.releases.cleanup(app, order.dry_run, caller, precondition)
+    response.headers["ETag"] = etag(changed)
+    return CleanupAnswer(
+        app=AppAnswer.of(changed, services.clock.now()),
+        dry_run=order.dry_run,
+        task_hubs=[CleanedUpAnswer.of(done) for done in outcomes],
+    )
+
+
+@router.get(
+    "/{app}/history", operation_id="GetHistory", dependencies=[READ], responses=responses(400, 401, 403, 404, 503)
+)
+async def get_history(app: AppName, services: ServicesOf, top: Top = 50, token: Token = None) -> HistoryAnswer:
+    """Who changed what, newest first."""
+    page = await services.releases.history(app, top, token)
+    return HistoryAnswer(
+        app=app, history=[AuditAnswer.of(audit) for audit in page.items], continuation_token=page.continuation_token
+    )

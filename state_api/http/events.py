@@ -1,0 +1,116 @@
+"""PostEvents: lifecycle events as webhook deliveries, in the Event Grid schema and as CloudEvents 1.0 (structured,
+batched, binary), with the handshakes of both (PLATFORM: Event Grid delivery)."""
+
+import json
+from typing import Any
+from urllib.parse import unquote
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
+
+from state_api.domain.errors import InvalidRequest
+from state_api.http.auth import PUBLISH
+from state_api.http.dependencies import ServicesOf
+from state_api.http.models import RecordedAnswer
+from state_api.http.problems import PayloadTooLarge, UnsupportedMediaType, responses
+
+router = APIRouter(prefix="/api/events", tags=["events"])
+
+MAX_EVENTS = 5000
+"""Event Grid's largest batch (PLATFORM: Event Grid delivery)."""
+
+_JSON = "application/json"
+_CLOUD_EVENT = "application/cloudevents+json"
+_CLOUD_EVENTS = "application/cloudevents-batch+json"
+_VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
+
+
+class ValidationAnswer(BaseModel):
+    """The answer to Event Grid's handshake."""
+
+    validationResponse: str = Field(description="The code that was sent.")  # noqa: N815 (Event Grid's own name)
+
+
+_EVENT = {"type": "object", "additionalProperties": True}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            _JSON: {"schema": {"oneOf": [{"type": "array", "items": _EVENT, "maxItems": MAX_EVENTS}, _EVENT]}},
+            _CLOUD_EVENT: {"schema": _EVENT},
+            _CLOUD_EVENTS: {"schema": {"type": "array", "items": _EVENT, "maxItems": MAX_EVENTS}},
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    operation_id="PostEvents",
+    dependencies=[PUBLISH],
+    responses=responses(400, 401, 403, 413, 415, 503),
+    openapi_extra=_BODY,
+)
+async def post_events(request: Request, services: ServicesOf) -> RecordedAnswer | ValidationAnswer:
+    """Take a delivery. 200 once every event is durable: recorded, or in quarantine if it cannot be understood."""
+    events = _events(request.headers, await request.body())
+    if len(events) > MAX_EVENTS:
+        raise PayloadTooLarge(f"a delivery holds at most {MAX_EVENTS} events, not {len(events)}", limit=MAX_EVENTS)
+    if (code := _validation_code(events)) is not None:
+        return ValidationAnswer(validationResponse=code)
+    return RecordedAnswer.of(await services.recorder.record(events, "webhook"))
+
+
+@router.options("", dependencies=[PUBLISH], include_in_schema=False)
+async def allow_events(request: Request) -> Response:
+    """The handshake of CloudEvents: whoever asks with a key that may publish is allowed to deliver."""
+    origin = request.headers.get("WebHook-Request-Origin")
+    if not origin:
+        raise InvalidRequest("the CloudEvents handshake needs the header WebHook-Request-Origin")
+    headers = {"Allow": "OPTIONS, POST", "WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*"}
+    return Response(status_code=200, headers=headers)
+
+
+def _events(headers: Headers, body: bytes) -> list[Any]:
+    """The events of a delivery, each as it came. Raises InvalidRequest, UnsupportedMediaType."""
+    if "ce-specversion" in headers:
+        return [_binary(headers, body)]
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in (_JSON, _CLOUD_EVENT, _CLOUD_EVENTS):
+        raise UnsupportedMediaType(f"send {_JSON}, {_CLOUD_EVENT} or {_CLOUD_EVENTS}")
+    try:
+        content = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the body cannot be read as JSON") from None
+    if isinstance(content, list):
+        return content
+    if isinstance(content, dict):
+        return [content]
+    raise InvalidRequest("the body must be an event or an array of events")
+
+
+def _binary(headers: Headers, body: bytes) -> dict[str, Any]:
+    """A CloudEvent whose attributes are headers and whose data is the body."""
+    event: dict[str, Any] = {
+        name.removeprefix("ce-"): unquote(value) for name, value in headers.items() if name.startswith("ce-")
+    }
+    try:
+        event["data"] = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        event["data"] = body.decode(errors="replace")
+    return event
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _validation_code(events: list[Any]) -> str | None:
+    if len(events) != 1 or not isinstance(events[0], dict) or events[0].get("eventType") != _VALIDATION:
+        return None
+    data = events[0].get("data")
+    code = data.get("validationCode") if isinstance(data, dict) else None
+    if not isinstance(code, str) or not code:
+        raise InvalidRequest("the handshake has no data.validationCode")
+    return code

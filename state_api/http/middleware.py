@@ -1,0 +1,85 @@
+"""What surrounds every request, as plain ASGI: keys, the limit on bodies, a log line without secrets, and an answer
+when something unforeseen happens."""
+
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from state_api.domain.errors import StateError
+from state_api.http.auth import check_key
+from state_api.http.problems import PayloadTooLarge, problem_of, unforeseen
+from state_api.settings import Settings
+
+log = logging.getLogger("state_api.requests")
+
+MAX_BODY = 64 * 1024
+MAX_EVENTS_BODY = 1_572_864
+"""Event Grid sends up to 1 MB (PLATFORM: Event Grid delivery); half as much again for the way it counts."""
+EVENTS_PATH = "/api/events"
+
+
+class Surround:
+    """Around the whole application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        try:
+            try:
+                key = check_key(self._settings, scope["path"], Headers(scope=scope), QueryParams(scope["query_string"]))
+                scope["state"] = {**(scope.get("state") or {}), "key": key}
+                await self._app(scope, await _limited(scope, receive), noted)
+            except StateError as error:
+                await problem_of(error)(scope, receive, noted)
+            except Exception as error:  # noqa: BLE001 (whatever it is, the caller gets a problem document)
+                # Starlette raises again what it has answered; only what it has not is answered here.
+                if not status:
+                    await unforeseen(error)(scope, receive, noted)
+        finally:
+            # The path only: a query can hold a key.
+            took = 1000 * (time.perf_counter() - began)
+            log.info("%s %s %d %.0f ms", scope["method"], ascii(scope["path"])[1:200], status, took)
+
+
+async def _limited(scope: Scope, receive: Receive) -> Receive:
+    """The body read whole, up to the limit, and handed on. Raises PayloadTooLarge."""
+    limit = MAX_EVENTS_BODY if scope["path"] == EVENTS_PATH else MAX_BODY
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise PayloadTooLarge(f"the body is larger than {limit} bytes", limit=limit)
+        if not message.get("more_body", False):
+            break
+    handed = False
+
+    async def again() -> Message:
+        nonlocal handed
+        if handed:
+            return await receive()
+        handed = True
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return again

@@ -1,0 +1,524 @@
+"""The JSON of the contract: what callers send and get. Here, and only here, the domain meets JSON over HTTP."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic.alias_generators import to_camel
+
+from state_api.domain.instants import Instant, format_instant
+from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
+from state_api.domain.names import APP_PATTERN, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
+from state_api.domain.readiness import (
+    ActiveInstance,
+    Assurance,
+    Policy,
+    ProbeResult,
+    ProbeStatus,
+    Reason,
+    Retention,
+)
+from state_api.domain.releases import App, Deployment, Order, Registration, Retired, Slot, TaskHubSource
+from state_api.services.inspection import TaskHubStatus
+from state_api.services.ports import AuditRecord, Quarantined
+from state_api.services.readiness import SlotStatus
+from state_api.services.recording import Recorded
+from state_api.services.releases import CleanedUp, Outcome
+
+LISTED_ACTIVE = 20
+"""Active instances that a verdict lists, the oldest first; ListInstances lists all."""
+
+AppName = Annotated[str, StringConstraints(pattern=APP_PATTERN)]
+TaskHubName = Annotated[str, StringConstraints(pattern=TASK_HUB_PATTERN)]
+SlotName = Annotated[str, StringConstraints(pattern=SLOT_PATTERN)]
+Version = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+ReasonText = Annotated[str, StringConstraints(max_length=1000, strip_whitespace=True)]
+
+
+class _Sent(BaseModel):
+    """What a caller sends: unknown members are refused, so that a misspelt one is not silently ignored, and true is
+    not 1."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
+
+
+class _Given(BaseModel):
+    """What the server answers."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+def _time(instant: Instant) -> str:
+    return format_instant(instant)
+
+
+def _time_or_none(instant: Instant | None) -> str | None:
+    return None if instant is None else format_instant(instant)
+
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339 in UTC.")]
+
+
+# What callers send
+
+
+class StagingRequest(_Sent):
+    task_hub: TaskHubName
+    version: Version | None = None
+    slot: SlotName = STAGING
+    force: bool = Field(default=False, description="Stage over a task hub that is not drained. Needs a reason.")
+    take_over: bool = Field(default=False, description="Take the open deployment of another run. Needs a reason.")
+    reason: ReasonText | None = None
+
+    def order(self) -> Order:
+        return Order(self.task_hub, self.version, self.slot, self.force, self.take_over, self.reason)
+
+
+class SwapRequest(_Sent):
+    task_hub: TaskHubName = Field(description="The task hub that the caller believes it promotes.")
+    slot: SlotName = STAGING
+
+
+class CleanupRequest(_Sent):
+    dry_run: bool = False
+    delete_task_hubs: bool = False
+
+
+class SlotContent(_Sent):
+    task_hub: TaskHubName
+    version: Version | None = None
+    since: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
+
+
+class RetentionRequest(_Sent):
+    keep_last: Annotated[int, Field(ge=0, le=1000)] = Retention.keep_last
+    keep_for_hours: Annotated[int, Field(ge=0, le=8760)] = Retention.keep_for_hours
+
+
+class PolicyRequest(_Sent):
+    """What is left out stays as it is."""
+
+    settle_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
+    freshness_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    require_verification: bool | None = None
+    deployment_timeout_minutes: Annotated[int, Field(ge=1, le=10_080)] | None = None
+    ignore_functions: (
+        Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=100)] | None
+    ) = None
+    retention: RetentionRequest | None = None
+
+    def over(self, policy: Policy) -> Policy:
+        """The policy with what was sent in place."""
+
+        def chosen(name: str) -> Any:
+            sent = getattr(self, name)
+            return getattr(policy, name) if sent is None else sent
+
+        return Policy(
+            settle_seconds=chosen("settle_seconds"),
+            freshness_seconds=chosen("freshness_seconds"),
+            require_verification=chosen("require_verification"),
+            deployment_timeout_minutes=chosen("deployment_timeout_minutes"),
+            ignore_functions=tuple(chosen("ignore_functions")),
+            retention=(
+                policy.retention
+                if self.retention is None
+                else Retention(self.retention.keep_last, self.retention.keep_for_hours)
+            ),
+        )
+
+
+class TaskHubSourceModel(_Sent):
+    provider: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]{0,39}$")]
+    connection: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_:.-]{0,126}$")] = Field(
+        description="The name of the setting that holds the connection, as in host.json; never the connection itself."
+    )
+
+
+class AppRequest(_Sent):
+    """What is left out stays as it is. The members that only answers have are ignored, so that an answer can be
+    changed and sent back."""
+
+    app: str | None = None
+    slots: Annotated[dict[SlotName, SlotContent | None], Field(max_length=20)] = Field(default_factory=dict)
+    policy: PolicyRequest | None = None
+    task_hubs: TaskHubSourceModel | None = None
+    deployment: Any = None
+    retired: Any = None
+    updated_at: Any = None
+    updated_by: Any = None
+
+    @field_validator("slots")
+    @classmethod
+    def _slots_differ(cls, slots: Mapping[str, Any]) -> Mapping[str, Any]:
+        if len({name.lower() for name in slots}) < len(slots):
+            raise ValueError("a slot is named twice; slot names are case-insensitive")
+        return slots
+
+    def registration(self) -> Registration:
+        sent = self.task_hubs
+        return Registration(
+            slots={name: (held.task_hub, held.version) if held else None for name, held in self.slots.items()},
+            policy=(self.policy or PolicyRequest()).over,
+            task_hubs=TaskHubSource(sent.provider, sent.connection) if sent else None,
+            clear_task_hubs=sent is None and "task_hubs" in self.model_fields_set,
+        )
+
+
+# What the server answers
+
+
+class SlotAnswer(_Given):
+    task_hub: str
+    version: str | None
+    since: Time
+
+    @classmethod
+    def of(cls, slot: Slot | None) -> "SlotAnswer | None":
+        return None if slot is None else cls(task_hub=slot.task_hub, version=slot.version, since=_time(slot.since))
+
+
+class RetentionAnswer(_Given):
+    keep_last: int
+    keep_for_hours: int
+
+
+class PolicyAnswer(_Given):
+    settle_seconds: int
+    freshness_seconds: int
+    require_verification: bool
+    deployment_timeout_minutes: int
+    ignore_functions: list[str]
+    retention: RetentionAnswer
+
+    @classmethod
+    def of(cls, policy: Policy) -> "PolicyAnswer":
+        return cls(
+            settle_seconds=policy.settle_seconds,
+            freshness_seconds=policy.freshness_seconds,
+            require_verification=policy.require_verification,
+            deployment_timeout_minutes=policy.deployment_timeout_minutes,
+            ignore_functions=list(policy.ignore_functions),
+            retention=RetentionAnswer(
+                keep_last=policy.retention.keep_last, keep_for_hours=policy.retention.keep_for_hours
+            ),
+        )
+
+
+class DeploymentAnswer(_Given):
+    task_hub: str
+    version: str | None
+    slot: str
+    started_at: Time
+    by: str
+    run_url: str | None
+
+    @classmethod
+    def of(cls, deployment: Deployment | None) -> "DeploymentAnswer | None":
+        if deployment is None:
+            return None
+        return cls(
+            task_hub=deployment.task_hub,
+            version=deployment.version,
+            slot=deployment.slot,
+            started_at=_time(deployment.started_at),
+            by=deployment.by,
+            run_url=deployment.run_url,
+        )
+
+
+class RetiredAnswer(_Given):
+    task_hub: str
+    version: str | None
+    retired_at: Time
+
+    @classmethod
+    def of(cls, retired: Retired) -> "RetiredAnswer":
+        return cls(task_hub=retired.task_hub, version=retired.version, retired_at=_time(retired.retired_at))
+
+
+class TaskHubSourceAnswer(_Given):
+    provider: str
+    connection: str
+
+
+class AppAnswer(_Given):
+    app: str
+    slots: dict[str, SlotAnswer | None]
+    policy: PolicyAnswer
+    task_hubs: TaskHubSourceAnswer | None
+    deployment: DeploymentAnswer | None
+    retired: list[RetiredAnswer]
+    updated_at: Time
+    updated_by: str
+
+    @classmethod
+    def of(cls, app: App, now: Instant) -> "AppAnswer":
+        source = app.task_hubs
+        return cls(
+            app=app.name,
+            slots={name: SlotAnswer.of(slot) for name, slot in app.slots.items()},
+            policy=PolicyAnswer.of(app.policy),
+            task_hubs=TaskHubSourceAnswer(provider=source.provider, connection=source.connection) if source else None,
+            deployment=DeploymentAnswer.of(app.open_deployment(now)),
+            retired=[RetiredAnswer.of(retired) for retired in app.retired],
+            updated_at=_time(app.updated_at),
+            updated_by=app.updated_by,
+        )
+
+
+class AppsAnswer(_Given):
+    apps: list[AppAnswer]
+    continuation_token: str | None
+
+
+class ReasonAnswer(_Given):
+    code: Reason
+    message: str
+
+
+class ActiveAnswer(_Given):
+    instance_id: str
+    function_name: str
+    runtime_status: RuntimeStatus
+    started_at: Time
+    last_event_at: Time
+    source: Source
+
+    @classmethod
+    def of(cls, active: ActiveInstance) -> "ActiveAnswer":
+        return cls(
+            instance_id=active.instance_id,
+            function_name=active.function_name,
+            runtime_status=active.runtime_status,
+            started_at=_time(active.started_at),
+            last_event_at=_time(active.last_event_at),
+            source=active.source,
+        )
+
+
+class ProbeAnswer(_Given):
+    status: ProbeStatus
+    provider: str
+    checked_at: Time
+    active: int
+    scanned: int
+
+    @classmethod
+    def of(cls, probe: ProbeResult | None) -> "ProbeAnswer | None":
+        if probe is None:
+            return None
+        return cls(
+            status=probe.status,
+            provider=probe.provider,
+            checked_at=_time(probe.began_at),
+            active=len(probe.active),
+            scanned=probe.scanned,
+        )
+
+
+class EvidenceAnswer(_Given):
+    last_event_at: Time | None
+    last_recorded_at: Time | None
+    probe: ProbeAnswer | None
+
+
+class VerdictAnswer(_Given):
+    app: str
+    slot: str
+    status: Literal["Ready", "NotReady"]
+    ready: bool
+    has_running: bool
+    task_hub: str | None
+    version: str | None
+    assurance: Assurance
+    reasons: list[ReasonAnswer]
+    active_count: int
+    active_count_is_lower_bound: bool
+    active: list[ActiveAnswer] = Field(description=f"The oldest {LISTED_ACTIVE}.")
+    ignored_count: int = Field(description="Active instances that the policy's ignoreFunctions leaves out.")
+    evidence: EvidenceAnswer
+    checked_at: Time
+    retry_after_seconds: int | None
+
+    @classmethod
+    def of(cls, status: SlotStatus) -> "VerdictAnswer":
+        verdict, evidence = status.verdict, status.verdict.evidence
+        return cls(
+            app=status.app.name,
+            slot=status.slot,
+            status="Ready" if verdict.ready else "NotReady",
+            ready=verdict.ready,
+            has_running=verdict.has_running,
+            task_hub=status.content.task_hub if status.content else None,
+            version=status.content.version if status.content else None,
+            assurance=verdict.assurance,
+            reasons=[ReasonAnswer(code=reason.code, message=reason.message) for reason in verdict.reasons],
+            active_count=verdict.active_count,
+            active_count_is_lower_bound=verdict.active_count_is_lower_bound,
+            active=[ActiveAnswer.of(active) for active in verdict.active[:LISTED_ACTIVE]],
+            ignored_count=verdict.ignored_count,
+            evidence=EvidenceAnswer(
+                last_event_at=_time_or_none(evidence.activity.last_event_at),
+                last_recorded_at=_time_or_none(evidence.activity.last_recorded_at),
+                probe=ProbeAnswer.of(evidence.probe),
+            ),
+            checked_at=_time(verdict.checked_at),
+            retry_after_seconds=verdict.retry_after_seconds,
+        )
+
+
+class CleanedUpAnswer(_Given):
+    task_hub: str
+    version: str | None
+    retired_at: Time
+    outcome: Outcome
+    reasons: list[ReasonAnswer]
+
+    @classmethod
+    def of(cls, done: CleanedUp) -> "CleanedUpAnswer":
+        reasons = done.verdict.reasons if done.verdict else ()
+        return cls(
+            task_hub=done.hub.task_hub,
+            version=done.hub.version,
+            retired_at=_time(done.hub.retired_at),
+            outcome=done.outcome,
+            reasons=[ReasonAnswer(code=reason.code, message=reason.message) for reason in reasons],
+        )
+
+
+class CleanupAnswer(_Given):
+    app: AppAnswer
+    dry_run: bool
+    task_hubs: list[CleanedUpAnswer]
+
+
+class AuditAnswer(_Given):
+    revision: int
+    at: Time
+    operation: str
+    by: str
+    run_url: str | None
+    key_name: str | None
+    reason: str | None
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, audit: AuditRecord) -> "AuditAnswer":
+        return cls(
+            revision=audit.revision,
+            at=_time(audit.at),
+            operation=audit.operation,
+            by=audit.by,
+            run_url=audit.run_url,
+            key_name=audit.key_name,
+            reason=audit.reason,
+            details=dict(audit.details),
+        )
+
+
+class HistoryAnswer(_Given):
+    app: str
+    history: list[AuditAnswer]
+    continuation_token: str | None
+
+
+class TaskHubAnswer(_Given):
+    task_hub: str
+    app: str | None = Field(description="The app that has claimed the hub.")
+    slot: str | None = Field(description="The slot that holds it now.")
+    closed: bool = Field(description="Cleaned up: its records are gone and no more are made.")
+    active_count: int
+    active_count_is_lower_bound: bool
+    last_event_at: Time | None
+    last_recorded_at: Time | None
+    active: list[ActiveAnswer] = Field(description=f"The oldest {LISTED_ACTIVE}; ListInstances lists all.")
+
+    @classmethod
+    def of(cls, status: TaskHubStatus) -> "TaskHubAnswer":
+        verdict = status.verdict
+        return cls(
+            task_hub=status.hub.name,
+            app=status.hub.app,
+            slot=status.slot,
+            closed=status.hub.closed,
+            active_count=verdict.active_count,
+            active_count_is_lower_bound=verdict.active_count_is_lower_bound,
+            last_event_at=_time_or_none(verdict.evidence.activity.last_event_at),
+            last_recorded_at=_time_or_none(verdict.evidence.activity.last_recorded_at),
+            active=[ActiveAnswer.of(active) for active in verdict.active[:LISTED_ACTIVE]],
+        )
+
+
+class InstanceAnswer(_Given):
+    instance_id: str
+    function_name: str
+    active: bool
+    runtime_status: RuntimeStatus
+    started_at: Time | None
+    finished_at: Time | None
+    outcome: RuntimeStatus | None
+    reason: str | None
+    last_event_at: Time
+    source: Source
+
+    @classmethod
+    def of(cls, instance: Instance) -> "InstanceAnswer":
+        started, finished = instance.started, instance.finished
+        return cls(
+            instance_id=instance.instance_id,
+            function_name=instance.function_name,
+            active=instance.active,
+            runtime_status=instance.runtime_status,
+            started_at=_time_or_none(started.at if started else None),
+            finished_at=_time_or_none(finished.at if finished else None),
+            outcome=finished.outcome if finished else None,
+            reason=finished.reason if finished else None,
+            last_event_at=_time(instance.last_event_at),
+            source=instance.source,
+        )
+
+
+class InstancesAnswer(_Given):
+    task_hub: str
+    instances: list[InstanceAnswer]
+    continuation_token: str | None
+
+
+class RecordedAnswer(_Given):
+    recorded: int = Field(description="Events that changed something.")
+    unchanged: int = Field(description="Events that added nothing: duplicates and older ones.")
+    quarantined: int = Field(description="Events that could not be understood; ListQuarantine shows them.")
+
+    @classmethod
+    def of(cls, recorded: Recorded) -> "RecordedAnswer":
+        return cls(recorded=recorded.recorded, unchanged=recorded.unchanged, quarantined=recorded.quarantined)
+
+
+class QuarantinedAnswer(_Given):
+    received_at: Time
+    code: str
+    message: str
+    source: Literal["webhook", "trigger"]
+    event: str = Field(description="What came in, as JSON text.")
+    truncated: bool
+
+    @classmethod
+    def of(cls, quarantined: Quarantined) -> "QuarantinedAnswer":
+        return cls(
+            received_at=_time(quarantined.received_at),
+            code=quarantined.code,
+            message=quarantined.message,
+            source="trigger" if quarantined.source == "trigger" else "webhook",
+            event=quarantined.event,
+            truncated=quarantined.truncated,
+        )
+
+
+class QuarantineAnswer(_Given):
+    events: list[QuarantinedAnswer]
+    continuation_token: str | None
+
+
+class HealthAnswer(_Given):
+    status: Literal["Healthy", "Ready"]

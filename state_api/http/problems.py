@@ -1,0 +1,164 @@
+"""Every error as a problem document (RFC 9457): the one place where errors become HTTP."""
+
+import logging
+import uuid
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from state_api.domain import errors
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS: list[tuple[type[errors.StateError], int]] = [
+    (errors.InvalidRequest, 400),
+    (errors.NotFound, 404),
+    (errors.Refused, 409),
+    (errors.PreconditionFailed, 412),
+    (errors.StorageUnavailable, 503),
+]
+
+
+class Unauthorized(errors.StateError):
+    """No key, or one that is not known."""
+
+
+class Forbidden(errors.StateError):
+    """The key's role does not allow this."""
+
+
+class PayloadTooLarge(errors.StateError):
+    """The body, or the number of events in it, is over the limit."""
+
+
+class UnsupportedMediaType(errors.StateError):
+    """The body is not of a type that this operation takes."""
+
+
+_STATUS += [(Unauthorized, 401), (Forbidden, 403), (PayloadTooLarge, 413), (UnsupportedMediaType, 415)]
+
+CODES = {
+    "InvalidRequest": "The request breaks the contract; `errors` or `detail` say where.",
+    "Unauthorized": "No key was sent, or one that this server does not know.",
+    "Forbidden": "The key's role does not allow this operation.",
+    "NotFound": "There is nothing at this address.",
+    "AppNotFound": "The server knows no such app.",
+    "SlotNotFound": "The app has no such slot.",
+    "TaskHubNotFound": "Nothing is known of this task hub.",
+    "MethodNotAllowed": "The address exists, but not with this method.",
+    "StagingNotReady": "The slot's task hub is not drained; `reasons` say why.",
+    "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, which run.",
+    "TaskHubInUse": "A slot of an app holds this task hub.",
+    "TaskHubAlreadyUsed": "The task hub was used before; a new version needs a new name.",
+    "SwapMismatch": "The slot or the open deployment is not what the caller believes.",
+    "Conflict": "Others changed the app at the same time, again and again; `updatedBy` says who.",
+    "PreconditionFailed": "`If-Match` names another version of the app.",
+    "PayloadTooLarge": "The body or the number of events is over the limit.",
+    "UnsupportedMediaType": "The body must be of one of the types that `detail` names.",
+    "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
+    "InternalError": "Something unforeseen; the server's log has it under `traceId`.",
+}
+"""Every code that a problem document can carry, for the documentation."""
+
+
+class ReasonModel(BaseModel):
+    code: str
+    message: str
+
+
+class FieldError(BaseModel):
+    at: str = Field(description="Where in the request, such as `body.taskHub`.")
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable; `detail` is for people and says what to do."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:safe-deploy:problem:StagingNotReady"])
+    title: str
+    status: int
+    code: str
+    detail: str
+    reasons: list[ReasonModel] | None = None
+    errors: list[FieldError] | None = None
+
+
+def problem(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any
+) -> JSONResponse:
+    content = {
+        "type": f"urn:safe-deploy:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **members,
+    }
+    return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def problem_of(error: errors.StateError) -> JSONResponse:
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    headers: dict[str, str] = {}
+    if isinstance(error, errors.StorageUnavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'ApiKey realm="state", header="x-functions-key"'
+    return problem(status, error.code, error.message, headers, **error.details)
+
+
+def unforeseen(error: Exception) -> JSONResponse:
+    """The answer to a defect: the facts go to the log, the caller gets what finds them there."""
+    trace = uuid.uuid4().hex
+    log.error("unforeseen, trace %s", trace, exc_info=error)
+    detail = "the server met something unforeseen; its log has the details under this traceId"
+    return problem(500, "InternalError", detail, traceId=trace)
+
+
+def install(api: FastAPI) -> None:
+    """Answer every error of this application as a problem document."""
+
+    @api.exception_handler(errors.StateError)
+    async def on_state_error(request: Request, error: errors.StateError) -> JSONResponse:
+        return problem_of(error)
+
+    @api.exception_handler(Exception)
+    async def on_anything_else(request: Request, error: Exception) -> JSONResponse:
+        return unforeseen(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        found = [{"at": ".".join(str(part) for part in one["loc"]), "message": one["msg"]} for one in error.errors()]
+        detail = "; ".join(f"{one['at']}: {one['message']}" for one in found[:5])
+        return problem(400, "InvalidRequest", detail, errors=found[:50])
+
+    @api.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        known = {
+            400: ("InvalidRequest", "the body cannot be read as JSON"),
+            404: ("NotFound", f"there is nothing at {request.url.path}"),
+            405: ("MethodNotAllowed", f"{request.method} is not possible at {request.url.path}"),
+        }
+        code, detail = known.get(error.status_code, ("InvalidRequest", str(error.detail)))
+        return problem(error.status_code, code, detail, error.headers)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem documents of an operation, for OpenAPI."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }

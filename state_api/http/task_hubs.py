@@ -1,0 +1,61 @@
+"""Task hubs, their instances, and the quarantine: what operators look up."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from state_api.domain.lifecycle import RuntimeStatus
+from state_api.http.auth import READ
+from state_api.http.dependencies import ServicesOf, Token, Top
+from state_api.http.models import (
+    InstanceAnswer,
+    InstancesAnswer,
+    QuarantineAnswer,
+    QuarantinedAnswer,
+    TaskHubAnswer,
+    TaskHubName,
+)
+from state_api.http.problems import responses
+
+router = APIRouter(prefix="/api", tags=["task hubs"])
+
+
+@router.get(
+    "/taskhubs/{hub}", operation_id="GetTaskHub", dependencies=[READ], responses=responses(400, 401, 403, 404, 503)
+)
+async def get_task_hub(hub: TaskHubName, services: ServicesOf) -> TaskHubAnswer:
+    """Who holds a task hub, and how many instances are active in it."""
+    return TaskHubAnswer.of(await services.inspection.task_hub(hub))
+
+
+@router.get(
+    "/taskhubs/{hub}/instances",
+    operation_id="ListInstances",
+    dependencies=[READ],
+    responses=responses(400, 401, 403, 404, 503),
+)
+async def list_instances(
+    hub: TaskHubName,
+    services: ServicesOf,
+    active: Annotated[bool | None, Query(description="Only the active ones, or only the others.")] = None,
+    status: Annotated[RuntimeStatus | None, Query(description="Only those of this runtime status.")] = None,
+    top: Top = 50,
+    token: Token = None,
+) -> InstancesAnswer:
+    """The instances of a task hub, the active ones first, of these the oldest first. A page can be short, even empty,
+    and still have a continuationToken: the end is where there is none."""
+    record, page = await services.inspection.instances(hub, active, status, top, token)
+    return InstancesAnswer(
+        task_hub=record.name,
+        instances=[InstanceAnswer.of(instance) for instance in page.items],
+        continuation_token=page.continuation_token,
+    )
+
+
+@router.get("/quarantine", operation_id="ListQuarantine", dependencies=[READ], responses=responses(400, 401, 403, 503))
+async def list_quarantine(services: ServicesOf, top: Top = 50, token: Token = None) -> QuarantineAnswer:
+    """Events that could not be understood, newest first."""
+    page = await services.inspection.quarantine(top, token)
+    return QuarantineAnswer(
+        events=[QuarantinedAnswer.of(event) for event in page.items], continuation_token=page.continuation_token
+    )

@@ -1,0 +1,122 @@
+"""The one parser for both ways in: an event as Event Grid delivers it, in the Event Grid schema or as a CloudEvent,
+becomes a LifecycleEvent, or a reason why it cannot."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from state_api.domain.instants import Instant, format_instant, parse_instant, seconds
+from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus
+from state_api.domain.names import MAX_INSTANCE_ID, is_task_hub
+
+EVENT_TYPE = "orchestratorEvent"
+
+_EARLIEST = parse_instant("2017-01-01T00:00:00Z")
+"""Durable Functions did not exist before; an earlier time is a clock that was never set."""
+_AHEAD = seconds(24 * 3600)
+"""How far ahead of the storage's clock a publisher may be. A time beyond it would hide all that follows."""
+_LONGEST_NAME = 256
+_LONGEST_REASON = 4000
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+class NotUnderstood(Exception):
+    """Why an event goes to quarantine. `code` is stable, for operators and alerts."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+QUARANTINE_CODES = {
+    "NotAnEvent": "It is not a JSON object, or has no data object.",
+    "UnknownEventType": "Its type is not `orchestratorEvent`.",
+    "UnknownStatus": "Its runtime status is missing or not one of Durable Functions.",
+    "BadTaskHub": "Its hub name is missing or breaks the naming rule.",
+    "BadInstanceId": "Its instance id is missing, longer than 256 characters, or not valid text.",
+    "BadTime": "Its time is missing, unreadable, before 2017 or more than a day ahead.",
+    "TaskHubCleanedUp": "Its task hub was cleaned up; nothing should run there any more.",
+}
+"""Every code under which an event is kept, for the documentation."""
+
+
+def understand(event: Any, now: Instant) -> LifecycleEvent:
+    """Read one event. Raises NotUnderstood."""
+    if not isinstance(event, Mapping):
+        raise NotUnderstood("NotAnEvent", "the event is not a JSON object")
+    cloud = "specversion" in event
+    kind = event.get("type" if cloud else "eventType")
+    if kind != EVENT_TYPE:
+        raise NotUnderstood("UnknownEventType", f"the event's type is {_shown(kind)}, not {EVENT_TYPE}")
+    data = _data(event)
+    return LifecycleEvent(
+        task_hub=_task_hub(data.get("hubName")),
+        instance_id=_instance_id(data.get("instanceId")),
+        function_name=_text(data.get("functionName"), _LONGEST_NAME),
+        runtime_status=_status(data.get("runtimeStatus")),
+        reason=_text(data.get("reason"), _LONGEST_REASON),
+        occurred_at=_time(event.get("time" if cloud else "eventTime"), now),
+    )
+
+
+def _data(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = event.get("data")
+    if data is None and isinstance(encoded := event.get("data_base64"), str):
+        try:
+            data = json.loads(base64.b64decode(encoded, validate=True))
+        except (binascii.Error, ValueError, RecursionError):
+            data = None
+    if not isinstance(data, Mapping):
+        raise NotUnderstood("NotAnEvent", "the event has no data object")
+    return data
+
+
+def _status(value: Any) -> RuntimeStatus:
+    try:
+        return RuntimeStatus(value)
+    except ValueError:
+        raise NotUnderstood("UnknownStatus", f"the runtime status is {_shown(value)}") from None
+
+
+def _task_hub(value: Any) -> str:
+    if not isinstance(value, str) or not is_task_hub(value):
+        raise NotUnderstood("BadTaskHub", f"the hub name is {_shown(value)}")
+    return value
+
+
+def _instance_id(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise NotUnderstood("BadInstanceId", f"the instance id is {_shown(value)}")
+    if len(value.encode("utf-16-le", "surrogatepass")) // 2 > MAX_INSTANCE_ID:
+        raise NotUnderstood("BadInstanceId", f"the instance id has more than {MAX_INSTANCE_ID} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise NotUnderstood("BadInstanceId", "the instance id is not valid text") from None
+    return value
+
+
+def _time(value: Any, now: Instant) -> Instant:
+    try:
+        time = parse_instant(value) if isinstance(value, str) else None
+    except ValueError:
+        time = None
+    if time is None:
+        raise NotUnderstood("BadTime", f"the time is {_shown(value)}")
+    if not _EARLIEST <= time <= now + _AHEAD:
+        raise NotUnderstood("BadTime", f"the time is {format_instant(time)}; now is {format_instant(now)}")
+    return time
+
+
+def _text(value: Any, longest: int) -> str:
+    """A text for people: cut, and free of what a table or a terminal cannot take. The same text always gives the
+    same result, so that duplicates stay duplicates."""
+    return _UNPRINTABLE.sub("\ufffd", value)[:longest] if isinstance(value, str) else ""
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else ascii(value)[:80]

@@ -1,0 +1,122 @@
+"""What the use cases need of the world, as Protocols. `storage/` implements them on Azure Tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from state_api.domain.instants import Instant
+from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
+from state_api.domain.readiness import Activity
+from state_api.domain.releases import App
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items, and the opaque token for the next ones; None at the end."""
+
+    items: tuple[Item, ...]
+    continuation_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHubRecord:
+    """What the registry knows of a task hub. `app` is the app that claimed it for a slot, `recording` says that
+    events were recorded for it, `closed` that cleanup has removed its records for good. `shards` is the number of
+    partitions of its instance table, fixed when it was first seen."""
+
+    name: str
+    shards: int
+    app: str | None
+    recording: bool
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One transition of an app, as it went on record. `details` are JSON values, camelCase."""
+
+    revision: int
+    at: Instant
+    operation: str
+    by: str
+    run_url: str | None
+    key_name: str | None
+    reason: str | None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An event that could not be understood. `event` is what came in, as JSON text; `truncated` says that it was too
+    long to keep whole."""
+
+    received_at: Instant
+    code: str
+    message: str
+    source: str
+    event: str
+    truncated: bool = False
+
+
+class TableMissing(Exception):
+    """The hub's table does not exist: not made yet, or cleaned up."""
+
+
+class Clock(Protocol):
+    def now(self) -> Instant:
+        """The time by the storage's clock, so that servers whose own clocks differ agree."""
+
+
+class Instances(Protocol):
+    async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool]:
+        """Record events durably; for each, whether it changed anything. Raises TableMissing."""
+
+    async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity: ...
+
+    async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
+
+    async def page(
+        self, hub: TaskHubRecord, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
+    ) -> Page[Instance]: ...
+
+    async def drop(self, hub: TaskHubRecord) -> None:
+        """Remove all records of the hub. Done already is fine."""
+
+
+class TaskHubs(Protocol):
+    async def get(self, task_hub: str) -> TaskHubRecord | None: ...
+
+    async def open(self, task_hub: str) -> TaskHubRecord:
+        """The record of a hub that events come for, made with its table when first needed."""
+
+    def forget(self, task_hub: str) -> None:
+        """Look the hub up again at its next event."""
+
+    async def claim(self, task_hub: str, app: str) -> TaskHubRecord:
+        """Reserve the hub for this app, for ever. Raises TaskHubInUse if another app has it, TaskHubAlreadyUsed
+        if it was cleaned up."""
+
+    async def close(self, task_hub: str) -> None:
+        """Let no more events in; they go to quarantine from now on."""
+
+
+class Apps(Protocol):
+    async def get(self, name: str) -> App | None: ...
+
+    async def used(self, app: App, task_hub: str) -> bool:
+        """Whether the hub ever was in a slot of this app."""
+
+    async def commit(self, before: App, after: App, audit: AuditRecord, new_hubs: Sequence[str]) -> bool:
+        """Write state and audit record in one transaction, provided the state is still `before`. False if not."""
+
+    async def page(self, top: int, token: str | None) -> Page[App]: ...
+
+    async def history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]: ...
+
+
+class Quarantine(Protocol):
+    async def keep(self, events: Sequence[Quarantined]) -> None: ...
+
+    async def page(self, top: int, token: str | None) -> Page[Quarantined]: ...

@@ -1,0 +1,83 @@
+"""Lifecycle events in: understood ones into their instances, the others into quarantine."""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from state_api.domain.errors import StorageUnavailable
+from state_api.domain.lifecycle import LifecycleEvent
+from state_api.domain.names import HubKey, hub_key
+from state_api.services.envelopes import NotUnderstood, understand
+from state_api.services.ports import Clock, Instances, Quarantine, Quarantined, TableMissing, TaskHubs
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """How many events changed something, how many added nothing, how many were not understood."""
+
+    recorded: int = 0
+    unchanged: int = 0
+    quarantined: int = 0
+
+
+class Recorder:
+    def __init__(self, task_hubs: TaskHubs, instances: Instances, quarantine: Quarantine, clock: Clock) -> None:
+        self._task_hubs = task_hubs
+        self._instances = instances
+        self._quarantine = quarantine
+        self._clock = clock
+
+    async def record(self, events: Sequence[Any], source: str) -> Recorded:
+        """Record what Event Grid delivered, as it came. Returns once all of it is durable; raises StorageUnavailable
+        when it is not, and then all of it may be sent again."""
+        now = self._clock.now()
+        by_hub: dict[HubKey, list[tuple[Any, LifecycleEvent]]] = defaultdict(list)
+        rejected: list[Quarantined] = []
+        for event in events:
+            try:
+                understood = understand(event, now)
+            except NotUnderstood as reason:
+                rejected.append(Quarantined(now, reason.code, reason.message, source, _as_text(event)))
+            else:
+                by_hub[hub_key(understood.task_hub)].append((event, understood))
+        recorded = unchanged = 0
+        for of_hub in by_hub.values():
+            changed = await self._record_hub([understood for _, understood in of_hub])
+            if changed is None:
+                hub = of_hub[0][1].task_hub
+                message = f"task hub {hub} was cleaned up"
+                rejected += [
+                    Quarantined(now, "TaskHubCleanedUp", message, source, _as_text(event)) for event, _ in of_hub
+                ]
+            else:
+                recorded += sum(changed)
+                unchanged += len(changed) - sum(changed)
+        if rejected:
+            await self._quarantine.keep(rejected)
+            log.warning("%d of %d events went to quarantine: %s", len(rejected), len(events), rejected[0].message)
+        return Recorded(recorded, unchanged, len(rejected))
+
+    async def _record_hub(self, events: Sequence[LifecycleEvent]) -> list[bool] | None:
+        """For each event of one hub whether it changed something; None if the hub takes no more events."""
+        task_hub = events[0].task_hub
+        for _ in range(_ATTEMPTS):
+            hub = await self._task_hubs.open(task_hub)
+            if hub.closed:
+                return None
+            try:
+                return await self._instances.record(hub, events)
+            except TableMissing:
+                # Another worker's cleanup took it, or the one that wanted to make it died: look again.
+                self._task_hubs.forget(task_hub)
+        raise StorageUnavailable(f"the table of task hub {task_hub} is being made or removed")
+
+
+def _as_text(event: Any) -> str:
+    return json.dumps(event, default=str)

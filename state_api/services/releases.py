@@ -1,0 +1,213 @@
+"""PostStaging, DeleteStaging, PostSwap, Cleanup, PutApp: read the app, let the domain decide, write under
+compare-and-swap, and decide again when somebody else was faster."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from state_api.domain.errors import AppNotFound, Conflict, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.instants import Instant
+from state_api.domain.names import app_key, hub_key
+from state_api.domain.readiness import Verdict
+from state_api.domain.releases import (
+    App,
+    Caller,
+    Order,
+    Registration,
+    Retired,
+    Transition,
+    abandon,
+    kept_by_retention,
+    needs_verdict,
+    register,
+    remove_retired,
+    replaced_slots,
+    stage,
+    swap,
+)
+from state_api.services.ports import Apps, AuditRecord, Clock, Instances, Page, TaskHubs
+from state_api.services.readiness import Readiness
+
+_ATTEMPTS = 8
+
+Precondition = Callable[[App | None], None]
+"""Raises PreconditionFailed if the app is not the one that the caller means to change."""
+
+
+class Outcome(StrEnum):
+    """What cleanup did with a retired hub."""
+
+    REMOVED = "Removed"
+    WOULD_REMOVE = "WouldRemove"
+    NOT_DRAINED = "NotDrained"
+    KEPT = "Kept"
+
+
+@dataclass(frozen=True, slots=True)
+class CleanedUp:
+    """`verdict` is that of a hub that is not drained."""
+
+    hub: Retired
+    outcome: Outcome
+    verdict: Verdict | None = None
+
+
+class Releases:
+    def __init__(
+        self, apps: Apps, task_hubs: TaskHubs, instances: Instances, readiness: Readiness, clock: Clock
+    ) -> None:
+        self._apps = apps
+        self._task_hubs = task_hubs
+        self._instances = instances
+        self._readiness = readiness
+        self._clock = clock
+
+    async def get(self, name: str) -> App:
+        """Raises AppNotFound."""
+        app = await self._apps.get(name)
+        if app is None:
+            raise AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)
+        return app
+
+    async def page(self, top: int, token: str | None) -> Page[App]:
+        return await self._apps.page(top, token)
+
+    async def history(self, name: str, top: int, token: str | None) -> Page[AuditRecord]:
+        return await self._apps.history(await self.get(name), top, token)
+
+    async def stage(self, name: str, order: Order, caller: Caller, precondition: Precondition) -> App:
+        """Raises what `domain.releases.stage` raises, Conflict, PreconditionFailed."""
+
+        async def decide(app: App, now: Instant) -> Transition:
+            if not needs_verdict(app, order, caller, now):
+                return stage(app, order, caller, None, False, now)
+            verdict = await self._readiness.verdict(app, app.slot(order.slot))
+            used = await self._used(app, order.task_hub)
+            return stage(app, order, caller, verdict, used, now)
+
+        return await self._change(name, caller, precondition, decide, order.reason, create=True)
+
+    async def abandon(self, name: str, task_hub: str, slot: str, caller: Caller, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition:
+            return abandon(app, task_hub, slot, caller, now)
+
+        return await self._change(name, caller, precondition, decide)
+
+    async def swap(self, name: str, task_hub: str, slot: str, caller: Caller, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition:
+            return swap(app, slot, task_hub, now)
+
+        return await self._change(name, caller, precondition, decide)
+
+    async def register(self, name: str, registration: Registration, caller: Caller, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition:
+            # The policy as it was: nobody loosens it and takes a slot in one breath.
+            verdicts = {
+                slot: await self._readiness.verdict(app, app.slots[slot]) for slot in replaced_slots(app, registration)
+            }
+            named = [content[0] for content in registration.slots.values() if content is not None]
+            used = frozenset([hub_key(hub) for hub in named if await self._used(app, hub, by_events=False)])
+            return register(app, registration, verdicts, used, now)
+
+        return await self._change(name, caller, precondition, decide, create=True)
+
+    async def cleanup(
+        self, name: str, dry_run: bool, caller: Caller, precondition: Precondition
+    ) -> tuple[App, list[CleanedUp]]:
+        """Remove the records of every retired hub that is drained. A call that was cut short is finished by the
+        next: a hub leaves the list of retired ones only after its records are gone."""
+        app = await self.get(name)
+        precondition(app)
+        kept = kept_by_retention(app, self._clock.now())
+        outcomes = [await self._clean_up(app, hub, hub.task_hub in kept, dry_run) for hub in app.retired]
+        removed = [done.hub.task_hub for done in outcomes if done.outcome is Outcome.REMOVED]
+        if removed:
+
+            async def decide(app: App, now: Instant) -> Transition:
+                return remove_retired(app, removed)
+
+            app = await self._change(name, caller, lambda app: None, decide)
+        return app, outcomes
+
+    async def _clean_up(self, app: App, retired: Retired, kept: bool, dry_run: bool) -> CleanedUp:
+        if kept:
+            return CleanedUp(retired, Outcome.KEPT)
+        hub = await self._task_hubs.get(retired.task_hub)
+        if hub is None or not hub.closed:
+            verdict = await self._readiness.verdict_on(app, retired.task_hub, app.policy)
+            if not verdict.ready or app.slot_of(retired.task_hub) is not None:
+                return CleanedUp(retired, Outcome.NOT_DRAINED, verdict)
+        if dry_run:
+            return CleanedUp(retired, Outcome.WOULD_REMOVE)
+        if hub is not None:
+            # Closed first: an event that comes from now on goes to quarantine and cannot make the table anew.
+            await self._task_hubs.close(retired.task_hub)
+            await self._instances.drop(hub)
+        return CleanedUp(retired, Outcome.REMOVED)
+
+    async def _used(self, app: App, task_hub: str, by_events: bool = True) -> bool:
+        """Whether the hub ever was in a slot, was cleaned up or, with `by_events`, was seen in events. Raises
+        TaskHubInUse or TaskHubAlreadyUsed if it belongs to another app."""
+        hub = await self._task_hubs.get(task_hub)
+        if hub is None:
+            return False
+        if hub.app is not None and app_key(hub.app) != app_key(app.name):
+            other = await self._apps.get(hub.app)
+            slot = other.slot_of(task_hub) if other else None
+            if slot is not None:
+                raise TaskHubInUse(
+                    f"slot {slot} of app {hub.app} holds task hub {task_hub}; use a name that no other app uses",
+                    taskHub=task_hub,
+                    app=hub.app,
+                    slot=slot,
+                )
+            raise TaskHubAlreadyUsed(
+                f"task hub {task_hub} belongs to app {hub.app}; use a name that no other app ever used",
+                taskHub=task_hub,
+                app=hub.app,
+            )
+        return hub.closed or (by_events and hub.recording) or await self._apps.used(app, task_hub)
+
+    async def _change(
+        self,
+        name: str,
+        caller: Caller,
+        precondition: Precondition,
+        decide: Callable[[App, Instant], Awaitable[Transition]],
+        reason: str | None = None,
+        create: bool = False,
+    ) -> App:
+        """Read, decide, write; again from the start when the app was changed in between."""
+        for attempt in range(_ATTEMPTS):
+            known = await self._apps.get(name)
+            precondition(known)
+            if known is None and not create:
+                raise AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)
+            before = known or App(name)
+            now = self._clock.now()
+            transition = await decide(before, now)
+            if not transition.changed:
+                return before
+            for hub in transition.new_hubs:
+                await self._task_hubs.claim(hub, before.name)
+            after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=caller.by)
+            audit = AuditRecord(
+                after.revision,
+                now,
+                transition.operation,
+                caller.by,
+                caller.run_url,
+                caller.key_name,
+                reason,
+                transition.details,
+            )
+            if await self._apps.commit(before, after, audit, transition.new_hubs):
+                return after
+            await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
+        winner = await self._apps.get(name)
+        raise Conflict(
+            f"app {name} was changed by {winner.updated_by if winner else 'somebody else'} at the same time; try again",
+            updatedBy=winner.updated_by if winner else None,
+        )

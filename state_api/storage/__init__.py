@@ -1,0 +1,1 @@
+"""The state on Azure Tables: the only place that imports azure.data.tables."""

@@ -1,0 +1,131 @@
+"""App state and its audit log in one partition per app, so that a transition, its audit record and the hubs it uses
+are written in one transaction or not at all. Here, and only here, an App is JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.data.tables import TableEntity, UpdateMode
+from pydantic import TypeAdapter
+
+from state_api.domain.names import app_key, hub_key
+from state_api.domain.releases import App
+from state_api.services.ports import AuditRecord, Page
+from state_api.storage.tables import (
+    APPS,
+    Tables,
+    chunked,
+    etag_of,
+    is_lost_race,
+    is_no_table,
+    read_page,
+    translated,
+    unchunked,
+)
+
+_STATE = "app"
+_INDEX = "|apps"
+"""The partition that lists the apps; no app can have its name."""
+_LAST = 10**10
+
+_app = TypeAdapter(App)
+_audit = TypeAdapter(AuditRecord)
+
+
+class AppStore:
+    """Compare-and-swap by revision: the row's ETag guards the write, the revision what it was decided on."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._table = tables.client(APPS)
+
+    async def get(self, name: str) -> App | None:
+        known = await self._read(name)
+        return known[0] if known else None
+
+    async def used(self, app: App, task_hub: str) -> bool:
+        async with translated():
+            try:
+                await self._table.get_entity(app_key(app.name), f"hub|{hub_key(task_hub)}")
+            except ResourceNotFoundError:
+                return False
+        return True
+
+    async def commit(self, before: App, after: App, audit: AuditRecord, new_hubs: Sequence[str]) -> bool:
+        """Write `after`, provided the state is still `before`. False if somebody else has changed it."""
+        partition = app_key(after.name)
+        known = await self._read(after.name)
+        if (known[0].revision if known else 0) != before.revision:
+            return False
+        if known is None:
+            await self._list(after.name)
+        state = {"PartitionKey": partition, "RowKey": _STATE, "Name": after.name, **chunked("State", _dump(after))}
+        operations: list[Any] = [
+            ("create", state)
+            if known is None
+            else (
+                "update",
+                state,
+                {"etag": known[1], "match_condition": MatchConditions.IfNotModified, "mode": UpdateMode.REPLACE},
+            ),
+            ("create", {"PartitionKey": partition, "RowKey": _audit_key(after.revision), **_audit_row(audit)}),
+            *(("create", {"PartitionKey": partition, "RowKey": f"hub|{hub_key(hub)}"}) for hub in new_hubs),
+        ]
+        async with translated():
+            try:
+                await self._table.submit_transaction(operations)
+            except HttpResponseError as error:
+                if not is_lost_race(error):
+                    raise
+                return False
+        return True
+
+    async def page(self, top: int, token: str | None) -> Page[App]:
+        rows = await read_page(self._table, "PartitionKey eq @p", {"p": _INDEX}, top, token, "apps")
+        apps = [await self.get(row["RowKey"]) for row in rows.items]
+        return Page(tuple(app for app in apps if app is not None), rows.continuation_token)
+
+    async def history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]:
+        """Newest first."""
+        query = "PartitionKey eq @p and RowKey ge 'audit|' and RowKey lt 'audit}'"
+        rows = await read_page(self._table, query, {"p": app_key(app.name)}, top, token, "history")
+        return Page(tuple(_audit_from(row) for row in rows.items), rows.continuation_token)
+
+    async def _read(self, name: str) -> tuple[App, str] | None:
+        async with translated():
+            try:
+                row = await self._table.get_entity(app_key(name), _STATE)
+            except ResourceNotFoundError:
+                return None
+        return _app.validate_json(unchunked("State", row)), etag_of(row)
+
+    async def _list(self, name: str) -> None:
+        """Put the app on the list before it is first written: a name on the list without an app is skipped."""
+        for _ in range(2):
+            async with translated():
+                try:
+                    await self._table.upsert_entity({"PartitionKey": _INDEX, "RowKey": app_key(name)})
+                    return
+                except HttpResponseError as error:
+                    if not is_no_table(error):
+                        raise
+                    await self._tables.make(APPS)
+
+
+def _dump(app: App) -> str:
+    return _app.dump_json(app).decode()
+
+
+def _audit_key(revision: int) -> str:
+    """Descending, because a range comes in the order of its keys."""
+    return f"audit|{_LAST - revision:010d}"
+
+
+def _audit_row(audit: AuditRecord) -> dict[str, str]:
+    return chunked("Record", json.dumps(_audit.dump_python(audit, mode="json")))
+
+
+def _audit_from(row: TableEntity | Mapping[str, Any]) -> AuditRecord:
+    return _audit.validate_json(unchunked("Record", row))

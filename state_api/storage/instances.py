@@ -1,0 +1,402 @@
+"""One table per task hub. `i|<id>` holds an instance, `a|<since>|<id>` exists exactly while it is active, and both
+change in one transaction under the ETag of `i|<id>`. `activity` tells when the shard last changed.
+
+"Is anything active?" is then one range read per shard, whatever the hub has finished, and it comes oldest first.
+"""
+
+import asyncio
+import heapq
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.data.tables import TableEntity, UpdateMode
+from azure.data.tables.aio import TableClient
+
+from state_api.domain.errors import InvalidRequest, StorageUnavailable
+from state_api.domain.instants import Instant, format_instant, parse_instant
+from state_api.domain.lifecycle import Finished, Instance, LifecycleEvent, RuntimeStatus, Source, Started, apply
+from state_api.domain.readiness import ACTIVE_LIMIT, ActiveInstance, Activity
+from state_api.services.ports import Page, TableMissing, TaskHubRecord
+from state_api.storage.keys import escape, instance_key, ordinal, shard_of, unescape
+from state_api.storage.tables import (
+    Tables,
+    decode_token,
+    encode_token,
+    etag_of,
+    instance_table,
+    is_lost_race,
+    is_no_table,
+    read_page,
+    translated,
+    written_at,
+)
+
+# A transaction takes 100 operations (PLATFORM: Table storage); an instance needs at most three (its row, its old and
+# its new active row), the shard one. With reasons and names cut as the parser cuts them it stays well under 4 MiB.
+_INSTANCES_PER_TRANSACTION = 33
+_IN_FLIGHT = 32
+_ATTEMPTS = 12
+_ACTIVITY = "activity"
+_ACTIVE_FROM = "a|"
+_ACTIVE_TO = "a}"
+_LISTED_PAGES = 10
+"""Pages of the service that one page of ours may read while a filter finds nothing."""
+
+Operation = tuple[str, dict[str, Any]] | tuple[str, dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An instance as read, with the ETag that its next write must match; None if it has no row."""
+
+    instance: Instance | None
+    etag: str | None
+
+
+class InstanceStore:
+    """Reads and writes the instance tables."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
+        # The last event that this worker knows of per shard, so that a late one does not turn the row back.
+        self._last_event: dict[tuple[str, str], Instant] = {}
+
+    async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool]:
+        """Merge events into their instances, durably. For each event, whether it changed anything: a duplicate does
+        not, and is not written. Raises TableMissing, StorageUnavailable; then any part may have been written, and
+        sending all again is safe."""
+        by_shard: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for number, event in enumerate(events):
+            by_shard[_partition(event.instance_id, hub.shards)][event.instance_id].append(number)
+        changed = [False] * len(events)
+        groups = [
+            (shard, dict(group)) for shard, instances in by_shard.items() for group in _groups_of_instances(instances)
+        ]
+        results = await asyncio.gather(
+            *(self._record_group(hub, shard, group, events) for shard, group in groups), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            for number in result:
+                changed[number] = True
+        return changed
+
+    async def _record_group(
+        self, hub: TaskHubRecord, shard: str, group: Mapping[str, Sequence[int]], events: Sequence[LifecycleEvent]
+    ) -> set[int]:
+        """Write some instances of one shard in one transaction; the numbers of the events that changed something."""
+        table = self._tables.client(instance_table(hub.name))
+        for attempt in range(_ATTEMPTS):
+            async with translated():
+                known = dict(zip(group, await self._read_all(table, shard, group), strict=True))
+                effective: set[int] = set()
+                operations: list[Operation] = []
+                for instance_id, numbers in group.items():
+                    merged = known[instance_id].instance
+                    for number in numbers:
+                        after = apply(merged, events[number])
+                        if after != merged:
+                            effective.add(number)
+                        merged = after
+                    if merged is not None and merged != known[instance_id].instance:
+                        operations += _operations(shard, known[instance_id], merged)
+                if not operations:
+                    return effective
+                operations.append(await self._activity_operation(table, shard, (events[n] for n in effective)))
+                try:
+                    async with self._in_flight:
+                        await table.submit_transaction(operations)
+                    return effective
+                except HttpResponseError as error:
+                    if is_no_table(error):
+                        raise TableMissing from error
+                    if not is_lost_race(error):
+                        raise
+            if len(group) > 1:
+                # One contended instance must not hold up its neighbours.
+                singles = [
+                    self._record_group(hub, shard, {instance_id: numbers}, events)
+                    for instance_id, numbers in group.items()
+                ]
+                return set().union(*await asyncio.gather(*singles))
+            await asyncio.sleep(random.uniform(0, min(0.5, 0.01 * 2**attempt)))
+        raise StorageUnavailable("an instance is written by too many at once", retry_after=5)
+
+    async def _read_all(self, table: TableClient, shard: str, instance_ids: Iterable[str]) -> list[_Known]:
+        return await asyncio.gather(*(self._read(table, shard, instance_id) for instance_id in instance_ids))
+
+    async def _read(self, table: TableClient, shard: str, instance_id: str) -> _Known:
+        async with self._in_flight:
+            try:
+                entity = await table.get_entity(shard, _instance_row(instance_id))
+            except ResourceNotFoundError as error:
+                if is_no_table(error):
+                    raise TableMissing from error
+                return _Known(None, None)
+        return _Known(_instance_from(entity), etag_of(entity))
+
+    async def _activity_operation(self, table: TableClient, shard: str, events: Iterable[LifecycleEvent]) -> Operation:
+        """Stamp the shard. Written without a condition, because every writer of the shard does: the storage's own
+        time stamp, which the settle window counts from, is right whoever comes last. `LastEventAt` is for people and
+        may briefly lag behind when several workers write."""
+        place = (table.table_name, shard)
+        if place not in self._last_event:
+            try:
+                row = await table.get_entity(shard, _ACTIVITY)
+                self._last_event[place] = parse_instant(row["LastEventAt"])
+            except ResourceNotFoundError:
+                self._last_event[place] = Instant(0)
+        self._last_event[place] = max(self._last_event[place], *(event.occurred_at for event in events))
+        row = _row(shard, _ACTIVITY, LastEventAt=format_instant(self._last_event[place]))
+        return ("upsert", row, {"mode": UpdateMode.REPLACE})
+
+    async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity:
+        """What is active, oldest first, and when something last changed: one range read per shard."""
+        table = self._tables.client(instance_table(hub.name))
+        async with translated():
+            shards = await asyncio.gather(
+                *(self._shard_activity(table, shard, ignores) for shard in _partitions(hub.shards))
+            )
+        merged = heapq.merge(*(shard.active for shard in shards), key=lambda one: (one.started_at, one.instance_id))
+        active = tuple(merged)
+        return Activity(
+            active=active[:ACTIVE_LIMIT],
+            more=len(active) > ACTIVE_LIMIT,
+            ignored_count=sum(shard.ignored_count for shard in shards),
+            last_event_at=max((shard.last_event_at for shard in shards if shard.last_event_at), default=None),
+            last_recorded_at=max((shard.last_recorded_at for shard in shards if shard.last_recorded_at), default=None),
+        )
+
+    async def _shard_activity(self, table: TableClient, shard: str, ignores: Callable[[str], bool]) -> Activity:
+        active: list[ActiveInstance] = []
+        ignored = 0
+        last_event_at: Instant | None = None
+        last_recorded_at: Instant | None = None
+        rows = table.query_entities(
+            "PartitionKey eq @shard and RowKey ge @from and RowKey lt @to",
+            parameters={"shard": shard, "from": _ACTIVITY, "to": _ACTIVE_TO},
+            results_per_page=1000,
+        )
+        try:
+            async for row in rows:
+                if row["RowKey"] == _ACTIVITY:
+                    last_event_at = parse_instant(row["LastEventAt"])
+                    last_recorded_at = written_at(row)
+                elif ignores(row["FunctionName"]):
+                    ignored += 1
+                else:
+                    active.append(ActiveInstance.of(_active_from(row)))
+                    if len(active) > ACTIVE_LIMIT:
+                        break
+        except ResourceNotFoundError:
+            # The registry knows the hub before its table exists; nothing was recorded yet.
+            return Activity()
+        return Activity(tuple(active), False, ignored, last_event_at, last_recorded_at)
+
+    async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:
+        """The record of one instance."""
+        table = self._tables.client(instance_table(hub.name))
+        async with translated():
+            try:
+                return (await self._read(table, _partition(instance_id, hub.shards), instance_id)).instance
+            except TableMissing:
+                return None
+
+    async def page(
+        self, hub: TaskHubRecord, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
+    ) -> Page[Instance]:
+        """Instances, the active ones first and of these the oldest first; the finished ones in no order of time.
+
+        A page can be short, even empty, and still have a continuation token, as with the service's own lists.
+        """
+        finished = {"kind": "finished", "shard": 0, "page": None}
+        if token is None:
+            position = {"kind": "active", "after": ""} if active is not False else finished
+        else:
+            position = decode_token(token, "active", "finished")
+        if position["kind"] == "active":
+            page = await self._active_page(hub, str(position.get("after", "")), top)
+            items = tuple(one for one in page.items if status is None or one.runtime_status is status)
+            following = page.continuation_token
+            if following is None and active is None:
+                following = encode_token(finished)
+            return Page(items, following)
+        return await self._finished_page(hub, status, top, position)
+
+    async def _active_page(self, hub: TaskHubRecord, after: str, top: int) -> Page[Instance]:
+        table = self._tables.client(instance_table(hub.name))
+        async with translated():
+            shards = await asyncio.gather(
+                *(self._active_rows(table, shard, after, top + 1) for shard in _partitions(hub.shards))
+            )
+        rows = sorted((row for shard in shards for row in shard), key=lambda row: ordinal(row["RowKey"]))
+        if not rows:
+            return Page((), None)
+        token = encode_token({"kind": "active", "after": rows[top - 1]["RowKey"]}) if len(rows) > top else None
+        return Page(tuple(_active_from(row) for row in rows[:top]), token)
+
+    async def _active_rows(self, table: TableClient, shard: str, after: str, most: int) -> list[TableEntity]:
+        rows = table.query_entities(
+            "PartitionKey eq @shard and RowKey gt @after and RowKey lt @to",
+            parameters={"shard": shard, "after": max(after, _ACTIVE_FROM), "to": _ACTIVE_TO},
+            results_per_page=min(most, 1000),
+        )
+        found: list[TableEntity] = []
+        try:
+            async for row in rows:
+                found.append(row)
+                if len(found) == most:
+                    break
+        except ResourceNotFoundError:
+            return []
+        return found
+
+    async def _finished_page(
+        self, hub: TaskHubRecord, status: RuntimeStatus | None, top: int, position: Mapping[str, Any]
+    ) -> Page[Instance]:
+        shard, token = position.get("shard"), position.get("page")
+        if not isinstance(shard, int) or not 0 <= shard < hub.shards or not isinstance(token, str | None):
+            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+        table = self._tables.client(instance_table(hub.name))
+        query = "PartitionKey eq @shard and RowKey ge 'i|' and RowKey lt 'i}' and Active eq false"
+        parameters: dict[str, Any] = {}
+        if status is not None:
+            query += " and RuntimeStatus eq @status"
+            parameters["status"] = status.value
+        items: list[Instance] = []
+        for _ in range(_LISTED_PAGES):
+            parameters["shard"] = _name(shard)
+            page = await read_page(table, query, parameters, top - len(items), token, "instances")
+            items += [_instance_from(row) for row in page.items]
+            token = page.continuation_token
+            if token is None:
+                shard += 1
+            if shard == hub.shards:
+                return Page(tuple(items), None)
+            if len(items) == top:
+                break
+        return Page(tuple(items), encode_token({"kind": "finished", "shard": shard, "page": token}))
+
+    async def drop(self, hub: TaskHubRecord) -> None:
+        await self._tables.drop(instance_table(hub.name))
+        for shard in _partitions(hub.shards):
+            self._last_event.pop((instance_table(hub.name), shard), None)
+
+
+def _groups_of_instances(instances: Mapping[str, list[int]]) -> Iterable[list[tuple[str, list[int]]]]:
+    items = list(instances.items())
+    for at in range(0, len(items), _INSTANCES_PER_TRANSACTION):
+        yield items[at : at + _INSTANCES_PER_TRANSACTION]
+
+
+def _partition(instance_id: str, shards: int) -> str:
+    return _name(shard_of(instance_id, shards))
+
+
+def _partitions(shards: int) -> list[str]:
+    return [_name(number) for number in range(shards)]
+
+
+def _name(shard: int) -> str:
+    return f"{shard:02d}"
+
+
+def _instance_row(instance_id: str) -> str:
+    return f"i|{instance_key(instance_id)}"
+
+
+def _active_row(instance: Instance) -> str:
+    assert instance.started is not None, "only a started instance is active"
+    return f"{_ACTIVE_FROM}{format_instant(instance.started.at)}|{instance_key(instance.instance_id)}"
+
+
+def _row(partition: str, key: str, **properties: Any) -> dict[str, Any]:
+    present = {name: value for name, value in properties.items() if value is not None}
+    return {"PartitionKey": partition, "RowKey": key, **present}
+
+
+def _operations(shard: str, known: _Known, merged: Instance) -> list[Operation]:
+    """What turns the rows of `known` into those of `merged`."""
+    row = _row_of(shard, merged)
+    operations: list[Operation] = []
+    if known.etag is None:
+        operations.append(("create", row))
+    else:
+        condition = {"etag": known.etag, "match_condition": MatchConditions.IfNotModified, "mode": UpdateMode.REPLACE}
+        operations.append(("update", row, condition))
+    old = _active_row(known.instance) if known.instance is not None and known.instance.active else None
+    new = _active_row(merged) if merged.active else None
+    if old is not None and old != new:
+        operations.append(("delete", {"PartitionKey": shard, "RowKey": old}))
+    if new is not None:
+        operations.append(("upsert", _active_entity(shard, new, merged), {"mode": UpdateMode.REPLACE}))
+    return operations
+
+
+def _row_of(shard: str, instance: Instance) -> dict[str, Any]:
+    """The whole record. The id is kept escaped, so that no property ever holds a control character."""
+    started, finished = instance.started, instance.finished
+    return _row(
+        shard,
+        _instance_row(instance.instance_id),
+        InstanceId=escape(instance.instance_id),
+        Active=instance.active,
+        RuntimeStatus=instance.runtime_status.value,
+        StartedAt=format_instant(started.at) if started else None,
+        StartedStatus=started.status.value if started else None,
+        StartedName=started.function_name if started else None,
+        StartedSource=started.source.value if started else None,
+        FinishedAt=format_instant(finished.at) if finished else None,
+        Outcome=finished.outcome.value if finished else None,
+        Reason=finished.reason if finished else None,
+        FinishedName=finished.function_name if finished else None,
+        FinishedSource=finished.source.value if finished else None,
+    )
+
+
+def _instance_from(row: Mapping[str, Any]) -> Instance:
+    started = finished = None
+    if "StartedAt" in row:
+        started = Started(
+            parse_instant(row["StartedAt"]),
+            RuntimeStatus(row["StartedStatus"]),
+            row["StartedName"],
+            Source(row["StartedSource"]),
+        )
+    if "FinishedAt" in row:
+        finished = Finished(
+            parse_instant(row["FinishedAt"]),
+            RuntimeStatus(row["Outcome"]),
+            row["Reason"],
+            row["FinishedName"],
+            Source(row["FinishedSource"]),
+        )
+    return Instance(unescape(row["InstanceId"]), started, finished)
+
+
+def _active_entity(shard: str, key: str, instance: Instance) -> dict[str, Any]:
+    assert instance.started is not None, "only a started instance is active"
+    return _row(
+        shard,
+        key,
+        InstanceId=escape(instance.instance_id),
+        FunctionName=instance.function_name,
+        RuntimeStatus=instance.runtime_status.value,
+        StartedAt=format_instant(instance.started.at),
+        Source=instance.source.value,
+    )
+
+
+def _active_from(row: Mapping[str, Any]) -> Instance:
+    """An active instance without what is known of its earlier generations, which a list does not show."""
+    started = Started(
+        parse_instant(row["StartedAt"]), RuntimeStatus(row["RuntimeStatus"]), row["FunctionName"], Source(row["Source"])
+    )
+    return Instance(unescape(row["InstanceId"]), started)

@@ -1,0 +1,237 @@
+"""Clients for the state's tables: how they are reached, named and made, how their errors are told, and the storage's
+clock."""
+
+import base64
+import binascii
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+)
+from azure.core.pipeline import PipelineRequest, PipelineResponse
+from azure.core.pipeline.policies import SansIOHTTPPolicy
+from azure.data.tables import TableEntity
+from azure.data.tables.aio import TableClient, TableServiceClient
+
+from state_api.domain.errors import InvalidRequest, StorageUnavailable
+from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
+from state_api.services.ports import Page
+from state_api.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+log = logging.getLogger(__name__)
+
+PREFIX = "SafeDeploy"
+APPS = f"{PREFIX}Apps"
+TASK_HUBS = f"{PREFIX}TaskHubs"
+QUARANTINE = f"{PREFIX}Quarantine"
+
+_STRING_PROPERTY = 30_000
+"""Characters kept in one property; the service takes 32 Ki."""
+
+
+def instance_table(task_hub: str) -> str:
+    """The hub's own table. The state may share an account with task hubs, whose tables end in Instances, History and
+    Partitions: this one ends otherwise, so that the two never meet. 63 characters at most, the service's limit."""
+    return f"{PREFIX}Hub{task_hub}State"
+
+
+class StorageClock:
+    """The time as the storage tells it in every answer. Servers whose own clocks differ agree on it, and it is the
+    clock that rows are stamped with. Behind the storage by less than a second and a round trip, never ahead."""
+
+    _CORRECTED = 5.0
+    """Seconds behind what was heard before, from which the storage is taken to have set its clock back."""
+
+    def __init__(self) -> None:
+        self._at_zero: float | None = None
+
+    def hear(self, date: str) -> None:
+        """Take note of a `Date` header. It is cut to seconds and older by its way here, so of several the one that
+        is furthest ahead is the closest."""
+        try:
+            at_zero = parsedate_to_datetime(date).timestamp() - time.monotonic()
+        except ValueError:
+            return
+        if self._at_zero is None or not self._at_zero - self._CORRECTED < at_zero < self._at_zero:
+            self._at_zero = at_zero
+
+    def now(self) -> Instant:
+        """Before the first answer, the time of this machine."""
+        seconds = time.time() if self._at_zero is None else self._at_zero + time.monotonic()
+        return Instant(int(seconds * TICKS_PER_SECOND))
+
+
+class _ListenToClock(SansIOHTTPPolicy[Any, Any]):
+    def __init__(self, clock: StorageClock) -> None:
+        self._clock = clock
+
+    def on_response(self, request: PipelineRequest[Any], response: PipelineResponse[Any, Any]) -> None:
+        date = response.http_response.headers.get("Date")
+        if date:
+            self._clock.hear(date)
+
+
+class Tables:
+    """The storage account. Makes no connection until it is used."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self.clock = StorageClock()
+        self._credential: AsyncTokenCredential | None = None
+        # Two short retries: Event Grid and pipelines wait no longer than 30 s and come back by themselves.
+        options: dict[str, Any] = {
+            "per_retry_policies": [_ListenToClock(self.clock)],
+            "retry_total": 2,
+            "retry_backoff_factor": 0.2,
+            "retry_backoff_max": 2,
+            "connection_timeout": 5,
+            "read_timeout": 15,
+        }
+        if settings.connection_string is not None:
+            connection = settings.connection_string.get_secret_value()
+            self._service = TableServiceClient.from_connection_string(connection, **options)
+        else:
+            assert settings.table_service_uri is not None, "settings hold one of the two"
+            # Loaded when first used: it is by far the slowest import, and most machines never need it.
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
+
+            self._credential = DefaultAzureCredential(managed_identity_client_id=settings.client_id)
+            self._service = TableServiceClient(settings.table_service_uri, credential=self._credential, **options)
+        self._clients: dict[str, TableClient] = {}
+
+    def client(self, table: str) -> TableClient:
+        """The client of a table, which need not exist yet."""
+        if table not in self._clients:
+            self._clients[table] = self._service.get_table_client(table)
+        return self._clients[table]
+
+    def forget(self, table: str) -> None:
+        self._clients.pop(table, None)
+
+    async def make(self, table: str) -> None:
+        """Make the table unless it exists."""
+        async with translated():
+            try:
+                await self._service.create_table(table)
+            except ResourceExistsError as error:
+                if error_code(error) == "TableBeingDeleted":
+                    raise
+
+    async def drop(self, table: str) -> None:
+        """Delete the table; one that is gone already is fine."""
+        async with translated():
+            with suppress(ResourceNotFoundError):
+                await self._service.delete_table(table)
+        self.forget(table)
+
+    async def close(self) -> None:
+        await self._service.close()
+        if self._credential is not None:
+            await self._credential.close()
+
+
+def error_code(error: HttpResponseError) -> str:
+    """The service's code, as text: the library gives it as text or as an enumeration."""
+    code = getattr(error, "error_code", None) or ""
+    return str(getattr(code, "value", code))
+
+
+def is_lost_race(error: HttpResponseError) -> bool:
+    """Whether a conditional write failed because somebody else wrote first."""
+    return error_code(error) in ("UpdateConditionNotSatisfied", "EntityAlreadyExists", "ResourceNotFound")
+
+
+def is_no_table(error: HttpResponseError) -> bool:
+    return error_code(error) in ("TableNotFound", "TableBeingDeleted")
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn what is left of the library's errors into StorageUnavailable, with the facts in the log."""
+    try:
+        yield
+    except ClientAuthenticationError as error:
+        log.error("the state storage refuses this server's credentials: %s", error_code(error) or type(error).__name__)
+        raise StorageUnavailable("the state storage refuses this server; its log says why") from (error)
+    except AzureError as error:
+        status = getattr(error, "status_code", None)
+        log.warning("state storage: %s %s: %s", status or "", type(error).__name__, _first_line(error))
+        raise StorageUnavailable("the state storage cannot be used at the moment") from error
+
+
+def _first_line(error: AzureError) -> str:
+    return str(error.message if hasattr(error, "message") else error).split("\n", 1)[0][:300]
+
+
+def etag_of(entity: TableEntity) -> str:
+    return str(entity.metadata["etag"])
+
+
+def written_at(entity: TableEntity) -> Instant:
+    """When the storage last wrote the row, by its own clock, to 100 ns."""
+    stamp = entity.metadata["timestamp"]
+    assert stamp is not None, "every row that is read whole carries its time stamp"
+    precise = getattr(stamp, "tables_service_value", None)
+    return parse_instant(precise) if precise else instant_from(stamp)
+
+
+def chunked(name: str, text: str) -> dict[str, str]:
+    """A long text as properties `name0`, `name1`, …"""
+    pieces = [text[at : at + _STRING_PROPERTY] for at in range(0, len(text), _STRING_PROPERTY)] or [""]
+    return {f"{name}{number}": piece for number, piece in enumerate(pieces)}
+
+
+def unchunked(name: str, entity: Mapping[str, Any]) -> str:
+    pieces: list[str] = []
+    while (piece := entity.get(f"{name}{len(pieces)}")) is not None:
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def encode_token(content: Mapping[str, Any]) -> str:
+    """An opaque continuation token."""
+    return base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def decode_token(token: str, *kinds: str) -> dict[str, Any]:
+    """What `encode_token` was given. Raises InvalidRequest unless it is a token of one of these kinds of list."""
+    try:
+        content = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("kind") not in kinds:
+        raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+    return content
+
+
+async def read_page(
+    table: TableClient, query: str, parameters: Mapping[str, Any], top: int, token: str | None, kind: str
+) -> Page[TableEntity]:
+    """One page of a range in key order: exactly what the service gives, which may be fewer than `top` with more to
+    come. A table that does not exist is empty."""
+    start = None
+    if token is not None:
+        content = decode_token(token, kind)
+        start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
+        if not all(isinstance(key, str) for key in start.values()):
+            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+    async with translated():
+        try:
+            pages = table.query_entities(query, parameters=dict(parameters), results_per_page=top).by_page(start)
+            rows = [row async for row in await anext(pages)]
+        except (ResourceNotFoundError, StopAsyncIteration):
+            return Page((), None)
+        following = pages.continuation_token
+    return Page(tuple(rows), encode_token({"kind": kind, **following}) if following else None)

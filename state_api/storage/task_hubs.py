@@ -1,0 +1,127 @@
+"""The registry of task hubs: which app claimed a hub, how many shards its table has, whether it is closed for good."""
+
+from collections.abc import Callable
+from typing import Any
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.data.tables import UpdateMode
+
+from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.names import HubKey, app_key, hub_key
+from state_api.services.ports import TaskHubRecord
+from state_api.storage.tables import TASK_HUBS, Tables, etag_of, instance_table, is_lost_race, is_no_table, translated
+
+_PARTITION = "hub"
+_ATTEMPTS = 10
+
+Change = Callable[[TaskHubRecord | None], dict[str, Any]]
+"""What to set in the row of a hub, given what it holds."""
+
+
+class TaskHubStore:
+    """One row a hub, keyed by its name in lower case, because names are case-insensitive in storage."""
+
+    def __init__(self, tables: Tables, shards: int) -> None:
+        self._tables = tables
+        self._table = tables.client(TASK_HUBS)
+        self._shards = shards
+        # A hub that takes events does so until cleanup closes it and drops its table; a missing table is what makes
+        # a worker look again, so remembering is safe.
+        self._open: dict[HubKey, TaskHubRecord] = {}
+
+    async def get(self, task_hub: str) -> TaskHubRecord | None:
+        known = await self._read(task_hub)
+        return known[0] if known else None
+
+    async def open(self, task_hub: str) -> TaskHubRecord:
+        """The record of a hub that events come for; its row and its table are made when first needed. A closed hub
+        is returned as it is."""
+        key = hub_key(task_hub)
+        if key not in self._open:
+            record = await self._change(task_hub, lambda record: {"Recording": True} if not _closed(record) else {})
+            if record.closed:
+                return record
+            # The row comes first: a reader that sees no row may say that nothing was ever recorded.
+            await self._tables.make(instance_table(record.name))
+            self._open[key] = record
+        return self._open[key]
+
+    def forget(self, task_hub: str) -> None:
+        """Look again at the next event."""
+        self._open.pop(hub_key(task_hub), None)
+
+    async def claim(self, task_hub: str, app: str) -> TaskHubRecord:
+        """Reserve the hub for this app, for ever: an app that lost the race for a slot keeps the name too, so that
+        no other app can ever take a name that a slower writer is about to use."""
+
+        def reserve(record: TaskHubRecord | None) -> dict[str, Any]:
+            if record is not None and record.closed:
+                raise TaskHubAlreadyUsed(
+                    f"task hub {task_hub} was used before and cleaned up; use a name that never was", taskHub=task_hub
+                )
+            if record is not None and record.app is not None and app_key(record.app) != app_key(app):
+                raise TaskHubInUse(
+                    f"task hub {task_hub} belongs to app {record.app}; use a name that no other app uses",
+                    taskHub=task_hub,
+                    app=record.app,
+                )
+            return {"App": app}
+
+        return await self._change(task_hub, reserve)
+
+    async def close(self, task_hub: str) -> None:
+        """Let no more events in. They go to quarantine from now on."""
+        await self._change(task_hub, lambda record: {"Closed": True})
+        self.forget(task_hub)
+
+    async def _read(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
+        async with translated():
+            try:
+                row = await self._table.get_entity(_PARTITION, hub_key(task_hub))
+            except ResourceNotFoundError:
+                return None
+        record = TaskHubRecord(
+            name=row["Name"],
+            shards=row["Shards"],
+            app=row.get("App"),
+            recording=row.get("Recording", False),
+            closed=row.get("Closed", False),
+        )
+        return record, etag_of(row)
+
+    async def _change(self, task_hub: str, change: Change) -> TaskHubRecord:
+        """Read, let `change` decide what to set, and write under the ETag; again if somebody else was faster."""
+        for _ in range(_ATTEMPTS):
+            known = await self._read(task_hub)
+            record = known[0] if known else None
+            properties = change(record)
+            if record is not None and all(_value(record, name) == value for name, value in properties.items()):
+                return record
+            row: dict[str, Any] = {"PartitionKey": _PARTITION, "RowKey": hub_key(task_hub), **properties}
+            async with translated():
+                try:
+                    if known is None:
+                        await self._table.create_entity({**row, "Name": task_hub, "Shards": self._shards})
+                    else:
+                        await self._table.update_entity(
+                            row, mode=UpdateMode.MERGE, etag=known[1], match_condition=MatchConditions.IfNotModified
+                        )
+                except HttpResponseError as error:
+                    if is_no_table(error):
+                        await self._tables.make(TASK_HUBS)
+                    elif not is_lost_race(error):
+                        raise
+                    continue
+            written = await self._read(task_hub)
+            if written is not None:
+                return written[0]
+        raise StorageUnavailable(f"task hub {task_hub} is registered by too many at once", retry_after=5)
+
+
+def _closed(record: TaskHubRecord | None) -> bool:
+    return record is not None and record.closed
+
+
+def _value(record: TaskHubRecord, name: str) -> object:
+    return {"App": record.app, "Recording": record.recording, "Closed": record.closed}[name]
