@@ -43,7 +43,9 @@ def server() -> StateServer:
 
 async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """Hand the request to the ASGI application."""
-    return await func.AsgiMiddleware(server().application).handle_async(req, context)
+    middleware = func.AsgiMiddleware(server().application)  # type: ignore[no-untyped-call]  # the library has no types
+    answer: func.HttpResponse = await middleware.handle_async(req, context)
+    return answer
 
 
 def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:

@@ -99,8 +99,9 @@ class Instance:
     @property
     def function_name(self) -> str:
         """The name in the latest evidence that has one; empty when no event carried it."""
-        evidence = sorted(filter(None, (self.started, self.finished)), key=lambda e: e.at, reverse=True)
-        return next((e.function_name for e in evidence if e.function_name), "")
+        evidence: list[Started | Finished] = [one for one in (self.started, self.finished) if one is not None]
+        evidence.sort(key=lambda one: one.at, reverse=True)
+        return next((one.function_name for one in evidence if one.function_name), "")
 
     @property
     def last_event_at(self) -> Instant:

@@ -91,8 +91,8 @@ class SlotContent(_Sent):
 
 
 class RetentionRequest(_Sent):
-    keep_last: Annotated[int, Field(ge=0, le=1000)] = Retention.keep_last
-    keep_for_hours: Annotated[int, Field(ge=0, le=8760)] = Retention.keep_for_hours
+    keep_last: Annotated[int, Field(ge=0, le=1000)] = Retention().keep_last
+    keep_for_hours: Annotated[int, Field(ge=0, le=8760)] = Retention().keep_for_hours
 
 
 class PolicyRequest(_Sent):

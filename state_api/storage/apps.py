@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableEntity, UpdateMode
 from pydantic import TypeAdapter
@@ -22,6 +21,7 @@ from state_api.storage.tables import (
     is_no_table,
     read_page,
     translated,
+    unchanged_since,
     unchunked,
 )
 
@@ -65,11 +65,7 @@ class AppStore:
         operations: list[Any] = [
             ("create", state)
             if known is None
-            else (
-                "update",
-                state,
-                {"etag": known[1], "match_condition": MatchConditions.IfNotModified, "mode": UpdateMode.REPLACE},
-            ),
+            else ("update", state, {**unchanged_since(known[1]), "mode": UpdateMode.REPLACE}),
             ("create", {"PartitionKey": partition, "RowKey": _audit_key(after.revision), **_audit_row(audit)}),
             *(("create", {"PartitionKey": partition, "RowKey": f"hub|{hub_key(hub)}"}) for hub in new_hubs),
         ]
@@ -106,7 +102,9 @@ class AppStore:
         for _ in range(2):
             async with translated():
                 try:
-                    await self._table.upsert_entity({"PartitionKey": _INDEX, "RowKey": app_key(name)})
+                    await self._table.submit_transaction(
+                        [("upsert", {"PartitionKey": _INDEX, "RowKey": app_key(name)})]
+                    )
                     return
                 except HttpResponseError as error:
                     if not is_no_table(error):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableEntity, UpdateMode
 from azure.data.tables.aio import TableClient
@@ -33,6 +32,7 @@ from state_api.storage.tables import (
     is_no_table,
     read_page,
     translated,
+    unchanged_since,
     written_at,
 )
 
@@ -149,8 +149,8 @@ class InstanceStore:
         place = (table.table_name, shard)
         if place not in self._last_event:
             try:
-                row = await table.get_entity(shard, _ACTIVITY)
-                self._last_event[place] = parse_instant(row["LastEventAt"])
+                known = await table.get_entity(shard, _ACTIVITY)
+                self._last_event[place] = parse_instant(known["LastEventAt"])
             except ResourceNotFoundError:
                 self._last_event[place] = Instant(0)
         self._last_event[place] = max(self._last_event[place], *(event.occurred_at for event in events))
@@ -224,10 +224,12 @@ class InstanceStore:
         if position["kind"] == "active":
             page = await self._active_page(hub, str(position.get("after", "")), top)
             items = tuple(one for one in page.items if status is None or one.runtime_status is status)
-            following = page.continuation_token
-            if following is None and active is None:
-                following = encode_token(finished)
-            return Page(items, following)
+            if page.continuation_token is not None or active is not None:
+                return Page(items, page.continuation_token)
+            if len(items) == top:
+                return Page(items, encode_token(finished))
+            rest = await self._finished_page(hub, status, top - len(items), finished)
+            return Page(items + rest.items, rest.continuation_token)
         return await self._finished_page(hub, status, top, position)
 
     async def _active_page(self, hub: TaskHubRecord, after: str, top: int) -> Page[Instance]:
@@ -329,8 +331,7 @@ def _operations(shard: str, known: _Known, merged: Instance) -> list[Operation]:
     if known.etag is None:
         operations.append(("create", row))
     else:
-        condition = {"etag": known.etag, "match_condition": MatchConditions.IfNotModified, "mode": UpdateMode.REPLACE}
-        operations.append(("update", row, condition))
+        operations.append(("update", row, {**unchanged_since(known.etag), "mode": UpdateMode.REPLACE}))
     old = _active_row(known.instance) if known.instance is not None and known.instance.active else None
     new = _active_row(merged) if merged.active else None
     if old is not None and old != new:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
@@ -143,7 +144,8 @@ class Tables:
 
 
 def error_code(error: HttpResponseError) -> str:
-    """The service's code, as text: the library gives it as text or as an enumeration."""
+    """The service's code, as text: the library gives it as text or as an enumeration. Only transactions always carry
+    it, which is why single rows are written as transactions too (azure-data-tables 12.7, run)."""
     code = getattr(error, "error_code", None) or ""
     return str(getattr(code, "value", code))
 
@@ -177,6 +179,11 @@ def _first_line(error: AzureError) -> str:
 
 def etag_of(entity: TableEntity) -> str:
     return str(entity.metadata["etag"])
+
+
+def unchanged_since(etag: str) -> dict[str, Any]:
+    """The condition of a write that must not overwrite what somebody else wrote."""
+    return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
 def written_at(entity: TableEntity) -> Instant:
@@ -221,17 +228,18 @@ async def read_page(
 ) -> Page[TableEntity]:
     """One page of a range in key order: exactly what the service gives, which may be fewer than `top` with more to
     come. A table that does not exist is empty."""
-    start = None
+    start: Any = None
     if token is not None:
         content = decode_token(token, kind)
         start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
         if not all(isinstance(key, str) for key in start.values()):
             raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+    # The library's iterator carries the service's continuation as a mapping, which its annotations do not say.
+    pages: Any = table.query_entities(query, parameters=dict(parameters), results_per_page=top).by_page(start)
     async with translated():
         try:
-            pages = table.query_entities(query, parameters=dict(parameters), results_per_page=top).by_page(start)
             rows = [row async for row in await anext(pages)]
         except (ResourceNotFoundError, StopAsyncIteration):
             return Page((), None)
-        following = pages.continuation_token
+    following = pages.continuation_token
     return Page(tuple(rows), encode_token({"kind": kind, **following}) if following else None)

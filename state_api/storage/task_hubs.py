@@ -3,14 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 
 from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.names import HubKey, app_key, hub_key
 from state_api.services.ports import TaskHubRecord
-from state_api.storage.tables import TASK_HUBS, Tables, etag_of, instance_table, is_lost_race, is_no_table, translated
+from state_api.storage.tables import (
+    TASK_HUBS,
+    Tables,
+    etag_of,
+    instance_table,
+    is_lost_race,
+    is_no_table,
+    translated,
+    unchanged_since,
+)
 
 _PARTITION = "hub"
 _ATTEMPTS = 10
@@ -101,12 +109,13 @@ class TaskHubStore:
             row: dict[str, Any] = {"PartitionKey": _PARTITION, "RowKey": hub_key(task_hub), **properties}
             async with translated():
                 try:
-                    if known is None:
-                        await self._table.create_entity({**row, "Name": task_hub, "Shards": self._shards})
-                    else:
-                        await self._table.update_entity(
-                            row, mode=UpdateMode.MERGE, etag=known[1], match_condition=MatchConditions.IfNotModified
-                        )
+                    await self._table.submit_transaction(
+                        [
+                            ("create", {**row, "Name": task_hub, "Shards": self._shards})
+                            if known is None
+                            else ("update", row, {**unchanged_since(known[1]), "mode": UpdateMode.MERGE})
+                        ]
+                    )
                 except HttpResponseError as error:
                     if is_no_table(error):
                         await self._tables.make(TASK_HUBS)

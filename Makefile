@@ -1,0 +1,48 @@
+# Every target sets up what it needs. Start with `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+
+.PHONY: help setup demo run test test-functions lint format ci clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: .venv/.ready node_modules/.ready ## Prepare .venv and the storage emulator
+
+.venv/.ready: requirements.txt requirements-serve.txt requirements-dev.txt dev/setup
+	@dev/setup python
+	@touch $@
+
+node_modules/.ready: package.json package-lock.json dev/setup
+	@dev/setup emulator
+	@touch $@
+
+demo: setup ## Show the main job: three versions, one refused until its slot has drained
+	@$(BIN)/python -m dev.demo
+
+run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
+	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve
+
+test: setup ## Run all tests, with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/coverage report --include='state_api/domain/*' --fail-under=100
+
+test-functions: setup ## Run the tests of function_app.py in PYTHON (default python3.13) with its own azure-functions line
+	@dev/test-functions "$${PYTHON:-python3.13}"
+
+lint: setup ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## Mend the style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+ci: lint test ## What continuous integration runs
+
+clean: ## Remove what setup, tests and runs have made
+	rm -rf .venv .venv-functions node_modules .azurite .coverage .hypothesis .mypy_cache .ruff_cache

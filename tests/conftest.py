@@ -1,0 +1,95 @@
+"""The real parts that tests run on: one Azurite for the run, a server on it, and clients."""
+
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+
+from state_api.app import StateServer
+from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant, seconds
+from state_api.emulator import table_emulator
+from state_api.settings import Settings, StorageSettings, emulator_connection
+from state_api.storage.tables import StorageClock
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The server runs on asyncio, as Azure Functions does."""
+    return "asyncio"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[StorageSettings]:
+    """A storage account for the whole run, in memory. Tests keep apart by names that nobody else has."""
+    port = free_port()
+    with table_emulator(port, None):
+        yield StorageSettings.model_validate({"connection_string": emulator_connection("127.0.0.1", port)})
+
+
+class ShiftedClock:
+    """The storage's clock, which a test can turn forward."""
+
+    def __init__(self) -> None:
+        self.storage: StorageClock | None = None
+        self.ahead = 0
+
+    def turn(self, amount: float) -> None:
+        """Let `amount` seconds pass."""
+        self.ahead += seconds(amount)
+
+    def now(self) -> Instant:
+        assert self.storage is not None
+        return Instant(self.storage.now() + self.ahead)
+
+
+@pytest.fixture
+def clock() -> ShiftedClock:
+    return ShiftedClock()
+
+
+@pytest.fixture
+async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: str) -> AsyncIterator[StateServer]:
+    """A whole server in this process, on the real storage."""
+    state = StateServer(Settings(storage=storage), clock)
+    clock.storage = state.tables.clock
+    yield state
+    await state.close()
+
+
+@pytest.fixture
+async def http(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of that server, through its whole ASGI stack."""
+    transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
+        yield client
+
+
+@pytest.fixture
+def hub() -> str:
+    """A task hub name that no other test uses."""
+    return new_hub()
+
+
+@pytest.fixture
+def app() -> str:
+    """An app name that no other test uses."""
+    return f"shop-{uuid.uuid4().hex[:12]}"
+
+
+def new_hub() -> str:
+    return f"h{uuid.uuid4().hex[:16]}"
+
+
+def now_text(offset: float = 0) -> str:
+    """The wall clock as .NET writes it, `offset` seconds from now."""
+    return format_instant(Instant(int((time.time() + offset) * TICKS_PER_SECOND)))
