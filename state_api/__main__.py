@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     with ExitStack() as stack:
-        if settings.storage.is_development and not answers(HOST, EMULATOR_TABLE_PORT):
+        if settings.storage.development and not answers(HOST, EMULATOR_TABLE_PORT):
             try:
                 stack.enter_context(table_emulator(EMULATOR_TABLE_PORT, _EMULATOR_FOLDER))
             except EmulatorError as error:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
@@ -71,15 +71,17 @@ def _api(settings: Settings, services: Services, server: StateServer) -> FastAPI
     )
     api.state.settings = settings
     api.state.services = services
-    problems.install(api)
-    for module in (apps, task_hubs, events, health):
-        api.include_router(module.router)
+    contract = APIRouter(tags=["health"])
 
-    @api.get("/api/openapi.json", operation_id="GetOpenApi", tags=["health"])
+    @contract.get("/api/openapi.json", operation_id="GetOpenApi")
     async def get_openapi_document() -> dict[str, Any]:
         """This contract."""
         return openapi_document(api)
 
+    routers = [apps.router, task_hubs.router, events.router, health.router, contract]
+    problems.install(api, [route for router in routers for route in router.routes])
+    for router in routers:
+        api.include_router(router)
     return api
 
 

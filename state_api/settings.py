@@ -32,7 +32,7 @@ DOCUMENTED = (
 
 DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
 EMULATOR_TABLE_PORT = 10002
-_ENDPOINTS_ONLY = re.compile(r"(?:^|;)\s*(?:AccountName|TableEndpoint|UseDevelopmentStorage)\s*=", re.IGNORECASE)
+_CONNECTION = re.compile(r"(?:^|;)\s*(?:AccountName|TableEndpoint)\s*=", re.IGNORECASE)
 
 
 class SettingsError(Exception):
@@ -61,16 +61,13 @@ class Key(_Frozen):
 
 
 class StorageSettings(_Frozen):
-    """How the state storage is reached: by connection string, or by the table service's address and an identity."""
+    """How the state storage is reached: by connection string, or by the table service's address and an identity.
+    `development` says that it is the emulator at its usual place, which the server may start itself."""
 
     connection_string: SecretStr | None = None
     table_service_uri: str | None = None
     client_id: str | None = None
-
-    @property
-    def is_development(self) -> bool:
-        text = self.connection_string.get_secret_value() if self.connection_string else ""
-        return any(part.strip().lower() == DEVELOPMENT_STORAGE.lower() for part in text.split(";"))
+    development: bool = False
 
 
 class Settings(_Frozen):
@@ -94,9 +91,12 @@ def _storage(environment: Mapping[str, str]) -> StorageSettings:
     for name in (STORAGE, FALLBACK_STORAGE):
         client_id = environment.get(f"{name}__clientId") or None
         if connection := environment.get(name):
-            if not _ENDPOINTS_ONLY.search(connection):
+            if connection.strip().rstrip(";").lower() == DEVELOPMENT_STORAGE.lower():
+                spelt_out = emulator_connection("127.0.0.1", EMULATOR_TABLE_PORT)
+                return StorageSettings(connection_string=SecretStr(spelt_out), development=True)
+            if not _CONNECTION.search(connection):
                 raise SettingsError(f"{name} is not a storage connection string, nor {DEVELOPMENT_STORAGE}")
-            return StorageSettings(connection_string=SecretStr(_spelt_out(connection)))
+            return StorageSettings(connection_string=SecretStr(connection))
         if uri := environment.get(f"{name}__tableServiceUri"):
             if urlsplit(uri).scheme not in ("https", "http") or not urlsplit(uri).hostname or urlsplit(uri).query:
                 raise SettingsError(
@@ -115,19 +115,12 @@ def _storage(environment: Mapping[str, str]) -> StorageSettings:
     )
 
 
-def _spelt_out(connection: str) -> str:
-    """The development storage by its well-known name and key, which the table library does not know by itself. They
-    are published with the emulator and open nothing else."""
-    if connection.strip().rstrip(";").lower() != DEVELOPMENT_STORAGE.lower():
-        return connection
-    return emulator_connection("127.0.0.1", EMULATOR_TABLE_PORT)
-
-
 def emulator_connection(host: str, port: int) -> str:
-    """The connection string of an emulator's table service, marked as development storage."""
+    """The connection string of an emulator's table service. Its account name and key are published with it and open
+    nothing else."""
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
     return (
-        f"{DEVELOPMENT_STORAGE};DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
+        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
         f"TableEndpoint=http://{host}:{port}/devstoreaccount1;"
     )
 

@@ -1,15 +1,14 @@
 """The real parts that tests run on: one Azurite for the run, a server on it, and clients."""
 
-import socket
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 
+from dev.local import free_port
 from state_api.app import StateServer
-from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant, seconds
+from state_api.domain.instants import Instant, seconds
 from state_api.emulator import table_emulator
 from state_api.settings import Settings, StorageSettings, emulator_connection
 from state_api.storage.tables import StorageClock
@@ -19,13 +18,6 @@ from state_api.storage.tables import StorageClock
 def anyio_backend() -> str:
     """The server runs on asyncio, as Azure Functions does."""
     return "asyncio"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +80,3 @@ def app() -> str:
 
 def new_hub() -> str:
     return f"h{uuid.uuid4().hex[:16]}"
-
-
-def now_text(offset: float = 0) -> str:
-    """The wall clock as .NET writes it, `offset` seconds from now."""
-    return format_instant(Instant(int((time.time() + offset) * TICKS_PER_SECOND)))

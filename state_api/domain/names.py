@@ -16,6 +16,13 @@ SLOT_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,57}[A-Za-z0-9])?$"
 MAX_INSTANCE_ID = 256
 """Characters in an instance id (PLATFORM: Task hubs on Azure Storage)."""
 
+RULES = {
+    TASK_HUB_PATTERN: "a task hub name has 3 to 45 letters and digits and starts with a letter",
+    APP_PATTERN: "an app name has 2 to 60 letters, digits and hyphens, and no hyphen at either end",
+    SLOT_PATTERN: "a slot name has up to 59 letters, digits and hyphens, and no hyphen at either end",
+}
+"""The rules in words, for whoever breaks one."""
+
 PRODUCTION = "production"
 STAGING = "staging"
 

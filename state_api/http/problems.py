@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -11,8 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from state_api.domain import errors
+from state_api.domain.names import RULES
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +127,8 @@ def unforeseen(error: Exception) -> JSONResponse:
     return problem(500, "InternalError", detail, traceId=trace)
 
 
-def install(api: FastAPI) -> None:
-    """Answer every error of this application as a problem document."""
+def install(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error of this application as a problem document. `routes` are all that it has."""
 
     @api.exception_handler(errors.StateError)
     async def on_state_error(request: Request, error: errors.StateError) -> JSONResponse:
@@ -138,7 +140,7 @@ def install(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [{"at": ".".join(str(part) for part in one["loc"]), "message": one["msg"]} for one in error.errors()]
+        found = [{"at": ".".join(str(part) for part in one["loc"]), "message": _advice(one)} for one in error.errors()]
         detail = "; ".join(f"{one['at']}: {one['message']}" for one in found[:5])
         return problem(400, "InvalidRequest", detail, errors=found[:50])
 
@@ -150,7 +152,22 @@ def install(api: FastAPI) -> None:
             405: ("MethodNotAllowed", f"{request.method} is not possible at {request.url.path}"),
         }
         code, detail = known.get(error.status_code, ("InvalidRequest", str(error.detail)))
-        return problem(error.status_code, code, detail, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods_at(request, routes))
+        return problem(error.status_code, code, detail, headers)
+
+
+def _methods_at(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
+    """All methods of an address: the framework only tells those of the first route that it finds there."""
+    there = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in there if isinstance(route, Route) for method in route.methods or ()})
+
+
+def _advice(error: Mapping[str, Any]) -> str:
+    """What a validation error asks for; a naming rule in words instead of its pattern."""
+    pattern = error.get("ctx", {}).get("pattern")
+    return RULES.get(pattern) or str(error["msg"])
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

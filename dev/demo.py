@@ -1,0 +1,196 @@
+"""The main job, visibly: versions 1, 2 and 3 of an app; 3 is refused while version 1's orchestrations still run in the
+slot it would overwrite. Real emulator, real server, the official Event Grid client. Ends with 0 only if every step
+answered as it should."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+from azure.core.credentials import AzureKeyCredential
+from azure.eventgrid import EventGridEvent, EventGridPublisherClient
+
+from dev.local import free_port, stopped, until
+from state_api.emulator import answers, table_emulator
+from state_api.settings import KEYS, STORAGE, emulator_connection
+
+HOST = "127.0.0.1"
+APP = "shop"
+SETTLE_SECONDS = 3
+PIPELINE = {"X-Actor": "demo pipeline"}
+
+
+class Unexpected(Exception):
+    """A step did not answer as it should."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+class Pipeline:
+    """What a pipeline does: asks the server, and shows what it asks and gets."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def ask(self, method: str, path: str, expect: int, body: dict[str, Any] | None = None, run: int = 0) -> Any:
+        """Send one request; show it and the answer; insist on the status."""
+        shown = f" {json.dumps(body)}" if body is not None else ""
+        say(f"    {method} {path}{shown}")
+        headers = PIPELINE | ({"X-Run-Url": f"https://ci.example/runs/{run}"} if run else {})
+        answer = self._client.request(method, path, json=body, headers=headers)
+        content = answer.json()
+        say(f"      → {answer.status_code} {summary(content)}")
+        insist(answer.status_code == expect, f"{expect} was expected, not {answer.status_code}: {answer.text}")
+        return content
+
+
+def insist(fact: bool, otherwise: str) -> None:
+    if not fact:
+        raise Unexpected(otherwise)
+
+
+def summary(content: dict[str, Any]) -> str:
+    """The answer in a line or two, as a person would read it out."""
+    if "ready" in content:
+        reasons = "; ".join(f"{reason['code']}: {reason['message']}" for reason in content["reasons"])
+        return f"{content['status']} ({reasons})" if reasons else str(content["status"])
+    if "code" in content:
+        reasons = "; ".join(reason["message"] for reason in content.get("reasons", []))
+        return f"{content['code']}: {content['detail']}" + (f" ({reasons})" if reasons else "")
+    if "taskHubs" in content and "dryRun" in content:
+        return ", ".join(f"{hub['taskHub']}: {hub['outcome']}" for hub in content["taskHubs"]) or "nothing to do"
+    if "slots" in content:
+        held = (f"{name} {slot['taskHub'] if slot else '(empty)'}" for name, slot in content["slots"].items())
+        return ", ".join(held)
+    if "history" in content:
+        records = (f"{one['revision']} {one['operation']} by {one['by']}" for one in content["history"])
+        return "; ".join(records)
+    return json.dumps(content)
+
+
+class DurableApp:
+    """Stands in for the app's Durable Functions extension: publishes what it would publish, in its shape."""
+
+    def __init__(self, endpoint: str, key: str) -> None:
+        self._client = EventGridPublisherClient(endpoint, AzureKeyCredential(key))
+
+    def publish(self, task_hub: str, instance_id: str, status: str, times: int = 1) -> None:
+        """Publish one lifecycle event, or the same one several times, as Event Grid may deliver it."""
+        event = EventGridEvent(
+            subject=f"durable/orchestrator/{status}",
+            event_type="orchestratorEvent",
+            data={
+                "hubName": task_hub,
+                "functionName": "ProcessOrder",
+                "instanceId": instance_id,
+                "reason": "card declined" if status == "Failed" else "",
+                "runtimeStatus": status,
+            },
+            data_version="1.0",
+            event_time=datetime.now(UTC),
+        )
+        self._client.send([event] * times)
+        say(
+            f"    {task_hub}: ProcessOrder {instance_id} {status}"
+            + (f" (delivered {times} times)" if times > 1 else "")
+        )
+
+
+def story(pipeline: Pipeline, app: DurableApp) -> None:
+    say("Version 1 is the first: the staging slot is empty, so it may be deployed and swapped.")
+    pipeline.ask("PUT", f"/api/apps/{APP}", 200, {"policy": {"settleSeconds": SETTLE_SECONDS}})
+    verdict = pipeline.ask("GET", f"/api/apps/{APP}/staging", 200)
+    insist(verdict["ready"], "an empty slot is Ready")
+    pipeline.ask("POST", f"/api/apps/{APP}/staging", 200, {"taskHub": "shopv1", "version": "1.0.0"}, run=1)
+    say("    … the pipeline deploys version 1 into the staging slot and swaps the slots …")
+    pipeline.ask("POST", f"/api/apps/{APP}/swap", 200, {"taskHub": "shopv1"}, run=1)
+
+    say("\nVersion 1 takes orders. They run for long.")
+    app.publish("shopv1", "order-1001", "Running")
+    app.publish("shopv1", "order-1002", "Running", times=2)
+
+    say("\nVersion 2, with a task hub of its own, goes the same way. Version 1 is swapped out, its orders go on.")
+    pipeline.ask("POST", f"/api/apps/{APP}/staging", 200, {"taskHub": "shopv2", "version": "2.0.0"}, run=2)
+    pipeline.ask("POST", f"/api/apps/{APP}/swap", 200, {"taskHub": "shopv2"}, run=2)
+    app.publish("shopv2", "order-2001", "Running")
+
+    say("\nVersion 3 would overwrite version 1 under its running orders. It is refused.")
+    verdict = pipeline.ask("GET", f"/api/apps/{APP}/staging", 200)
+    insist(not verdict["ready"] and verdict["hasRunning"] and verdict["activeCount"] == 2, "two orders must block")
+    refused = pipeline.ask("POST", f"/api/apps/{APP}/staging", 409, {"taskHub": "shopv3", "version": "3.0.0"}, run=3)
+    insist(refused["code"] == "StagingNotReady", "the refusal must say why")
+
+    say("\nThe orders of version 1 end; one event comes twice. The pipeline waits until its hub has settled.")
+    app.publish("shopv1", "order-1001", "Completed", times=2)
+    app.publish("shopv1", "order-1002", "Failed")
+    verdict = pipeline.ask("GET", f"/api/apps/{APP}/staging", 200)
+    insist(not verdict["ready"] and not verdict["hasRunning"], "a hub that has just fallen silent is settling")
+    began = time.monotonic()
+    verdict = pipeline.ask("GET", f"/api/apps/{APP}/staging?wait=60", 200)
+    insist(verdict["ready"], "a drained and settled hub is Ready")
+    say(f"      (answered after {time.monotonic() - began:.1f} s, as soon as it was)")
+
+    say("\nNow version 3 may be deployed, and nobody else at the same time.")
+    pipeline.ask("POST", f"/api/apps/{APP}/staging", 200, {"taskHub": "shopv3", "version": "3.0.0"}, run=3)
+    other = pipeline.ask("POST", f"/api/apps/{APP}/staging", 409, {"taskHub": "shopv4", "version": "4.0.0"}, run=4)
+    insist(other["code"] == "DeploymentInProgress", "another run must wait")
+    pipeline.ask("POST", f"/api/apps/{APP}/swap", 200, {"taskHub": "shopv3"}, run=3)
+
+    say("\nVersion 1's hub is retired and drained: cleanup removes what was recorded of it.")
+    cleaned = pipeline.ask("POST", f"/api/apps/{APP}/cleanup", 200, {})
+    insist([hub["outcome"] for hub in cleaned["taskHubs"]] == ["Removed"], "hub shopv1 must be removed")
+
+    say("\nVersion 3 misbehaves: a rollback is a swap back to version 2, which is still in the slot.")
+    back = pipeline.ask("POST", f"/api/apps/{APP}/swap", 200, {"taskHub": "shopv2"}, run=3)
+    insist(back["slots"]["production"]["taskHub"] == "shopv2", "version 2 must be in production again")
+    history = pipeline.ask("GET", f"/api/apps/{APP}/history", 200)["history"]
+    insist(len(history) == 9, f"every transition must be on record, and {len(history)} are")
+
+
+@contextmanager
+def server(storage: str, port: int, keys: list[dict[str, str]], log: IO[bytes]) -> Iterator[None]:
+    """`python -m state_api serve` until the block ends."""
+    environment = os.environ | {STORAGE: storage, KEYS: json.dumps(keys)}
+    command = [sys.executable, "-m", "state_api", "serve", "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parent.parent)
+    with stopped(process):
+        until(lambda: answers(HOST, port) or process.poll() is not None, "the server listens")
+        insist(process.poll() is None, "the server did not start")
+        yield
+
+
+def main() -> int:
+    began = time.monotonic()
+    keys = [{"name": f"demo-{role}", "role": role, "key": secrets.token_urlsafe(24)} for role in ("admin", "publisher")]
+    emulator_port, port = free_port(), free_port()
+    say("Starting the storage emulator and the state server …\n")
+    with tempfile.TemporaryFile() as log, table_emulator(emulator_port, None):
+        try:
+            with (
+                server(emulator_connection(HOST, emulator_port), port, keys, log),
+                httpx.Client(
+                    base_url=f"http://{HOST}:{port}", headers={"x-functions-key": keys[0]["key"]}, timeout=90
+                ) as client,
+            ):
+                story(Pipeline(client), DurableApp(f"http://{HOST}:{port}/api/events", keys[1]["key"]))
+        except (Unexpected, httpx.HTTPError) as error:
+            log.seek(0)
+            say(f"\nNOT AS EXPECTED: {error}\n\nThe server's log:\n{log.read().decode(errors='replace')[-4000:]}")
+            return 1
+    say(f"\nEvery step answered as it should ({time.monotonic() - began:.0f} s).")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

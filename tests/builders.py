@@ -1,0 +1,53 @@
+"""Lifecycle events in the shape of the Durable Functions extension, with only what a test is about spelt out."""
+
+import time
+import uuid
+from typing import Any
+
+from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
+
+
+def at(offset: float = 0) -> str:
+    """The wall clock as .NET writes it, `offset` seconds from now."""
+    return format_instant(Instant(int((time.time() + offset) * TICKS_PER_SECOND)))
+
+
+def event(
+    hub: str,
+    instance_id: str = "order-1",
+    status: str = "Running",
+    time: str | None = None,
+    function: str = "ProcessOrder",
+    reason: str = "",
+) -> dict[str, Any]:
+    """One event in the Event Grid schema."""
+    return {
+        "id": str(uuid.uuid4()),
+        "topic": "/subscriptions/0/resourceGroups/shop/providers/Microsoft.EventGrid/topics/shop-lifecycle",
+        "subject": f"durable/orchestrator/{status}",
+        "eventType": "orchestratorEvent",
+        "eventTime": time or at(),
+        "metadataVersion": "1",
+        "dataVersion": "1.0",
+        "data": {
+            "hubName": hub,
+            "functionName": function,
+            "instanceId": instance_id,
+            "reason": reason,
+            "runtimeStatus": status,
+        },
+    }
+
+
+def cloud_event(hub: str, instance_id: str = "order-1", status: str = "Running") -> dict[str, Any]:
+    """One event as a structured CloudEvent."""
+    grid = event(hub, instance_id, status)
+    return {
+        "specversion": "1.0",
+        "id": grid["id"],
+        "source": grid["topic"],
+        "type": grid["eventType"],
+        "subject": grid["subject"],
+        "time": grid["eventTime"],
+        "data": grid["data"],
+    }

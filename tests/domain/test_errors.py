@@ -1,0 +1,60 @@
+"""The tree of errors: what a caller can rely on in each."""
+
+import pytest
+
+from state_api.domain import errors
+from state_api.domain.errors import (
+    AppNotFound,
+    Conflict,
+    DeploymentInProgress,
+    NotFound,
+    Refused,
+    SlotNotFound,
+    StagingNotReady,
+    StateError,
+    StorageUnavailable,
+    SwapMismatch,
+    TaskHubAlreadyUsed,
+    TaskHubInUse,
+    TaskHubNotFound,
+)
+
+
+def all_errors() -> list[type[StateError]]:
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, StateError)]
+
+
+@pytest.mark.parametrize("kind", all_errors())
+def test_an_error_carries_its_message_and_what_callers_need_to_act(kind: type[StateError]) -> None:
+    error = kind("slot staging is busy", slot="staging")
+    assert str(error) == error.message == "slot staging is busy"
+    assert error.details == {"slot": "staging"}
+
+
+@pytest.mark.parametrize("kind", all_errors())
+def test_the_code_of_an_error_is_its_name(kind: type[StateError]) -> None:
+    assert kind("").code == kind.__name__
+
+
+@pytest.mark.parametrize("kind", all_errors())
+def test_every_error_is_drawn_in_the_tree(kind: type[StateError]) -> None:
+    assert errors.__doc__ is not None
+    assert kind.__name__ in errors.__doc__.split()
+
+
+@pytest.mark.parametrize("kind", [AppNotFound, SlotNotFound, TaskHubNotFound])
+def test_what_does_not_exist_is_not_found(kind: type[StateError]) -> None:
+    assert issubclass(kind, NotFound)
+
+
+@pytest.mark.parametrize(
+    "kind", [StagingNotReady, DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed, SwapMismatch, Conflict]
+)
+def test_what_would_break_running_work_or_another_pipeline_is_refused(kind: type[StateError]) -> None:
+    assert issubclass(kind, Refused)
+
+
+def test_an_unavailable_storage_says_when_to_try_again() -> None:
+    assert StorageUnavailable("busy").retry_after == 10
+    assert StorageUnavailable("busy", retry_after=5, table="Apps").retry_after == 5
+    assert StorageUnavailable("busy", retry_after=5, table="Apps").details == {"table": "Apps"}

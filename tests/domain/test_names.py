@@ -1,0 +1,66 @@
+"""The names that the platform allows, at the edges of each rule."""
+
+import re
+
+import pytest
+
+from state_api.domain.names import (
+    APP_PATTERN,
+    RULES,
+    SLOT_PATTERN,
+    TASK_HUB_PATTERN,
+    app_key,
+    hub_key,
+    is_entity,
+    is_task_hub,
+    same_hub,
+)
+
+
+@pytest.mark.parametrize("name", ["v41", "V41", "shopHub2", "a" * 45])
+def test_a_task_hub_name_has_3_to_45_letters_and_digits(name: str) -> None:
+    assert is_task_hub(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "v4", "a" * 46, "4v1", "shop-hub", "shop_hub", "shop hub", "v41\n", "höb", "v\uff141", "@v41"]
+)
+def test_any_other_task_hub_name_breaks_the_rule(name: str) -> None:
+    assert not is_task_hub(name)
+
+
+@pytest.mark.parametrize("name", ["ab", "shop", "Shop-2", "2shop", "s--p", "a" * 60])
+def test_an_app_name_has_2_to_60_letters_digits_and_hyphens(name: str) -> None:
+    assert re.fullmatch(APP_PATTERN, name)
+
+
+@pytest.mark.parametrize("name", ["", "a", "a" * 61, "-shop", "shop-", "shop.api", "sh/op", "shop\n"])
+def test_any_other_app_name_breaks_the_rule(name: str) -> None:
+    assert re.fullmatch(APP_PATTERN, name) is None
+
+
+@pytest.mark.parametrize("name", ["a", "staging", "canary-2", "a" * 59])
+def test_a_slot_name_has_up_to_59_letters_digits_and_hyphens(name: str) -> None:
+    assert re.fullmatch(SLOT_PATTERN, name)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 60, "-staging", "staging-", "sta ging", "staging\n"])
+def test_any_other_slot_name_breaks_the_rule(name: str) -> None:
+    assert re.fullmatch(SLOT_PATTERN, name) is None
+
+
+def test_each_rule_is_said_in_words() -> None:
+    assert set(RULES) == {TASK_HUB_PATTERN, APP_PATTERN, SLOT_PATTERN}
+    assert all(words and words[0].islower() and not words.endswith(".") for words in RULES.values())
+
+
+def test_names_that_differ_in_case_alone_are_the_same() -> None:
+    assert same_hub("OrdersV41", "ordersv41")
+    assert not same_hub("OrdersV41", "OrdersV42")
+    assert hub_key("OrdersV41") == "ordersv41"
+    assert app_key("Shop-API") == "shop-api"
+
+
+@pytest.mark.parametrize(("instance_id", "entity"), [("@counter@one", True), ("@", True), ("", False), ("a@b", False)])
+def test_an_entity_has_an_id_that_begins_with_an_at_sign(instance_id: str, entity: bool) -> None:
+    assert is_entity(instance_id) is entity

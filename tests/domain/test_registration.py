@@ -1,0 +1,273 @@
+"""PutApp: slots that the server did not know, corrections, policy, and what it refuses to take from running work."""
+
+from dataclasses import replace
+
+import pytest
+
+from state_api.domain.errors import (
+    DeploymentInProgress,
+    InvalidRequest,
+    StagingNotReady,
+    TaskHubAlreadyUsed,
+    TaskHubInUse,
+)
+from state_api.domain.names import hub_key
+from state_api.domain.readiness import Policy, Verdict
+from state_api.domain.releases import (
+    App,
+    Registration,
+    Retired,
+    Slot,
+    TaskHubSource,
+    Transition,
+    register,
+    replaced_slots,
+)
+from tests.domain.builders import (
+    ANNA,
+    SOURCE,
+    at,
+    deploying,
+    in_production,
+    not_ready,
+    ready,
+    retired,
+    shop,
+    slot,
+    staged,
+)
+
+Content = tuple[str, str | None] | None
+
+
+def put(
+    app: App,
+    slots: dict[str, Content] | None = None,
+    verdict: Verdict | None = None,
+    used: tuple[str, ...] = (),
+    now: float = 0,
+) -> Transition:
+    """Register these slots; what they replace has drained unless told."""
+    registration = Registration(slots or {})
+    verdicts = {name: verdict or ready() for name in replaced_slots(app, registration)}
+    return register(app, registration, verdicts, frozenset(hub_key(hub) for hub in used), at(now))
+
+
+def with_policy(app: App, policy: Policy) -> Transition:
+    return register(app, Registration(policy=lambda _: policy), {}, frozenset(), at())
+
+
+# Slots that are new to the server
+
+
+def test_a_production_that_existed_before_is_registered_as_promoted() -> None:
+    transition = put(App("shop"), {"production": ("v41", "1.4.0")})
+    assert transition.app.slots == {"production": Slot("v41", "1.4.0", at(), promoted=True), "staging": None}
+    assert transition.operation == "PutApp"
+    assert transition.new_hubs == ("v41",)
+    assert transition.details == {"slots": {"production": "v41", "staging": None}}
+    assert transition.app.retired == ()
+
+
+def test_production_is_known_in_any_case() -> None:
+    transition = put(shop(), {"PRODUCTION": ("v41", None)})
+    assert transition.app.slots == {"production": Slot("v41", None, at(), promoted=True), "staging": None}
+
+
+def test_a_hub_in_another_slot_is_registered_as_not_promoted_and_opens_no_deployment() -> None:
+    transition = put(shop(), {"staging": ("v42", None)})
+    assert transition.app.slots["staging"] == Slot("v42", None, at())
+    assert transition.app.deployment is None
+
+
+def test_a_slot_that_the_app_does_not_have_yet_is_added_full_or_empty() -> None:
+    transition = put(shop(), {"Canary": ("v43", None), "qa": None})
+    assert list(transition.app.slots) == ["production", "staging", "Canary", "qa"]
+    assert transition.details["slots"] == {"production": None, "staging": None, "Canary": "v43", "qa": None}
+    assert transition.new_hubs == ("v43",)
+
+
+def test_slots_that_are_not_named_stay_as_they_are() -> None:
+    production = in_production()
+    assert put(shop(production), {"staging": ("v42", None)}).app.slots["production"] is production
+
+
+def test_the_first_registration_is_a_change_even_of_nothing() -> None:
+    transition = put(App("shop"))
+    assert transition.changed
+    assert transition.details == {}
+
+
+def test_registering_what_is_known_changes_nothing() -> None:
+    app = shop(in_production("v41", "1.4.0"), task_hubs=SOURCE)
+    registration = Registration({"Production": ("V41", "1.4.0"), "staging": None}, task_hubs=SOURCE)
+    transition = register(app, registration, {}, frozenset({hub_key("v41")}), at())
+    assert not transition.changed
+    assert transition.app == app
+    assert transition.details == {}
+    assert transition.new_hubs == ()
+
+
+def test_the_same_hub_with_another_version_corrects_the_version_alone() -> None:
+    transition = put(shop(in_production("v41", "1.4.0")), {"production": ("v41", "1.4.1")})
+    assert transition.changed
+    assert transition.app.slots["production"] == in_production("v41", "1.4.1")
+    assert transition.app.retired == ()
+    assert transition.new_hubs == ()
+
+
+# What it would take from running work
+
+
+def test_the_slots_that_lose_their_hub_are_those_that_get_another_one_or_none() -> None:
+    app = shop(in_production("v41"), slot("v42"), more={"Canary": slot("v43"), "qa": None})
+    slots: dict[str, Content] = {
+        "production": ("V41", "1.4.1"),
+        "STAGING": None,
+        "canary": ("v44", None),
+        "qa": ("v45", None),
+        "new": ("v46", None),
+    }
+    assert replaced_slots(app, Registration(slots)) == ("staging", "Canary")
+
+
+def test_a_drained_hub_is_replaced_and_retired() -> None:
+    transition = put(shop(in_production("v41", "1.4.0"), retired=(retired("v40"),)), {"production": ("v42", None)})
+    assert transition.app.slots["production"] == Slot("v42", None, at(), promoted=True)
+    assert transition.app.retired == (retired("v40"), Retired("v41", "1.4.0", at()))
+
+
+def test_a_drained_slot_is_emptied_and_its_hub_retired() -> None:
+    transition = put(shop(staging=slot("v42")), {"staging": None})
+    assert transition.app.slots["staging"] is None
+    assert transition.app.retired == (Retired("v42", None, at()),)
+    assert transition.details["slots"]["staging"] is None
+
+
+@pytest.mark.parametrize("content", [("v42", None), None], ids=["replaced", "emptied"])
+def test_a_hub_that_has_not_drained_is_not_taken_out_of_its_slot(content: Content) -> None:
+    with pytest.raises(StagingNotReady, match="slot production of app shop holds task hub v41") as caught:
+        put(shop(in_production("v41")), {"production": content}, not_ready("v41"))
+    assert caught.value.details["reasons"][0]["code"] == "InstancesActive"
+
+
+@pytest.mark.parametrize("content", [("v43", None), None], ids=["replaced", "emptied"])
+def test_a_hub_that_a_run_deploys_is_not_taken_out_of_its_slot(content: Content) -> None:
+    with pytest.raises(DeploymentInProgress) as caught:
+        put(deploying(ANNA), {"staging": content}, now=60)
+    assert caught.value.details["deployment"]["taskHub"] == "v42"
+
+
+def test_a_hub_is_taken_out_of_its_slot_once_its_deployment_is_over() -> None:
+    assert put(deploying(ANNA), {"staging": None}, now=3600).app.slots["staging"] is None
+
+
+def test_an_open_deployment_does_not_protect_another_slot() -> None:
+    app = staged(shop(more={"canary": slot("v40")})).app
+    transition = put(app, {"canary": None}, now=60)
+    assert transition.app.slots["canary"] is None
+    assert transition.app.deployment == app.deployment
+
+
+def test_the_version_of_a_hub_is_corrected_while_it_is_deployed() -> None:
+    app = put(deploying(ANNA), {"staging": ("v42", "1.5.1")}, now=60).app
+    assert app.slots["staging"] == Slot("v42", "1.5.1", at())
+    assert app.open_deployment(at(60)) is not None
+
+
+# Hubs that must be new
+
+
+def test_one_hub_is_not_registered_in_two_slots() -> None:
+    with pytest.raises(InvalidRequest, match="V41 cannot be in two slots"):
+        put(App("shop"), {"production": ("v41", None), "staging": ("V41", None)})
+
+
+def test_a_hub_that_a_slot_holds_is_not_registered_in_another() -> None:
+    with pytest.raises(TaskHubInUse, match="slot production"):
+        put(shop(in_production("v41")), {"staging": ("v41", None)})
+
+
+def test_a_hub_does_not_move_to_another_slot_by_registration() -> None:
+    with pytest.raises(TaskHubInUse):
+        put(shop(staging=slot("v42")), {"staging": None, "canary": ("v42", None)})
+
+
+@pytest.mark.parametrize("name", ["v40", "V40"])
+def test_a_retired_hub_is_not_registered_again(name: str) -> None:
+    with pytest.raises(TaskHubAlreadyUsed):
+        put(shop(retired=(retired("v40"),)), {"staging": (name, None)})
+
+
+def test_a_hub_that_some_app_used_before_is_not_registered() -> None:
+    with pytest.raises(TaskHubAlreadyUsed):
+        put(shop(), {"staging": ("V42", None)}, used=("v42",))
+
+
+def test_only_the_hub_that_was_used_before_is_refused() -> None:
+    assert put(shop(), {"staging": ("v42", None)}, used=("v40",)).app.slot_of("v42") == "staging"
+
+
+# Policy, and where the task hubs live
+
+
+def test_a_changed_policy_is_on_record_with_what_changed() -> None:
+    policy = Policy(settle_seconds=60, ignore_functions=("NightlySync",))
+    transition = with_policy(shop(in_production()), policy)
+    assert transition.app.policy == policy
+    assert transition.details == {"policy": {"settleSeconds": 60, "ignoreFunctions": ("NightlySync",)}}
+    assert transition.changed
+
+
+def test_the_policy_is_made_from_the_one_before() -> None:
+    app = shop(policy=Policy(settle_seconds=60, freshness_seconds=90))
+    stricter = Registration(policy=lambda policy: replace(policy, require_verification=True))
+    transition = register(app, stricter, {}, frozenset(), at())
+    assert transition.app.policy == Policy(60, 90, require_verification=True)
+    assert transition.details == {"policy": {"requireVerification": True}}
+
+
+def test_an_unchanged_policy_changes_nothing() -> None:
+    assert not with_policy(shop(), Policy()).changed
+
+
+def test_where_the_task_hubs_live_is_set_and_on_record_without_its_connection() -> None:
+    transition = register(shop(), Registration(task_hubs=SOURCE), {}, frozenset(), at())
+    assert transition.app.task_hubs == SOURCE
+    assert transition.details == {"taskHubs": "azureStorage"}
+    assert transition.changed
+
+
+def test_where_the_task_hubs_live_is_changed() -> None:
+    other = TaskHubSource("azureManaged", "SCHEDULER")
+    transition = register(shop(task_hubs=SOURCE), Registration(task_hubs=other), {}, frozenset(), at())
+    assert transition.app.task_hubs == other
+    assert transition.details == {"taskHubs": "azureManaged"}
+
+
+def test_where_the_task_hubs_live_stays_when_nothing_is_said_about_it() -> None:
+    assert put(shop(task_hubs=SOURCE)).app.task_hubs == SOURCE
+
+
+def test_where_the_task_hubs_live_is_cleared_on_request() -> None:
+    transition = register(shop(task_hubs=SOURCE), Registration(clear_task_hubs=True), {}, frozenset(), at())
+    assert transition.app.task_hubs is None
+    assert transition.details == {"taskHubs": None}
+    assert transition.changed
+
+
+# Looking up
+
+
+def test_a_slot_is_looked_up_in_any_case_and_may_be_empty() -> None:
+    app = shop(in_production("v41"))
+    assert app.slot("PRODUCTION") == in_production("v41")
+    assert app.slot("staging") is None
+    assert app.slot_name("Staging") == "staging"
+    assert app.slot_name("Canary") == "Canary"
+
+
+def test_the_slot_of_a_hub_is_found_in_any_case() -> None:
+    app = shop(in_production("v41"))
+    assert app.slot_of("V41") == "production"
+    assert app.slot_of("v42") is None

@@ -1,0 +1,158 @@
+"""What holds of an app after any sequence of transitions, by any callers, with verdicts that come as they may."""
+
+from collections.abc import Callable
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from state_api.domain.errors import StateError
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.names import HubKey, hub_key
+from state_api.domain.readiness import Verdict
+from state_api.domain.releases import (
+    App,
+    Caller,
+    Order,
+    Registration,
+    Transition,
+    abandon,
+    blocking_deployment,
+    needs_verdict,
+    register,
+    remove_retired,
+    replaced_slots,
+    stage,
+    swap,
+)
+from tests.domain.builders import ANNA, BEN, NO_RUN, NOON, not_ready, ready
+
+READY, NOT_READY = ready(), not_ready()
+
+HUBS = st.sampled_from(["v41", "v42", "v43", "v44", "v45", "V41", "V45"])
+SLOTS = st.sampled_from(["staging", "Staging", "canary", "production"])
+CALLERS = st.sampled_from([ANNA, BEN, NO_RUN])
+VERDICTS = st.sampled_from([READY, NOT_READY])
+MINUTES = st.sampled_from([0, 1, 30, 60])
+OVERRIDES = st.sampled_from(["nothing", "force", "take over", "both"])
+CONTENTS = st.none() | st.tuples(HUBS, st.sampled_from([None, "1.0.0"]))
+
+
+class AnySequence(RuleBasedStateMachine):
+    """Tries transitions as they come. A refusal leaves the app as it was, as the services do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.app = App("shop", slots={"production": None, "staging": None, "canary": None})
+        self.now: Instant = NOON
+        self.ever_held: set[HubKey] = set()
+        self.removed: set[HubKey] = set()
+
+    def attempt(self, decide: Callable[[], Transition]) -> bool:
+        """Make the transition. Whether it was allowed; anything but an error of the tree is a fault."""
+        try:
+            transition = decide()
+        except StateError:
+            return False
+        assert transition.changed or transition.app == self.app
+        new = {hub_key(hub) for hub in transition.new_hubs}
+        assert not new & self.ever_held, "a hub enters a slot for the first time only once"
+        assert self.held_in(transition.app) - self.held_in(self.app) == new
+        self.ever_held |= new
+        self.app = transition.app
+        return True
+
+    @staticmethod
+    def held_in(app: App) -> set[HubKey]:
+        return {hub_key(held.task_hub) for held in app.slots.values() if held is not None}
+
+    @rule(minutes=MINUTES)
+    def let_time_pass(self, minutes: int) -> None:
+        self.now = Instant(self.now + seconds(60 * minutes))
+
+    @rule(
+        hub=HUBS,
+        slot=SLOTS,
+        caller=CALLERS,
+        verdict=VERDICTS,
+        override=OVERRIDES,
+    )
+    def post_staging(self, hub: str, slot: str, caller: Caller, verdict: Verdict, override: str) -> None:
+        order = Order(
+            hub,
+            slot=slot,
+            force=override in {"force", "both"},
+            take_over=override in {"take over", "both"},
+            reason="hotfix",
+        )
+        before, now = self.app, self.now
+        others = blocking_deployment(before, caller.run(hub), now)
+        judged = verdict if needs_verdict(before, order, caller, now) else None
+        used = hub_key(hub) in self.ever_held
+        if not self.attempt(lambda: stage(before, order, caller, judged, used, now)):
+            return
+        assert others is None or order.take_over, "another run's deployment is only ever taken over"
+        assert judged is not NOT_READY or order.force, "a slot that has not drained is only ever forced"
+        assert self.app.slots["production"] == before.slots["production"]
+        assert blocking_deployment(self.app, caller.run(hub), now) is None
+        assert self.app.open_deployment(now) is not None
+
+    @rule(hub=HUBS, slot=SLOTS, caller=CALLERS)
+    def delete_staging(self, hub: str, slot: str, caller: Caller) -> None:
+        before, now = self.app, self.now
+        if self.attempt(lambda: abandon(before, hub, slot, caller, now)):
+            assert self.app.slots == before.slots
+            assert self.app.open_deployment(now) is None
+
+    @rule(hub=HUBS, slot=SLOTS)
+    def post_swap(self, hub: str, slot: str) -> None:
+        before, now = self.app, self.now
+        if self.attempt(lambda: swap(before, slot, hub, now)):
+            assert self.app.slot_of(hub) == "production"
+            assert self.app.retired == before.retired
+            assert self.held_in(self.app) == self.held_in(before)
+
+    @rule(slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), CONTENTS), verdict=VERDICTS)
+    def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
+        before, now = self.app, self.now
+        registration = Registration(slots)
+        verdicts = dict.fromkeys(replaced_slots(before, registration), verdict)
+        used = frozenset(self.ever_held)
+        if self.attempt(lambda: register(before, registration, verdicts, used, now)):
+            assert verdict.ready or self.app.retired == before.retired
+
+    @precondition(lambda self: self.app.retired)
+    @rule(data=st.data())
+    def clean_up(self, data: st.DataObject) -> None:
+        hub = data.draw(st.sampled_from(self.app.retired)).task_hub
+        before = self.app
+        assert self.attempt(lambda: remove_retired(before, [hub]))
+        self.removed.add(hub_key(hub))
+
+    @invariant()
+    def no_hub_is_in_two_places(self) -> None:
+        places = [hub_key(held.task_hub) for held in self.app.slots.values() if held is not None]
+        places += [hub_key(hub.task_hub) for hub in self.app.retired]
+        places += self.removed
+        assert len(places) == len(set(places))
+
+    @invariant()
+    def no_hub_is_lost(self) -> None:
+        retired = {hub_key(hub.task_hub) for hub in self.app.retired}
+        assert self.ever_held == self.held_in(self.app) | retired | self.removed
+
+    @invariant()
+    def no_slot_is_there_twice(self) -> None:
+        assert len({name.lower() for name in self.app.slots}) == len(self.app.slots)
+
+    @invariant()
+    def what_is_in_production_is_promoted(self) -> None:
+        production = self.app.slots["production"]
+        assert production is None or production.promoted
+
+    @invariant()
+    def an_open_deployment_is_of_a_hub_in_its_slot(self) -> None:
+        deployment = self.app.open_deployment(self.now)
+        assert deployment is None or self.app.slot_of(deployment.task_hub) == deployment.slot
+
+
+TestNoSequenceOfTransitionsLosesAHubOrPutsItIntoTwoSlots = AnySequence.TestCase

@@ -1,0 +1,65 @@
+"""Calls of the functions as the worker makes them: a request of the library's own type into the user function."""
+
+import functools
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import azure.functions as func
+
+import function_app
+
+HOST = "http://localhost:7071"
+TRIGGER = "RecordLifecycleEvent"
+
+
+@functools.cache
+def functions() -> dict[str, Any]:
+    """Every function that the library indexes, by name. It indexes once, and refuses a name that comes twice."""
+    return {str(function.get_function_name()): function for function in function_app.app.get_functions()}
+
+
+def address(name: str, route: dict[str, str], query: dict[str, Any] | None = None) -> str:
+    """Where the host serves this function."""
+    path = functions()[name].get_trigger().route.format(**route)
+    return f"{HOST}/api/{path}" + (f"?{urlencode(query)}" if query else "")
+
+
+async def call(
+    name: str,
+    body: Any = None,
+    *,
+    method: str | None = None,
+    headers: dict[str, str] | None = None,
+    query: dict[str, Any] | None = None,
+    **route: str,
+) -> func.HttpResponse:
+    """Invoke an HTTP function with its first method, unless another is given."""
+    function = functions()[name]
+    request = func.HttpRequest(
+        method or function.get_trigger().methods[0].value,
+        address(name, route, query),
+        headers=({"content-type": "application/json"} if body is not None else {}) | (headers or {}),
+        params={key: str(value) for key, value in (query or {}).items()},
+        route_params=route,
+        body=b"" if body is None else json.dumps(body).encode(),
+    )
+    context = cast("func.Context", SimpleNamespace(function_name=name, invocation_id="0"))
+    answer: func.HttpResponse = await function.get_user_function()(req=request, context=context)
+    return answer
+
+
+async def deliver(event: Any) -> None:
+    """Invoke the Event Grid trigger: the worker hands it the event's JSON as text."""
+    await functions()[TRIGGER].get_user_function()(event=json.dumps(event))
+
+
+def content(answer: func.HttpResponse) -> Any:
+    return json.loads(answer.get_body())
+
+
+def media_type(answer: func.HttpResponse) -> str:
+    """The type that the host sends: the header, of which there must be one."""
+    (found,) = answer.headers.getlist("content-type")
+    return str(found)

@@ -1,0 +1,150 @@
+"""What is published to Azure: the host's settings, the files that .funcignore leaves in, and the requirements."""
+
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import function_app
+from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED, STORAGE, read_settings
+
+REPOSITORY = Path(function_app.__file__).parent
+
+USED_AT_RUN_TIME = """
+import sys
+before = set(sys.modules)
+import function_app
+from state_api.app import StateServer
+from state_api.settings import Settings, StorageSettings
+# The managed identity and the transport are loaded when they are first needed.
+StateServer(Settings(storage=StorageSettings(table_service_uri="https://account.table.core.windows.net")))
+for name in set(sys.modules) - before:
+    print(getattr(sys.modules[name], "__file__", None))
+"""
+
+
+def python(script: str, folder: Path, **environment: str) -> str:
+    """What the script prints, run in this interpreter from that folder."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def read(name: str) -> Any:
+    return json.loads((REPOSITORY / name).read_text())
+
+
+# Settings
+
+
+def test_the_host_serves_the_contract_under_api_and_has_the_event_grid_extension() -> None:
+    host = read("host.json")
+    assert host["version"] == "2.0"
+    assert host["extensions"]["http"]["routePrefix"] == "api"
+    assert host["extensionBundle"]["id"] == "Microsoft.Azure.Functions.ExtensionBundle"
+    assert re.fullmatch(r"\[\d+\.\*, \d+\.0\.0\)", host["extensionBundle"]["version"])
+
+
+def test_the_example_of_local_settings_works_and_names_only_documented_settings() -> None:
+    example = read("local.settings.example.json")
+    assert example["IsEncrypted"] is False
+    assert example["Values"].pop("FUNCTIONS_WORKER_RUNTIME") == "python"
+    assert set(example["Values"]) <= set(DOCUMENTED)
+    assert read_settings(example["Values"]) == read_settings({STORAGE: DEVELOPMENT_STORAGE})
+
+
+# Files
+
+
+def ignored(path: Path, patterns: list[str]) -> bool:
+    """Whether .funcignore, which reads like .gitignore, leaves out this file or folder."""
+    for pattern in patterns:
+        name = pattern.rstrip("/")
+        subject = str(path.relative_to(REPOSITORY)) if "/" in name else path.name
+        if fnmatchcase(subject, name.lstrip("/")) and (path.is_dir() or not pattern.endswith("/")):
+            return True
+    return False
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """The repository as the tools would send it."""
+    patterns = (REPOSITORY / ".funcignore").read_text().split()
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if ignored(Path(folder, name), patterns) or name == "__pycache__"]
+
+    target = tmp_path / "published"
+    shutil.copytree(REPOSITORY, target, ignore=left_out)
+    return target
+
+
+def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(published: Path) -> None:
+    script = "import function_app; print(function_app.__file__, len(function_app.app.get_functions()))"
+    functions = len(function_app.OPERATIONS) + 1
+    assert python(script, published).split() == [str(published / "function_app.py"), str(functions)]
+    names = {path.name for path in published.iterdir()}
+    assert {"host.json", "requirements.txt", "function_app.py", "state_api"} <= names
+    workshop = {".git", ".venv", "node_modules", "tests", "dev", "docs", "Makefile", "requirements-dev.txt"}
+    assert not workshop & names
+    assert not list(published.rglob("local.settings*.json"))
+    assert not (published / "state_api" / "emulator.py").exists()
+
+
+# Requirements
+
+
+def required() -> dict[str, str]:
+    """Distribution and pinned version of each line of requirements.txt that holds for this Python."""
+    lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.txt").read_text().splitlines()]
+    given = [Requirement(line) for line in lines if line]
+    return {
+        canonicalize_name(one.name): str(one.specifier).removeprefix("==")
+        for one in given
+        if one.marker is None or one.marker.evaluate()
+    }
+
+
+def distributions() -> dict[str, str]:
+    """The distribution that each loaded file of an installed package belongs to."""
+    return {
+        str(one.locate_file(file)): canonicalize_name(one.metadata["Name"])
+        for one in importlib.metadata.distributions()
+        for file in one.files or []
+    }
+
+
+def closure(names: set[str]) -> set[str]:
+    """These distributions and what they need in turn, in this environment, extras aside."""
+    found: set[str] = set()
+    while names:
+        name = names.pop()
+        found.add(name)
+        for line in importlib.metadata.requires(name) or []:
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                names |= {canonicalize_name(need.name)} - found
+    return found
+
+
+def test_the_pinned_versions_are_the_installed_ones() -> None:
+    assert required() == {name: importlib.metadata.version(name) for name in required()}
+
+
+def test_requirements_are_what_the_function_app_loads_and_nothing_else() -> None:
+    """Each requirement is loaded, and whatever else is loaded comes with one of them."""
+    owner = distributions()
+    loaded = {owner[file] for file in python(USED_AT_RUN_TIME, REPOSITORY).split("\n") if file in owner}
+    assert set(required()) <= loaded
+    assert loaded <= closure(set(required()))

@@ -1,0 +1,237 @@
+"""PostEvents: both schemas, both handshakes, and what becomes of events that cannot be understood."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.builders import at, cloud_event, event
+from tests.http.client import problem, publish
+
+pytestmark = pytest.mark.anyio
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+CLOUD = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
+CLOUD_BATCH = {"Content-Type": "application/cloudevents-batch+json"}
+
+
+def sample(name: str, hub: str) -> Any:
+    """A lifecycle event in its real shape, of a hub of the test's own."""
+    return json.loads((SAMPLES / f"{name}.json").read_text().replace('"v41"', f'"{hub}"'))
+
+
+async def send(http: httpx.AsyncClient, body: Any, headers: dict[str, str] | None = None) -> Any:
+    answer = await http.post(
+        "/api/events", content=json.dumps(body), headers=headers or {"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def instances(http: httpx.AsyncClient, hub: str) -> dict[str, Any]:
+    answer = await http.get(f"/api/taskhubs/{hub}/instances")
+    assert answer.status_code == 200, answer.text
+    return {one["instanceId"]: one for one in answer.json()["instances"]}
+
+
+async def test_the_samples_of_the_extension_are_recorded_as_they_are(http: httpx.AsyncClient, hub: str) -> None:
+    order = "5f2c9f6d1e0b4e0c8c0f3a3c1d2e4f50"
+    assert await send(http, sample("running", hub)) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
+    assert (await instances(http, hub))[order] == {
+        "instanceId": order,
+        "functionName": "ProcessOrder",
+        "active": True,
+        "runtimeStatus": "Running",
+        "startedAt": "2026-11-20T09:30:00.1234567Z",
+        "finishedAt": None,
+        "outcome": None,
+        "reason": None,
+        "lastEventAt": "2026-11-20T09:30:00.1234567Z",
+        "source": "event",
+    }
+    # The same event as a CloudEvent says nothing new.
+    assert await send(http, sample("cloudevent-running", hub), CLOUD) == {
+        "recorded": 0,
+        "unchanged": 1,
+        "quarantined": 0,
+    }
+    await send(http, sample("completed", hub))
+    await send(http, sample("failed", hub))
+    await send(http, sample("entity", hub))
+    known = await instances(http, hub)
+    assert (known[order]["active"], known[order]["finishedAt"]) == (False, "2026-11-20T09:42:17.7654321Z")
+    assert known["order/2026#77?x"]["outcome"] == "Failed"
+    assert known["order/2026#77?x"]["reason"] == "Orchestrator function 'ProcessOrder' failed: card declined"
+    assert (known["@counter@basket-7"]["active"], known["@counter@basket-7"]["runtimeStatus"]) == (False, "Running")
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_continue_as_new_stays_active_in_any_order(http: httpx.AsyncClient, hub: str, backwards: bool) -> None:
+    batch = sample("continue-as-new", hub)
+    for one in reversed(batch) if backwards else batch:
+        await send(http, [one])
+    assert (await instances(http, hub))["nightly-sync"]["active"]
+
+
+@pytest.mark.parametrize("source", ["array", "single", "cloud", "cloud batch", "cloud as json"])
+async def test_every_way_of_writing_an_event_is_the_same_event(http: httpx.AsyncClient, hub: str, source: str) -> None:
+    bodies: dict[str, tuple[Any, dict[str, str] | None]] = {
+        "array": ([event(hub)], None),
+        "single": (event(hub), None),
+        "cloud": (cloud_event(hub), CLOUD),
+        "cloud batch": ([cloud_event(hub)], CLOUD_BATCH),
+        "cloud as json": ([cloud_event(hub)], None),
+    }
+    assert await send(http, *bodies[source]) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
+    assert (await instances(http, hub))["order-1"]["active"]
+
+
+async def test_a_binary_cloud_event_has_its_attributes_in_headers(http: httpx.AsyncClient, hub: str) -> None:
+    whole = cloud_event(hub)
+    headers = {f"ce-{name}": str(value) for name, value in whole.items() if name != "data"}
+    headers["Content-Type"] = "application/json"
+    assert (await send(http, whole["data"], headers))["recorded"] == 1
+    answer = await http.post("/api/events", content=b"\xff not json", headers=headers)
+    assert (answer.status_code, answer.json()["quarantined"]) == (200, 1)
+
+
+async def test_a_cloud_event_may_carry_its_data_encoded(http: httpx.AsyncClient, hub: str) -> None:
+    whole = cloud_event(hub)
+    whole["data_base64"] = base64.b64encode(json.dumps(whole.pop("data")).encode()).decode()
+    assert (await send(http, whole, CLOUD))["recorded"] == 1
+    whole["data_base64"] = "no base64"
+    assert (await send(http, whole, CLOUD))["quarantined"] == 1
+
+
+async def test_event_grids_handshake_is_answered(http: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "application/json", "aeg-event-type": "SubscriptionValidation"}
+    answer = await http.post("/api/events", content=(SAMPLES / "validation.json").read_bytes(), headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0f4e8a52-77c1-4a0b-9f53-d1b6c2e8a940"})
+    broken = [{"eventType": "Microsoft.EventGrid.SubscriptionValidationEvent", "data": {}}]
+    problem(await http.post("/api/events", json=broken), 400, "InvalidRequest")
+
+
+async def test_the_handshake_of_cloud_events_is_answered(http: httpx.AsyncClient) -> None:
+    answer = await http.options("/api/events", headers={"WebHook-Request-Origin": "eventgrid.azure.net"})
+    assert answer.status_code == 200
+    assert answer.headers["WebHook-Allowed-Origin"] == "eventgrid.azure.net"
+    assert answer.headers["WebHook-Allowed-Rate"] == "*"
+    problem(await http.options("/api/events"), 400, "InvalidRequest")
+
+
+def without(hub: str, *path: str) -> dict[str, Any]:
+    whole = event(hub)
+    place = whole
+    for name in path[:-1]:
+        place = place[name]
+    del place[path[-1]]
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda hub: "not an object", "NotAnEvent"),
+        (lambda hub: None, "NotAnEvent"),
+        (lambda hub: without(hub, "data"), "NotAnEvent"),
+        (lambda hub: event(hub) | {"data": "text"}, "NotAnEvent"),
+        (lambda hub: event(hub) | {"eventType": "Microsoft.Storage.BlobCreated"}, "UnknownEventType"),
+        (lambda hub: without(hub, "eventType"), "UnknownEventType"),
+        (lambda hub: event(hub, status="Paused"), "UnknownStatus"),
+        (lambda hub: event(hub, status="running"), "UnknownStatus"),
+        (lambda hub: without(hub, "data", "runtimeStatus"), "UnknownStatus"),
+        (lambda hub: without(hub, "data", "hubName"), "BadTaskHub"),
+        (lambda hub: event("ab"), "BadTaskHub"),
+        (lambda hub: event("9hub"), "BadTaskHub"),
+        (lambda hub: event("hub' or PartitionKey ne '"), "BadTaskHub"),
+        (lambda hub: event("h" * 46), "BadTaskHub"),
+        (lambda hub: event(hub, ""), "BadInstanceId"),
+        (lambda hub: event(hub, "x" * 257), "BadInstanceId"),
+        (lambda hub: event(hub, "\ud800"), "BadInstanceId"),
+        (lambda hub: without(hub, "data", "instanceId"), "BadInstanceId"),
+        (lambda hub: without(hub, "eventTime"), "BadTime"),
+        (lambda hub: event(hub, time="yesterday"), "BadTime"),
+        (lambda hub: event(hub, time="2026-13-45T99:00:00Z"), "BadTime"),
+        (lambda hub: event(hub, time="0001-01-01T00:00:00"), "BadTime"),
+        (lambda hub: event(hub, time="9999-12-31T23:59:59.9999999Z"), "BadTime"),
+        (lambda hub: event(hub, time=at(25 * 3600)), "BadTime"),
+        (lambda hub: event(hub) | {"eventTime": 1763700000}, "BadTime"),
+    ],
+)
+async def test_what_cannot_be_understood_is_kept_and_holds_nothing_up(
+    http: httpx.AsyncClient, hub: str, make: Any, code: str
+) -> None:
+    bad = make(hub)
+    body = json.dumps([event(hub, "before"), bad, event(hub, "after")])
+    answer = await http.post("/api/events", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()) == (200, {"recorded": 2, "unchanged": 0, "quarantined": 1})
+    assert set(await instances(http, hub)) == {"before", "after"}
+    kept = (await http.get("/api/quarantine", params={"top": 1})).json()["events"][0]
+    assert (kept["code"], kept["source"], kept["truncated"]) == (code, "webhook", False)
+    assert json.loads(kept["event"]) == bad
+
+
+async def test_a_day_ahead_is_a_clock_and_not_a_mistake(http: httpx.AsyncClient, hub: str) -> None:
+    assert (await publish(http, event(hub, time=at(23 * 3600))))["recorded"] == 1
+
+
+async def test_the_quarantine_is_listed_page_by_page(http: httpx.AsyncClient, hub: str) -> None:
+    mark = f"mark-{hub}"
+    for number in range(7):
+        await publish(http, {"mark": mark, "number": number})
+    numbers: list[int] = []
+    token = None
+    while len(numbers) < 7:
+        parameters = {"top": "3"} | ({"continuationToken": token} if token else {})
+        page = (await http.get("/api/quarantine", params=parameters)).json()
+        numbers += [json.loads(one["event"])["number"] for one in page["events"] if mark in one["event"]]
+        token = page["continuationToken"]
+        assert token or len(numbers) == 7
+    assert numbers == list(reversed(range(7)))
+
+
+async def test_a_huge_event_is_kept_as_far_as_it_fits(http: httpx.AsyncClient) -> None:
+    huge = [{"eventType": "huge", "filling": "ü" * 200_000}] * 3
+    assert (await send(http, huge))["quarantined"] == 3
+    kept = (await http.get("/api/quarantine", params={"top": 1})).json()["events"][0]
+    assert kept["truncated"]
+    assert len(kept["event"]) == 300_000
+
+
+async def test_a_batch_of_only_poison_is_done_with(http: httpx.AsyncClient) -> None:
+    assert await publish(http, *[{"poison": n} for n in range(250)]) == {
+        "recorded": 0,
+        "unchanged": 0,
+        "quarantined": 250,
+    }
+
+
+async def test_an_empty_delivery_is_a_delivery(http: httpx.AsyncClient) -> None:
+    assert await publish(http) == {"recorded": 0, "unchanged": 0, "quarantined": 0}
+
+
+async def test_names_and_reasons_are_cut_and_cleaned_the_same_way_each_time(http: httpx.AsyncClient, hub: str) -> None:
+    one = event(hub, status="Failed", function="F" * 300, reason="boom\x00\x1b[31m" + "x" * 5000)
+    assert (await publish(http, one))["recorded"] == 1
+    assert (await publish(http, one))["unchanged"] == 1
+    shown = (await instances(http, hub))["order-1"]
+    assert shown["functionName"] == "F" * 256
+    assert shown["reason"].startswith("boom\ufffd\ufffd[31m")
+    assert len(shown["reason"]) == 4000
+
+
+async def test_hub_names_that_differ_in_case_are_one_hub(http: httpx.AsyncClient, hub: str) -> None:
+    await publish(http, event(hub.upper(), "one"), event(hub, "two"))
+    assert set(await instances(http, hub)) == {"one", "two"}
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 2
+
+
+async def test_a_large_batch_is_recorded_whole(http: httpx.AsyncClient, hub: str) -> None:
+    batch = [event(hub, f"order-{n % 1000}", "Completed" if n >= 1000 else "Running", at(n / 1e4)) for n in range(2000)]
+    assert await publish(http, *batch) == {"recorded": 2000, "unchanged": 0, "quarantined": 0}
+    shown = (await http.get(f"/api/taskhubs/{hub}")).json()
+    assert shown["activeCount"] == 0
+    assert await publish(http, *batch) == {"recorded": 0, "unchanged": 2000, "quarantined": 0}

@@ -1,0 +1,111 @@
+"""Keys outside Azure Functions: who gets in, what each role may do, and that no key ever leaves."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from state_api.app import StateServer
+from state_api.settings import Settings, StorageSettings
+from tests.builders import event
+from tests.http.client import problem
+
+pytestmark = pytest.mark.anyio
+
+KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("reader", "deployer", "publisher", "admin")}
+
+
+@pytest.fixture
+async def guarded(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A server with one key per role."""
+    keys = [{"name": f"the-{role}", "role": role, "key": key} for role, key in KEYS.items()]
+    server = StateServer(Settings.model_validate({"storage": storage, "keys": keys}))
+    transport = httpx.ASGITransport(server.application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:
+        yield client
+    await server.close()
+
+
+async def test_without_a_key_only_health_and_the_contract_answer(guarded: httpx.AsyncClient, app: str) -> None:
+    for path in ("/api/health", "/api/health/ready", "/api/openapi.json"):
+        assert (await guarded.get(path)).status_code == 200
+    for path in ("/api/apps", f"/api/apps/{app}", "/api/quarantine", "/api/nothing", "/"):
+        refused = await guarded.get(path)
+        problem(refused, 401, "Unauthorized")
+        assert "x-functions-key" in refused.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("key", ["", "wrong", KEYS["admin"][:-1], KEYS["admin"] + "x", KEYS["admin"].upper(), "ü"])
+async def test_a_wrong_key_does_not_open(guarded: httpx.AsyncClient, key: str) -> None:
+    problem(await guarded.get("/api/apps", headers={"x-functions-key": key.encode()}), 401, "Unauthorized")
+    problem(await guarded.get("/api/apps", params={"code": key}), 401, "Unauthorized")
+
+
+async def test_a_key_travels_in_three_ways(guarded: httpx.AsyncClient) -> None:
+    assert (await guarded.get("/api/apps", headers={"x-functions-key": KEYS["reader"]})).status_code == 200
+    assert (await guarded.get("/api/apps", params={"code": KEYS["reader"]})).status_code == 200
+    sent = await guarded.post("/api/events", json=[], headers={"aeg-sas-key": KEYS["publisher"]})
+    assert sent.status_code == 200
+
+
+OPERATIONS = [
+    ("GET", "/api/apps", {"reader", "deployer", "admin"}),
+    ("GET", "/api/apps/{app}", {"reader", "deployer", "admin"}),
+    ("GET", "/api/apps/{app}/staging", {"reader", "deployer", "admin"}),
+    ("GET", "/api/apps/{app}/history", {"reader", "deployer", "admin"}),
+    ("GET", "/api/taskhubs/{hub}", {"reader", "deployer", "admin"}),
+    ("GET", "/api/taskhubs/{hub}/instances", {"reader", "deployer", "admin"}),
+    ("GET", "/api/quarantine", {"reader", "deployer", "admin"}),
+    ("POST", "/api/apps/{app}/staging", {"deployer", "admin"}),
+    ("DELETE", "/api/apps/{app}/staging", {"deployer", "admin"}),
+    ("POST", "/api/apps/{app}/swap", {"deployer", "admin"}),
+    ("POST", "/api/apps/{app}/cleanup", {"deployer", "admin"}),
+    ("PUT", "/api/apps/{app}", {"admin"}),
+    ("POST", "/api/events", {"publisher", "admin"}),
+    ("OPTIONS", "/api/events", {"publisher", "admin"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
+async def test_each_role_may_do_its_own_work_and_no_more(
+    guarded: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
+) -> None:
+    for role, key in KEYS.items():
+        # Valid but for an app and a hub that do not exist: who may, gets past the keys.
+        answer = await guarded.request(
+            method,
+            path.format(app=app, hub=hub),
+            params={"taskHub": hub} if method == "DELETE" else {},
+            json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
+            headers={"x-functions-key": key, "WebHook-Request-Origin": "x"},
+        )
+        if role in roles:
+            assert answer.status_code not in (401, 403), answer.text
+        else:
+            assert role in problem(answer, 403, "Forbidden")["detail"]
+
+
+async def test_every_operation_has_its_roles_tested(guarded: httpx.AsyncClient) -> None:
+    document = (await guarded.get("/api/openapi.json")).json()
+    known = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    anonymous = {("GET", "/api/health"), ("GET", "/api/health/ready"), ("GET", "/api/openapi.json")}
+    assert known - anonymous == {(method, path) for method, path, _ in OPERATIONS if method != "OPTIONS"}
+
+
+async def test_the_key_is_on_record_by_name_and_never_by_value(
+    guarded: httpx.AsyncClient, app: str, hub: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    key = {"code": KEYS["deployer"]}
+    staged = await guarded.post(f"/api/apps/{app}/staging", json={"taskHub": hub}, params=key)
+    assert staged.json()["updatedBy"] == "key the-deployer"
+    history = await guarded.get(f"/api/apps/{app}/history", params=key)
+    assert history.json()["history"][0]["keyName"] == "the-deployer"
+    await guarded.post("/api/events", json=[event(hub)], params={"code": KEYS["publisher"]})
+    await guarded.get("/api/nothing", params={"code": KEYS["reader"]})
+    answered = staged.text + history.text
+    # httpx, the client of this test, logs the address that it calls; the server's own log must not.
+    logged = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
+    assert f"POST /api/apps/{app}/staging 200" in logged
+    assert not any(value in answered + logged for value in KEYS.values())

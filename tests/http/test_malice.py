@@ -1,0 +1,213 @@
+"""What hostile or broken callers send: a clear 4xx each time, and a server that goes on as before."""
+
+import json
+
+import httpx
+import pytest
+
+from tests.builders import event
+from tests.http.client import problem, publish, stage, staging
+
+pytestmark = pytest.mark.anyio
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x' or PartitionKey ne '",
+        "shop%27%20or%201%20eq%201",
+        "-shop",
+        "a",
+        "s" * 61,
+        "shop_1",
+        "shöp",
+        "shop%0a",
+        "shop%00",
+        "|apps",
+    ],
+)
+async def test_a_name_that_breaks_the_rule_is_told(http: httpx.AsyncClient, name: str) -> None:
+    for path in (f"/api/apps/{name}", f"/api/apps/{name}/staging", f"/api/apps/{name}/history"):
+        refused = problem(await http.get(path), 400, "InvalidRequest")
+        assert "an app name has 2 to 60 letters" in refused["detail"]
+
+
+@pytest.mark.parametrize("name", ["ab", "9hub", "h'or'1", "h" * 46, "hub-1", "hub%20", "hüb", "hub%0a"])
+async def test_a_hub_name_that_breaks_the_rule_is_told(http: httpx.AsyncClient, app: str, name: str) -> None:
+    for path in (f"/api/taskhubs/{name}", f"/api/taskhubs/{name}/instances"):
+        refused = problem(await http.get(path), 400, "InvalidRequest")
+        assert "3 to 45 letters and digits" in refused["detail"]
+    refused = problem(await stage(http, app, name), 400, "InvalidRequest")
+    assert refused["errors"][0]["at"] == "body.taskHub"
+    problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{",
+        "",
+        "[]",
+        "null",
+        '"text"',
+        "{}",
+        '{"taskHub": null}',
+        '{"taskHub": 7}',
+        '{"taskHub": ["hub1"]}',
+        '{"taskHub": "hub1", "force": "yes", "reason": "x"}',
+        '{"taskHub": "hub1", "taskhub": "hub2"}',
+        '{"taskHub": "hub1", "version": "' + "x" * 101 + '"}',
+        '{"taskHub": "hub1", "version": "line\\nbreak"}',
+        '{"taskHub": "hub1", "slot": "../production"}',
+        '{"taskHub": "\\ud800"}',
+        '{"taskHub": ' + "[" * 30_000 + "]" * 30_000 + "}",
+        '{"taskHub": ' + "9" * 5000 + "}",
+        "\x00",
+    ],
+)
+async def test_a_body_that_breaks_the_contract_is_told_and_nothing_is_written(
+    http: httpx.AsyncClient, app: str, body: str
+) -> None:
+    problem(await http.post(f"/api/apps/{app}/staging", content=body, headers=JSON), 400, "InvalidRequest")
+    problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"slots": {"production": "hub1"}},
+        {"slots": {"../x": None}},
+        {"slots": {"preview": None, "Preview": None}},
+        {"slots": {"production": {"taskHub": "hubx1"}, "staging": {"taskHub": "HUBX1"}}},
+        {"slots": {f"s{n}": None for n in range(21)}},
+        {"policy": {"settleSeconds": -1}},
+        {"policy": {"settleSeconds": 1e9}},
+        {"policy": {"settleSeconds": True}},
+        {"policy": {"deploymentTimeoutMinutes": 0}},
+        {"policy": {"ignoreFunctions": "all"}},
+        {"policy": {"ignoreFunctions": [""]}},
+        {"policy": {"retention": {"keepLast": -1}}},
+        {"policy": {"unknown": 1}},
+        {"taskHubs": {"provider": "azureStorage"}},
+        {"taskHubs": {"provider": "x", "connection": "DefaultEndpointsProtocol=https;AccountKey=secret"}},
+        {"app": "another"},
+        {"surprise": 1},
+    ],
+)
+async def test_a_registration_that_breaks_the_contract_is_told(
+    http: httpx.AsyncClient, app: str, body: dict[str, object]
+) -> None:
+    refused = problem(await http.put(f"/api/apps/{app}", json=body), 400, "InvalidRequest")
+    assert "secret" not in json.dumps(refused)
+    problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+async def test_oversized_bodies_are_refused(http: httpx.AsyncClient, app: str) -> None:
+    refused = problem(await stage(http, app, "hub1", reason="x" * 70_000), 413, "PayloadTooLarge")
+    assert refused["limit"] == 65_536
+    problem(await http.post("/api/events", content=b" " * (4 * 1024 * 1024 + 1), headers=JSON), 413, "PayloadTooLarge")
+
+
+async def test_more_events_than_event_grid_sends_are_refused(http: httpx.AsyncClient) -> None:
+    refused = problem(await http.post("/api/events", json=[{}] * 5001), 413, "PayloadTooLarge")
+    assert refused["limit"] == 5000
+
+
+@pytest.mark.parametrize("body", ["{", "", "5", "null", '"text"', "[" * 100_000, "[NaN]", '{"a": Infinity}', "\xff"])
+async def test_a_delivery_that_is_no_json_is_refused(http: httpx.AsyncClient, body: str) -> None:
+    answer = await http.post("/api/events", content=body.encode("latin-1"), headers=JSON)
+    problem(answer, 400, "InvalidRequest")
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
+async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, app: str, hub: str, media_type: str) -> None:
+    headers = {"Content-Type": media_type}
+    content = json.dumps({"taskHub": hub})
+    problem(await http.post("/api/events", content="[]", headers=headers), 415, "UnsupportedMediaType")
+    for path in (f"/api/apps/{app}/staging", f"/api/apps/{app}/swap", f"/api/apps/{app}/cleanup"):
+        problem(await http.post(path, content=content, headers=headers), 415, "UnsupportedMediaType")
+    problem(await http.put(f"/api/apps/{app}", content="{}", headers=headers), 415, "UnsupportedMediaType")
+
+
+@pytest.mark.parametrize(
+    "token", ["x", "'", "AAAA", "eyJraW5kIjoiYXBwcyJ9", "e30", "W10", "bnVsbA", "%00", "é", "A" * 8000, "A" * 8001]
+)
+async def test_a_forged_continuation_token_is_refused(http: httpx.AsyncClient, app: str, hub: str, token: str) -> None:
+    await stage(http, app, hub)
+    await publish(http, event(hub))
+    for path in (f"/api/apps/{app}/history", f"/api/taskhubs/{hub}/instances", "/api/apps", "/api/quarantine"):
+        answer = await http.get(path, params={"continuationToken": token})
+        problem(answer, 400, "InvalidRequest")
+
+
+@pytest.mark.parametrize("value", ["0", "1001", "-1", "ten", "1e3", ""])
+async def test_a_page_size_out_of_bounds_is_refused(http: httpx.AsyncClient, value: str) -> None:
+    for path in ("/api/apps", "/api/quarantine"):
+        problem(await http.get(path, params={"top": value}), 400, "InvalidRequest")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "javascript:alert(1)",
+        "ftp://x/y",
+        "https://user:secret@ci.example/run",
+        "https://",
+        "nonsense",
+        "http://[",
+        "https://x/" + "y" * 2000,
+    ],
+)
+async def test_a_run_url_that_nobody_should_follow_is_refused(
+    http: httpx.AsyncClient, app: str, hub: str, url: str
+) -> None:
+    refused = problem(await stage(http, app, hub, {"X-Run-Url": url}), 400, "InvalidRequest")
+    assert "secret" not in json.dumps(refused)
+    problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+async def test_an_actor_is_cut_and_cleaned(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    answer = await stage(http, app, hub, {"X-Actor": ("evil\x85" + "x" * 500).encode("latin-1")})
+    assert answer.json()["updatedBy"] == "evil" + "x" * 196
+
+
+async def test_a_platform_header_is_not_believed_where_there_is_no_platform(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    headers = {"x-ms-client-principal-name": "admin@example.com", "X-Actor": "someone"}
+    assert (await stage(http, app, hub, headers)).json()["updatedBy"] == "someone"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/api/apps", {"GET"}),
+        ("PATCH", "/api/apps/shop", {"GET", "PUT"}),
+        ("PUT", "/api/apps/shop/staging", {"GET", "POST", "DELETE"}),
+        ("GET", "/api/apps/shop/swap", {"POST"}),
+        ("GET", "/api/events", {"POST", "OPTIONS"}),
+        ("DELETE", "/api/health", {"GET"}),
+        ("POST", "/api/openapi.json", {"GET"}),
+    ],
+)
+async def test_a_wrong_method_is_told_with_the_right_ones(
+    http: httpx.AsyncClient, method: str, path: str, allowed: set[str]
+) -> None:
+    answer = await http.request(method, path)
+    problem(answer, 405, "MethodNotAllowed")
+    assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/api", "/api/", "/api/nothing", "/api/apps/", "/docs", "/api/apps/shop/staging/"]
+)
+async def test_an_unknown_address_is_told(http: httpx.AsyncClient, path: str) -> None:
+    problem(await http.get(path), 404, "NotFound")
+
+
+async def test_the_server_is_unharmed_by_all_that(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    await stage(http, app, hub)
+    await publish(http, event(hub))
+    assert (await staging(http, app))["activeCount"] == 1

@@ -1,0 +1,221 @@
+"""GetStagingStatus: what it says, how long it waits, and that it costs the same whatever the hub has finished."""
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from state_api.app import StateServer
+from state_api.domain.instants import Instant, parse_instant
+from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus
+from state_api.settings import Settings, StorageSettings
+from state_api.storage.instances import _row_of
+from state_api.storage.keys import shard_of
+from state_api.storage.tables import instance_table
+from tests.builders import event
+from tests.conftest import ShiftedClock, new_hub
+from tests.http.client import codes, problem, publish, put, stage, staging, swap
+from tests.proxy import storage_proxy
+from tests.storage.rows import record_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def in_slot(http: httpx.AsyncClient, app: str, hub: str, settle: int = 30) -> None:
+    """Bring a hub into the staging slot, swapped out of production."""
+    await put(http, app, policy={"settleSeconds": settle}, slots={"production": {"taskHub": hub, "version": "1.4.0"}})
+    assert (await stage(http, app, promoted := new_hub())).status_code == 200
+    assert (await swap(http, app, promoted)).status_code == 200
+
+
+async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    await in_slot(http, app, hub)
+    first, second = event(hub, "5f2c"), event(hub, "6a3d", function="Ship")
+    await publish(http, second, first)
+    verdict = await staging(http, app)
+    assert verdict == {
+        "app": app,
+        "slot": "staging",
+        "status": "NotReady",
+        "ready": False,
+        "hasRunning": True,
+        "taskHub": hub,
+        "version": "1.4.0",
+        "assurance": "events",
+        "reasons": [
+            {
+                "code": "InstancesActive",
+                "message": f"2 orchestration instances are active on task hub {hub}; the oldest, "
+                "ProcessOrder 5f2c, for 0 s",
+            }
+        ],
+        "activeCount": 2,
+        "activeCountIsLowerBound": False,
+        "active": [
+            {
+                "instanceId": one["data"]["instanceId"],
+                "functionName": one["data"]["functionName"],
+                "runtimeStatus": "Running",
+                "startedAt": one["eventTime"],
+                "lastEventAt": one["eventTime"],
+                "source": "event",
+            }
+            for one in (first, second)
+        ],
+        "ignoredCount": 0,
+        "evidence": {
+            "lastEventAt": second["eventTime"],
+            "lastRecordedAt": verdict["evidence"]["lastRecordedAt"],
+            "probe": None,
+        },
+        "checkedAt": verdict["checkedAt"],
+        "retryAfterSeconds": 10,
+    }
+    assert abs(parse_instant(verdict["evidence"]["lastRecordedAt"]) - parse_instant(verdict["checkedAt"])) < 60_000_000
+
+
+async def test_an_empty_slot_is_ready(http: httpx.AsyncClient, app: str) -> None:
+    await put(http, app)
+    verdict = await staging(http, app)
+    assert (verdict["ready"], verdict["taskHub"], verdict["reasons"]) == (True, None, [])
+
+
+async def test_the_settle_window_counts_from_when_an_event_came_not_from_when_it_happened(
+    http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
+) -> None:
+    await in_slot(http, app, hub)
+    # A Completed that was delivered an hour late: the Running of the next generation may be just as late.
+    await publish(http, event(hub, status="Completed", time=event(hub)["eventTime"].replace("2026", "2025")))
+    verdict = await staging(http, app)
+    assert (codes(verdict), verdict["hasRunning"]) == (["Settling"], False)
+    assert 25 <= verdict["retryAfterSeconds"] <= 31
+    clock.turn(31)
+    assert (await staging(http, app))["ready"]
+
+
+async def test_the_gap_of_continue_as_new_is_never_ready(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    await in_slot(http, app, hub)
+    start, end, again = (event(hub, "monitor", status) for status in ("Running", "Completed", "Running"))
+    for one in (start, end, again):
+        await publish(http, one)
+        assert not (await staging(http, app))["ready"]
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+
+
+async def test_the_count_is_exact_to_a_thousand_and_lists_the_oldest(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await in_slot(http, app, hub)
+    base = event(hub)["eventTime"][:20]
+    batch = [event(hub, f"order-{n}", time=f"{base}{9999 - n:07d}Z") for n in range(1001)]
+    await publish(http, *batch[:1000])
+    verdict = await staging(http, app)
+    assert (verdict["activeCount"], verdict["activeCountIsLowerBound"]) == (1000, False)
+    assert [one["instanceId"] for one in verdict["active"]] == [f"order-{n}" for n in range(999, 979, -1)]
+    await publish(http, batch[1000])
+    verdict = await staging(http, app)
+    assert (verdict["activeCount"], verdict["activeCountIsLowerBound"]) == (1000, True)
+    assert verdict["active"][0]["instanceId"] == "order-1000"
+
+
+async def test_waiting_ends_as_soon_as_the_hub_has_drained(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    await in_slot(http, app, hub, settle=0)
+    await publish(http, event(hub))
+    began = time.monotonic()
+    waiting = asyncio.create_task(staging(http, app, wait=60))
+    await asyncio.sleep(0)
+    await publish(http, event(hub, status="Completed"))
+    assert (await waiting)["ready"]
+    assert time.monotonic() - began < 30
+
+
+async def test_waiting_ends_after_the_given_time_with_the_verdict_of_then(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await in_slot(http, app, hub)
+    await publish(http, event(hub))
+    began = time.monotonic()
+    assert codes(await staging(http, app, wait=2)) == ["InstancesActive"]
+    assert time.monotonic() - began >= 2
+
+
+async def test_waiting_ends_when_the_server_stops(
+    server: StateServer, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await in_slot(http, app, hub)
+    await publish(http, event(hub))
+    waiting = asyncio.create_task(staging(http, app, wait=120))
+    server.stopping.set()
+    assert not (await waiting)["ready"]
+
+
+@pytest.mark.parametrize("parameters", [{"wait": 121}, {"wait": -1}, {"wait": "soon"}, {"verify": "maybe"}])
+async def test_a_wrong_parameter_is_told(http: httpx.AsyncClient, app: str, parameters: dict[str, Any]) -> None:
+    await put(http, app)
+    answer = await http.get(f"/api/apps/{app}/staging", params=parameters)
+    refused = problem(answer, 400, "InvalidRequest")
+    assert refused["errors"][0]["at"] == f"query.{next(iter(parameters))}"
+
+
+async def test_the_first_azure_pipelines_extension_works_against_this_server(
+    http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
+) -> None:
+    """It polls a URL with GET, reads `hasRunning` and nothing else, and lets the deployment go on when it is false."""
+    await in_slot(http, app, hub)
+
+    async def may_deploy() -> bool:
+        answer = await http.get(f"/api/apps/{app}/staging")
+        assert answer.status_code == 200
+        running = answer.json()["hasRunning"]
+        assert isinstance(running, bool)
+        return not running
+
+    assert await may_deploy()
+    await publish(http, event(hub))
+    assert not await may_deploy()
+    await publish(http, event(hub, status="Completed"))
+    assert await may_deploy()
+
+
+async def filled(server: StateServer, hub: str, finished: int) -> None:
+    """Put finished instances into a hub's table as the store writes them, a hundred a transaction."""
+    record = await record_of(server, hub)
+    table = server.tables.client(instance_table(record.name))
+    by_shard: dict[int, list[Any]] = {}
+    for number in range(finished):
+        instance = Instance(
+            f"done-{number}",
+            finished=Finished(Instant(parse_instant("2026-11-20T09:00:00Z")), RuntimeStatus.COMPLETED, "", "F"),
+        )
+        shard = shard_of(instance.instance_id, record.shards)
+        by_shard.setdefault(shard, []).append(("create", _row_of(f"{shard:02d}", instance)))
+    for rows in by_shard.values():
+        for at in range(0, len(rows), 100):
+            await table.submit_transaction(rows[at : at + 100])
+
+
+async def test_a_verdict_reads_no_finished_row(
+    storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await in_slot(http, app, hub)
+    await publish(http, *(event(hub, f"active-{n}") for n in range(3)))
+    await publish(http, event(hub, "done", "Completed"))
+    async with storage_proxy(storage) as proxy:
+        counted = StateServer(Settings(storage=proxy.settings))
+        transport = httpx.ASGITransport(counted.application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:
+            verdict = await staging(client, app)
+            before = proxy.count()
+            await filled(server, hub, 20_000)
+            proxy.clear()
+            again = await staging(client, app)
+            after = proxy.count()
+        await counted.close()
+    assert (verdict["activeCount"], again["activeCount"]) == (3, 3)
+    # The app, the registry, and one range per shard; the rows are the three active ones and what stamps a shard.
+    assert before == after
+    requests, rows = after
+    assert requests == 2 + 4
+    assert 3 <= rows <= 3 + 4

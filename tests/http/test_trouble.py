@@ -1,0 +1,124 @@
+"""When the storage fails or something unforeseen happens: an honest answer, no internals, nothing lost."""
+
+import asyncio
+import logging
+
+import httpx
+import pytest
+
+from dev.local import free_port
+from state_api.app import StateServer
+from state_api.settings import Settings, StorageSettings, emulator_connection
+from tests.builders import event
+from tests.http.client import problem, publish, stage, staging
+from tests.proxy import storage_proxy
+
+pytestmark = pytest.mark.anyio
+
+
+def client_of(server: StateServer) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60)
+
+
+async def test_everything_answers_503_while_the_storage_is_down(app: str, hub: str) -> None:
+    nowhere = StorageSettings.model_validate({"connection_string": emulator_connection("127.0.0.1", free_port())})
+    server = StateServer(Settings(storage=nowhere))
+    async with client_of(server) as http:
+        answers = [
+            await http.get("/api/health/ready"),
+            await http.get("/api/apps"),
+            await http.get(f"/api/apps/{app}/staging"),
+            await stage(http, app, hub),
+            await http.get(f"/api/taskhubs/{hub}/instances"),
+            await http.get("/api/quarantine"),
+            await http.post("/api/events", json=[event(hub)]),
+            await http.post("/api/events", json=[{"not": "understood"}]),
+        ]
+        assert (await http.get("/api/health")).status_code == 200
+    await server.close()
+    for answer in answers:
+        told = problem(answer, 503, "StorageUnavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "127.0.0.1" not in told["detail"]
+
+
+@pytest.mark.parametrize("status", [0, 403, 429, 500, 503])
+async def test_a_failing_storage_loses_nothing_that_was_acknowledged(
+    storage: StorageSettings, app: str, hub: str, status: int
+) -> None:
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_of(server) as http:
+            assert (await stage(http, app, hub)).status_code == 200
+            await publish(http, event(hub, "before"))
+            proxy.fail = lambda method, path: status if path.endswith("$batch") else None
+            problem(await http.post("/api/events", json=[event(hub, "during")]), 503, "StorageUnavailable")
+            problem(await http.post("/api/events", json=[{}]), 503, "StorageUnavailable")
+            refused = await http.post(f"/api/apps/{app}/swap", json={"taskHub": hub})
+            problem(refused, 503, "StorageUnavailable")
+            assert (await staging(http, app))["activeCount"] == 1
+            proxy.fail = lambda method, path: None
+            assert (await publish(http, event(hub, "during")))["recorded"] == 1
+            assert (await staging(http, app))["activeCount"] == 2
+            assert (await http.get(f"/api/apps/{app}")).json()["slots"]["production"] is None
+        await server.close()
+
+
+async def test_a_storage_that_cannot_be_read_is_never_ready(storage: StorageSettings, app: str, hub: str) -> None:
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_of(server) as http:
+            await stage(http, app, hub, {"X-Run-Url": "https://ci.example/1"})
+            await publish(http, event(hub))
+            proxy.fail = lambda method, path: 500 if "State" in path else None
+            problem(await http.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
+        await server.close()
+
+
+@pytest.mark.parametrize("nth", range(4))
+async def test_a_write_whose_answer_gets_lost_is_not_done_twice(
+    storage: StorageSettings, app: str, hub: str, nth: int
+) -> None:
+    """The storage's client sends the transaction again, finds it done, and the server sees that it was its own."""
+    writes = 0
+
+    def lose_nth(method: str, path: str) -> bool:
+        nonlocal writes
+        writes += path.endswith("$batch")
+        return path.endswith("$batch") and writes == nth + 1
+
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_of(server) as http:
+            proxy.lose = lose_nth
+            assert (await stage(http, app, hub)).status_code == 200
+            recorded = await publish(http, event(hub))
+            assert writes >= nth + 1, "a write must have been lost"
+            assert recorded["quarantined"] == 0
+            assert (await staging(http, app))["activeCount"] == 1
+            assert len((await http.get(f"/api/apps/{app}/history")).json()["history"]) == 1
+            assert (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"][0]["active"]
+        await server.close()
+
+
+async def test_a_defect_is_answered_without_internals_and_logged_with_them(
+    server: StateServer, http: httpx.AsyncClient, app: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        async def get(self, name: str) -> None:
+            raise RuntimeError("secret detail")
+
+    server.services.releases._apps = Broken()  # type: ignore[assignment]  # the defect of this test
+    with caplog.at_level(logging.ERROR):
+        told = problem(await http.get(f"/api/apps/{app}"), 500, "InternalError")
+    assert "secret" not in str(told)
+    assert told["traceId"] in caplog.text
+    assert "secret detail" in caplog.text
+
+
+async def test_many_questions_at_once_are_all_answered(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    await stage(http, app, hub)
+    await publish(http, event(hub))
+    verdicts = await asyncio.gather(*(staging(http, app) for _ in range(100)))
+    assert {verdict["activeCount"] for verdict in verdicts} == {1}

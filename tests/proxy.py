@@ -1,0 +1,114 @@
+"""A real HTTP proxy between a server and its storage: counts what passes, and fails when it is told to."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from state_api.settings import StorageSettings, emulator_connection
+
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Passed:
+    """One request that went through: its method, what it was for, and how many rows came back."""
+
+    method: str
+    path: str
+    rows: int
+
+
+@dataclass
+class StorageProxy:
+    """`fail` decides per request whether to answer with a status of its own; 0 cuts the connection instead. What
+    `lose` names reaches the storage, but the answer never comes back."""
+
+    settings: StorageSettings
+    passed: list[Passed] = field(default_factory=list)
+    fail: Callable[[str, str], int | None] = lambda method, path: None
+    lose: Callable[[str, str], bool] = lambda method, path: False
+
+    def count(self) -> tuple[int, int]:
+        """Requests and rows since the last `clear`."""
+        return len(self.passed), sum(one.rows for one in self.passed)
+
+    def clear(self) -> None:
+        self.passed.clear()
+
+
+@asynccontextmanager
+async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
+    """Stand between; yields the settings of a storage that is reached through the proxy."""
+    assert storage.connection_string is not None
+    endpoint = urlsplit(
+        next(
+            part.removeprefix("TableEndpoint=")
+            for part in storage.connection_string.get_secret_value().split(";")
+            if part.startswith("TableEndpoint=")
+        )
+    )
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+
+        async def forward(request: web.Request) -> web.StreamResponse:
+            status = proxy.fail(request.method, request.path)
+            if status == 0:
+                _cut(request)
+            if status is not None:
+                return web.json_response({"odata.error": {"code": "Injected"}}, status=status)
+            headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+            target = f"http://{endpoint.hostname}:{endpoint.port}{request.raw_path}"
+            # The address as it came: a key that was escaped once must not be escaped twice.
+            url = URL(target, encoded=True)
+            # Nothing is added: the signature covers the content type.
+            async with session.request(
+                request.method,
+                url,
+                headers=headers,
+                data=await request.read() or None,
+                skip_auto_headers=["Content-Type", "Accept-Encoding", "User-Agent", "Accept"],
+            ) as answer:
+                body = await answer.read()
+                if proxy.lose(request.method, request.path):
+                    _cut(request)
+                proxy.passed.append(Passed(request.method, request.path, _rows(body)))
+                kept = {
+                    name: value
+                    for name, value in answer.headers.items()
+                    if name.lower() not in ("transfer-encoding", "content-length", "connection", "keep-alive")
+                }
+                return web.Response(status=answer.status, body=body, headers=kept)
+
+        application = web.Application(client_max_size=16 * 1024 * 1024)
+        application.router.add_route("*", "/{path:.*}", forward)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, HOST, 0)
+        await site.start()
+        port: int = runner.addresses[0][1]
+        proxy = StorageProxy(StorageSettings.model_validate({"connection_string": emulator_connection(HOST, port)}))
+        try:
+            yield proxy
+        finally:
+            await runner.cleanup()
+
+
+def _cut(request: web.Request) -> NoReturn:
+    assert request.transport is not None
+    request.transport.abort()
+    raise asyncio.CancelledError
+
+
+def _rows(body: bytes) -> int:
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return 0
+    return len(content["value"]) if isinstance(content, dict) and isinstance(content.get("value"), list) else 0
