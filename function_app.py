@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import azure.functions as func
 
 from state_api.app import StateServer
+from state_api.http.problems import MEDIA_TYPE, problem
 from state_api.settings import read_settings
 
 KEYED = func.AuthLevel.FUNCTION
@@ -43,9 +44,14 @@ def server() -> StateServer:
 
 
 async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-    """Hand the request to the ASGI application."""
+    """Hand the request to the ASGI application. An address that is not UTF-8 does not get that far: the middleware
+    decodes it and raises."""
     middleware = func.AsgiMiddleware(server().application)  # type: ignore[no-untyped-call]  # the library has no types
-    answer: func.HttpResponse = await middleware.handle_async(req, context)
+    try:
+        answer: func.HttpResponse = await middleware.handle_async(req, context)
+    except UnicodeDecodeError:
+        refused = problem(400, "InvalidRequest", "the address is not UTF-8")
+        return func.HttpResponse(bytes(refused.body), status_code=400, mimetype=MEDIA_TYPE)
     return answer
 
 

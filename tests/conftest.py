@@ -39,6 +39,10 @@ class ShiftedClock:
         """Let `amount` seconds pass."""
         self.ahead += seconds(amount)
 
+    @property
+    def synchronized(self) -> bool:
+        return self.storage is not None and self.storage.synchronized
+
     def now(self) -> Instant:
         assert self.storage is not None
         return Instant(self.storage.now() + self.ahead)

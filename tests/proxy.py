@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -26,15 +26,20 @@ class Passed:
     rows: int
 
 
+async def at_once(method: str, path: str) -> None:
+    """Nothing to wait for."""
+
+
 @dataclass
 class StorageProxy:
     """`fail` decides per request whether to answer with a status of its own; 0 cuts the connection instead. What
-    `lose` names reaches the storage, but the answer never comes back."""
+    `lose` names reaches the storage, but the answer never comes back. `before` is awaited before a request passes."""
 
     settings: StorageSettings
     passed: list[Passed] = field(default_factory=list)
     fail: Callable[[str, str], int | None] = lambda method, path: None
     lose: Callable[[str, str], bool] = lambda method, path: False
+    before: Callable[[str, str], Awaitable[None]] = at_once
 
     def count(self) -> tuple[int, int]:
         """Requests and rows since the last `clear`."""
@@ -58,6 +63,7 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
     async with aiohttp.ClientSession(auto_decompress=False) as session:
 
         async def forward(request: web.Request) -> web.StreamResponse:
+            await proxy.before(request.method, request.path)
             status = proxy.fail(request.method, request.path)
             if status == 0:
                 _cut(request)

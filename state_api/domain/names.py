@@ -16,10 +16,14 @@ SLOT_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,57}[A-Za-z0-9])?$"
 MAX_INSTANCE_ID = 256
 """Characters in an instance id (PLATFORM: Task hubs on Azure Storage)."""
 
+RUN_URL_PATTERN = r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?)?$"
+"""The address of a pipeline run: http or https, without credentials; somebody will follow it."""
+
 RULES = {
     TASK_HUB_PATTERN: "a task hub name has 3 to 45 letters and digits and starts with a letter",
     APP_PATTERN: "an app name has 2 to 60 letters, digits and hyphens, and no hyphen at either end",
     SLOT_PATTERN: "a slot name has up to 59 letters, digits and hyphens, and no hyphen at either end",
+    RUN_URL_PATTERN: "X-Run-Url must be an http or https address without credentials",
 }
 """The rules in words, for whoever breaks one."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request, Response
 
-from state_api.domain.errors import InvalidRequest, PreconditionFailed
+from state_api.domain.errors import PreconditionFailed
 from state_api.domain.releases import App
 from state_api.http.models import AppAnswer
 from state_api.services.inspection import Inspection
@@ -40,7 +40,8 @@ Token = Annotated[
     Query(alias="continuationToken", max_length=8000, description="What the previous page gave; opaque."),
 ]
 
-_ENTITY_TAG = re.compile(r'(?:W/)?"([^"]*)"')
+_ENTITY_TAG = r'(?:W/)?"([^"]*)"'
+_IF_MATCH = r'^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)?$'
 
 
 def etag(app: App) -> str:
@@ -50,14 +51,13 @@ def etag(app: App) -> str:
 
 def _precondition(
     if_match: Annotated[
-        str | None, Header(alias="If-Match", description="Change the app only if its ETag is still this one.")
-    ] = None,
+        str,
+        Header(alias="If-Match", pattern=_IF_MATCH, description="Change the app only if its ETag is still this one."),
+    ] = "",
 ) -> Precondition:
-    if if_match is None:
+    if not if_match:
         return lambda app: None
-    tags = [] if if_match.strip() == "*" else _ENTITY_TAG.findall(if_match)
-    if not tags and if_match.strip() != "*":
-        raise InvalidRequest('If-Match must be * or entity tags, such as "7"')
+    tags = re.findall(_ENTITY_TAG, if_match)
 
     def check(app: App | None) -> None:
         if app is None or (tags and str(app.revision) not in tags):

@@ -48,7 +48,7 @@ class Inspection:
 
     async def check_storage(self) -> None:
         """Raises StorageUnavailable unless the storage answers."""
-        await self._task_hubs.get("readiness")
+        await self._task_hubs.ping()
 
     async def _hub(self, name: str) -> TaskHubRecord:
         hub = await self._task_hubs.get(name)

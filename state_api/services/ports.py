@@ -65,6 +65,10 @@ class TableMissing(Exception):
 
 
 class Clock(Protocol):
+    @property
+    def synchronized(self) -> bool:
+        """Whether the storage has answered yet; before, `now` is the time of this machine."""
+
     def now(self) -> Instant:
         """The time by the storage's clock, so that servers whose own clocks differ agree."""
 
@@ -86,6 +90,9 @@ class Instances(Protocol):
 
 
 class TaskHubs(Protocol):
+    async def ping(self) -> None:
+        """Ask the storage for next to nothing. Raises StorageUnavailable."""
+
     async def get(self, task_hub: str) -> TaskHubRecord | None: ...
 
     async def open(self, task_hub: str) -> TaskHubRecord:

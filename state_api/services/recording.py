@@ -37,6 +37,9 @@ class Recorder:
     async def record(self, events: Sequence[Any], source: str) -> Recorded:
         """Record what Event Grid delivered, as it came. Returns once all of it is durable; raises StorageUnavailable
         when it is not, and then all of it may be sent again."""
+        if not self._clock.synchronized:
+            # Whether an event is ahead of its time is not for this machine's clock to say.
+            await self._task_hubs.ping()
         now = self._clock.now()
         by_hub: dict[HubKey, list[tuple[Any, LifecycleEvent]]] = defaultdict(list)
         rejected: list[Quarantined] = []

@@ -14,12 +14,14 @@ from state_api.domain.releases import App
 from state_api.services.ports import AuditRecord, Page
 from state_api.storage.tables import (
     APPS,
+    Operation,
     Tables,
     chunked,
     etag_of,
     is_lost_race,
     is_no_table,
     read_page,
+    transact,
     translated,
     unchanged_since,
     unchunked,
@@ -62,7 +64,7 @@ class AppStore:
         if known is None:
             await self._list(after.name)
         state = {"PartitionKey": partition, "RowKey": _STATE, "Name": after.name, **chunked("State", _dump(after))}
-        operations: list[Any] = [
+        operations: list[Operation] = [
             ("create", state)
             if known is None
             else ("update", state, {**unchanged_since(known[1]), "mode": UpdateMode.REPLACE}),
@@ -71,7 +73,7 @@ class AppStore:
         ]
         async with translated():
             try:
-                await self._table.submit_transaction(operations)
+                await transact(self._table, operations)
             except HttpResponseError as error:
                 if not is_lost_race(error):
                     raise
@@ -102,9 +104,7 @@ class AppStore:
         for _ in range(2):
             async with translated():
                 try:
-                    await self._table.submit_transaction(
-                        [("upsert", {"PartitionKey": _INDEX, "RowKey": app_key(name)})]
-                    )
+                    await transact(self._table, [("upsert", {"PartitionKey": _INDEX, "RowKey": app_key(name)})])
                     return
                 except HttpResponseError as error:
                     if not is_no_table(error):

@@ -23,6 +23,7 @@ from state_api.domain.readiness import ACTIVE_LIMIT, ActiveInstance, Activity
 from state_api.services.ports import Page, TableMissing, TaskHubRecord
 from state_api.storage.keys import escape, instance_key, ordinal, shard_of, unescape
 from state_api.storage.tables import (
+    Operation,
     Tables,
     decode_token,
     encode_token,
@@ -31,6 +32,7 @@ from state_api.storage.tables import (
     is_lost_race,
     is_no_table,
     read_page,
+    transact,
     translated,
     unchanged_since,
     written_at,
@@ -46,8 +48,6 @@ _ACTIVE_FROM = "a|"
 _ACTIVE_TO = "a}"
 _LISTED_PAGES = 10
 """Pages of the service that one page of ours may read while a filter finds nothing."""
-
-Operation = tuple[str, dict[str, Any]] | tuple[str, dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class InstanceStore:
                 operations.append(await self._activity_operation(table, shard, (events[n] for n in effective)))
                 try:
                     async with self._in_flight:
-                        await table.submit_transaction(operations)
+                        await transact(table, operations)
                     return effective
                 except HttpResponseError as error:
                     if is_no_table(error):

@@ -9,7 +9,17 @@ from azure.data.tables import TableEntity
 
 from state_api.domain.instants import format_instant, parse_instant
 from state_api.services.ports import Page, Quarantined
-from state_api.storage.tables import QUARANTINE, Tables, chunked, is_no_table, read_page, translated, unchunked
+from state_api.storage.tables import (
+    QUARANTINE,
+    Operation,
+    Tables,
+    chunked,
+    is_no_table,
+    read_page,
+    transact,
+    translated,
+    unchunked,
+)
 
 _PARTITION = "quarantine"
 _LAST = 10**20
@@ -28,11 +38,11 @@ class QuarantineStore:
     async def keep(self, events: Sequence[Quarantined]) -> None:
         """Keep all, durably, or raise StorageUnavailable; then sending them again is safe."""
         for batch in _batches(events):
-            operations = [("create", _row(event)) for event in batch]
+            operations: list[Operation] = [("create", _row(event)) for event in batch]
             for attempt in range(2):
                 async with translated():
                     try:
-                        await self._table.submit_transaction(operations)
+                        await transact(self._table, operations)
                         break
                     except HttpResponseError as error:
                         if attempt or not is_no_table(error):

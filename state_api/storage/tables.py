@@ -6,7 +6,7 @@ import binascii
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,7 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ResourceNotFoundError,
 )
-from azure.core.pipeline import PipelineRequest, PipelineResponse
-from azure.core.pipeline.policies import SansIOHTTPPolicy
+from azure.core.pipeline import PipelineResponse
 from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient, TableServiceClient
 
@@ -38,6 +37,11 @@ PREFIX = "SafeDeploy"
 APPS = f"{PREFIX}Apps"
 TASK_HUBS = f"{PREFIX}TaskHubs"
 QUARANTINE = f"{PREFIX}Quarantine"
+
+Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
+"""What a transaction does with a row: the verb, the row, and under which condition."""
+
+_RETRIED = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
 _STRING_PROPERTY = 30_000
 """Characters kept in one property; the service takes 32 Ki."""
@@ -69,20 +73,14 @@ class StorageClock:
         if self._at_zero is None or not self._at_zero - self._CORRECTED < at_zero < self._at_zero:
             self._at_zero = at_zero
 
+    @property
+    def synchronized(self) -> bool:
+        return self._at_zero is not None
+
     def now(self) -> Instant:
         """Before the first answer, the time of this machine."""
         seconds = time.time() if self._at_zero is None else self._at_zero + time.monotonic()
         return Instant(int(seconds * TICKS_PER_SECOND))
-
-
-class _ListenToClock(SansIOHTTPPolicy[Any, Any]):
-    def __init__(self, clock: StorageClock) -> None:
-        self._clock = clock
-
-    def on_response(self, request: PipelineRequest[Any], response: PipelineResponse[Any, Any]) -> None:
-        date = response.http_response.headers.get("Date")
-        if date:
-            self._clock.hear(date)
 
 
 class Tables:
@@ -93,7 +91,7 @@ class Tables:
         self._credential: AsyncTokenCredential | None = None
         # Two short retries: Event Grid and pipelines wait no longer than 30 s and come back by themselves.
         options: dict[str, Any] = {
-            "per_retry_policies": [_ListenToClock(self.clock)],
+            "raw_response_hook": self._hear,
             "retry_total": 2,
             "retry_backoff_factor": 0.2,
             "retry_backoff_max": 2,
@@ -111,6 +109,11 @@ class Tables:
             self._credential = DefaultAzureCredential(managed_identity_client_id=settings.client_id)
             self._service = TableServiceClient(settings.table_service_uri, credential=self._credential, **options)
         self._clients: dict[str, TableClient] = {}
+
+    def _hear(self, response: PipelineResponse[Any, Any]) -> None:
+        date = response.http_response.headers.get("Date")
+        if date:
+            self.clock.hear(date)
 
     def client(self, table: str) -> TableClient:
         """The client of a table, which need not exist yet."""
@@ -141,6 +144,13 @@ class Tables:
         await self._service.close()
         if self._credential is not None:
             await self._credential.close()
+
+
+async def transact(table: TableClient, operations: Sequence[Operation]) -> None:
+    """Write rows of one partition, all or none. Unlike single writes this is tried again when the connection is cut:
+    what the lost answer would have said shows when the condition of the second attempt fails, and every caller reads
+    again then. Raises the library's errors, with their code."""
+    await table.submit_transaction(operations, retry_on_methods=_RETRIED)
 
 
 def error_code(error: HttpResponseError) -> str:

@@ -16,6 +16,7 @@ from state_api.storage.tables import (
     instance_table,
     is_lost_race,
     is_no_table,
+    transact,
     translated,
     unchanged_since,
 )
@@ -37,6 +38,10 @@ class TaskHubStore:
         # A hub that takes events does so until cleanup closes it and drops its table; a missing table is what makes
         # a worker look again, so remembering is safe.
         self._open: dict[HubKey, TaskHubRecord] = {}
+
+    async def ping(self) -> None:
+        # No hub has this name: it begins with no letter.
+        await self._read("-")
 
     async def get(self, task_hub: str) -> TaskHubRecord | None:
         known = await self._read(task_hub)
@@ -109,12 +114,13 @@ class TaskHubStore:
             row: dict[str, Any] = {"PartitionKey": _PARTITION, "RowKey": hub_key(task_hub), **properties}
             async with translated():
                 try:
-                    await self._table.submit_transaction(
+                    await transact(
+                        self._table,
                         [
                             ("create", {**row, "Name": task_hub, "Shards": self._shards})
                             if known is None
                             else ("update", row, {**unchanged_since(known[1]), "mode": UpdateMode.MERGE})
-                        ]
+                        ],
                     )
                 except HttpResponseError as error:
                     if is_no_table(error):

@@ -38,7 +38,7 @@ async def test_without_a_key_only_health_and_the_contract_answer(guarded: httpx.
 
 @pytest.mark.parametrize("key", ["", "wrong", KEYS["admin"][:-1], KEYS["admin"] + "x", KEYS["admin"].upper(), "ü"])
 async def test_a_wrong_key_does_not_open(guarded: httpx.AsyncClient, key: str) -> None:
-    problem(await guarded.get("/api/apps", headers={"x-functions-key": key.encode()}), 401, "Unauthorized")
+    problem(await guarded.get("/api/apps", headers={b"x-functions-key": key.encode()}), 401, "Unauthorized")
     problem(await guarded.get("/api/apps", params={"code": key}), 401, "Unauthorized")
 
 

@@ -1,0 +1,69 @@
+"""State servers as processes of their own, as people run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from dev.local import free_port, stopped, until
+from state_api.emulator import answers
+from state_api.settings import KEYS, STORAGE, StorageSettings
+
+ROOT = Path(__file__).parent.parent.parent
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Served:
+    """A running server: where it is, its process, and what it has logged so far."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def client(self, timeout: float = 60) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=timeout)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Tell the server to stop and wait for it; its exit code."""
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+    def logged(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def environment(storage: StorageSettings | None, keys: Sequence[dict[str, str]] = ()) -> dict[str, str]:
+    """This process's environment without settings of the server but these."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
+    if storage is not None and storage.connection_string is not None:
+        clean[STORAGE] = storage.connection_string.get_secret_value()
+    if keys:
+        clean[KEYS] = json.dumps(list(keys))
+    return clean | {"PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def serving(storage: StorageSettings, folder: Path, keys: Sequence[dict[str, str]] = ()) -> Iterator[Served]:
+    """`python -m state_api serve` on a free port until the block ends."""
+    port = free_port()
+    log = folder / f"server-{port}.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "state_api", "serve", "--port", str(port)],
+            env=environment(storage, keys),
+            stdout=sink,
+            stderr=sink,
+            cwd=folder,
+        )
+        with stopped(process):
+            until(lambda: answers(HOST, port) or process.poll() is not None, "the server listens")
+            assert process.poll() is None, log.read_text()
+            yield Served(f"http://{HOST}:{port}", process, log)

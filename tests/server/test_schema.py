@@ -1,0 +1,62 @@
+"""Generated requests for every operation of the contract, against a live server: no 5xx, and no answer that its own
+schema does not describe."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from state_api.app import StateServer, openapi_document
+from state_api.settings import StorageSettings, read_settings
+from tests.server.processes import Served, serving
+
+DOCUMENT = openapi_document(StateServer(read_settings({"STATE_STORAGE": "UseDevelopmentStorage=true"})).api)
+OPERATIONS = sorted((method, path) for path, operations in DOCUMENT["paths"].items() for method in operations)
+BREAKABLE = [
+    (method, path)
+    for method, path in OPERATIONS
+    if "parameters" in DOCUMENT["paths"][path][method] or "requestBody" in DOCUMENT["paths"][path][method]
+]
+KEPT, BROKEN = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+
+
+@pytest.fixture(scope="module")
+def live(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(storage, tmp_path_factory.mktemp("live")) as served:
+        yield served
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "path"),
+    [(KEPT, *operation) for operation in OPERATIONS] + [(BROKEN, *operation) for operation in BREAKABLE],
+)
+def test_every_answer_is_one_that_the_contract_describes(
+    live: Served, mode: schemathesis.GenerationMode, method: str, path: str
+) -> None:
+    """With requests that keep to the contract, and with ones that break it."""
+    operation = schemathesis.openapi.from_url(f"{live.url}/api/openapi.json")[path][method.upper()]
+    answered = 0
+
+    @given(operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=25,
+        deadline=None,
+        database=None,
+        phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=list(HealthCheck),
+    )
+    def every_case(case: schemathesis.Case[Any]) -> None:
+        nonlocal answered
+        if isinstance((case.query or {}).get("wait"), int):
+            # Allowed, but up to two minutes each.
+            case.query["wait"] = 0
+        # That a request keeps to the schema is not enough: slots must exist, tokens come from the server, force needs
+        # a reason.
+        case.call_and_validate(timeout=60, excluded_checks=[positive_data_acceptance])
+        answered += 1
+
+    every_case()
+    assert answered

@@ -1,0 +1,190 @@
+"""`python -m state_api serve` as a process: starting, refusing to start, stopping, and two at once."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dev.local import free_port, stopped, until
+from state_api.emulator import answers
+from state_api.settings import StorageSettings
+from tests.builders import event
+from tests.conftest import new_hub
+from tests.proxy import storage_proxy
+from tests.server.processes import HOST, environment, serving
+
+SERVE = [sys.executable, "-m", "state_api", "serve"]
+
+
+def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
+    with serving(storage, tmp_path) as served:
+        with served.client() as http:
+            assert http.get("/api/health/ready").json() == {"status": "Ready"}
+        assert served.stop() == 0
+        assert "GET /api/health/ready 200" in served.logged()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        ([], {}, "no state storage is set: set STATE_STORAGE"),
+        ([], {"STATE_STORAGE": "nonsense"}, "STATE_STORAGE is not a storage connection string"),
+        (["--host", "0.0.0.0"], {"STATE_STORAGE": "UseDevelopmentStorage=true"}, "set STATE_KEYS"),  # noqa: S104
+        (["--host", "192.0.2.1"], {"STATE_STORAGE": "UseDevelopmentStorage=true"}, "set STATE_KEYS"),
+        (["--port", "many"], {}, "invalid int value"),
+        ([], {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": "{}"}, "STATE_KEYS must be a JSON list"),
+    ],
+)
+def test_a_server_that_must_not_start_says_why(
+    arguments: list[str], settings: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*SERVE, *arguments],
+        env=environment(None) | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> None:
+    """At another port than its usual one, where a developer's own may be listening."""
+    emulator, port = free_port(), free_port()
+    code = (
+        "import sys, state_api.settings as settings, state_api.__main__ as main;"
+        f"settings.EMULATOR_TABLE_PORT = main.EMULATOR_TABLE_PORT = {emulator};"
+        f"sys.exit(main.main(['serve', '--port', '{port}']))"
+    )
+    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    hub = new_hub()
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=settings, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        with stopped(process):
+            until(lambda: answers(HOST, port), "the server listens")
+            assert answers(HOST, emulator)
+            sent = httpx.post(f"http://{HOST}:{port}/api/events", json=[event(hub)], timeout=30).json()
+            assert sent["quarantined"] == 0
+            shown = httpx.get(f"http://{HOST}:{port}/api/taskhubs/{hub}", timeout=30).json()
+            # The second time round it is still there: the emulator keeps its data in a folder.
+            assert shown["activeCount"] == 1
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        assert not answers(HOST, emulator)
+
+
+def test_a_server_without_an_emulator_to_start_says_what_to_do(tmp_path: Path) -> None:
+    code = (
+        "import sys, state_api.__main__ as main, state_api.emulator as emulator;"
+        "emulator.__file__ = '/nowhere/state_api/emulator.py';"
+        f"main.EMULATOR_TABLE_PORT = {free_port()};"
+        "sys.exit(main.main(['serve']))"
+    )
+    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true", "PATH": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=settings,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Azurite is not installed: run `make setup`" in done.stderr
+
+
+@pytest.mark.anyio
+async def test_a_stopping_server_finishes_what_it_has_begun(storage: StorageSettings, tmp_path: Path) -> None:
+    hub, app = new_hub(), f"shop-{new_hub()}"
+    writing, go_on = threading.Event(), asyncio.Event()
+    async with storage_proxy(storage) as proxy:
+        with serving(proxy.settings, tmp_path) as served:
+            async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+                await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub})
+                await http.post("/api/events", json=[event(hub, "first")])
+
+                async def hold(method: str, path: str) -> None:
+                    if path.endswith("$batch"):
+                        writing.set()
+                        await go_on.wait()
+
+                proxy.before = hold
+                polling = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 120}))
+                posting = asyncio.create_task(http.post("/api/events", json=[event(hub, "second")]))
+                await asyncio.to_thread(writing.wait, 30)
+                served.process.send_signal(signal.SIGTERM)
+                verdict = await polling
+                assert (verdict.status_code, verdict.json()["hasRunning"]) == (200, True)
+                go_on.set()
+                answer = await posting
+                assert (answer.status_code, answer.json()["recorded"]) == (200, 1)
+            assert await asyncio.to_thread(served.process.wait, 60) == 0
+        with serving(storage, tmp_path) as served, served.client() as again:
+            assert again.get(f"/api/taskhubs/{hub}").json()["activeCount"] == 2
+
+
+def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp_path: Path) -> None:
+    app, hubs = f"shop-{new_hub()}", [new_hub() for _ in range(20)]
+    with (
+        serving(storage, tmp_path) as one,
+        serving(storage, tmp_path) as other,
+        one.client() as first,
+        other.client() as second,
+        ThreadPoolExecutor(20) as at_once,
+    ):
+        clients = [first, second]
+
+        def stage(number: int) -> httpx.Response:
+            headers = {"X-Run-Url": f"https://ci.example/{number}"}
+            body = {"taskHub": hubs[number]}
+            return clients[number % 2].post(f"/api/apps/{app}/staging", json=body, headers=headers)
+
+        answers_of_all = list(at_once.map(stage, range(20)))
+        assert sorted(answer.status_code for answer in answers_of_all) == [200] + [409] * 19
+        winner = next(answer.json() for answer in answers_of_all if answer.status_code == 200)
+        for answer in answers_of_all:
+            if answer.status_code == 409:
+                assert answer.json()["deployment"] == winner["deployment"]
+        apps = [client.get(f"/api/apps/{app}").json() for client in clients]
+        assert apps[0] == apps[1] == winner
+        hub = winner["slots"]["staging"]["taskHub"]
+        # Each server records half of the starts and all of the ends of the other's.
+        starts = [event(hub, f"order-{n}") for n in range(40)]
+        ends = [event(hub, f"order-{n}", "Completed") for n in range(40)]
+        assert all(
+            answer.status_code == 200
+            for answer in at_once.map(lambda n: clients[n % 2].post("/api/events", json=[starts[n]]), range(40))
+        )
+        counts = [client.get(f"/api/apps/{app}/staging").json()["activeCount"] for client in clients]
+        assert counts == [40, 40]
+        list(at_once.map(lambda n: clients[1 - n % 2].post("/api/events", json=[ends[n]]), range(40)))
+        verdicts = [client.get(f"/api/apps/{app}/staging").json() for client in clients]
+        assert [verdict["hasRunning"] for verdict in verdicts] == [False, False]
+        # A wait at one server ends with what the other has recorded.
+        first.put(f"/api/apps/{app}", json={"policy": {"settleSeconds": 0}})
+        first.post(f"/api/apps/{app}/swap", json={"taskHub": hub})
+        second.post(f"/api/apps/{app}/staging", json={"taskHub": f"{hub}x"})
+        second.post(f"/api/apps/{app}/swap", json={"taskHub": f"{hub}x"})
+        second.post("/api/events", json=[event(hub, "last")])
+        waiting = at_once.submit(first.get, f"/api/apps/{app}/staging?wait=60")
+        time.sleep(0.2)
+        assert not waiting.done()
+        second.post("/api/events", json=[event(hub, "last", "Completed")])
+        assert waiting.result(30).json()["ready"]
+        # One dies in the middle of its work; the other goes on with all that was acknowledged.
+        one.process.kill()
+        assert second.get(f"/api/apps/{app}").json()["slots"]["staging"]["taskHub"] == hub

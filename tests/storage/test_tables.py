@@ -1,0 +1,67 @@
+"""What all stores have in common: the storage's clock, long texts in rows, an identity instead of a key."""
+
+import time
+
+import pytest
+
+from state_api.app import StateServer
+from state_api.domain.instants import TICKS_PER_SECOND, parse_instant
+from state_api.settings import StorageSettings
+from state_api.storage.tables import StorageClock, Tables, chunked, instance_table, unchunked
+
+
+@pytest.mark.anyio
+async def test_every_answer_of_the_storage_sets_the_clock(server: StateServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = time.time() + 600
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    clock = server.tables.clock
+    assert abs(clock.now() / TICKS_PER_SECOND - wrong) < 1, "before the first answer there is only this machine's clock"
+    await server.services.inspection.check_storage()
+    ahead = wrong - clock.now() / TICKS_PER_SECOND
+    assert 599 < ahead < 603
+
+
+def test_the_clock_takes_what_is_furthest_ahead_because_dates_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StorageClock()
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT")
+    clock.hear("Sat, 21 Nov 2026 00:46:29 GMT")
+    assert clock.now() == parse_instant("2026-11-21T00:46:30Z")
+    clock.hear("Sat, 21 Nov 2026 00:46:31 GMT")
+    assert clock.now() == parse_instant("2026-11-21T00:46:31Z")
+    clock.hear("no date at all")
+    assert clock.now() == parse_instant("2026-11-21T00:46:31Z")
+    clock.hear("Sat, 21 Nov 2026 00:40:00 GMT")
+    assert clock.now() == parse_instant("2026-11-21T00:40:00Z"), "a storage that corrects its clock is followed"
+
+
+@pytest.mark.anyio
+async def test_the_clock_and_the_stamps_of_rows_agree(server: StateServer, hub: str) -> None:
+    await server.services.inspection.check_storage()
+    # The emulator runs on this machine, so all three clocks are one; the storage's is cut to seconds.
+    behind = time.time() - server.services.clock.now() / TICKS_PER_SECOND
+    assert -0.1 < behind < 1.5
+
+
+@pytest.mark.parametrize("length", [0, 1, 29_999, 30_000, 30_001, 95_000])
+def test_a_long_text_is_spread_over_properties_and_comes_back(length: int) -> None:
+    text = "ü" * length
+    spread = chunked("State", text)
+    assert all(len(piece) <= 30_000 for piece in spread.values())
+    assert unchunked("State", spread) == text
+
+
+def test_the_longest_hub_has_a_table_name_that_the_service_takes() -> None:
+    assert len(instance_table("h" * 45)) == 63
+
+
+@pytest.mark.parametrize("suffix", ["Instances", "History", "Partitions"])
+def test_no_instance_table_has_the_name_of_a_task_hubs_own_table(suffix: str) -> None:
+    assert not instance_table("v41").endswith(suffix)
+
+
+@pytest.mark.anyio
+async def test_an_identity_is_used_where_no_connection_string_is_set(anyio_backend: str) -> None:
+    tables = Tables(StorageSettings(table_service_uri="https://state.table.core.windows.net", client_id="some-id"))
+    assert tables.client("SafeDeployApps").url == "https://state.table.core.windows.net"
+    await tables.close()

@@ -1,0 +1,313 @@
+"""What the documentation says is what the code does: tables, examples, links and commands, held against the code."""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import SecretStr, TypeAdapter
+
+from state_api import __main__ as command
+from state_api.app import StateServer, openapi_document
+from state_api.domain.errors import StateError
+from state_api.domain.readiness import REASONS
+from state_api.http import events, middleware, problems
+from state_api.http.auth import ANONYMOUS
+from state_api.services.envelopes import QUARANTINE_CODES
+from state_api.services.releases import Outcome
+from state_api.settings import DOCUMENTED, Key, Role, Settings, SettingsError, StorageSettings, read_settings
+from state_api.settings import emulator_connection as connection
+from state_api.storage import tables
+
+ROOT = Path(__file__).parent.parent
+README, CONTRIBUTING, CHANGELOG = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
+HTTP_API, SETTINGS, REASON_CODES, CONCEPTS = (
+    ROOT / "docs" / name for name in ("http-api.md", "settings.md", "reasons.md", "concepts.md")
+)
+PAGES = sorted([README, CONTRIBUTING, CHANGELOG, *(ROOT / "docs").glob("*.md")])
+
+HEADING = re.compile(r"^(#{1,6}) (.+?)\s*$", re.MULTILINE)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+ADDRESS = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST)(/api[^\s\"'?`]*)")
+EXAMPLE = re.compile(r"^(Request|Answer) ?(?:\((\d{3})\))?[^\n]*:\n\n```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+named_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def without_code(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def section(page: Path, title: str) -> str:
+    """What stands under a heading, up to the next one of the same rank or a higher one."""
+    text = page.read_text()
+    # Blanked, so that a comment in a shell example is no heading, and positions stay what they are.
+    headings = list(HEADING.finditer(FENCE.sub(lambda fence: " " * len(fence[0]), text)))
+    start = next(heading for heading in headings if heading[2] == title)
+    ends = (other.start() for other in headings if other.start() > start.start() and len(other[1]) <= len(start[1]))
+    return text[start.end() : next(ends, len(text))]
+
+
+def rows(page: Path, title: str, first: str) -> list[list[str]]:
+    """The cells of the table under a heading whose first column has this title."""
+    found: list[list[str]] = []
+    inside = False
+    for line in section(page, title).splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            inside = False
+        elif cells[0] == first:
+            inside = True
+        elif inside and not set(cells[0]) <= {"-", ":"}:
+            found.append(cells)
+    assert found, f"{page.name} has no table {first} under {title}"
+    return found
+
+
+def listed(page: Path, title: str, first: str) -> list[str]:
+    """The first column of a table, without its marks."""
+    return [plain(cells[0]) for cells in rows(page, title, first)]
+
+
+def plain(cell: str) -> str:
+    return re.sub(r"`|\[|\]\([^)]*\)", "", cell)
+
+
+@pytest.fixture(scope="module")
+def api() -> FastAPI:
+    """The application, on a storage that nobody asks."""
+    storage = StorageSettings(connection_string=SecretStr(connection("127.0.0.1", 1)))
+    return StateServer(Settings(storage=storage)).api
+
+
+def routes(api: FastAPI) -> dict[str, APIRoute]:
+    """The routes of the operations, by operation id."""
+    everything = [context.original_route for context in iter_route_contexts(api.routes)]
+    known = {one.operation_id: one for one in everything if isinstance(one, APIRoute) and one.operation_id}
+    assert known.keys() == {operation["operationId"] for _, _, operation in operations(api)}
+    return known
+
+
+def operations(api: FastAPI) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Path, method and contract of each operation."""
+    for path, methods in openapi_document(api)["paths"].items():
+        for method, operation in methods.items():
+            yield path, method.upper(), operation
+
+
+class Noted(dict[str, str]):
+    """An environment that notes what it is asked for."""
+
+    def __init__(self, **content: str) -> None:
+        super().__init__(content)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    empty, sufficient = Noted(), Noted(STATE_STORAGE="UseDevelopmentStorage=true")
+    with pytest.raises(SettingsError):
+        read_settings(empty)
+    read_settings(sufficient)
+    real = empty.asked | sufficient.asked | set(DOCUMENTED)
+    assert sorted(listed(SETTINGS, "Environment", "Setting")) == sorted(real)
+
+
+def test_every_command_line_argument_is_documented_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["serve", "--help"])
+    arguments = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert set(listed(SETTINGS, "Command line", "Argument")) == arguments
+
+
+def test_every_exit_code_is_documented_and_no_other() -> None:
+    tree = ast.parse(inspect.getsource(command.main))
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
+    values = [inner for value in returned for inner in ast.walk(value)]
+    codes = {one.value for one in values if isinstance(one, ast.Constant) and isinstance(one.value, int)}
+    codes |= {vars(command)[one.id] for one in values if isinstance(one, ast.Name) and one.id.isupper()}
+    assert {int(code) for code in listed(SETTINGS, "Exit codes", "Exit code")} == codes
+
+
+def test_every_operation_is_documented_with_its_method_and_path_and_no_other(api: FastAPI) -> None:
+    real = {operation["operationId"]: f"{method} {path}" for path, method, operation in operations(api)}
+    assert {plain(cells[0]): plain(cells[1]) for cells in rows(HTTP_API, "Operations", "Operation")} == real
+
+
+def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section(api: FastAPI) -> None:
+    headers = {name.lower() for name in listed(HTTP_API, "Headers", "Header")}
+    schemas = openapi_document(api)["components"]["schemas"]
+    missing = []
+    for _, _, operation in operations(api):
+        name, parameters = operation["operationId"], operation.get("parameters", [])
+        said = set(CODE.findall(section(HTTP_API, name)))
+        named = {one["name"] for one in parameters if one["in"] != "header"} | members(operation, schemas)
+        sent = {one["name"].lower() for one in parameters if one["in"] == "header"}
+        missing += [f"{name}: {one}" for one in sorted(named - said)]
+        missing += [f"{name}: header {one}" for one in sorted(sent - headers)]
+    assert not missing
+
+
+def members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str]:
+    """The members of the body that an operation takes, where the contract names them."""
+    schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    choices = [schema, *schema.get("anyOf", [])]
+    named = [schemas[one["$ref"].rpartition("/")[2]] for one in choices if "$ref" in one]
+    return {name for one in named for name in one["properties"]}
+
+
+def test_the_table_of_roles_says_what_each_role_may_do(api: FastAPI) -> None:
+    real: dict[str, list[str]] = {}
+    for name, route in routes(api).items():
+        may = ["yes" if allowed(route, role) else "no" for role in Role]
+        real[name] = [*may, "yes" if route.path in ANONYMOUS else "no"]
+    table = section(SETTINGS, "Keys and roles")
+    header = next(line for line in table.splitlines() if line.startswith("| Operation"))
+    assert [plain(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
+    assert {plain(cells[0]): cells[1:] for cells in rows(SETTINGS, "Keys and roles", "Operation")} == real
+
+
+def allowed(route: APIRoute, role: Role) -> bool:
+    key = Key(name="test", role=role, key=SecretStr("0123456789abcdef"))
+    request = Request({"type": "http", "state": {"key": key}})
+    try:
+        for dependency in route.dependencies:
+            assert dependency.dependency is not None
+            dependency.dependency(request)
+    except problems.Forbidden:
+        return False
+    return True
+
+
+def test_every_reason_code_is_documented_and_no_other() -> None:
+    assert listed(REASON_CODES, "Reason codes", "Code") == [reason.value for reason in REASONS]
+
+
+def test_every_problem_code_is_documented_and_no_other() -> None:
+    assert sorted(listed(REASON_CODES, "Problem codes", "Code")) == sorted(problems.CODES)
+    assert sorted(listed(HTTP_API, "Problems", "Code")) == sorted(problems.CODES)
+
+
+def test_every_problem_is_documented_with_its_status() -> None:
+    said = {plain(cells[0]): int(cells[1]) for cells in rows(HTTP_API, "Problems", "Code")}
+    real = {kind.__name__: problems.problem_of(kind("")).status_code for kind in kinds(StateError)}
+    assert {code: status for code, status in said.items() if code in real} == {
+        code: status for code, status in real.items() if code in said
+    }
+    assert real.keys() - said.keys() == {"Refused"}
+
+
+def kinds(kind: type[StateError]) -> Iterator[type[StateError]]:
+    """Our own errors below this one, and not those that other tests make."""
+    for child in kind.__subclasses__():
+        if child.__module__.startswith("state_api."):
+            yield child
+            yield from kinds(child)
+
+
+def test_every_quarantine_code_is_documented_and_no_other() -> None:
+    assert listed(REASON_CODES, "Quarantine codes", "Code") == list(QUARANTINE_CODES)
+
+
+def test_every_outcome_of_cleanup_is_documented_and_no_other() -> None:
+    assert sorted(listed(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(Outcome)
+    assert sorted(listed(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(Outcome)
+
+
+def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() -> None:
+    limits = {plain(cells[0]): cells[1] for cells in rows(HTTP_API, "Limits", "What")}
+    assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY} bytes"
+    assert limits["any other body"] == f"{middleware.MAX_BODY} bytes"
+    assert limits["events in one delivery"] == str(events.MAX_EVENTS)
+    stored = [tables.APPS, tables.TASK_HUBS, tables.QUARANTINE, tables.instance_table("…")]
+    assert listed(CONCEPTS, "What is stored", "Table") == stored
+
+
+def make_targets() -> set[str]:
+    phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    return set(phony[1].split())
+
+
+def test_every_make_target_is_documented_and_no_other() -> None:
+    assert set(listed(CONTRIBUTING, "Make targets", "Target")) == {f"make {name}" for name in make_targets()}
+
+
+@named_page
+def test_every_make_command_on_a_page_exists(page: Path) -> None:
+    text = page.read_text()
+    code = [*CODE.findall(without_code(text)), *(line for _, body in FENCE.findall(text) for line in body.splitlines())]
+    assert {match[1] for one in code if (match := re.match(r"make ([\w-]+)", one))} <= make_targets()
+
+
+@named_page
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for target in LINK.findall(without_code(page.read_text())):
+        name, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / name).resolve() if name else page
+        if not file.is_file() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+def anchors(page: Path) -> set[str]:
+    return {slug(title) for _, title in HEADING.findall(without_code(page.read_text()))}
+
+
+@named_page
+def test_no_heading_stands_twice_on_a_page(page: Path) -> None:
+    titles = [title for _, title in HEADING.findall(without_code(page.read_text()))]
+    assert len({slug(title) for title in titles}) == len(titles)
+
+
+@named_page
+def test_every_block_of_json_on_a_page_can_be_read(page: Path) -> None:
+    for language, body in FENCE.findall(page.read_text()):
+        if language == "json":
+            json.loads(body)
+
+
+@named_page
+def test_every_address_in_an_example_is_one_of_the_contract(page: Path, api: FastAPI) -> None:
+    paths = [re.sub(r"\{\w+\}", "[^/]+", path) for path in openapi_document(api)["paths"]]
+    asked = ADDRESS.findall(page.read_text())
+    assert [one for one in asked if not any(re.fullmatch(path, one) for path in paths)] == []
+
+
+def test_every_example_of_a_request_or_an_answer_fits_the_contract(api: FastAPI) -> None:
+    known = routes(api)
+    checked = 0
+    for name, route in known.items():
+        for kind, status, text in EXAMPLE.findall(section(HTTP_API, name)):
+            if kind == "Request":
+                model: Any = inspect.signature(route.endpoint).parameters["body"].annotation
+            else:
+                model = route.response_model if status == "200" else problems.Problem
+            TypeAdapter(model).validate_json(text)
+            checked += 1
+    assert checked >= len(known)
+
+
+def test_every_key_in_the_example_of_the_settings_is_one() -> None:
+    (example,) = [body for language, body in FENCE.findall(section(SETTINGS, "Keys and roles")) if language == "json"]
+    environment = {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": example}
+    assert {key.role for key in read_settings(environment).keys} == set(Role)

@@ -1,0 +1,104 @@
+"""Settings from the environment: what is read, what wins, and what is told when one is wrong."""
+
+import json
+import re
+
+import pytest
+
+from state_api.__main__ import check_exposure
+from state_api.settings import Role, Settings, SettingsError, StorageSettings, emulator_connection, read_settings
+
+CONNECTION = "DefaultEndpointsProtocol=https;AccountName=state;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
+OTHER = CONNECTION.replace("state", "jobs")
+URI = "https://state.table.core.windows.net"
+KEY = {"name": "ci", "role": "deployer", "key": "0123456789abcdef"}
+
+
+def test_the_state_storage_wins_over_the_one_of_the_functions_host() -> None:
+    read = read_settings({"STATE_STORAGE": CONNECTION, "AzureWebJobsStorage": OTHER})
+    assert read.storage.connection_string is not None
+    assert read.storage.connection_string.get_secret_value() == CONNECTION
+
+
+def test_the_storage_of_the_functions_host_serves_where_no_other_is_set() -> None:
+    read = read_settings({"AzureWebJobsStorage": OTHER})
+    assert read.storage.connection_string is not None
+    assert read.storage.connection_string.get_secret_value() == OTHER
+
+
+@pytest.mark.parametrize("text", ["UseDevelopmentStorage=true", "usedevelopmentstorage=TRUE;"])
+def test_development_storage_is_the_emulator_at_its_usual_place(text: str) -> None:
+    storage = read_settings({"STATE_STORAGE": text}).storage
+    assert storage.development
+    assert storage.connection_string is not None
+    assert storage.connection_string.get_secret_value() == emulator_connection("127.0.0.1", 10002)
+
+
+@pytest.mark.parametrize(
+    ("environment", "uri", "client_id"),
+    [
+        ({"STATE_STORAGE__tableServiceUri": URI}, URI, None),
+        ({"STATE_STORAGE__tableServiceUri": URI, "STATE_STORAGE__clientId": "id"}, URI, "id"),
+        ({"AzureWebJobsStorage__tableServiceUri": URI}, URI, None),
+        ({"AzureWebJobsStorage__accountName": "jobs"}, "https://jobs.table.core.windows.net", None),
+        ({"STATE_STORAGE__tableServiceUri": URI, "AzureWebJobsStorage": OTHER}, URI, None),
+    ],
+)
+def test_an_identity_needs_only_an_address(environment: dict[str, str], uri: str, client_id: str | None) -> None:
+    assert read_settings(environment).storage == StorageSettings(table_service_uri=uri, client_id=client_id)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "no state storage is set: set STATE_STORAGE"),
+        ({"STATE_STORAGE": "secret-nonsense"}, "STATE_STORAGE is not a storage connection string"),
+        ({"STATE_STORAGE__tableServiceUri": "state"}, "must be the address of a table service"),
+        ({"STATE_STORAGE__tableServiceUri": f"{URI}?sig=secret"}, "without a signature"),
+        ({"AzureWebJobsStorage__accountName": "No Account"}, "must be the name of a storage account"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "0"}, "STATE_SHARDS must be a number from 1 to 64"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "four"}, "STATE_SHARDS must be a number from 1 to 64"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "65"}, "STATE_SHARDS must be a number from 1 to 64"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": "secret"}, "STATE_KEYS must be a JSON list"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"role": "king"}])}, "0.role"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"key": "secret"}])}, "0.key"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"name": "a b"}])}, "0.name"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY, KEY])}, "STATE_KEYS names a key twice"),
+    ],
+)
+def test_a_wrong_setting_is_told_without_what_it_holds(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)) as told:
+        read_settings(environment)
+    assert "secret" not in str(told.value)
+
+
+def test_everything_has_a_default_but_the_storage() -> None:
+    read = read_settings({"STATE_STORAGE": CONNECTION})
+    assert (read.keys, read.shards, read.platform_identity) == ((), 4, False)
+    read = read_settings({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "16", "WEBSITE_AUTH_ENABLED": "True"})
+    assert (read.shards, read.platform_identity) == (16, True)
+
+
+def test_settings_never_show_a_secret() -> None:
+    read = read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY])})
+    assert (read.keys[0].name, read.keys[0].role) == ("ci", Role.DEPLOYER)
+    assert "c2VjcmV0" not in repr(read) + read.model_dump_json()
+    assert KEY["key"] not in repr(read) + read.model_dump_json()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    check_exposure(host, read_settings({"STATE_STORAGE": CONNECTION}))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "state.example", ""])  # noqa: S104 (never bound)
+def test_anything_else_needs_keys(host: str) -> None:
+    with pytest.raises(SettingsError, match="set STATE_KEYS"):
+        check_exposure(host, read_settings({"STATE_STORAGE": CONNECTION}))
+    check_exposure(host, read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY])}))
+
+
+def test_settings_cannot_be_changed() -> None:
+    read: Settings = read_settings({"STATE_STORAGE": CONNECTION})
+    with pytest.raises(ValueError, match="frozen"):
+        read.shards = 5
