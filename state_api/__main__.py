@@ -82,9 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        server = _Server(config, state)
-        server.run()
-        return 0 if server.started else 1
+        try:
+            _Server(config, state).run()
+        except SystemExit:
+            # uvicorn ends the process itself when it cannot listen; it has logged why.
+            return 1
+        return 0
 
 
 def check_exposure(host: str, settings: Settings) -> None:

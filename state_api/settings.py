@@ -19,6 +19,7 @@ PLATFORM_IDENTITY = "WEBSITE_AUTH_ENABLED"
 DOCUMENTED = (
     STORAGE,
     f"{STORAGE}__tableServiceUri",
+    f"{STORAGE}__accountName",
     f"{STORAGE}__clientId",
     FALLBACK_STORAGE,
     f"{FALLBACK_STORAGE}__tableServiceUri",

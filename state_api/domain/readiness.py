@@ -237,9 +237,11 @@ def _all_active(evidence: Evidence) -> tuple[ActiveInstance, ...]:
 
 
 def _settle_ticks(evidence: Evidence, policy: Policy, now: Instant) -> int:
-    """Ticks until the settle window is over; 0 or less once it is."""
+    """Ticks until the settle window is over; 0 or less once it is. Never more than the window: `now` may be a little
+    behind the clock that stamped the last event."""
     last = evidence.activity.last_recorded_at
-    return 0 if last is None else last + seconds(policy.settle_seconds) - now
+    window = seconds(policy.settle_seconds)
+    return 0 if last is None else min(window, last + window - now)
 
 
 def _probe_reason(evidence: Evidence, policy: Policy, now: Instant) -> ReasonGiven | None:
@@ -248,8 +250,8 @@ def _probe_reason(evidence: Evidence, policy: Policy, now: Instant) -> ReasonGiv
             return None
         return ReasonGiven(
             Reason.VERIFICATION_REQUIRED,
-            "the app's policy requires verification, but no probe is configured for its task hubs; "
-            "set taskHubs with PutApp, or requireVerification to false",
+            "the app's policy requires verification, but no probe of its task hubs is configured; "
+            "configure taskHubs, or set requireVerification to false",
         )
     probe = evidence.probe
     if probe is None:

@@ -141,7 +141,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What PutApp asks for: slots with hub and version, or None to empty one; what to make of the policy; where the
+    """What PutApp asks for: slots with hub and version (None keeps the version of a hub that stays), or None to empty
+    one; what to make of the policy; where the
     hubs live, None to leave that as it is."""
 
     slots: Mapping[str, tuple[str, str | None] | None] = field(default_factory=dict)
@@ -259,8 +260,10 @@ def swap(app: App, slot: str, task_hub: str, now: Instant) -> Transition:
         PRODUCTION: replace(held, since=now, promoted=True),
         name: None if production is None else replace(production, since=now, promoted=True),
     }
+    # A deployment into another slot goes on.
+    closed = app.deployment is None or app.deployment.slot == name
     return Transition(
-        replace(app, slots=slots, deployment=None),
+        replace(app, slots=slots, deployment=None if closed else app.deployment),
         "PostSwap",
         {"slot": name, "production": held.task_hub, "swappedOut": production.task_hub if production else None},
     )
@@ -270,7 +273,9 @@ def kept_by_retention(app: App, now: Instant) -> frozenset[str]:
     """The names of the retired hubs that the policy keeps: the youngest ones, and those retired lately."""
     retention = app.policy.retention
     youngest_first = sorted(app.retired, key=lambda hub: hub.retired_at, reverse=True)
-    young = {hub.task_hub for hub in app.retired if now - hub.retired_at < seconds(3600 * retention.keep_for_hours)}
+    # Servers agree on the time to a second: no age, not even a negative one, is young for a policy of no hours.
+    period = seconds(3600 * retention.keep_for_hours)
+    young = {hub.task_hub for hub in app.retired if period and now - hub.retired_at < period}
     return frozenset(young | {hub.task_hub for hub in youngest_first[: retention.keep_last]})
 
 
@@ -305,7 +310,7 @@ def register(
         name = app.slot_name(given)
         held = slots.get(name)
         if held is not None and content is not None and same_hub(held.task_hub, content[0]):
-            slots[name] = replace(held, version=content[1])
+            slots[name] = replace(held, version=content[1] or held.version)
             continue
         if held is not None:
             deployment = app.open_deployment(now)
@@ -341,8 +346,13 @@ def register(
 
 
 def _changed_policy(before: Policy, after: Policy) -> dict[str, Any]:
-    old, new = asdict(before), asdict(after)
-    return {_camel(name): value for name, value in new.items() if value != old[name]}
+    old, new = _json(asdict(before)), _json(asdict(after))
+    return {name: value for name, value in new.items() if value != old[name]}
+
+
+def _json(members: Mapping[str, Any]) -> dict[str, Any]:
+    """The members under the names that the contract gives them."""
+    return {_camel(name): _json(value) if isinstance(value, Mapping) else value for name, value in members.items()}
 
 
 def _camel(name: str) -> str:
@@ -379,7 +389,8 @@ def _check_unused(app: App, task_hub: str, used: bool) -> None:
 
 def _not_ready(app: App, slot: str, verdict: Verdict) -> StagingNotReady:
     return StagingNotReady(
-        f"slot {slot} of app {app.name} holds task hub {verdict.evidence.task_hub}, which is not drained",
+        f"slot {slot} of app {app.name} must not be overwritten: "
+        + "; ".join(reason.message for reason in verdict.reasons),
         taskHub=verdict.evidence.task_hub,
         slot=slot,
         hasRunning=verdict.has_running,

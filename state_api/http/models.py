@@ -91,8 +91,14 @@ class SlotContent(_Sent):
 
 
 class RetentionRequest(_Sent):
-    keep_last: Annotated[int, Field(ge=0, le=1000)] = Retention().keep_last
-    keep_for_hours: Annotated[int, Field(ge=0, le=8760)] = Retention().keep_for_hours
+    keep_last: Annotated[int, Field(ge=0, le=1000)] | None = None
+    keep_for_hours: Annotated[int, Field(ge=0, le=8760)] | None = None
+
+    def over(self, retention: Retention) -> Retention:
+        return Retention(
+            retention.keep_last if self.keep_last is None else self.keep_last,
+            retention.keep_for_hours if self.keep_for_hours is None else self.keep_for_hours,
+        )
 
 
 class PolicyRequest(_Sent):
@@ -120,11 +126,7 @@ class PolicyRequest(_Sent):
             require_verification=chosen("require_verification"),
             deployment_timeout_minutes=chosen("deployment_timeout_minutes"),
             ignore_functions=tuple(chosen("ignore_functions")),
-            retention=(
-                policy.retention
-                if self.retention is None
-                else Retention(self.retention.keep_last, self.retention.keep_for_hours)
-            ),
+            retention=self.retention.over(policy.retention) if self.retention else policy.retention,
         )
 
 

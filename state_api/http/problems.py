@@ -114,6 +114,8 @@ def problem_of(error: errors.StateError) -> JSONResponse:
     headers: dict[str, str] = {}
     if isinstance(error, errors.StorageUnavailable):
         headers["Retry-After"] = str(error.retry_after)
+    elif (seconds := error.details.get("retryAfterSeconds")) is not None:
+        headers["Retry-After"] = str(seconds)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'ApiKey realm="state", header="x-functions-key"'
     return problem(status, error.code, error.message, headers, **error.details)

@@ -205,7 +205,7 @@ class Releases:
             )
             if await self._apps.commit(before, after, audit, transition.new_hubs):
                 return after
-            await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
+            await asyncio.sleep(random.uniform(0, min(0.5, 0.02 * 2**attempt)))
         winner = await self._apps.get(name)
         raise Conflict(
             f"app {name} was changed by {winner.updated_by if winner else 'somebody else'} at the same time; try again",

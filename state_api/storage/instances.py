@@ -1,5 +1,6 @@
 """One table per task hub. `i|<id>` holds an instance, `a|<since>|<id>` exists exactly while it is active, and both
-change in one transaction under the ETag of `i|<id>`. `activity` tells when the shard last changed.
+change in one transaction under the ETag of `i|<id>`. `activity|<function>` tells when an instance of an orchestrator
+function last changed in the shard.
 
 "Is anything active?" is then one range read per shard, whatever the hub has finished, and it comes oldest first.
 """
@@ -19,6 +20,7 @@ from azure.data.tables.aio import TableClient
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.domain.lifecycle import Finished, Instance, LifecycleEvent, RuntimeStatus, Source, Started, apply
+from state_api.domain.names import is_entity
 from state_api.domain.readiness import ACTIVE_LIMIT, ActiveInstance, Activity
 from state_api.services.ports import Page, TableMissing, TaskHubRecord
 from state_api.storage.keys import escape, instance_key, ordinal, shard_of, unescape
@@ -38,12 +40,13 @@ from state_api.storage.tables import (
     written_at,
 )
 
-# A transaction takes 100 operations (PLATFORM: Table storage); an instance needs at most three (its row, its old and
-# its new active row), the shard one. With reasons and names cut as the parser cuts them it stays well under 4 MiB.
-_INSTANCES_PER_TRANSACTION = 33
+# A transaction takes 100 operations (PLATFORM: Table storage); an instance needs at most four (its row, its old and
+# its new active row, the activity of its function). With reasons and names cut as the parser cuts them it stays well
+# under 4 MiB.
+_INSTANCES_PER_TRANSACTION = 25
 _IN_FLIGHT = 32
 _ATTEMPTS = 12
-_ACTIVITY = "activity"
+_ACTIVITY = "activity|"
 _ACTIVE_FROM = "a|"
 _ACTIVE_TO = "a}"
 _LISTED_PAGES = 10
@@ -64,8 +67,9 @@ class InstanceStore:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
-        # The last event that this worker knows of per shard, so that a late one does not turn the row back.
-        self._last_event: dict[tuple[str, str], Instant] = {}
+        # The last event that this worker knows of per table, shard and function, so that a late one does not turn the
+        # row back.
+        self._last_event: dict[tuple[str, str, str], Instant] = {}
 
     async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool]:
         """Merge events into their instances, durably. For each event, whether it changed anything: a duplicate does
@@ -109,7 +113,7 @@ class InstanceStore:
                         operations += _operations(shard, known[instance_id], merged)
                 if not operations:
                     return effective
-                operations.append(await self._activity_operation(table, shard, (events[n] for n in effective)))
+                operations += await self._activity_operations(table, shard, [events[number] for number in effective])
                 try:
                     async with self._in_flight:
                         await transact(table, operations)
@@ -142,23 +146,38 @@ class InstanceStore:
                 return _Known(None, None)
         return _Known(_instance_from(entity), etag_of(entity))
 
-    async def _activity_operation(self, table: TableClient, shard: str, events: Iterable[LifecycleEvent]) -> Operation:
-        """Stamp the shard. Written without a condition, because every writer of the shard does: the storage's own
-        time stamp, which the settle window counts from, is right whoever comes last. `LastEventAt` is for people and
-        may briefly lag behind when several workers write."""
-        place = (table.table_name, shard)
+    async def _activity_operations(
+        self, table: TableClient, shard: str, events: Iterable[LifecycleEvent]
+    ) -> list[Operation]:
+        """Stamp the activity of each function that something happened to; entities are never waited for.
+
+        Written without a condition, because every writer of the shard does: the storage's own time stamp, which the
+        settle window counts from, is right whoever comes last. `LastEventAt` is for people and may briefly lag behind
+        when several workers write.
+        """
+        latest: dict[str, Instant] = {}
+        for event in events:
+            if not is_entity(event.instance_id):
+                known = latest.get(event.function_name, event.occurred_at)
+                latest[event.function_name] = max(known, event.occurred_at)
+        return [await self._activity_operation(table, shard, name, at) for name, at in latest.items()]
+
+    async def _activity_operation(self, table: TableClient, shard: str, name: str, at: Instant) -> Operation:
+        key = _ACTIVITY + instance_key(name)
+        place = (table.table_name, shard, name)
         if place not in self._last_event:
             try:
-                known = await table.get_entity(shard, _ACTIVITY)
+                known = await table.get_entity(shard, key)
                 self._last_event[place] = parse_instant(known["LastEventAt"])
             except ResourceNotFoundError:
                 self._last_event[place] = Instant(0)
-        self._last_event[place] = max(self._last_event[place], *(event.occurred_at for event in events))
-        row = _row(shard, _ACTIVITY, LastEventAt=format_instant(self._last_event[place]))
+        self._last_event[place] = max(self._last_event[place], at)
+        row = _row(shard, key, FunctionName=name, LastEventAt=format_instant(self._last_event[place]))
         return ("upsert", row, {"mode": UpdateMode.REPLACE})
 
     async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity:
-        """What is active, oldest first, and when something last changed: one range read per shard."""
+        """What is active, oldest first, and when something last changed, both without the functions that `ignores`
+        names: one range read per shard."""
         table = self._tables.client(instance_table(hub.name))
         async with translated():
             shards = await asyncio.gather(
@@ -186,10 +205,12 @@ class InstanceStore:
         )
         try:
             async for row in rows:
-                if row["RowKey"] == _ACTIVITY:
-                    last_event_at = parse_instant(row["LastEventAt"])
-                    last_recorded_at = written_at(row)
-                elif ignores(row["FunctionName"]):
+                ignored_function = ignores(row["FunctionName"])
+                if row["RowKey"].startswith(_ACTIVITY):
+                    if not ignored_function:
+                        last_event_at = max(last_event_at or Instant(0), parse_instant(row["LastEventAt"]))
+                        last_recorded_at = max(last_recorded_at or Instant(0), written_at(row))
+                elif ignored_function:
                     ignored += 1
                 else:
                     active.append(ActiveInstance.of(_active_from(row)))
@@ -287,9 +308,9 @@ class InstanceStore:
         return Page(tuple(items), encode_token({"kind": "finished", "shard": shard, "page": token}))
 
     async def drop(self, hub: TaskHubRecord) -> None:
-        await self._tables.drop(instance_table(hub.name))
-        for shard in _partitions(hub.shards):
-            self._last_event.pop((instance_table(hub.name), shard), None)
+        table = instance_table(hub.name)
+        await self._tables.drop(table)
+        self._last_event = {place: at for place, at in self._last_event.items() if place[0] != table}
 
 
 def _groups_of_instances(instances: Mapping[str, list[int]]) -> Iterable[list[tuple[str, list[int]]]]:

@@ -134,8 +134,8 @@ def without(hub: str, *path: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("make", "code"),
     [
-        (lambda hub: "not an object", "NotAnEvent"),
-        (lambda hub: None, "NotAnEvent"),
+        (lambda hub: f"not an object of {hub}", "NotAnEvent"),
+        (lambda hub: [None, hub], "NotAnEvent"),
         (lambda hub: without(hub, "data"), "NotAnEvent"),
         (lambda hub: event(hub) | {"data": "text"}, "NotAnEvent"),
         (lambda hub: event(hub) | {"eventType": "Microsoft.Storage.BlobCreated"}, "UnknownEventType"),
@@ -169,9 +169,13 @@ async def test_what_cannot_be_understood_is_kept_and_holds_nothing_up(
     answer = await http.post("/api/events", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()) == (200, {"recorded": 2, "unchanged": 0, "quarantined": 1})
     assert set(await instances(http, hub)) == {"before", "after"}
-    kept = (await http.get("/api/quarantine", params={"top": 1})).json()["events"][0]
-    assert (kept["code"], kept["source"], kept["truncated"]) == (code, "webhook", False)
-    assert json.loads(kept["event"]) == bad
+    kept = [one for one in await newest_quarantined(http) if json.loads(one["event"]) == bad]
+    assert [(one["code"], one["source"], one["truncated"]) for one in kept] == [(code, "webhook", False)]
+
+
+async def newest_quarantined(http: httpx.AsyncClient) -> Any:
+    """More than one: servers agree on the time to a second, and so on what is newest."""
+    return (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
 
 
 async def test_a_day_ahead_is_a_clock_and_not_a_mistake(http: httpx.AsyncClient, hub: str) -> None:
@@ -196,9 +200,8 @@ async def test_the_quarantine_is_listed_page_by_page(http: httpx.AsyncClient, hu
 async def test_a_huge_event_is_kept_as_far_as_it_fits(http: httpx.AsyncClient) -> None:
     huge = [{"eventType": "huge", "filling": "ü" * 200_000}] * 3
     assert (await send(http, huge))["quarantined"] == 3
-    kept = (await http.get("/api/quarantine", params={"top": 1})).json()["events"][0]
-    assert kept["truncated"]
-    assert len(kept["event"]) == 300_000
+    kept = [one for one in await newest_quarantined(http) if one["truncated"]]
+    assert [len(one["event"]) for one in kept] == [300_000] * 3
 
 
 async def test_a_batch_of_only_poison_is_done_with(http: httpx.AsyncClient) -> None:

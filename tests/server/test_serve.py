@@ -188,3 +188,20 @@ def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp
         # One dies in the middle of its work; the other goes on with all that was acknowledged.
         one.process.kill()
         assert second.get(f"/api/apps/{app}").json()["slots"]["staging"]["taskHub"] == hub
+
+
+def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path: Path) -> None:
+    with serving(storage, tmp_path) as served:
+        port = served.url.rpartition(":")[2]
+        done = subprocess.run(
+            [*SERVE, "--port", port],
+            env=environment(storage),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,180 @@
+"""What happens between two steps of one server: another server acts, or the storage fails. Each time the next call
+finds a consistent state and finishes the work."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from state_api.app import StateServer
+from state_api.settings import Settings, StorageSettings
+from tests.builders import event
+from tests.conftest import new_hub
+from tests.http.client import problem, publish, put, run, stage, staging, swap
+from tests.proxy import StorageProxy, storage_proxy
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def another(storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of another server on the same storage."""
+    server = StateServer(Settings(storage=storage))
+    transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://other", timeout=60) as client:
+        yield client
+    await server.close()
+
+
+async def with_retired_hub(http: httpx.AsyncClient, app: str) -> str:
+    """An app with one retired, drained hub that events were recorded for."""
+    await put(http, app, policy={"settleSeconds": 0})
+    old = new_hub()
+    for hub in (old, new_hub(), new_hub()):
+        assert (await stage(http, app, hub)).status_code == 200
+        assert (await swap(http, app, hub)).status_code == 200
+        if hub == old:
+            await publish(http, event(old, status="Completed"))
+    return old
+
+
+async def test_who_loses_every_race_is_told_who_won(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str
+) -> None:
+    await put(http, app)
+    settle = 0
+    async with storage_proxy(storage) as proxy, another(proxy.settings) as unlucky:
+
+        async def overtake(method: str, path: str) -> None:
+            nonlocal settle
+            if path.endswith("$batch"):
+                settle += 1
+                changed = {"policy": {"settleSeconds": settle}}
+                await http.put(f"/api/apps/{app}", json=changed, headers={"X-Actor": "the faster one"})
+
+        proxy.before = overtake
+        refused = problem(await stage(unlucky, app, new_hub()), 409, "Conflict")
+    assert refused["updatedBy"] == "the faster one"
+    assert (await http.get(f"/api/apps/{app}")).json()["slots"]["staging"] is None
+
+
+async def test_who_loses_one_race_decides_again(storage: StorageSettings, http: httpx.AsyncClient, app: str) -> None:
+    await put(http, app)
+    async with storage_proxy(storage) as proxy, another(proxy.settings) as late:
+        raced = False
+
+        async def overtake(method: str, path: str) -> None:
+            nonlocal raced
+            if path.endswith("$batch") and not raced:
+                raced = True
+                assert (await stage(http, app, new_hub(), run(1))).status_code == 200
+
+        proxy.before = overtake
+        refused = problem(await stage(late, app, new_hub(), run(2)), 409, "DeploymentInProgress")
+        assert refused["deployment"]["by"] == "pipeline 1"
+        raced = False
+        hub = (await http.get(f"/api/apps/{app}")).json()["slots"]["staging"]["taskHub"]
+
+        async def swap_first(method: str, path: str) -> None:
+            nonlocal raced
+            if path.endswith("$batch") and not raced:
+                raced = True
+                assert (await swap(http, app, hub)).status_code == 200
+
+        proxy.before = swap_first
+        # The swap that both want has happened: nothing to do is a good answer.
+        assert (await swap(late, app, hub)).json()["slots"]["production"]["taskHub"] == hub
+
+
+async def test_a_worker_that_remembers_a_hub_notices_that_it_was_cleaned_up(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str
+) -> None:
+    old = await with_retired_hub(http, app)
+    async with another(storage) as other:
+        await publish(other, event(old, "remembered", "Completed"))
+        assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
+        assert await publish(other, event(old, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
+
+
+@pytest.mark.parametrize("step", ["close", "drop", "forget"])
+async def test_a_cleanup_that_breaks_off_is_finished_by_the_next(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, step: str
+) -> None:
+    old = await with_retired_hub(http, app)
+    writes = {"close": 1, "forget": 2}
+
+    async with storage_proxy(storage) as proxy, another(proxy.settings) as broken:
+        _break_at(proxy, "DELETE" if step == "drop" else "POST", writes.get(step, 1))
+        problem(await broken.post(f"/api/apps/{app}/cleanup"), 503, "StorageUnavailable")
+    assert [hub["taskHub"] for hub in (await http.get(f"/api/apps/{app}")).json()["retired"]] == [old]
+    done = (await http.post(f"/api/apps/{app}/cleanup")).json()
+    assert [(hub["taskHub"], hub["outcome"]) for hub in done["taskHubs"]] == [(old, "Removed")]
+    assert done["app"]["retired"] == []
+    history = (await http.get(f"/api/apps/{app}/history")).json()["history"]
+    assert [one["details"] for one in history if one["operation"] == "Cleanup"] == [{"removed": [old]}]
+    assert (await http.get(f"/api/taskhubs/{old}/instances")).json()["instances"] == []
+
+
+def _break_at(proxy: StorageProxy, method: str, number: int) -> None:
+    """Fail the `number`th request of this kind and all that follow."""
+    seen = 0
+
+    def fail(sent: str, path: str) -> int | None:
+        nonlocal seen
+        seen += sent == method and (method != "POST" or path.endswith("$batch"))
+        return 500 if seen >= number else None
+
+    proxy.fail = fail
+
+
+async def test_a_stage_that_breaks_off_after_the_claim_is_finished_by_its_own_app_only(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await put(http, app)
+    async with storage_proxy(storage) as proxy, another(proxy.settings) as broken:
+        _break_at(proxy, "POST", 2)
+        problem(await stage(broken, app, hub), 503, "StorageUnavailable")
+    problem(await stage(http, f"{app}-other", hub), 409, "TaskHubAlreadyUsed")
+    assert (await stage(http, app, hub)).status_code == 200
+
+
+async def test_a_hub_whose_table_was_never_made_is_made_with_the_next_event(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    async with storage_proxy(storage) as proxy, another(proxy.settings) as broken:
+        proxy.fail = lambda method, path: 500 if path.endswith("/Tables") else None
+        problem(await broken.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
+    # Registered without a table: nothing was acknowledged, so nothing is active.
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 0
+    assert (await publish(http, event(hub)))["recorded"] == 1
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
+
+
+async def test_a_table_that_vanishes_under_a_worker_is_made_again(
+    server: StateServer, http: httpx.AsyncClient, hub: str
+) -> None:
+    await publish(http, event(hub, "before"))
+    await server.tables.drop(f"SafeDeployHub{hub}State")
+    assert (await publish(http, event(hub, "after")))["recorded"] == 1
+
+
+async def test_an_event_between_two_reads_of_a_verdict_is_seen_by_the_next(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str
+) -> None:
+    """A parent in one shard ends and its child in another begins while the shards are read one after the other."""
+    old = new_hub()
+    await put(http, app, slots={"staging": {"taskHub": old}})
+    await publish(http, event(old, "parent"))
+    async with storage_proxy(storage) as proxy, another(proxy.settings) as reader:
+        raced = False
+
+        async def hand_over(method: str, path: str) -> None:
+            nonlocal raced
+            if "State" in path and not raced:
+                raced = True
+                await publish(http, event(old, "child"), event(old, "parent", "Completed"))
+
+        proxy.before = hand_over
+        verdict = await staging(reader, app)
+    assert not verdict["ready"]
