@@ -15,7 +15,7 @@ from state_api.domain.readiness import (
     Verdict,
     assess,
 )
-from state_api.domain.releases import App, Caller, Deployment, Order, Retired, Slot, TaskHubSource, Transition, stage
+from state_api.domain.releases import App, Caller, Order, Retired, Slot, TaskHubSource, Transition, stage
 
 NOON = parse_instant("2026-11-20T12:00:00Z")
 AZURE_STORAGE = "azureStorage"
@@ -101,7 +101,6 @@ def shop(
     more: dict[str, Slot | None] | None = None,
     policy: Policy | None = None,
     retired: tuple[Retired, ...] = (),
-    deployment: Deployment | None = None,
     task_hubs: TaskHubSource | None = None,
 ) -> App:
     """An app that was registered before; `more` are its slots beyond production and staging."""
@@ -110,7 +109,6 @@ def shop(
         slots={"production": production, "staging": staging, **(more or {})},
         policy=policy or Policy(),
         task_hubs=task_hubs,
-        deployment=deployment,
         retired=retired,
         revision=3,
     )

@@ -14,6 +14,7 @@ from state_api.domain.readiness import (
     Assurance,
     Evidence,
     Policy,
+    ProbeResult,
     Reason,
     Verdict,
     assess,
@@ -220,8 +221,11 @@ def test_an_empty_slot_is_ready() -> None:
     assert verdict.retry_after_seconds is None
 
 
-def test_an_empty_slot_needs_no_probe() -> None:
-    assert assess(Evidence(None, provider="azureStorage"), Policy(), at()).ready
+@pytest.mark.parametrize("result", [None, probe()], ids=["none yet", "left from another hub"])
+def test_an_empty_slot_needs_no_probe_and_none_verifies_it(result: ProbeResult | None) -> None:
+    verdict = assess(Evidence(None, provider="azureStorage", probe=result), Policy(), at())
+    assert verdict.ready
+    assert verdict.assurance is Assurance.EVENTS
 
 
 def test_an_empty_slot_into_which_another_run_deploys_is_not_ready_though_nothing_runs() -> None:

@@ -69,13 +69,7 @@ class AnySequence(RuleBasedStateMachine):
     def let_time_pass(self, minutes: int) -> None:
         self.now = Instant(self.now + seconds(60 * minutes))
 
-    @rule(
-        hub=HUBS,
-        slot=SLOTS,
-        caller=CALLERS,
-        verdict=VERDICTS,
-        override=OVERRIDES,
-    )
+    @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, verdict=VERDICTS, override=OVERRIDES)
     def post_staging(self, hub: str, slot: str, caller: Caller, verdict: Verdict, override: str) -> None:
         order = Order(
             hub,
