@@ -65,6 +65,10 @@ async def test_every_instance_id_round_trips(server: StateServer, hub: str) -> N
     assert seen == set(AWKWARD_IDS) - {"@entity@key"}
     listed = [one.instance_id for one in (await store.page(record, None, None, 100, None)).items]
     assert sorted(listed) == sorted(AWKWARD_IDS)
+    ended = [happened(hub, instance_id, RuntimeStatus.COMPLETED, 100) for instance_id in AWKWARD_IDS]
+    assert all(await store.record(record, ended))
+    assert await active_ids(server, hub) == []
+    assert not any(one.active for one in (await store.page(record, None, None, 100, None)).items)
 
 
 async def test_ids_that_differ_only_in_what_is_escaped_stay_apart(server: StateServer, hub: str) -> None:
