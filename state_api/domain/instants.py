@@ -28,7 +28,8 @@ def parse_instant(text: str) -> Instant:
     date, time, fraction, offset = match.groups()
     offset = "+00:00" if offset is None or offset in "Zz" else offset
     try:
-        whole = (datetime.fromisoformat(f"{date}T{time}{offset}") - _EPOCH) // timedelta(seconds=1)
+        # In UTC first: an offset can lead out of the years that a datetime, and so `format_instant`, can hold.
+        whole = (datetime.fromisoformat(f"{date}T{time}{offset}").astimezone(UTC) - _EPOCH) // timedelta(seconds=1)
     except OverflowError as error:
         raise ValueError(f"not a representable time: {text[:64]!r}") from error
     return Instant(whole * TICKS_PER_SECOND + int((fraction or "0").ljust(7, "0")[:7]))

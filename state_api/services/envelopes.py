@@ -39,6 +39,7 @@ QUARANTINE_CODES = {
     "BadTaskHub": "Its hub name is missing or breaks the naming rule.",
     "BadInstanceId": "Its instance id is missing, longer than 256 characters, or not valid text.",
     "BadTime": "Its time is missing, unreadable, before 2017 or more than a day ahead.",
+    "Unforeseen": "The server could not read it for a reason that it did not foresee; its log has the details.",
     "TaskHubCleanedUp": "Its task hub was cleaned up; nothing should run there any more.",
 }
 """Every code under which an event is kept, for the documentation."""

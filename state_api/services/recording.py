@@ -48,6 +48,9 @@ class Recorder:
                 understood = understand(event, now)
             except NotUnderstood as reason:
                 rejected.append(Quarantined(now, reason.code, reason.message, source, _as_text(event)))
+            except Exception:  # a defect of ours must not bring the whole batch back for 24 h
+                log.exception("an event could not be read")
+                rejected.append(Quarantined(now, "Unforeseen", "the server's log says why", source, _as_text(event)))
             else:
                 by_hub[hub_key(understood.task_hub)].append((event, understood))
         recorded = unchanged = 0

@@ -7,6 +7,7 @@ import pytest
 from state_api.domain.names import (
     APP_PATTERN,
     RULES,
+    RUN_URL_PATTERN,
     SLOT_PATTERN,
     TASK_HUB_PATTERN,
     app_key,
@@ -49,9 +50,41 @@ def test_any_other_slot_name_breaks_the_rule(name: str) -> None:
     assert re.fullmatch(SLOT_PATTERN, name) is None
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "https://ci.example",
+        "http://127.0.0.1:8080/runs/7",
+        "https://github.com/shop/api/actions/runs/7?check_suite_focus=true#step:1:2",
+        "https://dev.azure.com/shop/My%20Project/_build/results?buildId=7&view=results",
+    ],
+)
+def test_a_run_is_at_an_http_or_https_address_or_has_none(url: str) -> None:
+    assert re.fullmatch(RUN_URL_PATTERN, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ci.example/runs/7",
+        "javascript:alert(1)",
+        "ftp://ci.example/runs/7",
+        "https://",
+        "https://anna:secret@ci.example/runs/7",
+        "https://ci.example/runs/7\n",
+        "https://ci.example/<script>",
+        'https://ci.example/"onclick=',
+        "https://ci.example/runs 7",
+    ],
+)
+def test_any_other_address_is_not_that_of_a_run(url: str) -> None:
+    assert re.fullmatch(RUN_URL_PATTERN, url) is None
+
+
 def test_each_rule_is_said_in_words() -> None:
-    assert set(RULES) == {TASK_HUB_PATTERN, APP_PATTERN, SLOT_PATTERN}
-    assert all(words and words[0].islower() and not words.endswith(".") for words in RULES.values())
+    assert set(RULES) == {TASK_HUB_PATTERN, APP_PATTERN, SLOT_PATTERN, RUN_URL_PATTERN}
+    assert all(words and not words.endswith(".") for words in RULES.values())
 
 
 def test_names_that_differ_in_case_alone_are_the_same() -> None:

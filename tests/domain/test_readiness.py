@@ -191,12 +191,14 @@ def test_an_app_sets_its_own_settle_window() -> None:
 
 def test_without_a_settle_window_a_hub_is_drained_at_once() -> None:
     assert judged(Activity(last_recorded_at=at(0)), Policy(settle_seconds=0)).ready
+    assert judged(Activity(last_recorded_at=at(1)), Policy(settle_seconds=0)).ready
 
 
-def test_an_event_recorded_ahead_of_the_clock_keeps_a_hub_settling() -> None:
-    verdict = judged(Activity(last_recorded_at=at(3600)), Policy(settle_seconds=0))
+@pytest.mark.parametrize("ahead", [0, 1, 3600])
+def test_an_event_recorded_ahead_of_the_clock_settles_for_no_longer_than_the_window(ahead: float) -> None:
+    verdict = judged(Activity(last_recorded_at=at(ahead)))
     assert codes(verdict) == [Reason.SETTLING]
-    assert verdict.retry_after_seconds == 3600
+    assert verdict.retry_after_seconds == 30
 
 
 def test_the_settle_window_counts_from_the_recording_and_not_from_the_publishers_clock() -> None:

@@ -12,7 +12,7 @@ from state_api.domain.errors import (
     TaskHubInUse,
 )
 from state_api.domain.names import hub_key
-from state_api.domain.readiness import Policy, Verdict
+from state_api.domain.readiness import Policy, Retention, Verdict
 from state_api.domain.releases import (
     App,
     Registration,
@@ -116,6 +116,10 @@ def test_the_same_hub_with_another_version_corrects_the_version_alone() -> None:
     assert transition.new_hubs == ()
 
 
+def test_the_version_of_a_hub_that_stays_is_kept_when_none_is_given() -> None:
+    assert not put(shop(in_production("v41", "1.4.0")), {"production": ("v41", None)}).changed
+
+
 # What it would take from running work
 
 
@@ -146,7 +150,7 @@ def test_a_drained_slot_is_emptied_and_its_hub_retired() -> None:
 
 @pytest.mark.parametrize("content", [("v42", None), None], ids=["replaced", "emptied"])
 def test_a_hub_that_has_not_drained_is_not_taken_out_of_its_slot(content: Content) -> None:
-    with pytest.raises(StagingNotReady, match="slot production of app shop holds task hub v41") as caught:
+    with pytest.raises(StagingNotReady, match="slot production of app shop must not be overwritten: 1 orch") as caught:
         put(shop(in_production("v41")), {"production": content}, not_ready("v41"))
     assert caught.value.details["reasons"][0]["code"] == "InstancesActive"
 
@@ -209,6 +213,11 @@ def test_only_the_hub_that_was_used_before_is_refused() -> None:
 
 
 # Policy, and where the task hubs live
+
+
+def test_a_changed_retention_is_on_record_under_the_names_of_the_contract() -> None:
+    transition = with_policy(shop(), Policy(retention=Retention(keep_last=1, keep_for_hours=24)))
+    assert transition.details == {"policy": {"retention": {"keepLast": 1, "keepForHours": 24}}}
 
 
 def test_a_changed_policy_is_on_record_with_what_changed() -> None:

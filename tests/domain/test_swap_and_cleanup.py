@@ -7,7 +7,7 @@ import pytest
 from state_api.domain.errors import InvalidRequest, SlotNotFound, SwapMismatch
 from state_api.domain.readiness import Policy, Retention
 from state_api.domain.releases import App, Slot, kept_by_retention, remove_retired, swap
-from tests.domain.builders import ANNA, at, deploying, in_production, retired, shop, slot
+from tests.domain.builders import ANNA, at, deploying, in_production, retired, shop, slot, staged
 
 # Swap
 
@@ -50,10 +50,22 @@ def test_a_rollback_is_a_swap_back() -> None:
     assert back.slots["staging"] == Slot("v42", None, at(120), promoted=True)
 
 
+def test_whatever_leaves_production_has_been_promoted() -> None:
+    transition = swap(shop(slot("v41", promoted=False), slot("v42")), "staging", "v42", at())
+    assert transition.app.slots["staging"] == Slot("v41", None, at(), promoted=True)
+
+
 def test_a_swap_keeps_the_spelling_of_hub_and_slot() -> None:
     transition = swap(shop(more={"Canary": slot("OrdersV42")}), "CANARY", "ordersv42", at())
     assert transition.details == {"slot": "Canary", "production": "OrdersV42", "swappedOut": None}
     assert set(transition.app.slots) == {"production", "staging", "Canary"}
+
+
+def test_a_swap_leaves_a_deployment_into_another_slot_open() -> None:
+    app = staged(shop(in_production(), more={"canary": slot("v43")})).app
+    transition = swap(app, "canary", "v43", at(60))
+    assert transition.app.deployment == app.deployment
+    assert transition.app.open_deployment(at(60)) is not None
 
 
 def test_a_swap_leaves_the_other_slots_alone() -> None:
@@ -95,6 +107,10 @@ def with_retention(retention: Retention, *hours_ago: float) -> App:
 
 def test_without_a_retention_nothing_is_kept() -> None:
     assert kept_by_retention(with_retention(Retention(), 0, 1, 2), at()) == set()
+
+
+def test_without_a_retention_not_even_a_hub_retired_ahead_of_the_clock_is_kept() -> None:
+    assert kept_by_retention(with_retention(Retention(), -1), at()) == set()
 
 
 def test_the_youngest_hubs_are_kept_in_whatever_order_they_were_retired() -> None:

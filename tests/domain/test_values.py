@@ -14,7 +14,7 @@ def all_values() -> list[type]:
 
 @pytest.mark.parametrize("kind", all_values(), ids=lambda kind: str(kind.__name__))
 def test_a_value_cannot_be_changed_or_grow_members(kind: type) -> None:
-    value = object.__new__(kind)
+    value: object = object.__new__(kind)
     for name in [field.name for field in dataclasses.fields(kind)]:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, None)

@@ -46,7 +46,7 @@ def test_a_policy_that_requires_verification_is_never_satisfied_by_events_alone(
     assert only_reason(verdict) is Reason.VERIFICATION_REQUIRED
     assert verdict.assurance is Assurance.EVENTS
     assert verdict.retry_after_seconds == POLL_SECONDS
-    assert verdict.reasons[0].message.startswith("the app's policy requires verification, but no probe is configured")
+    assert verdict.reasons[0].message.startswith("the app's policy requires verification, but no probe of")
 
 
 @pytest.mark.parametrize("require_verification", [True, False])

@@ -8,6 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from state_api.domain.instants import Instant
+from state_api.domain.lifecycle import LifecycleEvent
+from state_api.services import envelopes, recording
 from tests.builders import at, cloud_event, event
 from tests.http.client import problem, publish
 
@@ -157,6 +160,8 @@ def without(hub: str, *path: str) -> dict[str, Any]:
         (lambda hub: event(hub, time="2026-13-45T99:00:00Z"), "BadTime"),
         (lambda hub: event(hub, time="0001-01-01T00:00:00"), "BadTime"),
         (lambda hub: event(hub, time="9999-12-31T23:59:59.9999999Z"), "BadTime"),
+        (lambda hub: event(hub, time="0001-01-01T00:00:00+14:00"), "BadTime"),
+        (lambda hub: event(hub, time="9999-12-31T23:59:59-14:00"), "BadTime"),
         (lambda hub: event(hub, time=at(25 * 3600)), "BadTime"),
         (lambda hub: event(hub) | {"eventTime": 1763700000}, "BadTime"),
     ],
@@ -171,6 +176,23 @@ async def test_what_cannot_be_understood_is_kept_and_holds_nothing_up(
     assert set(await instances(http, hub)) == {"before", "after"}
     kept = [one for one in await newest_quarantined(http) if json.loads(one["event"]) == bad]
     assert [(one["code"], one["source"], one["truncated"]) for one in kept] == [(code, "webhook", False)]
+
+
+async def test_an_event_that_trips_the_parser_itself_holds_nothing_up(
+    http: httpx.AsyncClient, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such event is known; this breaks the parser to show what would happen."""
+
+    def understand(one: Any, now: Instant) -> LifecycleEvent:
+        if one["data"]["instanceId"] == "tripping":
+            raise ZeroDivisionError
+        return envelopes.understand(one, now)
+
+    monkeypatch.setattr(recording, "understand", understand)
+    counts = await publish(http, event(hub, "before"), event(hub, "tripping"), event(hub, "after"))
+    assert counts == {"recorded": 2, "unchanged": 0, "quarantined": 1}
+    kept = [one for one in await newest_quarantined(http) if hub in one["event"]]
+    assert [one["code"] for one in kept] == ["Unforeseen"]
 
 
 async def newest_quarantined(http: httpx.AsyncClient) -> Any:
