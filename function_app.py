@@ -5,6 +5,7 @@ import functools
 import json
 import os
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 import azure.functions as func
 
@@ -44,15 +45,25 @@ def server() -> StateServer:
 
 
 async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-    """Hand the request to the ASGI application. An address that is not UTF-8 does not get that far: the middleware
-    decodes it and raises."""
+    """Hand the request to the ASGI application.
+
+    The host has chosen the function, and so the key, by the address as it was sent. An escaped slash would let the
+    application find another operation there; no name has one. An address that is not UTF-8 does not get that far: the
+    middleware decodes it and raises.
+    """
+    if "%2f" in urlsplit(req.url).path.lower():
+        return _refused(404, "NotFound", "there is nothing at this address")
     middleware = func.AsgiMiddleware(server().application)  # type: ignore[no-untyped-call]  # the library has no types
     try:
         answer: func.HttpResponse = await middleware.handle_async(req, context)
     except UnicodeDecodeError:
-        refused = problem(400, "InvalidRequest", "the address is not UTF-8")
-        return func.HttpResponse(bytes(refused.body), status_code=400, mimetype=MEDIA_TYPE)
+        return _refused(400, "InvalidRequest", "the address is not UTF-8")
     return answer
+
+
+def _refused(status: int, code: str, detail: str) -> func.HttpResponse:
+    body = bytes(problem(status, code, detail).body)
+    return func.HttpResponse(body, status_code=status, mimetype=MEDIA_TYPE)
 
 
 def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:

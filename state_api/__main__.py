@@ -15,6 +15,7 @@ import uvicorn
 
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, answers, table_emulator
+from state_api.http.middleware import LocalOnly
 from state_api.settings import EMULATOR_TABLE_PORT, KEYS, Settings, SettingsError, read_settings
 
 HOST = "127.0.0.1"
@@ -22,6 +23,8 @@ PORT = 7071
 _EMULATOR_FOLDER = Path(".azurite")
 # Longer than the storage client takes to give up, so that whatever is being written is also answered.
 _GRACE_SECONDS = 60
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 USAGE_ERROR = 2
 
@@ -37,7 +40,7 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Unlike uvicorn's own, does not raise the signal again afterwards: what was started with the server would
         never be stopped."""
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        before = {one: signal.signal(one, self.handle_exit) for one in _STOPPING}
         try:
             yield
         finally:
@@ -50,7 +53,7 @@ class _Server(uvicorn.Server):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. 0 after a clean end, 2 when a setting or an argument is wrong, 1 otherwise."""
+    """Serve until SIGINT, SIGTERM or SIGHUP. 0 after a clean end, 2 if a setting or argument is wrong, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m state_api", description="The task hub state server.")
     serve = parser.add_subparsers(dest="command", required=True).add_parser("serve", help="serve the HTTP API")
     serve.add_argument("--host", default=HOST, help="the address to listen on (%(default)s)")
@@ -61,9 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = read_settings(os.environ)
         check_exposure(given.host, settings)
+        state = StateServer(settings)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
+    for one in _STOPPING:
+        # Until the server itself listens to signals: end by an exception, so that the emulator is stopped too.
+        signal.signal(one, lambda number, frame: sys.exit(0))
     with ExitStack() as stack:
         if settings.storage.development and not answers(HOST, EMULATOR_TABLE_PORT):
             try:
@@ -71,9 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
             except EmulatorError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
-        state = StateServer(settings)
         config = uvicorn.Config(
-            state.application,
+            # Without keys only this machine may ask, and no page in a browser may ask in its name.
+            state.application if settings.keys else LocalOnly(state.application),
             host=given.host,
             port=given.port,
             # The server writes its own log of requests: uvicorn's shows queries, and a query can hold a key.
@@ -84,9 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         try:
             _Server(config, state).run()
-        except SystemExit:
+        except SystemExit as end:
             # uvicorn ends the process itself when it cannot listen; it has logged why.
-            return 1
+            return 1 if end.code else 0
         return 0
 
 

@@ -98,7 +98,7 @@ class Instance:
 
     @property
     def function_name(self) -> str:
-        """The name in the latest evidence that has one; empty when no event carried it."""
+        """The name in the last start or the last end, whichever is later and has one; empty if neither has."""
         evidence: list[Started | Finished] = [one for one in (self.started, self.finished) if one is not None]
         evidence.sort(key=lambda one: one.at, reverse=True)
         return next((one.function_name for one in evidence if one.function_name), "")

@@ -200,9 +200,9 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
 
     `now` must be of the clock that `last_recorded_at` and the probe's times are of.
     """
-    seen = _all_active(evidence)
-    active = tuple(one for one in seen if not policy.ignores(one.function_name))
-    more = evidence.activity.more
+    blocking = _blocking(evidence, policy)
+    active = blocking[:ACTIVE_LIMIT]
+    more = evidence.activity.more or len(blocking) > ACTIVE_LIMIT
     count = max(len(active), 1) if more else len(active)
     reasons: list[ReasonGiven] = []
     if evidence.deployment is not None:
@@ -222,18 +222,34 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
         active=active,
         active_count=count,
         active_count_is_lower_bound=more,
-        ignored_count=evidence.activity.ignored_count + len(seen) - len(active),
+        ignored_count=_ignored(evidence, policy),
         evidence=evidence,
         checked_at=now,
         retry_after_seconds=_retry_after(reasons, evidence, policy, now),
     )
 
 
-def _all_active(evidence: Evidence) -> tuple[ActiveInstance, ...]:
-    """What events and probe show together, oldest first, each instance once."""
-    known = {one.instance_id: one for one in (evidence.probe.active if evidence.probe else ())}
-    known |= {one.instance_id: one for one in evidence.activity.active}
+def _blocking(evidence: Evidence, policy: Policy) -> tuple[ActiveInstance, ...]:
+    """What events and probe show together, oldest first, each instance once. One that either of them shows under a name
+    that is not ignored blocks, whatever the other calls it."""
+    known = {
+        one.instance_id: one
+        for shown in (_probed(evidence), evidence.activity.active)
+        for one in shown
+        if not policy.ignores(one.function_name)
+    }
     return tuple(sorted(known.values(), key=lambda one: (one.started_at, one.instance_id)))
+
+
+def _ignored(evidence: Evidence, policy: Policy) -> int:
+    """How many active instances the policy leaves out; events and probe may show the same ones."""
+    by_events = sum(policy.ignores(one.function_name) for one in evidence.activity.active)
+    by_probe = sum(policy.ignores(one.function_name) for one in _probed(evidence))
+    return max(evidence.activity.ignored_count + by_events, by_probe)
+
+
+def _probed(evidence: Evidence) -> tuple[ActiveInstance, ...]:
+    return evidence.probe.active if evidence.probe is not None else ()
 
 
 def _settle_ticks(evidence: Evidence, policy: Policy, now: Instant) -> int:
@@ -279,7 +295,8 @@ def _probe_is_good(evidence: Evidence, policy: Policy, now: Instant) -> bool:
     if probe is None or evidence.provider is None or probe.status is not ProbeStatus.COMPLETE:
         return False
     last = evidence.activity.last_recorded_at
-    young = now - probe.began_at < seconds(policy.freshness_seconds)
+    # Its time is of the same clock as `now`; one that is yet to come is wrong and proves nothing.
+    young = 0 <= now - probe.began_at < seconds(policy.freshness_seconds)
     return young and (last is None or probe.began_at > last)
 
 

@@ -206,7 +206,9 @@ def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used:
         run_url=caller.run_url,
         run=caller.run(order.task_hub),
     )
-    staged = Slot(order.task_hub, order.version, held.since if again and held else now)
+    staged = Slot(order.task_hub, order.version, now)
+    if again and held is not None:
+        staged = replace(held, version=order.version or held.version)
     retired = app.retired if held is None or again else (*app.retired, Retired(held.task_hub, held.version, now))
     details: dict[str, Any] = {"slot": name, "taskHub": order.task_hub, "version": order.version}
     if held is not None and not again:
@@ -224,10 +226,11 @@ def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used:
 
 
 def abandon(app: App, task_hub: str, slot: str, caller: Caller, now: Instant) -> Transition:
-    """Close the open deployment of this hub. The hub stays in its slot. Raises SwapMismatch if another holds it."""
+    """Close the open deployment of this hub. The hub stays in its slot. Raises SwapMismatch if another holds it,
+    SlotNotFound."""
+    held = app.slot(slot)
     deployment = app.open_deployment(now)
-    if deployment is None:
-        held = app.slot(slot)
+    if deployment is None or deployment.slot != app.slot_name(slot):
         if held is not None and same_hub(held.task_hub, task_hub):
             return Transition(app, "DeleteStaging", changed=False)
         raise _mismatch(app, slot, task_hub)
@@ -261,9 +264,10 @@ def swap(app: App, slot: str, task_hub: str, now: Instant) -> Transition:
         name: None if production is None else replace(production, since=now, promoted=True),
     }
     # A deployment into another slot goes on.
-    closed = app.deployment is None or app.deployment.slot == name
+    deployment = app.open_deployment(now)
+    closed = deployment is None or deployment.slot == name
     return Transition(
-        replace(app, slots=slots, deployment=None if closed else app.deployment),
+        replace(app, slots=slots, deployment=None if closed else deployment),
         "PostSwap",
         {"slot": name, "production": held.task_hub, "swappedOut": production.task_hub if production else None},
     )
@@ -332,12 +336,20 @@ def register(
         app,
         slots=slots,
         retired=tuple(retired),
+        # A longer timeout must not bring a deployment back that is over.
+        deployment=app.open_deployment(now),
         policy=registration.policy(app.policy),
         task_hubs=None if registration.clear_task_hubs else registration.task_hubs or app.task_hubs,
     )
     details: dict[str, Any] = {}
     if changed.slots != app.slots:
-        details["slots"] = {name: held.task_hub if held else None for name, held in slots.items()}
+        details["slots"] = {
+            name: {"taskHub": held.task_hub, "version": held.version} if held else None
+            for name, held in slots.items()
+            if name not in app.slots or held != app.slots[name]
+        }
+    if len(retired) > len(app.retired):
+        details["retired"] = [hub.task_hub for hub in retired[len(app.retired) :]]
     if changed.policy != app.policy:
         details["policy"] = _changed_policy(app.policy, changed.policy)
     if changed.task_hubs != app.task_hubs:
@@ -365,6 +377,7 @@ def _is_staged_by(app: App, order: Order, caller: Caller, now: Instant) -> bool:
     deployment = app.open_deployment(now)
     return (
         deployment is not None
+        and app.slot_of(deployment.task_hub) == deployment.slot
         and deployment.run == caller.run(order.task_hub)
         and same_hub(deployment.task_hub, order.task_hub)
         and deployment.slot.lower() == order.slot.lower()

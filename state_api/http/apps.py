@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
@@ -85,6 +85,7 @@ async def put_app(
 )
 async def get_staging_status(
     app: AppName,
+    request: Request,
     services: ServicesOf,
     caller: CallerOf,
     wait: Annotated[int, Query(ge=0, le=120, description="Seconds to wait for Ready at the most.")] = 0,
@@ -95,7 +96,7 @@ async def get_staging_status(
     slot: SlotName = STAGING,
 ) -> VerdictAnswer:
     """May the code in this slot be overwritten? 200 also when not: `ready` says it."""
-    return VerdictAnswer.of(await services.readiness.status(app, slot, caller, wait))
+    return VerdictAnswer.of(await services.readiness.status(app, slot, caller, wait, request.is_disconnected))
 
 
 @router.post(
@@ -188,7 +189,6 @@ async def cleanup(
 )
 async def get_history(app: AppName, services: ServicesOf, top: Top = 50, token: Token = None) -> HistoryAnswer:
     """Who changed what, newest first."""
-    page = await services.releases.history(app, top, token)
-    return HistoryAnswer(
-        app=app, history=[AuditAnswer.of(audit) for audit in page.items], continuation_token=page.continuation_token
-    )
+    known, page = await services.releases.history(app, top, token)
+    history = [AuditAnswer.of(audit) for audit in page.items]
+    return HistoryAnswer(app=known.name, history=history, continuation_token=page.continuation_token)

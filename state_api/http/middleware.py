@@ -3,13 +3,14 @@ when something unforeseen happens."""
 
 import logging
 import time
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from state_api.domain.errors import StateError
 from state_api.http.auth import check_key
-from state_api.http.problems import PayloadTooLarge, UnsupportedMediaType, problem_of, unforeseen
+from state_api.http.problems import Forbidden, PayloadTooLarge, UnsupportedMediaType, problem_of, unforeseen
 from state_api.settings import Settings
 
 log = logging.getLogger("state_api.requests")
@@ -48,6 +49,8 @@ class Surround:
                 key = check_key(self._settings, scope["path"], Headers(scope=scope), QueryParams(scope["query_string"]))
                 scope["state"] = {**(scope.get("state") or {}), "key": key}
                 body = await _read(scope, receive)
+                if body is None:
+                    return
                 _check_type(scope, body)
                 await self._app(scope, _once(body, receive), noted)
             except StateError as error:
@@ -62,14 +65,41 @@ class Surround:
             log.info("%s %s %d %.0f ms", scope["method"], ascii(scope["path"])[1:-1][:200], status, took)
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    """The body, read whole up to the limit. Raises PayloadTooLarge."""
+class LocalOnly:
+    """Around a server without keys, which listens on loopback only: a page in a browser on this machine could reach it,
+    under a name of its own that leads here or by sending a form."""
+
+    _NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            named = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
+            if not all(self._is_local(address) for address in named):
+                refused = Forbidden("without keys this server answers only under localhost; set STATE_KEYS for others")
+                await problem_of(refused)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_local(self, address: str) -> bool:
+        try:
+            return urlsplit(address).hostname in self._NAMES
+        except ValueError:
+            return False
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes | None:
+    """The body, read whole up to the limit; None if the client went away before it was sent, because half of an order
+    is no order. Raises PayloadTooLarge."""
     limit = MAX_EVENTS_BODY if scope["path"] == EVENTS_PATH else MAX_BODY
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            return None
         body += message.get("body", b"")
         if len(body) > limit:
             raise PayloadTooLarge(f"the body is larger than {limit} bytes", limit=limit)

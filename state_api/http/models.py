@@ -438,17 +438,17 @@ class TaskHubAnswer(_Given):
 
     @classmethod
     def of(cls, status: TaskHubStatus) -> "TaskHubAnswer":
-        verdict = status.verdict
+        activity = status.activity
         return cls(
             task_hub=status.hub.name,
             app=status.hub.app,
             slot=status.slot,
             closed=status.hub.closed,
-            active_count=verdict.active_count,
-            active_count_is_lower_bound=verdict.active_count_is_lower_bound,
-            last_event_at=_time_or_none(verdict.evidence.activity.last_event_at),
-            last_recorded_at=_time_or_none(verdict.evidence.activity.last_recorded_at),
-            active=[ActiveAnswer.of(active) for active in verdict.active[:LISTED_ACTIVE]],
+            active_count=len(activity.active),
+            active_count_is_lower_bound=activity.more,
+            last_event_at=_time_or_none(activity.last_event_at),
+            last_recorded_at=_time_or_none(activity.last_recorded_at),
+            active=[ActiveAnswer.of(active) for active in activity.active[:LISTED_ACTIVE]],
         )
 
 

@@ -20,14 +20,6 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-_STATUS: list[tuple[type[errors.StateError], int]] = [
-    (errors.InvalidRequest, 400),
-    (errors.NotFound, 404),
-    (errors.Refused, 409),
-    (errors.PreconditionFailed, 412),
-    (errors.StorageUnavailable, 503),
-]
-
 
 class Unauthorized(errors.StateError):
     """No key, or one that is not known."""
@@ -45,7 +37,17 @@ class UnsupportedMediaType(errors.StateError):
     """The body is not of a type that this operation takes."""
 
 
-_STATUS += [(Unauthorized, 401), (Forbidden, 403), (PayloadTooLarge, 413), (UnsupportedMediaType, 415)]
+_STATUS: list[tuple[type[errors.StateError], int]] = [
+    (errors.InvalidRequest, 400),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Refused, 409),
+    (errors.PreconditionFailed, 412),
+    (PayloadTooLarge, 413),
+    (UnsupportedMediaType, 415),
+    (errors.StorageUnavailable, 503),
+]
 
 CODES = {
     "InvalidRequest": "The request breaks the contract; `errors` or `detail` say where.",

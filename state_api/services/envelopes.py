@@ -16,8 +16,9 @@ EVENT_TYPE = "orchestratorEvent"
 
 _EARLIEST = parse_instant("2017-01-01T00:00:00Z")
 """Durable Functions did not exist before; an earlier time is a clock that was never set."""
-_AHEAD = seconds(24 * 3600)
-"""How far ahead of the storage's clock a publisher may be. A time beyond it would hide all that follows."""
+_AHEAD = seconds(5 * 60)
+"""How far ahead of the storage's clock a publisher may be. Clocks differ by milliseconds (PLATFORM: Lifecycle events
+8); an end that is far ahead would hide every later start of its instance."""
 _LONGEST_NAME = 256
 _LONGEST_REASON = 4000
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -38,7 +39,7 @@ QUARANTINE_CODES = {
     "UnknownStatus": "Its runtime status is missing or not one of Durable Functions.",
     "BadTaskHub": "Its hub name is missing or breaks the naming rule.",
     "BadInstanceId": "Its instance id is missing, longer than 256 characters, or not valid text.",
-    "BadTime": "Its time is missing, unreadable, before 2017 or more than a day ahead.",
+    "BadTime": "Its time is missing, unreadable, before 2017 or more than five minutes ahead.",
     "Unforeseen": "The server could not read it for a reason that it did not foresee; its log has the details.",
     "TaskHubCleanedUp": "Its task hub was cleaned up; nothing should run there any more.",
 }

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from state_api.domain.errors import TaskHubNotFound
 from state_api.domain.lifecycle import Instance, RuntimeStatus
-from state_api.domain.readiness import Policy, Verdict
-from state_api.domain.releases import App
+from state_api.domain.readiness import Activity, Policy
 from state_api.services.ports import Apps, Instances, Page, Quarantine, Quarantined, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness
 
@@ -16,7 +15,7 @@ class TaskHubStatus:
 
     hub: TaskHubRecord
     slot: str | None
-    verdict: Verdict
+    activity: Activity
 
 
 class Inspection:
@@ -33,8 +32,9 @@ class Inspection:
         """Raises TaskHubNotFound."""
         hub = await self._hub(name)
         app = await self._apps.get(hub.app) if hub.app else None
-        verdict = await self._readiness.verdict_on(app or App("-"), hub.name, Policy())
-        return TaskHubStatus(hub, app.slot_of(hub.name) if app else None, verdict)
+        return TaskHubStatus(
+            hub, app.slot_of(hub.name) if app else None, await self._readiness.activity(hub.name, Policy())
+        )
 
     async def instances(
         self, name: str, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None

@@ -1,6 +1,7 @@
 """GetStagingStatus: gather the evidence, let the domain judge, wait if asked to."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,8 +35,11 @@ class Readiness:
         self._clock = clock
         self._stopping = stopping
 
-    async def status(self, app_name: str, slot: str, caller: Caller, wait: int) -> SlotStatus:
+    async def status(
+        self, app_name: str, slot: str, caller: Caller, wait: int, gone: Callable[[], Awaitable[bool]]
+    ) -> SlotStatus:
         """The verdict on a slot; if it is NotReady, that of up to `wait` seconds later, as soon as it turns Ready.
+        `gone` says that nobody waits for the answer any more.
 
         Raises AppNotFound, SlotNotFound.
         """
@@ -44,7 +48,7 @@ class Readiness:
         while True:
             status = await self._status(app_name, slot, caller)
             left = deadline - loop.time()
-            if status.verdict.ready or left <= 0 or self._stopping.is_set():
+            if status.verdict.ready or left <= 0 or self._stopping.is_set() or await gone():
                 return status
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(left, _POLL_SECONDS))

@@ -1,5 +1,6 @@
 """Lifecycle events in: understood ones into their instances, the others into quarantine."""
 
+import asyncio
 import json
 import logging
 from collections import defaultdict
@@ -16,6 +17,9 @@ from state_api.services.ports import Clock, Instances, Quarantine, Quarantined, 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
+_HUBS_AT_ONCE = 8
+_DEADLINE_SECONDS = 25
+"""Event Grid waits 30 s for an answer (PLATFORM: Event Grid delivery)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,18 @@ class Recorder:
         self._instances = instances
         self._quarantine = quarantine
         self._clock = clock
+        self._hubs_at_once = asyncio.Semaphore(_HUBS_AT_ONCE)
 
     async def record(self, events: Sequence[Any], source: str) -> Recorded:
         """Record what Event Grid delivered, as it came. Returns once all of it is durable; raises StorageUnavailable
-        when it is not, and then all of it may be sent again."""
+        when it is not within the time that Event Grid waits, and then all of it may be sent again."""
+        try:
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                return await self._record(events, source)
+        except TimeoutError:
+            raise StorageUnavailable(f"the state storage took more than {_DEADLINE_SECONDS} s") from None
+
+    async def _record(self, events: Sequence[Any], source: str) -> Recorded:
         if not self._clock.synchronized:
             # Whether an event is ahead of its time is not for this machine's clock to say.
             await self._task_hubs.ping()
@@ -54,8 +66,9 @@ class Recorder:
             else:
                 by_hub[hub_key(understood.task_hub)].append((event, understood))
         recorded = unchanged = 0
-        for of_hub in by_hub.values():
-            changed = await self._record_hub([understood for _, understood in of_hub])
+        hubs = list(by_hub.values())
+        results = await asyncio.gather(*(self._record_hub([event for _, event in of_hub]) for of_hub in hubs))
+        for of_hub, changed in zip(hubs, results, strict=True):
             if changed is None:
                 hub = of_hub[0][1].task_hub
                 message = f"task hub {hub} was cleaned up"
@@ -72,6 +85,10 @@ class Recorder:
 
     async def _record_hub(self, events: Sequence[LifecycleEvent]) -> list[bool] | None:
         """For each event of one hub whether it changed something; None if the hub takes no more events."""
+        async with self._hubs_at_once:
+            return await self._record_open(events)
+
+    async def _record_open(self, events: Sequence[LifecycleEvent]) -> list[bool] | None:
         task_hub = events[0].task_hub
         for _ in range(_ATTEMPTS):
             hub = await self._task_hubs.open(task_hub)
@@ -86,4 +103,7 @@ class Recorder:
 
 
 def _as_text(event: Any) -> str:
-    return json.dumps(event, default=str)
+    try:
+        return json.dumps(event, default=str)
+    except RecursionError:
+        return json.dumps("(nested too deeply to be kept)")

@@ -30,7 +30,7 @@ from state_api.domain.releases import (
 from state_api.services.ports import Apps, AuditRecord, Clock, Instances, Page, TaskHubs
 from state_api.services.readiness import Readiness
 
-_ATTEMPTS = 8
+_ATTEMPTS = 12
 
 Precondition = Callable[[App | None], None]
 """Raises PreconditionFailed if the app is not the one that the caller means to change."""
@@ -74,8 +74,10 @@ class Releases:
     async def page(self, top: int, token: str | None) -> Page[App]:
         return await self._apps.page(top, token)
 
-    async def history(self, name: str, top: int, token: str | None) -> Page[AuditRecord]:
-        return await self._apps.history(await self.get(name), top, token)
+    async def history(self, name: str, top: int, token: str | None) -> tuple[App, Page[AuditRecord]]:
+        """Raises AppNotFound, InvalidRequest for a foreign token."""
+        app = await self.get(name)
+        return app, await self._apps.history(app, top, token)
 
     async def stage(self, name: str, order: Order, caller: Caller, precondition: Precondition) -> App:
         """Raises what `domain.releases.stage` raises, Conflict, PreconditionFailed."""
@@ -137,7 +139,7 @@ class Releases:
         hub = await self._task_hubs.get(retired.task_hub)
         if hub is None or not hub.closed:
             verdict = await self._readiness.verdict_on(app, retired.task_hub, app.policy)
-            if not verdict.ready or app.slot_of(retired.task_hub) is not None:
+            if not verdict.ready:
                 return CleanedUp(retired, Outcome.NOT_DRAINED, verdict)
         if dry_run:
             return CleanedUp(retired, Outcome.WOULD_REMOVE)

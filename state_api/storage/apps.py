@@ -1,6 +1,7 @@
 """App state and its audit log in one partition per app, so that a transition, its audit record and the hubs it uses
 are written in one transaction or not at all. Here, and only here, an App is JSON."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ class AppStore:
 
     async def page(self, top: int, token: str | None) -> Page[App]:
         rows = await read_page(self._table, "PartitionKey eq @p", {"p": _INDEX}, top, token, "apps")
-        apps = [await self.get(row["RowKey"]) for row in rows.items]
+        apps = await asyncio.gather(*(self.get(row["RowKey"]) for row in rows.items))
         return Page(tuple(app for app in apps if app is not None), rows.continuation_token)
 
     async def history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]:

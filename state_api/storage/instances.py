@@ -1,6 +1,6 @@
 """One table per task hub. `i|<id>` holds an instance, `a|<since>|<id>` exists exactly while it is active, and both
-change in one transaction under the ETag of `i|<id>`. `activity|<function>` tells when an instance of an orchestrator
-function last changed in the shard.
+change in one transaction under the ETag of `i|<id>`. `b|<function>`, the function's last beat, tells when an instance
+of an orchestrator function last changed in the shard.
 
 "Is anything active?" is then one range read per shard, whatever the hub has finished, and it comes oldest first.
 """
@@ -10,6 +10,7 @@ import heapq
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from state_api.domain.readiness import ACTIVE_LIMIT, ActiveInstance, Activity
 from state_api.services.ports import Page, TableMissing, TaskHubRecord
 from state_api.storage.keys import escape, instance_key, ordinal, shard_of, unescape
 from state_api.storage.tables import (
+    FOREIGN_PAGE,
     Operation,
     Tables,
     decode_token,
@@ -41,14 +43,18 @@ from state_api.storage.tables import (
 )
 
 # A transaction takes 100 operations (PLATFORM: Table storage); an instance needs at most four (its row, its old and
-# its new active row, the activity of its function). With reasons and names cut as the parser cuts them it stays well
+# its new active row, the beat of its function). With reasons and names cut as the parser cuts them it stays well
 # under 4 MiB.
 _INSTANCES_PER_TRANSACTION = 25
 _IN_FLIGHT = 32
 _ATTEMPTS = 12
-_ACTIVITY = "activity|"
 _ACTIVE_FROM = "a|"
 _ACTIVE_TO = "a}"
+# After the active rows: whoever reads in the order of the keys, page by page, must not read "quiet for long" first and
+# then miss the row that an end has just taken away.
+_BEAT = "b|"
+_BEAT_TO = "b}"
+_REMEMBERED = 10_000
 _LISTED_PAGES = 10
 """Pages of the service that one page of ours may read while a filter finds nothing."""
 
@@ -68,7 +74,7 @@ class InstanceStore:
         self._tables = tables
         self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
         # The last event that this worker knows of per table, shard and function, so that a late one does not turn the
-        # row back.
+        # row back. Forgetting is safe: the row is read again.
         self._last_event: dict[tuple[str, str, str], Instant] = {}
 
     async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool]:
@@ -102,6 +108,7 @@ class InstanceStore:
                 known = dict(zip(group, await self._read_all(table, shard, group), strict=True))
                 effective: set[int] = set()
                 operations: list[Operation] = []
+                beats: dict[str, Instant] = {}
                 for instance_id, numbers in group.items():
                     merged = known[instance_id].instance
                     for number in numbers:
@@ -111,9 +118,14 @@ class InstanceStore:
                         merged = after
                     if merged is not None and merged != known[instance_id].instance:
                         operations += _operations(shard, known[instance_id], merged)
+                        if not is_entity(instance_id):
+                            # Entities never block, so nobody waits for them to settle.
+                            name = merged.function_name
+                            beats[name] = max(beats.get(name, Instant(0)), merged.last_event_at)
                 if not operations:
                     return effective
-                operations += await self._activity_operations(table, shard, [events[number] for number in effective])
+                for name, at in beats.items():
+                    operations.append(await self._beat(table, shard, name, at))
                 try:
                     async with self._in_flight:
                         await transact(table, operations)
@@ -146,33 +158,21 @@ class InstanceStore:
                 return _Known(None, None)
         return _Known(_instance_from(entity), etag_of(entity))
 
-    async def _activity_operations(
-        self, table: TableClient, shard: str, events: Iterable[LifecycleEvent]
-    ) -> list[Operation]:
-        """Stamp the activity of each function that something happened to; entities are never waited for.
-
-        Written without a condition, because every writer of the shard does: the storage's own time stamp, which the
-        settle window counts from, is right whoever comes last. `LastEventAt` is for people and may briefly lag behind
-        when several workers write.
-        """
-        latest: dict[str, Instant] = {}
-        for event in events:
-            if not is_entity(event.instance_id):
-                known = latest.get(event.function_name, event.occurred_at)
-                latest[event.function_name] = max(known, event.occurred_at)
-        return [await self._activity_operation(table, shard, name, at) for name, at in latest.items()]
-
-    async def _activity_operation(self, table: TableClient, shard: str, name: str, at: Instant) -> Operation:
-        key = _ACTIVITY + instance_key(name)
+    async def _beat(self, table: TableClient, shard: str, name: str, at: Instant) -> Operation:
+        """Stamp the function. Written without a condition, because every writer of the shard does: the storage's own
+        time stamp, which the settle window counts from, is right whoever comes last. `LastEventAt` is for people and
+        may briefly lag behind when several workers write."""
+        key = _BEAT + instance_key(name)
         place = (table.table_name, shard, name)
         if place not in self._last_event:
-            try:
+            if len(self._last_event) >= _REMEMBERED:
+                self._last_event.clear()
+            with suppress(ResourceNotFoundError):
                 known = await table.get_entity(shard, key)
-                self._last_event[place] = parse_instant(known["LastEventAt"])
-            except ResourceNotFoundError:
-                self._last_event[place] = Instant(0)
-        self._last_event[place] = max(self._last_event[place], at)
-        row = _row(shard, key, FunctionName=name, LastEventAt=format_instant(self._last_event[place]))
+                at = max(at, parse_instant(known["LastEventAt"]))
+        latest = max(self._last_event.get(place, Instant(0)), at)
+        self._last_event[place] = latest
+        row = _row(shard, key, FunctionName=name, LastEventAt=format_instant(latest))
         return ("upsert", row, {"mode": UpdateMode.REPLACE})
 
     async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity:
@@ -200,13 +200,13 @@ class InstanceStore:
         last_recorded_at: Instant | None = None
         rows = table.query_entities(
             "PartitionKey eq @shard and RowKey ge @from and RowKey lt @to",
-            parameters={"shard": shard, "from": _ACTIVITY, "to": _ACTIVE_TO},
+            parameters={"shard": shard, "from": _ACTIVE_FROM, "to": _BEAT_TO},
             results_per_page=1000,
         )
         try:
             async for row in rows:
                 ignored_function = ignores(row["FunctionName"])
-                if row["RowKey"].startswith(_ACTIVITY):
+                if row["RowKey"].startswith(_BEAT):
                     if not ignored_function:
                         last_event_at = max(last_event_at or Instant(0), parse_instant(row["LastEventAt"]))
                         last_recorded_at = max(last_recorded_at or Instant(0), written_at(row))
@@ -237,13 +237,15 @@ class InstanceStore:
 
         A page can be short, even empty, and still have a continuation token, as with the service's own lists.
         """
-        finished = {"kind": "finished", "shard": 0, "page": None}
+        finished: dict[str, Any] = {"kind": "finished", "shard": 0, "page": None}
         if token is None:
-            position = {"kind": "active", "after": ""} if active is not False else finished
+            position: dict[str, Any] = {"kind": "active", "after": ""} if active is not False else finished
         else:
             position = decode_token(token, "active", "finished")
         if position["kind"] == "active":
-            page = await self._active_page(hub, str(position.get("after", "")), top)
+            if not isinstance(after := position.get("after"), str):
+                raise InvalidRequest(FOREIGN_PAGE)
+            page = await self._active_page(hub, after, top)
             items = tuple(one for one in page.items if status is None or one.runtime_status is status)
             if page.continuation_token is not None or active is not None:
                 return Page(items, page.continuation_token)
@@ -285,8 +287,8 @@ class InstanceStore:
         self, hub: TaskHubRecord, status: RuntimeStatus | None, top: int, position: Mapping[str, Any]
     ) -> Page[Instance]:
         shard, token = position.get("shard"), position.get("page")
-        if not isinstance(shard, int) or not 0 <= shard < hub.shards or not isinstance(token, str | None):
-            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+        if type(shard) is not int or not 0 <= shard < hub.shards or not isinstance(token, str | None):
+            raise InvalidRequest(FOREIGN_PAGE)
         table = self._tables.client(instance_table(hub.name))
         query = "PartitionKey eq @shard and RowKey ge 'i|' and RowKey lt 'i}' and Active eq false"
         parameters: dict[str, Any] = {}

@@ -26,7 +26,7 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
 from state_api.services.ports import Page
-from state_api.settings import StorageSettings
+from state_api.settings import SettingsError, StorageSettings
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -43,8 +43,13 @@ Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mappin
 
 _RETRIED = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
-_STRING_PROPERTY = 30_000
-"""Characters kept in one property; the service takes 32 Ki."""
+FOREIGN_PAGE = "the continuationToken is not one that this list gave; start again without it"
+
+_REMEMBERED = 10_000
+"""Clients kept; publishers decide how many hubs there are. Making one again costs nothing."""
+
+_STRING_PROPERTY = 15_000
+"""Characters kept in one property; the service takes 32 Ki UTF-16 units, and a character can be two."""
 
 
 def instance_table(task_hub: str) -> str:
@@ -55,9 +60,10 @@ def instance_table(task_hub: str) -> str:
 
 class StorageClock:
     """The time as the storage tells it in every answer. Servers whose own clocks differ agree on it, and it is the
-    clock that rows are stamped with. Behind the storage by less than a second and a round trip, never ahead."""
+    clock that rows are stamped with. Behind the storage by less than a second and a round trip, and ahead only as far
+    as this machine runs fast between two answers."""
 
-    _CORRECTED = 5.0
+    _CORRECTED = 2.0
     """Seconds behind what was heard before, from which the storage is taken to have set its clock back."""
 
     def __init__(self) -> None:
@@ -89,18 +95,22 @@ class Tables:
     def __init__(self, settings: StorageSettings) -> None:
         self.clock = StorageClock()
         self._credential: AsyncTokenCredential | None = None
-        # Two short retries: Event Grid and pipelines wait no longer than 30 s and come back by themselves.
+        # Short: Event Grid waits no longer than 30 s, and it and pipelines come back by themselves.
         options: dict[str, Any] = {
             "raw_response_hook": self._hear,
             "retry_total": 2,
             "retry_backoff_factor": 0.2,
             "retry_backoff_max": 2,
-            "connection_timeout": 5,
-            "read_timeout": 15,
+            "connection_timeout": 3,
+            "read_timeout": 6,
         }
         if settings.connection_string is not None:
             connection = settings.connection_string.get_secret_value()
-            self._service = TableServiceClient.from_connection_string(connection, **options)
+            try:
+                self._service = TableServiceClient.from_connection_string(connection, **options)
+            except ValueError:
+                # The library's own words can hold parts of the connection string.
+                raise SettingsError("the connection string of the state storage lacks an account or a key") from None
         else:
             assert settings.table_service_uri is not None, "settings hold one of the two"
             # Loaded when first used: it is by far the slowest import, and most machines never need it.
@@ -109,6 +119,8 @@ class Tables:
             self._credential = DefaultAzureCredential(managed_identity_client_id=settings.client_id)
             self._service = TableServiceClient(settings.table_service_uri, credential=self._credential, **options)
         self._clients: dict[str, TableClient] = {}
+        # At INFO the library logs every request with its address, and that holds instance ids.
+        logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
 
     def _hear(self, response: PipelineResponse[Any, Any]) -> None:
         date = response.http_response.headers.get("Date")
@@ -118,6 +130,8 @@ class Tables:
     def client(self, table: str) -> TableClient:
         """The client of a table, which need not exist yet."""
         if table not in self._clients:
+            if len(self._clients) >= _REMEMBERED:
+                self._clients.clear()
             self._clients[table] = self._service.get_table_client(table)
         return self._clients[table]
 
@@ -176,7 +190,7 @@ async def translated() -> AsyncIterator[None]:
         yield
     except ClientAuthenticationError as error:
         log.error("the state storage refuses this server's credentials: %s", error_code(error) or type(error).__name__)
-        raise StorageUnavailable("the state storage refuses this server; its log says why") from (error)
+        raise StorageUnavailable("the state storage refuses this server; its log says why") from error
     except AzureError as error:
         status = getattr(error, "status_code", None)
         log.warning("state storage: %s %s: %s", status or "", type(error).__name__, _first_line(error))
@@ -226,10 +240,12 @@ def decode_token(token: str, *kinds: str) -> dict[str, Any]:
     """What `encode_token` was given. Raises InvalidRequest unless it is a token of one of these kinds of list."""
     try:
         content = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+        # What cannot be encoded cannot be sent to the storage either.
+        json.dumps(content, ensure_ascii=False).encode()
     except (binascii.Error, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or content.get("kind") not in kinds:
-        raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+        raise InvalidRequest(FOREIGN_PAGE)
     return content
 
 
@@ -243,7 +259,7 @@ async def read_page(
         content = decode_token(token, kind)
         start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
         if not all(isinstance(key, str) for key in start.values()):
-            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+            raise InvalidRequest(FOREIGN_PAGE)
     # The library's iterator carries the service's continuation as a mapping, which its annotations do not say.
     pages: Any = table.query_entities(query, parameters=dict(parameters), results_per_page=top).by_page(start)
     async with translated():

@@ -23,6 +23,7 @@ from state_api.storage.tables import (
 
 _PARTITION = "hub"
 _ATTEMPTS = 10
+_REMEMBERED = 10_000
 
 Change = Callable[[TaskHubRecord | None], dict[str, Any]]
 """What to set in the row of a hub, given what it holds."""
@@ -57,6 +58,8 @@ class TaskHubStore:
                 return record
             # The row comes first: a reader that sees no row may say that nothing was ever recorded.
             await self._tables.make(instance_table(record.name))
+            if len(self._open) >= _REMEMBERED:
+                self._open.clear()
             self._open[key] = record
         return self._open[key]
 

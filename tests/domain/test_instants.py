@@ -104,6 +104,23 @@ def test_the_error_shows_the_beginning_of_a_long_text_only() -> None:
     assert len(str(caught.value)) < 100
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:59:59+01:00", "9999-12-31T23:00:00-01:00"])
+def test_an_offset_that_leads_out_of_the_years_1_to_9999_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="not a representable time"):
+        parse_instant(text)
+
+
+@given(st.datetimes(), st.integers(-1439, 1439))
+def test_whatever_can_be_read_can_be_written(moment: datetime, minutes: int) -> None:
+    local = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    try:
+        instant = parse_instant(local.isoformat())
+    except ValueError:
+        assert not datetime(1, 1, 2) < moment < datetime(9999, 12, 30)  # noqa: DTZ001 (compared with a naive one)
+    else:
+        assert instant == parse_instant(format_instant(instant)) == instant_from(local)
+
+
 @given(INSTANTS)
 def test_a_written_time_reads_back_the_same(instant: Instant) -> None:
     assert parse_instant(format_instant(instant)) == instant

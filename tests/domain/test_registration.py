@@ -65,7 +65,7 @@ def test_a_production_that_existed_before_is_registered_as_promoted() -> None:
     assert transition.app.slots == {"production": Slot("v41", "1.4.0", at(), promoted=True), "staging": None}
     assert transition.operation == "PutApp"
     assert transition.new_hubs == ("v41",)
-    assert transition.details == {"slots": {"production": "v41", "staging": None}}
+    assert transition.details == {"slots": {"production": {"taskHub": "v41", "version": "1.4.0"}}}
     assert transition.app.retired == ()
 
 
@@ -83,7 +83,7 @@ def test_a_hub_in_another_slot_is_registered_as_not_promoted_and_opens_no_deploy
 def test_a_slot_that_the_app_does_not_have_yet_is_added_full_or_empty() -> None:
     transition = put(shop(), {"Canary": ("v43", None), "qa": None})
     assert list(transition.app.slots) == ["production", "staging", "Canary", "qa"]
-    assert transition.details["slots"] == {"production": None, "staging": None, "Canary": "v43", "qa": None}
+    assert transition.details["slots"] == {"Canary": {"taskHub": "v43", "version": None}, "qa": None}
     assert transition.new_hubs == ("v43",)
 
 
@@ -145,7 +145,20 @@ def test_a_drained_slot_is_emptied_and_its_hub_retired() -> None:
     transition = put(shop(staging=slot("v42")), {"staging": None})
     assert transition.app.slots["staging"] is None
     assert transition.app.retired == (Retired("v42", None, at()),)
-    assert transition.details["slots"]["staging"] is None
+    assert transition.details == {"slots": {"staging": None}, "retired": ["v42"]}
+
+
+def test_a_longer_timeout_does_not_bring_a_deployment_back_that_is_over() -> None:
+    app = staged(shop()).app
+    later = at(2 * 3600)
+    longer = register(
+        app,
+        Registration(policy=lambda policy: replace(policy, deployment_timeout_minutes=1440)),
+        {},
+        frozenset(),
+        later,
+    ).app
+    assert longer.open_deployment(later) is None
 
 
 @pytest.mark.parametrize("content", [("v42", None), None], ids=["replaced", "emptied"])

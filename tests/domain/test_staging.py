@@ -242,7 +242,9 @@ def test_the_same_run_may_go_on_to_another_slot_and_leaves_its_first_hub_where_i
 def test_an_abandoned_hub_is_staged_again_and_stays_where_it_is() -> None:
     app = shop(staging=slot("v42", "1.5.0", since=-3600))
     transition = put(app, Order("V42", "1.5.1"), BEN, used=True)
-    assert transition.app.slots["staging"] == Slot("V42", "1.5.1", at(-3600))
+    assert transition.app.slots["staging"] == Slot("v42", "1.5.1", at(-3600))
+    without_version = put(app, Order("v42"), BEN, used=True)
+    assert without_version.app.slots["staging"] == Slot("v42", "1.5.0", at(-3600))
     assert transition.app.deployment is not None
     assert transition.app.deployment.by == "ben"
     assert transition.app.retired == ()

@@ -6,6 +6,7 @@ import pytest
 
 from state_api.domain.lifecycle import RuntimeStatus
 from state_api.domain.readiness import (
+    ACTIVE_LIMIT,
     POLL_SECONDS,
     Activity,
     Assurance,
@@ -153,3 +154,28 @@ def test_a_result_that_is_left_from_a_probe_no_longer_configured_verifies_nothin
     verdict = assess(replace(evidence(), probe=probe()), Policy(), at())
     assert verdict.ready
     assert verdict.assurance is Assurance.EVENTS
+
+
+def test_an_instance_that_the_probe_shows_under_a_name_that_is_not_ignored_blocks() -> None:
+    policy = Policy(ignore_functions=("NightlySync",))
+    shown = probed(probe(active("x", "ProcessOrder")), Activity(active=(active("x", "NightlySync"),)))
+    verdict = assess(shown, policy, at())
+    assert (verdict.ready, verdict.active_count) == (False, 1)
+
+
+def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> None:
+    policy = Policy(ignore_functions=("NightlySync",))
+    verdict = assess(probed(probe(active("x", "NightlySync")), Activity(ignored_count=1)), policy, at())
+    assert (verdict.ready, verdict.ignored_count) == (True, 1)
+
+
+def test_a_probe_of_the_future_proves_nothing() -> None:
+    shown = probed(replace(probe(), began_at=at(3600)))
+    verdict = assess(shown, Policy(), at())
+    assert [reason.code for reason in verdict.reasons] == [Reason.PROBE_STALE]
+
+
+def test_a_probe_that_shows_very_many_gives_a_lower_bound_too() -> None:
+    shown = probed(probe(*(active(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1))))
+    verdict = assess(shown, Policy(), at())
+    assert (verdict.active_count, verdict.active_count_is_lower_bound) == (ACTIVE_LIMIT, True)

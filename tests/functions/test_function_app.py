@@ -164,6 +164,14 @@ async def test_a_problem_document_keeps_its_media_type_and_headers(hosted: None,
     assert answer.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize("escaped", ["x%2Fhistory", "x%2fstaging"])
+async def test_a_key_for_one_function_opens_no_other(hosted: None, escaped: str) -> None:
+    request = func.HttpRequest("GET", f"{HOST}/api/apps/{escaped}", body=b"", route_params={"app": escaped})
+    context = cast("func.Context", SimpleNamespace(function_name="GetApp", invocation_id="0"))
+    answer = await functions()["GetApp"].get_user_function()(req=request, context=context)
+    assert (answer.status_code, content(answer)["code"]) == (404, "NotFound")
+
+
 async def test_an_address_that_is_not_utf_8_is_refused_as_a_problem(hosted: None) -> None:
     request = func.HttpRequest("GET", f"{HOST}/api/apps/%FF", body=b"", route_params={"app": "%FF"})
     context = cast("func.Context", SimpleNamespace(function_name="GetApp", invocation_id="0"))

@@ -12,6 +12,7 @@ from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import LifecycleEvent
 from state_api.services import envelopes, recording
 from tests.builders import at, cloud_event, event
+from tests.conftest import new_hub
 from tests.http.client import problem, publish
 
 pytestmark = pytest.mark.anyio
@@ -162,7 +163,8 @@ def without(hub: str, *path: str) -> dict[str, Any]:
         (lambda hub: event(hub, time="9999-12-31T23:59:59.9999999Z"), "BadTime"),
         (lambda hub: event(hub, time="0001-01-01T00:00:00+14:00"), "BadTime"),
         (lambda hub: event(hub, time="9999-12-31T23:59:59-14:00"), "BadTime"),
-        (lambda hub: event(hub, time=at(25 * 3600)), "BadTime"),
+        (lambda hub: event(hub, time=at(6 * 60)), "BadTime"),
+        (lambda hub: event(hub) | {"eventTime": {"deep": [[[[[[[[[[hub]]]]]]]]]]}}, "BadTime"),
         (lambda hub: event(hub) | {"eventTime": 1763700000}, "BadTime"),
     ],
 )
@@ -200,8 +202,36 @@ async def newest_quarantined(http: httpx.AsyncClient) -> Any:
     return (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
 
 
-async def test_a_day_ahead_is_a_clock_and_not_a_mistake(http: httpx.AsyncClient, hub: str) -> None:
-    assert (await publish(http, event(hub, time=at(23 * 3600))))["recorded"] == 1
+async def test_minutes_ahead_are_a_clock_and_not_a_mistake(http: httpx.AsyncClient, hub: str) -> None:
+    assert (await publish(http, event(hub, time=at(4 * 60))))["recorded"] == 1
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "NaN", "-Infinity", "1e999"])
+async def test_one_odd_number_does_not_lose_the_events_around_it(
+    http: httpx.AsyncClient, hub: str, number: str
+) -> None:
+    body = f'[{json.dumps(event(hub))}, {{"hub": "{hub}", "number": {number}}}]'
+    answer = await http.post("/api/events", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()) == (200, {"recorded": 1, "unchanged": 0, "quarantined": 1})
+    assert (await http.get("/api/quarantine", params={"top": 1})).status_code == 200
+
+
+async def test_an_instance_of_many_names_is_recorded_with_its_neighbours(http: httpx.AsyncClient, hub: str) -> None:
+    """A transaction takes a hundred operations, whatever the publisher sends."""
+    many = [event(hub, "one", time=at(n / 1e4), function=f"F{n}") for n in range(120)]
+    each = [event(hub, f"other-{n}", function=f"G{n}") for n in range(200)]
+    assert (await publish(http, *many, *each))["recorded"] == 320
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 201
+    restarted = [event(hub, f"other-{n}", function=f"H{n}") for n in range(200)]
+    assert (await publish(http, *restarted))["recorded"] == 200
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 201
+
+
+async def test_a_batch_for_many_hubs_is_recorded(http: httpx.AsyncClient) -> None:
+    hubs = [new_hub() for _ in range(40)]
+    assert (await publish(http, *(event(hub) for hub in hubs)))["recorded"] == 40
+    counts = [(await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] for hub in hubs]
+    assert counts == [1] * 40
 
 
 async def test_the_quarantine_is_listed_page_by_page(http: httpx.AsyncClient, hub: str) -> None:
@@ -255,8 +285,10 @@ async def test_hub_names_that_differ_in_case_are_one_hub(http: httpx.AsyncClient
 
 
 async def test_a_large_batch_is_recorded_whole(http: httpx.AsyncClient, hub: str) -> None:
-    batch = [event(hub, f"order-{n % 1000}", "Completed" if n >= 1000 else "Running", at(n / 1e4)) for n in range(2000)]
-    assert await publish(http, *batch) == {"recorded": 2000, "unchanged": 0, "quarantined": 0}
+    """Event Grid's largest: more than a megabyte of valid events."""
+    batch = [event(hub, f"order-{n % 1000}", "Completed" if n >= 1000 else "Running", at(n / 1e4)) for n in range(2500)]
+    assert len(json.dumps(batch)) > 1_048_576
+    assert await publish(http, *batch) == {"recorded": 2500, "unchanged": 0, "quarantined": 0}
     shown = (await http.get(f"/api/taskhubs/{hub}")).json()
     assert shown["activeCount"] == 0
-    assert await publish(http, *batch) == {"recorded": 0, "unchanged": 2000, "quarantined": 0}
+    assert await publish(http, *batch) == {"recorded": 0, "unchanged": 2500, "quarantined": 0}

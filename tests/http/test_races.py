@@ -178,3 +178,23 @@ async def test_an_event_between_two_reads_of_a_verdict_is_seen_by_the_next(
         proxy.before = hand_over
         verdict = await staging(reader, app)
     assert not verdict["ready"]
+
+
+async def test_a_contended_instance_does_not_hold_up_its_neighbours(
+    storage: StorageSettings, http: httpx.AsyncClient, hub: str
+) -> None:
+    """Of a batch one instance is written by somebody else again and again; all of the batch is recorded."""
+    batch = [event(hub, f"order-{n}") for n in range(12)]
+    async with storage_proxy(storage) as proxy, another(proxy.settings) as slow:
+        overtaken = 0
+
+        async def overtake(method: str, path: str) -> None:
+            nonlocal overtaken
+            if path.endswith("$batch") and overtaken < 20:
+                overtaken += 1
+                await publish(http, event(hub, "order-3"))
+
+        proxy.before = overtake
+        assert (await publish(slow, *batch))["quarantined"] == 0
+        assert overtaken > 3
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 12

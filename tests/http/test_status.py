@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -14,10 +16,10 @@ from state_api.settings import Settings, StorageSettings
 from state_api.storage.instances import _row_of
 from state_api.storage.keys import shard_of
 from state_api.storage.tables import instance_table
-from tests.builders import event
+from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, stage, staging, swap
-from tests.proxy import storage_proxy
+from tests.proxy import StorageProxy, storage_proxy
 from tests.storage.rows import record_of
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +89,7 @@ async def test_the_settle_window_counts_from_when_an_event_came_not_from_when_it
 ) -> None:
     await in_slot(http, app, hub)
     # A Completed that was delivered an hour late: the Running of the next generation may be just as late.
-    await publish(http, event(hub, status="Completed", time=event(hub)["eventTime"].replace("2026", "2025")))
+    await publish(http, event(hub, status="Completed", time=at(-3600)))
     verdict = await staging(http, app)
     assert (codes(verdict), verdict["hasRunning"]) == (["Settling"], False)
     assert 25 <= verdict["retryAfterSeconds"] <= 31
@@ -120,15 +122,66 @@ async def test_the_count_is_exact_to_a_thousand_and_lists_the_oldest(
     assert verdict["active"][0]["instanceId"] == "order-1000"
 
 
-async def test_waiting_ends_as_soon_as_the_hub_has_drained(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def waiting_at(proxy: StorageProxy, http: httpx.AsyncClient, app: str, seconds: int) -> asyncio.Task[Any]:
+    """A question that waits: its server has read the hub at least twice."""
+    proxy.clear()
+    task = asyncio.create_task(staging(http, app, wait=seconds))
+    while sum("State" in one.path for one in proxy.passed) < 8:
+        assert not task.done()
+        await asyncio.sleep(0.02)
+    return task
+
+
+@asynccontextmanager
+async def observed(storage: StorageSettings) -> AsyncIterator[tuple[StorageProxy, StateServer, httpx.AsyncClient]]:
+    """Another server, and all that it asks the storage."""
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        transport = httpx.ASGITransport(server.application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
+            yield proxy, server, client
+        await server.close()
+
+
+async def test_waiting_ends_as_soon_as_the_hub_has_drained(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
     await in_slot(http, app, hub, settle=0)
     await publish(http, event(hub))
-    began = time.monotonic()
-    waiting = asyncio.create_task(staging(http, app, wait=60))
-    await asyncio.sleep(0)
-    await publish(http, event(hub, status="Completed"))
-    assert (await waiting)["ready"]
-    assert time.monotonic() - began < 30
+    async with observed(storage) as (proxy, _, client):
+        waiting = await waiting_at(proxy, client, app, 60)
+        began = time.monotonic()
+        await publish(http, event(hub, status="Completed"))
+        assert (await waiting)["ready"]
+        assert time.monotonic() - began < 30, "half of what it would wait for nothing"
+
+
+async def test_nobody_waits_for_a_caller_who_is_gone(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await in_slot(http, app, hub)
+    await publish(http, event(hub))
+    async with observed(storage) as (proxy, server, _):
+        sent: list[Any] = []
+        messages = [{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}]
+
+        async def receive() -> Any:
+            return messages.pop(0) if len(messages) > 1 else messages[0]
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/api/apps/{app}/staging",
+            "raw_path": f"/api/apps/{app}/staging".encode(),
+            "root_path": "",
+            "query_string": b"wait=120",
+            "headers": [],
+        }
+        await asyncio.wait_for(server.application(scope, receive, send), 30)
+        assert sum("State" in one.path for one in proxy.passed) == 4, "one verdict, one range for each shard"
 
 
 async def test_waiting_ends_after_the_given_time_with_the_verdict_of_then(
@@ -142,13 +195,41 @@ async def test_waiting_ends_after_the_given_time_with_the_verdict_of_then(
 
 
 async def test_waiting_ends_when_the_server_stops(
-    server: StateServer, http: httpx.AsyncClient, app: str, hub: str
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await in_slot(http, app, hub)
     await publish(http, event(hub))
-    waiting = asyncio.create_task(staging(http, app, wait=120))
-    server.stopping.set()
-    assert not (await waiting)["ready"]
+    async with observed(storage) as (proxy, server, client):
+        waiting = await waiting_at(proxy, client, app, 120)
+        server.stopping.set()
+        assert not (await asyncio.wait_for(waiting, 30))["ready"]
+
+
+async def test_the_settle_window_is_read_after_the_active_instances(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    """An orchestration continues as new just while a verdict turns the pages of its shard."""
+    await put(
+        http,
+        app,
+        policy={"settleSeconds": 30, "ignoreFunctions": ["Monitor"]},
+        slots={"staging": {"taskHub": hub}},
+    )
+    await publish(http, *(event(hub, f"monitor-{n}", time=at(-3600), function="Monitor") for n in range(4400)))
+    await publish(http, event(hub, "order"))
+    async with observed(storage) as (proxy, _, client):
+        turned = asyncio.Event()
+
+        async def between_pages(method: str, path: str) -> None:
+            pages = sum("State" in one.path for one in proxy.passed)
+            if pages >= 4 and not turned.is_set():
+                turned.set()
+                await publish(http, event(hub, "order", "Completed"))
+
+        proxy.before = between_pages
+        verdict = await staging(client, app)
+        assert turned.is_set(), "every shard must have a second page"
+    assert not verdict["ready"], "either the order is seen active, or its end is seen to be recent"
 
 
 @pytest.mark.parametrize("parameters", [{"wait": 121}, {"wait": -1}, {"wait": "soon"}, {"verify": "maybe"}])
@@ -192,8 +273,8 @@ async def filled(server: StateServer, hub: str, finished: int) -> None:
         shard = shard_of(instance.instance_id, record.shards)
         by_shard.setdefault(shard, []).append(("create", _row_of(f"{shard:02d}", instance)))
     for rows in by_shard.values():
-        for at in range(0, len(rows), 100):
-            await table.submit_transaction(rows[at : at + 100])
+        for first in range(0, len(rows), 100):
+            await table.submit_transaction(rows[first : first + 100])
 
 
 async def test_a_verdict_reads_no_finished_row(

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from typing import Any
 
 import httpx
 import pytest
@@ -10,7 +12,8 @@ from dev.local import free_port
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings, emulator_connection
 from tests.builders import event
-from tests.http.client import problem, publish, stage, staging
+from tests.conftest import new_hub
+from tests.http.client import problem, publish, put, stage, staging, swap
 from tests.proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +102,57 @@ async def test_a_write_whose_answer_gets_lost_is_not_done_twice(
             assert (await staging(http, app))["activeCount"] == 1
             assert len((await http.get(f"/api/apps/{app}/history")).json()["history"]) == 1
             assert (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"][0]["active"]
+        await server.close()
+
+
+async def test_an_order_that_breaks_off_is_not_carried_out(
+    http: httpx.AsyncClient, server: StateServer, app: str
+) -> None:
+    """A dry run whose body never came would be a real cleanup."""
+    await put(http, app, policy={"settleSeconds": 0})
+    for hub in (new_hub(), new_hub(), new_hub()):
+        await stage(http, app, hub)
+        await swap(http, app, hub)
+    messages: list[Any] = [
+        {"type": "http.request", "body": b'{"dryRun"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    for broken in (messages, messages[1:]):
+        sent: list[Any] = []
+        left = list(broken)
+
+        async def receive(left: list[Any] = left) -> Any:
+            return left.pop(0)
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": f"/api/apps/{app}/cleanup",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+        }
+        await server.application(scope, receive, send)
+        assert sent == []
+    assert len((await http.get(f"/api/apps/{app}")).json()["retired"]) == 1
+
+
+async def test_a_storage_that_hangs_is_given_up_before_event_grid_does(storage: StorageSettings, hub: str) -> None:
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_of(server) as http:
+            await publish(http, event(hub, "before"))
+
+            async def hang(method: str, path: str) -> None:
+                await asyncio.sleep(60)
+
+            proxy.before = hang
+            began = time.monotonic()
+            problem(await http.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
+            assert time.monotonic() - began < 30, "Event Grid waits 30 s"
         await server.close()
 
 

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
+from azure.core.credentials import AzureKeyCredential
+from azure.core.exceptions import ClientAuthenticationError
+from azure.eventgrid import EventGridEvent, EventGridPublisherClient
 
 from dev.local import free_port, stopped, until
 from state_api.emulator import answers
@@ -36,6 +39,7 @@ def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: P
     [
         ([], {}, "no state storage is set: set STATE_STORAGE"),
         ([], {"STATE_STORAGE": "nonsense"}, "STATE_STORAGE is not a storage connection string"),
+        ([], {"STATE_STORAGE": "AccountName=state"}, "the connection string of the state storage lacks"),
         (["--host", "0.0.0.0"], {"STATE_STORAGE": "UseDevelopmentStorage=true"}, "set STATE_KEYS"),  # noqa: S104
         (["--host", "192.0.2.1"], {"STATE_STORAGE": "UseDevelopmentStorage=true"}, "set STATE_KEYS"),
         (["--port", "many"], {}, "invalid int value"),
@@ -69,7 +73,7 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
     )
     settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     hub = new_hub()
-    for _ in range(2):
+    for how in (signal.SIGINT, signal.SIGHUP):
         process = subprocess.Popen(
             [sys.executable, "-c", code], env=settings, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -81,7 +85,7 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
             shown = httpx.get(f"http://{HOST}:{port}/api/taskhubs/{hub}", timeout=30).json()
             # The second time round it is still there: the emulator keeps its data in a folder.
             assert shown["activeCount"] == 1
-            process.send_signal(signal.SIGINT)
+            process.send_signal(how)
             assert process.wait(60) == 0
         assert not answers(HOST, emulator)
 
@@ -181,8 +185,6 @@ def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp
         second.post(f"/api/apps/{app}/swap", json={"taskHub": f"{hub}x"})
         second.post("/api/events", json=[event(hub, "last")])
         waiting = at_once.submit(first.get, f"/api/apps/{app}/staging?wait=60")
-        time.sleep(0.2)
-        assert not waiting.done()
         second.post("/api/events", json=[event(hub, "last", "Completed")])
         assert waiting.result(30).json()["ready"]
         # One dies in the middle of its work; the other goes on with all that was acknowledged.
@@ -205,3 +207,75 @@ def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path:
     assert done.returncode == 1
     assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: Path) -> None:
+    emulator = free_port()
+    code = (
+        "import sys, state_api.settings as settings, state_api.__main__ as main;"
+        f"settings.EMULATOR_TABLE_PORT = main.EMULATOR_TABLE_PORT = {emulator};"
+        "print('starting', flush=True);"
+        f"sys.exit(main.main(['serve', '--port', '{free_port()}']))"
+    )
+    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=settings, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with stopped(process):
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"starting\n"
+        until((tmp_path / ".azurite").exists, "the emulator starts")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert b"Traceback" not in said
+    until(lambda: not answers(HOST, emulator), "the emulator is gone")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:7071"},
+        {"Host": "["},
+        {"Host": ""},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_without_keys_no_page_in_a_browser_gets_an_answer(
+    storage: StorageSettings, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    with serving(storage, tmp_path) as served, served.client() as http:
+        refused = http.post("/api/apps/shop/cleanup", headers=headers)
+        # An unusable Host is refused before the server's own code sees it.
+        assert refused.status_code in (400, 403)
+        allowed = http.post("/api/apps/shop-nowhere/cleanup", headers={"Origin": served.url})
+        assert allowed.json()["code"] == "AppNotFound"
+
+
+def test_the_official_client_publishes_to_the_server_as_to_a_topic(storage: StorageSettings, tmp_path: Path) -> None:
+    hub, key = new_hub(), "a-publisher-key-0123456789"
+    sent = event(hub)
+    keys = [
+        {"name": "topic", "role": "publisher", "key": key},
+        {"name": "operator", "role": "reader", "key": "a-reader-key-0123456789"},
+    ]
+    with serving(storage, tmp_path, keys) as served:
+        with EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential(key)) as publisher:
+            publisher.send(
+                EventGridEvent(
+                    subject=sent["subject"],
+                    event_type=sent["eventType"],
+                    data=sent["data"],
+                    data_version="1.0",
+                    event_time=datetime.now(UTC),
+                )
+            )
+        stranger = EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential("wrong"))
+        with stranger, pytest.raises(ClientAuthenticationError):
+            stranger.send(EventGridEvent(subject="s", event_type="t", data={}, data_version="1.0"))
+        with served.client() as http:
+            shown = http.get(f"/api/taskhubs/{hub}", headers={"x-functions-key": "a-reader-key-0123456789"})
+            assert shown.json()["activeCount"] == 1
+        assert key not in served.logged()
