@@ -112,10 +112,7 @@ class TaskHubs(Protocol):
 class Apps(Protocol):
     async def get(self, name: str) -> App | None: ...
 
-    async def used(self, app: App, task_hub: str) -> bool:
-        """Whether the hub ever was in a slot of this app."""
-
-    async def commit(self, before: App, after: App, audit: AuditRecord, new_hubs: Sequence[str]) -> bool:
+    async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
         """Write state and audit record in one transaction, provided the state is still `before`. False if not."""
 
     async def page(self, top: int, token: str | None) -> Page[App]: ...

@@ -150,8 +150,8 @@ class Releases:
         return CleanedUp(retired, Outcome.REMOVED)
 
     async def _used(self, app: App, task_hub: str, by_events: bool = True) -> bool:
-        """Whether the hub ever was in a slot, was cleaned up or, with `by_events`, was seen in events. Raises
-        TaskHubInUse or TaskHubAlreadyUsed if it belongs to another app."""
+        """Whether the hub was cleaned up or, with `by_events`, was seen in events; what is in a slot or retired the app
+        itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to another app."""
         hub = await self._task_hubs.get(task_hub)
         if hub is None:
             return False
@@ -170,7 +170,7 @@ class Releases:
                 taskHub=task_hub,
                 app=hub.app,
             )
-        return hub.closed or (by_events and hub.recording) or await self._apps.used(app, task_hub)
+        return hub.closed or (by_events and hub.recording)
 
     async def _change(
         self,
@@ -205,7 +205,7 @@ class Releases:
                 reason,
                 transition.details,
             )
-            if await self._apps.commit(before, after, audit, transition.new_hubs):
+            if await self._apps.commit(before, after, audit):
                 return after
             await asyncio.sleep(random.uniform(0, min(0.5, 0.02 * 2**attempt)))
         winner = await self._apps.get(name)

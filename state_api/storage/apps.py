@@ -1,16 +1,16 @@
-"""App state and its audit log in one partition per app, so that a transition, its audit record and the hubs it uses
-are written in one transaction or not at all. Here, and only here, an App is JSON."""
+"""App state and its audit log in one partition per app, so that a transition and its audit record are written in one
+transaction or not at all. Here, and only here, an App is JSON."""
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableEntity, UpdateMode
 from pydantic import TypeAdapter
 
-from state_api.domain.names import app_key, hub_key
+from state_api.domain.names import app_key
 from state_api.domain.releases import App
 from state_api.services.ports import AuditRecord, Page
 from state_api.storage.tables import (
@@ -48,15 +48,7 @@ class AppStore:
         known = await self._read(name)
         return known[0] if known else None
 
-    async def used(self, app: App, task_hub: str) -> bool:
-        async with translated():
-            try:
-                await self._table.get_entity(app_key(app.name), f"hub|{hub_key(task_hub)}")
-            except ResourceNotFoundError:
-                return False
-        return True
-
-    async def commit(self, before: App, after: App, audit: AuditRecord, new_hubs: Sequence[str]) -> bool:
+    async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
         """Write `after`, provided the state is still `before`. False if somebody else has changed it."""
         partition = app_key(after.name)
         known = await self._read(after.name)
@@ -70,7 +62,6 @@ class AppStore:
             if known is None
             else ("update", state, {**unchanged_since(known[1]), "mode": UpdateMode.REPLACE}),
             ("create", {"PartitionKey": partition, "RowKey": _audit_key(after.revision), **_audit_row(audit)}),
-            *(("create", {"PartitionKey": partition, "RowKey": f"hub|{hub_key(hub)}"}) for hub in new_hubs),
         ]
         async with translated():
             try:

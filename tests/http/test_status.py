@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
-from state_api.domain.instants import Instant, parse_instant
+from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus
 from state_api.settings import Settings, StorageSettings
 from state_api.storage.instances import _row_of
@@ -122,10 +122,10 @@ async def test_the_count_is_exact_to_a_thousand_and_lists_the_oldest(
     assert verdict["active"][0]["instanceId"] == "order-1000"
 
 
-async def waiting_at(proxy: StorageProxy, http: httpx.AsyncClient, app: str, seconds: int) -> asyncio.Task[Any]:
+async def waiting_at(proxy: StorageProxy, http: httpx.AsyncClient, app: str, most: int) -> asyncio.Task[Any]:
     """A question that waits: its server has read the hub at least twice."""
     proxy.clear()
-    task = asyncio.create_task(staging(http, app, wait=seconds))
+    task = asyncio.create_task(staging(http, app, wait=most))
     while sum("State" in one.path for one in proxy.passed) < 8:
         assert not task.done()
         await asyncio.sleep(0.02)
@@ -211,20 +211,20 @@ async def test_the_settle_window_is_read_after_the_active_instances(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """An orchestration continues as new just while a verdict turns the pages of its shard."""
-    await put(
-        http,
-        app,
-        policy={"settleSeconds": 30, "ignoreFunctions": ["Monitor"]},
-        slots={"staging": {"taskHub": hub}},
-    )
+    settle = 3
+    policy = {"settleSeconds": settle, "ignoreFunctions": ["Monitor"]}
+    await put(http, app, policy=policy, slots={"staging": {"taskHub": hub}})
     await publish(http, *(event(hub, f"monitor-{n}", time=at(-3600), function="Monitor") for n in range(4400)))
     await publish(http, event(hub, "order"))
-    async with observed(storage) as (proxy, _, client):
+    async with observed(storage) as (proxy, server, client):
+        started = parse_instant((await staging(client, app))["evidence"]["lastRecordedAt"])
+        while server.services.clock.now() < started + seconds(settle + 1):
+            await asyncio.sleep(0.1)
         turned = asyncio.Event()
+        proxy.clear()
 
         async def between_pages(method: str, path: str) -> None:
-            pages = sum("State" in one.path for one in proxy.passed)
-            if pages >= 4 and not turned.is_set():
+            if sum("State" in one.path for one in proxy.passed) >= 4 and not turned.is_set():
                 turned.set()
                 await publish(http, event(hub, "order", "Completed"))
 
