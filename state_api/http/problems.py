@@ -52,7 +52,7 @@ _STATUS: list[tuple[type[errors.StateError], int]] = [
 CODES = {
     "InvalidRequest": "The request breaks the contract; `errors` or `detail` say where.",
     "Unauthorized": "No key was sent, or one that this server does not know.",
-    "Forbidden": "The key's role does not allow this operation.",
+    "Forbidden": "The key's role does not allow this; a server without keys answers only under localhost.",
     "NotFound": "There is nothing at this address.",
     "AppNotFound": "The server knows no such app.",
     "SlotNotFound": "The app has no such slot.",

@@ -220,17 +220,20 @@ async def test_the_settle_window_is_read_after_the_active_instances(
         started = parse_instant((await staging(client, app))["evidence"]["lastRecordedAt"])
         while server.services.clock.now() < started + seconds(settle + 1):
             await asyncio.sleep(0.1)
-        turned = asyncio.Event()
+        turning = asyncio.Lock()
+        turned = False
         proxy.clear()
 
         async def between_pages(method: str, path: str) -> None:
-            if sum("State" in one.path for one in proxy.passed) >= 4 and not turned.is_set():
-                turned.set()
-                await publish(http, event(hub, "order", "Completed"))
+            nonlocal turned
+            async with turning:
+                if sum("State" in one.path for one in proxy.passed) >= 4 and not turned:
+                    turned = True
+                    await publish(http, event(hub, "order", "Completed"))
 
         proxy.before = between_pages
         verdict = await staging(client, app)
-        assert turned.is_set(), "every shard must have a second page"
+        assert turned, "every shard must have a second page"
     assert not verdict["ready"], "either the order is seen active, or its end is seen to be recent"
 
 
