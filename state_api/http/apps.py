@@ -6,25 +6,27 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
-from state_api.http.auth import ADMINISTER, DEPLOY, READ, CallerOf
-from state_api.http.dependencies import PreconditionOf, ServicesOf, Token, Top, app_answer, etag
-from state_api.http.models import (
+from state_api.http.answers import (
     AppAnswer,
-    AppName,
-    AppRequest,
     AppsAnswer,
     AuditAnswer,
     CleanedUpAnswer,
     CleanupAnswer,
-    CleanupRequest,
     HistoryAnswer,
+    VerdictAnswer,
+)
+from state_api.http.auth import ADMINISTER, DEPLOY, READ, CallerOf
+from state_api.http.dependencies import PreconditionOf, ServicesOf, Token, Top, app_answer, etag
+from state_api.http.problems import responses
+from state_api.http.requests import (
+    AppName,
+    AppRequest,
+    CleanupRequest,
     SlotName,
     StagingRequest,
     SwapRequest,
     TaskHubName,
-    VerdictAnswer,
 )
-from state_api.http.problems import responses
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
+from state_api.http.answers import HealthAnswer
 from state_api.http.dependencies import ServicesOf
-from state_api.http.models import HealthAnswer
 from state_api.http.problems import responses
 
 router = APIRouter(prefix="/api/health", tags=["health"])

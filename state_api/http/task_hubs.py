@@ -5,17 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from state_api.domain.lifecycle import RuntimeStatus
+from state_api.http.answers import InstanceAnswer, InstancesAnswer, QuarantineAnswer, QuarantinedAnswer, TaskHubAnswer
 from state_api.http.auth import READ
 from state_api.http.dependencies import ServicesOf, Token, Top
-from state_api.http.models import (
-    InstanceAnswer,
-    InstancesAnswer,
-    QuarantineAnswer,
-    QuarantinedAnswer,
-    TaskHubAnswer,
-    TaskHubName,
-)
 from state_api.http.problems import responses
+from state_api.http.requests import TaskHubName
 
 router = APIRouter(prefix="/api", tags=["task hubs"])
 

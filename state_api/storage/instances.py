@@ -20,11 +20,24 @@ from azure.data.tables.aio import TableClient
 
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.lifecycle import Finished, Instance, LifecycleEvent, RuntimeStatus, Source, Started, apply
+from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus, apply
 from state_api.domain.names import is_entity
 from state_api.domain.readiness import ACTIVE_LIMIT, ActiveInstance, Activity
 from state_api.services.ports import Page, TableMissing, TaskHubRecord
-from state_api.storage.keys import escape, instance_key, ordinal, shard_of, unescape
+from state_api.storage.instance_rows import (
+    ACTIVE_FROM,
+    ACTIVE_TO,
+    BEAT,
+    BEAT_TO,
+    active_from,
+    active_key_of,
+    active_row,
+    instance_from,
+    instance_key_of,
+    instance_row,
+    table_row,
+)
+from state_api.storage.keys import instance_key, ordinal, shard_of
 from state_api.storage.tables import (
     FOREIGN_PAGE,
     Operation,
@@ -48,12 +61,6 @@ from state_api.storage.tables import (
 _INSTANCES_PER_TRANSACTION = 25
 _IN_FLIGHT = 32
 _ATTEMPTS = 12
-_ACTIVE_FROM = "a|"
-_ACTIVE_TO = "a}"
-# After the active rows: whoever reads in the order of the keys, page by page, must not read "quiet for long" first and
-# then miss the row that an end has just taken away.
-_BEAT = "b|"
-_BEAT_TO = "b}"
 _REMEMBERED = 10_000
 _LISTED_PAGES = 10
 """Pages of the service that one page of ours may read while a filter finds nothing."""
@@ -151,18 +158,18 @@ class InstanceStore:
     async def _read(self, table: TableClient, shard: str, instance_id: str) -> _Known:
         async with self._in_flight:
             try:
-                entity = await table.get_entity(shard, _instance_row(instance_id))
+                entity = await table.get_entity(shard, instance_key_of(instance_id))
             except ResourceNotFoundError as error:
                 if is_no_table(error):
                     raise TableMissing from error
                 return _Known(None, None)
-        return _Known(_instance_from(entity), etag_of(entity))
+        return _Known(instance_from(entity), etag_of(entity))
 
     async def _beat(self, table: TableClient, shard: str, name: str, at: Instant) -> Operation:
         """Stamp the function. Written without a condition, because every writer of the shard does: the storage's own
         time stamp, which the settle window counts from, is right whoever comes last. `LastEventAt` is for people and
         may briefly lag behind when several workers write."""
-        key = _BEAT + instance_key(name)
+        key = BEAT + instance_key(name)
         place = (table.table_name, shard, name)
         if place not in self._last_event:
             if len(self._last_event) >= _REMEMBERED:
@@ -172,8 +179,8 @@ class InstanceStore:
                 at = max(at, parse_instant(known["LastEventAt"]))
         latest = max(self._last_event.get(place, Instant(0)), at)
         self._last_event[place] = latest
-        row = _row(shard, key, FunctionName=name, LastEventAt=format_instant(latest))
-        return ("upsert", row, {"mode": UpdateMode.REPLACE})
+        stamp = table_row(shard, key, FunctionName=name, LastEventAt=format_instant(latest))
+        return ("upsert", stamp, {"mode": UpdateMode.REPLACE})
 
     async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity:
         """What is active, oldest first, and when something last changed, both without the functions that `ignores`
@@ -200,20 +207,20 @@ class InstanceStore:
         last_recorded_at: Instant | None = None
         rows = table.query_entities(
             "PartitionKey eq @shard and RowKey ge @from and RowKey lt @to",
-            parameters={"shard": shard, "from": _ACTIVE_FROM, "to": _BEAT_TO},
+            parameters={"shard": shard, "from": ACTIVE_FROM, "to": BEAT_TO},
             results_per_page=1000,
         )
         try:
             async for row in rows:
                 ignored_function = ignores(row["FunctionName"])
-                if row["RowKey"].startswith(_BEAT):
+                if row["RowKey"].startswith(BEAT):
                     if not ignored_function:
                         last_event_at = max(last_event_at or Instant(0), parse_instant(row["LastEventAt"]))
                         last_recorded_at = max(last_recorded_at or Instant(0), written_at(row))
                 elif ignored_function:
                     ignored += 1
                 else:
-                    active.append(ActiveInstance.of(_active_from(row)))
+                    active.append(ActiveInstance.of(active_from(row)))
                     if len(active) > ACTIVE_LIMIT:
                         break
         except ResourceNotFoundError:
@@ -265,12 +272,12 @@ class InstanceStore:
         if not rows:
             return Page((), None)
         token = encode_token({"kind": "active", "after": rows[top - 1]["RowKey"]}) if len(rows) > top else None
-        return Page(tuple(_active_from(row) for row in rows[:top]), token)
+        return Page(tuple(active_from(row) for row in rows[:top]), token)
 
     async def _active_rows(self, table: TableClient, shard: str, after: str, most: int) -> list[TableEntity]:
         rows = table.query_entities(
             "PartitionKey eq @shard and RowKey gt @after and RowKey lt @to",
-            parameters={"shard": shard, "after": max(after, _ACTIVE_FROM), "to": _ACTIVE_TO},
+            parameters={"shard": shard, "after": max(after, ACTIVE_FROM), "to": ACTIVE_TO},
             results_per_page=min(most, 1000),
         )
         found: list[TableEntity] = []
@@ -299,7 +306,7 @@ class InstanceStore:
         for _ in range(_LISTED_PAGES):
             parameters["shard"] = _name(shard)
             page = await read_page(table, query, parameters, top - len(items), token, "instances")
-            items += [_instance_from(row) for row in page.items]
+            items += [instance_from(row) for row in page.items]
             token = page.continuation_token
             if token is None:
                 shard += 1
@@ -333,94 +340,18 @@ def _name(shard: int) -> str:
     return f"{shard:02d}"
 
 
-def _instance_row(instance_id: str) -> str:
-    return f"i|{instance_key(instance_id)}"
-
-
-def _active_row(instance: Instance) -> str:
-    assert instance.started is not None, "only a started instance is active"
-    return f"{_ACTIVE_FROM}{format_instant(instance.started.at)}|{instance_key(instance.instance_id)}"
-
-
-def _row(partition: str, key: str, **properties: Any) -> dict[str, Any]:
-    present = {name: value for name, value in properties.items() if value is not None}
-    return {"PartitionKey": partition, "RowKey": key, **present}
-
-
 def _operations(shard: str, known: _Known, merged: Instance) -> list[Operation]:
     """What turns the rows of `known` into those of `merged`."""
-    row = _row_of(shard, merged)
+    row = instance_row(shard, merged)
     operations: list[Operation] = []
     if known.etag is None:
         operations.append(("create", row))
     else:
         operations.append(("update", row, {**unchanged_since(known.etag), "mode": UpdateMode.REPLACE}))
-    old = _active_row(known.instance) if known.instance is not None and known.instance.active else None
-    new = _active_row(merged) if merged.active else None
+    old = active_key_of(known.instance) if known.instance is not None and known.instance.active else None
+    new = active_key_of(merged) if merged.active else None
     if old is not None and old != new:
         operations.append(("delete", {"PartitionKey": shard, "RowKey": old}))
     if new is not None:
-        operations.append(("upsert", _active_entity(shard, new, merged), {"mode": UpdateMode.REPLACE}))
+        operations.append(("upsert", active_row(shard, new, merged), {"mode": UpdateMode.REPLACE}))
     return operations
-
-
-def _row_of(shard: str, instance: Instance) -> dict[str, Any]:
-    """The whole record. The id is kept escaped, so that no property ever holds a control character."""
-    started, finished = instance.started, instance.finished
-    return _row(
-        shard,
-        _instance_row(instance.instance_id),
-        InstanceId=escape(instance.instance_id),
-        Active=instance.active,
-        RuntimeStatus=instance.runtime_status.value,
-        StartedAt=format_instant(started.at) if started else None,
-        StartedStatus=started.status.value if started else None,
-        StartedName=started.function_name if started else None,
-        StartedSource=started.source.value if started else None,
-        FinishedAt=format_instant(finished.at) if finished else None,
-        Outcome=finished.outcome.value if finished else None,
-        Reason=finished.reason if finished else None,
-        FinishedName=finished.function_name if finished else None,
-        FinishedSource=finished.source.value if finished else None,
-    )
-
-
-def _instance_from(row: Mapping[str, Any]) -> Instance:
-    started = finished = None
-    if "StartedAt" in row:
-        started = Started(
-            parse_instant(row["StartedAt"]),
-            RuntimeStatus(row["StartedStatus"]),
-            row["StartedName"],
-            Source(row["StartedSource"]),
-        )
-    if "FinishedAt" in row:
-        finished = Finished(
-            parse_instant(row["FinishedAt"]),
-            RuntimeStatus(row["Outcome"]),
-            row["Reason"],
-            row["FinishedName"],
-            Source(row["FinishedSource"]),
-        )
-    return Instance(unescape(row["InstanceId"]), started, finished)
-
-
-def _active_entity(shard: str, key: str, instance: Instance) -> dict[str, Any]:
-    assert instance.started is not None, "only a started instance is active"
-    return _row(
-        shard,
-        key,
-        InstanceId=escape(instance.instance_id),
-        FunctionName=instance.function_name,
-        RuntimeStatus=instance.runtime_status.value,
-        StartedAt=format_instant(instance.started.at),
-        Source=instance.source.value,
-    )
-
-
-def _active_from(row: Mapping[str, Any]) -> Instance:
-    """An active instance without what is known of its earlier generations, which a list does not show."""
-    started = Started(
-        parse_instant(row["StartedAt"]), RuntimeStatus(row["RuntimeStatus"]), row["FunctionName"], Source(row["Source"])
-    )
-    return Instance(unescape(row["InstanceId"]), started)

@@ -13,7 +13,7 @@ from state_api.app import StateServer
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus
 from state_api.settings import Settings, StorageSettings
-from state_api.storage.instances import _row_of
+from state_api.storage.instance_rows import instance_row
 from state_api.storage.keys import shard_of
 from state_api.storage.tables import instance_table
 from tests.builders import at, event
@@ -276,7 +276,7 @@ async def filled(server: StateServer, hub: str, finished: int) -> None:
             finished=Finished(Instant(parse_instant("2026-11-20T09:00:00Z")), RuntimeStatus.COMPLETED, "", "F"),
         )
         shard = shard_of(instance.instance_id, record.shards)
-        by_shard.setdefault(shard, []).append(("create", _row_of(f"{shard:02d}", instance)))
+        by_shard.setdefault(shard, []).append(("create", instance_row(f"{shard:02d}", instance)))
     for rows in by_shard.values():
         for first in range(0, len(rows), 100):
             await table.submit_transaction(rows[first : first + 100])

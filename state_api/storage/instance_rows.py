@@ -1,0 +1,91 @@
+"""What an instance looks like in its hub's table: the keys, the columns, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from state_api.domain.instants import format_instant, parse_instant
+from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus, Source, Started
+from state_api.storage.keys import escape, instance_key, unescape
+
+ACTIVE_FROM = "a|"
+ACTIVE_TO = "a}"
+# After the active rows: whoever reads in the order of the keys, page by page, must not read "quiet for long" first and
+# then miss the row that an end has just taken away.
+BEAT = "b|"
+BEAT_TO = "b}"
+
+
+def instance_key_of(instance_id: str) -> str:
+    return f"i|{instance_key(instance_id)}"
+
+
+def active_key_of(instance: Instance) -> str:
+    assert instance.started is not None, "only a started instance is active"
+    return f"{ACTIVE_FROM}{format_instant(instance.started.at)}|{instance_key(instance.instance_id)}"
+
+
+def table_row(partition: str, key: str, **properties: Any) -> dict[str, Any]:
+    present = {name: value for name, value in properties.items() if value is not None}
+    return {"PartitionKey": partition, "RowKey": key, **present}
+
+
+def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
+    """The whole record. The id is kept escaped, so that no property ever holds a control character."""
+    started, finished = instance.started, instance.finished
+    return table_row(
+        shard,
+        instance_key_of(instance.instance_id),
+        InstanceId=escape(instance.instance_id),
+        Active=instance.active,
+        RuntimeStatus=instance.runtime_status.value,
+        StartedAt=format_instant(started.at) if started else None,
+        StartedStatus=started.status.value if started else None,
+        StartedName=started.function_name if started else None,
+        StartedSource=started.source.value if started else None,
+        FinishedAt=format_instant(finished.at) if finished else None,
+        Outcome=finished.outcome.value if finished else None,
+        Reason=finished.reason if finished else None,
+        FinishedName=finished.function_name if finished else None,
+        FinishedSource=finished.source.value if finished else None,
+    )
+
+
+def instance_from(row: Mapping[str, Any]) -> Instance:
+    started = finished = None
+    if "StartedAt" in row:
+        started = Started(
+            parse_instant(row["StartedAt"]),
+            RuntimeStatus(row["StartedStatus"]),
+            row["StartedName"],
+            Source(row["StartedSource"]),
+        )
+    if "FinishedAt" in row:
+        finished = Finished(
+            parse_instant(row["FinishedAt"]),
+            RuntimeStatus(row["Outcome"]),
+            row["Reason"],
+            row["FinishedName"],
+            Source(row["FinishedSource"]),
+        )
+    return Instance(unescape(row["InstanceId"]), started, finished)
+
+
+def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:
+    assert instance.started is not None, "only a started instance is active"
+    return table_row(
+        shard,
+        key,
+        InstanceId=escape(instance.instance_id),
+        FunctionName=instance.function_name,
+        RuntimeStatus=instance.runtime_status.value,
+        StartedAt=format_instant(instance.started.at),
+        Source=instance.source.value,
+    )
+
+
+def active_from(row: Mapping[str, Any]) -> Instance:
+    """An active instance without what is known of its earlier generations, which a list does not show."""
+    started = Started(
+        parse_instant(row["StartedAt"]), RuntimeStatus(row["RuntimeStatus"]), row["FunctionName"], Source(row["Source"])
+    )
+    return Instance(unescape(row["InstanceId"]), started)
