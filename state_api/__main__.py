@@ -1,12 +1,11 @@
 """`python -m state_api serve`: the same server outside Azure Functions."""
 
 import argparse
-import ipaddress
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,7 +14,7 @@ import uvicorn
 
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, answers, table_emulator
-from state_api.http.middleware import LocalOnly
+from state_api.http.middleware import LocalOnly, is_loopback
 from state_api.settings import EMULATOR_TABLE_PORT, KEYS, Settings, SettingsError, read_settings
 
 HOST = "127.0.0.1"
@@ -24,23 +23,22 @@ _EMULATOR_FOLDER = Path(".azurite")
 # Longer than the storage client takes to give up, so that whatever is being written is also answered.
 _GRACE_SECONDS = 60
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 USAGE_ERROR = 2
 
 
 class _Server(uvicorn.Server):
     """Ends long polls at once when it is told to stop; all other requests in flight finish."""
 
-    def __init__(self, config: uvicorn.Config, state: StateServer) -> None:
+    def __init__(self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals]) -> None:
         super().__init__(config)
         self._state = state
+        self._stopping = stopping
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Unlike uvicorn's own, does not raise the signal again afterwards: what was started with the server would
         never be stopped."""
-        before = {one: signal.signal(one, self.handle_exit) for one in _STOPPING}
+        before = {one: signal.signal(one, self.handle_exit) for one in self._stopping}
         try:
             yield
         finally:
@@ -68,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    for one in _STOPPING:
+    stopping = _stopping_signals()
+    for one in stopping:
         # Until the server itself listens to signals: end by an exception, so that the emulator is stopped too.
         signal.signal(one, lambda number, frame: sys.exit(0))
     with ExitStack() as stack:
@@ -90,26 +89,26 @@ def main(arguments: list[str] | None = None) -> int:
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         try:
-            _Server(config, state).run()
+            _Server(config, state, stopping).run()
         except SystemExit as end:
             # uvicorn ends the process itself when it cannot listen; it has logged why.
             return 1 if end.code else 0
         return 0
 
 
+def _stopping_signals() -> list[signal.Signals]:
+    """The signals that end the server. Not the hang-up that whoever started it with nohup has switched off."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        signals.append(hang_up)
+    return signals
+
+
 def check_exposure(host: str, settings: Settings) -> None:
     """Raises SettingsError when the server would answer others without keys."""
-    if not settings.keys and not _is_loopback(host):
+    if not settings.keys and not is_loopback(host):
         raise SettingsError(f"listening on {host} lets others in: set {KEYS}, or listen on {HOST}")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

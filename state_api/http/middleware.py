@@ -1,6 +1,7 @@
 """What surrounds every request, as plain ASGI: keys, the limit on bodies, a log line without secrets, and an answer
 when something unforeseen happens."""
 
+import ipaddress
 import logging
 import time
 from urllib.parse import urlsplit
@@ -69,8 +70,6 @@ class LocalOnly:
     """Around a server without keys, which listens on loopback only: a page in a browser on this machine could reach it,
     under a name of its own that leads here or by sending a form."""
 
-    _NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
-
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
@@ -78,17 +77,28 @@ class LocalOnly:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             named = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
-            if not all(self._is_local(address) for address in named):
+            if not all(_is_local(address) for address in named):
                 refused = Forbidden("without keys this server answers only under localhost; set STATE_KEYS for others")
                 await problem_of(refused)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _is_local(self, address: str) -> bool:
-        try:
-            return urlsplit(address).hostname in self._NAMES
-        except ValueError:
-            return False
+
+def is_loopback(host: str) -> bool:
+    """Whether this is a name or an address of this machine that no other can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local(address: str) -> bool:
+    try:
+        return is_loopback(urlsplit(address).hostname or "")
+    except ValueError:
+        return False
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:

@@ -52,6 +52,38 @@ class Recorder:
         if not self._clock.synchronized:
             # Whether an event is ahead of its time is not for this machine's clock to say.
             await self._task_hubs.ping()
+        by_hub, rejected = self._sorted(events, source)
+        if any(one.code == "BadTime" for one in rejected):
+            # Nor for a clock that stood still with a suspended machine: ask what the time is now.
+            await self._task_hubs.ping()
+            by_hub, rejected = self._sorted(events, source)
+        recorded = unchanged = 0
+        hubs = list(by_hub.values())
+        results = await asyncio.gather(
+            *(self._record_hub([event for _, event in of_hub]) for of_hub in hubs), return_exceptions=True
+        )
+        for of_hub, changed in zip(hubs, results, strict=True):
+            if isinstance(changed, BaseException):
+                raise changed
+            if changed is None:
+                hub = of_hub[0][1].task_hub
+                message = f"task hub {hub} was cleaned up"
+                rejected += [
+                    Quarantined(self._clock.now(), "TaskHubCleanedUp", message, source, _as_text(event))
+                    for event, _ in of_hub
+                ]
+            else:
+                recorded += sum(changed)
+                unchanged += len(changed) - sum(changed)
+        if rejected:
+            await self._quarantine.keep(rejected)
+            log.warning("%d of %d events went to quarantine: %s", len(rejected), len(events), rejected[0].message)
+        return Recorded(recorded, unchanged, len(rejected))
+
+    def _sorted(
+        self, events: Sequence[Any], source: str
+    ) -> tuple[dict[HubKey, list[tuple[Any, LifecycleEvent]]], list[Quarantined]]:
+        """The events that are understood, by hub and each with how it came, and the others."""
         now = self._clock.now()
         by_hub: dict[HubKey, list[tuple[Any, LifecycleEvent]]] = defaultdict(list)
         rejected: list[Quarantined] = []
@@ -65,23 +97,7 @@ class Recorder:
                 rejected.append(Quarantined(now, "Unforeseen", "the server's log says why", source, _as_text(event)))
             else:
                 by_hub[hub_key(understood.task_hub)].append((event, understood))
-        recorded = unchanged = 0
-        hubs = list(by_hub.values())
-        results = await asyncio.gather(*(self._record_hub([event for _, event in of_hub]) for of_hub in hubs))
-        for of_hub, changed in zip(hubs, results, strict=True):
-            if changed is None:
-                hub = of_hub[0][1].task_hub
-                message = f"task hub {hub} was cleaned up"
-                rejected += [
-                    Quarantined(now, "TaskHubCleanedUp", message, source, _as_text(event)) for event, _ in of_hub
-                ]
-            else:
-                recorded += sum(changed)
-                unchanged += len(changed) - sum(changed)
-        if rejected:
-            await self._quarantine.keep(rejected)
-            log.warning("%d of %d events went to quarantine: %s", len(rejected), len(events), rejected[0].message)
-        return Recorded(recorded, unchanged, len(rejected))
+        return by_hub, rejected
 
     async def _record_hub(self, events: Sequence[LifecycleEvent]) -> list[bool] | None:
         """For each event of one hub whether it changed something; None if the hub takes no more events."""

@@ -118,16 +118,19 @@ class InstanceStore:
                 beats: dict[str, Instant] = {}
                 for instance_id, numbers in group.items():
                     merged = known[instance_id].instance
+                    names = {merged.function_name} if merged is not None else set()
                     for number in numbers:
                         after = apply(merged, events[number])
                         if after != merged:
                             effective.add(number)
+                            names.add(events[number].function_name)
                         merged = after
                     if merged is not None and merged != known[instance_id].instance:
                         operations += _operations(shard, known[instance_id], merged)
                         if not is_entity(instance_id):
                             # Entities never block, so nobody waits for them to settle.
-                            name = merged.function_name
+                            # An id that went from one function to another beats for all of them, under no name.
+                            name = names.pop() if len(names) == 1 else ""
                             beats[name] = max(beats.get(name, Instant(0)), merged.last_event_at)
                 if not operations:
                     return effective

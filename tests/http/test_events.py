@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from state_api.app import StateServer
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import LifecycleEvent
 from state_api.services import envelopes, recording
@@ -195,6 +196,17 @@ async def test_an_event_that_trips_the_parser_itself_holds_nothing_up(
     assert counts == {"recorded": 2, "unchanged": 0, "quarantined": 1}
     kept = [one for one in await newest_quarantined(http) if hub in one["event"]]
     assert [one["code"] for one in kept] == ["Unforeseen"]
+
+
+async def test_a_clock_that_stood_still_does_not_reject_what_happened_meanwhile(
+    server: StateServer, http: httpx.AsyncClient, hub: str
+) -> None:
+    """A suspended machine wakes up; the first thing that it hears is an event."""
+    await publish(http, event(hub, "before"))
+    assert server.tables.clock._at_zero is not None
+    server.tables.clock._at_zero -= 3600
+    counts = await publish(http, event(hub, "after"), event(hub, "nonsense", time="9999-01-01T00:00:00Z"))
+    assert counts == {"recorded": 1, "unchanged": 0, "quarantined": 1}
 
 
 async def newest_quarantined(http: httpx.AsyncClient) -> Any:

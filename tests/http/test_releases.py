@@ -8,7 +8,7 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
-from tests.builders import event
+from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
 
@@ -399,6 +399,22 @@ async def test_an_ignored_function_that_never_rests_does_not_keep_the_hub_settli
     await publish(http, event(old, "order-2", "Completed"))
     # By the test's clock the last write is half a minute old already; by the storage's it has just happened.
     clock.ahead = 0
+    assert codes(await staging(http, app)) == ["Settling"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_an_id_that_goes_over_to_an_ignored_function_does_not_hide_the_other(
+    http: httpx.AsyncClient, app: str, together: bool
+) -> None:
+    old = new_hub()
+    await put(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
+    events = [
+        event(old, "x", time=at(-5)),
+        event(old, "x", "Completed", time=at(-3)),
+        event(old, "x", time=at(-1), function="Monitor"),
+    ]
+    for delivery in [events] if together else [[one] for one in events]:
+        await publish(http, *delivery)
     assert codes(await staging(http, app)) == ["Settling"]
 
 

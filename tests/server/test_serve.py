@@ -279,3 +279,20 @@ def test_the_official_client_publishes_to_the_server_as_to_a_topic(storage: Stor
             shown = http.get(f"/api/taskhubs/{hub}", headers={"x-functions-key": "a-reader-key-0123456789"})
             assert shown.json()["activeCount"] == 1
         assert key not in served.logged()
+
+
+def test_a_server_started_with_nohup_survives_its_terminal(storage: StorageSettings, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with serving(storage, tmp_path) as served, served.client() as http:
+            served.process.send_signal(signal.SIGHUP)
+            assert http.get("/api/health").status_code == 200
+            assert served.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_any_loopback_address_will_do(storage: StorageSettings, tmp_path: Path) -> None:
+    with serving(storage, tmp_path) as served, served.client() as http:
+        for host in ("127.0.0.2", "[::1]:7071", "LOCALHOST:80"):
+            assert http.get("/api/health", headers={"Host": host}).status_code == 200
