@@ -81,8 +81,8 @@ class Readiness:
         return assess(evidence, policy, self._clock.now())
 
     async def activity(self, task_hub: str, policy: Policy) -> Activity:
-        """What was recorded for a hub; nothing, if nothing ever was."""
+        """What was recorded for a hub; nothing, if nothing ever was or it was cleaned up."""
         hub = await self._task_hubs.get(task_hub)
-        if hub is None or not hub.recording:
+        if hub is None or not hub.recording or hub.closed:
             return Activity()
         return await self._instances.activity(hub, policy.ignores)

@@ -187,7 +187,7 @@ class InstanceStore:
 
     async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity:
         """What is active, oldest first, and when something last changed, both without the functions that `ignores`
-        names: one range read per shard."""
+        names: one range read per shard. Raises StorageUnavailable also if the hub's table is gone."""
         table = self._tables.client(instance_table(hub.name))
         async with translated():
             shards = await asyncio.gather(
@@ -227,8 +227,11 @@ class InstanceStore:
                     if len(active) > ACTIVE_LIMIT:
                         break
         except ResourceNotFoundError:
-            # The registry knows the hub before its table exists; nothing was recorded yet.
-            return Activity()
+            # An empty answer would say that nothing runs.
+            raise StorageUnavailable(
+                f"the records of a task hub are gone: table {table.table_name} was deleted. Make it again, empty, only "
+                "if you know that nothing runs on that hub"
+            ) from None
         return Activity(tuple(active), False, ignored, last_event_at, last_recorded_at)
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:

@@ -53,11 +53,15 @@ class TaskHubStore:
         is returned as it is."""
         key = hub_key(task_hub)
         if key not in self._open:
-            record = await self._change(task_hub, lambda record: {"Recording": True} if not _closed(record) else {})
+            record = await self._change(task_hub, lambda record: {})
             if record.closed:
                 return record
-            # The row comes first: a reader that sees no row may say that nothing was ever recorded.
             await self._tables.make(instance_table(record.name))
+            # After the table and before the first event: a hub that says it records has a table, and one that lacks it
+            # has lost it; a hub that does not say so has nothing to lose.
+            record = await self._change(task_hub, lambda record: {} if _closed(record) else {"Recording": True})
+            if record.closed:
+                return record
             if len(self._open) >= _REMEMBERED:
                 self._open.clear()
             self._open[key] = record

@@ -49,3 +49,10 @@ def problem(answer: httpx.Response, status: int, code: str) -> Any:
 
 def codes(verdict: Any) -> list[str]:
     return [reason["code"] for reason in verdict["reasons"]]
+
+
+async def swapped_out(http: httpx.AsyncClient, app: str, *hubs: str) -> None:
+    """Stage and swap these hubs in turn; the last is then in production, the one before it in the slot."""
+    for hub in hubs:
+        assert (await stage(http, app, hub)).status_code == 200
+        assert (await swap(http, app, hub)).status_code == 200

@@ -151,11 +151,16 @@ async def test_a_hub_whose_table_was_never_made_is_made_with_the_next_event(
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
 
 
-async def test_a_table_that_vanishes_under_a_worker_is_made_again(
-    server: StateServer, http: httpx.AsyncClient, hub: str
+async def test_a_table_that_was_deleted_is_not_taken_for_an_idle_hub(
+    server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
+    await put(http, app, slots={"staging": {"taskHub": hub}})
     await publish(http, event(hub, "before"))
     await server.tables.drop(f"SafeDeployHub{hub}State")
+    told = problem(await http.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
+    assert f"table SafeDeployHub{hub}State was deleted" in told["detail"]
+    problem(await stage(http, app, new_hub()), 503, "StorageUnavailable")
+    # Events go on being recorded.
     assert (await publish(http, event(hub, "after")))["recorded"] == 1
 
 

@@ -10,16 +10,9 @@ from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
+from tests.http.client import codes, problem, publish, put, run, stage, staging, swap, swapped_out
 
 pytestmark = pytest.mark.anyio
-
-
-async def swapped_out(http: httpx.AsyncClient, app: str, *hubs: str) -> None:
-    """Stage and swap these hubs in turn; the last is then in production, the one before it in the slot."""
-    for hub in hubs:
-        assert (await stage(http, app, hub)).status_code == 200
-        assert (await swap(http, app, hub)).status_code == 200
 
 
 async def test_the_whole_sequence_of_three_versions(http: httpx.AsyncClient, app: str, clock: ShiftedClock) -> None:
@@ -302,41 +295,6 @@ async def test_history_is_complete_and_newest_first_page_by_page(http: httpx.Asy
     assert seen[0]["runUrl"] == "https://ci.example/runs/3"
 
 
-async def test_cleanup_shows_first_what_it_would_do(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub(), new_hub(), new_hub()
-    await swapped_out(http, app, one, two, three)
-    shown = (await http.post(f"/api/apps/{app}/cleanup", json={"dryRun": True})).json()
-    assert [(hub["taskHub"], hub["outcome"]) for hub in shown["taskHubs"]] == [(one, "WouldRemove")]
-    assert [hub["taskHub"] for hub in shown["app"]["retired"]] == [one]
-    problem(await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True}), 400, "InvalidRequest")
-    await http.post(f"/api/apps/{app}/cleanup")
-    assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"] == []
-
-
-async def test_retention_keeps_the_last_and_the_young(http: httpx.AsyncClient, app: str, clock: ShiftedClock) -> None:
-    hubs = [new_hub() for _ in range(4)]
-    await put(http, app, policy={"retention": {"keepLast": 1, "keepForHours": 2}})
-    await swapped_out(http, app, *hubs[:3])
-    clock.turn(3 * 3600)
-    await swapped_out(http, app, hubs[3])
-    done = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
-    assert [(hub["taskHub"], hub["outcome"]) for hub in done] == [(hubs[0], "Removed"), (hubs[1], "Kept")]
-
-
-async def test_an_event_for_a_hub_that_was_cleaned_up_goes_to_quarantine(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub(), new_hub(), new_hub()
-    await swapped_out(http, app, one)
-    await publish(http, event(one, status="Completed"))
-    await put(http, app, policy={"settleSeconds": 0})
-    await swapped_out(http, app, two, three)
-    assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
-    assert await publish(http, event(one, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
-    shown = (await http.get(f"/api/taskhubs/{one}")).json()
-    assert (shown["closed"], shown["activeCount"]) == (True, 0)
-    kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
-    assert [event["code"] for event in kept if one in event["event"]] == ["TaskHubCleanedUp"]
-
-
 async def test_twenty_stages_at_once_leave_one_winner_whom_all_others_know(http: httpx.AsyncClient, app: str) -> None:
     hubs = [new_hub() for _ in range(20)]
     answers = await asyncio.gather(*(stage(http, app, hub, run(n)) for n, hub in enumerate(hubs)))
@@ -449,3 +407,31 @@ async def test_a_refusal_says_when_to_come_back(http: httpx.AsyncClient, app: st
     assert refused.headers["retry-after"] == str(told["retryAfterSeconds"])
     assert 1 <= told["retryAfterSeconds"] <= 30
     assert "must not be overwritten: the last event of task hub" in told["detail"]
+
+
+async def test_every_answer_that_holds_an_app_carries_its_etag(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    answers = [
+        await put(http, app),
+        await stage(http, app, hub),
+        await http.delete(f"/api/apps/{app}/staging", params={"taskHub": hub}),
+        await swap(http, app, hub),
+        await http.get(f"/api/apps/{app}"),
+        await http.post(f"/api/apps/{app}/cleanup"),
+    ]
+    assert [answer.headers["etag"] for answer in answers] == ['"1"', '"2"', '"3"', '"4"', '"4"', '"4"']
+
+
+async def test_all_apps_are_listed_once_page_by_page(http: httpx.AsyncClient, app: str) -> None:
+    names = [f"{app}-{number}" for number in range(5)]
+    for name in names:
+        await put(http, name)
+    seen: list[str] = []
+    token = None
+    while True:
+        parameters: dict[str, Any] = {"top": 2} | ({"continuationToken": token} if token else {})
+        page = (await http.get("/api/apps", params=parameters)).json()
+        seen += [one["app"] for one in page["apps"] if one["app"].startswith(app)]
+        token = page["continuationToken"]
+        if token is None:
+            break
+    assert seen == names

@@ -26,6 +26,11 @@ from tests.server.processes import HOST, environment, serving
 SERVE = [sys.executable, "-m", "state_api", "serve"]
 
 
+def ended(command: list[str], settings: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a server that ends by itself has said, and with which code."""
+    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+
+
 def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
     with serving(storage, tmp_path) as served:
         with served.client() as http:
@@ -49,15 +54,7 @@ def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: P
 def test_a_server_that_must_not_start_says_why(
     arguments: list[str], settings: dict[str, str], message: str, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [*SERVE, *arguments],
-        env=environment(None) | settings,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        check=False,
-    )
+    done = ended([*SERVE, *arguments], environment(None) | settings, tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -195,15 +192,7 @@ def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp
 def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path: Path) -> None:
     with serving(storage, tmp_path) as served:
         port = served.url.rpartition(":")[2]
-        done = subprocess.run(
-            [*SERVE, "--port", port],
-            env=environment(storage),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=tmp_path,
-            check=False,
-        )
+        done = ended([*SERVE, "--port", port], environment(storage), tmp_path)
     assert done.returncode == 1
     assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr

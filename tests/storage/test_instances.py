@@ -3,6 +3,7 @@
 import pytest
 
 from state_api.app import StateServer
+from state_api.domain.errors import StorageUnavailable
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus
 from state_api.domain.readiness import ACTIVE_LIMIT
@@ -188,6 +189,7 @@ async def test_recording_into_a_table_that_is_gone_is_told(server: StateServer, 
     await store.drop(record)
     with pytest.raises(TableMissing):
         await store.record(record, [happened(hub, "one", RuntimeStatus.RUNNING)])
-    assert (await store.activity(record, nothing_ignored)).active == ()
+    with pytest.raises(StorageUnavailable, match="was deleted"):
+        await store.activity(record, nothing_ignored)
     assert await store.get(record, "one") is None
     assert (await store.page(record, None, None, 10, None)).items == ()
