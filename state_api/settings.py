@@ -32,6 +32,8 @@ DOCUMENTED = (
 """Every setting that `read_settings` looks at."""
 
 DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
+EMULATOR_BLOB_PORT = 10000
+EMULATOR_QUEUE_PORT = 10001
 EMULATOR_TABLE_PORT = 10002
 _CONNECTION = re.compile(r"(?:^|;)\s*(?:AccountName|TableEndpoint)\s*=", re.IGNORECASE)
 
@@ -62,17 +64,43 @@ class Key(_Frozen):
 
 
 class StorageSettings(_Frozen):
-    """How the state storage is reached: by connection string, or by the table service's address and an identity.
+    """How a storage account is reached: by connection string, or by the addresses of its services and an identity.
     `development` says that it is the emulator at its usual place, which the server may start itself."""
 
     connection_string: SecretStr | None = None
     table_service_uri: str | None = None
+    queue_service_uri: str | None = None
+    blob_service_uri: str | None = None
     client_id: str | None = None
     development: bool = False
 
 
+class Connections:
+    """The settings that apps name as the connections of their task hubs, as in host.json."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+
+    def storage(self, name: str) -> StorageSettings:
+        """The storage account behind a setting. Raises SettingsError."""
+        found = _storage_named(self._environment, name)
+        if found is None:
+            raise SettingsError(
+                f"the setting {name} is not set on this server: set it to the storage connection string of the app's "
+                f"task hubs, or set {name}__accountName for a managed identity"
+            )
+        return found
+
+    def text(self, name: str) -> str | None:
+        """The setting as it is; None if it is not set."""
+        return self._environment.get(name) or None
+
+
 class Settings(_Frozen):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     storage: StorageSettings
+    connections: Connections = Field(default_factory=lambda: Connections({}), repr=False, exclude=True)
     keys: tuple[Key, ...] = ()
     shards: int = Field(default=4, ge=1, le=64)
     platform_identity: bool = False
@@ -82,6 +110,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     """The settings in these environment variables. Raises SettingsError."""
     return Settings(
         storage=_storage(environment),
+        connections=Connections(environment),
         keys=_keys(environment.get(KEYS, "")),
         shards=_shards(environment.get(SHARDS, "")),
         platform_identity=environment.get(PLATFORM_IDENTITY, "").lower() == "true",
@@ -90,40 +119,49 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 def _storage(environment: Mapping[str, str]) -> StorageSettings:
     for name in (STORAGE, FALLBACK_STORAGE):
-        client_id = environment.get(f"{name}__clientId") or None
-        if connection := environment.get(name):
-            if connection.strip().rstrip(";").lower() == DEVELOPMENT_STORAGE.lower():
-                spelt_out = emulator_connection("127.0.0.1", EMULATOR_TABLE_PORT)
-                return StorageSettings(connection_string=SecretStr(spelt_out), development=True)
-            if not _CONNECTION.search(connection):
-                raise SettingsError(f"{name} is not a storage connection string, nor {DEVELOPMENT_STORAGE}")
-            return StorageSettings(connection_string=SecretStr(connection))
-        if uri := environment.get(f"{name}__tableServiceUri"):
-            if urlsplit(uri).scheme not in ("https", "http") or not urlsplit(uri).hostname or urlsplit(uri).query:
-                raise SettingsError(
-                    f"{name}__tableServiceUri must be the address of a table service, such as "
-                    "https://ACCOUNT.table.core.windows.net, without a signature"
-                )
-            return StorageSettings(table_service_uri=uri, client_id=client_id)
-        if account := environment.get(f"{name}__accountName"):
-            if not re.fullmatch(r"[a-z0-9]{3,24}", account):
-                raise SettingsError(f"{name}__accountName must be the name of a storage account")
-            uri = f"https://{account}.table.core.windows.net"
-            return StorageSettings(table_service_uri=uri, client_id=client_id)
+        if (found := _storage_named(environment, name)) is not None:
+            return found
     raise SettingsError(
         f"no state storage is set: set {STORAGE} to a connection string or to {DEVELOPMENT_STORAGE}, "
         f"or {STORAGE}__tableServiceUri for a managed identity"
     )
 
 
-def emulator_connection(host: str, port: int) -> str:
-    """The connection string of an emulator's table service. Its account name and key are published with it and open
+def _storage_named(environment: Mapping[str, str], name: str) -> StorageSettings | None:
+    client_id = environment.get(f"{name}__clientId") or None
+    if connection := environment.get(name):
+        if connection.strip().rstrip(";").lower() == DEVELOPMENT_STORAGE.lower():
+            ports = (EMULATOR_TABLE_PORT, EMULATOR_QUEUE_PORT, EMULATOR_BLOB_PORT)
+            spelt_out = emulator_connection("127.0.0.1", *ports)
+            return StorageSettings(connection_string=SecretStr(spelt_out), development=True)
+        if not _CONNECTION.search(connection):
+            raise SettingsError(f"{name} is not a storage connection string, nor {DEVELOPMENT_STORAGE}")
+        return StorageSettings(connection_string=SecretStr(connection))
+    account = environment.get(f"{name}__accountName")
+    if account and not re.fullmatch(r"[a-z0-9]{3,24}", account):
+        raise SettingsError(f"{name}__accountName must be the name of a storage account")
+    uris: dict[str, str] = {}
+    for service in ("table", "queue", "blob"):
+        setting = f"{name}__{service}ServiceUri"
+        uri = environment.get(setting) or (f"https://{account}.{service}.core.windows.net" if account else None)
+        if uri is None:
+            continue
+        if urlsplit(uri).scheme not in ("https", "http") or not urlsplit(uri).hostname or urlsplit(uri).query:
+            raise SettingsError(
+                f"{setting} must be the address of a {service} service, such as "
+                f"https://ACCOUNT.{service}.core.windows.net, without a signature"
+            )
+        uris[f"{service}_service_uri"] = uri
+    return StorageSettings.model_validate({**uris, "client_id": client_id}) if "table_service_uri" in uris else None
+
+
+def emulator_connection(host: str, table_port: int, queue_port: int | None = None, blob_port: int | None = None) -> str:
+    """The connection string of an emulator's services. Its account name and key are published with it and open
     nothing else."""
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-    return (
-        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
-        f"TableEndpoint=http://{host}:{port}/devstoreaccount1;"
-    )
+    ports = {"Table": table_port, "Queue": queue_port, "Blob": blob_port}
+    endpoints = (f"{service}Endpoint=http://{host}:{port}/devstoreaccount1;" for service, port in ports.items() if port)
+    return f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};" + "".join(endpoints)
 
 
 def _keys(text: str) -> tuple[Key, ...]:

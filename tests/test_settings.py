@@ -31,7 +31,7 @@ def test_development_storage_is_the_emulator_at_its_usual_place(text: str) -> No
     storage = read_settings({"STATE_STORAGE": text}).storage
     assert storage.development
     assert storage.connection_string is not None
-    assert storage.connection_string.get_secret_value() == emulator_connection("127.0.0.1", 10002)
+    assert storage.connection_string.get_secret_value() == emulator_connection("127.0.0.1", 10002, 10001, 10000)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,8 @@ def test_development_storage_is_the_emulator_at_its_usual_place(text: str) -> No
     ],
 )
 def test_an_identity_needs_only_an_address(environment: dict[str, str], uri: str, client_id: str | None) -> None:
-    assert read_settings(environment).storage == StorageSettings(table_service_uri=uri, client_id=client_id)
+    storage = read_settings(environment).storage
+    assert (storage.table_service_uri, storage.client_id, storage.connection_string) == (uri, client_id, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""What a probe needs of a durable backend, as a Protocol, and how a backend says what stands in its way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from state_api.domain.instants import Instant
+from state_api.domain.sightings import Sighting
+
+
+class Trouble(StrEnum):
+    """Why a task hub cannot be read."""
+
+    MISSING = "Missing"
+    DENIED = "Denied"
+    THROTTLED = "Throttled"
+    FAILED = "Failed"
+
+
+class SourceError(Exception):
+    """A task hub cannot be read. `message` is one line for people: it names what to mend (which setting, which role,
+    which address) and holds no secret. `retry_after` is in seconds, where the backend has said so."""
+
+    def __init__(self, trouble: Trouble, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.trouble = trouble
+        self.message = message
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The beginning of a scan. `since` is the backend's own time, a little before now: whatever changes during the
+    scan changes after it. `cursors` are where reading begins; all of them lead through the whole hub. `again` are the
+    cursors of one more pass over what changed since, for a scan that saw changes."""
+
+    since: Instant
+    cursors: tuple[str, ...]
+    again: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePage:
+    """What a cursor led to: instances that are active, instances that changed since the scan began, and perhaps
+    others; and the cursors that go on from here, none at the end. A page can be short or empty and still have them."""
+
+    sightings: tuple[Sighting, ...]
+    cursors: tuple[str, ...] = ()
+    scanned: int = 0
+    """How many instances the backend handed over to be judged."""
+
+
+class Backend(Protocol):
+    """A durable backend that keeps task hubs. Entities are never among what it returns. Every method raises
+    SourceError; Trouble.MISSING says that the task hub does not exist."""
+
+    @property
+    def provider(self) -> str:
+        """The name under which PutApp chooses it."""
+
+    async def start(self, task_hub: str) -> Start:
+        """Begin a scan."""
+
+    async def page(self, task_hub: str, since: Instant, cursor: str) -> SourcePage:
+        """Read on from a cursor. Cursors are text without secrets; they are kept, and used by another worker later.
+
+        Once every cursor of a pass has been followed to its end, every instance that was active from the beginning to
+        the end of the pass has been seen as active, and every one that became active or stopped being so in between
+        has been seen with a `stamp` that it did not have before.
+        """
+
+    async def find(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, Sighting | None]:
+        """Each of these instances as it is now; None for one that the backend does not know."""
+
+    async def in_flight(self, task_hub: str) -> bool | None:
+        """Whether messages are on their way that could bring up an instance which `find` does not know yet; None if
+        the backend cannot tell."""
+
+    async def close(self) -> None: ...
