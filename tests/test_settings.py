@@ -6,7 +6,7 @@ import re
 import pytest
 
 from state_api.__main__ import check_exposure
-from state_api.settings import Role, Settings, SettingsError, StorageSettings, emulator_connection, read_settings
+from state_api.settings import Role, Settings, SettingsError, emulator_connection, read_settings
 
 CONNECTION = "DefaultEndpointsProtocol=https;AccountName=state;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
 OTHER = CONNECTION.replace("state", "jobs")
