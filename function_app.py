@@ -1,5 +1,5 @@
-"""Azure Functions entry: one named function per API operation, all served by the one ASGI application, and the Event
-Grid trigger. Wiring only; importing it connects to nothing."""
+"""Azure Functions entry: one named function per API operation, all served by the one ASGI application, the Event
+Grid trigger and a timer. Wiring only; importing it connects to nothing."""
 
 import functools
 import json
@@ -26,8 +26,11 @@ OPERATIONS: list[tuple[str, list[str], str, func.AuthLevel]] = [
     ("GetApp", ["GET"], "apps/{app}", KEYED),
     ("PutApp", ["PUT"], "apps/{app}", KEYED),
     ("GetHistory", ["GET"], "apps/{app}/history", KEYED),
+    ("PostWaiver", ["POST"], "apps/{app}/waivers", KEYED),
+    ("DeleteWaiver", ["DELETE"], "apps/{app}/waivers", KEYED),
     ("GetTaskHub", ["GET"], "taskhubs/{hub}", KEYED),
     ("ListInstances", ["GET"], "taskhubs/{hub}/instances", KEYED),
+    ("GetVersions", ["GET"], "taskhubs/{hub}/versions", KEYED),
     ("PostEvents", ["POST", "OPTIONS"], "events", KEYED),
     ("ListQuarantine", ["GET"], "quarantine", KEYED),
     ("Health", ["GET"], "health", OPEN),
@@ -92,6 +95,13 @@ async def record_lifecycle_event(event: str) -> None:
     event would come back for 24 h.
     """
     await server().services.recorder.record([delivered(event)], "trigger")
+
+
+@app.function_name("ProbeTaskHubs")
+@app.timer_trigger(schedule="*/30 * * * * *", arg_name="timer", use_monitor=False)
+async def probe_task_hubs(timer: func.TimerRequest) -> None:
+    """Probe the task hubs that are draining. A round that is missed needs no making up for."""
+    await server().background.run_once()
 
 
 def delivered(text: str) -> object:

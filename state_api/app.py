@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -11,20 +11,25 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from state_api import __version__
-from state_api.http import apps, events, health, problems, task_hubs
+from state_api.http import apps, events, health, problems, task_hubs, waivers
 from state_api.http.dependencies import Services
 from state_api.http.middleware import Surround
+from state_api.services.background import Background
+from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 from state_api.services.releases import Releases
+from state_api.services.verification import Verifier
 from state_api.settings import Settings
 from state_api.storage.apps import AppStore
 from state_api.storage.instances import InstanceStore
+from state_api.storage.probes import ProbeStore
 from state_api.storage.quarantine import QuarantineStore
 from state_api.storage.tables import Tables
 from state_api.storage.task_hubs import TaskHubStore
+from state_api.taskhubs.backends import Backends
 
 
 class StateServer:
@@ -39,11 +44,17 @@ class StateServer:
         instances = InstanceStore(self.tables)
         app_store = AppStore(self.tables)
         quarantine = QuarantineStore(self.tables)
-        readiness = Readiness(app_store, task_hub_store, instances, time, self.stopping)
+        probes = ProbeStore(self.tables)
+        self.backends = Backends(settings.connections)
+        verifier = Verifier(self.backends, probes, task_hub_store, instances, time)
+        readiness = Readiness(app_store, verifier, time, self.stopping)
+        releases = Releases(app_store, task_hub_store, readiness, self.backends, time)
+        self.background = Background(app_store, probes, readiness, time)
         self.services = Services(
             recorder=Recorder(task_hub_store, instances, quarantine, time),
             readiness=readiness,
-            releases=Releases(app_store, task_hub_store, instances, readiness, time),
+            releases=releases,
+            cleanup=Cleanup(releases, app_store, task_hub_store, instances, probes, readiness, self.backends, time),
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,
         )
@@ -51,13 +62,19 @@ class StateServer:
         self.application: ASGIApp = Surround(self.api, settings)
 
     async def close(self) -> None:
+        await self.backends.close()
         await self.tables.close()
 
 
 def _api(settings: Settings, services: Services, server: StateServer) -> FastAPI:
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        # Not in Azure Functions, which sends no such events: a timer trigger does it there.
+        background = asyncio.create_task(server.background.run(server.stopping))
         yield
+        background.cancel()
+        with suppress(asyncio.CancelledError):
+            await background
         await server.close()
 
     api = FastAPI(
@@ -80,7 +97,7 @@ def _api(settings: Settings, services: Services, server: StateServer) -> FastAPI
         # As it is: to check what never changes at every anonymous call costs 17 ms.
         return JSONResponse(openapi_document(api))
 
-    routers = [apps.router, task_hubs.router, events.router, health.router, contract]
+    routers = [apps.router, waivers.router, task_hubs.router, events.router, health.router, contract]
     problems.install(api, [route for router in routers for route in router.routes])
     for router in routers:
         api.include_router(router)

@@ -1,6 +1,7 @@
 """A real HTTP proxy between a server and its storage: counts what passes, and fails when it is told to."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from yarl import URL
 from state_api.settings import StorageSettings, emulator_connection
 
 HOST = "127.0.0.1"
+_FIRST = base64.b64encode(b" ").decode()
+"""A continuation from before the first key, as the emulator writes it."""
 
 
 @dataclass
@@ -32,14 +35,33 @@ async def at_once(method: str, path: str) -> None:
 
 @dataclass
 class StorageProxy:
-    """`fail` decides per request whether to answer with a status of its own; 0 cuts the connection instead. What
-    `lose` names reaches the storage, but the answer never comes back. `before` is awaited before a request passes."""
+    """`fail` decides per request whether to answer with a status of its own, with `headers`; 0 cuts the connection
+    instead. What `lose` names reaches the storage, but the answer never comes back. `cut_bodies` breaks off in the
+    middle of every answer, and `empty_pages` puts an empty page with a continuation before every page of a query, as
+    the service may do. `before` is awaited before a request passes."""
 
     settings: StorageSettings
     passed: list[Passed] = field(default_factory=list)
     fail: Callable[[str, str], int | None] = lambda method, path: None
     lose: Callable[[str, str], bool] = lambda method, path: False
     before: Callable[[str, str], Awaitable[None]] = at_once
+    headers: dict[str, str] = field(default_factory=dict)
+    cut_bodies: bool = False
+    empty_pages: bool = False
+    _emptied: set[str] = field(default_factory=set)
+
+    @property
+    def emptied(self) -> int:
+        """How many empty pages there were."""
+        return len(self._emptied)
+
+    def empties(self, request: web.Request) -> bool:
+        """Whether this page is to be preceded by an empty one."""
+        if not self.empty_pages or request.method != "GET" or not request.path.endswith("()"):
+            return False
+        fresh = request.raw_path not in self._emptied
+        self._emptied.add(request.raw_path)
+        return fresh
 
     def count(self) -> tuple[int, int]:
         """Requests and rows since the last `clear`."""
@@ -68,7 +90,10 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
             if status == 0:
                 _cut(request)
             if status is not None:
-                return web.json_response({"odata.error": {"code": "Injected"}}, status=status)
+                return web.json_response({"odata.error": {"code": "Injected"}}, status=status, headers=proxy.headers)
+            if proxy.empties(request):
+                place = request.query.get("NextPartitionKey", _FIRST)
+                return web.json_response({"value": []}, headers={"x-ms-continuation-NextPartitionKey": place})
             headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
             target = f"http://{endpoint.hostname}:{endpoint.port}{request.raw_path}"
             # The address as it came: a key that was escaped once must not be escaped twice.
@@ -82,6 +107,8 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
                 skip_auto_headers=["Content-Type", "Accept-Encoding", "User-Agent", "Accept"],
             ) as answer:
                 body = await answer.read()
+                if proxy.cut_bodies and body:
+                    await _break_off(request, answer.status, body)
                 if proxy.lose(request.method, request.path):
                     _cut(request)
                 proxy.passed.append(Passed(request.method, request.path, _rows(body)))
@@ -104,6 +131,14 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
             yield proxy
         finally:
             await runner.cleanup()
+
+
+async def _break_off(request: web.Request, status: int, body: bytes) -> NoReturn:
+    half = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
+    half.content_length = len(body)
+    await half.prepare(request)
+    await half.write(body[: len(body) // 2])
+    _cut(request)
 
 
 def _cut(request: web.Request) -> NoReturn:

@@ -20,7 +20,7 @@ from state_api.domain.readiness import REASONS
 from state_api.http import events, middleware, problems
 from state_api.http.auth import ANONYMOUS
 from state_api.services.envelopes import QUARANTINE_CODES
-from state_api.services.releases import Outcome
+from state_api.services.cleanup import Outcome
 from state_api.settings import DOCUMENTED, Key, Role, Settings, SettingsError, StorageSettings, read_settings
 from state_api.settings import emulator_connection as connection
 from state_api.storage import tables

@@ -5,16 +5,20 @@ StateError
 ├── NotFound
 │   ├── AppNotFound           no such app on this server
 │   ├── SlotNotFound          the app has no such slot
-│   └── TaskHubNotFound       nothing was ever recorded for, or held by, this task hub
+│   ├── TaskHubNotFound       nothing was ever recorded for, or held by, this task hub
+│   └── WaiverNotFound        the app has no such waiver
 ├── Refused                   understood, but it would break running work or another pipeline
 │   ├── StagingNotReady       the slot's task hub is not drained; carries the reasons
 │   ├── DeploymentInProgress  another run deploys into this app; carries who, since when, which run
 │   ├── TaskHubInUse          a slot of an app holds the task hub
 │   ├── TaskHubAlreadyUsed    the task hub was used before
 │   ├── SwapMismatch          the slot does not hold what the caller believes
+│   ├── ProbeNotConfigured    nothing says where the app's task hubs live, so they cannot be read
 │   └── Conflict              somebody else changed the app at the same time, again and again
 ├── PreconditionFailed        If-Match names another version of the app
-└── StorageUnavailable        the state storage cannot be used now; try again later
+└── Unavailable               not now; carries when to try again
+    ├── SourceUnavailable     the task hub's own storage cannot be read
+    └── StorageUnavailable    the state storage cannot be used
 """
 
 from typing import Any
@@ -54,6 +58,10 @@ class TaskHubNotFound(NotFound):
     pass
 
 
+class WaiverNotFound(NotFound):
+    pass
+
+
 class Refused(StateError):
     pass
 
@@ -78,6 +86,10 @@ class SwapMismatch(Refused):
     pass
 
 
+class ProbeNotConfigured(Refused):
+    pass
+
+
 class Conflict(Refused):
     pass
 
@@ -86,9 +98,17 @@ class PreconditionFailed(StateError):
     pass
 
 
-class StorageUnavailable(StateError):
+class Unavailable(StateError):
     """`retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: int = 10, **details: Any) -> None:
         super().__init__(message, **details)
         self.retry_after = retry_after
+
+
+class SourceUnavailable(Unavailable):
+    pass
+
+
+class StorageUnavailable(Unavailable):
+    pass

@@ -41,6 +41,11 @@ def instant_from(moment: datetime) -> Instant:
     return Instant((aware - _EPOCH) // timedelta(microseconds=1) * 10)
 
 
+def datetime_of(instant: Instant) -> datetime:
+    """The aware datetime in UTC, cut to microseconds."""
+    return _EPOCH + timedelta(microseconds=instant // 10)
+
+
 def format_instant(instant: Instant) -> str:
     """RFC 3339 in UTC, always with seven digits, so that text order is time order.
 

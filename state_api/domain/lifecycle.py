@@ -36,6 +36,7 @@ class Source(StrEnum):
     """Where a piece of evidence comes from."""
 
     EVENT = "event"
+    PROBE = "probe"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,14 @@
 `Ready` needs every condition; whatever is missing, cut short, too old or failed is a reason for `NotReady`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from fnmatch import fnmatchcase
 
+from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Evidence, OpenDeployment, ProbeResult, ProbeStatus
+from state_api.domain.exemptions import Exemptions, Waiver
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
-from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
 
-ACTIVE_LIMIT = 1000
-"""Active instances that are counted one by one; above it the count is a lower bound (DESIGN: HTTP contract)."""
+_LONGEST_WAIT_SECONDS = 300
 
 POLL_SECONDS = 10
 """What a caller is told to wait before it asks again, where nothing better is known."""
@@ -26,6 +25,9 @@ class Reason(StrEnum):
     VERIFICATION_REQUIRED = "VerificationRequired"
     PROBE_PENDING = "ProbePending"
     PROBE_FAILED = "ProbeFailed"
+    PROBE_DENIED = "ProbeDenied"
+    PROBE_THROTTLED = "ProbeThrottled"
+    TASK_HUB_MISSING = "TaskHubMissing"
     PROBE_INCOMPLETE = "ProbeIncomplete"
     PROBE_STALE = "ProbeStale"
 
@@ -37,6 +39,9 @@ REASONS: dict[Reason, str] = {
     Reason.VERIFICATION_REQUIRED: "The policy requires verification, but no probe of the task hub is configured.",
     Reason.PROBE_PENDING: "A probe of the task hub is configured but has no result yet.",
     Reason.PROBE_FAILED: "The task hub's own storage could not be read.",
+    Reason.PROBE_DENIED: "The task hub's own storage refuses this server.",
+    Reason.PROBE_THROTTLED: "The task hub's own storage asks to wait.",
+    Reason.TASK_HUB_MISSING: "The task hub does not exist where the app's task hubs live.",
     Reason.PROBE_INCOMPLETE: "The probe has not read the whole task hub.",
     Reason.PROBE_STALE: "The last complete probe is older than the freshness, or began before the last event.",
 }
@@ -66,7 +71,8 @@ class Policy:
     `settle_seconds`: how long the hub must have been quiet. `freshness_seconds`: how old a probe may be.
     `require_verification`: never Ready without a probe. `deployment_timeout_minutes`: when an open deployment is
     taken for dead. `ignore_functions`: name patterns (`*`, `?`, `[…]`, case-sensitive) of orchestrators that may
-    stay active.
+    stay active. `missing_task_hub_is_drained`: a hub that does not exist at its provider, and that nothing was ever
+    seen of, counts as drained.
     """
 
     settle_seconds: int = 30
@@ -75,96 +81,18 @@ class Policy:
     deployment_timeout_minutes: int = 60
     ignore_functions: tuple[str, ...] = ()
     retention: Retention = Retention()
+    missing_task_hub_is_drained: bool = False
 
     def ignores(self, function_name: str) -> bool:
-        return any(fnmatchcase(function_name, pattern) for pattern in self.ignore_functions)
+        return Exemptions(self.ignore_functions).ignores(function_name)
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveInstance:
-    """An instance that blocks, or would block, a deployment."""
+class Waived:
+    """An active instance that would block, were it not for a waiver."""
 
-    instance_id: str
-    function_name: str
-    runtime_status: RuntimeStatus
-    started_at: Instant
-    last_event_at: Instant
-    source: Source
-
-    @classmethod
-    def of(cls, instance: Instance) -> "ActiveInstance":
-        """An active instance as a verdict shows it. Raises ValueError if it is not active."""
-        if instance.started is None or not instance.active:
-            raise ValueError(f"instance {instance.instance_id} is not active")
-        return cls(
-            instance.instance_id,
-            instance.function_name,
-            instance.runtime_status,
-            instance.started.at,
-            instance.last_event_at,
-            instance.source,
-        )
-
-
-class ProbeStatus(StrEnum):
-    """How a read of the task hub's own storage ended."""
-
-    COMPLETE = "Complete"
-    INCOMPLETE = "Incomplete"
-    FAILED = "Failed"
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What a read of the task hub's own storage saw. `scanned` counts rows; `message` says what to mend when it
-    failed or how far it came when it is incomplete."""
-
-    status: ProbeStatus
-    provider: str
-    began_at: Instant
-    active: tuple[ActiveInstance, ...] = ()
-    scanned: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenDeployment:
-    """The open deployment of another run, as far as a verdict needs it."""
-
-    task_hub: str
-    by: str
-    run_url: str | None
-    started_at: Instant
-
-
-@dataclass(frozen=True, slots=True)
-class Activity:
-    """What the recorded events show of one task hub.
-
-    `active` holds the oldest first, up to ACTIVE_LIMIT; `more` says that there are others. Whoever reads a hub leaves
-    out what the policy ignores while it counts, and reports it as `ignored`, so that a thousand instances that may
-    stay active never hide one that may not. `last_event_at` is the
-    publisher's time of the last event, `last_recorded_at` the storage's time of the last write that changed
-    something: the second is what the settle window counts from, because it also covers events that came late.
-    """
-
-    active: tuple[ActiveInstance, ...] = ()
-    more: bool = False
-    ignored_count: int = 0
-    last_event_at: Instant | None = None
-    last_recorded_at: Instant | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that a verdict rests on. `task_hub` is None for an empty slot; `provider` is None where no probe is
-    configured, and `probe` is None until it has a result."""
-
-    task_hub: str | None
-    activity: Activity = Activity()
-    provider: str | None = None
-    probe: ProbeResult | None = None
-    deployment: OpenDeployment | None = None
+    active: ActiveInstance
+    waiver: Waiver
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +116,7 @@ class Verdict:
     evidence: Evidence
     checked_at: Instant
     retry_after_seconds: int | None
+    waived: tuple[Waived, ...] = ()
 
     @property
     def has_running(self) -> bool:
@@ -200,21 +129,26 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
 
     `now` must be of the clock that `last_recorded_at` and the probe's times are of.
     """
-    blocking = _blocking(evidence, policy)
-    active = blocking[:ACTIVE_LIMIT]
-    more = evidence.activity.more or len(blocking) > ACTIVE_LIMIT
+    exemptions = Exemptions(policy.ignore_functions, evidence.waivers)
+    shown = _shown(evidence, policy, now)
+    blocking = [one for one in shown if not exemptions.exempts(one.function_name, one.instance_id)]
+    active = tuple(blocking[:ACTIVE_LIMIT])
+    probed = _probed(evidence, policy, now)
+    more = evidence.activity.more or len(blocking) > ACTIVE_LIMIT or (probed is not None and probed.unlisted > 0)
     count = max(len(active), 1) if more else len(active)
     reasons: list[ReasonGiven] = []
     if evidence.deployment is not None:
         reasons.append(_deployment_reason(evidence.deployment, now))
     if evidence.task_hub is not None:
+        wait = _settle_ticks(evidence, policy, now)
         if count:
             reasons.append(_active_reason(evidence.task_hub, active, count, more, now))
-        elif (wait := _settle_ticks(evidence, policy, now)) > 0:
+        elif wait > 0:
             reasons.append(_settling_reason(evidence, policy, wait))
-        if (reason := _probe_reason(evidence, policy, now)) is not None:
+        reason = _probe_reason(evidence, policy, now)
+        if reason is not None and not ((count or wait > 0) and reason.code in _MOOT_BEFORE):
             reasons.append(reason)
-    verified = evidence.task_hub is not None and _probe_is_good(evidence, policy, now)
+    verified = evidence.task_hub is not None and (evidence.confirmed or _probe_is_good(evidence, policy, now))
     return Verdict(
         ready=not reasons,
         assurance=Assurance.VERIFIED if verified else Assurance.EVENTS,
@@ -222,34 +156,68 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
         active=active,
         active_count=count,
         active_count_is_lower_bound=more,
-        ignored_count=_ignored(evidence, policy),
+        ignored_count=_ignored(evidence, policy, now),
         evidence=evidence,
         checked_at=now,
         retry_after_seconds=_retry_after(reasons, evidence, policy, now),
+        waived=_waived(shown, exemptions),
     )
 
 
-def _blocking(evidence: Evidence, policy: Policy) -> tuple[ActiveInstance, ...]:
-    """What events and probe show together, oldest first, each instance once. One that either of them shows under a name
-    that is not ignored blocks, whatever the other calls it."""
-    known = {
-        one.instance_id: one
-        for shown in (_probed(evidence), evidence.activity.active)
-        for one in shown
-        if not policy.ignores(one.function_name)
-    }
-    return tuple(sorted(known.values(), key=lambda one: (one.started_at, one.instance_id)))
+_MOOT_BEFORE = frozenset({Reason.PROBE_PENDING, Reason.PROBE_INCOMPLETE, Reason.PROBE_STALE})
+"""What nobody needs to be told of a hub that is active or settling anyway: it is read through after that."""
 
 
-def _ignored(evidence: Evidence, policy: Policy) -> int:
+def _shown(evidence: Evidence, policy: Policy, now: Instant) -> list[ActiveInstance]:
+    """What events and probe show active together, oldest first. One that either of them shows under a name that is not
+    ignored is shown so, whatever the other calls it. Of one that both show, the probe knows status and version."""
+    probed = _probed(evidence, policy, now)
+    by_probe = {one.instance_id: one for one in probed.active} if probed else {}
+    shown = dict(by_probe)
+    for one in (*evidence.activity.active, *evidence.activity.waived):
+        seen = by_probe.get(one.instance_id)
+        if seen is None:
+            shown[one.instance_id] = one
+        elif policy.ignores(seen.function_name) or seen.function_name == one.function_name:
+            shown[one.instance_id] = replace(one, runtime_status=seen.runtime_status, version=seen.version)
+    return sorted(shown.values(), key=lambda one: (one.started_at, one.instance_id))
+
+
+def _waived(shown: list[ActiveInstance], exemptions: Exemptions) -> tuple[Waived, ...]:
+    waivers = ((one, exemptions.waiver_of(one.instance_id)) for one in shown)
+    return tuple(
+        Waived(one, waiver)
+        for one, waiver in waivers
+        if waiver is not None and not exemptions.ignores(one.function_name)
+    )
+
+
+def _ignored(evidence: Evidence, policy: Policy, now: Instant) -> int:
     """How many active instances the policy leaves out; events and probe may show the same ones."""
     by_events = sum(policy.ignores(one.function_name) for one in evidence.activity.active)
-    by_probe = sum(policy.ignores(one.function_name) for one in _probed(evidence))
+    probed = _probed(evidence, policy, now)
+    by_probe = 0
+    if probed is not None:
+        by_probe = probed.ignored_count + sum(policy.ignores(one.function_name) for one in probed.active)
     return max(evidence.activity.ignored_count + by_events, by_probe)
 
 
-def _probed(evidence: Evidence) -> tuple[ActiveInstance, ...]:
-    return evidence.probe.active if evidence.probe is not None else ()
+def _probed(evidence: Evidence, policy: Policy, now: Instant) -> ProbeResult | None:
+    """The probe, if what it saw still counts: not that of a complete one that is out of date, which is a reason of its
+    own."""
+    probe = evidence.probe
+    if probe is None or _is_stale(evidence, policy, now):
+        return None
+    return probe
+
+
+def _is_stale(evidence: Evidence, policy: Policy, now: Instant) -> bool:
+    return (
+        evidence.provider is not None
+        and evidence.probe is not None
+        and evidence.probe.status is ProbeStatus.COMPLETE
+        and not _probe_is_good(evidence, policy, now)
+    )
 
 
 def _settle_ticks(evidence: Evidence, policy: Policy, now: Instant) -> int:
@@ -274,25 +242,40 @@ def _probe_reason(evidence: Evidence, policy: Policy, now: Instant) -> ReasonGiv
         return ReasonGiven(
             Reason.PROBE_PENDING, f"task hub {evidence.task_hub} has not been verified by {evidence.provider} yet"
         )
-    if probe.status is ProbeStatus.FAILED:
-        return ReasonGiven(Reason.PROBE_FAILED, f"task hub {evidence.task_hub} could not be read: {probe.message}")
+    if (reason := _FAILURES.get(probe.status)) is not None and not _probe_is_good(evidence, policy, now):
+        return ReasonGiven(reason, f"task hub {evidence.task_hub} could not be read: {probe.message}")
     if probe.status is ProbeStatus.INCOMPLETE:
         return ReasonGiven(
-            Reason.PROBE_INCOMPLETE,
-            f"the probe of task hub {evidence.task_hub} has read {probe.scanned} rows and is not done: {probe.message}",
+            Reason.PROBE_INCOMPLETE, f"the probe of task hub {evidence.task_hub} is not done: {probe.message}"
         )
-    if not _probe_is_good(evidence, policy, now):
-        return ReasonGiven(
-            Reason.PROBE_STALE,
+    if _is_stale(evidence, policy, now):
+        message = (
             f"the last complete probe of task hub {evidence.task_hub} began at {format_instant(probe.began_at)}; "
-            f"it must be younger than {policy.freshness_seconds} s and have begun after the last event",
+            f"it must be younger than {policy.freshness_seconds} s and have begun after the last event"
         )
+        if (taken := (probe.ended_at or probe.began_at) - probe.began_at) >= seconds(policy.freshness_seconds):
+            message += (
+                f". It took {_whole_seconds(taken)} s to read this hub: set freshnessSeconds above that, or purge "
+                "finished instances"
+            )
+        return ReasonGiven(Reason.PROBE_STALE, message)
     return None
+
+
+_FAILURES = {
+    ProbeStatus.FAILED: Reason.PROBE_FAILED,
+    ProbeStatus.DENIED: Reason.PROBE_DENIED,
+    ProbeStatus.THROTTLED: Reason.PROBE_THROTTLED,
+    ProbeStatus.MISSING: Reason.TASK_HUB_MISSING,
+}
 
 
 def _probe_is_good(evidence: Evidence, policy: Policy, now: Instant) -> bool:
     probe = evidence.probe
-    if probe is None or evidence.provider is None or probe.status is not ProbeStatus.COMPLETE:
+    if probe is None or evidence.provider is None:
+        return False
+    nothing_there = probe.status is ProbeStatus.MISSING and policy.missing_task_hub_is_drained and not evidence.known
+    if probe.status is not ProbeStatus.COMPLETE and not nothing_there:
         return False
     last = evidence.activity.last_recorded_at
     # Its time is of the same clock as `now`; one that is yet to come is wrong and proves nothing.
@@ -335,7 +318,8 @@ def _retry_after(reasons: list[ReasonGiven], evidence: Evidence, policy: Policy,
         return None
     if [reason.code for reason in reasons] == [Reason.SETTLING]:
         return max(1, _whole_seconds(_settle_ticks(evidence, policy, now)))
-    return POLL_SECONDS
+    asked = evidence.probe.retry_after if evidence.probe is not None else None
+    return max(POLL_SECONDS, min(asked or 0, _LONGEST_WAIT_SECONDS))
 
 
 def _whole_seconds(ticks: int) -> int:

@@ -18,9 +18,11 @@ from state_api.domain.errors import (
     TaskHubAlreadyUsed,
     TaskHubInUse,
 )
+from state_api.domain.evidence import OpenDeployment
+from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
-from state_api.domain.readiness import OpenDeployment, Policy, Verdict
+from state_api.domain.readiness import Policy, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,12 @@ class Retired:
 @dataclass(frozen=True, slots=True)
 class TaskHubSource:
     """Where the app's task hubs live: the durable backend and the name of the setting that holds its connection,
-    never the connection itself."""
+    never the connection itself. A tracking store of its own has a connection and a prefix of its own."""
 
     provider: str
     connection: str
+    tracking_connection: str | None = None
+    tracking_prefix: str | None = None
 
 
 def _empty_slots() -> dict[str, Slot | None]:
@@ -95,6 +99,7 @@ class App:
     task_hubs: TaskHubSource | None = None
     deployment: Deployment | None = None
     retired: tuple[Retired, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
     revision: int = 0
     updated_at: Instant = Instant(0)
     updated_by: str = ""
@@ -288,7 +293,10 @@ def remove_retired(app: App, task_hubs: Iterable[str]) -> Transition:
     gone = {hub_key(hub) for hub in task_hubs}
     left = tuple(hub for hub in app.retired if hub_key(hub.task_hub) not in gone)
     removed = [hub.task_hub for hub in app.retired if hub_key(hub.task_hub) in gone]
-    return Transition(replace(app, retired=left), "Cleanup", {"removed": removed}, changed=bool(removed))
+    waivers = tuple(waiver for waiver in app.waivers if hub_key(waiver.task_hub) not in gone)
+    return Transition(
+        replace(app, retired=left, waivers=waivers), "Cleanup", {"removed": removed}, changed=bool(removed)
+    )
 
 
 def replaced_slots(app: App, registration: Registration) -> tuple[str, ...]:
@@ -353,7 +361,7 @@ def register(
     if changed.policy != app.policy:
         details["policy"] = _changed_policy(app.policy, changed.policy)
     if changed.task_hubs != app.task_hubs:
-        details["taskHubs"] = changed.task_hubs.provider if changed.task_hubs else None
+        details["taskHubs"] = _json(asdict(changed.task_hubs)) if changed.task_hubs else None
     return Transition(changed, "PutApp", details, tuple(new_hubs), changed=changed != app or app.revision == 0)
 
 

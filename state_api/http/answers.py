@@ -5,15 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from state_api.domain.evidence import ActiveInstance, ProbeResult, ProbeStatus
+from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, format_instant
 from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
-from state_api.domain.readiness import ActiveInstance, Assurance, Policy, ProbeResult, ProbeStatus, Reason
-from state_api.domain.releases import App, Deployment, Retired, Slot
+from state_api.domain.readiness import Assurance, Policy, Reason, Waived
+from state_api.domain.releases import App, Deployment, Retired, Slot, TaskHubSource
+from state_api.services.cleanup import CleanedUp, Outcome
 from state_api.services.inspection import TaskHubStatus
 from state_api.services.ports import AuditRecord, Quarantined
 from state_api.services.readiness import SlotStatus
 from state_api.services.recording import Recorded
-from state_api.services.releases import CleanedUp, Outcome
 
 LISTED_ACTIVE = 20
 """Active instances that a verdict lists, the oldest first; ListInstances lists all."""
@@ -55,6 +57,7 @@ class PolicyAnswer(_Given):
     deployment_timeout_minutes: int
     ignore_functions: list[str]
     retention: RetentionAnswer
+    missing_task_hub_is_drained: bool
 
     @classmethod
     def of(cls, policy: Policy) -> "PolicyAnswer":
@@ -67,6 +70,7 @@ class PolicyAnswer(_Given):
             retention=RetentionAnswer(
                 keep_last=policy.retention.keep_last, keep_for_hours=policy.retention.keep_for_hours
             ),
+            missing_task_hub_is_drained=policy.missing_task_hub_is_drained,
         )
 
 
@@ -105,6 +109,39 @@ class RetiredAnswer(_Given):
 class TaskHubSourceAnswer(_Given):
     provider: str
     connection: str
+    tracking_connection: str | None
+    tracking_prefix: str | None
+
+    @classmethod
+    def of(cls, source: TaskHubSource | None) -> "TaskHubSourceAnswer | None":
+        if source is None:
+            return None
+        return cls(
+            provider=source.provider,
+            connection=source.connection,
+            tracking_connection=source.tracking_connection,
+            tracking_prefix=source.tracking_prefix,
+        )
+
+
+class WaiverAnswer(_Given):
+    task_hub: str
+    instance_id: str
+    reason: str
+    by: str
+    created_at: Time
+    expires_at: Time
+
+    @classmethod
+    def of(cls, waiver: Waiver) -> "WaiverAnswer":
+        return cls(
+            task_hub=waiver.task_hub,
+            instance_id=waiver.instance_id,
+            reason=waiver.reason,
+            by=waiver.by,
+            created_at=_time(waiver.created_at),
+            expires_at=_time(waiver.expires_at),
+        )
 
 
 class AppAnswer(_Given):
@@ -114,19 +151,20 @@ class AppAnswer(_Given):
     task_hubs: TaskHubSourceAnswer | None
     deployment: DeploymentAnswer | None
     retired: list[RetiredAnswer]
+    waivers: list[WaiverAnswer] = Field(description="Those in force.")
     updated_at: Time
     updated_by: str
 
     @classmethod
     def of(cls, app: App, now: Instant) -> "AppAnswer":
-        source = app.task_hubs
         return cls(
             app=app.name,
             slots={name: SlotAnswer.of(slot) for name, slot in app.slots.items()},
             policy=PolicyAnswer.of(app.policy),
-            task_hubs=TaskHubSourceAnswer(provider=source.provider, connection=source.connection) if source else None,
+            task_hubs=TaskHubSourceAnswer.of(app.task_hubs),
             deployment=DeploymentAnswer.of(app.open_deployment(now)),
             retired=[RetiredAnswer.of(retired) for retired in app.retired],
+            waivers=[WaiverAnswer.of(waiver) for waiver in app.waivers if now < waiver.expires_at],
             updated_at=_time(app.updated_at),
             updated_by=app.updated_by,
         )
@@ -149,6 +187,7 @@ class ActiveAnswer(_Given):
     started_at: Time
     last_event_at: Time
     source: Source
+    version: str | None = Field(description="The orchestration version, where a probe has seen it.")
 
     @classmethod
     def of(cls, active: ActiveInstance) -> "ActiveAnswer":
@@ -159,15 +198,34 @@ class ActiveAnswer(_Given):
             started_at=_time(active.started_at),
             last_event_at=_time(active.last_event_at),
             source=active.source,
+            version=active.version,
+        )
+
+
+class WaivedAnswer(ActiveAnswer):
+    reason: str
+    by: str
+    expires_at: Time
+
+    @classmethod
+    def of_waived(cls, waived: Waived) -> "WaivedAnswer":
+        waiver = waived.waiver
+        return cls(
+            **ActiveAnswer.of(waived.active).model_dump(),
+            reason=waiver.reason,
+            by=waiver.by,
+            expires_at=_time(waiver.expires_at),
         )
 
 
 class ProbeAnswer(_Given):
     status: ProbeStatus
     provider: str
-    checked_at: Time
-    active: int
-    scanned: int
+    checked_at: Time = Field(description="When it began: a complete one says what was active then.")
+    ended_at: Time | None
+    active: int = Field(description="Everything active, also what the policy leaves out.")
+    scanned: int = Field(description="Instances that the provider handed over to be judged.")
+    message: str | None = Field(description="What stands in the way, or how far it came.")
 
     @classmethod
     def of(cls, probe: ProbeResult | None) -> "ProbeAnswer | None":
@@ -177,8 +235,10 @@ class ProbeAnswer(_Given):
             status=probe.status,
             provider=probe.provider,
             checked_at=_time(probe.began_at),
-            active=len(probe.active),
+            ended_at=_time_or_none(probe.ended_at),
+            active=probe.active_count,
             scanned=probe.scanned,
+            message=probe.message or None,
         )
 
 
@@ -202,6 +262,7 @@ class VerdictAnswer(_Given):
     active_count_is_lower_bound: bool
     active: list[ActiveAnswer] = Field(description=f"The oldest {LISTED_ACTIVE}.")
     ignored_count: int = Field(description="Active instances that the policy's ignoreFunctions leaves out.")
+    waived: list[WaivedAnswer] = Field(description="Active instances that would block, were they not waived.")
     evidence: EvidenceAnswer
     checked_at: Time
     retry_after_seconds: int | None
@@ -223,6 +284,7 @@ class VerdictAnswer(_Given):
             active_count_is_lower_bound=verdict.active_count_is_lower_bound,
             active=[ActiveAnswer.of(active) for active in verdict.active[:LISTED_ACTIVE]],
             ignored_count=verdict.ignored_count,
+            waived=[WaivedAnswer.of_waived(waived) for waived in verdict.waived],
             evidence=EvidenceAnswer(
                 last_event_at=_time_or_none(evidence.activity.last_event_at),
                 last_recorded_at=_time_or_none(evidence.activity.last_recorded_at),
@@ -239,16 +301,21 @@ class CleanedUpAnswer(_Given):
     retired_at: Time
     outcome: Outcome
     reasons: list[ReasonAnswer]
+    artifacts: list[str] = Field(description="What was, or with dryRun would be, deleted at the provider.")
+    shared: list[str] = Field(description="What stays at the provider because other task hubs use it.")
+    message: str | None
 
     @classmethod
     def of(cls, done: CleanedUp) -> "CleanedUpAnswer":
-        reasons = done.verdict.reasons if done.verdict else ()
         return cls(
             task_hub=done.hub.task_hub,
             version=done.hub.version,
             retired_at=_time(done.hub.retired_at),
             outcome=done.outcome,
-            reasons=[ReasonAnswer(code=reason.code, message=reason.message) for reason in reasons],
+            reasons=[ReasonAnswer(code=reason.code, message=reason.message) for reason in done.reasons],
+            artifacts=list(done.artifacts),
+            shared=list(done.shared),
+            message=done.message,
         )
 
 
@@ -312,6 +379,35 @@ class TaskHubAnswer(_Given):
             last_event_at=_time_or_none(activity.last_event_at),
             last_recorded_at=_time_or_none(activity.last_recorded_at),
             active=[ActiveAnswer.of(active) for active in activity.active[:LISTED_ACTIVE]],
+        )
+
+
+class VersionAnswer(_Given):
+    version: str | None = Field(description="The orchestration version; null for instances without one.")
+    active_count: int
+    oldest_started_at: Time
+
+
+class VersionsAnswer(_Given):
+    task_hub: str
+    complete: bool = Field(description="Whether the whole task hub was read; if not, there may be more.")
+    versions: list[VersionAnswer]
+    probe: ProbeAnswer
+
+    @classmethod
+    def of(cls, hub: str, probe: ProbeResult) -> "VersionsAnswer":
+        shown = ProbeAnswer.of(probe)
+        assert shown is not None, "there is a probe"
+        return cls(
+            task_hub=hub,
+            complete=probe.status is ProbeStatus.COMPLETE,
+            versions=[
+                VersionAnswer(
+                    version=one.version, active_count=one.active, oldest_started_at=_time(one.oldest_started_at)
+                )
+                for one in probe.versions
+            ],
+            probe=shown,
         )
 
 

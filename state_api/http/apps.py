@@ -1,6 +1,6 @@
 """Apps and their slots: GetStagingStatus, PostStaging, DeleteStaging, PostSwap, Cleanup, and what is on record."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -27,6 +27,7 @@ from state_api.http.requests import (
     SwapRequest,
     TaskHubName,
 )
+from state_api.services.verification import Verify
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 
@@ -70,11 +71,6 @@ async def put_app(
     """Register or correct an app: its slots, its policy, where its task hubs live."""
     if body.app is not None and body.app.lower() != app.lower():
         raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
-    if body.task_hubs is not None:
-        raise InvalidRequest(
-            f"this server has no probe {body.task_hubs.provider!r}: verdicts rest on lifecycle events. Leave taskHubs "
-            "out, or set it to null"
-        )
     changed = await services.releases.register(app, body.registration(), caller, precondition)
     return app_answer(changed, services, response)
 
@@ -92,13 +88,16 @@ async def get_staging_status(
     caller: CallerOf,
     wait: Annotated[int, Query(ge=0, le=120, description="Seconds to wait for Ready at the most.")] = 0,
     verify: Annotated[
-        Literal["fresh", "cached", "none"],
-        Query(description="How to verify where a probe is configured; without one it changes nothing."),
-    ] = "cached",
+        Verify,
+        Query(
+            description="How to verify where a probe is configured: `fresh` by what is read from now on, `cached` also "
+            "by a result that is young enough, `none` without a look at the task hub."
+        ),
+    ] = Verify.CACHED,
     slot: SlotName = STAGING,
 ) -> VerdictAnswer:
     """May the code in this slot be overwritten? 200 also when not: `ready` says it."""
-    return VerdictAnswer.of(await services.readiness.status(app, slot, caller, wait, request.is_disconnected))
+    return VerdictAnswer.of(await services.readiness.status(app, slot, caller, wait, verify, request.is_disconnected))
 
 
 @router.post(
@@ -173,11 +172,9 @@ async def cleanup(
     response: Response,
     body: CleanupRequest | None = None,
 ) -> CleanupAnswer:
-    """Remove the records of every retired task hub that is drained."""
+    """Remove every retired task hub that is drained: its records, and if asked for what it left at its provider."""
     order = body or CleanupRequest()
-    if order.delete_task_hubs:
-        raise InvalidRequest("this server does not delete task hubs from their own storage; leave deleteTaskHubs out")
-    changed, outcomes = await services.releases.cleanup(app, order.dry_run, caller, precondition)
+    changed, outcomes = await services.cleanup.run(app, order.dry_run, order.delete_task_hubs, caller, precondition)
     response.headers["ETag"] = etag(changed)
     return CleanupAnswer(
         app=AppAnswer.of(changed, services.clock.now()),

@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from state_api.domain.errors import PreconditionFailed
 from state_api.domain.releases import App
 from state_api.http.answers import AppAnswer
+from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock
 from state_api.services.readiness import Readiness
@@ -23,6 +24,7 @@ class Services:
     recorder: Recorder
     readiness: Readiness
     releases: Releases
+    cleanup: Cleanup
     inspection: Inspection
     clock: Clock
 

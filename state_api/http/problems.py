@@ -46,7 +46,7 @@ _STATUS: list[tuple[type[errors.StateError], int]] = [
     (errors.PreconditionFailed, 412),
     (PayloadTooLarge, 413),
     (UnsupportedMediaType, 415),
-    (errors.StorageUnavailable, 503),
+    (errors.Unavailable, 503),
 ]
 
 CODES = {
@@ -57,16 +57,19 @@ CODES = {
     "AppNotFound": "The server knows no such app.",
     "SlotNotFound": "The app has no such slot.",
     "TaskHubNotFound": "Nothing is known of this task hub.",
+    "WaiverNotFound": "The app has no waiver for this instance.",
     "MethodNotAllowed": "The address exists, but not with this method.",
     "StagingNotReady": "The slot's task hub is not drained; `reasons` say why.",
     "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, which run.",
     "TaskHubInUse": "A slot of an app holds this task hub.",
     "TaskHubAlreadyUsed": "The task hub was used before; a new version needs a new name.",
     "SwapMismatch": "The slot or the open deployment is not what the caller believes.",
+    "ProbeNotConfigured": "Nothing says where the app's task hubs live; set `taskHubs` with PutApp.",
     "Conflict": "Others changed the app at the same time, again and again; `updatedBy` says who.",
     "PreconditionFailed": "`If-Match` names another version of the app.",
     "PayloadTooLarge": "The body or the number of events is over the limit.",
     "UnsupportedMediaType": "The body must be of one of the types that `detail` names.",
+    "SourceUnavailable": "The task hub's own storage cannot be read now; `detail` says what to mend.",
     "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
     "InternalError": "Something unforeseen; the server's log has it under `traceId`.",
 }
@@ -114,7 +117,7 @@ def problem(
 def problem_of(error: errors.StateError) -> JSONResponse:
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     headers: dict[str, str] = {}
-    if isinstance(error, errors.StorageUnavailable):
+    if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after)
     elif (seconds := error.details.get("retryAfterSeconds")) is not None:
         headers["Retry-After"] = str(seconds)

@@ -1,12 +1,15 @@
 """The JSON that callers send. Unknown members are refused, so that a misspelt one is not silently ignored."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic.alias_generators import to_camel
 
-from state_api.domain.names import APP_PATTERN, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
+from state_api.domain.errors import InvalidRequest
+from state_api.domain.exemptions import Waiver
+from state_api.domain.instants import Instant, parse_instant
+from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
 from state_api.domain.readiness import Policy, Retention
 from state_api.domain.releases import Order, Registration, TaskHubSource
 
@@ -41,8 +44,30 @@ class SwapRequest(_Sent):
 
 
 class CleanupRequest(_Sent):
-    dry_run: bool = False
-    delete_task_hubs: bool = False
+    dry_run: bool = Field(default=False, description="Say what would be removed, and remove nothing.")
+    delete_task_hubs: bool = Field(
+        default=False, description="Also delete what the task hubs left at their provider: tables, queues, containers."
+    )
+
+
+InstanceId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INSTANCE_ID)]
+
+
+class WaiverRequest(_Sent):
+    task_hub: TaskHubName
+    instance_id: InstanceId
+    reason: ReasonText = Field(description="Why this instance may stay active. It goes on record.")
+    expires_at: str = Field(
+        description="RFC 3339; at most 90 days ahead.", json_schema_extra={"format": "date-time"}, max_length=64
+    )
+
+    def waiver(self, by: str) -> Waiver:
+        """Raises InvalidRequest."""
+        try:
+            expires_at = parse_instant(self.expires_at)
+        except ValueError:
+            raise InvalidRequest("expiresAt must be an RFC 3339 time, such as 2027-01-31T12:00:00Z") from None
+        return Waiver(self.task_hub, self.instance_id, self.reason, by, Instant(0), expires_at)
 
 
 class SlotContent(_Sent):
@@ -73,6 +98,7 @@ class PolicyRequest(_Sent):
         Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=100)] | None
     ) = None
     retention: RetentionRequest | None = None
+    missing_task_hub_is_drained: bool | None = None
 
     def over(self, policy: Policy) -> Policy:
         """The policy with what was sent in place."""
@@ -88,14 +114,34 @@ class PolicyRequest(_Sent):
             deployment_timeout_minutes=chosen("deployment_timeout_minutes"),
             ignore_functions=tuple(chosen("ignore_functions")),
             retention=self.retention.over(policy.retention) if self.retention else policy.retention,
+            missing_task_hub_is_drained=chosen("missing_task_hub_is_drained"),
         )
 
 
+SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_:.-]{0,126}$")]
+
+
 class TaskHubSourceModel(_Sent):
-    provider: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]{0,39}$")]
-    connection: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_:.-]{0,126}$")] = Field(
+    provider: Literal["azureStorage", "scheduler", "managementApi"]
+    connection: SettingName = Field(
         description="The name of the setting that holds the connection, as in host.json; never the connection itself."
     )
+    tracking_connection: SettingName | None = Field(
+        default=None, description="azureStorage with a tracking store of its own: the setting of that store."
+    )
+    tracking_prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]{0,53}$")] | None = Field(
+        default=None, description="The prefix of that store's tables; DurableTask if it is left out."
+    )
+
+    def source(self) -> TaskHubSource:
+        """Raises InvalidRequest."""
+        tracking = self.tracking_connection is not None or self.tracking_prefix is not None
+        if tracking and (self.provider != "azureStorage" or self.tracking_connection is None):
+            raise InvalidRequest(
+                "a tracking store is azureStorage's: give trackingConnection and, if its tables have another prefix, "
+                "trackingPrefix"
+            )
+        return TaskHubSource(self.provider, self.connection, self.tracking_connection, self.tracking_prefix)
 
 
 class AppRequest(_Sent):
@@ -108,6 +154,7 @@ class AppRequest(_Sent):
     task_hubs: TaskHubSourceModel | None = None
     deployment: Any = None
     retired: Any = None
+    waivers: Any = None
     updated_at: Any = None
     updated_by: Any = None
 
@@ -123,6 +170,6 @@ class AppRequest(_Sent):
         return Registration(
             slots={name: (held.task_hub, held.version) if held else None for name, held in self.slots.items()},
             policy=(self.policy or PolicyRequest()).over,
-            task_hubs=TaskHubSource(sent.provider, sent.connection) if sent else None,
+            task_hubs=sent.source() if sent else None,
             clear_task_hubs=sent is None and "task_hubs" in self.model_fields_set,
         )

@@ -1,15 +1,23 @@
 """Task hubs, their instances, and the quarantine: what operators look up."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
 from state_api.domain.lifecycle import RuntimeStatus
-from state_api.http.answers import InstanceAnswer, InstancesAnswer, QuarantineAnswer, QuarantinedAnswer, TaskHubAnswer
+from state_api.http.answers import (
+    InstanceAnswer,
+    InstancesAnswer,
+    QuarantineAnswer,
+    QuarantinedAnswer,
+    TaskHubAnswer,
+    VersionsAnswer,
+)
 from state_api.http.auth import READ
 from state_api.http.dependencies import ServicesOf, Token, Top
 from state_api.http.problems import responses
 from state_api.http.requests import TaskHubName
+from state_api.services.verification import Verify
 
 router = APIRouter(prefix="/api", tags=["task hubs"])
 
@@ -44,6 +52,25 @@ async def list_instances(
         instances=[InstanceAnswer.of(instance) for instance in page.items],
         continuation_token=page.continuation_token,
     )
+
+
+@router.get(
+    "/taskhubs/{hub}/versions",
+    operation_id="GetVersions",
+    dependencies=[READ],
+    responses=responses(400, 401, 403, 404, 409, 503),
+)
+async def get_versions(
+    hub: TaskHubName,
+    services: ServicesOf,
+    verify: Annotated[
+        Literal["fresh", "cached"],
+        Query(description="`fresh` reads the task hub now, `cached` only if the last complete probe is too old."),
+    ] = "cached",
+) -> VersionsAnswer:
+    """Active instances per orchestration version, as the task hub itself shows them."""
+    record, probe = await services.inspection.versions(hub, Verify(verify))
+    return VersionsAnswer.of(record.name, probe)
 
 
 @router.get("/quarantine", operation_id="ListQuarantine", dependencies=[READ], responses=responses(400, 401, 403, 503))

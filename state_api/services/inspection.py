@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from state_api.domain.errors import TaskHubNotFound
+from state_api.domain.errors import ProbeNotConfigured, SourceUnavailable, TaskHubNotFound
+from state_api.domain.evidence import Activity, ProbeResult, ProbeStatus
 from state_api.domain.lifecycle import Instance, RuntimeStatus
-from state_api.domain.readiness import Activity, Policy
+from state_api.domain.readiness import Policy
 from state_api.services.ports import Apps, Instances, Page, Quarantine, Quarantined, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness
+from state_api.services.verification import Verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,22 @@ class Inspection:
         return TaskHubStatus(
             hub, app.slot_of(hub.name) if app else None, await self._readiness.activity(hub.name, Policy())
         )
+
+    async def versions(self, name: str, verify: Verify) -> tuple[TaskHubRecord, ProbeResult]:
+        """A complete probe of the hub, or one that is still on its way. Raises TaskHubNotFound, ProbeNotConfigured,
+        SourceUnavailable."""
+        hub = await self._hub(name)
+        app = await self._apps.get(hub.app) if hub.app else None
+        if app is None or app.task_hubs is None:
+            raise ProbeNotConfigured(
+                f"nothing says where task hub {hub.name} lives: give its app taskHubs with PutApp", taskHub=hub.name
+            )
+        probe = await self._readiness.count(app, hub.name, verify)
+        if probe.status not in (ProbeStatus.COMPLETE, ProbeStatus.INCOMPLETE):
+            raise SourceUnavailable(
+                f"task hub {hub.name} cannot be read: {probe.message}", probe.retry_after or 10, taskHub=hub.name
+            )
+        return hub, probe
 
     async def instances(
         self, name: str, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None

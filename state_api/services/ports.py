@@ -1,13 +1,15 @@
 """What the use cases need of the world, as Protocols. `storage/` implements them on Azure Tables."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from state_api.domain.evidence import Activity, ProbeResult
+from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
-from state_api.domain.readiness import Activity
 from state_api.domain.releases import App
+from state_api.domain.scans import Scan
 
 Item = TypeVar("Item")
 
@@ -23,14 +25,27 @@ class Page(Generic[Item]):
 @dataclass(frozen=True, slots=True)
 class TaskHubRecord:
     """What the registry knows of a task hub. `app` is the app that claimed it for a slot, `recording` says that
-    events were recorded for it, `closed` that cleanup has removed its records for good. `shards` is the number of
-    partitions of its instance table, fixed when it was first seen."""
+    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting` that its artifacts
+    at the provider are being deleted. `shards` is the number of partitions of its instance table, fixed when it was
+    first seen."""
 
     name: str
     shards: int
     app: str | None
     recording: bool
     closed: bool
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """What is kept of the probes of a task hub: the last result, a scan that waits to be carried on, and until when
+    some worker has the hub for itself."""
+
+    result: ProbeResult | None = None
+    scan: Scan | None = None
+    leased_until: Instant | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,10 @@ class Instances(Protocol):
     async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool]:
         """Record events durably; for each, whether it changed anything. Raises TableMissing."""
 
-    async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity: ...
+    async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool]:
+        """Record what a probe saw; for each, whether it changed anything. Raises TableMissing."""
+
+    async def activity(self, hub: TaskHubRecord, exemptions: Exemptions) -> Activity: ...
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
 
@@ -105,8 +123,23 @@ class TaskHubs(Protocol):
         """Reserve the hub for this app, for ever. Raises TaskHubInUse if another app has it, TaskHubAlreadyUsed
         if it was cleaned up."""
 
-    async def close(self, task_hub: str) -> None:
-        """Let no more events in; they go to quarantine from now on."""
+    async def close(self, task_hub: str, deleting: bool) -> None:
+        """Let no more events in; they go to quarantine from now on. `deleting` is kept with it, before anything is
+        deleted: what is half gone cannot be verified again."""
+
+
+class Probes(Protocol):
+    async def get(self, task_hub: str) -> ProbeRecord: ...
+
+    async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> bool:
+        """Take the hub for one worker. False while another has it."""
+
+    async def keep(self, task_hub: str, owner: str, result: ProbeResult | None, scan: Scan | None) -> bool:
+        """Give the hub back with what came of it; None keeps the last result, or no scan to carry on. False, and
+        nothing is written, if another worker has the hub by now."""
+
+    async def drop(self, task_hub: str) -> None:
+        """Forget all of it."""
 
 
 class Apps(Protocol):

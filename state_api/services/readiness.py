@@ -6,11 +6,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from state_api.domain.errors import AppNotFound
-from state_api.domain.readiness import Activity, Evidence, OpenDeployment, Policy, Verdict, assess
+from state_api.domain.evidence import Activity, Evidence, OpenDeployment, ProbeResult
+from state_api.domain.exemptions import Exemptions
+from state_api.domain.instants import Instant
+from state_api.domain.readiness import Policy, Verdict, assess
 from state_api.domain.releases import App, Caller, Slot, blocking_deployment
-from state_api.services.ports import Apps, Clock, Instances, TaskHubs
+from state_api.services.ports import Apps, Clock
+from state_api.services.verification import BUDGET_SECONDS, Checked, Question, Verifier, Verify
 
 _POLL_SECONDS = 1.0
+_VERIFY_SECONDS = 5.0
+"""How often a caller who waits makes the server look up active instances in the task hub itself. A hub that has none
+left is read as soon as that can make it Ready, but no more than half of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +30,37 @@ class SlotStatus:
     verdict: Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a verdict is to be verified: by what is read from `asked_at` on or by less, and until when, by the clock of
+    the event loop."""
+
+    verify: Verify
+    asked_at: Instant
+    deadline: float
+
+
 class Readiness:
     """`stopping` ends waits early when the server shuts down."""
 
-    def __init__(
-        self, apps: Apps, task_hubs: TaskHubs, instances: Instances, clock: Clock, stopping: asyncio.Event
-    ) -> None:
+    def __init__(self, apps: Apps, verifier: Verifier, clock: Clock, stopping: asyncio.Event) -> None:
         self._apps = apps
-        self._task_hubs = task_hubs
-        self._instances = instances
+        self._verifier = verifier
         self._clock = clock
         self._stopping = stopping
 
+    def verification(self, verify: Verify, budget: float = BUDGET_SECONDS) -> Verification:
+        """A verification that begins now and may take `budget` seconds."""
+        return Verification(verify, self._clock.now(), asyncio.get_running_loop().time() + budget)
+
     async def status(
-        self, app_name: str, slot: str, caller: Caller, wait: int, gone: Callable[[], Awaitable[bool]]
+        self,
+        app_name: str,
+        slot: str,
+        caller: Caller,
+        wait: int,
+        verify: Verify,
+        gone: Callable[[], Awaitable[bool]],
     ) -> SlotStatus:
         """The verdict on a slot; if it is NotReady, that of up to `wait` seconds later, as soon as it turns Ready.
         `gone` says that nobody waits for the answer any more.
@@ -45,15 +69,24 @@ class Readiness:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
+        asked_at = self._clock.now()
+        verify_at = loop.time()
         while True:
-            status = await self._status(app_name, slot, caller)
+            how = Verification(Verify.NONE, asked_at, loop.time())
+            if loop.time() >= verify_at:
+                how = Verification(verify, asked_at, loop.time() + BUDGET_SECONDS)
+            began = loop.time()
+            status = await self._status(app_name, slot, caller, how)
+            if how.verify is not Verify.NONE:
+                took = loop.time() - began
+                verify_at = loop.time() + (_VERIFY_SECONDS if status.verdict.has_running else took)
             left = deadline - loop.time()
             if status.verdict.ready or left <= 0 or self._stopping.is_set() or await gone():
                 return status
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(left, _POLL_SECONDS))
 
-    async def _status(self, app_name: str, slot: str, caller: Caller) -> SlotStatus:
+    async def _status(self, app_name: str, slot: str, caller: Caller, how: Verification) -> SlotStatus:
         app = await self._apps.get(app_name)
         if app is None:
             raise AppNotFound(f"there is no app {app_name}; the first PostStaging or PutApp makes it", app=app_name)
@@ -61,28 +94,48 @@ class Readiness:
         # A question names no hub: who holds a deployment is known by the run URL alone.
         run = caller.run("") if caller.run_url else None
         blocking = blocking_deployment(app, run, self._clock.now())
-        verdict = await self.verdict(app, content, blocking.as_open() if blocking else None)
+        verdict = await self.verdict(app, content, how, blocking.as_open() if blocking else None)
         return SlotStatus(app, app.slot_name(slot), content, verdict)
 
-    async def verdict(self, app: App, content: Slot | None, deployment: OpenDeployment | None = None) -> Verdict:
+    async def verdict(
+        self, app: App, content: Slot | None, how: Verification, deployment: OpenDeployment | None = None
+    ) -> Verdict:
         """The verdict on what a slot holds."""
-        return await self.verdict_on(app, content.task_hub if content else None, app.policy, deployment)
+        return await self.verdict_on(app, content.task_hub if content else None, how, deployment)
 
     async def verdict_on(
-        self, app: App, task_hub: str | None, policy: Policy, deployment: OpenDeployment | None = None
+        self, app: App, task_hub: str | None, how: Verification, deployment: OpenDeployment | None = None
     ) -> Verdict:
         """The verdict on a task hub, whether a slot holds it or not."""
+        if task_hub is None:
+            return assess(Evidence(None, deployment=deployment), app.policy, self._clock.now())
+        exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
+        checked, known = Checked(None), True
+        if app.task_hubs is not None:
+            question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
+            checked = await self._verifier.check(question)
+            known = await self._verifier.is_known(task_hub, checked.result)
         evidence = Evidence(
             task_hub=task_hub,
-            activity=await self.activity(task_hub, policy) if task_hub else Activity(),
+            # After the probe: an event that was recorded in the meantime must show.
+            activity=await self._verifier.activity(task_hub, exemptions),
             provider=app.task_hubs.provider if app.task_hubs else None,
+            probe=checked.result,
             deployment=deployment,
+            waivers=exemptions.waivers,
+            confirmed=checked.confirmed,
+            known=known,
         )
-        return assess(evidence, policy, self._clock.now())
+        return assess(evidence, app.policy, self._clock.now())
 
     async def activity(self, task_hub: str, policy: Policy) -> Activity:
-        """What was recorded for a hub; nothing, if nothing ever was or it was cleaned up."""
-        hub = await self._task_hubs.get(task_hub)
-        if hub is None or not hub.recording or hub.closed:
-            return Activity()
-        return await self._instances.activity(hub, policy.ignores)
+        """What was recorded for a hub, whatever is waived."""
+        return await self._verifier.activity(task_hub, Exemptions(policy.ignore_functions))
+
+    async def count(self, app: App, task_hub: str, verify: Verify) -> ProbeResult:
+        """What a probe finds in a hub, all of it, of an app that says where its hubs live."""
+        assert app.task_hubs is not None, "whoever asks has looked"
+        exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
+        how = self.verification(verify)
+        question = Question(task_hub, app.task_hubs, app.policy, exemptions, verify, how.asked_at, how.deadline)
+        return await self._verifier.count(question)

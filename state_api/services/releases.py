@@ -1,25 +1,22 @@
-"""PostStaging, DeleteStaging, PostSwap, Cleanup, PutApp: read the app, let the domain decide, write under
+"""PostStaging, DeleteStaging, PostSwap, PutApp, waivers: read the app, let the domain decide, write under
 compare-and-swap, and decide again when somebody else was faster."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
-from state_api.domain.errors import AppNotFound, Conflict, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key, hub_key
-from state_api.domain.readiness import Verdict
 from state_api.domain.releases import (
     App,
     Caller,
     Order,
     Registration,
-    Retired,
     Transition,
     abandon,
-    kept_by_retention,
     needs_verdict,
     register,
     remove_retired,
@@ -27,8 +24,12 @@ from state_api.domain.releases import (
     stage,
     swap,
 )
-from state_api.services.ports import Apps, AuditRecord, Clock, Instances, Page, TaskHubs
+from state_api.domain.waivers import waive, withdraw
+from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
 from state_api.services.readiness import Readiness
+from state_api.services.verification import Verify
+from state_api.settings import SettingsError
+from state_api.taskhubs.backends import Backends
 
 _ATTEMPTS = 12
 
@@ -36,31 +37,11 @@ Precondition = Callable[[App | None], None]
 """Raises PreconditionFailed if the app is not the one that the caller means to change."""
 
 
-class Outcome(StrEnum):
-    """What cleanup did with a retired hub."""
-
-    REMOVED = "Removed"
-    WOULD_REMOVE = "WouldRemove"
-    NOT_DRAINED = "NotDrained"
-    KEPT = "Kept"
-
-
-@dataclass(frozen=True, slots=True)
-class CleanedUp:
-    """`verdict` is that of a hub that is not drained."""
-
-    hub: Retired
-    outcome: Outcome
-    verdict: Verdict | None = None
-
-
 class Releases:
-    def __init__(
-        self, apps: Apps, task_hubs: TaskHubs, instances: Instances, readiness: Readiness, clock: Clock
-    ) -> None:
+    def __init__(self, apps: Apps, task_hubs: TaskHubs, readiness: Readiness, backends: Backends, clock: Clock) -> None:
+        self._backends = backends
         self._apps = apps
         self._task_hubs = task_hubs
-        self._instances = instances
         self._readiness = readiness
         self._clock = clock
 
@@ -82,10 +63,12 @@ class Releases:
     async def stage(self, name: str, order: Order, caller: Caller, precondition: Precondition) -> App:
         """Raises what `domain.releases.stage` raises, Conflict, PreconditionFailed."""
 
+        how = self._readiness.verification(Verify.FRESH)
+
         async def decide(app: App, now: Instant) -> Transition:
             if not needs_verdict(app, order, caller, now):
                 return stage(app, order, caller, None, False, now)
-            verdict = await self._readiness.verdict(app, app.slot(order.slot))
+            verdict = await self._readiness.verdict(app, app.slot(order.slot), how)
             used = await self._used(app, order.task_hub)
             return stage(app, order, caller, verdict, used, now)
 
@@ -104,10 +87,18 @@ class Releases:
         return await self._change(name, caller, precondition, decide)
 
     async def register(self, name: str, registration: Registration, caller: Caller, precondition: Precondition) -> App:
+        if registration.task_hubs is not None:
+            try:
+                self._backends.of(registration.task_hubs)
+            except SettingsError as error:
+                raise InvalidRequest(str(error)) from None
+        how = self._readiness.verification(Verify.FRESH)
+
         async def decide(app: App, now: Instant) -> Transition:
             # The policy as it was: nobody loosens it and takes a slot in one breath.
             verdicts = {
-                slot: await self._readiness.verdict(app, app.slots[slot]) for slot in replaced_slots(app, registration)
+                slot: await self._readiness.verdict(app, app.slots[slot], how)
+                for slot in replaced_slots(app, registration)
             }
             named = [content[0] for content in registration.slots.values() if content is not None]
             used = frozenset([hub_key(hub) for hub in named if await self._used(app, hub, by_events=False)])
@@ -115,39 +106,27 @@ class Releases:
 
         return await self._change(name, caller, precondition, decide, create=True)
 
-    async def cleanup(
-        self, name: str, dry_run: bool, caller: Caller, precondition: Precondition
-    ) -> tuple[App, list[CleanedUp]]:
-        """Remove the records of every retired hub that is drained. A call that was cut short is finished by the
-        next: a hub leaves the list of retired ones only after its records are gone."""
-        app = await self.get(name)
-        precondition(app)
-        kept = kept_by_retention(app, self._clock.now())
-        outcomes = [await self._clean_up(app, hub, hub.task_hub in kept, dry_run) for hub in app.retired]
-        removed = [done.hub.task_hub for done in outcomes if done.outcome is Outcome.REMOVED]
-        if removed:
+    async def waive(self, name: str, waiver: Waiver, caller: Caller, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition:
+            return waive(app, replace(waiver, created_at=now), now)
 
-            async def decide(app: App, now: Instant) -> Transition:
-                return remove_retired(app, removed)
+        return await self._change(name, caller, precondition, decide, waiver.reason)
 
-            app = await self._change(name, caller, lambda app: None, decide)
-        return app, outcomes
+    async def withdraw(
+        self, name: str, task_hub: str, instance_id: str, caller: Caller, precondition: Precondition
+    ) -> App:
+        async def decide(app: App, now: Instant) -> Transition:
+            return withdraw(app, task_hub, instance_id)
 
-    async def _clean_up(self, app: App, retired: Retired, kept: bool, dry_run: bool) -> CleanedUp:
-        if kept:
-            return CleanedUp(retired, Outcome.KEPT)
-        hub = await self._task_hubs.get(retired.task_hub)
-        if hub is None or not hub.closed:
-            verdict = await self._readiness.verdict_on(app, retired.task_hub, app.policy)
-            if not verdict.ready:
-                return CleanedUp(retired, Outcome.NOT_DRAINED, verdict)
-        if dry_run:
-            return CleanedUp(retired, Outcome.WOULD_REMOVE)
-        if hub is not None:
-            # Closed first: an event that comes from now on goes to quarantine and cannot make the table anew.
-            await self._task_hubs.close(retired.task_hub)
-            await self._instances.drop(hub)
-        return CleanedUp(retired, Outcome.REMOVED)
+        return await self._change(name, caller, precondition, decide)
+
+    async def forget(self, name: str, removed: Sequence[str], caller: Caller) -> App:
+        """Take retired hubs whose records are gone off the list."""
+
+        async def decide(app: App, now: Instant) -> Transition:
+            return remove_retired(app, removed)
+
+        return await self._change(name, caller, lambda app: None, decide)
 
     async def _used(self, app: App, task_hub: str, by_events: bool = True) -> bool:
         """Whether the hub was cleaned up or, with `by_events`, was seen in events; what is in a slot or retired the app

@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,11 @@ from azure.data.tables import TableEntity, UpdateMode
 from azure.data.tables.aio import TableClient
 
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
+from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity
+from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus, apply
+from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus, instance_of, merge
 from state_api.domain.names import is_entity
-from state_api.domain.readiness import ACTIVE_LIMIT, ActiveInstance, Activity
 from state_api.services.ports import Page, TableMissing, TaskHubRecord
 from state_api.storage.instance_rows import (
     ACTIVE_FROM,
@@ -88,15 +89,24 @@ class InstanceStore:
         """Merge events into their instances, durably. For each event, whether it changed anything: a duplicate does
         not, and is not written. Raises TableMissing, StorageUnavailable; then any part may have been written, and
         sending all again is safe."""
+        return await self._merge(hub, [instance_of(event) for event in events], beating=True)
+
+    async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool]:
+        """The same with what a probe has seen, which is no event: the hub's functions do not beat, so that nothing
+        has to settle anew."""
+        return await self._merge(hub, corrections, beating=False)
+
+    async def _merge(self, hub: TaskHubRecord, evidence: Sequence[Instance], beating: bool) -> list[bool]:
         by_shard: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for number, event in enumerate(events):
-            by_shard[_partition(event.instance_id, hub.shards)][event.instance_id].append(number)
-        changed = [False] * len(events)
+        for number, one in enumerate(evidence):
+            by_shard[_partition(one.instance_id, hub.shards)][one.instance_id].append(number)
+        changed = [False] * len(evidence)
         groups = [
             (shard, dict(group)) for shard, instances in by_shard.items() for group in _groups_of_instances(instances)
         ]
         results = await asyncio.gather(
-            *(self._record_group(hub, shard, group, events) for shard, group in groups), return_exceptions=True
+            *(self._merge_group(hub, shard, group, evidence, beating) for shard, group in groups),
+            return_exceptions=True,
         )
         for result in results:
             if isinstance(result, BaseException):
@@ -105,10 +115,16 @@ class InstanceStore:
                 changed[number] = True
         return changed
 
-    async def _record_group(
-        self, hub: TaskHubRecord, shard: str, group: Mapping[str, Sequence[int]], events: Sequence[LifecycleEvent]
+    async def _merge_group(
+        self,
+        hub: TaskHubRecord,
+        shard: str,
+        group: Mapping[str, Sequence[int]],
+        evidence: Sequence[Instance],
+        beating: bool,
     ) -> set[int]:
-        """Write some instances of one shard in one transaction; the numbers of the events that changed something."""
+        """Write some instances of one shard in one transaction; the numbers of the pieces of evidence that changed
+        something."""
         table = self._tables.client(instance_table(hub.name))
         for attempt in range(_ATTEMPTS):
             async with translated():
@@ -120,14 +136,14 @@ class InstanceStore:
                     merged = known[instance_id].instance
                     names = {merged.function_name} if merged is not None else set()
                     for number in numbers:
-                        after = apply(merged, events[number])
+                        after = evidence[number] if merged is None else merge(merged, evidence[number])
                         if after != merged:
                             effective.add(number)
-                            names.add(events[number].function_name)
+                            names.add(evidence[number].function_name)
                         merged = after
                     if merged is not None and merged != known[instance_id].instance:
                         operations += _operations(shard, known[instance_id], merged)
-                        if not is_entity(instance_id):
+                        if beating and not is_entity(instance_id):
                             # Entities never block, so nobody waits for them to settle.
                             # An id that went from one function to another beats for all of them, under no name.
                             name = names.pop() if len(names) == 1 else ""
@@ -148,7 +164,7 @@ class InstanceStore:
             if len(group) > 1:
                 # One contended instance must not hold up its neighbours.
                 singles = [
-                    self._record_group(hub, shard, {instance_id: numbers}, events)
+                    self._merge_group(hub, shard, {instance_id: numbers}, evidence, beating)
                     for instance_id, numbers in group.items()
                 ]
                 return set().union(*await asyncio.gather(*singles))
@@ -185,13 +201,13 @@ class InstanceStore:
         stamp = table_row(shard, key, FunctionName=name, LastEventAt=format_instant(latest))
         return ("upsert", stamp, {"mode": UpdateMode.REPLACE})
 
-    async def activity(self, hub: TaskHubRecord, ignores: Callable[[str], bool]) -> Activity:
-        """What is active, oldest first, and when something last changed, both without the functions that `ignores`
-        names: one range read per shard. Raises StorageUnavailable also if the hub's table is gone."""
+    async def activity(self, hub: TaskHubRecord, exemptions: Exemptions) -> Activity:
+        """What is active, oldest first, and when something last changed, without what is exempt: one range read per
+        shard. Raises StorageUnavailable also if the hub's table is gone."""
         table = self._tables.client(instance_table(hub.name))
         async with translated():
             shards = await asyncio.gather(
-                *(self._shard_activity(table, shard, ignores) for shard in _partitions(hub.shards))
+                *(self._shard_activity(table, shard, exemptions) for shard in _partitions(hub.shards))
             )
         merged = heapq.merge(*(shard.active for shard in shards), key=lambda one: (one.started_at, one.instance_id))
         active = tuple(merged)
@@ -201,10 +217,12 @@ class InstanceStore:
             ignored_count=sum(shard.ignored_count for shard in shards),
             last_event_at=max((shard.last_event_at for shard in shards if shard.last_event_at), default=None),
             last_recorded_at=max((shard.last_recorded_at for shard in shards if shard.last_recorded_at), default=None),
+            waived=tuple(one for shard in shards for one in shard.waived),
         )
 
-    async def _shard_activity(self, table: TableClient, shard: str, ignores: Callable[[str], bool]) -> Activity:
+    async def _shard_activity(self, table: TableClient, shard: str, exemptions: Exemptions) -> Activity:
         active: list[ActiveInstance] = []
+        waived: list[ActiveInstance] = []
         ignored = 0
         last_event_at: Instant | None = None
         last_recorded_at: Instant | None = None
@@ -215,7 +233,7 @@ class InstanceStore:
         )
         try:
             async for row in rows:
-                ignored_function = ignores(row["FunctionName"])
+                ignored_function = exemptions.ignores(row["FunctionName"])
                 if row["RowKey"].startswith(BEAT):
                     if not ignored_function:
                         last_event_at = max(last_event_at or Instant(0), parse_instant(row["LastEventAt"]))
@@ -223,7 +241,11 @@ class InstanceStore:
                 elif ignored_function:
                     ignored += 1
                 else:
-                    active.append(ActiveInstance.of(active_from(row)))
+                    instance = ActiveInstance.of(active_from(row))
+                    if exemptions.waiver_of(instance.instance_id) is not None:
+                        waived.append(instance)
+                        continue
+                    active.append(instance)
                     if len(active) > ACTIVE_LIMIT:
                         break
         except ResourceNotFoundError:
@@ -232,7 +254,7 @@ class InstanceStore:
                 f"the records of a task hub are gone: table {table.table_name} was deleted. Make it again, empty, only "
                 "if you know that nothing runs on that hub"
             ) from None
-        return Activity(tuple(active), False, ignored, last_event_at, last_recorded_at)
+        return Activity(tuple(active), False, ignored, last_event_at, last_recorded_at, tuple(waived))
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:
         """The record of one instance."""

@@ -90,9 +90,10 @@ class StorageClock:
 
 
 class Tables:
-    """The storage account. Makes no connection until it is used."""
+    """The tables of a storage account, called `what` in messages. Makes no connection until it is used. Raises
+    SettingsError."""
 
-    def __init__(self, settings: StorageSettings) -> None:
+    def __init__(self, settings: StorageSettings, what: str = "the state storage", **more: Any) -> None:
         self.clock = StorageClock()
         self._credential: AsyncTokenCredential | None = None
         # Short: Event Grid waits no longer than 30 s, and it and pipelines come back by themselves.
@@ -103,6 +104,7 @@ class Tables:
             "retry_backoff_max": 2,
             "connection_timeout": 3,
             "read_timeout": 6,
+            **more,
         }
         if settings.connection_string is not None:
             connection = settings.connection_string.get_secret_value()
@@ -110,7 +112,7 @@ class Tables:
                 self._service = TableServiceClient.from_connection_string(connection, **options)
             except ValueError:
                 # The library's own words can hold parts of the connection string.
-                raise SettingsError("the connection string of the state storage lacks an account or a key") from None
+                raise SettingsError(f"the connection string of {what} lacks an account or a key") from None
         else:
             assert settings.table_service_uri is not None, "settings hold one of the two"
             # Loaded when first used: it is by far the slowest import, and most machines never need it.

@@ -90,9 +90,9 @@ class TaskHubStore:
 
         return await self._change(task_hub, reserve)
 
-    async def close(self, task_hub: str) -> None:
+    async def close(self, task_hub: str, deleting: bool) -> None:
         """Let no more events in. They go to quarantine from now on."""
-        await self._change(task_hub, lambda record: {"Closed": True})
+        await self._change(task_hub, lambda record: {"Closed": True} | ({"Deleting": True} if deleting else {}))
         self.forget(task_hub)
 
     async def _read(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
@@ -107,6 +107,7 @@ class TaskHubStore:
             app=row.get("App"),
             recording=row.get("Recording", False),
             closed=row.get("Closed", False),
+            deleting=row.get("Deleting", False),
         )
         return record, etag_of(row)
 
@@ -146,4 +147,6 @@ def _closed(record: TaskHubRecord | None) -> bool:
 
 
 def _value(record: TaskHubRecord, name: str) -> object:
-    return {"App": record.app, "Recording": record.recording, "Closed": record.closed}[name]
+    return {"App": record.app, "Recording": record.recording, "Closed": record.closed, "Deleting": record.deleting}[
+        name
+    ]

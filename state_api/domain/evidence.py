@@ -1,0 +1,136 @@
+"""What a verdict rests on: the recorded events, a probe of the task hub's own storage, other runs' deployments."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from state_api.domain.exemptions import Waiver
+from state_api.domain.instants import Instant
+from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
+
+ACTIVE_LIMIT = 1000
+"""Active instances that are counted one by one; above it the count is a lower bound (DESIGN: HTTP contract)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveInstance:
+    """An instance that blocks, or would block, a deployment. `version` is known only to probes."""
+
+    instance_id: str
+    function_name: str
+    runtime_status: RuntimeStatus
+    started_at: Instant
+    last_event_at: Instant
+    source: Source
+    version: str | None = None
+
+    @classmethod
+    def of(cls, instance: Instance) -> "ActiveInstance":
+        """An active instance as a verdict shows it. Raises ValueError if it is not active."""
+        if instance.started is None or not instance.active:
+            raise ValueError(f"instance {instance.instance_id} is not active")
+        return cls(
+            instance.instance_id,
+            instance.function_name,
+            instance.runtime_status,
+            instance.started.at,
+            instance.last_event_at,
+            instance.source,
+        )
+
+
+class ProbeStatus(StrEnum):
+    """How a read of the task hub's own storage ended."""
+
+    COMPLETE = "Complete"
+    INCOMPLETE = "Incomplete"
+    FAILED = "Failed"
+    DENIED = "Denied"
+    THROTTLED = "Throttled"
+    MISSING = "Missing"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCount:
+    """Active instances of one orchestration version; None for instances without one."""
+
+    version: str | None
+    active: int
+    oldest_started_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a read of the task hub's own storage saw. `began_at` is what a complete one certifies: it says what was
+    active then. `scanned` counts the instances that the backend handed over; `message` says what to mend when it
+    failed, or how far it came when it is incomplete. `active` has the oldest blocking instances and the waived ones,
+    `unlisted` counts further blocking ones. `exemptions` is the key of those that it was read under. `carried_on` says
+    that it took more than one call, `existed` that this or an earlier probe has seen the hub."""
+
+    status: ProbeStatus
+    provider: str
+    began_at: Instant
+    active: tuple[ActiveInstance, ...] = ()
+    scanned: int = 0
+    message: str = ""
+    ended_at: Instant | None = None
+    unlisted: int = 0
+    ignored_count: int = 0
+    versions: tuple[VersionCount, ...] = ()
+    exemptions: str = ""
+    carried_on: bool = False
+    retry_after: int | None = None
+    existed: bool = False
+
+    @property
+    def active_count(self) -> int:
+        """All that is active, whatever the policy says of it."""
+        return len(self.active) + self.unlisted + self.ignored_count
+
+    @property
+    def found_blocking(self) -> bool:
+        return bool(self.active or self.unlisted)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDeployment:
+    """The open deployment of another run, as far as a verdict needs it."""
+
+    task_hub: str
+    by: str
+    run_url: str | None
+    started_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What the recorded events show of one task hub.
+
+    `active` holds the oldest first, up to ACTIVE_LIMIT; `more` says that there are others. Whoever reads a hub leaves
+    out what the policy ignores while it counts, and reports it as `ignored`, so that a thousand instances that may
+    stay active never hide one that may not. `last_event_at` is the
+    publisher's time of the last event, `last_recorded_at` the storage's time of the last write that changed
+    something: the second is what the settle window counts from, because it also covers events that came late.
+    """
+
+    active: tuple[ActiveInstance, ...] = ()
+    more: bool = False
+    ignored_count: int = 0
+    last_event_at: Instant | None = None
+    last_recorded_at: Instant | None = None
+    waived: tuple[ActiveInstance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that a verdict rests on. `task_hub` is None for an empty slot; `provider` is None where no probe is
+    configured, and `probe` is None until it has a result. `confirmed` says that the task hub itself has just shown one
+    of the active instances. `known` says that something was seen of the hub before, in events or by a probe."""
+
+    task_hub: str | None
+    activity: Activity = Activity()
+    provider: str | None = None
+    probe: ProbeResult | None = None
+    deployment: OpenDeployment | None = None
+    waivers: tuple[Waiver, ...] = ()
+    confirmed: bool = False
+    known: bool = True

@@ -1,0 +1,51 @@
+"""What may stay active without holding up a deployment: functions that the policy ignores, and single instances that
+somebody has waived, on record."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from state_api.domain.instants import Instant
+from state_api.domain.names import same_hub
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """One instance that does not block until `expires_at`, because `by` answers for it: rows can be stuck in the task
+    hub's own storage (PLATFORM: Task hubs on Azure Storage)."""
+
+    task_hub: str
+    instance_id: str
+    reason: str
+    by: str
+    created_at: Instant
+    expires_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Exemptions:
+    """What is left out of a verdict on one task hub."""
+
+    functions: tuple[str, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+
+    @classmethod
+    def of(cls, functions: tuple[str, ...], waivers: Iterable[Waiver], task_hub: str, now: Instant) -> "Exemptions":
+        """Those in force for this hub now."""
+        return cls(
+            functions, tuple(one for one in waivers if same_hub(one.task_hub, task_hub) and now < one.expires_at)
+        )
+
+    def ignores(self, function_name: str) -> bool:
+        return any(fnmatchcase(function_name, pattern) for pattern in self.functions)
+
+    def waiver_of(self, instance_id: str) -> Waiver | None:
+        return next((one for one in self.waivers if one.instance_id == instance_id), None)
+
+    def exempts(self, function_name: str, instance_id: str) -> bool:
+        return self.ignores(function_name) or self.waiver_of(instance_id) is not None
+
+    @property
+    def key(self) -> str:
+        """The same text for the same exemptions: what was read under others says nothing about these."""
+        return repr((sorted(set(self.functions)), sorted({one.instance_id for one in self.waivers})))

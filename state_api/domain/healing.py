@@ -1,0 +1,73 @@
+"""How what a probe saw corrects the records, as evidence like any other. docs/correctness.md has the argument.
+
+The evidence of a probe is placed right after what it contradicts, never later: whatever happens next wins over it, by
+whichever clock it is told.
+"""
+
+from dataclasses import replace
+from enum import StrEnum
+
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus, Source, Started
+from state_api.domain.sightings import Sighting
+
+SKEW = seconds(1)
+"""How far the clocks of workers and storage may differ; they do by milliseconds (PLATFORM: Lifecycle events 8)."""
+
+GRACE = seconds(600)
+"""How long a start that was published and is not in the task hub yet may still come up: a message that died with its
+worker comes back after five minutes (the provider's `ControlQueueVisibilityTimeout`)."""
+
+GONE = "not in the task hub any more"
+"""The reason of an end that shows only by the instance's absence: it was purged."""
+
+
+class Standing(StrEnum):
+    """What the task hub says of an instance that the records hold active."""
+
+    ACTIVE = "active"
+    ENDED = "ended"
+    UNCONFIRMED = "unconfirmed"
+    """The start that was published is later than all that the task hub holds of it: either it has yet to be written,
+    because the extension publishes before it checkpoints, or it has been purged."""
+
+
+def standing(started: Started, sighting: Sighting | None) -> Standing:
+    """Judge a start by what the task hub shows of its instance now; None if it shows nothing."""
+    if sighting is not None and sighting.active:
+        return Standing.ACTIVE
+    if started.source is Source.PROBE:
+        # The task hub itself has shown this start before.
+        return Standing.ENDED
+    if sighting is None or sighting.updated_at < started.at - SKEW:
+        return Standing.UNCONFIRMED
+    return Standing.ENDED
+
+
+def is_overdue(started: Started, now: Instant) -> bool:
+    """Whether an unconfirmed start will not come up any more, whatever is on its way."""
+    return now - started.at >= GRACE
+
+
+def ended(instance: Instance, sighting: Sighting | None) -> Instance:
+    """The end that the task hub shows, of an instance that the records hold active: an end of this start and of no
+    later one."""
+    assert instance.started is not None, "only a started instance ends"
+    at, outcome, reason = instance.started.at, RuntimeStatus.CANCELED, GONE
+    if sighting is not None:
+        at = max(at, Instant(sighting.updated_at - SKEW))
+        outcome, reason = sighting.runtime_status, ""
+    finished = Finished(at, outcome, reason, instance.function_name, Source.PROBE)
+    return Instance(instance.instance_id, finished=finished)
+
+
+def missed(known: Instance | None, sighting: Sighting, now: Instant) -> Instance | None:
+    """The start that the records lack, given that the task hub shows this instance active; None if they show it
+    active too."""
+    if known is not None and known.active:
+        return None
+    at = min(sighting.created_at, now)
+    if known is not None and known.finished is not None:
+        at = Instant(known.finished.at + 1)
+    started = Started(at, sighting.runtime_status, sighting.function_name, Source.PROBE)
+    return replace(known or Instance(sighting.instance_id), started=started)

@@ -1,0 +1,59 @@
+"""Waiving a single instance, and taking that back."""
+
+from dataclasses import replace
+
+from state_api.domain.errors import InvalidRequest, TaskHubNotFound, WaiverNotFound
+from state_api.domain.exemptions import Waiver
+from state_api.domain.instants import Instant, format_instant, seconds
+from state_api.domain.names import hub_key, same_hub
+from state_api.domain.releases import App, Transition
+
+LONGEST_DAYS = 90
+"""A waiver is for an instance that somebody looks after, not for ever."""
+MOST = 100
+"""Waivers in force for one app at a time."""
+
+
+def waive(app: App, waiver: Waiver, now: Instant) -> Transition:
+    """Let an instance of one of the app's hubs stay active until the waiver expires; a second waiver of the same
+    instance takes the place of the first. Raises InvalidRequest, TaskHubNotFound."""
+    if not waiver.reason.strip():
+        raise InvalidRequest("a waiver goes on record: give a reason")
+    if waiver.instance_id.startswith("@"):
+        raise InvalidRequest("an entity never blocks and needs no waiver")
+    if not now < waiver.expires_at <= now + seconds(86_400 * LONGEST_DAYS):
+        raise InvalidRequest(f"expiresAt must lie ahead, at most {LONGEST_DAYS} days")
+    held = {hub_key(slot.task_hub) for slot in app.slots.values() if slot}
+    if hub_key(waiver.task_hub) not in held | {hub_key(hub.task_hub) for hub in app.retired}:
+        raise TaskHubNotFound(
+            f"no slot of app {app.name} holds task hub {waiver.task_hub}, and none held it before",
+            taskHub=waiver.task_hub,
+        )
+    others = tuple(
+        one for one in app.waivers if now < one.expires_at and not _same(one, waiver.task_hub, waiver.instance_id)
+    )
+    if len(others) >= MOST:
+        raise InvalidRequest(f"app {app.name} has {MOST} waivers already: find out what keeps so many instances active")
+    details = {
+        "taskHub": waiver.task_hub,
+        "instanceId": waiver.instance_id,
+        "expiresAt": format_instant(waiver.expires_at),
+    }
+    return Transition(replace(app, waivers=(*others, waiver)), "PostWaiver", details)
+
+
+def withdraw(app: App, task_hub: str, instance_id: str) -> Transition:
+    """Take a waiver back. Raises WaiverNotFound."""
+    left = tuple(one for one in app.waivers if not _same(one, task_hub, instance_id))
+    if len(left) == len(app.waivers):
+        raise WaiverNotFound(
+            f"app {app.name} has no waiver for this instance of task hub {task_hub}",
+            taskHub=task_hub,
+            instanceId=instance_id,
+        )
+    details = {"taskHub": task_hub, "instanceId": instance_id}
+    return Transition(replace(app, waivers=left), "DeleteWaiver", details)
+
+
+def _same(waiver: Waiver, task_hub: str, instance_id: str) -> bool:
+    return same_hub(waiver.task_hub, task_hub) and waiver.instance_id == instance_id

@@ -1,0 +1,52 @@
+"""Waivers: single instances that may stay active, on record."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from state_api.http.answers import AppAnswer
+from state_api.http.auth import DEPLOY, CallerOf
+from state_api.http.dependencies import PreconditionOf, ServicesOf, app_answer
+from state_api.http.problems import responses
+from state_api.http.requests import AppName, InstanceId, TaskHubName, WaiverRequest
+
+router = APIRouter(prefix="/api/apps", tags=["apps"])
+
+
+@router.post(
+    "/{app}/waivers",
+    operation_id="PostWaiver",
+    dependencies=[DEPLOY],
+    responses=responses(400, 401, 403, 404, 409, 412, 413, 415, 503),
+)
+async def post_waiver(
+    app: AppName,
+    body: WaiverRequest,
+    services: ServicesOf,
+    caller: CallerOf,
+    precondition: PreconditionOf,
+    response: Response,
+) -> AppAnswer:
+    """Let one instance stay active without holding up a deployment, until the waiver expires."""
+    changed = await services.releases.waive(app, body.waiver(caller.by), caller, precondition)
+    return app_answer(changed, services, response)
+
+
+@router.delete(
+    "/{app}/waivers",
+    operation_id="DeleteWaiver",
+    dependencies=[DEPLOY],
+    responses=responses(400, 401, 403, 404, 409, 412, 503),
+)
+async def delete_waiver(
+    app: AppName,
+    task_hub: Annotated[TaskHubName, Query(alias="taskHub")],
+    instance_id: Annotated[InstanceId, Query(alias="instanceId")],
+    services: ServicesOf,
+    caller: CallerOf,
+    precondition: PreconditionOf,
+    response: Response,
+) -> AppAnswer:
+    """Take a waiver back: the instance blocks again while it is active."""
+    changed = await services.releases.withdraw(app, task_hub, instance_id, caller, precondition)
+    return app_answer(changed, services, response)

@@ -1,0 +1,186 @@
+"""Cleanup: what retired task hubs leave behind, in the server's records and, if it is asked for, at their provider."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from state_api.domain.errors import InvalidRequest
+from state_api.domain.readiness import Assurance, Reason, ReasonGiven, Verdict
+from state_api.domain.releases import App, Caller, Retired, kept_by_retention
+from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
+from state_api.services.readiness import Readiness, Verification
+from state_api.services.releases import Precondition, Releases
+from state_api.services.verification import Verify
+from state_api.settings import SettingsError
+from state_api.taskhubs.backend import SourceError
+from state_api.taskhubs.backends import Backends
+
+if TYPE_CHECKING:
+    from state_api.taskhubs.artifacts import Artifacts
+
+_BUDGET_SECONDS = 150.0
+"""How long one call may read task hubs; a scan that needs longer is carried on by the next call."""
+_APPS_PAGE = 100
+
+
+class Outcome(StrEnum):
+    """What cleanup did with a retired hub."""
+
+    REMOVED = "Removed"
+    WOULD_REMOVE = "WouldRemove"
+    NOT_DRAINED = "NotDrained"
+    KEPT = "Kept"
+    IN_USE = "InUse"
+    UNFINISHED = "Unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class CleanedUp:
+    """What became of one hub. `verdict` is that of a hub that is not drained; `artifacts` what was or would be removed
+    at its provider, `shared` what stays there because other hubs use it; `message` what stood in the way."""
+
+    hub: Retired
+    outcome: Outcome
+    reasons: tuple[ReasonGiven, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    app: App
+    dry_run: bool
+    artifacts: "Artifacts | None"
+    how: Verification
+
+
+class Cleanup:
+    def __init__(
+        self,
+        releases: Releases,
+        apps: Apps,
+        task_hubs: TaskHubs,
+        instances: Instances,
+        probes: Probes,
+        readiness: Readiness,
+        backends: Backends,
+        clock: Clock,
+    ) -> None:
+        self._releases = releases
+        self._apps = apps
+        self._task_hubs = task_hubs
+        self._instances = instances
+        self._probes = probes
+        self._readiness = readiness
+        self._backends = backends
+        self._clock = clock
+
+    async def run(
+        self, name: str, dry_run: bool, delete_task_hubs: bool, caller: Caller, precondition: Precondition
+    ) -> tuple[App, list[CleanedUp]]:
+        """Remove every retired hub that is drained: its records, and with `delete_task_hubs` its artifacts at the
+        provider. A call that was cut short is finished by the next: a hub leaves the list of retired ones only after
+        all of it is gone. Raises AppNotFound, InvalidRequest, PreconditionFailed."""
+        app = await self._releases.get(name)
+        precondition(app)
+        artifacts = self._artifacts(app) if delete_task_hubs else None
+        how = self._readiness.verification(Verify.FRESH if delete_task_hubs else Verify.CACHED, _BUDGET_SECONDS)
+        order = _Order(app, dry_run, artifacts, how)
+        kept = kept_by_retention(app, self._clock.now())
+        outcomes = [
+            CleanedUp(hub, Outcome.KEPT) if hub.task_hub in kept else await self._clean_up(order, hub)
+            for hub in app.retired
+        ]
+        removed = [done.hub.task_hub for done in outcomes if done.outcome is Outcome.REMOVED]
+        if removed:
+            app = await self._releases.forget(name, removed, caller)
+        return app, outcomes
+
+    def _artifacts(self, app: App) -> "Artifacts":
+        """Raises InvalidRequest where artifacts cannot be deleted."""
+        # Loaded when first used, as the providers are.
+        from state_api.taskhubs.azure_storage import AzureStorageBackend  # noqa: PLC0415
+
+        try:
+            backend = self._backends.of(app.task_hubs) if app.task_hubs is not None else None
+        except SettingsError as error:
+            raise InvalidRequest(f"task hubs cannot be deleted: {error}") from None
+        if not isinstance(backend, AzureStorageBackend):
+            raise InvalidRequest(
+                "deleteTaskHubs needs an app whose taskHubs has the provider azureStorage; leave it out to remove the "
+                "server's own records"
+            )
+        return backend.artifacts
+
+    async def _clean_up(self, order: _Order, retired: Retired) -> CleanedUp:
+        hub = await self._task_hubs.get(retired.task_hub)
+        closed, deleting = hub is not None and hub.closed, hub is not None and hub.deleting
+        artifacts = order.artifacts
+        if deleting and artifacts is None:
+            # It was asked for by the call that began it.
+            artifacts = self._artifacts(order.app)
+        if not (deleting if artifacts is not None else closed):
+            verdict = await self._readiness.verdict_on(order.app, retired.task_hub, order.how)
+            if reasons := _against(verdict, artifacts is not None):
+                return CleanedUp(retired, Outcome.NOT_DRAINED, reasons)
+        if artifacts is not None:
+            return await self._delete(order, retired, hub, artifacts)
+        if not order.dry_run:
+            await self._remove_records(retired, hub)
+        return CleanedUp(retired, Outcome.WOULD_REMOVE if order.dry_run else Outcome.REMOVED)
+
+    async def _delete(
+        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: "Artifacts"
+    ) -> CleanedUp:
+        holder = await self._holder(retired.task_hub)
+        if holder is not None:
+            return CleanedUp(retired, Outcome.IN_USE, message=f"{holder} holds it")
+        done: list[str] = []
+        try:
+            async with asyncio.timeout_at(order.how.deadline):
+                found = await artifacts.find(retired.task_hub)
+                shared = tuple(map(str, found.shared))
+                if order.dry_run:
+                    return CleanedUp(retired, Outcome.WOULD_REMOVE, (), tuple(map(str, found.own)), shared)
+                # On record before the first is gone: what is half gone cannot be verified again.
+                await self._task_hubs.close(retired.task_hub, deleting=True)
+                for artifact in found.own:
+                    await artifacts.remove(artifact)
+                    done.append(str(artifact))
+        except SourceError as error:
+            return CleanedUp(retired, Outcome.UNFINISHED, artifacts=tuple(done), message=error.message)
+        except TimeoutError:
+            return CleanedUp(retired, Outcome.UNFINISHED, artifacts=tuple(done), message="it takes longer; call again")
+        await self._remove_records(retired, hub, deleting=True)
+        return CleanedUp(retired, Outcome.REMOVED, (), tuple(done), shared)
+
+    async def _remove_records(self, retired: Retired, hub: TaskHubRecord | None, deleting: bool = False) -> None:
+        if hub is not None:
+            # Closed first: an event that comes from now on goes to quarantine and cannot make the table anew.
+            await self._task_hubs.close(retired.task_hub, deleting)
+            await self._instances.drop(hub)
+        await self._probes.drop(retired.task_hub)
+
+    async def _holder(self, task_hub: str) -> str | None:
+        """The slot of any app that holds this hub."""
+        token: str | None = None
+        while True:
+            page = await self._apps.page(_APPS_PAGE, token)
+            for app in page.items:
+                if (slot := app.slot_of(task_hub)) is not None:
+                    return f"slot {slot} of app {app.name}"
+            token = page.continuation_token
+            if token is None:
+                return None
+
+
+def _against(verdict: Verdict, deleting: bool) -> tuple[ReasonGiven, ...]:
+    """What stands against removing a hub. Nothing runs in a hub that no slot holds and that does not exist at its
+    provider: its records may go."""
+    if not deleting:
+        return tuple(reason for reason in verdict.reasons if reason.code is not Reason.TASK_HUB_MISSING)
+    if verdict.ready and verdict.assurance is not Assurance.VERIFIED:
+        return (ReasonGiven(Reason.VERIFICATION_REQUIRED, "a task hub is only deleted once it is verified"),)
+    return verdict.reasons

@@ -1,0 +1,371 @@
+"""Verification: asking the task hub itself. Cheap first: while the records show active instances, only those are looked
+up; once they show none, the hub is scanned. What is seen corrects the records."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from state_api.domain.evidence import ActiveInstance, Activity, ProbeResult, ProbeStatus
+from state_api.domain.exemptions import Exemptions
+from state_api.domain.healing import Standing, ended, is_overdue, missed, standing
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.lifecycle import Instance, Started
+from state_api.domain.readiness import Policy
+from state_api.domain.releases import TaskHubSource
+from state_api.domain.scans import Scan
+from state_api.domain.sightings import Sighting
+from state_api.services.ports import Clock, Instances, Probes, TableMissing, TaskHubRecord, TaskHubs
+from state_api.settings import SettingsError
+from state_api.taskhubs.backend import Backend, SourceError, SourcePage, Trouble
+from state_api.taskhubs.backends import Backends
+
+log = logging.getLogger(__name__)
+
+BUDGET_SECONDS = 60.0
+"""How long one question may read a task hub. With the longest wait of GetStagingStatus it stays well inside the 230 s
+after which the platform cuts a request off."""
+
+_LOOKED_UP = 16
+"""Active instances that are looked up at a time, the oldest first; one that is still active is answer enough."""
+_PAGES_AT_ONCE = 8
+_RECORDED = 1000
+"""Instances that events missed and one scan records. A verdict counts no more than that exactly."""
+_LEASE_SECONDS = 30
+"""What a lease outlasts the work by."""
+_CARRIED_ON = seconds(86_400)
+"""How old a scan may be to be carried on."""
+_POLL_SECONDS = 0.3
+
+
+class Verify(StrEnum):
+    """How a question is to be verified. `fresh`: by what is read from now on. `cached`: a result that is young enough
+    will do, else the hub is read. `none`: by what is known already; the hub is not touched."""
+
+    FRESH = "fresh"
+    CACHED = "cached"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be verified. `asked_at` is by the storage's clock; `deadline` by that of the event loop."""
+
+    task_hub: str
+    source: TaskHubSource
+    policy: Policy
+    exemptions: Exemptions
+    verify: Verify
+    asked_at: Instant
+    deadline: float
+
+    @property
+    def key(self) -> str:
+        """What a result must have been read under to answer this question."""
+        return f"{self.source}|{self.exemptions.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What verification came to. `confirmed`: the hub has just shown one of the active instances."""
+
+    result: ProbeResult | None
+    confirmed: bool = False
+
+
+class Verifier:
+    def __init__(
+        self, backends: Backends, probes: Probes, task_hubs: TaskHubs, instances: Instances, clock: Clock
+    ) -> None:
+        self._backends = backends
+        self._probes = probes
+        self._task_hubs = task_hubs
+        self._instances = instances
+        self._clock = clock
+
+    async def activity(self, task_hub: str, exemptions: Exemptions) -> Activity:
+        """What was recorded for a hub; nothing, if nothing ever was or it was cleaned up."""
+        hub = await self._task_hubs.get(task_hub)
+        if hub is None or not hub.recording or hub.closed:
+            return Activity()
+        return await self._instances.activity(hub, exemptions)
+
+    async def is_known(self, task_hub: str, result: ProbeResult | None) -> bool:
+        """Whether anything was ever seen of the hub, in events or by a probe."""
+        hub = await self._task_hubs.get(task_hub)
+        return (hub is not None and hub.recording) or (result is not None and result.existed)
+
+    async def check(self, question: Question) -> Checked:
+        """Verify a hub for a verdict."""
+        kept = await self._probes.get(question.task_hub)
+        result = kept.result if kept.result is not None and kept.result.exemptions == question.key else None
+        if question.verify is Verify.NONE:
+            scan = kept.scan if kept.scan is not None and kept.scan.exemptions == question.key else None
+            activity = await self.activity(question.task_hub, question.exemptions)
+            if scan is not None and not self._is_good(result, question, activity):
+                return Checked(self._under_way(scan, question, result))
+            return Checked(result)
+        if self._is_to_wait(result):
+            return Checked(result)
+        confirmed = False
+        try:
+            backend = self._backends.of(question.source)
+            async with asyncio.timeout_at(question.deadline):
+                activity = await self.activity(question.task_hub, question.exemptions)
+                while activity.active:
+                    confirmed, left = await self._look_up(backend, question, activity.active)
+                    if confirmed or left:
+                        return Checked(result, confirmed)
+                    activity = await self.activity(question.task_hub, question.exemptions)
+        except SettingsError as error:
+            return Checked(self._failed(question, result, SourceError(Trouble.FAILED, str(error))))
+        except SourceError as error:
+            return Checked(self._failed(question, result, error))
+        except TimeoutError:
+            return Checked(self._cut_short(question, result, "looking up what events show active took too long"))
+        if self._is_settling(activity, question.policy) or self._is_good(result, question, activity):
+            return Checked(result)
+        return Checked(await self._scan(backend, question, activity, for_verdict=True))
+
+    async def count(self, question: Question) -> ProbeResult:
+        """A scan of the hub that is complete and young enough, whatever it found; read now if there is none."""
+        kept = await self._probes.get(question.task_hub)
+        result = kept.result if kept.result is not None and kept.result.exemptions == question.key else None
+        activity = await self.activity(question.task_hub, question.exemptions)
+        if result is not None and (self._is_to_wait(result) or self._is_good(result, question, activity, False)):
+            return result
+        try:
+            backend = self._backends.of(question.source)
+        except SettingsError as error:
+            return self._failed(question, result, SourceError(Trouble.FAILED, str(error)))
+        return await self._scan(backend, question, activity, for_verdict=False)
+
+    def _is_good(
+        self, result: ProbeResult | None, question: Question, activity: Activity, for_verdict: bool = True
+    ) -> bool:
+        """Whether a result answers the question without another look. A verdict needs more of it: one that found
+        something active never turns Ready."""
+        if result is None or result.status is not ProbeStatus.COMPLETE or (for_verdict and result.found_blocking):
+            return False
+        age = self._clock.now() - result.began_at
+        if not 0 <= age < seconds(question.policy.freshness_seconds):
+            return False
+        if activity.last_recorded_at is not None and result.began_at <= activity.last_recorded_at:
+            return False
+        if question.verify is not Verify.FRESH or result.began_at >= question.asked_at:
+            return True
+        # A hub that takes more than one call to read: what was finished in this call is as fresh as it gets.
+        return result.carried_on and result.ended_at is not None and result.ended_at >= question.asked_at
+
+    def _is_to_wait(self, result: ProbeResult | None) -> bool:
+        """Whether the backend has asked to be left alone until later."""
+        if result is None or result.retry_after is None:
+            return False
+        return self._clock.now() < (result.ended_at or result.began_at) + seconds(result.retry_after)
+
+    def _is_settling(self, activity: Activity, policy: Policy) -> bool:
+        """Whether a scan that begins now could not make the hub Ready: it must begin after the last event."""
+        last = activity.last_recorded_at
+        return last is not None and self._clock.now() <= last + seconds(policy.settle_seconds)
+
+    async def _look_up(
+        self, backend: Backend, question: Question, active: Sequence[ActiveInstance]
+    ) -> tuple[bool, bool]:
+        """Ask the hub for instances that the records hold active, and close those that have ended. Whether one was
+        seen active, and whether any is left."""
+        for at in range(0, len(active), _LOOKED_UP):
+            batch = {one.instance_id: one for one in active[at : at + _LOOKED_UP]}
+            seen = await backend.find(question.task_hub, list(batch))
+            standings = {one: standing(_started(batch[one]), seen[one]) for one in batch}
+            doubtful = [
+                one
+                for one, known in standings.items()
+                if known is Standing.UNCONFIRMED and not is_overdue(_started(batch[one]), self._clock.now())
+            ]
+            # Messages first, then the instances once more: what has left the queues in between has been written.
+            if doubtful and await backend.in_flight(question.task_hub) is False:
+                again = await backend.find(question.task_hub, doubtful)
+                seen = {**seen, **again}
+                standings |= {one: standing(_started(batch[one]), again[one]) for one in doubtful}
+                doubtful = []
+            over = [one for one, known in standings.items() if known is not Standing.ACTIVE and one not in doubtful]
+            await self._correct(
+                question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
+            )
+            if len(over) < len(batch):
+                return Standing.ACTIVE in standings.values(), True
+        return False, False
+
+    async def _correct(self, task_hub: str, corrections: Sequence[Instance]) -> None:
+        if not corrections:
+            return
+        hub = await self._task_hubs.open(task_hub)
+        if hub.closed:
+            return
+        try:
+            changed = await self._instances.correct(hub, corrections)
+        except TableMissing:
+            # The next question reads the hub anew.
+            self._task_hubs.forget(task_hub)
+            return
+        log.info("task hub %s: the probe corrected the records of %d instances", task_hub, sum(changed))
+
+    async def _scan(self, backend: Backend, question: Question, activity: Activity, for_verdict: bool) -> ProbeResult:
+        """Scan the hub, alone, carrying on what was begun. While another worker scans it, wait for that one."""
+        loop = asyncio.get_running_loop()
+        owner = uuid.uuid4().hex
+        task_hub = question.task_hub
+        while True:
+            left = max(0.0, question.deadline - loop.time())
+            now = self._clock.now()
+            if await self._probes.lease(task_hub, owner, Instant(now + seconds(left + _LEASE_SECONDS)), now):
+                break
+            kept = await self._probes.get(task_hub)
+            if kept.result is not None and self._answers(kept.result, question, activity, for_verdict):
+                return kept.result
+            if left <= _POLL_SECONDS:
+                return self._cut_short(question, kept.result, "another worker is reading it")
+            await asyncio.sleep(_POLL_SECONDS)
+        kept = await self._probes.get(task_hub)
+        result: ProbeResult | None = None
+        scan = kept.scan
+        try:
+            if kept.result is not None and self._answers(kept.result, question, activity, for_verdict):
+                return kept.result
+            if scan is not None and not self._may_go_on(scan, question, activity):
+                scan = None
+            scan, result = await self._read(backend, question, scan, kept.result)
+        finally:
+            # A scan that is over, or was given up, is not carried on.
+            given_back = await self._probes.keep(task_hub, owner, result if _is_result(result) else None, scan)
+            if not given_back:
+                log.info("task hub %s: another worker has taken the probe over", task_hub)
+        return result
+
+    def _answers(self, result: ProbeResult, question: Question, activity: Activity, for_verdict: bool) -> bool:
+        return result.exemptions == question.key and self._is_good(result, question, activity, for_verdict)
+
+    def _may_go_on(self, scan: Scan, question: Question, activity: Activity) -> bool:
+        """Not a scan that events have overtaken: whatever it came to, it would be out of date."""
+        return (
+            scan.exemptions == question.key
+            and self._clock.now() - scan.began_at < _CARRIED_ON
+            and (activity.last_recorded_at is None or scan.began_at > activity.last_recorded_at)
+        )
+
+    async def _read(
+        self, backend: Backend, question: Question, scan: Scan | None, before: ProbeResult | None
+    ) -> tuple[Scan | None, ProbeResult]:
+        """Read until the scan is done or the time is up: the scan to carry on, and what it says."""
+        try:
+            async with asyncio.timeout_at(question.deadline):
+                if scan is None:
+                    began_at = self._clock.now()
+                    start = await backend.start(question.task_hub)
+                    scan = Scan(began_at, start.since, list(start.cursors), list(start.again), question.key)
+                else:
+                    scan.calls += 1
+                while not scan.finished():
+                    await self._pass(backend, question, scan)
+                result = scan.result(ProbeStatus.COMPLETE, backend.provider, self._clock.now())
+                return None, replace(result, existed=True)
+        except TimeoutError:
+            if scan is None:
+                return None, self._cut_short(question, before, "the task hub did not answer in time")
+            return scan, self._under_way(scan, question, before)
+        except SourceError as error:
+            keep = scan if scan is not None and scan.pages and error.trouble is not Trouble.MISSING else None
+            return keep, self._failed(question, before, error)
+
+    async def _pass(self, backend: Backend, question: Question, scan: Scan) -> None:
+        """Follow every cursor to its end, several at a time."""
+        under_way: dict[asyncio.Task[SourcePage], str] = {}
+        try:
+            while scan.cursors:
+                taken = set(under_way.values())
+                for cursor in [one for one in scan.cursors if one not in taken][: _PAGES_AT_ONCE - len(under_way)]:
+                    reading = backend.page(question.task_hub, scan.since, cursor)
+                    under_way[asyncio.ensure_future(reading)] = cursor
+                finished, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    page = task.result()
+                    # Recorded before the page is done with: a page that is read again is recorded again, to no harm.
+                    await self._record_missed(question, scan, page.sightings)
+                    scan.add(page.sightings, question.exemptions)
+                    scan.pages += 1
+                    scan.scanned += page.scanned
+                    scan.cursors.remove(under_way.pop(task))
+                    scan.cursors.extend(page.cursors)
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _record_missed(self, question: Question, scan: Scan, sightings: Sequence[Sighting]) -> None:
+        """Record what is active and should block, but was missed by events."""
+        exemptions = question.exemptions
+        blocking = [
+            one for one in sightings if one.active and not exemptions.exempts(one.function_name, one.instance_id)
+        ][: max(0, _RECORDED - scan.recorded)]
+        if not blocking:
+            return
+        scan.recorded += len(blocking)
+        hub = await self._task_hubs.open(question.task_hub)
+        if hub.closed:
+            return
+        known = await asyncio.gather(*(self._known(hub, one) for one in blocking))
+        now = self._clock.now()
+        lacking = [missed(before, one, now) for before, one in zip(known, blocking, strict=True)]
+        await self._correct(question.task_hub, [one for one in lacking if one is not None])
+
+    async def _known(self, hub: TaskHubRecord, sighting: Sighting) -> Instance | None:
+        return await self._instances.get(hub, sighting.instance_id)
+
+    def _under_way(self, scan: Scan, question: Question, before: ProbeResult | None) -> ProbeResult:
+        message = (
+            f"{scan.pages} pages are read, {len(scan.cursors)} ranges are left in pass {scan.passes}; the next "
+            "question carries on"
+        )
+        result = scan.result(ProbeStatus.INCOMPLETE, question.source.provider, self._clock.now(), message)
+        return replace(result, existed=True)
+
+    def _cut_short(self, question: Question, before: ProbeResult | None, message: str) -> ProbeResult:
+        return self._nothing(question, before, ProbeStatus.INCOMPLETE, message)
+
+    def _failed(self, question: Question, before: ProbeResult | None, error: SourceError) -> ProbeResult:
+        log.warning("task hub %s cannot be read: %s", question.task_hub, error.message)
+        result = self._nothing(question, before, _STATUS[error.trouble], error.message)
+        return replace(result, retry_after=error.retry_after)
+
+    def _nothing(
+        self, question: Question, before: ProbeResult | None, status: ProbeStatus, message: str
+    ) -> ProbeResult:
+        now = self._clock.now()
+        return ProbeResult(
+            status,
+            question.source.provider,
+            now,
+            message=message,
+            ended_at=now,
+            exemptions=question.key,
+            existed=before is not None and before.existed,
+        )
+
+
+_STATUS = {
+    Trouble.MISSING: ProbeStatus.MISSING,
+    Trouble.DENIED: ProbeStatus.DENIED,
+    Trouble.THROTTLED: ProbeStatus.THROTTLED,
+    Trouble.FAILED: ProbeStatus.FAILED,
+}
+
+
+def _is_result(result: ProbeResult | None) -> bool:
+    """Whether it takes the place of the last result: not a scan that goes on."""
+    return result is not None and result.status is not ProbeStatus.INCOMPLETE
+
+
+def _started(active: ActiveInstance) -> Started:
+    return Started(active.started_at, active.runtime_status, active.function_name, active.source)

@@ -1,0 +1,123 @@
+"""What is kept of the probes of each task hub: the last result, a scan under way, and the lease of the worker that has
+the hub. In the registry's table, in a partition of its own, the scan apart from the result because each can be long."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.data.tables import TableEntity, UpdateMode
+from pydantic import TypeAdapter
+
+from state_api.domain.evidence import ProbeResult
+from state_api.domain.instants import Instant, format_instant, parse_instant
+from state_api.domain.names import hub_key
+from state_api.domain.scans import Scan
+from state_api.services.ports import ProbeRecord
+from state_api.storage.tables import (
+    TASK_HUBS,
+    Operation,
+    Tables,
+    chunked,
+    etag_of,
+    is_lost_race,
+    is_no_table,
+    transact,
+    translated,
+    unchanged_since,
+    unchunked,
+)
+
+_PARTITION = "probe"
+
+_result = TypeAdapter(ProbeResult)
+_scan = TypeAdapter(Scan)
+
+
+class ProbeStore:
+    """`{hub}|work` holds lease and scan and guards every write with its ETag; `{hub}|result` the last result."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._table = tables.client(TASK_HUBS)
+
+    async def get(self, task_hub: str) -> ProbeRecord:
+        return (await self._read(task_hub))[0]
+
+    async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> bool:
+        """Take the hub for one worker. False while another has it, or was faster."""
+        known, work = await self._read(task_hub)
+        if known.leased_until is not None and now < known.leased_until and known.owner != owner:
+            return False
+        row = _work_row(task_hub, owner, until, known.scan)
+        for _ in range(2):
+            async with translated():
+                try:
+                    await transact(self._table, [_guarded(row, work)])
+                    return True
+                except HttpResponseError as error:
+                    if not (is_lost_race(error) or is_no_table(error)):
+                        raise
+                    if is_lost_race(error):
+                        break
+                    await self._tables.make(TASK_HUBS)
+        return False
+
+    async def keep(self, task_hub: str, owner: str, result: ProbeResult | None, scan: Scan | None) -> bool:
+        known, work = await self._read(task_hub)
+        if work is None or known.owner != owner:
+            return False
+        operations: list[Operation] = [_guarded(_work_row(task_hub, "", None, scan), work)]
+        if result is not None:
+            row = _row(task_hub, "result", **chunked("Result", _result.dump_json(result).decode()))
+            operations.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
+        async with translated():
+            try:
+                await transact(self._table, operations)
+            except HttpResponseError as error:
+                if not is_lost_race(error):
+                    raise
+                return False
+        return True
+
+    async def drop(self, task_hub: str) -> None:
+        for kind in ("result", "work"):
+            async with translated():
+                try:
+                    await transact(self._table, [("delete", _row(task_hub, kind))])
+                except HttpResponseError as error:
+                    if not (is_lost_race(error) or is_no_table(error)):
+                        raise
+
+    async def _read(self, task_hub: str) -> tuple[ProbeRecord, TableEntity | None]:
+        rows: dict[str, TableEntity] = {}
+        query = "PartitionKey eq @partition and RowKey gt @from and RowKey lt @to"
+        parameters = {"partition": _PARTITION, "from": f"{hub_key(task_hub)}|", "to": f"{hub_key(task_hub)}}}"}
+        async with translated():
+            try:
+                async for row in self._table.query_entities(query, parameters=parameters):
+                    rows[row["RowKey"].rpartition("|")[2]] = row
+            except ResourceNotFoundError:
+                return ProbeRecord(), None
+        work, result = rows.get("work"), rows.get("result")
+        until = work.get("LeasedUntil") if work is not None else None
+        return ProbeRecord(
+            result=_result.validate_json(unchunked("Result", result)) if result is not None else None,
+            scan=_scan.validate_json(text) if work is not None and (text := unchunked("Scan", work)) else None,
+            leased_until=parse_instant(until) if until else None,
+            owner=work.get("Owner", "") if work is not None else "",
+        ), work
+
+
+def _row(task_hub: str, kind: str, **properties: Any) -> dict[str, Any]:
+    return {"PartitionKey": _PARTITION, "RowKey": f"{hub_key(task_hub)}|{kind}", **properties}
+
+
+def _work_row(task_hub: str, owner: str, until: Instant | None, scan: Scan | None) -> dict[str, Any]:
+    lease = {"Owner": owner, "LeasedUntil": format_instant(until)} if until is not None else {}
+    return _row(task_hub, "work", **lease, **(chunked("Scan", _scan.dump_json(scan).decode()) if scan else {}))
+
+
+def _guarded(row: Mapping[str, Any], known: TableEntity | None) -> Operation:
+    if known is None:
+        return ("create", row)
+    return ("update", row, {**unchanged_since(etag_of(known)), "mode": UpdateMode.REPLACE})

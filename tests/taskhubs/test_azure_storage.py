@@ -1,0 +1,344 @@
+"""The probe of Azure Storage on rows as the provider writes them, in the real emulator."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from state_api.domain.exemptions import Exemptions
+from state_api.domain.instants import Instant
+from state_api.domain.lifecycle import RuntimeStatus
+from state_api.domain.scans import Scan
+from state_api.domain.sightings import Sighting
+from state_api.settings import SettingsError, StorageSettings
+from state_api.taskhubs.azure_storage import AzureStorageBackend
+from state_api.taskhubs.backend import SourceError, Trouble
+from tests.conftest import new_hub
+from tests.proxy import StorageProxy, storage_proxy
+from tests.taskhubs.provider import ACTIVE, OVER, ProviderHub
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
+    made = AzureStorageBackend(storage, "DURABLE_STORAGE")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def provider(storage: StorageSettings, hub: str, anyio_backend: str) -> AsyncIterator[ProviderHub]:
+    async with ProviderHub(storage, hub) as made:
+        yield await made.create()
+
+
+@pytest.fixture
+async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
+    async with storage_proxy(storage) as between:
+        yield between
+
+
+@pytest.fixture
+async def proxied(proxy: StorageProxy) -> AsyncIterator[AzureStorageBackend]:
+    made = AzureStorageBackend(proxy.settings, "DURABLE_STORAGE")
+    yield made
+    await made.close()
+
+
+async def seen(backend: AzureStorageBackend, hub: str) -> list[Sighting]:
+    """One pass, every cursor to its end."""
+    start = await backend.start(hub)
+    found: list[Sighting] = []
+    cursors = list(start.cursors)
+    while cursors:
+        page = await backend.page(hub, start.since, cursors.pop())
+        found += page.sightings
+        cursors += page.cursors
+    return found
+
+
+def active(sightings: list[Sighting]) -> list[str]:
+    return sorted(one.instance_id for one in sightings if one.active)
+
+
+async def quiet(provider: ProviderHub) -> None:
+    """Wait until what was written is older than a scan that begins now looks back."""
+    await asyncio.sleep(3.2)
+
+
+async def test_every_active_status_is_seen_and_no_other(backend: AzureStorageBackend, provider: ProviderHub) -> None:
+    for status in (*ACTIVE, *OVER):
+        await provider.put(f"order-{status}", status)
+    found = await seen(backend, provider.hub)
+    assert active(found) == sorted(f"order-{status}" for status in ACTIVE)
+    assert {one.instance_id: one.runtime_status for one in found if one.active} == {
+        f"order-{status}": RuntimeStatus(status) for status in ACTIVE
+    }
+
+
+async def test_a_sighting_has_what_a_verdict_shows(backend: AzureStorageBackend, provider: ProviderHub) -> None:
+    await provider.put("order-1", "Running", name="ProcessOrder", version="2.1")
+    (one,) = await seen(backend, provider.hub)
+    assert (one.instance_id, one.function_name, one.version) == ("order-1", "ProcessOrder", "2.1")
+    assert 4 <= (one.updated_at - one.created_at) / 10_000_000 <= 7
+    await provider.put("order-1", "Running")
+    (again,) = await seen(backend, provider.hub)
+    assert again.version is None
+    assert again.stamp != one.stamp
+
+
+async def test_finished_instances_stay_in_the_storage_once_they_are_old(
+    backend: AzureStorageBackend, provider: ProviderHub
+) -> None:
+    await provider.put("order-1", "Completed")
+    assert [one.instance_id for one in await seen(backend, provider.hub)] == ["order-1"]
+    await quiet(provider)
+    assert await seen(backend, provider.hub) == []
+
+
+async def test_entities_are_never_seen(backend: AzureStorageBackend, provider: ProviderHub) -> None:
+    await provider.put("@counter@shop", "Running")
+    await provider.put("@", "Running")
+    assert await seen(backend, provider.hub) == []
+
+
+@pytest.mark.parametrize("status", [None, "Paused"])
+async def test_a_status_that_nobody_knows_counts_as_active(
+    backend: AzureStorageBackend, provider: ProviderHub, status: str | None
+) -> None:
+    await provider.put("order-1", status)
+    await quiet(provider)
+    assert active(await seen(backend, provider.hub)) == ["order-1"]
+
+
+async def test_what_a_purge_left_behind_is_no_instance(backend: AzureStorageBackend, provider: ProviderHub) -> None:
+    await provider.table.upsert_entity({"PartitionKey": "order-1", "RowKey": "", "SequenceNumber": 7})
+    assert await seen(backend, provider.hub) == []
+
+
+IDS = ["order/1", "a\\b", "50%", "^", "^^0", "#?", "ß-ü-日本-🙂", "x y", "'quoted'", "A", "?", "~", "\x7f", "z" * 256]
+
+
+async def test_ids_of_every_kind_are_seen_and_found(backend: AzureStorageBackend, provider: ProviderHub) -> None:
+    for instance_id in IDS:
+        await provider.put(instance_id, "Running")
+    assert active(await seen(backend, provider.hub)) == sorted(IDS)
+    found = await backend.find(provider.hub, IDS)
+    assert [one.instance_id for one in found.values() if one] == IDS
+
+
+async def test_a_hub_of_many_pages_is_read_to_the_end(backend: AzureStorageBackend, provider: ProviderHub) -> None:
+    """More than 2,500 matching rows: the service gives a thousand at a time."""
+    ids = [f"{number * 7919 % 16:x}{number:05d}" for number in range(2700)]
+    at_once = asyncio.Semaphore(24)
+
+    async def put(instance_id: str) -> None:
+        async with at_once:
+            await provider.put(instance_id, "Running")
+
+    await asyncio.gather(*(put(instance_id) for instance_id in ids))
+    assert active(await seen(backend, provider.hub)) == sorted(ids)
+
+
+async def test_ids_with_one_beginning_take_many_pages_of_one_range(
+    backend: AzureStorageBackend, provider: ProviderHub
+) -> None:
+    ids = [f"order-{number:05d}" for number in range(2600)]
+    at_once = asyncio.Semaphore(24)
+
+    async def put(instance_id: str) -> None:
+        async with at_once:
+            await provider.put(instance_id, "Pending")
+
+    await asyncio.gather(*(put(instance_id) for instance_id in ids))
+    found = await seen(backend, provider.hub)
+    assert len(found) == len(ids)
+    assert active(found) == sorted(ids)
+
+
+async def test_a_page_cursor_is_good_for_another_worker(
+    storage: StorageSettings, backend: AzureStorageBackend, provider: ProviderHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 3)
+    ids = [f"{number:x}-order" for number in range(16)] + [f"c{number}" for number in range(8)]
+    for instance_id in ids:
+        await provider.put(instance_id, "Running")
+    start = await backend.start(provider.hub)
+    found: list[Sighting] = []
+    cursors = list(start.cursors)
+    while cursors:
+        other = AzureStorageBackend(storage, "DURABLE_STORAGE")
+        page = await other.page(provider.hub, start.since, cursors.pop(0))
+        await other.close()
+        found += page.sightings
+        cursors += page.cursors
+    assert active(found) == sorted(ids)
+    assert len(found) == len(ids)
+
+
+async def test_short_and_empty_pages_do_not_end_a_scan(
+    proxy: StorageProxy, proxied: AzureStorageBackend, provider: ProviderHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service may give back less than was asked for, even nothing, with a continuation."""
+    monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 2)
+    ids = [f"a{number}" for number in range(5)] + [f"order-{number}" for number in range(5)]
+    for instance_id in ids:
+        await provider.put(instance_id, "Running")
+    proxy.empty_pages = True
+    assert active(await seen(proxied, provider.hub)) == sorted(ids)
+    assert proxy.emptied > 3
+
+
+class Scanner:
+    """Follows a scan pass by pass, as verification does, and lets a test act between two pages."""
+
+    def __init__(self, backend: AzureStorageBackend, hub: str) -> None:
+        self._backend = backend
+        self._hub = hub
+
+    async def begin(self) -> Scan:
+        start = await self._backend.start(self._hub)
+        return Scan(Instant(0), start.since, list(start.cursors), list(start.again), "")
+
+    async def one_page(self, scan: Scan) -> None:
+        cursor = scan.cursors.pop(0)
+        page = await self._backend.page(self._hub, scan.since, cursor)
+        scan.add(page.sightings, Exemptions())
+        scan.cursors[:0] = page.cursors
+
+
+async def test_work_that_is_handed_over_while_a_scan_runs_is_not_missed(
+    backend: AzureStorageBackend, provider: ProviderHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """b-first starts a-second and ends, after the scan has read the range of a and before it reads that of b: neither
+    is seen active, but the change is."""
+    monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 1)
+    await provider.put("b-first", "Running")
+    await provider.put("a-old", "Completed")
+    await provider.put("c-old", "Completed")
+    scanner = Scanner(backend, provider.hub)
+    scan = await scanner.begin()
+    await scanner.one_page(scan)
+    while '"PartitionKey"' in scan.cursors[0] or not scan.cursors[0].startswith("[14"):
+        await scanner.one_page(scan)
+    await provider.put("a-second", "Running")
+    await provider.put("b-first", "Completed")
+    while scan.cursors:
+        await scanner.one_page(scan)
+    assert scan.blocking == 0
+    assert not scan.finished(), "a pass that saw changes is not enough"
+    while scan.cursors:
+        await scanner.one_page(scan)
+    assert [one.instance_id for one in scan.listed] == ["a-second"]
+    assert scan.finished()
+
+
+async def test_a_hub_that_has_just_fallen_silent_needs_one_pass_more_and_no_waiting(
+    backend: AzureStorageBackend, provider: ProviderHub
+) -> None:
+    await provider.put("order-1", "Completed")
+    scanner = Scanner(backend, provider.hub)
+    scan = await scanner.begin()
+    passes = 0
+    while not scan.finished():
+        passes += 1
+        while scan.cursors:
+            await scanner.one_page(scan)
+    assert (passes, scan.blocking) == (2, 0)
+
+
+async def test_find_tells_what_is_there_and_what_is_not(backend: AzureStorageBackend, provider: ProviderHub) -> None:
+    await provider.put("order-1", "Terminated")
+    found = await backend.find(provider.hub, ["order-1", "order-2"])
+    assert found["order-2"] is None
+    one = found["order-1"]
+    assert one is not None
+    assert (one.active, one.runtime_status) == (False, RuntimeStatus.TERMINATED)
+
+
+async def test_a_hub_without_tables_is_missing(backend: AzureStorageBackend, hub: str) -> None:
+    for asked in (backend.start(hub), backend.page(hub, Instant(0), "[null, null]"), backend.find(hub, ["order-1"])):
+        with pytest.raises(SourceError, match=f"there is no table {hub}Instances") as told:
+            await asked
+        assert told.value.trouble is Trouble.MISSING
+        assert "DURABLE_STORAGE" in told.value.message
+
+
+async def test_a_shared_tracking_store_shows_only_the_rows_of_the_hub(storage: StorageSettings, hub: str) -> None:
+    prefix = new_hub()
+    backend = AzureStorageBackend(storage, "DURABLE_STORAGE", storage, "TRACKING", prefix)
+    async with ProviderHub(storage, hub, f"{prefix}Instances") as ours:
+        await ours.create()
+        await ours.put("ours", "Running")
+        await ours.put("ours-in-capitals", "Running", TaskHubName=hub.upper())
+        await ours.put("nobody-says", "Running", TaskHubName=None)
+        await ours.put("theirs", "Running", TaskHubName="othershub")
+        assert active(await seen(backend, hub)) == ["nobody-says", "ours", "ours-in-capitals"]
+        assert (await backend.find(hub, ["theirs"]))["theirs"] is None
+    await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble", "says"),
+    [
+        (403, Trouble.DENIED, "Storage Table Data Reader"),
+        (401, Trouble.DENIED, "Storage Table Data Reader"),
+        (429, Trouble.THROTTLED, "asks to wait"),
+        (503, Trouble.THROTTLED, "asks to wait"),
+        (500, Trouble.FAILED, "answers 500"),
+        (404, Trouble.FAILED, "answers 404 (Injected)"),
+        (0, Trouble.FAILED, "DURABLE_STORAGE"),
+    ],
+)
+async def test_trouble_is_told_by_what_there_is_to_mend(
+    proxy: StorageProxy,
+    proxied: AzureStorageBackend,
+    provider: ProviderHub,
+    status: int,
+    trouble: Trouble,
+    says: str,
+) -> None:
+    proxy.fail = lambda method, path: status
+    proxy.headers = {"Retry-After": "7"}
+    with pytest.raises(SourceError) as told:
+        await proxied.page(provider.hub, Instant(0), "[null, null]")
+    assert told.value.trouble is trouble
+    assert says in told.value.message
+    assert "AccountKey" not in told.value.message
+    assert told.value.retry_after == (7 if trouble is Trouble.THROTTLED else None)
+    proxy.fail = lambda method, path: None
+    assert await seen(proxied, provider.hub) == []
+
+
+async def test_an_answer_that_breaks_off_in_the_middle_is_a_failure(
+    proxy: StorageProxy, proxied: AzureStorageBackend, provider: ProviderHub
+) -> None:
+    await provider.put("order-1", "Running")
+    proxy.cut_bodies = True
+    with pytest.raises(SourceError) as told:
+        await proxied.page(provider.hub, Instant(0), "[null, null]")
+    assert told.value.trouble is Trouble.FAILED
+    proxy.cut_bodies = False
+    assert active(await seen(proxied, provider.hub)) == ["order-1"]
+
+
+async def test_nobody_there_is_a_failure() -> None:
+    nowhere = StorageSettings.model_validate(
+        {
+            "connection_string": "DefaultEndpointsProtocol=http;AccountName=gone;AccountKey=c2VjcmV0;"
+            "TableEndpoint=http://127.0.0.1:9/gone"
+        }
+    )
+    backend = AzureStorageBackend(nowhere, "DURABLE_STORAGE")
+    with pytest.raises(SourceError, match="cannot be reached") as told:
+        await backend.start("v41")
+    assert told.value.trouble is Trouble.FAILED
+    await backend.close()
+
+
+def test_a_connection_without_a_key_is_told_by_its_setting() -> None:
+    with pytest.raises(SettingsError, match="DURABLE_STORAGE"):
+        AzureStorageBackend(
+            StorageSettings.model_validate({"connection_string": "AccountName=shop"}), "DURABLE_STORAGE"
+        )
