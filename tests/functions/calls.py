@@ -12,6 +12,7 @@ import function_app
 
 HOST = "http://localhost:7071"
 TRIGGER = "RecordLifecycleEvent"
+TIMER = "ProbeTaskHubs"
 
 
 @functools.cache

@@ -19,9 +19,11 @@ from dev.local import free_port
 from state_api.app import openapi_document
 from state_api.domain.errors import StorageUnavailable
 from state_api.http.problems import MEDIA_TYPE
+from state_api.services.background import INTERVAL_SECONDS
 from state_api.settings import STORAGE, SettingsError, StorageSettings, emulator_connection
-from tests.builders import cloud_event, event
-from tests.functions.calls import HOST, TRIGGER, call, content, deliver, functions, media_type
+from tests.builders import at, cloud_event, event
+from tests.functions.calls import HOST, TIMER, TRIGGER, call, content, deliver, functions, media_type
+from tests.taskhubs.provider import ProviderHub
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +47,7 @@ print(len(function_app.app.get_functions()))
 
 
 def http_functions() -> dict[str, Any]:
-    return {name: function for name, function in functions().items() if name != TRIGGER}
+    return {name: function for name, function in functions().items() if name not in (TRIGGER, TIMER)}
 
 
 def sample(name: str, hub: str) -> Any:
@@ -56,7 +58,7 @@ def sample(name: str, hub: str) -> Any:
 # Indexing
 
 
-async def test_the_functions_are_the_operations_of_the_contract_and_the_trigger(hosted: None) -> None:
+async def test_the_functions_are_the_operations_of_the_contract_and_the_triggers(hosted: None) -> None:
     """Name, path and methods of each are those that OpenAPI shows; events takes the CloudEvents handshake too."""
     contract = {
         operation["operationId"]: (path, {method.upper()})
@@ -70,6 +72,8 @@ async def test_the_functions_are_the_operations_of_the_contract_and_the_trigger(
     }
     assert indexed == contract
     assert functions()[TRIGGER].get_trigger().type == "eventGridTrigger"
+    assert functions()[TIMER].get_trigger().type == "timerTrigger"
+    assert functions()[TIMER].get_trigger().schedule == f"*/{INTERVAL_SECONDS} * * * * *"
 
 
 def test_every_name_and_every_pair_of_route_and_method_is_unique() -> None:
@@ -113,7 +117,7 @@ async def test_a_missing_setting_fails_the_invocation_and_is_read_again_at_the_n
 # HTTP functions
 
 
-async def test_a_whole_release_runs_through_the_functions(hosted: None, app: str) -> None:
+async def test_a_whole_release_runs_through_the_functions(hosted: None, storage: StorageSettings, app: str) -> None:
     """Every operation of an app once, each through the function of its name."""
     old, new = f"{app.replace('-', '')}v1", f"{app.replace('-', '')}v2"
     slots = {"production": {"taskHub": old, "version": "1"}, "staging": None}
@@ -141,12 +145,30 @@ async def test_a_whole_release_runs_through_the_functions(hosted: None, app: str
     assert {name: slot["taskHub"] for name, slot in swapped["slots"].items()} == {"production": new, "staging": old}
     verdict = await ask("GetStagingStatus", app=app)
     assert (verdict["taskHub"], verdict["ready"], verdict["activeCount"]) == (old, False, 1)
+    waiver = {"taskHub": old, "instanceId": "order-1", "reason": "stuck", "expiresAt": at(3600)}
+    assert (await ask("PostWaiver", waiver, app=app))["waivers"][0]["instanceId"] == "order-1"
+    assert (await ask("DeleteWaiver", query={"taskHub": old, "instanceId": "order-1"}, app=app))["waivers"] == []
+    async with ProviderHub(storage, old) as provider:
+        await (await provider.create()).put("order-1", "Running", version="1.0")
+    await ask("PutApp", {"taskHubs": {"provider": "azureStorage", "connection": STORAGE}}, app=app)
+    assert (await ask("GetVersions", hub=old))["versions"][0]["version"] == "1.0"
     assert (await ask("Cleanup", {"dryRun": True}, app=app))["taskHubs"] == []
     assert (await ask("GetApp", app=app))["slots"] == swapped["slots"]
     assert app in [one["app"] for one in (await ask("ListApps", query={"top": 1000}))["apps"]]
-    assert len((await ask("GetHistory", app=app))["history"]) == 4
+    assert len((await ask("GetHistory", app=app))["history"]) == 7
     assert "events" in await ask("ListQuarantine")
     assert seen == set(http_functions())
+
+
+async def test_the_timer_probes_what_is_draining(hosted: None, storage: StorageSettings, app: str, hub: str) -> None:
+    async with ProviderHub(storage, hub) as provider:
+        await provider.create()
+    slots = {"staging": {"taskHub": hub}}
+    source = {"provider": "azureStorage", "connection": STORAGE}
+    await call("PutApp", {"slots": slots, "taskHubs": source}, app=app)
+    await functions()[TIMER].get_user_function()(timer=None)
+    verdict = content(await call("GetStagingStatus", query={"verify": "none"}, app=app))
+    assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
 
 
 async def test_who_calls_reaches_the_audit_log(hosted: None, app: str) -> None:

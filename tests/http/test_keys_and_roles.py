@@ -56,11 +56,14 @@ OPERATIONS = [
     ("GET", "/api/apps/{app}/history", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}/instances", {"reader", "deployer", "admin"}),
+    ("GET", "/api/taskhubs/{hub}/versions", {"reader", "deployer", "admin"}),
     ("GET", "/api/quarantine", {"reader", "deployer", "admin"}),
     ("POST", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("POST", "/api/apps/{app}/swap", {"deployer", "admin"}),
     ("POST", "/api/apps/{app}/cleanup", {"deployer", "admin"}),
+    ("POST", "/api/apps/{app}/waivers", {"deployer", "admin"}),
+    ("DELETE", "/api/apps/{app}/waivers", {"deployer", "admin"}),
     ("PUT", "/api/apps/{app}", {"admin"}),
     ("POST", "/api/events", {"publisher", "admin"}),
     ("OPTIONS", "/api/events", {"publisher", "admin"}),
@@ -71,12 +74,13 @@ OPERATIONS = [
 async def test_each_role_may_do_its_own_work_and_no_more(
     guarded: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
+    parameters = {"taskHub": hub, "instanceId": "1"} if path.endswith("waivers") else {"taskHub": hub}
     for role, key in KEYS.items():
         # Valid but for an app and a hub that do not exist: who may, gets past the keys.
         answer = await guarded.request(
             method,
             path.format(app=app, hub=hub),
-            params={"taskHub": hub} if method == "DELETE" else {},
+            params=parameters if method == "DELETE" else {},
             json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
             headers={"x-functions-key": key, "WebHook-Request-Origin": "x"},
         )

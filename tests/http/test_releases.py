@@ -253,10 +253,34 @@ async def test_required_verification_without_a_probe_is_never_ready(
     assert (codes(verdict), verdict["assurance"]) == (["VerificationRequired"], "events")
 
 
-async def test_a_probe_that_the_server_does_not_have_is_refused(http: httpx.AsyncClient, app: str) -> None:
-    answer = await put(http, app, taskHubs={"provider": "azureStorage", "connection": "DURABLE_STORAGE"})
-    problem(answer, 400, "InvalidRequest")
-    assert (await put(http, app, taskHubs=None)).status_code == 200
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"provider": "azureTable", "connection": "DURABLE_STORAGE"}, "azureStorage"),
+        ({"provider": "azureStorage", "connection": "NOT_SET"}, "the setting NOT_SET is not set on this server"),
+        ({"provider": "azureStorage", "connection": "AccountKey=c2VjcmV0"}, "body.taskHubs.connection"),
+        ({"provider": "scheduler", "connection": "NOT_SET"}, "NOT_SET"),
+        ({"provider": "managementApi", "connection": "NOT_SET"}, "NOT_SET__endpoint"),
+        ({"provider": "azureStorage", "connection": "DURABLE_STORAGE", "trackingPrefix": "T"}, "trackingConnection"),
+        ({"provider": "scheduler", "connection": "X", "trackingConnection": "DURABLE_STORAGE"}, "azureStorage's"),
+    ],
+)
+async def test_a_probe_that_cannot_work_is_refused(
+    http: httpx.AsyncClient, app: str, source: dict[str, str], says: str
+) -> None:
+    told = problem(await put(http, app, taskHubs=source), 400, "InvalidRequest")
+    assert says in told["detail"]
+    problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:
+    plain = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+    shown = (await put(http, app, taskHubs=plain)).json()["taskHubs"]
+    assert shown == plain | {"trackingConnection": None, "trackingPrefix": None}
+    tracked = plain | {"trackingConnection": "DURABLE_STORAGE", "trackingPrefix": "Shared"}
+    assert (await put(http, app, taskHubs=tracked)).json()["taskHubs"] == tracked
+    assert (await put(http, app)).json()["taskHubs"] == tracked
+    assert (await put(http, app, taskHubs=None)).json()["taskHubs"] is None
 
 
 async def test_if_match_guards_every_change(http: httpx.AsyncClient, app: str) -> None:

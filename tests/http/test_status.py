@@ -63,10 +63,12 @@ async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app:
                 "startedAt": one["eventTime"],
                 "lastEventAt": one["eventTime"],
                 "source": "event",
+                "version": None,
             }
             for one in (first, second)
         ],
         "ignoredCount": 0,
+        "waived": [],
         "evidence": {
             "lastEventAt": second["eventTime"],
             "lastRecordedAt": verdict["evidence"]["lastRecordedAt"],

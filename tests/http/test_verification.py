@@ -1,16 +1,21 @@
 """Verdicts that rest on the task hub itself: the whole server on the real storage, with the hub's rows as the provider
 writes them."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from state_api.app import StateServer
+from state_api.domain.instants import instant_from, parse_instant
 from state_api.settings import StorageSettings
 from tests.builders import at, event
-from tests.http.client import codes, problem, publish, put, stage, staging, swapped_out
-from tests.taskhubs.provider import ProviderHub
+from tests.conftest import ShiftedClock, new_hub
+from tests.http.client import codes, problem, publish, put, stage, staging
+from tests.taskhubs.provider import ControlQueue, ProviderHub
 
 pytestmark = pytest.mark.anyio
 
@@ -94,3 +99,196 @@ async def test_a_hub_without_tables_is_unknown_and_not_drained(
     assert (await staging(http, app))["ready"]
     await publish(http, event(provider.hub, "order-1", "Completed", time=at(-60)))
     assert codes(await staging(http, app)) == ["TaskHubMissing"]
+
+
+async def test_while_events_show_active_instances_only_those_are_looked_up(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """The rest of the hub is not read: what else is active there is not even recorded."""
+    await publish(http, event(draining.hub, "order-1"))
+    await draining.put("order-1", "Suspended")
+    await draining.put("order-2", "Running")
+    verdict = await staging(http, app)
+    assert (codes(verdict), verdict["assurance"]) == (["InstancesActive"], "verified")
+    assert verdict["activeCount"] == 1
+    assert verdict["evidence"]["probe"] is None
+    assert list(await instances(http, draining.hub)) == ["order-1"]
+    await draining.put("order-1", "Completed")
+    verdict = await staging(http, app)
+    assert [one["instanceId"] for one in verdict["active"]] == ["order-2"]
+
+
+async def test_continue_as_new_whose_second_event_is_lost_stays_active(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    await publish(http, event(draining.hub, "monitor", "Running"), event(draining.hub, "monitor", "Completed"))
+    await draining.put("monitor", "Running", name="Monitor")
+    verdict = await staging(http, app, wait=3)
+    assert codes(verdict) == ["InstancesActive"]
+    await publish(http, event(draining.hub, "monitor", "Failed"))
+    await draining.put("monitor", "Failed", name="Monitor")
+    assert (await staging(http, app, wait=10))["ready"]
+
+
+async def test_an_end_that_was_published_and_not_yet_written_does_not_make_the_hub_ready(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """The extension publishes before it checkpoints; the records go back and forth, and end up right."""
+    await publish(http, event(draining.hub, "order-1"), event(draining.hub, "order-1", "Completed", time=at(0.5)))
+    await draining.put("order-1", "Running")
+    assert codes(await staging(http, app, wait=3)) == ["InstancesActive"]
+    assert (await instances(http, draining.hub))["order-1"]["source"] == "probe"
+    await draining.put("order-1", "Completed")
+    assert (await staging(http, app))["ready"]
+
+
+async def test_a_start_that_was_published_and_not_yet_written_blocks_while_messages_are_on_their_way(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    async with ControlQueue(draining) as queue:
+        await publish(http, event(draining.hub, "child", time=at(-5)))
+        message = await queue.send("the start of child")
+        assert codes(await staging(http, app, wait=2)) == ["InstancesActive"]
+        assert (await instances(http, draining.hub))["child"]["active"]
+        await queue.delete(message)
+        assert (await staging(http, app))["ready"]
+        one = (await instances(http, draining.hub))["child"]
+        assert (one["active"], one["reason"]) == (False, "not in the task hub any more")
+
+
+async def test_a_result_is_used_again_while_it_is_young(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub, clock: ShiftedClock
+) -> None:
+    first = (await staging(http, app))["evidence"]["probe"]
+    assert (await staging(http, app))["evidence"]["probe"] == first
+    assert (await staging(http, app, verify="none"))["ready"]
+    fresh = (await staging(http, app, verify="fresh"))["evidence"]["probe"]
+    assert fresh["checkedAt"] > first["checkedAt"]
+    clock.turn(121)
+    assert codes(await staging(http, app, verify="none")) == ["ProbeStale"]
+    assert (await staging(http, app))["ready"]
+
+
+async def test_an_event_puts_an_older_result_out_of_date(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    assert (await staging(http, app))["ready"]
+    await publish(http, event(draining.hub, "order-1", "Completed"))
+    assert codes(await staging(http, app, verify="none")) == ["ProbeStale"]
+
+
+async def test_without_a_look_a_hub_that_was_never_read_is_not_ready(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    assert codes(await staging(http, app, verify="none")) == ["ProbePending"]
+
+
+async def test_staging_always_looks_anew(http: httpx.AsyncClient, app: str, draining: ProviderHub) -> None:
+    """A young result says Ready; what has started since, and was published by nobody, is found all the same."""
+    assert (await staging(http, app))["ready"]
+    await draining.put("order-1", "Pending")
+    assert (await staging(http, app))["ready"], "a result that is young enough is used again"
+    refused = problem(await stage(http, app, new_hub()), 409, "StagingNotReady")
+    assert [reason["code"] for reason in refused["reasons"]] == ["InstancesActive"]
+    await draining.put("order-1", "Completed")
+    assert (await stage(http, app, new_hub())).status_code == 200
+
+
+async def test_a_stricter_policy_is_not_answered_from_what_was_read_under_a_looser_one(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    await draining.put("monitor", "Running", name="NightlySync")
+    await put(http, app, policy={"ignoreFunctions": ["Nightly*"]})
+    verdict = await staging(http, app)
+    assert (verdict["ready"], verdict["ignoredCount"]) == (True, 1)
+    await put(http, app, policy={"ignoreFunctions": []})
+    assert codes(await staging(http, app, verify="none")) == ["ProbePending"]
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+
+
+async def test_requiring_verification_is_met_by_a_probe(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    await put(http, app, policy={"requireVerification": True}, taskHubs=None)
+    assert codes(await staging(http, app)) == ["VerificationRequired"]
+    await put(http, app, taskHubs=SOURCE)
+    assert (await staging(http, app))["ready"]
+
+
+async def test_a_long_poll_ends_as_soon_as_the_hub_itself_has_drained(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    await draining.put("order-1", "Running")
+    began = asyncio.get_running_loop().time()
+
+    async def end() -> None:
+        await asyncio.sleep(1)
+        await draining.put("order-1", "Completed")
+
+    verdict, _ = await asyncio.gather(staging(http, app, wait=60), end())
+    assert verdict["ready"]
+    assert asyncio.get_running_loop().time() - began < 20
+
+
+async def test_more_than_a_verdict_counts_is_a_lower_bound(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    at_once = asyncio.Semaphore(24)
+
+    async def put_one(number: int) -> None:
+        async with at_once:
+            await draining.put(f"order-{number}", "Running")
+
+    await asyncio.gather(*(put_one(number) for number in range(1100)))
+    verdict = await staging(http, app)
+    assert (verdict["activeCount"], verdict["activeCountIsLowerBound"], len(verdict["active"])) == (1000, True, 20)
+    assert verdict["evidence"]["probe"]["active"] == 1100
+
+
+async def test_versions_count_what_is_active_at_the_source(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=3)
+    for number, (status, version) in enumerate(
+        [("Running", "1.0"), ("Pending", "1.0"), ("Suspended", "2.0"), ("Completed", "0.9"), ("Running", None)]
+    ):
+        await draining.put(f"order-{number}", status, version=version, CreatedTime=long_ago + timedelta(hours=number))
+    await draining.put("@counter@shop", "Running", version="0.1")
+    answer = await http.get(f"/api/taskhubs/{draining.hub}/versions")
+    assert answer.status_code == 200, answer.text
+    content = answer.json()
+    assert content["complete"]
+    assert [(one["version"], one["activeCount"]) for one in content["versions"]] == [(None, 1), ("1.0", 2), ("2.0", 1)]
+    oldest = {one["version"]: parse_instant(one["oldestStartedAt"]) for one in content["versions"]}
+    assert oldest["1.0"] == instant_from(long_ago)
+
+
+async def test_versions_need_a_probe_that_works(http: httpx.AsyncClient, app: str, provider: ProviderHub) -> None:
+    problem(await http.get(f"/api/taskhubs/{provider.hub}/versions"), 404, "TaskHubNotFound")
+    await put(http, app, slots={"staging": {"taskHub": provider.hub}})
+    problem(await http.get(f"/api/taskhubs/{provider.hub}/versions"), 409, "ProbeNotConfigured")
+    await put(http, app, taskHubs=SOURCE)
+    told = problem(await http.get(f"/api/taskhubs/{provider.hub}/versions"), 503, "SourceUnavailable")
+    assert "DURABLE_STORAGE" in told["detail"]
+
+
+async def test_the_background_probe_answers_before_anybody_asks(
+    http: httpx.AsyncClient, server: StateServer, app: str, draining: ProviderHub, clock: ShiftedClock
+) -> None:
+    assert await server.background.run_once() >= 1
+    assert (await staging(http, app, verify="none"))["ready"]
+    first = (await staging(http, app, verify="none"))["evidence"]["probe"]["checkedAt"]
+    await server.background.run_once()
+    assert (await staging(http, app, verify="none"))["evidence"]["probe"]["checkedAt"] == first
+    clock.turn(70)
+    await server.background.run_once()
+    assert (await staging(http, app, verify="none"))["evidence"]["probe"]["checkedAt"] > first
+
+
+async def test_the_background_probe_leaves_production_alone(
+    http: httpx.AsyncClient, server: StateServer, app: str, provider: ProviderHub
+) -> None:
+    await provider.create()
+    await put(http, app, slots={"production": {"taskHub": provider.hub}}, taskHubs=SOURCE)
+    await server.background.run_once()
+    assert codes(await staging(http, app, verify="none", slot="production")) == ["ProbePending"]

@@ -4,9 +4,10 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.domain.errors import StorageUnavailable
+from state_api.domain.evidence import ACTIVE_LIMIT
+from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus
-from state_api.domain.readiness import ACTIVE_LIMIT
 from state_api.services.ports import TableMissing, TaskHubRecord
 from state_api.storage.task_hubs import TaskHubStore
 from tests.storage.rows import active_ids, instance_store, rows
@@ -50,10 +51,6 @@ async def opened(server: StateServer, hub: str) -> TaskHubRecord:
     return await TaskHubStore(server.tables, 4).open(hub)
 
 
-def nothing_ignored(name: str) -> bool:
-    return False
-
-
 async def test_every_instance_id_round_trips(server: StateServer, hub: str) -> None:
     store, record = instance_store(server), await opened(server, hub)
     events = [happened(hub, instance_id, RuntimeStatus.RUNNING, n) for n, instance_id in enumerate(AWKWARD_IDS)]
@@ -62,7 +59,7 @@ async def test_every_instance_id_round_trips(server: StateServer, hub: str) -> N
         known = await store.get(record, event.instance_id)
         assert known is not None
         assert known.instance_id == event.instance_id
-    seen = {one.instance_id for one in (await store.activity(record, nothing_ignored)).active}
+    seen = {one.instance_id for one in (await store.activity(record, Exemptions())).active}
     assert seen == set(AWKWARD_IDS) - {"@entity@key"}
     listed = [one.instance_id for one in (await store.page(record, None, None, 100, None)).items]
     assert sorted(listed) == sorted(AWKWARD_IDS)
@@ -100,27 +97,27 @@ async def test_a_duplicate_changes_nothing_and_writes_nothing(server: StateServe
     assert await store.record(record, [event, event]) == [True, False]
     before = await rows(server, hub, "")
     stamps = {row["RowKey"]: row for row in before}
-    first = (await store.activity(record, nothing_ignored)).last_recorded_at
+    first = (await store.activity(record, Exemptions())).last_recorded_at
     assert await store.record(record, [event]) == [False]
     assert {row["RowKey"]: row for row in await rows(server, hub, "")} == stamps
-    assert (await store.activity(record, nothing_ignored)).last_recorded_at == first
+    assert (await store.activity(record, Exemptions())).last_recorded_at == first
 
 
 async def test_active_instances_come_oldest_first_whatever_their_ids(server: StateServer, hub: str) -> None:
     store, record = instance_store(server), await opened(server, hub)
     events = [happened(hub, f"id-{n}", RuntimeStatus.RUNNING, 1000 - n) for n in range(50)]
     await store.record(record, events)
-    active = (await store.activity(record, nothing_ignored)).active
+    active = (await store.activity(record, Exemptions())).active
     assert [one.instance_id for one in active] == [f"id-{n}" for n in reversed(range(50))]
 
 
 async def test_the_active_count_is_exact_to_the_limit_and_then_a_lower_bound(server: StateServer, hub: str) -> None:
     store, record = instance_store(server), await opened(server, hub)
     await store.record(record, [happened(hub, f"{n}", RuntimeStatus.RUNNING, n) for n in range(ACTIVE_LIMIT)])
-    activity = await store.activity(record, nothing_ignored)
+    activity = await store.activity(record, Exemptions())
     assert (len(activity.active), activity.more) == (ACTIVE_LIMIT, False)
     await store.record(record, [happened(hub, "one more", RuntimeStatus.RUNNING, -1)])
-    activity = await store.activity(record, nothing_ignored)
+    activity = await store.activity(record, Exemptions())
     assert (len(activity.active), activity.more) == (ACTIVE_LIMIT, True)
     assert activity.active[0].instance_id == "one more"
 
@@ -129,7 +126,7 @@ async def test_what_the_policy_ignores_does_not_hide_what_it_does_not(server: St
     store, record = instance_store(server), await opened(server, hub)
     monitors = [happened(hub, f"m{n}", RuntimeStatus.RUNNING, n, "Monitor") for n in range(ACTIVE_LIMIT + 50)]
     await store.record(record, [*monitors, happened(hub, "order", RuntimeStatus.RUNNING, 10_000)])
-    activity = await store.activity(record, lambda name: name == "Monitor")
+    activity = await store.activity(record, Exemptions(("Monitor",)))
     assert [one.instance_id for one in activity.active] == ["order"]
     assert (activity.more, activity.ignored_count) == (False, ACTIVE_LIMIT + 50)
 
@@ -179,7 +176,7 @@ async def test_the_last_event_is_the_latest_by_its_own_time_also_after_a_restart
     await instance_store(server).record(record, [happened(hub, "one", RuntimeStatus.COMPLETED, 50)])
     # A worker that has just started knows nothing of what came before.
     await instance_store(server).record(record, [happened(hub, "one", RuntimeStatus.RUNNING, 40)])
-    activity = await instance_store(server).activity(record, nothing_ignored)
+    activity = await instance_store(server).activity(record, Exemptions())
     assert activity.last_event_at == Instant(START + 50)
 
 
@@ -190,6 +187,6 @@ async def test_recording_into_a_table_that_is_gone_is_told(server: StateServer, 
     with pytest.raises(TableMissing):
         await store.record(record, [happened(hub, "one", RuntimeStatus.RUNNING)])
     with pytest.raises(StorageUnavailable, match="was deleted"):
-        await store.activity(record, nothing_ignored)
+        await store.activity(record, Exemptions())
     assert await store.get(record, "one") is None
     assert (await store.page(record, None, None, 10, None)).items == ()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from state_api.app import StateServer
+from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.settings import Settings, StorageSettings
 from state_api.storage.tables import instance_table
@@ -129,7 +130,7 @@ def machine_on(storage: StorageSettings) -> type[RuleBasedStateMachine]:
             store, record = instance_store(server), await record_of(server, self.hub)
             expected = self.model.active()
             assert await active_ids(server, self.hub) == expected
-            activity = await store.activity(record, lambda name: False)
+            activity = await store.activity(record, Exemptions())
             assert sorted(one.instance_id for one in activity.active) == expected
             for instance_id in self.model.seen:
                 known = await store.get(record, instance_id)

@@ -7,6 +7,9 @@ from typing import Any
 
 from azure.data.tables import EdmType, EntityProperty, UpdateMode
 from azure.data.tables.aio import TableServiceClient
+from azure.storage.blob.aio import BlobServiceClient
+from azure.storage.queue import QueueMessage
+from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape
@@ -44,6 +47,7 @@ class ProviderHub:
 
     def __init__(self, storage: StorageSettings, hub: str, table: str | None = None) -> None:
         assert storage.connection_string is not None
+        self.storage = storage
         self.hub = hub
         self.name = table or f"{hub}Instances"
         self._service = TableServiceClient.from_connection_string(storage.connection_string.get_secret_value())
@@ -72,3 +76,78 @@ class ProviderHub:
 
     async def purge(self, instance_id: str) -> None:
         await self.table.delete_entity(escape(instance_id), "")
+
+
+class ControlQueue:
+    """One of the hub's control queues, with messages in it."""
+
+    def __init__(self, hub: ProviderHub) -> None:
+        assert hub.storage.connection_string is not None
+        connection = hub.storage.connection_string.get_secret_value()
+        self._queue = QueueClient.from_connection_string(connection, f"{hub.hub.lower()}-control-01")
+
+    async def __aenter__(self) -> "ControlQueue":
+        await self._queue.create_queue()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._queue.delete_queue()
+        await self._queue.close()
+
+    async def send(self, text: str) -> QueueMessage:
+        return await self._queue.send_message(text)
+
+    async def delete(self, message: QueueMessage) -> None:
+        await self._queue.delete_message(message)
+
+
+CONTAINERS = ("leases", "largemessages", "applease")
+
+
+class Account:
+    """The app's storage account: whole task hubs, made as the provider makes them, and what there is of them."""
+
+    def __init__(self, storage: StorageSettings) -> None:
+        assert storage.connection_string is not None
+        connection = storage.connection_string.get_secret_value()
+        self._storage = storage
+        self._tables = TableServiceClient.from_connection_string(connection)
+        self._queues = QueueServiceClient.from_connection_string(connection)
+        self._blobs = BlobServiceClient.from_connection_string(connection)
+
+    async def __aenter__(self) -> "Account":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for client in (self._tables, self._queues, self._blobs):
+            await client.close()
+
+    async def make(self, hub: str, *instances: tuple[str, str]) -> None:
+        """All of a task hub, with these instances and their statuses."""
+        for name in ("History", "Partitions"):
+            await self._tables.create_table(f"{hub}{name}")
+        async with ProviderHub(self._storage, hub) as provider:
+            await provider.create()
+            for instance_id, status in instances:
+                await provider.put(instance_id, status)
+        for number in range(4):
+            await self._queues.create_queue(f"{hub.lower()}-control-{number:02d}")
+        await self._queues.create_queue(f"{hub.lower()}-workitems")
+        for name in CONTAINERS:
+            await self._blobs.create_container(f"{hub.lower()}-{name}")
+        await self._blobs.get_blob_client(f"{hub.lower()}-leases", "taskhub.json").upload_blob(b"{}")
+
+    async def add(self, queue: str) -> None:
+        """A queue that is no part of any hub."""
+        await self._queues.create_queue(queue)
+
+    async def artifacts(self, beginning: str) -> list[str]:
+        """Every table, queue and container whose name begins so, as cleanup names them."""
+        tables = [f"table {one.name}" async for one in self._tables.list_tables()]
+        queues = [f"queue {one.name}" async for one in self._queues.list_queues()]
+        containers = [f"container {one.name}" async for one in self._blobs.list_containers()]
+        return sorted(
+            one
+            for one in (*tables, *queues, *containers)
+            if one.partition(" ")[2].lower().startswith(beginning.lower())
+        )
