@@ -1,0 +1,121 @@
+"""Waivers over HTTP: one stuck instance is answered for, on record, until a day."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from state_api.settings import StorageSettings
+from tests.builders import at, event
+from tests.conftest import ShiftedClock, new_hub
+from tests.http.client import codes, problem, publish, put, run, stage, staging
+from tests.http.test_verification import SOURCE
+from tests.taskhubs.provider import ProviderHub
+
+pytestmark = pytest.mark.anyio
+
+
+async def waive(http: httpx.AsyncClient, app: str, hub: str, instance_id: str, **more: Any) -> httpx.Response:
+    body = {"taskHub": hub, "instanceId": instance_id, "reason": "row stuck, case 4711", "expiresAt": at(3600), **more}
+    return await http.post(f"/api/apps/{app}/waivers", json=body, headers=run(7))
+
+
+@pytest.fixture
+async def stuck(http: httpx.AsyncClient, app: str, hub: str) -> str:
+    """A hub in the staging slot with two active instances."""
+    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
+    await publish(http, event(hub, "order-1"), event(hub, "order-2", function="Ship"))
+    return hub
+
+
+async def test_a_waived_instance_does_not_block_and_every_verdict_says_so(
+    http: httpx.AsyncClient, app: str, stuck: str
+) -> None:
+    waived = await waive(http, app, stuck, "order-1")
+    assert waived.status_code == 200, waived.text
+    verdict = await staging(http, app)
+    assert [one["instanceId"] for one in verdict["active"]] == ["order-2"]
+    assert (verdict["activeCount"], verdict["ready"]) == (1, False)
+    await waive(http, app, stuck, "order-2", reason="tolerates new code")
+    verdict = await staging(http, app)
+    assert (verdict["ready"], verdict["hasRunning"], verdict["activeCount"]) == (True, False, 0)
+    assert [(one["instanceId"], one["functionName"], one["reason"], one["by"]) for one in verdict["waived"]] == [
+        ("order-1", "ProcessOrder", "row stuck, case 4711", "pipeline 7"),
+        ("order-2", "Ship", "tolerates new code", "pipeline 7"),
+    ]
+    assert (await stage(http, app, new_hub())).status_code == 200
+
+
+async def test_a_waiver_is_on_record_and_shown_with_the_app(http: httpx.AsyncClient, app: str, stuck: str) -> None:
+    expires = at(3600)
+    shown = (await waive(http, app, stuck, "order-1", expiresAt=expires)).json()["waivers"]
+    assert [(one["taskHub"], one["instanceId"], one["by"], one["expiresAt"]) for one in shown] == [
+        (stuck, "order-1", "pipeline 7", expires)
+    ]
+    record = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
+    assert (record["operation"], record["reason"], record["by"]) == ("PostWaiver", "row stuck, case 4711", "pipeline 7")
+    assert record["details"] == {"taskHub": stuck, "instanceId": "order-1", "expiresAt": expires}
+    app_document = (await http.get(f"/api/apps/{app}")).json()
+    assert (await http.put(f"/api/apps/{app}", json=app_document)).status_code == 200
+    assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == shown
+
+
+async def test_a_waiver_ends_when_it_expires(
+    http: httpx.AsyncClient, app: str, stuck: str, clock: ShiftedClock
+) -> None:
+    await waive(http, app, stuck, "order-1")
+    await waive(http, app, stuck, "order-2")
+    assert (await staging(http, app))["ready"]
+    clock.turn(3601)
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == []
+
+
+async def test_a_waiver_can_be_taken_back(http: httpx.AsyncClient, app: str, stuck: str) -> None:
+    await waive(http, app, stuck, "order-1")
+    where = {"taskHub": stuck.upper(), "instanceId": "order-1"}
+    assert (await http.delete(f"/api/apps/{app}/waivers", params=where)).json()["waivers"] == []
+    assert (await staging(http, app))["activeCount"] == 2
+    problem(await http.delete(f"/api/apps/{app}/waivers", params=where), 404, "WaiverNotFound")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "code"),
+    [
+        ({"reason": "  "}, 400, "InvalidRequest"),
+        ({"expiresAt": "tomorrow"}, 400, "InvalidRequest"),
+        ({"expiresAt": at(-1)}, 400, "InvalidRequest"),
+        ({"expiresAt": at(91 * 86_400)}, 400, "InvalidRequest"),
+        ({"instanceId": ""}, 400, "InvalidRequest"),
+        ({"instanceId": "x" * 257}, 400, "InvalidRequest"),
+        ({"instanceId": "@counter@shop"}, 400, "InvalidRequest"),
+        ({"taskHub": "otherhub"}, 404, "TaskHubNotFound"),
+        ({"who": "me"}, 400, "InvalidRequest"),
+    ],
+)
+async def test_a_waiver_that_makes_no_sense_is_refused(
+    http: httpx.AsyncClient, app: str, stuck: str, wrong: dict[str, str], status: int, code: str
+) -> None:
+    answer = await waive(http, app, stuck, "order-1")
+    before = answer.json()["waivers"]
+    sent = {"taskHub": stuck, "instanceId": "order-1"} | wrong
+    problem(await waive(http, app, sent.pop("taskHub"), sent.pop("instanceId"), **sent), status, code)
+    assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == before
+
+
+async def test_no_app_no_waiver(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    problem(await waive(http, app, hub, "order-1"), 404, "AppNotFound")
+
+
+async def test_a_row_that_is_stuck_at_the_source_can_be_waived(
+    http: httpx.AsyncClient, app: str, hub: str, storage: StorageSettings
+) -> None:
+    async with ProviderHub(storage, hub) as provider:
+        await provider.create()
+        await provider.put("order-1", "Pending")
+    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    await waive(http, app, hub, "order-1")
+    verdict = await staging(http, app, verify="fresh")
+    assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
+    assert [(one["instanceId"], one["runtimeStatus"]) for one in verdict["waived"]] == [("order-1", "Pending")]
