@@ -19,9 +19,9 @@ import httpx
 from azure.core.credentials import AzureKeyCredential
 from azure.eventgrid import EventGridEvent, EventGridPublisherClient
 
-from dev.local import free_port, stopped, until
-from state_api.emulator import answers, table_emulator
-from state_api.settings import KEYS, STORAGE, emulator_connection
+from dev.local import free_ports, stopped, until
+from state_api.emulator import EmulatorPorts, answers, storage_emulator
+from state_api.settings import KEYS, STORAGE
 
 HOST = "127.0.0.1"
 APP = "shop"
@@ -173,12 +173,13 @@ def server(storage: str, port: int, keys: list[dict[str, str]], log: IO[bytes]) 
 def main() -> int:
     began = time.monotonic()
     keys = [{"name": f"demo-{role}", "role": role, "key": secrets.token_urlsafe(24)} for role in ("admin", "publisher")]
-    emulator_port, port = free_port(), free_port()
+    *emulator, port = free_ports(4)
+    ports = EmulatorPorts(*emulator)
     say("Starting the storage emulator and the state server …\n")
-    with tempfile.TemporaryFile() as log, table_emulator(emulator_port, None):
+    with tempfile.TemporaryFile() as log, storage_emulator(ports, None):
         try:
             with (
-                server(emulator_connection(HOST, emulator_port), port, keys, log),
+                server(ports.connection(HOST), port, keys, log),
                 httpx.Client(
                     base_url=f"http://{HOST}:{port}", headers={"x-functions-key": keys[0]["key"]}, timeout=90
                 ) as client,

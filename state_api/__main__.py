@@ -13,9 +13,17 @@ from types import FrameType
 import uvicorn
 
 from state_api.app import StateServer
-from state_api.emulator import EmulatorError, answers, table_emulator
+from state_api.emulator import EmulatorError, EmulatorPorts, answers, storage_emulator
 from state_api.http.middleware import LocalOnly, is_loopback
-from state_api.settings import EMULATOR_TABLE_PORT, KEYS, Settings, SettingsError, read_settings
+from state_api.settings import (
+    EMULATOR_BLOB_PORT,
+    EMULATOR_QUEUE_PORT,
+    EMULATOR_TABLE_PORT,
+    KEYS,
+    Settings,
+    SettingsError,
+    read_settings,
+)
 
 HOST = "127.0.0.1"
 PORT = 7071
@@ -72,8 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(one, lambda number, frame: sys.exit(0))
     with ExitStack() as stack:
         if settings.storage.development and not answers(HOST, EMULATOR_TABLE_PORT):
+            ports = EmulatorPorts(EMULATOR_TABLE_PORT, EMULATOR_QUEUE_PORT, EMULATOR_BLOB_PORT)
             try:
-                stack.enter_context(table_emulator(EMULATOR_TABLE_PORT, _EMULATOR_FOLDER))
+                stack.enter_context(storage_emulator(ports, _EMULATOR_FOLDER))
             except EmulatorError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1

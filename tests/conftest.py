@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from dev.local import free_port
+from dev.local import free_ports
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, seconds
-from state_api.emulator import table_emulator
-from state_api.settings import Settings, StorageSettings, emulator_connection
+from state_api.emulator import EmulatorPorts, storage_emulator
+from state_api.settings import Connections, Settings, StorageSettings
 from state_api.storage.tables import StorageClock
 
 
@@ -23,9 +23,9 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def storage() -> Iterator[StorageSettings]:
     """A storage account for the whole run, in memory. Tests keep apart by names that nobody else has."""
-    port = free_port()
-    with table_emulator(port, None):
-        yield StorageSettings.model_validate({"connection_string": emulator_connection("127.0.0.1", port)})
+    ports = EmulatorPorts(*free_ports(3))
+    with storage_emulator(ports, None):
+        yield StorageSettings.model_validate({"connection_string": ports.connection()})
 
 
 class ShiftedClock:
@@ -56,7 +56,10 @@ def clock() -> ShiftedClock:
 @pytest.fixture
 async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: str) -> AsyncIterator[StateServer]:
     """A whole server in this process, on the real storage."""
-    state = StateServer(Settings(storage=storage), clock)
+    assert storage.connection_string is not None
+    # The task hubs of the tests' apps live in the same emulator.
+    connections = Connections({"DURABLE_STORAGE": storage.connection_string.get_secret_value()})
+    state = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = state.tables.clock
     yield state
     await state.close()

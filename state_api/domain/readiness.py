@@ -243,7 +243,13 @@ def _probe_reason(evidence: Evidence, policy: Policy, now: Instant) -> ReasonGiv
             Reason.PROBE_PENDING, f"task hub {evidence.task_hub} has not been verified by {evidence.provider} yet"
         )
     if (reason := _FAILURES.get(probe.status)) is not None and not _probe_is_good(evidence, policy, now):
-        return ReasonGiven(reason, f"task hub {evidence.task_hub} could not be read: {probe.message}")
+        message = f"task hub {evidence.task_hub} could not be read: {probe.message}"
+        if reason is Reason.TASK_HUB_MISSING and not evidence.known and not policy.missing_task_hub_is_drained:
+            message += (
+                ". If a version that was staged and never started may be overwritten, set missingTaskHubIsDrained in "
+                "the app's policy"
+            )
+        return ReasonGiven(reason, message)
     if probe.status is ProbeStatus.INCOMPLETE:
         return ReasonGiven(
             Reason.PROBE_INCOMPLETE, f"the probe of task hub {evidence.task_hub} is not done: {probe.message}"

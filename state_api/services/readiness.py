@@ -33,11 +33,12 @@ class SlotStatus:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """How a verdict is to be verified: by what is read from `asked_at` on or by less, and until when, by the clock of
-    the event loop."""
+    the event loop; or by what was `checked` a moment ago."""
 
     verify: Verify
     asked_at: Instant
     deadline: float
+    checked: Checked | None = None
 
 
 class Readiness:
@@ -71,15 +72,19 @@ class Readiness:
         deadline = loop.time() + wait
         asked_at = self._clock.now()
         verify_at = loop.time()
+        checked: Checked | None = None
         while True:
-            how = Verification(Verify.NONE, asked_at, loop.time())
-            if loop.time() >= verify_at:
-                how = Verification(verify, asked_at, loop.time() + BUDGET_SECONDS)
             began = loop.time()
+            due = began >= verify_at
+            how = Verification(verify, asked_at, began + BUDGET_SECONDS, None if due else checked)
             status = await self._status(app_name, slot, caller, how)
-            if how.verify is not Verify.NONE:
+            evidence = status.verdict.evidence
+            checked = Checked(evidence.probe, evidence.confirmed)
+            if due:
                 took = loop.time() - began
                 verify_at = loop.time() + (_VERIFY_SECONDS if status.verdict.has_running else took)
+            elif not status.verdict.has_running:
+                verify_at = loop.time()
             left = deadline - loop.time()
             if status.verdict.ready or left <= 0 or self._stopping.is_set() or await gone():
                 return status
@@ -113,7 +118,7 @@ class Readiness:
         checked, known = Checked(None), True
         if app.task_hubs is not None:
             question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
-            checked = await self._verifier.check(question)
+            checked = how.checked or await self._verifier.check(question)
             known = await self._verifier.is_known(task_hub, checked.result)
         evidence = Evidence(
             task_hub=task_hub,

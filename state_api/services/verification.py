@@ -30,6 +30,7 @@ after which the platform cuts a request off."""
 
 _LOOKED_UP = 16
 """Active instances that are looked up at a time, the oldest first; one that is still active is answer enough."""
+_MOST_LOOKED_UP = 128
 _PAGES_AT_ONCE = 8
 _RECORDED = 1000
 """Instances that events missed and one scan records. A verdict counts no more than that exactly."""
@@ -175,9 +176,11 @@ class Verifier:
     ) -> tuple[bool, bool]:
         """Ask the hub for instances that the records hold active, and close those that have ended. Whether one was
         seen active, and whether any is left."""
-        for at in range(0, len(active), _LOOKED_UP):
-            batch = {one.instance_id: one for one in active[at : at + _LOOKED_UP]}
-            seen = await backend.find(question.task_hub, list(batch))
+        size, at = _LOOKED_UP, 0
+        while at < len(active):
+            batch = {one.instance_id: one for one in active[at : at + size]}
+            at, size = at + size, min(2 * size, _MOST_LOOKED_UP)
+            seen = dict(await backend.find(question.task_hub, list(batch)))
             standings = {one: standing(_started(batch[one]), seen[one]) for one in batch}
             doubtful = [
                 one
@@ -186,17 +189,34 @@ class Verifier:
             ]
             # Messages first, then the instances once more: what has left the queues in between has been written.
             if doubtful and await backend.in_flight(question.task_hub) is False:
-                again = await backend.find(question.task_hub, doubtful)
-                seen = {**seen, **again}
-                standings |= {one: standing(_started(batch[one]), again[one]) for one in doubtful}
+                seen |= await backend.find(question.task_hub, doubtful)
+                standings |= {one: standing(_started(batch[one]), seen[one]) for one in doubtful}
                 doubtful = []
-            over = [one for one, known in standings.items() if known is not Standing.ACTIVE and one not in doubtful]
+            absent = [one for one in batch if standings[one] is Standing.UNCONFIRMED and one not in doubtful]
+            if absent and not any(seen.values()) and not await self._is_same_hub(backend, question.task_hub):
+                raise SourceError(
+                    Trouble.FAILED,
+                    f"what {question.source.connection} leads to knows none of the instances that events showed on "
+                    f"task hub {question.task_hub}: is it the storage of another app or environment? If they were "
+                    "purged, waive those that are shown active",
+                )
+            over = [one for one in batch if standings[one] is not Standing.ACTIVE and one not in doubtful]
             await self._correct(
                 question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
             )
             if len(over) < len(batch):
                 return Standing.ACTIVE in standings.values(), True
         return False, False
+
+    async def _is_same_hub(self, backend: Backend, task_hub: str) -> bool:
+        """Whether the backend knows any of the finished instances that events showed: a hub of the same name in
+        another account does not, and its silence must not close what runs here."""
+        hub = await self._task_hubs.get(task_hub)
+        if hub is None:
+            return False
+        page = await self._instances.page(hub, False, None, _LOOKED_UP, None)
+        known = await backend.find(task_hub, [one.instance_id for one in page.items])
+        return any(known.values())
 
     async def _correct(self, task_hub: str, corrections: Sequence[Instance]) -> None:
         if not corrections:

@@ -61,23 +61,34 @@ def instance_table(task_hub: str) -> str:
 class StorageClock:
     """The time as the storage tells it in every answer. Servers whose own clocks differ agree on it, and it is the
     clock that rows are stamped with. Behind the storage by less than a second and a round trip, and ahead only as far
-    as this machine runs fast between two answers."""
+    as this machine runs fast within two minutes."""
 
     _CORRECTED = 2.0
     """Seconds behind what was heard before, from which the storage is taken to have set its clock back."""
+    _WINDOW = 60.0
+    """Seconds that what was heard counts for, and as many again: a machine that runs fast must not get ahead."""
 
     def __init__(self) -> None:
         self._at_zero: float | None = None
+        self._before: float | None = None
+        self._lately: float | None = None
+        self._since = 0.0
 
     def hear(self, date: str) -> None:
         """Take note of a `Date` header. It is cut to seconds and older by its way here, so of several the one that
         is furthest ahead is the closest."""
+        now = time.monotonic()
         try:
-            at_zero = parsedate_to_datetime(date).timestamp() - time.monotonic()
+            at_zero = parsedate_to_datetime(date).timestamp() - now
         except ValueError:
             return
-        if self._at_zero is None or not self._at_zero - self._CORRECTED < at_zero < self._at_zero:
-            self._at_zero = at_zero
+        if self._at_zero is not None and at_zero <= self._at_zero - self._CORRECTED:
+            self._before = self._lately = None
+        if self._lately is None or now - self._since >= self._WINDOW:
+            self._before = self._lately if now - self._since < 2 * self._WINDOW else None
+            self._lately, self._since = at_zero, now
+        self._lately = max(self._lately, at_zero)
+        self._at_zero = self._lately if self._before is None else max(self._before, self._lately)
 
     @property
     def synchronized(self) -> bool:

@@ -40,8 +40,9 @@ DEFAULT_TRACKING_PREFIX = "DurableTask"
 _COLUMNS = ["PartitionKey", "Timestamp", "Name", "Version", "CreatedTime", "RuntimeStatus", "TaskHubName"]
 _PAGE = 1000
 _AT_ONCE = 16
-_MARGIN = seconds(2)
-"""The storage's time comes cut to seconds, and its machines may differ a little."""
+_MARGIN = seconds(5)
+"""The storage's time comes cut to seconds, its machines may differ a little, and so may this one's idea of it. Looking
+back further costs nothing but one more pass over a hub that has just changed."""
 
 # Entities' ids begin with @; all other ids lie below or above. A row whose status is missing or new counts as active.
 _ENDED = " or ".join(f"RuntimeStatus eq '{status}'" for status in sorted(ENDED_STATUSES))

@@ -114,7 +114,7 @@ async def test_while_events_show_active_instances_only_those_are_looked_up(
     assert verdict["evidence"]["probe"] is None
     assert list(await instances(http, draining.hub)) == ["order-1"]
     await draining.put("order-1", "Completed")
-    verdict = await staging(http, app)
+    verdict = await staging(http, app, wait=3)
     assert [one["instanceId"] for one in verdict["active"]] == ["order-2"]
 
 
@@ -146,6 +146,8 @@ async def test_a_start_that_was_published_and_not_yet_written_blocks_while_messa
     http: httpx.AsyncClient, app: str, draining: ProviderHub
 ) -> None:
     async with ControlQueue(draining) as queue:
+        await draining.put("order-1", "Completed")
+        await publish(http, event(draining.hub, "order-1", "Completed", time=at(-9)))
         await publish(http, event(draining.hub, "child", time=at(-5)))
         message = await queue.send("the start of child")
         assert codes(await staging(http, app, wait=2)) == ["InstancesActive"]
@@ -154,6 +156,20 @@ async def test_a_start_that_was_published_and_not_yet_written_blocks_while_messa
         assert (await staging(http, app))["ready"]
         one = (await instances(http, draining.hub))["child"]
         assert (one["active"], one["reason"]) == (False, "not in the task hub any more")
+
+
+async def test_a_hub_that_knows_nothing_of_what_events_showed_is_taken_for_another(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """The connection leads to another environment, where a hub has the same name: its silence closes nothing."""
+    await publish(http, event(draining.hub, "order-1", "Completed", time=at(-3600)))
+    await publish(http, event(draining.hub, "order-2", time=at(-3600)))
+    verdict = await staging(http, app, wait=2)
+    assert codes(verdict) == ["InstancesActive", "ProbeFailed"]
+    assert "is it the storage of another app or environment?" in verdict["reasons"][1]["message"]
+    assert (await instances(http, draining.hub))["order-2"]["active"]
+    await draining.put("order-1", "Completed")
+    assert (await staging(http, app))["ready"]
 
 
 async def test_a_result_is_used_again_while_it_is_young(

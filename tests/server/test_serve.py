@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from azure.core.credentials import AzureKeyCredential
 from azure.core.exceptions import ClientAuthenticationError
 from azure.eventgrid import EventGridEvent, EventGridPublisherClient
 
-from dev.local import free_port, stopped, until
+from dev.local import free_ports, stopped, until
 from state_api.emulator import answers
 from state_api.settings import StorageSettings
 from tests.builders import event
@@ -29,6 +30,13 @@ SERVE = [sys.executable, "-m", "state_api", "serve"]
 def ended(command: list[str], settings: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     """What a server that ends by itself has said, and with which code."""
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+
+
+def moved(emulator: list[int]) -> str:
+    """Code that moves the emulator away from its usual ports, where a developer's own may be listening."""
+    names = ("EMULATOR_TABLE_PORT", "EMULATOR_QUEUE_PORT", "EMULATOR_BLOB_PORT")
+    moves = (f"settings.{name} = main.{name} = {port};" for name, port in zip(names, emulator, strict=True))
+    return "import sys, state_api.settings as settings, state_api.__main__ as main;" + "".join(moves)
 
 
 def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
@@ -61,13 +69,8 @@ def test_a_server_that_must_not_start_says_why(
 
 
 def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> None:
-    """At another port than its usual one, where a developer's own may be listening."""
-    emulator, port = free_port(), free_port()
-    code = (
-        "import sys, state_api.settings as settings, state_api.__main__ as main;"
-        f"settings.EMULATOR_TABLE_PORT = main.EMULATOR_TABLE_PORT = {emulator};"
-        f"sys.exit(main.main(['serve', '--port', '{port}']))"
-    )
+    *emulator, port = free_ports(4)
+    code = f"{moved(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
     settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     hub = new_hub()
     for how in (signal.SIGINT, signal.SIGHUP):
@@ -76,7 +79,7 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
         )
         with stopped(process):
             until(lambda: answers(HOST, port), "the server listens")
-            assert answers(HOST, emulator)
+            assert all(answers(HOST, service) for service in emulator)
             sent = httpx.post(f"http://{HOST}:{port}/api/events", json=[event(hub)], timeout=30).json()
             assert sent["quarantined"] == 0
             shown = httpx.get(f"http://{HOST}:{port}/api/taskhubs/{hub}", timeout=30).json()
@@ -84,26 +87,29 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
             assert shown["activeCount"] == 1
             process.send_signal(how)
             assert process.wait(60) == 0
-        assert not answers(HOST, emulator)
+        assert not any(answers(HOST, service) for service in emulator)
+
+
+@pytest.mark.parametrize(("service", "place"), [("queue", 1), ("blob", 2)])
+def test_an_emulator_whose_port_is_taken_is_not_started(service: str, place: int, tmp_path: Path) -> None:
+    emulator = free_ports(3)
+    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    with socket.create_server((HOST, emulator[place])):
+        done = ended([sys.executable, "-c", f"{moved(emulator)}sys.exit(main.main(['serve']))"], settings, tmp_path)
+    assert done.returncode == 1
+    assert f"something else listens on port {emulator[place]}, where its {service} service belongs" in done.stderr
+    assert not any(answers(HOST, port) for port in emulator)
 
 
 def test_a_server_without_an_emulator_to_start_says_what_to_do(tmp_path: Path) -> None:
     code = (
-        "import sys, state_api.__main__ as main, state_api.emulator as emulator;"
+        f"{moved(free_ports(3))}"
+        "import state_api.emulator as emulator;"
         "emulator.__file__ = '/nowhere/state_api/emulator.py';"
-        f"main.EMULATOR_TABLE_PORT = {free_port()};"
         "sys.exit(main.main(['serve']))"
     )
     settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true", "PATH": "/nowhere"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=settings,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ended([sys.executable, "-c", code], settings, tmp_path)
     assert done.returncode == 1
     assert "Azurite is not installed: run `make setup`" in done.stderr
 
@@ -199,13 +205,8 @@ def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path:
 
 
 def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: Path) -> None:
-    emulator = free_port()
-    code = (
-        "import sys, state_api.settings as settings, state_api.__main__ as main;"
-        f"settings.EMULATOR_TABLE_PORT = main.EMULATOR_TABLE_PORT = {emulator};"
-        "print('starting', flush=True);"
-        f"sys.exit(main.main(['serve', '--port', '{free_port()}']))"
-    )
+    *emulator, port = free_ports(4)
+    code = f"{moved(emulator)}print('starting', flush=True);sys.exit(main.main(['serve', '--port', '{port}']))"
     settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=settings, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -218,7 +219,7 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0
         assert b"Traceback" not in said
-    until(lambda: not answers(HOST, emulator), "the emulator is gone")
+    until(lambda: not any(answers(HOST, service) for service in emulator), "the emulator is gone")
 
 
 @pytest.mark.parametrize(

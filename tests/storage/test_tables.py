@@ -1,11 +1,13 @@
 """What all stores have in common: the storage's clock, long texts in rows, an identity instead of a key."""
 
 import time
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 
 import pytest
 
 from state_api.app import StateServer
-from state_api.domain.instants import TICKS_PER_SECOND, parse_instant
+from state_api.domain.instants import TICKS_PER_SECOND, instant_from, parse_instant
 from state_api.settings import StorageSettings
 from state_api.storage.tables import StorageClock, Tables, chunked, instance_table, unchunked
 
@@ -33,6 +35,18 @@ def test_the_clock_takes_what_is_furthest_ahead_because_dates_are_cut(monkeypatc
     assert clock.now() == parse_instant("2026-11-21T00:46:31Z")
     clock.hear("Sat, 21 Nov 2026 00:40:00 GMT")
     assert clock.now() == parse_instant("2026-11-21T00:40:00Z"), "a storage that corrects its clock is followed"
+
+
+def test_a_machine_that_runs_fast_does_not_take_the_clock_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer every ten seconds for a day, on a machine that gains a thousandth; dates are cut to seconds."""
+    clock = StorageClock()
+    start = parsedate_to_datetime("Sat, 21 Nov 2026 00:00:00 GMT")
+    for passed in range(0, 86_400, 10):
+        true = start + timedelta(seconds=passed + 0.3 * (passed % 3))
+        monkeypatch.setattr(time, "monotonic", lambda passed=passed: 1000 + passed * 1.001)
+        clock.hear(format_datetime(true.replace(microsecond=0), usegmt=True))
+        ahead = clock.now() - instant_from(start + timedelta(seconds=passed))
+        assert -1.0 <= ahead / TICKS_PER_SECOND <= 0.61 + 0.12
 
 
 @pytest.mark.anyio

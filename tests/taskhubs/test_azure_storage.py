@@ -64,7 +64,7 @@ def active(sightings: list[Sighting]) -> list[str]:
 
 async def quiet(provider: ProviderHub) -> None:
     """Wait until what was written is older than a scan that begins now looks back."""
-    await asyncio.sleep(3.2)
+    await asyncio.sleep(6.2)
 
 
 async def test_every_active_status_is_seen_and_no_other(backend: AzureStorageBackend, provider: ProviderHub) -> None:
