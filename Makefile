@@ -12,7 +12,7 @@ help: ## List the targets
 
 setup: .venv/.ready node_modules/.ready ## Prepare .venv and the storage emulator
 
-.venv/.ready: requirements.txt requirements-serve.txt requirements-dev.txt dev/setup
+.venv/.ready: requirements.txt requirements-serve.txt requirements-scheduler.txt requirements-dev.txt dev/setup
 	@dev/setup python
 	@touch $@
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from state_api.domain.evidence import ActiveInstance, Activity, ProbeResult, ProbeStatus
+from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.healing import Standing, ended, is_overdue, missed, standing
 from state_api.domain.instants import Instant, seconds
@@ -32,8 +32,8 @@ _LOOKED_UP = 16
 """Active instances that are looked up at a time, the oldest first; one that is still active is answer enough."""
 _MOST_LOOKED_UP = 128
 _PAGES_AT_ONCE = 8
-_RECORDED = 1000
-"""Instances that events missed and one scan records. A verdict counts no more than that exactly."""
+_RECORDED = ACTIVE_LIMIT + 1
+"""Instances that events missed and one scan records: enough to say that there are more than a verdict counts."""
 _LEASE_SECONDS = 30
 """What a lease outlasts the work by."""
 _CARRIED_ON = seconds(86_400)
@@ -102,6 +102,9 @@ class Verifier:
         """Verify a hub for a verdict."""
         kept = await self._probes.get(question.task_hub)
         result = kept.result if kept.result is not None and kept.result.exemptions == question.key else None
+        if result is not None and result.found_blocking:
+            # What it found is in the records, where it has been followed since.
+            result = None
         if question.verify is Verify.NONE:
             scan = kept.scan if kept.scan is not None and kept.scan.exemptions == question.key else None
             activity = await self.activity(question.task_hub, question.exemptions)

@@ -29,7 +29,7 @@ from state_api.domain.sightings import Sighting
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape, unescape
 from state_api.storage.tables import Tables, error_code, is_no_table, written_at
-from state_api.taskhubs.artifacts import Artifacts
+from state_api.taskhubs.artifacts import Artifacts, retry_after_of
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
 
 log = logging.getLogger(__name__)
@@ -220,12 +220,6 @@ class AzureStorageBackend:
 def _is_absent(error: HttpResponseError) -> bool:
     """Whether the table is there and the row is not."""
     return error_code(error) in ("", "ResourceNotFound")
-
-
-def retry_after_of(error: HttpResponseError) -> int | None:
-    headers: Mapping[str, str] = getattr(error.response, "headers", {})
-    value = headers.get("Retry-After", "")
-    return int(value) if value.isdigit() else None
 
 
 def _status(value: Any) -> RuntimeStatus:

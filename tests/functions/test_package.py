@@ -20,13 +20,33 @@ from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED, STORAGE, read_se
 REPOSITORY = Path(function_app.__file__).parent
 
 USED_AT_RUN_TIME = """
-import sys
+import asyncio, sys
 before = set(sys.modules)
 import function_app
 from state_api.app import StateServer
-from state_api.settings import Settings, StorageSettings
+from state_api.domain.releases import TaskHubSource
+from state_api.settings import Connections, Settings, StorageSettings
+from state_api.taskhubs.backend import SourceError
 # The managed identity and the transport are loaded when they are first needed.
-StateServer(Settings(storage=StorageSettings(table_service_uri="https://account.table.core.windows.net")))
+connections = Connections({
+    "SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
+    "STORAGE": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
+    "QueueEndpoint=http://127.0.0.1:9/a;BlobEndpoint=http://127.0.0.1:9/a",
+})
+uri = "https://account.table.core.windows.net"
+server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), connections=connections))
+
+async def use():
+    scheduler = server.backends.of(TaskHubSource("scheduler", "SCHEDULER"))
+    storage = server.backends.of(TaskHubSource("azureStorage", "STORAGE"))
+    for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41"), storage.in_flight("v41")):
+        try:
+            await asked
+        except SourceError:
+            pass
+    await server.close()
+
+asyncio.run(use())
 for name in set(sys.modules) - before:
     print(getattr(sys.modules[name], "__file__", None))
 """

@@ -4,6 +4,7 @@ without a restart."""
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -147,7 +148,7 @@ async def test_a_scan_that_needs_longer_is_carried_on_by_the_next_question(
     for number in range(3):
         await draining.put(f"b-order-{number}", "Completed")
     proxy.before = slowly
-    verdicts = []
+    verdicts: list[Any] = []
     while not verdicts or not verdicts[-1]["ready"]:
         verdicts.append(await staging(http, app, verify=verify))
         assert len(verdicts) < 20

@@ -1,0 +1,120 @@
+"""The other providers through the whole server: Microsoft's in-memory engine, and an app's management API."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+from durabletask.worker import TaskHubGrpcWorker
+
+from state_api.app import StateServer
+from state_api.settings import Connections, Settings, StorageSettings
+from tests.builders import at, event
+from tests.conftest import ShiftedClock, new_hub
+from tests.http.client import codes, problem, publish, put, stage, staging
+from tests.taskhubs import test_management_api as management
+from tests.taskhubs.test_scheduler import QUIET, Engine, eternal, parent, waiting
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def server_with(
+    storage: StorageSettings, clock: ShiftedClock, settings: dict[str, str]
+) -> AsyncIterator[httpx.AsyncClient]:
+    state = StateServer(Settings(storage=storage, connections=Connections(settings)), clock)
+    clock.storage = state.tables.clock
+    transport = httpx.ASGITransport(state.application, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
+        yield client
+    await state.close()
+
+
+@pytest.fixture
+def working() -> Iterator[Engine]:
+    """An engine with a worker of these orchestrators."""
+    engine = Engine()
+    worker: Any = TaskHubGrpcWorker(host_address=engine.address, logger=QUIET)
+    for orchestrator in (waiting, eternal, parent):
+        worker.add_orchestrator(orchestrator)
+    worker.start()
+    yield engine
+    worker.stop()
+    engine.stop()
+
+
+async def test_a_hub_of_the_scheduler_drains(
+    storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, working: Engine
+) -> None:
+    settings = {"SHOP_SCHEDULER": working.connection}
+    source = {"provider": "scheduler", "connection": "SHOP_SCHEDULER"}
+    async with server_with(storage, clock, settings) as http:
+        slots = {"staging": {"taskHub": hub}}
+        assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
+        assert (await staging(http, app))["assurance"] == "verified"
+        await asyncio.to_thread(working.begin, waiting, "order-1")
+        await asyncio.to_thread(working.begin, parent, "order-2", "order-2-child")
+        await asyncio.to_thread(working.begin, eternal, "monitor", 1)
+        await asyncio.to_thread(working.client.suspend_orchestration, "order-1")
+        verdict = await staging(http, app, verify="fresh")
+        assert codes(verdict) == ["InstancesActive"]
+        found = {one["instanceId"]: one["runtimeStatus"] for one in verdict["active"]}
+        assert found.keys() == {"order-1", "order-2", "order-2-child", "monitor"}
+        assert (found["order-1"], verdict["active"][0]["source"]) == ("Suspended", "probe")
+        counted = (await http.get(f"/api/taskhubs/{hub}/versions")).json()
+        assert [(one["version"], one["activeCount"]) for one in counted["versions"]] == [(None, 4)]
+        # One turn of the monitor: it ends and goes on, and is active all the time.
+        await asyncio.to_thread(working.client.raise_orchestration_event, "monitor", "go")
+        problem(await stage(http, app, new_hub()), 409, "StagingNotReady")
+        await asyncio.to_thread(working.client.resume_orchestration, "order-1")
+        for ending in ("order-1", "order-2-child"):
+            await asyncio.to_thread(working.end, ending)
+        await asyncio.to_thread(working.until, "order-2", "COMPLETED")
+        assert [one["instanceId"] for one in (await staging(http, app))["active"]] == ["monitor"]
+        await asyncio.to_thread(working.client.terminate_orchestration, "monitor")
+        await asyncio.to_thread(working.until, "monitor", "TERMINATED")
+        verdict = await staging(http, app, wait=10, verify="fresh")
+        assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
+        assert (await stage(http, app, new_hub())).status_code == 200
+
+
+async def test_a_scheduler_that_is_away_is_a_reason(
+    storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
+) -> None:
+    settings = {"SHOP_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
+    async with server_with(storage, clock, settings) as http:
+        source = {"provider": "scheduler", "connection": "SHOP_SCHEDULER"}
+        await put(http, app, slots={"staging": {"taskHub": hub}}, taskHubs=source)
+        verdict = await staging(http, app)
+        assert codes(verdict) == ["ProbeFailed"]
+        assert "SHOP_SCHEDULER" in verdict["reasons"][0]["message"]
+
+
+async def test_a_hub_behind_the_management_api_drains(
+    storage: StorageSettings, clock: ShiftedClock, app: str, anyio_backend: str
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await running.answer(request)
+
+    running = management.App("")
+    hub = management.HUB
+    async with management.served(answer) as origin:
+        settings = {"SHOP_API__endpoint": origin, "SHOP_API__key": management.KEY}
+        async with server_with(storage, clock, settings) as http:
+            source = {"provider": "managementApi", "connection": "SHOP_API"}
+            slots = {"staging": {"taskHub": hub}}
+            assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
+            await publish(http, event(hub, "order-1", time=at(-5)))
+            running.put("order-1", "Suspended")
+            running.put("order-2", "Pending")
+            assert [one["instanceId"] for one in (await staging(http, app))["active"]] == ["order-1"]
+            running.put("order-1", "Terminated")
+            verdict = await staging(http, app, wait=3)
+            assert [(one["instanceId"], one["source"]) for one in verdict["active"]] == [("order-2", "probe")]
+            running.put("order-2", "Completed")
+            assert (await staging(http, app, wait=3))["ready"]
+            told = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
+            problem(told, 400, "InvalidRequest")
