@@ -23,6 +23,7 @@ from tests.builders import event
 from tests.conftest import new_hub
 from tests.proxy import storage_proxy
 from tests.server.processes import HOST, environment, serving
+from tests.taskhubs.provider import ProviderHub
 
 SERVE = [sys.executable, "-m", "state_api", "serve"]
 
@@ -286,3 +287,22 @@ def test_any_loopback_address_will_do(storage: StorageSettings, tmp_path: Path) 
     with serving(storage, tmp_path) as served, served.client() as http:
         for host in ("127.0.0.2", "[::1]:7071", "LOCALHOST:80"):
             assert http.get("/api/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_server_outside_azure_probes_by_itself(
+    storage: StorageSettings, tmp_path: Path, app: str, hub: str, anyio_backend: str
+) -> None:
+    """At its start and every half minute, so that the answer is there before the question."""
+    async with ProviderHub(storage, hub) as provider:
+        await provider.create()
+    source = {"provider": "azureStorage", "connection": "STATE_STORAGE"}
+    with serving(storage, tmp_path) as served, served.client() as http:
+        slots = {"staging": {"taskHub": hub}}
+        assert http.put(f"/api/apps/{app}", json={"slots": slots, "taskHubs": source}).status_code == 200
+    with serving(storage, tmp_path) as served:
+        with served.client() as http:
+            where = f"/api/apps/{app}/staging?verify=none"
+            until(lambda: bool(http.get(where).json()["ready"]), "the background probe has been there", 30)
+            assert http.get(where).json()["assurance"] == "verified"
+        assert served.stop() == 0
