@@ -1,7 +1,6 @@
 """The main job, visibly: versions 1, 2 and 3 of an app; 3 is refused while version 1's orchestrations still run in the
 slot it would overwrite, also one that no event told of. Real emulator, real server, the official Event Grid client.
-Ends with 0 only if every step
-answered as it should."""
+Ends with 0 only if every step answered as it should."""
 
 import json
 import os
@@ -157,9 +156,7 @@ def story(pipeline: Pipeline, app: DurableApp) -> None:
 
 
 def drain(pipeline: Pipeline, app: DurableApp) -> None:
-    say(
-        "\nThe two orders that events told of end; the end of one is lost. The pipeline waits until the hub has settled."
-    )
+    say("\nThe two orders that events told of end; one end is lost. The pipeline waits until the hub has settled.")
     app.turn("shopv1", "order-1001", "Completed", times=2)
     app.turn("shopv1", "order-1002", "Failed", times=0)
     verdict = pipeline.ask("GET", f"/api/apps/{APP}/staging", 200)
