@@ -134,7 +134,7 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
     blocking = [one for one in shown if not exemptions.exempts(one.function_name, one.instance_id)]
     active = tuple(blocking[:ACTIVE_LIMIT])
     probed = _probed(evidence, policy, now)
-    more = evidence.activity.more or len(blocking) > ACTIVE_LIMIT or (probed is not None and probed.unlisted > 0)
+    more = evidence.activity.more or len(blocking) > ACTIVE_LIMIT or _blocking_of(probed, exemptions) > len(blocking)
     count = max(len(active), 1) if more else len(active)
     reasons: list[ReasonGiven] = []
     if evidence.deployment is not None:
@@ -181,6 +181,14 @@ def _shown(evidence: Evidence, policy: Policy, now: Instant) -> list[ActiveInsta
         elif policy.ignores(seen.function_name) or seen.function_name == one.function_name:
             shown[one.instance_id] = replace(one, runtime_status=seen.runtime_status, version=seen.version)
     return sorted(shown.values(), key=lambda one: (one.started_at, one.instance_id))
+
+
+def _blocking_of(probed: ProbeResult | None, exemptions: Exemptions) -> int:
+    """How many blocking instances the probe has counted."""
+    if probed is None:
+        return 0
+    listed = (one for one in probed.active if not exemptions.exempts(one.function_name, one.instance_id))
+    return sum(1 for _ in listed) + probed.unlisted
 
 
 def _waived(shown: list[ActiveInstance], exemptions: Exemptions) -> tuple[Waived, ...]:

@@ -11,7 +11,7 @@ from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Source
 from state_api.domain.sightings import Sighting
 
-LISTED = 200
+LISTED = 50
 """Blocking instances that a scan keeps, the oldest; it counts all."""
 _TOLD_APART = 1000
 """Active instances created since the scan began that are counted once although two passes may show them."""
@@ -41,7 +41,7 @@ class Scan:
     ignored: int = 0
     waived: list[ActiveInstance] = field(default_factory=list)
     versions: dict[str, tuple[int, Instant]] = field(default_factory=dict)
-    new: list[str] = field(default_factory=list)
+    new: list[int] = field(default_factory=list)
     changes: int = 0
     changes_before: int | None = None
     recorded: int = 0
@@ -75,10 +75,11 @@ class Scan:
         """Whether an earlier page showed it; only what is new since the scan began can be shown twice."""
         if sighting.created_at < self.since:
             return False
-        if sighting.instance_id in self.new:
+        instance = _number(sighting.instance_id)
+        if instance in self.new:
             return True
         if len(self.new) < _TOLD_APART:
-            self.new.append(sighting.instance_id)
+            self.new.append(instance)
         return False
 
     def finished(self) -> bool:
@@ -128,5 +129,9 @@ def shown_as(sighting: Sighting) -> ActiveInstance:
 
 def _digest(sighting: Sighting) -> int:
     """A number for this state of this instance. Sums of them do not depend on the order of pages."""
-    text = f"{sighting.instance_id}\0{sighting.stamp}"
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") or 1
+    return _number(f"{sighting.instance_id}\0{sighting.stamp}") or 1
+
+
+def _number(text: str) -> int:
+    """A short name for a text."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -118,7 +118,11 @@ class Readiness:
         checked, known = Checked(None), True
         if app.task_hubs is not None:
             question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
-            checked = how.checked or await self._verifier.check(question)
+            checked = (
+                how.checked
+                if how.checked is not None and how.checked.answers(question)
+                else await self._verifier.check(question)
+            )
             known = await self._verifier.is_known(task_hub, checked.result)
         evidence = Evidence(
             task_hub=task_hub,

@@ -75,6 +75,10 @@ class Checked:
     result: ProbeResult | None
     confirmed: bool = False
 
+    def answers(self, question: Question) -> bool:
+        """Whether it came of the same question: policy, waivers and source may change while somebody waits."""
+        return self.result is None or self.result.exemptions == question.key
+
 
 class Verifier:
     def __init__(
@@ -102,16 +106,17 @@ class Verifier:
         """Verify a hub for a verdict."""
         kept = await self._probes.get(question.task_hub)
         result = kept.result if kept.result is not None and kept.result.exemptions == question.key else None
-        if result is not None and result.found_blocking:
-            # What it found is in the records, where it has been followed since.
+        if self._is_to_wait(result):
+            return Checked(result)
+        if result is not None and (result.found_blocking or not _is_fresh_enough(result, question)):
+            # What it found is in the records, where it has been followed since; and one that is not fresh must not
+            # answer after all when the time runs on between here and the verdict.
             result = None
         if question.verify is Verify.NONE:
             scan = kept.scan if kept.scan is not None and kept.scan.exemptions == question.key else None
             activity = await self.activity(question.task_hub, question.exemptions)
             if scan is not None and not self._is_good(result, question, activity):
                 return Checked(self._under_way(scan, question, result))
-            return Checked(result)
-        if self._is_to_wait(result):
             return Checked(result)
         confirmed = False
         try:
@@ -158,10 +163,7 @@ class Verifier:
             return False
         if activity.last_recorded_at is not None and result.began_at <= activity.last_recorded_at:
             return False
-        if question.verify is not Verify.FRESH or result.began_at >= question.asked_at:
-            return True
-        # A hub that takes more than one call to read: what was finished in this call is as fresh as it gets.
-        return result.carried_on and result.ended_at is not None and result.ended_at >= question.asked_at
+        return _is_fresh_enough(result, question)
 
     def _is_to_wait(self, result: ProbeResult | None) -> bool:
         """Whether the backend has asked to be left alone until later."""
@@ -383,6 +385,14 @@ _STATUS = {
     Trouble.THROTTLED: ProbeStatus.THROTTLED,
     Trouble.FAILED: ProbeStatus.FAILED,
 }
+
+
+def _is_fresh_enough(result: ProbeResult, question: Question) -> bool:
+    """Whether a result is as fresh as the question wants it."""
+    if question.verify is not Verify.FRESH or result.began_at >= question.asked_at:
+        return True
+    # A hub that takes more than one call to read: what was finished in this call is as fresh as it gets.
+    return result.carried_on and result.ended_at is not None and result.ended_at >= question.asked_at
 
 
 def _is_result(result: ProbeResult | None) -> bool:

@@ -40,6 +40,7 @@ DEFAULT_TRACKING_PREFIX = "DurableTask"
 _COLUMNS = ["PartitionKey", "Timestamp", "Name", "Version", "CreatedTime", "RuntimeStatus", "TaskHubName"]
 _PAGE = 1000
 _AT_ONCE = 16
+_LONGEST_NAME = 256
 _MARGIN = seconds(5)
 """The storage's time comes cut to seconds, its machines may differ a little, and so may this one's idea of it. Looking
 back further costs nothing but one more pass over a hub that has just changed."""
@@ -158,8 +159,8 @@ class AzureStorageBackend:
         stamp = written_at(row)
         return Sighting(
             instance_id=unescape(row["PartitionKey"]),
-            function_name=str(name or ""),
-            version=str(row["Version"]) if row.get("Version") else None,
+            function_name=str(name or "")[:_LONGEST_NAME],
+            version=str(row["Version"])[:_LONGEST_NAME] if row.get("Version") else None,
             runtime_status=_status(status),
             created_at=_instant(row.get("CreatedTime")) or stamp,
             updated_at=stamp,

@@ -11,10 +11,11 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.domain.instants import instant_from, parse_instant
+from state_api.services.verification import Checked, Question, Verifier
 from state_api.settings import StorageSettings
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, stage, staging
+from tests.http.client import codes, problem, publish, put, run, stage, staging
 from tests.taskhubs.provider import ControlQueue, ProviderHub
 
 pytestmark = pytest.mark.anyio
@@ -308,3 +309,38 @@ async def test_the_background_probe_leaves_production_alone(
     await put(http, app, slots={"production": {"taskHub": provider.hub}}, taskHubs=SOURCE)
     await server.background.run_once()
     assert codes(await staging(http, app, verify="none", slot="production")) == ["ProbePending"]
+
+
+async def test_what_was_read_before_the_question_does_not_stage_when_the_settle_window_ends_meanwhile(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub, clock: ShiftedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is not read while it settles; the window must not end between that decision and the verdict."""
+    await put(http, app, policy={"settleSeconds": 30})
+    await publish(http, event(draining.hub, "order-1", "Completed"))
+    await asyncio.sleep(1.1)
+    assert (await http.get(f"/api/taskhubs/{draining.hub}/versions?verify=fresh")).json()["complete"]
+    await draining.put("order-2", "Pending")
+    check = Verifier.check
+
+    async def check_slowly(self: Verifier, question: Question) -> Checked:
+        checked = await check(self, question)
+        clock.turn(31)
+        return checked
+
+    monkeypatch.setattr(Verifier, "check", check_slowly)
+    problem(await stage(http, app, new_hub()), 409, "StagingNotReady")
+
+
+async def test_a_policy_that_changes_while_somebody_waits_counts_at_once(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """The hub was found drained but for an ignored function, and is kept waiting by another run's deployment."""
+    await put(http, app, policy={"ignoreFunctions": ["Sync"]})
+    await draining.put("sync-1", "Running", name="Sync")
+    await stage(http, app, draining.hub, run(1))
+    waiting = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 6}, headers=run(2)))
+    await asyncio.sleep(1.5)
+    await put(http, app, policy={"ignoreFunctions": []})
+    await http.delete(f"/api/apps/{app}/staging", params={"taskHub": draining.hub}, headers=run(1))
+    verdict = (await waiting).json()
+    assert (verdict["ready"], codes(verdict)) == (False, ["InstancesActive"])
