@@ -29,7 +29,7 @@ from state_api.storage.probes import ProbeStore
 from state_api.storage.quarantine import QuarantineStore
 from state_api.storage.tables import Tables
 from state_api.storage.task_hubs import TaskHubStore
-from state_api.taskhubs.backends import Backends
+from state_api.taskhubs.backends import ConfiguredBackends
 
 
 class StateServer:
@@ -45,8 +45,8 @@ class StateServer:
         app_store = AppStore(self.tables)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
-        self.backends = Backends(settings.connections)
-        verifier = Verifier(self.backends, probes, task_hub_store, instances, time)
+        self.backends = ConfiguredBackends(settings.connections)
+        verifier = Verifier(self.backends, probes, task_hub_store, instances, time, self.stopping)
         readiness = Readiness(app_store, verifier, time, self.stopping)
         releases = Releases(app_store, task_hub_store, readiness, self.backends, time)
         self.background = Background(app_store, probes, readiness, time)

@@ -83,7 +83,7 @@ class Connections:
 
     def storage(self, name: str) -> StorageSettings:
         """The storage account behind a setting. Raises SettingsError."""
-        found = _storage_named(self._environment, name)
+        found = _storage_named(self._environment, name, ("table", "queue", "blob"))
         if found is None:
             raise SettingsError(
                 f"the setting {name} is not set on this server: set it to the storage connection string of the app's "
@@ -119,7 +119,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 def _storage(environment: Mapping[str, str]) -> StorageSettings:
     for name in (STORAGE, FALLBACK_STORAGE):
-        if (found := _storage_named(environment, name)) is not None:
+        if (found := _storage_named(environment, name, ("table",))) is not None:
             return found
     raise SettingsError(
         f"no state storage is set: set {STORAGE} to a connection string or to {DEVELOPMENT_STORAGE}, "
@@ -127,7 +127,8 @@ def _storage(environment: Mapping[str, str]) -> StorageSettings:
     )
 
 
-def _storage_named(environment: Mapping[str, str], name: str) -> StorageSettings | None:
+def _storage_named(environment: Mapping[str, str], name: str, services: tuple[str, ...]) -> StorageSettings | None:
+    """The account behind a setting, with the addresses of these services; None if the setting is not set."""
     client_id = environment.get(f"{name}__clientId") or None
     if connection := environment.get(name):
         if connection.strip().rstrip(";").lower() == DEVELOPMENT_STORAGE.lower():
@@ -141,7 +142,7 @@ def _storage_named(environment: Mapping[str, str], name: str) -> StorageSettings
     if account and not re.fullmatch(r"[a-z0-9]{3,24}", account):
         raise SettingsError(f"{name}__accountName must be the name of a storage account")
     uris: dict[str, str] = {}
-    for service in ("table", "queue", "blob"):
+    for service in services:
         setting = f"{name}__{service}ServiceUri"
         uri = environment.get(setting) or (f"https://{account}.{service}.core.windows.net" if account else None)
         if uri is None:

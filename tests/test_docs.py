@@ -15,20 +15,35 @@ from pydantic import SecretStr, TypeAdapter
 
 from state_api import __main__ as command
 from state_api.app import StateServer, openapi_document
+from state_api.domain import evidence, healing, names, waivers
 from state_api.domain.errors import StateError
-from state_api.domain.readiness import REASONS
-from state_api.http import events, middleware, problems
+from state_api.domain.readiness import REASONS, Policy
+from state_api.domain.releases import TaskHubSource
+from state_api.http import answers, events, middleware, problems, requests
 from state_api.http.auth import ANONYMOUS
-from state_api.services.envelopes import QUARANTINE_CODES
+from state_api.services import background, cleanup, verification
 from state_api.services.cleanup import Outcome
-from state_api.settings import DOCUMENTED, Key, Role, Settings, SettingsError, StorageSettings, read_settings
+from state_api.services.envelopes import QUARANTINE_CODES
+from state_api.services.verification import Verify
+from state_api.settings import (
+    DOCUMENTED,
+    Connections,
+    Key,
+    Role,
+    Settings,
+    SettingsError,
+    StorageSettings,
+    read_settings,
+)
 from state_api.settings import emulator_connection as connection
 from state_api.storage import tables
+from state_api.taskhubs import azure_storage, scheduler
+from state_api.taskhubs.backends import PROVIDERS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-HTTP_API, SETTINGS, REASON_CODES, CONCEPTS = (
-    ROOT / "docs" / name for name in ("http-api.md", "settings.md", "reasons.md", "concepts.md")
+HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE = (
+    ROOT / "docs" / name for name in ("http-api.md", "settings.md", "reasons.md", "concepts.md", "azure.md")
 )
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -129,6 +144,36 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert sorted(listed(SETTINGS, "Environment", "Setting")) == sorted(real)
 
 
+def test_every_provider_is_documented_and_no_other() -> None:
+    assert listed(HTTP_API, "PutApp", "Provider") == list(PROVIDERS)
+    assert listed(CONCEPTS, "Providers", "Provider") == list(PROVIDERS)
+    assert set(listed(SETTINGS, "Task hubs", "Provider")) == set(PROVIDERS)
+    assert set(listed(AZURE, "Verification", "Provider")) == {"any", *PROVIDERS}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_every_part_of_a_task_hubs_setting_is_documented_and_no_other(provider: str) -> None:
+    enough = {
+        "azureStorage": {"NAME__accountName": "shopdurable"},
+        "scheduler": {"NAME": "Endpoint=http://localhost:8080;Authentication=None"},
+        "managementApi": {"NAME__endpoint": "https://shop.example", "NAME__key": "0123456789abcdef"},
+    }
+    given = Noted(**enough[provider])
+    connections = Connections({})
+    connections._environment = given
+    PROVIDERS[provider](connections, TaskHubSource(provider, "NAME"))
+    parts = [plain(cells[1]) for cells in rows(SETTINGS, "Task hubs", "Provider") if plain(cells[0]) == provider]
+    assert sorted(parts) == sorted(given.asked)
+
+
+def test_what_the_schedulers_connection_string_may_say_is_documented() -> None:
+    (cells,) = [cells for cells in rows(SETTINGS, "Task hubs", "Part") if plain(cells[0]) == "Authentication"]
+    assert CODE.findall(cells[1]) == list(scheduler._SIGN_IN)
+    parts = {part.lower() for one in listed(SETTINGS, "Task hubs", "Part") for part in one.split(", ")}
+    asked = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler))
+    assert parts == {"endpoint", "authentication", *asked}
+
+
 def test_every_command_line_argument_is_documented_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["serve", "--help"])
@@ -165,6 +210,45 @@ def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section
             wrong += [f"{name} has no {one}" for one in sorted(said - named)]
     assert not wrong
     assert {name.lower() for name in listed(HTTP_API, "Headers", "Header")} == headers
+
+
+def test_every_way_to_verify_is_documented_and_no_other() -> None:
+    assert sorted(listed(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(Verify)
+
+
+def test_every_status_of_a_probe_is_documented_with_its_reason_and_no_other() -> None:
+    said = {plain(cells[0]): set(CODE.findall(cells[2])) for cells in rows(HTTP_API, "GetStagingStatus", "Status")}
+    assert list(said) == list(evidence.ProbeStatus)
+    assert set().union(*said.values()) == {
+        reason for reason in REASONS if reason.startswith(("Probe", "TaskHub")) and reason != "ProbePending"
+    }
+
+
+def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
+    said = {
+        one
+        for cells in rows(CONCEPTS, "The verdict", "Field")
+        for one in CODE.findall(cells[0] if plain(cells[0]) != "activeCount" else " ".join(cells))
+    }
+    known = {member(field) for field in answers.VerdictAnswer.model_fields}
+    assert said <= known
+    assert known - said == {"app", "slot", "taskHub", "version", "checkedAt"}
+    inside = {one.rpartition(".")[2] for one in listed(HTTP_API, "GetStagingStatus", "In the answer")}
+    assert {member(field) for field in answers.ProbeAnswer.model_fields} <= inside
+    by_cleanup = [cells[0].strip("`") for cells in rows(HTTP_API, "Cleanup", "In the answer")]
+    own = {member(field) for field in answers.CleanedUpAnswer.model_fields} - {"taskHub", "version", "retiredAt"}
+    assert {one.removeprefix("taskHubs[].") for one in by_cleanup} == own
+
+
+def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
+    known = {member(field) for field in requests.TaskHubSourceModel.model_fields}
+    assert set(listed(HTTP_API, "PutApp", "In `taskHubs`")) == known
+
+
+def member(field: str) -> str:
+    """The name of a field in JSON."""
+    first, *others = field.split("_")
+    return first + "".join(word.title() for word in others)
 
 
 def members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str]:
@@ -213,7 +297,7 @@ def test_every_problem_is_documented_with_its_status() -> None:
     assert {code: status for code, status in said.items() if code in real} == {
         code: status for code, status in real.items() if code in said
     }
-    assert real.keys() - said.keys() == {"Refused"}
+    assert real.keys() - said.keys() == {"Refused", "Unavailable"}
 
 
 def kinds(kind: type[StateError]) -> Iterator[type[StateError]]:
@@ -238,8 +322,62 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY} bytes"
     assert limits["any other body"] == f"{middleware.MAX_BODY} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
+    assert limits["reading of a task hub by one question"] == f"{verification.BUDGET_SECONDS:g} seconds"
+    assert limits["reading and deleting by one Cleanup"] == f"{cleanup._BUDGET_SECONDS:g} seconds"
+    assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
+    assert limits["active instances that a verdict lists"] == str(answers.LISTED_ACTIVE)
+    assert limits["waivers in force for one app"] == str(waivers.MOST)
+    assert limits["time that a waiver holds"] == f"{waivers.LONGEST_DAYS} days"
+    assert limits["instance id"] == f"{names.MAX_INSTANCE_ID} characters"
+    said = section(CONCEPTS, "Waivers")
+    assert f"at most {waivers.LONGEST_DAYS} days" in said
+    assert f"at most {waivers.MOST} waivers" in said
+    assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in section(HTTP_API, "PutApp")
     stored = [tables.APPS, tables.TASK_HUBS, tables.QUARANTINE, tables.instance_table("…")]
     assert listed(CONCEPTS, "What is stored", "Table") == stored
+
+
+def test_the_times_of_verification_that_the_documentation_names_are_the_real_ones() -> None:
+    second = 10_000_000
+    assert {plain(cells[0]): cells[1] for cells in rows(CONCEPTS, "In the background", "What")} == {
+        "one question reads a task hub for at most": f"{verification.BUDGET_SECONDS:g} s",
+        "one Cleanup reads and deletes for at most": f"{cleanup._BUDGET_SECONDS:g} s",
+        "the background looks every": f"{background.INTERVAL_SECONDS} s",
+        "one round in the background reads task hubs for at most": f"{background._BUDGET_SECONDS:g} s",
+        "a start that was published and cannot be found blocks for at most": f"{healing.GRACE // second} s",
+        "clocks of workers and storage may differ by": f"{healing.SKEW // second} s",
+        "a scan can be carried on for": f"{verification._CARRIED_ON // second} s",
+    }
+    timer = section(AZURE, "The timer")
+    (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
+    assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
+    assert f"every {background.INTERVAL_SECONDS} seconds (`{schedule}`)" in timer
+    assert f"at most {background._BUDGET_SECONDS:g} seconds" in timer
+    host = json.loads((ROOT / "host.json").read_text())
+    assert f'`"functionTimeout": "{host["functionTimeout"]}"`' in timer
+
+
+def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
+    default = answers.PolicyAnswer.of(Policy()).model_dump(by_alias=True)
+    default |= {f"retention.{name}": value for name, value in default.pop("retention").items()}
+    said = {plain(cells[0]): cells for cells in rows(CONCEPTS, "Policy", "Member")}
+    shown = {name: "none" if value == [] else json.dumps(value) for name, value in default.items()}
+    assert {name: cells[1] for name, cells in said.items()} == shown
+    schema = requests.PolicyRequest.model_json_schema()
+    properties = schema["properties"]
+    properties |= {f"retention.{name}": one for name, one in schema["$defs"]["RetentionRequest"]["properties"].items()}
+    numbers = {name: one["anyOf"][0] for name, one in properties.items() if "anyOf" in one}
+    ranges = {name: f"{one['minimum']}–{one['maximum']}" for name, one in numbers.items() if "minimum" in one}  # noqa: RUF001 (a range)
+    assert {name: cells[2] for name, cells in said.items() if "–" in cells[2]} == ranges  # noqa: RUF001 (a range)
+    assert said["ignoreFunctions"][2] == f"up to {numbers['ignoreFunctions']['maxItems']}"
+
+
+def test_every_operation_that_needs_a_key_is_given_to_somebody_in_azure(api: FastAPI) -> None:
+    keyed = {name for name, route in routes(api).items() if route.path not in ANONYMOUS}
+    text = section(AZURE, "Keys")
+    assert keyed == {name for name in keyed if re.search(rf"\b{name}\b", "".join(text.split("```")[0::2]))}
+    (loop,) = re.findall(r"for FUNCTION in ([^;]*ListQuarantine);", text)
+    assert set(loop.replace("\\", " ").split()) == keyed - {"PostEvents"}
 
 
 def make_targets() -> set[str]:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from state_api.__main__ import check_exposure
-from state_api.settings import Role, Settings, SettingsError, emulator_connection, read_settings
+from state_api.settings import Connections, Role, Settings, SettingsError, emulator_connection, read_settings
 
 CONNECTION = "DefaultEndpointsProtocol=https;AccountName=state;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
 OTHER = CONNECTION.replace("state", "jobs")
@@ -73,6 +73,42 @@ def test_a_wrong_setting_is_told_without_what_it_holds(environment: dict[str, st
     assert "secret" not in str(told.value)
 
 
+def test_an_accounts_name_leads_to_all_its_services_and_an_address_of_one_wins() -> None:
+    storage = Connections(
+        {
+            "DURABLE__accountName": "jobs",
+            "DURABLE__queueServiceUri": "https://queues.example",
+            "DURABLE__clientId": "id",
+        }
+    ).storage("DURABLE")
+    assert (storage.table_service_uri, storage.queue_service_uri, storage.blob_service_uri, storage.client_id) == (
+        "https://jobs.table.core.windows.net",
+        "https://queues.example",
+        "https://jobs.blob.core.windows.net",
+        "id",
+    )
+
+
+def test_task_hubs_can_live_in_the_emulator_where_the_state_is() -> None:
+    read = read_settings({"STATE_STORAGE": "UseDevelopmentStorage=true"})
+    assert read.connections.storage("STATE_STORAGE") == read.storage
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "the setting DURABLE is not set on this server"),
+        ({"DURABLE__queueServiceUri": "https://jobs.queue.core.windows.net"}, "the setting DURABLE is not set"),
+        ({"DURABLE": "secret-nonsense"}, "DURABLE is not a storage connection string"),
+        ({"DURABLE__accountName": "jobs", "DURABLE__blobServiceUri": "https://x/?sig=secret"}, "without a signature"),
+    ],
+)
+def test_a_connection_that_task_hubs_cannot_be_read_by_is_told(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)) as told:
+        Connections(environment).storage("DURABLE")
+    assert "secret" not in str(told.value)
+
+
 def test_everything_has_a_default_but_the_storage() -> None:
     read = read_settings({"STATE_STORAGE": CONNECTION})
     assert (read.keys, read.shards, read.platform_identity) == ((), 4, False)
@@ -85,6 +121,7 @@ def test_settings_never_show_a_secret() -> None:
     assert (read.keys[0].name, read.keys[0].role) == ("ci", Role.DEPLOYER)
     assert "c2VjcmV0" not in repr(read) + read.model_dump_json()
     assert KEY["key"] not in repr(read) + read.model_dump_json()
+    assert read.connections.text("STATE_STORAGE") == CONNECTION
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])

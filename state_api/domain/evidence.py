@@ -64,7 +64,7 @@ class ProbeResult:
     active then. `scanned` counts the instances that the backend handed over; `message` says what to mend when it
     failed, or how far it came when it is incomplete. `active` has the oldest blocking instances and the waived ones,
     `unlisted` counts further blocking ones. `exemptions` is the key of those that it was read under. `carried_on` says
-    that it took more than one call, `existed` that this or an earlier probe has seen the hub."""
+    that it took more than one call."""
 
     status: ProbeStatus
     provider: str
@@ -79,7 +79,6 @@ class ProbeResult:
     exemptions: str = ""
     carried_on: bool = False
     retry_after: int | None = None
-    existed: bool = False
 
     @property
     def active_count(self) -> int:
@@ -124,7 +123,8 @@ class Activity:
 class Evidence:
     """All that a verdict rests on. `task_hub` is None for an empty slot; `provider` is None where no probe is
     configured, and `probe` is None until it has a result. `confirmed` says that the task hub itself has just shown one
-    of the active instances. `known` says that something was seen of the hub before, in events or by a probe."""
+    of the active instances, and `looked_up` how it has shown some of them. `known` says that something was seen of the
+    hub before, in events or by a probe."""
 
     task_hub: str | None
     activity: Activity = Activity()
@@ -133,4 +133,5 @@ class Evidence:
     deployment: OpenDeployment | None = None
     waivers: tuple[Waiver, ...] = ()
     confirmed: bool = False
+    looked_up: tuple[ActiveInstance, ...] = ()
     known: bool = True

@@ -148,7 +148,10 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
         reason = _probe_reason(evidence, policy, now)
         if reason is not None and not ((count or wait > 0) and reason.code in _MOOT_BEFORE):
             reasons.append(reason)
-    verified = evidence.task_hub is not None and (evidence.confirmed or _probe_is_good(evidence, policy, now))
+    read = evidence.probe is not None and evidence.probe.status is ProbeStatus.COMPLETE
+    verified = evidence.task_hub is not None and (
+        evidence.confirmed or (read and _probe_is_good(evidence, policy, now))
+    )
     return Verdict(
         ready=not reasons,
         assurance=Assurance.VERIFIED if verified else Assurance.EVENTS,
@@ -173,9 +176,10 @@ def _shown(evidence: Evidence, policy: Policy, now: Instant) -> list[ActiveInsta
     ignored is shown so, whatever the other calls it. Of one that both show, the probe knows status and version."""
     probed = _probed(evidence, policy, now)
     by_probe = {one.instance_id: one for one in probed.active} if probed else {}
+    looked_up = {one.instance_id: one for one in evidence.looked_up}
     shown = dict(by_probe)
     for one in (*evidence.activity.active, *evidence.activity.waived):
-        seen = by_probe.get(one.instance_id)
+        seen = looked_up.get(one.instance_id) or by_probe.get(one.instance_id)
         if seen is None:
             shown[one.instance_id] = one
         elif policy.ignores(seen.function_name) or seen.function_name == one.function_name:

@@ -1,6 +1,6 @@
 """Apps and their slots: GetStagingStatus, PostStaging, DeleteStaging, PostSwap, Cleanup, and what is on record."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -16,7 +16,7 @@ from state_api.http.answers import (
     VerdictAnswer,
 )
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, CallerOf
-from state_api.http.dependencies import PreconditionOf, ServicesOf, Token, Top, app_answer, etag
+from state_api.http.dependencies import PreconditionOf, ServicesOf, Token, Top, app_answer, etag, with_etag
 from state_api.http.problems import responses
 from state_api.http.requests import (
     AppName,
@@ -31,14 +31,6 @@ from state_api.services.verification import Verify
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 
-_WITH_ETAG: dict[str, Any] = {
-    "headers": {"ETag": {"description": "The app's version, for If-Match.", "schema": {"type": "string"}}}
-}
-
-
-def _with_etag(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {200: _WITH_ETAG, **responses(*statuses)}
-
 
 @router.get("", operation_id="ListApps", dependencies=[READ], responses=responses(400, 401, 403, 503))
 async def list_apps(services: ServicesOf, top: Top = 100, token: Token = None) -> AppsAnswer:
@@ -48,7 +40,7 @@ async def list_apps(services: ServicesOf, top: Top = 100, token: Token = None) -
     return AppsAnswer(apps=[AppAnswer.of(app, now) for app in page.items], continuation_token=page.continuation_token)
 
 
-@router.get("/{app}", operation_id="GetApp", dependencies=[READ], responses=_with_etag(400, 401, 403, 404, 503))
+@router.get("/{app}", operation_id="GetApp", dependencies=[READ], responses=with_etag(400, 401, 403, 404, 503))
 async def get_app(app: AppName, services: ServicesOf, response: Response) -> AppAnswer:
     """Slots, policy, open deployment and retired task hubs of an app."""
     return app_answer(await services.releases.get(app), services, response)
@@ -58,7 +50,7 @@ async def get_app(app: AppName, services: ServicesOf, response: Response) -> App
     "/{app}",
     operation_id="PutApp",
     dependencies=[ADMINISTER],
-    responses=_with_etag(400, 401, 403, 409, 412, 413, 415, 503),
+    responses=with_etag(400, 401, 403, 409, 412, 413, 415, 503),
 )
 async def put_app(
     app: AppName,
@@ -104,7 +96,7 @@ async def get_staging_status(
     "/{app}/staging",
     operation_id="PostStaging",
     dependencies=[DEPLOY],
-    responses=_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
+    responses=with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_staging(
     app: AppName,
@@ -123,7 +115,7 @@ async def post_staging(
     "/{app}/staging",
     operation_id="DeleteStaging",
     dependencies=[DEPLOY],
-    responses=_with_etag(400, 401, 403, 404, 409, 412, 503),
+    responses=with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_staging(
     app: AppName,
@@ -143,7 +135,7 @@ async def delete_staging(
     "/{app}/swap",
     operation_id="PostSwap",
     dependencies=[DEPLOY],
-    responses=_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
+    responses=with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_swap(
     app: AppName,
@@ -162,7 +154,7 @@ async def post_swap(
     "/{app}/cleanup",
     operation_id="Cleanup",
     dependencies=[DEPLOY],
-    responses=_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
+    responses=with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def cleanup(
     app: AppName,

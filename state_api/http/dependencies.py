@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Response
 
 from state_api.domain.errors import PreconditionFailed
 from state_api.domain.releases import App
 from state_api.http.answers import AppAnswer
+from state_api.http.problems import responses
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock
@@ -70,6 +71,16 @@ def _precondition(
 
 
 PreconditionOf = Annotated[Precondition, Depends(_precondition)]
+
+
+_WITH_ETAG: dict[str, Any] = {
+    "headers": {"ETag": {"description": "The app's version, for If-Match.", "schema": {"type": "string"}}}
+}
+
+
+def with_etag(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The answers of an operation that answers with an app, for OpenAPI."""
+    return {200: _WITH_ETAG, **responses(*statuses)}
 
 
 def app_answer(app: App, services: Services, response: Response) -> AppAnswer:

@@ -6,8 +6,7 @@ from fastapi import APIRouter, Query, Response
 
 from state_api.http.answers import AppAnswer
 from state_api.http.auth import DEPLOY, CallerOf
-from state_api.http.dependencies import PreconditionOf, ServicesOf, app_answer
-from state_api.http.problems import responses
+from state_api.http.dependencies import PreconditionOf, ServicesOf, app_answer, with_etag
 from state_api.http.requests import AppName, InstanceId, TaskHubName, WaiverRequest
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
@@ -17,7 +16,7 @@ router = APIRouter(prefix="/api/apps", tags=["apps"])
     "/{app}/waivers",
     operation_id="PostWaiver",
     dependencies=[DEPLOY],
-    responses=responses(400, 401, 403, 404, 409, 412, 413, 415, 503),
+    responses=with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_waiver(
     app: AppName,
@@ -36,7 +35,7 @@ async def post_waiver(
     "/{app}/waivers",
     operation_id="DeleteWaiver",
     dependencies=[DEPLOY],
-    responses=responses(400, 401, 403, 404, 409, 412, 503),
+    responses=with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_waiver(
     app: AppName,

@@ -3,6 +3,7 @@ usually answered from a fresh result."""
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator
 
 from state_api.domain.errors import Unavailable
@@ -35,16 +36,19 @@ class Background:
         self._clock = clock
 
     async def run_once(self) -> int:
-        """Probe every hub whose result is getting old; how many were. One hub's trouble does not stop the others."""
+        """Probe every hub whose result is getting old; how many were. One hub's trouble does not stop the others, and
+        those that a round has no time for are the next one's."""
         at_once = asyncio.Semaphore(_AT_ONCE)
+        deadline = asyncio.get_running_loop().time() + _BUDGET_SECONDS
 
         async def probe(app: App, task_hub: str) -> bool:
             async with at_once:
+                left = deadline - asyncio.get_running_loop().time()
                 try:
-                    verify = await self._due(app, task_hub)
+                    verify = await self._due(app, task_hub) if left > 0 else Verify.NONE
                     if verify is Verify.NONE:
                         return False
-                    how = self._readiness.verification(verify, _BUDGET_SECONDS)
+                    how = self._readiness.verification(verify, left)
                     await self._readiness.verdict_on(app, task_hub, how)
                 except Unavailable as error:
                     log.warning("task hub %s could not be probed: %s", task_hub, error.message)
@@ -53,8 +57,10 @@ class Background:
                     return False
                 return True
 
-        probed = await asyncio.gather(*[probe(app, hub) async for app, hub in self._draining()])
-        return sum(probed)
+        hubs = [hub async for hub in self._draining()]
+        # In another order each time, so that slow ones do not always come first.
+        random.shuffle(hubs)
+        return sum(await asyncio.gather(*(probe(app, hub) for app, hub in hubs)))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """The same again and again until `stopping` is set, for a server outside Azure Functions."""

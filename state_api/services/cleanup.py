@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.readiness import Assurance, Reason, ReasonGiven, Verdict
@@ -12,12 +11,7 @@ from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubReco
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
 from state_api.services.verification import Verify
-from state_api.settings import SettingsError
-from state_api.taskhubs.backend import SourceError
-from state_api.taskhubs.backends import Backends
-
-if TYPE_CHECKING:
-    from state_api.taskhubs.artifacts import Artifacts
+from state_api.taskhubs.backend import Artifacts, Backends, SourceError
 
 _BUDGET_SECONDS = 150.0
 """How long one call may read task hubs; a scan that needs longer is carried on by the next call."""
@@ -52,7 +46,7 @@ class CleanedUp:
 class _Order:
     app: App
     dry_run: bool
-    artifacts: "Artifacts | None"
+    artifacts: Artifacts | None
     how: Verification
 
 
@@ -98,21 +92,19 @@ class Cleanup:
             app = await self._releases.forget(name, removed, caller)
         return app, outcomes
 
-    def _artifacts(self, app: App) -> "Artifacts":
+    def _artifacts(self, app: App) -> Artifacts:
         """Raises InvalidRequest where artifacts cannot be deleted."""
-        # Loaded when first used, as the providers are.
-        from state_api.taskhubs.azure_storage import AzureStorageBackend  # noqa: PLC0415
-
+        if app.task_hubs is None:
+            raise InvalidRequest("deleting task hubs needs to know where they live: set taskHubs with PutApp")
         try:
-            backend = self._backends.of(app.task_hubs) if app.task_hubs is not None else None
-        except SettingsError as error:
-            raise InvalidRequest(f"task hubs cannot be deleted: {error}") from None
-        if not isinstance(backend, AzureStorageBackend):
+            artifacts = self._backends.of(app.task_hubs).artifacts
+        except SourceError as error:
+            raise InvalidRequest(f"task hubs cannot be deleted: {error.message}") from None
+        if artifacts is None:
             raise InvalidRequest(
-                "deleteTaskHubs needs an app whose taskHubs has the provider azureStorage; leave it out to remove the "
-                "server's own records"
+                f"task hubs of the provider {app.task_hubs.provider} cannot be deleted, only those of azureStorage"
             )
-        return backend.artifacts
+        return artifacts
 
     async def _clean_up(self, order: _Order, retired: Retired) -> CleanedUp:
         hub = await self._task_hubs.get(retired.task_hub)
@@ -120,7 +112,10 @@ class Cleanup:
         artifacts = order.artifacts
         if deleting and artifacts is None:
             # It was asked for by the call that began it.
-            artifacts = self._artifacts(order.app)
+            try:
+                artifacts = self._artifacts(order.app)
+            except InvalidRequest as error:
+                return CleanedUp(retired, Outcome.UNFINISHED, message=f"its deletion was begun. {error.message}")
         if not (deleting if artifacts is not None else closed):
             verdict = await self._readiness.verdict_on(order.app, retired.task_hub, order.how)
             if reasons := _against(verdict, artifacts is not None):
@@ -132,7 +127,7 @@ class Cleanup:
         return CleanedUp(retired, Outcome.WOULD_REMOVE if order.dry_run else Outcome.REMOVED)
 
     async def _delete(
-        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: "Artifacts"
+        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: Artifacts
     ) -> CleanedUp:
         holder = await self._holder(retired.task_hub)
         if holder is not None:

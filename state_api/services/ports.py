@@ -26,8 +26,9 @@ class Page(Generic[Item]):
 class TaskHubRecord:
     """What the registry knows of a task hub. `app` is the app that claimed it for a slot, `recording` says that
     events were recorded for it, `closed` that cleanup has removed its records for good, `deleting` that its artifacts
-    at the provider are being deleted. `shards` is the number of partitions of its instance table, fixed when it was
-    first seen."""
+    at the provider are being deleted, `seen` that a probe has found it to exist. `matched` is the source that has shown
+    instances which events told of, and so is that of this hub. `shards` is the number of partitions of its instance
+    table, fixed when it was first seen."""
 
     name: str
     shards: int
@@ -35,6 +36,8 @@ class TaskHubRecord:
     recording: bool
     closed: bool
     deleting: bool = False
+    seen: bool = False
+    matched: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,9 @@ class TaskHubs(Protocol):
     async def close(self, task_hub: str, deleting: bool) -> None:
         """Let no more events in; they go to quarantine from now on. `deleting` is kept with it, before anything is
         deleted: what is half gone cannot be verified again."""
+
+    async def mark(self, task_hub: str, matched: str | None = None) -> None:
+        """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
 
 
 class Probes(Protocol):

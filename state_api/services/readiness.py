@@ -79,7 +79,7 @@ class Readiness:
             how = Verification(verify, asked_at, began + BUDGET_SECONDS, None if due else checked)
             status = await self._status(app_name, slot, caller, how)
             evidence = status.verdict.evidence
-            checked = Checked(evidence.probe, evidence.confirmed)
+            checked = Checked(evidence.probe, evidence.confirmed, evidence.looked_up)
             if due:
                 took = loop.time() - began
                 verify_at = loop.time() + (_VERIFY_SECONDS if status.verdict.has_running else took)
@@ -123,7 +123,7 @@ class Readiness:
                 if how.checked is not None and how.checked.answers(question)
                 else await self._verifier.check(question)
             )
-            known = await self._verifier.is_known(task_hub, checked.result)
+            known = await self._verifier.is_known(task_hub)
         evidence = Evidence(
             task_hub=task_hub,
             # After the probe: an event that was recorded in the meantime must show.
@@ -133,6 +133,7 @@ class Readiness:
             deployment=deployment,
             waivers=exemptions.waivers,
             confirmed=checked.confirmed,
+            looked_up=checked.looked_up,
             known=known,
         )
         return assess(evidence, app.policy, self._clock.now())

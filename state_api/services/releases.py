@@ -15,6 +15,7 @@ from state_api.domain.releases import (
     Caller,
     Order,
     Registration,
+    TaskHubSource,
     Transition,
     abandon,
     needs_verdict,
@@ -28,8 +29,7 @@ from state_api.domain.waivers import waive, withdraw
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
 from state_api.services.readiness import Readiness
 from state_api.services.verification import Verify
-from state_api.settings import SettingsError
-from state_api.taskhubs.backends import Backends
+from state_api.taskhubs.backend import Backends, SourceError
 
 _ATTEMPTS = 12
 
@@ -87,14 +87,11 @@ class Releases:
         return await self._change(name, caller, precondition, decide)
 
     async def register(self, name: str, registration: Registration, caller: Caller, precondition: Precondition) -> App:
-        if registration.task_hubs is not None:
-            try:
-                self._backends.of(registration.task_hubs)
-            except SettingsError as error:
-                raise InvalidRequest(str(error)) from None
         how = self._readiness.verification(Verify.FRESH)
 
         async def decide(app: App, now: Instant) -> Transition:
+            if registration.task_hubs not in (None, app.task_hubs):
+                self._check_source(registration.task_hubs)
             # The policy as it was: nobody loosens it and takes a slot in one breath.
             verdicts = {
                 slot: await self._readiness.verdict(app, app.slots[slot], how)
@@ -127,6 +124,13 @@ class Releases:
             return remove_retired(app, removed)
 
         return await self._change(name, caller, lambda app: None, decide)
+
+    def _check_source(self, source: TaskHubSource) -> None:
+        """Raises InvalidRequest where this server cannot read task hubs."""
+        try:
+            self._backends.of(source)
+        except SourceError as error:
+            raise InvalidRequest(error.message) from None
 
     async def _used(self, app: App, task_hub: str, by_events: bool = True) -> bool:
         """Whether the hub was cleaned up or, with `by_events`, was seen in events; what is in a slot or retired the app

@@ -12,15 +12,13 @@ from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, Pr
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.healing import Standing, ended, is_overdue, missed, standing
 from state_api.domain.instants import Instant, seconds
-from state_api.domain.lifecycle import Instance, Started
+from state_api.domain.lifecycle import Instance, Source, Started
 from state_api.domain.readiness import Policy
 from state_api.domain.releases import TaskHubSource
-from state_api.domain.scans import Scan
+from state_api.domain.scans import Scan, shown_as
 from state_api.domain.sightings import Sighting
 from state_api.services.ports import Clock, Instances, Probes, TableMissing, TaskHubRecord, TaskHubs
-from state_api.settings import SettingsError
-from state_api.taskhubs.backend import Backend, SourceError, SourcePage, Trouble
-from state_api.taskhubs.backends import Backends
+from state_api.taskhubs.backend import Backend, Backends, SourceError, SourcePage, Trouble
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +29,8 @@ after which the platform cuts a request off."""
 _LOOKED_UP = 16
 """Active instances that are looked up at a time, the oldest first; one that is still active is answer enough."""
 _MOST_LOOKED_UP = 128
+_SAMPLED = 500
+"""Finished instances among which the latest are sought, where it is in doubt whose hub it is."""
 _PAGES_AT_ONCE = 8
 _RECORDED = ACTIVE_LIMIT + 1
 """Instances that events missed and one scan records: enough to say that there are more than a verdict counts."""
@@ -70,10 +70,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What verification came to. `confirmed`: the hub has just shown one of the active instances."""
+    """What verification came to. `confirmed`: the hub has just shown one of the active instances. `looked_up` is how it
+    has shown those that were looked up."""
 
     result: ProbeResult | None
     confirmed: bool = False
+    looked_up: tuple[ActiveInstance, ...] = ()
 
     def answers(self, question: Question) -> bool:
         """Whether it came of the same question: policy, waivers and source may change while somebody waits."""
@@ -81,14 +83,23 @@ class Checked:
 
 
 class Verifier:
+    """`stopping` cuts scans short when the server shuts down; they are carried on by whoever comes next."""
+
     def __init__(
-        self, backends: Backends, probes: Probes, task_hubs: TaskHubs, instances: Instances, clock: Clock
+        self,
+        backends: Backends,
+        probes: Probes,
+        task_hubs: TaskHubs,
+        instances: Instances,
+        clock: Clock,
+        stopping: asyncio.Event,
     ) -> None:
         self._backends = backends
         self._probes = probes
         self._task_hubs = task_hubs
         self._instances = instances
         self._clock = clock
+        self._stopping = stopping
 
     async def activity(self, task_hub: str, exemptions: Exemptions) -> Activity:
         """What was recorded for a hub; nothing, if nothing ever was or it was cleaned up."""
@@ -97,10 +108,10 @@ class Verifier:
             return Activity()
         return await self._instances.activity(hub, exemptions)
 
-    async def is_known(self, task_hub: str, result: ProbeResult | None) -> bool:
+    async def is_known(self, task_hub: str) -> bool:
         """Whether anything was ever seen of the hub, in events or by a probe."""
         hub = await self._task_hubs.get(task_hub)
-        return (hub is not None and hub.recording) or (result is not None and result.existed)
+        return hub is not None and (hub.recording or hub.seen)
 
     async def check(self, question: Question) -> Checked:
         """Verify a hub for a verdict."""
@@ -116,24 +127,21 @@ class Verifier:
             scan = kept.scan if kept.scan is not None and kept.scan.exemptions == question.key else None
             activity = await self.activity(question.task_hub, question.exemptions)
             if scan is not None and not self._is_good(result, question, activity):
-                return Checked(self._under_way(scan, question, result))
+                return Checked(self._under_way(scan, question))
             return Checked(result)
-        confirmed = False
         try:
             backend = self._backends.of(question.source)
             async with asyncio.timeout_at(question.deadline):
                 activity = await self.activity(question.task_hub, question.exemptions)
                 while activity.active:
-                    confirmed, left = await self._look_up(backend, question, activity.active)
-                    if confirmed or left:
-                        return Checked(result, confirmed)
+                    seen = await self._look_up(backend, question, activity.active)
+                    if seen is not None:
+                        return Checked(result, bool(seen), seen)
                     activity = await self.activity(question.task_hub, question.exemptions)
-        except SettingsError as error:
-            return Checked(self._failed(question, result, SourceError(Trouble.FAILED, str(error))))
         except SourceError as error:
-            return Checked(self._failed(question, result, error))
+            return Checked(self._failed(question, error))
         except TimeoutError:
-            return Checked(self._cut_short(question, result, "looking up what events show active took too long"))
+            return Checked(self._cut_short(question, "looking up what events show active took too long"))
         if self._is_settling(activity, question.policy) or self._is_good(result, question, activity):
             return Checked(result)
         return Checked(await self._scan(backend, question, activity, for_verdict=True))
@@ -147,21 +155,21 @@ class Verifier:
             return result
         try:
             backend = self._backends.of(question.source)
-        except SettingsError as error:
-            return self._failed(question, result, SourceError(Trouble.FAILED, str(error)))
+        except SourceError as error:
+            return self._failed(question, error)
         return await self._scan(backend, question, activity, for_verdict=False)
 
     def _is_good(
         self, result: ProbeResult | None, question: Question, activity: Activity, for_verdict: bool = True
     ) -> bool:
         """Whether a result answers the question without another look. A verdict needs more of it: one that found
-        something active never turns Ready."""
+        something active never turns Ready, nor does one that an event has overtaken."""
         if result is None or result.status is not ProbeStatus.COMPLETE or (for_verdict and result.found_blocking):
             return False
         age = self._clock.now() - result.began_at
         if not 0 <= age < seconds(question.policy.freshness_seconds):
             return False
-        if activity.last_recorded_at is not None and result.began_at <= activity.last_recorded_at:
+        if for_verdict and _is_overtaken(result.began_at, activity):
             return False
         return _is_fresh_enough(result, question)
 
@@ -178,9 +186,9 @@ class Verifier:
 
     async def _look_up(
         self, backend: Backend, question: Question, active: Sequence[ActiveInstance]
-    ) -> tuple[bool, bool]:
-        """Ask the hub for instances that the records hold active, and close those that have ended. Whether one was
-        seen active, and whether any is left."""
+    ) -> tuple[ActiveInstance, ...] | None:
+        """Ask the hub for instances that the records hold active, and close those that have ended; None if that is all
+        of them. Otherwise those that it showed active, until the first are found; there may be none, and doubt."""
         size, at = _LOOKED_UP, 0
         while at < len(active):
             batch = {one.instance_id: one for one in active[at : at + size]}
@@ -198,7 +206,8 @@ class Verifier:
                 standings |= {one: standing(_started(batch[one]), seen[one]) for one in doubtful}
                 doubtful = []
             absent = [one for one in batch if standings[one] is Standing.UNCONFIRMED and one not in doubtful]
-            if absent and not any(seen.values()) and not await self._is_same_hub(backend, question.task_hub):
+            told = any(seen[one] is not None and batch[one].source is Source.EVENT for one in batch)
+            if (absent or told) and not await self._is_same_hub(backend, question, told):
                 raise SourceError(
                     Trouble.FAILED,
                     f"what {question.source.connection} leads to knows none of the instances that events showed on "
@@ -210,18 +219,24 @@ class Verifier:
                 question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
             )
             if len(over) < len(batch):
-                return Standing.ACTIVE in standings.values(), True
-        return False, False
+                return tuple(shown_as(one) for one in seen.values() if one is not None and one.active)
+        return None
 
-    async def _is_same_hub(self, backend: Backend, task_hub: str) -> bool:
-        """Whether the backend knows any of the finished instances that events showed: a hub of the same name in
-        another account does not, and its silence must not close what runs here."""
-        hub = await self._task_hubs.get(task_hub)
-        if hub is None:
-            return False
-        page = await self._instances.page(hub, False, None, _LOOKED_UP, None)
-        known = await backend.find(task_hub, [one.instance_id for one in page.items])
-        return any(known.values())
+    async def _is_same_hub(self, backend: Backend, question: Question, told: bool) -> bool:
+        """Whether the backend has ever shown an instance that events `told` of. A hub of the same name in another
+        account does not, and its silence must not close what runs here."""
+        hub = await self._task_hubs.get(question.task_hub)
+        source = str(question.source)
+        if hub is None or hub.matched == source:
+            return hub is not None
+        if not told:
+            # The latest that are known to have finished: they are the last to be purged.
+            page = await self._instances.page(hub, False, None, _SAMPLED, None)
+            latest = sorted(page.items, key=lambda one: one.last_event_at)[-_LOOKED_UP:]
+            told = any((await backend.find(question.task_hub, [one.instance_id for one in latest])).values())
+        if told:
+            await self._task_hubs.mark(question.task_hub, source)
+        return told
 
     async def _correct(self, task_hub: str, corrections: Sequence[Instance]) -> None:
         if not corrections:
@@ -250,8 +265,8 @@ class Verifier:
             kept = await self._probes.get(task_hub)
             if kept.result is not None and self._answers(kept.result, question, activity, for_verdict):
                 return kept.result
-            if left <= _POLL_SECONDS:
-                return self._cut_short(question, kept.result, "another worker is reading it")
+            if left <= _POLL_SECONDS or self._stopping.is_set():
+                return self._cut_short(question, "another worker is reading it")
             await asyncio.sleep(_POLL_SECONDS)
         kept = await self._probes.get(task_hub)
         result: ProbeResult | None = None
@@ -259,9 +274,9 @@ class Verifier:
         try:
             if kept.result is not None and self._answers(kept.result, question, activity, for_verdict):
                 return kept.result
-            if scan is not None and not self._may_go_on(scan, question, activity):
+            if scan is not None and not self._may_go_on(scan, question, activity, for_verdict):
                 scan = None
-            scan, result = await self._read(backend, question, scan, kept.result)
+            scan, result = await self._read(backend, question, scan)
         finally:
             # A scan that is over, or was given up, is not carried on.
             given_back = await self._probes.keep(task_hub, owner, result if _is_result(result) else None, scan)
@@ -272,43 +287,43 @@ class Verifier:
     def _answers(self, result: ProbeResult, question: Question, activity: Activity, for_verdict: bool) -> bool:
         return result.exemptions == question.key and self._is_good(result, question, activity, for_verdict)
 
-    def _may_go_on(self, scan: Scan, question: Question, activity: Activity) -> bool:
-        """Not a scan that events have overtaken: whatever it came to, it would be out of date."""
+    def _may_go_on(self, scan: Scan, question: Question, activity: Activity, for_verdict: bool) -> bool:
+        """For a verdict, not a scan that events have overtaken: whatever it came to, it would be out of date."""
         return (
             scan.exemptions == question.key
             and self._clock.now() - scan.began_at < _CARRIED_ON
-            and (activity.last_recorded_at is None or scan.began_at > activity.last_recorded_at)
+            and not (for_verdict and _is_overtaken(scan.began_at, activity))
         )
 
-    async def _read(
-        self, backend: Backend, question: Question, scan: Scan | None, before: ProbeResult | None
-    ) -> tuple[Scan | None, ProbeResult]:
+    async def _read(self, backend: Backend, question: Question, scan: Scan | None) -> tuple[Scan | None, ProbeResult]:
         """Read until the scan is done or the time is up: the scan to carry on, and what it says."""
         try:
             async with asyncio.timeout_at(question.deadline):
                 if scan is None:
                     began_at = self._clock.now()
                     start = await backend.start(question.task_hub)
+                    await self._task_hubs.mark(question.task_hub)
                     scan = Scan(began_at, start.since, list(start.cursors), list(start.again), question.key)
                 else:
                     scan.calls += 1
                 while not scan.finished():
                     await self._pass(backend, question, scan)
-                result = scan.result(ProbeStatus.COMPLETE, backend.provider, self._clock.now())
-                return None, replace(result, existed=True)
+                return None, scan.result(ProbeStatus.COMPLETE, backend.provider, self._clock.now())
         except TimeoutError:
             if scan is None:
-                return None, self._cut_short(question, before, "the task hub did not answer in time")
-            return scan, self._under_way(scan, question, before)
+                return None, self._cut_short(question, "the task hub did not answer in time")
+            return scan, self._under_way(scan, question)
         except SourceError as error:
             keep = scan if scan is not None and scan.pages and error.trouble is not Trouble.MISSING else None
-            return keep, self._failed(question, before, error)
+            return keep, self._failed(question, error)
 
     async def _pass(self, backend: Backend, question: Question, scan: Scan) -> None:
         """Follow every cursor to its end, several at a time."""
         under_way: dict[asyncio.Task[SourcePage], str] = {}
         try:
             while scan.cursors:
+                if self._stopping.is_set():
+                    raise TimeoutError
                 taken = set(under_way.values())
                 for cursor in [one for one in scan.cursors if one not in taken][: _PAGES_AT_ONCE - len(under_way)]:
                     reading = backend.page(question.task_hub, scan.since, cursor)
@@ -329,11 +344,9 @@ class Verifier:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _record_missed(self, question: Question, scan: Scan, sightings: Sequence[Sighting]) -> None:
-        """Record what is active and should block, but was missed by events."""
-        exemptions = question.exemptions
-        blocking = [
-            one for one in sightings if one.active and not exemptions.exempts(one.function_name, one.instance_id)
-        ][: max(0, _RECORDED - scan.recorded)]
+        """Record what is active and was missed by events, but for functions that the policy ignores."""
+        active = [one for one in sightings if one.active and not question.exemptions.ignores(one.function_name)]
+        blocking = active[: max(0, _RECORDED - scan.recorded)]
         if not blocking:
             return
         scan.recorded += len(blocking)
@@ -348,34 +361,24 @@ class Verifier:
     async def _known(self, hub: TaskHubRecord, sighting: Sighting) -> Instance | None:
         return await self._instances.get(hub, sighting.instance_id)
 
-    def _under_way(self, scan: Scan, question: Question, before: ProbeResult | None) -> ProbeResult:
+    def _under_way(self, scan: Scan, question: Question) -> ProbeResult:
         message = (
             f"{scan.pages} pages are read, {len(scan.cursors)} ranges are left in pass {scan.passes}; the next "
             "question carries on"
         )
-        result = scan.result(ProbeStatus.INCOMPLETE, question.source.provider, self._clock.now(), message)
-        return replace(result, existed=True)
+        return scan.result(ProbeStatus.INCOMPLETE, question.source.provider, self._clock.now(), message)
 
-    def _cut_short(self, question: Question, before: ProbeResult | None, message: str) -> ProbeResult:
-        return self._nothing(question, before, ProbeStatus.INCOMPLETE, message)
+    def _cut_short(self, question: Question, message: str) -> ProbeResult:
+        return self._nothing(question, ProbeStatus.INCOMPLETE, message)
 
-    def _failed(self, question: Question, before: ProbeResult | None, error: SourceError) -> ProbeResult:
+    def _failed(self, question: Question, error: SourceError) -> ProbeResult:
         log.warning("task hub %s cannot be read: %s", question.task_hub, error.message)
-        result = self._nothing(question, before, _STATUS[error.trouble], error.message)
-        return replace(result, retry_after=error.retry_after)
+        return replace(self._nothing(question, _STATUS[error.trouble], error.message), retry_after=error.retry_after)
 
-    def _nothing(
-        self, question: Question, before: ProbeResult | None, status: ProbeStatus, message: str
-    ) -> ProbeResult:
+    def _nothing(self, question: Question, status: ProbeStatus, message: str) -> ProbeResult:
         now = self._clock.now()
         return ProbeResult(
-            status,
-            question.source.provider,
-            now,
-            message=message,
-            ended_at=now,
-            exemptions=question.key,
-            existed=before is not None and before.existed,
+            status, question.source.provider, now, message=message, ended_at=now, exemptions=question.key
         )
 
 
@@ -385,6 +388,11 @@ _STATUS = {
     Trouble.THROTTLED: ProbeStatus.THROTTLED,
     Trouble.FAILED: ProbeStatus.FAILED,
 }
+
+
+def _is_overtaken(began_at: Instant, activity: Activity) -> bool:
+    """Whether an event was recorded since."""
+    return activity.last_recorded_at is not None and began_at <= activity.last_recorded_at
 
 
 def _is_fresh_enough(result: ProbeResult, question: Question) -> bool:

@@ -95,6 +95,10 @@ class TaskHubStore:
         await self._change(task_hub, lambda record: {"Closed": True} | ({"Deleting": True} if deleting else {}))
         self.forget(task_hub)
 
+    async def mark(self, task_hub: str, matched: str | None = None) -> None:
+        """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
+        await self._change(task_hub, lambda record: {"Seen": True} | ({"Matched": matched} if matched else {}))
+
     async def _read(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
         async with translated():
             try:
@@ -108,6 +112,8 @@ class TaskHubStore:
             recording=row.get("Recording", False),
             closed=row.get("Closed", False),
             deleting=row.get("Deleting", False),
+            seen=row.get("Seen", False),
+            matched=row.get("Matched"),
         )
         return record, etag_of(row)
 
@@ -147,6 +153,5 @@ def _closed(record: TaskHubRecord | None) -> bool:
 
 
 def _value(record: TaskHubRecord, name: str) -> object:
-    return {"App": record.app, "Recording": record.recording, "Closed": record.closed, "Deleting": record.deleting}[
-        name
-    ]
+    """What a property of the row is in its record."""
+    return getattr(record, name.lower())

@@ -8,8 +8,6 @@ other hubs use too, and such tables stay.
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
@@ -18,7 +16,7 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpRes
 from state_api.domain.names import hub_key, same_hub
 from state_api.settings import StorageSettings
 from state_api.storage.tables import error_code, is_no_table
-from state_api.taskhubs.backend import SourceError, Trouble
+from state_api.taskhubs.backend import Artifact, Found, Kind, SourceError, Trouble
 
 # Only for their types: each library is loaded when an artifact of its kind is first looked for.
 if TYPE_CHECKING:
@@ -62,37 +60,10 @@ _GONE = frozenset(
 _UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 
-class Kind(StrEnum):
-    TABLE = "table"
-    QUEUE = "queue"
-    CONTAINER = "container"
-
-
 _SERVICES = {Kind.TABLE: "Table", Kind.QUEUE: "Queue", Kind.CONTAINER: "Blob"}
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """Something of a task hub in a storage account, by the name that the service gives it."""
-
-    kind: Kind
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """`own` is what exists of a hub and may be removed, in the order in which to remove it: containers, queues, tables,
-    and the instances last, so that whoever stops halfway leaves the evidence. `shared` are the tables of that name
-    that must stay: other hubs have rows there, or there are no instances to show whose history it is."""
-
-    own: tuple[Artifact, ...]
-    shared: tuple[Artifact, ...] = ()
-
-
-class Artifacts:
+class StorageArtifacts:
     """The storage account of the setting `name`. Makes no connection until it is used. Every method raises
     SourceError."""
 

@@ -29,7 +29,7 @@ from state_api.domain.sightings import Sighting
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape, unescape
 from state_api.storage.tables import Tables, error_code, is_no_table, written_at
-from state_api.taskhubs.artifacts import Artifacts, retry_after_of
+from state_api.taskhubs.artifacts import StorageArtifacts, retry_after_of
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class AzureStorageBackend:
         # A status that asks to wait is for the caller to heed; only broken connections are tried again here.
         self._tables = Tables(tracking or settings, f"the setting {self._name}", retry_status=0, read_timeout=30)
         self._prefix = (tracking_prefix or DEFAULT_TRACKING_PREFIX) if tracking is not None else None
-        self.artifacts = Artifacts(settings, name)
+        self.artifacts = StorageArtifacts(settings, name)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def start(self, task_hub: str) -> Start:

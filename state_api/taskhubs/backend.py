@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from state_api.domain.instants import Instant
+from state_api.domain.releases import TaskHubSource
 from state_api.domain.sightings import Sighting
 
 
@@ -51,6 +52,45 @@ class SourcePage:
     """How many instances the backend handed over to be judged."""
 
 
+class Kind(StrEnum):
+    """What a task hub is made of at its provider."""
+
+    TABLE = "table"
+    QUEUE = "queue"
+    CONTAINER = "container"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Something of a task hub in a storage account, by the name that the service gives it."""
+
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`own` is what exists of a hub and may be removed, in the order in which to remove it: containers, queues, tables,
+    and the instances last, so that whoever stops halfway leaves the evidence. `shared` are the tables of that name
+    that must stay: other hubs have rows there, or there are no instances to show whose history it is."""
+
+    own: tuple[Artifact, ...]
+    shared: tuple[Artifact, ...] = ()
+
+
+class Artifacts(Protocol):
+    """What task hubs leave behind at their provider. Every method raises SourceError."""
+
+    async def find(self, task_hub: str) -> Found:
+        """What exists of this hub now."""
+
+    async def remove(self, artifact: Artifact) -> None:
+        """Delete it with all it holds; one that is gone already is fine."""
+
+
 class Backend(Protocol):
     """A durable backend that keeps task hubs. Entities are never among what it returns. Every method raises
     SourceError; Trouble.MISSING says that the task hub does not exist."""
@@ -58,6 +98,10 @@ class Backend(Protocol):
     @property
     def provider(self) -> str:
         """The name under which PutApp chooses it."""
+
+    @property
+    def artifacts(self) -> Artifacts | None:
+        """What can be deleted; None where nothing can."""
 
     async def start(self, task_hub: str) -> Start:
         """Begin a scan."""
@@ -78,3 +122,10 @@ class Backend(Protocol):
         the backend cannot tell."""
 
     async def close(self) -> None: ...
+
+
+class Backends(Protocol):
+    """The backends that this server's settings give access to."""
+
+    def of(self, source: TaskHubSource) -> Backend:
+        """Raises SourceError when a setting is missing or wrong."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from state_api.domain.releases import TaskHubSource
 from state_api.settings import Connections, SettingsError
-from state_api.taskhubs.backend import Backend
+from state_api.taskhubs.backend import Backend, SourceError, Trouble
 
 
 def _azure_storage(connections: Connections, source: TaskHubSource) -> Backend:
@@ -47,7 +47,7 @@ PROVIDERS: dict[str, Callable[[Connections, TaskHubSource], Backend]] = {
 """The providers that PutApp can choose."""
 
 
-class Backends:
+class ConfiguredBackends:
     """One backend for each source in use, made when it is first asked for."""
 
     def __init__(self, connections: Connections) -> None:
@@ -55,9 +55,12 @@ class Backends:
         self._made: dict[TaskHubSource, Backend] = {}
 
     def of(self, source: TaskHubSource) -> Backend:
-        """Raises SettingsError when a setting is missing or wrong."""
+        """Raises SourceError when a setting is missing or wrong."""
         if source not in self._made:
-            self._made[source] = PROVIDERS[source.provider](self._connections, source)
+            try:
+                self._made[source] = PROVIDERS[source.provider](self._connections, source)
+            except SettingsError as error:
+                raise SourceError(Trouble.FAILED, str(error)) from None
         return self._made[source]
 
     async def close(self) -> None:

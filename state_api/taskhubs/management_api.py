@@ -100,6 +100,7 @@ class ManagementApiBackend:
     """
 
     provider = "managementApi"
+    artifacts = None
 
     def __init__(
         self,

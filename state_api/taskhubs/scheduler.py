@@ -160,6 +160,7 @@ class SchedulerBackend:
     """
 
     provider = "scheduler"
+    artifacts = None
 
     def __init__(self, connection: str, name: str, page_size: int = PAGE_SIZE) -> None:
         self._connection = _read_connection(connection, name)

@@ -17,7 +17,7 @@ from state_api.storage.apps import AppStore
 from state_api.storage.instances import InstanceStore
 from state_api.storage.probes import ProbeStore
 from state_api.storage.task_hubs import TaskHubStore
-from state_api.taskhubs.artifacts import Artifacts
+from state_api.taskhubs.artifacts import StorageArtifacts
 from tests.builders import at, event
 from tests.conftest import new_hub
 from tests.http.client import problem, publish, put, stage, swap
@@ -152,7 +152,7 @@ async def test_a_removal_that_was_cut_off_anywhere_is_finished_by_the_next_call(
     with monkeypatch.context() as patched:
         for owner, name in (
             (TaskHubStore, "close"),
-            (Artifacts, "remove"),
+            (StorageArtifacts, "remove"),
             (InstanceStore, "drop"),
             (ProbeStore, "drop"),
             (AppStore, "commit"),
@@ -184,10 +184,24 @@ async def test_what_stands_in_the_way_is_told_and_the_next_call_goes_on(
     assert [one for one in await account.artifacts(hubs[0]) if one in of(hubs[0])] == []
 
 
+async def test_a_deletion_that_was_begun_waits_for_where_the_hubs_live(
+    http: httpx.AsyncClient, server: StateServer, app: str, account: Account, hubs: list[str]
+) -> None:
+    await TaskHubStore(server.tables, 4).close(hubs[0], deleting=True)
+    await put(http, app, taskHubs=None)
+    (done,) = await clean(http, app, deleteTaskHubs=False)
+    assert (done["outcome"], "set taskHubs with PutApp" in done["message"]) == ("Unfinished", True)
+    await put(http, app, taskHubs=SOURCE)
+    (done,) = await clean(http, app, deleteTaskHubs=False)
+    assert (done["outcome"], sorted(done["artifacts"])) == ("Removed", of(hubs[0]))
+
+
 async def test_deleting_needs_to_know_where_the_hubs_live(http: httpx.AsyncClient, app: str, hubs: list[str]) -> None:
     await put(http, app, taskHubs=None)
     told = problem(await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True}), 400, "InvalidRequest")
-    assert "azureStorage" in told["detail"]
+    assert "set taskHubs with PutApp" in told["detail"]
+    api = {"provider": "managementApi", "connection": "SHOP_API"}
+    assert (await put(http, app, taskHubs=api)).status_code == 400
 
 
 async def test_a_hub_that_does_not_exist_loses_its_records_and_is_not_deleted(

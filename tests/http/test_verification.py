@@ -12,7 +12,7 @@ import pytest
 from state_api.app import StateServer
 from state_api.domain.instants import instant_from, parse_instant
 from state_api.services.verification import Checked, Question, Verifier
-from state_api.settings import StorageSettings
+from state_api.settings import Settings, StorageSettings
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, run, stage, staging
@@ -97,7 +97,8 @@ async def test_a_hub_without_tables_is_unknown_and_not_drained(
     verdict = await staging(http, app)
     assert codes(verdict) == ["TaskHubMissing"]
     await put(http, app, policy={"missingTaskHubIsDrained": True})
-    assert (await staging(http, app))["ready"]
+    verdict = await staging(http, app)
+    assert (verdict["ready"], verdict["assurance"]) == (True, "events"), "what is not there was not read"
     await publish(http, event(provider.hub, "order-1", "Completed", time=at(-60)))
     assert codes(await staging(http, app)) == ["TaskHubMissing"]
 
@@ -171,6 +172,51 @@ async def test_a_hub_that_knows_nothing_of_what_events_showed_is_taken_for_anoth
     assert (await instances(http, draining.hub))["order-2"]["active"]
     await draining.put("order-1", "Completed")
     assert (await staging(http, app))["ready"]
+
+
+async def test_a_hub_that_was_known_once_stays_known_when_its_instances_are_purged(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """The end of one is lost, and then both are purged."""
+    await publish(http, event(draining.hub, "order-1", time=at(-60)), event(draining.hub, "order-2", time=at(-60)))
+    await draining.put("order-1", "Running")
+    await draining.put("order-2", "Running")
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    await publish(http, event(draining.hub, "order-1", "Completed"))
+    await draining.purge("order-1")
+    await draining.purge("order-2")
+    assert (await staging(http, app, wait=3))["ready"]
+
+
+async def test_a_hub_that_was_there_once_is_not_drained_when_it_is_gone(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    await put(http, app, policy={"missingTaskHubIsDrained": True})
+    assert (await staging(http, app))["assurance"] == "verified"
+    await draining.delete()
+    assert codes(await staging(http, app, verify="fresh")) == ["TaskHubMissing"]
+
+
+async def test_an_instance_is_shown_as_the_hub_has_just_shown_it(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    await publish(http, event(draining.hub, "order-1", time=at(-60)))
+    await draining.put("order-1", "Suspended", version="3.1")
+    for _ in range(2):
+        (one,) = (await staging(http, app))["active"]
+        assert (one["runtimeStatus"], one["version"], one["source"]) == ("Suspended", "3.1", "event")
+
+
+async def test_a_source_whose_setting_is_gone_does_not_keep_the_policy_from_being_changed(
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, draining: ProviderHub
+) -> None:
+    state = StateServer(Settings(storage=storage))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(state.application), base_url="http://state") as other:
+        document = (await other.get(f"/api/apps/{app}")).json()
+        document["policy"]["settleSeconds"] = 5
+        assert (await other.put(f"/api/apps/{app}", json=document)).status_code == 200
+        assert codes(await staging(other, app, verify="fresh")) == ["ProbeFailed"]
+    await state.close()
 
 
 async def test_a_result_is_used_again_while_it_is_young(

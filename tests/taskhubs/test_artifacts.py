@@ -20,8 +20,8 @@ from yarl import URL
 from dev.local import free_ports
 from state_api.emulator import EmulatorPorts
 from state_api.settings import StorageSettings, emulator_connection
-from state_api.taskhubs.artifacts import Artifact, Artifacts, Found, Kind
-from state_api.taskhubs.backend import SourceError, Trouble
+from state_api.taskhubs.artifacts import StorageArtifacts
+from state_api.taskhubs.backend import Artifact, Found, Kind, SourceError, Trouble
 from tests.taskhubs.provider import row
 
 pytestmark = pytest.mark.anyio
@@ -99,8 +99,8 @@ async def account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator
 
 
 @pytest.fixture
-async def artifacts(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[Artifacts]:
-    artifacts = Artifacts(storage, NAME)
+async def artifacts(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageArtifacts]:
+    artifacts = StorageArtifacts(storage, NAME)
     yield artifacts
     await artifacts.close()
 
@@ -126,12 +126,12 @@ def all_of(hub: str, tables: str | None = None) -> list[str]:
     ]
 
 
-async def remove_all(artifacts: Artifacts, hub: str) -> None:
+async def remove_all(artifacts: StorageArtifacts, hub: str) -> None:
     for artifact in (await artifacts.find(hub)).own:
         await artifacts.remove(artifact)
 
 
-async def test_only_what_is_this_hubs_is_removed(account: Account, artifacts: Artifacts, hub: str) -> None:
+async def test_only_what_is_this_hubs_is_removed(account: Account, artifacts: StorageArtifacts, hub: str) -> None:
     for one in (hub, f"{hub}0", f"{hub}x", f"{hub}Instances"):
         await account.make_hub(one)
     before = await account.contents(hub)
@@ -144,7 +144,7 @@ async def test_only_what_is_this_hubs_is_removed(account: Account, artifacts: Ar
 
 
 async def test_what_is_named_like_the_hub_but_is_not_of_it_stays(
-    account: Account, artifacts: Artifacts, hub: str
+    account: Account, artifacts: StorageArtifacts, hub: str
 ) -> None:
     await account.make_hub(hub)
     foreign = [
@@ -161,7 +161,7 @@ async def test_what_is_named_like_the_hub_but_is_not_of_it_stays(
 
 
 async def test_every_control_queue_that_a_hub_can_have_is_found(
-    account: Account, artifacts: Artifacts, hub: str
+    account: Account, artifacts: StorageArtifacts, hub: str
 ) -> None:
     queues = [f"{hub}-control-{number:02}" for number in range(16)]
     for queue in queues:
@@ -171,7 +171,7 @@ async def test_every_control_queue_that_a_hub_can_have_is_found(
 
 @pytest.mark.parametrize("spelling", [str.upper, str.lower, str.title])
 async def test_a_hub_is_the_same_in_upper_and_lower_case(
-    account: Account, artifacts: Artifacts, hub: str, spelling: Callable[[str], str]
+    account: Account, artifacts: StorageArtifacts, hub: str, spelling: Callable[[str], str]
 ) -> None:
     made = f"{hub[:6]}{hub[6:].upper()}"
     await account.make_hub(made)
@@ -182,11 +182,11 @@ async def test_a_hub_is_the_same_in_upper_and_lower_case(
     assert await account.contents(hub) == {}
 
 
-async def test_a_hub_that_left_nothing_has_nothing(artifacts: Artifacts, hub: str) -> None:
+async def test_a_hub_that_left_nothing_has_nothing(artifacts: StorageArtifacts, hub: str) -> None:
     assert await artifacts.find(hub) == Found(())
 
 
-async def test_tables_that_other_hubs_use_stay(account: Account, artifacts: Artifacts, hub: str) -> None:
+async def test_tables_that_other_hubs_use_stay(account: Account, artifacts: StorageArtifacts, hub: str) -> None:
     await account.make_hub(hub)
     await account.tables.get_table_client(f"{hub}Instances").upsert_entity(row("another", "their-order", "Running"))
     before = await account.contents(hub)
@@ -218,12 +218,14 @@ async def test_another_hubs_row_is_found_behind_many_pages(
         assert (await artifacts.find(hub)).shared == (Artifact(Kind.TABLE, f"{hub}Instances"),)
 
 
-async def test_rows_without_a_hub_belong_to_nobody_else(account: Account, artifacts: Artifacts, hub: str) -> None:
+async def test_rows_without_a_hub_belong_to_nobody_else(
+    account: Account, artifacts: StorageArtifacts, hub: str
+) -> None:
     await account.make_table(f"{hub}Instances", hub, None, "", hub.upper())
     assert names(await artifacts.find(hub)) == [f"table {hub}Instances"]
 
 
-async def test_a_history_without_instances_stays(account: Account, artifacts: Artifacts, hub: str) -> None:
+async def test_a_history_without_instances_stays(account: Account, artifacts: StorageArtifacts, hub: str) -> None:
     """Instances go last, so it is nothing that an interrupted removal has left."""
     await account.make_table(f"{hub}History")
     await account.make_table(f"{hub}Partitions")
@@ -251,7 +253,7 @@ async def test_a_removal_that_was_cut_short_anywhere_is_finished_by_the_next(
     assert sorted(await account.contents(hub)) == sorted(all_of(f"{hub}00x"))
 
 
-async def test_what_is_gone_can_be_removed_again(account: Account, artifacts: Artifacts, hub: str) -> None:
+async def test_what_is_gone_can_be_removed_again(account: Account, artifacts: StorageArtifacts, hub: str) -> None:
     await account.make_hub(hub)
     found = await artifacts.find(hub)
     for _ in range(2):
@@ -259,7 +261,7 @@ async def test_what_is_gone_can_be_removed_again(account: Account, artifacts: Ar
     assert await account.contents(hub) == {}
 
 
-async def test_leases_on_blobs_do_not_hold_a_container(account: Account, artifacts: Artifacts, hub: str) -> None:
+async def test_leases_on_blobs_do_not_hold_a_container(account: Account, artifacts: StorageArtifacts, hub: str) -> None:
     await account.make_container(f"{hub}-leases")
     async with account.blobs.get_blob_client(f"{hub}-leases", "taskhub.json") as blob:
         await blob.acquire_lease(60)
@@ -268,7 +270,7 @@ async def test_leases_on_blobs_do_not_hold_a_container(account: Account, artifac
 
 
 async def test_an_app_that_still_runs_on_the_hub_stops_its_removal(
-    account: Account, artifacts: Artifacts, hub: str
+    account: Account, artifacts: StorageArtifacts, hub: str
 ) -> None:
     """It holds a lease on the first container that would be removed."""
     await account.make_hub(hub)
@@ -373,8 +375,8 @@ async def proxied(storage: StorageSettings) -> AsyncIterator[Proxy]:
 
 
 @asynccontextmanager
-async def opened(settings: StorageSettings) -> AsyncIterator[Artifacts]:
-    artifacts = Artifacts(settings, NAME)
+async def opened(settings: StorageSettings) -> AsyncIterator[StorageArtifacts]:
+    artifacts = StorageArtifacts(settings, NAME)
     try:
         yield artifacts
     finally:
@@ -559,7 +561,7 @@ async def test_an_identity_without_a_token_is_denied(monkeypatch: pytest.MonkeyP
 
 
 async def test_messages_are_on_their_way_until_the_last_is_deleted(
-    account: Account, artifacts: Artifacts, hub: str
+    account: Account, artifacts: StorageArtifacts, hub: str
 ) -> None:
     for number in range(4):
         await account.make_queue(f"{hub}-control-{number:02}", 0)
@@ -582,7 +584,7 @@ async def test_messages_are_on_their_way_until_the_last_is_deleted(
     assert await artifacts.in_flight(hub) is True
 
 
-async def test_a_hub_without_queues_has_no_messages(account: Account, artifacts: Artifacts, hub: str) -> None:
+async def test_a_hub_without_queues_has_no_messages(account: Account, artifacts: StorageArtifacts, hub: str) -> None:
     assert await artifacts.in_flight(hub) is False
     await account.make_queue(f"{hub}-workitems")
     assert await artifacts.in_flight(hub) is False
