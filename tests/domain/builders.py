@@ -2,20 +2,13 @@
 
 from dataclasses import replace
 
+from state_api.domain.evidence import ActiveInstance, Activity, Evidence, OpenDeployment, ProbeResult, ProbeStatus
+from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus, Source
-from state_api.domain.readiness import (
-    ActiveInstance,
-    Activity,
-    Evidence,
-    OpenDeployment,
-    Policy,
-    ProbeResult,
-    ProbeStatus,
-    Verdict,
-    assess,
-)
+from state_api.domain.readiness import Policy, Verdict, assess
 from state_api.domain.releases import App, Caller, Order, Retired, Slot, TaskHubSource, Transition, stage
+from state_api.domain.sightings import Sighting
 
 NOON = parse_instant("2026-11-20T12:00:00Z")
 AZURE_STORAGE = "azureStorage"
@@ -59,14 +52,44 @@ def probe(
     began: float = -10,
     scanned: int = 0,
     message: str = "",
+    ended: float | None = None,
+    unlisted: int = 0,
+    retry_after: int | None = None,
 ) -> ProbeResult:
     """A probe of Azure Storage, begun ten seconds before noon unless told."""
-    return ProbeResult(status, AZURE_STORAGE, at(began), found, scanned, message)
+    return ProbeResult(
+        status,
+        AZURE_STORAGE,
+        at(began),
+        found,
+        scanned,
+        message,
+        ended_at=None if ended is None else at(ended),
+        unlisted=unlisted,
+        retry_after=retry_after,
+    )
 
 
 def probed(result: ProbeResult | None, activity: Activity | None = None) -> Evidence:
     """What events and a probe show of a hub; None for a probe that has no result yet."""
     return replace(evidence(activity=activity), provider=AZURE_STORAGE, probe=result)
+
+
+def sighting(
+    instance_id: str = "order-1",
+    function_name: str = "ProcessOrder",
+    status: RuntimeStatus = RuntimeStatus.RUNNING,
+    created: float = -3600,
+    updated: float = -60,
+    version: str | None = None,
+) -> Sighting:
+    """An instance as a probe sees it, an hour old at noon and last written a minute before unless told."""
+    return Sighting(instance_id, function_name, version, status, at(created), at(updated), f"written {updated}")
+
+
+def waiver(instance_id: str = "order-1", task_hub: str = "v41", expires: float = 3600) -> Waiver:
+    """A waiver that was given at noon and expires after an hour unless told."""
+    return Waiver(task_hub, instance_id, "stuck since the outage", "anna", at(), at(expires))
 
 
 def open_deployment(run_url: str | None = RUN_8, since: float = -120) -> OpenDeployment:
@@ -102,6 +125,7 @@ def shop(
     policy: Policy | None = None,
     retired: tuple[Retired, ...] = (),
     task_hubs: TaskHubSource | None = None,
+    waivers: tuple[Waiver, ...] = (),
 ) -> App:
     """An app that was registered before; `more` are its slots beyond production and staging."""
     return App(
@@ -110,6 +134,7 @@ def shop(
         policy=policy or Policy(),
         task_hubs=task_hubs,
         retired=retired,
+        waivers=waivers,
         revision=3,
     )
 

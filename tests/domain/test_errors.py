@@ -8,8 +8,10 @@ from state_api.domain.errors import (
     Conflict,
     DeploymentInProgress,
     NotFound,
+    ProbeNotConfigured,
     Refused,
     SlotNotFound,
+    SourceUnavailable,
     StagingNotReady,
     StateError,
     StorageUnavailable,
@@ -17,6 +19,8 @@ from state_api.domain.errors import (
     TaskHubAlreadyUsed,
     TaskHubInUse,
     TaskHubNotFound,
+    Unavailable,
+    WaiverNotFound,
 )
 
 
@@ -42,19 +46,29 @@ def test_every_error_is_drawn_in_the_tree(kind: type[StateError]) -> None:
     assert kind.__name__ in errors.__doc__.split()
 
 
-@pytest.mark.parametrize("kind", [AppNotFound, SlotNotFound, TaskHubNotFound])
+@pytest.mark.parametrize("kind", [AppNotFound, SlotNotFound, TaskHubNotFound, WaiverNotFound])
 def test_what_does_not_exist_is_not_found(kind: type[StateError]) -> None:
     assert issubclass(kind, NotFound)
 
 
 @pytest.mark.parametrize(
-    "kind", [StagingNotReady, DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed, SwapMismatch, Conflict]
+    "kind",
+    [
+        StagingNotReady,
+        DeploymentInProgress,
+        TaskHubInUse,
+        TaskHubAlreadyUsed,
+        SwapMismatch,
+        ProbeNotConfigured,
+        Conflict,
+    ],
 )
 def test_what_would_break_running_work_or_another_pipeline_is_refused(kind: type[StateError]) -> None:
     assert issubclass(kind, Refused)
 
 
-def test_an_unavailable_storage_says_when_to_try_again() -> None:
-    assert StorageUnavailable("busy").retry_after == 10
-    assert StorageUnavailable("busy", retry_after=5, table="Apps").retry_after == 5
-    assert StorageUnavailable("busy", retry_after=5, table="Apps").details == {"table": "Apps"}
+@pytest.mark.parametrize("kind", [SourceUnavailable, StorageUnavailable])
+def test_an_unavailable_storage_says_when_to_try_again(kind: type[Unavailable]) -> None:
+    assert kind("busy").retry_after == 10
+    assert kind("busy", retry_after=5, table="Apps").retry_after == 5
+    assert kind("busy", retry_after=5, table="Apps").details == {"table": "Apps"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from state_api.domain.instants import (
     TICKS_PER_SECOND,
     Instant,
+    datetime_of,
     format_duration,
     format_instant,
     instant_from,
@@ -144,6 +145,13 @@ def test_a_datetime_is_the_instant_of_its_text(moment: datetime) -> None:
 def test_an_offset_moves_a_datetime_to_utc() -> None:
     berlin = timezone(timedelta(hours=1))
     assert instant_from(datetime(1970, 1, 1, 1, 0, 1, 5, tzinfo=berlin)) == seconds(1) + 50
+
+
+@given(INSTANTS)
+def test_a_datetime_keeps_the_microseconds_of_an_instant(instant: Instant) -> None:
+    moment = datetime_of(instant)
+    assert moment.tzinfo is UTC
+    assert instant_from(moment) == instant // 10 * 10
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, Evidence, ProbeResult, ProbeStatus
 from state_api.domain.lifecycle import Instance, RuntimeStatus, apply
-from state_api.domain.readiness import (
-    ACTIVE_LIMIT,
-    POLL_SECONDS,
-    REASONS,
-    ActiveInstance,
-    Activity,
-    Assurance,
-    Evidence,
-    Policy,
-    ProbeResult,
-    Reason,
-    Verdict,
-    assess,
-)
+from state_api.domain.readiness import POLL_SECONDS, REASONS, Assurance, Policy, Reason, Verdict, assess
 from tests.domain.builders import active, at, event, evidence, not_ready, open_deployment, probe, probed
 
 
@@ -51,6 +39,9 @@ def test_reason_codes_are_what_pipelines_rely_on() -> None:
         "VerificationRequired",
         "ProbePending",
         "ProbeFailed",
+        "ProbeDenied",
+        "ProbeThrottled",
+        "TaskHubMissing",
         "ProbeIncomplete",
         "ProbeStale",
     ]
@@ -255,9 +246,14 @@ def test_a_deployment_of_a_caller_without_a_run_is_shown_by_name() -> None:
 
 
 def test_a_verdict_gives_every_reason_that_applies() -> None:
-    busy = probed(probe(began=-500), Activity(active=(active(),)))
+    busy = probed(probe(status=ProbeStatus.DENIED), Activity(active=(active(),)))
     verdict = assess(replace(busy, deployment=open_deployment()), Policy(), at())
-    assert codes(verdict) == [Reason.DEPLOYMENT_IN_PROGRESS, Reason.INSTANCES_ACTIVE, Reason.PROBE_STALE]
+    assert codes(verdict) == [Reason.DEPLOYMENT_IN_PROGRESS, Reason.INSTANCES_ACTIVE, Reason.PROBE_DENIED]
+
+
+def test_another_runs_deployment_does_not_hide_that_a_hub_has_yet_to_be_read() -> None:
+    verdict = assess(replace(probed(None), deployment=open_deployment()), Policy(), at())
+    assert codes(verdict) == [Reason.DEPLOYMENT_IN_PROGRESS, Reason.PROBE_PENDING]
 
 
 def test_a_caller_is_told_to_poll_where_settling_is_not_the_only_reason() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 
 from state_api.domain.errors import (
     DeploymentInProgress,
@@ -241,6 +242,11 @@ def test_a_changed_policy_is_on_record_with_what_changed() -> None:
     assert transition.changed
 
 
+def test_whether_a_missing_hub_counts_as_drained_is_on_record() -> None:
+    transition = with_policy(shop(), Policy(missing_task_hub_is_drained=True))
+    assert transition.details == {"policy": {"missingTaskHubIsDrained": True}}
+
+
 def test_the_policy_is_made_from_the_one_before() -> None:
     app = shop(policy=Policy(settle_seconds=60, freshness_seconds=90))
     stricter = Registration(policy=lambda policy: replace(policy, require_verification=True))
@@ -253,18 +259,46 @@ def test_an_unchanged_policy_changes_nothing() -> None:
     assert not with_policy(shop(), Policy()).changed
 
 
-def test_where_the_task_hubs_live_is_set_and_on_record_without_its_connection() -> None:
+def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_setting() -> None:
     transition = register(shop(), Registration(task_hubs=SOURCE), {}, frozenset(), at())
     assert transition.app.task_hubs == SOURCE
-    assert transition.details == {"taskHubs": "azureStorage"}
+    assert transition.details == {
+        "taskHubs": {
+            "provider": "azureStorage",
+            "connection": "DURABLE_STORAGE",
+            "trackingConnection": None,
+            "trackingPrefix": None,
+        }
+    }
     assert transition.changed
+
+
+def test_a_tracking_store_of_its_own_is_on_record_too() -> None:
+    source = replace(SOURCE, tracking_connection="TRACKING_STORAGE", tracking_prefix="Orders")
+    transition = register(shop(task_hubs=SOURCE), Registration(task_hubs=source), {}, frozenset(), at())
+    assert transition.app.task_hubs == source
+    assert transition.changed
+    assert transition.details == {
+        "taskHubs": {
+            "provider": "azureStorage",
+            "connection": "DURABLE_STORAGE",
+            "trackingConnection": "TRACKING_STORAGE",
+            "trackingPrefix": "Orders",
+        }
+    }
+
+
+def test_a_source_that_was_stored_before_there_were_tracking_stores_has_none() -> None:
+    stored = b'{"provider": "azureStorage", "connection": "DURABLE_STORAGE"}'
+    assert TypeAdapter(TaskHubSource).validate_json(stored) == SOURCE
 
 
 def test_where_the_task_hubs_live_is_changed() -> None:
     other = TaskHubSource("azureManaged", "SCHEDULER")
     transition = register(shop(task_hubs=SOURCE), Registration(task_hubs=other), {}, frozenset(), at())
     assert transition.app.task_hubs == other
-    assert transition.details == {"taskHubs": "azureManaged"}
+    assert transition.details["taskHubs"]["provider"] == "azureManaged"
+    assert transition.details["taskHubs"]["connection"] == "SCHEDULER"
 
 
 def test_where_the_task_hubs_live_stays_when_nothing_is_said_about_it() -> None:

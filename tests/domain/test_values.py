@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from state_api.domain import lifecycle, readiness, releases
+from state_api.domain import evidence, exemptions, lifecycle, readiness, releases, sightings
 
 
 def all_values() -> list[type]:
-    kinds = [kind for module in (lifecycle, readiness, releases) for kind in vars(module).values()]
+    modules = (evidence, exemptions, lifecycle, readiness, releases, sightings)
+    kinds = [kind for module in modules for kind in vars(module).values()]
     return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)
 
 

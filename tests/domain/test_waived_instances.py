@@ -1,0 +1,127 @@
+"""The verdict where single instances are waived: they do not block, and it says which ones and why."""
+
+from dataclasses import replace
+
+import pytest
+
+from state_api.domain.evidence import ActiveInstance, Activity, Evidence, ProbeResult, ProbeStatus
+from state_api.domain.exemptions import Exemptions, Waiver
+from state_api.domain.lifecycle import RuntimeStatus
+from state_api.domain.readiness import Assurance, Policy, Reason, Verdict, Waived, assess
+from tests.domain.builders import active, at, evidence, probe, probed, waiver
+
+STUCK = active("stuck", since=-86_400)
+
+
+def judged(known: Evidence, *waivers: Waiver, policy: Policy | None = None) -> Verdict:
+    """The verdict at noon with these waivers in force."""
+    return assess(replace(known, waivers=waivers), policy or Policy(), at())
+
+
+def by_events(*found: ActiveInstance, waived: tuple[ActiveInstance, ...] = ()) -> Evidence:
+    return evidence(activity=Activity(active=found, waived=waived))
+
+
+def by_probe(*found: ActiveInstance, activity: Activity | None = None) -> Evidence:
+    return probed(probe(*found), activity)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        by_events(STUCK),
+        by_events(waived=(STUCK,)),
+        by_probe(STUCK),
+        by_probe(STUCK, activity=Activity(active=(STUCK,))),
+        by_probe(STUCK, activity=Activity(waived=(STUCK,))),
+    ],
+    ids=["by events", "by events and left out", "by a probe", "by both", "by both and left out"],
+)
+def test_a_waived_instance_does_not_block_and_is_shown_with_its_waiver(known: Evidence) -> None:
+    verdict = judged(known, waiver("stuck"))
+    assert verdict.ready
+    assert verdict.waived == (Waived(STUCK, waiver("stuck")),)
+    assert (verdict.active, verdict.active_count, verdict.ignored_count) == ((), 0, 0)
+    assert not verdict.active_count_is_lower_bound
+    assert not verdict.has_running
+
+
+def test_a_waived_instance_does_not_keep_a_hub_from_being_verified() -> None:
+    assert judged(by_probe(STUCK), waiver("stuck")).assurance is Assurance.VERIFIED
+
+
+@pytest.mark.parametrize(
+    "known", [by_events(STUCK), by_events(waived=(STUCK,)), by_probe(STUCK)], ids=["active", "left out", "by a probe"]
+)
+def test_an_instance_blocks_without_a_waiver_of_its_own(known: Evidence) -> None:
+    verdict = judged(known, waiver("another"))
+    assert [reason.code for reason in verdict.reasons] == [Reason.INSTANCES_ACTIVE]
+    assert verdict.active == (STUCK,)
+    assert verdict.waived == ()
+
+
+def test_only_what_is_not_waived_is_counted_and_listed() -> None:
+    found = by_events(active("b", since=-5), waived=(STUCK,))
+    verdict = judged(replace(found, provider="azureStorage", probe=probe(active("a", since=-9))), waiver("stuck"))
+    assert [one.instance_id for one in verdict.active] == ["a", "b"]
+    assert verdict.active_count == 2
+    assert verdict.reasons[0].message.startswith("2 orchestration instances are active on task hub v41; the oldest, ")
+    assert "ProcessOrder a, for 9 s" in verdict.reasons[0].message
+    assert [one.active for one in verdict.waived] == [STUCK]
+
+
+def test_waived_instances_are_shown_oldest_first() -> None:
+    verdict = judged(
+        probed(probe(active("b", since=-9)), Activity(waived=(active("c", since=-5), active("a", since=-60)))),
+        *(waiver(one) for one in "abc"),
+    )
+    assert [one.active.instance_id for one in verdict.waived] == ["a", "b", "c"]
+    assert [one.waiver.instance_id for one in verdict.waived] == ["a", "b", "c"]
+
+
+def test_a_waiver_of_an_instance_that_is_not_active_shows_nothing() -> None:
+    verdict = judged(by_events(), waiver("stuck"))
+    assert verdict.ready
+    assert verdict.waived == ()
+
+
+def test_a_waived_instance_of_an_ignored_function_is_ignored() -> None:
+    known = by_events(active("stuck", "NightlySync"))
+    verdict = judged(known, waiver("stuck"), policy=Policy(ignore_functions=("NightlySync",)))
+    assert verdict.ready
+    assert (verdict.waived, verdict.ignored_count) == ((), 1)
+
+
+def test_a_waived_instance_is_shown_with_the_status_that_the_probe_knows() -> None:
+    seen = replace(STUCK, runtime_status=RuntimeStatus.PENDING, version="1.4.0", started_at=at(-60))
+    verdict = judged(by_probe(seen, activity=Activity(waived=(STUCK,))), waiver("stuck"))
+    (shown,) = verdict.waived
+    assert shown.active == replace(STUCK, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
+
+
+def test_what_a_stale_probe_found_is_not_shown_as_waived() -> None:
+    verdict = judged(probed(probe(STUCK, began=-500)), waiver("stuck"))
+    assert [reason.code for reason in verdict.reasons] == [Reason.PROBE_STALE]
+    assert verdict.waived == ()
+
+
+def test_more_instances_than_were_read_block_even_when_every_one_read_is_waived() -> None:
+    known = evidence(activity=Activity(active=(STUCK,), more=True))
+    assert judged(known, waiver("stuck")).active_count == 1
+    assert judged(known, waiver("stuck")).has_running
+
+
+@pytest.mark.parametrize("status", ProbeStatus)
+def test_instances_that_a_probe_does_not_list_block_even_when_every_one_listed_is_waived(status: ProbeStatus) -> None:
+    result: ProbeResult = probe(STUCK, status=status, unlisted=1)
+    assert judged(probed(result), waiver("stuck")).has_running
+
+
+@pytest.mark.parametrize(("expires", "is_ready"), [(60, True), (0.0000001, True), (0, False), (-60, False)])
+def test_whoever_gathers_the_evidence_leaves_out_what_has_expired(expires: float, is_ready: bool) -> None:
+    in_force = Exemptions.of((), [waiver("stuck", expires=expires)], "V41", at()).waivers
+    assert judged(by_events(waived=(STUCK,)), *in_force).ready is is_ready
+
+
+def test_a_verdict_takes_the_waivers_in_its_evidence_for_those_in_force() -> None:
+    assert judged(by_events(STUCK), waiver("stuck", "v99", expires=-60)).ready
