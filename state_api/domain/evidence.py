@@ -62,9 +62,9 @@ class VersionCount:
 class ProbeResult:
     """What a read of the task hub's own storage saw. `began_at` is what a complete one certifies: it says what was
     active then. `scanned` counts the instances that the backend handed over; `message` says what to mend when it
-    failed, or how far it came when it is incomplete. `active` has the oldest blocking instances and the waived ones,
-    `unlisted` counts further blocking ones. `exemptions` is the key of those that it was read under. `carried_on` says
-    that it took more than one call."""
+    failed, or how far it came when it is incomplete. `active` has the oldest blocking instances, `unlisted` counts
+    further ones, `waived` has those that would block. `exemptions` is the key of what it was read under. `carried_on`
+    says that it took more than one call, `took_seconds` how long the reading took in all."""
 
     status: ProbeStatus
     provider: str
@@ -78,12 +78,14 @@ class ProbeResult:
     versions: tuple[VersionCount, ...] = ()
     exemptions: str = ""
     carried_on: bool = False
+    took_seconds: int = 0
+    waived: tuple[ActiveInstance, ...] = ()
     retry_after: int | None = None
 
     @property
     def active_count(self) -> int:
         """All that is active, whatever the policy says of it."""
-        return len(self.active) + self.unlisted + self.ignored_count
+        return len(self.active) + self.unlisted + len(self.waived) + self.ignored_count
 
     @property
     def found_blocking(self) -> bool:

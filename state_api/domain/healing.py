@@ -44,9 +44,10 @@ def standing(started: Started, sighting: Sighting | None) -> Standing:
     return Standing.ENDED
 
 
-def is_overdue(started: Started, now: Instant) -> bool:
-    """Whether an unconfirmed start will not come up any more, whatever is on its way."""
-    return now - started.at >= GRACE
+def may_come_up(started: Started, in_flight: bool | None, now: Instant) -> bool:
+    """Whether an unconfirmed start may still come up: while messages are on their way, or, where nobody can see them,
+    until it is too old."""
+    return now - started.at < GRACE if in_flight is None else in_flight
 
 
 def ended(instance: Instance, sighting: Sighting | None) -> Instance:

@@ -10,7 +10,8 @@ from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Evidence, Op
 from state_api.domain.exemptions import Exemptions, Waiver
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
 
-_LONGEST_WAIT_SECONDS = 300
+LONGEST_WAIT_SECONDS = 300
+"""However long a task hub's storage asks to wait, it is asked again after this."""
 
 POLL_SECONDS = 10
 """What a caller is told to wait before it asks again, where nothing better is known."""
@@ -129,7 +130,9 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
 
     `now` must be of the clock that `last_recorded_at` and the probe's times are of.
     """
-    exemptions = Exemptions(policy.ignore_functions, evidence.waivers)
+    # By now: one may have expired while the hub was read.
+    in_force = tuple(waiver for waiver in evidence.waivers if now < waiver.expires_at)
+    exemptions = Exemptions(policy.ignore_functions, in_force)
     shown = _shown(evidence, policy, now)
     blocking = [one for one in shown if not exemptions.exempts(one.function_name, one.instance_id)]
     active = tuple(blocking[:ACTIVE_LIMIT])
@@ -175,7 +178,7 @@ def _shown(evidence: Evidence, policy: Policy, now: Instant) -> list[ActiveInsta
     """What events and probe show active together, oldest first. One that either of them shows under a name that is not
     ignored is shown so, whatever the other calls it. Of one that both show, the probe knows status and version."""
     probed = _probed(evidence, policy, now)
-    by_probe = {one.instance_id: one for one in probed.active} if probed else {}
+    by_probe = {one.instance_id: one for one in (*probed.active, *probed.waived)} if probed else {}
     looked_up = {one.instance_id: one for one in evidence.looked_up}
     shown = dict(by_probe)
     for one in (*evidence.activity.active, *evidence.activity.waived):
@@ -271,9 +274,9 @@ def _probe_reason(evidence: Evidence, policy: Policy, now: Instant) -> ReasonGiv
             f"the last complete probe of task hub {evidence.task_hub} began at {format_instant(probe.began_at)}; "
             f"it must be younger than {policy.freshness_seconds} s and have begun after the last event"
         )
-        if (taken := (probe.ended_at or probe.began_at) - probe.began_at) >= seconds(policy.freshness_seconds):
+        if probe.took_seconds >= policy.freshness_seconds:
             message += (
-                f". It took {_whole_seconds(taken)} s to read this hub: set freshnessSeconds above that, or purge "
+                f". It took {probe.took_seconds} s to read this hub: set freshnessSeconds well above that, or purge "
                 "finished instances"
             )
         return ReasonGiven(Reason.PROBE_STALE, message)
@@ -337,7 +340,7 @@ def _retry_after(reasons: list[ReasonGiven], evidence: Evidence, policy: Policy,
     if [reason.code for reason in reasons] == [Reason.SETTLING]:
         return max(1, _whole_seconds(_settle_ticks(evidence, policy, now)))
     asked = evidence.probe.retry_after if evidence.probe is not None else None
-    return max(POLL_SECONDS, min(asked or 0, _LONGEST_WAIT_SECONDS))
+    return max(POLL_SECONDS, min(asked or 0, LONGEST_WAIT_SECONDS))
 
 
 def _whole_seconds(ticks: int) -> int:

@@ -45,6 +45,8 @@ class Scan:
     changes: int = 0
     changes_before: int | None = None
     recorded: int = 0
+    spent: float = 0.0
+    """Seconds of reading so far."""
 
     def add(self, sightings: Iterable[Sighting], exemptions: Exemptions) -> list[Sighting]:
         """Take note of a page; the instances on it that block."""
@@ -55,7 +57,8 @@ class Scan:
                 if not exempt:
                     self.changes = (self.changes + _digest(one)) % _MODULUS
                 continue
-            if (self.passes > 1 and exempt) or self._known(one):
+            # A later pass looks for what blocks; there was none before, whatever was shown under that id.
+            if (exempt or one.instance_id in self._listed_ids()) if self.passes > 1 else self._known(one):
                 continue
             count, oldest = self.versions.get(one.version or "", (0, one.created_at))
             self.versions[one.version or ""] = (count + 1, min(oldest, one.created_at))
@@ -70,6 +73,9 @@ class Scan:
                 blocking.append(one)
         self.listed = sorted(self.listed, key=lambda one: (one.started_at, one.instance_id))[:LISTED]
         return blocking
+
+    def _listed_ids(self) -> set[str]:
+        return {one.instance_id for one in self.listed}
 
     def _known(self, sighting: Sighting) -> bool:
         """Whether an earlier page showed it; only what is new since the scan began can be shown twice."""
@@ -100,7 +106,8 @@ class Scan:
             status,
             provider,
             self.began_at,
-            active=tuple(self.listed) + tuple(self.waived),
+            active=tuple(self.listed),
+            waived=tuple(self.waived),
             scanned=self.scanned,
             message=message,
             ended_at=ended_at,
@@ -112,6 +119,7 @@ class Scan:
             ),
             exemptions=self.exemptions,
             carried_on=self.calls > 1,
+            took_seconds=round(self.spent),
         )
 
 

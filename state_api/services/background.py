@@ -36,8 +36,8 @@ class Background:
         self._clock = clock
 
     async def run_once(self) -> int:
-        """Probe every hub whose result is getting old; how many were. One hub's trouble does not stop the others, and
-        those that a round has no time for are the next one's."""
+        """Probe every hub that is draining and whose result is getting old; how many were. One hub's trouble does not
+        stop the others, and those that a round has no time for are the next one's."""
         at_once = asyncio.Semaphore(_AT_ONCE)
         deadline = asyncio.get_running_loop().time() + _BUDGET_SECONDS
 
@@ -45,10 +45,13 @@ class Background:
             async with at_once:
                 left = deadline - asyncio.get_running_loop().time()
                 try:
+                    if app.slot_of(task_hub) == PRODUCTION:
+                        await self._readiness.acquaint(app, task_hub)
+                        return False
                     verify = await self._due(app, task_hub) if left > 0 else Verify.NONE
                     if verify is Verify.NONE:
                         return False
-                    how = self._readiness.verification(verify, left)
+                    how = await self._readiness.verification(verify, left)
                     await self._readiness.verdict_on(app, task_hub, how)
                 except Unavailable as error:
                     log.warning("task hub %s could not be probed: %s", task_hub, error.message)
@@ -57,7 +60,7 @@ class Background:
                     return False
                 return True
 
-        hubs = [hub async for hub in self._draining()]
+        hubs = [hub async for hub in self._hubs()]
         # In another order each time, so that slow ones do not always come first.
         random.shuffle(hubs)
         return sum(await asyncio.gather(*(probe(app, hub) for app, hub in hubs)))
@@ -76,16 +79,16 @@ class Background:
             except TimeoutError:
                 continue
 
-    async def _draining(self) -> AsyncIterator[tuple[App, str]]:
-        """The hubs in slots other than production, and retired ones whose scan waits to be carried on."""
+    async def _hubs(self) -> AsyncIterator[tuple[App, str]]:
+        """The hubs in slots, and retired ones whose scan waits to be carried on."""
         token: str | None = None
         while True:
             page = await self._apps.page(_APPS_PAGE, token)
             for app in page.items:
                 if app.task_hubs is None:
                     continue
-                for name, held in app.slots.items():
-                    if held is not None and name != PRODUCTION:
+                for held in app.slots.values():
+                    if held is not None:
                         yield app, held.task_hub
                 for retired in app.retired:
                     if (await self._probes.get(retired.task_hub)).scan is not None:
@@ -101,6 +104,6 @@ class Background:
             return Verify.CACHED
         now = self._clock.now()
         began_at, ended_at = kept.result.began_at, kept.result.ended_at or kept.result.began_at
-        if now - ended_at < _SHARE * (ended_at - began_at):
+        if now - ended_at < _SHARE * seconds(kept.result.took_seconds):
             return Verify.NONE
         return Verify.FRESH if now - began_at >= seconds(app.policy.freshness_seconds) // 2 else Verify.CACHED

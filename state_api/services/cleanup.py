@@ -80,7 +80,7 @@ class Cleanup:
         app = await self._releases.get(name)
         precondition(app)
         artifacts = self._artifacts(app) if delete_task_hubs else None
-        how = self._readiness.verification(Verify.FRESH if delete_task_hubs else Verify.CACHED, _BUDGET_SECONDS)
+        how = await self._readiness.verification(Verify.FRESH if delete_task_hubs else Verify.CACHED, _BUDGET_SECONDS)
         order = _Order(app, dry_run, artifacts, how)
         kept = kept_by_retention(app, self._clock.now())
         outcomes = [
@@ -108,39 +108,54 @@ class Cleanup:
 
     async def _clean_up(self, order: _Order, retired: Retired) -> CleanedUp:
         hub = await self._task_hubs.get(retired.task_hub)
-        closed, deleting = hub is not None and hub.closed, hub is not None and hub.deleting
         artifacts = order.artifacts
-        if deleting and artifacts is None:
+        if hub is not None and hub.deleting is not None:
             # It was asked for by the call that began it.
             try:
-                artifacts = self._artifacts(order.app)
+                artifacts = artifacts or self._artifacts(order.app)
             except InvalidRequest as error:
                 return CleanedUp(retired, Outcome.UNFINISHED, message=f"its deletion was begun. {error.message}")
-        if not (deleting if artifacts is not None else closed):
-            verdict = await self._readiness.verdict_on(order.app, retired.task_hub, order.how)
-            if reasons := _against(verdict, artifacts is not None):
-                return CleanedUp(retired, Outcome.NOT_DRAINED, reasons)
-        if artifacts is not None:
-            return await self._delete(order, retired, hub, artifacts)
-        if not order.dry_run:
-            await self._remove_records(retired, hub)
-        return CleanedUp(retired, Outcome.WOULD_REMOVE if order.dry_run else Outcome.REMOVED)
+            if hub.deleting != str(order.app.task_hubs):
+                message = "its deletion was begun with other taskHubs: set those again until it is done"
+                return CleanedUp(retired, Outcome.UNFINISHED, message=message)
+        elif hub is not None and hub.closed and artifacts is None:
+            return await self._forget(order, retired, hub)
+        verdict = await self._readiness.verdict_on(order.app, retired.task_hub, order.how)
+        missing = any(reason.code is Reason.TASK_HUB_MISSING for reason in verdict.reasons)
+        if missing and (artifacts is None or (hub is not None and (hub.seen or hub.deleting is not None))):
+            # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
+            return await self._forget(order, retired, hub)
+        if reasons := _against(verdict, artifacts is not None):
+            return CleanedUp(retired, Outcome.NOT_DRAINED, reasons)
+        if artifacts is None:
+            return await self._forget(order, retired, hub)
+        return await self._delete(order, retired, hub, artifacts, verdict.ignored_count)
+
+    async def _forget(self, order: _Order, retired: Retired, hub: TaskHubRecord | None) -> CleanedUp:
+        """Remove the server's own records."""
+        if order.dry_run:
+            return CleanedUp(retired, Outcome.WOULD_REMOVE)
+        await self._remove_records(retired, hub)
+        return CleanedUp(retired, Outcome.REMOVED)
 
     async def _delete(
-        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: Artifacts
+        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: Artifacts, ignored: int
     ) -> CleanedUp:
+        """Delete what the hub left at its provider, the evidence of what runs there last, and then the records."""
         holder = await self._holder(retired.task_hub)
         if holder is not None:
             return CleanedUp(retired, Outcome.IN_USE, message=f"{holder} holds it")
+        message = f"{ignored} active instances of functions that the policy ignores go with it" if ignored else None
         done: list[str] = []
         try:
             async with asyncio.timeout_at(order.how.deadline):
                 found = await artifacts.find(retired.task_hub)
                 shared = tuple(map(str, found.shared))
                 if order.dry_run:
-                    return CleanedUp(retired, Outcome.WOULD_REMOVE, (), tuple(map(str, found.own)), shared)
-                # On record before the first is gone: what is half gone cannot be verified again.
-                await self._task_hubs.close(retired.task_hub, deleting=True)
+                    own = tuple(map(str, found.own))
+                    return CleanedUp(retired, Outcome.WOULD_REMOVE, (), own, shared, message)
+                # On record before the first is gone, so that the next call goes on.
+                await self._task_hubs.close(retired.task_hub, deleting=str(order.app.task_hubs))
                 for artifact in found.own:
                     await artifacts.remove(artifact)
                     done.append(str(artifact))
@@ -148,13 +163,13 @@ class Cleanup:
             return CleanedUp(retired, Outcome.UNFINISHED, artifacts=tuple(done), message=error.message)
         except TimeoutError:
             return CleanedUp(retired, Outcome.UNFINISHED, artifacts=tuple(done), message="it takes longer; call again")
-        await self._remove_records(retired, hub, deleting=True)
-        return CleanedUp(retired, Outcome.REMOVED, (), tuple(done), shared)
+        await self._remove_records(retired, hub)
+        return CleanedUp(retired, Outcome.REMOVED, (), tuple(done), shared, message)
 
-    async def _remove_records(self, retired: Retired, hub: TaskHubRecord | None, deleting: bool = False) -> None:
+    async def _remove_records(self, retired: Retired, hub: TaskHubRecord | None) -> None:
         if hub is not None:
             # Closed first: an event that comes from now on goes to quarantine and cannot make the table anew.
-            await self._task_hubs.close(retired.task_hub, deleting)
+            await self._task_hubs.close(retired.task_hub)
             await self._instances.drop(hub)
         await self._probes.drop(retired.task_hub)
 
@@ -172,10 +187,7 @@ class Cleanup:
 
 
 def _against(verdict: Verdict, deleting: bool) -> tuple[ReasonGiven, ...]:
-    """What stands against removing a hub. Nothing runs in a hub that no slot holds and that does not exist at its
-    provider: its records may go."""
-    if not deleting:
-        return tuple(reason for reason in verdict.reasons if reason.code is not Reason.TASK_HUB_MISSING)
-    if verdict.ready and verdict.assurance is not Assurance.VERIFIED:
+    """What stands against removing a hub."""
+    if deleting and verdict.ready and verdict.assurance is not Assurance.VERIFIED:
         return (ReasonGiven(Reason.VERIFICATION_REQUIRED, "a task hub is only deleted once it is verified"),)
     return verdict.reasons

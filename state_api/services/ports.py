@@ -25,17 +25,17 @@ class Page(Generic[Item]):
 @dataclass(frozen=True, slots=True)
 class TaskHubRecord:
     """What the registry knows of a task hub. `app` is the app that claimed it for a slot, `recording` says that
-    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting` that its artifacts
-    at the provider are being deleted, `seen` that a probe has found it to exist. `matched` is the source that has shown
-    instances which events told of, and so is that of this hub. `shards` is the number of partitions of its instance
-    table, fixed when it was first seen."""
+    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting` is the source that
+    its artifacts are being deleted from, `seen` says that a probe has found it to exist. `matched` is the source that
+    has shown instances which events told of, and so is that of this hub. `shards` is the number of partitions of its
+    instance table, fixed when it was first seen."""
 
     name: str
     shards: int
     app: str | None
     recording: bool
     closed: bool
-    deleting: bool = False
+    deleting: str | None = None
     seen: bool = False
     matched: str | None = None
 
@@ -126,9 +126,9 @@ class TaskHubs(Protocol):
         """Reserve the hub for this app, for ever. Raises TaskHubInUse if another app has it, TaskHubAlreadyUsed
         if it was cleaned up."""
 
-    async def close(self, task_hub: str, deleting: bool) -> None:
+    async def close(self, task_hub: str, deleting: str | None = None) -> None:
         """Let no more events in; they go to quarantine from now on. `deleting` is kept with it, before anything is
-        deleted: what is half gone cannot be verified again."""
+        deleted from there."""
 
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""

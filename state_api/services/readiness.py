@@ -50,9 +50,9 @@ class Readiness:
         self._clock = clock
         self._stopping = stopping
 
-    def verification(self, verify: Verify, budget: float = BUDGET_SECONDS) -> Verification:
+    async def verification(self, verify: Verify, budget: float = BUDGET_SECONDS) -> Verification:
         """A verification that begins now and may take `budget` seconds."""
-        return Verification(verify, self._clock.now(), asyncio.get_running_loop().time() + budget)
+        return Verification(verify, await self._verifier.now(), asyncio.get_running_loop().time() + budget)
 
     async def status(
         self,
@@ -70,16 +70,14 @@ class Readiness:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        asked_at = self._clock.now()
+        asked_at = await self._verifier.now()
         verify_at = loop.time()
         checked: Checked | None = None
         while True:
             began = loop.time()
             due = began >= verify_at
             how = Verification(verify, asked_at, began + BUDGET_SECONDS, None if due else checked)
-            status = await self._status(app_name, slot, caller, how)
-            evidence = status.verdict.evidence
-            checked = Checked(evidence.probe, evidence.confirmed, evidence.looked_up)
+            status, checked = await self._status(app_name, slot, caller, how)
             if due:
                 took = loop.time() - began
                 verify_at = loop.time() + (_VERIFY_SECONDS if status.verdict.has_running else took)
@@ -91,7 +89,9 @@ class Readiness:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(left, _POLL_SECONDS))
 
-    async def _status(self, app_name: str, slot: str, caller: Caller, how: Verification) -> SlotStatus:
+    async def _status(
+        self, app_name: str, slot: str, caller: Caller, how: Verification
+    ) -> tuple[SlotStatus, Checked | None]:
         app = await self._apps.get(app_name)
         if app is None:
             raise AppNotFound(f"there is no app {app_name}; the first PostStaging or PutApp makes it", app=app_name)
@@ -99,44 +99,55 @@ class Readiness:
         # A question names no hub: who holds a deployment is known by the run URL alone.
         run = caller.run("") if caller.run_url else None
         blocking = blocking_deployment(app, run, self._clock.now())
-        verdict = await self.verdict(app, content, how, blocking.as_open() if blocking else None)
-        return SlotStatus(app, app.slot_name(slot), content, verdict)
+        hub = content.task_hub if content else None
+        verdict, checked = await self._judge(app, hub, how, blocking.as_open() if blocking else None)
+        return SlotStatus(app, app.slot_name(slot), content, verdict), checked
 
-    async def verdict(
-        self, app: App, content: Slot | None, how: Verification, deployment: OpenDeployment | None = None
-    ) -> Verdict:
+    async def verdict(self, app: App, content: Slot | None, how: Verification) -> Verdict:
         """The verdict on what a slot holds."""
-        return await self.verdict_on(app, content.task_hub if content else None, how, deployment)
+        return (await self._judge(app, content.task_hub if content else None, how))[0]
 
-    async def verdict_on(
-        self, app: App, task_hub: str | None, how: Verification, deployment: OpenDeployment | None = None
-    ) -> Verdict:
+    async def verdict_on(self, app: App, task_hub: str, how: Verification) -> Verdict:
         """The verdict on a task hub, whether a slot holds it or not."""
+        return (await self._judge(app, task_hub, how))[0]
+
+    async def _judge(
+        self, app: App, task_hub: str | None, how: Verification, deployment: OpenDeployment | None = None
+    ) -> tuple[Verdict, Checked | None]:
+        """The verdict, and what verification came to, for the same question a moment later."""
         if task_hub is None:
-            return assess(Evidence(None, deployment=deployment), app.policy, self._clock.now())
+            return assess(Evidence(None, deployment=deployment), app.policy, self._clock.now()), None
         exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
-        checked, known = Checked(None), True
+        checked: Checked | None = None
+        known = True
         if app.task_hubs is not None:
             question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
-            checked = (
-                how.checked
-                if how.checked is not None and how.checked.answers(question)
-                else await self._verifier.check(question)
-            )
+            # Hub, source, policy and waivers may change while somebody waits.
+            again = how.checked is not None and how.checked.key == question.key
+            checked = how.checked if again else await self._verifier.check(question)
             known = await self._verifier.is_known(task_hub)
         evidence = Evidence(
             task_hub=task_hub,
             # After the probe: an event that was recorded in the meantime must show.
             activity=await self._verifier.activity(task_hub, exemptions),
             provider=app.task_hubs.provider if app.task_hubs else None,
-            probe=checked.result,
+            probe=checked.result if checked else None,
             deployment=deployment,
             waivers=exemptions.waivers,
-            confirmed=checked.confirmed,
-            looked_up=checked.looked_up,
+            confirmed=checked is not None and checked.confirmed,
+            looked_up=checked.looked_up if checked else (),
             known=known,
         )
-        return assess(evidence, app.policy, self._clock.now())
+        return assess(evidence, app.policy, self._clock.now()), checked
+
+    async def acquaint(self, app: App, task_hub: str) -> None:
+        """Find out whether a hub is the one that events tell of, of an app that says where its hubs live."""
+        assert app.task_hubs is not None, "whoever asks has looked"
+        how = await self.verification(Verify.NONE)
+        exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, how.asked_at)
+        await self._verifier.acquaint(
+            Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
+        )
 
     async def activity(self, task_hub: str, policy: Policy) -> Activity:
         """What was recorded for a hub, whatever is waived."""
@@ -145,7 +156,7 @@ class Readiness:
     async def count(self, app: App, task_hub: str, verify: Verify) -> ProbeResult:
         """What a probe finds in a hub, all of it, of an app that says where its hubs live."""
         assert app.task_hubs is not None, "whoever asks has looked"
-        exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
-        how = self.verification(verify)
+        how = await self.verification(verify)
+        exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, how.asked_at)
         question = Question(task_hub, app.task_hubs, app.policy, exemptions, verify, how.asked_at, how.deadline)
         return await self._verifier.count(question)

@@ -63,7 +63,7 @@ class Releases:
     async def stage(self, name: str, order: Order, caller: Caller, precondition: Precondition) -> App:
         """Raises what `domain.releases.stage` raises, Conflict, PreconditionFailed."""
 
-        how = self._readiness.verification(Verify.FRESH)
+        how = await self._readiness.verification(Verify.FRESH)
 
         async def decide(app: App, now: Instant) -> Transition:
             if not needs_verdict(app, order, caller, now):
@@ -87,7 +87,7 @@ class Releases:
         return await self._change(name, caller, precondition, decide)
 
     async def register(self, name: str, registration: Registration, caller: Caller, precondition: Precondition) -> App:
-        how = self._readiness.verification(Verify.FRESH)
+        how = await self._readiness.verification(Verify.FRESH)
 
         async def decide(app: App, now: Instant) -> Transition:
             if registration.task_hubs not in (None, app.task_hubs):

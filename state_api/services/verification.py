@@ -10,9 +10,10 @@ from enum import StrEnum
 
 from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
-from state_api.domain.healing import Standing, ended, is_overdue, missed, standing
+from state_api.domain.healing import Standing, ended, may_come_up, missed, standing
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.lifecycle import Instance, Source, Started
+from state_api.domain.names import hub_key
 from state_api.domain.readiness import Policy
 from state_api.domain.releases import TaskHubSource
 from state_api.domain.scans import Scan, shown_as
@@ -30,14 +31,17 @@ _LOOKED_UP = 16
 """Active instances that are looked up at a time, the oldest first; one that is still active is answer enough."""
 _MOST_LOOKED_UP = 128
 _SAMPLED = 500
-"""Finished instances among which the latest are sought, where it is in doubt whose hub it is."""
+"""Finished instances among which the latest are sought, where it is in doubt whose hub it is. They come in no order of
+time, so it may miss those that are not purged yet; `acquaint` makes that rare."""
 _PAGES_AT_ONCE = 8
 _RECORDED = ACTIVE_LIMIT + 1
 """Instances that events missed and one scan records: enough to say that there are more than a verdict counts."""
 _LEASE_SECONDS = 30
 """What a lease outlasts the work by."""
-_CARRIED_ON = seconds(86_400)
-"""How old a scan may be to be carried on."""
+_LONG_SECONDS = 30.0
+"""From how many seconds of reading a hub is too large to be read anew for every question."""
+_CLOCKS = seconds(1)
+"""How far two servers may differ in what they take for the storage's time."""
 _POLL_SECONDS = 0.3
 
 
@@ -65,21 +69,18 @@ class Question:
     @property
     def key(self) -> str:
         """What a result must have been read under to answer this question."""
-        return f"{self.source}|{self.exemptions.key}"
+        return f"{hub_key(self.task_hub)}|{self.source}|{self.exemptions.key}"
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What verification came to. `confirmed`: the hub has just shown one of the active instances. `looked_up` is how it
-    has shown those that were looked up."""
+    """What verification came to, for the question of that key. `confirmed`: the hub has just shown one of the active
+    instances. `looked_up` is how it has shown those that were looked up."""
 
+    key: str
     result: ProbeResult | None
     confirmed: bool = False
     looked_up: tuple[ActiveInstance, ...] = ()
-
-    def answers(self, question: Question) -> bool:
-        """Whether it came of the same question: policy, waivers and source may change while somebody waits."""
-        return self.result is None or self.result.exemptions == question.key
 
 
 class Verifier:
@@ -108,17 +109,38 @@ class Verifier:
             return Activity()
         return await self._instances.activity(hub, exemptions)
 
+    async def now(self) -> Instant:
+        """The storage's time, asked of it: this machine may just have started, or have been suspended."""
+        await self._task_hubs.ping()
+        return self._clock.now()
+
     async def is_known(self, task_hub: str) -> bool:
         """Whether anything was ever seen of the hub, in events or by a probe."""
         hub = await self._task_hubs.get(task_hub)
         return hub is not None and (hub.recording or hub.seen)
+
+    async def acquaint(self, question: Question) -> None:
+        """Find out whether a hub's source is the right one while there are instances to know it by: later they may be
+        purged. Costs nothing once it is known."""
+        hub = await self._task_hubs.get(question.task_hub)
+        if hub is None or hub.closed or not hub.recording or hub.matched == str(question.source):
+            return
+        active = (await self._instances.activity(hub, question.exemptions)).active[-_LOOKED_UP:]
+        told = [one.instance_id for one in active if one.source is Source.EVENT]
+        try:
+            async with asyncio.timeout_at(question.deadline):
+                seen = await self._backends.of(question.source).find(question.task_hub, told)
+        except (SourceError, TimeoutError):
+            return
+        if any(seen.values()):
+            await self._task_hubs.mark(question.task_hub, str(question.source))
 
     async def check(self, question: Question) -> Checked:
         """Verify a hub for a verdict."""
         kept = await self._probes.get(question.task_hub)
         result = kept.result if kept.result is not None and kept.result.exemptions == question.key else None
         if self._is_to_wait(result):
-            return Checked(result)
+            return Checked(question.key, result)
         if result is not None and (result.found_blocking or not _is_fresh_enough(result, question)):
             # What it found is in the records, where it has been followed since; and one that is not fresh must not
             # answer after all when the time runs on between here and the verdict.
@@ -127,8 +149,8 @@ class Verifier:
             scan = kept.scan if kept.scan is not None and kept.scan.exemptions == question.key else None
             activity = await self.activity(question.task_hub, question.exemptions)
             if scan is not None and not self._is_good(result, question, activity):
-                return Checked(self._under_way(scan, question))
-            return Checked(result)
+                return Checked(question.key, self._under_way(scan, question))
+            return Checked(question.key, result)
         try:
             backend = self._backends.of(question.source)
             async with asyncio.timeout_at(question.deadline):
@@ -136,15 +158,16 @@ class Verifier:
                 while activity.active:
                     seen = await self._look_up(backend, question, activity.active)
                     if seen is not None:
-                        return Checked(result, bool(seen), seen)
+                        return Checked(question.key, result, bool(seen), seen)
                     activity = await self.activity(question.task_hub, question.exemptions)
         except SourceError as error:
-            return Checked(self._failed(question, error))
+            return Checked(question.key, self._failed(question, error))
         except TimeoutError:
-            return Checked(self._cut_short(question, "looking up what events show active took too long"))
+            message = "looking up what events show active took too long"
+            return Checked(question.key, self._cut_short(question, message))
         if self._is_settling(activity, question.policy) or self._is_good(result, question, activity):
-            return Checked(result)
-        return Checked(await self._scan(backend, question, activity, for_verdict=True))
+            return Checked(question.key, result)
+        return Checked(question.key, await self._scan(backend, question, activity, for_verdict=True))
 
     async def count(self, question: Question) -> ProbeResult:
         """A scan of the hub that is complete and young enough, whatever it found; read now if there is none."""
@@ -195,16 +218,18 @@ class Verifier:
             at, size = at + size, min(2 * size, _MOST_LOOKED_UP)
             seen = dict(await backend.find(question.task_hub, list(batch)))
             standings = {one: standing(_started(batch[one]), seen[one]) for one in batch}
-            doubtful = [
-                one
-                for one, known in standings.items()
-                if known is Standing.UNCONFIRMED and not is_overdue(_started(batch[one]), self._clock.now())
-            ]
-            # Messages first, then the instances once more: what has left the queues in between has been written.
-            if doubtful and await backend.in_flight(question.task_hub) is False:
+            doubtful = [one for one, known in standings.items() if known is Standing.UNCONFIRMED]
+            if doubtful:
+                # Messages first, then the instances once more: what has left the queues in between has been written.
+                in_flight = await backend.in_flight(question.task_hub)
                 seen |= await backend.find(question.task_hub, doubtful)
                 standings |= {one: standing(_started(batch[one]), seen[one]) for one in doubtful}
-                doubtful = []
+                doubtful = [
+                    one
+                    for one in doubtful
+                    if standings[one] is Standing.UNCONFIRMED
+                    and may_come_up(_started(batch[one]), in_flight, self._clock.now())
+                ]
             absent = [one for one in batch if standings[one] is Standing.UNCONFIRMED and one not in doubtful]
             told = any(seen[one] is not None and batch[one].source is Source.EVENT for one in batch)
             if (absent or told) and not await self._is_same_hub(backend, question, told):
@@ -230,7 +255,7 @@ class Verifier:
         if hub is None or hub.matched == source:
             return hub is not None
         if not told:
-            # The latest that are known to have finished: they are the last to be purged.
+            # The latest of some that are known to have finished: they are the last to be purged.
             page = await self._instances.page(hub, False, None, _SAMPLED, None)
             latest = sorted(page.items, key=lambda one: one.last_event_at)[-_LOOKED_UP:]
             told = any((await backend.find(question.task_hub, [one.instance_id for one in latest])).values())
@@ -288,15 +313,22 @@ class Verifier:
         return result.exemptions == question.key and self._is_good(result, question, activity, for_verdict)
 
     def _may_go_on(self, scan: Scan, question: Question, activity: Activity, for_verdict: bool) -> bool:
-        """For a verdict, not a scan that events have overtaken: whatever it came to, it would be out of date."""
+        """Whether a scan that was cut off will answer the question once it is done. One that events have overtaken will
+        not, nor one that lay about for too long, unless it takes so long to read the hub. And what asks for a fresh
+        look gets one, unless the hub is too large for that."""
+        freshness = question.policy.freshness_seconds
+        large = scan.spent >= _LONG_SECONDS
         return (
             scan.exemptions == question.key
-            and self._clock.now() - scan.began_at < _CARRIED_ON
+            and (self._clock.now() - scan.began_at < seconds(freshness) or scan.spent >= freshness / 2)
+            and (question.verify is not Verify.FRESH or large or scan.began_at >= question.asked_at)
             and not (for_verdict and _is_overtaken(scan.began_at, activity))
         )
 
     async def _read(self, backend: Backend, question: Question, scan: Scan | None) -> tuple[Scan | None, ProbeResult]:
         """Read until the scan is done or the time is up: the scan to carry on, and what it says."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with asyncio.timeout_at(question.deadline):
                 if scan is None:
@@ -308,12 +340,16 @@ class Verifier:
                     scan.calls += 1
                 while not scan.finished():
                     await self._pass(backend, question, scan)
+                scan.spent += loop.time() - began
                 return None, scan.result(ProbeStatus.COMPLETE, backend.provider, self._clock.now())
         except TimeoutError:
             if scan is None:
                 return None, self._cut_short(question, "the task hub did not answer in time")
+            scan.spent += loop.time() - began
             return scan, self._under_way(scan, question)
         except SourceError as error:
+            if scan is not None:
+                scan.spent += loop.time() - began
             keep = scan if scan is not None and scan.pages and error.trouble is not Trouble.MISSING else None
             return keep, self._failed(question, error)
 
@@ -354,6 +390,8 @@ class Verifier:
         if hub.closed:
             return
         known = await asyncio.gather(*(self._known(hub, one) for one in blocking))
+        if any(one is not None and one.source is Source.EVENT for one in known):
+            await self._task_hubs.mark(question.task_hub, str(question.source))
         now = self._clock.now()
         lacking = [missed(before, one, now) for before, one in zip(known, blocking, strict=True)]
         await self._correct(question.task_hub, [one for one in lacking if one is not None])
@@ -397,7 +435,7 @@ def _is_overtaken(began_at: Instant, activity: Activity) -> bool:
 
 def _is_fresh_enough(result: ProbeResult, question: Question) -> bool:
     """Whether a result is as fresh as the question wants it."""
-    if question.verify is not Verify.FRESH or result.began_at >= question.asked_at:
+    if question.verify is not Verify.FRESH or result.began_at >= question.asked_at + _CLOCKS:
         return True
     # A hub that takes more than one call to read: what was finished in this call is as fresh as it gets.
     return result.carried_on and result.ended_at is not None and result.ended_at >= question.asked_at

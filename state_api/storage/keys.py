@@ -7,6 +7,7 @@ import re
 _NAMED = {"^": "^^", "/": "^0", "\\": "^1", "#": "^2", "?": "^3"}
 _NAMED_BACK = {escaped[1]: plain for plain, escaped in _NAMED.items()}
 _CONTROL_OFFSET = 0xC0
+_LAST_CONTROL = 0x9F
 _SPECIAL = re.compile(r"[\^/\\#?\x00-\x1f\x7f-\x9f]")
 _ESCAPED = re.compile(r"\^(.)", re.DOTALL)
 
@@ -21,10 +22,13 @@ def escape(instance_id: str) -> str:
 
 
 def unescape(escaped: str) -> str:
-    return _ESCAPED.sub(
-        lambda match: _NAMED_BACK.get(match[1]) or chr(ord(match[1]) - _CONTROL_OFFSET),
-        escaped,
-    )
+    """The id. What is no escape of the provider's stays as it is."""
+
+    def plain(match: re.Match[str]) -> str:
+        code = ord(match[1]) - _CONTROL_OFFSET
+        return _NAMED_BACK.get(match[1]) or (chr(code) if 0 <= code <= _LAST_CONTROL else match[0])
+
+    return _ESCAPED.sub(plain, escaped)
 
 
 def instance_key(instance_id: str) -> str:

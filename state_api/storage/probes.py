@@ -1,12 +1,13 @@
 """What is kept of the probes of each task hub: the last result, a scan under way, and the lease of the worker that has
 the hub. In the registry's table, in a partition of its own, the scan apart from the result because each can be long."""
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableEntity, UpdateMode
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from state_api.domain.evidence import ProbeResult
 from state_api.domain.instants import Instant, format_instant, parse_instant
@@ -28,6 +29,10 @@ from state_api.storage.tables import (
 )
 
 _PARTITION = "probe"
+
+log = logging.getLogger(__name__)
+
+Kept = TypeVar("Kept")
 
 _result = TypeAdapter(ProbeResult)
 _scan = TypeAdapter(Scan)
@@ -101,11 +106,24 @@ class ProbeStore:
         work, result = rows.get("work"), rows.get("result")
         until = work.get("LeasedUntil") if work is not None else None
         return ProbeRecord(
-            result=_result.validate_json(unchunked("Result", result)) if result is not None else None,
-            scan=_scan.validate_json(text) if work is not None and (text := unchunked("Scan", work)) else None,
+            result=_readable(_result, "Result", result),
+            scan=_readable(_scan, "Scan", work),
             leased_until=parse_instant(until) if until else None,
             owner=work.get("Owner", "") if work is not None else "",
         ), work
+
+
+def _readable(kind: TypeAdapter[Kept], name: str, row: TableEntity | None) -> Kept | None:
+    """What is kept in a row; nothing, if another version of this server has written what this one cannot read: it is
+    read anew then."""
+    text = unchunked(name, row) if row is not None else ""
+    if not text:
+        return None
+    try:
+        return kind.validate_json(text)
+    except ValidationError as error:
+        log.warning("what was kept of a probe cannot be read: %d errors", error.error_count())
+        return None
 
 
 def _row(task_hub: str, kind: str, **properties: Any) -> dict[str, Any]:

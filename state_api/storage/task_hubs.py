@@ -90,9 +90,9 @@ class TaskHubStore:
 
         return await self._change(task_hub, reserve)
 
-    async def close(self, task_hub: str, deleting: bool) -> None:
+    async def close(self, task_hub: str, deleting: str | None = None) -> None:
         """Let no more events in. They go to quarantine from now on."""
-        await self._change(task_hub, lambda record: {"Closed": True} | ({"Deleting": True} if deleting else {}))
+        await self._change(task_hub, lambda record: {"Closed": True} | ({"Deleting": deleting} if deleting else {}))
         self.forget(task_hub)
 
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
@@ -111,7 +111,7 @@ class TaskHubStore:
             app=row.get("App"),
             recording=row.get("Recording", False),
             closed=row.get("Closed", False),
-            deleting=row.get("Deleting", False),
+            deleting=row.get("Deleting"),
             seen=row.get("Seen", False),
             matched=row.get("Matched"),
         )

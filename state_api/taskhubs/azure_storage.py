@@ -158,7 +158,8 @@ class AzureStorageBackend:
             return None
         stamp = written_at(row)
         return Sighting(
-            instance_id=unescape(row["PartitionKey"]),
+            # Half a surrogate pair is no text that could be stored or answered.
+            instance_id=unescape(row["PartitionKey"]).encode("utf-8", "replace").decode(),
             function_name=str(name or "")[:_LONGEST_NAME],
             version=str(row["Version"])[:_LONGEST_NAME] if row.get("Version") else None,
             runtime_status=_status(status),
@@ -220,7 +221,7 @@ class AzureStorageBackend:
 
 def _is_absent(error: HttpResponseError) -> bool:
     """Whether the table is there and the row is not."""
-    return error_code(error) in ("", "ResourceNotFound")
+    return error_code(error) == "ResourceNotFound"
 
 
 def _status(value: Any) -> RuntimeStatus:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from state_api.domain.instants import Instant
+from state_api.domain.readiness import LONGEST_WAIT_SECONDS
 from state_api.domain.releases import TaskHubSource
 from state_api.domain.sightings import Sighting
 
@@ -27,7 +28,7 @@ class SourceError(Exception):
         super().__init__(message)
         self.trouble = trouble
         self.message = message
-        self.retry_after = retry_after
+        self.retry_after = None if retry_after is None else min(retry_after, LONGEST_WAIT_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

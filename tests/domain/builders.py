@@ -53,6 +53,7 @@ def probe(
     scanned: int = 0,
     message: str = "",
     ended: float | None = None,
+    taken: int = 0,
     unlisted: int = 0,
     retry_after: int | None = None,
 ) -> ProbeResult:
@@ -65,6 +66,7 @@ def probe(
         scanned,
         message,
         ended_at=None if ended is None else at(ended),
+        took_seconds=taken,
         unlisted=unlisted,
         retry_after=retry_after,
     )

@@ -123,5 +123,6 @@ def test_whoever_gathers_the_evidence_leaves_out_what_has_expired(expires: float
     assert judged(by_events(waived=(STUCK,)), *in_force).ready is is_ready
 
 
-def test_a_verdict_takes_the_waivers_in_its_evidence_for_those_in_force() -> None:
-    assert judged(by_events(STUCK), waiver("stuck", "v99", expires=-60)).ready
+@pytest.mark.parametrize(("expires", "is_ready"), [(0.0000001, True), (0, False)])
+def test_a_waiver_that_expires_while_the_hub_is_read_no_longer_counts(expires: float, is_ready: bool) -> None:
+    assert judged(by_events(STUCK), waiver("stuck", expires=expires)).ready is is_ready

@@ -10,7 +10,7 @@ import pytest
 from azure.storage.blob.aio import ContainerClient
 
 from state_api.app import StateServer
-from state_api.domain.releases import Slot
+from state_api.domain.releases import Slot, TaskHubSource
 from state_api.services.ports import AuditRecord
 from state_api.settings import StorageSettings
 from state_api.storage.apps import AppStore
@@ -187,7 +187,7 @@ async def test_what_stands_in_the_way_is_told_and_the_next_call_goes_on(
 async def test_a_deletion_that_was_begun_waits_for_where_the_hubs_live(
     http: httpx.AsyncClient, server: StateServer, app: str, account: Account, hubs: list[str]
 ) -> None:
-    await TaskHubStore(server.tables, 4).close(hubs[0], deleting=True)
+    await TaskHubStore(server.tables, 4).close(hubs[0], str(TaskHubSource("azureStorage", "DURABLE_STORAGE")))
     await put(http, app, taskHubs=None)
     (done,) = await clean(http, app, deleteTaskHubs=False)
     assert (done["outcome"], "set taskHubs with PutApp" in done["message"]) == ("Unfinished", True)

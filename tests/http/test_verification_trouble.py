@@ -134,6 +134,7 @@ def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 1)
     monkeypatch.setattr("state_api.services.verification._PAGES_AT_ONCE", 1)
     monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
+    monkeypatch.setattr("state_api.services.verification._LONG_SECONDS", 0.5)
 
 
 async def slowly(method: str, path: str) -> None:
@@ -173,7 +174,7 @@ async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_wha
             break
         verdict = await staging(http, app)
     assert codes(verdict) == ["ProbeStale"]
-    assert "set freshnessSeconds above that" in verdict["reasons"][0]["message"]
+    assert "set freshnessSeconds well above that" in verdict["reasons"][0]["message"]
     await put(http, app, policy={"freshnessSeconds": 60})
     assert (await staging(http, app, verify="none"))["ready"]
 
