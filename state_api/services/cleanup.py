@@ -1,7 +1,7 @@
 """Cleanup: what retired task hubs leave behind, in the server's records and, if it is asked for, at their provider."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from state_api.domain.errors import InvalidRequest
@@ -80,7 +80,7 @@ class Cleanup:
         app = await self._releases.get(name)
         precondition(app)
         artifacts = self._artifacts(app) if delete_task_hubs else None
-        how = await self._readiness.verification(Verify.FRESH if delete_task_hubs else Verify.CACHED, _BUDGET_SECONDS)
+        how = await self._readiness.verification(Verify.FRESH, _BUDGET_SECONDS)
         order = _Order(app, dry_run, artifacts, how)
         kept = kept_by_retention(app, self._clock.now())
         outcomes = [
@@ -120,7 +120,9 @@ class Cleanup:
                 return CleanedUp(retired, Outcome.UNFINISHED, message=message)
         elif hub is not None and hub.closed and artifacts is None:
             return await self._forget(order, retired, hub)
-        verdict = await self._readiness.verdict_on(order.app, retired.task_hub, order.how)
+        verify = Verify.CACHED if artifacts is None else Verify.FRESH
+        how = replace(order.how, verify=verify)
+        verdict = await self._readiness.verdict_on(order.app, retired.task_hub, how)
         missing = any(reason.code is Reason.TASK_HUB_MISSING for reason in verdict.reasons)
         if missing and (artifacts is None or (hub is not None and (hub.seen or hub.deleting is not None))):
             # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
