@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo run test test-functions lint format ci clean
+.PHONY: help setup demo run test simulate test-functions lint format ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,8 +27,11 @@ run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve
 
 test: setup ## Run all tests, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
 	@$(BIN)/coverage report --include='state_api/domain/*' --fail-under=100
+
+simulate: setup ## Judge HISTORIES (default 2000) random histories of the platform, from SEED (default 1) on
+	@$(BIN)/python -m tests.simulator --histories "$${HISTORIES:-2000}" --seed "$${SEED:-1}"
 
 test-functions: setup ## Run the tests of function_app.py in PYTHON (default python3.13) with its own azure-functions line
 	@dev/test-functions "$${PYTHON:-python3.13}"

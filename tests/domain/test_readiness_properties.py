@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state_api.domain.evidence import ActiveInstance, Activity, Evidence, OpenDeployment, ProbeResult, ProbeStatus
-from state_api.domain.exemptions import Exemptions
+from state_api.domain.exemptions import Exemptions, Waiver
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.lifecycle import RuntimeStatus, Source
 from state_api.domain.readiness import Assurance, Policy, Reason, assess
@@ -53,14 +53,21 @@ def activities(draw: st.DrawFn) -> Activity:
     )
 
 
-PROBES = st.builds(
+@st.composite
+def probes(draw: st.DrawFn) -> ProbeResult:
+    """What a probe saw; a part of it was waived when it began."""
+    found = draw(FEW)
+    waived = draw(st.integers(0, len(found)))
+    return replace(draw(RESULTS), active=found[waived:], waived=found[:waived])
+
+
+RESULTS = st.builds(
     ProbeResult,
     status=st.sampled_from([ProbeStatus.COMPLETE, ProbeStatus.COMPLETE, ProbeStatus.MISSING, *ProbeStatus]),
     provider=st.just("azureStorage"),
     began_at=LATELY,
-    active=FEW,
     scanned=st.integers(0, 5000),
-    ended_at=st.none() | OFFSETS,
+    took_seconds=st.integers(0, 400),
     unlisted=seldom(st.sampled_from([1, 300]), st.just(0)),
     ignored_count=st.integers(0, 3),
     retry_after=st.none() | st.integers(0, 1000),
@@ -80,16 +87,19 @@ POLICIES = st.builds(
     ignore_functions=st.sampled_from([(), ("NightlySync",), ("Nightly*", "Ship*")]),
     missing_task_hub_is_drained=st.booleans(),
 )
+WAIVERS = st.builds(
+    lambda number, expires: waiver(f"order-{number}", expires=expires),
+    st.integers(0, 5),
+    st.sampled_from([-60, 0, 0.0000001, 60, 3600, 86_400]),
+)
 EVIDENCE = st.builds(
     Evidence,
     task_hub=st.just("v41"),
     activity=activities(),
     provider=seldom(st.none(), st.just("azureStorage")),
-    probe=seldom(st.none(), PROBES),
+    probe=seldom(st.none(), probes()),
     deployment=seldom(DEPLOYMENTS, st.none()),
-    waivers=st.lists(st.integers(0, 5), max_size=6, unique=True).map(
-        lambda numbers: tuple(waiver(f"order-{number}") for number in numbers)
-    ),
+    waivers=st.lists(WAIVERS, max_size=6, unique_by=lambda one: one.instance_id).map(tuple),
     known=seldom(st.just(True), st.just(False)),
 )
 
@@ -132,7 +142,12 @@ def counted_probe(evidence: Evidence, policy: Policy) -> ProbeResult:
 
 def found(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
     """All active instances of which anything tells; one may be there twice."""
-    return [*evidence.activity.active, *evidence.activity.waived, *counted_probe(evidence, policy).active]
+    probe = counted_probe(evidence, policy)
+    return [*evidence.activity.active, *evidence.activity.waived, *probe.active, *probe.waived]
+
+
+def in_force(evidence: Evidence) -> tuple[Waiver, ...]:
+    return tuple(one for one in evidence.waivers if one.expires_at > NOON)
 
 
 def not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
@@ -142,9 +157,9 @@ def not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
 @settings(max_examples=400)
 @given(EVIDENCE, POLICIES)
 def test_a_hub_is_never_ready_while_an_instance_that_may_not_stay_is_active(evidence: Evidence, policy: Policy) -> None:
-    blocking = not_ignored(evidence, policy) - {one.instance_id for one in evidence.waivers}
+    blocking = not_ignored(evidence, policy) - {one.instance_id for one in in_force(evidence)}
     probe = counted_probe(evidence, policy)
-    exempt = Exemptions(policy.ignore_functions, evidence.waivers)
+    exempt = Exemptions(policy.ignore_functions, in_force(evidence))
     counted = probe.unlisted + sum(not exempt.exempts(one.function_name, one.instance_id) for one in probe.active)
     more = evidence.activity.more or counted > len(blocking)
     verdict = assess(evidence, policy, NOON)
@@ -160,7 +175,7 @@ def test_exactly_the_active_instances_that_a_waiver_keeps_from_blocking_are_show
     evidence: Evidence, policy: Policy
 ) -> None:
     verdict = assess(evidence, policy, NOON)
-    waived = {one.instance_id for one in evidence.waivers} & not_ignored(evidence, policy)
+    waived = {one.instance_id for one in in_force(evidence)} & not_ignored(evidence, policy)
     assert {one.active.instance_id for one in verdict.waived} == waived
     assert len(verdict.waived) == len(waived)
     assert all(one.waiver in evidence.waivers for one in verdict.waived)
@@ -180,7 +195,8 @@ def test_a_waiver_never_makes_another_instance_ready(evidence: Evidence, policy:
 def test_where_a_probe_is_configured_ready_means_that_one_has_just_seen_the_hub_drained(
     evidence: Evidence, policy: Policy
 ) -> None:
-    verdict = assess(replace(evidence, provider="azureStorage"), policy, NOON)
+    evidence = replace(evidence, provider="azureStorage")
+    verdict = assess(evidence, policy, NOON)
     if verdict.ready:
         probe = evidence.probe
         assert probe is not None
@@ -267,10 +283,11 @@ def test_a_wanted_probe_is_a_reason_against_readiness_unless_it_verifies_or_is_y
 
 
 @given(EVIDENCE, POLICIES, st.integers(1, 4000))
-def test_without_a_probe_waiting_never_turns_ready_into_not_ready(
+def test_without_a_probe_waiting_never_turns_ready_into_not_ready_unless_a_waiver_expires(
     evidence: Evidence, policy: Policy, wait: int
 ) -> None:
-    by_events = Evidence(evidence.task_hub, evidence.activity, waivers=evidence.waivers)
+    lasting = tuple(replace(one, expires_at=at(wait + 1)) for one in evidence.waivers)
+    by_events = Evidence(evidence.task_hub, evidence.activity, waivers=lasting)
     later = Instant(NOON + seconds(wait))
     assert assess(by_events, policy, later).ready or not assess(by_events, policy, NOON).ready
 

@@ -129,6 +129,20 @@ def test_a_blocking_instance_ends_a_scan_whatever_has_changed() -> None:
     assert complete(scan).found_blocking
 
 
+def test_an_instance_that_an_earlier_pass_has_ignored_blocks_once_its_id_is_that_of_another_function() -> None:
+    scan = begun("whole")
+    assert not read(scan, [ended("order-1"), sighting("x", "NightlySync", created=-9)], exemptions=EXEMPT)
+    assert read(scan, [ended("order-1"), sighting("x", "ProcessOrder", created=-5)], exemptions=EXEMPT)
+    assert [one.function_name for one in complete(scan).active] == ["ProcessOrder"]
+
+
+def test_an_instance_that_two_pages_of_a_later_pass_show_counts_once() -> None:
+    scan = begun("whole")
+    assert not read(scan, [ended("order-1")])
+    assert read(scan, [sighting("order-2", created=-5)], [sighting("order-2", created=-5)])
+    assert complete(scan).active_count == 1
+
+
 def test_a_blocking_instance_that_the_second_pass_shows_ends_the_scan() -> None:
     scan = begun("whole")
     assert not read(scan, [ended("order-1")])
@@ -163,8 +177,8 @@ def test_it_never_shows_in_which_order_and_in_how_many_pages_instances_came(
     read(paged, shuffled[:cut], shuffled[cut:], exemptions=EXEMPT)
     assert paged.changes_before == whole.changes_before
     assert paged.passes == whole.passes
-    assert replace(complete(paged), active=()) == replace(complete(whole), active=())
-    assert set(complete(paged).active) == set(complete(whole).active)
+    assert replace(complete(paged), waived=()) == replace(complete(whole), waived=())
+    assert set(complete(paged).waived) == set(complete(whole).waived)
 
 
 # What a finished scan proves
@@ -419,7 +433,7 @@ def test_a_scan_begins_with_nothing_read() -> None:
 
 def test_a_result_says_what_was_read_and_when_and_under_which_exemptions() -> None:
     scan = begun()
-    scan.scanned, scan.pages = 1180, 3
+    scan.scanned, scan.pages, scan.spent = 1180, 3, 41.6
     assert scan.result(ProbeStatus.INCOMPLETE, AZURE_STORAGE, at(-1), "3 pages are read") == ProbeResult(
         ProbeStatus.INCOMPLETE,
         AZURE_STORAGE,
@@ -428,6 +442,7 @@ def test_a_result_says_what_was_read_and_when_and_under_which_exemptions() -> No
         message="3 pages are read",
         ended_at=at(-1),
         exemptions="the key",
+        took_seconds=42,
     )
 
 
@@ -436,10 +451,10 @@ def test_a_result_says_whether_it_took_more_than_one_call(calls: int, carried_on
     assert complete(replace(begun(), calls=calls)).carried_on is carried_on
 
 
-def test_a_result_that_found_only_what_is_ignored_found_nothing_that_blocks() -> None:
-    result = replace(complete(begun()), ignored_count=2)
+def test_a_result_that_found_only_what_may_stay_found_nothing_that_blocks() -> None:
+    result = replace(complete(begun()), ignored_count=2, waived=(shown_as(sighting()),))
     assert not result.found_blocking
-    assert result.active_count == 2
+    assert result.active_count == 3
 
 
 def test_a_result_that_lists_none_of_what_blocks_has_found_it_all_the_same() -> None:
@@ -449,12 +464,14 @@ def test_a_result_that_lists_none_of_what_blocks_has_found_it_all_the_same() -> 
 # Between two calls
 
 
-@given(PAGES, st.integers(0, 2**64 - 1), st.none() | st.integers(0, 2**64 - 1))
-def test_a_scan_that_is_stored_loses_nothing(pages: list[list[Sighting]], changes: int, before: int | None) -> None:
+@given(PAGES, st.integers(0, 2**64 - 1), st.none() | st.integers(0, 2**64 - 1), st.floats(0, 86_400))
+def test_a_scan_that_is_stored_loses_nothing(
+    pages: list[list[Sighting]], changes: int, before: int | None, spent: float
+) -> None:
     scan = begun("whole", '[3, {"NextPartitionKey": "1!8"}]')
     for page in pages:
         scan.add(page, EXEMPT)
-    scan.scanned, scan.pages, scan.recorded, scan.calls = 1180, 3, 7, 2
+    scan.scanned, scan.pages, scan.recorded, scan.calls, scan.spent = 1180, 3, 7, 2, spent
     scan.changes, scan.changes_before = changes, before
     assert STORED.validate_json(STORED.dump_json(scan)) == scan
 

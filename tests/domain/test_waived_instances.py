@@ -22,8 +22,10 @@ def by_events(*found: ActiveInstance, waived: tuple[ActiveInstance, ...] = ()) -
     return evidence(activity=Activity(active=found, waived=waived))
 
 
-def by_probe(*found: ActiveInstance, activity: Activity | None = None) -> Evidence:
-    return probed(probe(*found), activity)
+def by_probe(
+    *found: ActiveInstance, waived: ActiveInstance | None = None, activity: Activity | None = None
+) -> Evidence:
+    return probed(replace(probe(*found), waived=(waived,) if waived else ()), activity)
 
 
 @pytest.mark.parametrize(
@@ -32,10 +34,11 @@ def by_probe(*found: ActiveInstance, activity: Activity | None = None) -> Eviden
         by_events(STUCK),
         by_events(waived=(STUCK,)),
         by_probe(STUCK),
+        by_probe(waived=STUCK),
         by_probe(STUCK, activity=Activity(active=(STUCK,))),
-        by_probe(STUCK, activity=Activity(waived=(STUCK,))),
+        by_probe(waived=STUCK, activity=Activity(waived=(STUCK,))),
     ],
-    ids=["by events", "by events and left out", "by a probe", "by both", "by both and left out"],
+    ids=["by events", "by events and left out", "by a probe", "by a probe and left out", "by both", "left out by both"],
 )
 def test_a_waived_instance_does_not_block_and_is_shown_with_its_waiver(known: Evidence) -> None:
     verdict = judged(known, waiver("stuck"))
@@ -51,7 +54,9 @@ def test_a_waived_instance_does_not_keep_a_hub_from_being_verified() -> None:
 
 
 @pytest.mark.parametrize(
-    "known", [by_events(STUCK), by_events(waived=(STUCK,)), by_probe(STUCK)], ids=["active", "left out", "by a probe"]
+    "known",
+    [by_events(STUCK), by_events(waived=(STUCK,)), by_probe(STUCK), by_probe(waived=STUCK)],
+    ids=["by events", "by events and left out", "by a probe", "by a probe and left out"],
 )
 def test_an_instance_blocks_without_a_waiver_of_its_own(known: Evidence) -> None:
     verdict = judged(known, waiver("another"))

@@ -216,7 +216,9 @@ async def test_the_settle_window_is_read_after_the_active_instances(
     settle = 3
     policy = {"settleSeconds": settle, "ignoreFunctions": ["Monitor"]}
     await put(http, app, policy=policy, slots={"staging": {"taskHub": hub}})
-    await publish(http, *(event(hub, f"monitor-{n}", time=at(-3600), function="Monitor") for n in range(4400)))
+    for first in range(0, 4400, 1100):
+        monitors = range(first, first + 1100)
+        await publish(http, *(event(hub, f"monitor-{n}", time=at(-3600), function="Monitor") for n in monitors))
     await publish(http, event(hub, "order"))
     async with observed(storage) as (proxy, server, client):
         started = parse_instant((await staging(client, app))["evidence"]["lastRecordedAt"])

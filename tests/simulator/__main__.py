@@ -1,0 +1,65 @@
+"""Run random histories of the platform against the real server, and print what came of them."""
+
+import argparse
+import asyncio
+import sys
+
+from dev.local import free_ports
+from state_api.emulator import EmulatorPorts, storage_emulator
+from state_api.settings import StorageSettings
+from tests.simulator.mutations import MUTATIONS, mutated
+from tests.simulator.runs import simulate
+
+_ALL = "all"
+
+
+def main() -> int:
+    """1 if the server was wrong or stuck, or if a mutation of it went unnoticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
+    parser.add_argument("--histories", type=int, default=100, metavar="N")
+    parser.add_argument("--seed", type=int, default=1, help="of the first history; the next ones count on")
+    parser.add_argument("--stop-at", type=int, metavar="N", help="stop after so many complaints")
+    parser.add_argument(
+        "--mutation",
+        action="append",
+        choices=[*sorted(MUTATIONS), _ALL],
+        help="break the server in this way and say when that is noticed; may be given several times",
+    )
+    order = parser.parse_args()
+    seeds = range(order.seed, order.seed + order.histories)
+    ports = EmulatorPorts(*free_ports(3))
+    with storage_emulator(ports, None):
+        storage = StorageSettings.model_validate({"connection_string": ports.connection()})
+        if order.mutation:
+            return _try_mutations(storage, seeds, list(MUTATIONS) if _ALL in order.mutation else order.mutation)
+        return _try_server(storage, seeds, order.stop_at)
+
+
+def _try_server(storage: StorageSettings, seeds: range, stop_at: int | None) -> int:
+    results = asyncio.run(simulate(storage, seeds, stop_at))
+    for complaint in results.complaints:
+        print(complaint, file=sys.stderr)
+    print(results.table())
+    if missing := results.missing():
+        print(f"never happened: {', '.join(missing)}\n")
+    print(results.line())
+    return 1 if results.complaints else 0
+
+
+def _try_mutations(storage: StorageSettings, seeds: range, names: list[str]) -> int:
+    unnoticed = 0
+    print("| Mutation | Noticed after histories | Seed | As |\n|---|---:|---:|---|", flush=True)
+    for name in names:
+        with mutated(name):
+            results = asyncio.run(simulate(storage, seeds, stop_at=1))
+        unnoticed += not results.complaints
+        row = f"| {name} | not in {results.tally['histories']} | | |"
+        if results.complaints:
+            first = results.complaints[0]
+            row = f"| {name} | {first.histories} | {first.seed} | {type(first.error).__name__}: {first.error} |"
+        print(row, flush=True)
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

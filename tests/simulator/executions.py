@@ -1,0 +1,76 @@
+"""Orchestrations as the platform runs them: executions, which go on episode by episode, and the store of their rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from tests.simulator.transport import Published
+from tests.taskhubs.provider import OVER
+
+
+class Phase(StrEnum):
+    """`SCHEDULED`: there is a message in a control queue, and no row of this execution yet. `RENEWING`: between two
+    generations. `WAITING`: for a sub-orchestration."""
+
+    SCHEDULED = "scheduled"
+    PENDING = "pending"
+    RUNNING = "running"
+    RENEWING = "renewing"
+    WAITING = "waiting"
+    SUSPENDED = "suspended"
+    OVER = "over"
+
+
+class Store(Protocol):
+    """The task hub's own storage."""
+
+    async def put(self, instance_id: str, status: str, name: str, created: datetime) -> None: ...
+
+    async def purge(self, instance_id: str) -> None: ...
+
+    async def enqueue(self, instance_id: str) -> None: ...
+
+    async def dequeue(self, instance_id: str) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Episode:
+    """One turn of an orchestration: events first, then messages, then the row. An episode that stays open is either
+    slow, or has crashed and is run again, and publishes again."""
+
+    statuses: Sequence[str]
+    row: str
+    then: Phase
+    sends: "Execution | None" = None
+    crashed: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Execution:
+    """One run of one instance id, over all its generations. `row` is the status at the source, perhaps of an earlier
+    run of the same id, and `stored_at` when it was written; `latest` is the event of the id with the latest
+    time. A delayed start waits for the step `not_before`."""
+
+    number: int
+    instance_id: str
+    function: str
+    phase: Phase
+    created: datetime
+    row: str | None = None
+    parent: "Execution | None" = None
+    child: "Execution | None" = None
+    episode: Episode | None = None
+    not_before: int = 0
+    latest: Published | None = None
+    stored_at: float = 0.0
+
+    @property
+    def in_flight(self) -> bool:
+        return self.phase is Phase.SCHEDULED
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the source's table shows it active."""
+        return self.row is not None and self.row not in OVER

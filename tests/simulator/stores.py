@@ -1,0 +1,77 @@
+"""The simulated task hubs' own storage: tables and control queues of the emulator, as the provider uses them."""
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.data.tables import UpdateMode
+from azure.data.tables.aio import TableServiceClient
+from azure.storage.queue.aio import QueueServiceClient
+
+from state_api.settings import StorageSettings
+from state_api.storage.keys import escape
+from tests.taskhubs.provider import row
+
+
+class Stores:
+    """Makes the task hubs in one storage account."""
+
+    def __init__(self, storage: StorageSettings) -> None:
+        assert storage.connection_string is not None
+        connection = storage.connection_string.get_secret_value()
+        self.tables = TableServiceClient.from_connection_string(connection)
+        # The version that the emulator knows.
+        self.queues = QueueServiceClient.from_connection_string(connection, api_version="2024-11-04")
+        self.writes = 0
+
+    async def __aenter__(self) -> "Stores":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.tables.close()
+        await self.queues.close()
+
+    async def make(self, hub: str) -> "HubStore":
+        store = HubStore(self, hub)
+        await self.tables.create_table(store.table.table_name)
+        return store
+
+
+class HubStore:
+    """One task hub, with one control queue."""
+
+    def __init__(self, stores: Stores, hub: str) -> None:
+        self._stores = stores
+        self.hub = hub
+        self.table = stores.tables.get_table_client(f"{hub}Instances")
+        self._queue = stores.queues.get_queue_client(f"{hub.lower()}-control-00")
+        self._messages: dict[str, Any] = {}
+        self._has_queue = False
+
+    async def put(self, instance_id: str, status: str, name: str, created: datetime) -> None:
+        self._stores.writes += 1
+        entity = row(self.hub, instance_id, status, name=name, CreatedTime=created)
+        await self.table.upsert_entity(entity, mode=UpdateMode.REPLACE)
+
+    async def purge(self, instance_id: str) -> None:
+        self._stores.writes += 1
+        await self.table.delete_entity(escape(instance_id), "")
+
+    async def enqueue(self, instance_id: str) -> None:
+        self._stores.writes += 1
+        if not self._has_queue:
+            await self._queue.create_queue()
+            self._has_queue = True
+        self._messages[instance_id] = await self._queue.send_message(f"start {len(self._messages)}")
+
+    async def dequeue(self, instance_id: str) -> None:
+        self._stores.writes += 1
+        await self._queue.delete_message(self._messages.pop(instance_id))
+
+    async def remove(self) -> None:
+        """Leave nothing behind: the emulator keeps all in memory."""
+        with suppress(ResourceNotFoundError):
+            await self._stores.tables.delete_table(self.table.table_name)
+        if self._has_queue:
+            await self._queue.delete_queue()
