@@ -24,7 +24,7 @@ from state_api.http.auth import ANONYMOUS
 from state_api.services import background, cleanup, verification
 from state_api.services.cleanup import Outcome
 from state_api.services.envelopes import QUARANTINE_CODES
-from state_api.services.verification import Verify
+from state_api.services.questions import Verify
 from state_api.settings import (
     DOCUMENTED,
     Connections,

@@ -27,7 +27,7 @@ from state_api.http.requests import (
     SwapRequest,
     TaskHubName,
 )
-from state_api.services.verification import Verify
+from state_api.services.questions import Verify
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 

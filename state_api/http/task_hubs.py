@@ -17,7 +17,7 @@ from state_api.http.auth import READ
 from state_api.http.dependencies import ServicesOf, Token, Top
 from state_api.http.problems import responses
 from state_api.http.requests import TaskHubName
-from state_api.services.verification import Verify
+from state_api.services.questions import Verify
 
 router = APIRouter(prefix="/api", tags=["task hubs"])
 

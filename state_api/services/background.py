@@ -11,8 +11,8 @@ from state_api.domain.instants import seconds
 from state_api.domain.names import PRODUCTION
 from state_api.domain.releases import App
 from state_api.services.ports import Apps, Clock, Probes
+from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness
-from state_api.services.verification import Verify
 
 log = logging.getLogger(__name__)
 

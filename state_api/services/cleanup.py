@@ -8,9 +8,9 @@ from state_api.domain.errors import InvalidRequest
 from state_api.domain.readiness import Assurance, Reason, ReasonGiven, Verdict
 from state_api.domain.releases import App, Caller, Retired, kept_by_retention
 from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
+from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
-from state_api.services.verification import Verify
 from state_api.taskhubs.backend import Artifacts, Backends, SourceError
 
 _BUDGET_SECONDS = 150.0

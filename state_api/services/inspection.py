@@ -7,8 +7,8 @@ from state_api.domain.evidence import Activity, ProbeResult, ProbeStatus
 from state_api.domain.lifecycle import Instance, RuntimeStatus
 from state_api.domain.readiness import Policy
 from state_api.services.ports import Apps, Instances, Page, Quarantine, Quarantined, TaskHubRecord, TaskHubs
+from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness
-from state_api.services.verification import Verify
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from state_api.domain.instants import Instant
 from state_api.domain.readiness import Policy, Verdict, assess
 from state_api.domain.releases import App, Caller, Slot, blocking_deployment
 from state_api.services.ports import Apps, Clock
-from state_api.services.verification import BUDGET_SECONDS, Checked, Question, Verifier, Verify
+from state_api.services.questions import Checked, Question, Verify
+from state_api.services.verification import BUDGET_SECONDS, Verifier
 
 _POLL_SECONDS = 1.0
 _VERIFY_SECONDS = 5.0

@@ -27,8 +27,8 @@ from state_api.domain.releases import (
 )
 from state_api.domain.waivers import waive, withdraw
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
+from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness
-from state_api.services.verification import Verify
 from state_api.taskhubs.backend import Backends, SourceError
 
 _ATTEMPTS = 12

@@ -5,20 +5,18 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.healing import Standing, ended, may_come_up, missed, standing
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.lifecycle import Instance, Source, Started
-from state_api.domain.names import hub_key
 from state_api.domain.readiness import Policy
-from state_api.domain.releases import TaskHubSource
 from state_api.domain.scans import Scan, shown_as
 from state_api.domain.sightings import Sighting
 from state_api.services.ports import Clock, Instances, Probes, TableMissing, TaskHubRecord, TaskHubs
+from state_api.services.questions import Checked, Question, Verify, is_fresh_enough, is_overtaken
 from state_api.taskhubs.backend import Backend, Backends, SourceError, SourcePage, Trouble
 
 log = logging.getLogger(__name__)
@@ -40,47 +38,7 @@ _LEASE_SECONDS = 30
 """What a lease outlasts the work by."""
 _LONG_SECONDS = 30.0
 """From how many seconds of reading a hub is too large to be read anew for every question."""
-_CLOCKS = seconds(1)
-"""How far two servers may differ in what they take for the storage's time."""
 _POLL_SECONDS = 0.3
-
-
-class Verify(StrEnum):
-    """How a question is to be verified. `fresh`: by what is read from now on. `cached`: a result that is young enough
-    will do, else the hub is read. `none`: by what is known already; the hub is not touched."""
-
-    FRESH = "fresh"
-    CACHED = "cached"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be verified. `asked_at` is by the storage's clock; `deadline` by that of the event loop."""
-
-    task_hub: str
-    source: TaskHubSource
-    policy: Policy
-    exemptions: Exemptions
-    verify: Verify
-    asked_at: Instant
-    deadline: float
-
-    @property
-    def key(self) -> str:
-        """What a result must have been read under to answer this question."""
-        return f"{hub_key(self.task_hub)}|{self.source}|{self.exemptions.key}"
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What verification came to, for the question of that key. `confirmed`: the hub has just shown one of the active
-    instances. `looked_up` is how it has shown those that were looked up."""
-
-    key: str
-    result: ProbeResult | None
-    confirmed: bool = False
-    looked_up: tuple[ActiveInstance, ...] = ()
 
 
 class Verifier:
@@ -141,7 +99,7 @@ class Verifier:
         result = kept.result if kept.result is not None and kept.result.exemptions == question.key else None
         if self._is_to_wait(result):
             return Checked(question.key, result)
-        if result is not None and (result.found_blocking or not _is_fresh_enough(result, question)):
+        if result is not None and (result.found_blocking or not is_fresh_enough(result, question)):
             # What it found is in the records, where it has been followed since; and one that is not fresh must not
             # answer after all when the time runs on between here and the verdict.
             result = None
@@ -192,9 +150,9 @@ class Verifier:
         age = self._clock.now() - result.began_at
         if not 0 <= age < seconds(question.policy.freshness_seconds):
             return False
-        if for_verdict and _is_overtaken(result.began_at, activity):
+        if for_verdict and is_overtaken(result.began_at, activity):
             return False
-        return _is_fresh_enough(result, question)
+        return is_fresh_enough(result, question)
 
     def _is_to_wait(self, result: ProbeResult | None) -> bool:
         """Whether the backend has asked to be left alone until later."""
@@ -322,7 +280,7 @@ class Verifier:
             scan.exemptions == question.key
             and (self._clock.now() - scan.began_at < seconds(freshness) or scan.spent >= freshness / 2)
             and (question.verify is not Verify.FRESH or large or scan.began_at >= question.asked_at)
-            and not (for_verdict and _is_overtaken(scan.began_at, activity))
+            and not (for_verdict and is_overtaken(scan.began_at, activity))
         )
 
     async def _read(self, backend: Backend, question: Question, scan: Scan | None) -> tuple[Scan | None, ProbeResult]:
@@ -426,19 +384,6 @@ _STATUS = {
     Trouble.THROTTLED: ProbeStatus.THROTTLED,
     Trouble.FAILED: ProbeStatus.FAILED,
 }
-
-
-def _is_overtaken(began_at: Instant, activity: Activity) -> bool:
-    """Whether an event was recorded since."""
-    return activity.last_recorded_at is not None and began_at <= activity.last_recorded_at
-
-
-def _is_fresh_enough(result: ProbeResult, question: Question) -> bool:
-    """Whether a result is as fresh as the question wants it."""
-    if question.verify is not Verify.FRESH or result.began_at >= question.asked_at + _CLOCKS:
-        return True
-    # A hub that takes more than one call to read: what was finished in this call is as fresh as it gets.
-    return result.carried_on and result.ended_at is not None and result.ended_at >= question.asked_at
 
 
 def _is_result(result: ProbeResult | None) -> bool:

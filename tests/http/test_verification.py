@@ -11,7 +11,8 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.domain.instants import instant_from, parse_instant
-from state_api.services.verification import Checked, Question, Verifier
+from state_api.services.questions import Checked, Question
+from state_api.services.verification import Verifier
 from state_api.settings import Settings, StorageSettings
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub

@@ -16,7 +16,8 @@ from state_api.domain.readiness import Policy
 from state_api.domain.scans import Scan
 from state_api.domain.sightings import Sighting
 from state_api.services import verification
-from state_api.services.verification import Question, Verifier, Verify
+from state_api.services.questions import Checked, Question, Verify
+from state_api.services.verification import Verifier
 from state_api.taskhubs import azure_storage
 from state_api.taskhubs.azure_storage import AzureStorageBackend
 from state_api.taskhubs.backend import SourcePage
@@ -186,7 +187,7 @@ def fresh_is_cached(patch: pytest.MonkeyPatch) -> None:
     """verify=fresh is content with an earlier probe."""
     check = Verifier.check
 
-    async def cached(verifier: Verifier, question: Question) -> verification.Checked:
+    async def cached(verifier: Verifier, question: Question) -> Checked:
         how = Verify.CACHED if question.verify is Verify.FRESH else question.verify
         return await check(verifier, replace(question, verify=how))
 

@@ -1,0 +1,65 @@
+"""What verification is asked, what it answers, and when a result of before will do."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from state_api.domain.evidence import ActiveInstance, Activity, ProbeResult
+from state_api.domain.exemptions import Exemptions
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.names import hub_key
+from state_api.domain.readiness import Policy
+from state_api.domain.releases import TaskHubSource
+
+_CLOCKS = seconds(1)
+"""How far two servers may differ in what they take for the storage's time."""
+
+
+class Verify(StrEnum):
+    """How a question is to be verified. `fresh`: by what is read from now on. `cached`: a result that is young enough
+    will do, else the hub is read. `none`: by what is known already; the hub is not touched."""
+
+    FRESH = "fresh"
+    CACHED = "cached"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be verified. `asked_at` is by the storage's clock; `deadline` by that of the event loop."""
+
+    task_hub: str
+    source: TaskHubSource
+    policy: Policy
+    exemptions: Exemptions
+    verify: Verify
+    asked_at: Instant
+    deadline: float
+
+    @property
+    def key(self) -> str:
+        """What a result must have been read under to answer this question."""
+        return f"{hub_key(self.task_hub)}|{self.source}|{self.exemptions.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What verification came to, for the question of that key. `confirmed`: the hub has just shown one of the active
+    instances. `looked_up` is how it has shown those that were looked up."""
+
+    key: str
+    result: ProbeResult | None
+    confirmed: bool = False
+    looked_up: tuple[ActiveInstance, ...] = ()
+
+
+def is_overtaken(began_at: Instant, activity: Activity) -> bool:
+    """Whether an event was recorded since."""
+    return activity.last_recorded_at is not None and began_at <= activity.last_recorded_at
+
+
+def is_fresh_enough(result: ProbeResult, question: Question) -> bool:
+    """Whether a result is as fresh as the question wants it."""
+    if question.verify is not Verify.FRESH or result.began_at >= question.asked_at + _CLOCKS:
+        return True
+    # A hub that takes more than one call to read: what was finished in this call is as fresh as it gets.
+    return result.carried_on and result.ended_at is not None and result.ended_at >= question.asked_at
