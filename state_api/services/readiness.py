@@ -71,7 +71,7 @@ class Readiness:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        asked_at = await self._verifier.now()
+        asked_at = await self._verifier.now() if verify is Verify.FRESH else self._clock.now()
         verify_at = loop.time()
         checked: Checked | None = None
         while True:
