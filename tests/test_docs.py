@@ -16,9 +16,10 @@ from pydantic import SecretStr, TypeAdapter
 from state_api import __main__ as command
 from state_api.app import StateServer, openapi_document
 from state_api.domain import evidence, healing, names, waivers
+from state_api.domain.apps import TaskHubSource
 from state_api.domain.errors import StateError
 from state_api.domain.readiness import REASONS, Policy
-from state_api.domain.releases import TaskHubSource
+from state_api.domain.swaps import SwapOutcome
 from state_api.http import answers, events, middleware, problems, requests
 from state_api.http.auth import ANONYMOUS
 from state_api.services import background, cleanup, verification
@@ -243,6 +244,12 @@ def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
 def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
     known = {member(field) for field in requests.TaskHubSourceModel.model_fields}
     assert set(listed(HTTP_API, "PutApp", "In `taskHubs`")) == known
+
+
+def test_every_outcome_of_a_swap_and_every_member_of_a_pending_one_is_documented_and_no_other() -> None:
+    assert sorted(listed(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
+    said = {one for cells in rows(HTTP_API, "PostSwap", "In `pendingSwap`") for one in CODE.findall(cells[0])}
+    assert said == {member(field) for field in answers.PendingSwapAnswer.model_fields}
 
 
 def member(field: str) -> str:

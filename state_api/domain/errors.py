@@ -13,6 +13,7 @@ StateError
 │   ├── TaskHubInUse          a slot of an app holds the task hub
 │   ├── TaskHubAlreadyUsed    the task hub was used before
 │   ├── SwapMismatch          the slot does not hold what the caller believes
+│   ├── SwapPending           a swap was begun and nobody has said how it went; carries who, since when, which run
 │   ├── ProbeNotConfigured    nothing says where the app's task hubs live, so they cannot be read
 │   └── Conflict              somebody else changed the app at the same time, again and again
 ├── PreconditionFailed        If-Match names another version of the app
@@ -83,6 +84,10 @@ class TaskHubAlreadyUsed(Refused):
 
 
 class SwapMismatch(Refused):
+    pass
+
+
+class SwapPending(Refused):
     pass
 
 

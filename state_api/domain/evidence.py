@@ -103,6 +103,16 @@ class OpenDeployment:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSwap:
+    """A swap of which nobody has said how it went, as far as a verdict needs it."""
+
+    task_hub: str
+    by: str
+    run_url: str | None
+    started_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """What the recorded events show of one task hub.
 
@@ -133,6 +143,7 @@ class Evidence:
     provider: str | None = None
     probe: ProbeResult | None = None
     deployment: OpenDeployment | None = None
+    pending_swap: OpenSwap | None = None
     waivers: tuple[Waiver, ...] = ()
     confirmed: bool = False
     looked_up: tuple[ActiveInstance, ...] = ()

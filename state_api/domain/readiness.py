@@ -6,7 +6,15 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Evidence, OpenDeployment, ProbeResult, ProbeStatus
+from state_api.domain.evidence import (
+    ACTIVE_LIMIT,
+    ActiveInstance,
+    Evidence,
+    OpenDeployment,
+    OpenSwap,
+    ProbeResult,
+    ProbeStatus,
+)
 from state_api.domain.exemptions import Exemptions, Waiver
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
 
@@ -23,6 +31,7 @@ class Reason(StrEnum):
     INSTANCES_ACTIVE = "InstancesActive"
     SETTLING = "Settling"
     DEPLOYMENT_IN_PROGRESS = "DeploymentInProgress"
+    SWAP_PENDING = "SwapPending"
     VERIFICATION_REQUIRED = "VerificationRequired"
     PROBE_PENDING = "ProbePending"
     PROBE_FAILED = "ProbeFailed"
@@ -37,6 +46,7 @@ REASONS: dict[Reason, str] = {
     Reason.INSTANCES_ACTIVE: "Orchestration instances are active on the slot's task hub.",
     Reason.SETTLING: "A lifecycle event was recorded within the settle window; late and follow-up events may come.",
     Reason.DEPLOYMENT_IN_PROGRESS: "Another run has staged a task hub in this app and has not swapped or abandoned it.",
+    Reason.SWAP_PENDING: "A swap was begun and nobody has said how it went: which hub is in the slot is not known.",
     Reason.VERIFICATION_REQUIRED: "The policy requires verification, but no probe of the task hub is configured.",
     Reason.PROBE_PENDING: "A probe of the task hub is configured but has no result yet.",
     Reason.PROBE_FAILED: "The task hub's own storage could not be read.",
@@ -142,6 +152,8 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
     reasons: list[ReasonGiven] = []
     if evidence.deployment is not None:
         reasons.append(_deployment_reason(evidence.deployment, now))
+    if evidence.pending_swap is not None:
+        reasons.append(_swap_reason(evidence.pending_swap, now))
     if evidence.task_hub is not None:
         wait = _settle_ticks(evidence, policy, now)
         if count:
@@ -331,6 +343,16 @@ def _deployment_reason(deployment: OpenDeployment, now: Instant) -> ReasonGiven:
         Reason.DEPLOYMENT_IN_PROGRESS,
         f"{deployment.by}{run} has been deploying task hub {deployment.task_hub} "
         f"for {format_duration(now - deployment.started_at)}",
+    )
+
+
+def _swap_reason(swap: OpenSwap, now: Instant) -> ReasonGiven:
+    run = f", run {swap.run_url}," if swap.run_url else ""
+    return ReasonGiven(
+        Reason.SWAP_PENDING,
+        f"{swap.by}{run} began to swap task hub {swap.task_hub} into production "
+        f"{format_duration(now - swap.started_at)} ago and has not said how it went, "
+        "so what is in the slot is not known",
     )
 
 

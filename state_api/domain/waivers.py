@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from state_api.domain.apps import App, Transition
 from state_api.domain.errors import InvalidRequest, TaskHubNotFound, WaiverNotFound
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.names import hub_key, same_hub
-from state_api.domain.releases import App, Transition
 
 LONGEST_DAYS = 90
 """A waiver is for an instance that somebody looks after, not for ever."""

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from state_api.domain.apps import App, Deployment, PendingSwap, Retired, Slot, TaskHubSource
 from state_api.domain.evidence import ActiveInstance, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, format_instant
 from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
 from state_api.domain.readiness import Assurance, Policy, Reason, Waived
-from state_api.domain.releases import App, Deployment, Retired, Slot, TaskHubSource
 from state_api.services.cleanup import CleanedUp, Outcome
 from state_api.services.inspection import TaskHubStatus
 from state_api.services.ports import AuditRecord, Quarantined
@@ -96,6 +96,30 @@ class DeploymentAnswer(_Given):
         )
 
 
+class PendingSwapAnswer(_Given):
+    task_hub: str = Field(description="On its way into production.")
+    swapped_out: str | None
+    slot: str
+    started_at: Time
+    by: str
+    run_url: str | None
+    rollback: bool
+
+    @classmethod
+    def of(cls, pending: PendingSwap | None) -> "PendingSwapAnswer | None":
+        if pending is None:
+            return None
+        return cls(
+            task_hub=pending.task_hub,
+            swapped_out=pending.swapped_out,
+            slot=pending.slot,
+            started_at=_time(pending.started_at),
+            by=pending.by,
+            run_url=pending.run_url,
+            rollback=pending.rollback,
+        )
+
+
 class RetiredAnswer(_Given):
     task_hub: str
     version: str | None
@@ -150,6 +174,7 @@ class AppAnswer(_Given):
     policy: PolicyAnswer
     task_hubs: TaskHubSourceAnswer | None
     deployment: DeploymentAnswer | None
+    pending_swap: PendingSwapAnswer | None
     retired: list[RetiredAnswer]
     waivers: list[WaiverAnswer] = Field(description="Those in force.")
     updated_at: Time
@@ -163,6 +188,7 @@ class AppAnswer(_Given):
             policy=PolicyAnswer.of(app.policy),
             task_hubs=TaskHubSourceAnswer.of(app.task_hubs),
             deployment=DeploymentAnswer.of(app.open_deployment(now)),
+            pending_swap=PendingSwapAnswer.of(app.pending_swap),
             retired=[RetiredAnswer.of(retired) for retired in app.retired],
             waivers=[WaiverAnswer.of(waiver) for waiver in app.waivers if now < waiver.expires_at],
             updated_at=_time(app.updated_at),

@@ -145,8 +145,10 @@ async def post_swap(
     precondition: PreconditionOf,
     response: Response,
 ) -> AppAnswer:
-    """Exchange production and the slot, provided the slot holds this task hub. A rollback is a swap back."""
-    changed = await services.releases.swap(app, body.task_hub, body.slot, caller, precondition)
+    """Exchange production and the slot, provided the slot holds this task hub. A rollback is a swap back.
+
+    In two steps: `Pending` before the platform's swap, then `Done` or `Failed`. In between nothing can be staged."""
+    changed = await services.releases.swap(app, body.order(), caller, precondition)
     return app_answer(changed, services, response)
 
 

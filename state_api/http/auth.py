@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from starlette.datastructures import Headers, QueryParams
 
+from state_api.domain.apps import Caller
 from state_api.domain.names import RUN_URL_PATTERN
-from state_api.domain.releases import Caller
 from state_api.http.problems import Forbidden, Unauthorized
 from state_api.settings import Key, Role, Settings
 

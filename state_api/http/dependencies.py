@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Response
 
+from state_api.domain.apps import App
 from state_api.domain.errors import PreconditionFailed
-from state_api.domain.releases import App
 from state_api.http.answers import AppAnswer
 from state_api.http.problems import responses
 from state_api.services.cleanup import Cleanup

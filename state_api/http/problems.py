@@ -64,6 +64,7 @@ CODES = {
     "TaskHubInUse": "A slot of an app holds this task hub.",
     "TaskHubAlreadyUsed": "The task hub was used before; a new version needs a new name.",
     "SwapMismatch": "The slot or the open deployment is not what the caller believes.",
+    "SwapPending": "A swap was begun and nobody has said how it went; `pendingSwap` says who, since when, which run.",
     "ProbeNotConfigured": "Nothing says where the app's task hubs live; set `taskHubs` with PutApp.",
     "Conflict": "Others changed the app at the same time, again and again; `updatedBy` says who.",
     "PreconditionFailed": "`If-Match` names another version of the app.",

@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic.alias_generators import to_camel
 
+from state_api.domain.apps import TaskHubSource
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
 from state_api.domain.readiness import Policy, Retention
-from state_api.domain.releases import Order, Registration, TaskHubSource
+from state_api.domain.registration import Registration
+from state_api.domain.releases import Order
+from state_api.domain.swaps import SwapOrder, SwapOutcome
 
 AppName = Annotated[str, StringConstraints(pattern=APP_PATTERN)]
 TaskHubName = Annotated[str, StringConstraints(pattern=TASK_HUB_PATTERN)]
@@ -41,6 +44,13 @@ class StagingRequest(_Sent):
 class SwapRequest(_Sent):
     task_hub: TaskHubName = Field(description="The task hub that the caller believes it promotes.")
     slot: SlotName = STAGING
+    outcome: Literal["Pending", "Done", "Failed"] = Field(
+        default="Done", description="How the platform's swap went. Pending: it is about to come."
+    )
+    rollback: bool = Field(default=False, description="The task hub must have been in production before.")
+
+    def order(self) -> SwapOrder:
+        return SwapOrder(self.task_hub, self.slot, SwapOutcome(self.outcome), self.rollback)
 
 
 class CleanupRequest(_Sent):
@@ -153,6 +163,7 @@ class AppRequest(_Sent):
     policy: PolicyRequest | None = None
     task_hubs: TaskHubSourceModel | None = None
     deployment: Any = None
+    pending_swap: Any = None
     retired: Any = None
     waivers: Any = None
     updated_at: Any = None

@@ -6,10 +6,10 @@ import logging
 import random
 from collections.abc import AsyncIterator
 
+from state_api.domain.apps import App
 from state_api.domain.errors import Unavailable
 from state_api.domain.instants import seconds
 from state_api.domain.names import PRODUCTION
-from state_api.domain.releases import App
 from state_api.services.ports import Apps, Clock, Probes
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness

@@ -4,9 +4,10 @@ import asyncio
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from state_api.domain.apps import App, Caller, Retired
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.readiness import Assurance, Reason, ReasonGiven, Verdict
-from state_api.domain.releases import App, Caller, Retired, kept_by_retention
+from state_api.domain.releases import kept_by_retention
 from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness, Verification

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from state_api.domain.apps import App
 from state_api.domain.evidence import Activity, ProbeResult
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
-from state_api.domain.releases import App
 from state_api.domain.scans import Scan
 
 Item = TypeVar("Item")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from state_api.domain.apps import TaskHubSource
 from state_api.domain.evidence import ActiveInstance, Activity, ProbeResult
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import hub_key
 from state_api.domain.readiness import Policy
-from state_api.domain.releases import TaskHubSource
 
 _CLOCKS = seconds(1)
 """How far two servers may differ in what they take for the storage's time."""

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from state_api.domain.apps import App, Caller, Slot
 from state_api.domain.errors import AppNotFound
-from state_api.domain.evidence import Activity, Evidence, OpenDeployment, ProbeResult
+from state_api.domain.evidence import Activity, Evidence, OpenDeployment, OpenSwap, ProbeResult
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.readiness import Policy, Verdict, assess
-from state_api.domain.releases import App, Caller, Slot, blocking_deployment
+from state_api.domain.releases import blocking_deployment
 from state_api.services.ports import Apps, Clock
 from state_api.services.questions import Checked, Question, Verify
 from state_api.services.verification import BUDGET_SECONDS, Verifier
@@ -100,8 +101,9 @@ class Readiness:
         # A question names no hub: who holds a deployment is known by the run URL alone.
         run = caller.run("") if caller.run_url else None
         blocking = blocking_deployment(app, run, self._clock.now())
+        pending = app.pending_swap.as_open() if app.pending_swap else None
         hub = content.task_hub if content else None
-        verdict, checked = await self._judge(app, hub, how, blocking.as_open() if blocking else None)
+        verdict, checked = await self._judge(app, hub, how, blocking.as_open() if blocking else None, pending)
         return SlotStatus(app, app.slot_name(slot), content, verdict), checked
 
     async def verdict(self, app: App, content: Slot | None, how: Verification) -> Verdict:
@@ -113,11 +115,18 @@ class Readiness:
         return (await self._judge(app, task_hub, how))[0]
 
     async def _judge(
-        self, app: App, task_hub: str | None, how: Verification, deployment: OpenDeployment | None = None
+        self,
+        app: App,
+        task_hub: str | None,
+        how: Verification,
+        deployment: OpenDeployment | None = None,
+        pending_swap: OpenSwap | None = None,
     ) -> tuple[Verdict, Checked | None]:
         """The verdict, and what verification came to, for the same question a moment later."""
         if task_hub is None:
-            return assess(Evidence(None, deployment=deployment), app.policy, self._clock.now()), None
+            return assess(
+                Evidence(None, deployment=deployment, pending_swap=pending_swap), app.policy, self._clock.now()
+            ), None
         exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
         checked: Checked | None = None
         known = True
@@ -134,6 +143,7 @@ class Readiness:
             provider=app.task_hubs.provider if app.task_hubs else None,
             probe=checked.result if checked else None,
             deployment=deployment,
+            pending_swap=pending_swap,
             waivers=exemptions.waivers,
             confirmed=checked is not None and checked.confirmed,
             looked_up=checked.looked_up if checked else (),

@@ -6,25 +6,14 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from state_api.domain.apps import App, Caller, TaskHubSource, Transition
 from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key, hub_key
-from state_api.domain.releases import (
-    App,
-    Caller,
-    Order,
-    Registration,
-    TaskHubSource,
-    Transition,
-    abandon,
-    needs_verdict,
-    register,
-    remove_retired,
-    replaced_slots,
-    stage,
-    swap,
-)
+from state_api.domain.registration import Registration, register, replaced_slots
+from state_api.domain.releases import Order, abandon, needs_verdict, remove_retired, stage
+from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, swap, take_back
 from state_api.domain.waivers import waive, withdraw
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
 from state_api.services.questions import Verify
@@ -80,9 +69,15 @@ class Releases:
 
         return await self._change(name, caller, precondition, decide)
 
-    async def swap(self, name: str, task_hub: str, slot: str, caller: Caller, precondition: Precondition) -> App:
+    async def swap(self, name: str, order: SwapOrder, caller: Caller, precondition: Precondition) -> App:
         async def decide(app: App, now: Instant) -> Transition:
-            return swap(app, slot, task_hub, now)
+            match order.outcome:
+                case SwapOutcome.PENDING:
+                    return begin(app, order.slot, order.task_hub, order.rollback, caller, now)
+                case SwapOutcome.FAILED:
+                    return take_back(app, order.slot, order.task_hub)
+                case SwapOutcome.DONE:
+                    return swap(app, order.slot, order.task_hub, now, order.rollback)
 
         return await self._change(name, caller, precondition, decide)
 

@@ -10,8 +10,8 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableEntity, UpdateMode
 from pydantic import TypeAdapter
 
+from state_api.domain.apps import App
 from state_api.domain.names import app_key
-from state_api.domain.releases import App
 from state_api.services.ports import AuditRecord, Page
 from state_api.storage.tables import (
     APPS,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from state_api.domain.apps import TaskHubSource
 from state_api.domain.instants import Instant
 from state_api.domain.readiness import LONGEST_WAIT_SECONDS
-from state_api.domain.releases import TaskHubSource
 from state_api.domain.sightings import Sighting
 
 

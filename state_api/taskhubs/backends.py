@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from state_api.domain.releases import TaskHubSource
+from state_api.domain.apps import TaskHubSource
 from state_api.settings import Connections, SettingsError
 from state_api.taskhubs.backend import Backend, SourceError, Trouble
 

@@ -2,13 +2,23 @@
 
 from dataclasses import replace
 
-from state_api.domain.evidence import ActiveInstance, Activity, Evidence, OpenDeployment, ProbeResult, ProbeStatus
+from state_api.domain.apps import App, Caller, Retired, Slot, TaskHubSource, Transition
+from state_api.domain.evidence import (
+    ActiveInstance,
+    Activity,
+    Evidence,
+    OpenDeployment,
+    OpenSwap,
+    ProbeResult,
+    ProbeStatus,
+)
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus, Source
 from state_api.domain.readiness import Policy, Verdict, assess
-from state_api.domain.releases import App, Caller, Order, Retired, Slot, TaskHubSource, Transition, stage
+from state_api.domain.releases import Order, stage
 from state_api.domain.sightings import Sighting
+from state_api.domain.swaps import begin
 
 NOON = parse_instant("2026-11-20T12:00:00Z")
 AZURE_STORAGE = "azureStorage"
@@ -98,6 +108,10 @@ def open_deployment(run_url: str | None = RUN_8, since: float = -120) -> OpenDep
     return OpenDeployment("v42", "ben", run_url, at(since))
 
 
+def open_swap(run_url: str | None = RUN_7, since: float = -180) -> OpenSwap:
+    return OpenSwap("v42", "anna", run_url, at(since))
+
+
 def ready() -> Verdict:
     return assess(evidence(), Policy(), at())
 
@@ -148,6 +162,17 @@ def staged(
     return stage(app, Order(task_hub, "1.5.0", slot), caller, ready(), False, now)
 
 
-def deploying(caller: Caller = ANNA, policy: Policy | None = None) -> App:
+def deploying(
+    caller: Caller = ANNA,
+    policy: Policy | None = None,
+    *,
+    more: dict[str, Slot | None] | None = None,
+    retired: tuple[Retired, ...] = (),
+) -> App:
     """v41 in production; v42 was staged at noon by the caller's run, which has not swapped it yet."""
-    return staged(shop(in_production(), policy=policy), caller=caller).app
+    return staged(shop(in_production(), policy=policy, more=more, retired=retired), caller=caller).app
+
+
+def begun(*, more: dict[str, Slot | None] | None = None, retired: tuple[Retired, ...] = ()) -> Transition:
+    """A minute after noon Anna's run begins to swap v42, which it staged, with v41."""
+    return begin(deploying(more=more, retired=retired), "staging", "v42", False, ANNA, at(60))

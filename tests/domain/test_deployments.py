@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from state_api.domain.apps import App, Caller, Transition
 from state_api.domain.errors import DeploymentInProgress, SlotNotFound, StagingNotReady, SwapMismatch
 from state_api.domain.evidence import OpenDeployment
 from state_api.domain.instants import Instant
 from state_api.domain.readiness import Policy
-from state_api.domain.releases import App, Caller, Order, Transition, abandon, blocking_deployment, stage
+from state_api.domain.releases import Order, abandon, blocking_deployment, stage
 from tests.domain.builders import (
     ANNA,
     BEN,

@@ -7,7 +7,7 @@ import pytest
 from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, Evidence, ProbeResult, ProbeStatus
 from state_api.domain.lifecycle import Instance, RuntimeStatus, apply
 from state_api.domain.readiness import POLL_SECONDS, REASONS, Assurance, Policy, Reason, Verdict, assess
-from tests.domain.builders import active, at, event, evidence, not_ready, open_deployment, probe, probed
+from tests.domain.builders import active, at, event, evidence, not_ready, open_deployment, open_swap, probe, probed
 
 
 def judged(activity: Activity, policy: Policy | None = None) -> Verdict:
@@ -36,6 +36,7 @@ def test_reason_codes_are_what_pipelines_rely_on() -> None:
         "InstancesActive",
         "Settling",
         "DeploymentInProgress",
+        "SwapPending",
         "VerificationRequired",
         "ProbePending",
         "ProbeFailed",
@@ -242,13 +243,43 @@ def test_a_deployment_of_a_caller_without_a_run_is_shown_by_name() -> None:
     assert messages(verdict) == ["ben has been deploying task hub v42 for 2 min"]
 
 
+# Pending swaps
+
+
+@pytest.mark.parametrize("known", [evidence(), Evidence(None)], ids=["a quiet hub", "an empty slot"])
+def test_a_slot_is_not_ready_while_a_swap_is_pending(known: Evidence) -> None:
+    verdict = assess(replace(known, pending_swap=open_swap()), Policy(), at())
+    assert not verdict.ready
+    assert codes(verdict) == [Reason.SWAP_PENDING]
+    assert not verdict.has_running
+    assert verdict.active_count == 0
+    assert verdict.retry_after_seconds == POLL_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("run_url", "who"), [("https://ci.example/runs/7", "anna, run https://ci.example/runs/7,"), (None, "anna")]
+)
+def test_a_pending_swap_is_shown_with_who_and_which_run_and_for_how_long(run_url: str | None, who: str) -> None:
+    verdict = assess(replace(evidence(), pending_swap=open_swap(run_url)), Policy(), at())
+    (message,) = messages(verdict)
+    assert message == (
+        f"{who} began to swap task hub v42 into production 3 min ago and has not said how it went, so what is in the "
+        "slot is not known"
+    )
+
+
 # All reasons together
 
 
 def test_a_verdict_gives_every_reason_that_applies() -> None:
     busy = probed(probe(status=ProbeStatus.DENIED), Activity(active=(active(),)))
-    verdict = assess(replace(busy, deployment=open_deployment()), Policy(), at())
-    assert codes(verdict) == [Reason.DEPLOYMENT_IN_PROGRESS, Reason.INSTANCES_ACTIVE, Reason.PROBE_DENIED]
+    verdict = assess(replace(busy, deployment=open_deployment(), pending_swap=open_swap()), Policy(), at())
+    assert codes(verdict) == [
+        Reason.DEPLOYMENT_IN_PROGRESS,
+        Reason.SWAP_PENDING,
+        Reason.INSTANCES_ACTIVE,
+        Reason.PROBE_DENIED,
+    ]
 
 
 def test_another_runs_deployment_does_not_hide_that_a_hub_has_yet_to_be_read() -> None:

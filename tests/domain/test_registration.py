@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter
 
+from state_api.domain.apps import App, Retired, Slot, TaskHubSource, Transition
 from state_api.domain.errors import (
     DeploymentInProgress,
     InvalidRequest,
@@ -14,16 +15,7 @@ from state_api.domain.errors import (
 )
 from state_api.domain.names import hub_key
 from state_api.domain.readiness import Policy, Retention, Verdict
-from state_api.domain.releases import (
-    App,
-    Registration,
-    Retired,
-    Slot,
-    TaskHubSource,
-    Transition,
-    register,
-    replaced_slots,
-)
+from state_api.domain.registration import Registration, register, replaced_slots
 from tests.domain.builders import (
     ANNA,
     SOURCE,

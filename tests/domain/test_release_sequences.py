@@ -1,29 +1,19 @@
 """What holds of an app after any sequence of transitions, by any callers, with verdicts that come as they may."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from state_api.domain.apps import App, Caller, Transition
 from state_api.domain.errors import StateError
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import HubKey, hub_key
 from state_api.domain.readiness import Verdict
-from state_api.domain.releases import (
-    App,
-    Caller,
-    Order,
-    Registration,
-    Transition,
-    abandon,
-    blocking_deployment,
-    needs_verdict,
-    register,
-    remove_retired,
-    replaced_slots,
-    stage,
-    swap,
-)
+from state_api.domain.registration import Registration, register, replaced_slots
+from state_api.domain.releases import Order, abandon, blocking_deployment, needs_verdict, remove_retired, stage
+from state_api.domain.swaps import begin, swap, take_back
 from tests.domain.builders import ANNA, BEN, NO_RUN, NOON, not_ready, ready
 
 READY, NOT_READY = ready(), not_ready()
@@ -47,7 +37,7 @@ class AnySequence(RuleBasedStateMachine):
         self.ever_held: set[HubKey] = set()
         self.removed: set[HubKey] = set()
 
-    def attempt(self, decide: Callable[[], Transition]) -> bool:
+    def attempt(self, decide: Callable[[], Transition], may_end_swap: bool = False) -> bool:
         """Make the transition. Whether it was allowed; anything but an error of the tree is a fault."""
         try:
             transition = decide()
@@ -57,6 +47,10 @@ class AnySequence(RuleBasedStateMachine):
         new = {hub_key(hub) for hub in transition.new_hubs}
         assert not new & self.ever_held, "a hub enters a slot for the first time only once"
         assert self.held_in(transition.app) - self.held_in(self.app) == new
+        if self.app.pending_swap is not None and not may_end_swap:
+            assert transition.app.pending_swap is not None, "nothing but its outcome ends a pending swap"
+            assert transition.app.pending_swap.started_at == self.app.pending_swap.started_at
+            assert transition.app.slots == self.app.slots, "nothing changes places while a swap is pending"
         self.ever_held |= new
         self.app = transition.app
         return True
@@ -101,10 +95,52 @@ class AnySequence(RuleBasedStateMachine):
     @rule(hub=HUBS, slot=SLOTS)
     def post_swap(self, hub: str, slot: str) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: swap(before, slot, hub, now)):
+        if self.attempt(lambda: swap(before, slot, hub, now), may_end_swap=True):
+            assert self.app.pending_swap is None
             assert self.app.slot_of(hub) == "production"
             assert self.app.retired == before.retired
             assert self.held_in(self.app) == self.held_in(before)
+
+    @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, rollback=st.booleans())
+    def begin_swap(self, hub: str, slot: str, caller: Caller, rollback: bool) -> None:
+        before, now = self.app, self.now
+        if not self.attempt(lambda: begin(before, slot, hub, rollback, caller, now)):
+            return
+        assert self.app.slot_of(hub) == "production"
+        pending = self.app.pending_swap
+        if pending is None:
+            assert self.app == before, "production holds it already"
+        elif before.pending_swap is not None:
+            assert pending.run == caller.run(hub), "nobody joins the swap of another run"
+        else:
+            held = before.slot(slot)
+            assert held is not None
+            assert held.promoted or not rollback
+            back = take_back(self.app, slot, hub).app
+            # A deployment whose time is over is not kept.
+            assert back == replace(before, deployment=before.open_deployment(now))
+
+    @rule(hub=HUBS, slot=SLOTS)
+    def take_swap_back(self, hub: str, slot: str) -> None:
+        before = self.app
+        if self.attempt(lambda: take_back(before, slot, hub), may_end_swap=True):
+            assert self.app.pending_swap is None
+            assert self.app.slot_of(hub) == before.slot_name(slot)
+            if before.pending_swap is not None:
+                assert self.app.slots == {**before.slots, **before.pending_swap.before}
+
+    @precondition(lambda self: self.app.pending_swap)
+    @rule(outcome=st.sampled_from(["done", "failed"]))
+    def end_swap(self, outcome: str) -> None:
+        """What the platform shows ends a pending swap, whoever says it."""
+        pending, before, now = self.app.pending_swap, self.app, self.now
+        assert pending is not None
+        if outcome == "done":
+            assert self.attempt(lambda: swap(before, pending.slot, pending.task_hub, now), may_end_swap=True)
+            assert self.app == replace(before, pending_swap=None)
+        else:
+            assert self.attempt(lambda: take_back(before, pending.slot, pending.task_hub), may_end_swap=True)
+            assert self.app.slot_of(pending.task_hub) == pending.slot
 
     @rule(slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), CONTENTS), verdict=VERDICTS)
     def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
@@ -134,6 +170,17 @@ class AnySequence(RuleBasedStateMachine):
     def no_hub_is_lost(self) -> None:
         retired = {hub_key(hub.task_hub) for hub in self.app.retired}
         assert self.ever_held == self.held_in(self.app) | retired | self.removed
+
+    @invariant()
+    def a_pending_swap_is_of_what_production_and_the_slot_hold(self) -> None:
+        pending = self.app.pending_swap
+        if pending is None:
+            return
+        held = self.app.slots["production"], self.app.slots[pending.slot]
+        assert [one.task_hub if one else None for one in held] == [pending.task_hub, pending.swapped_out]
+        assert pending.before.keys() == {"production", pending.slot}
+        deployment = self.app.deployment
+        assert deployment is None or deployment.slot != pending.slot, "it is closed, or kept for the case of a failure"
 
     @invariant()
     def no_slot_is_there_twice(self) -> None:

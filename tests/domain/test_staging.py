@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from state_api.domain.apps import App, Caller, Deployment, Retired, Slot, Transition
 from state_api.domain.errors import (
     InvalidRequest,
     SlotNotFound,
@@ -12,7 +13,7 @@ from state_api.domain.errors import (
     TaskHubInUse,
 )
 from state_api.domain.readiness import Verdict
-from state_api.domain.releases import App, Caller, Deployment, Order, Retired, Slot, Transition, needs_verdict, stage
+from state_api.domain.releases import Order, needs_verdict, stage
 from tests.domain.builders import (
     ANNA,
     BEN,

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from state_api.domain.apps import App, Transition
 from state_api.domain.errors import InvalidRequest, TaskHubNotFound, WaiverNotFound
 from state_api.domain.exemptions import Exemptions, Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.names import hub_key
-from state_api.domain.releases import App, Transition, remove_retired
+from state_api.domain.releases import remove_retired
 from state_api.domain.waivers import LONGEST_DAYS, MOST, waive, withdraw
 from tests.domain.builders import at, in_production, retired, shop, slot, waiver
 

@@ -24,7 +24,7 @@ import asyncio, sys
 before = set(sys.modules)
 import function_app
 from state_api.app import StateServer
-from state_api.domain.releases import TaskHubSource
+from state_api.domain.apps import TaskHubSource
 from state_api.settings import Connections, Settings, StorageSettings
 from state_api.taskhubs.backend import SourceError
 # The managed identity and the transport are loaded when they are first needed.

@@ -10,7 +10,7 @@ import pytest
 from azure.storage.blob.aio import ContainerClient
 
 from state_api.app import StateServer
-from state_api.domain.releases import Slot, TaskHubSource
+from state_api.domain.apps import Slot, TaskHubSource
 from state_api.services.ports import AuditRecord
 from state_api.settings import StorageSettings
 from state_api.storage.apps import AppStore

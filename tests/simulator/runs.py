@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
-from state_api.domain.releases import TaskHubSource
+from state_api.domain.apps import TaskHubSource
 from state_api.settings import Connections, Settings, StorageSettings
 from state_api.storage.tables import StorageClock
 from state_api.taskhubs import azure_storage

@@ -1,0 +1,100 @@
+"""The words in which transitions refuse: one error per case, with the facts that callers act on."""
+
+from typing import Any
+
+from state_api.domain.apps import App, Deployment, PendingSwap
+from state_api.domain.errors import (
+    DeploymentInProgress,
+    StagingNotReady,
+    SwapMismatch,
+    SwapPending,
+    TaskHubAlreadyUsed,
+    TaskHubInUse,
+)
+from state_api.domain.instants import Instant, format_instant, seconds
+from state_api.domain.names import same_hub
+from state_api.domain.readiness import Verdict
+
+
+def check_unused(app: App, task_hub: str, used: bool) -> None:
+    slot = app.slot_of(task_hub)
+    if slot is not None:
+        raise TaskHubInUse(
+            f"slot {slot} of app {app.name} holds task hub {task_hub}; deploy a new version with a new task hub name",
+            app=app.name,
+            slot=slot,
+            taskHub=task_hub,
+        )
+    if used or any(same_hub(hub.task_hub, task_hub) for hub in app.retired):
+        raise TaskHubAlreadyUsed(
+            f"task hub {task_hub} was used before; deploy a new version with a task hub name that never was",
+            taskHub=task_hub,
+        )
+
+
+def not_ready(app: App, slot: str, verdict: Verdict) -> StagingNotReady:
+    return StagingNotReady(
+        f"slot {slot} of app {app.name} must not be overwritten: "
+        + "; ".join(reason.message for reason in verdict.reasons),
+        taskHub=verdict.evidence.task_hub,
+        slot=slot,
+        hasRunning=verdict.has_running,
+        activeCount=verdict.active_count,
+        reasons=[{"code": reason.code.value, "message": reason.message} for reason in verdict.reasons],
+        retryAfterSeconds=verdict.retry_after_seconds,
+    )
+
+
+def swap_pending(app: App, pending: PendingSwap) -> SwapPending:
+    return SwapPending(
+        f"{who(pending)} began to swap task hub {pending.task_hub} of app {app.name} into production at "
+        f"{format_instant(pending.started_at)} and has not said how it went, so what production and slot "
+        f"{pending.slot} hold is not known. Wait for that run. If it is over, see what the platform holds in "
+        f"production: if it is {pending.task_hub}, send PostSwap for it with the outcome Done, and if not, with the "
+        "outcome Failed",
+        pendingSwap={
+            "taskHub": pending.task_hub,
+            "swappedOut": pending.swapped_out,
+            "slot": pending.slot,
+            "startedAt": format_instant(pending.started_at),
+            "by": pending.by,
+            "runUrl": pending.run_url,
+            "rollback": pending.rollback,
+        },
+    )
+
+
+def in_progress(app: App, deployment: Deployment, now: Instant) -> DeploymentInProgress:
+    until = deployment.started_at + seconds(60 * app.policy.deployment_timeout_minutes)
+    return DeploymentInProgress(
+        f"{who(deployment)} has been deploying task hub {deployment.task_hub} into slot {deployment.slot} of app "
+        f"{app.name} since {format_instant(deployment.started_at)}. Wait for its swap, abandon it, or stage with "
+        f"takeOver and a reason; it ends by itself at {format_instant(Instant(until))}",
+        deployment=describe(deployment),
+        retryAfterSeconds=min(60, max(1, (until - now) // seconds(1))),
+    )
+
+
+def who(held: Deployment | PendingSwap) -> str:
+    return f"{held.by} (run {held.run_url})" if held.run_url else held.by
+
+
+def describe(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "taskHub": deployment.task_hub,
+        "version": deployment.version,
+        "slot": deployment.slot,
+        "startedAt": format_instant(deployment.started_at),
+        "by": deployment.by,
+        "runUrl": deployment.run_url,
+    }
+
+
+def mismatch(app: App, slot: str, task_hub: str) -> SwapMismatch:
+    holds = {name: held.task_hub if held else None for name, held in app.slots.items()}
+    name = app.slot_name(slot)
+    return SwapMismatch(
+        f"slot {name} of app {app.name} does not hold task hub {task_hub} but {holds.get(name) or 'nothing'}",
+        taskHub=task_hub,
+        slots=holds,
+    )

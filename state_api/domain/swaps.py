@@ -1,0 +1,162 @@
+"""PostSwap: production and a slot change places on record, at once or in two steps.
+
+In two steps a pipeline says what it is about to do, has the platform swap, and says how that went. In between nobody
+knows which hub is where: a pipeline that was killed may or may not have swapped. A new version in the slot could then
+land on running work, so nothing is staged until somebody has looked. That is why a pending swap does not expire.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from state_api.domain.apps import App, Caller, PendingSwap, Slot, Transition
+from state_api.domain.errors import InvalidRequest, SwapMismatch
+from state_api.domain.instants import Instant
+from state_api.domain.names import PRODUCTION, STAGING, same_hub
+from state_api.domain.refusals import mismatch, swap_pending
+
+
+class SwapOutcome(StrEnum):
+    """How the platform's swap went, as the caller knows it."""
+
+    PENDING = "Pending"
+    DONE = "Done"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class SwapOrder:
+    """What PostSwap asks for. `rollback` demands that the hub has been in production before."""
+
+    task_hub: str
+    slot: str = STAGING
+    outcome: SwapOutcome = SwapOutcome.DONE
+    rollback: bool = False
+
+
+def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = False) -> Transition:
+    """Exchange production and the slot, provided the slot holds the hub that the caller believes it promotes; where
+    that is pending, the platform has done it. With `rollback` the hub must have been in production before.
+
+    Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest.
+    """
+    pending = _pending(app, slot)
+    if pending is not None and same_hub(pending.task_hub, task_hub):
+        return Transition(replace(app, pending_swap=None), "PostSwap", {"outcome": "Done", **_details(pending)})
+    if pending is not None and pending.swapped_out is not None and same_hub(pending.swapped_out, task_hub):
+        # Production is said to hold what it held before.
+        return take_back(app, slot, pending.task_hub)
+    if pending is not None:
+        raise swap_pending(app, pending)
+    if _holds(app, PRODUCTION, task_hub):
+        return Transition(app, "PostSwap", changed=False)
+    held, production = _both(app, slot, task_hub, rollback)
+    details = _described(app.slot_name(slot), held, production, rollback)
+    return Transition(_exchanged(app, slot, held, production, now), "PostSwap", details)
+
+
+def begin(app: App, slot: str, task_hub: str, rollback: bool, caller: Caller, now: Instant) -> Transition:
+    """Say that the platform's swap is about to come: exchanged on record, and pending until `swap` or `take_back`.
+    The run that has begun it may say so again. Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest."""
+    pending = _pending(app, slot)
+    if pending is not None:
+        if same_hub(pending.task_hub, task_hub) and pending.run == caller.run(task_hub):
+            return Transition(app, "PostSwap", changed=False)
+        # Two runs that both have the platform swap would end where they began.
+        raise swap_pending(app, pending)
+    if _holds(app, PRODUCTION, task_hub):
+        return Transition(app, "PostSwap", changed=False)
+    held, production = _both(app, slot, task_hub, rollback)
+    name = app.slot_name(slot)
+    deployment = app.open_deployment(now)
+    begun = PendingSwap(
+        task_hub=held.task_hub,
+        swapped_out=production.task_hub if production else None,
+        slot=name,
+        started_at=now,
+        by=caller.by,
+        run_url=caller.run_url,
+        run=caller.run(task_hub),
+        rollback=rollback,
+        before={PRODUCTION: production, name: held},
+        deployment=deployment if deployment is not None and deployment.slot == name else None,
+    )
+    changed = replace(_exchanged(app, slot, held, production, now), pending_swap=begun)
+    return Transition(changed, "PostSwap", {"outcome": "Pending", **_details(begun)})
+
+
+def take_back(app: App, slot: str, task_hub: str) -> Transition:
+    """Say that the platform's swap has failed: slots and deployment are as they were before it was begun. Raises
+    SwapMismatch if that swap was confirmed or never begun, SwapPending, SlotNotFound, InvalidRequest."""
+    pending = _pending(app, slot)
+    if pending is None and _holds(app, slot, task_hub):
+        return Transition(app, "PostSwap", changed=False)
+    if pending is None:
+        raise mismatch(app, slot, task_hub)
+    if not same_hub(pending.task_hub, task_hub):
+        raise swap_pending(app, pending)
+    changed = replace(
+        app,
+        slots={**app.slots, **pending.before},
+        deployment=pending.deployment or app.deployment,
+        pending_swap=None,
+    )
+    return Transition(changed, "PostSwap", {"outcome": "Failed", **_details(pending)})
+
+
+def _pending(app: App, slot: str) -> PendingSwap | None:
+    """The pending swap with this slot. Raises SwapPending if it is with another one: production is in doubt for all."""
+    if slot.lower() == PRODUCTION:
+        raise InvalidRequest("production is swapped with another slot, not with itself")
+    pending = app.pending_swap
+    if pending is not None and pending.slot != app.slot_name(slot):
+        raise swap_pending(app, pending)
+    return pending
+
+
+def _holds(app: App, slot: str, task_hub: str) -> bool:
+    held = app.slot(slot)
+    return held is not None and same_hub(held.task_hub, task_hub)
+
+
+def _both(app: App, slot: str, task_hub: str, rollback: bool) -> tuple[Slot, Slot | None]:
+    held = app.slot(slot)
+    if held is None or not same_hub(held.task_hub, task_hub):
+        raise mismatch(app, slot, task_hub)
+    if rollback and not held.promoted:
+        raise SwapMismatch(
+            f"task hub {held.task_hub} in slot {app.slot_name(slot)} of app {app.name} was never in production: there "
+            "is no way back to it. To promote it, swap without rollback",
+            taskHub=held.task_hub,
+            slots={name: content.task_hub if content else None for name, content in app.slots.items()},
+        )
+    return held, app.slot(PRODUCTION)
+
+
+def _exchanged(app: App, slot: str, held: Slot, production: Slot | None, now: Instant) -> App:
+    name = app.slot_name(slot)
+    slots = {
+        **app.slots,
+        PRODUCTION: replace(held, since=now, promoted=True),
+        name: None if production is None else replace(production, since=now, promoted=True),
+    }
+    # A deployment into another slot goes on.
+    deployment = app.open_deployment(now)
+    closed = deployment is None or deployment.slot == name
+    return replace(app, slots=slots, deployment=None if closed else deployment)
+
+
+def _details(pending: PendingSwap) -> dict[str, Any]:
+    production = pending.before[PRODUCTION]
+    held = pending.before[pending.slot]
+    assert held is not None, "a swap is begun with what the slot holds"
+    return _described(pending.slot, held, production, pending.rollback)
+
+
+def _described(slot: str, held: Slot, production: Slot | None, rollback: bool) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "slot": slot,
+        "production": held.task_hub,
+        "swappedOut": production.task_hub if production else None,
+    }
+    return details | {"rollback": True} if rollback else details
