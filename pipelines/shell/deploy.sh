@@ -1,0 +1,273 @@
+#!/usr/bin/env bash
+# Releases through the state server for CI systems without a template of their own: bash, curl and jq, nothing else.
+# Does what `safe-deploy` does, with the same variables and exit codes, but cannot look at the platform.
+usage() {
+  cat <<'END'
+usage: deploy.sh status | stage | swap [-- COMMAND...] | rollback [-- COMMAND...] | cleanup
+       deploy.sh swap --outcome done|failed
+
+  status    may the slot be overwritten? With SAFE_DEPLOY_WAIT=true, wait until it may
+  stage     put SAFE_DEPLOY_TASK_HUB into the slot
+  swap      promote SAFE_DEPLOY_TASK_HUB: say so, run COMMAND, which swaps on the platform, and confirm; take it back
+            if COMMAND fails. With --outcome: say how a swap that was cut off ended, after you have looked
+  rollback  the same for the task hub that was swapped out and is still in the slot
+  cleanup   remove retired task hubs that have drained
+
+Variables (an empty one counts as not set):
+  SAFE_DEPLOY_SERVER            the server's address, required
+  SAFE_DEPLOY_APP               the app, required
+  SAFE_DEPLOY_KEY               the key, if the server wants one
+  SAFE_DEPLOY_RUN_URL           the address of this run, the same for every step and every attempt; else of the CI
+                                system (GitLab, Jenkins, Buildkite)
+  SAFE_DEPLOY_ACTOR             who releases, for the audit log
+  SAFE_DEPLOY_SLOT              staging if not set
+  SAFE_DEPLOY_TASK_HUB          stage, swap: the task hub of this release; rollback: that to go back to, if it must be it
+  SAFE_DEPLOY_VERSION           stage: the version, for people
+  SAFE_DEPLOY_FORCE, SAFE_DEPLOY_TAKE_OVER, SAFE_DEPLOY_REASON        stage: true, true, and why
+  SAFE_DEPLOY_WAIT, SAFE_DEPLOY_TIMEOUT, SAFE_DEPLOY_VERIFY           status: true; seconds, 3600; cached, fresh, none
+  SAFE_DEPLOY_DRY_RUN, SAFE_DEPLOY_DELETE_TASK_HUBS                   cleanup: true
+  SAFE_DEPLOY_PATIENCE          how many seconds a server that does not answer is asked again, 120
+
+Exit codes: 0 done or ready, 1 failure, 2 usage, 3 not ready, 4 not allowed, 5 timed out, 6 conflict.
+The result goes to stdout as JSON, all else to stderr.
+END
+}
+set -euo pipefail
+
+say() { printf 'deploy.sh: %s\n' "$*" >&2; }
+
+fail() { # CODE MESSAGE
+  say "$2"
+  exit "$1"
+}
+
+# The key is written by a builtin into a pipe, so it is in no argument list, and `ps` shows it to nobody.
+headers() {
+  printf 'Accept: application/json\nContent-Type: application/json\n'
+  [[ -z "${SAFE_DEPLOY_KEY:-}" ]] || printf 'x-functions-key: %s\n' "$SAFE_DEPLOY_KEY"
+  [[ -z "$actor" ]] || printf 'X-Actor: %s\n' "$actor"
+  [[ -z "$run_url" ]] || printf 'X-Run-Url: %s\n' "$run_url"
+}
+
+# METHOD PATH [BODY]: leaves the server's answer in `answer`. Asks again while the server is away or busy: every request
+# here can be repeated without harm. Ends the script with the exit code for a refusal.
+ask() {
+  local method=$1 path=$2 body=${3:-} started=$SECONDS pause=1 status trouble
+  local curl=(curl --silent --show-error --connect-timeout 10 --max-time 200 --request "$method" --write-out '\n%{http_code}')
+  [[ -z "$body" ]] || curl+=(--data-binary @-)
+  while true; do
+    if answer=$("${curl[@]}" --header @<(headers) "$server/api$path" <<<"$body" 2>&1); then
+      status=${answer##*$'\n'}
+      answer=${answer%$'\n'*}
+      case "$status" in
+        2??)
+          jq -e 'type == "object"' >/dev/null 2>&1 <<<"$answer" ||
+            fail 1 "$server answers, but not as a state server does; check SAFE_DEPLOY_SERVER"
+          return
+          ;;
+        429 | 502 | 503 | 504) trouble="the server answered with status $status" ;;
+        *) refuse "$status" ;;
+      esac
+    else
+      trouble="the server cannot be reached: ${answer%%$'\n'*}"
+    fi
+    ((SECONDS - started + pause < patience)) || fail 1 "$trouble"
+    say "$trouble; trying again"
+    sleep "$pause"
+    pause=$((pause < 16 ? pause * 2 : 30))
+  done
+}
+
+refuse() { # STATUS: end with the exit code that the server's refusal stands for
+  local code detail exit_code=1
+  code=$(jq -r '.code? // empty' 2>/dev/null <<<"$answer" || true)
+  detail=$(jq -r '.detail? // empty' 2>/dev/null <<<"$answer" || true)
+  case "$1/$code" in
+    */InvalidRequest) exit_code=2 ;;
+    */StagingNotReady) exit_code=3 ;;
+    401/* | 403/*) exit_code=4 ;;
+    409/* | 412/*) exit_code=6 ;;
+  esac
+  fail "$exit_code" "${detail:-the server answered with status $1}${code:+ ($code)}"
+}
+
+show() { jq . <<<"$answer"; }
+
+field() { jq -r "$1 // empty" <<<"$answer"; }
+
+same() { [[ "${1,,}" == "${2,,}" ]]; } # storage ignores the case of task hub names
+
+is_true() { [[ "${1,,}" == true ]]; }
+
+status() {
+  local deadline=$((SECONDS + ${SAFE_DEPLOY_TIMEOUT:-3600})) wait=0 left told=''
+  while true; do
+    left=$((deadline - SECONDS))
+    if is_true "${SAFE_DEPLOY_WAIT:-}"; then
+      # The server holds the question for so long, and answers as soon as the slot is ready.
+      wait=$((left > 60 ? 60 : left > 0 ? left : 0))
+    fi
+    ask GET "/apps/$app/staging?slot=$slot&wait=$wait&verify=${SAFE_DEPLOY_VERIFY:-cached}"
+    if [[ $(field .ready) == true ]]; then
+      show
+      return
+    fi
+    if [[ "$(field '[.reasons[].code]')" != "$told" ]]; then
+      told=$(field '[.reasons[].code]')
+      say "not ready: $(field '[.reasons[].message] | join("; ")')"
+    fi
+    if ! is_true "${SAFE_DEPLOY_WAIT:-}"; then
+      show
+      exit 3
+    fi
+    if ((deadline - SECONDS <= 0)); then
+      show
+      fail 5 "not ready within ${SAFE_DEPLOY_TIMEOUT:-3600} seconds"
+    fi
+    sleep 1
+  done
+}
+
+stage() {
+  local hub
+  hub=$(task_hub)
+  ask POST "/apps/$app/staging" "$(jq -n --arg hub "$hub" --arg slot "$slot" \
+    --arg version "${SAFE_DEPLOY_VERSION:-}" --arg reason "${SAFE_DEPLOY_REASON:-}" \
+    --arg force "${SAFE_DEPLOY_FORCE:-}" --arg take_over "${SAFE_DEPLOY_TAKE_OVER:-}" '
+      {taskHub: $hub, slot: $slot}
+      + if $version == "" then {} else {version: $version} end
+      + if $reason == "" then {} else {reason: $reason} end
+      + if ($force | ascii_downcase) == "true" then {force: true} else {} end
+      + if ($take_over | ascii_downcase) == "true" then {takeOver: true} else {} end')"
+  show
+}
+
+post_swap() { # HUB OUTCOME ROLLBACK
+  ask POST "/apps/$app/swap" "$(jq -n --arg hub "$1" --arg slot "$slot" --arg outcome "$2" --argjson rollback "$3" \
+    '{taskHub: $hub, slot: $slot, outcome: $outcome, rollback: $rollback}')"
+}
+
+# HUB ROLLBACK [COMMAND...]: the record first, as pending, then the platform, then how it went.
+promote() {
+  local hub=$1 rollback=$2 code=0 pending
+  shift 2
+  ask GET "/apps/$app"
+  pending=$(field .pendingSwap.taskHub)
+  if [[ -n "$pending" ]]; then
+    # Whoever began it was cut off, and may or may not have swapped. To swap again could undo it, so nobody guesses.
+    fail 6 "a swap of $pending into production was begun by $(field .pendingSwap.by) at $(field .pendingSwap.startedAt) and not finished. Look which task hub production carries now. If it is $pending, run: SAFE_DEPLOY_TASK_HUB=$pending deploy.sh swap --outcome done. If not, the same with --outcome failed"
+  fi
+  if same "$(field .slots.production.taskHub)" "$hub"; then
+    say "$hub is in production already"
+    show
+    return
+  fi
+  if (($# == 0)); then
+    post_swap "$hub" Done "$rollback"
+    show
+    return
+  fi
+  post_swap "$hub" Pending "$rollback"
+  # bash runs a trap when the command has ended, so the command is never left alone.
+  trap 'interrupted=yes' INT TERM HUP
+  env -u SAFE_DEPLOY_KEY "SAFE_DEPLOY_TASK_HUB=$hub" "$@" >&2 || code=$?
+  if ((code == 0)); then
+    post_swap "$hub" Done "$rollback"
+    trap - INT TERM HUP
+    show
+  elif [[ -n "${interrupted:-}" ]]; then
+    # The platform goes on with a swap that it has accepted, whatever becomes of the command that asked for it.
+    fail 1 "interrupted: the swap of $hub stays pending until somebody has looked. Run deploy.sh swap again for what to do"
+  else
+    post_swap "$hub" Failed "$rollback"
+    fail 1 "the command ended with exit code $code; the swap of $hub is taken back"
+  fi
+}
+
+swap() {
+  local hub outcome=''
+  hub=$(task_hub)
+  if [[ "${1:-}" == --outcome ]]; then
+    case "${2:-}" in
+      done) outcome=Done ;;
+      failed) outcome=Failed ;;
+      *) fail 2 'the outcome of a swap is done or failed' ;;
+    esac
+    post_swap "$hub" "$outcome" false
+    show
+    return
+  fi
+  command_after "$@"
+  promote "$hub" false "${command[@]}"
+}
+
+rollback() {
+  local hub=${SAFE_DEPLOY_TASK_HUB:-} last
+  command_after "$@"
+  if [[ -z "$hub" ]]; then
+    ask GET "/apps/$app/history?top=1000"
+    last=$(field '[.history[] | select(.operation == "PostSwap")][0].details | select(.rollback).production')
+    ask GET "/apps/$app"
+    hub=$(field ".slots[\"$slot\"].taskHub")
+    # To roll back twice must not roll forward again.
+    if [[ -n "$last" ]] && same "$last" "$(field .slots.production.taskHub)"; then
+      hub=$last
+    fi
+    [[ -n "$hub" ]] || fail 6 "slot $slot of app $app holds no task hub: there is nothing to roll back to"
+  fi
+  promote "$hub" true "${command[@]}"
+}
+
+cleanup() {
+  ask POST "/apps/$app/cleanup" "$(jq -n --arg dry "${SAFE_DEPLOY_DRY_RUN:-}" --arg delete "${SAFE_DEPLOY_DELETE_TASK_HUBS:-}" \
+    '{dryRun: ($dry | ascii_downcase == "true"), deleteTaskHubs: ($delete | ascii_downcase == "true")}')"
+  show
+}
+
+command_after() { # [-- COMMAND...]: leaves the command in `command`
+  command=()
+  (($# > 0)) || return 0
+  [[ "$1" == -- ]] || fail 2 "write the command after --, not $1"
+  command=("${@:2}")
+}
+
+task_hub() {
+  local hub=${SAFE_DEPLOY_TASK_HUB:-}
+  [[ "$hub" =~ ^[A-Za-z][A-Za-z0-9]{2,44}$ ]] ||
+    fail 2 'SAFE_DEPLOY_TASK_HUB must be a task hub name: 3 to 45 letters and digits, a letter first'
+  printf '%s' "$hub"
+}
+
+main() {
+  local operation=${1:-}
+  case "$operation" in
+    status | stage | swap | rollback | cleanup) shift ;;
+    -h | --help | help)
+      usage
+      return
+      ;;
+    *)
+      usage >&2
+      exit 2
+      ;;
+  esac
+  server=${SAFE_DEPLOY_SERVER:-}
+  server=${server%/}
+  server=${server%/api}
+  app=${SAFE_DEPLOY_APP:-}
+  slot=${SAFE_DEPLOY_SLOT:-staging}
+  patience=${SAFE_DEPLOY_PATIENCE:-120}
+  run_url=${SAFE_DEPLOY_RUN_URL:-${CI_PIPELINE_URL:-${BUILD_URL:-${BUILDKITE_BUILD_URL:-}}}}
+  actor=${SAFE_DEPLOY_ACTOR:-${GITLAB_USER_LOGIN:-${BUILDKITE_BUILD_CREATOR:-}}}
+  [[ "$server" == http://* || "$server" == https://* ]] || fail 2 'SAFE_DEPLOY_SERVER must be an http or https address'
+  [[ "$run_url$actor${SAFE_DEPLOY_KEY:-}" != *[$'\r\n']* ]] || fail 2 'run URL, actor and key must be single lines'
+  # They become parts of an address.
+  [[ "$app" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_APP must be the name of an app'
+  [[ "$slot" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_SLOT must be the name of a slot'
+  [[ "${SAFE_DEPLOY_VERIFY:-cached}" =~ ^(cached|fresh|none)$ ]] || fail 2 'SAFE_DEPLOY_VERIFY is cached, fresh or none'
+  [[ "${SAFE_DEPLOY_TIMEOUT:-0}" =~ ^[0-9]+$ && "$patience" =~ ^[0-9]+$ ]] ||
+    fail 2 'SAFE_DEPLOY_TIMEOUT and SAFE_DEPLOY_PATIENCE are whole seconds'
+  "$operation" "$@"
+}
+
+main "$@"

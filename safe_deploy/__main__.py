@@ -1,0 +1,5 @@
+"""`python -m safe_deploy`: the same as `safe-deploy`."""
+
+from safe_deploy.cli import main
+
+main()

@@ -1,0 +1,244 @@
+"""Which CI system runs this command: whose run it is, and how a step hands on outputs, a summary and annotations.
+It hides the systems' variables, file formats and logging commands."""
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TextIO
+from urllib.parse import quote
+
+_RUN_URL = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?"
+_LONGEST_RUN_URL = 2000
+_LONGEST_ACTOR = 200
+_LOGGING_COMMAND = re.compile(r"(?<!\S):{2,}|#{2,}(?=\[|vso)", re.IGNORECASE)
+
+
+class CiSystem(Protocol):
+    """What a command tells the system that runs it. None of it fails a deployment: what cannot be told is a warning."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def run_url(self) -> str | None:
+        """The address of the run, as the server takes it: the same for every step, job and attempt."""
+
+    @property
+    def actor(self) -> str | None:
+        """Who started the run, in printable ASCII: it is sent as a header."""
+
+    def outputs(self, values: Mapping[str, str]) -> None:
+        """Hand values on to later steps. The names are in kebab-case."""
+
+    def summary(self, markdown: str) -> None:
+        """Show this on the page of the run."""
+
+    def error(self, message: str) -> None: ...
+
+    def warning(self, message: str) -> None: ...
+
+
+def detect(environment: Mapping[str, str], stderr: TextIO) -> CiSystem:
+    """The system that these variables tell of; it speaks through stderr. An empty variable counts as not set."""
+    known = {name: value for name, value in environment.items() if value}
+    found: GitHubActions | AzurePipelines
+    if known.get("GITHUB_ACTIONS", "").lower() == "true":
+        address = _github_run(known)
+        found = GitHubActions(
+            stderr,
+            _accepted(address),
+            _github_actor(known),
+            _file(known, "GITHUB_OUTPUT"),
+            _file(known, "GITHUB_STEP_SUMMARY"),
+        )
+    elif known.get("TF_BUILD", "").lower() == "true":
+        address = _azure_run(known)
+        found = AzurePipelines(stderr, _accepted(address), _azure_actor(known), _file(known, "AGENT_TEMPDIRECTORY"))
+    else:
+        return Terminal()
+    if address and not found.run_url:
+        # It may hold a password, so it is not shown.
+        found.warning("the server does not take the address of this run, so it is not told which run deploys")
+    return found
+
+
+def defused(text: str) -> str:
+    """The text for a log, with a space in whatever a CI system could take for a command: `::` where a line or a word
+    begins, as lines may be wrapped, and `##[` and `##vso` anywhere."""
+    # A space, as GitHub's runner compares without regard to invisible characters.
+    return _LOGGING_COMMAND.sub(lambda found: " ".join(found[0]), text)
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """No CI system: nobody to tell, and whoever typed the command sees what it prints."""
+
+    name: str = "terminal"
+    run_url: str | None = None
+    actor: str | None = None
+
+    def outputs(self, values: Mapping[str, str]) -> None:
+        pass
+
+    def summary(self, markdown: str) -> None:
+        pass
+
+    def error(self, message: str) -> None:
+        pass
+
+    def warning(self, message: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class GitHubActions:
+    """Files take outputs and summaries; commands are lines that begin with `::`."""
+
+    stderr: TextIO
+    run_url: str | None
+    actor: str | None
+    output_file: Path | None
+    summary_file: Path | None
+    name: str = "GitHub Actions"
+
+    def outputs(self, values: Mapping[str, str]) -> None:
+        self._append("GITHUB_OUTPUT", self.output_file, "".join(_github_output(*item) for item in values.items()))
+
+    def summary(self, markdown: str) -> None:
+        self._append("GITHUB_STEP_SUMMARY", self.summary_file, f"{markdown}\n")
+
+    def error(self, message: str) -> None:
+        _say(self.stderr, f"::error title=safe-deploy::{_github_data(message)}")
+
+    def warning(self, message: str) -> None:
+        _say(self.stderr, f"::warning title=safe-deploy::{_github_data(message)}")
+
+    def _append(self, variable: str, file: Path | None, text: str) -> None:
+        if file is None:
+            self.warning(f"{variable} is not set")
+            return
+        try:
+            with file.open("a", encoding="utf-8", errors="replace", newline="") as opened:
+                opened.write(text)
+        except OSError as error:
+            self.warning(f"cannot write to the file of {variable}: {error}")
+
+
+@dataclass(frozen=True)
+class AzurePipelines:
+    """Everything is a command: a line with `##vso[`."""
+
+    stderr: TextIO
+    run_url: str | None
+    actor: str | None
+    temporary: Path | None
+    name: str = "Azure Pipelines"
+
+    def outputs(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._command("task.setvariable", value, variable=_camel_case(name), isOutput="true")
+
+    def summary(self, markdown: str) -> None:
+        if self.temporary is None:
+            self.warning("AGENT_TEMPDIRECTORY is not set")
+            return
+        # The agent uploads it some time later, and clears the folder itself when the job is over.
+        file = self.temporary / f"safe-deploy-{uuid.uuid4().hex}.md"
+        try:
+            file.write_text(f"{markdown}\n", encoding="utf-8", errors="replace", newline="")
+        except OSError as error:
+            self.warning(f"cannot write a summary into AGENT_TEMPDIRECTORY: {error}")
+        else:
+            self._command("task.uploadsummary", str(file))
+
+    def error(self, message: str) -> None:
+        self._command("task.logissue", message, type="error")
+
+    def warning(self, message: str) -> None:
+        self._command("task.logissue", message, type="warning")
+
+    def _command(self, command: str, data: str, **properties: str) -> None:
+        listed = ";".join(f"{name}={_azure_property(value)}" for name, value in properties.items())
+        _say(self.stderr, f"##vso[{f'{command} {listed}'.strip()}]{_azure_data(data)}")
+
+
+def _say(stderr: TextIO, line: str) -> None:
+    # A child process may write to the same stream next.
+    print(line, file=stderr, flush=True)
+
+
+def _file(known: Mapping[str, str], variable: str) -> Path | None:
+    return Path(known[variable]) if variable in known else None
+
+
+def _github_run(known: Mapping[str, str]) -> str | None:
+    # Without the attempt: a run whose failed jobs are run again goes on with the deployment that it has open.
+    server, repository, run = map(known.get, ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"))
+    return f"{server.rstrip('/')}/{repository}/actions/runs/{run}" if server and repository and run else None
+
+
+def _github_actor(known: Mapping[str, str]) -> str | None:
+    # GITHUB_ACTOR stays the one who started the run first, whoever runs it again.
+    return _readable(known, "GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR")
+
+
+def _github_output(name: str, value: str) -> str:
+    if value.isprintable():
+        return f"{name}={value}\n"
+    # Nobody can guess it, so no value can end early and go on with outputs of its own.
+    end = f"end-{uuid.uuid4().hex}"
+    return f"{name}<<{end}\n{value}\n{end}\n"
+
+
+def _github_data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _azure_run(known: Mapping[str, str]) -> str | None:
+    # In a classic release the variables of the build are those of the artifact.
+    if release := known.get("RELEASE_RELEASEWEBURL"):
+        return release
+    collection, project, build = map(known.get, ("SYSTEM_COLLECTIONURI", "SYSTEM_TEAMPROJECT", "BUILD_BUILDID"))
+    if not (collection and project and build):
+        return None
+    return f"{collection.rstrip('/')}/{quote(project, safe='', errors='replace')}/_build/results?buildId={build}"
+
+
+def _azure_actor(known: Mapping[str, str]) -> str | None:
+    who = "RELEASE_DEPLOYMENT_REQUESTEDFOR" if "RELEASE_RELEASEWEBURL" in known else "BUILD_REQUESTEDFOR"
+    return _readable(known, f"{who}EMAIL", who, f"{who}ID")
+
+
+def _azure_data(text: str) -> str:
+    return text.replace("%", "%AZP25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _azure_property(text: str) -> str:
+    return _azure_data(text).replace("]", "%5D").replace(";", "%3B")
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("-")
+    return first + "".join(map(str.capitalize, others))
+
+
+def _accepted(address: str | None) -> str | None:
+    """The address with what no address may hold written as %XX; None if the server would refuse it all the same."""
+    escaped = quote(address or "", safe="%:/?#[]!$&'()*+,;=~", errors="replace")
+    return escaped if len(escaped) <= _LONGEST_RUN_URL and re.fullmatch(_RUN_URL, escaped) else None
+
+
+def _readable(known: Mapping[str, str], *variables: str) -> str | None:
+    """The first of these that says something in ASCII: `José` becomes `Jose`, and `Łukasz` becomes `?ukasz`."""
+    for variable in variables:
+        letters = (
+            one for one in unicodedata.normalize("NFKD", known.get(variable, "")) if not unicodedata.combining(one)
+        )
+        text = " ".join("".join(letters).encode("ascii", "replace").decode().split())
+        printable = "".join(filter(str.isprintable, text))[:_LONGEST_ACTOR].strip()
+        if any(map(str.isalnum, printable)):
+            return printable
+    return None

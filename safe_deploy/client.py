@@ -1,0 +1,240 @@
+"""The server over HTTP: one method per operation, retries through restarts and busy times, problems as errors.
+
+Every change that is sent here can be repeated without harm, so what was cut off is simply sent again.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady, Unreachable, UsageError
+
+PATIENCE_SECONDS = 120
+"""How long a single request is tried again. A server that is restarted, or that starts cold, is back by then."""
+
+_ANSWER_SECONDS = 200
+"""How long an answer may take: the server reads a task hub for up to 60 s, after a wait of up to 120 s."""
+
+_CONNECT_SECONDS = 10
+_LONGEST_PAUSE_SECONDS = 30
+_NOT_NOW = frozenset({429, 502, 503, 504})
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, for the audit log; `run_url` identifies the pipeline run that deploys."""
+
+    actor: str | None = None
+    run_url: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        named = {"X-Actor": self.actor, "X-Run-Url": self.run_url}
+        return {name: value for name, value in named.items() if value}
+
+
+def server_url(text: str) -> str:
+    """The server's address as requests need it, from what people write: with or without /api at its end. Raises
+    UsageError, also for an address that holds a secret: addresses end up in logs."""
+    parts = urlsplit(text.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError("the server must be an http or https address, such as https://shop-state.azurewebsites.net")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UsageError("give the server's address without a key in it; the key goes into SAFE_DEPLOY_KEY")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/api')}"
+
+
+def is_plain(url: str) -> bool:
+    """Whether a key would travel readable over a network."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in _LOOPBACK
+
+
+class Server:
+    """The state server, for one app. `say` is told, in a line, whenever something has to be tried again."""
+
+    def __init__(
+        self,
+        url: str,
+        app: str,
+        key: str | None,
+        caller: Caller,
+        say: Callable[[str], None],
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        headers = {"Accept": "application/json", "User-Agent": "safe-deploy", **caller.headers()}
+        if key:
+            if not (key.isascii() and key.isprintable()):
+                raise UsageError("the key has characters that no key has; look at how SAFE_DEPLOY_KEY is set")
+            headers["x-functions-key"] = key
+        self.url = server_url(url)
+        self.app = app
+        self.caller = caller
+        self.app_path = f"/api/apps/{quote(app, safe='')}"
+        self._say = say
+        self._patience = patience
+        try:
+            # A redirect is not followed: it would carry the key to wherever it points.
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=headers,
+                timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            )
+        except (httpx.InvalidURL, UnicodeError, ValueError):
+            raise UsageError("the server's address cannot be read") from None
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
+
+    def staging_status(self, slot: str, wait: int = 0, verify: str = "cached", patience: float | None = None) -> Json:
+        """The verdict on a slot. `wait` is in seconds, at most 120; with `patience` 0 it is asked for only once."""
+        query = {"slot": slot, "wait": wait, "verify": verify}
+        return self.ask("GET", f"{self.app_path}/staging", query=query, patience=patience)
+
+    def get_app(self) -> tuple[Json, str]:
+        """The app and its ETag."""
+        answer = self._send("GET", self.app_path, patience=self._patience)
+        return _object(answer), answer.headers.get("ETag", "")
+
+    def put_app(self, body: Json) -> Json:
+        return self.ask("PUT", self.app_path, body)
+
+    def post_staging(self, body: Json) -> Json:
+        return self.ask("POST", f"{self.app_path}/staging", body)
+
+    def delete_staging(self, task_hub: str, slot: str) -> Json:
+        return self.ask("DELETE", f"{self.app_path}/staging", query={"taskHub": task_hub, "slot": slot})
+
+    def post_swap(
+        self, task_hub: str, slot: str, outcome: str = "Done", rollback: bool = False, etag: str | None = None
+    ) -> Json:
+        """`outcome` is Pending, Done or Failed. With `etag` only if the app is still that one; else ConflictError."""
+        body: Json = {"taskHub": task_hub, "slot": slot, "outcome": outcome, "rollback": rollback}
+        return self.ask("POST", f"{self.app_path}/swap", body, headers={"If-Match": etag} if etag else None)
+
+    def cleanup(self, dry_run: bool, delete_task_hubs: bool) -> Json:
+        return self.ask("POST", f"{self.app_path}/cleanup", {"dryRun": dry_run, "deleteTaskHubs": delete_task_hubs})
+
+    def history(self, top: int, token: str | None = None) -> Json:
+        return self.ask("GET", f"{self.app_path}/history", query={"top": top, "continuationToken": token})
+
+    def post_waiver(self, body: Json) -> Json:
+        return self.ask("POST", f"{self.app_path}/waivers", body)
+
+    def task_hub(self, hub: str) -> Json:
+        return self.ask("GET", f"/api/taskhubs/{quote(hub, safe='')}")
+
+    def instances(self, hub: str, query: Mapping[str, Any]) -> Json:
+        return self.ask("GET", f"/api/taskhubs/{quote(hub, safe='')}/instances", query=query)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience: float | None = None,
+    ) -> Json:
+        """Send a request until it is answered, for `patience` seconds. Raises from the tree in `errors.py`."""
+        return _object(self._send(method, path, body, query, headers, self._patience if patience is None else patience))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience: float = 0,
+    ) -> httpx.Response:
+        deadline = time.monotonic() + patience
+        parameters = {name: value for name, value in (query or {}).items() if value is not None}
+        attempt = 0
+        while True:
+            pause = min(2.0**attempt, _LONGEST_PAUSE_SECONDS)
+            try:
+                answer = self._http.request(method, path, json=body, params=parameters, headers=headers)
+                if answer.status_code not in _NOT_NOW:
+                    return _checked(answer, self.url)
+                trouble = Unreachable(_not_now(answer), _problem(answer))
+                trouble.retry_after = _asked_to_wait(answer)
+                pause = max(pause, trouble.retry_after)
+            except httpx.TransportError as error:
+                trouble = Unreachable(f"the server {self.url} cannot be reached: {_plain(error)}")
+            if time.monotonic() + pause >= deadline:
+                raise trouble
+            self._say(f"{trouble.message}; trying again")
+            time.sleep(pause)
+            attempt += 1
+
+
+def _checked(answer: httpx.Response, url: str) -> httpx.Response:
+    """The answer if it is a good one. Raises what the problem document stands for."""
+    if answer.is_success:
+        return answer
+    if answer.is_redirect:
+        raise CommandError(f"{url} sends callers elsewhere; give the address that it leads to as the server")
+    problem = _problem(answer)
+    detail = str(problem.get("detail") or f"{url} answered with status {answer.status_code}")
+    code = problem.get("code")
+    if code == "InvalidRequest":
+        raise UsageError(detail, problem)
+    if code == "StagingNotReady":
+        raise NotReady(detail, problem)
+    if answer.status_code in (401, 403):
+        hint = "" if code else "; check SAFE_DEPLOY_KEY, and that it is a key of this function"
+        raise NotAllowed(f"{detail}{hint}", problem)
+    if answer.status_code in (409, 412):
+        raise ConflictError(detail, problem)
+    if answer.status_code == 404 and code is None:
+        raise CommandError(f"there is no state server at {url}: it does not know {answer.request.url.path}")
+    trace = f" (traceId {problem['traceId']})" if "traceId" in problem else ""
+    raise CommandError(f"{detail}{trace}", problem)
+
+
+def _object(answer: httpx.Response) -> Json:
+    try:
+        content = answer.json()
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CommandError(f"{answer.request.url.host} answers, but not as a state server does; check the address")
+    return content
+
+
+def _problem(answer: httpx.Response) -> Json:
+    try:
+        content = answer.json()
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) and isinstance(content.get("code"), str) else {}
+
+
+def _not_now(answer: httpx.Response) -> str:
+    detail = _problem(answer).get("detail")
+    return str(detail) if detail else f"the server answered with status {answer.status_code}"
+
+
+def _asked_to_wait(answer: httpx.Response) -> float:
+    """Seconds, from Retry-After. Its other form, a date, is not what the server sends."""
+    try:
+        seconds = float(answer.headers.get("Retry-After", ""))
+    except ValueError:
+        return 0
+    return min(seconds, _LONGEST_PAUSE_SECONDS) if math.isfinite(seconds) and seconds > 0 else 0
+
+
+def _plain(error: httpx.TransportError) -> str:
+    """What went wrong, in a line. The text of the error names addresses at the most, never headers."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,102 @@
+"""Running the pipeline's own commands, and what happens to them when somebody stops the pipeline.
+
+While a `Guard` is entered, SIGINT, SIGTERM and SIGHUP no longer end this process: they are passed on to the command
+that runs, and noted, so that what was begun can be brought to an end.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from safe_deploy.errors import UsageError
+
+SECRETS = ("SAFE_DEPLOY_KEY",)
+"""Variables that a command has no use for."""
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended. `interrupted` says that somebody wanted it to stop."""
+
+    code: int
+    interrupted: bool
+
+    @property
+    def well(self) -> bool:
+        return self.code == 0
+
+    def __str__(self) -> str:
+        if self.code < 0:
+            return f"was ended by {signal.Signals(-self.code).name}"
+        return f"ended with exit code {self.code}"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment for a command, without secrets that it has no use for."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS} | more
+
+
+class Guard:
+    """Keeps this process alive through signals until the block ends. `interrupted` says that one came."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, object] = {}
+        # In a terminal, Ctrl-C goes to the command by itself, and it may have to ask something. Elsewhere it gets a
+        # process group of its own, so that a signal reaches what it has started, too.
+        self._own_group = os.name == "posix" and not sys.stdin.isatty()
+
+    def __enter__(self) -> "Guard":
+        self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # it is what signal.signal gave back
+
+    def run(self, command: Sequence[str] | str, env: Mapping[str, str]) -> Ended:
+        """Run a command, a text by the shell, and wait for its end. What it prints goes to stderr: stdout is for
+        results. Raises UsageError if there is no such command."""
+        try:
+            self._process = subprocess.Popen(
+                command,
+                shell=isinstance(command, str),
+                env=dict(env),
+                stdout=sys.stderr.fileno(),
+                process_group=0 if self._own_group else None,
+            )
+        except OSError as error:
+            name = command if isinstance(command, str) else command[0]
+            raise UsageError(f"cannot run {name}: {error.strerror}") from None
+        try:
+            code = self._process.wait()
+        finally:
+            self._process = None
+        return Ended(code, self.interrupted)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again, self.interrupted = self.interrupted, True
+        if self._process is None or self._process.poll() is not None:
+            return
+        if again:
+            # Whoever asks twice has no time left: what comes after must still be done.
+            self._send(getattr(signal, "SIGKILL", signal.SIGTERM))
+        elif self._own_group or number != signal.SIGINT:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        assert self._process is not None, "only while a command runs"
+        try:
+            if self._own_group:
+                os.killpg(self._process.pid, number)
+            else:
+                self._process.send_signal(number)
+        except ProcessLookupError:
+            pass

@@ -1,0 +1,112 @@
+"""The options of the command line, each with its variable; docs/pipelines.md has the table."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+class Verify(StrEnum):
+    CACHED = "cached"
+    FRESH = "fresh"
+    NONE = "none"
+
+
+class Outcome(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+def variable(name: str) -> str:
+    return f"SAFE_DEPLOY_{name}"
+
+
+ServerOption = Annotated[str, typer.Option("--server", envvar=variable("SERVER"), help="The state server's address.")]
+AppOption = Annotated[str, typer.Option("--app", envvar=variable("APP"), help="The app, by its name on the server.")]
+KeyOption = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        envvar=variable("KEY"),
+        show_default=False,
+        help="The server's key. Use the variable.",
+    ),
+]
+SlotOption = Annotated[str, typer.Option("--slot", envvar=variable("SLOT"), help="The slot to deploy into.")]
+OutputOption = Annotated[Output, typer.Option("--output", envvar=variable("OUTPUT"), help="How results are printed.")]
+ActorOption = Annotated[
+    str,
+    typer.Option(
+        "--actor", envvar=variable("ACTOR"), show_default=False, help="Who asks, for the audit log. Known in CI."
+    ),
+]
+RunUrlOption = Annotated[
+    str,
+    typer.Option(
+        "--run-url", envvar=variable("RUN_URL"), show_default=False, help="The run that deploys. Known in CI."
+    ),
+]
+HubOption = Annotated[str, typer.Option("--task-hub", envvar=variable("TASK_HUB"), help="The task hub's name.")]
+MaybeHubOption = Annotated[
+    str, typer.Option("--task-hub", envvar=variable("TASK_HUB"), show_default=False, help="The task hub's name.")
+]
+VersionOption = Annotated[
+    str, typer.Option("--version", envvar=variable("VERSION"), show_default=False, help="The version, for people.")
+]
+GroupOption = Annotated[
+    str,
+    typer.Option(
+        "--resource-group",
+        envvar=variable("RESOURCE_GROUP"),
+        show_default=False,
+        help="The Function App's resource group: with it, `az` is used to look at the slots.",
+    ),
+]
+FunctionAppOption = Annotated[
+    str,
+    typer.Option(
+        "--function-app", envvar=variable("FUNCTION_APP"), show_default="the app", help="The Function App's name."
+    ),
+]
+HubSettingOption = Annotated[
+    str, typer.Option("--hub-setting", envvar=variable("HUB_SETTING"), help="The app setting with the task hub name.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0, envvar=variable("TIMEOUT"), help="How long to wait, in seconds.")
+]
+IntervalOption = Annotated[
+    float,
+    typer.Option(
+        "--interval", min=1, max=120, envvar=variable("INTERVAL"), help="How long one question waits, in seconds."
+    ),
+]
+VerifyOption = Annotated[
+    Verify, typer.Option("--verify", envvar=variable("VERIFY"), help="How the server verifies its verdict.")
+]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", envvar=variable("REASON"), show_default=False, help="Why; goes on record.")
+]
+TopOption = Annotated[int, typer.Option("--top", min=1, max=1000, help="How many at the most.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", envvar=variable("FORCE"), help="Stage over a task hub that is not drained.")
+]
+TakeOverOption = Annotated[
+    bool, typer.Option("--take-over", envvar=variable("TAKE_OVER"), help="Take the deployment of a run that is dead.")
+]
+DeleteOption = Annotated[
+    bool,
+    typer.Option(
+        "--delete-task-hubs",
+        envvar=variable("DELETE_TASK_HUBS"),
+        help="Also delete what the task hubs left in the app's storage.",
+    ),
+]
+WordsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="The platform's swap, after two hyphens.")
+]

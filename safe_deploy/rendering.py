@@ -1,0 +1,196 @@
+"""How results look: tables for people, JSON for programs, markdown for a run's summary, and the outputs of a step."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from safe_deploy.ci import defused
+
+Json = Mapping[str, Any]
+Rows = Sequence[Sequence[str]]
+
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def as_json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def age(time: str | None, now: datetime) -> str:
+    """How long ago, in the largest unit that makes it at least one."""
+    if time is None:
+        return "never"
+    seconds = max(0, int((now - _instant(time)).total_seconds()))
+    size, unit = next((one for one in _UNITS if seconds >= one[0]), _UNITS[-1])
+    return f"{seconds // size} {unit}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        # Names come from events: they must neither be read as markup nor as a command of the CI system.
+        made.add_row(*(escape(defused(cell)) for cell in row))
+    return made
+
+
+def markdown(columns: Sequence[str], rows: Rows) -> str:
+    """A table for a run's summary."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines)
+
+
+def verdict_line(verdict: Json) -> str:
+    """A verdict in one line."""
+    hub = f"task hub {verdict['taskHub']}" if verdict["taskHub"] else "empty"
+    if verdict["ready"]:
+        return f"Ready: slot {verdict['slot']} ({hub}), by {_ASSURANCE[verdict['assurance']]}"
+    reasons = "; ".join(reason["message"] for reason in verdict["reasons"])
+    return f"NotReady: slot {verdict['slot']} ({hub}): {reasons}"
+
+
+_ASSURANCE = {"verified": "a look at the task hub itself", "events": "lifecycle events alone"}
+
+BLOCKERS = ("Instance", "Function", "Status", "Active for", "Last event", "Known by")
+
+
+def blockers(verdict: Json, now: datetime) -> Rows:
+    return [
+        [
+            one["instanceId"],
+            one["functionName"],
+            one["runtimeStatus"],
+            age(one["startedAt"], now),
+            age(one["lastEventAt"], now),
+            one["source"],
+        ]
+        for one in verdict["active"]
+    ]
+
+
+def verdict_outputs(verdict: Json) -> dict[str, str]:
+    return {
+        "ready": _flag(verdict["ready"]),
+        "status": verdict["status"],
+        "has-running": _flag(verdict["hasRunning"]),
+        "active-count": str(verdict["activeCount"]),
+        "reasons": ",".join(reason["code"] for reason in verdict["reasons"]),
+        "task-hub": verdict["taskHub"] or "",
+        "version": verdict["version"] or "",
+        "assurance": verdict["assurance"],
+    }
+
+
+APP = ("Slot", "Task hub", "Version", "Since")
+
+
+def slots(app: Json) -> Rows:
+    return [
+        [name, held["taskHub"], held["version"] or "", held["since"]] if held else [name, "", "", ""]
+        for name, held in app["slots"].items()
+    ]
+
+
+def app_outputs(app: Json, slot: str, task_hub: str) -> dict[str, str]:
+    held = {name.lower(): content or {} for name, content in app["slots"].items()}
+    production, staging = held.get("production", {}), held.get(slot.lower(), {})
+    return {
+        "task-hub": task_hub,
+        "production-task-hub": production.get("taskHub") or "",
+        "production-version": production.get("version") or "",
+        "staging-task-hub": staging.get("taskHub") or "",
+        "staging-version": staging.get("version") or "",
+    }
+
+
+CLEANED_UP = ("Task hub", "Version", "Outcome", "Why")
+
+
+def cleaned_up(answer: Json) -> Rows:
+    return [
+        [
+            one["taskHub"],
+            one["version"] or "",
+            one["outcome"],
+            "; ".join(
+                [*(reason["message"] for reason in one["reasons"]), *([one["message"]] if one["message"] else [])]
+            ),
+        ]
+        for one in answer["taskHubs"]
+    ]
+
+
+def cleanup_outputs(answer: Json) -> dict[str, str]:
+    gone = [one["taskHub"] for one in answer["taskHubs"] if one["outcome"] == "Removed"]
+    left = [one["taskHub"] for one in answer["taskHubs"] if one["outcome"] != "Removed"]
+    return {"removed": ",".join(gone), "kept": ",".join(left)}
+
+
+INSTANCES = ("Instance", "Function", "Status", "Active", "Started", "Finished", "Known by")
+
+
+def instances(answer: Json) -> Rows:
+    return [
+        [
+            one["instanceId"],
+            one["functionName"],
+            one["runtimeStatus"],
+            "yes" if one["active"] else "no",
+            one["startedAt"] or "",
+            one["finishedAt"] or "",
+            one["source"],
+        ]
+        for one in answer["instances"]
+    ]
+
+
+HISTORY = ("Revision", "At", "What", "Who", "Details")
+
+
+def history(answer: Json) -> Rows:
+    return [
+        [
+            str(one["revision"]),
+            one["at"],
+            one["operation"],
+            f"{one['by']} {one['runUrl'] or ''}".strip(),
+            _details(one["details"], one["reason"]),
+        ]
+        for one in answer["history"]
+    ]
+
+
+def show(console: Console, columns: Sequence[str], rows: Rows) -> None:
+    console.print(table(columns, rows))
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _details(details: Json, reason: str | None) -> str:
+    said = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()]
+    return ", ".join([*said, *([f"reason: {reason}"] if reason else [])])
+
+
+def plain(text: str) -> str:
+    """Text for markdown in which nothing is read as markup."""
+    line = text.replace("\r", " ").replace("\n", " ")
+    return "".join(f"\\{character}" if character in "\\`*_{}[]<>()#+-!|~" else character for character in line)
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _instant(time: str) -> datetime:
+    """The server gives seven digits of a second; Python reads six."""
+    whole, _, fraction = time.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}+00:00")

@@ -1,0 +1,488 @@
+"""A stand-in for `az` and the Function Apps behind it: a program that keeps its cloud in a JSON file. Knows what the
+Azure CLI (2.91, read and tried without an account) prints and how it exits; hides the file and its lock.
+
+`install` writes a copy of this module as the program, so it imports nothing of the project. The file:
+
+    {"apps": {"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": {
+        "production": {"settings": {"TASK_HUB": {"value": "v41", "slotSetting": false}}, "package": "app.zip",
+                       "state": "Running"}}}},
+     "calls": [["functionapp", "show", ...]], "environments": [["SAFE_DEPLOY_SERVER"]], "faults": {"swap": {...}}}
+
+`sticky` is the app's list of slot settings, and `slotSetting` is shown from it, as in Azure.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+Effect = Callable[[dict[str, Any], argparse.Namespace], Any]
+
+PRODUCTION = "production"
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+
+
+class Cloud:
+    """The stand-in's cloud, as tests see it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def make(self, apps: dict[str, Any]) -> None:
+        """A new cloud with these apps, no calls and no faults. Instead of `{"value": ..., "slotSetting": false}` a
+        setting may be just its value."""
+        for app in apps.values():
+            for slot in app["slots"].values():
+                settings = slot.setdefault("settings", {})
+                for name, setting in settings.items():
+                    if isinstance(setting, str):
+                        settings[name] = {"value": setting, "slotSetting": False}
+        with _locked(self.path) as state:
+            state.clear()
+            state.update(_empty(), apps=apps)
+
+    def settings(self, app: str, slot: str = PRODUCTION) -> dict[str, str]:
+        """The values of all settings of a slot."""
+        settings = self._slot(app, slot)["settings"]
+        return {name: setting["value"] for name, setting in settings.items()}
+
+    def package(self, app: str, slot: str = PRODUCTION) -> str | None:
+        """The name of the file that was deployed last to what is in the slot now."""
+        package: str | None = self._slot(app, slot).get("package")
+        return package
+
+    def running(self, app: str, slot: str = PRODUCTION) -> bool:
+        return bool(self._slot(app, slot).get("state", "Running") == "Running")
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The arguments of every call so far, in the order in which they began."""
+        with _locked(self.path) as state:
+            calls: list[list[str]] = state["calls"]
+        return calls
+
+    def called(self, command: str) -> int:
+        """How often a command was called, by the words it begins with."""
+        words = command.split()
+        return sum(call[: len(words)] == words for call in self.calls)
+
+    @property
+    def environments(self) -> list[list[str]]:
+        """Of every call the names of those variables that begin with SAFE_DEPLOY_."""
+        with _locked(self.path) as state:
+            environments: list[list[str]] = state["environments"]
+        return environments
+
+    def fault(
+        self,
+        command: str,
+        *,
+        code: int | None = 1,
+        message: str = "The service is unavailable.",
+        done: bool = False,
+        times: int | None = None,
+        delay: float = 0,
+        delay_after: float = 0,
+        output: str | None = None,
+    ) -> None:
+        """What goes wrong at the next calls of a command, by its key in `COMMANDS`, or at `all` of them but `login`.
+
+        Exits with `code` and `message`, unless it is None; before its effect, or after it if `done`. `delay` and
+        `delay_after` are seconds before and after the effect. `output` is printed instead of the result, also by a
+        call that fails. Lasts for so many `times`, or until it is cleared.
+        """
+        fault: dict[str, Any] = {"exit": code, "message": message, "done": done, "times": times}
+        fault |= {"delay": delay, "delay_after": delay_after, "stdout": output}
+        with _locked(self.path) as state:
+            state["faults"][command] = fault
+
+    def clear_faults(self) -> None:
+        with _locked(self.path) as state:
+            state["faults"] = {}
+
+    def _slot(self, app: str, slot: str) -> dict[str, Any]:
+        with _locked(self.path) as state:
+            found: dict[str, Any] = state["apps"][app]["slots"][slot]
+        return found
+
+
+def install(folder: Path, state: Path) -> None:
+    """Write the program `az` into a folder, with its cloud in the file `state`. It needs nothing of its environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / "az"
+    source = Path(__file__).read_text()
+    program.write_text(
+        f"#!{sys.executable} -I\n{source}\n\nraise SystemExit(main(sys.argv[1:], Path({str(state.resolve())!r})))\n"
+    )
+    program.chmod(0o755)
+
+
+class AzError(Exception):
+    """How the real `az` would end: with this message and exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+def main(arguments: list[str], path: Path) -> int:
+    """One call of `az`: its exit code."""
+    words = list(arguments)
+    for index, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            words = arguments[:index]
+            break
+    found = COMMANDS.get(" ".join(words))
+    key = found[0] if found else ""
+    fault = _begin(path, arguments, key)
+    try:
+        if found is None:
+            _unrecognized(words)
+        else:
+            given = _arguments(" ".join(words), found[1], arguments[len(words) :])
+            result = _carry_out(path, fault, found[2], given)
+            if fault.get("stdout") is None:
+                _show(result, given)
+            else:
+                sys.stdout.write(fault["stdout"])
+    except AzError as error:
+        sys.stdout.write(fault.get("stdout") or "")
+        sys.stderr.write(f"ERROR: {error.message}\n")
+        return error.code
+    return 0
+
+
+def _carry_out(path: Path, fault: dict[str, Any], effect: Effect, given: argparse.Namespace) -> Any:
+    fails = fault.get("exit") is not None
+    time.sleep(fault.get("delay") or 0)
+    if fails and not fault.get("done"):
+        raise _failure(fault)
+    # Not under the lock while it waits: others go on, and may end this process.
+    with _locked(path) as state:
+        result = effect(state, given)
+    time.sleep(fault.get("delay_after") or 0)
+    if fails:
+        raise _failure(fault)
+    return result
+
+
+def _begin(path: Path, arguments: list[str], key: str) -> dict[str, Any]:
+    """Take the call down; its fault, or nothing."""
+    with _locked(path) as state:
+        state["calls"].append(arguments)
+        state["environments"].append(sorted(name for name in os.environ if name.startswith("SAFE_DEPLOY_")))
+        for kind in [key] if key == "login" else [key, "all"]:
+            fault: dict[str, Any] | None = state["faults"].get(kind)
+            if fault is None:
+                continue
+            times = fault.get("times")
+            if times is not None:
+                fault["times"] = times - 1
+                if times <= 1:
+                    del state["faults"][kind]
+            return fault
+    return {}
+
+
+def _failure(fault: dict[str, Any]) -> AzError:
+    return AzError(fault.get("message") or "The service is unavailable.", fault["exit"])
+
+
+def _empty() -> dict[str, Any]:
+    return {"apps": {}, "calls": [], "environments": [], "faults": {}}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[dict[str, Any]]:
+    """The cloud, for one caller at a time; what was changed in it is kept, all or nothing."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = path.read_text() if path.exists() else ""
+        state = {**_empty(), **json.loads(before or "{}")}
+        yield state
+        after = json.dumps(state, indent=2)
+        if after != before:
+            draft = path.with_suffix(".draft")
+            draft.write_text(after)
+            draft.replace(path)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise AzError(message, 2)
+
+
+def _arguments(command: str, options: str, arguments: list[str]) -> argparse.Namespace:
+    """Options are written as `--long/-s`: `!` is required, `+` takes several values, `?` takes none."""
+    parser = _Parser(prog=f"az {command}", add_help=False)
+    for option in options.split():
+        flags = [flag for flag in re.split(r"[/!+?]", option) if flag]
+        if "?" in option:
+            parser.add_argument(*flags, action="store_true")
+        else:
+            parser.add_argument(*flags, required="!" in option, nargs="+" if "+" in option else None)
+    for flag in ["--subscription", "--query"]:
+        parser.add_argument(flag)
+    parser.add_argument("--output", "-o", default="json", choices=["json", "tsv", "none"])
+    for flag in ["--only-show-errors", "--verbose", "--debug"]:
+        parser.add_argument(flag, action="store_true")
+    given, rest = parser.parse_known_args(arguments)
+    if rest:
+        raise AzError(f"unrecognized arguments: {' '.join(rest)}", 2)
+    return given
+
+
+def _unrecognized(words: list[str]) -> NoReturn:
+    """Names the first word that no command has at its place."""
+    ends = [end for end in range(1, len(words)) if any(name.split()[:end] == words[:end] for name in COMMANDS)]
+    wrong = words[max(ends, default=0)] if words else ""
+    raise AzError(f"'{wrong}' is misspelled or not recognized by the system.", 2)
+
+
+def _show(result: Any, given: argparse.Namespace) -> None:
+    if given.query:
+        result = _search(given.query, result)
+    if result is None or given.output == "none":
+        return
+    if given.output == "json":
+        print(json.dumps(result, indent=2))
+        return
+    for row in result if isinstance(result, list) else [result]:
+        cells = row.values() if isinstance(row, dict) else row if isinstance(row, list) else [row]
+        print("\t".join("" if isinstance(cell, dict) else str(cell) for cell in cells))
+
+
+# --- the part of JMESPath that pipelines use ---
+
+
+def _search(query: str, data: Any) -> Any:
+    for step in _split(query, "|"):
+        found = None
+        for choice in _split(step, "||"):
+            found = _walk(choice.strip(), data)
+            if found:
+                break
+        data = found
+    return data
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """The parts of a query between separators that stand alone, outside of brackets and quotes."""
+    parts, start, depth = [], 0, 0
+    for token in re.finditer(r"'[^']*'|[\[{(]|[\]})]|\|+|[,:]", text):
+        depth += (token[0] in "[{(") - (token[0] in "]})")
+        if token[0] == separator and depth == 0:
+            parts.append(text[start : token.start()])
+            start = token.end()
+    return [*parts, text[start:]]
+
+
+def _walk(path: str, data: Any) -> Any:
+    path = path.removeprefix(".")
+    if not path or data is None:
+        return data
+    if member := re.match(r"[A-Za-z_]\w*", path):
+        return _walk(path[member.end() :], data.get(member[0]) if isinstance(data, dict) else None)
+    if index := re.match(r"\[(\d+)\]", path):
+        items = data if isinstance(data, list) else []
+        return _walk(path[index.end() :], items[int(index[1])] if int(index[1]) < len(items) else None)
+    if projection := re.match(r"\[(?:\?\s*(\w+)\s*==\s*'([^']*)'\s*)?\]", path):
+        if not isinstance(data, list):
+            return None
+        name, value = projection.groups()
+        chosen = [item for item in data if name is None or item.get(name) == value]
+        found = [_walk(path[projection.end() :], item) for item in chosen]
+        return [item for item in found if item is not None]
+    if path.startswith("{") and path.endswith("}"):
+        pairs = [_split(pair, ":") for pair in _split(path[1:-1], ",")]
+        return {name.strip(): _search(query, data) for name, query in pairs}
+    raise AzError(f"argument --query: invalid jmespath_type value: '{path}'", 2)
+
+
+# --- what the commands do ---
+
+
+def _missing(kind: str, group: str) -> AzError:
+    message = f"The Resource 'Microsoft.Web/{kind}' under resource group '{group}' was not found."
+    return AzError(f"(ResourceNotFound) {message}\nCode: ResourceNotFound\nMessage: {message}", 3)
+
+
+def _app(state: dict[str, Any], given: argparse.Namespace, name: str | None = None) -> dict[str, Any]:
+    wanted = name or given.name
+    for known, app in state["apps"].items():
+        group = app.get("resourceGroup", given.resource_group)
+        if known.lower() == wanted.lower() and group.lower() == given.resource_group.lower():
+            found: dict[str, Any] = app
+            return found
+    raise _missing(f"sites/{wanted}", given.resource_group)
+
+
+def _slot(app: dict[str, Any], given: argparse.Namespace, name: str | None) -> dict[str, Any]:
+    for known, slot in app["slots"].items():
+        if known.lower() == (name or PRODUCTION).lower():
+            found: dict[str, Any] = slot
+            found.setdefault("settings", {})
+            return found
+    raise _missing(f"sites/{given.name}/slots/{name}", given.resource_group)
+
+
+def _sticky(app: dict[str, Any]) -> list[str]:
+    """The app's list of slot settings: one for all of its slots."""
+    names = list(app.get("sticky", []))
+    for slot in app["slots"].values():
+        for name, setting in slot.get("settings", {}).items():
+            if setting.get("slotSetting") and name not in names:
+                names.append(name)
+    app["sticky"] = names
+    return names
+
+
+def _list_settings(state: dict[str, Any], given: argparse.Namespace) -> Any:
+    app = _app(state, given)
+    slot, sticky = _slot(app, given, given.slot), _sticky(app)
+    # As az does it: the names are compared with their case.
+    return [
+        {"name": name, "slotSetting": name in sticky, "value": setting["value"]}
+        for name, setting in slot["settings"].items()
+    ]
+
+
+def _set_settings(state: dict[str, Any], given: argparse.Namespace) -> Any:
+    if not given.settings and not given.slot_settings:
+        raise AzError("Please provide either --settings or --slot-settings parameter.")
+    app = _app(state, given)
+    slot, sticky = _slot(app, given, given.slot), _sticky(app)
+    for text in [*(given.settings or []), *(given.slot_settings or [])]:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise AzError(f"Invalid setting format: '{text}'. Expected 'key=value' format or valid JSON.", 2)
+        if any(known != name and known.lower() == name.lower() for known in slot["settings"]):
+            raise AzError("Operation returned an invalid status 'Conflict'")
+        slot["settings"][name] = {"value": value, "slotSetting": False}
+        if text in (given.slot_settings or []) and name not in sticky:
+            sticky.append(name)
+    for each in app["slots"].values():
+        for name, setting in each.get("settings", {}).items():
+            setting["slotSetting"] = name in sticky
+    # The values are not shown, and of the slot settings only those that the call was about.
+    named = sticky if given.slot_settings else []
+    return [{"name": name, "slotSetting": name in named, "value": None} for name in slot["settings"]]
+
+
+def _show_resource(state: dict[str, Any], given: argparse.Namespace) -> Any:
+    name = (given.parent or "").removeprefix("sites/")
+    if (given.namespace, given.resource_type, given.name) != ("Microsoft.Web", "config", "slotConfigNames"):
+        raise _missing(f"{given.parent}/{given.resource_type}/{given.name}", given.resource_group)
+    sticky = _sticky(_app(state, given, name))
+    return {
+        "id": f"{_site_id(given.resource_group, name)}/config/slotConfigNames",
+        "name": name,
+        "properties": {"appSettingNames": sticky or None, "connectionStringNames": None},
+        "resourceGroup": given.resource_group,
+        "type": "Microsoft.Web/sites",
+    }
+
+
+def _swap(state: dict[str, Any], given: argparse.Namespace) -> None:
+    if given.action not in {None, "swap"}:
+        raise AzError("The stand-in does not know swaps with preview.", 2)
+    app = _app(state, given)
+    one, other = _slot(app, given, given.slot), _slot(app, given, given.target_slot)
+    sticky = {name.lower() for name in _sticky(app)}
+
+    def stays(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: setting for name, setting in settings.items() if name.lower() in sticky}
+
+    def moves(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: setting for name, setting in settings.items() if name.lower() not in sticky}
+
+    first, second = one["settings"], other["settings"]
+    one["settings"], other["settings"] = stays(first) | moves(second), stays(second) | moves(first)
+    one["package"], other["package"] = other.get("package"), one.get("package")
+
+
+def _deploy(state: dict[str, Any], given: argparse.Namespace) -> Any:
+    source = Path(given.src)
+    if not source.is_file():
+        raise AzError(f"'{given.src}' is not a valid local file path or you do not have permissions to access it")
+    _slot(_app(state, given), given, given.slot)["package"] = source.name
+    return {"active": True, "complete": True, "deployer": "Push-Deployer", "provisioningState": "Succeeded"}
+
+
+def _turn(to: str) -> Effect:
+    def turn(state: dict[str, Any], given: argparse.Namespace) -> None:
+        _slot(_app(state, given), given, given.slot)["state"] = to
+
+    return turn
+
+
+def _show_app(state: dict[str, Any], given: argparse.Namespace) -> Any:
+    slot = _slot(_app(state, given), given, given.slot)
+    is_slot = given.slot is not None and given.slot.lower() != PRODUCTION
+    host = f"{given.name}-{given.slot}" if is_slot else given.name
+    return {
+        "defaultHostName": f"{host}.azurewebsites.net",
+        "id": _site_id(given.resource_group, given.name) + (f"/slots/{given.slot}" if is_slot else ""),
+        "kind": "functionapp,linux",
+        "name": f"{given.name}/{given.slot}" if is_slot else given.name,
+        "resourceGroup": given.resource_group,
+        "state": slot.get("state", "Running"),
+        "type": "Microsoft.Web/sites/slots" if is_slot else "Microsoft.Web/sites",
+    }
+
+
+def _account(state: dict[str, Any], given: argparse.Namespace) -> Any:
+    return {
+        "environmentName": "AzureCloud",
+        "id": given.subscription or SUBSCRIPTION,
+        "isDefault": True,
+        "name": "stand-in",
+        "state": "Enabled",
+        "tenantId": SUBSCRIPTION,
+        "user": {"name": "pipeline", "type": "servicePrincipal"},
+    }
+
+
+def _login(state: dict[str, Any], given: argparse.Namespace) -> Any:
+    return [_account(state, given)]
+
+
+def _site_id(group: str, app: str) -> str:
+    return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/Microsoft.Web/sites/{app}"
+
+
+_SITE = "--resource-group/-g! --name/-n!"
+_RESOURCE = "--resource-group/-g! --namespace! --parent --resource-type! --name/-n! --api-version"
+
+COMMANDS: dict[str, tuple[str, str, Effect]] = {
+    "account show": ("account show", "", _account),
+    "login": ("login", "--username/-u --password/-p --tenant/-t --service-principal? --identity?", _login),
+    "resource show": ("resource show", _RESOURCE, _show_resource),
+}
+"""Each command: the key of its faults, its options, and what it does."""
+
+for _kind in ("functionapp", "webapp"):
+    _swaps = f"{_SITE} --slot/-s! --target-slot --action --preserve-vnet"
+    _sets = f"{_SITE} --slot/-s --settings+ --slot-settings+"
+    COMMANDS |= {
+        f"{_kind} config appsettings list": ("appsettings list", f"{_SITE} --slot/-s", _list_settings),
+        f"{_kind} config appsettings set": ("appsettings set", _sets, _set_settings),
+        f"{_kind} deployment slot swap": ("swap", _swaps, _swap),
+        f"{_kind} deployment source config-zip": (
+            "config-zip",
+            f"{_SITE} --src! --slot/-s --build-remote --timeout/-t",
+            _deploy,
+        ),
+        f"{_kind} start": ("start", f"{_SITE} --slot/-s", _turn("Running")),
+        f"{_kind} stop": ("stop", f"{_SITE} --slot/-s", _turn("Stopped")),
+        f"{_kind} restart": ("restart", f"{_SITE} --slot/-s", _turn("Running")),
+        f"{_kind} show": ("show", f"{_SITE} --slot/-s", _show_app),
+    }

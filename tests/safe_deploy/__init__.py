@@ -1,0 +1,1 @@
+"""The pipeline side, with real processes and a real server."""

@@ -1,0 +1,349 @@
+"""What the CI systems are told, read back as they read it: GitHub's runner its files and `::` lines, the agent of Azure
+Pipelines its `##vso[` lines."""
+
+import re
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safe_deploy.ci import AzurePipelines, CiSystem, GitHubActions, Terminal, defused, detect
+from state_api.domain.names import RUN_URL_PATTERN
+
+GITHUB = {
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "contoso/orders",
+    "GITHUB_RUN_ID": "1658821493",
+    "GITHUB_RUN_ATTEMPT": "2",
+    "GITHUB_ACTOR": "octocat",
+}
+AZURE = {
+    "TF_BUILD": "True",
+    "SYSTEM_COLLECTIONURI": "https://dev.azure.com/contoso/",
+    "SYSTEM_TEAMPROJECT": "Orders",
+    "BUILD_BUILDID": "311",
+    "BUILD_REQUESTEDFOR": "Jo Doe",
+}
+RELEASE = {
+    "RELEASE_RELEASEWEBURL": "https://dev.azure.com/contoso/0807fc91/_release?releaseId=5&_a=release-summary",
+    "RELEASE_DEPLOYMENT_REQUESTEDFOR": "Sam Roe",
+}
+GITHUB_RUN = "https://github.com/contoso/orders/actions/runs/1658821493"
+AZURE_RUN = "https://dev.azure.com/contoso/Orders/_build/results?buildId=311"
+
+commands = ["::", "::error::", "##[", "##VSO[", "##vso["]
+escapes = ["%0A", "%3B", "%25", "%AZP25", "AZP25", "<<", "end"]
+pieces = [*"\r\n\t \x85\u2028:#;=]%x", *commands, *escapes]
+anything = st.text() | st.lists(st.sampled_from(pieces)).map("".join)
+names = st.from_regex(r"[a-z]{1,8}(-[a-z]{1,8}){0,2}", fullmatch=True)
+
+
+def detected(environment: Mapping[str, str]) -> tuple[CiSystem, StringIO]:
+    stderr = StringIO()
+    return detect(environment, stderr), stderr
+
+
+def outputs_of(text: str) -> list[tuple[str, str]]:
+    """The contents of GITHUB_OUTPUT as the runner reads them (EnvFileKeyValuePairs, on Linux)."""
+    found = []
+    while text:
+        line, _, text = text.partition("\n")
+        first = re.search("=|<<", line)
+        if first is None:
+            assert not line, f"the runner fails the step over {line!r}"
+            continue
+        name, rest = line[: first.start()], line[first.end() :]
+        if first[0] == "<<":
+            assert name
+            assert rest
+            value, end, text = f"\n{text}".partition(f"\n{rest}\n")
+            assert end, "matching delimiter not found"
+            rest = value.removeprefix("\n")
+        found.append((name, rest))
+    return found
+
+
+def lines_of(stderr: StringIO) -> list[str]:
+    """What was said, in lines as .NET reads them."""
+    *lines, rest = re.split("\r\n|\r|\n", stderr.getvalue())
+    assert not rest
+    return lines
+
+
+def github_command(line: str) -> tuple[str, str]:
+    """The command with its properties, and its data, as the runner reads them."""
+    assert line.startswith("::")
+    command, _, data = line[2:].partition("::")
+    return command, data.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")
+
+
+def azure_command(line: str) -> tuple[str, dict[str, str], str]:
+    """The command, its properties and its data, as the agent reads them."""
+    info, closed, data = line[line.index("##vso[") + 6 :].partition("]")
+    assert closed
+    command, _, properties = info.partition(" ")
+    pairs = (one.partition("=") for one in properties.split(";") if one)
+    return command, {name: azure_unescaped(value) for name, _, value in pairs}, azure_unescaped(data)
+
+
+def azure_unescaped(text: str) -> str:
+    for escaped, meant in (("%3B", ";"), ("%0D", "\r"), ("%0A", "\n"), ("%5D", "]"), ("%AZP25", "%")):
+        text = text.replace(escaped, meant)
+    return text
+
+
+def is_command(line: str) -> bool:
+    """Whether the runner or the agent looks closer at this line, with room for how they compare."""
+    return line.lstrip().startswith("::") or re.search(r"##(\[|vso)", line, re.IGNORECASE) is not None
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        (GITHUB, "GitHub Actions"),
+        (AZURE, "Azure Pipelines"),
+        (AZURE | {"TF_BUILD": "true"}, "Azure Pipelines"),
+        ({}, "terminal"),
+        ({"CI": "true"}, "terminal"),
+        (GITHUB | {"GITHUB_ACTIONS": ""}, "terminal"),
+        (AZURE | {"TF_BUILD": "False"}, "terminal"),
+    ],
+)
+def test_the_system_is_known_by_its_variables(environment: dict[str, str], name: str) -> None:
+    assert detected(environment)[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("environment", "run_url"),
+    [
+        (GITHUB, GITHUB_RUN),
+        (GITHUB | {"GITHUB_RUN_ATTEMPT": "3"}, GITHUB_RUN),
+        (
+            GITHUB | {"GITHUB_SERVER_URL": "https://ghes.local:8443/"},
+            "https://ghes.local:8443/contoso/orders/actions/runs/1658821493",
+        ),
+        (GITHUB | {"GITHUB_RUN_ID": ""}, None),
+        (AZURE, AZURE_RUN),
+        (AZURE | {"SYSTEM_COLLECTIONURI": "https://dev.azure.com/contoso"}, AZURE_RUN),
+        (
+            AZURE | {"SYSTEM_TEAMPROJECT": "Größe & Co/Ü?"},
+            "https://dev.azure.com/contoso/Gr%C3%B6%C3%9Fe%20%26%20Co%2F%C3%9C%3F/_build/results?buildId=311",
+        ),
+        (
+            AZURE | {"SYSTEM_COLLECTIONURI": "http://tfs:8080/tfs/Default Collection/"},
+            "http://tfs:8080/tfs/Default%20Collection/Orders/_build/results?buildId=311",
+        ),
+        (AZURE | {"BUILD_BUILDID": ""}, None),
+        (AZURE | RELEASE, RELEASE["RELEASE_RELEASEWEBURL"]),
+        ({}, None),
+    ],
+)
+def test_the_run_is_named_by_the_address_that_every_attempt_shares(
+    environment: dict[str, str], run_url: str | None
+) -> None:
+    system, stderr = detected(environment)
+    assert system.run_url == run_url
+    assert not stderr.getvalue()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        AZURE | {"SYSTEM_COLLECTIONURI": "https://me:s3cret@dev.azure.com/contoso/"},
+        AZURE | {"SYSTEM_COLLECTIONURI": "ftp://s3cret/"},
+        AZURE | {"SYSTEM_COLLECTIONURI": "https://s3crét.example/"},
+        AZURE | {"SYSTEM_TEAMPROJECT": "s3cret" * 400},
+        GITHUB | {"GITHUB_SERVER_URL": "s3cret"},
+    ],
+)
+def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does_not_show_it(
+    environment: dict[str, str],
+) -> None:
+    system, stderr = detected(environment)
+    assert system.run_url is None
+    assert "does not take the address of this run" in stderr.getvalue()
+    assert "s3" not in stderr.getvalue()
+
+
+@given(collection=anything, project=anything, release=anything)
+def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, project: str, release: str) -> None:
+    for changed in (
+        {"SYSTEM_COLLECTIONURI": f"https://{collection}"},
+        {"SYSTEM_TEAMPROJECT": project},
+        {"RELEASE_RELEASEWEBURL": f"https://server/{release}"},
+    ):
+        sent = detected(AZURE | changed)[0].run_url
+        assert sent is None or (re.search(RUN_URL_PATTERN, sent) and sent.isascii() and len(sent) <= 2000)
+
+
+@pytest.mark.parametrize(
+    ("environment", "actor"),
+    [
+        (GITHUB, "octocat"),
+        (GITHUB | {"GITHUB_TRIGGERING_ACTOR": "dependabot[bot]"}, "dependabot[bot]"),
+        (GITHUB | {"GITHUB_TRIGGERING_ACTOR": ""}, "octocat"),
+        (AZURE, "Jo Doe"),
+        (AZURE | {"BUILD_REQUESTEDFOREMAIL": "jo@contoso.com"}, "jo@contoso.com"),
+        (AZURE | {"BUILD_REQUESTEDFOR": "José Müller"}, "Jose Muller"),
+        (AZURE | {"BUILD_REQUESTEDFOR": "Łukasz Øst"}, "?ukasz ?st"),
+        (AZURE | {"BUILD_REQUESTEDFOR": "田中 太郎", "BUILD_REQUESTEDFORID": "58d417da"}, "58d417da"),
+        (AZURE | {"BUILD_REQUESTEDFOR": "田中 太郎"}, None),
+        (AZURE | {"BUILD_REQUESTEDFOR": "Jo\r\nX-Evil:\x00 1"}, "Jo X-Evil: 1"),
+        (AZURE | {"BUILD_REQUESTEDFOR": "Jo" * 200}, "Jo" * 100),
+        (AZURE | RELEASE, "Sam Roe"),
+        ({}, None),
+    ],
+)
+def test_the_actor_is_who_started_this_attempt_in_letters_that_a_header_can_hold(
+    environment: dict[str, str], actor: str | None
+) -> None:
+    assert detected(environment)[0].actor == actor
+
+
+@given(st.text(st.characters()))
+def test_no_name_breaks_the_header(name: str) -> None:
+    actor = detected(AZURE | {"BUILD_REQUESTEDFOR": name})[0].actor
+    assert actor is None or (re.fullmatch("[!-~]([ -~]*[!-~])?", actor) and len(actor) <= 200)
+
+
+def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Path) -> None:
+    output, summary = tmp_path / "output", tmp_path / "summary"
+    output.write_text("earlier=1\n")
+    summary.write_text("# Earlier\n")
+    system, stderr = detected(GITHUB | {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)})
+    system.outputs({"ready": "false", "task-hub": "", "reasons": "InstancesActive,Settling"})
+    system.summary("| Größe |\n|---|")
+    assert output.read_text() == "earlier=1\nready=false\ntask-hub=\nreasons=InstancesActive,Settling\n"
+    assert summary.read_text(encoding="utf-8") == "# Earlier\n| Größe |\n|---|\n"
+    assert not stderr.getvalue()
+
+
+@given(values=st.dictionaries(names, anything))
+def test_github_reads_back_every_output_and_nothing_else(
+    values: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    output = tmp_path_factory.mktemp("github") / "output"
+    detected(GITHUB | {"GITHUB_OUTPUT": str(output)})[0].outputs(values)
+    assert outputs_of(output.read_bytes().decode()) == list(values.items())
+
+
+def test_a_delimiter_is_never_used_twice(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    system, _ = detected(GITHUB | {"GITHUB_OUTPUT": str(output)})
+    system.outputs({"version": "one\ntwo", "task-hub": "one\ntwo"})
+    assert len(set(re.findall("<<(.+)", output.read_text()))) == 2
+
+
+@pytest.mark.parametrize("place", ["", "missing/file", "."])
+def test_without_its_files_github_is_warned_and_nothing_fails(place: str, tmp_path: Path) -> None:
+    file = str(tmp_path / place) if place else ""
+    system, stderr = detected(GITHUB | {"GITHUB_OUTPUT": file, "GITHUB_STEP_SUMMARY": file})
+    system.outputs({"ready": "true"})
+    system.summary("done")
+    one, other = map(github_command, lines_of(stderr))
+    assert one[0] == other[0] == "warning title=safe-deploy"
+    assert "GITHUB_OUTPUT" in one[1]
+    assert "GITHUB_STEP_SUMMARY" in other[1]
+
+
+@given(message=anything)
+def test_github_reads_back_a_message_of_any_text_from_one_line(message: str) -> None:
+    system, stderr = detected(GITHUB)
+    system.error(message)
+    system.warning(message)
+    assert list(map(github_command, lines_of(stderr))) == [
+        ("error title=safe-deploy", message),
+        ("warning title=safe-deploy", message),
+    ]
+
+
+def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
+    system, stderr = detected(AZURE)
+    system.outputs({"ready": "true", "staging-task-hub": "v42"})
+    system.error("100 %\nfailed; see [1]")
+    system.warning("late")
+    assert lines_of(stderr) == [
+        "##vso[task.setvariable variable=ready;isOutput=true]true",
+        "##vso[task.setvariable variable=stagingTaskHub;isOutput=true]v42",
+        "##vso[task.logissue type=error]100 %AZP25%0Afailed; see [1]",
+        "##vso[task.logissue type=warning]late",
+    ]
+
+
+@given(values=st.dictionaries(st.text("abc];%=\r\n", min_size=1), anything), message=anything)
+def test_the_agent_reads_back_every_text_from_one_line_each(values: dict[str, str], message: str) -> None:
+    system, stderr = detected(AZURE)
+    system.outputs(values)
+    system.error(message)
+    *said, last = map(azure_command, lines_of(stderr))
+    assert said == [
+        ("task.setvariable", {"variable": name, "isOutput": "true"}, value) for name, value in values.items()
+    ]
+    assert last == ("task.logissue", {"type": "error"}, message)
+
+
+def test_azure_pipelines_upload_each_summary_from_a_file_of_its_own(tmp_path: Path) -> None:
+    system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)})
+    system.summary("| Größe |")
+    system.summary("second")
+    said = list(map(azure_command, lines_of(stderr)))
+    assert [command for command, _, _ in said] == ["task.uploadsummary"] * 2
+    assert [Path(path).read_text(encoding="utf-8") for _, _, path in said] == ["| Größe |\n", "second\n"]
+
+
+@pytest.mark.parametrize("place", ["", "missing"])
+def test_without_a_folder_for_summaries_azure_pipelines_are_warned_and_nothing_fails(
+    place: str, tmp_path: Path
+) -> None:
+    system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path / place) if place else ""})
+    system.summary("done")
+    ((command, properties, data),) = map(azure_command, lines_of(stderr))
+    assert (command, properties) == ("task.logissue", {"type": "warning"})
+    assert "AGENT_TEMPDIRECTORY" in data
+
+
+def test_in_a_terminal_nobody_is_told() -> None:
+    system, stderr = detected({"GITHUB_OUTPUT": "/nowhere", "AGENT_TEMPDIRECTORY": "/nowhere"})
+    system.outputs({"ready": "true"})
+    system.summary("done")
+    system.error("failed")
+    system.warning("late")
+    assert isinstance(system, Terminal)
+    assert not stderr.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("::error::no", ": :error::no"),
+        ("  ::set-output name=ready::true", "  : :set-output name=ready::true"),
+        ("fine\r::stop-commands::x", "fine\r: :stop-commands::x"),
+        (":::error::no", ": : :error::no"),
+        ("instance ::add-mask::x", "instance : :add-mask::x"),
+        ("##vso[task.complete result=Succeeded;]", "# #vso[task.complete result=Succeeded;]"),
+        ("id ##VSO[x]", "id # #VSO[x]"),
+        ("id###[error]no", "id# # #[error]no"),
+        ("order::123 at ::1, # [x] ## heading: 10:30", "order::123 at : :1, # [x] ## heading: 10:30"),
+        ("v42 is staged\n", "v42 is staged\n"),
+    ],
+)
+def test_a_text_that_looks_like_a_command_is_shown_and_not_obeyed(text: str, shown: str) -> None:
+    assert defused(text) == shown
+
+
+@given(text=anything)
+def test_no_text_is_a_command_once_it_is_defused_however_its_words_are_wrapped(text: str) -> None:
+    shown = defused(text)
+    assert not any(map(is_command, re.split("\r\n|\r|\n", shown)))
+    assert not any(map(is_command, shown.split()))
+    assert shown.replace(" ", "") == text.replace(" ", "")
+    assert defused(shown) == shown
+
+
+def test_every_system_offers_the_same() -> None:
+    systems: list[CiSystem] = [detected(one)[0] for one in (GITHUB, AZURE, {})]
+    assert [type(one) for one in systems] == [GitHubActions, AzurePipelines, Terminal]
