@@ -17,7 +17,7 @@ from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady
 PATIENCE_SECONDS = 120
 """How long a single request is tried again. A server that is restarted, or that starts cold, is back by then."""
 
-_ANSWER_SECONDS = 200
+ANSWER_SECONDS = 200
 """How long an answer may take: the server reads a task hub for up to 60 s, after a wait of up to 120 s."""
 
 _CONNECT_SECONDS = 10
@@ -82,11 +82,7 @@ class Server:
         self._patience = patience
         try:
             # A redirect is not followed: it would carry the key to wherever it points.
-            self._http = httpx.Client(
-                base_url=self.url,
-                headers=headers,
-                timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            )
+            self._http = httpx.Client(base_url=self.url, headers=headers)
         except (httpx.InvalidURL, UnicodeError, ValueError):
             raise UsageError("the server's address cannot be read") from None
 
@@ -96,10 +92,19 @@ class Server:
     def __exit__(self, *error: object) -> None:
         self._http.close()
 
-    def staging_status(self, slot: str, wait: int = 0, verify: str = "cached", patience: float | None = None) -> Json:
-        """The verdict on a slot. `wait` is in seconds, at most 120; with `patience` 0 it is asked for only once."""
+    def staging_status(
+        self,
+        slot: str,
+        wait: int = 0,
+        verify: str = "cached",
+        patience: float | None = None,
+        within: float = ANSWER_SECONDS,
+    ) -> Json:
+        """The verdict on a slot. `wait` is in seconds, at most 120; with `patience` 0 it is asked for only once; an
+        answer that takes more than `within` seconds is given up."""
         query = {"slot": slot, "wait": wait, "verify": verify}
-        return self.ask("GET", f"{self.app_path}/staging", query=query, patience=patience)
+        answer = self._send("GET", f"{self.app_path}/staging", None, query, None, self._patience_or(patience), within)
+        return _object(answer)
 
     def get_app(self) -> tuple[Json, str]:
         """The app and its ETag."""
@@ -157,14 +162,18 @@ class Server:
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         patience: float = 0,
+        within: float = ANSWER_SECONDS,
     ) -> httpx.Response:
+        timeout = httpx.Timeout(within, connect=min(within, _CONNECT_SECONDS))
         deadline = time.monotonic() + patience
         parameters = {name: value for name, value in (query or {}).items() if value is not None}
         attempt = 0
         while True:
             pause = min(2.0**attempt, _LONGEST_PAUSE_SECONDS)
             try:
-                answer = self._http.request(method, path, json=body, params=parameters, headers=headers)
+                answer = self._http.request(
+                    method, path, json=body, params=parameters, headers=headers, timeout=timeout
+                )
                 if answer.status_code not in _NOT_NOW:
                     return _checked(answer, self.url)
                 trouble = Unreachable(_not_now(answer), _problem(answer))

@@ -64,10 +64,14 @@ class Guard:
     def run(self, command: Sequence[str] | str, env: Mapping[str, str]) -> Ended:
         """Run a command, a text by the shell, and wait for its end. What it prints goes to stderr: stdout is for
         results. Raises UsageError if there is no such command."""
+        by_shell = isinstance(command, str)
+        if isinstance(command, str) and os.name == "posix":
+            # As in a step of a pipeline: the first line that fails ends it.
+            command, by_shell = ["/bin/sh", "-ec", command], False
         try:
             self._process = subprocess.Popen(
                 command,
-                shell=isinstance(command, str),
+                shell=by_shell,
                 env=dict(env),
                 stdout=sys.stderr.fileno(),
                 process_group=0 if self._own_group else None,

@@ -69,6 +69,13 @@ def deploy(
     promotion = Promotion(server, staging.slot, azure, say)
     app, _ = server.get_app()
     record = Record.of(app, staging.slot)
+    if (
+        record.pending is not None
+        and _is_of(server, record.pending.run_url)
+        and not same(record.production, staging.task_hub)
+    ):
+        # An earlier attempt of this run, under another name, was cut off in its swap.
+        record = Record.of(promotion.settle(record), staging.slot)
     if same(record.production, staging.task_hub):
         # An earlier run came as far as the swap.
         with Guard() as guard:
@@ -120,8 +127,13 @@ def _is_own(server: Server, app: Json, staging: Staging) -> bool:
     return (
         deployment is not None
         and same(deployment["taskHub"], staging.task_hub)
-        and deployment["runUrl"] == server.caller.run_url
+        and _is_of(server, deployment["runUrl"])
     )
+
+
+def _is_of(server: Server, run_url: str | None) -> bool:
+    """Whether this is the address of this very run. Callers without one are not known to be the same."""
+    return run_url is not None and run_url == server.caller.run_url
 
 
 def _compare(server: Server, staging: Staging, azure: Azure, say: Callable[[str], None]) -> None:

@@ -74,7 +74,7 @@ class Promotion:
         record = Record.of(app, self._slot)
         pending = record.pending
         if pending is not None and not (pending.rollback and (asked is None or same(asked, pending.task_hub))):
-            app = self._settle(record)
+            app = self.settle(record)
             record = Record.of(app, self._slot)
             if same(record.production, asked or pending.swapped_out):
                 return app
@@ -167,7 +167,7 @@ class Promotion:
                 error.problem,
             ) from error
 
-    def _settle(self, record: Record) -> Json:
+    def settle(self, record: Record) -> Json:
         """Bring a swap that was cut off to its end, as the platform shows it. Raises ConflictError."""
         pending = record.pending
         assert pending is not None, "there is one to settle"

@@ -22,7 +22,6 @@ from safe_deploy.options import Output, Verify
 from safe_deploy.promotion import Command
 from safe_deploy.waiting import Look, wait_until_ready
 
-
 _SUMMARIZED = 50
 """Rows in the summary of a run: a CI system takes only so much, and drops what is longer."""
 

@@ -168,12 +168,18 @@ def rollback_target(record: Record, asked: str | None, last_swap: Mapping[str, A
 
     Raises ConflictError where there is nothing to go back to.
     """
+    if record.pending is not None:
+        return asked or record.pending.task_hub
+    details = (last_swap or {}).get("details", {})
+    done = bool(details.get("rollback")) and same(details.get("production"), record.production)
+    if asked is not None and same(asked, record.production) and not done:
+        raise ConflictError(
+            f"task hub {asked} is the one in production of app {record.app}; a rollback goes back to another. Leave "
+            "--task-hub (and SAFE_DEPLOY_TASK_HUB) out to go back to what was swapped out"
+        )
     if asked is not None:
         return asked
-    if record.pending is not None:
-        return record.pending.task_hub if record.pending.rollback else (record.pending.swapped_out or "")
-    details = (last_swap or {}).get("details", {})
-    if details.get("rollback") and same(details.get("production"), record.production):
+    if done:
         return str(record.production)
     if record.slot is None:
         raise ConflictError(

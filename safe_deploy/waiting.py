@@ -13,6 +13,12 @@ from safe_deploy.errors import TimedOut, Unreachable
 LONGEST_INTERVAL_SECONDS = 120
 """The longest that the server lets a caller wait for one answer."""
 
+READING_SECONDS = 80
+"""What the server may need for an answer after it has waited: it reads a task hub for up to 60 s."""
+
+_LATE_SECONDS = 10
+"""An answer on its way when the time is over is given so much."""
+
 _SHORTEST_LOOK_SECONDS = 1
 _AGAIN_SECONDS = 5
 
@@ -48,7 +54,7 @@ def wait_until_ready(
         wait = max(0, min(int(interval), LONGEST_INTERVAL_SECONDS, int(left)))
         pause = 0.0
         try:
-            verdict, trouble = server.staging_status(slot, wait, verify, patience=0), None
+            verdict, trouble = server.staging_status(slot, wait, verify, 0, _within(wait, left)), None
         except Unreachable as error:
             trouble = error.message
             pause = max(min(interval, _AGAIN_SECONDS), error.retry_after)
@@ -66,6 +72,11 @@ def wait_until_ready(
         if left <= 0:
             raise TimedOut(_overdue(slot, timeout, verdict, trouble))
         time.sleep(min(left, pause))
+
+
+def _within(wait: int, left: float) -> float:
+    """How long one answer may take, in seconds: a server that hangs must not hold up the end."""
+    return min(wait + READING_SECONDS, left + _LATE_SECONDS)
 
 
 def _gist(verdict: Json | None) -> object:

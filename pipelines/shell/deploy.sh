@@ -206,7 +206,7 @@ rollback() {
   command_after "$@"
   if [[ -z "$hub" ]]; then
     ask GET "/apps/$app/history?top=1000"
-    last=$(field '[.history[] | select(.operation == "PostSwap")][0].details | select(.rollback).production')
+    last=$(field '[.history[] | select(.operation == "PostSwap" and (.details.outcome // "Done") == "Done")][0].details | select(.rollback).production')
     ask GET "/apps/$app"
     hub=$(field ".slots[\"$slot\"].taskHub")
     # To roll back twice must not roll forward again.
