@@ -152,7 +152,10 @@ class Server:
         patience: float | None = None,
     ) -> Json:
         """Send a request until it is answered, for `patience` seconds. Raises from the tree in `errors.py`."""
-        return _object(self._send(method, path, body, query, headers, self._patience if patience is None else patience))
+        return _object(self._send(method, path, body, query, headers, self._patience_or(patience)))
+
+    def _patience_or(self, patience: float | None) -> float:
+        return self._patience if patience is None else patience
 
     def _send(
         self,
