@@ -232,13 +232,13 @@ def _accepted(address: str | None) -> str | None:
 
 
 def _readable(known: Mapping[str, str], *variables: str) -> str | None:
-    """The first of these that says something in ASCII: `José` becomes `Jose`, and `Łukasz` becomes `?ukasz`."""
-    for variable in variables:
-        letters = (
-            one for one in unicodedata.normalize("NFKD", known.get(variable, "")) if not unicodedata.combining(one)
-        )
-        text = " ".join("".join(letters).encode("ascii", "replace").decode().split())
-        printable = "".join(filter(str.isprintable, text))[:_LONGEST_ACTOR].strip()
-        if any(map(str.isalnum, printable)):
-            return printable
-    return None
+    """The first of these that says something in ASCII."""
+    return next(filter(None, (readable(known.get(variable, "")) for variable in variables)), None)
+
+
+def readable(name: str) -> str | None:
+    """A name in printable ASCII, if anything of it is left: `José` becomes `Jose`, and `Łukasz` becomes `?ukasz`."""
+    letters = (one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+    text = " ".join("".join(letters).encode("ascii", "replace").decode().split())
+    printable = "".join(filter(str.isprintable, text))[:_LONGEST_ACTOR].strip()
+    return printable if any(map(str.isalnum, printable)) else None

@@ -43,8 +43,12 @@ class Caller:
 def server_url(text: str) -> str:
     """The server's address as requests need it, from what people write: with or without /api at its end. Raises
     UsageError, also for an address that holds a secret: addresses end up in logs."""
-    parts = urlsplit(text.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(text.strip())
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
         raise UsageError("the server must be an http or https address, such as https://shop-state.azurewebsites.net")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError("give the server's address without a key in it; the key goes into SAFE_DEPLOY_KEY")
@@ -74,6 +78,8 @@ class Server:
             if not (key.isascii() and key.isprintable()):
                 raise UsageError("the key has characters that no key has; look at how SAFE_DEPLOY_KEY is set")
             headers["x-functions-key"] = key
+        if not "".join(headers.values()).isprintable() or not "".join(headers.values()).isascii():
+            raise UsageError("the address of the run has characters that no address has")
         self.url = server_url(url)
         self.app = app
         self.caller = caller

@@ -163,7 +163,7 @@ class Promotion:
         except CommandError as error:
             raise type(error)(
                 f"{error.message}. On the platform: {shown}. On the server: task hub {target} is in production, "
-                "pending, and nobody can stage. When it answers again, type: {self._typed(target, outcome.lower())}",
+                f"pending, and nobody can stage. When it answers again, type: {self._typed(target, outcome.lower())}",
                 error.problem,
             ) from error
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from safe_deploy.ci import defused
 
@@ -19,7 +19,15 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def as_json(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    """In ASCII, which every encoding of a log can hold. Two hashes are inside of a text, and could begin a command of
+    Azure Pipelines there."""
+    return json.dumps(content, indent=2).replace("##", "#\\u0023")
+
+
+def shown(text: str) -> str:
+    """Text for one line of a log or a terminal: nothing in it moves the cursor, begins a line, or is a command of the
+    CI system."""
+    return defused("".join(map(_visible, text)))
 
 
 def age(time: str | None, now: datetime) -> str:
@@ -36,8 +44,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        # Names come from events: they must neither be read as markup nor as a command of the CI system.
-        made.add_row(*(escape(defused(cell)) for cell in row))
+        # Names come from events. A plain text would be read as markup.
+        made.add_row(*(Text(shown(cell)) for cell in row))
     return made
 
 
@@ -182,8 +190,12 @@ def _details(details: Json, reason: str | None) -> str:
 
 def plain(text: str) -> str:
     """Text for markdown in which nothing is read as markup."""
-    line = text.replace("\r", " ").replace("\n", " ")
+    line = "".join(map(_visible, text))
     return "".join(f"\\{character}" if character in "\\`*_{}[]<>()#+-!|~" else character for character in line)
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _flag(value: bool) -> str:

@@ -14,13 +14,15 @@ from rich.live import Live
 
 from safe_deploy import rendering
 from safe_deploy.azure import Azure, Target, target_of
-from safe_deploy.ci import CiSystem, defused, detect
+from safe_deploy.ci import CiSystem, detect, readable
 from safe_deploy.client import PATIENCE_SECONDS, Caller, Json, Server, is_plain, server_url
 from safe_deploy.commands import environment
 from safe_deploy.errors import UsageError
 from safe_deploy.options import Output, Verify
 from safe_deploy.promotion import Command
 from safe_deploy.waiting import Look, wait_until_ready
+
+_LONGEST_LINE = 10_000
 
 _SUMMARIZED = 50
 """Rows in the summary of a run: a CI system takes only so much, and drops what is longer."""
@@ -38,7 +40,7 @@ class Session:
     err: Console
 
     def say(self, line: str) -> None:
-        self.err.print(defused(line), markup=False, highlight=False, soft_wrap=True)
+        _print(self.err, line)
 
     def result(self, content: Any, columns: Sequence[str], rows: rendering.Rows, title: str = "") -> None:
         """Print a result, and put it on the page of the run."""
@@ -47,7 +49,7 @@ class Session:
             self.out.file.write(rendering.as_json(content) + "\n")
         else:
             if title:
-                self.out.print(defused(title), markup=False, highlight=False, soft_wrap=True)
+                _print(self.out, title)
             if rows:
                 rendering.show(self.out, columns, rows)
         summary = [f"**{rendering.plain(title)}**"] if title else []
@@ -73,19 +75,35 @@ def open_session(
     run_url: str,
     patience: float = PATIENCE_SECONDS,
 ) -> Session:
+    if not app:
+        raise UsageError("name the app: --app or SAFE_DEPLOY_APP is empty")
     ci = detect(os.environ, sys.stderr)
     if not actor and ci.actor is None:
         with suppress(OSError, KeyError, ImportError):
             actor = getpass.getuser()
-    caller = Caller(actor or ci.actor, run_url or ci.run_url)
-    err = Console(stderr=True, soft_wrap=True)
-    if key and is_plain(server_url(server)):
-        ci.warning("the key travels unprotected over http; use the server's https address")
+    caller = Caller(readable(actor) or ci.actor, run_url.strip() or ci.run_url)
+    err = _console(stderr=True)
 
     def say(line: str) -> None:
-        err.print(defused(line), markup=False, highlight=False)
+        _print(err, line)
 
-    return Session(Server(server, app, key.strip(), caller, say, patience), slot, output, ci, Console(), err)
+    if key and is_plain(server_url(server)):
+        warning = "the key travels unprotected over http; use the server's https address"
+        say(f"warning: {warning}")
+        ci.warning(warning)
+    opened = Server(server, app, key.strip(), caller, say, patience)
+    return Session(opened, slot, output, ci, _console(stderr=False), err)
+
+
+def _console(stderr: bool) -> Console:
+    """Where it is no terminal lines are as long as they are: a log must not be wrapped."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _LONGEST_LINE
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(rendering.shown(line), soft_wrap=True)
 
 
 def azure_of(group: str, function_app: str, setting: str, session: Session, command: Command | None) -> Azure | None:

@@ -1,7 +1,7 @@
 """Runs a GitHub Actions workflow on this machine: what the runner does with jobs, steps, expressions and attempts, as
 far as this project's workflows use it. Whatever else stands in a workflow is an error.
 
-Actions of others are replaced by what they do for a test. Our own, at `your-org/safe-deploy@v1`, is the one at the root.
+Actions of others are replaced by what they do for a test; ours, at `your-org/safe-deploy@v1`, is the one at the root.
 """
 
 import re
@@ -68,7 +68,7 @@ class WorkflowRun:
         return self.start()
 
     def rerun_failed(self) -> "WorkflowRun":
-        """"Re-run failed jobs": those, and what depends on them."""
+        """ "Re-run failed jobs": those, and what depends on them."""
         failed = {name for name, job in self.jobs.items() if job.conclusion in {"failure", "cancelled"}}
         assert failed, "no job has failed"
         return self._attempt(self._with_dependents(failed))

@@ -66,7 +66,9 @@ class Machine:
         self.cloud = Cloud(self.folder / "cloud.json")
         for name in ("python", "python3"):
             self._program(self.tools / name, f'exec {sys.executable} "$@"')
-        self._program(self.preinstalled / "safe-deploy", f'exec env PYTHONPATH={ROOT} {sys.executable} -m safe_deploy "$@"')
+        self._program(
+            self.preinstalled / "safe-deploy", f'exec env PYTHONPATH={ROOT} {sys.executable} -m safe_deploy "$@"'
+        )
 
     @property
     def tools(self) -> Path:
