@@ -5,7 +5,11 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo run test simulate test-functions lint format ci clean
+# With these `make test` would take too long for continuous integration.
+BY_THEMSELVES := tests/pipelines tests/safe_deploy/test_commands.py tests/safe_deploy/test_promotion.py \
+	tests/safe_deploy/test_killed.py
+
+.PHONY: help setup demo run test test-pipelines simulate test-functions lint format ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,12 +30,15 @@ demo: setup ## Show the main job: three versions, one refused until its slot has
 run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve
 
-test: setup ## Run all tests, with coverage
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
+test: setup ## Run the tests, with coverage
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(BY_THEMSELVES:%=--ignore=%) --cov --cov-report=term:skip-covered --cov-fail-under=90
 	@$(BIN)/coverage report --include='state_api/domain/*' --fail-under=100
 
 simulate: setup ## Judge HISTORIES (default 2000) random histories of the platform, from SEED (default 1) on
 	@$(BIN)/python -m tests.simulator --histories "$${HISTORIES:-2000}" --seed "$${SEED:-1}"
+
+test-pipelines: setup ## Run the tests of whole pipelines and of the command line as a process, which take minutes
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(BY_THEMSELVES)
 
 test-functions: setup ## Run the tests of function_app.py in PYTHON (default python3.13) with its own azure-functions line
 	@dev/test-functions "$${PYTHON:-python3.13}"

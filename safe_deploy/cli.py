@@ -3,18 +3,19 @@
 import os
 import sys
 from datetime import timedelta
+from io import TextIOWrapper
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from safe_deploy import rendering
-from safe_deploy.ci import defused, detect
+from safe_deploy.ci import detect
 from safe_deploy.client import PATIENCE_SECONDS, Json
 from safe_deploy.commands import Guard
 from safe_deploy.deployment import Staging, Waiting, deploy, stage
 from safe_deploy.doctor import PATIENCE_SECONDS as DOCTORS_PATIENCE
 from safe_deploy.doctor import Purpose, Standing, examine
-from safe_deploy.errors import CommandError, ExitCode, NotReady, UsageError
+from safe_deploy.errors import CommandError, ExitCode, NotReady, TimedOut, UsageError
 from safe_deploy.options import (
     ActorOption,
     AppOption,
@@ -73,7 +74,12 @@ def status(
     """May the slot be overwritten? Exit code 0 if so, 3 if not; 5 if it was not within the time of --wait."""
     session = open_session(server, app, key, slot, output, actor, run_url)
     if wait:
-        session.verdict(wait_for_ready(session, timeout, interval, verify))
+        try:
+            session.verdict(wait_for_ready(session, timeout, interval, verify))
+        except TimedOut as late:
+            if late.verdict is not None:
+                session.verdict(late.verdict)
+            raise
         return
     verdict = session.server.staging_status(slot, 0, verify, PATIENCE_SECONDS)
     session.verdict(verdict)
@@ -214,8 +220,8 @@ def deploy_command(
     """The whole sequence: wait until the slot is drained, stage, deploy, swap, clean up."""
     session = open_session(server, app, key, slot, output, actor, run_url)
     deploying, swapping = (command_of(text, task_hub, version) for text in (deploy_command, swap_command))
-    assert deploying is not None, "it is required"
-    assert swapping is not None, "it is required"
+    if deploying is None or swapping is None:
+        raise UsageError("the deploy command and the swap command must not be empty")
     azure = azure_of(resource_group, function_app, hub_setting, session, swapping)
     staging = Staging(task_hub, version or None, slot, force, take_over, reason or None)
     waiting = Waiting(timeout, interval, verify, reporter(session, None))
@@ -386,6 +392,10 @@ def _in_production(app: Json) -> str:
 
 def main() -> NoReturn:
     """The entry point: every error is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A log that cannot hold a letter is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli()
     except CommandError as error:
@@ -413,5 +423,6 @@ def _is_unknown_app(error: CommandError) -> bool:
 def _fail(message: str) -> None:
     ci = detect(os.environ, sys.stderr)
     if ci.name == "terminal":
-        sys.stderr.write(f"error: {defused(message)}\n")
-    ci.error(message)
+        sys.stderr.write(f"error: {rendering.shown(message)}\n")
+    # Names in it come from events: no control characters, and nothing that the CI system takes for a command.
+    ci.error(rendering.shown(message))

@@ -23,6 +23,9 @@ ANSWER_SECONDS = 200
 _CONNECT_SECONDS = 10
 _LONGEST_PAUSE_SECONDS = 30
 _NOT_NOW = frozenset({429, 502, 503, 504})
+_ALWAYS_THERE = ("app", "taskHub", "status")
+"""Every answer of a state server has one of them."""
+
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Json = dict[str, Any]
@@ -78,7 +81,7 @@ class Server:
             if not (key.isascii() and key.isprintable()):
                 raise UsageError("the key has characters that no key has; look at how SAFE_DEPLOY_KEY is set")
             headers["x-functions-key"] = key
-        if not "".join(headers.values()).isprintable() or not "".join(headers.values()).isascii():
+        if caller.run_url and not (caller.run_url.isascii() and caller.run_url.isprintable()):
             raise UsageError("the address of the run has characters that no address has")
         self.url = server_url(url)
         self.app = app
@@ -188,7 +191,7 @@ class Server:
                 trouble = Unreachable(_not_now(answer), _problem(answer))
                 trouble.retry_after = _asked_to_wait(answer)
                 pause = max(pause, trouble.retry_after)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 trouble = Unreachable(f"the server {self.url} cannot be reached: {_plain(error)}")
             if time.monotonic() + pause >= deadline:
                 raise trouble
@@ -226,7 +229,7 @@ def _object(answer: httpx.Response) -> Json:
         content = answer.json()
     except ValueError:
         content = None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or content.keys().isdisjoint(_ALWAYS_THERE):
         raise CommandError(f"{answer.request.url.host} answers, but not as a state server does; check the address")
     return content
 
@@ -253,6 +256,6 @@ def _asked_to_wait(answer: httpx.Response) -> float:
     return min(seconds, _LONGEST_PAUSE_SECONDS) if math.isfinite(seconds) and seconds > 0 else 0
 
 
-def _plain(error: httpx.TransportError) -> str:
+def _plain(error: httpx.RequestError) -> str:
     """What went wrong, in a line. The text of the error names addresses at the most, never headers."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -79,8 +79,14 @@ class Guard:
         except OSError as error:
             name = command if isinstance(command, str) else command[0]
             raise UsageError(f"cannot run {name}: {error.strerror}") from None
+        if self.interrupted:
+            # The signal came before there was a process to pass it on to.
+            self._send(signal.SIGTERM)
         try:
             code = self._process.wait()
+            if self.interrupted and self._own_group:
+                # A shell has what it started in the background ignore Ctrl-C.
+                self._send(signal.SIGTERM)
         finally:
             self._process = None
         return Ended(code, self.interrupted)

@@ -85,19 +85,25 @@ def deploy(
         say(f"task hub {staging.task_hub} is staged; running: {deploy_command}")
         try:
             ended = guard.run(deploy_command.what, deploy_command.env)
-        except CommandError:
-            server.delete_staging(staging.task_hub, staging.slot)
-            raise
+        except CommandError as error:
+            raise type(error)(f"{error.message}. {_abandon(server, staging)}") from error
         if ended.interrupted:
             raise CommandError(
                 f"the deploy command {ended}, as it was told to stop. The deployment stays open: Azure may go on with "
                 "it. Run the same again, or let the next run take over"
             )
         if not ended.well:
-            # Whoever comes next need not wait for the deployment's timeout.
-            server.delete_staging(staging.task_hub, staging.slot)
-            raise CommandError(f"the deploy command {ended}. The deployment is abandoned; nothing was swapped")
+            raise CommandError(f"the deploy command {ended}. {_abandon(server, staging)}")
         return promotion.swap(staging.task_hub, swap_command, guard)
+
+
+def _abandon(server: Server, staging: Staging) -> str:
+    """Whoever comes next need not wait for the deployment's timeout. Answers what became of it."""
+    try:
+        server.delete_staging(staging.task_hub, staging.slot)
+    except CommandError as error:
+        return f"Nothing was swapped. The deployment stays open until its time is over: {error.message}"
+    return "The deployment is abandoned; nothing was swapped"
 
 
 def _wait_and_stage(

@@ -51,7 +51,10 @@ class NotAllowed(CommandError):
 
 
 class TimedOut(CommandError):
+    """`verdict` is the last one, if there was one until the end."""
+
     exit_code = ExitCode.TIMED_OUT
+    verdict: dict[str, Any] | None = None
 
 
 class ConflictError(CommandError):

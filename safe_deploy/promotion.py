@@ -14,7 +14,7 @@ from safe_deploy.azure import Azure, AzureUnavailable
 from safe_deploy.client import Json, Server
 from safe_deploy.commands import Ended, Guard
 from safe_deploy.errors import CommandError, ConflictError, Unreachable
-from safe_deploy.swaps import Attempt, Platform, Record, Step, after, before, rollback_target, same, settled
+from safe_deploy.swaps import Attempt, Platform, Record, Step, after, before, cut_off, rollback_target, same, settled
 
 _LOOKS = 3
 _PAUSE_SECONDS = 2
@@ -59,10 +59,13 @@ class Promotion:
                 self._say(f"in Azure, production carries task hub {target} already; the command was not run")
                 return self._tell("Done", target, f"in Azure, production carries task hub {target}", rollback)
             try:
-                self._begin(step, target, rollback, etag)
+                begun = self._begin(target, rollback, etag)
             except ConflictError as error:
                 if error.problem.get("code") != "PreconditionFailed":
                     raise
+                continue
+            if Record.of(begun, self._slot).pending is None:
+                # Somebody has ended it since the look, which holds no longer.
                 continue
             swapped_out = record.pending.swapped_out if record.pending else record.production
             return self._run(target, swapped_out, command, guard, step is Step.RUN, rollback)
@@ -87,27 +90,24 @@ class Promotion:
         self._say(f"rolling back to task hub {target}")
         return self.swap(target, command, guard, rollback=True)
 
-    def _begin(self, step: Step, target: str, rollback: bool, etag: str) -> None:
+    def _begin(self, target: str, rollback: bool, etag: str) -> Json:
+        """Make the record pending, if the app is still the one that was decided about. Answers the app."""
         try:
             # A pending swap of this very run may be begun again; that of another run is refused.
-            self._server.post_swap(
-                target, self._slot, "Pending", rollback, etag=etag if step is Step.BEGIN and etag else None
-            )
+            return self._server.post_swap(target, self._slot, "Pending", rollback, etag=etag or None)
         except Unreachable as error:
             raise Unreachable(f"{error.message}. The command was not run. Type the same again") from error
 
     def _run(
         self, target: str, swapped_out: str | None, command: Command, guard: Guard, resumed: bool, rollback: bool
     ) -> Json:
-        if guard.interrupted and not resumed:
-            self._tell("Failed", target, "the command was not run", rollback)
-            raise CommandError("stopped before the command was run; the record is as it was")
+        if guard.interrupted:
+            raise CommandError(f"stopped before the command was run; {self._not_run(target, resumed, rollback)}")
         self._say(f"the server has task hub {target} in production, pending; running: {command}")
         try:
             ended = guard.run(command.what, command.env)
         except CommandError as error:
-            self._tell("Failed", target, "the command could not be run", rollback)
-            raise type(error)(f"{error.message}. The record is as it was") from error
+            raise type(error)(f"{error.message}; {self._not_run(target, resumed, rollback)}") from error
         platform = self._look_after(ended, target)
         attempt = Attempt(ended.well, ended.interrupted, resumed, self._azure is not None)
         match after(attempt, platform, target, swapped_out):
@@ -116,6 +116,14 @@ class Promotion:
             case Step.TAKE_BACK:
                 raise self._taken_back(ended, target, swapped_out, platform, rollback)
         raise self._left(ended, target, swapped_out, platform)
+
+    def _not_run(self, target: str, resumed: bool, rollback: bool) -> str:
+        """What becomes of the record if the command was not run."""
+        if resumed:
+            # The run before this one may have run it, and the platform may still be at it.
+            return "the swap that was cut off stays pending; type the same again"
+        self._tell("Failed", target, "the command was not run", rollback)
+        return "the record is as it was"
 
     def _confirmed(self, ended: Ended, target: str, platform: Platform | None, rollback: bool) -> Json:
         shown = f"in Azure, production carries task hub {target}" if platform else f"the command {ended}"
@@ -172,8 +180,8 @@ class Promotion:
         pending = record.pending
         assert pending is not None, "there is one to settle"
         step = settled(pending, self._look())
-        if step is Step.LEAVE:
-            before(record, pending.task_hub, None)
+        if step is Step.LEAVE or pending.slot.lower() != self._slot.lower():
+            raise ConflictError(cut_off(record, pending))
         outcome = "Done" if step is Step.CONFIRM else "Failed"
         self._say(f"the swap of task hub {pending.task_hub} that was cut off is {outcome.lower()} in Azure")
         return self._tell(outcome, pending.task_hub, f"that swap is {outcome.lower()}", pending.rollback)

@@ -70,7 +70,9 @@ def wait_until_ready(
             pause = min(interval, float((verdict or {}).get("retryAfterSeconds") or interval))
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimedOut(_overdue(slot, timeout, verdict, trouble))
+            late = TimedOut(_overdue(slot, timeout, verdict, trouble))
+            late.verdict = None if trouble else verdict
+            raise late
         time.sleep(min(left, pause))
 
 
@@ -90,4 +92,4 @@ def _gist(verdict: Json | None) -> object:
 
 def _overdue(slot: str, timeout: float, verdict: Json | None, trouble: str | None) -> str:
     last = trouble or "; ".join(reason["message"] for reason in (verdict or {}).get("reasons", []))
-    return f"slot {slot} was not ready within {timeout:g} s: {last}"
+    return f"slot {slot} was not ready within {timeout:.0f} s: {last}"

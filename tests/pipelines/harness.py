@@ -31,7 +31,7 @@ _CANCEL_SECONDS = 10
 
 def load(file: Path) -> Any:
     """A YAML file. `on` and its kin stay words, as CI systems read them."""
-    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
     loader.yaml_implicit_resolvers = {
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -14,7 +14,7 @@ from tests.simulator.runs import simulate
 
 pytestmark = pytest.mark.anyio
 
-HISTORIES = int(os.environ.get("SIMULATOR_HISTORIES", "80"))
+HISTORIES = int(os.environ.get("SIMULATOR_HISTORIES", "60"))
 _ENOUGH = 60
 """Histories in which everything that is simulated happens at least once."""
 

@@ -1,0 +1,314 @@
+"""The Azure Pipelines templates: what they take, and releases with them, run step by step."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import new_hub
+from tests.pipelines.agent import PipelineRun, TemplateError, bound, compiled
+from tests.pipelines.harness import GROUP, KEYS, PIPELINES, Machine, Shop, load
+from tests.pipelines.shells import shellcheck
+
+FOLDER = PIPELINES / "azure-pipelines"
+SAMPLE, ROLLBACK, QUICKSTART = (
+    FOLDER / f"{name}.yml" for name in ("azure-pipelines", "azure-pipelines-rollback", "quickstart")
+)
+TEMPLATES = sorted([*(FOLDER / "steps").glob("*.yml"), *(FOLDER / "stages").glob("*.yml")])
+CHECK = FOLDER / "invoke-rest-api-check.json"
+
+_number = iter(range(1_000_000, 2_000_000))
+
+
+@pytest.fixture
+def start(machine: Machine, shop: Shop, tmp_path: Path) -> Callable[..., PipelineRun]:
+    """Makes a run of a pipeline, with what is marked as the reader's own put in."""
+
+    def make(file: Path, **given: str) -> PipelineRun:
+        text = file.read_text()
+        for mark, own in {
+            r"server: https://shop-state\.azurewebsites\.net": f"server: {shop.server}",
+            r"app: shop\b": f"app: {shop.name}",
+            r"functionApp: shop\b": f"functionApp: {shop.name}",
+            r"resourceGroup: shop\b": f"resourceGroup: {GROUP}",
+            r"FUNCTION_APP: shop\b": f"FUNCTION_APP: {shop.name}",
+        }.items():
+            text, count = re.subn(rf"(?m)^(\s*){mark}", rf"\g<1>{own}", text)
+            assert count == 1 or (count == 0 and mark.startswith("FUNCTION_APP"))
+        copy = tmp_path / file.name
+        copy.write_text(text)
+        return PipelineRun(copy, machine, next(_number), given)
+
+    return make
+
+
+Start = Callable[..., PipelineRun]
+
+
+def hub_of(run: PipelineRun, attempt: int = 1) -> str:
+    return f"shop{run.number}x{attempt}"
+
+
+def released(run: PipelineRun) -> PipelineRun:
+    run.start()
+    assert run.results == {"Build": "succeeded", "Staging": "succeeded", "Production": "succeeded"}, run.log
+    return run
+
+
+# --- what is written in the files ---
+
+
+@pytest.mark.parametrize("file", [SAMPLE, QUICKSTART], ids=lambda file: file.stem)
+def test_a_sample_gives_every_template_what_it_declares_and_no_more(file: Path) -> None:
+    assert [stage["stage"] for stage in compiled(file)["stages"]] == ["Build", "Staging", "Production"]
+
+
+def test_every_template_is_used_by_a_sample_or_by_another_template() -> None:
+    texts = [file.read_text() for file in [SAMPLE, ROLLBACK, *TEMPLATES]]
+    for template in TEMPLATES:
+        assert any(f"{template.parent.name}/{template.name}" in text for text in texts)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
+def test_every_parameter_has_a_type_and_is_used(template: Path) -> None:
+    text = template.read_text()
+    for parameter in load(template)["parameters"]:
+        assert parameter["type"] in {"string", "boolean", "number", "object"}
+        assert f"${{{{ parameters.{parameter['name']} }}}}" in text
+
+
+@pytest.mark.parametrize("file", [SAMPLE, ROLLBACK, QUICKSTART, *TEMPLATES], ids=lambda file: file.stem)
+def test_no_script_holds_a_parameter_or_a_macro(file: Path) -> None:
+    for script in scripts(load(file)):
+        assert "${{" not in script
+        assert not re.search(r"\$\([A-Za-z]+[.\w]*\)", script)
+
+
+@pytest.mark.parametrize("file", [SAMPLE, ROLLBACK, *TEMPLATES], ids=lambda file: file.stem)
+def test_every_script_ends_at_its_first_failure_and_shellcheck_finds_nothing_in_it(file: Path, tmp_path: Path) -> None:
+    for script in scripts(load(file)):
+        assert script.startswith("set -euo pipefail\n")
+        shellcheck(script, tmp_path)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
+def test_the_key_reaches_a_script_only_as_its_variable(template: Path) -> None:
+    text = template.read_text()
+    used = re.findall(r".*parameters\.key.*", text)
+    assert all(re.fullmatch(r" +(SAFE_DEPLOY_KEY|key): \$\{\{ parameters\.key \}\}( #.*)?", line) for line in used)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "needs the parameter server"),
+        ({"verify": "sometimes"}, "is not one of"),
+        ({"wait": "yes"}, "is not a boolean"),
+        ({"timeoutSeconds": "long"}, "is not a number"),
+        ({"timeout": 3600}, "has no parameters"),
+    ],
+)
+def test_a_parameter_that_is_wrong_is_refused_before_anything_runs(given: dict[str, Any], message: str) -> None:
+    template = FOLDER / "steps" / "status.yml"
+    required = {"server": "https://state.example", "app": "shop", "key": "$(STATE_KEY)"} if given else {}
+    with pytest.raises(TemplateError, match=message):
+        bound(load(template)["parameters"], {**required, **given}, template)
+
+
+def scripts(content: Any) -> list[str]:
+    """Every script that stands anywhere in this."""
+    if isinstance(content, list):
+        return [script for item in content for script in scripts(item)]
+    if not isinstance(content, dict):
+        return []
+    own = [content[key] for key in ("bash", "inlineScript") if key in content]
+    return own + [script for value in content.values() for script in scripts(value)]
+
+
+# --- releases ---
+
+
+@pytest.mark.parametrize("file", [SAMPLE, QUICKSTART], ids=lambda file: file.stem)
+def test_a_release_goes_through_the_slot(start: Start, shop: Shop, file: Path) -> None:
+    old = new_hub()
+    shop.register(old)
+    run = start(file)
+    run.build_really = True
+    released(run)
+    assert shop.hubs() == (hub_of(run), old)
+    assert shop.swaps == 1
+    assert shop.cloud.package(shop.name) == "app.zip"
+    assert shop.cloud.running(shop.name, "staging")
+    swap = next(record for record in shop.history() if record["operation"] == "PostSwap")
+    assert swap["runUrl"] == f"https://dev.azure.example/acme/Web%20Shop/_build/results?buildId={run.number}"
+    assert swap["by"] == "Ada Lovelace"
+
+
+def test_the_steps_hand_on_what_the_commands_found(start: Start, shop: Shop) -> None:
+    old = new_hub()
+    shop.register(old)
+    run = released(start(SAMPLE))
+    deploy, swap = run.jobs["Staging"]["Deploy"].outputs, run.jobs["Production"]["Swap"].outputs
+    assert (deploy["safeDeployStatus.ready"], deploy["safeDeployStatus.activeCount"]) == ("true", "0")
+    assert deploy["safeDeployStage.stagingTaskHub"] == hub_of(run)
+    assert (swap["safeDeploySwap.productionTaskHub"], swap["safeDeploySwap.stagingTaskHub"]) == (hub_of(run), old)
+    assert run.jobs["Production"]["CleanUp"].outputs["safeDeployCleanup.removed"] == ""
+
+
+def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(start: Start, shop: Shop) -> None:
+    old = new_hub()
+    shop.register(old)
+    shop.orchestration(old, "Running")
+    first = released(start(SAMPLE))
+
+    second = start(SAMPLE)
+    [wait] = [
+        step
+        for step in second.stages["Staging"]["jobs"][1]["strategy"]["runOnce"]["deploy"]["steps"]
+        if step.get("name") == "safeDeployStatus"
+    ]
+    wait["env"]["SAFE_DEPLOY_TIMEOUT"] = 2
+    second.start()
+    assert second.results == {"Build": "succeeded", "Staging": "failed", "Production": "skipped"}
+    assert any("not ready within 2 s" in issue for issue in second.jobs["Staging"]["Deploy"].issues)
+    assert shop.hubs() == (hub_of(first), old)
+
+    shop.orchestration(old, "Completed")
+    second.rerun_failed()
+    assert second.results["Production"] == "succeeded", second.log
+    # The job that makes the name had succeeded, so the name is the same.
+    assert shop.hubs() == (hub_of(second), hub_of(first))
+
+
+def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(start: Start, shop: Shop) -> None:
+    old = new_hub()
+    shop.register(old)
+    shop.cloud.fault("swap", times=1)
+    run = start(SAMPLE).start()
+    assert run.results["Production"] == "failed"
+    assert run.jobs["Production"]["CleanUp"].result == "skipped"
+    assert shop.hubs() == (old, hub_of(run))
+    run.rerun_failed()
+    assert run.results["Production"] == "succeeded", run.log
+    assert shop.hubs() == (hub_of(run), old)
+
+
+def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_by_its_next_attempt(
+    start: Start, shop: Shop, machine: Machine
+) -> None:
+    old = new_hub()
+    shop.register(old)
+    shop.cloud.fault("swap", code=None, delay_after=4, times=1)
+    machine.cancel_when = lambda: shop.swaps == 1 and shop.cloud.settings(shop.name)["TASK_HUB"] != old
+    run = start(SAMPLE).start()
+    assert run.results["Production"] == "canceled"
+    run.rerun_failed()
+    assert run.results["Production"] == "succeeded", run.log
+    assert shop.hubs() == (hub_of(run), old)
+    assert shop.swaps == 1
+
+
+def test_a_deployment_that_fails_can_be_run_again(start: Start, shop: Shop) -> None:
+    old = new_hub()
+    shop.register(old)
+    shop.cloud.fault("config-zip", times=1)
+    run = start(SAMPLE).start()
+    assert run.results["Staging"] == "failed"
+    run.rerun_failed()
+    assert run.results["Production"] == "succeeded", run.log
+    assert shop.hubs() == (hub_of(run), old)
+
+
+def test_running_a_stage_again_that_succeeded_changes_nothing_in_production_and_is_a_new_release_in_staging(
+    start: Start, shop: Shop
+) -> None:
+    old = new_hub()
+    shop.register(old)
+    run = released(start(SAMPLE))
+    run.rerun("Production")
+    assert shop.hubs() == (hub_of(run), old)
+    assert shop.swaps == 1
+    run.rerun("Staging")
+    assert run.results["Production"] == "succeeded", run.log
+    assert shop.hubs() == (hub_of(run, attempt=2), hub_of(run))
+
+
+def test_the_rollback_pipeline_brings_the_old_version_back_and_running_it_twice_changes_nothing(
+    start: Start, shop: Shop
+) -> None:
+    old = new_hub()
+    shop.register(old)
+    bad = released(start(SAMPLE))
+    for _ in range(2):
+        button = start(ROLLBACK, confirm=shop.name).start()
+        assert button.results == {"RollBack": "succeeded"}, button.log
+        assert shop.hubs() == (old, hub_of(bad))
+    assert shop.swaps == 2
+
+
+def test_the_rollback_pipeline_wants_the_name_of_the_app(start: Start, shop: Shop) -> None:
+    shop.register(new_hub())
+    released(start(SAMPLE))
+    button = start(ROLLBACK, confirm="another-app").start()
+    assert button.results == {"RollBack": "failed"}
+    assert shop.swaps == 1
+
+
+@pytest.mark.parametrize("prefix", ["9lives", "shop-", "a" * 44])
+def test_a_prefix_that_makes_no_task_hub_name_is_refused(start: Start, shop: Shop, prefix: str) -> None:
+    shop.register(new_hub())
+    run = start(SAMPLE)
+    [name] = [step for step in run.stages["Staging"]["jobs"][0]["steps"] if "bash" in step]
+    name["env"]["PREFIX"] = prefix
+    run.start()
+    assert run.results["Staging"] == "failed"
+    assert run.jobs["Staging"]["Release"].issues
+
+
+def test_the_installation_step_really_installs(start: Start, shop: Shop) -> None:
+    shop.register(new_hub())
+    released(start(SAMPLE))
+    button = start(ROLLBACK, confirm=shop.name)
+    button.install_really = True
+    button.start()
+    assert button.results == {"RollBack": "succeeded"}, button.log
+
+
+# --- the check that waits without an agent ---
+
+
+def test_the_check_asks_the_server_what_it_answers(shop: Shop) -> None:
+    check = json.loads(CHECK.read_text())
+    inputs = check["settings"]["inputs"]
+    production, hub = new_hub(), new_hub()
+    shop.put({"slots": {"production": {"taskHub": production}, "staging": {"taskHub": hub}}})
+    macros = {
+        "STATE_KEY": KEYS["deployer"],
+        "system.CollectionUri": "https://dev.azure.example/acme/",
+        "system.TeamProject": "shop",
+        "build.BuildId": "42",
+    }
+    headers = json.loads(re.sub(r"\$\(([\w.]+)\)", lambda found: macros[found[1]], inputs["headers"]))
+    wanted = re.fullmatch(r"eq\(root\['(\w+)'\], '(\w+)'\)", inputs["successCriteria"])
+    assert wanted is not None
+
+    def passes() -> bool:
+        address = shop.server + inputs["urlSuffix"].replace("/shop/", f"/{shop.name}/")
+        answer = httpx.request(inputs["method"], address, headers=headers).raise_for_status().json()
+        return bool(answer[wanted[1]] == wanted[2])
+
+    assert passes()
+    shop.orchestration(hub, "Running")
+    assert not passes()
+    shop.orchestration(hub, "Completed")
+    assert passes()
+
+
+def test_the_check_is_evaluated_at_most_ten_times_as_azure_devops_demands() -> None:
+    check = json.loads(CHECK.read_text())
+    assert check["timeout"] / check["settings"]["retryInterval"] <= 10
+    assert check["settings"]["inputs"]["waitForCompletion"] == "false"
