@@ -102,11 +102,6 @@ is_true() { [[ "${1,,}" == true ]]; }
 status() {
   local deadline=$((SECONDS + ${SAFE_DEPLOY_TIMEOUT:-3600})) wait=0 left told=''
   while true; do
-    left=$((deadline - SECONDS))
-    if is_true "${SAFE_DEPLOY_WAIT:-}"; then
-      # The server holds the question for so long, and answers as soon as the slot is ready.
-      wait=$((left > 60 ? 60 : left > 0 ? left : 0))
-    fi
     ask GET "/apps/$app/staging?slot=$slot&wait=$wait&verify=${SAFE_DEPLOY_VERIFY:-cached}"
     if [[ $(field .ready) == true ]]; then
       show
@@ -120,10 +115,13 @@ status() {
       show
       exit 3
     fi
-    if ((deadline - SECONDS <= 0)); then
+    left=$((deadline - SECONDS))
+    if ((left <= 0)); then
       show
       fail 5 "not ready within ${SAFE_DEPLOY_TIMEOUT:-3600} seconds"
     fi
+    # From the second time on the server holds the question for so long, and answers as soon as the slot is ready.
+    wait=$((left < 60 ? left : 60))
     sleep 1
   done
 }

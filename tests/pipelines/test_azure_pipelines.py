@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from safe_deploy.ci import detect
 from tests.conftest import new_hub
 from tests.pipelines.agent import PipelineRun, TemplateError, bound, compiled
 from tests.pipelines.harness import GROUP, KEYS, PIPELINES, Machine, Shop, load
@@ -286,13 +288,7 @@ def test_the_check_asks_the_server_what_it_answers(shop: Shop) -> None:
     inputs = check["settings"]["inputs"]
     production, hub = new_hub(), new_hub()
     shop.put({"slots": {"production": {"taskHub": production}, "staging": {"taskHub": hub}}})
-    macros = {
-        "STATE_KEY": KEYS["deployer"],
-        "system.CollectionUri": "https://dev.azure.example/acme/",
-        "system.TeamProject": "shop",
-        "build.BuildId": "42",
-    }
-    headers = json.loads(re.sub(r"\$\(([\w.]+)\)", lambda found: macros[found[1]], inputs["headers"]))
+    headers = check_headers(inputs["headers"])
     wanted = re.fullmatch(r"eq\(root\['(\w+)'\], '(\w+)'\)", inputs["successCriteria"])
     assert wanted is not None
 
@@ -306,6 +302,29 @@ def test_the_check_asks_the_server_what_it_answers(shop: Shop) -> None:
     assert not passes()
     shop.orchestration(hub, "Completed")
     assert passes()
+
+
+def test_the_check_asks_as_the_same_run_as_the_steps_of_the_stage() -> None:
+    headers = check_headers(json.loads(CHECK.read_text())["settings"]["inputs"]["headers"])
+    environment = {
+        "TF_BUILD": "True",
+        "SYSTEM_COLLECTIONURI": "https://dev.azure.example/acme/",
+        "SYSTEM_TEAMPROJECT": "Web Shop",
+        "BUILD_BUILDID": "42",
+    }
+    assert headers["X-Run-Url"] == detect(environment, sys.stderr).run_url
+
+
+def check_headers(text: str) -> dict[str, str]:
+    """The headers as Azure DevOps sends them; PROJECT is put in by hand, as addresses have it."""
+    macros = {
+        "STATE_KEY": KEYS["deployer"],
+        "system.CollectionUri": "https://dev.azure.example/acme/",
+        "build.BuildId": "42",
+    }
+    filled = re.sub(r"\$\(([\w.]+)\)", lambda found: macros[found[1]], text.replace("PROJECT", "Web%20Shop"))
+    headers: dict[str, str] = json.loads(filled)
+    return headers
 
 
 def test_the_check_is_evaluated_at_most_ten_times_as_azure_devops_demands() -> None:

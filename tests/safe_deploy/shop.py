@@ -181,6 +181,8 @@ class Shop:
         """With `patience`, in seconds, requests are tried again only so long, and looks follow each other at once."""
         self.calls += 1
         out, err = (self.folder / f"{kind}-{self.calls}" for kind in ("out", "err"))
+        for file in (out, err):
+            file.touch()
         path = f"{self.path}:/usr/bin:/bin" if az else "/usr/bin:/bin"
         variables = {
             "PATH": path,

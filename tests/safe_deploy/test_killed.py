@@ -109,19 +109,29 @@ def test_whichever_request_is_the_last_of_a_killed_run_the_next_run_ends_well(
     assert whole.is_swapped()
     requests = list(way.requests)
     assert len(requests) >= 3, "there is the look, the beginning, and the confirmation"
+    shop: Shop | None = None
     for number, (method, _) in enumerate(requests, 1):
         if answered and method == "GET":
             # Nothing has changed: to be killed now is to be killed before the next request.
             continue
-        shop = shops()
-        arguments = prepared(shop)
+        if shop is None:
+            shop = shops()
+            arguments = prepared(shop)
+            fresh = state(shop)
         Killer(way, number, answered).kills(shop, arguments)
-        assert shop.recorded() == shop.carried() or shop.pending() == shop.new or prepared is deploy_of
         way.clear()
+        if state(shop) == fresh and number < len(requests):
+            # As if it had never been run: good enough for the next one to be killed.
+            continue
         again = shop.run(arguments)
         assert again.code == 0, f"after request {number}: {again.stderr}"
         assert shop.is_swapped(), f"after request {number}: {again.stderr}"
         assert shop.swaps() == 1, f"after request {number}: {again.stderr}"
+        shop = None
+
+
+def state(shop: Shop) -> tuple[object, ...]:
+    return shop.recorded(), shop.carried(), shop.pending(), shop.deploying(), shop.told()
 
 
 @COMMANDS
