@@ -18,10 +18,11 @@ from dev.local import free_port, until
 from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import new_hub
-from tests.safe_deploy.processes import KEYS, Ended, roles, state_server
+from tests.safe_deploy.processes import KEYS, Ended, roles, safe_deploy, state_server
 from tests.safe_deploy.shop import (
     GROUP,
     LOOK,
+    RUN,
     Request,
     Running,
     Shop,
@@ -88,6 +89,10 @@ def typed(ended: Ended, outcome: str) -> str:
     return str(found[0])
 
 
+def written(file: Path) -> bool:
+    return file.exists() and file.read_text().endswith("\n")
+
+
 def touch(shop: Shop) -> tuple[list[str], Path]:
     """A command that leaves a mark where it was run."""
     mark = shop.folder / "mark"
@@ -108,6 +113,15 @@ def test_a_swap_is_recorded_carried_out_and_confirmed(staged: Shop) -> None:
     assert staged.is_swapped()
     assert (staged.swaps(), staged.deploying()) == (1, None)
     assert staged.told() == ["Pending", "Done"]
+
+
+def test_the_program_itself_swaps_and_rolls_back(staged: Shop) -> None:
+    given = {"SAFE_DEPLOY_SERVER": staged.url, "SAFE_DEPLOY_APP": staged.app, "SAFE_DEPLOY_RUN_URL": RUN}
+    given |= {"SAFE_DEPLOY_KEY": KEYS["deployer"], "PATH": f"{staged.path}:/usr/bin:/bin"}
+    ends(safe_deploy(*staged.swap(), given=given), 0)
+    assert staged.is_swapped()
+    ends(safe_deploy(*staged.rollback(), given=given), 0)
+    assert staged.is_as_before()
 
 
 def test_the_record_is_pending_while_the_platform_swaps_and_nobody_else_can_stage(staged: Shop) -> None:
@@ -461,10 +475,8 @@ def test_who_stops_the_command_after_the_platform_has_swapped_has_it_confirmed(s
 @SIGNALS
 def test_what_the_command_has_started_is_not_left_running(staged: Shop, number: signal.Signals) -> None:
     group = staged.folder / "group"
-    running = staged.start(
-        staged.swap("sh", "-c", f"echo $$ > {group}.new; mv {group}.new {group}; sleep 30 & sleep 30")
-    )
-    until(group.exists, "the command runs")
+    running = staged.start(staged.swap("sh", "-c", f"sleep 30 & echo $$ > {group}; exec sleep 30"))
+    until(lambda: written(group), "the command runs")
     running.send(number)
     ended = running.end()
     assert ended.code == 1, ended.stderr
@@ -475,9 +487,9 @@ def test_what_the_command_has_started_is_not_left_running(staged: Shop, number: 
 
 def test_who_asks_twice_kills_a_command_that_does_not_listen(staged: Shop) -> None:
     group = staged.folder / "group"
-    deaf = f"trap '' INT TERM; echo $$ > {group}.new; mv {group}.new {group}; sleep 30; sleep 30"
+    deaf = f"trap '' INT TERM; echo $$ > {group}; sleep 30; sleep 30"
     running = staged.start(staged.swap("sh", "-c", deaf, options=["--resource-group", GROUP]))
-    until(group.exists, "the command runs")
+    until(lambda: written(group), "the command runs")
     running.send(signal.SIGINT)
     running.send(signal.SIGTERM)
     ends(running.end(), 6, "was ended by SIGKILL")
@@ -700,9 +712,10 @@ def test_a_deploy_command_that_is_stopped_leaves_the_deployment_open_and_swaps_n
     shop: Shop, number: signal.Signals
 ) -> None:
     group = shop.folder / "group"
-    slow = f"echo $$ > {group}.new; mv {group}.new {group}; sleep 30; {shop.az_deploy}"
+    # Between two commands a shell heeds Ctrl-C only after the next of them.
+    slow = f"echo $$ > {group}; exec sleep 30"
     running = shop.start(shop.deploy(by=slow))
-    until(group.exists, "the command runs")
+    until(lambda: written(group), "the command runs")
     running.send(number)
     ends(running.end(), 1, "The deployment stays open")
     until(lambda: is_gone(int(group.read_text())), "nothing of the command is left")

@@ -1,0 +1,267 @@
+"""`deploy.sh`, for CI systems without a template of their own: the same sequence and exit codes, by curl."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dev.local import free_port, until
+from tests.conftest import new_hub
+from tests.pipelines.harness import GROUP, KEYS, PIPELINES, Machine, Shop
+from tests.pipelines.shells import shellcheck
+
+SCRIPT = PIPELINES / "shell" / "deploy.sh"
+RUN = "https://ci.example/pipelines/7"
+
+
+class Deploy:
+    """Calls the script as a job of some CI system would."""
+
+    def __init__(self, machine: Machine, shop: Shop) -> None:
+        self.machine = machine
+        self.shop = shop
+        self.code = 0
+        self.said = ""
+
+    def environment(self, **more: str) -> dict[str, str]:
+        known = {
+            **self.machine.environment(self.machine.folder, logged_in=True),
+            "SAFE_DEPLOY_SERVER": self.shop.server,
+            "SAFE_DEPLOY_APP": self.shop.name,
+            "SAFE_DEPLOY_KEY": KEYS["deployer"],
+            "CI_PIPELINE_URL": RUN,
+            "GITLAB_USER_LOGIN": "ada",
+        }
+        return known | {f"SAFE_DEPLOY_{name.upper()}": value for name, value in more.items()}
+
+    def begin(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        env = self.environment(**more)
+        return subprocess.Popen(
+            [SCRIPT, *words],
+            env=env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,
+        )
+
+    def __call__(self, *words: str, **more: str) -> str:
+        """What it printed as its result; `code` and `said` have the rest."""
+        process = self.begin(*words, **more)
+        result, self.said = process.communicate(timeout=60)
+        self.code = process.returncode
+        assert not any(key in result + self.said for key in KEYS.values())
+        return result
+
+    def swap_command(self) -> list[str]:
+        name = self.shop.name
+        swap = ["az", "functionapp", "deployment", "slot", "swap", "--resource-group", GROUP, "--name", name]
+        return ["--", *swap, "--slot", "staging", "--target-slot", "production"]
+
+
+@pytest.fixture
+def deploy(machine: Machine, shop: Shop) -> Deploy:
+    return Deploy(machine, shop)
+
+
+@pytest.fixture
+def staged(shop: Shop, deploy: Deploy) -> tuple[str, str]:
+    """What is in production, and what was staged and deployed over an empty slot."""
+    old, new = new_hub(), new_hub()
+    shop.put({"slots": {"production": {"taskHub": old}}})
+    deploy("stage", task_hub=new, version="1.5.0")
+    assert deploy.code == 0, deploy.said
+    shop.make({"TASK_HUB": old}, {"TASK_HUB": new})
+    return old, new
+
+
+def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
+    shellcheck(SCRIPT.read_text(), tmp_path)
+
+
+def test_a_release_is_staged_swapped_and_cleaned_up(deploy: Deploy, shop: Shop, staged: tuple[str, str]) -> None:
+    old, new = staged
+    deploy("swap", *deploy.swap_command(), task_hub=new)
+    assert deploy.code == 0, deploy.said
+    assert shop.hubs() == (new, old)
+    assert shop.app()["slots"]["production"]["version"] == "1.5.0"
+
+    newer = new_hub()
+    deploy("status")
+    assert deploy.code == 0
+    deploy("stage", task_hub=newer)
+    assert '"outcome": "Removed"' in deploy("cleanup")
+    records = {(record["runUrl"], record["by"], record["keyName"]) for record in shop.history()[:-1]}
+    assert records == {(RUN, "ada", "the-deployer")}
+
+
+def test_a_slot_that_is_not_drained_is_not_ready_and_cannot_be_staged(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    shop.orchestration(old, "Running")
+    deploy("swap", *deploy.swap_command(), task_hub=new)
+
+    assert '"InstancesActive"' in deploy("status")
+    assert deploy.code == 3
+    deploy("stage", task_hub=new_hub())
+    assert deploy.code == 3
+    deploy("status", wait="true", timeout="2")
+    assert deploy.code == 5
+
+
+def test_waiting_ends_when_the_slot_has_drained(deploy: Deploy, shop: Shop, staged: tuple[str, str]) -> None:
+    old, new = staged
+    shop.orchestration(old, "Running")
+    deploy("swap", *deploy.swap_command(), task_hub=new)
+    waiting = deploy.begin("status", wait="true", timeout="60")
+    assert waiting.stderr is not None
+    assert "not ready" in waiting.stderr.readline()
+    shop.orchestration(old, "Completed")
+    result, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    assert '"ready": true' in result
+
+
+def test_a_swap_that_fails_is_taken_back_and_can_be_done_again(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    shop.cloud.fault("swap", times=1)
+    deploy("swap", *deploy.swap_command(), task_hub=new)
+    assert deploy.code == 1
+    assert shop.hubs() == (old, new)
+    for _ in range(2):
+        deploy("swap", *deploy.swap_command(), task_hub=new)
+        assert deploy.code == 0, deploy.said
+        assert shop.hubs() == (new, old)
+    assert shop.swaps == 2
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_swap_that_was_cut_off_stays_pending_until_somebody_has_looked(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str], happened: bool
+) -> None:
+    old, new = staged
+    shop.cloud.fault("swap", code=None, times=1, delay=0 if happened else 30, delay_after=30 if happened else 0)
+    process = deploy.begin("swap", *deploy.swap_command(), task_hub=new)
+    until(lambda: shop.swaps == 1 and (shop.cloud.settings(shop.name)["TASK_HUB"] == new) is happened, "it has begun")
+    # As when a machine goes down: the script and `az` with it.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert shop.app()["pendingSwap"]["taskHub"] == new
+
+    # To swap once more could undo it.
+    deploy("swap", *deploy.swap_command(), task_hub=new)
+    assert deploy.code == 6
+    assert "deploy.sh swap --outcome done" in deploy.said
+    deploy("stage", task_hub=new_hub())
+    assert deploy.code == 6
+    assert shop.swaps == 1
+
+    deploy("swap", "--outcome", "done" if happened else "failed", task_hub=new)
+    assert deploy.code == 0, deploy.said
+    assert shop.hubs() == ((new, old) if happened else (old, new))
+
+
+def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str], tmp_path: Path
+) -> None:
+    old, new = staged
+    begun = tmp_path / "begun"
+    process = deploy.begin("swap", "--", "sh", "-c", f"touch {begun}; sleep 1; exit 1", task_hub=new)
+    until(begun.exists, "the command runs")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "stays pending" in said
+    assert shop.app()["pendingSwap"]["swappedOut"] == old
+
+
+def test_a_rollback_brings_the_old_version_back_and_doing_it_twice_changes_nothing(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy("swap", *deploy.swap_command(), task_hub=new)
+    for _ in range(2):
+        deploy("rollback", *deploy.swap_command())
+        assert deploy.code == 0, deploy.said
+        assert shop.hubs() == (old, new)
+    assert shop.swaps == 2
+
+
+def test_a_rollback_does_not_promote_what_was_only_staged(deploy: Deploy, shop: Shop, staged: tuple[str, str]) -> None:
+    deploy("rollback", *deploy.swap_command())
+    assert deploy.code == 6
+    assert "never in production" in deploy.said
+    assert shop.hubs() == staged
+    assert shop.swaps == 0
+
+
+def test_another_runs_deployment_is_a_conflict(deploy: Deploy, shop: Shop, staged: tuple[str, str]) -> None:
+    deploy("stage", task_hub=new_hub(), run_url="https://ci.example/pipelines/8")
+    assert deploy.code == 6
+    deploy("stage", task_hub=new_hub(), run_url="https://ci.example/pipelines/8", take_over="true", reason="7 is dead")
+    assert deploy.code == 0, deploy.said
+
+
+@pytest.mark.parametrize("key", ["", "a-key-that-nobody-knows", KEYS["publisher"]])
+def test_a_key_that_is_not_good_for_it_is_not_allowed(deploy: Deploy, shop: Shop, key: str) -> None:
+    shop.register(new_hub())
+    deploy("status", key=key)
+    assert deploy.code == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ([], {}),
+        (["promote"], {}),
+        (["status"], {"server": ""}),
+        (["status"], {"app": "shop/../other"}),
+        (["status"], {"slot": "staging?verify=none"}),
+        (["status"], {"verify": "sometimes"}),
+        (["status"], {"run_url": "https://ci.example\nX-Actor: somebody else"}),
+        (["stage"], {"task_hub": "9lives"}),
+        (["swap"], {}),
+        (["swap", "--outcome", "perhaps"], {"task_hub": "shop1"}),
+        (["swap", "az"], {"task_hub": "shop1"}),
+        (["stage"], {"task_hub": "shop1", "force": "true"}),
+    ],
+)
+def test_what_makes_no_sense_is_a_matter_of_usage(
+    deploy: Deploy, shop: Shop, words: list[str], more: dict[str, str]
+) -> None:
+    shop.register(new_hub())
+    deploy(*words, **more)
+    assert deploy.code == 2, deploy.said
+
+
+def test_a_server_that_is_away_is_asked_again_and_then_given_up(deploy: Deploy) -> None:
+    began = time.monotonic()
+    deploy("status", server=f"http://127.0.0.1:{free_port()}", patience="4")
+    assert deploy.code == 1
+    assert deploy.said.count("trying again") == 2
+    assert time.monotonic() - began < 30
+
+
+def test_the_key_is_in_no_list_of_arguments_and_the_command_does_not_get_it(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str], tmp_path: Path
+) -> None:
+    """A `curl` in front of the real one writes down what `ps` would show, of itself and of all that called it."""
+    _, new = staged
+    seen = tmp_path / "seen"
+    spy = deploy.machine.tools / "curl"
+    spy.write_text(f'#!/bin/sh\ncat /proc/$$/cmdline /proc/$PPID/cmdline >>{seen}\nexec /usr/bin/curl "$@"\n')
+    spy.chmod(0o755)
+    deploy("swap", "--", "sh", "-c", "env", task_hub=new)
+    assert deploy.code == 0, deploy.said
+    assert "SAFE_DEPLOY_TASK_HUB" in deploy.said
+    assert "SAFE_DEPLOY_KEY" not in deploy.said
+    assert b"/api/apps/" in seen.read_bytes()
+    assert KEYS["deployer"].encode() not in seen.read_bytes()
