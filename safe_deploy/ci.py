@@ -4,7 +4,7 @@ It hides the systems' variables, file formats and logging commands."""
 import re
 import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -13,6 +13,8 @@ from urllib.parse import quote
 _RUN_URL = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?"
 _LONGEST_RUN_URL = 2000
 _LONGEST_ACTOR = 200
+# It may hold a password, so it is not shown.
+_REFUSED = "the server does not take the address of this run, so it is not told which run deploys"
 _LOGGING_COMMAND = re.compile(r"(?<!\S):{2,}|#{2,}(?=\[|vso)", re.IGNORECASE)
 
 
@@ -58,10 +60,9 @@ def detect(environment: Mapping[str, str], stderr: TextIO) -> CiSystem:
         address = _azure_run(known)
         found = AzurePipelines(stderr, _accepted(address), _azure_actor(known), _file(known, "AGENT_TEMPDIRECTORY"))
     else:
-        return Terminal()
+        return _other(known, stderr)
     if address and not found.run_url:
-        # It may hold a password, so it is not shown.
-        found.warning("the server does not take the address of this run, so it is not told which run deploys")
+        found.warning(_REFUSED)
     return found
 
 
@@ -91,6 +92,10 @@ class Terminal:
 
     def warning(self, message: str) -> None:
         pass
+
+
+class OtherSystem(Terminal):
+    """A CI system of which no more is known than whose run it is: it takes no outputs, and its log is a terminal."""
 
 
 @dataclass(frozen=True)
@@ -201,15 +206,45 @@ def _azure_run(known: Mapping[str, str]) -> str | None:
     # In a classic release the variables of the build are those of the artifact.
     if release := known.get("RELEASE_RELEASEWEBURL"):
         return release
-    collection, project, build = map(known.get, ("SYSTEM_COLLECTIONURI", "SYSTEM_TEAMPROJECT", "BUILD_BUILDID"))
-    if not (collection and project and build):
-        return None
-    return f"{collection.rstrip('/')}/{quote(project, safe='', errors='replace')}/_build/results?buildId={build}"
+    # By the project's id, not its name: a check on an environment must write the same address, and cannot escape.
+    collection, project, build = map(known.get, ("SYSTEM_COLLECTIONURI", "SYSTEM_TEAMPROJECTID", "BUILD_BUILDID"))
+    return (
+        f"{collection.rstrip('/')}/{project}/_build/results?buildId={build}"
+        if collection and project and build
+        else None
+    )
 
 
 def _azure_actor(known: Mapping[str, str]) -> str | None:
     who = "RELEASE_DEPLOYMENT_REQUESTEDFOR" if "RELEASE_RELEASEWEBURL" in known else "BUILD_REQUESTEDFOR"
     return _readable(known, f"{who}EMAIL", who, f"{who}ID")
+
+
+def _other(known: Mapping[str, str], stderr: TextIO) -> CiSystem:
+    for name, (mark, run, actor) in _OTHERS.items():
+        if mark in known:
+            address = run(known)
+            run_url = _accepted(address)
+            if address and not run_url:
+                _say(stderr, f"warning: {_REFUSED}")
+            return OtherSystem(name, run_url, _readable(known, *actor))
+    return Terminal()
+
+
+def _bitbucket_run(known: Mapping[str, str]) -> str | None:
+    repository, number = map(known.get, ("BITBUCKET_REPO_FULL_NAME", "BITBUCKET_BUILD_NUMBER"))
+    return f"https://bitbucket.org/{repository}/pipelines/results/{number}" if repository and number else None
+
+
+_OTHERS: Mapping[str, tuple[str, Callable[[Mapping[str, str]], str | None], Sequence[str]]] = {
+    "GitLab CI": ("GITLAB_CI", lambda known: known.get("CI_PIPELINE_URL"), ["GITLAB_USER_LOGIN"]),
+    "Buildkite": ("BUILDKITE", lambda known: known.get("BUILDKITE_BUILD_URL"), ["BUILDKITE_BUILD_CREATOR"]),
+    "Bitbucket Pipelines": ("BITBUCKET_BUILD_NUMBER", _bitbucket_run, ["BITBUCKET_STEP_TRIGGERER_UUID"]),
+    # A build that is started again, also from one of its stages, is another run. `retry` within a build is the same.
+    "Jenkins": ("JENKINS_URL", lambda known: known.get("BUILD_URL"), []),
+}
+"""By what variable each is known, the address of the run, which is the same for a job that is run again, and who
+started it. CircleCI is not here: what it runs again is another workflow with another address."""
 
 
 def _azure_data(text: str) -> str:

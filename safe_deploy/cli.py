@@ -2,20 +2,19 @@
 
 import os
 import sys
-from datetime import timedelta
+import traceback
 from io import TextIOWrapper
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from safe_deploy import rendering
 from safe_deploy.ci import detect
 from safe_deploy.client import PATIENCE_SECONDS, Json
-from safe_deploy.commands import Guard
-from safe_deploy.deployment import Staging, Waiting, deploy, stage
-from safe_deploy.doctor import PATIENCE_SECONDS as DOCTORS_PATIENCE
-from safe_deploy.doctor import Purpose, Standing, examine
+from safe_deploy.commands import Command, Guard
+from safe_deploy.deployment import Staging, Waiting, clean_up, deploy, stage
 from safe_deploy.errors import CommandError, ExitCode, NotReady, TimedOut, UsageError
+from safe_deploy.operations import operations
 from safe_deploy.options import (
     ActorOption,
     AppOption,
@@ -29,23 +28,24 @@ from safe_deploy.options import (
     KeyOption,
     MaybeHubOption,
     Outcome,
+    OutcomeOption,
     Output,
     OutputOption,
     ReasonOption,
     RunUrlOption,
     ServerOption,
+    SettleOption,
     SlotOption,
     TakeOverOption,
     TimeoutOption,
-    TopOption,
     Verify,
     VerifyOption,
     VersionOption,
     WordsArgument,
     variable,
 )
-from safe_deploy.promotion import Promotion
-from safe_deploy.session import Session, azure_of, command_of, open_session, reporter, wait_for_ready
+from safe_deploy.promotion import SETTLE_SECONDS, Promotion
+from safe_deploy.session import azure_of, command_of, open_session, reporter, wait_for_ready
 
 cli = typer.Typer(
     name="safe-deploy",
@@ -119,9 +119,7 @@ def swap(
     app: AppOption,
     task_hub: HubOption,
     command: WordsArgument = None,
-    outcome: Annotated[
-        Outcome | None, typer.Option("--outcome", help="Without a command: how the platform's swap went.")
-    ] = None,
+    outcome: OutcomeOption = None,
     version: VersionOption = "",
     key: KeyOption = "",
     slot: SlotOption = "staging",
@@ -129,20 +127,21 @@ def swap(
     resource_group: GroupOption = "",
     function_app: FunctionAppOption = "",
     hub_setting: HubSettingOption = "TASK_HUB",
+    settle: SettleOption = SETTLE_SECONDS,
     actor: ActorOption = "",
     run_url: RunUrlOption = "",
 ) -> None:
     """Bring the slot's task hub into production: on record, by the command, and confirmed or taken back."""
     session = open_session(server, app, key, slot, output, actor, run_url)
     swapping = command_of(command, task_hub, version)
+    _require_one(swapping, outcome)
     if swapping is None:
-        changed = session.server.post_swap(task_hub, slot, (outcome or Outcome.DONE).capitalize())
-    elif outcome is not None:
-        raise UsageError("--outcome is for a swap that somebody else runs: leave it out, or the command")
+        changed = session.server.post_swap(task_hub, slot, _word(outcome))
     else:
         azure = azure_of(resource_group, function_app, hub_setting, session, swapping)
         with Guard() as guard:
-            changed = Promotion(session.server, slot, azure, session.say).swap(task_hub, swapping, guard)
+            promotion = Promotion(session.server, slot, azure, settle, guard, session.say)
+            changed = promotion.swap(task_hub, swapping)
     session.app(changed, task_hub, _in_production(changed))
 
 
@@ -151,6 +150,7 @@ def rollback(
     server: ServerOption,
     app: AppOption,
     command: WordsArgument = None,
+    outcome: OutcomeOption = None,
     task_hub: MaybeHubOption = "",
     key: KeyOption = "",
     slot: SlotOption = "staging",
@@ -158,16 +158,39 @@ def rollback(
     resource_group: GroupOption = "",
     function_app: FunctionAppOption = "",
     hub_setting: HubSettingOption = "TASK_HUB",
+    settle: SettleOption = SETTLE_SECONDS,
     actor: ActorOption = "",
     run_url: RunUrlOption = "",
 ) -> None:
     """Swap back to the task hub that was swapped out and is still in the slot. Twice is as once."""
     session = open_session(server, app, key, slot, output, actor, run_url)
     swapping = command_of(command, task_hub, "")
+    _require_one(swapping, outcome)
     azure = azure_of(resource_group, function_app, hub_setting, session, swapping)
     with Guard() as guard:
-        changed = Promotion(session.server, slot, azure, session.say).roll_back(task_hub or None, swapping, guard)
+        promotion = Promotion(session.server, slot, azure, settle, guard, session.say)
+        if swapping is None:
+            changed = promotion.tell_rolled_back(task_hub or None, _word(outcome))
+        else:
+            changed = promotion.roll_back(task_hub or None, swapping)
     session.app(changed, (changed["slots"]["production"] or {}).get("taskHub", ""), _in_production(changed))
+
+
+@cli.command()
+def abandon(
+    server: ServerOption,
+    app: AppOption,
+    task_hub: HubOption,
+    key: KeyOption = "",
+    slot: SlotOption = "staging",
+    output: OutputOption = Output.TABLE,
+    actor: ActorOption = "",
+    run_url: RunUrlOption = "",
+) -> None:
+    """Close this run's open deployment without a swap, so that the next run need not wait for its timeout."""
+    session = open_session(server, app, key, slot, output, actor, run_url)
+    changed = session.server.delete_staging(task_hub, slot)
+    session.app(changed, task_hub, f"the deployment of task hub {task_hub} into app {changed['app']} is closed")
 
 
 @cli.command()
@@ -179,13 +202,21 @@ def cleanup(
     ] = False,
     delete_task_hubs: DeleteOption = False,
     key: KeyOption = "",
+    slot: SlotOption = "staging",
     output: OutputOption = Output.TABLE,
+    resource_group: GroupOption = "",
+    function_app: FunctionAppOption = "",
+    hub_setting: HubSettingOption = "TASK_HUB",
     actor: ActorOption = "",
     run_url: RunUrlOption = "",
 ) -> None:
     """Remove the retired task hubs that are drained."""
-    session = open_session(server, app, key, "staging", output, actor, run_url)
-    _clean_up(session, dry_run, delete_task_hubs)
+    session = open_session(server, app, key, slot, output, actor, run_url)
+    azure = azure_of(resource_group, function_app, hub_setting, session, None)
+    answer = clean_up(session.server, slot, azure, dry_run, delete_task_hubs)
+    session.ci.outputs(rendering.cleanup_outputs(answer))
+    rows = rendering.cleaned_up(answer)
+    session.result(answer, rendering.CLEANED_UP, rows, "" if rows else "no task hub is retired")
 
 
 @cli.command("deploy")
@@ -214,6 +245,7 @@ def deploy_command(
     resource_group: GroupOption = "",
     function_app: FunctionAppOption = "",
     hub_setting: HubSettingOption = "TASK_HUB",
+    settle: SettleOption = SETTLE_SECONDS,
     actor: ActorOption = "",
     run_url: RunUrlOption = "",
 ) -> None:
@@ -225,168 +257,39 @@ def deploy_command(
     azure = azure_of(resource_group, function_app, hub_setting, session, swapping)
     staging = Staging(task_hub, version or None, slot, force, take_over, reason or None)
     waiting = Waiting(timeout, interval, verify, reporter(session, None))
-    changed = deploy(session.server, staging, waiting, deploying, swapping, azure, session.say)
+    guard = Guard()
+    promotion = Promotion(session.server, slot, azure, settle, guard, session.say)
+    changed = deploy(session.server, staging, waiting, deploying, swapping, promotion, azure, guard, session.say)
     session.app(changed, task_hub, _in_production(changed))
     try:
-        session.server.cleanup(dry_run=False, delete_task_hubs=delete_task_hubs)
+        clean_up(session.server, slot, azure, False, delete_task_hubs)
     except CommandError as error:
         # The deployment itself is done; a later cleanup makes up for this one.
         session.say(f"cleanup: {error.message}")
         session.ci.warning(f"cleanup: {error.message}")
 
 
-@cli.command()
-def instances(
-    server: ServerOption,
-    app: AppOption,
-    task_hub: MaybeHubOption = "",
-    everything: Annotated[bool, typer.Option("--all", help="Finished ones, too.")] = False,
-    runtime_status: Annotated[str, typer.Option("--status", show_default=False, help="Only of this status.")] = "",
-    top: TopOption = 50,
-    key: KeyOption = "",
-    slot: SlotOption = "staging",
-    output: OutputOption = Output.TABLE,
-    actor: ActorOption = "",
-    run_url: RunUrlOption = "",
-) -> None:
-    """The instances that are on record for a task hub, by default the active ones of the slot's."""
-    session = open_session(server, app, key, slot, output, actor, run_url)
-    hub = task_hub or _held(session.server.get_app()[0], slot)
-    active = None if everything or runtime_status else "true"
-    answer = session.server.instances(hub, {"active": active, "status": runtime_status or None, "top": top})
-    more = ", there are more" if answer["continuationToken"] else ""
-    found = len(answer["instances"])
-    session.result(
-        answer, rendering.INSTANCES, rendering.instances(answer), f"{found} on record for task hub {hub}{more}"
-    )
+cli.add_typer(operations)
 
 
-@cli.command()
-def history(
-    server: ServerOption,
-    app: AppOption,
-    top: TopOption = 50,
-    key: KeyOption = "",
-    output: OutputOption = Output.TABLE,
-    actor: ActorOption = "",
-    run_url: RunUrlOption = "",
-) -> None:
-    """Who changed what, newest first."""
-    session = open_session(server, app, key, "staging", output, actor, run_url)
-    answer = session.server.history(top)
-    session.result(answer, rendering.HISTORY, rendering.history(answer))
+def _require_one(command: Command | None, outcome: Outcome | None) -> None:
+    if command is None and outcome is None:
+        raise UsageError(
+            "give the command that swaps the slots, after --; or with --outcome how a swap went that somebody else "
+            "carries out"
+        )
+    if command is not None and outcome is not None:
+        raise UsageError("--outcome is for a swap that somebody else carries out: leave it out, or the command")
 
 
-@cli.command()
-def waive(
-    server: ServerOption,
-    app: AppOption,
-    task_hub: HubOption,
-    instance_id: Annotated[str, typer.Option("--instance-id", help="The instance that may stay active.")],
-    reason: ReasonOption,
-    hours: Annotated[float, typer.Option("--hours", min=0.01, max=90 * 24, help="How long it holds.")] = 24,
-    key: KeyOption = "",
-    output: OutputOption = Output.TABLE,
-    actor: ActorOption = "",
-    run_url: RunUrlOption = "",
-) -> None:
-    """Let one instance stay active without holding up deployments."""
-    session = open_session(server, app, key, "staging", output, actor, run_url)
-    expires = (rendering.now() + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    body = {"taskHub": task_hub, "instanceId": instance_id, "reason": reason, "expiresAt": expires}
-    changed = session.server.post_waiver(body)
-    session.result(
-        changed,
-        ("Task hub", "Instance", "Until", "By", "Reason"),
-        [[w["taskHub"], w["instanceId"], w["expiresAt"], w["by"], w["reason"]] for w in changed["waivers"]],
-        f"instance {instance_id} of task hub {task_hub} is waived until {expires}",
-    )
-
-
-@cli.command()
-def register(
-    server: ServerOption,
-    app: AppOption,
-    task_hub: Annotated[
-        str, typer.Option("--task-hub", envvar=variable("TASK_HUB"), help="The task hub that is in the slot now.")
-    ],
-    version: VersionOption = "",
-    slot: Annotated[str, typer.Option("--slot", help="The slot that holds it.")] = "production",
-    provider: Annotated[
-        Literal["azureStorage", "scheduler", "managementApi"] | None,
-        typer.Option("--provider", help="Where the app's task hubs live: switches verification on."),
-    ] = None,
-    connection: Annotated[
-        str, typer.Option("--connection", show_default=False, help="The server's setting that leads there, by name.")
-    ] = "",
-    require_verification: Annotated[
-        bool, typer.Option("--require-verification", help="Never say Ready without a look at the task hub.")
-    ] = False,
-    key: KeyOption = "",
-    output: OutputOption = Output.TABLE,
-    actor: ActorOption = "",
-    run_url: RunUrlOption = "",
-) -> None:
-    """Tell the server what is in a slot now, and where the app's task hubs live. Needs a key that may administer."""
-    session = open_session(server, app, key, "staging", output, actor, run_url)
-    if bool(provider) != bool(connection):
-        raise UsageError("--provider and --connection belong together")
-    body: Json = {"slots": {slot: {"taskHub": task_hub, "version": version or None}}}
-    if provider:
-        body["taskHubs"] = {"provider": provider, "connection": connection}
-    if require_verification:
-        body["policy"] = {"requireVerification": True}
-    session.app(session.server.put_app(body), task_hub, f"slot {slot} of app {app} holds task hub {task_hub}")
-
-
-@cli.command()
-def doctor(
-    server: ServerOption,
-    app: AppOption,
-    purpose: Annotated[Purpose, typer.Option("--for", help="What the key must be good for.")] = Purpose.DEPLOY,
-    key: KeyOption = "",
-    slot: SlotOption = "staging",
-    output: OutputOption = Output.TABLE,
-    resource_group: GroupOption = "",
-    function_app: FunctionAppOption = "",
-    hub_setting: HubSettingOption = "TASK_HUB",
-    actor: ActorOption = "",
-    run_url: RunUrlOption = "",
-) -> None:
-    """Is everything set up so that a deployment can rely on it?"""
-    session = open_session(server, app, key, slot, output, actor, run_url, DOCTORS_PATIENCE)
-    azure = azure_of(resource_group, function_app, hub_setting, session, None)
-    findings = examine(session.server, slot, azure, purpose, rendering.now())
-    session.result(
-        [finding.as_json() for finding in findings],
-        ("", "Question", "Finding"),
-        [[finding.standing, finding.question, finding.said] for finding in findings],
-    )
-    wrong = [finding for finding in findings if finding.standing is Standing.WRONG]
-    if wrong:
-        error = CommandError("; ".join(f"{finding.question}: {finding.said}" for finding in wrong))
-        error.exit_code = max(finding.exit_code for finding in wrong)
-        raise error
-
-
-def _clean_up(session: Session, dry_run: bool, delete_task_hubs: bool) -> None:
-    answer = session.server.cleanup(dry_run, delete_task_hubs)
-    session.ci.outputs(rendering.cleanup_outputs(answer))
-    rows = rendering.cleaned_up(answer)
-    session.result(answer, rendering.CLEANED_UP, rows, "" if rows else "no task hub is retired")
-
-
-def _held(app: Json, slot: str) -> str:
-    held = {name.lower(): content for name, content in app["slots"].items()}.get(slot.lower())
-    if held is None:
-        raise UsageError(f"slot {slot} of app {app['app']} holds no task hub; name one with --task-hub")
-    hub: str = held["taskHub"]
-    return hub
+def _word(outcome: Outcome | None) -> str:
+    assert outcome is not None, "it or a command is required"
+    return outcome.capitalize()
 
 
 def _in_production(app: Json) -> str:
     production = app["slots"].get("production") or {}
-    pending = " (pending)" if app["pendingSwap"] else ""
+    pending = " (pending)" if app.get("pendingSwap") else ""
     return f"task hub {production.get('taskHub', '')} is in production of app {app['app']}{pending}"
 
 
@@ -402,6 +305,11 @@ def main() -> NoReturn:
         hint = ". Tell it what is in production now: safe-deploy register" if _is_unknown_app(error) else ""
         _fail(f"{error.message}{hint}")
         sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001  # the last resort of the program: nothing is swallowed
+        # The log gets all of it, the page of the run a line.
+        traceback.print_exc()
+        _fail(f"unexpected trouble, {type(error).__name__}: the log says where")
+        sys.exit(ExitCode.FAILURE)
     except SystemExit as ended:
         if ended.code == _STOPPED:
             _fail("stopped")

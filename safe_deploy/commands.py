@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import FrameType
 
 from safe_deploy.errors import UsageError
@@ -17,7 +19,22 @@ from safe_deploy.errors import UsageError
 SECRETS = ("SAFE_DEPLOY_KEY",)
 """Variables that a command has no use for."""
 
+_NAP_SECONDS = 0.5
+"""A signal does not end a sleep by itself."""
+
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of the pipeline: words, or a text for the shell; and the environment that it gets. As a text it is
+    its program alone, because there can be a secret among its words."""
+
+    what: Sequence[str] | str
+    env: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return "the command" if isinstance(self.what, str) else PurePath(self.what[0]).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +78,16 @@ class Guard:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # it is what signal.signal gave back
 
-    def run(self, command: Sequence[str] | str, env: Mapping[str, str]) -> Ended:
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not for long once a signal has come."""
+        deadline = time.monotonic() + seconds
+        while not self.interrupted and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _NAP_SECONDS))
+
+    def run(self, asked: Command) -> Ended:
         """Run a command, a text by the shell, and wait for its end. What it prints goes to stderr: stdout is for
         results. Raises UsageError if there is no such command."""
+        command = asked.what
         by_shell = isinstance(command, str)
         if isinstance(command, str) and os.name == "posix":
             # As in a step of a pipeline: the first line that fails ends it.
@@ -72,7 +96,7 @@ class Guard:
             self._process = subprocess.Popen(
                 command,
                 shell=by_shell,
-                env=dict(env),
+                env=dict(asked.env),
                 stdout=sys.stderr.fileno(),
                 process_group=0 if self._own_group else None,
             )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from safe_deploy.azure import Azure
 from safe_deploy.client import Json, Server
-from safe_deploy.commands import Guard
+from safe_deploy.commands import Command, Guard
 from safe_deploy.errors import CommandError, ConflictError, NotReady
-from safe_deploy.promotion import Command, Promotion
-from safe_deploy.swaps import Record, same
+from safe_deploy.promotion import Promotion
+from safe_deploy.swaps import STICKY, Record, against_staging, same, unregistered
 from safe_deploy.waiting import Look, wait_until_ready
 
 
@@ -49,7 +49,7 @@ class Waiting:
 
 
 def stage(server: Server, staging: Staging, azure: Azure | None, say: Callable[[str], None]) -> Json:
-    """Put the new hub on record for the slot, once the platform's slot carries what the server believes. Raises
+    """Put the new hub on record for the slot, once the platform's slot carries what the server judges. Raises
     ConflictError where it does not: then the verdict would be about another hub than the one that is overwritten."""
     if azure is not None:
         _compare(server, staging, azure, say)
@@ -62,39 +62,50 @@ def deploy(
     waiting: Waiting,
     deploy_command: Command,
     swap_command: Command,
+    promotion: Promotion,
     azure: Azure | None,
+    guard: Guard,
     say: Callable[[str], None],
 ) -> Json:
     """Everything up to the swap. Answers the app."""
-    promotion = Promotion(server, staging.slot, azure, say)
     app, _ = server.get_app()
-    record = Record.of(app, staging.slot)
-    if (
-        record.pending is not None
-        and _is_of(server, record.pending.run_url)
-        and not same(record.production, staging.task_hub)
-    ):
+    record = Record.of(app, staging.slot, server.url)
+    pending = record.pending
+    if pending is not None and pending.is_of(server.caller.run_url) and not same(pending.task_hub, staging.task_hub):
         # An earlier attempt of this run, under another name, was cut off in its swap.
-        record = Record.of(promotion.settle(record), staging.slot)
+        record = Record.of(promotion.settle(record), staging.slot, server.url)
     if same(record.production, staging.task_hub):
         # An earlier run came as far as the swap.
-        with Guard() as guard:
-            return promotion.swap(staging.task_hub, swap_command, guard)
+        with guard:
+            return promotion.swap(staging.task_hub, swap_command)
+    # Until here a signal may end this process at any point: nothing is half done.
     _wait_and_stage(server, staging, waiting, azure, say)
-    with Guard() as guard:
-        say(f"task hub {staging.task_hub} is staged; running: {deploy_command}")
-        try:
-            ended = guard.run(deploy_command.what, deploy_command.env)
-        except CommandError as error:
-            raise type(error)(f"{error.message}. {_abandon(server, staging)}") from error
-        if ended.interrupted:
-            raise CommandError(
-                f"the deploy command {ended}, as it was told to stop. The deployment stays open: Azure may go on with "
-                "it. Run the same again, or let the next run take over"
-            )
-        if not ended.well:
-            raise CommandError(f"the deploy command {ended}. {_abandon(server, staging)}")
-        return promotion.swap(staging.task_hub, swap_command, guard)
+    with guard:
+        return _deploy_and_swap(server, staging, deploy_command, swap_command, promotion, guard, say)
+
+
+def _deploy_and_swap(
+    server: Server,
+    staging: Staging,
+    deploy_command: Command,
+    swap_command: Command,
+    promotion: Promotion,
+    guard: Guard,
+    say: Callable[[str], None],
+) -> Json:
+    say(f"task hub {staging.task_hub} is staged; running {deploy_command}")
+    try:
+        ended = guard.run(deploy_command)
+    except CommandError as error:
+        raise type(error)(f"{error.message}. {_abandon(server, staging)}") from error
+    if ended.interrupted:
+        raise CommandError(
+            f"the deploy command {ended}, as it was told to stop. The deployment stays open: Azure may go on with "
+            "it. Run the same again, or let the next run take over"
+        )
+    if not ended.well:
+        raise CommandError(f"the deploy command {ended}. {_abandon(server, staging)}")
+    return promotion.swap(staging.task_hub, swap_command)
 
 
 def _abandon(server: Server, staging: Staging) -> str:
@@ -107,12 +118,17 @@ def _abandon(server: Server, staging: Staging) -> str:
 
 
 def _wait_and_stage(
-    server: Server, staging: Staging, waiting: Waiting, azure: Azure | None, say: Callable[[str], None]
+    server: Server,
+    staging: Staging,
+    waiting: Waiting,
+    azure: Azure | None,
+    say: Callable[[str], None],
 ) -> None:
     deadline = time.monotonic() + waiting.timeout
+    # Who overrides the verdict, or another run, or holds the deployment already, has nothing to wait for at first.
+    asks_first = not (staging.force or staging.take_over or _is_own(server, staging))
     while True:
-        app, _ = server.get_app()
-        if not _is_own(server, app, staging):
+        if asks_first:
             left = max(0.0, deadline - time.monotonic())
             wait_until_ready(server, staging.slot, left, waiting.interval, waiting.verify, waiting.report)
         try:
@@ -123,48 +139,52 @@ def _wait_and_stage(
             passing = isinstance(error, NotReady) or error.problem.get("code") == "DeploymentInProgress"
             if not passing or time.monotonic() >= deadline:
                 raise
+            asks_first = True
             say(f"{error.message}; waiting")
             time.sleep(min(waiting.interval, max(0.0, deadline - time.monotonic())))
 
 
-def _is_own(server: Server, app: Json, staging: Staging) -> bool:
-    """Whether this very run holds the open deployment of this hub: then there is nothing to wait for."""
-    deployment = app["deployment"]
+def _is_own(server: Server, staging: Staging) -> bool:
+    """Whether this run holds the open deployment of this hub: staging it again changes nothing."""
+    deployment = server.get_app()[0]["deployment"]
     return (
         deployment is not None
         and same(deployment["taskHub"], staging.task_hub)
-        and _is_of(server, deployment["runUrl"])
+        and deployment["runUrl"] == server.caller.run_url
     )
-
-
-def _is_of(server: Server, run_url: str | None) -> bool:
-    """Whether this is the address of this very run. Callers without one are not known to be the same."""
-    return run_url is not None and run_url == server.caller.run_url
 
 
 def _compare(server: Server, staging: Staging, azure: Azure, say: Callable[[str], None]) -> None:
     """Raises ConflictError, AzureUnavailable."""
-    app, _ = server.get_app()
-    record = Record.of(app, staging.slot)
-    carried = azure.task_hub(staging.slot)
-    if carried is None or same(carried, record.slot) or same(carried, staging.task_hub):
+    if azure.is_sticky():
+        raise ConflictError(STICKY)
+    try:
+        app, _ = server.get_app()
+    except CommandError as error:
+        if error.problem.get("code") != "AppNotFound":
+            raise
+        app = {"app": server.app, "slots": {}}
+    record = Record.of(app, staging.slot, server.url)
+    if record.production is None and (carried := azure.task_hub("production")) is not None:
+        raise ConflictError(unregistered(record, carried))
+    against = against_staging(record, staging.task_hub, azure.task_hub(staging.slot))
+    if against is None:
         return
-    if same(carried, record.production) and record.slot is None:
-        # A slot that was made with production's settings, before its first deployment.
-        say(f"in Azure slot {staging.slot} carries production's task hub {carried}: keep it stopped until then")
-        return
-    if same(carried, record.production):
-        raise ConflictError(
-            f"in Azure slot {staging.slot} carries task hub {carried}, which the server has in production: a swap "
-            "failed unseen, or the hub's setting is slot-sticky. Find out with safe-deploy doctor"
-        )
-    retired = any(same(one["taskHub"], carried) for one in app["retired"])
-    if retired and server.task_hub(carried)["activeCount"] == 0:
-        # A run before this one staged and did not come to its deployment.
-        say(f"in Azure slot {staging.slot} still carries task hub {carried}, which is retired and has nothing active")
-        return
-    raise ConflictError(
-        f"in Azure slot {staging.slot} carries task hub {carried}, but the server has "
-        f"{record.slot or 'no task hub'} there, and it is {record.slot or 'an empty slot'} that it would judge. "
-        "Tell the server what the slot holds, with PutApp, or swap the record: safe-deploy doctor says more"
-    )
+    if not staging.force:
+        raise ConflictError(against)
+    say(f"{against}. Staged all the same, by force")
+
+
+def clean_up(server: Server, slot: str, azure: Azure | None, dry_run: bool, delete_task_hubs: bool) -> Json:
+    """Remove retired hubs that are drained. Raises ConflictError where one that would be deleted is in a slot on the
+    platform, whatever the server has on record."""
+    if azure is not None and delete_task_hubs and not dry_run:
+        retired = [one["taskHub"] for one in server.get_app()[0]["retired"]]
+        for place in ("production", slot):
+            carried = azure.task_hub(place)
+            if any(same(carried, hub) for hub in retired):
+                raise ConflictError(
+                    f"task hub {carried} is retired, but in Azure {place} carries it: nothing was deleted. "
+                    "safe-deploy doctor compares both"
+                )
+    return server.cleanup(dry_run, delete_task_hubs)

@@ -18,6 +18,9 @@ PATIENCE_SECONDS = 15
 
 _WRONG_EVIDENCE = frozenset({"ProbeFailed", "ProbeDenied", "TaskHubMissing", "VerificationRequired"})
 
+_NO_HUB = "nothing"
+"""A key is tried with this name of a task hub: the answer that there is none shows it to be good."""
+
 
 class Purpose(StrEnum):
     """What a key must be good for."""
@@ -79,6 +82,7 @@ def _key(server: Server, slot: str, purpose: Purpose) -> Finding:
         "GetApp": server.get_app,
         "GetStagingStatus": lambda: server.staging_status(slot, 0, "none"),
         "GetHistory": lambda: server.history(1),
+        "GetTaskHub": lambda: server.task_hub(_NO_HUB),
     }
     # Each breaks the contract, so nothing can come of it but the answer of the lock.
     broken: Json = {"taskHub": 0}
@@ -91,28 +95,27 @@ def _key(server: Server, slot: str, purpose: Purpose) -> Finding:
     administer: dict[str, Callable[[], object]] = {
         "PutApp": lambda: server.ask("PUT", app, {"slots": 0}),
         "PostWaiver": lambda: server.ask("POST", f"{app}/waivers", broken),
+        "ListInstances": lambda: server.instances(_NO_HUB, {"top": 1}),
     }
     tried = {
         Purpose.READ: read,
         Purpose.DEPLOY: read | change,
         Purpose.OPERATE: read | change | administer,
     }[purpose]
-    refused = [name for name, ask in tried.items() if _is_refused(ask)]
+    refused = []
+    for name, ask in tried.items():
+        try:
+            ask()
+        except NotAllowed:
+            refused.append(name)
+        except CommandError as error:
+            # Refused for its content by the server itself: the key was good. Anything else says nothing about it.
+            if isinstance(error, Unreachable) or not error.problem:
+                return Finding("key", Standing.WRONG, f"{name} cannot be tried: {error.message}", error.exit_code)
     if refused:
         said = f"it may not do {', '.join(refused)}; a key to {purpose} must. Set SAFE_DEPLOY_KEY to one that may"
         return Finding("key", Standing.WRONG, said, ExitCode.NOT_ALLOWED)
     return Finding("key", Standing.OK, f"it may do all that it takes to {purpose}")
-
-
-def _is_refused(ask: Callable[[], object]) -> bool:
-    try:
-        ask()
-    except NotAllowed:
-        return True
-    except CommandError:
-        # Refused for its content: the key was good.
-        return False
-    return False
 
 
 def _app(app: Json, record: Record) -> Finding:
@@ -139,12 +142,20 @@ def _unseen() -> Finding:
 
 
 def _platform(record: Record, azure: Azure) -> Iterator[Finding]:
+    complaints: set[str] = set()
+
+    def unavailable(question: str, error: AzureUnavailable) -> Iterator[Finding]:
+        # What keeps az from looking at all is said once.
+        if error.message not in complaints:
+            complaints.add(error.message)
+            yield Finding(question, Standing.WRONG, error.message)
+
     for slot, believed in (("production", record.production), (record.slot_name, record.slot)):
         question = f"Azure: {slot}"
         try:
             carried = azure.task_hub(slot)
         except AzureUnavailable as error:
-            yield Finding(question, Standing.WRONG, error.message)
+            yield from unavailable(question, error)
             continue
         if same(carried, believed) or (carried is None and believed is None):
             yield Finding(question, Standing.OK, f"carries {carried or 'no task hub'}, as the server believes")
@@ -154,7 +165,7 @@ def _platform(record: Record, azure: Azure) -> Iterator[Finding]:
     try:
         sticky = azure.is_sticky()
     except AzureUnavailable as error:
-        yield Finding("Azure: setting", Standing.WRONG, error.message)
+        yield from unavailable("Azure: setting", error)
         return
     if sticky:
         said = "the setting with the task hub name is slot-sticky: hubs stay with their slots at a swap. Set it anew "
@@ -167,8 +178,8 @@ def _evidence(server: Server, app: Json, production: str, now: datetime) -> Iter
     """Whether the server hears and sees what happens in production."""
     try:
         verdict = server.staging_status("production")
-    except Unreachable as error:
-        yield Finding("events", Standing.WRONG, error.message)
+    except CommandError as error:
+        yield Finding("events", Standing.WRONG, error.message, error.exit_code)
         return
     yield _events(verdict, production, app["taskHubs"] is not None, now)
     yield _verification(app, verdict)
@@ -187,13 +198,15 @@ def _events(verdict: Mapping[str, Any], production: str, verified: bool, now: da
 
 def _verification(app: Json, verdict: Mapping[str, Any]) -> Finding:
     question = "verification"
+    said = "; ".join(reason["message"] for reason in verdict["reasons"])
+    if any(reason["code"] in _WRONG_EVIDENCE for reason in verdict["reasons"]):
+        return Finding(question, Standing.WRONG, said)
     if app["taskHubs"] is None:
         said = "off: verdicts rest on lifecycle events alone, and events get lost. safe-deploy register --provider"
         return Finding(question, Standing.WARNING, said)
-    wrong = [reason["message"] for reason in verdict["reasons"] if reason["code"] in _WRONG_EVIDENCE]
-    if wrong:
-        return Finding(question, Standing.WRONG, "; ".join(wrong))
     provider = app["taskHubs"]["provider"]
+    if verdict["assurance"] != "verified":
+        return Finding(question, Standing.WARNING, f"{provider}; it was not tried through just now: {said}")
     if not app["policy"]["requireVerification"]:
         said = f"{provider}; the policy does not require it, so it can be switched off unnoticed"
         return Finding(question, Standing.WARNING, said)

@@ -1,5 +1,6 @@
 """The options of the command line, each with its variable; docs/pipelines.md has the table."""
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -77,8 +78,39 @@ FunctionAppOption = Annotated[
 HubSettingOption = Annotated[
     str, typer.Option("--hub-setting", envvar=variable("HUB_SETTING"), help="The app setting with the task hub name.")
 ]
+
+
+def _number(value: float) -> float:
+    """Refuses what is a number in writing alone: no limit holds for it."""
+    if math.isnan(value):
+        raise typer.BadParameter("it must be a number of seconds")
+    return value
+
+
+_LONGEST_SECONDS = 30 * 24 * 3600
+"""No job of a CI system lasts longer."""
+
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0, envvar=variable("TIMEOUT"), help="How long to wait, in seconds.")
+    float,
+    typer.Option(
+        "--timeout",
+        min=0,
+        max=_LONGEST_SECONDS,
+        callback=_number,
+        envvar=variable("TIMEOUT"),
+        help="How long to wait, in seconds.",
+    ),
+]
+SettleOption = Annotated[
+    float,
+    typer.Option(
+        "--settle",
+        min=0,
+        max=_LONGEST_SECONDS,
+        callback=_number,
+        envvar=variable("SETTLE"),
+        help="After a swap that failed or was cut off: how long Azure is watched before it is believed, in seconds.",
+    ),
 ]
 IntervalOption = Annotated[
     float,
@@ -106,6 +138,9 @@ DeleteOption = Annotated[
         envvar=variable("DELETE_TASK_HUBS"),
         help="Also delete what the task hubs left in the app's storage.",
     ),
+]
+OutcomeOption = Annotated[
+    Outcome | None, typer.Option("--outcome", help="Without a command: how the platform's swap went.")
 ]
 WordsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="-- COMMAND...", help="The platform's swap, after two hyphens.")

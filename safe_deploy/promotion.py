@@ -4,21 +4,41 @@ Whatever goes wrong, the server's record is right in the end, or it is pending, 
 slot; and the message says what to type.
 """
 
-import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from safe_deploy.azure import Azure, AzureUnavailable
 from safe_deploy.client import Json, Server
-from safe_deploy.commands import Ended, Guard
+from safe_deploy.commands import Command, Ended, Guard
 from safe_deploy.errors import CommandError, ConflictError, Unreachable
-from safe_deploy.swaps import Attempt, Platform, Record, Step, after, before, cut_off, rollback_target, same, settled
+from safe_deploy.swaps import (
+    STICKY,
+    Attempt,
+    Pending,
+    Platform,
+    Record,
+    Step,
+    after,
+    before,
+    cut_off,
+    rollback_target,
+    same,
+    settled,
+)
+
+SETTLE_SECONDS = 300
+"""How long Azure is watched before it is believed that it goes on with no swap. A swap takes one to two minutes where
+all is well: the slot's instances are started anew and warmed up first."""
 
 _LOOKS = 3
 _PAUSE_SECONDS = 2
 """After a swap that went well the platform is looked at so often before its word is doubted."""
+
+_WATCH_SECONDS = 10
+"""How often the platform is looked at while it is watched. One look is one or two calls of `az`."""
 
 _BEGINNINGS = 3
 """How often a swap is begun anew because somebody else changed the app at the same moment."""
@@ -27,68 +47,98 @@ _HISTORY = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """The platform's swap: words, or a text for the shell; and the environment that it gets."""
+class _Swap:
+    """One swap: into production, out of it, and by what command. `rollback` goes on record."""
 
-    what: Sequence[str] | str
-    env: Mapping[str, str]
-
-    def __str__(self) -> str:
-        return self.what if isinstance(self.what, str) else shlex.join(self.what)
+    target: str
+    swapped_out: str | None
+    command: Command
+    rollback: bool
+    resumed: bool = False
 
 
 class Promotion:
-    """Brings task hubs into production. `azure` is None where the platform cannot be looked at."""
+    """Brings task hubs into production. `azure` is None where the platform cannot be looked at; `settle` is in
+    seconds, see SETTLE_SECONDS."""
 
-    def __init__(self, server: Server, slot: str, azure: Azure | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, server: Server, slot: str, azure: Azure | None, settle: float, guard: Guard, say: Callable[[str], None]
+    ) -> None:
         self._server = server
         self._slot = slot
         self._azure = azure
+        self._settle = settle
+        self._guard = guard
         self._say = say
 
-    def swap(self, target: str, command: Command, guard: Guard, rollback: bool = False) -> Json:
+    def swap(self, target: str, command: Command, rollback: bool = False) -> Json:
         """Bring `target` into production. Answers the app. Repeating it is safe, however it ended before."""
+        own = False
         for _ in range(_BEGINNINGS):
             app, etag = self._server.get_app()
-            record = Record.of(app, self._slot)
-            step = before(record, target, self._look())
+            record = self._record(app)
+            platform = self._look()
+            step = before(record, target, platform, self._server.caller.run_url)
             if step is Step.DONE:
                 self._say(f"task hub {target} is in production already; the command was not run")
                 return app
+            if step is Step.RUN and record.pending is not None and not own:
+                step = self._wait_out(record, record.pending)
             if step is Step.CONFIRM:
                 self._say(f"in Azure, production carries task hub {target} already; the command was not run")
-                return self._tell("Done", target, f"in Azure, production carries task hub {target}", rollback)
+                return self._tell("Done", target, f"production carries task hub {target}", rollback)
+            if record.pending is None:
+                self._require_travelling()
             try:
                 begun = self._begin(target, rollback, etag)
             except ConflictError as error:
                 if error.problem.get("code") != "PreconditionFailed":
                     raise
+                # The answer to the first sending can be lost, and the second refused because of it.
+                own = self._server.sent_again and record.pending is None
                 continue
-            if Record.of(begun, self._slot).pending is None:
+            if self._record(begun).pending is None:
                 # Somebody has ended it since the look, which holds no longer.
                 continue
             swapped_out = record.pending.swapped_out if record.pending else record.production
-            return self._run(target, swapped_out, command, guard, step is Step.RUN, rollback)
+            return self._run(_Swap(target, swapped_out, command, rollback, record.pending is not None and not own))
         raise ConflictError(f"app {self._server.app} is changed by others again and again; try again")
 
-    def roll_back(self, asked: str | None, command: Command | None, guard: Guard) -> Json:
-        """Bring back the hub that was swapped out, or `asked`. Without a command only the record is changed."""
+    def roll_back(self, asked: str | None, command: Command) -> Json:
+        """Bring back the hub that was swapped out, or `asked`."""
         app, _ = self._server.get_app()
-        record = Record.of(app, self._slot)
+        record = self._record(app)
         pending = record.pending
         if pending is not None and not (pending.rollback and (asked is None or same(asked, pending.task_hub))):
             app = self.settle(record)
-            record = Record.of(app, self._slot)
+            record = self._record(app)
             if same(record.production, asked or pending.swapped_out):
                 return app
         target = rollback_target(record, asked, self._last_swap())
-        if same(record.production, target) and record.pending is None and command is None:
-            self._say(f"task hub {target} is in production already")
-            return app
-        if command is None:
-            return self._server.post_swap(target, self._slot, rollback=True)
         self._say(f"rolling back to task hub {target}")
-        return self.swap(target, command, guard, rollback=True)
+        return self.swap(target, command, rollback=True)
+
+    def tell_rolled_back(self, asked: str | None, outcome: str) -> Json:
+        """Say how a rollback went that somebody else carries out: Pending, Done or Failed. Answers the app."""
+        app, _ = self._server.get_app()
+        target = rollback_target(self._record(app), asked, self._last_swap())
+        return self._server.post_swap(target, self._slot, outcome, rollback=True)
+
+    def settle(self, record: Record) -> Json:
+        """Bring a swap that was cut off to its end, as the platform shows it. Raises ConflictError."""
+        pending = record.pending
+        assert pending is not None, "there is one to settle"
+        step = settled(record, pending, self._look(), self._server.caller.run_url)
+        if step is Step.TAKE_BACK and self._wait_out(record, pending) is Step.CONFIRM:
+            step = Step.CONFIRM
+        if step is Step.LEAVE:
+            raise ConflictError(cut_off(record, pending))
+        outcome = "Done" if step is Step.CONFIRM else "Failed"
+        self._say(f"the swap of task hub {pending.task_hub} that was cut off is {outcome.lower()} in Azure")
+        return self._tell(outcome, pending.task_hub, f"that swap is {outcome.lower()}", pending.rollback)
+
+    def _record(self, app: Mapping[str, Any]) -> Record:
+        return Record.of(app, self._slot, self._server.url)
 
     def _begin(self, target: str, rollback: bool, etag: str) -> Json:
         """Make the record pending, if the app is still the one that was decided about. Answers the app."""
@@ -98,70 +148,64 @@ class Promotion:
         except Unreachable as error:
             raise Unreachable(f"{error.message}. The command was not run. Type the same again") from error
 
-    def _run(
-        self, target: str, swapped_out: str | None, command: Command, guard: Guard, resumed: bool, rollback: bool
-    ) -> Json:
-        if guard.interrupted:
-            raise CommandError(f"stopped before the command was run; {self._not_run(target, resumed, rollback)}")
-        self._say(f"the server has task hub {target} in production, pending; running: {command}")
-        try:
-            ended = guard.run(command.what, command.env)
-        except CommandError as error:
-            raise type(error)(f"{error.message}; {self._not_run(target, resumed, rollback)}") from error
-        platform = self._look_after(ended, target)
-        attempt = Attempt(ended.well, ended.interrupted, resumed, self._azure is not None)
-        match after(attempt, platform, target, swapped_out):
-            case Step.CONFIRM:
-                return self._confirmed(ended, target, platform, rollback)
-            case Step.TAKE_BACK:
-                raise self._taken_back(ended, target, swapped_out, platform, rollback)
-        raise self._left(ended, target, swapped_out, platform)
+    def _require_travelling(self) -> None:
+        """Raises ConflictError if the hub's name would stay with its slot: the versions would change hubs."""
+        if self._azure is not None and self._azure.is_sticky():
+            raise ConflictError(STICKY)
 
-    def _not_run(self, target: str, resumed: bool, rollback: bool) -> str:
+    def _run(self, swap: _Swap) -> Json:
+        if self._guard.interrupted:
+            raise CommandError(f"stopped before the command was run; {self._not_run(swap)}")
+        self._say(f"the server has task hub {swap.target} in production, pending; running {swap.command}")
+        try:
+            ended = self._guard.run(swap.command)
+        except CommandError as error:
+            raise type(error)(f"{error.message}; {self._not_run(swap)}") from error
+        platform = self._look_after(ended, swap)
+        attempt = Attempt(ended.well, self._guard.interrupted, self._azure is not None)
+        match after(attempt, platform, swap.target, swap.swapped_out):
+            case Step.CONFIRM:
+                return self._confirmed(ended, swap, platform)
+            case Step.TAKE_BACK:
+                raise self._taken_back(ended, swap, platform)
+        raise self._left(ended, swap, platform)
+
+    def _not_run(self, swap: _Swap) -> str:
         """What becomes of the record if the command was not run."""
-        if resumed:
+        if swap.resumed:
             # The run before this one may have run it, and the platform may still be at it.
             return "the swap that was cut off stays pending; type the same again"
-        self._tell("Failed", target, "the command was not run", rollback)
+        self._tell("Failed", swap.target, "the command was not run", swap.rollback)
         return "the record is as it was"
 
-    def _confirmed(self, ended: Ended, target: str, platform: Platform | None, rollback: bool) -> Json:
-        shown = f"in Azure, production carries task hub {target}" if platform else f"the command {ended}"
-        app = self._tell("Done", target, shown, rollback)
+    def _confirmed(self, ended: Ended, swap: _Swap, platform: Platform | None) -> Json:
+        app = self._tell("Done", swap.target, str(platform or f"the command {ended}"), swap.rollback)
         if ended.well:
             return app
         raise CommandError(
-            f"the command {ended}, but in Azure production carries task hub {target}: the swap is done, and on record. "
-            "Look at what the command printed"
+            f"the command {ended}, but in Azure production carries task hub {swap.target}: the swap is done, and on "
+            "record. Look at what the command printed"
         )
 
-    def _taken_back(
-        self, ended: Ended, target: str, swapped_out: str | None, platform: Platform | None, rollback: bool
-    ) -> CommandError:
-        shown = f"in Azure, production carries {(platform.production or 'no task hub') if platform else ''}"
-        self._tell("Failed", target, shown if platform else f"the command {ended}", rollback)
-        back = f"The record is swapped back: production {swapped_out or 'empty'}, {self._slot} {target}"
+    def _taken_back(self, ended: Ended, swap: _Swap, platform: Platform | None) -> CommandError:
+        self._tell("Failed", swap.target, str(platform), swap.rollback)
+        return CommandError(
+            f"the command {ended}, and for {self._settle:.0f} s Azure has shown no swap. The record is swapped back: "
+            f"production {swap.swapped_out or 'empty'}, {self._slot} {swap.target}"
+        )
+
+    def _left(self, ended: Ended, swap: _Swap, platform: Platform | None) -> CommandError:
+        record = Record(self._server.app, self._slot, swap.target, swap.swapped_out, server=self._server.url)
         if ended.well:
-            return ConflictError(
-                f"the command {ended}, but {shown}: it swapped nothing, or the setting with the task hub name stays "
-                f"with the slot. {back}. safe-deploy doctor says which"
-            )
-        if ended.interrupted:
-            return CommandError(
-                f"the command {ended}, as it was told to stop. {back}. If the platform goes on with the swap all the "
-                f"same, type: {self._typed(target, 'done')}"
-            )
-        return CommandError(f"the command {ended}. {back}")
-
-    def _left(self, ended: Ended, target: str, swapped_out: str | None, platform: Platform | None) -> CommandError:
-        shown = (
-            f"production carries {platform.production or 'no task hub'}" if platform else "it could not be looked at"
-        )
+            why = "The command swapped nothing, or not yet"
+        else:
+            why = "Azure goes on with a swap that it has accepted, so this may change"
+        shown = f"In Azure, {platform}. {why}" if platform else f"What Azure carries cannot be seen. {why}"
         return ConflictError(
-            f"the command {ended}. In Azure, {shown}; Azure goes on with a swap that it has accepted, so this may "
-            f"change. The server has task hub {target} in production, pending, and lets nobody stage. Type the same "
-            f"again, which looks first; or, when production carries {target}: {self._typed(target, 'done')}; and when "
-            f"it carries {swapped_out or 'something else'} for good: {self._typed(target, 'failed')}"
+            f"the command {ended}. {shown}. The server has task hub {swap.target} in production, pending, and lets "
+            f"nobody stage. Type the same again, which looks first; or, when production carries {swap.target}: "
+            f"{record.typed(swap.target, 'done')}; and when it carries {swap.swapped_out or 'something else'} and "
+            f"nobody swaps any more: {record.typed(swap.target, 'failed')}"
         )
 
     def _tell(self, outcome: str, target: str, shown: str, rollback: bool) -> Json:
@@ -169,22 +213,21 @@ class Promotion:
         try:
             return self._server.post_swap(target, self._slot, outcome, rollback)
         except CommandError as error:
+            record = Record(self._server.app, self._slot, target, None, server=self._server.url)
             raise type(error)(
-                f"{error.message}. On the platform: {shown}. On the server: task hub {target} is in production, "
-                f"pending, and nobody can stage. When it answers again, type: {self._typed(target, outcome.lower())}",
+                f"{error.message}. On the platform: {shown}. On the server: {self._on_record(target)}. To say it "
+                f"again, type: {record.typed(target, outcome.lower())}",
                 error.problem,
             ) from error
 
-    def settle(self, record: Record) -> Json:
-        """Bring a swap that was cut off to its end, as the platform shows it. Raises ConflictError."""
-        pending = record.pending
-        assert pending is not None, "there is one to settle"
-        step = settled(pending, self._look())
-        if step is Step.LEAVE or pending.slot.lower() != self._slot.lower():
-            raise ConflictError(cut_off(record, pending))
-        outcome = "Done" if step is Step.CONFIRM else "Failed"
-        self._say(f"the swap of task hub {pending.task_hub} that was cut off is {outcome.lower()} in Azure")
-        return self._tell(outcome, pending.task_hub, f"that swap is {outcome.lower()}", pending.rollback)
+    def _on_record(self, target: str) -> str:
+        """What the server has now: somebody else may have changed it."""
+        try:
+            record = self._record(self._server.get_app(patience=0)[0])
+        except CommandError:
+            return f"task hub {target} was put into production, pending, and nobody can stage"
+        pending = f", the swap of {record.pending.task_hub} pending" if record.pending else ", no swap pending"
+        return f"production {record.production or 'empty'}, {self._slot} {record.slot or 'empty'}{pending}"
 
     def _look(self) -> Platform | None:
         """The platform now. Raises AzureUnavailable: nothing is begun in the dark where there is a light."""
@@ -192,26 +235,66 @@ class Promotion:
             return None
         return Platform(self._azure.task_hub("production"), self._azure.task_hub(self._slot))
 
-    def _look_after(self, ended: Ended, target: str) -> Platform | None:
-        platform: Platform | None = None
-        for look in range(_LOOKS):
+    def _wait_out(self, record: Record, pending: Pending) -> Step:
+        """Watch the platform until a swap that was cut off must have come, if it comes. CONFIRM if it does, else RUN.
+        Raises ConflictError when it is stopped, or the platform cannot be looked at in the end."""
+        left = self._settle - _age(pending.started_at, self._server.now())
+        if left > 0:
+            self._say(
+                f"a swap of task hub {pending.task_hub} was begun at {pending.started_at} and cut off; watching Azure "
+                f"for {left:.0f} s whether it comes"
+            )
+        platform = self._watch(pending.task_hub, left)
+        if platform is None or (self._guard.interrupted and not platform.has_swapped(pending.task_hub)):
+            raise ConflictError(cut_off(record, pending))
+        return Step.CONFIRM if platform.has_swapped(pending.task_hub) else Step.RUN
+
+    def _look_after(self, ended: Ended, swap: _Swap) -> Platform | None:
+        """The last look after the command: soon if it went well or was stopped, else after watching for long."""
+        if self._azure is None:
+            return None
+        if ended.well:
+            return self._watch(swap.target, _PAUSE_SECONDS * (_LOOKS - 1), _PAUSE_SECONDS)
+        if not self._guard.interrupted:
+            self._say(f"the command {ended}; watching Azure for {self._settle:.0f} s, as it may go on with the swap")
+        return self._watch(swap.target, self._settle)
+
+    def _watch(self, target: str, seconds: float, pause: float = _WATCH_SECONDS) -> Platform | None:
+        """Look until `target` is in production, for so long at most; at least once. The last look, or None if that
+        failed. Somebody who wants to stop gets one look."""
+        deadline = time.monotonic() + seconds
+        while True:
+            platform: Platform | None = None
             try:
                 platform = self._look()
             except AzureUnavailable as error:
                 self._say(str(error))
-            if not ended.well or self._azure is None or (platform and same(platform.production, target)):
-                break
-            if look < _LOOKS - 1:
-                time.sleep(_PAUSE_SECONDS)
-        return platform
+            left = deadline - time.monotonic()
+            if (platform and platform.has_swapped(target)) or left <= 0 or self._guard.interrupted:
+                return platform
+            self._guard.sleep(min(pause, left))
 
     def _last_swap(self) -> Mapping[str, Any] | None:
-        for record in self._server.history(_HISTORY)["history"]:
-            if record["operation"] == "PostSwap" and record["details"].get("outcome", "Done") == "Done":
-                found: Mapping[str, Any] = record
-                return found
-        return None
+        """The newest swap of this slot that was done."""
+        token: str | None = None
+        while True:
+            page = self._server.history(_HISTORY, token)
+            for record in page["history"]:
+                details = record["details"]
+                done = record["operation"] == "PostSwap" and details.get("outcome", "Done") == "Done"
+                if done and str(details.get("slot", self._slot)).lower() == self._slot.lower():
+                    found: Mapping[str, Any] = record
+                    return found
+            token = page["continuationToken"]
+            if token is None:
+                return None
 
-    def _typed(self, target: str, outcome: str) -> str:
-        words = ["safe-deploy", "swap", "--server", self._server.url, "--app", self._server.app, "--slot", self._slot]
-        return shlex.join([*words, "--task-hub", target, "--outcome", outcome])
+
+def _age(started_at: str, now: datetime) -> float:
+    """Seconds since an instant that the server named, by its clock."""
+    try:
+        started = datetime.fromisoformat(started_at)
+    except ValueError:
+        return 0
+    # The time of an answer is in whole seconds, and may be a little behind.
+    return max(0, (now - started.astimezone(UTC)).total_seconds())

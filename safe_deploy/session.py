@@ -16,10 +16,9 @@ from safe_deploy import rendering
 from safe_deploy.azure import Azure, Target, target_of
 from safe_deploy.ci import CiSystem, detect, readable
 from safe_deploy.client import PATIENCE_SECONDS, Caller, Json, Server, is_plain, server_url
-from safe_deploy.commands import environment
+from safe_deploy.commands import Command, environment
 from safe_deploy.errors import UsageError
 from safe_deploy.options import Output, Verify
-from safe_deploy.promotion import Command
 from safe_deploy.waiting import Look, wait_until_ready
 
 _LONGEST_LINE = 10_000

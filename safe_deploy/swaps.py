@@ -1,17 +1,19 @@
 """What a swap has to do next, decided from what the server has on record and what the platform shows. Pure.
 
 Server and platform are two places that cannot be changed in one step. So the record is made first and pending, the
-platform swaps, and then the record is confirmed or taken back. A run that was killed in between finds a pending record
-and cannot know how far the platform came: it has to look, and where it cannot look it must not guess. To guess and run
-the platform's swap once more would bring the old version back into production.
+platform swaps, and then the record is confirmed or taken back. Azure goes on with a swap that it has accepted, whatever
+becomes of the command that asked for it, so one rule holds: **a swap whose command was started is confirmed or taken
+back by what Azure shows, and where nobody can tell, it stays pending.** To guess that it failed would let the next
+version land on running work; to guess that it did not run, and swap once more, would bring the old version back.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from safe_deploy.errors import ConflictError
+from safe_deploy.errors import CommandError, ConflictError
 
 
 def same(one: str | None, other: str | None) -> bool:
@@ -31,40 +33,66 @@ class Pending:
     started_at: str
     run_url: str | None
 
+    def is_of(self, run_url: str | None) -> bool:
+        """Whether the run with this address has begun it. Callers without one are not known to be the same."""
+        return run_url is not None and run_url == self.run_url
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the server has on record: the hubs of production and the slot, and a pending swap."""
+    """What the server has on record: the hubs of production and the slot, and a pending swap. `beneath` are hubs that
+    the slot may carry still, and `promoted` says that its hub has been in production."""
 
     app: str
     slot_name: str
     production: str | None
     slot: str | None
     pending: Pending | None = None
+    promoted: bool = False
+    beneath: tuple[str, ...] = ()
+    server: str = ""
 
     @classmethod
-    def of(cls, app: Mapping[str, Any], slot: str) -> "Record":
-        """From an app as the server answers it."""
-        slots = {name.lower(): held for name, held in app["slots"].items()}
-        held = {name: (slots.get(name) or {}).get("taskHub") for name in ("production", slot.lower())}
-        pending = app.get("pendingSwap")
-        return cls(
-            app["app"],
-            slot,
-            held["production"],
-            held[slot.lower()],
-            Pending(
-                pending["taskHub"],
-                pending["swappedOut"],
-                pending["slot"],
-                pending["rollback"],
-                pending["by"],
-                pending["startedAt"],
-                pending["runUrl"],
+    def of(cls, app: Mapping[str, Any], slot: str, server: str = "") -> "Record":
+        """From an app as the server at this address answers it. Raises CommandError if it is no such answer."""
+        try:
+            slots = {name.lower(): held or {} for name, held in app["slots"].items()}
+            held = slots.get(slot.lower(), {})
+            pending = app.get("pendingSwap")
+            return cls(
+                app["app"],
+                slot,
+                slots.get("production", {}).get("taskHub"),
+                held.get("taskHub"),
+                Pending(
+                    pending["taskHub"],
+                    pending["swappedOut"],
+                    pending["slot"],
+                    pending["rollback"],
+                    pending["by"],
+                    pending["startedAt"],
+                    pending["runUrl"],
+                )
+                if pending
+                else None,
+                bool(held.get("promoted")),
+                tuple(held.get("beneath", ())),
+                server,
             )
-            if pending
-            else None,
-        )
+        except (AttributeError, KeyError, TypeError):
+            raise CommandError("the server's answer is not that of a state server; check its address") from None
+
+    def typed(self, task_hub: str, outcome: str, slot: str | None = None) -> str:
+        """What to type to say how a swap went."""
+        words = ["safe-deploy", "swap", *self._server(), "--app", self.app, "--slot", slot or self.slot_name]
+        return shlex.join([*words, "--task-hub", task_hub, "--outcome", outcome])
+
+    def registering(self, task_hub: str) -> str:
+        """What to type to say what is in production."""
+        return shlex.join(["safe-deploy", "register", *self._server(), "--app", self.app, "--task-hub", task_hub])
+
+    def _server(self) -> list[str]:
+        return ["--server", self.server] if self.server else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +102,17 @@ class Platform:
     production: str | None
     slot: str | None
 
+    def has_swapped(self, target: str) -> bool:
+        """Whether `target` is in production, and only there."""
+        return same(self.production, target) and not same(self.slot, target)
+
+    def is_as_before(self, target: str, production: str | None) -> bool:
+        """Whether `target` still waits in the slot. Where it is not known what production held, the slot tells."""
+        return same(self.slot, target) and (production is None or same(self.production, production))
+
+    def __str__(self) -> str:
+        return f"production carries {self.production or 'no task hub'}, the slot {self.slot or 'none'}"
+
 
 class Step(Enum):
     """What to do next."""
@@ -81,30 +120,31 @@ class Step(Enum):
     BEGIN = auto()
     """Make the record, pending; then run the platform's swap."""
     RUN = auto()
-    """The record is pending and the platform has not swapped: run its swap."""
+    """The record is pending, of this run, and the platform shows no swap: run it, unless it comes meanwhile."""
     CONFIRM = auto()
     """The platform has swapped: say so to the server."""
     TAKE_BACK = auto()
-    """The platform has not swapped: take the record back."""
+    """The platform has not swapped, for as long as it takes to believe that: take the record back."""
     LEAVE = auto()
     """Nobody can tell what the platform did: the record stays pending, which stops everything else."""
     DONE = auto()
     """Both agree already."""
 
 
-def before(record: Record, target: str, platform: Platform | None) -> Step:
-    """What a swap that brings `target` into production begins with. `platform` is None where nobody can look.
+def before(record: Record, target: str, platform: Platform | None, run_url: str | None) -> Step:
+    """What a swap that brings `target` into production begins with. `platform` is None where nobody can look, `run_url`
+    where the run has no address.
 
     Raises ConflictError where server and platform disagree, or nobody can tell.
     """
     pending = record.pending
     if pending is not None:
-        if not same(pending.task_hub, target) or pending.slot.lower() != record.slot_name.lower():
+        if not same(pending.task_hub, target) or pending.slot.lower() != record.slot_name.lower() or platform is None:
             raise ConflictError(cut_off(record, pending))
-        if platform is None:
-            raise ConflictError(cut_off(record, pending))
-        if same(platform.production, target):
+        if platform.has_swapped(target):
             return Step.CONFIRM
+        if not pending.is_of(run_url):
+            raise ConflictError(cut_off(record, pending))
         _require_before(record, pending.swapped_out, target, platform)
         return Step.RUN
     if same(record.production, target):
@@ -118,53 +158,49 @@ def before(record: Record, target: str, platform: Platform | None) -> Step:
     if not same(record.slot, target):
         # The server's refusal says what is where.
         return Step.BEGIN
-    if platform is not None and same(platform.production, target):
+    if platform is not None and platform.has_swapped(target):
         return Step.CONFIRM
     if platform is not None:
         _require_before(record, record.production, target, platform)
     return Step.BEGIN
 
 
-def settled(pending: Pending, platform: Platform | None) -> Step:
-    """How a swap that was cut off ended, as the platform shows it."""
-    if platform is not None and same(platform.production, pending.task_hub):
+def settled(record: Record, pending: Pending, platform: Platform | None, run_url: str | None) -> Step:
+    """How a swap that was cut off ended, as the platform shows it. Only the run that began it knows that nobody is at
+    it any more; it may take it back once the platform has shown no swap for long enough."""
+    if platform is None or pending.slot.lower() != record.slot_name.lower():
+        return Step.LEAVE
+    if platform.has_swapped(pending.task_hub):
         return Step.CONFIRM
-    if platform is not None and same(platform.production, pending.swapped_out):
+    if pending.is_of(run_url) and platform.is_as_before(pending.task_hub, pending.swapped_out):
         return Step.TAKE_BACK
     return Step.LEAVE
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How the platform's swap went. `resumed`: an earlier run was cut off and may have begun it, too. `looks`: there
-    is a way to look at the platform."""
+    """How the platform's swap went. `looks`: there is a way to look at the platform, and a command that failed was
+    followed by looks for long enough to believe them."""
 
     went_well: bool
     interrupted: bool
-    resumed: bool
     looks: bool
 
 
 def after(attempt: Attempt, platform: Platform | None, target: str, swapped_out: str | None) -> Step:
-    """What follows the platform's swap. `platform` is None if it could not be looked at."""
+    """What follows the platform's swap. `platform` is the last look, None if it could not be looked at."""
     if platform is None:
-        if attempt.went_well:
-            return Step.CONFIRM
-        # A command can fail after the platform has swapped. Who could have looked, and cannot now, does not guess.
-        return Step.LEAVE if attempt.looks else Step.TAKE_BACK
-    if same(platform.production, target):
+        # A look before the swap, and a command that says it has swapped, are enough: logins of pipelines run out.
+        return Step.CONFIRM if attempt.went_well else Step.LEAVE
+    if platform.has_swapped(target):
         return Step.CONFIRM
-    if swapped_out is not None and not same(platform.production, swapped_out):
-        return Step.LEAVE
-    if not attempt.went_well and (attempt.interrupted or attempt.resumed):
-        # Azure goes on with a swap that it has accepted, whatever becomes of the command that asked for it.
-        return Step.LEAVE
-    return Step.TAKE_BACK
+    failed = attempt.looks and not attempt.went_well and not attempt.interrupted
+    return Step.TAKE_BACK if failed and platform.is_as_before(target, swapped_out) else Step.LEAVE
 
 
 def rollback_target(record: Record, asked: str | None, last_swap: Mapping[str, Any] | None) -> str:
     """The hub that a rollback brings back: the one that was swapped out and is still in the slot. `last_swap` is the
-    newest swap in the audit log. Running a rollback twice must not roll forward again.
+    newest swap of this slot in the audit log. Running a rollback twice must not roll forward again.
 
     Raises ConflictError where there is nothing to go back to.
     """
@@ -188,8 +224,53 @@ def rollback_target(record: Record, asked: str | None, last_swap: Mapping[str, A
     return record.slot
 
 
+def against_staging(record: Record, target: str, carried: str | None) -> str | None:
+    """Why the slot on the platform is not the one that the server judges, and None if it is. `carried` is the hub that
+    it carries, None if it has no such setting: the verdict would be about another hub than is overwritten."""
+    if carried is None and (record.slot is None or not record.promoted):
+        # Nothing was ever deployed there, or only staged.
+        return None
+    if any(same(carried, known) for known in (record.slot, target, *record.beneath)):
+        return None
+    if same(carried, record.production) and record.slot is None:
+        # A slot that was made with production's settings, before its first deployment.
+        return None
+    held = record.slot or "no task hub"
+    said = f"in Azure slot {record.slot_name} carries {carried or 'no task hub'}, but the server has {held} there"
+    if carried is None:
+        return f"{said}. Check --hub-setting: it must be the app setting that host.json takes the hub's name from"
+    if same(carried, record.production):
+        return (
+            f"{said}, and {carried} in production. Either a swap was undone or never came, or the hub's setting is "
+            f"slot-sticky: safe-deploy doctor says. If Azure's production carries {held}, the record is behind: "
+            f"{record.typed(held, 'done')}"
+        )
+    return (
+        f"{said}, so it would judge another task hub than the one that is overwritten. When nothing runs on {carried}, "
+        "stage with --force and a reason"
+    )
+
+
+def unregistered(record: Record, carried: str) -> str:
+    """What to do about a production that the server knows nothing of: after the swap it would take the slot, with the
+    old version in it, for empty."""
+    return (
+        f"in Azure production carries task hub {carried}, of which the server knows nothing: after a swap it would "
+        f"take slot {record.slot_name} for empty. Say what is in production: {record.registering(carried)}"
+    )
+
+
+STICKY = (
+    "in Azure the app setting with the task hub's name is slot-sticky: at a swap the hubs would stay with their slots "
+    "and the code would change hubs, under running work. Set it anew with --settings, not --slot-settings"
+)
+"""Why nothing is staged or swapped where the hub's name does not travel with the code."""
+
+
 def _require_before(record: Record, production: str | None, target: str, platform: Platform) -> None:
     """The platform must be as it is before the swap. Raises ConflictError."""
+    if production is None and platform.production is not None:
+        raise ConflictError(unregistered(record, platform.production))
     if production is not None and not same(platform.production, production):
         raise ConflictError(
             f"the server has task hub {production} in production, but in Azure production carries "
@@ -204,12 +285,13 @@ def _require_before(record: Record, production: str | None, target: str, platfor
 
 
 def cut_off(record: Record, pending: Pending) -> str:
-    """What is known of a swap that was cut off, and what to type."""
+    """What is known of a swap that nobody has ended, and what to type."""
     run = f" (run {pending.run_url})" if pending.run_url else ""
-    other = f" or {pending.swapped_out}" if pending.swapped_out else ""
+    other = f", not {pending.swapped_out}" if pending.swapped_out else ""
     return (
         f"{pending.by}{run} began to swap task hub {pending.task_hub} of app {record.app} into production at "
-        f"{pending.started_at} and was cut off. Look what production carries now: {pending.task_hub}{other}. If it is "
-        f"{pending.task_hub}, type: safe-deploy swap --app {record.app} --slot {pending.slot} --task-hub "
-        f"{pending.task_hub} --outcome done. If not, the same with --outcome failed"
+        f"{pending.started_at} and has not said how it went. If that run is still at it, wait for it. If it is over, "
+        f"run it again, which looks first; or look what production carries. If it is {pending.task_hub}{other}, type: "
+        f"{record.typed(pending.task_hub, 'done', pending.slot)}. If it is not, and nobody swaps any more, the same "
+        "with --outcome failed"
     )

@@ -92,4 +92,4 @@ def _gist(verdict: Json | None) -> object:
 
 def _overdue(slot: str, timeout: float, verdict: Json | None, trouble: str | None) -> str:
     last = trouble or "; ".join(reason["message"] for reason in (verdict or {}).get("reasons", []))
-    return f"slot {slot} was not ready within {timeout:.0f} s: {last}"
+    return f"slot {slot} was not ready within {timeout:.10g} s: {last}"

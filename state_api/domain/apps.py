@@ -16,12 +16,14 @@ from state_api.domain.readiness import Policy
 @dataclass(frozen=True, slots=True)
 class Slot:
     """What is in a slot. `promoted` says that the hub has been in production: such a hub may hold work of a released
-    version and is never staged again."""
+    version and is never staged again. `beneath` are the hubs that the platform's slot may still carry, newest first:
+    a version that was staged need not have been deployed; that it was promoted proves that it was."""
 
     task_hub: str
     version: str | None
     since: Instant
     promoted: bool = False
+    beneath: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,14 @@ class App:
             return None
         age = now - self.deployment.started_at
         return self.deployment if age < seconds(60 * self.policy.deployment_timeout_minutes) else None
+
+    def may_carry(self, task_hub: str) -> str | None:
+        """The name of a slot in which the platform may still have this hub, although another was staged over it."""
+        before = self.pending_swap.before if self.pending_swap else {}
+        for name, held in (*self.slots.items(), *before.items()):
+            if held and any(same_hub(hub, task_hub) for hub in held.beneath):
+                return name
+        return None
 
     def slot_of(self, task_hub: str) -> str | None:
         """The name of the slot that holds this hub."""

@@ -57,10 +57,12 @@ def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = Fals
 
 def begin(app: App, slot: str, task_hub: str, rollback: bool, caller: Caller, now: Instant) -> Transition:
     """Say that the platform's swap is about to come: exchanged on record, and pending until `swap` or `take_back`.
-    The run that has begun it may say so again. Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest."""
+    The run that has begun it may say so again; callers without a run URL are not known to be the same one.
+
+    Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest."""
     pending = _pending(app, slot)
     if pending is not None:
-        if same_hub(pending.task_hub, task_hub) and pending.run == caller.run(task_hub):
+        if same_hub(pending.task_hub, task_hub) and caller.run_url and pending.run == caller.run(task_hub):
             return Transition(app, "PostSwap", changed=False)
         # Two runs that both have the platform swap would end where they began.
         raise swap_pending(app, pending)
@@ -137,7 +139,7 @@ def _exchanged(app: App, slot: str, held: Slot, production: Slot | None, now: In
     name = app.slot_name(slot)
     slots = {
         **app.slots,
-        PRODUCTION: replace(held, since=now, promoted=True),
+        PRODUCTION: replace(held, since=now, promoted=True, beneath=()),
         name: None if production is None else replace(production, since=now, promoted=True),
     }
     # A deployment into another slot goes on.

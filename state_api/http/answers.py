@@ -39,10 +39,23 @@ class SlotAnswer(_Given):
     task_hub: str
     version: str | None
     since: Time
+    promoted: bool = Field(description="Whether the task hub has been in production.")
+    beneath: list[str] = Field(
+        description="Task hubs that were in the slot before, newest first, and are judged with it until this one has "
+        "been in production: that a version was staged does not prove that it was deployed."
+    )
 
     @classmethod
     def of(cls, slot: Slot | None) -> "SlotAnswer | None":
-        return None if slot is None else cls(task_hub=slot.task_hub, version=slot.version, since=_time(slot.since))
+        if slot is None:
+            return None
+        return cls(
+            task_hub=slot.task_hub,
+            version=slot.version,
+            since=_time(slot.since),
+            promoted=slot.promoted,
+            beneath=list(slot.beneath),
+        )
 
 
 class RetentionAnswer(_Given):

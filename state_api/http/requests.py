@@ -84,6 +84,8 @@ class SlotContent(_Sent):
     task_hub: TaskHubName
     version: Version | None = None
     since: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
+    promoted: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
+    beneath: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
 
 
 class RetentionRequest(_Sent):

@@ -108,6 +108,10 @@ class Cleanup:
         return artifacts
 
     async def _clean_up(self, order: _Order, retired: Retired) -> CleanedUp:
+        slot = order.app.may_carry(retired.task_hub)
+        if slot is not None:
+            message = f"slot {slot} may still carry it, until what was staged after it has been in production"
+            return CleanedUp(retired, Outcome.IN_USE, message=message)
         hub = await self._task_hubs.get(retired.task_hub)
         artifacts = order.artifacts
         if hub is not None and hub.deleting is not None:

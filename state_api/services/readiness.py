@@ -1,11 +1,12 @@
 """GetStagingStatus: gather the evidence, let the domain judge, wait if asked to."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from state_api.domain.apps import App, Caller, Slot
+from state_api.domain.beneath import combine
 from state_api.domain.errors import AppNotFound
 from state_api.domain.evidence import Activity, Evidence, OpenDeployment, OpenSwap, ProbeResult
 from state_api.domain.exemptions import Exemptions
@@ -35,12 +36,12 @@ class SlotStatus:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """How a verdict is to be verified: by what is read from `asked_at` on or by less, and until when, by the clock of
-    the event loop; or by what was `checked` a moment ago."""
+    the event loop; or by what was `checked` a moment ago, by task hub."""
 
     verify: Verify
     asked_at: Instant
     deadline: float
-    checked: Checked | None = None
+    checked: Mapping[str, Checked] = field(default_factory=dict)
 
 
 class Readiness:
@@ -74,11 +75,11 @@ class Readiness:
         deadline = loop.time() + wait
         asked_at = await self._verifier.now() if verify is Verify.FRESH else self._clock.now()
         verify_at = loop.time()
-        checked: Checked | None = None
+        checked: Mapping[str, Checked] = {}
         while True:
             began = loop.time()
             due = began >= verify_at
-            how = Verification(verify, asked_at, began + BUDGET_SECONDS, None if due else checked)
+            how = Verification(verify, asked_at, began + BUDGET_SECONDS, {} if due else checked)
             status, checked = await self._status(app_name, slot, caller, how)
             if due:
                 took = loop.time() - began
@@ -93,7 +94,7 @@ class Readiness:
 
     async def _status(
         self, app_name: str, slot: str, caller: Caller, how: Verification
-    ) -> tuple[SlotStatus, Checked | None]:
+    ) -> tuple[SlotStatus, Mapping[str, Checked]]:
         app = await self._apps.get(app_name)
         if app is None:
             raise AppNotFound(f"there is no app {app_name}; the first PostStaging or PutApp makes it", app=app_name)
@@ -102,17 +103,32 @@ class Readiness:
         run = caller.run("") if caller.run_url else None
         blocking = blocking_deployment(app, run, self._clock.now())
         pending = app.pending_swap.as_open() if app.pending_swap else None
-        hub = content.task_hub if content else None
-        verdict, checked = await self._judge(app, hub, how, blocking.as_open() if blocking else None, pending)
+        deployment = blocking.as_open() if blocking else None
+        verdict, checked = await self._judge_slot(app, content, how, deployment, pending)
         return SlotStatus(app, app.slot_name(slot), content, verdict), checked
 
     async def verdict(self, app: App, content: Slot | None, how: Verification) -> Verdict:
         """The verdict on what a slot holds."""
-        return (await self._judge(app, content.task_hub if content else None, how))[0]
+        return (await self._judge_slot(app, content, how))[0]
 
     async def verdict_on(self, app: App, task_hub: str, how: Verification) -> Verdict:
         """The verdict on a task hub, whether a slot holds it or not."""
         return (await self._judge(app, task_hub, how))[0]
+
+    async def _judge_slot(
+        self,
+        app: App,
+        content: Slot | None,
+        how: Verification,
+        deployment: OpenDeployment | None = None,
+        pending_swap: OpenSwap | None = None,
+    ) -> tuple[Verdict, Mapping[str, Checked]]:
+        """The verdict on all that a slot may carry, and what verification came to by task hub."""
+        hub = content.task_hub if content else None
+        first = await self._judge(app, hub, how, deployment, pending_swap)
+        others = [(one, await self._judge(app, one, how)) for one in (content.beneath if content else ())]
+        checked = {name: found[1] for name, found in ((hub, first), *others) if name and found[1]}
+        return combine(first[0], [verdict for _, (verdict, _) in others]), checked
 
     async def _judge(
         self,
@@ -133,8 +149,9 @@ class Readiness:
         if app.task_hubs is not None:
             question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
             # Hub, source, policy and waivers may change while somebody waits.
-            again = how.checked is not None and how.checked.key == question.key
-            checked = how.checked if again else await self._verifier.check(question)
+            before = how.checked.get(task_hub)
+            again = before is not None and before.key == question.key
+            checked = before if again else await self._verifier.check(question)
             known = await self._verifier.is_known(task_hub)
         evidence = Evidence(
             task_hub=task_hub,

@@ -14,6 +14,7 @@ from state_api.domain.errors import (
 )
 from state_api.domain.readiness import Verdict
 from state_api.domain.releases import Order, needs_verdict, stage
+from state_api.domain.swaps import begin, swap, take_back
 from tests.domain.builders import (
     ANNA,
     BEN,
@@ -216,9 +217,25 @@ def test_a_verdict_that_is_needed_cannot_be_left_out() -> None:
         stage(shop(), Order("v42"), ANNA, None, False, at())
 
 
+def test_what_was_staged_over_may_still_be_in_the_slot_until_the_new_hub_is_promoted() -> None:
+    app = shop(staging=Slot("v41", None, at(), promoted=True))
+    app = put(put(app, Order("v42")).app, Order("v43"), minutes=5).app
+    assert [app.may_carry(hub) for hub in ("v41", "V42", "v43", "v40")] == ["staging", "staging", None, None]
+    pending = begin(app, "staging", "v43", False, ANNA, at(360)).app
+    assert pending.may_carry("v41") == "staging"
+    assert take_back(pending, "staging", "v43").app.may_carry("v41") == "staging"
+    assert swap(pending, "staging", "v43", at(400)).app.may_carry("v41") is None
+
+
+def test_staging_the_same_hub_again_forgets_nothing_beneath() -> None:
+    app = put(shop(staging=Slot("v41", None, at(), promoted=True)), Order("v42"), minutes=1).app
+    again = put(replace(app, deployment=None), Order("v42"), minutes=90).app
+    assert again.slots["staging"] == Slot("v42", None, at(60), beneath=("v41",))
+
+
 def test_the_same_run_may_stage_under_a_new_name_and_retires_the_hub_it_staged_before() -> None:
     transition = put(deploying(ANNA), Order("v43", "1.5.1"), minutes=5)
-    assert transition.app.slots["staging"] == Slot("v43", "1.5.1", at(300))
+    assert transition.app.slots["staging"] == Slot("v43", "1.5.1", at(300), beneath=("v42",))
     assert transition.app.retired == (Retired("v42", "1.5.0", at(300)),)
     assert transition.app.deployment == Deployment("v43", "1.5.1", "staging", at(300), "anna", RUN_7, f"url:{RUN_7}")
     assert "takenOverFrom" not in transition.details

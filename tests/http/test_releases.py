@@ -33,6 +33,8 @@ async def test_the_whole_sequence_of_three_versions(http: httpx.AsyncClient, app
         "taskHub": three,
         "version": "3.0.0",
         "since": staged.json()["updatedAt"],
+        "promoted": False,
+        "beneath": [one],
     }
     assert [hub["taskHub"] for hub in staged.json()["retired"]] == [one]
     swapped = (await swap(http, app, three)).json()
@@ -163,7 +165,35 @@ async def test_force_stages_over_running_work_with_a_reason_on_record(http: http
     assert newest["reason"] == "orders are test data"
     assert "1 orchestration instance is active" in newest["details"]["forcedOver"][0]
     kept = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in kept] == [(one, "InUse")]
+    await swap(http, app, three)
+    kept = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
     assert [(hub["taskHub"], hub["outcome"], codes(hub)) for hub in kept] == [(one, "NotDrained", ["InstancesActive"])]
+
+
+async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_runs_in_the_slot(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock
+) -> None:
+    one, two, three, four = new_hub(), new_hub(), new_hub(), new_hub()
+    await swapped_out(http, app, one)
+    await swapped_out(http, app, two)
+    assert (await stage(http, app, three)).status_code == 200
+    await http.delete(f"/api/apps/{app}/staging", params={"taskHub": three})
+    # The deployment of three failed, so the slot still has the code that runs on one.
+    await publish(http, event(one, "late"))
+    verdict = await staging(http, app)
+    assert (verdict["taskHub"], codes(verdict), verdict["activeCount"]) == (three, ["InstancesActive"], 1)
+    assert one in verdict["reasons"][0]["message"]
+    problem(await stage(http, app, four), 409, "StagingNotReady")
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "InUse")]
+    await publish(http, event(one, "late", "Completed"))
+    clock.turn(31)
+    assert (await stage(http, app, four)).json()["slots"]["staging"]["beneath"] == [three, one]
+    swapped = await swap(http, app, four)
+    assert swapped.json()["slots"]["production"]["beneath"] == []
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "Removed"), (three, "Removed")]
 
 
 async def test_a_hub_is_used_once_and_by_one_app(http: httpx.AsyncClient, app: str) -> None:

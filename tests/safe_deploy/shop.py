@@ -26,6 +26,9 @@ from tests.safe_deploy.processes import KEYS, Ended, environment
 from tests.server.processes import HOST
 
 GROUP = "shop-rg"
+SETTLE_SECONDS = 1
+"""How long safe-deploy watches the platform after a swap that failed or was cut off."""
+
 RUN = "https://ci.example/runs/1"
 LOOK = "functionapp config appsettings list"
 SWAP = "functionapp deployment slot swap"
@@ -175,7 +178,7 @@ class Shop:
         az: bool = True,
         patience: float | None = None,
         url: str = "",
-        run_url: str = RUN,
+        run_url: str | None = RUN,
         **given: str,
     ) -> Running:
         """With `patience`, in seconds, requests are tried again only so long, and looks follow each other at once."""
@@ -189,7 +192,8 @@ class Shop:
             "SAFE_DEPLOY_SERVER": url or self.url,
             "SAFE_DEPLOY_APP": self.app,
             "SAFE_DEPLOY_KEY": KEYS["deployer"],
-            "SAFE_DEPLOY_RUN_URL": run_url,
+            "SAFE_DEPLOY_RUN_URL": run_url or "",
+            "SAFE_DEPLOY_SETTLE": str(SETTLE_SECONDS),
             "COLUMNS": "1000",
             **given,
         }
@@ -206,7 +210,7 @@ class Shop:
     def run(self, arguments: Sequence[str], **how: Any) -> Ended:
         """Run it to its end. No key is ever printed."""
         ended = self.start(arguments, **how).end()
-        assert "Traceback" not in ended.stderr
+        assert "Traceback" not in ended.stderr, ended.stderr
         for key in KEYS.values():
             assert key not in ended.stdout + ended.stderr
         return ended
@@ -224,9 +228,10 @@ class Shop:
         assert answer.status_code == 200, answer.text
         self.carry(staging=hub or self.new)
 
-    def tell(self, hub: str, outcome: str, run_url: str = RUN) -> None:
+    def tell(self, hub: str, outcome: str, run_url: str | None = RUN) -> None:
         body = {"taskHub": hub, "outcome": outcome}
-        answer = self.server.post(f"/api/apps/{self.app}/swap", json=body, headers={"X-Run-Url": run_url})
+        headers = {"X-Run-Url": run_url} if run_url else {}
+        answer = self.server.post(f"/api/apps/{self.app}/swap", json=body, headers=headers)
         assert answer.status_code == 200, answer.text
 
     def carry(self, **hubs: str | None) -> None:

@@ -137,7 +137,8 @@ def test_the_record_is_pending_while_the_platform_swaps_and_nobody_else_can_stag
 
 def test_a_command_that_fails_leaves_everything_as_it_was_and_the_run_can_try_again(staged: Shop) -> None:
     staged.cloud.fault("swap", code=3, times=1)
-    ends(staged.run(staged.swap()), 1, "ended with exit code 3", "The record is swapped back")
+    ended = staged.run(staged.swap())
+    ends(ended, 1, "ended with exit code 3", "watching Azure for 1 s", "The record is swapped back")
     assert staged.is_as_before()
     assert staged.deploying() == staged.new
     ends(staged.run(staged.swap()), 0)
@@ -153,18 +154,52 @@ def test_a_command_that_fails_after_the_platform_has_swapped_is_told_and_the_swa
     assert staged.swaps() == 1
 
 
-def test_a_command_that_ends_well_and_has_swapped_nothing_is_taken_back(staged: Shop) -> None:
+def test_a_command_that_fails_while_azure_goes_on_with_the_swap_is_watched_until_it_has_come(staged: Shop) -> None:
+    later = f"(sleep 0.5; exec {shlex.join(staged.az_swap)}) >/dev/null 2>&1 & exit 1"
+    options = ["--resource-group", GROUP, "--settle", "20"]
+    ends(staged.run(staged.swap("sh", "-c", later, options=options)), 1, "the swap is done, and on record")
+    assert staged.is_swapped()
+
+
+def test_a_command_that_ends_well_and_has_swapped_nothing_leaves_the_swap_pending(staged: Shop) -> None:
     group = ["--resource-group", GROUP]
-    ends(staged.run(staged.swap("true", options=group), patience=30), 6, "it swapped nothing", "swapped back")
+    ended = staged.run(staged.swap("true", options=group), patience=30)
+    ends(ended, 6, "swapped nothing, or not yet")
+    assert staged.pending() == staged.new
+    assert staged.carried() == (staged.old, staged.new)
+    ends(staged.type(typed(ended, "failed")), 0)
     assert staged.is_as_before()
     assert staged.deploying() == staged.new
 
 
-def test_a_setting_that_stays_with_its_slot_is_found_out(staged: Shop) -> None:
-    slots = {"production": {"settings": {"TASK_HUB": staged.old}}, "staging": {"settings": {"TASK_HUB": staged.new}}}
-    staged.cloud.make({staged.app: {"resourceGroup": GROUP, "sticky": ["TASK_HUB"], "slots": slots}})
-    ends(staged.run(staged.swap(), patience=30), 6, "stays with the slot")
-    assert staged.is_as_before()
+@pytest.mark.parametrize("verb", ["stage", "swap", "rollback"])
+def test_a_setting_that_stays_with_its_slot_is_found_out_before_anything_is_changed(swapped: Shop, verb: str) -> None:
+    slots = {
+        "production": {"settings": {"TASK_HUB": swapped.new}},
+        "staging": {"settings": {"TASK_HUB": swapped.old}},
+    }
+    swapped.cloud.make({swapped.app: {"resourceGroup": GROUP, "sticky": ["TASK_HUB"], "slots": slots}})
+    swapped.old, swapped.new = swapped.new, swapped.old
+    group = ["--resource-group", GROUP]
+    arguments = {"stage": ["stage", "--task-hub", new_hub(), *group], "swap": swapped.swap()}
+    ends(swapped.run(arguments.get(verb, swapped.rollback())), 6, "is slot-sticky")
+    assert swapped.is_as_before()
+    assert swapped.swaps() == 0
+
+
+def test_what_production_carries_must_be_known_before_it_is_swapped_out(staged: Shop) -> None:
+    other = Shop(
+        staged.server, staged.starter, staged.url, f"{staged.app}x", staged.folder, staged.cloud, staged.old, staged.new
+    )
+    other.old, other.new = new_hub(), new_hub()
+    slots = {"production": {"settings": {"TASK_HUB": other.old}}, "staging": {"settings": {}}}
+    other.cloud.make({other.app: {"resourceGroup": GROUP, "slots": slots}})
+    ended = stages(other)
+    ends(ended, 6, "of which the server knows nothing", f"register --server {other.url} --app {other.app}")
+    assert staged.server.get(f"/api/apps/{other.app}").status_code == 404
+    other.stage()
+    ends(other.run(other.swap()), 6, "of which the server knows nothing")
+    assert other.swaps() == 0
 
 
 def test_nothing_is_begun_where_the_platform_cannot_be_looked_at(staged: Shop) -> None:
@@ -188,25 +223,60 @@ def test_who_cannot_look_after_a_failure_leaves_the_swap_pending_and_says_what_t
     swap = f"{shlex.join(staged.az_swap)};" if platform_swapped else ""
     command = f"{swap} {sys.executable} -W ignore -c {shlex.quote(breaks)} {state}; exit 4"
     ended = staged.run(staged.swap("sh", "-c", command, options=["--resource-group", GROUP]))
-    ends(ended, 6, "it could not be looked at", "pending")
+    ends(ended, 6, "What Azure carries cannot be seen", "pending")
     assert staged.pending() == staged.new
     staged.cloud.clear_faults()
     ends(staged.type(typed(ended, "done" if platform_swapped else "failed")), 0)
     assert staged.is_swapped() if platform_swapped else staged.is_as_before()
 
 
-def test_where_nobody_can_look_the_exit_code_is_all_there_is(staged: Shop) -> None:
-    ends(staged.run(staged.swap("sh", "-c", "exit 9"), az=False), 1, "exit code 9", "The record is swapped back")
+def test_where_nobody_can_look_a_command_that_fails_leaves_the_swap_pending(staged: Shop) -> None:
+    ended = staged.run(staged.swap("sh", "-c", "exit 9"), az=False)
+    ends(ended, 6, "exit code 9", "What Azure carries cannot be seen", "pending")
+    assert staged.pending() == staged.new
+    ends(staged.type(typed(ended, "failed")), 0)
     assert staged.is_as_before()
     ends(staged.run(staged.swap("sh", "-c", " ".join(staged.az_swap))), 0)
     assert staged.is_swapped()
+
+
+@pytest.mark.parametrize("verb", ["swap", "rollback"])
+@pytest.mark.parametrize("both", [False, True])
+def test_without_a_command_it_must_be_said_how_the_swap_went_and_with_one_it_must_not(
+    swapped: Shop, verb: str, both: bool
+) -> None:
+    arguments = [verb, "--task-hub", swapped.old, *(["--outcome", "done", "--", "true"] if both else [])]
+    ends(swapped.run(arguments), 2, "--outcome")
+    assert swapped.is_swapped()
+
+
+def test_a_run_without_an_address_does_not_run_a_pending_swap_again(staged: Shop) -> None:
+    staged.tell(staged.new, "Pending", None)
+    group = ["--resource-group", GROUP]
+    command, mark = touch(staged)
+    ends(staged.run(staged.swap(*command, options=group), run_url=None), 6, "has not said how it went")
+    assert not mark.exists()
+    staged.carry(production=staged.new, staging=staged.old)
+    ends(staged.run(staged.swap(*command, options=group), run_url=None), 0)
+    assert staged.is_swapped()
+
+
+def test_a_swap_that_was_cut_off_and_comes_late_is_not_run_again(staged: Shop) -> None:
+    staged.tell(staged.new, "Pending")
+    running = staged.start(staged.swap(options=["--settle", "30"]))
+    until(lambda: "watching Azure" in running.err.read_text(), "it watches")
+    assert staged.swaps() == 0
+    staged.carry(production=staged.new, staging=staged.old)
+    ends(running.end(), 0, "the command was not run")
+    assert staged.is_swapped()
+    assert staged.swaps() == 0
 
 
 def test_where_nobody_can_look_a_swap_that_was_cut_off_waits_for_a_person(staged: Shop) -> None:
     staged.tell(staged.new, "Pending")
     command, mark = touch(staged)
     ended = staged.run(staged.swap(*command))
-    ends(ended, 6, "was cut off", staged.new, staged.old)
+    ends(ended, 6, "has not said how it went", staged.new, staged.old)
     assert not mark.exists()
     ends(staged.type(typed(ended, "done").replace("done", "failed")), 0)
     assert staged.is_as_before()
@@ -305,7 +375,7 @@ def test_the_pending_swap_of_another_run_is_left_alone(staged: Shop, looks: bool
 def test_of_two_runs_that_swap_at_once_only_one_reaches_the_platform(staged: Shop) -> None:
     staged.cloud.fault("swap", code=None, delay=0.5)
     runs = [staged.start(staged.swap(), run_url=url) for url in ("https://ci.example/a", "https://ci.example/b")]
-    assert min(running.end().code for running in runs) == 0
+    assert sorted(running.end().code for running in runs) == [0, 6]
     assert staged.swaps() == 1
     assert staged.is_swapped()
 
@@ -400,9 +470,7 @@ def test_a_server_that_stays_away_leaves_the_swap_pending_and_it_is_said_what_to
         staged.cloud.fault("swap", times=1)
     ended = staged.run(staged.swap(), patience=0.5)
     carried = staged.new if works else staged.old
-    ends(
-        ended, 1, f"production carries {'task hub ' if works else ''}{carried}", f"{staged.new} is in production, pend"
-    )
+    ends(ended, 1, f"production carries {carried}", f"{staged.new} was put into production, pending")
     assert staged.pending() == staged.new
     way.clear()
     ends(staged.type(typed(ended, "done" if works else "failed")), 0)
@@ -443,7 +511,7 @@ def test_who_stops_it_before_a_swap_that_was_cut_off_is_run_again_leaves_it_pend
     running = staged.start(staged.swap())
     until(lambda: staged.cloud.called(LOOK) == 1, "it looks")
     running.send(signal.SIGTERM)
-    ends(running.end(), 1, "stopped before the command was run", "stays pending")
+    ends(running.end(), 6, "has not said how it went")
     assert staged.pending() == staged.new
     assert staged.swaps() == 0
 
@@ -479,10 +547,11 @@ def test_what_the_command_has_started_is_not_left_running(staged: Shop, number: 
     until(lambda: written(group), "the command runs")
     running.send(number)
     ended = running.end()
-    assert ended.code == 1, ended.stderr
+    assert ended.code == 6, ended.stderr
     until(lambda: is_gone(int(group.read_text())), "nothing of the command is left")
+    assert staged.pending() == staged.new
+    ends(staged.type(typed(ended, "failed")), 0)
     assert staged.is_as_before()
-    ends(staged.type(typed(ended, "done").replace("done", "failed")), 0)
 
 
 def test_who_asks_twice_kills_a_command_that_does_not_listen(staged: Shop) -> None:
@@ -586,22 +655,33 @@ def test_a_rollback_that_fails_is_taken_back_and_can_be_repeated(swapped: Shop) 
 
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("platform_swapped", [False, True])
-def test_a_rollback_after_a_swap_that_was_cut_off_ends_in_the_old_hub(
-    staged: Shop, platform_swapped: bool, by_name: bool
+@pytest.mark.parametrize("own", [False, True])
+def test_a_rollback_after_a_swap_that_was_cut_off_ends_in_the_old_hub_unless_another_run_may_be_at_it(
+    staged: Shop, platform_swapped: bool, by_name: bool, own: bool
 ) -> None:
     staged.tell(staged.new, "Pending")
     if platform_swapped:
         staged.carry(production=staged.new, staging=staged.old)
     options = ["--task-hub", staged.old] if by_name else []
-    ends(staged.run(staged.rollback(options=options), run_url=OTHER_RUN), 0)
-    assert staged.is_as_before()
-    assert staged.swaps() == platform_swapped
+    ended = staged.run(staged.rollback(options=options), run_url=RUN if own else OTHER_RUN)
+    if platform_swapped:
+        ends(ended, 0)
+        assert staged.is_as_before()
+        assert staged.swaps() == 1
+    elif own:
+        # Nothing was ever swapped: the record is right again.
+        ends(ended, 0)
+        assert staged.is_as_before()
+        assert staged.swaps() == 0
+    else:
+        ends(ended, 6, "If that run is still at it, wait for it")
+        assert staged.pending() == staged.new
 
 
 def test_a_rollback_after_a_swap_that_was_cut_off_does_nothing_in_the_dark(staged: Shop) -> None:
     staged.tell(staged.new, "Pending")
     command, mark = touch(staged)
-    ends(staged.run(staged.rollback(*command)), 6, "was cut off", "--outcome failed")
+    ends(staged.run(staged.rollback(*command)), 6, "has not said how it went", "--outcome failed")
     assert not mark.exists()
     assert staged.pending() == staged.new
 
@@ -613,14 +693,14 @@ def test_a_rollback_of_another_slot_leaves_a_swap_that_was_cut_off_alone(staged:
     slots = {slot: {"settings": {"TASK_HUB": hub}} for slot, hub in hubs.items()}
     staged.cloud.make({staged.app: {"resourceGroup": GROUP, "slots": slots}})
     ended = staged.run(staged.rollback("true", options=group))
-    ends(ended, 6, "was cut off")
+    ends(ended, 6, "has not said how it went")
     assert "--slot staging" in typed(ended, "done")
     assert staged.pending() == staged.new
 
 
 def test_a_rollback_without_a_command_changes_the_record_only(swapped: Shop) -> None:
     for _ in range(2):
-        ends(swapped.run(["rollback"]), 0)
+        ends(swapped.run(["rollback", "--outcome", "done"]), 0)
         assert swapped.recorded() == (swapped.old, swapped.new)
     assert swapped.carried() == (swapped.new, swapped.old)
     assert swapped.swaps() == 0
@@ -744,17 +824,14 @@ def test_the_commands_of_a_deployment_get_no_key(shop: Shop) -> None:
 # --- what the slot carries before it is overwritten ---
 
 
-def stages(shop: Shop, hub: str = "") -> Ended:
-    return shop.run(["stage", "--task-hub", hub or shop.new, "--resource-group", GROUP])
+def stages(shop: Shop, hub: str = "", *options: str) -> Ended:
+    return shop.run(["stage", "--task-hub", hub or shop.new, "--resource-group", GROUP, *options])
 
 
 @pytest.mark.parametrize("carried", ["", "new", "old"])
 def test_an_empty_slot_is_staged_if_it_carries_nothing_or_what_it_was_made_with(shop: Shop, carried: str) -> None:
-    hubs = {"": None, "new": shop.new, "old": shop.old}
-    shop.carry(staging=hubs[carried])
-    ended = stages(shop)
-    ends(ended, 0)
-    assert ("carries production's task hub" in ended.stderr) == (carried == "old")
+    shop.carry(staging={"": None, "new": shop.new, "old": shop.old}[carried])
+    ends(stages(shop), 0)
 
 
 def test_a_slot_is_staged_if_it_carries_what_the_server_has_there(swapped: Shop) -> None:
@@ -763,39 +840,51 @@ def test_a_slot_is_staged_if_it_carries_what_the_server_has_there(swapped: Shop)
 
 def test_a_slot_that_carries_productions_hub_is_a_swap_that_nobody_saw(swapped: Shop) -> None:
     swapped.carry(production=swapped.old, staging=swapped.new)
-    ends(stages(swapped, new_hub()), 6, "a swap failed unseen")
+    ended = stages(swapped, new_hub())
+    ends(ended, 6, "a swap was undone or never came")
     assert swapped.recorded() == (swapped.new, swapped.old)
+    ends(swapped.type(typed(ended, "done")), 0)
+    assert swapped.recorded() == swapped.carried()
 
 
-def test_a_slot_that_carries_a_hub_nobody_knows_is_not_overwritten(swapped: Shop) -> None:
+def test_a_slot_that_carries_a_hub_nobody_knows_is_overwritten_by_force_alone(swapped: Shop) -> None:
     swapped.carry(staging="v99")
-    ends(stages(swapped, new_hub()), 6, "carries task hub v99")
+    third = new_hub()
+    ends(stages(swapped, third), 6, "carries v99", "--force")
     assert swapped.recorded() == (swapped.new, swapped.old)
     assert swapped.deploying() is None
+    ends(stages(swapped, third, "--force", "--reason", "nothing runs there"), 0, "by force")
+    assert swapped.recorded() == (swapped.new, third)
 
 
 @pytest.mark.parametrize("active", [False, True])
-def test_a_slot_that_still_carries_a_retired_hub_is_overwritten_only_if_nothing_is_active_in_it(
+def test_a_slot_that_still_carries_what_was_there_before_a_failed_deployment_is_judged_by_it(
     swapped: Shop, active: bool
 ) -> None:
     left = swapped.old
-    # A run that came as far as its stage: its deployment was abandoned.
     third = new_hub()
     swapped.stage(third)
-    swapped.server.delete(
-        f"/api/apps/{swapped.app}/staging",
-        params={"taskHub": third},
-        headers={"X-Run-Url": "https://ci.example/runs/1"},
-    ).raise_for_status()
+    ends(swapped.run(["abandon", "--task-hub", third]), 0, "")
+    assert swapped.deploying() is None
     swapped.carry(staging=left)
-    assert left in [one["taskHub"] for one in swapped.record()["retired"]]
     if active:
         swapped.server.post("/api/events", json=[event(left, status="Running")]).raise_for_status()
     ended = stages(swapped, new_hub())
     if active:
-        ends(ended, 6, f"carries task hub {left}")
+        ends(ended, 3, f"active on task hub {left}")
     else:
-        ends(ended, 0, "is retired and has nothing active")
+        ends(ended, 0)
+
+
+def test_a_hub_that_azure_has_in_a_slot_is_not_deleted_whatever_is_on_record(swapped: Shop) -> None:
+    third = new_hub()
+    policy = {"policy": {"retention": {"keepLast": 5}}}
+    swapped.server.put(f"/api/apps/{swapped.app}", json=policy).raise_for_status()
+    ends(swapped.run(swapped.deploy(hub=third), run_url=OTHER_RUN), 0)
+    assert [one["taskHub"] for one in swapped.record()["retired"]] == [swapped.old]
+    swapped.carry(staging=swapped.old)
+    group = ["--resource-group", GROUP, "--delete-task-hubs"]
+    ends(swapped.run(["cleanup", *group]), 6, "in Azure staging carries it: nothing was deleted")
 
 
 def test_nothing_is_staged_where_the_platform_cannot_be_looked_at(shop: Shop) -> None:

@@ -16,6 +16,7 @@ from safe_deploy.swaps import (
     Record,
     Step,
     after,
+    against_staging,
     before,
     cut_off,
     rollback_target,
@@ -33,9 +34,12 @@ UNSWAPPED = Platform("v41", "v42")
 DONE = Platform("v42", "v41")
 
 
-def refused(record: Record, platform: Platform | None, target: str = "v42") -> str:
+RUN = "https://ci.example/runs/1"
+
+
+def refused(record: Record, platform: Platform | None, target: str = "v42", run_url: str | None = RUN) -> str:
     with pytest.raises(ConflictError) as caught:
-        before(record, target, platform)
+        before(record, target, platform, run_url)
     assert caught.value.exit_code == 6
     return caught.value.message
 
@@ -95,7 +99,6 @@ def test_a_record_is_what_the_server_answers(app: dict[str, Any], slot: str, exp
         # The first deployment: nothing on record is in production, whatever the platform has there.
         (FIRST, None, Step.BEGIN),
         (FIRST, Platform(None, "v42"), Step.BEGIN),
-        (FIRST, Platform("v40", "v42"), Step.BEGIN),
         (FIRST, Platform("v42", None), Step.CONFIRM),
         # Not in the slot: the server refuses, and says what is where.
         (Record("shop", "staging", "v41", "v43"), UNSWAPPED, Step.BEGIN),
@@ -108,17 +111,27 @@ def test_a_record_is_what_the_server_answers(app: dict[str, Any], slot: str, exp
     ],
 )
 def test_what_a_swap_begins_with(record: Record, platform: Platform | None, step: Step) -> None:
-    assert before(record, "v42", platform) is step
+    assert before(record, "v42", platform, RUN) is step
 
 
 @pytest.mark.parametrize("platform", [None, UNSWAPPED, DONE])
 def test_a_pending_swap_of_another_hub_or_slot_stops_everything(platform: Platform | None) -> None:
-    assert "was cut off" in refused(BEGUN, platform, "v43")
-    assert "was cut off" in refused(replace(BEGUN, slot_name="canary"), platform)
+    assert "has not said how it went" in refused(BEGUN, platform, "v43")
+    assert "has not said how it went" in refused(replace(BEGUN, slot_name="canary"), platform)
 
 
 def test_a_pending_swap_is_not_run_again_where_nobody_can_look() -> None:
     assert "--outcome failed" in refused(BEGUN, None)
+
+
+@pytest.mark.parametrize("run_url", [None, "https://ci.example/runs/2"])
+@pytest.mark.parametrize("began", [None, RUN])
+def test_only_the_run_that_began_a_swap_runs_it_again_and_anybody_may_confirm_it(
+    run_url: str | None, began: str | None
+) -> None:
+    record = replace(BEGUN, pending=replace(PENDING, run_url=began))
+    assert "wait for it" in refused(record, UNSWAPPED, run_url=run_url)
+    assert before(record, "v42", DONE, run_url) is Step.CONFIRM
 
 
 @pytest.mark.parametrize(
@@ -131,6 +144,11 @@ def test_a_pending_swap_is_not_run_again_where_nobody_can_look() -> None:
         (STAGED, Platform("v41", "v40"), "slot staging carries v40"),
         (STAGED, Platform("v41", None), "slot staging carries no task hub"),
         (STAGED, Platform("v41", "v41"), "slot staging carries v41"),
+        # A hub in both places proves no swap.
+        (STAGED, Platform("v42", "v42"), "production carries v42"),
+        (BEGUN, Platform("v42", "v42"), "production carries v42"),
+        # After a swap the slot would hold what the server knows nothing of.
+        (FIRST, Platform("v40", "v42"), "safe-deploy register --app shop --task-hub v40"),
         (BEGUN, Platform("v40", "v42"), "production carries v40"),
         (BEGUN, Platform("v41", "v40"), "slot staging carries v40"),
     ],
@@ -139,6 +157,7 @@ def test_where_server_and_platform_disagree_nothing_is_begun(record: Record, pla
     assert said in refused(record, platform)
 
 
+@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize(
     ("platform", "step"),
     [
@@ -146,19 +165,19 @@ def test_where_server_and_platform_disagree_nothing_is_begun(record: Record, pla
         (Platform("V42", None), Step.CONFIRM),
         (UNSWAPPED, Step.TAKE_BACK),
         (Platform("v40", "v42"), Step.LEAVE),
+        (Platform("v42", "v42"), Step.LEAVE),
         (Platform(None, None), Step.LEAVE),
         (None, Step.LEAVE),
     ],
 )
-def test_how_a_swap_that_was_cut_off_ended(platform: Platform | None, step: Step) -> None:
-    assert settled(PENDING, platform) is step
+def test_how_a_swap_that_was_cut_off_ended(platform: Platform | None, step: Step, own: bool) -> None:
+    # Another run may still be at it, so it is not for others to say that it failed.
+    expected = Step.LEAVE if step is Step.TAKE_BACK and not own else step
+    assert settled(BEGUN, PENDING, platform, RUN if own else None) is expected
+    assert settled(replace(BEGUN, slot_name="canary"), PENDING, platform, RUN) is Step.LEAVE
 
 
-def test_nobody_can_tell_how_a_first_swap_ended_that_brought_nothing_into_production() -> None:
-    assert settled(replace(PENDING, swapped_out=None), Platform(None, "v42")) is Step.LEAVE
-
-
-WELL = Attempt(went_well=True, interrupted=False, resumed=False, looks=True)
+WELL = Attempt(went_well=True, interrupted=False, looks=True)
 FAILED = replace(WELL, went_well=False)
 
 
@@ -169,21 +188,24 @@ FAILED = replace(WELL, went_well=False)
         (WELL, DONE, Step.CONFIRM),
         (FAILED, DONE, Step.CONFIRM),
         (replace(FAILED, interrupted=True), DONE, Step.CONFIRM),
-        (WELL, UNSWAPPED, Step.TAKE_BACK),
+        # It said that it has swapped, and nothing shows: that may change.
+        (WELL, UNSWAPPED, Step.LEAVE),
+        # It was watched for long after it failed.
         (FAILED, UNSWAPPED, Step.TAKE_BACK),
         # A swap that may still be under way.
         (replace(FAILED, interrupted=True), UNSWAPPED, Step.LEAVE),
-        (replace(FAILED, resumed=True), UNSWAPPED, Step.LEAVE),
         # Neither of the two.
         (WELL, Platform("v40", "v42"), Step.LEAVE),
         (FAILED, Platform(None, "v42"), Step.LEAVE),
+        (FAILED, Platform("v41", None), Step.LEAVE),
+        (FAILED, Platform("v42", "v42"), Step.LEAVE),
         # It could be looked at before, and cannot now.
         (WELL, None, Step.CONFIRM),
         (FAILED, None, Step.LEAVE),
         (replace(FAILED, interrupted=True), None, Step.LEAVE),
-        # It never could: the exit code is all there is.
+        # It never could.
         (replace(WELL, looks=False), None, Step.CONFIRM),
-        (replace(FAILED, looks=False), None, Step.TAKE_BACK),
+        (replace(FAILED, looks=False), None, Step.LEAVE),
     ],
 )
 def test_what_follows_the_platforms_swap(attempt: Attempt, platform: Platform | None, step: Step) -> None:
@@ -191,9 +213,32 @@ def test_what_follows_the_platforms_swap(attempt: Attempt, platform: Platform | 
 
 
 @pytest.mark.parametrize("production", [None, "v40"])
-def test_a_first_swap_is_taken_back_unless_production_carries_the_hub(production: str | None) -> None:
+def test_a_first_swap_is_taken_back_while_the_hub_waits_in_the_slot(production: str | None) -> None:
     assert after(FAILED, Platform(production, "v42"), "v42", None) is Step.TAKE_BACK
     assert after(FAILED, Platform("v42", production), "v42", None) is Step.CONFIRM
+
+
+@pytest.mark.parametrize(
+    ("record", "carried", "said"),
+    [
+        (Record("shop", "staging", "v42", "v41", promoted=True), "V41", None),
+        (Record("shop", "staging", "v42", "v41", promoted=True), "v43", None),
+        # Nothing was ever deployed there, or it was only staged.
+        (Record("shop", "staging", "v42", None), None, None),
+        (STAGED, None, None),
+        # A slot that was made with production's settings.
+        (Record("shop", "staging", "v42", None), "v42", None),
+        # The deployment of what was staged failed.
+        (replace(STAGED, beneath=("v40", "v39")), "V39", None),
+        (STAGED, "v40", "stage with --force and a reason"),
+        (Record("shop", "staging", "v42", None), "v40", "the server has no task hub there"),
+        (Record("shop", "staging", "v42", "v41", promoted=True), None, "Check --hub-setting"),
+        (Record("shop", "staging", "v42", "v41", promoted=True), "v42", "--task-hub v41 --outcome done"),
+    ],
+)
+def test_the_slot_must_carry_what_the_server_judges(record: Record, carried: str | None, said: str | None) -> None:
+    against = against_staging(record, "v43", carried)
+    assert (against is None) if said is None else (against is not None and said in against)
 
 
 FORWARD = {"operation": "PostSwap", "details": {"production": "v42", "swappedOut": "v41"}}
@@ -233,11 +278,13 @@ def test_a_rollback_to_what_a_deployment_has_brought_into_production_is_refused(
 
 def test_what_was_cut_off_is_told_with_who_when_and_what_to_type() -> None:
     told = cut_off(BEGUN, PENDING)
-    for part in ("ann", "https://ci.example/runs/1", "2026-11-21T10:00:00Z", "v42 or v41", "--outcome failed"):
+    for part in ("ann", "https://ci.example/runs/1", "2026-11-21T10:00:00Z", "v42, not v41", "--outcome failed"):
         assert part in told
     assert "safe-deploy swap --app shop --slot staging --task-hub v42 --outcome done" in told
     assert "(run" not in cut_off(BEGUN, replace(PENDING, run_url=None))
-    assert " or v" not in cut_off(BEGUN, replace(PENDING, swapped_out=None))
+    assert "not v41" not in cut_off(BEGUN, replace(PENDING, swapped_out=None))
+    there = replace(BEGUN, server="https://state.example")
+    assert "safe-deploy swap --server https://state.example --app shop" in cut_off(there, PENDING)
 
 
 # --- the model ---
@@ -246,9 +293,9 @@ def test_what_was_cut_off_is_told_with_who_when_and_what_to_type() -> None:
 @dataclass(frozen=True, slots=True)
 class Luck:
     """What happens to one run. `steps` of it are carried out before it is killed; None for all. A killed run's `az`
-    still `finishes` what it has begun, or not. `works`: the platform swaps. `code`: the command's word for it.
-    `stopped`: by a signal, and then a swap that the platform has accepted may come `late`. `dark`: the look before and
-    the look after fail."""
+    still `finishes` what it has begun, or not. `works`: the platform swaps. `code`: the command's word for it. A swap
+    that the platform has accepted may come `late`, after the command has ended. `stopped`: by a signal. `dark`: the
+    look before and the look after fail."""
 
     steps: int | None
     finishes: bool
@@ -293,6 +340,13 @@ class World:
         self.carried = Platform(self.carried.slot, self.carried.production)
         self.swaps += 1
 
+    def watch(self) -> bool:
+        """Look for long: what the platform has accepted comes by then. Whether something came."""
+        came, self.late = self.late, False
+        if came:
+            self.swap()
+        return came
+
     def tell(self, step: Step) -> None:
         """As the server does it: what is said twice changes nothing."""
         self.trail.append(step)
@@ -309,8 +363,11 @@ def attempted(world: World, luck: Luck) -> Iterator[None]:
     yield
     if world.looks and luck.dark[0]:
         return
-    step = before(world.record, "v42", world.seen(dark=False))
+    step = before(world.record, "v42", world.seen(dark=False), RUN)
     yield
+    if step is Step.RUN and world.watch():
+        # It was waited for whether what was cut off comes.
+        step = Step.CONFIRM
     if step is Step.DONE:
         return
     if step is Step.CONFIRM:
@@ -326,20 +383,22 @@ def attempted(world: World, luck: Luck) -> Iterator[None]:
     yield
     world.late = False
     if luck.works:
-        if luck.stopped and luck.late:
+        if luck.late:
             world.late = True
         else:
             world.swap()
     yield
-    attempt = Attempt(luck.code == 0, luck.stopped, step is Step.RUN, world.looks)
+    if luck.code and not luck.stopped and world.looks:
+        world.watch()
+    attempt = Attempt(luck.code == 0, luck.stopped, world.looks)
     step = after(attempt, world.seen(luck.dark[1]), "v42", swapped_out)
     yield
     world.tell(step)
 
 
 def run(world: World, luck: Luck) -> bool:
-    """Whether it came to its end; otherwise it was killed. What the platform has accepted is done before the next
-    run looks: docs/concepts.md says to wait for a run that still goes on."""
+    """Whether it came to its end; otherwise it was killed. What the platform has accepted may come while the next run
+    is at it already."""
     ended = True
     try:
         for done, _ in enumerate(attempted(world, luck)):
@@ -350,9 +409,6 @@ def run(world: World, luck: Luck) -> bool:
         pass
     if ended and world.pending is None:
         assert not world.late, "what may still come must be pending"
-    if world.late:
-        world.swap()
-        world.late = False
     return ended
 
 
@@ -360,7 +416,7 @@ def lucks(looks: bool) -> st.SearchStrategy[Luck]:
     def honest(luck: Luck) -> Luck:
         # Where nobody looks, an exit code is all there is, and it must be right.
         unseen = not looks or luck.dark[1]
-        late = luck.late and luck.works and luck.stopped
+        late = luck.late and luck.works
         code = (0 if luck.works and not late else 1) if unseen else luck.code
         return replace(luck, code=1 if late else code)
 
@@ -370,7 +426,7 @@ def lucks(looks: bool) -> st.SearchStrategy[Luck]:
         finishes=st.booleans(),
         works=st.booleans(),
         code=st.sampled_from([0, 1]),
-        stopped=st.booleans() if looks else st.just(False),
+        stopped=st.booleans(),
         late=st.booleans(),
         dark=st.tuples(st.booleans(), st.booleans()),
     ).map(honest)
@@ -382,8 +438,7 @@ def test_however_runs_fail_and_are_killed_server_and_platform_agree_or_the_swap_
     world = World(looks=True)
     for luck in history:
         ended = run(world, luck)
-        assert world.agrees or world.pending is not None or not ended
-        assert world.agrees or world.pending is not None, "a killed run, too, leaves its trace"
+        assert world.agrees or world.pending is not None, f"ended: {ended}; a killed run, too, leaves its trace"
         assert world.swaps <= 1, "the platform is never swapped twice for one target"
     assert run(world, SMOOTH)
     assert world.agrees
@@ -412,7 +467,7 @@ def test_a_rollback_settles_what_a_killed_run_has_left(luck: Luck) -> None:
     world = World(looks=True)
     run(world, luck)
     if world.pending is not None:
-        step = settled(world.pending, world.seen(dark=False))
+        step = settled(world.record, world.pending, world.seen(dark=False), RUN)
         assert step is not Step.LEAVE
-        world.tell(step)
+        world.tell(Step.CONFIRM if step is Step.TAKE_BACK and world.watch() else step)
     assert world.agrees

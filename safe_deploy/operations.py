@@ -1,0 +1,186 @@
+"""The commands for people: what is active, who changed what, what is where, and whether all is set up."""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+import typer
+
+from safe_deploy import rendering
+from safe_deploy.client import Json
+from safe_deploy.doctor import PATIENCE_SECONDS as DOCTORS_PATIENCE
+from safe_deploy.doctor import Purpose, Standing, examine
+from safe_deploy.errors import CommandError, UsageError
+from safe_deploy.options import (
+    ActorOption,
+    AppOption,
+    FunctionAppOption,
+    GroupOption,
+    HubOption,
+    HubSettingOption,
+    KeyOption,
+    MaybeHubOption,
+    Output,
+    OutputOption,
+    ReasonOption,
+    RunUrlOption,
+    ServerOption,
+    SlotOption,
+    TopOption,
+    VersionOption,
+    variable,
+)
+from safe_deploy.session import azure_of, open_session
+
+operations = typer.Typer()
+
+
+@operations.command()
+def instances(
+    server: ServerOption,
+    app: AppOption,
+    task_hub: MaybeHubOption = "",
+    everything: Annotated[bool, typer.Option("--all", help="Finished ones, too.")] = False,
+    runtime_status: Annotated[str, typer.Option("--status", show_default=False, help="Only of this status.")] = "",
+    top: TopOption = 50,
+    key: KeyOption = "",
+    slot: SlotOption = "staging",
+    output: OutputOption = Output.TABLE,
+    actor: ActorOption = "",
+    run_url: RunUrlOption = "",
+) -> None:
+    """The instances that are on record for a task hub, by default the active ones of the slot's."""
+    session = open_session(server, app, key, slot, output, actor, run_url)
+    hub = task_hub or _held(session.server.get_app()[0], slot)
+    active = None if everything or runtime_status else "true"
+    answer = session.server.instances(hub, {"active": active, "status": runtime_status or None, "top": top})
+    more = ", there are more" if answer["continuationToken"] else ""
+    found = len(answer["instances"])
+    session.result(
+        answer, rendering.INSTANCES, rendering.instances(answer), f"{found} on record for task hub {hub}{more}"
+    )
+
+
+@operations.command()
+def history(
+    server: ServerOption,
+    app: AppOption,
+    top: TopOption = 50,
+    key: KeyOption = "",
+    output: OutputOption = Output.TABLE,
+    actor: ActorOption = "",
+    run_url: RunUrlOption = "",
+) -> None:
+    """Who changed what, newest first."""
+    session = open_session(server, app, key, "staging", output, actor, run_url)
+    answer = session.server.history(top)
+    session.result(answer, rendering.HISTORY, rendering.history(answer))
+
+
+@operations.command()
+def waive(
+    server: ServerOption,
+    app: AppOption,
+    task_hub: HubOption,
+    instance_id: Annotated[str, typer.Option("--instance-id", help="The instance that may stay active.")],
+    reason: ReasonOption,
+    hours: Annotated[float, typer.Option("--hours", min=0.01, max=90 * 24, help="How long it holds.")] = 24,
+    key: KeyOption = "",
+    output: OutputOption = Output.TABLE,
+    actor: ActorOption = "",
+    run_url: RunUrlOption = "",
+) -> None:
+    """Let one instance stay active without holding up deployments."""
+    session = open_session(server, app, key, "staging", output, actor, run_url)
+    expires = (rendering.now() + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    body = {"taskHub": task_hub, "instanceId": instance_id, "reason": reason, "expiresAt": expires}
+    changed = session.server.post_waiver(body)
+    session.result(
+        changed,
+        ("Task hub", "Instance", "Until", "By", "Reason"),
+        [[w["taskHub"], w["instanceId"], w["expiresAt"], w["by"], w["reason"]] for w in changed["waivers"]],
+        f"instance {instance_id} of task hub {task_hub} is waived until {expires}",
+    )
+
+
+@operations.command()
+def register(
+    server: ServerOption,
+    app: AppOption,
+    task_hub: Annotated[
+        str, typer.Option("--task-hub", envvar=variable("TASK_HUB"), help="The task hub that is in the slot now.")
+    ],
+    version: VersionOption = "",
+    slot: Annotated[str, typer.Option("--slot", help="The slot that holds it, whatever SAFE_DEPLOY_SLOT says.")] = (
+        "production"
+    ),
+    provider: Annotated[
+        Literal["azureStorage", "scheduler", "managementApi"] | None,
+        typer.Option("--provider", help="Where the app's task hubs live: switches verification on."),
+    ] = None,
+    connection: Annotated[
+        str, typer.Option("--connection", show_default=False, help="The server's setting that leads there, by name.")
+    ] = "",
+    require_verification: Annotated[
+        bool, typer.Option("--require-verification", help="Never say Ready without a look at the task hub.")
+    ] = False,
+    missing_is_drained: Annotated[
+        bool,
+        typer.Option(
+            "--missing-task-hub-is-drained",
+            help="A version that was staged and never started does not hold up the next one.",
+        ),
+    ] = False,
+    key: KeyOption = "",
+    output: OutputOption = Output.TABLE,
+    actor: ActorOption = "",
+    run_url: RunUrlOption = "",
+) -> None:
+    """Tell the server what is in a slot now, and where the app's task hubs live. Needs a key that may administer."""
+    session = open_session(server, app, key, "staging", output, actor, run_url)
+    if bool(provider) != bool(connection):
+        raise UsageError("--provider and --connection belong together")
+    body: Json = {"slots": {slot: {"taskHub": task_hub, "version": version or None}}}
+    if provider:
+        body["taskHubs"] = {"provider": provider, "connection": connection}
+    if require_verification or missing_is_drained:
+        asked = {"requireVerification": require_verification, "missingTaskHubIsDrained": missing_is_drained}
+        body["policy"] = {name: True for name, value in asked.items() if value}
+    session.app(session.server.put_app(body), task_hub, f"slot {slot} of app {app} holds task hub {task_hub}")
+
+
+@operations.command()
+def doctor(
+    server: ServerOption,
+    app: AppOption,
+    purpose: Annotated[Purpose, typer.Option("--for", help="What the key must be good for.")] = Purpose.DEPLOY,
+    key: KeyOption = "",
+    slot: SlotOption = "staging",
+    output: OutputOption = Output.TABLE,
+    resource_group: GroupOption = "",
+    function_app: FunctionAppOption = "",
+    hub_setting: HubSettingOption = "TASK_HUB",
+    actor: ActorOption = "",
+    run_url: RunUrlOption = "",
+) -> None:
+    """Is everything set up so that a deployment can rely on it?"""
+    session = open_session(server, app, key, slot, output, actor, run_url, DOCTORS_PATIENCE)
+    azure = azure_of(resource_group, function_app, hub_setting, session, None)
+    findings = examine(session.server, slot, azure, purpose, rendering.now())
+    session.result(
+        [finding.as_json() for finding in findings],
+        ("", "Question", "Finding"),
+        [[finding.standing, finding.question, finding.said] for finding in findings],
+    )
+    wrong = [finding for finding in findings if finding.standing is Standing.WRONG]
+    if wrong:
+        error = CommandError("; ".join(f"{finding.question}: {finding.said}" for finding in wrong))
+        error.exit_code = max(finding.exit_code for finding in wrong)
+        raise error
+
+
+def _held(app: Json, slot: str) -> str:
+    held = {name.lower(): content for name, content in app["slots"].items()}.get(slot.lower())
+    if held is None:
+        raise UsageError(f"slot {slot} of app {app['app']} holds no task hub; name one with --task-hub")
+    hub: str = held["taskHub"]
+    return hub
