@@ -125,7 +125,8 @@ class Readiness:
     ) -> tuple[Verdict, Mapping[str, Checked]]:
         """The verdict on all that a slot may carry, and what verification came to by task hub."""
         hub = content.task_hub if content else None
-        first = await self._judge(app, hub, how, deployment, pending_swap)
+        promoted = content is not None and content.promoted
+        first = await self._judge(app, hub, how, deployment, pending_swap, promoted)
         others = [(one, await self._judge(app, one, how)) for one in (content.beneath if content else ())]
         checked = {name: found[1] for name, found in ((hub, first), *others) if name and found[1]}
         return combine(first[0], [verdict for _, (verdict, _) in others]), checked
@@ -137,8 +138,10 @@ class Readiness:
         how: Verification,
         deployment: OpenDeployment | None = None,
         pending_swap: OpenSwap | None = None,
+        promoted: bool = False,
     ) -> tuple[Verdict, Checked | None]:
-        """The verdict, and what verification came to, for the same question a moment later."""
+        """The verdict, and what verification came to, for the same question a moment later. A hub that was `promoted`
+        has been started: if it is not there, that is not because it never was."""
         if task_hub is None:
             return assess(
                 Evidence(None, deployment=deployment, pending_swap=pending_swap), app.policy, self._clock.now()
@@ -152,7 +155,7 @@ class Readiness:
             before = how.checked.get(task_hub)
             again = before is not None and before.key == question.key
             checked = before if again else await self._verifier.check(question)
-            known = await self._verifier.is_known(task_hub)
+            known = promoted or await self._verifier.is_known(task_hub)
         evidence = Evidence(
             task_hub=task_hub,
             # After the probe: an event that was recorded in the meantime must show.

@@ -16,7 +16,7 @@ from state_api.services.verification import Verifier
 from state_api.settings import Settings, StorageSettings
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, run, stage, staging
+from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
 from tests.taskhubs.provider import ControlQueue, ProviderHub
 
 pytestmark = pytest.mark.anyio
@@ -102,6 +102,19 @@ async def test_a_hub_without_tables_is_unknown_and_not_drained(
     assert (verdict["ready"], verdict["assurance"]) == (True, "events"), "what is not there was not read"
     await publish(http, event(provider.hub, "order-1", "Completed", time=at(-60)))
     assert codes(await staging(http, app)) == ["TaskHubMissing"]
+
+
+async def test_a_hub_that_was_in_production_is_not_drained_when_it_is_not_there(
+    http: httpx.AsyncClient, app: str, provider: ProviderHub
+) -> None:
+    """It has been started, so the setting leads somewhere else: whatever the policy says of hubs that never were."""
+    policy = {"settleSeconds": 0, "missingTaskHubIsDrained": True}
+    await put(http, app, slots={"production": {"taskHub": provider.hub}}, policy=policy, taskHubs=SOURCE)
+    second = new_hub()
+    assert (await stage(http, app, second)).status_code == 200
+    await swap(http, app, second)
+    verdict = await staging(http, app)
+    assert (verdict["taskHub"], codes(verdict)) == (provider.hub, ["TaskHubMissing"])
 
 
 async def test_while_events_show_active_instances_only_those_are_looked_up(
