@@ -195,9 +195,10 @@ class Server:
         while True:
             pause = min(2.0**attempt, _LONGEST_PAUSE_SECONDS)
             try:
-                answer = self._http.request(
+                request = self._http.build_request(
                     method, path, json=body, params=parameters, headers=headers, timeout=timeout
                 )
+                answer = self._receive(request, within)
                 self._date = answer.headers.get("Date", "")
                 self.sent_again = attempt > 0
                 if answer.status_code not in _NOT_NOW:
@@ -212,6 +213,20 @@ class Server:
             self._say(f"{trouble.message}; trying again")
             time.sleep(pause)
             attempt += 1
+
+    def _receive(self, request: httpx.Request, within: float) -> httpx.Response:
+        """The whole answer, within so many seconds: a timeout of httpx is about each part of one."""
+        deadline = time.monotonic() + within
+        answer = self._http.send(request, stream=True)
+        try:
+            content = b""
+            for part in answer.iter_raw():
+                content += part
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer takes too long", request=request)
+        finally:
+            answer.close()
+        return httpx.Response(answer.status_code, headers=answer.headers, content=content, request=request)
 
 
 def _checked(answer: httpx.Response, url: str) -> httpx.Response:

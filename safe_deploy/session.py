@@ -3,6 +3,7 @@
 import getpass
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -160,5 +161,7 @@ def wait_for_ready(session: Session, timeout: float, interval: float, verify: Ve
     plain = bool(os.environ.get("CI") or os.environ.get("NO_COLOR")) or session.ci.name != "terminal"
     if plain or not session.err.is_terminal:
         return wait_until_ready(session.server, session.slot, timeout, interval, verify, reporter(session, None))
+    # Whoever ends it gets the terminal back as it was.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Live(console=session.err, auto_refresh=False, transient=True) as live:
         return wait_until_ready(session.server, session.slot, timeout, interval, verify, reporter(session, live))

@@ -34,7 +34,12 @@ class Hang:
     """Nothing comes back."""
 
 
-Fault = Answer | Cut | Hang
+@dataclass(frozen=True)
+class Drip:
+    """An answer without end, a byte at a time."""
+
+
+Fault = Answer | Cut | Hang | Drip
 
 
 @dataclass
@@ -85,6 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Hang):
             between.over.wait()
             self._reset()
+        elif isinstance(fault, Drip):
+            self._drip(between.over)
         elif isinstance(fault, Answer):
             self._answer(fault)
         elif between.target is None:
@@ -115,6 +122,13 @@ class _Handler(BaseHTTPRequestHandler):
         if cut:
             self.wfile.flush()
             self._reset()
+
+    def _drip(self, over: threading.Event) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        while not over.wait(0.1):
+            self.wfile.write(b" ")
 
     def _reset(self) -> None:
         self.close_connection = True

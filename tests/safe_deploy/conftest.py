@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.safe_deploy.processes import Place, roles, state_server
+from tests.safe_deploy.place import Place
+from tests.safe_deploy.processes import roles, state_server
 from tests.server.processes import Served
 
 

@@ -4,19 +4,15 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from dev.local import free_port, stopped, until
 from state_api.emulator import answers
 from state_api.settings import StorageSettings
-from tests.conftest import new_hub
 from tests.server.processes import HOST, ROOT, Served
 from tests.server.processes import environment as server_environment
 
@@ -100,55 +96,3 @@ def state_server(
             until(lambda: answers(HOST, chosen) or process.poll() is not None, "the server listens")
             assert process.poll() is None, log.read_text()
             yield Served(f"http://{HOST}:{chosen}", process, log)
-
-
-RUN = "https://ci.example/runs/"
-
-
-@dataclass(frozen=True)
-class Place:
-    """An app of its own on a server with keys: what is said to it over HTTP, and by the command line. No call may show
-    a key."""
-
-    url: str
-    app: str = field(default_factory=lambda: f"shop-{uuid.uuid4().hex[:12]}")
-    hub: str = field(default_factory=new_hub)
-    """In production, once it is registered."""
-
-    def given(self, role: str = "admin", **more: str) -> dict[str, str]:
-        """The variables of a call with the key of this role."""
-        return {"SAFE_DEPLOY_SERVER": self.url, "SAFE_DEPLOY_APP": self.app, "SAFE_DEPLOY_KEY": KEYS[role]} | more
-
-    def call(self, *arguments: str, role: str = "admin", **given: str) -> Ended:
-        ended = safe_deploy(*arguments, given=self.given(role, **given))
-        assert not any(key in ended.stdout + ended.stderr for key in KEYS.values())
-        assert "Traceback" not in ended.stderr
-        return ended
-
-    def ask(self, method: str, path: str = "", body: Any = None, run: int | None = None) -> Any:
-        """Over HTTP, under the app's path or another one."""
-        headers = {"x-functions-key": KEYS["admin"], "X-Actor": "test"}
-        if run is not None:
-            headers["X-Run-Url"] = f"{RUN}{run}"
-        address = path if path.startswith("/api/") else f"/api/apps/{self.app}{path}"
-        answer = httpx.request(method, f"{self.url}{address}", headers=headers, json=body, timeout=60)
-        assert answer.is_success, answer.text
-        return answer.json()
-
-    def register(self, **more: Any) -> Any:
-        return self.ask("PUT", "", {"slots": {"production": {"taskHub": self.hub, "version": "1"}}, **more})
-
-    def stage(self, hub: str, run: int | None = None) -> str:
-        """Stage a task hub; its name."""
-        self.ask("POST", "/staging", {"taskHub": hub}, run)
-        return hub
-
-    def swap(self, hub: str, run: int | None = None, outcome: str = "Done") -> str:
-        self.ask("POST", "/swap", {"taskHub": hub, "outcome": outcome}, run)
-        return hub
-
-    def publish(self, *events: Any) -> None:
-        assert self.ask("POST", "/api/events", list(events))["quarantined"] == 0
-
-    def history(self) -> Any:
-        return self.ask("GET", "/history")["history"]

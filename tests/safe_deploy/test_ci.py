@@ -24,7 +24,8 @@ GITHUB = {
 AZURE = {
     "TF_BUILD": "True",
     "SYSTEM_COLLECTIONURI": "https://dev.azure.com/contoso/",
-    "SYSTEM_TEAMPROJECT": "Orders",
+    "SYSTEM_TEAMPROJECT": "Größe & Co/Ü?",
+    "SYSTEM_TEAMPROJECTID": "0807fc91-3b1c-4c5e-9d55-1b1a3d6f2a11",
     "BUILD_BUILDID": "311",
     "BUILD_REQUESTEDFOR": "Jo Doe",
 }
@@ -32,8 +33,27 @@ RELEASE = {
     "RELEASE_RELEASEWEBURL": "https://dev.azure.com/contoso/0807fc91/_release?releaseId=5&_a=release-summary",
     "RELEASE_DEPLOYMENT_REQUESTEDFOR": "Sam Roe",
 }
+GITLAB = {
+    "GITLAB_CI": "true",
+    "CI_PIPELINE_URL": "https://gitlab.example/contoso/orders/-/pipelines/42",
+    "CI_JOB_URL": "https://gitlab.example/contoso/orders/-/jobs/77",
+    "GITLAB_USER_LOGIN": "ada",
+}
+BUILDKITE = {
+    "BUILDKITE": "true",
+    "BUILDKITE_BUILD_URL": "https://buildkite.com/contoso/orders/builds/42",
+    "BUILDKITE_BUILD_CREATOR": "Ada Lovelace",
+    "BUILDKITE_RETRY_COUNT": "1",
+}
+BITBUCKET = {
+    "BITBUCKET_BUILD_NUMBER": "42",
+    "BITBUCKET_STEP_RUN_NUMBER": "2",
+    "BITBUCKET_REPO_FULL_NAME": "contoso/orders",
+    "BITBUCKET_STEP_TRIGGERER_UUID": "{5f1c}",
+}
+JENKINS = {"JENKINS_URL": "https://ci.example/", "BUILD_URL": "https://ci.example/job/Orders%20main/42/"}
 GITHUB_RUN = "https://github.com/contoso/orders/actions/runs/1658821493"
-AZURE_RUN = "https://dev.azure.com/contoso/Orders/_build/results?buildId=311"
+AZURE_RUN = "https://dev.azure.com/contoso/0807fc91-3b1c-4c5e-9d55-1b1a3d6f2a11/_build/results?buildId=311"
 
 commands = ["::", "::error::", "##[", "##VSO[", "##vso["]
 escapes = ["%0A", "%3B", "%25", "%AZP25", "AZP25", "<<", "end"]
@@ -110,6 +130,11 @@ def is_command(line: str) -> bool:
         ({}, "terminal"),
         ({"CI": "true"}, "terminal"),
         (GITHUB | {"GITHUB_ACTIONS": ""}, "terminal"),
+        (GITLAB, "GitLab CI"),
+        (BUILDKITE, "Buildkite"),
+        (BITBUCKET, "Bitbucket Pipelines"),
+        (JENKINS, "Jenkins"),
+        ({"BUILD_URL": "https://elsewhere.example/"}, "terminal"),
         (AZURE | {"TF_BUILD": "False"}, "terminal"),
     ],
 )
@@ -130,15 +155,18 @@ def test_the_system_is_known_by_its_variables(environment: dict[str, str], name:
         (AZURE, AZURE_RUN),
         (AZURE | {"SYSTEM_COLLECTIONURI": "https://dev.azure.com/contoso"}, AZURE_RUN),
         (
-            AZURE | {"SYSTEM_TEAMPROJECT": "Größe & Co/Ü?"},
-            "https://dev.azure.com/contoso/Gr%C3%B6%C3%9Fe%20%26%20Co%2F%C3%9C%3F/_build/results?buildId=311",
-        ),
-        (
             AZURE | {"SYSTEM_COLLECTIONURI": "http://tfs:8080/tfs/Default Collection/"},
-            "http://tfs:8080/tfs/Default%20Collection/Orders/_build/results?buildId=311",
+            "http://tfs:8080/tfs/Default%20Collection/0807fc91-3b1c-4c5e-9d55-1b1a3d6f2a11/_build/results?buildId=311",
         ),
         (AZURE | {"BUILD_BUILDID": ""}, None),
         (AZURE | RELEASE, RELEASE["RELEASE_RELEASEWEBURL"]),
+        (GITLAB, GITLAB["CI_PIPELINE_URL"]),
+        (BUILDKITE, BUILDKITE["BUILDKITE_BUILD_URL"]),
+        (BITBUCKET, "https://bitbucket.org/contoso/orders/pipelines/results/42"),
+        (BITBUCKET | {"BITBUCKET_REPO_FULL_NAME": ""}, None),
+        (JENKINS, JENKINS["BUILD_URL"]),
+        # Jenkins leaves it out while it does not know its own address.
+        (JENKINS | {"BUILD_URL": ""}, None),
         ({}, None),
     ],
 )
@@ -156,8 +184,9 @@ def test_the_run_is_named_by_the_address_that_every_attempt_shares(
         AZURE | {"SYSTEM_COLLECTIONURI": "https://me:s3cret@dev.azure.com/contoso/"},
         AZURE | {"SYSTEM_COLLECTIONURI": "ftp://s3cret/"},
         AZURE | {"SYSTEM_COLLECTIONURI": "https://s3crét.example/"},
-        AZURE | {"SYSTEM_TEAMPROJECT": "s3cret" * 400},
+        AZURE | {"SYSTEM_TEAMPROJECTID": "s3cret" * 400},
         GITHUB | {"GITHUB_SERVER_URL": "s3cret"},
+        GITLAB | {"CI_PIPELINE_URL": "https://me:s3cret@gitlab.example/orders/-/pipelines/42"},
     ],
 )
 def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does_not_show_it(
@@ -173,7 +202,7 @@ def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does
 def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, project: str, release: str) -> None:
     for changed in (
         {"SYSTEM_COLLECTIONURI": f"https://{collection}"},
-        {"SYSTEM_TEAMPROJECT": project},
+        {"SYSTEM_TEAMPROJECTID": project},
         {"RELEASE_RELEASEWEBURL": f"https://server/{release}"},
     ):
         sent = detected(AZURE | changed)[0].run_url
@@ -195,6 +224,10 @@ def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, p
         (AZURE | {"BUILD_REQUESTEDFOR": "Jo\r\nX-Evil:\x00 1"}, "Jo X-Evil: 1"),
         (AZURE | {"BUILD_REQUESTEDFOR": "Jo" * 200}, "Jo" * 100),
         (AZURE | RELEASE, "Sam Roe"),
+        (GITLAB, "ada"),
+        (BUILDKITE, "Ada Lovelace"),
+        (BITBUCKET, "{5f1c}"),
+        (JENKINS, None),
         ({}, None),
     ],
 )
@@ -208,6 +241,16 @@ def test_the_actor_is_who_started_this_attempt_in_letters_that_a_header_can_hold
 def test_no_name_breaks_the_header(name: str) -> None:
     actor = detected(AZURE | {"BUILD_REQUESTEDFOR": name})[0].actor
     assert actor is None or (re.fullmatch("[!-~]([ -~]*[!-~])?", actor) and len(actor) <= 200)
+
+
+@pytest.mark.parametrize("environment", [GITLAB, BUILDKITE, BITBUCKET, JENKINS, {}])
+def test_who_takes_no_outputs_is_told_nothing(environment: dict[str, str]) -> None:
+    system, stderr = detected(environment)
+    system.outputs({"ready": "true"})
+    system.summary("# Done")
+    system.error("wrong")
+    system.warning("strange")
+    assert not stderr.getvalue()
 
 
 def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from safe_deploy.errors import ConflictError, ExitCode, Unreachable, UsageError
 from tests.builders import event
 from tests.conftest import new_hub
 from tests.safe_deploy.between import Answer, between
-from tests.safe_deploy.processes import KEYS, RUN, Ended, Place, safe_deploy
+from tests.safe_deploy.place import RUN, Place
+from tests.safe_deploy.processes import KEYS, Ended, safe_deploy
 
 GITHUB = {
     "GITHUB_ACTIONS": "true",
@@ -26,11 +27,11 @@ GITHUB_RUN = "https://github.com/shop/orders/actions/runs/4711"
 AZURE = {
     "TF_BUILD": "True",
     "SYSTEM_COLLECTIONURI": "https://dev.azure.com/shop/",
-    "SYSTEM_TEAMPROJECT": "orders",
+    "SYSTEM_TEAMPROJECTID": "0807fc91-3b1c-4c5e-9d55-1b1a3d6f2a11",
     "BUILD_BUILDID": "17",
     "BUILD_REQUESTEDFOREMAIL": "anna@shop.example",
 }
-AZURE_RUN = "https://dev.azure.com/shop/orders/_build/results?buildId=17"
+AZURE_RUN = "https://dev.azure.com/shop/0807fc91-3b1c-4c5e-9d55-1b1a3d6f2a11/_build/results?buildId=17"
 EVIL = "[red]x[/nope] ##vso[task.setvariable variable=a]b\n::error::c|d\x1b[2J:heart:\r##[error]\u202e\\"
 """An instance id that would like to be markup, a command of a CI system, a row and a terminal's command."""
 
@@ -116,29 +117,42 @@ def test_stage_swap_and_rollback_without_commands_keep_the_record(place: Place) 
     staged = place.call("stage", "--task-hub", hub, "--version", "2", role="deployer")
     assert staged.code == 0
     assert lines(staged.stdout)[0] == f"task hub {hub} is staged into slot staging of app {place.app}"
-    swapped = place.call("swap", "--task-hub", hub, "--output", "json", role="deployer")
+    done = ("--outcome", "done")
+    swapped = place.call("swap", "--task-hub", hub, *done, "--output", "json", role="deployer")
     assert swapped.code == 0
     assert {name: held["taskHub"] for name, held in swapped.json()["slots"].items()} == {
         "production": hub,
         "staging": place.hub,
     }
     for _ in range(2):
-        back = place.call("rollback", role="deployer")
+        back = place.call("rollback", *done, role="deployer")
         assert back.code == 0
         assert lines(back.stdout)[0] == f"task hub {place.hub} is in production of app {place.app}"
 
 
+def test_a_deployment_that_is_abandoned_makes_room_for_the_next_run(place: Place) -> None:
+    place.register()
+    hub = place.stage(new_hub(), 1)
+    ended = place.call("abandon", "--task-hub", hub, "--run-url", f"{RUN}1", role="deployer")
+    assert ended.code == 0
+    assert lines(ended.stdout)[0] == f"the deployment of task hub {hub} into app {place.app} is closed"
+    assert place.ask("GET")["deployment"] is None
+    assert place.call("stage", "--task-hub", new_hub(), "--run-url", f"{RUN}2", role="deployer").code == 0
+
+
 def test_cleanup_says_what_it_would_remove_and_removes_it(place: Place) -> None:
     place.register()
-    first, second = (place.stage(new_hub(), run) for run in (1, 1))
+    first, second = new_hub(), new_hub()
+    for hub in (first, second, new_hub()):
+        place.swap(place.stage(hub))
     dry = place.call("cleanup", "--dry-run", role="deployer")
     assert dry.code == 0
-    assert lines(dry.stdout)[2].startswith(f"{first} Removable") or first in dry.stdout
-    assert [one["taskHub"] for one in place.ask("GET")["retired"]] == [first]
+    assert [line.split()[0] for line in lines(dry.stdout)[2:]] == [place.hub, first]
+    assert [one["taskHub"] for one in place.ask("GET")["retired"]] == [place.hub, first]
     done = place.call("cleanup", "--output", "json", role="deployer")
     assert done.code == 0
-    assert done.json()["taskHubs"][0]["taskHub"] == first
-    assert second not in done.stdout.split('"taskHubs": [')[1]
+    assert [one["taskHub"] for one in done.json()["taskHubs"]] == [place.hub, first]
+    assert place.ask("GET")["slots"]["staging"]["taskHub"] == second
 
 
 def test_cleanup_of_nothing_says_so(place: Place) -> None:
@@ -249,7 +263,7 @@ def test_a_table_in_a_log_is_not_wrapped(place: Place) -> None:
 def test_a_log_that_cannot_hold_a_letter_gets_another(place: Place) -> None:
     place.register()
     place.publish(event(place.hub, "bestellung-ü"))
-    ended = place.call("status", "--slot", "production", PYTHONIOENCODING="ascii")
+    ended = safe_deploy("status", "--slot", "production", given=place.given(PYTHONIOENCODING="ascii"))
     assert ended.code == ExitCode.NOT_READY
     assert "bestellung-\\xfc" in ended.stdout
     assert "bestellung-\\xfc" in ended.stderr
@@ -296,9 +310,12 @@ Setup = Callable[[Place], None]
         (deploying, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}2"], "deployer", 6, f"{RUN}1"),
         (Place.register, ["stage", "--task-hub", "OWN"], "deployer", 6, "slot production"),
         (elsewhere, ["stage", "--task-hub", "OWN"], "deployer", 6, ""),
-        (Place.register, ["swap", "--task-hub", "HUB"], "deployer", 6, "HUB"),
+        (Place.register, ["swap", "--task-hub", "HUB", "--outcome", "done"], "deployer", 6, "HUB"),
+        (Place.register, ["swap", "--task-hub", "HUB"], "deployer", 2, "--outcome"),
+        (Place.register, ["rollback"], "deployer", 2, "--outcome"),
+        (deploying, ["abandon", "--task-hub", "HUB"], "deployer", 6, "not yours to abandon"),
         (swapping, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"], "deployer", 6, f"{RUN}1"),
-        (Place.register, ["rollback"], "deployer", 6, "nothing to roll back to"),
+        (Place.register, ["rollback", "--outcome", "done"], "deployer", 6, "nothing to roll back to"),
         (Place.register, ["stage", "--task-hub", "no"], "deployer", 2, "3 to 45 letters and digits"),
         (Place.register, ["status", "--slot", "-"], "reader", 2, "slot"),
         (Place.register, ["status", "--run-url", "https://a b"], "reader", 2, "X-Run-Url"),
@@ -308,6 +325,8 @@ Setup = Callable[[Place], None]
         (Place.register, ["status", "--slot", "canary"], "reader", 1, "has no slot canary"),
         (Place.register, ["status", "--timeout", "-1"], "reader", 2, "--timeout"),
         (Place.register, ["status", "--wait", "--timeout", "nan"], "reader", 2, "--timeout"),
+        (Place.register, ["status", "--wait", "--timeout", "inf"], "reader", 2, "--timeout"),
+        (Place.register, ["swap", "--task-hub", "HUB", "--settle", "nan", "--", "true"], "deployer", 2, "--settle"),
         (Place.register, ["status", "--interval", "0"], "reader", 2, "--interval"),
         (Place.register, ["status", "--interval", "121"], "reader", 2, "--interval"),
         (Place.register, ["history", "--top", "0"], "reader", 2, "--top"),
@@ -460,7 +479,7 @@ def test_an_empty_variable_counts_as_not_set(place: Place, command: str) -> None
     if command == "rollback":
         place.swap(place.stage(new_hub()))
     empty = {f"SAFE_DEPLOY_{name}": "" for name in NAMES}
-    ended = place.call(command, **empty)
+    ended = place.call(command, *(["--outcome", "done"] if command == "rollback" else []), **empty)
     if command in ("stage", "deploy"):
         assert ended.code == ExitCode.USAGE
         assert "Missing option '--task-hub'" in ended.stderr
@@ -525,7 +544,7 @@ def test_on_github_a_verdict_is_an_output_and_a_failure_an_annotation(place: Pla
 def test_on_github_cleanup_says_what_is_gone_and_what_is_kept(place: Place, tmp_path: Path) -> None:
     place.register(policy={"settleSeconds": 0})
     kept, gone = (place.stage(new_hub(), 1) for _ in range(2))
-    place.stage(new_hub(), 1)
+    place.swap(place.stage(new_hub(), 1))
     place.publish(event(kept))
     ended = place.call("cleanup", **github(tmp_path))
     assert ended.code == 0
@@ -724,9 +743,11 @@ def test_what_nobody_thought_of_shows_no_key_either(place: Place) -> None:
     with between() as odd:
         # An answer that has what makes it one of a state server, and nothing else.
         odd.always(Answer(200, b'{"app": 7}'))
-        ended = safe_deploy("status", given=place.given(SAFE_DEPLOY_SERVER=odd.url))
-    assert ended.code == ExitCode.FAILURE
-    assert KEYS["admin"] not in ended.stdout + ended.stderr
+        for command in (["status"], ["swap", "--task-hub", place.hub, "--", "true"], ["history"]):
+            ended = safe_deploy(*command, given=place.given(SAFE_DEPLOY_SERVER=odd.url))
+            assert ended.code == ExitCode.FAILURE
+            assert ended.stderr.splitlines()[-1].startswith("error: ")
+            assert KEYS["admin"] not in ended.stdout + ended.stderr
 
 
 def test_the_class_refuses_what_the_command_line_refuses() -> None:
