@@ -7,8 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -91,9 +89,6 @@ class Server:
         self.app_path = f"/api/apps/{quote(app, safe='')}"
         self._say = say
         self._patience = patience
-        self._date = ""
-        self.sent_again = False
-        """Whether the last request was sent more than once: the first may have been heard."""
         try:
             # A redirect is not followed: it would carry the key to wherever it points.
             self._http = httpx.Client(base_url=self.url, headers=headers)
@@ -119,13 +114,6 @@ class Server:
         query = {"slot": slot, "wait": wait, "verify": verify}
         answer = self._send("GET", f"{self.app_path}/staging", None, query, None, self._patience_or(patience), within)
         return _object(answer)
-
-    def now(self) -> datetime:
-        """The time by the server's clock, as its last answer said; by this machine's if it said none."""
-        try:
-            return parsedate_to_datetime(self._date).astimezone(UTC)
-        except ValueError:
-            return datetime.now(UTC)
 
     def get_app(self, patience: float | None = None) -> tuple[Json, str]:
         """The app and its ETag."""
@@ -199,8 +187,6 @@ class Server:
                     method, path, json=body, params=parameters, headers=headers, timeout=timeout
                 )
                 answer = self._receive(request, within)
-                self._date = answer.headers.get("Date", "")
-                self.sent_again = attempt > 0
                 if answer.status_code not in _NOT_NOW:
                     return _checked(answer, self.url)
                 trouble = Unreachable(_not_now(answer), _problem(answer))

@@ -50,7 +50,8 @@ class Ended:
 
     def __str__(self) -> str:
         if self.code < 0:
-            return f"was ended by {signal.Signals(-self.code).name}"
+            names = {known.value: known.name for known in signal.Signals}
+            return f"was ended by {names.get(-self.code, f'signal {-self.code}')}"
         return f"ended with exit code {self.code}"
 
 

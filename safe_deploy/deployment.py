@@ -12,7 +12,7 @@ from safe_deploy.client import Json, Server
 from safe_deploy.commands import Command, Guard
 from safe_deploy.errors import CommandError, ConflictError, NotReady
 from safe_deploy.promotion import Promotion
-from safe_deploy.swaps import STICKY, Record, against_staging, same, unregistered
+from safe_deploy.swaps import STICKY, Platform, Record, against_staging, same
 from safe_deploy.waiting import Look, wait_until_ready
 
 
@@ -73,7 +73,12 @@ def deploy(
     pending = record.pending
     if pending is not None and pending.is_of(server.caller.run_url) and not same(pending.task_hub, staging.task_hub):
         # An earlier attempt of this run, under another name, was cut off in its swap.
-        record = Record.of(promotion.settle(record), staging.slot, server.url)
+        with guard:
+            app = promotion.settle(record)
+        record = Record.of(app, staging.slot, server.url)
+    if (done := promotion.done_by_this_run(record)) is not None:
+        say(f"an earlier attempt of this run has brought task hub {done} into production: nothing is left to do")
+        return app
     if same(record.production, staging.task_hub):
         # An earlier run came as far as the swap.
         with guard:
@@ -165,9 +170,8 @@ def _compare(server: Server, staging: Staging, azure: Azure, say: Callable[[str]
             raise
         app = {"app": server.app, "slots": {}}
     record = Record.of(app, staging.slot, server.url)
-    if record.production is None and (carried := azure.task_hub("production")) is not None:
-        raise ConflictError(unregistered(record, carried))
-    against = against_staging(record, staging.task_hub, azure.task_hub(staging.slot))
+    platform = Platform(azure.task_hub("production"), azure.task_hub(staging.slot))
+    against = against_staging(record, staging.task_hub, platform)
     if against is None:
         return
     if not staging.force:

@@ -7,7 +7,6 @@ slot; and the message says what to type.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from safe_deploy.azure import Azure, AzureUnavailable
@@ -73,7 +72,6 @@ class Promotion:
 
     def swap(self, target: str, command: Command, rollback: bool = False) -> Json:
         """Bring `target` into production. Answers the app. Repeating it is safe, however it ended before."""
-        own = False
         for _ in range(_BEGINNINGS):
             app, etag = self._server.get_app()
             record = self._record(app)
@@ -82,7 +80,7 @@ class Promotion:
             if step is Step.DONE:
                 self._say(f"task hub {target} is in production already; the command was not run")
                 return app
-            if step is Step.RUN and record.pending is not None and not own:
+            if step is Step.RUN and record.pending is not None:
                 step = self._wait_out(record, record.pending)
             if step is Step.CONFIRM:
                 self._say(f"in Azure, production carries task hub {target} already; the command was not run")
@@ -94,14 +92,12 @@ class Promotion:
             except ConflictError as error:
                 if error.problem.get("code") != "PreconditionFailed":
                     raise
-                # The answer to the first sending can be lost, and the second refused because of it.
-                own = self._server.sent_again and record.pending is None
                 continue
             if self._record(begun).pending is None:
                 # Somebody has ended it since the look, which holds no longer.
                 continue
             swapped_out = record.pending.swapped_out if record.pending else record.production
-            return self._run(_Swap(target, swapped_out, command, rollback, record.pending is not None and not own))
+            return self._run(_Swap(target, swapped_out, command, rollback, record.pending is not None))
         raise ConflictError(f"app {self._server.app} is changed by others again and again; try again")
 
     def roll_back(self, asked: str | None, command: Command) -> Json:
@@ -114,14 +110,14 @@ class Promotion:
             record = self._record(app)
             if same(record.production, asked or pending.swapped_out):
                 return app
-        target = rollback_target(record, asked, self._last_swap())
+        target = rollback_target(record, asked, self.last_swap())
         self._say(f"rolling back to task hub {target}")
         return self.swap(target, command, rollback=True)
 
     def tell_rolled_back(self, asked: str | None, outcome: str) -> Json:
         """Say how a rollback went that somebody else carries out: Pending, Done or Failed. Answers the app."""
         app, _ = self._server.get_app()
-        target = rollback_target(self._record(app), asked, self._last_swap())
+        target = rollback_target(self._record(app), asked, self.last_swap())
         return self._server.post_swap(target, self._slot, outcome, rollback=True)
 
     def settle(self, record: Record) -> Json:
@@ -202,8 +198,8 @@ class Promotion:
             why = "Azure goes on with a swap that it has accepted, so this may change"
         shown = f"In Azure, {platform}. {why}" if platform else f"What Azure carries cannot be seen. {why}"
         return ConflictError(
-            f"the command {ended}. {shown}. The server has task hub {swap.target} in production, pending, and lets "
-            f"nobody stage. Type the same again, which looks first; or, when production carries {swap.target}: "
+            f"the command {ended}. {shown}. On the server: {self._on_record(swap.target)}; while it is pending nobody "
+            f"can stage. Type the same again, which looks first; or, when production carries {swap.target}: "
             f"{record.typed(swap.target, 'done')}; and when it carries {swap.swapped_out or 'something else'} and "
             f"nobody swaps any more: {record.typed(swap.target, 'failed')}"
         )
@@ -233,34 +229,39 @@ class Promotion:
         """The platform now. Raises AzureUnavailable: nothing is begun in the dark where there is a light."""
         if self._azure is None:
             return None
-        return Platform(self._azure.task_hub("production"), self._azure.task_hub(self._slot))
+        seen = Platform(self._azure.task_hub("production"), self._azure.task_hub(self._slot))
+        if same(seen.production, seen.slot):
+            # The two are read one after the other, and a swap may have come in between.
+            seen = Platform(self._azure.task_hub("production"), self._azure.task_hub(self._slot))
+        return seen
 
     def _wait_out(self, record: Record, pending: Pending) -> Step:
         """Watch the platform until a swap that was cut off must have come, if it comes. CONFIRM if it does, else RUN.
         Raises ConflictError when it is stopped, or the platform cannot be looked at in the end."""
-        left = self._settle - _age(pending.started_at, self._server.now())
-        if left > 0:
-            self._say(
-                f"a swap of task hub {pending.task_hub} was begun at {pending.started_at} and cut off; watching Azure "
-                f"for {left:.0f} s whether it comes"
-            )
-        platform = self._watch(pending.task_hub, left)
-        if platform is None or (self._guard.interrupted and not platform.has_swapped(pending.task_hub)):
+        self._say(
+            f"a swap of task hub {pending.task_hub} was begun at {pending.started_at} and cut off; watching Azure for "
+            f"{self._settle:.0f} s whether it comes"
+        )
+        platform = self._watch(pending.task_hub, pending.swapped_out, self._settle)
+        came = platform is not None and platform.has_swapped(pending.task_hub, pending.swapped_out)
+        if platform is None or (self._guard.interrupted and not came):
             raise ConflictError(cut_off(record, pending))
-        return Step.CONFIRM if platform.has_swapped(pending.task_hub) else Step.RUN
+        return Step.CONFIRM if came else Step.RUN
 
     def _look_after(self, ended: Ended, swap: _Swap) -> Platform | None:
         """The last look after the command: soon if it went well or was stopped, else after watching for long."""
         if self._azure is None:
             return None
         if ended.well:
-            return self._watch(swap.target, _PAUSE_SECONDS * (_LOOKS - 1), _PAUSE_SECONDS)
+            return self._watch(swap.target, swap.swapped_out, _PAUSE_SECONDS * (_LOOKS - 1), _PAUSE_SECONDS)
         if not self._guard.interrupted:
             self._say(f"the command {ended}; watching Azure for {self._settle:.0f} s, as it may go on with the swap")
-        return self._watch(swap.target, self._settle)
+        return self._watch(swap.target, swap.swapped_out, self._settle)
 
-    def _watch(self, target: str, seconds: float, pause: float = _WATCH_SECONDS) -> Platform | None:
-        """Look until `target` is in production, for so long at most; at least once. The last look, or None if that
+    def _watch(
+        self, target: str, swapped_out: str | None, seconds: float, pause: float = _WATCH_SECONDS
+    ) -> Platform | None:
+        """Look until both have changed places, for so long at most; at least once. The last look, or None if that
         failed. Somebody who wants to stop gets one look."""
         deadline = time.monotonic() + seconds
         while True:
@@ -270,11 +271,22 @@ class Promotion:
             except AzureUnavailable as error:
                 self._say(str(error))
             left = deadline - time.monotonic()
-            if (platform and platform.has_swapped(target)) or left <= 0 or self._guard.interrupted:
+            swapped = platform is not None and platform.has_swapped(target, swapped_out)
+            if swapped or left <= 0 or self._guard.interrupted:
                 return platform
             self._guard.sleep(min(pause, left))
 
-    def _last_swap(self) -> Mapping[str, Any] | None:
+    def done_by_this_run(self, record: Record) -> str | None:
+        """The hub that this very run has brought into production, if it still is there: a run that is started anew may
+        have a new name for its hub, but it is the same release."""
+        run_url, last = self._server.caller.run_url, self.last_swap()
+        if run_url is None or last is None or last["runUrl"] != run_url or record.pending is not None:
+            return None
+        details = last["details"]
+        done = same(details.get("production"), record.production) and not details.get("rollback")
+        return record.production if done else None
+
+    def last_swap(self) -> Mapping[str, Any] | None:
         """The newest swap of this slot that was done."""
         token: str | None = None
         while True:
@@ -288,13 +300,3 @@ class Promotion:
             token = page["continuationToken"]
             if token is None:
                 return None
-
-
-def _age(started_at: str, now: datetime) -> float:
-    """Seconds since an instant that the server named, by its clock."""
-    try:
-        started = datetime.fromisoformat(started_at)
-    except ValueError:
-        return 0
-    # The time of an answer is in whole seconds, and may be a little behind.
-    return max(0, (now - started.astimezone(UTC)).total_seconds())

@@ -102,9 +102,11 @@ class Platform:
     production: str | None
     slot: str | None
 
-    def has_swapped(self, target: str) -> bool:
-        """Whether `target` is in production, and only there."""
-        return same(self.production, target) and not same(self.slot, target)
+    def has_swapped(self, target: str, swapped_out: str | None) -> bool:
+        """Whether `target` is in production, and what was swapped out for it in the slot, as far as that is known: a
+        version that was deployed straight into production was not swapped."""
+        went = same(self.slot, swapped_out) if swapped_out is not None else not same(self.slot, target)
+        return same(self.production, target) and went
 
     def is_as_before(self, target: str, production: str | None) -> bool:
         """Whether `target` still waits in the slot. Where it is not known what production held, the slot tells."""
@@ -141,7 +143,7 @@ def before(record: Record, target: str, platform: Platform | None, run_url: str 
     if pending is not None:
         if not same(pending.task_hub, target) or pending.slot.lower() != record.slot_name.lower() or platform is None:
             raise ConflictError(cut_off(record, pending))
-        if platform.has_swapped(target):
+        if platform.has_swapped(target, pending.swapped_out):
             return Step.CONFIRM
         if not pending.is_of(run_url):
             raise ConflictError(cut_off(record, pending))
@@ -158,7 +160,7 @@ def before(record: Record, target: str, platform: Platform | None, run_url: str 
     if not same(record.slot, target):
         # The server's refusal says what is where.
         return Step.BEGIN
-    if platform is not None and platform.has_swapped(target):
+    if platform is not None and platform.has_swapped(target, record.production):
         return Step.CONFIRM
     if platform is not None:
         _require_before(record, record.production, target, platform)
@@ -170,7 +172,7 @@ def settled(record: Record, pending: Pending, platform: Platform | None, run_url
     it any more; it may take it back once the platform has shown no swap for long enough."""
     if platform is None or pending.slot.lower() != record.slot_name.lower():
         return Step.LEAVE
-    if platform.has_swapped(pending.task_hub):
+    if platform.has_swapped(pending.task_hub, pending.swapped_out):
         return Step.CONFIRM
     if pending.is_of(run_url) and platform.is_as_before(pending.task_hub, pending.swapped_out):
         return Step.TAKE_BACK
@@ -192,7 +194,7 @@ def after(attempt: Attempt, platform: Platform | None, target: str, swapped_out:
     if platform is None:
         # A look before the swap, and a command that says it has swapped, are enough: logins of pipelines run out.
         return Step.CONFIRM if attempt.went_well else Step.LEAVE
-    if platform.has_swapped(target):
+    if platform.has_swapped(target, swapped_out):
         return Step.CONFIRM
     failed = attempt.looks and not attempt.went_well and not attempt.interrupted
     return Step.TAKE_BACK if failed and platform.is_as_before(target, swapped_out) else Step.LEAVE
@@ -224,9 +226,17 @@ def rollback_target(record: Record, asked: str | None, last_swap: Mapping[str, A
     return record.slot
 
 
-def against_staging(record: Record, target: str, carried: str | None) -> str | None:
-    """Why the slot on the platform is not the one that the server judges, and None if it is. `carried` is the hub that
-    it carries, None if it has no such setting: the verdict would be about another hub than is overwritten."""
+def against_staging(record: Record, target: str, platform: Platform) -> str | None:
+    """Why the slot on the platform is not the one that the server judges, and None if it is: the verdict would be about
+    another hub than the one that is overwritten."""
+    carried, production = platform.slot, platform.production
+    if record.production is None and production is not None:
+        return unregistered(record, production)
+    if record.production is not None and not same(record.production, production):
+        return (
+            f"in Azure production carries {production or 'no task hub'}, but the server has {record.production} there: "
+            "somebody swapped or deployed without telling it. Find out who is right: safe-deploy doctor compares both"
+        )
     if carried is None and (record.slot is None or not record.promoted):
         # Nothing was ever deployed there, or only staged.
         return None
@@ -241,9 +251,8 @@ def against_staging(record: Record, target: str, carried: str | None) -> str | N
         return f"{said}. Check --hub-setting: it must be the app setting that host.json takes the hub's name from"
     if same(carried, record.production):
         return (
-            f"{said}, and {carried} in production. Either a swap was undone or never came, or the hub's setting is "
-            f"slot-sticky: safe-deploy doctor says. If Azure's production carries {held}, the record is behind: "
-            f"{record.typed(held, 'done')}"
+            f"{said}, and {carried} in production, where Azure has it, too: to overwrite the slot is harmless only if "
+            "it is stopped. Give it the hub that the server has there, or stage with --force and a reason"
         )
     return (
         f"{said}, so it would judge another task hub than the one that is overwritten. When nothing runs on {carried}, "
@@ -274,7 +283,8 @@ def _require_before(record: Record, production: str | None, target: str, platfor
     if production is not None and not same(platform.production, production):
         raise ConflictError(
             f"the server has task hub {production} in production, but in Azure production carries "
-            f"{platform.production or 'no task hub'}. The swap was not run. Find out who is right: "
+            f"{platform.production or 'no task hub'}, and the slot {platform.slot or 'none'}. The swap was not run. "
+            "Find out who is right: "
             "safe-deploy doctor compares both"
         )
     if not same(platform.slot, target):

@@ -3,13 +3,16 @@
 # Does what `safe-deploy` does, with the same variables and exit codes, but cannot look at the platform.
 usage() {
   cat <<'END'
-usage: deploy.sh status | stage | swap [-- COMMAND...] | rollback [-- COMMAND...] | cleanup
-       deploy.sh swap --outcome done|failed
+usage: deploy.sh status | stage | cleanup
+       deploy.sh swap | rollback  -- COMMAND...
+       deploy.sh swap | rollback  --outcome pending|done|failed
 
   status    may the slot be overwritten? With SAFE_DEPLOY_WAIT=true, wait until it may
   stage     put SAFE_DEPLOY_TASK_HUB into the slot
-  swap      promote SAFE_DEPLOY_TASK_HUB: say so, run COMMAND, which swaps on the platform, and confirm; take it back
-            if COMMAND fails. With --outcome: say how a swap that was cut off ended, after you have looked
+  swap      promote SAFE_DEPLOY_TASK_HUB: say so, run COMMAND, which swaps on the platform, and confirm. If COMMAND fails
+            or is interrupted, the swap stays pending (6) until a person has looked, as nobody here can, and the
+            platform goes on with what it has accepted. With --outcome: who swaps or looks says how it stands: pending
+            before the platform's swap, done when production carries the task hub, failed when it does not
   rollback  the same for the task hub that was swapped out and is still in the slot
   cleanup   remove retired task hubs that have drained
 
@@ -18,7 +21,7 @@ Variables (an empty one counts as not set):
   SAFE_DEPLOY_APP               the app, required
   SAFE_DEPLOY_KEY               the key, if the server wants one
   SAFE_DEPLOY_RUN_URL           the address of this run, the same for every step and every attempt; else of the CI
-                                system (GitLab, Jenkins, Buildkite)
+                                system (GitLab, Buildkite, Bitbucket, Jenkins)
   SAFE_DEPLOY_ACTOR             who releases, for the audit log
   SAFE_DEPLOY_SLOT              staging if not set
   SAFE_DEPLOY_TASK_HUB          stage, swap: the task hub of this release; rollback: that to go back to, if it must be it
@@ -36,8 +39,10 @@ set -euo pipefail
 
 say() { printf 'deploy.sh: %s\n' "$*" >&2; }
 
+hint='' # what a failure has to add at this moment
+
 fail() { # CODE MESSAGE
-  say "$2"
+  say "$2$hint"
   exit "$1"
 }
 
@@ -92,31 +97,24 @@ refuse() { # STATUS: end with the exit code that the server's refusal stands for
 }
 
 show() { jq . <<<"$answer"; }
-
 field() { jq -r "$1 // empty" <<<"$answer"; }
 
 same() { [[ "${1,,}" == "${2,,}" ]]; } # storage ignores the case of task hub names
 
-is_true() { [[ "${1,,}" == true ]]; }
-
 status() {
-  local deadline=$((SECONDS + ${SAFE_DEPLOY_TIMEOUT:-3600})) wait=0 left told=''
+  local waits=${SAFE_DEPLOY_WAIT:-} deadline=$((SECONDS + ${SAFE_DEPLOY_TIMEOUT:-3600})) wait=0 left told=''
   while true; do
     ask GET "/apps/$app/staging?slot=$slot&wait=$wait&verify=${SAFE_DEPLOY_VERIFY:-cached}"
-    if [[ $(field .ready) == true ]]; then
-      show
-      return
-    fi
+    [[ $(field .ready) != true ]] || break
     if [[ "$(field '[.reasons[].code]')" != "$told" ]]; then
       told=$(field '[.reasons[].code]')
       say "not ready: $(field '[.reasons[].message] | join("; ")')"
     fi
-    if ! is_true "${SAFE_DEPLOY_WAIT:-}"; then
+    left=$((deadline - SECONDS))
+    if [[ "${waits,,}" != true ]]; then
       show
       exit 3
-    fi
-    left=$((deadline - SECONDS))
-    if ((left <= 0)); then
+    elif ((left <= 0)); then
       show
       fail 5 "not ready within ${SAFE_DEPLOY_TIMEOUT:-3600} seconds"
     fi
@@ -124,6 +122,7 @@ status() {
     wait=$((left < 60 ? left : 60))
     sleep 1
   done
+  show
 }
 
 stage() {
@@ -145,75 +144,97 @@ post_swap() { # HUB OUTCOME ROLLBACK
     '{taskHub: $hub, slot: $slot, outcome: $outcome, rollback: $rollback}')"
 }
 
-# HUB ROLLBACK [COMMAND...]: the record first, as pending, then the platform, then how it went.
-promote() {
-  local hub=$1 rollback=$2 code=0 pending
-  shift 2
-  ask GET "/apps/$app"
-  pending=$(field .pendingSwap.taskHub)
-  if [[ -n "$pending" ]]; then
-    # Whoever began it was cut off, and may or may not have swapped. To swap again could undo it, so nobody guesses.
-    fail 6 "a swap of $pending into production was begun by $(field .pendingSwap.by) at $(field .pendingSwap.startedAt) and not finished. Look which task hub production carries now. If it is $pending, run: SAFE_DEPLOY_TASK_HUB=$pending deploy.sh swap --outcome done. If not, the same with --outcome failed"
+held() { # SLOT: the task hub that it holds, nothing if none, from the app in `answer`
+  jq -r --arg slot "${1,,}" \
+    'first(.slots | to_entries[] | select((.key | ascii_downcase) == $slot) | .value.taskHub) // empty' <<<"$answer"
+}
+
+# SLOT HUB: what a person types after a look at the platform.
+to_type() {
+  local words
+  printf -v words 'SAFE_DEPLOY_SERVER=%q SAFE_DEPLOY_APP=%s' "$server" "$app"
+  same "$1" staging || words+=" SAFE_DEPLOY_SLOT=$1"
+  words+=" SAFE_DEPLOY_TASK_HUB=$2 $0 swap --outcome"
+  printf '%s' "Look which task hub production carries, when the platform has come to rest. If it is $2, type: $words done. If not, type: $words failed"
+}
+
+no_other_swap() { # ends the script if a swap is pending in `answer`
+  local hub
+  hub=$(field .pendingSwap.taskHub)
+  # Whoever began it was cut off, and may or may not have swapped. To swap again could undo it, so nobody guesses.
+  [[ -z "$hub" ]] || fail 6 "$(field .pendingSwap.by) began to swap $hub into production at $(field .pendingSwap.startedAt), and nobody has said how that ended. $(to_type "$(field .pendingSwap.slot)" "$hub")"
+}
+
+promote() { # HUB ROLLBACK: by `command`, or as `outcome` says
+  if [[ -n "$outcome" ]]; then
+    post_swap "$1" "$outcome" "$2"
+  else
+    ask GET "/apps/$app"
+    no_other_swap
+    if same "$(held production)" "$1"; then
+      say "$1 is in production already"
+    else
+      carry_out "$1" "$2"
+    fi
   fi
-  if same "$(field .slots.production.taskHub)" "$hub"; then
-    say "$hub is in production already"
-    show
-    return
-  fi
-  if (($# == 0)); then
-    post_swap "$hub" Done "$rollback"
-    show
-    return
-  fi
-  post_swap "$hub" Pending "$rollback"
+  show
+}
+
+carry_out() { # HUB ROLLBACK: the record first, as pending, then the platform, then how it went
+  local hub=$1 rollback=$2 code=0
   # bash runs a trap when the command has ended, so the command is never left alone.
   trap 'interrupted=yes' INT TERM HUP
-  env -u SAFE_DEPLOY_KEY "SAFE_DEPLOY_TASK_HUB=$hub" "$@" >&2 || code=$?
-  if ((code == 0)); then
-    post_swap "$hub" Done "$rollback"
-    trap - INT TERM HUP
-    show
-  elif [[ -n "${interrupted:-}" ]]; then
-    # The platform goes on with a swap that it has accepted, whatever becomes of the command that asked for it.
-    fail 1 "interrupted: the swap of $hub stays pending until somebody has looked. Run deploy.sh swap again for what to do"
-  else
+  post_swap "$hub" Pending "$rollback"
+  same "$(field .pendingSwap.taskHub)" "$hub" || fail 6 "somebody else has swapped $hub meanwhile; the command was not run"
+  if [[ -n "${interrupted:-}" ]]; then
     post_swap "$hub" Failed "$rollback"
-    fail 1 "the command ended with exit code $code; the swap of $hub is taken back"
+    fail 1 'interrupted before the command was run; nothing has changed'
   fi
+  env -u SAFE_DEPLOY_KEY "SAFE_DEPLOY_TASK_HUB=$hub" "${command[@]}" >&2 || code=$?
+  hint=". The command ended with exit code $code${interrupted:+, when it was interrupted}. The swap of $hub stays pending, and nobody can stage. $(to_type "$slot" "$hub")"
+  # The platform goes on with a swap that it has accepted, whatever becomes of the command that asked for it.
+  ((code == 0)) || fail 6 'nobody here can tell whether the slots are swapped'
+  post_swap "$hub" Done "$rollback"
 }
 
 swap() {
-  local hub outcome=''
+  local hub
+  outcome_or_command "$@"
   hub=$(task_hub)
-  if [[ "${1:-}" == --outcome ]]; then
-    case "${2:-}" in
-      done) outcome=Done ;;
-      failed) outcome=Failed ;;
-      *) fail 2 'the outcome of a swap is done or failed' ;;
-    esac
-    post_swap "$hub" "$outcome" false
-    show
-    return
-  fi
-  command_after "$@"
-  promote "$hub" false "${command[@]}"
+  promote "$hub" false
 }
 
 rollback() {
-  local hub=${SAFE_DEPLOY_TASK_HUB:-} last
-  command_after "$@"
-  if [[ -z "$hub" ]]; then
-    ask GET "/apps/$app/history?top=1000"
-    last=$(field '[.history[] | select(.operation == "PostSwap" and (.details.outcome // "Done") == "Done")][0].details | select(.rollback).production')
-    ask GET "/apps/$app"
-    hub=$(field ".slots[\"$slot\"].taskHub")
-    # To roll back twice must not roll forward again.
-    if [[ -n "$last" ]] && same "$last" "$(field .slots.production.taskHub)"; then
-      hub=$last
+  local asked='' hub production
+  outcome_or_command "$@"
+  [[ -z "${SAFE_DEPLOY_TASK_HUB:-}" ]] || asked=$(task_hub)
+  ask GET "/apps/$app"
+  production=$(held production)
+  hub=${asked:-$(held "$slot")}
+  if [[ -n "$outcome" && $(field .pendingSwap.rollback) == true ]]; then
+    hub=${asked:-$production} # where the record has it while the swap is pending
+  else
+    no_other_swap
+    if came_back "$production"; then
+      hub=${asked:-$production} # to roll back twice must not roll forward again
+    elif same "$asked" "$production"; then
+      fail 6 "$asked is in production, and no rollback brought it there. Without SAFE_DEPLOY_TASK_HUB the slot's task hub comes back"
     fi
     [[ -n "$hub" ]] || fail 6 "slot $slot of app $app holds no task hub: there is nothing to roll back to"
   fi
-  promote "$hub" true "${command[@]}"
+  promote "$hub" true
+}
+
+came_back() { # HUB: whether the newest swap with this slot that came about was a rollback to it
+  local token='' last
+  while true; do
+    ask GET "/apps/$app/history?top=200${token:+&continuationToken=$token}"
+    last=$(jq -c --arg slot "${slot,,}" 'first(.history[] | select(.operation == "PostSwap") | .details
+      | select((.outcome // "Done") == "Done" and (.slot // "" | ascii_downcase) == $slot)) // empty' <<<"$answer")
+    token=$(jq -r '.continuationToken // "" | @uri' <<<"$answer")
+    [[ -z "$last" && -n "$token" ]] || break
+  done
+  [[ -n "$last" && "$(jq .rollback <<<"$last")" == true ]] && same "$(jq -r .production <<<"$last")" "$1"
 }
 
 cleanup() {
@@ -222,11 +243,20 @@ cleanup() {
   show
 }
 
-command_after() { # [-- COMMAND...]: leaves the command in `command`
-  command=()
-  (($# > 0)) || return 0
-  [[ "$1" == -- ]] || fail 2 "write the command after --, not $1"
-  command=("${@:2}")
+# -- COMMAND..., or --outcome WORD: leaves the one in `command`, the other, as the server has it, in `outcome`.
+outcome_or_command() {
+  outcome='' command=()
+  case "$*" in
+    '--outcome pending') outcome=Pending ;;
+    '--outcome done') outcome=Done ;;
+    '--outcome failed') outcome=Failed ;;
+    '-- '?*)
+      command=("${@:2}")
+      # Before anything is on record.
+      [[ -n "$(type -P -- "${command[0]}")" ]] || fail 2 "there is no program ${command[0]}"
+      ;;
+    *) fail 2 'give the command that swaps on the platform, after --, or --outcome with pending, done or failed' ;;
+  esac
 }
 
 task_hub() {
@@ -240,14 +270,8 @@ main() {
   local operation=${1:-}
   case "$operation" in
     status | stage | swap | rollback | cleanup) shift ;;
-    -h | --help | help)
-      usage
-      return
-      ;;
-    *)
-      usage >&2
-      exit 2
-      ;;
+    -h | --help | help) usage && return ;;
+    *) usage >&2 && exit 2 ;;
   esac
   server=${SAFE_DEPLOY_SERVER:-}
   server=${server%/}
@@ -255,15 +279,19 @@ main() {
   app=${SAFE_DEPLOY_APP:-}
   slot=${SAFE_DEPLOY_SLOT:-staging}
   patience=${SAFE_DEPLOY_PATIENCE:-120}
-  run_url=${SAFE_DEPLOY_RUN_URL:-${CI_PIPELINE_URL:-${BUILD_URL:-${BUILDKITE_BUILD_URL:-}}}}
-  actor=${SAFE_DEPLOY_ACTOR:-${GITLAB_USER_LOGIN:-${BUILDKITE_BUILD_CREATOR:-}}}
+  run_url=${CI_PIPELINE_URL:-${BUILDKITE_BUILD_URL:-${BUILD_URL:-}}}
+  [[ -z "${BITBUCKET_BUILD_NUMBER:-}" ]] ||
+    run_url=https://bitbucket.org/${BITBUCKET_REPO_FULL_NAME:-}/pipelines/results/$BITBUCKET_BUILD_NUMBER
+  run_url=${SAFE_DEPLOY_RUN_URL:-$run_url}
+  actor=${SAFE_DEPLOY_ACTOR:-${GITLAB_USER_LOGIN:-${BUILDKITE_BUILD_CREATOR:-${BITBUCKET_STEP_TRIGGERER_UUID:-}}}}
   [[ "$server" == http://* || "$server" == https://* ]] || fail 2 'SAFE_DEPLOY_SERVER must be an http or https address'
   [[ "$run_url$actor${SAFE_DEPLOY_KEY:-}" != *[$'\r\n']* ]] || fail 2 'run URL, actor and key must be single lines'
   # They become parts of an address.
   [[ "$app" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_APP must be the name of an app'
   [[ "$slot" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_SLOT must be the name of a slot'
   [[ "${SAFE_DEPLOY_VERIFY:-cached}" =~ ^(cached|fresh|none)$ ]] || fail 2 'SAFE_DEPLOY_VERIFY is cached, fresh or none'
-  [[ "${SAFE_DEPLOY_TIMEOUT:-0}" =~ ^[0-9]+$ && "$patience" =~ ^[0-9]+$ ]] ||
+  local seconds='^(0|[1-9][0-9]{0,8})$' # without a 0 before it, which would make it octal
+  [[ "${SAFE_DEPLOY_TIMEOUT:-0}" =~ $seconds && "$patience" =~ $seconds ]] ||
     fail 2 'SAFE_DEPLOY_TIMEOUT and SAFE_DEPLOY_PATIENCE are whole seconds'
   "$operation" "$@"
 }

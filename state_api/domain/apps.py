@@ -14,6 +14,14 @@ from state_api.domain.readiness import Policy
 
 
 @dataclass(frozen=True, slots=True)
+class Beneath:
+    """A hub that the platform's slot may still carry, though another one was staged over it."""
+
+    task_hub: str
+    promoted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """What is in a slot. `promoted` says that the hub has been in production: such a hub may hold work of a released
     version and is never staged again. `beneath` are the hubs that the platform's slot may still carry, newest first:
@@ -23,7 +31,11 @@ class Slot:
     version: str | None
     since: Instant
     promoted: bool = False
-    beneath: tuple[str, ...] = ()
+    beneath: tuple[Beneath, ...] = ()
+
+    def all_beneath_the_next(self) -> tuple[Beneath, ...]:
+        """What the slot may carry once another hub is put on record over this one."""
+        return (Beneath(self.task_hub, self.promoted), *self.beneath)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ class App:
         """The name of a slot in which the platform may still have this hub, although another was staged over it."""
         before = self.pending_swap.before if self.pending_swap else {}
         for name, held in (*self.slots.items(), *before.items()):
-            if held and any(same_hub(hub, task_hub) for hub in held.beneath):
+            if held and any(same_hub(one.task_hub, task_hub) for one in held.beneath):
                 return name
         return None
 

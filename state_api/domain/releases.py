@@ -37,14 +37,15 @@ def blocking_deployment(app: App, run: str | None, now: Instant) -> Deployment |
 
 
 def needs_verdict(app: App, order: Order, caller: Caller, now: Instant) -> bool:
-    """Whether `stage` will look at the verdict: not when it changes nothing, nor while a swap is pending."""
-    return app.pending_swap is None and not _is_staged_by(app, order, caller, now)
+    """Whether `stage` will look at the verdict on the slot: not if it changes nothing, nor while a swap is pending."""
+    return app.pending_swap is None and not is_staged_by(app, order, caller, now)
 
 
 def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used: bool, now: Instant) -> Transition:
     """Put a new task hub into a slot and open a deployment for the caller's run.
 
-    `verdict` is that of the hub now in the slot, leaving deployments aside; None only if `needs_verdict` says so.
+    `verdict` is that of the hub now in the slot, leaving deployments aside; None only if `needs_verdict` says so. Where
+    this run has staged this hub already, it is that of what may still be beneath it.
     `used` says that the hub was used before, by any app. Raises InvalidRequest, SwapPending, DeploymentInProgress,
     TaskHubInUse, TaskHubAlreadyUsed, StagingNotReady, and SlotNotFound: a misspelt slot must not pass for an empty one.
     """
@@ -52,7 +53,10 @@ def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used:
         raise InvalidRequest("a deployment is staged into a slot other than production and then swapped")
     if (order.force or order.take_over) and not (order.reason or "").strip():
         raise InvalidRequest("force and takeOver go on record: give a reason")
-    if _is_staged_by(app, order, caller, now):
+    if is_staged_by(app, order, caller, now):
+        if verdict is not None and not verdict.ready and not order.force:
+            # It changes nothing here, but the caller goes on to deploy.
+            raise not_ready(app, app.slot_name(order.slot), verdict)
         return Transition(app, "PostStaging", changed=False)
     if app.pending_swap is not None:
         # Not even with force: which hub the platform has in the slot is not known.
@@ -77,7 +81,7 @@ def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used:
         run_url=caller.run_url,
         run=caller.run(order.task_hub),
     )
-    staged = Slot(order.task_hub, order.version, now, beneath=(held.task_hub, *held.beneath) if held else ())
+    staged = Slot(order.task_hub, order.version, now, beneath=held.all_beneath_the_next() if held else ())
     if again and held is not None:
         staged = replace(held, version=order.version or held.version)
     retired = app.retired if held is None or again else (*app.retired, Retired(held.task_hub, held.version, now))
@@ -141,7 +145,7 @@ def remove_retired(app: App, task_hubs: Iterable[str]) -> Transition:
     )
 
 
-def _is_staged_by(app: App, order: Order, caller: Caller, now: Instant) -> bool:
+def is_staged_by(app: App, order: Order, caller: Caller, now: Instant) -> bool:
     """Whether this very run already holds the open deployment of this hub in this slot."""
     deployment = app.open_deployment(now)
     return (

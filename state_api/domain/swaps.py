@@ -43,9 +43,6 @@ def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = Fals
     pending = _pending(app, slot)
     if pending is not None and same_hub(pending.task_hub, task_hub):
         return Transition(replace(app, pending_swap=None), "PostSwap", {"outcome": "Done", **_details(pending)})
-    if pending is not None and pending.swapped_out is not None and same_hub(pending.swapped_out, task_hub):
-        # Production is said to hold what it held before.
-        return take_back(app, slot, pending.task_hub)
     if pending is not None:
         raise swap_pending(app, pending)
     if _holds(app, PRODUCTION, task_hub):

@@ -54,7 +54,7 @@ class SlotAnswer(_Given):
             version=slot.version,
             since=_time(slot.since),
             promoted=slot.promoted,
-            beneath=list(slot.beneath),
+            beneath=[one.task_hub for one in slot.beneath],
         )
 
 

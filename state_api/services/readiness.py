@@ -111,6 +111,11 @@ class Readiness:
         """The verdict on what a slot holds."""
         return (await self._judge_slot(app, content, how))[0]
 
+    async def verdict_beneath(self, app: App, content: Slot, how: Verification) -> Verdict | None:
+        """The verdict on what a slot may still carry beneath the hub that is staged; None if there is nothing."""
+        verdicts = [(await self._judge(app, one.task_hub, how, promoted=one.promoted))[0] for one in content.beneath]
+        return combine(verdicts[0], verdicts[1:]) if verdicts else None
+
     async def verdict_on(self, app: App, task_hub: str, how: Verification) -> Verdict:
         """The verdict on a task hub, whether a slot holds it or not."""
         return (await self._judge(app, task_hub, how))[0]
@@ -127,7 +132,10 @@ class Readiness:
         hub = content.task_hub if content else None
         promoted = content is not None and content.promoted
         first = await self._judge(app, hub, how, deployment, pending_swap, promoted)
-        others = [(one, await self._judge(app, one, how)) for one in (content.beneath if content else ())]
+        others = [
+            (one.task_hub, await self._judge(app, one.task_hub, how, promoted=one.promoted))
+            for one in (content.beneath if content else ())
+        ]
         checked = {name: found[1] for name, found in ((hub, first), *others) if name and found[1]}
         return combine(first[0], [verdict for _, (verdict, _) in others]), checked
 

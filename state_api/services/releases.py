@@ -12,7 +12,7 @@ from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key, hub_key
 from state_api.domain.registration import Registration, register, replaced_slots
-from state_api.domain.releases import Order, abandon, needs_verdict, remove_retired, stage
+from state_api.domain.releases import Order, abandon, is_staged_by, needs_verdict, remove_retired, stage
 from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, swap, take_back
 from state_api.domain.waivers import waive, withdraw
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
@@ -55,6 +55,9 @@ class Releases:
         how = await self._readiness.verification(Verify.FRESH)
 
         async def decide(app: App, now: Instant) -> Transition:
+            held = app.slots.get(app.slot_name(order.slot))
+            if held is not None and is_staged_by(app, order, caller, now):
+                return stage(app, order, caller, await self._readiness.verdict_beneath(app, held, how), False, now)
             if not needs_verdict(app, order, caller, now):
                 return stage(app, order, caller, None, False, now)
             verdict = await self._readiness.verdict(app, app.slot(order.slot), how)

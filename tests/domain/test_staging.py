@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.apps import App, Caller, Deployment, Retired, Slot, Transition
+from state_api.domain.apps import App, Beneath, Caller, Deployment, Retired, Slot, Transition
 from state_api.domain.errors import (
     InvalidRequest,
     SlotNotFound,
@@ -188,6 +188,15 @@ def test_the_run_is_known_by_its_url_whoever_calls() -> None:
     assert not needs_verdict(deploying(ANNA), Order("v42"), Caller("robot", RUN_7), at(60))
 
 
+def test_the_same_hub_staged_again_is_refused_while_something_is_active_beneath_it() -> None:
+    """The caller goes on to deploy over it."""
+    app = put(shop(staging=Slot("v41", None, at(), promoted=True)), Order("v42")).app
+    with pytest.raises(StagingNotReady):
+        stage(app, Order("v42"), ANNA, not_ready(), False, at(60))
+    assert not stage(app, Order("v42"), ANNA, ready(), False, at(60)).changed
+    assert not stage(app, Order("v42", force=True, reason="test"), ANNA, not_ready(), False, at(60)).changed
+
+
 def test_the_same_hub_staged_again_in_another_case_changes_nothing() -> None:
     assert not put(deploying(ANNA), Order("V42", slot="STAGING")).changed
 
@@ -230,12 +239,12 @@ def test_what_was_staged_over_may_still_be_in_the_slot_until_the_new_hub_is_prom
 def test_staging_the_same_hub_again_forgets_nothing_beneath() -> None:
     app = put(shop(staging=Slot("v41", None, at(), promoted=True)), Order("v42"), minutes=1).app
     again = put(replace(app, deployment=None), Order("v42"), minutes=90).app
-    assert again.slots["staging"] == Slot("v42", None, at(60), beneath=("v41",))
+    assert again.slots["staging"] == Slot("v42", None, at(60), beneath=(Beneath("v41", promoted=True),))
 
 
 def test_the_same_run_may_stage_under_a_new_name_and_retires_the_hub_it_staged_before() -> None:
     transition = put(deploying(ANNA), Order("v43", "1.5.1"), minutes=5)
-    assert transition.app.slots["staging"] == Slot("v43", "1.5.1", at(300), beneath=("v42",))
+    assert transition.app.slots["staging"] == Slot("v43", "1.5.1", at(300), beneath=(Beneath("v42", promoted=False),))
     assert transition.app.retired == (Retired("v42", "1.5.0", at(300)),)
     assert transition.app.deployment == Deployment("v43", "1.5.1", "staging", at(300), "anna", RUN_7, f"url:{RUN_7}")
     assert "takenOverFrom" not in transition.details

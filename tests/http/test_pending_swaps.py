@@ -144,6 +144,8 @@ async def test_nothing_that_depends_on_the_slots_is_done_while_a_swap_is_pending
         await post_swap(http, app, old, "Pending", run(1)),
         await post_swap(http, app, new_hub(), "Done", run(1)),
         await post_swap(http, app, old, "Failed", run(1)),
+        # A late repetition of how an earlier swap went must not end this one.
+        await post_swap(http, app, old, "Done", run(1)),
     ]
     for answer in refused:
         told = problem(answer, 409, "SwapPending")
@@ -152,14 +154,12 @@ async def test_nothing_that_depends_on_the_slots_is_done_while_a_swap_is_pending
     assert await shown(http, app) == before
 
 
-@pytest.mark.parametrize(("production_has", "outcome"), [("new", "Done"), ("old", "Failed"), ("old", "Done")])
+@pytest.mark.parametrize(("production_has", "outcome"), [("new", "Done"), ("old", "Failed")])
 async def test_whoever_looked_at_the_platform_ends_the_swap_of_a_dead_run(
     http: httpx.AsyncClient, app: str, production_has: str, outcome: str
 ) -> None:
-    """Failed is said of the hub that was to be promoted, Done of the one that is in production."""
     old, new = await begun(http, app)
-    hub = old if (production_has, outcome) == ("old", "Done") else new
-    ended = await post_swap(http, app, hub, outcome, {"X-Actor": "ops"})
+    ended = await post_swap(http, app, new, outcome, {"X-Actor": "ops"})
     assert (ended.status_code, ended.json()["pendingSwap"]) == (200, None)
     assert held(ended.json()) == ((new, old) if production_has == "new" else (old, new))
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]

@@ -171,6 +171,28 @@ async def test_force_stages_over_running_work_with_a_reason_on_record(http: http
     assert [(hub["taskHub"], hub["outcome"], codes(hub)) for hub in kept] == [(one, "NotDrained", ["InstancesActive"])]
 
 
+async def test_the_run_that_staged_may_not_deploy_over_what_has_become_active_beneath(
+    http: httpx.AsyncClient, app: str
+) -> None:
+    one, two, three = new_hub(), new_hub(), new_hub()
+    await swapped_out(http, app, one, two)
+    assert (await stage(http, app, three, run(1))).status_code == 200
+    assert (await stage(http, app, three, run(1))).status_code == 200
+    await publish(http, event(one, "late"))
+    told = problem(await stage(http, app, three, run(1)), 409, "StagingNotReady")
+    assert told["reasons"][0]["code"] == "InstancesActive"
+    again = await stage(http, app, three, run(1), force=True, reason="test data")
+    assert again.status_code == 200
+
+
+async def test_what_is_put_right_may_still_be_beneath(http: httpx.AsyncClient, app: str) -> None:
+    one, two, three = new_hub(), new_hub(), new_hub()
+    await swapped_out(http, app, one, two)
+    await put(http, app, slots={"staging": {"taskHub": three}})
+    await publish(http, event(one, "late"))
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+
+
 async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_runs_in_the_slot(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:

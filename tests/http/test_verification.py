@@ -115,6 +115,8 @@ async def test_a_hub_that_was_in_production_is_not_drained_when_it_is_not_there(
     await swap(http, app, second)
     verdict = await staging(http, app)
     assert (verdict["taskHub"], codes(verdict)) == (provider.hub, ["TaskHubMissing"])
+    assert (await stage(http, app, new_hub(), force=True, reason="test")).status_code == 200
+    assert codes(await staging(http, app)) == ["DeploymentInProgress", "TaskHubMissing"], "nor beneath another one"
 
 
 async def test_while_events_show_active_instances_only_those_are_looked_up(

@@ -13,6 +13,8 @@ from tests.pipelines.github import check_out
 from tests.pipelines.harness import KEYS, Cancelled, Ended, Machine, load, sample_app
 from tests.server.processes import ROOT
 
+PROJECT = "6ce954b1-ce1f-45d1-b94d-e6bf2464ba2c"
+
 _ROOT_KEYS = {"parameters", "trigger", "pr", "resources", "variables", "stages"}
 _TEMPLATE_KEYS = {"parameters", "steps", "stages"}
 _STAGE_KEYS = {"stage", "displayName", "dependsOn", "variables", "jobs"}
@@ -248,7 +250,8 @@ class _Running:
             "Pipeline.Workspace": str(folder),
             "Agent.TempDirectory": str(self.temporary),
             "System.CollectionUri": "https://dev.azure.example/acme/",
-            "System.TeamProject": "Web Shop",
+            "System.TeamProject": "Größe & Web Shop",
+            "System.TeamProjectId": PROJECT,
             "System.StageAttempt": str(run.attempts[stage]),
             "System.JobAttempt": str(run.attempts[stage]),
             "TF_BUILD": "True",

@@ -1,14 +1,17 @@
 """A state server with keys, a machine with tools, and an app of its own for every test."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from dev.local import stopped, until
 from state_api.settings import StorageSettings
 from tests.pipelines.harness import KEYS, Machine, Shop
-from tests.server.processes import Served, serving
+from tests.server.processes import ROOT, Served, serving
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +22,19 @@ def state_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFact
         yield served
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a process serves that has imported `safe_deploy`."""
+    address = tmp_path_factory.mktemp("warm") / "socket"
+    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.warm", address], cwd=ROOT)
+    with stopped(process):
+        until(lambda: address.exists() or process.poll() is not None, "it serves")
+        yield address
+
+
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path, warm: Path) -> Machine:
+    return Machine(tmp_path, warm)
 
 
 @pytest.fixture

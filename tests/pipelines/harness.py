@@ -1,6 +1,6 @@
-"""Runs the scripts of workflows and templates as a CI system would, on this machine: real shells, real `safe-deploy`, a
-real state server, and a stand-in for `az`. Knows what all CI systems have in common; `github.py` and `agent.py` know
-what is theirs, and fail loudly on whatever they do not know.
+"""Runs the scripts of workflows and templates as a CI system would, on this machine: real shells, real `safe-deploy` in
+forks of one process (`warm.py`), a real state server, and a stand-in for `az`. Knows what all CI systems share;
+`github.py` and `agent.py` know what is theirs, and fail loudly on whatever they do not know.
 """
 
 import os
@@ -18,12 +18,18 @@ import httpx
 import yaml
 
 from tests.builders import event
+from tests.pipelines import warm
 from tests.pipelines.standin import Cloud, install
 from tests.server.processes import ROOT
 
 GROUP = "shop-rg"
 KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("deployer", "admin", "publisher")}
 PIPELINES = ROOT / "pipelines"
+SETTLE = "1"
+"""For how many seconds Azure must show the old state after a swap that failed: nothing goes on in the stand-in."""
+
+_PIP_CACHE = Path(os.environ.get("PIP_CACHE_DIR", Path.home() / ".cache" / "pip"))
+"""What was downloaded once need not be downloaded by every installation."""
 
 _SCRIPT_SECONDS = 120
 _CANCEL_SECONDS = 10
@@ -56,6 +62,8 @@ class Machine:
     """What every job finds: tools on the PATH and nothing else of this process's environment."""
 
     folder: Path
+    warm: Path
+    """Where a process serves that has imported `safe_deploy`."""
     cancel_when: Callable[[], bool] | None = None
     """Cancels the running step once, as soon as this comes true."""
     _made: int = field(default=0)
@@ -66,9 +74,7 @@ class Machine:
         self.cloud = Cloud(self.folder / "cloud.json")
         for name in ("python", "python3"):
             self._program(self.tools / name, f'exec {sys.executable} "$@"')
-        self._program(
-            self.preinstalled / "safe-deploy", f'exec env PYTHONPATH={ROOT} {sys.executable} -m safe_deploy "$@"'
-        )
+        warm.install(self.preinstalled / "safe-deploy", self.warm)
 
     @property
     def tools(self) -> Path:
@@ -91,7 +97,8 @@ class Machine:
 
     def environment(self, home: Path, logged_in: bool, first: Sequence[Path] = ()) -> dict[str, str]:
         path = [*first, self.tools, *([self.login] if logged_in else []), Path("/usr/bin"), Path("/bin")]
-        return {"PATH": os.pathsep.join(map(str, path)), "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
+        known = {"PATH": os.pathsep.join(map(str, path)), "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
+        return {**known, "PIP_CACHE_DIR": str(_PIP_CACHE), "SAFE_DEPLOY_SETTLE": SETTLE}
 
     def run(self, words: Sequence[str | Path], env: Mapping[str, str], folder: Path) -> Ended:
         """Run a program to its end. Raises Cancelled if `cancel_when` came true meanwhile."""

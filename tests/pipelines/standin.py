@@ -1,7 +1,8 @@
 """A stand-in for `az` and the Function Apps behind it: a program that keeps its cloud in a JSON file. Knows what the
 Azure CLI (2.91, read and tried without an account) prints and how it exits; hides the file and its lock.
 
-`install` writes a copy of this module as the program, so it imports nothing of the project. The file:
+The program that `install` writes imports this module and nothing else of the project. Pipelines call it often, so this
+module imports little. The file:
 
     {"apps": {"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": {
         "production": {"settings": {"TASK_HUB": {"value": "v41", "slotSetting": false}}, "package": "app.zip",
@@ -11,7 +12,9 @@ Azure CLI (2.91, read and tried without an account) prints and how it exits; hid
 `sticky` is the app's list of slot settings, and `slotSetting` is shown from it, as in Azure.
 """
 
-import argparse
+# ruff: noqa: PTH100, PTH105, PTH113, PTH119, PTH120, PTH123  # pathlib takes longer to import than a whole call
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import json
@@ -19,11 +22,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NoReturn
 
-Effect = Callable[[dict[str, Any], argparse.Namespace], Any]
+TYPE_CHECKING = False  # as in `typing`, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Any, NoReturn
+
+    Effect = Callable[[dict[str, Any], "Given"], Any]
 
 PRODUCTION = "production"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
@@ -117,9 +123,10 @@ def install(folder: Path, state: Path) -> None:
     """Write the program `az` into a folder, with its cloud in the file `state`. It needs nothing of its environment."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "az"
-    source = Path(__file__).read_text()
+    # Nothing of the site's packages, and this module by its compiled form: so it starts in the blink of an eye.
     program.write_text(
-        f"#!{sys.executable} -I\n{source}\n\nraise SystemExit(main(sys.argv[1:], Path({str(state.resolve())!r})))\n"
+        f"#!{sys.executable} -IS\nimport sys\nsys.path.append({os.path.dirname(os.path.abspath(__file__))!r})\n"
+        f"import standin\nraise SystemExit(standin.main(sys.argv[1:], {str(state.resolve())!r}))\n"
     )
     program.chmod(0o755)
 
@@ -133,7 +140,7 @@ class AzError(Exception):
         self.code = code
 
 
-def main(arguments: list[str], path: Path) -> int:
+def main(arguments: list[str], path: str) -> int:
     """One call of `az`: its exit code."""
     words = list(arguments)
     for index, argument in enumerate(arguments):
@@ -160,7 +167,7 @@ def main(arguments: list[str], path: Path) -> int:
     return 0
 
 
-def _carry_out(path: Path, fault: dict[str, Any], effect: Effect, given: argparse.Namespace) -> Any:
+def _carry_out(path: str, fault: dict[str, Any], effect: Effect, given: Given) -> Any:
     fails = fault.get("exit") is not None
     time.sleep(fault.get("delay") or 0)
     if fails and not fault.get("done"):
@@ -174,7 +181,7 @@ def _carry_out(path: Path, fault: dict[str, Any], effect: Effect, given: argpars
     return result
 
 
-def _begin(path: Path, arguments: list[str], key: str) -> dict[str, Any]:
+def _begin(path: str, arguments: list[str], key: str) -> dict[str, Any]:
     """Take the call down; its fault, or nothing."""
     with _locked(path) as state:
         state["calls"].append(arguments)
@@ -201,43 +208,70 @@ def _empty() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[dict[str, Any]]:
+def _locked(path: Path | str) -> Iterator[dict[str, Any]]:
     """The cloud, for one caller at a time; what was changed in it is kept, all or nothing."""
-    with path.with_suffix(".lock").open("w") as lock:
+    with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        before = path.read_text() if path.exists() else ""
+        before = ""
+        with contextlib.suppress(FileNotFoundError), open(path) as file:
+            before = file.read()
         state = {**_empty(), **json.loads(before or "{}")}
         yield state
         after = json.dumps(state, indent=2)
         if after != before:
-            draft = path.with_suffix(".draft")
-            draft.write_text(after)
-            draft.replace(path)
+            with open(f"{path}.draft", "w") as draft:
+                draft.write(after)
+            os.replace(f"{path}.draft", path)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise AzError(message, 2)
+class Given:
+    """The options of a call, by their long names with underscores."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name]
 
 
-def _arguments(command: str, options: str, arguments: list[str]) -> argparse.Namespace:
+_COMMON = "--subscription --query --output/-o --only-show-errors? --verbose? --debug?"
+
+
+def _arguments(command: str, options: str, arguments: list[str]) -> Given:
     """Options are written as `--long/-s`: `!` is required, `+` takes several values, `?` takes none."""
-    parser = _Parser(prog=f"az {command}", add_help=False)
-    for option in options.split():
-        flags = [flag for flag in re.split(r"[/!+?]", option) if flag]
+    declared = [(option, option.rstrip("!+?").split("/")) for option in f"{options} {_COMMON}".split()]
+    values: dict[str, Any] = {_name(flags): False if "?" in option else None for option, flags in declared}
+    rest, unknown = list(arguments), []
+    while rest:
+        word, separator, joined = rest.pop(0).partition("=")
+        found = [(option, flags) for option, flags in declared if word in flags]
+        if not found:
+            unknown.append(f"{word}{separator}{joined}")
+            continue
+        [(option, flags)] = found
         if "?" in option:
-            parser.add_argument(*flags, action="store_true")
-        else:
-            parser.add_argument(*flags, required="!" in option, nargs="+" if "+" in option else None)
-    for flag in ["--subscription", "--query"]:
-        parser.add_argument(flag)
-    parser.add_argument("--output", "-o", default="json", choices=["json", "tsv", "none"])
-    for flag in ["--only-show-errors", "--verbose", "--debug"]:
-        parser.add_argument(flag, action="store_true")
-    given, rest = parser.parse_known_args(arguments)
-    if rest:
-        raise AzError(f"unrecognized arguments: {' '.join(rest)}", 2)
-    return given
+            values[_name(flags)] = True
+            continue
+        taken = [joined] if separator else []
+        while not separator and rest and not rest[0].startswith("-") and ("+" in option or not taken):
+            taken.append(rest.pop(0))
+        if not taken:
+            expected = "at least one argument" if "+" in option else "one argument"
+            raise AzError(f"argument {'/'.join(flags)}: expected {expected}", 2)
+        values[_name(flags)] = taken if "+" in option else taken[0]
+    if unknown:
+        raise AzError(f"unrecognized arguments: {' '.join(unknown)}", 2)
+    missing = ["/".join(flags) for option, flags in declared if "!" in option and values[_name(flags)] is None]
+    if missing:
+        raise AzError(f"the following arguments are required: {', '.join(missing)}", 2)
+    values["output"] = values["output"] or "json"
+    if values["output"] not in {"json", "tsv", "none"}:
+        raise AzError(f"'{values['output']}' is not a valid value for '--output'.", 2)
+    return Given(values)
+
+
+def _name(flags: list[str]) -> str:
+    return flags[0].removeprefix("--").replace("-", "_")
 
 
 def _unrecognized(words: list[str]) -> NoReturn:
@@ -247,7 +281,7 @@ def _unrecognized(words: list[str]) -> NoReturn:
     raise AzError(f"'{wrong}' is misspelled or not recognized by the system.", 2)
 
 
-def _show(result: Any, given: argparse.Namespace) -> None:
+def _show(result: Any, given: Given) -> None:
     if given.query:
         result = _search(given.query, result)
     if result is None or given.output == "none":
@@ -315,7 +349,7 @@ def _missing(kind: str, group: str) -> AzError:
     return AzError(f"(ResourceNotFound) {message}\nCode: ResourceNotFound\nMessage: {message}", 3)
 
 
-def _app(state: dict[str, Any], given: argparse.Namespace, name: str | None = None) -> dict[str, Any]:
+def _app(state: dict[str, Any], given: Given, name: str | None = None) -> dict[str, Any]:
     wanted = name or given.name
     for known, app in state["apps"].items():
         group = app.get("resourceGroup", given.resource_group)
@@ -325,7 +359,7 @@ def _app(state: dict[str, Any], given: argparse.Namespace, name: str | None = No
     raise _missing(f"sites/{wanted}", given.resource_group)
 
 
-def _slot(app: dict[str, Any], given: argparse.Namespace, name: str | None) -> dict[str, Any]:
+def _slot(app: dict[str, Any], given: Given, name: str | None) -> dict[str, Any]:
     for known, slot in app["slots"].items():
         if known.lower() == (name or PRODUCTION).lower():
             found: dict[str, Any] = slot
@@ -345,7 +379,7 @@ def _sticky(app: dict[str, Any]) -> list[str]:
     return names
 
 
-def _list_settings(state: dict[str, Any], given: argparse.Namespace) -> Any:
+def _list_settings(state: dict[str, Any], given: Given) -> Any:
     app = _app(state, given)
     slot, sticky = _slot(app, given, given.slot), _sticky(app)
     # As az does it: the names are compared with their case.
@@ -355,7 +389,7 @@ def _list_settings(state: dict[str, Any], given: argparse.Namespace) -> Any:
     ]
 
 
-def _set_settings(state: dict[str, Any], given: argparse.Namespace) -> Any:
+def _set_settings(state: dict[str, Any], given: Given) -> Any:
     if not given.settings and not given.slot_settings:
         raise AzError("Please provide either --settings or --slot-settings parameter.")
     app = _app(state, given)
@@ -377,7 +411,7 @@ def _set_settings(state: dict[str, Any], given: argparse.Namespace) -> Any:
     return [{"name": name, "slotSetting": name in named, "value": None} for name in slot["settings"]]
 
 
-def _show_resource(state: dict[str, Any], given: argparse.Namespace) -> Any:
+def _show_resource(state: dict[str, Any], given: Given) -> Any:
     name = (given.parent or "").removeprefix("sites/")
     if (given.namespace, given.resource_type, given.name) != ("Microsoft.Web", "config", "slotConfigNames"):
         raise _missing(f"{given.parent}/{given.resource_type}/{given.name}", given.resource_group)
@@ -391,7 +425,7 @@ def _show_resource(state: dict[str, Any], given: argparse.Namespace) -> Any:
     }
 
 
-def _swap(state: dict[str, Any], given: argparse.Namespace) -> None:
+def _swap(state: dict[str, Any], given: Given) -> None:
     if given.action not in {None, "swap"}:
         raise AzError("The stand-in does not know swaps with preview.", 2)
     app = _app(state, given)
@@ -409,22 +443,21 @@ def _swap(state: dict[str, Any], given: argparse.Namespace) -> None:
     one["package"], other["package"] = other.get("package"), one.get("package")
 
 
-def _deploy(state: dict[str, Any], given: argparse.Namespace) -> Any:
-    source = Path(given.src)
-    if not source.is_file():
+def _deploy(state: dict[str, Any], given: Given) -> Any:
+    if not os.path.isfile(given.src):
         raise AzError(f"'{given.src}' is not a valid local file path or you do not have permissions to access it")
-    _slot(_app(state, given), given, given.slot)["package"] = source.name
+    _slot(_app(state, given), given, given.slot)["package"] = os.path.basename(given.src)
     return {"active": True, "complete": True, "deployer": "Push-Deployer", "provisioningState": "Succeeded"}
 
 
 def _turn(to: str) -> Effect:
-    def turn(state: dict[str, Any], given: argparse.Namespace) -> None:
+    def turn(state: dict[str, Any], given: Given) -> None:
         _slot(_app(state, given), given, given.slot)["state"] = to
 
     return turn
 
 
-def _show_app(state: dict[str, Any], given: argparse.Namespace) -> Any:
+def _show_app(state: dict[str, Any], given: Given) -> Any:
     slot = _slot(_app(state, given), given, given.slot)
     is_slot = given.slot is not None and given.slot.lower() != PRODUCTION
     host = f"{given.name}-{given.slot}" if is_slot else given.name
@@ -439,7 +472,7 @@ def _show_app(state: dict[str, Any], given: argparse.Namespace) -> Any:
     }
 
 
-def _account(state: dict[str, Any], given: argparse.Namespace) -> Any:
+def _account(state: dict[str, Any], given: Given) -> Any:
     return {
         "environmentName": "AzureCloud",
         "id": given.subscription or SUBSCRIPTION,
@@ -451,7 +484,7 @@ def _account(state: dict[str, Any], given: argparse.Namespace) -> Any:
     }
 
 
-def _login(state: dict[str, Any], given: argparse.Namespace) -> Any:
+def _login(state: dict[str, Any], given: Given) -> Any:
     return [_account(state, given)]
 
 

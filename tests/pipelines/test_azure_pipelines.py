@@ -12,7 +12,7 @@ import pytest
 
 from safe_deploy.ci import detect
 from tests.conftest import new_hub
-from tests.pipelines.agent import PipelineRun, TemplateError, bound, compiled
+from tests.pipelines.agent import PROJECT, PipelineRun, TemplateError, bound, compiled
 from tests.pipelines.harness import GROUP, KEYS, PIPELINES, Machine, Shop, load
 from tests.pipelines.shells import shellcheck
 
@@ -146,7 +146,7 @@ def test_a_release_goes_through_the_slot(start: Start, shop: Shop, file: Path) -
     assert shop.cloud.package(shop.name) == "app.zip"
     assert shop.cloud.running(shop.name, "staging")
     swap = next(record for record in shop.history() if record["operation"] == "PostSwap")
-    assert swap["runUrl"] == f"https://dev.azure.example/acme/Web%20Shop/_build/results?buildId={run.number}"
+    assert swap["runUrl"] == f"https://dev.azure.example/acme/{PROJECT}/_build/results?buildId={run.number}"
     assert swap["by"] == "Ada Lovelace"
 
 
@@ -309,20 +309,21 @@ def test_the_check_asks_as_the_same_run_as_the_steps_of_the_stage() -> None:
     environment = {
         "TF_BUILD": "True",
         "SYSTEM_COLLECTIONURI": "https://dev.azure.example/acme/",
-        "SYSTEM_TEAMPROJECT": "Web Shop",
+        "SYSTEM_TEAMPROJECTID": PROJECT,
         "BUILD_BUILDID": "42",
     }
     assert headers["X-Run-Url"] == detect(environment, sys.stderr).run_url
 
 
 def check_headers(text: str) -> dict[str, str]:
-    """The headers as Azure DevOps sends them; PROJECT is put in by hand, as addresses have it."""
+    """The headers as Azure DevOps sends them: with the variables that its documentation has in such headers."""
     macros = {
         "STATE_KEY": KEYS["deployer"],
         "system.CollectionUri": "https://dev.azure.example/acme/",
+        "system.TeamProjectId": PROJECT,
         "build.BuildId": "42",
     }
-    filled = re.sub(r"\$\(([\w.]+)\)", lambda found: macros[found[1]], text.replace("PROJECT", "Web%20Shop"))
+    filled = re.sub(r"\$\(([\w.]+)\)", lambda found: macros[found[1]], text)
     headers: dict[str, str] = json.loads(filled)
     return headers
 

@@ -1,6 +1,7 @@
 """`deploy.sh`, for CI systems without a template of their own: the same sequence and exit codes, by curl."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from dev.local import free_port, until
 from tests.conftest import new_hub
 from tests.pipelines.harness import GROUP, KEYS, PIPELINES, Machine, Shop
 from tests.pipelines.shells import shellcheck
+from tests.server.processes import ROOT
 
 SCRIPT = PIPELINES / "shell" / "deploy.sh"
 RUN = "https://ci.example/pipelines/7"
@@ -25,6 +27,7 @@ class Deploy:
         self.shop = shop
         self.code = 0
         self.said = ""
+        self.ci = {"CI_PIPELINE_URL": RUN, "GITLAB_USER_LOGIN": "ada"}
 
     def environment(self, **more: str) -> dict[str, str]:
         known = {
@@ -32,8 +35,7 @@ class Deploy:
             "SAFE_DEPLOY_SERVER": self.shop.server,
             "SAFE_DEPLOY_APP": self.shop.name,
             "SAFE_DEPLOY_KEY": KEYS["deployer"],
-            "CI_PIPELINE_URL": RUN,
-            "GITLAB_USER_LOGIN": "ada",
+            **self.ci,
         }
         return known | {f"SAFE_DEPLOY_{name.upper()}": value for name, value in more.items()}
 
@@ -62,6 +64,21 @@ class Deploy:
         name = self.shop.name
         swap = ["az", "functionapp", "deployment", "slot", "swap", "--resource-group", GROUP, "--name", name]
         return ["--", *swap, "--slot", "staging", "--target-slot", "production"]
+
+    def curl(self, line: str) -> None:
+        """Put a `curl` in front of the real one: it runs this line of shell, and should go on with `exec`."""
+        program = self.machine.tools / "curl"
+        program.write_text(f"#!/bin/bash\n{line}\n")
+        program.chmod(0o755)
+
+    def typed(self, outcome: str, whole: str) -> None:
+        """Type what was said for this outcome, and be sure that it is complete: nothing else is set."""
+        commands = re.findall(r"type: (.*? --outcome \w+)", self.said)
+        [words] = [command for command in commands if command.endswith(outcome)]
+        assert whole in words
+        env = {**self.machine.environment(self.machine.folder, logged_in=True), "SAFE_DEPLOY_KEY": KEYS["deployer"]}
+        ended = subprocess.run(["bash", "-c", words], env=env, capture_output=True, check=False, text=True)
+        assert ended.returncode == 0, ended.stderr
 
 
 @pytest.fixture
@@ -95,6 +112,7 @@ def test_a_release_is_staged_swapped_and_cleaned_up(deploy: Deploy, shop: Shop, 
     deploy("status")
     assert deploy.code == 0
     deploy("stage", task_hub=newer)
+    deploy("swap", "--outcome", "done", task_hub=newer)
     assert '"outcome": "Removed"' in deploy("cleanup")
     records = {(record["runUrl"], record["by"], record["keyName"]) for record in shop.history()[:-1]}
     assert records == {(RUN, "ada", "the-deployer")}
@@ -128,19 +146,77 @@ def test_waiting_ends_when_the_slot_has_drained(deploy: Deploy, shop: Shop, stag
     assert '"ready": true' in result
 
 
-def test_a_swap_that_fails_is_taken_back_and_can_be_done_again(
-    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_swap_whose_command_fails_stays_pending_until_somebody_types_what_is_said(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str], happened: bool
 ) -> None:
     old, new = staged
-    shop.cloud.fault("swap", times=1)
+    shop.cloud.fault("swap", times=1, done=happened)
     deploy("swap", *deploy.swap_command(), task_hub=new)
-    assert deploy.code == 1
-    assert shop.hubs() == (old, new)
+    assert deploy.code == 6
+    assert shop.app()["pendingSwap"]["taskHub"] == new
+
+    deploy.typed("done" if happened else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
+    assert shop.hubs() == ((new, old) if happened else (old, new))
     for _ in range(2):
         deploy("swap", *deploy.swap_command(), task_hub=new)
         assert deploy.code == 0, deploy.said
         assert shop.hubs() == (new, old)
-    assert shop.swaps == 2
+    assert shop.swaps == (1 if happened else 2)
+
+
+def test_what_is_to_be_typed_names_a_slot_that_is_not_staging(deploy: Deploy, shop: Shop) -> None:
+    old, new = new_hub(), new_hub()
+    shop.put({"slots": {"production": {"taskHub": old}, "blue": {"taskHub": new}}})
+    deploy("swap", "--", "false", task_hub=new, slot="BLUE")
+    assert deploy.code == 6
+    # From another slot's pipeline, too.
+    deploy("swap", "--", "true", task_hub=new_hub())
+    assert deploy.code == 6
+    deploy.typed("failed", "SAFE_DEPLOY_SLOT=blue ")
+    assert shop.app()["slots"]["production"]["taskHub"] == old
+
+
+def test_a_command_that_cannot_be_started_is_refused_before_anything_is_on_record(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+) -> None:
+    _, new = staged
+    for program in ("no-such-program", "ask", str(SCRIPT.parent), str(ROOT / "README.md")):
+        deploy("swap", "--", program, task_hub=new)
+        assert (deploy.code, "there is no program" in deploy.said) == (2, True)
+    assert shop.app()["pendingSwap"] is None
+    assert shop.hubs() == staged
+
+
+def test_a_server_that_is_gone_after_the_command_is_told_by_hand(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str], tmp_path: Path
+) -> None:
+    old, new = staged
+    gone = tmp_path / "gone"
+    deploy.curl(f'[[ ! -e {gone} ]] || exit 7; exec /usr/bin/curl "$@"')
+    deploy("swap", "--", "bash", "-c", f"touch {gone}", task_hub=new, patience="1")
+    assert deploy.code == 1
+    gone.unlink()
+    deploy.typed("done", f"SAFE_DEPLOY_TASK_HUB={new} ")
+    slots = shop.app()["slots"]
+    assert (slots["production"]["taskHub"], slots["staging"]["taskHub"]) == (new, old)
+
+
+def test_whoever_swaps_without_a_command_says_how_it_stands(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy("swap", "--outcome", "pending", task_hub=new)
+    assert shop.app()["pendingSwap"]["taskHub"] == new
+    deploy("rollback", "--outcome", "failed")
+    assert deploy.code == 6, "it is not a rollback that is pending"
+    deploy("swap", "--outcome", "done", task_hub=new)
+    for outcome in ("pending", "failed", "pending", "done", "done"):
+        deploy("rollback", "--outcome", outcome)
+        assert deploy.code == 0, deploy.said
+    slots = shop.app()["slots"]
+    assert (slots["production"]["taskHub"], slots["staging"]["taskHub"]) == (old, new)
+    assert shop.history()[0]["details"]["rollback"] is True
 
 
 @pytest.mark.parametrize("happened", [True, False])
@@ -159,13 +235,13 @@ def test_a_swap_that_was_cut_off_stays_pending_until_somebody_has_looked(
     # To swap once more could undo it.
     deploy("swap", *deploy.swap_command(), task_hub=new)
     assert deploy.code == 6
-    assert "deploy.sh swap --outcome done" in deploy.said
+    said = deploy.said
     deploy("stage", task_hub=new_hub())
     assert deploy.code == 6
     assert shop.swaps == 1
 
-    deploy("swap", "--outcome", "done" if happened else "failed", task_hub=new)
-    assert deploy.code == 0, deploy.said
+    deploy.said = said
+    deploy.typed("done" if happened else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
     assert shop.hubs() == ((new, old) if happened else (old, new))
 
 
@@ -174,11 +250,12 @@ def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
 ) -> None:
     old, new = staged
     begun = tmp_path / "begun"
-    process = deploy.begin("swap", "--", "sh", "-c", f"touch {begun}; sleep 1; exit 1", task_hub=new)
+    process = deploy.begin("swap", "--", "sh", "-c", f"touch {begun}; sleep 0.5; exit 1", task_hub=new)
     until(begun.exists, "the command runs")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 6
+    assert "when it was interrupted" in said
     assert "stays pending" in said
     assert shop.app()["pendingSwap"]["swappedOut"] == old
 
@@ -195,6 +272,40 @@ def test_a_rollback_brings_the_old_version_back_and_doing_it_twice_changes_nothi
     assert shop.swaps == 2
 
 
+def test_a_rollback_to_what_is_in_production_is_a_conflict_unless_a_rollback_brought_it_there(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy("swap", *deploy.swap_command(), task_hub=new)
+    deploy("rollback", *deploy.swap_command(), task_hub=new)
+    assert deploy.code == 6
+    assert "no rollback brought it there" in deploy.said
+    for _ in range(2):
+        deploy("rollback", *deploy.swap_command(), task_hub=old, slot="Staging")
+        assert deploy.code == 0, deploy.said
+    assert shop.hubs() == (old, new)
+    assert shop.swaps == 2
+
+
+def test_a_rollback_finds_its_slots_last_swap_however_far_back_it_is(
+    deploy: Deploy, shop: Shop, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy("swap", "--outcome", "done", task_hub=new)
+    other = new_hub()
+    shop.put({"slots": {"blue": {"taskHub": other}}})
+    deploy("swap", "--outcome", "done", task_hub=other, slot="blue")
+    # That of the other slot is a rollback to what is in production, and says nothing about this one.
+    deploy("rollback", "--outcome", "done", slot="BLUE")
+    assert shop.app()["slots"]["production"]["taskHub"] == new
+    deploy.curl('exec /usr/bin/curl "${@/top=200/top=1}"')
+    for _ in range(2):
+        deploy("rollback", "--outcome", "done", slot="STAGING")
+        assert deploy.code == 0, deploy.said
+        assert shop.app()["slots"]["production"]["taskHub"] == old
+        shop.put({"policy": {"settleSeconds": 1}})
+
+
 def test_a_rollback_does_not_promote_what_was_only_staged(deploy: Deploy, shop: Shop, staged: tuple[str, str]) -> None:
     deploy("rollback", *deploy.swap_command())
     assert deploy.code == 6
@@ -208,6 +319,34 @@ def test_another_runs_deployment_is_a_conflict(deploy: Deploy, shop: Shop, stage
     assert deploy.code == 6
     deploy("stage", task_hub=new_hub(), run_url="https://ci.example/pipelines/8", take_over="true", reason="7 is dead")
     assert deploy.code == 0, deploy.said
+
+
+@pytest.mark.parametrize(
+    ("ci", "run", "actor"),
+    [
+        (
+            {"BUILDKITE_BUILD_URL": "https://buildkite.example/shop/builds/7", "BUILDKITE_BUILD_CREATOR": "ada"},
+            "https://buildkite.example/shop/builds/7",
+            "ada",
+        ),
+        (
+            {"BITBUCKET_BUILD_NUMBER": "7", "BITBUCKET_REPO_FULL_NAME": "acme/shop"},
+            "https://bitbucket.org/acme/shop/pipelines/results/7",
+            None,
+        ),
+        ({"BUILD_URL": "https://jenkins.example/job/shop/7/"}, "https://jenkins.example/job/shop/7/", None),
+    ],
+)
+def test_the_run_is_that_of_the_ci_system(
+    deploy: Deploy, shop: Shop, ci: dict[str, str], run: str, actor: str | None
+) -> None:
+    shop.register(new_hub())
+    deploy.ci = ci
+    deploy("stage", task_hub=new_hub())
+    assert deploy.code == 0, deploy.said
+    record = shop.history()[0]
+    assert record["runUrl"] == run
+    assert actor is None or record["by"] == actor
 
 
 @pytest.mark.parametrize("key", ["", "a-key-that-nobody-knows", KEYS["publisher"]])
@@ -228,9 +367,18 @@ def test_a_key_that_is_not_good_for_it_is_not_allowed(deploy: Deploy, shop: Shop
         (["status"], {"verify": "sometimes"}),
         (["status"], {"run_url": "https://ci.example\nX-Actor: somebody else"}),
         (["stage"], {"task_hub": "9lives"}),
-        (["swap"], {}),
+        (["status"], {"timeout": "soon"}),
+        (["status"], {"timeout": "08"}),
+        (["status"], {"patience": "-1"}),
+        (["swap", "--outcome", "done"], {}),
+        (["swap"], {"task_hub": "shop1"}),
+        (["swap", "--"], {"task_hub": "shop1"}),
         (["swap", "--outcome", "perhaps"], {"task_hub": "shop1"}),
-        (["swap", "az"], {"task_hub": "shop1"}),
+        (["swap", "--outcome", "done", "--", "true"], {"task_hub": "shop1"}),
+        (["swap", "env"], {"task_hub": "shop1"}),
+        (["rollback"], {}),
+        (["rollback", "--outcome"], {}),
+        (["rollback", "--", "true"], {"task_hub": "9lives"}),
         (["stage"], {"task_hub": "shop1", "force": "true"}),
     ],
 )
@@ -256,9 +404,7 @@ def test_the_key_is_in_no_list_of_arguments_and_the_command_does_not_get_it(
     """A `curl` in front of the real one writes down what `ps` would show, of itself and of all that called it."""
     _, new = staged
     seen = tmp_path / "seen"
-    spy = deploy.machine.tools / "curl"
-    spy.write_text(f'#!/bin/sh\ncat /proc/$$/cmdline /proc/$PPID/cmdline >>{seen}\nexec /usr/bin/curl "$@"\n')
-    spy.chmod(0o755)
+    deploy.curl(f'cat /proc/$$/cmdline /proc/$PPID/cmdline >>{seen}\nexec /usr/bin/curl "$@"')
     deploy("swap", "--", "sh", "-c", "env", task_hub=new)
     assert deploy.code == 0, deploy.said
     assert "SAFE_DEPLOY_TASK_HUB" in deploy.said

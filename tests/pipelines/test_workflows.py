@@ -293,8 +293,8 @@ def quickstart(shop: Shop, tmp_path: Path) -> Path:
     text = QUICKSTART.read_text()
     for mark, own in {
         "--resource-group shop --name shop ": f"--resource-group {GROUP} --name {shop.name} ",
-        "app: shop #": f"app: {shop.name} #",
-        "resource-group: shop\n": f"resource-group: {GROUP}\n",
+        "SAFE_DEPLOY_APP: shop,": f"SAFE_DEPLOY_APP: {shop.name},",
+        "resource-group: shop #": f"resource-group: {GROUP} #",
     }.items():
         assert text.count(mark) == 1
         text = text.replace(mark, own)
@@ -315,9 +315,12 @@ def test_the_quickstart_releases_and_its_next_release_waits_its_turn(
 
     shop.orchestration(old, "Running")
     late = release.run(quickstart)
-    late.workflow["jobs"]["release"]["steps"][-1]["with"]["timeout"] = "2"
+    [wait] = [step for step in late.workflow["jobs"]["release"]["steps"] if step.get("with", {}).get("wait")]
+    wait["with"]["timeout"] = "2"
     late.start()
     assert late.conclusions == {"release": "failure"}
+    # A login before the wait would not last.
+    assert late.jobs["release"].steps["azure/login"] == "skipped"
     assert shop.hubs() == (hub_of(run), old)
 
 
@@ -554,7 +557,14 @@ def test_the_action_hands_on_what_the_command_found(use: Use, shop: Shop) -> Non
     [
         ({"command": "stauts"}, "there is no such command"),
         ({"command": "status; echo hacked"}, "there is no such command"),
-        ({"command": "status", "run": "true"}, "for swap and rollback alone"),
+        ({"command": "status", "run": "true"}, "the inputs run and outcome are for swap and rollback alone"),
+        ({"command": "deploy", "outcome": "done"}, "the inputs run and outcome are for swap and rollback alone"),
+        ({"command": "swap"}, "swap needs the input run, with the commands that swap the slots, or the input outcome"),
+        ({"command": "rollback"}, "rollback needs the input run"),
+        ({"command": "swap", "run": "true", "outcome": "done"}, "swap takes run or outcome, not both"),
+        ({"command": "swap", "outcome": "perhaps"}, "outcome is pending, done or failed"),
+        ({"command": "swap", "run": "true", "swap-command": "true"}, "the inputs deploy-command and swap-command are"),
+        ({"command": "stage", "deploy-command": "true"}, "the inputs deploy-command and swap-command are for deploy"),
     ],
 )
 def test_the_action_refuses_what_makes_no_sense_before_it_installs_anything(
@@ -562,7 +572,7 @@ def test_the_action_refuses_what_makes_no_sense_before_it_installs_anything(
 ) -> None:
     run = use(given, really=True)
     assert run.conclusions == {"use": "failure"}
-    assert f"::error::safe-deploy: {message}" in run.jobs["use"].log.replace("the input run is ", "")
+    assert f"::error::safe-deploy: {message}" in run.jobs["use"].log
     assert not list(use.machine.folder.glob("jobs/*-use/temp/safe-deploy"))
 
 
@@ -600,7 +610,20 @@ def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(
     assert run.conclusions == {"use": "failure"}
     assert "said: a b\nkey: none\n" in log
     assert "\nnot reached" not in log
-    assert shop.app()["slots"]["staging"]["taskHub"] == hub
+    # Nobody could look at Azure here.
+    assert "--outcome failed" in log
+    assert shop.app()["pendingSwap"]["taskHub"] == hub
+
+
+def test_whoever_swaps_without_a_command_says_how_it_stands(use: Use, shop: Shop) -> None:
+    old, new = new_hub(), new_hub()
+    shop.put({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
+    run = use({"command": "swap", "task-hub": new, "outcome": "pending"})
+    assert run.conclusions == {"use": "success"}, logs(run)
+    assert shop.app()["pendingSwap"]["taskHub"] == new
+    run = use({"command": "swap", "task-hub": new, "outcome": "failed"})
+    assert run.outputs["use"]["production-task-hub"] == old
+    assert shop.app()["pendingSwap"] is None
 
 
 def test_exit_codes_of_the_command_are_those_of_the_action(use: Use, shop: Shop) -> None:

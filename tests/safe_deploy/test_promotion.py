@@ -161,6 +161,12 @@ def test_a_command_that_fails_while_azure_goes_on_with_the_swap_is_watched_until
     assert staged.is_swapped()
 
 
+def test_a_command_that_is_ended_by_a_signal_without_a_name_is_no_riddle(staged: Shop) -> None:
+    group = ["--resource-group", GROUP]
+    ends(staged.run(staged.swap("sh", "-c", "kill -35 $$", options=group)), 1, "signal 35", "swapped back")
+    assert staged.is_as_before()
+
+
 def test_a_command_that_ends_well_and_has_swapped_nothing_leaves_the_swap_pending(staged: Shop) -> None:
     group = ["--resource-group", GROUP]
     ended = staged.run(staged.swap("true", options=group), patience=30)
@@ -840,11 +846,49 @@ def test_a_slot_is_staged_if_it_carries_what_the_server_has_there(swapped: Shop)
 
 def test_a_slot_that_carries_productions_hub_is_a_swap_that_nobody_saw(swapped: Shop) -> None:
     swapped.carry(production=swapped.old, staging=swapped.new)
-    ended = stages(swapped, new_hub())
-    ends(ended, 6, "a swap was undone or never came")
+    ends(stages(swapped, new_hub()), 6, "somebody swapped or deployed without telling it")
     assert swapped.recorded() == (swapped.new, swapped.old)
-    ends(swapped.type(typed(ended, "done")), 0)
-    assert swapped.recorded() == swapped.carried()
+
+
+def test_what_somebody_swapped_by_hand_is_not_overwritten_although_the_slot_is_empty_on_record(shop: Shop) -> None:
+    shop.carry(production="v99", staging=shop.old)
+    mark = shop.folder / "mark"
+    ends(shop.run(shop.deploy(by=f"touch {mark}")), 6, "somebody swapped or deployed without telling it")
+    assert not mark.exists()
+    assert shop.deploying() is None
+
+
+def test_a_run_that_is_started_anew_under_another_name_does_not_release_twice(shop: Shop) -> None:
+    ends(shop.run(shop.deploy()), 0)
+    ends(shop.run(shop.deploy(hub=new_hub())), 0, "nothing is left to do")
+    assert shop.is_swapped()
+    assert shop.swaps() == 1
+    ends(shop.run(shop.rollback()), 0)
+    third = new_hub()
+    ends(shop.run(shop.deploy(hub=third)), 0)
+    assert shop.recorded() == (third, shop.old) == shop.carried()
+
+
+def test_a_run_that_was_cut_off_and_is_started_anew_under_another_name_ends_its_swap_first(shop: Shop) -> None:
+    shop.stage()
+    shop.tell(shop.new, "Pending")
+    shop.carry(production=shop.new, staging=shop.old)
+    ends(shop.run(shop.deploy(hub=new_hub())), 0, "nothing is left to do")
+    assert shop.is_swapped()
+    assert shop.swaps() == 0
+
+
+def test_what_became_active_beneath_a_staged_version_is_not_overwritten_by_the_run_that_staged_it(
+    swapped: Shop,
+) -> None:
+    third = new_hub()
+    ends(swapped.run(["stage", "--task-hub", third], run_url=OTHER_RUN), 0)
+    swapped.server.post("/api/events", json=[event(swapped.old, status="Running")]).raise_for_status()
+    mark = swapped.folder / "mark"
+    arguments = swapped.deploy("--timeout", "1", hub=third, by=f"touch {mark}")
+    ends(swapped.run(arguments, run_url=OTHER_RUN), 5, "not ready within")
+    assert not mark.exists()
+    assert swapped.is_swapped() is False
 
 
 def test_a_slot_that_carries_a_hub_nobody_knows_is_overwritten_by_force_alone(swapped: Shop) -> None:

@@ -106,7 +106,7 @@ def test_a_record_is_what_the_server_answers(app: dict[str, Any], slot: str, exp
         # A swap that was cut off.
         (BEGUN, UNSWAPPED, Step.RUN),
         (BEGUN, DONE, Step.CONFIRM),
-        (BEGUN, Platform("V42", None), Step.CONFIRM),
+        (BEGUN, Platform("V42", "V41"), Step.CONFIRM),
         (replace(BEGUN, slot_name="STAGING"), UNSWAPPED, Step.RUN),
     ],
 )
@@ -146,6 +146,7 @@ def test_only_the_run_that_began_a_swap_runs_it_again_and_anybody_may_confirm_it
         (STAGED, Platform("v41", "v41"), "slot staging carries v41"),
         # A hub in both places proves no swap.
         (STAGED, Platform("v42", "v42"), "production carries v42"),
+        (STAGED, Platform("v42", "v40"), "production carries v42, and the slot v40"),
         (BEGUN, Platform("v42", "v42"), "production carries v42"),
         # After a swap the slot would hold what the server knows nothing of.
         (FIRST, Platform("v40", "v42"), "safe-deploy register --app shop --task-hub v40"),
@@ -162,7 +163,10 @@ def test_where_server_and_platform_disagree_nothing_is_begun(record: Record, pla
     ("platform", "step"),
     [
         (DONE, Step.CONFIRM),
-        (Platform("V42", None), Step.CONFIRM),
+        (Platform("V42", "V41"), Step.CONFIRM),
+        # Deployed straight into production: nothing was swapped.
+        (Platform("v42", None), Step.LEAVE),
+        (Platform("v42", "v40"), Step.LEAVE),
         (UNSWAPPED, Step.TAKE_BACK),
         (Platform("v40", "v42"), Step.LEAVE),
         (Platform("v42", "v42"), Step.LEAVE),
@@ -218,26 +222,39 @@ def test_a_first_swap_is_taken_back_while_the_hub_waits_in_the_slot(production: 
     assert after(FAILED, Platform("v42", production), "v42", None) is Step.CONFIRM
 
 
+OUT = Record("shop", "staging", "v42", "v41", promoted=True)
+EMPTY = Record("shop", "staging", "v42", None)
+
+
 @pytest.mark.parametrize(
-    ("record", "carried", "said"),
+    ("record", "platform", "said"),
     [
-        (Record("shop", "staging", "v42", "v41", promoted=True), "V41", None),
-        (Record("shop", "staging", "v42", "v41", promoted=True), "v43", None),
+        (OUT, Platform("v42", "V41"), None),
+        (OUT, Platform("v42", "v43"), None),
         # Nothing was ever deployed there, or it was only staged.
-        (Record("shop", "staging", "v42", None), None, None),
-        (STAGED, None, None),
+        (EMPTY, Platform("v42", None), None),
+        (STAGED, Platform("v41", None), None),
+        (Record("shop", "staging", None, None), Platform(None, None), None),
         # A slot that was made with production's settings.
-        (Record("shop", "staging", "v42", None), "v42", None),
+        (EMPTY, Platform("v42", "v42"), None),
         # The deployment of what was staged failed.
-        (replace(STAGED, beneath=("v40", "v39")), "V39", None),
-        (STAGED, "v40", "stage with --force and a reason"),
-        (Record("shop", "staging", "v42", None), "v40", "the server has no task hub there"),
-        (Record("shop", "staging", "v42", "v41", promoted=True), None, "Check --hub-setting"),
-        (Record("shop", "staging", "v42", "v41", promoted=True), "v42", "--task-hub v41 --outcome done"),
+        (replace(STAGED, beneath=("v40", "v39")), Platform("v41", "V39"), None),
+        (STAGED, Platform("v41", "v40"), "stage with --force and a reason"),
+        (EMPTY, Platform("v42", "v40"), "the server has no task hub there"),
+        (OUT, Platform("v42", None), "Check --hub-setting"),
+        (OUT, Platform("v42", "v42"), "only if it is stopped"),
+        (OUT, Platform("v41", "v42"), "somebody swapped or deployed without telling it"),
+        (EMPTY, Platform("v40", "v42"), "somebody swapped or deployed without telling it"),
+        (OUT, Platform(None, "v41"), "production carries no task hub"),
+        (
+            Record("shop", "staging", None, None),
+            Platform("v40", None),
+            "safe-deploy register --app shop --task-hub v40",
+        ),
     ],
 )
-def test_the_slot_must_carry_what_the_server_judges(record: Record, carried: str | None, said: str | None) -> None:
-    against = against_staging(record, "v43", carried)
+def test_the_slot_must_carry_what_the_server_judges(record: Record, platform: Platform, said: str | None) -> None:
+    against = against_staging(record, "v43", platform)
     assert (against is None) if said is None else (against is not None and said in against)
 
 
