@@ -90,8 +90,9 @@ class Server:
         self._say = say
         self._patience = patience
         try:
-            # A redirect is not followed: it would carry the key to wherever it points.
-            self._http = httpx.Client(base_url=self.url, headers=headers)
+            # A redirect is not followed: it would carry the key to wherever it points. So without https there is
+            # nothing to verify, and the authorities, which take long to load, are left out.
+            self._http = httpx.Client(base_url=self.url, headers=headers, verify=self.url.startswith("https:"))
         except (httpx.InvalidURL, UnicodeError, ValueError):
             raise UsageError("the server's address cannot be read") from None
 

@@ -14,8 +14,8 @@ from tests.simulator.runs import simulate
 
 pytestmark = pytest.mark.anyio
 
-HISTORIES = int(os.environ.get("SIMULATOR_HISTORIES", "60"))
-_ENOUGH = 60
+HISTORIES = int(os.environ.get("SIMULATOR_HISTORIES", "40"))
+_ENOUGH = 40
 """Histories in which everything that is simulated happens at least once."""
 
 

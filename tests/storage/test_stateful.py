@@ -154,7 +154,7 @@ def machine_on(storage: StorageSettings) -> type[RuleBasedStateMachine]:
 def test_any_history_leaves_what_a_plain_model_says(storage: StorageSettings) -> None:
     machine = machine_on(storage)
     machine.TestCase.settings = settings(
-        max_examples=20,
+        max_examples=12,
         stateful_step_count=25,
         deadline=None,
         database=None,

@@ -15,7 +15,7 @@ from dev.local import free_port
 from state_api.http.problems import MEDIA_TYPE
 from state_api.settings import STORAGE, emulator_connection
 from tests.builders import cloud_event, event
-from tests.functions.calls import TRIGGER, address
+from tests.functions.calls import TIMER, TRIGGER, address
 from tests.functions.runtime import protos
 from tests.functions.runtime.protos import Message, ParameterBinding, StatusResult, TypedData
 
@@ -100,7 +100,7 @@ async def worker(hosted: None, monkeypatch: pytest.MonkeyPatch, anyio_backend: s
 
 async def test_it_tells_the_host_of_every_function(worker: Worker) -> None:
     operations = [name for name, *_ in function_app.OPERATIONS]
-    assert list(worker.functions) == [*operations, TRIGGER]
+    assert list(worker.functions) == [*operations, TRIGGER, TIMER]
     triggers = {name: json.loads(one.raw_bindings[0]) for name, one in worker.functions.items()}
     assert triggers["PostEvents"] == {
         "direction": "IN",

@@ -1,0 +1,96 @@
+"""`python -m durable_app.local`: a slot. A process with the app's HTTP functions and a worker, which runs one version
+of the code on one task hub, and can be stopped and overwritten with another version while the task hub lives on."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import uvicorn
+from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.internal import orchestrator_service_pb2_grpc as stubs
+from durabletask.worker import TaskHubGrpcWorker
+from google.protobuf.empty_pb2 import Empty
+from starlette.applications import Starlette
+
+from .client import Client
+from .functions import indexed, register, routes
+from .hub import TASK_HUB_KEY
+
+log = logging.getLogger("durable_app.local.slot")
+
+HOST = "127.0.0.1"
+_CONNECT_SECONDS = 20
+_GRACE_SECONDS = 5
+
+
+def application(engine: str, task_hub: str) -> Starlette:
+    """The slot's HTTP side; the worker runs as long as it does."""
+    metadata = [(TASK_HUB_KEY, task_hub)]
+    functions = indexed()
+    inner = AsyncTaskHubGrpcClient(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
+
+    @asynccontextmanager
+    async def running(_: Starlette) -> AsyncIterator[None]:
+        worker = TaskHubGrpcWorker(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
+        register(worker, functions)
+        worker.start()
+        yield
+        # What it says about the end of its stream is no news when it is told to stop.
+        log.setLevel(logging.CRITICAL)
+        worker.stop()
+        await inner.close()
+
+    return Starlette(routes=routes(functions, Client(inner)), lifespan=running)
+
+
+def greet(engine: str, task_hub: str) -> str | None:
+    """None if an engine answers there for this task hub, else what is wrong."""
+    with grpc.insecure_channel(engine) as channel:
+        try:
+            stubs.TaskHubSidecarServiceStub(channel).Hello(
+                Empty(), metadata=[(TASK_HUB_KEY, task_hub)], timeout=_CONNECT_SECONDS, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            absent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            why = "nothing answers there" if absent else error.details()
+            return f"the engine at {engine} does not serve the task hub {task_hub}: {why}"
+    return None
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m durable_app.local", description="Run the sample app as a slot does. For development only."
+    )
+    made.add_argument("--task-hub", required=True, help="the task hub of this slot, which the engine must serve")
+    made.add_argument("--version", choices=("v1", "v2"), required=True, help="which code is in the slot")
+    made.add_argument("--port", type=int, required=True, help="where the HTTP functions listen, on loopback")
+    made.add_argument("--engine", required=True, help="where the engine listens, such as 127.0.0.1:4001")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # What app settings are in Azure; function_app.py and the HTTP functions read them.
+    os.environ["ORDERS_VERSION"] = given.version
+    os.environ["TASK_HUB"] = given.task_hub
+    if (trouble := greet(given.engine, given.task_hub)) is not None:
+        print(f"error: {trouble}", file=sys.stderr)
+        return 1
+    print(f"slot: {given.version} on task hub {given.task_hub} at http://{HOST}:{given.port}", flush=True)
+    uvicorn.run(
+        application(given.engine, given.task_hub),
+        host=HOST,
+        port=given.port,
+        log_level="warning",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

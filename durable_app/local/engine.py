@@ -1,0 +1,76 @@
+"""`python -m durable_app.local.engine`: one task hub, as a process of its own. It outlives the slots that use it, as a
+storage account does; what it keeps in memory ends with it."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from azure.core.exceptions import AzureError
+
+from .hub import Hub
+from .lifecycle import Notifications, Publisher
+from .rows import DEVELOPMENT_STORAGE, TaskHubStorage
+
+HOST_JSON = Path(__file__).parent.parent / "host.json"
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m durable_app.local.engine",
+        description="Keep one task hub, publish its lifecycle events, write its rows. For development only.",
+    )
+    made.add_argument("--task-hub", required=True, help="its name")
+    made.add_argument("--port", type=int, required=True, help="where slots reach it, on loopback")
+    made.add_argument(
+        "--storage",
+        default=os.environ.get("AzureWebJobsStorage", DEVELOPMENT_STORAGE),  # noqa: SIM112
+        help="connection string of the storage account (default: AzureWebJobsStorage, else the emulator)",
+    )
+    made.add_argument(
+        "--topic-endpoint",
+        help="where to publish lifecycle events (default: the setting that host.json names); "
+        "the key is in the setting that host.json names, LIFECYCLE_TOPIC_KEY",
+    )
+    made.add_argument(
+        "--publish-retry-seconds", type=float, help="the time between two tries to publish (default: as in host.json)"
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        host = json.loads(HOST_JSON.read_text())
+        notifications = Notifications.of(host, os.environ, given.topic_endpoint, given.publish_retry_seconds)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    # Before anything is started, so that threads inherit it and the signal waits until it is asked for.
+    stops = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    storage = TaskHubStorage(given.storage, given.task_hub)
+    hub = Hub(given.task_hub, given.port, Publisher(given.task_hub, notifications), storage)
+    try:
+        storage.create()
+        hub.start()
+    except AzureError as error:
+        print(f"error: the storage account cannot be used: {error.message.splitlines()[0]}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        print(f"error: the engine cannot listen on port {given.port}: {error}", file=sys.stderr)
+        return 1
+    print(f"engine: task hub {given.task_hub} at 127.0.0.1:{given.port}", flush=True)
+    signal.sigwait(stops)
+    hub.stop(grace=1)
+    storage.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""One task hub: Microsoft's in-memory engine, which behaves towards the outside as the host extension does. Lifecycle
+events are published before an episode is stored, and `{Hub}Instances` is written with it. What a worker had taken and
+not finished when it went away is given to the next one."""
+
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal import orchestrator_service_pb2_grpc as stubs
+from durabletask.testing import InMemoryOrchestrationBackend
+from durabletask.testing.in_memory_backend import ActivityWorkItem, OrchestrationInstance
+from google.protobuf.empty_pb2 import Empty
+
+from .lifecycle import Notice, Publisher
+from .rows import Instance, TaskHubStorage
+
+_THREADS = 32
+
+TASK_HUB_KEY = "taskhub"
+"""Under this name a call's metadata says which task hub it means, as with Durable Task Scheduler."""
+
+STATUSES = {
+    pb.ORCHESTRATION_STATUS_RUNNING: "Running",
+    pb.ORCHESTRATION_STATUS_COMPLETED: "Completed",
+    pb.ORCHESTRATION_STATUS_FAILED: "Failed",
+    pb.ORCHESTRATION_STATUS_TERMINATED: "Terminated",
+    # The extension knows no other word for the end of a generation.
+    pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW: "Completed",
+    pb.ORCHESTRATION_STATUS_PENDING: "Pending",
+    pb.ORCHESTRATION_STATUS_SUSPENDED: "Suspended",
+}
+
+
+def reason_of(name: str, failure: pb.TaskFailureDetails) -> str:
+    kind = failure.errorType.rsplit(".")[-1]
+    return f"Orchestrator function '{name}' failed: {kind}: {failure.errorMessage}"
+
+
+def notices(name: str, instance_id: str, first: bool, actions: Sequence[pb.OrchestratorAction]) -> Iterator[Notice]:
+    """What the extension publishes about one episode: Running if it is the first of its execution, and how it ended if
+    it did. A generation that continues as new is Completed; the next one's first episode is Running again."""
+    if first:
+        yield Notice(name, instance_id, "Running")
+    for action in actions:
+        if action.HasField("completeOrchestration"):
+            end = action.completeOrchestration
+            reason = reason_of(name, end.failureDetails) if end.HasField("failureDetails") else ""
+            yield Notice(name, instance_id, STATUSES[end.orchestrationStatus], reason)
+
+
+class Hub(InMemoryOrchestrationBackend):
+    """The engine of one task hub."""
+
+    def __init__(self, task_hub: str, port: int, publisher: Publisher, storage: TaskHubStorage) -> None:
+        super().__init__(port=port)
+        self._task_hub = task_hub
+        self._publisher = publisher
+        self._storage = storage
+        self._executions: dict[str, str] = {}
+        # Activities that a worker has taken and not finished.
+        self._activities_out: set[tuple[str, int]] = set()
+
+    def start(self) -> str:
+        """Unlike the engine's own, on loopback alone, and on a port that no other engine shares."""
+        self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
+        stubs.add_TaskHubSidecarServiceServicer_to_server(self, self._server)
+        self._server.add_insecure_port(f"127.0.0.1:{self._port}")
+        self._server.start()
+        return f"127.0.0.1:{self._port}"
+
+    # What workers and clients call; the names are those of the protocol.
+
+    def Hello(self, request: Empty, context: grpc.ServicerContext) -> Empty:
+        asked = dict(context.invocation_metadata()).get(TASK_HUB_KEY)
+        if asked != self._task_hub:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is the engine of {self._task_hub}")
+        return super().Hello(request, context)
+
+    def StartInstance(
+        self, request: pb.CreateInstanceRequest, context: grpc.ServicerContext
+    ) -> pb.CreateInstanceResponse:
+        with self._lock:
+            answer = super().StartInstance(request, context)
+            self._executions.pop(answer.instanceId, None)
+            self._write(answer.instanceId)
+        return answer
+
+    def CompleteOrchestratorTask(
+        self, request: pb.OrchestratorResponse, context: grpc.ServicerContext
+    ) -> pb.CompleteTaskResponse:
+        with self._lock:
+            instance = self._awaited(request)
+            if instance is None:
+                return pb.CompleteTaskResponse()
+            first = not instance.history
+        # Not under the lock: it takes as long as the endpoint takes, and the other instances go on meanwhile.
+        for notice in notices(instance.name, request.instanceId, first, request.actions):
+            self._publisher.publish(notice)
+        with self._lock:
+            if self._awaited(request) is None:
+                return pb.CompleteTaskResponse()
+            answer = super().CompleteOrchestratorTask(request, context)
+            if instance.status == pb.ORCHESTRATION_STATUS_PENDING:
+                # Continued as new: the row is written with the first episode of the next generation.
+                self._executions.pop(request.instanceId, None)
+                instance.created_at = instance.last_updated_at
+            else:
+                self._write(request.instanceId)
+        return answer
+
+    def CompleteActivityTask(
+        self, request: pb.ActivityResponse, context: grpc.ServicerContext
+    ) -> pb.CompleteTaskResponse:
+        with self._lock:
+            self._activities_out.discard((request.instanceId, request.taskId))
+            return super().CompleteActivityTask(request, context)
+
+    def CompleteEntityTask(
+        self, request: pb.EntityBatchResult, context: grpc.ServicerContext
+    ) -> pb.CompleteTaskResponse:
+        with self._lock:
+            tokens = {str(entity.completion_token): entity_id for entity_id, entity in self._entities.items()}
+            entity_id = tokens.get(request.completionToken)
+        if entity_id is None:
+            # From a worker that was given up.
+            return super().CompleteEntityTask(request, context)
+        if entity_id not in self._executions:
+            self._publisher.publish(Notice(entity_id.split("@")[1], entity_id, "Running"))
+        with self._lock:
+            answer = super().CompleteEntityTask(request, context)
+            # To the provider an entity is an orchestration that continues as new with every batch of operations.
+            self._executions[entity_id] = uuid.uuid4().hex
+            now = datetime.now(UTC)
+            self._storage.put(Instance(entity_id, self._executions[entity_id], entity_id, "Running", now, now))
+        return answer
+
+    def PurgeInstances(
+        self, request: pb.PurgeInstancesRequest, context: grpc.ServicerContext
+    ) -> pb.PurgeInstancesResponse:
+        with self._lock:
+            before = set(self._instances)
+            answer = super().PurgeInstances(request, context)
+            for instance_id in before - set(self._instances):
+                self._storage.drop(instance_id)
+        return answer
+
+    def GetWorkItems(self, request: pb.GetWorkItemsRequest, context: grpc.ServicerContext) -> Iterator[pb.WorkItem]:
+        taken: list[pb.WorkItem] = []
+        try:
+            for item in super().GetWorkItems(request, context):
+                with self._lock:
+                    taken = [one for one in taken if self._is_out(one)]
+                    taken.append(item)
+                    if item.HasField("activityRequest"):
+                        self._activities_out.add(_activity_key(item))
+                yield item
+        finally:
+            with self._lock:
+                for item in taken:
+                    if self._is_out(item):
+                        self._take_back(item)
+
+    # How the engine differs inside.
+
+    def _awaited(self, request: pb.OrchestratorResponse) -> OrchestrationInstance | None:
+        """The instance whose episode this answers. None if the worker was given up: another has the episode now, and
+        the engine itself, told of this answer, would forget that."""
+        instance = self._instances.get(request.instanceId)
+        return None if instance is None or str(instance.completion_token) != request.completionToken else instance
+
+    def _is_out(self, item: pb.WorkItem) -> bool:
+        """Whether this work was given to a worker and nobody has finished it."""
+        match item.WhichOneof("request"):
+            case "orchestratorRequest":
+                instance = self._instances.get(item.orchestratorRequest.instanceId)
+                return (
+                    instance is not None
+                    and instance.instance_id in self._orchestration_in_flight
+                    and str(instance.completion_token) == item.completionToken
+                )
+            case "activityRequest":
+                return _activity_key(item) in self._activities_out
+            case _:
+                entity = self._entities.get(item.entityRequestV2.instanceId)
+                return (
+                    entity is not None
+                    and entity.instance_id in self._entity_in_flight
+                    and str(entity.completion_token) == item.completionToken
+                )
+
+    def _take_back(self, item: pb.WorkItem) -> None:
+        """Put the work of a worker that has gone back into its queue. Under a new token: an answer that the worker
+        still sends would be one to something else."""
+        match item.WhichOneof("request"):
+            case "orchestratorRequest":
+                instance = self._instances[item.orchestratorRequest.instanceId]
+                instance.pending_events[:0] = instance.dispatched_events
+                instance.dispatched_events.clear()
+                instance.completion_token = self._token()
+                self._orchestration_in_flight.discard(instance.instance_id)
+                self._enqueue_orchestration(instance.instance_id)
+            case "activityRequest":
+                self._activities_out.discard(_activity_key(item))
+                self._activity_queue.append(_activity(item))
+                self._work_available.set()
+            case _:
+                entity = self._entities[item.entityRequestV2.instanceId]
+                entity.pending_operations[:0] = entity.dispatched_operations
+                entity.dispatched_operations.clear()
+                entity.completion_token = self._token()
+                self._entity_in_flight.discard(entity.instance_id)
+                self._enqueue_entity(entity.instance_id)
+
+    def _token(self) -> int:
+        self._next_completion_token += 1
+        return self._next_completion_token - 1
+
+    def _wait_for_state(self, instance_id: str, predicate: Any, timeout: float | None) -> Any:
+        """Without a limit where none is given. The engine would stop after 30 seconds, and an orchestration that waits
+        for a longer one would never hear of its end."""
+        return super()._wait_for_state(instance_id, predicate, threading.TIMEOUT_MAX if timeout is None else timeout)
+
+    # What the storage account shows.
+
+    def _write(self, instance_id: str) -> None:
+        instance = self._instances[instance_id]
+        failure = instance.failure_details
+        self._storage.put(
+            Instance(
+                instance_id=instance_id,
+                execution_id=self._execution(instance_id),
+                name=instance.name,
+                runtime_status=STATUSES[instance.status],
+                created_at=instance.created_at,
+                updated_at=instance.last_updated_at,
+                completed_at=instance.completed_at,
+                version=instance.version,
+                given=instance.input,
+                output=instance.output if failure is None else reason_of(instance.name, failure),
+                custom_status=instance.custom_status,
+            )
+        )
+
+    def _execution(self, instance_id: str) -> str:
+        """The id of the instance's present execution, which the engine itself does not keep."""
+        return self._executions.setdefault(instance_id, uuid.uuid4().hex)
+
+
+def _activity_key(item: pb.WorkItem) -> tuple[str, int]:
+    request = item.activityRequest
+    return request.orchestrationInstance.instanceId, request.taskId
+
+
+def _activity(item: pb.WorkItem) -> ActivityWorkItem:
+    """The work item as the engine queues it."""
+    request = item.activityRequest
+    given = request.input.value if request.HasField("input") else None
+    return ActivityWorkItem(
+        request.orchestrationInstance.instanceId, request.name, request.taskId, given, int(item.completionToken)
+    )

@@ -1,0 +1,29 @@
+"""A person's word on an order: an external event, awaited no longer than the order says."""
+
+from collections.abc import Generator
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+import azure.durable_functions as df
+
+EVENT = "Approval"
+
+
+class Decision(StrEnum):
+    APPROVED = "Approved"
+    REJECTED = "Rejected"
+    EXPIRED = "Expired"
+
+
+def decided(context: df.DurableOrchestrationContext, timeout_seconds: float) -> Generator[Any, Any, Decision]:
+    """Wait for the event, whose data is true or false. To be used with `yield from`."""
+    context.set_custom_status("WaitingForApproval")
+    answer = context.wait_for_external_event(EVENT, expected_type=bool)
+    deadline = context.create_timer(context.current_utc_datetime + timedelta(seconds=timeout_seconds))
+    winner = yield context.task_any([answer, deadline])
+    if winner == deadline:
+        return Decision.EXPIRED
+    # A timer that is left running keeps the orchestration from completing.
+    deadline.cancel()
+    return Decision.APPROVED if answer.result else Decision.REJECTED

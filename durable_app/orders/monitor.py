@@ -1,0 +1,52 @@
+"""The stock's monitor: an eternal orchestration. It never ends by itself, so it holds up a deployment until it is
+stopped with the event `Stop`, or left out by the policy's `ignoreFunctions`."""
+
+from collections.abc import Generator
+from datetime import timedelta
+from math import ceil
+from typing import Any
+
+import azure.durable_functions as df
+
+from . import stock
+from .order import InvalidOrder, identifier, items_of, positive
+
+blueprint = df.Blueprint()
+
+NAME = "StockMonitor"
+STOP = "Stop"
+
+
+@blueprint.function_name(NAME)
+@blueprint.orchestration_trigger(context_name="context")
+def stock_monitor(context: df.DurableOrchestrationContext) -> Generator[Any, Any, dict[str, Any] | None]:
+    """One round: refill what has run low, wait, begin again as new, so that the history does not grow. The input is
+    `{"items", "intervalSeconds", "low", "refill", "round"}`."""
+    watch = context.get_input(dict)
+    levels = {}
+    for item in watch["items"]:
+        levels[item] = yield context.call_entity(stock.entity_id(item), "get", expected_type=int)
+        if levels[item] < watch["low"]:
+            context.signal_entity(stock.entity_id(item), "add", watch["refill"])
+    context.set_custom_status({"round": watch["round"], "levels": levels})
+    stop = context.wait_for_external_event(STOP, expected_type=bool)
+    pause = context.create_timer(context.current_utc_datetime + timedelta(seconds=watch["intervalSeconds"]))
+    winner = yield context.task_any([stop, pause])
+    if winner == stop:
+        pause.cancel()
+        return {"rounds": watch["round"], "levels": levels}
+    context.continue_as_new(watch | {"round": watch["round"] + 1})
+    return None
+
+
+def watched(sent: Any, default_id: str) -> tuple[str, dict[str, Any]]:
+    """The instance id and the first input for what a caller sent. Raises InvalidOrder."""
+    if not isinstance(sent, dict):
+        raise InvalidOrder("the body must be a JSON object")
+    return identifier(sent, "id", default_id), {
+        "items": items_of(sent, ["apple"]),
+        "intervalSeconds": positive(sent, "intervalSeconds", 30),
+        "low": ceil(positive(sent, "low", 3)),
+        "refill": ceil(positive(sent, "refill", 10)),
+        "round": 1,
+    }

@@ -1,0 +1,17 @@
+"""What an order costs. An activity prices one item, so that a whole order is priced side by side."""
+
+import zlib
+
+import azure.durable_functions as df
+
+blueprint = df.Blueprint()
+
+_CHEAPEST_CENTS = 100
+_SPREAD_CENTS = 900
+
+
+@blueprint.function_name("PriceItem")
+@blueprint.activity_trigger(input_name="item")
+def price_item(item: str) -> int:
+    """The price of one piece, in cents. Stands in for a catalogue: the same item always costs the same."""
+    return _CHEAPEST_CENTS + zlib.crc32(item.encode()) % _SPREAD_CENTS

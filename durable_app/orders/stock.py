@@ -1,0 +1,32 @@
+"""The stock of an item: an entity, whose key is the item. Its id begins with `@`, so it never holds up a deployment."""
+
+import azure.durable_functions as df
+
+blueprint = df.Blueprint()
+
+NAME = "Stock"
+AT_FIRST = 10
+"""Pieces of any item that nobody has touched yet."""
+
+
+@blueprint.function_name(NAME)
+@blueprint.entity_trigger(context_name="context")
+def stock(context: df.DurableEntityContext) -> None:
+    """Operations: `get`, `add` and `take`, with a number of pieces. Each answers how many there are then; below zero
+    are pieces that are owed."""
+    pieces: int = context.get_state(lambda: AT_FIRST, int)
+    match context.operation_name:
+        case "add":
+            pieces += context.get_input(int)
+        case "take":
+            pieces -= context.get_input(int)
+        case "get":
+            pass
+        case unknown:
+            raise ValueError(f"the stock has no operation {unknown}")
+    context.set_state(pieces)
+    context.set_result(pieces)
+
+
+def entity_id(item: str) -> df.EntityId:
+    return df.EntityId(NAME, item)

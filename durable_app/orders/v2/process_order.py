@@ -1,0 +1,55 @@
+"""The order's orchestrator, version 2: a new first activity, which is a breaking change."""
+
+from collections.abc import Generator
+from datetime import timedelta
+from typing import Any
+
+import azure.durable_functions as df
+
+from .. import stock
+from ..approval import Decision, decided
+from ..payment import retries
+
+blueprint = df.Blueprint()
+
+STOLEN = "stolen"
+MOST_ITEMS = 50
+
+
+@blueprint.function_name("ProcessOrder")
+@blueprint.orchestration_trigger(context_name="context")
+def process_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any, dict[str, Any]]:
+    """From the order to its shipment. The input is what `orders.order.completed` makes of a request."""
+    order = context.get_input(dict)
+    suspicion = yield context.call_activity("ScreenOrder", {"card": order["card"], "items": order["items"]})
+    if suspicion is not None:
+        return {"status": "Refused", "reason": suspicion}
+
+    prices = yield context.task_all([context.call_activity("PriceItem", item) for item in order["items"]])
+    total = sum(prices)
+    if order["approvalNeeded"]:
+        decision = yield from decided(context, order["approvalTimeoutSeconds"])
+        if decision is not Decision.APPROVED:
+            return {"status": decision.value, "cents": total}
+
+    context.set_custom_status("Charging")
+    charge = {"orderId": order["orderId"], "card": order["card"], "cents": total}
+    receipt = yield context.call_activity_with_retry("ChargePayment", retries(order), charge)
+    for item in order["items"]:
+        context.signal_entity(stock.entity_id(item), "take", 1)
+
+    context.set_custom_status("Packing")
+    yield context.create_timer(context.current_utc_datetime + timedelta(seconds=order["packingSeconds"]))
+    parcel = {"orderId": order["orderId"], "items": order["items"]}
+    tracking = yield context.call_sub_orchestrator("ShipOrder", parcel, f"{context.instance_id}-shipping")
+    context.set_custom_status("Shipped")
+    return {"status": "Shipped", "cents": total, "receipt": receipt, "tracking": tracking}
+
+
+@blueprint.function_name("ScreenOrder")
+@blueprint.activity_trigger(input_name="order")
+def screen_order(order: dict) -> str | None:
+    """Why `{"card", "items"}` looks like fraud, or None."""
+    if order["card"] == STOLEN:
+        return "the card is reported stolen"
+    return "too many items at once" if len(order["items"]) > MOST_ITEMS else None

@@ -1,0 +1,127 @@
+"""The order's orchestrators, both versions, and the orchestration that ships."""
+
+from typing import Any
+
+import pytest
+
+from durable_app.orders.order import InvalidOrder, completed
+from tests.durable_app.functions.replay import Play
+
+BOTH = pytest.mark.parametrize("version", ["v1", "v2"])
+LAST_STEPS = ["ChargePayment", "timer", "ShipOrder", "PackParcel", "BookCarrier"]
+FIRST_STEPS = {"v1": ["PriceItem", "PriceItem"], "v2": ["ScreenOrder", "PriceItem", "PriceItem"]}
+
+
+def order(**more: Any) -> dict[str, Any]:
+    return completed({"orderId": "order-1", "items": ["apple", "pear"]} | more, {})
+
+
+@BOTH
+def test_an_order_is_priced_item_by_item_charged_packed_and_shipped(version: str) -> None:
+    played = Play(version).run("ProcessOrder", order(packingSeconds=7))
+    assert played.error is None
+    assert played.result["status"] == "Shipped"
+    assert played.result["tracking"] == "TRACK-order-1-2"
+    assert played.calls == FIRST_STEPS[version] + LAST_STEPS
+    assert played.signals == [("@stock@apple", "take", 1), ("@stock@pear", "take", 1)]
+    assert played.took_seconds == 7
+
+
+@BOTH
+def test_the_price_is_the_sum_of_what_the_items_cost(version: str) -> None:
+    play = Play(version, activities={"PriceItem": {"apple": 30, "pear": 12}.__getitem__})
+    assert play.run("ProcessOrder", order()).result["cents"] == 42
+
+
+@BOTH
+def test_an_approved_order_is_shipped(version: str) -> None:
+    played = Play(version, {"Approval": True}).run("ProcessOrder", order(approvalNeeded=True))
+    assert played.result["status"] == "Shipped"
+
+
+@BOTH
+def test_a_rejected_order_ends_without_a_charge(version: str) -> None:
+    played = Play(version, {"Approval": False}).run("ProcessOrder", order(approvalNeeded=True))
+    assert played.result["status"] == "Rejected"
+    assert played.calls == FIRST_STEPS[version]
+    assert played.signals == []
+
+
+@BOTH
+def test_an_order_that_nobody_approves_expires(version: str) -> None:
+    """After the 72 hours that hold unless the order or a setting says otherwise."""
+    played = Play(version).run("ProcessOrder", order(approvalNeeded=True))
+    assert played.result["status"] == "Expired"
+    assert played.took_seconds == 72 * 3600
+    assert "ChargePayment" not in played.calls
+
+
+@BOTH
+def test_a_charge_that_fails_is_tried_again(version: str) -> None:
+    failures = [OSError("the bank does not answer"), OSError("still not")]
+
+    def flaky(_: dict[str, Any]) -> str:
+        if failures:
+            raise failures.pop()
+        return "receipt"
+
+    played = Play(version, activities={"ChargePayment": flaky}).run("ProcessOrder", order())
+    assert played.result["receipt"] == "receipt"
+    assert played.calls.count("ChargePayment") == 3
+
+
+@BOTH
+def test_an_order_fails_once_the_charge_has_failed_three_times(version: str) -> None:
+    played = Play(version).run("ProcessOrder", order(card="declined"))
+    assert str(played.error) == "the card for order order-1 was declined"
+    assert played.calls.count("ChargePayment") == 3
+    assert "ShipOrder" not in played.calls
+
+
+@BOTH
+def test_an_order_fails_if_its_shipping_fails(version: str) -> None:
+    def no_carrier(_: str) -> str:
+        raise OSError("no carrier")
+
+    played = Play(version, activities={"BookCarrier": no_carrier}).run("ProcessOrder", order())
+    assert str(played.error) == "no carrier"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [({"card": "stolen"}, "the card is reported stolen"), ({"items": ["apple"] * 51}, "too many items at once")],
+)
+def test_version_2_refuses_what_looks_like_fraud_before_anything_else(more: dict[str, Any], reason: str) -> None:
+    played = Play("v2").run("ProcessOrder", order(**more))
+    assert played.result == {"status": "Refused", "reason": reason}
+    assert played.calls == ["ScreenOrder"]
+
+
+def test_the_first_activity_is_another_in_version_2() -> None:
+    """The breaking change: a history that was begun on version 1 does not fit version 2."""
+    firsts = {version: Play(version).run("ProcessOrder", order()).calls[0] for version in ("v1", "v2")}
+    assert firsts == {"v1": "PriceItem", "v2": "ScreenOrder"}
+
+
+def test_durations_come_from_the_order_else_from_the_settings() -> None:
+    """They are in the input before the orchestrator starts, which must read no settings."""
+    settings = {"APPROVAL_TIMEOUT_SECONDS": "60", "PACKING_SECONDS": ""}
+    sent = {"orderId": "order-1", "items": ["apple"], "retryMilliseconds": 0.5}
+    made = completed(sent | {"approvalTimeoutSeconds": 5}, settings)
+    assert (made["approvalTimeoutSeconds"], made["packingSeconds"], made["retryMilliseconds"]) == (5, 60, 1)
+    assert completed(sent, settings)["approvalTimeoutSeconds"] == 60
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"orderId": None}, {"items": "apple"}, {"approvalNeeded": 1}, {"card": 1}, {"packingSeconds": "nan"}],
+)
+def test_what_makes_no_sense_is_no_order(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOrder):
+        completed({"orderId": "order-1", "items": ["apple"]} | wrong, {})
+
+
+def test_the_same_charge_gives_the_same_receipt() -> None:
+    """An activity may run twice."""
+    receipts = {Play().run("ProcessOrder", order()).result["receipt"] for _ in range(2)}
+    assert len(receipts) == 1

@@ -1,0 +1,92 @@
+"""The sample app as it is published to Azure: what it holds, what is indexed, and its requirements and settings."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.durable_app.functions.package import APP, ROOT, published, python
+
+INDEX = """
+import json, sys, function_app
+found = {f.get_function_name(): f for f in function_app.app.get_functions()}
+shown = {name: (f.get_trigger().type, getattr(f.get_trigger(), "route", None)) for name, f in found.items()}
+ours = sorted(name for name in sys.modules if name.partition(".")[0] in ("durable_app", "state_api", "safe_deploy"))
+print(json.dumps([function_app.__file__, shown, ours]))
+"""
+
+SHARED = {
+    "StartOrder": ["httpTrigger", "orders"],
+    "GetOrder": ["httpTrigger", "orders/{id}"],
+    "ApproveOrder": ["httpTrigger", "orders/{id}/approve"],
+    "RejectOrder": ["httpTrigger", "orders/{id}/reject"],
+    "StartMonitor": ["httpTrigger", "monitor/start"],
+    "GetMonitor": ["httpTrigger", "monitor/{id}"],
+    "StopMonitor": ["httpTrigger", "monitor/{id}/stop"],
+    "GetStock": ["httpTrigger", "stock/{item}"],
+    "About": ["httpTrigger", "about"],
+    "ProcessOrder": ["orchestrationTrigger", None],
+    "ShipOrder": ["orchestrationTrigger", None],
+    "StockMonitor": ["orchestrationTrigger", None],
+    "PriceItem": ["activityTrigger", None],
+    "ChargePayment": ["activityTrigger", None],
+    "PackParcel": ["activityTrigger", None],
+    "BookCarrier": ["activityTrigger", None],
+    "Stock": ["entityTrigger", None],
+}
+EXTRA = {"v1": {}, "v2": {"ScreenOrder": ["activityTrigger", None]}}
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_published_app_indexes_by_itself(tmp_path: Path, version: str) -> None:
+    """Under the installed line of azure-functions, from its own folder, with nothing of this project beside it."""
+    folder = published(tmp_path / "app")
+    done = python(INDEX, folder, ORDERS_VERSION=version)
+    assert (done.returncode, done.stderr) == (0, "")
+    file, functions, ours = json.loads(done.stdout)
+    assert file == str(folder / "function_app.py")
+    assert functions == SHARED | EXTRA[version]
+    assert ours == []
+
+
+def test_the_app_is_version_2_unless_a_setting_says_otherwise() -> None:
+    done = python("import function_app; print(function_app.VERSION)", APP)
+    assert done.stdout == "v2\n"
+
+
+def test_an_unknown_version_stops_the_app() -> None:
+    done = python("import function_app", APP, ORDERS_VERSION="v9")
+    assert "ORDERS_VERSION must be one of v1, v2, not v9" in done.stderr
+
+
+def test_the_package_holds_nothing_of_the_development_host(tmp_path: Path) -> None:
+    names = {path.name for path in published(tmp_path / "app").iterdir()}
+    assert names == {"function_app.py", "host.json", "requirements.txt", "orders"}
+
+
+def test_the_hub_and_the_topic_come_from_settings_and_publishing_is_tried_again() -> None:
+    """Without publishRetryCount an event whose publication fails once is lost."""
+    durable = json.loads((APP / "host.json").read_text())["extensions"]["durableTask"]
+    assert durable["hubName"] == "%TASK_HUB%"
+    grid = durable["notifications"]["eventGrid"]
+    assert grid["publishRetryCount"] > 0
+    assert {429, 500} <= set(grid["publishRetryHttpStatus"])
+    assert sorted(grid["publishEventTypes"]) == ["Completed", "Failed", "Started", "Terminated"]
+    settings = json.loads((APP / "local.settings.example.json").read_text())["Values"]
+    assert {"TASK_HUB", grid["topicEndpoint"].strip("%"), grid["keySettingName"]} <= set(settings)
+
+
+def pins(*files: Path) -> dict[str, str]:
+    """The pinned version of each package for this Python."""
+    lines = [line.partition("#")[0].strip() for file in files for line in file.read_text().splitlines()]
+    given = [Requirement(line) for line in lines if line]
+    return {one.name: str(one.specifier) for one in given if one.marker is None or one.marker.evaluate()}
+
+
+def test_the_requirements_are_pinned_installed_and_agree_with_the_servers() -> None:
+    """Both apps are tested in one environment."""
+    found = pins(APP / "requirements.txt")
+    assert found == {name: f"=={importlib.metadata.version(name)}" for name in found}
+    assert found.items() <= (pins(ROOT / "requirements.txt") | {"azure-functions-durable": "==1.7.0"}).items()

@@ -1,0 +1,62 @@
+"""The stock of an item, which is an entity, and its monitor, which is an eternal orchestration."""
+
+from typing import Any
+
+import pytest
+
+from durable_app.orders.monitor import watched
+from durable_app.orders.order import InvalidOrder
+from tests.durable_app.functions.replay import Play, operate
+
+
+def watch(**more: Any) -> dict[str, Any]:
+    return watched({"items": ["apple", "pear"], "intervalSeconds": 30} | more, "stock-monitor")[1]
+
+
+# The entity
+
+
+def test_a_stock_that_nobody_has_touched_has_ten_pieces() -> None:
+    assert operate(None, "get") == (10, 10)
+
+
+@pytest.mark.parametrize(("operation", "left"), [("add", 12), ("take", 8)])
+def test_a_stock_counts_what_is_added_and_taken(operation: str, left: int) -> None:
+    assert operate(10, operation, 2) == (left, left)
+
+
+def test_an_empty_stock_can_owe_pieces() -> None:
+    assert operate(0, "take", 2) == (-2, -2)
+
+
+def test_an_unknown_operation_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no operation burn"):
+        operate(10, "burn")
+
+
+# The monitor
+
+
+def test_a_round_of_the_monitor_ends_with_the_next_one() -> None:
+    """It waits, and continues as new with nothing but the number of the round."""
+    played = Play().run("StockMonitor", watch())
+    assert played.continued_with == watch() | {"round": 2}
+    assert (played.took_seconds, played.signals, played.error) == (30, [], None)
+
+
+def test_the_monitor_refills_what_has_run_low() -> None:
+    played = Play(levels={"apple": 2, "pear": 3}).run("StockMonitor", watch(low=3, refill=20))
+    assert played.signals == [("@stock@apple", "add", 20)]
+
+
+def test_the_monitor_ends_when_it_is_told_to_stop() -> None:
+    """It does not continue as new, so the task hub can drain."""
+    played = Play(events={"Stop": True}, levels={"apple": 5}).run("StockMonitor", watch())
+    assert played.continued_with is None
+    assert played.result == {"rounds": 1, "levels": {"apple": 5, "pear": 10}}
+
+
+@pytest.mark.parametrize("sent", [[], {"id": "a/b"}, {"items": []}, {"items": [7]}, {"intervalSeconds": 0}])
+def test_a_monitor_that_makes_no_sense_is_not_started(sent: Any) -> None:
+    with pytest.raises(InvalidOrder):
+        watched(sent, "stock-monitor")

@@ -1,0 +1,360 @@
+"""The development host end to end: an engine and slots as processes, the storage emulator, and a topic that records."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # it has no types
+import pytest
+from azure.data.tables import TableServiceClient
+from durabletask.client import TaskHubGrpcClient
+from durabletask.entities import EntityInstanceId
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal import orchestrator_service_pb2_grpc as stubs
+
+from dev.local import until
+from state_api.domain.lifecycle import RuntimeStatus
+from state_api.domain.sightings import Sighting
+from state_api.settings import StorageSettings
+from state_api.taskhubs.azure_storage import AzureStorageBackend
+from tests.conftest import new_hub
+from tests.durable_app.processes import KEY, ROOT, Engine, Slot, Topic, engine, slot, topic
+from tests.taskhubs.provider import Account
+
+pytestmark = pytest.mark.anyio
+
+
+class Running:
+    """A task hub with one slot of version 1 on it, and what it looks like from outside."""
+
+    def __init__(self, to: Topic, on: Engine, app: Slot, storage: StorageSettings) -> None:
+        self.topic = to
+        self.engine = on
+        self.slot = app
+        self.storage = storage
+
+    def row(self, instance_id: str) -> dict[str, Any]:
+        return row(self.storage, self.engine.task_hub, instance_id)
+
+    async def sighting(self, instance_id: str) -> Sighting | None:
+        return await sighting(self.storage, self.engine.task_hub, instance_id)
+
+
+def row(storage: StorageSettings, task_hub: str, instance_id: str) -> dict[str, Any]:
+    """The instance's row as it is in the storage."""
+    assert storage.connection_string is not None
+    with TableServiceClient.from_connection_string(storage.connection_string.get_secret_value()) as tables:
+        return dict(tables.get_table_client(f"{task_hub}Instances").get_entity(instance_id, ""))
+
+
+async def sighting(storage: StorageSettings, task_hub: str, instance_id: str) -> Sighting | None:
+    """The instance as the state server's probe reads it."""
+    backend = AzureStorageBackend(storage, "DURABLE_STORAGE")
+    try:
+        assert await backend.in_flight(task_hub) is False
+        return (await backend.find(task_hub, [instance_id]))[instance_id]
+    finally:
+        await backend.close()
+
+
+@pytest.fixture(scope="module")
+def running(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("durable_app")
+    with topic() as to, engine(new_hub(), storage, to, folder) as on, slot(on, "v1", folder) as app:
+        yield Running(to, on, app, storage)
+
+
+# Orders
+
+
+async def test_an_order_is_processed_and_leaves_its_events_and_rows(running: Running) -> None:
+    answer = running.slot.order("order-1", "apple", "pear")
+    assert (answer.status_code, answer.headers["location"]) == (202, "/api/orders/order-1")
+    status = running.slot.over("order-1")
+    assert (status["runtimeStatus"], status["functionName"]) == ("Completed", "ProcessOrder")
+    assert status["output"]["tracking"] == "TRACK-order-1-2"
+    assert running.topic.statuses("order-1") == ["Running", "Completed"]
+    assert running.topic.statuses("order-1-shipping") == ["Running", "Completed"]
+    for instance_id, name in (("order-1", "ProcessOrder"), ("order-1-shipping", "ShipOrder")):
+        found = await running.sighting(instance_id)
+        assert found is not None
+        assert (found.function_name, found.runtime_status, found.active) == (name, RuntimeStatus.COMPLETED, False)
+
+
+def test_an_event_has_the_extensions_shape_and_the_topics_key(running: Running) -> None:
+    running.slot.order("order-shape")
+    running.slot.over("order-shape")
+    event = next(one for one in running.topic.events if one["data"]["instanceId"] == "order-shape")
+    assert (event["eventType"], event["subject"]) == ("orchestratorEvent", "durable/orchestrator/Running")
+    assert event["data"] == {
+        "hubName": running.engine.task_hub,
+        "functionName": "ProcessOrder",
+        "instanceId": "order-shape",
+        "reason": "",
+        "runtimeStatus": "Running",
+    }
+    assert running.topic.keys == {KEY}
+
+
+def test_a_row_has_the_providers_columns(running: Running) -> None:
+    running.slot.order("order-row")
+    running.slot.over("order-row")
+    found = running.row("order-row")
+    assert (found["Name"], found["TaskHubName"], found["RuntimeStatus"]) == (
+        "ProcessOrder",
+        running.engine.task_hub,
+        "Completed",
+    )
+    assert found["CreatedTime"] < found["LastUpdatedTime"]
+    assert {"ExecutionId", "Version", "Input", "Output", "CustomStatus", "CompletedTime", "Generation"} <= set(found)
+
+
+@pytest.mark.parametrize(("word", "outcome"), [("approve", "Shipped"), ("reject", "Rejected")])
+def test_a_person_decides(running: Running, word: str, outcome: str) -> None:
+    running.slot.order(f"order-{word}", approvalNeeded=True)
+    running.slot.waiting(f"order-{word}")
+    assert running.slot.client.post(f"/api/orders/{word}/{word}").status_code == 404
+    assert running.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 202
+    assert running.slot.over(f"order-{word}")["output"]["status"] == outcome
+    assert running.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 409
+
+
+def test_an_order_that_nobody_approves_expires(running: Running) -> None:
+    running.slot.order("order-late", approvalNeeded=True, approvalTimeoutSeconds=0.3)
+    assert running.slot.over("order-late")["output"]["status"] == "Expired"
+
+
+async def test_a_failed_order_says_why(running: Running) -> None:
+    running.slot.order("order-declined", card="declined")
+    assert "declined" in running.slot.over("order-declined")["output"]
+    assert running.topic.statuses("order-declined") == ["Running", "Failed"]
+    last = running.topic.events[-1]["data"]
+    assert last["reason"].startswith("Orchestrator function 'ProcessOrder' failed: ")
+    found = await running.sighting("order-declined")
+    assert found is not None
+    assert found.runtime_status is RuntimeStatus.FAILED
+
+
+def test_an_order_id_is_free_again_once_its_order_is_over(running: Running) -> None:
+    running.slot.order("order-twice", approvalNeeded=True)
+    running.slot.waiting("order-twice")
+    assert running.slot.order("order-twice").status_code == 409
+    running.slot.client.post("/api/orders/order-twice/reject")
+    running.slot.over("order-twice")
+    assert running.slot.order("order-twice").status_code == 202
+    assert running.slot.over("order-twice")["output"]["status"] == "Shipped"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"orderId": "a/b", "items": ["apple"]}'])
+def test_what_is_no_order_is_refused(running: Running, body: bytes) -> None:
+    answer = running.slot.client.post("/api/orders", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_an_order_that_nobody_placed_is_not_found(running: Running) -> None:
+    assert running.slot.client.get("/api/orders/nobody").status_code == 404
+
+
+def test_a_slot_says_which_version_and_task_hub_it_has(running: Running) -> None:
+    assert running.slot.client.get("/api/about").json() == {"version": "v1", "taskHub": running.engine.task_hub}
+
+
+async def test_what_an_operator_does_to_an_order_shows(running: Running) -> None:
+    """Suspending publishes nothing, terminating does; a purge takes the row away."""
+    running.slot.order("order-stopped", approvalNeeded=True)
+    running.slot.waiting("order-stopped")
+    with TaskHubGrpcClient(host_address=running.engine.address) as client:
+        client.suspend_orchestration("order-stopped")
+        until(lambda: running.row("order-stopped")["RuntimeStatus"] == "Suspended", "it is suspended")
+        found = await running.sighting("order-stopped")
+        assert found is not None
+        assert found.active
+        client.terminate_orchestration("order-stopped")
+        client.resume_orchestration("order-stopped")
+        running.slot.over("order-stopped")
+        assert running.topic.statuses("order-stopped") == ["Running", "Terminated"]
+        assert running.row("order-stopped")["RuntimeStatus"] == "Terminated"
+        client.purge_orchestration("order-stopped")
+    assert await running.sighting("order-stopped") is None
+
+
+# Monitor and entity
+
+
+async def test_the_monitor_publishes_completed_and_running_with_every_round_and_ends_when_told(
+    running: Running,
+) -> None:
+    """Its row says Running all the time, so a probe is not misled by the Completed in between."""
+    watch = {"id": "monitor-1", "items": ["plum"], "intervalSeconds": 0.2}
+    assert running.slot.client.post("/api/monitor/start", json=watch).status_code == 202
+    generations = set()
+
+    def third_round(status: dict[str, Any]) -> bool:
+        found = running.row("monitor-1")
+        assert found["RuntimeStatus"] in ("Pending", "Running")
+        generations.add(found["ExecutionId"])
+        return bool(status["customStatus"] and status["customStatus"]["round"] >= 3)
+
+    running.slot.until("monitor-1", third_round, "monitor")
+    assert len(generations) > 1
+    found = await running.sighting("monitor-1")
+    assert found is not None
+    assert found.active
+    assert running.slot.client.post("/api/monitor/monitor-1/stop").status_code == 202
+    assert running.slot.over("monitor-1", "monitor")["runtimeStatus"] == "Completed"
+    statuses = running.topic.statuses("monitor-1")
+    assert len(statuses) >= 6
+    assert statuses == ["Running", "Completed"] * (len(statuses) // 2)
+    found = await running.sighting("monitor-1")
+    assert found is not None
+    assert not found.active
+
+
+def test_an_entity_publishes_running_once_and_its_row_says_so_for_ever(running: Running) -> None:
+    for number in (1, 2):
+        running.slot.order(f"order-cherry-{number}", "cherry")
+        running.slot.over(f"order-cherry-{number}")
+    until(lambda: running.slot.client.get("/api/stock/cherry").json() == {"item": "cherry", "pieces": 8}, "both count")
+    assert running.topic.statuses("@stock@cherry") == ["Running"]
+    found = running.row("@stock@cherry")
+    assert (found["RuntimeStatus"], found["Name"]) == ("Running", "@stock@cherry")
+
+
+def test_a_stock_that_nobody_has_touched_can_be_looked_up(running: Running) -> None:
+    assert running.slot.client.get("/api/stock/quince").json() == {"item": "quince", "pieces": 10}
+
+
+# Towards the outside
+
+
+def test_an_event_is_published_before_the_episode_is_stored(running: Running) -> None:
+    """While the topic takes Running the row is that of the start; while it takes Completed it still says Running."""
+    before: list[tuple[str, str]] = []
+
+    def look(event: dict[str, Any]) -> int:
+        if event["data"]["instanceId"] == "order-before":
+            before.append((event["data"]["runtimeStatus"], running.row("order-before")["RuntimeStatus"]))
+        return 200
+
+    running.topic.meanwhile = look
+    try:
+        running.slot.order("order-before")
+        running.slot.over("order-before")
+    finally:
+        running.topic.meanwhile = lambda _: 200
+    assert before == [("Running", "Pending"), ("Completed", "Running")]
+
+
+def test_an_order_goes_on_though_its_events_are_lost(running: Running) -> None:
+    tried: list[str] = []
+
+    def refuse(event: dict[str, Any]) -> int:
+        tried.append(event["data"]["instanceId"])
+        return 503 if event["data"]["instanceId"] == "order-unheard" else 200
+
+    running.topic.meanwhile = refuse
+    try:
+        running.slot.order("order-unheard")
+        running.slot.over("order-unheard")
+    finally:
+        running.topic.meanwhile = lambda _: 200
+    assert running.topic.statuses("order-unheard") == []
+    assert tried.count("order-unheard") == 2 * 6, "two events, each once and five times again"
+    assert "given up" in running.engine.log.read_text()
+
+
+async def test_a_task_hub_has_the_providers_artifacts(running: Running) -> None:
+    hub = running.engine.task_hub
+    async with Account(running.storage) as account:
+        made = set(await account.artifacts(hub))
+        await account.make(other := new_hub())
+        expected = {one.replace(other, hub) for one in await account.artifacts(other)}
+    assert made == expected
+
+
+# Slots
+
+
+async def test_orders_survive_their_slot_on_the_same_version_and_not_on_another(
+    storage: StorageSettings, hub: str, tmp_path: Path
+) -> None:
+    """The fault that safe deployment prevents."""
+    with topic() as to, engine(hub, storage, to, tmp_path) as on:
+        with slot(on, "v1", tmp_path) as first:
+            for order_id in ("kept", "broken"):
+                first.order(order_id, approvalNeeded=True)
+                first.waiting(order_id)
+        found = await sighting(storage, hub, "kept")
+        assert found is not None
+        assert found.active, "an order whose slot is gone stays active"
+
+        with slot(on, "v1", tmp_path) as again:
+            again.client.post("/api/orders/kept/approve")
+            assert again.over("kept")["output"]["status"] == "Shipped"
+
+        with slot(on, "v2", tmp_path) as overwritten:
+            overwritten.client.post("/api/orders/broken/approve")
+            status = overwritten.over("broken")
+            assert status["runtimeStatus"] == "Failed"
+            assert status["output"].startswith("NonDeterminismError: ")
+            assert "PriceItem" in status["output"]
+            assert "ScreenOrder" in status["output"]
+            overwritten.order("fresh")
+            assert overwritten.over("fresh")["output"]["status"] == "Shipped"
+        assert to.statuses("broken") == ["Running", "Failed"]
+        assert "NonDeterminismError" in row(storage, hub, "broken")["Output"]
+
+
+def test_what_a_dead_worker_had_taken_goes_to_the_next(storage: StorageSettings, hub: str, tmp_path: Path) -> None:
+    """An episode, an activity and an entity's operations; answers that come too late are not heard."""
+    with topic() as to, engine(hub, storage, to, tmp_path) as on, grpc.insecure_channel(on.address) as channel:
+        stub = stubs.TaskHubSidecarServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+        with TaskHubGrpcClient(channel=channel) as client:
+            order = {"orderId": "order-1", "items": ["fig"], "approvalNeeded": False, "card": "4711"}
+            quick = {"packingSeconds": 0.1, "retryMilliseconds": 50}
+            client.schedule_new_orchestration("ProcessOrder", input=order | quick, instance_id="order-1")
+            stream = stub.GetWorkItems(pb.GetWorkItemsRequest())
+            episode = next(stream)
+            price = pb.OrchestratorAction(id=1, scheduleTask=pb.ScheduleTaskAction(name="PriceItem"))
+            price.scheduleTask.input.value = '"fig"'
+            stub.CompleteOrchestratorTask(
+                pb.OrchestratorResponse(instanceId="order-1", actions=[price], completionToken=episode.completionToken)
+            )
+            assert next(stream).activityRequest.name == "PriceItem"
+            client.schedule_new_orchestration("ProcessOrder", input=order | quick, instance_id="order-2")
+            taken = next(stream)
+            assert taken.orchestratorRequest.instanceId == "order-2"
+            client.signal_entity(EntityInstanceId("stock", "kiwi"), "add", 5)
+            assert next(stream).entityRequestV2.instanceId == "@stock@kiwi"
+            stream.cancel()
+            with slot(on, "v1", tmp_path) as app:
+                late = pb.OrchestratorResponse(instanceId="order-2", completionToken=taken.completionToken)
+                stub.CompleteOrchestratorTask(late)
+                assert app.over("order-1")["output"]["status"] == "Shipped"
+                assert app.over("order-2")["output"]["status"] == "Shipped"
+                until(lambda: app.client.get("/api/stock/kiwi").json()["pieces"] == 15, "the signal is heard")
+
+
+def test_a_slot_on_another_task_hub_than_its_engine_does_not_start(running: Running) -> None:
+    options = ["--task-hub", "other", "--version", "v1", "--port", "1", "--engine", running.engine.address]
+    done = subprocess.run(
+        [sys.executable, "-m", "durable_app.local", *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"this is the engine of {running.engine.task_hub}" in done.stderr
+
+
+def test_an_engine_without_the_topics_key_does_not_start() -> None:
+    options = ["--task-hub", "other", "--port", "1", "--topic-endpoint", "http://127.0.0.1:9/"]
+    done = subprocess.run(
+        [sys.executable, "-m", "durable_app.local.engine", *options],
+        cwd=ROOT,
+        env={"LIFECYCLE_TOPIC_KEY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "error: set LIFECYCLE_TOPIC_KEY to the key of http://127.0.0.1:9/\n")

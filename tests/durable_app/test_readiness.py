@@ -1,0 +1,77 @@
+"""What the state server makes of the sample app: an entity never holds up a deployment; an eternal orchestration does,
+until the policy leaves it out or it is told to stop."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dev.local import until
+from state_api.settings import StorageSettings
+from tests.durable_app.processes import Slot, Topic, engine, slot, topic
+
+pytestmark = pytest.mark.anyio
+
+
+class Judge:
+    """The state server, told of everything that was published, and reading the task hub itself."""
+
+    def __init__(self, http: httpx.AsyncClient, app: str, hub: str, to: Topic) -> None:
+        self.http = http
+        self.app = app
+        self.hub = hub
+        self.topic = to
+
+    async def put(self, **policy: Any) -> None:
+        content = {
+            "slots": {"staging": {"taskHub": self.hub}},
+            "policy": {"settleSeconds": 0} | policy,
+            "taskHubs": {"provider": "azureStorage", "connection": "DURABLE_STORAGE"},
+        }
+        answer = await self.http.put(f"/api/apps/{self.app}", json=content)
+        assert answer.status_code == 200, answer.text
+
+    async def verdict(self, wait: int = 0) -> dict[str, Any]:
+        told, self.topic.events = self.topic.events, []
+        if told:
+            assert (await self.http.post("/api/events", json=told)).json()["quarantined"] == 0
+        answer = await self.http.get(f"/api/apps/{self.app}/staging", params={"verify": "fresh", "wait": wait})
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def work(app: Slot) -> None:
+    """An order from beginning to end, which leaves an entity behind."""
+    app.order("order-1", "cherry")
+    app.over("order-1")
+    until(lambda: app.client.get("/api/stock/cherry").json()["pieces"] == 9, "the stock has heard of it")
+
+
+async def test_an_entity_never_blocks_and_a_monitor_does_until_it_is_left_out_or_stopped(
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, hub: str, tmp_path: Path
+) -> None:
+    with topic() as to, engine(hub, storage, to, tmp_path) as on, slot(on, "v1", tmp_path) as running:
+        judge = Judge(http, app, hub, to)
+        await judge.put()
+        work(running)
+        assert "@stock@cherry" in {one["data"]["instanceId"] for one in to.events}
+        verdict = await judge.verdict(wait=30)
+        assert (verdict["ready"], verdict["assurance"], verdict["activeCount"]) == (True, "verified", 0)
+
+        running.client.post("/api/monitor/start", json={"intervalSeconds": 3600})
+        running.until("stock-monitor", lambda status: status["customStatus"] is not None, "monitor")
+        verdict = await judge.verdict()
+        assert [one["functionName"] for one in verdict["active"]] == ["StockMonitor"]
+        assert [one["code"] for one in verdict["reasons"]] == ["InstancesActive"]
+
+        await judge.put(ignoreFunctions=["StockMonitor"])
+        verdict = await judge.verdict(wait=30)
+        assert (verdict["ready"], verdict["ignoredCount"]) == (True, 1)
+
+        await judge.put(ignoreFunctions=[])
+        assert not (await judge.verdict())["ready"]
+        running.client.post("/api/monitor/stock-monitor/stop")
+        running.over("stock-monitor", "monitor")
+        verdict = await judge.verdict(wait=30)
+        assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
