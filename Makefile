@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo run test simulate test-functions lint format ci clean
+.PHONY: help setup demo run test coverage simulate test-functions lint format ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,9 +27,13 @@ demo: setup ## Show the main job: three versions, one refused until its slot has
 run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve
 
-test: setup ## Run the tests, with coverage
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
-	@$(BIN)/coverage report --include='state_api/domain/*' --fail-under=100
+# Coverage takes half of the time again, so only the decisions are measured every time; all of them must be covered.
+test: setup ## Run the tests; those of the decisions with coverage
+	@$(BIN)/python -m pytest tests/domain -q -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=100
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain
+
+coverage: setup ## Run the tests with coverage of all of the server
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov=state_api --cov-report=term:skip-covered --cov-fail-under=90
 
 simulate: setup ## Judge HISTORIES (default 2000) random histories of the platform, from SEED (default 1) on
 	@$(BIN)/python -m tests.simulator --histories "$${HISTORIES:-2000}" --seed "$${SEED:-1}"

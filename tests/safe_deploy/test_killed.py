@@ -11,20 +11,7 @@ import pytest
 
 from dev.local import until
 from tests.conftest import new_hub
-from tests.safe_deploy.shop import SWAP, Request, Running, Shop, Starter, Way, admin, kill, open_shop, starter, way_to
-from tests.server.processes import Served
-
-
-@pytest.fixture(scope="module")
-def server(served: Served) -> Iterator[httpx.Client]:
-    with admin(served.url) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    with starter(tmp_path_factory.mktemp("exits")) as one:
-        yield one
+from tests.safe_deploy.shop import SWAP, Request, Running, Shop, Starter, Way, kill, open_shop, way_to
 
 
 @pytest.fixture(scope="module")
