@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_deploy.ci import AzurePipelines, CiSystem, GitHubActions, Terminal, defused, detect
@@ -198,6 +198,7 @@ def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does
     assert "s3" not in stderr.getvalue()
 
 
+@settings(deadline=None)
 @given(collection=anything, project=anything, release=anything)
 def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, project: str, release: str) -> None:
     for changed in (
@@ -237,6 +238,7 @@ def test_the_actor_is_who_started_this_attempt_in_letters_that_a_header_can_hold
     assert detected(environment)[0].actor == actor
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_no_name_breaks_the_header(name: str) -> None:
     actor = detected(AZURE | {"BUILD_REQUESTEDFOR": name})[0].actor
@@ -265,6 +267,7 @@ def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Pat
     assert not stderr.getvalue()
 
 
+@settings(deadline=None)
 @given(values=st.dictionaries(names, anything))
 def test_github_reads_back_every_output_and_nothing_else(
     values: dict[str, str], tmp_path_factory: pytest.TempPathFactory
@@ -293,6 +296,7 @@ def test_without_its_files_github_is_warned_and_nothing_fails(place: str, tmp_pa
     assert "GITHUB_STEP_SUMMARY" in other[1]
 
 
+@settings(deadline=None)
 @given(message=anything)
 def test_github_reads_back_a_message_of_any_text_from_one_line(message: str) -> None:
     system, stderr = detected(GITHUB)
@@ -317,6 +321,7 @@ def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(values=st.dictionaries(st.text("abc];%=\r\n", min_size=1), anything), message=anything)
 def test_the_agent_reads_back_every_text_from_one_line_each(values: dict[str, str], message: str) -> None:
     system, stderr = detected(AZURE)
@@ -378,6 +383,7 @@ def test_a_text_that_looks_like_a_command_is_shown_and_not_obeyed(text: str, sho
     assert defused(text) == shown
 
 
+@settings(deadline=None)
 @given(text=anything)
 def test_no_text_is_a_command_once_it_is_defused_however_its_words_are_wrapped(text: str) -> None:
     shown = defused(text)

@@ -14,6 +14,7 @@ def test_the_escape_is_the_one_of_the_azure_storage_provider() -> None:
     assert escape("\x00\x1f\x7f\x9f") == "^\u00c0^\u00df^\u013f^\u015f"
 
 
+@settings(deadline=None)
 @given(IDS)
 @example("^0/")
 @example("^^")
@@ -22,6 +23,7 @@ def test_unescape_gives_back_every_id(instance_id: str) -> None:
     assert unescape(escape(instance_id)) == instance_id
 
 
+@settings(deadline=None)
 @given(IDS)
 @example("/" * 256)
 @example("\U0001f600" * 128)
@@ -32,12 +34,14 @@ def test_a_key_holds_nothing_that_a_table_refuses(instance_id: str) -> None:
     assert not any(char in "/\\#?\u2028\u2029" or ord(char) < 0x20 or 0x7F <= ord(char) <= 0x9F for char in key)
 
 
+@settings(deadline=None)
 @given(IDS, IDS)
 @example("/" * 256, "/" * 255)
 def test_different_ids_have_different_keys(one: str, other: str) -> None:
     assert (instance_key(one) == instance_key(other)) == (one == other)
 
 
+@settings(deadline=None)
 @given(IDS, st.integers(1, 64))
 def test_an_instance_has_one_shard(instance_id: str, shards: int) -> None:
     assert shard_of(instance_id, shards) == shard_of(instance_id, shards) < shards
