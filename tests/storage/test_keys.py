@@ -1,6 +1,6 @@
 """Instance ids as table keys: the provider's escape, and what happens where it does not reach."""
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from state_api.storage.keys import escape, instance_key, ordinal, shard_of, unescape, utf16_length
