@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo run test coverage simulate test-functions lint format ci clean
+.PHONY: help setup demo demo-unguarded run test coverage simulate test-functions lint format ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,8 +21,11 @@ node_modules/.ready: package.json package-lock.json dev/setup
 	@dev/setup emulator
 	@touch $@
 
-demo: setup ## Show the main job: three versions, one refused until its slot has drained
+demo: setup ## Show the main job: a version is refused until the orders in its slot have ended, and none fails
 	@$(BIN)/python -m dev.demo
+
+demo-unguarded: setup ## Show the same without the guard, in both ways that it goes wrong, and the numbers side by side
+	@$(BIN)/python -m dev.demo --unguarded
 
 run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve

@@ -33,7 +33,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None
 
 
 @contextmanager
-def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def stopped(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> Iterator[None]:
     """End the process with the block: with SIGTERM, and if it does not heed that, by force."""
     try:
         yield

@@ -1,0 +1,44 @@
+"""`python -m dev.story.slot deploy SLOT CODE` and `python -m dev.story.slot swap`: what `az functionapp` is in a real
+pipeline, for the Function App of the story that runs."""
+
+import argparse
+import http.client
+import json
+import os
+import sys
+
+CONTROL = "STORY_CONTROL"
+TASK_HUB = "SAFE_DEPLOY_TASK_HUB"
+"""`safe-deploy` tells the commands that it runs which task hub it deploys."""
+
+_SECONDS = 120
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m dev.story.slot", description="Deploy into a slot, or swap the slots."
+    )
+    commands = made.add_subparsers(dest="command", required=True)
+    deploy = commands.add_parser("deploy", help="put code into a slot")
+    deploy.add_argument("slot", help="production or staging")
+    deploy.add_argument("code", help="v1 or v2")
+    deploy.add_argument("--task-hub", default=os.environ.get(TASK_HUB), help=f"default: the variable {TASK_HUB}")
+    commands.add_parser("swap", help="exchange what production and staging carry")
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
+    content = {}
+    if given.command == "deploy":
+        content = {"slot": given.slot, "code": given.code, "taskHub": given.task_hub}
+    connection = http.client.HTTPConnection(os.environ[CONTROL], timeout=_SECONDS)
+    connection.request("POST", f"/{given.command}", json.dumps(content))
+    answer = connection.getresponse()
+    print(f"{given.command}: {answer.read().decode()}")
+    connection.close()
+    return 0 if answer.status == http.client.OK else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The story end to end, with real processes: the storage emulator, the state server, the sample app in two slots, its
+task hubs, and `safe-deploy` as the pipeline."""
+
+import sys
+
+import pytest
+
+from dev.local import until
+from dev.story import unguarded
+from dev.story.pipeline import Release, run_command
+from dev.story.plot import finish
+from dev.story.stage import guarded_stage, unguarded_stage
+from dev.story.telling import Unexpected
+from tests.story.people import People
+
+DEPLOYMENTS = 20
+
+
+def hub(number: int) -> str:
+    return f"ordersv{number}"
+
+
+def test_with_the_guard_no_order_fails_or_is_orphaned_in_twenty_deployments_in_a_row() -> None:
+    """Customers order all the time. Every version is swapped out while an order on it waits for approval; the next but
+    one, which would overwrite it, is held up until the operator, who comes only then, has approved."""
+    with guarded_stage(settle_seconds=1) as stage:
+        platform, pipeline = stage.platform, stage.pipeline
+        platform.app.deploy("production", "v1", hub(1))
+        source = ["--provider", "azureStorage", "--connection", "STATE_STORAGE"]
+        pipeline.run(1, "register", "--task-hub", hub(1), "--version", "1.0.0", *source, role="admin")
+        people = People(platform)
+        with people.at_work():
+            for number in range(2, DEPLOYMENTS + 2):
+                order, before = f"waiting-{number - 1}", hub(number - 1)
+                platform.app.order(order, approvalNeeded=True)
+                until(lambda: order in platform.orders.waiting(before), "the order waits for approval")  # noqa: B023
+
+                release = Release(number, "v1" if number % 2 else "v2", hub(number))
+                deploying = pipeline.deploy(release, interval=1)
+                if number > 2:
+                    deploying.until("NotReady")
+                    assert platform.app.carries()["staging"] == hub(number - 2), "nothing was overwritten"
+                    assert f"active on task hub {hub(number - 2)}" in deploying.printed(), "it is held up by orders"
+                    people.release(hub(number - 2))
+                deploying.end()
+                assert platform.app.carries() == {"production": hub(number), "staging": before}
+                assert order in platform.orders.waiting(before), "it was swapped out with work in flight"
+            people.release(hub(DEPLOYMENTS))
+            until(lambda: not platform.orders.waiting(hub(DEPLOYMENTS)), "the last one is approved")
+        finish(platform)
+        counts = platform.counts()
+        ended = {
+            one.order_id: one.status for task_hub in platform.app.task_hubs for one in platform.orders.on(task_hub)
+        }
+    assert ended == dict.fromkeys(platform.app.started, "Completed")
+    assert (counts.failed, counts.orphaned, counts.open) == (0, 0, 0)
+    assert counts.completed == counts.started == len(platform.app.started) > 2 * DEPLOYMENTS
+
+
+def test_without_the_guard_and_with_a_hub_per_version_overwritten_orders_are_orphaned() -> None:
+    outcome = unguarded.play_hub_per_version()
+    assert outcome.counts.orphaned > 0
+    assert (outcome.deployments, outcome.refused) == (2, 0)
+
+
+def test_without_the_guard_and_with_one_hub_orders_end_failed_with_non_determinism() -> None:
+    outcome = unguarded.play_one_hub()
+    assert outcome.counts.non_deterministic > 0
+    assert (outcome.deployments, outcome.refused) == (2, 0)
+
+
+def test_what_the_platform_cannot_do_fails_the_command() -> None:
+    with unguarded_stage() as platform:
+        with pytest.raises(Unexpected, match="a slot is empty"):
+            run_command(f"{sys.executable} -m dev.story.slot swap", platform.variables)
+        with pytest.raises(Unexpected, match="there is no slot elsewhere"):
+            run_command(f"{sys.executable} -m dev.story.slot deploy elsewhere v1 --task-hub h1", platform.variables)
