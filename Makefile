@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-unguarded run test coverage simulate test-functions lint format ci clean
+.PHONY: help setup demo demo-unguarded run test test-long coverage simulate test-functions lint format ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,7 +33,10 @@ run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 # Coverage takes half of the time again, so only the decisions are measured every time; all of them must be covered.
 test: setup ## Run the tests; those of the decisions with coverage
 	@$(BIN)/python -m pytest tests/domain -q -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=100
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain -m 'not long'
+
+test-long: setup ## Run the tests that take too long for every time: longer stories, more kills, more pipelines
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 coverage: setup ## Run the tests with coverage of all of the server
 	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov=state_api --cov-report=term:skip-covered --cov-fail-under=90

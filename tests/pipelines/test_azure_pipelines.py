@@ -161,6 +161,7 @@ def test_the_steps_hand_on_what_the_commands_found(start: Start, shop: Shop) -> 
     assert run.jobs["Production"]["CleanUp"].outputs["safeDeployCleanup.removed"] == ""
 
 
+@pytest.mark.long
 def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(start: Start, shop: Shop) -> None:
     old = new_hub()
     shop.register(old)
@@ -199,6 +200,7 @@ def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(star
     assert shop.hubs() == (hub_of(run), old)
 
 
+@pytest.mark.long
 def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_by_its_next_attempt(
     start: Start, shop: Shop, machine: Machine
 ) -> None:
@@ -214,6 +216,7 @@ def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_b
     assert shop.swaps == 1
 
 
+@pytest.mark.long
 def test_a_deployment_that_fails_can_be_run_again(start: Start, shop: Shop) -> None:
     old = new_hub()
     shop.register(old)
@@ -225,6 +228,7 @@ def test_a_deployment_that_fails_can_be_run_again(start: Start, shop: Shop) -> N
     assert shop.hubs() == (hub_of(run), old)
 
 
+@pytest.mark.long
 def test_running_a_stage_again_that_succeeded_changes_nothing_in_production_and_is_a_new_release_in_staging(
     start: Start, shop: Shop
 ) -> None:
@@ -271,6 +275,7 @@ def test_a_prefix_that_makes_no_task_hub_name_is_refused(start: Start, shop: Sho
     assert run.jobs["Staging"]["Release"].issues
 
 
+@pytest.mark.long
 def test_the_installation_step_really_installs(start: Start, shop: Shop) -> None:
     shop.register(new_hub())
     released(start(SAMPLE))

@@ -287,6 +287,7 @@ def test_a_rollback_to_what_is_in_production_is_a_conflict_unless_a_rollback_bro
     assert shop.swaps == 2
 
 
+@pytest.mark.long
 def test_a_rollback_finds_its_slots_last_swap_however_far_back_it_is(
     deploy: Deploy, shop: Shop, staged: tuple[str, str]
 ) -> None:

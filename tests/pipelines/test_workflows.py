@@ -152,6 +152,7 @@ def test_a_release_goes_through_the_slot_and_leaves_the_old_version_there(releas
     assert hub_of(run) in run.jobs["production"].summary
 
 
+@pytest.mark.long
 def test_the_slot_is_stopped_before_its_settings_change_and_gets_its_task_hub_before_its_code(
     release: Release, shop: Shop
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(rele
     assert shop.hubs() == (hub_of(run), old)
 
 
+@pytest.mark.long
 def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_by_its_next_attempt(
     release: Release, shop: Shop, machine: Machine
 ) -> None:
@@ -219,6 +221,7 @@ def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_b
     assert shop.swaps == 1
 
 
+@pytest.mark.long
 def test_running_the_swap_again_after_it_succeeded_changes_nothing(release: Release, shop: Shop) -> None:
     old = new_hub()
     shop.register(old)
@@ -229,6 +232,7 @@ def test_running_the_swap_again_after_it_succeeded_changes_nothing(release: Rele
     assert shop.swaps == 1
 
 
+@pytest.mark.long
 def test_running_all_jobs_again_is_a_new_release_with_a_task_hub_of_its_own(release: Release, shop: Shop) -> None:
     shop.register(new_hub())
     run = release.durable()
@@ -237,6 +241,7 @@ def test_running_all_jobs_again_is_a_new_release_with_a_task_hub_of_its_own(rele
     assert shop.hubs() == (hub_of(run, attempt=2), hub_of(run, attempt=1))
 
 
+@pytest.mark.long
 def test_a_deployment_that_fails_can_be_run_again(release: Release, shop: Shop) -> None:
     old = new_hub()
     shop.register(old)
@@ -271,6 +276,7 @@ def test_the_rollback_button_wants_the_name_of_the_app(release: Release, shop: S
     assert shop.swaps == 1
 
 
+@pytest.mark.long
 def test_the_rollback_button_does_not_promote_what_was_only_staged(release: Release, shop: Shop) -> None:
     old = new_hub()
     shop.register(old)
@@ -324,6 +330,7 @@ def test_the_quickstart_releases_and_its_next_release_waits_its_turn(
     assert shop.hubs() == (hub_of(run), old)
 
 
+@pytest.mark.long
 def test_a_quickstart_deployment_that_fails_half_way_is_not_swapped(
     release: Release, shop: Shop, quickstart: Path
 ) -> None:
@@ -532,6 +539,7 @@ def use(machine: Machine, shop: Shop, tmp_path: Path) -> Use:
     return Use(machine, shop, tmp_path)
 
 
+@pytest.mark.long
 def test_the_action_installs_itself_once_in_a_job(use: Use, shop: Shop) -> None:
     shop.register(new_hub())
     run = use({"command": "status"}, {"command": "status"}, really=True)

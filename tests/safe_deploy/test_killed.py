@@ -81,7 +81,10 @@ def deploy_of(shop: Shop) -> list[str]:
     return shop.deploy()
 
 
-COMMANDS = pytest.mark.parametrize("prepared", [swap_of, rollback_of, deploy_of])
+LONG = pytest.mark.long
+COMMANDS = pytest.mark.parametrize(
+    "prepared", [swap_of, pytest.param(rollback_of, marks=LONG), pytest.param(deploy_of, marks=LONG)]
+)
 
 
 @COMMANDS

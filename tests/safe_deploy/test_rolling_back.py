@@ -58,6 +58,7 @@ def test_a_rollback_that_fails_is_taken_back_and_can_be_repeated(swapped: Shop) 
     assert swapped.is_as_before()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("platform_swapped", [False, True])
 @pytest.mark.parametrize("own", [False, True])

@@ -13,14 +13,13 @@ from dev.story.stage import guarded_stage, unguarded_stage
 from dev.story.telling import Unexpected
 from tests.story.people import People
 
-DEPLOYMENTS = 20
-
 
 def hub(number: int) -> str:
     return f"ordersv{number}"
 
 
-def test_with_the_guard_no_order_fails_or_is_orphaned_in_twenty_deployments_in_a_row() -> None:
+@pytest.mark.parametrize("deployments", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_row(deployments: int) -> None:
     """Customers order all the time. Every version is swapped out while an order on it waits for approval; the next but
     one, which would overwrite it, is held up until the operator, who comes only then, has approved."""
     with guarded_stage(settle_seconds=1) as stage:
@@ -30,7 +29,7 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_twenty_deployments_in_a
         pipeline.run(1, "register", "--task-hub", hub(1), "--version", "1.0.0", *source, role="admin")
         people = People(platform)
         with people.at_work():
-            for number in range(2, DEPLOYMENTS + 2):
+            for number in range(2, deployments + 2):
                 order, before = f"waiting-{number - 1}", hub(number - 1)
                 platform.app.order(order, approvalNeeded=True)
                 until(lambda: order in platform.orders.waiting(before), "the order waits for approval")  # noqa: B023
@@ -45,8 +44,8 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_twenty_deployments_in_a
                 deploying.end()
                 assert platform.app.carries() == {"production": hub(number), "staging": before}
                 assert order in platform.orders.waiting(before), "it was swapped out with work in flight"
-            people.release(hub(DEPLOYMENTS))
-            until(lambda: not platform.orders.waiting(hub(DEPLOYMENTS)), "the last one is approved")
+            people.release(hub(deployments))
+            until(lambda: not platform.orders.waiting(hub(deployments)), "the last one is approved")
         finish(platform)
         counts = platform.counts()
         ended = {
@@ -54,7 +53,7 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_twenty_deployments_in_a
         }
     assert ended == dict.fromkeys(platform.app.started, "Completed")
     assert (counts.failed, counts.orphaned, counts.open) == (0, 0, 0)
-    assert counts.completed == counts.started == len(platform.app.started) > 2 * DEPLOYMENTS
+    assert counts.completed == counts.started == len(platform.app.started) > 2 * deployments
 
 
 def test_without_the_guard_and_with_a_hub_per_version_overwritten_orders_are_orphaned() -> None:
