@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-unguarded run test test-long coverage simulate test-functions lint format ci clean
+.PHONY: help setup demo demo-unguarded run test test-long coverage simulate test-functions lint format audit ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,7 +56,10 @@ format: setup ## Mend the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+audit: setup ## Look up known vulnerabilities of all that is pinned; needs the network
+	@dev/audit
+
 ci: lint test ## What continuous integration runs
 
 clean: ## Remove what setup, tests and runs have made
-	rm -rf .venv .venv-functions node_modules .azurite .coverage .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-functions .venv-audit node_modules .azurite .coverage .hypothesis .mypy_cache .ruff_cache

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import azure.functions as func
 
 from state_api.app import StateServer
+from state_api.http.middleware import security_headers
 from state_api.http.problems import MEDIA_TYPE, problem
 from state_api.settings import read_settings
 
@@ -55,18 +56,19 @@ async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpRespon
     middleware decodes it and raises.
     """
     if "%2f" in urlsplit(req.url).path.lower():
-        return _refused(404, "NotFound", "there is nothing at this address")
+        return _refused(req, 404, "NotFound", "there is nothing at this address")
     middleware = func.AsgiMiddleware(server().application)  # type: ignore[no-untyped-call]  # the library has no types
     try:
         answer: func.HttpResponse = await middleware.handle_async(req, context)
     except UnicodeDecodeError:
-        return _refused(400, "InvalidRequest", "the address is not UTF-8")
+        return _refused(req, 400, "InvalidRequest", "the address is not UTF-8")
     return answer
 
 
-def _refused(status: int, code: str, detail: str) -> func.HttpResponse:
+def _refused(req: func.HttpRequest, status: int, code: str, detail: str) -> func.HttpResponse:
     body = bytes(problem(status, code, detail).body)
-    return func.HttpResponse(body, status_code=status, mimetype=MEDIA_TYPE)
+    headers = security_headers(urlsplit(req.url).scheme)
+    return func.HttpResponse(body, status_code=status, headers=headers, mimetype=MEDIA_TYPE)
 
 
 def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:

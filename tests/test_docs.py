@@ -43,8 +43,9 @@ from state_api.taskhubs.backends import PROVIDERS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE = (
-    ROOT / "docs" / name for name in ("http-api.md", "settings.md", "reasons.md", "concepts.md", "azure.md")
+HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, SECURITY = (
+    ROOT / "docs" / name
+    for name in ("http-api.md", "settings.md", "reasons.md", "concepts.md", "azure.md", "security.md")
 )
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -387,6 +388,21 @@ def test_every_operation_that_needs_a_key_is_given_to_somebody_in_azure(api: Fas
     assert keyed == {name for name in keyed if re.search(rf"\b{name}\b", "".join(text.split("```")[0::2]))}
     (loop,) = re.findall(r"for FUNCTION in ([^;]*ListQuarantine);", text)
     assert set(loop.replace("\\", " ").split()) == keyed - {"PostEvents"}
+
+
+def test_the_security_headers_that_the_documentation_names_are_the_real_ones() -> None:
+    said = {plain(cells[0]): plain(cells[1]) for cells in rows(SECURITY, "Headers", "Header")}
+    assert said == middleware.security_headers("https")
+
+
+def test_every_test_that_the_threat_model_points_at_exists() -> None:
+    named = {one for one in CODE.findall(SECURITY.read_text()) if one.startswith("tests/")}
+    assert named
+    assert [one for one in sorted(named) if not (ROOT / one).exists()] == []
+
+
+def test_a_stolen_key_is_described_for_every_role() -> None:
+    assert set(Role) <= set(listed(SECURITY, "A stolen key", "Key of"))
 
 
 def make_targets() -> set[str]:

@@ -1,5 +1,5 @@
-"""What surrounds every request, as plain ASGI: keys, the limit on bodies, a log line without secrets, and an answer
-when something unforeseen happens."""
+"""What surrounds every request, as plain ASGI: keys, the limit on bodies, headers that keep answers out of caches and
+pages, a log line without secrets, and an answer when something unforeseen happens."""
 
 import ipaddress
 import logging
@@ -21,6 +21,19 @@ MAX_EVENTS_BODY = 4 * 1024 * 1024
 """Event Grid sends up to 1 MB (PLATFORM: Event Grid delivery). Generous, because what is refused with 413 is lost."""
 EVENTS_PATH = "/api/events"
 
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""With every answer that has no header of its own by that name: nothing here is for a browser to show, to keep, to
+embed or to hand to another site. No header allows other origins anything (CORS)."""
+
+STRICT_TRANSPORT = "max-age=31536000"
+"""In seconds, a year, with every answer over https; for this host alone, because the domain above it is not ours."""
+
 
 class Surround:
     """Around the whole application."""
@@ -35,15 +48,13 @@ class Surround:
             return
         began = time.perf_counter()
         status = 0
+        secured = _with_security_headers(scope, send)
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("Cache-Control", "no-store")
-                headers.setdefault("X-Content-Type-Options", "nosniff")
-            await send(message)
+            await secured(message)
 
         try:
             try:
@@ -79,9 +90,25 @@ class LocalOnly:
             named = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
             if not all(_is_local(address) for address in named):
                 refused = Forbidden("without keys this server answers only under localhost; set STATE_KEYS for others")
-                await problem_of(refused)(scope, receive, send)
+                await problem_of(refused)(scope, receive, _with_security_headers(scope, send))
                 return
         await self._app(scope, receive, send)
+
+
+def security_headers(scheme: str) -> dict[str, str]:
+    """The headers of every answer to a request that came by http or https."""
+    return SECURITY_HEADERS | ({"Strict-Transport-Security": STRICT_TRANSPORT} if scheme == "https" else {})
+
+
+def _with_security_headers(scope: Scope, send: Send) -> Send:
+    async def secured(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in security_headers(scope.get("scheme", "http")).items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return secured
 
 
 def is_loopback(host: str) -> bool:

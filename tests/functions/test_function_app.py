@@ -18,6 +18,7 @@ import function_app
 from dev.local import free_port
 from state_api.app import openapi_document
 from state_api.domain.errors import StorageUnavailable
+from state_api.http.middleware import security_headers
 from state_api.http.problems import MEDIA_TYPE
 from state_api.services.background import INTERVAL_SECONDS
 from state_api.settings import STORAGE, SettingsError, StorageSettings, emulator_connection
@@ -192,6 +193,7 @@ async def test_a_key_for_one_function_opens_no_other(hosted: None, escaped: str)
     context = cast("func.Context", SimpleNamespace(function_name="GetApp", invocation_id="0"))
     answer = await functions()["GetApp"].get_user_function()(req=request, context=context)
     assert (answer.status_code, content(answer)["code"]) == (404, "NotFound")
+    assert security_headers("http").items() <= dict(answer.headers).items()
 
 
 async def test_an_address_that_is_not_utf_8_is_refused_as_a_problem(hosted: None) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from state_api.settings import KEYS, STORAGE, StorageSettings
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = "127.0.0.1"
+COMMAND = ("-m", "state_api")
 
 
 @dataclass
@@ -51,14 +52,20 @@ def environment(storage: StorageSettings | None, keys: Sequence[dict[str, str]] 
 
 
 @contextmanager
-def serving(storage: StorageSettings, folder: Path, keys: Sequence[dict[str, str]] = ()) -> Iterator[Served]:
-    """`python -m state_api serve` on a free port until the block ends."""
+def serving(
+    storage: StorageSettings | None,
+    folder: Path,
+    keys: Sequence[dict[str, str]] = (),
+    more: Mapping[str, str] | None = None,
+    command: Sequence[str] = COMMAND,
+) -> Iterator[Served]:
+    """`python -m state_api serve` on a free port until the block ends, with `more` in its environment."""
     port = free_port()
     log = folder / f"server-{port}.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "state_api", "serve", "--port", str(port)],
-            env=environment(storage, keys),
+            [sys.executable, *command, "serve", "--port", str(port)],
+            env=environment(storage, keys) | dict(more or {}),
             stdout=sink,
             stderr=sink,
             cwd=folder,
