@@ -179,6 +179,9 @@ def _keys(text: str) -> tuple[Key, ...]:
         raise SettingsError(advice) from None
     if len({key.name for key in keys}) < len(keys):
         raise SettingsError(f"{KEYS} names a key twice")
+    if len({key.key.get_secret_value() for key in keys}) < len(keys):
+        # One of the two roles would be ignored.
+        raise SettingsError(f"{KEYS} has two entries with the same key; give each its own")
     return keys
 
 

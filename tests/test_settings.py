@@ -65,6 +65,10 @@ def test_an_identity_needs_only_an_address(environment: dict[str, str], uri: str
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"key": "secret"}])}, "0.key"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"name": "a b"}])}, "0.name"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY, KEY])}, "STATE_KEYS names a key twice"),
+        (
+            {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY, KEY | {"name": "other", "role": "reader"}])},
+            "two entries with the same key",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_without_what_it_holds(environment: dict[str, str], message: str) -> None:

@@ -209,6 +209,7 @@ async def test_waiting_ends_when_the_server_stops(
         assert not (await asyncio.wait_for(waiting, 30))["ready"]
 
 
+@pytest.mark.long
 async def test_the_settle_window_is_read_after_the_active_instances(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:

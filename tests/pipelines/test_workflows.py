@@ -169,6 +169,7 @@ def test_the_slot_is_stopped_before_its_settings_change_and_gets_its_task_hub_be
     ]
 
 
+@pytest.mark.long
 def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(release: Release, shop: Shop) -> None:
     old = new_hub()
     shop.register(old)

@@ -42,7 +42,7 @@ def test_every_answer_is_one_that_the_contract_describes(
 
     @given(operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=25,
+        max_examples=15,
         deadline=None,
         database=None,
         phases=(Phase.explicit, Phase.generate),

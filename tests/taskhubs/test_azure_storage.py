@@ -128,6 +128,7 @@ async def test_ids_of_every_kind_are_seen_and_found(backend: AzureStorageBackend
     assert [one.instance_id for one in found.values() if one] == IDS
 
 
+@pytest.mark.long
 async def test_a_hub_of_many_pages_is_read_to_the_end(backend: AzureStorageBackend, provider: ProviderHub) -> None:
     """More than 2,500 matching rows: the service gives a thousand at a time."""
     ids = [f"{number * 7919 % 16:x}{number:05d}" for number in range(2700)]
@@ -141,6 +142,7 @@ async def test_a_hub_of_many_pages_is_read_to_the_end(backend: AzureStorageBacke
     assert active(await seen(backend, provider.hub)) == sorted(ids)
 
 
+@pytest.mark.long
 async def test_ids_with_one_beginning_take_many_pages_of_one_range(
     backend: AzureStorageBackend, provider: ProviderHub
 ) -> None:
