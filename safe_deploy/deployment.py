@@ -84,7 +84,7 @@ def deploy(
         with guard:
             return promotion.swap(staging.task_hub, swap_command)
     # Until here a signal may end this process at any point: nothing is half done.
-    _wait_and_stage(server, staging, waiting, azure, say)
+    _wait_and_stage(server, app, staging, waiting, azure, say)
     with guard:
         return _deploy_and_swap(server, staging, deploy_command, swap_command, promotion, guard, say)
 
@@ -124,6 +124,7 @@ def _abandon(server: Server, staging: Staging) -> str:
 
 def _wait_and_stage(
     server: Server,
+    app: Json,
     staging: Staging,
     waiting: Waiting,
     azure: Azure | None,
@@ -131,7 +132,7 @@ def _wait_and_stage(
 ) -> None:
     deadline = time.monotonic() + waiting.timeout
     # Who overrides the verdict, or another run, or holds the deployment already, has nothing to wait for at first.
-    asks_first = not (staging.force or staging.take_over or _is_own(server, staging))
+    asks_first = not (staging.force or staging.take_over or _is_own(server, app, staging))
     while True:
         if asks_first:
             left = max(0.0, deadline - time.monotonic())
@@ -149,9 +150,9 @@ def _wait_and_stage(
             time.sleep(min(waiting.interval, max(0.0, deadline - time.monotonic())))
 
 
-def _is_own(server: Server, staging: Staging) -> bool:
+def _is_own(server: Server, app: Json, staging: Staging) -> bool:
     """Whether this run holds the open deployment of this hub: staging it again changes nothing."""
-    deployment = server.get_app()[0]["deployment"]
+    deployment = app["deployment"]
     return (
         deployment is not None
         and same(deployment["taskHub"], staging.task_hub)

@@ -279,8 +279,11 @@ class Promotion:
     def done_by_this_run(self, record: Record) -> str | None:
         """The hub that this very run has brought into production, if it still is there: a run that is started anew may
         have a new name for its hub, but it is the same release."""
-        run_url, last = self._server.caller.run_url, self.last_swap()
-        if run_url is None or last is None or last["runUrl"] != run_url or record.pending is not None:
+        run_url = self._server.caller.run_url
+        if run_url is None or record.pending is not None:
+            return None
+        last = self.last_swap()
+        if last is None or last["runUrl"] != run_url:
             return None
         details = last["details"]
         done = same(details.get("production"), record.production) and not details.get("rollback")

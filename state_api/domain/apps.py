@@ -33,8 +33,8 @@ class Slot:
     promoted: bool = False
     beneath: tuple[Beneath, ...] = ()
 
-    def all_beneath_the_next(self) -> tuple[Beneath, ...]:
-        """What the slot may carry once another hub is put on record over this one."""
+    def carried(self) -> tuple[Beneath, ...]:
+        """All that the platform's slot may carry, newest first: what is beneath the next hub that is staged."""
         return (Beneath(self.task_hub, self.promoted), *self.beneath)
 
 

@@ -68,7 +68,7 @@ def register(
             raise InvalidRequest(f"task hub {task_hub} cannot be in two slots")
         check_unused(app, task_hub, hub_key(task_hub) in used)
         new_hubs.append(task_hub)
-        beneath = held.all_beneath_the_next() if held is not None and name != PRODUCTION else ()
+        beneath = held.carried() if held is not None and name != PRODUCTION else ()
         slots[name] = Slot(task_hub, version, now, name == PRODUCTION, beneath)
     changed = replace(
         app,

@@ -81,7 +81,7 @@ def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used:
         run_url=caller.run_url,
         run=caller.run(order.task_hub),
     )
-    staged = Slot(order.task_hub, order.version, now, beneath=held.all_beneath_the_next() if held else ())
+    staged = Slot(order.task_hub, order.version, now, beneath=held.carried() if held else ())
     if again and held is not None:
         staged = replace(held, version=order.version or held.version)
     retired = app.retired if held is None or again else (*app.retired, Retired(held.task_hub, held.version, now))

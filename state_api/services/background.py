@@ -80,7 +80,7 @@ class Background:
                 continue
 
     async def _hubs(self) -> AsyncIterator[tuple[App, str]]:
-        """The hubs in slots, and retired ones whose scan waits to be carried on."""
+        """The hubs in slots, those that may be beneath them, and retired ones whose scan waits to be carried on."""
         token: str | None = None
         while True:
             page = await self._apps.page(_APPS_PAGE, token)
@@ -91,7 +91,7 @@ class Background:
                     if held is not None:
                         yield app, held.task_hub
                 for retired in app.retired:
-                    if (await self._probes.get(retired.task_hub)).scan is not None:
+                    if app.may_carry(retired.task_hub) or (await self._probes.get(retired.task_hub)).scan is not None:
                         yield app, retired.task_hub
             token = page.continuation_token
             if token is None:

@@ -1,11 +1,11 @@
 """GetStagingStatus: gather the evidence, let the domain judge, wait if asked to."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from state_api.domain.apps import App, Caller, Slot
+from state_api.domain.apps import App, Beneath, Caller, Slot
 from state_api.domain.beneath import combine
 from state_api.domain.errors import AppNotFound
 from state_api.domain.evidence import Activity, Evidence, OpenDeployment, OpenSwap, ProbeResult
@@ -104,40 +104,45 @@ class Readiness:
         blocking = blocking_deployment(app, run, self._clock.now())
         pending = app.pending_swap.as_open() if app.pending_swap else None
         deployment = blocking.as_open() if blocking else None
-        verdict, checked = await self._judge_slot(app, content, how, deployment, pending)
+        hubs = content.carried() if content else ()
+        verdict, checked = await self._judge_all(app, hubs, how, deployment, pending)
         return SlotStatus(app, app.slot_name(slot), content, verdict), checked
 
     async def verdict(self, app: App, content: Slot | None, how: Verification) -> Verdict:
         """The verdict on what a slot holds."""
-        return (await self._judge_slot(app, content, how))[0]
+        return (await self._judge_all(app, content.carried() if content else (), how))[0]
 
     async def verdict_beneath(self, app: App, content: Slot, how: Verification) -> Verdict | None:
         """The verdict on what a slot may still carry beneath the hub that is staged; None if there is nothing."""
-        verdicts = [(await self._judge(app, one.task_hub, how, promoted=one.promoted))[0] for one in content.beneath]
-        return combine(verdicts[0], verdicts[1:]) if verdicts else None
+        return (await self._judge_all(app, content.beneath, how))[0] if content.beneath else None
 
     async def verdict_on(self, app: App, task_hub: str, how: Verification) -> Verdict:
         """The verdict on a task hub, whether a slot holds it or not."""
         return (await self._judge(app, task_hub, how))[0]
 
-    async def _judge_slot(
+    async def _judge_all(
         self,
         app: App,
-        content: Slot | None,
+        hubs: Sequence[Beneath],
         how: Verification,
         deployment: OpenDeployment | None = None,
         pending_swap: OpenSwap | None = None,
     ) -> tuple[Verdict, Mapping[str, Checked]]:
-        """The verdict on all that a slot may carry, and what verification came to by task hub."""
-        hub = content.task_hub if content else None
-        promoted = content is not None and content.promoted
-        first = await self._judge(app, hub, how, deployment, pending_swap, promoted)
-        others = [
-            (one.task_hub, await self._judge(app, one.task_hub, how, promoted=one.promoted))
-            for one in (content.beneath if content else ())
-        ]
-        checked = {name: found[1] for name, found in ((hub, first), *others) if name and found[1]}
-        return combine(first[0], [verdict for _, (verdict, _) in others]), checked
+        """One verdict on all of these hubs, of one moment, and what verification came to by task hub."""
+
+        async def each(how: Verification) -> list[tuple[Verdict, Checked | None]]:
+            judged = (self._judge(app, one.task_hub, how, deployment, pending_swap, one.promoted) for one in hubs)
+            return await asyncio.gather(*judged)
+
+        if not hubs:
+            return (await self._judge(app, None, how, deployment, pending_swap))[0], {}
+        judged = await each(how)
+        checked = {one.task_hub: found for one, (_, found) in zip(hubs, judged, strict=True) if found is not None}
+        if len(hubs) > 1:
+            # One may have been read long before the last: what was recorded in the meantime must show.
+            judged = await each(replace(how, checked=checked))
+        first, *others = (verdict for verdict, _ in judged)
+        return combine(first, others), checked
 
     async def _judge(
         self,

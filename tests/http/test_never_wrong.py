@@ -52,6 +52,36 @@ async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
         assert (verdict["taskHub"], verdict["ready"], codes(verdict)) == (old, False, ["InstancesActive"])
 
 
+async def test_what_starts_while_the_hub_beneath_is_read_shows(
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot may carry two hubs, and one of them takes long to read: the other is not judged by what it was before."""
+    old, new = new_hub(), new_hub()
+    async with ProviderHub(storage, old) as left, ProviderHub(storage, new) as staged:
+        await left.create()
+        await staged.create()
+        policy = {"settleSeconds": 0}
+        await put(http, app, slots={"staging": {"taskHub": old}}, policy=policy, taskHubs=SOURCE)
+        assert (await stage(http, app, new, run(1))).status_code == 200
+        page = AzureStorageBackend.page
+        reading = asyncio.Event()
+
+        async def slowly(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> SourcePage:
+            if task_hub == old:
+                reading.set()
+                await asyncio.sleep(3)
+            return await page(self, task_hub, since, cursor)
+
+        monkeypatch.setattr(AzureStorageBackend, "page", slowly)
+        asked = http.get(f"/api/apps/{app}/staging", params={"verify": "fresh"}, headers=run(1))
+        waiting = asyncio.create_task(asked)
+        await reading.wait()
+        await asyncio.sleep(1)
+        await publish(http, event(new, "order-1"))
+        verdict = (await waiting).json()
+        assert (verdict["ready"], codes(verdict)[:1]) == (False, ["InstancesActive"])
+
+
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A hub that is read in ranges, of which one fails as long as there is something in this list."""

@@ -364,6 +364,23 @@ async def test_the_background_probe_answers_before_anybody_asks(
     assert (await staging(http, app, verify="none"))["evidence"]["probe"]["checkedAt"] > first
 
 
+async def test_the_background_probe_reads_what_may_be_beneath_a_staged_hub(
+    http: httpx.AsyncClient, storage: StorageSettings, server: StateServer, app: str, draining: ProviderHub
+) -> None:
+    async with ProviderHub(storage, new_hub()) as staged:
+        await staged.create()
+        assert (await stage(http, app, staged.hub, run(1))).status_code == 200
+        # Staging has just read it, under this policy; under another one nobody has.
+        await put(http, app, policy={"ignoreFunctions": ["Nobody"]})
+        asked = f"/api/apps/{app}/staging?verify=none"
+        before = (await http.get(asked, headers=run(1))).json()
+        assert codes(before) == ["ProbePending", "ProbePending"]
+        assert draining.hub in before["reasons"][1]["message"]
+        await server.background.run_once()
+        after = (await http.get(asked, headers=run(1))).json()
+        assert (after["ready"], after["assurance"]) == (True, "verified"), after
+
+
 async def test_the_background_probe_leaves_production_alone(
     http: httpx.AsyncClient, server: StateServer, app: str, provider: ProviderHub
 ) -> None:
