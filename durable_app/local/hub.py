@@ -90,6 +90,14 @@ class Hub(InMemoryOrchestrationBackend):
             self._write(answer.instanceId)
         return answer
 
+    def SuspendInstance(self, request: pb.SuspendRequest, context: grpc.ServicerContext) -> pb.SuspendResponse:
+        with self._lock:
+            return pb.SuspendResponse() if self._is_over(request) else super().SuspendInstance(request, context)
+
+    def ResumeInstance(self, request: pb.ResumeRequest, context: grpc.ServicerContext) -> pb.ResumeResponse:
+        with self._lock:
+            return pb.ResumeResponse() if self._is_over(request) else super().ResumeInstance(request, context)
+
     def CompleteOrchestratorTask(
         self, request: pb.OrchestratorResponse, context: grpc.ServicerContext
     ) -> pb.CompleteTaskResponse:
@@ -105,6 +113,9 @@ class Hub(InMemoryOrchestrationBackend):
             if self._awaited(request) is None:
                 return pb.CompleteTaskResponse()
             answer = super().CompleteOrchestratorTask(request, context)
+            if self._is_terminal_status(instance.status):
+                # The provider drops what comes after the end; the engine would run the end once more.
+                instance.pending_events.clear()
             if instance.status == pb.ORCHESTRATION_STATUS_PENDING:
                 # Continued as new: the row is written with the first episode of the next generation.
                 self._executions.pop(request.instanceId, None)
@@ -172,6 +183,10 @@ class Hub(InMemoryOrchestrationBackend):
         the engine itself, told of this answer, would forget that."""
         instance = self._instances.get(request.instanceId)
         return None if instance is None or str(instance.completion_token) != request.completionToken else instance
+
+    def _is_over(self, request: pb.SuspendRequest | pb.ResumeRequest) -> bool:
+        instance = self._instances.get(request.instanceId)
+        return instance is not None and self._is_terminal_status(instance.status)
 
     def _is_out(self, item: pb.WorkItem) -> bool:
         """Whether this work was given to a worker and nobody has finished it."""

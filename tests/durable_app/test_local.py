@@ -177,6 +177,11 @@ async def test_what_an_operator_does_to_an_order_shows(running: Running) -> None
         running.slot.over("order-stopped")
         assert running.topic.statuses("order-stopped") == ["Running", "Terminated"]
         assert running.row("order-stopped")["RuntimeStatus"] == "Terminated"
+        # What comes after the end changes nothing, and nothing is published again.
+        client.suspend_orchestration("order-stopped")
+        client.resume_orchestration("order-stopped")
+        assert running.slot.over("order-stopped")["runtimeStatus"] == "Terminated"
+        assert running.topic.statuses("order-stopped") == ["Running", "Terminated"]
         client.purge_orchestration("order-stopped")
     assert await running.sighting("order-stopped") is None
 
