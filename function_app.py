@@ -96,7 +96,8 @@ async def record_lifecycle_event(event: str) -> None:
     cut the time to microseconds, and its converter raises, before this code, on times that it cannot read: such an
     event would come back for 24 h.
     """
-    await server().services.recorder.record([delivered(event)], "trigger")
+    with server().intake.admitted(len(event)):
+        await server().services.recorder.record([delivered(event)], "trigger")
 
 
 @app.function_name("ProbeTaskHubs")

@@ -17,6 +17,7 @@ from state_api.http.middleware import Surround
 from state_api.services.background import Background
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
+from state_api.services.intake import Intake
 from state_api.services.ports import Clock
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
@@ -39,9 +40,10 @@ class StateServer:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.tables = Tables(settings.storage)
         self.stopping = asyncio.Event()
+        self.intake = Intake()
         time = clock or self.tables.clock
         task_hub_store = TaskHubStore(self.tables, settings.shards)
-        instances = InstanceStore(self.tables)
+        self._instances = instances = InstanceStore(self.tables)
         app_store = AppStore(self.tables)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
@@ -59,9 +61,10 @@ class StateServer:
             clock=time,
         )
         self.api = _api(settings, self.services, self)
-        self.application: ASGIApp = Surround(self.api, settings)
+        self.application: ASGIApp = Surround(self.api, settings, self.intake)
 
     async def close(self) -> None:
+        await self._instances.close()
         await self.backends.close()
         await self.tables.close()
 

@@ -19,7 +19,8 @@ StateError
 ├── PreconditionFailed        If-Match names another version of the app
 └── Unavailable               not now; carries when to try again
     ├── SourceUnavailable     the task hub's own storage cannot be read
-    └── StorageUnavailable    the state storage cannot be used
+    ├── StorageUnavailable    the state storage cannot be used
+    └── TooManyEvents         more is being recorded than there is room for
 """
 
 from typing import Any
@@ -116,4 +117,8 @@ class SourceUnavailable(Unavailable):
 
 
 class StorageUnavailable(Unavailable):
+    pass
+
+
+class TooManyEvents(Unavailable):
     pass

@@ -4,6 +4,7 @@ pages, a log line without secrets, and an answer when something unforeseen happe
 import ipaddress
 import logging
 import time
+from contextlib import nullcontext
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from state_api.domain.errors import StateError
 from state_api.http.auth import check_key
 from state_api.http.problems import Forbidden, PayloadTooLarge, UnsupportedMediaType, problem_of, unforeseen
+from state_api.services.intake import Intake
 from state_api.settings import Settings
 
 log = logging.getLogger("state_api.requests")
@@ -38,9 +40,10 @@ STRICT_TRANSPORT = "max-age=31536000"
 class Surround:
     """Around the whole application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, intake: Intake) -> None:
         self._app = app
         self._settings = settings
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,11 +63,13 @@ class Surround:
             try:
                 key = check_key(self._settings, scope["path"], Headers(scope=scope), QueryParams(scope["query_string"]))
                 scope["state"] = {**(scope.get("state") or {}), "key": key}
-                body = await _read(scope, receive)
-                if body is None:
-                    return
-                _check_type(scope, body)
-                await self._app(scope, _once(body, receive), noted)
+                # Before the body is read: what there is no room for must take none.
+                with self._intake.admitted(_length(scope)) if _is_delivery(scope) else nullcontext():
+                    body = await _read(scope, receive)
+                    if body is None:
+                        return
+                    _check_type(scope, body)
+                    await self._app(scope, _once(body, receive), noted)
             except StateError as error:
                 await problem_of(error)(scope, receive, noted)
             except Exception as error:  # noqa: BLE001 (whatever it is, the caller gets a problem document)
@@ -126,6 +131,16 @@ def _is_local(address: str) -> bool:
         return is_loopback(urlsplit(address).hostname or "")
     except ValueError:
         return False
+
+
+def _is_delivery(scope: Scope) -> bool:
+    return bool(scope["path"] == EVENTS_PATH and scope["method"] == "POST")
+
+
+def _length(scope: Scope) -> int:
+    """The length of the body as it is announced; the most that there can be if it is not."""
+    announced = Headers(scope=scope).get("content-length", "")
+    return min(int(announced), MAX_EVENTS_BODY) if announced.isdecimal() else MAX_EVENTS_BODY
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:

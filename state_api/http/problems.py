@@ -46,6 +46,7 @@ _STATUS: list[tuple[type[errors.StateError], int]] = [
     (errors.PreconditionFailed, 412),
     (PayloadTooLarge, 413),
     (UnsupportedMediaType, 415),
+    (errors.TooManyEvents, 429),
     (errors.Unavailable, 503),
 ]
 
@@ -72,6 +73,7 @@ CODES = {
     "UnsupportedMediaType": "The body must be of one of the types that `detail` names.",
     "SourceUnavailable": "The task hub's own storage cannot be read now; `detail` says what to mend.",
     "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
+    "TooManyEvents": "More events are being recorded than this server has room for; send the delivery again.",
     "InternalError": "Something unforeseen; the server's log has it under `traceId`.",
 }
 """Every code that a problem document can carry, for the documentation."""

@@ -41,6 +41,7 @@ QUARANTINE_CODES = {
     "BadInstanceId": "Its instance id is missing, longer than 256 characters, or not valid text.",
     "BadTime": "Its time is missing, unreadable, before 2017 or more than five minutes ahead.",
     "Unforeseen": "The server could not read it for a reason that it did not foresee; its log has the details.",
+    "NotTaken": "The state storage refuses its row, for a reason that the server's log has.",
     "TaskHubCleanedUp": "Its task hub was cleaned up; nothing should run there any more.",
 }
 """Every code under which an event is kept, for the documentation."""

@@ -92,11 +92,12 @@ class Clock(Protocol):
 
 
 class Instances(Protocol):
-    async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool]:
-        """Record events durably; for each, whether it changed anything. Raises TableMissing."""
+    async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool | None]:
+        """Record events durably; for each, whether it changed anything, and None if the storage does not take it.
+        Raises TableMissing, StorageUnavailable."""
 
-    async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool]:
-        """Record what a probe saw; for each, whether it changed anything. Raises TableMissing."""
+    async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
+        """Record what a probe saw; for each, whether it changed anything. Raises TableMissing, StorageUnavailable."""
 
     async def activity(self, hub: TaskHubRecord, exemptions: Exemptions) -> Activity: ...
 

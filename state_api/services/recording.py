@@ -17,7 +17,6 @@ from state_api.services.ports import Clock, Instances, Quarantine, Quarantined, 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
-_HUBS_AT_ONCE = 8
 _DEADLINE_SECONDS = 25
 """Event Grid waits 30 s for an answer (PLATFORM: Event Grid delivery)."""
 
@@ -37,7 +36,6 @@ class Recorder:
         self._instances = instances
         self._quarantine = quarantine
         self._clock = clock
-        self._hubs_at_once = asyncio.Semaphore(_HUBS_AT_ONCE)
 
     async def record(self, events: Sequence[Any], source: str) -> Recorded:
         """Record what Event Grid delivered, as it came. Returns once all of it is durable; raises StorageUnavailable
@@ -65,16 +63,16 @@ class Recorder:
         for of_hub, changed in zip(hubs, results, strict=True):
             if isinstance(changed, BaseException):
                 raise changed
-            if changed is None:
-                hub = of_hub[0][1].task_hub
-                message = f"task hub {hub} was cleaned up"
-                rejected += [
-                    Quarantined(self._clock.now(), "TaskHubCleanedUp", message, source, _as_text(event))
-                    for event, _ in of_hub
-                ]
-            else:
-                recorded += sum(changed)
-                unchanged += len(changed) - sum(changed)
+            for (event, understood), one in zip(of_hub, changed or [None] * len(of_hub), strict=True):
+                if one is not None:
+                    recorded += one
+                    unchanged += not one
+                elif changed is None:
+                    message = f"task hub {understood.task_hub} was cleaned up"
+                    rejected.append(self._rejected("TaskHubCleanedUp", message, source, event))
+                else:
+                    message = "the state storage does not take it"
+                    rejected.append(self._rejected("NotTaken", message, source, event))
         if rejected:
             await self._quarantine.keep(rejected)
             log.warning("%d of %d events went to quarantine: %s", len(rejected), len(events), rejected[0].message)
@@ -99,12 +97,12 @@ class Recorder:
                 by_hub[hub_key(understood.task_hub)].append((event, understood))
         return by_hub, rejected
 
-    async def _record_hub(self, events: Sequence[LifecycleEvent]) -> list[bool] | None:
-        """For each event of one hub whether it changed something; None if the hub takes no more events."""
-        async with self._hubs_at_once:
-            return await self._record_open(events)
+    def _rejected(self, code: str, message: str, source: str, event: Any) -> Quarantined:
+        return Quarantined(self._clock.now(), code, message, source, _as_text(event))
 
-    async def _record_open(self, events: Sequence[LifecycleEvent]) -> list[bool] | None:
+    async def _record_hub(self, events: Sequence[LifecycleEvent]) -> list[bool | None] | None:
+        """For each event of one hub whether it changed something, and None if the storage does not take it; None for
+        all if the hub takes no more events."""
         task_hub = events[0].task_hub
         for _ in range(_ATTEMPTS):
             hub = await self._task_hubs.open(task_hub)

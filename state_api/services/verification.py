@@ -233,7 +233,7 @@ class Verifier:
             # The next question reads the hub anew.
             self._task_hubs.forget(task_hub)
             return
-        log.info("task hub %s: the probe corrected the records of %d instances", task_hub, sum(changed))
+        log.info("task hub %s: the probe corrected the records of %d instances", task_hub, changed.count(True))
 
     async def _scan(self, backend: Backend, question: Question, activity: Activity, for_verdict: bool) -> ProbeResult:
         """Scan the hub, alone, carrying on what was begun. While another worker scans it, wait for that one."""

@@ -7,72 +7,44 @@ of an orchestrator function last changed in the shard.
 
 import asyncio
 import heapq
-import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.data.tables import TableEntity, UpdateMode
+from azure.core.exceptions import ResourceNotFoundError
+from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient
 
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity
 from state_api.domain.exemptions import Exemptions
-from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus, instance_of, merge
-from state_api.domain.names import is_entity
+from state_api.domain.instants import Instant, parse_instant
+from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus, instance_of
 from state_api.services.ports import Page, TableMissing, TaskHubRecord
+from state_api.storage.commits import GroupCommit, read_row
 from state_api.storage.instance_rows import (
     ACTIVE_FROM,
     ACTIVE_TO,
     BEAT,
     BEAT_TO,
     active_from,
-    active_key_of,
-    active_row,
     instance_from,
-    instance_key_of,
-    instance_row,
-    table_row,
 )
-from state_api.storage.keys import instance_key, ordinal, shard_of
+from state_api.storage.keys import ordinal, shard_of
+from state_api.storage.plans import Evidence
 from state_api.storage.tables import (
     FOREIGN_PAGE,
-    Operation,
     Tables,
     decode_token,
     encode_token,
-    etag_of,
     instance_table,
-    is_lost_race,
-    is_no_table,
     read_page,
-    transact,
     translated,
-    unchanged_since,
     written_at,
 )
 
-# A transaction takes 100 operations (PLATFORM: Table storage); an instance needs at most four (its row, its old and
-# its new active row, the beat of its function). With reasons and names cut as the parser cuts them it stays well
-# under 4 MiB.
-_INSTANCES_PER_TRANSACTION = 25
-_IN_FLIGHT = 32
-_ATTEMPTS = 12
-_REMEMBERED = 10_000
 _LISTED_PAGES = 10
 """Pages of the service that one page of ours may read while a filter finds nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """An instance as read, with the ETag that its next write must match; None if it has no row."""
-
-    instance: Instance | None
-    etag: str | None
 
 
 class InstanceStore:
@@ -80,126 +52,37 @@ class InstanceStore:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
-        # The last event that this worker knows of per table, shard and function, so that a late one does not turn the
-        # row back. Forgetting is safe: the row is read again.
-        self._last_event: dict[tuple[str, str, str], Instant] = {}
+        self._commits = GroupCommit(tables)
 
-    async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool]:
+    async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool | None]:
         """Merge events into their instances, durably. For each event, whether it changed anything: a duplicate does
-        not, and is not written. Raises TableMissing, StorageUnavailable; then any part may have been written, and
-        sending all again is safe."""
+        not, and is not written; None if the storage does not take it. Raises TableMissing, StorageUnavailable; then
+        any part may have been written, and sending all again is safe."""
         return await self._merge(hub, [instance_of(event) for event in events], beating=True)
 
-    async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool]:
+    async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
         """The same with what a probe has seen, which is no event: the hub's functions do not beat, so that nothing
         has to settle anew."""
         return await self._merge(hub, corrections, beating=False)
 
-    async def _merge(self, hub: TaskHubRecord, evidence: Sequence[Instance], beating: bool) -> list[bool]:
-        by_shard: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    async def _merge(self, hub: TaskHubRecord, evidence: Sequence[Instance], beating: bool) -> list[bool | None]:
+        by_instance: dict[str, list[int]] = defaultdict(list)
         for number, one in enumerate(evidence):
-            by_shard[_partition(one.instance_id, hub.shards)][one.instance_id].append(number)
-        changed = [False] * len(evidence)
+            by_instance[one.instance_id].append(number)
         groups = [
-            (shard, dict(group)) for shard, instances in by_shard.items() for group in _groups_of_instances(instances)
+            (
+                _partition(instance_id, hub.shards),
+                Evidence(instance_id, tuple(evidence[number] for number in numbers), beating),
+            )
+            for instance_id, numbers in by_instance.items()
         ]
-        results = await asyncio.gather(
-            *(self._merge_group(hub, shard, group, evidence, beating) for shard, group in groups),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            for number in result:
-                changed[number] = True
+        outcomes = await self._commits.commit(instance_table(hub.name), groups)
+        changed: list[bool | None] = [None] * len(evidence)
+        for numbers, outcome in zip(by_instance.values(), outcomes, strict=True):
+            if outcome is not None:
+                for number, effective in zip(numbers, outcome, strict=True):
+                    changed[number] = effective
         return changed
-
-    async def _merge_group(
-        self,
-        hub: TaskHubRecord,
-        shard: str,
-        group: Mapping[str, Sequence[int]],
-        evidence: Sequence[Instance],
-        beating: bool,
-    ) -> set[int]:
-        """Write some instances of one shard in one transaction; the numbers of the pieces of evidence that changed
-        something."""
-        table = self._tables.client(instance_table(hub.name))
-        for attempt in range(_ATTEMPTS):
-            async with translated():
-                known = dict(zip(group, await self._read_all(table, shard, group), strict=True))
-                effective: set[int] = set()
-                operations: list[Operation] = []
-                beats: dict[str, Instant] = {}
-                for instance_id, numbers in group.items():
-                    merged = known[instance_id].instance
-                    names = {merged.function_name} if merged is not None else set()
-                    for number in numbers:
-                        after = evidence[number] if merged is None else merge(merged, evidence[number])
-                        if after != merged:
-                            effective.add(number)
-                            names.add(evidence[number].function_name)
-                        merged = after
-                    if merged is not None and merged != known[instance_id].instance:
-                        operations += _operations(shard, known[instance_id], merged)
-                        if beating and not is_entity(instance_id):
-                            # Entities never block, so nobody waits for them to settle.
-                            # An id that went from one function to another beats for all of them, under no name.
-                            name = names.pop() if len(names) == 1 else ""
-                            beats[name] = max(beats.get(name, Instant(0)), merged.last_event_at)
-                if not operations:
-                    return effective
-                for name, at in beats.items():
-                    operations.append(await self._beat(table, shard, name, at))
-                try:
-                    async with self._in_flight:
-                        await transact(table, operations)
-                    return effective
-                except HttpResponseError as error:
-                    if is_no_table(error):
-                        raise TableMissing from error
-                    if not is_lost_race(error):
-                        raise
-            if len(group) > 1:
-                # One contended instance must not hold up its neighbours.
-                singles = [
-                    self._merge_group(hub, shard, {instance_id: numbers}, evidence, beating)
-                    for instance_id, numbers in group.items()
-                ]
-                return set().union(*await asyncio.gather(*singles))
-            await asyncio.sleep(random.uniform(0, min(0.5, 0.01 * 2**attempt)))
-        raise StorageUnavailable("an instance is written by too many at once", retry_after=5)
-
-    async def _read_all(self, table: TableClient, shard: str, instance_ids: Iterable[str]) -> list[_Known]:
-        return await asyncio.gather(*(self._read(table, shard, instance_id) for instance_id in instance_ids))
-
-    async def _read(self, table: TableClient, shard: str, instance_id: str) -> _Known:
-        async with self._in_flight:
-            try:
-                entity = await table.get_entity(shard, instance_key_of(instance_id))
-            except ResourceNotFoundError as error:
-                if is_no_table(error):
-                    raise TableMissing from error
-                return _Known(None, None)
-        return _Known(instance_from(entity), etag_of(entity))
-
-    async def _beat(self, table: TableClient, shard: str, name: str, at: Instant) -> Operation:
-        """Stamp the function. Written without a condition, because every writer of the shard does: the storage's own
-        time stamp, which the settle window counts from, is right whoever comes last. `LastEventAt` is for people and
-        may briefly lag behind when several workers write."""
-        key = BEAT + instance_key(name)
-        place = (table.table_name, shard, name)
-        if place not in self._last_event:
-            if len(self._last_event) >= _REMEMBERED:
-                self._last_event.clear()
-            with suppress(ResourceNotFoundError):
-                known = await table.get_entity(shard, key)
-                at = max(at, parse_instant(known["LastEventAt"]))
-        latest = max(self._last_event.get(place, Instant(0)), at)
-        self._last_event[place] = latest
-        stamp = table_row(shard, key, FunctionName=name, LastEventAt=format_instant(latest))
-        return ("upsert", stamp, {"mode": UpdateMode.REPLACE})
 
     async def activity(self, hub: TaskHubRecord, exemptions: Exemptions) -> Activity:
         """What is active, oldest first, and when something last changed, without what is exempt: one range read per
@@ -261,7 +144,7 @@ class InstanceStore:
         table = self._tables.client(instance_table(hub.name))
         async with translated():
             try:
-                return (await self._read(table, _partition(instance_id, hub.shards), instance_id)).instance
+                return (await read_row(table, _partition(instance_id, hub.shards), instance_id)).instance
             except TableMissing:
                 return None
 
@@ -347,13 +230,11 @@ class InstanceStore:
     async def drop(self, hub: TaskHubRecord) -> None:
         table = instance_table(hub.name)
         await self._tables.drop(table)
-        self._last_event = {place: at for place, at in self._last_event.items() if place[0] != table}
+        self._commits.forget(table)
 
-
-def _groups_of_instances(instances: Mapping[str, list[int]]) -> Iterable[list[tuple[str, list[int]]]]:
-    items = list(instances.items())
-    for at in range(0, len(items), _INSTANCES_PER_TRANSACTION):
-        yield items[at : at + _INSTANCES_PER_TRANSACTION]
+    async def close(self) -> None:
+        """End what is still being written."""
+        await self._commits.close()
 
 
 def _partition(instance_id: str, shards: int) -> str:
@@ -366,20 +247,3 @@ def _partitions(shards: int) -> list[str]:
 
 def _name(shard: int) -> str:
     return f"{shard:02d}"
-
-
-def _operations(shard: str, known: _Known, merged: Instance) -> list[Operation]:
-    """What turns the rows of `known` into those of `merged`."""
-    row = instance_row(shard, merged)
-    operations: list[Operation] = []
-    if known.etag is None:
-        operations.append(("create", row))
-    else:
-        operations.append(("update", row, {**unchanged_since(known.etag), "mode": UpdateMode.REPLACE}))
-    old = active_key_of(known.instance) if known.instance is not None and known.instance.active else None
-    new = active_key_of(merged) if merged.active else None
-    if old is not None and old != new:
-        operations.append(("delete", {"PartitionKey": shard, "RowKey": old}))
-    if new is not None:
-        operations.append(("upsert", active_row(shard, new, merged), {"mode": UpdateMode.REPLACE}))
-    return operations

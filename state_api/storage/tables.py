@@ -173,11 +173,11 @@ class Tables:
             await self._credential.close()
 
 
-async def transact(table: TableClient, operations: Sequence[Operation]) -> None:
-    """Write rows of one partition, all or none. Unlike single writes this is tried again when the connection is cut:
-    what the lost answer would have said shows when the condition of the second attempt fails, and every caller reads
-    again then. Raises the library's errors, with their code."""
-    await table.submit_transaction(operations, retry_on_methods=_RETRIED)
+async def transact(table: TableClient, operations: Sequence[Operation]) -> list[Mapping[str, Any]]:
+    """Write rows of one partition, all or none; for each, its new `etag` among other things. Unlike single writes this
+    is tried again when the connection is cut: what the lost answer would have said shows when the condition of the
+    second attempt fails, and every caller reads again then. Raises the library's errors, with their code."""
+    return await table.submit_transaction(operations, retry_on_methods=_RETRIED)
 
 
 def error_code(error: HttpResponseError) -> str:

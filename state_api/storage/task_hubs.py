@@ -1,5 +1,6 @@
 """The registry of task hubs: which app claimed a hub, how many shards its table has, whether it is closed for good."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from state_api.storage.tables import (
 _PARTITION = "hub"
 _ATTEMPTS = 10
 _REMEMBERED = 10_000
+_MADE_AT_ONCE = 8
 
 Change = Callable[[TaskHubRecord | None], dict[str, Any]]
 """What to set in the row of a hub, given what it holds."""
@@ -39,6 +41,7 @@ class TaskHubStore:
         # A hub that takes events does so until cleanup closes it and drops its table; a missing table is what makes
         # a worker look again, so remembering is safe.
         self._open: dict[HubKey, TaskHubRecord] = {}
+        self._making = asyncio.Semaphore(_MADE_AT_ONCE)
 
     async def ping(self) -> None:
         # No hub has this name: it begins with no letter.
@@ -51,6 +54,13 @@ class TaskHubStore:
     async def open(self, task_hub: str) -> TaskHubRecord:
         """The record of a hub that events come for; its row and its table are made when first needed. A closed hub
         is returned as it is."""
+        key = hub_key(task_hub)
+        if key not in self._open:
+            async with self._making:
+                return await self._open_or_make(task_hub)
+        return self._open[key]
+
+    async def _open_or_make(self, task_hub: str) -> TaskHubRecord:
         key = hub_key(task_hub)
         if key not in self._open:
             record = await self._change(task_hub, lambda record: {})
