@@ -15,7 +15,6 @@ from state_api.domain.names import app_key
 from state_api.services.ports import AuditRecord, Page
 from state_api.storage.tables import (
     APPS,
-    Operation,
     Tables,
     chunked,
     etag_of,
@@ -27,6 +26,7 @@ from state_api.storage.tables import (
     unchanged_since,
     unchunked,
 )
+from state_api.storage.transactions import Operation
 
 _STATE = "app"
 _INDEX = "|apps"

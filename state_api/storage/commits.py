@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict, deque
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -27,7 +27,6 @@ from state_api.storage.instance_rows import BEAT, instance_from, instance_key_of
 from state_api.storage.keys import instance_key
 from state_api.storage.plans import MAX_OPERATIONS, Evidence, Known, Plan, plan
 from state_api.storage.tables import (
-    Operation,
     Tables,
     error_code,
     etag_of,
@@ -36,6 +35,7 @@ from state_api.storage.tables import (
     transact,
     translated,
 )
+from state_api.storage.transactions import Operation
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class GroupCommit:
             while batch:
                 known = await self._look_up(place, [one.evidence for one in batch], fresh)
                 made = plan(place[1], [one.evidence for one in batch], known)
-                refusal = await self._transact(place, made, known)
+                refusal = await self._transact(place, made)
                 if refusal is None:
                     for one, effects in zip(batch, made.effective, strict=False):
                         one.answer(effects)
@@ -158,7 +158,7 @@ class GroupCommit:
             for attempt in range(_ATTEMPTS):
                 known = await self._look_up(place, [one.evidence for one in batch], fresh=True)
                 made = plan(place[1], [one.evidence for one in batch], known)
-                refusal = await self._transact(place, made, known)
+                refusal = await self._transact(place, made)
                 if refusal is None or not is_lost_race(refusal):
                     if refusal is not None:
                         log.error("the state storage does not take a row: %s", error_code(refusal))
@@ -206,7 +206,7 @@ class GroupCommit:
         async with self._in_flight:
             return await read_row(client, shard, instance_id)
 
-    async def _transact(self, place: Place, made: Plan, known: Mapping[str, Known]) -> HttpResponseError | None:
+    async def _transact(self, place: Place, made: Plan) -> HttpResponseError | None:
         """Write the plan; the error if the storage refuses it for one of its rows. Raises TableMissing,
         StorageUnavailable."""
         if not made.operations:
@@ -220,7 +220,7 @@ class GroupCommit:
             async with self._in_flight:
                 beats = [await self._beat(client, shard, name, at) for name, at in made.beats.items()]
                 try:
-                    answers = await transact(client, [*made.operations, *beats])
+                    etags = await transact(client, [*made.operations, *beats])
                 except HttpResponseError as error:
                     if is_no_table(error):
                         raise TableMissing from error
@@ -228,9 +228,9 @@ class GroupCommit:
                         return error
                     raise
             for row in made.rows:
-                etag = answers[row.operation].get("etag")
+                etag = etags[row.operation]
                 if etag is not None:
-                    self._remember(table, row.instance.instance_id, Known(row.instance, str(etag)))
+                    self._remember(table, row.instance.instance_id, Known(row.instance, etag))
         return None
 
     async def _beat(self, client: TableClient, shard: str, name: str, at: Instant) -> Operation:

@@ -10,7 +10,8 @@ from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, merge
 from state_api.domain.names import is_entity
 from state_api.storage.instance_rows import active_key_of, active_row, instance_row
-from state_api.storage.tables import Operation, unchanged_since
+from state_api.storage.tables import unchanged_since
+from state_api.storage.transactions import Operation
 
 MAX_OPERATIONS = 100
 """PLATFORM: Table storage. With reasons and names cut as the parser cuts them it stays well under 4 MiB."""

@@ -16,7 +16,6 @@ from state_api.domain.scans import Scan
 from state_api.services.ports import ProbeRecord
 from state_api.storage.tables import (
     TASK_HUBS,
-    Operation,
     Tables,
     chunked,
     etag_of,
@@ -27,6 +26,7 @@ from state_api.storage.tables import (
     unchanged_since,
     unchunked,
 )
+from state_api.storage.transactions import Operation
 
 _PARTITION = "probe"
 

@@ -11,7 +11,6 @@ from state_api.domain.instants import format_instant, parse_instant
 from state_api.services.ports import Page, Quarantined
 from state_api.storage.tables import (
     QUARANTINE,
-    Operation,
     Tables,
     chunked,
     is_no_table,
@@ -20,6 +19,7 @@ from state_api.storage.tables import (
     translated,
     unchunked,
 )
+from state_api.storage.transactions import Operation
 
 _PARTITION = "quarantine"
 _LAST = 10**20

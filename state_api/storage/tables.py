@@ -27,6 +27,7 @@ from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
 from state_api.services.ports import Page
 from state_api.settings import SettingsError, StorageSettings
+from state_api.storage.transactions import Operation, submit
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -37,9 +38,6 @@ PREFIX = "SafeDeploy"
 APPS = f"{PREFIX}Apps"
 TASK_HUBS = f"{PREFIX}TaskHubs"
 QUARANTINE = f"{PREFIX}Quarantine"
-
-Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
-"""What a transaction does with a row: the verb, the row, and under which condition."""
 
 _RETRIED = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
@@ -173,11 +171,11 @@ class Tables:
             await self._credential.close()
 
 
-async def transact(table: TableClient, operations: Sequence[Operation]) -> list[Mapping[str, Any]]:
-    """Write rows of one partition, all or none; for each, its new `etag` among other things. Unlike single writes this
-    is tried again when the connection is cut: what the lost answer would have said shows when the condition of the
+async def transact(table: TableClient, operations: Sequence[Operation]) -> list[str | None]:
+    """Write rows of one partition, all or none; for each its new ETag, None where it was deleted. Unlike single writes
+    this is tried again when the connection is cut: what the lost answer would have said shows when the condition of the
     second attempt fails, and every caller reads again then. Raises the library's errors, with their code."""
-    return await table.submit_transaction(operations, retry_on_methods=_RETRIED)
+    return await submit(table, operations, retry_on_methods=_RETRIED)
 
 
 def error_code(error: HttpResponseError) -> str:
