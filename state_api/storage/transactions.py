@@ -45,7 +45,7 @@ async def submit(client: TableClient, operations: Sequence[Operation], **options
     )
     # The library has no public way to send a request of one's own through its pipeline.
     response = await client._client.send_request(request, stream=True, **options)  # noqa: SLF001
-    return _etags(response, await response.read(), len(operations))
+    return etags_in(response, await response.read(), len(operations))
 
 
 def _body(url: str, operations: Sequence[Operation], batch: str) -> bytes:
@@ -88,7 +88,9 @@ def _quoted(key: str) -> str:
     return quote(key.replace("'", "''"), safe="")
 
 
-def _etags(response: AsyncHttpResponse, content: bytes, count: int) -> list[str | None]:
+def etags_in(response: AsyncHttpResponse, content: bytes, count: int) -> list[str | None]:
+    """What the answer to `count` operations says of each. Raises TableTransactionError for an answer that does not say
+    that all were done, ClientAuthenticationError."""
     parts = [(int(part[1]), _ETAG.search(part[2])) for part in _PART.finditer(content)]
     if response.status_code == _ACCEPTED and len(parts) == count and all(200 <= status < 300 for status, _ in parts):
         return [etag[1].decode() if etag else None for _, etag in parts]
