@@ -2,6 +2,7 @@
 transaction or not at all. Here, and only here, an App is JSON."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -33,8 +34,17 @@ _INDEX = "|apps"
 """The partition that lists the apps; no app can have its name."""
 _LAST = 10**10
 
-_app = TypeAdapter(App)
-_audit = TypeAdapter(AuditRecord)
+# Made when first used: that costs a cold start 60 ms.
+
+
+@functools.cache
+def _app() -> TypeAdapter[App]:
+    return TypeAdapter(App)
+
+
+@functools.cache
+def _audit() -> TypeAdapter[AuditRecord]:
+    return TypeAdapter(AuditRecord)
 
 
 class AppStore:
@@ -89,7 +99,7 @@ class AppStore:
                 row = await self._table.get_entity(app_key(name), _STATE)
             except ResourceNotFoundError:
                 return None
-        return _app.validate_json(unchunked("State", row)), etag_of(row)
+        return _app().validate_json(unchunked("State", row)), etag_of(row)
 
     async def _list(self, name: str) -> None:
         """Put the app on the list before it is first written: a name on the list without an app is skipped."""
@@ -105,7 +115,7 @@ class AppStore:
 
 
 def _dump(app: App) -> str:
-    return _app.dump_json(app).decode()
+    return _app().dump_json(app).decode()
 
 
 def _audit_key(revision: int) -> str:
@@ -114,8 +124,8 @@ def _audit_key(revision: int) -> str:
 
 
 def _audit_row(audit: AuditRecord) -> dict[str, str]:
-    return chunked("Record", json.dumps(_audit.dump_python(audit, mode="json")))
+    return chunked("Record", json.dumps(_audit().dump_python(audit, mode="json")))
 
 
 def _audit_from(row: TableEntity | Mapping[str, Any]) -> AuditRecord:
-    return _audit.validate_json(unchunked("Record", row))
+    return _audit().validate_json(unchunked("Record", row))

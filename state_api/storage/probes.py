@@ -1,6 +1,7 @@
 """What is kept of the probes of each task hub: the last result, a scan under way, and the lease of the worker that has
 the hub. In the registry's table, in a partition of its own, the scan apart from the result because each can be long."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -34,8 +35,18 @@ log = logging.getLogger(__name__)
 
 Kept = TypeVar("Kept")
 
-_result = TypeAdapter(ProbeResult)
-_scan = TypeAdapter(Scan)
+
+# Made when first used, for the sake of a cold start.
+
+
+@functools.cache
+def _result() -> TypeAdapter[ProbeResult]:
+    return TypeAdapter(ProbeResult)
+
+
+@functools.cache
+def _scan() -> TypeAdapter[Scan]:
+    return TypeAdapter(Scan)
 
 
 class ProbeStore:
@@ -73,7 +84,7 @@ class ProbeStore:
             return False
         operations: list[Operation] = [_guarded(_work_row(task_hub, "", None, scan), work)]
         if result is not None:
-            row = _row(task_hub, "result", **chunked("Result", _result.dump_json(result).decode()))
+            row = _row(task_hub, "result", **chunked("Result", _result().dump_json(result).decode()))
             operations.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
         async with translated():
             try:
@@ -106,8 +117,8 @@ class ProbeStore:
         work, result = rows.get("work"), rows.get("result")
         until = work.get("LeasedUntil") if work is not None else None
         return ProbeRecord(
-            result=_readable(_result, "Result", result),
-            scan=_readable(_scan, "Scan", work),
+            result=_readable(_result(), "Result", result),
+            scan=_readable(_scan(), "Scan", work),
             leased_until=parse_instant(until) if until else None,
             owner=work.get("Owner", "") if work is not None else "",
         ), work
@@ -132,7 +143,7 @@ def _row(task_hub: str, kind: str, **properties: Any) -> dict[str, Any]:
 
 def _work_row(task_hub: str, owner: str, until: Instant | None, scan: Scan | None) -> dict[str, Any]:
     lease = {"Owner": owner, "LeasedUntil": format_instant(until)} if until is not None else {}
-    return _row(task_hub, "work", **lease, **(chunked("Scan", _scan.dump_json(scan).decode()) if scan else {}))
+    return _row(task_hub, "work", **lease, **(chunked("Scan", _scan().dump_json(scan).decode()) if scan else {}))
 
 
 def _guarded(row: Mapping[str, Any], known: TableEntity | None) -> Operation:
