@@ -1,5 +1,6 @@
 """function_app.py under the installed azure-functions: what it indexes, and what its functions do when invoked."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from azure.functions.meta import Datum
 import function_app
 from dev.local import free_port
 from state_api.app import openapi_document
-from state_api.domain.errors import StorageUnavailable
+from state_api.domain.errors import StorageUnavailable, TooManyEvents
 from state_api.http.middleware import security_headers
 from state_api.http.problems import MEDIA_TYPE
 from state_api.services.background import INTERVAL_SECONDS
+from state_api.services.intake import CAPACITY
 from state_api.settings import STORAGE, SettingsError, StorageSettings, emulator_connection
+from state_api.storage import tables, transactions
 from tests.builders import at, cloud_event, event
 from tests.functions.calls import HOST, TIMER, TRIGGER, call, content, deliver, functions, media_type
 from tests.taskhubs.provider import ProviderHub
@@ -320,6 +323,41 @@ async def test_what_is_no_event_at_all_goes_to_quarantine_too(hosted: None, text
     after = content(await call("ListQuarantine", query={"top": 1000}))["events"]
     (kept,) = [one for one in after if one not in before]
     assert (kept["code"], kept["event"]) == ("NotAnEvent", kept_as)
+
+
+# More than there is room for
+
+
+async def test_without_room_the_trigger_raises_so_that_event_grid_delivers_again(hosted: None, hub: str) -> None:
+    intake = function_app.server().intake
+    with intake.admitted(CAPACITY):
+        with pytest.raises(TooManyEvents):
+            await deliver(event(hub))
+        answer = await call("PostEvents", [event(hub)])
+        assert (answer.status_code, content(answer)["code"]) == (429, "TooManyEvents")
+        assert (await call("Ready")).status_code == 200
+    await deliver(event(hub))
+
+
+# Many at once
+
+
+async def test_single_invocations_share_transactions(hosted: None, hub: str) -> None:
+    await deliver(event(hub, "first"))
+    sent = 0
+
+    async def submit(*given: Any, **options: Any) -> list[str | None]:
+        nonlocal sent
+        sent += 1
+        return await transactions.submit(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tables, "submit", submit)
+        await asyncio.gather(*(deliver(event(hub, f"order-{number}")) for number in range(64)))
+    # One that each of the four shards began with, and one for what came meanwhile.
+    assert 1 <= sent <= 2 * 4
+    page = content(await call("ListInstances", hub=hub, query={"top": 100}))
+    assert len(page["instances"]) == 65
 
 
 # Storage that is down
