@@ -5,7 +5,8 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-unguarded run test test-long coverage simulate test-functions lint format audit ci clean
+.PHONY: help setup demo demo-unguarded run test test-faults test-long coverage simulate fuzz bench test-functions lint \
+	format audit ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,16 +34,23 @@ run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 # Coverage takes half of the time again, so only the decisions are measured every time; all of them must be covered.
 test: setup ## Run the tests; those of the decisions with coverage
 	@$(BIN)/python -m pytest tests/domain -q -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=100
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain -m 'not long'
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain -m 'not long and not fault'
+
+# One after another: they kill, pause and overload what they share the machine with.
+test-faults: setup ## Run the fault tests: killed and paused processes, failing storage, crashes, wrong clocks, overload
+	@$(BIN)/python -m pytest tests/faults -m fault
 
 test-long: setup ## Run the tests that take too long for every time: longer stories, more kills, more pipelines
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 coverage: setup ## Run the tests with coverage of all of the server
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov=state_api --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not fault' --cov=state_api --cov-report=term:skip-covered --cov-fail-under=90
 
 simulate: setup ## Judge HISTORIES (default 2000) random histories of the platform, from SEED (default 1) on
 	@$(BIN)/python -m tests.simulator --histories "$${HISTORIES:-2000}" --seed "$${SEED:-1}"
+
+bench: setup ## Measure: throughput, readiness, waiting, delay, memory, cold start, each against something on this machine
+	@$(BIN)/python -m bench
 
 test-functions: setup ## Run the tests of both Function Apps in PYTHON (default python3.13) with its own azure-functions line
 	@dev/test-functions "$${PYTHON:-python3.13}"
