@@ -43,6 +43,9 @@ test-faults: setup ## Run the fault tests: killed and paused processes, failing 
 test-long: setup ## Run the tests that take too long for every time: longer stories, more kills, more pipelines
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
+fuzz: setup ## Try thousands of events, deliveries and requests for about ten minutes
+	@$(BIN)/python -m pytest --hypothesis-profile=fuzz -n 2 --dist worksteal tests/fuzz tests/server/test_schema.py tests/storage/test_stateful.py
+
 coverage: setup ## Run the tests with coverage of all of the server
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not fault' --cov=state_api --cov-report=term:skip-covered --cov-fail-under=90
 

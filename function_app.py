@@ -2,9 +2,9 @@
 Grid trigger and a timer. Wiring only; importing it connects to nothing."""
 
 import functools
-import json
 import os
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import azure.functions as func
@@ -12,6 +12,7 @@ import azure.functions as func
 from state_api.app import StateServer
 from state_api.http.middleware import security_headers
 from state_api.http.problems import MEDIA_TYPE, problem
+from state_api.services.envelopes import read_json
 from state_api.settings import read_settings
 
 KEYED = func.AuthLevel.FUNCTION
@@ -107,9 +108,9 @@ async def probe_task_hubs(timer: func.TimerRequest) -> None:
     await server().background.run_once()
 
 
-def delivered(text: str) -> object:
+def delivered(text: str) -> Any:
     """The event as it came, for the parser that the webhook uses too; what is not JSON stays text, for quarantine."""
     try:
-        return json.loads(text)
+        return read_json(text)
     except (ValueError, RecursionError):
         return text

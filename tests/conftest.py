@@ -12,6 +12,9 @@ from state_api.domain.instants import Instant, seconds
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import Connections, Settings, StorageSettings
 from state_api.storage.tables import StorageClock
+from tests import profiles
+
+profiles.register()
 
 
 @pytest.fixture

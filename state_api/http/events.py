@@ -1,7 +1,6 @@
 """PostEvents: lifecycle events as webhook deliveries, in the Event Grid schema and as CloudEvents 1.0 (structured,
 batched, binary), with the handshakes of both (PLATFORM: Event Grid delivery)."""
 
-import json
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,13 +13,13 @@ from state_api.http.answers import RecordedAnswer
 from state_api.http.auth import PUBLISH
 from state_api.http.dependencies import ServicesOf
 from state_api.http.problems import PayloadTooLarge, UnsupportedMediaType, responses
+from state_api.services.envelopes import read_json
 
 router = APIRouter(prefix="/api/events", tags=["events"])
 
 MAX_EVENTS = 5000
 """Event Grid's largest batch (PLATFORM: Event Grid delivery)."""
 
-_MANY_DIGITS = 1000
 _JSON = "application/json"
 _CLOUD_EVENT = "application/cloudevents+json"
 _CLOUD_EVENTS = "application/cloudevents-batch+json"
@@ -78,7 +77,7 @@ def _events(headers: Headers, body: bytes) -> list[Any]:
     if media_type not in (_JSON, _CLOUD_EVENT, _CLOUD_EVENTS):
         raise UnsupportedMediaType(f"send {_JSON}, {_CLOUD_EVENT} or {_CLOUD_EVENTS}")
     try:
-        content = json.loads(body, parse_constant=str, parse_int=_integer)
+        content = read_json(body)
     except (ValueError, RecursionError):
         raise InvalidRequest("the body cannot be read as JSON") from None
     if isinstance(content, list):
@@ -94,15 +93,10 @@ def _binary(headers: Headers, body: bytes) -> dict[str, Any]:
         name.removeprefix("ce-"): unquote(value) for name, value in headers.items() if name.startswith("ce-")
     }
     try:
-        event["data"] = json.loads(body, parse_constant=str, parse_int=_integer)
+        event["data"] = read_json(body)
     except (ValueError, RecursionError):
         event["data"] = body.decode(errors="replace")
     return event
-
-
-def _integer(digits: str) -> int | str:
-    """One number that Python does not take must not lose the events around it; it stays text, as NaN does."""
-    return int(digits) if len(digits) < _MANY_DIGITS else digits
 
 
 def _validation_code(events: list[Any]) -> str | None:

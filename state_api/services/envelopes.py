@@ -19,6 +19,8 @@ _EARLIEST = parse_instant("2017-01-01T00:00:00Z")
 _AHEAD = seconds(5 * 60)
 """How far ahead of the storage's clock a publisher may be. Clocks differ by milliseconds (PLATFORM: Lifecycle events
 8); an end that is far ahead would hide every later start of its instance."""
+_STATUSES = frozenset(RuntimeStatus)
+_MANY_DIGITS = 1000
 _LONGEST_NAME = 256
 _LONGEST_REASON = 4000
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -47,6 +49,16 @@ QUARANTINE_CODES = {
 """Every code under which an event is kept, for the documentation."""
 
 
+def read_json(text: str | bytes) -> Any:
+    """What a publisher wrote. One number that Python does not take must not lose what is around it: it stays text, as
+    NaN does. Raises ValueError, RecursionError."""
+    return json.loads(text, parse_constant=str, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) < _MANY_DIGITS else digits
+
+
 def understand(event: Any, now: Instant) -> LifecycleEvent:
     """Read one event. Raises NotUnderstood."""
     if not isinstance(event, Mapping):
@@ -70,7 +82,7 @@ def _data(event: Mapping[str, Any]) -> Mapping[str, Any]:
     data = event.get("data")
     if data is None and isinstance(encoded := event.get("data_base64"), str):
         try:
-            data = json.loads(base64.b64decode(encoded, validate=True))
+            data = read_json(base64.b64decode(encoded, validate=True))
         except (binascii.Error, ValueError, RecursionError):
             data = None
     if not isinstance(data, Mapping):
@@ -79,10 +91,10 @@ def _data(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _status(value: Any) -> RuntimeStatus:
-    try:
-        return RuntimeStatus(value)
-    except ValueError:
-        raise NotUnderstood("UnknownStatus", f"the runtime status is {_shown(value)}") from None
+    # Only text is looked up: the enum's own error shows the value, which may be nested too deeply for that.
+    if not isinstance(value, str) or value not in _STATUSES:
+        raise NotUnderstood("UnknownStatus", f"the runtime status is {_shown(value)}")
+    return RuntimeStatus(value)
 
 
 def _task_hub(value: Any) -> str:
@@ -122,4 +134,9 @@ def _text(value: Any, longest: int) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "missing" if value is None else ascii(value)[:80]
+    if value is None:
+        return "missing"
+    # What it holds is in quarantine; here it may be nested too deeply to be shown.
+    if isinstance(value, Mapping):
+        return "an object"
+    return "an array" if isinstance(value, list) else ascii(value)[:80]

@@ -4,7 +4,8 @@ it. Starting Python and importing took most of these tests' time.
 """
 
 import contextlib
-import json
+import gc
+import marshal
 import os
 import runpy
 import select
@@ -13,14 +14,18 @@ import socket
 import sys
 from pathlib import Path
 
+from safe_deploy import cli, session
+
 _PROGRAM = """#!{python} -IS
-import json, os, signal, socket, sys
-server = socket.socket(socket.AF_UNIX)
+# The bare modules: those around them take longer to import than all of this to run.
+import _signal, _socket, marshal, os, sys
+server = _socket.socket(_socket.AF_UNIX)
 server.connect({address!r})
-call = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, _: server.send(bytes([number])))
-socket.send_fds(server, [len(call).to_bytes(4, "big")], [0, 1, 2])
+call = marshal.dumps([sys.argv[1:], dict(os.environ), os.getcwd()])
+for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+    _signal.signal(number, lambda number, _: server.send(bytes([number])))
+streams = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
+server.sendmsg([len(call).to_bytes(4, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
 server.sendall(call)
 sys.exit((server.recv(1) or b"F")[0])
 """
@@ -33,12 +38,23 @@ def install(program: Path, address: Path) -> None:
     program.chmod(0o755)
 
 
+def warm_up() -> None:
+    """Import all that a call needs. Half of it is imported only when a request is sent: so one is, to where nobody
+    answers."""
+    given = session.open_session.__defaults__
+    session.open_session.__defaults__ = (0,)
+    sys.argv[1:] = ["stage", "--task-hub", "v41", "--app", "shop", "--server", "http://127.0.0.1:9"]
+    with contextlib.suppress(SystemExit), Path(os.devnull).open("w") as sink, contextlib.redirect_stderr(sink):
+        cli.main()
+    session.open_session.__defaults__ = given
+    # What is here is not looked through by every fork, and so is not copied into it.
+    gc.collect()
+    gc.freeze()
+
+
 def main(address: str) -> None:
     """Serve at this address, until the process is ended."""
-    # Once with words that it refuses, because some of what it needs is imported late.
-    sys.argv[1:] = ["status", "--app", "shop", "--server", "nowhere"]
-    with contextlib.suppress(SystemExit), Path(os.devnull).open("w") as sink, contextlib.redirect_stderr(sink):
-        runpy.run_module("safe_deploy", run_name="__main__", alter_sys=True)
+    warm_up()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{address}.draft")
         listener.listen(16)
@@ -52,7 +68,7 @@ def main(address: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(caller, 4, 3)
     with caller.makefile("rb") as file:
-        arguments, environment, folder = json.loads(file.read(int.from_bytes(size, "big")))
+        arguments, environment, folder = marshal.loads(file.read(int.from_bytes(size, "big")))  # noqa: S302  # our own
     child = os.fork()
     if child:
         os._exit(_watched(child, caller))

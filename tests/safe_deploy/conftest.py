@@ -13,7 +13,7 @@ from tests.safe_deploy.shop import Shop, Starter, Way, admin, open_shop, starter
 from tests.server.processes import Served
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with keys. The apps' task hubs live in its own storage."""
     assert storage.connection_string is not None
@@ -27,13 +27,13 @@ def place(served: Served) -> Place:
     return Place(served.url)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(served: Served) -> Iterator[httpx.Client]:
     with admin(served.url) as client:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     with starter(tmp_path_factory.mktemp("exits")) as one:
         yield one

@@ -40,8 +40,10 @@ import json, os, signal, sys
 from pathlib import Path
 from safe_deploy import promotion, session
 from safe_deploy.cli import main
+from tests.pipelines.warm import warm_up
 
 exits = Path(sys.argv[1])
+warm_up()
 
 def reap(number, frame):
     while True:

@@ -11,6 +11,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from state_api.app import StateServer, openapi_document
 from state_api.settings import StorageSettings, read_settings
+from tests.profiles import examples
 from tests.server.processes import Served, serving
 
 DOCUMENT = openapi_document(StateServer(read_settings({"STATE_STORAGE": "UseDevelopmentStorage=true"})).api)
@@ -29,20 +30,26 @@ def live(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> 
         yield served
 
 
+@pytest.fixture(scope="module")
+def schema(live: Served) -> Any:
+    """The contract as the server shows it."""
+    return schemathesis.openapi.from_url(f"{live.url}/api/openapi.json")
+
+
 @pytest.mark.parametrize(
     ("mode", "method", "path"),
     [(KEPT, *operation) for operation in OPERATIONS] + [(BROKEN, *operation) for operation in BREAKABLE],
 )
 def test_every_answer_is_one_that_the_contract_describes(
-    live: Served, mode: schemathesis.GenerationMode, method: str, path: str
+    schema: Any, mode: schemathesis.GenerationMode, method: str, path: str
 ) -> None:
     """With requests that keep to the contract, and with ones that break it."""
-    operation = schemathesis.openapi.from_url(f"{live.url}/api/openapi.json")[path][method.upper()]
+    operation = schema[path][method.upper()]
     answered = 0
 
     @given(operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=15,
+        max_examples=examples(every_time=15, fuzz=100),
         deadline=None,
         database=None,
         phases=(Phase.explicit, Phase.generate),

@@ -1,11 +1,14 @@
 """`python -m state_api serve` as a process: starting, refusing to start, stopping, and two at once."""
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +25,7 @@ from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import new_hub
 from tests.proxy import storage_proxy
-from tests.server.processes import HOST, environment, serving
+from tests.server.processes import HOST, Served, environment, serving
 from tests.taskhubs.provider import ProviderHub
 
 SERVE = [sys.executable, "-m", "state_api", "serve"]
@@ -48,6 +51,52 @@ def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: P
         assert "GET /api/health/ready 200" in served.logged()
 
 
+_REFUSALS = """
+import json, os, sys
+import state_api.__main__
+
+for line in sys.stdin:
+    arguments, settings = json.loads(line)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 2)
+        os.environ.clear()
+        os.environ.update(settings)
+        sys.exit(state_api.__main__.main(["serve", *arguments]))
+    os.close(write)
+    with open(read) as said:
+        text = said.read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text]), flush=True)
+"""
+"""The server's program, which has imported everything once and then ends once for every line."""
+
+Refused = Callable[[list[str], dict[str, str]], tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def refused() -> Iterator[Refused]:
+    """With which code a server ends that has these arguments and settings, and what it says."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _REFUSALS],
+        env=environment(None),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        orders, endings = process.stdin, process.stdout
+
+        def ask(arguments: list[str], settings: dict[str, str]) -> tuple[int, str]:
+            orders.write(json.dumps([arguments, settings]) + "\n")
+            orders.flush()
+            code, said = json.loads(endings.readline())
+            return code, said
+
+        yield ask
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
@@ -61,11 +110,18 @@ def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: P
     ],
 )
 def test_a_server_that_must_not_start_says_why(
-    arguments: list[str], settings: dict[str, str], message: str, tmp_path: Path
+    refused: Refused, arguments: list[str], settings: dict[str, str], message: str
 ) -> None:
-    done = ended([*SERVE, *arguments], environment(None) | settings, tmp_path)
+    code, said = refused(arguments, environment(None) | settings)
+    assert code == 2
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_program_that_must_not_start_ends_as_its_main_says(tmp_path: Path) -> None:
+    done = ended(SERVE, environment(None), tmp_path)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert "no state storage is set: set STATE_STORAGE" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -223,6 +279,13 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
     until(lambda: not any(answers(HOST, service) for service in emulator), "the emulator is gone")
 
 
+@pytest.fixture(scope="module")
+def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server without keys, for whoever asks it something and leaves it as it was."""
+    with serving(storage, tmp_path_factory.mktemp("open")) as served:
+        yield served
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -234,14 +297,12 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
         {"Origin": "null"},
     ],
 )
-def test_without_keys_no_page_in_a_browser_gets_an_answer(
-    storage: StorageSettings, tmp_path: Path, headers: dict[str, str]
-) -> None:
-    with serving(storage, tmp_path) as served, served.client() as http:
+def test_without_keys_no_page_in_a_browser_gets_an_answer(open_server: Served, headers: dict[str, str]) -> None:
+    with open_server.client() as http:
         refused = http.post("/api/apps/shop/cleanup", headers=headers)
         # An unusable Host is refused before the server's own code sees it.
         assert refused.status_code in (400, 403)
-        allowed = http.post("/api/apps/shop-nowhere/cleanup", headers={"Origin": served.url})
+        allowed = http.post("/api/apps/shop-nowhere/cleanup", headers={"Origin": open_server.url})
         assert allowed.json()["code"] == "AppNotFound"
 
 
@@ -303,6 +364,12 @@ async def test_a_server_outside_azure_probes_by_itself(
     with serving(storage, tmp_path) as served:
         with served.client() as http:
             where = f"/api/apps/{app}/staging?verify=none"
-            until(lambda: bool(http.get(where).json()["ready"]), "the background probe has been there", 30)
+
+            def ready() -> bool:
+                # It takes some ten seconds, and each answer takes the server a while.
+                time.sleep(0.3)
+                return bool(http.get(where).json()["ready"])
+
+            until(ready, "the background probe has been there", 30)
             assert http.get(where).json()["assurance"] == "verified"
         assert served.stop() == 0

@@ -15,6 +15,7 @@ from state_api.settings import Settings, StorageSettings
 from state_api.storage.tables import instance_table
 from tests.builders import event
 from tests.conftest import new_hub
+from tests.profiles import examples
 from tests.storage.rows import active_ids, instance_store, record_of
 
 BASE = parse_instant("2026-11-20T09:00:00Z")
@@ -154,7 +155,7 @@ def machine_on(storage: StorageSettings) -> type[RuleBasedStateMachine]:
 def test_any_history_leaves_what_a_plain_model_says(storage: StorageSettings) -> None:
     machine = machine_on(storage)
     machine.TestCase.settings = settings(
-        max_examples=12,
+        max_examples=examples(every_time=12, fuzz=60),
         stateful_step_count=25,
         deadline=None,
         database=None,
