@@ -1,0 +1,113 @@
+"""A process of its own for what has no server: told over its standard input how many events to take, it answers on its
+standard output with the seconds that they took, and those of the processor. `Worker` is the other end."""
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+import function_app
+from bench.lifecycles import Lifecycles, lag_of
+from bench.limit import Limit
+from bench.machine import ROOT, Stopwatch
+from bench.straightforward import StraightforwardRecorder
+from state_api.settings import STORAGE, read_settings
+
+IN_FLIGHT = 64
+ROLES = ("limit", "emulator", "trigger", "straightforward-trigger")
+
+
+class Worker:
+    """A worker that runs."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def run(self, events: int) -> tuple[float, float]:
+        """Let it take so many events; seconds, and of them the processor's."""
+        return await asyncio.to_thread(self._run, events)
+
+    def _run(self, events: int) -> tuple[float, float]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{events}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker has ended with {self._process.wait()}; what it said is above")
+        seconds, worked = json.loads(line)
+        return float(seconds), float(worked)
+
+
+@contextmanager
+def worker(role: str, connection: str) -> Iterator[Worker]:
+    """A process that does this, until the block ends."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.worker", role],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment | {STORAGE: connection},
+    )
+    with process:
+        try:
+            yield Worker(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(30)
+
+
+async def _serve(role: str) -> None:
+    async with AsyncExitStack() as stack:
+        if role in ("limit", "emulator"):
+            connection = os.environ[STORAGE]
+            run = (await stack.enter_async_context(Limit(connection, raw=role == "emulator"))).run
+        else:
+            stack.push_async_callback(function_app.server().close)
+            run = _Trigger(straightforward=role == "straightforward-trigger").run
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await run(int(line))), flush=True)
+
+
+class _Trigger:
+    """The Event Grid trigger as the worker of Azure Functions calls it: one event as text an invocation."""
+
+    def __init__(self, straightforward: bool) -> None:
+        server = function_app.server()
+        self._recorder = StraightforwardRecorder(server.tables, 4) if straightforward else None
+        self._stream = Lifecycles("triggered", lag=lag_of(IN_FLIGHT))
+        # The library keeps the function inside what the decorators made of it.
+        functions = {one.get_function_name(): one.get_user_function() for one in function_app.app.get_functions()}
+        self._function = functions["RecordLifecycleEvent"]
+
+    async def run(self, events: int) -> tuple[float, float]:
+        """Deliver the next events, 64 at a time; seconds, and of them the processor's."""
+        waiting = iter([json.dumps(one) for one in self._stream.take(events)])
+
+        async def deliver() -> None:
+            for text in waiting:
+                if self._recorder is None:
+                    await self._function(event=text)
+                else:
+                    await self._recorder.record([function_app.delivered(text)], "trigger")
+
+        clock = Stopwatch()
+        await asyncio.gather(*(deliver() for _ in range(IN_FLIGHT)))
+        return clock.read()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    read_settings(os.environ)
+    asyncio.run(_serve(sys.argv[1]))
