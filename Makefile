@@ -5,8 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-unguarded run test test-faults test-long coverage simulate fuzz bench test-functions lint \
-	format audit ci clean
+.PHONY: help setup demo demo-unguarded run test test-faults test-long coverage simulate fuzz bench test-functions lint format audit ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24

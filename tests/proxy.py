@@ -82,9 +82,13 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
             if part.startswith("TableEndpoint=")
         )
     )
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
+    # The emulator closes what was idle for 5 s, and a request that is no GET would fail over it.
+    connector = aiohttp.TCPConnector(keepalive_timeout=2)
+    async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
 
         async def forward(request: web.Request) -> web.StreamResponse:
+            # Whole before anything else: a request that is held back outlives its sender.
+            content = await request.read()
             await proxy.before(request.method, request.path)
             status = proxy.fail(request.method, request.path)
             if status == 0:
@@ -103,7 +107,7 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
                 request.method,
                 url,
                 headers=headers,
-                data=await request.read() or None,
+                data=content or None,
                 skip_auto_headers=["Content-Type", "Accept-Encoding", "User-Agent", "Accept"],
             ) as answer:
                 body = await answer.read()
@@ -142,8 +146,8 @@ async def _break_off(request: web.Request, status: int, body: bytes) -> NoReturn
 
 
 def _cut(request: web.Request) -> NoReturn:
-    assert request.transport is not None
-    request.transport.abort()
+    if request.transport is not None:
+        request.transport.abort()
     raise asyncio.CancelledError
 
 

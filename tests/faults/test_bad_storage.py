@@ -1,0 +1,170 @@
+"""A storage that is slow, fails, or cuts connections at a share of all requests, while events come in and
+GetStagingStatus is asked all the time: no wrong verdict, nothing acknowledged is lost, and all is well soon after."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from state_api.settings import StorageSettings
+from tests.conftest import new_hub
+from tests.faults.flaky import Fault, Flaky
+from tests.faults.orders import orders
+from tests.faults.publisher import Publisher, publishing
+from tests.faults.records import compare
+from tests.faults.watch import RUN, Canary, Watcher, stage
+from tests.proxy import storage_proxy
+from tests.server.processes import Served, serving
+
+pytestmark = [pytest.mark.anyio, pytest.mark.fault]
+
+_SHARES = (0.01, 0.1, 0.5)
+_EVENTS = 160
+_FAULT_REQUESTS = 300
+"""The fault ends after so many requests to the storage, about half of what there are, and not before it has struck
+twice: a time would be little work on a busy machine."""
+_CANARIES = 2
+_RECOVERS_SECONDS = 30
+_MAY_GROW_MIB = 80
+"""What a server may need more than before. A queue without a bound would pass it, and so would what is left behind of
+each failed request."""
+
+
+@asynccontextmanager
+async def served(storage: StorageSettings, folder: Path) -> AsyncIterator[Served]:
+    """A server in a process of its own. Its storage is reached through this process, which must not stand still."""
+    context = serving(storage, folder)
+    server = await asyncio.to_thread(context.__enter__)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def asking(who: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """All of them ask while the block runs."""
+    running = [asyncio.create_task(one) for one in who]
+    try:
+        yield
+        # A task that died would have watched nothing.
+        assert not any(task.done() for task in running), running
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+@dataclass
+class Recovery:
+    """Seconds from the end of the fault to the first delivery and the first verdict that were answered with 200."""
+
+    delivery: float
+    verdict: float
+
+
+async def recovery(address: str, app: str, one: dict[str, Any]) -> Recovery:
+    """Deliver this event and ask, both again and again until they succeed."""
+    began = time.monotonic()
+    async with httpx.AsyncClient(base_url=address, timeout=_RECOVERS_SECONDS) as http:
+
+        async def first(method: str, path: str, body: Any) -> float:
+            while True:
+                answer = await http.request(method, path, json=body, headers=RUN)
+                if answer.status_code == 200:
+                    return round(time.monotonic() - began, 2)
+                assert answer.status_code in (429, 503), answer.text
+                assert time.monotonic() < began + _RECOVERS_SECONDS, answer.text
+                await asyncio.sleep(0.05)
+
+        return Recovery(
+            *await asyncio.gather(first("POST", "/api/events", [one]), first("GET", f"/api/apps/{app}/staging", None))
+        )
+
+
+def memory(server: Served) -> dict[str, float]:
+    """What the server needs of memory now, and has needed at the most, in MiB."""
+    told = dict(line.split(":", 1) for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines())
+    return {"now": int(told["VmRSS"].split()[0]) / 1024, "most": int(told["VmHWM"].split()[0]) / 1024}
+
+
+@pytest.mark.parametrize("fault", Fault, ids=str)
+async def test_a_bad_storage_makes_no_wrong_verdict_and_loses_nothing(
+    storage: StorageSettings, tmp_path: Path, seed: int, figures: Callable[..., None], fault: Fault
+) -> None:
+    async with storage_proxy(storage) as proxy, served(proxy.settings, tmp_path) as server:
+        flaky = Flaky(fault, seed)
+        flaky.watch(proxy)
+        sizes: list[float] = []
+        for share in _SHARES:
+            numbers = await story(server, storage, flaky, share)
+            sizes.append(memory(server)["now"])
+            figures(share=share, **numbers, rss_mib=round(sizes[-1]))
+        # The first round loads what a server needs once.
+        assert memory(server)["most"] - sizes[0] < _MAY_GROW_MIB
+        assert "Traceback" not in server.logged()
+
+
+async def trouble(flaky: Flaky) -> None:
+    """Return when there was enough of it."""
+    async with asyncio.timeout(60):
+        while flaky.seen < _FAULT_REQUESTS or flaky.struck < 2:
+            await asyncio.sleep(0.02)
+
+
+async def story(server: Served, storage: StorageSettings, flaky: Flaky, share: float) -> dict[str, Any]:
+    """Publish while a share of all requests to the storage goes wrong, and after; the numbers of it."""
+    hub, app = new_hub(), f"shop-{new_hub()}"
+    seed = flaky.seed * 100 + round(share * 100)
+    truth = orders(hub, _EVENTS, seed)
+    publisher = Publisher([server.url], seed, batch=20, duplicates=0.15)
+    watcher = Watcher([server.url], app, timeout=_RECOVERS_SECONDS)
+    canaries = [
+        Canary([server.url], f"{app}-{number}", timeout=_RECOVERS_SECONDS, hub=new_hub()) for number in range(_CANARIES)
+    ]
+    await stage(server.url, app, hub, 0)
+    for canary in canaries:
+        await stage(server.url, canary.app, canary.hub, 0)
+    async with asking([watcher.watch(publisher, 0.1), *(canary.sing() for canary in canaries)]):
+        flaky.seen = flaky.struck = 0
+        flaky.share = share
+        async with publishing(publisher, truth.events):
+            await trouble(flaky)
+            in_time, requests = len(publisher.acknowledged), flaky.seen
+            flaky.ends()
+            calm = time.monotonic()
+            recovered = await recovery(server.url, app, truth.events[0])
+        delivered = round(time.monotonic() - calm, 2)
+        still_active = len(truth.active)
+        assert publisher.surely_active == set(truth.active)
+        await publisher.run(truth.end_all())
+        ready = await watcher.until_ready(_RECOVERS_SECONDS)
+    compared = await compare(server.url, storage, truth, publisher.told)
+    unanswered = sum((one.unanswered for one in (watcher, *canaries)), publisher.retried.copy())
+    assert unanswered.keys() <= {"503", "429"}, unanswered
+    assert (publisher.dropped, publisher.quarantined) == ({}, 0)
+    assert len(publisher.acknowledged) == len(truth.events)
+    assert (compared.lost[:3], compared.wrong[:3]) == ([], [])
+    assert watcher.wrong[:3] == []
+    assert [canary.wrong[:3] for canary in canaries] == [[]] * _CANARIES
+    assert watcher.not_ready > 0
+    assert still_active > 0
+    return {
+        "storage_requests_during_the_fault": requests,
+        "struck": flaky.struck,
+        **publisher.summary(),
+        "acknowledged_during_the_fault": in_time,
+        "verdicts": watcher.answered,
+        "canary_verdicts": sum(canary.answered for canary in canaries),
+        "verdicts_503": sum(one.unanswered.total() for one in (watcher, *canaries)),
+        "first_delivery_after": recovered.delivery,
+        "first_verdict_after": recovered.verdict,
+        "all_delivered_after": delivered,
+        "ready_after": ready,
+    }
