@@ -46,7 +46,7 @@ _BODY = {
     "",
     operation_id="PostEvents",
     dependencies=[PUBLISH],
-    responses=responses(400, 401, 403, 413, 415, 429, 503),
+    responses=responses(400, 401, 403, 408, 413, 415, 429, 503),
     openapi_extra=_BODY,
 )
 async def post_events(request: Request, services: ServicesOf) -> RecordedAnswer | ValidationAnswer:

@@ -1,9 +1,11 @@
 """What surrounds every request, as plain ASGI: keys, the limit on bodies, headers that keep answers out of caches and
 pages, a log line without secrets, and an answer when something unforeseen happens."""
 
+import asyncio
 import ipaddress
 import logging
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from urllib.parse import urlsplit
 
@@ -12,7 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from state_api.domain.errors import StateError
 from state_api.http.auth import check_key
-from state_api.http.problems import Forbidden, PayloadTooLarge, UnsupportedMediaType, problem_of, unforeseen
+from state_api.http.problems import (
+    Forbidden,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+    problem_of,
+    unforeseen,
+)
 from state_api.services.intake import Intake
 from state_api.settings import Settings
 
@@ -22,6 +31,8 @@ MAX_BODY = 64 * 1024
 MAX_EVENTS_BODY = 4 * 1024 * 1024
 """Event Grid sends up to 1 MB (PLATFORM: Event Grid delivery). Generous, because what is refused with 413 is lost."""
 EVENTS_PATH = "/api/events"
+BODY_SECONDS = 20
+"""How long a body may take to come: it holds room for as long."""
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -63,11 +74,12 @@ class Surround:
             try:
                 key = check_key(self._settings, scope["path"], Headers(scope=scope), QueryParams(scope["query_string"]))
                 scope["state"] = {**(scope.get("state") or {}), "key": key}
-                # Before the body is read: what there is no room for must take none.
-                with self._intake.admitted(_length(scope)) if _is_delivery(scope) else nullcontext():
-                    body = await _read(scope, receive)
+                with self._intake.room() if _is_delivery(scope) else nullcontext() as room:
+                    body = await _read(scope, receive, room.take if room else None)
                     if body is None:
                         return
+                    if room:
+                        room.complete()
                     _check_type(scope, body)
                     await self._app(scope, _once(body, receive), noted)
             except StateError as error:
@@ -137,27 +149,27 @@ def _is_delivery(scope: Scope) -> bool:
     return bool(scope["path"] == EVENTS_PATH and scope["method"] == "POST")
 
 
-def _length(scope: Scope) -> int:
-    """The length of the body as it is announced; the most that there can be if it is not."""
-    announced = Headers(scope=scope).get("content-length", "")
-    return min(int(announced), MAX_EVENTS_BODY) if announced.isdecimal() else MAX_EVENTS_BODY
-
-
-async def _read(scope: Scope, receive: Receive) -> bytes | None:
-    """The body, read whole up to the limit; None if the client went away before it was sent, because half of an order
-    is no order. Raises PayloadTooLarge."""
+async def _read(scope: Scope, receive: Receive, take: Callable[[int], None] | None) -> bytes | None:
+    """The body, read whole up to the limit, each part of it with `take`; None if the client went away before it was
+    sent, because half of an order is no order. Raises PayloadTooLarge, RequestTimeout, and what `take` raises."""
     limit = MAX_EVENTS_BODY if scope["path"] == EVENTS_PATH else MAX_BODY
     body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise PayloadTooLarge(f"the body is larger than {limit} bytes", limit=limit)
-        if not message.get("more_body", False):
-            break
-    return bytes(body)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part = message.get("body", b"")
+                if take is not None:
+                    take(len(part))
+                body += part
+                if len(body) > limit:
+                    raise PayloadTooLarge(f"the body is larger than {limit} bytes", limit=limit)
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not come within {BODY_SECONDS} s") from None
 
 
 def _check_type(scope: Scope, body: bytes) -> None:

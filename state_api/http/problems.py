@@ -29,6 +29,10 @@ class Forbidden(errors.StateError):
     """The key's role does not allow this."""
 
 
+class RequestTimeout(errors.StateError):
+    """The body did not come in time."""
+
+
 class PayloadTooLarge(errors.StateError):
     """The body, or the number of events in it, is over the limit."""
 
@@ -44,6 +48,7 @@ _STATUS: list[tuple[type[errors.StateError], int]] = [
     (errors.NotFound, 404),
     (errors.Refused, 409),
     (errors.PreconditionFailed, 412),
+    (RequestTimeout, 408),
     (PayloadTooLarge, 413),
     (UnsupportedMediaType, 415),
     (errors.TooManyEvents, 429),
@@ -69,6 +74,7 @@ CODES = {
     "ProbeNotConfigured": "Nothing says where the app's task hubs live; set `taskHubs` with PutApp.",
     "Conflict": "Others changed the app at the same time, again and again; `updatedBy` says who.",
     "PreconditionFailed": "`If-Match` names another version of the app.",
+    "RequestTimeout": "The body did not come in time.",
     "PayloadTooLarge": "The body or the number of events is over the limit.",
     "UnsupportedMediaType": "The body must be of one of the types that `detail` names.",
     "SourceUnavailable": "The task hub's own storage cannot be read now; `detail` says what to mend.",

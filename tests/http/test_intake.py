@@ -8,7 +8,8 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.domain.errors import TooManyEvents
-from state_api.services.intake import LEAST, Intake
+from state_api.http import middleware
+from state_api.services.intake import LATE_SECONDS, LEAST, Intake
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
 from tests.proxy import StorageProxy, storage_proxy
@@ -23,10 +24,33 @@ def test_there_is_room_until_it_is_taken() -> None:
     # One alone always has room, however big; nothing beside it.
     with intake.admitted(100 * LEAST), pytest.raises(TooManyEvents), intake.admitted(1):
         pytest.fail("there was no room")
+    # What comes bit by bit holds what has come.
+    with intake.room() as slow:
+        slow.take(LEAST // 2)
+        with intake.admitted(2 * LEAST), pytest.raises(TooManyEvents):
+            slow.take(LEAST)
+        slow.take(LEAST // 2)
+        with intake.admitted(LEAST):
+            pass
     with pytest.raises(RuntimeError), intake.admitted(3 * LEAST):
         raise RuntimeError
     with intake.admitted(3 * LEAST):
         pass
+
+
+def test_nothing_is_let_in_while_much_is_late() -> None:
+    now = 0.0
+    intake = Intake(100 * LEAST, late=2 * LEAST, monotonic=lambda: now)
+    with intake.admitted(2 * LEAST):
+        now = LATE_SECONDS + 1
+        # One that is slow for a reason of its own stops nobody; nor does one that is still being sent.
+        with intake.admitted(1), intake.room() as sending:
+            sending.take(10 * LEAST)
+            now += LATE_SECONDS + 1
+            with pytest.raises(TooManyEvents), intake.room():
+                pytest.fail("two of those that were let in are late")
+        with intake.room():
+            pass
 
 
 @pytest.fixture
@@ -75,23 +99,17 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
     assert sorted(one["instanceId"] for one in listed) == [f"order-{number}" for number in range(5)]
 
 
-async def test_a_body_of_unknown_length_takes_all_the_room_that_it_may(
-    proxy: StorageProxy, held: httpx.AsyncClient, hub: str
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, held: httpx.AsyncClient, hub: str
 ) -> None:
-    go_on = asyncio.Event()
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.2)
 
-    async def wait(method: str, path: str) -> None:
-        await go_on.wait()
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"["
+        await asyncio.sleep(5)
+        yield b"]"
 
-    async def chunks() -> AsyncIterator[bytes]:
-        yield b"[]"
-
-    proxy.before = wait
-    waiting = asyncio.create_task(held.post("/api/events", json=[event(hub)]))
-    await asyncio.sleep(0.2)
-    refused = await held.post("/api/events", content=chunks(), headers={"Content-Type": "application/json"})
-    assert refused.status_code == 429
-    go_on.set()
-    assert (await waiting).status_code == 200
-    alone = await held.post("/api/events", content=chunks(), headers={"Content-Type": "application/json"})
-    assert alone.status_code == 200
+    for path in ("/api/events", "/api/apps/shop/cleanup"):
+        late = await held.post(path, content=slow(), headers={"Content-Type": "application/json"})
+        assert (late.status_code, late.json()["code"]) == (408, "RequestTimeout")
+    assert (await held.post("/api/events", json=[event(hub)])).status_code == 200
