@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from state_api.domain.errors import StateError
+from state_api.domain.errors import StateError, TooManyEvents
 from state_api.http.auth import check_key
 from state_api.http.problems import (
     Forbidden,
@@ -33,6 +33,8 @@ MAX_EVENTS_BODY = 4 * 1024 * 1024
 EVENTS_PATH = "/api/events"
 BODY_SECONDS = 20
 """How long a body may take to come: it holds room for as long."""
+REFUSAL_SECONDS = 2
+"""How long a delivery waits until it is told that there is no room. Event Grid waits 30 s."""
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -83,6 +85,9 @@ class Surround:
                     _check_type(scope, body)
                     await self._app(scope, _once(body, receive), noted)
             except StateError as error:
+                if isinstance(error, TooManyEvents):
+                    # Whoever sends too much is slowed down, and refusing does not itself take all the time there is.
+                    await asyncio.sleep(REFUSAL_SECONDS)
                 await problem_of(error)(scope, receive, noted)
             except Exception as error:  # noqa: BLE001 (whatever it is, the caller gets a problem document)
                 # Starlette raises again what it has answered; only what it has not is answered here.

@@ -10,7 +10,7 @@ from state_api.domain.errors import TooManyEvents
 
 CAPACITY = 8 * 1024 * 1024
 """Bytes of deliveries that are held at once, some 12,000 events."""
-LATE_SECONDS = 5
+LATE_SECONDS = 3
 """How long a delivery may take before it counts as late. Event Grid waits 30 s for an answer (PLATFORM: Event Grid
 delivery): if much is late, what is let in now would only be recorded for nobody."""
 LATE = 1024 * 1024

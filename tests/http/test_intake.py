@@ -1,6 +1,7 @@
 """More events than there is room for: they are refused cleanly, and come again."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -60,10 +61,13 @@ async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
 
 
 @pytest.fixture
-async def held(proxy: StorageProxy, anyio_backend: str) -> AsyncIterator[httpx.AsyncClient]:
+async def held(
+    proxy: StorageProxy, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server with room for four small deliveries."""
     server = StateServer(Settings(storage=proxy.settings))
     server.intake._capacity = 4 * LEAST
+    monkeypatch.setattr(middleware, "REFUSAL_SECONDS", 0.5)
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
         yield client
@@ -84,7 +88,9 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
     proxy.before = wait
     waiting = [asyncio.create_task(post(number)) for number in range(4)]
     await asyncio.sleep(0.2)
+    began = time.monotonic()
     refused = await post(4)
+    assert time.monotonic() - began >= 0.5, "a refusal takes a moment"
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["Content-Type"] == "application/problem+json"
