@@ -100,7 +100,8 @@ def _api(settings: Settings, services: Services, server: StateServer) -> FastAPI
         # As it is: to check what never changes at every anonymous call costs 17 ms.
         return JSONResponse(openapi_document(api))
 
-    routers = [apps.router, waivers.router, task_hubs.router, events.router, health.router, contract]
+    # Events first: they come by the thousand, and routes are tried in order.
+    routers = [events.router, apps.router, waivers.router, task_hubs.router, health.router, contract]
     problems.install(api, [route for router in routers for route in router.routes])
     for router in routers:
         api.include_router(router)

@@ -3,7 +3,7 @@ the server's own keys and their roles decide."""
 
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -42,10 +42,10 @@ def check_key(settings: Settings, path: str, headers: Headers, query: QueryParam
     return key
 
 
-def allows(*roles: Role) -> Callable[[Request], None]:
+def allows(*roles: Role) -> Callable[[Request], Awaitable[None]]:
     """A dependency that lets only these roles pass, and admin always. Raises Forbidden."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         key: Key | None = request.scope.get("state", {}).get("key")
         if key is not None and key.role is not Role.ADMIN and key.role not in roles:
             needed = " or ".join([*roles, Role.ADMIN])
@@ -60,7 +60,7 @@ PUBLISH = Depends(allows(Role.PUBLISHER))
 ADMINISTER = Depends(allows())
 
 
-def caller_of(
+async def caller_of(
     request: Request,
     x_actor: Annotated[
         str, Header(description="Who asks, for the audit log. Ignored where the platform names the caller.")

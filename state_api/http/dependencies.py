@@ -30,7 +30,8 @@ class Services:
     clock: Clock
 
 
-def _services(request: Request) -> Services:
+# Dependencies are asynchronous without need: FastAPI hands the others to a thread, which costs more than they do.
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -52,7 +53,7 @@ def etag(app: App) -> str:
     return f'"{app.revision}"'
 
 
-def _precondition(
+async def _precondition(
     if_match: Annotated[
         str,
         Header(alias="If-Match", pattern=_IF_MATCH, description="Change the app only if its ETag is still this one."),

@@ -46,17 +46,23 @@ _BODY = {
     "",
     operation_id="PostEvents",
     dependencies=[PUBLISH],
+    response_model=RecordedAnswer | ValidationAnswer,
     responses=responses(400, 401, 403, 408, 413, 415, 429, 503),
     openapi_extra=_BODY,
 )
-async def post_events(request: Request, services: ServicesOf) -> RecordedAnswer | ValidationAnswer:
+async def post_events(request: Request, services: ServicesOf) -> Response:
     """Take a delivery. 200 once every event is durable: recorded, or in quarantine if it cannot be understood."""
     events = _events(request.headers, await request.body())
     if len(events) > MAX_EVENTS:
         raise PayloadTooLarge(f"a delivery holds at most {MAX_EVENTS} events, not {len(events)}", limit=MAX_EVENTS)
     if (code := _validation_code(events)) is not None:
-        return ValidationAnswer(validationResponse=code)
-    return RecordedAnswer.of(await services.recorder.record(events, "webhook"))
+        return _answer(ValidationAnswer(validationResponse=code))
+    return _answer(RecordedAnswer.of(await services.recorder.record(events, "webhook")))
+
+
+def _answer(model: BaseModel) -> Response:
+    """As it is: it was made here, and need not be checked once more for every event."""
+    return Response(model.model_dump_json(by_alias=True), media_type=_JSON)
 
 
 @router.options("", dependencies=[PUBLISH], include_in_schema=False)
