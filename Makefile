@@ -35,9 +35,10 @@ test: setup ## Run the tests; those of the decisions with coverage
 	@$(BIN)/python -m pytest tests/domain -q -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=100
 	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain -m 'not long and not fault'
 
-# One after another: they kill, pause and overload what they share the machine with.
+# Overload by itself: it takes the whole machine.
 test-faults: setup ## Run the fault tests: killed and paused processes, failing storage, crashes, wrong clocks, overload
-	@$(BIN)/python -m pytest tests/faults -m fault
+	@$(BIN)/python -m pytest tests/faults -m fault -n 3 --dist worksteal --ignore=tests/faults/test_overload.py
+	@$(BIN)/python -m pytest tests/faults/test_overload.py -m fault
 
 test-long: setup ## Run the tests that take too long for every time: longer stories, more kills, more pipelines
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m long

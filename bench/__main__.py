@@ -1,7 +1,7 @@
 """`python -m bench`: all figures, written to docs/performance. With names of figures, only these, and only shown.
 
-`python -m bench memory --events 1000000` and `python -m bench profile` take longer, or are no figures; each is written
-beside what was there.
+`python -m bench --full` has larger task hubs, too. `python -m bench memory --events 1000000` and
+`python -m bench profile` take longer, or are no figures; each is written beside what was there.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import cold_start, ingest, memory, profiling, readiness, report, shards, visibility, waiting
-from bench.hubs import SIZES, Hub, filled_hubs
+from bench.hubs import FULL_SIZES, SIZES, Hub, filled_hubs
 from bench.machine import describe
 
 FIGURES = ("ingest", "visibility", "readiness", "waiting", "memory", "coldStart", "shards")
@@ -38,7 +38,9 @@ PROFILE = "profile"
 _QUICK_SIZES = (100, 200, 1000)
 
 
-async def measure(names: Sequence[str], folder: Path, quick: bool = False) -> dict[str, Any]:
+async def measure(
+    names: Sequence[str], folder: Path, quick: bool = False, sizes: Sequence[int] = SIZES
+) -> dict[str, Any]:
     """These figures, one after the other: two at once would share the machine. `quick` is a round of each."""
     results: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
@@ -46,7 +48,7 @@ async def measure(names: Sequence[str], folder: Path, quick: bool = False) -> di
         for name in names:
             began = time.monotonic()
             if name in _FROM_HUBS:
-                hubs = hubs or await stack.enter_async_context(filled_hubs(folder, _QUICK_SIZES if quick else SIZES))
+                hubs = hubs or await stack.enter_async_context(filled_hubs(folder, _QUICK_SIZES if quick else sizes))
                 results[name] = await _FROM_HUBS[name](hubs, *([5] if quick else []))
             else:
                 results[name] = await _ALONE[name](folder, *([_QUICK[name]] if quick else []))
@@ -81,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="one round on small task hubs, to see that all of it works"
     )
+    parser.add_argument("--full", action="store_true", help="all figures, with task hubs of 50,000 finished instances")
     parser.add_argument("--show", action="store_true", help="also print all that is kept, as JSON")
     given = parser.parse_args(arguments)
     if given.events is not None and given.figures != ["memory"]:
@@ -102,15 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.figures or given.quick:
             found = asyncio.run(measure(given.figures or FIGURES, folder, given.quick))
         else:
-            found = _all(folder)
+            found = _all(folder, FULL_SIZES if given.full else SIZES)
     if given.show:
         print(json.dumps(found, indent=1))
     return 0
 
 
-def _all(folder: Path, quick: bool = False) -> dict[str, Any]:
+def _all(folder: Path, sizes: Sequence[int]) -> dict[str, Any]:
     machine, began = describe(), time.monotonic()
-    found = asyncio.run(measure(FIGURES, folder, quick))
+    found = asyncio.run(measure(FIGURES, folder, sizes=sizes))
     kept = report.read() if report.RESULTS.exists() else {}
     long = {name: kept[name] for name in report.LONG if name in kept}
     results = {"at": _now(), "seconds": round(time.monotonic() - began), "machine": machine, **found, **long}

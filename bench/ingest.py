@@ -15,7 +15,7 @@ from bench.worker import IN_FLIGHT, Worker, worker
 from state_api.storage.tables import instance_table
 from tests.server.processes import Served, serving
 
-ROUNDS = 5
+ROUNDS = 3
 BATCH = 250
 """Events of a delivery."""
 DELIVERIES = 4

@@ -8,13 +8,16 @@ from typing import Any
 from bench.hubs import DELAY_SECONDS, Costs, Hub
 from bench.rates import Aim, Figure, compared, in_turns, significant
 
-ROUNDS = 21
+ROUNDS = 15
 FLAT = Aim(most=1.1)
 _WAYS = {
     "by events": Hub.by_events,
     "verified": Hub.verified,
     "status check": Hub.status_check,
+    "an empty range": Hub.empty_range,
 }
+_WORDS = {"status check": "the status check", "an empty range": "one read of a range that holds nothing"}
+"""What is no question to the server."""
 
 
 async def run(hubs: Sequence[Hub], rounds: int = ROUNDS) -> dict[str, Any]:
@@ -26,7 +29,7 @@ async def run(hubs: Sequence[Hub], rounds: int = ROUNDS) -> dict[str, Any]:
     seconds = {key: [one.seconds for one in of_variant] for key, of_variant in samples.items()}
     small, large = hubs[0].size, hubs[-1].size
     figures = [
-        _against_smallest(way, seconds, small, size, FLAT if way != "status check" else None)
+        _against_smallest(way, seconds, small, size, None if way in _WORDS else FLAT)
         for way in _WAYS
         for size in (hub.size for hub in hubs[1:])
     ]
@@ -51,7 +54,7 @@ async def run(hubs: Sequence[Hub], rounds: int = ROUNDS) -> dict[str, Any]:
 def _against_smallest(
     way: str, seconds: dict[tuple[str, int], list[float]], small: int, size: int, aim: Aim | None
 ) -> Figure:
-    name = way if way == "status check" else f"GetStagingStatus {way}"
+    name = _WORDS.get(way, f"GetStagingStatus {way}")
     return compared(
         f"{name}, {size:,} finished", seconds[way, size], f"the same with {small:,} finished", seconds[way, small], aim
     )

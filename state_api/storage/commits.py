@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 32
 _ATTEMPTS = 12
-_REMEMBERED = 20_000
+REMEMBERED = 20_000
+"""Rows, some 1 kB each: what is under way at a time in a busy task hub, several times over."""
 _LONG = 500
 """Characters of a reason from which on a row is not remembered but read again: they would be most of the memory."""
 
@@ -240,7 +241,7 @@ class GroupCommit:
         key = BEAT + instance_key(name)
         place = (client.table_name, shard, name)
         if place not in self._last_event:
-            if len(self._last_event) >= _REMEMBERED:
+            if len(self._last_event) >= REMEMBERED:
                 self._last_event.clear()
             with suppress(ResourceNotFoundError):
                 known = await client.get_entity(shard, key)
@@ -256,7 +257,7 @@ class GroupCommit:
         finished = known.instance.finished if known.instance is not None else None
         if known.instance is None or (finished is not None and len(finished.reason) > _LONG):
             return
-        if len(self._remembered) >= _REMEMBERED:
+        if len(self._remembered) >= REMEMBERED:
             self._remembered.popitem(last=False)
         self._remembered[key] = known
 

@@ -302,7 +302,7 @@ async def test_who_waits_when_the_server_stops_is_told(
 async def test_memory_is_bounded_and_forgetting_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
-    monkeypatch.setattr(commits, "_REMEMBERED", 5)
+    monkeypatch.setattr(commits, "REMEMBERED", 5)
     ids = [f"order-{n}" for n in range(60)]
     assert all(await store.record(record, [happened(record, one) for one in ids]))
     assert await store.record(record, [happened(record, one) for one in ids]) == [False] * 60
