@@ -1,6 +1,7 @@
 """What the documentation says is what the code does: tables, examples, links and commands, held against the code."""
 
 import ast
+import asyncio
 import inspect
 import json
 import re
@@ -284,7 +285,7 @@ def allowed(route: APIRoute, role: Role) -> bool:
     try:
         for dependency in route.dependencies:
             assert dependency.dependency is not None
-            dependency.dependency(request)
+            asyncio.run(dependency.dependency(request))
     except problems.Forbidden:
         return False
     return True
