@@ -147,8 +147,7 @@ class GroupCommit:
                     batch = [one for one in batch if one.evidence.instance_id != alone]
                 fresh = True
         except BaseException as error:
-            for one in batch:
-                one.fail(StorageUnavailable("the server is stopping") if _is_end(error) else error)
+            self._fail(place, batch, error)
             if not isinstance(error, Exception):
                 raise
         return []
@@ -170,10 +169,16 @@ class GroupCommit:
             for one in batch:
                 one.fail(StorageUnavailable("an instance is written by too many at once", retry_after=5))
         except BaseException as error:
-            for one in batch:
-                one.fail(StorageUnavailable("the server is stopping") if _is_end(error) else error)
+            self._fail(place, batch, error)
             if not isinstance(error, Exception):
                 raise
+
+    def _fail(self, place: Place, batch: Iterable[_Waiting], error: BaseException) -> None:
+        if isinstance(error, TableMissing):
+            # What is remembered of a table that is gone holds for none that is made anew.
+            self.forget(place[0])
+        for one in batch:
+            one.fail(StorageUnavailable("the server is stopping") if _is_end(error) else error)
 
     async def _look_up(self, place: Place, evidence: Iterable[Evidence], fresh: bool) -> dict[str, Known]:
         """What is known of each instance, or assumed and proved by the write."""

@@ -9,10 +9,11 @@ from state_api.app import StateServer
 from state_api.domain.errors import StorageUnavailable
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus
-from state_api.services.ports import TaskHubRecord
+from state_api.services.ports import TableMissing, TaskHubRecord
 from state_api.settings import Settings, StorageSettings
 from state_api.storage import commits
 from state_api.storage.instances import InstanceStore
+from state_api.storage.tables import instance_table
 from state_api.storage.task_hubs import TaskHubStore
 from tests.proxy import StorageProxy, storage_proxy
 from tests.storage.rows import active_ids, instance_store
@@ -310,3 +311,17 @@ async def test_memory_is_bounded_and_forgetting_changes_nothing(
     assert len(store._commits._remembered) == 5
     assert not store._commits._queues
     assert await active_ids(server, hub) == []
+
+
+async def test_what_was_in_a_table_that_is_gone_is_not_remembered(
+    server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    events = [happened(record, f"order-{n}") for n in range(5)]
+    await store.record(record, events)
+    # Another worker's cleanup, or somebody past all servers.
+    await server.tables.drop(instance_table(hub))
+    with pytest.raises(TableMissing):
+        await store.record(record, [happened(record, "new")])
+    await server.tables.make(instance_table(hub))
+    assert await store.record(record, events) == [True] * 5
+    assert await active_ids(server, hub) == sorted(event.instance_id for event in events)
