@@ -43,8 +43,9 @@ _RETRIED = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH
 
 FOREIGN_PAGE = "the continuationToken is not one that this list gave; start again without it"
 
-_REMEMBERED = 10_000
-"""Clients kept; publishers decide how many hubs there are. Making one again costs nothing."""
+_REMEMBERED = 256
+"""Clients kept, some 60 kB each; publishers decide how many hubs there are. Making one again costs
+nothing."""
 
 _STRING_PROPERTY = 15_000
 """Characters kept in one property; the service takes 32 Ki UTF-16 units, and a character can be two."""
