@@ -113,7 +113,10 @@ class Recorder:
             except TableMissing:
                 # Another worker's cleanup took it, or the one that wanted to make it died: look again.
                 self._task_hubs.forget(task_hub)
-        raise StorageUnavailable(f"the table of task hub {task_hub} is being made or removed")
+        raise StorageUnavailable(
+            f"the table of task hub {task_hub} is being made or removed, or was deleted: then make it again, empty, "
+            "only if you know that nothing runs on that hub"
+        )
 
 
 def _as_text(event: Any) -> str:

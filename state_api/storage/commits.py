@@ -10,8 +10,8 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict, deque
-from collections.abc import Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient
 
-from state_api.domain.errors import StorageUnavailable
+from state_api.domain.errors import StateError, StorageUnavailable
 from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.services.ports import TableMissing
 from state_api.storage.instance_rows import BEAT, instance_from, instance_key_of, table_row
@@ -40,6 +40,24 @@ from state_api.storage.transactions import Operation
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 32
+_SECONDS = 15
+"""How long one transaction, or the reads for it, may take: whoever waits gives up after 25 s, and what a gateway says
+about when to try again must not hold a shard up for longer."""
+_REFUSED = frozenset(
+    [
+        "EntityTooLarge",
+        "InvalidInput",
+        "KeyValueTooLarge",
+        "OutOfRangeInput",
+        "PropertyNameTooLong",
+        "PropertyValueTooLarge",
+        "RequestBodyTooLarge",
+        "TooManyProperties",
+    ]
+)
+"""What the storage says of a row that it does not take. Any other 400 is about something else, and may pass."""
+_REFUSED_AGAIN = 3
+"""Times that it must say so: what goes to quarantine does not come back."""
 _ATTEMPTS = 12
 REMEMBERED = 20_000
 """Rows, some 1 kB each: what is under way at a time in a busy task hub, several times over."""
@@ -82,10 +100,13 @@ class GroupCommit:
         # Whether a start of an instance that nobody remembers is taken for its first. Where several workers share a
         # hub, or orchestrations continue as new for ever, that fails too often.
         self._starts_are_new = True
+        self._closed = False
 
     async def commit(self, table: str, evidence: Sequence[tuple[str, Evidence]]) -> list[Outcome]:
         """Write evidence, each with its shard, durably. Raises TableMissing, StorageUnavailable; then any part may have
         been written, and sending all again is safe."""
+        if self._closed:
+            raise _stopping()
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(one, loop.create_future()) for _, one in evidence]
         for (shard, _), one in zip(evidence, waiting, strict=True):
@@ -107,15 +128,21 @@ class GroupCommit:
 
     async def close(self) -> None:
         """End what is still being written; whoever waits for it is told to try again."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A task that never began has told nobody.
+        for queue in self._queues.values():
+            _tell(queue, _stopping())
+        self._queues.clear()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # In a context of its own: it outlives the request that happened to come first.
         task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _drain(self, place: Place) -> None:
         queue = self._queues[place]
@@ -125,8 +152,7 @@ class GroupCommit:
                 queue.extendleft(reversed(await self._write(place, batch)))
         finally:
             del self._queues[place]
-            for one in queue:
-                one.fail(StorageUnavailable("the server is stopping"))
+            _tell(queue, _stopping())
 
     async def _write(self, place: Place, batch: list[_Waiting]) -> list[_Waiting]:
         """Write what fits into one transaction. What is left over for the next."""
@@ -140,34 +166,48 @@ class GroupCommit:
                     for one, effects in zip(batch, made.effective, strict=False):
                         one.answer(effects)
                     return batch[len(made.effective) :]
+                if error_code(refusal) == "ResourceNotFound":
+                    # Rows are never deleted: this is another table than the one that they are remembered from.
+                    self.forget(place[0])
                 if fresh or not is_lost_race(refusal):
                     # What fails although it was just read, or by itself, must not hold up its neighbours.
                     alone = made.culprit(_index_of(refusal)) or batch[0].evidence.instance_id
-                    self._start(self._write_alone(place, [one for one in batch if one.evidence.instance_id == alone]))
-                    batch = [one for one in batch if one.evidence.instance_id != alone]
+                    batch = self._part(place, batch, alone)
                 fresh = True
+        except (StateError, TableMissing) as error:
+            self._fail(place, batch, error)
+        except Exception:  # noqa: BLE001 (whatever it is, each is told what it was for it)
+            # Nothing foreseen, such as a row that cannot be read: it must not fail its neighbours.
+            while batch:
+                batch = self._part(place, batch, batch[0].evidence.instance_id)
         except BaseException as error:
             self._fail(place, batch, error)
-            if not isinstance(error, Exception):
-                raise
+            raise
         return []
+
+    def _part(self, place: Place, batch: list[_Waiting], alone: str) -> list[_Waiting]:
+        """Let one instance go on by itself; the others."""
+        parted = [one for one in batch if one.evidence.instance_id == alone]
+        self._start(self._write_alone(place, parted)).add_done_callback(lambda _: _tell(parted, _stopping()))
+        return [one for one in batch if one.evidence.instance_id != alone]
 
     async def _write_alone(self, place: Place, batch: Sequence[_Waiting]) -> None:
         """The same for one instance that others write, too, or that the storage does not take."""
+        refused = 0
         try:
             for attempt in range(_ATTEMPTS):
                 known = await self._look_up(place, [one.evidence for one in batch], fresh=True)
                 made = plan(place[1], [one.evidence for one in batch], known)
                 refusal = await self._transact(place, made)
-                if refusal is None or not is_lost_race(refusal):
+                refused += refusal is not None and not is_lost_race(refusal)
+                if refusal is None or refused == _REFUSED_AGAIN:
                     if refusal is not None:
                         log.error("the state storage does not take a row: %s", error_code(refusal))
                     for one, effects in zip(batch, made.effective, strict=True):
                         one.answer(effects if refusal is None else None)
                     return
                 await asyncio.sleep(random.uniform(0, min(0.5, 0.01 * 2**attempt)))
-            for one in batch:
-                one.fail(StorageUnavailable("an instance is written by too many at once", retry_after=5))
+            _tell(batch, StorageUnavailable("an instance is written by too many at once", retry_after=5))
         except BaseException as error:
             self._fail(place, batch, error)
             if not isinstance(error, Exception):
@@ -177,8 +217,7 @@ class GroupCommit:
         if isinstance(error, TableMissing):
             # What is remembered of a table that is gone holds for none that is made anew.
             self.forget(place[0])
-        for one in batch:
-            one.fail(StorageUnavailable("the server is stopping") if _is_end(error) else error)
+        _tell(batch, _stopping() if isinstance(error, asyncio.CancelledError) else error)
 
     async def _look_up(self, place: Place, evidence: Iterable[Evidence], fresh: bool) -> dict[str, Known]:
         """What is known of each instance, or assumed and proved by the write."""
@@ -198,7 +237,7 @@ class GroupCommit:
                 unknown.append(instance_id)
         if unknown:
             client = self._tables.client(table)
-            async with translated():
+            async with _in_time(), translated():
                 read = await asyncio.gather(*(self._read(client, shard, instance_id) for instance_id in unknown))
             starts = [known for instance_id, known in zip(unknown, read, strict=True) if only_starts[instance_id]]
             if starts:
@@ -222,7 +261,7 @@ class GroupCommit:
         for row in made.rows:
             # Until the answer is here nobody knows.
             self._remembered.pop((table, row.instance.instance_id), None)
-        async with translated():
+        async with _in_time(), translated():
             async with self._in_flight:
                 beats = [await self._beat(client, shard, name, at) for name, at in made.beats.items()]
                 try:
@@ -230,7 +269,7 @@ class GroupCommit:
                 except HttpResponseError as error:
                     if is_no_table(error):
                         raise TableMissing from error
-                    if is_lost_race(error) or error.status_code in (400, 413):
+                    if is_lost_race(error) or error_code(error) in _REFUSED:
                         return error
                     raise
             for row in made.rows:
@@ -289,5 +328,20 @@ def _index_of(error: HttpResponseError) -> int:
     return error.index if isinstance(error, TableTransactionError) else 0
 
 
-def _is_end(error: BaseException) -> bool:
-    return isinstance(error, asyncio.CancelledError)
+def _tell(waiting: Iterable[_Waiting], error: BaseException) -> None:
+    """That it failed, to all that have no answer yet."""
+    for one in waiting:
+        one.fail(error)
+
+
+def _stopping() -> StorageUnavailable:
+    return StorageUnavailable("the server is stopping")
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            yield
+    except TimeoutError:
+        raise StorageUnavailable(f"the state storage took more than {_SECONDS} s") from None

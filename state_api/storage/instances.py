@@ -229,6 +229,7 @@ class InstanceStore:
 
     async def drop(self, hub: TaskHubRecord) -> None:
         table = instance_table(hub.name)
+        self._commits.forget(table)
         await self._tables.drop(table)
         self._commits.forget(table)
 

@@ -14,7 +14,9 @@ from state_api.storage.tables import unchanged_since
 from state_api.storage.transactions import Operation
 
 MAX_OPERATIONS = 100
-"""PLATFORM: Table storage. With reasons and names cut as the parser cuts them it stays well under 4 MiB."""
+"""PLATFORM: Table storage."""
+MAX_REASONS = 200_000
+"""Characters of reasons in one transaction. One takes up to twelve bytes in JSON, and all must stay under 4 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def plan(shard: str, evidence: Sequence[Evidence], known: Mapping[str, Known]) -
     changed: dict[str, _Changed] = {}
     beats: Counter[str] = Counter()
     effective: list[tuple[bool, ...]] = []
-    size = 0
+    size = reasons = 0
     for one in evidence:
         before = changed.get(one.instance_id)
         after, effects = _with(shard, one, known[one.instance_id], before)
@@ -99,7 +101,8 @@ def plan(shard: str, evidence: Sequence[Evidence], known: Mapping[str, Known]) -
             if after.beats_as is not None:
                 following[after.beats_as] += 1
             following = +following
-            if effective and size + more + len(following) > MAX_OPERATIONS:
+            reasons += sum(len(piece.finished.reason) for piece in one.pieces if piece.finished is not None)
+            if effective and (size + more + len(following) > MAX_OPERATIONS or reasons > MAX_REASONS):
                 break
             size, beats, changed[one.instance_id] = size + more, following, after
         effective.append(effects)

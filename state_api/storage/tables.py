@@ -187,8 +187,15 @@ def error_code(error: HttpResponseError) -> str:
 
 
 def is_lost_race(error: HttpResponseError) -> bool:
-    """Whether a conditional write failed because somebody else wrote first."""
-    return error_code(error) in ("UpdateConditionNotSatisfied", "EntityAlreadyExists", "ResourceNotFound")
+    """Whether a conditional write failed because somebody else wrote first. A second look costs a read, so whatever
+    code a conflict comes with, it is taken for one."""
+    if is_no_table(error):
+        return False
+    return error.status_code in (409, 412) or error_code(error) in (
+        "UpdateConditionNotSatisfied",
+        "EntityAlreadyExists",
+        "ResourceNotFound",
+    )
 
 
 def is_no_table(error: HttpResponseError) -> bool:

@@ -66,7 +66,10 @@ class TaskHubStore:
             record = await self._change(task_hub, lambda record: {})
             if record.closed:
                 return record
-            await self._tables.make(instance_table(record.name))
+            if not record.recording:
+                # One that records has a table. If that is gone, so is what was recorded: an empty one in its place
+                # would say that nothing runs.
+                await self._tables.make(instance_table(record.name))
             # After the table and before the first event: a hub that says it records has a table, and one that lacks it
             # has lost it; a hub that does not say so has nothing to lose.
             record = await self._change(task_hub, lambda record: {} if _closed(record) else {"Recording": True})

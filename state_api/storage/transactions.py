@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 from azure.core import MatchConditions
@@ -41,14 +41,19 @@ async def submit(client: TableClient, operations: Sequence[Operation], **options
             "Content-Type": f"multipart/mixed; boundary=batch_{batch}",
             "Accept": "application/json",
         },
-        content=_body(f"{base}/{client.table_name}", operations, batch),
+        content=_body(f"{base}/{client.table_name}", operations, batch, is_cosmos(base)),
     )
     # The library has no public way to send a request of one's own through its pipeline.
     response = await client._client.send_request(request, stream=True, **options)  # noqa: SLF001
     return etags_in(response, await response.read(), len(operations))
 
 
-def _body(url: str, operations: Sequence[Operation], batch: str) -> bytes:
+def is_cosmos(url: str) -> bool:
+    """Whether this is a table service of Cosmos DB, which wants to be asked otherwise to merge."""
+    return ".table.cosmos." in (urlsplit(url).hostname or "")
+
+
+def _body(url: str, operations: Sequence[Operation], batch: str, cosmos: bool) -> bytes:
     lines = [f"--batch_{batch}", f"Content-Type: multipart/mixed; boundary=changeset_{batch}", ""]
     for number, operation in enumerate(operations):
         lines += [
@@ -57,13 +62,14 @@ def _body(url: str, operations: Sequence[Operation], batch: str) -> bytes:
             "Content-Transfer-Encoding: binary",
             f"Content-ID: {number}",
             "",
-            *_request(url, operation),
+            *request_of(url, operation, cosmos),
         ]
     lines += [f"--changeset_{batch}--", "", f"--batch_{batch}--", ""]
     return "\r\n".join(lines).encode()
 
 
-def _request(url: str, operation: Operation) -> list[str]:
+def request_of(url: str, operation: Operation, cosmos: bool) -> list[str]:
+    """One operation as the lines of a request."""
     verb, row = operation[0], operation[1]
     condition: Mapping[str, Any] = operation[2] if len(operation) > 2 else {}
     etag = condition["etag"] if condition.get("match_condition") is MatchConditions.IfNotModified else None
@@ -73,8 +79,12 @@ def _request(url: str, operation: Operation) -> list[str]:
     if verb == "create":
         request = [f"POST {url} HTTP/1.1", *_HEADERS, "Prefer: return-no-content"]
     else:
-        method = "PUT" if condition.get("mode") is UpdateMode.REPLACE else "PATCH"
-        request = [f"{method} {entity} HTTP/1.1", *_HEADERS]
+        if condition.get("mode") is UpdateMode.REPLACE:
+            request = [f"PUT {entity} HTTP/1.1", *_HEADERS]
+        elif cosmos:
+            request = [f"POST {entity} HTTP/1.1", *_HEADERS, "X-HTTP-Method: MERGE"]
+        else:
+            request = [f"PATCH {entity} HTTP/1.1", *_HEADERS]
         if verb == "update":
             request.append(f"If-Match: {etag or '*'}")
     content = json.dumps({name: value for name, value in row.items() if value is not None})
@@ -96,6 +106,7 @@ def etags_in(response: AsyncHttpResponse, content: bytes, count: int) -> list[st
         return [etag[1].decode() if etag else None for _, etag in parts]
     status = parts[0][0] if response.status_code == _ACCEPTED and parts else response.status_code
     code, message = _told(content)
+    code = code or response.headers.get("x-ms-error-code", "")
     kind = ClientAuthenticationError if status in (401, 403) else TableTransactionError
     error = kind(message=message or f"the transaction ended with {status}", response=response)
     error.status_code = status

@@ -152,7 +152,7 @@ async def test_a_hub_whose_table_was_never_made_is_made_with_the_next_event(
 
 
 async def test_a_table_that_was_deleted_is_not_taken_for_an_idle_hub(
-    server: StateServer, http: httpx.AsyncClient, app: str, hub: str
+    storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await put(http, app, slots={"staging": {"taskHub": hub}})
     await publish(http, event(hub, "before"))
@@ -160,8 +160,15 @@ async def test_a_table_that_was_deleted_is_not_taken_for_an_idle_hub(
     told = problem(await http.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
     assert f"table SafeDeployHub{hub}State was deleted" in told["detail"]
     problem(await stage(http, app, new_hub()), 503, "StorageUnavailable")
-    # Events go on being recorded.
+    # No event makes it anew, here or in a server that has just started: an empty table would say that nothing runs.
+    async with another(storage) as fresh:
+        for one in (http, fresh):
+            problem(await one.post("/api/events", json=[event(hub, "after")]), 503, "StorageUnavailable")
+            problem(await one.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
+    # Somebody who knows does.
+    await server.tables.make(f"SafeDeployHub{hub}State")
     assert (await publish(http, event(hub, "after")))["recorded"] == 1
+    assert (await staging(http, app))["activeCount"] == 1
 
 
 async def test_an_event_between_two_reads_of_a_verdict_is_seen_by_the_next(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from azure.data.tables import UpdateMode
 
 from state_api.app import StateServer
 from state_api.domain.errors import StorageUnavailable
@@ -280,6 +281,55 @@ async def test_who_gives_up_holds_nobody_else_up(
     assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False, True, False, False]
     # What was on its way when its caller went is written; what was not is not.
     assert await active_ids(server, hub) == ["first", "opens", "order-0", "order-2", "order-3"]
+
+
+async def test_a_row_that_cannot_be_read_fails_nobody_else(
+    server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    """As a newer version may have written it."""
+    other = instance_store(server)
+    await other.record(record, [happened(record, "odd")])
+    table = server.tables.client(instance_table(hub))
+    row = await table.get_entity("00", "i|odd")
+    await table.update_entity({**row, "StartedStatus": "Dreaming"}, mode=UpdateMode.REPLACE)
+    events = [happened(record, "order-1"), happened(record, "odd", "Completed", 5), happened(record, "order-2")]
+    results = await asyncio.gather(*one_by_one(store, record, events), return_exceptions=True)
+    assert results[0] == results[2] == [True]
+    assert isinstance(results[1], ValueError)
+
+
+async def test_an_answer_that_is_no_word_on_a_row_is_no_reason_to_give_the_event_up(
+    proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await settled(store, record)
+    proxy.fail = lambda method, path: 400 if path.endswith("$batch") else None
+    with pytest.raises(StorageUnavailable):
+        await store.record(record, [happened(record, "order")])
+    proxy.fail = lambda method, path: None
+    assert await store.record(record, [happened(record, "order")]) == [True]
+
+
+async def test_a_storage_that_asks_for_a_long_pause_holds_nobody_up_for_as_long(
+    monkeypatch: pytest.MonkeyPatch, proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    monkeypatch.setattr(commits, "_SECONDS", 1)
+    await settled(store, record)
+    proxy.headers = {"Retry-After": "600"}
+    proxy.fail = lambda method, path: 503 if path.endswith("$batch") else None
+    with pytest.raises(StorageUnavailable):
+        await store.record(record, [happened(record, "order")])
+    proxy.fail = lambda method, path: None
+    assert await store.record(record, [happened(record, "order")]) == [True]
+
+
+async def test_who_comes_as_the_server_stops_is_told(store: InstanceStore, record: TaskHubRecord) -> None:
+    task = asyncio.create_task(store.record(record, [happened(record, "order")]))
+    await asyncio.sleep(0)
+    await store.close()
+    with pytest.raises(StorageUnavailable, match="stopping"):
+        await task
+    with pytest.raises(StorageUnavailable, match="stopping"):
+        await store.record(record, [happened(record, "order")])
 
 
 async def test_who_waits_when_the_server_stops_is_told(

@@ -83,6 +83,16 @@ def test_a_transaction_holds_what_fits_and_leaves_the_rest() -> None:
     assert (len(made.effective), size(made)) == (33, 99)
 
 
+def test_long_reasons_are_spread_over_transactions() -> None:
+    def failed(number: int) -> Evidence:
+        event = LifecycleEvent("hub", f"{number}", "Ship", RuntimeStatus.FAILED, "😀" * 4000, Instant(START))
+        return Evidence(f"{number}", (instance_of(event),))
+
+    evidence = [failed(number) for number in range(90)]
+    made = plan("00", evidence, {one.instance_id: UNKNOWN for one in evidence})
+    assert len(made.effective) == 50
+
+
 def test_the_storage_names_an_operation_and_that_tells_the_instance() -> None:
     made = plan("00", [one("a"), one("b"), one("c", "Completed")], {"a": UNKNOWN, "b": UNKNOWN, "c": UNKNOWN})
     assert [made.culprit(n) for n in range(6)] == ["a", "a", "b", "b", "c", None]
