@@ -18,15 +18,16 @@ from tests.faults.flaky import Fault, Flaky
 from tests.faults.orders import orders
 from tests.faults.publisher import Publisher, publishing
 from tests.faults.records import compare
+from tests.faults.sizes import WHOLE, part
 from tests.faults.watch import RUN, Canary, Watcher, stage
 from tests.proxy import storage_proxy
 from tests.server.processes import Served, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault]
 
-_SHARES = (0.01, 0.1, 0.5)
+_SHARES = (0.01, 0.1, 0.5) if WHOLE else (0.5,)
 _EVENTS = 160
-_FAULT_REQUESTS = 300
+_FAULT_REQUESTS = part(300, least=100)
 """The fault ends after so many requests to the storage, about half of what there are, and not before it has struck
 twice: a time would be little work on a busy machine."""
 _CANARIES = 2

@@ -1,7 +1,6 @@
 """One of two servers runs on a machine whose clock is ten minutes wrong. Settle windows and the check of event times
 go by the storage's clock, so neither verdicts nor events may suffer."""
 
-import os
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -14,12 +13,13 @@ from tests.builders import event
 from tests.conftest import new_hub
 from tests.faults.publisher import Publisher
 from tests.faults.servers import servers
+from tests.faults.sizes import part
 from tests.faults.skewed import SKEW
 from tests.faults.story import run_story
 
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 
-EVENTS = int(os.environ.get("FAULT_EVENTS", "20000")) // 10
+EVENTS = part(2_000)
 _TEN_MINUTES = 600
 
 

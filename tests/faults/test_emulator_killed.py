@@ -10,7 +10,6 @@ promises, so that anything lost is the server's.
 """
 
 import asyncio
-import os
 import random
 import signal
 import uuid
@@ -28,11 +27,12 @@ from tests.faults.orders import orders
 from tests.faults.publisher import Publisher, publishing
 from tests.faults.records import compare
 from tests.faults.servers import servers
+from tests.faults.sizes import part
 
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 
-EVENTS = int(os.environ.get("FAULT_EVENTS", "20000"))
-KILLS = 6
+EVENTS = part(20_000)
+KILLS = part(6, least=3)
 
 
 class ControlWriter:

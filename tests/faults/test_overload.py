@@ -20,13 +20,14 @@ from tests.conftest import new_hub
 from tests.faults.load import Plan
 from tests.faults.records import rows
 from tests.faults.servers import servers
+from tests.faults.sizes import part
 from tests.faults.watch import RUN, stage
 from tests.server.processes import ROOT
 
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 
-MEASURED = 8
-OVERLOAD = 60
+MEASURED = part(8, least=4)
+OVERLOAD = part(60, least=10)
 CONNECTIONS = 1000
 PIPELINE = 30
 """Seconds within which a pipeline must have its answer."""

@@ -2,7 +2,6 @@
 again, at whichever server there is; what they did acknowledge is there, and no verdict is wrong meanwhile."""
 
 import asyncio
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,13 @@ import pytest
 from state_api.settings import StorageSettings
 from tests.faults.publisher import Publisher
 from tests.faults.servers import servers
+from tests.faults.sizes import part
 from tests.faults.story import run_story
 
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 
-EVENTS = int(os.environ.get("FAULT_EVENTS", "20000")) // 5
-PAUSE = 30
+EVENTS = part(4_000)
+PAUSE = part(30, least=10)
 
 
 async def test_a_server_that_is_killed_again_and_again_loses_nothing(
@@ -27,7 +27,7 @@ async def test_a_server_that_is_killed_again_and_again_loses_nothing(
     with servers(storage, tmp_path) as group:
 
         async def killing(publisher: Publisher) -> None:
-            for share in sorted(rng.uniform(0.05, 0.95) for _ in range(5)):
+            for share in sorted(rng.uniform(0.05, 0.95) for _ in range(part(5, least=3))):
                 await publisher.progress(share)
                 group.kill(0)
                 await asyncio.sleep(rng.uniform(0, 0.5))

@@ -79,6 +79,7 @@ def test_a_command_that_fails_after_the_platform_has_swapped_is_told_and_the_swa
     assert staged.swaps() == 1
 
 
+@pytest.mark.long
 def test_a_command_that_fails_while_azure_goes_on_with_the_swap_is_watched_until_it_has_come(staged: Shop) -> None:
     later = f"(sleep 0.5; exec {shlex.join(staged.az_swap)}) >/dev/null 2>&1 & exit 1"
     options = ["--resource-group", GROUP, "--settle", "20"]

@@ -223,6 +223,7 @@ def test_who_blocks_and_for_how_long_is_shown(waits: Waits, proxy: Between) -> N
 # --- trouble on the way ---
 
 
+@pytest.mark.long
 def test_a_server_that_is_stopped_killed_and_started_again_is_waited_for(
     storage: StorageSettings, tmp_path: Path
 ) -> None:

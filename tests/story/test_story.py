@@ -18,7 +18,7 @@ def hub(number: int) -> str:
     return f"ordersv{number}"
 
 
-@pytest.mark.parametrize("deployments", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("deployments", [pytest.param(count, marks=pytest.mark.long) for count in (5, 20)])
 def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_row(deployments: int) -> None:
     """Customers order all the time. Every version is swapped out while an order on it waits for approval; the next but
     one, which would overwrite it, is held up until the operator, who comes only then, has approved."""
@@ -56,12 +56,14 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_r
     assert counts.completed == counts.started == len(platform.app.started) > 2 * deployments
 
 
+@pytest.mark.long
 def test_without_the_guard_and_with_a_hub_per_version_overwritten_orders_are_orphaned() -> None:
     outcome = unguarded.play_hub_per_version()
     assert outcome.counts.orphaned > 0
     assert (outcome.deployments, outcome.refused) == (2, 0)
 
 
+@pytest.mark.long
 def test_without_the_guard_and_with_one_hub_orders_end_failed_with_non_determinism() -> None:
     outcome = unguarded.play_one_hub()
     assert outcome.counts.non_deterministic > 0
