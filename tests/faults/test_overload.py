@@ -27,7 +27,7 @@ from tests.server.processes import ROOT
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 
 MEASURED = part(8, least=4)
-OVERLOAD = part(60, least=10)
+OVERLOAD = part(60, least=6)
 CONNECTIONS = 1000
 PIPELINE = 30
 """Seconds within which a pipeline must have its answer."""

@@ -243,6 +243,7 @@ def test_running_a_stage_again_that_succeeded_changes_nothing_in_production_and_
     assert shop.hubs() == (hub_of(run, attempt=2), hub_of(run))
 
 
+@pytest.mark.long
 def test_the_rollback_pipeline_brings_the_old_version_back_and_running_it_twice_changes_nothing(
     start: Start, shop: Shop
 ) -> None:

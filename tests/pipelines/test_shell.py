@@ -272,6 +272,7 @@ def test_a_rollback_brings_the_old_version_back_and_doing_it_twice_changes_nothi
     assert shop.swaps == 2
 
 
+@pytest.mark.long
 def test_a_rollback_to_what_is_in_production_is_a_conflict_unless_a_rollback_brought_it_there(
     deploy: Deploy, shop: Shop, staged: tuple[str, str]
 ) -> None:

@@ -256,6 +256,7 @@ def test_a_deployment_that_fails_can_be_run_again(release: Release, shop: Shop) 
     assert shop.hubs() == (hub_of(run, attempt=2), old)
 
 
+@pytest.mark.long
 def test_the_rollback_button_brings_the_old_version_back_and_pressing_it_twice_changes_nothing(
     release: Release, shop: Shop
 ) -> None:
@@ -356,6 +357,7 @@ def plain(shop: Shop) -> Shop:
     return shop
 
 
+@pytest.mark.long
 def test_a_blue_green_release_is_swapped_into_production(release: Release, plain: Shop) -> None:
     run = release.run(BLUE_GREEN)
     run.build_really = True

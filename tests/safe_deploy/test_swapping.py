@@ -367,6 +367,7 @@ def test_a_connection_that_is_cut_changes_nothing(staged: Shop, way: Way, number
 # --- a server that is away ---
 
 
+@pytest.mark.long
 def test_a_server_that_is_restarted_during_the_swap_is_told_all_the_same(
     storage: StorageSettings, start: Starter, tmp_path: Path, app: str
 ) -> None:

@@ -195,6 +195,7 @@ def test_with_json_stdout_is_one_document(waits: Waits, proxy: Between, ready: b
 # --- what is reported ---
 
 
+@pytest.mark.long
 def test_only_what_is_new_is_reported(waits: Waits, proxy: Between) -> None:
     """The same verdict or the same trouble is not said again; another one is, and what was known before it."""
     busy = Answer(503, b'{"code": "StorageUnavailable", "detail": "the state storage is busy"}')
