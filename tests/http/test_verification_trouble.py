@@ -137,6 +137,14 @@ def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("state_api.services.verification._LONG_SECONDS", 0.5)
 
 
+async def much_to_read(http: httpx.AsyncClient, app: str, draining: ProviderHub, **policy: int) -> None:
+    """Rows that every scan reads and that hold nothing up. Those of finished instances it reads only for some seconds
+    after their end, which a busy machine may let pass before the scan begins."""
+    await put(http, app, policy={"ignoreFunctions": ["Sync"], **policy})
+    for number in range(4):
+        await draining.put(f"b-sync-{number}", "Running", name="Sync")
+
+
 async def slowly(method: str, path: str) -> None:
     await asyncio.sleep(0.1)
 
@@ -146,8 +154,7 @@ async def slowly(method: str, path: str) -> None:
 async def test_a_scan_that_needs_longer_is_carried_on_by_the_next_question(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, draining: ProviderHub, verify: str
 ) -> None:
-    for number in range(3):
-        await draining.put(f"b-order-{number}", "Completed")
+    await much_to_read(http, app, draining)
     proxy.before = slowly
     verdicts: list[Any] = []
     while not verdicts or not verdicts[-1]["ready"]:
@@ -164,9 +171,7 @@ async def test_a_scan_that_needs_longer_is_carried_on_by_the_next_question(
 async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_what_to_set(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, draining: ProviderHub
 ) -> None:
-    for number in range(3):
-        await draining.put(f"b-order-{number}", "Completed")
-    await put(http, app, policy={"freshnessSeconds": 1})
+    await much_to_read(http, app, draining, freshnessSeconds=1)
     proxy.before = slowly
     verdict = await staging(http, app)
     for _ in range(20):
@@ -183,9 +188,7 @@ async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_wha
 async def test_an_event_overtakes_a_scan_that_waits_to_be_carried_on(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, draining: ProviderHub
 ) -> None:
-    await put(http, app, policy={"ignoreFunctions": ["Sync"]})
-    for number in range(4):
-        await draining.put(f"b-sync-{number}", "Running", name="Sync")
+    await much_to_read(http, app, draining)
     proxy.before = slowly
     first = await staging(http, app)
     assert codes(first) == ["ProbeIncomplete"]
