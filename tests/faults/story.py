@@ -8,7 +8,7 @@ from tests.faults.orders import orders
 from tests.faults.publisher import Publisher, publishing
 from tests.faults.records import compare
 from tests.faults.servers import Servers
-from tests.faults.watch import Canary, Watcher, stage, watching
+from tests.faults.watch import Canary, Watcher, asking, stage
 
 Trouble = Callable[[Publisher], Awaitable[None]]
 SETTLE = 1
@@ -30,14 +30,15 @@ async def run_story(
     canary = Canary(group.addresses, f"{name}-canary", hub=new_hub())
     await stage(group.addresses[0], name, hub, SETTLE)
     await stage(group.addresses[0], canary.app, canary.hub, 0)
-    async with watching(watcher, canary, publisher):
+    async with asking([watcher.watch(publisher), canary.sing()]):
         async with publishing(publisher, truth.events):
             await trouble(publisher)
         still_active = len(truth.active)
         assert (publisher.dropped, publisher.quarantined) == ({}, 0)
-        assert publisher.surely_active == set(truth.active)
+        assert publisher.surely_active == set(truth.active) != set()
+        await watcher.every_server_says(ready=False)
         await publisher.run(truth.end_all())
-        took = await watcher.until_ready()
+        took = await watcher.every_server_says(ready=True)
     compared = await compare(group.addresses[0], group.storage, truth, publisher.told)
     figures(
         **publisher.summary(),

@@ -3,7 +3,7 @@ GetStagingStatus is asked all the time: no wrong verdict, nothing acknowledged i
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.faults.orders import orders
 from tests.faults.publisher import Publisher, publishing
 from tests.faults.records import compare
 from tests.faults.sizes import WHOLE, part
-from tests.faults.watch import RUN, Canary, Watcher, stage
+from tests.faults.watch import RUN, Canary, Watcher, asking, stage
 from tests.proxy import storage_proxy
 from tests.server.processes import Served, serving
 
@@ -46,20 +46,6 @@ async def served(storage: StorageSettings, folder: Path) -> AsyncIterator[Served
         yield server
     finally:
         await asyncio.to_thread(context.__exit__, None, None, None)
-
-
-@asynccontextmanager
-async def asking(who: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """All of them ask while the block runs."""
-    running = [asyncio.create_task(one) for one in who]
-    try:
-        yield
-        # A task that died would have watched nothing.
-        assert not any(task.done() for task in running), running
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
 
 @dataclass
@@ -143,9 +129,10 @@ async def story(server: Served, storage: StorageSettings, flaky: Flaky, share: f
             recovered = await recovery(server.url, app, truth.events[0])
         delivered = round(time.monotonic() - calm, 2)
         still_active = len(truth.active)
-        assert publisher.surely_active == set(truth.active)
+        assert publisher.surely_active == set(truth.active) != set()
+        await watcher.every_server_says(ready=False, seconds=_RECOVERS_SECONDS)
         await publisher.run(truth.end_all())
-        ready = await watcher.until_ready(_RECOVERS_SECONDS)
+        ready = await watcher.every_server_says(ready=True, seconds=_RECOVERS_SECONDS)
     compared = await compare(server.url, storage, truth, publisher.told)
     unanswered = sum((one.unanswered for one in (watcher, *canaries)), publisher.retried.copy())
     assert unanswered.keys() <= {"503", "429"}, unanswered
@@ -154,7 +141,7 @@ async def story(server: Served, storage: StorageSettings, flaky: Flaky, share: f
     assert (compared.lost[:3], compared.wrong[:3]) == ([], [])
     assert watcher.wrong[:3] == []
     assert [canary.wrong[:3] for canary in canaries] == [[]] * _CANARIES
-    assert watcher.answered + sum(watcher.unanswered.values()) > 0
+    assert watcher.not_ready > 0
     assert still_active > 0
     return {
         "storage_requests_during_the_fault": requests,

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +34,7 @@ class Asking:
     app: str
     timeout: float = 5
     answered: int = 0
+    not_ready: int = 0
     unanswered: Counter[str] = field(default_factory=Counter)
     took: list[float] = field(default_factory=list)
 
@@ -50,6 +51,7 @@ class Asking:
         self.answered += 1
         self.took.append(time.monotonic() - began)
         verdict: dict[str, Any] = answer.json()
+        self.not_ready += not verdict["ready"]
         return verdict
 
 
@@ -59,7 +61,6 @@ class Watcher(Asking):
     the question, and its end not yet sent to anybody when the answer was there."""
 
     wrong: list[dict[str, Any]] = field(default_factory=list)
-    not_ready: int = 0
 
     async def watch(self, publisher: Publisher, every: float = 0.3) -> None:
         async with httpx.AsyncClient() as http:
@@ -69,16 +70,17 @@ class Watcher(Asking):
                     verdict = await self.ask(http, address)
                     if verdict is not None and verdict["ready"] and before & publisher.surely_active:
                         self.wrong.append(verdict)
-                    self.not_ready += verdict is not None and not verdict["ready"]
                 await asyncio.sleep(every)
 
-    async def until_ready(self, seconds: float = 60) -> float:
-        """Wait until every server says Ready; how many seconds that took."""
+    async def every_server_says(self, ready: bool, seconds: float = 60) -> float:
+        """Wait until every server says so; how many seconds that took. Whoever waits for NotReady knows of active
+        orders, and waits for an answer only: any other is a failure."""
         began = time.monotonic()
         async with httpx.AsyncClient() as http:
             for address in self.addresses:
-                while not ((await self.ask(http, address)) or {}).get("ready"):
-                    assert time.monotonic() < began + seconds, f"{address} does not say Ready after {seconds} s"
+                while (verdict := await self.ask(http, address)) is None or verdict["ready"] != ready:
+                    assert verdict is None or ready, f"{address} says Ready while orders are active: {verdict}"
+                    assert time.monotonic() < began + seconds, f"{address} does not say it after {seconds} s: {verdict}"
                     await asyncio.sleep(0.1)
         return round(time.monotonic() - began, 1)
 
@@ -122,9 +124,9 @@ class Canary(Asking):
 
 
 @asynccontextmanager
-async def watching(watcher: Watcher, canary: Canary, publisher: Publisher) -> AsyncIterator[None]:
-    """Both ask while the block runs."""
-    running = [asyncio.create_task(watcher.watch(publisher)), asyncio.create_task(canary.sing())]
+async def asking(who: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """All of them ask while the block runs."""
+    running = [asyncio.create_task(one) for one in who]
     try:
         yield
         # A task that died would have watched nothing.
