@@ -159,9 +159,7 @@ class GroupCommit:
         try:
             fresh = False
             while batch:
-                known = await self._look_up(place, [one.evidence for one in batch], fresh)
-                made = plan(place[1], [one.evidence for one in batch], known)
-                refusal = await self._transact(place, made)
+                made, refusal = await self._attempt(place, batch, fresh)
                 if refusal is None:
                     for one, effects in zip(batch, made.effective, strict=False):
                         one.answer(effects)
@@ -196,9 +194,7 @@ class GroupCommit:
         refused = 0
         try:
             for attempt in range(_ATTEMPTS):
-                known = await self._look_up(place, [one.evidence for one in batch], fresh=True)
-                made = plan(place[1], [one.evidence for one in batch], known)
-                refusal = await self._transact(place, made)
+                made, refusal = await self._attempt(place, batch, fresh=True)
                 refused += refusal is not None and not is_lost_race(refusal)
                 if refusal is None or refused == _REFUSED_AGAIN:
                     if refusal is not None:
@@ -218,6 +214,15 @@ class GroupCommit:
             # What is remembered of a table that is gone holds for none that is made anew.
             self.forget(place[0])
         _tell(batch, _stopping() if isinstance(error, asyncio.CancelledError) else error)
+
+    async def _attempt(
+        self, place: Place, batch: Sequence[_Waiting], fresh: bool
+    ) -> tuple[Plan, HttpResponseError | None]:
+        """Write what fits into one transaction: what that was, and the error if the storage refuses it for one of its
+        rows. Raises TableMissing, StorageUnavailable."""
+        evidence = [one.evidence for one in batch]
+        made = plan(place[1], evidence, await self._look_up(place, evidence, fresh))
+        return made, await self._transact(place, made)
 
     async def _look_up(self, place: Place, evidence: Iterable[Evidence], fresh: bool) -> dict[str, Known]:
         """What is known of each instance, or assumed and proved by the write."""
@@ -252,8 +257,6 @@ class GroupCommit:
             return await read_row(client, shard, instance_id)
 
     async def _transact(self, place: Place, made: Plan) -> HttpResponseError | None:
-        """Write the plan; the error if the storage refuses it for one of its rows. Raises TableMissing,
-        StorageUnavailable."""
         if not made.operations:
             return None
         table, shard = place

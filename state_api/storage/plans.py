@@ -83,6 +83,11 @@ class _Changed:
             return None
         return next(iter(self.names)) if len(self.names) == 1 else ""
 
+    @property
+    def reason(self) -> int:
+        """Characters of the reason in its row."""
+        return len(self.instance.finished.reason) if self.instance.finished is not None else 0
+
 
 def plan(shard: str, evidence: Sequence[Evidence], known: Mapping[str, Known]) -> Plan:
     """As much of the evidence, from the first on, as fits into one transaction; at least one."""
@@ -101,10 +106,10 @@ def plan(shard: str, evidence: Sequence[Evidence], known: Mapping[str, Known]) -
             if after.beats_as is not None:
                 following[after.beats_as] += 1
             following = +following
-            reasons += sum(len(piece.finished.reason) for piece in one.pieces if piece.finished is not None)
-            if effective and (size + more + len(following) > MAX_OPERATIONS or reasons > MAX_REASONS):
+            text = reasons + after.reason - (before.reason if before else 0)
+            if effective and (size + more + len(following) > MAX_OPERATIONS or text > MAX_REASONS):
                 break
-            size, beats, changed[one.instance_id] = size + more, following, after
+            size, reasons, beats, changed[one.instance_id] = size + more, text, following, after
         effective.append(effects)
     operations: list[Operation] = []
     rows: list[Row] = []

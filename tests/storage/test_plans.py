@@ -83,14 +83,28 @@ def test_a_transaction_holds_what_fits_and_leaves_the_rest() -> None:
     assert (len(made.effective), size(made)) == (33, 99)
 
 
-def test_long_reasons_are_spread_over_transactions() -> None:
-    def failed(number: int) -> Evidence:
-        event = LifecycleEvent("hub", f"{number}", "Ship", RuntimeStatus.FAILED, "😀" * 4000, Instant(START))
-        return Evidence(f"{number}", (instance_of(event),))
+def failed(instance_id: str, at: int = 0) -> Evidence:
+    """With the longest reason that there is."""
+    event = LifecycleEvent("hub", instance_id, "Ship", RuntimeStatus.FAILED, "😀" * 4000, Instant(START + at))
+    return Evidence(instance_id, (instance_of(event),))
 
-    evidence = [failed(number) for number in range(90)]
+
+def test_long_reasons_are_spread_over_transactions() -> None:
+    evidence = [failed(f"{number}") for number in range(90)]
     made = plan("00", evidence, {one.instance_id: UNKNOWN for one in evidence})
     assert len(made.effective) == 50
+
+
+def test_a_long_reason_that_is_only_written_again_takes_as_much_room() -> None:
+    known = {f"{number}": Known(failed(f"{number}").pieces[0], "etag") for number in range(90)}
+    made = plan("00", [one(name, tick=-1) for name in known], known)
+    assert len(made.effective) == 50
+
+
+def test_many_ends_of_one_instance_are_one_row_and_one_reason() -> None:
+    evidence = [failed("again", number) for number in range(90)]
+    made = plan("00", evidence, {"again": UNKNOWN})
+    assert (len(made.effective), len(made.rows)) == (90, 1)
 
 
 def test_the_storage_names_an_operation_and_that_tells_the_instance() -> None:
