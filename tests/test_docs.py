@@ -21,7 +21,10 @@ from state_api.domain.apps import TaskHubSource
 from state_api.domain.errors import StateError
 from state_api.domain.readiness import REASONS, Policy
 from state_api.domain.swaps import SwapOutcome
-from state_api.http import answers, events, middleware, problems, requests
+from state_api.http import events, middleware, problems, requests
+from state_api.http.answers.apps import PendingSwapAnswer, PolicyAnswer
+from state_api.http.answers.history import CleanedUpAnswer
+from state_api.http.answers.verdicts import LISTED_ACTIVE, ProbeAnswer, VerdictAnswer
 from state_api.http.auth import ANONYMOUS
 from state_api.services import background, cleanup, verification
 from state_api.services.cleanup import Outcome
@@ -233,13 +236,13 @@ def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
         for cells in rows(CONCEPTS, "The verdict", "Field")
         for one in CODE.findall(cells[0] if plain(cells[0]) != "activeCount" else " ".join(cells))
     }
-    known = {member(field) for field in answers.VerdictAnswer.model_fields}
+    known = {member(field) for field in VerdictAnswer.model_fields}
     assert said <= known
     assert known - said == {"app", "slot", "taskHub", "version", "checkedAt"}
     inside = {one.rpartition(".")[2] for one in listed(HTTP_API, "GetStagingStatus", "In the answer")}
-    assert {member(field) for field in answers.ProbeAnswer.model_fields} <= inside
+    assert {member(field) for field in ProbeAnswer.model_fields} <= inside
     by_cleanup = [cells[0].strip("`") for cells in rows(HTTP_API, "Cleanup", "In the answer")]
-    own = {member(field) for field in answers.CleanedUpAnswer.model_fields} - {"taskHub", "version", "retiredAt"}
+    own = {member(field) for field in CleanedUpAnswer.model_fields} - {"taskHub", "version", "retiredAt"}
     assert {one.removeprefix("taskHubs[].") for one in by_cleanup} == own
 
 
@@ -251,7 +254,7 @@ def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
 def test_every_outcome_of_a_swap_and_every_member_of_a_pending_one_is_documented_and_no_other() -> None:
     assert sorted(listed(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
     said = {one for cells in rows(HTTP_API, "PostSwap", "In `pendingSwap`") for one in CODE.findall(cells[0])}
-    assert said == {member(field) for field in answers.PendingSwapAnswer.model_fields}
+    assert said == {member(field) for field in PendingSwapAnswer.model_fields}
 
 
 def member(field: str) -> str:
@@ -334,7 +337,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert limits["reading of a task hub by one question"] == f"{verification.BUDGET_SECONDS:g} seconds"
     assert limits["reading and deleting by one Cleanup"] == f"{cleanup._BUDGET_SECONDS:g} seconds"
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
-    assert limits["active instances that a verdict lists"] == str(answers.LISTED_ACTIVE)
+    assert limits["active instances that a verdict lists"] == str(LISTED_ACTIVE)
     assert limits["waivers in force for one app"] == str(waivers.MOST)
     assert limits["time that a waiver holds"] == f"{waivers.LONGEST_DAYS} days"
     assert limits["instance id"] == f"{names.MAX_INSTANCE_ID} characters"
@@ -369,7 +372,7 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
 
 
 def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
-    default = answers.PolicyAnswer.of(Policy()).model_dump(by_alias=True)
+    default = PolicyAnswer.of(Policy()).model_dump(by_alias=True)
     default |= {f"retention.{name}": value for name, value in default.pop("retention").items()}
     said = {plain(cells[0]): cells for cells in rows(CONCEPTS, "Policy", "Member")}
     shown = {name: "none" if value == [] else json.dumps(value) for name, value in default.items()}

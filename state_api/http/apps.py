@@ -6,15 +6,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
-from state_api.http.answers import (
-    AppAnswer,
-    AppsAnswer,
-    AuditAnswer,
-    CleanedUpAnswer,
-    CleanupAnswer,
-    HistoryAnswer,
-    VerdictAnswer,
-)
+from state_api.http.answers.apps import AppAnswer, AppsAnswer
+from state_api.http.answers.history import AuditAnswer, CleanedUpAnswer, CleanupAnswer, HistoryAnswer
+from state_api.http.answers.verdicts import VerdictAnswer
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, CallerOf
 from state_api.http.dependencies import PreconditionOf, ServicesOf, Token, Top, app_answer, etag, with_etag
 from state_api.http.problems import responses

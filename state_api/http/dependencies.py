@@ -8,7 +8,7 @@ from fastapi import Depends, Header, Query, Request, Response
 
 from state_api.domain.apps import App
 from state_api.domain.errors import PreconditionFailed
-from state_api.http.answers import AppAnswer
+from state_api.http.answers.apps import AppAnswer
 from state_api.http.problems import responses
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 
 from state_api.domain.errors import InvalidRequest
-from state_api.http.answers import RecordedAnswer
+from state_api.http.answers.events import RecordedAnswer
 from state_api.http.auth import PUBLISH
 from state_api.http.dependencies import ServicesOf
 from state_api.http.problems import PayloadTooLarge, UnsupportedMediaType, responses

@@ -1,12 +1,18 @@
 """Whether the server lives, and whether it can do its work. Anonymous, so nothing that helps an attacker."""
 
+from typing import Literal
+
 from fastapi import APIRouter
 
-from state_api.http.answers import HealthAnswer
+from state_api.http.answers.shapes import Given
 from state_api.http.dependencies import ServicesOf
 from state_api.http.problems import responses
 
 router = APIRouter(prefix="/api/health", tags=["health"])
+
+
+class HealthAnswer(Given):
+    status: Literal["Healthy", "Ready"]
 
 
 @router.get("", operation_id="Health")

@@ -5,14 +5,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from state_api.domain.lifecycle import RuntimeStatus
-from state_api.http.answers import (
-    InstanceAnswer,
-    InstancesAnswer,
-    QuarantineAnswer,
-    QuarantinedAnswer,
-    TaskHubAnswer,
-    VersionsAnswer,
-)
+from state_api.http.answers.events import QuarantineAnswer, QuarantinedAnswer
+from state_api.http.answers.task_hubs import InstanceAnswer, InstancesAnswer, TaskHubAnswer, VersionsAnswer
 from state_api.http.auth import READ
 from state_api.http.dependencies import ServicesOf, Token, Top
 from state_api.http.problems import responses

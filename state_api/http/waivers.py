@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from state_api.http.answers import AppAnswer
+from state_api.http.answers.apps import AppAnswer
 from state_api.http.auth import DEPLOY, CallerOf
 from state_api.http.dependencies import PreconditionOf, ServicesOf, app_answer, with_etag
 from state_api.http.requests import AppName, InstanceId, TaskHubName, WaiverRequest

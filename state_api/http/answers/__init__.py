@@ -1,0 +1,1 @@
+"""The JSON that the server answers: the one place where the domain becomes JSON over HTTP."""

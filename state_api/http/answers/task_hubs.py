@@ -1,0 +1,103 @@
+"""A task hub and its instances."""
+
+from pydantic import Field
+
+from state_api.domain.evidence import ProbeResult, ProbeStatus
+from state_api.domain.instants import format_instant
+from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
+from state_api.http.answers.shapes import Given, Time, time_or_none
+from state_api.http.answers.verdicts import LISTED_ACTIVE, ActiveAnswer, ProbeAnswer
+from state_api.services.inspection import TaskHubStatus
+
+
+class TaskHubAnswer(Given):
+    task_hub: str
+    app: str | None = Field(description="The app that has claimed the hub.")
+    slot: str | None = Field(description="The slot that holds it now.")
+    closed: bool = Field(description="Cleaned up: its records are gone and no more are made.")
+    active_count: int
+    active_count_is_lower_bound: bool
+    last_event_at: Time | None
+    last_recorded_at: Time | None
+    active: list[ActiveAnswer] = Field(description=f"The oldest {LISTED_ACTIVE}; ListInstances lists all.")
+
+    @classmethod
+    def of(cls, status: TaskHubStatus) -> "TaskHubAnswer":
+        activity = status.activity
+        return cls(
+            task_hub=status.hub.name,
+            app=status.hub.app,
+            slot=status.slot,
+            closed=status.hub.closed,
+            active_count=len(activity.active),
+            active_count_is_lower_bound=activity.more,
+            last_event_at=time_or_none(activity.last_event_at),
+            last_recorded_at=time_or_none(activity.last_recorded_at),
+            active=[ActiveAnswer.of(active) for active in activity.active[:LISTED_ACTIVE]],
+        )
+
+
+class VersionAnswer(Given):
+    version: str | None = Field(description="The orchestration version; null for instances without one.")
+    active_count: int
+    oldest_started_at: Time
+
+
+class VersionsAnswer(Given):
+    task_hub: str
+    complete: bool = Field(description="Whether the whole task hub was read; if not, there may be more.")
+    versions: list[VersionAnswer]
+    probe: ProbeAnswer
+
+    @classmethod
+    def of(cls, hub: str, probe: ProbeResult) -> "VersionsAnswer":
+        shown = ProbeAnswer.of(probe)
+        assert shown is not None, "there is a probe"
+        return cls(
+            task_hub=hub,
+            complete=probe.status is ProbeStatus.COMPLETE,
+            versions=[
+                VersionAnswer(
+                    version=one.version,
+                    active_count=one.active,
+                    oldest_started_at=format_instant(one.oldest_started_at),
+                )
+                for one in probe.versions
+            ],
+            probe=shown,
+        )
+
+
+class InstanceAnswer(Given):
+    instance_id: str
+    function_name: str
+    active: bool
+    runtime_status: RuntimeStatus
+    started_at: Time | None
+    finished_at: Time | None
+    outcome: RuntimeStatus | None
+    reason: str | None
+    last_event_at: Time
+    source: Source
+
+    @classmethod
+    def of(cls, instance: Instance) -> "InstanceAnswer":
+        started, finished = instance.started, instance.finished
+        return cls(
+            instance_id=instance.instance_id,
+            function_name=instance.function_name,
+            active=instance.active,
+            runtime_status=instance.runtime_status,
+            started_at=time_or_none(started.at if started else None),
+            finished_at=time_or_none(finished.at if finished else None),
+            outcome=finished.outcome if finished else None,
+            reason=finished.reason if finished else None,
+            last_event_at=format_instant(instance.last_event_at),
+            source=instance.source,
+        )
+
+
+class InstancesAnswer(Given):
+    task_hub: str
+    instances: list[InstanceAnswer]
+    continuation_token: str | None
