@@ -52,6 +52,16 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A task hub that one worker has for itself, with what was kept of it at that moment. `token` proves, when it is
+    given back, that nobody has taken it over."""
+
+    task_hub: str
+    kept: ProbeRecord
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuditRecord:
     """One transition of an app, as it went on record. `details` are JSON values, camelCase."""
 
@@ -138,10 +148,10 @@ class TaskHubs(Protocol):
 class Probes(Protocol):
     async def get(self, task_hub: str) -> ProbeRecord: ...
 
-    async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> bool:
-        """Take the hub for one worker. False while another has it."""
+    async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> Lease | None:
+        """Take the hub for one worker. None while another has it."""
 
-    async def keep(self, task_hub: str, owner: str, result: ProbeResult | None, scan: Scan | None) -> bool:
+    async def keep(self, lease: Lease, result: ProbeResult | None, scan: Scan | None) -> bool:
         """Give the hub back with what came of it; None keeps the last result, or no scan to carry on. False, and
         nothing is written, if another worker has the hub by now."""
 

@@ -161,18 +161,17 @@ class Readiness:
             ), None
         exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
         checked: Checked | None = None
-        known = True
         if app.task_hubs is not None:
             question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
             # Hub, source, policy and waivers may change while somebody waits.
             before = how.checked.get(task_hub)
             again = before is not None and before.key == question.key
             checked = before if again else await self._verifier.check(question)
-            known = promoted or await self._verifier.is_known(task_hub)
+        # After the probe: an event that was recorded in the meantime must show.
+        activity, known = await self._verifier.recorded(task_hub, exemptions)
         evidence = Evidence(
             task_hub=task_hub,
-            # After the probe: an event that was recorded in the meantime must show.
-            activity=await self._verifier.activity(task_hub, exemptions),
+            activity=activity,
             provider=app.task_hubs.provider if app.task_hubs else None,
             probe=checked.result if checked else None,
             deployment=deployment,
@@ -180,7 +179,7 @@ class Readiness:
             waivers=exemptions.waivers,
             confirmed=checked is not None and checked.confirmed,
             looked_up=checked.looked_up if checked else (),
-            known=known,
+            known=known or promoted,
         )
         return assess(evidence, app.policy, self._clock.now()), checked
 

@@ -62,20 +62,19 @@ class Verifier:
 
     async def activity(self, task_hub: str, exemptions: Exemptions) -> Activity:
         """What was recorded for a hub; nothing, if nothing ever was or it was cleaned up."""
+        return (await self.recorded(task_hub, exemptions))[0]
+
+    async def recorded(self, task_hub: str, exemptions: Exemptions) -> tuple[Activity, bool]:
+        """What was recorded for a hub, and whether anything was ever seen of it, in events or by a probe."""
         hub = await self._task_hubs.get(task_hub)
         if hub is None or not hub.recording or hub.closed:
-            return Activity()
-        return await self._instances.activity(hub, exemptions)
+            return Activity(), hub is not None and (hub.recording or hub.seen)
+        return await self._instances.activity(hub, exemptions), True
 
     async def now(self) -> Instant:
         """The storage's time, asked of it: this machine may just have started, or have been suspended."""
         await self._task_hubs.ping()
         return self._clock.now()
-
-    async def is_known(self, task_hub: str) -> bool:
-        """Whether anything was ever seen of the hub, in events or by a probe."""
-        hub = await self._task_hubs.get(task_hub)
-        return hub is not None and (hub.recording or hub.seen)
 
     async def acquaint(self, question: Question) -> None:
         """Find out whether a hub's source is the right one while there are instances to know it by: later they may be
@@ -105,9 +104,10 @@ class Verifier:
             result = None
         if question.verify is Verify.NONE:
             scan = kept.scan if kept.scan is not None and kept.scan.exemptions == question.key else None
-            activity = await self.activity(question.task_hub, question.exemptions)
-            if scan is not None and not self._is_good(result, question, activity):
-                return Checked(question.key, self._under_way(scan, question))
+            if scan is not None:
+                activity = await self.activity(question.task_hub, question.exemptions)
+                if not self._is_good(result, question, activity):
+                    return Checked(question.key, self._under_way(scan, question))
             return Checked(question.key, result)
         try:
             backend = self._backends.of(question.source)
@@ -243,7 +243,8 @@ class Verifier:
         while True:
             left = max(0.0, question.deadline - loop.time())
             now = self._clock.now()
-            if await self._probes.lease(task_hub, owner, Instant(now + seconds(left + _LEASE_SECONDS)), now):
+            lease = await self._probes.lease(task_hub, owner, Instant(now + seconds(left + _LEASE_SECONDS)), now)
+            if lease is not None:
                 break
             kept = await self._probes.get(task_hub)
             if kept.result is not None and self._answers(kept.result, question, activity, for_verdict):
@@ -251,7 +252,7 @@ class Verifier:
             if left <= _POLL_SECONDS or self._stopping.is_set():
                 return self._cut_short(question, "another worker is reading it")
             await asyncio.sleep(_POLL_SECONDS)
-        kept = await self._probes.get(task_hub)
+        kept = lease.kept
         result: ProbeResult | None = None
         scan = kept.scan
         try:
@@ -262,7 +263,7 @@ class Verifier:
             scan, result = await self._read(backend, question, scan)
         finally:
             # A scan that is over, or was given up, is not carried on.
-            given_back = await self._probes.keep(task_hub, owner, result if _is_result(result) else None, scan)
+            given_back = await self._probes.keep(lease, result if _is_result(result) else None, scan)
             if not given_back:
                 log.info("task hub %s: another worker has taken the probe over", task_hub)
         return result

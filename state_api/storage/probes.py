@@ -14,7 +14,7 @@ from state_api.domain.evidence import ProbeResult
 from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.domain.names import hub_key
 from state_api.domain.scans import Scan
-from state_api.services.ports import ProbeRecord
+from state_api.services.ports import Lease, ProbeRecord
 from state_api.storage.tables import (
     TASK_HUBS,
     Tables,
@@ -59,32 +59,31 @@ class ProbeStore:
     async def get(self, task_hub: str) -> ProbeRecord:
         return (await self._read(task_hub))[0]
 
-    async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> bool:
-        """Take the hub for one worker. False while another has it, or was faster."""
-        known, work = await self._read(task_hub)
+    async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> Lease | None:
+        """Take the hub for one worker. None while another has it, or was faster."""
+        known, etag = await self._read(task_hub)
         if known.leased_until is not None and now < known.leased_until and known.owner != owner:
-            return False
+            return None
         row = _work_row(task_hub, owner, until, known.scan)
         for _ in range(2):
             async with translated():
                 try:
-                    await transact(self._table, [_guarded(row, work)])
-                    return True
+                    (written,) = await transact(self._table, [_guarded(row, etag)])
                 except HttpResponseError as error:
-                    if not (is_lost_race(error) or is_no_table(error)):
-                        raise
                     if is_lost_race(error):
                         break
+                    if not is_no_table(error):
+                        raise
                     await self._tables.make(TASK_HUBS)
-        return False
+                else:
+                    assert written is not None, "a row that was written has an ETag"
+                    return Lease(task_hub, known, written)
+        return None
 
-    async def keep(self, task_hub: str, owner: str, result: ProbeResult | None, scan: Scan | None) -> bool:
-        known, work = await self._read(task_hub)
-        if work is None or known.owner != owner:
-            return False
-        operations: list[Operation] = [_guarded(_work_row(task_hub, "", None, scan), work)]
+    async def keep(self, lease: Lease, result: ProbeResult | None, scan: Scan | None) -> bool:
+        operations: list[Operation] = [_guarded(_work_row(lease.task_hub, "", None, scan), lease.token)]
         if result is not None:
-            row = _row(task_hub, "result", **chunked("Result", _result().dump_json(result).decode()))
+            row = _row(lease.task_hub, "result", **chunked("Result", _result().dump_json(result).decode()))
             operations.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
         async with translated():
             try:
@@ -104,7 +103,7 @@ class ProbeStore:
                     if not (is_lost_race(error) or is_no_table(error)):
                         raise
 
-    async def _read(self, task_hub: str) -> tuple[ProbeRecord, TableEntity | None]:
+    async def _read(self, task_hub: str) -> tuple[ProbeRecord, str | None]:
         rows: dict[str, TableEntity] = {}
         query = "PartitionKey eq @partition and RowKey gt @from and RowKey lt @to"
         parameters = {"partition": _PARTITION, "from": f"{hub_key(task_hub)}|", "to": f"{hub_key(task_hub)}}}"}
@@ -121,7 +120,7 @@ class ProbeStore:
             scan=_readable(_scan(), "Scan", work),
             leased_until=parse_instant(until) if until else None,
             owner=work.get("Owner", "") if work is not None else "",
-        ), work
+        ), (etag_of(work) if work is not None else None)
 
 
 def _readable(kind: TypeAdapter[Kept], name: str, row: TableEntity | None) -> Kept | None:
@@ -146,7 +145,7 @@ def _work_row(task_hub: str, owner: str, until: Instant | None, scan: Scan | Non
     return _row(task_hub, "work", **lease, **(chunked("Scan", _scan().dump_json(scan).decode()) if scan else {}))
 
 
-def _guarded(row: Mapping[str, Any], known: TableEntity | None) -> Operation:
-    if known is None:
+def _guarded(row: Mapping[str, Any], etag: str | None) -> Operation:
+    if etag is None:
         return ("create", row)
-    return ("update", row, {**unchanged_since(etag_of(known)), "mode": UpdateMode.REPLACE})
+    return ("update", row, {**unchanged_since(etag), "mode": UpdateMode.REPLACE})

@@ -417,7 +417,7 @@ async def test_a_policy_that_changes_while_somebody_waits_counts_at_once(
     await put(http, app, policy={"ignoreFunctions": ["Sync"]})
     await draining.put("sync-1", "Running", name="Sync")
     await stage(http, app, draining.hub, run(1))
-    waiting = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 6}, headers=run(2)))
+    waiting = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 12}, headers=run(2)))
     await asyncio.sleep(1.5)
     await put(http, app, policy={"ignoreFunctions": []})
     await http.delete(f"/api/apps/{app}/staging", params={"taskHub": draining.hub}, headers=run(1))

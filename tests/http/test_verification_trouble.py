@@ -216,14 +216,15 @@ async def test_a_worker_that_died_does_not_keep_the_hub(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, draining: ProviderHub, clock: ShiftedClock
 ) -> None:
     """Its lease runs out."""
-    stuck = asyncio.Event()
+    reading, stuck = asyncio.Event(), asyncio.Event()
 
     async def die(method: str, path: str) -> None:
+        reading.set()
         await stuck.wait()
 
     proxy.before = die
     dying = asyncio.create_task(staging(http, app))
-    await asyncio.sleep(1)
+    await reading.wait()
     # The process is gone: nothing gives the lease back.
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("state_api.storage.probes.ProbeStore.keep", _nothing)
