@@ -30,10 +30,15 @@ class Services:
     clock: Clock
 
 
-# Dependencies are asynchronous without need: FastAPI hands the others to a thread, which costs more than they do.
-async def _services(request: Request) -> Services:
+def services_of(request: Request) -> Services:
+    """The use cases of this server."""
     services: Services = request.app.state.services
     return services
+
+
+# Dependencies are asynchronous without need: FastAPI hands the others to a thread, which costs more than they do.
+async def _services(request: Request) -> Services:
+    return services_of(request)
 
 
 ServicesOf = Annotated[Services, Depends(_services)]

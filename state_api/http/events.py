@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from state_api.domain.errors import InvalidRequest
 from state_api.http.answers.events import RecordedAnswer
 from state_api.http.auth import PUBLISH
-from state_api.http.dependencies import ServicesOf
+from state_api.http.dependencies import services_of
 from state_api.http.problems import PayloadTooLarge, UnsupportedMediaType, responses
 from state_api.services.envelopes import read_json
 
@@ -50,14 +50,14 @@ _BODY = {
     responses=responses(400, 401, 403, 408, 413, 415, 429, 503),
     openapi_extra=_BODY,
 )
-async def post_events(request: Request, services: ServicesOf) -> Response:
+async def post_events(request: Request) -> Response:
     """Take a delivery. 200 once every event is durable: recorded, or in quarantine if it cannot be understood."""
     events = _events(request.headers, await request.body())
     if len(events) > MAX_EVENTS:
         raise PayloadTooLarge(f"a delivery holds at most {MAX_EVENTS} events, not {len(events)}", limit=MAX_EVENTS)
     if (code := _validation_code(events)) is not None:
         return _answer(ValidationAnswer(validationResponse=code))
-    return _answer(RecordedAnswer.of(await services.recorder.record(events, "webhook")))
+    return _answer(RecordedAnswer.of(await services_of(request).recorder.record(events, "webhook")))
 
 
 def _answer(model: BaseModel) -> Response:

@@ -5,11 +5,11 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from state_api.domain.errors import StateError, TooManyEvents
@@ -123,14 +123,22 @@ def security_headers(scheme: str) -> dict[str, str]:
 
 
 def _with_security_headers(scope: Scope, send: Send) -> Send:
+    headers = _SECURE if scope.get("scheme") == "https" else _PLAIN
+
     async def secured(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in security_headers(scope.get("scheme", "http")).items():
-                headers.setdefault(name, value)
+            own = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [*message["headers"], *(one for one in headers if one[0] not in own)]
         await send(message)
 
     return secured
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+_PLAIN, _SECURE = _raw(security_headers("http")), _raw(security_headers("https"))
 
 
 def is_loopback(host: str) -> bool:
