@@ -15,8 +15,8 @@ from state_api.settings import Connections, Settings, StorageSettings
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, stage, staging
-from tests.taskhubs import test_management_api as management
-from tests.taskhubs.test_scheduler import QUIET, Engine, eternal, parent, waiting
+from tests.taskhubs import management_app as management
+from tests.taskhubs.schedulers import QUIET, Engine, eternal, parent, waiting
 
 pytestmark = pytest.mark.anyio
 

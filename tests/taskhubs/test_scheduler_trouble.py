@@ -1,0 +1,307 @@
+"""A scheduler that fails, refuses or is away, and the way to it: connection strings, identities, TLS."""
+
+import asyncio
+import os
+import sys
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # it has no types
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from dev.local import free_port
+from state_api.domain.sightings import Sighting
+from state_api.settings import SettingsError
+from state_api.taskhubs import scheduler
+from state_api.taskhubs.backend import SourceError, Trouble
+from state_api.taskhubs.scheduler import SchedulerBackend
+from tests.taskhubs.schedulers import (
+    HUB,
+    SETTING,
+    Engine,
+    Scheduler,
+    connection_to,
+    idle_engine,
+    opened,
+    reading,
+    scanned,
+    serving,
+    state_of,
+    waiting,
+)
+
+__all__ = ["idle_engine"]  # a fixture
+
+pytestmark = pytest.mark.anyio
+
+
+class Refusing:
+    """Answers every call with an error."""
+
+    def __init__(self, code: Any, *metadata: tuple[str, str]) -> None:
+        self.code = code
+        self.metadata = metadata
+
+    def query(self, _: Any, context: Any) -> None:
+        context.set_trailing_metadata(self.metadata)
+        context.abort(self.code, "SharedKey=do-not-tell")
+
+    get = query
+
+
+@pytest.mark.parametrize(
+    ("code", "trouble", "words"),
+    [
+        ("NOT_FOUND", Trouble.MISSING, f"has no task hub {HUB}"),
+        ("PERMISSION_DENIED", Trouble.DENIED, f"role Durable Task Data Reader on task hub {HUB}"),
+        ("UNAUTHENTICATED", Trouble.DENIED, "role Durable Task Data Reader"),
+        ("RESOURCE_EXHAUSTED", Trouble.THROTTLED, "asks to wait"),
+        ("UNAVAILABLE", Trouble.FAILED, "cannot be reached"),
+        ("DEADLINE_EXCEEDED", Trouble.FAILED, "has not answered within 20 s"),
+        ("UNIMPLEMENTED", Trouble.FAILED, "something else answers"),
+        ("INTERNAL", Trouble.FAILED, "answers with INTERNAL"),
+    ],
+)
+async def test_an_error_says_what_to_mend(code: str, trouble: Trouble, words: str) -> None:
+    async with reading(Refusing(grpc.StatusCode[code])) as backend:
+        start = await backend.start(HUB)
+        for call in (backend.page(HUB, start.since, start.cursors[0]), backend.find(HUB, ["one", "two"])):
+            with pytest.raises(SourceError) as caught:
+                await call
+            assert caught.value.trouble is trouble
+            assert caught.value.retry_after is None
+            assert f"the scheduler of the setting {SETTING} " in caught.value.message
+            assert words in caught.value.message
+            assert not any(secret in caught.value.message for secret in ("do-not-tell", "127.0.0.1", "\n"))
+
+
+@pytest.mark.parametrize(("told", "wait"), [("7", 7), ("soon", None), ("-1", None)])
+async def test_a_throttled_call_tells_how_long_to_wait(told: str, wait: int | None) -> None:
+    own = Refusing(grpc.StatusCode.RESOURCE_EXHAUSTED, ("other", "1"), ("retry-after", told))
+    async with reading(own) as backend:
+        with pytest.raises(SourceError) as caught:
+            await backend.find(HUB, ["one"])
+    assert (caught.value.trouble, caught.value.retry_after) == (Trouble.THROTTLED, wait)
+
+
+async def test_a_scheduler_that_keeps_silent_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        over = threading.Event()
+
+        def query(self, *_: Any) -> None:
+            self.over.wait(30)
+
+        get = query
+
+    own = Silent()
+    monkeypatch.setattr(scheduler, "DEADLINE", 0.3)
+    async with reading(own) as backend, asyncio.timeout(10):
+        for call in (scanned(backend), backend.find(HUB, [str(number) for number in range(20)])):
+            with pytest.raises(SourceError, match=r"has not answered within 0\.3 s") as caught:
+                await call
+            assert caught.value.trouble is Trouble.FAILED
+        own.over.set()
+
+
+async def test_a_refused_connection_names_the_setting_and_not_the_address() -> None:
+    port = str(free_port())
+    async with opened(connection_to(port)) as backend:
+        with pytest.raises(SourceError) as caught:
+            await scanned(backend)
+    assert caught.value.trouble is Trouble.FAILED
+    assert "cannot be reached" in caught.value.message
+    assert SETTING in caught.value.message
+    assert port not in caught.value.message
+
+
+async def test_a_scheduler_is_found_again_after_an_outage(idle_engine: Engine) -> None:
+    idle_engine.start(waiting, "waiting")
+    idle_engine.engine.stop()
+    async with opened(idle_engine.connection) as backend:
+        with pytest.raises(SourceError, match="cannot be reached"):
+            await scanned(backend)
+        idle_engine.engine.start()
+        found: dict[str, Sighting] = {}
+        async with asyncio.timeout(20):
+            while not found:
+                with suppress(SourceError):
+                    found = await scanned(backend)
+                await asyncio.sleep(0.1)
+    assert set(found) == {"waiting"}
+
+
+@pytest.mark.parametrize(
+    ("connection", "target", "authentication"),
+    [
+        (
+            "Endpoint=https://s.eu.durabletask.io;Authentication=ManagedIdentity",
+            "s.eu.durabletask.io:443",
+            "ManagedIdentity",
+        ),
+        ("endpoint=https://s.io/;AUTHENTICATION=defaultazure;TaskHub=x;", "s.io:443", "DefaultAzure"),
+        (" Authentication = azurecli ; Endpoint = https://s.io:8443 ", "s.io:8443", "AzureCLI"),
+        ("Endpoint=s.io;Authentication=WorkloadIdentity;ClientID=1;TenantId=2", "s.io:443", "WorkloadIdentity"),
+        ("Endpoint=https://s.io;Authentication=Environment", "s.io:443", "Environment"),
+        ("Endpoint=https://s.io;Authentication=AzurePowerShell", "s.io:443", "AzurePowerShell"),
+        ("Endpoint=http://localhost:8080;Authentication=None", "localhost:8080", "None"),
+        ("Endpoint=http://dts;Authentication=none", "dts:80", "None"),
+        ("Endpoint=http://[::1]:8080;Authentication=None", "[::1]:8080", "None"),
+    ],
+)
+def test_connection_strings_are_read_as_microsoft_writes_them(
+    connection: str, target: str, authentication: str
+) -> None:
+    read = SchedulerBackend(connection, SETTING)._connection
+    assert (read.target, read.authentication) == (target, authentication)
+    assert read.secure == ("http://" not in connection)
+
+
+@pytest.mark.parametrize(
+    ("connection", "words"),
+    [
+        ("", "Endpoint is missing"),
+        ("do-not-tell", "a part without ="),
+        ("Endpoint=https://do-not-tell.io", "Authentication is missing"),
+        ("Endpoint=;Authentication=None;Key=do-not-tell", "Endpoint is missing"),
+        ("Authentication=ManagedIdentity;AccountKey=do-not-tell", "Endpoint is missing"),
+        ("Endpoint=https://s.io;Authentication=do-not-tell", "one of None, ManagedIdentity"),
+        ("Endpoint=https://s.io;Authentication=InteractiveBrowser", "one of None, ManagedIdentity"),
+        ("Endpoint=http://do-not-tell;Authentication=ManagedIdentity", "https only"),
+        ("Endpoint=https://user:do-not-tell@s.io;Authentication=None", "without path"),
+        ("Endpoint=https://s.io/do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=https://s.io?sig=do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=https://s.io:do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=ftp://do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=https://do not tell;Authentication=None", "without path"),
+        ("Endpoint=https://[do-not-tell;Authentication=None", "without path"),
+    ],
+)
+def test_a_wrong_connection_string_says_what_to_write(connection: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        SchedulerBackend(connection, SETTING)
+    message = str(caught.value)
+    assert f"the setting {SETTING} must be the connection string of a Durable Task Scheduler" in message
+    assert words in message
+    assert "tell" not in message
+
+
+MANAGED = "Endpoint=https://127.0.0.1:9;ClientID=do-not-tell;Authentication="
+
+
+@pytest.mark.parametrize("authentication", ["Environment", "WorkloadIdentity"])
+async def test_a_missing_identity_is_told_from_a_missing_role(
+    authentication: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("AZURE_"):
+            monkeypatch.delenv(name)
+    async with opened(MANAGED + authentication) as backend:
+        with pytest.raises(SourceError) as caught:
+            await scanned(backend)
+    assert caught.value.trouble is Trouble.DENIED
+    assert f"gets no token for the scheduler of the setting {SETTING}" in caught.value.message
+    assert f"Authentication={authentication}?" in caught.value.message
+    assert "do-not-tell" not in caught.value.message
+
+
+async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "durabletask.azuremanaged.internal.access_token_manager", None)
+    async with opened(MANAGED + "ManagedIdentity") as backend:
+        with pytest.raises(SourceError, match=r"install requirements-scheduler\.txt") as caught:
+            await scanned(backend)
+    assert caught.value.trouble is Trouble.FAILED
+    assert SETTING in caught.value.message
+
+
+SCAN = """
+import asyncio, sys
+from state_api.taskhubs.scheduler import SchedulerBackend
+slow = {"grpc", "durabletask", "azure.identity", "google.protobuf"} & set(sys.modules)
+
+async def main():
+    backend = SchedulerBackend(sys.argv[1], "SETTING")
+    start = await backend.start("shop")
+    pages = [await backend.page("shop", start.since, start.cursors[0]) for _ in range(2)]
+    print(slow, [one.instance_id for page in pages for one in page.sightings])
+    await backend.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
+    """The managed service as far as it can be had here: a certificate, a token from the place where App Service gives
+    them, and that token on each call. Nothing slow is loaded before it is needed."""
+    tokens: list[dict[str, str]] = []
+
+    async def give_token(request: web.Request) -> web.Response:
+        tokens.append({**request.query, "secret": request.headers["X-IDENTITY-HEADER"]})
+        return web.json_response(
+            {"access_token": "a-token", "expires_on": "4000000000", "resource": request.query["resource"]}
+        )
+
+    application = web.Application()
+    application.router.add_get("/token", give_token)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", free_port())
+    await site.start()
+    key, certificate = certificate_of("localhost")
+    (tmp_path / "root.pem").write_bytes(certificate)
+    own = Scheduler([state_of("managed")])
+    try:
+        with serving(own, grpc.ssl_server_credentials([(key, certificate)])) as port:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                SCAN,
+                f"Endpoint=https://localhost:{port};Authentication=ManagedIdentity;ClientID=client;TaskHub=ignored",
+                cwd=Path(__file__).parents[2],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(tmp_path / "root.pem"),
+                    "IDENTITY_ENDPOINT": f"{site.name}/token",
+                    "IDENTITY_HEADER": "header",
+                },
+                stdout=asyncio.subprocess.PIPE,
+            )
+            async with asyncio.timeout(30):
+                printed, _ = await process.communicate()
+    finally:
+        await runner.cleanup()
+    assert printed.decode().strip() == "set() ['managed', 'managed']"
+    assert [(one["resource"], one["client_id"], one["secret"]) for one in tokens] == [
+        ("https://durabletask.io", "client", "header")
+    ]
+    assert [(one["taskhub"], one["authorization"]) for one in own.metadata] == [("shop", "Bearer a-token")] * 2
+
+
+def certificate_of(host: str) -> tuple[bytes, bytes]:
+    """A key and a certificate that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, certificate.public_bytes(serialization.Encoding.PEM)
