@@ -42,14 +42,25 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Records:
+    """What is on record of a hub; nothing, if nothing ever was or it was cleaned up. `known`: something was seen of it,
+    in events or by a probe."""
+
+    activity: Activity
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What verification came to, for the question of that key. `confirmed`: the hub has just shown one of the active
-    instances. `looked_up` is how it has shown those that were looked up."""
+    instances. `looked_up` is how it has shown those that were looked up. `records` are given where a verdict of this
+    moment can rest on them: nothing has shown since that they lack anything, or they hold what was looked up."""
 
     key: str
     result: ProbeResult | None
     confirmed: bool = False
     looked_up: tuple[ActiveInstance, ...] = ()
+    records: Records | None = None
 
 
 def is_overtaken(began_at: Instant, activity: Activity) -> bool:

@@ -14,7 +14,7 @@ from state_api.domain.instants import Instant
 from state_api.domain.readiness import Policy, Verdict, assess
 from state_api.domain.releases import blocking_deployment
 from state_api.services.ports import Apps, Clock
-from state_api.services.questions import Checked, Question, Verify
+from state_api.services.questions import Checked, Question, Records, Verify
 from state_api.services.verification import BUDGET_SECONDS, Verifier
 
 _POLL_SECONDS = 1.0
@@ -161,17 +161,22 @@ class Readiness:
             ), None
         exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
         checked: Checked | None = None
+        records: Records | None = None
         if app.task_hubs is not None:
             question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
             # Hub, source, policy and waivers may change while somebody waits.
             before = how.checked.get(task_hub)
-            again = before is not None and before.key == question.key
-            checked = before if again else await self._verifier.check(question)
-        # After the probe: an event that was recorded in the meantime must show.
-        activity, known = await self._verifier.recorded(task_hub, exemptions)
+            if before is not None and before.key == question.key:
+                checked = before
+            else:
+                checked = await self._verifier.check(question)
+                records = checked.records
+        if records is None:
+            # After the probe: an event that was recorded in the meantime must show.
+            records = await self._verifier.records(task_hub, exemptions)
         evidence = Evidence(
             task_hub=task_hub,
-            activity=activity,
+            activity=records.activity,
             provider=app.task_hubs.provider if app.task_hubs else None,
             probe=checked.result if checked else None,
             deployment=deployment,
@@ -179,7 +184,7 @@ class Readiness:
             waivers=exemptions.waivers,
             confirmed=checked is not None and checked.confirmed,
             looked_up=checked.looked_up if checked else (),
-            known=known or promoted,
+            known=records.known or promoted,
         )
         return assess(evidence, app.policy, self._clock.now()), checked
 
@@ -194,7 +199,7 @@ class Readiness:
 
     async def activity(self, task_hub: str, policy: Policy) -> Activity:
         """What was recorded for a hub, whatever is waived."""
-        return await self._verifier.activity(task_hub, Exemptions(policy.ignore_functions))
+        return (await self._verifier.records(task_hub, Exemptions(policy.ignore_functions))).activity
 
     async def count(self, app: App, task_hub: str, verify: Verify) -> ProbeResult:
         """What a probe finds in a hub, all of it, of an app that says where its hubs live."""

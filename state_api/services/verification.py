@@ -16,7 +16,7 @@ from state_api.domain.readiness import Policy
 from state_api.domain.scans import Scan, shown_as
 from state_api.domain.sightings import Sighting
 from state_api.services.ports import Clock, Instances, Probes, TableMissing, TaskHubRecord, TaskHubs
-from state_api.services.questions import Checked, Question, Verify, is_fresh_enough, is_overtaken
+from state_api.services.questions import Checked, Question, Records, Verify, is_fresh_enough, is_overtaken
 from state_api.taskhubs.backend import Backend, Backends, SourceError, SourcePage, Trouble
 
 log = logging.getLogger(__name__)
@@ -60,16 +60,12 @@ class Verifier:
         self._clock = clock
         self._stopping = stopping
 
-    async def activity(self, task_hub: str, exemptions: Exemptions) -> Activity:
-        """What was recorded for a hub; nothing, if nothing ever was or it was cleaned up."""
-        return (await self.recorded(task_hub, exemptions))[0]
-
-    async def recorded(self, task_hub: str, exemptions: Exemptions) -> tuple[Activity, bool]:
-        """What was recorded for a hub, and whether anything was ever seen of it, in events or by a probe."""
+    async def records(self, task_hub: str, exemptions: Exemptions) -> Records:
+        """What is on record of a hub now."""
         hub = await self._task_hubs.get(task_hub)
         if hub is None or not hub.recording or hub.closed:
-            return Activity(), hub is not None and (hub.recording or hub.seen)
-        return await self._instances.activity(hub, exemptions), True
+            return Records(Activity(), known=hub is not None and (hub.recording or hub.seen))
+        return Records(await self._instances.activity(hub, exemptions), known=True)
 
     async def now(self) -> Instant:
         """The storage's time, asked of it: this machine may just have started, or have been suspended."""
@@ -104,34 +100,39 @@ class Verifier:
             result = None
         if question.verify is Verify.NONE:
             scan = kept.scan if kept.scan is not None and kept.scan.exemptions == question.key else None
-            if scan is not None:
-                activity = await self.activity(question.task_hub, question.exemptions)
-                if not self._is_good(result, question, activity):
-                    return Checked(question.key, self._under_way(scan, question))
-            return Checked(question.key, result)
+            if scan is None:
+                return Checked(question.key, result)
+            records = await self._records_for(question)
+            if not self._is_good(result, question, records.activity):
+                result = self._under_way(scan, question)
+            return Checked(question.key, result, records=records)
         try:
             backend = self._backends.of(question.source)
             async with asyncio.timeout_at(question.deadline):
-                activity = await self.activity(question.task_hub, question.exemptions)
-                while activity.active:
-                    seen = await self._look_up(backend, question, activity.active)
+                records = await self._records_for(question)
+                while records.activity.active:
+                    seen, corrected = await self._look_up(backend, question, records.activity.active)
                     if seen is not None:
-                        return Checked(question.key, result, bool(seen), seen)
-                    activity = await self.activity(question.task_hub, question.exemptions)
+                        return Checked(question.key, result, bool(seen), seen, None if corrected else records)
+                    records = await self._records_for(question)
         except SourceError as error:
             return Checked(question.key, self._failed(question, error))
         except TimeoutError:
             message = "looking up what events show active took too long"
             return Checked(question.key, self._cut_short(question, message))
+        activity = records.activity
         if self._is_settling(activity, question.policy) or self._is_good(result, question, activity):
-            return Checked(question.key, result)
+            return Checked(question.key, result, records=records)
         return Checked(question.key, await self._scan(backend, question, activity, for_verdict=True))
+
+    async def _records_for(self, question: Question) -> Records:
+        return await self.records(question.task_hub, question.exemptions)
 
     async def count(self, question: Question) -> ProbeResult:
         """A scan of the hub that is complete and young enough, whatever it found; read now if there is none."""
         kept = await self._probes.get(question.task_hub)
         result = kept.result if kept.result is not None and kept.result.exemptions == question.key else None
-        activity = await self.activity(question.task_hub, question.exemptions)
+        activity = (await self._records_for(question)).activity
         if result is not None and (self._is_to_wait(result) or self._is_good(result, question, activity, False)):
             return result
         try:
@@ -167,10 +168,11 @@ class Verifier:
 
     async def _look_up(
         self, backend: Backend, question: Question, active: Sequence[ActiveInstance]
-    ) -> tuple[ActiveInstance, ...] | None:
+    ) -> tuple[tuple[ActiveInstance, ...] | None, bool]:
         """Ask the hub for instances that the records hold active, and close those that have ended; None if that is all
-        of them. Otherwise those that it showed active, until the first are found; there may be none, and doubt."""
-        size, at = _LOOKED_UP, 0
+        of them. Otherwise those that it showed active, until the first are found; there may be none, and doubt. And
+        whether any were closed."""
+        size, at, corrected = _LOOKED_UP, 0, False
         while at < len(active):
             batch = {one.instance_id: one for one in active[at : at + size]}
             at, size = at + size, min(2 * size, _MOST_LOOKED_UP)
@@ -201,9 +203,10 @@ class Verifier:
             await self._correct(
                 question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
             )
+            corrected = corrected or bool(over)
             if len(over) < len(batch):
-                return tuple(shown_as(one) for one in seen.values() if one is not None and one.active)
-        return None
+                return tuple(shown_as(one) for one in seen.values() if one is not None and one.active), corrected
+        return None, corrected
 
     async def _is_same_hub(self, backend: Backend, question: Question, told: bool) -> bool:
         """Whether the backend has ever shown an instance that events `told` of. A hub of the same name in another
