@@ -79,3 +79,17 @@ async def test_an_identity_is_used_where_no_connection_string_is_set(anyio_backe
     tables = Tables(StorageSettings(table_service_uri="https://state.table.core.windows.net", client_id="some-id"))
     assert tables.client("SafeDeployApps").url == "https://state.table.core.windows.net"
     await tables.close()
+
+
+@pytest.mark.anyio
+async def test_the_clients_that_were_used_last_are_kept(
+    storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("state_api.storage.tables._REMEMBERED", 2)
+    tables = Tables(storage)
+    first, second = tables.client("one"), tables.client("two")
+    assert tables.client("one") is first
+    third = tables.client("three")
+    assert (tables.client("three"), tables.client("one")) == (third, first)
+    assert tables.client("two") is not second
+    await tables.close()
