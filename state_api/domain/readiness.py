@@ -199,6 +199,8 @@ def _shown(evidence: Evidence, policy: Policy, now: Instant) -> list[ActiveInsta
             shown[one.instance_id] = one
         elif policy.ignores(seen.function_name) or seen.function_name == one.function_name:
             shown[one.instance_id] = replace(one, runtime_status=seen.runtime_status, version=seen.version)
+        else:
+            shown[one.instance_id] = seen
     return sorted(shown.values(), key=lambda one: (one.started_at, one.instance_id))
 
 

@@ -52,6 +52,7 @@ _BODY = {
 )
 async def post_events(request: Request) -> Response:
     """Take a delivery. 200 once every event is durable: recorded, or in quarantine if it cannot be understood."""
+    # The services are no dependency as elsewhere: for an event by itself FastAPI's work is most of what it costs.
     events = _events(request.headers, await request.body())
     if len(events) > MAX_EVENTS:
         raise PayloadTooLarge(f"a delivery holds at most {MAX_EVENTS} events, not {len(events)}", limit=MAX_EVENTS)

@@ -13,6 +13,7 @@ from state_api.domain.names import PRODUCTION
 from state_api.services.ports import Apps, Clock, Probes
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness
+from state_api.services.verification import BUDGET_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Background:
                     verify = await self._due(app, task_hub) if left > 0 else Verify.NONE
                     if verify is Verify.NONE:
                         return False
-                    how = await self._readiness.verification(verify, left)
+                    # Never longer than a question may: nobody else reads the hub for as long, should this worker die.
+                    how = await self._readiness.verification(verify, min(left, BUDGET_SECONDS))
                     await self._readiness.verdict_on(app, task_hub, how)
                 except Unavailable as error:
                     log.warning("task hub %s could not be probed: %s", task_hub, error.message)

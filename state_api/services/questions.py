@@ -53,8 +53,9 @@ class Records:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What verification came to, for the question of that key. `confirmed`: the hub has just shown one of the active
-    instances. `looked_up` is how it has shown those that were looked up. `records` are given where a verdict of this
-    moment can rest on them: nothing has shown since that they lack anything, or they hold what was looked up."""
+    instances. `looked_up` is how it has shown those that were looked up. `records` are given where a verdict may rest
+    on them: they were read after the result, and the hub was not read since; or what was looked up since still stands
+    in them, so that they say NotReady."""
 
     key: str
     result: ProbeResult | None

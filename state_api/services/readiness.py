@@ -118,7 +118,7 @@ class Readiness:
 
     async def verdict_on(self, app: App, task_hub: str, how: Verification) -> Verdict:
         """The verdict on a task hub, whether a slot holds it or not."""
-        return (await self._judge(app, task_hub, how))[0]
+        return (await self._judge(app, task_hub, how, self._clock.now()))[0]
 
     async def _judge_all(
         self,
@@ -129,13 +129,16 @@ class Readiness:
         pending_swap: OpenSwap | None = None,
     ) -> tuple[Verdict, Mapping[str, Checked]]:
         """One verdict on all of these hubs, of one moment, and what verification came to by task hub."""
+        # Once: a waiver that runs out between two looks must not make one of the hubs be read anew after all others.
+        now = self._clock.now()
 
         async def each(how: Verification) -> list[tuple[Verdict, Checked | None]]:
-            judged = (self._judge(app, one.task_hub, how, deployment, pending_swap, one.promoted) for one in hubs)
+            judged = (self._judge(app, one.task_hub, how, now, deployment, pending_swap, one.promoted) for one in hubs)
             return await asyncio.gather(*judged)
 
         if not hubs:
-            return (await self._judge(app, None, how, deployment, pending_swap))[0], {}
+            evidence = Evidence(None, deployment=deployment, pending_swap=pending_swap)
+            return assess(evidence, app.policy, now), {}
         judged = await each(how)
         checked = {one.task_hub: found for one, (_, found) in zip(hubs, judged, strict=True) if found is not None}
         if len(hubs) > 1:
@@ -147,19 +150,16 @@ class Readiness:
     async def _judge(
         self,
         app: App,
-        task_hub: str | None,
+        task_hub: str,
         how: Verification,
+        now: Instant,
         deployment: OpenDeployment | None = None,
         pending_swap: OpenSwap | None = None,
         promoted: bool = False,
     ) -> tuple[Verdict, Checked | None]:
-        """The verdict, and what verification came to, for the same question a moment later. A hub that was `promoted`
-        has been started: if it is not there, that is not because it never was."""
-        if task_hub is None:
-            return assess(
-                Evidence(None, deployment=deployment, pending_swap=pending_swap), app.policy, self._clock.now()
-            ), None
-        exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
+        """The verdict under the waivers of `now`, and what verification came to, for the same question a moment later.
+        A hub that was `promoted` has been started: if it is not there, that is not because it never was."""
+        exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, now)
         checked: Checked | None = None
         records: Records | None = None
         if app.task_hubs is not None:
@@ -172,7 +172,7 @@ class Readiness:
                 checked = await self._verifier.check(question)
                 records = checked.records
         if records is None:
-            # After the probe: an event that was recorded in the meantime must show.
+            # After the scan: an event that was recorded in the meantime must show.
             records = await self._verifier.records(task_hub, exemptions)
         evidence = Evidence(
             task_hub=task_hub,

@@ -7,15 +7,16 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
-from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, ProbeResult, ProbeStatus
+from state_api.domain.evidence import ACTIVE_LIMIT, Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
-from state_api.domain.healing import Standing, ended, may_come_up, missed, standing
+from state_api.domain.healing import missed
 from state_api.domain.instants import Instant, seconds
-from state_api.domain.lifecycle import Instance, Source, Started
+from state_api.domain.lifecycle import Instance, Source
 from state_api.domain.readiness import Policy
-from state_api.domain.scans import Scan, shown_as
+from state_api.domain.scans import Scan
 from state_api.domain.sightings import Sighting
-from state_api.services.ports import Clock, Instances, Probes, TableMissing, TaskHubRecord, TaskHubs
+from state_api.services.lookups import LOOKED_UP, LookUps
+from state_api.services.ports import Clock, Instances, Probes, TaskHubRecord, TaskHubs
 from state_api.services.questions import Checked, Question, Records, Verify, is_fresh_enough, is_overtaken
 from state_api.taskhubs.backend import Backend, Backends, SourceError, SourcePage, Trouble
 
@@ -25,12 +26,6 @@ BUDGET_SECONDS = 60.0
 """How long one question may read a task hub. With the longest wait of GetStagingStatus it stays well inside the 230 s
 after which the platform cuts a request off."""
 
-_LOOKED_UP = 16
-"""Active instances that are looked up at a time, the oldest first; one that is still active is answer enough."""
-_MOST_LOOKED_UP = 128
-_SAMPLED = 500
-"""Finished instances among which the latest are sought, where it is in doubt whose hub it is. They come in no order of
-time, so it may miss those that are not purged yet; `acquaint` makes that rare."""
 _PAGES_AT_ONCE = 8
 _RECORDED = ACTIVE_LIMIT + 1
 """Instances that events missed and one scan records: enough to say that there are more than a verdict counts."""
@@ -59,6 +54,7 @@ class Verifier:
         self._instances = instances
         self._clock = clock
         self._stopping = stopping
+        self._look_ups = LookUps(task_hubs, instances, clock)
 
     async def records(self, task_hub: str, exemptions: Exemptions) -> Records:
         """What is on record of a hub now."""
@@ -78,7 +74,7 @@ class Verifier:
         hub = await self._task_hubs.get(question.task_hub)
         if hub is None or hub.closed or not hub.recording or hub.matched == str(question.source):
             return
-        active = (await self._instances.activity(hub, question.exemptions)).active[-_LOOKED_UP:]
+        active = (await self._instances.activity(hub, question.exemptions)).active[-LOOKED_UP:]
         told = [one.instance_id for one in active if one.source is Source.EVENT]
         try:
             async with asyncio.timeout_at(question.deadline):
@@ -111,9 +107,10 @@ class Verifier:
             async with asyncio.timeout_at(question.deadline):
                 records = await self._records_for(question)
                 while records.activity.active:
-                    seen, corrected = await self._look_up(backend, question, records.activity.active)
-                    if seen is not None:
-                        return Checked(question.key, result, bool(seen), seen, None if corrected else records)
+                    found = await self._look_ups.look_up(backend, question, records.activity.active)
+                    if found.undecided:
+                        still = None if found.corrected else records
+                        return Checked(question.key, result, bool(found.seen), found.seen, still)
                     records = await self._records_for(question)
         except SourceError as error:
             return Checked(question.key, self._failed(question, error))
@@ -165,78 +162,6 @@ class Verifier:
         """Whether a scan that begins now could not make the hub Ready: it must begin after the last event."""
         last = activity.last_recorded_at
         return last is not None and self._clock.now() <= last + seconds(policy.settle_seconds)
-
-    async def _look_up(
-        self, backend: Backend, question: Question, active: Sequence[ActiveInstance]
-    ) -> tuple[tuple[ActiveInstance, ...] | None, bool]:
-        """Ask the hub for instances that the records hold active, and close those that have ended; None if that is all
-        of them. Otherwise those that it showed active, until the first are found; there may be none, and doubt. And
-        whether any were closed."""
-        size, at, corrected = _LOOKED_UP, 0, False
-        while at < len(active):
-            batch = {one.instance_id: one for one in active[at : at + size]}
-            at, size = at + size, min(2 * size, _MOST_LOOKED_UP)
-            seen = dict(await backend.find(question.task_hub, list(batch)))
-            standings = {one: standing(_started(batch[one]), seen[one]) for one in batch}
-            doubtful = [one for one, known in standings.items() if known is Standing.UNCONFIRMED]
-            if doubtful:
-                # Messages first, then the instances once more: what has left the queues in between has been written.
-                in_flight = await backend.in_flight(question.task_hub)
-                seen |= await backend.find(question.task_hub, doubtful)
-                standings |= {one: standing(_started(batch[one]), seen[one]) for one in doubtful}
-                doubtful = [
-                    one
-                    for one in doubtful
-                    if standings[one] is Standing.UNCONFIRMED
-                    and may_come_up(_started(batch[one]), in_flight, self._clock.now())
-                ]
-            absent = [one for one in batch if standings[one] is Standing.UNCONFIRMED and one not in doubtful]
-            told = any(seen[one] is not None and batch[one].source is Source.EVENT for one in batch)
-            if (absent or told) and not await self._is_same_hub(backend, question, told):
-                raise SourceError(
-                    Trouble.FAILED,
-                    f"what {question.source.connection} leads to knows none of the instances that events showed on "
-                    f"task hub {question.task_hub}: is it the storage of another app or environment? If they were "
-                    "purged, waive those that are shown active",
-                )
-            over = [one for one in batch if standings[one] is not Standing.ACTIVE and one not in doubtful]
-            await self._correct(
-                question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
-            )
-            corrected = corrected or bool(over)
-            if len(over) < len(batch):
-                return tuple(shown_as(one) for one in seen.values() if one is not None and one.active), corrected
-        return None, corrected
-
-    async def _is_same_hub(self, backend: Backend, question: Question, told: bool) -> bool:
-        """Whether the backend has ever shown an instance that events `told` of. A hub of the same name in another
-        account does not, and its silence must not close what runs here."""
-        hub = await self._task_hubs.get(question.task_hub)
-        source = str(question.source)
-        if hub is None or hub.matched == source:
-            return hub is not None
-        if not told:
-            # The latest of some that are known to have finished: they are the last to be purged.
-            page = await self._instances.page(hub, False, None, _SAMPLED, None)
-            latest = sorted(page.items, key=lambda one: one.last_event_at)[-_LOOKED_UP:]
-            told = any((await backend.find(question.task_hub, [one.instance_id for one in latest])).values())
-        if told:
-            await self._task_hubs.mark(question.task_hub, source)
-        return told
-
-    async def _correct(self, task_hub: str, corrections: Sequence[Instance]) -> None:
-        if not corrections:
-            return
-        hub = await self._task_hubs.open(task_hub)
-        if hub.closed:
-            return
-        try:
-            changed = await self._instances.correct(hub, corrections)
-        except TableMissing:
-            # The next question reads the hub anew.
-            self._task_hubs.forget(task_hub)
-            return
-        log.info("task hub %s: the probe corrected the records of %d instances", task_hub, changed.count(True))
 
     async def _scan(self, backend: Backend, question: Question, activity: Activity, for_verdict: bool) -> ProbeResult:
         """Scan the hub, alone, carrying on what was begun. While another worker scans it, wait for that one."""
@@ -356,7 +281,7 @@ class Verifier:
             await self._task_hubs.mark(question.task_hub, str(question.source))
         now = self._clock.now()
         lacking = [missed(before, one, now) for before, one in zip(known, blocking, strict=True)]
-        await self._correct(question.task_hub, [one for one in lacking if one is not None])
+        await self._look_ups.correct(question.task_hub, [one for one in lacking if one is not None])
 
     async def _known(self, hub: TaskHubRecord, sighting: Sighting) -> Instance | None:
         return await self._instances.get(hub, sighting.instance_id)
@@ -393,7 +318,3 @@ _STATUS = {
 def _is_result(result: ProbeResult | None) -> bool:
     """Whether it takes the place of the last result: not a scan that goes on."""
     return result is not None and result.status is not ProbeStatus.INCOMPLETE
-
-
-def _started(active: ActiveInstance) -> Started:
-    return Started(active.started_at, active.runtime_status, active.function_name, active.source)

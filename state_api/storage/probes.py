@@ -64,20 +64,26 @@ class ProbeStore:
         known, etag = await self._read(task_hub)
         if known.leased_until is not None and now < known.leased_until and known.owner != owner:
             return None
-        row = _work_row(task_hub, owner, until, known.scan)
+        written = await self._take(_work_row(task_hub, owner, until, known.scan), etag)
+        if written is None:
+            # Another was faster; or it was this one: an answer that is lost on its way is asked for again.
+            known, written = await self._read(task_hub)
+            if written is None or known.owner != owner:
+                return None
+        return Lease(task_hub, known, written)
+
+    async def _take(self, row: Mapping[str, Any], etag: str | None) -> str | None:
+        """The new ETag; None if the row has another by now."""
         for _ in range(2):
             async with translated():
                 try:
-                    (written,) = await transact(self._table, [_guarded(row, etag)])
+                    return (await transact(self._table, [_guarded(row, etag)]))[0]
                 except HttpResponseError as error:
                     if is_lost_race(error):
                         break
                     if not is_no_table(error):
                         raise
                     await self._tables.make(TASK_HUBS)
-                else:
-                    assert written is not None, "a row that was written has an ETag"
-                    return Lease(task_hub, known, written)
         return None
 
     async def keep(self, lease: Lease, result: ProbeResult | None, scan: Scan | None) -> bool:
@@ -89,13 +95,14 @@ class ProbeStore:
             try:
                 await transact(self._table, operations)
             except HttpResponseError as error:
-                if not is_lost_race(error):
+                if not (is_lost_race(error) or is_no_table(error)):
                     raise
                 return False
         return True
 
     async def drop(self, task_hub: str) -> None:
-        for kind in ("result", "work"):
+        # The lease first: whoever still holds it cannot leave a result behind then.
+        for kind in ("work", "result"):
             async with translated():
                 try:
                     await transact(self._table, [("delete", _row(task_hub, kind))])

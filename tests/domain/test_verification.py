@@ -376,6 +376,17 @@ def test_an_instance_that_was_looked_up_under_an_ignored_name_blocks_under_the_o
     assert [one.function_name for one in verdict.active] == ["ProcessOrder"]
 
 
+@pytest.mark.parametrize("known_as", ["ProcessOrder", ""])
+@pytest.mark.parametrize("result", [None, probe()], ids=["no result", "a result without it"])
+def test_an_instance_that_was_looked_up_under_another_name_blocks_under_that(
+    known_as: str, result: ProbeResult | None
+) -> None:
+    """Its id was taken again, and the events of that were lost; or its event named no function."""
+    seen = replace(active("x", "ShipOrder"), source=Source.PROBE)
+    verdict = looked_up(seen, activity=Activity(active=(active("x", known_as),)), result=result)
+    assert (verdict.ready, verdict.has_running, verdict.active) == (False, True, (seen,))
+
+
 def test_an_instance_that_was_looked_up_and_has_ended_since_is_not_shown() -> None:
     assert looked_up(active("x"), activity=Activity(), result=probe()).active == ()
 

@@ -10,10 +10,13 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
-from state_api.domain.instants import instant_from, parse_instant
+from state_api.domain.instants import Instant, instant_from, parse_instant, seconds
 from state_api.services.questions import Checked, Question
 from state_api.services.verification import Verifier
 from state_api.settings import Settings, StorageSettings
+from state_api.storage.probes import ProbeStore
+from state_api.taskhubs.azure_storage import AzureStorageBackend
+from state_api.taskhubs.backend import SourcePage
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
@@ -294,6 +297,17 @@ async def test_requiring_verification_is_met_by_a_probe(
     assert (await staging(http, app))["ready"]
 
 
+async def test_an_instance_that_runs_under_another_name_than_events_said_blocks(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """Its id was taken again by another orchestrator, and the events of that were lost."""
+    await publish(http, event(draining.hub, "order-1", function="ProcessOrder"))
+    await draining.put("order-1", "Running", name="ShipOrder")
+    verdict = await staging(http, app)
+    assert (verdict["ready"], verdict["hasRunning"], codes(verdict)) == (False, True, ["InstancesActive"])
+    assert [one["functionName"] for one in verdict["active"]] == ["ShipOrder"]
+
+
 async def test_a_long_poll_ends_as_soon_as_the_hub_itself_has_drained(
     http: httpx.AsyncClient, app: str, draining: ProviderHub
 ) -> None:
@@ -388,6 +402,29 @@ async def test_the_background_probe_leaves_production_alone(
     await put(http, app, slots={"production": {"taskHub": provider.hub}}, taskHubs=SOURCE)
     await server.background.run_once()
     assert codes(await staging(http, app, verify="none", slot="production")) == ["ProbePending"]
+
+
+async def test_a_worker_that_dies_in_the_background_locks_nobody_out_for_longer_than_one_that_was_asked(
+    http: httpx.AsyncClient, server: StateServer, draining: ProviderHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = asyncio.Event()
+
+    async def stuck(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> SourcePage:
+        if task_hub == draining.hub:
+            reading.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(AzureStorageBackend, "page", stuck)
+    # Of all the apps that other tests have left, this hub's turn comes at some time.
+    monkeypatch.setattr("state_api.services.background._AT_ONCE", 10_000)
+    round_of_probes = asyncio.create_task(server.background.run_once())
+    await reading.wait()
+    until = (await ProbeStore(server.tables).get(draining.hub)).leased_until
+    round_of_probes.cancel()
+    await asyncio.gather(round_of_probes, return_exceptions=True)
+    assert until is not None
+    assert until <= server.tables.clock.now() + seconds(90)
 
 
 async def test_what_was_read_before_the_question_does_not_stage_when_the_settle_window_ends_meanwhile(

@@ -15,7 +15,7 @@ from state_api.domain.lifecycle import Instance, Started
 from state_api.domain.readiness import Policy
 from state_api.domain.scans import Scan
 from state_api.domain.sightings import Sighting
-from state_api.services import verification
+from state_api.services import lookups, verification
 from state_api.services.questions import Checked, Question, Verify
 from state_api.services.verification import Verifier
 from state_api.taskhubs import azure_storage
@@ -87,7 +87,7 @@ def unconfirmed_is_ended(patch: pytest.MonkeyPatch) -> None:
         known = standing(started, sighting)
         return Standing.ENDED if known is Standing.UNCONFIRMED else known
 
-    patch.setattr(verification, "standing", judged)
+    patch.setattr(lookups, "standing", judged)
 
 
 def queues_unread(patch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def ended_now(patch: pytest.MonkeyPatch) -> None:
         now = Instant(int(time.time() * TICKS_PER_SECOND))
         return replace(correction, finished=replace(correction.finished, at=max(correction.finished.at, now)))
 
-    patch.setattr(verification, "ended", placed)
+    patch.setattr(lookups, "ended", placed)
 
 
 def never_closed(patch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def never_closed(patch: pytest.MonkeyPatch) -> None:
         known = standing(started, sighting)
         return Standing.ACTIVE if known is Standing.ENDED else known
 
-    patch.setattr(verification, "standing", judged)
+    patch.setattr(lookups, "standing", judged)
 
 
 def began_at_its_end(patch: pytest.MonkeyPatch) -> None:
@@ -194,6 +194,17 @@ def fresh_is_cached(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Verifier, "check", cached)
 
 
+def records_before_the_scan(patch: pytest.MonkeyPatch) -> None:
+    """What is recorded while a hub is read does not show in the verdict."""
+    check = Verifier.check
+
+    async def early(verifier: Verifier, question: Question) -> Checked:
+        records = await verifier.records(question.task_hub, question.exemptions)
+        return replace(await check(verifier, question), records=records)
+
+    patch.setattr(Verifier, "check", early)
+
+
 MUTATIONS: Mapping[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
@@ -215,6 +226,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         never_closed,
         began_at_its_end,
         fresh_is_cached,
+        records_before_the_scan,
     )
 }
 

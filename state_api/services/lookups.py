@@ -1,0 +1,117 @@
+"""Look-ups: asking the task hub for just those instances that the records hold active, which is cheap. Those that have
+ended there are closed in the records."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from state_api.domain.evidence import ActiveInstance
+from state_api.domain.healing import Standing, ended, may_come_up, standing
+from state_api.domain.lifecycle import Instance, Source, Started
+from state_api.domain.scans import shown_as
+from state_api.services.ports import Clock, Instances, TableMissing, TaskHubs
+from state_api.services.questions import Question
+from state_api.taskhubs.backend import Backend, SourceError, Trouble
+
+log = logging.getLogger(__name__)
+
+LOOKED_UP = 16
+"""Active instances that are looked up at a time, the oldest first; one that is still active is answer enough."""
+_MOST_LOOKED_UP = 128
+_SAMPLED = 500
+"""Finished instances among which the latest are sought, where it is in doubt whose hub it is. They come in no order of
+time, so it may miss those that are not purged yet; `acquaint` makes that rare."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """What became of instances that the records hold active. `undecided`: not all of them have ended. `seen` are those
+    that the hub has shown active; there may be none, and doubt. `corrected`: records were closed."""
+
+    undecided: bool
+    seen: tuple[ActiveInstance, ...]
+    corrected: bool
+
+
+class LookUps:
+    """Corrects the records by what task hubs show."""
+
+    def __init__(self, task_hubs: TaskHubs, instances: Instances, clock: Clock) -> None:
+        self._task_hubs = task_hubs
+        self._instances = instances
+        self._clock = clock
+
+    async def look_up(self, backend: Backend, question: Question, active: Sequence[ActiveInstance]) -> LookedUp:
+        """Ask the hub for instances that the records hold active, and close those that have ended, until some are found
+        that have not."""
+        size, at, corrected = LOOKED_UP, 0, False
+        while at < len(active):
+            batch = {one.instance_id: one for one in active[at : at + size]}
+            at, size = at + size, min(2 * size, _MOST_LOOKED_UP)
+            seen = dict(await backend.find(question.task_hub, list(batch)))
+            standings = {one: standing(_started(batch[one]), seen[one]) for one in batch}
+            doubtful = [one for one, known in standings.items() if known is Standing.UNCONFIRMED]
+            if doubtful:
+                # Messages first, then the instances once more: what has left the queues in between has been written.
+                in_flight = await backend.in_flight(question.task_hub)
+                seen |= await backend.find(question.task_hub, doubtful)
+                standings |= {one: standing(_started(batch[one]), seen[one]) for one in doubtful}
+                doubtful = [
+                    one
+                    for one in doubtful
+                    if standings[one] is Standing.UNCONFIRMED
+                    and may_come_up(_started(batch[one]), in_flight, self._clock.now())
+                ]
+            absent = [one for one in batch if standings[one] is Standing.UNCONFIRMED and one not in doubtful]
+            told = any(seen[one] is not None and batch[one].source is Source.EVENT for one in batch)
+            if (absent or told) and not await self._is_same_hub(backend, question, told):
+                raise SourceError(
+                    Trouble.FAILED,
+                    f"what {question.source.connection} leads to knows none of the instances that events showed on "
+                    f"task hub {question.task_hub}: is it the storage of another app or environment? If they were "
+                    "purged, waive those that are shown active",
+                )
+            over = [one for one in batch if standings[one] is not Standing.ACTIVE and one not in doubtful]
+            await self.correct(
+                question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
+            )
+            corrected = corrected or bool(over)
+            if len(over) < len(batch):
+                shown = tuple(shown_as(one) for one in seen.values() if one is not None and one.active)
+                return LookedUp(True, shown, corrected)
+        return LookedUp(False, (), corrected)
+
+    async def _is_same_hub(self, backend: Backend, question: Question, told: bool) -> bool:
+        """Whether the backend has ever shown an instance that events `told` of. A hub of the same name in another
+        account does not, and its silence must not close what runs here."""
+        hub = await self._task_hubs.get(question.task_hub)
+        source = str(question.source)
+        if hub is None or hub.matched == source:
+            return hub is not None
+        if not told:
+            # The latest of some that are known to have finished: they are the last to be purged.
+            page = await self._instances.page(hub, False, None, _SAMPLED, None)
+            latest = sorted(page.items, key=lambda one: one.last_event_at)[-LOOKED_UP:]
+            told = any((await backend.find(question.task_hub, [one.instance_id for one in latest])).values())
+        if told:
+            await self._task_hubs.mark(question.task_hub, source)
+        return told
+
+    async def correct(self, task_hub: str, corrections: Sequence[Instance]) -> None:
+        """Merge what was seen into the records, unless the hub was cleaned up."""
+        if not corrections:
+            return
+        hub = await self._task_hubs.open(task_hub)
+        if hub.closed:
+            return
+        try:
+            changed = await self._instances.correct(hub, corrections)
+        except TableMissing:
+            # The next question reads the hub anew.
+            self._task_hubs.forget(task_hub)
+            return
+        log.info("task hub %s: the probe corrected the records of %d instances", task_hub, changed.count(True))
+
+
+def _started(active: ActiveInstance) -> Started:
+    return Started(active.started_at, active.runtime_status, active.function_name, active.source)
