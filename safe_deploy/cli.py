@@ -135,13 +135,10 @@ def swap(
     session = open_session(server, app, key, slot, output, actor, run_url)
     swapping = command_of(command, task_hub, version)
     _require_one(swapping, outcome)
-    if swapping is None:
-        changed = session.server.post_swap(task_hub, slot, _word(outcome))
-    else:
-        azure = azure_of(resource_group, function_app, hub_setting, session, swapping)
-        with Guard() as guard:
-            promotion = Promotion(session.server, slot, azure, settle, guard, session.say)
-            changed = promotion.swap(task_hub, swapping)
+    azure = azure_of(resource_group, function_app, hub_setting, session, swapping)
+    with Guard() as guard:
+        promotion = Promotion(session.server, slot, azure, settle, guard, session.say)
+        changed = promotion.swap(task_hub, swapping) if swapping else promotion.tell(task_hub, _word(outcome))
     session.app(changed, task_hub, _in_production(changed))
 
 

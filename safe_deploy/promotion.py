@@ -117,8 +117,26 @@ class Promotion:
     def tell_rolled_back(self, asked: str | None, outcome: str) -> Json:
         """Say how a rollback went that somebody else carries out: Pending, Done or Failed. Answers the app."""
         app, _ = self._server.get_app()
-        target = rollback_target(self._record(app), asked, self.last_swap())
-        return self._server.post_swap(target, self._slot, outcome, rollback=True)
+        record = self._record(app)
+        if record.pending is not None and not record.pending.rollback:
+            # That a rollback went well would be taken for: that swap did.
+            raise ConflictError(cut_off(record, record.pending))
+        return self.tell(rollback_target(record, asked, self.last_swap()), outcome, rollback=True)
+
+    def tell(self, target: str, outcome: str, rollback: bool = False) -> Json:
+        """Say how a swap goes that somebody else carries out: Pending, Done or Failed. Answers the app. Raises
+        ConflictError where it must not be carried out: it was begun before, or is done already."""
+        if outcome == "Pending":
+            record = self._record(self._server.get_app()[0])
+            if record.pending is not None:
+                raise ConflictError(cut_off(record, record.pending))
+        app = self._server.post_swap(target, self._slot, outcome, rollback)
+        if outcome == "Pending" and app["pendingSwap"] is None:
+            raise ConflictError(
+                f"task hub {target} is in production of app {app['app']} already, and no swap was begun: do not swap "
+                "the slots, it would bring the other one back"
+            )
+        return app
 
     def settle(self, record: Record) -> Json:
         """Bring a swap that was cut off to its end, as the platform shows it. Raises ConflictError."""
@@ -243,10 +261,13 @@ class Promotion:
             f"{self._settle:.0f} s whether it comes"
         )
         platform = self._watch(pending.task_hub, pending.swapped_out, self._settle)
-        came = platform is not None and platform.has_swapped(pending.task_hub, pending.swapped_out)
-        if platform is None or (self._guard.interrupted and not came):
+        if platform is not None and platform.has_swapped(pending.task_hub, pending.swapped_out):
+            return Step.CONFIRM
+        # Anything between is a swap that is under way.
+        as_before = platform is not None and platform.is_as_before(pending.task_hub, pending.swapped_out)
+        if not as_before or self._guard.interrupted:
             raise ConflictError(cut_off(record, pending))
-        return Step.CONFIRM if came else Step.RUN
+        return Step.RUN
 
     def _look_after(self, ended: Ended, swap: _Swap) -> Platform | None:
         """The last look after the command: soon if it went well or was stopped, else after watching for long."""

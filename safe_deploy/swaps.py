@@ -192,8 +192,9 @@ class Attempt:
 def after(attempt: Attempt, platform: Platform | None, target: str, swapped_out: str | None) -> Step:
     """What follows the platform's swap. `platform` is the last look, None if it could not be looked at."""
     if platform is None:
-        # A look before the swap, and a command that says it has swapped, are enough: logins of pipelines run out.
-        return Step.CONFIRM if attempt.went_well else Step.LEAVE
+        # A look before the swap, and a command that says it has swapped, are enough: logins of pipelines run out. One
+        # that was stopped may say so whatever it did.
+        return Step.CONFIRM if attempt.went_well and not attempt.interrupted else Step.LEAVE
     if platform.has_swapped(target, swapped_out):
         return Step.CONFIRM
     failed = attempt.looks and not attempt.went_well and not attempt.interrupted

@@ -26,7 +26,7 @@ from state_api.http.answers.apps import PendingSwapAnswer, PolicyAnswer
 from state_api.http.answers.history import CleanedUpAnswer
 from state_api.http.answers.verdicts import LISTED_ACTIVE, ProbeAnswer, VerdictAnswer
 from state_api.http.auth import ANONYMOUS
-from state_api.services import background, cleanup, verification
+from state_api.services import background, cleanup, questions, verification
 from state_api.services.cleanup import Outcome
 from state_api.services.envelopes import QUARANTINE_CODES
 from state_api.services.questions import Verify
@@ -360,7 +360,7 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
             f"{healing.GRACE // second} s"
         ),
         "clocks of workers and storage may differ by": f"{healing.SKEW // second} s",
-        "a task hub that takes longer to read is not read anew for every question": f"{verification._LONG_SECONDS:g} s",
+        "a task hub that takes longer to read is not read anew for every question": f"{questions.LONG_SECONDS:g} s",
     }
     timer = section(AZURE, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())

@@ -166,7 +166,12 @@ no_other_swap() { # ends the script if a swap is pending in `answer`
 }
 
 promote() { # HUB ROLLBACK: by `command`, or as `outcome` says
-  if [[ -n "$outcome" ]]; then
+  if [[ "$outcome" == Pending ]]; then
+    ask GET "/apps/$app"
+    no_other_swap
+    post_swap "$1" Pending "$2"
+    same "$(field .pendingSwap.taskHub)" "$1" || fail 6 "$1 is in production already, and no swap was begun: do not swap the slots, it would bring the other one back"
+  elif [[ -n "$outcome" ]]; then
     post_swap "$1" "$outcome" "$2"
   else
     ask GET "/apps/$app"

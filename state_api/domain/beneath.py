@@ -17,6 +17,7 @@ def combine(staged: Verdict, beneath: Sequence[Verdict]) -> Verdict:
     verdicts = [staged, *beneath]
     active = [one for each in verdicts for one in each.active]
     verified = all(each.assurance is Assurance.VERIFIED for each in verdicts)
+    count = sum(each.active_count for each in verdicts)
     retries = [each.retry_after_seconds for each in verdicts if each.retry_after_seconds is not None]
     return replace(
         staged,
@@ -24,8 +25,8 @@ def combine(staged: Verdict, beneath: Sequence[Verdict]) -> Verdict:
         assurance=Assurance.VERIFIED if verified else Assurance.EVENTS,
         reasons=tuple(dict.fromkeys(reason for each in verdicts for reason in each.reasons)),
         active=tuple(sorted(active, key=lambda one: (one.started_at, one.instance_id))[:ACTIVE_LIMIT]),
-        active_count=sum(each.active_count for each in verdicts),
-        active_count_is_lower_bound=any(each.active_count_is_lower_bound for each in verdicts),
+        active_count=min(count, ACTIVE_LIMIT),
+        active_count_is_lower_bound=count > ACTIVE_LIMIT or any(each.active_count_is_lower_bound for each in verdicts),
         ignored_count=sum(each.ignored_count for each in verdicts),
         retry_after_seconds=max(retries, default=None),
         waived=tuple(one for each in verdicts for one in each.waived),

@@ -64,11 +64,11 @@ def ended(instance: Instance, sighting: Sighting | None) -> Instance:
 
 def missed(known: Instance | None, sighting: Sighting, now: Instant) -> Instance | None:
     """The start that the records lack, given that the task hub shows this instance active; None if they show it
-    active too."""
-    if known is not None and known.active:
+    active too, under the same name: another may be one that the policy ignores."""
+    if known is not None and known.active and sighting.function_name in ("", known.function_name):
         return None
     at = min(sighting.created_at, now)
-    if known is not None and known.finished is not None:
-        at = Instant(known.finished.at + 1)
+    if known is not None:
+        at = Instant(known.last_event_at + 1)
     started = Started(at, sighting.runtime_status, sighting.function_name, Source.PROBE)
     return replace(known or Instance(sighting.instance_id), started=started)

@@ -40,7 +40,7 @@ def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = Fals
 
     Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest.
     """
-    pending = _pending(app, slot)
+    pending = _pending(app, slot, rollback)
     if pending is not None and same_hub(pending.task_hub, task_hub):
         return Transition(replace(app, pending_swap=None), "PostSwap", {"outcome": "Done", **_details(pending)})
     if pending is not None:
@@ -57,7 +57,7 @@ def begin(app: App, slot: str, task_hub: str, rollback: bool, caller: Caller, no
     The run that has begun it may say so again; callers without a run URL are not known to be the same one.
 
     Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest."""
-    pending = _pending(app, slot)
+    pending = _pending(app, slot, rollback)
     if pending is not None:
         if same_hub(pending.task_hub, task_hub) and caller.run_url and pending.run == caller.run(task_hub):
             return Transition(app, "PostSwap", changed=False)
@@ -84,10 +84,10 @@ def begin(app: App, slot: str, task_hub: str, rollback: bool, caller: Caller, no
     return Transition(changed, "PostSwap", {"outcome": "Pending", **_details(begun)})
 
 
-def take_back(app: App, slot: str, task_hub: str) -> Transition:
+def take_back(app: App, slot: str, task_hub: str, rollback: bool = False) -> Transition:
     """Say that the platform's swap has failed: slots and deployment are as they were before it was begun. Raises
     SwapMismatch if that swap was confirmed or never begun, SwapPending, SlotNotFound, InvalidRequest."""
-    pending = _pending(app, slot)
+    pending = _pending(app, slot, rollback)
     if pending is None and _holds(app, slot, task_hub):
         return Transition(app, "PostSwap", changed=False)
     if pending is None:
@@ -103,12 +103,13 @@ def take_back(app: App, slot: str, task_hub: str) -> Transition:
     return Transition(changed, "PostSwap", {"outcome": "Failed", **_details(pending)})
 
 
-def _pending(app: App, slot: str) -> PendingSwap | None:
-    """The pending swap with this slot. Raises SwapPending if it is with another one: production is in doubt for all."""
+def _pending(app: App, slot: str, rollback: bool) -> PendingSwap | None:
+    """The pending swap with this slot. Raises SwapPending if it is with another one: production is in doubt for all;
+    or if it is no rollback and the caller speaks of one: what went well then is the opposite of what is pending."""
     if slot.lower() == PRODUCTION:
         raise InvalidRequest("production is swapped with another slot, not with itself")
     pending = app.pending_swap
-    if pending is not None and pending.slot != app.slot_name(slot):
+    if pending is not None and (pending.slot != app.slot_name(slot) or (rollback and not pending.rollback)):
         raise swap_pending(app, pending)
     return pending
 

@@ -129,7 +129,10 @@ class Cleanup:
         how = replace(order.how, verify=verify)
         verdict = await self._readiness.verdict_on(order.app, retired.task_hub, how)
         missing = any(reason.code is Reason.TASK_HUB_MISSING for reason in verdict.reasons)
-        if missing and (artifacts is None or (hub is not None and (hub.seen or hub.deleting is not None))):
+        # That it is not there says nothing of what the records show active, if it was never seen there: taskHubs may
+        # have been set to another account since.
+        believed = not verdict.has_running or (hub is not None and hub.matched == str(order.app.task_hubs))
+        if missing and believed and (artifacts is None or (hub is not None and (hub.seen or hub.deleting is not None))):
             # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
             return await self._forget(order, retired, hub)
         if reasons := _against(verdict, artifacts is not None):

@@ -9,7 +9,7 @@ from state_api.domain.evidence import ActiveInstance
 from state_api.domain.healing import Standing, ended, may_come_up, standing
 from state_api.domain.lifecycle import Instance, Source, Started
 from state_api.domain.scans import shown_as
-from state_api.services.ports import Clock, Instances, TableMissing, TaskHubs
+from state_api.services.ports import Clock, Instances, Probes, TableMissing, TaskHubs
 from state_api.services.questions import Question
 from state_api.taskhubs.backend import Backend, SourceError, Trouble
 
@@ -36,9 +36,10 @@ class LookedUp:
 class LookUps:
     """Corrects the records by what task hubs show."""
 
-    def __init__(self, task_hubs: TaskHubs, instances: Instances, clock: Clock) -> None:
+    def __init__(self, task_hubs: TaskHubs, instances: Instances, probes: Probes, clock: Clock) -> None:
         self._task_hubs = task_hubs
         self._instances = instances
+        self._probes = probes
         self._clock = clock
 
     async def look_up(self, backend: Backend, question: Question, active: Sequence[ActiveInstance]) -> LookedUp:
@@ -72,6 +73,9 @@ class LookUps:
                     "purged, waive those that are shown active",
                 )
             over = [one for one in batch if standings[one] is not Standing.ACTIVE and one not in doubtful]
+            if over:
+                # First: what they have started before they ended is in no earlier result.
+                await self._probes.spoil(question.task_hub)
             await self.correct(
                 question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
             )

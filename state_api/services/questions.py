@@ -10,8 +10,10 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import hub_key
 from state_api.domain.readiness import Policy
 
-_CLOCKS = seconds(1)
+CLOCKS = seconds(1)
 """How far two servers may differ in what they take for the storage's time."""
+LONG_SECONDS = 30.0
+"""From how many seconds of reading a hub is too large to be read anew for every question."""
 
 
 class Verify(StrEnum):
@@ -71,7 +73,8 @@ def is_overtaken(began_at: Instant, activity: Activity) -> bool:
 
 def is_fresh_enough(result: ProbeResult, question: Question) -> bool:
     """Whether a result is as fresh as the question wants it."""
-    if question.verify is not Verify.FRESH or result.began_at >= question.asked_at + _CLOCKS:
+    if question.verify is not Verify.FRESH or result.began_at >= question.asked_at + CLOCKS:
         return True
-    # A hub that takes more than one call to read: what was finished in this call is as fresh as it gets.
-    return result.carried_on and result.ended_at is not None and result.ended_at >= question.asked_at
+    # A hub that is too large to be read in one call: what was finished in this call is as fresh as it gets.
+    large = result.carried_on and result.took_seconds >= LONG_SECONDS
+    return large and result.ended_at is not None and result.ended_at >= question.asked_at

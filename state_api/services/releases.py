@@ -78,7 +78,7 @@ class Releases:
                 case SwapOutcome.PENDING:
                     return begin(app, order.slot, order.task_hub, order.rollback, caller, now)
                 case SwapOutcome.FAILED:
-                    return take_back(app, order.slot, order.task_hub)
+                    return take_back(app, order.slot, order.task_hub, order.rollback)
                 case SwapOutcome.DONE:
                     return swap(app, order.slot, order.task_hub, now, order.rollback)
 

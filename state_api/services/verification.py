@@ -17,7 +17,16 @@ from state_api.domain.scans import Scan
 from state_api.domain.sightings import Sighting
 from state_api.services.lookups import LOOKED_UP, LookUps
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecord, TaskHubs
-from state_api.services.questions import Checked, Question, Records, Verify, is_fresh_enough, is_overtaken
+from state_api.services.questions import (
+    CLOCKS,
+    LONG_SECONDS,
+    Checked,
+    Question,
+    Records,
+    Verify,
+    is_fresh_enough,
+    is_overtaken,
+)
 from state_api.taskhubs.backend import Backend, Backends, SourceError, SourcePage, Trouble
 
 log = logging.getLogger(__name__)
@@ -31,8 +40,6 @@ _RECORDED = ACTIVE_LIMIT + 1
 """Instances that events missed and one scan records: enough to say that there are more than a verdict counts."""
 _LEASE_SECONDS = 30
 """What a lease outlasts the work by."""
-_LONG_SECONDS = 30.0
-"""From how many seconds of reading a hub is too large to be read anew for every question."""
 _POLL_SECONDS = 0.3
 
 
@@ -54,7 +61,7 @@ class Verifier:
         self._instances = instances
         self._clock = clock
         self._stopping = stopping
-        self._look_ups = LookUps(task_hubs, instances, clock)
+        self._look_ups = LookUps(task_hubs, instances, probes, clock)
 
     async def records(self, task_hub: str, exemptions: Exemptions) -> Records:
         """What is on record of a hub now."""
@@ -110,7 +117,10 @@ class Verifier:
                     found = await self._look_ups.look_up(backend, question, records.activity.active)
                     if found.undecided:
                         still = None if found.corrected else records
-                        return Checked(question.key, result, bool(found.seen), found.seen, still)
+                        # Without the last result: once these have ended, what they have started is not in it.
+                        return Checked(question.key, None, bool(found.seen), found.seen, still)
+                    # What has just been closed may have started others, which an earlier result does not show.
+                    result = None
                     records = await self._records_for(question)
         except SourceError as error:
             return Checked(question.key, self._failed(question, error))
@@ -191,7 +201,7 @@ class Verifier:
             scan, result = await self._read(backend, question, scan)
         finally:
             # A scan that is over, or was given up, is not carried on.
-            given_back = await self._probes.keep(lease, result if _is_result(result) else None, scan)
+            given_back = await self._probes.keep(lease, result if _is_kept(result, activity) else None, scan)
             if not given_back:
                 log.info("task hub %s: another worker has taken the probe over", task_hub)
         return result
@@ -204,11 +214,11 @@ class Verifier:
         not, nor one that lay about for too long, unless it takes so long to read the hub. And what asks for a fresh
         look gets one, unless the hub is too large for that."""
         freshness = question.policy.freshness_seconds
-        large = scan.spent >= _LONG_SECONDS
+        large = scan.spent >= LONG_SECONDS
         return (
             scan.exemptions == question.key
             and (self._clock.now() - scan.began_at < seconds(freshness) or scan.spent >= freshness / 2)
-            and (question.verify is not Verify.FRESH or large or scan.began_at >= question.asked_at)
+            and (question.verify is not Verify.FRESH or large or scan.began_at >= question.asked_at + CLOCKS)
             and not (for_verdict and is_overtaken(scan.began_at, activity))
         )
 
@@ -272,7 +282,6 @@ class Verifier:
         blocking = active[: max(0, _RECORDED - scan.recorded)]
         if not blocking:
             return
-        scan.recorded += len(blocking)
         hub = await self._task_hubs.open(question.task_hub)
         if hub.closed:
             return
@@ -282,6 +291,8 @@ class Verifier:
         now = self._clock.now()
         lacking = [missed(before, one, now) for before, one in zip(known, blocking, strict=True)]
         await self._look_ups.correct(question.task_hub, [one for one in lacking if one is not None])
+        # Not before: a page whose instances could not be recorded is read again.
+        scan.recorded += len(blocking)
 
     async def _known(self, hub: TaskHubRecord, sighting: Sighting) -> Instance | None:
         return await self._instances.get(hub, sighting.instance_id)
@@ -315,6 +326,12 @@ _STATUS = {
 }
 
 
-def _is_result(result: ProbeResult | None) -> bool:
-    """Whether it takes the place of the last result: not a scan that goes on."""
-    return result is not None and result.status is not ProbeStatus.INCOMPLETE
+def _is_kept(result: ProbeResult | None, activity: Activity) -> bool:
+    """Whether it takes the place of the last result. A scan that goes on does if it has found something: what that
+    starts before it ends is in no earlier result. One that found nothing while the records show something active does
+    not: that may have come up since, and started another."""
+    if result is None or result.found_blocking:
+        return result is not None
+    if result.status is ProbeStatus.COMPLETE:
+        return not activity.active
+    return result.status is not ProbeStatus.INCOMPLETE

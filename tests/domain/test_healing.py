@@ -231,10 +231,25 @@ def test_the_evidence_of_a_probe_comes_from_a_probe() -> None:
 
 
 @given(RECORDS, ACTIVE, TIMES)
-def test_nothing_was_missed_exactly_if_the_records_show_the_instance_active(
+def test_nothing_was_missed_exactly_if_the_records_show_the_instance_active_under_its_name(
     known: Instance, seen: Sighting, now: Instant
 ) -> None:
-    assert (missed(known, seen, now) is None) is known.active
+    same_name = seen.function_name in ("", known.function_name)
+    assert (missed(known, seen, now) is None) is (known.active and same_name)
+
+
+@given(RECORDS, ACTIVE, TIMES)
+def test_what_runs_under_another_name_than_the_records_say_is_recorded_once_under_its_own(
+    known: Instance, seen: Sighting, now: Instant
+) -> None:
+    """The other may be one that the policy ignores."""
+    evidence = missed(known, seen, now)
+    if evidence is None:
+        return
+    once = merge(known, evidence)
+    assert once.active
+    assert seen.function_name in ("", once.function_name)
+    assert missed(once, seen, now) is None
 
 
 @given(QUIET, ACTIVE, TIMES)

@@ -491,3 +491,17 @@ def test_a_longer_timeout_does_not_bring_back_a_deployment_that_was_over_while_a
     for now, is_open in ((at(59), True), (at(60), False)):
         app = register(pending, longer, {}, frozenset(), now).app
         assert (take_back(app, "staging", "v42").app.open_deployment(now) is not None) == is_open
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda app: swap(app, "staging", "v42", at(90), rollback=True),
+        lambda app: take_back(app, "staging", "v42", rollback=True),
+        lambda app: begin(app, "staging", "v42", True, ANNA, at(90)),
+    ],
+)
+def test_how_a_rollback_went_does_not_settle_a_swap_forward(tell: Callable[[App], Transition]) -> None:
+    """Somebody swapped back on the platform: that it went well says that the pending swap is undone."""
+    with pytest.raises(SwapPending):
+        tell(begun().app)

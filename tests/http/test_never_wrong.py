@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -9,11 +11,21 @@ from azure.data.tables import UpdateMode
 from azure.storage.blob.aio import ContainerClient
 
 from state_api.app import StateServer
-from state_api.domain.instants import Instant
+from state_api.domain.apps import TaskHubSource
+from state_api.domain.evidence import ProbeResult, ProbeStatus
+from state_api.domain.exemptions import Exemptions
+from state_api.domain.instants import Instant, parse_instant, seconds
+from state_api.domain.lifecycle import Instance
+from state_api.domain.readiness import Policy
+from state_api.domain.scans import Scan
+from state_api.services.lookups import LookUps
+from state_api.services.questions import Question, Verify, is_fresh_enough
+from state_api.services.verification import Verifier
 from state_api.settings import Connections, Settings, StorageSettings
+from state_api.storage.probes import ProbeStore
 from state_api.storage.tables import TASK_HUBS
 from state_api.taskhubs.azure_storage import AzureStorageBackend
-from state_api.taskhubs.backend import SourceError, SourcePage, Trouble
+from state_api.taskhubs.backend import Backend, SourceError, SourcePage, Trouble
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
@@ -249,3 +261,100 @@ async def test_production_proves_which_hub_it_is_before_its_instances_are_purged
         await provider.purge("order-1")
         await asyncio.sleep(1.1)
         assert (await staging(http, app, slot="production"))["ready"]
+
+
+def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_carried_it_on() -> None:
+    """What starts after it has read past it is missed. Only a hub too large to be read in one call must put up with
+    that."""
+    asked = parse_instant("2026-11-20T09:00:00Z")
+    source = TaskHubSource("azureStorage", "DURABLE_STORAGE")
+    question = Question("v41", source, Policy(), Exemptions(()), Verify.FRESH, asked, 0)
+    began, ended = Instant(asked - seconds(31)), Instant(asked + seconds(1))
+    result = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began, ended_at=ended, carried_on=True, took_seconds=2)
+    assert not is_fresh_enough(result, question)
+    assert is_fresh_enough(replace(result, took_seconds=30), question)
+
+
+async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has_found_something(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """What it found has started another before it ended, and all events of that are lost."""
+    assert (await staging(http, app))["ready"]
+    await draining.put("b-first", "Running")
+    read = Verifier._pass
+
+    async def cut_off(self: Verifier, backend: Backend, question: Question, scan: Scan) -> None:
+        await read(self, backend, question, scan)
+        scan.cursors.append("[19, null]")
+        raise TimeoutError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Verifier, "_pass", cut_off)
+        assert codes(await staging(http, app, verify="fresh")) == ["InstancesActive"]
+    await draining.put("b-second", "Running")
+    await draining.put("b-first", "Completed")
+    # The scan that was cut off is carried on, and has seen the first; the next one is a new one.
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    verdict = await staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["b-second"])
+
+
+async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no_ready_later(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """GetVersions reads the hub whatever the records say; what is about to come up there is not in it yet."""
+    await publish(http, event(draining.hub, "first"))
+    await asyncio.sleep(1.1)
+    assert (await http.get(f"/api/taskhubs/{draining.hub}/versions?verify=fresh")).json()["complete"]
+    await draining.put("second", "Running")
+    await draining.put("first", "Completed")
+    verdict = await staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
+
+
+async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
+    http: httpx.AsyncClient, server: StateServer, app: str, draining: ProviderHub
+) -> None:
+    """The worker that found it active died before it could keep what it had read."""
+    assert (await staging(http, app))["ready"]
+    kept = await ProbeStore(server.tables).get(draining.hub)
+    await draining.put("first", "Running")
+    assert codes(await staging(http, app, verify="fresh")) == ["InstancesActive"]
+    probes = ProbeStore(server.tables)
+    now = server.tables.clock.now()
+    lease = await probes.lease(draining.hub, "died", now, now)
+    assert lease is not None
+    assert await probes.keep(lease, kept.result, None)
+    await draining.put("second", "Running")
+    await draining.put("first", "Completed")
+    verdict = await staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
+
+
+async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("state_api.services.verification._RECORDED", 1)
+    await draining.put("order-1", "Running")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LookUps, "correct", _out_of_time)
+        assert codes(await staging(http, app)) == ["ProbeIncomplete"]
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    answer = await http.get(f"/api/taskhubs/{draining.hub}/instances")
+    assert [one["instanceId"] for one in answer.json()["instances"]] == ["order-1"]
+
+
+async def _out_of_time(self: LookUps, task_hub: str, corrections: Sequence[Instance]) -> None:
+    raise TimeoutError
+
+
+async def test_what_runs_under_another_name_than_one_that_is_ignored_is_recorded(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub
+) -> None:
+    """Its id was taken again, and the events of that were lost."""
+    await put(http, app, policy={"ignoreFunctions": ["Sync"]})
+    await publish(http, event(draining.hub, "order-1", function="Sync"))
+    await draining.put("order-1", "Running", name="ProcessOrder")
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    verdict = await staging(http, app, verify="none")
+    assert (verdict["hasRunning"], codes(verdict)[:1]) == (True, ["InstancesActive"])

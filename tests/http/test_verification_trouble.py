@@ -134,7 +134,8 @@ def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 1)
     monkeypatch.setattr("state_api.services.verification._PAGES_AT_ONCE", 1)
     monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
-    monkeypatch.setattr("state_api.services.verification._LONG_SECONDS", 0.5)
+    for module in ("questions", "verification"):
+        monkeypatch.setattr(f"state_api.services.{module}.LONG_SECONDS", 0.5)
 
 
 async def much_to_read(http: httpx.AsyncClient, app: str, draining: ProviderHub, **policy: int) -> None:

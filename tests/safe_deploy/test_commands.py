@@ -99,6 +99,32 @@ def test_stage_swap_and_rollback_without_commands_keep_the_record(place: Place) 
         assert lines(back.stdout)[0] == f"task hub {place.hub} is in production of app {place.app}"
 
 
+def test_a_swap_that_somebody_else_carries_out_is_begun_once(place: Place) -> None:
+    """To carry it out twice would bring the old version back."""
+    place.register()
+    hub = place.stage(new_hub(), 1)
+    begin = ("swap", "--task-hub", hub, "--outcome", "pending", "--run-url", f"{RUN}1")
+    assert place.call(*begin, role="deployer").code == 0
+    again = place.call(*begin, role="deployer")
+    assert again.code == ExitCode.CONFLICT
+    assert "has not said how it went" in again.stderr
+    assert place.call("swap", "--task-hub", hub, "--outcome", "done", role="deployer").code == 0
+    over = place.call(*begin, role="deployer")
+    assert over.code == ExitCode.CONFLICT
+    assert "do not swap the slots" in over.stderr
+    assert place.ask("GET")["slots"]["production"]["taskHub"] == hub
+
+
+@pytest.mark.parametrize("outcome", ["done", "failed", "pending"])
+def test_how_a_rollback_went_says_nothing_of_a_pending_swap_forward(place: Place, outcome: str) -> None:
+    place.register()
+    hub = place.stage(new_hub(), 1)
+    assert place.call("swap", "--task-hub", hub, "--outcome", "pending", role="deployer").code == 0
+    ended = place.call("rollback", "--outcome", outcome, role="deployer")
+    assert ended.code == ExitCode.CONFLICT
+    assert place.ask("GET")["pendingSwap"]["taskHub"] == hub
+
+
 def test_a_deployment_that_is_abandoned_makes_room_for_the_next_run(place: Place) -> None:
     place.register()
     hub = place.stage(new_hub(), 1)

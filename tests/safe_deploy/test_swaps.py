@@ -205,6 +205,8 @@ FAILED = replace(WELL, went_well=False)
         (FAILED, Platform("v42", "v42"), Step.LEAVE),
         # It could be looked at before, and cannot now.
         (WELL, None, Step.CONFIRM),
+        # It was told to stop, and says that all went well.
+        (replace(WELL, interrupted=True), None, Step.LEAVE),
         (FAILED, None, Step.LEAVE),
         (replace(FAILED, interrupted=True), None, Step.LEAVE),
         # It never could.
