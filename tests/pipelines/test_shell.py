@@ -208,9 +208,13 @@ def test_whoever_swaps_without_a_command_says_how_it_stands(
     old, new = staged
     deploy("swap", "--outcome", "pending", task_hub=new)
     assert shop.app()["pendingSwap"]["taskHub"] == new
+    deploy("swap", "--outcome", "pending", task_hub=new)
+    assert deploy.code == 6, "whoever swaps twice brings the old version back"
     deploy("rollback", "--outcome", "failed")
     assert deploy.code == 6, "it is not a rollback that is pending"
     deploy("swap", "--outcome", "done", task_hub=new)
+    deploy("swap", "--outcome", "pending", task_hub=new)
+    assert (deploy.code, "do not swap the slots" in deploy.said) == (6, True)
     for outcome in ("pending", "failed", "pending", "done", "done"):
         deploy("rollback", "--outcome", outcome)
         assert deploy.code == 0, deploy.said
