@@ -1,5 +1,6 @@
 """What scripts and tests need to run real parts on this machine: free ports, waiting, stopping what they started."""
 
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,14 +14,27 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
+_PORTS = range(10_000, 32_000)
+"""Below those that systems give to outgoing connections (from 32,768 on in Linux): one of these could take the port
+before the server does, and whoever looks whether the server listens could even reach itself."""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody listens on now, all different."""
     with ExitStack() as held:
-        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
-        # All are held until the last is found: a port that is let go may be given out again at once.
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
+        # All are held until the last is found.
+        return [held.enter_context(_held()).getsockname()[1] for _ in range(count)]
+
+
+def _held() -> socket.socket:
+    while True:
+        listener = socket.socket()
+        try:
+            listener.bind(("127.0.0.1", secrets.choice(_PORTS)))
+        except OSError:
+            listener.close()
+        else:
+            return listener
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
