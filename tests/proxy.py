@@ -14,8 +14,8 @@ from aiohttp import web
 from yarl import URL
 
 from state_api.settings import StorageSettings, emulator_connection
+from tests.loopback import HOST, listening
 
-HOST = "127.0.0.1"
 _FIRST = base64.b64encode(b" ").decode()
 """A continuation from before the first key, as the emulator writes it."""
 
@@ -123,18 +123,9 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
                 }
                 return web.Response(status=answer.status, body=body, headers=kept)
 
-        application = web.Application(client_max_size=16 * 1024 * 1024)
-        application.router.add_route("*", "/{path:.*}", forward)
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, HOST, 0)
-        await site.start()
-        port: int = runner.addresses[0][1]
-        proxy = StorageProxy(StorageSettings.model_validate({"connection_string": emulator_connection(HOST, port)}))
-        try:
+        async with listening(forward) as (port,):
+            proxy = StorageProxy(StorageSettings.model_validate({"connection_string": emulator_connection(HOST, port)}))
             yield proxy
-        finally:
-            await runner.cleanup()
 
 
 async def _break_off(request: web.Request, status: int, body: bytes) -> NoReturn:

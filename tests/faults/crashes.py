@@ -13,7 +13,8 @@ import httpx
 from state_api.app import StateServer
 from state_api.settings import Connections, Settings, StorageSettings, emulator_connection
 from tests.conftest import ShiftedClock
-from tests.proxy import HOST, StorageProxy, storage_proxy
+from tests.loopback import HOST
+from tests.proxy import StorageProxy, storage_proxy
 
 _SERVICES = ("Table", "Queue", "Blob")
 _READS = ("GET", "HEAD")

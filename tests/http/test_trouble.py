@@ -146,21 +146,21 @@ async def test_a_storage_that_hangs_is_given_up_before_event_grid_does(
     storage: StorageSettings, hub: str, deadline: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the client of the storage, or where many requests add up, by the deadline of the whole delivery."""
-    monkeypatch.setattr(recording, "_DEADLINE_SECONDS", deadline)
     async with storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_of(server) as http:
             await publish(http, event(hub, "before"))
-
             over = asyncio.Event()
 
             async def hang(method: str, path: str) -> None:
                 await over.wait()
 
             proxy.before = hang
-            began = time.monotonic()
-            problem(await http.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
-            assert time.monotonic() - began < deadline + 3, "Event Grid waits 30 s"
+            with monkeypatch.context() as patched:
+                patched.setattr(recording, "_DEADLINE_SECONDS", deadline)
+                began = time.monotonic()
+                problem(await http.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
+                assert time.monotonic() - began < deadline + 5, "Event Grid waits 30 s"
             over.set()
             # Once what hung has come through, nothing is left behind.
             assert (await publish(http, event(hub)))["quarantined"] == 0

@@ -18,6 +18,7 @@ from state_api.domain.sightings import Sighting
 from state_api.taskhubs.backend import Backend, SourcePage
 from state_api.taskhubs.management_api import ManagementApiBackend
 from tests.builders import at
+from tests.loopback import HOST, listening
 
 KEY = "s3cret-System-Key=="
 HUB = "OrdersHub"
@@ -132,16 +133,8 @@ def as_the_extension_reads(raw_path: str) -> str:
 @asynccontextmanager
 async def served(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     """A server on loopback; yields its origin."""
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with listening(answer, patience=0.1) as (port,):
+        yield f"http://{HOST}:{port}"
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from state_api.emulator import EmulatorPorts
 from state_api.settings import StorageSettings, emulator_connection
 from state_api.taskhubs.artifacts import StorageArtifacts
 from state_api.taskhubs.backend import Artifact, Found, Kind, SourceError, Trouble
+from tests.loopback import HOST, listening
 from tests.taskhubs.provider import row
 
 pytestmark = pytest.mark.anyio
@@ -358,20 +359,9 @@ async def proxied(storage: StorageSettings) -> AsyncIterator[Proxy]:
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
             return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", forward)
-    runner = web.AppRunner(application, access_log=None)
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        await runner.setup()
-        try:
-            for service in SERVICES:
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
-                services[runner.addresses[-1][1]] = service
-            text = emulator_connection("127.0.0.1", *services)
-            proxy = Proxy(StorageSettings.model_validate({"connection_string": text}))
-            yield proxy
-        finally:
-            await runner.cleanup()
+    async with aiohttp.ClientSession(auto_decompress=False) as session, listening(forward, len(SERVICES)) as ports:
+        services.update(zip(ports, SERVICES, strict=True))
+        yield (proxy := Proxy(StorageSettings.model_validate({"connection_string": emulator_connection(HOST, *ports)})))
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from state_api.settings import SettingsError
 from state_api.taskhubs import scheduler
 from state_api.taskhubs.backend import SourceError, Trouble
 from state_api.taskhubs.scheduler import SchedulerBackend
+from tests.loopback import HOST, listening
 from tests.taskhubs.schedulers import (
     HUB,
     SETTING,
@@ -248,16 +249,10 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
             {"access_token": "a-token", "expires_on": "4000000000", "resource": request.query["resource"]}
         )
 
-    application = web.Application()
-    application.router.add_get("/token", give_token)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", free_port())
-    await site.start()
     key, certificate = certificate_of("localhost")
     (tmp_path / "root.pem").write_bytes(certificate)
     own = Scheduler([state_of("managed")])
-    try:
+    async with listening(give_token) as (tokens_port,):
         with serving(own, grpc.ssl_server_credentials([(key, certificate)])) as port:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -268,15 +263,13 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
                 env={
                     "PATH": os.environ["PATH"],
                     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(tmp_path / "root.pem"),
-                    "IDENTITY_ENDPOINT": f"{site.name}/token",
+                    "IDENTITY_ENDPOINT": f"http://{HOST}:{tokens_port}/token",
                     "IDENTITY_HEADER": "header",
                 },
                 stdout=asyncio.subprocess.PIPE,
             )
             async with asyncio.timeout(30):
                 printed, _ = await process.communicate()
-    finally:
-        await runner.cleanup()
     assert printed.decode().strip() == "set() ['managed', 'managed']"
     assert [(one["resource"], one["client_id"], one["secret"]) for one in tokens] == [
         ("https://durabletask.io", "client", "header")
