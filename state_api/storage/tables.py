@@ -19,7 +19,7 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ResourceNotFoundError,
 )
-from azure.core.pipeline import PipelineResponse
+from azure.core.pipeline import PipelineRequest, PipelineResponse
 from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient, TableServiceClient
 
@@ -62,8 +62,9 @@ class StorageClock:
     clock that rows are stamped with. Behind the storage by less than a second and a round trip, and ahead only as far
     as this machine runs fast within two minutes."""
 
-    _CORRECTED = 2.0
-    """Seconds behind what was heard before, from which the storage is taken to have set its clock back."""
+    _CORRECTED = 1.0
+    """Seconds that an answer must be behind what was heard before, at the very least, for the storage to have set its
+    clock back."""
     _WINDOW = 60.0
     """Seconds that what was heard counts for, and as many again: a machine that runs fast must not get ahead."""
 
@@ -73,15 +74,18 @@ class StorageClock:
         self._lately: float | None = None
         self._since = 0.0
 
-    def hear(self, date: str) -> None:
-        """Take note of a `Date` header. It is cut to seconds and older by its way here, so of several the one that
-        is furthest ahead is the closest."""
+    def hear(self, date: str, sent: float) -> None:
+        """Take note of the `Date` header of an answer to what was `sent`, by the machine's monotonic clock. It is cut
+        to seconds and older by its way here, so of several the one that is furthest ahead is the closest."""
         now = time.monotonic()
         try:
-            at_zero = parsedate_to_datetime(date).timestamp() - now
+            told = parsedate_to_datetime(date).timestamp()
         except ValueError:
             return
-        if self._at_zero is not None and at_zero <= self._at_zero - self._CORRECTED:
+        at_zero = told - now
+        # An answer that was long on its way, or that nobody had time to read, is late, and no sign of another clock.
+        at_most = told + 1 - sent
+        if self._at_zero is not None and at_most <= self._at_zero - self._CORRECTED:
             self._before = self._lately = None
         if self._lately is None or now - self._since >= self._WINDOW:
             self._before = self._lately if now - self._since < 2 * self._WINDOW else None
@@ -99,6 +103,10 @@ class StorageClock:
         return Instant(int(seconds * TICKS_PER_SECOND))
 
 
+def _note_when(request: PipelineRequest[Any]) -> None:
+    request.context["sent"] = time.monotonic()
+
+
 class Tables:
     """The tables of a storage account, called `what` in messages. Makes no connection until it is used. Raises
     SettingsError."""
@@ -108,6 +116,8 @@ class Tables:
         self._credential: AsyncTokenCredential | None = None
         # Short: Event Grid waits no longer than 30 s, and it and pipelines come back by themselves.
         options: dict[str, Any] = {
+            # Called for each attempt by itself.
+            "raw_request_hook": _note_when,
             "raw_response_hook": self._hear,
             "retry_total": 2,
             "retry_backoff_factor": 0.2,
@@ -137,7 +147,7 @@ class Tables:
     def _hear(self, response: PipelineResponse[Any, Any]) -> None:
         date = response.http_response.headers.get("Date")
         if date:
-            self.clock.hear(date)
+            self.clock.hear(date, response.context["sent"])
 
     def client(self, table: str) -> TableClient:
         """The client of a table, which need not exist yet."""

@@ -59,9 +59,9 @@ class CountingClock(StorageClock):
         self._tally = tally
         self._name = name
 
-    def hear(self, date: str) -> None:
+    def hear(self, date: str, sent: float) -> None:
         self._tally[self._name] += 1
-        super().hear(date)
+        super().hear(date, sent)
 
 
 async def simulate(storage: StorageSettings, seeds: Iterable[int], stop_at: int | None = None) -> Results:

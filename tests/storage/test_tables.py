@@ -26,15 +26,29 @@ async def test_every_answer_of_the_storage_sets_the_clock(server: StateServer, m
 def test_the_clock_takes_what_is_furthest_ahead_because_dates_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = StorageClock()
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT")
-    clock.hear("Sat, 21 Nov 2026 00:46:29 GMT")
+    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
+    clock.hear("Sat, 21 Nov 2026 00:46:29 GMT", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:30Z")
-    clock.hear("Sat, 21 Nov 2026 00:46:31 GMT")
+    clock.hear("Sat, 21 Nov 2026 00:46:31 GMT", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:31Z")
-    clock.hear("no date at all")
+    clock.hear("no date at all", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:31Z")
-    clock.hear("Sat, 21 Nov 2026 00:40:00 GMT")
+    clock.hear("Sat, 21 Nov 2026 00:40:00 GMT", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:40:00Z"), "a storage that corrects its clock is followed"
+
+
+def test_an_answer_that_was_long_on_its_way_does_not_turn_the_clock_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a result of a moment ago would seem to be yet to come, and prove nothing."""
+    clock = StorageClock()
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1005.0)
+    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
+    assert clock.now() == parse_instant("2026-11-21T00:46:35Z")
+    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1001.5)
+    assert clock.now() == parse_instant("2026-11-21T00:46:35Z"), "cut to seconds, it may be from up to a second later"
+    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1003.0)
+    assert clock.now() == parse_instant("2026-11-21T00:46:30Z"), "it was told at 00:46:33 or later, as the clock was"
 
 
 def test_a_machine_that_runs_fast_does_not_take_the_clock_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +58,7 @@ def test_a_machine_that_runs_fast_does_not_take_the_clock_ahead(monkeypatch: pyt
     for passed in range(0, 86_400, 10):
         true = start + timedelta(seconds=passed + 0.3 * (passed % 3))
         monkeypatch.setattr(time, "monotonic", lambda passed=passed: 1000 + passed * 1.001)
-        clock.hear(format_datetime(true.replace(microsecond=0), usegmt=True))
+        clock.hear(format_datetime(true.replace(microsecond=0), usegmt=True), 1000 + passed * 1.001)
         ahead = clock.now() - instant_from(start + timedelta(seconds=passed))
         assert -1.0 <= ahead / TICKS_PER_SECOND <= 0.61 + 0.12
 
