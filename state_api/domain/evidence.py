@@ -121,6 +121,7 @@ class Activity:
     stay active never hide one that may not. `last_event_at` is the
     publisher's time of the last event, `last_recorded_at` the storage's time of the last write that changed
     something: the second is what the settle window counts from, because it also covers events that came late.
+    `last_closed_at`, by the storage's time too, says when a look-up last closed instances that no event had ended.
     """
 
     active: tuple[ActiveInstance, ...] = ()
@@ -129,6 +130,12 @@ class Activity:
     last_event_at: Instant | None = None
     last_recorded_at: Instant | None = None
     waived: tuple[ActiveInstance, ...] = ()
+    last_closed_at: Instant | None = None
+
+    def overtakes(self, began_at: Instant) -> bool:
+        """Whether what was read from then on proves nothing: an event has told of something since, or what ran then
+        was closed since, and may have started another before it ended."""
+        return any(at is not None and began_at <= at for at in (self.last_recorded_at, self.last_closed_at))
 
 
 @dataclass(frozen=True, slots=True)

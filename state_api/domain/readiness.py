@@ -288,6 +288,8 @@ def _probe_reason(evidence: Evidence, policy: Policy, now: Instant) -> ReasonGiv
             f"the last complete probe of task hub {evidence.task_hub} began at {format_instant(probe.began_at)}; "
             f"it must be younger than {policy.freshness_seconds} s and have begun after the last event"
         )
+        if evidence.activity.last_closed_at is not None:
+            message += " and after instances were last found to have ended without one"
         if probe.took_seconds >= policy.freshness_seconds:
             message += (
                 f". It took {probe.took_seconds} s to read this hub: set freshnessSeconds well above that, or purge "
@@ -312,10 +314,9 @@ def _probe_is_good(evidence: Evidence, policy: Policy, now: Instant) -> bool:
     nothing_there = probe.status is ProbeStatus.MISSING and policy.missing_task_hub_is_drained and not evidence.known
     if probe.status is not ProbeStatus.COMPLETE and not nothing_there:
         return False
-    last = evidence.activity.last_recorded_at
     # Its time is of the same clock as `now`; one that is yet to come is wrong and proves nothing.
     young = 0 <= now - probe.began_at < seconds(policy.freshness_seconds)
-    return young and (last is None or probe.began_at > last)
+    return young and not evidence.activity.overtakes(probe.began_at)
 
 
 def _active_reason(

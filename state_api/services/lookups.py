@@ -9,7 +9,7 @@ from state_api.domain.evidence import ActiveInstance
 from state_api.domain.healing import Standing, ended, may_come_up, standing
 from state_api.domain.lifecycle import Instance, Source, Started
 from state_api.domain.scans import shown_as
-from state_api.services.ports import Clock, Instances, Probes, TableMissing, TaskHubs
+from state_api.services.ports import Clock, Instances, TableMissing, TaskHubs
 from state_api.services.questions import Question
 from state_api.taskhubs.backend import Backend, SourceError, Trouble
 
@@ -25,8 +25,9 @@ time, so it may miss those that are not purged yet; `acquaint` makes that rare."
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """What became of instances that the records hold active. `undecided`: not all of them have ended. `seen` are those
-    that the hub has shown active; there may be none, and doubt. `corrected`: records were closed."""
+    """What became of instances that the records hold active. `undecided`: not all of them are known to have ended, or
+    the storage does not take it. `seen` are those that the hub has shown active; there may be none, and doubt.
+    `corrected`: records were closed."""
 
     undecided: bool
     seen: tuple[ActiveInstance, ...]
@@ -36,10 +37,9 @@ class LookedUp:
 class LookUps:
     """Corrects the records by what task hubs show."""
 
-    def __init__(self, task_hubs: TaskHubs, instances: Instances, probes: Probes, clock: Clock) -> None:
+    def __init__(self, task_hubs: TaskHubs, instances: Instances, clock: Clock) -> None:
         self._task_hubs = task_hubs
         self._instances = instances
-        self._probes = probes
         self._clock = clock
 
     async def look_up(self, backend: Backend, question: Question, active: Sequence[ActiveInstance]) -> LookedUp:
@@ -73,14 +73,10 @@ class LookUps:
                     "purged, waive those that are shown active",
                 )
             over = [one for one in batch if standings[one] is not Standing.ACTIVE and one not in doubtful]
-            if over:
-                # First: what they have started before they ended is in no earlier result.
-                await self._probes.spoil(question.task_hub)
-            await self.correct(
-                question.task_hub, [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
-            )
+            closed = [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
+            taken = await self.correct(question.task_hub, closed)
             corrected = corrected or bool(over)
-            if len(over) < len(batch):
+            if not taken or len(over) < len(batch):
                 shown = tuple(shown_as(one) for one in seen.values() if one is not None and one.active)
                 return LookedUp(True, shown, corrected)
         return LookedUp(False, (), corrected)
@@ -101,20 +97,21 @@ class LookUps:
             await self._task_hubs.mark(question.task_hub, source)
         return told
 
-    async def correct(self, task_hub: str, corrections: Sequence[Instance]) -> None:
-        """Merge what was seen into the records, unless the hub was cleaned up."""
+    async def correct(self, task_hub: str, corrections: Sequence[Instance]) -> bool:
+        """Merge what was seen into the records, unless the hub was cleaned up. Whether the storage took it all."""
         if not corrections:
-            return
+            return True
         hub = await self._task_hubs.open(task_hub)
         if hub.closed:
-            return
+            return True
         try:
             changed = await self._instances.correct(hub, corrections)
         except TableMissing:
             # The next question reads the hub anew.
             self._task_hubs.forget(task_hub)
-            return
+            return True
         log.info("task hub %s: the probe corrected the records of %d instances", task_hub, changed.count(True))
+        return None not in changed
 
 
 def _started(active: ActiveInstance) -> Started:

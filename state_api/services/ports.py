@@ -155,9 +155,6 @@ class Probes(Protocol):
         """Give the hub back with what came of it; None keeps the last result, or no scan to carry on. False, and
         nothing is written, if another worker has the hub by now."""
 
-    async def spoil(self, task_hub: str) -> None:
-        """Forget the last result, and nothing else."""
-
     async def drop(self, task_hub: str) -> None:
         """Forget all of it."""
 

@@ -66,11 +66,6 @@ class Checked:
     records: Records | None = None
 
 
-def is_overtaken(began_at: Instant, activity: Activity) -> bool:
-    """Whether an event was recorded since."""
-    return activity.last_recorded_at is not None and began_at <= activity.last_recorded_at
-
-
 def is_fresh_enough(result: ProbeResult, question: Question) -> bool:
     """Whether a result is as fresh as the question wants it."""
     if question.verify is not Verify.FRESH or result.began_at >= question.asked_at + CLOCKS:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from state_api.domain.evidence import ACTIVE_LIMIT, Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.healing import missed
-from state_api.domain.instants import Instant, seconds
+from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
 from state_api.domain.lifecycle import Instance, Source
 from state_api.domain.readiness import Policy
 from state_api.domain.scans import Scan
@@ -25,7 +25,6 @@ from state_api.services.questions import (
     Records,
     Verify,
     is_fresh_enough,
-    is_overtaken,
 )
 from state_api.taskhubs.backend import Backend, Backends, SourceError, SourcePage, Trouble
 
@@ -61,7 +60,7 @@ class Verifier:
         self._instances = instances
         self._clock = clock
         self._stopping = stopping
-        self._look_ups = LookUps(task_hubs, instances, probes, clock)
+        self._look_ups = LookUps(task_hubs, instances, clock)
 
     async def records(self, task_hub: str, exemptions: Exemptions) -> Records:
         """What is on record of a hub now."""
@@ -119,8 +118,6 @@ class Verifier:
                         still = None if found.corrected else records
                         # Without the last result: once these have ended, what they have started is not in it.
                         return Checked(question.key, None, bool(found.seen), found.seen, still)
-                    # What has just been closed may have started others, which an earlier result does not show.
-                    result = None
                     records = await self._records_for(question)
         except SourceError as error:
             return Checked(question.key, self._failed(question, error))
@@ -130,6 +127,7 @@ class Verifier:
         activity = records.activity
         if self._is_settling(activity, question.policy) or self._is_good(result, question, activity):
             return Checked(question.key, result, records=records)
+        await self._until_after(activity)
         return Checked(question.key, await self._scan(backend, question, activity, for_verdict=True))
 
     async def _records_for(self, question: Question) -> Records:
@@ -152,13 +150,13 @@ class Verifier:
         self, result: ProbeResult | None, question: Question, activity: Activity, for_verdict: bool = True
     ) -> bool:
         """Whether a result answers the question without another look. A verdict needs more of it: one that found
-        something active never turns Ready, nor does one that an event has overtaken."""
+        something active never turns Ready, nor does one that was overtaken."""
         if result is None or result.status is not ProbeStatus.COMPLETE or (for_verdict and result.found_blocking):
             return False
         age = self._clock.now() - result.began_at
         if not 0 <= age < seconds(question.policy.freshness_seconds):
             return False
-        if for_verdict and is_overtaken(result.began_at, activity):
+        if for_verdict and activity.overtakes(result.began_at):
             return False
         return is_fresh_enough(result, question)
 
@@ -172,6 +170,14 @@ class Verifier:
         """Whether a scan that begins now could not make the hub Ready: it must begin after the last event."""
         last = activity.last_recorded_at
         return last is not None and self._clock.now() <= last + seconds(policy.settle_seconds)
+
+    async def _until_after(self, activity: Activity) -> None:
+        """Wait for the moment when a scan can begin that is not overtaken already by what a look-up has just closed:
+        the storage's clock, which is told in whole seconds, may be behind the time that it stamps rows with."""
+        behind = (activity.last_closed_at or Instant(0)) - self._clock.now()
+        if behind >= 0 and not self._stopping.is_set():
+            # A clock that was set back is not waited for.
+            await asyncio.sleep(min(behind + 1, 2 * CLOCKS) / TICKS_PER_SECOND)
 
     async def _scan(self, backend: Backend, question: Question, activity: Activity, for_verdict: bool) -> ProbeResult:
         """Scan the hub, alone, carrying on what was begun. While another worker scans it, wait for that one."""
@@ -201,7 +207,8 @@ class Verifier:
             scan, result = await self._read(backend, question, scan)
         finally:
             # A scan that is over, or was given up, is not carried on.
-            given_back = await self._probes.keep(lease, result if _is_kept(result, activity) else None, scan)
+            over = result is not None and result.status is not ProbeStatus.INCOMPLETE
+            given_back = await self._probes.keep(lease, result if over else None, scan)
             if not given_back:
                 log.info("task hub %s: another worker has taken the probe over", task_hub)
         return result
@@ -210,8 +217,8 @@ class Verifier:
         return result.exemptions == question.key and self._is_good(result, question, activity, for_verdict)
 
     def _may_go_on(self, scan: Scan, question: Question, activity: Activity, for_verdict: bool) -> bool:
-        """Whether a scan that was cut off will answer the question once it is done. One that events have overtaken will
-        not, nor one that lay about for too long, unless it takes so long to read the hub. And what asks for a fresh
+        """Whether a scan that was cut off will answer the question once it is done. One that was overtaken will not,
+        nor one that lay about for too long, unless it takes so long to read the hub. And what asks for a fresh
         look gets one, unless the hub is too large for that."""
         freshness = question.policy.freshness_seconds
         large = scan.spent >= LONG_SECONDS
@@ -219,7 +226,7 @@ class Verifier:
             scan.exemptions == question.key
             and (self._clock.now() - scan.began_at < seconds(freshness) or scan.spent >= freshness / 2)
             and (question.verify is not Verify.FRESH or large or scan.began_at >= question.asked_at + CLOCKS)
-            and not (for_verdict and is_overtaken(scan.began_at, activity))
+            and not (for_verdict and activity.overtakes(scan.began_at))
         )
 
     async def _read(self, backend: Backend, question: Question, scan: Scan | None) -> tuple[Scan | None, ProbeResult]:
@@ -324,14 +331,3 @@ _STATUS = {
     Trouble.THROTTLED: ProbeStatus.THROTTLED,
     Trouble.FAILED: ProbeStatus.FAILED,
 }
-
-
-def _is_kept(result: ProbeResult | None, activity: Activity) -> bool:
-    """Whether it takes the place of the last result. A scan that goes on does if it has found something: what that
-    starts before it ends is in no earlier result. One that found nothing while the records show something active does
-    not: that may have come up since, and started another."""
-    if result is None or result.found_blocking:
-        return result is not None
-    if result.status is ProbeStatus.COMPLETE:
-        return not activity.active
-    return result.status is not ProbeStatus.INCOMPLETE

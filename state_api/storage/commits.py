@@ -23,7 +23,7 @@ from azure.data.tables.aio import TableClient
 from state_api.domain.errors import StateError, StorageUnavailable
 from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.services.ports import TableMissing
-from state_api.storage.instance_rows import BEAT, instance_from, instance_key_of, table_row
+from state_api.storage.instance_rows import BEAT, CLOSED, instance_from, instance_key_of, table_row
 from state_api.storage.keys import instance_key
 from state_api.storage.plans import MAX_OPERATIONS, Evidence, Known, Plan, plan
 from state_api.storage.tables import (
@@ -266,9 +266,12 @@ class GroupCommit:
             self._remembered.pop((table, row.instance.instance_id), None)
         async with _in_time(), translated():
             async with self._in_flight:
-                beats = [await self._beat(client, shard, name, at) for name, at in made.beats.items()]
+                stamps = [await self._beat(client, shard, name, at) for name, at in made.beats.items()]
+                if made.closes:
+                    # Whoever comes last is right, as with beats.
+                    stamps.append(("upsert", table_row(shard, CLOSED), {"mode": UpdateMode.REPLACE}))
                 try:
-                    etags = await transact(client, [*made.operations, *beats])
+                    etags = await transact(client, [*made.operations, *stamps])
                 except HttpResponseError as error:
                     if is_no_table(error):
                         raise TableMissing from error

@@ -11,6 +11,8 @@ ACTIVE_FROM = "a|"
 ACTIVE_TO = "a}"
 # After the active rows: whoever reads in the order of the keys, page by page, must not read "quiet for long" first and
 # then miss the row that an end has just taken away.
+# For the same reason, what says that a look-up has just closed instances.
+CLOSED = "b!"
 BEAT = "b|"
 BEAT_TO = "b}"
 

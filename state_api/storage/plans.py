@@ -30,7 +30,7 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one caller brings for one instance, piece by piece. Events make the function beat; what a probe has seen
-    does not, so that nothing has to settle anew."""
+    does not, so that nothing has to settle anew. An end that it has seen is stamped as such."""
 
     instance_id: str
     pieces: tuple[Instance, ...]
@@ -53,15 +53,16 @@ class Row:
 class Plan:
     """One transaction. `effective` has an entry for each piece of evidence that is in it, from the first on: for each
     of its pieces, whether it changed anything. `beats` are functions and the times of their events; each takes one
-    more operation."""
+    more operation, and so does `closes`."""
 
     effective: Sequence[tuple[bool, ...]]
     rows: Sequence[Row]
     operations: Sequence[Operation]
     beats: Mapping[str, Instant]
+    closes: bool
 
     def culprit(self, operation: int) -> str | None:
-        """The instance that an operation belongs to; None if it is a beat."""
+        """The instance that an operation belongs to; None if it is a stamp."""
         owners = [row for row in self.rows if row.operation <= operation < len(self.operations)]
         return owners[-1].instance.instance_id if owners else None
 
@@ -74,6 +75,7 @@ class _Changed:
     operations: list[Operation]
     names: set[str]
     beat: Instant | None
+    closes: bool
 
     @property
     def beats_as(self) -> str | None:
@@ -94,6 +96,7 @@ def plan(shard: str, evidence: Sequence[Evidence], known: Mapping[str, Known]) -
     changed: dict[str, _Changed] = {}
     beats: Counter[str] = Counter()
     effective: list[tuple[bool, ...]] = []
+    closes = False
     size = reasons = 0
     for one in evidence:
         before = changed.get(one.instance_id)
@@ -107,9 +110,11 @@ def plan(shard: str, evidence: Sequence[Evidence], known: Mapping[str, Known]) -
                 following[after.beats_as] += 1
             following = +following
             text = reasons + after.reason - (before.reason if before else 0)
-            if effective and (size + more + len(following) > MAX_OPERATIONS or text > MAX_REASONS):
+            stamps = len(following) + (closes or after.closes)
+            if effective and (size + more + stamps > MAX_OPERATIONS or text > MAX_REASONS):
                 break
             size, reasons, beats, changed[one.instance_id] = size + more, text, following, after
+            closes = closes or after.closes
         effective.append(effects)
     operations: list[Operation] = []
     rows: list[Row] = []
@@ -119,7 +124,7 @@ def plan(shard: str, evidence: Sequence[Evidence], known: Mapping[str, Known]) -
         operations += written.operations
         if written.beats_as is not None and written.beat is not None:
             times[written.beats_as] = max(times.get(written.beats_as, Instant(0)), written.beat)
-    return Plan(effective, rows, operations, times)
+    return Plan(effective, rows, operations, times, closes)
 
 
 def _with(
@@ -129,6 +134,7 @@ def _with(
     merged = before.instance if before else known.instance
     names = set(before.names) if before else ({merged.function_name} if merged else set())
     beat = before.beat if before else None
+    closes = before.closes if before else False
     effects: list[bool] = []
     # Entities never block, so nobody waits for them to settle.
     beating = evidence.beating and not is_entity(evidence.instance_id)
@@ -139,10 +145,11 @@ def _with(
             names.add(piece.function_name)
             if beating:
                 beat = max(beat or Instant(0), piece.last_event_at)
+            closes = closes or (not evidence.beating and merged is not None and merged.active and not after.active)
         merged = after
     if merged is None or not any(effects):
         return before, tuple(effects)
-    return _Changed(merged, _operations(shard, known, merged), names, beat), tuple(effects)
+    return _Changed(merged, _operations(shard, known, merged), names, beat, closes), tuple(effects)
 
 
 def _operations(shard: str, known: Known, merged: Instance) -> list[Operation]:

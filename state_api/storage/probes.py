@@ -100,21 +100,15 @@ class ProbeStore:
                 return False
         return True
 
-    async def spoil(self, task_hub: str) -> None:
-        await self._delete(task_hub, "result")
-
     async def drop(self, task_hub: str) -> None:
         # The lease first: whoever still holds it cannot leave a result behind then.
-        await self._delete(task_hub, "work")
-        await self._delete(task_hub, "result")
-
-    async def _delete(self, task_hub: str, kind: str) -> None:
-        async with translated():
-            try:
-                await transact(self._table, [("delete", _row(task_hub, kind))])
-            except HttpResponseError as error:
-                if not (is_lost_race(error) or is_no_table(error)):
-                    raise
+        for kind in ("work", "result"):
+            async with translated():
+                try:
+                    await transact(self._table, [("delete", _row(task_hub, kind))])
+                except HttpResponseError as error:
+                    if not (is_lost_race(error) or is_no_table(error)):
+                        raise
 
     async def _read(self, task_hub: str) -> tuple[ProbeRecord, str | None]:
         rows: dict[str, TableEntity] = {}

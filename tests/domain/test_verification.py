@@ -128,6 +128,16 @@ def test_a_probe_that_took_longer_than_it_may_be_old_says_how_to_get_on(taken: i
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-60.0000001, False), (-60, False), (-59.9999999, True)])
+def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(began: float, is_ready: bool) -> None:
+    """What has ended unnoticed may have started another one before."""
+    verdict = verified_by(probe(began=began), Activity(last_recorded_at=at(-90), last_closed_at=at(-60)))
+    assert verdict.ready is is_ready
+    assert is_ready or verdict.reasons[0].message.endswith(
+        "after the last event and after instances were last found to have ended without one"
+    )
+
+
+@pytest.mark.parametrize(("began", "is_ready"), [(-60.0000001, False), (-60, False), (-59.9999999, True)])
 def test_a_probe_must_have_begun_after_the_last_event_was_recorded(began: float, is_ready: bool) -> None:
     verdict = verified_by(probe(began=began), Activity(last_recorded_at=at(-60)))
     assert verdict.ready is is_ready

@@ -312,6 +312,21 @@ async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no
     assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
 
 
+async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_once_that_is_closed(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub, interrupted: list[str]
+) -> None:
+    """GetVersions was cut off when it had read past the ranges of both: the first is not written there before its first
+    checkpoint."""
+    await publish(http, event(draining.hub, "1-first"))
+    await asyncio.sleep(1.1)
+    problem(await http.get(f"/api/taskhubs/{draining.hub}/versions?verify=fresh"), 503, "SourceUnavailable")
+    interrupted.clear()
+    await draining.put("2-second", "Running")
+    await draining.put("1-first", "Completed")
+    verdict = await staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["2-second"])
+
+
 async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
     http: httpx.AsyncClient, server: StateServer, app: str, draining: ProviderHub
 ) -> None:

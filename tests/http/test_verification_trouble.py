@@ -182,7 +182,7 @@ async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_wha
     assert codes(verdict) == ["ProbeStale"]
     assert "set freshnessSeconds well above that" in verdict["reasons"][0]["message"]
     await put(http, app, policy={"freshnessSeconds": 60})
-    assert (await staging(http, app, verify="none"))["ready"]
+    assert codes(await staging(http, app, verify="none")) == []
 
 
 @pytest.mark.usefixtures("in_small_steps")
@@ -244,3 +244,29 @@ async def test_a_worker_that_died_does_not_keep_the_hub(
 
 async def _nothing(*arguments: object) -> bool:
     return False
+
+
+async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_again(
+    storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instance stays active, and whoever asked is told at once."""
+    monkeypatch.setattr("state_api.storage.commits._REFUSED", frozenset({"Injected"}))
+    async with (
+        storage_proxy(storage) as state,
+        served(state.settings, storage, clock) as http,
+        ProviderHub(storage, hub) as provider,
+    ):
+        await provider.create()
+        await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
+        await provider.put("order-1", "Completed")
+        await publish(http, event(hub, "order-1"))
+        # By this one the hub is known from now on.
+        assert (await staging(http, app))["ready"]
+        await provider.put("order-2", "Completed")
+        await publish(http, event(hub, "order-2"))
+        state.fail = lambda method, path: 400 if path.endswith("$batch") else None
+        state.clear()
+        assert codes(await staging(http, app)) == ["InstancesActive"]
+        assert state.count()[0] < 30, "one round of look-ups"
+        state.fail = lambda method, path: None
+        assert (await staging(http, app))["ready"]

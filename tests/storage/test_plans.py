@@ -1,12 +1,14 @@
 """What one transaction holds: pure decisions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state_api.domain.healing import ended
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus, Source, Started, instance_of, merge
 from state_api.storage.plans import MAX_OPERATIONS, Evidence, Known, Plan, plan
@@ -28,7 +30,7 @@ def written(made: Plan) -> list[tuple[str, str]]:
 
 
 def size(made: Plan) -> int:
-    return len(made.operations) + len(made.beats)
+    return len(made.operations) + len(made.beats) + made.closes
 
 
 def test_a_start_writes_both_rows_and_an_end_takes_the_second_away() -> None:
@@ -59,6 +61,29 @@ def test_what_a_probe_saw_does_not_beat_and_entities_do_not_either() -> None:
     assert written(made) == [("create", "i"), ("upsert", "a"), ("create", "i")]
     both = plan("00", [Evidence("a", (seen,), beating=False), one("a", tick=7)], {"a": UNKNOWN})
     assert dict(both.beats) == {"ProcessOrder": START + 7}
+
+
+def closing(instance_id: str, tick: int = 0) -> Evidence:
+    """What a look-up brings for an instance that has ended."""
+    return Evidence(instance_id, (ended(piece(instance_id, tick=tick), None),), beating=False)
+
+
+def test_what_a_look_up_closes_is_stamped_and_nothing_else_is() -> None:
+    active = {"a": Known(piece("a"), "etag"), "b": Known(piece("b"), "etag")}
+    made = plan("00", [closing("a")], active)
+    assert (made.closes, dict(made.beats), written(made)) == (True, {}, [("update", "i"), ("delete", "a")])
+    assert not plan("00", [closing("b", tick=-5)], active).closes, "it has started again since"
+    assert not plan("00", [one("a", "Completed", 5), closing("a", tick=2)], active).closes, "an event was faster"
+    assert not plan("00", [one("a", "Completed", 5)], active).closes
+    over = {"a": Known(merge(piece("a"), piece("a", "Completed", 5)), "etag")}
+    again = replace(over["a"].instance or piece("a"), started=piece("a", tick=6).started)
+    assert not plan("00", [Evidence("a", (again,), beating=False)], over).closes, "it shows one that runs"
+
+
+def test_the_stamp_of_what_is_closed_takes_room_in_the_transaction() -> None:
+    active = {f"{n}": Known(piece(f"{n}"), "etag") for n in range(60)}
+    made = plan("00", [closing(name) for name in active], active)
+    assert (len(made.effective), size(made)) == (49, 99)
 
 
 def test_a_function_beats_once_with_its_latest_event() -> None:
@@ -113,9 +138,9 @@ def test_the_storage_names_an_operation_and_that_tells_the_instance() -> None:
 
 
 STATUSES = st.sampled_from(["Running", "Completed", "Failed"])
-PIECES = st.builds(
-    one, st.integers(0, 60).map(str), STATUSES, st.integers(0, 5), st.sampled_from(["One", "Two", "Three"])
-)
+IDS = st.integers(0, 60).map(str)
+EVENTS = st.builds(one, IDS, STATUSES, st.integers(0, 5), st.sampled_from(["One", "Two", "Three"]))
+PIECES = st.one_of(EVENTS, st.builds(closing, IDS, st.integers(0, 5)))
 
 
 @given(st.lists(PIECES, min_size=1, max_size=150))
