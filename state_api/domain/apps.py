@@ -158,6 +158,10 @@ class App:
                 return name
         return None
 
+    def hubs(self) -> dict[str, str | None]:
+        """The hub in each slot."""
+        return {name: held.task_hub if held else None for name, held in self.slots.items()}
+
     def slot_of(self, task_hub: str) -> str | None:
         """The name of the slot that holds this hub."""
         return next((name for name, held in self.slots.items() if held and same_hub(held.task_hub, task_hub)), None)

@@ -91,7 +91,7 @@ def describe(deployment: Deployment) -> dict[str, Any]:
 
 
 def mismatch(app: App, slot: str, task_hub: str) -> SwapMismatch:
-    holds = {name: held.task_hub if held else None for name, held in app.slots.items()}
+    holds = app.hubs()
     name = app.slot_name(slot)
     return SwapMismatch(
         f"slot {name} of app {app.name} does not hold task hub {task_hub} but {holds.get(name) or 'nothing'}",

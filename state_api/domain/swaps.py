@@ -26,11 +26,12 @@ class SwapOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SwapOrder:
-    """What PostSwap asks for. `rollback` demands that the hub has been in production before."""
+    """What PostSwap asks for; without an `outcome`, to exchange the two at once. `rollback` demands that the hub has
+    been in production before."""
 
     task_hub: str
     slot: str = STAGING
-    outcome: SwapOutcome = SwapOutcome.DONE
+    outcome: SwapOutcome | None = None
     rollback: bool = False
 
 
@@ -50,6 +51,26 @@ def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = Fals
     held, production = _both(app, slot, task_hub, rollback)
     details = _described(app.slot_name(slot), held, production, rollback)
     return Transition(_exchanged(app, slot, held, production, now), "PostSwap", details)
+
+
+def confirm(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = False) -> Transition:
+    """Say that the platform has swapped. The same as `swap`, but where no swap is pending nothing is promoted that was
+    in production before, unless it is said to be a rollback: what was said of a swap that has been swapped back since
+    may come late, or again from an old pipeline, and the record would not be what the platform holds any more.
+
+    Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest.
+    """
+    if _pending(app, slot, rollback) is None and not rollback:
+        held = app.slot(slot)
+        if held is not None and held.promoted and same_hub(held.task_hub, task_hub):
+            raise SwapMismatch(
+                f"task hub {held.task_hub} in slot {app.slot_name(slot)} of app {app.name} was swapped out of "
+                "production, and no swap of it is pending: this is about a swap of before. If production holds it "
+                "again, say that it was a rollback",
+                taskHub=held.task_hub,
+                slots=app.hubs(),
+            )
+    return swap(app, slot, task_hub, now, rollback)
 
 
 def begin(app: App, slot: str, task_hub: str, rollback: bool, caller: Caller, now: Instant) -> Transition:
@@ -128,7 +149,7 @@ def _both(app: App, slot: str, task_hub: str, rollback: bool) -> tuple[Slot, Slo
             f"task hub {held.task_hub} in slot {app.slot_name(slot)} of app {app.name} was never in production: there "
             "is no way back to it. To promote it, swap without rollback",
             taskHub=held.task_hub,
-            slots={name: content.task_hub if content else None for name, content in app.slots.items()},
+            slots=app.hubs(),
         )
     return held, app.slot(PRODUCTION)
 

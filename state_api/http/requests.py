@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 from state_api.domain.apps import TaskHubSource
 from state_api.domain.errors import InvalidRequest
@@ -41,16 +42,24 @@ class StagingRequest(_Sent):
         return Order(self.task_hub, self.version, self.slot, self.force, self.take_over, self.reason)
 
 
+def _without_default(schema: JsonDict) -> None:
+    del schema["default"]
+
+
 class SwapRequest(_Sent):
     task_hub: TaskHubName = Field(description="The task hub that the caller believes it promotes.")
     slot: SlotName = STAGING
     outcome: Literal["Pending", "Done", "Failed"] = Field(
-        default="Done", description="How the platform's swap went. Pending: it is about to come."
+        default="Done",
+        description="How the platform's swap went. Pending: it is about to come. Left out, the two change at once.",
+        # To leave it out is not the same as to say Done.
+        json_schema_extra=_without_default,
     )
     rollback: bool = Field(default=False, description="The task hub must have been in production before.")
 
     def order(self) -> SwapOrder:
-        return SwapOrder(self.task_hub, self.slot, SwapOutcome(self.outcome), self.rollback)
+        outcome = SwapOutcome(self.outcome) if "outcome" in self.model_fields_set else None
+        return SwapOrder(self.task_hub, self.slot, outcome, self.rollback)
 
 
 class CleanupRequest(_Sent):

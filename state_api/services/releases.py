@@ -13,7 +13,7 @@ from state_api.domain.instants import Instant
 from state_api.domain.names import app_key, hub_key
 from state_api.domain.registration import Registration, register, replaced_slots
 from state_api.domain.releases import Order, abandon, is_staged_by, needs_verdict, remove_retired, stage
-from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, swap, take_back
+from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, confirm, swap, take_back
 from state_api.domain.waivers import waive, withdraw
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
 from state_api.services.questions import Verify
@@ -80,6 +80,8 @@ class Releases:
                 case SwapOutcome.FAILED:
                     return take_back(app, order.slot, order.task_hub, order.rollback)
                 case SwapOutcome.DONE:
+                    return confirm(app, order.slot, order.task_hub, now, order.rollback)
+                case None:
                     return swap(app, order.slot, order.task_hub, now, order.rollback)
 
         return await self._change(name, caller, precondition, decide)

@@ -12,7 +12,7 @@ from state_api.settings import StorageSettings
 from state_api.storage.tables import APPS, chunked, unchunked
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, run, stage, staging, swapped_out
+from tests.http.client import codes, problem, publish, put, run, stage, staging, swap, swapped_out
 from tests.http.test_races import another
 from tests.proxy import storage_proxy
 
@@ -260,6 +260,24 @@ async def test_if_match_guards_every_step(http: httpx.AsyncClient, app: str) -> 
         problem(await post_swap(http, app, new, outcome, {**run(1), "If-Match": etag}), 412, "PreconditionFailed")
     done = await post_swap(http, app, new, "Done", {**run(1), "If-Match": begun.headers["etag"]})
     assert done.status_code == 200
+
+
+async def test_that_a_swap_is_done_is_refused_once_it_was_swapped_back_and_changes_nothing(
+    http: httpx.AsyncClient, app: str
+) -> None:
+    old, new = new_hub(), new_hub()
+    await swapped_out(http, app, old)
+    await stage(http, app, new, run(1))
+    for outcome in ("Pending", "Done"):
+        assert (await post_swap(http, app, new, outcome, run(1))).status_code == 200
+    assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": old, "rollback": True})).status_code == 200
+    before = (await http.get(f"/api/apps/{app}")).json()
+    told = problem(await post_swap(http, app, new, "Done", run(1)), 409, "SwapMismatch")
+    assert "say that it was a rollback" in told["detail"]
+    assert told["slots"] == {"production": old, "staging": new}
+    assert (await http.get(f"/api/apps/{app}")).json() == before
+    # Left out, it is a swap like any other.
+    assert (await swap(http, app, new)).json()["slots"]["production"]["taskHub"] == new
 
 
 @pytest.mark.parametrize("body", [{"outcome": "done"}, {"outcome": None}, {"outcome": "Began"}, {"rollback": "yes"}])
