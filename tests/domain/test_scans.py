@@ -136,6 +136,15 @@ def test_an_instance_that_an_earlier_pass_has_ignored_blocks_once_its_id_is_that
     assert [one.function_name for one in complete(scan).active] == ["ProcessOrder"]
 
 
+def test_an_instance_that_an_earlier_page_has_ignored_blocks_once_its_id_is_that_of_another_function() -> None:
+    scan = begun("whole")
+    pages = [[sighting("x", "NightlySync", created=-9)], [sighting("x", "ProcessOrder", created=-5)]]
+    assert read(scan, *pages, *pages, exemptions=EXEMPT)
+    result = complete(scan)
+    assert [one.function_name for one in result.active] == ["ProcessOrder"]
+    assert (scan.blocking, scan.ignored) == (1, 1)
+
+
 def test_an_instance_that_two_pages_of_a_later_pass_show_counts_once() -> None:
     scan = begun("whole")
     assert not read(scan, [ended("order-1")])
