@@ -57,8 +57,8 @@ class Scan:
                 if not exempt:
                     self.changes = (self.changes + _digest(one)) % _MODULUS
                 continue
-            # A later pass looks for what blocks only. And an id that may stay under one name may not under another: that
-            # it is known is not enough as long as nothing blocks.
+            # A later pass looks for what blocks only. And an id that may stay under one name may not under another: it
+            # is not enough that it is known, as long as nothing blocks.
             known = one.instance_id in self._listed_ids() if self.passes > 1 else self._known(one)
             if (known and (exempt or self.blocking)) or (exempt and self.passes > 1):
                 continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from state_api.domain.apps import App, Caller, PendingSwap, Slot, Transition
+from state_api.domain.apps import App, Beneath, Caller, PendingSwap, Retired, Slot, Transition
 from state_api.domain.errors import InvalidRequest, SwapMismatch
 from state_api.domain.instants import Instant
 from state_api.domain.names import PRODUCTION, STAGING, same_hub
@@ -37,7 +37,8 @@ class SwapOrder:
 
 def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = False) -> Transition:
     """Exchange production and the slot, provided the slot holds the hub that the caller believes it promotes; where
-    that is pending, the platform has done it. With `rollback` the hub must have been in production before.
+    that is pending, the platform has done it. With `rollback` the hub must have been in production before; and it may
+    be one that the platform's slot still carried, because what was staged over it was never deployed.
 
     Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest.
     """
@@ -48,9 +49,31 @@ def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = Fals
         raise swap_pending(app, pending)
     if _holds(app, PRODUCTION, task_hub):
         return Transition(app, "PostSwap", changed=False)
+    held = app.slot(slot)
+    details: dict[str, Any] = {}
+    if rollback and held is not None and (under := _under(held, task_hub)) is not None:
+        app = _uncovered(app, app.slot_name(slot), held, under, now)
+        details["retired"] = held.task_hub
     held, production = _both(app, slot, task_hub, rollback)
-    details = _described(app.slot_name(slot), held, production, rollback)
+    details = _described(app.slot_name(slot), held, production, rollback) | details
     return Transition(_exchanged(app, slot, held, production, now), "PostSwap", details)
+
+
+def _under(held: Slot, task_hub: str) -> Beneath | None:
+    """The hub of that name beneath what the slot holds, if it was in production."""
+    return next((one for one in held.beneath if one.promoted and same_hub(one.task_hub, task_hub)), None)
+
+
+def _uncovered(app: App, slot: str, held: Slot, under: Beneath, now: Instant) -> App:
+    """The app if what was staged over a hub was never deployed: the slot holds that hub, and the staged one is retired
+    in its place."""
+    kept = tuple(hub for hub in app.retired if not same_hub(hub.task_hub, under.task_hub))
+    version = next((hub.version for hub in app.retired if same_hub(hub.task_hub, under.task_hub)), None)
+    return replace(
+        app,
+        slots={**app.slots, slot: Slot(under.task_hub, version, now, under.promoted)},
+        retired=(*kept, Retired(held.task_hub, held.version, now)),
+    )
 
 
 def confirm(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = False) -> Transition:
@@ -142,12 +165,22 @@ def _holds(app: App, slot: str, task_hub: str) -> bool:
 
 def _both(app: App, slot: str, task_hub: str, rollback: bool) -> tuple[Slot, Slot | None]:
     held = app.slot(slot)
+    if rollback and held is not None and _under(held, task_hub) is not None:
+        raise SwapMismatch(
+            f"slot {app.slot_name(slot)} of app {app.name} may still carry task hub {task_hub}, but {held.task_hub} "
+            "was staged over it. See what the platform holds there: if it is that one, swap on the platform, and "
+            "then say that the rollback is done",
+            taskHub=task_hub,
+            slots=app.hubs(),
+        )
     if held is None or not same_hub(held.task_hub, task_hub):
         raise mismatch(app, slot, task_hub)
     if rollback and not held.promoted:
+        under = next((one.task_hub for one in held.beneath if one.promoted), None)
+        way = f"The slot may still carry {under}, which was" if under else "To promote it, swap without rollback"
         raise SwapMismatch(
             f"task hub {held.task_hub} in slot {app.slot_name(slot)} of app {app.name} was never in production: there "
-            "is no way back to it. To promote it, swap without rollback",
+            f"is no way back to it. {way}",
             taskHub=held.task_hub,
             slots=app.hubs(),
         )

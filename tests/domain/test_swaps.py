@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.apps import App, PendingSwap, Slot, Transition
+from state_api.domain.apps import App, Beneath, PendingSwap, Retired, Slot, Transition
 from state_api.domain.errors import (
     InvalidRequest,
     SlotNotFound,
     SwapMismatch,
 )
 from state_api.domain.evidence import OpenSwap
-from state_api.domain.swaps import begin, swap, take_back
+from state_api.domain.swaps import begin, confirm, swap, take_back
 from tests.domain.builders import (
     ANNA,
     BEN,
@@ -140,6 +140,58 @@ def test_a_rollback_that_was_done_already_changes_nothing() -> None:
     app = shop(in_production("v41"), slot("v42", promoted=True))
     assert not swap(app, "staging", "v41", at(), rollback=True).changed
     assert not begin(app, "staging", "v41", True, ANNA, at()).changed
+
+
+# With rollback, under a version that was staged
+
+
+UNDER = Slot("v43", "1.6.0", at(30), beneath=(Beneath("v42x", False), Beneath("v41", True), Beneath("v40", True)))
+
+
+def covered() -> App:
+    """v43 was staged over v41, which the platform's slot may still carry."""
+    app = replace(deploying(ANNA), slots={"production": in_production("v42"), "Staging": UNDER})
+    return replace(app, retired=tuple(Retired(hub, f"{hub}.0", at(-60)) for hub in ("v40", "v41", "v42x")))
+
+
+def test_production_goes_back_to_what_the_slot_still_carried_and_what_was_staged_over_it_is_retired() -> None:
+    app = covered()
+    transition = swap(app, "staging", "V41", at(60), rollback=True)
+    assert transition.app.slots == {
+        "production": Slot("v41", "v41.0", at(60), promoted=True),
+        "Staging": replace(in_production("v42"), since=at(60)),
+    }
+    assert transition.app.retired == (app.retired[0], app.retired[2], Retired("v43", "1.6.0", at(60)))
+    assert transition.details == {
+        "slot": "Staging",
+        "production": "v41",
+        "swappedOut": "v42",
+        "rollback": True,
+        "retired": "v43",
+    }
+    assert confirm(app, "staging", "v41", at(60), rollback=True) == transition
+    assert not swap(transition.app, "staging", "v41", at(90), rollback=True).changed
+
+
+def test_a_version_that_nobody_knows_any_more_does_not_stop_a_rollback() -> None:
+    app = replace(covered(), retired=())
+    assert swap(app, "staging", "v41", at(60), rollback=True).app.slots["production"] == Slot("v41", None, at(60), True)
+
+
+@pytest.mark.parametrize(("hub", "rollback"), [("v41", False), ("v42x", True), ("v39", True)])
+def test_only_a_rollback_names_what_is_beneath_and_only_what_was_in_production(hub: str, rollback: bool) -> None:
+    with pytest.raises(SwapMismatch, match=f"does not hold task hub {hub} but v43"):
+        swap(covered(), "staging", hub, at(60), rollback)
+
+
+def test_there_is_no_way_back_to_a_staged_version_but_one_under_it() -> None:
+    with pytest.raises(SwapMismatch, match=r"way back to it\. The slot may still carry v41, which was$"):
+        swap(covered(), "staging", "v43", at(60), rollback=True)
+
+
+def test_a_rollback_under_a_staged_version_is_not_begun_but_says_what_to_do() -> None:
+    with pytest.raises(SwapMismatch, match="slot Staging of app shop may still carry task hub v41, but v43 was staged"):
+        begin(covered(), "staging", "v41", True, ANNA, at(60))
 
 
 # Begun

@@ -218,6 +218,28 @@ async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_r
     assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "Removed"), (three, "Removed")]
 
 
+async def test_production_goes_back_to_what_is_beneath_a_staged_hub_and_cleanup_takes_the_staged_one(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock
+) -> None:
+    """What serves customers again is judged as production, and what they have left behind as the slot's."""
+    one, two, three = new_hub(), new_hub(), new_hub()
+    await swapped_out(http, app, one, two)
+    assert (await stage(http, app, three)).status_code == 200
+    answer = await http.post(f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Done", "rollback": True})
+    assert answer.status_code == 200, answer.text
+    changed = answer.json()
+    assert {name: held["taskHub"] for name, held in changed["slots"].items()} == {"production": one, "staging": two}
+    assert [held["beneath"] for held in changed["slots"].values()] == [[], []]
+    assert ([hub["taskHub"] for hub in changed["retired"]], changed["deployment"]) == ([three], None)
+    await publish(http, event(two, "left-behind"), event(one, "served"))
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    clock.turn(31)
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(three, "Removed")]
+    problem(await stage(http, app, three), 409, "TaskHubAlreadyUsed")
+    problem(await stage(http, app, new_hub()), 409, "StagingNotReady")
+
+
 async def test_a_hub_is_used_once_and_by_one_app(http: httpx.AsyncClient, app: str) -> None:
     one, two = new_hub(), new_hub()
     await swapped_out(http, app, one, two)

@@ -110,3 +110,19 @@ def test_a_rollback_without_a_command_changes_the_record_only(swapped: Shop) -> 
         assert swapped.recorded() == (swapped.old, swapped.new)
     assert swapped.carried() == (swapped.new, swapped.old)
     assert swapped.swaps() == 0
+
+
+def test_production_goes_back_under_a_version_that_was_staged_and_not_deployed(swapped: Shop) -> None:
+    third = new_hub()
+    swapped.stage(third, OTHER_RUN)
+    swapped.carry(staging=swapped.old)
+    command, mark = touch(swapped)
+    ends(swapped.run(swapped.rollback(*command)), 6, f"may still carry {swapped.old}")
+    ends(swapped.run(swapped.rollback(*command, options=["--task-hub", swapped.old])), 6, "swap on the platform")
+    assert not mark.exists()
+    assert swapped.recorded() == (swapped.new, third)
+    swapped.carry(production=swapped.old, staging=swapped.new)
+    for _ in range(2):
+        ends(swapped.run(["rollback", "--task-hub", swapped.old, "--outcome", "done"]), 0)
+        assert swapped.is_as_before()
+    assert [one["taskHub"] for one in swapped.record()["retired"]] == [third]
