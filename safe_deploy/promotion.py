@@ -84,7 +84,9 @@ class Promotion:
                 step = self._wait_out(record, record.pending)
             if step is Step.CONFIRM:
                 self._say(f"in Azure, production carries task hub {target} already; the command was not run")
-                return self._tell("Done", target, f"production carries task hub {target}", rollback)
+                # What was in production before has come back, unless that was begun here.
+                back = rollback or (record.pending is None and record.promoted)
+                return self._tell("Done", target, f"production carries task hub {target}", back)
             if record.pending is None:
                 self._require_travelling()
             try:
@@ -230,7 +232,7 @@ class Promotion:
             record = Record(self._server.app, self._slot, target, None, server=self._server.url)
             raise type(error)(
                 f"{error.message}. On the platform: {shown}. On the server: {self._on_record(target)}. To say it "
-                f"again, type: {record.typed(target, outcome.lower())}",
+                f"again, type: {record.typed(target, outcome.lower(), rollback=rollback)}",
                 error.problem,
             ) from error
 

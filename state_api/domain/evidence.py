@@ -64,7 +64,8 @@ class ProbeResult:
     active then. `scanned` counts the instances that the backend handed over; `message` says what to mend when it
     failed, or how far it came when it is incomplete. `active` has the oldest blocking instances, `unlisted` counts
     further ones, `waived` has those that would block. `exemptions` is the key of what it was read under. `carried_on`
-    says that it took more than one call, `took_seconds` how long the reading took in all."""
+    says that it took more than one call, `took_seconds` how long the reading took in all. `closings` are those that the
+    records had before."""
 
     status: ProbeStatus
     provider: str
@@ -81,6 +82,7 @@ class ProbeResult:
     took_seconds: int = 0
     waived: tuple[ActiveInstance, ...] = ()
     retry_after: int | None = None
+    closings: str = ""
 
     @property
     def active_count(self) -> int:
@@ -121,7 +123,7 @@ class Activity:
     stay active never hide one that may not. `last_event_at` is the
     publisher's time of the last event, `last_recorded_at` the storage's time of the last write that changed
     something: the second is what the settle window counts from, because it also covers events that came late.
-    `last_closed_at`, by the storage's time too, says when a look-up last closed instances that no event had ended.
+    `closings` is another one whenever a look-up has closed instances that no event had ended.
     """
 
     active: tuple[ActiveInstance, ...] = ()
@@ -130,12 +132,7 @@ class Activity:
     last_event_at: Instant | None = None
     last_recorded_at: Instant | None = None
     waived: tuple[ActiveInstance, ...] = ()
-    last_closed_at: Instant | None = None
-
-    def overtakes(self, began_at: Instant) -> bool:
-        """Whether what was read from then on proves nothing: an event has told of something since, or what ran then
-        was closed since, and may have started another before it ended."""
-        return any(at is not None and began_at <= at for at in (self.last_recorded_at, self.last_closed_at))
+    closings: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from state_api.domain.evidence import (
     ACTIVE_LIMIT,
     ActiveInstance,
+    Activity,
     Evidence,
     OpenDeployment,
     OpenSwap,
@@ -20,6 +21,9 @@ from state_api.domain.instants import Instant, format_duration, format_instant, 
 
 LONGEST_WAIT_SECONDS = 300
 """However long a task hub's storage asks to wait, it is asked again after this."""
+
+STAMPS = seconds(2)
+"""How far the stamps of rows and the time that the storage tells may differ (docs/correctness.md, A2)."""
 
 POLL_SECONDS = 10
 """What a caller is told to wait before it asks again, where nothing better is known."""
@@ -54,7 +58,8 @@ REASONS: dict[Reason, str] = {
     Reason.PROBE_THROTTLED: "The task hub's own storage asks to wait.",
     Reason.TASK_HUB_MISSING: "The task hub does not exist where the app's task hubs live.",
     Reason.PROBE_INCOMPLETE: "The probe has not read the whole task hub.",
-    Reason.PROBE_STALE: "The last complete probe is older than the freshness, or began before the last event.",
+    Reason.PROBE_STALE: "The last complete probe is older than the freshness, or began before the last event or before "
+    "instances were found ended of which no event had told.",
 }
 """What each code means, for the documentation."""
 
@@ -288,8 +293,8 @@ def _probe_reason(evidence: Evidence, policy: Policy, now: Instant) -> ReasonGiv
             f"the last complete probe of task hub {evidence.task_hub} began at {format_instant(probe.began_at)}; "
             f"it must be younger than {policy.freshness_seconds} s and have begun after the last event"
         )
-        if evidence.activity.last_closed_at is not None:
-            message += " and after instances were last found to have ended without one"
+        if probe.closings != evidence.activity.closings:
+            message += ", and instances were found ended since of which no event had told"
         if probe.took_seconds >= policy.freshness_seconds:
             message += (
                 f". It took {probe.took_seconds} s to read this hub: set freshnessSeconds well above that, or purge "
@@ -316,7 +321,17 @@ def _probe_is_good(evidence: Evidence, policy: Policy, now: Instant) -> bool:
         return False
     # Its time is of the same clock as `now`; one that is yet to come is wrong and proves nothing.
     young = 0 <= now - probe.began_at < seconds(policy.freshness_seconds)
-    return young and not evidence.activity.overtakes(probe.began_at)
+    return young and not is_overtaken(probe.began_at, probe.closings, evidence.activity, policy)
+
+
+def is_overtaken(began_at: Instant, closings: str, activity: Activity, policy: Policy) -> bool:
+    """Whether what was read from then on proves nothing any more: an event has told of something since; or, if the
+    records had other `closings` before, a look-up has closed what ran, and it may have started another one."""
+    if closings != activity.closings:
+        return True
+    last = activity.last_recorded_at
+    # A shorter settle window trusts that the storage's clocks agree better.
+    return last is not None and began_at <= last + min(STAMPS, seconds(policy.settle_seconds))
 
 
 def _active_reason(

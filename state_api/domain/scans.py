@@ -45,6 +45,7 @@ class Scan:
     changes: int = 0
     changes_before: int | None = None
     recorded: int = 0
+    closings: str = ""
     spent: float = 0.0
     """Seconds of reading so far."""
 
@@ -122,6 +123,7 @@ class Scan:
             exemptions=self.exemptions,
             carried_on=self.calls > 1,
             took_seconds=round(self.spent),
+            closings=self.closings,
         )
 
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from state_api.domain.evidence import ACTIVE_LIMIT, Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.healing import missed
-from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
+from state_api.domain.instants import Instant, seconds
 from state_api.domain.lifecycle import Instance, Source
-from state_api.domain.readiness import Policy
+from state_api.domain.readiness import Policy, is_overtaken
 from state_api.domain.scans import Scan
 from state_api.domain.sightings import Sighting
 from state_api.services.lookups import LOOKED_UP, LookUps
@@ -127,7 +127,6 @@ class Verifier:
         activity = records.activity
         if self._is_settling(activity, question.policy) or self._is_good(result, question, activity):
             return Checked(question.key, result, records=records)
-        await self._until_after(activity)
         return Checked(question.key, await self._scan(backend, question, activity, for_verdict=True))
 
     async def _records_for(self, question: Question) -> Records:
@@ -156,7 +155,7 @@ class Verifier:
         age = self._clock.now() - result.began_at
         if not 0 <= age < seconds(question.policy.freshness_seconds):
             return False
-        if for_verdict and activity.overtakes(result.began_at):
+        if for_verdict and is_overtaken(result.began_at, result.closings, activity, question.policy):
             return False
         return is_fresh_enough(result, question)
 
@@ -170,14 +169,6 @@ class Verifier:
         """Whether a scan that begins now could not make the hub Ready: it must begin after the last event."""
         last = activity.last_recorded_at
         return last is not None and self._clock.now() <= last + seconds(policy.settle_seconds)
-
-    async def _until_after(self, activity: Activity) -> None:
-        """Wait for the moment when a scan can begin that is not overtaken already by what a look-up has just closed:
-        the storage's clock, which is told in whole seconds, may be behind the time that it stamps rows with."""
-        behind = (activity.last_closed_at or Instant(0)) - self._clock.now()
-        if behind >= 0 and not self._stopping.is_set():
-            # A clock that was set back is not waited for.
-            await asyncio.sleep(min(behind + 1, 2 * CLOCKS) / TICKS_PER_SECOND)
 
     async def _scan(self, backend: Backend, question: Question, activity: Activity, for_verdict: bool) -> ProbeResult:
         """Scan the hub, alone, carrying on what was begun. While another worker scans it, wait for that one."""
@@ -204,11 +195,10 @@ class Verifier:
                 return kept.result
             if scan is not None and not self._may_go_on(scan, question, activity, for_verdict):
                 scan = None
-            scan, result = await self._read(backend, question, scan)
+            scan, result = await self._read(backend, question, scan, activity.closings)
         finally:
             # A scan that is over, or was given up, is not carried on.
-            over = result is not None and result.status is not ProbeStatus.INCOMPLETE
-            given_back = await self._probes.keep(lease, result if over else None, scan)
+            given_back = await self._probes.keep(lease, result if _is_kept(result) else None, scan)
             if not given_back:
                 log.info("task hub %s: another worker has taken the probe over", task_hub)
         return result
@@ -226,11 +216,14 @@ class Verifier:
             scan.exemptions == question.key
             and (self._clock.now() - scan.began_at < seconds(freshness) or scan.spent >= freshness / 2)
             and (question.verify is not Verify.FRESH or large or scan.began_at >= question.asked_at + CLOCKS)
-            and not (for_verdict and activity.overtakes(scan.began_at))
+            and not (for_verdict and is_overtaken(scan.began_at, scan.closings, activity, question.policy))
         )
 
-    async def _read(self, backend: Backend, question: Question, scan: Scan | None) -> tuple[Scan | None, ProbeResult]:
-        """Read until the scan is done or the time is up: the scan to carry on, and what it says."""
+    async def _read(
+        self, backend: Backend, question: Question, scan: Scan | None, closings: str
+    ) -> tuple[Scan | None, ProbeResult]:
+        """Read until the scan is done or the time is up: the scan to carry on, and what it says. `closings` are those
+        of the records as they were read before."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
@@ -239,7 +232,8 @@ class Verifier:
                     began_at = self._clock.now()
                     start = await backend.start(question.task_hub)
                     await self._task_hubs.mark(question.task_hub)
-                    scan = Scan(began_at, start.since, list(start.cursors), list(start.again), question.key)
+                    cursors, again = list(start.cursors), list(start.again)
+                    scan = Scan(began_at, start.since, cursors, again, question.key, closings=closings)
                 else:
                     scan.calls += 1
                 while not scan.finished():
@@ -331,3 +325,9 @@ _STATUS = {
     Trouble.THROTTLED: ProbeStatus.THROTTLED,
     Trouble.FAILED: ProbeStatus.FAILED,
 }
+
+
+def _is_kept(result: ProbeResult | None) -> bool:
+    """Whether it takes the place of the last result. A scan that goes on does if it has found something: should that
+    not be on record, no earlier result may answer once it has ended."""
+    return result is not None and (result.status is not ProbeStatus.INCOMPLETE or result.found_blocking)

@@ -23,7 +23,7 @@ from azure.data.tables.aio import TableClient
 from state_api.domain.errors import StateError, StorageUnavailable
 from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.services.ports import TableMissing
-from state_api.storage.instance_rows import BEAT, CLOSED, instance_from, instance_key_of, table_row
+from state_api.storage.instance_rows import BEAT, closed_row, instance_from, instance_key_of, table_row
 from state_api.storage.keys import instance_key
 from state_api.storage.plans import MAX_OPERATIONS, Evidence, Known, Plan, plan
 from state_api.storage.tables import (
@@ -269,7 +269,7 @@ class GroupCommit:
                 stamps = [await self._beat(client, shard, name, at) for name, at in made.beats.items()]
                 if made.closes:
                     # Whoever comes last is right, as with beats.
-                    stamps.append(("upsert", table_row(shard, CLOSED), {"mode": UpdateMode.REPLACE}))
+                    stamps.append(("upsert", closed_row(shard), {"mode": UpdateMode.REPLACE}))
                 try:
                     etags = await transact(client, [*made.operations, *stamps])
                 except HttpResponseError as error:

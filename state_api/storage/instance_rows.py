@@ -1,9 +1,10 @@
 """What an instance looks like in its hub's table: the keys, the columns, and back."""
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from state_api.domain.instants import format_instant, parse_instant
+from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus, Source, Started
 from state_api.storage.keys import escape, instance_key, unescape
 
@@ -11,10 +12,11 @@ ACTIVE_FROM = "a|"
 ACTIVE_TO = "a}"
 # After the active rows: whoever reads in the order of the keys, page by page, must not read "quiet for long" first and
 # then miss the row that an end has just taken away.
-# For the same reason, what says that a look-up has just closed instances.
-CLOSED = "b!"
 BEAT = "b|"
 BEAT_TO = "b}"
+# Which look-up has closed instances last. No function's key has this escape; a server of a version that does not know
+# it takes it for a beat, and settles.
+CLOSED = f"{BEAT}^c"
 
 
 def instance_key_of(instance_id: str) -> str:
@@ -70,6 +72,11 @@ def instance_from(row: Mapping[str, Any]) -> Instance:
             Source(row["FinishedSource"]),
         )
     return Instance(unescape(row["InstanceId"]), started, finished)
+
+
+def closed_row(shard: str) -> dict[str, Any]:
+    """A mark that no other closing has."""
+    return table_row(shard, CLOSED, FunctionName="", LastEventAt=format_instant(Instant(0)), Mark=secrets.token_hex(8))
 
 
 def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:

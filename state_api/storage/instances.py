@@ -1,6 +1,6 @@
 """One table per task hub. `i|<id>` holds an instance, `a|<since>|<id>` exists exactly while it is active, and both
 change in one transaction under the ETag of `i|<id>`. `b|<function>`, the function's last beat, tells when an instance
-of an orchestrator function last changed in the shard; `b!`, when a look-up last closed one.
+of an orchestrator function last changed in the shard; the mark in `b|^c` changes when a look-up closes one.
 
 "Is anything active?" is then one range read per shard, whatever the hub has finished, and it comes oldest first.
 """
@@ -101,7 +101,7 @@ class InstanceStore:
             ignored_count=sum(shard.ignored_count for shard in shards),
             last_event_at=max((shard.last_event_at for shard in shards if shard.last_event_at), default=None),
             last_recorded_at=max((shard.last_recorded_at for shard in shards if shard.last_recorded_at), default=None),
-            last_closed_at=max((shard.last_closed_at for shard in shards if shard.last_closed_at), default=None),
+            closings="".join(shard.closings for shard in shards),
             waived=tuple(one for shard in shards for one in shard.waived),
         )
 
@@ -111,7 +111,7 @@ class InstanceStore:
         ignored = 0
         last_event_at: Instant | None = None
         last_recorded_at: Instant | None = None
-        last_closed_at: Instant | None = None
+        closings = ""
         rows = table.query_entities(
             "PartitionKey eq @shard and RowKey ge @from and RowKey lt @to",
             parameters={"shard": shard, "from": ACTIVE_FROM, "to": BEAT_TO},
@@ -120,7 +120,7 @@ class InstanceStore:
         try:
             async for row in rows:
                 if row["RowKey"] == CLOSED:
-                    last_closed_at = written_at(row)
+                    closings = row["Mark"]
                     continue
                 ignored_function = exemptions.ignores(row["FunctionName"])
                 if row["RowKey"].startswith(BEAT):
@@ -143,7 +143,7 @@ class InstanceStore:
                 f"the records of a task hub are gone: table {table.table_name} was deleted. Make it again, empty, only "
                 "if you know that nothing runs on that hub"
             ) from None
-        return Activity(tuple(active), False, ignored, last_event_at, last_recorded_at, tuple(waived), last_closed_at)
+        return Activity(tuple(active), False, ignored, last_event_at, last_recorded_at, tuple(waived), closings)
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:
         """The record of one instance."""

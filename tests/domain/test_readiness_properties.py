@@ -38,6 +38,9 @@ ACTIVE = st.lists(
 FEW = ACTIVE | st.just(())
 
 
+CLOSINGS = seldom(st.just("another"), st.just(""))
+
+
 @st.composite
 def activities(draw: st.DrawFn) -> Activity:
     """What events show; a part of it was taken for waived when it was read."""
@@ -50,6 +53,7 @@ def activities(draw: st.DrawFn) -> Activity:
         last_event_at=draw(st.none() | OFFSETS),
         last_recorded_at=draw(st.none() | LATELY),
         waived=found[:waived],
+        closings=draw(CLOSINGS),
     )
 
 
@@ -71,6 +75,7 @@ RESULTS = st.builds(
     unlisted=seldom(st.sampled_from([1, 300]), st.just(0)),
     ignored_count=st.integers(0, 3),
     retry_after=st.none() | st.integers(0, 1000),
+    closings=CLOSINGS,
 )
 DEPLOYMENTS = st.builds(
     OpenDeployment,
@@ -117,7 +122,8 @@ def is_in_time(probe: ProbeResult, evidence: Evidence, policy: Policy) -> bool:
     """Whether what the probe saw at its beginning says something about noon."""
     recorded = evidence.activity.last_recorded_at
     young = 0 <= NOON - probe.began_at < seconds(policy.freshness_seconds)
-    return young and (recorded is None or probe.began_at > recorded)
+    after = recorded is None or probe.began_at > recorded + seconds(min(2, policy.settle_seconds))
+    return young and after and probe.closings == evidence.activity.closings
 
 
 def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:

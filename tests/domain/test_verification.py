@@ -127,19 +127,38 @@ def test_a_probe_that_took_longer_than_it_may_be_old_says_how_to_get_on(taken: i
     )
 
 
-@pytest.mark.parametrize(("began", "is_ready"), [(-60.0000001, False), (-60, False), (-59.9999999, True)])
-def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(began: float, is_ready: bool) -> None:
-    """What has ended unnoticed may have started another one before."""
-    verdict = verified_by(probe(began=began), Activity(last_recorded_at=at(-90), last_closed_at=at(-60)))
+@pytest.mark.parametrize(
+    ("before", "since", "is_ready"), [("", "", True), ("a", "a", True), ("", "a", False), ("a", "b", False)]
+)
+def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
+    before: str, since: str, is_ready: bool
+) -> None:
+    """What has ended unnoticed may have started another one before. No clock tells, but a mark."""
+    verdict = verified_by(replace(probe(began=-9), closings=before), Activity(closings=since))
     assert verdict.ready is is_ready
+    assert is_ready or only_reason(verdict) is Reason.PROBE_STALE
     assert is_ready or verdict.reasons[0].message.endswith(
-        "after the last event and after instances were last found to have ended without one"
+        "after the last event, and instances were found ended since of which no event had told"
     )
 
 
-@pytest.mark.parametrize(("began", "is_ready"), [(-60.0000001, False), (-60, False), (-59.9999999, True)])
-def test_a_probe_must_have_begun_after_the_last_event_was_recorded(began: float, is_ready: bool) -> None:
-    verdict = verified_by(probe(began=began), Activity(last_recorded_at=at(-60)))
+@pytest.mark.parametrize(
+    ("settle", "began", "is_ready"),
+    [
+        (30, -58, False),
+        (30, -57.9999999, True),
+        (2, -58, False),
+        (1, -59, False),
+        (1, -58.9999999, True),
+        (0, -60.0000001, False),
+        (0, -60, False),
+        (0, -59.9999999, True),
+    ],
+)
+def test_a_probe_must_have_begun_after_the_last_event_was_recorded(settle: int, began: float, is_ready: bool) -> None:
+    """By two clocks of the storage, which may be two seconds apart."""
+    policy = Policy(settle_seconds=settle)
+    verdict = verified_by(probe(began=began), Activity(last_recorded_at=at(-60)), policy=policy)
     assert verdict.ready is is_ready
     assert is_ready or only_reason(verdict) is Reason.PROBE_STALE
 

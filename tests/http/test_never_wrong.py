@@ -327,6 +327,31 @@ async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_o
     assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["2-second"])
 
 
+async def test_what_a_look_up_closes_overtakes_a_result_whatever_the_clocks_say(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub, clock: ShiftedClock
+) -> None:
+    """The storage's time is ahead of the time that it stamps rows with, as much as it may be."""
+    clock.turn(1.9)
+    await publish(http, event(draining.hub, "first"))
+    await asyncio.sleep(1.1)
+    assert (await http.get(f"/api/taskhubs/{draining.hub}/versions?verify=fresh")).json()["complete"]
+    await draining.put("second", "Running")
+    await draining.put("first", "Completed")
+    verdict = await staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
+
+
+async def test_a_clock_that_is_set_back_does_not_keep_a_drained_hub_from_being_ready(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub, clock: ShiftedClock
+) -> None:
+    await draining.put("first", "Running")
+    assert codes(await staging(http, app, verify="fresh")) == ["InstancesActive"]
+    await draining.put("first", "Completed")
+    assert (await staging(http, app, verify="fresh"))["ready"]
+    clock.turn(-600)
+    assert (await staging(http, app))["ready"]
+
+
 async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
     http: httpx.AsyncClient, server: StateServer, app: str, draining: ProviderHub
 ) -> None:

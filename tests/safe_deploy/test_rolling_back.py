@@ -126,3 +126,15 @@ def test_production_goes_back_under_a_version_that_was_staged_and_not_deployed(s
         ends(swapped.run(["rollback", "--task-hub", swapped.old, "--outcome", "done"]), 0)
         assert swapped.is_as_before()
     assert [one["taskHub"] for one in swapped.record()["retired"]] == [third]
+
+
+def test_what_somebody_swapped_back_by_hand_is_put_on_record_by_whoever_looks(swapped: Shop) -> None:
+    """The old hub was in production before, so that this is told from what was said of a swap of long ago."""
+    swapped.carry(production=swapped.old, staging=swapped.new)
+    command, mark = touch(swapped)
+    arguments = ["swap", "--task-hub", swapped.old, "--resource-group", GROUP, "--", *command]
+    ends(swapped.run(arguments), 0, "the command was not run")
+    assert not mark.exists()
+    assert swapped.is_as_before()
+    last = swapped.server.get(f"/api/apps/{swapped.app}/history").json()["history"][0]
+    assert last["details"]["rollback"] is True
