@@ -1,6 +1,7 @@
-"""What happens between two steps of one server: another server acts, or the storage fails. Each time the next call
-finds a consistent state and finishes the work."""
+"""Many callers at once, and what happens between two steps of one server: another server acts, or the storage fails.
+Each time the next call finds a consistent state and finishes the work."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -37,6 +38,54 @@ async def with_retired_hub(http: httpx.AsyncClient, app: str) -> str:
         if hub == old:
             await publish(http, event(old, status="Completed"))
     return old
+
+
+async def test_twenty_stages_at_once_leave_one_winner_whom_all_others_know(http: httpx.AsyncClient, app: str) -> None:
+    hubs = [new_hub() for _ in range(20)]
+    answers = await asyncio.gather(*(stage(http, app, hub, run(n)) for n, hub in enumerate(hubs)))
+    winners = [answer for answer in answers if answer.status_code == 200]
+    assert len(winners) == 1
+    winner = winners[0].json()["deployment"]
+    for answer in answers:
+        if answer.status_code != 200:
+            refused = problem(answer, 409, "DeploymentInProgress")
+            assert refused["deployment"]["taskHub"] == winner["taskHub"]
+            assert winner["by"] in refused["detail"]
+    state = (await http.get(f"/api/apps/{app}")).json()
+    assert (state["slots"]["staging"]["taskHub"], state["retired"]) == (winner["taskHub"], [])
+    assert len((await http.get(f"/api/apps/{app}/history")).json()["history"]) == 1
+
+
+async def test_two_apps_that_want_one_hub_name_at_once_get_it_once(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    answers = await asyncio.gather(*(stage(http, f"{app}-{n}", hub) for n in range(10)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 9
+
+
+async def test_eight_writers_of_one_instance_leave_the_right_record(
+    storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str
+) -> None:
+    servers = [StateServer(Settings(storage=storage)) for _ in range(8)]
+    base = event(hub)["eventTime"][:20]
+    events = [
+        event(hub, "one", "Running" if n % 3 else "Completed", f"{base}{n:07d}Z", function=f"F{n}") for n in range(200)
+    ]
+    try:
+
+        async def write(which: int) -> None:
+            for one in events[which::8]:
+                await servers[which].services.recorder.record([one], "webhook")
+
+        await asyncio.gather(*(write(which) for which in range(8)))
+    finally:
+        for one in servers:
+            await one.close()
+    listed = (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
+    assert len(listed) == 1
+    # The last event of all, 199, is a start, so exactly one active row must be left.
+    assert (listed[0]["active"], listed[0]["startedAt"], listed[0]["functionName"]) == (True, f"{base}0000199Z", "F199")
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
+    await publish(http, event(hub, "one", "Failed", f"{base}0000200Z"))
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 0
 
 
 async def test_who_loses_every_race_is_told_who_won(

@@ -11,6 +11,7 @@ import pytest
 from dev.local import stopped, until
 from state_api.settings import StorageSettings
 from tests.pipelines.harness import KEYS, Machine, Shop
+from tests.pipelines.releases import Release
 from tests.server.processes import ROOT, Served, serving
 
 
@@ -42,3 +43,8 @@ def shop(state_server: Served, machine: Machine, app: str) -> Iterator[Shop]:
     headers = {"x-functions-key": KEYS["admin"], "X-Actor": "the test"}
     with httpx.Client(base_url=state_server.url, headers=headers, timeout=60) as admin:
         yield Shop(app, state_server.url, machine.cloud, admin)
+
+
+@pytest.fixture
+def release(machine: Machine, shop: Shop) -> Release:
+    return Release(machine, shop)

