@@ -22,6 +22,7 @@ SECRETS = ("SAFE_DEPLOY_KEY",)
 _NAP_SECONDS = 0.5
 """A signal does not end a sleep by itself."""
 
+_KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
@@ -64,12 +65,16 @@ class Guard:
     """Keeps this process alive through signals until the block ends. `interrupted` says that one came."""
 
     def __init__(self) -> None:
-        self.interrupted = False
+        self._signals = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._before: dict[int, object] = {}
         # In a terminal, Ctrl-C goes to the command by itself, and it may have to ask something. Elsewhere it gets a
         # process group of its own, so that a signal reaches what it has started, too.
         self._own_group = os.name == "posix" and not sys.stdin.isatty()
+
+    @property
+    def interrupted(self) -> bool:
+        return self._signals > 0
 
     def __enter__(self) -> "Guard":
         self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
@@ -105,8 +110,8 @@ class Guard:
             name = command if isinstance(command, str) else command[0]
             raise UsageError(f"cannot run {name}: {error.strerror}") from None
         if self.interrupted:
-            # The signal came before there was a process to pass it on to.
-            self._send(signal.SIGTERM)
+            # It came before there was a process to pass it on to.
+            self._send(_KILL if self._signals > 1 else signal.SIGTERM)
         try:
             code = self._process.wait()
             if self.interrupted and self._own_group:
@@ -117,12 +122,12 @@ class Guard:
         return Ended(code, self.interrupted)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self.interrupted = self.interrupted, True
+        self._signals += 1
         if self._process is None or self._process.poll() is not None:
             return
-        if again:
+        if self._signals > 1:
             # Whoever asks twice has no time left: what comes after must still be done.
-            self._send(getattr(signal, "SIGKILL", signal.SIGTERM))
+            self._send(_KILL)
         elif self._own_group or number != signal.SIGINT:
             self._send(number)
 

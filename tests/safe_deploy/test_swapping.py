@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -492,6 +493,22 @@ def test_who_asks_twice_kills_a_command_that_does_not_listen(staged: Shop) -> No
     ends(running.end(), 6, "was ended by SIGKILL")
     until(lambda: is_gone(int(group.read_text())), "nothing of the command is left")
     assert staged.pending() == staged.new
+
+
+@pytest.mark.parametrize(("signals", "ended"), [(["SIGINT"], "SIGTERM"), (["SIGINT", "SIGTERM"], "SIGKILL")])
+def test_what_comes_before_there_is_a_command_reaches_it(signals: list[str], ended: str) -> None:
+    """The command may run already when its process is not known yet."""
+    early = f"""
+        import os, signal
+        from safe_deploy.commands import Command, Guard
+        with Guard() as guard:
+            for number in {signals}:
+                os.kill(os.getpid(), getattr(signal, number))
+            print(guard.run(Command(["sleep", "60"], os.environ)))
+    """
+    python = [sys.executable, "-c", textwrap.dedent(early)]
+    said = subprocess.check_output(python, stdin=subprocess.DEVNULL, text=True, timeout=60)
+    assert said == f"was ended by {ended}\n"
 
 
 @SIGNALS
