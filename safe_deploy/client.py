@@ -131,10 +131,12 @@ class Server:
         return self.ask("DELETE", f"{self.app_path}/staging", query={"taskHub": task_hub, "slot": slot})
 
     def post_swap(
-        self, task_hub: str, slot: str, outcome: str = "Done", rollback: bool = False, etag: str | None = None
+        self, task_hub: str, slot: str, outcome: str | None, rollback: bool = False, etag: str | None = None
     ) -> Json:
-        """`outcome` is Pending, Done or Failed. With `etag` only if the app is still that one; else ConflictError."""
-        body: Json = {"taskHub": task_hub, "slot": slot, "outcome": outcome, "rollback": rollback}
+        """`outcome` is Pending, Done or Failed; None exchanges at once. With `etag` only if the app is still that one;
+        else ConflictError."""
+        body: Json = {"taskHub": task_hub, "slot": slot, "rollback": rollback}
+        body |= {"outcome": outcome} if outcome else {}
         return self.ask("POST", f"{self.app_path}/swap", body, headers={"If-Match": etag} if etag else None)
 
     def cleanup(self, dry_run: bool, delete_task_hubs: bool) -> Json:

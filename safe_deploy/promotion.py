@@ -84,12 +84,14 @@ class Promotion:
                 step = self._wait_out(record, record.pending)
             if step is Step.CONFIRM:
                 self._say(f"in Azure, production carries task hub {target} already; the command was not run")
-                # What was in production before has come back, unless that was begun here.
-                back = rollback or (record.pending is None and record.promoted)
-                return self._tell("Done", target, f"production carries task hub {target}", back)
-            if record.pending is None:
+                if record.pending is not None:
+                    return self._tell("Done", target, f"production carries task hub {target}", rollback)
+            elif record.pending is None:
                 self._require_travelling()
             try:
+                if step is Step.CONFIRM:
+                    # Nobody began it here. The server takes that at once, of the record that was looked at.
+                    return self._server.post_swap(target, self._slot, None, rollback, etag)
                 begun = self._begin(target, rollback, etag)
             except ConflictError as error:
                 if error.problem.get("code") != "PreconditionFailed":
@@ -232,7 +234,7 @@ class Promotion:
             record = Record(self._server.app, self._slot, target, None, server=self._server.url)
             raise type(error)(
                 f"{error.message}. On the platform: {shown}. On the server: {self._on_record(target)}. To say it "
-                f"again, type: {record.typed(target, outcome.lower(), rollback=rollback)}",
+                f"again, type: {record.typed(target, outcome.lower())}",
                 error.problem,
             ) from error
 

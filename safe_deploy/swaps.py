@@ -82,10 +82,9 @@ class Record:
         except (AttributeError, KeyError, TypeError):
             raise CommandError("the server's answer is not that of a state server; check its address") from None
 
-    def typed(self, task_hub: str, outcome: str, slot: str | None = None, rollback: bool = False) -> str:
+    def typed(self, task_hub: str, outcome: str, slot: str | None = None) -> str:
         """What to type to say how a swap went."""
-        way = "rollback" if rollback else "swap"
-        words = ["safe-deploy", way, *self._server(), "--app", self.app, "--slot", slot or self.slot_name]
+        words = ["safe-deploy", "swap", *self._server(), "--app", self.app, "--slot", slot or self.slot_name]
         return shlex.join([*words, "--task-hub", task_hub, "--outcome", outcome])
 
     def registering(self, task_hub: str) -> str:

@@ -49,13 +49,11 @@ def swap(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = Fals
         raise swap_pending(app, pending)
     if _holds(app, PRODUCTION, task_hub):
         return Transition(app, "PostSwap", changed=False)
-    held = app.slot(slot)
-    details: dict[str, Any] = {}
-    if rollback and held is not None and (under := _under(held, task_hub)) is not None:
-        app = _uncovered(app, app.slot_name(slot), held, under, now)
-        details["retired"] = held.task_hub
+    held, production = app.slot(slot), app.slot(PRODUCTION)
+    if rollback and held is not None and production is not None and (under := _under(held, task_hub)) is not None:
+        return _back_under(app, app.slot_name(slot), held, production, under, now)
     held, production = _both(app, slot, task_hub, rollback)
-    details = _described(app.slot_name(slot), held, production, rollback) | details
+    details = _described(app.slot_name(slot), held, production, rollback)
     return Transition(_exchanged(app, slot, held, production, now), "PostSwap", details)
 
 
@@ -64,21 +62,22 @@ def _under(held: Slot, task_hub: str) -> Beneath | None:
     return next((one for one in held.beneath if one.promoted and same_hub(one.task_hub, task_hub)), None)
 
 
-def _uncovered(app: App, slot: str, held: Slot, under: Beneath, now: Instant) -> App:
-    """The app if what was staged over a hub was never deployed: the slot holds that hub, and the staged one is retired
-    in its place."""
-    kept = tuple(hub for hub in app.retired if not same_hub(hub.task_hub, under.task_hub))
-    version = next((hub.version for hub in app.retired if same_hub(hub.task_hub, under.task_hub)), None)
-    return replace(
-        app,
-        slots={**app.slots, slot: Slot(under.task_hub, version, now, under.promoted)},
-        retired=(*kept, Retired(held.task_hub, held.version, now)),
-    )
+def _back_under(app: App, slot: str, held: Slot, production: Slot, under: Beneath, now: Instant) -> Transition:
+    """Production goes back to a hub over which others were staged. They were not deployed by then, but whoever staged
+    them may still be at it: they are retired, and may be beneath the one that comes into the slot."""
+    came_back = next((hub for hub in app.retired if same_hub(hub.task_hub, under.task_hub)), None)
+    retired = (*(hub for hub in app.retired if hub is not came_back), Retired(held.task_hub, held.version, now))
+    back = Slot(under.task_hub, came_back.version if came_back else None, now, promoted=True)
+    changed = _exchanged(replace(app, retired=retired), slot, back, production, now)
+    carried = held.carried()
+    left = replace(production, since=now, promoted=True, beneath=carried[: carried.index(under)])
+    details = _described(slot, back, production, rollback=True) | {"retired": held.task_hub}
+    return Transition(replace(changed, slots={**changed.slots, slot: left}), "PostSwap", details)
 
 
 def confirm(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = False) -> Transition:
     """Say that the platform has swapped. The same as `swap`, but where no swap is pending nothing is promoted that was
-    in production before, unless it is said to be a rollback: what was said of a swap that has been swapped back since
+    in production before, unless it is said to be a rollback: what is said of a swap that has been swapped back since
     may come late, or again from an old pipeline, and the record would not be what the platform holds any more.
 
     Raises SwapMismatch, SwapPending, SlotNotFound, InvalidRequest.
@@ -89,7 +88,7 @@ def confirm(app: App, slot: str, task_hub: str, now: Instant, rollback: bool = F
             raise SwapMismatch(
                 f"task hub {held.task_hub} in slot {app.slot_name(slot)} of app {app.name} was swapped out of "
                 "production, and no swap of it is pending: this is about a swap of before. If production holds it "
-                "again, say that it was a rollback",
+                "again, send PostSwap for it without an outcome",
                 taskHub=held.task_hub,
                 slots=app.hubs(),
             )
@@ -168,8 +167,8 @@ def _both(app: App, slot: str, task_hub: str, rollback: bool) -> tuple[Slot, Slo
     if rollback and held is not None and _under(held, task_hub) is not None:
         raise SwapMismatch(
             f"slot {app.slot_name(slot)} of app {app.name} may still carry task hub {task_hub}, but {held.task_hub} "
-            "was staged over it. See what the platform holds there: if it is that one, swap on the platform, and "
-            "then say that the rollback is done",
+            "was staged over it. If the platform's slot carries it, swap there; once production carries it, say that "
+            "the rollback is done",
             taskHub=task_hub,
             slots=app.hubs(),
         )

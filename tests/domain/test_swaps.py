@@ -150,7 +150,10 @@ UNDER = Slot("v43", "1.6.0", at(30), beneath=(Beneath("v42x", False), Beneath("v
 
 def covered() -> App:
     """v43 was staged over v41, which the platform's slot may still carry."""
-    app = replace(deploying(ANNA), slots={"production": in_production("v42"), "Staging": UNDER})
+    app = deploying(ANNA)
+    assert app.deployment is not None
+    deployment = replace(app.deployment, task_hub="v43", slot="Staging")
+    app = replace(app, slots={"production": in_production("v42"), "Staging": UNDER}, deployment=deployment)
     return replace(app, retired=tuple(Retired(hub, f"{hub}.0", at(-60)) for hub in ("v40", "v41", "v42x")))
 
 
@@ -159,8 +162,10 @@ def test_production_goes_back_to_what_the_slot_still_carried_and_what_was_staged
     transition = swap(app, "staging", "V41", at(60), rollback=True)
     assert transition.app.slots == {
         "production": Slot("v41", "v41.0", at(60), promoted=True),
-        "Staging": replace(in_production("v42"), since=at(60)),
+        "Staging": replace(in_production("v42"), since=at(60), beneath=(Beneath("v43", False), Beneath("v42x", False))),
     }
+    assert transition.app.may_carry("v43") == "Staging"
+    assert transition.app.deployment is None
     assert transition.app.retired == (app.retired[0], app.retired[2], Retired("v43", "1.6.0", at(60)))
     assert transition.details == {
         "slot": "Staging",
@@ -176,6 +181,12 @@ def test_production_goes_back_to_what_the_slot_still_carried_and_what_was_staged
 def test_a_version_that_nobody_knows_any_more_does_not_stop_a_rollback() -> None:
     app = replace(covered(), retired=())
     assert swap(app, "staging", "v41", at(60), rollback=True).app.slots["production"] == Slot("v41", None, at(60), True)
+
+
+def test_without_a_production_there_is_nothing_that_could_come_into_the_slot() -> None:
+    app = replace(covered(), slots={"production": None, "Staging": UNDER})
+    with pytest.raises(SwapMismatch, match="may still carry task hub v41"):
+        swap(app, "staging", "v41", at(60), rollback=True)
 
 
 @pytest.mark.parametrize(("hub", "rollback"), [("v41", False), ("v42x", True), ("v39", True)])

@@ -57,23 +57,29 @@ async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_r
     assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "Removed"), (three, "Removed")]
 
 
-async def test_production_goes_back_to_what_is_beneath_a_staged_hub_and_cleanup_takes_the_staged_one(
+async def test_production_goes_back_to_what_is_beneath_a_staged_hub_which_its_run_may_still_deploy(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
-    """What serves customers again is judged as production, and what they have left behind as the slot's."""
-    one, two, three = new_hub(), new_hub(), new_hub()
+    one, two, three, four = new_hub(), new_hub(), new_hub(), new_hub()
     await swapped_out(http, app, one, two)
     assert (await stage(http, app, three)).status_code == 200
     answer = await http.post(f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Done", "rollback": True})
     assert answer.status_code == 200, answer.text
     changed = answer.json()
     assert {name: held["taskHub"] for name, held in changed["slots"].items()} == {"production": one, "staging": two}
-    assert [held["beneath"] for held in changed["slots"].values()] == [[], []]
+    assert [held["beneath"] for held in changed["slots"].values()] == [[], [three]]
     assert ([hub["taskHub"] for hub in changed["retired"]], changed["deployment"]) == ([three], None)
-    await publish(http, event(two, "left-behind"), event(one, "served"))
-    assert codes(await staging(http, app)) == ["InstancesActive"]
+    await publish(http, event(one, "served"), event(two, "left-behind"), event(three, "deployed"))
+    assert (await staging(http, app))["activeCount"] == 2
+    await publish(http, event(two, "left-behind", "Completed"))
     clock.turn(31)
+    told = problem(await stage(http, app, four), 409, "StagingNotReady")
+    assert three in told["reasons"][0]["message"]
     cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
-    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(three, "Removed")]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(three, "InUse")]
+    await publish(http, event(three, "deployed", "Completed"))
+    clock.turn(31)
     problem(await stage(http, app, three), 409, "TaskHubAlreadyUsed")
-    problem(await stage(http, app, new_hub()), 409, "StagingNotReady")
+    await swapped_out(http, app, four)
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert {hub["taskHub"]: hub["outcome"] for hub in cleaned} == {two: "Removed", three: "Removed"}

@@ -364,7 +364,7 @@ def test_an_app_that_was_changed_meanwhile_is_a_conflict(place: Place) -> None:
     with Server(place.url, place.app, KEYS["deployer"], Caller(), print, patience=0) as server:
         hub = place.stage(new_hub())
         with pytest.raises(ConflictError) as refused:
-            server.post_swap(hub, "staging", etag='"1"')
+            server.post_swap(hub, "staging", None, etag='"1"')
     assert refused.value.problem["code"] == "PreconditionFailed"
     assert refused.value.exit_code == ExitCode.CONFLICT
 
