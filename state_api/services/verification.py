@@ -175,6 +175,7 @@ class Verifier:
         loop = asyncio.get_running_loop()
         owner = uuid.uuid4().hex
         task_hub = question.task_hub
+        waited = False
         while True:
             left = max(0.0, question.deadline - loop.time())
             now = self._clock.now()
@@ -187,10 +188,14 @@ class Verifier:
             if left <= _POLL_SECONDS or self._stopping.is_set():
                 return self._cut_short(question, "another worker is reading it")
             await asyncio.sleep(_POLL_SECONDS)
+            waited = True
         kept = lease.kept
         result: ProbeResult | None = None
         scan = kept.scan
         try:
+            if waited:
+                # The other worker may have closed something, and have read the hub since.
+                activity = (await self._records_for(question)).activity
             if kept.result is not None and self._answers(kept.result, question, activity, for_verdict):
                 return kept.result
             if scan is not None and not self._may_go_on(scan, question, activity, for_verdict):

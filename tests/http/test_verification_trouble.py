@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
+from state_api.services.ports import Lease
 from state_api.settings import Connections, Settings, StorageSettings
+from state_api.storage.probes import ProbeStore
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, stage, staging
@@ -246,6 +248,33 @@ async def _nothing(*arguments: object) -> bool:
     return False
 
 
+async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
+    http: httpx.AsyncClient, app: str, draining: ProviderHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although that one has closed an instance in the meantime."""
+    lease = ProbeStore.lease
+    waits, done = asyncio.Event(), asyncio.Event()
+
+    async def held_by_another(self: ProbeStore, *arguments: Any) -> Lease | None:
+        if waits.is_set():
+            return await lease(self, *arguments)
+        waits.set()
+        await done.wait()
+        return None
+
+    monkeypatch.setattr(ProbeStore, "lease", held_by_another)
+    waiting = asyncio.create_task(staging(http, app))
+    await waits.wait()
+    await draining.put("order-1", "Running")
+    assert codes(await staging(http, app)) == ["InstancesActive"]
+    await draining.put("order-1", "Completed")
+    found = await staging(http, app)
+    assert found["ready"]
+    done.set()
+    assert (await waiting)["evidence"]["probe"]["checkedAt"] == found["evidence"]["probe"]["checkedAt"]
+    assert codes(await waiting) == []
+
+
 async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_again(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +290,7 @@ async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_aga
         await provider.put("order-1", "Completed")
         await publish(http, event(hub, "order-1"))
         # By this one the hub is known from now on.
-        assert (await staging(http, app))["ready"]
+        assert (await staging(http, app, wait=10))["ready"]
         await provider.put("order-2", "Completed")
         await publish(http, event(hub, "order-2"))
         state.fail = lambda method, path: 400 if path.endswith("$batch") else None
@@ -269,4 +298,4 @@ async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_aga
         assert codes(await staging(http, app)) == ["InstancesActive"]
         assert state.count()[0] < 30, "one round of look-ups"
         state.fail = lambda method, path: None
-        assert (await staging(http, app))["ready"]
+        assert (await staging(http, app, wait=10))["ready"]
