@@ -127,7 +127,9 @@ def test_a_program_that_must_not_start_ends_as_its_main_says(tmp_path: Path) -> 
 
 def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> None:
     *emulator, port = free_ports(4)
-    code = f"{moved(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
+    # Whoever runs the tests with nohup has the server ignore a hang-up.
+    heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+    code = f"{heard}{moved(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
     settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     hub = new_hub()
     for how in (signal.SIGINT, signal.SIGHUP):
