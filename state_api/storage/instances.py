@@ -63,7 +63,7 @@ class InstanceStore:
 
     async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
         """The same with what a probe has seen, which is no event: the hub's functions do not beat, so that nothing
-        has to settle anew. But ends are stamped: what was read before proves nothing from then on."""
+        has to settle anew. But an end leaves a mark: what was read before proves nothing from then on."""
         return await self._merge(hub, corrections, beating=False)
 
     async def _merge(self, hub: TaskHubRecord, evidence: Sequence[Instance], beating: bool) -> list[bool | None]:

@@ -30,7 +30,7 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one caller brings for one instance, piece by piece. Events make the function beat; what a probe has seen
-    does not, so that nothing has to settle anew. An end that it has seen is stamped as such."""
+    does not, so that nothing has to settle anew. An end that it has seen leaves a mark."""
 
     instance_id: str
     pieces: tuple[Instance, ...]

@@ -128,13 +128,18 @@ def test_production_goes_back_under_a_version_that_was_staged_and_not_deployed(s
     assert [one["taskHub"] for one in swapped.record()["retired"]] == [third]
 
 
+def look_and_tell(shop: Shop, hub: str) -> None:
+    """A swap that looks at Azure, and finds there that it is done."""
+    command, mark = touch(shop)
+    ended = shop.run(["swap", "--task-hub", hub, "--resource-group", GROUP, "--", *command])
+    ends(ended, 0, "the command was not run")
+    assert not mark.exists()
+
+
 def test_what_somebody_swapped_back_by_hand_is_put_on_record_by_whoever_looks(swapped: Shop) -> None:
     """And is no rollback on record: the next rollback goes back from it."""
     swapped.carry(production=swapped.old, staging=swapped.new)
-    command, mark = touch(swapped)
-    arguments = ["swap", "--task-hub", swapped.old, "--resource-group", GROUP, "--", *command]
-    ends(swapped.run(arguments), 0, "the command was not run")
-    assert not mark.exists()
+    look_and_tell(swapped, swapped.old)
     assert swapped.is_as_before()
     ends(swapped.run(swapped.rollback()), 0)
     assert swapped.is_swapped()
@@ -143,11 +148,8 @@ def test_what_somebody_swapped_back_by_hand_is_put_on_record_by_whoever_looks(sw
 def test_a_rollback_works_again_after_the_version_came_back_by_hand(swapped: Shop) -> None:
     ends(swapped.run(swapped.rollback()), 0)
     swapped.carry(production=swapped.new, staging=swapped.old)
-    command, mark = touch(swapped)
     ends(swapped.run(["swap", "--task-hub", swapped.new, "--outcome", "done"]), 6, "without an outcome")
-    arguments = ["swap", "--task-hub", swapped.new, "--resource-group", GROUP, "--", *command]
-    ends(swapped.run(arguments), 0, "the command was not run")
-    assert not mark.exists()
+    look_and_tell(swapped, swapped.new)
     assert swapped.is_swapped()
     ends(swapped.run(swapped.rollback()), 0)
     assert swapped.is_as_before()
