@@ -136,7 +136,7 @@ def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 1)
     monkeypatch.setattr("state_api.services.scanning._PAGES_AT_ONCE", 1)
     monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
-    for module in ("questions", "verification"):
+    for module in ("questions", "scanning"):
         monkeypatch.setattr(f"state_api.services.{module}.LONG_SECONDS", 0.5)
 
 
