@@ -238,7 +238,7 @@ def _refuse_unresolved(name: str, value: str) -> None:
     if value.lstrip().lower().startswith(_KEY_VAULT_REFERENCE):
         raise SettingsError(
             f"{name} is a Key Vault reference that Azure has not resolved: give the Function App's identity the role "
-            "Key Vault Secrets User on the vault, check the address in the reference and the vault's firewall, and restart"
+            "Key Vault Secrets User on the vault, check the reference and the vault's firewall, and restart"
         )
 
 
