@@ -15,6 +15,8 @@ import uvicorn
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, EmulatorPorts, answers, storage_emulator
 from state_api.http.middleware import LocalOnly, is_loopback
+from state_api.serving.connections import BACKLOG, ConnectionLimits, limit_to_open_files, limited_protocol
+from state_api.serving.log_limit import LogLimit
 from state_api.settings import (
     EMULATOR_BLOB_PORT,
     EMULATOR_QUEUE_PORT,
@@ -37,10 +39,18 @@ USAGE_ERROR = 2
 class _Server(uvicorn.Server):
     """Ends long polls at once when it is told to stop; all other requests in flight finish."""
 
-    def __init__(self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals], log_limit: LogLimit
+    ) -> None:
         super().__init__(config)
         self._state = state
         self._stopping = stopping
+        self._log_limit = log_limit
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls this ten times a second."""
+        self._log_limit.report()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -67,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("azure").setLevel(logging.WARNING)
+    log_limit = LogLimit()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(log_limit)
     try:
         settings = read_settings(os.environ)
         check_exposure(given.host, settings)
@@ -95,13 +108,17 @@ def main(arguments: list[str] | None = None) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
+            http=limited_protocol(ConnectionLimits(connections=limit_to_open_files())),
+            backlog=BACKLOG,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         try:
-            _Server(config, state, stopping).run()
+            _Server(config, state, stopping, log_limit).run()
         except SystemExit as end:
             # uvicorn ends the process itself when it cannot listen; it has logged why.
             return 1 if end.code else 0
+        finally:
+            log_limit.report(at_end=True)
         return 0
 
 
