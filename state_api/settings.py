@@ -1,6 +1,7 @@
 """Everything that is set from outside, read once from the environment. `docs/settings.md` documents each; a test
 holds the two together."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -8,7 +9,9 @@ from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, ValidationError
+
+from state_api.domain.names import APP_PATTERN, app_key
 
 STORAGE = "STATE_STORAGE"
 FALLBACK_STORAGE = "AzureWebJobsStorage"
@@ -35,6 +38,7 @@ DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
 EMULATOR_BLOB_PORT = 10000
 EMULATOR_QUEUE_PORT = 10001
 EMULATOR_TABLE_PORT = 10002
+_KEY_VAULT_REFERENCE = "@microsoft.keyvault("
 _CONNECTION = re.compile(r"(?:^|;)\s*(?:AccountName|TableEndpoint)\s*=", re.IGNORECASE)
 
 
@@ -43,12 +47,18 @@ class SettingsError(Exception):
 
 
 class Role(StrEnum):
-    """What a key may do. `deployer` and `admin` may read as well; only `admin` may do everything."""
+    """What a key may do. `deployer` and `admin` may read as well; only `admin` may do everything. `router` is for the
+    routers of releases side by side: no operation takes it yet."""
 
     READER = "reader"
+    ROUTER = "router"
     DEPLOYER = "deployer"
     PUBLISHER = "publisher"
     ADMIN = "admin"
+
+
+_FOR_ALL_APPS = (Role.PUBLISHER,)
+"""Roles whose operations are about no app: their keys cannot be bound to apps."""
 
 
 class _Frozen(BaseModel):
@@ -56,11 +66,24 @@ class _Frozen(BaseModel):
 
 
 class Key(_Frozen):
-    """An access key of a server outside Azure Functions. `name` is what the audit log shows."""
+    """An access key of this server, known by its SHA-256 alone. `name` is what the audit log shows. `apps` are the only
+    apps that the key may see and change; None where it is bound to none."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
     role: Role
-    key: Annotated[SecretStr, Field(min_length=16, max_length=512)]
+    sha256: Annotated[
+        str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True), Field(repr=False, exclude=True)
+    ]
+    apps: Annotated[tuple[Annotated[str, Field(pattern=APP_PATTERN)], ...] | None, Field(min_length=1)] = None
+
+    def may_see(self, app: str) -> bool:
+        """Whether the key may see and change this app, as far as it is bound to apps."""
+        return self.apps is None or app_key(app) in {app_key(own) for own in self.apps}
+
+
+def sha256_of(key: str) -> str:
+    """The SHA-256 of a key as `STATE_KEYS` holds it: 64 hexadecimal digits."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 class StorageSettings(_Frozen):
@@ -102,16 +125,19 @@ class Settings(_Frozen):
     storage: StorageSettings
     connections: Connections = Field(default_factory=lambda: Connections({}), repr=False, exclude=True)
     keys: tuple[Key, ...] = ()
+    keys_required: bool = False
     shards: int = Field(default=4, ge=1, le=64)
     platform_identity: bool = False
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings in these environment variables. Raises SettingsError."""
+def read_settings(environment: Mapping[str, str], *, keys_required: bool = False) -> Settings:
+    """The settings in these environment variables. With `keys_required` a server without keys refuses everything but
+    health; else whoever serves it must see to it that only this machine reaches it. Raises SettingsError."""
     return Settings(
         storage=_storage(environment),
         connections=Connections(environment),
         keys=_keys(environment.get(KEYS, "")),
+        keys_required=keys_required,
         shards=_shards(environment.get(SHARDS, "")),
         platform_identity=environment.get(PLATFORM_IDENTITY, "").lower() == "true",
     )
@@ -131,6 +157,7 @@ def _storage_named(environment: Mapping[str, str], name: str, services: tuple[st
     """The account behind a setting, with the addresses of these services; None if the setting is not set."""
     client_id = environment.get(f"{name}__clientId") or None
     if connection := environment.get(name):
+        _refuse_unresolved(name, connection)
         if connection.strip().rstrip(";").lower() == DEVELOPMENT_STORAGE.lower():
             ports = (EMULATOR_TABLE_PORT, EMULATOR_QUEUE_PORT, EMULATOR_BLOB_PORT)
             spelt_out = emulator_connection("127.0.0.1", *ports)
@@ -168,21 +195,51 @@ def emulator_connection(host: str, table_port: int, queue_port: int | None = Non
 def _keys(text: str) -> tuple[Key, ...]:
     if not text.strip():
         return ()
-    advice = f'{KEYS} must be a JSON list of {{"name": …, "role": …, "key": …}} with keys of 16 characters or more'
+    _refuse_unresolved(KEYS, text)
+    advice = (
+        f'{KEYS} must be a JSON list of {{"name": …, "role": …, "sha256": …}}, with "apps": [ … ] where a key is for '
+        "some apps only"
+    )
     try:
         content: Any = json.loads(text)
+    except ValueError:
+        raise SettingsError(advice) from None
+    _refuse_plain_keys(content)
+    try:
         keys = TypeAdapter(tuple[Key, ...]).validate_python(content)
     except ValidationError as error:
         places = ", ".join(".".join(str(part) for part in one["loc"]) + ": " + one["msg"] for one in error.errors())
         raise SettingsError(f"{advice} ({places})") from None
-    except ValueError:
-        raise SettingsError(advice) from None
     if len({key.name for key in keys}) < len(keys):
         raise SettingsError(f"{KEYS} names a key twice")
-    if len({key.key.get_secret_value() for key in keys}) < len(keys):
+    if len({key.sha256 for key in keys}) < len(keys):
         # One of the two roles would be ignored.
         raise SettingsError(f"{KEYS} has two entries with the same key; give each its own")
+    for key in keys:
+        if key.role in _FOR_ALL_APPS and key.apps is not None:
+            raise SettingsError(
+                f"{KEYS}: key {key.name} has the role {key.role}, which cannot be bound to apps, because an event "
+                "names no app; leave apps out"
+            )
     return keys
+
+
+def _refuse_plain_keys(content: Any) -> None:
+    """Raises SettingsError if an entry holds a key itself."""
+    if isinstance(content, list) and any(isinstance(entry, dict) and "key" in entry for entry in content):
+        raise SettingsError(
+            f"{KEYS} holds a key itself, in the member key: put its SHA-256 into the member sha256 instead. Make a new "
+            'key and its entry with `safe-deploy keys new`, or compute it with `printf %s "$KEY" | sha256sum`'
+        )
+
+
+def _refuse_unresolved(name: str, value: str) -> None:
+    """Raises SettingsError if Azure shows the server a reference to a key vault in place of the secret."""
+    if value.lstrip().lower().startswith(_KEY_VAULT_REFERENCE):
+        raise SettingsError(
+            f"{name} is a Key Vault reference that Azure has not resolved: give the Function App's identity the role "
+            "Key Vault Secrets User on the vault, check the reference and the vault's firewall, and restart"
+        )
 
 
 def _shards(text: str) -> int:

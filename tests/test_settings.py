@@ -6,12 +6,12 @@ import re
 import pytest
 
 from state_api.__main__ import check_exposure
-from state_api.settings import Connections, Role, Settings, SettingsError, emulator_connection, read_settings
+from state_api.settings import Connections, Role, Settings, SettingsError, emulator_connection, read_settings, sha256_of
 
 CONNECTION = "DefaultEndpointsProtocol=https;AccountName=state;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
 OTHER = CONNECTION.replace("state", "jobs")
 URI = "https://state.table.core.windows.net"
-KEY = {"name": "ci", "role": "deployer", "key": "0123456789abcdef"}
+KEY = {"name": "ci", "role": "deployer", "sha256": "0123456789abcdef" * 4}
 
 
 def test_the_state_storage_wins_over_the_one_of_the_functions_host() -> None:
@@ -62,12 +62,33 @@ def test_an_identity_needs_only_an_address(environment: dict[str, str], uri: str
         ({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "65"}, "STATE_SHARDS must be a number from 1 to 64"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": "secret"}, "STATE_KEYS must be a JSON list"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"role": "king"}])}, "0.role"),
-        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"key": "secret"}])}, "0.key"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"sha256": "secret"}])}, "0.sha256"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"name": "a b"}])}, "0.name"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY, KEY])}, "STATE_KEYS names a key twice"),
         (
             {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY, KEY | {"name": "other", "role": "reader"}])},
             "two entries with the same key",
+        ),
+        (
+            {
+                "STATE_STORAGE": CONNECTION,
+                "STATE_KEYS": json.dumps([{"name": "ci", "role": "reader", "key": "secret"}]),
+            },
+            "put its SHA-256 into the member sha256 instead. Make a new key and its entry with `safe-deploy keys new`",
+        ),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": []}])}, "0.apps"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": ["no app"]}])}, "0.apps.0"),
+        (
+            {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"role": "publisher", "apps": ["shop"]}])},
+            "key ci has the role publisher, which cannot be bound to apps",
+        ),
+        (
+            {"STATE_STORAGE": CONNECTION, "STATE_KEYS": "@Microsoft.KeyVault(SecretUri=https://secret.example/keys)"},
+            "STATE_KEYS is a Key Vault reference that Azure has not resolved",
+        ),
+        (
+            {"STATE_STORAGE": "@Microsoft.KeyVault(VaultName=secret;SecretName=keys)"},
+            "STATE_STORAGE is a Key Vault reference that Azure has not resolved",
         ),
     ],
 )
@@ -120,11 +141,31 @@ def test_everything_has_a_default_but_the_storage() -> None:
     assert (read.shards, read.platform_identity) == (16, True)
 
 
+def test_a_digest_is_read_in_either_case() -> None:
+    """`Get-FileHash` in PowerShell writes capitals."""
+    (key,) = read_settings(
+        {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"sha256": sha256_of("a key").upper()}])}
+    ).keys
+    assert key.sha256 == sha256_of("a key")
+
+
+def test_a_key_is_bound_to_apps_whatever_the_case_of_their_names() -> None:
+    (bound,) = read_settings(
+        {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": ["Shop", "billing"]}])}
+    ).keys
+    assert [bound.may_see(app) for app in ("shop", "SHOP", "Billing", "shop2", "")] == [True, True, True, False, False]
+
+
+def test_only_a_functions_host_requires_keys() -> None:
+    environment = {"STATE_STORAGE": CONNECTION}
+    assert [read_settings(environment, keys_required=one).keys_required for one in (True, False)] == [True, False]
+
+
 def test_settings_never_show_a_secret() -> None:
     read = read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY])})
     assert (read.keys[0].name, read.keys[0].role) == ("ci", Role.DEPLOYER)
     assert "c2VjcmV0" not in repr(read) + read.model_dump_json()
-    assert KEY["key"] not in repr(read) + read.model_dump_json()
+    assert KEY["sha256"] not in repr(read) + read.model_dump_json()
     assert read.connections.text("STATE_STORAGE") == CONNECTION
 
 

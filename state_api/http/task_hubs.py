@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from state_api.domain.lifecycle import RuntimeStatus
 from state_api.http.answers.events import QuarantineAnswer, QuarantinedAnswer
 from state_api.http.answers.task_hubs import InstanceAnswer, InstancesAnswer, TaskHubAnswer, VersionsAnswer
-from state_api.http.auth import READ
+from state_api.http.auth import READ, READ_ACROSS_APPS, check_task_hub, key_of
 from state_api.http.dependencies import ServicesOf, Token, Top
 from state_api.http.problems import responses
 from state_api.http.requests import TaskHubName
@@ -16,10 +16,24 @@ from state_api.services.questions import Verify
 router = APIRouter(prefix="/api", tags=["task hubs"])
 
 
+async def _visible_task_hub(hub: TaskHubName, request: Request, services: ServicesOf) -> str:
+    """Raises Forbidden for a key that is bound to apps of which none has claimed this task hub."""
+    key = key_of(request)
+    if key is not None and key.apps is not None:
+        check_task_hub(await services.inspection.app_of(hub), key)
+    return hub
+
+
+VisibleTaskHub = Annotated[str, Depends(_visible_task_hub)]
+
+
 @router.get(
-    "/taskhubs/{hub}", operation_id="GetTaskHub", dependencies=[READ], responses=responses(400, 401, 403, 404, 503)
+    "/taskhubs/{hub}",
+    operation_id="GetTaskHub",
+    dependencies=[READ_ACROSS_APPS],
+    responses=responses(400, 401, 403, 404, 503),
 )
-async def get_task_hub(hub: TaskHubName, services: ServicesOf) -> TaskHubAnswer:
+async def get_task_hub(hub: VisibleTaskHub, services: ServicesOf) -> TaskHubAnswer:
     """Who holds a task hub, and how many instances are active in it."""
     return TaskHubAnswer.of(await services.inspection.task_hub(hub))
 
@@ -27,11 +41,11 @@ async def get_task_hub(hub: TaskHubName, services: ServicesOf) -> TaskHubAnswer:
 @router.get(
     "/taskhubs/{hub}/instances",
     operation_id="ListInstances",
-    dependencies=[READ],
+    dependencies=[READ_ACROSS_APPS],
     responses=responses(400, 401, 403, 404, 503),
 )
 async def list_instances(
-    hub: TaskHubName,
+    hub: VisibleTaskHub,
     services: ServicesOf,
     active: Annotated[bool | None, Query(description="Only the active ones, or only the others.")] = None,
     status: Annotated[RuntimeStatus | None, Query(description="Only those of this runtime status.")] = None,
@@ -51,11 +65,11 @@ async def list_instances(
 @router.get(
     "/taskhubs/{hub}/versions",
     operation_id="GetVersions",
-    dependencies=[READ],
+    dependencies=[READ_ACROSS_APPS],
     responses=responses(400, 401, 403, 404, 409, 503),
 )
 async def get_versions(
-    hub: TaskHubName,
+    hub: VisibleTaskHub,
     services: ServicesOf,
     verify: Annotated[
         Literal["fresh", "cached"],

@@ -1,4 +1,4 @@
-"""Keys outside Azure Functions: who gets in, what each role may do, and that no key ever leaves."""
+"""Keys: who gets in, what each role may do, and that no key ever leaves."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -10,16 +10,17 @@ from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
 from tests.http.client import problem
+from tests.keys import key_entries
 
 pytestmark = pytest.mark.anyio
 
-KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("reader", "deployer", "publisher", "admin")}
+KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("reader", "router", "deployer", "publisher", "admin")}
 
 
 @pytest.fixture
 async def guarded(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[httpx.AsyncClient]:
     """A server with one key per role."""
-    keys = [{"name": f"the-{role}", "role": role, "key": key} for role, key in KEYS.items()]
+    keys = key_entries(KEYS)
     server = StateServer(Settings.model_validate({"storage": storage, "keys": keys}))
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:

@@ -16,6 +16,7 @@ from state_api.settings import StorageSettings, emulator_connection
 from tests.builders import event
 from tests.conftest import new_hub
 from tests.http.test_keys_and_roles import OPERATIONS
+from tests.keys import key_entries, key_entry
 from tests.server.processes import HOST, Served, environment, serving
 
 ROLES = ("reader", "deployer", "publisher", "admin")
@@ -112,7 +113,7 @@ def loud(state: str, storage: StorageSettings, tmp_path: Path) -> Iterator[Serve
         "GONE__key": SYSTEM_KEY,
         "SCHEDULER": f"Endpoint=http://{HOST}:{free_port()};Authentication=None;Secret={PARTS}",
     }
-    keys = [{"name": f"the-{role}", "role": role, "key": key} for role, key in KEYS.items()]
+    keys = key_entries(KEYS)
     with serving(None, tmp_path, keys, settings, SERVER) as served:
         yield served
 
@@ -205,7 +206,7 @@ def test_a_server_that_does_not_start_says_no_secret(settings: dict[str, str], t
 
 
 def test_no_key_reaches_the_log_of_the_command_line(storage: StorageSettings, tmp_path: Path) -> None:
-    keys = [{"name": "pipeline", "role": "deployer", "key": KEYS["deployer"]}]
+    keys = [key_entry(KEYS["deployer"], "deployer", "pipeline")]
     with serving(storage, tmp_path, keys) as served:
         good = {"SAFE_DEPLOY_SERVER": served.url, "SAFE_DEPLOY_APP": "shop-loud", "SAFE_DEPLOY_KEY": KEYS["deployer"]}
         wrong = good | {"SAFE_DEPLOY_KEY": WRONG}
