@@ -12,9 +12,10 @@ from types import FrameType
 
 import uvicorn
 
+from state_api.addresses import is_loopback
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, EmulatorPorts, answers, storage_emulator
-from state_api.http.middleware import LocalOnly, is_loopback
+from state_api.http.middleware import LocalOnly
 from state_api.serving.connections import BACKLOG, ConnectionLimits, limit_to_open_files, limited_protocol
 from state_api.serving.log_limit import LogLimit
 from state_api.settings import (
@@ -25,6 +26,7 @@ from state_api.settings import (
     Settings,
     SettingsError,
     read_settings,
+    refuse_published_keys,
 )
 
 HOST = "127.0.0.1"
@@ -132,9 +134,11 @@ def _stopping_signals() -> list[signal.Signals]:
 
 
 def check_exposure(host: str, settings: Settings) -> None:
-    """Raises SettingsError when the server would answer others without keys."""
+    """Raises SettingsError when the server would answer others without keys, or to a key that everybody knows."""
     if not settings.keys and not is_loopback(host):
         raise SettingsError(f"listening on {host} lets others in: set {KEYS}, or listen on {HOST}")
+    if not is_loopback(host):
+        refuse_published_keys(settings.keys, f"this server listens on {host}")
 
 
 if __name__ == "__main__":

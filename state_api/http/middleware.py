@@ -2,7 +2,6 @@
 pages, a log line without secrets, and an answer when something unforeseen happens."""
 
 import asyncio
-import ipaddress
 import logging
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from state_api.addresses import is_loopback
 from state_api.domain.errors import StateError, TooManyEvents
 from state_api.http.auth import check_key
 from state_api.http.problems import (
@@ -146,16 +146,6 @@ def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 _PLAIN, _SECURE = _raw(security_headers("http")), _raw(security_headers("https"))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is a name or an address of this machine that no other can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_local(address: str) -> bool:

@@ -38,7 +38,7 @@ async def server_of(storage: StorageSettings, app: str, anyio_backend: str) -> A
     keys = [key_entry(key, role, f"free-{role}") for role, key in FREE.items()]
     keys += [key_entry(key, role, f"bound-{role}", [app.upper(), "no-such-app"]) for role, key in BOUND.items()]
     assert storage.connection_string is not None
-    connections = Connections({"DURABLE_STORAGE": storage.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
     server = StateServer(Settings.model_validate({"storage": storage, "keys": keys, "connections": connections}))
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:

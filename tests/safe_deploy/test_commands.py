@@ -63,7 +63,7 @@ def test_register_tells_the_server_what_is_in_production(place: Place) -> None:
 
 
 def test_register_switches_verification_on(place: Place) -> None:
-    where = ("--provider", "azureStorage", "--connection", "DURABLE_STORAGE", "--require-verification")
+    where = ("--provider", "azureStorage", "--connection", "STATE_TASKHUBS_SHOP", "--require-verification")
     slot = ("--slot", "staging", "--task-hub", place.hub)
     ended = place.call("register", *slot, *where, "--output", "json")
     assert ended.code == 0
@@ -74,7 +74,7 @@ def test_register_switches_verification_on(place: Place) -> None:
 
 
 def test_register_refuses_half_of_what_verification_needs(place: Place) -> None:
-    for half in (("--provider", "azureStorage"), ("--connection", "DURABLE_STORAGE")):
+    for half in (("--provider", "azureStorage"), ("--connection", "STATE_TASKHUBS_SHOP")):
         ended = place.call("register", "--task-hub", place.hub, *half)
         assert ended.code == ExitCode.USAGE
         assert "--provider and --connection belong together" in ended.stderr
