@@ -52,6 +52,9 @@ _MARGIN = seconds(60)
 """Created times are by the clocks of the app's workers; a minute is far more than two clocks differ that are kept by
 NTP."""
 _AT_ONCE = 16
+_NO_SEGMENTS = (".", "..")
+"""Ids that no address can hold, escaped or not: it becomes that of the list, without pages, or of the API (extension
+3.19, run)."""
 _NOBODY = "~~~"
 """A prefix of instance ids under which there is probably nothing, so that the answer is quick and small."""
 
@@ -172,6 +175,8 @@ class ManagementApiBackend:
 
     async def _by_path(self, task_hub: str, instance_id: str) -> Sighting | None:
         """The instance under its own address; None does not mean that there is no such instance."""
+        if instance_id in _NO_SEGMENTS:
+            return None
         answer = await self._ask(task_hub, f"/{quote(instance_id, safe='')}", {})
         if answer.status not in {200, 202, 400, 404, 500}:
             raise self._unexpected(answer.status)

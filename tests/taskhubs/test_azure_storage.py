@@ -117,7 +117,24 @@ async def test_what_a_purge_left_behind_is_no_instance(backend: AzureStorageBack
     assert await seen(backend, provider.hub) == []
 
 
-IDS = ["order/1", "a\\b", "50%", "^", "^^0", "#?", "ß-ü-日本-🙂", "x y", "'quoted'", "A", "?", "~", "\x7f", "z" * 256]
+IDS = [
+    "order/1",
+    ".",
+    "..",
+    "a\\b",
+    "50%",
+    "^",
+    "^^0",
+    "#?",
+    "ß-ü-日本-🙂",
+    "x y",
+    "'quoted'",
+    "A",
+    "?",
+    "~",
+    "\x7f",
+    "z" * 256,
+]
 
 
 async def test_ids_of_every_kind_are_seen_and_found(backend: AzureStorageBackend, provider: ProviderHub) -> None:
