@@ -123,7 +123,7 @@ async def record_lifecycle_event(event: str) -> None:
     cut the time to microseconds, and its converter raises, before this code, on times that it cannot read: such an
     event would come back for 24 h.
     """
-    with server().intake.admitted(len(event)):
+    with server().admission.admitted(len(event)):
         await server().services.recorder.record([delivered(event)], "trigger")
 
 

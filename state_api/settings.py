@@ -4,20 +4,26 @@ holds the two together."""
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, ValidationError
 
+from state_api.addresses import is_loopback
 from state_api.domain.names import APP_PATTERN, app_key
 
 STORAGE = "STATE_STORAGE"
 FALLBACK_STORAGE = "AzureWebJobsStorage"
 KEYS = "STATE_KEYS"
 SHARDS = "STATE_SHARDS"
+TASK_HUB_SETTINGS = "STATE_TASKHUB_SETTINGS"
 PLATFORM_IDENTITY = "WEBSITE_AUTH_ENABLED"
+AZURE_SITE = "WEBSITE_SITE_NAME"
+
+TASK_HUBS_PREFIX = "STATE_TASKHUBS_"
+"""What the names of settings begin with that apps may name as connections of their task hubs."""
 
 DOCUMENTED = (
     STORAGE,
@@ -30,7 +36,9 @@ DOCUMENTED = (
     f"{FALLBACK_STORAGE}__clientId",
     KEYS,
     SHARDS,
+    TASK_HUB_SETTINGS,
     PLATFORM_IDENTITY,
+    AZURE_SITE,
 )
 """Every setting that `read_settings` looks at."""
 
@@ -38,6 +46,7 @@ DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
 EMULATOR_BLOB_PORT = 10000
 EMULATOR_QUEUE_PORT = 10001
 EMULATOR_TABLE_PORT = 10002
+_EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _KEY_VAULT_REFERENCE = "@microsoft.keyvault("
 _CONNECTION = re.compile(r"(?:^|;)\s*(?:AccountName|TableEndpoint)\s*=", re.IGNORECASE)
 
@@ -86,6 +95,16 @@ def sha256_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+PUBLISHED_KEYS = frozenset(
+    [
+        *(sha256_of(f"change-me-{number}-0123456789abcdef") for number in range(1, 10)),
+        *(digit * 64 for digit in "0123456789abcdef"),
+        sha256_of(""),
+    ]
+)
+"""SHA-256 values that stand in our documents, those of keys that did, and that of no key at all."""
+
+
 class StorageSettings(_Frozen):
     """How a storage account is reached: by connection string, or by the addresses of its services and an identity.
     `development` says that it is the emulator at its usual place, which the server may start itself."""
@@ -103,6 +122,20 @@ class Connections:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
+        self._listed = {name.strip() for name in environment.get(TASK_HUB_SETTINGS, "").split(",") if name.strip()}
+
+    def check_name(self, name: str) -> None:
+        """Raises SettingsError unless an app may name this setting. Whoever may register apps could otherwise learn
+        which settings there are, and have their values sent to an address of the app. The message is the same whether
+        or not the setting exists."""
+        if name.startswith(TASK_HUBS_PREFIX) or name in self._listed:
+            return
+        if name == STORAGE and is_emulator(self._environment.get(STORAGE, "")):
+            return
+        raise SettingsError(
+            f"an app may not name the setting {name}: name one whose name begins with {TASK_HUBS_PREFIX}, or list "
+            f"{name} in the server's setting {TASK_HUB_SETTINGS}"
+        )
 
     def storage(self, name: str) -> StorageSettings:
         """The storage account behind a setting. Raises SettingsError."""
@@ -136,10 +169,13 @@ class Settings(_Frozen):
 def read_settings(environment: Mapping[str, str], *, keys_required: bool = False) -> Settings:
     """The settings in these environment variables. With `keys_required` a server without keys refuses everything but
     health; else whoever serves it must see to it that only this machine reaches it. Raises SettingsError."""
+    keys = _keys(environment.get(KEYS, ""))
+    if environment.get(AZURE_SITE):
+        refuse_published_keys(keys, "this server runs in Azure")
     return Settings(
         storage=_storage(environment),
         connections=Connections(environment),
-        keys=_keys(environment.get(KEYS, "")),
+        keys=keys,
         keys_required=keys_required,
         shards=_shards(environment.get(SHARDS, "")),
         platform_identity=environment.get(PLATFORM_IDENTITY, "").lower() == "true",
@@ -167,6 +203,7 @@ def _storage_named(environment: Mapping[str, str], name: str, services: tuple[st
             return StorageSettings(connection_string=SecretStr(spelt_out), development=True)
         if not _CONNECTION.search(connection):
             raise SettingsError(f"{name} is not a storage connection string, nor {DEVELOPMENT_STORAGE}")
+        _refuse_emulator_key(name, connection)
         return StorageSettings(connection_string=SecretStr(connection))
     account = environment.get(f"{name}__accountName")
     if account and not re.fullmatch(r"[a-z0-9]{3,24}", account):
@@ -189,10 +226,52 @@ def _storage_named(environment: Mapping[str, str], name: str, services: tuple[st
 def emulator_connection(host: str, table_port: int, queue_port: int | None = None, blob_port: int | None = None) -> str:
     """The connection string of an emulator's services. Its account name and key are published with it and open
     nothing else."""
-    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
     ports = {"Table": table_port, "Queue": queue_port, "Blob": blob_port}
     endpoints = (f"{service}Endpoint=http://{host}:{port}/devstoreaccount1;" for service, port in ports.items() if port)
-    return f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};" + "".join(endpoints)
+    return f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_EMULATOR_KEY};" + "".join(
+        endpoints
+    )
+
+
+def is_emulator(connection: str) -> bool:
+    """Whether a connection string is that of a storage emulator: it holds the emulator's key, or stands for it."""
+    text = connection.strip().rstrip(";")
+    return text.lower() == DEVELOPMENT_STORAGE.lower() or _parts(connection).get("accountkey") == _EMULATOR_KEY
+
+
+def _parts(connection: str) -> dict[str, str]:
+    """The parts of a connection string, by their names in lower case."""
+    split = (part.partition("=") for part in connection.split(";"))
+    return {name.strip().lower(): value.strip() for name, _, value in split}
+
+
+def _refuse_emulator_key(name: str, connection: str) -> None:
+    """Raises SettingsError if the emulator's key, which is published, would open an account on another machine."""
+    if not is_emulator(connection):
+        return
+    endpoints = [value for part, value in _parts(connection).items() if part.endswith("endpoint")]
+    if not endpoints or not all(_is_on_loopback(endpoint) for endpoint in endpoints):
+        raise SettingsError(
+            f"{name} holds the storage emulator's key, which everybody knows, and leads to another machine: use an "
+            "account with a key of its own or a managed identity, or an emulator on this machine"
+        )
+
+
+def _is_on_loopback(endpoint: str) -> bool:
+    try:
+        return is_loopback(urlsplit(endpoint).hostname or "")
+    except ValueError:
+        return False
+
+
+def refuse_published_keys(keys: Sequence[Key], where: str) -> None:
+    """Raises SettingsError if one of the keys stands in our documents. `where` says why others can reach the server."""
+    for key in keys:
+        if key.sha256 in PUBLISHED_KEYS:
+            raise SettingsError(
+                f"{KEYS}: key {key.name} is a sample from the documentation, which everybody knows, and {where}: make "
+                "a key of your own"
+            )
 
 
 def _keys(text: str) -> tuple[Key, ...]:

@@ -134,10 +134,92 @@ def test_a_connection_that_task_hubs_cannot_be_read_by_is_told(environment: dict
     assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["STATE_TASKHUBS_SHOP", "SHOP", "SHOP_API"])
+def test_apps_may_name_settings_for_task_hubs_and_those_that_are_listed(name: str) -> None:
+    Connections({"STATE_TASKHUB_SETTINGS": " SHOP,SHOP_API , "}).check_name(name)
+
+
+@pytest.mark.parametrize("name", ["STATE_KEYS", "AzureWebJobsStorage", "SHOP", "state_taskhubs_shop", "", "Path"])
+@pytest.mark.parametrize("value", [None, CONNECTION])
+def test_apps_may_name_no_other_settings_whether_they_exist_or_not(name: str, value: str | None) -> None:
+    environment = {"STATE_TASKHUB_SETTINGS": "", "STATE_STORAGE": CONNECTION} | ({name: value} if value else {})
+    with pytest.raises(SettingsError, match="may not name the setting") as told:
+        Connections(environment).check_name(name)
+    assert str(told.value) == (
+        f"an app may not name the setting {name}: name one whose name begins with STATE_TASKHUBS_, or list {name} in "
+        "the server's setting STATE_TASKHUB_SETTINGS"
+    )
+
+
+def test_apps_may_name_the_state_storage_on_an_emulator_only() -> None:
+    for storage in ("UseDevelopmentStorage=true", emulator_connection("127.0.0.1", 4711)):
+        Connections({"STATE_STORAGE": storage}).check_name("STATE_STORAGE")
+    for environment in ({"STATE_STORAGE": CONNECTION}, {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}):
+        with pytest.raises(SettingsError, match="may not name the setting STATE_STORAGE"):
+            Connections(environment).check_name("STATE_STORAGE")
+
+
+EMULATOR_KEY = emulator_connection("127.0.0.1", 1).partition("AccountKey=")[2].partition(";")[0]
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        emulator_connection("127.0.0.1", 10002),
+        emulator_connection("localhost", 10002, 10001, 10000),
+        emulator_connection("[::1]", 10002),
+    ],
+)
+def test_the_emulators_key_opens_an_emulator_on_this_machine(connection: str) -> None:
+    read_settings({"STATE_STORAGE": connection})
+    Connections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP")
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        emulator_connection("10.0.0.4", 10002),
+        emulator_connection("azurite", 10002),
+        emulator_connection("127.0.0.1@evil.example", 10002),
+        f"AccountName=devstoreaccount1;AccountKey={EMULATOR_KEY}",
+        f"accountname=shop; accountkey = {EMULATOR_KEY} ;EndpointSuffix=core.windows.net",
+        emulator_connection("127.0.0.1", 10002) + "BlobEndpoint=http://10.0.0.4:10000/devstoreaccount1",
+        f"TableEndpoint=[;AccountKey={EMULATOR_KEY}",
+    ],
+)
+def test_the_emulators_key_is_refused_for_another_machine(connection: str) -> None:
+    for read in (
+        lambda: read_settings({"STATE_STORAGE": connection}),
+        lambda: Connections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP"),
+    ):
+        with pytest.raises(SettingsError, match="holds the storage emulator's key") as told:
+            read()
+        assert EMULATOR_KEY not in str(told.value)
+
+
+SAMPLE_KEYS = json.dumps([KEY, KEY | {"name": "sample", "sha256": sha256_of("change-me-1-0123456789abcdef")}])
+
+
+def test_a_sample_key_of_the_documents_is_refused_where_others_reach_the_server() -> None:
+    """On loopback it is good enough to try things out."""
+    read = read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS})
+    check_exposure("127.0.0.1", read)
+    message = "STATE_KEYS: key sample is a sample from the documentation, which everybody knows, and this server "
+    with pytest.raises(SettingsError, match=f"{message}listens on 0.0.0.0: make a key of your own"):
+        check_exposure("0.0.0.0", read)  # noqa: S104 (never bound)
+    with pytest.raises(SettingsError, match=f"{message}runs in Azure"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS, "WEBSITE_SITE_NAME": "shop-state"})
+    nothing = json.dumps([KEY | {"sha256": sha256_of("")}])
+    with pytest.raises(SettingsError, match="key ci is a sample"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": nothing, "WEBSITE_SITE_NAME": "shop-state"})
+
+
 def test_a_reference_that_is_not_resolved_is_never_sent_as_a_key() -> None:
-    connections = Connections({"SHOP_API__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
-    with pytest.raises(SettingsError, match="SHOP_API__key is a Key Vault reference that Azure has not resolved"):
-        connections.text("SHOP_API__key")
+    connections = Connections({"STATE_TASKHUBS_SHOP__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
+    with pytest.raises(
+        SettingsError, match="STATE_TASKHUBS_SHOP__key is a Key Vault reference that Azure has not resolved"
+    ):
+        connections.text("STATE_TASKHUBS_SHOP__key")
 
 
 def test_everything_has_a_default_but_the_storage() -> None:

@@ -96,6 +96,12 @@ VisibleApps = Annotated[tuple[str, ...] | None, Depends(_visible_apps)]
 """The only apps that the request may see; None where its key is bound to none."""
 
 
+def may_see_reasons(request: Request) -> bool:
+    """Whether the caller may see why instances failed. Reasons can hold data of the app, so readers may not."""
+    key = key_of(request)
+    return key is None or key.role in (Role.ADMIN, Role.DEPLOYER)
+
+
 def check_task_hub(app: str | None, key: Key | None) -> None:
     """Raises Forbidden unless the key may see a task hub that `app`, or nobody, has claimed."""
     if key is not None and key.apps is not None and (app is None or not key.may_see(app)):

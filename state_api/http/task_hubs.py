@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from state_api.domain.lifecycle import RuntimeStatus
 from state_api.http.answers.events import QuarantineAnswer, QuarantinedAnswer
 from state_api.http.answers.task_hubs import InstanceAnswer, InstancesAnswer, TaskHubAnswer, VersionsAnswer
-from state_api.http.auth import READ, READ_ACROSS_APPS, check_task_hub, key_of
+from state_api.http.auth import ADMINISTER, READ_ACROSS_APPS, check_task_hub, key_of, may_see_reasons
 from state_api.http.dependencies import ServicesOf, Token, Top
 from state_api.http.problems import responses
 from state_api.http.requests import TaskHubName
@@ -46,6 +46,7 @@ async def get_task_hub(hub: VisibleTaskHub, services: ServicesOf) -> TaskHubAnsw
 )
 async def list_instances(
     hub: VisibleTaskHub,
+    request: Request,
     services: ServicesOf,
     active: Annotated[bool | None, Query(description="Only the active ones, or only the others.")] = None,
     status: Annotated[RuntimeStatus | None, Query(description="Only those of this runtime status.")] = None,
@@ -57,7 +58,7 @@ async def list_instances(
     record, page = await services.inspection.instances(hub, active, status, top, token)
     return InstancesAnswer(
         task_hub=record.name,
-        instances=[InstanceAnswer.of(instance) for instance in page.items],
+        instances=[InstanceAnswer.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],
         continuation_token=page.continuation_token,
     )
 
@@ -81,9 +82,11 @@ async def get_versions(
     return VersionsAnswer.of(record.name, probe)
 
 
-@router.get("/quarantine", operation_id="ListQuarantine", dependencies=[READ], responses=responses(400, 401, 403, 503))
+@router.get(
+    "/quarantine", operation_id="ListQuarantine", dependencies=[ADMINISTER], responses=responses(400, 401, 403, 503)
+)
 async def list_quarantine(services: ServicesOf, top: Top = 50, token: Token = None) -> QuarantineAnswer:
-    """Events that could not be understood, newest first."""
+    """Events that could not be understood, newest first, as they came: they may hold data of apps."""
     page = await services.inspection.quarantine(top, token)
     return QuarantineAnswer(
         events=[QuarantinedAnswer.of(event) for event in page.items], continuation_token=page.continuation_token

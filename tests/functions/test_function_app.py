@@ -21,8 +21,8 @@ from state_api.app import openapi_document
 from state_api.domain.errors import StorageUnavailable, TooManyEvents
 from state_api.http.middleware import security_headers
 from state_api.http.problems import MEDIA_TYPE
+from state_api.services.admission import CAPACITY
 from state_api.services.background import INTERVAL_SECONDS
-from state_api.services.intake import CAPACITY
 from state_api.settings import (
     DEVELOPMENT_STORAGE,
     KEYS,
@@ -389,7 +389,7 @@ async def test_what_is_no_event_at_all_goes_to_quarantine_too(hosted: None, text
 
 
 async def test_without_room_the_trigger_raises_so_that_event_grid_delivers_again(hosted: None, hub: str) -> None:
-    intake = function_app.server().intake
+    intake = function_app.server().admission
     with intake.admitted(CAPACITY):
         with pytest.raises(TooManyEvents):
             await deliver(event(hub))

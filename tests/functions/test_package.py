@@ -28,16 +28,16 @@ from state_api.settings import Connections, Settings, StorageSettings
 from state_api.taskhubs.backend import SourceError
 # The managed identity and the transport are loaded when they are first needed.
 connections = Connections({
-    "SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
-    "STORAGE": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
+    "STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
+    "STATE_TASKHUBS_SHOP": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
     "QueueEndpoint=http://127.0.0.1:9/a;BlobEndpoint=http://127.0.0.1:9/a",
 })
 uri = "https://account.table.core.windows.net"
 server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), connections=connections))
 
 async def use():
-    scheduler = server.backends.of(TaskHubSource("scheduler", "SCHEDULER"))
-    storage = server.backends.of(TaskHubSource("azureStorage", "STORAGE"))
+    scheduler = server.backends.of(TaskHubSource("scheduler", "STATE_TASKHUBS_SCHEDULER"))
+    storage = server.backends.of(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
     for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41"), storage.in_flight("v41")):
         try:
             await asked

@@ -58,7 +58,7 @@ OPERATIONS = [
     ("GET", "/api/taskhubs/{hub}", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}/instances", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}/versions", {"reader", "deployer", "admin"}),
-    ("GET", "/api/quarantine", {"reader", "deployer", "admin"}),
+    ("GET", "/api/quarantine", {"admin"}),
     ("POST", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("POST", "/api/apps/{app}/swap", {"deployer", "admin"}),
@@ -89,6 +89,19 @@ async def test_each_role_may_do_its_own_work_and_no_more(
             assert answer.status_code not in (401, 403), answer.text
         else:
             assert role in problem(answer, 403, "Forbidden")["detail"]
+
+
+async def test_why_an_instance_failed_is_shown_to_those_who_deploy_only(guarded: httpx.AsyncClient, hub: str) -> None:
+    """A reason is a text of the app, and may hold its customers' data."""
+    failed = event(hub, status="Failed", reason="the card of Anna Example was declined")
+    sent = await guarded.post("/api/events", json=[failed], headers={"aeg-sas-key": KEYS["publisher"]})
+    assert sent.json()["recorded"] == 1
+    shown = {}
+    for role in ("reader", "deployer", "admin"):
+        listed = await guarded.get(f"/api/taskhubs/{hub}/instances", headers={"x-functions-key": KEYS[role]})
+        (shown[role],) = (one["reason"] for one in listed.json()["instances"])
+    reason = "the card of Anna Example was declined"
+    assert shown == {"reader": None, "deployer": reason, "admin": reason}
 
 
 async def test_every_operation_has_its_roles_tested(guarded: httpx.AsyncClient) -> None:

@@ -242,7 +242,7 @@ async def verified(http: httpx.AsyncClient, app: str, hub: str, **policy: Any) -
         http,
         app,
         slots={"staging": {"taskHub": hub}},
-        taskHubs={"provider": "azureStorage", "connection": "DURABLE_STORAGE"},
+        taskHubs={"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"},
         policy={"requireVerification": True, "settleSeconds": 1, **policy},
     )
     assert answer.status_code == 200, answer.text

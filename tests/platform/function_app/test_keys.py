@@ -159,7 +159,7 @@ def test_every_operation_of_a_release_works_with_keys_that_are_bound_to_the_app(
     assert [one["app"] for one in ask("ListApps", reader)["apps"]] == [OWN_APP]
     newest = ask("GetHistory", reader, params={"top": 1})["history"][0]
     assert (newest["operation"], newest["keyName"]) == ("PutApp", "own-admin")
-    assert "events" in ask("ListQuarantine", KEYS["reader"])
+    assert "events" in ask("ListQuarantine", KEYS["admin"])
     for operation in OPEN:
         ask(operation, reader)
     assert called <= {name for name, _, _ in function_app.OPERATIONS}
