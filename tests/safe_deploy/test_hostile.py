@@ -18,6 +18,7 @@ import pytest
 from safe_deploy.errors import ExitCode
 from tests.builders import event
 from tests.conftest import new_hub
+from tests.pipelines.standin import Cloud, install
 from tests.safe_deploy.between import Answer, between
 from tests.safe_deploy.ci_systems import AZURE, github
 from tests.safe_deploy.inprocess import run
@@ -32,6 +33,7 @@ from tests.safe_deploy.log_commands import (
 )
 from tests.safe_deploy.place import RUN, Place
 from tests.safe_deploy.processes import KEYS, Ended, command, environment, safe_deploy
+from tests.safe_deploy.shop import GROUP
 from tests.server.processes import Served
 
 EVIL = {
@@ -318,6 +320,25 @@ def test_on_other_systems_an_error_is_in_the_log_and_is_no_command(shown: Shown,
     assert ended.code == ExitCode.NOT_READY
     assert "error: NotReady: slot production" in ended.stderr
     assert terminal_effects(ended.stdout + ended.stderr) == []
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_what_az_prints_is_no_command(served: Served, tmp_path: Path, name: str) -> None:
+    """As a result, as an error, and as the value of the setting."""
+    install(tmp_path / "bin", tmp_path / "cloud.json")
+    cloud, place, evil = Cloud(tmp_path / "cloud.json"), Place(served.url), EVIL[name]
+    place.register()
+    slots: dict[str, Any] = {slot: {"settings": {"TASK_HUB": evil}} for slot in ("production", "staging")}
+    cloud.make({place.app: {"resourceGroup": GROUP, "slots": slots}})
+    given = place.given(PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin") | github(tmp_path)
+    for fault in ({"code": None}, {"message": evil}, {"code": None, "output": evil}, {"message": f"Code: {evil}"}):
+        cloud.fault("all", **fault)
+        ended = called("doctor", "--resource-group", GROUP, given=given)
+        assert ended.code == ExitCode.FAILURE
+        assert "Azure: production" in ended.stdout
+        assert is_forged_on_github(ended.stdout + ended.stderr) == []
+        assert azure_commands(ended.stdout + ended.stderr) == []
+        assert terminal_effects(ended.stdout + ended.stderr) == []
 
 
 # --- keys as arguments ---
