@@ -20,7 +20,7 @@ from tests.taskhubs.provider import ProviderHub, message
 
 pytestmark = pytest.mark.anyio
 
-SOURCE = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+SOURCE = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 
 
 class Queues:
@@ -256,7 +256,7 @@ async def test_what_changed_since_the_queues_were_read_is_not_missed(
 
             connection = proxy.settings.connection_string
             assert connection is not None
-            connections = Connections({"DURABLE_STORAGE": connection.get_secret_value()})
+            connections = Connections({"STATE_TASKHUBS_SHOP": connection.get_secret_value()})
             server = StateServer(Settings(storage=storage, connections=connections))
             transport = httpx.ASGITransport(server.application)
             async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=100) as http:

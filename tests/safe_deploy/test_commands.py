@@ -244,9 +244,10 @@ def test_with_json_stdout_is_one_document_whatever_the_width(
     named = [{"HUB": new_hub(), "OWN": place.hub}.get(word, word) for word in arguments]
     narrow = {"COLUMNS": "20", "SAFE_DEPLOY_OUTPUT": "json", "PYTHONIOENCODING": "ascii"}
     ended = place.call(*named, **narrow, **github(tmp_path))
-    assert ended.code == 0
+    assert ended.code == (ExitCode.FAILURE if "doctor" in arguments else 0)
     assert json.loads(ended.stdout)
-    assert ended.stderr == ""
+    # What the doctor finds wrong is an error, too.
+    assert [line.startswith("::error ") for line in ended.stderr.splitlines()] == [True] * ("doctor" in arguments)
     assert ended.stdout.endswith(("}\n", "]\n"))
 
 

@@ -49,7 +49,7 @@ async def provider(storage: StorageSettings, hub: str, anyio_backend: str) -> As
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
-    backend = AzureStorageBackend(storage, "DURABLE_STORAGE")
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield backend
     await backend.close()
 
@@ -160,7 +160,7 @@ async def test_timers_of_other_task_hubs_in_a_shared_tracking_store_do_not_count
         await theirs.put("order-2", "Completed")
     await history.timer("order-1", 3600)
     await history.timer("order-2", 3600)
-    backend = AzureStorageBackend(storage, "DURABLE_STORAGE", storage, "TRACKING", prefix)
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", storage, "TRACKING", prefix)
     timers, _ = await read(backend, hub)
     assert len(timers.timers) == 1
     await backend.close()

@@ -87,6 +87,6 @@ def pins(*files: Path) -> dict[str, str]:
 
 def test_the_requirements_are_pinned_installed_and_agree_with_the_servers() -> None:
     """Both apps are tested in one environment."""
-    found = pins(APP / "requirements.txt")
+    found = pins(APP / "requirements.in")
     assert found == {name: f"=={importlib.metadata.version(name)}" for name in found}
-    assert found.items() <= (pins(ROOT / "requirements.txt") | {"azure-functions-durable": "==1.7.0"}).items()
+    assert found.items() <= (pins(ROOT / "requirements.in") | {"azure-functions-durable": "==1.7.0"}).items()
