@@ -25,6 +25,13 @@ MANAGEMENT_PROVIDER = {"provider": "managementApi", "connection": TASK_HUB_APP}
 SETTLE_SECONDS = 2
 """The settle window of the apps in these tests."""
 
+READY_SECONDS = SETTLE_SECONDS + 1.5
+"""A question that is asked this long after a task hub has drained is answered with Ready. The settle window counts from
+the storage's clock, which tells whole seconds."""
+
+SCAN_LIMIT_SECONDS = 30.0
+"""How long a busy machine may take for one answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -1,5 +1,6 @@
 """What a task hub's own storage shows, read without any code of the server: rows and control queues."""
 
+import asyncio
 from dataclasses import dataclass
 
 from azure.data.tables.aio import TableServiceClient
@@ -54,3 +55,9 @@ class TaskHubStorage:
 
     async def active(self) -> list[str]:
         return [instance_id for instance_id, status in (await self.statuses()).items() if status not in _ENDED]
+
+    async def until_no_messages(self, seconds: float = 150) -> None:
+        """Wait until the control queues are empty, invisible messages included. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while (await self.messages()).count:
+                await asyncio.sleep(0.1)
