@@ -25,7 +25,7 @@ from dev.local import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import DurableHost
-from tests.platform.event_grid import EventGrid, event_grid
+from tests.platform.event_relay import EventRelay, event_relay
 from tests.platform.hub import Hub
 from tests.platform.state_server import (
     MANAGEMENT_PROVIDER,
@@ -93,7 +93,7 @@ class History:
         faults: Faults,
         hub: Hub,
         server: StateServerProcess,
-        relay: EventGrid,
+        relay: EventRelay,
     ) -> None:
         self.app = f"app-{hub.worker.task_hub}"
         self.report = Report()
@@ -207,7 +207,7 @@ async def history(
     server: StateServerProcess | None = None
     try:
         events = Random(f"{seed} events")
-        async with event_grid(lambda: server.webhook if server else "", events) as relay:
+        async with event_relay(lambda: server.webhook if server else "", events) as relay:
             worker = DurableHost(task_hub, connection, folder, topic=relay.url)
             async with state_server(storage, folder, worker.url) as server:
                 await worker.start()

@@ -14,7 +14,7 @@ import pytest
 
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import DurableHost, durable_host
-from tests.platform.event_grid import EventGrid, event_grid
+from tests.platform.event_relay import EventRelay, event_relay
 from tests.platform.state_server import READY_SECONDS, STORAGE_PROVIDER, StateServerProcess, state_server
 from tests.platform.stories import DAY_SECONDS, launcher_chain
 from tests.platform.task_hub import TaskHubStorage
@@ -38,7 +38,7 @@ class Bench:
     storage: StorageSettings
     folder: Path
     server: StateServerProcess
-    relay: EventGrid
+    relay: EventRelay
 
     @property
     def connection(self) -> str:
@@ -61,7 +61,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(storage: StorageSettings, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Bench]:
-    async with state_server(storage, tmp_path) as server, event_grid(lambda: server.webhook, Random()) as relay:
+    async with state_server(storage, tmp_path) as server, event_relay(lambda: server.webhook, Random()) as relay:
         yield Bench(storage, tmp_path, server, relay)
 
 

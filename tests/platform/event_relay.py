@@ -20,7 +20,7 @@ _TWICE = 0.05
 
 
 @dataclass
-class EventGrid:
+class EventRelay:
     """`loss` is the share of events that never arrive. `delivered_at` is when the last one was recorded, by
     `time.monotonic`. Delivery is tried again until the server takes the event."""
 
@@ -73,9 +73,9 @@ class EventGrid:
 
 
 @asynccontextmanager
-async def event_grid(webhook: Callable[[], str], random: Random, *, loss: float = 0.0) -> AsyncIterator[EventGrid]:
+async def event_relay(webhook: Callable[[], str], random: Random, *, loss: float = 0.0) -> AsyncIterator[EventRelay]:
     """A relay until the block ends. `webhook` gives the address of the server's events operation now."""
-    relay = EventGrid(webhook, random, loss)
+    relay = EventRelay(webhook, random, loss)
     async with listening(relay.take, patience=0.1) as (port,):
         relay.url = f"http://{HOST}:{port}/api/events"
         yield relay
