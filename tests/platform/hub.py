@@ -53,9 +53,14 @@ class Hub:
         return time.monotonic()
 
     async def until_status(self, instance_id: str, *statuses: str) -> str:
-        """Wait until the platform shows one of these statuses, over kills of the worker. Raises TimeoutError."""
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            return (await self.insist(lambda: self.worker.until_status(instance_id, *statuses, seconds=900)))[0]
+        """Wait until the platform shows one of these statuses, over kills of the worker. Raises TimeoutError that says
+        what the platform shows instead."""
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                return (await self.insist(lambda: self.worker.until_status(instance_id, *statuses, seconds=900)))[0]
+        except TimeoutError:
+            shown = await self.storage.everything()
+            raise TimeoutError(f"{instance_id} is not {statuses} after {_DRAIN_SECONDS} s: {shown}") from None
 
     async def end(self, instance_id: str, *, terminate: bool = False) -> bool:
         """Ask an instance to end. False if it may have been asked twice."""
@@ -96,7 +101,7 @@ class Hub:
                 if not (await self.insist(self.worker.active))[0]:
                     return drained_at
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.worker.task_hub} does not drain: {active}, {messages}, {self.left_timers}")
+                raise TimeoutError(f"does not drain: {active}, {messages}: {await self.storage.everything()}")
             for one in active:
                 await self._release(one)
             await asyncio.sleep(0.1)

@@ -62,7 +62,8 @@ class StateServerProcess:
             self._settings |= {f"{TASK_HUB_APP}__endpoint": app_url, f"{TASK_HUB_APP}__key": "any-key-opens-it"}
         self._stack = ExitStack()
         self._served: Served | None = None
-        self._http = httpx.AsyncClient(timeout=150)
+        # A connection that is kept could be one that the server is just closing.
+        self._http = httpx.AsyncClient(timeout=150, limits=httpx.Limits(max_keepalive_connections=0))
         self.kills = 0
         self.killed_at = 0.0
 

@@ -61,3 +61,14 @@ class TaskHubStorage:
         async with asyncio.timeout(seconds):
             while (await self.messages()).count:
                 await asyncio.sleep(0.1)
+
+    async def everything(self) -> str:
+        """Rows, messages and owners of partitions, for the message of a test that waits in vain."""
+        peeked = [
+            message.content
+            for name in await self.control_queues()
+            for message in await self.queues.get_queue_client(name).peek_messages(32)
+        ]
+        owners = self._tables.get_table_client(f"{self.task_hub}Partitions").list_entities()
+        partitions = [dict(row) async for row in owners]
+        return f"{await self.statuses()}, {await self.messages()}, {peeked}, {partitions}"
