@@ -221,8 +221,8 @@ async def history(
 KINDS: tuple[tuple[str, Faults], ...] = (
     ("azureStorage", Faults(server_kills=0.3)),
     ("managementApi", Faults(server_kills=0.3)),
-    ("azureStorage", Faults(worker_kills=0.7, server_kills=0.2)),
-    ("managementApi", Faults(worker_kills=0.7, server_kills=0.2)),
+    ("azureStorage", Faults(worker_kills=1.0, server_kills=0.2)),
+    ("managementApi", Faults(worker_kills=1.0, server_kills=0.2)),
 )
 """Provider and faults of a history, by its number modulo their count."""
 
