@@ -11,6 +11,7 @@ from dev.local import free_port
 from durable_app.local.hub import notices
 from durable_app.local.lifecycle import Notice, Notifications, Publisher, event
 from durable_app.local.rows import Instance, row
+from tests import recordings
 from tests.durable_app.processes import ROOT, topic
 from tests.taskhubs import provider
 
@@ -52,7 +53,7 @@ def test_a_failure_is_told_with_its_reason() -> None:
 
 
 def test_an_event_has_the_fields_of_a_recorded_one() -> None:
-    sample = json.loads((ROOT / "tests" / "samples" / "running.json").read_text())[0]
+    sample = recordings.event("chain-3", "Running")
     made = event("v41", NOTICE, datetime(2026, 11, 20, 9, 30, 0, 123456, UTC), "1")
     assert set(made) == set(sample)
     assert set(made["data"]) == set(sample["data"])
