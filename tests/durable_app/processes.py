@@ -53,7 +53,11 @@ def topic() -> Iterator[Topic]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        # A full backlog would cost the sender a retry.
+        request_queue_size = 128
+
+    with Server((HOST, 0), Handler) as server:
         made = Topic(f"http://{HOST}:{server.server_port}/api/events")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
