@@ -75,6 +75,13 @@ def test_the_host_serves_the_contract_under_api_and_has_the_event_grid_extension
     assert re.fullmatch(r"\[\d+\.\*, \d+\.0\.0\)", host["extensionBundle"]["version"])
 
 
+@pytest.mark.parametrize("name", ["host.json", "durable_app/host.json"])
+def test_the_host_logs_nothing_below_a_warning_of_what_writes_most(name: str) -> None:
+    """At the level Information these two wrote 765 lines in 30 idle seconds (docs/platform.md)."""
+    levels = read(name)["logging"]["logLevel"]
+    assert (levels["Azure.Core"], levels["DurableTask"]) == ("Warning", "Warning")
+
+
 def test_the_example_of_local_settings_works_and_names_only_documented_settings() -> None:
     example = read("local.settings.example.json")
     assert example["IsEncrypted"] is False
