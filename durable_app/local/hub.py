@@ -2,6 +2,7 @@
 events are published before an episode is stored, and `{Hub}Instances` is written with it. What a worker had taken and
 not finished when it went away is given to the next one."""
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -41,14 +42,18 @@ _SCHEDULED = ("taskScheduled", "timerCreated", "subOrchestrationInstanceCreated"
 """History events of what an orchestrator can wait for, but external events, which leave none until they arrive."""
 
 
-def reason_of(failure: pb.TaskFailureDetails, history: Sequence[pb.HistoryEvent]) -> str:
-    """What the extension publishes as the reason, without the stack trace that follows there. `history` includes the
-    events of the last episode."""
+def reason_of(end: pb.CompleteOrchestrationAction, history: Sequence[pb.HistoryEvent]) -> str:
+    """What the extension publishes as the reason: what the operator said who terminated the instance, or why it failed,
+    without the stack trace that follows there. `history` includes the events of the last episode."""
+    if end.orchestrationStatus == pb.ORCHESTRATION_STATUS_TERMINATED:
+        return str(json.loads(end.result.value or '""'))
+    if not end.HasField("failureDetails"):
+        return ""
     scheduled = {event.eventId: event.taskScheduled.name for event in history if event.HasField("taskScheduled")}
     failed = [event.taskFailed.taskScheduledId for event in history if event.HasField("taskFailed")]
-    cause = failure.innerFailure
+    cause = end.failureDetails.innerFailure
     if not cause.errorType or not failed:
-        return f"Message: {failure.errorMessage}"
+        return f"Message: {end.failureDetails.errorMessage}"
     return f"Message: Activity function '{scheduled[failed[-1]]}' failed: {_kind(cause)}: {cause.errorMessage}"
 
 
@@ -82,8 +87,7 @@ def notices(
         if action.HasField("completeOrchestration"):
             end = action.completeOrchestration
             if is_published(end, history, arrived):
-                failed = end.HasField("failureDetails")
-                reason = reason_of(end.failureDetails, [*history, *arrived]) if failed else ""
+                reason = reason_of(end, [*history, *arrived])
                 ended.append(Notice(name, instance_id, STATUSES[end.orchestrationStatus], reason))
     return ended + started
 

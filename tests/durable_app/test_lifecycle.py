@@ -118,6 +118,13 @@ def test_a_failure_because_the_code_has_changed_is_not_published() -> None:
     assert published([pb.OrchestratorAction(completeOrchestration=end)], [STARTED, scheduled(0)]) == []
 
 
+def test_a_termination_is_published_with_what_the_operator_said() -> None:
+    action = ended(pb.ORCHESTRATION_STATUS_TERMINATED)
+    action.completeOrchestration.result.value = '"no longer needed"'
+    (notice,) = notices("ProcessOrder", "order-1", [STARTED, scheduled(0)], [], [action])
+    assert (notice.runtime_status, notice.reason) == ("Terminated", "no longer needed")
+
+
 def test_a_failure_is_published_with_its_reason() -> None:
     action = ended(pb.ORCHESTRATION_STATUS_FAILED, "no carrier")
     (notice,) = notices("ProcessOrder", "order-1", [STARTED, scheduled(0)], [], [action])
