@@ -53,7 +53,7 @@ async def sighting(storage: StorageSettings, task_hub: str, instance_id: str) ->
     """The instance as the state server's probe reads it."""
     backend = AzureStorageBackend(storage, "DURABLE_STORAGE")
     try:
-        assert await backend.in_flight(task_hub) is False
+        assert (await backend.snapshot(task_hub)).count == 0
         return (await backend.find(task_hub, [instance_id]))[instance_id]
     finally:
         await backend.close()

@@ -99,5 +99,5 @@ async def test_what_is_given_back_without_a_table_is_nobodys(storage: StorageSet
     tables = Tables(storage)
     probes = ProbeStore(tables)
     probes._table = tables.client(f"Gone{hub}")
-    assert not await probes.keep(Lease(hub, ProbeRecord(), 'W/"any"'), RESULT, None)
+    assert not await probes.keep(Lease(hub, "owner", ProbeRecord(), 'W/"any"'), RESULT, None)
     await tables.close()
