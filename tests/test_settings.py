@@ -134,6 +134,12 @@ def test_a_connection_that_task_hubs_cannot_be_read_by_is_told(environment: dict
     assert "secret" not in str(told.value)
 
 
+def test_a_reference_that_is_not_resolved_is_never_sent_as_a_key() -> None:
+    connections = Connections({"SHOP_API__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
+    with pytest.raises(SettingsError, match="SHOP_API__key is a Key Vault reference that Azure has not resolved"):
+        connections.text("SHOP_API__key")
+
+
 def test_everything_has_a_default_but_the_storage() -> None:
     read = read_settings({"STATE_STORAGE": CONNECTION})
     assert (read.keys, read.shards, read.platform_identity) == ((), 4, False)
