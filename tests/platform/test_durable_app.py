@@ -2,6 +2,7 @@
 refuses a deployment while orders run, and the app's stand-in for development publishes what the real host does."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,10 +115,9 @@ def test_a_deployment_is_refused_while_orders_run_and_allowed_when_all_have_ende
     hosts.subscription.flush()
     assert hosts.subscription.topic.statuses(f"{prefix}rejected") == ["Running"], "its end is never published"
     recorded = guard.instances(hosts.orders.task_hub)
-    assert (recorded[f"{prefix}rejected"]["runtimeStatus"], recorded[f"{prefix}rejected"]["source"]) == (
-        "Completed",
-        "probe",
-    )
+    rejected, shipping = recorded[f"{prefix}rejected"], recorded[f"{prefix}shipped-shipping"]
+    assert (rejected["runtimeStatus"], rejected["source"]) == ("Completed", "probe")
+    assert (shipping["runtimeStatus"], shipping["functionName"]) == ("Completed", "ShipOrder")
     allowed = guard.stage(new_hub())
     assert allowed.status_code == 200, allowed.text
 
@@ -160,7 +160,7 @@ def play(app: Slot, operator: Operator) -> None:
     for order_id in ("approved", "rejected", "approved-declined", TERMINATED, CHANGED):
         app.order(order_id, approvalNeeded=True, card="declined" if order_id == "approved-declined" else "4711")
     operator.schedule("ProcessOrder", NO_ORDER, {"items": "none"})
-    watch = {"id": MONITOR, "items": ["plum"], "intervalSeconds": 5}
+    watch = {"id": MONITOR, "items": ["plum"], "intervalSeconds": 4}
     app.client.post("/api/monitor/start", json=watch).raise_for_status()
     for order_id, word in (("approved", "approve"), ("rejected", "reject"), ("approved-declined", "approve")):
         app.waiting(order_id)
@@ -222,8 +222,10 @@ def on_the_real_host(hosts: Hosts) -> list[dict[str, Any]]:
 def test_the_stand_in_publishes_what_the_real_host_publishes(
     hosts: Hosts, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    real = published(on_the_real_host(hosts))
-    assert published(on_the_stand_in(storage, tmp_path)) == real
+    with ThreadPoolExecutor() as both:
+        on_both = both.submit(on_the_stand_in, storage, tmp_path), both.submit(on_the_real_host, hosts)
+    stand_in, real = (published(events.result()) for events in on_both)
+    assert stand_in == real
     told = {instance_id: [event["data"]["runtimeStatus"] for event in events] for instance_id, events in real.items()}
     # The ends that the real host does not publish.
     assert [told[instance_id] for instance_id in ("rejected", CHANGED)] == [["Running"], ["Running"]]

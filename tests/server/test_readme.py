@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,7 +61,10 @@ def test_the_deployment_waits_for_the_order_and_goes_through_when_it_has_ended(a
     assert answers["3"][0]["slots"]["staging"]["taskHub"] == "v42"
     assert answers["5"][0]["slots"]["staging"]["taskHub"] == "v41"
     verdict, refused = answers["7"]
-    assert ([reason["code"] for reason in verdict["reasons"]], verdict["assurance"]) == (["InstancesActive"], "verified")
+    assert ([reason["code"] for reason in verdict["reasons"]], verdict["assurance"]) == (
+        ["InstancesActive"],
+        "verified",
+    )
     assert (refused["status"], refused["code"]) == (409, "StagingNotReady")
     assert answers["8"][0]["ready"]
     assert answers["9"][0]["slots"]["staging"]["taskHub"] == "v43"
