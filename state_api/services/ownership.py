@@ -58,12 +58,21 @@ class Ownership:
         except SourceError as error:
             raise InvalidRequest(error.message) from None
 
-    async def is_proven(self, task_hub: str, proof: Proof) -> bool:
-        """Whether the claim on record is proven wherever this proof is."""
+    async def is_proven(self, app: App, task_hub: str, proof: Proof) -> bool:
+        """Whether this app's claim on record is proven wherever this proof is."""
         record = await self._task_hubs.get(task_hub)
-        return record is not None and record.proof is not None and record.proof.covers(proof.addresses)
+        return (
+            record is not None
+            and _is_of(record, app)
+            and record.proof is not None
+            and record.proof.covers(proof.addresses)
+        )
 
 
 def is_claimed_by(record: TaskHubRecord, app: App, caller: Caller) -> bool:
     """Whether this very run has claimed the task hub."""
-    return record.app is not None and app_key(record.app) == app_key(app.name) and record.run == caller.run(record.name)
+    return _is_of(record, app) and record.run == caller.run(record.name)
+
+
+def _is_of(record: TaskHubRecord, app: App) -> bool:
+    return record.app is not None and app_key(record.app) == app_key(app.name)

@@ -115,7 +115,7 @@ class Releases:
                 return register(app, registration, verdicts, used, now)
             proof = self._ownership.adoption(registration.source(app), now)
             # What is proven already need not be adopted, so that a repeated request changes nothing.
-            proven = [hub for hub in registration.adopt if proof and await self._ownership.is_proven(hub, proof)]
+            proven = [hub for hub in registration.adopt if proof and await self._ownership.is_proven(app, hub, proof)]
             adopt = tuple(hub for hub in registration.adopt if hub not in proven)
             return register(app, replace(registration, adopt=adopt), verdicts, used, now, proof)
 

@@ -87,7 +87,8 @@ async def _tracked(tracking: TableClient | None, task_hub: str) -> list[str]:
     if tracking is None:
         return []
     ranges = list(_ranges(task_hub))
-    condition = " or ".join(f"(TaskHubName ge @from{n} and TaskHubName lt @to{n})" for n in range(len(ranges)))
+    # The blank ends the parameter: the library takes a bracket for a part of its name.
+    condition = " or ".join(f"(TaskHubName ge @from{n} and TaskHubName lt @to{n} )" for n in range(len(ranges)))
     parameters = {f"from{n}": lower for n, (lower, _) in enumerate(ranges)}
     parameters |= {f"to{n}": upper for n, (_, upper) in enumerate(ranges)}
     rows = tracking.query_entities(condition, parameters=parameters, select=["TaskHubName"])

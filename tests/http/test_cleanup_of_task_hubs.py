@@ -39,12 +39,12 @@ async def hubs(http: httpx.AsyncClient, app: str, account: Account) -> list[str]
     names of platform hubs have three characters or more."""
     first = new_hub()[:12]
     names = [first, f"{first}0", f"{first}x"]
-    for name in names:
-        await account.make(name, ("order-1", "Completed"), ("@counter@shop", "Running"))
     await account.add(f"{first}-control-backup")
     await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
     for name in names:
         assert (await stage(http, app, name)).status_code == 200
+        # The app starts.
+        await account.make(name, ("order-1", "Completed"), ("@counter@shop", "Running"))
         assert (await swap(http, app, name)).status_code == 200
     return names
 
