@@ -154,7 +154,9 @@ async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
     async with server_with(storage, clock, connections) as http:
         await put(http, app, policy={"settleSeconds": 0}, taskHubs=source)
         first = new_hub()
-        assert (await stage(http, app, first, run(1))).status_code == 200, "a store that does not exist yet holds nothing"
+        assert (await stage(http, app, first, run(1))).status_code == 200, (
+            "a store that does not exist yet holds nothing"
+        )
         table = (await proof_of(http, first))["addresses"][-1]
         assert table.endswith(f"/{prefix}Instances")
         await raw.make_table(f"{prefix}Instances", f"{hub}0", f"{hub[:-1]}", spelling(hub))
