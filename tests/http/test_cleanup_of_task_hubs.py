@@ -215,7 +215,7 @@ async def test_a_hub_that_does_not_exist_loses_its_records_and_is_not_deleted(
     assert (await swap(http, app, (await in_slot(http, app)))).status_code == 200
     assert (await stage(http, app, last := new_hub())).status_code == 200
     assert (await swap(http, app, last)).status_code == 200
-    await put(http, app, taskHubs=SOURCE)
+    assert (await put(http, app, taskHubs=SOURCE, adoptTaskHubs=[missing])).status_code == 200
     done = {one["taskHub"]: one for one in await clean(http, app)}
     assert (done[missing]["outcome"], done[missing]["reasons"][0]["code"]) == ("NotDrained", "TaskHubMissing")
     cleaned = (await http.post(f"/api/apps/{app}/cleanup", json={})).json()["taskHubs"]
