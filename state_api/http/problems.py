@@ -77,7 +77,7 @@ CODES = {
     "StagingNotReady": "The slot's task hub is not drained; `reasons` say why.",
     "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, which run.",
     "TaskHubInUse": "A slot of an app holds this task hub.",
-    "TaskHubAlreadyUsed": "The task hub was used before; a new version needs a new name.",
+    "TaskHubAlreadyUsed": "The task hub was used before, or exists at its provider; a new version needs a new name.",
     "SwapMismatch": "The slot or the open deployment is not what the caller believes.",
     "SwapPending": "A swap was begun and nobody has said how it went; `pendingSwap` says who, since when, which run.",
     "ProbeNotConfigured": "Nothing says where the app's task hubs live; set `taskHubs` with PutApp.",

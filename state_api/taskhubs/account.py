@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import aiohttp
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
+from state_api.domain.ownership import plain_address
 from state_api.settings import StorageSettings
 from state_api.storage.tables import error_code
 from state_api.taskhubs.backend import Kind, SourceError, Trouble
@@ -67,6 +68,19 @@ class StorageAccount:
         if self._credential is not None:
             await self._credential.close()
             self._credential = None
+
+    def address(self, kind: Kind) -> str | None:
+        """The address of the service for this kind, without secrets; None if it is not known."""
+        try:
+            match kind:
+                case Kind.TABLE:
+                    return plain_address(self.tables().url)
+                case Kind.QUEUE:
+                    return plain_address(self.queues().url)
+                case Kind.CONTAINER:
+                    return plain_address(self.blobs().url)
+        except SourceError:
+            return None
 
     def tables(self) -> "TableServiceClient":
         from azure.data.tables.aio import TableServiceClient  # noqa: PLC0415
