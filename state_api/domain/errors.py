@@ -20,6 +20,7 @@ StateError
 └── Unavailable               not now; carries when to try again
     ├── SourceUnavailable     the task hub's own storage cannot be read
     ├── StorageUnavailable    the state storage cannot be used
+    │   └── UnsupportedSchema another version of this server wrote the rows that are needed
     └── TooManyEvents         more is being recorded than there is room for
 """
 
@@ -117,6 +118,10 @@ class SourceUnavailable(Unavailable):
 
 
 class StorageUnavailable(Unavailable):
+    pass
+
+
+class UnsupportedSchema(StorageUnavailable):
     pass
 
 

@@ -9,6 +9,7 @@ from azure.data.tables import TableEntity
 
 from state_api.domain.instants import format_instant, parse_instant
 from state_api.services.ports import Page, Quarantined
+from state_api.storage.schema import QUARANTINED
 from state_api.storage.tables import (
     QUARANTINE,
     Tables,
@@ -73,6 +74,7 @@ def _row(event: Quarantined) -> dict[str, object]:
     return {
         "PartitionKey": _PARTITION,
         "RowKey": f"{_LAST - event.received_at:020d}|{digest}|{secrets.token_hex(4)}",
+        **QUARANTINED.stamp,
         "ReceivedAt": format_instant(event.received_at),
         "Code": event.code,
         "Message": event.message,
@@ -83,6 +85,7 @@ def _row(event: Quarantined) -> dict[str, object]:
 
 
 def _quarantined(row: TableEntity) -> Quarantined:
+    QUARANTINED.check(row)
     return Quarantined(
         received_at=parse_instant(row["ReceivedAt"]),
         code=row["Code"],

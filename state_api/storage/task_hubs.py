@@ -10,6 +10,7 @@ from azure.data.tables import UpdateMode
 from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.names import HubKey, app_key, hub_key
 from state_api.services.ports import TaskHubRecord
+from state_api.storage.schema import TASK_HUB
 from state_api.storage.tables import (
     TASK_HUBS,
     Tables,
@@ -118,6 +119,7 @@ class TaskHubStore:
                 row = await self._table.get_entity(_PARTITION, hub_key(task_hub))
             except ResourceNotFoundError:
                 return None
+        TASK_HUB.check(row)
         record = TaskHubRecord(
             name=row["Name"],
             shards=row["Shards"],
@@ -144,7 +146,7 @@ class TaskHubStore:
                     await transact(
                         self._table,
                         [
-                            ("create", {**row, "Name": task_hub, "Shards": self._shards})
+                            ("create", {**row, **TASK_HUB.stamp, "Name": task_hub, "Shards": self._shards})
                             if known is None
                             else ("update", row, {**unchanged_since(known[1]), "mode": UpdateMode.MERGE})
                         ],
