@@ -14,6 +14,7 @@ STORAGE = "STATE_STORAGE"
 FALLBACK_STORAGE = "AzureWebJobsStorage"
 KEYS = "STATE_KEYS"
 SHARDS = "STATE_SHARDS"
+UNCLAIMED_TASK_HUBS = "STATE_UNCLAIMED_TASK_HUBS"
 PLATFORM_IDENTITY = "WEBSITE_AUTH_ENABLED"
 
 DOCUMENTED = (
@@ -27,9 +28,12 @@ DOCUMENTED = (
     f"{FALLBACK_STORAGE}__clientId",
     KEYS,
     SHARDS,
+    UNCLAIMED_TASK_HUBS,
     PLATFORM_IDENTITY,
 )
 """Every setting that `read_settings` looks at."""
+
+DEFAULT_UNCLAIMED_TASK_HUBS = 200
 
 DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
 EMULATOR_BLOB_PORT = 10000
@@ -97,12 +101,16 @@ class Connections:
 
 
 class Settings(_Frozen):
+    """`unclaimed_task_hubs` is the limit on task hubs that take events although no app has claimed them; None is no
+    limit, which `read_settings` never returns."""
+
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     storage: StorageSettings
     connections: Connections = Field(default_factory=lambda: Connections({}), repr=False, exclude=True)
     keys: tuple[Key, ...] = ()
     shards: int = Field(default=4, ge=1, le=64)
+    unclaimed_task_hubs: int | None = Field(default=None, ge=0)
     platform_identity: bool = False
 
 
@@ -113,6 +121,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         connections=Connections(environment),
         keys=_keys(environment.get(KEYS, "")),
         shards=_shards(environment.get(SHARDS, "")),
+        unclaimed_task_hubs=_unclaimed_task_hubs(environment.get(UNCLAIMED_TASK_HUBS, "")),
         platform_identity=environment.get(PLATFORM_IDENTITY, "").lower() == "true",
     )
 
@@ -190,4 +199,12 @@ def _shards(text: str) -> int:
         return 4
     if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= 64:
         raise SettingsError(f"{SHARDS} must be a number from 1 to 64")
+    return int(text)
+
+
+def _unclaimed_task_hubs(text: str) -> int:
+    if not text:
+        return DEFAULT_UNCLAIMED_TASK_HUBS
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise SettingsError(f"{UNCLAIMED_TASK_HUBS} must be a number from 0 to 999999")
     return int(text)

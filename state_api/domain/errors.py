@@ -12,6 +12,10 @@ StateError
 │   ├── DeploymentInProgress  another run deploys into this app; carries who, since when, which run
 │   ├── TaskHubInUse          a slot of an app holds the task hub
 │   ├── TaskHubAlreadyUsed    the task hub was used before
+│   ├── TaskHubClaimed        an app has claimed the task hub, so only Cleanup removes its records
+│   ├── TaskHubNotDrained     the task hub has active instances, or had until a moment ago; carries the reasons
+│   ├── AppNotDrained         a slot of the app is not drained; carries the reasons
+│   ├── CleanupRequired       the app has retired task hubs whose records only Cleanup removes
 │   ├── SwapMismatch          the slot does not hold what the caller believes
 │   ├── SwapPending           a swap was begun and nobody has said how it went; carries who, since when, which run
 │   ├── ProbeNotConfigured    nothing says where the app's task hubs live, so they cannot be read
@@ -82,6 +86,22 @@ class TaskHubInUse(Refused):
 
 
 class TaskHubAlreadyUsed(Refused):
+    pass
+
+
+class TaskHubClaimed(Refused):
+    pass
+
+
+class TaskHubNotDrained(Refused):
+    pass
+
+
+class AppNotDrained(Refused):
+    pass
+
+
+class CleanupRequired(Refused):
     pass
 
 

@@ -56,6 +56,10 @@ class AppStore:
         self._table = tables.client(APPS)
 
     async def get(self, name: str) -> App | None:
+        app = await self.read(name)
+        return None if app is None or app.deleted else app
+
+    async def read(self, name: str) -> App | None:
         known = await self._read(name)
         return known[0] if known else None
 

@@ -14,7 +14,10 @@ class TaskHubAnswer(Given):
     task_hub: str
     app: str | None = Field(description="The app that has claimed the hub.")
     slot: str | None = Field(description="The slot that holds it now.")
-    closed: bool = Field(description="Cleaned up: its records are gone and no more are made.")
+    closed: bool = Field(description="Its records are removed, by Cleanup or DeleteTaskHub, and no more are made.")
+    events_in_quarantine: bool = Field(
+        description="No app has claimed it, and events of it wait in quarantine until one does (TooManyTaskHubs)."
+    )
     active_count: int
     active_count_is_lower_bound: bool
     last_event_at: Time | None
@@ -29,6 +32,7 @@ class TaskHubAnswer(Given):
             app=status.hub.app,
             slot=status.slot,
             closed=status.hub.closed,
+            events_in_quarantine=status.waiting,
             active_count=len(activity.active),
             active_count_is_lower_bound=activity.more,
             last_event_at=time_or_none(activity.last_event_at),
