@@ -49,8 +49,8 @@ def not_ready(app: App, slot: str, verdict: Verdict) -> StagingNotReady:
 
 def task_hub_claimed(task_hub: str, app: str) -> TaskHubClaimed:
     return TaskHubClaimed(
-        f"app {app} has claimed task hub {task_hub}. Take the task hub out of its slot and call Cleanup for that app. If "
-        "the app was deleted, create it again with PutApp before",
+        f"app {app} has claimed task hub {task_hub}. Take the task hub out of its slot and call Cleanup for that app. "
+        "If the app was deleted, create it again with PutApp before",
         taskHub=task_hub,
         app=app,
     )
