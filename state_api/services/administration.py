@@ -5,7 +5,7 @@ import logging
 from state_api.domain.apps import Caller
 from state_api.domain.errors import InvalidRequest, TaskHubNotFound
 from state_api.domain.evidence import Evidence
-from state_api.domain.instants import Instant, format_instant
+from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness import Policy, assess
 from state_api.domain.refusals import task_hub_claimed, task_hub_not_drained
 from state_api.services.ports import Clock, Instances, Purged, Quarantine, TaskHubRecord, TaskHubs
@@ -13,6 +13,9 @@ from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 
 log = logging.getLogger(__name__)
+
+_CLOCKS = seconds(60)
+"""How far a caller's clock may be ahead of the storage's."""
 
 
 class Administration:
@@ -53,7 +56,7 @@ class Administration:
 
     async def purge_quarantine(self, before: Instant, caller: Caller) -> Purged:
         """Remove events from quarantine that came before a time. Raises InvalidRequest for a time to come."""
-        if before > self._clock.now():
+        if before > self._clock.now() + _CLOCKS:
             raise InvalidRequest("before must not be in the future")
         purged = await self._quarantine.purge(before)
         log.warning(
