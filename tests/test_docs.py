@@ -32,6 +32,7 @@ from state_api.services.envelopes import QUARANTINE_CODES
 from state_api.services.questions import Verify
 from state_api.settings import (
     DOCUMENTED,
+    PUBLISHED_KEYS,
     Connections,
     Key,
     Role,
@@ -39,6 +40,7 @@ from state_api.settings import (
     SettingsError,
     StorageSettings,
     read_settings,
+    sha256_of,
 )
 from state_api.settings import emulator_connection as connection
 from state_api.storage import tables
@@ -148,6 +150,15 @@ def test_every_setting_is_documented_and_no_other() -> None:
     read_settings(sufficient)
     real = empty.asked | sufficient.asked | set(DOCUMENTED)
     assert sorted(listed(SETTINGS, "Environment", "Setting")) == sorted(real)
+
+
+def test_every_sample_key_is_one_that_servers_refuse() -> None:
+    """Whoever copies a document to a server that others reach is told."""
+    texts = [page.read_text() for page in (*PAGES, *ROOT.glob("*/README.md"), *ROOT.glob("*.example.json"))]
+    digests = {found for text in texts for found in re.findall(r'"sha256": *"([0-9a-fA-F]{64})"', text)}
+    keys = {found for text in texts for found in re.findall(r'"role": *"\w+", *"key": *"([^"]+)"', text)}
+    assert digests | keys
+    assert {*digests, *map(sha256_of, keys)} <= PUBLISHED_KEYS
 
 
 def test_every_provider_is_documented_and_no_other() -> None:
@@ -283,7 +294,7 @@ def test_the_table_of_roles_says_what_each_role_may_do(api: FastAPI) -> None:
 
 
 def allowed(route: APIRoute, role: Role) -> bool:
-    key = Key(name="test", role=role, key=SecretStr("0123456789abcdef"))
+    key = Key(name="test", role=role, sha256="0" * 64)
     request = Request({"type": "http", "state": {"key": key}})
     try:
         for dependency in route.dependencies:

@@ -11,7 +11,7 @@ from state_api.domain.deletion import check_deletion, delete
 from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
-from state_api.domain.names import app_key, hub_key
+from state_api.domain.names import AppKey, app_key, hub_key
 from state_api.domain.registration import Registration, register, replaced_slots
 from state_api.domain.releases import Order, abandon, is_staged_by, needs_verdict, remove_retired, stage
 from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, confirm, swap, take_back
@@ -54,6 +54,17 @@ class Releases:
 
     async def page(self, top: int, token: str | None) -> Page[App]:
         return await self._apps.page(top, token)
+
+    async def page_of(self, names: Sequence[str], top: int, token: str | None) -> Page[App]:
+        """Those of these apps that exist, in the order of their names. The token is the name that the next page begins
+        with, so it shows nothing of other apps. Raises InvalidRequest for a foreign token."""
+        keys = sorted({app_key(name) for name in names})
+        if token is not None and token not in keys:
+            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+        start = keys.index(AppKey(token)) if token is not None else 0
+        apps = await asyncio.gather(*(self._apps.get(key) for key in keys[start : start + top]))
+        following = keys[start + top] if start + top < len(keys) else None
+        return Page(tuple(app for app in apps if app is not None), following)
 
     async def history(self, name: str, top: int, token: str | None) -> tuple[App, Page[AuditRecord]]:
         """Also of an app that was deleted. Raises AppNotFound, InvalidRequest for a foreign token."""

@@ -49,6 +49,8 @@ _OPTIONS: dict[str, Any] = {
     "connection_timeout": 3,
     # A page of a query may take the service 5 s.
     "read_timeout": 10,
+    # A redirect would take the credentials to another place.
+    "permit_redirects": False,
 }
 # The libraries' newest version may not be known yet to a sovereign cloud or to somebody's emulator.
 _VERSION = {"api_version": "2024-11-04"}
@@ -275,6 +277,9 @@ class StorageArtifacts:
             if status in (429, 503) or code == "ServerBusy":
                 message = f"{place} asks to wait before its {kind}s are used again ({status})"
                 raise SourceError(Trouble.THROTTLED, message, retry_after_of(error)) from None
+            if status is not None and 300 <= status < 400:
+                message = f"{place} redirects ({status}) when its {kind}s are used, which is not followed"
+                raise SourceError(Trouble.FAILED, message) from None
             if status is not None and status >= 400:
                 message = f"{place} answers {status} ({code}) when its {kind}s are used"
                 raise SourceError(Trouble.FAILED, message) from None

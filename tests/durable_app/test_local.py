@@ -51,7 +51,7 @@ def row(storage: StorageSettings, task_hub: str, instance_id: str) -> dict[str, 
 
 async def sighting(storage: StorageSettings, task_hub: str, instance_id: str) -> Sighting | None:
     """The instance as the state server's probe reads it."""
-    backend = AzureStorageBackend(storage, "DURABLE_STORAGE")
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     try:
         assert await backend.in_flight(task_hub) is False
         return (await backend.find(task_hub, [instance_id]))[instance_id]

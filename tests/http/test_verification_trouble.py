@@ -29,7 +29,7 @@ async def served(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A server whose apps' task hubs are reached through `source`."""
     assert source.connection_string is not None
-    connections = Connections({"DURABLE_STORAGE": source.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": source.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = state.tables.clock
     transport = httpx.ASGITransport(state.application, raise_app_exceptions=False)

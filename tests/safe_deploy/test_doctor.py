@@ -24,7 +24,7 @@ from tests.safe_deploy.shop import GROUP
 from tests.server.processes import Served
 from tests.taskhubs.provider import ProviderHub
 
-SOURCE = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+SOURCE = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 VERIFIED: dict[str, Any] = {"taskHubs": SOURCE, "policy": {"settleSeconds": 0, "requireVerification": True}}
 
 
@@ -469,7 +469,7 @@ def test_verification_that_has_lost_its_setting_is_wrong(
         found = examined(place, SAFE_DEPLOY_SERVER=forgetful.url)
     assert found.code == ExitCode.FAILURE
     assert found["verification"][0] == "wrong"
-    assert "DURABLE_STORAGE" in found["verification"][1]
+    assert "STATE_TASKHUBS_SHOP" in found["verification"][1]
 
 
 def test_verification_that_was_not_tried_is_not_said_to_be_good(place: Place, storage: StorageSettings) -> None:

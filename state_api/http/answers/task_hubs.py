@@ -80,12 +80,14 @@ class InstanceAnswer(Given):
     started_at: Time | None
     finished_at: Time | None
     outcome: RuntimeStatus | None
-    reason: str | None
+    reason: str | None = Field(
+        description="Why it failed or was terminated, cut to one line. Null for readers: it may hold data of the app."
+    )
     last_event_at: Time
     source: Source
 
     @classmethod
-    def of(cls, instance: Instance) -> "InstanceAnswer":
+    def of(cls, instance: Instance, *, with_reason: bool) -> "InstanceAnswer":
         started, finished = instance.started, instance.finished
         return cls(
             instance_id=instance.instance_id,
@@ -95,7 +97,7 @@ class InstanceAnswer(Given):
             started_at=time_or_none(started.at if started else None),
             finished_at=time_or_none(finished.at if finished else None),
             outcome=finished.outcome if finished else None,
-            reason=finished.reason if finished else None,
+            reason=finished.reason if finished and with_reason else None,
             last_event_at=format_instant(instance.last_event_at),
             source=instance.source,
         )
