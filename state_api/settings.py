@@ -152,8 +152,11 @@ class Connections:
         return found
 
     def text(self, name: str) -> str | None:
-        """The setting as it is; None if it is not set."""
-        return self._environment.get(name) or None
+        """The setting as it is; None if it is not set. Raises SettingsError for an unresolved reference."""
+        value = self._environment.get(name) or None
+        if value is not None:
+            _refuse_unresolved(name, value)
+        return value
 
 
 class Settings(_Frozen):

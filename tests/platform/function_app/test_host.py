@@ -7,9 +7,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from dev.local import until
+from tests.builders import event
 from tests.http.client import problem
 from tests.platform.function_app.keys import KEYS, sent
-from tests.platform.functions_host import MASTER_KEY, FunctionsHost
+from tests.platform.function_app.test_event_grid import FUNCTION, recorded
+from tests.platform.functions_host import EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
 
 
 def ask(host: FunctionsHost, method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -57,6 +60,20 @@ def test_the_hosts_own_api_takes_the_master_key_alone(stranger: httpx.Client) ->
         refused = stranger.get("/admin/host/status", headers=sent(key))
         assert (refused.status_code, refused.content) == (401, b"")
     assert stranger.get("/admin/host/status", headers=sent(MASTER_KEY)).status_code == 200
+
+
+def test_with_the_master_key_somebody_can_publish_through_the_trigger_and_read_its_key(
+    admin: httpx.Client, stranger: httpx.Client, hub: str
+) -> None:
+    """As docs/security.md says: whoever has that key is a publisher, and calls no operation."""
+    master = sent(MASTER_KEY)
+    shown = stranger.get("/admin/host/systemkeys", headers=master).json()
+    assert EVENT_GRID_KEY in [key["value"] for key in shown["keys"]]
+    body = {"input": json.dumps(event(hub))}
+    assert stranger.post(f"/admin/functions/{FUNCTION}", json=body, headers=master).status_code == 202
+    until(lambda: recorded(admin, hub) == ["order-1"], "the event is recorded")
+    refused = stranger.post(f"/admin/functions/{FUNCTION}", json=body, headers=sent(FUNCTION_KEY))
+    assert (refused.status_code, refused.content) == (403, b"")
 
 
 @pytest.mark.parametrize("path", ["/API/health", "/api/HEALTH", "/api/health/", "/api/APPS", "/api/apps/"])
