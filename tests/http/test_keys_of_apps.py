@@ -146,7 +146,7 @@ async def test_the_quarantine_and_events_are_closed_to_keys_of_apps(server_of: h
     problem(await server_of.get(f"/api/taskhubs/{hub}", headers=own("reader", FREE)), 404, "TaskHubNotFound")
 
 
-async def test_who_takes_anothers_task_hub_is_not_told_whose_it_is(
+async def test_a_refusal_does_not_name_the_other_app_that_has_the_task_hub(
     server_of: httpx.AsyncClient, app: str, other: str, hub: str
 ) -> None:
     await put(server_of, other, hub)
