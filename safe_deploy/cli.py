@@ -14,6 +14,7 @@ from safe_deploy.client import PATIENCE_SECONDS, Json
 from safe_deploy.commands import Command, Guard
 from safe_deploy.deployment import Staging, Waiting, clean_up, deploy, stage
 from safe_deploy.errors import CommandError, ExitCode, NotReady, TimedOut, UsageError
+from safe_deploy.keys import keys
 from safe_deploy.operations import operations
 from safe_deploy.options import (
     ActorOption,
@@ -267,6 +268,7 @@ def deploy_command(
 
 
 cli.add_typer(operations)
+cli.add_typer(keys)
 
 
 def _require_one(command: Command | None, outcome: Outcome | None) -> None:

@@ -14,10 +14,10 @@ from state_api import __version__
 from state_api.http import apps, events, health, problems, task_hubs, waivers
 from state_api.http.dependencies import Services
 from state_api.http.middleware import Surround
+from state_api.services.admission import AdmissionController
 from state_api.services.background import Background
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
-from state_api.services.intake import Intake
 from state_api.services.ports import Clock
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
@@ -40,7 +40,7 @@ class StateServer:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.tables = Tables(settings.storage)
         self.stopping = asyncio.Event()
-        self.intake = Intake()
+        self.admission = AdmissionController()
         time = clock or self.tables.clock
         task_hub_store = TaskHubStore(self.tables, settings.shards)
         self._instances = instances = InstanceStore(self.tables)
@@ -61,7 +61,7 @@ class StateServer:
             clock=time,
         )
         self.api = _api(settings, self.services, self)
-        self.application: ASGIApp = Surround(self.api, settings, self.intake)
+        self.application: ASGIApp = Surround(self.api, settings, self.admission)
 
     async def close(self) -> None:
         await self._instances.close()

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from state_api.domain.lifecycle import RuntimeStatus
 from state_api.http.answers.events import QuarantineAnswer, QuarantinedAnswer
 from state_api.http.answers.task_hubs import InstanceAnswer, InstancesAnswer, TaskHubAnswer, VersionsAnswer
-from state_api.http.auth import READ
+from state_api.http.auth import ADMINISTER, READ_ACROSS_APPS, check_task_hub, key_of, may_see_reasons
 from state_api.http.dependencies import ServicesOf, Token, Top
 from state_api.http.problems import responses
 from state_api.http.requests import TaskHubName
@@ -16,10 +16,24 @@ from state_api.services.questions import Verify
 router = APIRouter(prefix="/api", tags=["task hubs"])
 
 
+async def _visible_task_hub(hub: TaskHubName, request: Request, services: ServicesOf) -> str:
+    """Raises Forbidden for a key that is bound to apps of which none has claimed this task hub."""
+    key = key_of(request)
+    if key is not None and key.apps is not None:
+        check_task_hub(await services.inspection.app_of(hub), key)
+    return hub
+
+
+VisibleTaskHub = Annotated[str, Depends(_visible_task_hub)]
+
+
 @router.get(
-    "/taskhubs/{hub}", operation_id="GetTaskHub", dependencies=[READ], responses=responses(400, 401, 403, 404, 503)
+    "/taskhubs/{hub}",
+    operation_id="GetTaskHub",
+    dependencies=[READ_ACROSS_APPS],
+    responses=responses(400, 401, 403, 404, 503),
 )
-async def get_task_hub(hub: TaskHubName, services: ServicesOf) -> TaskHubAnswer:
+async def get_task_hub(hub: VisibleTaskHub, services: ServicesOf) -> TaskHubAnswer:
     """Who holds a task hub, and how many instances are active in it."""
     return TaskHubAnswer.of(await services.inspection.task_hub(hub))
 
@@ -27,11 +41,12 @@ async def get_task_hub(hub: TaskHubName, services: ServicesOf) -> TaskHubAnswer:
 @router.get(
     "/taskhubs/{hub}/instances",
     operation_id="ListInstances",
-    dependencies=[READ],
+    dependencies=[READ_ACROSS_APPS],
     responses=responses(400, 401, 403, 404, 503),
 )
 async def list_instances(
-    hub: TaskHubName,
+    hub: VisibleTaskHub,
+    request: Request,
     services: ServicesOf,
     active: Annotated[bool | None, Query(description="Only the active ones, or only the others.")] = None,
     status: Annotated[RuntimeStatus | None, Query(description="Only those of this runtime status.")] = None,
@@ -43,7 +58,7 @@ async def list_instances(
     record, page = await services.inspection.instances(hub, active, status, top, token)
     return InstancesAnswer(
         task_hub=record.name,
-        instances=[InstanceAnswer.of(instance) for instance in page.items],
+        instances=[InstanceAnswer.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],
         continuation_token=page.continuation_token,
     )
 
@@ -51,11 +66,11 @@ async def list_instances(
 @router.get(
     "/taskhubs/{hub}/versions",
     operation_id="GetVersions",
-    dependencies=[READ],
+    dependencies=[READ_ACROSS_APPS],
     responses=responses(400, 401, 403, 404, 409, 503),
 )
 async def get_versions(
-    hub: TaskHubName,
+    hub: VisibleTaskHub,
     services: ServicesOf,
     verify: Annotated[
         Literal["fresh", "cached"],
@@ -67,9 +82,11 @@ async def get_versions(
     return VersionsAnswer.of(record.name, probe)
 
 
-@router.get("/quarantine", operation_id="ListQuarantine", dependencies=[READ], responses=responses(400, 401, 403, 503))
+@router.get(
+    "/quarantine", operation_id="ListQuarantine", dependencies=[ADMINISTER], responses=responses(400, 401, 403, 503)
+)
 async def list_quarantine(services: ServicesOf, top: Top = 50, token: Token = None) -> QuarantineAnswer:
-    """Events that could not be understood, newest first."""
+    """Events that could not be understood, newest first, as they came: they may hold data of apps."""
     page = await services.inspection.quarantine(top, token)
     return QuarantineAnswer(
         events=[QuarantinedAnswer.of(event) for event in page.items], continuation_token=page.continuation_token

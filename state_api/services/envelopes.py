@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from state_api.domain.instants import Instant, format_instant, parse_instant, seconds
-from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus
+from state_api.domain.lifecycle import MAX_REASON, LifecycleEvent, RuntimeStatus, short_reason
 from state_api.domain.names import MAX_INSTANCE_ID, is_task_hub
 
 EVENT_TYPE = "orchestratorEvent"
@@ -22,7 +22,6 @@ _AHEAD = seconds(5 * 60)
 _STATUSES = frozenset(RuntimeStatus)
 _MANY_DIGITS = 1000
 _LONGEST_NAME = 256
-_LONGEST_REASON = 4000
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -73,7 +72,7 @@ def understand(event: Any, now: Instant) -> LifecycleEvent:
         instance_id=_instance_id(data.get("instanceId")),
         function_name=_text(data.get("functionName"), _LONGEST_NAME),
         runtime_status=_status(data.get("runtimeStatus")),
-        reason=_text(data.get("reason"), _LONGEST_REASON),
+        reason=_reason(data.get("reason")),
         occurred_at=_time(event.get("time" if cloud else "eventTime"), now),
     )
 
@@ -125,6 +124,10 @@ def _time(value: Any, now: Instant) -> Instant:
     if not _EARLIEST <= time <= now + _AHEAD:
         raise NotUnderstood("BadTime", f"the time is {format_instant(time)}; now is {format_instant(now)}")
     return time
+
+
+def _reason(value: Any) -> str:
+    return _text(short_reason(value), MAX_REASON) if isinstance(value, str) else ""
 
 
 def _text(value: Any, longest: int) -> str:

@@ -30,6 +30,10 @@ class Inspection:
         self._quarantine = quarantine
         self._readiness = readiness
 
+    async def app_of(self, name: str) -> str | None:
+        """The app that has claimed a task hub; None if nobody has. Raises TaskHubNotFound."""
+        return (await self._hub(name)).app
+
     async def task_hub(self, name: str) -> TaskHubStatus:
         """Raises TaskHubNotFound."""
         hub = await self._hub(name)

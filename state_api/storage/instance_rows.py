@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus, Source, Started
+from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus, Source, Started, short_reason
 from state_api.storage.keys import escape, instance_key, unescape
 
 ACTIVE_FROM = "a|"
@@ -67,7 +67,8 @@ def instance_from(row: Mapping[str, Any]) -> Instance:
         finished = Finished(
             parse_instant(row["FinishedAt"]),
             RuntimeStatus(row["Outcome"]),
-            row["Reason"],
+            # Rows of earlier versions hold whole reasons.
+            short_reason(row["Reason"]),
             row["FinishedName"],
             Source(row["FinishedSource"]),
         )

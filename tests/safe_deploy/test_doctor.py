@@ -15,6 +15,7 @@ from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.builders import at, event
 from tests.conftest import new_hub
+from tests.keys import key_entry
 from tests.pipelines.standin import Cloud, install
 from tests.safe_deploy.between import Answer, Between, Fault, between
 from tests.safe_deploy.inprocess import Result, run
@@ -24,7 +25,7 @@ from tests.safe_deploy.shop import GROUP
 from tests.server.processes import Served
 from tests.taskhubs.provider import ProviderHub
 
-SOURCE = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+SOURCE = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 VERIFIED: dict[str, Any] = {"taskHubs": SOURCE, "policy": {"settleSeconds": 0, "requireVerification": True}}
 
 
@@ -185,6 +186,23 @@ def test_what_a_key_may_not_do_is_named(
     )
     # What can be known without it is said.
     assert ("events" in found) is (role != "publisher")
+
+
+def test_a_key_that_is_bound_to_the_app_is_good_for_it_and_for_no_other(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """Also GetTaskHub, which is tried with a task hub that no app has claimed."""
+    bound = Place("", app="shop-of-the-key")
+    keys = [*roles(), key_entry("a-deployers-key-for-one-app", "deployer", "bound", [bound.app])]
+    with state_server(storage, tmp_path, keys) as served:
+        own, other = Place(served.url, app=bound.app), Place(served.url)
+        for place in (own, other):
+            place.register()
+        key = {"SAFE_DEPLOY_KEY": "a-deployers-key-for-one-app"}
+        assert examined(own, **key)["key"] == ("ok", "it may do all that it takes to deploy")
+        found = examined(other, **key)
+        assert found.code == ExitCode.NOT_ALLOWED
+        assert "bound to other apps" in found["app"][1]
 
 
 @pytest.mark.parametrize("key", ["", "unknown-key-0123456789"])
@@ -483,7 +501,7 @@ def test_verification_that_has_lost_its_setting_is_wrong(
         found = examined(place, SAFE_DEPLOY_SERVER=forgetful.url)
     assert found.code == ExitCode.FAILURE
     assert found["verification"][0] == "wrong"
-    assert "DURABLE_STORAGE" in found["verification"][1]
+    assert "STATE_TASKHUBS_SHOP" in found["verification"][1]
 
 
 def test_verification_that_was_not_tried_is_not_said_to_be_good(place: Place, storage: StorageSettings) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -41,7 +42,7 @@ class Served:
         return self.log.read_text(errors="replace")
 
 
-def environment(storage: StorageSettings | None, keys: Sequence[dict[str, str]] = ()) -> dict[str, str]:
+def environment(storage: StorageSettings | None, keys: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
     """This process's environment without settings of the server but these."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
     if storage is not None and storage.connection_string is not None:
@@ -55,7 +56,7 @@ def environment(storage: StorageSettings | None, keys: Sequence[dict[str, str]] 
 def serving(
     storage: StorageSettings | None,
     folder: Path,
-    keys: Sequence[dict[str, str]] = (),
+    keys: Sequence[dict[str, Any]] = (),
     more: Mapping[str, str] | None = None,
     command: Sequence[str] = COMMAND,
 ) -> Iterator[Served]:

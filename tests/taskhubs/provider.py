@@ -42,13 +42,16 @@ def row(
         "RowKey": "",
         "ExecutionId": uuid.uuid4().hex,
         "Name": name,
-        "Version": version or "",
+        # Where the app has no default version there is no such column.
+        "Version": version or None,
         "Input": '"an input that nobody needs"',
         "CustomStatus": "null",
         "CreatedTime": now - timedelta(seconds=5),
         "LastUpdatedTime": now,
         "RuntimeStatus": status,
         "Generation": EntityProperty(0, EdmType.INT32),
+        "Tags": "null",
+        "ParentInstanceId": "",
         "TaskHubName": hub,
     }
     if status in OVER:
