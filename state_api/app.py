@@ -14,6 +14,7 @@ from state_api import __version__
 from state_api.http import apps, events, health, problems, task_hubs, waivers
 from state_api.http.dependencies import Services
 from state_api.http.middleware import Surround
+from state_api.services.administration import Administration
 from state_api.services.admission import AdmissionController
 from state_api.services.background import Background
 from state_api.services.cleanup import Cleanup
@@ -42,7 +43,7 @@ class StateServer:
         self.stopping = asyncio.Event()
         self.admission = AdmissionController()
         time = clock or self.tables.clock
-        task_hub_store = TaskHubStore(self.tables, settings.shards)
+        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.unclaimed_task_hubs)
         self._instances = instances = InstanceStore(self.tables)
         app_store = AppStore(self.tables)
         quarantine = QuarantineStore(self.tables)
@@ -50,13 +51,15 @@ class StateServer:
         self.backends = ConfiguredBackends(settings.connections)
         verifier = Verifier(self.backends, probes, task_hub_store, instances, time, self.stopping)
         readiness = Readiness(app_store, verifier, time, self.stopping)
-        releases = Releases(app_store, task_hub_store, readiness, self.backends, time)
+        recorder = Recorder(task_hub_store, instances, quarantine, time)
+        releases = Releases(app_store, task_hub_store, recorder, readiness, self.backends, time)
         self.background = Background(app_store, probes, readiness, time)
         self.services = Services(
-            recorder=Recorder(task_hub_store, instances, quarantine, time),
+            recorder=recorder,
             readiness=readiness,
             releases=releases,
             cleanup=Cleanup(releases, app_store, task_hub_store, instances, probes, readiness, self.backends, time),
+            administration=Administration(task_hub_store, instances, quarantine, recorder, readiness, time),
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,
         )

@@ -18,6 +18,7 @@ STORAGE = "STATE_STORAGE"
 FALLBACK_STORAGE = "AzureWebJobsStorage"
 KEYS = "STATE_KEYS"
 SHARDS = "STATE_SHARDS"
+UNCLAIMED_TASK_HUBS = "STATE_UNCLAIMED_TASK_HUBS"
 TASK_HUB_SETTINGS = "STATE_TASKHUB_SETTINGS"
 PLATFORM_IDENTITY = "WEBSITE_AUTH_ENABLED"
 AZURE_SITE = "WEBSITE_SITE_NAME"
@@ -36,11 +37,14 @@ DOCUMENTED = (
     f"{FALLBACK_STORAGE}__clientId",
     KEYS,
     SHARDS,
+    UNCLAIMED_TASK_HUBS,
     TASK_HUB_SETTINGS,
     PLATFORM_IDENTITY,
     AZURE_SITE,
 )
 """Every setting that `read_settings` looks at."""
+
+DEFAULT_UNCLAIMED_TASK_HUBS = 200
 
 DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
 EMULATOR_BLOB_PORT = 10000
@@ -156,6 +160,9 @@ class Connections:
 
 
 class Settings(_Frozen):
+    """`unclaimed_task_hubs` is the limit on task hubs that take events although no app has claimed them; None is no
+    limit, which `read_settings` never returns."""
+
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     storage: StorageSettings
@@ -163,6 +170,7 @@ class Settings(_Frozen):
     keys: tuple[Key, ...] = ()
     keys_required: bool = False
     shards: int = Field(default=4, ge=1, le=64)
+    unclaimed_task_hubs: int | None = Field(default=None, ge=0)
     platform_identity: bool = False
 
 
@@ -178,6 +186,7 @@ def read_settings(environment: Mapping[str, str], *, keys_required: bool = False
         keys=keys,
         keys_required=keys_required,
         shards=_shards(environment.get(SHARDS, "")),
+        unclaimed_task_hubs=_unclaimed_task_hubs(environment.get(UNCLAIMED_TASK_HUBS, "")),
         platform_identity=environment.get(PLATFORM_IDENTITY, "").lower() == "true",
     )
 
@@ -329,4 +338,12 @@ def _shards(text: str) -> int:
         return 4
     if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= 64:
         raise SettingsError(f"{SHARDS} must be a number from 1 to 64")
+    return int(text)
+
+
+def _unclaimed_task_hubs(text: str) -> int:
+    if not text:
+        return DEFAULT_UNCLAIMED_TASK_HUBS
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise SettingsError(f"{UNCLAIMED_TASK_HUBS} must be a number from 0 to 999999")
     return int(text)

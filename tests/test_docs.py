@@ -26,12 +26,13 @@ from state_api.http.answers.apps import PendingSwapAnswer, PolicyAnswer
 from state_api.http.answers.history import CleanedUpAnswer
 from state_api.http.answers.verdicts import LISTED_ACTIVE, ProbeAnswer, VerdictAnswer
 from state_api.http.auth import ANONYMOUS
-from state_api.services import admission, background, cleanup, questions, verification
+from state_api.services import admission, background, cleanup, questions, recording, verification
 from state_api.services.cleanup import Outcome
 from state_api.services.envelopes import QUARANTINE_CODES
 from state_api.services.questions import Verify
 from state_api.serving import connections, log_limit
 from state_api.settings import (
+    DEFAULT_UNCLAIMED_TASK_HUBS,
     DOCUMENTED,
     PUBLISHED_KEYS,
     Connections,
@@ -44,7 +45,8 @@ from state_api.settings import (
     sha256_of,
 )
 from state_api.settings import emulator_connection as connection
-from state_api.storage import tables
+from state_api.storage import quarantine, tables
+from state_api.storage.unclaimed import REFRESH_SECONDS
 from state_api.taskhubs import azure_storage, scheduler
 from state_api.taskhubs.backends import PROVIDERS
 
@@ -353,6 +355,14 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
     assert limits["reading of a task hub by one question"] == f"{verification.BUDGET_SECONDS:g} seconds"
     assert limits["reading and deleting by one Cleanup"] == f"{cleanup._BUDGET_SECONDS:g} seconds"
+    assert limits["events that one PurgeQuarantine removes"] == str(quarantine.PURGED_AT_ONCE)
+    assert limits["looking for them by one PurgeQuarantine"] == f"{quarantine.PURGE_SECONDS:g} seconds"
+    assert limits["recording of events from quarantine by one request"] == f"{recording._REPLAY_SECONDS} seconds"
+    unclaimed = section(CONCEPTS, "Task hubs that nobody claimed")
+    assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
+    assert f"every {REFRESH_SECONDS:g} seconds at most" in unclaimed
+    assert f"in {recording._REPLAY_SECONDS} seconds" in unclaimed
+    assert f"longer than {recording._LONGEST_WAITING // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(LISTED_ACTIVE)
     assert limits["waivers in force for one app"] == str(waivers.MOST)

@@ -273,3 +273,15 @@ def test_settings_cannot_be_changed() -> None:
     read: Settings = read_settings({"STATE_STORAGE": CONNECTION})
     with pytest.raises(ValueError, match="frozen"):
         read.shards = 5
+
+
+@pytest.mark.parametrize(("text", "limit"), [(None, 200), ("", 200), ("0", 0), ("50", 50), ("999999", 999999)])
+def test_the_limit_on_unclaimed_task_hubs(text: str | None, limit: int) -> None:
+    environment = {"STATE_STORAGE": CONNECTION} | ({} if text is None else {"STATE_UNCLAIMED_TASK_HUBS": text})
+    assert read_settings(environment).unclaimed_task_hubs == limit
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "1.5", "1000000", "٣"])
+def test_a_limit_that_is_no_number_is_told(text: str) -> None:
+    with pytest.raises(SettingsError, match="STATE_UNCLAIMED_TASK_HUBS must be a number from 0 to 999999"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_UNCLAIMED_TASK_HUBS": text})

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
-from state_api.http.answers.apps import AppAnswer, AppsAnswer
+from state_api.http.answers.apps import AppAnswer, AppsAnswer, DeletedAppResponse
 from state_api.http.answers.history import AuditAnswer, CleanedUpAnswer, CleanupAnswer, HistoryAnswer
 from state_api.http.answers.verdicts import VerdictAnswer
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ACROSS_APPS, CallerOf, VisibleApps
@@ -60,6 +60,21 @@ async def put_app(
         raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
     changed = await services.releases.register(app, body.registration(), caller, precondition)
     return app_answer(changed, services, response)
+
+
+@router.delete(
+    "/{app}",
+    operation_id="DeleteApp",
+    dependencies=[ADMINISTER],
+    responses=with_etag(400, 401, 403, 404, 409, 412, 503),
+)
+async def delete_app(
+    app: AppName, services: ServicesOf, caller: CallerOf, precondition: PreconditionOf, response: Response
+) -> DeletedAppResponse:
+    """Delete an app whose slots are drained. Its audit log and the claims on its task hubs stay."""
+    deleted = await services.releases.delete(app, caller, precondition)
+    response.headers["ETag"] = etag(deleted)
+    return DeletedAppResponse.of(deleted)
 
 
 @router.get(

@@ -78,6 +78,10 @@ CODES = {
     "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, which run.",
     "TaskHubInUse": "A slot of an app holds this task hub.",
     "TaskHubAlreadyUsed": "The task hub was used before, or exists at its provider; a new version needs a new name.",
+    "TaskHubClaimed": "An app has claimed the task hub; only Cleanup for that app removes its records.",
+    "TaskHubNotDrained": "The task hub has active instances, or had until a moment ago; `reasons` say which.",
+    "AppNotDrained": "A slot of the app is not drained; `reasons` say why.",
+    "CleanupRequired": "The app has retired task hubs whose records only Cleanup removes; `taskHubs` names them.",
     "SwapMismatch": "The slot or the open deployment is not what the caller believes.",
     "SwapPending": "A swap was begun and nobody has said how it went; `pendingSwap` says who, since when, which run.",
     "ProbeNotConfigured": "Nothing says where the app's task hubs live; set `taskHubs` with PutApp.",
@@ -90,6 +94,7 @@ CODES = {
     "KeysNotConfigured": "The server runs in Azure Functions and has no keys; set `STATE_KEYS`.",
     "SettingsInvalid": "A setting of the server is missing or wrong; `detail` says which and what to do.",
     "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
+    "UnsupportedSchema": "Another version of this server wrote the rows that are needed; `detail` says which.",
     "TooManyEvents": "More events are being recorded than this server has room for; send the delivery again.",
     "InternalError": "Something unforeseen; the server's log has it under `traceId`.",
 }

@@ -1,5 +1,6 @@
 """The JSON that callers send. Unknown members are refused, so that a misspelt one is not silently ignored."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -219,3 +220,13 @@ class AppRequest(_Sent):
             clear_task_hubs=sent is None and "task_hubs" in self.model_fields_set,
             adopt=tuple(self.adopt_task_hubs),
         )
+
+
+def time_or_day(name: str, text: str) -> Instant:
+    """The time that a parameter gives: RFC 3339, or a day, which begins at 00:00 UTC. Raises InvalidRequest."""
+    try:
+        return parse_instant(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
+    except ValueError:
+        raise InvalidRequest(
+            f"{name} must be a day such as 2026-11-30 or an RFC 3339 time such as 2026-11-30T12:00:00Z"
+        ) from None

@@ -1,16 +1,23 @@
-"""Task hubs, their instances, and the quarantine: what operators look up."""
+"""Task hubs, their instances, and the quarantine: what operators look up and administrators remove."""
 
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
 from state_api.domain.lifecycle import RuntimeStatus
-from state_api.http.answers.events import QuarantineAnswer, QuarantinedAnswer
+from state_api.http.answers.events import PurgedResponse, QuarantineAnswer, QuarantinedAnswer
 from state_api.http.answers.task_hubs import InstanceAnswer, InstancesAnswer, TaskHubAnswer, VersionsAnswer
-from state_api.http.auth import ADMINISTER, READ_ACROSS_APPS, check_task_hub, key_of, may_see_reasons
+from state_api.http.auth import (
+    ADMINISTER,
+    READ_ACROSS_APPS,
+    CallerOf,
+    check_task_hub,
+    key_of,
+    may_see_reasons,
+)
 from state_api.http.dependencies import ServicesOf, Token, Top
 from state_api.http.problems import responses
-from state_api.http.requests import TaskHubName
+from state_api.http.requests import TaskHubName, time_or_day
 from state_api.services.questions import Verify
 
 router = APIRouter(prefix="/api", tags=["task hubs"])
@@ -36,6 +43,18 @@ VisibleTaskHub = Annotated[str, Depends(_visible_task_hub)]
 async def get_task_hub(hub: VisibleTaskHub, services: ServicesOf) -> TaskHubAnswer:
     """Who holds a task hub, and how many instances are active in it."""
     return TaskHubAnswer.of(await services.inspection.task_hub(hub))
+
+
+@router.delete(
+    "/taskhubs/{hub}",
+    operation_id="DeleteTaskHub",
+    dependencies=[ADMINISTER],
+    responses=responses(400, 401, 403, 404, 409, 503),
+)
+async def delete_task_hub(hub: TaskHubName, services: ServicesOf, caller: CallerOf) -> TaskHubAnswer:
+    """Remove the records of a drained task hub that no app has claimed, and close its name for ever."""
+    record = await services.administration.delete_task_hub(hub, caller)
+    return TaskHubAnswer.of(await services.inspection.task_hub(record.name))
 
 
 @router.get(
@@ -86,8 +105,26 @@ async def get_versions(
     "/quarantine", operation_id="ListQuarantine", dependencies=[ADMINISTER], responses=responses(400, 401, 403, 503)
 )
 async def list_quarantine(services: ServicesOf, top: Top = 50, token: Token = None) -> QuarantineAnswer:
-    """Events that could not be understood, newest first, as they came: they may hold data of apps."""
+    """Events that were not recorded, as they came: they may hold data of apps. First those that could not be
+    understood, newest first; then by task hub those that wait until an app claims it."""
     page = await services.inspection.quarantine(top, token)
     return QuarantineAnswer(
         events=[QuarantinedAnswer.of(event) for event in page.items], continuation_token=page.continuation_token
     )
+
+
+@router.delete(
+    "/quarantine",
+    operation_id="PurgeQuarantine",
+    dependencies=[ADMINISTER],
+    responses=responses(400, 401, 403, 503),
+)
+async def purge_quarantine(
+    services: ServicesOf,
+    caller: CallerOf,
+    before: Annotated[
+        str, Query(max_length=64, description="A day (`2026-11-30`, from 00:00 UTC) or an RFC 3339 time, not to come.")
+    ],
+) -> PurgedResponse:
+    """Remove events from quarantine that were received before a time. Call again while `more` is true."""
+    return PurgedResponse.of(await services.administration.purge_quarantine(time_or_day("before", before), caller))

@@ -43,7 +43,9 @@ QUARANTINE_CODES = {
     "BadTime": "Its time is missing, unreadable, before 2017 or more than five minutes ahead.",
     "Unforeseen": "The server could not read it for a reason that it did not foresee; its log has the details.",
     "NotTaken": "The state storage refuses its row, for a reason that the server's log has.",
-    "TaskHubCleanedUp": "Its task hub was cleaned up; nothing should run there any more.",
+    "TaskHubCleanedUp": "Its task hub was cleaned up, or its records were removed; nothing should run there any more.",
+    "TooManyTaskHubs": "No app has claimed its task hub, and events of as many such task hubs as allowed are recorded. "
+    "It is recorded when an app claims the task hub.",
 }
 """Every code under which an event is kept, for the documentation."""
 
@@ -75,6 +77,21 @@ def understand(event: Any, now: Instant) -> LifecycleEvent:
         reason=_reason(data.get("reason")),
         occurred_at=_time(event.get("time" if cloud else "eventTime"), now),
     )
+
+
+def envelope_of(event: LifecycleEvent) -> dict[str, Any]:
+    """An event in the Event Grid schema with only what `understand` reads: that returns the same event again."""
+    return {
+        "eventType": EVENT_TYPE,
+        "eventTime": format_instant(event.occurred_at),
+        "data": {
+            "hubName": event.task_hub,
+            "instanceId": event.instance_id,
+            "functionName": event.function_name,
+            "runtimeStatus": event.runtime_status.value,
+            "reason": event.reason,
+        },
+    }
 
 
 def _data(event: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -224,6 +224,11 @@ async def test_a_whole_release_runs_through_the_functions(hosted: None, storage:
     assert app in [one["app"] for one in (await ask("ListApps", query={"top": 1000}))["apps"]]
     assert len((await ask("GetHistory", app=app))["history"]) == 7
     assert "events" in await ask("ListQuarantine")
+    await ask("PostEvents", [event(f"{old}unclaimed", "order-1", "Completed", at(-3600))])
+    assert (await call("DeleteTaskHub", hub=f"{old}unclaimed")).status_code == 409, "it is settling"
+    assert (await call("DeleteApp", app=app)).status_code == 409, "an instance is active"
+    seen |= {"DeleteTaskHub", "DeleteApp"}
+    assert "removed" in await ask("PurgeQuarantine", query={"before": "2020-01-01"})
     assert seen == set(http_functions())
 
 

@@ -66,6 +66,9 @@ OPERATIONS = [
     ("POST", "/api/apps/{app}/waivers", {"deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/waivers", {"deployer", "admin"}),
     ("PUT", "/api/apps/{app}", {"admin"}),
+    ("DELETE", "/api/apps/{app}", {"admin"}),
+    ("DELETE", "/api/taskhubs/{hub}", {"admin"}),
+    ("DELETE", "/api/quarantine", {"admin"}),
     ("POST", "/api/events", {"publisher", "admin"}),
     ("OPTIONS", "/api/events", {"publisher", "admin"}),
 ]

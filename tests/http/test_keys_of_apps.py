@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 FREE = {role: f"key-of-the-{role}-for-all-apps" for role in ("admin", "deployer", "reader", "publisher")}
 BOUND = {role: f"key-of-the-{role}-for-one-app" for role in ("admin", "deployer", "reader")}
 APP_OPERATIONS = [one for one in OPERATIONS if "{app}" in one[1]]
-TASK_HUB_OPERATIONS = [one for one in OPERATIONS if "{hub}" in one[1]]
+TASK_HUB_OPERATIONS = [one for one in OPERATIONS if "{hub}" in one[1] and one[0] == "GET"]
 
 
 def own(role: str, keys: dict[str, str] = BOUND) -> dict[str, str]:
@@ -148,6 +148,15 @@ async def test_the_quarantine_and_events_are_closed_to_keys_of_apps(server_of: h
         sent = await server_of.post("/api/events", json=[event(hub)], headers=own(role))
         problem(sent, 403, "Forbidden")
     problem(await server_of.get(f"/api/taskhubs/{hub}", headers=own("reader", FREE)), 404, "TaskHubNotFound")
+
+
+async def test_what_removes_records_of_nobodys_task_hubs_is_closed_to_keys_of_apps(
+    server_of: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await put(server_of, app, hub)
+    for path in (f"/api/taskhubs/{hub}", f"/api/taskhubs/{new_hub()}", "/api/quarantine?before=2020-01-01"):
+        for role in BOUND:
+            problem(await server_of.delete(path, headers=own(role)), 403, "Forbidden")
 
 
 async def test_who_takes_anothers_task_hub_is_not_told_whose_it_is(

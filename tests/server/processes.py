@@ -15,7 +15,7 @@ import httpx
 
 from dev.local import free_port, stopped, until
 from state_api.emulator import answers
-from state_api.settings import KEYS, STORAGE, StorageSettings
+from state_api.settings import KEYS, STORAGE, UNCLAIMED_TASK_HUBS, StorageSettings
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = "127.0.0.1"
@@ -47,6 +47,8 @@ def environment(storage: StorageSettings | None, keys: Sequence[dict[str, Any]] 
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
     if storage is not None and storage.connection_string is not None:
         clean[STORAGE] = storage.connection_string.get_secret_value()
+    # Tests share a storage and use many task hubs, most of them unclaimed.
+    clean[UNCLAIMED_TASK_HUBS] = "999999"
     if keys:
         clean[KEYS] = json.dumps(list(keys))
     return clean | {"PYTHONPATH": str(ROOT)}

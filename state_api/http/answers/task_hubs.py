@@ -30,7 +30,10 @@ class TaskHubAnswer(Given):
         description="What proves that the hub belongs to the app at its provider; Cleanup deletes nothing without it."
     )
     slot: str | None = Field(description="The slot that holds it now.")
-    closed: bool = Field(description="Cleaned up: its records are gone and no more are made.")
+    closed: bool = Field(description="Its records are removed, by Cleanup or DeleteTaskHub, and no more are made.")
+    events_in_quarantine: bool = Field(
+        description="No app has claimed it, and events of it wait in quarantine until one does (TooManyTaskHubs)."
+    )
     active_count: int
     active_count_is_lower_bound: bool
     last_event_at: Time | None
@@ -46,6 +49,7 @@ class TaskHubAnswer(Given):
             proof=ProofAnswer.of(status.hub.proof),
             slot=status.slot,
             closed=status.hub.closed,
+            events_in_quarantine=status.waiting,
             active_count=len(activity.active),
             active_count_is_lower_bound=activity.more,
             last_event_at=time_or_none(activity.last_event_at),
