@@ -5,15 +5,14 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-unguarded run test test-faults test-long test-platform-long coverage simulate fuzz bench test-functions lint format audit ci clean
+.PHONY: help setup demo demo-unguarded run test test-faults test-long test-platform-long coverage simulate fuzz bench test-functions lint format lock audit ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: .venv/.ready node_modules/.ready ## Prepare .venv and the storage emulator
 
-.venv/.ready: requirements.txt requirements-serve.txt requirements-scheduler.txt requirements-dev.txt \
-		durable_app/requirements.txt dev/setup
+.venv/.ready: requirements-dev.txt dev/setup
 	@dev/setup python
 	@touch $@
 
@@ -74,7 +73,10 @@ format: setup ## Mend the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-audit: setup ## Look up known vulnerabilities of all that is pinned; needs the network
+lock: setup ## Write the lock files anew from requirements*.in (UPGRADE=1: with the newest versions); needs the network
+	@dev/lock $(if $(UPGRADE),--upgrade)
+
+audit: setup ## Check that all is pinned, and look up known vulnerabilities of it; needs the network
 	@dev/audit
 
 ci: lint test ## What continuous integration runs

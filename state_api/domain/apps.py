@@ -10,6 +10,7 @@ from state_api.domain.evidence import OpenDeployment, OpenSwap
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
+from state_api.domain.ownership import Proof
 from state_api.domain.readiness import Policy
 
 
@@ -114,7 +115,8 @@ def _empty_slots() -> dict[str, Slot | None]:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """All state of a Function App. `revision` counts its writes and is its ETag; 0 means never written."""
+    """All state of a Function App. `revision` counts its writes and is its ETag; 0 means never written. A `deleted` app
+    holds nothing but its revision, so that the audit log goes on there when it is created again."""
 
     name: str
     slots: Mapping[str, Slot | None] = field(default_factory=_empty_slots)
@@ -127,6 +129,7 @@ class App:
     revision: int = 0
     updated_at: Instant = Instant(0)
     updated_by: str = ""
+    deleted: bool = False
 
     def slot(self, name: str) -> Slot | None:
         """What is in the slot; None when it is empty. Raises SlotNotFound."""
@@ -169,10 +172,13 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The next state and what goes into the audit log. `new_hubs` enter a slot for the first time."""
+    """The next state and what goes into the audit log. `new_hubs` enter a slot for the first time; `adopted` are hubs
+    of the app whose claims were not proven. Both are claimed with `proof`."""
 
     app: App
     operation: str
     details: Mapping[str, Any] = field(default_factory=dict)
     new_hubs: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
+    proof: Proof | None = None
     changed: bool = True

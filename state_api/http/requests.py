@@ -1,5 +1,6 @@
 """The JSON that callers send. Unknown members are refused, so that a misspelt one is not silently ignored."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -191,6 +192,11 @@ class AppRequest(_Sent):
     slots: Annotated[dict[SlotName, SlotContent | None], Field(max_length=20)] = Field(default_factory=dict)
     policy: PolicyRequest | None = None
     task_hubs: TaskHubSourceModel | None = None
+    adopt_task_hubs: Annotated[list[TaskHubName], Field(max_length=100)] = Field(
+        default_factory=list,
+        description="Task hubs in slots or retired, whose claims are not proven: they belong to this app where "
+        "`taskHubs` leads to, so Cleanup may delete them there once they are drained.",
+    )
     deployment: Any = None
     pending_swap: Any = None
     retired: Any = None
@@ -212,4 +218,15 @@ class AppRequest(_Sent):
             policy=(self.policy or PolicyRequest()).over,
             task_hubs=sent.source() if sent else None,
             clear_task_hubs=sent is None and "task_hubs" in self.model_fields_set,
+            adopt=tuple(self.adopt_task_hubs),
         )
+
+
+def time_or_day(name: str, text: str) -> Instant:
+    """The time that a parameter gives: RFC 3339, or a day, which begins at 00:00 UTC. Raises InvalidRequest."""
+    try:
+        return parse_instant(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
+    except ValueError:
+        raise InvalidRequest(
+            f"{name} must be a day such as 2026-11-30 or an RFC 3339 time such as 2026-11-30T12:00:00Z"
+        ) from None

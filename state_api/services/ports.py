@@ -10,6 +10,7 @@ from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
 from state_api.domain.messages import MessageMemory
+from state_api.domain.ownership import Claim, Proof
 from state_api.domain.scans import Scan
 
 Item = TypeVar("Item")
@@ -29,7 +30,8 @@ class TaskHubRecord:
     events were recorded for it, `closed` that cleanup has removed its records for good, `deleting` is the source that
     its artifacts are being deleted from, `seen` says that a probe has found it to exist. `matched` is the source that
     has shown instances which events told of, and so is that of this hub. `shards` is the number of partitions of its
-    instance table, fixed when it was first seen."""
+    instance table, fixed when it was first seen. `run` is the pipeline run that claimed it, and `proof` what proves
+    that it belongs to the app at its provider."""
 
     name: str
     shards: int
@@ -39,6 +41,8 @@ class TaskHubRecord:
     deleting: str | None = None
     seen: bool = False
     matched: str | None = None
+    run: str | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,8 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """An event that could not be understood. `event` is what came in, as JSON text; `truncated` says that it was too
-    long to keep whole."""
+    """An event that was not recorded. `event` is what came in, as JSON text; `truncated` says that it was too long to
+    keep whole. An event that waits for its task hub to be claimed has a `task_hub`. `key` identifies a stored event."""
 
     received_at: Instant
     code: str
@@ -89,10 +93,24 @@ class Quarantined:
     source: str
     event: str
     truncated: bool = False
+    task_hub: str | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many events were removed from quarantine, and whether there may be `more` to remove."""
+
+    removed: int
+    more: bool
 
 
 class TableMissing(Exception):
     """The hub's table does not exist: not made yet, or cleaned up."""
+
+
+class TooManyTaskHubs(Exception):
+    """The hub is new, no app has claimed it, and the limit on such hubs is reached."""
 
 
 class Clock(Protocol):
@@ -130,19 +148,23 @@ class TaskHubs(Protocol):
 
     async def get(self, task_hub: str) -> TaskHubRecord | None: ...
 
-    async def open(self, task_hub: str) -> TaskHubRecord:
-        """The record of a hub that events come for, made with its table when first needed."""
+    async def open(self, task_hub: str, *, limited: bool = True) -> TaskHubRecord:
+        """The record of a hub that events come for, made with its table when first needed. Raises TooManyTaskHubs if it
+        is `limited`."""
 
     def forget(self, task_hub: str) -> None:
         """Look the hub up again at its next event."""
 
-    async def claim(self, task_hub: str, app: str) -> TaskHubRecord:
-        """Reserve the hub for this app, for ever. Raises TaskHubInUse if another app has it, TaskHubAlreadyUsed
-        if it was cleaned up."""
+    async def claim(self, task_hub: str, claim: Claim) -> TaskHubRecord:
+        """Reserve the hub for this app, for ever. A claim without a proof keeps the one on record. Raises TaskHubInUse
+        if another app has it, TaskHubAlreadyUsed if it was cleaned up."""
 
     async def close(self, task_hub: str, deleting: str | None = None) -> None:
         """Let no more events in; they go to quarantine from now on. `deleting` is kept with it, before anything is
         deleted from there."""
+
+    async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
+        """Close a hub that no app has claimed, in one conditional write. Raises TaskHubClaimed."""
 
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
@@ -168,7 +190,11 @@ class Probes(Protocol):
 
 
 class Apps(Protocol):
-    async def get(self, name: str) -> App | None: ...
+    async def get(self, name: str) -> App | None:
+        """None also for an app that was deleted."""
+
+    async def read(self, name: str) -> App | None:
+        """The same, but deleted apps as well."""
 
     async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
         """Write state and audit record in one transaction, provided the state is still `before`. False if not."""
@@ -182,3 +208,12 @@ class Quarantine(Protocol):
     async def keep(self, events: Sequence[Quarantined]) -> None: ...
 
     async def page(self, top: int, token: str | None) -> Page[Quarantined]: ...
+
+    async def waiting(self, task_hub: str, top: int) -> list[Quarantined]:
+        """Some of the events that wait for this hub to be claimed; none if there are no more."""
+
+    async def remove(self, events: Sequence[Quarantined]) -> None:
+        """Remove events that `waiting` returned. Those that are gone already are fine."""
+
+    async def purge(self, before: Instant) -> Purged:
+        """Remove events that came before that time, as many as one call can."""

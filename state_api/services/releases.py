@@ -1,4 +1,4 @@
-"""PostStaging, DeleteStaging, PostSwap, PutApp, waivers: read the app, let the domain decide, write under
+"""PostStaging, DeleteStaging, PostSwap, PutApp, DeleteApp, waivers: read the app, let the domain decide, write under
 compare-and-swap, and decide again when somebody else was faster."""
 
 import asyncio
@@ -7,17 +7,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from state_api.domain.apps import App, Caller, TaskHubSource, Transition
+from state_api.domain.deletion import check_deletion, delete
 from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
-from state_api.domain.names import app_key, hub_key
+from state_api.domain.names import AppKey, app_key, hub_key
+from state_api.domain.ownership import Claim
 from state_api.domain.registration import Registration, register, replaced_slots
-from state_api.domain.releases import Order, abandon, is_staged_by, needs_verdict, remove_retired, stage
+from state_api.domain.releases import Order, abandon, is_in_slot, is_staged_by, needs_verdict, remove_retired, stage
 from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, confirm, swap, take_back
 from state_api.domain.waivers import waive, withdraw
+from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness
+from state_api.services.recording import Recorder
 from state_api.taskhubs.backend import Backends, SourceError
 
 _ATTEMPTS = 12
@@ -27,26 +31,49 @@ Precondition = Callable[[App | None], None]
 
 
 class Releases:
-    def __init__(self, apps: Apps, task_hubs: TaskHubs, readiness: Readiness, backends: Backends, clock: Clock) -> None:
+    def __init__(
+        self,
+        apps: Apps,
+        task_hubs: TaskHubs,
+        recorder: Recorder,
+        readiness: Readiness,
+        backends: Backends,
+        clock: Clock,
+    ) -> None:
+        self._recorder = recorder
         self._backends = backends
         self._apps = apps
         self._task_hubs = task_hubs
         self._readiness = readiness
+        self._ownership = Ownership(task_hubs, backends)
         self._clock = clock
 
     async def get(self, name: str) -> App:
         """Raises AppNotFound."""
         app = await self._apps.get(name)
         if app is None:
-            raise AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)
+            raise _not_found(name)
         return app
 
     async def page(self, top: int, token: str | None) -> Page[App]:
         return await self._apps.page(top, token)
 
+    async def page_of(self, names: Sequence[str], top: int, token: str | None) -> Page[App]:
+        """Those of these apps that exist, in the order of their names. The token is the name that the next page begins
+        with, so it shows nothing of other apps. Raises InvalidRequest for a foreign token."""
+        keys = sorted({app_key(name) for name in names})
+        if token is not None and token not in keys:
+            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+        start = keys.index(AppKey(token)) if token is not None else 0
+        apps = await asyncio.gather(*(self._apps.get(key) for key in keys[start : start + top]))
+        following = keys[start + top] if start + top < len(keys) else None
+        return Page(tuple(app for app in apps if app is not None), following)
+
     async def history(self, name: str, top: int, token: str | None) -> tuple[App, Page[AuditRecord]]:
-        """Raises AppNotFound, InvalidRequest for a foreign token."""
-        app = await self.get(name)
+        """Also of an app that was deleted. Raises AppNotFound, InvalidRequest for a foreign token."""
+        app = await self._apps.read(name)
+        if app is None:
+            raise _not_found(name)
         return app, await self._apps.history(app, top, token)
 
     async def stage(self, name: str, order: Order, caller: Caller, precondition: Precondition) -> App:
@@ -60,9 +87,18 @@ class Releases:
                 return stage(app, order, caller, await self._readiness.verdict_beneath(app, held, how), False, now)
             if not needs_verdict(app, order, caller, now):
                 return stage(app, order, caller, None, False, now)
-            verdict = await self._readiness.verdict(app, app.slot(order.slot), how)
-            used = await self._used(app, order.task_hub)
-            return stage(app, order, caller, verdict, used, now)
+            content = app.slot(order.slot)
+            if is_in_slot(app, order):
+                return stage(app, order, caller, await self._readiness.verdict(app, content, how), False, now)
+            used = await self._used(app, order.task_hub, caller)
+            try:
+                # Each can take long, and neither depends on the other.
+                async with asyncio.TaskGroup() as group:
+                    verdict = group.create_task(self._readiness.verdict(app, content, how))
+                    existing = group.create_task(self._ownership.existing(app, order.task_hub, caller, how.deadline))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None  # the first; it has ended the other
+            return stage(app, order, caller, verdict.result(), used, now, existing.result())
 
         return await self._change(name, caller, precondition, decide, order.reason, create=True)
 
@@ -98,10 +134,32 @@ class Releases:
                 for slot in replaced_slots(app, registration)
             }
             named = [content[0] for content in registration.slots.values() if content is not None]
-            used = frozenset([hub_key(hub) for hub in named if await self._used(app, hub, by_events=False)])
-            return register(app, registration, verdicts, used, now)
+            used = frozenset([hub_key(hub) for hub in named if await self._used(app, hub)])
+            if not registration.adopt and all(app.slot_of(hub) for hub in named):
+                return register(app, registration, verdicts, used, now)
+            proof = self._ownership.adoption(registration.source(app), now)
+            # What is proven already need not be adopted, so that a repeated request changes nothing.
+            proven = [hub for hub in registration.adopt if proof and await self._ownership.is_proven(app, hub, proof)]
+            adopt = tuple(hub for hub in registration.adopt if hub not in proven)
+            return register(app, replace(registration, adopt=adopt), verdicts, used, now, proof)
 
         return await self._change(name, caller, precondition, decide, create=True)
+
+    async def delete(self, name: str, caller: Caller, precondition: Precondition) -> App:
+        """Delete an app whose slots are drained. Raises what `domain.deletion.delete` raises, AppNotFound, Conflict,
+        PreconditionFailed."""
+        how = await self._readiness.verification(Verify.FRESH)
+
+        async def decide(app: App, now: Instant) -> Transition:
+            check_deletion(app, now)
+            verdicts = {
+                slot: await self._readiness.verdict(app, held, how)
+                for slot, held in app.slots.items()
+                if held is not None
+            }
+            return delete(app, verdicts, now)
+
+        return await self._change(name, caller, precondition, decide)
 
     async def waive(self, name: str, waiver: Waiver, caller: Caller, precondition: Precondition) -> App:
         async def decide(app: App, now: Instant) -> Transition:
@@ -117,11 +175,11 @@ class Releases:
 
         return await self._change(name, caller, precondition, decide)
 
-    async def forget(self, name: str, removed: Sequence[str], caller: Caller) -> App:
-        """Take retired hubs whose records are gone off the list."""
+    async def forget(self, name: str, removed: Sequence[str], not_owned: Sequence[str], caller: Caller) -> App:
+        """Take retired hubs whose records are gone off the list; those that are `not_owned` stay at their provider."""
 
         async def decide(app: App, now: Instant) -> Transition:
-            return remove_retired(app, removed)
+            return remove_retired(app, removed, not_owned)
 
         return await self._change(name, caller, lambda app: None, decide)
 
@@ -132,10 +190,13 @@ class Releases:
         except SourceError as error:
             raise InvalidRequest(error.message) from None
 
-    async def _used(self, app: App, task_hub: str, by_events: bool = True) -> bool:
-        """Whether the hub was cleaned up or, with `by_events`, was seen in events; what is in a slot or retired the app
-        itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to another app."""
+    async def _used(self, app: App, task_hub: str, caller: Caller | None = None) -> bool:
+        """Whether the hub was cleaned up or, where a `caller` stages it, was seen in events before that run claimed it;
+        what is in a slot or retired the app itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to
+        another app."""
         hub = await self._task_hubs.get(task_hub)
+        if caller is not None and (hub is None or hub.app is None) and await self._recorder.has_waiting(task_hub):
+            return True
         if hub is None:
             return False
         if hub.app is not None and app_key(hub.app) != app_key(app.name):
@@ -153,7 +214,7 @@ class Releases:
                 taskHub=task_hub,
                 app=hub.app,
             )
-        return hub.closed or (by_events and hub.recording)
+        return hub.closed or (caller is not None and hub.recording and not is_claimed_by(hub, app, caller))
 
     async def _change(
         self,
@@ -166,17 +227,21 @@ class Releases:
     ) -> App:
         """Read, decide, write; again from the start when the app was changed in between."""
         for attempt in range(_ATTEMPTS):
-            known = await self._apps.get(name)
+            found = await self._apps.read(name)
+            known = None if found is None or found.deleted else found
             precondition(known)
             if known is None and not create:
-                raise AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)
-            before = known or App(name)
+                raise _not_found(name)
+            # The revisions of a deleted app go on.
+            before = known or App(name, revision=found.revision if found else 0)
             now = self._clock.now()
             transition = await decide(before, now)
             if not transition.changed:
                 return before
-            for hub in transition.new_hubs:
-                await self._task_hubs.claim(hub, before.name)
+            for hub in (*transition.new_hubs, *transition.adopted):
+                await self._task_hubs.claim(hub, Claim(before.name, caller.run(hub), transition.proof))
+                # Before the hub is in a slot: a verdict must know of them.
+                await self._recorder.replay(hub)
             after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=caller.by)
             audit = AuditRecord(
                 after.revision,
@@ -196,3 +261,7 @@ class Releases:
             f"app {name} was changed by {winner.updated_by if winner else 'somebody else'} at the same time; try again",
             updatedBy=winner.updated_by if winner else None,
         )
+
+
+def _not_found(name: str) -> AppNotFound:
+    return AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)

@@ -18,6 +18,7 @@ from state_api.domain.messages import MessageMemory
 from state_api.domain.names import hub_key
 from state_api.domain.scans import Scan
 from state_api.services.ports import Lease, ProbeRecord
+from state_api.storage.schema import PROBE
 from state_api.storage.tables import (
     TASK_HUBS,
     Tables,
@@ -132,6 +133,8 @@ class ProbeStore:
         return True
 
     async def drop(self, task_hub: str) -> None:
+        # Raises if another version of this server wrote them.
+        await self._read(task_hub)
         # The lease first: whoever still holds it cannot leave a result behind then.
         for kind in ("work", "result", "messages"):
             async with translated():
@@ -148,6 +151,7 @@ class ProbeStore:
         async with translated():
             try:
                 async for row in self._table.query_entities(query, parameters=parameters):
+                    PROBE.check(row)
                     rows[row["RowKey"].rpartition("|")[2]] = row
             except ResourceNotFoundError:
                 return ProbeRecord(), None
@@ -163,8 +167,7 @@ class ProbeStore:
 
 
 def _readable(kind: TypeAdapter[Kept], name: str, row: TableEntity | None) -> Kept | None:
-    """What is kept in a row; nothing, if another version of this server has written what this one cannot read: it is
-    read anew then."""
+    """What is kept in a row; nothing if it cannot be read. Then the task hub is read again."""
     text = unchunked(name, row) if row is not None else ""
     if not text:
         return None
@@ -176,7 +179,7 @@ def _readable(kind: TypeAdapter[Kept], name: str, row: TableEntity | None) -> Ke
 
 
 def _row(task_hub: str, kind: str, **properties: Any) -> dict[str, Any]:
-    return {"PartitionKey": _PARTITION, "RowKey": f"{hub_key(task_hub)}|{kind}", **properties}
+    return {"PartitionKey": _PARTITION, "RowKey": f"{hub_key(task_hub)}|{kind}", **PROBE.stamp, **properties}
 
 
 def _work_row(task_hub: str, owner: str, until: Instant | None, scan: Scan | None) -> dict[str, Any]:

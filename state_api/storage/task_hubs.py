@@ -1,6 +1,7 @@
 """The registry of task hubs: which app claimed a hub, how many shards its table has, whether it is closed for good."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,12 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 
 from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.names import HubKey, app_key, hub_key
-from state_api.services.ports import TaskHubRecord
+from state_api.domain.ownership import Basis, Claim, Proof
+from state_api.domain.refusals import task_hub_claimed
+from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
+from state_api.storage.schema import TASK_HUB
 from state_api.storage.tables import (
     TASK_HUBS,
     Tables,
@@ -21,6 +26,7 @@ from state_api.storage.tables import (
     translated,
     unchanged_since,
 )
+from state_api.storage.unclaimed import UnclaimedLimit
 
 _PARTITION = "hub"
 _ATTEMPTS = 10
@@ -34,7 +40,7 @@ Change = Callable[[TaskHubRecord | None], dict[str, Any]]
 class TaskHubStore:
     """One row a hub, keyed by its name in lower case, because names are case-insensitive in storage."""
 
-    def __init__(self, tables: Tables, shards: int) -> None:
+    def __init__(self, tables: Tables, shards: int, unclaimed_limit: int | None = None) -> None:
         self._tables = tables
         self._table = tables.client(TASK_HUBS)
         self._shards = shards
@@ -42,6 +48,7 @@ class TaskHubStore:
         # a worker look again, so remembering is safe.
         self._open: dict[HubKey, TaskHubRecord] = {}
         self._making = asyncio.Semaphore(_MADE_AT_ONCE)
+        self._unclaimed = UnclaimedLimit(self._table, _PARTITION, unclaimed_limit)
 
     async def ping(self) -> None:
         # No hub has this name: it begins with no letter.
@@ -51,19 +58,23 @@ class TaskHubStore:
         known = await self._read(task_hub)
         return known[0] if known else None
 
-    async def open(self, task_hub: str) -> TaskHubRecord:
+    async def open(self, task_hub: str, *, limited: bool = True) -> TaskHubRecord:
         """The record of a hub that events come for; its row and its table are made when first needed. A closed hub
-        is returned as it is."""
+        is returned as it is. Raises TooManyTaskHubs for a hub that is not registered, if it is `limited` and the limit
+        is reached."""
         key = hub_key(task_hub)
         if key not in self._open:
             async with self._making:
-                return await self._open_or_make(task_hub)
+                return await self._open_or_make(task_hub, limited=limited)
         return self._open[key]
 
-    async def _open_or_make(self, task_hub: str) -> TaskHubRecord:
+    async def _open_or_make(self, task_hub: str, *, limited: bool) -> TaskHubRecord:
         key = hub_key(task_hub)
         if key not in self._open:
-            record = await self._change(task_hub, lambda record: {})
+            known = await self._read(task_hub)
+            if known is None and limited and not await self._unclaimed.admit():
+                raise TooManyTaskHubs
+            record = known[0] if known else await self._change(task_hub, lambda record: {})
             if record.closed:
                 return record
             if not record.recording:
@@ -84,29 +95,47 @@ class TaskHubStore:
         """Look again at the next event."""
         self._open.pop(hub_key(task_hub), None)
 
-    async def claim(self, task_hub: str, app: str) -> TaskHubRecord:
+    async def claim(self, task_hub: str, claim: Claim) -> TaskHubRecord:
         """Reserve the hub for this app, for ever: an app that lost the race for a slot keeps the name too, so that
-        no other app can ever take a name that a slower writer is about to use."""
+        no other app can ever take a name that a slower writer is about to use. A claim without a proof keeps the one
+        on record."""
 
         def reserve(record: TaskHubRecord | None) -> dict[str, Any]:
             if record is not None and record.closed:
                 raise TaskHubAlreadyUsed(
                     f"task hub {task_hub} was used before and cleaned up; use a name that never was", taskHub=task_hub
                 )
-            if record is not None and record.app is not None and app_key(record.app) != app_key(app):
+            if record is not None and record.app is not None and app_key(record.app) != app_key(claim.app):
                 raise TaskHubInUse(
                     f"task hub {task_hub} belongs to app {record.app}; use a name that no other app uses",
                     taskHub=task_hub,
                     app=record.app,
                 )
-            return {"App": app}
+            claimed = {"App": claim.app, "Run": claim.run}
+            return claimed if claim.proof is None else {**claimed, "Proof": _proof_text(claim.proof)}
 
-        return await self._change(task_hub, reserve)
+        record = await self._change(task_hub, reserve)
+        self._unclaimed.forget()
+        return record
 
     async def close(self, task_hub: str, deleting: str | None = None) -> None:
         """Let no more events in. They go to quarantine from now on."""
         await self._change(task_hub, lambda record: {"Closed": True} | ({"Deleting": deleting} if deleting else {}))
         self.forget(task_hub)
+
+    async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
+        """Let no more events in, unless an app has claimed the hub. One conditional write, so that no app can claim it
+        at the same time. Raises TaskHubClaimed."""
+
+        def close(record: TaskHubRecord | None) -> dict[str, Any]:
+            if record is not None and record.app is not None:
+                raise task_hub_claimed(record.name, record.app)
+            return {"Closed": True}
+
+        record = await self._change(task_hub, close)
+        self.forget(task_hub)
+        self._unclaimed.forget()
+        return record
 
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
@@ -118,6 +147,7 @@ class TaskHubStore:
                 row = await self._table.get_entity(_PARTITION, hub_key(task_hub))
             except ResourceNotFoundError:
                 return None
+        TASK_HUB.check(row)
         record = TaskHubRecord(
             name=row["Name"],
             shards=row["Shards"],
@@ -127,6 +157,8 @@ class TaskHubStore:
             deleting=row.get("Deleting"),
             seen=row.get("Seen", False),
             matched=row.get("Matched"),
+            run=row.get("Run"),
+            proof=_proof(row.get("Proof")),
         )
         return record, etag_of(row)
 
@@ -144,7 +176,7 @@ class TaskHubStore:
                     await transact(
                         self._table,
                         [
-                            ("create", {**row, "Name": task_hub, "Shards": self._shards})
+                            ("create", {**row, **TASK_HUB.stamp, "Name": task_hub, "Shards": self._shards})
                             if known is None
                             else ("update", row, {**unchanged_since(known[1]), "mode": UpdateMode.MERGE})
                         ],
@@ -167,4 +199,17 @@ def _closed(record: TaskHubRecord | None) -> bool:
 
 def _value(record: TaskHubRecord, name: str) -> object:
     """What a property of the row is in its record."""
-    return getattr(record, name.lower())
+    value = getattr(record, name.lower())
+    return _proof_text(value) if isinstance(value, Proof) else value
+
+
+def _proof_text(proof: Proof) -> str:
+    return json.dumps({"basis": proof.basis, "addresses": proof.addresses, "at": format_instant(proof.at)})
+
+
+def _proof(text: str | None) -> Proof | None:
+    """The proof in a row; rows of servers that did not keep proofs have none."""
+    if text is None:
+        return None
+    content = json.loads(text)
+    return Proof(Basis(content["basis"]), tuple(content["addresses"]), parse_instant(content["at"]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import aiohttp
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
+from state_api.domain.ownership import plain_address
 from state_api.settings import StorageSettings
 from state_api.storage.tables import error_code
 from state_api.taskhubs.backend import Kind, SourceError, Trouble
@@ -33,6 +34,8 @@ _OPTIONS: dict[str, Any] = {
     "connection_timeout": 3,
     # A page of a query may take the service 5 s.
     "read_timeout": 10,
+    # A redirect would take the credentials to another place.
+    "permit_redirects": False,
 }
 # The libraries' newest version may not be known yet to a sovereign cloud or to somebody's emulator.
 _VERSION = {"api_version": "2024-11-04"}
@@ -65,6 +68,19 @@ class StorageAccount:
         if self._credential is not None:
             await self._credential.close()
             self._credential = None
+
+    def address(self, kind: Kind) -> str | None:
+        """The address of the service for this kind, without secrets; None if it is not known."""
+        try:
+            match kind:
+                case Kind.TABLE:
+                    return plain_address(self.tables().url)
+                case Kind.QUEUE:
+                    return plain_address(self.queues().url)
+                case Kind.CONTAINER:
+                    return plain_address(self.blobs().url)
+        except SourceError:
+            return None
 
     def tables(self) -> "TableServiceClient":
         from azure.data.tables.aio import TableServiceClient  # noqa: PLC0415
@@ -152,6 +168,9 @@ class StorageAccount:
             if status in (429, 503) or code == "ServerBusy":
                 message = f"{place} asks to wait before its {kind}s are used again ({status})"
                 raise SourceError(Trouble.THROTTLED, message, retry_after_of(error)) from None
+            if status is not None and 300 <= status < 400:
+                message = f"{place} redirects ({status}) when its {kind}s are used, which is not followed"
+                raise SourceError(Trouble.FAILED, message) from None
             if status is not None and status >= 400:
                 message = f"{place} answers {status} ({code}) when its {kind}s are used"
                 raise SourceError(Trouble.FAILED, message) from None

@@ -5,7 +5,7 @@ Only exact names count, never a prefix: the hub v10 has nothing of the hub v100.
 other hubs use too, and such tables stay.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from azure.core.exceptions import HttpResponseError
 
@@ -29,28 +29,41 @@ class StorageArtifacts:
 
     async def find(self, task_hub: str) -> Found:
         """What exists of this hub now. Reads the whole instance table to see whether other hubs have rows there."""
-        async with self._account.translated(Kind.CONTAINER):
+        containers = await self.containers_of(task_hub)
+        queues = await self.queues_of(task_hub)
+        tables = await self.tables_of(task_hub)
+        # In the order of their removal: partitions, history, instances.
+        partitions = [table for table in tables if _is(table, _PARTITIONS)]
+        tracking = tuple(table for table in tables if table not in partitions)
+        instances = [table for table in tracking if _is(table, _INSTANCES)]
+        own = instances and not await self._has_others(instances[0].name, task_hub)
+        return Found((*containers, *queues, *partitions, *(tracking if own else ())), () if own else tracking)
+
+    async def containers_of(self, task_hub: str, role: str = "Contributor") -> list[Artifact]:
+        """The hub's containers that exist, in the order of their removal. `role` is what the caller needs there."""
+        async with self._account.translated(Kind.CONTAINER, role):
             prefix = f"{hub_key(task_hub)}-"
             containers = [one.name async for one in self._account.blobs().list_containers(name_starts_with=prefix)]
-        queues = await self._queues_of(task_hub, _QUEUES)
-        async with self._account.translated(Kind.TABLE):
+        return _existing(Kind.CONTAINER, (f"{task_hub}-{suffix}" for suffix in _CONTAINERS), containers)
+
+    async def queues_of(self, task_hub: str, role: str = "Contributor") -> list[Artifact]:
+        """The hub's queues that exist."""
+        async with self._account.translated(Kind.QUEUE, role):
+            prefix = f"{hub_key(task_hub)}-"
+            queues = [one.name async for one in self._account.queues().list_queues(name_starts_with=prefix)]
+        return _existing(Kind.QUEUE, (f"{task_hub}-{suffix}" for suffix in _QUEUES), queues)
+
+    async def tables_of(self, task_hub: str, role: str = "Contributor") -> list[Artifact]:
+        """The hub's tables that exist, in the order of their removal."""
+        async with self._account.translated(Kind.TABLE, role):
             # All of them: names ignore case, but it is not said that a filter on them does, and Azurite's does not
             # (3.37, run).
             tables = [table.name async for table in self._account.tables().list_tables()]
-        partitions, history, instances = (
-            _existing(Kind.TABLE, [f"{task_hub}{suffix}"], tables) for suffix in (_PARTITIONS, _HISTORY, _INSTANCES)
-        )
-        tracking = (*history, *instances)
-        own = instances and not await self._has_others(instances[0].name, task_hub)
-        return Found(
-            (
-                *_existing(Kind.CONTAINER, (f"{task_hub}-{suffix}" for suffix in _CONTAINERS), containers),
-                *queues,
-                *partitions,
-                *(tracking if own else ()),
-            ),
-            () if own else tracking,
-        )
+        return _existing(Kind.TABLE, (f"{task_hub}{suffix}" for suffix in (_PARTITIONS, _HISTORY, _INSTANCES)), tables)
+
+    def address(self, kind: Kind) -> str | None:
+        """The address of the service that keeps artifacts of this kind, without secrets; None if it is not known."""
+        return self._account.address(kind)
 
     async def remove(self, artifact: Artifact) -> None:
         """Delete it with all it holds; one that is gone already is fine. A name stays taken for a while, 30 s or
@@ -76,12 +89,6 @@ class StorageArtifacts:
                 if code not in GONE:
                     raise
 
-    async def _queues_of(self, task_hub: str, suffixes: Sequence[str]) -> list[Artifact]:
-        async with self._account.translated(Kind.QUEUE):
-            prefix = f"{hub_key(task_hub)}-"
-            queues = [one.name async for one in self._account.queues().list_queues(name_starts_with=prefix)]
-        return _existing(Kind.QUEUE, (f"{task_hub}-{suffix}" for suffix in suffixes), queues)
-
     async def _has_others(self, table: str, task_hub: str) -> bool:
         """Whether rows of other hubs are in this instance table. Rows without a hub's name are nobody else's."""
         # The filter minds case, so what it lets through is looked at again. It spares the transfer of the hub's own
@@ -106,6 +113,10 @@ class StorageArtifacts:
                 if not is_no_table(error):
                     raise
         return False
+
+
+def _is(table: Artifact, suffix: str) -> bool:
+    return table.name.lower().endswith(suffix.lower())
 
 
 def _existing(kind: Kind, wanted: Iterable[str], names: Iterable[str | None]) -> list[Artifact]:

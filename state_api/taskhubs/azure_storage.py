@@ -26,6 +26,7 @@ from state_api.domain.instants import Instant, datetime_of, seconds
 from state_api.domain.lifecycle import ENDED_STATUSES, RuntimeStatus
 from state_api.domain.messages import KnownTimers, QueueSnapshot
 from state_api.domain.names import entity_name, is_entity, same_hub
+from state_api.domain.ownership import Existing
 from state_api.domain.sightings import Sighting
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape, unescape
@@ -35,6 +36,7 @@ from state_api.taskhubs.artifacts import StorageArtifacts
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
 from state_api.taskhubs.columns import instant_of
 from state_api.taskhubs.control_queues import ControlQueues
+from state_api.taskhubs.existing import existing_in_storage, storage_addresses
 from state_api.taskhubs.timers import TimerReader
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,14 @@ class AzureStorageBackend:
         self._queues = ControlQueues(self._account)
         self._timers = TimerReader(self._tables, self._owned if tracking is not None else None)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return storage_addresses(self.artifacts, self._tracking_table())
+
+    async def existing(self, task_hub: str) -> Existing | None:
+        async with self._translated(task_hub):
+            return await existing_in_storage(self.artifacts, task_hub, self._tracking_table())
 
     async def start(self, task_hub: str) -> Start:
         async with self._translated(task_hub):
@@ -162,6 +172,9 @@ class AzureStorageBackend:
     async def close(self) -> None:
         await self._tables.close()
         await self._account.close()
+
+    def _tracking_table(self) -> TableClient | None:
+        return None if self._prefix is None else self._table(self._prefix)
 
     def _table(self, task_hub: str) -> TableClient:
         return self._tables.client(f"{self._prefix or task_hub}Instances")

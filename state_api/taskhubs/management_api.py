@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -21,10 +20,12 @@ import aiohttp
 from pydantic import SecretStr
 from yarl import URL
 
+from state_api.addresses import is_loopback
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant, instant_from, parse_instant, seconds
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
 from state_api.domain.messages import KnownTimers, QueueSnapshot
 from state_api.domain.names import is_entity
+from state_api.domain.ownership import Existing, plain_address
 from state_api.domain.sightings import Sighting
 from state_api.settings import Connections, SettingsError
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
@@ -53,6 +54,9 @@ _MARGIN = seconds(60)
 """Created times are by the clocks of the app's workers; a minute is far more than two clocks differ that are kept by
 NTP."""
 _AT_ONCE = 16
+_NO_SEGMENTS = (".", "..")
+"""Ids that no address can hold, escaped or not: it becomes that of the list, without pages, or of the API (extension
+3.19, run)."""
 _NOBODY = "~~~"
 """A prefix of instance ids under which there is probably nothing, so that the answer is quick and small."""
 
@@ -126,6 +130,14 @@ class ManagementApiBackend:
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (plain_address(self._base.removesuffix(_API)),)
+
+    async def existing(self, task_hub: str) -> Existing | None:
+        """None: asking about a task hub creates it."""
+        return None
+
     async def start(self, task_hub: str) -> Start:
         """Takes the earlier of two clocks, the app's and this server's: it costs little if one of them is behind, but
         with one that is ahead the second pass would begin too late."""
@@ -176,6 +188,8 @@ class ManagementApiBackend:
 
     async def _by_path(self, task_hub: str, instance_id: str) -> Sighting | None:
         """The instance under its own address; None does not mean that there is no such instance."""
+        if instance_id in _NO_SEGMENTS:
+            return None
         answer = await self._ask(task_hub, f"/{quote(instance_id, safe='')}", {})
         if answer.status not in {200, 202, 400, 404, 500}:
             raise self._unexpected(answer.status)
@@ -332,19 +346,12 @@ def _checked_endpoint(endpoint: str, name: str) -> str:
             f"{name}__endpoint must be the address of the app, such as https://APP.azurewebsites.net, without "
             "credentials and query"
         )
-    if match["scheme"].lower() != "https" and not _is_loopback(match["host"]):
+    if match["scheme"].lower() != "https" and not is_loopback(match["host"].strip("[]").lower()):
         raise SettingsError(
             f"{name}__endpoint must begin with https, because the key travels in every request; plain http is for an "
             "app on this machine"
         )
     return endpoint.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _sighting(instance: Any) -> Sighting:

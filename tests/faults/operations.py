@@ -17,7 +17,7 @@ from tests.faults.crashes import Ask
 from tests.http.client import publish, put, run, stage, swap
 from tests.taskhubs.provider import Account, ProviderHub
 
-SOURCE = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+SOURCE = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 OURS, OTHERS = run(1), run(2)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _LAST = 10**10
@@ -229,7 +229,8 @@ async def delete_task_hubs(world: World) -> Case:
     assert (await put(world.http, case.app, **body)).status_code == 200
     await world.ended(case.hubs["old"])
     assert (await put(world.http, case.app, slots=dict.fromkeys(slots))).status_code == 200
-    assert (await put(world.http, case.app, taskHubs=SOURCE)).status_code == 200
+    adopted = await put(world.http, case.app, taskHubs=SOURCE, adoptTaskHubs=[case.hubs["old"]])
+    assert adopted.status_code == 200
     case.ask = _posted(f"/api/apps/{case.app}/cleanup", {"deleteTaskHubs": True})
     return case
 

@@ -283,7 +283,20 @@ async def test_names_and_reasons_are_cut_and_cleaned_the_same_way_each_time(http
     shown = (await instances(http, hub))["order-1"]
     assert shown["functionName"] == "F" * 256
     assert shown["reason"].startswith("boom\ufffd\ufffd[31m")
-    assert len(shown["reason"]) == 4000
+    assert len(shown["reason"]) == 1000
+
+
+async def test_only_the_first_line_of_a_failure_is_kept(http: httpx.AsyncClient, hub: str) -> None:
+    trace = "Activity 'Ship' failed: out of stock\n  File \"/home/site/wwwroot/ship.py\", line 7\n    customer='Anna'"
+    failed, ended = event(hub, status="Failed", reason=trace), event(hub, "order-2", "Terminated", reason=" \n")
+    # With nothing but the first line, the same event is still the same event.
+    for one in (failed, failed | {"data": failed["data"] | {"reason": trace.partition("\n")[0]}}, ended):
+        await publish(http, one)
+    shown = await instances(http, hub)
+    assert {name: one["reason"] for name, one in shown.items()} == {
+        "order-1": "Activity 'Ship' failed: out of stock",
+        "order-2": "",
+    }
 
 
 async def test_hub_names_that_differ_in_case_are_one_hub(http: httpx.AsyncClient, hub: str) -> None:

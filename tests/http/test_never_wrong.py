@@ -45,10 +45,10 @@ async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
     old, new = new_hub(), new_hub()
     async with ProviderHub(storage, old) as swapped_out, ProviderHub(storage, new) as staged:
         await swapped_out.create()
-        await staged.create()
         await swapped_out.put("order-1", "Suspended")
         await put(http, app, slots={"production": {"taskHub": old}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
         assert (await stage(http, app, new, run(1))).status_code == 200
+        await staged.create()
         page = AzureStorageBackend.page
 
         async def slowly(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> SourcePage:
@@ -71,10 +71,10 @@ async def test_what_starts_while_the_hub_beneath_is_read_shows(
     old, new = new_hub(), new_hub()
     async with ProviderHub(storage, old) as left, ProviderHub(storage, new) as staged:
         await left.create()
-        await staged.create()
         policy = {"settleSeconds": 0}
         await put(http, app, slots={"staging": {"taskHub": old}}, policy=policy, taskHubs=SOURCE)
         assert (await stage(http, app, new, run(1))).status_code == 200
+        await staged.create()
         page = AzureStorageBackend.page
         reading = asyncio.Event()
 
@@ -142,7 +142,7 @@ async def test_a_server_that_has_just_started_asks_for_the_time_before_it_calls_
     assert (await staging(http, app))["ready"]
     await draining.put("order-1", "Pending")
     assert storage.connection_string is not None
-    connections = Connections({"DURABLE_STORAGE": storage.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
     late = StateServer(Settings(storage=storage, connections=connections))
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 60)
@@ -179,25 +179,30 @@ async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
     """To an environment that has a hub of the same name."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
-    state = StateServer(Settings(storage=storage, connections=Connections({"OURS": connection, "THEIRS": connection})))
+    state = StateServer(
+        Settings(
+            storage=storage,
+            connections=Connections({"STATE_TASKHUBS_OURS": connection, "STATE_TASKHUBS_THEIRS": connection}),
+        )
+    )
     transport = httpx.ASGITransport(state.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as http:
         names = [new_hub()[:12] + end for end in ("", "0", "x")]
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "OURS"})
+        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OURS"})
         for name in names:
-            await account.make(name)
             assert (await stage(http, app, name)).status_code == 200
+            await account.make(name)
             assert (await swap(http, app, name)).status_code == 200
         async with ContainerClient.from_connection_string(connection, f"{names[0]}-applease") as container:
             lease = await container.acquire_lease(60)
             assert (await clean(http, app))[0]["outcome"] == "Unfinished"
             await lease.release()
         before = await account.artifacts(names[0])
-        await put(http, app, taskHubs=SOURCE | {"connection": "THEIRS"})
+        await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_THEIRS"})
         (done,) = await clean(http, app)
         assert (done["outcome"], "set those again" in done["message"]) == ("Unfinished", True)
         assert await account.artifacts(names[0]) == before
-        await put(http, app, taskHubs=SOURCE | {"connection": "OURS"})
+        await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OURS"})
         assert (await clean(http, app))[0]["outcome"] == "Removed"
     await state.close()
 
@@ -267,7 +272,7 @@ def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_ca
     """What starts after it has read past it is missed. Only a hub too large to be read in one call must put up with
     that."""
     asked = parse_instant("2026-11-20T09:00:00Z")
-    source = TaskHubSource("azureStorage", "DURABLE_STORAGE")
+    source = TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP")
     question = Question("v41", source, Policy(), Exemptions(()), Verify.FRESH, asked, 0)
     began, ended = Instant(asked - seconds(31)), Instant(asked + seconds(1))
     result = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began, ended_at=ended, carried_on=True, took_seconds=2)

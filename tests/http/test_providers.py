@@ -49,8 +49,8 @@ def working() -> Iterator[Engine]:
 async def test_a_hub_of_the_scheduler_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, working: Engine
 ) -> None:
-    settings = {"SHOP_SCHEDULER": working.connection}
-    source = {"provider": "scheduler", "connection": "SHOP_SCHEDULER"}
+    settings = {"STATE_TASKHUBS_SCHEDULER": working.connection}
+    source = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
     async with server_with(storage, clock, settings) as http:
         slots = {"staging": {"taskHub": hub}}
         assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
@@ -68,7 +68,10 @@ async def test_a_hub_of_the_scheduler_drains(
         assert [(one["version"], one["activeCount"]) for one in counted["versions"]] == [(None, 4)]
         # One turn of the monitor: it ends and goes on, and is active all the time.
         await asyncio.to_thread(working.client.raise_orchestration_event, "monitor", "go")
-        problem(await stage(http, app, new_hub()), 409, "StagingNotReady")
+        # The engine does not look at the task hub's name: to it every hub has instances, and no name is new.
+        problem(await stage(http, app, new_hub()), 409, "TaskHubAlreadyUsed")
+        replacing = {"staging": {"taskHub": new_hub()}}
+        problem(await put(http, app, slots=replacing), 409, "StagingNotReady")
         await asyncio.to_thread(working.client.resume_orchestration, "order-1")
         for ending in ("order-1", "order-2-child"):
             await asyncio.to_thread(working.end, ending)
@@ -78,19 +81,21 @@ async def test_a_hub_of_the_scheduler_drains(
         await asyncio.to_thread(working.until, "monitor", "TERMINATED")
         verdict = await staging(http, app, wait=10, verify="fresh")
         assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
+        for ended in found:
+            await asyncio.to_thread(working.client.purge_orchestration, ended)
         assert (await stage(http, app, new_hub())).status_code == 200
 
 
 async def test_a_scheduler_that_is_away_is_a_reason(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    settings = {"SHOP_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
+    settings = {"STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
     async with server_with(storage, clock, settings) as http:
-        source = {"provider": "scheduler", "connection": "SHOP_SCHEDULER"}
+        source = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
         await put(http, app, slots={"staging": {"taskHub": hub}}, taskHubs=source)
         verdict = await staging(http, app)
         assert codes(verdict) == ["ProbeFailed"]
-        assert "SHOP_SCHEDULER" in verdict["reasons"][0]["message"]
+        assert "STATE_TASKHUBS_SCHEDULER" in verdict["reasons"][0]["message"]
 
 
 async def test_a_hub_behind_the_management_api_drains(
@@ -102,9 +107,9 @@ async def test_a_hub_behind_the_management_api_drains(
     running = management.App("")
     hub = management.HUB
     async with management.served(answer) as origin:
-        settings = {"SHOP_API__endpoint": origin, "SHOP_API__key": management.KEY}
+        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.KEY}
         async with server_with(storage, clock, settings) as http:
-            source = {"provider": "managementApi", "connection": "SHOP_API"}
+            source = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
             slots = {"staging": {"taskHub": hub}}
             assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
             await publish(http, event(hub, "order-1", time=at(-5)))

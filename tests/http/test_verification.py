@@ -24,7 +24,7 @@ from tests.taskhubs.provider import ControlQueue, ProviderHub
 
 pytestmark = pytest.mark.anyio
 
-SOURCE = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+SOURCE = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ async def test_versions_need_a_probe_that_works(http: httpx.AsyncClient, app: st
     problem(await http.get(f"/api/taskhubs/{provider.hub}/versions"), 409, "ProbeNotConfigured")
     await put(http, app, taskHubs=SOURCE)
     told = problem(await http.get(f"/api/taskhubs/{provider.hub}/versions"), 503, "SourceUnavailable")
-    assert "DURABLE_STORAGE" in told["detail"]
+    assert "STATE_TASKHUBS_SHOP" in told["detail"]
 
 
 async def test_the_background_probe_answers_before_anybody_asks(
@@ -382,8 +382,8 @@ async def test_the_background_probe_reads_what_may_be_beneath_a_staged_hub(
     http: httpx.AsyncClient, storage: StorageSettings, server: StateServer, app: str, draining: ProviderHub
 ) -> None:
     async with ProviderHub(storage, new_hub()) as staged:
-        await staged.create()
         assert (await stage(http, app, staged.hub, run(1))).status_code == 200
+        await staged.create()
         # Staging has just read it, under this policy; under another one nobody has.
         await put(http, app, policy={"ignoreFunctions": ["Nobody"]})
         asked = f"/api/apps/{app}/staging?verify=none"

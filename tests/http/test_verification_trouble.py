@@ -29,7 +29,7 @@ async def served(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A server whose apps' task hubs are reached through `source`."""
     assert source.connection_string is not None
-    connections = Connections({"DURABLE_STORAGE": source.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": source.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = state.tables.clock
     transport = httpx.ASGITransport(state.application, raise_app_exceptions=False)
@@ -136,7 +136,7 @@ def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 1)
     monkeypatch.setattr("state_api.services.scanning._PAGES_AT_ONCE", 1)
     monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
-    for module in ("questions", "verification"):
+    for module in ("questions", "scanning"):
         monkeypatch.setattr(f"state_api.services.{module}.LONG_SECONDS", 0.5)
 
 

@@ -21,7 +21,7 @@ from tests.simulator.timeline import Timeline
 from tests.simulator.traits import Traits, stream
 from tests.simulator.transport import Published, Transport
 
-DIRECT, WATCHED = "DURABLE_DIRECT", "DURABLE_WATCHED"
+DIRECT, WATCHED = "STATE_TASKHUBS_DIRECT", "STATE_TASKHUBS_WATCHED"
 """The settings through which the server reads task hubs: the storage itself, and through the proxy."""
 
 POLICY = Policy(settle_seconds=1, freshness_seconds=120)

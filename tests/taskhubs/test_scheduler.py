@@ -264,6 +264,13 @@ async def test_a_chain_of_hand_overs_does_not_run_away_from_the_first_pass(engin
     assert links[-1] in active(pages)
 
 
+async def test_ids_of_dots_are_found(engine: Engine) -> None:
+    ids = [engine.begin(waiting, instance_id) for instance_id in (".", "..")]
+    async with opened(engine.connection) as backend:
+        found = await backend.find(HUB, ids)
+    assert [one.instance_id for one in found.values() if one is not None and one.active] == ids
+
+
 async def test_many_instances_are_found_by_their_ids_at_once(engine: Engine) -> None:
     ids = [engine.begin(waiting, f"waiting-{number}") for number in range(40)]
     engine.end(ids[0])

@@ -192,3 +192,13 @@ class AppAnswer(Given):
 class AppsAnswer(Given):
     apps: list[AppAnswer]
     continuation_token: str | None
+
+
+class DeletedAppResponse(Given):
+    app: str
+    deleted_at: Time
+    deleted_by: str
+
+    @classmethod
+    def of(cls, app: App) -> "DeletedAppResponse":
+        return cls(app=app.name, deleted_at=format_instant(app.updated_at), deleted_by=app.updated_by)
