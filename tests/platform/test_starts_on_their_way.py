@@ -173,6 +173,7 @@ async def test_a_start_whose_workers_die_again_and_again_is_never_called_drained
 
     async def dying_workers() -> Watch:
         async with bench.task_hub(events=True) as (worker, watch):
+            watch.pause_seconds = 1
             await start_and_kill(worker)
             asking = asyncio.create_task(watch.ask_until(lambda: time.monotonic() > deadline))
             while not asking.done():
@@ -186,6 +187,7 @@ async def test_a_start_whose_workers_die_again_and_again_is_never_called_drained
 
     async def hidden(seconds: int) -> Watch:
         async with bench.task_hub(events=True) as (worker, watch):
+            watch.pause_seconds = 1
             await start_and_kill(worker)
             asking = asyncio.create_task(watch.ask_until(lambda: time.monotonic() > deadline))
             while not asking.done():
@@ -222,7 +224,8 @@ async def test_timers_of_purged_instances_stop_blocking_after_the_timeout(bench:
                 await worker.tell("purge", timer)
             worker.kill()
             at_once.release()
-            return await watch.until_ready(UNEXPLAINED_SECONDS + READY_SECONDS, pause=5)
+            watch.pause_seconds = 5
+            return await watch.until_ready(UNEXPLAINED_SECONDS + READY_SECONDS)
 
     took = await asyncio.gather(*(one(number) for number in range(TASK_HUBS)))
     assert min(took) > UNEXPLAINED_SECONDS - 60, "nobody could know before that these were no starts"
