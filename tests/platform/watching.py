@@ -11,7 +11,7 @@ from tests.platform.task_hub import TaskHubStorage
 
 @dataclass
 class Watch:
-    """Answers about one app, asked for with pauses. `messages_only` counts the looks at which no row was active and messages were there: a
+    """Answers about one app. `messages_only` counts the looks at which no row was active and messages were there: a
     start, if one is on its way, shows nowhere else."""
 
     server: StateServerProcess
