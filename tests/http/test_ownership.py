@@ -13,10 +13,14 @@ from azure.data.tables import UpdateMode
 from state_api.app import StateServer
 from state_api.domain.apps import App, Caller, TaskHubSource
 from state_api.domain.errors import SourceUnavailable
+from state_api.domain.instants import Instant
+from state_api.domain.ownership import Existing
 from state_api.services.ownership import Ownership
 from state_api.settings import StorageSettings
 from state_api.storage.tables import TASK_HUBS
 from state_api.storage.task_hubs import TaskHubStore
+from state_api.taskhubs.azure_storage import AzureStorageBackend
+from state_api.taskhubs.backend import SourcePage
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
@@ -287,6 +291,17 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
     assert await proof_of(http, hub) == proof, "what was proven stays proven"
 
 
+async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
+    storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
+) -> None:
+    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
+        _break_at(proxy, "POST", 2)
+        problem(await stage(broken, verified, hub), 503, "StorageUnavailable")
+    await account.make(hub, ("order-1", "Running"))
+    problem(await stage(http, verified, hub), 409, "TaskHubAlreadyUsed")
+
+
 async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here(
     storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
 ) -> None:
@@ -318,6 +333,33 @@ async def test_of_two_apps_that_claim_a_new_name_at_once_one_wins(
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["app"] == winner
 
 
+async def test_the_provider_is_asked_while_the_slot_is_read(
+    http: httpx.AsyncClient, app: str, account: Account, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for the other to have begun."""
+    await account.make(hub, ("order-1", "Completed"))
+    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
+    begun = {"page": asyncio.Event(), "existing": asyncio.Event()}
+    page, existing = AzureStorageBackend.page, AzureStorageBackend.existing
+
+    async def both(one: str) -> None:
+        begun[one].set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(event.wait() for event in begun.values()))
+
+    async def paged(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> SourcePage:
+        await both("page")
+        return await page(self, task_hub, since, cursor)
+
+    async def asked(self: AzureStorageBackend, task_hub: str) -> Existing | None:
+        await both("existing")
+        return await existing(self, task_hub)
+
+    monkeypatch.setattr(AzureStorageBackend, "page", paged)
+    monkeypatch.setattr(AzureStorageBackend, "existing", asked)
+    assert (await stage(http, app, new_hub())).status_code == 200
+
+
 # What Cleanup may delete
 
 
@@ -338,14 +380,23 @@ async def test_cleanup_deletes_what_the_proof_covers(
     assert await account.artifacts(hub) == []
 
 
-async def test_a_setting_that_was_pointed_elsewhere_loses_nothing_there(
-    http: httpx.AsyncClient, storage: StorageSettings, clock: ShiftedClock, verified: str, account: Account, hub: str
+@pytest.mark.parametrize("connection", ["DURABLE_STORAGE", "OTHER_STORAGE"], ids=["setting", "taskHubs"])
+async def test_what_leads_to_another_account_now_loses_nothing_there(
+    http: httpx.AsyncClient,
+    storage: StorageSettings,
+    clock: ShiftedClock,
+    verified: str,
+    account: Account,
+    hub: str,
+    connection: str,
 ) -> None:
+    """Either the setting was changed, or the app's taskHubs name another one."""
     assert (await stage(http, verified, hub)).status_code == 200
     await account.make(hub, ("order-1", "Completed"))
     await retire(http, verified, hub, account)
     before = await account.artifacts(hub)
-    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as moved:
+    async with server_with(storage, clock, {connection: elsewhere(storage)}) as moved:
+        assert (await put(moved, verified, taskHubs=SOURCE | {"connection": connection})).status_code == 200
         (shown,) = await clean(moved, verified, dryRun=True)
         assert shown["outcome"] == "NotOwned"
         assert "proven for http://127.0.0.1:" in shown["message"]
