@@ -1,5 +1,6 @@
 """The real parts that tests run on: one Azurite for the run, a server on it, and clients."""
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,6 +16,10 @@ from state_api.storage.tables import StorageClock
 from tests import profiles
 
 profiles.register()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs like this, and every process that tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

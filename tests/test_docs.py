@@ -26,10 +26,11 @@ from state_api.http.answers.apps import PendingSwapAnswer, PolicyAnswer
 from state_api.http.answers.history import CleanedUpAnswer
 from state_api.http.answers.verdicts import LISTED_ACTIVE, ProbeAnswer, VerdictAnswer
 from state_api.http.auth import ANONYMOUS
-from state_api.services import background, cleanup, questions, recording, verification
+from state_api.services import admission, background, cleanup, questions, recording, verification
 from state_api.services.cleanup import Outcome
 from state_api.services.envelopes import QUARANTINE_CODES
 from state_api.services.questions import Verify
+from state_api.serving import connections, log_limit
 from state_api.settings import (
     DEFAULT_UNCLAIMED_TASK_HUBS,
     DOCUMENTED,
@@ -346,6 +347,11 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     limits = {plain(cells[0]): cells[1] for cells in rows(HTTP_API, "Limits", "What")}
     assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY} bytes"
     assert limits["any other body"] == f"{middleware.MAX_BODY} bytes"
+    assert limits["time for a body to come"] == f"{middleware.BODY_SECONDS} seconds"
+    assert limits["pause in a body"] == f"{middleware.STALL_SECONDS} seconds"
+    assert limits["deliveries that are being recorded at once"].startswith(f"{admission.CAPACITY} bytes")
+    shared = f"of these, what unfinished deliveries hold beyond {admission.SMALL} bytes each"
+    assert limits[shared] == f"{admission.CAPACITY // 2} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
     assert limits["reading of a task hub by one question"] == f"{verification.BUDGET_SECONDS:g} seconds"
     assert limits["reading and deleting by one Cleanup"] == f"{cleanup._BUDGET_SECONDS:g} seconds"
@@ -368,6 +374,17 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in section(HTTP_API, "PutApp")
     stored = [tables.APPS, tables.TASK_HUBS, tables.QUARANTINE, tables.instance_table("…")]
     assert listed(CONCEPTS, "What is stored", "Table") == stored
+
+
+def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
+    limits = {plain(cells[0]): cells[1] for cells in rows(SETTINGS, "Connections and log", "What")}
+    others = connections._TAKEN_AT_ONCE + connections.OTHER_FILES
+    assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or as many")
+    assert f"after {others} others" in limits["open connections"]
+    assert limits["connections that wait to be accepted"] == str(connections.BACKLOG)
+    assert limits["time for a request head"].startswith(f"{connections.HEAD_SECONDS:g} seconds")
+    assert limits["time without a byte of an answer being read"] == f"{connections.UNREAD_SECONDS:g} seconds"
+    assert limits["log lines of one kind"].startswith(f"{log_limit.LINES} a minute")
 
 
 def test_the_times_of_verification_that_the_documentation_names_are_the_real_ones() -> None:

@@ -215,9 +215,11 @@ def test_a_sample_key_of_the_documents_is_refused_where_others_reach_the_server(
 
 
 def test_a_reference_that_is_not_resolved_is_never_sent_as_a_key() -> None:
-    connections = Connections({"SHOP_API__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
-    with pytest.raises(SettingsError, match="SHOP_API__key is a Key Vault reference that Azure has not resolved"):
-        connections.text("SHOP_API__key")
+    connections = Connections({"STATE_TASKHUBS_SHOP__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
+    with pytest.raises(
+        SettingsError, match="STATE_TASKHUBS_SHOP__key is a Key Vault reference that Azure has not resolved"
+    ):
+        connections.text("STATE_TASKHUBS_SHOP__key")
 
 
 def test_everything_has_a_default_but_the_storage() -> None:

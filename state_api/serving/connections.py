@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS = 2000
 BACKLOG = 128
 """Connections that the system accepts for the server before the server takes them. asyncio takes as many at once."""
 _TAKEN_AT_ONCE = 3 * BACKLOG
