@@ -10,6 +10,7 @@ from state_api.domain.evidence import OpenDeployment, OpenSwap
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
+from state_api.domain.ownership import Proof
 from state_api.domain.readiness import Policy
 
 
@@ -171,10 +172,13 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The next state and what goes into the audit log. `new_hubs` enter a slot for the first time."""
+    """The next state and what goes into the audit log. `new_hubs` enter a slot for the first time; `adopted` are hubs
+    of the app whose claims were not proven. Both are claimed with `proof`."""
 
     app: App
     operation: str
     details: Mapping[str, Any] = field(default_factory=dict)
     new_hubs: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
+    proof: Proof | None = None
     changed: bool = True

@@ -5,6 +5,7 @@ from typing import Any
 from state_api.domain.apps import App, Deployment, PendingSwap
 from state_api.domain.errors import (
     DeploymentInProgress,
+    SourceUnavailable,
     StagingNotReady,
     SwapMismatch,
     SwapPending,
@@ -15,10 +16,13 @@ from state_api.domain.errors import (
 )
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.names import same_hub
+from state_api.domain.ownership import Existing
 from state_api.domain.readiness import Verdict
 
 
-def check_unused(app: App, task_hub: str, used: bool) -> None:
+def check_unused(app: App, task_hub: str, used: bool, existing: Existing | SourceUnavailable | None = None) -> None:
+    """Raises TaskHubInUse or TaskHubAlreadyUsed for a name that is not new to the app, to this server (`used`) or to
+    its provider (`existing`)."""
     slot = app.slot_of(task_hub)
     if slot is not None:
         raise TaskHubInUse(
@@ -32,6 +36,27 @@ def check_unused(app: App, task_hub: str, used: bool) -> None:
             f"task hub {task_hub} was used before; deploy a new version with a task hub name that never was",
             taskHub=task_hub,
         )
+    if isinstance(existing, Existing) and existing.artifacts:
+        raise _already_exists(task_hub, existing)
+
+
+_NAMED = 3
+"""Artifacts that a message names; the member `existing` of the problem lists all."""
+
+
+def _already_exists(task_hub: str, existing: Existing) -> TaskHubAlreadyUsed:
+    named = list(existing.artifacts[:_NAMED])
+    if (more := len(existing.artifacts) - len(named)) > 0:
+        named.append(f"{more} more")
+    return TaskHubAlreadyUsed(
+        f"task hub {task_hub} exists already at its provider: {', '.join(named)}, at {', '.join(existing.addresses)}. "
+        "Another app uses this name, or the new version has started before it was staged. Stage with a task hub name "
+        "that was never used, and start the new version afterwards. If this task hub belongs to this app, an "
+        "administrator can register it with PutApp",
+        taskHub=task_hub,
+        existing=list(existing.artifacts),
+        addresses=list(existing.addresses),
+    )
 
 
 def not_ready(app: App, slot: str, verdict: Verdict) -> StagingNotReady:

@@ -7,7 +7,8 @@ from typing import Any
 from state_api.domain.apps import App, PendingSwap, Retired, Slot, TaskHubSource, Transition
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
-from state_api.domain.names import PRODUCTION, hub_key, same_hub
+from state_api.domain.names import PRODUCTION, HubKey, hub_key, same_hub
+from state_api.domain.ownership import Proof
 from state_api.domain.readiness import Policy, Verdict
 from state_api.domain.refusals import check_unused, in_progress, not_ready, swap_pending
 
@@ -15,12 +16,18 @@ from state_api.domain.refusals import check_unused, in_progress, not_ready, swap
 @dataclass(frozen=True, slots=True)
 class Registration:
     """What PutApp asks for: slots with hub and version (None keeps the version of a hub that stays), or None to empty
-    one; what to make of the policy; where the hubs live, None to leave that as it is."""
+    one; what to make of the policy; where the hubs live, None to leave that as it is; `adopt` are hubs that the app has
+    already and that are declared to be its own where the hubs live."""
 
     slots: Mapping[str, tuple[str, str | None] | None] = field(default_factory=dict)
     policy: Callable[[Policy], Policy] = lambda policy: policy
     task_hubs: TaskHubSource | None = None
     clear_task_hubs: bool = False
+    adopt: tuple[str, ...] = ()
+
+    def source(self, app: App) -> TaskHubSource | None:
+        """Where the hubs live once this is registered."""
+        return None if self.clear_task_hubs else self.task_hubs or app.task_hubs
 
 
 def replaced_slots(app: App, registration: Registration) -> tuple[str, ...]:
@@ -37,10 +44,16 @@ def replaced_slots(app: App, registration: Registration) -> tuple[str, ...]:
 
 
 def register(
-    app: App, registration: Registration, verdicts: Mapping[str, Verdict], used: frozenset[str], now: Instant
+    app: App,
+    registration: Registration,
+    verdicts: Mapping[str, Verdict],
+    used: frozenset[str],
+    now: Instant,
+    proof: Proof | None = None,
 ) -> Transition:
     """Register or correct an app. `verdicts` holds one for each of `replaced_slots`; `used` the keys of the named
-    hubs that some app used before. Raises InvalidRequest, SwapPending, DeploymentInProgress, TaskHubInUse,
+    hubs that some app used before. `proof` is that of hubs that are adopted; None where nothing says where they live.
+    Raises InvalidRequest, SwapPending, DeploymentInProgress, TaskHubInUse,
     TaskHubAlreadyUsed, StagingNotReady."""
     if app.pending_swap is not None and not all(_stays(app, *given) for given in registration.slots.items()):
         raise swap_pending(app, app.pending_swap)
@@ -78,9 +91,10 @@ def register(
         deployment=app.open_deployment(now),
         pending_swap=_still_open(app, now),
         policy=registration.policy(app.policy),
-        task_hubs=None if registration.clear_task_hubs else registration.task_hubs or app.task_hubs,
+        task_hubs=registration.source(app),
     )
-    details: dict[str, Any] = {}
+    adopted = _adopted(changed, registration, frozenset(map(hub_key, new_hubs)))
+    details = _adoption([*new_hubs, *adopted], proof, asked=bool(adopted))
     if changed.slots != app.slots:
         details["slots"] = {
             name: {"taskHub": held.task_hub, "version": held.version} if held else None
@@ -93,7 +107,38 @@ def register(
         details["policy"] = _changed_policy(app.policy, changed.policy)
     if changed.task_hubs != app.task_hubs:
         details["taskHubs"] = _json(asdict(changed.task_hubs)) if changed.task_hubs else None
-    return Transition(changed, "PutApp", details, tuple(new_hubs), changed=changed != app or app.revision == 0)
+    return Transition(
+        changed,
+        "PutApp",
+        details,
+        tuple(new_hubs),
+        adopted,
+        proof,
+        changed=changed != app or app.revision == 0 or bool(adopted),
+    )
+
+
+def _adoption(hubs: list[str], proof: Proof | None, *, asked: bool) -> dict[str, Any]:
+    """What the audit log says of adopted hubs. Raises InvalidRequest if adoption is `asked` for and nothing says where
+    the hubs live."""
+    if proof is None:
+        if asked:
+            raise InvalidRequest("adopting task hubs needs to know where they live: set taskHubs too")
+        return {}
+    return {"adopted": {"taskHubs": hubs, "addresses": list(proof.addresses)}} if hubs else {}
+
+
+def _adopted(app: App, registration: Registration, new: frozenset[HubKey]) -> tuple[str, ...]:
+    """The hubs to adopt, without those that this registration brings into a slot. Raises InvalidRequest for one that
+    the app does not have."""
+    known = [*(held.task_hub for held in app.slots.values() if held), *(hub.task_hub for hub in app.retired)]
+    by_key = {hub_key(hub): hub for hub in known}
+    for named in registration.adopt:
+        if hub_key(named) not in by_key:
+            raise InvalidRequest(
+                f"app {app.name} cannot adopt task hub {named}: none of its slots holds it, and it is not retired"
+            )
+    return tuple(by_key[key] for key in dict.fromkeys(map(hub_key, registration.adopt)) if key not in new)
 
 
 def _stays(app: App, name: str, content: tuple[str, str | None] | None) -> bool:

@@ -10,11 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from state_api.domain.apps import App, Caller, Deployment, Retired, Slot, Transition
-from state_api.domain.errors import InvalidRequest, SwapMismatch
+from state_api.domain.errors import InvalidRequest, SourceUnavailable, SwapMismatch
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
+from state_api.domain.ownership import Basis, Existing, Proof
 from state_api.domain.readiness import Verdict
-from state_api.domain.refusals import check_unused, describe, in_progress, mismatch, not_ready, swap_pending, who
+from state_api.domain.refusals import (
+    check_unused,
+    describe,
+    in_progress,
+    mismatch,
+    not_ready,
+    swap_pending,
+    who,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +50,30 @@ def needs_verdict(app: App, order: Order, caller: Caller, now: Instant) -> bool:
     return app.pending_swap is None and not is_staged_by(app, order, caller, now)
 
 
-def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used: bool, now: Instant) -> Transition:
+def is_in_slot(app: App, order: Order) -> bool:
+    """Whether the slot holds this hub already, and it was never in production: then its name is claimed, and the hub
+    can be staged again."""
+    held = app.slots.get(app.slot_name(order.slot))
+    return held is not None and same_hub(held.task_hub, order.task_hub) and not held.promoted
+
+
+def stage(
+    app: App,
+    order: Order,
+    caller: Caller,
+    verdict: Verdict | None,
+    used: bool,
+    now: Instant,
+    existing: Existing | SourceUnavailable | None = None,
+) -> Transition:
     """Put a new task hub into a slot and open a deployment for the caller's run.
 
     `verdict` is that of the hub now in the slot, leaving deployments aside; None only if `needs_verdict` says so. Where
     this run has staged this hub already, it is that of what may still be beneath it.
-    `used` says that the hub was used before, by any app. Raises InvalidRequest, SwapPending, DeploymentInProgress,
-    TaskHubInUse, TaskHubAlreadyUsed, StagingNotReady, and SlotNotFound: a misspelt slot must not pass for an empty one.
+    `used` says that the hub was used before, by any app. `existing` is what its provider has under the new name, or
+    why the provider cannot be asked; None if it must not be asked, or need not. Raises InvalidRequest, SwapPending,
+    DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed, StagingNotReady, SourceUnavailable, and SlotNotFound: a
+    misspelt slot must not pass for an empty one.
     """
     if order.slot.lower() == PRODUCTION:
         raise InvalidRequest("a deployment is staged into a slot other than production and then swapped")
@@ -66,12 +92,14 @@ def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used:
         raise in_progress(app, taken_from, now)
     name = app.slot_name(order.slot)
     held = app.slot(name)
-    again = held is not None and same_hub(held.task_hub, order.task_hub) and not held.promoted
+    again = is_in_slot(app, order)
     if not again:
-        check_unused(app, order.task_hub, used)
+        check_unused(app, order.task_hub, used, existing)
     assert verdict is not None, "a verdict is needed to stage over what is in the slot"
     if not verdict.ready and not order.force:
         raise not_ready(app, name, verdict)
+    # After the refusals: waiting for the provider would not end those.
+    proof = None if again else _proof(existing, now)
     deployment = Deployment(
         task_hub=order.task_hub,
         version=order.version,
@@ -97,7 +125,15 @@ def stage(app: App, order: Order, caller: Caller, verdict: Verdict | None, used:
         "PostStaging",
         details,
         new_hubs=() if again else (order.task_hub,),
+        proof=proof,
     )
+
+
+def _proof(existing: Existing | SourceUnavailable | None, now: Instant) -> Proof | None:
+    """The proof of a claim on a name under which nothing exists. Raises SourceUnavailable."""
+    if isinstance(existing, SourceUnavailable):
+        raise existing
+    return Proof(Basis.NEW, existing.addresses, now) if existing is not None else None
 
 
 def abandon(app: App, task_hub: str, slot: str, caller: Caller, now: Instant) -> Transition:
@@ -134,15 +170,17 @@ def kept_by_retention(app: App, now: Instant) -> frozenset[str]:
     return frozenset(young | {hub.task_hub for hub in youngest_first[: retention.keep_last]})
 
 
-def remove_retired(app: App, task_hubs: Iterable[str]) -> Transition:
-    """Forget retired hubs whose records are removed."""
-    gone = {hub_key(hub) for hub in task_hubs}
+def remove_retired(app: App, task_hubs: Iterable[str], not_owned: Iterable[str] = ()) -> Transition:
+    """Forget retired hubs whose records are removed. Those that are `not_owned` stay at their provider."""
+    kept = {hub_key(hub) for hub in not_owned}
+    gone = {hub_key(hub) for hub in task_hubs} | kept
     left = tuple(hub for hub in app.retired if hub_key(hub.task_hub) not in gone)
     removed = [hub.task_hub for hub in app.retired if hub_key(hub.task_hub) in gone]
+    details: dict[str, Any] = {"removed": removed}
+    if foreign := [hub for hub in removed if hub_key(hub) in kept]:
+        details["notOwned"] = foreign
     waivers = tuple(waiver for waiver in app.waivers if hub_key(waiver.task_hub) not in gone)
-    return Transition(
-        replace(app, retired=left, waivers=waivers), "Cleanup", {"removed": removed}, changed=bool(removed)
-    )
+    return Transition(replace(app, retired=left, waivers=waivers), "Cleanup", details, changed=bool(removed))
 
 
 def is_staged_by(app: App, order: Order, caller: Caller, now: Instant) -> bool:

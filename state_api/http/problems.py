@@ -77,7 +77,7 @@ CODES = {
     "StagingNotReady": "The slot's task hub is not drained; `reasons` say why.",
     "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, which run.",
     "TaskHubInUse": "A slot of an app holds this task hub.",
-    "TaskHubAlreadyUsed": "The task hub was used before; a new version needs a new name.",
+    "TaskHubAlreadyUsed": "The task hub was used before, or exists at its provider; a new version needs a new name.",
     "TaskHubClaimed": "An app has claimed the task hub; only Cleanup for that app removes its records.",
     "TaskHubNotDrained": "The task hub has active instances, or had until a moment ago; `reasons` say which.",
     "AppNotDrained": "A slot of the app is not drained; `reasons` say why.",

@@ -174,6 +174,11 @@ class AppRequest(_Sent):
     slots: Annotated[dict[SlotName, SlotContent | None], Field(max_length=20)] = Field(default_factory=dict)
     policy: PolicyRequest | None = None
     task_hubs: TaskHubSourceModel | None = None
+    adopt_task_hubs: Annotated[list[TaskHubName], Field(max_length=100)] = Field(
+        default_factory=list,
+        description="Task hubs in slots or retired, whose claims are not proven: they belong to this app where "
+        "`taskHubs` leads to, so Cleanup may delete them there once they are drained.",
+    )
     deployment: Any = None
     pending_swap: Any = None
     retired: Any = None
@@ -195,6 +200,7 @@ class AppRequest(_Sent):
             policy=(self.policy or PolicyRequest()).over,
             task_hubs=sent.source() if sent else None,
             clear_task_hubs=sent is None and "task_hubs" in self.model_fields_set,
+            adopt=tuple(self.adopt_task_hubs),
         )
 
 

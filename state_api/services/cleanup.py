@@ -1,18 +1,20 @@
 """Cleanup: what retired task hubs leave behind, in the server's records and, if it is asked for, at their provider."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from state_api.domain.apps import App, Caller, Retired
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.ownership import why_not_owned
 from state_api.domain.readiness import Assurance, Reason, ReasonGiven, Verdict
 from state_api.domain.releases import kept_by_retention
 from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
-from state_api.taskhubs.backend import Artifacts, Backends, SourceError
+from state_api.taskhubs.backend import Artifacts, Backends, Kind, SourceError
 
 _BUDGET_SECONDS = 150.0
 """How long one call may read task hubs; a scan that needs longer is carried on by the next call."""
@@ -27,6 +29,7 @@ class Outcome(StrEnum):
     NOT_DRAINED = "NotDrained"
     KEPT = "Kept"
     IN_USE = "InUse"
+    NOT_OWNED = "NotOwned"
     UNFINISHED = "Unfinished"
 
 
@@ -89,8 +92,9 @@ class Cleanup:
             for hub in app.retired
         ]
         removed = [done.hub.task_hub for done in outcomes if done.outcome is Outcome.REMOVED]
-        if removed:
-            app = await self._releases.forget(name, removed, caller)
+        not_owned = [done.hub.task_hub for done in outcomes if done.outcome is Outcome.NOT_OWNED and not dry_run]
+        if removed or not_owned:
+            app = await self._releases.forget(name, removed, not_owned, caller)
         return app, outcomes
 
     def _artifacts(self, app: App) -> Artifacts:
@@ -123,8 +127,14 @@ class Cleanup:
             if hub.deleting != str(order.app.task_hubs):
                 message = "its deletion was begun with other taskHubs: set those again until it is done"
                 return CleanedUp(retired, Outcome.UNFINISHED, message=message)
-        elif hub is not None and hub.closed and artifacts is None:
-            return await self._forget(order, retired, hub)
+        not_owned = _why_not_owned(retired.task_hub, hub, artifacts, (Kind.TABLE,)) if artifacts is not None else None
+        if not_owned is not None:
+            if hub is not None and hub.proof is not None and hub.deleting is not None:
+                message = f"its deletion was begun, and the setting leads to another place now. {not_owned}"
+                return CleanedUp(retired, Outcome.UNFINISHED, message=message)
+            artifacts = None
+        if hub is not None and hub.closed and artifacts is None:
+            return await self._forget(order, retired, hub, not_owned)
         verify = Verify.CACHED if artifacts is None else Verify.FRESH
         how = replace(order.how, verify=verify)
         verdict = await self._readiness.verdict_on(order.app, retired.task_hub, how)
@@ -134,19 +144,22 @@ class Cleanup:
         believed = not verdict.has_running or (hub is not None and hub.matched == str(order.app.task_hubs))
         if missing and believed and (artifacts is None or (hub is not None and (hub.seen or hub.deleting is not None))):
             # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
-            return await self._forget(order, retired, hub)
+            return await self._forget(order, retired, hub, not_owned)
         if reasons := _against(verdict, artifacts is not None):
             return CleanedUp(retired, Outcome.NOT_DRAINED, reasons)
         if artifacts is None:
-            return await self._forget(order, retired, hub)
+            return await self._forget(order, retired, hub, not_owned)
         return await self._delete(order, retired, hub, artifacts, verdict.ignored_count)
 
-    async def _forget(self, order: _Order, retired: Retired, hub: TaskHubRecord | None) -> CleanedUp:
-        """Remove the server's own records."""
-        if order.dry_run:
-            return CleanedUp(retired, Outcome.WOULD_REMOVE)
-        await self._remove_records(retired, hub)
-        return CleanedUp(retired, Outcome.REMOVED)
+    async def _forget(
+        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, not_owned: str | None = None
+    ) -> CleanedUp:
+        """Remove the server's own records. `not_owned` is why the hub itself stays although it was to be deleted."""
+        if not order.dry_run:
+            await self._remove_records(retired, hub)
+        if not_owned is not None:
+            return CleanedUp(retired, Outcome.NOT_OWNED, message=not_owned)
+        return CleanedUp(retired, Outcome.WOULD_REMOVE if order.dry_run else Outcome.REMOVED)
 
     async def _delete(
         self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: Artifacts, ignored: int
@@ -161,6 +174,9 @@ class Cleanup:
             async with asyncio.timeout_at(order.how.deadline):
                 found = await artifacts.find(retired.task_hub)
                 shared = tuple(map(str, found.shared))
+                kinds = {artifact.kind for artifact in found.own}
+                if (not_owned := _why_not_owned(retired.task_hub, hub, artifacts, kinds)) is not None:
+                    return await self._forget(order, retired, hub, not_owned)
                 if order.dry_run:
                     own = tuple(map(str, found.own))
                     return CleanedUp(retired, Outcome.WOULD_REMOVE, (), own, shared, message)
@@ -194,6 +210,12 @@ class Cleanup:
             token = page.continuation_token
             if token is None:
                 return None
+
+
+def _why_not_owned(task_hub: str, hub: TaskHubRecord | None, artifacts: Artifacts, kinds: Iterable[Kind]) -> str | None:
+    """Why artifacts of these kinds may not be deleted, by the proof of the hub's claim."""
+    addresses = [address for kind in kinds if (address := artifacts.address(kind)) is not None]
+    return why_not_owned(task_hub, hub.proof if hub is not None else None, addresses)
 
 
 def _against(verdict: Verdict, deleting: bool) -> tuple[ReasonGiven, ...]:

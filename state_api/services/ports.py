@@ -9,6 +9,7 @@ from state_api.domain.evidence import Activity, ProbeResult
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
+from state_api.domain.ownership import Claim, Proof
 from state_api.domain.scans import Scan
 
 Item = TypeVar("Item")
@@ -28,7 +29,8 @@ class TaskHubRecord:
     events were recorded for it, `closed` that cleanup has removed its records for good, `deleting` is the source that
     its artifacts are being deleted from, `seen` says that a probe has found it to exist. `matched` is the source that
     has shown instances which events told of, and so is that of this hub. `shards` is the number of partitions of its
-    instance table, fixed when it was first seen."""
+    instance table, fixed when it was first seen. `run` is the pipeline run that claimed it, and `proof` what proves
+    that it belongs to the app at its provider."""
 
     name: str
     shards: int
@@ -38,6 +40,8 @@ class TaskHubRecord:
     deleting: str | None = None
     seen: bool = False
     matched: str | None = None
+    run: str | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +152,9 @@ class TaskHubs(Protocol):
     def forget(self, task_hub: str) -> None:
         """Look the hub up again at its next event."""
 
-    async def claim(self, task_hub: str, app: str) -> TaskHubRecord:
-        """Reserve the hub for this app, for ever. Raises TaskHubInUse if another app has it, TaskHubAlreadyUsed
-        if it was cleaned up."""
+    async def claim(self, task_hub: str, claim: Claim) -> TaskHubRecord:
+        """Reserve the hub for this app, for ever. A claim without a proof keeps the one on record. Raises TaskHubInUse
+        if another app has it, TaskHubAlreadyUsed if it was cleaned up."""
 
     async def close(self, task_hub: str, deleting: str | None = None) -> None:
         """Let no more events in; they go to quarantine from now on. `deleting` is kept with it, before anything is

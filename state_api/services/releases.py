@@ -12,10 +12,12 @@ from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskH
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key, hub_key
+from state_api.domain.ownership import Claim
 from state_api.domain.registration import Registration, register, replaced_slots
-from state_api.domain.releases import Order, abandon, is_staged_by, needs_verdict, remove_retired, stage
+from state_api.domain.releases import Order, abandon, is_in_slot, is_staged_by, needs_verdict, remove_retired, stage
 from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, confirm, swap, take_back
 from state_api.domain.waivers import waive, withdraw
+from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness
@@ -43,6 +45,7 @@ class Releases:
         self._apps = apps
         self._task_hubs = task_hubs
         self._readiness = readiness
+        self._ownership = Ownership(task_hubs, backends)
         self._clock = clock
 
     async def get(self, name: str) -> App:
@@ -84,9 +87,18 @@ class Releases:
                 return stage(app, order, caller, await self._readiness.verdict_beneath(app, held, how), False, now)
             if not needs_verdict(app, order, caller, now):
                 return stage(app, order, caller, None, False, now)
-            verdict = await self._readiness.verdict(app, app.slot(order.slot), how)
-            used = await self._used(app, order.task_hub)
-            return stage(app, order, caller, verdict, used, now)
+            content = app.slot(order.slot)
+            if is_in_slot(app, order):
+                return stage(app, order, caller, await self._readiness.verdict(app, content, how), False, now)
+            used = await self._used(app, order.task_hub, caller)
+            try:
+                # Each can take long, and neither depends on the other.
+                async with asyncio.TaskGroup() as group:
+                    verdict = group.create_task(self._readiness.verdict(app, content, how))
+                    existing = group.create_task(self._ownership.existing(app, order.task_hub, caller, how.deadline))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None  # the first; it has ended the other
+            return stage(app, order, caller, verdict.result(), used, now, existing.result())
 
         return await self._change(name, caller, precondition, decide, order.reason, create=True)
 
@@ -122,8 +134,14 @@ class Releases:
                 for slot in replaced_slots(app, registration)
             }
             named = [content[0] for content in registration.slots.values() if content is not None]
-            used = frozenset([hub_key(hub) for hub in named if await self._used(app, hub, by_events=False)])
-            return register(app, registration, verdicts, used, now)
+            used = frozenset([hub_key(hub) for hub in named if await self._used(app, hub)])
+            if not registration.adopt and all(app.slot_of(hub) for hub in named):
+                return register(app, registration, verdicts, used, now)
+            proof = self._ownership.adoption(registration.source(app), now)
+            # What is proven already need not be adopted, so that a repeated request changes nothing.
+            proven = [hub for hub in registration.adopt if proof and await self._ownership.is_proven(app, hub, proof)]
+            adopt = tuple(hub for hub in registration.adopt if hub not in proven)
+            return register(app, replace(registration, adopt=adopt), verdicts, used, now, proof)
 
         return await self._change(name, caller, precondition, decide, create=True)
 
@@ -157,11 +175,11 @@ class Releases:
 
         return await self._change(name, caller, precondition, decide)
 
-    async def forget(self, name: str, removed: Sequence[str], caller: Caller) -> App:
-        """Take retired hubs whose records are gone off the list."""
+    async def forget(self, name: str, removed: Sequence[str], not_owned: Sequence[str], caller: Caller) -> App:
+        """Take retired hubs whose records are gone off the list; those that are `not_owned` stay at their provider."""
 
         async def decide(app: App, now: Instant) -> Transition:
-            return remove_retired(app, removed)
+            return remove_retired(app, removed, not_owned)
 
         return await self._change(name, caller, lambda app: None, decide)
 
@@ -172,11 +190,12 @@ class Releases:
         except SourceError as error:
             raise InvalidRequest(error.message) from None
 
-    async def _used(self, app: App, task_hub: str, by_events: bool = True) -> bool:
-        """Whether the hub was cleaned up or, with `by_events`, was seen in events; what is in a slot or retired the app
-        itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to another app."""
+    async def _used(self, app: App, task_hub: str, caller: Caller | None = None) -> bool:
+        """Whether the hub was cleaned up or, where a `caller` stages it, was seen in events before that run claimed it;
+        what is in a slot or retired the app itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to
+        another app."""
         hub = await self._task_hubs.get(task_hub)
-        if by_events and (hub is None or hub.app is None) and await self._recorder.has_waiting(task_hub):
+        if caller is not None and (hub is None or hub.app is None) and await self._recorder.has_waiting(task_hub):
             return True
         if hub is None:
             return False
@@ -195,7 +214,7 @@ class Releases:
                 taskHub=task_hub,
                 app=hub.app,
             )
-        return hub.closed or (by_events and hub.recording)
+        return hub.closed or (caller is not None and hub.recording and not is_claimed_by(hub, app, caller))
 
     async def _change(
         self,
@@ -219,8 +238,8 @@ class Releases:
             transition = await decide(before, now)
             if not transition.changed:
                 return before
-            for hub in transition.new_hubs:
-                await self._task_hubs.claim(hub, before.name)
+            for hub in (*transition.new_hubs, *transition.adopted):
+                await self._task_hubs.claim(hub, Claim(before.name, caller.run(hub), transition.proof))
                 # Before the hub is in a slot: a verdict must know of them.
                 await self._recorder.replay(hub)
             after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=caller.by)

@@ -1,6 +1,7 @@
 """The registry of task hubs: which app claimed a hub, how many shards its table has, whether it is closed for good."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,9 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 
 from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.names import HubKey, app_key, hub_key
+from state_api.domain.ownership import Basis, Claim, Proof
 from state_api.domain.refusals import task_hub_claimed
 from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
 from state_api.storage.schema import TASK_HUB
@@ -92,22 +95,24 @@ class TaskHubStore:
         """Look again at the next event."""
         self._open.pop(hub_key(task_hub), None)
 
-    async def claim(self, task_hub: str, app: str) -> TaskHubRecord:
+    async def claim(self, task_hub: str, claim: Claim) -> TaskHubRecord:
         """Reserve the hub for this app, for ever: an app that lost the race for a slot keeps the name too, so that
-        no other app can ever take a name that a slower writer is about to use."""
+        no other app can ever take a name that a slower writer is about to use. A claim without a proof keeps the one
+        on record."""
 
         def reserve(record: TaskHubRecord | None) -> dict[str, Any]:
             if record is not None and record.closed:
                 raise TaskHubAlreadyUsed(
                     f"task hub {task_hub} was used before and cleaned up; use a name that never was", taskHub=task_hub
                 )
-            if record is not None and record.app is not None and app_key(record.app) != app_key(app):
+            if record is not None and record.app is not None and app_key(record.app) != app_key(claim.app):
                 raise TaskHubInUse(
                     f"task hub {task_hub} belongs to app {record.app}; use a name that no other app uses",
                     taskHub=task_hub,
                     app=record.app,
                 )
-            return {"App": app}
+            claimed = {"App": claim.app, "Run": claim.run}
+            return claimed if claim.proof is None else {**claimed, "Proof": _proof_text(claim.proof)}
 
         record = await self._change(task_hub, reserve)
         self._unclaimed.forget()
@@ -152,6 +157,8 @@ class TaskHubStore:
             deleting=row.get("Deleting"),
             seen=row.get("Seen", False),
             matched=row.get("Matched"),
+            run=row.get("Run"),
+            proof=_proof(row.get("Proof")),
         )
         return record, etag_of(row)
 
@@ -192,4 +199,17 @@ def _closed(record: TaskHubRecord | None) -> bool:
 
 def _value(record: TaskHubRecord, name: str) -> object:
     """What a property of the row is in its record."""
-    return getattr(record, name.lower())
+    value = getattr(record, name.lower())
+    return _proof_text(value) if isinstance(value, Proof) else value
+
+
+def _proof_text(proof: Proof) -> str:
+    return json.dumps({"basis": proof.basis, "addresses": proof.addresses, "at": format_instant(proof.at)})
+
+
+def _proof(text: str | None) -> Proof | None:
+    """The proof in a row; rows of servers that did not keep proofs have none."""
+    if text is None:
+        return None
+    content = json.loads(text)
+    return Proof(Basis(content["basis"]), tuple(content["addresses"]), parse_instant(content["at"]))

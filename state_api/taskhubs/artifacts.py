@@ -14,6 +14,7 @@ import aiohttp
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
 from state_api.domain.names import hub_key, same_hub
+from state_api.domain.ownership import plain_address
 from state_api.settings import StorageSettings
 from state_api.storage.tables import error_code, is_no_table
 from state_api.taskhubs.backend import Artifact, Found, Kind, SourceError, Trouble
@@ -78,28 +79,47 @@ class StorageArtifacts:
 
     async def find(self, task_hub: str) -> Found:
         """What exists of this hub now. Reads the whole instance table to see whether other hubs have rows there."""
-        async with self._translated(Kind.CONTAINER):
+        containers = await self.containers_of(task_hub)
+        queues = await self.queues_of(task_hub)
+        tables = await self.tables_of(task_hub)
+        # In the order of their removal: partitions, history, instances.
+        partitions = [table for table in tables if _is(table, _PARTITIONS)]
+        tracking = tuple(table for table in tables if table not in partitions)
+        instances = [table for table in tracking if _is(table, _INSTANCES)]
+        own = instances and not await self._has_others(instances[0].name, task_hub)
+        return Found((*containers, *queues, *partitions, *(tracking if own else ())), () if own else tracking)
+
+    async def containers_of(self, task_hub: str, role: str = "Contributor") -> list[Artifact]:
+        """The hub's containers that exist, in the order of their removal. `role` is what the caller needs there."""
+        async with self._translated(Kind.CONTAINER, role):
             prefix = f"{hub_key(task_hub)}-"
             containers = [one.name async for one in self._blobs().list_containers(name_starts_with=prefix)]
-        queues = await self._queues_of(task_hub, _QUEUES)
-        async with self._translated(Kind.TABLE):
+        return _existing(Kind.CONTAINER, (f"{task_hub}-{suffix}" for suffix in _CONTAINERS), containers)
+
+    async def queues_of(self, task_hub: str, role: str = "Contributor") -> list[Artifact]:
+        """The hub's queues that exist."""
+        return await self._queues_of(task_hub, _QUEUES, role)
+
+    async def tables_of(self, task_hub: str, role: str = "Contributor") -> list[Artifact]:
+        """The hub's tables that exist, in the order of their removal."""
+        async with self._translated(Kind.TABLE, role):
             # All of them: names ignore case, but it is not said that a filter on them does, and Azurite's does not
             # (3.37, run).
             tables = [table.name async for table in self._tables().list_tables()]
-        partitions, history, instances = (
-            _existing(Kind.TABLE, [f"{task_hub}{suffix}"], tables) for suffix in (_PARTITIONS, _HISTORY, _INSTANCES)
-        )
-        tracking = (*history, *instances)
-        own = instances and not await self._has_others(instances[0].name, task_hub)
-        return Found(
-            (
-                *_existing(Kind.CONTAINER, (f"{task_hub}-{suffix}" for suffix in _CONTAINERS), containers),
-                *queues,
-                *partitions,
-                *(tracking if own else ()),
-            ),
-            () if own else tracking,
-        )
+        return _existing(Kind.TABLE, (f"{task_hub}{suffix}" for suffix in (_PARTITIONS, _HISTORY, _INSTANCES)), tables)
+
+    def address(self, kind: Kind) -> str | None:
+        """The address of the service that keeps artifacts of this kind, without secrets; None if it is not known."""
+        try:
+            match kind:
+                case Kind.TABLE:
+                    return plain_address(self._tables().url)
+                case Kind.QUEUE:
+                    return plain_address(self._queues().url)
+                case Kind.CONTAINER:
+                    return plain_address(self._blobs().url)
+        except SourceError:
+            return None
 
     async def remove(self, artifact: Artifact) -> None:
         """Delete it with all it holds; one that is gone already is fine. A name stays taken for a while, 30 s or
@@ -305,6 +325,10 @@ def retry_after_of(error: HttpResponseError) -> int | None:
     headers: Mapping[str, str] = getattr(error.response, "headers", {})
     value = headers.get("Retry-After", "")
     return int(value) if value.isdigit() else None
+
+
+def _is(table: Artifact, suffix: str) -> bool:
+    return table.name.lower().endswith(suffix.lower())
 
 
 def _existing(kind: Kind, wanted: Iterable[str], names: Iterable[str | None]) -> list[Artifact]:

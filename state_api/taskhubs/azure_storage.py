@@ -25,12 +25,14 @@ from azure.data.tables.aio import TableClient
 from state_api.domain.instants import Instant, datetime_of, instant_from, parse_instant, seconds
 from state_api.domain.lifecycle import ENDED_STATUSES, RuntimeStatus
 from state_api.domain.names import same_hub
+from state_api.domain.ownership import Existing
 from state_api.domain.sightings import Sighting
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape, unescape
 from state_api.storage.tables import Tables, error_code, is_no_table, written_at
 from state_api.taskhubs.artifacts import StorageArtifacts, retry_after_of
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
+from state_api.taskhubs.existing import existing_in_storage, storage_addresses
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,14 @@ class AzureStorageBackend:
         self._prefix = (tracking_prefix or DEFAULT_TRACKING_PREFIX) if tracking is not None else None
         self.artifacts = StorageArtifacts(settings, name)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return storage_addresses(self.artifacts, self._tracking_table())
+
+    async def existing(self, task_hub: str) -> Existing | None:
+        async with self._translated(task_hub):
+            return await existing_in_storage(self.artifacts, task_hub, self._tracking_table())
 
     async def start(self, task_hub: str) -> Start:
         async with self._translated(task_hub):
@@ -144,6 +154,9 @@ class AzureStorageBackend:
     async def close(self) -> None:
         await self._tables.close()
         await self.artifacts.close()
+
+    def _tracking_table(self) -> TableClient | None:
+        return None if self._prefix is None else self._table(self._prefix)
 
     def _table(self, task_hub: str) -> TableClient:
         return self._tables.client(f"{self._prefix or task_hub}Instances")

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from state_api.domain.apps import TaskHubSource
 from state_api.domain.instants import Instant
+from state_api.domain.ownership import Existing
 from state_api.domain.readiness import LONGEST_WAIT_SECONDS
 from state_api.domain.sightings import Sighting
 
@@ -91,6 +92,9 @@ class Artifacts(Protocol):
     async def remove(self, artifact: Artifact) -> None:
         """Delete it with all it holds; one that is gone already is fine."""
 
+    def address(self, kind: Kind) -> str | None:
+        """The address of the service that keeps artifacts of this kind, without secrets; None if it is not known."""
+
 
 class Backend(Protocol):
     """A durable backend that keeps task hubs. Entities are never among what it returns. Every method raises
@@ -103,6 +107,15 @@ class Backend(Protocol):
     @property
     def artifacts(self) -> Artifacts | None:
         """What can be deleted; None where nothing can."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the task hubs are: the addresses of the services that keep them, without secrets. Makes no
+        connection."""
+
+    async def existing(self, task_hub: str) -> Existing | None:
+        """What exists under this name, whatever its case, and which of `addresses` were asked. None where asking would
+        create the task hub. Where the provider says that there is no such task hub, nothing exists."""
 
     async def start(self, task_hub: str) -> Start:
         """Begin a scan."""

@@ -24,6 +24,7 @@ from state_api.addresses import is_loopback
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant, instant_from, parse_instant, seconds
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
 from state_api.domain.names import is_entity
+from state_api.domain.ownership import Existing, plain_address
 from state_api.domain.sightings import Sighting
 from state_api.settings import Connections, SettingsError
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
@@ -127,6 +128,14 @@ class ManagementApiBackend:
         self._app = f"the app at the address in {name}__endpoint"
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (plain_address(self._base.removesuffix(_API)),)
+
+    async def existing(self, task_hub: str) -> Existing | None:
+        """None: asking about a task hub creates it."""
+        return None
 
     async def start(self, task_hub: str) -> Start:
         """Takes the earlier of two clocks, the app's and this server's: it costs little if one of them is behind, but

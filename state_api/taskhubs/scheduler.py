@@ -20,9 +20,11 @@ from azure.core.exceptions import AzureError
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, seconds
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
 from state_api.domain.names import is_entity
+from state_api.domain.ownership import Existing, plain_address
 from state_api.domain.sightings import Sighting
 from state_api.settings import SettingsError
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
+from state_api.taskhubs.existing import existing_in_scheduler
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -171,6 +173,13 @@ class SchedulerBackend:
         self._stub: Any = None
         self._credential: AsyncTokenCredential | None = None
         self._tokens: Any = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (plain_address(f"{'https' if self._connection.secure else 'http'}://{self._connection.target}"),)
+
+    async def existing(self, task_hub: str) -> Existing | None:
+        return await existing_in_scheduler(self._call, task_hub, self.addresses[0])
 
     async def start(self, task_hub: str) -> Start:
         """Asks nothing of the scheduler."""

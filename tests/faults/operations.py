@@ -229,7 +229,8 @@ async def delete_task_hubs(world: World) -> Case:
     assert (await put(world.http, case.app, **body)).status_code == 200
     await world.ended(case.hubs["old"])
     assert (await put(world.http, case.app, slots=dict.fromkeys(slots))).status_code == 200
-    assert (await put(world.http, case.app, taskHubs=SOURCE)).status_code == 200
+    adopted = await put(world.http, case.app, taskHubs=SOURCE, adoptTaskHubs=[case.hubs["old"]])
+    assert adopted.status_code == 200
     case.ask = _posted(f"/api/apps/{case.app}/cleanup", {"deleteTaskHubs": True})
     return case
 

@@ -12,6 +12,7 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.settings import StorageSettings
+from state_api.taskhubs.artifacts import StorageArtifacts
 from tests.faults.aftermaths import (
     abandoned,
     another_hub,
@@ -60,7 +61,11 @@ holds for 180 s."""
 
 
 @pytest.fixture
-async def world(http: httpx.AsyncClient, server: StateServer, storage: StorageSettings) -> AsyncIterator[World]:
+async def world(
+    http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    # Each server reaches the account through proxies of its own; it is one account all the same.
+    monkeypatch.setattr(StorageArtifacts, "address", lambda artifacts, kind: f"https://shop.example/{kind}")
     async with Account(storage) as account:
         made = World(http, server, storage, account)
         # The tables that all share are there: what makes them is no part of an operation.

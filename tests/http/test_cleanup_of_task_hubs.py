@@ -39,12 +39,12 @@ async def hubs(http: httpx.AsyncClient, app: str, account: Account) -> list[str]
     names of platform hubs have three characters or more."""
     first = new_hub()[:12]
     names = [first, f"{first}0", f"{first}x"]
-    for name in names:
-        await account.make(name, ("order-1", "Completed"), ("@counter@shop", "Running"))
     await account.add(f"{first}-control-backup")
     await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
     for name in names:
         assert (await stage(http, app, name)).status_code == 200
+        # The app starts.
+        await account.make(name, ("order-1", "Completed"), ("@counter@shop", "Running"))
         assert (await swap(http, app, name)).status_code == 200
     return names
 
@@ -215,7 +215,7 @@ async def test_a_hub_that_does_not_exist_loses_its_records_and_is_not_deleted(
     assert (await swap(http, app, (await in_slot(http, app)))).status_code == 200
     assert (await stage(http, app, last := new_hub())).status_code == 200
     assert (await swap(http, app, last)).status_code == 200
-    await put(http, app, taskHubs=SOURCE)
+    assert (await put(http, app, taskHubs=SOURCE, adoptTaskHubs=[missing])).status_code == 200
     done = {one["taskHub"]: one for one in await clean(http, app)}
     assert (done[missing]["outcome"], done[missing]["reasons"][0]["code"]) == ("NotDrained", "TaskHubMissing")
     cleaned = (await http.post(f"/api/apps/{app}/cleanup", json={})).json()["taskHubs"]

@@ -45,10 +45,10 @@ async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
     old, new = new_hub(), new_hub()
     async with ProviderHub(storage, old) as swapped_out, ProviderHub(storage, new) as staged:
         await swapped_out.create()
-        await staged.create()
         await swapped_out.put("order-1", "Suspended")
         await put(http, app, slots={"production": {"taskHub": old}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
         assert (await stage(http, app, new, run(1))).status_code == 200
+        await staged.create()
         page = AzureStorageBackend.page
 
         async def slowly(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> SourcePage:
@@ -71,10 +71,10 @@ async def test_what_starts_while_the_hub_beneath_is_read_shows(
     old, new = new_hub(), new_hub()
     async with ProviderHub(storage, old) as left, ProviderHub(storage, new) as staged:
         await left.create()
-        await staged.create()
         policy = {"settleSeconds": 0}
         await put(http, app, slots={"staging": {"taskHub": old}}, policy=policy, taskHubs=SOURCE)
         assert (await stage(http, app, new, run(1))).status_code == 200
+        await staged.create()
         page = AzureStorageBackend.page
         reading = asyncio.Event()
 
@@ -190,8 +190,8 @@ async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
         names = [new_hub()[:12] + end for end in ("", "0", "x")]
         await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OURS"})
         for name in names:
-            await account.make(name)
             assert (await stage(http, app, name)).status_code == 200
+            await account.make(name)
             assert (await swap(http, app, name)).status_code == 200
         async with ContainerClient.from_connection_string(connection, f"{names[0]}-applease") as container:
             lease = await container.acquire_lease(60)

@@ -382,8 +382,8 @@ async def test_the_background_probe_reads_what_may_be_beneath_a_staged_hub(
     http: httpx.AsyncClient, storage: StorageSettings, server: StateServer, app: str, draining: ProviderHub
 ) -> None:
     async with ProviderHub(storage, new_hub()) as staged:
-        await staged.create()
         assert (await stage(http, app, staged.hub, run(1))).status_code == 200
+        await staged.create()
         # Staging has just read it, under this policy; under another one nobody has.
         await put(http, app, policy={"ignoreFunctions": ["Nobody"]})
         asked = f"/api/apps/{app}/staging?verify=none"

@@ -5,14 +5,30 @@ from pydantic import Field
 from state_api.domain.evidence import ProbeResult, ProbeStatus
 from state_api.domain.instants import format_instant
 from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
+from state_api.domain.ownership import Basis, Proof
 from state_api.http.answers.shapes import Given, Time, time_or_none
 from state_api.http.answers.verdicts import LISTED_ACTIVE, ActiveAnswer, ProbeAnswer
 from state_api.services.inspection import TaskHubStatus
 
 
+class ProofAnswer(Given):
+    basis: Basis = Field(description="New: nothing existed under this name. Adopted: an administrator declared it.")
+    addresses: list[str] = Field(description="The services that were asked, or for which the task hub was adopted.")
+    at: Time
+
+    @classmethod
+    def of(cls, proof: Proof | None) -> "ProofAnswer | None":
+        if proof is None:
+            return None
+        return cls(basis=proof.basis, addresses=list(proof.addresses), at=format_instant(proof.at))
+
+
 class TaskHubAnswer(Given):
     task_hub: str
     app: str | None = Field(description="The app that has claimed the hub.")
+    proof: ProofAnswer | None = Field(
+        description="What proves that the hub belongs to the app at its provider; Cleanup deletes nothing without it."
+    )
     slot: str | None = Field(description="The slot that holds it now.")
     closed: bool = Field(description="Its records are removed, by Cleanup or DeleteTaskHub, and no more are made.")
     events_in_quarantine: bool = Field(
@@ -30,6 +46,7 @@ class TaskHubAnswer(Given):
         return cls(
             task_hub=status.hub.name,
             app=status.hub.app,
+            proof=ProofAnswer.of(status.hub.proof),
             slot=status.slot,
             closed=status.hub.closed,
             events_in_quarantine=status.waiting,

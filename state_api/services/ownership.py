@@ -1,0 +1,78 @@
+"""Who owns a task hub name at its provider: asking before a name is claimed, and the proof of an adoption."""
+
+import asyncio
+
+from state_api.domain.apps import App, Caller, TaskHubSource
+from state_api.domain.errors import InvalidRequest, SourceUnavailable
+from state_api.domain.instants import Instant
+from state_api.domain.names import app_key
+from state_api.domain.ownership import Basis, Existing, Proof
+from state_api.services.ports import TaskHubRecord, TaskHubs
+from state_api.taskhubs.backend import Backends, SourceError
+
+_RETRY_SECONDS = 10
+
+
+class Ownership:
+    def __init__(self, task_hubs: TaskHubs, backends: Backends) -> None:
+        self._task_hubs = task_hubs
+        self._backends = backends
+
+    async def existing(
+        self, app: App, task_hub: str, caller: Caller, deadline: float
+    ) -> Existing | SourceUnavailable | None:
+        """What exists under this name where the app's task hubs live; the error if the provider cannot be asked before
+        `deadline`, by the clock of the event loop. None if it must not be asked, if nothing says where to ask, or if
+        this very run has claimed the name there already: its app may have started since."""
+        if app.task_hubs is None:
+            return None
+        try:
+            backend = self._backends.of(app.task_hubs)
+            record = await self._task_hubs.get(task_hub)
+            if (
+                record is not None
+                and is_claimed_by(record, app, caller)
+                and record.proof is not None
+                and record.proof.covers(backend.addresses)
+            ):
+                return None
+            async with asyncio.timeout_at(deadline):
+                return await backend.existing(task_hub)
+        except SourceError as error:
+            reason, retry_after = error.message, error.retry_after or _RETRY_SECONDS
+        except TimeoutError:
+            reason, retry_after = "its provider did not answer in time", _RETRY_SECONDS
+        return SourceUnavailable(
+            f"nothing is claimed, because it is not known whether task hub {task_hub} exists already: {reason}",
+            retry_after,
+            taskHub=task_hub,
+        )
+
+    def adoption(self, source: TaskHubSource | None, now: Instant) -> Proof | None:
+        """The proof of a task hub that an administrator adopts; None where nothing says where task hubs live. Makes no
+        connection. Raises InvalidRequest."""
+        if source is None:
+            return None
+        try:
+            return Proof(Basis.ADOPTED, self._backends.of(source).addresses, now)
+        except SourceError as error:
+            raise InvalidRequest(error.message) from None
+
+    async def is_proven(self, app: App, task_hub: str, proof: Proof) -> bool:
+        """Whether this app's claim on record is proven wherever this proof is."""
+        record = await self._task_hubs.get(task_hub)
+        return (
+            record is not None
+            and _is_of(record, app)
+            and record.proof is not None
+            and record.proof.covers(proof.addresses)
+        )
+
+
+def is_claimed_by(record: TaskHubRecord, app: App, caller: Caller) -> bool:
+    """Whether this very run has claimed the task hub."""
+    return _is_of(record, app) and record.run == caller.run(record.name)
+
+
+def _is_of(record: TaskHubRecord, app: App) -> bool:
+    return record.app is not None and app_key(record.app) == app_key(app.name)
