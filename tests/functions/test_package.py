@@ -38,7 +38,7 @@ server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), co
 async def use():
     scheduler = server.backends.of(TaskHubSource("scheduler", "STATE_TASKHUBS_SCHEDULER"))
     storage = server.backends.of(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
-    for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41"), storage.in_flight("v41")):
+    for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41"), storage.snapshot("v41")):
         try:
             await asked
         except SourceError:
