@@ -294,7 +294,7 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
 async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
     storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
 ) -> None:
-    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
     async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
         _break_at(proxy, "POST", 2)
         problem(await stage(broken, verified, hub), 503, "StorageUnavailable")
