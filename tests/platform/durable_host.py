@@ -15,7 +15,7 @@ import httpx
 from dev.local import free_port
 from tests.platform.programs import program
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _ACTIVE = frozenset({"Running", "Pending", "Suspended", "ContinuedAsNew"})
 
 WORKER_GONE = (httpx.TransportError,)
