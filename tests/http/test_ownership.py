@@ -13,10 +13,14 @@ from azure.data.tables import UpdateMode
 from state_api.app import StateServer
 from state_api.domain.apps import App, Caller, TaskHubSource
 from state_api.domain.errors import SourceUnavailable
+from state_api.domain.instants import Instant
+from state_api.domain.ownership import Existing
 from state_api.services.ownership import Ownership
 from state_api.settings import StorageSettings
 from state_api.storage.tables import TASK_HUBS
 from state_api.storage.task_hubs import TaskHubStore
+from state_api.taskhubs.azure_storage import AzureStorageBackend
+from state_api.taskhubs.backend import SourcePage
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
@@ -149,8 +153,13 @@ async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
 ) -> None:
     """Names ignore case, and the store's filters do not."""
     prefix = f"T{new_hub()}"
-    connections = {"OWN": connection_of(storage), "SHARED": connection_of(storage)}
-    source = {"provider": "azureStorage", "connection": "OWN", "trackingConnection": "SHARED", "trackingPrefix": prefix}
+    connections = {"STATE_TASKHUBS_OWN": connection_of(storage), "STATE_TASKHUBS_SHARED": connection_of(storage)}
+    source = {
+        "provider": "azureStorage",
+        "connection": "STATE_TASKHUBS_OWN",
+        "trackingConnection": "STATE_TASKHUBS_SHARED",
+        "trackingPrefix": prefix,
+    }
     async with server_with(storage, clock, connections) as http:
         await put(http, app, policy={"settleSeconds": 0}, taskHubs=source)
         first = new_hub()
@@ -163,6 +172,8 @@ async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
         refused = problem(await stage(http, app, hub, run(1)), 409, "TaskHubAlreadyUsed")
         assert refused["existing"] == [f"rows of {spelling(hub)} in table {prefix}Instances"]
         assert table in refused["addresses"]
+        # The version that was staged never started, and the shared table does not show its task hub.
+        await put(http, app, policy={"missingTaskHubIsDrained": True})
         assert (await stage(http, app, f"{hub}x", run(1))).status_code == 200
 
 
@@ -172,7 +183,7 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
 ) -> None:
     async with (
         proxied(storage) as proxy,
-        server_with(storage, clock, {"DURABLE_STORAGE": connection_of(proxy.settings)}) as http,
+        server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_of(proxy.settings)}) as http,
     ):
         await put(http, app, taskHubs=SOURCE)
         proxy.faults[service] = Fault(503, headers={"Retry-After": "7"})
@@ -180,7 +191,7 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
         told = problem(answer, 503, "SourceUnavailable")
         assert answer.headers["retry-after"] == "7"
         assert told["detail"].startswith(f"nothing is claimed, because it is not known whether task hub {hub} exists")
-        assert "the setting DURABLE_STORAGE asks to wait" in told["detail"]
+        assert "the setting STATE_TASKHUBS_SHOP asks to wait" in told["detail"]
         problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
         proxy.faults.clear()
         assert (await stage(http, f"{app}-other", hub)).status_code == 200
@@ -193,21 +204,21 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
 async def test_a_setting_that_leads_nowhere_gets_nothing_claimed(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, connection: str
 ) -> None:
-    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
     async with server_with(storage, clock, settings) as http:
         await put(http, app, taskHubs=SOURCE)
     if connection == "wrong key":
         connection = connection_of(storage).replace("AccountKey=Eby8", "AccountKey=Abcd")
-    async with server_with(storage, clock, {"DURABLE_STORAGE": connection}) as http:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection}) as http:
         told = problem(await stage(http, app, hub), 503, "SourceUnavailable")
-        assert "DURABLE_STORAGE" in told["detail"]
+        assert "STATE_TASKHUBS_SHOP" in told["detail"]
         problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
 
 
 async def test_what_refuses_a_stage_anyway_is_told_before_that_the_provider_cannot_be_asked(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    async with server_with(storage, clock, {"DURABLE_STORAGE": UNREACHABLE}) as http:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": UNREACHABLE}) as http:
         await put(http, app, slots={"staging": {"taskHub": new_hub()}}, taskHubs=SOURCE)
         refused = problem(await stage(http, app, hub), 409, "StagingNotReady")
         assert codes(refused) == ["ProbeFailed"]
@@ -221,7 +232,7 @@ async def test_what_refuses_a_stage_anyway_is_told_before_that_the_provider_cann
 
 async def test_a_provider_that_does_not_answer_in_time_cannot_be_asked(server: StateServer, hub: str) -> None:
     ownership = Ownership(TaskHubStore(server.tables, 4), server.backends)
-    shop = App("shop", task_hubs=TaskHubSource("azureStorage", "DURABLE_STORAGE"))
+    shop = App("shop", task_hubs=TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
     over = asyncio.get_running_loop().time()
     told = await ownership.existing(shop, hub, Caller("ci"), over)
     assert isinstance(told, SourceUnavailable)
@@ -266,7 +277,7 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
     storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
 ) -> None:
     """The storage fails between the claim and the commit. The app starts all the same, and publishes events."""
-    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
     async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
         _break_at(proxy, "POST", 2)
         problem(await stage(broken, verified, hub, run(1)), 503, "StorageUnavailable")
@@ -280,17 +291,31 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
     assert await proof_of(http, hub) == proof, "what was proven stays proven"
 
 
+async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
+    storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
+) -> None:
+    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
+        _break_at(proxy, "POST", 2)
+        problem(await stage(broken, verified, hub), 503, "StorageUnavailable")
+    await account.make(hub, ("order-1", "Running"))
+    problem(await stage(http, verified, hub), 409, "TaskHubAlreadyUsed")
+
+
 async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here(
     storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
 ) -> None:
     """The commit is lost, and the setting is pointed to another account before the run tries again."""
     before = connection_of(storage)
-    async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, {"DURABLE_STORAGE": before}) as http:
+    async with (
+        storage_proxy(storage) as proxy,
+        server_with(proxy.settings, clock, {"STATE_TASKHUBS_SHOP": before}) as http,
+    ):
         await put(http, app, taskHubs=SOURCE)
         _break_at(proxy, "POST", 2)
         problem(await stage(http, app, hub, run(1)), 503, "StorageUnavailable")
     await account.make(hub, ("order-1", "Completed"))
-    async with server_with(storage, clock, {"DURABLE_STORAGE": elsewhere(storage)}) as http:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as http:
         problem(await stage(http, app, hub, run(1)), 409, "TaskHubAlreadyUsed")
 
 
@@ -306,6 +331,33 @@ async def test_of_two_apps_that_claim_a_new_name_at_once_one_wins(
     assert len(refused) == 4
     assert all(winner in one["detail"] for one in refused)
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["app"] == winner
+
+
+async def test_the_provider_is_asked_while_the_slot_is_read(
+    http: httpx.AsyncClient, app: str, account: Account, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for the other to have begun."""
+    await account.make(hub, ("order-1", "Completed"))
+    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
+    begun = {"page": asyncio.Event(), "existing": asyncio.Event()}
+    page, existing = AzureStorageBackend.page, AzureStorageBackend.existing
+
+    async def both(one: str) -> None:
+        begun[one].set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(event.wait() for event in begun.values()))
+
+    async def paged(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> SourcePage:
+        await both("page")
+        return await page(self, task_hub, since, cursor)
+
+    async def asked(self: AzureStorageBackend, task_hub: str) -> Existing | None:
+        await both("existing")
+        return await existing(self, task_hub)
+
+    monkeypatch.setattr(AzureStorageBackend, "page", paged)
+    monkeypatch.setattr(AzureStorageBackend, "existing", asked)
+    assert (await stage(http, app, new_hub())).status_code == 200
 
 
 # What Cleanup may delete
@@ -328,14 +380,23 @@ async def test_cleanup_deletes_what_the_proof_covers(
     assert await account.artifacts(hub) == []
 
 
-async def test_a_setting_that_was_pointed_elsewhere_loses_nothing_there(
-    http: httpx.AsyncClient, storage: StorageSettings, clock: ShiftedClock, verified: str, account: Account, hub: str
+@pytest.mark.parametrize("connection", ["DURABLE_STORAGE", "OTHER_STORAGE"], ids=["setting", "taskHubs"])
+async def test_what_leads_to_another_account_now_loses_nothing_there(
+    http: httpx.AsyncClient,
+    storage: StorageSettings,
+    clock: ShiftedClock,
+    verified: str,
+    account: Account,
+    hub: str,
+    connection: str,
 ) -> None:
+    """Either the setting was changed, or the app's taskHubs name another one."""
     assert (await stage(http, verified, hub)).status_code == 200
     await account.make(hub, ("order-1", "Completed"))
     await retire(http, verified, hub, account)
     before = await account.artifacts(hub)
-    async with server_with(storage, clock, {"DURABLE_STORAGE": elsewhere(storage)}) as moved:
+    async with server_with(storage, clock, {connection: elsewhere(storage)}) as moved:
+        assert (await put(moved, verified, taskHubs=SOURCE | {"connection": connection})).status_code == 200
         (shown,) = await clean(moved, verified, dryRun=True)
         assert shown["outcome"] == "NotOwned"
         assert "proven for http://127.0.0.1:" in shown["message"]
@@ -348,13 +409,13 @@ async def test_a_setting_that_was_pointed_elsewhere_loses_nothing_there(
 async def test_task_hubs_of_another_setting_in_the_same_account_are_the_same(
     storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
 ) -> None:
-    settings = {"OLD": connection_of(storage), "NEW": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_OLD": connection_of(storage), "STATE_TASKHUBS_NEW": connection_of(storage)}
     async with server_with(storage, clock, settings) as http:
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "OLD"})
+        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OLD"})
         assert (await stage(http, app, hub)).status_code == 200
         await account.make(hub, ("order-1", "Completed"))
         await retire(http, app, hub, account)
-        await put(http, app, taskHubs=SOURCE | {"connection": "NEW"})
+        await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_NEW"})
         assert [one["outcome"] for one in await clean(http, app)] == ["Removed"]
     assert await account.artifacts(hub) == []
 
@@ -386,10 +447,10 @@ async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
     assert (await stage(http, verified, hub)).status_code == 200
     await account.make(hub, ("order-1", "Completed"))
     await retire(http, verified, hub, account)
-    source = str(TaskHubSource("azureStorage", "DURABLE_STORAGE"))
+    source = str(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
     await TaskHubStore(server.tables, 4).close(hub, source)
     before = await account.artifacts(hub)
-    async with server_with(storage, clock, {"DURABLE_STORAGE": elsewhere(storage)}) as moved:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as moved:
         (done,) = await clean(moved, verified)
         assert done["outcome"] == "Unfinished"
         assert "the setting leads to another place now" in done["message"]
@@ -419,7 +480,7 @@ async def test_what_the_server_was_not_allowed_to_list_is_not_proven(
     nothing that it could not see then."""
     async with (
         proxied(storage) as proxy,
-        server_with(storage, clock, {"DURABLE_STORAGE": connection_of(proxy.settings)}) as http,
+        server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_of(proxy.settings)}) as http,
     ):
         await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
         proxy.faults[f"{service} GET"] = Fault(403, "AuthorizationPermissionMismatch")
