@@ -118,7 +118,7 @@ class DurableHost:
         found = await self.instances()
         return [one for one in found if one["status"] in _ACTIVE and not one["id"].startswith("@")]
 
-    async def until_status(self, instance_id: str, *statuses: str, seconds: float = 60) -> str:
+    async def until_status(self, instance_id: str, *statuses: str, seconds: float = 180) -> str:
         """Wait until the platform shows one of these statuses. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while (status := await self.status(instance_id)) not in statuses:
