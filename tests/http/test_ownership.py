@@ -247,9 +247,9 @@ async def test_the_management_api_is_not_asked_because_asking_creates_the_task_h
 
     running = management.App("")
     async with management.served(answer) as origin:
-        settings = {"SHOP_API__endpoint": origin, "SHOP_API__key": management.KEY}
+        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.KEY}
         async with server_with(storage, clock, settings) as http:
-            await put(http, app, taskHubs={"provider": "managementApi", "connection": "SHOP_API"})
+            await put(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})
             assert (await stage(http, app, hub)).status_code == 200
             assert (running.asked, running.hubs) == ([], {})
             assert await proof_of(http, hub) is None
@@ -380,7 +380,7 @@ async def test_cleanup_deletes_what_the_proof_covers(
     assert await account.artifacts(hub) == []
 
 
-@pytest.mark.parametrize("connection", ["DURABLE_STORAGE", "OTHER_STORAGE"], ids=["setting", "taskHubs"])
+@pytest.mark.parametrize("connection", ["STATE_TASKHUBS_SHOP", "STATE_TASKHUBS_OTHER"], ids=["setting", "taskHubs"])
 async def test_what_leads_to_another_account_now_loses_nothing_there(
     http: httpx.AsyncClient,
     storage: StorageSettings,
