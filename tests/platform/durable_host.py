@@ -15,7 +15,7 @@ import httpx
 from dev.local import free_port
 from tests.platform.programs import program
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _ACTIVE = frozenset({"Running", "Pending", "Suspended", "ContinuedAsNew"})
 
 WORKER_GONE = (httpx.TransportError,)
@@ -118,7 +118,7 @@ class DurableHost:
         found = await self.instances()
         return [one for one in found if one["status"] in _ACTIVE and not one["id"].startswith("@")]
 
-    async def until_status(self, instance_id: str, *statuses: str, seconds: float = 60) -> str:
+    async def until_status(self, instance_id: str, *statuses: str, seconds: float = 180) -> str:
         """Wait until the platform shows one of these statuses. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while (status := await self.status(instance_id)) not in statuses:

@@ -75,7 +75,7 @@ class Hub:
         return (await self.insist(lambda: self._send_go(instance_id)))[1]
 
     async def tell(self, what: str, instance_id: str) -> bool:
-        """False if it may have been told twice. An instance that has ended meanwhile is left alone."""
+        """Suspend, resume and the like. False if it may have been done twice."""
         return (await self.insist(lambda: self._tell(what, instance_id)))[1]
 
     async def _send_go(self, instance_id: str) -> None:
@@ -90,7 +90,9 @@ class Hub:
         try:
             await self.worker.tell(what, instance_id)
         except AssertionError:
-            if await self.worker.status(instance_id) not in (*ENDED, None):
+            # The extension refuses what has been done already: by an earlier try, or because the instance has ended.
+            done = {"resume": "Running", "suspend": "Suspended"}.get(what)
+            if await self.worker.status(instance_id) not in (*ENDED, None, done):
                 raise
 
     async def release_all(self) -> float:

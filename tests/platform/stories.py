@@ -38,6 +38,8 @@ async def waits(hub: Hub, instance_id: str, draw: Random) -> None:
     if suspends:
         await hub.until_status(instance_id, "Running")
         await hub.tell("suspend", instance_id)
+        # The extension refuses to resume an instance that it does not show as suspended.
+        await hub.until_status(instance_id, "Suspended")
         await _pause(draw)
         if how != "terminate":
             await hub.tell("resume", instance_id)
