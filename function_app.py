@@ -3,62 +3,72 @@ Grid trigger and a timer. Wiring only; importing it connects to nothing."""
 
 import functools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import azure.functions as func
+from fastapi.responses import JSONResponse
 
 from state_api.app import StateServer
+from state_api.http.health import HealthAnswer
 from state_api.http.middleware import security_headers
-from state_api.http.problems import MEDIA_TYPE, problem
+from state_api.http.problems import MEDIA_TYPE, SettingsInvalid, problem, problem_of
 from state_api.services.envelopes import read_json
-from state_api.settings import read_settings
+from state_api.settings import SettingsError, read_settings
 
-KEYED = func.AuthLevel.FUNCTION
-OPEN = func.AuthLevel.ANONYMOUS
-
-OPERATIONS: list[tuple[str, list[str], str, func.AuthLevel]] = [
-    ("GetStagingStatus", ["GET"], "apps/{app}/staging", KEYED),
-    ("PostStaging", ["POST"], "apps/{app}/staging", KEYED),
-    ("DeleteStaging", ["DELETE"], "apps/{app}/staging", KEYED),
-    ("PostSwap", ["POST"], "apps/{app}/swap", KEYED),
-    ("Cleanup", ["POST"], "apps/{app}/cleanup", KEYED),
-    ("ListApps", ["GET"], "apps", KEYED),
-    ("GetApp", ["GET"], "apps/{app}", KEYED),
-    ("PutApp", ["PUT"], "apps/{app}", KEYED),
-    ("GetHistory", ["GET"], "apps/{app}/history", KEYED),
-    ("PostWaiver", ["POST"], "apps/{app}/waivers", KEYED),
-    ("DeleteWaiver", ["DELETE"], "apps/{app}/waivers", KEYED),
-    ("GetTaskHub", ["GET"], "taskhubs/{hub}", KEYED),
-    ("ListInstances", ["GET"], "taskhubs/{hub}/instances", KEYED),
-    ("GetVersions", ["GET"], "taskhubs/{hub}/versions", KEYED),
-    ("PostEvents", ["POST", "OPTIONS"], "events", KEYED),
-    ("ListQuarantine", ["GET"], "quarantine", KEYED),
-    ("Health", ["GET"], "health", OPEN),
-    ("Ready", ["GET"], "health/ready", OPEN),
-    ("GetOpenApi", ["GET"], "openapi.json", OPEN),
+OPERATIONS: list[tuple[str, list[str], str]] = [
+    ("GetStagingStatus", ["GET"], "apps/{app}/staging"),
+    ("PostStaging", ["POST"], "apps/{app}/staging"),
+    ("DeleteStaging", ["DELETE"], "apps/{app}/staging"),
+    ("PostSwap", ["POST"], "apps/{app}/swap"),
+    ("Cleanup", ["POST"], "apps/{app}/cleanup"),
+    ("ListApps", ["GET"], "apps"),
+    ("GetApp", ["GET"], "apps/{app}"),
+    ("PutApp", ["PUT"], "apps/{app}"),
+    ("DeleteApp", ["DELETE"], "apps/{app}"),
+    ("GetHistory", ["GET"], "apps/{app}/history"),
+    ("PostWaiver", ["POST"], "apps/{app}/waivers"),
+    ("DeleteWaiver", ["DELETE"], "apps/{app}/waivers"),
+    ("GetTaskHub", ["GET"], "taskhubs/{hub}"),
+    ("DeleteTaskHub", ["DELETE"], "taskhubs/{hub}"),
+    ("ListInstances", ["GET"], "taskhubs/{hub}/instances"),
+    ("GetVersions", ["GET"], "taskhubs/{hub}/versions"),
+    ("PostEvents", ["POST", "OPTIONS"], "events"),
+    ("ListQuarantine", ["GET"], "quarantine"),
+    ("PurgeQuarantine", ["DELETE"], "quarantine"),
+    ("Health", ["GET"], "health"),
+    ("Ready", ["GET"], "health/ready"),
+    ("GetOpenApi", ["GET"], "openapi.json"),
 ]
+
+_SETTINGS_RETRY_SECONDS = 60
+"""How long a caller waits before it asks a server again that has a wrong setting."""
 
 app = func.FunctionApp()
 
 
 @functools.cache
 def server() -> StateServer:
-    """Made at the first invocation: a wrong setting then fails that invocation, and not the indexing of all."""
-    return StateServer(read_settings(os.environ))
+    """The server of this process, made at the first invocation so that indexing needs no settings. Raises
+    SettingsError, and is then made at a later invocation."""
+    return StateServer(read_settings(os.environ, keys_required=True))
 
 
 async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-    """Hand the request to the ASGI application.
+    """Hand the request to the ASGI application, which checks the key: to the host every function is anonymous.
 
-    The host has chosen the function, and so the key, by the address as it was sent. An escaped slash would let the
-    application find another operation there; no name has one. An address that is not UTF-8 does not get that far: the
-    middleware decodes it and raises.
+    The host has chosen the function by the path as it was sent. An escaped slash would let the application find
+    another operation there; no name has one. A path that is not UTF-8 does not get that far: the middleware decodes it
+    and raises.
     """
     if "%2f" in urlsplit(req.url).path.lower():
         return _refused(req, 404, "NotFound", "there is nothing at this address")
-    middleware = func.AsgiMiddleware(server().application)  # type: ignore[no-untyped-call]  # the library has no types
+    try:
+        application = server().application
+    except SettingsError as error:
+        return _without_settings(req, context.function_name, error)
+    middleware = func.AsgiMiddleware(application)  # type: ignore[no-untyped-call]  # the library has no types
     try:
         answer: func.HttpResponse = await middleware.handle_async(req, context)
     except UnicodeDecodeError:
@@ -66,10 +76,28 @@ async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpRespon
     return answer
 
 
+def _without_settings(req: func.HttpRequest, operation: str, error: SettingsError) -> func.HttpResponse:
+    """The answer while a setting is missing or wrong: the process is healthy, and nothing else can be said."""
+    if operation == "Health":
+        return _answer(req, 200, HealthAnswer(status="Healthy").model_dump_json().encode(), "application/json")
+    return _refusal(req, problem_of(SettingsInvalid(str(error), _SETTINGS_RETRY_SECONDS)))
+
+
 def _refused(req: func.HttpRequest, status: int, code: str, detail: str) -> func.HttpResponse:
-    body = bytes(problem(status, code, detail).body)
-    headers = security_headers(urlsplit(req.url).scheme)
-    return func.HttpResponse(body, status_code=status, headers=headers, mimetype=MEDIA_TYPE)
+    return _refusal(req, problem(status, code, detail))
+
+
+def _refusal(req: func.HttpRequest, refusal: JSONResponse) -> func.HttpResponse:
+    """A problem document, with its own headers, as the library's response."""
+    own = {name: value for name, value in refusal.headers.items() if name not in ("content-length", "content-type")}
+    return _answer(req, refusal.status_code, bytes(refusal.body), MEDIA_TYPE, own)
+
+
+def _answer(
+    req: func.HttpRequest, status: int, body: bytes, media_type: str, own: Mapping[str, str] | None = None
+) -> func.HttpResponse:
+    headers = security_headers(urlsplit(req.url).scheme) | dict(own or {})
+    return func.HttpResponse(body, status_code=status, headers=headers, mimetype=media_type)
 
 
 def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:
@@ -82,8 +110,9 @@ def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitabl
     return handler
 
 
-for _name, _methods, _route, _level in OPERATIONS:
-    _route_of = app.route(route=_route, methods=_methods, auth_level=_level)
+for _name, _methods, _route in OPERATIONS:
+    # The server's own keys decide (state_api.http.auth); a host key or a function key grants nothing.
+    _route_of = app.route(route=_route, methods=_methods, auth_level=func.AuthLevel.ANONYMOUS)
     app.function_name(_name)(_route_of(_operation(_name)))
 
 
@@ -97,7 +126,7 @@ async def record_lifecycle_event(event: str) -> None:
     cut the time to microseconds, and its converter raises, before this code, on times that it cannot read: such an
     event would come back for 24 h.
     """
-    with server().intake.admitted(len(event)):
+    with server().admission.admitted(len(event)):
         await server().services.recorder.record([delivered(event)], "trigger")
 
 

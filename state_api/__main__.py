@@ -12,9 +12,12 @@ from types import FrameType
 
 import uvicorn
 
+from state_api.addresses import is_loopback
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, EmulatorPorts, answers, storage_emulator
-from state_api.http.middleware import LocalOnly, is_loopback
+from state_api.http.middleware import LocalOnly
+from state_api.serving.connections import BACKLOG, ConnectionLimits, limit_to_open_files, limited_protocol
+from state_api.serving.log_limit import LogLimit
 from state_api.settings import (
     EMULATOR_BLOB_PORT,
     EMULATOR_QUEUE_PORT,
@@ -23,6 +26,7 @@ from state_api.settings import (
     Settings,
     SettingsError,
     read_settings,
+    refuse_published_keys,
 )
 
 HOST = "127.0.0.1"
@@ -37,10 +41,18 @@ USAGE_ERROR = 2
 class _Server(uvicorn.Server):
     """Ends long polls at once when it is told to stop; all other requests in flight finish."""
 
-    def __init__(self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals], log_limit: LogLimit
+    ) -> None:
         super().__init__(config)
         self._state = state
         self._stopping = stopping
+        self._log_limit = log_limit
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls this ten times a second."""
+        self._log_limit.report()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -67,6 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("azure").setLevel(logging.WARNING)
+    log_limit = LogLimit()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(log_limit)
     try:
         settings = read_settings(os.environ)
         check_exposure(given.host, settings)
@@ -95,13 +110,17 @@ def main(arguments: list[str] | None = None) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
+            http=limited_protocol(ConnectionLimits(connections=limit_to_open_files())),
+            backlog=BACKLOG,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         try:
-            _Server(config, state, stopping).run()
+            _Server(config, state, stopping, log_limit).run()
         except SystemExit as end:
             # uvicorn ends the process itself when it cannot listen; it has logged why.
             return 1 if end.code else 0
+        finally:
+            log_limit.report(at_end=True)
         return 0
 
 
@@ -115,9 +134,11 @@ def _stopping_signals() -> list[signal.Signals]:
 
 
 def check_exposure(host: str, settings: Settings) -> None:
-    """Raises SettingsError when the server would answer others without keys."""
+    """Raises SettingsError when the server would answer others without keys, or to a key that everybody knows."""
     if not settings.keys and not is_loopback(host):
         raise SettingsError(f"listening on {host} lets others in: set {KEYS}, or listen on {HOST}")
+    if not is_loopback(host):
+        refuse_published_keys(settings.keys, f"this server listens on {host}")
 
 
 if __name__ == "__main__":

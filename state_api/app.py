@@ -14,10 +14,11 @@ from state_api import __version__
 from state_api.http import apps, events, health, problems, task_hubs, waivers
 from state_api.http.dependencies import Services
 from state_api.http.middleware import Surround
+from state_api.services.administration import Administration
+from state_api.services.admission import AdmissionController
 from state_api.services.background import Background
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
-from state_api.services.intake import Intake
 from state_api.services.ports import Clock
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
@@ -40,9 +41,9 @@ class StateServer:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.tables = Tables(settings.storage)
         self.stopping = asyncio.Event()
-        self.intake = Intake()
+        self.admission = AdmissionController()
         time = clock or self.tables.clock
-        task_hub_store = TaskHubStore(self.tables, settings.shards)
+        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.unclaimed_task_hubs)
         self._instances = instances = InstanceStore(self.tables)
         app_store = AppStore(self.tables)
         quarantine = QuarantineStore(self.tables)
@@ -50,18 +51,20 @@ class StateServer:
         self.backends = ConfiguredBackends(settings.connections)
         verifier = Verifier(self.backends, probes, task_hub_store, instances, time, self.stopping)
         readiness = Readiness(app_store, verifier, time, self.stopping)
-        releases = Releases(app_store, task_hub_store, readiness, self.backends, time)
+        recorder = Recorder(task_hub_store, instances, quarantine, time)
+        releases = Releases(app_store, task_hub_store, recorder, readiness, self.backends, time)
         self.background = Background(app_store, probes, readiness, time)
         self.services = Services(
-            recorder=Recorder(task_hub_store, instances, quarantine, time),
+            recorder=recorder,
             readiness=readiness,
             releases=releases,
             cleanup=Cleanup(releases, app_store, task_hub_store, instances, probes, readiness, self.backends, time),
+            administration=Administration(task_hub_store, instances, quarantine, recorder, readiness, time),
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,
         )
         self.api = _api(settings, self.services, self)
-        self.application: ASGIApp = Surround(self.api, settings, self.intake)
+        self.application: ASGIApp = Surround(self.api, settings, self.admission)
 
     async def close(self) -> None:
         await self._instances.close()

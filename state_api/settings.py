@@ -1,20 +1,30 @@
 """Everything that is set from outside, read once from the environment. `docs/settings.md` documents each; a test
 holds the two together."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, ValidationError
+
+from state_api.addresses import is_loopback
+from state_api.domain.names import APP_PATTERN, app_key
 
 STORAGE = "STATE_STORAGE"
 FALLBACK_STORAGE = "AzureWebJobsStorage"
 KEYS = "STATE_KEYS"
 SHARDS = "STATE_SHARDS"
+UNCLAIMED_TASK_HUBS = "STATE_UNCLAIMED_TASK_HUBS"
+TASK_HUB_SETTINGS = "STATE_TASKHUB_SETTINGS"
 PLATFORM_IDENTITY = "WEBSITE_AUTH_ENABLED"
+AZURE_SITE = "WEBSITE_SITE_NAME"
+
+TASK_HUBS_PREFIX = "STATE_TASKHUBS_"
+"""What the names of settings begin with that apps may name as connections of their task hubs."""
 
 DOCUMENTED = (
     STORAGE,
@@ -27,14 +37,21 @@ DOCUMENTED = (
     f"{FALLBACK_STORAGE}__clientId",
     KEYS,
     SHARDS,
+    UNCLAIMED_TASK_HUBS,
+    TASK_HUB_SETTINGS,
     PLATFORM_IDENTITY,
+    AZURE_SITE,
 )
 """Every setting that `read_settings` looks at."""
+
+DEFAULT_UNCLAIMED_TASK_HUBS = 200
 
 DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
 EMULATOR_BLOB_PORT = 10000
 EMULATOR_QUEUE_PORT = 10001
 EMULATOR_TABLE_PORT = 10002
+_EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+_KEY_VAULT_REFERENCE = "@microsoft.keyvault("
 _CONNECTION = re.compile(r"(?:^|;)\s*(?:AccountName|TableEndpoint)\s*=", re.IGNORECASE)
 
 
@@ -43,12 +60,18 @@ class SettingsError(Exception):
 
 
 class Role(StrEnum):
-    """What a key may do. `deployer` and `admin` may read as well; only `admin` may do everything."""
+    """What a key may do. `deployer` and `admin` may read as well; only `admin` may do everything. `router` is for the
+    routers of releases side by side: no operation takes it yet."""
 
     READER = "reader"
+    ROUTER = "router"
     DEPLOYER = "deployer"
     PUBLISHER = "publisher"
     ADMIN = "admin"
+
+
+_FOR_ALL_APPS = (Role.PUBLISHER,)
+"""Roles whose operations are about no app: their keys cannot be bound to apps."""
 
 
 class _Frozen(BaseModel):
@@ -56,11 +79,34 @@ class _Frozen(BaseModel):
 
 
 class Key(_Frozen):
-    """An access key of a server outside Azure Functions. `name` is what the audit log shows."""
+    """An access key of this server, known by its SHA-256 alone. `name` is what the audit log shows. `apps` are the only
+    apps that the key may see and change; None where it is bound to none."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
     role: Role
-    key: Annotated[SecretStr, Field(min_length=16, max_length=512)]
+    sha256: Annotated[
+        str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True), Field(repr=False, exclude=True)
+    ]
+    apps: Annotated[tuple[Annotated[str, Field(pattern=APP_PATTERN)], ...] | None, Field(min_length=1)] = None
+
+    def may_see(self, app: str) -> bool:
+        """Whether the key may see and change this app, as far as it is bound to apps."""
+        return self.apps is None or app_key(app) in {app_key(own) for own in self.apps}
+
+
+def sha256_of(key: str) -> str:
+    """The SHA-256 of a key as `STATE_KEYS` holds it: 64 hexadecimal digits."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+PUBLISHED_KEYS = frozenset(
+    [
+        *(sha256_of(f"change-me-{number}-0123456789abcdef") for number in range(1, 10)),
+        *(digit * 64 for digit in "0123456789abcdef"),
+        sha256_of(""),
+    ]
+)
+"""SHA-256 values that stand in our documents, those of keys that did, and that of no key at all."""
 
 
 class StorageSettings(_Frozen):
@@ -80,6 +126,20 @@ class Connections:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
+        self._listed = {name.strip() for name in environment.get(TASK_HUB_SETTINGS, "").split(",") if name.strip()}
+
+    def check_name(self, name: str) -> None:
+        """Raises SettingsError unless an app may name this setting. Whoever may register apps could otherwise learn
+        which settings there are, and have their values sent to an address of the app. The message is the same whether
+        or not the setting exists."""
+        if name.startswith(TASK_HUBS_PREFIX) or name in self._listed:
+            return
+        if name == STORAGE and is_emulator(self._environment.get(STORAGE, "")):
+            return
+        raise SettingsError(
+            f"an app may not name the setting {name}: name one whose name begins with {TASK_HUBS_PREFIX}, or list "
+            f"{name} in the server's setting {TASK_HUB_SETTINGS}"
+        )
 
     def storage(self, name: str) -> StorageSettings:
         """The storage account behind a setting. Raises SettingsError."""
@@ -92,27 +152,41 @@ class Connections:
         return found
 
     def text(self, name: str) -> str | None:
-        """The setting as it is; None if it is not set."""
-        return self._environment.get(name) or None
+        """The setting as it is; None if it is not set. Raises SettingsError for an unresolved reference."""
+        value = self._environment.get(name) or None
+        if value is not None:
+            _refuse_unresolved(name, value)
+        return value
 
 
 class Settings(_Frozen):
+    """`unclaimed_task_hubs` is the limit on task hubs that take events although no app has claimed them; None is no
+    limit, which `read_settings` never returns."""
+
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     storage: StorageSettings
     connections: Connections = Field(default_factory=lambda: Connections({}), repr=False, exclude=True)
     keys: tuple[Key, ...] = ()
+    keys_required: bool = False
     shards: int = Field(default=4, ge=1, le=64)
+    unclaimed_task_hubs: int | None = Field(default=None, ge=0)
     platform_identity: bool = False
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings in these environment variables. Raises SettingsError."""
+def read_settings(environment: Mapping[str, str], *, keys_required: bool = False) -> Settings:
+    """The settings in these environment variables. With `keys_required` a server without keys refuses everything but
+    health; else whoever serves it must see to it that only this machine reaches it. Raises SettingsError."""
+    keys = _keys(environment.get(KEYS, ""))
+    if environment.get(AZURE_SITE):
+        refuse_published_keys(keys, "this server runs in Azure")
     return Settings(
         storage=_storage(environment),
         connections=Connections(environment),
-        keys=_keys(environment.get(KEYS, "")),
+        keys=keys,
+        keys_required=keys_required,
         shards=_shards(environment.get(SHARDS, "")),
+        unclaimed_task_hubs=_unclaimed_task_hubs(environment.get(UNCLAIMED_TASK_HUBS, "")),
         platform_identity=environment.get(PLATFORM_IDENTITY, "").lower() == "true",
     )
 
@@ -131,12 +205,14 @@ def _storage_named(environment: Mapping[str, str], name: str, services: tuple[st
     """The account behind a setting, with the addresses of these services; None if the setting is not set."""
     client_id = environment.get(f"{name}__clientId") or None
     if connection := environment.get(name):
+        _refuse_unresolved(name, connection)
         if connection.strip().rstrip(";").lower() == DEVELOPMENT_STORAGE.lower():
             ports = (EMULATOR_TABLE_PORT, EMULATOR_QUEUE_PORT, EMULATOR_BLOB_PORT)
             spelt_out = emulator_connection("127.0.0.1", *ports)
             return StorageSettings(connection_string=SecretStr(spelt_out), development=True)
         if not _CONNECTION.search(connection):
             raise SettingsError(f"{name} is not a storage connection string, nor {DEVELOPMENT_STORAGE}")
+        _refuse_emulator_key(name, connection)
         return StorageSettings(connection_string=SecretStr(connection))
     account = environment.get(f"{name}__accountName")
     if account and not re.fullmatch(r"[a-z0-9]{3,24}", account):
@@ -159,30 +235,102 @@ def _storage_named(environment: Mapping[str, str], name: str, services: tuple[st
 def emulator_connection(host: str, table_port: int, queue_port: int | None = None, blob_port: int | None = None) -> str:
     """The connection string of an emulator's services. Its account name and key are published with it and open
     nothing else."""
-    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
     ports = {"Table": table_port, "Queue": queue_port, "Blob": blob_port}
     endpoints = (f"{service}Endpoint=http://{host}:{port}/devstoreaccount1;" for service, port in ports.items() if port)
-    return f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};" + "".join(endpoints)
+    return f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_EMULATOR_KEY};" + "".join(
+        endpoints
+    )
+
+
+def is_emulator(connection: str) -> bool:
+    """Whether a connection string is that of a storage emulator: it holds the emulator's key, or stands for it."""
+    text = connection.strip().rstrip(";")
+    return text.lower() == DEVELOPMENT_STORAGE.lower() or _parts(connection).get("accountkey") == _EMULATOR_KEY
+
+
+def _parts(connection: str) -> dict[str, str]:
+    """The parts of a connection string, by their names in lower case."""
+    split = (part.partition("=") for part in connection.split(";"))
+    return {name.strip().lower(): value.strip() for name, _, value in split}
+
+
+def _refuse_emulator_key(name: str, connection: str) -> None:
+    """Raises SettingsError if the emulator's key, which is published, would open an account on another machine."""
+    if not is_emulator(connection):
+        return
+    endpoints = [value for part, value in _parts(connection).items() if part.endswith("endpoint")]
+    if not endpoints or not all(_is_on_loopback(endpoint) for endpoint in endpoints):
+        raise SettingsError(
+            f"{name} holds the storage emulator's key, which everybody knows, and leads to another machine: use an "
+            "account with a key of its own or a managed identity, or an emulator on this machine"
+        )
+
+
+def _is_on_loopback(endpoint: str) -> bool:
+    try:
+        return is_loopback(urlsplit(endpoint).hostname or "")
+    except ValueError:
+        return False
+
+
+def refuse_published_keys(keys: Sequence[Key], where: str) -> None:
+    """Raises SettingsError if one of the keys stands in our documents. `where` says why others can reach the server."""
+    for key in keys:
+        if key.sha256 in PUBLISHED_KEYS:
+            raise SettingsError(
+                f"{KEYS}: key {key.name} is a sample from the documentation, which everybody knows, and {where}: make "
+                "a key of your own"
+            )
 
 
 def _keys(text: str) -> tuple[Key, ...]:
     if not text.strip():
         return ()
-    advice = f'{KEYS} must be a JSON list of {{"name": …, "role": …, "key": …}} with keys of 16 characters or more'
+    _refuse_unresolved(KEYS, text)
+    advice = (
+        f'{KEYS} must be a JSON list of {{"name": …, "role": …, "sha256": …}}, with "apps": [ … ] where a key is for '
+        "some apps only"
+    )
     try:
         content: Any = json.loads(text)
+    except ValueError:
+        raise SettingsError(advice) from None
+    _refuse_plain_keys(content)
+    try:
         keys = TypeAdapter(tuple[Key, ...]).validate_python(content)
     except ValidationError as error:
         places = ", ".join(".".join(str(part) for part in one["loc"]) + ": " + one["msg"] for one in error.errors())
         raise SettingsError(f"{advice} ({places})") from None
-    except ValueError:
-        raise SettingsError(advice) from None
     if len({key.name for key in keys}) < len(keys):
         raise SettingsError(f"{KEYS} names a key twice")
-    if len({key.key.get_secret_value() for key in keys}) < len(keys):
+    if len({key.sha256 for key in keys}) < len(keys):
         # One of the two roles would be ignored.
         raise SettingsError(f"{KEYS} has two entries with the same key; give each its own")
+    for key in keys:
+        if key.role in _FOR_ALL_APPS and key.apps is not None:
+            raise SettingsError(
+                f"{KEYS}: key {key.name} has the role {key.role}, which cannot be bound to apps, because an event "
+                "names no app; leave apps out"
+            )
     return keys
+
+
+def _refuse_plain_keys(content: Any) -> None:
+    """Raises SettingsError if an entry holds a key itself."""
+    if isinstance(content, list) and any(isinstance(entry, dict) and "key" in entry for entry in content):
+        raise SettingsError(
+            f"{KEYS} holds a key itself, in the member key: put its SHA-256 into the member sha256 instead. Make a new "
+            'key and its entry with `safe-deploy keys new`, or compute it with `printf %s "$KEY" | sha256sum`'
+        )
+
+
+def _refuse_unresolved(name: str, value: str) -> None:
+    """Raises SettingsError if Azure shows the server a reference to a key vault in place of the secret."""
+    if value.lstrip().lower().startswith(_KEY_VAULT_REFERENCE):
+        raise SettingsError(
+            f"{name} is a Key Vault reference that Azure has not resolved: give the Function App's identity the role "
+            "Key Vault Secrets User on the vault, check the reference and the vault's firewall, and restart"
+        )
 
 
 def _shards(text: str) -> int:
@@ -190,4 +338,12 @@ def _shards(text: str) -> int:
         return 4
     if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= 64:
         raise SettingsError(f"{SHARDS} must be a number from 1 to 64")
+    return int(text)
+
+
+def _unclaimed_task_hubs(text: str) -> int:
+    if not text:
+        return DEFAULT_UNCLAIMED_TASK_HUBS
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise SettingsError(f"{UNCLAIMED_TASK_HUBS} must be a number from 0 to 999999")
     return int(text)

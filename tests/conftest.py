@@ -1,5 +1,6 @@
 """The real parts that tests run on: one Azurite for the run, a server on it, and clients."""
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,6 +16,10 @@ from state_api.storage.tables import StorageClock
 from tests import profiles
 
 profiles.register()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs like this, and every process that tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: s
     """A whole server in this process, on the real storage."""
     assert storage.connection_string is not None
     # The task hubs of the tests' apps live in the same emulator.
-    connections = Connections({"DURABLE_STORAGE": storage.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = state.tables.clock
     yield state

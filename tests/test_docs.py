@@ -26,12 +26,15 @@ from state_api.http.answers.apps import PendingSwapAnswer, PolicyAnswer
 from state_api.http.answers.history import CleanedUpAnswer
 from state_api.http.answers.verdicts import LISTED_ACTIVE, ProbeAnswer, VerdictAnswer
 from state_api.http.auth import ANONYMOUS
-from state_api.services import background, cleanup, questions, verification
+from state_api.services import admission, background, cleanup, questions, recording, verification
 from state_api.services.cleanup import Outcome
 from state_api.services.envelopes import QUARANTINE_CODES
 from state_api.services.questions import Verify
+from state_api.serving import connections, log_limit
 from state_api.settings import (
+    DEFAULT_UNCLAIMED_TASK_HUBS,
     DOCUMENTED,
+    PUBLISHED_KEYS,
     Connections,
     Key,
     Role,
@@ -39,9 +42,11 @@ from state_api.settings import (
     SettingsError,
     StorageSettings,
     read_settings,
+    sha256_of,
 )
 from state_api.settings import emulator_connection as connection
-from state_api.storage import tables
+from state_api.storage import quarantine, tables
+from state_api.storage.unclaimed import REFRESH_SECONDS
 from state_api.taskhubs import azure_storage, scheduler
 from state_api.taskhubs.backends import PROVIDERS
 
@@ -148,6 +153,15 @@ def test_every_setting_is_documented_and_no_other() -> None:
     read_settings(sufficient)
     real = empty.asked | sufficient.asked | set(DOCUMENTED)
     assert sorted(listed(SETTINGS, "Environment", "Setting")) == sorted(real)
+
+
+def test_every_sample_key_is_one_that_servers_refuse() -> None:
+    """Whoever copies a document to a server that others reach is told."""
+    texts = [page.read_text() for page in (*PAGES, *ROOT.glob("*/README.md"), *ROOT.glob("*.example.json"))]
+    digests = {found for text in texts for found in re.findall(r'"sha256": *"([0-9a-fA-F]{64})"', text)}
+    keys = {found for text in texts for found in re.findall(r'"role": *"\w+", *"key": *"([^"]+)"', text)}
+    assert digests | keys
+    assert {*digests, *map(sha256_of, keys)} <= PUBLISHED_KEYS
 
 
 def test_every_provider_is_documented_and_no_other() -> None:
@@ -283,7 +297,7 @@ def test_the_table_of_roles_says_what_each_role_may_do(api: FastAPI) -> None:
 
 
 def allowed(route: APIRoute, role: Role) -> bool:
-    key = Key(name="test", role=role, key=SecretStr("0123456789abcdef"))
+    key = Key(name="test", role=role, sha256="0" * 64)
     request = Request({"type": "http", "state": {"key": key}})
     try:
         for dependency in route.dependencies:
@@ -333,9 +347,22 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     limits = {plain(cells[0]): cells[1] for cells in rows(HTTP_API, "Limits", "What")}
     assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY} bytes"
     assert limits["any other body"] == f"{middleware.MAX_BODY} bytes"
+    assert limits["time for a body to come"] == f"{middleware.BODY_SECONDS} seconds"
+    assert limits["pause in a body"] == f"{middleware.STALL_SECONDS} seconds"
+    assert limits["deliveries that are being recorded at once"].startswith(f"{admission.CAPACITY} bytes")
+    shared = f"of these, what unfinished deliveries hold beyond {admission.SMALL} bytes each"
+    assert limits[shared] == f"{admission.CAPACITY // 2} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
     assert limits["reading of a task hub by one question"] == f"{verification.BUDGET_SECONDS:g} seconds"
     assert limits["reading and deleting by one Cleanup"] == f"{cleanup._BUDGET_SECONDS:g} seconds"
+    assert limits["events that one PurgeQuarantine removes"] == str(quarantine.PURGED_AT_ONCE)
+    assert limits["looking for them by one PurgeQuarantine"] == f"{quarantine.PURGE_SECONDS:g} seconds"
+    assert limits["recording of events from quarantine by one request"] == f"{recording._REPLAY_SECONDS} seconds"
+    unclaimed = section(CONCEPTS, "Task hubs that nobody claimed")
+    assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
+    assert f"every {REFRESH_SECONDS:g} seconds at most" in unclaimed
+    assert f"in {recording._REPLAY_SECONDS} seconds" in unclaimed
+    assert f"longer than {recording._LONGEST_WAITING // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(LISTED_ACTIVE)
     assert limits["waivers in force for one app"] == str(waivers.MOST)
@@ -347,6 +374,17 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in section(HTTP_API, "PutApp")
     stored = [tables.APPS, tables.TASK_HUBS, tables.QUARANTINE, tables.instance_table("…")]
     assert listed(CONCEPTS, "What is stored", "Table") == stored
+
+
+def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
+    limits = {plain(cells[0]): cells[1] for cells in rows(SETTINGS, "Connections and log", "What")}
+    others = connections._TAKEN_AT_ONCE + connections.OTHER_FILES
+    assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or as many")
+    assert f"after {others} others" in limits["open connections"]
+    assert limits["connections that wait to be accepted"] == str(connections.BACKLOG)
+    assert limits["time for a request head"].startswith(f"{connections.HEAD_SECONDS:g} seconds")
+    assert limits["time without a byte of an answer being read"] == f"{connections.UNREAD_SECONDS:g} seconds"
+    assert limits["log lines of one kind"].startswith(f"{log_limit.LINES} a minute")
 
 
 def test_the_times_of_verification_that_the_documentation_names_are_the_real_ones() -> None:
@@ -386,12 +424,11 @@ def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
     assert said["ignoreFunctions"][2] == f"up to {numbers['ignoreFunctions']['maxItems']}"
 
 
-def test_every_operation_that_needs_a_key_is_given_to_somebody_in_azure(api: FastAPI) -> None:
-    keyed = {name for name, route in routes(api).items() if route.path not in ANONYMOUS}
-    text = section(AZURE, "Keys")
-    assert keyed == {name for name in keyed if re.search(rf"\b{name}\b", "".join(text.split("```")[0::2]))}
-    (loop,) = re.findall(r"for FUNCTION in ([^;]*ListQuarantine);", text)
-    assert set(loop.replace("\\", " ").split()) == keyed - {"PostEvents"}
+def test_every_operation_that_needs_a_key_is_open_to_one_of_the_keys_that_are_made_in_azure(api: FastAPI) -> None:
+    made = {plain(cells[1]) for cells in rows(AZURE, "Keys", "Caller")}
+    assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", section(AZURE, "Keys"))) == made
+    keyed = {name: route for name, route in routes(api).items() if route.path not in ANONYMOUS}
+    assert [name for name, route in keyed.items() if not any(allowed(route, Role(role)) for role in made)] == []
 
 
 def test_the_security_headers_that_the_documentation_names_are_the_real_ones() -> None:

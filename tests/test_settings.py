@@ -6,12 +6,12 @@ import re
 import pytest
 
 from state_api.__main__ import check_exposure
-from state_api.settings import Connections, Role, Settings, SettingsError, emulator_connection, read_settings
+from state_api.settings import Connections, Role, Settings, SettingsError, emulator_connection, read_settings, sha256_of
 
 CONNECTION = "DefaultEndpointsProtocol=https;AccountName=state;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
 OTHER = CONNECTION.replace("state", "jobs")
 URI = "https://state.table.core.windows.net"
-KEY = {"name": "ci", "role": "deployer", "key": "0123456789abcdef"}
+KEY = {"name": "ci", "role": "deployer", "sha256": "0123456789abcdef" * 4}
 
 
 def test_the_state_storage_wins_over_the_one_of_the_functions_host() -> None:
@@ -62,12 +62,33 @@ def test_an_identity_needs_only_an_address(environment: dict[str, str], uri: str
         ({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "65"}, "STATE_SHARDS must be a number from 1 to 64"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": "secret"}, "STATE_KEYS must be a JSON list"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"role": "king"}])}, "0.role"),
-        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"key": "secret"}])}, "0.key"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"sha256": "secret"}])}, "0.sha256"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"name": "a b"}])}, "0.name"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY, KEY])}, "STATE_KEYS names a key twice"),
         (
             {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY, KEY | {"name": "other", "role": "reader"}])},
             "two entries with the same key",
+        ),
+        (
+            {
+                "STATE_STORAGE": CONNECTION,
+                "STATE_KEYS": json.dumps([{"name": "ci", "role": "reader", "key": "secret"}]),
+            },
+            "put its SHA-256 into the member sha256 instead. Make a new key and its entry with `safe-deploy keys new`",
+        ),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": []}])}, "0.apps"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": ["no app"]}])}, "0.apps.0"),
+        (
+            {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"role": "publisher", "apps": ["shop"]}])},
+            "key ci has the role publisher, which cannot be bound to apps",
+        ),
+        (
+            {"STATE_STORAGE": CONNECTION, "STATE_KEYS": "@Microsoft.KeyVault(SecretUri=https://secret.example/keys)"},
+            "STATE_KEYS is a Key Vault reference that Azure has not resolved",
+        ),
+        (
+            {"STATE_STORAGE": "@Microsoft.KeyVault(VaultName=secret;SecretName=keys)"},
+            "STATE_STORAGE is a Key Vault reference that Azure has not resolved",
         ),
     ],
 )
@@ -113,6 +134,94 @@ def test_a_connection_that_task_hubs_cannot_be_read_by_is_told(environment: dict
     assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["STATE_TASKHUBS_SHOP", "SHOP", "SHOP_API"])
+def test_apps_may_name_settings_for_task_hubs_and_those_that_are_listed(name: str) -> None:
+    Connections({"STATE_TASKHUB_SETTINGS": " SHOP,SHOP_API , "}).check_name(name)
+
+
+@pytest.mark.parametrize("name", ["STATE_KEYS", "AzureWebJobsStorage", "SHOP", "state_taskhubs_shop", "", "Path"])
+@pytest.mark.parametrize("value", [None, CONNECTION])
+def test_apps_may_name_no_other_settings_whether_they_exist_or_not(name: str, value: str | None) -> None:
+    environment = {"STATE_TASKHUB_SETTINGS": "", "STATE_STORAGE": CONNECTION} | ({name: value} if value else {})
+    with pytest.raises(SettingsError, match="may not name the setting") as told:
+        Connections(environment).check_name(name)
+    assert str(told.value) == (
+        f"an app may not name the setting {name}: name one whose name begins with STATE_TASKHUBS_, or list {name} in "
+        "the server's setting STATE_TASKHUB_SETTINGS"
+    )
+
+
+def test_apps_may_name_the_state_storage_on_an_emulator_only() -> None:
+    for storage in ("UseDevelopmentStorage=true", emulator_connection("127.0.0.1", 4711)):
+        Connections({"STATE_STORAGE": storage}).check_name("STATE_STORAGE")
+    for environment in ({"STATE_STORAGE": CONNECTION}, {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}):
+        with pytest.raises(SettingsError, match="may not name the setting STATE_STORAGE"):
+            Connections(environment).check_name("STATE_STORAGE")
+
+
+EMULATOR_KEY = emulator_connection("127.0.0.1", 1).partition("AccountKey=")[2].partition(";")[0]
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        emulator_connection("127.0.0.1", 10002),
+        emulator_connection("localhost", 10002, 10001, 10000),
+        emulator_connection("[::1]", 10002),
+    ],
+)
+def test_the_emulators_key_opens_an_emulator_on_this_machine(connection: str) -> None:
+    read_settings({"STATE_STORAGE": connection})
+    Connections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP")
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        emulator_connection("10.0.0.4", 10002),
+        emulator_connection("azurite", 10002),
+        emulator_connection("127.0.0.1@evil.example", 10002),
+        f"AccountName=devstoreaccount1;AccountKey={EMULATOR_KEY}",
+        f"accountname=shop; accountkey = {EMULATOR_KEY} ;EndpointSuffix=core.windows.net",
+        emulator_connection("127.0.0.1", 10002) + "BlobEndpoint=http://10.0.0.4:10000/devstoreaccount1",
+        f"TableEndpoint=[;AccountKey={EMULATOR_KEY}",
+    ],
+)
+def test_the_emulators_key_is_refused_for_another_machine(connection: str) -> None:
+    for read in (
+        lambda: read_settings({"STATE_STORAGE": connection}),
+        lambda: Connections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP"),
+    ):
+        with pytest.raises(SettingsError, match="holds the storage emulator's key") as told:
+            read()
+        assert EMULATOR_KEY not in str(told.value)
+
+
+SAMPLE_KEYS = json.dumps([KEY, KEY | {"name": "sample", "sha256": sha256_of("change-me-1-0123456789abcdef")}])
+
+
+def test_a_sample_key_of_the_documents_is_refused_where_others_reach_the_server() -> None:
+    """On loopback it is good enough to try things out."""
+    read = read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS})
+    check_exposure("127.0.0.1", read)
+    message = "STATE_KEYS: key sample is a sample from the documentation, which everybody knows, and this server "
+    with pytest.raises(SettingsError, match=f"{message}listens on 0.0.0.0: make a key of your own"):
+        check_exposure("0.0.0.0", read)  # noqa: S104 (never bound)
+    with pytest.raises(SettingsError, match=f"{message}runs in Azure"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS, "WEBSITE_SITE_NAME": "shop-state"})
+    nothing = json.dumps([KEY | {"sha256": sha256_of("")}])
+    with pytest.raises(SettingsError, match="key ci is a sample"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": nothing, "WEBSITE_SITE_NAME": "shop-state"})
+
+
+def test_a_reference_that_is_not_resolved_is_never_sent_as_a_key() -> None:
+    connections = Connections({"STATE_TASKHUBS_SHOP__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
+    with pytest.raises(
+        SettingsError, match="STATE_TASKHUBS_SHOP__key is a Key Vault reference that Azure has not resolved"
+    ):
+        connections.text("STATE_TASKHUBS_SHOP__key")
+
+
 def test_everything_has_a_default_but_the_storage() -> None:
     read = read_settings({"STATE_STORAGE": CONNECTION})
     assert (read.keys, read.shards, read.platform_identity) == ((), 4, False)
@@ -120,11 +229,31 @@ def test_everything_has_a_default_but_the_storage() -> None:
     assert (read.shards, read.platform_identity) == (16, True)
 
 
+def test_a_digest_is_read_in_either_case() -> None:
+    """`Get-FileHash` in PowerShell writes capitals."""
+    (key,) = read_settings(
+        {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"sha256": sha256_of("a key").upper()}])}
+    ).keys
+    assert key.sha256 == sha256_of("a key")
+
+
+def test_a_key_is_bound_to_apps_whatever_the_case_of_their_names() -> None:
+    (bound,) = read_settings(
+        {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": ["Shop", "billing"]}])}
+    ).keys
+    assert [bound.may_see(app) for app in ("shop", "SHOP", "Billing", "shop2", "")] == [True, True, True, False, False]
+
+
+def test_only_a_functions_host_requires_keys() -> None:
+    environment = {"STATE_STORAGE": CONNECTION}
+    assert [read_settings(environment, keys_required=one).keys_required for one in (True, False)] == [True, False]
+
+
 def test_settings_never_show_a_secret() -> None:
     read = read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY])})
     assert (read.keys[0].name, read.keys[0].role) == ("ci", Role.DEPLOYER)
     assert "c2VjcmV0" not in repr(read) + read.model_dump_json()
-    assert KEY["key"] not in repr(read) + read.model_dump_json()
+    assert KEY["sha256"] not in repr(read) + read.model_dump_json()
     assert read.connections.text("STATE_STORAGE") == CONNECTION
 
 
@@ -144,3 +273,15 @@ def test_settings_cannot_be_changed() -> None:
     read: Settings = read_settings({"STATE_STORAGE": CONNECTION})
     with pytest.raises(ValueError, match="frozen"):
         read.shards = 5
+
+
+@pytest.mark.parametrize(("text", "limit"), [(None, 200), ("", 200), ("0", 0), ("50", 50), ("999999", 999999)])
+def test_the_limit_on_unclaimed_task_hubs(text: str | None, limit: int) -> None:
+    environment = {"STATE_STORAGE": CONNECTION} | ({} if text is None else {"STATE_UNCLAIMED_TASK_HUBS": text})
+    assert read_settings(environment).unclaimed_task_hubs == limit
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "1.5", "1000000", "٣"])
+def test_a_limit_that_is_no_number_is_told(text: str) -> None:
+    with pytest.raises(SettingsError, match="STATE_UNCLAIMED_TASK_HUBS must be a number from 0 to 999999"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_UNCLAIMED_TASK_HUBS": text})

@@ -18,7 +18,7 @@ from dev.story.orders import Counts, Orders
 from dev.story.pipeline import Pipeline
 from dev.story.processes import HOST, Process, Processes
 from state_api.emulator import EmulatorPorts, answers, storage_emulator
-from state_api.settings import KEYS, STORAGE
+from state_api.settings import KEYS, STORAGE, sha256_of
 
 APP = "shop"
 
@@ -95,7 +95,7 @@ def _platform(processes: Processes, storage: str, topic: Topic | None) -> Iterat
 def _server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
     """`python -m state_api serve`; its address."""
     (port,) = free_ports(1)
-    known = [{"name": f"the-{role}", "role": role, "key": key} for role, key in keys.items()]
+    known = [{"name": f"the-{role}", "role": role, "sha256": sha256_of(key)} for role, key in keys.items()]
     settings = {STORAGE: storage, KEYS: json.dumps(known)}
     process: Process = processes.start("server", "state_api", "serve", "--port", str(port), **settings)
     until(lambda: answers(HOST, port) or process.popen.poll() is not None, "the server listens")

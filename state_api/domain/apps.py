@@ -115,7 +115,8 @@ def _empty_slots() -> dict[str, Slot | None]:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """All state of a Function App. `revision` counts its writes and is its ETag; 0 means never written."""
+    """All state of a Function App. `revision` counts its writes and is its ETag; 0 means never written. A `deleted` app
+    holds nothing but its revision, so that the audit log goes on there when it is created again."""
 
     name: str
     slots: Mapping[str, Slot | None] = field(default_factory=_empty_slots)
@@ -128,6 +129,7 @@ class App:
     revision: int = 0
     updated_at: Instant = Instant(0)
     updated_by: str = ""
+    deleted: bool = False
 
     def slot(self, name: str) -> Slot | None:
         """What is in the slot; None when it is empty. Raises SlotNotFound."""

@@ -12,6 +12,10 @@ StateError
 │   ├── DeploymentInProgress  another run deploys into this app; carries who, since when, which run
 │   ├── TaskHubInUse          a slot of an app holds the task hub
 │   ├── TaskHubAlreadyUsed    the task hub was used before
+│   ├── TaskHubClaimed        an app has claimed the task hub, so only Cleanup removes its records
+│   ├── TaskHubNotDrained     the task hub has active instances, or had until a moment ago; carries the reasons
+│   ├── AppNotDrained         a slot of the app is not drained; carries the reasons
+│   ├── CleanupRequired       the app has retired task hubs whose records only Cleanup removes
 │   ├── SwapMismatch          the slot does not hold what the caller believes
 │   ├── SwapPending           a swap was begun and nobody has said how it went; carries who, since when, which run
 │   ├── ProbeNotConfigured    nothing says where the app's task hubs live, so they cannot be read
@@ -20,6 +24,7 @@ StateError
 └── Unavailable               not now; carries when to try again
     ├── SourceUnavailable     the task hub's own storage cannot be read
     ├── StorageUnavailable    the state storage cannot be used
+    │   └── UnsupportedSchema another version of this server wrote the rows that are needed
     └── TooManyEvents         more is being recorded than there is room for
 """
 
@@ -84,6 +89,22 @@ class TaskHubAlreadyUsed(Refused):
     pass
 
 
+class TaskHubClaimed(Refused):
+    pass
+
+
+class TaskHubNotDrained(Refused):
+    pass
+
+
+class AppNotDrained(Refused):
+    pass
+
+
+class CleanupRequired(Refused):
+    pass
+
+
 class SwapMismatch(Refused):
     pass
 
@@ -117,6 +138,10 @@ class SourceUnavailable(Unavailable):
 
 
 class StorageUnavailable(Unavailable):
+    pass
+
+
+class UnsupportedSchema(StorageUnavailable):
     pass
 
 

@@ -10,7 +10,9 @@ from state_api.domain.errors import (
     SwapMismatch,
     SwapPending,
     TaskHubAlreadyUsed,
+    TaskHubClaimed,
     TaskHubInUse,
+    TaskHubNotDrained,
 )
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.names import same_hub
@@ -63,6 +65,27 @@ def not_ready(app: App, slot: str, verdict: Verdict) -> StagingNotReady:
         + "; ".join(reason.message for reason in verdict.reasons),
         taskHub=verdict.evidence.task_hub,
         slot=slot,
+        hasRunning=verdict.has_running,
+        activeCount=verdict.active_count,
+        reasons=[{"code": reason.code.value, "message": reason.message} for reason in verdict.reasons],
+        retryAfterSeconds=verdict.retry_after_seconds,
+    )
+
+
+def task_hub_claimed(task_hub: str, app: str) -> TaskHubClaimed:
+    return TaskHubClaimed(
+        f"app {app} has claimed task hub {task_hub}. Take the task hub out of its slot and call Cleanup for that app. "
+        "If the app was deleted, create it again with PutApp before",
+        taskHub=task_hub,
+        app=app,
+    )
+
+
+def task_hub_not_drained(task_hub: str, verdict: Verdict) -> TaskHubNotDrained:
+    return TaskHubNotDrained(
+        f"the records of task hub {task_hub} must not be removed: "
+        + "; ".join(reason.message for reason in verdict.reasons),
+        taskHub=task_hub,
         hasRunning=verdict.has_running,
         activeCount=verdict.active_count,
         reasons=[{"code": reason.code.value, "message": reason.message} for reason in verdict.reasons],

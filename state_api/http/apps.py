@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
-from state_api.http.answers.apps import AppAnswer, AppsAnswer
+from state_api.http.answers.apps import AppAnswer, AppsAnswer, DeletedAppResponse
 from state_api.http.answers.history import AuditAnswer, CleanedUpAnswer, CleanupAnswer, HistoryAnswer
 from state_api.http.answers.verdicts import VerdictAnswer
-from state_api.http.auth import ADMINISTER, DEPLOY, READ, CallerOf
+from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ACROSS_APPS, CallerOf, VisibleApps
 from state_api.http.dependencies import PreconditionOf, ServicesOf, Token, Top, app_answer, etag, with_etag
 from state_api.http.problems import responses
 from state_api.http.requests import (
@@ -26,10 +26,11 @@ from state_api.services.questions import Verify
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 
 
-@router.get("", operation_id="ListApps", dependencies=[READ], responses=responses(400, 401, 403, 503))
-async def list_apps(services: ServicesOf, top: Top = 100, token: Token = None) -> AppsAnswer:
-    """All apps that the server knows."""
-    page = await services.releases.page(top, token)
+@router.get("", operation_id="ListApps", dependencies=[READ_ACROSS_APPS], responses=responses(400, 401, 403, 503))
+async def list_apps(services: ServicesOf, visible: VisibleApps, top: Top = 100, token: Token = None) -> AppsAnswer:
+    """All apps that the server knows; with a key that is bound to apps, these."""
+    releases = services.releases
+    page = await (releases.page(top, token) if visible is None else releases.page_of(visible, top, token))
     now = services.clock.now()
     return AppsAnswer(apps=[AppAnswer.of(app, now) for app in page.items], continuation_token=page.continuation_token)
 
@@ -59,6 +60,21 @@ async def put_app(
         raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
     changed = await services.releases.register(app, body.registration(), caller, precondition)
     return app_answer(changed, services, response)
+
+
+@router.delete(
+    "/{app}",
+    operation_id="DeleteApp",
+    dependencies=[ADMINISTER],
+    responses=with_etag(400, 401, 403, 404, 409, 412, 503),
+)
+async def delete_app(
+    app: AppName, services: ServicesOf, caller: CallerOf, precondition: PreconditionOf, response: Response
+) -> DeletedAppResponse:
+    """Delete an app whose slots are drained. Its audit log and the claims on its task hubs stay."""
+    deleted = await services.releases.delete(app, caller, precondition)
+    response.headers["ETag"] = etag(deleted)
+    return DeletedAppResponse.of(deleted)
 
 
 @router.get(

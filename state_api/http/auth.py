@@ -1,6 +1,7 @@
-"""Who asks, and may they? In Azure Functions the platform has checked its keys before a request arrives here; outside,
-the server's own keys and their roles decide."""
+"""Who asks, and may they? The server's own keys, their roles and the apps that they are bound to decide, on every
+host."""
 
+import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,30 +12,39 @@ from starlette.datastructures import Headers, QueryParams
 
 from state_api.domain.apps import Caller
 from state_api.domain.names import RUN_URL_PATTERN
-from state_api.http.problems import Forbidden, Unauthorized
-from state_api.settings import Key, Role, Settings
+from state_api.http.problems import Forbidden, KeysNotConfigured, Unauthorized
+from state_api.settings import KEYS, Key, Role, Settings
 
 KEY_HEADERS = ("x-functions-key", "aeg-sas-key")
 KEY_PARAMETER = "code"
-ANONYMOUS = ("/api/health", "/api/health/ready", "/api/openapi.json")
+HEALTH = "/api/health"
+ANONYMOUS = (HEALTH, "/api/health/ready", "/api/openapi.json")
 
 _LONGEST_ACTOR = 200
 
 
 def authenticate(keys: Sequence[Key], headers: Headers, query: QueryParams) -> Key | None:
-    """The key that was sent; None if it is not known. Takes as long whichever key matches, or none."""
+    """The key that was sent; None if it is not known. Compares the SHA-256 of what was sent with that of every key,
+    so the time it takes depends on neither."""
     sent = [headers[name] for name in KEY_HEADERS if name in headers] + query.getlist(KEY_PARAMETER)
     found: Key | None = None
     for value in sent:
+        digest = hashlib.sha256(value.encode()).hexdigest()
         for key in keys:
-            if hmac.compare_digest(value.encode(), key.key.get_secret_value().encode()):
+            if hmac.compare_digest(digest, key.sha256):
                 found = key
     return found
 
 
 def check_key(settings: Settings, path: str, headers: Headers, query: QueryParams) -> Key | None:
-    """The key of this request, None where none is needed. Raises Unauthorized."""
-    if not settings.keys or path in ANONYMOUS:
+    """The key of this request, None where none is needed. Raises Unauthorized, KeysNotConfigured."""
+    if not settings.keys:
+        if settings.keys_required and path != HEALTH:
+            raise KeysNotConfigured(
+                f"this server has no keys: set the app setting {KEYS}. `safe-deploy keys new` makes a key and its entry"
+            )
+        return None
+    if path in ANONYMOUS:
         return None
     key = authenticate(settings.keys, headers, query)
     if key is None:
@@ -42,22 +52,60 @@ def check_key(settings: Settings, path: str, headers: Headers, query: QueryParam
     return key
 
 
-def allows(*roles: Role) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that lets only these roles pass, and admin always. Raises Forbidden."""
+def key_of(request: Request) -> Key | None:
+    """The key that this request was made with; None on a server without keys."""
+    key: Key | None = request.scope.get("state", {}).get("key")
+    return key
+
+
+def allows(*roles: Role, without_app: bool = False) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that lets only these roles pass, and admin always. A key that is bound to apps passes where the
+    address names one of them; with `without_app` the operation itself sees to it. Raises Forbidden."""
 
     async def check(request: Request) -> None:
-        key: Key | None = request.scope.get("state", {}).get("key")
-        if key is not None and key.role is not Role.ADMIN and key.role not in roles:
+        key = key_of(request)
+        if key is None:
+            return
+        if key.role is not Role.ADMIN and key.role not in roles:
             needed = " or ".join([*roles, Role.ADMIN])
             raise Forbidden(f"key {key.name} has the role {key.role}; this needs {needed}")
+        if key.apps is None or without_app:
+            return
+        app = request.path_params.get("app")
+        if app is None:
+            raise Forbidden(f"key {key.name} is bound to apps; this needs a key that is bound to none")
+        if not key.may_see(app):
+            raise Forbidden(f"key {key.name} is bound to other apps; this needs a key for app {app}")
 
     return check
 
 
 READ = Depends(allows(Role.READER, Role.DEPLOYER))
+READ_ACROSS_APPS = Depends(allows(Role.READER, Role.DEPLOYER, without_app=True))
 DEPLOY = Depends(allows(Role.DEPLOYER))
 PUBLISH = Depends(allows(Role.PUBLISHER))
 ADMINISTER = Depends(allows())
+
+
+async def _visible_apps(request: Request) -> tuple[str, ...] | None:
+    key = key_of(request)
+    return key.apps if key else None
+
+
+VisibleApps = Annotated[tuple[str, ...] | None, Depends(_visible_apps)]
+"""The only apps that the request may see; None where its key is bound to none."""
+
+
+def may_see_reasons(request: Request) -> bool:
+    """Whether the caller may see why instances failed. Reasons can hold data of the app, so readers may not."""
+    key = key_of(request)
+    return key is None or key.role in (Role.ADMIN, Role.DEPLOYER)
+
+
+def check_task_hub(app: str | None, key: Key | None) -> None:
+    """Raises Forbidden unless the key may see a task hub that `app`, or nobody, has claimed."""
+    if key is not None and key.apps is not None and (app is None or not key.may_see(app)):
+        raise Forbidden(f"key {key.name} is bound to apps, and none of them has claimed this task hub")
 
 
 async def caller_of(
@@ -76,7 +124,7 @@ async def caller_of(
 ) -> Caller:
     """The caller as the audit log names it."""
     settings: Settings = request.app.state.settings
-    key: Key | None = request.scope.get("state", {}).get("key")
+    key = key_of(request)
     # Only a platform with authentication switched on strips what callers put into this header themselves.
     principal = request.headers.get("x-ms-client-principal-name") if settings.platform_identity else None
     name = _printable(principal or x_actor)[:_LONGEST_ACTOR] or (f"key {key.name}" if key else "anonymous")

@@ -10,6 +10,7 @@ from state_api.domain.apps import App
 from state_api.domain.errors import PreconditionFailed
 from state_api.http.answers.apps import AppAnswer
 from state_api.http.problems import responses
+from state_api.services.administration import Administration
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock
@@ -26,6 +27,7 @@ class Services:
     readiness: Readiness
     releases: Releases
     cleanup: Cleanup
+    administration: Administration
     inspection: Inspection
     clock: Clock
 

@@ -2,16 +2,17 @@
 pages, a log line without secrets, and an answer when something unforeseen happens."""
 
 import asyncio
-import ipaddress
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from state_api.addresses import is_loopback
 from state_api.domain.errors import StateError, TooManyEvents
 from state_api.http.auth import check_key
 from state_api.http.problems import (
@@ -22,10 +23,13 @@ from state_api.http.problems import (
     problem_of,
     unforeseen,
 )
-from state_api.services.intake import Intake
+from state_api.services.admission import AdmissionController, Reservation
 from state_api.settings import Settings
 
 log = logging.getLogger("state_api.requests")
+
+LOG_KIND = "log_kind"
+"""The attribute of a log record that tells requests apart where the log is limited (serving/log_limit)."""
 
 MAX_BODY = 64 * 1024
 MAX_EVENTS_BODY = 4 * 1024 * 1024
@@ -33,6 +37,8 @@ MAX_EVENTS_BODY = 4 * 1024 * 1024
 EVENTS_PATH = "/api/events"
 BODY_SECONDS = 20
 """How long a body may take to come: it holds room for as long."""
+STALL_SECONDS = 5
+"""How long a body may pause."""
 REFUSAL_SECONDS = 2
 """How long a delivery waits until it is told that there is no room. Event Grid waits 30 s."""
 
@@ -53,10 +59,10 @@ STRICT_TRANSPORT = "max-age=31536000"
 class Surround:
     """Around the whole application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, intake: Intake) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, admission: AdmissionController) -> None:
         self._app = app
         self._settings = settings
-        self._intake = intake
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,12 +82,12 @@ class Surround:
             try:
                 key = check_key(self._settings, scope["path"], Headers(scope=scope), QueryParams(scope["query_string"]))
                 scope["state"] = {**(scope.get("state") or {}), "key": key}
-                with self._intake.room() if _is_delivery(scope) else nullcontext() as room:
-                    body = await _read(scope, receive, room.take if room else None)
+                with self._admission.arriving() if _is_delivery(scope) else nullcontext() as reservation:
+                    body = await _read(scope, receive, reservation)
                     if body is None:
                         return
-                    if room:
-                        room.complete()
+                    if reservation:
+                        reservation.complete()
                     _check_type(scope, body)
                     await self._app(scope, _once(body, receive), noted)
             except StateError as error:
@@ -96,7 +102,8 @@ class Surround:
         finally:
             # The path only: a query can hold a key.
             took = 1000 * (time.perf_counter() - began)
-            log.info("%s %s %d %.0f ms", scope["method"], ascii(scope["path"])[1:-1][:200], status, took)
+            path = ascii(scope["path"])[1:-1][:200]
+            log.info("%s %s %d %.0f ms", scope["method"], path, status, took, extra={LOG_KIND: _kind(scope, status)})
 
 
 class LocalOnly:
@@ -141,16 +148,6 @@ def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 _PLAIN, _SECURE = _raw(security_headers("http")), _raw(security_headers("https"))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether this is a name or an address of this machine that no other can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_local(address: str) -> bool:
     try:
         return is_loopback(urlsplit(address).hostname or "")
@@ -162,27 +159,52 @@ def _is_delivery(scope: Scope) -> bool:
     return bool(scope["path"] == EVENTS_PATH and scope["method"] == "POST")
 
 
-async def _read(scope: Scope, receive: Receive, take: Callable[[int], None] | None) -> bytes | None:
-    """The body, read whole up to the limit, each part of it with `take`; None if the client went away before it was
-    sent, because half of an order is no order. Raises PayloadTooLarge, RequestTimeout, and what `take` raises."""
+def _kind(scope: Scope, status: int) -> str:
+    """The operation and its status. A path would not do: callers choose it."""
+    return f"{getattr(scope.get('route'), 'operation_id', None)} {status}"
+
+
+async def _read(scope: Scope, receive: Receive, reservation: Reservation | None) -> bytes | None:
+    """The body, read whole up to the limit; None if the client went away before it was sent, because half of an order
+    is no order. Raises PayloadTooLarge, RequestTimeout, and TooManyEvents if the reservation is refused or revoked."""
     limit = MAX_EVENTS_BODY if scope["path"] == EVENTS_PATH else MAX_BODY
+    loop = asyncio.get_running_loop()
+    end = loop.time() + BODY_SECONDS
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout_at(end) as deadline:
+            if reservation is not None:
+                reservation.on_revoked = partial(_end_now, deadline)
             while True:
+                deadline.reschedule(min(end, loop.time() + STALL_SECONDS))
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
                 part = message.get("body", b"")
-                if take is not None:
-                    take(len(part))
+                if reservation is not None:
+                    reservation.take(len(part))
                 body += part
                 if len(body) > limit:
                     raise PayloadTooLarge(f"the body is larger than {limit} bytes", limit=limit)
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
-        raise RequestTimeout(f"the body did not come within {BODY_SECONDS} s") from None
+        if reservation is not None:
+            # Raises TooManyEvents if it was revoked.
+            reservation.take(0)
+        raise RequestTimeout(
+            f"the body did not come within {BODY_SECONDS} s, or paused for {STALL_SECONDS} s"
+        ) from None
+    finally:
+        # The error keeps this frame, and with it the body, while its answer is delayed.
+        body.clear()
+        if reservation is not None:
+            reservation.on_revoked = None
+
+
+def _end_now(deadline: asyncio.Timeout) -> None:
+    if not deadline.expired():
+        deadline.reschedule(asyncio.get_running_loop().time())
 
 
 def _check_type(scope: Scope, body: bytes) -> None:

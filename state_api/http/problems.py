@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Match, Route
 
 from state_api.domain import errors
 from state_api.domain.names import RULES
+from state_api.settings import Key
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,15 @@ class Unauthorized(errors.StateError):
 
 
 class Forbidden(errors.StateError):
-    """The key's role does not allow this."""
+    """The key's role, or the apps that it is bound to, do not allow this."""
+
+
+class KeysNotConfigured(errors.Unavailable):
+    """A server on a Functions host has no keys. Unavailable, so that Event Grid delivers again."""
+
+
+class SettingsInvalid(errors.Unavailable):
+    """A setting is missing or wrong. Unavailable, so that Event Grid delivers again."""
 
 
 class RequestTimeout(errors.StateError):
@@ -58,7 +67,7 @@ _STATUS: list[tuple[type[errors.StateError], int]] = [
 CODES = {
     "InvalidRequest": "The request breaks the contract; `errors` or `detail` say where.",
     "Unauthorized": "No key was sent, or one that this server does not know.",
-    "Forbidden": "The key's role does not allow this; a server without keys answers only under localhost.",
+    "Forbidden": "The key's role or its apps do not allow this; a server without keys answers only under localhost.",
     "NotFound": "There is nothing at this address.",
     "AppNotFound": "The server knows no such app.",
     "SlotNotFound": "The app has no such slot.",
@@ -69,6 +78,10 @@ CODES = {
     "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, which run.",
     "TaskHubInUse": "A slot of an app holds this task hub.",
     "TaskHubAlreadyUsed": "The task hub was used before, or exists at its provider; a new version needs a new name.",
+    "TaskHubClaimed": "An app has claimed the task hub; only Cleanup for that app removes its records.",
+    "TaskHubNotDrained": "The task hub has active instances, or had until a moment ago; `reasons` say which.",
+    "AppNotDrained": "A slot of the app is not drained; `reasons` say why.",
+    "CleanupRequired": "The app has retired task hubs whose records only Cleanup removes; `taskHubs` names them.",
     "SwapMismatch": "The slot or the open deployment is not what the caller believes.",
     "SwapPending": "A swap was begun and nobody has said how it went; `pendingSwap` says who, since when, which run.",
     "ProbeNotConfigured": "Nothing says where the app's task hubs live; set `taskHubs` with PutApp.",
@@ -78,7 +91,10 @@ CODES = {
     "PayloadTooLarge": "The body or the number of events is over the limit.",
     "UnsupportedMediaType": "The body must be of one of the types that `detail` names.",
     "SourceUnavailable": "The task hub's own storage cannot be read now; `detail` says what to mend.",
+    "KeysNotConfigured": "The server runs in Azure Functions and has no keys; set `STATE_KEYS`.",
+    "SettingsInvalid": "A setting of the server is missing or wrong; `detail` says which and what to do.",
     "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
+    "UnsupportedSchema": "Another version of this server wrote the rows that are needed; `detail` says which.",
     "TooManyEvents": "More events are being recorded than this server has room for; send the delivery again.",
     "InternalError": "Something unforeseen; the server's log has it under `traceId`.",
 }
@@ -148,7 +164,7 @@ def install(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     @api.exception_handler(errors.StateError)
     async def on_state_error(request: Request, error: errors.StateError) -> JSONResponse:
-        return problem_of(error)
+        return problem_of(_without_other_apps(error, request))
 
     @api.exception_handler(Exception)
     async def on_anything_else(request: Request, error: Exception) -> JSONResponse:
@@ -172,6 +188,18 @@ def install(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_methods_at(request, routes))
         return problem(error.status_code, code, detail, headers)
+
+
+def _without_other_apps(error: errors.StateError, request: Request) -> errors.StateError:
+    """The error without the name of an app that the key of this request, bound to apps, may not see."""
+    key: Key | None = request.scope.get("state", {}).get("key")
+    other = error.details.get("app")
+    if key is None or other is None or key.may_see(str(other)):
+        return error
+    task_hub = error.details.get("taskHub")
+    return type(error)(
+        f"another app has claimed task hub {task_hub}; use a name that no app ever used", taskHub=task_hub
+    )
 
 
 def _methods_at(request: Request, routes: Sequence[BaseRoute]) -> list[str]:

@@ -1,5 +1,6 @@
 """The JSON that callers send. Unknown members are refused, so that a misspelt one is not silently ignored."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -74,8 +75,12 @@ InstanceId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INSTA
 
 class WaiverRequest(_Sent):
     task_hub: TaskHubName
-    instance_id: InstanceId
-    reason: ReasonText = Field(description="Why this instance may stay active. It goes on record.")
+    instance_id: InstanceId | None = None
+    unexplained_messages: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="In place of instanceId: how many invisible messages that nothing explains do not block.",
+    )
+    reason: ReasonText = Field(description="Why this does not block. It goes on record.")
     expires_at: str = Field(
         description="RFC 3339; at most 90 days ahead.", json_schema_extra={"format": "date-time"}, max_length=64
     )
@@ -86,7 +91,17 @@ class WaiverRequest(_Sent):
             expires_at = parse_instant(self.expires_at)
         except ValueError:
             raise InvalidRequest("expiresAt must be an RFC 3339 time, such as 2027-01-31T12:00:00Z") from None
-        return Waiver(self.task_hub, self.instance_id, self.reason, by, Instant(0), expires_at)
+        if (self.instance_id is None) == (self.unexplained_messages is None):
+            raise InvalidRequest("a waiver is for one instance or for messages: give instanceId or unexplainedMessages")
+        return Waiver(
+            self.task_hub,
+            self.instance_id or "",
+            self.reason,
+            by,
+            Instant(0),
+            expires_at,
+            self.unexplained_messages or 0,
+        )
 
 
 class SlotContent(_Sent):
@@ -120,6 +135,8 @@ class PolicyRequest(_Sent):
     ) = None
     retention: RetentionRequest | None = None
     missing_task_hub_is_drained: bool | None = None
+    message_visibility_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
+    ignore_messages: bool | None = None
 
     def over(self, policy: Policy) -> Policy:
         """The policy with what was sent in place."""
@@ -136,6 +153,8 @@ class PolicyRequest(_Sent):
             ignore_functions=tuple(chosen("ignore_functions")),
             retention=self.retention.over(policy.retention) if self.retention else policy.retention,
             missing_task_hub_is_drained=chosen("missing_task_hub_is_drained"),
+            message_visibility_seconds=chosen("message_visibility_seconds"),
+            ignore_messages=chosen("ignore_messages"),
         )
 
 
@@ -201,3 +220,13 @@ class AppRequest(_Sent):
             clear_task_hubs=sent is None and "task_hubs" in self.model_fields_set,
             adopt=tuple(self.adopt_task_hubs),
         )
+
+
+def time_or_day(name: str, text: str) -> Instant:
+    """The time that a parameter gives: RFC 3339, or a day, which begins at 00:00 UTC. Raises InvalidRequest."""
+    try:
+        return parse_instant(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
+    except ValueError:
+        raise InvalidRequest(
+            f"{name} must be a day such as 2026-11-30 or an RFC 3339 time such as 2026-11-30T12:00:00Z"
+        ) from None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from state_api.domain.instants import Instant, format_instant, parse_instant, seconds
-from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus
+from state_api.domain.lifecycle import MAX_REASON, LifecycleEvent, RuntimeStatus, short_reason
 from state_api.domain.names import MAX_INSTANCE_ID, is_task_hub
 
 EVENT_TYPE = "orchestratorEvent"
@@ -22,7 +22,6 @@ _AHEAD = seconds(5 * 60)
 _STATUSES = frozenset(RuntimeStatus)
 _MANY_DIGITS = 1000
 _LONGEST_NAME = 256
-_LONGEST_REASON = 4000
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -44,7 +43,9 @@ QUARANTINE_CODES = {
     "BadTime": "Its time is missing, unreadable, before 2017 or more than five minutes ahead.",
     "Unforeseen": "The server could not read it for a reason that it did not foresee; its log has the details.",
     "NotTaken": "The state storage refuses its row, for a reason that the server's log has.",
-    "TaskHubCleanedUp": "Its task hub was cleaned up; nothing should run there any more.",
+    "TaskHubCleanedUp": "Its task hub was cleaned up, or its records were removed; nothing should run there any more.",
+    "TooManyTaskHubs": "No app has claimed its task hub, and events of as many such task hubs as allowed are recorded. "
+    "It is recorded when an app claims the task hub.",
 }
 """Every code under which an event is kept, for the documentation."""
 
@@ -73,9 +74,24 @@ def understand(event: Any, now: Instant) -> LifecycleEvent:
         instance_id=_instance_id(data.get("instanceId")),
         function_name=_text(data.get("functionName"), _LONGEST_NAME),
         runtime_status=_status(data.get("runtimeStatus")),
-        reason=_text(data.get("reason"), _LONGEST_REASON),
+        reason=_reason(data.get("reason")),
         occurred_at=_time(event.get("time" if cloud else "eventTime"), now),
     )
+
+
+def envelope_of(event: LifecycleEvent) -> dict[str, Any]:
+    """An event in the Event Grid schema with only what `understand` reads: that returns the same event again."""
+    return {
+        "eventType": EVENT_TYPE,
+        "eventTime": format_instant(event.occurred_at),
+        "data": {
+            "hubName": event.task_hub,
+            "instanceId": event.instance_id,
+            "functionName": event.function_name,
+            "runtimeStatus": event.runtime_status.value,
+            "reason": event.reason,
+        },
+    }
 
 
 def _data(event: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,6 +141,10 @@ def _time(value: Any, now: Instant) -> Instant:
     if not _EARLIEST <= time <= now + _AHEAD:
         raise NotUnderstood("BadTime", f"the time is {format_instant(time)}; now is {format_instant(now)}")
     return time
+
+
+def _reason(value: Any) -> str:
+    return _text(short_reason(value), MAX_REASON) if isinstance(value, str) else ""
 
 
 def _text(value: Any, longest: int) -> str:

@@ -13,11 +13,13 @@ from state_api.services.readiness import Readiness
 
 @dataclass(frozen=True, slots=True)
 class TaskHubStatus:
-    """A task hub, the slot that holds it now, and what is active in it, whatever any policy says."""
+    """A task hub, the slot that holds it now, and what is active in it, whatever any policy says. `waiting` says that
+    events of it wait in quarantine until an app claims it."""
 
     hub: TaskHubRecord
     slot: str | None
     activity: Activity
+    waiting: bool = False
 
 
 class Inspection:
@@ -30,13 +32,22 @@ class Inspection:
         self._quarantine = quarantine
         self._readiness = readiness
 
+    async def app_of(self, name: str) -> str | None:
+        """The app that has claimed a task hub; None if nobody has. Raises TaskHubNotFound."""
+        return (await self._hub(name)).app
+
     async def task_hub(self, name: str) -> TaskHubStatus:
         """Raises TaskHubNotFound."""
-        hub = await self._hub(name)
+        hub = await self._task_hubs.get(name)
+        waiting = await self._quarantine.waiting(name, 1) if hub is None or hub.app is None else []
+        if hub is None:
+            if not waiting:
+                raise _not_found(name)
+            nothing = TaskHubRecord(waiting[0].task_hub or name, shards=0, app=None, recording=False, closed=False)
+            return TaskHubStatus(nothing, None, Activity(), waiting=True)
         app = await self._apps.get(hub.app) if hub.app else None
-        return TaskHubStatus(
-            hub, app.slot_of(hub.name) if app else None, await self._readiness.activity(hub.name, Policy())
-        )
+        slot = app.slot_of(hub.name) if app else None
+        return TaskHubStatus(hub, slot, await self._readiness.activity(hub.name, Policy()), bool(waiting))
 
     async def versions(self, name: str, verify: Verify) -> tuple[TaskHubRecord, ProbeResult]:
         """A complete probe of the hub, or one that is still on its way. Raises TaskHubNotFound, ProbeNotConfigured,
@@ -71,5 +82,9 @@ class Inspection:
     async def _hub(self, name: str) -> TaskHubRecord:
         hub = await self._task_hubs.get(name)
         if hub is None:
-            raise TaskHubNotFound(f"nothing is known of task hub {name}", taskHub=name)
+            raise _not_found(name)
         return hub
+
+
+def _not_found(task_hub: str) -> TaskHubNotFound:
+    return TaskHubNotFound(f"nothing is known of task hub {task_hub}", taskHub=task_hub)

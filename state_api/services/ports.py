@@ -9,6 +9,7 @@ from state_api.domain.evidence import Activity, ProbeResult
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
+from state_api.domain.messages import MessageMemory
 from state_api.domain.ownership import Claim, Proof
 from state_api.domain.scans import Scan
 
@@ -46,13 +47,14 @@ class TaskHubRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """What is kept of the probes of a task hub: the last result, a scan that waits to be carried on, and until when
-    some worker has the hub for itself."""
+    """What is kept of the probes of a task hub: the last result, a scan that waits to be carried on, what is remembered
+    of its messages, and until when some worker has the hub for itself."""
 
     result: ProbeResult | None = None
     scan: Scan | None = None
     leased_until: Instant | None = None
     owner: str = ""
+    memory: MessageMemory = field(default_factory=MessageMemory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Lease:
     given back, that nobody has taken it over."""
 
     task_hub: str
+    owner: str
     kept: ProbeRecord
     token: str
 
@@ -81,8 +84,8 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """An event that could not be understood. `event` is what came in, as JSON text; `truncated` says that it was too
-    long to keep whole."""
+    """An event that was not recorded. `event` is what came in, as JSON text; `truncated` says that it was too long to
+    keep whole. An event that waits for its task hub to be claimed has a `task_hub`. `key` identifies a stored event."""
 
     received_at: Instant
     code: str
@@ -90,10 +93,24 @@ class Quarantined:
     source: str
     event: str
     truncated: bool = False
+    task_hub: str | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many events were removed from quarantine, and whether there may be `more` to remove."""
+
+    removed: int
+    more: bool
 
 
 class TableMissing(Exception):
     """The hub's table does not exist: not made yet, or cleaned up."""
+
+
+class TooManyTaskHubs(Exception):
+    """The hub is new, no app has claimed it, and the limit on such hubs is reached."""
 
 
 class Clock(Protocol):
@@ -131,8 +148,9 @@ class TaskHubs(Protocol):
 
     async def get(self, task_hub: str) -> TaskHubRecord | None: ...
 
-    async def open(self, task_hub: str) -> TaskHubRecord:
-        """The record of a hub that events come for, made with its table when first needed."""
+    async def open(self, task_hub: str, *, limited: bool = True) -> TaskHubRecord:
+        """The record of a hub that events come for, made with its table when first needed. Raises TooManyTaskHubs if it
+        is `limited`."""
 
     def forget(self, task_hub: str) -> None:
         """Look the hub up again at its next event."""
@@ -145,6 +163,9 @@ class TaskHubs(Protocol):
         """Let no more events in; they go to quarantine from now on. `deleting` is kept with it, before anything is
         deleted from there."""
 
+    async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
+        """Close a hub that no app has claimed, in one conditional write. Raises TaskHubClaimed."""
+
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
 
@@ -155,16 +176,25 @@ class Probes(Protocol):
     async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> Lease | None:
         """Take the hub for one worker. None while another has it."""
 
-    async def keep(self, lease: Lease, result: ProbeResult | None, scan: Scan | None) -> bool:
-        """Give the hub back with what came of it; None keeps the last result, or no scan to carry on. False, and
-        nothing is written, if another worker has the hub by now."""
+    async def renew(self, lease: Lease, until: Instant) -> Lease | None:
+        """Extend a lease. None if another worker has the hub by now."""
+
+    async def keep(
+        self, lease: Lease, result: ProbeResult | None, scan: Scan | None, memory: MessageMemory | None = None
+    ) -> bool:
+        """Give the hub back with what came of it; None keeps the last result, no scan to carry on, or the memory that
+        was there. False, and nothing is written, if another worker has the hub by now."""
 
     async def drop(self, task_hub: str) -> None:
         """Forget all of it."""
 
 
 class Apps(Protocol):
-    async def get(self, name: str) -> App | None: ...
+    async def get(self, name: str) -> App | None:
+        """None also for an app that was deleted."""
+
+    async def read(self, name: str) -> App | None:
+        """The same, but deleted apps as well."""
 
     async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
         """Write state and audit record in one transaction, provided the state is still `before`. False if not."""
@@ -178,3 +208,12 @@ class Quarantine(Protocol):
     async def keep(self, events: Sequence[Quarantined]) -> None: ...
 
     async def page(self, top: int, token: str | None) -> Page[Quarantined]: ...
+
+    async def waiting(self, task_hub: str, top: int) -> list[Quarantined]:
+        """Some of the events that wait for this hub to be claimed; none if there are no more."""
+
+    async def remove(self, events: Sequence[Quarantined]) -> None:
+        """Remove events that `waiting` returned. Those that are gone already are fine."""
+
+    async def purge(self, before: Instant) -> Purged:
+        """Remove events that came before that time, as many as one call can."""

@@ -1,4 +1,5 @@
-"""Lifecycle events in: understood ones into their instances, the others into quarantine."""
+"""Lifecycle events in: understood ones into their instances, the others into quarantine. Events of task hubs that the
+server does not record wait there until an app claims the task hub, and are recorded then."""
 
 import asyncio
 import json
@@ -9,16 +10,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from state_api.domain.errors import StorageUnavailable
+from state_api.domain.instants import format_instant
 from state_api.domain.lifecycle import LifecycleEvent
 from state_api.domain.names import HubKey, hub_key
-from state_api.services.envelopes import NotUnderstood, understand
-from state_api.services.ports import Clock, Instances, Quarantine, Quarantined, TableMissing, TaskHubs
+from state_api.services.envelopes import NotUnderstood, envelope_of, read_json, understand
+from state_api.services.ports import (
+    Clock,
+    Instances,
+    Quarantine,
+    Quarantined,
+    TableMissing,
+    TaskHubs,
+    TooManyTaskHubs,
+)
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _DEADLINE_SECONDS = 25
 """Event Grid waits 30 s for an answer (PLATFORM: Event Grid delivery)."""
+_REPLAY_SECONDS = 60
+"""How long one request may record events from quarantine; the next request goes on."""
+_REPLAYED_AT_ONCE = 1000
+_LONGEST_WAITING = 64 * 1024
+"""Characters up to which an event waits in quarantine as it came. A longer one waits without what the server does not
+read, because a truncated event could not be recorded later."""
+_LOOKED_UP_AT_ONCE = 16
+_NOT_TAKEN = "the state storage does not take it"
+_TOO_DEEP = json.dumps("(nested too deeply to be kept)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +75,16 @@ class Recorder:
             await self._task_hubs.ping()
             by_hub, rejected = self._sorted(events, source)
         recorded = unchanged = 0
+        waiting: list[str] = []
         hubs = list(by_hub.values())
         results = await asyncio.gather(
             *(self._record_hub([event for _, event in of_hub]) for of_hub in hubs), return_exceptions=True
         )
         for of_hub, changed in zip(hubs, results, strict=True):
+            if isinstance(changed, TooManyTaskHubs):
+                waiting.append(of_hub[0][1].task_hub)
+                rejected += [self._waiting(source, event, understood) for event, understood in of_hub]
+                continue
             if isinstance(changed, BaseException):
                 raise changed
             for (event, understood), one in zip(of_hub, changed or [None] * len(of_hub), strict=True):
@@ -71,12 +95,71 @@ class Recorder:
                     message = f"task hub {understood.task_hub} was cleaned up"
                     rejected.append(self._rejected("TaskHubCleanedUp", message, source, event))
                 else:
-                    message = "the state storage does not take it"
-                    rejected.append(self._rejected("NotTaken", message, source, event))
+                    rejected.append(self._rejected("NotTaken", _NOT_TAKEN, source, event))
         if rejected:
             await self._quarantine.keep(rejected)
             log.warning("%d of %d events went to quarantine: %s", len(rejected), len(events), rejected[0].message)
+        await self._replay_claimed(waiting)
         return Recorded(recorded, unchanged, len(rejected))
+
+    async def has_waiting(self, task_hub: str) -> bool:
+        """Whether events of this hub wait in quarantine."""
+        return bool(await self._quarantine.waiting(task_hub, 1))
+
+    async def replay(self, task_hub: str, *, limited: bool = True) -> None:
+        """Record the events of a hub that wait in quarantine, and then remove them there. Recording is idempotent, so
+        a replay that was cut short does no harm and is finished by the next one. Raises StorageUnavailable, and
+        TooManyTaskHubs for an unclaimed hub if it is `limited`."""
+        try:
+            async with asyncio.timeout(_REPLAY_SECONDS):
+                while events := await self._quarantine.waiting(task_hub, _REPLAYED_AT_ONCE):
+                    if not await self._replay(task_hub, events, limited=limited):
+                        return
+        except TimeoutError:
+            raise StorageUnavailable(
+                f"events of task hub {task_hub} are being recorded from quarantine; send the request again to go on"
+            ) from None
+
+    async def _replay(self, task_hub: str, events: Sequence[Quarantined], *, limited: bool) -> bool:
+        """False if the hub takes no more events."""
+        changed = await self._record_hub([self._understand_waiting(event) for event in events], limited=limited)
+        if changed is None:
+            return False
+        not_taken = [
+            self._rejected("NotTaken", _NOT_TAKEN, event.source, read_json(event.event))
+            for event, one in zip(events, changed, strict=True)
+            if one is None
+        ]
+        if not_taken:
+            await self._quarantine.keep(not_taken)
+        await self._quarantine.remove(events)
+        log.info("%d events of task hub %s were recorded from quarantine", len(events) - len(not_taken), task_hub)
+        return True
+
+    def _understand_waiting(self, event: Quarantined) -> LifecycleEvent:
+        try:
+            # By the time at which it came at the latest: this machine's idea of the time may be older.
+            return understand(read_json(event.event), max(self._clock.now(), event.received_at))
+        except (NotUnderstood, ValueError) as error:
+            # Without this event the records could say that a task hub has drained that has not.
+            raise StorageUnavailable(
+                f"an event of task hub {event.task_hub} in quarantine, received at "
+                f"{format_instant(event.received_at)}, cannot be read: {error}. Remove it with PurgeQuarantine only if "
+                "you know that nothing runs on that task hub"
+            ) from error
+
+    async def _replay_claimed(self, task_hubs: Sequence[str]) -> None:
+        """Record the events that were just put into quarantine if an app has claimed their hub in the meantime: whoever
+        claimed it may have looked for them before."""
+        at_once = asyncio.Semaphore(_LOOKED_UP_AT_ONCE)
+
+        async def replay(task_hub: str) -> None:
+            async with at_once:
+                hub = await self._task_hubs.get(task_hub)
+                if hub is not None and hub.app is not None:
+                    await self.replay(task_hub)
+
+        await asyncio.gather(*(replay(task_hub) for task_hub in task_hubs))
 
     def _sorted(
         self, events: Sequence[Any], source: str
@@ -100,12 +183,23 @@ class Recorder:
     def _rejected(self, code: str, message: str, source: str, event: Any) -> Quarantined:
         return Quarantined(self._clock.now(), code, message, source, _as_text(event))
 
-    async def _record_hub(self, events: Sequence[LifecycleEvent]) -> list[bool | None] | None:
+    def _waiting(self, source: str, event: Any, understood: LifecycleEvent) -> Quarantined:
+        text = _as_text(event)
+        if len(text) > _LONGEST_WAITING or text == _TOO_DEEP:
+            text = json.dumps(envelope_of(understood))
+        message = (
+            f"no app has claimed task hub {understood.task_hub}, and there are already as many such task hubs as "
+            "STATE_UNCLAIMED_TASK_HUBS allows"
+        )
+        now = self._clock.now()
+        return Quarantined(now, "TooManyTaskHubs", message, source, text, task_hub=understood.task_hub)
+
+    async def _record_hub(self, events: Sequence[LifecycleEvent], *, limited: bool = True) -> list[bool | None] | None:
         """For each event of one hub whether it changed something, and None if the storage does not take it; None for
-        all if the hub takes no more events."""
+        all if the hub takes no more events. Raises TooManyTaskHubs."""
         task_hub = events[0].task_hub
         for _ in range(_ATTEMPTS):
-            hub = await self._task_hubs.open(task_hub)
+            hub = await self._task_hubs.open(task_hub, limited=limited)
             if hub.closed:
                 return None
             try:
@@ -123,4 +217,4 @@ def _as_text(event: Any) -> str:
     try:
         return json.dumps(event, default=str)
     except RecursionError:
-        return json.dumps("(nested too deeply to be kept)")
+        return _TOO_DEEP

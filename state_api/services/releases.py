@@ -1,4 +1,4 @@
-"""PostStaging, DeleteStaging, PostSwap, PutApp, waivers: read the app, let the domain decide, write under
+"""PostStaging, DeleteStaging, PostSwap, PutApp, DeleteApp, waivers: read the app, let the domain decide, write under
 compare-and-swap, and decide again when somebody else was faster."""
 
 import asyncio
@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from state_api.domain.apps import App, Caller, TaskHubSource, Transition
+from state_api.domain.deletion import check_deletion, delete
 from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
-from state_api.domain.names import app_key, hub_key
+from state_api.domain.names import AppKey, app_key, hub_key
 from state_api.domain.ownership import Claim
 from state_api.domain.registration import Registration, register, replaced_slots
 from state_api.domain.releases import Order, abandon, is_in_slot, is_staged_by, needs_verdict, remove_retired, stage
@@ -20,6 +21,7 @@ from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness
+from state_api.services.recording import Recorder
 from state_api.taskhubs.backend import Backends, SourceError
 
 _ATTEMPTS = 12
@@ -29,7 +31,16 @@ Precondition = Callable[[App | None], None]
 
 
 class Releases:
-    def __init__(self, apps: Apps, task_hubs: TaskHubs, readiness: Readiness, backends: Backends, clock: Clock) -> None:
+    def __init__(
+        self,
+        apps: Apps,
+        task_hubs: TaskHubs,
+        recorder: Recorder,
+        readiness: Readiness,
+        backends: Backends,
+        clock: Clock,
+    ) -> None:
+        self._recorder = recorder
         self._backends = backends
         self._apps = apps
         self._task_hubs = task_hubs
@@ -41,15 +52,28 @@ class Releases:
         """Raises AppNotFound."""
         app = await self._apps.get(name)
         if app is None:
-            raise AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)
+            raise _not_found(name)
         return app
 
     async def page(self, top: int, token: str | None) -> Page[App]:
         return await self._apps.page(top, token)
 
+    async def page_of(self, names: Sequence[str], top: int, token: str | None) -> Page[App]:
+        """Those of these apps that exist, in the order of their names. The token is the name that the next page begins
+        with, so it shows nothing of other apps. Raises InvalidRequest for a foreign token."""
+        keys = sorted({app_key(name) for name in names})
+        if token is not None and token not in keys:
+            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+        start = keys.index(AppKey(token)) if token is not None else 0
+        apps = await asyncio.gather(*(self._apps.get(key) for key in keys[start : start + top]))
+        following = keys[start + top] if start + top < len(keys) else None
+        return Page(tuple(app for app in apps if app is not None), following)
+
     async def history(self, name: str, top: int, token: str | None) -> tuple[App, Page[AuditRecord]]:
-        """Raises AppNotFound, InvalidRequest for a foreign token."""
-        app = await self.get(name)
+        """Also of an app that was deleted. Raises AppNotFound, InvalidRequest for a foreign token."""
+        app = await self._apps.read(name)
+        if app is None:
+            raise _not_found(name)
         return app, await self._apps.history(app, top, token)
 
     async def stage(self, name: str, order: Order, caller: Caller, precondition: Precondition) -> App:
@@ -121,6 +145,22 @@ class Releases:
 
         return await self._change(name, caller, precondition, decide, create=True)
 
+    async def delete(self, name: str, caller: Caller, precondition: Precondition) -> App:
+        """Delete an app whose slots are drained. Raises what `domain.deletion.delete` raises, AppNotFound, Conflict,
+        PreconditionFailed."""
+        how = await self._readiness.verification(Verify.FRESH)
+
+        async def decide(app: App, now: Instant) -> Transition:
+            check_deletion(app, now)
+            verdicts = {
+                slot: await self._readiness.verdict(app, held, how)
+                for slot, held in app.slots.items()
+                if held is not None
+            }
+            return delete(app, verdicts, now)
+
+        return await self._change(name, caller, precondition, decide)
+
     async def waive(self, name: str, waiver: Waiver, caller: Caller, precondition: Precondition) -> App:
         async def decide(app: App, now: Instant) -> Transition:
             return waive(app, replace(waiver, created_at=now), now)
@@ -128,7 +168,7 @@ class Releases:
         return await self._change(name, caller, precondition, decide, waiver.reason)
 
     async def withdraw(
-        self, name: str, task_hub: str, instance_id: str, caller: Caller, precondition: Precondition
+        self, name: str, task_hub: str, instance_id: str | None, caller: Caller, precondition: Precondition
     ) -> App:
         async def decide(app: App, now: Instant) -> Transition:
             return withdraw(app, task_hub, instance_id)
@@ -155,6 +195,8 @@ class Releases:
         what is in a slot or retired the app itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to
         another app."""
         hub = await self._task_hubs.get(task_hub)
+        if caller is not None and (hub is None or hub.app is None) and await self._recorder.has_waiting(task_hub):
+            return True
         if hub is None:
             return False
         if hub.app is not None and app_key(hub.app) != app_key(app.name):
@@ -185,17 +227,21 @@ class Releases:
     ) -> App:
         """Read, decide, write; again from the start when the app was changed in between."""
         for attempt in range(_ATTEMPTS):
-            known = await self._apps.get(name)
+            found = await self._apps.read(name)
+            known = None if found is None or found.deleted else found
             precondition(known)
             if known is None and not create:
-                raise AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)
-            before = known or App(name)
+                raise _not_found(name)
+            # The revisions of a deleted app go on.
+            before = known or App(name, revision=found.revision if found else 0)
             now = self._clock.now()
             transition = await decide(before, now)
             if not transition.changed:
                 return before
             for hub in (*transition.new_hubs, *transition.adopted):
                 await self._task_hubs.claim(hub, Claim(before.name, caller.run(hub), transition.proof))
+                # Before the hub is in a slot: a verdict must know of them.
+                await self._recorder.replay(hub)
             after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=caller.by)
             audit = AuditRecord(
                 after.revision,
@@ -215,3 +261,7 @@ class Releases:
             f"app {name} was changed by {winner.updated_by if winner else 'somebody else'} at the same time; try again",
             updatedBy=winner.updated_by if winner else None,
         )
+
+
+def _not_found(name: str) -> AppNotFound:
+    return AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)

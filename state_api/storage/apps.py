@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from state_api.domain.apps import App
 from state_api.domain.names import app_key
 from state_api.services.ports import AuditRecord, Page
+from state_api.storage.schema import APP, APP_NAME, AUDIT
 from state_api.storage.tables import (
     APPS,
     Tables,
@@ -55,6 +56,10 @@ class AppStore:
         self._table = tables.client(APPS)
 
     async def get(self, name: str) -> App | None:
+        app = await self.read(name)
+        return None if app is None or app.deleted else app
+
+    async def read(self, name: str) -> App | None:
         known = await self._read(name)
         return known[0] if known else None
 
@@ -66,7 +71,8 @@ class AppStore:
             return False
         if known is None:
             await self._list(after.name)
-        state = {"PartitionKey": partition, "RowKey": _STATE, "Name": after.name, **chunked("State", _dump(after))}
+        key = {"PartitionKey": partition, "RowKey": _STATE}
+        state = {**key, **APP.stamp, "Name": after.name, **chunked("State", _dump(after))}
         operations: list[Operation] = [
             ("create", state)
             if known is None
@@ -84,6 +90,8 @@ class AppStore:
 
     async def page(self, top: int, token: str | None) -> Page[App]:
         rows = await read_page(self._table, "PartitionKey eq @p", {"p": _INDEX}, top, token, "apps")
+        for row in rows.items:
+            APP_NAME.check(row)
         apps = await asyncio.gather(*(self.get(row["RowKey"]) for row in rows.items))
         return Page(tuple(app for app in apps if app is not None), rows.continuation_token)
 
@@ -99,6 +107,7 @@ class AppStore:
                 row = await self._table.get_entity(app_key(name), _STATE)
             except ResourceNotFoundError:
                 return None
+        APP.check(row)
         return _app().validate_json(unchunked("State", row)), etag_of(row)
 
     async def _list(self, name: str) -> None:
@@ -106,9 +115,12 @@ class AppStore:
         for _ in range(2):
             async with translated():
                 try:
-                    await transact(self._table, [("upsert", {"PartitionKey": _INDEX, "RowKey": app_key(name)})])
+                    row = {"PartitionKey": _INDEX, "RowKey": app_key(name), **APP_NAME.stamp}
+                    await transact(self._table, [("create", row)])
                     return
                 except HttpResponseError as error:
+                    if is_lost_race(error):
+                        return
                     if not is_no_table(error):
                         raise
                     await self._tables.make(APPS)
@@ -123,9 +135,10 @@ def _audit_key(revision: int) -> str:
     return f"audit|{_LAST - revision:010d}"
 
 
-def _audit_row(audit: AuditRecord) -> dict[str, str]:
-    return chunked("Record", json.dumps(_audit().dump_python(audit, mode="json")))
+def _audit_row(audit: AuditRecord) -> dict[str, Any]:
+    return {**AUDIT.stamp, **chunked("Record", json.dumps(_audit().dump_python(audit, mode="json")))}
 
 
 def _audit_from(row: TableEntity | Mapping[str, Any]) -> AuditRecord:
+    AUDIT.check(row)
     return _audit().validate_json(unchunked("Record", row))

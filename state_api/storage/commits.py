@@ -20,11 +20,17 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient
 
-from state_api.domain.errors import StateError, StorageUnavailable
-from state_api.domain.instants import Instant, format_instant, parse_instant
+from state_api.domain.errors import StateError, StorageUnavailable, UnsupportedSchema
+from state_api.domain.instants import Instant, parse_instant
 from state_api.services.ports import TableMissing
-from state_api.storage.instance_rows import BEAT, closed_row, instance_from, instance_key_of, table_row
-from state_api.storage.keys import instance_key
+from state_api.storage.instance_rows import (
+    beat_key_of,
+    beat_row,
+    check_schema,
+    closed_row,
+    instance_from,
+    instance_key_of,
+)
 from state_api.storage.plans import MAX_OPERATIONS, Evidence, Known, Plan, plan
 from state_api.storage.tables import (
     Tables,
@@ -172,12 +178,13 @@ class GroupCommit:
                     alone = made.culprit(_index_of(refusal)) or batch[0].evidence.instance_id
                     batch = self._part(place, batch, alone)
                 fresh = True
+        except UnsupportedSchema:
+            self._part_all(place, batch)
         except (StateError, TableMissing) as error:
             self._fail(place, batch, error)
         except Exception:  # noqa: BLE001 (whatever it is, each is told what it was for it)
-            # Nothing foreseen, such as a row that cannot be read: it must not fail its neighbours.
-            while batch:
-                batch = self._part(place, batch, batch[0].evidence.instance_id)
+            # Nothing foreseen, such as a row that cannot be read.
+            self._part_all(place, batch)
         except BaseException as error:
             self._fail(place, batch, error)
             raise
@@ -188,6 +195,11 @@ class GroupCommit:
         parted = [one for one in batch if one.evidence.instance_id == alone]
         self._start(self._write_alone(place, parted)).add_done_callback(lambda _: _tell(parted, _stopping()))
         return [one for one in batch if one.evidence.instance_id != alone]
+
+    def _part_all(self, place: Place, batch: list[_Waiting]) -> None:
+        """Let each instance go on by itself: one whose row cannot be read must not fail its neighbours."""
+        while batch:
+            batch = self._part(place, batch, batch[0].evidence.instance_id)
 
     async def _write_alone(self, place: Place, batch: Sequence[_Waiting]) -> None:
         """The same for one instance that others write, too, or that the storage does not take."""
@@ -288,18 +300,17 @@ class GroupCommit:
         """Stamp the function. Written without a condition, because every writer of the shard does: the storage's own
         time stamp, which the settle window counts from, is right whoever comes last. `LastEventAt` is for people and
         may briefly lag behind when several workers write."""
-        key = BEAT + instance_key(name)
         place = (client.table_name, shard, name)
         if place not in self._last_event:
             if len(self._last_event) >= REMEMBERED:
                 self._last_event.clear()
             with suppress(ResourceNotFoundError):
-                known = await client.get_entity(shard, key)
+                known = await client.get_entity(shard, beat_key_of(name))
+                check_schema(known)
                 at = max(at, parse_instant(known["LastEventAt"]))
         latest = max(self._last_event.get(place, Instant(0)), at)
         self._last_event[place] = latest
-        stamp = table_row(shard, key, FunctionName=name, LastEventAt=format_instant(latest))
-        return ("upsert", stamp, {"mode": UpdateMode.REPLACE})
+        return ("upsert", beat_row(shard, name, latest), {"mode": UpdateMode.REPLACE})
 
     def _remember(self, table: str, instance_id: str, known: Known) -> None:
         key = (table, instance_id)

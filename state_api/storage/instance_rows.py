@@ -5,14 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus, Source, Started
+from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus, Source, Started, short_reason
 from state_api.storage.keys import escape, instance_key, unescape
+from state_api.storage.schema import ACTIVITY, INSTANCE, RowSchema
 
 ACTIVE_FROM = "a|"
 ACTIVE_TO = "a}"
 # After the active rows: whoever reads in the order of the keys, page by page, must not read "quiet for long" first and
 # then miss the row that an end has just taken away.
-BEAT = "b|"
+STAMPS = "b|"
+# Stamps are written without a condition. With the schema number in the key, a server of another number cannot overwrite
+# them, and finds them in the range that it reads.
+BEAT = f"{STAMPS}{ACTIVITY.number}|"
 BEAT_TO = "b}"
 # Which look-up has closed instances last. No function's key has this escape; a server of a version that does not know
 # it takes it for a beat, and settles.
@@ -28,15 +32,21 @@ def active_key_of(instance: Instance) -> str:
     return f"{ACTIVE_FROM}{format_instant(instance.started.at)}|{instance_key(instance.instance_id)}"
 
 
-def table_row(partition: str, key: str, **properties: Any) -> dict[str, Any]:
+def check_schema(row: Mapping[str, Any]) -> None:
+    """Raises UnsupportedSchema for a row of a hub's table that this server does not know."""
+    (ACTIVITY if row["RowKey"].startswith(STAMPS) else INSTANCE).check(row)
+
+
+def _table_row(schema: RowSchema, partition: str, key: str, **properties: Any) -> dict[str, Any]:
     present = {name: value for name, value in properties.items() if value is not None}
-    return {"PartitionKey": partition, "RowKey": key, **present}
+    return {"PartitionKey": partition, "RowKey": key, **schema.stamp, **present}
 
 
 def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
     """The whole record. The id is kept escaped, so that no property ever holds a control character."""
     started, finished = instance.started, instance.finished
-    return table_row(
+    return _table_row(
+        INSTANCE,
         shard,
         instance_key_of(instance.instance_id),
         InstanceId=escape(instance.instance_id),
@@ -55,6 +65,7 @@ def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
 
 
 def instance_from(row: Mapping[str, Any]) -> Instance:
+    check_schema(row)
     started = finished = None
     if "StartedAt" in row:
         started = Started(
@@ -67,21 +78,33 @@ def instance_from(row: Mapping[str, Any]) -> Instance:
         finished = Finished(
             parse_instant(row["FinishedAt"]),
             RuntimeStatus(row["Outcome"]),
-            row["Reason"],
+            # Rows of earlier versions hold whole reasons.
+            short_reason(row["Reason"]),
             row["FinishedName"],
             Source(row["FinishedSource"]),
         )
     return Instance(unescape(row["InstanceId"]), started, finished)
 
 
+def beat_key_of(function_name: str) -> str:
+    return BEAT + instance_key(function_name)
+
+
+def beat_row(shard: str, function_name: str, last_event_at: Instant) -> dict[str, Any]:
+    at = format_instant(last_event_at)
+    return _table_row(ACTIVITY, shard, beat_key_of(function_name), FunctionName=function_name, LastEventAt=at)
+
+
 def closed_row(shard: str) -> dict[str, Any]:
     """A mark that no other closing has."""
-    return table_row(shard, CLOSED, FunctionName="", LastEventAt=format_instant(Instant(0)), Mark=secrets.token_hex(8))
+    never, mark = format_instant(Instant(0)), secrets.token_hex(8)
+    return _table_row(ACTIVITY, shard, CLOSED, FunctionName="", LastEventAt=never, Mark=mark)
 
 
 def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:
     assert instance.started is not None, "only a started instance is active"
-    return table_row(
+    return _table_row(
+        INSTANCE,
         shard,
         key,
         InstanceId=escape(instance.instance_id),
@@ -94,6 +117,7 @@ def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:
 
 def active_from(row: Mapping[str, Any]) -> Instance:
     """An active instance without what is known of its earlier generations, which a list does not show."""
+    check_schema(row)
     started = Started(
         parse_instant(row["StartedAt"]), RuntimeStatus(row["RuntimeStatus"]), row["FunctionName"], Source(row["Source"])
     )

@@ -29,10 +29,12 @@ from state_api.storage.instance_rows import (
     BEAT_TO,
     CLOSED,
     active_from,
+    check_schema,
     instance_from,
 )
 from state_api.storage.keys import ordinal, shard_of
 from state_api.storage.plans import Evidence
+from state_api.storage.schema import INSTANCE
 from state_api.storage.tables import (
     FOREIGN_PAGE,
     Tables,
@@ -119,6 +121,7 @@ class InstanceStore:
         )
         try:
             async for row in rows:
+                check_schema(row)
                 if row["RowKey"] == CLOSED:
                     closings = row["Mark"]
                     continue
@@ -214,10 +217,14 @@ class InstanceStore:
         if type(shard) is not int or not 0 <= shard < hub.shards or not isinstance(token, str | None):
             raise InvalidRequest(FOREIGN_PAGE)
         table = self._tables.client(instance_table(hub.name))
-        query = "PartitionKey eq @shard and RowKey ge 'i|' and RowKey lt 'i}' and Active eq false"
+        # A row of another schema need not have these properties, and must not be left out.
+        unsupported = f"not (Schema eq {INSTANCE.number})"
+        query = "PartitionKey eq @shard and RowKey ge 'i|' and RowKey lt 'i}' and "
         parameters: dict[str, Any] = {}
-        if status is not None:
-            query += " and RuntimeStatus eq @status"
+        if status is None:
+            query += f"(Active eq false or {unsupported})"
+        else:
+            query += f"(Active eq false and RuntimeStatus eq @status or {unsupported})"
             parameters["status"] = status.value
         items: list[Instance] = []
         for _ in range(_LISTED_PAGES):

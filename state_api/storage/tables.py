@@ -124,6 +124,8 @@ class Tables:
             "retry_backoff_max": 2,
             "connection_timeout": 3,
             "read_timeout": 6,
+            # A redirect would take the credentials, or the state, to another place.
+            "permit_redirects": False,
             **more,
         }
         if settings.connection_string is not None:

@@ -12,7 +12,9 @@ from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, Task
 from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.names import HubKey, app_key, hub_key
 from state_api.domain.ownership import Basis, Claim, Proof
-from state_api.services.ports import TaskHubRecord
+from state_api.domain.refusals import task_hub_claimed
+from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
+from state_api.storage.schema import TASK_HUB
 from state_api.storage.tables import (
     TASK_HUBS,
     Tables,
@@ -24,6 +26,7 @@ from state_api.storage.tables import (
     translated,
     unchanged_since,
 )
+from state_api.storage.unclaimed import UnclaimedLimit
 
 _PARTITION = "hub"
 _ATTEMPTS = 10
@@ -37,7 +40,7 @@ Change = Callable[[TaskHubRecord | None], dict[str, Any]]
 class TaskHubStore:
     """One row a hub, keyed by its name in lower case, because names are case-insensitive in storage."""
 
-    def __init__(self, tables: Tables, shards: int) -> None:
+    def __init__(self, tables: Tables, shards: int, unclaimed_limit: int | None = None) -> None:
         self._tables = tables
         self._table = tables.client(TASK_HUBS)
         self._shards = shards
@@ -45,6 +48,7 @@ class TaskHubStore:
         # a worker look again, so remembering is safe.
         self._open: dict[HubKey, TaskHubRecord] = {}
         self._making = asyncio.Semaphore(_MADE_AT_ONCE)
+        self._unclaimed = UnclaimedLimit(self._table, _PARTITION, unclaimed_limit)
 
     async def ping(self) -> None:
         # No hub has this name: it begins with no letter.
@@ -54,19 +58,23 @@ class TaskHubStore:
         known = await self._read(task_hub)
         return known[0] if known else None
 
-    async def open(self, task_hub: str) -> TaskHubRecord:
+    async def open(self, task_hub: str, *, limited: bool = True) -> TaskHubRecord:
         """The record of a hub that events come for; its row and its table are made when first needed. A closed hub
-        is returned as it is."""
+        is returned as it is. Raises TooManyTaskHubs for a hub that is not registered, if it is `limited` and the limit
+        is reached."""
         key = hub_key(task_hub)
         if key not in self._open:
             async with self._making:
-                return await self._open_or_make(task_hub)
+                return await self._open_or_make(task_hub, limited=limited)
         return self._open[key]
 
-    async def _open_or_make(self, task_hub: str) -> TaskHubRecord:
+    async def _open_or_make(self, task_hub: str, *, limited: bool) -> TaskHubRecord:
         key = hub_key(task_hub)
         if key not in self._open:
-            record = await self._change(task_hub, lambda record: {})
+            known = await self._read(task_hub)
+            if known is None and limited and not await self._unclaimed.admit():
+                raise TooManyTaskHubs
+            record = known[0] if known else await self._change(task_hub, lambda record: {})
             if record.closed:
                 return record
             if not record.recording:
@@ -106,12 +114,28 @@ class TaskHubStore:
             claimed = {"App": claim.app, "Run": claim.run}
             return claimed if claim.proof is None else {**claimed, "Proof": _proof_text(claim.proof)}
 
-        return await self._change(task_hub, reserve)
+        record = await self._change(task_hub, reserve)
+        self._unclaimed.forget()
+        return record
 
     async def close(self, task_hub: str, deleting: str | None = None) -> None:
         """Let no more events in. They go to quarantine from now on."""
         await self._change(task_hub, lambda record: {"Closed": True} | ({"Deleting": deleting} if deleting else {}))
         self.forget(task_hub)
+
+    async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
+        """Let no more events in, unless an app has claimed the hub. One conditional write, so that no app can claim it
+        at the same time. Raises TaskHubClaimed."""
+
+        def close(record: TaskHubRecord | None) -> dict[str, Any]:
+            if record is not None and record.app is not None:
+                raise task_hub_claimed(record.name, record.app)
+            return {"Closed": True}
+
+        record = await self._change(task_hub, close)
+        self.forget(task_hub)
+        self._unclaimed.forget()
+        return record
 
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
@@ -123,6 +147,7 @@ class TaskHubStore:
                 row = await self._table.get_entity(_PARTITION, hub_key(task_hub))
             except ResourceNotFoundError:
                 return None
+        TASK_HUB.check(row)
         record = TaskHubRecord(
             name=row["Name"],
             shards=row["Shards"],
@@ -151,7 +176,7 @@ class TaskHubStore:
                     await transact(
                         self._table,
                         [
-                            ("create", {**row, "Name": task_hub, "Shards": self._shards})
+                            ("create", {**row, **TASK_HUB.stamp, "Name": task_hub, "Shards": self._shards})
                             if known is None
                             else ("update", row, {**unchanged_since(known[1]), "mode": UpdateMode.MERGE})
                         ],

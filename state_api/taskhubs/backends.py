@@ -58,6 +58,9 @@ class ConfiguredBackends:
         """Raises SourceError when a setting is missing or wrong."""
         if source not in self._made:
             try:
+                for name in (source.connection, source.tracking_connection):
+                    if name is not None:
+                        self._connections.check_name(name)
                 self._made[source] = PROVIDERS[source.provider](self._connections, source)
             except SettingsError as error:
                 raise SourceError(Trouble.FAILED, str(error)) from None

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -21,8 +20,10 @@ import aiohttp
 from pydantic import SecretStr
 from yarl import URL
 
+from state_api.addresses import is_loopback
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant, instant_from, parse_instant, seconds
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
+from state_api.domain.messages import KnownTimers, QueueSnapshot
 from state_api.domain.names import is_entity
 from state_api.domain.ownership import Existing, plain_address
 from state_api.domain.sightings import Sighting
@@ -53,6 +54,9 @@ _MARGIN = seconds(60)
 """Created times are by the clocks of the app's workers; a minute is far more than two clocks differ that are kept by
 NTP."""
 _AT_ONCE = 16
+_NO_SEGMENTS = (".", "..")
+"""Ids that no address can hold, escaped or not: it becomes that of the list, without pages, or of the API (extension
+3.19, run)."""
 _NOBODY = "~~~"
 """A prefix of instance ids under which there is probably nothing, so that the answer is quick and small."""
 
@@ -170,9 +174,12 @@ class ManagementApiBackend:
             for task in asked:
                 task.cancel()
 
-    async def in_flight(self, task_hub: str) -> bool | None:
+    async def snapshot(self, task_hub: str) -> QueueSnapshot | None:
         """None: the API does not show messages."""
         return None
+
+    async def read_timers(self, task_hub: str, known: KnownTimers) -> KnownTimers:
+        return known
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -181,6 +188,8 @@ class ManagementApiBackend:
 
     async def _by_path(self, task_hub: str, instance_id: str) -> Sighting | None:
         """The instance under its own address; None does not mean that there is no such instance."""
+        if instance_id in _NO_SEGMENTS:
+            return None
         answer = await self._ask(task_hub, f"/{quote(instance_id, safe='')}", {})
         if answer.status not in {200, 202, 400, 404, 500}:
             raise self._unexpected(answer.status)
@@ -337,19 +346,12 @@ def _checked_endpoint(endpoint: str, name: str) -> str:
             f"{name}__endpoint must be the address of the app, such as https://APP.azurewebsites.net, without "
             "credentials and query"
         )
-    if match["scheme"].lower() != "https" and not _is_loopback(match["host"]):
+    if match["scheme"].lower() != "https" and not is_loopback(match["host"].strip("[]").lower()):
         raise SettingsError(
             f"{name}__endpoint must begin with https, because the key travels in every request; plain http is for an "
             "app on this machine"
         )
     return endpoint.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _sighting(instance: Any) -> Sighting:

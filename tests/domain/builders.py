@@ -22,7 +22,7 @@ from state_api.domain.swaps import begin
 
 NOON = parse_instant("2026-11-20T12:00:00Z")
 AZURE_STORAGE = "azureStorage"
-SOURCE = TaskHubSource(AZURE_STORAGE, "DURABLE_STORAGE")
+SOURCE = TaskHubSource(AZURE_STORAGE, "STATE_TASKHUBS_SHOP")
 
 RUN_7 = "https://ci.example/runs/7"
 RUN_8 = "https://ci.example/runs/8"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.lifecycle import (
     ENDED_STATUSES,
+    MAX_REASON,
     RUNNING_STATUSES,
     Instance,
     LifecycleEvent,
@@ -17,6 +18,7 @@ from state_api.domain.lifecycle import (
     apply,
     instance_of,
     merge,
+    short_reason,
 )
 from tests.domain.builders import NOON, at, event
 
@@ -174,6 +176,30 @@ def test_at_equal_times_the_end_wins(running: RuntimeStatus, end: RuntimeStatus)
 def test_two_ends_at_the_same_time_have_one_winner_in_either_order(winner: RuntimeStatus, loser: RuntimeStatus) -> None:
     assert after(event(winner), event(loser)).runtime_status is winner
     assert after(event(loser), event(winner)).runtime_status is winner
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", ""),
+        ("out of stock", "out of stock"),
+        ("out of stock\n  at Ship.run()\n", "out of stock"),
+        ("out of stock\r\nat Ship", "out of stock"),
+        ("\n\n out of stock \u2028at Ship", "out of stock"),
+        (" \n\t", ""),
+        ("x" * 5000, "x" * MAX_REASON),
+    ],
+)
+def test_of_a_reason_the_first_line_is_kept(text: str, kept: str) -> None:
+    assert short_reason(text) == kept
+
+
+@given(st.text(st.sampled_from(" \n\r\x85\u2028\x1fab"), max_size=30), st.integers(0, 2 * MAX_REASON))
+def test_a_short_reason_is_not_shortened_again(text: str, length: int) -> None:
+    short = short_reason("x" * length + text)
+    assert short_reason(short) == short
+    assert len(short) <= MAX_REASON
+    assert len(short.splitlines()) <= 1
 
 
 def test_two_equal_ends_with_different_reasons_have_one_winner_in_either_order() -> None:

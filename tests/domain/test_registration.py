@@ -257,7 +257,7 @@ def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_sett
     assert transition.details == {
         "taskHubs": {
             "provider": "azureStorage",
-            "connection": "DURABLE_STORAGE",
+            "connection": "STATE_TASKHUBS_SHOP",
             "trackingConnection": None,
             "trackingPrefix": None,
         }
@@ -266,22 +266,22 @@ def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_sett
 
 
 def test_a_tracking_store_of_its_own_is_on_record_too() -> None:
-    source = replace(SOURCE, tracking_connection="TRACKING_STORAGE", tracking_prefix="Orders")
+    source = replace(SOURCE, tracking_connection="STATE_TASKHUBS_TRACKING", tracking_prefix="Orders")
     transition = register(shop(task_hubs=SOURCE), Registration(task_hubs=source), {}, frozenset(), at())
     assert transition.app.task_hubs == source
     assert transition.changed
     assert transition.details == {
         "taskHubs": {
             "provider": "azureStorage",
-            "connection": "DURABLE_STORAGE",
-            "trackingConnection": "TRACKING_STORAGE",
+            "connection": "STATE_TASKHUBS_SHOP",
+            "trackingConnection": "STATE_TASKHUBS_TRACKING",
             "trackingPrefix": "Orders",
         }
     }
 
 
 def test_a_source_that_was_stored_before_there_were_tracking_stores_has_none() -> None:
-    stored = b'{"provider": "azureStorage", "connection": "DURABLE_STORAGE"}'
+    stored = b'{"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}'
     assert TypeAdapter(TaskHubSource).validate_json(stored) == SOURCE
 
 

@@ -63,9 +63,9 @@ def test_every_end_of_a_probe_is_a_reason_unless_it_is_complete() -> None:
 
 @pytest.mark.parametrize(("status", "code"), TROUBLE.items())
 def test_a_probe_that_could_not_read_fails_closed_and_says_what_to_mend(status: ProbeStatus, code: Reason) -> None:
-    verdict = verified_by(probe(status=status, message="the connection DURABLE_STORAGE is not set"))
+    verdict = verified_by(probe(status=status, message="the connection STATE_TASKHUBS_SHOP is not set"))
     assert only_reason(verdict) is code
-    assert verdict.reasons[0].message == "task hub v41 could not be read: the connection DURABLE_STORAGE is not set"
+    assert verdict.reasons[0].message == "task hub v41 could not be read: the connection STATE_TASKHUBS_SHOP is not set"
     assert verdict.assurance is Assurance.EVENTS
     assert verdict.retry_after_seconds == POLL_SECONDS
 

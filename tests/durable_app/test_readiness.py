@@ -27,7 +27,7 @@ class Judge:
         content = {
             "slots": {"staging": {"taskHub": self.hub}},
             "policy": {"settleSeconds": 0} | policy,
-            "taskHubs": {"provider": "azureStorage", "connection": "DURABLE_STORAGE"},
+            "taskHubs": {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"},
         }
         answer = await self.http.put(f"/api/apps/{self.app}", json=content)
         assert answer.status_code == 200, answer.text

@@ -121,7 +121,7 @@ async def serving_here(storage: StorageSettings, ahead: float = 0) -> AsyncItera
     """A client of a new server in this process, whose clock is `ahead` seconds ahead."""
     assert storage.connection_string is not None
     clock = ShiftedClock()
-    connections = Connections({"DURABLE_STORAGE": storage.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
     server = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = server.tables.clock
     clock.turn(ahead)

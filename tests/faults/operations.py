@@ -17,7 +17,7 @@ from tests.faults.crashes import Ask
 from tests.http.client import publish, put, run, stage, swap
 from tests.taskhubs.provider import Account, ProviderHub
 
-SOURCE = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+SOURCE = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 OURS, OTHERS = run(1), run(2)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _LAST = 10**10

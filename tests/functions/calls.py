@@ -10,6 +10,7 @@ import azure.functions as func
 
 import function_app
 
+ADMIN_KEY = "an-admin-key-0123456789"
 HOST = "http://localhost:7071"
 TRIGGER = "RecordLifecycleEvent"
 TIMER = "ProbeTaskHubs"
@@ -33,6 +34,7 @@ async def call(
     *,
     method: str | None = None,
     headers: dict[str, str] | None = None,
+    key: str = ADMIN_KEY,
     query: dict[str, Any] | None = None,
     **route: str,
 ) -> func.HttpResponse:
@@ -41,7 +43,9 @@ async def call(
     request = func.HttpRequest(
         method or function.get_trigger().methods[0].value,
         address(name, route, query),
-        headers=({"content-type": "application/json"} if body is not None else {}) | (headers or {}),
+        headers={"x-functions-key": key}
+        | ({"content-type": "application/json"} if body is not None else {})
+        | (headers or {}),
         params={key: str(value) for key, value in (query or {}).items()},
         route_params=route,
         body=b"" if body is None else json.dumps(body).encode(),

@@ -1,12 +1,15 @@
 """The function app on the run's storage, set up through the environment as in Azure."""
 
 import importlib.util
+import json
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 import function_app
-from state_api.settings import DOCUMENTED, STORAGE, StorageSettings
+from state_api.settings import DOCUMENTED, KEYS, STORAGE, StorageSettings
+from tests.functions.calls import ADMIN_KEY
+from tests.keys import key_entry
 
 # Microsoft's runtime library exists for Python 3.13 and newer; dev/test-functions installs it.
 collect_ignore = [] if importlib.util.find_spec("azure_functions_runtime") else ["runtime"]
@@ -14,9 +17,10 @@ collect_ignore = [] if importlib.util.find_spec("azure_functions_runtime") else 
 
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No setting at all, and no server yet."""
+    """No setting but an admin's key, and no server yet."""
     for name in DOCUMENTED:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(KEYS, json.dumps([key_entry(ADMIN_KEY, "admin")]))
     function_app.server.cache_clear()
     yield
     function_app.server.cache_clear()
@@ -26,7 +30,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def hosted(
     unset: None, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> AsyncIterator[None]:
-    """The app's only setting is the run's storage. Closes whatever server the test has made."""
+    """The app's settings are the run's storage and an admin's key. Closes whatever server the test has made."""
     assert storage.connection_string is not None
     monkeypatch.setenv(STORAGE, storage.connection_string.get_secret_value())
     yield

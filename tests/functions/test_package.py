@@ -3,10 +3,8 @@
 import importlib.metadata
 import json
 import re
-import shutil
 import subprocess
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 import function_app
 from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED, STORAGE, read_settings
+from tests.platform.functions_host import deployed
 
 REPOSITORY = Path(function_app.__file__).parent
 
@@ -29,16 +28,16 @@ from state_api.settings import Connections, Settings, StorageSettings
 from state_api.taskhubs.backend import SourceError
 # The managed identity and the transport are loaded when they are first needed.
 connections = Connections({
-    "SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
-    "STORAGE": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
+    "STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
+    "STATE_TASKHUBS_SHOP": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
     "QueueEndpoint=http://127.0.0.1:9/a;BlobEndpoint=http://127.0.0.1:9/a",
 })
 uri = "https://account.table.core.windows.net"
 server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), connections=connections))
 
 async def use():
-    scheduler = server.backends.of(TaskHubSource("scheduler", "SCHEDULER"))
-    storage = server.backends.of(TaskHubSource("azureStorage", "STORAGE"))
+    scheduler = server.backends.of(TaskHubSource("scheduler", "STATE_TASKHUBS_SCHEDULER"))
+    storage = server.backends.of(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
     for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41"), storage.in_flight("v41")):
         try:
             await asked
@@ -76,6 +75,13 @@ def test_the_host_serves_the_contract_under_api_and_has_the_event_grid_extension
     assert re.fullmatch(r"\[\d+\.\*, \d+\.0\.0\)", host["extensionBundle"]["version"])
 
 
+@pytest.mark.parametrize("name", ["host.json", "durable_app/host.json"])
+def test_the_host_logs_nothing_below_a_warning_of_what_writes_most(name: str) -> None:
+    """At the level Information these two wrote 765 lines in 30 idle seconds (docs/platform.md)."""
+    levels = read(name)["logging"]["logLevel"]
+    assert (levels["Azure.Core"], levels["DurableTask"]) == ("Warning", "Warning")
+
+
 def test_the_example_of_local_settings_works_and_names_only_documented_settings() -> None:
     example = read("local.settings.example.json")
     assert example["IsEncrypted"] is False
@@ -87,27 +93,10 @@ def test_the_example_of_local_settings_works_and_names_only_documented_settings(
 # Files
 
 
-def ignored(path: Path, patterns: list[str]) -> bool:
-    """Whether .funcignore, which reads like .gitignore, leaves out this file or folder."""
-    for pattern in patterns:
-        name = pattern.rstrip("/")
-        subject = str(path.relative_to(REPOSITORY)) if "/" in name else path.name
-        if fnmatchcase(subject, name.lstrip("/")) and (path.is_dir() or not pattern.endswith("/")):
-            return True
-    return False
-
-
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     """The repository as the tools would send it."""
-    patterns = (REPOSITORY / ".funcignore").read_text().split()
-
-    def left_out(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if ignored(Path(folder, name), patterns) or name == "__pycache__"]
-
-    target = tmp_path / "published"
-    shutil.copytree(REPOSITORY, target, ignore=left_out)
-    return target
+    return deployed(REPOSITORY, tmp_path / "published")
 
 
 def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(published: Path) -> None:
@@ -126,8 +115,8 @@ def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(
 
 
 def required() -> dict[str, str]:
-    """Distribution and pinned version of each line of requirements.txt that holds for this Python."""
-    lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.txt").read_text().splitlines()]
+    """Distribution and pinned version of each line of requirements.in that holds for this Python."""
+    lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.in").read_text().splitlines()]
     given = [Requirement(line) for line in lines if line]
     return {
         canonicalize_name(one.name): str(one.specifier).removeprefix("==")

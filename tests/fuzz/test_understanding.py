@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from state_api.domain.instants import parse_instant
+from state_api.domain.lifecycle import short_reason
 from state_api.services.envelopes import QUARANTINE_CODES, NotUnderstood, understand
 from tests.fuzz.events import ANY_EVENTS, LONGEST_ID, bad_events, good_events, utf16
 from tests.profiles import examples
@@ -34,9 +35,10 @@ def understood(event: Any) -> bool:
         return False
     found = understand(event, NOW)
     assert 0 < utf16(found.instance_id) <= LONGEST_ID
+    assert found.reason == short_reason(found.reason)
     for text in (found.function_name, found.reason):
         text.encode()
-        assert len(text) <= 4000
+        assert len(text) <= 1000
     return True
 
 

@@ -187,7 +187,7 @@ async def test_what_stands_in_the_way_is_told_and_the_next_call_goes_on(
 async def test_a_deletion_that_was_begun_waits_for_where_the_hubs_live(
     http: httpx.AsyncClient, server: StateServer, app: str, account: Account, hubs: list[str]
 ) -> None:
-    await TaskHubStore(server.tables, 4).close(hubs[0], str(TaskHubSource("azureStorage", "DURABLE_STORAGE")))
+    await TaskHubStore(server.tables, 4).close(hubs[0], str(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP")))
     await put(http, app, taskHubs=None)
     (done,) = await clean(http, app, deleteTaskHubs=False)
     assert (done["outcome"], "set taskHubs with PutApp" in done["message"]) == ("Unfinished", True)
@@ -200,7 +200,7 @@ async def test_deleting_needs_to_know_where_the_hubs_live(http: httpx.AsyncClien
     await put(http, app, taskHubs=None)
     told = problem(await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True}), 400, "InvalidRequest")
     assert "set taskHubs with PutApp" in told["detail"]
-    api = {"provider": "managementApi", "connection": "SHOP_API"}
+    api = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
     assert (await put(http, app, taskHubs=api)).status_code == 400
 
 

@@ -1,4 +1,4 @@
-"""Keys outside Azure Functions: who gets in, what each role may do, and that no key ever leaves."""
+"""Keys: who gets in, what each role may do, and that no key ever leaves."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -10,16 +10,17 @@ from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
 from tests.http.client import problem
+from tests.keys import key_entries
 
 pytestmark = pytest.mark.anyio
 
-KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("reader", "deployer", "publisher", "admin")}
+KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("reader", "router", "deployer", "publisher", "admin")}
 
 
 @pytest.fixture
 async def guarded(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[httpx.AsyncClient]:
     """A server with one key per role."""
-    keys = [{"name": f"the-{role}", "role": role, "key": key} for role, key in KEYS.items()]
+    keys = key_entries(KEYS)
     server = StateServer(Settings.model_validate({"storage": storage, "keys": keys}))
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:
@@ -57,7 +58,7 @@ OPERATIONS = [
     ("GET", "/api/taskhubs/{hub}", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}/instances", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}/versions", {"reader", "deployer", "admin"}),
-    ("GET", "/api/quarantine", {"reader", "deployer", "admin"}),
+    ("GET", "/api/quarantine", {"admin"}),
     ("POST", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("POST", "/api/apps/{app}/swap", {"deployer", "admin"}),
@@ -65,6 +66,9 @@ OPERATIONS = [
     ("POST", "/api/apps/{app}/waivers", {"deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/waivers", {"deployer", "admin"}),
     ("PUT", "/api/apps/{app}", {"admin"}),
+    ("DELETE", "/api/apps/{app}", {"admin"}),
+    ("DELETE", "/api/taskhubs/{hub}", {"admin"}),
+    ("DELETE", "/api/quarantine", {"admin"}),
     ("POST", "/api/events", {"publisher", "admin"}),
     ("OPTIONS", "/api/events", {"publisher", "admin"}),
 ]
@@ -88,6 +92,19 @@ async def test_each_role_may_do_its_own_work_and_no_more(
             assert answer.status_code not in (401, 403), answer.text
         else:
             assert role in problem(answer, 403, "Forbidden")["detail"]
+
+
+async def test_why_an_instance_failed_is_shown_to_those_who_deploy_only(guarded: httpx.AsyncClient, hub: str) -> None:
+    """A reason is a text of the app, and may hold its customers' data."""
+    failed = event(hub, status="Failed", reason="the card of Anna Example was declined")
+    sent = await guarded.post("/api/events", json=[failed], headers={"aeg-sas-key": KEYS["publisher"]})
+    assert sent.json()["recorded"] == 1
+    shown = {}
+    for role in ("reader", "deployer", "admin"):
+        listed = await guarded.get(f"/api/taskhubs/{hub}/instances", headers={"x-functions-key": KEYS[role]})
+        (shown[role],) = (one["reason"] for one in listed.json()["instances"])
+    reason = "the card of Anna Example was declined"
+    assert shown == {"reader": None, "deployer": reason, "admin": reason}
 
 
 async def test_every_operation_has_its_roles_tested(guarded: httpx.AsyncClient) -> None:

@@ -216,7 +216,7 @@ async def test_a_platform_header_is_not_believed_where_there_is_no_platform(
     ("method", "path", "allowed"),
     [
         ("POST", "/api/apps", {"GET"}),
-        ("PATCH", "/api/apps/shop", {"GET", "PUT"}),
+        ("PATCH", "/api/apps/shop", {"GET", "PUT", "DELETE"}),
         ("PUT", "/api/apps/shop/staging", {"GET", "POST", "DELETE"}),
         ("GET", "/api/apps/shop/swap", {"POST"}),
         ("GET", "/api/events", {"POST", "OPTIONS"}),

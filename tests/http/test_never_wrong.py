@@ -20,7 +20,7 @@ from state_api.domain.readiness import Policy
 from state_api.domain.scans import Scan
 from state_api.services.lookups import LookUps
 from state_api.services.questions import Question, Verify, is_fresh_enough
-from state_api.services.verification import Verifier
+from state_api.services.scanning import Scanner
 from state_api.settings import Connections, Settings, StorageSettings
 from state_api.storage.probes import ProbeStore
 from state_api.storage.tables import TASK_HUBS
@@ -142,7 +142,7 @@ async def test_a_server_that_has_just_started_asks_for_the_time_before_it_calls_
     assert (await staging(http, app))["ready"]
     await draining.put("order-1", "Pending")
     assert storage.connection_string is not None
-    connections = Connections({"DURABLE_STORAGE": storage.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
     late = StateServer(Settings(storage=storage, connections=connections))
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 60)
@@ -179,11 +179,16 @@ async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
     """To an environment that has a hub of the same name."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
-    state = StateServer(Settings(storage=storage, connections=Connections({"OURS": connection, "THEIRS": connection})))
+    state = StateServer(
+        Settings(
+            storage=storage,
+            connections=Connections({"STATE_TASKHUBS_OURS": connection, "STATE_TASKHUBS_THEIRS": connection}),
+        )
+    )
     transport = httpx.ASGITransport(state.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as http:
         names = [new_hub()[:12] + end for end in ("", "0", "x")]
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "OURS"})
+        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OURS"})
         for name in names:
             assert (await stage(http, app, name)).status_code == 200
             await account.make(name)
@@ -193,11 +198,11 @@ async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
             assert (await clean(http, app))[0]["outcome"] == "Unfinished"
             await lease.release()
         before = await account.artifacts(names[0])
-        await put(http, app, taskHubs=SOURCE | {"connection": "THEIRS"})
+        await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_THEIRS"})
         (done,) = await clean(http, app)
         assert (done["outcome"], "set those again" in done["message"]) == ("Unfinished", True)
         assert await account.artifacts(names[0]) == before
-        await put(http, app, taskHubs=SOURCE | {"connection": "OURS"})
+        await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OURS"})
         assert (await clean(http, app))[0]["outcome"] == "Removed"
     await state.close()
 
@@ -243,7 +248,7 @@ async def test_a_start_that_is_a_message_for_long_keeps_blocking(
     async with ControlQueue(draining) as queue:
         await publish(http, event(draining.hub, "order-1", "Completed"), event(draining.hub, "child", time=at(-1200)))
         message = await queue.send("the start of child")
-        assert codes(await staging(http, app, wait=2)) == ["InstancesActive"]
+        assert codes(await staging(http, app, wait=2)) == ["InstancesActive", "StartsPending"]
         await queue.delete(message)
         assert (await staging(http, app))["ready"]
 
@@ -267,7 +272,7 @@ def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_ca
     """What starts after it has read past it is missed. Only a hub too large to be read in one call must put up with
     that."""
     asked = parse_instant("2026-11-20T09:00:00Z")
-    source = TaskHubSource("azureStorage", "DURABLE_STORAGE")
+    source = TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP")
     question = Question("v41", source, Policy(), Exemptions(()), Verify.FRESH, asked, 0)
     began, ended = Instant(asked - seconds(31)), Instant(asked + seconds(1))
     result = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began, ended_at=ended, carried_on=True, took_seconds=2)
@@ -281,15 +286,15 @@ async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has
     """What it found has started another before it ended, and all events of that are lost."""
     assert (await staging(http, app))["ready"]
     await draining.put("b-first", "Running")
-    read = Verifier._pass
+    read = Scanner._pass
 
-    async def cut_off(self: Verifier, backend: Backend, question: Question, scan: Scan) -> None:
+    async def cut_off(self: Scanner, backend: Backend, question: Question, scan: Scan) -> None:
         await read(self, backend, question, scan)
         scan.cursors.append("[19, null]")
         raise TimeoutError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Verifier, "_pass", cut_off)
+        patch.setattr(Scanner, "_pass", cut_off)
         assert codes(await staging(http, app, verify="fresh")) == ["InstancesActive"]
     await draining.put("b-second", "Running")
     await draining.put("b-first", "Completed")
@@ -363,7 +368,7 @@ async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
 async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
     http: httpx.AsyncClient, app: str, draining: ProviderHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("state_api.services.verification._RECORDED", 1)
+    monkeypatch.setattr("state_api.services.scanning._RECORDED", 1)
     await draining.put("order-1", "Running")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LookUps, "correct", _out_of_time)

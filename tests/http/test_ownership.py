@@ -153,8 +153,13 @@ async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
 ) -> None:
     """Names ignore case, and the store's filters do not."""
     prefix = f"T{new_hub()}"
-    connections = {"OWN": connection_of(storage), "SHARED": connection_of(storage)}
-    source = {"provider": "azureStorage", "connection": "OWN", "trackingConnection": "SHARED", "trackingPrefix": prefix}
+    connections = {"STATE_TASKHUBS_OWN": connection_of(storage), "STATE_TASKHUBS_SHARED": connection_of(storage)}
+    source = {
+        "provider": "azureStorage",
+        "connection": "STATE_TASKHUBS_OWN",
+        "trackingConnection": "STATE_TASKHUBS_SHARED",
+        "trackingPrefix": prefix,
+    }
     async with server_with(storage, clock, connections) as http:
         await put(http, app, policy={"settleSeconds": 0}, taskHubs=source)
         first = new_hub()
@@ -167,7 +172,7 @@ async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
         refused = problem(await stage(http, app, hub, run(1)), 409, "TaskHubAlreadyUsed")
         assert refused["existing"] == [f"rows of {spelling(hub)} in table {prefix}Instances"]
         assert table in refused["addresses"]
-        assert (await stage(http, app, f"{hub}x", run(1))).status_code == 200
+        assert (await stage(http, app, f"{hub}x", run(1), force=True, reason="test")).status_code == 200
 
 
 @pytest.mark.parametrize("service", ["Table", "Queue", "Blob"])
@@ -176,7 +181,7 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
 ) -> None:
     async with (
         proxied(storage) as proxy,
-        server_with(storage, clock, {"DURABLE_STORAGE": connection_of(proxy.settings)}) as http,
+        server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_of(proxy.settings)}) as http,
     ):
         await put(http, app, taskHubs=SOURCE)
         proxy.faults[service] = Fault(503, headers={"Retry-After": "7"})
@@ -184,7 +189,7 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
         told = problem(answer, 503, "SourceUnavailable")
         assert answer.headers["retry-after"] == "7"
         assert told["detail"].startswith(f"nothing is claimed, because it is not known whether task hub {hub} exists")
-        assert "the setting DURABLE_STORAGE asks to wait" in told["detail"]
+        assert "the setting STATE_TASKHUBS_SHOP asks to wait" in told["detail"]
         problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
         proxy.faults.clear()
         assert (await stage(http, f"{app}-other", hub)).status_code == 200
@@ -197,21 +202,21 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
 async def test_a_setting_that_leads_nowhere_gets_nothing_claimed(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, connection: str
 ) -> None:
-    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
     async with server_with(storage, clock, settings) as http:
         await put(http, app, taskHubs=SOURCE)
     if connection == "wrong key":
         connection = connection_of(storage).replace("AccountKey=Eby8", "AccountKey=Abcd")
-    async with server_with(storage, clock, {"DURABLE_STORAGE": connection}) as http:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection}) as http:
         told = problem(await stage(http, app, hub), 503, "SourceUnavailable")
-        assert "DURABLE_STORAGE" in told["detail"]
+        assert "STATE_TASKHUBS_SHOP" in told["detail"]
         problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
 
 
 async def test_what_refuses_a_stage_anyway_is_told_before_that_the_provider_cannot_be_asked(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    async with server_with(storage, clock, {"DURABLE_STORAGE": UNREACHABLE}) as http:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": UNREACHABLE}) as http:
         await put(http, app, slots={"staging": {"taskHub": new_hub()}}, taskHubs=SOURCE)
         refused = problem(await stage(http, app, hub), 409, "StagingNotReady")
         assert codes(refused) == ["ProbeFailed"]
@@ -225,7 +230,7 @@ async def test_what_refuses_a_stage_anyway_is_told_before_that_the_provider_cann
 
 async def test_a_provider_that_does_not_answer_in_time_cannot_be_asked(server: StateServer, hub: str) -> None:
     ownership = Ownership(TaskHubStore(server.tables, 4), server.backends)
-    shop = App("shop", task_hubs=TaskHubSource("azureStorage", "DURABLE_STORAGE"))
+    shop = App("shop", task_hubs=TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
     over = asyncio.get_running_loop().time()
     told = await ownership.existing(shop, hub, Caller("ci"), over)
     assert isinstance(told, SourceUnavailable)
@@ -240,9 +245,9 @@ async def test_the_management_api_is_not_asked_because_asking_creates_the_task_h
 
     running = management.App("")
     async with management.served(answer) as origin:
-        settings = {"SHOP_API__endpoint": origin, "SHOP_API__key": management.KEY}
+        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.KEY}
         async with server_with(storage, clock, settings) as http:
-            await put(http, app, taskHubs={"provider": "managementApi", "connection": "SHOP_API"})
+            await put(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})
             assert (await stage(http, app, hub)).status_code == 200
             assert (running.asked, running.hubs) == ([], {})
             assert await proof_of(http, hub) is None
@@ -270,7 +275,7 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
     storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
 ) -> None:
     """The storage fails between the claim and the commit. The app starts all the same, and publishes events."""
-    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
     async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
         _break_at(proxy, "POST", 2)
         problem(await stage(broken, verified, hub, run(1)), 503, "StorageUnavailable")
@@ -287,7 +292,7 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
 async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
     storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
 ) -> None:
-    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
     async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
         _break_at(proxy, "POST", 2)
         problem(await stage(broken, verified, hub), 503, "StorageUnavailable")
@@ -300,12 +305,15 @@ async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here
 ) -> None:
     """The commit is lost, and the setting is pointed to another account before the run tries again."""
     before = connection_of(storage)
-    async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, {"DURABLE_STORAGE": before}) as http:
+    async with (
+        storage_proxy(storage) as proxy,
+        server_with(proxy.settings, clock, {"STATE_TASKHUBS_SHOP": before}) as http,
+    ):
         await put(http, app, taskHubs=SOURCE)
         _break_at(proxy, "POST", 2)
         problem(await stage(http, app, hub, run(1)), 503, "StorageUnavailable")
     await account.make(hub, ("order-1", "Completed"))
-    async with server_with(storage, clock, {"DURABLE_STORAGE": elsewhere(storage)}) as http:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as http:
         problem(await stage(http, app, hub, run(1)), 409, "TaskHubAlreadyUsed")
 
 
@@ -370,7 +378,7 @@ async def test_cleanup_deletes_what_the_proof_covers(
     assert await account.artifacts(hub) == []
 
 
-@pytest.mark.parametrize("connection", ["DURABLE_STORAGE", "OTHER_STORAGE"], ids=["setting", "taskHubs"])
+@pytest.mark.parametrize("connection", ["STATE_TASKHUBS_SHOP", "STATE_TASKHUBS_OTHER"], ids=["setting", "taskHubs"])
 async def test_what_leads_to_another_account_now_loses_nothing_there(
     http: httpx.AsyncClient,
     storage: StorageSettings,
@@ -399,13 +407,13 @@ async def test_what_leads_to_another_account_now_loses_nothing_there(
 async def test_task_hubs_of_another_setting_in_the_same_account_are_the_same(
     storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
 ) -> None:
-    settings = {"OLD": connection_of(storage), "NEW": connection_of(storage)}
+    settings = {"STATE_TASKHUBS_OLD": connection_of(storage), "STATE_TASKHUBS_NEW": connection_of(storage)}
     async with server_with(storage, clock, settings) as http:
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "OLD"})
+        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OLD"})
         assert (await stage(http, app, hub)).status_code == 200
         await account.make(hub, ("order-1", "Completed"))
         await retire(http, app, hub, account)
-        await put(http, app, taskHubs=SOURCE | {"connection": "NEW"})
+        await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_NEW"})
         assert [one["outcome"] for one in await clean(http, app)] == ["Removed"]
     assert await account.artifacts(hub) == []
 
@@ -437,10 +445,10 @@ async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
     assert (await stage(http, verified, hub)).status_code == 200
     await account.make(hub, ("order-1", "Completed"))
     await retire(http, verified, hub, account)
-    source = str(TaskHubSource("azureStorage", "DURABLE_STORAGE"))
+    source = str(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
     await TaskHubStore(server.tables, 4).close(hub, source)
     before = await account.artifacts(hub)
-    async with server_with(storage, clock, {"DURABLE_STORAGE": elsewhere(storage)}) as moved:
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as moved:
         (done,) = await clean(moved, verified)
         assert done["outcome"] == "Unfinished"
         assert "the setting leads to another place now" in done["message"]
@@ -470,7 +478,7 @@ async def test_what_the_server_was_not_allowed_to_list_is_not_proven(
     nothing that it could not see then."""
     async with (
         proxied(storage) as proxy,
-        server_with(storage, clock, {"DURABLE_STORAGE": connection_of(proxy.settings)}) as http,
+        server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_of(proxy.settings)}) as http,
     ):
         await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
         proxy.faults[f"{service} GET"] = Fault(403, "AuthorizationPermissionMismatch")

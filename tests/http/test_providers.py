@@ -49,8 +49,8 @@ def working() -> Iterator[Engine]:
 async def test_a_hub_of_the_scheduler_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, working: Engine
 ) -> None:
-    settings = {"SHOP_SCHEDULER": working.connection}
-    source = {"provider": "scheduler", "connection": "SHOP_SCHEDULER"}
+    settings = {"STATE_TASKHUBS_SCHEDULER": working.connection}
+    source = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
     async with server_with(storage, clock, settings) as http:
         slots = {"staging": {"taskHub": hub}}
         assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
@@ -89,13 +89,13 @@ async def test_a_hub_of_the_scheduler_drains(
 async def test_a_scheduler_that_is_away_is_a_reason(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    settings = {"SHOP_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
+    settings = {"STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
     async with server_with(storage, clock, settings) as http:
-        source = {"provider": "scheduler", "connection": "SHOP_SCHEDULER"}
+        source = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
         await put(http, app, slots={"staging": {"taskHub": hub}}, taskHubs=source)
         verdict = await staging(http, app)
         assert codes(verdict) == ["ProbeFailed"]
-        assert "SHOP_SCHEDULER" in verdict["reasons"][0]["message"]
+        assert "STATE_TASKHUBS_SCHEDULER" in verdict["reasons"][0]["message"]
 
 
 async def test_a_hub_behind_the_management_api_drains(
@@ -107,9 +107,9 @@ async def test_a_hub_behind_the_management_api_drains(
     running = management.App("")
     hub = management.HUB
     async with management.served(answer) as origin:
-        settings = {"SHOP_API__endpoint": origin, "SHOP_API__key": management.KEY}
+        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.KEY}
         async with server_with(storage, clock, settings) as http:
-            source = {"provider": "managementApi", "connection": "SHOP_API"}
+            source = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
             slots = {"staging": {"taskHub": hub}}
             assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
             await publish(http, event(hub, "order-1", time=at(-5)))

@@ -3,11 +3,15 @@
 import httpx
 import pytest
 
+from state_api.app import StateServer
 from tests.builders import at, event
 from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, stage, staging, swapped_out
 
 pytestmark = pytest.mark.anyio
+
+SETTING = "STATE_TASKHUBS_SHOP"
+UNSET = "STATE_TASKHUBS_UNSET"
 
 
 async def test_an_existing_production_is_registered_and_guarded(http: httpx.AsyncClient, app: str) -> None:
@@ -48,10 +52,10 @@ async def test_what_a_registration_leaves_out_stays(http: httpx.AsyncClient, app
 
 
 async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:
-    plain = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+    plain = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
     shown = (await put(http, app, taskHubs=plain)).json()["taskHubs"]
     assert shown == plain | {"trackingConnection": None, "trackingPrefix": None}
-    tracked = plain | {"trackingConnection": "DURABLE_STORAGE", "trackingPrefix": "Shared"}
+    tracked = plain | {"trackingConnection": "STATE_TASKHUBS_SHOP", "trackingPrefix": "Shared"}
     assert (await put(http, app, taskHubs=tracked)).json()["taskHubs"] == tracked
     assert (await put(http, app)).json()["taskHubs"] == tracked
     assert (await put(http, app, taskHubs=None)).json()["taskHubs"] is None
@@ -60,13 +64,13 @@ async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.Asy
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ({"provider": "azureTable", "connection": "DURABLE_STORAGE"}, "azureStorage"),
-        ({"provider": "azureStorage", "connection": "NOT_SET"}, "the setting NOT_SET is not set on this server"),
+        ({"provider": "azureTable", "connection": SETTING}, "azureStorage"),
+        ({"provider": "azureStorage", "connection": UNSET}, f"the setting {UNSET} is not set on this server"),
         ({"provider": "azureStorage", "connection": "AccountKey=c2VjcmV0"}, "body.taskHubs.connection"),
-        ({"provider": "scheduler", "connection": "NOT_SET"}, "NOT_SET"),
-        ({"provider": "managementApi", "connection": "NOT_SET"}, "NOT_SET__endpoint"),
-        ({"provider": "azureStorage", "connection": "DURABLE_STORAGE", "trackingPrefix": "T"}, "trackingConnection"),
-        ({"provider": "scheduler", "connection": "X", "trackingConnection": "DURABLE_STORAGE"}, "azureStorage's"),
+        ({"provider": "scheduler", "connection": UNSET}, UNSET),
+        ({"provider": "managementApi", "connection": UNSET}, f"{UNSET}__endpoint"),
+        ({"provider": "azureStorage", "connection": SETTING, "trackingPrefix": "T"}, "trackingConnection"),
+        ({"provider": "scheduler", "connection": UNSET, "trackingConnection": SETTING}, "azureStorage's"),
     ],
 )
 async def test_a_probe_that_cannot_work_is_refused(
@@ -75,6 +79,21 @@ async def test_a_probe_that_cannot_work_is_refused(
     told = problem(await put(http, app, taskHubs=source), 400, "InvalidRequest")
     assert says in told["detail"]
     problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+@pytest.mark.parametrize("member", ["connection", "trackingConnection"])
+@pytest.mark.parametrize("provider", ["azureStorage", "scheduler", "managementApi"])
+async def test_an_app_cannot_name_other_settings_of_the_server(
+    http: httpx.AsyncClient, server: StateServer, app: str, provider: str, member: str
+) -> None:
+    """The refusal does not say whether there is such a setting, or what is in it."""
+    source = {"provider": provider, "connection": SETTING, member: "STATE_KEYS"}
+    absent = await put(http, app, taskHubs=source)
+    server.backends._connections._environment["STATE_KEYS"] = "AccountName=secret;AccountKey=c2VjcmV0"
+    present = await put(http, app, taskHubs=source)
+    assert problem(absent, 400, "InvalidRequest")["detail"] == problem(present, 400, "InvalidRequest")["detail"]
+    if provider == "azureStorage" or member == "connection":
+        assert "an app may not name the setting STATE_KEYS" in present.json()["detail"]
 
 
 async def test_required_verification_without_a_probe_is_never_ready(

@@ -11,7 +11,7 @@ import pytest
 from dev.local import free_port
 from state_api.app import StateServer
 from state_api.http.middleware import SECURITY_HEADERS, LocalOnly
-from state_api.settings import Settings, StorageSettings, emulator_connection
+from state_api.settings import Settings, StorageSettings, emulator_connection, sha256_of
 from tests.builders import at, event
 from tests.conftest import ShiftedClock
 from tests.http.client import codes, problem, publish, put, stage, staging
@@ -51,7 +51,7 @@ async def test_no_operation_answers_without_a_key_that_is_known(
         problem(await guarded.request(method, address, **attempt), 401, "Unauthorized")
 
 
-@pytest.mark.parametrize("role", ["reader", "deployer", "publisher"])
+@pytest.mark.parametrize("role", ["reader", "router", "deployer", "publisher"])
 async def test_what_is_refused_changes_nothing(guarded: httpx.AsyncClient, app: str, hub: str, role: str) -> None:
     body = {"slots": {"production": {"taskHub": hub}}}
     assert (await guarded.put(f"/api/apps/{app}", json=body, headers=key_of("admin"))).status_code == 200
@@ -110,10 +110,10 @@ async def test_a_key_is_compared_in_constant_time_with_every_key_there_is(
 ) -> None:
     """Whichever matches, and if none does: the comparison that the standard library has for it, as often as there are
     keys, with no early end. Time itself is too noisy to test."""
-    compared: list[tuple[bytes, bytes]] = []
+    compared: list[tuple[str, str]] = []
     real = hmac.compare_digest
 
-    def noted(one: bytes, other: bytes) -> bool:
+    def noted(one: str, other: str) -> bool:
         compared.append((one, other))
         return real(one, other)
 
@@ -121,7 +121,7 @@ async def test_a_key_is_compared_in_constant_time_with_every_key_there_is(
     for value in (*KEYS.values(), "wrong", KEYS["reader"][:-1], "x" * 8000):
         compared.clear()
         await guarded.get("/api/apps", headers={"x-functions-key": value})
-        assert compared == [(value.encode(), key.encode()) for key in KEYS.values()]
+        assert compared == [(sha256_of(value), sha256_of(key)) for key in KEYS.values()]
 
 
 # Headers
@@ -242,7 +242,7 @@ async def verified(http: httpx.AsyncClient, app: str, hub: str, **policy: Any) -
         http,
         app,
         slots={"staging": {"taskHub": hub}},
-        taskHubs={"provider": "azureStorage", "connection": "DURABLE_STORAGE"},
+        taskHubs={"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"},
         policy={"requireVerification": True, "settleSeconds": 1, **policy},
     )
     assert answer.status_code == 200, answer.text

@@ -29,7 +29,7 @@ async def served(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A server whose apps' task hubs are reached through `source`."""
     assert source.connection_string is not None
-    connections = Connections({"DURABLE_STORAGE": source.connection_string.get_secret_value()})
+    connections = Connections({"STATE_TASKHUBS_SHOP": source.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = state.tables.clock
     transport = httpx.ASGITransport(state.application, raise_app_exceptions=False)
@@ -134,9 +134,9 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_page_is_no_end(
 def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of one row, one at a time, and little time for each question."""
     monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 1)
-    monkeypatch.setattr("state_api.services.verification._PAGES_AT_ONCE", 1)
+    monkeypatch.setattr("state_api.services.scanning._PAGES_AT_ONCE", 1)
     monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
-    for module in ("questions", "verification"):
+    for module in ("questions", "scanning"):
         monkeypatch.setattr(f"state_api.services.{module}.LONG_SECONDS", 0.5)
 
 

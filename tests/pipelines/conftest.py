@@ -10,6 +10,7 @@ import pytest
 
 from dev.local import stopped, until
 from state_api.settings import StorageSettings
+from tests.keys import key_entries
 from tests.pipelines.harness import KEYS, Machine, Shop
 from tests.pipelines.releases import Release
 from tests.server.processes import ROOT, Served, serving
@@ -18,7 +19,7 @@ from tests.server.processes import ROOT, Served, serving
 @pytest.fixture(scope="session")
 def state_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for all pipelines."""
-    keys = [{"name": f"the-{role}", "role": role, "key": key} for role, key in KEYS.items()]
+    keys = key_entries(KEYS)
     with serving(storage, tmp_path_factory.mktemp("server"), keys) as served:
         yield served
 

@@ -18,7 +18,7 @@ def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -
     """A server with keys. The apps' task hubs live in its own storage."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
-    with state_server(storage, tmp_path_factory.mktemp("server"), roles(), DURABLE_STORAGE=connection) as one:
+    with state_server(storage, tmp_path_factory.mktemp("server"), roles(), STATE_TASKHUBS_SHOP=connection) as one:
         yield one
 
 

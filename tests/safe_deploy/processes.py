@@ -13,6 +13,7 @@ from typing import Any
 from dev.local import free_port, stopped, until
 from state_api.emulator import answers
 from state_api.settings import StorageSettings
+from tests.keys import key_entries
 from tests.server.processes import HOST, ROOT, Served
 from tests.server.processes import environment as server_environment
 
@@ -68,16 +69,16 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "safe_deploy", *arguments]
 
 
-def roles() -> list[dict[str, str]]:
+def roles() -> list[dict[str, Any]]:
     """The keys as the server's setting has them."""
-    return [{"name": f"the-{role}", "key": key, "role": role} for role, key in KEYS.items()]
+    return key_entries(KEYS)
 
 
 @contextmanager
 def state_server(
     storage: StorageSettings,
     folder: Path,
-    keys: Sequence[dict[str, str]] = (),
+    keys: Sequence[dict[str, Any]] = (),
     port: int | None = None,
     **settings: str,
 ) -> Iterator[Served]:

@@ -63,7 +63,7 @@ def test_register_tells_the_server_what_is_in_production(place: Place) -> None:
 
 
 def test_register_switches_verification_on(place: Place) -> None:
-    where = ("--provider", "azureStorage", "--connection", "DURABLE_STORAGE", "--require-verification")
+    where = ("--provider", "azureStorage", "--connection", "STATE_TASKHUBS_SHOP", "--require-verification")
     slot = ("--slot", "staging", "--task-hub", place.hub)
     ended = place.call("register", *slot, *where, "--output", "json")
     assert ended.code == 0
@@ -74,7 +74,7 @@ def test_register_switches_verification_on(place: Place) -> None:
 
 
 def test_register_refuses_half_of_what_verification_needs(place: Place) -> None:
-    for half in (("--provider", "azureStorage"), ("--connection", "DURABLE_STORAGE")):
+    for half in (("--provider", "azureStorage"), ("--connection", "STATE_TASKHUBS_SHOP")):
         ended = place.call("register", "--task-hub", place.hub, *half)
         assert ended.code == ExitCode.USAGE
         assert "--provider and --connection belong together" in ended.stderr
@@ -199,14 +199,17 @@ def test_history_is_newest_first_and_as_long_as_asked_for(place: Place) -> None:
     assert short["continuationToken"]
 
 
-def test_a_waiver_lets_the_rest_decide(place: Place) -> None:
+@pytest.mark.parametrize("instance_id", ["stuck", ".", ".."])
+def test_a_waiver_lets_the_rest_decide(place: Place, instance_id: str) -> None:
     place.register()
-    place.publish(event(place.hub, "stuck"))
-    where = ("--task-hub", place.hub, "--instance-id", "stuck", "--reason", "case 4711")
+    place.publish(event(place.hub, instance_id))
+    shown = place.call("instances", "--task-hub", place.hub, "--output", "json").json()["instances"]
+    assert [one["instanceId"] for one in shown] == [instance_id]
+    where = ("--task-hub", place.hub, "--instance-id", instance_id, "--reason", "case 4711")
     ended = place.call("waive", *where, "--hours", "2", "--actor", "anna")
     assert ended.code == 0
-    assert lines(ended.stdout)[0].startswith(f"instance stuck of task hub {place.hub} is waived until 20")
-    assert re.fullmatch(rf"{place.hub} stuck \S+Z anna case 4711", lines(ended.stdout)[3])
+    assert lines(ended.stdout)[0].startswith(f"instance {instance_id} of task hub {place.hub} is waived until 20")
+    assert re.fullmatch(rf"{place.hub} {re.escape(instance_id)} \S+Z anna case 4711", lines(ended.stdout)[3])
     assert place.call("status", "--slot", "production", "--output", "json").json()["activeCount"] == 0
 
 
@@ -241,9 +244,10 @@ def test_with_json_stdout_is_one_document_whatever_the_width(
     named = [{"HUB": new_hub(), "OWN": place.hub}.get(word, word) for word in arguments]
     narrow = {"COLUMNS": "20", "SAFE_DEPLOY_OUTPUT": "json", "PYTHONIOENCODING": "ascii"}
     ended = place.call(*named, **narrow, **github(tmp_path))
-    assert ended.code == 0
+    assert ended.code == (ExitCode.FAILURE if "doctor" in arguments else 0)
     assert json.loads(ended.stdout)
-    assert ended.stderr == ""
+    # What the doctor finds wrong is an error, too.
+    assert [line.startswith("::error ") for line in ended.stderr.splitlines()] == [True] * ("doctor" in arguments)
     assert ended.stdout.endswith(("}\n", "]\n"))
 
 

@@ -15,6 +15,7 @@ from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.builders import at, event
 from tests.conftest import new_hub
+from tests.keys import key_entry
 from tests.pipelines.standin import Cloud, install
 from tests.safe_deploy.between import Answer, Between, Fault, between
 from tests.safe_deploy.inprocess import Result, run
@@ -24,7 +25,7 @@ from tests.safe_deploy.shop import GROUP
 from tests.server.processes import Served
 from tests.taskhubs.provider import ProviderHub
 
-SOURCE = {"provider": "azureStorage", "connection": "DURABLE_STORAGE"}
+SOURCE = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 VERIFIED: dict[str, Any] = {"taskHubs": SOURCE, "policy": {"settleSeconds": 0, "requireVerification": True}}
 
 
@@ -70,6 +71,14 @@ def started(storage: StorageSettings, hub: str, **instances: str) -> None:
                 await provider.put(instance, status)
 
     asyncio.run(create())
+
+
+def verified(place: Place, storage: StorageSettings) -> Place:
+    """An app whose task hub the server reads, with one active instance in it."""
+    started(storage, place.hub, **{"order-1": "Running"})
+    place.register(taskHubs=SOURCE)
+    place.publish(event(place.hub))
+    return place
 
 
 # --- all is well ---
@@ -160,10 +169,11 @@ DEPLOYING = ["PostStaging", "DeleteStaging", "PostSwap", "Cleanup"]
         ("admin", "operate", []),
     ],
 )
-def test_what_a_key_may_not_do_is_named(place: Place, role: str, purpose: str, refused: list[str]) -> None:
+def test_what_a_key_may_not_do_is_named(
+    place: Place, storage: StorageSettings, role: str, purpose: str, refused: list[str]
+) -> None:
     """By the roles of the server: exit code 4."""
-    place.register()
-    place.publish(event(place.hub))
+    verified(place, storage)
     found = examined(place, "--for", purpose, role=role)
     if not refused:
         assert found.code == 0
@@ -176,6 +186,23 @@ def test_what_a_key_may_not_do_is_named(place: Place, role: str, purpose: str, r
     )
     # What can be known without it is said.
     assert ("events" in found) is (role != "publisher")
+
+
+def test_a_key_that_is_bound_to_the_app_is_good_for_it_and_for_no_other(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """Also GetTaskHub, which is tried with a task hub that no app has claimed."""
+    bound = Place("", app="shop-of-the-key")
+    keys = [*roles(), key_entry("a-deployers-key-for-one-app", "deployer", "bound", [bound.app])]
+    with state_server(storage, tmp_path, keys) as served:
+        own, other = Place(served.url, app=bound.app), Place(served.url)
+        for place in (own, other):
+            place.register()
+        key = {"SAFE_DEPLOY_KEY": "a-deployers-key-for-one-app"}
+        assert examined(own, **key)["key"] == ("ok", "it may do all that it takes to deploy")
+        found = examined(other, **key)
+        assert found.code == ExitCode.NOT_ALLOWED
+        assert "bound to other apps" in found["app"][1]
 
 
 @pytest.mark.parametrize("key", ["", "unknown-key-0123456789"])
@@ -258,10 +285,9 @@ def test_nothing_in_production_is_wrong(place: Place) -> None:
     assert "events" not in found
 
 
-def test_an_open_deployment_is_a_warning(place: Place) -> None:
+def test_an_open_deployment_is_a_warning(place: Place, storage: StorageSettings) -> None:
     """Who deploys, which run, and what."""
-    place.register()
-    place.publish(event(place.hub))
+    verified(place, storage)
     hub = place.stage(new_hub(), 7)
     found = examined(place)
     assert found.code == 0
@@ -307,11 +333,9 @@ def in_azure(place: Place, *options: str) -> tuple[Findings, dict[str, tuple[str
 
 
 @pytest.fixture
-def known(place: Place) -> Place:
+def known(place: Place, storage: StorageSettings) -> Place:
     """An app with which all is well but for Azure."""
-    place.register()
-    place.publish(event(place.hub))
-    return place
+    return verified(place, storage)
 
 
 def test_without_a_resource_group_azure_is_not_looked_at(known: Place, cloud: Cloud) -> None:
@@ -423,17 +447,24 @@ def test_events_that_cannot_be_asked_for_are_wrong(known: Place, proxy: Between)
     assert found.wrong() == ["key", "events"]
 
 
-def test_verification_that_is_off_is_a_warning(known: Place) -> None:
-    """It says what to type."""
-    found = examined(known)
-    assert found["verification"][0] == "warning"
-    assert found["verification"][1].endswith("safe-deploy register --provider")
+def test_verification_that_is_off_is_something_to_fix_and_the_finding_says_what_to_type(place: Place) -> None:
+    """By events alone a slot can stay NotReady for ever."""
+    place.register()
+    place.publish(event(place.hub))
+    found = examined(place)
+    assert found.code == ExitCode.FAILURE
+    assert found.wrong() == ["verification"]
+    assert found["verification"][1].endswith(
+        "Let the server read the app's task hubs (PutApp, taskHubs): safe-deploy register --task-hub HUB --provider "
+        "azureStorage --connection SETTING"
+    )
 
 
-def test_verification_that_is_required_and_off_is_wrong(known: Place) -> None:
+def test_verification_that_is_required_and_off_is_wrong(place: Place) -> None:
     """Nothing will ever be Ready."""
-    known.register(policy={"requireVerification": True})
-    found = examined(known)
+    place.register(policy={"requireVerification": True})
+    place.publish(event(place.hub))
+    found = examined(place)
     assert found.code == ExitCode.FAILURE
     assert found["verification"][0] == "wrong"
     assert "the app's policy requires verification, but no probe" in found["verification"][1]
@@ -469,7 +500,7 @@ def test_verification_that_has_lost_its_setting_is_wrong(
         found = examined(place, SAFE_DEPLOY_SERVER=forgetful.url)
     assert found.code == ExitCode.FAILURE
     assert found["verification"][0] == "wrong"
-    assert "DURABLE_STORAGE" in found["verification"][1]
+    assert "STATE_TASKHUBS_SHOP" in found["verification"][1]
 
 
 def test_verification_that_was_not_tried_is_not_said_to_be_good(place: Place, storage: StorageSettings) -> None:

@@ -1,7 +1,11 @@
 """docs/pipelines.md says what the command line does: commands, options, variables, defaults, exit codes, outputs."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +14,22 @@ import typer.main
 from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
-from tests.test_docs import AZURE, FENCE, ROOT, listed, plain, rows, section
+from state_api.settings import read_settings, sha256_of
+from tests.test_docs import AZURE, FENCE, ROOT, SETTINGS, listed, plain, rows, section
 
 PIPELINES = ROOT / "docs" / "pipelines.md"
 
-COMMANDS: dict[str, Any] = vars(typer.main.get_command(cli))["commands"]
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its words, those of a group such as `keys new` included."""
+    for name, command in vars(group)["commands"].items():
+        if "commands" in vars(command):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS: dict[str, Any] = dict(_commands(typer.main.get_command(cli)))
 
 
 def options() -> Iterator[tuple[str, Any]]:
@@ -92,10 +107,8 @@ def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
     assert set(blocks) <= tested
 
 
-def test_the_key_of_a_pipeline_opens_what_the_command_line_asks_for() -> None:
-    text = section(AZURE, "Keys")
-    (given,) = re.findall(r"\| a pipeline \| ([^|]*) \|", text)
-    (loop,) = re.findall(r"for FUNCTION in ([^;]*GetTaskHub); do", text)
+def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
+    (given,) = (plain(cells[1]) for cells in rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
     asked = {
         "GetStagingStatus",
         "PostStaging",
@@ -106,4 +119,31 @@ def test_the_key_of_a_pipeline_opens_what_the_command_line_asks_for() -> None:
         "GetHistory",
         "GetTaskHub",
     }
-    assert set(given.split(", ")) == set(loop.split()) == asked
+    (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
+    column = [plain(cell.strip()) for cell in header.strip("|").split("|")].index(given)
+    may = {plain(cells[0]) for cells in rows(SETTINGS, "Keys and roles", "Operation") if cells[column] == "yes"}
+    assert asked <= may
+
+
+def test_the_commands_that_make_keys_for_azure_make_a_setting_that_the_server_takes(tmp_path: Path) -> None:
+    """Those that need no Azure, run as they stand on the page; the key that a function had goes on working."""
+    make, vault, move, _ = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
+    assert "state-keys.json" in vault
+    command = tmp_path / "safe-deploy"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safe_deploy "$@"\n')
+    command.chmod(0o755)
+    _, _, entry = move.partition("--output tsv)\n")
+    # The last command of `make` comes last, because the entry of the old key takes the place of the new one.
+    *made, collected = make.strip().splitlines()
+    script = "\n".join(["set -eu", *made, "OLD_KEY=the-key-that-the-function-had", entry, collected])
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "DURABLE_APP": "shop-4711"}
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    keys = read_settings(
+        {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": (tmp_path / "state-keys.json").read_text()}
+    ).keys
+    assert [(key.name, key.role, key.apps) for key in keys] == [
+        ("pipeline-shop", "deployer", ("shop-4711",)),
+        ("operators", "admin", None),
+        ("event-grid", "publisher", None),
+    ]
+    assert keys[0].sha256 == sha256_of("the-key-that-the-function-had")

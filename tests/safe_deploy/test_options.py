@@ -48,7 +48,7 @@ def test_stage_takes_its_options_from_variables(place: Place) -> None:
 
 
 def test_cleanup_takes_its_options_from_variables(place: Place) -> None:
-    place.register(taskHubs={"provider": "azureStorage", "connection": "DURABLE_STORAGE"})
+    place.register(taskHubs={"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"})
     ended = place.call(
         "cleanup", SAFE_DEPLOY_DRY_RUN="true", SAFE_DEPLOY_DELETE_TASK_HUBS="true", SAFE_DEPLOY_OUTPUT="json"
     )

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from dev.local import free_port, stopped, until
 from state_api.emulator import answers
-from state_api.settings import KEYS, STORAGE, StorageSettings
+from state_api.settings import KEYS, STORAGE, UNCLAIMED_TASK_HUBS, StorageSettings
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = "127.0.0.1"
@@ -41,11 +42,13 @@ class Served:
         return self.log.read_text(errors="replace")
 
 
-def environment(storage: StorageSettings | None, keys: Sequence[dict[str, str]] = ()) -> dict[str, str]:
+def environment(storage: StorageSettings | None, keys: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
     """This process's environment without settings of the server but these."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
     if storage is not None and storage.connection_string is not None:
         clean[STORAGE] = storage.connection_string.get_secret_value()
+    # Tests share a storage and use many task hubs, most of them unclaimed.
+    clean[UNCLAIMED_TASK_HUBS] = "999999"
     if keys:
         clean[KEYS] = json.dumps(list(keys))
     return clean | {"PYTHONPATH": str(ROOT)}
@@ -55,7 +58,7 @@ def environment(storage: StorageSettings | None, keys: Sequence[dict[str, str]] 
 def serving(
     storage: StorageSettings | None,
     folder: Path,
-    keys: Sequence[dict[str, str]] = (),
+    keys: Sequence[dict[str, Any]] = (),
     more: Mapping[str, str] | None = None,
     command: Sequence[str] = COMMAND,
 ) -> Iterator[Served]:

@@ -16,6 +16,7 @@ from state_api.settings import StorageSettings, emulator_connection
 from tests.builders import event
 from tests.conftest import new_hub
 from tests.http.test_keys_and_roles import OPERATIONS
+from tests.keys import key_entries, key_entry
 from tests.server.processes import HOST, Served, environment, serving
 
 ROLES = ("reader", "deployer", "publisher", "admin")
@@ -32,7 +33,14 @@ setting = logging.Logger.setLevel
 logging.Logger.setLevel = lambda logger, level: setting(logger, logging.DEBUG)
 """
 """Whatever a logger is set to, here it is set to DEBUG. uvicorn's own level below it, TRACE, cannot be switched on."""
-SERVER = ("-c", f"{EVERYTHING}\nimport state_api.__main__ as main; sys.exit(main.main())")
+SERVER = (
+    "-c",
+    f"""{EVERYTHING}
+import state_api.serving.log_limit as log_limit
+log_limit.LINES = 10**9
+import state_api.__main__ as main
+sys.exit(main.main())""",
+)
 CLIENT = ("-c", f"{EVERYTHING}\nlogging.basicConfig(level=0)\nimport safe_deploy.cli as cli; sys.exit(cli.main())")
 DEVELOPMENT = {"STATE_STORAGE": "UseDevelopmentStorage=true"}
 
@@ -102,31 +110,31 @@ def loud(state: str, storage: StorageSettings, tmp_path: Path) -> Iterator[Serve
     good = connection_of(storage)
     settings = {
         "STATE_STORAGE": state,
-        "ANOTHER_KEY": with_another_key(good),
-        "SIGNED": signed(table_port(good)),
-        "NOBODY": with_another_key(emulator_connection(HOST, free_port())),
-        "BROKEN": PARTS,
-        "API__endpoint": f"http://{HOST}:{table_port(good)}",
-        "API__key": SYSTEM_KEY,
-        "GONE__endpoint": f"http://{HOST}:{free_port()}",
-        "GONE__key": SYSTEM_KEY,
-        "SCHEDULER": f"Endpoint=http://{HOST}:{free_port()};Authentication=None;Secret={PARTS}",
+        "STATE_TASKHUBS_ANOTHER_KEY": with_another_key(good),
+        "STATE_TASKHUBS_SIGNED": signed(table_port(good)),
+        "STATE_TASKHUBS_NOBODY": with_another_key(emulator_connection(HOST, free_port())),
+        "STATE_TASKHUBS_BROKEN": PARTS,
+        "STATE_TASKHUBS_API__endpoint": f"http://{HOST}:{table_port(good)}",
+        "STATE_TASKHUBS_API__key": SYSTEM_KEY,
+        "STATE_TASKHUBS_GONE__endpoint": f"http://{HOST}:{free_port()}",
+        "STATE_TASKHUBS_GONE__key": SYSTEM_KEY,
+        "STATE_TASKHUBS_SCHEDULER": f"Endpoint=http://{HOST}:{free_port()};Authentication=None;Secret={PARTS}",
     }
-    keys = [{"name": f"the-{role}", "role": role, "key": key} for role, key in KEYS.items()]
+    keys = key_entries(KEYS)
     with serving(None, tmp_path, keys, settings, SERVER) as served:
         yield served
 
 
 SOURCES = [
     ("azureStorage", "STATE_STORAGE"),
-    ("azureStorage", "ANOTHER_KEY"),
-    ("azureStorage", "SIGNED"),
-    ("azureStorage", "NOBODY"),
-    ("azureStorage", "BROKEN"),
-    ("managementApi", "API"),
-    ("managementApi", "GONE"),
-    ("scheduler", "SCHEDULER"),
-    ("scheduler", "BROKEN"),
+    ("azureStorage", "STATE_TASKHUBS_ANOTHER_KEY"),
+    ("azureStorage", "STATE_TASKHUBS_SIGNED"),
+    ("azureStorage", "STATE_TASKHUBS_NOBODY"),
+    ("azureStorage", "STATE_TASKHUBS_BROKEN"),
+    ("managementApi", "STATE_TASKHUBS_API"),
+    ("managementApi", "STATE_TASKHUBS_GONE"),
+    ("scheduler", "STATE_TASKHUBS_SCHEDULER"),
+    ("scheduler", "STATE_TASKHUBS_BROKEN"),
 ]
 
 
@@ -205,7 +213,7 @@ def test_a_server_that_does_not_start_says_no_secret(settings: dict[str, str], t
 
 
 def test_no_key_reaches_the_log_of_the_command_line(storage: StorageSettings, tmp_path: Path) -> None:
-    keys = [{"name": "pipeline", "role": "deployer", "key": KEYS["deployer"]}]
+    keys = [key_entry(KEYS["deployer"], "deployer", "pipeline")]
     with serving(storage, tmp_path, keys) as served:
         good = {"SAFE_DEPLOY_SERVER": served.url, "SAFE_DEPLOY_APP": "shop-loud", "SAFE_DEPLOY_KEY": KEYS["deployer"]}
         wrong = good | {"SAFE_DEPLOY_KEY": WRONG}

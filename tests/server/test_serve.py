@@ -24,6 +24,7 @@ from state_api.emulator import answers
 from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import new_hub
+from tests.keys import key_entry
 from tests.proxy import storage_proxy
 from tests.server.processes import HOST, Served, environment, serving
 from tests.taskhubs.provider import ProviderHub
@@ -312,8 +313,8 @@ def test_the_official_client_publishes_to_the_server_as_to_a_topic(storage: Stor
     hub, key = new_hub(), "a-publisher-key-0123456789"
     sent = event(hub)
     keys = [
-        {"name": "topic", "role": "publisher", "key": key},
-        {"name": "operator", "role": "reader", "key": "a-reader-key-0123456789"},
+        key_entry(key, "publisher", "topic"),
+        key_entry("a-reader-key-0123456789", "reader", "operator"),
     ]
     with serving(storage, tmp_path, keys) as served:
         with EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential(key)) as publisher:

@@ -22,7 +22,7 @@ from state_api.taskhubs import scheduler
 from state_api.taskhubs.backend import Backend, SourcePage
 from state_api.taskhubs.scheduler import SchedulerBackend
 
-SETTING = "SHOP_SCHEDULER"
+SETTING = "STATE_TASKHUBS_SCHEDULER"
 HUB = "shop"
 QUIET = logging.getLogger("scheduler-tests")
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
-    made = AzureStorageBackend(storage, "DURABLE_STORAGE")
+    made = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield made
     await made.close()
 
@@ -41,7 +41,7 @@ async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[S
 
 @pytest.fixture
 async def proxied(proxy: StorageProxy) -> AsyncIterator[AzureStorageBackend]:
-    made = AzureStorageBackend(proxy.settings, "DURABLE_STORAGE")
+    made = AzureStorageBackend(proxy.settings, "STATE_TASKHUBS_SHOP")
     yield made
     await made.close()
 
@@ -97,9 +97,15 @@ async def test_finished_instances_stay_in_the_storage_once_they_are_old(
     assert await seen(backend, provider.hub) == []
 
 
-async def test_entities_are_never_seen(backend: AzureStorageBackend, provider: ProviderHub) -> None:
-    await provider.put("@counter@shop", "Running")
+async def test_entities_are_seen_when_they_change_and_are_never_active(
+    backend: AzureStorageBackend, provider: ProviderHub
+) -> None:
+    await provider.put("@counter@shop", "Running", name="@counter@shop")
     await provider.put("@", "Running")
+    found = await seen(backend, provider.hub)
+    assert sorted((one.instance_id, one.active) for one in found) == [("@", False), ("@counter@shop", False)]
+    assert {one.function_name for one in found} == {"", "counter"}
+    await quiet(provider)
     assert await seen(backend, provider.hub) == []
 
 
@@ -117,7 +123,24 @@ async def test_what_a_purge_left_behind_is_no_instance(backend: AzureStorageBack
     assert await seen(backend, provider.hub) == []
 
 
-IDS = ["order/1", "a\\b", "50%", "^", "^^0", "#?", "ß-ü-日本-🙂", "x y", "'quoted'", "A", "?", "~", "\x7f", "z" * 256]
+IDS = [
+    "order/1",
+    ".",
+    "..",
+    "a\\b",
+    "50%",
+    "^",
+    "^^0",
+    "#?",
+    "ß-ü-日本-🙂",
+    "x y",
+    "'quoted'",
+    "A",
+    "?",
+    "~",
+    "\x7f",
+    "z" * 256,
+]
 
 
 async def test_ids_of_every_kind_are_seen_and_found(backend: AzureStorageBackend, provider: ProviderHub) -> None:
@@ -170,7 +193,7 @@ async def test_a_page_cursor_is_good_for_another_worker(
     found: list[Sighting] = []
     cursors = list(start.cursors)
     while cursors:
-        other = AzureStorageBackend(storage, "DURABLE_STORAGE")
+        other = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
         page = await other.page(provider.hub, start.since, cursors.pop(0))
         await other.close()
         found += page.sightings
@@ -222,7 +245,7 @@ async def test_work_that_is_handed_over_while_a_scan_runs_is_not_missed(
     scanner = Scanner(backend, provider.hub)
     scan = await scanner.begin()
     await scanner.one_page(scan)
-    while '"PartitionKey"' in scan.cursors[0] or not scan.cursors[0].startswith("[14"):
+    while '"PartitionKey"' in scan.cursors[0] or not scan.cursors[0].startswith("[15"):
         await scanner.one_page(scan)
     await provider.put("a-second", "Running")
     await provider.put("b-first", "Completed")
@@ -264,12 +287,12 @@ async def test_a_hub_without_tables_is_missing(backend: AzureStorageBackend, hub
         with pytest.raises(SourceError, match=f"there is no table {hub}Instances") as told:
             await asked
         assert told.value.trouble is Trouble.MISSING
-        assert "DURABLE_STORAGE" in told.value.message
+        assert "STATE_TASKHUBS_SHOP" in told.value.message
 
 
 async def test_a_shared_tracking_store_shows_only_the_rows_of_the_hub(storage: StorageSettings, hub: str) -> None:
     prefix = new_hub()
-    backend = AzureStorageBackend(storage, "DURABLE_STORAGE", storage, "TRACKING", prefix)
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", storage, "TRACKING", prefix)
     async with ProviderHub(storage, hub, f"{prefix}Instances") as ours:
         await ours.create()
         await ours.put("ours", "Running")
@@ -290,7 +313,7 @@ async def test_a_shared_tracking_store_shows_only_the_rows_of_the_hub(storage: S
         (503, Trouble.THROTTLED, "asks to wait"),
         (500, Trouble.FAILED, "answers 500"),
         (404, Trouble.FAILED, "answers 404 (Injected)"),
-        (0, Trouble.FAILED, "DURABLE_STORAGE"),
+        (0, Trouble.FAILED, "STATE_TASKHUBS_SHOP"),
     ],
 )
 async def test_trouble_is_told_by_what_there_is_to_mend(
@@ -332,7 +355,7 @@ async def test_nobody_there_is_a_failure() -> None:
             "TableEndpoint=http://127.0.0.1:9/gone"
         }
     )
-    backend = AzureStorageBackend(nowhere, "DURABLE_STORAGE")
+    backend = AzureStorageBackend(nowhere, "STATE_TASKHUBS_SHOP")
     with pytest.raises(SourceError, match="cannot be reached") as told:
         await backend.start("v41")
     assert told.value.trouble is Trouble.FAILED
@@ -340,7 +363,7 @@ async def test_nobody_there_is_a_failure() -> None:
 
 
 def test_a_connection_without_a_key_is_told_by_its_setting() -> None:
-    with pytest.raises(SettingsError, match="DURABLE_STORAGE"):
+    with pytest.raises(SettingsError, match="STATE_TASKHUBS_SHOP"):
         AzureStorageBackend(
-            StorageSettings.model_validate({"connection_string": "AccountName=shop"}), "DURABLE_STORAGE"
+            StorageSettings.model_validate({"connection_string": "AccountName=shop"}), "STATE_TASKHUBS_SHOP"
         )

@@ -11,6 +11,7 @@ from aiohttp import web
 from state_api.domain.instants import format_instant, parse_instant, seconds
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
 from state_api.domain.sightings import Sighting
+from state_api.taskhubs import management_api
 from state_api.taskhubs.management_api import ManagementApiBackend
 from tests.builders import at
 from tests.taskhubs.management_app import (
@@ -36,7 +37,7 @@ async def test_a_hub_without_instances_is_read_in_two_pages(app: App, backend: M
     pages = await passed(backend, start.since, start.cursors)
     assert [page.sightings for page in pages] == [(), ()]
     assert start.again == pages[0].cursors
-    assert (backend.provider, await backend.in_flight(HUB)) == ("managementApi", None)
+    assert (backend.provider, await backend.snapshot(HUB)) == ("managementApi", None)
 
 
 async def test_every_page_is_read_also_after_short_and_empty_ones(app: App, backend: ManagementApiBackend) -> None:
@@ -275,7 +276,23 @@ async def test_strange_ids_are_found_and_only_they(app: App, backend: Management
     for decoy in ("a", "A", "b", "a b", "tenant", "instances", "two", "O", f"{instance_id}-2", f"{instance_id}/order"):
         app.put(decoy, "Completed")
     assert await backend.find(HUB, [instance_id]) == {instance_id: None}
-    assert app.asked[0].raw_path.partition("?")[0] == f"{API}/instances/{quote(instance_id, safe='')}"
+    path = app.asked[0].raw_path.partition("?")[0]
+    # The address of these two would be that of the whole list, or of the API.
+    assert path == (f"{API}/instances" + ("" if instance_id in (".", "..") else f"/{quote(instance_id, safe='')}"))
+    app.put(instance_id)
+    found = (await backend.find(HUB, [instance_id]))[instance_id]
+    assert found is not None
+    assert (found.instance_id, found.active) == (instance_id, True)
+
+
+@pytest.mark.parametrize("instance_id", [".", ".."])
+async def test_an_id_of_dots_does_not_read_the_whole_task_hub(
+    monkeypatch: pytest.MonkeyPatch, app: App, backend: ManagementApiBackend, instance_id: str
+) -> None:
+    monkeypatch.setattr(management_api, "LARGEST_BODY", 10_000)
+    for number in range(100):
+        app.put(f"order-{number}", "Completed")
+    assert await backend.find(HUB, [instance_id]) == {instance_id: None}
     app.put(instance_id)
     found = (await backend.find(HUB, [instance_id]))[instance_id]
     assert found is not None

@@ -11,6 +11,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from dev.local import until
 from state_api.domain.instants import instant_from, seconds
 from state_api.domain.lifecycle import RuntimeStatus
+from state_api.domain.messages import QueueSnapshot
 from tests.taskhubs.schedulers import (
     HUB,
     QUIET,
@@ -108,7 +109,7 @@ async def test_what_is_scheduled_is_active_before_anybody_works_on_it(idle_engin
     idle_engine.start(waiting, "later", start_at=datetime.now(UTC) + timedelta(hours=1))
     async with opened(idle_engine.connection) as backend:
         found = await scanned(backend)
-        assert (await backend.in_flight(HUB)) is False
+        assert await backend.snapshot(HUB) == QueueSnapshot()
     assert {one.instance_id: one.runtime_status for one in found.values() if one.active} == {
         "now": RuntimeStatus.PENDING,
         "later": RuntimeStatus.PENDING,
@@ -261,6 +262,13 @@ async def test_a_chain_of_hand_overs_does_not_run_away_from_the_first_pass(engin
         pages = await first_pass(backend, hand_over)
     assert len(pages) > len(links)
     assert links[-1] in active(pages)
+
+
+async def test_ids_of_dots_are_found(engine: Engine) -> None:
+    ids = [engine.begin(waiting, instance_id) for instance_id in (".", "..")]
+    async with opened(engine.connection) as backend:
+        found = await backend.find(HUB, ids)
+    assert [one.instance_id for one in found.values() if one is not None and one.active] == ids
 
 
 async def test_many_instances_are_found_by_their_ids_at_once(engine: Engine) -> None:

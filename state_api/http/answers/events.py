@@ -1,4 +1,4 @@
-"""What became of a delivery."""
+"""What became of a delivery, and what is in quarantine."""
 
 from typing import Literal
 
@@ -6,14 +6,14 @@ from pydantic import Field
 
 from state_api.domain.instants import format_instant
 from state_api.http.answers.shapes import Given, Time
-from state_api.services.ports import Quarantined
+from state_api.services.ports import Purged, Quarantined
 from state_api.services.recording import Recorded
 
 
 class RecordedAnswer(Given):
     recorded: int = Field(description="Events that changed something.")
     unchanged: int = Field(description="Events that added nothing: duplicates and older ones.")
-    quarantined: int = Field(description="Events that could not be understood; ListQuarantine shows them.")
+    quarantined: int = Field(description="Events that went to quarantine; ListQuarantine shows them.")
 
     @classmethod
     def of(cls, recorded: Recorded) -> "RecordedAnswer":
@@ -43,3 +43,12 @@ class QuarantinedAnswer(Given):
 class QuarantineAnswer(Given):
     events: list[QuarantinedAnswer]
     continuation_token: str | None
+
+
+class PurgedResponse(Given):
+    removed: int = Field(description="Events that this call removed.")
+    more: bool = Field(description="There may be more to remove: send the request again.")
+
+    @classmethod
+    def of(cls, purged: Purged) -> "PurgedResponse":
+        return cls(removed=purged.removed, more=purged.more)

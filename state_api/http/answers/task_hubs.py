@@ -30,7 +30,10 @@ class TaskHubAnswer(Given):
         description="What proves that the hub belongs to the app at its provider; Cleanup deletes nothing without it."
     )
     slot: str | None = Field(description="The slot that holds it now.")
-    closed: bool = Field(description="Cleaned up: its records are gone and no more are made.")
+    closed: bool = Field(description="Its records are removed, by Cleanup or DeleteTaskHub, and no more are made.")
+    events_in_quarantine: bool = Field(
+        description="No app has claimed it, and events of it wait in quarantine until one does (TooManyTaskHubs)."
+    )
     active_count: int
     active_count_is_lower_bound: bool
     last_event_at: Time | None
@@ -46,6 +49,7 @@ class TaskHubAnswer(Given):
             proof=ProofAnswer.of(status.hub.proof),
             slot=status.slot,
             closed=status.hub.closed,
+            events_in_quarantine=status.waiting,
             active_count=len(activity.active),
             active_count_is_lower_bound=activity.more,
             last_event_at=time_or_none(activity.last_event_at),
@@ -93,12 +97,14 @@ class InstanceAnswer(Given):
     started_at: Time | None
     finished_at: Time | None
     outcome: RuntimeStatus | None
-    reason: str | None
+    reason: str | None = Field(
+        description="Why it failed or was terminated, cut to one line. Null for readers: it may hold data of the app."
+    )
     last_event_at: Time
     source: Source
 
     @classmethod
-    def of(cls, instance: Instance) -> "InstanceAnswer":
+    def of(cls, instance: Instance, *, with_reason: bool) -> "InstanceAnswer":
         started, finished = instance.started, instance.finished
         return cls(
             instance_id=instance.instance_id,
@@ -108,7 +114,7 @@ class InstanceAnswer(Given):
             started_at=time_or_none(started.at if started else None),
             finished_at=time_or_none(finished.at if finished else None),
             outcome=finished.outcome if finished else None,
-            reason=finished.reason if finished else None,
+            reason=finished.reason if finished and with_reason else None,
             last_event_at=format_instant(instance.last_event_at),
             source=instance.source,
         )

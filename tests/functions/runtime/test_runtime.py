@@ -15,7 +15,7 @@ from dev.local import free_port
 from state_api.http.problems import MEDIA_TYPE
 from state_api.settings import STORAGE, emulator_connection
 from tests.builders import cloud_event, event
-from tests.functions.calls import TIMER, TRIGGER, address
+from tests.functions.calls import ADMIN_KEY, TIMER, TRIGGER, address
 from tests.functions.runtime import protos
 from tests.functions.runtime.protos import Message, ParameterBinding, StatusResult, TypedData
 
@@ -67,7 +67,7 @@ class Worker:
             http=Message(
                 method=method,
                 url=address(name, route),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", "x-functions-key": ADMIN_KEY},
                 params=route,
                 query={},
                 body=TypedData() if body is None else TypedData(bytes=json.dumps(body).encode()),
@@ -107,7 +107,7 @@ async def test_it_tells_the_host_of_every_function(worker: Worker) -> None:
         "type": "httpTrigger",
         "name": "req",
         "methods": ["POST", "OPTIONS"],
-        "authLevel": "FUNCTION",
+        "authLevel": "ANONYMOUS",
         "route": "events",
     }
     assert triggers[TRIGGER] == {"direction": "IN", "type": "eventGridTrigger", "name": "event"}

@@ -1,0 +1,53 @@
+"""DeleteApp: forget an app of which nothing runs any more."""
+
+from collections.abc import Mapping
+
+from state_api.domain.apps import App, Transition
+from state_api.domain.errors import AppNotDrained, CleanupRequired
+from state_api.domain.instants import Instant
+from state_api.domain.readiness import Verdict
+from state_api.domain.refusals import in_progress, swap_pending
+
+
+def check_deletion(app: App, now: Instant) -> None:
+    """Refuse what needs no verdict. Raises SwapPending, DeploymentInProgress, CleanupRequired."""
+    if app.pending_swap is not None:
+        raise swap_pending(app, app.pending_swap)
+    deployment = app.open_deployment(now)
+    if deployment is not None:
+        raise in_progress(app, deployment, now)
+    # Cleanup leaves alone what a slot may still carry. The verdict on that slot covers it.
+    left = [retired.task_hub for retired in app.retired if app.may_carry(retired.task_hub) is None]
+    if left:
+        raise CleanupRequired(
+            f"app {app.name} has retired task hubs whose records nothing could remove later: {', '.join(left)}. Call "
+            "Cleanup until none is left; it keeps what the policy's retention says",
+            app=app.name,
+            taskHubs=left,
+        )
+
+
+def delete(app: App, verdicts: Mapping[str, Verdict], now: Instant) -> Transition:
+    """Delete the app. `verdicts` has one for each slot that holds a task hub, on all that the slot may carry. The task
+    hubs stay claimed. Raises what `check_deletion` raises, AppNotDrained."""
+    check_deletion(app, now)
+    held = {name: slot for name, slot in app.slots.items() if slot is not None}
+    assert verdicts.keys() == held.keys(), "every slot that holds a task hub has a verdict"
+    blocking = {name: verdict for name, verdict in verdicts.items() if not verdict.ready}
+    if blocking:
+        retries = [verdict.retry_after_seconds or 0 for verdict in blocking.values()]
+        reasons = [(name, reason) for name, verdict in blocking.items() for reason in verdict.reasons]
+        raise AppNotDrained(
+            f"app {app.name} must not be deleted: "
+            + "; ".join(f"slot {name}: {reason.message}" for name, reason in reasons),
+            app=app.name,
+            hasRunning=any(verdict.has_running for verdict in blocking.values()),
+            reasons=[
+                {"code": reason.code.value, "message": f"slot {name}: {reason.message}"} for name, reason in reasons
+            ],
+            retryAfterSeconds=max(retries) or None,
+        )
+    carried = [one.task_hub for slot in held.values() for one in slot.carried()]
+    return Transition(
+        App(app.name, revision=app.revision, deleted=True), "DeleteApp", {"slots": app.hubs(), "taskHubs": carried}
+    )

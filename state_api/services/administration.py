@@ -1,0 +1,74 @@
+"""What administrators remove: the records of a task hub that no app has claimed, and old events in quarantine."""
+
+import logging
+
+from state_api.domain.apps import Caller
+from state_api.domain.errors import InvalidRequest, TaskHubNotFound
+from state_api.domain.evidence import Evidence
+from state_api.domain.instants import Instant, format_instant, seconds
+from state_api.domain.readiness import Policy, assess
+from state_api.domain.refusals import task_hub_claimed, task_hub_not_drained
+from state_api.services.ports import Clock, Instances, Purged, Quarantine, TaskHubRecord, TaskHubs
+from state_api.services.readiness import Readiness
+from state_api.services.recording import Recorder
+
+log = logging.getLogger(__name__)
+
+_CLOCKS = seconds(60)
+"""How far a caller's clock may be ahead of the storage's."""
+
+
+class Administration:
+    def __init__(
+        self,
+        task_hubs: TaskHubs,
+        instances: Instances,
+        quarantine: Quarantine,
+        recorder: Recorder,
+        readiness: Readiness,
+        clock: Clock,
+    ) -> None:
+        self._task_hubs = task_hubs
+        self._instances = instances
+        self._quarantine = quarantine
+        self._recorder = recorder
+        self._readiness = readiness
+        self._clock = clock
+
+    async def delete_task_hub(self, name: str, caller: Caller) -> TaskHubRecord:
+        """Remove the records of a task hub that no app has claimed, and close its name. Calling it again finishes what
+        was cut short. Raises TaskHubNotFound, TaskHubClaimed, TaskHubNotDrained."""
+        hub = await self._task_hubs.get(name)
+        if hub is not None and hub.app is not None:
+            raise task_hub_claimed(hub.name, hub.app)
+        if hub is None or not hub.closed:
+            waiting = await self._recorder.has_waiting(name)
+            if hub is None and not waiting:
+                raise TaskHubNotFound(f"nothing is known of task hub {name}", taskHub=name)
+            if waiting:
+                # What waits in quarantine may be active, or may be the end of what the records show active.
+                await self._recorder.replay(name, limited=False)
+            await self._check_drained(name)
+        closed = await self._task_hubs.close_unclaimed(name)
+        await self._instances.drop(closed)
+        log.warning("%s removed the records of task hub %s", ascii(caller.by), closed.name)
+        return closed
+
+    async def purge_quarantine(self, before: Instant, caller: Caller) -> Purged:
+        """Remove events from quarantine that came before a time. Raises InvalidRequest for a time to come."""
+        if before > self._clock.now() + _CLOCKS:
+            raise InvalidRequest("before must not be in the future")
+        purged = await self._quarantine.purge(before)
+        log.warning(
+            "%s removed %d events received before %s from quarantine",
+            ascii(caller.by),
+            purged.removed,
+            format_instant(before),
+        )
+        return purged
+
+    async def _check_drained(self, task_hub: str) -> None:
+        activity = await self._readiness.activity(task_hub, Policy())
+        verdict = assess(Evidence(task_hub, activity), Policy(), self._clock.now())
+        if not verdict.ready:
+            raise task_hub_not_drained(task_hub, verdict)

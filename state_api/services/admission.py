@@ -1,0 +1,149 @@
+"""How many bytes of deliveries the server holds at once. What does not fit is refused and is sent again later: memory
+stays bounded, and what is admitted is recorded before Event Grid stops waiting."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from state_api.domain.errors import TooManyEvents
+
+CAPACITY = 8 * 1024 * 1024
+"""Bytes of deliveries that are held at once, some 12,000 events."""
+SMALL = 64 * 1024
+"""Bytes of an unfinished delivery that count for `CAPACITY` alone. What an unfinished delivery holds beyond that also
+counts for half of the capacity, which all unfinished deliveries share: some callers that never finish large deliveries
+do not keep small ones out."""
+UNFINISHED_SECONDS = 1
+"""Seconds after which an unfinished delivery gives way when another one needs its bytes. Event Grid sends its largest,
+1 MB, in less."""
+LATE_SECONDS = 3
+"""How long a delivery may take before it counts as late. Event Grid waits 30 s for an answer (PLATFORM: Event Grid
+delivery): if much is late, what is let in now would only be recorded for nobody."""
+LATE = 1024 * 1024
+"""Bytes of late deliveries that there may be: the largest that Event Grid sends. One that is slow for a reason of its
+own must not stop all others."""
+LEAST = 2 * 1024
+"""Bytes that a delivery counts for at least: a small one costs as much beside its events."""
+_RETRY_AFTER = 5
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """The bytes that one delivery holds. They are counted as they arrive: what a request's Content-Length promises
+    reserves nothing."""
+
+    controller: "AdmissionController"
+    began: float
+    held: int = 0
+    arrived: int = 0
+    revoked: bool = False
+    """Whether the bytes were given to another delivery. The request is refused then."""
+    on_revoked: Callable[[], None] | None = None
+
+    @property
+    def large(self) -> int:
+        """Bytes held beyond SMALL."""
+        return max(0, self.held - SMALL)
+
+    def take(self, size: int) -> None:
+        """Hold `size` bytes more. Raises TooManyEvents when there is no capacity; a delivery alone always has it."""
+        if self.revoked:
+            raise _refused()
+        self.arrived += size
+        self.controller.hold(self, max(self.arrived, LEAST) - self.held)
+
+    def complete(self) -> None:
+        """The whole delivery is here. From now on it is recorded, can be late and does not give way."""
+        self.controller.begin(self)
+
+
+class AdmissionController:
+    def __init__(
+        self, capacity: int = CAPACITY, late: int = LATE, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._capacity = capacity
+        self._late = late
+        self._monotonic = monotonic
+        self._held = 0
+        self._unfinished: dict[Reservation, None] = {}
+        self._begun: dict[Reservation, float] = {}
+
+    @contextmanager
+    def arriving(self) -> Iterator[Reservation]:
+        """The reservation of a delivery that arrives in parts. Raises TooManyEvents."""
+        if self._held_late() > self._late:
+            raise _refused()
+        reservation = Reservation(self, self._monotonic())
+        self._unfinished[reservation] = None
+        try:
+            reservation.take(0)
+            yield reservation
+        finally:
+            self._release(reservation)
+
+    @contextmanager
+    def admitted(self, size: int) -> Iterator[None]:
+        """The reservation of a delivery of `size` bytes that is here. Raises TooManyEvents."""
+        with self.arriving() as reservation:
+            # It does not share what unfinished deliveries have.
+            self._unfinished.pop(reservation)
+            reservation.take(size)
+            reservation.complete()
+            yield
+
+    def hold(self, reservation: Reservation, size: int) -> None:
+        if size <= 0:
+            return
+        while not self._fits(reservation, size):
+            self._revoke_one(reservation)
+        self._held += size
+        reservation.held += size
+
+    def begin(self, reservation: Reservation) -> None:
+        self._unfinished.pop(reservation, None)
+        self._begun[reservation] = self._monotonic()
+
+    def _fits(self, reservation: Reservation, size: int) -> bool:
+        if self._held > reservation.held and self._held + size > self._capacity:
+            return False
+        if reservation not in self._unfinished or reservation.held + size <= SMALL:
+            return True
+        others = sum(other.large for other in self._unfinished if other is not reservation)
+        return not others or others + reservation.held + size - SMALL <= self._capacity // 2
+
+    def _revoke_one(self, reservation: Reservation) -> None:
+        """Take its bytes from the largest delivery that should be here by now. Raises TooManyEvents if there is
+        none."""
+        before = self._monotonic() - UNFINISHED_SECONDS
+        slow = [other for other in self._unfinished if other is not reservation and other.began <= before]
+        if not slow:
+            raise _refused()
+        revoked = max(slow, key=lambda other: other.held)
+        revoked.revoked = True
+        self._release(revoked)
+        if revoked.on_revoked is not None:
+            revoked.on_revoked()
+
+    def _release(self, reservation: Reservation) -> None:
+        self._held -= reservation.held
+        reservation.held = 0
+        self._unfinished.pop(reservation, None)
+        self._begun.pop(reservation, None)
+
+    def _held_late(self) -> int:
+        """Bytes of the deliveries that take long; they are the first, in the order in which they began."""
+        before = self._monotonic() - LATE_SECONDS
+        held = 0
+        for reservation, began in self._begun.items():
+            if began > before or held > self._late:
+                break
+            held += reservation.held
+        return held
+
+
+def _refused() -> TooManyEvents:
+    return TooManyEvents(
+        "more events are being recorded than this server has room for; send this delivery again",
+        retry_after=_RETRY_AFTER,
+    )

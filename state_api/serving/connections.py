@@ -1,0 +1,220 @@
+"""Limits on connections: how many are open, how long a request head may take, how long an answer may wait to be read.
+
+uvicorn has none of these. Its `timeout_keep_alive` starts after an answer and stops at the next byte, and its
+`limit_concurrency` answers 503 after a connection has been taken. Hypercorn's `read_timeout` starts anew with each
+byte. So uvicorn's protocol is extended here.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 2000
+BACKLOG = 128
+"""Connections that the system accepts for the server before the server takes them. asyncio takes as many at once."""
+_TAKEN_AT_ONCE = 3 * BACKLOG
+"""File descriptors beside those of `MAX_CONNECTIONS`: asyncio takes two more batches before those that the first batch
+replaces are closed."""
+OTHER_FILES = 256
+"""File descriptors for connections to storage, schedulers and apps, and for the log."""
+MIN_CONNECTIONS = 64
+HEAD_SECONDS = 10.0
+UNREAD_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """`head_seconds` is the time from the connection, or from the answer before, to the end of a request's head.
+    `unread_seconds` is the time in which a caller must read some of an answer that waits to be sent."""
+
+    connections: int = MAX_CONNECTIONS
+    head_seconds: float = HEAD_SECONDS
+    unread_seconds: float = UNREAD_SECONDS
+
+
+def limit_to_open_files() -> int:
+    """The number of connections that this process has file descriptors for, at most MAX_CONNECTIONS. Raises the soft
+    limit on open files as far as the hard limit allows. Without enough of them, asyncio logs an error for each
+    connection that waits, again and again."""
+    try:
+        import resource  # noqa: PLC0415 (Windows has no such module, and no such limit)
+    except ImportError:
+        return MAX_CONNECTIONS
+    others = _TAKEN_AT_ONCE + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    if soft < MAX_CONNECTIONS + others:
+        needed = MAX_CONNECTIONS + others
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, soft - others))
+
+
+class ConnectionTable:
+    """The open connections of one server."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self._open: set[LimitedConnection] = set()
+        # In the order in which they began to wait for a request.
+        self._waiting: dict[LimitedConnection, None] = {}
+
+    def add(self, connection: "LimitedConnection") -> None:
+        """Take a connection. When too many are open, close the one that has waited longest for a request, or this one
+        if each of the others has a request."""
+        if len(self._open) < self.limits.connections:
+            self._open.add(connection)
+            return
+        if (longest := next(iter(self._waiting), None)) is None:
+            log.warning("refused a connection: %d are open and each has a request", len(self._open))
+            connection.abort()
+            return
+        log.warning("closed an idle connection for a new one: %d are open", len(self._open))
+        self.remove(longest)
+        longest.abort()
+        self._open.add(connection)
+
+    def remove(self, connection: "LimitedConnection") -> None:
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
+
+    def wait(self, connection: "LimitedConnection") -> None:
+        """The connection waits for a request from now on."""
+        if connection in self._open:
+            self._waiting.pop(connection, None)
+            self._waiting[connection] = None
+
+    def begin(self, connection: "LimitedConnection") -> None:
+        """The connection has a request."""
+        self._waiting.pop(connection, None)
+
+
+class LimitedConnection(H11Protocol):
+    """uvicorn's connection with the limits of its table."""
+
+    def __init__(self, *args: Any, table: ConnectionTable, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._table = table
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+        self._table.add(self)
+        self._table.wait(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timers()
+        self._table.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._note_request()
+
+    def on_response_complete(self) -> None:
+        # uvicorn begins the next request here if it has arrived already.
+        super().on_response_complete()
+        if not self._note_request():
+            self._await_head()
+            self._table.wait(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP. uvicorn raises an error if a part of an answer has been sent."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The application must not answer a second time.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except h11.LocalProtocolError:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def abort(self) -> None:
+        """Close the connection without sending what is left to be sent."""
+        self._stop_timers()
+        self.transport.abort()
+
+    def _note_request(self) -> bool:
+        """Whether the connection has a request that is not answered yet."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        self._table.begin(self)
+        return True
+
+    def _await_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(self._table.limits.head_seconds, self._head_late)
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if self.transport.get_write_buffer_size():
+            # The answer before is still being sent.
+            if self._write_timer is None:
+                self._await_reader()
+            return
+        if self.conn.trailing_data[0]:
+            log.warning("closed a connection: its request head is not complete after %g s", self._head_seconds)
+        self.abort()
+
+    @property
+    def _head_seconds(self) -> float:
+        return self._table.limits.head_seconds
+
+    def _await_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self._table.limits.unread_seconds, self._check_reader, left)
+
+    def _check_reader(self, before: int) -> None:
+        self._write_timer = None
+        left = self.transport.get_write_buffer_size()
+        if left >= before > 0:
+            log.warning("closed a connection: its answer has not been read for %g s", self._table.limits.unread_seconds)
+            self.abort()
+        elif left:
+            self._await_reader()
+        elif self._head_timer is None and not self._note_request():
+            self._await_head()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._write_timer = None
+
+
+def limited_protocol(limits: ConnectionLimits) -> Any:
+    """What uvicorn's setting `http` takes in place of a protocol class."""
+    return partial(LimitedConnection, table=ConnectionTable(limits))

@@ -1,0 +1,184 @@
+"""More events than there is room for: they are refused cleanly, and come again."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from state_api.app import StateServer
+from state_api.domain.errors import TooManyEvents
+from state_api.http import middleware
+from state_api.services import admission
+from state_api.services.admission import LATE_SECONDS, LEAST, SMALL, UNFINISHED_SECONDS, AdmissionController
+from state_api.settings import Settings, StorageSettings
+from tests.builders import event
+from tests.proxy import StorageProxy, storage_proxy
+
+pytestmark = pytest.mark.anyio
+
+
+def test_deliveries_are_admitted_until_the_capacity_is_used() -> None:
+    controller = AdmissionController(3 * LEAST)
+    with controller.admitted(1), controller.admitted(2 * LEAST), pytest.raises(TooManyEvents), controller.admitted(1):
+        pytest.fail("there was no capacity")
+    # One alone always has capacity, however big it is; nothing has beside it.
+    with controller.admitted(100 * LEAST), pytest.raises(TooManyEvents), controller.admitted(1):
+        pytest.fail("there was no capacity")
+    # What arrives in parts holds what has arrived.
+    with controller.arriving() as slow:
+        slow.take(LEAST // 2)
+        with controller.admitted(2 * LEAST), pytest.raises(TooManyEvents):
+            slow.take(LEAST)
+        slow.take(LEAST // 2)
+        with controller.admitted(LEAST):
+            pass
+    with pytest.raises(RuntimeError), controller.admitted(3 * LEAST):
+        raise RuntimeError
+    with controller.admitted(3 * LEAST):
+        pass
+
+
+def test_nothing_is_admitted_while_much_is_late() -> None:
+    now = 0.0
+    controller = AdmissionController(100 * LEAST, late=2 * LEAST, monotonic=lambda: now)
+    with controller.admitted(2 * LEAST):
+        now = LATE_SECONDS + 1
+        # One that is slow for a reason of its own stops nobody; nor does one that is still being sent.
+        with controller.admitted(1), controller.arriving() as sending:
+            sending.take(10 * LEAST)
+            now += LATE_SECONDS + 1
+            with pytest.raises(TooManyEvents), controller.arriving():
+                pytest.fail("two of those that were admitted are late")
+        with controller.arriving():
+            pass
+
+
+def test_large_unfinished_deliveries_share_half_of_the_capacity_and_give_way_when_they_are_slow() -> None:
+    now = 0.0
+    controller = AdmissionController(20 * SMALL, monotonic=lambda: now)
+    revoked: list[str] = []
+    with controller.arriving() as first, controller.arriving() as second:
+        first.on_revoked = lambda: revoked.append("first")
+        second.on_revoked = lambda: revoked.append("second")
+        first.take(8 * SMALL)
+        second.take(4 * SMALL)
+        with pytest.raises(TooManyEvents):
+            second.take(SMALL)
+        # Small deliveries still have capacity, and so has a large one that is here.
+        with controller.arriving() as small, controller.admitted(3 * SMALL):
+            small.take(SMALL)
+            now = UNFINISHED_SECONDS - 0.1
+            with pytest.raises(TooManyEvents):
+                small.take(1)
+            now = UNFINISHED_SECONDS
+            small.take(SMALL)
+        assert revoked == ["first"]
+        with pytest.raises(TooManyEvents):
+            first.take(1)
+    # Both have given back what they held.
+    with controller.admitted(19 * SMALL), controller.admitted(SMALL):
+        pass
+
+
+def test_a_delivery_that_is_here_does_not_give_way() -> None:
+    now = 0.0
+    controller = AdmissionController(4 * SMALL, monotonic=lambda: now)
+    with controller.arriving() as complete:
+        complete.take(4 * SMALL)
+        complete.complete()
+        now = UNFINISHED_SECONDS
+        with pytest.raises(TooManyEvents), controller.arriving():
+            pytest.fail("there was no capacity")
+
+
+@pytest.fixture
+async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
+    async with storage_proxy(storage) as between:
+        yield between
+
+
+@pytest.fixture
+async def held(
+    proxy: StorageProxy, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server with room for four small deliveries."""
+    server = StateServer(Settings(storage=proxy.settings))
+    server.admission._capacity = 4 * LEAST
+    monkeypatch.setattr(middleware, "REFUSAL_SECONDS", 0.5)
+    transport = httpx.ASGITransport(server.application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
+        yield client
+    await server.close()
+
+
+async def test_what_there_is_no_room_for_is_refused_and_comes_again(
+    proxy: StorageProxy, held: httpx.AsyncClient, hub: str
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(method: str, path: str) -> None:
+        await go_on.wait()
+
+    async def post(number: int) -> httpx.Response:
+        return await held.post("/api/events", json=[event(hub, f"order-{number}")])
+
+    proxy.before = wait
+    waiting = [asyncio.create_task(post(number)) for number in range(4)]
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    refused = await post(4)
+    assert time.monotonic() - began >= 0.5, "a refusal takes a moment"
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.json()["code"] == "TooManyEvents"
+    # Everything else still has room.
+    asking = asyncio.create_task(held.get("/api/apps/nobody/staging"))
+    go_on.set()
+    assert (await asking).status_code == 404
+    assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200] * 4
+    assert (await post(4)).status_code == 200
+    listed = (await held.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
+    assert sorted(one["instanceId"] for one in listed) == [f"order-{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(("limit", "pause"), [("BODY_SECONDS", 0.02), ("STALL_SECONDS", 5)])
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, held: httpx.AsyncClient, hub: str, limit: str, pause: float
+) -> None:
+    """Neither one that stops, nor one that goes on for too long."""
+    monkeypatch.setattr(middleware, limit, 0.2)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"["
+        for _ in range(100):
+            await asyncio.sleep(pause)
+            yield b" "
+
+    for path in ("/api/events", "/api/apps/shop/cleanup"):
+        late = await held.post(path, content=slow(), headers={"Content-Type": "application/json"})
+        assert (late.status_code, late.json()["code"]) == (408, "RequestTimeout")
+    assert (await held.post("/api/events", json=[event(hub)])).status_code == 200
+
+
+async def test_a_slow_body_gives_way_to_another_delivery(
+    monkeypatch: pytest.MonkeyPatch, held: httpx.AsyncClient, hub: str
+) -> None:
+    """It is refused at once, so that it can be sent again."""
+    monkeypatch.setattr(admission, "UNFINISHED_SECONDS", 0)
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"[" + b" " * (4 * LEAST - 1)
+        begun.set()
+        await ended.wait()
+
+    sending = asyncio.create_task(
+        held.post("/api/events", content=slow(), headers={"Content-Type": "application/json"})
+    )
+    await begun.wait()
+    assert (await held.post("/api/events", json=[event(hub)])).status_code == 200
+    refused = await sending
+    assert (refused.status_code, refused.json()["code"]) == (429, "TooManyEvents")

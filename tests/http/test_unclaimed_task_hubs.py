@@ -1,0 +1,314 @@
+"""The limit on task hubs that nobody claimed: their events wait in quarantine, and are recorded when an app claims the
+task hub, before any verdict can rest on it."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from state_api.app import StateServer
+from state_api.domain.lifecycle import RuntimeStatus
+from state_api.services.envelopes import envelope_of, understand
+from state_api.services.ports import Quarantined
+from state_api.settings import Settings, StorageSettings
+from state_api.storage.instances import InstanceStore
+from state_api.storage.quarantine import QuarantineStore
+from state_api.storage.tables import TASK_HUBS, instance_table
+from state_api.storage.unclaimed import REFRESH_SECONDS, UnclaimedLimit
+from tests.builders import at, cloud_event, event
+from tests.conftest import new_hub
+from tests.http.client import codes, problem, publish, put, stage, staging
+from tests.proxy import storage_proxy
+
+pytestmark = pytest.mark.anyio
+
+
+async def unclaimed(server: StateServer) -> int:
+    """How many unclaimed task hubs there are by now; other tests share the storage."""
+    return await UnclaimedLimit(server.tables.client(TASK_HUBS), "hub", 0)._read()
+
+
+@asynccontextmanager
+async def limited(storage: StorageSettings, limit: int) -> AsyncIterator[tuple[StateServer, httpx.AsyncClient]]:
+    server = StateServer(Settings(storage=storage, unclaimed_task_hubs=limit))
+    transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://limited", timeout=60) as client:
+        yield server, client
+    await server.close()
+
+
+@pytest.fixture
+async def full(server: StateServer, storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """A server that takes no events of further task hubs unless an app claims them."""
+    async with limited(storage, 0) as (_, client):
+        yield client
+
+
+async def waiting(server: StateServer, hub: str) -> list[Quarantined]:
+    return await QuarantineStore(server.tables).waiting(hub, 1000)
+
+
+async def has_table(server: StateServer, hub: str) -> bool:
+    tables = server.tables._service.query_tables(f"TableName eq '{instance_table(hub)}'")
+    return bool([table.name async for table in tables])
+
+
+QUARANTINED = {"recorded": 0, "unchanged": 0, "quarantined": 1}
+
+
+async def test_as_many_unclaimed_task_hubs_as_the_limit_says_take_events(
+    server: StateServer, storage: StorageSettings
+) -> None:
+    known, hubs = await unclaimed(server), [new_hub() for _ in range(4)]
+    async with limited(storage, known + 2) as (_, http):
+        answers = [await publish(http, event(hub)) for hub in hubs]
+        assert [answer["recorded"] for answer in answers] == [1, 1, 0, 0]
+        assert [answer["quarantined"] for answer in answers] == [0, 0, 1, 1]
+        assert [await has_table(server, hub) for hub in hubs] == [True, True, False, False]
+        # Those that take events go on with it.
+        assert (await publish(http, event(hubs[0], "order-2")))["recorded"] == 1
+    async with limited(storage, 0) as (_, http):
+        assert (await publish(http, event(hubs[1], "order-2")))["recorded"] == 1, "also at another server"
+
+
+async def test_many_at_once_do_not_pass_the_limit(server: StateServer, storage: StorageSettings) -> None:
+    known = await unclaimed(server)
+    async with limited(storage, known + 3) as (_, http):
+        answer = await publish(http, *(event(new_hub()) for _ in range(40)))
+    assert answer == {"recorded": 3, "unchanged": 0, "quarantined": 37}
+    assert await unclaimed(server) == known + 3
+
+
+async def test_claimed_and_closed_task_hubs_do_not_count(
+    http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str
+) -> None:
+    known, claimed, closed, more = await unclaimed(server), new_hub(), new_hub(), new_hub()
+    async with limited(storage, known + 1) as (_, full):
+        await publish(full, event(claimed))
+        assert (await publish(full, event(more)))["quarantined"] == 1
+        await put(full, app, slots={"production": {"taskHub": claimed}})
+        assert (await publish(full, event(closed, status="Completed", time=at(-60))))["recorded"] == 1, "one is free"
+        assert (await publish(full, event(more)))["quarantined"] == 1
+
+
+async def test_the_count_is_not_read_for_every_event(server: StateServer, storage: StorageSettings) -> None:
+    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, http):
+        hub = new_hub()
+        await publish(http, event(hub))
+        proxy.clear()
+        for number in range(5):
+            await publish(http, event(hub, f"order-{number}"))
+        scans = [one for one in proxy.passed if one.path.endswith("()")]
+        assert scans == []
+        # One read of the registry before and one after, and one write.
+        assert proxy.count()[0] == 15
+
+
+async def test_the_count_is_read_again_after_a_while(server: StateServer) -> None:
+    """Another server, or an administrator, may have changed it."""
+    seconds = 0.0
+    limit = UnclaimedLimit(server.tables.client(TASK_HUBS), "hub", await unclaimed(server) + 1, lambda: seconds)
+    assert [await limit.admit() for _ in range(3)] == [True, False, False], "nobody else registered one, but this did"
+    seconds = REFRESH_SECONDS - 1
+    assert not await limit.admit()
+    seconds = REFRESH_SECONDS
+    assert await limit.admit(), "what it had admitted was never registered"
+
+
+async def test_a_waiting_event_is_listed_and_get_task_hub_says_so(full: httpx.AsyncClient, hub: str) -> None:
+    problem(await full.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
+    assert await publish(full, event(hub)) == QUARANTINED
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = (
+            await full.get("/api/quarantine", params={"top": 1000, "continuationToken": token} if token else {})
+        ).json()
+        found += [one for one in page["events"] if hub in one["event"]]
+        token = page["continuationToken"]
+    assert [(one["code"], one["source"], one["truncated"]) for one in found] == [("TooManyTaskHubs", "webhook", False)]
+    assert "STATE_UNCLAIMED_TASK_HUBS" in found[0]["message"]
+    shown = (await full.get(f"/api/taskhubs/{hub}")).json()
+    assert (shown["taskHub"], shown["app"], shown["eventsInQuarantine"], shown["closed"]) == (hub, None, True, False)
+
+
+async def test_put_app_records_what_waited_before_the_slot_can_be_judged(
+    full: httpx.AsyncClient, server: StateServer, app: str, hub: str
+) -> None:
+    started = event(hub, "order-1")
+    assert await publish(full, started) == QUARANTINED
+    assert await publish(full, event(hub, "order-2"), event(hub, "order-2", "Completed")) | {"quarantined": 2} == {
+        "recorded": 0,
+        "unchanged": 0,
+        "quarantined": 2,
+    }
+    assert await publish(full, cloud_event(hub, "order-3")) == QUARANTINED
+    body = {"slots": {"staging": {"taskHub": hub.upper()}}, "policy": {"settleSeconds": 0}}
+    assert (await put(full, app, **body)).status_code == 200
+    verdict = await staging(full, app)
+    assert (verdict["ready"], codes(verdict)) == (False, ["InstancesActive"])
+    assert [one["instanceId"] for one in verdict["active"]] == ["order-1", "order-3"]
+    assert await waiting(server, hub) == []
+    shown = (await full.get(f"/api/taskhubs/{hub}")).json()
+    assert (shown["app"], shown["eventsInQuarantine"], shown["activeCount"]) == (app, False, 2)
+    # From now on its events are recorded as they come.
+    ends = [event(hub, name, "Completed") for name in ("order-1", "order-3")]
+    assert (await publish(full, *ends))["recorded"] == 2
+    assert (await publish(full, started))["unchanged"] == 1
+    assert (await staging(full, app))["ready"]
+
+
+async def test_post_staging_refuses_a_task_hub_whose_events_wait(full: httpx.AsyncClient, app: str, hub: str) -> None:
+    """It has run before, whether its events were recorded or not."""
+    await publish(full, event(hub))
+    problem(await stage(full, app, hub), 409, "TaskHubAlreadyUsed")
+
+
+async def test_post_staging_records_what_came_while_it_claimed_the_task_hub(
+    storage: StorageSettings, server: StateServer, full: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, http):
+
+        async def come_before_the_claim(method: str, path: str) -> None:
+            if path.endswith("$batch"):
+                proxy.before = nothing
+                assert await publish(full, event(hub)) == QUARANTINED
+
+        proxy.before = come_before_the_claim
+        assert (await stage(http, app, hub)).status_code == 200
+        assert await waiting(server, hub) == []
+        assert codes(await staging(http, app, slot="staging"))[-1] == "InstancesActive"
+
+
+async def nothing(method: str, path: str) -> None:
+    """Let the request pass."""
+
+
+async def test_an_event_that_goes_to_quarantine_while_its_task_hub_is_claimed_is_recorded(
+    storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    """The server has seen that nobody claimed the task hub; then another one claims it and finds nothing that waits."""
+    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, late):
+        await publish(late, event(new_hub()))
+
+        async def claim_before_it_is_kept(method: str, path: str) -> None:
+            if path.endswith("$batch"):
+                proxy.before = nothing
+                body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
+                assert (await put(http, app, **body)).status_code == 200
+                assert (await staging(http, app))["ready"]
+
+        proxy.before = claim_before_it_is_kept
+        assert await publish(late, event(hub)) == QUARANTINED
+        assert proxy.before is nothing
+    # It was acknowledged, so it must count.
+    assert (await staging(http, app))["activeCount"] == 1
+    assert await waiting(server, hub) == []
+
+
+@pytest.mark.parametrize("survived", range(8))
+async def test_a_server_that_dies_between_two_steps_of_a_claim_loses_no_event(
+    storage: StorageSettings, server: StateServer, full: httpx.AsyncClient, app: str, hub: str, survived: int
+) -> None:
+    """After any number of writes; the same request to another server finishes it."""
+    await publish(full, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
+    body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
+    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, dying):
+        writes = 0
+
+        def dead(method: str, path: str) -> int | None:
+            nonlocal writes
+            writes += method != "GET"
+            return 500 if writes > survived else None
+
+        proxy.fail = dead
+        answer = await put(dying, app, **body)
+        died = answer.status_code != 200
+    assert died == (writes > survived)
+    if died:
+        problem(answer, 503, "StorageUnavailable")
+        unknown = await full.get(f"/api/apps/{app}/staging")
+        assert unknown.status_code == 404, "no verdict rests on the task hub yet"
+    assert (await put(full, app, **body)).status_code == 200
+    verdict = await staging(full, app)
+    assert [one["instanceId"] for one in verdict["active"]] == ["order-1"]
+    assert await waiting(server, hub) == []
+    instances = (await full.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
+    assert {one["instanceId"]: one["active"] for one in instances} == {"order-1": True, "order-2": False}
+
+
+async def test_more_events_than_one_read_returns_are_all_recorded(
+    full: httpx.AsyncClient, server: StateServer, app: str, hub: str
+) -> None:
+    events = [event(hub, f"order-{number}") for number in range(1203)]
+    assert (await publish(full, *events))["quarantined"] == 1203
+    assert (await put(full, app, slots={"staging": {"taskHub": hub}})).status_code == 200
+    shown = (await full.get(f"/api/taskhubs/{hub}")).json()
+    assert (shown["activeCount"], shown["activeCountIsLowerBound"]) == (1000, True)
+    assert await waiting(server, hub) == []
+    store = InstanceStore(server.tables)
+    record = await server.services.inspection._task_hubs.get(hub)
+    assert record is not None
+    token: str | None = None
+    found = 0
+    while True:
+        page = await store.page(record, None, None, 1000, token)
+        found, token = found + len(page.items), page.continuation_token
+        if token is None:
+            break
+    assert found == 1203
+
+
+async def deliver(http: httpx.AsyncClient, sent: Any) -> Any:
+    """Publish what httpx itself would not encode."""
+    content = json.dumps([sent]).encode()
+    return (await http.post("/api/events", content=content, headers={"Content-Type": "application/json"})).json()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"extra": "x" * 400_000},
+        {"reason": "\u0000\ud800 broken " * 30_000},
+        {"nested": [[[[]]]], "number": 10**40, "float": 1e300},
+    ],
+    ids=["long", "long reason", "other members"],
+)
+async def test_events_of_every_size_can_be_recorded_later(
+    full: httpx.AsyncClient, http: httpx.AsyncClient, server: StateServer, app: str, odd: dict[str, Any]
+) -> None:
+    """What is recorded from quarantine is exactly what would have been recorded at once."""
+    hub, direct = new_hub(), new_hub()
+    sent = event(hub, status="Failed", time=at(-10))
+    sent["data"] |= odd
+    assert await deliver(full, sent) == QUARANTINED
+    (kept,) = await waiting(server, hub)
+    assert not kept.truncated
+    assert len(kept.event) <= 64 * 1024
+    sent["data"]["hubName"] = direct
+    assert (await deliver(http, sent))["recorded"] == 1
+    assert (await put(full, app, slots={"production": {"taskHub": hub}})).status_code == 200
+    shown = [(await full.get(f"/api/taskhubs/{one}/instances")).json()["instances"] for one in (hub, direct)]
+    assert shown[0] == shown[1]
+
+
+async def test_an_event_that_cannot_be_read_any_more_stops_the_claim(
+    full: httpx.AsyncClient, server: StateServer, app: str, hub: str
+) -> None:
+    """Without it the records could say that the task hub has drained."""
+    store = QuarantineStore(server.tables)
+    now = server.tables.clock.now()
+    await store.keep([Quarantined(now, "TooManyTaskHubs", "", "webhook", '{"odd": 1}', task_hub=hub)])
+    refused = problem(await put(full, app, slots={"staging": {"taskHub": hub}}), 503, "StorageUnavailable")
+    assert "PurgeQuarantine" in refused["detail"]
+    problem(await full.get(f"/api/apps/{app}"), 404, "AppNotFound")
+
+
+async def test_an_envelope_is_understood_as_the_event_that_it_is_of(server: StateServer, hub: str) -> None:
+    now = server.tables.clock.now()
+    for status in RuntimeStatus:
+        known = understand(event(hub, "a/b\u2028", status.value, at(-1), "Füñ", "why\u0007 not"), now)
+        assert understand(envelope_of(known), now) == known

@@ -1,0 +1,81 @@
+"""One Functions host for all these tests, because it takes seconds to start, with a storage account of its own."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+import function_app
+from dev.local import free_ports
+from state_api.emulator import EmulatorPorts, storage_emulator
+from state_api.settings import StorageSettings
+from tests.platform.function_app.keys import KEYS, entries, sent
+from tests.platform.functions_host import FunctionsHost, deployed, functions_host
+
+
+class Azurite:
+    """A storage account that a test can stop and start again; its data stay."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = EmulatorPorts(*free_ports(3))
+        self._running = ExitStack()
+        self.start()
+
+    @property
+    def connection(self) -> str:
+        return self._ports.connection()
+
+    @property
+    def settings(self) -> StorageSettings:
+        return StorageSettings.model_validate({"connection_string": self.connection})
+
+    def start(self) -> None:
+        self._running.enter_context(storage_emulator(self._ports, self._folder))
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    running = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is deployed."""
+    return deployed(Path(function_app.__file__).parent, tmp_path_factory.mktemp("package") / "app")
+
+
+@pytest.fixture(scope="session")
+def host(azurite: Azurite, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FunctionsHost]:
+    """The Function App as docs/azure.md sets it up."""
+    settings = {
+        "AzureWebJobsStorage": azurite.connection,
+        "AzureWebJobsDisableHomepage": "true",
+        "STATE_STORAGE": azurite.connection,
+        "STATE_TASKHUBS_SHOP": azurite.connection,
+        "STATE_KEYS": json.dumps(entries()),
+    }
+    with functions_host(package, tmp_path_factory.mktemp("host"), settings) as running:
+        yield running
+
+
+@pytest.fixture
+def admin(host: FunctionsHost) -> Iterator[httpx.Client]:
+    """A client with an admin's key for all apps."""
+    with httpx.Client(base_url=host.url, headers=sent(KEYS["admin"]), timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(host: FunctionsHost) -> Iterator[httpx.Client]:
+    """A client without a key."""
+    with host.client() as client:
+        yield client

@@ -1,0 +1,171 @@
+"""Function Apps on Microsoft's Functions host, each a process of its own on loopback, as Azure runs them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import httpx
+
+from dev.local import free_port, until
+from tests.platform.programs import program
+
+FUNCTION_KEY = "function-key-of-the-host-0123456789"
+"""The host key `default`: opens every function with the authorization level `function`."""
+MASTER_KEY = "master-key-of-the-host-0123456789"
+EVENT_GRID_KEY = "event-grid-key-of-the-host-0123456789"
+"""The system key of `/runtime/webhooks/EventGrid`."""
+DURABLE_TASK_KEY = "durable-task-key-of-the-host-0123456789"
+"""The system key of `/runtime/webhooks/durabletask`."""
+
+START_SECONDS = 120
+"""A start takes 6 to 8 s on an idle machine, and several times as long on a busy one."""
+
+
+@dataclass
+class FunctionsHost:
+    """A running Functions host: its address, its process, and the file that has its output."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    def client(self, timeout: float = 60) -> httpx.Client:
+        """A client of the Function App."""
+        return httpx.Client(base_url=self.url, timeout=timeout)
+
+    def log(self) -> str:
+        """What the host and its Python worker have written so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def worker_pids(self) -> list[int]:
+        """The process ids of the host's Python workers."""
+        return _children(self.process.pid)
+
+    def kill(self) -> None:
+        """End the host with SIGKILL, and then the Python workers, which outlive it."""
+        workers = self.worker_pids()
+        self.process.kill()
+        self.process.wait()
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def functions_host(
+    app: Path,
+    state: Path,
+    settings: Mapping[str, str],
+    *,
+    port: int | None = None,
+    health_path: str = "/api/health",
+    wait: bool = True,
+) -> Iterator[FunctionsHost]:
+    """Run the Function App in the folder `app` until the block ends.
+
+    `settings` are the app settings; they must name `AzureWebJobsStorage`. `state` is a folder for the host's keys,
+    logs and temporary files: it can be used again by a later host with the same keys. The host is ready when
+    `health_path`, an anonymous function, answers 200; without `wait` the block begins at once. `port` is a free port
+    unless it is given. Raises TimeoutError with the end of the log if the host is not ready in time.
+    """
+    port = port or free_port()
+    state.mkdir(parents=True, exist_ok=True)
+    log_file = state / f"host-{port}.log"
+    with log_file.open("ab") as sink:
+        process = subprocess.Popen(
+            [program("functions-host"), app, str(port), state],
+            env=_environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+        )
+    host = FunctionsHost(f"http://127.0.0.1:{port}", process, log_file)
+    try:
+        if wait:
+            wait_until_ready(host, health_path)
+        yield host
+    finally:
+        stop(host)
+
+
+def wait_until_ready(host: FunctionsHost, health_path: str = "/api/health") -> None:
+    """Wait until the anonymous function at `health_path` answers 200."""
+
+    def ready() -> bool:
+        if host.process.poll() is not None:
+            raise RuntimeError(f"the host ended with {host.process.returncode}: {host.log()[-4000:]}")
+        try:
+            return httpx.get(host.url + health_path, timeout=30).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(ready, f"{health_path} answers 200", START_SECONDS)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {host.log()[-4000:]}") from None
+
+
+def stop(host: FunctionsHost) -> None:
+    """End the host with SIGTERM, by force if it does not end within 30 s, and its Python workers with it."""
+    if host.process.poll() is not None:
+        return
+    workers = host.worker_pids()
+    host.process.send_signal(signal.SIGTERM)
+    try:
+        host.process.wait(30)
+    except subprocess.TimeoutExpired:
+        host.kill()
+    for pid in workers:
+        # A process id could belong to another program by now: only one that still runs a worker is ended.
+        with suppress(OSError):
+            if b"workerId" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+
+def deployed(app: Path, to: Path) -> Path:
+    """Copy a Function App as its deployment would: without what `.funcignore` leaves out."""
+    patterns = (app / ".funcignore").read_text().split()
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if _ignored(Path(folder, name), app, patterns) or name == "__pycache__"]
+
+    return Path(shutil.copytree(app, to, ignore=left_out))
+
+
+def _ignored(path: Path, app: Path, patterns: list[str]) -> bool:
+    """Whether .funcignore, which reads like .gitignore, leaves out this file or folder."""
+    for pattern in patterns:
+        name = pattern.rstrip("/")
+        subject = str(path.relative_to(app)) if "/" in name else path.name
+        if fnmatchcase(subject, name.lstrip("/")) and (path.is_dir() or not pattern.endswith("/")):
+            return True
+    return False
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with no settings of a Function App but these."""
+    mixed_in = ("STATE_", "AzureWebJobs", "FUNCTIONS_", "WEBSITE_", "PYTHON", "AzureFunctionsJobHost")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(mixed_in)}
+    keys = {
+        "FUNCTION_KEY": FUNCTION_KEY,
+        "MASTER_KEY": MASTER_KEY,
+        "EVENT_GRID_KEY": EVENT_GRID_KEY,
+        "DURABLE_TASK_KEY": DURABLE_TASK_KEY,
+    }
+    return clean | {"PYTHON": sys.executable} | keys | dict(settings)
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that this process has started and that still run."""
+    return [
+        int(child)
+        for children in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in children.read_text().split()
+    ]

@@ -1,0 +1,156 @@
+"""Callers that hold connections, never finish what they send, or flood the server: it goes on recording events."""
+
+import re
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from state_api.http.middleware import MAX_EVENTS_BODY
+from state_api.serving.connections import HEAD_SECONDS
+from state_api.serving.log_limit import LINES
+from state_api.settings import StorageSettings
+from tests.builders import event
+from tests.conftest import new_hub
+from tests.server.processes import serving
+from tests.server.raw import connect, connected, delivery, received
+
+OPEN_FILES = 700
+"""Fewer than connections are opened here, so that the server runs out of them unless it limits connections."""
+FEW_FILES = (
+    "-c",
+    f"""
+import resource, sys, state_api.__main__ as main
+resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES}, {OPEN_FILES}))
+sys.exit(main.main())""",
+)
+IDLE = 2000
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """This process may open the files that the test needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, IDLE + 500)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_request_head_that_is_not_finished_in_time_closes_the_connection(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    with serving(storage, tmp_path) as served:
+        silent, slow = connect(served), connect(served, b"GET /api/health HTTP/1.1\r\n")
+        kept = connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        began = time.monotonic()
+        # It answers, and then waits for a head that comes letter by letter.
+        assert b"200" in kept.recv(65_536)
+        open_connections = {silent: 0.0, slow: 0.0, kept: 0.0}
+        ended = threading.Event()
+
+        def trickle() -> None:
+            while not ended.wait(0.5):
+                for connection in (slow, kept):
+                    send(connection, b"X")
+
+        sender = threading.Thread(target=trickle)
+        sender.start()
+        try:
+            for connection in open_connections:
+                with connection:
+                    received(connection)
+                open_connections[connection] = time.monotonic() - began
+        finally:
+            ended.set()
+            sender.join()
+        assert all(HEAD_SECONDS - 1 < took < HEAD_SECONDS + 5 for took in open_connections.values()), open_connections
+        with served.client() as http:
+            assert http.get("/api/health").status_code == 200
+        assert "its request head is not complete after 10 s" in served.logged()
+
+
+def test_two_unfinished_bodies_do_not_keep_others_from_recording(storage: StorageSettings, tmp_path: Path) -> None:
+    """Each lacks its last byte, and together they are as large as the server's whole capacity."""
+    hub = new_hub()
+    with serving(storage, tmp_path) as served, served.client() as http, connected(served, b"", 2) as unfinished:
+        body = delivery(MAX_EVENTS_BODY, MAX_EVENTS_BODY - 1)
+        senders = [threading.Thread(target=send, args=(connection, body)) for connection in unfinished]
+        for sender in senders:
+            sender.start()
+        # By then the server has read all that it wants to read of them.
+        for _ in range(300):
+            assert http.get("/api/health").status_code == 200
+        for number in range(20):
+            answer = http.post("/api/events", json=[event(hub, f"order-{number}")])
+            assert (answer.status_code, answer.json()) == (200, {"recorded": 1, "unchanged": 0, "quarantined": 0})
+        refused = [received(connection) for connection in unfinished]
+        assert all(b" 408 " in answer or b" 429 " in answer for answer in refused), refused
+        for sender in senders:
+            sender.join()
+
+
+def send(connection: socket.socket, content: bytes) -> None:
+    """Unless the server has closed the connection by now."""
+    with suppress(OSError):
+        connection.sendall(content)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_idle_connections_do_not_keep_others_out(storage: StorageSettings, tmp_path: Path) -> None:
+    """Nor do they fill the log, although there are more of them than the server may open files."""
+    with serving(storage, tmp_path, command=FEW_FILES) as served, served.client() as http:
+        with connected(served, b"", IDLE):
+            for number in range(5):
+                answer = http.post("/api/events", json=[event(new_hub(), f"order-{number}")])
+                assert answer.status_code == 200
+            # A caller whose connection is new, too.
+            with connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as fresh:
+                assert received(fresh).startswith(b"HTTP/1.1 200")
+        assert served.stop() == 0
+        assert len(served.logged()) < 50_000
+
+
+@pytest.mark.parametrize(
+    ("flood", "logged"),
+    [
+        (b"this is no request\r\n\r\n", "Invalid HTTP request received."),
+        (
+            b"POST /api/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n\r\n",
+            "Invalid HTTP request received.",
+        ),
+        (b"GET /api/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "GET /api/nothing 404"),
+        (
+            b"GET /api/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "Unsupported upgrade request.",
+        ),
+    ],
+)
+def test_a_flood_of_requests_does_not_fill_the_log(
+    flood: bytes, logged: str, storage: StorageSettings, tmp_path: Path
+) -> None:
+    count = LINES + 400
+    with serving(storage, tmp_path) as served:
+        for _ in range(count):
+            with connect(served, flood) as connection:
+                connection.recv(65_536)
+        assert served.stop() == 0
+        log = served.logged()
+    assert len(log) < 40_000
+    assert log.count(logged) <= LINES + 1
+    (dropped,) = re.findall(rf"(\d+) more messages of \S+ in \d+ s are not shown, such as: {logged}", log)
+    assert int(dropped) == count - LINES
+
+
+def test_events_in_quarantine_do_not_fill_the_log(storage: StorageSettings, tmp_path: Path) -> None:
+    count = LINES + 20
+    with serving(storage, tmp_path) as served, served.client() as http:
+        for number in range(count):
+            assert http.post("/api/events", json=[{"odd": number}]).json()["quarantined"] == 1
+        assert served.stop() == 0
+        assert "20 more messages of state_api.services.recording" in served.logged()
+        assert "20 more messages of state_api.requests" in served.logged()

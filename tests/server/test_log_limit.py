@@ -1,0 +1,86 @@
+"""The limit on the log: what passes, what is counted, and when the count is logged."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from state_api.http.middleware import LOG_KIND
+from state_api.serving.log_limit import LINES, MAX_KINDS, WINDOW_SECONDS, LogLimit
+
+
+class Shown(logging.Handler):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class Log:
+    """A log with a limit, and a clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.limit = LogLimit(lambda: self.now)
+        self.shown = Shown()
+        self.shown.addFilter(self.limit)
+
+    def lines(self) -> list[str]:
+        lines, self.shown.lines = self.shown.lines, []
+        return lines
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    limited = Log()
+    root = logging.getLogger()
+    root.addHandler(limited.shown)
+    yield limited
+    root.removeHandler(limited.shown)
+
+
+def test_the_first_messages_of_each_kind_pass_and_the_others_are_counted_once_a_minute(log: Log) -> None:
+    for number in range(LINES + 3):
+        logging.warning("flood %d", number)
+    logging.warning("something else")
+    assert log.lines() == [*(f"flood {number}" for number in range(LINES)), "something else"]
+    log.now = WINDOW_SECONDS - 1
+    log.limit.report()
+    assert log.lines() == []
+    log.now = WINDOW_SECONDS
+    log.limit.report()
+    assert log.lines() == [f"3 more messages of root in 60 s are not shown, such as: flood {LINES}"]
+    logging.warning("flood %d", 0)
+    log.limit.report(at_end=True)
+    assert log.lines() == ["flood 0"]
+
+
+def test_messages_of_one_text_are_told_apart_by_their_kind(log: Log) -> None:
+    for kind in ("GetApp 200", "None 404"):
+        for _ in range(LINES):
+            logging.warning("a request", extra={LOG_KIND: kind})
+    assert len(log.lines()) == 2 * LINES
+
+
+def test_texts_without_end_are_limited_together(log: Log) -> None:
+    for number in range(MAX_KINDS + 2 * LINES):
+        logging.warning(f"text {number}")
+    assert len(log.lines()) == MAX_KINDS + LINES
+    log.limit.report(at_end=True)
+    assert log.lines() == [f"{LINES} more messages of root in 0 s are not shown, such as: text {MAX_KINDS + LINES}"]
+
+
+def test_a_message_that_cannot_be_formatted_raises_nothing(log: Log) -> None:
+    record = logging.LogRecord("library", logging.WARNING, "", 0, "%d of %d", ("odd",), None)
+    errors = logging.LogRecord("library", logging.WARNING, "", 0, OSError("port"), None, None)
+    passed = [log.limit.filter(each) for each in (record, errors) for _ in range(LINES + 1)]
+    assert passed.count(False) == 2
+    log.limit.report(at_end=True)
+    assert log.lines() == [
+        "1 more messages of library in 0 s are not shown, such as: %d of %d",
+        "1 more messages of library in 0 s are not shown, such as: port",
+    ]
