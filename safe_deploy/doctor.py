@@ -222,8 +222,8 @@ def _warning(verdict: Mapping[str, Any], code: str) -> str | None:
 
 
 _CONFIGURE = (
-    "Let the server read the app's task hubs (PutApp, taskHubs): safe-deploy register --task-hub HUB --provider "
-    "azureStorage --connection SETTING"
+    "To have the server read the app's task hubs (PutApp, taskHubs), type: safe-deploy register --task-hub HUB "
+    "--provider azureStorage --connection SETTING"
 )
 """What to do about an app whose task hubs nobody reads."""
 

@@ -117,10 +117,18 @@ field() { jq -r "$1 // empty" <<<"$answer"; }
 
 same() { [[ "${1,,}" == "${2,,}" ]]; } # storage ignores the case of task hub names
 
+warn() { # what the server says that its verdict in `answer` does not cover
+  local warning
+  while IFS= read -r warning; do
+    say "warning: $warning"
+  done < <(jq --raw-output '.warnings[]? | "\(.code): \(.message)" | gsub("[\r\n]"; " ")' <<<"$answer")
+}
+
 status() {
   local waits=${SAFE_DEPLOY_WAIT:-} deadline=$((SECONDS + ${SAFE_DEPLOY_TIMEOUT:-3600})) wait=0 left told=''
   while true; do
     ask GET "/apps/$app/staging?slot=$slot&wait=$wait&verify=${SAFE_DEPLOY_VERIFY:-cached}"
+    [[ -n "$told" ]] || warn
     [[ $(field .ready) != true ]] || break
     if [[ "$(field '[.reasons[].code]')" != "$told" ]]; then
       told=$(field '[.reasons[].code]')

@@ -35,6 +35,8 @@ _REPLAYED_AT_ONCE = 1000
 _LONGEST_WAITING = 64 * 1024
 """Characters up to which an event waits in quarantine as it came. A longer one waits without what the server does not
 read, because a truncated event could not be recorded later."""
+_MOST_BRACKETS = 100
+"""The same for objects and arrays in it: one that is nested too deeply could not be read again."""
 _LOOKED_UP_AT_ONCE = 16
 _NOT_TAKEN = "the state storage does not take it"
 _TOO_DEEP = json.dumps("(nested too deeply to be kept)")
@@ -138,7 +140,7 @@ class Recorder:
 
     def _understand_waiting(self, event: Quarantined) -> LifecycleEvent:
         try:
-            # By the time at which it came at the latest: this machine's idea of the time may be older.
+            # The time at which it came, if this machine's idea of the time is older than that.
             return understand(read_json(event.event), max(self._clock.now(), event.received_at))
         except (NotUnderstood, ValueError) as error:
             # Without this event the records could say that a task hub has drained that has not.
@@ -185,7 +187,7 @@ class Recorder:
 
     def _waiting(self, source: str, event: Any, understood: LifecycleEvent) -> Quarantined:
         text = _as_text(event)
-        if len(text) > _LONGEST_WAITING or text == _TOO_DEEP:
+        if len(text) > _LONGEST_WAITING or text.count("[") + text.count("{") > _MOST_BRACKETS or text == _TOO_DEEP:
             text = json.dumps(envelope_of(understood))
         message = (
             f"no app has claimed task hub {understood.task_hub}, and there are already as many such task hubs as "

@@ -175,7 +175,11 @@ class Scanner:
                 while not scan.finished():
                     if scan.needs_look:
                         # Before the pass that ends the scan: it must show no change since (docs/correctness.md).
-                        scan.look, scan.looked_in_pass = await messages.look(), scan.passes
+                        scan.look = await messages.look()
+                        if scan.looked_in_pass == 0:
+                            # Only now: a shared instance table does not show that the task hub exists.
+                            await self._task_hubs.mark(question.task_hub)
+                        scan.looked_in_pass = scan.passes
                     await self._pass(backend, question, scan)
                 scan.spent += loop.time() - began
                 found = messages.assess(scan, activity.last_recorded_at)
@@ -194,7 +198,6 @@ class Scanner:
     async def _begin(self, backend: Backend, question: Question, closings: str, messages: MessageReading) -> Scan:
         began_at = self._clock.now()
         start = await backend.start(question.task_hub)
-        await self._task_hubs.mark(question.task_hub)
         scan = Scan(began_at, start.since, list(start.cursors), list(start.again), question.key, closings=closings)
         if messages.quiet is not None:
             # The first pass is compared with the last pass of the scan with which the quiet period began.

@@ -92,7 +92,7 @@ class AzureStorageBackend:
         self._prefix = (tracking_prefix or DEFAULT_TRACKING_PREFIX) if tracking is not None else None
         self._account = StorageAccount(settings, name)
         self.artifacts = StorageArtifacts(self._account)
-        self._queues = ControlQueues(self._account)
+        self._queues = ControlQueues(self._account, shared_tables=tracking is not None)
         self._timers = TimerReader(self._tables, self._owned if tracking is not None else None)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 

@@ -79,10 +79,12 @@ _HARMLESS = frozenset(
 
 
 class ControlQueues:
-    """Reads the control queues in one storage account. Every method raises SourceError."""
+    """Reads the control queues in one storage account. `shared_tables` says that the instances are in a tracking store
+    of several task hubs. Every method raises SourceError."""
 
-    def __init__(self, account: StorageAccount) -> None:
+    def __init__(self, account: StorageAccount, *, shared_tables: bool = False) -> None:
         self._account = account
+        self._shared_tables = shared_tables
 
     async def snapshot(self, task_hub: str) -> QueueSnapshot:
         """The control queues now. Raises SourceError if one of them does not exist: then this is the storage of another
@@ -128,7 +130,8 @@ class ControlQueues:
                 if error_code(error) not in GONE and error.status_code != 404:
                     raise
                 raise SourceError(
-                    Trouble.FAILED,
+                    # An instance table of its own shows that the task hub exists; a shared one does not.
+                    Trouble.MISSING if self._shared_tables else Trouble.FAILED,
                     f"neither table {task_hub}Partitions nor container {container} says how many control queues there "
                     f"are: the task hub is being deleted, or the setting {self._account.name} leads to another account",
                 ) from None

@@ -274,8 +274,9 @@ async def deliver(http: httpx.AsyncClient, sent: Any) -> Any:
         {"extra": "x" * 400_000},
         {"reason": "\u0000\ud800 broken " * 30_000},
         {"nested": [[[[]]]], "number": 10**40, "float": 1e300},
+        {"nested": json.loads("[" * 900 + "]" * 900)},
     ],
-    ids=["long", "long reason", "other members"],
+    ids=["long", "long reason", "other members", "nested deeply"],
 )
 async def test_events_of_every_size_can_be_recorded_later(
     full: httpx.AsyncClient, http: httpx.AsyncClient, server: StateServer, app: str, odd: dict[str, Any]

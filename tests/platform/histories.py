@@ -132,7 +132,7 @@ class History:
                     instance_id = f"{story.__name__}-{number}-{index}"
                     group.create_task(story(self._hub, instance_id, Random(f"{self._seed} {instance_id}")))
                 if self._hub.worker_is_killed:
-                    group.create_task(self._kill_worker(after=draw.uniform(0, 2), down=draw.uniform(0, 2)))
+                    group.create_task(self._kill_worker(after=draw.uniform(0.1, 2), down=draw.uniform(0, 2)))
                 if kills_server:
                     group.create_task(self._kill_server(after=draw.uniform(0, 3)))
             drained_at = await self._hub.release_all()

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import httpx
+
 from tests.platform.durable_host import WORKER_GONE, DurableHost
 from tests.platform.spans import Spans
 from tests.platform.task_hub import TaskHubStorage
@@ -43,14 +45,17 @@ class Hub:
                 await asyncio.sleep(0.1)
 
     async def launch(self, function: str, instance_id: str, **given: Any) -> float | None:
-        """Start an orchestration. The time of the answer; None if the worker was killed before it answered, so that
-        nobody knows whether the orchestration starts."""
+        """Start an orchestration, once there is a worker to ask. The time of the answer; None if the worker was killed
+        before it answered, so that nobody knows whether the orchestration starts."""
         self.started += 1
-        try:
-            await self.worker.launch(function, instance_id, **given)
-        except WORKER_GONE:
-            return None
-        return time.monotonic()
+        while True:
+            try:
+                await self.worker.launch(function, instance_id, **given)
+                return time.monotonic()
+            except httpx.ConnectError:
+                await asyncio.sleep(0.1)
+            except WORKER_GONE:
+                return None
 
     async def until_status(self, instance_id: str, *statuses: str) -> str:
         """Wait until the platform shows one of these statuses, over kills of the worker. Raises TimeoutError that says

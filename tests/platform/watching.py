@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from tests.platform.state_server import READY_SECONDS, SCAN_LIMIT_SECONDS, Answer, StateServerProcess
 from tests.platform.task_hub import TaskHubStorage
 
-_PAUSE_SECONDS = 0.1
-
 
 @dataclass
 class Watch:
@@ -19,6 +17,7 @@ class Watch:
     server: StateServerProcess
     app: str
     storage: TaskHubStorage
+    pause_seconds: float = 0.1
     answers: list[Answer] = field(default_factory=list)
     messages_only: int = 0
 
@@ -45,15 +44,15 @@ class Watch:
             await self.ask()
             if enough():
                 return
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(self.pause_seconds)
 
-    async def until_ready(self, seconds: float = READY_SECONDS, *, pause: float = _PAUSE_SECONDS) -> float:
+    async def until_ready(self, seconds: float = READY_SECONDS) -> float:
         """Ask until Ready; how many seconds that took. Raises AssertionError with the answer to a question that was
         asked later than `seconds` from now, if that was not Ready."""
         began = time.monotonic()
         while not (answer := await self.server.ask(self.app)).ready:
             waited = answer.asked - began
             assert waited < seconds, f"asked after {waited:.1f} s and not Ready: {dict(answer.verdict)}"
-            await asyncio.sleep(pause)
+            await asyncio.sleep(self.pause_seconds)
         assert answer.answered - answer.asked < SCAN_LIMIT_SECONDS
         return answer.answered - began

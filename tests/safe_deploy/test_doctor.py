@@ -455,9 +455,10 @@ def test_verification_that_is_off_is_something_to_fix_and_the_finding_says_what_
     assert found.code == ExitCode.FAILURE
     assert found.wrong() == ["verification"]
     assert found["verification"][1].endswith(
-        "Let the server read the app's task hubs (PutApp, taskHubs): safe-deploy register --task-hub HUB --provider "
-        "azureStorage --connection SETTING"
+        "To have the server read the app's task hubs (PutApp, taskHubs), type: safe-deploy register --task-hub HUB "
+        "--provider azureStorage --connection SETTING"
     )
+    assert "stays active for ever" in found["verification"][1]
 
 
 def test_verification_that_is_required_and_off_is_wrong(place: Place) -> None:

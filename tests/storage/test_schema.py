@@ -94,7 +94,7 @@ async def fresh(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def server(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StateServer]:
     assert storage.connection_string is not None
-    connections = Connections({"DURABLE_STORAGE": storage.connection_string.get_secret_value()})
+    connections = Connections({SOURCE["connection"]: storage.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections))
     yield state
     await state.close()

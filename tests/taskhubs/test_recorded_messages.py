@@ -29,7 +29,7 @@ CANCELLED = (
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
-    made = AzureStorageBackend(storage, "DURABLE_STORAGE")
+    made = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield made
     await made.close()
 

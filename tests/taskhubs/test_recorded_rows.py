@@ -53,7 +53,7 @@ PYTHON_ACTIVE = dict.fromkeys(("[b]", "a b&c=d", "it's", "per�nt", "x y", "日
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
-    made = AzureStorageBackend(storage, "DURABLE_STORAGE")
+    made = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield made
     await made.close()
 

@@ -125,7 +125,8 @@ def TimerWins(context: df.DurableOrchestrationContext) -> Tasks:
 
 @orchestrator
 def EventOrTimerNoCancel(context: df.DurableOrchestrationContext) -> Tasks:
-    yield from go_or_timer(context, 6)
+    """Ends only when the timer fires, although the event wins."""
+    yield from go_or_timer(context, 12)
 
 
 # Orchestrations that cancel a timer
