@@ -1,0 +1,53 @@
+"""Whose task hub is it: what the real extension leaves in a storage account is what PostStaging finds there, and what
+Cleanup deletes once the claim on it is proven."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from state_api.settings import StorageSettings
+from tests.conftest import new_hub
+from tests.http.client import problem, put, run, stage, swap
+from tests.platform.durable_host import durable_host
+from tests.taskhubs.accounts import connection_of
+from tests.taskhubs.provider import Account
+
+pytestmark = pytest.mark.anyio
+
+TASK_HUBS = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
+
+
+async def test_all_that_a_started_app_has_made_is_found_before_its_name_is_claimed(
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, tmp_path: Path, hub: str
+) -> None:
+    await put(http, app, taskHubs=TASK_HUBS)
+    async with durable_host(hub, connection_of(storage), tmp_path) as worker:
+        await worker.launch("Chain", "order-1", steps=1)
+        await worker.until_status("order-1", "Completed")
+    refused = problem(await stage(http, app, hub.upper()), 409, "TaskHubAlreadyUsed")
+    async with Account(storage) as account:
+        made = await account.artifacts(hub)
+    assert sorted(refused["existing"]) == made
+    assert {name.split(" ")[0] for name in made} == {"table", "queue", "container"}
+
+
+async def test_the_task_hub_of_a_staged_version_is_deleted_whole(
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, tmp_path: Path, hub: str
+) -> None:
+    policy = {"settleSeconds": 0, "missingTaskHubIsDrained": True}
+    await put(http, app, policy=policy, taskHubs=TASK_HUBS)
+    assert (await stage(http, app, hub, run(1))).status_code == 200
+    async with durable_host(hub, connection_of(storage), tmp_path) as worker:
+        await worker.launch("Chain", "order-1", steps=1)
+        await worker.until_status("order-1", "Completed")
+    for following in (new_hub(), new_hub()):
+        assert (await stage(http, app, following, run(1))).status_code == 200
+    # What was staged last has not been in production, so the slot may still carry the others until it is swapped.
+    assert (await swap(http, app, following, run(1))).status_code == 200
+    async with Account(storage) as account:
+        made = await account.artifacts(hub)
+        answer = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
+        done = {one["taskHub"]: one for one in answer.json()["taskHubs"]}
+        assert (done[hub]["outcome"], sorted(done[hub]["artifacts"])) == ("Removed", made)
+        assert await account.artifacts(hub) == []
