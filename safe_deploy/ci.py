@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Protocol, TextIO
 from urllib.parse import quote
 
+from safe_deploy.text import printable, visible, without_commands
+
 _RUN_URL = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?"
 _LONGEST_RUN_URL = 2000
 _LONGEST_ACTOR = 200
 # It may hold a password, so it is not shown.
 _REFUSED = "the server does not take the address of this run, so it is not told which run deploys"
-_LOGGING_COMMAND = re.compile(r"(?<!\S):{2,}|#{2,}(?=\[|vso)", re.IGNORECASE)
 
 
 class CiSystem(Protocol):
@@ -33,7 +34,7 @@ class CiSystem(Protocol):
         """Who started the run, in printable ASCII: it is sent as a header."""
 
     def outputs(self, values: Mapping[str, str]) -> None:
-        """Hand values on to later steps. The names are in kebab-case."""
+        """Hand values on to later steps. The names are in kebab-case. Values are handed on as one printable line."""
 
     def summary(self, markdown: str) -> None:
         """Show this on the page of the run."""
@@ -64,13 +65,6 @@ def detect(environment: Mapping[str, str], stderr: TextIO) -> CiSystem:
     if address and not found.run_url:
         found.warning(_REFUSED)
     return found
-
-
-def defused(text: str) -> str:
-    """The text for a log, with a space in whatever a CI system could take for a command: `::` where a line or a word
-    begins, as lines may be wrapped, and `##[` and `##vso` anywhere."""
-    # A space, as GitHub's runner compares without regard to invisible characters.
-    return _LOGGING_COMMAND.sub(lambda found: " ".join(found[0]), text)
 
 
 @dataclass(frozen=True)
@@ -110,16 +104,17 @@ class GitHubActions:
     name: str = "GitHub Actions"
 
     def outputs(self, values: Mapping[str, str]) -> None:
-        self._append("GITHUB_OUTPUT", self.output_file, "".join(_github_output(*item) for item in values.items()))
+        lines = [f"{name}={visible(value)}\n" for name, value in values.items()]
+        self._append("GITHUB_OUTPUT", self.output_file, "".join(lines))
 
     def summary(self, markdown: str) -> None:
         self._append("GITHUB_STEP_SUMMARY", self.summary_file, f"{markdown}\n")
 
     def error(self, message: str) -> None:
-        _say(self.stderr, f"::error title=safe-deploy::{_github_data(message)}")
+        _say(self.stderr, f"::error title=safe-deploy::{_github_data(printable(message))}")
 
     def warning(self, message: str) -> None:
-        _say(self.stderr, f"::warning title=safe-deploy::{_github_data(message)}")
+        _say(self.stderr, f"::warning title=safe-deploy::{_github_data(printable(message))}")
 
     def _append(self, variable: str, file: Path | None, text: str) -> None:
         if file is None:
@@ -144,7 +139,8 @@ class AzurePipelines:
 
     def outputs(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():
-            self._command("task.setvariable", value, variable=_camel_case(name), isOutput="true")
+            line = without_commands(visible(value))
+            self._command("task.setvariable", line, variable=_camel_case(name), isOutput="true")
 
     def summary(self, markdown: str) -> None:
         if self.temporary is None:
@@ -160,14 +156,21 @@ class AzurePipelines:
             self._command("task.uploadsummary", str(file))
 
     def error(self, message: str) -> None:
-        self._command("task.logissue", message, type="error")
+        self._command("task.logissue", printable(message), type="error")
 
     def warning(self, message: str) -> None:
-        self._command("task.logissue", message, type="warning")
+        self._command("task.logissue", printable(message), type="warning")
 
     def _command(self, command: str, data: str, **properties: str) -> None:
         listed = ";".join(f"{name}={_azure_property(value)}" for name, value in properties.items())
         _say(self.stderr, f"##vso[{f'{command} {listed}'.strip()}]{_azure_data(data)}")
+
+
+def warn(system: CiSystem, stderr: TextIO, message: str) -> None:
+    """A warning for whoever reads the log, and an annotation of the run where the CI system has such."""
+    if isinstance(system, Terminal):
+        _say(stderr, f"warning: {printable(message)}")
+    system.warning(message)
 
 
 def _say(stderr: TextIO, line: str) -> None:
@@ -188,14 +191,6 @@ def _github_run(known: Mapping[str, str]) -> str | None:
 def _github_actor(known: Mapping[str, str]) -> str | None:
     # GITHUB_ACTOR stays the one who started the run first, whoever runs it again.
     return _readable(known, "GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR")
-
-
-def _github_output(name: str, value: str) -> str:
-    if value.isprintable():
-        return f"{name}={value}\n"
-    # Nobody can guess it, so no value can end early and go on with outputs of its own.
-    end = f"end-{uuid.uuid4().hex}"
-    return f"{name}<<{end}\n{value}\n{end}\n"
 
 
 def _github_data(text: str) -> str:

@@ -4,12 +4,12 @@ import os
 import sys
 import traceback
 from io import TextIOWrapper
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from safe_deploy import rendering
-from safe_deploy.ci import detect
+from safe_deploy.ci import Terminal, detect, warn
 from safe_deploy.client import PATIENCE_SECONDS, Json
 from safe_deploy.commands import Command, Guard
 from safe_deploy.deployment import Staging, Waiting, clean_up, deploy, stage
@@ -47,6 +47,7 @@ from safe_deploy.options import (
 )
 from safe_deploy.promotion import SETTLE_SECONDS, Promotion
 from safe_deploy.session import azure_of, command_of, open_session, reporter, wait_for_ready
+from safe_deploy.text import printable
 
 cli = typer.Typer(
     name="safe-deploy",
@@ -263,8 +264,7 @@ def deploy_command(
         clean_up(session.server, slot, azure, False, delete_task_hubs)
     except CommandError as error:
         # The deployment itself is done; a later cleanup makes up for this one.
-        session.say(f"cleanup: {error.message}")
-        session.ci.warning(f"cleanup: {error.message}")
+        warn(session.ci, sys.stderr, f"cleanup: {error.message}")
 
 
 cli.add_typer(operations)
@@ -299,24 +299,25 @@ def main() -> NoReturn:
             # A log that cannot hold a letter is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     try:
-        cli()
+        code = cli(standalone_mode=False)
     except CommandError as error:
         hint = ". Tell it what is in production now: safe-deploy register" if _is_unknown_app(error) else ""
         _fail(f"{error.message}{hint}")
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001  # the last resort of the program: nothing is swallowed
+        if hasattr(error, "format_message"):
+            # Of click, which Typer brings under a name of its own.
+            _show_usage(error)
+            detect(os.environ, sys.stderr).error("safe-deploy was called wrongly; the log says how")
+            sys.exit(ExitCode.USAGE)
         # The log gets all of it, the page of the run a line.
-        traceback.print_exc()
+        _show_trace(error)
         _fail(f"unexpected trouble, {type(error).__name__}: the log says where")
         sys.exit(ExitCode.FAILURE)
-    except SystemExit as ended:
-        if ended.code == _STOPPED:
-            _fail("stopped")
-            sys.exit(ExitCode.FAILURE)
-        if ended.code == ExitCode.USAGE:
-            detect(os.environ, sys.stderr).error("safe-deploy was called wrongly; the log says how")
-        raise
-    raise AssertionError("the command line ends with an exit code")
+    if code == _STOPPED:
+        _fail("stopped")
+        sys.exit(ExitCode.FAILURE)
+    sys.exit(code)
 
 
 _STOPPED = 130
@@ -327,9 +328,30 @@ def _is_unknown_app(error: CommandError) -> bool:
     return error.problem.get("code") == "AppNotFound"
 
 
+def _show_usage(error: Any) -> None:
+    """What click says about a wrong call, with the arguments and variables in it made printable."""
+    message = error.format_message()
+    if error.ctx is None or message == error.ctx.get_help():
+        # Called without a command: the message is the help.
+        error.show()
+        return
+    usage = f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help."
+    sys.stderr.write("".join(f"{printable(line)}\n" for line in [*usage.splitlines(), "", f"Error: {message}"]))
+
+
+def _show_trace(error: BaseException) -> None:
+    """Where the error and what it came from were raised. The lines are of this program, but the messages may hold
+    anything."""
+    earlier = error.__cause__ or error.__context__
+    if earlier is not None:
+        _show_trace(earlier)
+    sys.stderr.write("Traceback (most recent call last):\n")
+    sys.stderr.writelines(traceback.format_tb(error.__traceback__))
+    sys.stderr.write(f"{printable(f'{type(error).__name__}: {error}')}\n")
+
+
 def _fail(message: str) -> None:
     ci = detect(os.environ, sys.stderr)
-    if ci.name == "terminal":
-        sys.stderr.write(f"error: {rendering.shown(message)}\n")
-    # Names in it come from events: no control characters, and nothing that the CI system takes for a command.
-    ci.error(rendering.shown(message))
+    if isinstance(ci, Terminal):
+        sys.stderr.write(f"error: {printable(message)}\n")
+    ci.error(message)

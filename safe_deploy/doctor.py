@@ -183,6 +183,9 @@ def _evidence(server: Server, app: Json, production: str, now: datetime) -> Iter
         return
     yield _events(verdict, production, app["taskHubs"] is not None, now)
     yield _verification(app, verdict)
+    messages = _warning(verdict, "MessagesUnseen")
+    if messages is not None:
+        yield Finding("messages", Standing.WARNING, messages)
 
 
 def _events(verdict: Mapping[str, Any], production: str, verified: bool, now: datetime) -> Finding:
@@ -202,8 +205,8 @@ def _verification(app: Json, verdict: Mapping[str, Any]) -> Finding:
     if any(reason["code"] in _WRONG_EVIDENCE for reason in verdict["reasons"]):
         return Finding(question, Standing.WRONG, said)
     if app["taskHubs"] is None:
-        said = "off: verdicts rest on lifecycle events alone, and events get lost. safe-deploy register --provider"
-        return Finding(question, Standing.WARNING, said)
+        why = _warning(verdict, "EventsOnly") or "off: verdicts rest on lifecycle events alone, and events get lost"
+        return Finding(question, Standing.WRONG, f"{why.rstrip('.')}. {_CONFIGURE}")
     provider = app["taskHubs"]["provider"]
     if verdict["assurance"] != "verified":
         return Finding(question, Standing.WARNING, f"{provider}; it was not tried through just now: {said}")
@@ -211,6 +214,18 @@ def _verification(app: Json, verdict: Mapping[str, Any]) -> Finding:
         said = f"{provider}; the policy does not require it, so it can be switched off unnoticed"
         return Finding(question, Standing.WARNING, said)
     return Finding(question, Standing.OK, f"{provider}, and the policy requires it")
+
+
+def _warning(verdict: Mapping[str, Any], code: str) -> str | None:
+    """What the server says that its verdict does not cover, if it says this."""
+    return next((str(one["message"]) for one in verdict.get("warnings", []) if one["code"] == code), None)
+
+
+_CONFIGURE = (
+    "To have the server read the app's task hubs (PutApp, taskHubs), type: safe-deploy register --task-hub HUB "
+    "--provider azureStorage --connection SETTING"
+)
+"""What to do about an app whose task hubs nobody reads."""
 
 
 def _advice(error: CommandError) -> str:

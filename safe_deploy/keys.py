@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from safe_deploy import rendering
 from safe_deploy.client import Json
 from safe_deploy.errors import UsageError
 from safe_deploy.options import Output
+from safe_deploy.text import as_json
 
 KEY_BYTES = 32
 """Random bytes in a key: too many to guess, so its SHA-256 needs no salt."""
@@ -56,7 +56,7 @@ def new(
     key = secrets.token_urlsafe(KEY_BYTES)
     entry = entry_of(key, name, role, apps or [])
     if output is Output.JSON:
-        sys.stdout.write(rendering.as_json({"key": key, "entry": entry}) + "\n")
+        sys.stdout.write(as_json({"key": key, "entry": entry}) + "\n")
         return
     sys.stdout.write(f"key:   {key}\nentry: {json.dumps(entry)}\n")
     sys.stderr.write(

@@ -1,10 +1,14 @@
 """The options of the command line, each with its variable; docs/pipelines.md has the table."""
 
 import math
+import os
+import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+from safe_deploy.ci import detect, warn
 
 
 class Output(StrEnum):
@@ -30,13 +34,28 @@ def variable(name: str) -> str:
 
 ServerOption = Annotated[str, typer.Option("--server", envvar=variable("SERVER"), help="The state server's address.")]
 AppOption = Annotated[str, typer.Option("--app", envvar=variable("APP"), help="The app, by its name on the server.")]
+
+
+def _key(context: typer.Context, key: str) -> str:
+    source = context.get_parameter_source("key")
+    if source is not None and source.name == "COMMANDLINE":
+        warn(
+            detect(os.environ, sys.stderr),
+            sys.stderr,
+            "the key was given as an argument, which process lists and shell histories show. Set SAFE_DEPLOY_KEY "
+            "instead of --key, and replace this key if others use this machine",
+        )
+    return key
+
+
 KeyOption = Annotated[
     str,
     typer.Option(
         "--key",
         envvar=variable("KEY"),
         show_default=False,
-        help="The server's key. Use the variable.",
+        callback=_key,
+        help="The server's key. Use the variable: others see arguments.",
     ),
 ]
 SlotOption = Annotated[str, typer.Option("--slot", envvar=variable("SLOT"), help="The slot to deploy into.")]

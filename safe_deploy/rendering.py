@@ -1,4 +1,4 @@
-"""How results look: tables for people, JSON for programs, markdown for a run's summary, and the outputs of a step."""
+"""How results look: tables for people, markdown for a run's summary, and the outputs of a step."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,24 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from safe_deploy.ci import defused
+from safe_deploy.text import as_markdown, cells
 
 Json = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-
-
-def as_json(content: Any) -> str:
-    """In ASCII, which every encoding of a log can hold. Two hashes are inside of a text, and could begin a command of
-    Azure Pipelines there."""
-    return json.dumps(content, indent=2).replace("##", "#\\u0023")
-
-
-def shown(text: str) -> str:
-    """Text for one line of a log or a terminal: nothing in it moves the cursor, begins a line, or is a command of the
-    CI system."""
-    return defused("".join(map(_visible, text)))
 
 
 def age(time: str | None, now: datetime) -> str:
@@ -44,15 +32,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        # Names come from events. A plain text would be read as markup.
-        made.add_row(*(Text(shown(cell)) for cell in row))
+        # Rich would read a plain text as markup.
+        made.add_row(*map(Text, cells(row)))
     return made
 
 
 def markdown(columns: Sequence[str], rows: Rows) -> str:
     """A table for a run's summary."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines)
+    head, *body = ([as_markdown(cell) for cell in line] for line in (columns, *rows))
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(columns), *body))
 
 
 def verdict_line(verdict: Json) -> str:
@@ -70,7 +58,8 @@ BLOCKERS = ("Instance", "Function", "Status", "Active for", "Last event", "Known
 
 
 def blockers(verdict: Json, now: datetime) -> Rows:
-    return [
+    """What keeps the slot from being ready: active instances, and starts that are still messages in a queue."""
+    active = [
         [
             one["instanceId"],
             one["functionName"],
@@ -81,6 +70,23 @@ def blockers(verdict: Json, now: datetime) -> Rows:
         ]
         for one in verdict["active"]
     ]
+    starts = [
+        [start["instanceId"] or _UNKNOWN, start["functionName"] or _UNKNOWN, "start in queue", "", "", "queue"]
+        for start in pending_starts(verdict)
+    ]
+    return active + starts
+
+
+_UNKNOWN = "unknown"
+"""A start whose message cannot be read has no names."""
+
+
+def pending_starts(verdict: Json) -> Sequence[Json]:
+    """Starts of orchestrations that no worker has taken yet, as the last probe saw them in the control queues."""
+    probe = verdict["evidence"]["probe"] or {}
+    messages = probe.get("messages") or {}
+    starts: Sequence[Json] = messages.get("starts") or []
+    return starts
 
 
 def verdict_outputs(verdict: Json) -> dict[str, str]:
@@ -186,16 +192,6 @@ def now() -> datetime:
 def _details(details: Json, reason: str | None) -> str:
     said = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()]
     return ", ".join([*said, *([f"reason: {reason}"] if reason else [])])
-
-
-def plain(text: str) -> str:
-    """Text for markdown in which nothing is read as markup."""
-    line = "".join(map(_visible, text))
-    return "".join(f"\\{character}" if character in "\\`*_{}[]<>()#+-!|~" else character for character in line)
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _flag(value: bool) -> str:

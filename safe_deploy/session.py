@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -15,14 +15,16 @@ from rich.live import Live
 
 from safe_deploy import rendering
 from safe_deploy.azure import Azure, Target, target_of
-from safe_deploy.ci import CiSystem, detect, readable
+from safe_deploy.ci import CiSystem, Terminal, detect, readable, warn
 from safe_deploy.client import PATIENCE_SECONDS, Caller, Json, Server, is_plain, server_url
 from safe_deploy.commands import Command, environment
 from safe_deploy.errors import UsageError
 from safe_deploy.options import Output, Verify
+from safe_deploy.text import as_json, as_markdown, printable
 from safe_deploy.waiting import Look, wait_until_ready
 
-_LONGEST_LINE = 10_000
+_LOG_WIDTH = 1_000_000
+"""Wider than any row: see LONGEST_CELL in `text.py`."""
 
 _SUMMARIZED = 50
 """Rows in the summary of a run: a CI system takes only so much, and drops what is longer."""
@@ -38,6 +40,8 @@ class Session:
     ci: CiSystem
     out: Console
     err: Console
+    _warned: set[str] = field(default_factory=set)
+    """The codes of the server's warnings that were printed: each is printed once."""
 
     def say(self, line: str) -> None:
         _print(self.err, line)
@@ -46,13 +50,13 @@ class Session:
         """Print a result, and put it on the page of the run."""
         if self.output is Output.JSON:
             # Not through the console: JSON must not be wrapped.
-            self.out.file.write(rendering.as_json(content) + "\n")
+            self.out.file.write(as_json(content) + "\n")
         else:
             if title:
                 _print(self.out, title)
             if rows:
                 rendering.show(self.out, columns, rows)
-        summary = [f"**{rendering.plain(title)}**"] if title else []
+        summary = [f"**{as_markdown(title)}**"] if title else []
         self.ci.summary("\n\n".join([*summary, *([rendering.markdown(columns, rows[:_SUMMARIZED])] if rows else [])]))
 
     def app(self, app: Json, task_hub: str, title: str) -> None:
@@ -61,8 +65,16 @@ class Session:
 
     def verdict(self, verdict: Json) -> None:
         self.ci.outputs(rendering.verdict_outputs(verdict))
+        self.warn_of(verdict)
         rows = rendering.blockers(verdict, rendering.now())
         self.result(verdict, rendering.BLOCKERS, rows, rendering.verdict_line(verdict))
+
+    def warn_of(self, verdict: Json) -> None:
+        """Print what the server says that this verdict does not cover."""
+        for warning in verdict.get("warnings", []):
+            if warning["code"] not in self._warned:
+                self._warned.add(warning["code"])
+                warn(self.ci, sys.stderr, f"{warning['code']}: {warning['message']}")
 
 
 def open_session(
@@ -82,28 +94,26 @@ def open_session(
         with suppress(OSError, KeyError, ImportError):
             actor = getpass.getuser()
     caller = Caller(readable(actor) or ci.actor, run_url.strip() or ci.run_url)
-    err = _console(stderr=True)
+    err = _console(ci, stderr=True)
 
     def say(line: str) -> None:
         _print(err, line)
 
     if key and is_plain(server_url(server)):
-        warning = "the key travels unprotected over http; use the server's https address"
-        say(f"warning: {warning}")
-        ci.warning(warning)
+        warn(ci, sys.stderr, "the key travels unprotected over http; use the server's https address")
     opened = Server(server, app, key.strip(), caller, say, patience)
-    return Session(opened, slot, output, ci, _console(stderr=False), err)
+    return Session(opened, slot, output, ci, _console(ci, stderr=False), err)
 
 
-def _console(stderr: bool) -> Console:
-    """Where it is no terminal lines are as long as they are: a log must not be wrapped."""
+def _console(ci: CiSystem, *, stderr: bool) -> Console:
+    """Where nobody sits at a terminal lines are as long as they are: a log must not be wrapped."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _LONGEST_LINE
+    width = None if stream.isatty() and type(ci) is Terminal else _LOG_WIDTH
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
 def _print(console: Console, line: str) -> None:
-    console.print(rendering.shown(line), soft_wrap=True)
+    console.print(printable(line), soft_wrap=True)
 
 
 def azure_of(group: str, function_app: str, setting: str, session: Session, command: Command | None) -> Azure | None:
@@ -150,6 +160,8 @@ def reporter(session: Session, live: Live | None) -> Callable[[Look], None]:
         line = look.trouble or (rendering.verdict_line(look.verdict) if look.verdict else "")
         if look.new and line:
             session.say(f"{rendering.now():%H:%M:%S} {line}")
+        if look.verdict is not None:
+            session.warn_of(look.verdict)
         if live is not None and look.verdict is not None:
             rows = rendering.blockers(look.verdict, rendering.now())
             live.update(rendering.table(rendering.BLOCKERS, rows) if rows else "", refresh=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from safe_deploy.client import Json, Server
 from safe_deploy.errors import TimedOut, Unreachable
+from safe_deploy.rendering import pending_starts
 
 LONGEST_INTERVAL_SECONDS = 120
 """The longest that the server lets a caller wait for one answer."""
@@ -86,7 +87,7 @@ def _gist(verdict: Json | None) -> object:
     if verdict is None:
         return None
     codes = [reason["code"] for reason in verdict["reasons"]]
-    blockers = [active["instanceId"] for active in verdict["active"]]
+    blockers = [one["instanceId"] for one in (*verdict["active"], *pending_starts(verdict))]
     return verdict["ready"], verdict["taskHub"], codes, verdict["activeCount"], blockers
 
 

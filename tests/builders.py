@@ -41,11 +41,15 @@ def event(
 
 def cloud_event(hub: str, instance_id: str = "order-1", status: str = "Running") -> dict[str, Any]:
     """One event as a structured CloudEvent."""
-    grid = event(hub, instance_id, status)
+    return as_cloud_event(event(hub, instance_id, status))
+
+
+def as_cloud_event(grid: dict[str, Any]) -> dict[str, Any]:
+    """An event as Event Grid delivers it to a subscription of the CloudEvents schema."""
     return {
         "specversion": "1.0",
         "id": grid["id"],
-        "source": grid["topic"],
+        "source": grid["topic"] or "/subscriptions/0/resourceGroups/shop/providers/Microsoft.EventGrid/topics/shop",
         "type": grid["eventType"],
         "subject": grid["subject"],
         "time": grid["eventTime"],

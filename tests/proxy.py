@@ -73,15 +73,11 @@ class StorageProxy:
 
 @asynccontextmanager
 async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    """Stand between; yields the settings of a storage that is reached through the proxy."""
+    """Stand between; yields the settings of a storage whose tables are reached through the proxy."""
     assert storage.connection_string is not None
-    endpoint = urlsplit(
-        next(
-            part.removeprefix("TableEndpoint=")
-            for part in storage.connection_string.get_secret_value().split(";")
-            if part.startswith("TableEndpoint=")
-        )
-    )
+    parts = dict(part.split("=", 1) for part in storage.connection_string.get_secret_value().split(";") if part)
+    endpoint = urlsplit(parts["TableEndpoint"])
+    others = [urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")]
     # The emulator closes what was idle for 5 s, and a request that is no GET would fail over it.
     connector = aiohttp.TCPConnector(keepalive_timeout=2)
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
@@ -124,7 +120,8 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
                 return web.Response(status=answer.status, body=body, headers=kept)
 
         async with listening(forward) as (port,):
-            proxy = StorageProxy(StorageSettings.model_validate({"connection_string": emulator_connection(HOST, port)}))
+            connection = emulator_connection(HOST, port, *others)
+            proxy = StorageProxy(StorageSettings.model_validate({"connection_string": connection}))
             yield proxy
 
 

@@ -1,6 +1,7 @@
 """What HTTP functions ask of the durable client of `azure-functions-durable`, answered by that of `durabletask`. It has
 what the sample app uses and no more."""
 
+import json
 from datetime import UTC
 from typing import Any
 
@@ -48,7 +49,8 @@ class Client:
         return DurableOrchestrationStatus() if state is None else status_of(state)
 
     async def raise_event(self, instance_id: str, event_name: str, event_data: Any = None) -> None:
-        await self._inner.raise_orchestration_event(instance_id, event_name, data=event_data)
+        # As the library does: its data arrives as JSON text, because the host encodes what is encoded already.
+        await self._inner.raise_orchestration_event(instance_id, event_name, data=json.dumps(event_data))
 
     async def read_entity_state(self, entity_id: EntityId) -> EntityStateResponse:
         found = await self._inner.get_entity(as_instance(entity_id))

@@ -2,6 +2,7 @@
 events are published before an episode is stored, and `{Hub}Instances` is written with it. What a worker had taken and
 not finished when it went away is given to the next one."""
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -36,21 +37,89 @@ STATUSES = {
 }
 
 
-def reason_of(name: str, failure: pb.TaskFailureDetails) -> str:
-    kind = failure.errorType.rsplit(".")[-1]
-    return f"Orchestrator function '{name}' failed: {kind}: {failure.errorMessage}"
+NOT_DETERMINISTIC = "NonDeterminismError"
+_SCHEDULED = ("taskScheduled", "timerCreated", "subOrchestrationInstanceCreated", "entityOperationCalled")
+"""History events of what an orchestrator can wait for, but external events, which leave none until they arrive."""
 
 
-def notices(name: str, instance_id: str, first: bool, actions: Sequence[pb.OrchestratorAction]) -> Iterator[Notice]:
-    """What the extension publishes about one episode: Running if it is the first of its execution, and how it ended if
-    it did. A generation that continues as new is Completed; the next one's first episode is Running again."""
-    if first:
-        yield Notice(name, instance_id, "Running")
+def reason_of(end: pb.CompleteOrchestrationAction, history: Sequence[pb.HistoryEvent]) -> str:
+    """What the extension publishes as the reason: what the operator said who terminated the instance, or why it failed,
+    without the stack trace that follows there. `history` includes the events of the last episode."""
+    if end.orchestrationStatus == pb.ORCHESTRATION_STATUS_TERMINATED:
+        return str(json.loads(end.result.value or '""'))
+    if not end.HasField("failureDetails"):
+        return ""
+    scheduled = {event.eventId: event.taskScheduled.name for event in history if event.HasField("taskScheduled")}
+    failed = [event.taskFailed.taskScheduledId for event in history if event.HasField("taskFailed")]
+    cause = end.failureDetails.innerFailure
+    if not cause.errorType or not failed:
+        return f"Message: {end.failureDetails.errorMessage}"
+    return f"Message: Activity function '{scheduled[failed[-1]]}' failed: {_kind(cause)}: {cause.errorMessage}"
+
+
+def output_of(name: str, failure: pb.TaskFailureDetails) -> str:
+    """The output of a failed instance, as the row has it."""
+    return f"Orchestrator function '{name}' failed: {_kind(failure)}: {failure.errorMessage}"
+
+
+def _kind(failure: pb.TaskFailureDetails) -> str:
+    """The class of the exception, without its module."""
+    return failure.errorType.rpartition(".")[2]
+
+
+def notices(
+    name: str,
+    instance_id: str,
+    history: Sequence[pb.HistoryEvent],
+    arrived: Sequence[pb.HistoryEvent],
+    actions: Sequence[pb.OrchestratorAction],
+) -> list[Notice]:
+    """What the extension publishes about one episode, in the order in which it is posted.
+
+    `history` is what was stored before the episode, `arrived` are the events that it was run for. Running is published
+    if the episode is the first of its execution, and the end if there is one that is published. A generation that
+    continues as new is Completed; the next one's first episode is Running again. If the first episode is the last, the
+    extension posts both at once and either may arrive first: here it is the end, which a receiver expects less.
+    """
+    started = [] if history else [Notice(name, instance_id, "Running")]
+    ended = []
     for action in actions:
         if action.HasField("completeOrchestration"):
             end = action.completeOrchestration
-            reason = reason_of(name, end.failureDetails) if end.HasField("failureDetails") else ""
-            yield Notice(name, instance_id, STATUSES[end.orchestrationStatus], reason)
+            if is_published(end, history, arrived):
+                reason = reason_of(end, [*history, *arrived])
+                ended.append(Notice(name, instance_id, STATUSES[end.orchestrationStatus], reason))
+    return ended + started
+
+
+def is_published(
+    end: pb.CompleteOrchestrationAction, history: Sequence[pb.HistoryEvent], arrived: Sequence[pb.HistoryEvent]
+) -> bool:
+    """Whether the extension publishes this end (docs/platform.md, Run on the real Functions host).
+
+    It does not if the code has changed under the instance, nor if the orchestrator cancels a timer in its last step:
+    the extension then takes the end for one that it replays. Orchestrators of this app cancel every timer that they no
+    longer wait for, so a timer that has not fired is one that was cancelled.
+    """
+    if _kind(end.failureDetails) == NOT_DETERMINISTIC:
+        return False
+    if end.orchestrationStatus not in (pb.ORCHESTRATION_STATUS_COMPLETED, pb.ORCHESTRATION_STATUS_FAILED):
+        return True
+    fired = {event.timerFired.timerId for event in (*history, *arrived) if event.HasField("timerFired")}
+    return not any(event.HasField("timerCreated") and event.eventId not in fired for event in last_scheduled(history))
+
+
+def last_scheduled(history: Sequence[pb.HistoryEvent]) -> list[pb.HistoryEvent]:
+    """What the last of these episodes that scheduled anything has scheduled."""
+    episode: list[pb.HistoryEvent] = []
+    found = episode
+    for event in history:
+        if event.HasField("orchestratorStarted"):
+            episode = []
+        elif event.WhichOneof("eventType") in _SCHEDULED:
+            episode.append(event)
+            found = episode
+    return found
 
 
 class Hub(InMemoryOrchestrationBackend):
@@ -105,9 +174,11 @@ class Hub(InMemoryOrchestrationBackend):
             instance = self._awaited(request)
             if instance is None:
                 return pb.CompleteTaskResponse()
-            first = not instance.history
+            told = notices(
+                instance.name, request.instanceId, instance.history, instance.dispatched_events, request.actions
+            )
         # Not under the lock: it takes as long as the endpoint takes, and the other instances go on meanwhile.
-        for notice in notices(instance.name, request.instanceId, first, request.actions):
+        for notice in told:
             self._publisher.publish(notice)
         with self._lock:
             if self._awaited(request) is None:
@@ -256,7 +327,7 @@ class Hub(InMemoryOrchestrationBackend):
                 completed_at=instance.completed_at,
                 version=instance.version,
                 given=instance.input,
-                output=instance.output if failure is None else reason_of(instance.name, failure),
+                output=instance.output if failure is None else output_of(instance.name, failure),
                 custom_status=instance.custom_status,
             )
         )

@@ -116,15 +116,15 @@ class Publisher:
         if to is None or not to.wants(notice.runtime_status):
             return
         made = event(self._task_hub, notice, datetime.now(UTC), str(uuid.uuid4()))
-        for attempt in range(to.retries + 1):
-            if attempt:
-                self._sleep(to.interval.total_seconds())
+        for _ in range(to.retries + 1):
             try:
                 self._post(to, made)
             except OSError as error:
                 log.warning("event %s of %s not published: %s", notice.runtime_status, notice.instance_id, error)
                 if not to.retries_after(error):
                     break
+                # After the last attempt too, as the extension does.
+                self._sleep(to.interval.total_seconds())
             else:
                 return
         log.error("event %s of %s given up", notice.runtime_status, notice.instance_id)

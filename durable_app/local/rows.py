@@ -63,7 +63,8 @@ def row(task_hub: str, instance: Instance) -> dict[str, Any]:
         "RowKey": "",
         "ExecutionId": instance.execution_id,
         "Name": instance.name,
-        "Version": instance.version or "",
+        # Where the app has no default version there is no such column.
+        "Version": instance.version or None,
         "Input": instance.given,
         "Output": instance.output,
         "CustomStatus": instance.custom_status or "null",
@@ -72,6 +73,8 @@ def row(task_hub: str, instance: Instance) -> dict[str, Any]:
         "CompletedTime": instance.completed_at,
         "RuntimeStatus": instance.runtime_status,
         "Generation": EntityProperty(0, EdmType.INT32),
+        "Tags": "null",
+        "ParentInstanceId": "",
         "TaskHubName": task_hub,
     }
     return {name: value for name, value in properties.items() if value is not None}

@@ -37,7 +37,23 @@ END
 }
 set -euo pipefail
 
-say() { printf 'deploy.sh: %s\n' "$*" >&2; }
+# Ids, names, versions and texts of the server come from outside. Everything that is printed goes through these two: on one
+# line, with an escape such as \u001b in place of what is no plain letter, and never a command of a CI system. GitHub's
+# runner takes a line that begins with `::` and has a second one, or that has `##[`; Azure's agent looks for `##vso[`.
+printable() { # TEXT
+  jq -nr --arg text "$1" '
+    def digits: [12, 8, 4, 0] as $shifts | "0123456789abcdef" as $hex | . as $code
+      | $shifts | map(($code / pow(2; .) | floor) % 16) | map($hex[.:. + 1]) | add;
+    def plain: (. >= 32 and . <= 126) or (. >= 161 and . <= 591 and . != 173) or (. >= 880 and . <= 1154)
+      or (. >= 12353 and . <= 12543) or (. >= 19968 and . <= 40959) or (. >= 44032 and . <= 55203);
+    $text[:10000] | explode | map(if plain then [.] | implode elif . < 65536 then "\\u" + digits
+      else "\\u{" + (. / 65536 | floor | digits) + digits + "}" end)
+    | add // "" | gsub("#(?=#)"; "# ")
+    | gsub("(?<run>(?<![^ ])(?>:{2,})|(?>:{2,})(?=.*::)|:{4,})"; .run | explode | map([.] | implode) | join(" "))'
+}
+json() { jq --ascii-output . <<<"$1" | sed -e 's/##/#\\u0023/g'; }
+
+say() { printf 'deploy.sh: %s\n' "$(printable "$*")" >&2; }
 
 hint='' # what a failure has to add at this moment
 
@@ -96,15 +112,23 @@ refuse() { # STATUS: end with the exit code that the server's refusal stands for
   fail "$exit_code" "${detail:-the server answered with status $1}${code:+ ($code)}"
 }
 
-show() { jq . <<<"$answer"; }
+show() { json "$answer"; }
 field() { jq -r "$1 // empty" <<<"$answer"; }
 
 same() { [[ "${1,,}" == "${2,,}" ]]; } # storage ignores the case of task hub names
+
+warn() { # what the server says that its verdict in `answer` does not cover
+  local warning
+  while IFS= read -r warning; do
+    say "warning: $warning"
+  done < <(jq --raw-output '.warnings[]? | "\(.code): \(.message)" | gsub("[\r\n]"; " ")' <<<"$answer")
+}
 
 status() {
   local waits=${SAFE_DEPLOY_WAIT:-} deadline=$((SECONDS + ${SAFE_DEPLOY_TIMEOUT:-3600})) wait=0 left told=''
   while true; do
     ask GET "/apps/$app/staging?slot=$slot&wait=$wait&verify=${SAFE_DEPLOY_VERIFY:-cached}"
+    [[ -n "$told" ]] || warn
     [[ $(field .ready) != true ]] || break
     if [[ "$(field '[.reasons[].code]')" != "$told" ]]; then
       told=$(field '[.reasons[].code]')
@@ -153,8 +177,8 @@ held() { # SLOT: the task hub that it holds, nothing if none, from the app in `a
 to_type() {
   local words
   printf -v words 'SAFE_DEPLOY_SERVER=%q SAFE_DEPLOY_APP=%s' "$server" "$app"
-  same "$1" staging || words+=" SAFE_DEPLOY_SLOT=$1"
-  words+=" SAFE_DEPLOY_TASK_HUB=$2 $0 swap --outcome"
+  same "$1" staging || printf -v words '%s SAFE_DEPLOY_SLOT=%q' "$words" "$1"
+  printf -v words '%s SAFE_DEPLOY_TASK_HUB=%q %q swap --outcome' "$words" "$2" "$0"
   printf '%s' "Look which task hub production carries, when the platform has come to rest. If it is $2, type: $words done. If not, type: $words failed"
 }
 

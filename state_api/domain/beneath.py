@@ -30,4 +30,6 @@ def combine(staged: Verdict, beneath: Sequence[Verdict]) -> Verdict:
         ignored_count=sum(each.ignored_count for each in verdicts),
         retry_after_seconds=max(retries, default=None),
         waived=tuple(one for each in verdicts for one in each.waived),
+        warnings=tuple(dict.fromkeys(warning for each in verdicts for warning in each.warnings)),
+        starts_pending=any(each.starts_pending for each in verdicts),
     )

@@ -6,6 +6,7 @@ from enum import StrEnum
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, RuntimeStatus, Source
+from state_api.domain.messages import MessageEvidence
 
 ACTIVE_LIMIT = 1000
 """Active instances that are counted one by one; above it the count is a lower bound (DESIGN: HTTP contract)."""
@@ -65,7 +66,7 @@ class ProbeResult:
     failed, or how far it came when it is incomplete. `active` has the oldest blocking instances, `unlisted` counts
     further ones, `waived` has those that would block. `exemptions` is the key of what it was read under. `carried_on`
     says that it took more than one call, `took_seconds` how long the reading took in all. `closings` are those that the
-    records had before."""
+    records had before. `messages` is None where nobody looked at the control queues."""
 
     status: ProbeStatus
     provider: str
@@ -83,6 +84,7 @@ class ProbeResult:
     waived: tuple[ActiveInstance, ...] = ()
     retry_after: int | None = None
     closings: str = ""
+    messages: MessageEvidence | None = None
 
     @property
     def active_count(self) -> int:
@@ -91,7 +93,12 @@ class ProbeResult:
 
     @property
     def found_blocking(self) -> bool:
-        return bool(self.active or self.unlisted)
+        return bool(self.active or self.unlisted) or self.starts_pending
+
+    @property
+    def starts_pending(self) -> bool:
+        """Whether an orchestration is, or may be, about to start."""
+        return self.messages is not None and self.messages.pending
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from state_api.domain.names import same_hub
 @dataclass(frozen=True, slots=True)
 class Waiver:
     """One instance that does not block until `expires_at`, because `by` answers for it: rows can be stuck in the task
-    hub's own storage (PLATFORM: Task hubs on Azure Storage)."""
+    hub's own storage (PLATFORM: Task hubs on Azure Storage). With `unexplained_messages` in place of an instance id, so
+    many invisible messages of the control queues."""
 
     task_hub: str
     instance_id: str
@@ -21,6 +22,12 @@ class Waiver:
     by: str
     created_at: Instant
     expires_at: Instant
+    unexplained_messages: int = 0
+
+    @property
+    def of_messages(self) -> bool:
+        """Whether the waiver is for messages and not for an instance."""
+        return self.unexplained_messages > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,12 @@ class Exemptions:
         return any(fnmatchcase(function_name, pattern) for pattern in self.functions)
 
     def waiver_of(self, instance_id: str) -> Waiver | None:
-        return next((one for one in self.waivers if one.instance_id == instance_id), None)
+        return next((one for one in self.waivers if not one.of_messages and one.instance_id == instance_id), None)
+
+    @property
+    def waived_messages(self) -> int:
+        """How many invisible messages that nothing explains do not block."""
+        return max((waiver.unexplained_messages for waiver in self.waivers), default=0)
 
     def exempts(self, function_name: str, instance_id: str) -> bool:
         return self.ignores(function_name) or self.waiver_of(instance_id) is not None
@@ -49,5 +61,17 @@ class Exemptions:
     @property
     def key(self) -> str:
         """The same text for the same exemptions: what was read under others says nothing about these."""
-        text = repr((sorted(set(self.functions)), sorted({one.instance_id for one in self.waivers})))
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return _digest(self._names(), self.waived_messages)
+
+    @property
+    def key_of_instances(self) -> str:
+        """The same text for the same exempted functions and instances, whatever is waived of messages."""
+        return _digest(self._names())
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        waived = {waiver.instance_id for waiver in self.waivers if not waiver.of_messages}
+        return sorted(set(self.functions)), sorted(waived)
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode("utf-8", "surrogatepass")).hexdigest()

@@ -44,10 +44,9 @@ def standing(started: Started, sighting: Sighting | None) -> Standing:
     return Standing.ENDED
 
 
-def may_come_up(started: Started, in_flight: bool | None, now: Instant) -> bool:
-    """Whether an unconfirmed start may still come up: while messages are on their way, or, where nobody can see them,
-    until it is too old."""
-    return now - started.at < GRACE if in_flight is None else in_flight
+def is_recent(started: Started, now: Instant) -> bool:
+    """Whether an unconfirmed start may still come up where nobody can see the task hub's messages."""
+    return now - started.at < GRACE
 
 
 def ended(instance: Instance, sighting: Sighting | None) -> Instance:

@@ -53,3 +53,8 @@ def app_key(app: str) -> AppKey:
 def is_entity(instance_id: str) -> bool:
     """Entities share the instance table but are never orchestrations (PLATFORM: Lifecycle events 6)."""
     return instance_id.startswith("@")
+
+
+def entity_name(instance_id: str) -> str:
+    """The name of the entity with this id, `@name@key`."""
+    return instance_id[1:].partition("@")[0]

@@ -18,6 +18,7 @@ from state_api.domain.evidence import (
 )
 from state_api.domain.exemptions import Exemptions, Waiver
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
+from state_api.domain.messages import MessageEvidence
 
 LONGEST_WAIT_SECONDS = 300
 """However long a task hub's storage asks to wait, it is asked again after this."""
@@ -33,6 +34,7 @@ class Reason(StrEnum):
     """The reason codes. Pipelines rely on them: they are never renamed."""
 
     INSTANCES_ACTIVE = "InstancesActive"
+    STARTS_PENDING = "StartsPending"
     SETTLING = "Settling"
     DEPLOYMENT_IN_PROGRESS = "DeploymentInProgress"
     SWAP_PENDING = "SwapPending"
@@ -48,6 +50,7 @@ class Reason(StrEnum):
 
 REASONS: dict[Reason, str] = {
     Reason.INSTANCES_ACTIVE: "Orchestration instances are active on the slot's task hub.",
+    Reason.STARTS_PENDING: "Messages in the task hub's control queues start orchestrations, or may do so.",
     Reason.SETTLING: "A lifecycle event was recorded within the settle window; late and follow-up events may come.",
     Reason.DEPLOYMENT_IN_PROGRESS: "Another run has staged a task hub in this app and has not swapped or abandoned it.",
     Reason.SWAP_PENDING: "A swap was begun and nobody has said how it went: which hub is in the slot is not known.",
@@ -60,6 +63,20 @@ REASONS: dict[Reason, str] = {
     Reason.PROBE_INCOMPLETE: "The probe has not read the whole task hub.",
     Reason.PROBE_STALE: "The last complete probe is older than the freshness, or began before the last event or before "
     "instances were found ended of which no event had told.",
+}
+"""What each code means, for the documentation."""
+
+
+class VerdictWarning(StrEnum):
+    """The warning codes. A warning does not change a verdict: it says what the verdict cannot know."""
+
+    EVENTS_ONLY = "EventsOnly"
+    MESSAGES_UNSEEN = "MessagesUnseen"
+
+
+WARNINGS: dict[VerdictWarning, str] = {
+    VerdictWarning.EVENTS_ONLY: "No provider is configured, so the verdict rests on lifecycle events alone.",
+    VerdictWarning.MESSAGES_UNSEEN: "The control queues are not looked at: a start that is only a message is missed.",
 }
 """What each code means, for the documentation."""
 
@@ -87,8 +104,9 @@ class Policy:
     `settle_seconds`: how long the hub must have been quiet. `freshness_seconds`: how old a probe may be.
     `require_verification`: never Ready without a probe. `deployment_timeout_minutes`: when an open deployment is
     taken for dead. `ignore_functions`: name patterns (`*`, `?`, `[…]`, case-sensitive) of orchestrators that may
-    stay active. `missing_task_hub_is_drained`: a hub that does not exist at its provider, and that nothing was ever
-    seen of, counts as drained.
+    stay active, and of entities. `missing_task_hub_is_drained`: a hub that does not exist at its provider, and that
+    nothing was ever seen of, counts as drained. `message_visibility_seconds`: the app's `controlQueueVisibilityTimeout`
+    (5 minutes unless its host.json says otherwise). `ignore_messages`: do not look at the control queues.
     """
 
     settle_seconds: int = 30
@@ -98,6 +116,8 @@ class Policy:
     ignore_functions: tuple[str, ...] = ()
     retention: Retention = Retention()
     missing_task_hub_is_drained: bool = False
+    message_visibility_seconds: int = 300
+    ignore_messages: bool = False
 
     def ignores(self, function_name: str) -> bool:
         return Exemptions(self.ignore_functions).ignores(function_name)
@@ -118,6 +138,12 @@ class ReasonGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class WarningGiven:
+    code: VerdictWarning
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The answer, with what it rests on. `active` are the blocking instances, oldest first; `ignored_count` says how
     many active ones the policy leaves out. `active_count` is exact unless `active_count_is_lower_bound`."""
@@ -133,11 +159,13 @@ class Verdict:
     checked_at: Instant
     retry_after_seconds: int | None
     waived: tuple[Waived, ...] = ()
+    warnings: tuple[WarningGiven, ...] = ()
+    starts_pending: bool = False
 
     @property
     def has_running(self) -> bool:
-        """About instances alone: another run's open deployment does not count."""
-        return self.active_count > 0
+        """Whether an instance is active or about to start. Another run's open deployment does not count."""
+        return self.active_count > 0 or self.starts_pending
 
 
 def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
@@ -154,6 +182,7 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
     probed = _probed(evidence, policy, now)
     more = evidence.activity.more or len(blocking) > ACTIVE_LIMIT or _blocking_of(probed, exemptions) > len(blocking)
     count = max(len(active), 1) if more else len(active)
+    pending = probed.messages if probed is not None and probed.starts_pending else None
     reasons: list[ReasonGiven] = []
     if evidence.deployment is not None:
         reasons.append(_deployment_reason(evidence.deployment, now))
@@ -165,6 +194,8 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
             reasons.append(_active_reason(evidence.task_hub, active, count, more, now))
         elif wait > 0:
             reasons.append(_settling_reason(evidence, policy, wait))
+        if pending is not None:
+            reasons.append(_starts_reason(evidence.task_hub, pending, now))
         reason = _probe_reason(evidence, policy, now)
         if reason is not None and not ((count or wait > 0) and reason.code in _MOOT_BEFORE):
             reasons.append(reason)
@@ -184,6 +215,8 @@ def assess(evidence: Evidence, policy: Policy, now: Instant) -> Verdict:
         checked_at=now,
         retry_after_seconds=_retry_after(reasons, evidence, policy, now),
         waived=_waived(shown, exemptions),
+        warnings=_warnings(evidence, policy),
+        starts_pending=pending is not None,
     )
 
 
@@ -345,6 +378,51 @@ def _active_reason(
         name = f"{oldest.function_name} {oldest.instance_id}".strip()
         message += f"; the oldest, {name}, for {format_duration(now - oldest.started_at)}"
     return ReasonGiven(Reason.INSTANCES_ACTIVE, message)
+
+
+def _starts_reason(task_hub: str, messages: MessageEvidence, now: Instant) -> ReasonGiven:
+    if messages.start_count or messages.more_visible:
+        number = f"at least {messages.start_count}" if messages.more_visible else str(messages.start_count)
+        noun = "message that starts work waits" if number == "1" else "messages that start work wait"
+        message = f"{number} {noun} in the control queues of task hub {task_hub}"
+        names = [f"{start.function_name} {start.instance_id}".strip() for start in messages.starts]
+        if first := next((name for name in names if name), None):
+            message += f"; one is for {first}"
+        if messages.more_visible and not messages.start_count:
+            message = f"the control queues of task hub {task_hub} hold more messages than can be peeked"
+    else:
+        number = str(messages.unexplained)
+        noun = "invisible message" if number == "1" else "invisible messages"
+        message = f"{number} {noun} in the control queues of task hub {task_hub} can be starts that a worker had taken"
+        if messages.explained_at is not None:
+            wait = format_duration(max(0, messages.explained_at - now))
+            message += f"; if nothing changes, this ends in {wait}. An operator may waive unexplainedMessages"
+    return ReasonGiven(Reason.STARTS_PENDING, message)
+
+
+def _warnings(evidence: Evidence, policy: Policy) -> tuple[WarningGiven, ...]:
+    if evidence.task_hub is None:
+        return ()
+    if evidence.provider is None:
+        return (
+            WarningGiven(
+                VerdictWarning.EVENTS_ONLY,
+                f"the verdict on task hub {evidence.task_hub} rests on lifecycle events alone, and events get lost: an "
+                "instance whose start is lost is missed, and one whose end is never published, such as a Python "
+                "orchestration that cancels a timer in its last step, stays active for ever. Configure taskHubs",
+            ),
+        )
+    if policy.ignore_messages:
+        why = "the policy says ignoreMessages"
+    elif evidence.probe is not None and evidence.probe.status is ProbeStatus.COMPLETE and not evidence.probe.messages:
+        why = f"{evidence.provider} does not show them"
+    else:
+        return ()
+    message = (
+        f"the messages of task hub {evidence.task_hub} are not looked at, because {why}: an orchestration whose start "
+        "is still a message is missed"
+    )
+    return (WarningGiven(VerdictWarning.MESSAGES_UNSEEN, message),)
 
 
 def _settling_reason(evidence: Evidence, policy: Policy, wait: int) -> ReasonGiven:

@@ -9,6 +9,7 @@ from state_api.domain.evidence import ActiveInstance, ProbeResult, ProbeStatus, 
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Source
+from state_api.domain.messages import MessageEvidence, QueueLook
 from state_api.domain.sightings import Sighting
 
 LISTED = 50
@@ -25,6 +26,9 @@ class Scan:
     A pass that shows nothing active proves it only if nothing changed meanwhile: an instance may start another one and
     end, and a reader who looks in the wrong order sees neither. So passes go on until one shows the very changes that
     the one before it has shown, which is at once where there are none.
+
+    A start can be nothing but a message. So before each pass the control queues are looked at (`look`, None where a
+    backend shows none), and the pass that ends the scan shows no change since then.
     """
 
     began_at: Instant
@@ -48,6 +52,14 @@ class Scan:
     closings: str = ""
     spent: float = 0.0
     """Seconds of reading so far."""
+    looked_in_pass: int = 0
+    """The pass before which `look` was taken."""
+    look: QueueLook | None = None
+
+    @property
+    def needs_look(self) -> bool:
+        """Whether the control queues have yet to be looked at before this pass."""
+        return self.looked_in_pass < self.passes
 
     def add(self, sightings: Iterable[Sighting], exemptions: Exemptions) -> list[Sighting]:
         """Take note of a page; the instances on it that block."""
@@ -103,7 +115,14 @@ class Scan:
         self.cursors = list(self.again)
         return False
 
-    def result(self, status: ProbeStatus, provider: str, ended_at: Instant, message: str = "") -> ProbeResult:
+    def result(
+        self,
+        status: ProbeStatus,
+        provider: str,
+        ended_at: Instant,
+        message: str = "",
+        messages: MessageEvidence | None = None,
+    ) -> ProbeResult:
         """What the scan says so far, or in the end."""
         return ProbeResult(
             status,
@@ -124,6 +143,7 @@ class Scan:
             carried_on=self.calls > 1,
             took_seconds=round(self.spent),
             closings=self.closings,
+            messages=messages,
         )
 
 

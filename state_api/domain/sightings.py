@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
+from state_api.domain.names import is_entity
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +23,5 @@ class Sighting:
 
     @property
     def active(self) -> bool:
-        return self.runtime_status in RUNNING_STATUSES
+        """Entities are never active, whatever their rows say (PLATFORM: Lifecycle events 6)."""
+        return self.runtime_status in RUNNING_STATUSES and not is_entity(self.instance_id)

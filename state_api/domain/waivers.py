@@ -1,4 +1,4 @@
-"""Waiving a single instance, and taking that back."""
+"""Waiving a single instance, or messages of the control queues that nothing explains, and taking that back."""
 
 from dataclasses import replace
 
@@ -15,8 +15,8 @@ MOST = 100
 
 
 def waive(app: App, waiver: Waiver, now: Instant) -> Transition:
-    """Let an instance of one of the app's hubs stay active until the waiver expires; a second waiver of the same
-    instance takes the place of the first. Raises InvalidRequest, TaskHubNotFound."""
+    """Let an instance of one of the app's hubs stay active until the waiver expires, or let so many invisible messages
+    not block; a second waiver of the same takes the place of the first. Raises InvalidRequest, TaskHubNotFound."""
     if not waiver.reason.strip():
         raise InvalidRequest("a waiver goes on record: give a reason")
     if waiver.instance_id.startswith("@"):
@@ -30,30 +30,37 @@ def waive(app: App, waiver: Waiver, now: Instant) -> Transition:
             taskHub=waiver.task_hub,
         )
     others = tuple(
-        one for one in app.waivers if now < one.expires_at and not _same(one, waiver.task_hub, waiver.instance_id)
+        one for one in app.waivers if now < one.expires_at and not _same(one, waiver.task_hub, _waived_id(waiver))
     )
     if len(others) >= MOST:
         raise InvalidRequest(f"app {app.name} has {MOST} waivers already: find out what keeps so many instances active")
-    details = {
-        "taskHub": waiver.task_hub,
-        "instanceId": waiver.instance_id,
-        "expiresAt": format_instant(waiver.expires_at),
-    }
+    what = (
+        {"unexplainedMessages": waiver.unexplained_messages}
+        if waiver.of_messages
+        else {"instanceId": waiver.instance_id}
+    )
+    details = {"taskHub": waiver.task_hub, **what, "expiresAt": format_instant(waiver.expires_at)}
     return Transition(replace(app, waivers=(*others, waiver)), "PostWaiver", details)
 
 
-def withdraw(app: App, task_hub: str, instance_id: str) -> Transition:
-    """Take a waiver back. Raises WaiverNotFound."""
+def withdraw(app: App, task_hub: str, instance_id: str | None) -> Transition:
+    """Take back the waiver of an instance, or with None that of messages. Raises WaiverNotFound."""
     left = tuple(one for one in app.waivers if not _same(one, task_hub, instance_id))
     if len(left) == len(app.waivers):
         raise WaiverNotFound(
-            f"app {app.name} has no waiver for this instance of task hub {task_hub}",
+            f"app {app.name} has no waiver for "
+            f"{'messages' if instance_id is None else 'this instance'} of task hub {task_hub}",
             taskHub=task_hub,
             instanceId=instance_id,
         )
-    details = {"taskHub": task_hub, "instanceId": instance_id}
+    what = {"unexplainedMessages": 0} if instance_id is None else {"instanceId": instance_id}
+    details = {"taskHub": task_hub, **what}
     return Transition(replace(app, waivers=left), "DeleteWaiver", details)
 
 
-def _same(waiver: Waiver, task_hub: str, instance_id: str) -> bool:
-    return same_hub(waiver.task_hub, task_hub) and waiver.instance_id == instance_id
+def _waived_id(waiver: Waiver) -> str | None:
+    return None if waiver.of_messages else waiver.instance_id
+
+
+def _same(waiver: Waiver, task_hub: str, instance_id: str | None) -> bool:
+    return same_hub(waiver.task_hub, task_hub) and _waived_id(waiver) == instance_id

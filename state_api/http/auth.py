@@ -58,9 +58,10 @@ def key_of(request: Request) -> Key | None:
     return key
 
 
-def allows(*roles: Role, without_app: bool = False) -> Callable[[Request], Awaitable[None]]:
+def allows(*roles: Role, across_apps: bool = False) -> Callable[[Request], Awaitable[None]]:
     """A dependency that lets only these roles pass, and admin always. A key that is bound to apps passes where the
-    address names one of them; with `without_app` the operation itself sees to it. Raises Forbidden."""
+    path names one of them. With `across_apps` the operation itself limits its answer to these apps. Raises
+    Forbidden."""
 
     async def check(request: Request) -> None:
         key = key_of(request)
@@ -69,19 +70,19 @@ def allows(*roles: Role, without_app: bool = False) -> Callable[[Request], Await
         if key.role is not Role.ADMIN and key.role not in roles:
             needed = " or ".join([*roles, Role.ADMIN])
             raise Forbidden(f"key {key.name} has the role {key.role}; this needs {needed}")
-        if key.apps is None or without_app:
+        if key.apps is None or across_apps:
             return
         app = request.path_params.get("app")
         if app is None:
             raise Forbidden(f"key {key.name} is bound to apps; this needs a key that is bound to none")
         if not key.may_see(app):
-            raise Forbidden(f"key {key.name} is bound to other apps; this needs a key for app {app}")
+            raise Forbidden(f"key {key.name} is bound to other apps; this needs a key for app {app[:60]}")
 
     return check
 
 
 READ = Depends(allows(Role.READER, Role.DEPLOYER))
-READ_ACROSS_APPS = Depends(allows(Role.READER, Role.DEPLOYER, without_app=True))
+READ_ACROSS_APPS = Depends(allows(Role.READER, Role.DEPLOYER, across_apps=True))
 DEPLOY = Depends(allows(Role.DEPLOYER))
 PUBLISH = Depends(allows(Role.PUBLISHER))
 ADMINISTER = Depends(allows())

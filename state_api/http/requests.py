@@ -75,8 +75,12 @@ InstanceId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INSTA
 
 class WaiverRequest(_Sent):
     task_hub: TaskHubName
-    instance_id: InstanceId
-    reason: ReasonText = Field(description="Why this instance may stay active. It goes on record.")
+    instance_id: InstanceId | None = None
+    unexplained_messages: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="In place of instanceId: how many invisible messages that nothing explains do not block.",
+    )
+    reason: ReasonText = Field(description="Why this does not block. It goes on record.")
     expires_at: str = Field(
         description="RFC 3339; at most 90 days ahead.", json_schema_extra={"format": "date-time"}, max_length=64
     )
@@ -87,7 +91,17 @@ class WaiverRequest(_Sent):
             expires_at = parse_instant(self.expires_at)
         except ValueError:
             raise InvalidRequest("expiresAt must be an RFC 3339 time, such as 2027-01-31T12:00:00Z") from None
-        return Waiver(self.task_hub, self.instance_id, self.reason, by, Instant(0), expires_at)
+        if (self.instance_id is None) == (self.unexplained_messages is None):
+            raise InvalidRequest("a waiver is for one instance or for messages: give instanceId or unexplainedMessages")
+        return Waiver(
+            self.task_hub,
+            self.instance_id or "",
+            self.reason,
+            by,
+            Instant(0),
+            expires_at,
+            self.unexplained_messages or 0,
+        )
 
 
 class SlotContent(_Sent):
@@ -121,6 +135,8 @@ class PolicyRequest(_Sent):
     ) = None
     retention: RetentionRequest | None = None
     missing_task_hub_is_drained: bool | None = None
+    message_visibility_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
+    ignore_messages: bool | None = None
 
     def over(self, policy: Policy) -> Policy:
         """The policy with what was sent in place."""
@@ -137,6 +153,8 @@ class PolicyRequest(_Sent):
             ignore_functions=tuple(chosen("ignore_functions")),
             retention=self.retention.over(policy.retention) if self.retention else policy.retention,
             missing_task_hub_is_drained=chosen("missing_task_hub_is_drained"),
+            message_visibility_seconds=chosen("message_visibility_seconds"),
+            ignore_messages=chosen("ignore_messages"),
         )
 
 

@@ -137,7 +137,11 @@ class Cleanup:
             return await self._forget(order, retired, hub, not_owned)
         verify = Verify.CACHED if artifacts is None else Verify.FRESH
         how = replace(order.how, verify=verify)
-        verdict = await self._readiness.verdict_on(order.app, retired.task_hub, how)
+        app = order.app
+        if hub is not None and hub.deleting is not None:
+            # It was drained when its deletion began, and its control queues may be gone since.
+            app = replace(app, policy=replace(app.policy, ignore_messages=True))
+        verdict = await self._readiness.verdict_on(app, retired.task_hub, how)
         missing = any(reason.code is Reason.TASK_HUB_MISSING for reason in verdict.reasons)
         # That it is not there says nothing of what the records show active, if it was never seen there: taskHubs may
         # have been set to another account since.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from state_api.domain.evidence import ActiveInstance
-from state_api.domain.healing import Standing, ended, may_come_up, standing
+from state_api.domain.healing import Standing, ended, is_recent, standing
 from state_api.domain.lifecycle import Instance, Source, Started
 from state_api.domain.scans import shown_as
 from state_api.services.ports import Clock, Instances, TableMissing, TaskHubs
@@ -27,11 +27,13 @@ time, so it may miss those that are not purged yet; `acquaint` makes that rare."
 class LookedUp:
     """What became of instances that the records hold active. `undecided`: not all of them are known to have ended, or
     the storage does not take it. `seen` are those that the hub has shown active; there may be none, and doubt.
-    `corrected`: records were closed."""
+    `corrected`: records were closed. `unconfirmed` are starts that the hub does not show while its control queues hold
+    messages; all others have ended."""
 
     undecided: bool
-    seen: tuple[ActiveInstance, ...]
-    corrected: bool
+    seen: tuple[ActiveInstance, ...] = ()
+    corrected: bool = False
+    unconfirmed: tuple[ActiveInstance, ...] = ()
 
 
 class LookUps:
@@ -46,40 +48,61 @@ class LookUps:
         """Ask the hub for instances that the records hold active, and close those that have ended, until some are found
         that have not."""
         size, at, corrected = LOOKED_UP, 0, False
+        unconfirmed: list[ActiveInstance] = []
         while at < len(active):
             batch = {one.instance_id: one for one in active[at : at + size]}
             at, size = at + size, min(2 * size, _MOST_LOOKED_UP)
             seen = dict(await backend.find(question.task_hub, list(batch)))
             standings = {one: standing(_started(batch[one]), seen[one]) for one in batch}
             doubtful = [one for one, known in standings.items() if known is Standing.UNCONFIRMED]
+            waiting: list[str] = []
             if doubtful:
                 # Messages first, then the instances once more: what has left the queues in between has been written.
-                in_flight = await backend.in_flight(question.task_hub)
+                ignored = question.policy.ignore_messages
+                messages = None if ignored else await backend.snapshot(question.task_hub)
                 seen |= await backend.find(question.task_hub, doubtful)
                 standings |= {one: standing(_started(batch[one]), seen[one]) for one in doubtful}
-                doubtful = [
-                    one
-                    for one in doubtful
-                    if standings[one] is Standing.UNCONFIRMED
-                    and may_come_up(_started(batch[one]), in_flight, self._clock.now())
-                ]
-            absent = [one for one in batch if standings[one] is Standing.UNCONFIRMED and one not in doubtful]
+                doubtful = [one for one in doubtful if standings[one] is Standing.UNCONFIRMED]
+                if messages is None:
+                    now = self._clock.now()
+                    doubtful = [one for one in doubtful if is_recent(_started(batch[one]), now)]
+                elif messages.count:
+                    waiting, doubtful = doubtful, []
+                else:
+                    doubtful = []
+            blocking = {*doubtful, *waiting}
+            absent = [one for one in batch if standings[one] is Standing.UNCONFIRMED and one not in blocking]
             told = any(seen[one] is not None and batch[one].source is Source.EVENT for one in batch)
-            if (absent or told) and not await self._is_same_hub(backend, question, told):
-                raise SourceError(
-                    Trouble.FAILED,
-                    f"what {question.source.connection} leads to knows none of the instances that events showed on "
-                    f"task hub {question.task_hub}: is it the storage of another app or environment? If they were "
-                    "purged, waive those that are shown active",
-                )
-            over = [one for one in batch if standings[one] is not Standing.ACTIVE and one not in doubtful]
+            if absent or told:
+                await self._check_same_hub(backend, question, told=told)
+            over = [one for one in batch if standings[one] is not Standing.ACTIVE and one not in blocking]
             closed = [ended(Instance(one, _started(batch[one])), seen[one]) for one in over]
             taken = await self.correct(question.task_hub, closed)
             corrected = corrected or bool(over)
-            if not taken or len(over) < len(batch):
+            unconfirmed += [batch[one] for one in waiting]
+            if not taken or len(over) + len(waiting) < len(batch):
                 shown = tuple(shown_as(one) for one in seen.values() if one is not None and one.active)
                 return LookedUp(True, shown, corrected)
-        return LookedUp(False, (), corrected)
+        return LookedUp(False, (), corrected, tuple(unconfirmed))
+
+    async def close_unconfirmed(
+        self, backend: Backend, question: Question, unconfirmed: Sequence[ActiveInstance]
+    ) -> bool:
+        """Close starts that the hub does not show, once no start is on its way in it. Whether the storage took it all.
+        Raises SourceError if this may be another hub of the same name."""
+        await self._check_same_hub(backend, question, told=False)
+        closed = [ended(Instance(one.instance_id, _started(one)), None) for one in unconfirmed]
+        return await self.correct(question.task_hub, closed)
+
+    async def _check_same_hub(self, backend: Backend, question: Question, *, told: bool) -> None:
+        """Raises SourceError unless the backend has shown an instance that events told of."""
+        if not await self._is_same_hub(backend, question, told):
+            raise SourceError(
+                Trouble.FAILED,
+                f"what {question.source.connection} leads to knows none of the instances that events showed on "
+                f"task hub {question.task_hub}: is it the storage of another app or environment? If they were "
+                "purged, waive those that are shown active",
+            )
 
     async def _is_same_hub(self, backend: Backend, question: Question, told: bool) -> bool:
         """Whether the backend has ever shown an instance that events `told` of. A hub of the same name in another

@@ -70,8 +70,8 @@ class Ownership:
 
 
 def is_claimed_by(record: TaskHubRecord, app: App, caller: Caller) -> bool:
-    """Whether this very run has claimed the task hub."""
-    return _is_of(record, app) and record.run == caller.run(record.name)
+    """Whether this very run has claimed the task hub. Callers without a run URL are not known to be the same one."""
+    return _is_of(record, app) and caller.run_url is not None and record.run == caller.run(record.name)
 
 
 def _is_of(record: TaskHubRecord, app: App) -> bool:

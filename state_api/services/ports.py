@@ -9,6 +9,7 @@ from state_api.domain.evidence import Activity, ProbeResult
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
+from state_api.domain.messages import MessageMemory
 from state_api.domain.ownership import Claim, Proof
 from state_api.domain.scans import Scan
 
@@ -46,13 +47,14 @@ class TaskHubRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """What is kept of the probes of a task hub: the last result, a scan that waits to be carried on, and until when
-    some worker has the hub for itself."""
+    """What is kept of the probes of a task hub: the last result, a scan that waits to be carried on, what is remembered
+    of its messages, and until when some worker has the hub for itself."""
 
     result: ProbeResult | None = None
     scan: Scan | None = None
     leased_until: Instant | None = None
     owner: str = ""
+    memory: MessageMemory = field(default_factory=MessageMemory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Lease:
     given back, that nobody has taken it over."""
 
     task_hub: str
+    owner: str
     kept: ProbeRecord
     token: str
 
@@ -173,9 +176,14 @@ class Probes(Protocol):
     async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> Lease | None:
         """Take the hub for one worker. None while another has it."""
 
-    async def keep(self, lease: Lease, result: ProbeResult | None, scan: Scan | None) -> bool:
-        """Give the hub back with what came of it; None keeps the last result, or no scan to carry on. False, and
-        nothing is written, if another worker has the hub by now."""
+    async def renew(self, lease: Lease, until: Instant) -> Lease | None:
+        """Extend a lease. None if another worker has the hub by now."""
+
+    async def keep(
+        self, lease: Lease, result: ProbeResult | None, scan: Scan | None, memory: MessageMemory | None = None
+    ) -> bool:
+        """Give the hub back with what came of it; None keeps the last result, no scan to carry on, or the memory that
+        was there. False, and nothing is written, if another worker has the hub by now."""
 
     async def drop(self, task_hub: str) -> None:
         """Forget all of it."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from state_api.domain.apps import TaskHubSource
-from state_api.domain.evidence import ActiveInstance, Activity, ProbeResult
+from state_api.domain.evidence import ActiveInstance, Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import hub_key
-from state_api.domain.readiness import Policy
+from state_api.domain.readiness import Policy, is_overtaken
 
 CLOCKS = seconds(1)
 """How far two servers may differ in what they take for the storage's time."""
@@ -40,7 +40,8 @@ class Question:
     @property
     def key(self) -> str:
         """What a result must have been read under to answer this question."""
-        return f"{hub_key(self.task_hub)}|{self.source}|{self.exemptions.key}"
+        messages = "ignored" if self.policy.ignore_messages else str(self.policy.message_visibility_seconds)
+        return f"{hub_key(self.task_hub)}|{self.source}|{self.exemptions.key}|{messages}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +74,19 @@ def is_fresh_enough(result: ProbeResult, question: Question) -> bool:
     # A hub that is too large to be read in one call: what was finished in this call is as fresh as it gets.
     large = result.carried_on and result.took_seconds >= LONG_SECONDS
     return large and result.ended_at is not None and result.ended_at >= question.asked_at
+
+
+def answers(
+    result: ProbeResult | None, question: Question, activity: Activity, now: Instant, *, for_verdict: bool
+) -> bool:
+    """Whether a result answers the question without another read. A verdict needs more of it: one that found
+    something active, or about to start, never turns Ready, nor does one that was overtaken."""
+    if result is None or result.status is not ProbeStatus.COMPLETE or result.exemptions != question.key:
+        return False
+    if for_verdict and result.found_blocking:
+        return False
+    if not 0 <= now - result.began_at < seconds(question.policy.freshness_seconds):
+        return False
+    if for_verdict and is_overtaken(result.began_at, result.closings, activity, question.policy):
+        return False
+    return is_fresh_enough(result, question)

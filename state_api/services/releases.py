@@ -168,7 +168,7 @@ class Releases:
         return await self._change(name, caller, precondition, decide, waiver.reason)
 
     async def withdraw(
-        self, name: str, task_hub: str, instance_id: str, caller: Caller, precondition: Precondition
+        self, name: str, task_hub: str, instance_id: str | None, caller: Caller, precondition: Precondition
     ) -> App:
         async def decide(app: App, now: Instant) -> Transition:
             return withdraw(app, task_hub, instance_id)

@@ -1,9 +1,11 @@
-"""What is kept of the probes of each task hub: the last result, a scan under way, and the lease of the worker that has
-the hub. In the registry's table, in a partition of its own, the scan apart from the result because each can be long."""
+"""What is kept of the probes of each task hub: the last result, a scan under way, what is remembered of its messages,
+and the lease of the worker that has the hub. In the registry's table, in a partition of its own, in a row each because
+each can be long."""
 
 import functools
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -12,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from state_api.domain.evidence import ProbeResult
 from state_api.domain.instants import Instant, format_instant, parse_instant
+from state_api.domain.messages import MessageMemory
 from state_api.domain.names import hub_key
 from state_api.domain.scans import Scan
 from state_api.services.ports import Lease, ProbeRecord
@@ -50,8 +53,14 @@ def _scan() -> TypeAdapter[Scan]:
     return TypeAdapter(Scan)
 
 
+@functools.cache
+def _memory() -> TypeAdapter[MessageMemory]:
+    return TypeAdapter(MessageMemory)
+
+
 class ProbeStore:
-    """`{hub}|work` holds lease and scan and guards every write with its ETag; `{hub}|result` the last result."""
+    """`{hub}|work` holds lease and scan and guards every write with its ETag; `{hub}|result` holds the last result and
+    `{hub}|messages` what is remembered of the messages."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -71,7 +80,7 @@ class ProbeStore:
             known, written = await self._read(task_hub)
             if written is None or known.owner != owner:
                 return None
-        return Lease(task_hub, known, written)
+        return Lease(task_hub, owner, known, written)
 
     async def _take(self, row: Mapping[str, Any], etag: str | None) -> str | None:
         """The new ETag; None if the row has another by now."""
@@ -87,8 +96,30 @@ class ProbeStore:
                     await self._tables.make(TASK_HUBS)
         return None
 
-    async def keep(self, lease: Lease, result: ProbeResult | None, scan: Scan | None) -> bool:
+    async def renew(self, lease: Lease, until: Instant) -> Lease | None:
+        # Merged, so that a long scan is not written again each time.
+        row = _row(lease.task_hub, "work", LeasedUntil=format_instant(until))
+        async with translated():
+            try:
+                condition = {**unchanged_since(lease.token), "mode": UpdateMode.MERGE}
+                [token] = await transact(self._table, [("update", row, condition)])
+            except HttpResponseError as error:
+                if not (is_lost_race(error) or is_no_table(error)):
+                    raise
+                # Either another worker has the hub by now, or the answer to this very write was lost.
+                known, token = await self._read(lease.task_hub)
+                if (known.owner, known.leased_until) != (lease.owner, until):
+                    return None
+        assert token is not None, "the row exists"
+        return replace(lease, token=token)
+
+    async def keep(
+        self, lease: Lease, result: ProbeResult | None, scan: Scan | None, memory: MessageMemory | None = None
+    ) -> bool:
         operations: list[Operation] = [_guarded(_work_row(lease.task_hub, "", None, scan), lease.token)]
+        if memory is not None and memory != lease.kept.memory:
+            row = _row(lease.task_hub, "messages", **chunked("Memory", _memory().dump_json(memory).decode()))
+            operations.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
         if result is not None:
             row = _row(lease.task_hub, "result", **chunked("Result", _result().dump_json(result).decode()))
             operations.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
@@ -105,7 +136,7 @@ class ProbeStore:
         # Raises if another version of this server wrote them.
         await self._read(task_hub)
         # The lease first: whoever still holds it cannot leave a result behind then.
-        for kind in ("work", "result"):
+        for kind in ("work", "result", "messages"):
             async with translated():
                 try:
                     await transact(self._table, [("delete", _row(task_hub, kind))])
@@ -131,6 +162,7 @@ class ProbeStore:
             scan=_readable(_scan(), "Scan", work),
             leased_until=parse_instant(until) if until else None,
             owner=work.get("Owner", "") if work is not None else "",
+            memory=_readable(_memory(), "Memory", rows.get("messages")) or MessageMemory(),
         ), (etag_of(work) if work is not None else None)
 
 

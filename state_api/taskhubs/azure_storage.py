@@ -22,17 +22,22 @@ from azure.core.exceptions import (
 from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient
 
-from state_api.domain.instants import Instant, datetime_of, instant_from, parse_instant, seconds
+from state_api.domain.instants import Instant, datetime_of, seconds
 from state_api.domain.lifecycle import ENDED_STATUSES, RuntimeStatus
-from state_api.domain.names import same_hub
+from state_api.domain.messages import KnownTimers, QueueSnapshot
+from state_api.domain.names import entity_name, is_entity, same_hub
 from state_api.domain.ownership import Existing
 from state_api.domain.sightings import Sighting
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape, unescape
 from state_api.storage.tables import Tables, error_code, is_no_table, written_at
-from state_api.taskhubs.artifacts import StorageArtifacts, retry_after_of
+from state_api.taskhubs.account import StorageAccount, retry_after_of
+from state_api.taskhubs.artifacts import StorageArtifacts
 from state_api.taskhubs.backend import SourceError, SourcePage, Start, Trouble
+from state_api.taskhubs.columns import instant_of
+from state_api.taskhubs.control_queues import ControlQueues
 from state_api.taskhubs.existing import existing_in_storage, storage_addresses
+from state_api.taskhubs.timers import TimerReader
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +52,11 @@ _MARGIN = seconds(5)
 """The storage's time comes cut to seconds, its machines may differ a little, and so may this one's idea of it. Looking
 back further costs nothing but one more pass over a hub that has just changed."""
 
-# Entities' ids begin with @; all other ids lie below or above. A row whose status is missing or new counts as active.
+# Entities' ids begin with @; all other ids lie below or above. Entities that changed are read, because their code can
+# start orchestrations. A row whose status is missing or new counts as active.
 _ENDED = " or ".join(f"RuntimeStatus eq '{status}'" for status in sorted(ENDED_STATUSES))
-_WANTED = f"(not ({_ENDED}) or Timestamp ge @since )"
-_WHOLE = f"(PartitionKey lt '@' or PartitionKey ge 'A') and {_WANTED}"
+_CHANGED = "Timestamp ge @since"
+_WANTED = f"({_CHANGED} or ((PartitionKey lt '@' or PartitionKey ge 'A') and not ({_ENDED})))"
 _RANGE = f"PartitionKey ge @from and PartitionKey lt @to and {_WANTED}"
 _LAST_RANGE = f"PartitionKey ge @from and {_WANTED}"
 
@@ -59,6 +65,7 @@ _RANGES = [
     ("", "0"),
     *((digit, chr(ord(digit) + 1)) for digit in "0123456789"),
     (":", "@"),
+    ("@", "A"),
     ("A", "a"),
     *((digit, chr(ord(digit) + 1)) for digit in "abcdef"),
     ("g", None),
@@ -83,7 +90,10 @@ class AzureStorageBackend:
         # A status that asks to wait is for the caller to heed; only broken connections are tried again here.
         self._tables = Tables(tracking or settings, f"the setting {self._name}", retry_status=0, read_timeout=30)
         self._prefix = (tracking_prefix or DEFAULT_TRACKING_PREFIX) if tracking is not None else None
-        self.artifacts = StorageArtifacts(settings, name)
+        self._account = StorageAccount(settings, name)
+        self.artifacts = StorageArtifacts(self._account)
+        self._queues = ControlQueues(self._account, shared_tables=tracking is not None)
+        self._timers = TimerReader(self._tables, self._owned if tracking is not None else None)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     @property
@@ -108,7 +118,7 @@ class AzureStorageBackend:
     async def page(self, task_hub: str, since: Instant, cursor: str) -> SourcePage:
         number, following = _read_cursor(cursor)
         parameters: dict[str, Any] = {"since": datetime_of(since)}
-        query = _WHOLE
+        query = _WANTED
         if number is not None:
             parameters["from"], upper = _RANGES[number]
             query = _LAST_RANGE if upper is None else _RANGE
@@ -147,13 +157,21 @@ class AzureStorageBackend:
         async with self._translated(task_hub):
             return dict(zip(instance_ids, await asyncio.gather(*map(find_one, instance_ids)), strict=True))
 
-    async def in_flight(self, task_hub: str) -> bool | None:
-        """By the control queues. A start is a message there until the first checkpoint has written the row."""
-        return await self.artifacts.in_flight(task_hub)
+    async def snapshot(self, task_hub: str) -> QueueSnapshot:
+        return await self._queues.snapshot(task_hub)
+
+    async def read_timers(self, task_hub: str, known: KnownTimers) -> KnownTimers:
+        async with self._translated(task_hub):
+            return await self._timers.read_on(task_hub, self._prefix or task_hub, known)
+
+    async def _owned(self, task_hub: str, instance_ids: Sequence[str]) -> list[str]:
+        """Those of these instances that belong to the task hub."""
+        found = await self.find(task_hub, instance_ids)
+        return [instance_id for instance_id, sighting in found.items() if sighting is not None]
 
     async def close(self) -> None:
         await self._tables.close()
-        await self.artifacts.close()
+        await self._account.close()
 
     def _tracking_table(self) -> TableClient | None:
         return None if self._prefix is None else self._table(self._prefix)
@@ -170,13 +188,17 @@ class AzureStorageBackend:
         if name is None and status is None:
             return None
         stamp = written_at(row)
+        # Half a surrogate pair is no text that could be stored or answered.
+        instance_id = unescape(row["PartitionKey"]).encode("utf-8", "replace").decode()
+        if is_entity(instance_id):
+            # The provider writes the whole id as the name.
+            name = entity_name(instance_id)
         return Sighting(
-            # Half a surrogate pair is no text that could be stored or answered.
-            instance_id=unescape(row["PartitionKey"]).encode("utf-8", "replace").decode(),
+            instance_id=instance_id,
             function_name=str(name or "")[:_LONGEST_NAME],
             version=str(row["Version"])[:_LONGEST_NAME] if row.get("Version") else None,
             runtime_status=_status(status),
-            created_at=_instant(row.get("CreatedTime")) or stamp,
+            created_at=instant_of(row.get("CreatedTime")) or stamp,
             updated_at=stamp,
             stamp=str(stamp),
         )
@@ -243,14 +265,6 @@ def _status(value: Any) -> RuntimeStatus:
         return RuntimeStatus(value)
     except ValueError:
         return RuntimeStatus.RUNNING
-
-
-def _instant(value: Any) -> Instant | None:
-    precise = getattr(value, "tables_service_value", None)
-    try:
-        return parse_instant(precise or value) if precise or isinstance(value, str) else instant_from(value)
-    except (ValueError, AttributeError, TypeError):
-        return None
 
 
 def _cursor(number: int | None, following: Mapping[str, Any] | None) -> str:

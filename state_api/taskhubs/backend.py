@@ -7,6 +7,7 @@ from typing import Protocol
 
 from state_api.domain.apps import TaskHubSource
 from state_api.domain.instants import Instant
+from state_api.domain.messages import KnownTimers, QueueSnapshot
 from state_api.domain.ownership import Existing
 from state_api.domain.readiness import LONGEST_WAIT_SECONDS
 from state_api.domain.sightings import Sighting
@@ -97,8 +98,8 @@ class Artifacts(Protocol):
 
 
 class Backend(Protocol):
-    """A durable backend that keeps task hubs. Entities are never among what it returns. Every method raises
-    SourceError; Trouble.MISSING says that the task hub does not exist."""
+    """A durable backend that keeps task hubs. It returns entities only if they changed since a scan began. Every method
+    raises SourceError; Trouble.MISSING says that the task hub does not exist."""
 
     @property
     def provider(self) -> str:
@@ -131,9 +132,13 @@ class Backend(Protocol):
     async def find(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, Sighting | None]:
         """Each of these instances as it is now; None for one that the backend does not know."""
 
-    async def in_flight(self, task_hub: str) -> bool | None:
-        """Whether messages are on their way that could bring up an instance which `find` does not know yet; None if
-        the backend cannot tell."""
+    async def snapshot(self, task_hub: str) -> QueueSnapshot | None:
+        """The messages that could start an orchestration which `find` does not know yet; None if the backend does not
+        show them."""
+
+    async def read_timers(self, task_hub: str, known: KnownTimers) -> KnownTimers:
+        """Read on for pending timers, whose messages are invisible until they fire. The read is complete when the
+        result has no `cursor`."""
 
     async def close(self) -> None: ...
 

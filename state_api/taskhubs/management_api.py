@@ -23,6 +23,7 @@ from yarl import URL
 from state_api.addresses import is_loopback
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant, instant_from, parse_instant, seconds
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
+from state_api.domain.messages import KnownTimers, QueueSnapshot
 from state_api.domain.names import is_entity
 from state_api.domain.ownership import Existing, plain_address
 from state_api.domain.sightings import Sighting
@@ -173,9 +174,12 @@ class ManagementApiBackend:
             for task in asked:
                 task.cancel()
 
-    async def in_flight(self, task_hub: str) -> bool | None:
+    async def snapshot(self, task_hub: str) -> QueueSnapshot | None:
         """None: the API does not show messages."""
         return None
+
+    async def read_timers(self, task_hub: str, known: KnownTimers) -> KnownTimers:
+        return known
 
     async def close(self) -> None:
         session, self._session = self._session, None

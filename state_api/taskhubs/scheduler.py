@@ -19,6 +19,7 @@ from azure.core.exceptions import AzureError
 
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, seconds
 from state_api.domain.lifecycle import RUNNING_STATUSES, RuntimeStatus
+from state_api.domain.messages import KnownTimers, QueueSnapshot
 from state_api.domain.names import is_entity
 from state_api.domain.ownership import Existing, plain_address
 from state_api.domain.sightings import Sighting
@@ -226,15 +227,18 @@ class SchedulerBackend:
             raise errors.exceptions[0] from None  # the first; it has ended the other calls
         return {one: task.result() for one, task in tasks.items()}
 
-    async def in_flight(self, task_hub: str) -> bool | None:
-        """False: an instance exists from the moment it is scheduled.
+    async def snapshot(self, task_hub: str) -> QueueSnapshot | None:
+        """No messages: an instance exists from the moment it is scheduled.
 
         A start answers with the instance made. Sub-orchestrations are part of the one message by which a worker
         completes its turn, and the in-memory engine makes them under the lock under which it ends their parent
         (`CompleteOrchestratorTask`). The managed service's source is not public; it takes the same message. Signals to
         entities are not counted: what an entity starts when it gets to them begins then, as at any other trigger.
         """
-        return False
+        return QueueSnapshot()
+
+    async def read_timers(self, task_hub: str, known: KnownTimers) -> KnownTimers:
+        return known
 
     async def close(self) -> None:
         channel, credential = self._channel, self._credential

@@ -34,6 +34,7 @@ def test_every_reason_code_is_explained() -> None:
 def test_reason_codes_are_what_pipelines_rely_on() -> None:
     assert [reason.value for reason in Reason] == [
         "InstancesActive",
+        "StartsPending",
         "Settling",
         "DeploymentInProgress",
         "SwapPending",

@@ -33,6 +33,7 @@ from state_api.settings import (
     emulator_connection,
 )
 from state_api.storage import tables, transactions
+from tests import recordings
 from tests.builders import at, cloud_event, event
 from tests.functions.calls import ADMIN_KEY, HOST, TIMER, TRIGGER, call, content, deliver, functions, media_type
 from tests.keys import key_entry
@@ -63,7 +64,9 @@ def http_functions() -> dict[str, Any]:
 
 
 def sample(name: str, hub: str) -> Any:
-    """A recorded delivery, with its task hub renamed so that tests keep apart."""
+    """A recorded delivery, or one of Event Grid's own, with its task hub renamed so that tests keep apart."""
+    if name in {*recordings.DELIVERIES, "continue-as-new"}:
+        return recordings.delivery(name, hub)
     return json.loads((SAMPLES / f"{name}.json").read_text().replace('"v41"', f'"{hub}"'))
 
 
@@ -338,7 +341,7 @@ async def test_the_trigger_records_an_event_once_with_all_digits_of_its_time(hos
         await deliver(running)
     (instance,) = content(await call("ListInstances", hub=hub))["instances"]
     assert instance["instanceId"] == running["data"]["instanceId"]
-    assert instance["startedAt"] == "2026-11-20T09:30:00.1234567Z"
+    assert instance["startedAt"] == running["eventTime"]
     again = content(await call("PostEvents", [running]))
     assert again == {"recorded": 0, "unchanged": 1, "quarantined": 0}
 
@@ -354,7 +357,7 @@ async def test_the_trigger_records_an_entity_that_is_never_active(hosted: None, 
     (entity,) = sample("entity", hub)
     await deliver(entity)
     (instance,) = content(await call("ListInstances", hub=hub))["instances"]
-    assert (instance["instanceId"], instance["active"]) == ("@counter@basket-7", False)
+    assert (instance["instanceId"], instance["active"]) == ("@counter@a", False)
 
 
 @pytest.mark.parametrize(

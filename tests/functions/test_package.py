@@ -115,8 +115,8 @@ def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(
 
 
 def required() -> dict[str, str]:
-    """Distribution and pinned version of each line of requirements.txt that holds for this Python."""
-    lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.txt").read_text().splitlines()]
+    """Distribution and pinned version of each line of requirements.in that holds for this Python."""
+    lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.in").read_text().splitlines()]
     given = [Requirement(line) for line in lines if line]
     return {
         canonicalize_name(one.name): str(one.specifier).removeprefix("==")

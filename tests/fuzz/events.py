@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from state_api.domain.lifecycle import RuntimeStatus
+from tests import recordings
 from tests.builders import cloud_event, event
 
 HUB = "fuzzHub"
@@ -19,10 +20,13 @@ HUB = "fuzzHub"
 LONGEST_ID = 256
 STATUSES = sorted(RuntimeStatus)
 SAMPLES = [
-    one
-    for name in ("cloudevent-running", "completed", "continue-as-new", "entity", "failed", "running", "validation")
-    for content in [json.loads((Path(__file__).parent.parent / "samples" / f"{name}.json").read_text())]
-    for one in (content if isinstance(content, list) else [content])
+    *(
+        one
+        for name in ("cloudevent-running", "validation")
+        for content in [json.loads((Path(__file__).parent.parent / "samples" / f"{name}.json").read_text())]
+        for one in (content if isinstance(content, list) else [content])
+    ),
+    *(one for name in (*recordings.DELIVERIES, "continue-as-new") for one in recordings.delivery(name, HUB)),
 ]
 
 # --- any JSON ---

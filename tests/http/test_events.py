@@ -12,7 +12,8 @@ from state_api.app import StateServer
 from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import LifecycleEvent
 from state_api.services import envelopes, recording
-from tests.builders import at, cloud_event, event
+from tests import recordings
+from tests.builders import as_cloud_event, at, cloud_event, event
 from tests.conftest import new_hub
 from tests.http.client import problem, publish
 
@@ -21,11 +22,6 @@ pytestmark = pytest.mark.anyio
 SAMPLES = Path(__file__).parent.parent / "samples"
 CLOUD = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
 CLOUD_BATCH = {"Content-Type": "application/cloudevents-batch+json"}
-
-
-def sample(name: str, hub: str) -> Any:
-    """A lifecycle event in its real shape, of a hub of the test's own."""
-    return json.loads((SAMPLES / f"{name}.json").read_text().replace('"v41"', f'"{hub}"'))
 
 
 async def send(http: httpx.AsyncClient, body: Any, headers: dict[str, str] | None = None) -> Any:
@@ -42,43 +38,38 @@ async def instances(http: httpx.AsyncClient, hub: str) -> dict[str, Any]:
     return {one["instanceId"]: one for one in answer.json()["instances"]}
 
 
-async def test_the_samples_of_the_extension_are_recorded_as_they_are(http: httpx.AsyncClient, hub: str) -> None:
-    order = "5f2c9f6d1e0b4e0c8c0f3a3c1d2e4f50"
-    assert await send(http, sample("running", hub)) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
-    assert (await instances(http, hub))[order] == {
-        "instanceId": order,
-        "functionName": "ProcessOrder",
+async def test_what_the_extension_posts_is_recorded_as_it_is(http: httpx.AsyncClient, hub: str) -> None:
+    assert await send(http, recordings.delivery("running", hub)) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
+    assert (await instances(http, hub))["chain-3"] == {
+        "instanceId": "chain-3",
+        "functionName": "Chain",
         "active": True,
         "runtimeStatus": "Running",
-        "startedAt": "2026-11-20T09:30:00.1234567Z",
+        "startedAt": "2026-11-27T01:05:49.9919075Z",
         "finishedAt": None,
         "outcome": None,
         "reason": None,
-        "lastEventAt": "2026-11-20T09:30:00.1234567Z",
+        "lastEventAt": "2026-11-27T01:05:49.9919075Z",
         "source": "event",
     }
     # The same event as a CloudEvent says nothing new.
-    assert await send(http, sample("cloudevent-running", hub), CLOUD) == {
-        "recorded": 0,
-        "unchanged": 1,
-        "quarantined": 0,
-    }
-    await send(http, sample("completed", hub))
-    await send(http, sample("failed", hub))
-    await send(http, sample("entity", hub))
+    (running,) = recordings.delivery("running", hub)
+    assert await send(http, as_cloud_event(running), CLOUD) == {"recorded": 0, "unchanged": 1, "quarantined": 0}
+    for name in ("completed", "failed", "entity"):
+        await send(http, recordings.delivery(name, hub))
     known = await instances(http, hub)
-    assert (known[order]["active"], known[order]["finishedAt"]) == (False, "2026-11-20T09:42:17.7654321Z")
-    assert known["order/2026#77?x"]["outcome"] == "Failed"
-    assert known["order/2026#77?x"]["reason"] == "Orchestrator function 'ProcessOrder' failed: card declined"
-    assert (known["@counter@basket-7"]["active"], known["@counter@basket-7"]["runtimeStatus"]) == (False, "Running")
+    assert (known["chain-3"]["active"], known["chain-3"]["finishedAt"]) == (False, "2026-11-27T01:05:50.5221672Z")
+    assert known["wait-fails"]["outcome"] == "Failed"
+    assert known["wait-fails"]["reason"].startswith("first line")
+    assert (known["@counter@a"]["active"], known["@counter@a"]["runtimeStatus"]) == (False, "Running")
 
 
 @pytest.mark.parametrize("backwards", [False, True])
 async def test_continue_as_new_stays_active_in_any_order(http: httpx.AsyncClient, hub: str, backwards: bool) -> None:
-    batch = sample("continue-as-new", hub)
+    batch = recordings.delivery("continue-as-new", hub)
     for one in reversed(batch) if backwards else batch:
         await send(http, [one])
-    assert (await instances(http, hub))["nightly-sync"]["active"]
+    assert (await instances(http, hub))["eternal-5"]["active"]
 
 
 @pytest.mark.parametrize("source", ["array", "single", "cloud", "cloud batch", "cloud as json"])

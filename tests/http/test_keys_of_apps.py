@@ -159,7 +159,7 @@ async def test_what_removes_records_of_nobodys_task_hubs_is_closed_to_keys_of_ap
             problem(await server_of.delete(path, headers=own(role)), 403, "Forbidden")
 
 
-async def test_who_takes_anothers_task_hub_is_not_told_whose_it_is(
+async def test_a_refusal_does_not_name_the_other_app_that_has_the_task_hub(
     server_of: httpx.AsyncClient, app: str, other: str, hub: str
 ) -> None:
     await put(server_of, other, hub)

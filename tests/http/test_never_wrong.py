@@ -20,7 +20,7 @@ from state_api.domain.readiness import Policy
 from state_api.domain.scans import Scan
 from state_api.services.lookups import LookUps
 from state_api.services.questions import Question, Verify, is_fresh_enough
-from state_api.services.verification import Verifier
+from state_api.services.scanning import Scanner
 from state_api.settings import Connections, Settings, StorageSettings
 from state_api.storage.probes import ProbeStore
 from state_api.storage.tables import TASK_HUBS
@@ -248,7 +248,7 @@ async def test_a_start_that_is_a_message_for_long_keeps_blocking(
     async with ControlQueue(draining) as queue:
         await publish(http, event(draining.hub, "order-1", "Completed"), event(draining.hub, "child", time=at(-1200)))
         message = await queue.send("the start of child")
-        assert codes(await staging(http, app, wait=2)) == ["InstancesActive"]
+        assert codes(await staging(http, app, wait=2)) == ["InstancesActive", "StartsPending"]
         await queue.delete(message)
         assert (await staging(http, app))["ready"]
 
@@ -286,15 +286,15 @@ async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has
     """What it found has started another before it ended, and all events of that are lost."""
     assert (await staging(http, app))["ready"]
     await draining.put("b-first", "Running")
-    read = Verifier._pass
+    read = Scanner._pass
 
-    async def cut_off(self: Verifier, backend: Backend, question: Question, scan: Scan) -> None:
+    async def cut_off(self: Scanner, backend: Backend, question: Question, scan: Scan) -> None:
         await read(self, backend, question, scan)
         scan.cursors.append("[19, null]")
         raise TimeoutError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Verifier, "_pass", cut_off)
+        patch.setattr(Scanner, "_pass", cut_off)
         assert codes(await staging(http, app, verify="fresh")) == ["InstancesActive"]
     await draining.put("b-second", "Running")
     await draining.put("b-first", "Completed")
@@ -368,7 +368,7 @@ async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
 async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
     http: httpx.AsyncClient, app: str, draining: ProviderHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("state_api.services.verification._RECORDED", 1)
+    monkeypatch.setattr("state_api.services.scanning._RECORDED", 1)
     await draining.put("order-1", "Running")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LookUps, "correct", _out_of_time)

@@ -172,6 +172,8 @@ async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
         refused = problem(await stage(http, app, hub, run(1)), 409, "TaskHubAlreadyUsed")
         assert refused["existing"] == [f"rows of {spelling(hub)} in table {prefix}Instances"]
         assert table in refused["addresses"]
+        # The version that was staged never started, and the shared table does not show its task hub.
+        await put(http, app, policy={"missingTaskHubIsDrained": True})
         assert (await stage(http, app, f"{hub}x", run(1))).status_code == 200
 
 
@@ -287,6 +289,17 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
     problem(await stage(http, f"{verified}-other", hub, run(1)), 409, "TaskHubAlreadyUsed")
     assert (await stage(http, verified, hub, run(1))).status_code == 200
     assert await proof_of(http, hub) == proof, "what was proven stays proven"
+
+
+async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
+    storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
+) -> None:
+    settings = {"DURABLE_STORAGE": connection_of(storage)}
+    async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
+        _break_at(proxy, "POST", 2)
+        problem(await stage(broken, verified, hub), 503, "StorageUnavailable")
+    await account.make(hub, ("order-1", "Running"))
+    problem(await stage(http, verified, hub), 409, "TaskHubAlreadyUsed")
 
 
 async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here(

@@ -53,6 +53,7 @@ async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app:
                 "ProcessOrder 5f2c, for 0 s",
             }
         ],
+        "warnings": [{"code": "EventsOnly", "message": verdict["warnings"][0]["message"]}],
         "activeCount": 2,
         "activeCountIsLowerBound": False,
         "active": [

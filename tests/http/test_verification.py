@@ -171,7 +171,7 @@ async def test_a_start_that_was_published_and_not_yet_written_blocks_while_messa
         await publish(http, event(draining.hub, "order-1", "Completed", time=at(-9)))
         await publish(http, event(draining.hub, "child", time=at(-5)))
         message = await queue.send("the start of child")
-        assert codes(await staging(http, app, wait=2)) == ["InstancesActive"]
+        assert "InstancesActive" in codes(await staging(http, app, wait=2))
         assert (await instances(http, draining.hub))["child"]["active"]
         await queue.delete(message)
         assert (await staging(http, app))["ready"]

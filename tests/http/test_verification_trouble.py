@@ -134,9 +134,9 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_page_is_no_end(
 def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of one row, one at a time, and little time for each question."""
     monkeypatch.setattr("state_api.taskhubs.azure_storage._PAGE", 1)
-    monkeypatch.setattr("state_api.services.verification._PAGES_AT_ONCE", 1)
+    monkeypatch.setattr("state_api.services.scanning._PAGES_AT_ONCE", 1)
     monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
-    for module in ("questions", "verification"):
+    for module in ("questions", "scanning"):
         monkeypatch.setattr(f"state_api.services.{module}.LONG_SECONDS", 0.5)
 
 

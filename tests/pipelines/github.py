@@ -1,7 +1,8 @@
 """Runs a GitHub Actions workflow on this machine: what the runner does with jobs, steps, expressions and attempts, as
 far as this project's workflows use it. Whatever else stands in a workflow is an error.
 
-Actions of others are replaced by what they do for a test; ours, at `your-org/safe-deploy@v1`, is the one at the root.
+Actions of others are replaced by what they do for a test; ours, at `your-org/safe-deploy@COMMIT`, is the one at the
+root.
 """
 
 import re
@@ -14,7 +15,7 @@ from typing import Any
 from tests.pipelines.harness import KEYS, SETTLE, Cancelled, Ended, Machine, Shop, load, sample_app
 from tests.server.processes import ROOT
 
-ACTION = "your-org/safe-deploy@v1"
+ACTION = "your-org/safe-deploy@COMMIT"
 
 _WORKFLOW = {"name", "on", "permissions", "defaults", "concurrency", "env", "jobs"}
 _JOB = {"name", "needs", "runs-on", "timeout-minutes", "environment", "permissions", "outputs", "env", "steps"}
@@ -271,8 +272,8 @@ class _Running:
 
     def _foreign_action(self, step: Values) -> Ended:
         given = {key: self.text(value) for key, value in step.get("with", {}).items()}
-        action, _, version = step["uses"].partition("@")
-        assert re.fullmatch(r"v\d+", version), "actions are pinned to a major version"
+        action, _, commit = step["uses"].partition("@")
+        assert re.fullmatch(r"[0-9a-f]{40}", commit), "actions are pinned by commit"
         FOREIGN[action](self, given)
         return Ended(0, f"{action}\n")
 

@@ -139,6 +139,7 @@ def test_waiting_ends_when_the_slot_has_drained(deploy: Deploy, shop: Shop, stag
     deploy("swap", *deploy.swap_command(), task_hub=new)
     waiting = deploy.begin("status", wait="true", timeout="60")
     assert waiting.stderr is not None
+    assert "warning: EventsOnly: " in waiting.stderr.readline()
     assert "not ready" in waiting.stderr.readline()
     shop.orchestration(old, "Completed")
     result, _ = waiting.communicate(timeout=60)

@@ -13,7 +13,7 @@ from tests.pipelines.releases import COMPLETE
 from tests.pipelines.shells import shellcheck
 from tests.server.processes import ROOT
 
-WORKFLOWS = sorted((PIPELINES / "github").glob("*.yml"))
+WORKFLOWS = sorted([*(PIPELINES / "github").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
 
 # What the linter knows nothing of, because it is older.
 OLDER_THAN = [r'undefined variable "vars"\.', r'label "ubuntu-24\.04" is unknown\.']
@@ -56,6 +56,22 @@ def test_the_key_of_the_server_is_given_to_our_action_alone(file: Path) -> None:
     ours = [step for step in steps if step.get("uses") == ACTION]
     assert text.count("secrets.") == len(ours)
     assert all(step["with"]["key"] == "${{ secrets.STATE_KEY }}" for step in ours)
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_job_that_reads_a_secret_has_an_environment_which_can_be_protected(file: Path) -> None:
+    for name, job in load(file)["jobs"].items():
+        if "secrets." in json.dumps(job):
+            assert job.get("environment"), name
+
+
+def test_the_workflow_says_in_which_environments_the_key_belongs() -> None:
+    text = (PIPELINES / "github" / "durable.yml").read_text()
+    head, _, _ = text.partition("name: Release")
+    for name in {job.get("environment") for job in load(PIPELINES / "github" / "durable.yml")["jobs"].values()} - {
+        None
+    }:
+        assert f"`{name}`" in head
 
 
 def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_may_set_instead() -> None:

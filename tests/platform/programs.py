@@ -1,8 +1,15 @@
-"""Where the programs of the real platform are: Microsoft's Functions host and Durable Functions extension."""
+"""Where the programs of the real platform are: Microsoft's Functions host and Durable Functions extension.
 
+`python -m tests.platform.programs` unpacks them where their archives are, and says in one line what is left out where
+they are not; with `--required` that is an error.
+"""
+
+import argparse
+import fcntl
 import functools
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 SETTING = "SAFE_DEPLOY_PLATFORM"
@@ -13,9 +20,8 @@ _ARCHIVES = _ROOT.parent / "shared" / "platform"
 _UNPACKED = _ROOT / ".platform"
 
 HOW_TO_GET_THEM = (
-    f"set {SETTING} to a folder with bin/durable-host (with the .NET SDK: dotnet publish -c Release "
-    "tests/platform/durable-host) and bin/functions-host (a script that starts Azure Functions Core Tools: "
-    "docs/platform.md)"
+    f"set {SETTING} to a folder with bin/durable-host (built with the .NET SDK) and bin/functions-host (a script that "
+    "starts Azure Functions Core Tools), as docs/platform.md says under The real programs"
 )
 
 
@@ -32,7 +38,10 @@ def platform_folder() -> Path | None:
         return folder
     if not (_ARCHIVES / "unpack.sh").exists():
         return None
-    subprocess.run(["sh", _ARCHIVES / "unpack.sh", _UNPACKED], check=True)
+    with (_ROOT / ".platform.lock").open("w") as lock:
+        # Several test processes may ask at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["sh", _ARCHIVES / "unpack.sh", _UNPACKED], check=True)
     return _UNPACKED
 
 
@@ -42,3 +51,21 @@ def program(name: str) -> Path:
     if folder is None or not (folder / "bin" / name).exists():
         raise FileNotFoundError(f"there is no {name}: {HOW_TO_GET_THEM}")
     return folder / "bin" / name
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.platform.programs", description=__doc__)
+    parser.add_argument("--required", action="store_true", help="exit with 1 if the programs are not there")
+    required = parser.parse_args().required
+    try:
+        found = platform_folder() is not None
+        why = HOW_TO_GET_THEM
+    except FileNotFoundError as error:
+        found, why = False, str(error)
+    if not found:
+        print(f"tests/platform is left out, because the real programs are not here: {why}", file=sys.stderr)
+    return 1 if required and not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

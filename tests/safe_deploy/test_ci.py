@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_deploy.ci import AzurePipelines, CiSystem, GitHubActions, Terminal, defused, detect
+from safe_deploy.ci import AzurePipelines, CiSystem, GitHubActions, Terminal, detect
+from safe_deploy.text import printable, visible, without_commands
 from state_api.domain.names import RUN_URL_PATTERN
 
 GITHUB = {
@@ -114,11 +115,6 @@ def azure_unescaped(text: str) -> str:
     for escaped, meant in (("%3B", ";"), ("%0D", "\r"), ("%0A", "\n"), ("%5D", "]"), ("%AZP25", "%")):
         text = text.replace(escaped, meant)
     return text
-
-
-def is_command(line: str) -> bool:
-    """Whether the runner or the agent looks closer at this line, with room for how they compare."""
-    return line.lstrip().startswith("::") or re.search(r"##(\[|vso)", line, re.IGNORECASE) is not None
 
 
 @pytest.mark.parametrize(
@@ -269,19 +265,12 @@ def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Pat
 
 @settings(deadline=None)
 @given(values=st.dictionaries(names, anything))
-def test_github_reads_back_every_output_and_nothing_else(
+def test_github_reads_back_every_output_as_one_printable_line_and_nothing_else(
     values: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     output = tmp_path_factory.mktemp("github") / "output"
     detected(GITHUB | {"GITHUB_OUTPUT": str(output)})[0].outputs(values)
-    assert outputs_of(output.read_bytes().decode()) == list(values.items())
-
-
-def test_a_delimiter_is_never_used_twice(tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    system, _ = detected(GITHUB | {"GITHUB_OUTPUT": str(output)})
-    system.outputs({"version": "one\ntwo", "task-hub": "one\ntwo"})
-    assert len(set(re.findall("<<(.+)", output.read_text()))) == 2
+    assert outputs_of(output.read_bytes().decode()) == [(name, visible(value)) for name, value in values.items()]
 
 
 @pytest.mark.parametrize("place", ["", "missing/file", "."])
@@ -298,13 +287,13 @@ def test_without_its_files_github_is_warned_and_nothing_fails(place: str, tmp_pa
 
 @settings(deadline=None)
 @given(message=anything)
-def test_github_reads_back_a_message_of_any_text_from_one_line(message: str) -> None:
+def test_github_reads_a_message_of_any_text_from_one_line(message: str) -> None:
     system, stderr = detected(GITHUB)
     system.error(message)
     system.warning(message)
     assert list(map(github_command, lines_of(stderr))) == [
-        ("error title=safe-deploy", message),
-        ("warning title=safe-deploy", message),
+        ("error title=safe-deploy", printable(message)),
+        ("warning title=safe-deploy", printable(message)),
     ]
 
 
@@ -316,22 +305,25 @@ def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
     assert lines_of(stderr) == [
         "##vso[task.setvariable variable=ready;isOutput=true]true",
         "##vso[task.setvariable variable=stagingTaskHub;isOutput=true]v42",
-        "##vso[task.logissue type=error]100 %AZP25%0Afailed; see [1]",
+        "##vso[task.logissue type=error]100 %AZP25\\nfailed; see [1]",
         "##vso[task.logissue type=warning]late",
     ]
 
 
 @settings(deadline=None)
 @given(values=st.dictionaries(st.text("abc];%=\r\n", min_size=1), anything), message=anything)
-def test_the_agent_reads_back_every_text_from_one_line_each(values: dict[str, str], message: str) -> None:
+def test_the_agent_reads_every_text_from_one_line_each_and_as_it_is_printable(
+    values: dict[str, str], message: str
+) -> None:
     system, stderr = detected(AZURE)
     system.outputs(values)
     system.error(message)
     *said, last = map(azure_command, lines_of(stderr))
     assert said == [
-        ("task.setvariable", {"variable": name, "isOutput": "true"}, value) for name, value in values.items()
+        ("task.setvariable", {"variable": name, "isOutput": "true"}, without_commands(visible(value)))
+        for name, value in values.items()
     ]
-    assert last == ("task.logissue", {"type": "error"}, message)
+    assert last == ("task.logissue", {"type": "error"}, printable(message))
 
 
 def test_azure_pipelines_upload_each_summary_from_a_file_of_its_own(tmp_path: Path) -> None:
@@ -362,35 +354,6 @@ def test_in_a_terminal_nobody_is_told() -> None:
     system.warning("late")
     assert isinstance(system, Terminal)
     assert not stderr.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("::error::no", ": :error::no"),
-        ("  ::set-output name=ready::true", "  : :set-output name=ready::true"),
-        ("fine\r::stop-commands::x", "fine\r: :stop-commands::x"),
-        (":::error::no", ": : :error::no"),
-        ("instance ::add-mask::x", "instance : :add-mask::x"),
-        ("##vso[task.complete result=Succeeded;]", "# #vso[task.complete result=Succeeded;]"),
-        ("id ##VSO[x]", "id # #VSO[x]"),
-        ("id###[error]no", "id# # #[error]no"),
-        ("order::123 at ::1, # [x] ## heading: 10:30", "order::123 at : :1, # [x] ## heading: 10:30"),
-        ("v42 is staged\n", "v42 is staged\n"),
-    ],
-)
-def test_a_text_that_looks_like_a_command_is_shown_and_not_obeyed(text: str, shown: str) -> None:
-    assert defused(text) == shown
-
-
-@settings(deadline=None)
-@given(text=anything)
-def test_no_text_is_a_command_once_it_is_defused_however_its_words_are_wrapped(text: str) -> None:
-    shown = defused(text)
-    assert not any(map(is_command, re.split("\r\n|\r|\n", shown)))
-    assert not any(map(is_command, shown.split()))
-    assert shown.replace(" ", "") == text.replace(" ", "")
-    assert defused(shown) == shown
 
 
 def test_every_system_offers_the_same() -> None:

@@ -39,7 +39,11 @@ def test_status_shows_who_blocks(place: Place) -> None:
     assert first.startswith(f"NotReady: slot production (task hub {place.hub}): 1 orchestration instance is active")
     assert table[0] == "Instance Function Status Active for Last event Known by"
     assert re.fullmatch(r"order-1 ProcessOrder Running \d+ s \d+ s event", table[2])
-    assert ended.stderr.startswith("error: NotReady: slot production")
+    warning, error = ended.stderr.splitlines()
+    assert warning.startswith(
+        f"warning: EventsOnly: the verdict on task hub {place.hub} rests on lifecycle events alone"
+    )
+    assert error.startswith("error: NotReady: slot production")
 
 
 def test_status_as_json_is_the_servers_verdict(place: Place) -> None:
@@ -244,9 +248,10 @@ def test_with_json_stdout_is_one_document_whatever_the_width(
     named = [{"HUB": new_hub(), "OWN": place.hub}.get(word, word) for word in arguments]
     narrow = {"COLUMNS": "20", "SAFE_DEPLOY_OUTPUT": "json", "PYTHONIOENCODING": "ascii"}
     ended = place.call(*named, **narrow, **github(tmp_path))
-    assert ended.code == 0
+    assert ended.code == (ExitCode.FAILURE if "doctor" in arguments else 0)
     assert json.loads(ended.stdout)
-    assert ended.stderr == ""
+    # What the doctor finds wrong is an error, too.
+    assert [line.startswith("::error ") for line in ended.stderr.splitlines()] == [True] * ("doctor" in arguments)
     assert ended.stdout.endswith(("}\n", "]\n"))
 
 

@@ -73,6 +73,14 @@ def started(storage: StorageSettings, hub: str, **instances: str) -> None:
     asyncio.run(create())
 
 
+def verified(place: Place, storage: StorageSettings) -> Place:
+    """An app whose task hub the server reads, with one active instance in it."""
+    started(storage, place.hub, **{"order-1": "Running"})
+    place.register(taskHubs=SOURCE)
+    place.publish(event(place.hub))
+    return place
+
+
 # --- all is well ---
 
 
@@ -161,10 +169,11 @@ DEPLOYING = ["PostStaging", "DeleteStaging", "PostSwap", "Cleanup"]
         ("admin", "operate", []),
     ],
 )
-def test_what_a_key_may_not_do_is_named(place: Place, role: str, purpose: str, refused: list[str]) -> None:
+def test_what_a_key_may_not_do_is_named(
+    place: Place, storage: StorageSettings, role: str, purpose: str, refused: list[str]
+) -> None:
     """By the roles of the server: exit code 4."""
-    place.register()
-    place.publish(event(place.hub))
+    verified(place, storage)
     found = examined(place, "--for", purpose, role=role)
     if not refused:
         assert found.code == 0
@@ -276,10 +285,9 @@ def test_nothing_in_production_is_wrong(place: Place) -> None:
     assert "events" not in found
 
 
-def test_an_open_deployment_is_a_warning(place: Place) -> None:
+def test_an_open_deployment_is_a_warning(place: Place, storage: StorageSettings) -> None:
     """Who deploys, which run, and what."""
-    place.register()
-    place.publish(event(place.hub))
+    verified(place, storage)
     hub = place.stage(new_hub(), 7)
     found = examined(place)
     assert found.code == 0
@@ -325,11 +333,9 @@ def in_azure(place: Place, *options: str) -> tuple[Findings, dict[str, tuple[str
 
 
 @pytest.fixture
-def known(place: Place) -> Place:
+def known(place: Place, storage: StorageSettings) -> Place:
     """An app with which all is well but for Azure."""
-    place.register()
-    place.publish(event(place.hub))
-    return place
+    return verified(place, storage)
 
 
 def test_without_a_resource_group_azure_is_not_looked_at(known: Place, cloud: Cloud) -> None:
@@ -441,17 +447,25 @@ def test_events_that_cannot_be_asked_for_are_wrong(known: Place, proxy: Between)
     assert found.wrong() == ["key", "events"]
 
 
-def test_verification_that_is_off_is_a_warning(known: Place) -> None:
-    """It says what to type."""
-    found = examined(known)
-    assert found["verification"][0] == "warning"
-    assert found["verification"][1].endswith("safe-deploy register --provider")
+def test_verification_that_is_off_is_something_to_fix_and_the_finding_says_what_to_type(place: Place) -> None:
+    """By events alone a slot can stay NotReady for ever."""
+    place.register()
+    place.publish(event(place.hub))
+    found = examined(place)
+    assert found.code == ExitCode.FAILURE
+    assert found.wrong() == ["verification"]
+    assert found["verification"][1].endswith(
+        "To have the server read the app's task hubs (PutApp, taskHubs), type: safe-deploy register --task-hub HUB "
+        "--provider azureStorage --connection SETTING"
+    )
+    assert "stays active for ever" in found["verification"][1]
 
 
-def test_verification_that_is_required_and_off_is_wrong(known: Place) -> None:
+def test_verification_that_is_required_and_off_is_wrong(place: Place) -> None:
     """Nothing will ever be Ready."""
-    known.register(policy={"requireVerification": True})
-    found = examined(known)
+    place.register(policy={"requireVerification": True})
+    place.publish(event(place.hub))
+    found = examined(place)
     assert found.code == ExitCode.FAILURE
     assert found["verification"][0] == "wrong"
     assert "the app's policy requires verification, but no probe" in found["verification"][1]

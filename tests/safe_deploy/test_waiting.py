@@ -134,7 +134,7 @@ def test_what_is_ready_is_not_waited_for(waits: Waits, proxy: Between) -> None:
     waits.end()
     ended = waits.through(proxy.url, *SOON)
     assert is_ready(ended, waits)
-    assert len(ended.err.splitlines()) == 1
+    assert len(said(ended)) == 1
     assert len(proxy.seen) == 1
 
 
@@ -203,9 +203,11 @@ def test_only_what_is_new_is_reported(waits: Waits, proxy: Between) -> None:
     ended = waits.through(proxy.url, *SOON)
     assert is_ready(ended, waits)
     assert len(proxy.seen) == 6
-    told = [re.search(r"\d orchestration|the state storage is busy|\bReady", line) for line in ended.err.splitlines()]
+    expected = r"\d orchestration|the state storage is busy|\bReady|^warning: EventsOnly"
+    told = [re.search(expected, line) for line in ended.err.splitlines()]
     assert [one and one[0] for one in told] == [
         "1 orchestration",
+        "warning: EventsOnly",
         "the state storage is busy",
         "2 orchestration",
         "Ready",
@@ -347,20 +349,20 @@ def test_answers_that_come_at_once_are_not_asked_for_without_a_pause(waits: Wait
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
+    ("options", "key", "code", "message"),
     [
-        (["--app", "nobody"], ExitCode.FAILURE, "there is no app nobody"),
-        (["--slot", "canary"], ExitCode.FAILURE, "has no slot canary"),
-        (["--slot", "-"], ExitCode.USAGE, "slot"),
-        (["--key", "unknown-key-0123456789"], ExitCode.NOT_ALLOWED, "send a key that this server knows"),
-        (["--key", KEYS["publisher"]], ExitCode.NOT_ALLOWED, "needs reader or deployer or admin"),
+        (["--app", "nobody"], KEYS["reader"], ExitCode.FAILURE, "there is no app nobody"),
+        (["--slot", "canary"], KEYS["reader"], ExitCode.FAILURE, "has no slot canary"),
+        (["--slot", "-"], KEYS["reader"], ExitCode.USAGE, "slot"),
+        ([], "unknown-key-0123456789", ExitCode.NOT_ALLOWED, "send a key that this server knows"),
+        ([], KEYS["publisher"], ExitCode.NOT_ALLOWED, "needs reader or deployer or admin"),
     ],
 )
 def test_what_waiting_cannot_mend_ends_it_at_once(
-    waits: Waits, proxy: Between, options: list[str], code: int, message: str
+    waits: Waits, proxy: Between, options: list[str], key: str, code: int, message: str
 ) -> None:
     """One question, and an hour that nobody has to wait."""
-    ended = waits.through(proxy.url, *options, "--timeout", "3600")
+    ended = waits.through(proxy.url, *options, "--timeout", "3600", key=key)
     assert (ended.code, ended.out) == (code, "")
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1

@@ -230,8 +230,6 @@ class History:
         self._tally["Ready"] += 1
         self._tally["Ready before the end"] += not self._over
         self._tally["Ready, started since the probe"] += bool(world.timeline.active)
-        on_their_way = [one for one in world.platform.executions.values() if one.in_flight]
-        self._tally["Ready, a start in a queue that no event told of"] += bool(on_their_way)
 
     async def _stage(self, asked: int) -> bool:
         """Put the next task hub into the slot. Where that is let through, life goes on there."""

@@ -34,11 +34,6 @@ class Judge:
             return
         self._latest[published.instance_id] = published.occurred_at
         self._heard.setdefault(published.execution, moment)
-        one = self.platform.executions.get(published.instance_id)
-        if one is not None and one.number == published.execution and one.in_flight and published.status == "Running":
-            # A message in a control queue shows in no row. Who has heard of the start must not forget it; who has not
-            # cannot know.
-            self.timeline.started(published.instance_id)
 
     def verdict(self, asked: int, verdict: dict[str, Any], fresh: bool) -> int | None:
         """Judge an answer of GetStagingStatus at the moment it comes; since when its probe has begun, None if it rests

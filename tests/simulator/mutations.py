@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain import lifecycle, readiness
+from state_api.domain import lifecycle, readiness, sightings
 from state_api.domain.evidence import Activity, Evidence, ProbeResult, ProbeStatus
 from state_api.domain.healing import Standing, ended, standing
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
 from state_api.domain.lifecycle import Instance, Started
+from state_api.domain.messages import MessageEvidence, QueueSnapshot
 from state_api.domain.readiness import Policy
 from state_api.domain.scans import Scan
 from state_api.domain.sightings import Sighting
-from state_api.services import lookups, verification
-from state_api.services.questions import Checked, Question, Verify
+from state_api.services import lookups, scanning, verification
+from state_api.services.questions import Checked, Question, Verify, answers
 from state_api.services.verification import Verifier
 from state_api.taskhubs import azure_storage
 from state_api.taskhubs.azure_storage import AzureStorageBackend
@@ -32,7 +33,7 @@ def one_pass(patch: pytest.MonkeyPatch) -> None:
 
 def never_reopened(patch: pytest.MonkeyPatch) -> None:
     """What a probe finds active is not recorded."""
-    patch.setattr(verification, "missed", lambda known, sighting, now: None)
+    patch.setattr(scanning, "missed", lambda known, sighting, now: None)
 
 
 def overtaken_probe(patch: pytest.MonkeyPatch) -> None:
@@ -52,27 +53,23 @@ def overtaken_probe_in_service_only(patch: pytest.MonkeyPatch) -> None:
 
 
 def _accept_overtaken_in_service(patch: pytest.MonkeyPatch) -> Callable[[Activity], Activity]:
-    good = Verifier._is_good
-
     def unheard(activity: Activity) -> Activity:
         return replace(activity, last_recorded_at=None)
 
-    def is_good(
-        verifier: Verifier,
-        result: ProbeResult | None,
-        question: Question,
-        activity: Activity,
-        for_verdict: bool = True,
+    def accepted(
+        result: ProbeResult | None, question: Question, activity: Activity, now: Instant, *, for_verdict: bool
     ) -> bool:
-        return good(verifier, result, question, unheard(activity), for_verdict)
+        return answers(result, question, unheard(activity), now, for_verdict=for_verdict)
 
-    patch.setattr(Verifier, "_is_good", is_good)
+    patch.setattr(scanning, "answers", accepted)
+    patch.setattr(verification, "answers", accepted)
     return unheard
 
 
 def entities_in_scans(patch: pytest.MonkeyPatch) -> None:
     """Scans count entities as orchestrations."""
-    _filter(patch, azure_storage._WANTED, azure_storage._WANTED)
+    _filter(patch, f"({azure_storage._CHANGED} or not ({azure_storage._ENDED}))")
+    patch.setattr(sightings, "is_entity", lambda instance_id: False)
 
 
 def entities_in_records(patch: pytest.MonkeyPatch) -> None:
@@ -93,10 +90,10 @@ def unconfirmed_is_ended(patch: pytest.MonkeyPatch) -> None:
 def queues_unread(patch: pytest.MonkeyPatch) -> None:
     """Nobody looks into the control queues."""
 
-    async def in_flight(backend: AzureStorageBackend, task_hub: str) -> bool | None:
-        return False
+    async def snapshot(backend: AzureStorageBackend, task_hub: str) -> QueueSnapshot:
+        return QueueSnapshot()
 
-    patch.setattr(AzureStorageBackend, "in_flight", in_flight)
+    patch.setattr(AzureStorageBackend, "snapshot", snapshot)
 
 
 def first_page_only(patch: pytest.MonkeyPatch) -> None:
@@ -136,12 +133,11 @@ def continued_as_new_left_out(patch: pytest.MonkeyPatch) -> None:
 
 def _leave_out(patch: pytest.MonkeyPatch, status: str) -> None:
     """Also not for rows of it that were written during the scan."""
-    wanted = f"({azure_storage._WANTED} and RuntimeStatus ne '{status}')"
-    _filter(patch, wanted, f"(PartitionKey lt '@' or PartitionKey ge 'A') and {wanted}")
+    _filter(patch, f"({azure_storage._WANTED} and RuntimeStatus ne '{status}')")
 
 
-def _filter(patch: pytest.MonkeyPatch, wanted: str, whole: str) -> None:
-    patch.setattr(azure_storage, "_WHOLE", whole)
+def _filter(patch: pytest.MonkeyPatch, wanted: str) -> None:
+    patch.setattr(azure_storage, "_WANTED", wanted)
     patch.setattr(azure_storage, "_RANGE", f"PartitionKey ge @from and PartitionKey lt @to and {wanted}")
     patch.setattr(azure_storage, "_LAST_RANGE", f"PartitionKey ge @from and {wanted}")
 
@@ -177,8 +173,15 @@ def began_at_its_end(patch: pytest.MonkeyPatch) -> None:
     """A scan claims to tell of the moment when it ended."""
     result = Scan.result
 
-    def late(scan: Scan, status: ProbeStatus, provider: str, ended_at: Instant, message: str = "") -> ProbeResult:
-        return replace(result(scan, status, provider, ended_at, message), began_at=ended_at)
+    def late(
+        scan: Scan,
+        status: ProbeStatus,
+        provider: str,
+        ended_at: Instant,
+        message: str = "",
+        messages: MessageEvidence | None = None,
+    ) -> ProbeResult:
+        return replace(result(scan, status, provider, ended_at, message, messages), began_at=ended_at)
 
     patch.setattr(Scan, "result", late)
 

@@ -274,7 +274,8 @@ class Platform:
     async def _checkpoint(self, one: Execution, episode: Episode) -> None:
         """Messages go out before the row is written."""
         if episode.sends is not None:
-            await self._at.store.enqueue(episode.sends.instance_id)
+            await self._at.store.enqueue(episode.sends.instance_id, episode.sends.function)
+            self._at.timeline.started(episode.sends.instance_id)
             # Now there is something of it.
             self.executions[episode.sends.instance_id] = episode.sends
             self._promised.discard(episode.sends.instance_id)

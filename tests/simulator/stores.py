@@ -11,7 +11,7 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape
-from tests.taskhubs.provider import row
+from tests.taskhubs.provider import message, row
 
 
 class Stores:
@@ -34,7 +34,7 @@ class Stores:
 
     async def make(self, hub: str) -> "HubStore":
         store = HubStore(self, hub)
-        await self.tables.create_table(store.table.table_name)
+        await store.create()
         return store
 
 
@@ -46,8 +46,15 @@ class HubStore:
         self.hub = hub
         self.table = stores.tables.get_table_client(f"{hub}Instances")
         self._queue = stores.queues.get_queue_client(f"{hub.lower()}-control-00")
+        self._partitions = stores.tables.get_table_client(f"{hub}Partitions")
         self._messages: dict[str, Any] = {}
-        self._has_queue = False
+
+    async def create(self) -> None:
+        """Make what a started app has: its tables and its control queue."""
+        await self.table.create_table()
+        await self._partitions.create_table()
+        await self._queue.create_queue()
+        await self._partitions.upsert_entity({"PartitionKey": "", "RowKey": self._queue.queue_name})
 
     async def put(self, instance_id: str, status: str, name: str, created: datetime) -> None:
         self._stores.writes += 1
@@ -58,12 +65,9 @@ class HubStore:
         self._stores.writes += 1
         await self.table.delete_entity(escape(instance_id), "")
 
-    async def enqueue(self, instance_id: str) -> None:
+    async def enqueue(self, instance_id: str, function: str) -> None:
         self._stores.writes += 1
-        if not self._has_queue:
-            await self._queue.create_queue()
-            self._has_queue = True
-        self._messages[instance_id] = await self._queue.send_message(f"start {len(self._messages)}")
+        self._messages[instance_id] = await self._queue.send_message(message(instance_id, name=function))
 
     async def dequeue(self, instance_id: str) -> None:
         self._stores.writes += 1
@@ -71,7 +75,7 @@ class HubStore:
 
     async def remove(self) -> None:
         """Leave nothing behind: the emulator keeps all in memory."""
-        with suppress(ResourceNotFoundError):
-            await self._stores.tables.delete_table(self.table.table_name)
-        if self._has_queue:
-            await self._queue.delete_queue()
+        for table in (self.table, self._partitions):
+            with suppress(ResourceNotFoundError):
+                await self._stores.tables.delete_table(table.table_name)
+        await self._queue.delete_queue()

@@ -7,6 +7,7 @@ import pytest
 from state_api.app import StateServer
 from state_api.domain.evidence import ProbeResult, ProbeStatus
 from state_api.domain.instants import Instant, parse_instant, seconds
+from state_api.domain.messages import KnownTimers, MessageMemory, PendingTimer
 from state_api.services.ports import Lease, ProbeRecord
 from state_api.settings import StorageSettings
 from state_api.storage.probes import ProbeStore
@@ -18,6 +19,10 @@ pytestmark = pytest.mark.anyio
 NOW = parse_instant("2026-11-20T09:00:00Z")
 LATER = Instant(NOW + seconds(60))
 RESULT = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", NOW)
+
+
+def at(offset: float) -> Instant:
+    return Instant(NOW + seconds(offset))
 
 
 @pytest.fixture
@@ -99,5 +104,34 @@ async def test_what_is_given_back_without_a_table_is_nobodys(storage: StorageSet
     tables = Tables(storage)
     probes = ProbeStore(tables)
     probes._table = tables.client(f"Gone{hub}")
-    assert not await probes.keep(Lease(hub, ProbeRecord(), 'W/"any"'), RESULT, None)
+    assert not await probes.keep(Lease(hub, "owner", ProbeRecord(), 'W/"any"'), RESULT, None)
     await tables.close()
+
+
+async def test_a_lease_is_renewed_until_another_worker_has_the_hub(probes: ProbeStore, hub: str) -> None:
+    lease = await probes.lease(hub, "anna", at(12), at(0))
+    assert lease is not None
+    renewed = await probes.renew(lease, at(16))
+    assert renewed is not None
+    assert await probes.lease(hub, "ben", at(27), at(15)) is None
+    # The lease as it was before does not give the hub back.
+    assert not await probes.keep(lease, RESULT, None)
+    taken = await probes.lease(hub, "ben", at(29), at(17))
+    assert taken is not None
+    assert await probes.renew(renewed, at(33)) is None
+    assert await probes.keep(taken, RESULT, None)
+
+
+async def test_what_is_remembered_of_the_messages_stays_until_it_is_replaced(probes: ProbeStore, hub: str) -> None:
+    memory = MessageMemory(KnownTimers((PendingTimer(7, at(3600)),), at(0)))
+    lease = await probes.lease(hub, "anna", at(12), at(0))
+    assert lease is not None
+    assert lease.kept.memory == MessageMemory()
+    assert await probes.keep(lease, None, None, memory)
+    lease = await probes.lease(hub, "ben", at(12), at(0))
+    assert lease is not None
+    assert lease.kept.memory == memory
+    assert await probes.keep(lease, None, None)
+    assert (await probes.get(hub)).memory == memory
+    await probes.drop(hub)
+    assert (await probes.get(hub)).memory == MessageMemory()

@@ -11,9 +11,11 @@ from aiohttp import web
 from state_api.app import StateServer
 from state_api.domain.instants import Instant
 from state_api.settings import Connections, Settings, StorageSettings, emulator_connection
+from state_api.taskhubs.account import StorageAccount
 from state_api.taskhubs.artifacts import StorageArtifacts
 from state_api.taskhubs.azure_storage import AzureStorageBackend
 from state_api.taskhubs.backend import Artifact, Backend, Kind, SourceError, Trouble
+from state_api.taskhubs.control_queues import ControlQueues
 from state_api.taskhubs.management_api import ManagementApiBackend
 from tests.builders import event
 from tests.conftest import new_hub
@@ -93,14 +95,16 @@ async def test_an_apps_account_cannot_lead_the_server_elsewhere(redirecting: Red
 
 
 async def test_its_queues_containers_and_tables_cannot_either(redirecting: Redirecting) -> None:
-    artifacts = StorageArtifacts(redirecting.settings, "STATE_TASKHUBS_SHOP")
+    account = StorageAccount(redirecting.settings, "STATE_TASKHUBS_SHOP")
+    artifacts = StorageArtifacts(account)
     with pytest.raises(SourceError):
         await artifacts.find("orders")
     for kind in Kind:
         with pytest.raises(SourceError):
             await artifacts.remove(Artifact(kind, "orders-control-00"))
-    assert await artifacts.in_flight("orders") is None
-    await artifacts.close()
+    with pytest.raises(SourceError):
+        await ControlQueues(account).snapshot("orders")
+    await account.close()
     assert len(redirecting.asked) >= 5
     assert redirecting.elsewhere == []
 

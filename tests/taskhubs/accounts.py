@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import string
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -17,6 +17,7 @@ from azure.storage.queue.aio import QueueServiceClient
 from yarl import URL
 
 from state_api.settings import StorageSettings, emulator_connection
+from state_api.taskhubs.account import StorageAccount
 from state_api.taskhubs.artifacts import StorageArtifacts
 from state_api.taskhubs.backend import Found, SourceError, Trouble
 from tests.loopback import HOST, listening
@@ -54,6 +55,13 @@ class Account:
                 del columns["TaskHubName"]
             await self.tables.get_table_client(name).upsert_entity(columns)
 
+    async def make_partitions(self, hub: str, count: int) -> None:
+        """The table that says how many control queues a hub has."""
+        await self.tables.create_table(f"{hub}Partitions")
+        for number in range(count):
+            entity = {"PartitionKey": "", "RowKey": f"{hub.lower()}-control-{number:02}", "CurrentOwner": "worker-1"}
+            await self.tables.get_table_client(f"{hub}Partitions").upsert_entity(entity)
+
     async def make_queue(self, name: str, messages: int = 1) -> None:
         await self.queues.create_queue(name)
         for _ in range(messages):
@@ -65,8 +73,9 @@ class Account:
 
     async def make_hub(self, hub: str) -> None:
         """All that the provider makes."""
-        for suffix in ("Instances", "History", "Partitions"):
+        for suffix in ("Instances", "History"):
             await self.make_table(f"{hub}{suffix}", hub, hub)
+        await self.make_partitions(hub, 4)
         for suffix in ("control-00", "control-01", "control-02", "control-03", "workitems"):
             await self.make_queue(f"{hub.lower()}-{suffix}")
         for suffix in ("leases", "largemessages", "applease"):
@@ -97,9 +106,8 @@ async def account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator
 
 @pytest.fixture
 async def artifacts(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageArtifacts]:
-    artifacts = StorageArtifacts(storage, NAME)
-    yield artifacts
-    await artifacts.close()
+    async with opened(storage) as artifacts:
+        yield artifacts
 
 
 @pytest.fixture
@@ -152,6 +160,8 @@ class Proxy:
     settings: StorageSettings
     faults: dict[str, Fault] = field(default_factory=dict)
     passed: list[str] = field(default_factory=list)
+    before: Callable[[str, str], Awaitable[None]] | None = None
+    """What is awaited before a request, by its method and path, is passed on."""
 
 
 def cut(request: web.Request) -> NoReturn:
@@ -175,6 +185,8 @@ async def proxied(storage: StorageSettings) -> AsyncIterator[Proxy]:
         if fault is not None and fault.status != HALF:
             return fault.answer(service)
         proxy.passed.append(request.path_qs)
+        if proxy.before is not None:
+            await proxy.before(request.method, request.path)
         upstream = URL(connection[f"{service}Endpoint"]).origin()
         headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
         async with session.request(
@@ -203,11 +215,11 @@ async def proxied(storage: StorageSettings) -> AsyncIterator[Proxy]:
 
 @asynccontextmanager
 async def opened(settings: StorageSettings) -> AsyncIterator[StorageArtifacts]:
-    artifacts = StorageArtifacts(settings, NAME)
+    account = StorageAccount(settings, NAME)
     try:
-        yield artifacts
+        yield StorageArtifacts(account)
     finally:
-        await artifacts.close()
+        await account.close()
 
 
 @contextmanager

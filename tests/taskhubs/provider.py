@@ -1,10 +1,13 @@
 """A task hub's tables as the Azure Storage provider writes them (docs/platform.md: Task hubs on Azure Storage)."""
 
+import json
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from azure.core.exceptions import ResourceExistsError
 from azure.data.tables import EdmType, EntityProperty, UpdateMode
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.blob.aio import BlobServiceClient
@@ -13,6 +16,17 @@ from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 from state_api.settings import StorageSettings
 from state_api.storage.keys import escape
+
+_EVENT_TYPES = {
+    "ExecutionStarted": 0,
+    "ExecutionTerminated": 3,
+    "TaskCompleted": 5,
+    "TimerFired": 11,
+    "EventRaised": 15,
+    "GenericEvent": 17,
+    "ExecutionRewound": 21,
+    "FromTheFuture": 99,
+}
 
 ACTIVE = ("Running", "Pending", "Suspended", "ContinuedAsNew")
 OVER = ("Completed", "Failed", "Terminated", "Canceled")
@@ -28,18 +42,25 @@ def row(
         "RowKey": "",
         "ExecutionId": uuid.uuid4().hex,
         "Name": name,
-        "Version": version or "",
+        # Where the app has no default version there is no such column.
+        "Version": version or None,
         "Input": '"an input that nobody needs"',
         "CustomStatus": "null",
         "CreatedTime": now - timedelta(seconds=5),
         "LastUpdatedTime": now,
         "RuntimeStatus": status,
         "Generation": EntityProperty(0, EdmType.INT32),
+        "Tags": "null",
+        "ParentInstanceId": "",
         "TaskHubName": hub,
     }
     if status in OVER:
         properties |= {"CompletedTime": now, "Output": "null"}
     return {key: value for key, value in (properties | more).items() if value is not None}
+
+
+PARTITIONS = 4
+"""Control queues of a task hub, unless host.json says otherwise."""
 
 
 class ProviderHub:
@@ -50,7 +71,9 @@ class ProviderHub:
         self.storage = storage
         self.hub = hub
         self.name = table or f"{hub}Instances"
-        self._service = TableServiceClient.from_connection_string(storage.connection_string.get_secret_value())
+        connection = storage.connection_string.get_secret_value()
+        self._service = TableServiceClient.from_connection_string(connection)
+        self._queues = QueueServiceClient.from_connection_string(connection)
         self.table = self._service.get_table_client(self.name)
 
     async def __aenter__(self) -> "ProviderHub":
@@ -58,9 +81,16 @@ class ProviderHub:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._service.close()
+        await self._queues.close()
 
     async def create(self) -> "ProviderHub":
+        """Make the tables and control queues that a started app has."""
         await self._service.create_table_if_not_exists(self.name)
+        partitions = await self._service.create_table_if_not_exists(f"{self.hub}Partitions")
+        for name in control_queues(self.hub):
+            with suppress(ResourceExistsError):
+                await self._queues.create_queue(name)
+            await partitions.upsert_entity({"PartitionKey": "", "RowKey": name, "CurrentOwner": "worker-1"})
         return self
 
     async def delete(self) -> None:
@@ -78,8 +108,37 @@ class ProviderHub:
         await self.table.delete_entity(escape(instance_id), "")
 
 
+def message(instance_id: str, event_type: str = "ExecutionStarted", name: str | None = "ProcessOrder") -> str:
+    """A message of a control queue as the provider writes it (tests/recordings, messages.jsonl)."""
+    instance = {"$type": "DurableTask.Core.OrchestrationInstance", "InstanceId": instance_id, "ExecutionId": "e1"}
+    event: dict[str, Any] = {
+        "$type": f"DurableTask.Core.History.{event_type}Event",
+        "EventType": _EVENT_TYPES[event_type],
+        "EventId": -1,
+        "Timestamp": "2026-11-27T01:02:20.1213776Z",
+    }
+    if name is not None:
+        event["Name"] = name
+    task = {"$type": "DurableTask.Core.TaskMessage", "Event": event, "OrchestrationInstance": instance}
+    return json.dumps(
+        {"$type": "DurableTask.AzureStorage.MessageData", "TaskMessage": task, "CompressedBlobName": None}
+    )
+
+
+def large_message(blob: str) -> str:
+    """A message whose content is in a blob of the container `{hub}-largemessages`."""
+    return json.dumps(
+        {"$type": "DurableTask.AzureStorage.MessageData", "TaskMessage": None, "CompressedBlobName": blob}
+    )
+
+
+def control_queues(hub: str) -> list[str]:
+    """The names of the control queues."""
+    return [f"{hub.lower()}-control-{number:02d}" for number in range(PARTITIONS)]
+
+
 class ControlQueue:
-    """One of the hub's control queues, with messages in it."""
+    """One of the control queues of a task hub that exists, with messages in it."""
 
     def __init__(self, hub: ProviderHub) -> None:
         assert hub.storage.connection_string is not None
@@ -87,11 +146,10 @@ class ControlQueue:
         self._queue = QueueClient.from_connection_string(connection, f"{hub.hub.lower()}-control-01")
 
     async def __aenter__(self) -> "ControlQueue":
-        await self._queue.create_queue()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._queue.delete_queue()
+        await self._queue.clear_messages()
         await self._queue.close()
 
     async def send(self, text: str) -> QueueMessage:
@@ -124,14 +182,11 @@ class Account:
 
     async def make(self, hub: str, *instances: tuple[str, str]) -> None:
         """All of a task hub, with these instances and their statuses."""
-        for name in ("History", "Partitions"):
-            await self._tables.create_table(f"{hub}{name}")
+        await self._tables.create_table(f"{hub}History")
         async with ProviderHub(self._storage, hub) as provider:
             await provider.create()
             for instance_id, status in instances:
                 await provider.put(instance_id, status)
-        for number in range(4):
-            await self._queues.create_queue(f"{hub.lower()}-control-{number:02d}")
         await self._queues.create_queue(f"{hub.lower()}-workitems")
         for name in CONTAINERS:
             await self._blobs.create_container(f"{hub.lower()}-{name}")

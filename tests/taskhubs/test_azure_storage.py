@@ -97,9 +97,15 @@ async def test_finished_instances_stay_in_the_storage_once_they_are_old(
     assert await seen(backend, provider.hub) == []
 
 
-async def test_entities_are_never_seen(backend: AzureStorageBackend, provider: ProviderHub) -> None:
-    await provider.put("@counter@shop", "Running")
+async def test_entities_are_seen_when_they_change_and_are_never_active(
+    backend: AzureStorageBackend, provider: ProviderHub
+) -> None:
+    await provider.put("@counter@shop", "Running", name="@counter@shop")
     await provider.put("@", "Running")
+    found = await seen(backend, provider.hub)
+    assert sorted((one.instance_id, one.active) for one in found) == [("@", False), ("@counter@shop", False)]
+    assert {one.function_name for one in found} == {"", "counter"}
+    await quiet(provider)
     assert await seen(backend, provider.hub) == []
 
 
@@ -239,7 +245,7 @@ async def test_work_that_is_handed_over_while_a_scan_runs_is_not_missed(
     scanner = Scanner(backend, provider.hub)
     scan = await scanner.begin()
     await scanner.one_page(scan)
-    while '"PartitionKey"' in scan.cursors[0] or not scan.cursors[0].startswith("[14"):
+    while '"PartitionKey"' in scan.cursors[0] or not scan.cursors[0].startswith("[15"):
         await scanner.one_page(scan)
     await provider.put("a-second", "Running")
     await provider.put("b-first", "Completed")

@@ -37,7 +37,7 @@ async def test_a_hub_without_instances_is_read_in_two_pages(app: App, backend: M
     pages = await passed(backend, start.since, start.cursors)
     assert [page.sightings for page in pages] == [(), ()]
     assert start.again == pages[0].cursors
-    assert (backend.provider, await backend.in_flight(HUB)) == ("managementApi", None)
+    assert (backend.provider, await backend.snapshot(HUB)) == ("managementApi", None)
 
 
 async def test_every_page_is_read_also_after_short_and_empty_ones(app: App, backend: ManagementApiBackend) -> None:

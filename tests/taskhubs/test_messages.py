@@ -1,85 +1,250 @@
-"""Messages on their way in a task hub: seen until the last is deleted, and not guessed at where nobody may look."""
+"""The control queues of a task hub: what is counted, what is peeked, and what stands in the way."""
 
-import logging
+import base64
+import gzip
+import json
+import uuid
 
 import pytest
 
 from dev.local import free_ports
+from state_api.domain.messages import MessageKind, QueueSnapshot, VisibleMessage
 from state_api.emulator import EmulatorPorts
-from state_api.settings import StorageSettings, emulator_connection
-from state_api.taskhubs.artifacts import StorageArtifacts
-from tests.taskhubs.accounts import CUT, NAME, SECRET, Account, Fault, account, artifacts, hub, opened, proxied
+from state_api.settings import StorageSettings
+from state_api.taskhubs.account import StorageAccount
+from state_api.taskhubs.backend import SourceError, Trouble
+from state_api.taskhubs.control_queues import ControlQueues
+from tests.taskhubs.accounts import CUT, NAME, Account, Fault, account, connection_of, hub, proxied, troubled
+from tests.taskhubs.provider import large_message, message
 
-__all__ = ["account", "artifacts", "hub"]  # fixtures
+__all__ = ["account", "hub"]  # fixtures
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_messages_are_on_their_way_until_the_last_is_deleted(
-    account: Account, artifacts: StorageArtifacts, hub: str
+async def snapshot(settings: StorageSettings, hub: str) -> QueueSnapshot:
+    account = StorageAccount(settings, NAME)
+    try:
+        return await ControlQueues(account).snapshot(hub)
+    finally:
+        await account.close()
+
+
+async def make(account: Account, hub: str, count: int = 2) -> None:
+    """A task hub with empty control queues."""
+    await account.make_partitions(hub, count)
+    for number in range(count):
+        await account.make_queue(f"{hub.lower()}-control-{number:02}", 0)
+
+
+async def seen(account: Account, storage: StorageSettings, hub: str, *contents: str) -> list[VisibleMessage]:
+    """What a snapshot makes of these messages."""
+    await make(account, hub, 1)
+    queue = account.queues.get_queue_client(f"{hub.lower()}-control-00")
+    for content in contents:
+        await queue.send_message(content)
+    return list((await snapshot(storage, hub)).visible)
+
+
+def kinds(messages: list[VisibleMessage]) -> list[tuple[str, str, str]]:
+    return [(one.kind.value, one.instance_id, one.function_name) for one in messages]
+
+
+async def test_messages_are_counted_until_the_last_is_deleted(
+    account: Account, storage: StorageSettings, hub: str
 ) -> None:
-    for number in range(4):
-        await account.make_queue(f"{hub}-control-{number:02}", 0)
+    await make(account, hub, 4)
     await account.make_queue(f"{hub}-workitems")
     await account.make_queue(f"{hub}-control-backup")
     await account.make_queue(f"{hub}x-control-00")
-    assert await artifacts.in_flight(hub) is False
+    assert (await snapshot(storage, hub)).count == 0
     queue = account.queues.get_queue_client(f"{hub}-control-03")
-    await queue.send_message("start an order")
-    assert await artifacts.in_flight(hub) is True
-    assert await artifacts.in_flight(hub.upper()) is True
-    # A worker has it: nobody else can see it for a while.
-    [taken] = [message async for message in queue.receive_messages(visibility_timeout=600)]
-    assert await queue.peek_messages() == []
-    assert await artifacts.in_flight(hub) is True
+    await queue.send_message(message("order-1"))
+    found = await snapshot(storage, hub)
+    assert (found.count, found.steady, found.invisible, len(found.visible)) == (1, 1, 0, 1)
+    # A worker has taken it.
+    [taken] = [one async for one in queue.receive_messages(visibility_timeout=600)]
+    found = await snapshot(storage, hub)
+    assert (found.count, found.invisible, found.visible) == (1, 1, ())
     await queue.delete_message(taken)
-    assert await artifacts.in_flight(hub) is False
+    assert (await snapshot(storage, hub)).count == 0
     # A timer, or a delayed start.
-    await queue.send_message("wake an order", visibility_timeout=600)
-    assert await artifacts.in_flight(hub) is True
+    await queue.send_message(message("order-1", "TimerFired", None), visibility_timeout=600)
+    assert (await snapshot(storage, hub)).invisible == 1
 
 
-async def test_a_hub_without_queues_has_no_messages(account: Account, artifacts: StorageArtifacts, hub: str) -> None:
-    assert await artifacts.in_flight(hub) is False
-    await account.make_queue(f"{hub}-workitems")
-    assert await artifacts.in_flight(hub) is False
-
-
-async def test_queues_that_cannot_be_read_tell_nothing(
-    account: Account, storage: StorageSettings, hub: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    await account.make_hub(hub)
-    caplog.set_level(logging.INFO, "state_api")
-    async with proxied(storage) as proxy, opened(proxy.settings) as artifacts:
-        proxy.faults = {"Queue": Fault(403, "AuthorizationPermissionMismatch")}
-        assert [await artifacts.in_flight(hub) for _ in range(3)] == [None] * 3
-        [said] = caplog.messages
-        assert "Storage Queue Data Reader" in said
-        assert NAME in said
-        assert SECRET not in said
-        for fault in (Fault(503, "ServerBusy"), Fault(CUT), Fault(404), Fault(200)):
-            proxy.faults = {"Queue": fault}
-            assert await artifacts.in_flight(hub) is None
-        assert len(caplog.messages) == 5
-        proxy.faults = {}
-        assert await artifacts.in_flight(hub) is True
-    nowhere = EmulatorPorts(*free_ports(3)).connection()
-    for settings in (
-        {"connection_string": nowhere},
-        {"connection_string": emulator_connection("127.0.0.1", 1)},
-        {"table_service_uri": "https://shop.table.core.windows.net"},
-    ):
-        async with opened(StorageSettings.model_validate(settings)) as artifacts:
-            assert await artifacts.in_flight(hub) is None
-    assert {record.levelno for record in caplog.records if record.name.startswith("state_api")} == {logging.INFO}
-
-
-async def test_a_queue_that_goes_while_it_is_looked_at_holds_nothing(
+async def test_starts_name_their_instance_and_their_function(
     account: Account, storage: StorageSettings, hub: str
 ) -> None:
-    await account.make_hub(hub)
-    async with proxied(storage) as proxy, opened(proxy.settings) as artifacts:
-        proxy.faults = {f"/{hub}-control-{number:02}": Fault(404, "QueueNotFound") for number in range(4)}
-        assert await artifacts.in_flight(hub) is False
-        proxy.faults[f"/{hub}-control-02"] = Fault(403, "AuthorizationFailure")
-        assert await artifacts.in_flight(hub) is None
+    messages = await seen(account, storage, hub, message("order-1"), message("order/2\n##vso[", name="Ship"))
+    assert kinds(messages) == [("start", "order-1", "ProcessOrder"), ("start", "order/2\n##vso[", "Ship")]
+
+
+async def test_a_message_in_base64_is_read(account: Account, storage: StorageSettings, hub: str) -> None:
+    encoded = base64.b64encode(message("order-1").encode()).decode()
+    assert kinds(await seen(account, storage, hub, encoded)) == [("start", "order-1", "ProcessOrder")]
+
+
+@pytest.mark.parametrize("event_type", ["ExecutionTerminated", "TaskCompleted", "TimerFired", "EventRaised"])
+async def test_what_does_nothing_to_an_ended_instance_is_no_start(
+    account: Account, storage: StorageSettings, hub: str, event_type: str
+) -> None:
+    assert kinds(await seen(account, storage, hub, message("order-1", event_type, "go"))) == [("other", "order-1", "")]
+
+
+@pytest.mark.parametrize("event_type", ["GenericEvent", "ExecutionRewound", "FromTheFuture"])
+async def test_what_revives_an_instance_or_is_not_known_counts_as_a_start(
+    account: Account, storage: StorageSettings, hub: str, event_type: str
+) -> None:
+    assert kinds(await seen(account, storage, hub, message("order-1", event_type))) == [("start", "order-1", "")]
+
+
+async def test_a_message_for_an_entity_names_the_entity(account: Account, storage: StorageSettings, hub: str) -> None:
+    messages = await seen(account, storage, hub, message("@counter@a", "EventRaised", "op"))
+    assert kinds(messages) == [("entity", "@counter@a", "counter")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "start an order",
+        "{}",
+        "[]",
+        '{"TaskMessage": null}',
+        '{"TaskMessage": {"Event": 1, "OrchestrationInstance": {"InstanceId": "a"}}}',
+        "{" * 5000,
+        large_message("no name of the provider"),
+    ],
+)
+async def test_what_cannot_be_read_may_be_a_start(
+    account: Account, storage: StorageSettings, hub: str, content: str
+) -> None:
+    [found] = await seen(account, storage, hub, content)
+    assert found.kind is MessageKind.UNREADABLE
+
+
+async def test_a_large_start_is_read_from_its_blob(account: Account, storage: StorageSettings, hub: str) -> None:
+    name = f"orders/1/message-{uuid.uuid4().hex}-ExecutionStarted.json.gz"
+    container = account.blobs.get_container_client(f"{hub}-largemessages")
+    await container.create_container()
+    await container.upload_blob(name, gzip.compress(message("orders/1", name="Ship").encode()))
+    assert kinds(await seen(account, storage, hub, large_message(name))) == [("start", "orders/1", "Ship")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"not gzip", gzip.compress(b"not JSON", mtime=0), gzip.compress(b"{}", mtime=0)[:-9]],
+    ids=["no blob", "not compressed", "not JSON", "cut off"],
+)
+async def test_a_large_start_whose_blob_cannot_be_read_is_known_by_the_blobs_name(
+    account: Account, storage: StorageSettings, hub: str, content: bytes | None
+) -> None:
+    name = f"orders/1/message-{uuid.uuid4().hex}-ExecutionStarted.json.gz"
+    if content is not None:
+        container = account.blobs.get_container_client(f"{hub}-largemessages")
+        await container.create_container()
+        await container.upload_blob(name, content)
+    assert kinds(await seen(account, storage, hub, large_message(name))) == [("start", "orders/1", "")]
+
+
+async def test_a_large_event_needs_no_blob(account: Account, storage: StorageSettings, hub: str) -> None:
+    name = f"order-1/message-{uuid.uuid4().hex}-EventRaised.json.gz"
+    assert kinds(await seen(account, storage, hub, large_message(name))) == [("other", "order-1", "")]
+
+
+async def test_more_than_can_be_peeked_is_said(account: Account, storage: StorageSettings, hub: str) -> None:
+    messages = [message(f"order-{number}", "EventRaised", "go") for number in range(33)]
+    assert len(await seen(account, storage, hub, *messages)) == 32
+    found = await snapshot(storage, hub)
+    assert (found.count, found.steady, found.more_visible) == (33, 32, True)
+
+
+async def test_the_number_of_queues_is_in_taskhub_json_where_there_are_no_partitions(
+    account: Account, storage: StorageSettings, hub: str
+) -> None:
+    container = account.blobs.get_container_client(f"{hub}-leases")
+    await container.create_container()
+    await container.upload_blob("taskhub.json", json.dumps({"TaskHubName": hub, "PartitionCount": 2}).encode())
+    for number in range(2):
+        await account.make_queue(f"{hub}-control-{number:02}")
+    assert (await snapshot(storage, hub)).count == 2
+    # The table can be there and empty.
+    await account.tables.create_table(f"{hub}Partitions")
+    assert (await snapshot(storage, hub)).count == 2
+
+
+async def test_a_hub_that_does_not_say_how_many_queues_it_has_cannot_be_read(
+    account: Account, storage: StorageSettings, hub: str
+) -> None:
+    with troubled(Trouble.FAILED, f"{hub}Partitions", f"{hub}-leases", NAME):
+        await snapshot(storage, hub)
+    container = account.blobs.get_container_client(f"{hub}-leases")
+    await container.create_container()
+    for content in (b"{}", b"[]", b"no JSON", b'{"PartitionCount": 17}', b'{"PartitionCount": "4"}'):
+        await container.upload_blob("taskhub.json", content, overwrite=True)
+        with troubled(Trouble.FAILED, "taskhub.json"):
+            await snapshot(storage, hub)
+
+
+async def test_every_control_queue_must_exist(account: Account, storage: StorageSettings, hub: str) -> None:
+    await make(account, hub, 3)
+    await account.queues.delete_queue(f"{hub}-control-01")
+    with troubled(Trouble.FAILED, f"{hub}-control-01", "another account"):
+        await snapshot(storage, hub)
+
+
+async def test_another_owner_of_a_partition_shows(account: Account, storage: StorageSettings, hub: str) -> None:
+    await make(account, hub)
+    before = await snapshot(storage, hub)
+    assert (await snapshot(storage, hub)).owners == before.owners
+    table = account.tables.get_table_client(f"{hub}Partitions")
+    await table.upsert_entity({"PartitionKey": "", "RowKey": f"{hub}-control-00", "CurrentOwner": "worker-2"})
+    assert (await snapshot(storage, hub)).owners != before.owners
+
+
+async def test_queues_that_cannot_be_read_say_which_role_is_missing(
+    account: Account, storage: StorageSettings, hub: str
+) -> None:
+    await make(account, hub)
+    async with proxied(storage) as proxy:
+        proxy.faults = {"Queue": Fault(403, "AuthorizationPermissionMismatch")}
+        with troubled(Trouble.DENIED, "Storage Queue Data Reader", "ignoreMessages", NAME):
+            await snapshot(proxy.settings, hub)
+        proxy.faults = {"Queue": Fault(503, "ServerBusy")}
+        with pytest.raises(SourceError) as caught:
+            await snapshot(proxy.settings, hub)
+        assert caught.value.trouble is Trouble.THROTTLED
+        for fault in (Fault(CUT), Fault(404), Fault(200)):
+            proxy.faults = {"Queue": fault}
+            with pytest.raises(SourceError) as caught:
+                await snapshot(proxy.settings, hub)
+            assert caught.value.trouble is Trouble.FAILED
+    nowhere = StorageSettings.model_validate({"connection_string": EmulatorPorts(*free_ports(3)).connection()})
+    with troubled(Trouble.FAILED, "cannot be reached", NAME):
+        await snapshot(nowhere, hub)
+    assert connection_of(storage)
+
+
+async def test_a_message_that_leaves_between_peek_and_count_hides_no_invisible_one(
+    account: Account, storage: StorageSettings, hub: str
+) -> None:
+    await make(account, hub, 1)
+    queue = account.queues.get_queue_client(f"{hub}-control-00")
+    await queue.send_message(message("hidden"), visibility_timeout=600)
+    await queue.send_message(message("order-1", "EventRaised", "go"))
+    peeks = 0
+
+    async def leave(method: str, path: str) -> None:
+        nonlocal peeks
+        if "/messages" in path and method == "GET":
+            peeks += 1
+            if peeks == 2:
+                [taken] = [one async for one in queue.receive_messages()]
+                await queue.delete_message(taken)
+
+    async with proxied(storage) as proxy:
+        proxy.before = leave
+        found = await snapshot(proxy.settings, hub)
+    # The count was taken before the message left; it was visible only before.
+    assert (found.count, found.steady, len(found.visible)) == (2, 0, 1)
+    assert found.invisible >= 1

@@ -11,6 +11,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from dev.local import until
 from state_api.domain.instants import instant_from, seconds
 from state_api.domain.lifecycle import RuntimeStatus
+from state_api.domain.messages import QueueSnapshot
 from tests.taskhubs.schedulers import (
     HUB,
     QUIET,
@@ -108,7 +109,7 @@ async def test_what_is_scheduled_is_active_before_anybody_works_on_it(idle_engin
     idle_engine.start(waiting, "later", start_at=datetime.now(UTC) + timedelta(hours=1))
     async with opened(idle_engine.connection) as backend:
         found = await scanned(backend)
-        assert (await backend.in_flight(HUB)) is False
+        assert await backend.snapshot(HUB) == QueueSnapshot()
     assert {one.instance_id: one.runtime_status for one in found.values() if one.active} == {
         "now": RuntimeStatus.PENDING,
         "later": RuntimeStatus.PENDING,

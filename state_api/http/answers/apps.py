@@ -45,6 +45,8 @@ class PolicyAnswer(Given):
     ignore_functions: list[str]
     retention: RetentionAnswer
     missing_task_hub_is_drained: bool
+    message_visibility_seconds: int
+    ignore_messages: bool
 
     @classmethod
     def of(cls, policy: Policy) -> "PolicyAnswer":
@@ -58,6 +60,8 @@ class PolicyAnswer(Given):
                 keep_last=policy.retention.keep_last, keep_for_hours=policy.retention.keep_for_hours
             ),
             missing_task_hub_is_drained=policy.missing_task_hub_is_drained,
+            message_visibility_seconds=policy.message_visibility_seconds,
+            ignore_messages=policy.ignore_messages,
         )
 
 
@@ -137,7 +141,8 @@ class TaskHubSourceAnswer(Given):
 
 class WaiverAnswer(Given):
     task_hub: str
-    instance_id: str
+    instance_id: str | None
+    unexplained_messages: int | None = Field(description="Set in place of instanceId where messages are waived.")
     reason: str
     by: str
     created_at: Time
@@ -147,7 +152,8 @@ class WaiverAnswer(Given):
     def of(cls, waiver: Waiver) -> "WaiverAnswer":
         return cls(
             task_hub=waiver.task_hub,
-            instance_id=waiver.instance_id,
+            instance_id=None if waiver.of_messages else waiver.instance_id,
+            unexplained_messages=waiver.unexplained_messages or None,
             reason=waiver.reason,
             by=waiver.by,
             created_at=format_instant(waiver.created_at),

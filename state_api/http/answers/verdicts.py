@@ -7,7 +7,8 @@ from pydantic import Field
 from state_api.domain.evidence import ActiveInstance, ProbeResult, ProbeStatus
 from state_api.domain.instants import format_instant
 from state_api.domain.lifecycle import RuntimeStatus, Source
-from state_api.domain.readiness import Assurance, Reason, Waived
+from state_api.domain.messages import MessageEvidence
+from state_api.domain.readiness import Assurance, Reason, VerdictWarning, Waived
 from state_api.http.answers.shapes import Given, Time, time_or_none
 from state_api.services.readiness import SlotStatus
 
@@ -17,6 +18,11 @@ LISTED_ACTIVE = 20
 
 class ReasonAnswer(Given):
     code: Reason
+    message: str
+
+
+class WarningResponse(Given):
+    code: VerdictWarning
     message: str
 
 
@@ -58,6 +64,34 @@ class WaivedAnswer(ActiveAnswer):
         )
 
 
+class StartResponse(Given):
+    instance_id: str = Field(description="Empty where the message cannot be read.")
+    function_name: str = Field(description="Empty where the message does not say it.")
+
+
+class MessagesResponse(Given):
+    visible: int
+    invisible: int
+    explained: int = Field(description="Invisible messages that start nothing, such as timers of ended instances.")
+    starts: list[StartResponse] = Field(description="Messages that start work and block, at most 20.")
+    checked_at: Time
+
+    @classmethod
+    def of(cls, messages: MessageEvidence | None) -> "MessagesResponse | None":
+        if messages is None:
+            return None
+        return cls(
+            visible=messages.visible,
+            invisible=messages.invisible,
+            explained=messages.explained,
+            starts=[
+                StartResponse(instance_id=start.instance_id, function_name=start.function_name)
+                for start in messages.starts
+            ],
+            checked_at=format_instant(messages.checked_at),
+        )
+
+
 class ProbeAnswer(Given):
     status: ProbeStatus
     provider: str
@@ -66,6 +100,7 @@ class ProbeAnswer(Given):
     active: int = Field(description="Everything active, also what the policy leaves out.")
     scanned: int = Field(description="Instances that the provider handed over to be judged.")
     message: str | None = Field(description="What stands in the way, or how far it came.")
+    messages: MessagesResponse | None = Field(description="The control queues; null where nobody looked at them.")
 
     @classmethod
     def of(cls, probe: ProbeResult | None) -> "ProbeAnswer | None":
@@ -79,6 +114,7 @@ class ProbeAnswer(Given):
             active=probe.active_count,
             scanned=probe.scanned,
             message=probe.message or None,
+            messages=MessagesResponse.of(probe.messages),
         )
 
 
@@ -98,6 +134,7 @@ class VerdictAnswer(Given):
     version: str | None
     assurance: Assurance
     reasons: list[ReasonAnswer]
+    warnings: list[WarningResponse] = Field(description="What the verdict cannot know. A warning does not block.")
     active_count: int
     active_count_is_lower_bound: bool
     active: list[ActiveAnswer] = Field(description=f"The oldest {LISTED_ACTIVE}.")
@@ -120,6 +157,7 @@ class VerdictAnswer(Given):
             version=status.content.version if status.content else None,
             assurance=verdict.assurance,
             reasons=[ReasonAnswer(code=reason.code, message=reason.message) for reason in verdict.reasons],
+            warnings=[WarningResponse(code=warning.code, message=warning.message) for warning in verdict.warnings],
             active_count=verdict.active_count,
             active_count_is_lower_bound=verdict.active_count_is_lower_bound,
             active=[ActiveAnswer.of(active) for active in verdict.active[:LISTED_ACTIVE]],

@@ -78,6 +78,14 @@ def test_the_hub_and_the_topic_come_from_settings_and_publishing_is_tried_again(
     assert {"TASK_HUB", grid["topicEndpoint"].strip("%"), grid["keySettingName"]} <= set(settings)
 
 
+def test_an_event_that_cannot_be_published_holds_its_orchestration_up_for_less_than_two_seconds() -> None:
+    """The extension waits after every attempt, the last one included (docs/platform.md)."""
+    grid = json.loads((APP / "host.json").read_text())["extensions"]["durableTask"]["notifications"]["eventGrid"]
+    hours, minutes, seconds = map(float, grid["publishRetryInterval"].split(":"))
+    assert (hours, minutes) == (0, 0)
+    assert 0 < seconds * (grid["publishRetryCount"] + 1) < 2
+
+
 def pins(*files: Path) -> dict[str, str]:
     """The pinned version of each package for this Python."""
     lines = [line.partition("#")[0].strip() for file in files for line in file.read_text().splitlines()]
@@ -87,6 +95,6 @@ def pins(*files: Path) -> dict[str, str]:
 
 def test_the_requirements_are_pinned_installed_and_agree_with_the_servers() -> None:
     """Both apps are tested in one environment."""
-    found = pins(APP / "requirements.txt")
+    found = pins(APP / "requirements.in")
     assert found == {name: f"=={importlib.metadata.version(name)}" for name in found}
-    assert found.items() <= (pins(ROOT / "requirements.txt") | {"azure-functions-durable": "==1.7.0"}).items()
+    assert found.items() <= (pins(ROOT / "requirements.in") | {"azure-functions-durable": "==1.7.0"}).items()

@@ -75,7 +75,7 @@ def admin(host: FunctionsHost) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def stranger(host: FunctionsHost) -> Iterator[httpx.Client]:
+def anonymous(host: FunctionsHost) -> Iterator[httpx.Client]:
     """A client without a key."""
     with host.client() as client:
         yield client

@@ -62,65 +62,65 @@ def recorded(admin: httpx.Client, hub: str) -> list[str]:
 
 
 def test_a_single_event_and_a_batch_are_recorded_before_they_are_acknowledged(
-    admin: httpx.Client, stranger: httpx.Client, hub: str
+    admin: httpx.Client, anonymous: httpx.Client, hub: str
 ) -> None:
-    answer = deliver(stranger, [event(hub, "single")])
+    answer = deliver(anonymous, [event(hub, "single")])
     assert (answer.status_code, answer.content) == (202, b"")
     assert recorded(admin, hub) == ["single"]
     many = [event(hub, f"order-{number}") for number in range(500)]
-    assert deliver(stranger, many).status_code == 202
+    assert deliver(anonymous, many).status_code == 202
     assert recorded(admin, hub) == sorted(["single", *(one["data"]["instanceId"] for one in many)])
 
 
 def test_cloudevents_are_recorded_one_by_one_and_in_batches(
-    admin: httpx.Client, stranger: httpx.Client, hub: str
+    admin: httpx.Client, anonymous: httpx.Client, hub: str
 ) -> None:
-    assert deliver(stranger, cloud_event(hub, "one"), content_type=CLOUD_EVENT).status_code == 202
+    assert deliver(anonymous, cloud_event(hub, "one"), content_type=CLOUD_EVENT).status_code == 202
     batch = [cloud_event(hub, "two"), cloud_event(hub, "three")]
-    assert deliver(stranger, batch, content_type=CLOUD_EVENTS).status_code == 202
+    assert deliver(anonymous, batch, content_type=CLOUD_EVENTS).status_code == 202
     assert recorded(admin, hub) == ["one", "three", "two"]
 
 
-def test_a_delivery_without_its_type_is_refused(admin: httpx.Client, stranger: httpx.Client, hub: str) -> None:
+def test_a_delivery_without_its_type_is_refused(admin: httpx.Client, anonymous: httpx.Client, hub: str) -> None:
     params = {"functionName": FUNCTION, "code": EVENT_GRID_KEY}
-    assert stranger.post(WEBHOOK, params=params, json=[event(hub)]).status_code == 400
+    assert anonymous.post(WEBHOOK, params=params, json=[event(hub)]).status_code == 400
     assert recorded(admin, hub) == []
 
 
-def test_the_host_answers_both_handshakes_itself(stranger: httpx.Client) -> None:
-    answer = deliver(stranger, [VALIDATION], "SubscriptionValidation")
+def test_the_host_answers_both_handshakes_itself(anonymous: httpx.Client) -> None:
+    answer = deliver(anonymous, [VALIDATION], "SubscriptionValidation")
     assert (answer.status_code, answer.json()) == (200, {"validationResponse": VALIDATION["data"]["validationCode"]})  # type: ignore[index]
     params = {"functionName": FUNCTION, "code": EVENT_GRID_KEY}
-    options = stranger.options(WEBHOOK, params=params, headers={"WebHook-Request-Origin": "eventgrid.azure.net"})
+    options = anonymous.options(WEBHOOK, params=params, headers={"WebHook-Request-Origin": "eventgrid.azure.net"})
     assert (options.status_code, options.headers["webhook-allowed-origin"]) == (200, "eventgrid.azure.net")
 
 
 def test_only_the_platforms_system_key_and_its_master_key_open_the_trigger(
-    admin: httpx.Client, stranger: httpx.Client, hub: str
+    admin: httpx.Client, anonymous: httpx.Client, hub: str
 ) -> None:
     for key in (None, "", "not-a-key", *KEYS.values()):
-        refused = deliver(stranger, [event(hub)], code=key)
+        refused = deliver(anonymous, [event(hub)], code=key)
         assert (refused.status_code, refused.content) == (401, b"")
-        assert deliver(stranger, [VALIDATION], "SubscriptionValidation", key).status_code == 401
+        assert deliver(anonymous, [VALIDATION], "SubscriptionValidation", key).status_code == 401
     for key in (FUNCTION_KEY, DURABLE_TASK_KEY):
-        refused = deliver(stranger, [event(hub)], code=key)
+        refused = deliver(anonymous, [event(hub)], code=key)
         assert (refused.status_code, refused.content) == (403, b"")
     assert recorded(admin, hub) == []
-    assert deliver(stranger, [event(hub, "by-master-key")], code=MASTER_KEY).status_code == 202
+    assert deliver(anonymous, [event(hub, "by-master-key")], code=MASTER_KEY).status_code == 202
     assert recorded(admin, hub) == ["by-master-key"]
 
 
-def test_no_other_function_takes_deliveries(stranger: httpx.Client) -> None:
+def test_no_other_function_takes_deliveries(anonymous: httpx.Client) -> None:
     for function in ("PostEvents", "PutApp", "ProbeTaskHubs", "Nothing"):
-        assert deliver(stranger, [event(new_hub())], function=function).status_code == 404
+        assert deliver(anonymous, [event(new_hub())], function=function).status_code == 404
 
 
 def test_what_cannot_be_understood_is_acknowledged_and_goes_to_quarantine(
-    admin: httpx.Client, stranger: httpx.Client, hub: str
+    admin: httpx.Client, anonymous: httpx.Client, hub: str
 ) -> None:
     unknown = event(hub)
     unknown["data"]["runtimeStatus"] = "Paused"
-    assert deliver(stranger, [unknown]).status_code == 202
+    assert deliver(anonymous, [unknown]).status_code == 202
     kept = admin.get("/api/quarantine", params={"top": 1000}).json()["events"]
     (found,) = [one for one in kept if unknown["id"] in one["event"]]
     assert (found["code"], found["source"]) == ("UnknownStatus", "trigger")
@@ -128,14 +128,14 @@ def test_what_cannot_be_understood_is_acknowledged_and_goes_to_quarantine(
 
 @pytest.mark.parametrize("schema", ["Event Grid", "CloudEvents"])
 def test_the_trigger_changes_ids_that_look_like_dates(
-    admin: httpx.Client, stranger: httpx.Client, hub: str, schema: str
+    admin: httpx.Client, anonymous: httpx.Client, hub: str, schema: str
 ) -> None:
     """The host parses the event before the server gets it: docs/azure.md recommends the webhook for such apps."""
     for instance_id in (*REWRITTEN, *KEPT):
         if schema == "CloudEvents":
-            answer = deliver(stranger, cloud_event(hub, instance_id), content_type=CLOUD_EVENT)
+            answer = deliver(anonymous, cloud_event(hub, instance_id), content_type=CLOUD_EVENT)
         else:
-            answer = deliver(stranger, [event(hub, instance_id)])
+            answer = deliver(anonymous, [event(hub, instance_id)])
         assert answer.status_code == 202
     assert recorded(admin, hub) == sorted([*REWRITTEN.values(), *KEPT])
 

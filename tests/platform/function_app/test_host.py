@@ -42,45 +42,45 @@ def ask(host: FunctionsHost, method: str, path: str, headers: dict[str, str]) ->
     ],
 )
 def test_a_wrong_method_and_an_unknown_path_get_404_without_a_body_whatever_the_key(
-    admin: httpx.Client, stranger: httpx.Client, method: str, path: str
+    admin: httpx.Client, anonymous: httpx.Client, method: str, path: str
 ) -> None:
-    for client in (admin, stranger):
+    for client in (admin, anonymous):
         answer = client.request(method, path)
         assert (answer.status_code, answer.content) == (404, b"")
         assert not {"content-type", "cache-control", "allow", "x-content-type-options"} & set(answer.headers)
 
 
-def test_the_homepage_is_empty_where_the_setting_says_so(stranger: httpx.Client) -> None:
-    answer = stranger.get("/")
+def test_the_homepage_is_empty_where_the_setting_says_so(anonymous: httpx.Client) -> None:
+    answer = anonymous.get("/")
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_the_hosts_own_api_takes_the_master_key_alone(stranger: httpx.Client) -> None:
+def test_the_hosts_own_api_takes_the_master_key_alone(anonymous: httpx.Client) -> None:
     for key in ("not-a-key", *KEYS.values()):
-        refused = stranger.get("/admin/host/status", headers=sent(key))
+        refused = anonymous.get("/admin/host/status", headers=sent(key))
         assert (refused.status_code, refused.content) == (401, b"")
-    assert stranger.get("/admin/host/status", headers=sent(MASTER_KEY)).status_code == 200
+    assert anonymous.get("/admin/host/status", headers=sent(MASTER_KEY)).status_code == 200
 
 
 def test_with_the_master_key_somebody_can_publish_through_the_trigger_and_read_its_key(
-    admin: httpx.Client, stranger: httpx.Client, hub: str
+    admin: httpx.Client, anonymous: httpx.Client, hub: str
 ) -> None:
     """As docs/security.md says: whoever has that key is a publisher, and calls no operation."""
     master = sent(MASTER_KEY)
-    shown = stranger.get("/admin/host/systemkeys", headers=master).json()
+    shown = anonymous.get("/admin/host/systemkeys", headers=master).json()
     assert EVENT_GRID_KEY in [key["value"] for key in shown["keys"]]
     body = {"input": json.dumps(event(hub))}
-    assert stranger.post(f"/admin/functions/{FUNCTION}", json=body, headers=master).status_code == 202
+    assert anonymous.post(f"/admin/functions/{FUNCTION}", json=body, headers=master).status_code == 202
     until(lambda: recorded(admin, hub) == ["order-1"], "the event is recorded")
-    refused = stranger.post(f"/admin/functions/{FUNCTION}", json=body, headers=sent(FUNCTION_KEY))
+    refused = anonymous.post(f"/admin/functions/{FUNCTION}", json=body, headers=sent(FUNCTION_KEY))
     assert (refused.status_code, refused.content) == (403, b"")
 
 
 @pytest.mark.parametrize("path", ["/API/health", "/api/HEALTH", "/api/health/", "/api/APPS", "/api/apps/"])
 def test_a_path_in_another_case_or_with_a_slash_at_its_end_reaches_the_app_which_has_nothing_there(
-    admin: httpx.Client, stranger: httpx.Client, path: str
+    admin: httpx.Client, anonymous: httpx.Client, path: str
 ) -> None:
-    problem(stranger.get(path), 401, "Unauthorized")
+    problem(anonymous.get(path), 401, "Unauthorized")
     assert problem(admin.get(path), 404, "NotFound")["detail"] == f"there is nothing at {path}"
 
 

@@ -53,9 +53,9 @@ class Caller:
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 def test_an_operation_takes_the_keys_of_its_roles_and_no_other(
-    stranger: httpx.Client, own_hub: str, method: str, path: str, roles: set[str]
+    anonymous: httpx.Client, own_hub: str, method: str, path: str, roles: set[str]
 ) -> None:
-    call = Caller(stranger, method, path, own_hub)
+    call = Caller(anonymous, method, path, own_hub)
     for refused in (
         call(),
         call(sent("not-a-key")),
@@ -75,9 +75,9 @@ def test_an_operation_takes_the_keys_of_its_roles_and_no_other(
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 def test_a_key_that_is_bound_to_an_app_opens_no_other(
-    stranger: httpx.Client, own_hub: str, method: str, path: str, roles: set[str]
+    anonymous: httpx.Client, own_hub: str, method: str, path: str, roles: set[str]
 ) -> None:
-    call = Caller(stranger, method, path, own_hub)
+    call = Caller(anonymous, method, path, own_hub)
     for role, key in KEYS_OF_OTHER_APP.items():
         answer = call(sent(key))
         if path == "/api/apps" and role in roles:
@@ -101,14 +101,14 @@ def test_the_operations_above_are_all_that_the_host_serves() -> None:
     assert served == {(method, path) for method, path, _ in OPERATIONS}
 
 
-def test_health_and_the_contract_need_no_key_and_mind_none(stranger: httpx.Client) -> None:
+def test_health_and_the_contract_need_no_key_and_ignore_any(anonymous: httpx.Client) -> None:
     for path in ("/api/health", "/api/health/ready", "/api/openapi.json"):
         for headers in ({}, sent("not-a-key"), sent(MASTER_KEY)):
-            assert stranger.get(path, headers=headers).status_code == 200
+            assert anonymous.get(path, headers=headers).status_code == 200
 
 
 def test_every_operation_of_a_release_works_with_keys_that_are_bound_to_the_app(
-    host: FunctionsHost, azurite: Azurite, stranger: httpx.Client, own_hub: str
+    host: FunctionsHost, azurite: Azurite, anonymous: httpx.Client, own_hub: str
 ) -> None:
     del own_hub  # The app is registered by now.
     old, new = new_hub(), new_hub()
@@ -124,7 +124,7 @@ def test_every_operation_of_a_release_works_with_keys_that_are_bound_to_the_app(
     ) -> Any:
         called.add(operation)
         trigger = functions()[operation].get_trigger()
-        answer = stranger.request(
+        answer = anonymous.request(
             method or trigger.methods[0].value,
             f"/api/{trigger.route.format(app=OWN_APP, hub=hub)}",
             json=body,

@@ -1,0 +1,258 @@
+"""Starts on their way: an orchestration that is about to start can be nothing but a message in a control queue.
+
+Pure. A backend takes a `QueueSnapshot`; this module says which of its messages can still start an orchestration.
+docs/correctness.md has the argument.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from state_api.domain.exemptions import Exemptions
+from state_api.domain.instants import Instant, seconds
+
+PEEKED = 32
+"""Messages that a storage queue shows at a time, without taking them (Azure Queue storage, Peek Messages)."""
+
+LISTED_STARTS = 20
+"""Pending starts that a verdict lists; it counts all."""
+
+LONGEST_BACKOFF_SECONDS = 600
+"""How long the provider hides a message that a worker has abandoned, at most (DurableTask.AzureStorage,
+TaskHubQueue.AbandonMessageAsync)."""
+
+GRACE_SECONDS = 30
+"""What the time rule waits beyond the longest time for which a message can be hidden."""
+
+TIMER_MARGIN = seconds(10)
+"""A timer this close to its `FireAt` explains no invisible message: workers compute the delay by their own clocks."""
+
+TIMER_LEEWAY = seconds(60)
+"""How long after its `FireAt` a timer's message may still be counted: until a worker has polled, or for ever where the
+app is stopped; then it is visible."""
+
+MOST_TIMERS = 5_000
+"""Pending timers that are remembered for one task hub. With more, the histories are read anew each time."""
+
+
+class MessageKind(StrEnum):
+    """What a message in a control queue can do."""
+
+    START = "start"
+    """Starts or revives an orchestration."""
+    ENTITY = "entity"
+    """Is for an entity, whose code can start orchestrations."""
+    UNREADABLE = "unreadable"
+    """Cannot be read, so it may be a start."""
+    OTHER = "other"
+    """An event, a timer or a result. It does nothing to an instance that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleMessage:
+    """A message that can be peeked. `function_name` is that of the orchestrator or entity, empty where the message does
+    not say it."""
+
+    message_id: str
+    dequeue_count: int
+    kind: MessageKind
+    instance_id: str = ""
+    function_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """The control queues of a task hub at one moment. `count` includes invisible messages. `visible` were peeked before
+    or after the counting, at most PEEKED of each queue; `steady` of them both before and after, so the count includes
+    them. `more_visible` says that a queue may have further ones. `owners` differs when a worker has taken over a
+    partition."""
+
+    count: int = 0
+    visible: tuple[VisibleMessage, ...] = ()
+    steady: int = 0
+    more_visible: bool = False
+    owners: str = ""
+
+    @property
+    def invisible(self) -> int:
+        """Never fewer than the messages that were invisible all the time."""
+        return max(0, self.count - self.steady)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTimer:
+    """A timer that has been created and has not fired. `key` identifies it within the task hub."""
+
+    key: int
+    fire_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTimers:
+    """The pending timers that the histories of a task hub show. `read_through` is the provider's time up to which all
+    histories are read, None before the first complete read. `cursor` is where an unfinished read goes on and
+    `reading_since` when it began."""
+
+    timers: tuple[PendingTimer, ...] = ()
+    read_through: Instant | None = None
+    cursor: str | None = None
+    reading_since: Instant | None = None
+
+    def pending(self, after: Instant) -> int:
+        """How many of the timers fire later than `after`."""
+        return sum(timer.fire_at > after for timer in self.timers)
+
+    def with_timers(self, found: Iterable[PendingTimer], now: Instant) -> "tuple[PendingTimer, ...]":
+        """These timers and `found`, each once, without those that fired long ago."""
+        known = {timer.key: timer for timer in (*self.timers, *found)}
+        return tuple(timer for timer in known.values() if timer.fire_at > now - TIMER_LEEWAY)
+
+
+@dataclass(frozen=True, slots=True)
+class QuietPeriod:
+    """Since when invisible messages that nothing explains have been there without any change.
+
+    A change is another number of unexplained messages, another row stamp since `since` (`stamps` is their digest), or
+    another `signs`: a visible message, a recorded event, a worker that took over a partition. `exemptions` is the key
+    of the exemptions that it was observed under.
+    """
+
+    exemptions: str
+    began_at: Instant
+    since: Instant
+    stamps: int
+    unexplained: int
+    signs: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMemory:
+    """What is remembered of a task hub's messages between two probes."""
+
+    timers: KnownTimers = KnownTimers()
+    quiet: QuietPeriod | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStart:
+    """An orchestration that is about to start. Both are empty where a message cannot be read."""
+
+    instance_id: str
+    function_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEvidence:
+    """What a probe found in the control queues. `explained` are the invisible messages that start nothing. `starts` are
+    the oldest pending starts that block, `start_count` all of them; `more_visible` says that there may be others.
+    `unexplained` are the invisible messages that block, at the latest until `explained_at` if nothing changes."""
+
+    checked_at: Instant
+    visible: int = 0
+    invisible: int = 0
+    explained: int = 0
+    starts: tuple[PendingStart, ...] = ()
+    start_count: int = 0
+    more_visible: bool = False
+    unexplained: int = 0
+    explained_at: Instant | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether an orchestration is, or may be, about to start."""
+        return self.start_count > 0 or self.more_visible or self.unexplained > 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLook:
+    """A snapshot, and when it was taken by the state storage's clock. Of the timers that were known before, `pending`
+    surely have a hidden message in it; `possibly_pending` also counts those that are firing."""
+
+    snapshot: QueueSnapshot
+    pending: int
+    possibly_pending: int
+    looked_at: Instant
+
+    @classmethod
+    def of(cls, snapshot: QueueSnapshot, timers: KnownTimers, looked_at: Instant) -> "QueueLook":
+        return cls(
+            snapshot,
+            timers.pending(Instant(looked_at + TIMER_MARGIN)),
+            timers.pending(Instant(looked_at - TIMER_LEEWAY)),
+            looked_at,
+        )
+
+    @property
+    def unexplained(self) -> int:
+        """Invisible messages that are no known timer's."""
+        return max(0, self.snapshot.invisible - self.pending)
+
+
+def hidden_for_seconds(message_visibility_seconds: int) -> int:
+    """How long a message can stay invisible before a worker or a peek sees it again, with a margin."""
+    return max(message_visibility_seconds, LONGEST_BACKOFF_SECONDS) + GRACE_SECONDS
+
+
+def signs_of(snapshot: QueueSnapshot, last_recorded_at: Instant | None) -> str:
+    """A text that changes with every visible message, recorded event and change of a partition's owner."""
+    visible = sorted((message.message_id, message.dequeue_count) for message in snapshot.visible)
+    text = repr((visible, snapshot.more_visible, snapshot.owners, last_recorded_at))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def observe_quiet(
+    before: QuietPeriod | None, look: QueueLook, *, key: str, since: Instant, stamps: int, signs: str
+) -> QuietPeriod | None:
+    """The quiet period after this look: the one before if nothing has changed, else a new one; None if every invisible
+    message is explained. `since` and `stamps` are those of the scan that the look belongs to."""
+    if look.unexplained == 0:
+        return None
+    lowest = max(0, look.snapshot.invisible - look.possibly_pending)
+    if (
+        before is not None
+        and (before.exemptions, before.since, before.stamps, before.signs) == (key, since, stamps, signs)
+        and lowest <= before.unexplained <= look.unexplained
+    ):
+        return before
+    return QuietPeriod(key, look.looked_at, since, stamps, look.unexplained, signs)
+
+
+def assess_messages(
+    look: QueueLook, quiet: QuietPeriod | None, exemptions: Exemptions, *, hidden_for: int, now: Instant
+) -> MessageEvidence:
+    """What the look says. Unexplained messages block until they have been there unchanged for `hidden_for` seconds, or
+    are waived."""
+    snapshot = look.snapshot
+    starts = _pending_starts(snapshot.visible, exemptions)
+    unexplained = look.unexplained
+    explained_at: Instant | None = None
+    if unexplained and exemptions.waived_messages >= unexplained:
+        unexplained = 0
+    elif unexplained and quiet is not None:
+        explained_at = Instant(quiet.began_at + seconds(hidden_for))
+        if now >= explained_at and unexplained <= quiet.unexplained:
+            unexplained, explained_at = 0, None
+    return MessageEvidence(
+        checked_at=look.looked_at,
+        visible=len(snapshot.visible),
+        invisible=snapshot.invisible,
+        explained=snapshot.invisible - unexplained,
+        starts=tuple(starts[:LISTED_STARTS]),
+        start_count=len(starts),
+        more_visible=snapshot.more_visible,
+        unexplained=unexplained,
+        explained_at=explained_at,
+    )
+
+
+def _pending_starts(visible: Sequence[VisibleMessage], exemptions: Exemptions) -> list[PendingStart]:
+    return [
+        PendingStart(message.instance_id, message.function_name)
+        for message in visible
+        if message.kind is MessageKind.UNREADABLE
+        or (
+            message.kind in (MessageKind.START, MessageKind.ENTITY)
+            and not exemptions.exempts(message.function_name, message.instance_id)
+        )
+    ]

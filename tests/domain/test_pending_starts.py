@@ -1,0 +1,143 @@
+"""How pending starts and unseen messages show in a verdict."""
+
+from dataclasses import replace
+
+import pytest
+
+from state_api.domain.beneath import combine
+from state_api.domain.evidence import Evidence, ProbeStatus
+from state_api.domain.messages import MessageEvidence, PendingStart
+from state_api.domain.names import entity_name
+from state_api.domain.readiness import WARNINGS, Policy, Reason, Verdict, VerdictWarning, assess
+from state_api.domain.scans import Scan
+from tests.domain.builders import AZURE_STORAGE, at, evidence, probe
+
+NO_MESSAGES = MessageEvidence(at(-10))
+
+
+def verdict_on(messages: MessageEvidence | None, *, policy: Policy | None = None, began: float = -10) -> Verdict:
+    probed = replace(probe(began=began), messages=messages)
+    return assess(Evidence("v41", provider=AZURE_STORAGE, probe=probed), policy or Policy(), at())
+
+
+def message_of(messages: MessageEvidence) -> str:
+    [reason] = verdict_on(messages).reasons
+    assert reason.code is Reason.STARTS_PENDING
+    return reason.message
+
+
+def test_a_pending_start_blocks_and_counts_as_running() -> None:
+    verdict = verdict_on(replace(NO_MESSAGES, start_count=1, starts=(PendingStart("order-7", "Ship"),)))
+    assert [reason.code for reason in verdict.reasons] == [Reason.STARTS_PENDING]
+    assert (verdict.ready, verdict.has_running, verdict.active_count) == (False, True, 0)
+
+
+def test_without_pending_starts_nothing_is_running() -> None:
+    verdict = verdict_on(NO_MESSAGES)
+    assert (verdict.ready, verdict.has_running, verdict.warnings) == (True, False, ())
+
+
+def test_a_message_that_is_out_of_date_says_nothing() -> None:
+    verdict = verdict_on(replace(NO_MESSAGES, start_count=1), began=-1000)
+    assert [reason.code for reason in verdict.reasons] == [Reason.PROBE_STALE]
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        (
+            replace(NO_MESSAGES, start_count=1, starts=(PendingStart("order-7", "Ship"),)),
+            "1 message that starts work waits in the control queues of task hub v41; one is for Ship order-7",
+        ),
+        (
+            replace(NO_MESSAGES, start_count=2, starts=(PendingStart("", ""), PendingStart("order-7", ""))),
+            "2 messages that start work wait in the control queues of task hub v41; one is for order-7",
+        ),
+        (
+            replace(NO_MESSAGES, start_count=1, starts=(PendingStart("", ""),), more_visible=True),
+            "at least 1 messages that start work wait in the control queues of task hub v41",
+        ),
+        (
+            replace(NO_MESSAGES, more_visible=True),
+            "the control queues of task hub v41 hold more messages than can be peeked",
+        ),
+        (
+            replace(NO_MESSAGES, unexplained=1),
+            "1 invisible message in the control queues of task hub v41 can be starts that a worker had taken",
+        ),
+        (
+            replace(NO_MESSAGES, unexplained=3, explained_at=at(95)),
+            (
+                "3 invisible messages in the control queues of task hub v41 can be starts that a worker had taken; if "
+                "nothing changes, this ends in 1 min. An operator may waive unexplainedMessages"
+            ),
+        ),
+    ],
+)
+def test_the_reason_says_what_is_on_its_way(messages: MessageEvidence, text: str) -> None:
+    assert message_of(messages) == text
+
+
+def test_every_warning_code_is_explained() -> None:
+    assert set(WARNINGS) == set(VerdictWarning)
+    assert all(meaning.endswith(".") for meaning in WARNINGS.values())
+    assert [code.value for code in VerdictWarning] == ["EventsOnly", "MessagesUnseen"]
+
+
+def test_a_verdict_by_events_alone_warns() -> None:
+    [warning] = assess(evidence(), Policy(), at()).warnings
+    assert warning.code is VerdictWarning.EVENTS_ONLY
+    assert "Configure taskHubs" in warning.message
+
+
+def test_an_empty_slot_has_no_warning() -> None:
+    assert assess(evidence(None), Policy(), at()).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [(Policy(), "azureStorage does not show them"), (Policy(ignore_messages=True), "the policy says ignoreMessages")],
+)
+def test_messages_that_nobody_looked_at_are_a_warning(policy: Policy, why: str) -> None:
+    verdict = verdict_on(None, policy=policy)
+    [warning] = verdict.warnings
+    assert (verdict.ready, warning.code) == (True, VerdictWarning.MESSAGES_UNSEEN)
+    assert why in warning.message
+
+
+def test_before_a_task_hub_was_read_nothing_is_said_of_its_messages() -> None:
+    assert assess(Evidence("v41", provider=AZURE_STORAGE), Policy(), at()).warnings == ()
+    failed = probe(status=ProbeStatus.FAILED)
+    assert assess(Evidence("v41", provider=AZURE_STORAGE, probe=failed), Policy(), at()).warnings == ()
+
+
+def test_a_result_with_a_pending_start_is_read_anew() -> None:
+    assert replace(probe(), messages=replace(NO_MESSAGES, unexplained=1)).found_blocking
+    assert not replace(probe(), messages=NO_MESSAGES).found_blocking
+
+
+def test_a_verdict_on_several_task_hubs_has_the_starts_and_warnings_of_all() -> None:
+    staged = verdict_on(None)
+    prior = verdict_on(replace(NO_MESSAGES, start_count=1))
+    both = combine(staged, [prior])
+    assert (both.has_running, both.ready) == (True, False)
+    assert both.warnings == staged.warnings
+
+
+def test_the_control_queues_are_looked_at_before_every_pass() -> None:
+    scan = Scan(at(-10), at(-15), ["whole"], ["again"], "key")
+    needed = [scan.needs_look]
+    scan.looked_in_pass = scan.passes
+    needed.append(scan.needs_look)
+    scan.passes += 1
+    needed.append(scan.needs_look)
+    assert needed == [True, False, True]
+
+
+def test_an_entity_is_named_by_its_id() -> None:
+    assert [entity_name(one) for one in ("@counter@a", "@counter@a@b", "@counter", "@")] == [
+        "counter",
+        "counter",
+        "counter",
+        "",
+    ]

@@ -1,0 +1,123 @@
+"""A task hub under test: its worker, what must be active in it, and when the platform itself shows it as drained."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+
+from tests.platform.durable_host import WORKER_GONE, DurableHost
+from tests.platform.spans import Spans
+from tests.platform.task_hub import TaskHubStorage
+
+Result = TypeVar("Result")
+
+ENDED = ("Completed", "Failed", "Terminated")
+
+_DRAIN_SECONDS = 300
+
+
+@dataclass
+class Hub:
+    """`steady` is held by whoever must not be interrupted by a kill, and by whoever kills. `worker_is_killed`: the
+    worker is killed in this round. A killed worker leaves messages that it has processed and not deleted; they come
+    again after the visibility timeout, and can end an instance that was started again under the same id.
+    `left_timers` are the times, by `time.monotonic`, at which the timers of instances that have ended would fire."""
+
+    worker: DurableHost
+    storage: TaskHubStorage
+    spans: Spans = field(default_factory=Spans)
+    steady: asyncio.Lock = field(default_factory=asyncio.Lock)
+    worker_is_killed: bool = False
+    left_timers: list[float] = field(default_factory=list)
+    started: int = 0
+
+    async def insist(self, call: Callable[[], Awaitable[Result]]) -> tuple[Result, bool]:
+        """Repeat a request until a worker answers. The second value is False if it may have taken effect twice."""
+        once = True
+        while True:
+            try:
+                return await call(), once
+            except WORKER_GONE:
+                once = False
+                await asyncio.sleep(0.1)
+
+    async def launch(self, function: str, instance_id: str, **given: Any) -> float | None:
+        """Start an orchestration, once there is a worker to ask. The time of the answer; None if the worker was killed
+        before it answered, so that nobody knows whether the orchestration starts."""
+        self.started += 1
+        while True:
+            try:
+                await self.worker.launch(function, instance_id, **given)
+                return time.monotonic()
+            except httpx.ConnectError:
+                await asyncio.sleep(0.1)
+            except WORKER_GONE:
+                return None
+
+    async def until_status(self, instance_id: str, *statuses: str) -> str:
+        """Wait until the platform shows one of these statuses, over kills of the worker. Raises TimeoutError that says
+        what the platform shows instead."""
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                return (await self.insist(lambda: self.worker.until_status(instance_id, *statuses, seconds=900)))[0]
+        except TimeoutError:
+            shown = await self.storage.everything()
+            raise TimeoutError(f"{instance_id} is not {statuses} after {_DRAIN_SECONDS} s: {shown}") from None
+
+    async def end(self, instance_id: str, *, terminate: bool = False) -> bool:
+        """Ask an instance to end. False if it may have been asked twice."""
+        self.spans.release(instance_id, time.monotonic())
+        if terminate:
+            return await self.tell("terminate", instance_id)
+        return (await self.insist(lambda: self._send_go(instance_id)))[1]
+
+    async def tell(self, what: str, instance_id: str) -> bool:
+        """False if it may have been told twice. An instance that has ended meanwhile is left alone."""
+        return (await self.insist(lambda: self._tell(what, instance_id)))[1]
+
+    async def _send_go(self, instance_id: str) -> None:
+        try:
+            await self.worker.send_go(instance_id)
+        except AssertionError:
+            # The extension refuses to send events to an instance that has ended.
+            if await self.worker.status(instance_id) not in (*ENDED, None):
+                raise
+
+    async def _tell(self, what: str, instance_id: str) -> None:
+        try:
+            await self.worker.tell(what, instance_id)
+        except AssertionError:
+            if await self.worker.status(instance_id) not in (*ENDED, None):
+                raise
+
+    async def release_all(self) -> float:
+        """End everything that is active, and wait until the platform shows the task hub as drained. The time from
+        which it was. Raises TimeoutError that says what is left."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while True:
+            messages = await self.storage.messages()
+            (active, _) = await self.insist(self.worker.active)
+            if not active and messages.count <= self._expected_messages():
+                # Nothing was on its way, and then nothing was active. A look in between could miss a hand-over.
+                drained_at = time.monotonic()
+                if not (await self.insist(self.worker.active))[0]:
+                    return drained_at
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"does not drain: {active}, {messages}: {await self.storage.everything()}")
+            for one in active:
+                await self._release(one)
+            await asyncio.sleep(0.1)
+
+    def _expected_messages(self) -> int:
+        now = time.monotonic()
+        return sum(1 for fires_at in self.left_timers if fires_at > now)
+
+    async def _release(self, instance: dict[str, Any]) -> None:
+        instance_id, name = instance["id"], instance["name"]
+        if instance["status"] == "Suspended":
+            await self.tell("resume", instance_id)
+        if name in {"Wait", "Mends", "Eternal"}:
+            await self.end(instance_id)

@@ -1,0 +1,198 @@
+"""A Function App with one orchestrator for each way in which a Python orchestration waits and ends."""
+
+from collections.abc import Generator
+from datetime import datetime, timedelta
+from typing import Any
+
+import azure.durable_functions as df
+import azure.functions as func
+
+GO = "go"
+WAITS = "Waits"
+"""The custom status of an instance that waits for the event `go`."""
+
+GENERATIONS = 6
+
+FAR = 3600
+"""Seconds until a timer that loses."""
+
+app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+Tasks = Generator[Any, Any, Any]
+
+
+@app.function_name("Health")
+@app.route(route="health", methods=["GET"])
+def health(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse("ok")
+
+
+@app.activity_trigger(input_name="word")
+def Echo(word: str) -> str:
+    if word == "bad":
+        raise ValueError("no")
+    return word
+
+
+@app.entity_trigger(context_name="context")
+def Counter(context: df.DurableEntityContext) -> None:
+    context.set_state(context.get_state(lambda: 0) + 1)
+
+
+def after(context: df.DurableOrchestrationContext, seconds: float) -> datetime:
+    moment: datetime = context.current_utc_datetime + timedelta(seconds=seconds)
+    return moment
+
+
+def go_or_timer(context: df.DurableOrchestrationContext, seconds: float = FAR, event: str = GO) -> Tasks:
+    """Wait for the event or a timer; returns the timer. To be used with `yield from`."""
+    context.set_custom_status(WAITS)
+    timer = context.create_timer(after(context, seconds))
+    yield context.task_any([context.wait_for_external_event(event), timer])
+    return timer
+
+
+def orchestrator(code: Any) -> Any:
+    return app.orchestration_trigger(context_name="context")(code)
+
+
+# Orchestrations without a timer that is cancelled
+
+
+@orchestrator
+def AtOnce(context: df.DurableOrchestrationContext) -> Tasks:
+    return "done"
+    yield
+
+
+@orchestrator
+def FailAtOnce(context: df.DurableOrchestrationContext) -> Tasks:
+    raise ValueError("at once")
+    yield
+
+
+@orchestrator
+def OneActivity(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.call_activity("Echo", "a")
+
+
+@orchestrator
+def FailActivity(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.call_activity("Echo", "bad")
+
+
+@orchestrator
+def RetriesExhausted(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.call_activity_with_retry("Echo", df.RetryOptions(200, 2), "bad")
+
+
+@orchestrator
+def AnyOfActivities(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.task_any([context.call_activity("Echo", "a"), context.call_activity("Echo", "b")])
+
+
+@orchestrator
+def SubAtOnce(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.call_sub_orchestrator("AtOnce", None, f"{context.instance_id}-sub")
+
+
+@orchestrator
+def SubFails(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.call_sub_orchestrator("FailActivity", None, f"{context.instance_id}-sub")
+
+
+@orchestrator
+def TimerOnly(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.create_timer(after(context, 1))
+
+
+@orchestrator
+def EventOnly(context: df.DurableOrchestrationContext) -> Tasks:
+    context.set_custom_status(WAITS)
+    yield context.wait_for_external_event(GO)
+
+
+@orchestrator
+def Quiet(context: df.DurableOrchestrationContext) -> Tasks:
+    context.set_custom_status(WAITS)
+    yield context.wait_for_external_event("never")
+
+
+@orchestrator
+def TimerWins(context: df.DurableOrchestrationContext) -> Tasks:
+    yield from go_or_timer(context, 1)
+
+
+@orchestrator
+def EventOrTimerNoCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    """Ends only when the timer fires, although the event wins."""
+    yield from go_or_timer(context, 12)
+
+
+# Orchestrations that cancel a timer
+
+
+@orchestrator
+def EventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    timer = yield from go_or_timer(context)
+    timer.cancel()
+
+
+@orchestrator
+def EventOrTimerCancelThenFail(context: df.DurableOrchestrationContext) -> Tasks:
+    timer = yield from go_or_timer(context)
+    timer.cancel()
+    raise ValueError("after cancel")
+
+
+@orchestrator
+def EventOrTimerCancelThenActivity(context: df.DurableOrchestrationContext) -> Tasks:
+    timer = yield from go_or_timer(context)
+    timer.cancel()
+    yield context.call_activity("Echo", "a")
+
+
+@orchestrator
+def EventOrTimerCancelThenTimer(context: df.DurableOrchestrationContext) -> Tasks:
+    timer = yield from go_or_timer(context)
+    timer.cancel()
+    yield context.create_timer(after(context, 1))
+
+
+@orchestrator
+def EventOrTimerCancelThenSignal(context: df.DurableOrchestrationContext) -> Tasks:
+    timer = yield from go_or_timer(context)
+    timer.cancel()
+    context.signal_entity(df.EntityId("Counter", context.instance_id), "add")
+
+
+@orchestrator
+def ActivityThenEventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    yield context.call_activity("Echo", "a")
+    timer = yield from go_or_timer(context)
+    timer.cancel()
+
+
+@orchestrator
+def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    first = yield from go_or_timer(context)
+    first.cancel()
+    second = yield from go_or_timer(context, event="go on")
+    second.cancel()
+
+
+@orchestrator
+def ActivityOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    activity, timer = context.call_activity("Echo", "a"), context.create_timer(after(context, FAR))
+    yield context.task_any([activity, timer])
+    timer.cancel()
+
+
+@orchestrator
+def CancelThenContinue(context: df.DurableOrchestrationContext) -> Tasks:
+    """Ends in its sixth generation, which would come only after six events."""
+    generation = context.get_input() or 1
+    timer = yield from go_or_timer(context)
+    timer.cancel()
+    if generation < GENERATIONS:
+        context.continue_as_new(generation + 1)

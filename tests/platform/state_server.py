@@ -1,0 +1,127 @@
+"""The state server as a process that can be killed and started again, and the questions that tests ask it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from state_api.settings import StorageSettings
+from tests.server.processes import Served, serving
+
+TASK_HUB_STORAGE = "STATE_TASKHUBS_STORAGE"
+"""The setting with the storage account of the task hubs."""
+
+TASK_HUB_APP = "STATE_TASKHUBS_APP"
+"""The beginning of the settings of the app whose management API the server asks."""
+
+STORAGE_PROVIDER = {"provider": "azureStorage", "connection": TASK_HUB_STORAGE}
+MANAGEMENT_PROVIDER = {"provider": "managementApi", "connection": TASK_HUB_APP}
+
+SETTLE_SECONDS = 2
+"""The settle window of the apps in these tests."""
+
+READY_SECONDS = SETTLE_SECONDS + 1.5
+"""A question that is asked this long after a task hub has drained is answered with Ready. The settle window counts from
+the storage's clock, which tells whole seconds."""
+
+SCAN_LIMIT_SECONDS = 30.0
+"""How long a busy machine may take for one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of GetStagingStatus. The times are by `time.monotonic`."""
+
+    asked: float
+    answered: float
+    verdict: Mapping[str, Any]
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.verdict["ready"])
+
+    @property
+    def codes(self) -> list[str]:
+        return [reason["code"] for reason in self.verdict["reasons"]]
+
+
+class StateServerProcess:
+    """`python -m state_api serve`. After a kill it listens on another port."""
+
+    def __init__(self, storage: StorageSettings, folder: Path, app_url: str | None = None) -> None:
+        assert storage.connection_string is not None
+        self._storage = storage
+        self._folder = folder
+        self._settings = {TASK_HUB_STORAGE: storage.connection_string.get_secret_value()}
+        if app_url is not None:
+            self._settings |= {f"{TASK_HUB_APP}__endpoint": app_url, f"{TASK_HUB_APP}__key": "any-key-opens-it"}
+        self._stack = ExitStack()
+        self._served: Served | None = None
+        # A connection that is kept could be one that the server is just closing.
+        self._http = httpx.AsyncClient(timeout=150, limits=httpx.Limits(max_keepalive_connections=0))
+        self.kills = 0
+        self.killed_at = 0.0
+
+    @property
+    def url(self) -> str:
+        return self._served.url if self._served is not None else ""
+
+    @property
+    def webhook(self) -> str:
+        return f"{self.url}/api/events"
+
+    async def start(self) -> None:
+        context = serving(self._storage, self._folder, more=self._settings)
+        self._served = await asyncio.to_thread(self._stack.enter_context, context)
+
+    def kill(self) -> None:
+        """End the process with SIGKILL."""
+        assert self._served is not None
+        self._served.process.kill()
+        self._served.process.wait()
+        self.kills += 1
+        self.killed_at = time.monotonic()
+
+    async def restart(self) -> None:
+        self.kill()
+        await self.start()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+        await asyncio.to_thread(self._stack.close)
+
+    async def put_app(self, app: str, task_hub: str, provider: Mapping[str, str], **policy: Any) -> None:
+        """Register an app whose staging slot holds this task hub."""
+        body = {
+            "slots": {"staging": {"taskHub": task_hub}},
+            "policy": {"settleSeconds": SETTLE_SECONDS, **policy},
+            "taskHubs": dict(provider),
+        }
+        answer = await self._http.put(f"{self.url}/api/apps/{app}", json=body)
+        assert answer.status_code == 200, answer.text
+
+    async def ask(self, app: str, *, wait: int = 0) -> Answer:
+        """GetStagingStatus with `verify=fresh`. Raises httpx.TransportError when the server is killed meanwhile."""
+        asked = time.monotonic()
+        answer = await self._http.get(f"{self.url}/api/apps/{app}/staging", params={"verify": "fresh", "wait": wait})
+        answered = time.monotonic()
+        assert answer.status_code == 200, answer.text
+        return Answer(asked, answered, answer.json())
+
+
+@asynccontextmanager
+async def state_server(
+    storage: StorageSettings, folder: Path, app_url: str | None = None
+) -> AsyncIterator[StateServerProcess]:
+    """A state server until the block ends. `app_url` is where `managementApi` finds the app."""
+    server = StateServerProcess(storage, folder, app_url)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.close()

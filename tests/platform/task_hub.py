@@ -1,0 +1,74 @@
+"""What a task hub's own storage shows, read without any code of the server: rows and control queues."""
+
+import asyncio
+from dataclasses import dataclass
+
+from azure.data.tables.aio import TableServiceClient
+from azure.storage.queue.aio import QueueServiceClient
+
+_ENDED = frozenset({"Completed", "Failed", "Terminated", "Canceled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """The control queues together. `count` includes invisible messages, `visible` is what can be peeked."""
+
+    count: int
+    visible: int
+
+    @property
+    def invisible(self) -> int:
+        return self.count - self.visible
+
+
+class TaskHubStorage:
+    """The storage of one task hub. Close it."""
+
+    def __init__(self, connection: str, task_hub: str) -> None:
+        self.task_hub = task_hub
+        self._tables = TableServiceClient.from_connection_string(connection)
+        self.queues = QueueServiceClient.from_connection_string(connection)
+
+    async def close(self) -> None:
+        await self._tables.close()
+        await self.queues.close()
+
+    async def control_queues(self) -> list[str]:
+        beginning = f"{self.task_hub.lower()}-control-"
+        return [queue.name async for queue in self.queues.list_queues(name_starts_with=beginning)]
+
+    async def messages(self) -> Messages:
+        count = visible = 0
+        for name in await self.control_queues():
+            queue = self.queues.get_queue_client(name)
+            # In this order: a message that comes in between is counted as invisible, which makes nobody hasty.
+            visible += len(await queue.peek_messages(32))
+            count += (await queue.get_queue_properties()).approximate_message_count or 0
+        return Messages(count, visible)
+
+    async def statuses(self) -> dict[str, str]:
+        """The runtime status of each orchestration that has a row, by instance id as the key shows it."""
+        rows = self._tables.get_table_client(f"{self.task_hub}Instances").list_entities(
+            select=["PartitionKey", "RuntimeStatus"]
+        )
+        return {row["PartitionKey"]: row["RuntimeStatus"] async for row in rows if row["PartitionKey"][0] != "@"}
+
+    async def active(self) -> list[str]:
+        return [instance_id for instance_id, status in (await self.statuses()).items() if status not in _ENDED]
+
+    async def until_no_messages(self, seconds: float = 150) -> None:
+        """Wait until the control queues are empty, invisible messages included. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while (await self.messages()).count:
+                await asyncio.sleep(0.1)
+
+    async def everything(self) -> str:
+        """Rows, messages and owners of partitions, for the message of a test that waits in vain."""
+        peeked = [
+            message.content
+            for name in await self.control_queues()
+            for message in await self.queues.get_queue_client(name).peek_messages(32)
+        ]
+        owners = self._tables.get_table_client(f"{self.task_hub}Partitions").list_entities()
+        partitions = [dict(row) async for row in owners]
+        return f"{await self.statuses()}, {await self.messages()}, {peeked}, {partitions}"

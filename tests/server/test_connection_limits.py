@@ -1,0 +1,208 @@
+"""The limits of one server's connections, with times short enough to wait for, around a small application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from state_api.serving.connections import ConnectionLimits, limited_protocol
+from tests.loopback import HOST
+
+pytestmark = pytest.mark.anyio
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+SOON = 10.0
+"""Seconds within which everything here must have happened."""
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[bytes], Awaitable[Connection]]
+
+
+class Application:
+    """Answers each request with `size` bytes once it `may_answer`."""
+
+    def __init__(self, size: int = 2) -> None:
+        self.may_answer = asyncio.Event()
+        self.size = size
+        self.asked = 0
+        self.messages: list[Message] = []
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked += 1
+        try:
+            await self.may_answer.wait()
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % self.size)]}
+            )
+            for _ in range(0, self.size, 65_536):
+                await send({"type": "http.response.body", "body": b"x" * min(self.size, 65_536), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self.ended.set()
+
+
+class Reader(Application):
+    """Reads the body, after the first part of an answer where `answers_first`."""
+
+    def __init__(self, *, answers_first: bool) -> None:
+        super().__init__()
+        self._answers_first = answers_first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._answers_first:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            self.messages.append(await receive())
+            self.asked += 1
+            if self.messages[-1]["type"] == "http.disconnect":
+                self.ended.set()
+                return
+
+
+@asynccontextmanager
+async def served(application: Application, **limits: float) -> AsyncIterator[Connect]:
+    """Serve the application with these limits; yields how to connect and what to send."""
+    given = ConnectionLimits(**{"connections": 2, "head_seconds": SOON, "unread_seconds": SOON, **limits})  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        application, http=limited_protocol(given), log_config=None, access_log=False, timeout_keep_alive=60
+    )
+    config.load()
+    state = ServerState()
+    writers: list[asyncio.StreamWriter] = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}),  # type: ignore[call-arg]
+        HOST,
+        0,
+    )
+    port = server.sockets[0].getsockname()[1]
+
+    async def connect(sent: bytes) -> Connection:
+        reader, writer = await asyncio.open_connection(HOST, port, limit=65_536)
+        writers.append(writer)
+        writer.write(sent)
+        await writer.drain()
+        return reader, writer
+
+    try:
+        yield connect
+    finally:
+        for writer in writers:
+            writer.close()
+        server.close()
+        await until(lambda: not state.connections and not state.tasks)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SOON):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def rest(connection: Connection) -> bytes:
+    """All that comes until the server closes the connection."""
+    try:
+        async with asyncio.timeout(SOON):
+            return await connection[0].read()
+    except ConnectionResetError:
+        return b""
+
+
+async def head(connection: Connection) -> bytes:
+    """The head of the answer."""
+    async with asyncio.timeout(SOON):
+        return await connection[0].readuntil(b"\r\n\r\n")
+
+
+async def test_a_new_connection_replaces_the_one_that_has_waited_longest(anyio_backend: str) -> None:
+    application = Application()
+    application.may_answer.set()
+    async with served(application) as connect:
+        first, second = await connect(b""), await connect(GET)
+        assert b"200" in await head(second)
+        third = await connect(GET)
+        assert await rest(first) == b""
+        assert b"200" in await head(third)
+
+
+async def test_connections_with_a_request_are_not_replaced(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    application = Application()
+    async with served(application) as connect:
+        busy = [await connect(GET), await connect(GET)]
+        await until(lambda: application.asked == 2)
+        assert await rest(await connect(GET)) == b""
+        assert "refused a connection: 2 are open and each has a request" in caplog.text
+        application.may_answer.set()
+        for connection in busy:
+            assert b"200" in await head(connection)
+    assert application.asked == 2
+
+
+async def test_an_answer_that_nobody_reads_closes_the_connection(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    application = Application(size=64 * 1024 * 1024)
+    application.may_answer.set()
+    async with served(application, unread_seconds=0.2) as connect:
+        await connect(GET)
+        async with asyncio.timeout(SOON):
+            await application.ended.wait()
+    assert "its answer has not been read for 0.2 s" in caplog.text
+
+
+async def test_an_answer_that_is_read_slowly_is_sent_to_its_end(anyio_backend: str) -> None:
+    """It takes longer than an answer may wait without being read, and longer than a head may take."""
+    application = Application(size=16 * 1024 * 1024)
+    application.may_answer.set()
+    async with served(application, unread_seconds=2, head_seconds=0.5) as connect:
+        connection = await connect(GET)
+        await head(connection)
+        read = 0
+        async with asyncio.timeout(60):
+            while part := await connection[0].read(65_536):
+                read += len(part)
+                if read == application.size:
+                    break
+                await asyncio.sleep(0.02)
+    assert read == application.size
+
+
+async def test_a_body_that_goes_on_after_the_answer_closes_the_connection(anyio_backend: str) -> None:
+    application = Application()
+    application.may_answer.set()
+    async with served(application, head_seconds=0.3) as connect:
+        connection = await connect(CHUNKED)
+        assert b"200" in await head(connection)
+        reading = asyncio.ensure_future(rest(connection))
+        while not reading.done():
+            connection[1].write(b"1\r\nx\r\n")
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("answers_first", [False, True])
+async def test_what_is_not_http_within_a_body_ends_the_request_and_logs_one_line(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture, answers_first: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    application = Reader(answers_first=answers_first)
+    async with served(application) as connect:
+        connection = await connect(CHUNKED)
+        await until(lambda: application.asked == 1)
+        connection[1].write(b"no chunk\r\n\r\n")
+        answer = await rest(connection)
+        async with asyncio.timeout(SOON):
+            await application.ended.wait()
+    assert answer.startswith(b"HTTP/1.1 " + (b"200" if answers_first else b"400"))
+    assert [message["type"] for message in application.messages] == ["http.request", "http.disconnect"]
+    assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == [
+        "Invalid HTTP request received."
+    ]

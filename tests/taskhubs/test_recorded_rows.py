@@ -1,0 +1,139 @@
+"""The azureStorage backend on every row that the real extension wrote."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import pytest
+from azure.data.tables.aio import TableServiceClient
+
+from state_api.domain.instants import parse_instant
+from state_api.domain.sightings import Sighting
+from state_api.settings import StorageSettings
+from state_api.storage.keys import unescape
+from state_api.taskhubs.azure_storage import AzureStorageBackend
+from tests import recordings
+from tests.taskhubs.provider import row
+
+pytestmark = pytest.mark.anyio
+
+ODD_IDS = ("Case", "case", "[brackets]", "a+b&c=d", "it's", "per%cent", "semi;colon", "z" * 100, "ünï cödé", "日本語")
+WAITS_WITH_ODD_IDS = dict.fromkeys(ODD_IDS, "Running")
+ORPHANS = {"parent-terminated:0": "Running", "parent-terminated:1": "Running"}
+"""Terminating a parent leaves its sub-orchestrations running."""
+
+ACTIVE: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("suspended", "Recorded"): {"wait-suspended": "Suspended"},
+    ("rewound", "Recorded"): {},
+    ("rewound and active", "Recorded"): {"mends": "Pending"},
+    ("parent with two children", "Recorded"): {
+        "mends-not": "Pending",
+        "parent-2": "Running",
+        "parent-2:0": "Running",
+        "parent-2:1": "Running",
+    },
+    ("parent terminated, children not", "Recorded"): {"mends-not": "Pending", **ORPHANS},
+    ("odd ids running", "Recorded"): {
+        "mends-not": "Pending",
+        "timer-long": "Running",
+        **ORPHANS,
+        **WAITS_WITH_ODD_IDS,
+    },
+    ("end", "Recorded"): {"mends-not": "Pending", **ORPHANS, **WAITS_WITH_ODD_IDS},
+    ("end", "RecordedV2"): {
+        "versioned-parent": "Running",
+        "versioned-parent:0": "Running",
+        "versioned-waits": "Running",
+    },
+    ("end", "RecordedSessions"): {},
+}
+"""What each snapshot must show active."""
+
+PYTHON_ACTIVE = dict.fromkeys(("[b]", "a b&c=d", "it's", "per�nt", "x y", "日"), "Running")
+
+
+@pytest.fixture
+async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
+    made = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
+    yield made
+    await made.close()
+
+
+async def write(storage: StorageSettings, hub: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The rows as those of this task hub; the ids of its orchestrations."""
+    assert storage.connection_string is not None
+    connection = storage.connection_string.get_secret_value()
+    ids = []
+    async with TableServiceClient.from_connection_string(connection) as service:
+        table = await service.create_table(f"{hub}Instances")
+        for recorded in rows:
+            await table.create_entity(recordings.entity(recorded, TaskHubName=hub))
+            ids.append(unescape(recorded["PartitionKey"]))
+    return [instance_id for instance_id in ids if not instance_id.startswith("@")]
+
+
+async def scanned(backend: AzureStorageBackend, hub: str) -> list[Sighting]:
+    start = await backend.start(hub)
+    cursors, found = list(start.cursors), list[Sighting]()
+    while cursors:
+        page = await backend.page(hub, start.since, cursors.pop())
+        found += page.sightings
+        cursors += page.cursors
+    return found
+
+
+def statuses(sightings: Iterable[Sighting | None]) -> dict[str, str]:
+    """The active ones."""
+    return {one.instance_id: one.runtime_status for one in sightings if one is not None and one.active}
+
+
+def test_every_snapshot_is_judged() -> None:
+    assert set(recordings.snapshots()) == set(ACTIVE)
+
+
+@pytest.mark.parametrize(("snapshot", "recorded_hub"), ACTIVE)
+async def test_every_recorded_row_shows_what_was_active(
+    storage: StorageSettings, backend: AzureStorageBackend, hub: str, snapshot: str, recorded_hub: str
+) -> None:
+    rows = recordings.instance_rows(snapshot, recorded_hub)
+    ids = await write(storage, hub, rows)
+    active = ACTIVE[snapshot, recorded_hub]
+    found = await scanned(backend, hub)
+    assert statuses(found) == active
+    # Entities are among what has changed, and never active.
+    assert {one.instance_id for one in found if not one.instance_id.startswith("@")} <= set(ids)
+    looked_up = await backend.find(hub, ids)
+    assert statuses(looked_up.values()) == active
+    by_id = {unescape(recorded["PartitionKey"]): recorded for recorded in rows}
+    for instance_id, sighting in looked_up.items():
+        assert sighting is not None
+        recorded = by_id[instance_id]
+        assert (sighting.function_name, sighting.runtime_status) == (recorded["Name"], recorded["RuntimeStatus"])
+        assert sighting.created_at == parse_instant(recorded["CreatedTime"])
+        assert sighting.version == recorded.get("Version")
+
+
+async def test_the_rows_of_a_python_app_show_what_was_active(
+    storage: StorageSettings, backend: AzureStorageBackend, hub: str
+) -> None:
+    """Also those of the orchestrations whose ends were never published."""
+    ids = await write(storage, hub, recordings.lines("python-instances"))
+    assert statuses(await scanned(backend, hub)) == PYTHON_ACTIVE
+    found = await backend.find(hub, ids)
+    assert statuses(found.values()) == PYTHON_ACTIVE
+    for instance_id in ("EventOrTimerCancel", "EventOrTimerCancelThenFail", "ActivityOrTimerCancel"):
+        sighting = found[instance_id]
+        assert sighting is not None
+        assert not sighting.active
+
+
+async def test_a_default_version_is_seen_and_none_where_there_is_none(
+    storage: StorageSettings, backend: AzureStorageBackend, hub: str
+) -> None:
+    await write(storage, hub, recordings.instance_rows("end", "RecordedV2"))
+    assert {one.version for one in await scanned(backend, hub)} == {"2.0"}
+
+
+@pytest.mark.parametrize(("key", "status"), [("chain-3", "Completed"), ("Case", "Running")])
+def test_rows_that_tests_make_have_the_columns_of_recorded_ones(key: str, status: str) -> None:
+    recorded = recordings.entity(recordings.instance_row(key))
+    assert set(row("hub", key, status)) == set(recorded)
