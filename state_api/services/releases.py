@@ -195,10 +195,8 @@ class Releases:
         what is in a slot or retired the app itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to
         another app."""
         hub = await self._task_hubs.get(task_hub)
-        if caller is not None and (hub is None or hub.app is None) and await self._recorder.has_waiting(task_hub):
-            return True
         if hub is None:
-            return False
+            return caller is not None and await self._recorder.has_waiting(task_hub)
         if hub.app is not None and app_key(hub.app) != app_key(app.name):
             other = await self._apps.get(hub.app)
             slot = other.slot_of(task_hub) if other else None
@@ -214,7 +212,9 @@ class Releases:
                 taskHub=task_hub,
                 app=hub.app,
             )
-        return hub.closed or (caller is not None and hub.recording and not is_claimed_by(hub, app, caller))
+        if hub.closed or caller is None or is_claimed_by(hub, app, caller):
+            return hub.closed
+        return hub.recording or await self._recorder.has_waiting(task_hub)
 
     async def _change(
         self,

@@ -1,6 +1,7 @@
 """One table per task hub. `i|<id>` holds an instance, `a|<since>|<id>` exists exactly while it is active, and both
-change in one transaction under the ETag of `i|<id>`. `b|<function>`, the function's last beat, tells when an instance
-of an orchestrator function last changed in the shard; the mark in `b|^c` changes when a look-up closes one.
+change in one transaction under the ETag of `i|<id>`. `b|1|<function>`, the function's last beat, tells when an
+instance of an orchestrator function last changed in the shard; the mark in `b|1|^c` changes when a look-up closes one.
+The 1 is the schema number of these rows.
 
 "Is anything active?" is then one range read per shard, whatever the hub has finished, and it comes oldest first.
 """

@@ -20,7 +20,7 @@ from state_api.storage.tables import TASK_HUBS, instance_table
 from state_api.storage.unclaimed import REFRESH_SECONDS, UnclaimedLimit
 from tests.builders import at, cloud_event, event
 from tests.conftest import new_hub
-from tests.http.client import codes, problem, publish, put, stage, staging
+from tests.http.client import codes, problem, publish, put, run, stage, staging
 from tests.proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +165,26 @@ async def test_post_staging_refuses_a_task_hub_whose_events_wait(full: httpx.Asy
     """It has run before, whether its events were recorded or not."""
     await publish(full, event(hub))
     problem(await stage(full, app, hub), 409, "TaskHubAlreadyUsed")
+
+
+async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_hub_that_has_run(
+    storage: StorageSettings, full: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    """The run that claimed it may repeat its request: its events came after it had asked."""
+    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, dying):
+
+        async def come_before_the_claim(method: str, path: str) -> None:
+            if path.endswith("$batch"):
+                proxy.before = nothing
+                assert await publish(full, event(hub)) == QUARANTINED
+                proxy.fail = lambda method, path: 500 if "Quarantine" in path else None
+
+        proxy.before = come_before_the_claim
+        problem(await stage(dying, app, hub, run(1)), 503, "StorageUnavailable")
+    assert (await full.get(f"/api/taskhubs/{hub}")).json()["app"] == app
+    problem(await stage(full, app, hub, run(2)), 409, "TaskHubAlreadyUsed")
+    assert (await stage(full, app, hub, run(1))).status_code == 200
+    assert codes(await staging(full, app))[-1] == "InstancesActive"
 
 
 async def test_post_staging_records_what_came_while_it_claimed_the_task_hub(

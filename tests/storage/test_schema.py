@@ -334,8 +334,11 @@ async def test_an_activity_stamp_that_a_newer_server_writes_has_another_key(plac
 
 
 @numbers
-@pytest.mark.parametrize("kind", ["work", "result"])
+@pytest.mark.parametrize("kind", ["work", "result", "messages"])
 async def test_a_probe_of_another_schema(place: Place, kind: str, number: int | None) -> None:
+    if kind == "messages":
+        row = {"PartitionKey": "probe", "RowKey": f"{place.hub}|messages", SCHEMA: 1, "Memory0": ""}
+        await place.server.tables.client(TASK_HUBS).upsert_entity(row)
     of = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{place.hub}|{kind}"  # noqa: E731
     async with place.tampered(TASK_HUBS, of, number) as http:
         await refused(http, place, number, "probe results", *VERDICTS, "GetVersions")
