@@ -35,7 +35,7 @@ def cells(row: Iterable[str]) -> list[str]:
     """The cells of a table's row, printable. They share their lines, so no two of them may hold a `::`."""
     printed = [printable(cell, LONGEST_CELL) for cell in row]
     if sum("::" in cell for cell in printed) > 1:
-        printed = [cell.replace("::", ": :") for cell in printed]
+        printed = [re.sub(":(?=:)", ": ", cell) for cell in printed]
     return printed
 
 
