@@ -26,7 +26,7 @@ from state_api.http.answers.apps import PendingSwapAnswer, PolicyAnswer
 from state_api.http.answers.history import CleanedUpAnswer
 from state_api.http.answers.verdicts import LISTED_ACTIVE, ProbeAnswer, VerdictAnswer
 from state_api.http.auth import ANONYMOUS
-from state_api.services import admission, background, cleanup, questions, recording, verification
+from state_api.services import admission, background, cleanup, questions, recording, scanning, verification
 from state_api.services.cleanup import Outcome
 from state_api.services.envelopes import QUARANTINE_CODES
 from state_api.services.questions import Verify
@@ -400,6 +400,8 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
         "clocks of workers and storage may differ by": f"{healing.SKEW // second} s",
         "a task hub that takes longer to read is not read anew for every question": f"{questions.LONG_SECONDS:g} s",
     }
+    assert f"for up to {scanning.LEASE_SECONDS} s: a question" in section(CONCEPTS, "In the background")
+    assert scanning.LEASE_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
     timer = section(AZURE, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"

@@ -240,8 +240,38 @@ async def test_a_worker_that_died_does_not_keep_the_hub(
         verdict = await staging(http, app)
     assert codes(verdict) == ["ProbeIncomplete"]
     assert "another worker" in verdict["reasons"][0]["message"]
-    clock.turn(120)
+    clock.turn(15)
     assert (await staging(http, app))["ready"]
+
+
+async def test_a_worker_keeps_the_hub_for_as_long_as_it_reads(
+    storage: StorageSettings,
+    http: httpx.AsyncClient,
+    proxy: StorageProxy,
+    app: str,
+    draining: ProviderHub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lease is renewed, so that a read may take longer than a lease."""
+    monkeypatch.setattr("state_api.services.scanning.LEASE_SECONDS", 2)
+    monkeypatch.setattr("state_api.services.scanning._RENEW_SECONDS", 0.3)
+    reading, released = asyncio.Event(), asyncio.Event()
+
+    async def hold(method: str, path: str) -> None:
+        if "Instances" in path:
+            reading.set()
+            await released.wait()
+
+    async with served(storage, storage, ShiftedClock()) as other:
+        proxy.before = hold
+        first = asyncio.create_task(staging(http, app))
+        await reading.wait()
+        monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 4.0)
+        verdict = await staging(other, app)
+        assert codes(verdict) == ["ProbeIncomplete"]
+        assert "another worker" in verdict["reasons"][0]["message"]
+        released.set()
+        assert (await first)["ready"]
 
 
 async def _nothing(*arguments: object) -> bool:
