@@ -66,7 +66,8 @@ async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: s
     """A whole server in this process, on the real storage."""
     assert storage.connection_string is not None
     # The task hubs of the tests' apps live in the same emulator.
-    connections = Connections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
+    connection = storage.connection_string.get_secret_value()
+    connections = Connections({"STATE_TASKHUBS_SHOP": connection, "STATE_TASKHUBS_OTHER": connection})
     state = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = state.tables.clock
     yield state

@@ -6,7 +6,7 @@ docs/correctness.md has the argument.
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from state_api.domain.exemptions import Exemptions
@@ -92,12 +92,13 @@ class PendingTimer:
 class KnownTimers:
     """The pending timers that the histories of a task hub show. `read_through` is the provider's time up to which all
     histories are read, None before the first complete read. `cursor` is where an unfinished read goes on and
-    `reading_since` when it began."""
+    `reading_since` when it began. `partial` says that some of the timers were too many to be remembered."""
 
     timers: tuple[PendingTimer, ...] = ()
     read_through: Instant | None = None
     cursor: str | None = None
     reading_since: Instant | None = None
+    partial: bool = False
 
     def pending(self, after: Instant) -> int:
         """How many of the timers fire later than `after`."""
@@ -107,6 +108,16 @@ class KnownTimers:
         """These timers and `found`, each once, without those that fired long ago."""
         known = {timer.key: timer for timer in (*self.timers, *found)}
         return tuple(timer for timer in known.values() if timer.fire_at > now - TIMER_LEEWAY)
+
+    def bounded(self) -> "KnownTimers":
+        """What is remembered until the next probe: at most MOST_TIMERS, so that it fits into a row. What is left out
+        explains nothing, which is safe."""
+        if len(self.timers) <= MOST_TIMERS:
+            return self
+        if self.cursor is None:
+            return KnownTimers()
+        latest = sorted(self.timers, key=lambda timer: timer.fire_at)[-MOST_TIMERS:]
+        return replace(self, timers=tuple(latest), partial=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +139,10 @@ class QuietPeriod:
 
 @dataclass(frozen=True, slots=True)
 class MessageMemory:
-    """What is remembered of a task hub's messages between two probes."""
+    """What is remembered of a task hub's messages between two probes. `place` is where they are: what was seen in
+    another storage account says nothing."""
 
+    place: str = ""
     timers: KnownTimers = KnownTimers()
     quiet: QuietPeriod | None = None
 
@@ -146,7 +159,8 @@ class PendingStart:
 class MessageEvidence:
     """What a probe found in the control queues. `explained` are the invisible messages that start nothing. `starts` are
     the oldest pending starts that block, `start_count` all of them; `more_visible` says that there may be others.
-    `unexplained` are the invisible messages that block, at the latest until `explained_at` if nothing changes."""
+    `unexplained` are the invisible messages that block, at the latest until `explained_at` if nothing changes. `waived`
+    are those that would block without a waiver."""
 
     checked_at: Instant
     visible: int = 0
@@ -157,6 +171,7 @@ class MessageEvidence:
     more_visible: bool = False
     unexplained: int = 0
     explained_at: Instant | None = None
+    waived: int = 0
 
     @property
     def pending(self) -> bool:
@@ -166,21 +181,24 @@ class MessageEvidence:
 
 @dataclass(frozen=True, slots=True)
 class QueueLook:
-    """A snapshot, and when it was taken by the state storage's clock. Of the timers that were known before, `pending`
-    surely have a hidden message in it; `possibly_pending` also counts those that are firing."""
+    """A snapshot that was taken between `began_at` and `ended_at`, by the state storage's clock. Of the timers that
+    were known before, `pending` surely have a hidden message in it; `possibly_pending` also counts those that are
+    firing."""
 
     snapshot: QueueSnapshot
     pending: int
     possibly_pending: int
-    looked_at: Instant
+    began_at: Instant
+    ended_at: Instant
 
     @classmethod
-    def of(cls, snapshot: QueueSnapshot, timers: KnownTimers, looked_at: Instant) -> "QueueLook":
+    def of(cls, snapshot: QueueSnapshot, timers: KnownTimers, began_at: Instant, ended_at: Instant) -> "QueueLook":
         return cls(
             snapshot,
-            timers.pending(Instant(looked_at + TIMER_MARGIN)),
-            timers.pending(Instant(looked_at - TIMER_LEEWAY)),
-            looked_at,
+            timers.pending(Instant(ended_at + TIMER_MARGIN)),
+            timers.pending(Instant(began_at - TIMER_LEEWAY)),
+            began_at,
+            ended_at,
         )
 
     @property
@@ -215,26 +233,27 @@ def observe_quiet(
         and lowest <= before.unexplained <= look.unexplained
     ):
         return before
-    return QuietPeriod(key, look.looked_at, since, stamps, look.unexplained, signs)
+    return QuietPeriod(key, look.ended_at, since, stamps, look.unexplained, signs)
 
 
 def assess_messages(
-    look: QueueLook, quiet: QuietPeriod | None, exemptions: Exemptions, *, hidden_for: int, now: Instant
+    look: QueueLook, quiet: QuietPeriod | None, exemptions: Exemptions, *, hidden_for: int
 ) -> MessageEvidence:
-    """What the look says. Unexplained messages block until they have been there unchanged for `hidden_for` seconds, or
-    are waived."""
+    """What the look says. Unexplained messages block until they were seen unchanged for `hidden_for` seconds, or are
+    waived. Only the time until the look counts: what happened to them since is not known."""
     snapshot = look.snapshot
     starts = _pending_starts(snapshot.visible, exemptions)
     unexplained = look.unexplained
+    waived = 0
     explained_at: Instant | None = None
     if unexplained and exemptions.waived_messages >= unexplained:
-        unexplained = 0
+        unexplained, waived = 0, unexplained
     elif unexplained and quiet is not None:
         explained_at = Instant(quiet.began_at + seconds(hidden_for))
-        if now >= explained_at and unexplained <= quiet.unexplained:
+        if look.began_at >= explained_at and unexplained <= quiet.unexplained:
             unexplained, explained_at = 0, None
     return MessageEvidence(
-        checked_at=look.looked_at,
+        checked_at=look.began_at,
         visible=len(snapshot.visible),
         invisible=snapshot.invisible,
         explained=snapshot.invisible - unexplained,
@@ -243,6 +262,7 @@ def assess_messages(
         more_visible=snapshot.more_visible,
         unexplained=unexplained,
         explained_at=explained_at,
+        waived=waived,
     )
 
 

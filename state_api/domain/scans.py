@@ -47,6 +47,8 @@ class Scan:
     versions: dict[str, tuple[int, Instant]] = field(default_factory=dict)
     new: list[int] = field(default_factory=list)
     changes: int = 0
+    compared: int = 0
+    """Instances whose stamps are in `changes`."""
     changes_before: int | None = None
     recorded: int = 0
     closings: str = ""
@@ -69,6 +71,7 @@ class Scan:
             if not one.active:
                 if not exempt:
                     self.changes = (self.changes + _digest(one)) % _MODULUS
+                    self.compared += 1
                 continue
             # A later pass looks for what blocks only. And an id that may stay under one name may not under another: it
             # is not enough that it is known, as long as nothing blocks.
@@ -110,7 +113,7 @@ class Scan:
             return False
         if self.blocking or self.changes in (0, self.changes_before):
             return True
-        self.changes_before, self.changes = self.changes, 0
+        self.changes_before, self.changes, self.compared = self.changes, 0, 0
         self.passes += 1
         self.cursors = list(self.again)
         return False

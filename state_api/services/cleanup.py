@@ -137,11 +137,12 @@ class Cleanup:
             return await self._forget(order, retired, hub, not_owned)
         verify = Verify.CACHED if artifacts is None else Verify.FRESH
         how = replace(order.how, verify=verify)
-        app = order.app
-        if hub is not None and hub.deleting is not None:
-            # It was drained when its deletion began, and its control queues may be gone since.
-            app = replace(app, policy=replace(app.policy, ignore_messages=True))
-        verdict = await self._readiness.verdict_on(app, retired.task_hub, how)
+        try:
+            verdict = await self._readiness.verdict_on(
+                await _judged_app(order.app, hub, artifacts), retired.task_hub, how
+            )
+        except SourceError as error:
+            return CleanedUp(retired, Outcome.UNFINISHED, message=error.message)
         missing = any(reason.code is Reason.TASK_HUB_MISSING for reason in verdict.reasons)
         # That it is not there says nothing of what the records show active, if it was never seen there: taskHubs may
         # have been set to another account since.
@@ -220,6 +221,14 @@ def _why_not_owned(task_hub: str, hub: TaskHubRecord | None, artifacts: Artifact
     """Why artifacts of these kinds may not be deleted, by the proof of the hub's claim."""
     addresses = [address for kind in kinds if (address := artifacts.address(kind)) is not None]
     return why_not_owned(task_hub, hub.proof if hub is not None else None, addresses)
+
+
+async def _judged_app(app: App, hub: TaskHubRecord | None, artifacts: Artifacts | None) -> App:
+    """The app under the policy by which a task hub is judged. Messages are not looked at once its control queues are
+    being deleted: the task hub was drained when the first of them was. Raises SourceError."""
+    if hub is None or hub.deleting is None or artifacts is None or not await artifacts.queues_are_going(hub.name):
+        return app
+    return replace(app, policy=replace(app.policy, ignore_messages=True))
 
 
 def _against(verdict: Verdict, deleting: bool) -> tuple[ReasonGiven, ...]:

@@ -24,18 +24,24 @@ _MOST_COMPARED = 1000
 
 
 class MessageReading:
-    """Looks at the messages during one call of a scan. `memory` is what will be remembered of them afterwards."""
+    """Looks at the messages during one call of a scan."""
 
     def __init__(self, backend: Backend, question: Question, memory: MessageMemory, clock: Clock) -> None:
         self._backend = backend
         self._question = question
         self._clock = clock
-        self.memory = memory
+        place = f"{question.source}|{' '.join(backend.addresses)}"
+        self._memory = memory if memory.place == place else MessageMemory(place)
+
+    @property
+    def memory(self) -> MessageMemory:
+        """What will be remembered."""
+        return replace(self._memory, timers=self._memory.timers.bounded())
 
     @property
     def quiet(self) -> QuietPeriod | None:
         """The quiet period of the exemptions that this question has."""
-        quiet = self.memory.quiet
+        quiet = self._memory.quiet
         return quiet if quiet is not None and quiet.exemptions == self._key else None
 
     @property
@@ -47,13 +53,13 @@ class MessageReading:
         messages. None if the backend does not show messages, or the policy ignores them. Raises SourceError."""
         if self._question.policy.ignore_messages:
             return None
-        look = await self._take(self.memory.timers)
-        if look is None or look.unexplained == 0:
+        look = await self._take(self._memory.timers)
+        if look is None or look.unexplained <= self._question.exemptions.waived_messages:
             return look
         while True:
-            timers = await self._backend.read_timers(self._question.task_hub, self.memory.timers)
+            timers = await self._backend.read_timers(self._question.task_hub, self._memory.timers)
             # Kept at once: a read that is cut short is carried on by the next question.
-            self.memory = replace(self.memory, timers=timers)
+            self._memory = replace(self._memory, timers=timers)
             if timers.cursor is None:
                 break
         # Only now: a timer explains a message if it was known before the messages were counted.
@@ -63,19 +69,19 @@ class MessageReading:
         """What a finished scan says of the messages; updates the memory."""
         look = scan.look
         if look is None:
-            self.memory = replace(self.memory, quiet=None)
+            self._memory = replace(self._memory, quiet=None)
             return None
         quiet = None
         if not scan.blocking:
             signs = signs_of(look.snapshot, last_recorded_at)
             quiet = observe_quiet(self.quiet, look, key=self._key, since=scan.since, stamps=scan.changes, signs=signs)
-            if quiet is not self.quiet and scan.scanned > _MOST_COMPARED:
+            if quiet is not self.quiet and scan.compared > _MOST_COMPARED:
                 quiet = None
-        self.memory = replace(self.memory, quiet=quiet)
+        self._memory = replace(self._memory, quiet=quiet)
         hidden_for = hidden_for_seconds(self._question.policy.message_visibility_seconds)
-        return assess_messages(look, quiet, self._question.exemptions, hidden_for=hidden_for, now=self._clock.now())
+        return assess_messages(look, quiet, self._question.exemptions, hidden_for=hidden_for)
 
     async def _take(self, timers: KnownTimers) -> QueueLook | None:
+        began_at = self._clock.now()
         snapshot = await self._backend.snapshot(self._question.task_hub)
-        # By the time at the end, a timer that fires meanwhile explains nothing.
-        return None if snapshot is None else QueueLook.of(snapshot, timers, self._clock.now())
+        return None if snapshot is None else QueueLook.of(snapshot, timers, began_at, self._clock.now())

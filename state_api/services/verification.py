@@ -102,7 +102,8 @@ class Verifier:
         if not found.unconfirmed and self._answers(result, question, activity):
             return Checked(question.key, result, records=records)
         result = await self._scanner.scan(backend, question, activity, for_verdict=True)
-        if found.unconfirmed and result.status is ProbeStatus.COMPLETE and not result.found_blocking:
+        waived = result.messages.waived if result.messages is not None else 0
+        if found.unconfirmed and result.status is ProbeStatus.COMPLETE and not (result.found_blocking or waived):
             # Nothing is on its way, so these starts came to nothing or were purged. What was read before they were
             # closed proves nothing, so the hub is read again.
             try:

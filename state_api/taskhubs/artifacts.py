@@ -53,6 +53,11 @@ class StorageArtifacts:
             queues = [one.name async for one in self._account.queues().list_queues(name_starts_with=prefix)]
         return _existing(Kind.QUEUE, (f"{task_hub}-{suffix}" for suffix in _QUEUES), queues)
 
+    async def queues_are_going(self, task_hub: str) -> bool:
+        """Whether the deletion of the hub's control queues has begun: the first is deleted first."""
+        first = f"{hub_key(task_hub)}-control-00"
+        return all(queue.name != first for queue in await self.queues_of(task_hub))
+
     async def tables_of(self, task_hub: str, role: str = "Contributor") -> list[Artifact]:
         """The hub's tables that exist, in the order of their removal."""
         async with self._account.translated(Kind.TABLE, role):

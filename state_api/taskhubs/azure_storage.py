@@ -93,7 +93,7 @@ class AzureStorageBackend:
         self._account = StorageAccount(settings, name)
         self.artifacts = StorageArtifacts(self._account)
         self._queues = ControlQueues(self._account, shared_tables=tracking is not None)
-        self._timers = TimerReader(self._tables, self._owned if tracking is not None else None)
+        self._timers = TimerReader(self._tables, self._executions if tracking is not None else None)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     @property
@@ -164,10 +164,25 @@ class AzureStorageBackend:
         async with self._translated(task_hub):
             return await self._timers.read_on(task_hub, self._prefix or task_hub, known)
 
-    async def _owned(self, task_hub: str, instance_ids: Sequence[str]) -> list[str]:
-        """Those of these instances that belong to the task hub."""
-        found = await self.find(task_hub, instance_ids)
-        return [instance_id for instance_id, sighting in found.items() if sighting is not None]
+    async def _executions(self, task_hub: str, instance_ids: Sequence[str]) -> dict[str, str]:
+        """The present execution of those of these instances that belong to the task hub."""
+        table = self._table(task_hub)
+
+        async def read(instance_id: str) -> TableEntity | None:
+            async with self._at_once:
+                try:
+                    return await table.get_entity(escape(instance_id), "", select=["TaskHubName", "ExecutionId"])
+                except ResourceNotFoundError as error:
+                    if not _is_absent(error):
+                        raise
+                    return None
+
+        rows = zip(instance_ids, await asyncio.gather(*map(read, instance_ids)), strict=True)
+        return {
+            instance_id: str(row.get("ExecutionId"))
+            for instance_id, row in rows
+            if row is not None and same_hub(row.get("TaskHubName") or "", task_hub)
+        }
 
     async def close(self) -> None:
         await self._tables.close()

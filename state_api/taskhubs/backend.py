@@ -90,6 +90,9 @@ class Artifacts(Protocol):
     async def find(self, task_hub: str) -> Found:
         """What exists of this hub now."""
 
+    async def queues_are_going(self, task_hub: str) -> bool:
+        """Whether the deletion of the hub's control queues has begun."""
+
     async def remove(self, artifact: Artifact) -> None:
         """Delete it with all it holds; one that is gone already is fine."""
 

@@ -6,7 +6,6 @@ A start is a message there until the first checkpoint of its orchestration write
 
 import asyncio
 import base64
-import gzip
 import json
 import logging
 import re
@@ -33,7 +32,12 @@ _MOST_PARTITIONS = 16
 """Control queues of a task hub, at most (PLATFORM: Task hubs on Azure Storage)."""
 
 _LARGEST_BLOB = 8 * 1024 * 1024
-"""Bytes of a compressed message that are read to learn a function's name."""
+_LARGEST_MESSAGE = 32 * 1024 * 1024
+"""Bytes of a large message, compressed and not, that are read to learn a function's name."""
+_GZIP = 31
+"""What zlib calls the format of gzip, with the largest window."""
+_LONGEST_NAME = 256
+"""Characters of an instance id or function name (PLATFORM: Task hubs on Azure Storage)."""
 
 # DurableTask.Core.History.EventType, by number.
 _EVENT_TYPES = (
@@ -213,8 +217,8 @@ class ControlQueues:
             log.info("a message of task hub %s cannot be read: %s", task_hub, error.message)
             return None
         try:
-            return _parsed(gzip.decompress(content).decode())
-        except (OSError, EOFError, ValueError, zlib.error):
+            return _parsed(zlib.decompressobj(wbits=_GZIP).decompress(content, _LARGEST_MESSAGE).decode())
+        except (ValueError, zlib.error):
             return None
 
 
@@ -265,10 +269,15 @@ def _named(message_id: str, dequeue_count: int, blob: str) -> VisibleMessage:
 
 
 def _classified(message_id: str, dequeue_count: int, event_type: str, instance_id: Any, name: Any) -> VisibleMessage:
-    target = str(instance_id)
+    target = _text(instance_id)
     if is_entity(target):
         return VisibleMessage(message_id, dequeue_count, MessageKind.ENTITY, target, entity_name(target))
     if event_type in _HARMLESS:
         return VisibleMessage(message_id, dequeue_count, MessageKind.OTHER, target)
-    function_name = str(name) if event_type == "ExecutionStarted" else ""
+    function_name = _text(name) if event_type == "ExecutionStarted" else ""
     return VisibleMessage(message_id, dequeue_count, MessageKind.START, target, function_name)
+
+
+def _text(value: Any) -> str:
+    """A name that can be stored and answered: half a surrogate pair cannot."""
+    return str(value).encode("utf-8", "replace").decode()[:_LONGEST_NAME]

@@ -63,6 +63,16 @@ def complete(scan: Scan) -> ProbeResult:
 # Passes
 
 
+def test_the_instances_whose_stamps_are_compared_are_counted_for_each_pass() -> None:
+    scan = begun("whole")
+    scan.add([ended("order-1"), ended("order-2"), sighting("sync", function_name="NightlySync")], EXEMPT)
+    assert scan.compared == 2
+    scan.cursors.clear()
+    assert not scan.finished()
+    scan.add([ended("order-1")], EXEMPT)
+    assert scan.compared == 1
+
+
 def test_a_hub_that_shows_nothing_is_read_once() -> None:
     scan = begun("whole")
     assert read(scan, [])

@@ -108,7 +108,7 @@ def test_a_row_has_the_providers_columns(running: Running) -> None:
         "Completed",
     )
     assert found["CreatedTime"] < found["LastUpdatedTime"]
-    assert {"ExecutionId", "Version", "Input", "Output", "CustomStatus", "CompletedTime", "Generation"} <= set(found)
+    assert {"ExecutionId", "Input", "Output", "CustomStatus", "CompletedTime", "Generation"} <= set(found)
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("approve", "Shipped"), ("reject", "Rejected")])

@@ -160,6 +160,33 @@ async def test_what_nothing_explains_blocks_until_it_was_there_unchanged_for_lon
     assert (await staging(http, app))["ready"]
 
 
+async def test_what_was_remembered_of_another_account_explains_nothing(
+    http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str, queues: Queues
+) -> None:
+    """`taskHubs` led to another environment, where a task hub of the same name has a pending timer."""
+    await queues.create_timer("order-1", 86_400)
+    await queues.send(message("order-1", "TimerFired", None), hidden=86_400)
+    assert (await staging(http, app))["ready"]
+    # The same task hub by another setting; its history is gone, and a start is hidden.
+    assert storage.connection_string is not None
+    async with TableServiceClient.from_connection_string(storage.connection_string.get_secret_value()) as tables:
+        await tables.delete_table(f"{queues.provider.hub}History")
+    changed = await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OTHER"})
+    assert changed.status_code == 200
+    assert codes(await staging(http, app, verify="fresh")) == ["StartsPending"]
+
+
+async def test_more_timers_than_can_be_remembered_are_no_failure(
+    http: httpx.AsyncClient, app: str, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("state_api.domain.messages.MOST_TIMERS", 1)
+    for number in range(3):
+        await queues.create_timer(f"order-{number}", 86_400)
+        await queues.send(message(f"order-{number}", "TimerFired", None), hidden=86_400)
+    for _ in range(2):
+        assert (await staging(http, app, verify="fresh"))["ready"]
+
+
 async def test_a_message_visibility_above_ten_minutes_is_waited_for(
     http: httpx.AsyncClient, app: str, queues: Queues, clock: ShiftedClock
 ) -> None:
@@ -284,5 +311,10 @@ async def test_an_unconfirmed_start_ends_when_nothing_is_on_its_way(
     assert (await http.post("/api/events", json=body)).status_code == 200
     await queues.send(message(order, "TimerFired", None), hidden=86_400)
     assert codes(await staging(http, app, wait=7)) == ["InstancesActive", "StartsPending"]
+    # A waiver of messages does not deny a start that events told of.
+    await waive(http, app, queues, unexplainedMessages=1)
+    assert codes(await staging(http, app, wait=7)) == ["InstancesActive"]
     clock.turn(635)
+    address = f"/api/apps/{app}/waivers?taskHub={queues.provider.hub}&unexplainedMessages=true"
+    assert (await http.delete(address)).status_code == 200
     assert (await staging(http, app, wait=7))["ready"]

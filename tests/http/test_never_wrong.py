@@ -31,7 +31,7 @@ from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
 from tests.http.test_cleanup_of_task_hubs import account, clean, hubs
 from tests.http.test_verification import SOURCE, draining, provider
-from tests.taskhubs.provider import Account, ControlQueue, ProviderHub
+from tests.taskhubs.provider import Account, ControlQueue, ProviderHub, message
 
 __all__ = ["account", "draining", "hubs", "provider"]
 
@@ -169,6 +169,12 @@ async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
             assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
             assert await account.artifacts(hubs[0]) == before
             await provider.put("order-77", "Completed")
+            # What the order has started is still a message, and nothing has been deleted yet.
+            async with ControlQueue(provider) as queue:
+                await queue.send(message("launched"))
+                (done,) = await clean(http, app)
+                assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["StartsPending"])
+                assert await account.artifacts(hubs[0]) == before
     (done,) = await clean(http, app, deleteTaskHubs=False)
     assert done["outcome"] == "Removed"
 
@@ -248,7 +254,7 @@ async def test_a_start_that_is_a_message_for_long_keeps_blocking(
     async with ControlQueue(draining) as queue:
         await publish(http, event(draining.hub, "order-1", "Completed"), event(draining.hub, "child", time=at(-1200)))
         message = await queue.send("the start of child")
-        assert codes(await staging(http, app, wait=2)) == ["InstancesActive", "StartsPending"]
+        assert codes(await staging(http, app, wait=7)) == ["InstancesActive", "StartsPending"]
         await queue.delete(message)
         assert (await staging(http, app))["ready"]
 

@@ -123,7 +123,7 @@ async def test_a_lease_is_renewed_until_another_worker_has_the_hub(probes: Probe
 
 
 async def test_what_is_remembered_of_the_messages_stays_until_it_is_replaced(probes: ProbeStore, hub: str) -> None:
-    memory = MessageMemory(KnownTimers((PendingTimer(7, at(3600)),), at(0)))
+    memory = MessageMemory("here", KnownTimers((PendingTimer(7, at(3600)),), at(0)))
     lease = await probes.lease(hub, "anna", at(12), at(0))
     assert lease is not None
     assert lease.kept.memory == MessageMemory()

@@ -80,6 +80,13 @@ async def test_starts_name_their_instance_and_their_function(
     assert kinds(messages) == [("start", "order-1", "ProcessOrder"), ("start", "order/2\n##vso[", "Ship")]
 
 
+async def test_a_name_that_could_not_be_stored_is_made_storable(
+    account: Account, storage: StorageSettings, hub: str
+) -> None:
+    [found] = await seen(account, storage, hub, message("a" * 300, name="half \ud800 a pair"))
+    assert (found.instance_id, found.function_name) == ("a" * 256, "half ? a pair")
+
+
 async def test_a_message_in_base64_is_read(account: Account, storage: StorageSettings, hub: str) -> None:
     encoded = base64.b64encode(message("order-1").encode()).decode()
     assert kinds(await seen(account, storage, hub, encoded)) == [("start", "order-1", "ProcessOrder")]
@@ -115,6 +122,7 @@ async def test_a_message_for_an_entity_names_the_entity(account: Account, storag
         "{" * 5000,
         large_message("no name of the provider"),
     ],
+    ids=["text", "empty", "a list", "no task", "no event", "nested", "another blob"],
 )
 async def test_what_cannot_be_read_may_be_a_start(
     account: Account, storage: StorageSettings, hub: str, content: str
