@@ -361,7 +361,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     unclaimed = section(CONCEPTS, "Task hubs that nobody claimed")
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {REFRESH_SECONDS:g} seconds at most" in unclaimed
-    assert f"in {recording._REPLAY_SECONDS} seconds" in unclaimed
+    assert f"longer than {recording._REPLAY_SECONDS} seconds" in unclaimed
     assert f"longer than {recording._LONGEST_WAITING // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(LISTED_ACTIVE)
