@@ -144,6 +144,6 @@ class AdmissionController:
 
 def _refused() -> TooManyEvents:
     return TooManyEvents(
-        "more events are being recorded than this server has room for; send this delivery again",
+        "the server has reached its limit for deliveries in progress; send this delivery again",
         retry_after=_RETRY_AFTER,
     )

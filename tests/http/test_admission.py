@@ -1,4 +1,4 @@
-"""More events than there is room for: they are refused cleanly, and come again."""
+"""More deliveries than there is capacity for: they are refused cleanly, and come again."""
 
 import asyncio
 import time
@@ -103,7 +103,7 @@ async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
 async def held(
     proxy: StorageProxy, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server with room for four small deliveries."""
+    """A client of a server with capacity for four small deliveries."""
     server = StateServer(Settings(storage=proxy.settings))
     server.admission._capacity = 4 * LEAST
     monkeypatch.setattr(middleware, "REFUSAL_SECONDS", 0.5)
@@ -134,7 +134,7 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.json()["code"] == "TooManyEvents"
-    # Everything else still has room.
+    # Everything else still has capacity.
     asking = asyncio.create_task(held.get("/api/apps/nobody/staging"))
     go_on.set()
     assert (await asking).status_code == 404
