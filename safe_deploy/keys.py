@@ -48,11 +48,11 @@ def new(
     role: Annotated[Role, typer.Option("--role", help="What the key may do.")] = Role.DEPLOYER,
     apps: Annotated[
         list[str] | None,
-        typer.Option("--app", help="An app that the key is for; repeat it for several. Else all apps."),
+        typer.Option("--app", help="App that the key is limited to; repeat for several. Default: all apps."),
     ] = None,
     output: Annotated[Output, typer.Option("--output", help="How the key and its entry are printed.")] = Output.TABLE,
 ) -> None:
-    """Make a key and its entry for STATE_KEYS, print both once, and keep neither."""
+    """Print a new key and its STATE_KEYS entry. Neither is stored."""
     key = secrets.token_urlsafe(KEY_BYTES)
     entry = entry_of(key, name, role, apps or [])
     if output is Output.JSON:

@@ -137,8 +137,8 @@ class Connections:
         if name == STORAGE and is_emulator(self._environment.get(STORAGE, "")):
             return
         raise SettingsError(
-            f"an app may not name the setting {name}: name one whose name begins with {TASK_HUBS_PREFIX}, or list "
-            f"{name} in the server's setting {TASK_HUB_SETTINGS}"
+            f"a connection must be a setting whose name begins with {TASK_HUBS_PREFIX}, or one that "
+            f"{TASK_HUB_SETTINGS} lists; {name} is neither"
         )
 
     def storage(self, name: str) -> StorageSettings:

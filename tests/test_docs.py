@@ -350,7 +350,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert limits["time for a body to come"] == f"{middleware.BODY_SECONDS} seconds"
     assert limits["pause in a body"] == f"{middleware.STALL_SECONDS} seconds"
     assert limits["deliveries that are being recorded at once"].startswith(f"{admission.CAPACITY} bytes")
-    shared = f"of these, what unfinished deliveries hold beyond {admission.SMALL} bytes each"
+    shared = f"of these, what unfinished deliveries hold beyond {admission.SMALL_DELIVERY_BYTES} bytes each"
     assert limits[shared] == f"{admission.CAPACITY // 2} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
     assert limits["reading of a task hub by one question"] == f"{verification.BUDGET_SECONDS:g} seconds"
@@ -361,7 +361,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     unclaimed = section(CONCEPTS, "Task hubs that nobody claimed")
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {REFRESH_SECONDS:g} seconds at most" in unclaimed
-    assert f"in {recording._REPLAY_SECONDS} seconds" in unclaimed
+    assert f"longer than {recording._REPLAY_SECONDS} seconds" in unclaimed
     assert f"longer than {recording._LONGEST_WAITING // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(LISTED_ACTIVE)

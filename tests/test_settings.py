@@ -143,11 +143,11 @@ def test_apps_may_name_settings_for_task_hubs_and_those_that_are_listed(name: st
 @pytest.mark.parametrize("value", [None, CONNECTION])
 def test_apps_may_name_no_other_settings_whether_they_exist_or_not(name: str, value: str | None) -> None:
     environment = {"STATE_TASKHUB_SETTINGS": "", "STATE_STORAGE": CONNECTION} | ({name: value} if value else {})
-    with pytest.raises(SettingsError, match="may not name the setting") as told:
+    with pytest.raises(SettingsError, match="a connection must be a setting") as told:
         Connections(environment).check_name(name)
     assert str(told.value) == (
-        f"an app may not name the setting {name}: name one whose name begins with STATE_TASKHUBS_, or list {name} in "
-        "the server's setting STATE_TASKHUB_SETTINGS"
+        "a connection must be a setting whose name begins with STATE_TASKHUBS_, or one that STATE_TASKHUB_SETTINGS "
+        f"lists; {name} is neither"
     )
 
 
@@ -155,7 +155,7 @@ def test_apps_may_name_the_state_storage_on_an_emulator_only() -> None:
     for storage in ("UseDevelopmentStorage=true", emulator_connection("127.0.0.1", 4711)):
         Connections({"STATE_STORAGE": storage}).check_name("STATE_STORAGE")
     for environment in ({"STATE_STORAGE": CONNECTION}, {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}):
-        with pytest.raises(SettingsError, match="may not name the setting STATE_STORAGE"):
+        with pytest.raises(SettingsError, match="STATE_STORAGE is neither"):
             Connections(environment).check_name("STATE_STORAGE")
 
 

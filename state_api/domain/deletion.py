@@ -20,8 +20,8 @@ def check_deletion(app: App, now: Instant) -> None:
     left = [retired.task_hub for retired in app.retired if app.may_carry(retired.task_hub) is None]
     if left:
         raise CleanupRequired(
-            f"app {app.name} has retired task hubs whose records nothing could remove later: {', '.join(left)}. Call "
-            "Cleanup until none is left; it keeps what the policy's retention says",
+            f"app {app.name} still has retired task hubs: {', '.join(left)}. Call Cleanup until GetApp lists none of "
+            "them, then delete the app. Cleanup skips those that the policy's retention keeps",
             app=app.name,
             taskHubs=left,
         )

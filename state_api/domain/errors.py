@@ -25,7 +25,7 @@ StateError
     ├── SourceUnavailable     the task hub's own storage cannot be read
     ├── StorageUnavailable    the state storage cannot be used
     │   └── UnsupportedSchema another version of this server wrote the rows that are needed
-    └── TooManyEvents         more is being recorded than there is room for
+    └── TooManyEvents         more deliveries are in progress than there is capacity for
 """
 
 from typing import Any

@@ -45,8 +45,9 @@ MAX_REASON = 1000
 
 def short_reason(text: str) -> str:
     """What is kept of the reason of an end: its first line, at most MAX_REASON characters. The extension publishes the
-    whole failure with its stack trace, several kilobytes that can hold data of the app (PLATFORM: Run on the real
-    Functions host 7). Events are cut before they are merged, so that the same event is always the same evidence."""
+    whole failure with its stack trace, several kilobytes that can hold data of the app (PLATFORM: Python
+    orchestrations on the Functions host 7). Events are cut before they are merged, so that the same event is always the
+    same evidence."""
     lines = text.strip().splitlines()
     return lines[0][:MAX_REASON].rstrip() if lines else ""
 

@@ -79,6 +79,7 @@ def why_not_owned(task_hub: str, proof: Proof | None, addresses: Iterable[str]) 
     else:
         return None
     return (
-        f"{missing}. Cleanup deletes nothing of it there. If it belongs to this app, delete it by hand; or, before "
-        f'Cleanup removes its records, let an administrator adopt it with PutApp: adoptTaskHubs ["{task_hub}"]'
+        f"{missing}. Cleanup does not delete it. If it belongs to this app, delete its tables, queues and containers "
+        "by hand. If Cleanup has not removed its records yet, an administrator can adopt it instead: PutApp with "
+        f'adoptTaskHubs ["{task_hub}"]'
     )

@@ -392,11 +392,19 @@ def _starts_reason(task_hub: str, messages: MessageEvidence, now: Instant) -> Re
             message = f"the control queues of task hub {task_hub} hold more messages than can be peeked"
     else:
         number = str(messages.unexplained)
-        noun = "invisible message" if number == "1" else "invisible messages"
-        message = f"{number} {noun} in the control queues of task hub {task_hub} can be starts that a worker had taken"
+        one = number == "1"
+        noun, starts = ("message", "a start") if one else ("messages", "starts")
+        message = (
+            f"{number} invisible {noun} in the control queues of task hub {task_hub} may be {starts} that a worker "
+            "took and did not finish"
+        )
         if messages.explained_at is not None:
             wait = format_duration(max(0, messages.explained_at - now))
-            message += f"; if nothing changes, this ends in {wait}. An operator may waive unexplainedMessages"
+            stop, know, waive = ("it stops", "it is", "it") if one else ("they stop", "they are", "them")
+            message += (
+                f". If nothing changes, {stop} blocking in {wait}. If you know what {know}, waive {waive} with "
+                "PostWaiver (unexplainedMessages)"
+            )
     return ReasonGiven(Reason.STARTS_PENDING, message)
 
 

@@ -36,11 +36,11 @@ MAX_EVENTS_BODY = 4 * 1024 * 1024
 """Event Grid sends up to 1 MB (PLATFORM: Event Grid delivery). Generous, because what is refused with 413 is lost."""
 EVENTS_PATH = "/api/events"
 BODY_SECONDS = 20
-"""How long a body may take to come: it holds room for as long."""
+"""How long a body may take to arrive: it holds capacity meanwhile."""
 STALL_SECONDS = 5
 """How long a body may pause."""
 REFUSAL_SECONDS = 2
-"""How long a delivery waits until it is told that there is no room. Event Grid waits 30 s."""
+"""How long a delivery waits before it is refused for lack of capacity. Event Grid waits 30 s."""
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",

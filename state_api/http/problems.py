@@ -95,7 +95,7 @@ CODES = {
     "SettingsInvalid": "A setting of the server is missing or wrong; `detail` says which and what to do.",
     "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
     "UnsupportedSchema": "Another version of this server wrote the rows that are needed; `detail` says which.",
-    "TooManyEvents": "More events are being recorded than this server has room for; send the delivery again.",
+    "TooManyEvents": "More deliveries are in progress than the server has capacity for; send the delivery again.",
     "InternalError": "Something unforeseen; the server's log has it under `traceId`.",
 }
 """Every code that a problem document can carry, for the documentation."""

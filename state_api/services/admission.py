@@ -10,7 +10,7 @@ from state_api.domain.errors import TooManyEvents
 
 CAPACITY = 8 * 1024 * 1024
 """Bytes of deliveries that are held at once, some 12,000 events."""
-SMALL = 64 * 1024
+SMALL_DELIVERY_BYTES = 64 * 1024
 """Bytes of an unfinished delivery that count for `CAPACITY` alone. What an unfinished delivery holds beyond that also
 counts for half of the capacity, which all unfinished deliveries share: some callers that never finish large deliveries
 do not keep small ones out."""
@@ -18,12 +18,12 @@ UNFINISHED_SECONDS = 1
 """Seconds after which an unfinished delivery gives way when another one needs its bytes. Event Grid sends its largest,
 1 MB, in less."""
 LATE_SECONDS = 3
-"""How long a delivery may take before it counts as late. Event Grid waits 30 s for an answer (PLATFORM: Event Grid
-delivery): if much is late, what is let in now would only be recorded for nobody."""
-LATE = 1024 * 1024
-"""Bytes of late deliveries that there may be: the largest that Event Grid sends. One that is slow for a reason of its
-own must not stop all others."""
-LEAST = 2 * 1024
+"""Seconds after which a delivery counts as late. Event Grid waits 30 s for an answer (PLATFORM: Event Grid delivery);
+when many are late, a delivery admitted now would be recorded after Event Grid had given up."""
+MAX_LATE_BYTES = 1024 * 1024
+"""Bytes of late deliveries above which new ones are refused: the largest delivery that Event Grid sends. A single slow
+delivery must not stop all others."""
+MIN_DELIVERY_BYTES = 2 * 1024
 """Bytes that a delivery counts for at least: a small one costs as much beside its events."""
 _RETRY_AFTER = 5
 
@@ -43,15 +43,15 @@ class Reservation:
 
     @property
     def large(self) -> int:
-        """Bytes held beyond SMALL."""
-        return max(0, self.held - SMALL)
+        """Bytes held beyond SMALL_DELIVERY_BYTES."""
+        return max(0, self.held - SMALL_DELIVERY_BYTES)
 
     def take(self, size: int) -> None:
         """Hold `size` bytes more. Raises TooManyEvents when there is no capacity; a delivery alone always has it."""
         if self.revoked:
             raise _refused()
         self.arrived += size
-        self.controller.hold(self, max(self.arrived, LEAST) - self.held)
+        self.controller.hold(self, max(self.arrived, MIN_DELIVERY_BYTES) - self.held)
 
     def complete(self) -> None:
         """The whole delivery is here. From now on it is recorded, can be late and does not give way."""
@@ -60,7 +60,7 @@ class Reservation:
 
 class AdmissionController:
     def __init__(
-        self, capacity: int = CAPACITY, late: int = LATE, monotonic: Callable[[], float] = time.monotonic
+        self, capacity: int = CAPACITY, late: int = MAX_LATE_BYTES, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._capacity = capacity
         self._late = late
@@ -107,10 +107,10 @@ class AdmissionController:
     def _fits(self, reservation: Reservation, size: int) -> bool:
         if self._held > reservation.held and self._held + size > self._capacity:
             return False
-        if reservation not in self._unfinished or reservation.held + size <= SMALL:
+        if reservation not in self._unfinished or reservation.held + size <= SMALL_DELIVERY_BYTES:
             return True
         others = sum(other.large for other in self._unfinished if other is not reservation)
-        return not others or others + reservation.held + size - SMALL <= self._capacity // 2
+        return not others or others + reservation.held + size - SMALL_DELIVERY_BYTES <= self._capacity // 2
 
     def _revoke_one(self, reservation: Reservation) -> None:
         """Take its bytes from the largest delivery that should be here by now. Raises TooManyEvents if there is
@@ -144,6 +144,6 @@ class AdmissionController:
 
 def _refused() -> TooManyEvents:
     return TooManyEvents(
-        "more events are being recorded than this server has room for; send this delivery again",
+        "the server has reached its limit for deliveries in progress; send this delivery again",
         retry_after=_RETRY_AFTER,
     )

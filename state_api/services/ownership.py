@@ -43,7 +43,8 @@ class Ownership:
         except TimeoutError:
             reason, retry_after = "its provider did not answer in time", _RETRY_SECONDS
         return SourceUnavailable(
-            f"nothing is claimed, because it is not known whether task hub {task_hub} exists already: {reason}",
+            f"task hub {task_hub} was not claimed: the server could not check whether it already exists at its "
+            f"provider ({reason}). Retry later",
             retry_after,
             taskHub=task_hub,
         )

@@ -142,9 +142,10 @@ class Scanner:
         return answers(result, question, activity, self._clock.now(), for_verdict=for_verdict)
 
     def _may_go_on(self, scan: Scan, question: Question, activity: Activity, for_verdict: bool) -> bool:
-        """Whether a scan that was cut off will answer the question once it is done. One that was overtaken will not,
-        nor one that lay about for too long, unless it takes so long to read the hub. And what asks for a fresh
-        look gets one, unless the hub is too large for that."""
+        """Whether an interrupted scan can still answer the question. It cannot if the exemptions differ, if it is for a
+        verdict and an event or a look-up has overtaken it, if it is older than the freshness (unless reading has taken
+        half of that), or if the question asks for a fresh read and the scan began before it (unless reading has taken
+        LONG_SECONDS)."""
         freshness = question.policy.freshness_seconds
         large = scan.spent >= LONG_SECONDS
         return (
@@ -262,12 +263,12 @@ def under_way(scan: Scan, question: Question, now: Instant) -> ProbeResult:
 
 
 def cut_short(question: Question, message: str, now: Instant) -> ProbeResult:
-    """A result of a read that came to nothing in its time."""
+    """The result of a read that ran out of time."""
     return _nothing(question, ProbeStatus.INCOMPLETE, message, now)
 
 
 def failed(question: Question, error: SourceError, now: Instant) -> ProbeResult:
-    """A result of a read that the provider refused."""
+    """The result of a read that failed."""
     log.warning("task hub %s cannot be read: %s", question.task_hub, error.message)
     return replace(_nothing(question, _STATUS[error.trouble], error.message, now), retry_after=error.retry_after)
 
@@ -285,6 +286,6 @@ _STATUS = {
 
 
 def _is_kept(result: ProbeResult | None) -> bool:
-    """Whether it takes the place of the last result. A scan that goes on does if it has found something: should that
-    not be on record, no earlier result may answer once it has ended."""
+    """Whether this result replaces the last one. An incomplete scan replaces it only if it found an active instance or
+    a start on its way: the records may lack that instance, so no earlier result may answer."""
     return result is not None and (result.status is not ProbeStatus.INCOMPLETE or result.found_blocking)

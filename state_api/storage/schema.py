@@ -35,13 +35,13 @@ class RowSchema:
             return
         if found is None:
             message = (
-                f"{self.rows} in the state storage have no schema number: they are older than the first release. Start "
-                "with an empty storage"
+                f"{self.rows} in the state storage have no schema number, because a version before the first release "
+                "wrote them. Use an empty storage account, or delete the tables whose names begin with SafeDeploy"
             )
         else:
             message = (
-                f"{self.rows} in the state storage have schema {str(found)[:20]}, this server knows schema "
-                f"{self.number}: a newer server wrote them. Update this server"
+                f"{self.rows} in the state storage have schema {str(found)[:20]}; this server supports schema "
+                f"{self.number}. Run the server version that wrote them"
             )
         raise UnsupportedSchema(message, retry_after=60)
 

@@ -1,5 +1,5 @@
 """The control queues of a task hub on Azure Storage: how many messages they hold, and what those that can be peeked do
-(PLATFORM: Run on the real extension, 5 to 7).
+(PLATFORM: The Durable Functions extension, 5 to 7).
 
 A start is a message there until the first checkpoint of its orchestration writes the row.
 """

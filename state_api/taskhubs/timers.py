@@ -1,5 +1,5 @@
-"""Timers that have yet to fire, read from the histories of a task hub on Azure Storage (PLATFORM: Run on the real
-extension, 6 and 12).
+"""Timers that have yet to fire, read from the histories of a task hub on Azure Storage (PLATFORM: The Durable
+Functions extension, 6 and 12).
 
 A timer's message stays invisible in a control queue until its `FireAt`, also when its instance has ended. The history
 has a row `TimerCreated` with that `FireAt`.

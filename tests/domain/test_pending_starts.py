@@ -63,13 +63,25 @@ def test_a_message_that_is_out_of_date_says_nothing() -> None:
         ),
         (
             replace(NO_MESSAGES, unexplained=1),
-            "1 invisible message in the control queues of task hub v41 can be starts that a worker had taken",
+            (
+                "1 invisible message in the control queues of task hub v41 may be a start that a worker took and did "
+                "not finish"
+            ),
+        ),
+        (
+            replace(NO_MESSAGES, unexplained=1, explained_at=at(95)),
+            (
+                "1 invisible message in the control queues of task hub v41 may be a start that a worker took and did "
+                "not finish. If nothing changes, it stops blocking in 1 min. If you know what it is, waive it with "
+                "PostWaiver (unexplainedMessages)"
+            ),
         ),
         (
             replace(NO_MESSAGES, unexplained=3, explained_at=at(95)),
             (
-                "3 invisible messages in the control queues of task hub v41 can be starts that a worker had taken; if "
-                "nothing changes, this ends in 1 min. An operator may waive unexplainedMessages"
+                "3 invisible messages in the control queues of task hub v41 may be starts that a worker took and did "
+                "not finish. If nothing changes, they stop blocking in 1 min. If you know what they are, waive them "
+                "with PostWaiver (unexplainedMessages)"
             ),
         ),
     ],

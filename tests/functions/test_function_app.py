@@ -393,7 +393,7 @@ async def test_what_is_no_event_at_all_goes_to_quarantine_too(hosted: None, text
     assert (kept["code"], kept["event"]) == ("NotAnEvent", kept_as)
 
 
-# More than there is room for
+# More than there is capacity for
 
 
 async def test_without_room_the_trigger_raises_so_that_event_grid_delivers_again(hosted: None, hub: str) -> None:

@@ -1,4 +1,4 @@
-"""More events than there is room for: they are refused cleanly, and come again."""
+"""More deliveries than there is capacity for: they are refused cleanly, and come again."""
 
 import asyncio
 import time
@@ -11,7 +11,13 @@ from state_api.app import StateServer
 from state_api.domain.errors import TooManyEvents
 from state_api.http import middleware
 from state_api.services import admission
-from state_api.services.admission import LATE_SECONDS, LEAST, SMALL, UNFINISHED_SECONDS, AdmissionController
+from state_api.services.admission import (
+    LATE_SECONDS,
+    MIN_DELIVERY_BYTES,
+    SMALL_DELIVERY_BYTES,
+    UNFINISHED_SECONDS,
+    AdmissionController,
+)
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
 from tests.proxy import StorageProxy, storage_proxy
@@ -20,34 +26,39 @@ pytestmark = pytest.mark.anyio
 
 
 def test_deliveries_are_admitted_until_the_capacity_is_used() -> None:
-    controller = AdmissionController(3 * LEAST)
-    with controller.admitted(1), controller.admitted(2 * LEAST), pytest.raises(TooManyEvents), controller.admitted(1):
+    controller = AdmissionController(3 * MIN_DELIVERY_BYTES)
+    with (
+        controller.admitted(1),
+        controller.admitted(2 * MIN_DELIVERY_BYTES),
+        pytest.raises(TooManyEvents),
+        controller.admitted(1),
+    ):
         pytest.fail("there was no capacity")
     # One alone always has capacity, however big it is; nothing has beside it.
-    with controller.admitted(100 * LEAST), pytest.raises(TooManyEvents), controller.admitted(1):
+    with controller.admitted(100 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents), controller.admitted(1):
         pytest.fail("there was no capacity")
     # What arrives in parts holds what has arrived.
     with controller.arriving() as slow:
-        slow.take(LEAST // 2)
-        with controller.admitted(2 * LEAST), pytest.raises(TooManyEvents):
-            slow.take(LEAST)
-        slow.take(LEAST // 2)
-        with controller.admitted(LEAST):
+        slow.take(MIN_DELIVERY_BYTES // 2)
+        with controller.admitted(2 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents):
+            slow.take(MIN_DELIVERY_BYTES)
+        slow.take(MIN_DELIVERY_BYTES // 2)
+        with controller.admitted(MIN_DELIVERY_BYTES):
             pass
-    with pytest.raises(RuntimeError), controller.admitted(3 * LEAST):
+    with pytest.raises(RuntimeError), controller.admitted(3 * MIN_DELIVERY_BYTES):
         raise RuntimeError
-    with controller.admitted(3 * LEAST):
+    with controller.admitted(3 * MIN_DELIVERY_BYTES):
         pass
 
 
 def test_nothing_is_admitted_while_much_is_late() -> None:
     now = 0.0
-    controller = AdmissionController(100 * LEAST, late=2 * LEAST, monotonic=lambda: now)
-    with controller.admitted(2 * LEAST):
+    controller = AdmissionController(100 * MIN_DELIVERY_BYTES, late=2 * MIN_DELIVERY_BYTES, monotonic=lambda: now)
+    with controller.admitted(2 * MIN_DELIVERY_BYTES):
         now = LATE_SECONDS + 1
         # One that is slow for a reason of its own stops nobody; nor does one that is still being sent.
         with controller.admitted(1), controller.arriving() as sending:
-            sending.take(10 * LEAST)
+            sending.take(10 * MIN_DELIVERY_BYTES)
             now += LATE_SECONDS + 1
             with pytest.raises(TooManyEvents), controller.arriving():
                 pytest.fail("two of those that were admitted are late")
@@ -57,36 +68,36 @@ def test_nothing_is_admitted_while_much_is_late() -> None:
 
 def test_large_unfinished_deliveries_share_half_of_the_capacity_and_give_way_when_they_are_slow() -> None:
     now = 0.0
-    controller = AdmissionController(20 * SMALL, monotonic=lambda: now)
+    controller = AdmissionController(20 * SMALL_DELIVERY_BYTES, monotonic=lambda: now)
     revoked: list[str] = []
     with controller.arriving() as first, controller.arriving() as second:
         first.on_revoked = lambda: revoked.append("first")
         second.on_revoked = lambda: revoked.append("second")
-        first.take(8 * SMALL)
-        second.take(4 * SMALL)
+        first.take(8 * SMALL_DELIVERY_BYTES)
+        second.take(4 * SMALL_DELIVERY_BYTES)
         with pytest.raises(TooManyEvents):
-            second.take(SMALL)
+            second.take(SMALL_DELIVERY_BYTES)
         # Small deliveries still have capacity, and so has a large one that is here.
-        with controller.arriving() as small, controller.admitted(3 * SMALL):
-            small.take(SMALL)
+        with controller.arriving() as small, controller.admitted(3 * SMALL_DELIVERY_BYTES):
+            small.take(SMALL_DELIVERY_BYTES)
             now = UNFINISHED_SECONDS - 0.1
             with pytest.raises(TooManyEvents):
                 small.take(1)
             now = UNFINISHED_SECONDS
-            small.take(SMALL)
+            small.take(SMALL_DELIVERY_BYTES)
         assert revoked == ["first"]
         with pytest.raises(TooManyEvents):
             first.take(1)
     # Both have given back what they held.
-    with controller.admitted(19 * SMALL), controller.admitted(SMALL):
+    with controller.admitted(19 * SMALL_DELIVERY_BYTES), controller.admitted(SMALL_DELIVERY_BYTES):
         pass
 
 
 def test_a_delivery_that_is_here_does_not_give_way() -> None:
     now = 0.0
-    controller = AdmissionController(4 * SMALL, monotonic=lambda: now)
+    controller = AdmissionController(4 * SMALL_DELIVERY_BYTES, monotonic=lambda: now)
     with controller.arriving() as complete:
-        complete.take(4 * SMALL)
+        complete.take(4 * SMALL_DELIVERY_BYTES)
         complete.complete()
         now = UNFINISHED_SECONDS
         with pytest.raises(TooManyEvents), controller.arriving():
@@ -103,9 +114,9 @@ async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
 async def held(
     proxy: StorageProxy, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server with room for four small deliveries."""
+    """A client of a server with capacity for four small deliveries."""
     server = StateServer(Settings(storage=proxy.settings))
-    server.admission._capacity = 4 * LEAST
+    server.admission._capacity = 4 * MIN_DELIVERY_BYTES
     monkeypatch.setattr(middleware, "REFUSAL_SECONDS", 0.5)
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
@@ -134,7 +145,7 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.json()["code"] == "TooManyEvents"
-    # Everything else still has room.
+    # Everything else still has capacity.
     asking = asyncio.create_task(held.get("/api/apps/nobody/staging"))
     go_on.set()
     assert (await asking).status_code == 404
@@ -171,7 +182,7 @@ async def test_a_slow_body_gives_way_to_another_delivery(
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
-        yield b"[" + b" " * (4 * LEAST - 1)
+        yield b"[" + b" " * (4 * MIN_DELIVERY_BYTES - 1)
         begun.set()
         await ended.wait()
 

@@ -139,6 +139,7 @@ async def test_a_deployment_a_swap_and_retired_task_hubs_are_in_the_way(http: ht
     await swapped_out(http, app, two, three)
     refused = problem(await delete(http, app), 409, "CleanupRequired")
     assert refused["taskHubs"] == [one]
+    assert refused["detail"].startswith(f"app {app} still has retired task hubs: {one}. Call Cleanup until")
     assert (await http.post(f"/api/apps/{app}/cleanup")).status_code == 200
     assert (await delete(http, app)).status_code == 200
 

@@ -190,7 +190,7 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
         answer = await stage(http, app, hub)
         told = problem(answer, 503, "SourceUnavailable")
         assert answer.headers["retry-after"] == "7"
-        assert told["detail"].startswith(f"nothing is claimed, because it is not known whether task hub {hub} exists")
+        assert told["detail"].startswith(f"task hub {hub} was not claimed: the server could not check whether")
         assert "the setting STATE_TASKHUBS_SHOP asks to wait" in told["detail"]
         problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
         proxy.faults.clear()

@@ -47,8 +47,8 @@ LEASE_SECONDS = 15.0
 
 @dataclass
 class Report:
-    """What came of histories. `false` are Ready answers while something was surely active, `late` are rounds after
-    which Ready came too late. `longest` is the longest time from a drained task hub to Ready, in seconds."""
+    """What came of histories. `wrong_ready` are Ready answers while something was surely active, `late` are rounds
+    after which Ready came too late. `longest` is the longest time from a drained task hub to Ready, in seconds."""
 
     rounds: int = 0
     orchestrations: int = 0
@@ -59,7 +59,7 @@ class Report:
     events: int = 0
     lost_events: int = 0
     longest: float = 0.0
-    false: list[str] = field(default_factory=list)
+    wrong_ready: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
     def add(self, other: "Report") -> None:
@@ -70,8 +70,8 @@ class Report:
                 setattr(self, name, getattr(self, name) + value)
 
     @property
-    def good(self) -> bool:
-        return not self.false and not self.late
+    def is_right(self) -> bool:
+        return not self.wrong_ready and not self.late
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class History:
             self.report.ready += 1
             if active := self._hub.spans.covering(answer.asked, answer.answered):
                 shown = json.dumps(answer.verdict)
-                self.report.false.append(f"seed {self._seed}: Ready while {active} was active: {shown}")
+                self.report.wrong_ready.append(f"seed {self._seed}: Ready while {active} was active: {shown}")
         return answer
 
     async def _expect_ready(self, number: int, drained_at: float) -> None:
@@ -281,7 +281,7 @@ def main() -> int:
         else:
             report = asyncio.run(play_one(storage, folder, seed, given.only, seconds=given.seconds))
     print(json.dumps({"seed": seed, **asdict(report)}, indent=2))
-    return 0 if report.good else 1
+    return 0 if report.is_right else 1
 
 
 if __name__ == "__main__":

@@ -21,17 +21,19 @@ _DRAIN_SECONDS = 300
 
 @dataclass
 class Hub:
-    """`steady` is held by whoever must not be interrupted by a kill, and by whoever kills. `worker_is_killed`: the
-    worker is killed in this round. A killed worker leaves messages that it has processed and not deleted; they come
-    again after the visibility timeout, and can end an instance that was started again under the same id.
-    `left_timers` are the times, by `time.monotonic`, at which the timers of instances that have ended would fire."""
+    """A task hub under test.
+
+    `steady`: a lock held by code that a kill must not interrupt, and by the code that kills. `worker_is_killed`: the
+    worker is killed in this round; messages that it processed but did not delete then return, and can end an instance
+    restarted under the same id. `leftover_timers`: when the timers of ended instances would fire (`time.monotonic`).
+    """
 
     worker: DurableHost
     storage: TaskHubStorage
     spans: Spans = field(default_factory=Spans)
     steady: asyncio.Lock = field(default_factory=asyncio.Lock)
     worker_is_killed: bool = False
-    left_timers: list[float] = field(default_factory=list)
+    leftover_timers: list[float] = field(default_factory=list)
     started: int = 0
 
     async def insist(self, call: Callable[[], Awaitable[Result]]) -> tuple[Result, bool]:
@@ -115,7 +117,7 @@ class Hub:
 
     def _expected_messages(self) -> int:
         now = time.monotonic()
-        return sum(1 for fires_at in self.left_timers if fires_at > now)
+        return sum(1 for fires_at in self.leftover_timers if fires_at > now)
 
     async def _release(self, instance: dict[str, Any]) -> None:
         instance_id, name = instance["id"], instance["name"]

@@ -89,7 +89,7 @@ class OrdersHost:
         self._api.post(path, **more).raise_for_status()
 
 
-class Guard:
+class StateServerClient:
     """The state server for one app, whose staging slot has the given task hub."""
 
     def __init__(self, client: httpx.Client, app: str) -> None:

@@ -131,7 +131,7 @@ async def timers(hub: Hub, instance_id: str, draw: Random) -> None:
         assert answered is not None, "nobody kills a worker while it is held steady"
         hub.spans.open(instance_id, answered, waits_for=[instance_id])
         await hub.until_status(instance_id, "Running")
-    hub.left_timers.append(answered + days * DAY_SECONDS)
+    hub.leftover_timers.append(answered + days * DAY_SECONDS)
     await _pause(draw)
     await hub.end(instance_id, terminate=True)
 

@@ -15,7 +15,7 @@ from state_api.settings import StorageSettings
 from tests.conftest import new_hub
 from tests.durable_app.processes import KEY, Engine, Slot, engine, slot, topic
 from tests.platform.event_grid import Subscription
-from tests.platform.orders_app import Guard, OrdersHost, guarded_orders
+from tests.platform.orders_app import OrdersHost, StateServerClient, guarded_orders
 
 ORDERS = ("shipped", "approved", "rejected", "expired", "declined")
 MONITOR = "monitor"
@@ -26,7 +26,7 @@ class Hosts:
 
     def __init__(self, orders: OrdersHost, state: httpx.Client, subscription: Subscription) -> None:
         self.orders = orders
-        self.guard = Guard(state, "orders-on-the-host")
+        self.guard = StateServerClient(state, "orders-on-the-host")
         self.guard.register(orders.task_hub)
         self.subscription = subscription
 

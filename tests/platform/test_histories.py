@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 def is_good(report: Report) -> None:
-    assert report.false == [], "Ready while something was active"
+    assert report.wrong_ready == [], "Ready while something was active"
     assert report.late == [], "not Ready although nothing was active any more"
 
 

@@ -76,7 +76,7 @@ async def warm_up(worker: DurableHost) -> None:
         await worker.until_status(f"warm-{number}", "Completed")
 
 
-async def test_a_task_hub_with_left_timers_is_drained_and_with_a_start_on_its_way_it_is_not(bench: Bench) -> None:
+async def test_leftover_timers_do_not_block_and_a_start_on_its_way_does(bench: Bench) -> None:
     """20 task hubs. First, timers of days were terminated, and their messages stay in the control queues until then:
     Ready all the same. Then the worker is killed within 150 ms of a launch. The last orchestration of the chain waits
     for an event that nobody sends: whatever of the chain is active or on its way, the task hub is not drained."""
@@ -124,7 +124,7 @@ async def test_a_start_that_was_on_its_way_runs_later_and_then_the_task_hub_drai
         await watch.until_ready()
 
 
-async def test_a_dead_app_with_left_timers_is_drained(bench: Bench) -> None:
+async def test_a_task_hub_whose_app_is_dead_drains_despite_leftover_timers(bench: Bench) -> None:
     async with bench.task_hub(events=True) as (worker, watch):
         await leave_timers(worker, 3)
         worker.kill()

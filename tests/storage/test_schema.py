@@ -162,7 +162,7 @@ async def refused(http: httpx.AsyncClient, place: Place, number: int | None, sai
     for name in operations:
         told = problem(answers[name], 503, "UnsupportedSchema")
         assert said in told["detail"], (name, told)
-        assert ("newer server" if number else "empty storage") in told["detail"]
+        assert ("Run the server version" if number else "empty storage account") in told["detail"]
         assert int(answers[name].headers["retry-after"]) > 0
 
 
