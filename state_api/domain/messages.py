@@ -12,7 +12,7 @@ from enum import StrEnum
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, seconds
 
-PEEKED = 32
+MAX_PEEKED_MESSAGES = 32
 """Messages that a storage queue shows at a time, without taking them (Azure Queue storage, Peek Messages)."""
 
 LISTED_STARTS = 20
@@ -32,7 +32,7 @@ TIMER_LEEWAY = seconds(60)
 """How long after its `FireAt` a timer's message may still be counted: until a worker has polled, or for ever where the
 app is stopped; then it is visible."""
 
-MOST_TIMERS = 5_000
+MAX_REMEMBERED_TIMERS = 5_000
 """Pending timers that are remembered for one task hub. With more, the histories are read anew each time."""
 
 
@@ -63,21 +63,21 @@ class VisibleMessage:
 
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot:
-    """The control queues of a task hub at one moment. `count` includes invisible messages. `visible` were peeked before
-    or after the counting, at most PEEKED of each queue; `steady` of them both before and after, so the count includes
-    them. `more_visible` says that a queue may have further ones. `owners` differs when a worker has taken over a
-    partition."""
+    """The control queues of a task hub at one moment. `count` includes invisible messages. `visible` are the messages
+    that were peeked before or after the counting, at most MAX_PEEKED_MESSAGES of each queue each time. `peeked_twice` is
+    how many were seen both times, which `count` therefore includes. `more_visible` says that a queue may hold more than
+    could be peeked. `owners` changes when another worker takes over a partition."""
 
     count: int = 0
     visible: tuple[VisibleMessage, ...] = ()
-    steady: int = 0
+    peeked_twice: int = 0
     more_visible: bool = False
     owners: str = ""
 
     @property
     def invisible(self) -> int:
         """Never fewer than the messages that were invisible all the time."""
-        return max(0, self.count - self.steady)
+        return max(0, self.count - self.peeked_twice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,13 @@ class KnownTimers:
         return tuple(timer for timer in known.values() if timer.fire_at > now - TIMER_LEEWAY)
 
     def bounded(self) -> "KnownTimers":
-        """What is remembered until the next probe: at most MOST_TIMERS, so that it fits into a row. What is left out
+        """What is remembered until the next probe: at most MAX_REMEMBERED_TIMERS, so that it fits into a row. What is left out
         explains nothing, which is safe."""
-        if len(self.timers) <= MOST_TIMERS:
+        if len(self.timers) <= MAX_REMEMBERED_TIMERS:
             return self
         if self.cursor is None:
             return KnownTimers()
-        latest = sorted(self.timers, key=lambda timer: timer.fire_at)[-MOST_TIMERS:]
+        latest = sorted(self.timers, key=lambda timer: timer.fire_at)[-MAX_REMEMBERED_TIMERS:]
         return replace(self, timers=tuple(latest), partial=True)
 
 

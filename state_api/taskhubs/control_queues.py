@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import HttpResponseError
 
-from state_api.domain.messages import PEEKED, MessageKind, QueueSnapshot, VisibleMessage
+from state_api.domain.messages import MAX_PEEKED_MESSAGES, MessageKind, QueueSnapshot, VisibleMessage
 from state_api.domain.names import entity_name, hub_key, is_entity
 from state_api.storage.tables import error_code, is_no_table
 from state_api.taskhubs.account import GONE, StorageAccount
@@ -98,7 +98,7 @@ class ControlQueues:
         return QueueSnapshot(
             count=sum(queue.count for queue in read),
             visible=tuple(message for queue in read for message in queue.visible),
-            steady=sum(queue.steady for queue in read),
+            peeked_twice=sum(queue.peeked_twice for queue in read),
             more_visible=any(queue.more_visible for queue in read),
             owners=owners,
         )
@@ -151,12 +151,12 @@ class ControlQueues:
                 count = await self._count(queue)
                 if not count:
                     return QueueSnapshot()
-                before = await queue.peek_messages(max_messages=PEEKED)
+                before = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
                 if not before:
                     return QueueSnapshot(count)
                 # A message that leaves the queue between the peek and the count must not hide an invisible one.
                 count = await self._count(queue)
-                after = await queue.peek_messages(max_messages=PEEKED)
+                after = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
             except HttpResponseError as error:
                 if error_code(error) not in GONE:
                     raise
@@ -170,8 +170,8 @@ class ControlQueues:
         return QueueSnapshot(
             count=count,
             visible=tuple([await self._understood(task_hub, message) for message in seen.values()]),
-            steady=sum((message.id, message.dequeue_count) in times for message in after),
-            more_visible=PEEKED in (len(before), len(after)),
+            peeked_twice=sum((message.id, message.dequeue_count) in times for message in after),
+            more_visible=MAX_PEEKED_MESSAGES in (len(before), len(after)),
         )
 
     async def _count(self, queue: "QueueClient") -> int:

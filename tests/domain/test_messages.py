@@ -11,7 +11,7 @@ from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.messages import (
     LISTED_STARTS,
-    MOST_TIMERS,
+    MAX_REMEMBERED_TIMERS,
     TIMER_LEEWAY,
     TIMER_MARGIN,
     KnownTimers,
@@ -275,9 +275,9 @@ def test_a_timer_is_remembered_once_and_until_it_has_fired() -> None:
 
 
 def test_no_more_timers_are_remembered_than_fit_into_a_row() -> None:
-    few = KnownTimers(tuple(timer(number, number) for number in range(MOST_TIMERS)), at())
+    few = KnownTimers(tuple(timer(number, number) for number in range(MAX_REMEMBERED_TIMERS)), at())
     assert few.bounded() is few
-    many = KnownTimers((*few.timers, timer(-1, MOST_TIMERS)), at())
+    many = KnownTimers((*few.timers, timer(-1, MAX_REMEMBERED_TIMERS)), at())
     # A complete read is done anew.
     assert many.bounded() == KnownTimers()
     # An unfinished one goes on, without the timer that fires first.

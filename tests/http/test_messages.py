@@ -179,7 +179,7 @@ async def test_what_was_remembered_of_another_account_explains_nothing(
 async def test_more_timers_than_can_be_remembered_are_no_failure(
     http: httpx.AsyncClient, app: str, queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("state_api.domain.messages.MOST_TIMERS", 1)
+    monkeypatch.setattr("state_api.domain.messages.MAX_REMEMBERED_TIMERS", 1)
     for number in range(3):
         await queues.create_timer(f"order-{number}", 86_400)
         await queues.send(message(f"order-{number}", "TimerFired", None), hidden=86_400)
