@@ -64,9 +64,9 @@ class VisibleMessage:
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot:
     """The control queues of a task hub at one moment. `count` includes invisible messages. `visible` are the messages
-    that were peeked before or after the counting, at most MAX_PEEKED_MESSAGES of each queue each time. `peeked_twice` is
-    how many were seen both times, which `count` therefore includes. `more_visible` says that a queue may hold more than
-    could be peeked. `owners` changes when another worker takes over a partition."""
+    that were peeked before or after the counting, at most MAX_PEEKED_MESSAGES of each queue each time. `count` surely
+    includes those that were `peeked_twice`, before and after. `more_visible` says that a queue may hold more than could
+    be peeked. `owners` changes when another worker takes over a partition."""
 
     count: int = 0
     visible: tuple[VisibleMessage, ...] = ()
@@ -110,8 +110,8 @@ class KnownTimers:
         return tuple(timer for timer in known.values() if timer.fire_at > now - TIMER_LEEWAY)
 
     def bounded(self) -> "KnownTimers":
-        """What is remembered until the next probe: at most MAX_REMEMBERED_TIMERS, so that it fits into a row. What is left out
-        explains nothing, which is safe."""
+        """What is remembered until the next probe: at most MAX_REMEMBERED_TIMERS, so that it fits into a row. What is
+        left out explains nothing, which is safe."""
         if len(self.timers) <= MAX_REMEMBERED_TIMERS:
             return self
         if self.cursor is None:
