@@ -28,7 +28,8 @@ FIRST_LOOK_SECONDS = 30
 """The time counts from the first look after the last event, which a busy machine delays."""
 
 LINKS = 40
-"""More than a worker gets through before it is killed: then a start is on its way, or an instance is active."""
+"""More than a worker gets through before it is killed: then a start is on its way, or an instance is active. The
+extension takes no input that is nested much deeper."""
 
 UNEXPLAINED_SECONDS = 630
 """Messages that nothing explains stop blocking after this long without a change: 600 s, and 30 s more."""
@@ -204,7 +205,7 @@ async def test_a_start_whose_workers_die_again_and_again_is_never_called_drained
 
     async def start_and_kill(worker: DurableHost) -> None:
         await warm_up(worker)
-        function, given = launcher_chain("chain", 500, "last")
+        function, given = launcher_chain("chain", LINKS, "last")
         await worker.launch(function, "first", **given)
         worker.kill()
 
