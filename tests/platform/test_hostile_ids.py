@@ -1,0 +1,54 @@
+"""Instance ids that are commands of CI systems and terminals, started on the real extension: the command line prints
+them in a pipeline's log, and none of them is a command there."""
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+
+from state_api.settings import StorageSettings
+from tests.platform.durable_host import durable_host
+from tests.platform.state_server import STORAGE_PROVIDER, state_server
+from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.log_commands import AZURE_OWN, GITHUB_OWN, azure_commands, github_commands
+from tests.safe_deploy.processes import safe_deploy
+
+pytestmark = pytest.mark.anyio
+
+IDS = [
+    "order\n::error::forged",
+    "##vso[task.complete result=Succeeded;]done",
+    "::stop-commands::token",
+    "\x1b[2J\x1b[1;1Hnothing runs",
+]
+
+
+async def test_ids_that_are_commands_are_printed_escaped(storage: StorageSettings, tmp_path: Path) -> None:
+    assert storage.connection_string is not None
+    connection = storage.connection_string.get_secret_value()
+    task_hub = f"hostile{uuid.uuid4().hex[:16]}"
+    async with (
+        state_server(storage, tmp_path) as server,
+        durable_host(task_hub, connection, tmp_path) as worker,
+    ):
+        await server.put_app("hostile", task_hub, STORAGE_PROVIDER)
+        for number, instance_id in enumerate(IDS):
+            # The extension refuses most of these ids from a client, and takes all of them from an orchestration.
+            await worker.launch("Launcher", f"launcher-{number}", starts="Wait", id=instance_id, input={})
+        async with asyncio.timeout(120):
+            while {active["id"] for active in await worker.active()} != set(IDS):
+                await asyncio.sleep(0.1)
+        answer = await server.ask("hostile")
+        assert {active["instanceId"] for active in answer.verdict["active"]} == set(IDS)
+        for variables, read, own in (
+            (github(tmp_path), github_commands, GITHUB_OWN),
+            (AZURE, azure_commands, AZURE_OWN),
+        ):
+            given = variables | {"SAFE_DEPLOY_SERVER": server.url, "SAFE_DEPLOY_APP": "hostile"}
+            for arguments in (["status"], ["instances", "--task-hub", task_hub]):
+                ended = await asyncio.to_thread(safe_deploy, *arguments, given=given, folder=tmp_path)
+                log = ended.stdout + ended.stderr
+                assert "task.complete result=Succeeded" in log, log
+                assert "\x1b[2J" not in log
+                assert {command.name for command in read(log)} <= own, log
