@@ -70,7 +70,7 @@ def installed(name: str) -> str | None:
         ("odd==1.0", f"even==1.0 {HASH}", "odd==1.0 is missing from the lock file"),
         ("odd>=1.0", f"odd==1.0 {HASH}", "odd>=1.0 is not pinned to one version"),
         ("odd==1.*", f"odd==1.0 {HASH}", "odd==1.* is not pinned to one version"),
-        ("odd==1.0", f"--index-url https://example.com/\nodd==1.0 {HASH}", "names a place to install from"),
+        ("odd==1.0", f"--{'index-url'} https://example.com/\nodd==1.0 {HASH}", "names a place to install from"),
         ("odd==1.0", f"odd @ https://example.com/odd.whl {HASH}", "names a place to install from"),
     ],
 )
