@@ -81,25 +81,45 @@ def waive(
     server: ServerOption,
     app: AppOption,
     task_hub: HubOption,
-    instance_id: Annotated[str, typer.Option("--instance-id", help="The instance that may stay active.")],
     reason: ReasonOption,
+    instance_id: Annotated[
+        str, typer.Option("--instance-id", show_default=False, help="The instance that may stay active.")
+    ] = "",
+    unexplained_messages: Annotated[
+        int,
+        typer.Option(
+            "--unexplained-messages",
+            min=0,
+            show_default=False,
+            help="In place of an instance: how many invisible messages do not block.",
+        ),
+    ] = 0,
     hours: Annotated[float, typer.Option("--hours", min=0.01, max=90 * 24, help="How long it holds.")] = 24,
     key: KeyOption = "",
     output: OutputOption = Output.TABLE,
     actor: ActorOption = "",
     run_url: RunUrlOption = "",
 ) -> None:
-    """Let one instance stay active without holding up deployments."""
+    """Let one instance stay active, or messages that nothing explains not block, without holding up deployments."""
+    if bool(instance_id) == bool(unexplained_messages):
+        raise UsageError("give either --instance-id or --unexplained-messages: a waiver is for one of them")
     session = open_session(server, app, key, "staging", output, actor, run_url)
     expires = (rendering.now() + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    body = {"taskHub": task_hub, "instanceId": instance_id, "reason": reason, "expiresAt": expires}
-    changed = session.server.post_waiver(body)
+    what: Json = {"instanceId": instance_id} if instance_id else {"unexplainedMessages": unexplained_messages}
+    changed = session.server.post_waiver({"taskHub": task_hub, **what, "reason": reason, "expiresAt": expires})
     session.result(
         changed,
-        ("Task hub", "Instance", "Until", "By", "Reason"),
-        [[w["taskHub"], w["instanceId"], w["expiresAt"], w["by"], w["reason"]] for w in changed["waivers"]],
-        f"instance {instance_id} of task hub {task_hub} is waived until {expires}",
+        ("Task hub", "Waived", "Until", "By", "Reason"),
+        [[w["taskHub"], _waived(w), w["expiresAt"], w["by"], w["reason"]] for w in changed["waivers"]],
+        f"waived until {expires} in task hub {task_hub}: {_waived(what)}",
     )
+
+
+def _waived(waiver: Json) -> str:
+    """What a waiver is for."""
+    if waiver.get("instanceId") is not None:
+        return f"instance {waiver['instanceId']}"
+    return f"{waiver['unexplainedMessages']} unexplained messages"
 
 
 @operations.command()

@@ -212,9 +212,33 @@ def test_a_waiver_lets_the_rest_decide(place: Place, instance_id: str) -> None:
     where = ("--task-hub", place.hub, "--instance-id", instance_id, "--reason", "case 4711")
     ended = place.call("waive", *where, "--hours", "2", "--actor", "anna")
     assert ended.code == 0
-    assert lines(ended.stdout)[0].startswith(f"instance {instance_id} of task hub {place.hub} is waived until 20")
-    assert re.fullmatch(rf"{place.hub} {re.escape(instance_id)} \S+Z anna case 4711", lines(ended.stdout)[3])
+    first, *_ = lines(ended.stdout)
+    assert re.fullmatch(rf"waived until 20\S+Z in task hub {place.hub}: instance {re.escape(instance_id)}", first)
+    row = rf"{place.hub} instance {re.escape(instance_id)} \S+Z anna case 4711"
+    assert re.fullmatch(row, lines(ended.stdout)[3])
     assert place.call("status", "--slot", "production", "--output", "json").json()["activeCount"] == 0
+
+
+def test_messages_that_nothing_explains_are_waived_by_their_number(place: Place) -> None:
+    place.register()
+    where = ("--task-hub", place.hub, "--reason", "purged timers", "--actor", "anna")
+    ended = place.call("waive", *where, "--unexplained-messages", "3")
+    assert ended.code == 0
+    assert lines(ended.stdout)[0].endswith(f"in task hub {place.hub}: 3 unexplained messages")
+    assert re.fullmatch(rf"{place.hub} 3 unexplained messages \S+Z anna purged timers", lines(ended.stdout)[3])
+    assert [waiver["unexplainedMessages"] for waiver in place.ask("GET")["waivers"]] == [3]
+    # Beside it, the waiver of an instance is listed too.
+    ended = place.call("waive", *where, "--instance-id", "stuck")
+    assert len(lines(ended.stdout)) == 5
+
+
+@pytest.mark.parametrize("what", [(), ("--instance-id", "stuck", "--unexplained-messages", "3")])
+def test_a_waiver_is_for_one_thing(place: Place, what: tuple[str, ...]) -> None:
+    place.register()
+    ended = place.call("waive", "--task-hub", place.hub, "--reason", "why", *what)
+    assert ended.code == ExitCode.USAGE
+    assert "--unexplained-messages" in ended.stderr
+    assert place.ask("GET")["waivers"] == []
 
 
 @pytest.mark.parametrize("options", [("--hours", "0"), ("--hours", "nan"), ("--hours", "2161"), ("--reason", "")])
