@@ -26,7 +26,8 @@ GRACE_SECONDS = 30
 """What the time rule waits beyond the longest time for which a message can be hidden."""
 
 TIMER_MARGIN = seconds(10)
-"""A timer this close to its `FireAt` explains no invisible message: workers compute the delay by their own clocks."""
+"""A timer this close to its `FireAt` explains no invisible message: workers compute the delay by their own clocks, and
+queues hide messages for whole seconds, so that a timer fires up to a second early (run on the real extension)."""
 
 TIMER_LEEWAY = seconds(60)
 """How long after its `FireAt` a timer's message may still be counted: until a worker has polled, or for ever where the
