@@ -212,7 +212,9 @@ async def history(
             worker = DurableHost(task_hub, connection, folder, topic=relay.url)
             async with state_server(storage, folder, worker.url) as server:
                 await worker.start()
-                yield History(seed, provider, faults, Hub(worker, task_hub_storage), server, relay)
+                # The management API shows no messages.
+                purges = provider == "azureStorage" or not any(faults.losses)
+                yield History(seed, provider, faults, Hub(worker, task_hub_storage, purges=purges), server, relay)
     finally:
         if worker is not None:
             await worker.close()

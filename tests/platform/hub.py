@@ -26,6 +26,8 @@ class Hub:
     `steady`: a lock held by code that a kill must not interrupt, and by the code that kills. `worker_is_killed`: the
     worker is killed in this round; messages that it processed but did not delete then return, and can end an instance
     restarted under the same id. `leftover_timers`: when the timers of ended instances would fire (`time.monotonic`).
+    `purges`: ended instances are purged. Where the server sees no messages, a purged instance whose end was lost blocks
+    for ten minutes (docs/correctness.md, What is left open).
     """
 
     worker: DurableHost
@@ -35,6 +37,7 @@ class Hub:
     worker_is_killed: bool = False
     leftover_timers: list[float] = field(default_factory=list)
     started: int = 0
+    purges: bool = True
 
     async def insist(self, call: Callable[[], Awaitable[Result]]) -> tuple[Result, bool]:
         """Repeat a request until a worker answers. The second value is False if it may have taken effect twice."""

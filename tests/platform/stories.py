@@ -52,7 +52,7 @@ async def waits(hub: Hub, instance_id: str, draw: Random) -> None:
     once = await hub.end(instance_id, terminate=how == "terminate")
     await hub.until_status(instance_id, *ENDED)
     async with hub.steady:
-        if after == "purge":
+        if after == "purge" and hub.purges:
             await hub.tell("purge", instance_id)
         elif after == "restart" and once and not hub.worker_is_killed:
             await hub.tell("restart", instance_id)
@@ -173,7 +173,7 @@ async def chains(hub: Hub, instance_id: str, draw: Random) -> None:
         return
     if answered < least:
         hub.spans.open(instance_id, answered, end=least)
-    if draw.random() < 0.5:
+    if draw.random() < 0.5 and hub.purges:
         await hub.until_status(instance_id, *ENDED)
         async with hub.steady:
             await hub.tell("purge", instance_id)
