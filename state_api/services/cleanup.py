@@ -14,7 +14,7 @@ from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubReco
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
-from state_api.taskhubs.backend import Artifacts, Backends, Kind, SourceError
+from state_api.taskhubs.backend import Artifacts, Backends, Kind, SourceError, place_of
 
 _BUDGET_SECONDS = 150.0
 """How long one call may read task hubs; a scan that needs longer is carried on by the next call."""
@@ -146,7 +146,7 @@ class Cleanup:
         missing = any(reason.code is Reason.TASK_HUB_MISSING for reason in verdict.reasons)
         # That it is not there says nothing of what the records show active, if it was never seen there: taskHubs may
         # have been set to another account since.
-        believed = not verdict.has_running or (hub is not None and hub.matched == str(order.app.task_hubs))
+        believed = not verdict.has_running or (hub is not None and self._is_matched(hub, order.app))
         if missing and believed and (artifacts is None or (hub is not None and (hub.seen or hub.deleting is not None))):
             # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
             return await self._forget(order, retired, hub, not_owned)
@@ -155,6 +155,15 @@ class Cleanup:
         if artifacts is None:
             return await self._forget(order, retired, hub, not_owned)
         return await self._delete(order, retired, hub, artifacts, verdict.ignored_count)
+
+    def _is_matched(self, hub: TaskHubRecord, app: App) -> bool:
+        """Whether the place to which `taskHubs` leads now has shown instances that events told of."""
+        if app.task_hubs is None:
+            return False
+        try:
+            return hub.matched == place_of(app.task_hubs, self._backends.of(app.task_hubs))
+        except SourceError:
+            return False
 
     async def _forget(
         self, order: _Order, retired: Retired, hub: TaskHubRecord | None, not_owned: str | None = None

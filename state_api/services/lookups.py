@@ -108,8 +108,7 @@ class LookUps:
         """Whether the backend has ever shown an instance that events `told` of. A hub of the same name in another
         account does not, and its silence must not close what runs here."""
         hub = await self._task_hubs.get(question.task_hub)
-        source = str(question.source)
-        if hub is None or hub.matched == source:
+        if hub is None or hub.matched == question.place:
             return hub is not None
         if not told:
             # The latest of some that are known to have finished: they are the last to be purged.
@@ -117,7 +116,7 @@ class LookUps:
             latest = sorted(page.items, key=lambda one: one.last_event_at)[-LOOKED_UP:]
             told = any((await backend.find(question.task_hub, [one.instance_id for one in latest])).values())
         if told:
-            await self._task_hubs.mark(question.task_hub, source)
+            await self._task_hubs.mark(question.task_hub, question.place)
         return told
 
     async def correct(self, task_hub: str, corrections: Sequence[Instance]) -> bool:

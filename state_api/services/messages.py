@@ -30,8 +30,7 @@ class MessageReading:
         self._backend = backend
         self._question = question
         self._clock = clock
-        place = f"{question.source}|{' '.join(backend.addresses)}"
-        self._memory = memory if memory.place == place else MessageMemory(place)
+        self._memory = memory if memory.place == question.place else MessageMemory(question.place)
 
     @property
     def memory(self) -> MessageMemory:

@@ -27,10 +27,12 @@ class Verify(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be verified. `asked_at` is by the storage's clock; `deadline` by that of the event loop."""
+    """What is to be verified. `place` is where the source leads now; empty if a setting is wrong. `asked_at` is by the
+    storage's clock; `deadline` by that of the event loop."""
 
     task_hub: str
     source: TaskHubSource
+    place: str
     policy: Policy
     exemptions: Exemptions
     verify: Verify
@@ -41,7 +43,7 @@ class Question:
     def key(self) -> str:
         """What a result must have been read under to answer this question."""
         messages = "ignored" if self.policy.ignore_messages else str(self.policy.message_visibility_seconds)
-        return f"{hub_key(self.task_hub)}|{self.source}|{self.exemptions.key}|{messages}"
+        return f"{hub_key(self.task_hub)}|{self.place}|{self.exemptions.key}|{messages}"
 
 
 @dataclass(frozen=True, slots=True)

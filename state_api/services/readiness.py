@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from state_api.domain.apps import App, Beneath, Caller, Slot
+from state_api.domain.apps import App, Beneath, Caller, Slot, TaskHubSource
 from state_api.domain.beneath import combine
 from state_api.domain.errors import AppNotFound
 from state_api.domain.evidence import Activity, Evidence, OpenDeployment, OpenSwap, ProbeResult
@@ -163,7 +163,7 @@ class Readiness:
         checked: Checked | None = None
         records: Records | None = None
         if app.task_hubs is not None:
-            question = Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
+            question = self._question(app, app.task_hubs, task_hub, exemptions, how)
             # Hub, source, policy and waivers may change while somebody waits.
             before = how.checked.get(task_hub)
             if before is not None and before.key == question.key:
@@ -193,9 +193,7 @@ class Readiness:
         assert app.task_hubs is not None, "whoever asks has looked"
         how = await self.verification(Verify.NONE)
         exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, how.asked_at)
-        await self._verifier.acquaint(
-            Question(task_hub, app.task_hubs, app.policy, exemptions, how.verify, how.asked_at, how.deadline)
-        )
+        await self._verifier.acquaint(self._question(app, app.task_hubs, task_hub, exemptions, how))
 
     async def activity(self, task_hub: str, policy: Policy) -> Activity:
         """What was recorded for a hub, whatever is waived."""
@@ -206,5 +204,10 @@ class Readiness:
         assert app.task_hubs is not None, "whoever asks has looked"
         how = await self.verification(verify)
         exemptions = Exemptions.of(app.policy.ignore_functions, app.waivers, task_hub, how.asked_at)
-        question = Question(task_hub, app.task_hubs, app.policy, exemptions, verify, how.asked_at, how.deadline)
-        return await self._verifier.count(question)
+        return await self._verifier.count(self._question(app, app.task_hubs, task_hub, exemptions, how))
+
+    def _question(
+        self, app: App, source: TaskHubSource, task_hub: str, exemptions: Exemptions, how: Verification
+    ) -> Question:
+        place = self._verifier.place(source)
+        return Question(task_hub, source, place, app.policy, exemptions, how.verify, how.asked_at, how.deadline)

@@ -12,7 +12,7 @@ from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskH
 from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key, hub_key
-from state_api.domain.ownership import Claim
+from state_api.domain.ownership import Basis, Claim
 from state_api.domain.registration import Registration, register, replaced_slots
 from state_api.domain.releases import Order, abandon, is_in_slot, is_staged_by, needs_verdict, remove_retired, stage
 from state_api.domain.swaps import SwapOrder, SwapOutcome, begin, confirm, swap, take_back
@@ -191,9 +191,9 @@ class Releases:
             raise InvalidRequest(error.message) from None
 
     async def _used(self, app: App, task_hub: str, caller: Caller | None = None) -> bool:
-        """Whether the hub was cleaned up or, where a `caller` stages it, was seen in events before that run claimed it;
-        what is in a slot or retired the app itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it belongs to
-        another app."""
+        """Whether the hub was cleaned up or, where a `caller` stages it, was seen by events or a probe before that run
+        claimed it; what is in a slot or retired the app itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it
+        belongs to another app."""
         hub = await self._task_hubs.get(task_hub)
         if hub is None:
             return caller is not None and await self._recorder.has_waiting(task_hub)
@@ -214,7 +214,7 @@ class Releases:
             )
         if hub.closed or caller is None or is_claimed_by(hub, app, caller):
             return hub.closed
-        return hub.recording or await self._recorder.has_waiting(task_hub)
+        return hub.recording or hub.seen or await self._recorder.has_waiting(task_hub)
 
     async def _change(
         self,
@@ -238,8 +238,11 @@ class Releases:
             transition = await decide(before, now)
             if not transition.changed:
                 return before
+            # An adoption is proven only once it is on record.
+            adoption = transition.proof if transition.proof and transition.proof.basis is Basis.ADOPTED else None
             for hub in (*transition.new_hubs, *transition.adopted):
-                await self._task_hubs.claim(hub, Claim(before.name, caller.run(hub), transition.proof))
+                proof = None if adoption else transition.proof
+                await self._task_hubs.claim(hub, Claim(before.name, caller.run(hub), proof))
                 # Before the hub is in a slot: a verdict must know of them.
                 await self._recorder.replay(hub)
             after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=caller.by)
@@ -254,6 +257,8 @@ class Releases:
                 transition.details,
             )
             if await self._apps.commit(before, after, audit):
+                for hub in (*transition.new_hubs, *transition.adopted) if adoption else ():
+                    await self._task_hubs.claim(hub, Claim(before.name, caller.run(hub), adoption))
                 return after
             await asyncio.sleep(random.uniform(0, min(0.5, 0.02 * 2**attempt)))
         winner = await self._apps.get(name)

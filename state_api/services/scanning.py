@@ -242,7 +242,7 @@ class Scanner:
             return
         known = await asyncio.gather(*(self._known(hub, one) for one in blocking))
         if any(one is not None and one.source is Source.EVENT for one in known):
-            await self._task_hubs.mark(question.task_hub, str(question.source))
+            await self._task_hubs.mark(question.task_hub, question.place)
         now = self._clock.now()
         lacking = [missed(before, one, now) for before, one in zip(known, blocking, strict=True)]
         await self._look_ups.correct(question.task_hub, [one for one in lacking if one is not None])

@@ -3,6 +3,7 @@ up; once they show none, the hub is scanned. What is seen corrects the records."
 
 import asyncio
 
+from state_api.domain.apps import TaskHubSource
 from state_api.domain.evidence import Activity, ProbeResult, ProbeStatus
 from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, seconds
@@ -12,7 +13,7 @@ from state_api.services.lookups import LOOKED_UP, LookedUp, LookUps
 from state_api.services.ports import Clock, Instances, ProbeRecord, Probes, TaskHubs
 from state_api.services.questions import Checked, Question, Records, Verify, answers, is_fresh_enough
 from state_api.services.scanning import Scanner, cut_short, failed, under_way
-from state_api.taskhubs.backend import Backends, SourceError
+from state_api.taskhubs.backend import Backends, SourceError, place_of
 
 BUDGET_SECONDS = 60.0
 """How long one question may read a task hub. With the longest wait of GetStagingStatus it stays well inside the 230 s
@@ -46,6 +47,13 @@ class Verifier:
             return Records(Activity(), known=hub is not None and (hub.recording or hub.seen))
         return Records(await self._instances.activity(hub, exemptions), known=True)
 
+    def place(self, source: TaskHubSource) -> str:
+        """Where the source leads now; empty if a setting is missing or wrong."""
+        try:
+            return place_of(source, self._backends.of(source))
+        except SourceError:
+            return ""
+
     async def now(self) -> Instant:
         """The storage's time, asked of it: this machine may just have started, or have been suspended."""
         await self._task_hubs.ping()
@@ -55,7 +63,7 @@ class Verifier:
         """Find out whether a hub's source is the right one while there are instances to know it by: later they may be
         purged. Costs nothing once it is known."""
         hub = await self._task_hubs.get(question.task_hub)
-        if hub is None or hub.closed or not hub.recording or hub.matched == str(question.source):
+        if hub is None or hub.closed or not hub.recording or hub.matched == question.place:
             return
         active = (await self._instances.activity(hub, question.exemptions)).active[-LOOKED_UP:]
         told = [one.instance_id for one in active if one.source is Source.EVENT]
@@ -65,7 +73,7 @@ class Verifier:
         except (SourceError, TimeoutError):
             return
         if any(seen.values()):
-            await self._task_hubs.mark(question.task_hub, str(question.source))
+            await self._task_hubs.mark(question.task_hub, question.place)
 
     async def check(self, question: Question) -> Checked:
         """Verify a hub for a verdict."""

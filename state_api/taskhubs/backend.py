@@ -146,6 +146,12 @@ class Backend(Protocol):
     async def close(self) -> None: ...
 
 
+def place_of(source: TaskHubSource, backend: Backend) -> str:
+    """Where an app's task hubs live, as text: the settings that lead there, and where these lead now. What was found in
+    one place says nothing about another."""
+    return f"{source}|{' '.join(backend.addresses)}"
+
+
 class Backends(Protocol):
     """The backends that this server's settings give access to."""
 

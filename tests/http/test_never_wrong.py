@@ -279,7 +279,7 @@ def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_ca
     that."""
     asked = parse_instant("2026-11-20T09:00:00Z")
     source = TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP")
-    question = Question("v41", source, Policy(), Exemptions(()), Verify.FRESH, asked, 0)
+    question = Question("v41", source, "here", Policy(), Exemptions(()), Verify.FRESH, asked, 0)
     began, ended = Instant(asked - seconds(31)), Instant(asked + seconds(1))
     result = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began, ended_at=ended, carried_on=True, took_seconds=2)
     assert not is_fresh_enough(result, question)

@@ -12,11 +12,12 @@ from azure.data.tables import UpdateMode
 
 from state_api.app import StateServer
 from state_api.domain.apps import App, Caller, TaskHubSource
-from state_api.domain.errors import SourceUnavailable
+from state_api.domain.errors import SourceUnavailable, StorageUnavailable
 from state_api.domain.instants import Instant
 from state_api.domain.ownership import Existing
 from state_api.services.ownership import Ownership
 from state_api.settings import StorageSettings
+from state_api.storage.apps import AppStore
 from state_api.storage.tables import TASK_HUBS
 from state_api.storage.task_hubs import TaskHubStore
 from state_api.taskhubs.azure_storage import AzureStorageBackend
@@ -519,6 +520,51 @@ async def test_put_app_adopts_an_existing_task_hub_on_record(
     (done,) = await clean(http, app)
     assert (done["taskHub"], done["outcome"]) == (hub, "Removed")
     assert await account.artifacts(hub) == []
+
+
+async def test_an_adoption_that_did_not_go_on_record_proves_nothing(
+    http: httpx.AsyncClient, app: str, account: Account, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage fails when the app is written; the request is repeated."""
+    await account.make(hub, ("order-1", "Completed"))
+    slots = {"staging": {"taskHub": hub}}
+    assert (await put(http, app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
+    adopt = {"taskHubs": SOURCE, "adoptTaskHubs": [hub]}
+
+    async def fail(*arguments: object) -> bool:
+        raise StorageUnavailable("the state storage cannot be used at the moment")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AppStore, "commit", fail)
+        problem(await put(http, app, **adopt), 503, "StorageUnavailable")
+    assert await proof_of(http, hub) is None
+    assert (await put(http, app, **adopt)).status_code == 200
+    record, *_ = (await http.get(f"/api/apps/{app}/history")).json()["history"]
+    assert record["details"]["adopted"]["taskHubs"] == [hub]
+    assert (await proof_of(http, hub))["basis"] == "Adopted"
+
+
+async def test_a_setting_that_leads_to_another_account_is_another_place(
+    storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
+) -> None:
+    """Task hub and instances are known in one account. That the other has no such task hub says nothing of the records,
+    and what was read in the first answers no question about it."""
+    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
+    async with server_with(storage, clock, settings) as http:
+        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
+        assert (await stage(http, app, hub)).status_code == 200
+        await account.make(hub, ("order-1", "Running"))
+        await publish(http, event(hub, "order-1"))
+        assert "InstancesActive" in codes(await staging(http, app, wait=2))
+        # Retired by force: its order still runs.
+        await retire(http, app, hub, account)
+    async with ProviderHub(storage, hub) as provider:
+        await provider.delete()
+    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as moved:
+        (done,) = await clean(moved, app, deleteTaskHubs=False)
+        assert (done["taskHub"], done["outcome"]) == (hub, "NotDrained")
+        listed = (await moved.get(f"/api/taskhubs/{hub}/instances?active=true")).json()["instances"]
+        assert [instance["instanceId"] for instance in listed] == ["order-1"]
 
 
 async def test_a_task_hub_of_the_app_is_adopted_when_it_is_named(
