@@ -49,8 +49,7 @@ async def waits(hub: Hub, instance_id: str, draw: Random) -> None:
             await hub.tell("resume", instance_id)
     if how == "stays":
         return
-    once = await hub.end(instance_id, terminate=how == "terminate")
-    await hub.until_status(instance_id, *ENDED)
+    once = await hub.end_surely(instance_id, terminate=how == "terminate")
     async with hub.steady:
         if after == "purge" and hub.purges:
             await hub.tell("purge", instance_id)
