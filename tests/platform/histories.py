@@ -48,7 +48,8 @@ LEASE_SECONDS = 15.0
 @dataclass
 class Report:
     """What came of histories. `wrong_ready` are Ready answers while something was surely active, `late` are rounds
-    after which Ready came too late. `longest` is the longest time from a drained task hub to Ready, in seconds."""
+    after which Ready came too late. `longest` is the longest time from a drained task hub to Ready, in seconds.
+    `leftovers` are histories that ended with messages of a killed worker, which the time rule judges."""
 
     rounds: int = 0
     orchestrations: int = 0
@@ -58,6 +59,7 @@ class Report:
     server_kills: int = 0
     events: int = 0
     lost_events: int = 0
+    leftovers: int = 0
     longest: float = 0.0
     wrong_ready: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
@@ -109,7 +111,11 @@ class History:
         """Play that many rounds, or begin rounds until the time is up."""
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         await self._server.put_app(self.app, self._hub.worker.task_hub, PROVIDERS[self._provider])
-        while (rounds is None or self.report.rounds < rounds) and time.monotonic() < deadline:
+        while (
+            (rounds is None or self.report.rounds < rounds)
+            and time.monotonic() < deadline
+            and not self.report.leftovers
+        ):
             await self._round(self.report.rounds)
             self.report.rounds += 1
         self.report.orchestrations = self._hub.started
@@ -140,7 +146,10 @@ class History:
             asking.cancel()
             with suppress(asyncio.CancelledError):
                 await asking
-        await self._expect_ready(number, drained_at)
+        if drained_at is None:
+            self.report.leftovers += 1
+        else:
+            await self._expect_ready(number, drained_at)
 
     async def _kill_worker(self, *, after: float, down: float) -> None:
         await asyncio.sleep(after)

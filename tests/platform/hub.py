@@ -18,6 +18,8 @@ ENDED = ("Completed", "Failed", "Terminated")
 
 _DRAIN_SECONDS = 300
 _ASK_AGAIN_SECONDS = 30
+_HIDDEN_SECONDS = 120
+"""A message that a killed worker had taken comes back after a minute (`--visibility`)."""
 
 
 @dataclass
@@ -119,10 +121,12 @@ class Hub:
             if await self.worker.status(instance_id) not in (*ENDED, None, done):
                 raise
 
-    async def release_all(self) -> float:
+    async def release_all(self) -> float | None:
         """End everything that is active, and wait until the platform shows the task hub as drained. The time from
-        which it was. Raises TimeoutError that says what is left."""
+        which it was. None if nothing is active and messages are left that nobody sees: after a kill, a worker gives up
+        messages that it cannot place, for up to 600 s at a time. Raises TimeoutError that says what is left."""
         deadline = time.monotonic() + _DRAIN_SECONDS
+        inactive_since = time.monotonic()
         while True:
             messages = await self.storage.messages()
             (active, _) = await self.insist(self.worker.active)
@@ -131,6 +135,10 @@ class Hub:
                 drained_at = time.monotonic()
                 if not (await self.insist(self.worker.active))[0]:
                     return drained_at
+            if active or messages.visible:
+                inactive_since = time.monotonic()
+            elif self.worker.kills and time.monotonic() > inactive_since + _HIDDEN_SECONDS:
+                return None
             if time.monotonic() > deadline:
                 raise TimeoutError(f"does not drain: {active}, {messages}: {await self.storage.everything()}")
             for one in active:

@@ -79,8 +79,9 @@ async def warm_up(worker: DurableHost) -> None:
 
 async def test_leftover_timers_do_not_block_and_a_start_on_its_way_does(bench: Bench) -> None:
     """20 task hubs. First, timers of days were terminated, and their messages stay in the control queues until then:
-    Ready all the same. Then the worker is killed within 150 ms of a launch. The last orchestration of the chain waits
-    for an event that nobody sends: whatever of the chain is active or on its way, the task hub is not drained."""
+    Ready all the same. Then the worker is killed within 150 ms of a launch: amid a chain of launchers, each of which is
+    only a message until it has ended. The last orchestration of the chain waits for an event that nobody sends, so the
+    task hub is not drained, whatever of the chain is active or on its way."""
     draw = Random()
     at_once = asyncio.Semaphore(AT_ONCE)
     watched: list[Watch] = []
@@ -94,6 +95,7 @@ async def test_leftover_timers_do_not_block_and_a_start_on_its_way_does(bench: B
             function, given = launcher_chain(f"chain-{number}", LINKS, "last")
             await worker.launch(function, "first", **given)
             asking = asyncio.create_task(watch.ask_for(3))
+            await worker.until_status("first", "Completed")
             await asyncio.sleep(draw.random() * 0.15)
             worker.kill()
             await asking
