@@ -36,6 +36,14 @@ FEW_CONNECTIONS = (
     "-c",
     f"import sys, state_api.__main__ as main; main.limit_to_open_files = lambda: {CONNECTIONS}; sys.exit(main.main())",
 )
+WEB_SOCKETS = (
+    "-c",
+    """
+import sys, uvicorn.protocols.websockets.auto as installed, state_api.__main__ as main
+installed.AutoWebSocketsProtocol = object
+sys.exit(main.main())""",
+)
+"""The server with what uvicorn takes for a package for web sockets."""
 KEY = "a-key-of-an-administrator-0123456789"
 
 
@@ -142,6 +150,13 @@ def send(connection: socket.socket, content: bytes) -> None:
     """Unless the server has closed the connection by now."""
     with suppress(OSError):
         connection.sendall(content)
+
+
+def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: Path) -> None:
+    """Not even where a package for web sockets is installed: its protocol would know none of the limits."""
+    upgrade = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with serving(storage, tmp_path, command=WEB_SOCKETS) as served, connect(served, upgrade) as connection:
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.usefixtures("many_files")
