@@ -176,10 +176,13 @@ class Settings(_Frozen):
 
 def read_settings(environment: Mapping[str, str], *, keys_required: bool = False) -> Settings:
     """The settings in these environment variables. With `keys_required` a server without keys refuses everything but
-    health; else whoever serves it must see to it that only this machine reaches it. Raises SettingsError."""
+    health, and sample keys are wrong; else whoever serves it must see to it that only this machine reaches it. Raises
+    SettingsError."""
     keys = _keys(environment.get(KEYS, ""))
     if environment.get(AZURE_SITE):
         refuse_published_keys(keys, "this server runs in Azure")
+    if keys_required:
+        refuse_published_keys(keys, "others may reach this Functions host")
     return Settings(
         storage=_storage(environment),
         connections=Connections(environment),

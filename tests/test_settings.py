@@ -226,6 +226,8 @@ def test_a_sample_key_of_the_documents_is_refused_where_others_reach_the_server(
         check_exposure("0.0.0.0", read)  # noqa: S104 (never bound)
     with pytest.raises(SettingsError, match=f"{message}runs in Azure"):
         read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS, "WEBSITE_SITE_NAME": "shop-state"})
+    with pytest.raises(SettingsError, match="which everybody knows, and others may reach this Functions host"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS}, keys_required=True)
     nothing = json.dumps([KEY | {"sha256": sha256_of("")}])
     with pytest.raises(SettingsError, match="key ci is a sample"):
         read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": nothing, "WEBSITE_SITE_NAME": "shop-state"})
