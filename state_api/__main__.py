@@ -111,6 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
             log_config=None,
             server_header=False,
             http=limited_protocol(ConnectionLimits(connections=limit_to_open_files())),
+            # Where a package for web sockets is installed, uvicorn would hand connections to it, out of these limits.
+            ws="none",
             backlog=BACKLOG,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )

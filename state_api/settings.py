@@ -176,10 +176,13 @@ class Settings(_Frozen):
 
 def read_settings(environment: Mapping[str, str], *, keys_required: bool = False) -> Settings:
     """The settings in these environment variables. With `keys_required` a server without keys refuses everything but
-    health; else whoever serves it must see to it that only this machine reaches it. Raises SettingsError."""
+    health, and sample keys are wrong; else whoever serves it must see to it that only this machine reaches it. Raises
+    SettingsError."""
     keys = _keys(environment.get(KEYS, ""))
     if environment.get(AZURE_SITE):
         refuse_published_keys(keys, "this server runs in Azure")
+    if keys_required:
+        refuse_published_keys(keys, "others may reach this Functions host")
     return Settings(
         storage=_storage(environment),
         connections=Connections(environment),
@@ -292,10 +295,11 @@ def _keys(text: str) -> tuple[Key, ...]:
         "some apps only"
     )
     try:
-        content: Any = json.loads(text)
-    except ValueError:
+        content: Any = json.loads(text, object_pairs_hook=_members)
+    except (ValueError, RecursionError):
         raise SettingsError(advice) from None
     _refuse_plain_keys(content)
+    _refuse_null_apps(content)
     try:
         keys = TypeAdapter(tuple[Key, ...]).validate_python(content)
     except ValidationError as error:
@@ -322,6 +326,24 @@ def _refuse_plain_keys(content: Any) -> None:
             f"{KEYS} holds a key itself, in the member key: put its SHA-256 into the member sha256 instead. Make a new "
             'key and its entry with `safe-deploy keys new`, or compute it with `printf %s "$KEY" | sha256sum`'
         )
+
+
+def _refuse_null_apps(content: Any) -> None:
+    """Raises SettingsError if an entry has the member apps without a value. It would be for all apps, which a template
+    that lost its list of apps does not mean."""
+    if isinstance(content, list) and any(
+        isinstance(entry, dict) and entry.get("apps", ()) is None for entry in content
+    ):
+        raise SettingsError(f"{KEYS} has an entry whose member apps is null: leave apps out for a key of all apps")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises SettingsError if a member is given twice, because the last one would silently win. The
+    message does not name the member: its name may be a misplaced secret."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise SettingsError(f"{KEYS} has an entry that gives the same member twice: give each member once")
+    return members
 
 
 def _refuse_unresolved(name: str, value: str) -> None:

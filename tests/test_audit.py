@@ -68,7 +68,7 @@ def test_an_audit_says_what_was_found_and_what_could_not_be_looked_up(
 def test_what_an_audit_uses_is_itself_installed_by_hashes(tmp_path: Path) -> None:
     assert audited(copied(tmp_path)).returncode == 0
     [line] = (tmp_path / "installed").read_text().splitlines()
-    assert line.endswith("--require-hashes -r requirements-audit.txt")
+    assert line.endswith("--only-binary :all: --require-hashes -r requirements-audit.txt")
 
 
 def test_a_lock_file_that_would_change_fails_the_audit_and_is_shown_and_left_alone(tmp_path: Path) -> None:

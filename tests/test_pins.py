@@ -130,10 +130,15 @@ def test_npm_packages_are_pinned_by_integrity_and_name_no_registry() -> None:
         "pipelines/azure-pipelines/steps/install.yml",
     ],
 )
-def test_every_installation_requires_hashes_or_asks_no_index(file: str) -> None:
+def test_every_installation_takes_only_wheels_with_hashes_or_asks_no_index(file: str) -> None:
+    """What builds a source distribution would be fetched without hashes."""
     text = (ROOT / file).read_text().replace("\\\n", " ")
     [*installations] = [line for line in text.splitlines() if re.search(r"pip install|\$\{pip\[@\]\}", line)]
     assert installations
     for line in installations:
         defines = line.strip().startswith("pip=(")
-        assert defines or "--require-hashes" in line or "--no-index --no-deps --no-build-isolation" in line, line
+        assert (
+            defines
+            or "--only-binary :all: --require-hashes" in line
+            or "--no-index --no-deps --no-build-isolation" in line
+        ), line

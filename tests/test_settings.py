@@ -79,6 +79,23 @@ def test_an_identity_needs_only_an_address(environment: dict[str, str], uri: str
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": []}])}, "0.apps"),
         ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": ["no app"]}])}, "0.apps.0"),
         (
+            {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": None}])},
+            "leave apps out for a key of all apps",
+        ),
+        (
+            {
+                "STATE_STORAGE": CONNECTION,
+                "STATE_KEYS": json.dumps([KEY | {"apps": ["shop"]}])[:-2] + ', "apps": null}]',
+            },
+            "STATE_KEYS has an entry that gives the same member twice",
+        ),
+        (
+            {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY])[:-2] + ', "secret": 1, "secret": 2}]'},
+            "STATE_KEYS has an entry that gives the same member twice",
+        ),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": "[" * 100_000}, "STATE_KEYS must be a JSON list"),
+        ({"STATE_STORAGE": CONNECTION, "STATE_KEYS": '[{"a":' * 100_000}, "STATE_KEYS must be a JSON list"),
+        (
             {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"role": "publisher", "apps": ["shop"]}])},
             "key ci has the role publisher, which cannot be bound to apps",
         ),
@@ -209,6 +226,8 @@ def test_a_sample_key_of_the_documents_is_refused_where_others_reach_the_server(
         check_exposure("0.0.0.0", read)  # noqa: S104 (never bound)
     with pytest.raises(SettingsError, match=f"{message}runs in Azure"):
         read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS, "WEBSITE_SITE_NAME": "shop-state"})
+    with pytest.raises(SettingsError, match="which everybody knows, and others may reach this Functions host"):
+        read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": SAMPLE_KEYS}, keys_required=True)
     nothing = json.dumps([KEY | {"sha256": sha256_of("")}])
     with pytest.raises(SettingsError, match="key ci is a sample"):
         read_settings({"STATE_STORAGE": CONNECTION, "STATE_KEYS": nothing, "WEBSITE_SITE_NAME": "shop-state"})

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from state_api.addresses import is_loopback
 from state_api.domain.errors import StateError, TooManyEvents
-from state_api.http.auth import check_key
+from state_api.http.auth import ANONYMOUS, check_key
 from state_api.http.problems import (
     Forbidden,
     PayloadTooLarge,
@@ -166,7 +166,12 @@ def _kind(scope: Scope, status: int) -> str:
 
 async def _read(scope: Scope, receive: Receive, reservation: Reservation | None) -> bytes | None:
     """The body, read whole up to the limit; None if the client went away before it was sent, because half of an order
-    is no order. Raises PayloadTooLarge, RequestTimeout, and TooManyEvents if the reservation is refused or revoked."""
+    is no order. Raises PayloadTooLarge, RequestTimeout, and TooManyEvents if the reservation is refused or revoked.
+
+    Empty, without waiting, where no operation takes a body: a connection with an unanswered request is never closed for
+    a new one, so callers without a key could otherwise hold every connection."""
+    if scope["method"] in ("GET", "HEAD") or scope["path"] in ANONYMOUS:
+        return b""
     limit = MAX_EVENTS_BODY if scope["path"] == EVENTS_PATH else MAX_BODY
     loop = asyncio.get_running_loop()
     end = loop.time() + BODY_SECONDS
@@ -216,13 +221,15 @@ def _check_type(scope: Scope, body: bytes) -> None:
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
-    """Hand on a body that was read already."""
+    """Hand on a body that was read already, or is ignored: what arrives of it later is dropped."""
     handed = False
 
     async def again() -> Message:
         nonlocal handed
         if handed:
-            return await receive()
+            while (message := await receive())["type"] == "http.request":
+                pass
+            return message
         handed = True
         return {"type": "http.request", "body": body, "more_body": False}
 

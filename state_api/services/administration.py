@@ -14,6 +14,12 @@ from state_api.services.recording import Recorder
 
 log = logging.getLogger(__name__)
 
+UNLIMITED = "unlimited"
+"""The attribute of a log record that is never left out where the log is limited (serving/log_limit)."""
+
+_ON_RECORD = {UNLIMITED: True}
+"""The log holds the only record of what is removed here: the audit log is that of an app."""
+
 _CLOCKS = seconds(60)
 """How far a caller's clock may be ahead of the storage's."""
 
@@ -51,7 +57,7 @@ class Administration:
             await self._check_drained(name)
         closed = await self._task_hubs.close_unclaimed(name)
         await self._instances.drop(closed)
-        log.warning("%s removed the records of task hub %s", ascii(caller.by), closed.name)
+        log.warning("%s removed the records of task hub %s", ascii(caller.by), closed.name, extra=_ON_RECORD)
         return closed
 
     async def purge_quarantine(self, before: Instant, caller: Caller) -> Purged:
@@ -64,6 +70,7 @@ class Administration:
             ascii(caller.by),
             purged.removed,
             format_instant(before),
+            extra=_ON_RECORD,
         )
         return purged
 

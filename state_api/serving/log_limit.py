@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from state_api.http.middleware import LOG_KIND
+from state_api.services.administration import UNLIMITED
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class _Count:
 
 class LogLimit(logging.Filter):
     """Lets the first LINES messages of a kind pass in each window, and counts the rest. Two messages are of one kind
-    if logger, level and text are the same, whatever the values in the text are."""
+    if logger, level and text are the same, whatever the values in the text are. Messages with the attribute UNLIMITED
+    always pass."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class LogLimit(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if hasattr(record, _SUMMARY):
+        if hasattr(record, _SUMMARY) or getattr(record, UNLIMITED, False):
             return True
         with self._lock:
             count = self._count(record)

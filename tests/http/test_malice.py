@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from state_api.app import StateServer
 from tests.builders import event
 from tests.http.client import problem, publish, stage, staging
 
@@ -110,6 +111,39 @@ async def test_oversized_bodies_are_refused(http: httpx.AsyncClient, app: str) -
     refused = problem(await stage(http, app, "hub1", reason="x" * 70_000), 413, "PayloadTooLarge")
     assert refused["limit"] == 65_536
     problem(await http.post("/api/events", content=b" " * (4 * 1024 * 1024 + 1), headers=JSON), 413, "PayloadTooLarge")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/apps", 200),
+        ("HEAD", "/api/apps", 405),
+        ("POST", "/api/health", 405),
+        ("PUT", "/api/health/ready", 405),
+        ("DELETE", "/api/openapi.json", 405),
+    ],
+)
+async def test_an_operation_without_a_body_does_not_wait_for_one(
+    server: StateServer, method: str, path: str, status: int
+) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        pytest.fail("nothing is to be received")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"content-length", b"60000")],
+    }
+    await server.application(scope, receive, send)
+    assert sent[0]["status"] == status
 
 
 async def test_more_events_than_event_grid_sends_are_refused(http: httpx.AsyncClient) -> None:

@@ -92,9 +92,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     folder = tmp_path_factory.mktemp("installed") / "venv"
     # Its own pip would take a third of the time, and be the same as this one.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=outside(), check=True)
-    # As the action installs it: by hashes, and then without the package index.
+    # As the action installs it: wheels by hashes, and then without the package index.
     build = ["--no-index", "--no-deps", "--no-build-isolation", "."]
-    for what in (["--require-hashes", "-r", "requirements-cli.txt"], build):
+    for what in (["--only-binary", ":all:", "--require-hashes", "-r", "requirements-cli.txt"], build):
         ended = subprocess.run(
             [*pip(folder), "install", "--quiet", "--no-compile", *what],
             env=outside(),

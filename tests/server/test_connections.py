@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from state_api.serving.log_limit import LINES
 from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import new_hub
-from tests.server.processes import serving
+from tests.keys import key_entry
+from tests.server.processes import Served, serving
 from tests.server.raw import connect, connected, delivery, received
 
 OPEN_FILES = 700
@@ -30,6 +31,20 @@ resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES}, {OPEN_FILES}))
 sys.exit(main.main())""",
 )
 IDLE = 2000
+CONNECTIONS = 20
+FEW_CONNECTIONS = (
+    "-c",
+    f"import sys, state_api.__main__ as main; main.limit_to_open_files = lambda: {CONNECTIONS}; sys.exit(main.main())",
+)
+WEB_SOCKETS = (
+    "-c",
+    """
+import sys, uvicorn.protocols.websockets.auto as installed, state_api.__main__ as main
+installed.AutoWebSocketsProtocol = object
+sys.exit(main.main())""",
+)
+"""The server with what uvicorn takes for a package for web sockets."""
+KEY = "a-key-of-an-administrator-0123456789"
 
 
 @pytest.fixture
@@ -94,10 +109,54 @@ def test_two_unfinished_bodies_do_not_keep_others_from_recording(storage: Storag
             sender.join()
 
 
+@pytest.mark.parametrize("request_line", ["GET /api/health", "POST /api/openapi.json"])
+def test_bodies_of_callers_without_a_key_do_not_keep_others_from_recording(
+    request_line: str, storage: StorageSettings, tmp_path: Path
+) -> None:
+    """They have every connection that the server allows, and open another for each that is closed."""
+    hub = new_hub()
+    head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n".encode()
+    with serving(storage, tmp_path, [key_entry(KEY, "admin")], command=FEW_CONNECTIONS) as served:
+        ended = threading.Event()
+        with connected(served, head, CONNECTIONS) as attackers:
+            answers = [attacker.recv(65_536) for attacker in attackers]
+            assert not any(b" 408 " in answer for answer in answers), "no answer waited for its body"
+            sender = threading.Thread(target=trickle_bodies, args=(served, head, attackers, ended))
+            sender.start()
+            try:
+                for number in range(20):
+                    with served.client() as http:
+                        headers = {"x-functions-key": KEY}
+                        answer = http.post("/api/events", json=[event(hub, f"order-{number}")], headers=headers)
+                        assert answer.status_code == 200
+                    ended.wait(0.2)
+            finally:
+                ended.set()
+                sender.join()
+
+
+def trickle_bodies(served: Served, head: bytes, attackers: list[socket.socket], ended: threading.Event) -> None:
+    """Send a byte of each body every second. Where the server has closed a connection, open another."""
+    with ExitStack() as stack:
+        while not ended.wait(1):
+            for number, attacker in enumerate(attackers):
+                try:
+                    attacker.sendall(b" ")
+                except OSError:
+                    attackers[number] = stack.enter_context(connect(served, head))
+
+
 def send(connection: socket.socket, content: bytes) -> None:
     """Unless the server has closed the connection by now."""
     with suppress(OSError):
         connection.sendall(content)
+
+
+def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: Path) -> None:
+    """Not even where a package for web sockets is installed: its protocol would know none of the limits."""
+    upgrade = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with serving(storage, tmp_path, command=WEB_SOCKETS) as served, connect(served, upgrade) as connection:
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.usefixtures("many_files")

@@ -1,12 +1,17 @@
 """The limit on the log: what passes, what is counted, and when the count is logged."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
+import httpx
 import pytest
 
 from state_api.http.middleware import LOG_KIND
+from state_api.services.administration import UNLIMITED
 from state_api.serving.log_limit import LINES, MAX_KINDS, WINDOW_SECONDS, LogLimit
+from tests.builders import at, event
+from tests.conftest import ShiftedClock
+from tests.http.client import publish
 
 
 class Shown(logging.Handler):
@@ -64,6 +69,37 @@ def test_messages_of_one_text_are_told_apart_by_their_kind(log: Log) -> None:
         for _ in range(LINES):
             logging.warning("a request", extra={LOG_KIND: kind})
     assert len(log.lines()) == 2 * LINES
+
+
+def test_a_message_that_is_unlimited_always_passes_and_is_not_counted(log: Log) -> None:
+    for number in range(LINES + 3):
+        logging.warning("removed %d", number, extra={UNLIMITED: True})
+    assert log.lines() == [f"removed {number}" for number in range(LINES + 3)]
+    log.limit.report(at_end=True)
+    assert log.lines() == []
+
+
+@pytest.mark.anyio
+async def test_every_purge_of_the_quarantine_is_logged(log: Log, http: httpx.AsyncClient, anyio_backend: str) -> None:
+    """The log holds the only record of it."""
+    await repeat(log, lambda: http.delete("/api/quarantine", params={"before": "2018-01-01"}), "from quarantine")
+
+
+@pytest.mark.anyio
+async def test_every_deletion_of_a_task_hub_is_logged(
+    log: Log, http: httpx.AsyncClient, hub: str, clock: ShiftedClock, anyio_backend: str
+) -> None:
+    """The log holds the only record of it."""
+    await publish(http, event(hub, time=at(-60)), event(hub, status="Completed", time=at(-50)))
+    clock.turn(31)
+    await repeat(log, lambda: http.delete(f"/api/taskhubs/{hub}"), f"removed the records of task hub {hub}")
+
+
+async def repeat(log: Log, send: Callable[[], Awaitable[httpx.Response]], logged: str) -> None:
+    """Send a request more often than lines of one kind are logged, and expect a line for each."""
+    for _ in range(LINES + 1):
+        assert (await send()).status_code == 200
+    assert sum(logged in line for line in log.lines()) == LINES + 1
 
 
 def test_texts_without_end_are_limited_together(log: Log) -> None:
