@@ -32,16 +32,33 @@ class Standing(StrEnum):
     because the extension publishes before it checkpoints, or it has been purged."""
 
 
-def standing(started: Started, sighting: Sighting | None) -> Standing:
-    """Judge a start by what the task hub shows of its instance now; None if it shows nothing."""
+def standing(started: Started, sighting: Sighting | None, place: str = "") -> Standing:
+    """Judge a start by what the task hub shows of its instance now; None if it shows nothing. `place` is where the task
+    hub was read. `started` must have been known before it was read: what confirms a start since then says nothing of
+    an earlier look."""
     if sighting is not None and sighting.active:
         return Standing.ACTIVE
-    if started.source is Source.PROBE:
-        # The task hub itself has shown this start before.
+    if started.source is Source.PROBE or (place and started.confirmed_backend == place):
+        # The task hub itself has shown this start before. Only instances that have ended are purged.
         return Standing.ENDED
     if sighting is None or sighting.updated_at < started.at - SKEW:
         return Standing.UNCONFIRMED
     return Standing.ENDED
+
+
+def record_seen(started: Started, sighting: Sighting, place: str, looked_at: Instant) -> Started | None:
+    """The start with the place that has shown it; None if it is confirmed there already, or if what is shown may be an
+    earlier run of the same instance id.
+
+    `looked_at` is a moment before the look, by the storage's clock. The start must be older than it by what clocks can
+    differ: then every start that is published after the look is later than this one. And the instance must have been
+    written since the start was published.
+    """
+    if started.source is Source.PROBE or started.confirmed_backend == place or not place:
+        return None
+    if not sighting.active or looked_at < started.at + SKEW or sighting.updated_at < started.at - SKEW:
+        return None
+    return replace(started, confirmed_backend=place)
 
 
 def is_recent(started: Started, now: Instant) -> bool:

@@ -68,12 +68,15 @@ class LifecycleEvent:
 @dataclass(frozen=True, slots=True, order=True)
 class Started:
     """Evidence that an instance runs. Field order is the order of resolution: the latest wins, and on equal times
-    the names decide in a fixed way, so that the order of arrival never shows."""
+    the names decide in a fixed way, so that the order of arrival never shows. `confirmed_backend` is the place where
+    the task hub has shown the instance active after this start, empty if it has not yet. A later start is other
+    evidence, so it is not confirmed by what was seen before it."""
 
     at: Instant
     status: RuntimeStatus
     function_name: str
     source: Source = Source.EVENT
+    confirmed_backend: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,14 +1,17 @@
 """Look-ups: asking the task hub for just those instances that the records hold active, which is cheap. Those that have
 ended there are closed in the records."""
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from state_api.domain.evidence import ActiveInstance
-from state_api.domain.healing import Standing, ended, is_recent, standing
+from state_api.domain.healing import Standing, ended, is_recent, record_seen, standing
+from state_api.domain.instants import Instant
 from state_api.domain.lifecycle import Instance, Source, Started
 from state_api.domain.scans import shown_as
+from state_api.domain.sightings import Sighting
 from state_api.services.ports import Clock, Instances, TableMissing, TaskHubs
 from state_api.services.questions import Question
 from state_api.taskhubs.backend import Backend, SourceError, Trouble
@@ -52,16 +55,24 @@ class LookUps:
         while at < len(active):
             batch = {one.instance_id: one for one in active[at : at + size]}
             at, size = at + size, min(2 * size, _MOST_LOOKED_UP)
+            looked_at = self._clock.now()
             seen = dict(await backend.find(question.task_hub, list(batch)))
+            if messages_unseen(backend, question):
+                shown_starts = [(_started(batch[one]), shown) for one, shown in seen.items() if shown is not None]
+                await self.record_seen(question, shown_starts, looked_at)
             standings = {one: standing(_started(batch[one]), seen[one]) for one in batch}
             doubtful = [one for one, known in standings.items() if known is Standing.UNCONFIRMED]
             waiting: list[str] = []
             if doubtful:
                 # Messages first, then the instances once more: what has left the queues in between has been written.
-                ignored = question.policy.ignore_messages
-                messages = None if ignored else await backend.snapshot(question.task_hub)
+                # The same holds for what confirms a start: an absence counts only if it was known before.
+                unseen = messages_unseen(backend, question)
+                messages = None if unseen else await backend.snapshot(question.task_hub)
+                starts = {one: _started(batch[one]) for one in doubtful}
+                if unseen:
+                    starts |= await self._confirmed(question.task_hub, starts)
                 seen |= await backend.find(question.task_hub, doubtful)
-                standings |= {one: standing(_started(batch[one]), seen[one]) for one in doubtful}
+                standings |= {one: standing(starts[one], seen[one], question.place) for one in doubtful}
                 doubtful = [one for one in doubtful if standings[one] is Standing.UNCONFIRMED]
                 if messages is None:
                     now = self._clock.now()
@@ -84,6 +95,30 @@ class LookUps:
                 shown = tuple(shown_as(one) for one in seen.values() if one is not None and one.active)
                 return LookedUp(True, shown, corrected)
         return LookedUp(False, (), corrected, tuple(unconfirmed))
+
+    async def record_seen(
+        self, question: Question, shown: Sequence[tuple[Started, Sighting]], looked_at: Instant
+    ) -> None:
+        """Record which starts the task hub has shown, by a look that began at `looked_at`: if one of them is absent
+        later, it has ended and was purged."""
+        confirmed = [
+            Instance(sighting.instance_id, seen)
+            for started, sighting in shown
+            if (seen := record_seen(started, sighting, question.place, looked_at)) is not None
+        ]
+        await self._merge(question.task_hub, confirmed)
+
+    async def _confirmed(self, task_hub: str, starts: Mapping[str, Started]) -> dict[str, Started]:
+        """Those of the starts that are still the latest, as the records hold them now."""
+        hub = await self._task_hubs.get(task_hub)
+        if hub is None or hub.closed:
+            return {}
+        known = await asyncio.gather(*(self._instances.get(hub, one) for one in starts))
+        return {
+            one: record.started
+            for one, record in zip(starts, known, strict=True)
+            if record is not None and record.started is not None and record.started.at == starts[one].at
+        }
 
     async def close_unconfirmed(
         self, backend: Backend, question: Question, unconfirmed: Sequence[ActiveInstance]
@@ -121,19 +156,29 @@ class LookUps:
 
     async def correct(self, task_hub: str, corrections: Sequence[Instance]) -> bool:
         """Merge what was seen into the records, unless the hub was cleaned up. Whether the storage took it all."""
-        if not corrections:
-            return True
+        changed = await self._merge(task_hub, corrections)
+        if changed:
+            log.info("task hub %s: the probe corrected the records of %d instances", task_hub, changed.count(True))
+        return None not in changed
+
+    async def _merge(self, task_hub: str, evidence: Sequence[Instance]) -> list[bool | None]:
+        """For each of these, whether it changed the records; nothing if the hub was cleaned up."""
+        if not evidence:
+            return []
         hub = await self._task_hubs.open(task_hub)
         if hub.closed:
-            return True
+            return []
         try:
-            changed = await self._instances.correct(hub, corrections)
+            return await self._instances.correct(hub, evidence)
         except TableMissing:
             # The next question reads the hub anew.
             self._task_hubs.forget(task_hub)
-            return True
-        log.info("task hub %s: the probe corrected the records of %d instances", task_hub, changed.count(True))
-        return None not in changed
+            return []
+
+
+def messages_unseen(backend: Backend, question: Question) -> bool:
+    """Whether a start may be a message that this question does not see."""
+    return question.policy.ignore_messages or not backend.shows_messages
 
 
 def _started(active: ActiveInstance) -> Started:

@@ -15,7 +15,7 @@ from state_api.domain.lifecycle import Instance, Source
 from state_api.domain.readiness import is_overtaken
 from state_api.domain.scans import Scan
 from state_api.domain.sightings import Sighting
-from state_api.services.lookups import LookUps
+from state_api.services.lookups import LookUps, messages_unseen
 from state_api.services.messages import MessageReading
 from state_api.services.ports import Clock, Instances, Lease, Probes, TaskHubRecord, TaskHubs
 from state_api.services.questions import CLOCKS, LONG_SECONDS, Question, Verify, answers
@@ -220,7 +220,7 @@ class Scanner:
                 for task in finished:
                     page = task.result()
                     # Recorded before the page is done with: a page that is read again is recorded again, to no harm.
-                    await self._record_missed(question, scan, page.sightings)
+                    await self._record_missed(backend, question, scan, page.sightings)
                     scan.add(page.sightings, question.exemptions)
                     scan.pages += 1
                     scan.scanned += page.scanned
@@ -231,7 +231,9 @@ class Scanner:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _record_missed(self, question: Question, scan: Scan, sightings: Sequence[Sighting]) -> None:
+    async def _record_missed(
+        self, backend: Backend, question: Question, scan: Scan, sightings: Sequence[Sighting]
+    ) -> None:
         """Record what is active and was missed by events, but for functions that the policy ignores."""
         active = [one for one in sightings if one.active and not question.exemptions.ignores(one.function_name)]
         blocking = active[: max(0, _RECORDED - scan.recorded)]
@@ -243,6 +245,13 @@ class Scanner:
         known = await asyncio.gather(*(self._known(hub, one) for one in blocking))
         if any(one is not None and one.source is Source.EVENT for one in known):
             await self._task_hubs.mark(question.task_hub, question.place)
+        if messages_unseen(backend, question):
+            shown = [
+                (before.started, one)
+                for before, one in zip(known, blocking, strict=True)
+                if before is not None and before.active and before.started is not None
+            ]
+            await self._look_ups.record_seen(question, shown, scan.began_at)
         now = self._clock.now()
         lacking = [missed(before, one, now) for before, one in zip(known, blocking, strict=True)]
         await self._look_ups.correct(question.task_hub, [one for one in lacking if one is not None])

@@ -56,6 +56,7 @@ def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
         StartedStatus=started.status.value if started else None,
         StartedName=started.function_name if started else None,
         StartedSource=started.source.value if started else None,
+        ConfirmedBackend=(started.confirmed_backend or None) if started else None,
         FinishedAt=format_instant(finished.at) if finished else None,
         Outcome=finished.outcome.value if finished else None,
         Reason=finished.reason if finished else None,
@@ -73,6 +74,7 @@ def instance_from(row: Mapping[str, Any]) -> Instance:
             RuntimeStatus(row["StartedStatus"]),
             row["StartedName"],
             Source(row["StartedSource"]),
+            row.get("ConfirmedBackend", ""),
         )
     if "FinishedAt" in row:
         finished = Finished(

@@ -51,7 +51,9 @@ APP_NAME = RowSchema("entries in the list of apps", 1)
 AUDIT = RowSchema("records of the audit log", 1)
 TASK_HUB = RowSchema("entries in the registry of task hubs", 1)
 INSTANCE = RowSchema("instances", 1)
-"""Both rows of an instance, because one transaction under the ETag of the first writes both."""
+"""Both rows of an instance, because one transaction under the ETag of the first writes both. A server that does not
+know `ConfirmedBackend` may write the row back without it: then the start blocks until it is shown again, which is
+safe."""
 ACTIVITY = RowSchema("activity stamps", 1)
 """These rows are overwritten without being read, so their number is a part of their key, too."""
 PROBE = RowSchema("probe results", 1)

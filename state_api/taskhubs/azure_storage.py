@@ -77,6 +77,7 @@ class AzureStorageBackend:
     of its own, in that account under the prefix of that store, which other hubs may share."""
 
     provider = "azureStorage"
+    shows_messages = True
 
     def __init__(
         self,

@@ -109,6 +109,10 @@ class Backend(Protocol):
         """The name under which PutApp chooses it."""
 
     @property
+    def shows_messages(self) -> bool:
+        """Whether `snapshot` shows the messages."""
+
+    @property
     def artifacts(self) -> Artifacts | None:
         """What can be deleted; None where nothing can."""
 

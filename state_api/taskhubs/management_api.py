@@ -105,6 +105,7 @@ class ManagementApiBackend:
     """
 
     provider = "managementApi"
+    shows_messages = False
     artifacts = None
 
     def __init__(

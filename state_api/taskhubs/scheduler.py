@@ -163,6 +163,7 @@ class SchedulerBackend:
     """
 
     provider = "scheduler"
+    shows_messages = True
     artifacts = None
 
     def __init__(self, connection: str, name: str, page_size: int = PAGE_SIZE) -> None:

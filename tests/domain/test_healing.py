@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state_api.domain.healing import GONE, GRACE, SKEW, Standing, ended, is_recent, missed, standing
+from state_api.domain.healing import GONE, GRACE, SKEW, Standing, ended, is_recent, missed, record_seen, standing
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.lifecycle import (
     ENDED_STATUSES,
@@ -26,6 +26,7 @@ from state_api.domain.lifecycle import (
 from state_api.domain.sightings import Sighting
 from tests.domain.builders import NOON, at, event, sighting
 
+PLACE = "managementApi at its address"
 RUNNING = RuntimeStatus.RUNNING
 COMPLETED = RuntimeStatus.COMPLETED
 
@@ -132,6 +133,91 @@ def test_every_end_that_the_hub_shows_is_an_end(status: RuntimeStatus) -> None:
 
 def test_a_published_start_of_which_the_hub_knows_nothing_is_unconfirmed() -> None:
     assert standing(start(), None) is Standing.UNCONFIRMED
+
+
+@given(STARTS, st.none() | OVER)
+def test_a_start_that_the_hub_has_shown_is_over_once_the_same_place_shows_it_so_or_not_at_all(
+    started: Started, seen: Sighting | None
+) -> None:
+    assert standing(replace(started, confirmed_backend=PLACE), seen, PLACE) is Standing.ENDED
+
+
+@given(STARTS, st.none() | OVER, st.sampled_from(["", "another place"]))
+def test_what_another_place_has_shown_says_nothing_of_this_one(
+    started: Started, seen: Sighting | None, confirmed: str
+) -> None:
+    assert standing(replace(started, confirmed_backend=confirmed), seen, PLACE) is standing(started, seen)
+    assert standing(replace(started, confirmed_backend=confirmed), seen) is standing(started, seen)
+
+
+# What a probe has shown of a start that events told of
+
+
+def test_an_active_instance_that_was_written_since_its_start_confirms_the_start() -> None:
+    assert record_seen(start(-60), sighting(updated=-60), PLACE, at()) == replace(start(-60), confirmed_backend=PLACE)
+
+
+@pytest.mark.parametrize(("age", "confirmed"), [(-5, False), (0, False), (0.9999999, False), (1, True), (60, True)])
+def test_a_start_is_confirmed_only_when_every_later_start_has_a_later_time(age: float, confirmed: bool) -> None:
+    """A restart that is published after the look, by a clock that is behind, must not be taken for this start."""
+    assert (record_seen(start(-age), sighting(updated=0), PLACE, at()) is not None) is confirmed
+
+
+@pytest.mark.parametrize(("updated", "confirmed"), [(-61.0000001, False), (-61, True), (-60, True), (0, True)])
+def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_nothing(
+    updated: float, confirmed: bool
+) -> None:
+    assert (record_seen(start(-60), sighting(updated=updated), PLACE, at()) is not None) is confirmed
+
+
+@given(STARTS, ACTIVE | OVER, TIMES)
+def test_nothing_is_recorded_of_a_start_twice_nor_without_a_place_nor_of_one_that_a_probe_found(
+    started: Started, seen: Sighting, looked_at: Instant
+) -> None:
+    once = record_seen(started, seen, PLACE, looked_at)
+    assert once is None or record_seen(once, seen, PLACE, looked_at) is None
+    assert record_seen(started, seen, "", looked_at) is None
+    assert record_seen(replace(started, source=Source.PROBE), seen, PLACE, looked_at) is None
+
+
+@given(STARTS, OVER, TIMES)
+def test_an_end_confirms_no_start(started: Started, seen: Sighting, looked_at: Instant) -> None:
+    assert record_seen(started, seen, PLACE, looked_at) is None
+
+
+@given(STARTS, ACTIVE, events_of(RUNNING_STATUSES), st.booleans())
+def test_a_later_start_is_not_confirmed_by_what_was_seen_before_whichever_is_recorded_first(
+    started: Started, seen: Sighting, later: LifecycleEvent, first: bool
+) -> None:
+    later = replace(later, occurred_at=Instant(started.at + 1))
+    confirmed = Instance("order-1", replace(started, confirmed_backend=PLACE))
+    pieces = [confirmed, instance_of(later)]
+    known = reduce(merge, pieces if first else pieces[::-1])
+    assert known.started is not None
+    assert known.started.at == later.occurred_at
+    assert known.started.confirmed_backend == ""
+
+
+@given(STARTS)
+def test_a_duplicate_of_the_event_leaves_its_start_confirmed(started: Started) -> None:
+    again = Instance("order-1", started)
+    confirmed = Instance("order-1", replace(started, confirmed_backend=PLACE))
+    assert merge(confirmed, again) == merge(again, confirmed) == confirmed
+
+
+@given(st.integers(0, 2 * SKEW), st.integers(1, 3 * SKEW), st.integers(-SKEW + 1, SKEW - 1))
+def test_no_start_that_is_published_after_the_look_is_closed_by_what_the_look_has_shown(
+    age: int, gap: int, skew: int
+) -> None:
+    """The instance is shown, ends, is purged and starts again under its id, as a message only, on a worker whose clock
+    differs from the storage's by less than the skew."""
+    first = replace(start(), at=Instant(NOON - age))
+    seen = replace(sighting(), updated_at=first.at)
+    known = Instance("order-1", record_seen(first, seen, PLACE, NOON) or first)
+    known = apply(known, event(RUNNING, Instant(NOON + gap + skew)))
+    assert known.started is not None
+    if NOON + gap + skew > first.at or known.started.confirmed_backend:
+        assert standing(known.started, None, PLACE) is Standing.UNCONFIRMED
 
 
 @pytest.mark.parametrize(("age", "recent"), [(-5, True), (0, True), (599.9999999, True), (600, False), (601, False)])

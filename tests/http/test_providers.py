@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -123,3 +124,110 @@ async def test_a_hub_behind_the_management_api_drains(
             assert (await staging(http, app, wait=3))["ready"]
             told = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
             problem(told, 400, "InvalidRequest")
+
+
+@dataclass
+class Behind:
+    """An app behind its management API, guarded by a server that sees no messages."""
+
+    http: httpx.AsyncClient
+    app: str
+    running: management.App
+
+    async def active(self) -> list[str]:
+        """What blocks; nothing if the slot is Ready."""
+        verdict = await staging(self.http, self.app, verify="fresh")
+        assert verdict["ready"] or codes(verdict) == ["InstancesActive"], verdict["reasons"]
+        return [one["instanceId"] for one in verdict["active"]]
+
+    async def start(self, instance_id: str, age: float = 30) -> None:
+        """The app starts an instance, the event arrives, and the row is written."""
+        await publish(self.http, event(self.running.hub, instance_id, time=at(-age)))
+        self.running.put(instance_id)
+
+    def purge(self, instance_id: str) -> None:
+        """The instance ends, the event is lost, and the instance is purged."""
+        del self.running.hubs[self.running.hub.lower()][instance_id]
+
+
+@asynccontextmanager
+async def behind_the_api(storage: StorageSettings, clock: ShiftedClock, app: str) -> AsyncIterator[Behind]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await running.answer(request)
+
+    running = management.App("", new_hub())
+    async with management.served(answer) as origin:
+        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.KEY}
+        async with server_with(storage, clock, settings) as http:
+            source = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
+            slots = {"staging": {"taskHub": running.hub}}
+            assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
+            yield Behind(http, app, running)
+
+
+async def test_behind_the_management_api_a_purged_instance_that_was_shown_before_does_not_block(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    async with behind_the_api(storage, clock, app) as behind:
+        await behind.start("order-1", age=40)
+        await behind.start("order-2", age=30)
+        assert await behind.active() == ["order-1", "order-2"]
+        behind.purge("order-1")
+        assert await behind.active() == ["order-2"]
+        behind.purge("order-2")
+        assert (await staging(behind.http, app, wait=3))["ready"]
+
+
+async def test_behind_the_management_api_a_start_that_was_never_shown_blocks(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    """It may still be a message. One that is younger than a second, or shown as it was before, is not confirmed."""
+    async with behind_the_api(storage, clock, app) as behind:
+        await behind.start("known")
+        assert await behind.active() == ["known"]
+        await behind.start("too-young", age=0)
+        await publish(behind.http, event(behind.running.hub, "a-message", time=at(-20)))
+        behind.running.put("earlier-run", created=at(-30))
+        await publish(behind.http, event(behind.running.hub, "earlier-run", time=at(-10)))
+        everything = ["known", "a-message", "earlier-run", "too-young"]
+        assert await behind.active() == everything
+        for instance_id in ("known", "earlier-run", "too-young"):
+            behind.purge(instance_id)
+        assert await behind.active() == everything[1:]
+
+
+async def test_behind_the_management_api_an_id_that_is_started_again_blocks_although_it_was_shown_before(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    async with behind_the_api(storage, clock, app) as behind:
+        await behind.start("order-1")
+        assert await behind.active() == ["order-1"]
+        behind.purge("order-1")
+        await publish(behind.http, event(behind.running.hub, "order-1"))
+        assert await behind.active() == ["order-1"]
+
+
+async def test_what_one_endpoint_has_shown_says_nothing_of_another(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    """Both show an instance that events told of, so both are believed; but the second has never shown order-1."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await second.answer(request)
+
+    second = management.App("")
+    async with management.served(answer) as origin, behind_the_api(storage, clock, app) as behind:
+        second.hub = behind.running.hub
+        connection = "STATE_TASKHUBS_SECOND"
+        settings = {f"{connection}__endpoint": origin, f"{connection}__key": management.KEY}
+        await behind.start("order-1", age=40)
+        await behind.start("both", age=30)
+        second.put("both")
+        assert await behind.active() == ["order-1", "both"]
+        async with server_with(storage, clock, settings) as http:
+            source = {"provider": "managementApi", "connection": connection}
+            slots = {"staging": {"taskHub": behind.running.hub}}
+            policy = {"settleSeconds": 0}
+            assert (await put(http, app, slots=slots, policy=policy, taskHubs=source)).status_code == 200
+            second.put("both", "Completed")
+            assert await Behind(http, app, second).active() == ["order-1"]

@@ -221,7 +221,8 @@ async def history(
             worker = DurableHost(task_hub, connection, folder, topic=relay.url)
             async with state_server(storage, folder, worker.url) as server:
                 await worker.start()
-                # The management API shows no messages.
+                # The management API shows no messages, so a purged instance whose end was lost blocks for ten minutes
+                # unless a probe has shown it. Most instances of these histories end before one can.
                 purges = provider == "azureStorage" or not any(faults.losses)
                 yield History(seed, provider, faults, Hub(worker, task_hub_storage, purges=purges), server, relay)
     finally:

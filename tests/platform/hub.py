@@ -29,8 +29,8 @@ class Hub:
     `steady`: a lock held by code that a kill must not interrupt, and by the code that kills. `worker_is_killed`: the
     worker is killed in this round; messages that it processed but did not delete then return, and can end an instance
     restarted under the same id. `leftover_timers`: when the timers of ended instances would fire (`time.monotonic`).
-    `purges`: ended instances are purged. Where the server sees no messages, a purged instance whose end was lost blocks
-    for ten minutes (docs/correctness.md, What is left open).
+    `purges`: ended instances are purged. Where the server sees no messages, a purged instance whose end was lost and
+    that no probe has shown blocks for ten minutes (docs/correctness.md, What is left open).
     """
 
     worker: DurableHost

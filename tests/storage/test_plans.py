@@ -63,6 +63,18 @@ def test_what_a_probe_saw_does_not_beat_and_entities_do_not_either() -> None:
     assert dict(both.beats) == {"ProcessOrder": START + 7}
 
 
+def test_that_a_probe_has_shown_an_instance_is_written_once_without_a_stamp() -> None:
+    known = piece("a")
+    assert known.started is not None
+    seen = Evidence("a", (replace(known, started=replace(known.started, confirmed_backend="place")),), beating=False)
+    made = plan("00", [seen], {"a": Known(known, "etag")})
+    assert (made.closes, dict(made.beats), written(made)) == (False, {}, [("update", "i"), ("upsert", "a")])
+    assert made.effective == [(True,)]
+    confirmed = made.rows[0].instance
+    assert not plan("00", [seen, one("a")], {"a": Known(confirmed, "etag")}).operations
+    assert not plan("00", [seen], {"a": Known(merge(confirmed, piece("a", tick=1)), "etag")}).operations
+
+
 def closing(instance_id: str, tick: int = 0) -> Evidence:
     """What a look-up brings for an instance that has ended."""
     return Evidence(instance_id, (ended(piece(instance_id, tick=tick), None),), beating=False)

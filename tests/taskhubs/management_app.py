@@ -34,9 +34,11 @@ async def as_usual(request: web.Request) -> web.StreamResponse | None:
 @dataclass
 class App:
     """A function app with the extension: its task hubs, and what it was asked. A page of the list takes in `segment`
-    rows, whether they match or not, as Azure Tables does. `instead` can answer in its place."""
+    rows, whether they match or not, as Azure Tables does. `instead` can answer in its place. `put` writes to the task
+    hub `hub`."""
 
     origin: str
+    hub: str = HUB
     hubs: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     connection: str | None = None
     segment: int = 1000
@@ -47,7 +49,7 @@ class App:
 
     def put(self, instance_id: str, status: str = "Running", created: str | None = None, **more: Any) -> None:
         """Create an instance, or change it."""
-        instances = self.hubs.setdefault(HUB.lower(), {})
+        instances = self.hubs.setdefault(self.hub.lower(), {})
         now = created or at(0)
         before = instances.get(instance_id, {"createdTime": now})
         instances[instance_id] = {

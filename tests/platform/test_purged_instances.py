@@ -1,0 +1,59 @@
+"""An instance is purged and its end is lost, where messages cannot be seen: it does not block if a probe has shown it
+before."""
+
+import uuid
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from state_api.settings import StorageSettings
+from tests.platform.durable_host import durable_host
+from tests.platform.event_relay import event_relay
+from tests.platform.state_server import MANAGEMENT_PROVIDER, STORAGE_PROVIDER, state_server
+from tests.platform.task_hub import TaskHubStorage
+from tests.platform.watching import Watch
+
+pytestmark = pytest.mark.anyio
+
+SEEN_SECONDS = 3.5
+"""A start is confirmed by a look that begins a second after it at the earliest, by a clock that may be a second
+behind."""
+
+
+@pytest.mark.parametrize(
+    ("provider", "policy"),
+    [(MANAGEMENT_PROVIDER, {}), (STORAGE_PROVIDER, {"ignoreMessages": True})],
+    ids=["managementApi", "azureStorage-without-messages"],
+)
+async def test_an_instance_that_a_probe_has_shown_does_not_block_once_it_is_purged(
+    storage: StorageSettings, tmp_path: Path, provider: dict[str, str], policy: dict[str, bool]
+) -> None:
+    """The event of its start arrives, that of its end is lost. Before, it blocked until it was ten minutes old."""
+    assert storage.connection_string is not None
+    connection, task_hub = storage.connection_string.get_secret_value(), f"purged{uuid.uuid4().hex[:16]}"
+    looked_at = TaskHubStorage(connection, task_hub)
+    try:
+        async with (
+            event_relay(lambda: server.webhook, Random()) as relay,
+            durable_host(task_hub, connection, tmp_path, topic=relay.url) as worker,
+            state_server(storage, tmp_path, worker.url) as server,
+        ):
+            watch = Watch(server, f"app-{task_hub}", looked_at)
+            await server.put_app(watch.app, task_hub, provider, **policy)
+            for instance_id in ("order-1", "order-2"):
+                await worker.launch("Wait", instance_id)
+                await worker.until_status(instance_id, "Running")
+            await watch.ask_until(lambda: relay.delivered >= 2)
+            await watch.ask_for(SEEN_SECONDS)
+            assert watch.ready == []
+            relay.loss = 1.0
+            for instance_id in ("order-1", "order-2"):
+                await worker.send_go(instance_id)
+                await worker.until_status(instance_id, "Completed")
+                await worker.tell("purge", instance_id)
+                assert await worker.status(instance_id) is None
+            assert (relay.posted, relay.lost, relay.delivered) == (4, 2, 2)
+            await watch.until_ready()
+    finally:
+        await looked_at.close()
