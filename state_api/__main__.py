@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,13 @@ from state_api.addresses import is_loopback
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, EmulatorPorts, answers, storage_emulator
 from state_api.http.middleware import LocalOnly
-from state_api.serving.connections import BACKLOG, ConnectionLimits, limit_to_open_files, limited_protocol
+from state_api.serving.connections import (
+    ACCEPT_BATCH,
+    ConnectionLimits,
+    limit_to_open_files,
+    limited_protocol,
+    set_backlog,
+)
 from state_api.serving.log_limit import LogLimit
 from state_api.settings import (
     EMULATOR_BLOB_PORT,
@@ -48,6 +55,11 @@ class _Server(uvicorn.Server):
         self._state = state
         self._stopping = stopping
         self._log_limit = log_limit
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            set_backlog(server.sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn calls this ten times a second."""
@@ -113,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
             http=limited_protocol(ConnectionLimits(connections=limit_to_open_files())),
             # Where a package for web sockets is installed, uvicorn would hand connections to it, out of these limits.
             ws="none",
-            backlog=BACKLOG,
+            backlog=ACCEPT_BATCH,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         try:

@@ -2,6 +2,7 @@
 
 import re
 import resource
+import signal
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from state_api.http.middleware import MAX_EVENTS_BODY
+from state_api.serving import connections
 from state_api.serving.connections import HEAD_SECONDS
 from state_api.serving.log_limit import LINES
 from state_api.settings import StorageSettings
@@ -44,6 +46,9 @@ installed.AutoWebSocketsProtocol = object
 sys.exit(main.main())""",
 )
 """The server with what uvicorn takes for a package for web sockets."""
+GET_HEALTH = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+SOON_SECONDS = 5
+"""How long the system may take for a handshake on this machine."""
 KEY = "a-key-of-an-administrator-0123456789"
 
 
@@ -54,6 +59,23 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, IDLE + 500)), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_callers_of_a_busy_server_wait_and_are_answered(storage: StorageSettings, tmp_path: Path) -> None:
+    """The server is paused. More callers than it takes at once connect and send a request. A backlog that overflows
+    for seconds makes the system reset connections."""
+    with serving(storage, tmp_path) as served, ExitStack() as stack:
+        served.process.send_signal(signal.SIGSTOP)
+        try:
+            callers = [
+                stack.enter_context(connect(served, GET_HEALTH, timeout=SOON_SECONDS))
+                for _ in range(3 * connections.ACCEPT_BATCH)
+            ]
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+        for caller in callers:
+            caller.settimeout(60)
+        assert {received(caller).partition(b"\r\n")[0] for caller in callers} == {b"HTTP/1.1 200 OK"}
 
 
 def test_a_request_head_that_is_not_finished_in_time_closes_the_connection(
