@@ -4,9 +4,10 @@ import logging
 
 from state_api.domain.apps import Caller
 from state_api.domain.errors import InvalidRequest, TaskHubNotFound
-from state_api.domain.evidence import Evidence
+from state_api.domain.evidence import Activity, Evidence
+from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, format_instant, seconds
-from state_api.domain.readiness import Policy, assess
+from state_api.domain.readiness import Policy, Verdict, assess
 from state_api.domain.refusals import task_hub_claimed, task_hub_not_drained
 from state_api.services.ports import Clock, Instances, Purged, Quarantine, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness
@@ -42,8 +43,9 @@ class Administration:
         self._clock = clock
 
     async def delete_task_hub(self, name: str, caller: Caller) -> TaskHubRecord:
-        """Remove the records of a task hub that no app has claimed, and close its name. Calling it again finishes what
-        was cut short. Raises TaskHubNotFound, TaskHubClaimed, TaskHubNotDrained."""
+        """Remove the records of a task hub that no app has claimed, and close its name. An event that arrives meanwhile
+        goes to quarantine, or is found and makes this fail. Calling it again finishes what was cut short. Raises
+        TaskHubNotFound, TaskHubClaimed, TaskHubNotDrained."""
         hub = await self._task_hubs.get(name)
         if hub is not None and hub.app is not None:
             raise task_hub_claimed(hub.name, hub.app)
@@ -56,7 +58,16 @@ class Administration:
                 await self._recorder.replay(name, limited=False)
             await self._check_drained(name)
         closed = await self._task_hubs.close_unclaimed(name)
+        # Once more, now that the hub is closed: what is recorded before this look is found by it, and of what is
+        # recorded later the worker that recorded it finds that the hub is closed, and keeps it in quarantine.
+        activity = await self._instances.activity(closed, Exemptions(), missing_is_empty=True)
+        verdict = self._assess(name, activity)
+        if not verdict.ready:
+            await self._task_hubs.reopen_unclaimed(name)
+            raise task_hub_not_drained(name, verdict)
         await self._instances.drop(closed)
+        # Another call may have seen what this one did not, and have opened the hub again.
+        await self._task_hubs.close_unclaimed(name)
         log.warning("%s removed the records of task hub %s", ascii(caller.by), closed.name, extra=_ON_RECORD)
         return closed
 
@@ -75,7 +86,9 @@ class Administration:
         return purged
 
     async def _check_drained(self, task_hub: str) -> None:
-        activity = await self._readiness.activity(task_hub, Policy())
-        verdict = assess(Evidence(task_hub, activity), Policy(), self._clock.now())
+        verdict = self._assess(task_hub, await self._readiness.activity(task_hub, Policy()))
         if not verdict.ready:
             raise task_hub_not_drained(task_hub, verdict)
+
+    def _assess(self, task_hub: str, activity: Activity) -> Verdict:
+        return assess(Evidence(task_hub, activity), Policy(), self._clock.now())

@@ -14,7 +14,7 @@ from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubReco
 from state_api.services.questions import Verify
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
-from state_api.taskhubs.backend import Artifacts, Backends, Kind, SourceError, place_of
+from state_api.taskhubs.backend import Artifacts, Backends, Found, Kind, SourceError, place_of
 
 _BUDGET_SECONDS = 150.0
 """How long one call may read task hubs; a scan that needs longer is carried on by the next call."""
@@ -135,12 +135,12 @@ class Cleanup:
             artifacts = None
         if hub is not None and hub.closed and artifacts is None:
             return await self._forget(order, retired, hub, not_owned)
-        verify = Verify.CACHED if artifacts is None else Verify.FRESH
-        how = replace(order.how, verify=verify)
         try:
-            verdict = await self._readiness.verdict_on(
-                await _judged_app(order.app, hub, artifacts), retired.task_hub, how
-            )
+            # Before the verdict: this takes a while, and the verdict does not see what starts after it.
+            found = await self._find(order, retired, artifacts)
+            if isinstance(found, CleanedUp):
+                return found
+            verdict = await self._verdict(order, retired, hub, artifacts)
         except SourceError as error:
             return CleanedUp(retired, Outcome.UNFINISHED, message=error.message)
         missing = any(reason.code is Reason.TASK_HUB_MISSING for reason in verdict.reasons)
@@ -150,11 +150,35 @@ class Cleanup:
         if missing and believed and (artifacts is None or (hub is not None and (hub.seen or hub.deleting is not None))):
             # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
             return await self._forget(order, retired, hub, not_owned)
-        if reasons := _against(verdict, artifacts is not None):
+        if reasons := _against(verdict, deleting=artifacts is not None):
             return CleanedUp(retired, Outcome.NOT_DRAINED, reasons)
-        if artifacts is None:
+        if artifacts is None or found is None:
             return await self._forget(order, retired, hub, not_owned)
-        return await self._delete(order, retired, hub, artifacts, verdict.ignored_count)
+        return await self._delete(order, retired, hub, artifacts, found, verdict.ignored_count)
+
+    async def _find(self, order: _Order, retired: Retired, artifacts: Artifacts | None) -> Found | CleanedUp | None:
+        """What exists of a hub at its provider; what became of the hub if nothing may be deleted. None if nothing is to
+        be. Raises SourceError."""
+        if artifacts is None:
+            return None
+        if (holder := await self._holder(retired.task_hub)) is not None:
+            return CleanedUp(retired, Outcome.IN_USE, message=f"{holder} holds it")
+        try:
+            async with asyncio.timeout_at(order.how.deadline):
+                return await artifacts.find(retired.task_hub)
+        except TimeoutError:
+            return CleanedUp(retired, Outcome.UNFINISHED, message="it takes longer; call again")
+
+    async def _verdict(
+        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: Artifacts | None
+    ) -> Verdict:
+        """The verdict on a retired hub; one that is to be deleted is read from now on. Raises SourceError."""
+        app = await _judged_app(order.app, hub, artifacts)
+        if artifacts is None:
+            return await self._readiness.verdict_on(app, retired.task_hub, replace(order.how, verify=Verify.CACHED))
+        now = await self._readiness.verification(Verify.FRESH)
+        how = replace(order.how, verify=Verify.FRESH, asked_at=now.asked_at)
+        return await self._readiness.verdict_on(app, retired.task_hub, how)
 
     def _is_matched(self, hub: TaskHubRecord, app: App) -> bool:
         """Whether the place to which `taskHubs` leads now has shown instances that events told of."""
@@ -176,17 +200,19 @@ class Cleanup:
         return CleanedUp(retired, Outcome.WOULD_REMOVE if order.dry_run else Outcome.REMOVED)
 
     async def _delete(
-        self, order: _Order, retired: Retired, hub: TaskHubRecord | None, artifacts: Artifacts, ignored: int
+        self,
+        order: _Order,
+        retired: Retired,
+        hub: TaskHubRecord | None,
+        artifacts: Artifacts,
+        found: Found,
+        ignored: int,
     ) -> CleanedUp:
         """Delete what the hub left at its provider, the evidence of what runs there last, and then the records."""
-        holder = await self._holder(retired.task_hub)
-        if holder is not None:
-            return CleanedUp(retired, Outcome.IN_USE, message=f"{holder} holds it")
         message = f"{ignored} active instances of functions that the policy ignores go with it" if ignored else None
         done: list[str] = []
         try:
             async with asyncio.timeout_at(order.how.deadline):
-                found = await artifacts.find(retired.task_hub)
                 shared = tuple(map(str, found.shared))
                 kinds = {artifact.kind for artifact in found.own}
                 if (not_owned := _why_not_owned(retired.task_hub, hub, artifacts, kinds)) is not None:
@@ -196,9 +222,19 @@ class Cleanup:
                     return CleanedUp(retired, Outcome.WOULD_REMOVE, (), own, shared, message)
                 # On record before the first is gone, so that the next call goes on.
                 await self._task_hubs.close(retired.task_hub, deleting=str(order.app.task_hubs))
+                queues_gone = False
                 for artifact in found.own:
+                    if queues_gone and artifact.kind is Kind.TABLE:
+                        # Nothing starts without control queues. What has started since the verdict has a row.
+                        verdict = await self._verdict(
+                            order, retired, await self._task_hubs.get(retired.task_hub), artifacts
+                        )
+                        if reasons := _against(verdict, deleting=True):
+                            return CleanedUp(retired, Outcome.NOT_DRAINED, reasons, tuple(done))
+                        queues_gone = False
                     await artifacts.remove(artifact)
                     done.append(str(artifact))
+                    queues_gone = queues_gone or artifact.kind is Kind.QUEUE
         except SourceError as error:
             return CleanedUp(retired, Outcome.UNFINISHED, artifacts=tuple(done), message=error.message)
         except TimeoutError:
@@ -240,7 +276,7 @@ async def _judged_app(app: App, hub: TaskHubRecord | None, artifacts: Artifacts 
     return replace(app, policy=replace(app.policy, ignore_messages=True))
 
 
-def _against(verdict: Verdict, deleting: bool) -> tuple[ReasonGiven, ...]:
+def _against(verdict: Verdict, *, deleting: bool) -> tuple[ReasonGiven, ...]:
     """What stands against removing a hub."""
     if deleting and verdict.ready and verdict.assurance is not Assurance.VERIFIED:
         return (ReasonGiven(Reason.VERIFICATION_REQUIRED, "a task hub is only deleted once it is verified"),)

@@ -130,7 +130,9 @@ class Instances(Protocol):
     async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
         """Record what a probe saw; for each, whether it changed anything. Raises TableMissing, StorageUnavailable."""
 
-    async def activity(self, hub: TaskHubRecord, exemptions: Exemptions) -> Activity: ...
+    async def activity(
+        self, hub: TaskHubRecord, exemptions: Exemptions, *, missing_is_empty: bool = False
+    ) -> Activity: ...
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
 
@@ -165,6 +167,12 @@ class TaskHubs(Protocol):
 
     async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
         """Close a hub that no app has claimed, in one conditional write. Raises TaskHubClaimed."""
+
+    async def reopen_unclaimed(self, task_hub: str) -> None:
+        """Take back `close_unclaimed`."""
+
+    async def takes_events(self, task_hub: str) -> bool:
+        """Whether the hub is open, by a read that begins after this call."""
 
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""

@@ -205,7 +205,11 @@ class Recorder:
             if hub.closed:
                 return None
             try:
-                return await self._instances.record(hub, events)
+                changed = await self._instances.record(hub, events)
+                # A worker that remembers an unclaimed hub goes on writing after DeleteTaskHub has closed it, until its
+                # table is gone. What was written since then goes with the table.
+                is_lost = hub.app is None and any(changed) and not await self._task_hubs.takes_events(task_hub)
+                return None if is_lost else changed
             except TableMissing:
                 # Another worker's cleanup took it, or the one that wanted to make it died: look again.
                 self._task_hubs.forget(task_hub)

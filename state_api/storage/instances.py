@@ -88,13 +88,16 @@ class InstanceStore:
                     changed[number] = effective
         return changed
 
-    async def activity(self, hub: TaskHubRecord, exemptions: Exemptions) -> Activity:
+    async def activity(self, hub: TaskHubRecord, exemptions: Exemptions, *, missing_is_empty: bool = False) -> Activity:
         """What is active, oldest first, and when something last changed, without what is exempt: one range read per
-        shard. Raises StorageUnavailable also if the hub's table is gone."""
+        shard. Raises StorageUnavailable also if the hub's table is gone, unless `missing_is_empty`."""
         table = self._tables.client(instance_table(hub.name))
         async with translated():
             shards = await asyncio.gather(
-                *(self._shard_activity(table, shard, exemptions) for shard in _partitions(hub.shards))
+                *(
+                    self._shard_activity(table, shard, exemptions, missing_is_empty=missing_is_empty)
+                    for shard in _partitions(hub.shards)
+                )
             )
         merged = heapq.merge(*(shard.active for shard in shards), key=lambda one: (one.started_at, one.instance_id))
         active = tuple(merged)
@@ -108,7 +111,9 @@ class InstanceStore:
             waived=tuple(one for shard in shards for one in shard.waived),
         )
 
-    async def _shard_activity(self, table: TableClient, shard: str, exemptions: Exemptions) -> Activity:
+    async def _shard_activity(
+        self, table: TableClient, shard: str, exemptions: Exemptions, *, missing_is_empty: bool
+    ) -> Activity:
         active: list[ActiveInstance] = []
         waived: list[ActiveInstance] = []
         ignored = 0
@@ -142,6 +147,8 @@ class InstanceStore:
                     if len(active) > ACTIVE_LIMIT:
                         break
         except ResourceNotFoundError:
+            if missing_is_empty:
+                return Activity()
             # An empty answer would say that nothing runs.
             raise StorageUnavailable(
                 f"the records of a task hub are gone: table {table.table_name} was deleted. Make it again, empty, only "

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -37,6 +38,16 @@ Change = Callable[[TaskHubRecord | None], dict[str, Any]]
 """What to set in the row of a hub, given what it holds."""
 
 
+@dataclass(slots=True)
+class _Reread:
+    """Calls that want to know what the row of a hub holds now, counted, and up to which of them it was read."""
+
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asked: int = 0
+    answered: int = 0
+    open: bool = False
+
+
 class TaskHubStore:
     """One row a hub, keyed by its name in lower case, because names are case-insensitive in storage."""
 
@@ -47,6 +58,7 @@ class TaskHubStore:
         # A hub that takes events does so until cleanup closes it and drops its table; a missing table is what makes
         # a worker look again, so remembering is safe.
         self._open: dict[HubKey, TaskHubRecord] = {}
+        self._rereads: dict[HubKey, _Reread] = {}
         self._making = asyncio.Semaphore(_MADE_AT_ONCE)
         self._unclaimed = UnclaimedLimit(self._table, _PARTITION, unclaimed_limit)
 
@@ -136,6 +148,34 @@ class TaskHubStore:
         self.forget(task_hub)
         self._unclaimed.forget()
         return record
+
+    async def reopen_unclaimed(self, task_hub: str) -> None:
+        """Take back `close_unclaimed`."""
+        await self._change(task_hub, lambda record: {"Closed": False})
+        self.forget(task_hub)
+        self._unclaimed.forget()
+
+    async def takes_events(self, task_hub: str) -> bool:
+        """Whether the hub is open, by a read that begins after this call. Calls that come during a read share the next
+        one. What is remembered of the hub is set right."""
+        key = hub_key(task_hub)
+        reread = self._rereads.setdefault(key, _Reread())
+        reread.asked += 1
+        ticket = reread.asked
+        async with reread.reading:
+            if reread.answered < ticket:
+                covered = reread.asked
+                known = await self._read(task_hub)
+                reread.open = known is not None and not known[0].closed
+                reread.answered = covered
+                if known is not None and reread.open and key in self._open:
+                    self._open[key] = known[0]
+                elif not reread.open:
+                    self.forget(task_hub)
+            is_open = reread.open
+        if not reread.reading.locked() and reread.asked == reread.answered:
+            self._rereads.pop(key, None)
+        return is_open
 
     async def mark(self, task_hub: str, matched: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""

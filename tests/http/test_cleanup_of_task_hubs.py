@@ -18,6 +18,7 @@ from state_api.storage.instances import InstanceStore
 from state_api.storage.probes import ProbeStore
 from state_api.storage.task_hubs import TaskHubStore
 from state_api.taskhubs.artifacts import StorageArtifacts
+from state_api.taskhubs.backend import Artifact, Found, Kind
 from tests.builders import at, event
 from tests.conftest import new_hub
 from tests.http.client import problem, publish, put, stage, swap
@@ -87,6 +88,56 @@ async def test_a_hub_with_work_loses_nothing(
     (done,) = await clean(http, app)
     assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
     assert await account.artifacts(hubs[0]) == before
+
+
+async def test_what_starts_while_the_artifacts_are_sought_is_seen_and_nothing_is_deleted(
+    http: httpx.AsyncClient,
+    app: str,
+    storage: StorageSettings,
+    account: Account,
+    hubs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = StorageArtifacts.find
+
+    async def find_slowly(artifacts: StorageArtifacts, task_hub: str) -> Found:
+        found = await find(artifacts, task_hub)
+        async with ProviderHub(storage, hubs[0]) as provider:
+            await provider.put("order-2", "Running")
+        return found
+
+    monkeypatch.setattr(StorageArtifacts, "find", find_slowly)
+    before = await account.artifacts(hubs[0])
+    (done,) = await clean(http, app)
+    assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
+    assert await account.artifacts(hubs[0]) == before
+
+
+async def test_what_starts_before_the_queues_are_gone_keeps_its_tables(
+    http: httpx.AsyncClient,
+    app: str,
+    storage: StorageSettings,
+    account: Account,
+    hubs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove = StorageArtifacts.remove
+
+    async def remove_slowly(artifacts: StorageArtifacts, artifact: Artifact) -> None:
+        if artifact == Artifact(Kind.QUEUE, f"{hubs[0]}-control-00"):
+            async with ProviderHub(storage, hubs[0]) as provider:
+                await provider.put("order-2", "Running")
+        await remove(artifacts, artifact)
+
+    monkeypatch.setattr(StorageArtifacts, "remove", remove_slowly)
+    (done,) = await clean(http, app)
+    assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
+    assert sorted(done["artifacts"]) == of(hubs[0], tables=False)
+    left = [one for one in await account.artifacts(hubs[0]) if one in of(hubs[0])]
+    assert left == of(hubs[0], containers=False, queues=False)
+    async with ProviderHub(storage, hubs[0]) as provider:
+        await provider.put("order-2", "Completed")
+    assert [one["outcome"] for one in await clean(http, app)] == ["Removed"]
 
 
 async def test_a_hub_that_a_slot_of_any_app_holds_loses_nothing(

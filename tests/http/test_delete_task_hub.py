@@ -1,5 +1,8 @@
 """DeleteTaskHub: the records of a task hub that nobody claimed go once it has drained, and its name is closed."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
 import httpx
 import pytest
 
@@ -12,7 +15,7 @@ from tests.conftest import ShiftedClock, new_hub
 from tests.http.client import problem, publish, put, stage, swapped_out
 from tests.http.test_races import another
 from tests.http.test_unclaimed_task_hubs import has_table, limited, nothing, waiting
-from tests.proxy import storage_proxy
+from tests.proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +114,83 @@ async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_record
     shown = (await http.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["app"], shown["closed"]) == (app, False)
     assert len((await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]) == 1
+
+
+@asynccontextmanager
+async def acting_before(
+    storage: StorageSettings,
+    clock: ShiftedClock,
+    is_due: Callable[[str, str], bool],
+    act: Callable[[StorageProxy], Awaitable[None]],
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of another server, which waits for `act` before its first request to the storage that `is_due`."""
+    async with storage_proxy(storage) as proxy:
+        deleting = StateServer(Settings(storage=proxy.settings), clock)
+        transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
+
+        async def act_once(method: str, path: str) -> None:
+            if is_due(method, path):
+                proxy.before = nothing
+                await act(proxy)
+
+        proxy.before = act_once
+        async with httpx.AsyncClient(transport=transport, base_url="http://deleting") as client:
+            yield client
+        assert proxy.before is nothing, "it has acted"
+        await deleting.close()
+
+
+async def test_an_event_that_is_recorded_between_the_check_and_the_closing_makes_the_deletion_fail(
+    storage: StorageSettings, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
+) -> None:
+    await drained(http, hub, clock)
+
+    async def start_another(proxy: StorageProxy) -> None:
+        assert (await publish(http, event(hub, "order-2")))["recorded"] == 1
+
+    async with acting_before(storage, clock, lambda method, path: path.endswith("$batch"), start_another) as deleting:
+        refused = problem(await delete(deleting, hub), 409, "TaskHubNotDrained")
+        assert refused["activeCount"] == 1
+    shown = (await http.get(f"/api/taskhubs/{hub}")).json()
+    assert (shown["closed"], shown["activeCount"]) == (False, 1)
+    assert (await publish(http, event(hub, "order-2", "Completed")))["recorded"] == 1
+
+
+async def test_an_event_that_comes_while_the_records_are_removed_goes_to_quarantine(
+    storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
+) -> None:
+    """It comes to a server that remembers the task hub as open, and the table is still there."""
+    await drained(http, hub, clock)
+    late: list[dict[str, int]] = []
+
+    async def start_another(proxy: StorageProxy) -> None:
+        late.append(await publish(http, event(hub, "order-2"), event(hub, "order-3")))
+
+    async with acting_before(storage, clock, lambda method, path: method == "DELETE", start_another) as deleting:
+        assert (await delete(deleting, hub)).status_code == 200
+    assert late == [{"recorded": 0, "unchanged": 0, "quarantined": 2}]
+    assert not await has_table(server, hub)
+    kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
+    assert [one["code"] for one in kept if hub in one["event"]] == ["TaskHubCleanedUp"] * 2
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
+
+
+async def test_a_deletion_that_was_cut_short_before_its_last_look_looks_again(
+    storage: StorageSettings, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
+) -> None:
+    await drained(http, hub, clock)
+
+    async def start_another(proxy: StorageProxy) -> None:
+        await publish(http, event(hub, "order-2"))
+        proxy.fail = lambda method, path: 500 if instance_table(hub) in path else None
+
+    async with acting_before(storage, clock, lambda method, path: path.endswith("$batch"), start_another) as dying:
+        problem(await delete(dying, hub), 503, "StorageUnavailable")
+    assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
+    problem(await delete(http, hub), 409, "TaskHubNotDrained")
+    assert (await publish(http, event(hub, "order-2", "Completed")))["recorded"] == 1
+    clock.turn(31)
+    assert (await delete(http, hub)).status_code == 200
 
 
 async def test_a_deletion_that_was_cut_short_is_finished_by_the_next(
