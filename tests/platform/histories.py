@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -36,8 +36,9 @@ from tests.platform.state_server import (
     StateServerProcess,
     state_server,
 )
-from tests.platform.stories import ALWAYS, WITH_LAUNCHERS
+from tests.platform.stories import ALWAYS, WITH_LAUNCHERS, Story, launches
 from tests.platform.task_hub import TaskHubStorage
+from tests.platform.witness import StorageLook, active_throughout, blocking_in, starts_throughout
 
 PROVIDERS = {"azureStorage": STORAGE_PROVIDER, "managementApi": MANAGEMENT_PROVIDER}
 
@@ -47,22 +48,29 @@ LEASE_SECONDS = 15.0
 
 @dataclass
 class Report:
-    """What came of histories. `wrong_ready` are Ready answers while something was surely active, `late` are rounds
-    after which Ready came too late. `longest` is the longest time from a drained task hub to Ready, in seconds.
-    `leftovers` are histories that ended with messages of a killed worker, which the time rule judges."""
+    """What came of histories. Every round is either `drained` or `held_up`.
+
+    `judged`: answers while something was surely active, or surely about to start; a Ready answer among them is one of
+    `wrong_ready`. `late`: drained rounds after which Ready came too late. `wrong_reason`: rounds that were held up, and
+    whose verdict does not name what the storage shows. `longest`: the longest time from a drained task hub to Ready, in
+    seconds.
+    """
 
     rounds: int = 0
+    drained: int = 0
+    held_up: int = 0
     orchestrations: int = 0
     answers: int = 0
+    judged: int = 0
     ready: int = 0
     worker_kills: int = 0
     server_kills: int = 0
     events: int = 0
     lost_events: int = 0
-    leftovers: int = 0
     longest: float = 0.0
     wrong_ready: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    wrong_reason: list[str] = field(default_factory=list)
 
     def add(self, other: "Report") -> None:
         for name, value in asdict(other).items():
@@ -73,16 +81,39 @@ class Report:
 
     @property
     def is_right(self) -> bool:
-        return not self.wrong_ready and not self.late
+        return not self.wrong_ready and not self.late and not self.wrong_reason
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What a history may do besides orchestrations, as the share of rounds in which it does."""
+    """What a history may do besides orchestrations, as the share of rounds in which it does.
+
+    A round in which the worker was killed is held up if it has not drained after `round_seconds`.
+    """
 
     worker_kills: float = 0.0
     server_kills: float = 0.0
     losses: tuple[float, ...] = (0.0, 0.3, 1.0)
+    round_seconds: float = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at the storage. `kills`: how often the worker had been killed, if none was running when the look began."""
+
+    shown: StorageLook
+    kills: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An answer. `blocking`: why the task hub was not drained, by its storage, at every moment from question to answer;
+    empty if it was drained. None if that is not known, because a worker may have changed the storage meanwhile.
+    `expected_code`: the reason code that belongs to `blocking`."""
+
+    answer: Answer
+    blocking: list[str] | None
+    expected_code: str
 
 
 class History:
@@ -106,15 +137,15 @@ class History:
         self._hub = hub
         self._server = server
         self._relay = relay
+        self._last_look: Look | None = None
+        self._held_up = False
 
     async def play(self, *, rounds: int | None = None, seconds: float | None = None) -> Report:
-        """Play that many rounds, or begin rounds until the time is up."""
+        """Play that many rounds, or begin rounds until the time is up. A round that is held up is the last one."""
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         await self._server.put_app(self.app, self._hub.worker.task_hub, PROVIDERS[self._provider])
         while (
-            (rounds is None or self.report.rounds < rounds)
-            and time.monotonic() < deadline
-            and not self.report.leftovers
+            (rounds is None or self.report.rounds < rounds) and time.monotonic() < deadline and self._hub.worker.running
         ):
             await self._round(self.report.rounds)
             self.report.rounds += 1
@@ -129,27 +160,68 @@ class History:
         self._relay.loss = draw.choice(self._faults.losses)
         self._hub.worker_is_killed = draw.random() < self._faults.worker_kills
         kills_server = draw.random() < self._faults.server_kills
-        kinds = WITH_LAUNCHERS if self._provider == "azureStorage" else ALWAYS
-        chosen = draw.choices(kinds, k=draw.randint(3, 6))
+        stories = self._draw_stories(draw)
+        kills: list[asyncio.Task[None]] = []
+        first = f"first-{number}"
+        answered = await self._hub.launch("Wait", first)
+        assert answered is not None, "nobody kills the worker yet"
+        self._hub.spans.open(first, answered, waits_for=[first])
         asking = asyncio.create_task(self._ask_until_cancelled())
         try:
-            async with asyncio.TaskGroup() as group:
-                for index, story in enumerate(chosen):
-                    instance_id = f"{story.__name__}-{number}-{index}"
-                    group.create_task(story(self._hub, instance_id, Random(f"{self._seed} {instance_id}")))
-                if self._hub.worker_is_killed:
-                    group.create_task(self._kill_worker(after=draw.uniform(0.1, 2), down=draw.uniform(0, 2)))
-                if kills_server:
-                    group.create_task(self._kill_server(after=draw.uniform(0, 3)))
-            drained_at = await self._hub.release_all()
+            await self._until_judged(asking)
+            await self._hub.end_surely(first)
+            if self._hub.worker_is_killed:
+                kill = self._kill_worker(after=draw.uniform(0.1, 2), down=draw.uniform(0, 2))
+                kills.append(asyncio.create_task(kill))
+            if kills_server:
+                kills.append(asyncio.create_task(self._kill_server(after=draw.uniform(0, 3))))
+            drained_at = await self._play_until_drained(number, stories, kills)
+            await asyncio.gather(*kills)
         finally:
             asking.cancel()
             with suppress(asyncio.CancelledError):
                 await asking
         if drained_at is None:
-            self.report.leftovers += 1
+            await self._end_held_up(number)
         else:
+            self.report.drained += 1
             await self._expect_ready(number, drained_at)
+
+    def _draw_stories(self, draw: Random) -> list[Story]:
+        """A worker that is killed amid a chain of launchers leaves a start that is only a message. Few other stories
+        then, because what is active besides hides a false Ready."""
+        if self._provider != "azureStorage":
+            return draw.choices(ALWAYS, k=draw.randint(3, 6))
+        if self._hub.worker_is_killed:
+            return [launches, *draw.choices(WITH_LAUNCHERS, k=draw.randint(0, 3))]
+        return draw.choices(WITH_LAUNCHERS, k=draw.randint(3, 6))
+
+    async def _until_judged(self, asking: asyncio.Task[None]) -> None:
+        """Until an answer of this round would have been false had it been Ready: every round has at least one."""
+        before = self.report.judged
+        async with asyncio.timeout(2 * SCAN_LIMIT_SECONDS):
+            while self.report.judged == before and not asking.done():
+                await asyncio.sleep(0.05)
+
+    async def _play_until_drained(
+        self, number: int, stories: list[Story], kills: list[asyncio.Task[None]]
+    ) -> float | None:
+        """Play the stories, and end what they leave active. The time from which the task hub was drained; None if the
+        worker was killed and the platform is not done with what that left."""
+        limit = self._faults.round_seconds if self._hub.worker_is_killed else None
+        try:
+            async with asyncio.timeout(limit) as timeout:
+                async with asyncio.TaskGroup() as group:
+                    for index, story in enumerate(stories):
+                        instance_id = f"{story.__name__}-{number}-{index}"
+                        group.create_task(story(self._hub, instance_id, Random(f"{self._seed} {instance_id}")))
+                if kills:
+                    await asyncio.wait(kills)
+                return await self._hub.release_all()
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            return None
 
     async def _kill_worker(self, *, after: float, down: float) -> None:
         await asyncio.sleep(after)
@@ -168,40 +240,101 @@ class History:
             await self._ask()
             await asyncio.sleep(times.random() * 0.3)
 
-    async def _ask(self) -> Answer | None:
+    async def _ask(self) -> Judged | None:
         """One answer, held against what was active; None if the server was killed meanwhile."""
+        before = self._last_look or await self._look()
         try:
             answer = await self._server.ask(self.app)
         except httpx.TransportError:
             await asyncio.sleep(0.1)
             return None
+        after = self._last_look = await self._look()
+        code = "InstancesActive" if after.shown.active else "StartsPending"
+        judged = Judged(answer, self._blocking_between(before, after), code)
+        active = (
+            self._hub.spans.covering(answer.asked, answer.answered)
+            or active_throughout(before.shown, after.shown)
+            or (starts_throughout(before.shown, after.shown) if self._sees_messages else [])
+            or judged.blocking
+        )
         self.report.answers += 1
-        if answer.ready:
-            self.report.ready += 1
-            if active := self._hub.spans.covering(answer.asked, answer.answered):
-                shown = json.dumps(answer.verdict)
-                self.report.wrong_ready.append(f"seed {self._seed}: Ready while {active} was active: {shown}")
-        return answer
+        self.report.judged += bool(active)
+        self.report.ready += answer.ready
+        if answer.ready and active:
+            shown = json.dumps(answer.verdict)
+            self.report.wrong_ready.append(f"seed {self._seed}: Ready while {active} was active: {shown}")
+        return judged
+
+    async def _look(self) -> Look:
+        kills = None if self._hub.worker.running else self._hub.worker.kills
+        return Look(await self._hub.storage.look(), kills)
+
+    def _blocking_between(self, before: Look, after: Look) -> list[str] | None:
+        """What blocks at every moment between two looks, as far as the server can see it. None if that is not known."""
+        if not self._sees_messages:
+            return after.shown.active if before.shown.rows == after.shown.rows else None
+        dead = before.kills is not None and before.kills == after.kills and not self._hub.worker.running
+        return blocking_in(after.shown, self._hub.timers_to_come()) if dead and before.shown == after.shown else None
+
+    @property
+    def _sees_messages(self) -> bool:
+        return self._provider == "azureStorage"
 
     async def _expect_ready(self, number: int, drained_at: float) -> None:
-        """Ask until Ready. The first question that is asked after the settle window must be answered so: it is one
-        scan, for which a busy machine may take a while."""
+        """Ask until Ready."""
+        while (judged := await self._ask()) is None or not self._settles(number, judged.answer, drained_at):
+            await asyncio.sleep(0.2)
+
+    def _settles(self, number: int, answer: Answer, drained_at: float) -> bool:
+        """Whether the answer settles that Ready came in time, or too late. The first question that is asked after the
+        settle window must be answered with Ready: it is one scan, for which a busy machine may take a while."""
+        due = max(drained_at, self._relay.delivered_at, self._server.killed_at + LEASE_SECONDS)
+        in_time = answer.answered <= due + READY_SECONDS + SCAN_LIMIT_SECONDS
+        if answer.ready and self._relay.idle:
+            self.report.longest = max(self.report.longest, round(answer.answered - due, 1))
+            if in_time:
+                return True
+        elif not self._relay.idle or (in_time and answer.asked <= due + READY_SECONDS):
+            return False
+        late = f"asked {answer.asked - due:.1f} s after Ready was due, answered {answer.answered - due:.1f} s after"
+        self.report.late.append(f"seed {self._seed} round {number}: {late}: {json.dumps(answer.verdict)}")
+        return True
+
+    async def _end_held_up(self, number: int) -> None:
+        """End a round that the platform holds up, and the history with it. The extension hides messages that a killed
+        worker had taken for a minute, and those that a later worker gives up for up to 600 s. Nobody can wait for
+        these, and while they are hidden, nobody knows what they are.
+
+        So the verdict must be what the storage shows. For `azureStorage` the worker is killed for good: from then on
+        only the time changes the storage, and the server must be Ready if nothing blocks in it (`blocking_in`), else
+        NotReady with the right reason. `managementApi` needs the worker and shows no messages: there the server must be
+        Ready while the rows show nothing active and do not change, else NotReady.
+        """
+        self._held_up = True
+        if self._sees_messages:
+            self._hub.worker.kill()
+        ended_at = time.monotonic()
+        drained_at: float | None = None
         while True:
-            answer = await self._ask()
-            if answer is None:
-                continue
-            due = max(drained_at, self._relay.delivered_at, self._server.killed_at + LEASE_SECONDS)
-            in_time = answer.answered <= due + READY_SECONDS + SCAN_LIMIT_SECONDS
-            if answer.ready and self._relay.idle:
-                self.report.longest = max(self.report.longest, round(answer.answered - due, 1))
-                if in_time:
+            judged = await self._ask()
+            if judged is None or judged.blocking is None:
+                drained_at = None
+            elif not judged.blocking:
+                drained_at = drained_at or judged.answer.asked
+                if self._settles(number, judged.answer, drained_at):
+                    self.report.drained += 1
                     return
-            elif not self._relay.idle or (in_time and answer.asked <= due + READY_SECONDS):
-                await asyncio.sleep(0.2)
-                continue
-            late = f"asked {answer.asked - due:.1f} s after Ready was due, answered {answer.answered - due:.1f} s after"
-            self.report.late.append(f"seed {self._seed} round {number}: {late}: {json.dumps(answer.verdict)}")
-            return
+            else:
+                drained_at = None
+                code = judged.expected_code
+                in_time = judged.answer.asked <= ended_at + READY_SECONDS + SCAN_LIMIT_SECONDS
+                if code not in judged.answer.codes and not in_time:
+                    shown = f"{judged.blocking}, but not {code}: {json.dumps(judged.answer.verdict)}"
+                    self.report.wrong_reason.append(f"seed {self._seed} round {number}: {shown}")
+                if code in judged.answer.codes or not in_time:
+                    self.report.held_up += 1
+                    return
+            await asyncio.sleep(0.2)
 
 
 @asynccontextmanager
@@ -249,9 +382,13 @@ async def play_one(
     *,
     rounds: int | None = None,
     seconds: float = LONGEST_HISTORY_SECONDS,
+    round_seconds: float | None = None,
 ) -> Report:
-    """The history of that number under a seed: that many rounds, or until the time is up."""
+    """The history of that number under a seed: that many rounds, or until the time is up. `round_seconds` takes the
+    place of that of its faults."""
     provider, faults = KINDS[number % len(KINDS)]
+    if round_seconds is not None:
+        faults = replace(faults, round_seconds=round_seconds)
     name = f"{seed}-{number}"
     print(f"history {name}: {provider}, {faults}", flush=True)
     async with history(storage, folder, name, provider=provider, faults=faults) as played:

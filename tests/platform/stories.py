@@ -13,6 +13,9 @@ from tests.platform.hub import ENDED, Hub
 
 DAY_SECONDS = 86_400
 
+LONGEST_CHAIN = 40
+"""Launchers in a chain, at most: the extension takes no input that is nested much deeper."""
+
 _CLOCKS = 0.1
 """The platform goes by another clock than ours."""
 
@@ -96,7 +99,8 @@ async def continues(hub: Hub, instance_id: str, draw: Random) -> None:
 async def launches(hub: Hub, instance_id: str, draw: Random) -> None:
     """A chain of orchestrations, each of which starts the next and does not wait for it. The last one waits."""
     last = f"{instance_id}-last"
-    links = draw.randint(1, 8)
+    # A worker that is killed should be killed amid the chain.
+    links = draw.randint(20, LONGEST_CHAIN) if hub.worker_is_killed else draw.randint(1, 8)
     slow = draw.choice([0, 0, 100])
     name, given = launcher_chain(instance_id, links, last, milliseconds=slow)
     answered = await hub.launch(name, instance_id, **given)
