@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ENDED_STATUSES = frozenset({"Completed", "Failed", "Terminated", "Canceled"})
-"""The runtime statuses of instances that have ended. Those of an instance that was rewound is Pending."""
+"""The runtime statuses of instances that have ended. An instance that was rewound is Pending until it ends again."""
 
 MAX_PEEKED = 32
 """Messages that a queue shows at a time."""
