@@ -26,9 +26,9 @@ class Hub:
 
     `steady`: a lock held by code that a kill must not interrupt, and by the code that kills. `worker_is_killed`: the
     worker is killed in this round; messages that it processed but did not delete then return, and can end an instance
-    restarted under the same id. `leftover_timers`: when the timers of ended instances would fire (`time.monotonic`).
-    `purges`: ended instances are purged. Where the server sees no messages, a purged instance whose end was lost blocks
-    for ten minutes (docs/correctness.md, What is left open).
+    restarted under the same id. `chain_begun`: a chain of launchers has been started. `leftover_timers`: when the
+    timers of ended instances would fire (`time.monotonic`). `purges`: ended instances are purged. Where the server sees
+    no messages, a purged instance whose end was lost blocks for ten minutes (docs/correctness.md, What is left open).
     """
 
     worker: DurableHost
@@ -36,6 +36,7 @@ class Hub:
     spans: Spans = field(default_factory=Spans)
     steady: asyncio.Lock = field(default_factory=asyncio.Lock)
     worker_is_killed: bool = False
+    chain_begun: asyncio.Event = field(default_factory=asyncio.Event)
     leftover_timers: list[float] = field(default_factory=list)
     started: int = 0
     purges: bool = True

@@ -105,6 +105,7 @@ async def launches(hub: Hub, instance_id: str, draw: Random) -> None:
     if answered is None:
         return
     hub.spans.open(f"{instance_id} to {last}", answered, waits_for=[last])
+    hub.chain_begun.set()
     if draw.random() < 0.5:
         await hub.until_status(last, "Running")
         await _pause(draw)

@@ -11,7 +11,8 @@ from random import Random
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.platform.histories import KINDS, Report, play_for, play_one
+from tests.platform.histories import KINDS, play_for, play_one
+from tests.platform.history import Report
 
 pytestmark = pytest.mark.anyio
 
@@ -35,12 +36,14 @@ async def test_every_answer_is_right_in_a_random_history(storage: StorageSetting
 async def test_every_answer_is_right_when_the_worker_is_killed(storage: StorageSettings, tmp_path: Path) -> None:
     """Three task hubs side by side, each for one round. Messages that the killed worker had taken come back after a
     minute. What has not drained a few seconds later is held up: the extension hides a message that it gives up for up
-    to 600 s. `History._end_held_up` says how such a round is judged."""
+    to 600 s. `history.History._judge_held_up` says how such a round is judged."""
     seed = Random().getrandbits(31)
-    reports = await asyncio.gather(
-        *(play_one(storage, tmp_path, seed, number, rounds=1, round_seconds=70) for number in (2, 3, 6))
-    )
-    for report in reports:
+    async with asyncio.TaskGroup() as side_by_side:
+        histories = [
+            side_by_side.create_task(play_one(storage, tmp_path, seed, number, rounds=1, round_seconds=70))
+            for number in (2, 3, 6)
+        ]
+    for report in (history.result() for history in histories):
         is_good(report)
         assert (report.rounds, report.worker_kills >= 1) == (1, True)
 
