@@ -300,7 +300,8 @@ class History:
         So the verdict must be what the storage shows. For `azureStorage` the worker is killed for good: from then on
         only the time changes the storage, and the server must be Ready if nothing blocks in it (`blocking_in`), else
         NotReady with the right reason. `managementApi` needs the worker and shows no messages: there the server must be
-        Ready while the rows show nothing active and do not change, else NotReady.
+        Ready while the rows show nothing active and do not change, else NotReady. It may be NotReady too while an event
+        has told of an instance without a row, whose start is one of the messages.
         """
         self._held_up = True
         if self._sees_messages:
@@ -311,6 +312,9 @@ class History:
             judged = await self._ask()
             if judged is None or judged.blocking is None:
                 drained_at = None
+            elif not judged.blocking and await self._may_be_a_message(judged.answer):
+                self.report.held_up += 1
+                return
             elif not judged.blocking:
                 drained_at = drained_at or judged.answer.asked
                 if self._settles(number, judged.answer, drained_at):
@@ -328,3 +332,12 @@ class History:
                     self.report.held_up += 1
                     return
             await asyncio.sleep(0.2)
+
+    async def _may_be_a_message(self, answer: Answer) -> bool:
+        """Whether the answer lists an instance that has no row, while there are messages that are no timer's. Where the
+        server sees the messages, they decide."""
+        if self._sees_messages:
+            return False
+        look = await self._hub.storage.look()
+        listed = {instance["instanceId"] for instance in answer.verdict["active"]}
+        return bool(listed - look.rows.keys()) and look.count > self._hub.timers_to_come()
