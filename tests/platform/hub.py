@@ -18,8 +18,6 @@ ENDED = ("Completed", "Failed", "Terminated")
 
 _DRAIN_SECONDS = 300
 _ASK_AGAIN_SECONDS = 30
-_HIDDEN_SECONDS = 120
-"""A message that a killed worker had taken comes back after a minute (`--visibility`)."""
 
 
 @dataclass
@@ -28,9 +26,10 @@ class Hub:
 
     `steady`: a lock held by code that a kill must not interrupt, and by the code that kills. `worker_is_killed`: the
     worker is killed in this round; messages that it processed but did not delete then return, and can end an instance
-    restarted under the same id. `leftover_timers`: when the timers of ended instances would fire (`time.monotonic`).
-    `purges`: ended instances are purged. Where the server sees no messages, a purged instance whose end was lost and
-    that no probe has shown blocks for ten minutes (docs/correctness.md, What is left open).
+    restarted under the same id. `chain_begun`: a chain of launchers has been started. `leftover_timers`: when the
+    timers of ended instances would fire (`time.monotonic`). `purges`: ended instances are purged. Where the server sees
+    no messages, a purged instance whose end was lost and that no probe has shown blocks for ten minutes
+    (docs/correctness.md, What is left open).
     """
 
     worker: DurableHost
@@ -38,6 +37,7 @@ class Hub:
     spans: Spans = field(default_factory=Spans)
     steady: asyncio.Lock = field(default_factory=asyncio.Lock)
     worker_is_killed: bool = False
+    chain_begun: asyncio.Event = field(default_factory=asyncio.Event)
     leftover_timers: list[float] = field(default_factory=list)
     started: int = 0
     purges: bool = True
@@ -121,31 +121,26 @@ class Hub:
             if await self.worker.status(instance_id) not in (*ENDED, None, done):
                 raise
 
-    async def release_all(self) -> float | None:
+    async def release_all(self) -> float:
         """End everything that is active, and wait until the platform shows the task hub as drained. The time from
-        which it was. None if nothing is active and messages are left that nobody sees: after a kill, a worker gives up
-        messages that it cannot place, for up to 600 s at a time. Raises TimeoutError that says what is left."""
+        which it was. Raises TimeoutError that says what is left."""
         deadline = time.monotonic() + _DRAIN_SECONDS
-        inactive_since = time.monotonic()
         while True:
             messages = await self.storage.messages()
             (active, _) = await self.insist(self.worker.active)
-            if not active and messages.count <= self._expected_messages():
+            if not active and messages.count <= self.timers_to_come():
                 # Nothing was on its way, and then nothing was active. A look in between could miss a hand-over.
                 drained_at = time.monotonic()
                 if not (await self.insist(self.worker.active))[0]:
                     return drained_at
-            if active or messages.visible:
-                inactive_since = time.monotonic()
-            elif self.worker.kills and time.monotonic() > inactive_since + _HIDDEN_SECONDS:
-                return None
             if time.monotonic() > deadline:
                 raise TimeoutError(f"does not drain: {active}, {messages}: {await self.storage.everything()}")
             for one in active:
                 await self._release(one)
             await asyncio.sleep(0.1)
 
-    def _expected_messages(self) -> int:
+    def timers_to_come(self) -> int:
+        """The timers of ended instances whose messages stay in the queues."""
         now = time.monotonic()
         return sum(1 for fires_at in self.leftover_timers if fires_at > now)
 

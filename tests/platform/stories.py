@@ -96,13 +96,16 @@ async def continues(hub: Hub, instance_id: str, draw: Random) -> None:
 async def launches(hub: Hub, instance_id: str, draw: Random) -> None:
     """A chain of orchestrations, each of which starts the next and does not wait for it. The last one waits."""
     last = f"{instance_id}-last"
-    links = draw.randint(1, 8)
-    slow = draw.choice([0, 0, 100])
+    links, slow = draw.randint(1, 8), draw.choice([0, 0, 100])
+    if hub.worker_is_killed:
+        # So long that the worker is killed amid the chain, and without activities, which would show it in a row.
+        links, slow = draw.randint(15, 30), 0
     name, given = launcher_chain(instance_id, links, last, milliseconds=slow)
     answered = await hub.launch(name, instance_id, **given)
     if answered is None:
         return
     hub.spans.open(f"{instance_id} to {last}", answered, waits_for=[last])
+    hub.chain_begun.set()
     if draw.random() < 0.5:
         await hub.until_status(last, "Running")
         await _pause(draw)

@@ -1,12 +1,22 @@
 """What a task hub's own storage shows, read without any code of the server: rows and control queues."""
 
 import asyncio
+import json
 from dataclasses import dataclass
 
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-_ENDED = frozenset({"Completed", "Failed", "Terminated", "Canceled"})
+from tests.platform.witness import ENDED_STATUSES, MAX_PEEKED, Row, StorageLook
+
+_HARMLESS_EVENTS = frozenset(
+    {
+        *("TaskCompleted", "TaskFailed", "TimerFired", "EventRaised"),
+        *("SubOrchestrationInstanceCompleted", "SubOrchestrationInstanceFailed"),
+        *("ExecutionTerminated", "ExecutionSuspended", "ExecutionResumed"),
+    }
+)
+"""What does nothing to an orchestration that has ended, by the names of DurableTask.Core.History."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +52,26 @@ class TaskHubStorage:
         for name in await self.control_queues():
             queue = self.queues.get_queue_client(name)
             # In this order: a message that comes in between is counted as invisible, which makes nobody hasty.
-            visible += len(await queue.peek_messages(32))
+            visible += len(await queue.peek_messages(MAX_PEEKED))
             count += (await queue.get_queue_properties()).approximate_message_count or 0
         return Messages(count, visible)
+
+    async def look(self) -> StorageLook:
+        """Rows and messages now."""
+        table = self._tables.get_table_client(f"{self.task_hub}Instances")
+        rows = {
+            str(row["PartitionKey"]): Row(str(row["RuntimeStatus"]), str(row.metadata["etag"]))
+            async for row in table.list_entities()
+        }
+        visible: dict[str, bool] = {}
+        count, full = 0, False
+        for name in await self.control_queues():
+            queue = self.queues.get_queue_client(name)
+            peeked = await queue.peek_messages(MAX_PEEKED)
+            visible |= {str(message.id): _can_start(str(message.content)) for message in peeked}
+            full = full or len(peeked) == MAX_PEEKED
+            count += (await queue.get_queue_properties()).approximate_message_count or 0
+        return StorageLook(rows, visible, count, full)
 
     async def statuses(self) -> dict[str, str]:
         """The runtime status of each orchestration that has a row, by instance id as the key shows it."""
@@ -54,7 +81,7 @@ class TaskHubStorage:
         return {row["PartitionKey"]: row["RuntimeStatus"] async for row in rows if row["PartitionKey"][0] != "@"}
 
     async def active(self) -> list[str]:
-        return [instance_id for instance_id, status in (await self.statuses()).items() if status not in _ENDED]
+        return [instance_id for instance_id, status in (await self.statuses()).items() if status not in ENDED_STATUSES]
 
     async def until_no_messages(self, seconds: float = 150) -> None:
         """Wait until the control queues are empty, invisible messages included. Raises TimeoutError."""
@@ -72,3 +99,12 @@ class TaskHubStorage:
         owners = self._tables.get_table_client(f"{self.task_hub}Partitions").list_entities()
         partitions = [dict(row) async for row in owners]
         return f"{await self.statuses()}, {await self.messages()}, {peeked}, {partitions}"
+
+
+def _can_start(content: str) -> bool:
+    """Whether a message starts an orchestration, or is for an entity, whose code can start one."""
+    task_message = json.loads(content)["TaskMessage"]
+    if task_message["OrchestrationInstance"]["InstanceId"].startswith("@"):
+        return True
+    event = task_message["Event"]["$type"].partition(",")[0].rpartition(".")[2].removesuffix("Event")
+    return event not in _HARMLESS_EVENTS

@@ -4,35 +4,52 @@ Seeds are new every time. `python -m tests.platform.histories --seed SEED --only
 which every failure names, again.
 """
 
+import asyncio
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.platform.histories import KINDS, Report, play_for, play_one
+from tests.platform.histories import KINDS, play_for, play_one
+from tests.platform.history import Report
 
 pytestmark = pytest.mark.anyio
 
 
 def is_good(report: Report) -> None:
-    assert report.wrong_ready == [], "Ready while something was active"
+    assert report.wrong_ready == [], "Ready while something was active, or about to start"
     assert report.late == [], "not Ready although nothing was active any more"
+    assert report.wrong_reason == [], "NotReady without the reason that the storage shows"
+    assert report.drained + report.held_up == report.rounds
+    assert report.ready >= report.drained, "Ready once in each round that drained"
+    assert report.answers - report.ready >= report.judged >= report.rounds, "NotReady once in each round at least"
 
 
-@pytest.mark.parametrize(
-    ("number", "rounds"),
-    # With kills of the worker a round takes minutes: messages that it had taken come back after one minute or several.
-    [(0, 5), (1, 5), pytest.param(2, 3, marks=pytest.mark.long)],
-    ids=["azureStorage", "managementApi", "azureStorage-and-kills-of-the-worker"],
-)
-async def test_every_answer_is_right_in_a_random_history(
-    storage: StorageSettings, tmp_path: Path, number: int, rounds: int
-) -> None:
-    report = await play_one(storage, tmp_path, Random().getrandbits(31), number, rounds=rounds)
+@pytest.mark.parametrize("number", [0, 1], ids=["azureStorage", "managementApi"])
+async def test_every_answer_is_right_in_a_random_history(storage: StorageSettings, tmp_path: Path, number: int) -> None:
+    report = await play_one(storage, tmp_path, Random().getrandbits(31), number, rounds=5)
     is_good(report)
-    assert report.rounds == rounds
-    assert rounds - report.leftovers <= report.ready < report.answers
+    assert report.drained == 5
+
+
+async def test_every_answer_is_right_when_the_worker_is_killed(storage: StorageSettings, tmp_path: Path) -> None:
+    """Three task hubs side by side, each for one round.
+
+    Messages that the killed worker had taken come back after a minute. A round that has not drained a few seconds later
+    is held up, because the extension hides a message that it gives up for up to 600 s. Its verdict must be what the
+    storage shows (`history.History._judge_held_up`). Ready is required only of a round that drains: on a busy machine
+    all three can be held up.
+    """
+    seed = Random().getrandbits(31)
+    async with asyncio.TaskGroup() as side_by_side:
+        histories = [
+            side_by_side.create_task(play_one(storage, tmp_path, seed, number, rounds=1, round_seconds=70))
+            for number in (2, 3, 6)
+        ]
+    for report in (history.result() for history in histories):
+        is_good(report)
+        assert (report.rounds, report.worker_kills >= 1) == (1, True)
 
 
 @pytest.mark.long
