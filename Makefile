@@ -21,10 +21,10 @@ node_modules/.ready: package.json package-lock.json dev/setup
 	@touch $@
 
 demo: setup ## Show the main job: a version is refused until the orders in its slot have ended, and none fails
-	@$(BIN)/python -m dev.demo
+	@$(BIN)/python -m dev.demo.__main__
 
 demo-unguarded: setup ## Show the same without the guard, in both ways that it goes wrong, and the numbers side by side
-	@$(BIN)/python -m dev.demo --unguarded
+	@$(BIN)/python -m dev.demo.__main__ --unguarded
 
 run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve
@@ -50,7 +50,7 @@ test-platform-long: setup ## Run the long tests on the real programs: 20 minutes
 	@$(BIN)/python -m pytest -n 3 --dist worksteal tests/platform -m long
 
 fuzz: setup ## Try thousands of events, deliveries and requests for about ten minutes
-	@$(BIN)/python -m pytest --hypothesis-profile=fuzz -n 2 --dist worksteal tests/fuzz tests/server/test_schema.py tests/storage/test_stateful.py
+	@$(BIN)/python -m pytest --hypothesis-profile=fuzz -n 2 --dist worksteal tests/fuzz tests/server/test_schema.py tests/storage/test_recorded_histories.py
 
 coverage: setup ## Run the tests with coverage of all of the server
 	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/platform -m 'not fault' --cov=state_api --cov-report=term:skip-covered --cov-fail-under=90

@@ -11,10 +11,10 @@ import azure.functions as func
 from fastapi.responses import JSONResponse
 
 from state_api.app import StateServer
-from state_api.http.health import HealthAnswer
+from state_api.http.health import HealthResponse
 from state_api.http.middleware import security_headers
-from state_api.http.problems import MEDIA_TYPE, SettingsInvalid, problem, problem_of
-from state_api.services.envelopes import read_json
+from state_api.http.problems import PROBLEM_MEDIA_TYPE, SettingsInvalid, problem_from_error, problem_response
+from state_api.services.event_parser import parse_json
 from state_api.settings import SettingsError, read_settings
 
 OPERATIONS: list[tuple[str, list[str], str]] = [
@@ -63,44 +63,46 @@ async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpRespon
     and raises.
     """
     if "%2f" in urlsplit(req.url).path.lower():
-        return _refused(req, 404, "NotFound", "there is nothing at this address")
+        return _problem(req, 404, "NotFound", "there is nothing at this address")
     try:
         application = server().application
     except SettingsError as error:
-        return _without_settings(req, context.function_name, error)
+        return _invalid_settings_response(req, context.function_name, error)
     middleware = func.AsgiMiddleware(application)  # type: ignore[no-untyped-call]  # the library has no types
     try:
         answer: func.HttpResponse = await middleware.handle_async(req, context)
     except UnicodeDecodeError:
-        return _refused(req, 400, "InvalidRequest", "the address is not UTF-8")
+        return _problem(req, 400, "InvalidRequest", "the address is not UTF-8")
     return answer
 
 
-def _without_settings(req: func.HttpRequest, operation: str, error: SettingsError) -> func.HttpResponse:
+def _invalid_settings_response(req: func.HttpRequest, operation: str, error: SettingsError) -> func.HttpResponse:
     """The answer while a setting is missing or wrong: the process is healthy, and nothing else can be said."""
     if operation == "Health":
-        return _answer(req, 200, HealthAnswer(status="Healthy").model_dump_json().encode(), "application/json")
-    return _refusal(req, problem_of(SettingsInvalid(str(error), _SETTINGS_RETRY_SECONDS)))
+        return _http_response(req, 200, HealthResponse(status="Healthy").model_dump_json().encode(), "application/json")
+    return _problem_http_response(req, problem_from_error(SettingsInvalid(str(error), _SETTINGS_RETRY_SECONDS)))
 
 
-def _refused(req: func.HttpRequest, status: int, code: str, detail: str) -> func.HttpResponse:
-    return _refusal(req, problem(status, code, detail))
+def _problem(req: func.HttpRequest, status: int, code: str, detail: str) -> func.HttpResponse:
+    return _problem_http_response(req, problem_response(status, code, detail))
 
 
-def _refusal(req: func.HttpRequest, refusal: JSONResponse) -> func.HttpResponse:
+def _problem_http_response(req: func.HttpRequest, refusal: JSONResponse) -> func.HttpResponse:
     """A problem document, with its own headers, as the library's response."""
-    own = {name: value for name, value in refusal.headers.items() if name not in ("content-length", "content-type")}
-    return _answer(req, refusal.status_code, bytes(refusal.body), MEDIA_TYPE, own)
+    extra_headers = {
+        name: value for name, value in refusal.headers.items() if name not in ("content-length", "content-type")
+    }
+    return _http_response(req, refusal.status_code, bytes(refusal.body), PROBLEM_MEDIA_TYPE, extra_headers)
 
 
-def _answer(
-    req: func.HttpRequest, status: int, body: bytes, media_type: str, own: Mapping[str, str] | None = None
+def _http_response(
+    req: func.HttpRequest, status: int, body: bytes, media_type: str, extra_headers: Mapping[str, str] | None = None
 ) -> func.HttpResponse:
-    headers = security_headers(urlsplit(req.url).scheme) | dict(own or {})
+    headers = security_headers(urlsplit(req.url).scheme) | dict(extra_headers or {})
     return func.HttpResponse(body, status_code=status, headers=headers, mimetype=media_type)
 
 
-def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:
+def _create_handler(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:
     """A handler of its own for each function: the library keeps its settings on the handler."""
 
     async def handler(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
@@ -113,7 +115,7 @@ def _operation(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitabl
 for _name, _methods, _route in OPERATIONS:
     # The server's own keys decide (state_api.http.auth); a host key or a function key grants nothing.
     _route_of = app.route(route=_route, methods=_methods, auth_level=func.AuthLevel.ANONYMOUS)
-    app.function_name(_name)(_route_of(_operation(_name)))
+    app.function_name(_name)(_route_of(_create_handler(_name)))
 
 
 @app.function_name("RecordLifecycleEvent")
@@ -126,20 +128,20 @@ async def record_lifecycle_event(event: str) -> None:
     cut the time to microseconds, and its converter raises, before this code, on times that it cannot read: such an
     event would come back for 24 h.
     """
-    with server().admission.admitted(len(event)):
-        await server().services.recorder.record([delivered(event)], "trigger")
+    with server().admission.reserve(len(event)):
+        await server().services.recorder.record([parse_delivered_event(event)], "trigger")
 
 
 @app.function_name("ProbeTaskHubs")
 @app.timer_trigger(schedule="*/30 * * * * *", arg_name="timer", use_monitor=False)
 async def probe_task_hubs(timer: func.TimerRequest) -> None:
     """Probe the task hubs that are draining. A round that is missed needs no making up for."""
-    await server().background.run_once()
+    await server().background.probe_due_hubs()
 
 
-def delivered(text: str) -> Any:
+def parse_delivered_event(text: str) -> Any:
     """The event as it came, for the parser that the webhook uses too; what is not JSON stays text, for quarantine."""
     try:
-        return read_json(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return text

@@ -17,22 +17,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import cold_start, ingest, memory, profiling, readiness, report, shards, visibility, waiting
-from bench.hubs import FULL_SIZES, SIZES, Hub, filled_hubs
-from bench.machine import describe
+from bench import cold_start, ingest, memory, profiling, readiness, report, shards, visibility
+from bench import polling as waiting
+from bench.filled_task_hubs import FULL_SIZES, SIZES, BenchTaskHub, fill_task_hubs
+from bench.machine import describe_machine
 
 FIGURES = ("ingest", "visibility", "readiness", "waiting", "memory", "coldStart", "shards")
-_FROM_HUBS = {"readiness": readiness.run, "waiting": waiting.run}
-_ALONE: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+_TASK_HUB_FIGURES = {"readiness": readiness.run, "waiting": waiting.run}
+_STANDALONE_FIGURES: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
     "ingest": ingest.run,
     "visibility": visibility.run,
     "memory": memory.run,
     "coldStart": cold_start.run,
     "shards": shards.run,
 }
-_QUICK = {"ingest": 1, "visibility": 1, "memory": 5_000, "coldStart": 1, "shards": 1}
+_QUICK_AMOUNTS = {"ingest": 1, "visibility": 1, "memory": 5_000, "coldStart": 1, "shards": 1}
 """Rounds, and events."""
-PROFILE = "profile"
+PROFILE_SECTION = "profile"
 
 
 _QUICK_SIZES = (100, 200, 1000)
@@ -44,41 +45,41 @@ async def measure(
     """These figures, one after the other: two at once would share the machine. `quick` is a round of each."""
     results: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
-        hubs: list[Hub] = []
+        hubs: list[BenchTaskHub] = []
         for name in names:
             began = time.monotonic()
-            if name in _FROM_HUBS:
-                hubs = hubs or await stack.enter_async_context(filled_hubs(folder, _QUICK_SIZES if quick else sizes))
-                results[name] = await _FROM_HUBS[name](hubs, *([5] if quick else []))
+            if name in _TASK_HUB_FIGURES:
+                hubs = hubs or await stack.enter_async_context(fill_task_hubs(folder, _QUICK_SIZES if quick else sizes))
+                results[name] = await _TASK_HUB_FIGURES[name](hubs, *([5] if quick else []))
             else:
-                results[name] = await _ALONE[name](folder, *([_QUICK[name]] if quick else []))
-            _tell(name, results[name], time.monotonic() - began)
+                results[name] = await _STANDALONE_FIGURES[name](folder, *([_QUICK_AMOUNTS[name]] if quick else []))
+            _print_section(name, results[name], time.monotonic() - began)
     return results
 
 
-def _tell(name: str, section: dict[str, Any], seconds: float) -> None:
+def _print_section(name: str, section: dict[str, Any], seconds: float) -> None:
     print(f"{name} ({seconds:.0f} s)")
     for one in section["figures"]:
         aim = f"  (aim {one['aim']}: {'met' if one['met'] else 'MISSED'})" if "aim" in one else ""
         print(f"  {one['ratio']:>8g}  {one['what']}  /  {one['against']}{aim}", flush=True)
 
 
-def _now() -> str:
+def _utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _beside(name: str, section: dict[str, Any]) -> None:
+def _merge_section(name: str, section: dict[str, Any]) -> None:
     """Put a section beside those of the last whole run, saying when it was measured itself."""
-    results = report.read()
-    results[name] = {**section, "at": _now(), "revision": describe()["revision"]}
-    report.write(results)
+    results = report.read_results()
+    results[name] = {**section, "at": _utc_now(), "revision": describe_machine()["revision"]}
+    report.write_results(results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    known = f"which of {', '.join(FIGURES)}, or {PROFILE}; none means all figures, written to docs/performance"
+    known = f"which of {', '.join(FIGURES)}, or {PROFILE_SECTION}; none means all figures, written to docs/performance"
     # An empty list is checked as one of the choices.
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", choices=[*FIGURES, PROFILE, []], help=known)
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", choices=[*FIGURES, PROFILE_SECTION, []], help=known)
     parser.add_argument("--events", type=int, help="with memory: the long run, of so many events")
     parser.add_argument(
         "--quick", action="store_true", help="one round on small task hubs, to see that all of it works"
@@ -88,37 +89,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.events is not None and given.figures != ["memory"]:
         parser.error("--events goes with memory alone")
-    if PROFILE in given.figures and given.figures != [PROFILE]:
-        parser.error(f"{PROFILE} goes alone")
+    if PROFILE_SECTION in given.figures and given.figures != [PROFILE_SECTION]:
+        parser.error(f"{PROFILE_SECTION} goes alone")
     # As Ctrl-C does: by an exception, so that what was started is stopped too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if given.events is not None:
             found = asyncio.run(memory.run(folder, given.events, print))
-            _tell("memory", found, 0)
-            _beside("memoryLong", found)
-        elif PROFILE in given.figures:
+            _print_section("memory", found, 0)
+            _merge_section("memoryLong", found)
+        elif PROFILE_SECTION in given.figures:
             found = asyncio.run(profiling.run(folder))
-            print(profiling.told(found))
-            _beside(PROFILE, found)
+            print(profiling.format_shares(found))
+            _merge_section(PROFILE_SECTION, found)
         elif given.figures or given.quick:
             found = asyncio.run(measure(given.figures or FIGURES, folder, given.quick))
         else:
-            found = _all(folder, FULL_SIZES if given.full else SIZES)
+            found = _run_all(folder, FULL_SIZES if given.full else SIZES)
     if given.show:
         print(json.dumps(found, indent=1))
     return 0
 
 
-def _all(folder: Path, sizes: Sequence[int]) -> dict[str, Any]:
-    machine, began = describe(), time.monotonic()
+def _run_all(folder: Path, sizes: Sequence[int]) -> dict[str, Any]:
+    machine, began = describe_machine(), time.monotonic()
     found = asyncio.run(measure(FIGURES, folder, sizes=sizes))
-    kept = report.read() if report.RESULTS.exists() else {}
-    long = {name: kept[name] for name in report.LONG if name in kept}
-    results = {"at": _now(), "seconds": round(time.monotonic() - began), "machine": machine, **found, **long}
-    report.write(results)
-    print(f"{results['seconds']} s; written to {report.RESULTS} and {report.PAGE}")
+    kept = report.read_results() if report.RESULTS_FILE.exists() else {}
+    long = {name: kept[name] for name in report.KEPT_SECTIONS if name in kept}
+    results = {"at": _utc_now(), "seconds": round(time.monotonic() - began), "machine": machine, **found, **long}
+    report.write_results(results)
+    print(f"{results['seconds']} s; written to {report.RESULTS_FILE} and {report.PAGE_FILE}")
     return results
 
 

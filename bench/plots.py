@@ -14,29 +14,29 @@ _STYLE = "text{font:12px sans-serif;fill:#222}.t{font-weight:bold;font-size:14px
 Series = Sequence[tuple[float, float]]
 
 
-def bars(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
+def draw_bars(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
     """A horizontal bar for each figure, as long as its ratio, with a line from the lowest to the highest round."""
     row, left = 40, 20
     width = WIDTH - left - 90
     most = max(1.0, *(one["highest"] for one in figures))
     scale = width / most
-    parts = [_text(left, 24, title, "t")]
+    parts = [_render_text(left, 24, title, "t")]
     for number, one in enumerate(figures):
         y = _TOP + number * row
-        parts.append(_text(left, y + 10, f"{one['what']}, against {one['against']}"))
+        parts.append(_render_text(left, y + 10, f"{one['what']}, against {one['against']}"))
         parts.append(
             f'<rect x="{left}" y="{y + 15}" width="{one["ratio"] * scale:.1f}" height="12" fill="{_COLOURS[0]}"/>'
         )
         low, high = (left + one[name] * scale for name in ("lowest", "highest"))
         parts.append(f'<path d="M{low:.1f} {y + 21}H{high:.1f}" stroke="#222" stroke-width="1.5"/>')
-        parts.append(_text(left + max(one["ratio"], one["highest"]) * scale + 8, y + 25, f"{one['ratio']:g}"))
+        parts.append(_render_text(left + max(one["ratio"], one["highest"]) * scale + 8, y + 25, f"{one['ratio']:g}"))
     bottom = _TOP + len(figures) * row
     one_times = left + scale
     parts.append(f'<path d="M{one_times:.1f} {_TOP}V{bottom}" stroke="#888" stroke-dasharray="3 3"/>')
-    return _document(bottom + 12, parts)
+    return _render_svg(bottom + 12, parts)
 
 
-def lines(title: str, x_title: str, y_title: str, series: Mapping[str, Series], logarithmic: bool = False) -> str:
+def draw_lines(title: str, x_title: str, y_title: str, series: Mapping[str, Series], logarithmic: bool = False) -> str:
     """A line for each series, from 0 on the vertical axis."""
     points = [point for one in series.values() for point in one]
     place = math.log10 if logarithmic else float
@@ -44,33 +44,34 @@ def lines(title: str, x_title: str, y_title: str, series: Mapping[str, Series], 
     low, high = min(xs), max(xs)
     most = _round_up(max(y for _, y in points))
 
-    def across(x: float) -> float:
+    def x_position(x: float) -> float:
         return _LEFT + (place(x) - low) / ((high - low) or 1) * (WIDTH - _LEFT - _RIGHT)
 
-    def down(y: float) -> float:
+    def y_position(y: float) -> float:
         return _HEIGHT - _BOTTOM - y / most * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [_text(_LEFT, 24, title, "t")]
+    parts = [_render_text(_LEFT, 24, title, "t")]
     for step in range(5):
         y = most * step / 4
-        parts.append(f'<path class="g" d="M{_LEFT} {down(y):.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(_text(_LEFT - 8, down(y) + 4, f"{y:g}", anchor="end"))
+        parts.append(f'<path class="g" d="M{_LEFT} {y_position(y):.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(_render_text(_LEFT - 8, y_position(y) + 4, f"{y:g}", anchor="end"))
     ticks = sorted({x for x, _ in points})
     ticks = ticks if len(ticks) <= 6 else [ticks[round(n * (len(ticks) - 1) / 5)] for n in range(6)]
     parts += [
-        _text(across(x), _HEIGHT - _BOTTOM + 18, f"{x:,g}" if x < 1e6 else f"{x:,.0f}", anchor="middle") for x in ticks
+        _render_text(x_position(x), _HEIGHT - _BOTTOM + 18, f"{x:,g}" if x < 1e6 else f"{x:,.0f}", anchor="middle")
+        for x in ticks
     ]
     parts.append(f'<path class="a" d="M{_LEFT} {_HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
-    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 10, x_title, anchor="middle"))
-    parts.append(_text(_LEFT, _TOP - 6, y_title))
+    parts.append(_render_text((_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 10, x_title, anchor="middle"))
+    parts.append(_render_text(_LEFT, _TOP - 6, y_title))
     for number, (name, one) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in one)
+        path = " ".join(f"{x_position(x):.1f},{y_position(y):.1f}" for x, y in one)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         y = _TOP + 16 + 20 * number
         parts.append(f'<path d="M{WIDTH - _RIGHT + 14} {y - 4}h18" stroke="{colour}" stroke-width="3"/>')
-        parts.append(_text(WIDTH - _RIGHT + 38, y, name))
-    return _document(_HEIGHT, parts)
+        parts.append(_render_text(WIDTH - _RIGHT + 38, y, name))
+    return _render_svg(_HEIGHT, parts)
 
 
 def _round_up(value: float) -> float:
@@ -79,12 +80,12 @@ def _round_up(value: float) -> float:
     return next(step * power for step in (1, 2, 2.5, 4, 5, 8, 10) if step * power >= value)
 
 
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
-    cls = f' class="{kind}"' if kind else ""
+def _render_text(x: float, y: float, text: str, css_class: str = "", anchor: str = "start") -> str:
+    cls = f' class="{css_class}"' if css_class else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{cls}>{escape(text)}</text>'
 
 
-def _document(height: float, parts: Sequence[str]) -> str:
+def _render_svg(height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}">'
         f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"

@@ -7,16 +7,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.ingest import BATCH, Door, door
+from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, open_event_entry
 from bench.machine import ROOT
-from bench.profiled import FILE
-from bench.storage import emulator
+from bench.profiled_server import PROFILE_FILE_VARIABLE
+from bench.storage import run_emulator
 
-EVENTS = {BATCH: 3000, 1: 1000}
-WORDS = {BATCH: "batches", 1: "single"}
-_TOP = 12
+EVENTS_PER_LOAD = {EVENTS_PER_DELIVERY: 3000, 1: 1000}
+LOAD_NAMES = {EVENTS_PER_DELIVERY: "batches", 1: "single"}
+_LISTED_FUNCTIONS = 12
 
-Place = tuple[str, int, str]
+ProfiledFunction = tuple[str, int, str]
 """How the profiler names a function: file, line, name."""
 
 # The first that is found in a file's name is its part.
@@ -39,58 +39,60 @@ _PARTS = (
     ("/asyncio/", "asyncio"),
     ("/logging/", "logging"),
 )
-_OTHER = "other"
+_OTHER_PART = "other"
 
 
 async def run(folder: Path) -> dict[str, Any]:
     """Shares of the processor time of the server, by part and by function, for batches and for single events."""
     found: dict[str, Any] = {}
-    for batch, events in EVENTS.items():
-        file = folder / f"{WORDS[batch]}.profile"
+    for batch, events in EVENTS_PER_LOAD.items():
+        file = folder / f"{LOAD_NAMES[batch]}.profile"
         async with AsyncExitStack() as stack:
-            storage = stack.enter_context(emulator())
-            command = ("-m", "bench.profiled")
-            way_in: Door = door(stack, storage, folder, "profiled", batch, command, {FILE: str(file)})
-            sample = await way_in.take(events)
-        parts, functions = shares(pstats.Stats(str(file)))
-        found[WORDS[batch]] = {"parts": parts, "functions": functions, "coresUsed": sample.cpu}
+            storage = stack.enter_context(run_emulator())
+            command = ("-m", "bench.profiled_server")
+            way_in: EventEntry = open_event_entry(
+                stack, storage, folder, "profiled", batch, command, {PROFILE_FILE_VARIABLE: str(file)}
+            )
+            sample = await way_in.send_events(events)
+        parts, functions = profile_shares(pstats.Stats(str(file)))
+        found[LOAD_NAMES[batch]] = {"parts": parts, "functions": functions, "coresUsed": sample.cores_used}
     return found
 
 
-def shares(stats: pstats.Stats) -> tuple[dict[str, float], list[list[Any]]]:
+def profile_shares(stats: pstats.Stats) -> tuple[dict[str, float], list[list[Any]]]:
     """Own processor time as shares: by part, and the functions with the most. What is written in C counts
     for the part that calls it."""
     by_part: dict[str, float] = defaultdict(float)
-    by_function: dict[Place, float] = defaultdict(float)
-    entries: Mapping[Place, Any] = stats.stats  # type: ignore[attr-defined]  # its one way to get at the numbers
-    for place, (_, _, own, _, callers) in entries.items():
+    by_function: dict[ProfiledFunction, float] = defaultdict(float)
+    entries: Mapping[ProfiledFunction, Any] = stats.stats  # type: ignore[attr-defined]  # its one way to get at the numbers
+    for function, (_, _, own, _, callers) in entries.items():
         # Imports happen once, and are measured by themselves.
-        if "importlib" in place[0] or "_bootstrap" in place[0]:
+        if "importlib" in function[0] or "_bootstrap" in function[0]:
             continue
-        by_function[place] += own
-        if not _is_built_in(place):
-            by_part[part_of(place[0])] += own
+        by_function[function] += own
+        if not _is_built_in(function):
+            by_part[find_part(function[0])] += own
         else:
             for caller, (_, _, own_from_there, _) in callers.items():
-                by_part[_OTHER if _is_built_in(caller) else part_of(caller[0])] += own_from_there
+                by_part[_OTHER_PART if _is_built_in(caller) else find_part(caller[0])] += own_from_there
     total = sum(by_function.values())
     parts = {part: round(own / total, 3) for part, own in sorted(by_part.items(), key=lambda one: -one[1])}
-    functions = sorted(by_function.items(), key=lambda one: -one[1])[:_TOP]
-    return parts, [[_shown(place), round(own / total, 3)] for place, own in functions]
+    functions = sorted(by_function.items(), key=lambda one: -one[1])[:_LISTED_FUNCTIONS]
+    return parts, [[_format_function(function), round(own / total, 3)] for function, own in functions]
 
 
-def _is_built_in(place: Place) -> bool:
-    return place[0] == "~"
+def _is_built_in(function: ProfiledFunction) -> bool:
+    return function[0] == "~"
 
 
-def part_of(file: str) -> str:
+def find_part(file: str) -> str:
     """The part of the code that a file belongs to."""
-    return next((part for piece, part in _PARTS if piece in file.replace("\\", "/")), _OTHER)
+    return next((part for piece, part in _PARTS if piece in file.replace("\\", "/")), _OTHER_PART)
 
 
-def _shown(place: Place) -> str:
-    file, _, name = place
-    if _is_built_in(place):
+def _format_function(function: ProfiledFunction) -> str:
+    file, _, name = function
+    if _is_built_in(function):
         return name
     parts = Path(file).parts
     inside = parts[parts.index("site-packages") + 1 :] if "site-packages" in parts else parts[-2:]
@@ -101,7 +103,7 @@ def _shown(place: Place) -> str:
     )
 
 
-def told(found: Mapping[str, Any]) -> str:
+def format_shares(found: Mapping[str, Any]) -> str:
     """The shares as text."""
     lines: list[str] = []
     for load, one in found.items():

@@ -5,64 +5,72 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from bench.hubs import DELAY_SECONDS, Costs, Hub
-from bench.rates import Aim, Figure, compared, in_turns, significant
+from bench.comparison import Aim, Figure, compare_rounds, round_significant, run_in_turns
+from bench.filled_task_hubs import DELAY_SECONDS, BenchTaskHub, VerdictCost
 
 ROUNDS = 15
-FLAT = Aim(most=1.1)
-_WAYS = {
-    "by events": Hub.by_events,
-    "verified": Hub.verified,
-    "status check": Hub.status_check,
-    "an empty range": Hub.empty_range,
+GROWTH_AIM = Aim(maximum=1.1)
+_QUERIES = {
+    "by events": BenchTaskHub.get_verdict_from_events,
+    "verified": BenchTaskHub.get_verified_verdict,
+    "status check": BenchTaskHub.run_status_check,
+    "an empty range": BenchTaskHub.read_empty_range,
 }
-_WORDS = {"status check": "the status check", "an empty range": "one read of a range that holds nothing"}
+_LABELS = {"status check": "the status check", "an empty range": "one read of a range that holds nothing"}
 """What is no question to the server."""
 
 
-async def run(hubs: Sequence[Hub], rounds: int = ROUNDS) -> dict[str, Any]:
+async def run(hubs: Sequence[BenchTaskHub], rounds: int = ROUNDS) -> dict[str, Any]:
     """Every hub is asked in every way, by turns."""
-    variants = {(way, hub.size): partial(ask, hub) for way, ask in _WAYS.items() for hub in hubs}
+    variants = {
+        (query_name, hub.finished_count): partial(ask, hub) for query_name, ask in _QUERIES.items() for hub in hubs
+    }
     for ask in variants.values():
         await ask()
-    samples = await in_turns(rounds, variants)
+    samples = await run_in_turns(rounds, variants)
     seconds = {key: [one.seconds for one in of_variant] for key, of_variant in samples.items()}
-    small, large = hubs[0].size, hubs[-1].size
+    smallest_size, large = hubs[0].finished_count, hubs[-1].finished_count
     figures = [
-        _against_smallest(way, seconds, small, size, None if way in _WORDS else FLAT)
-        for way in _WAYS
-        for size in (hub.size for hub in hubs[1:])
+        _against_smallest(query_name, seconds, smallest_size, size, None if query_name in _LABELS else GROWTH_AIM)
+        for query_name in _QUERIES
+        for size in (hub.finished_count for hub in hubs[1:])
     ]
     figures += [
-        compared(
-            f"GetStagingStatus {way}, {size:,} finished",
-            seconds[way, size],
+        compare_rounds(
+            f"GetStagingStatus {query_name}, {size:,} finished",
+            seconds[query_name, size],
             "the status check of the same hub",
             seconds["status check", size],
         )
-        for way in ("by events", "verified")
-        for size in (small, large)
+        for query_name in ("by events", "verified")
+        for size in (smallest_size, large)
     ]
     return {
         "figures": [one.as_json() for one in figures],
         "delayMilliseconds": DELAY_SECONDS * 1000,
-        "milliseconds": _table(samples, lambda of: significant(1000 * statistics.median(one.seconds for one in of))),
-        "requests": _table(samples, lambda of: statistics.median(one.requests for one in of)),
+        "milliseconds": _build_table(
+            samples, lambda of: round_significant(1000 * statistics.median(one.seconds for one in of))
+        ),
+        "requests": _build_table(samples, lambda of: statistics.median(one.requests for one in of)),
     }
 
 
 def _against_smallest(
-    way: str, seconds: dict[tuple[str, int], list[float]], small: int, size: int, aim: Aim | None
+    query_name: str, seconds: dict[tuple[str, int], list[float]], smallest_size: int, size: int, aim: Aim | None
 ) -> Figure:
-    name = _WORDS.get(way, f"GetStagingStatus {way}")
-    return compared(
-        f"{name}, {size:,} finished", seconds[way, size], f"the same with {small:,} finished", seconds[way, small], aim
+    name = _LABELS.get(query_name, f"GetStagingStatus {query_name}")
+    return compare_rounds(
+        f"{name}, {size:,} finished",
+        seconds[query_name, size],
+        f"the same with {smallest_size:,} finished",
+        seconds[query_name, smallest_size],
+        aim,
     )
 
 
-def _table(samples: dict[tuple[str, int], list[Costs]], value: Any) -> dict[str, dict[str, float]]:
+def _build_table(samples: dict[tuple[str, int], list[VerdictCost]], value: Any) -> dict[str, dict[str, float]]:
     """By way and size."""
     table: dict[str, dict[str, float]] = {}
-    for (way, size), of_variant in samples.items():
-        table.setdefault(way, {})[str(size)] = value(of_variant)
+    for (query_name, size), of_variant in samples.items():
+        table.setdefault(query_name, {})[str(size)] = value(of_variant)
     return table

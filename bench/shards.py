@@ -10,117 +10,130 @@ from typing import Any
 
 from azure.data.tables.aio import TableServiceClient
 
-from bench.hubs import ACTIVE, Costs, Place, delayed
-from bench.ingest import BATCH, Door, Sample, door, stream
-from bench.lifecycles import encoded, event
-from bench.load import LoadError, connections, deliver, post
-from bench.rates import Figure, compared, in_turns, significant
-from bench.storage import Emulator, emulator
-from bench.worker import IN_FLIGHT
+from bench.comparison import Figure, compare_rounds, round_significant, run_in_turns
+from bench.event_stream import encode_events, event
+from bench.filled_task_hubs import ACTIVE_COUNT, BenchEnvironment, VerdictCost, delay_request
+from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, IngestSample, create_event_stream, open_event_entry
+from bench.load_generator import LoadError, build_post_request, connections, deliver_until_accepted
+from bench.storage import Emulator, run_emulator
+from bench.worker import CONCURRENT_EVENTS
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
-from state_api.settings import SHARDS
-from tests.proxy import storage_proxy
-from tests.server.processes import Served, serving
+from state_api.settings import STATE_SHARDS
+from tests.server.server_process import ServerProcess, run_server
+from tests.storage_proxy import storage_proxy
 
-COUNTS = (1, 2, 4, 8, 16)
-DEFAULT = 4
+SHARD_COUNTS = (1, 2, 4, 8, 16)
+DEFAULT_SHARD_COUNT = 4
 ROUNDS = 3
-QUESTIONS = 15
-EVENTS = {BATCH: 1000, 1: 250}
-_WORDS = {BATCH: f"{BATCH} events a delivery", 1: "one event a delivery"}
+REQUEST_COUNT = 15
+EVENTS_PER_ROUND = {EVENTS_PER_DELIVERY: 1000, 1: 250}
+_LABELS = {EVENTS_PER_DELIVERY: f"{EVENTS_PER_DELIVERY} events a delivery", 1: "one event a delivery"}
 
 
-async def run(folder: Path, rounds: int = ROUNDS, questions: int = QUESTIONS) -> dict[str, Any]:
+async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_COUNT) -> dict[str, Any]:
     """A server for each number of shards, with a hub for each way in; then one that asks about all of these hubs, with
     the delay on its way to the storage."""
     async with AsyncExitStack() as stack:
-        storage = stack.enter_context(emulator())
-        doors: dict[tuple[int, int], Door] = {}
-        for count in COUNTS:
-            batches = door(stack, storage, folder, f"batches{count}", BATCH, more={SHARDS: str(count)})
-            doors[BATCH, count] = batches
-            doors[1, count] = Door(batches.server, storage, stream(f"single{count}", 1), 1, IN_FLIGHT)
-            await _few_active(batches.server, count)
-        variants = {key: _variant(one, EVENTS[key[0]]) for key, one in doors.items()}
+        storage = stack.enter_context(run_emulator())
+        doors: dict[tuple[int, int], EventEntry] = {}
+        for count in SHARD_COUNTS:
+            batches = open_event_entry(
+                stack, storage, folder, f"batches{count}", EVENTS_PER_DELIVERY, more={STATE_SHARDS: str(count)}
+            )
+            doors[EVENTS_PER_DELIVERY, count] = batches
+            doors[1, count] = EventEntry(
+                batches.server, storage, create_event_stream(f"single{count}", 1), 1, CONCURRENT_EVENTS
+            )
+            await _create_small_task_hub(batches.server, count)
+        variants = {key: _create_variant(one, EVENTS_PER_ROUND[key[0]]) for key, one in doors.items()}
         for one in doors.values():
             # All are at the same place of their streams from here on.
-            await one.take(BATCH)
-        samples = await in_turns(rounds, variants)
-        asked, requests = await _ask(stack, storage, folder, questions)
-    rates = {key: [one.rate for one in of] for key, of in samples.items()}
-    figures = [*_rates(rates), *_questions(asked)]
+            await one.send_events(EVENTS_PER_DELIVERY)
+        samples = await run_in_turns(rounds, variants)
+        request_seconds, requests = await _measure_requests(stack, storage, folder, request_count)
+    rates = {key: [one.events_per_second for one in of] for key, of in samples.items()}
+    figures = [*_compare_rates(rates), *_compare_latencies(request_seconds)]
     return {
         "figures": [one.as_json() for one in figures],
-        "eventsASecond": {
-            name: {str(count): round(statistics.median(rates[batch, count])) for count in COUNTS}
-            for batch, name in _WORDS.items()
+        "eventsPerSecond": {
+            name: {str(count): round(statistics.median(rates[batch, count])) for count in SHARD_COUNTS}
+            for batch, name in _LABELS.items()
         },
-        "milliseconds": {str(count): significant(1000 * statistics.median(asked[count])) for count in COUNTS},
-        "requests": {str(count): requests[count] for count in COUNTS},
-        "default": DEFAULT,
+        "milliseconds": {
+            str(count): round_significant(1000 * statistics.median(request_seconds[count])) for count in SHARD_COUNTS
+        },
+        "requests": {str(count): requests[count] for count in SHARD_COUNTS},
+        "default": DEFAULT_SHARD_COUNT,
     }
 
 
-def _variant(one: Door, events: int) -> Callable[[], Awaitable[Sample]]:
-    return lambda: one.take(events)
+def _create_variant(one: EventEntry, events: int) -> Callable[[], Awaitable[IngestSample]]:
+    return lambda: one.send_events(events)
 
 
-def _rates(rates: dict[tuple[int, int], list[float]]) -> list[Figure]:
+def _compare_rates(rates: dict[tuple[int, int], list[float]]) -> list[Figure]:
     return [
-        compared(
-            f"events a second with {_shown(count)}, {name}",
+        compare_rounds(
+            f"events a second with {_shard_label(count)}, {name}",
             rates[batch, count],
-            f"with {DEFAULT}",
-            rates[batch, DEFAULT],
+            f"with {DEFAULT_SHARD_COUNT}",
+            rates[batch, DEFAULT_SHARD_COUNT],
         )
-        for batch, name in _WORDS.items()
-        for count in COUNTS
-        if count != DEFAULT
+        for batch, name in _LABELS.items()
+        for count in SHARD_COUNTS
+        if count != DEFAULT_SHARD_COUNT
     ]
 
 
-def _questions(asked: dict[int, list[float]]) -> list[Figure]:
+def _compare_latencies(request_seconds: dict[int, list[float]]) -> list[Figure]:
     return [
-        compared(f"time of GetStagingStatus with {_shown(count)}", asked[count], f"with {DEFAULT}", asked[DEFAULT])
-        for count in COUNTS
-        if count != DEFAULT
+        compare_rounds(
+            f"time of GetStagingStatus with {_shard_label(count)}",
+            request_seconds[count],
+            f"with {DEFAULT_SHARD_COUNT}",
+            request_seconds[DEFAULT_SHARD_COUNT],
+        )
+        for count in SHARD_COUNTS
+        if count != DEFAULT_SHARD_COUNT
     ]
 
 
-def _shown(count: int) -> str:
+def _shard_label(count: int) -> str:
     return f"{count} shards" if count > 1 else "1 shard"
 
 
-async def _few_active(server: Served, count: int) -> None:
+async def _create_small_task_hub(server: ServerProcess, count: int) -> None:
     """A hub with so many shards as this server gives, and a few active instances, in the staging slot of an app."""
     hub = f"few{count}"
     now = format_instant(Instant(int((time.time() - 60) * TICKS_PER_SECOND)))
-    active = [event(hub, f"active-{number}", "Running", now) for number in range(ACTIVE)]
+    active = [event(hub, f"active-{number}", "Running", now) for number in range(ACTIVE_COUNT)]
     content = json.dumps({"slots": {"staging": {"taskHub": hub}}}).encode()
     async with connections(server.url, 1) as (connection,):
-        await deliver(connection, post(server.url, "/api/events", encoded(active)), ACTIVE)
-        answer = await connection.send(post(server.url, f"/api/apps/{hub}", content, "PUT"))
+        await deliver_until_accepted(
+            connection, build_post_request(server.url, "/api/events", encode_events(active)), ACTIVE_COUNT
+        )
+        answer = await connection.send(build_post_request(server.url, f"/api/apps/{hub}", content, "PUT"))
     if answer.status != 200:
         raise LoadError(f"{hub}: {answer.status} {answer.body[:500]!r}")
 
 
-async def _ask(
-    stack: AsyncExitStack, storage: Emulator, folder: Path, questions: int
+async def _measure_requests(
+    stack: AsyncExitStack, storage: Emulator, folder: Path, request_count: int
 ) -> tuple[dict[int, list[float]], dict[int, int]]:
     """Seconds of each question and requests of one, by number of shards. Its server asks through the delay."""
     proxy = await stack.enter_async_context(storage_proxy(storage.settings))
-    proxy.before = delayed
-    server = stack.enter_context(serving(proxy.settings, folder))
+    proxy.before = delay_request
+    server = stack.enter_context(run_server(proxy.settings, folder))
     service = await stack.enter_async_context(TableServiceClient.from_connection_string(storage.connection))
-    place = Place(storage, proxy, server, service)
+    environment = BenchEnvironment(storage, proxy, server, service)
 
-    def question(count: int) -> Callable[[], Awaitable[Costs]]:
-        return lambda: place.ask(f"/api/apps/few{count}/staging")
+    def question(count: int) -> Callable[[], Awaitable[VerdictCost]]:
+        return lambda: environment.ask(f"/api/apps/few{count}/staging")
 
-    variants = {count: question(count) for count in COUNTS}
+    variants = {count: question(count) for count in SHARD_COUNTS}
     for one in variants.values():
         await one()
-    costs = await in_turns(questions, variants)
+    costs = await run_in_turns(request_count, variants)
     return (
         {count: [one.seconds for one in of] for count, of in costs.items()},
         {count: round(statistics.median(one.requests for one in of)) for count, of in costs.items()},

@@ -15,16 +15,16 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.data.tables import AccountSasPermissions, ResourceTypes, generate_account_sas
 from azure.data.tables.aio import TableServiceClient
 
-from dev.local import free_ports
+from dev.local_processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 
-TRANSACTION = 100
+ROWS_PER_TRANSACTION = 100
 """Rows of a full transaction (PLATFORM: Table storage)."""
-_VERSION = {"x-ms-version": "2019-02-02", "DataServiceVersion": "3.0"}
-_ACCEPTED = 202
+_VERSION_HEADERS = {"x-ms-version": "2019-02-02", "DataServiceVersion": "3.0"}
+_ACCEPTED_STATUS = 202
 
-Write = tuple[str, Mapping[str, Any]]
+RowWrite = tuple[str, Mapping[str, Any]]
 """What a transaction does with a row: create, upsert, update or delete, as the client library calls it."""
 
 
@@ -42,7 +42,7 @@ class Emulator:
 
 
 @contextmanager
-def emulator() -> Iterator[Emulator]:
+def run_emulator() -> Iterator[Emulator]:
     """A fresh one, in memory: no figure pays for the rows of another."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None) as pid:
@@ -74,48 +74,50 @@ class RawTables:
     async def __aexit__(self, *exception: object) -> None:
         await self._http.close()
 
-    async def make(self, table: str) -> None:
+    async def make_table(self, table: str) -> None:
         # A signature for rows makes no tables.
         async with TableServiceClient.from_connection_string(self._connection) as service:
             await service.create_table(table)
 
-    def transaction(self, table: str, writes: Sequence[Write]) -> bytes:
+    def build_transaction(self, table: str, writes: Sequence[RowWrite]) -> bytes:
         """The body of a transaction."""
-        parts = [_part(f"{self._endpoint}/{table}", *write) for write in writes]
+        parts = [_build_part(f"{self._endpoint}/{table}", *write) for write in writes]
         inside = "".join(f"--changeset_1\r\n{part}\r\n" for part in parts)
         return (
             "--batch_1\r\nContent-Type: multipart/mixed; boundary=changeset_1\r\n\r\n"
             f"{inside}--changeset_1--\r\n--batch_1--\r\n"
         ).encode()
 
-    async def submit(self, body: bytes, writes: int) -> None:
+    async def submit_transaction(self, body: bytes, writes: int) -> None:
         """Send a transaction. Raises RuntimeError unless all of it was done."""
-        headers = {**_VERSION, "Content-Type": "multipart/mixed; boundary=batch_1"}
+        headers = {**_VERSION_HEADERS, "Content-Type": "multipart/mixed; boundary=batch_1"}
         async with self._http.post(f"{self._endpoint}/$batch?{self._signature}", data=body, headers=headers) as answer:
             text = await answer.text()
-            if answer.status != _ACCEPTED or text.count(" 204 No Content") != writes:
+            if answer.status != _ACCEPTED_STATUS or text.count(" 204 No Content") != writes:
                 raise RuntimeError(f"the emulator refused a transaction: {answer.status} {text[:500]}")
 
-    async def fill(self, table: str, rows: Sequence[Mapping[str, Any]], at_once: int = 3) -> None:
+    async def create_rows(self, table: str, rows: Sequence[Mapping[str, Any]], concurrency: int = 3) -> None:
         """Create rows, with as few requests as the emulator takes. Rows of several partitions in one transaction are
         fine with it, unlike with the service."""
-        starts = iter(range(0, len(rows), TRANSACTION))
+        starts = iter(range(0, len(rows), ROWS_PER_TRANSACTION))
 
         async def worker() -> None:
             for start in starts:
-                some = rows[start : start + TRANSACTION]
-                await self.submit(self.transaction(table, [("create", row) for row in some]), len(some))
+                some = rows[start : start + ROWS_PER_TRANSACTION]
+                await self.submit_transaction(
+                    self.build_transaction(table, [("create", row) for row in some]), len(some)
+                )
 
-        await asyncio.gather(*(worker() for _ in range(at_once)))
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
 
-    async def exists(self, table: str, partition: str, row: str, having: str, value: str) -> bool:
+    async def exists(self, table: str, partition: str, row: str, property_name: str, value: str) -> bool:
         """Whether this row is there and has this value in a property."""
         keys = "PartitionKey='{}',RowKey='{}'".format(*(quote(key.replace("'", "''")) for key in (partition, row)))
-        headers = {**_VERSION, "Accept": "application/json;odata=nometadata"}
+        headers = {**_VERSION_HEADERS, "Accept": "application/json;odata=nometadata"}
         url = f"{self._endpoint}/{table}({keys})?{self._signature}"
         async with self._http.get(url, headers=headers) as answer:
             body = await answer.json(content_type=None)
-            return answer.status == 200 and body.get(having) == value
+            return answer.status == 200 and body.get(property_name) == value
 
     async def count(self, table: str, query: str) -> int:
         """How many rows a filter finds."""
@@ -125,15 +127,15 @@ class RawTables:
             return len([row async for row in rows])
 
 
-def _part(table: str, verb: str, row: Mapping[str, Any]) -> str:
+def _build_part(table: str, operation: str, row: Mapping[str, Any]) -> str:
     keys = "(PartitionKey='{}',RowKey='{}')".format(*(quote(str(row[key])) for key in ("PartitionKey", "RowKey")))
     method, place, condition = {
         "create": ("POST", table, ""),
         "upsert": ("PUT", table + keys, ""),
         "update": ("PUT", table + keys, "If-Match: *\r\n"),
         "delete": ("DELETE", table + keys, "If-Match: *\r\n"),
-    }[verb]
-    body = "" if verb == "delete" else json.dumps(row)
+    }[operation]
+    body = "" if operation == "delete" else json.dumps(row)
     return (
         "Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"
         f"{method} {place} HTTP/1.1\r\nContent-Type: application/json\r\nAccept: application/json;odata=nometadata\r\n"

@@ -18,16 +18,16 @@ from azure.data.tables.aio import TableClient
 from state_api import __main__ as command
 from state_api.app import StateServer
 from state_api.domain.instants import Instant
-from state_api.domain.lifecycle import LifecycleEvent, apply
 from state_api.domain.names import HubKey, hub_key
-from state_api.services.envelopes import understand
-from state_api.services.recording import Recorded, Recorder
+from state_api.domain.task_hubs.lifecycle import LifecycleEvent, apply_event
+from state_api.services.event_parser import parse_event
+from state_api.services.recording import Recorder, RecordingResult
 from state_api.settings import Settings
-from state_api.storage.instance_rows import instance_from, instance_key_of, instance_row
-from state_api.storage.keys import shard_of
+from state_api.storage.instance_keys import shard_of
+from state_api.storage.instance_rows import instance_from_row, instance_row, instance_row_key
 from state_api.storage.tables import Tables
 
-IN_FLIGHT = 64
+CONCURRENT_EVENTS = 64
 
 
 class StraightforwardRecorder(Recorder):
@@ -36,26 +36,26 @@ class StraightforwardRecorder(Recorder):
     def __init__(self, tables: Tables, shards: int) -> None:
         self._tables = tables
         self._shards = shards
-        self._in_flight = asyncio.Semaphore(IN_FLIGHT)
-        self._made: dict[HubKey, asyncio.Task[TableClient]] = {}
+        self._in_flight = asyncio.Semaphore(CONCURRENT_EVENTS)
+        self._table_tasks: dict[HubKey, asyncio.Task[TableClient]] = {}
 
-    async def record(self, events: Sequence[Any], source: str) -> Recorded:
-        understood = [understand(event, self._now()) for event in events]
-        changed = await asyncio.gather(*(self._record_one(event) for event in understood))
-        return Recorded(sum(changed), len(changed) - sum(changed), 0)
+    async def record(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
+        understood = [parse_event(event, self._now()) for event in events]
+        changed = await asyncio.gather(*(self._record_event(event) for event in understood))
+        return RecordingResult(sum(changed), len(changed) - sum(changed), 0)
 
     def _now(self) -> Instant:
         return self._tables.clock.now()
 
-    async def _record_one(self, event: LifecycleEvent) -> bool:
+    async def _record_event(self, event: LifecycleEvent) -> bool:
         table = await self._table(event.task_hub)
         shard = f"{shard_of(event.instance_id, self._shards):02d}"
         async with self._in_flight:
             try:
-                known = instance_from(await table.get_entity(shard, instance_key_of(event.instance_id)))
+                known = instance_from_row(await table.get_entity(shard, instance_row_key(event.instance_id)))
             except ResourceNotFoundError:
                 known = None
-            merged = apply(known, event)
+            merged = apply_event(known, event)
             if merged == known:
                 return False
             await table.upsert_entity(instance_row(shard, merged), mode=UpdateMode.REPLACE)
@@ -63,12 +63,12 @@ class StraightforwardRecorder(Recorder):
 
     async def _table(self, hub: str) -> TableClient:
         key = hub_key(hub)
-        if key not in self._made:
-            self._made[key] = asyncio.create_task(self._make(f"Straightforward{hub}"))
-        return await self._made[key]
+        if key not in self._table_tasks:
+            self._table_tasks[key] = asyncio.create_task(self._create_table(f"Straightforward{hub}"))
+        return await self._table_tasks[key]
 
-    async def _make(self, name: str) -> TableClient:
-        await self._tables.make(name)
+    async def _create_table(self, name: str) -> TableClient:
+        await self._tables.create_table(name)
         return self._tables.client(name)
 
 

@@ -13,28 +13,28 @@ from typing import Any
 
 from azure.data.tables.aio import TableServiceClient
 
-from bench.ingest import Door, door
-from bench.lifecycles import Lifecycles, encoded, instances, lag_of
-from bench.limit import writes_of
-from bench.load import Connection, deliver, post
-from bench.rates import compared, percentile, significant
-from bench.storage import Emulator, RawTables, emulator
-from state_api.storage.instance_rows import instance_key_of
-from state_api.storage.keys import shard_of
-from state_api.storage.tables import instance_table
+from bench.comparison import compare_rounds, percentile, round_significant
+from bench.event_stream import EventStream, encode_events, instances, min_lag_events
+from bench.ingest import EventEntry, open_event_entry
+from bench.load_generator import Connection, build_post_request, deliver_until_accepted
+from bench.storage import Emulator, RawTables, run_emulator
+from bench.transaction_limit import transaction_writes
+from state_api.storage.instance_keys import shard_of
+from state_api.storage.instance_rows import instance_row_key
+from state_api.storage.tables import instance_table_name
 
 ROUNDS = 3
 SECONDS = 4.0
-SHARDS = 4
-_CALIBRATION = 600
-_TRANSACTIONS = 100
-_SAMPLED = 8
+SHARD_COUNT = 4
+_CALIBRATION_EVENTS = 600
+_TRANSACTION_COUNT = 100
+_SAMPLE_EVERY = 8
 """Every so manieth event is looked for while it is on its way. Looking for all would be a load of its own."""
-_LOOK_EVERY = 0.002
+_POLL_SECONDS = 0.002
 
 
 @dataclass
-class Delays:
+class EventDelays:
     """Seconds from when each event was due: until its request was sent, until its answer came, and, of some, until a
     reader of the table saw it."""
 
@@ -46,22 +46,22 @@ class Delays:
 async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, Any]:
     """Transactions alone and events at half of the rate, by turns."""
     async with AsyncExitStack() as stack:
-        storage = stack.enter_context(emulator())
-        way_in = door(stack, storage, folder, "visible", 1, more={"STATE_SHARDS": str(SHARDS)})
+        storage = stack.enter_context(run_emulator())
+        way_in = open_event_entry(stack, storage, folder, "visible", 1, more={"STATE_SHARDS": str(SHARD_COUNT)})
         tables = await stack.enter_async_context(RawTables(storage.connection))
-        raw = await stack.enter_async_context(_Transactions(storage))
-        await way_in.take(_CALIBRATION)
-        possible = (await way_in.take(_CALIBRATION)).rate
+        raw = await stack.enter_async_context(_SingleTransactions(storage))
+        await way_in.take(_CALIBRATION_EVENTS)
+        possible = (await way_in.take(_CALIBRATION_EVENTS)).events_per_second
         alone: list[list[float]] = []
-        delays: list[Delays] = []
+        delays: list[EventDelays] = []
         for number in range(rounds):
             alone.append(await raw.run())
-            delays.append(await _publish(way_in, tables, possible / 2, seconds, random.Random(number)))
+            delays.append(await _publish_events(way_in, tables, possible / 2, seconds, random.Random(number)))
     one = [statistics.median(of) for of in alone]
     against = "one transaction of two rows, alone"
     half = "at half of the possible rate"
     figures = [
-        compared(
+        compare_rounds(
             f"{what} {half}, p{round(share * 100)}",
             [percentile(getattr(of, name), share) for of in delays],
             f"{against} (median)",
@@ -74,23 +74,25 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
             ("published to seen in the table", "seen", 0.99),
         )
     ]
-    figures.append(compared(f"{against}, p99", [percentile(of, 0.99) for of in alone], f"{against} (median)", one))
+    figures.append(
+        compare_rounds(f"{against}, p99", [percentile(of, 0.99) for of in alone], f"{against} (median)", one)
+    )
     return {
         "figures": [each.as_json() for each in figures],
-        "eventsASecond": {"possible": round(possible), "published": round(possible / 2)},
+        "eventsPerSecond": {"possible": round(possible), "published": round(possible / 2)},
         "events": sum(len(of.acknowledged) for of in delays),
         "looked": sum(len(of.seen) for of in delays),
-        "transactionMilliseconds": [significant(1000 * each) for each in one],
-        "sentLateMilliseconds": significant(1000 * percentile([each for of in delays for each in of.sent], 0.99)),
+        "transactionMilliseconds": [round_significant(1000 * each) for each in one],
+        "sentLateMilliseconds": round_significant(1000 * percentile([each for of in delays for each in of.sent], 0.99)),
     }
 
 
-class _Transactions:
+class _SingleTransactions:
     """One transaction at a time, of what one event writes, through the library that the server uses."""
 
     def __init__(self, storage: Emulator) -> None:
         self._service = TableServiceClient.from_connection_string(storage.connection)
-        self._stream = Lifecycles("alone", lag=lag_of(1))
+        self._stream = EventStream("alone", lag=min_lag_events(1))
         self._known: dict[str, Any] = {}
 
     async def __aenter__(self) -> "_Transactions":
@@ -103,54 +105,56 @@ class _Transactions:
     async def run(self) -> list[float]:
         """Seconds of each."""
         took = []
-        for before, after in instances(self._stream.take(_TRANSACTIONS), self._known):
-            writes = writes_of(f"{shard_of(after.instance_id, SHARDS):02d}", before, after)
+        for before, after in instances(self._stream.take(_TRANSACTION_COUNT), self._known):
+            writes = transaction_writes(f"{shard_of(after.instance_id, SHARD_COUNT):02d}", before, after)
             began = time.perf_counter()
             await self._table.submit_transaction(writes)
             took.append(time.perf_counter() - began)
         return took
 
 
-async def _publish(way_in: Door, tables: RawTables, rate: float, seconds: float, chance: random.Random) -> Delays:
+async def _publish_events(
+    way_in: EventEntry, tables: RawTables, rate: float, seconds: float, random_source: random.Random
+) -> EventDelays:
     """Publish when events are due, whether or not earlier ones were answered: who waits for the slow ones would
     measure too little. They come at random, as from many orchestrations."""
     url = way_in.server.url
-    delays = Delays()
+    delays = EventDelays()
     idle: deque[Connection] = deque()
     opened: list[Connection] = []
     at = 0.0
     due: list[tuple[float, dict[str, Any], bytes]] = []
-    while (at := at + chance.expovariate(rate)) < seconds:
+    while (at := at + random_source.expovariate(rate)) < seconds:
         (one,) = way_in.stream.take(1)
-        due.append((at, one, post(url, "/api/events", encoded([one]))))
+        due.append((at, one, build_post_request(url, "/api/events", encode_events([one]))))
     began = time.perf_counter()
 
     async def publish(when: float, request: bytes) -> None:
         if idle:
             connection = idle.pop()
         else:
-            opened.append(connection := await Connection.to(url))
+            opened.append(connection := await Connection.open(url))
         delays.sent.append(time.perf_counter() - began - when)
-        await deliver(connection, request, 1)
+        await deliver_until_accepted(connection, request, 1)
         delays.acknowledged.append(time.perf_counter() - began - when)
         idle.append(connection)
 
     async def look(when: float, one: dict[str, Any]) -> None:
         instance_id, status = one["data"]["instanceId"], one["data"]["runtimeStatus"]
         place = (
-            instance_table(way_in.stream.hub),
-            f"{shard_of(instance_id, SHARDS):02d}",
-            instance_key_of(instance_id),
+            instance_table_name(way_in.stream.hub),
+            f"{shard_of(instance_id, SHARD_COUNT):02d}",
+            instance_row_key(instance_id),
         )
         while not await tables.exists(*place, "RuntimeStatus", status):
-            await asyncio.sleep(_LOOK_EVERY)  # as whoever asks does: nobody tells them
+            await asyncio.sleep(_POLL_SECONDS)  # as whoever asks does: nobody tells them
         delays.seen.append(time.perf_counter() - began - when)
 
     async with asyncio.TaskGroup() as tasks:
         for number, (when, one, request) in enumerate(due):
             await asyncio.sleep(began + when - time.perf_counter())
             tasks.create_task(publish(when, request))
-            if number % _SAMPLED == 0:
+            if number % _SAMPLE_EVERY == 0:
                 tasks.create_task(look(when, one))
     for connection in opened:
         await connection.close()

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 
 import function_app
-from bench.lifecycles import Lifecycles, lag_of
-from bench.limit import Limit
+from bench.event_stream import EventStream, min_lag_events
 from bench.machine import ROOT, Stopwatch
 from bench.straightforward import StraightforwardRecorder
-from state_api.settings import STORAGE, read_settings
+from bench.transaction_limit import TransactionLimit
+from state_api.settings import STATE_STORAGE, read_settings
 
-IN_FLIGHT = 64
-ROLES = ("limit", "emulator", "trigger", "straightforward-trigger")
+CONCURRENT_EVENTS = 64
+WORKER_ROLES = ("limit", "emulator", "trigger", "straightforward-trigger")
 
 
 class Worker:
@@ -48,7 +48,7 @@ class Worker:
 
 
 @contextmanager
-def worker(role: str, connection: str) -> Iterator[Worker]:
+def run_worker(role: str, connection: str) -> Iterator[Worker]:
     """A process that does this, until the block ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
     process = subprocess.Popen(
@@ -57,7 +57,7 @@ def worker(role: str, connection: str) -> Iterator[Worker]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment | {STORAGE: connection},
+        env=environment | {STATE_STORAGE: connection},
     )
     with process:
         try:
@@ -68,32 +68,34 @@ def worker(role: str, connection: str) -> Iterator[Worker]:
             process.wait(30)
 
 
-async def _serve(role: str) -> None:
+async def _serve_role(role: str) -> None:
     async with AsyncExitStack() as stack:
         if role in ("limit", "emulator"):
-            connection = os.environ[STORAGE]
-            run = (await stack.enter_async_context(Limit(connection, raw=role == "emulator"))).run
+            connection = os.environ[STATE_STORAGE]
+            run = (
+                await stack.enter_async_context(TransactionLimit(connection, without_library=role == "emulator"))
+            ).run
         else:
             stack.push_async_callback(function_app.server().close)
-            run = _Trigger(straightforward=role == "straightforward-trigger").run
+            run = _TriggerWorker(straightforward=role == "straightforward-trigger").run
         while line := await asyncio.to_thread(sys.stdin.readline):
             print(json.dumps(await run(int(line))), flush=True)
 
 
-class _Trigger:
+class _TriggerWorker:
     """The Event Grid trigger as the worker of Azure Functions calls it: one event as text an invocation."""
 
     def __init__(self, straightforward: bool) -> None:
         server = function_app.server()
         self._recorder = StraightforwardRecorder(server.tables, 4) if straightforward else None
-        self._stream = Lifecycles("triggered", lag=lag_of(IN_FLIGHT))
+        self._stream = EventStream("triggered", lag=min_lag_events(CONCURRENT_EVENTS))
         # The library keeps the function inside what the decorators made of it.
         functions = {one.get_function_name(): one.get_user_function() for one in function_app.app.get_functions()}
         self._function = functions["RecordLifecycleEvent"]
 
     async def run(self, events: int) -> tuple[float, float]:
         """Deliver the next events, 64 at a time; seconds, and of them the processor's."""
-        waiting = iter([json.dumps(one) for one in self._stream.take(events)])
+        waiting = iter([json.dumps(one) for one in self._stream.next_events(events)])
 
         async def deliver() -> None:
             for text in waiting:
@@ -103,11 +105,11 @@ class _Trigger:
                     await self._recorder.record([function_app.delivered(text)], "trigger")
 
         clock = Stopwatch()
-        await asyncio.gather(*(deliver() for _ in range(IN_FLIGHT)))
+        await asyncio.gather(*(deliver() for _ in range(CONCURRENT_EVENTS)))
         return clock.read()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     read_settings(os.environ)
-    asyncio.run(_serve(sys.argv[1]))
+    asyncio.run(_serve_role(sys.argv[1]))

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol, TextIO
 from urllib.parse import quote
 
-from safe_deploy.text import printable, visible, without_commands
+from safe_deploy.sanitization import escape_unprintable, neutralize_commands, sanitize_line
 
-_RUN_URL = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?"
-_LONGEST_RUN_URL = 2000
-_LONGEST_ACTOR = 200
+_RUN_URL_PATTERN = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?"
+_MAX_RUN_URL_LENGTH = 2000
+_MAX_ACTOR_LENGTH = 200
 # It may hold a password, so it is not shown.
-_REFUSED = "the server does not take the address of this run, so it is not told which run deploys"
+_RUN_URL_REFUSED_MESSAGE = "the server does not take the address of this run, so it is not told which run deploys"
 
 
 class CiSystem(Protocol):
@@ -33,10 +33,10 @@ class CiSystem(Protocol):
     def actor(self) -> str | None:
         """Who started the run, in printable ASCII: it is sent as a header."""
 
-    def outputs(self, values: Mapping[str, str]) -> None:
+    def set_outputs(self, values: Mapping[str, str]) -> None:
         """Hand values on to later steps. The names are in kebab-case. Values are handed on as one printable line."""
 
-    def summary(self, markdown: str) -> None:
+    def write_summary(self, markdown: str) -> None:
         """Show this on the page of the run."""
 
     def error(self, message: str) -> None: ...
@@ -44,26 +44,28 @@ class CiSystem(Protocol):
     def warning(self, message: str) -> None: ...
 
 
-def detect(environment: Mapping[str, str], stderr: TextIO) -> CiSystem:
+def detect_ci_system(environment: Mapping[str, str], stderr: TextIO) -> CiSystem:
     """The system that these variables tell of; it speaks through stderr. An empty variable counts as not set."""
     known = {name: value for name, value in environment.items() if value}
     found: GitHubActions | AzurePipelines
     if known.get("GITHUB_ACTIONS", "").lower() == "true":
-        address = _github_run(known)
+        address = _github_run_url(known)
         found = GitHubActions(
             stderr,
-            _accepted(address),
+            _normalize_run_url(address),
             _github_actor(known),
-            _file(known, "GITHUB_OUTPUT"),
-            _file(known, "GITHUB_STEP_SUMMARY"),
+            _find_path(known, "GITHUB_OUTPUT"),
+            _find_path(known, "GITHUB_STEP_SUMMARY"),
         )
     elif known.get("TF_BUILD", "").lower() == "true":
-        address = _azure_run(known)
-        found = AzurePipelines(stderr, _accepted(address), _azure_actor(known), _file(known, "AGENT_TEMPDIRECTORY"))
+        address = _azure_run_url(known)
+        found = AzurePipelines(
+            stderr, _normalize_run_url(address), _azure_actor(known), _find_path(known, "AGENT_TEMPDIRECTORY")
+        )
     else:
-        return _other(known, stderr)
+        return _detect_other_system(known, stderr)
     if address and not found.run_url:
-        found.warning(_REFUSED)
+        found.warning(_RUN_URL_REFUSED_MESSAGE)
     return found
 
 
@@ -75,10 +77,10 @@ class Terminal:
     run_url: str | None = None
     actor: str | None = None
 
-    def outputs(self, values: Mapping[str, str]) -> None:
+    def set_outputs(self, values: Mapping[str, str]) -> None:
         pass
 
-    def summary(self, markdown: str) -> None:
+    def write_summary(self, markdown: str) -> None:
         pass
 
     def error(self, message: str) -> None:
@@ -88,7 +90,7 @@ class Terminal:
         pass
 
 
-class OtherSystem(Terminal):
+class OtherCiSystem(Terminal):
     """A CI system of which no more is known than whose run it is: it takes no outputs, and its log is a terminal."""
 
 
@@ -103,20 +105,20 @@ class GitHubActions:
     summary_file: Path | None
     name: str = "GitHub Actions"
 
-    def outputs(self, values: Mapping[str, str]) -> None:
-        lines = [f"{name}={visible(value)}\n" for name, value in values.items()]
-        self._append("GITHUB_OUTPUT", self.output_file, "".join(lines))
+    def set_outputs(self, values: Mapping[str, str]) -> None:
+        lines = [f"{name}={escape_unprintable(value)}\n" for name, value in values.items()]
+        self._append_to_file("GITHUB_OUTPUT", self.output_file, "".join(lines))
 
-    def summary(self, markdown: str) -> None:
-        self._append("GITHUB_STEP_SUMMARY", self.summary_file, f"{markdown}\n")
+    def write_summary(self, markdown: str) -> None:
+        self._append_to_file("GITHUB_STEP_SUMMARY", self.summary_file, f"{markdown}\n")
 
     def error(self, message: str) -> None:
-        _say(self.stderr, f"::error title=safe-deploy::{_github_data(printable(message))}")
+        _write_line(self.stderr, f"::error title=safe-deploy::{_escape_github_data(sanitize_line(message))}")
 
     def warning(self, message: str) -> None:
-        _say(self.stderr, f"::warning title=safe-deploy::{_github_data(printable(message))}")
+        _write_line(self.stderr, f"::warning title=safe-deploy::{_escape_github_data(sanitize_line(message))}")
 
-    def _append(self, variable: str, file: Path | None, text: str) -> None:
+    def _append_to_file(self, variable: str, file: Path | None, text: str) -> None:
         if file is None:
             self.warning(f"{variable} is not set")
             return
@@ -134,55 +136,55 @@ class AzurePipelines:
     stderr: TextIO
     run_url: str | None
     actor: str | None
-    temporary: Path | None
+    temp_directory: Path | None
     name: str = "Azure Pipelines"
 
-    def outputs(self, values: Mapping[str, str]) -> None:
+    def set_outputs(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():
-            line = without_commands(visible(value))
-            self._command("task.setvariable", line, variable=_camel_case(name), isOutput="true")
+            line = neutralize_commands(escape_unprintable(value))
+            self._write_logging_command("task.setvariable", line, variable=_camel_case(name), isOutput="true")
 
-    def summary(self, markdown: str) -> None:
-        if self.temporary is None:
+    def write_summary(self, markdown: str) -> None:
+        if self.temp_directory is None:
             self.warning("AGENT_TEMPDIRECTORY is not set")
             return
         # The agent uploads it some time later, and clears the folder itself when the job is over.
-        file = self.temporary / f"safe-deploy-{uuid.uuid4().hex}.md"
+        file = self.temp_directory / f"safe-deploy-{uuid.uuid4().hex}.md"
         try:
             file.write_text(f"{markdown}\n", encoding="utf-8", errors="replace", newline="")
         except OSError as error:
             self.warning(f"cannot write a summary into AGENT_TEMPDIRECTORY: {error}")
         else:
-            self._command("task.uploadsummary", str(file))
+            self._write_logging_command("task.uploadsummary", str(file))
 
     def error(self, message: str) -> None:
-        self._command("task.logissue", printable(message), type="error")
+        self._write_logging_command("task.logissue", sanitize_line(message), type="error")
 
     def warning(self, message: str) -> None:
-        self._command("task.logissue", printable(message), type="warning")
+        self._write_logging_command("task.logissue", sanitize_line(message), type="warning")
 
-    def _command(self, command: str, data: str, **properties: str) -> None:
-        listed = ";".join(f"{name}={_azure_property(value)}" for name, value in properties.items())
-        _say(self.stderr, f"##vso[{f'{command} {listed}'.strip()}]{_azure_data(data)}")
+    def _write_logging_command(self, command: str, data: str, **properties: str) -> None:
+        listed = ";".join(f"{name}={_escape_azure_property(value)}" for name, value in properties.items())
+        _write_line(self.stderr, f"##vso[{f'{command} {listed}'.strip()}]{_escape_azure_data(data)}")
 
 
-def warn(system: CiSystem, stderr: TextIO, message: str) -> None:
+def report_warning(system: CiSystem, stderr: TextIO, message: str) -> None:
     """A warning for whoever reads the log, and an annotation of the run where the CI system has such."""
     if isinstance(system, Terminal):
-        _say(stderr, f"warning: {printable(message)}")
+        _write_line(stderr, f"warning: {sanitize_line(message)}")
     system.warning(message)
 
 
-def _say(stderr: TextIO, line: str) -> None:
+def _write_line(stderr: TextIO, line: str) -> None:
     # A child process may write to the same stream next.
     print(line, file=stderr, flush=True)
 
 
-def _file(known: Mapping[str, str], variable: str) -> Path | None:
+def _find_path(known: Mapping[str, str], variable: str) -> Path | None:
     return Path(known[variable]) if variable in known else None
 
 
-def _github_run(known: Mapping[str, str]) -> str | None:
+def _github_run_url(known: Mapping[str, str]) -> str | None:
     # Without the attempt: a run whose failed jobs are run again goes on with the deployment that it has open.
     server, repository, run = map(known.get, ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"))
     return f"{server.rstrip('/')}/{repository}/actions/runs/{run}" if server and repository and run else None
@@ -190,14 +192,14 @@ def _github_run(known: Mapping[str, str]) -> str | None:
 
 def _github_actor(known: Mapping[str, str]) -> str | None:
     # GITHUB_ACTOR stays the one who started the run first, whoever runs it again.
-    return _readable(known, "GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR")
+    return _find_ascii_name(known, "GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR")
 
 
-def _github_data(text: str) -> str:
+def _escape_github_data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _azure_run(known: Mapping[str, str]) -> str | None:
+def _azure_run_url(known: Mapping[str, str]) -> str | None:
     # In a classic release the variables of the build are those of the artifact.
     if release := known.get("RELEASE_RELEASEWEBURL"):
         return release
@@ -212,29 +214,29 @@ def _azure_run(known: Mapping[str, str]) -> str | None:
 
 def _azure_actor(known: Mapping[str, str]) -> str | None:
     who = "RELEASE_DEPLOYMENT_REQUESTEDFOR" if "RELEASE_RELEASEWEBURL" in known else "BUILD_REQUESTEDFOR"
-    return _readable(known, f"{who}EMAIL", who, f"{who}ID")
+    return _find_ascii_name(known, f"{who}EMAIL", who, f"{who}ID")
 
 
-def _other(known: Mapping[str, str], stderr: TextIO) -> CiSystem:
-    for name, (mark, run, actor) in _OTHERS.items():
+def _detect_other_system(known: Mapping[str, str], stderr: TextIO) -> CiSystem:
+    for name, (mark, run, actor) in _OTHER_SYSTEMS.items():
         if mark in known:
             address = run(known)
-            run_url = _accepted(address)
+            run_url = _normalize_run_url(address)
             if address and not run_url:
-                _say(stderr, f"warning: {_REFUSED}")
-            return OtherSystem(name, run_url, _readable(known, *actor))
+                _write_line(stderr, f"warning: {_RUN_URL_REFUSED_MESSAGE}")
+            return OtherCiSystem(name, run_url, _find_ascii_name(known, *actor))
     return Terminal()
 
 
-def _bitbucket_run(known: Mapping[str, str]) -> str | None:
+def _bitbucket_run_url(known: Mapping[str, str]) -> str | None:
     repository, number = map(known.get, ("BITBUCKET_REPO_FULL_NAME", "BITBUCKET_BUILD_NUMBER"))
     return f"https://bitbucket.org/{repository}/pipelines/results/{number}" if repository and number else None
 
 
-_OTHERS: Mapping[str, tuple[str, Callable[[Mapping[str, str]], str | None], Sequence[str]]] = {
+_OTHER_SYSTEMS: Mapping[str, tuple[str, Callable[[Mapping[str, str]], str | None], Sequence[str]]] = {
     "GitLab CI": ("GITLAB_CI", lambda known: known.get("CI_PIPELINE_URL"), ["GITLAB_USER_LOGIN"]),
     "Buildkite": ("BUILDKITE", lambda known: known.get("BUILDKITE_BUILD_URL"), ["BUILDKITE_BUILD_CREATOR"]),
-    "Bitbucket Pipelines": ("BITBUCKET_BUILD_NUMBER", _bitbucket_run, ["BITBUCKET_STEP_TRIGGERER_UUID"]),
+    "Bitbucket Pipelines": ("BITBUCKET_BUILD_NUMBER", _bitbucket_run_url, ["BITBUCKET_STEP_TRIGGERER_UUID"]),
     # A build that is started again, also from one of its stages, is another run. `retry` within a build is the same.
     "Jenkins": ("JENKINS_URL", lambda known: known.get("BUILD_URL"), []),
 }
@@ -242,12 +244,12 @@ _OTHERS: Mapping[str, tuple[str, Callable[[Mapping[str, str]], str | None], Sequ
 started it. CircleCI is not here: what it runs again is another workflow with another address."""
 
 
-def _azure_data(text: str) -> str:
+def _escape_azure_data(text: str) -> str:
     return text.replace("%", "%AZP25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _azure_property(text: str) -> str:
-    return _azure_data(text).replace("]", "%5D").replace(";", "%3B")
+def _escape_azure_property(text: str) -> str:
+    return _escape_azure_data(text).replace("]", "%5D").replace(";", "%3B")
 
 
 def _camel_case(name: str) -> str:
@@ -255,20 +257,20 @@ def _camel_case(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def _accepted(address: str | None) -> str | None:
+def _normalize_run_url(address: str | None) -> str | None:
     """The address with what no address may hold written as %XX; None if the server would refuse it all the same."""
     escaped = quote(address or "", safe="%:/?#[]!$&'()*+,;=~", errors="replace")
-    return escaped if len(escaped) <= _LONGEST_RUN_URL and re.fullmatch(_RUN_URL, escaped) else None
+    return escaped if len(escaped) <= _MAX_RUN_URL_LENGTH and re.fullmatch(_RUN_URL_PATTERN, escaped) else None
 
 
-def _readable(known: Mapping[str, str], *variables: str) -> str | None:
+def _find_ascii_name(known: Mapping[str, str], *variables: str) -> str | None:
     """The first of these that says something in ASCII."""
-    return next(filter(None, (readable(known.get(variable, "")) for variable in variables)), None)
+    return next(filter(None, (to_ascii_name(known.get(variable, "")) for variable in variables)), None)
 
 
-def readable(name: str) -> str | None:
+def to_ascii_name(name: str) -> str | None:
     """A name in printable ASCII, if anything of it is left: `José` becomes `Jose`, and `Łukasz` becomes `?ukasz`."""
     letters = (one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
     text = " ".join("".join(letters).encode("ascii", "replace").decode().split())
-    printable = "".join(filter(str.isprintable, text))[:_LONGEST_ACTOR].strip()
-    return printable if any(map(str.isalnum, printable)) else None
+    sanitize_line = "".join(filter(str.isprintable, text))[:_MAX_ACTOR_LENGTH].strip()
+    return sanitize_line if any(map(str.isalnum, sanitize_line)) else None

@@ -12,27 +12,27 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady, Unreachable, UsageError
+from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady, ServerUnavailable, UsageError
 
-PATIENCE_SECONDS = 120
+RETRY_SECONDS = 120
 """How long a single request is tried again. A server that is restarted, or that starts cold, is back by then."""
 
-ANSWER_SECONDS = 200
+RESPONSE_TIMEOUT_SECONDS = 200
 """How long an answer may take: the server reads a task hub for up to 60 s, after a wait of up to 120 s."""
 
-_CONNECT_SECONDS = 10
-_LONGEST_PAUSE_SECONDS = 30
-_NOT_NOW = frozenset({429, 502, 503, 504})
-_ALWAYS_THERE = ("app", "taskHub", "status")
+_CONNECT_TIMEOUT_SECONDS = 10
+_MAX_BACKOFF_SECONDS = 30
+_RETRYABLE_STATUS_CODES = frozenset({429, 502, 503, 504})
+_EXPECTED_MEMBERS = ("app", "taskHub", "status")
 """Every answer of a state server has one of them."""
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class PipelineCaller:
     """Who asks, for the audit log; `run_url` identifies the pipeline run that deploys."""
 
     actor: str | None = None
@@ -43,7 +43,7 @@ class Caller:
         return {name: value for name, value in named.items() if value}
 
 
-def server_url(text: str) -> str:
+def normalize_server_url(text: str) -> str:
     """The server's address as requests need it, from what people write: with or without /api at its end. Raises
     UsageError, also for an address that holds a secret: addresses end up in logs."""
     try:
@@ -58,23 +58,23 @@ def server_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/api')}"
 
 
-def is_plain(url: str) -> bool:
+def is_unencrypted(url: str) -> bool:
     """Whether a key would travel readable over a network."""
     parts = urlsplit(url)
-    return parts.scheme == "http" and parts.hostname not in _LOOPBACK
+    return parts.scheme == "http" and parts.hostname not in _LOOPBACK_HOSTS
 
 
-class Server:
-    """The state server, for one app. `say` is told, in a line, whenever something has to be tried again."""
+class StateServerClient:
+    """The state server, for one app. `report` is told, in a line, whenever something has to be tried again."""
 
     def __init__(
         self,
         url: str,
         app: str,
         key: str | None,
-        caller: Caller,
-        say: Callable[[str], None],
-        patience: float = PATIENCE_SECONDS,
+        caller: PipelineCaller,
+        report: Callable[[str], None],
+        retry_for: float = RETRY_SECONDS,
     ) -> None:
         headers = {"Accept": "application/json", "User-Agent": "safe-deploy", **caller.headers()}
         if key:
@@ -83,12 +83,12 @@ class Server:
             headers["x-functions-key"] = key
         if caller.run_url and not (caller.run_url.isascii() and caller.run_url.isprintable()):
             raise UsageError("the address of the run has characters that no address has")
-        self.url = server_url(url)
+        self.url = normalize_server_url(url)
         self.app = app
         self.caller = caller
         self.app_path = f"/api/apps/{quote(app, safe='')}"
-        self._say = say
-        self._patience = patience
+        self._report = report
+        self._retry_for = retry_for
         try:
             # A redirect is not followed: it would carry the key to wherever it points. So without https there is
             # nothing to verify, and the authorities, which take long to load, are left out.
@@ -96,39 +96,47 @@ class Server:
         except (httpx.InvalidURL, UnicodeError, ValueError):
             raise UsageError("the server's address cannot be read") from None
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> "StateServerClient":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._http.close()
 
-    def staging_status(
+    def get_staging_status(
         self,
         slot: str,
         wait: int = 0,
         verify: str = "cached",
-        patience: float | None = None,
-        within: float = ANSWER_SECONDS,
+        retry_for: float | None = None,
+        response_timeout: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> Json:
-        """The verdict on a slot. `wait` is in seconds, at most 120; with `patience` 0 it is asked for only once; an
-        answer that takes more than `within` seconds is given up."""
+        """The verdict on a slot. `wait` is in seconds, at most 120; with `retry_for` 0 it is asked for only once; an
+        answer that takes more than `response_timeout` seconds is given up."""
         query = {"slot": slot, "wait": wait, "verify": verify}
-        answer = self._send("GET", f"{self.app_path}/staging", None, query, None, self._patience_or(patience), within)
-        return _object(answer)
+        response = self._send_with_retries(
+            "GET",
+            f"{self.app_path}/staging",
+            None,
+            query,
+            None,
+            self._retry_for_or_default(retry_for),
+            response_timeout,
+        )
+        return _parse_object(response)
 
-    def get_app(self, patience: float | None = None) -> tuple[Json, str]:
+    def get_app(self, retry_for: float | None = None) -> tuple[Json, str]:
         """The app and its ETag."""
-        answer = self._send("GET", self.app_path, patience=self._patience_or(patience))
-        return _object(answer), answer.headers.get("ETag", "")
+        response = self._send_with_retries("GET", self.app_path, retry_for=self._retry_for_or_default(retry_for))
+        return _parse_object(response), response.headers.get("ETag", "")
 
     def put_app(self, body: Json) -> Json:
-        return self.ask("PUT", self.app_path, body)
+        return self.request_json("PUT", self.app_path, body)
 
     def post_staging(self, body: Json) -> Json:
-        return self.ask("POST", f"{self.app_path}/staging", body)
+        return self.request_json("POST", f"{self.app_path}/staging", body)
 
     def delete_staging(self, task_hub: str, slot: str) -> Json:
-        return self.ask("DELETE", f"{self.app_path}/staging", query={"taskHub": task_hub, "slot": slot})
+        return self.request_json("DELETE", f"{self.app_path}/staging", query={"taskHub": task_hub, "slot": slot})
 
     def post_swap(
         self, task_hub: str, slot: str, outcome: str | None, rollback: bool = False, etag: str | None = None
@@ -137,143 +145,149 @@ class Server:
         else ConflictError."""
         body: Json = {"taskHub": task_hub, "slot": slot, "rollback": rollback}
         body |= {"outcome": outcome} if outcome else {}
-        return self.ask("POST", f"{self.app_path}/swap", body, headers={"If-Match": etag} if etag else None)
+        return self.request_json("POST", f"{self.app_path}/swap", body, headers={"If-Match": etag} if etag else None)
 
-    def cleanup(self, dry_run: bool, delete_task_hubs: bool) -> Json:
-        return self.ask("POST", f"{self.app_path}/cleanup", {"dryRun": dry_run, "deleteTaskHubs": delete_task_hubs})
+    def post_cleanup(self, dry_run: bool, delete_task_hubs: bool) -> Json:
+        return self.request_json(
+            "POST", f"{self.app_path}/cleanup", {"dryRun": dry_run, "deleteTaskHubs": delete_task_hubs}
+        )
 
-    def history(self, top: int, token: str | None = None) -> Json:
-        return self.ask("GET", f"{self.app_path}/history", query={"top": top, "continuationToken": token})
+    def get_history(self, top: int, token: str | None = None) -> Json:
+        return self.request_json("GET", f"{self.app_path}/history", query={"top": top, "continuationToken": token})
 
     def post_waiver(self, body: Json) -> Json:
-        return self.ask("POST", f"{self.app_path}/waivers", body)
+        return self.request_json("POST", f"{self.app_path}/waivers", body)
 
     def task_hub(self, hub: str) -> Json:
-        return self.ask("GET", f"/api/taskhubs/{quote(hub, safe='')}")
+        return self.request_json("GET", f"/api/taskhubs/{quote(hub, safe='')}")
 
-    def instances(self, hub: str, query: Mapping[str, Any]) -> Json:
-        return self.ask("GET", f"/api/taskhubs/{quote(hub, safe='')}/instances", query=query)
+    def list_instances(self, hub: str, query: Mapping[str, Any]) -> Json:
+        return self.request_json("GET", f"/api/taskhubs/{quote(hub, safe='')}/instances", query=query)
 
-    def ask(
+    def request_json(
         self,
         method: str,
         path: str,
         body: Json | None = None,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        patience: float | None = None,
+        retry_for: float | None = None,
     ) -> Json:
-        """Send a request until it is answered, for `patience` seconds. Raises from the tree in `errors.py`."""
-        return _object(self._send(method, path, body, query, headers, self._patience_or(patience)))
+        """Send a request until it is answered, for `retry_for` seconds. Raises from the tree in `errors.py`."""
+        return _parse_object(
+            self._send_with_retries(method, path, body, query, headers, self._retry_for_or_default(retry_for))
+        )
 
-    def _patience_or(self, patience: float | None) -> float:
-        return self._patience if patience is None else patience
+    def _retry_for_or_default(self, retry_for: float | None) -> float:
+        return self._retry_for if retry_for is None else retry_for
 
-    def _send(
+    def _send_with_retries(
         self,
         method: str,
         path: str,
         body: Json | None = None,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        patience: float = 0,
-        within: float = ANSWER_SECONDS,
+        retry_for: float = 0,
+        response_timeout: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> httpx.Response:
-        timeout = httpx.Timeout(within, connect=min(within, _CONNECT_SECONDS))
-        deadline = time.monotonic() + patience
+        timeout = httpx.Timeout(response_timeout, connect=min(response_timeout, _CONNECT_TIMEOUT_SECONDS))
+        deadline = time.monotonic() + retry_for
         parameters = {name: value for name, value in (query or {}).items() if value is not None}
         attempt = 0
         while True:
-            pause = min(2.0**attempt, _LONGEST_PAUSE_SECONDS)
+            pause = min(2.0**attempt, _MAX_BACKOFF_SECONDS)
             try:
                 request = self._http.build_request(
                     method, path, json=body, params=parameters, headers=headers, timeout=timeout
                 )
-                answer = self._receive(request, within)
-                if answer.status_code not in _NOT_NOW:
-                    return _checked(answer, self.url)
-                trouble = Unreachable(_not_now(answer), _problem(answer))
-                trouble.retry_after = _asked_to_wait(answer)
+                response = self._receive_response(request, response_timeout)
+                if response.status_code not in _RETRYABLE_STATUS_CODES:
+                    return _require_success(response, self.url)
+                trouble = ServerUnavailable(_describe_unavailability(response), _parse_problem(response))
+                trouble.retry_after = _parse_retry_after(response)
                 pause = max(pause, trouble.retry_after)
             except httpx.RequestError as error:
-                trouble = Unreachable(f"the server {self.url} cannot be reached: {_plain(error)}")
+                trouble = ServerUnavailable(
+                    f"the server {self.url} cannot be reached: {_describe_request_error(error)}"
+                )
             if time.monotonic() + pause >= deadline:
                 raise trouble
-            self._say(f"{trouble.message}; trying again")
+            self._report(f"{trouble.message}; trying again")
             time.sleep(pause)
             attempt += 1
 
-    def _receive(self, request: httpx.Request, within: float) -> httpx.Response:
+    def _receive_response(self, request: httpx.Request, response_timeout: float) -> httpx.Response:
         """The whole answer, within so many seconds: a timeout of httpx is about each part of one."""
-        deadline = time.monotonic() + within
-        answer = self._http.send(request, stream=True)
+        deadline = time.monotonic() + response_timeout
+        response = self._http.send(request, stream=True)
         try:
             content = b""
-            for part in answer.iter_raw():
+            for part in response.iter_raw():
                 content += part
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout("the answer takes too long", request=request)
         finally:
-            answer.close()
-        return httpx.Response(answer.status_code, headers=answer.headers, content=content, request=request)
+            response.close()
+        return httpx.Response(response.status_code, headers=response.headers, content=content, request=request)
 
 
-def _checked(answer: httpx.Response, url: str) -> httpx.Response:
+def _require_success(response: httpx.Response, url: str) -> httpx.Response:
     """The answer if it is a good one. Raises what the problem document stands for."""
-    if answer.is_success:
-        return answer
-    if answer.is_redirect:
+    if response.is_success:
+        return response
+    if response.is_redirect:
         raise CommandError(f"{url} sends callers elsewhere; give the address that it leads to as the server")
-    problem = _problem(answer)
-    detail = str(problem.get("detail") or f"{url} answered with status {answer.status_code}")
+    problem = _parse_problem(response)
+    detail = str(problem.get("detail") or f"{url} answered with status {response.status_code}")
     code = problem.get("code")
     if code == "InvalidRequest":
         raise UsageError(detail, problem)
     if code == "StagingNotReady":
         raise NotReady(detail, problem)
-    if answer.status_code in (401, 403):
+    if response.status_code in (401, 403):
         hint = "" if code else "; check SAFE_DEPLOY_KEY, and that it is a key of this function"
         raise NotAllowed(f"{detail}{hint}", problem)
-    if answer.status_code in (409, 412):
+    if response.status_code in (409, 412):
         raise ConflictError(detail, problem)
-    if answer.status_code == 404 and code is None:
-        raise CommandError(f"there is no state server at {url}: it does not know {answer.request.url.path}")
+    if response.status_code == 404 and code is None:
+        raise CommandError(f"there is no state server at {url}: it does not know {response.request.url.path}")
     trace = f" (traceId {problem['traceId']})" if "traceId" in problem else ""
     raise CommandError(f"{detail}{trace}", problem)
 
 
-def _object(answer: httpx.Response) -> Json:
+def _parse_object(response: httpx.Response) -> Json:
     try:
-        content = answer.json()
+        content = response.json()
     except ValueError:
         content = None
-    if not isinstance(content, dict) or content.keys().isdisjoint(_ALWAYS_THERE):
-        raise CommandError(f"{answer.request.url.host} answers, but not as a state server does; check the address")
+    if not isinstance(content, dict) or content.keys().isdisjoint(_EXPECTED_MEMBERS):
+        raise CommandError(f"{response.request.url.host} answers, but not as a state server does; check the address")
     return content
 
 
-def _problem(answer: httpx.Response) -> Json:
+def _parse_problem(response: httpx.Response) -> Json:
     try:
-        content = answer.json()
+        content = response.json()
     except ValueError:
         return {}
     return content if isinstance(content, dict) and isinstance(content.get("code"), str) else {}
 
 
-def _not_now(answer: httpx.Response) -> str:
-    detail = _problem(answer).get("detail")
-    return str(detail) if detail else f"the server answered with status {answer.status_code}"
+def _describe_unavailability(response: httpx.Response) -> str:
+    detail = _parse_problem(response).get("detail")
+    return str(detail) if detail else f"the server answered with status {response.status_code}"
 
 
-def _asked_to_wait(answer: httpx.Response) -> float:
+def _parse_retry_after(response: httpx.Response) -> float:
     """Seconds, from Retry-After. Its other form, a date, is not what the server sends."""
     try:
-        seconds = float(answer.headers.get("Retry-After", ""))
+        seconds = float(response.headers.get("Retry-After", ""))
     except ValueError:
         return 0
-    return min(seconds, _LONGEST_PAUSE_SECONDS) if math.isfinite(seconds) and seconds > 0 else 0
+    return min(seconds, _MAX_BACKOFF_SECONDS) if math.isfinite(seconds) and seconds > 0 else 0
 
 
-def _plain(error: httpx.RequestError) -> str:
+def _describe_request_error(error: httpx.RequestError) -> str:
     """What went wrong, in a line. The text of the error names addresses at the most, never headers."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -7,17 +7,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from safe_deploy.azure import Azure
-from safe_deploy.client import Json, Server
-from safe_deploy.commands import Command, Guard
+from safe_deploy.client import Json, StateServerClient
+from safe_deploy.deployment_slots import DeploymentSlots
 from safe_deploy.errors import CommandError, ConflictError, NotReady
-from safe_deploy.promotion import Promotion
-from safe_deploy.swaps import STICKY, Platform, Record, against_staging, same
-from safe_deploy.waiting import Look, wait_until_ready
+from safe_deploy.subprocesses import Command, SignalGuard
+from safe_deploy.swap_executor import SwapExecutor
+from safe_deploy.swap_planner import (
+    STICKY_SETTING_MESSAGE,
+    ObservedSlots,
+    RecordedSlots,
+    find_staging_mismatch,
+    is_same_task_hub,
+)
+from safe_deploy.waiting import PollResult, wait_until_ready
 
 
 @dataclass(frozen=True, slots=True)
-class Staging:
+class StagingOptions:
     """What PostStaging is asked for."""
 
     task_hub: str
@@ -39,81 +45,90 @@ class Staging:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitOptions:
     """How long to wait for Ready, and how often to ask; in seconds."""
 
     timeout: float
     interval: float
     verify: str
-    report: Callable[[Look], None]
+    on_poll: Callable[[PollResult], None]
 
 
-def stage(server: Server, staging: Staging, azure: Azure | None, say: Callable[[str], None]) -> Json:
+def stage(
+    server: StateServerClient,
+    staging: StagingOptions,
+    deployment_slots: DeploymentSlots | None,
+    report: Callable[[str], None],
+) -> Json:
     """Put the new hub on record for the slot, once the platform's slot carries what the server judges. Raises
     ConflictError where it does not: then the verdict would be about another hub than the one that is overwritten."""
-    if azure is not None:
-        _compare(server, staging, azure, say)
+    if deployment_slots is not None:
+        _require_slots_match(server, staging, deployment_slots, report)
     return server.post_staging(staging.body())
 
 
 def deploy(
-    server: Server,
-    staging: Staging,
-    waiting: Waiting,
+    server: StateServerClient,
+    staging: StagingOptions,
+    waiting: WaitOptions,
     deploy_command: Command,
     swap_command: Command,
-    promotion: Promotion,
-    azure: Azure | None,
-    guard: Guard,
-    say: Callable[[str], None],
+    swap_executor: SwapExecutor,
+    deployment_slots: DeploymentSlots | None,
+    guard: SignalGuard,
+    report: Callable[[str], None],
 ) -> Json:
     """Everything up to the swap. Answers the app."""
     app, _ = server.get_app()
-    record = Record.of(app, staging.slot, server.url)
-    pending = record.pending
-    if pending is not None and pending.is_of(server.caller.run_url) and not same(pending.task_hub, staging.task_hub):
+    recorded = RecordedSlots.from_app(app, staging.slot, server.url)
+    pending_swap = recorded.pending_swap
+    if (
+        pending_swap is not None
+        and pending_swap.belongs_to_run(server.caller.run_url)
+        and not is_same_task_hub(pending_swap.task_hub, staging.task_hub)
+    ):
         # An earlier attempt of this run, under another name, was cut off in its swap.
         with guard:
-            app = promotion.settle(record)
-        record = Record.of(app, staging.slot, server.url)
-    if (done := promotion.done_by_this_run(record)) is not None:
-        say(f"an earlier attempt of this run has brought task hub {done} into production: nothing is left to do")
+            app = swap_executor.finish_interrupted_swap(recorded)
+        recorded = RecordedSlots.from_app(app, staging.slot, server.url)
+    if (done := swap_executor.find_hub_swapped_by_this_run(recorded)) is not None:
+        report(f"an earlier attempt of this run has brought task hub {done} into production: nothing is left to do")
         return app
-    if same(record.production, staging.task_hub):
+    if is_same_task_hub(recorded.production, staging.task_hub):
         # An earlier run came as far as the swap.
         with guard:
-            return promotion.swap(staging.task_hub, swap_command)
+            return swap_executor.swap(staging.task_hub, swap_command)
     # Until here a signal may end this process at any point: nothing is half done.
-    _wait_and_stage(server, app, staging, waiting, azure, say)
+    _wait_and_stage(server, app, staging, waiting, deployment_slots, report)
     with guard:
-        return _deploy_and_swap(server, staging, deploy_command, swap_command, promotion, guard, say)
+        return _deploy_and_swap(server, staging, deploy_command, swap_command, swap_executor, guard, report)
 
 
 def _deploy_and_swap(
-    server: Server,
-    staging: Staging,
+    server: StateServerClient,
+    staging: StagingOptions,
     deploy_command: Command,
     swap_command: Command,
-    promotion: Promotion,
-    guard: Guard,
-    say: Callable[[str], None],
+    swap_executor: SwapExecutor,
+    guard: SignalGuard,
+    report: Callable[[str], None],
 ) -> Json:
-    say(f"task hub {staging.task_hub} is staged; running {deploy_command}")
+    report(f"task hub {staging.task_hub} is staged; running {deploy_command}")
     try:
-        ended = guard.run(deploy_command)
+        result = guard.run(deploy_command)
     except CommandError as error:
-        raise type(error)(f"{error.message}. {_abandon(server, staging)}") from error
-    if ended.interrupted:
+        raise type(error)(f"{error.message}. {_abandon_deployment(server, staging)}") from error
+    if result.interrupted:
         raise CommandError(
-            f"the deploy command {ended}, as it was told to stop. The deployment stays open: Azure may go on with "
+            f"the deploy command {result}, as it was told to stop. The deployment stays open: Azure may go on with "
             "it. Run the same again, or let the next run take over"
         )
-    if not ended.well:
-        raise CommandError(f"the deploy command {ended}. {_abandon(server, staging)}")
-    return promotion.swap(staging.task_hub, swap_command)
+    if not result.succeeded:
+        raise CommandError(f"the deploy command {result}. {_abandon_deployment(server, staging)}")
+    return swap_executor.swap(staging.task_hub, swap_command)
 
 
-def _abandon(server: Server, staging: Staging) -> str:
+def _abandon_deployment(server: StateServerClient, staging: StagingOptions) -> str:
     """Whoever comes next need not wait for the deployment's timeout. Answers what became of it."""
     try:
         server.delete_staging(staging.task_hub, staging.slot)
@@ -123,22 +138,22 @@ def _abandon(server: Server, staging: Staging) -> str:
 
 
 def _wait_and_stage(
-    server: Server,
+    server: StateServerClient,
     app: Json,
-    staging: Staging,
-    waiting: Waiting,
-    azure: Azure | None,
-    say: Callable[[str], None],
+    staging: StagingOptions,
+    waiting: WaitOptions,
+    deployment_slots: DeploymentSlots | None,
+    report: Callable[[str], None],
 ) -> None:
     deadline = time.monotonic() + waiting.timeout
     # Who overrides the verdict, or another run, or holds the deployment already, has nothing to wait for at first.
-    asks_first = not (staging.force or staging.take_over or _is_own(server, app, staging))
+    asks_first = not (staging.force or staging.take_over or _is_own_deployment(server, app, staging))
     while True:
         if asks_first:
             left = max(0.0, deadline - time.monotonic())
-            wait_until_ready(server, staging.slot, left, waiting.interval, waiting.verify, waiting.report)
+            wait_until_ready(server, staging.slot, left, waiting.interval, waiting.verify, waiting.on_poll)
         try:
-            stage(server, staging, azure, say)
+            stage(server, staging, deployment_slots, report)
             return
         except (NotReady, ConflictError) as error:
             # Between the verdict and the request an orchestration or another run can have begun.
@@ -146,50 +161,58 @@ def _wait_and_stage(
             if not passing or time.monotonic() >= deadline:
                 raise
             asks_first = True
-            say(f"{error.message}; waiting")
+            report(f"{error.message}; waiting")
             time.sleep(min(waiting.interval, max(0.0, deadline - time.monotonic())))
 
 
-def _is_own(server: Server, app: Json, staging: Staging) -> bool:
+def _is_own_deployment(server: StateServerClient, app: Json, staging: StagingOptions) -> bool:
     """Whether this run holds the open deployment of this hub: staging it again changes nothing."""
     deployment = app["deployment"]
     return (
         deployment is not None
-        and same(deployment["taskHub"], staging.task_hub)
+        and is_same_task_hub(deployment["taskHub"], staging.task_hub)
         and deployment["runUrl"] == server.caller.run_url
     )
 
 
-def _compare(server: Server, staging: Staging, azure: Azure, say: Callable[[str], None]) -> None:
+def _require_slots_match(
+    server: StateServerClient, staging: StagingOptions, deployment_slots: DeploymentSlots, report: Callable[[str], None]
+) -> None:
     """Raises ConflictError, AzureUnavailable."""
-    if azure.is_sticky():
-        raise ConflictError(STICKY)
+    if deployment_slots.is_task_hub_setting_sticky():
+        raise ConflictError(STICKY_SETTING_MESSAGE)
     try:
         app, _ = server.get_app()
     except CommandError as error:
         if error.problem.get("code") != "AppNotFound":
             raise
         app = {"app": server.app, "slots": {}}
-    record = Record.of(app, staging.slot, server.url)
-    platform = Platform(azure.task_hub("production"), azure.task_hub(staging.slot))
-    against = against_staging(record, staging.task_hub, platform)
+    recorded = RecordedSlots.from_app(app, staging.slot, server.url)
+    observed = ObservedSlots(deployment_slots.task_hub("production"), deployment_slots.task_hub(staging.slot))
+    against = find_staging_mismatch(recorded, staging.task_hub, observed)
     if against is None:
         return
     if not staging.force:
         raise ConflictError(against)
-    say(f"{against}. Staged all the same, by force")
+    report(f"{against}. Staged all the same, by force")
 
 
-def clean_up(server: Server, slot: str, azure: Azure | None, dry_run: bool, delete_task_hubs: bool) -> Json:
+def clean_up(
+    server: StateServerClient,
+    slot: str,
+    deployment_slots: DeploymentSlots | None,
+    dry_run: bool,
+    delete_task_hubs: bool,
+) -> Json:
     """Remove retired hubs that are drained. Raises ConflictError where one that would be deleted is in a slot on the
     platform, whatever the server has on record."""
-    if azure is not None and delete_task_hubs and not dry_run:
+    if deployment_slots is not None and delete_task_hubs and not dry_run:
         retired = [one["taskHub"] for one in server.get_app()[0]["retired"]]
         for place in ("production", slot):
-            carried = azure.task_hub(place)
-            if any(same(carried, hub) for hub in retired):
+            carried = deployment_slots.task_hub(place)
+            if any(is_same_task_hub(carried, hub) for hub in retired):
                 raise ConflictError(
                     f"task hub {carried} is retired, but in Azure {place} carries it: nothing was deleted. "
                     "safe-deploy doctor compares both"
                 )
-    return server.cleanup(dry_run, delete_task_hubs)
+    return server.post_cleanup(dry_run, delete_task_hubs)

@@ -61,7 +61,7 @@ class ConflictError(CommandError):
     exit_code = ExitCode.CONFLICT
 
 
-class Unreachable(CommandError):
+class ServerUnavailable(CommandError):
     """`retry_after` is in seconds: what the server asks to wait."""
 
     retry_after: float = 0

@@ -8,39 +8,43 @@ from typing import Annotated
 
 import typer
 
-from safe_deploy.ci import detect, warn
+from safe_deploy.ci import detect_ci_system, report_warning
 
 
-class Output(StrEnum):
+class OutputFormat(StrEnum):
     TABLE = "table"
     JSON = "json"
 
 
-class Verify(StrEnum):
+class VerificationMode(StrEnum):
     CACHED = "cached"
     FRESH = "fresh"
     NONE = "none"
 
 
-class Outcome(StrEnum):
+class SwapOutcome(StrEnum):
     DONE = "done"
     FAILED = "failed"
     PENDING = "pending"
 
 
-def variable(name: str) -> str:
+def environment_variable(name: str) -> str:
     return f"SAFE_DEPLOY_{name}"
 
 
-ServerOption = Annotated[str, typer.Option("--server", envvar=variable("SERVER"), help="The state server's address.")]
-AppOption = Annotated[str, typer.Option("--app", envvar=variable("APP"), help="The app, by its name on the server.")]
+ServerOption = Annotated[
+    str, typer.Option("--server", envvar=environment_variable("SERVER"), help="The state server's address.")
+]
+AppOption = Annotated[
+    str, typer.Option("--app", envvar=environment_variable("APP"), help="The app, by its name on the server.")
+]
 
 
-def _key(context: typer.Context, key: str) -> str:
+def _warn_if_argument(context: typer.Context, key: str) -> str:
     source = context.get_parameter_source("key")
     if source is not None and source.name == "COMMANDLINE":
-        warn(
-            detect(os.environ, sys.stderr),
+        report_warning(
+            detect_ci_system(os.environ, sys.stderr),
             sys.stderr,
             "the key was given as an argument, which process lists and shell histories show. Set SAFE_DEPLOY_KEY "
             "instead of --key, and replace this key if others use this machine",
@@ -52,38 +56,56 @@ KeyOption = Annotated[
     str,
     typer.Option(
         "--key",
-        envvar=variable("KEY"),
+        envvar=environment_variable("KEY"),
         show_default=False,
-        callback=_key,
+        callback=_warn_if_argument,
         help="The server's key. Use the variable: others see arguments.",
     ),
 ]
-SlotOption = Annotated[str, typer.Option("--slot", envvar=variable("SLOT"), help="The slot to deploy into.")]
-OutputOption = Annotated[Output, typer.Option("--output", envvar=variable("OUTPUT"), help="How results are printed.")]
+SlotOption = Annotated[
+    str, typer.Option("--slot", envvar=environment_variable("SLOT"), help="The slot to deploy into.")
+]
+OutputOption = Annotated[
+    OutputFormat, typer.Option("--output", envvar=environment_variable("OUTPUT"), help="How results are printed.")
+]
 ActorOption = Annotated[
     str,
     typer.Option(
-        "--actor", envvar=variable("ACTOR"), show_default=False, help="Who asks, for the audit log. Known in CI."
+        "--actor",
+        envvar=environment_variable("ACTOR"),
+        show_default=False,
+        help="Who asks, for the audit log. Known in CI.",
     ),
 ]
 RunUrlOption = Annotated[
     str,
     typer.Option(
-        "--run-url", envvar=variable("RUN_URL"), show_default=False, help="The run that deploys. Known in CI."
+        "--run-url",
+        envvar=environment_variable("RUN_URL"),
+        show_default=False,
+        help="The run that deploys. Known in CI.",
     ),
 ]
-HubOption = Annotated[str, typer.Option("--task-hub", envvar=variable("TASK_HUB"), help="The task hub's name.")]
-MaybeHubOption = Annotated[
-    str, typer.Option("--task-hub", envvar=variable("TASK_HUB"), show_default=False, help="The task hub's name.")
+TaskHubOption = Annotated[
+    str, typer.Option("--task-hub", envvar=environment_variable("TASK_HUB"), help="The task hub's name.")
+]
+OptionalTaskHubOption = Annotated[
+    str,
+    typer.Option(
+        "--task-hub", envvar=environment_variable("TASK_HUB"), show_default=False, help="The task hub's name."
+    ),
 ]
 VersionOption = Annotated[
-    str, typer.Option("--version", envvar=variable("VERSION"), show_default=False, help="The version, for people.")
+    str,
+    typer.Option(
+        "--version", envvar=environment_variable("VERSION"), show_default=False, help="The version, for people."
+    ),
 ]
-GroupOption = Annotated[
+ResourceGroupOption = Annotated[
     str,
     typer.Option(
         "--resource-group",
-        envvar=variable("RESOURCE_GROUP"),
+        envvar=environment_variable("RESOURCE_GROUP"),
         show_default=False,
         help="The Function App's resource group: with it, `az` is used to look at the slots.",
     ),
@@ -91,22 +113,30 @@ GroupOption = Annotated[
 FunctionAppOption = Annotated[
     str,
     typer.Option(
-        "--function-app", envvar=variable("FUNCTION_APP"), show_default="the app", help="The Function App's name."
+        "--function-app",
+        envvar=environment_variable("FUNCTION_APP"),
+        show_default="the app",
+        help="The Function App's name.",
     ),
 ]
-HubSettingOption = Annotated[
-    str, typer.Option("--hub-setting", envvar=variable("HUB_SETTING"), help="The app setting with the task hub name.")
+TaskHubSettingOption = Annotated[
+    str,
+    typer.Option(
+        "--task-hub-setting",
+        envvar=environment_variable("TASK_HUB_SETTING"),
+        help="The app setting with the task hub name.",
+    ),
 ]
 
 
-def _number(value: float) -> float:
+def _require_number(value: float) -> float:
     """Refuses what is a number in writing alone: no limit holds for it."""
     if math.isnan(value):
         raise typer.BadParameter("it must be a number of seconds")
     return value
 
 
-_LONGEST_SECONDS = 30 * 24 * 3600
+_MAX_SECONDS = 30 * 24 * 3600
 """No job of a CI system lasts longer."""
 
 TimeoutOption = Annotated[
@@ -114,53 +144,63 @@ TimeoutOption = Annotated[
     typer.Option(
         "--timeout",
         min=0,
-        max=_LONGEST_SECONDS,
-        callback=_number,
-        envvar=variable("TIMEOUT"),
+        max=_MAX_SECONDS,
+        callback=_require_number,
+        envvar=environment_variable("TIMEOUT"),
         help="How long to wait, in seconds.",
     ),
 ]
-SettleOption = Annotated[
+StabilizationOption = Annotated[
     float,
     typer.Option(
-        "--settle",
+        "--stabilization-window",
         min=0,
-        max=_LONGEST_SECONDS,
-        callback=_number,
-        envvar=variable("SETTLE"),
+        max=_MAX_SECONDS,
+        callback=_require_number,
+        envvar=environment_variable("STABILIZATION_WINDOW"),
         help="After a swap that failed or was cut off: how long Azure is watched before it is believed, in seconds.",
     ),
 ]
 IntervalOption = Annotated[
     float,
     typer.Option(
-        "--interval", min=1, max=120, envvar=variable("INTERVAL"), help="How long one question waits, in seconds."
+        "--interval",
+        min=1,
+        max=120,
+        envvar=environment_variable("INTERVAL"),
+        help="How long one question waits, in seconds.",
     ),
 ]
 VerifyOption = Annotated[
-    Verify, typer.Option("--verify", envvar=variable("VERIFY"), help="How the server verifies its verdict.")
+    VerificationMode,
+    typer.Option("--verify", envvar=environment_variable("VERIFY"), help="How the server verifies its verdict."),
 ]
 ReasonOption = Annotated[
-    str, typer.Option("--reason", envvar=variable("REASON"), show_default=False, help="Why; goes on record.")
+    str,
+    typer.Option("--reason", envvar=environment_variable("REASON"), show_default=False, help="Why; goes on record."),
 ]
 TopOption = Annotated[int, typer.Option("--top", min=1, max=1000, help="How many at the most.")]
 ForceOption = Annotated[
-    bool, typer.Option("--force", envvar=variable("FORCE"), help="Stage over a task hub that is not drained.")
+    bool,
+    typer.Option("--force", envvar=environment_variable("FORCE"), help="Stage over a task hub that is not drained."),
 ]
 TakeOverOption = Annotated[
-    bool, typer.Option("--take-over", envvar=variable("TAKE_OVER"), help="Take the deployment of a run that is dead.")
+    bool,
+    typer.Option(
+        "--take-over", envvar=environment_variable("TAKE_OVER"), help="Take the deployment of a run that is dead."
+    ),
 ]
-DeleteOption = Annotated[
+DeleteTaskHubsOption = Annotated[
     bool,
     typer.Option(
         "--delete-task-hubs",
-        envvar=variable("DELETE_TASK_HUBS"),
+        envvar=environment_variable("DELETE_TASK_HUBS"),
         help="Also delete what the task hubs left in the app's storage.",
     ),
 ]
 OutcomeOption = Annotated[
-    Outcome | None, typer.Option("--outcome", help="Without a command: how the platform's swap went.")
+    SwapOutcome | None, typer.Option("--outcome", help="Without a command: how the platform's swap went.")
 ]
-WordsArgument = Annotated[
+SwapCommandArgument = Annotated[
     list[str] | None, typer.Argument(metavar="-- COMMAND...", help="The platform's swap, after two hyphens.")
 ]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from safe_deploy.text import as_markdown, cells
+from safe_deploy.sanitization import escape_markdown, sanitize_cells
 
 Json = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
@@ -18,54 +18,54 @@ Rows = Sequence[Sequence[str]]
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def age(time: str | None, now: datetime) -> str:
+def format_age(time: str | None, now: datetime) -> str:
     """How long ago, in the largest unit that makes it at least one."""
     if time is None:
         return "never"
-    seconds = max(0, int((now - _instant(time)).total_seconds()))
+    seconds = max(0, int((now - _parse_timestamp(time)).total_seconds()))
     size, unit = next((one for one in _UNITS if seconds >= one[0]), _UNITS[-1])
     return f"{seconds // size} {unit}"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
         # Rich would read a plain text as markup.
-        made.add_row(*map(Text, cells(row)))
+        made.add_row(*map(Text, sanitize_cells(row)))
     return made
 
 
-def markdown(columns: Sequence[str], rows: Rows) -> str:
+def format_markdown_table(columns: Sequence[str], rows: Rows) -> str:
     """A table for a run's summary."""
-    head, *body = ([as_markdown(cell) for cell in line] for line in (columns, *rows))
+    head, *body = ([escape_markdown(cell) for cell in line] for line in (columns, *rows))
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(columns), *body))
 
 
-def verdict_line(verdict: Json) -> str:
+def format_verdict(verdict: Json) -> str:
     """A verdict in one line."""
     hub = f"task hub {verdict['taskHub']}" if verdict["taskHub"] else "empty"
     if verdict["ready"]:
-        return f"Ready: slot {verdict['slot']} ({hub}), by {_ASSURANCE[verdict['assurance']]}"
+        return f"Ready: slot {verdict['slot']} ({hub}), by {_ASSURANCE_TEXTS[verdict['assurance']]}"
     reasons = "; ".join(reason["message"] for reason in verdict["reasons"])
     return f"NotReady: slot {verdict['slot']} ({hub}): {reasons}"
 
 
-_ASSURANCE = {"verified": "a look at the task hub itself", "events": "lifecycle events alone"}
+_ASSURANCE_TEXTS = {"verified": "a look at the task hub itself", "events": "lifecycle events alone"}
 
-BLOCKERS = ("Instance", "Function", "Status", "Active for", "Last event", "Known by")
+BLOCKER_COLUMNS = ("Instance", "Function", "Status", "Active for", "Last event", "Known by")
 
 
-def blockers(verdict: Json, now: datetime) -> Rows:
+def build_blocker_rows(verdict: Json, now: datetime) -> Rows:
     """What keeps the slot from being ready: active instances, and starts that are still messages in a queue."""
     active = [
         [
             one["instanceId"],
             one["functionName"],
             one["runtimeStatus"],
-            age(one["startedAt"], now),
-            age(one["lastEventAt"], now),
+            format_age(one["startedAt"], now),
+            format_age(one["lastEventAt"], now),
             one["source"],
         ]
         for one in verdict["active"]
@@ -91,9 +91,9 @@ def pending_starts(verdict: Json) -> Sequence[Json]:
 
 def verdict_outputs(verdict: Json) -> dict[str, str]:
     return {
-        "ready": _flag(verdict["ready"]),
+        "ready": _format_bool(verdict["ready"]),
         "status": verdict["status"],
-        "has-running": _flag(verdict["hasRunning"]),
+        "has-running": _format_bool(verdict["hasRunning"]),
         "active-count": str(verdict["activeCount"]),
         "reasons": ",".join(reason["code"] for reason in verdict["reasons"]),
         "task-hub": verdict["taskHub"] or "",
@@ -102,10 +102,10 @@ def verdict_outputs(verdict: Json) -> dict[str, str]:
     }
 
 
-APP = ("Slot", "Task hub", "Version", "Since")
+SLOT_COLUMNS = ("Slot", "Task hub", "Version", "Since")
 
 
-def slots(app: Json) -> Rows:
+def build_slot_rows(app: Json) -> Rows:
     return [
         [name, held["taskHub"], held["version"] or "", held["since"]] if held else [name, "", "", ""]
         for name, held in app["slots"].items()
@@ -124,10 +124,10 @@ def app_outputs(app: Json, slot: str, task_hub: str) -> dict[str, str]:
     }
 
 
-CLEANED_UP = ("Task hub", "Version", "Outcome", "Why")
+CLEANUP_COLUMNS = ("Task hub", "Version", "Outcome", "Why")
 
 
-def cleaned_up(answer: Json) -> Rows:
+def build_cleanup_rows(answer: Json) -> Rows:
     return [
         [
             one["taskHub"],
@@ -147,10 +147,10 @@ def cleanup_outputs(answer: Json) -> dict[str, str]:
     return {"removed": ",".join(gone), "kept": ",".join(left)}
 
 
-INSTANCES = ("Instance", "Function", "Status", "Active", "Started", "Finished", "Known by")
+INSTANCE_COLUMNS = ("Instance", "Function", "Status", "Active", "Started", "Finished", "Known by")
 
 
-def instances(answer: Json) -> Rows:
+def build_instance_rows(answer: Json) -> Rows:
     return [
         [
             one["instanceId"],
@@ -165,40 +165,40 @@ def instances(answer: Json) -> Rows:
     ]
 
 
-HISTORY = ("Revision", "At", "What", "Who", "Details")
+HISTORY_COLUMNS = ("Revision", "At", "What", "Who", "Details")
 
 
-def history(answer: Json) -> Rows:
+def build_history_rows(answer: Json) -> Rows:
     return [
         [
             str(one["revision"]),
             one["at"],
             one["operation"],
             f"{one['by']} {one['runUrl'] or ''}".strip(),
-            _details(one["details"], one["reason"]),
+            _format_details(one["details"], one["reason"]),
         ]
         for one in answer["history"]
     ]
 
 
-def show(console: Console, columns: Sequence[str], rows: Rows) -> None:
-    console.print(table(columns, rows))
+def print_table(console: Console, columns: Sequence[str], rows: Rows) -> None:
+    console.print(build_table(columns, rows))
 
 
 def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _details(details: Json, reason: str | None) -> str:
+def _format_details(details: Json, reason: str | None) -> str:
     said = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()]
     return ", ".join([*said, *([f"reason: {reason}"] if reason else [])])
 
 
-def _flag(value: bool) -> str:
+def _format_bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _instant(time: str) -> datetime:
+def _parse_timestamp(time: str) -> datetime:
     """The server gives seven digits of a second; Python reads six."""
     whole, _, fraction = time.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}+00:00")

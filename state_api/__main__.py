@@ -15,21 +15,21 @@ import uvicorn
 
 from state_api.addresses import is_loopback
 from state_api.app import StateServer
-from state_api.emulator import EmulatorError, EmulatorPorts, answers, storage_emulator
-from state_api.http.middleware import LocalOnly
+from state_api.emulator import EmulatorError, EmulatorPorts, is_listening, storage_emulator
+from state_api.http.middleware import LoopbackOnlyMiddleware
 from state_api.serving.connections import (
     ACCEPT_BATCH,
     ConnectionLimits,
-    limit_to_open_files,
-    limited_protocol,
+    protocol_factory,
+    raise_open_file_limit,
     set_backlog,
 )
-from state_api.serving.log_limit import LogLimit
+from state_api.serving.log_limit import LogRateLimit
 from state_api.settings import (
     EMULATOR_BLOB_PORT,
     EMULATOR_QUEUE_PORT,
     EMULATOR_TABLE_PORT,
-    KEYS,
+    STATE_KEYS,
     Settings,
     SettingsError,
     read_settings,
@@ -40,7 +40,7 @@ HOST = "127.0.0.1"
 PORT = 7071
 _EMULATOR_FOLDER = Path(".azurite")
 # Longer than the storage client takes to give up, so that whatever is being written is also answered.
-_GRACE_SECONDS = 60
+_SHUTDOWN_TIMEOUT_SECONDS = 60
 
 USAGE_ERROR = 2
 
@@ -49,7 +49,7 @@ class _Server(uvicorn.Server):
     """Ends long polls at once when it is told to stop; all other requests in flight finish."""
 
     def __init__(
-        self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals], log_limit: LogLimit
+        self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals], log_limit: LogRateLimit
     ) -> None:
         super().__init__(config)
         self._state = state
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("azure").setLevel(logging.WARNING)
-    log_limit = LogLimit()
+    log_limit = LogRateLimit()
     for handler in logging.getLogger().handlers:
         handler.addFilter(log_limit)
     try:
@@ -101,12 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    stopping = _stopping_signals()
+    stopping = _stop_signals()
     for one in stopping:
         # Until the server itself listens to signals: end by an exception, so that the emulator is stopped too.
         signal.signal(one, lambda number, frame: sys.exit(0))
     with ExitStack() as stack:
-        if settings.storage.development and not answers(HOST, EMULATOR_TABLE_PORT):
+        if settings.storage.development and not is_listening(HOST, EMULATOR_TABLE_PORT):
             ports = EmulatorPorts(EMULATOR_TABLE_PORT, EMULATOR_QUEUE_PORT, EMULATOR_BLOB_PORT)
             try:
                 stack.enter_context(storage_emulator(ports, _EMULATOR_FOLDER))
@@ -115,18 +115,18 @@ def main(arguments: list[str] | None = None) -> int:
                 return 1
         config = uvicorn.Config(
             # Without keys only this machine may ask, and no page in a browser may ask in its name.
-            state.application if settings.keys else LocalOnly(state.application),
+            state.application if settings.keys else LoopbackOnlyMiddleware(state.application),
             host=given.host,
             port=given.port,
             # The server writes its own log of requests: uvicorn's shows queries, and a query can hold a key.
             access_log=False,
             log_config=None,
             server_header=False,
-            http=limited_protocol(ConnectionLimits(connections=limit_to_open_files())),
+            http=protocol_factory(ConnectionLimits(connections=raise_open_file_limit())),
             # Where a package for web sockets is installed, uvicorn would hand connections to it, out of these limits.
             ws="none",
             backlog=ACCEPT_BATCH,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_SECONDS,
         )
         try:
             _Server(config, state, stopping, log_limit).run()
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def _stopping_signals() -> list[signal.Signals]:
+def _stop_signals() -> list[signal.Signals]:
     """The signals that end the server. Not the hang-up that whoever started it with nohup has switched off."""
     signals = [signal.SIGINT, signal.SIGTERM]
     hang_up = getattr(signal, "SIGHUP", None)
@@ -150,7 +150,7 @@ def _stopping_signals() -> list[signal.Signals]:
 def check_exposure(host: str, settings: Settings) -> None:
     """Raises SettingsError when the server would answer others without keys, or to a key that everybody knows."""
     if not settings.keys and not is_loopback(host):
-        raise SettingsError(f"listening on {host} lets others in: set {KEYS}, or listen on {HOST}")
+        raise SettingsError(f"listening on {host} lets others in: set {STATE_KEYS}, or listen on {HOST}")
     if not is_loopback(host):
         refuse_published_keys(settings.keys, f"this server listens on {host}")
 

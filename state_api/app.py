@@ -11,12 +11,13 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from state_api import __version__
+from state_api.backends.registry import ConfiguredBackendRegistry
 from state_api.http import apps, events, health, problems, task_hubs, waivers
 from state_api.http.dependencies import Services
-from state_api.http.middleware import Surround
+from state_api.http.middleware import RequestMiddleware
 from state_api.services.administration import Administration
 from state_api.services.admission import AdmissionController
-from state_api.services.background import Background
+from state_api.services.background import BackgroundProber
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock
@@ -31,7 +32,6 @@ from state_api.storage.probes import ProbeStore
 from state_api.storage.quarantine import QuarantineStore
 from state_api.storage.tables import Tables
 from state_api.storage.task_hubs import TaskHubStore
-from state_api.taskhubs.backends import ConfiguredBackends
 
 
 class StateServer:
@@ -43,17 +43,17 @@ class StateServer:
         self.stopping = asyncio.Event()
         self.admission = AdmissionController()
         time = clock or self.tables.clock
-        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.unclaimed_task_hubs)
+        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.max_unclaimed_task_hubs)
         self._instances = instances = InstanceStore(self.tables)
         app_store = AppStore(self.tables)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
-        self.backends = ConfiguredBackends(settings.connections)
+        self.backends = ConfiguredBackendRegistry(settings.connections)
         verifier = Verifier(self.backends, probes, task_hub_store, instances, time, self.stopping)
         readiness = Readiness(app_store, verifier, time, self.stopping)
         recorder = Recorder(task_hub_store, instances, quarantine, time)
         releases = Releases(app_store, task_hub_store, recorder, readiness, self.backends, time)
-        self.background = Background(app_store, probes, readiness, time)
+        self.background = BackgroundProber(app_store, probes, readiness, time)
         self.services = Services(
             recorder=recorder,
             readiness=readiness,
@@ -63,8 +63,8 @@ class StateServer:
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,
         )
-        self.api = _api(settings, self.services, self)
-        self.application: ASGIApp = Surround(self.api, settings, self.admission)
+        self.api = _create_api(settings, self.services, self)
+        self.application: ASGIApp = RequestMiddleware(self.api, settings, self.admission)
 
     async def close(self) -> None:
         await self._instances.close()
@@ -72,11 +72,11 @@ class StateServer:
         await self.tables.close()
 
 
-def _api(settings: Settings, services: Services, server: StateServer) -> FastAPI:
+def _create_api(settings: Settings, services: Services, server: StateServer) -> FastAPI:
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         # Not in Azure Functions, which sends no such events: a timer trigger does it there.
-        background = asyncio.create_task(server.background.run(server.stopping))
+        background = asyncio.create_task(server.background.run_until_stopped(server.stopping))
         yield
         background.cancel()
         with suppress(asyncio.CancelledError):

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from state_api.settings import emulator_connection
+from state_api.settings import emulator_connection_string
 
-_START_SECONDS = 60
+_START_TIMEOUT_SECONDS = 60
 
 
 class EmulatorError(Exception):
@@ -30,14 +30,14 @@ class EmulatorPorts:
 
     def connection(self, host: str = "127.0.0.1") -> str:
         """The connection string of all three services."""
-        return emulator_connection(host, self.table, self.queue, self.blob)
+        return emulator_connection_string(host, self.table, self.queue, self.blob)
 
     def by_service(self) -> dict[str, int]:
         """In the order in which the emulator starts them."""
         return {"blob": self.blob, "queue": self.queue, "table": self.table}
 
 
-def answers(host: str, port: int) -> bool:
+def is_listening(host: str, port: int) -> bool:
     """Whether something listens there."""
     try:
         with socket.create_connection((host, port), timeout=1):
@@ -46,7 +46,7 @@ def answers(host: str, port: int) -> bool:
         return False
 
 
-def _program() -> str:
+def _azurite_path() -> str:
     local = Path(__file__).parent.parent / "node_modules" / ".bin" / "azurite"
     found = str(local) if local.exists() else shutil.which("azurite")
     if found is None:
@@ -64,29 +64,29 @@ def storage_emulator(ports: EmulatorPorts, folder: Path | None, host: str = "127
     services = ports.by_service()
     for service, port in services.items():
         # The emulator would end without telling which of the three it was.
-        if answers(host, port):
+        if is_listening(host, port):
             raise EmulatorError(
                 f"Azurite cannot start: something else listens on port {port}, where its {service} service belongs; "
                 "stop that first"
             )
-    listen = [option for service, port in services.items() for option in _listen(service, host, port)]
+    listen = [option for service, port in services.items() for option in _listen_options(service, host, port)]
     where = ["--inMemoryPersistence"] if folder is None else ["--location", str(folder)]
     # The client libraries ask in a newer version of the services than this emulator knows by name.
     process = subprocess.Popen(
-        [_program(), *listen, *where, "--skipApiVersionCheck", "--disableTelemetry", "--silent"],
+        [_azurite_path(), *listen, *where, "--skipApiVersionCheck", "--disableTelemetry", "--silent"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         for port in services.values():
-            while not answers(host, port):
+            while not is_listening(host, port):
                 if process.poll() is not None:
                     raise EmulatorError(f"Azurite ended with {process.returncode} instead of listening on port {port}")
                 if time.monotonic() > deadline:
-                    raise EmulatorError(f"Azurite does not listen on port {port} after {_START_SECONDS} s")
+                    raise EmulatorError(f"Azurite does not listen on port {port} after {_START_TIMEOUT_SECONDS} s")
                 time.sleep(0.05)
         yield process.pid
     finally:
@@ -99,5 +99,5 @@ def storage_emulator(ports: EmulatorPorts, folder: Path | None, host: str = "127
                 process.wait()
 
 
-def _listen(service: str, host: str, port: int) -> tuple[str, str, str, str]:
+def _listen_options(service: str, host: str, port: int) -> tuple[str, str, str, str]:
     return (f"--{service}Host", host, f"--{service}Port", str(port))

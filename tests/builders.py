@@ -7,9 +7,9 @@ from typing import Any
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
 
 
-def at(offset: float = 0) -> str:
-    """The wall clock as .NET writes it, `offset` seconds from now."""
-    return format_instant(Instant(int((time.time() + offset) * TICKS_PER_SECOND)))
+def timestamp(offset_seconds: float = 0) -> str:
+    """The wall clock as .NET writes it, `offset_seconds` seconds from now."""
+    return format_instant(Instant(int((time.time() + offset_seconds) * TICKS_PER_SECOND)))
 
 
 def event(
@@ -26,7 +26,7 @@ def event(
         "topic": "/subscriptions/0/resourceGroups/shop/providers/Microsoft.EventGrid/topics/shop-lifecycle",
         "subject": f"durable/orchestrator/{status}",
         "eventType": "orchestratorEvent",
-        "eventTime": time or at(),
+        "eventTime": time or timestamp(),
         "metadataVersion": "1",
         "dataVersion": "1.0",
         "data": {
@@ -44,14 +44,15 @@ def cloud_event(hub: str, instance_id: str = "order-1", status: str = "Running")
     return as_cloud_event(event(hub, instance_id, status))
 
 
-def as_cloud_event(grid: dict[str, Any]) -> dict[str, Any]:
+def as_cloud_event(grid_event: dict[str, Any]) -> dict[str, Any]:
     """An event as Event Grid delivers it to a subscription of the CloudEvents schema."""
     return {
         "specversion": "1.0",
-        "id": grid["id"],
-        "source": grid["topic"] or "/subscriptions/0/resourceGroups/shop/providers/Microsoft.EventGrid/topics/shop",
-        "type": grid["eventType"],
-        "subject": grid["subject"],
-        "time": grid["eventTime"],
-        "data": grid["data"],
+        "id": grid_event["id"],
+        "source": grid_event["topic"]
+        or "/subscriptions/0/resourceGroups/shop/providers/Microsoft.EventGrid/topics/shop",
+        "type": grid_event["eventType"],
+        "subject": grid_event["subject"],
+        "time": grid_event["eventTime"],
+        "data": grid_event["data"],
     }

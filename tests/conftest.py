@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from dev.local import free_ports
+from dev.local_processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, seconds
 from state_api.emulator import EmulatorPorts, storage_emulator
-from state_api.settings import Connections, Settings, StorageSettings
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.tables import StorageClock
-from tests import profiles
+from tests import hypothesis_profiles as profiles
 
-profiles.register()
+profiles.register_profiles()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs like this, and every process that tests start would inherit it.
@@ -41,11 +41,11 @@ class ShiftedClock:
 
     def __init__(self) -> None:
         self.storage: StorageClock | None = None
-        self.ahead = 0
+        self.offset_ticks = 0
 
-    def turn(self, amount: float) -> None:
-        """Let `amount` seconds pass."""
-        self.ahead += seconds(amount)
+    def advance(self, duration_seconds: float) -> None:
+        """Let `duration_seconds` seconds pass."""
+        self.offset_ticks += seconds(duration_seconds)
 
     @property
     def synchronized(self) -> bool:
@@ -53,7 +53,7 @@ class ShiftedClock:
 
     def now(self) -> Instant:
         assert self.storage is not None
-        return Instant(self.storage.now() + self.ahead)
+        return Instant(self.storage.now() + self.offset_ticks)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: s
     assert storage.connection_string is not None
     # The task hubs of the tests' apps live in the same emulator.
     connection = storage.connection_string.get_secret_value()
-    connections = Connections({"STATE_TASKHUBS_SHOP": connection, "STATE_TASKHUBS_OTHER": connection})
+    connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": connection, "STATE_TASKHUBS_OTHER": connection})
     state = StateServer(Settings(storage=storage, connections=connections), clock)
     clock.storage = state.tables.clock
     yield state
@@ -85,7 +85,7 @@ async def http(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def hub() -> str:
     """A task hub name that no other test uses."""
-    return new_hub()
+    return new_hub_name()
 
 
 @pytest.fixture
@@ -94,5 +94,5 @@ def app() -> str:
     return f"shop-{uuid.uuid4().hex[:12]}"
 
 
-def new_hub() -> str:
+def new_hub_name() -> str:
     return f"h{uuid.uuid4().hex[:16]}"

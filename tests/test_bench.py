@@ -11,19 +11,19 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import ingest, memory, plots, profiling, report
-from bench.lifecycles import Lifecycles, encoded, instances, lag_of, warm_up_of
-from bench.limit import PARTITIONS, writes_of
-from bench.load import LoadError, connections, deliver, drive, post
-from bench.machine import cpu_seconds, describe, resident_bytes
-from bench.rates import Aim, Figure, compared, in_turns, percentile, significant
+from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
+from bench.event_stream import EventStream, encode_events, instances, min_lag_events, warm_up_events
+from bench.load_generator import LoadError, build_post_request, connections, deliver_until_accepted, run_load
+from bench.machine import cpu_seconds, describe_machine, resident_bytes
 from bench.storage import RawTables
 from bench.straightforward import StraightforwardRecorder
+from bench.transaction_limit import PARTITION_COUNT, transaction_writes
 from state_api.app import StateServer
-from state_api.domain.lifecycle import Instance
+from state_api.domain.task_hubs.lifecycle import Instance
 from state_api.settings import StorageSettings
-from tests.conftest import new_hub
-from tests.server.processes import serving
-from tests.storage.rows import rows
+from tests.conftest import new_hub_name
+from tests.server.server_process import run_server
+from tests.storage.stored_rows import stored_rows
 
 ROUND = {"what": "ours", "against": "theirs", "ratio": 0.9, "lowest": 0.8, "highest": 1.1, "rounds": 3}
 
@@ -33,7 +33,7 @@ ROUND = {"what": "ours", "against": "theirs", "ratio": 0.9, "lowest": 0.8, "high
 
 def test_a_comparison_is_the_median_of_the_ratios_within_rounds() -> None:
     """Not the ratio of the medians: that would be 3 / 2 here, from two different rounds."""
-    figure = compared("ours", [2, 3, 30], "theirs", [1, 2, 10])
+    figure = compare_rounds("ours", [2, 3, 30], "theirs", [1, 2, 10])
     told = figure.as_json()
     assert list(figure.ratios) == [2, 1.5, 3]
     assert (told["ratio"], told["lowest"], told["highest"], told["rounds"]) == (2, 1.5, 3, 3)
@@ -42,15 +42,15 @@ def test_a_comparison_is_the_median_of_the_ratios_within_rounds() -> None:
 @pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0, 2.0]), ([], [])])
 def test_rounds_that_do_not_belong_together_are_not_compared(ours: list[float], theirs: list[float]) -> None:
     with pytest.raises(ValueError, match="rounds"):
-        compared("ours", ours, "theirs", theirs)
+        compare_rounds("ours", ours, "theirs", theirs)
 
 
 def test_an_aim_is_judged_as_it_is_shown() -> None:
-    just_below = Figure("ours", "theirs", (0.7996,), Aim(least=0.8)).as_json()
+    just_below = Figure("ours", "theirs", (0.7996,), Aim(minimum=0.8)).as_json()
     assert (just_below["ratio"], just_below["aim"], just_below["met"]) == (0.8, "≥ 0.8", True)
-    assert not Figure("ours", "theirs", (0.79,), Aim(least=0.8)).as_json()["met"]
-    assert not Figure("ours", "theirs", (1.51,), Aim(most=1.5)).as_json()["met"]
-    assert Figure("ours", "theirs", (1.5,), Aim(most=1.5)).as_json()["aim"] == "≤ 1.5"
+    assert not Figure("ours", "theirs", (0.79,), Aim(minimum=0.8)).as_json()["met"]
+    assert not Figure("ours", "theirs", (1.51,), Aim(maximum=1.5)).as_json()["met"]
+    assert Figure("ours", "theirs", (1.5,), Aim(maximum=1.5)).as_json()["aim"] == "≤ 1.5"
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.07, 7), (0.99, 99), (1.0, 100), (0.001, 1)])
@@ -59,7 +59,7 @@ def test_a_percentile_is_the_smallest_value_that_this_share_does_not_exceed(shar
 
 
 def test_numbers_keep_three_digits() -> None:
-    assert [significant(one) for one in (0.0012345, 1.2345, 12345.0)] == [0.00123, 1.23, 12300]
+    assert [round_significant(one) for one in (0.0012345, 1.2345, 12345.0)] == [0.00123, 1.23, 12300]
 
 
 @pytest.mark.anyio
@@ -73,18 +73,18 @@ async def test_variants_take_turns_and_none_is_always_first() -> None:
 
         return run
 
-    samples = await in_turns(3, {name: variant(name) for name in "abc"})
+    samples = await run_in_turns(3, {name: variant(name) for name in "abc"})
     assert "".join(order) == "abccbaabc"
     assert samples == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
 
 def test_growth_is_told_by_what_comes_once_the_memory_is_full() -> None:
     """A server that grows to its size at first and then stays is flat; one that goes on growing is not."""
-    settles = memory.result([(at, min(at, 3) * 1_000_000 + 1_000_000) for at in range(31)])
-    grows = memory.result([(at, at * 1_000_000 + 1_000_000) for at in range(31)])
-    assert (settles["figures"][0]["ratio"], settles["bytesAnEventFromThenOn"]) == (1, 0)
+    settles = memory.build_result([(at, min(at, 3) * 1_000_000 + 1_000_000) for at in range(31)])
+    grows = memory.build_result([(at, at * 1_000_000 + 1_000_000) for at in range(31)])
+    assert (settles["figures"][0]["ratio"], settles["bytesPerEventOnceFull"]) == (1, 0)
     assert grows["figures"][0]["ratio"] > 1.5
-    assert grows["bytesAnEventFromThenOn"] == 1_000_000
+    assert grows["bytesPerEventOnceFull"] == 1_000_000
     assert not grows["figures"][0]["met"]
     assert settles["mebibytes"][-1][0] == 30
 
@@ -93,7 +93,7 @@ def test_growth_is_told_by_what_comes_once_the_memory_is_full() -> None:
 
 
 def test_the_stream_is_of_whole_lives_and_no_end_is_near_its_start() -> None:
-    stream = Lifecycles("hub", lag=100)
+    stream = EventStream("hub", lag=100)
     events = stream.take(1000)
     seen: dict[str, list[tuple[int, str]]] = {}
     for number, one in enumerate(events):
@@ -101,7 +101,7 @@ def test_the_stream_is_of_whole_lives_and_no_end_is_near_its_start() -> None:
     lives = [one for one in seen.values() if len(one) == 2]
     assert {tuple(status for _, status in one) for one in lives} == {("Running", "Completed")}
     assert min(end - start for (start, _), (end, _) in lives) >= 100
-    assert stream.active == len(seen) - len(lives)
+    assert stream.active_count == len(seen) - len(lives)
     # Once it has begun to end, it starts as many as it ends, mixed and not in blocks.
     later = [one["data"]["runtimeStatus"] for one in events[-400:]]
     assert 150 <= Counter(later)["Running"] <= 250
@@ -109,17 +109,20 @@ def test_the_stream_is_of_whole_lives_and_no_end_is_near_its_start() -> None:
 
 
 def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_it_counts() -> None:
-    for batch in (ingest.BATCH, 1):
-        in_flight = batch * ingest.requests_in_flight(batch)
-        assert lag_of(in_flight) > in_flight
-        names = [name for name in ingest.WARM_UP if name.startswith("batches") == (batch > 1)]
-        per_partition = {name: PARTITIONS if name in ("limit", "emulator") else 1 for name in names}
-        assert all(ingest.WARM_UP[name] / per_partition[name] >= warm_up_of(lag_of(in_flight)) for name in names)
+    for batch in (ingest.EVENTS_PER_DELIVERY, 1):
+        in_flight = batch * ingest.count_requests_in_flight(batch)
+        assert min_lag_events(in_flight) > in_flight
+        names = [name for name in ingest.WARM_UP_EVENTS if name.startswith("batches") == (batch > 1)]
+        per_partition = {name: PARTITION_COUNT if name in ("limit", "emulator") else 1 for name in names}
+        assert all(
+            ingest.WARM_UP_EVENTS[name] / per_partition[name] >= warm_up_events(min_lag_events(in_flight))
+            for name in names
+        )
 
 
 def test_the_stream_is_the_same_for_the_same_seed() -> None:
     def ids(seed: int) -> list[str]:
-        return [one["data"]["instanceId"] for one in Lifecycles("hub", seed, lag=20).take(50)]
+        return [one["data"]["instanceId"] for one in EventStream("hub", seed, lag=20).take(50)]
 
     assert ids(1) == ids(1)
     assert ids(1) != ids(2)
@@ -128,39 +131,39 @@ def test_the_stream_is_the_same_for_the_same_seed() -> None:
 # What is compared writes what it should
 
 
-def _connection(storage: StorageSettings) -> str:
+def _connection_string_of(storage: StorageSettings) -> str:
     assert storage.connection_string is not None
     return storage.connection_string.get_secret_value()
 
 
-def _plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sorted_rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (str(row["PartitionKey"]), str(row["RowKey"])))
 
 
 @pytest.mark.anyio
 async def test_the_limit_writes_the_rows_that_the_server_writes(server: StateServer, storage: StorageSettings) -> None:
     """All of its kinds of row but the beats, of which there is one for many events."""
-    hub = new_hub()
-    events = Lifecycles(hub, lag=10).take(30)
+    hub = new_hub_name()
+    events = EventStream(hub, lag=10).take(30)
     await server.services.recorder.record(events, "webhook")
-    written = [row for row in await rows(server, hub, "") if not row["RowKey"].startswith("b|")]
+    written = [row for row in await stored_rows(server, hub, "") if not row["RowKey"].startswith("b|")]
     table = f"Limit{uuid.uuid4().hex}"
     known: dict[str, Instance] = {}
     shards = {row["InstanceId"]: row["PartitionKey"] for row in written}
-    async with RawTables(_connection(storage)) as raw:
-        await raw.make(table)
+    async with RawTables(_connection_string_of(storage)) as raw:
+        await raw.make_table(table)
         for before, after in instances(events, known):
-            writes = writes_of(shards[after.instance_id], before, after)
-            await raw.submit(raw.transaction(table, writes), len(writes))
+            writes = transaction_writes(shards[after.instance_id], before, after)
+            await raw.submit_transaction(raw.build_transaction(table, writes), len(writes))
         assert await raw.count(table, "RowKey ge 'a|' and RowKey lt 'a}'") == len(known) > 0
     found = [dict(row) async for row in server.tables.client(table).list_entities()]
-    assert _plain(found) == _plain(written)
+    assert _sorted_rows(found) == _sorted_rows(written)
 
 
 @pytest.mark.anyio
 async def test_the_straightforward_recorder_keeps_the_same_instances(server: StateServer) -> None:
-    hub = new_hub()
-    events = Lifecycles(hub, lag=10).take(30)
+    hub = new_hub_name()
+    events = EventStream(hub, lag=10).take(30)
     await server.services.recorder.record(events, "webhook")
     recorder = StraightforwardRecorder(server.tables, 4)
     first = await recorder.record(events[:20], "webhook")
@@ -168,16 +171,16 @@ async def test_the_straightforward_recorder_keeps_the_same_instances(server: Sta
     again = await recorder.record(events[20:], "webhook")
     assert (first.recorded, rest.recorded, again.recorded, again.unchanged) == (20, 10, 0, 10)
     found = [dict(row) async for row in server.tables.client(f"Straightforward{hub}").list_entities()]
-    assert _plain(found) == _plain(await rows(server, hub, "i|"))
+    assert _sorted_rows(found) == _sorted_rows(await stored_rows(server, hub, "i|"))
 
 
 @pytest.mark.anyio
 async def test_the_emulators_rows_are_counted_over_all_pages_and_found_by_their_value(storage: StorageSettings) -> None:
     table = f"Filled{uuid.uuid4().hex}"
     content = [{"PartitionKey": f"p{number}", "RowKey": "", "Is": "here"} for number in range(1005)]
-    async with RawTables(_connection(storage)) as raw:
-        await raw.make(table)
-        await raw.fill(table, content)
+    async with RawTables(_connection_string_of(storage)) as raw:
+        await raw.make_table(table)
+        await raw.create_rows(table, content)
         assert await raw.count(table, "Is eq 'here'") == len(content)
         assert await raw.exists(table, "p7", "", "Is", "here")
         assert not await raw.exists(table, "p7", "", "Is", "elsewhere")
@@ -187,17 +190,19 @@ async def test_the_emulators_rows_are_counted_over_all_pages_and_found_by_their_
 @pytest.mark.anyio
 async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tmp_path: Path) -> None:
     """By a server as the benchmarks start it. An event that goes to quarantine makes no figure."""
-    stream = Lifecycles(new_hub(), lag=10)
-    with serving(storage, tmp_path) as served:
-        requests = [(post(served.url, "/api/events", encoded(stream.take(5))), 5) for _ in range(6)]
+    stream = EventStream(new_hub_name(), lag=10)
+    with run_server(storage, tmp_path) as served:
+        requests = [(build_post_request(served.url, "/api/events", encode_events(stream.take(5))), 5) for _ in range(6)]
         broken = stream.take(2)
         broken[1]["data"]["runtimeStatus"] = "Unheard"
         async with connections(served.url, 3) as opened:
-            done = await drive(opened, requests)
+            done = await run_load(opened, requests)
             with pytest.raises(LoadError, match="2 events were to be recorded"):
-                await deliver(opened[0], post(served.url, "/api/events", encoded(broken)), 2)
-        assert (done.events, done.refused) == (30, 0)
-        assert done.rate == pytest.approx(30 / done.seconds)
+                await deliver_until_accepted(
+                    opened[0], build_post_request(served.url, "/api/events", encode_events(broken)), 2
+                )
+        assert (done.events, done.refused_count) == (30, 0)
+        assert done.events_per_second == pytest.approx(30 / done.seconds)
         assert resident_bytes(served.process.pid) > 10_000_000
         assert cpu_seconds(served.process.pid) > 0
 
@@ -219,7 +224,7 @@ def test_what_is_written_in_c_counts_for_the_part_that_calls_it_and_imports_for_
         scan: (2, 2, 4.0, 4.0, {json_of: (1, 1, 3.0, 3.0), rows_of: (1, 1, 1.0, 1.0)}),
         imports: (9, 9, 90.0, 90.0, {}),
     }
-    parts, functions = profiling.shares(stats)
+    parts, functions = profiling.profile_shares(stats)
     assert parts == {"own: rows and transactions": 0.5, "json": 0.5}
     assert [share for _, share in functions] == [0.5, 0.375, 0.125]
 
@@ -228,24 +233,24 @@ def test_what_is_written_in_c_counts_for_the_part_that_calls_it_and_imports_for_
 
 
 def test_the_page_shows_the_results_that_are_kept() -> None:
-    results = report.read()
-    page = report.PAGE.read_text()
-    assert report.with_tables(page, results) == page
-    for name, text in report.drawn(results).items():
-        assert (report.FOLDER / name).read_text() == text
+    results = report.read_results()
+    page = report.PAGE_FILE.read_text()
+    assert report.insert_tables(page, results) == page
+    for name, text in report.draw_plots(results).items():
+        assert (report.RESULTS_FOLDER / name).read_text() == text
 
 
 def test_every_figure_that_is_kept_is_a_ratio_on_the_page() -> None:
-    results = report.read()
-    page = report.PAGE.read_text()
-    figures = [one for section in report.TITLES if section in results for one in results[section]["figures"]]
+    results = report.read_results()
+    page = report.PAGE_FILE.read_text()
+    figures = [one for section in report.SECTION_TITLES if section in results for one in results[section]["figures"]]
     assert len(figures) > 20
     for one in figures:
         assert f"| {one['what']} | {one['against']} | **{one['ratio']:g}** |" in page
 
 
 def test_a_table_tells_an_aim_that_was_missed() -> None:
-    table = report._figures([ROUND | {"aim": "≥ 1", "met": False}, ROUND])
+    table = report._render_figures([ROUND | {"aim": "≥ 1", "met": False}, ROUND])
     assert table.splitlines()[2:] == [
         "| ours | theirs | **0.9** | 0.8 to 1.1 | ≥ 1: missed |",
         "| ours | theirs | **0.9** | 0.8 to 1.1 |  |",
@@ -254,17 +259,17 @@ def test_a_table_tells_an_aim_that_was_missed() -> None:
 
 def test_a_page_without_marks_is_not_written() -> None:
     with pytest.raises(ValueError, match="results"):
-        report.with_tables("# Performance\n", {})
+        report.insert_tables("# Performance\n", {})
 
 
 def test_plots_are_small_and_well_formed() -> None:
     series = {"a & b": [(1.0, 2.0), (50_000.0, 4.0)], "c": [(1.0, 0.0)]}
-    for text in (plots.bars("<title>", [ROUND, ROUND]), plots.lines("t", "x", "y", series, logarithmic=True)):
+    for text in (plots.draw_bars("<title>", [ROUND, ROUND]), plots.draw_lines("t", "x", "y", series, logarithmic=True)):
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 (our own)
         assert len(text) < 200_000
 
 
 def test_the_machine_is_described_in_full() -> None:
-    told = describe()
+    told = describe_machine()
     assert [name for name, value in told.items() if value in ("", 0, None) and name != "loadBefore"] == []
     assert json.loads(json.dumps(told)) == told

@@ -16,39 +16,42 @@ from pydantic import SecretStr, TypeAdapter
 
 from state_api import __main__ as command
 from state_api.app import StateServer, openapi_document
-from state_api.domain import evidence, healing, names, waivers
-from state_api.domain.apps import TaskHubSource
+from state_api.backends import azure_storage, scheduler
+from state_api.backends.registry import PROVIDERS
+from state_api.domain import names
 from state_api.domain.errors import StateError
-from state_api.domain.readiness import REASONS, Policy
-from state_api.domain.swaps import SwapOutcome
+from state_api.domain.readiness import evidence
+from state_api.domain.readiness.verdict import REASON_DESCRIPTIONS, Policy
+from state_api.domain.releases import waivers
+from state_api.domain.releases.apps import ProviderConfig
+from state_api.domain.releases.swaps import SwapOutcome
+from state_api.domain.task_hubs import reconciliation as healing
 from state_api.http import events, middleware, problems, requests
-from state_api.http.answers.apps import PendingSwapAnswer, PolicyAnswer
-from state_api.http.answers.history import CleanedUpAnswer
-from state_api.http.answers.verdicts import LISTED_ACTIVE, ProbeAnswer, VerdictAnswer
-from state_api.http.auth import ANONYMOUS
-from state_api.services import admission, background, cleanup, questions, recording, scanning, verification
-from state_api.services.cleanup import Outcome
-from state_api.services.envelopes import QUARANTINE_CODES
-from state_api.services.questions import Verify
+from state_api.http.auth import ANONYMOUS_PATHS
+from state_api.http.responses.apps import PendingSwapResponse, PolicyResponse
+from state_api.http.responses.history import TaskHubCleanupResponse
+from state_api.http.responses.verdicts import MAX_LISTED_INSTANCES, ProbeResponse, VerdictResponse
+from state_api.services import admission, background, cleanup, probe_requests, recording, scanning, verification
+from state_api.services.cleanup import CleanupOutcome
+from state_api.services.event_parser import QUARANTINE_CODES
+from state_api.services.probe_requests import VerificationMode
 from state_api.serving import connections, log_limit
 from state_api.settings import (
     DEFAULT_UNCLAIMED_TASK_HUBS,
-    DOCUMENTED,
+    DOCUMENTED_SETTINGS,
     PUBLISHED_KEYS,
-    Connections,
-    Key,
+    AccessKey,
     Role,
     Settings,
     SettingsError,
     StorageSettings,
+    TaskHubConnections,
     read_settings,
     sha256_of,
 )
-from state_api.settings import emulator_connection as connection
+from state_api.settings import emulator_connection_string as connection
 from state_api.storage import quarantine, tables
-from state_api.storage.unclaimed import REFRESH_SECONDS
-from state_api.taskhubs import azure_storage, scheduler
-from state_api.taskhubs.backends import PROVIDERS
+from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -87,7 +90,7 @@ def section(page: Path, title: str) -> str:
     return text[start.end() : next(ends, len(text))]
 
 
-def rows(page: Path, title: str, first: str) -> list[list[str]]:
+def table_rows(page: Path, title: str, first: str) -> list[list[str]]:
     """The cells of the table under a heading whose first column has this title."""
     found: list[list[str]] = []
     inside = False
@@ -103,12 +106,12 @@ def rows(page: Path, title: str, first: str) -> list[list[str]]:
     return found
 
 
-def listed(page: Path, title: str, first: str) -> list[str]:
+def first_column(page: Path, title: str, first: str) -> list[str]:
     """The first column of a table, without its marks."""
-    return [plain(cells[0]) for cells in rows(page, title, first)]
+    return [without_markup(cells[0]) for cells in table_rows(page, title, first)]
 
 
-def plain(cell: str) -> str:
+def without_markup(cell: str) -> str:
     return re.sub(r"`|\[|\]\([^)]*\)", "", cell)
 
 
@@ -134,25 +137,25 @@ def operations(api: FastAPI) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield path, method.upper(), operation
 
 
-class Noted(dict[str, str]):
+class RecordingEnvironment(dict[str, str]):
     """An environment that notes what it is asked for."""
 
     def __init__(self, **content: str) -> None:
         super().__init__(content)
-        self.asked: set[str] = set()
+        self.requested: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
-        self.asked.add(key)
+        self.requested.add(key)
         return super().get(key, default)
 
 
 def test_every_setting_is_documented_and_no_other() -> None:
-    empty, sufficient = Noted(), Noted(STATE_STORAGE="UseDevelopmentStorage=true")
+    empty, sufficient = RecordingEnvironment(), RecordingEnvironment(STATE_STORAGE="UseDevelopmentStorage=true")
     with pytest.raises(SettingsError):
         read_settings(empty)
     read_settings(sufficient)
-    real = empty.asked | sufficient.asked | set(DOCUMENTED)
-    assert sorted(listed(SETTINGS, "Environment", "Setting")) == sorted(real)
+    real = empty.requested | sufficient.requested | set(DOCUMENTED_SETTINGS)
+    assert sorted(first_column(SETTINGS, "Environment", "Setting")) == sorted(real)
 
 
 def test_every_sample_key_is_one_that_servers_refuse() -> None:
@@ -165,10 +168,10 @@ def test_every_sample_key_is_one_that_servers_refuse() -> None:
 
 
 def test_every_provider_is_documented_and_no_other() -> None:
-    assert listed(HTTP_API, "PutApp", "Provider") == list(PROVIDERS)
-    assert listed(CONCEPTS, "Providers", "Provider") == list(PROVIDERS)
-    assert set(listed(SETTINGS, "Task hubs", "Provider")) == set(PROVIDERS)
-    assert set(listed(AZURE, "Verification", "Provider")) == {"any", *PROVIDERS}
+    assert first_column(HTTP_API, "PutApp", "Provider") == list(PROVIDERS)
+    assert first_column(CONCEPTS, "Providers", "Provider") == list(PROVIDERS)
+    assert set(first_column(SETTINGS, "Task hubs", "Provider")) == set(PROVIDERS)
+    assert set(first_column(AZURE, "Verification", "Provider")) == {"any", *PROVIDERS}
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -178,18 +181,24 @@ def test_every_part_of_a_task_hubs_setting_is_documented_and_no_other(provider: 
         "scheduler": {"NAME": "Endpoint=http://localhost:8080;Authentication=None"},
         "managementApi": {"NAME__endpoint": "https://shop.example", "NAME__key": "0123456789abcdef"},
     }
-    given = Noted(**enough[provider])
-    connections = Connections({})
+    given = RecordingEnvironment(**enough[provider])
+    connections = TaskHubConnections({})
     connections._environment = given
-    PROVIDERS[provider](connections, TaskHubSource(provider, "NAME"))
-    parts = [plain(cells[1]) for cells in rows(SETTINGS, "Task hubs", "Provider") if plain(cells[0]) == provider]
-    assert sorted(parts) == sorted(given.asked)
+    PROVIDERS[provider](connections, ProviderConfig(provider, "NAME"))
+    parts = [
+        without_markup(cells[1])
+        for cells in table_rows(SETTINGS, "Task hubs", "Provider")
+        if without_markup(cells[0]) == provider
+    ]
+    assert sorted(parts) == sorted(given.requested)
 
 
 def test_what_the_schedulers_connection_string_may_say_is_documented() -> None:
-    (cells,) = [cells for cells in rows(SETTINGS, "Task hubs", "Part") if plain(cells[0]) == "Authentication"]
-    assert CODE.findall(cells[1]) == list(scheduler._SIGN_IN)
-    parts = {part.lower() for one in listed(SETTINGS, "Task hubs", "Part") for part in one.split(", ")}
+    (cells,) = [
+        cells for cells in table_rows(SETTINGS, "Task hubs", "Part") if without_markup(cells[0]) == "Authentication"
+    ]
+    assert CODE.findall(cells[1]) == list(scheduler._AUTHENTICATION_TYPES)
+    parts = {part.lower() for one in first_column(SETTINGS, "Task hubs", "Part") for part in one.split(", ")}
     asked = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler))
     assert parts == {"endpoint", "authentication", *asked}
 
@@ -198,7 +207,7 @@ def test_every_command_line_argument_is_documented_and_no_other(capsys: pytest.C
     with pytest.raises(SystemExit):
         command.main(["serve", "--help"])
     arguments = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    assert set(listed(SETTINGS, "Command line", "Argument")) == arguments
+    assert set(first_column(SETTINGS, "Command line", "Argument")) == arguments
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
@@ -207,12 +216,14 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
     values = [inner for value in returned for inner in ast.walk(value)]
     codes = {one.value for one in values if isinstance(one, ast.Constant) and isinstance(one.value, int)}
     codes |= {vars(command)[one.id] for one in values if isinstance(one, ast.Name) and one.id.isupper()}
-    assert {int(code) for code in listed(SETTINGS, "Exit codes", "Exit code")} == codes
+    assert {int(code) for code in first_column(SETTINGS, "Exit codes", "Exit code")} == codes
 
 
 def test_every_operation_is_documented_with_its_method_and_path_and_no_other(api: FastAPI) -> None:
     real = {operation["operationId"]: f"{method} {path}" for path, method, operation in operations(api)}
-    assert {plain(cells[0]): plain(cells[1]) for cells in rows(HTTP_API, "Operations", "Operation")} == real
+    assert {
+        without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(HTTP_API, "Operations", "Operation")
+    } == real
 
 
 def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section_and_no_other(api: FastAPI) -> None:
@@ -221,63 +232,66 @@ def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section
     for _, _, operation in operations(api):
         name, parameters = operation["operationId"], operation.get("parameters", [])
         text = section(HTTP_API, name)
-        named = {one["name"] for one in parameters if one["in"] != "header"} | members(operation, schemas)
+        named = {one["name"] for one in parameters if one["in"] != "header"} | body_members(operation, schemas)
         headers |= {one["name"].lower() for one in parameters if one["in"] == "header"}
         wrong += [f"{name} does not say {one}" for one in sorted(named - set(CODE.findall(text)))]
         for first in ("Parameter", "Member"):
-            in_table = rows(HTTP_API, name, first) if f"| {first} |" in text else []
+            in_table = table_rows(HTTP_API, name, first) if f"| {first} |" in text else []
             said = {one for cells in in_table for one in CODE.findall(cells[0])}
             wrong += [f"{name} has no {one}" for one in sorted(said - named)]
     assert not wrong
-    assert {name.lower() for name in listed(HTTP_API, "Headers", "Header")} == headers
+    assert {name.lower() for name in first_column(HTTP_API, "Headers", "Header")} == headers
 
 
 def test_every_way_to_verify_is_documented_and_no_other() -> None:
-    assert sorted(listed(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(Verify)
+    assert sorted(first_column(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(VerificationMode)
 
 
 def test_every_status_of_a_probe_is_documented_with_its_reason_and_no_other() -> None:
-    said = {plain(cells[0]): set(CODE.findall(cells[2])) for cells in rows(HTTP_API, "GetStagingStatus", "Status")}
+    said = {
+        without_markup(cells[0]): set(CODE.findall(cells[2]))
+        for cells in table_rows(HTTP_API, "GetStagingStatus", "Status")
+    }
     assert list(said) == list(evidence.ProbeStatus)
     assert set().union(*said.values()) == {
-        reason for reason in REASONS if reason.startswith(("Probe", "TaskHub")) and reason != "ProbePending"
+        reason for reason in REASON_DESCRIPTIONS if reason.startswith(("Probe", "TaskHub")) and reason != "ProbePending"
     }
 
 
 def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
     said = {
         one
-        for cells in rows(CONCEPTS, "The verdict", "Field")
-        for one in CODE.findall(cells[0] if plain(cells[0]) != "activeCount" else " ".join(cells))
+        for cells in table_rows(CONCEPTS, "The verdict", "Field")
+        for one in CODE.findall(cells[0] if without_markup(cells[0]) != "activeCount" else " ".join(cells))
     }
-    known = {member(field) for field in VerdictAnswer.model_fields}
+    known = {json_member(field) for field in VerdictResponse.model_fields}
     assert said <= known
     assert known - said == {"app", "slot", "taskHub", "version", "checkedAt"}
-    inside = {one.rpartition(".")[2] for one in listed(HTTP_API, "GetStagingStatus", "In the answer")}
-    assert {member(field) for field in ProbeAnswer.model_fields} <= inside
-    by_cleanup = [cells[0].strip("`") for cells in rows(HTTP_API, "Cleanup", "In the answer")]
-    own = {member(field) for field in CleanedUpAnswer.model_fields} - {"taskHub", "version", "retiredAt"}
+    inside = {one.rpartition(".")[2] for one in first_column(HTTP_API, "GetStagingStatus", "In the answer")}
+    assert {json_member(field) for field in ProbeResponse.model_fields} <= inside
+    by_cleanup = [cells[0].strip("`") for cells in table_rows(HTTP_API, "Cleanup", "In the answer")]
+    own = {json_member(field) for field in TaskHubCleanupResponse.model_fields} - {"taskHub", "version", "retiredAt"}
     assert {one.removeprefix("taskHubs[].") for one in by_cleanup} == own
 
 
 def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
-    known = {member(field) for field in requests.TaskHubSourceModel.model_fields}
-    assert set(listed(HTTP_API, "PutApp", "In `taskHubs`")) == known
+    known = {json_member(field) for field in requests.ProviderConfigRequest.model_fields}
+    assert set(first_column(HTTP_API, "PutApp", "In `taskHubs`")) == known
 
 
 def test_every_outcome_of_a_swap_and_every_member_of_a_pending_one_is_documented_and_no_other() -> None:
-    assert sorted(listed(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
-    said = {one for cells in rows(HTTP_API, "PostSwap", "In `pendingSwap`") for one in CODE.findall(cells[0])}
-    assert said == {member(field) for field in PendingSwapAnswer.model_fields}
+    assert sorted(first_column(HTTP_API, "PostSwap", "CleanupOutcome")) == sorted(SwapOutcome)
+    said = {one for cells in table_rows(HTTP_API, "PostSwap", "In `pendingSwap`") for one in CODE.findall(cells[0])}
+    assert said == {json_member(field) for field in PendingSwapResponse.model_fields}
 
 
-def member(field: str) -> str:
+def json_member(field: str) -> str:
     """The name of a field in JSON."""
     first, *others = field.split("_")
     return first + "".join(word.title() for word in others)
 
 
-def members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str]:
+def body_members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str]:
     """The members of the body that an operation takes, where the contract names them."""
     schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     choices = [schema, *schema.get("anyOf", [])]
@@ -288,16 +302,18 @@ def members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str
 def test_the_table_of_roles_says_what_each_role_may_do(api: FastAPI) -> None:
     real: dict[str, list[str]] = {}
     for name, route in routes(api).items():
-        may = ["yes" if allowed(route, role) else "no" for role in Role]
-        real[name] = [*may, "yes" if route.path in ANONYMOUS else "no"]
+        may = ["yes" if is_allowed(route, role) else "no" for role in Role]
+        real[name] = [*may, "yes" if route.path in ANONYMOUS_PATHS else "no"]
     table = section(SETTINGS, "Keys and roles")
     header = next(line for line in table.splitlines() if line.startswith("| Operation"))
-    assert [plain(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
-    assert {plain(cells[0]): cells[1:] for cells in rows(SETTINGS, "Keys and roles", "Operation")} == real
+    assert [without_markup(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
+    assert {
+        without_markup(cells[0]): cells[1:] for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
+    } == real
 
 
-def allowed(route: APIRoute, role: Role) -> bool:
-    key = Key(name="test", role=role, sha256="0" * 64)
+def is_allowed(route: APIRoute, role: Role) -> bool:
+    key = AccessKey(name="test", role=role, sha256="0" * 64)
     request = Request({"type": "http", "state": {"key": key}})
     try:
         for dependency in route.dependencies:
@@ -309,99 +325,101 @@ def allowed(route: APIRoute, role: Role) -> bool:
 
 
 def test_every_reason_code_is_documented_and_no_other() -> None:
-    assert listed(REASON_CODES, "Reason codes", "Code") == [reason.value for reason in REASONS]
+    assert first_column(REASON_CODES, "Reason codes", "Code") == [reason.value for reason in REASON_DESCRIPTIONS]
 
 
 def test_every_problem_code_is_documented_and_no_other() -> None:
-    assert sorted(listed(REASON_CODES, "Problem codes", "Code")) == sorted(problems.CODES)
-    assert sorted(listed(HTTP_API, "Problems", "Code")) == sorted(problems.CODES)
+    assert sorted(first_column(REASON_CODES, "Problem codes", "Code")) == sorted(problems.PROBLEM_CODES)
+    assert sorted(first_column(HTTP_API, "Problems", "Code")) == sorted(problems.PROBLEM_CODES)
 
 
 def test_every_problem_is_documented_with_its_status() -> None:
-    said = {plain(cells[0]): int(cells[1]) for cells in rows(HTTP_API, "Problems", "Code")}
-    real = {kind.__name__: problems.problem_of(kind("")).status_code for kind in kinds(StateError)}
+    said = {without_markup(cells[0]): int(cells[1]) for cells in table_rows(HTTP_API, "Problems", "Code")}
+    real = {kind.__name__: problems.problem_from_error(kind("")).status_code for kind in error_classes(StateError)}
     assert {code: status for code, status in said.items() if code in real} == {
         code: status for code, status in real.items() if code in said
     }
     assert real.keys() - said.keys() == {"Refused", "Unavailable"}
 
 
-def kinds(kind: type[StateError]) -> Iterator[type[StateError]]:
+def error_classes(kind: type[StateError]) -> Iterator[type[StateError]]:
     """Our own errors below this one, and not those that other tests make."""
     for child in kind.__subclasses__():
         if child.__module__.startswith("state_api."):
             yield child
-            yield from kinds(child)
+            yield from error_classes(child)
 
 
 def test_every_quarantine_code_is_documented_and_no_other() -> None:
-    assert listed(REASON_CODES, "Quarantine codes", "Code") == list(QUARANTINE_CODES)
+    assert first_column(REASON_CODES, "Quarantine codes", "Code") == list(QUARANTINE_CODES)
 
 
 def test_every_outcome_of_cleanup_is_documented_and_no_other() -> None:
-    assert sorted(listed(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(Outcome)
-    assert sorted(listed(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(Outcome)
+    assert sorted(first_column(REASON_CODES, "Cleanup outcomes", "CleanupOutcome")) == sorted(CleanupOutcome)
+    assert sorted(first_column(CONCEPTS, "Retire and cleanup", "CleanupOutcome")) == sorted(CleanupOutcome)
 
 
 def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() -> None:
-    limits = {plain(cells[0]): cells[1] for cells in rows(HTTP_API, "Limits", "What")}
-    assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY} bytes"
-    assert limits["any other body"] == f"{middleware.MAX_BODY} bytes"
-    assert limits["time for a body to come"] == f"{middleware.BODY_SECONDS} seconds"
-    assert limits["pause in a body"] == f"{middleware.STALL_SECONDS} seconds"
-    assert limits["deliveries that are being recorded at once"].startswith(f"{admission.CAPACITY} bytes")
+    limits = {without_markup(cells[0]): cells[1] for cells in table_rows(HTTP_API, "Limits", "What")}
+    assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY_BYTES} bytes"
+    assert limits["any other body"] == f"{middleware.MAX_BODY_BYTES} bytes"
+    assert limits["time for a body to come"] == f"{middleware.BODY_TIMEOUT_SECONDS} seconds"
+    assert limits["pause in a body"] == f"{middleware.BODY_STALL_TIMEOUT_SECONDS} seconds"
+    assert limits["deliveries that are being recorded at once"].startswith(f"{admission.CAPACITY_BYTES} bytes")
     shared = f"of these, what unfinished deliveries hold beyond {admission.SMALL_DELIVERY_BYTES} bytes each"
-    assert limits[shared] == f"{admission.CAPACITY // 2} bytes"
+    assert limits[shared] == f"{admission.CAPACITY_BYTES // 2} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
-    assert limits["reading of a task hub by one question"] == f"{verification.BUDGET_SECONDS:g} seconds"
+    assert limits["reading of a task hub by one question"] == f"{verification.PROBE_TIMEOUT_SECONDS:g} seconds"
     assert limits["reading and deleting by one Cleanup"] == f"{cleanup._BUDGET_SECONDS:g} seconds"
-    assert limits["events that one PurgeQuarantine removes"] == str(quarantine.PURGED_AT_ONCE)
-    assert limits["looking for them by one PurgeQuarantine"] == f"{quarantine.PURGE_SECONDS:g} seconds"
-    assert limits["recording of events from quarantine by one request"] == f"{recording._REPLAY_SECONDS} seconds"
+    assert limits["events that one PurgeQuarantine removes"] == str(quarantine.MAX_PURGED_EVENTS)
+    assert limits["looking for them by one PurgeQuarantine"] == f"{quarantine.PURGE_TIMEOUT_SECONDS:g} seconds"
+    assert (
+        limits["recording of events from quarantine by one request"] == f"{recording._REPLAY_TIMEOUT_SECONDS} seconds"
+    )
     unclaimed = section(CONCEPTS, "Task hubs that nobody claimed")
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
-    assert f"every {REFRESH_SECONDS:g} seconds at most" in unclaimed
-    assert f"longer than {recording._REPLAY_SECONDS} seconds" in unclaimed
-    assert f"longer than {recording._LONGEST_WAITING // 1024} KiB" in section(HTTP_API, "ListQuarantine")
+    assert f"every {COUNT_MAX_AGE_SECONDS:g} seconds at most" in unclaimed
+    assert f"longer than {recording._REPLAY_TIMEOUT_SECONDS} seconds" in unclaimed
+    assert f"longer than {recording._MAX_WAITING_EVENT_LENGTH // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
-    assert limits["active instances that a verdict lists"] == str(LISTED_ACTIVE)
-    assert limits["waivers in force for one app"] == str(waivers.MOST)
-    assert limits["time that a waiver holds"] == f"{waivers.LONGEST_DAYS} days"
-    assert limits["instance id"] == f"{names.MAX_INSTANCE_ID} characters"
+    assert limits["active instances that a verdict lists"] == str(MAX_LISTED_INSTANCES)
+    assert limits["waivers in force for one app"] == str(waivers.MAX_WAIVERS)
+    assert limits["time that a waiver holds"] == f"{waivers.MAX_WAIVER_DAYS} days"
+    assert limits["instance id"] == f"{names.MAX_INSTANCE_ID_LENGTH} characters"
     said = section(CONCEPTS, "Waivers")
-    assert f"at most {waivers.LONGEST_DAYS} days" in said
-    assert f"at most {waivers.MOST} waivers" in said
+    assert f"at most {waivers.MAX_WAIVER_DAYS} days" in said
+    assert f"at most {waivers.MAX_WAIVERS} waivers" in said
     assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in section(HTTP_API, "PutApp")
-    stored = [tables.APPS, tables.TASK_HUBS, tables.QUARANTINE, tables.instance_table("…")]
-    assert listed(CONCEPTS, "What is stored", "Table") == stored
+    stored = [tables.APPS_TABLE, tables.TASK_HUBS_TABLE, tables.QUARANTINE_TABLE, tables.instance_table_name("…")]
+    assert first_column(CONCEPTS, "What is stored", "Table") == stored
 
 
 def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
-    limits = {plain(cells[0]): cells[1] for cells in rows(SETTINGS, "Connections and log", "What")}
-    others = connections._TAKEN_AT_ONCE + connections.OTHER_FILES
+    limits = {without_markup(cells[0]): cells[1] for cells in table_rows(SETTINGS, "Connections and log", "What")}
+    others = connections._ACCEPTED_DESCRIPTORS + connections.OTHER_DESCRIPTORS
     assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or as many")
     assert f"after {others} others" in limits["open connections"]
     assert limits["connections that wait to be accepted"] == str(connections.BACKLOG)
-    assert limits["time for a request head"].startswith(f"{connections.HEAD_SECONDS:g} seconds")
-    assert limits["time without a byte of an answer being read"] == f"{connections.UNREAD_SECONDS:g} seconds"
-    assert limits["log lines of one kind"].startswith(f"{log_limit.LINES} a minute")
+    assert limits["time for a request head"].startswith(f"{connections.HEAD_TIMEOUT_SECONDS:g} seconds")
+    assert limits["time without a byte of an answer being read"] == f"{connections.UNREAD_TIMEOUT_SECONDS:g} seconds"
+    assert limits["log lines of one kind"].startswith(f"{log_limit.MAX_MESSAGES_PER_WINDOW} a minute")
 
 
 def test_the_times_of_verification_that_the_documentation_names_are_the_real_ones() -> None:
     second = 10_000_000
-    assert {plain(cells[0]): cells[1] for cells in rows(CONCEPTS, "In the background", "What")} == {
-        "one question reads a task hub for at most": f"{verification.BUDGET_SECONDS:g} s",
+    assert {without_markup(cells[0]): cells[1] for cells in table_rows(CONCEPTS, "In the background", "What")} == {
+        "one question reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
         "one Cleanup reads and deletes for at most": f"{cleanup._BUDGET_SECONDS:g} s",
         "the background looks every": f"{background.INTERVAL_SECONDS} s",
         "one round in the background reads task hubs for at most": f"{background._BUDGET_SECONDS:g} s",
         "a start that was published and cannot be found blocks, where messages cannot be seen, for at most": (
-            f"{healing.GRACE // second} s"
+            f"{healing.START_GRACE_PERIOD // second} s"
         ),
-        "clocks of workers and storage may differ by": f"{healing.SKEW // second} s",
-        "a task hub that takes longer to read is not read anew for every question": f"{questions.LONG_SECONDS:g} s",
+        "clocks of workers and storage may differ by": f"{healing.CLOCK_SKEW // second} s",
+        "a task hub that takes longer to read is not read anew for every question": f"{probe_requests.LARGE_HUB_READ_SECONDS:g} s",
     }
-    assert f"for up to {scanning.LEASE_SECONDS} s: a question" in section(CONCEPTS, "In the background")
-    assert scanning.LEASE_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
+    assert f"for up to {scanning.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
+    assert scanning.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
     timer = section(AZURE, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
@@ -412,9 +430,9 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
 
 
 def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
-    default = PolicyAnswer.of(Policy()).model_dump(by_alias=True)
+    default = PolicyResponse.of(Policy()).model_dump(by_alias=True)
     default |= {f"retention.{name}": value for name, value in default.pop("retention").items()}
-    said = {plain(cells[0]): cells for cells in rows(CONCEPTS, "Policy", "Member")}
+    said = {without_markup(cells[0]): cells for cells in table_rows(CONCEPTS, "Policy", "Member")}
     shown = {name: "none" if value == [] else json.dumps(value) for name, value in default.items()}
     assert {name: cells[1] for name, cells in said.items()} == shown
     schema = requests.PolicyRequest.model_json_schema()
@@ -427,14 +445,14 @@ def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
 
 
 def test_every_operation_that_needs_a_key_is_open_to_one_of_the_keys_that_are_made_in_azure(api: FastAPI) -> None:
-    made = {plain(cells[1]) for cells in rows(AZURE, "Keys", "Caller")}
+    made = {without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller")}
     assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", section(AZURE, "Keys"))) == made
-    keyed = {name: route for name, route in routes(api).items() if route.path not in ANONYMOUS}
-    assert [name for name, route in keyed.items() if not any(allowed(route, Role(role)) for role in made)] == []
+    keyed = {name: route for name, route in routes(api).items() if route.path not in ANONYMOUS_PATHS}
+    assert [name for name, route in keyed.items() if not any(is_allowed(route, Role(role)) for role in made)] == []
 
 
 def test_the_security_headers_that_the_documentation_names_are_the_real_ones() -> None:
-    said = {plain(cells[0]): plain(cells[1]) for cells in rows(SECURITY, "Headers", "Header")}
+    said = {without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(SECURITY, "Headers", "Header")}
     assert said == middleware.security_headers("https")
 
 
@@ -445,7 +463,7 @@ def test_every_test_that_the_threat_model_points_at_exists() -> None:
 
 
 def test_a_stolen_key_is_described_for_every_role() -> None:
-    assert set(Role) <= set(listed(SECURITY, "A stolen key", "Key of"))
+    assert set(Role) <= set(first_column(SECURITY, "A stolen key", "Key of"))
 
 
 def make_targets() -> set[str]:
@@ -455,7 +473,7 @@ def make_targets() -> set[str]:
 
 
 def test_every_make_target_is_documented_and_no_other() -> None:
-    assert set(listed(CONTRIBUTING, "Make targets", "Target")) == {f"make {name}" for name in make_targets()}
+    assert set(first_column(CONTRIBUTING, "Make targets", "Target")) == {f"make {name}" for name in make_targets()}
 
 
 @named_page

@@ -10,30 +10,41 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dev.pins import OWN_ACTION, action_problems, disagreements, lock_files, lock_problems, locked, pins, problems
+from dev.check_pins import (
+    OWN_ACTION,
+    find_action_problems,
+    find_lock_files,
+    find_lock_problems,
+    find_problems,
+    find_version_conflicts,
+    parse_lock_file,
+    parse_requirements,
+)
 
 ROOT = Path(__file__).parent.parent
 HASH = f"--hash=sha256:{'0' * 64}"
 COMMIT = "d23441a48e516b6c34aea4fa41551a30e30af803"
-INSTALLED_HERE = [path for path in lock_files() if path.stem not in ("requirements-audit", "requirements-functions")]
+LOCK_FILES_INSTALLED_HERE = [
+    path for path in find_lock_files() if path.stem not in ("requirements-audit", "requirements-functions")
+]
 
 
 def test_everything_in_this_repository_is_pinned() -> None:
-    assert list(problems()) == []
+    assert list(find_problems()) == []
 
 
 def test_every_file_that_is_installed_has_a_lock_file() -> None:
-    names = {str(path.relative_to(ROOT)) for path in lock_files()}
+    names = {str(path.relative_to(ROOT)) for path in find_lock_files()}
     assert names == {
         *(f"requirements{kind}.txt" for kind in ("", "-audit", "-cli", "-dev", "-functions", "-scheduler", "-serve")),
         "durable_app/requirements.txt",
     }
 
 
-@pytest.mark.parametrize("lock", INSTALLED_HERE, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("lock", LOCK_FILES_INSTALLED_HERE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_lock_file_holds_everything_that_its_packages_need(lock: Path) -> None:
     """As the packages themselves say, where they are installed."""
-    have = {name for name, _ in locked(lock.read_text())}
+    have = {name for name, _ in parse_lock_file(lock.read_text())}
     for name in have:
         try:
             needs = map(Requirement, importlib.metadata.requires(name) or [])
@@ -46,13 +57,18 @@ def test_a_lock_file_holds_everything_that_its_packages_need(lock: Path) -> None
 
 def test_what_is_tested_is_what_is_locked() -> None:
     """Every package of the lock files that is installed here has the locked version."""
-    for name, version in {pair for lock in INSTALLED_HERE for pair in locked(lock.read_text())}:
-        same = {other for lock in INSTALLED_HERE for found, other in locked(lock.read_text()) if found == name}
+    for name, version in {pair for lock in LOCK_FILES_INSTALLED_HERE for pair in parse_lock_file(lock.read_text())}:
+        same = {
+            other
+            for lock in LOCK_FILES_INSTALLED_HERE
+            for found, other in parse_lock_file(lock.read_text())
+            if found == name
+        }
         if name != "setuptools":  # it comes with Python, and only builds the command line
-            assert len(same) > 1 or installed(name) in (None, version), name
+            assert len(same) > 1 or installed_version(name) in (None, version), name
 
 
-def installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -75,14 +91,14 @@ def installed(name: str) -> str | None:
     ],
 )
 def test_a_lock_file_is_refused_unless_it_pins_all_of_its_source(source: str, lock: str, problem: str | None) -> None:
-    found = list(lock_problems(source, lock))
+    found = list(find_lock_problems(source, lock))
     assert found == [] if problem is None else any(problem in one for one in found)
 
 
 def test_two_lock_files_with_two_versions_of_a_package_disagree() -> None:
     old, new = f'odd==1.0 ; python_full_version < "3.13" {HASH}', f'odd==2.0 ; python_full_version >= "3.13" {HASH}'
-    assert list(disagreements([f"{old}\n{new}", f"{new}\n{old}"])) == []
-    assert list(disagreements([f"odd==1.0 {HASH}", f"odd==2.0 {HASH}"])) == ["odd is locked as 1.0 and as 2.0"]
+    assert list(find_version_conflicts([f"{old}\n{new}", f"{new}\n{old}"])) == []
+    assert list(find_version_conflicts([f"odd==1.0 {HASH}", f"odd==2.0 {HASH}"])) == ["odd is locked as 1.0 and as 2.0"]
 
 
 @pytest.mark.parametrize(
@@ -102,12 +118,12 @@ def test_two_lock_files_with_two_versions_of_a_package_disagree() -> None:
 )
 def test_an_action_is_pinned_by_a_whole_commit_and_says_its_version(uses: str, pinned: bool) -> None:
     for text in (f"      - uses: {uses}\n", f"        uses: {uses}\n        with: {{}}\n"):
-        assert (list(action_problems(text)) == []) is pinned
+        assert (list(find_action_problems(text)) == []) is pinned
 
 
 def test_the_pins_of_a_source_leave_out_comments_and_the_files_that_it_includes() -> None:
     text = "# why\n-r requirements.in\nodd==1.0; python_version < '3.13' # why\n\neven==2.0\n"
-    assert [pin.name for pin in pins(text)] == ["odd", "even"]
+    assert [pin.name for pin in parse_requirements(text)] == ["odd", "even"]
 
 
 def test_npm_packages_are_pinned_by_integrity_and_name_no_registry() -> None:

@@ -12,7 +12,7 @@ from tests.platform import programs
 ROOT = Path(__file__).parent.parent
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_programs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["programs", *arguments])
     return programs.main()
 
@@ -21,25 +21,32 @@ def test_missing_programs_are_one_line_and_an_error_only_where_they_are_required
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(programs, "platform_folder", lambda: None)
-    assert run(monkeypatch) == 0
+    assert run_programs(monkeypatch) == 0
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    for word in ("tests/platform", programs.SETTING, "bin/durable-host", ".NET SDK", "Core Tools", "docs/platform.md"):
+    for word in (
+        "tests/platform",
+        programs.FOLDER_VARIABLE,
+        "bin/durable-host",
+        ".NET SDK",
+        "Core Tools",
+        "docs/platform.md",
+    ):
         assert word in said
-    assert run(monkeypatch, "--required") == 1
+    assert run_programs(monkeypatch, "--required") == 1
 
 
 def test_programs_that_are_found_are_not_worth_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(programs, "platform_folder", lambda: tmp_path)
-    assert run(monkeypatch, "--required") == 0
+    assert run_programs(monkeypatch, "--required") == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_setting_that_names_a_folder_without_the_programs_is_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.platform.programs", "--required"]
-    setting = {programs.SETTING: str(tmp_path)}
+    setting = {programs.FOLDER_VARIABLE: str(tmp_path)}
     done = subprocess.run(command, check=False, cwd=ROOT, env=os.environ | setting, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"{tmp_path}, which has no bin/durable-host" in done.stderr

@@ -6,24 +6,32 @@ import re
 import pytest
 
 from state_api.__main__ import check_exposure
-from state_api.settings import Connections, Role, Settings, SettingsError, emulator_connection, read_settings, sha256_of
+from state_api.settings import (
+    Role,
+    Settings,
+    SettingsError,
+    TaskHubConnections,
+    emulator_connection_string,
+    read_settings,
+    sha256_of,
+)
 
 CONNECTION = "DefaultEndpointsProtocol=https;AccountName=state;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net"
-OTHER = CONNECTION.replace("state", "jobs")
+OTHER_CONNECTION = CONNECTION.replace("state", "jobs")
 URI = "https://state.table.core.windows.net"
 KEY = {"name": "ci", "role": "deployer", "sha256": "0123456789abcdef" * 4}
 
 
 def test_the_state_storage_wins_over_the_one_of_the_functions_host() -> None:
-    read = read_settings({"STATE_STORAGE": CONNECTION, "AzureWebJobsStorage": OTHER})
+    read = read_settings({"STATE_STORAGE": CONNECTION, "AzureWebJobsStorage": OTHER_CONNECTION})
     assert read.storage.connection_string is not None
     assert read.storage.connection_string.get_secret_value() == CONNECTION
 
 
 def test_the_storage_of_the_functions_host_serves_where_no_other_is_set() -> None:
-    read = read_settings({"AzureWebJobsStorage": OTHER})
+    read = read_settings({"AzureWebJobsStorage": OTHER_CONNECTION})
     assert read.storage.connection_string is not None
-    assert read.storage.connection_string.get_secret_value() == OTHER
+    assert read.storage.connection_string.get_secret_value() == OTHER_CONNECTION
 
 
 @pytest.mark.parametrize("text", ["UseDevelopmentStorage=true", "usedevelopmentstorage=TRUE;"])
@@ -31,7 +39,7 @@ def test_development_storage_is_the_emulator_at_its_usual_place(text: str) -> No
     storage = read_settings({"STATE_STORAGE": text}).storage
     assert storage.development
     assert storage.connection_string is not None
-    assert storage.connection_string.get_secret_value() == emulator_connection("127.0.0.1", 10002, 10001, 10000)
+    assert storage.connection_string.get_secret_value() == emulator_connection_string("127.0.0.1", 10002, 10001, 10000)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +49,7 @@ def test_development_storage_is_the_emulator_at_its_usual_place(text: str) -> No
         ({"STATE_STORAGE__tableServiceUri": URI, "STATE_STORAGE__clientId": "id"}, URI, "id"),
         ({"AzureWebJobsStorage__tableServiceUri": URI}, URI, None),
         ({"AzureWebJobsStorage__accountName": "jobs"}, "https://jobs.table.core.windows.net", None),
-        ({"STATE_STORAGE__tableServiceUri": URI, "AzureWebJobsStorage": OTHER}, URI, None),
+        ({"STATE_STORAGE__tableServiceUri": URI, "AzureWebJobsStorage": OTHER_CONNECTION}, URI, None),
     ],
 )
 def test_an_identity_needs_only_an_address(environment: dict[str, str], uri: str, client_id: str | None) -> None:
@@ -116,7 +124,7 @@ def test_a_wrong_setting_is_told_without_what_it_holds(environment: dict[str, st
 
 
 def test_an_accounts_name_leads_to_all_its_services_and_an_address_of_one_wins() -> None:
-    storage = Connections(
+    storage = TaskHubConnections(
         {
             "DURABLE__accountName": "jobs",
             "DURABLE__queueServiceUri": "https://queues.example",
@@ -147,13 +155,13 @@ def test_task_hubs_can_live_in_the_emulator_where_the_state_is() -> None:
 )
 def test_a_connection_that_task_hubs_cannot_be_read_by_is_told(environment: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)) as told:
-        Connections(environment).storage("DURABLE")
+        TaskHubConnections(environment).storage("DURABLE")
     assert "secret" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["STATE_TASKHUBS_SHOP", "SHOP", "SHOP_API"])
 def test_apps_may_name_settings_for_task_hubs_and_those_that_are_listed(name: str) -> None:
-    Connections({"STATE_TASKHUB_SETTINGS": " SHOP,SHOP_API , "}).check_name(name)
+    TaskHubConnections({"STATE_TASKHUB_SETTINGS": " SHOP,SHOP_API , "}).check_allowed(name)
 
 
 @pytest.mark.parametrize("name", ["STATE_KEYS", "AzureWebJobsStorage", "SHOP", "state_taskhubs_shop", "", "Path"])
@@ -161,7 +169,7 @@ def test_apps_may_name_settings_for_task_hubs_and_those_that_are_listed(name: st
 def test_apps_may_name_no_other_settings_whether_they_exist_or_not(name: str, value: str | None) -> None:
     environment = {"STATE_TASKHUB_SETTINGS": "", "STATE_STORAGE": CONNECTION} | ({name: value} if value else {})
     with pytest.raises(SettingsError, match="a connection must be a setting") as told:
-        Connections(environment).check_name(name)
+        TaskHubConnections(environment).check_allowed(name)
     assert str(told.value) == (
         "a connection must be a setting whose name begins with STATE_TASKHUBS_, or one that STATE_TASKHUB_SETTINGS "
         f"lists; {name} is neither"
@@ -169,45 +177,45 @@ def test_apps_may_name_no_other_settings_whether_they_exist_or_not(name: str, va
 
 
 def test_apps_may_name_the_state_storage_on_an_emulator_only() -> None:
-    for storage in ("UseDevelopmentStorage=true", emulator_connection("127.0.0.1", 4711)):
-        Connections({"STATE_STORAGE": storage}).check_name("STATE_STORAGE")
+    for storage in ("UseDevelopmentStorage=true", emulator_connection_string("127.0.0.1", 4711)):
+        TaskHubConnections({"STATE_STORAGE": storage}).check_allowed("STATE_STORAGE")
     for environment in ({"STATE_STORAGE": CONNECTION}, {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}):
         with pytest.raises(SettingsError, match="STATE_STORAGE is neither"):
-            Connections(environment).check_name("STATE_STORAGE")
+            TaskHubConnections(environment).check_allowed("STATE_STORAGE")
 
 
-EMULATOR_KEY = emulator_connection("127.0.0.1", 1).partition("AccountKey=")[2].partition(";")[0]
+EMULATOR_KEY = emulator_connection_string("127.0.0.1", 1).partition("AccountKey=")[2].partition(";")[0]
 
 
 @pytest.mark.parametrize(
     "connection",
     [
-        emulator_connection("127.0.0.1", 10002),
-        emulator_connection("localhost", 10002, 10001, 10000),
-        emulator_connection("[::1]", 10002),
+        emulator_connection_string("127.0.0.1", 10002),
+        emulator_connection_string("localhost", 10002, 10001, 10000),
+        emulator_connection_string("[::1]", 10002),
     ],
 )
 def test_the_emulators_key_opens_an_emulator_on_this_machine(connection: str) -> None:
     read_settings({"STATE_STORAGE": connection})
-    Connections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP")
+    TaskHubConnections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP")
 
 
 @pytest.mark.parametrize(
     "connection",
     [
-        emulator_connection("10.0.0.4", 10002),
-        emulator_connection("azurite", 10002),
-        emulator_connection("127.0.0.1@evil.example", 10002),
+        emulator_connection_string("10.0.0.4", 10002),
+        emulator_connection_string("azurite", 10002),
+        emulator_connection_string("127.0.0.1@evil.example", 10002),
         f"AccountName=devstoreaccount1;AccountKey={EMULATOR_KEY}",
         f"accountname=shop; accountkey = {EMULATOR_KEY} ;EndpointSuffix=core.windows.net",
-        emulator_connection("127.0.0.1", 10002) + "BlobEndpoint=http://10.0.0.4:10000/devstoreaccount1",
+        emulator_connection_string("127.0.0.1", 10002) + "BlobEndpoint=http://10.0.0.4:10000/devstoreaccount1",
         f"TableEndpoint=[;AccountKey={EMULATOR_KEY}",
     ],
 )
 def test_the_emulators_key_is_refused_for_another_machine(connection: str) -> None:
     for read in (
         lambda: read_settings({"STATE_STORAGE": connection}),
-        lambda: Connections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP"),
+        lambda: TaskHubConnections({"STATE_TASKHUBS_SHOP": connection}).storage("STATE_TASKHUBS_SHOP"),
     ):
         with pytest.raises(SettingsError, match="holds the storage emulator's key") as told:
             read()
@@ -234,7 +242,7 @@ def test_a_sample_key_of_the_documents_is_refused_where_others_reach_the_server(
 
 
 def test_a_reference_that_is_not_resolved_is_never_sent_as_a_key() -> None:
-    connections = Connections({"STATE_TASKHUBS_SHOP__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
+    connections = TaskHubConnections({"STATE_TASKHUBS_SHOP__key": "@Microsoft.KeyVault(VaultName=v;SecretName=s)"})
     with pytest.raises(
         SettingsError, match="STATE_TASKHUBS_SHOP__key is a Key Vault reference that Azure has not resolved"
     ):
@@ -243,9 +251,9 @@ def test_a_reference_that_is_not_resolved_is_never_sent_as_a_key() -> None:
 
 def test_everything_has_a_default_but_the_storage() -> None:
     read = read_settings({"STATE_STORAGE": CONNECTION})
-    assert (read.keys, read.shards, read.platform_identity) == ((), 4, False)
+    assert (read.keys, read.shards, read.trust_platform_identity) == ((), 4, False)
     read = read_settings({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "16", "WEBSITE_AUTH_ENABLED": "True"})
-    assert (read.shards, read.platform_identity) == (16, True)
+    assert (read.shards, read.trust_platform_identity) == (16, True)
 
 
 def test_a_digest_is_read_in_either_case() -> None:
@@ -260,7 +268,13 @@ def test_a_key_is_bound_to_apps_whatever_the_case_of_their_names() -> None:
     (bound,) = read_settings(
         {"STATE_STORAGE": CONNECTION, "STATE_KEYS": json.dumps([KEY | {"apps": ["Shop", "billing"]}])}
     ).keys
-    assert [bound.may_see(app) for app in ("shop", "SHOP", "Billing", "shop2", "")] == [True, True, True, False, False]
+    assert [bound.may_access(app) for app in ("shop", "SHOP", "Billing", "shop2", "")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_only_a_functions_host_requires_keys() -> None:
@@ -297,7 +311,7 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(("text", "limit"), [(None, 200), ("", 200), ("0", 0), ("50", 50), ("999999", 999999)])
 def test_the_limit_on_unclaimed_task_hubs(text: str | None, limit: int) -> None:
     environment = {"STATE_STORAGE": CONNECTION} | ({} if text is None else {"STATE_UNCLAIMED_TASK_HUBS": text})
-    assert read_settings(environment).unclaimed_task_hubs == limit
+    assert read_settings(environment).max_unclaimed_task_hubs == limit
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1.5", "1000000", "٣"])

@@ -16,8 +16,8 @@ from durabletask.worker import TaskHubGrpcWorker
 from google.protobuf.empty_pb2 import Empty
 from starlette.applications import Starlette
 
-from .client import Client
-from .functions import indexed, register, routes
+from .client import DurableClient
+from .functions import build_routes, load_app_functions, register_functions
 from .hub import TASK_HUB_KEY
 
 log = logging.getLogger("durable_app.local.slot")
@@ -27,16 +27,16 @@ _CONNECT_SECONDS = 20
 _GRACE_SECONDS = 5
 
 
-def application(engine: str, task_hub: str) -> Starlette:
+def build_application(engine: str, task_hub: str) -> Starlette:
     """The slot's HTTP side; the worker runs as long as it does."""
     metadata = [(TASK_HUB_KEY, task_hub)]
-    functions = indexed()
+    functions = load_app_functions()
     inner = AsyncTaskHubGrpcClient(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
 
     @asynccontextmanager
     async def running(_: Starlette) -> AsyncIterator[None]:
         worker = TaskHubGrpcWorker(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
-        register(worker, functions)
+        register_functions(worker, functions)
         worker.start()
         yield
         # What it says about the end of its stream is no news when it is told to stop.
@@ -44,10 +44,10 @@ def application(engine: str, task_hub: str) -> Starlette:
         worker.stop()
         await inner.close()
 
-    return Starlette(routes=routes(functions, Client(inner)), lifespan=running)
+    return Starlette(routes=build_routes(functions, DurableClient(inner)), lifespan=running)
 
 
-def greet(engine: str, task_hub: str) -> str | None:
+def check_engine(engine: str, task_hub: str) -> str | None:
     """None if an engine answers there for this task hub, else what is wrong."""
     with grpc.insecure_channel(engine) as channel:
         try:
@@ -61,7 +61,7 @@ def greet(engine: str, task_hub: str) -> str | None:
     return None
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m durable_app.local", description="Run the sample app as a slot does. For development only."
     )
@@ -73,17 +73,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
+    given = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # What app settings are in Azure; function_app.py and the HTTP functions read them.
     os.environ["ORDERS_VERSION"] = given.version
     os.environ["TASK_HUB"] = given.task_hub
-    if (trouble := greet(given.engine, given.task_hub)) is not None:
+    if (trouble := check_engine(given.engine, given.task_hub)) is not None:
         print(f"error: {trouble}", file=sys.stderr)
         return 1
     print(f"slot: {given.version} on task hub {given.task_hub} at http://{HOST}:{given.port}", flush=True)
     uvicorn.run(
-        application(given.engine, given.task_hub),
+        build_application(given.engine, given.task_hub),
         host=HOST,
         port=given.port,
         log_level="warning",

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from azure.core.exceptions import AzureError
 
-from .hub import Hub
-from .lifecycle import Notifications, Publisher
-from .rows import DEVELOPMENT_STORAGE, TaskHubStorage
+from .hub import TaskHubEngine
+from .lifecycle import NotificationSettings, Publisher
+from .rows import DEVELOPMENT_STORAGE, TaskHubStorageWriter
 
-HOST_JSON = Path(__file__).parent.parent / "host.json"
+HOST_JSON_FILE = Path(__file__).parent.parent / "host.json"
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m durable_app.local.engine",
         description="Keep one task hub, publish its lifecycle events, write its rows. For development only.",
@@ -43,19 +43,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
+    given = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        host = json.loads(HOST_JSON.read_text())
-        notifications = Notifications.of(host, os.environ, given.topic_endpoint, given.publish_retry_seconds)
+        host = json.loads(HOST_JSON_FILE.read_text())
+        notifications = NotificationSettings.from_host_json(
+            host, os.environ, given.topic_endpoint, given.publish_retry_seconds
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # Before anything is started, so that threads inherit it and the signal waits until it is asked for.
     stops = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    storage = TaskHubStorage(given.storage, given.task_hub)
-    hub = Hub(given.task_hub, given.port, Publisher(given.task_hub, notifications), storage)
+    storage = TaskHubStorageWriter(given.storage, given.task_hub)
+    hub = TaskHubEngine(given.task_hub, given.port, Publisher(given.task_hub, notifications), storage)
     try:
         storage.create()
         hub.start()

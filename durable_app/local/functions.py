@@ -16,19 +16,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .client import Client
-from .context import Context
+from .client import DurableClient
+from .context import DurableContext
 
-ROOT = Path(__file__).parent.parent
+APP_FOLDER = Path(__file__).parent.parent
 
 
-def indexed() -> list[Any]:
+def load_app_functions() -> list[Any]:
     """The app's functions, from function_app.py as the host finds it: at the root of what is imported."""
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(APP_FOLDER))
     return list(importlib.import_module("function_app").app.get_functions())
 
 
-def register(worker: TaskHubGrpcWorker, functions: list[Any]) -> None:
+def register_functions(worker: TaskHubGrpcWorker, functions: list[Any]) -> None:
     """Put everything durable on the worker, under its function's name."""
     # The names are given by the app, and the worker's public methods take none. Entity names are folded, as the
     # extension folds them.
@@ -37,28 +37,28 @@ def register(worker: TaskHubGrpcWorker, functions: list[Any]) -> None:
         name, code = function.get_function_name(), function.get_user_function()
         match function.get_trigger().type:
             case "orchestrationTrigger":
-                registry.add_named_orchestrator(name, orchestrator(code.orchestrator_function))
+                registry.add_named_orchestrator(name, wrap_orchestrator(code.orchestrator_function))
             case "activityTrigger":
-                registry.add_named_activity(name, activity(code))
+                registry.add_named_activity(name, wrap_activity(code))
             case "entityTrigger":
-                registry.add_named_entity(name.lower(), entity(code))
+                registry.add_named_entity(name.lower(), wrap_entity(code))
 
 
-def orchestrator(code: Callable[[Any], Generator[Any, Any, Any]]) -> Callable[[OrchestrationContext, Any], Any]:
-    def run(inner: OrchestrationContext, given: Any) -> Generator[Any, Any, Any]:
-        return (yield from code(Context(inner, given)))
+def wrap_orchestrator(code: Callable[[Any], Generator[Any, Any, Any]]) -> Callable[[OrchestrationContext, Any], Any]:
+    def run(inner_context: OrchestrationContext, given: Any) -> Generator[Any, Any, Any]:
+        return (yield from code(DurableContext(inner_context, given)))
 
     return run
 
 
-def activity(code: Callable[[Any], Any]) -> Callable[[ActivityContext, Any], Any]:
+def wrap_activity(code: Callable[[Any], Any]) -> Callable[[ActivityContext, Any], Any]:
     def run(_: ActivityContext, given: Any) -> Any:
         return code(given)
 
     return run
 
 
-def entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], Any]:
+def wrap_entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], Any]:
     """The entity's own handler, called as the extension calls it: with a batch, here of one operation, as JSON."""
 
     def run(context: EntityContext, given: Any) -> Any:
@@ -80,19 +80,19 @@ def entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], Any]:
     return run
 
 
-def routes(functions: list[Any], client: Client) -> list[Route]:
+def build_routes(functions: list[Any], client: DurableClient) -> list[Route]:
     """A route for every HTTP function; the host's and Starlette's templates agree for what the app uses."""
     found = []
     for function in functions:
         trigger = function.get_trigger()
         if trigger.type == "httpTrigger":
             methods = [method.value for method in trigger.methods]
-            endpoint = http(function.get_user_function(), trigger.name, client)
+            endpoint = wrap_http_function(function.get_user_function(), trigger.name, client)
             found.append(Route(f"/api/{trigger.route}", endpoint, methods=methods, name=function.get_function_name()))
     return found
 
 
-def http(code: Any, argument: str, client: Client) -> Callable[[Request], Any]:
+def wrap_http_function(code: Any, request_parameter: str, client: DurableClient) -> Callable[[Request], Any]:
     """The function of the app behind the middleware of the library, which would make a client of its own."""
     durable = hasattr(code, "client_function")
     user_function = code.client_function if durable else code
@@ -106,7 +106,7 @@ def http(code: Any, argument: str, client: Client) -> Callable[[Request], Any]:
             route_params={name: str(value) for name, value in request.path_params.items()},
             body=await request.body(),
         )
-        arguments: dict[str, Any] = {argument: taken}
+        arguments: dict[str, Any] = {request_parameter: taken}
         if durable:
             arguments["client"] = client
         answer = await user_function(**arguments)

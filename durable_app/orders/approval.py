@@ -7,7 +7,7 @@ from typing import Any
 
 import azure.durable_functions as df
 
-EVENT = "Approval"
+APPROVAL_EVENT = "Approval"
 
 
 class Decision(StrEnum):
@@ -16,20 +16,20 @@ class Decision(StrEnum):
     EXPIRED = "Expired"
 
 
-def decided(context: df.DurableOrchestrationContext, timeout_seconds: float) -> Generator[Any, Any, Decision]:
+def wait_for_decision(context: df.DurableOrchestrationContext, timeout_seconds: float) -> Generator[Any, Any, Decision]:
     """Wait for the event, whose data is true or false. To be used with `yield from`."""
     context.set_custom_status("WaitingForApproval")
-    answer = context.wait_for_external_event(EVENT)
+    answer = context.wait_for_external_event(APPROVAL_EVENT)
     deadline = context.create_timer(context.current_utc_datetime + timedelta(seconds=timeout_seconds))
     winner = yield context.task_any([answer, deadline])
     if winner == deadline:
         return Decision.EXPIRED
     # A timer that is left running keeps the orchestration from completing.
     deadline.cancel()
-    return Decision.APPROVED if approves(answer.result) else Decision.REJECTED
+    return Decision.APPROVED if is_approval(answer.result) else Decision.REJECTED
 
 
-def approves(data: Any) -> bool:
+def is_approval(data: Any) -> bool:
     """Whether an event with this data approves. The SDK's `raise_event` encodes data as JSON twice, so True arrives as
     the text `true`; the management API encodes it once."""
     return data is True or data == "true"

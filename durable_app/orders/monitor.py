@@ -9,15 +9,15 @@ from typing import Any
 import azure.durable_functions as df
 
 from . import stock
-from .order import InvalidOrder, identifier, items_of, positive
+from .order import InvalidOrder, parse_identifier, parse_items, parse_positive_number
 
 blueprint = df.Blueprint()
 
-NAME = "StockMonitor"
-STOP = "Stop"
+FUNCTION_NAME = "StockMonitor"
+STOP_EVENT = "Stop"
 
 
-@blueprint.function_name(NAME)
+@blueprint.function_name(FUNCTION_NAME)
 @blueprint.orchestration_trigger(context_name="context")
 def stock_monitor(context: df.DurableOrchestrationContext) -> Generator[Any, Any, dict[str, Any] | None]:
     """One round: refill what has run low, wait, begin again as new, so that the history does not grow. The input is
@@ -29,7 +29,7 @@ def stock_monitor(context: df.DurableOrchestrationContext) -> Generator[Any, Any
         if levels[item] < watch["low"]:
             context.signal_entity(stock.entity_id(item), "add", watch["refill"])
     context.set_custom_status({"round": watch["round"], "levels": levels})
-    stop = context.wait_for_external_event(STOP, expected_type=bool)
+    stop = context.wait_for_external_event(STOP_EVENT, expected_type=bool)
     pause = context.create_timer(context.current_utc_datetime + timedelta(seconds=watch["intervalSeconds"]))
     winner = yield context.task_any([stop, pause])
     if winner == stop:
@@ -39,14 +39,14 @@ def stock_monitor(context: df.DurableOrchestrationContext) -> Generator[Any, Any
     return None
 
 
-def watched(sent: Any, default_id: str) -> tuple[str, dict[str, Any]]:
+def parse_monitor_request(request_body: Any, default_id: str) -> tuple[str, dict[str, Any]]:
     """The instance id and the first input for what a caller sent. Raises InvalidOrder."""
-    if not isinstance(sent, dict):
+    if not isinstance(request_body, dict):
         raise InvalidOrder("the body must be a JSON object")
-    return identifier(sent, "id", default_id), {
-        "items": items_of(sent, ["apple"]),
-        "intervalSeconds": positive(sent, "intervalSeconds", 30),
-        "low": ceil(positive(sent, "low", 3)),
-        "refill": ceil(positive(sent, "refill", 10)),
+    return parse_identifier(request_body, "id", default_id), {
+        "items": parse_items(request_body, ["apple"]),
+        "intervalSeconds": parse_positive_number(request_body, "intervalSeconds", 30),
+        "low": ceil(parse_positive_number(request_body, "low", 3)),
+        "refill": ceil(parse_positive_number(request_body, "refill", 10)),
         "round": 1,
     }

@@ -7,19 +7,19 @@ import azure.durable_functions as df
 
 blueprint = df.Blueprint()
 
-ATTEMPTS = 3
-DECLINED = "declined"
+MAX_ATTEMPTS = 3
+DECLINED_CARD = "declined"
 
 
 class CardDeclinedError(Exception):
     """The bank refuses the card."""
 
 
-def retries(order: dict[str, Any]) -> df.RetryOptions:
+def payment_retry_options(order: dict[str, Any]) -> df.RetryOptions:
     """How often to try, and how long to wait between: from the order's input, because an orchestrator must read no
     settings, which may have changed when it is replayed."""
     return df.RetryOptions(
-        first_retry_interval_in_milliseconds=order["retryMilliseconds"], max_number_of_attempts=ATTEMPTS
+        first_retry_interval_in_milliseconds=order["retryMilliseconds"], max_number_of_attempts=MAX_ATTEMPTS
     )
 
 
@@ -27,7 +27,7 @@ def retries(order: dict[str, Any]) -> df.RetryOptions:
 @blueprint.activity_trigger(input_name="charge")
 def charge_payment(charge: dict) -> str:
     """The receipt for `{"orderId", "card", "cents"}`. Raises CardDeclinedError for the card `declined`."""
-    if charge["card"] == DECLINED:
+    if charge["card"] == DECLINED_CARD:
         raise CardDeclinedError(f"the card for order {charge['orderId']} was declined")
     # The same charge gives the same receipt: an activity may run twice, and must not charge twice.
     return hashlib.sha256(f"{charge['orderId']}/{charge['cents']}".encode()).hexdigest()[:12]

@@ -6,12 +6,12 @@ import azure.durable_functions as df
 
 blueprint = df.Blueprint()
 
-_CHEAPEST_CENTS = 100
-_SPREAD_CENTS = 900
+_MIN_PRICE_CENTS = 100
+_PRICE_RANGE_CENTS = 900
 
 
 @blueprint.function_name("PriceItem")
 @blueprint.activity_trigger(input_name="item")
 def price_item(item: str) -> int:
     """The price of one piece, in cents. Stands in for a catalogue: the same item always costs the same."""
-    return _CHEAPEST_CENTS + zlib.crc32(item.encode()) % _SPREAD_CENTS
+    return _MIN_PRICE_CENTS + zlib.crc32(item.encode()) % _PRICE_RANGE_CENTS

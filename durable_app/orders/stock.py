@@ -4,17 +4,17 @@ import azure.durable_functions as df
 
 blueprint = df.Blueprint()
 
-NAME = "Stock"
-AT_FIRST = 10
+FUNCTION_NAME = "Stock"
+INITIAL_PIECES = 10
 """Pieces of any item that nobody has touched yet."""
 
 
-@blueprint.function_name(NAME)
+@blueprint.function_name(FUNCTION_NAME)
 @blueprint.entity_trigger(context_name="context")
 def stock(context: df.DurableEntityContext) -> None:
     """Operations: `get`, `add` and `take`, with a number of pieces. Each answers how many there are then; below zero
     are pieces that are owed."""
-    pieces: int = context.get_state(lambda: AT_FIRST, int)
+    pieces: int = context.get_state(lambda: INITIAL_PIECES, int)
     match context.operation_name:
         case "add":
             pieces += context.get_input(int)
@@ -29,4 +29,4 @@ def stock(context: df.DurableEntityContext) -> None:
 
 
 def entity_id(item: str) -> df.EntityId:
-    return df.EntityId(NAME, item)
+    return df.EntityId(FUNCTION_NAME, item)

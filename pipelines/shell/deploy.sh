@@ -29,7 +29,7 @@ Variables (an empty one counts as not set):
   SAFE_DEPLOY_FORCE, SAFE_DEPLOY_TAKE_OVER, SAFE_DEPLOY_REASON        stage: true, true, and why
   SAFE_DEPLOY_WAIT, SAFE_DEPLOY_TIMEOUT, SAFE_DEPLOY_VERIFY           status: true; seconds, 3600; cached, fresh, none
   SAFE_DEPLOY_DRY_RUN, SAFE_DEPLOY_DELETE_TASK_HUBS                   cleanup: true
-  SAFE_DEPLOY_PATIENCE          how many seconds a server that does not answer is asked again, 120
+  SAFE_DEPLOY_RETRY_FOR          how many seconds a server that does not answer is asked again, 120
 
 Exit codes: 0 done or ready, 1 failure, 2 usage, 3 not ready, 4 not allowed, 5 timed out, 6 conflict.
 The result goes to stdout as JSON, all else to stderr.
@@ -92,7 +92,7 @@ ask() {
     else
       trouble="the server cannot be reached: ${answer%%$'\n'*}"
     fi
-    ((SECONDS - started + pause < patience)) || fail 1 "$trouble"
+    ((SECONDS - started + pause < retry_for)) || fail 1 "$trouble"
     say "$trouble; trying again"
     sleep "$pause"
     pause=$((pause < 16 ? pause * 2 : 30))
@@ -307,7 +307,7 @@ main() {
   server=${server%/api}
   app=${SAFE_DEPLOY_APP:-}
   slot=${SAFE_DEPLOY_SLOT:-staging}
-  patience=${SAFE_DEPLOY_PATIENCE:-120}
+  retry_for=${SAFE_DEPLOY_RETRY_FOR:-120}
   run_url=${CI_PIPELINE_URL:-${BUILDKITE_BUILD_URL:-${BUILD_URL:-}}}
   [[ -z "${BITBUCKET_BUILD_NUMBER:-}" ]] ||
     run_url=https://bitbucket.org/${BITBUCKET_REPO_FULL_NAME:-}/pipelines/results/$BITBUCKET_BUILD_NUMBER
@@ -320,8 +320,8 @@ main() {
   [[ "$slot" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_SLOT must be the name of a slot'
   [[ "${SAFE_DEPLOY_VERIFY:-cached}" =~ ^(cached|fresh|none)$ ]] || fail 2 'SAFE_DEPLOY_VERIFY is cached, fresh or none'
   local seconds='^(0|[1-9][0-9]{0,8})$' # without a 0 before it, which would make it octal
-  [[ "${SAFE_DEPLOY_TIMEOUT:-0}" =~ $seconds && "$patience" =~ $seconds ]] ||
-    fail 2 'SAFE_DEPLOY_TIMEOUT and SAFE_DEPLOY_PATIENCE are whole seconds'
+  [[ "${SAFE_DEPLOY_TIMEOUT:-0}" =~ $seconds && "$retry_for" =~ $seconds ]] ||
+    fail 2 'SAFE_DEPLOY_TIMEOUT and SAFE_DEPLOY_RETRY_FOR are whole seconds'
   "$operation" "$@"
 }
 

@@ -22,7 +22,7 @@ StateError
 │   └── Conflict              somebody else changed the app at the same time, again and again
 ├── PreconditionFailed        If-Match names another version of the app
 └── Unavailable               not now; carries when to try again
-    ├── SourceUnavailable     the task hub's own storage cannot be read
+    ├── TaskHubUnavailable     the task hub's own storage cannot be read
     ├── StorageUnavailable    the state storage cannot be used
     │   └── UnsupportedSchema another version of this server wrote the rows that are needed
     └── TooManyEvents         more deliveries are in progress than there is capacity for
@@ -133,7 +133,7 @@ class Unavailable(StateError):
         self.retry_after = retry_after
 
 
-class SourceUnavailable(Unavailable):
+class TaskHubUnavailable(Unavailable):
     pass
 
 

@@ -13,13 +13,13 @@ APP_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,58}[A-Za-z0-9])$"
 SLOT_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,57}[A-Za-z0-9])?$"
 """Slot names: letters, digits and hyphens; together with the app's name at most 59 characters in Azure."""
 
-MAX_INSTANCE_ID = 256
+MAX_INSTANCE_ID_LENGTH = 256
 """Characters in an instance id (PLATFORM: Task hubs on Azure Storage)."""
 
 RUN_URL_PATTERN = r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?)?$"
 """The address of a pipeline run: http or https, without credentials; somebody will follow it."""
 
-RULES = {
+PATTERN_DESCRIPTIONS = {
     TASK_HUB_PATTERN: "a task hub name has 3 to 45 letters and digits and starts with a letter",
     APP_PATTERN: "an app name has 2 to 60 letters, digits and hyphens, and no hyphen at either end",
     SLOT_PATTERN: "a slot name has up to 59 letters, digits and hyphens, and no hyphen at either end",
@@ -34,7 +34,7 @@ HubKey = NewType("HubKey", str)
 AppKey = NewType("AppKey", str)
 
 
-def is_task_hub(name: str) -> bool:
+def is_task_hub_name(name: str) -> bool:
     return re.fullmatch(TASK_HUB_PATTERN, name) is not None
 
 
@@ -42,8 +42,8 @@ def hub_key(task_hub: str) -> HubKey:
     return HubKey(task_hub.lower())
 
 
-def same_hub(one: str, other: str) -> bool:
-    return hub_key(one) == hub_key(other)
+def same_hub(left: str, right: str) -> bool:
+    return hub_key(left) == hub_key(right)
 
 
 def app_key(app: str) -> AppKey:

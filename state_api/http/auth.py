@@ -10,24 +10,24 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from starlette.datastructures import Headers, QueryParams
 
-from state_api.domain.apps import Caller
 from state_api.domain.names import RUN_URL_PATTERN
+from state_api.domain.releases.apps import Caller
 from state_api.http.problems import Forbidden, KeysNotConfigured, Unauthorized
-from state_api.settings import KEYS, Key, Role, Settings
+from state_api.settings import STATE_KEYS, AccessKey, Role, Settings
 
 KEY_HEADERS = ("x-functions-key", "aeg-sas-key")
 KEY_PARAMETER = "code"
-HEALTH = "/api/health"
-ANONYMOUS = (HEALTH, "/api/health/ready", "/api/openapi.json")
+HEALTH_PATH = "/api/health"
+ANONYMOUS_PATHS = (HEALTH_PATH, "/api/health/ready", "/api/openapi.json")
 
-_LONGEST_ACTOR = 200
+_MAX_ACTOR_CHARACTERS = 200
 
 
-def authenticate(keys: Sequence[Key], headers: Headers, query: QueryParams) -> Key | None:
+def authenticate(keys: Sequence[AccessKey], headers: Headers, query: QueryParams) -> AccessKey | None:
     """The key that was sent; None if it is not known. Compares the SHA-256 of what was sent with that of every key,
     so the time it takes depends on neither."""
     sent = [headers[name] for name in KEY_HEADERS if name in headers] + query.getlist(KEY_PARAMETER)
-    found: Key | None = None
+    found: AccessKey | None = None
     for value in sent:
         digest = hashlib.sha256(value.encode()).hexdigest()
         for key in keys:
@@ -36,15 +36,15 @@ def authenticate(keys: Sequence[Key], headers: Headers, query: QueryParams) -> K
     return found
 
 
-def check_key(settings: Settings, path: str, headers: Headers, query: QueryParams) -> Key | None:
+def check_key(settings: Settings, path: str, headers: Headers, query: QueryParams) -> AccessKey | None:
     """The key of this request, None where none is needed. Raises Unauthorized, KeysNotConfigured."""
     if not settings.keys:
-        if settings.keys_required and path != HEALTH:
+        if settings.keys_required and path != HEALTH_PATH:
             raise KeysNotConfigured(
-                f"this server has no keys: set the app setting {KEYS}. `safe-deploy keys new` makes a key and its entry"
+                f"this server has no keys: set the app setting {STATE_KEYS}. `safe-deploy keys new` makes a key and its entry"
             )
         return None
-    if path in ANONYMOUS:
+    if path in ANONYMOUS_PATHS:
         return None
     key = authenticate(settings.keys, headers, query)
     if key is None:
@@ -52,19 +52,19 @@ def check_key(settings: Settings, path: str, headers: Headers, query: QueryParam
     return key
 
 
-def key_of(request: Request) -> Key | None:
+def access_key_of(request: Request) -> AccessKey | None:
     """The key that this request was made with; None on a server without keys."""
-    key: Key | None = request.scope.get("state", {}).get("key")
+    key: AccessKey | None = request.scope.get("state", {}).get("key")
     return key
 
 
-def allows(*roles: Role, across_apps: bool = False) -> Callable[[Request], Awaitable[None]]:
+def require_role(*roles: Role, across_apps: bool = False) -> Callable[[Request], Awaitable[None]]:
     """A dependency that lets only these roles pass, and admin always. A key that is bound to apps passes where the
     path names one of them. With `across_apps` the operation itself limits its answer to these apps. Raises
     Forbidden."""
 
     async def check(request: Request) -> None:
-        key = key_of(request)
+        key = access_key_of(request)
         if key is None:
             return
         if key.role is not Role.ADMIN and key.role not in roles:
@@ -75,37 +75,37 @@ def allows(*roles: Role, across_apps: bool = False) -> Callable[[Request], Await
         app = request.path_params.get("app")
         if app is None:
             raise Forbidden(f"key {key.name} is bound to apps; this needs a key that is bound to none")
-        if not key.may_see(app):
+        if not key.may_access(app):
             raise Forbidden(f"key {key.name} is bound to other apps; this needs a key for app {app[:60]}")
 
     return check
 
 
-READ = Depends(allows(Role.READER, Role.DEPLOYER))
-READ_ACROSS_APPS = Depends(allows(Role.READER, Role.DEPLOYER, across_apps=True))
-DEPLOY = Depends(allows(Role.DEPLOYER))
-PUBLISH = Depends(allows(Role.PUBLISHER))
-ADMINISTER = Depends(allows())
+READ = Depends(require_role(Role.READER, Role.DEPLOYER))
+READ_ACROSS_APPS = Depends(require_role(Role.READER, Role.DEPLOYER, across_apps=True))
+DEPLOY = Depends(require_role(Role.DEPLOYER))
+PUBLISH = Depends(require_role(Role.PUBLISHER))
+ADMINISTER = Depends(require_role())
 
 
-async def _visible_apps(request: Request) -> tuple[str, ...] | None:
-    key = key_of(request)
+async def _get_visible_apps(request: Request) -> tuple[str, ...] | None:
+    key = access_key_of(request)
     return key.apps if key else None
 
 
-VisibleApps = Annotated[tuple[str, ...] | None, Depends(_visible_apps)]
+VisibleApps = Annotated[tuple[str, ...] | None, Depends(_get_visible_apps)]
 """The only apps that the request may see; None where its key is bound to none."""
 
 
 def may_see_reasons(request: Request) -> bool:
     """Whether the caller may see why instances failed. Reasons can hold data of the app, so readers may not."""
-    key = key_of(request)
+    key = access_key_of(request)
     return key is None or key.role in (Role.ADMIN, Role.DEPLOYER)
 
 
-def check_task_hub(app: str | None, key: Key | None) -> None:
+def check_task_hub_access(app: str | None, key: AccessKey | None) -> None:
     """Raises Forbidden unless the key may see a task hub that `app`, or nobody, has claimed."""
-    if key is not None and key.apps is not None and (app is None or not key.may_see(app)):
+    if key is not None and key.apps is not None and (app is None or not key.may_access(app)):
         raise Forbidden(f"key {key.name} is bound to apps, and none of them has claimed this task hub")
 
 
@@ -125,15 +125,17 @@ async def caller_of(
 ) -> Caller:
     """The caller as the audit log names it."""
     settings: Settings = request.app.state.settings
-    key = key_of(request)
+    key = access_key_of(request)
     # Only a platform with authentication switched on strips what callers put into this header themselves.
-    principal = request.headers.get("x-ms-client-principal-name") if settings.platform_identity else None
-    name = _printable(principal or x_actor)[:_LONGEST_ACTOR] or (f"key {key.name}" if key else "anonymous")
+    principal = request.headers.get("x-ms-client-principal-name") if settings.trust_platform_identity else None
+    name = _strip_control_characters(principal or x_actor)[:_MAX_ACTOR_CHARACTERS] or (
+        f"key {key.name}" if key else "anonymous"
+    )
     return Caller(name, x_run_url or None, key.name if key else None)
 
 
-CallerOf = Annotated[Caller, Depends(caller_of)]
+CallerDependency = Annotated[Caller, Depends(caller_of)]
 
 
-def _printable(text: str) -> str:
+def _strip_control_characters(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "", text).strip()

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Response
 
-from state_api.domain.apps import App
 from state_api.domain.errors import PreconditionFailed
-from state_api.http.answers.apps import AppAnswer
-from state_api.http.problems import responses
+from state_api.domain.releases.apps import App
+from state_api.http.problems import problem_responses
+from state_api.http.responses.apps import AppResponse
 from state_api.services.administration import Administration
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
@@ -43,10 +43,10 @@ async def _services(request: Request) -> Services:
     return services_of(request)
 
 
-ServicesOf = Annotated[Services, Depends(_services)]
+ServicesDependency = Annotated[Services, Depends(_services)]
 
-Top = Annotated[int, Query(ge=1, le=1000, description="How many at the most.")]
-Token = Annotated[
+PageSize = Annotated[int, Query(ge=1, le=1000, description="How many at the most.")]
+ContinuationToken = Annotated[
     str | None,
     Query(alias="continuationToken", max_length=8000, description="What the previous page gave; opaque."),
 ]
@@ -78,19 +78,19 @@ async def _precondition(
     return check
 
 
-PreconditionOf = Annotated[Precondition, Depends(_precondition)]
+PreconditionDependency = Annotated[Precondition, Depends(_precondition)]
 
 
-_WITH_ETAG: dict[str, Any] = {
+_ETAG_RESPONSE: dict[str, Any] = {
     "headers": {"ETag": {"description": "The app's version, for If-Match.", "schema": {"type": "string"}}}
 }
 
 
-def with_etag(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def responses_with_etag(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The answers of an operation that answers with an app, for OpenAPI."""
-    return {200: _WITH_ETAG, **responses(*statuses)}
+    return {200: _ETAG_RESPONSE, **problem_responses(*statuses)}
 
 
-def app_answer(app: App, services: Services, response: Response) -> AppAnswer:
+def app_response(app: App, services: Services, response: Response) -> AppResponse:
     response.headers["ETag"] = etag(app)
-    return AppAnswer.of(app, services.clock.now())
+    return AppResponse.of(app, services.clock.now())

@@ -4,25 +4,25 @@ from typing import Literal
 
 from fastapi import APIRouter
 
-from state_api.http.answers.shapes import Given
-from state_api.http.dependencies import ServicesOf
-from state_api.http.problems import responses
+from state_api.http.dependencies import ServicesDependency
+from state_api.http.problems import problem_responses
+from state_api.http.responses.base import ResponseModel
 
 router = APIRouter(prefix="/api/health", tags=["health"])
 
 
-class HealthAnswer(Given):
+class HealthResponse(ResponseModel):
     status: Literal["Healthy", "Ready"]
 
 
 @router.get("", operation_id="Health")
-async def health() -> HealthAnswer:
+async def health() -> HealthResponse:
     """The server answers."""
-    return HealthAnswer(status="Healthy")
+    return HealthResponse(status="Healthy")
 
 
-@router.get("/ready", operation_id="Ready", responses=responses(503))
-async def ready(services: ServicesOf) -> HealthAnswer:
+@router.get("/ready", operation_id="Ready", responses=problem_responses(503))
+async def ready(services: ServicesDependency) -> HealthResponse:
     """The server and its storage answer. Says nothing about any deployment: that is GetStagingStatus."""
     await services.inspection.check_storage()
-    return HealthAnswer(status="Ready")
+    return HealthResponse(status="Ready")

@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
 from state_api.domain import errors
-from state_api.domain.names import RULES
-from state_api.settings import Key
+from state_api.domain.names import PATTERN_DESCRIPTIONS
+from state_api.settings import AccessKey
 
 log = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class Unauthorized(errors.StateError):
@@ -50,7 +50,7 @@ class UnsupportedMediaType(errors.StateError):
     """The body is not of a type that this operation takes."""
 
 
-_STATUS: list[tuple[type[errors.StateError], int]] = [
+_STATUS_BY_ERROR: list[tuple[type[errors.StateError], int]] = [
     (errors.InvalidRequest, 400),
     (Unauthorized, 401),
     (Forbidden, 403),
@@ -64,7 +64,7 @@ _STATUS: list[tuple[type[errors.StateError], int]] = [
     (errors.Unavailable, 503),
 ]
 
-CODES = {
+PROBLEM_CODES = {
     "InvalidRequest": "The request breaks the contract; `errors` or `detail` say where.",
     "Unauthorized": "No key was sent, or one that this server does not know.",
     "Forbidden": "The key's role or its apps do not allow this; a server without keys answers only under localhost.",
@@ -90,7 +90,7 @@ CODES = {
     "RequestTimeout": "The body did not come in time.",
     "PayloadTooLarge": "The body or the number of events is over the limit.",
     "UnsupportedMediaType": "The body must be of one of the types that `detail` names.",
-    "SourceUnavailable": "The task hub's own storage cannot be read now; `detail` says what to mend.",
+    "TaskHubUnavailable": "The task hub's own storage cannot be read now; `detail` says what to mend.",
     "KeysNotConfigured": "The server runs in Azure Functions and has no keys; set `STATE_KEYS`.",
     "SettingsInvalid": "A setting of the server is missing or wrong; `detail` says which and what to do.",
     "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
@@ -101,13 +101,13 @@ CODES = {
 """Every code that a problem document can carry, for the documentation."""
 
 
-class ReasonModel(BaseModel):
+class ProblemReason(BaseModel):
     code: str
     message: str
 
 
 class FieldError(BaseModel):
-    at: str = Field(description="Where in the request, such as `body.taskHub`.")
+    field: str = Field(description="Where in the request, such as `body.taskHub`.")
     message: str
 
 
@@ -121,11 +121,11 @@ class Problem(BaseModel):
     status: int
     code: str
     detail: str
-    reasons: list[ReasonModel] | None = None
+    reasons: list[ProblemReason] | None = None
     errors: list[FieldError] | None = None
 
 
-def problem(
+def problem_response(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any
 ) -> JSONResponse:
     content = {
@@ -136,11 +136,11 @@ def problem(
         "detail": detail,
         **members,
     }
-    return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    return JSONResponse(content, status, headers=dict(headers or {}), media_type=PROBLEM_MEDIA_TYPE)
 
 
-def problem_of(error: errors.StateError) -> JSONResponse:
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+def problem_from_error(error: errors.StateError) -> JSONResponse:
+    status = next(status for kind, status in _STATUS_BY_ERROR if isinstance(error, kind))
     headers: dict[str, str] = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after)
@@ -148,33 +148,36 @@ def problem_of(error: errors.StateError) -> JSONResponse:
         headers["Retry-After"] = str(seconds)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'ApiKey realm="state", header="x-functions-key"'
-    return problem(status, error.code, error.message, headers, **error.details)
+    return problem_response(status, error.code, error.message, headers, **error.details)
 
 
-def unforeseen(error: Exception) -> JSONResponse:
+def internal_error(error: Exception) -> JSONResponse:
     """The answer to a defect: the facts go to the log, the caller gets what finds them there."""
     trace = uuid.uuid4().hex
     log.error("unforeseen, trace %s", trace, exc_info=error)
     detail = "the server met something unforeseen; its log has the details under this traceId"
-    return problem(500, "InternalError", detail, traceId=trace)
+    return problem_response(500, "InternalError", detail, traceId=trace)
 
 
-def install(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
+def install_error_handlers(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Answer every error of this application as a problem document. `routes` are all that it has."""
 
     @api.exception_handler(errors.StateError)
     async def on_state_error(request: Request, error: errors.StateError) -> JSONResponse:
-        return problem_of(_without_other_apps(error, request))
+        return problem_from_error(_redact_other_apps(error, request))
 
     @api.exception_handler(Exception)
-    async def on_anything_else(request: Request, error: Exception) -> JSONResponse:
-        return unforeseen(error)
+    async def on_unhandled_error(request: Request, error: Exception) -> JSONResponse:
+        return internal_error(error)
 
     @api.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [{"at": ".".join(str(part) for part in one["loc"]), "message": _advice(one)} for one in error.errors()]
-        detail = "; ".join(f"{one['at']}: {one['message']}" for one in found[:5])
-        return problem(400, "InvalidRequest", detail, errors=found[:50])
+        found = [
+            {"at": ".".join(str(part) for part in one["loc"]), "message": _validation_message(one)}
+            for one in error.errors()
+        ]
+        detail = "; ".join(f"{one['field']}: {one['message']}" for one in found[:5])
+        return problem_response(400, "InvalidRequest", detail, errors=found[:50])
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -186,15 +189,15 @@ def install(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
         code, detail = known.get(error.status_code, ("InvalidRequest", str(error.detail)))
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(_methods_at(request, routes))
-        return problem(error.status_code, code, detail, headers)
+            headers["Allow"] = ", ".join(_allowed_methods(request, routes))
+        return problem_response(error.status_code, code, detail, headers)
 
 
-def _without_other_apps(error: errors.StateError, request: Request) -> errors.StateError:
+def _redact_other_apps(error: errors.StateError, request: Request) -> errors.StateError:
     """The error without the name of an app that the key of this request, bound to apps, may not see."""
-    key: Key | None = request.scope.get("state", {}).get("key")
+    key: AccessKey | None = request.scope.get("state", {}).get("key")
     other = error.details.get("app")
-    if key is None or other is None or key.may_see(str(other)):
+    if key is None or other is None or key.may_access(str(other)):
         return error
     task_hub = error.details.get("taskHub")
     return type(error)(
@@ -202,24 +205,24 @@ def _without_other_apps(error: errors.StateError, request: Request) -> errors.St
     )
 
 
-def _methods_at(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
+def _allowed_methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
     """All methods of an address: the framework only tells those of the first route that it finds there."""
     there = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
     return sorted({method for route in there if isinstance(route, Route) for method in route.methods or ()})
 
 
-def _advice(error: Mapping[str, Any]) -> str:
+def _validation_message(error: Mapping[str, Any]) -> str:
     """What a validation error asks for; a naming rule in words instead of its pattern."""
     pattern = error.get("ctx", {}).get("pattern")
-    return RULES.get(pattern) or str(error["msg"])
+    return PATTERN_DESCRIPTIONS.get(pattern) or str(error["msg"])
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem documents of an operation, for OpenAPI."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
     }

@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
-from state_api.domain.apps import TaskHubSource
 from state_api.domain.errors import InvalidRequest
-from state_api.domain.exemptions import Waiver
 from state_api.domain.instants import Instant, parse_instant
-from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
-from state_api.domain.readiness import Policy, Retention
-from state_api.domain.registration import Registration
-from state_api.domain.releases import Order
-from state_api.domain.swaps import SwapOrder, SwapOutcome
+from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID_LENGTH, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
+from state_api.domain.readiness.exemptions import Waiver
+from state_api.domain.readiness.verdict import Policy, RetentionPolicy
+from state_api.domain.releases.apps import ProviderConfig
+from state_api.domain.releases.registration import Registration
+from state_api.domain.releases.staging import StageCommand
+from state_api.domain.releases.swaps import SwapCommand, SwapOutcome
 
 AppName = Annotated[str, StringConstraints(pattern=APP_PATTERN)]
 TaskHubName = Annotated[str, StringConstraints(pattern=TASK_HUB_PATTERN)]
@@ -25,13 +25,13 @@ Version = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1
 ReasonText = Annotated[str, StringConstraints(max_length=1000, strip_whitespace=True)]
 
 
-class _Sent(BaseModel):
+class _RequestModel(BaseModel):
     """Strict: true is not 1."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
 
-class StagingRequest(_Sent):
+class StagingRequest(_RequestModel):
     task_hub: TaskHubName
     version: Version | None = None
     slot: SlotName = STAGING
@@ -39,41 +39,41 @@ class StagingRequest(_Sent):
     take_over: bool = Field(default=False, description="Take the open deployment of another run. Needs a reason.")
     reason: ReasonText | None = None
 
-    def order(self) -> Order:
-        return Order(self.task_hub, self.version, self.slot, self.force, self.take_over, self.reason)
+    def to_command(self) -> StageCommand:
+        return StageCommand(self.task_hub, self.version, self.slot, self.force, self.take_over, self.reason)
 
 
-def _without_default(schema: JsonDict) -> None:
+def _remove_default(schema: JsonDict) -> None:
     del schema["default"]
 
 
-class SwapRequest(_Sent):
+class SwapRequest(_RequestModel):
     task_hub: TaskHubName = Field(description="The task hub that the caller believes it promotes.")
     slot: SlotName = STAGING
     outcome: Literal["Pending", "Done", "Failed"] = Field(
         default="Done",
         description="How the platform's swap went. Pending: it is about to come. Left out, the two change at once.",
         # To leave it out is not the same as to say Done.
-        json_schema_extra=_without_default,
+        json_schema_extra=_remove_default,
     )
     rollback: bool = Field(default=False, description="The task hub must have been in production before.")
 
-    def order(self) -> SwapOrder:
+    def to_command(self) -> SwapCommand:
         outcome = SwapOutcome(self.outcome) if "outcome" in self.model_fields_set else None
-        return SwapOrder(self.task_hub, self.slot, outcome, self.rollback)
+        return SwapCommand(self.task_hub, self.slot, outcome, self.rollback)
 
 
-class CleanupRequest(_Sent):
+class CleanupRequest(_RequestModel):
     dry_run: bool = Field(default=False, description="Say what would be removed, and remove nothing.")
     delete_task_hubs: bool = Field(
         default=False, description="Also delete what the task hubs left at their provider: tables, queues, containers."
     )
 
 
-InstanceId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INSTANCE_ID)]
+InstanceId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INSTANCE_ID_LENGTH)]
 
 
-class WaiverRequest(_Sent):
+class WaiverRequest(_RequestModel):
     task_hub: TaskHubName
     instance_id: InstanceId | None = None
     unexplained_messages: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
@@ -104,26 +104,26 @@ class WaiverRequest(_Sent):
         )
 
 
-class SlotContent(_Sent):
+class SlotRequest(_RequestModel):
     task_hub: TaskHubName
     version: Version | None = None
     since: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
     promoted: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
-    beneath: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
+    prior_task_hubs: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
 
 
-class RetentionRequest(_Sent):
+class RetentionRequest(_RequestModel):
     keep_last: Annotated[int, Field(ge=0, le=1000)] | None = None
     keep_for_hours: Annotated[int, Field(ge=0, le=8760)] | None = None
 
-    def over(self, retention: Retention) -> Retention:
-        return Retention(
+    def apply_to(self, retention: RetentionPolicy) -> RetentionPolicy:
+        return RetentionPolicy(
             retention.keep_last if self.keep_last is None else self.keep_last,
             retention.keep_for_hours if self.keep_for_hours is None else self.keep_for_hours,
         )
 
 
-class PolicyRequest(_Sent):
+class PolicyRequest(_RequestModel):
     """What is left out stays as it is."""
 
     settle_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
@@ -138,30 +138,30 @@ class PolicyRequest(_Sent):
     message_visibility_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     ignore_messages: bool | None = None
 
-    def over(self, policy: Policy) -> Policy:
+    def apply_to(self, policy: Policy) -> Policy:
         """The policy with what was sent in place."""
 
-        def chosen(name: str) -> Any:
+        def sent_or_current(name: str) -> Any:
             sent = getattr(self, name)
             return getattr(policy, name) if sent is None else sent
 
         return Policy(
-            settle_seconds=chosen("settle_seconds"),
-            freshness_seconds=chosen("freshness_seconds"),
-            require_verification=chosen("require_verification"),
-            deployment_timeout_minutes=chosen("deployment_timeout_minutes"),
-            ignore_functions=tuple(chosen("ignore_functions")),
-            retention=self.retention.over(policy.retention) if self.retention else policy.retention,
-            missing_task_hub_is_drained=chosen("missing_task_hub_is_drained"),
-            message_visibility_seconds=chosen("message_visibility_seconds"),
-            ignore_messages=chosen("ignore_messages"),
+            settle_seconds=sent_or_current("settle_seconds"),
+            freshness_seconds=sent_or_current("freshness_seconds"),
+            require_verification=sent_or_current("require_verification"),
+            deployment_timeout_minutes=sent_or_current("deployment_timeout_minutes"),
+            ignore_functions=tuple(sent_or_current("ignore_functions")),
+            retention=self.retention.apply_to(policy.retention) if self.retention else policy.retention,
+            missing_task_hub_is_drained=sent_or_current("missing_task_hub_is_drained"),
+            message_visibility_seconds=sent_or_current("message_visibility_seconds"),
+            ignore_messages=sent_or_current("ignore_messages"),
         )
 
 
 SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_:.-]{0,126}$")]
 
 
-class TaskHubSourceModel(_Sent):
+class ProviderConfigRequest(_RequestModel):
     provider: Literal["azureStorage", "scheduler", "managementApi"]
     connection: SettingName = Field(
         description="The name of the setting that holds the connection, as in host.json; never the connection itself."
@@ -173,7 +173,7 @@ class TaskHubSourceModel(_Sent):
         default=None, description="The prefix of that store's tables; DurableTask if it is left out."
     )
 
-    def source(self) -> TaskHubSource:
+    def to_provider_config(self) -> ProviderConfig:
         """Raises InvalidRequest."""
         tracking = self.tracking_connection is not None or self.tracking_prefix is not None
         if tracking and (self.provider != "azureStorage" or self.tracking_connection is None):
@@ -181,17 +181,17 @@ class TaskHubSourceModel(_Sent):
                 "a tracking store is azureStorage's: give trackingConnection and, if its tables have another prefix, "
                 "trackingPrefix"
             )
-        return TaskHubSource(self.provider, self.connection, self.tracking_connection, self.tracking_prefix)
+        return ProviderConfig(self.provider, self.connection, self.tracking_connection, self.tracking_prefix)
 
 
-class AppRequest(_Sent):
+class AppRequest(_RequestModel):
     """What is left out stays as it is. The members that only answers have are ignored, so that an answer can be
     changed and sent back."""
 
     app: str | None = None
-    slots: Annotated[dict[SlotName, SlotContent | None], Field(max_length=20)] = Field(default_factory=dict)
+    slots: Annotated[dict[SlotName, SlotRequest | None], Field(max_length=20)] = Field(default_factory=dict)
     policy: PolicyRequest | None = None
-    task_hubs: TaskHubSourceModel | None = None
+    task_hubs: ProviderConfigRequest | None = None
     adopt_task_hubs: Annotated[list[TaskHubName], Field(max_length=100)] = Field(
         default_factory=list,
         description="Task hubs in slots or retired, whose claims are not proven: they belong to this app where "
@@ -215,14 +215,14 @@ class AppRequest(_Sent):
         sent = self.task_hubs
         return Registration(
             slots={name: (held.task_hub, held.version) if held else None for name, held in self.slots.items()},
-            policy=(self.policy or PolicyRequest()).over,
-            task_hubs=sent.source() if sent else None,
-            clear_task_hubs=sent is None and "task_hubs" in self.model_fields_set,
-            adopt=tuple(self.adopt_task_hubs),
+            update_policy=(self.policy or PolicyRequest()).apply_to,
+            provider_config=sent.to_provider_config() if sent else None,
+            clear_provider_config=sent is None and "task_hubs" in self.model_fields_set,
+            adopt_task_hubs=tuple(self.adopt_task_hubs),
         )
 
 
-def time_or_day(name: str, text: str) -> Instant:
+def parse_time_or_day(name: str, text: str) -> Instant:
     """The time that a parameter gives: RFC 3339, or a day, which begins at 00:00 UTC. Raises InvalidRequest."""
     try:
         return parse_instant(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)

@@ -4,80 +4,80 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from state_api.domain.lifecycle import RuntimeStatus
-from state_api.http.answers.events import PurgedResponse, QuarantineAnswer, QuarantinedAnswer
-from state_api.http.answers.task_hubs import InstanceAnswer, InstancesAnswer, TaskHubAnswer, VersionsAnswer
+from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.http.auth import (
     ADMINISTER,
     READ_ACROSS_APPS,
-    CallerOf,
-    check_task_hub,
-    key_of,
+    CallerDependency,
+    access_key_of,
+    check_task_hub_access,
     may_see_reasons,
 )
-from state_api.http.dependencies import ServicesOf, Token, Top
-from state_api.http.problems import responses
-from state_api.http.requests import TaskHubName, time_or_day
-from state_api.services.questions import Verify
+from state_api.http.dependencies import ContinuationToken, PageSize, ServicesDependency
+from state_api.http.problems import problem_responses
+from state_api.http.requests import TaskHubName, parse_time_or_day
+from state_api.http.responses.events import PurgeResponse, QuarantinedEventResponse, QuarantineResponse
+from state_api.http.responses.task_hubs import InstanceResponse, InstancesResponse, TaskHubResponse, VersionsResponse
+from state_api.services.probe_requests import VerificationMode
 
 router = APIRouter(prefix="/api", tags=["task hubs"])
 
 
-async def _visible_task_hub(hub: TaskHubName, request: Request, services: ServicesOf) -> str:
+async def _check_task_hub_visible(hub: TaskHubName, request: Request, services: ServicesDependency) -> str:
     """Raises Forbidden for a key that is bound to apps of which none has claimed this task hub."""
-    key = key_of(request)
+    key = access_key_of(request)
     if key is not None and key.apps is not None:
-        check_task_hub(await services.inspection.app_of(hub), key)
+        check_task_hub_access(await services.inspection.get_claiming_app(hub), key)
     return hub
 
 
-VisibleTaskHub = Annotated[str, Depends(_visible_task_hub)]
+VisibleTaskHub = Annotated[str, Depends(_check_task_hub_visible)]
 
 
 @router.get(
     "/taskhubs/{hub}",
     operation_id="GetTaskHub",
     dependencies=[READ_ACROSS_APPS],
-    responses=responses(400, 401, 403, 404, 503),
+    responses=problem_responses(400, 401, 403, 404, 503),
 )
-async def get_task_hub(hub: VisibleTaskHub, services: ServicesOf) -> TaskHubAnswer:
+async def get_task_hub(hub: VisibleTaskHub, services: ServicesDependency) -> TaskHubResponse:
     """Who holds a task hub, and how many instances are active in it."""
-    return TaskHubAnswer.of(await services.inspection.task_hub(hub))
+    return TaskHubResponse.of(await services.inspection.get_task_hub(hub))
 
 
 @router.delete(
     "/taskhubs/{hub}",
     operation_id="DeleteTaskHub",
     dependencies=[ADMINISTER],
-    responses=responses(400, 401, 403, 404, 409, 503),
+    responses=problem_responses(400, 401, 403, 404, 409, 503),
 )
-async def delete_task_hub(hub: TaskHubName, services: ServicesOf, caller: CallerOf) -> TaskHubAnswer:
+async def delete_task_hub(hub: TaskHubName, services: ServicesDependency, caller: CallerDependency) -> TaskHubResponse:
     """Remove the records of a drained task hub that no app has claimed, and close its name for ever."""
     record = await services.administration.delete_task_hub(hub, caller)
-    return TaskHubAnswer.of(await services.inspection.task_hub(record.name))
+    return TaskHubResponse.of(await services.inspection.get_task_hub(record.name))
 
 
 @router.get(
     "/taskhubs/{hub}/instances",
     operation_id="ListInstances",
     dependencies=[READ_ACROSS_APPS],
-    responses=responses(400, 401, 403, 404, 503),
+    responses=problem_responses(400, 401, 403, 404, 503),
 )
 async def list_instances(
     hub: VisibleTaskHub,
     request: Request,
-    services: ServicesOf,
+    services: ServicesDependency,
     active: Annotated[bool | None, Query(description="Only the active ones, or only the others.")] = None,
     status: Annotated[RuntimeStatus | None, Query(description="Only those of this runtime status.")] = None,
-    top: Top = 50,
-    token: Token = None,
-) -> InstancesAnswer:
+    top: PageSize = 50,
+    token: ContinuationToken = None,
+) -> InstancesResponse:
     """The instances of a task hub, the active ones first, of these the oldest first. A page can be short, even empty,
     and still have a continuationToken: the end is where there is none."""
-    record, page = await services.inspection.instances(hub, active, status, top, token)
-    return InstancesAnswer(
+    record, page = await services.inspection.list_instances(hub, active, status, top, token)
+    return InstancesResponse(
         task_hub=record.name,
-        instances=[InstanceAnswer.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],
+        instances=[InstanceResponse.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],
         continuation_token=page.continuation_token,
     )
 
@@ -86,30 +86,35 @@ async def list_instances(
     "/taskhubs/{hub}/versions",
     operation_id="GetVersions",
     dependencies=[READ_ACROSS_APPS],
-    responses=responses(400, 401, 403, 404, 409, 503),
+    responses=problem_responses(400, 401, 403, 404, 409, 503),
 )
 async def get_versions(
     hub: VisibleTaskHub,
-    services: ServicesOf,
+    services: ServicesDependency,
     verify: Annotated[
         Literal["fresh", "cached"],
         Query(description="`fresh` reads the task hub now, `cached` only if the last complete probe is too old."),
     ] = "cached",
-) -> VersionsAnswer:
+) -> VersionsResponse:
     """Active instances per orchestration version, as the task hub itself shows them."""
-    record, probe = await services.inspection.versions(hub, Verify(verify))
-    return VersionsAnswer.of(record.name, probe)
+    record, probe = await services.inspection.count_versions(hub, VerificationMode(verify))
+    return VersionsResponse.of(record.name, probe)
 
 
 @router.get(
-    "/quarantine", operation_id="ListQuarantine", dependencies=[ADMINISTER], responses=responses(400, 401, 403, 503)
+    "/quarantine",
+    operation_id="ListQuarantine",
+    dependencies=[ADMINISTER],
+    responses=problem_responses(400, 401, 403, 503),
 )
-async def list_quarantine(services: ServicesOf, top: Top = 50, token: Token = None) -> QuarantineAnswer:
+async def list_quarantine(
+    services: ServicesDependency, top: PageSize = 50, token: ContinuationToken = None
+) -> QuarantineResponse:
     """Events that were not recorded, as they came: they may hold data of apps. First those that could not be
     understood, newest first; then by task hub those that wait until an app claims it."""
-    page = await services.inspection.quarantine(top, token)
-    return QuarantineAnswer(
-        events=[QuarantinedAnswer.of(event) for event in page.items], continuation_token=page.continuation_token
+    page = await services.inspection.list_quarantine(top, token)
+    return QuarantineResponse(
+        events=[QuarantinedEventResponse.of(event) for event in page.items], continuation_token=page.continuation_token
     )
 
 
@@ -117,14 +122,14 @@ async def list_quarantine(services: ServicesOf, top: Top = 50, token: Token = No
     "/quarantine",
     operation_id="PurgeQuarantine",
     dependencies=[ADMINISTER],
-    responses=responses(400, 401, 403, 503),
+    responses=problem_responses(400, 401, 403, 503),
 )
 async def purge_quarantine(
-    services: ServicesOf,
-    caller: CallerOf,
+    services: ServicesDependency,
+    caller: CallerDependency,
     before: Annotated[
         str, Query(max_length=64, description="A day (`2026-11-30`, from 00:00 UTC) or an RFC 3339 time, not to come.")
     ],
-) -> PurgedResponse:
+) -> PurgeResponse:
     """Remove events from quarantine that were received before a time. Call again while `more` is true."""
-    return PurgedResponse.of(await services.administration.purge_quarantine(time_or_day("before", before), caller))
+    return PurgeResponse.of(await services.administration.purge_quarantine(parse_time_or_day("before", before), caller))

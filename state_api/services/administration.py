@@ -2,26 +2,26 @@
 
 import logging
 
-from state_api.domain.apps import Caller
 from state_api.domain.errors import InvalidRequest, TaskHubNotFound
-from state_api.domain.evidence import Activity, Evidence
-from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, format_instant, seconds
-from state_api.domain.readiness import Policy, Verdict, assess
-from state_api.domain.refusals import task_hub_claimed, task_hub_not_drained
-from state_api.services.ports import Clock, Instances, Purged, Quarantine, TaskHubRecord, TaskHubs
+from state_api.domain.readiness.evidence import Evidence, InstanceActivity
+from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.verdict import Policy, Verdict, assess_readiness
+from state_api.domain.releases.apps import Caller
+from state_api.domain.releases.refusals import task_hub_claimed, task_hub_not_drained
+from state_api.services.ports import Clock, Instances, PurgeResult, Quarantine, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 
 log = logging.getLogger(__name__)
 
-UNLIMITED = "unlimited"
+EXEMPT_FROM_LOG_LIMIT = "unlimited"
 """The attribute of a log record that is never left out where the log is limited (serving/log_limit)."""
 
-_ON_RECORD = {UNLIMITED: True}
+_ALWAYS_LOGGED = {EXEMPT_FROM_LOG_LIMIT: True}
 """The log holds the only record of what is removed here: the audit log is that of an app."""
 
-_CLOCKS = seconds(60)
+_CLOCK_TOLERANCE = seconds(60)
 """How far a caller's clock may be ahead of the storage's."""
 
 
@@ -50,45 +50,45 @@ class Administration:
         if hub is not None and hub.app is not None:
             raise task_hub_claimed(hub.name, hub.app)
         if hub is None or not hub.closed:
-            waiting = await self._recorder.has_waiting(name)
+            waiting = await self._recorder.has_waiting_events(name)
             if hub is None and not waiting:
                 raise TaskHubNotFound(f"nothing is known of task hub {name}", taskHub=name)
             if waiting:
                 # What waits in quarantine may be active, or may be the end of what the records show active.
-                await self._recorder.replay(name, limited=False)
+                await self._recorder.replay_quarantined(name, enforce_limit=False)
             await self._check_drained(name)
         closed = await self._task_hubs.close_unclaimed(name)
         # Once more, now that the hub is closed: what is recorded before this look is found by it, and of what is
         # recorded later the worker that recorded it finds that the hub is closed, and keeps it in quarantine.
-        activity = await self._instances.activity(closed, Exemptions(), missing_is_empty=True)
+        activity = await self._instances.read_activity(closed, Exemptions(), missing_is_empty=True)
         verdict = self._assess(name, activity)
         if not verdict.ready:
             await self._task_hubs.reopen_unclaimed(name)
             raise task_hub_not_drained(name, verdict)
-        await self._instances.drop(closed)
+        await self._instances.delete_records(closed)
         # Another call may have seen what this one did not, and have opened the hub again.
         await self._task_hubs.close_unclaimed(name)
-        log.warning("%s removed the records of task hub %s", ascii(caller.by), closed.name, extra=_ON_RECORD)
+        log.warning("%s removed the records of task hub %s", ascii(caller.name), closed.name, extra=_ALWAYS_LOGGED)
         return closed
 
-    async def purge_quarantine(self, before: Instant, caller: Caller) -> Purged:
+    async def purge_quarantine(self, received_before: Instant, caller: Caller) -> PurgeResult:
         """Remove events from quarantine that came before a time. Raises InvalidRequest for a time to come."""
-        if before > self._clock.now() + _CLOCKS:
+        if received_before > self._clock.now() + _CLOCK_TOLERANCE:
             raise InvalidRequest("before must not be in the future")
-        purged = await self._quarantine.purge(before)
+        purged = await self._quarantine.purge(received_before)
         log.warning(
             "%s removed %d events received before %s from quarantine",
-            ascii(caller.by),
+            ascii(caller.name),
             purged.removed,
-            format_instant(before),
-            extra=_ON_RECORD,
+            format_instant(received_before),
+            extra=_ALWAYS_LOGGED,
         )
         return purged
 
     async def _check_drained(self, task_hub: str) -> None:
-        verdict = self._assess(task_hub, await self._readiness.activity(task_hub, Policy()))
+        verdict = self._assess(task_hub, await self._readiness.read_activity(task_hub, Policy()))
         if not verdict.ready:
             raise task_hub_not_drained(task_hub, verdict)
 
-    def _assess(self, task_hub: str, activity: Activity) -> Verdict:
-        return assess(Evidence(task_hub, activity), Policy(), self._clock.now())
+    def _assess(self, task_hub: str, activity: InstanceActivity) -> Verdict:
+        return assess_readiness(Evidence(task_hub, activity), Policy(), self._clock.now())

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from state_api.domain.errors import TooManyEvents
 
-CAPACITY = 8 * 1024 * 1024
+CAPACITY_BYTES = 8 * 1024 * 1024
 """Bytes of deliveries that are held at once, some 12,000 events."""
 SMALL_DELIVERY_BYTES = 64 * 1024
-"""Bytes of an unfinished delivery that count for `CAPACITY` alone. What an unfinished delivery holds beyond that also
+"""Bytes of an unfinished delivery that count for `CAPACITY_BYTES` alone. What an unfinished delivery holds beyond that also
 counts for half of the capacity, which all unfinished deliveries share: some callers that never finish large deliveries
 do not keep small ones out."""
 UNFINISHED_SECONDS = 1
@@ -25,7 +25,7 @@ MAX_LATE_BYTES = 1024 * 1024
 delivery must not stop all others."""
 MIN_DELIVERY_BYTES = 2 * 1024
 """Bytes that a delivery counts for at least: a small one costs as much beside its events."""
-_RETRY_AFTER = 5
+_RETRY_AFTER_SECONDS = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -34,116 +34,119 @@ class Reservation:
     reserves nothing."""
 
     controller: "AdmissionController"
-    began: float
-    held: int = 0
-    arrived: int = 0
+    began_at: float
+    held_bytes: int = 0
+    arrived_bytes: int = 0
     revoked: bool = False
     """Whether the bytes were given to another delivery. The request is refused then."""
     on_revoked: Callable[[], None] | None = None
 
     @property
-    def large(self) -> int:
+    def shared_bytes(self) -> int:
         """Bytes held beyond SMALL_DELIVERY_BYTES."""
-        return max(0, self.held - SMALL_DELIVERY_BYTES)
+        return max(0, self.held_bytes - SMALL_DELIVERY_BYTES)
 
-    def take(self, size: int) -> None:
+    def add_bytes(self, size: int) -> None:
         """Hold `size` bytes more. Raises TooManyEvents when there is no capacity; a delivery alone always has it."""
         if self.revoked:
-            raise _refused()
-        self.arrived += size
-        self.controller.hold(self, max(self.arrived, MIN_DELIVERY_BYTES) - self.held)
+            raise _too_many_events()
+        self.arrived_bytes += size
+        self.controller.hold_bytes(self, max(self.arrived_bytes, MIN_DELIVERY_BYTES) - self.held_bytes)
 
-    def complete(self) -> None:
+    def finish_arrival(self) -> None:
         """The whole delivery is here. From now on it is recorded, can be late and does not give way."""
-        self.controller.begin(self)
+        self.controller.start_recording(self)
 
 
 class AdmissionController:
     def __init__(
-        self, capacity: int = CAPACITY, late: int = MAX_LATE_BYTES, monotonic: Callable[[], float] = time.monotonic
+        self,
+        capacity_bytes: int = CAPACITY_BYTES,
+        max_late_bytes: int = MAX_LATE_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._capacity = capacity
-        self._late = late
+        self._capacity_bytes = capacity_bytes
+        self._max_late_bytes = max_late_bytes
         self._monotonic = monotonic
-        self._held = 0
+        self._held_bytes = 0
         self._unfinished: dict[Reservation, None] = {}
-        self._begun: dict[Reservation, float] = {}
+        self._recording_since: dict[Reservation, float] = {}
 
     @contextmanager
-    def arriving(self) -> Iterator[Reservation]:
+    def reserve_arriving(self) -> Iterator[Reservation]:
         """The reservation of a delivery that arrives in parts. Raises TooManyEvents."""
-        if self._held_late() > self._late:
-            raise _refused()
+        if self._count_late_bytes() > self._max_late_bytes:
+            raise _too_many_events()
         reservation = Reservation(self, self._monotonic())
         self._unfinished[reservation] = None
         try:
-            reservation.take(0)
+            reservation.add_bytes(0)
             yield reservation
         finally:
             self._release(reservation)
 
     @contextmanager
-    def admitted(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int) -> Iterator[None]:
         """The reservation of a delivery of `size` bytes that is here. Raises TooManyEvents."""
-        with self.arriving() as reservation:
+        with self.reserve_arriving() as reservation:
             # It does not share what unfinished deliveries have.
             self._unfinished.pop(reservation)
-            reservation.take(size)
-            reservation.complete()
+            reservation.add_bytes(size)
+            reservation.finish_arrival()
             yield
 
-    def hold(self, reservation: Reservation, size: int) -> None:
+    def hold_bytes(self, reservation: Reservation, size: int) -> None:
         if size <= 0:
             return
         while not self._fits(reservation, size):
-            self._revoke_one(reservation)
-        self._held += size
-        reservation.held += size
+            self._revoke_largest(reservation)
+        self._held_bytes += size
+        reservation.held_bytes += size
 
-    def begin(self, reservation: Reservation) -> None:
+    def start_recording(self, reservation: Reservation) -> None:
         self._unfinished.pop(reservation, None)
-        self._begun[reservation] = self._monotonic()
+        self._recording_since[reservation] = self._monotonic()
 
     def _fits(self, reservation: Reservation, size: int) -> bool:
-        if self._held > reservation.held and self._held + size > self._capacity:
+        if self._held_bytes > reservation.held_bytes and self._held_bytes + size > self._capacity_bytes:
             return False
-        if reservation not in self._unfinished or reservation.held + size <= SMALL_DELIVERY_BYTES:
+        if reservation not in self._unfinished or reservation.held_bytes + size <= SMALL_DELIVERY_BYTES:
             return True
-        others = sum(other.large for other in self._unfinished if other is not reservation)
-        return not others or others + reservation.held + size - SMALL_DELIVERY_BYTES <= self._capacity // 2
+        others = sum(other.shared_bytes for other in self._unfinished if other is not reservation)
+        return not others or others + reservation.held_bytes + size - SMALL_DELIVERY_BYTES <= self._capacity_bytes // 2
 
-    def _revoke_one(self, reservation: Reservation) -> None:
+    def _revoke_largest(self, reservation: Reservation) -> None:
         """Take its bytes from the largest delivery that should be here by now. Raises TooManyEvents if there is
         none."""
         before = self._monotonic() - UNFINISHED_SECONDS
-        slow = [other for other in self._unfinished if other is not reservation and other.began <= before]
+        slow = [other for other in self._unfinished if other is not reservation and other.began_at <= before]
         if not slow:
-            raise _refused()
-        revoked = max(slow, key=lambda other: other.held)
+            raise _too_many_events()
+        revoked = max(slow, key=lambda other: other.held_bytes)
         revoked.revoked = True
         self._release(revoked)
         if revoked.on_revoked is not None:
             revoked.on_revoked()
 
     def _release(self, reservation: Reservation) -> None:
-        self._held -= reservation.held
-        reservation.held = 0
+        self._held_bytes -= reservation.held_bytes
+        reservation.held_bytes = 0
         self._unfinished.pop(reservation, None)
-        self._begun.pop(reservation, None)
+        self._recording_since.pop(reservation, None)
 
-    def _held_late(self) -> int:
+    def _count_late_bytes(self) -> int:
         """Bytes of the deliveries that take long; they are the first, in the order in which they began."""
         before = self._monotonic() - LATE_SECONDS
         held = 0
-        for reservation, began in self._begun.items():
-            if began > before or held > self._late:
+        for reservation, began in self._recording_since.items():
+            if began > before or held > self._max_late_bytes:
                 break
-            held += reservation.held
+            held += reservation.held_bytes
         return held
 
 
-def _refused() -> TooManyEvents:
+def _too_many_events() -> TooManyEvents:
     return TooManyEvents(
         "the server has reached its limit for deliveries in progress; send this delivery again",
-        retry_after=_RETRY_AFTER,
+        retry_after=_RETRY_AFTER_SECONDS,
     )

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from state_api.domain.apps import App
-from state_api.domain.evidence import Activity, ProbeResult
-from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant
-from state_api.domain.lifecycle import Instance, LifecycleEvent, RuntimeStatus
-from state_api.domain.messages import MessageMemory
-from state_api.domain.ownership import Claim, Proof
-from state_api.domain.scans import Scan
+from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult
+from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.messages import MessageState
+from state_api.domain.readiness.scans import Scan
+from state_api.domain.releases.apps import App
+from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus
+from state_api.domain.task_hubs.ownership import OwnershipProof, TaskHubClaim
 
 Item = TypeVar("Item")
 
@@ -27,10 +27,10 @@ class Page(Generic[Item]):
 @dataclass(frozen=True, slots=True)
 class TaskHubRecord:
     """What the registry knows of a task hub. `app` is the app that claimed it for a slot, `recording` says that
-    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting` is the source that
-    its artifacts are being deleted from, `seen` says that a probe has found it to exist. `matched` is the source that
+    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting_from` is the source that
+    its artifacts are being deleted from, `seen` says that a probe has found it to exist. `confirmed_backend` is the source that
     has shown instances which events told of, and so is that of this hub. `shards` is the number of partitions of its
-    instance table, fixed when it was first seen. `run` is the pipeline run that claimed it, and `proof` what proves
+    instance table, fixed when it was first seen. `run_id` is the pipeline run that claimed it, and `proof` what proves
     that it belongs to the app at its provider."""
 
     name: str
@@ -38,11 +38,11 @@ class TaskHubRecord:
     app: str | None
     recording: bool
     closed: bool
-    deleting: str | None = None
+    deleting_from: str | None = None
     seen: bool = False
-    matched: str | None = None
-    run: str | None = None
-    proof: Proof | None = None
+    confirmed_backend: str | None = None
+    run_id: str | None = None
+    proof: OwnershipProof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class ProbeRecord:
     result: ProbeResult | None = None
     scan: Scan | None = None
     leased_until: Instant | None = None
-    owner: str = ""
-    memory: MessageMemory = field(default_factory=MessageMemory)
+    lease_owner: str = ""
+    message_state: MessageState = field(default_factory=MessageState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class Lease:
     given back, that nobody has taken it over."""
 
     task_hub: str
-    owner: str
-    kept: ProbeRecord
-    token: str
+    lease_owner: str
+    record: ProbeRecord
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +83,14 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class QuarantinedEvent:
     """An event that was not recorded. `event` is what came in, as JSON text; `truncated` says that it was too long to
     keep whole. An event that waits for its task hub to be claimed has a `task_hub`. `key` identifies a stored event."""
 
     received_at: Instant
     code: str
     message: str
-    source: str
+    endpoint_type: str
     event: str
     truncated: bool = False
     task_hub: str | None = None
@@ -98,7 +98,7 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
-class Purged:
+class PurgeResult:
     """How many events were removed from quarantine, and whether there may be `more` to remove."""
 
     removed: int
@@ -127,20 +127,20 @@ class Instances(Protocol):
         """Record events durably; for each, whether it changed anything, and None if the storage does not take it.
         Raises TableMissing, StorageUnavailable."""
 
-    async def correct(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
+    async def record_corrections(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
         """Record what a probe saw; for each, whether it changed anything. Raises TableMissing, StorageUnavailable."""
 
-    async def activity(
+    async def read_activity(
         self, hub: TaskHubRecord, exemptions: Exemptions, *, missing_is_empty: bool = False
-    ) -> Activity: ...
+    ) -> InstanceActivity: ...
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
 
-    async def page(
+    async def list_page(
         self, hub: TaskHubRecord, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
     ) -> Page[Instance]: ...
 
-    async def drop(self, hub: TaskHubRecord) -> None:
+    async def delete_records(self, hub: TaskHubRecord) -> None:
         """Remove all records of the hub. Done already is fine."""
 
 
@@ -150,19 +150,19 @@ class TaskHubs(Protocol):
 
     async def get(self, task_hub: str) -> TaskHubRecord | None: ...
 
-    async def open(self, task_hub: str, *, limited: bool = True) -> TaskHubRecord:
+    async def get_or_create(self, task_hub: str, *, enforce_limit: bool = True) -> TaskHubRecord:
         """The record of a hub that events come for, made with its table when first needed. Raises TooManyTaskHubs if it
-        is `limited`."""
+        is `enforce_limit`."""
 
-    def forget(self, task_hub: str) -> None:
+    def invalidate_cache(self, task_hub: str) -> None:
         """Look the hub up again at its next event."""
 
-    async def claim(self, task_hub: str, claim: Claim) -> TaskHubRecord:
+    async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
         """Reserve the hub for this app, for ever. A claim without a proof keeps the one on record. Raises TaskHubInUse
         if another app has it, TaskHubAlreadyUsed if it was cleaned up."""
 
-    async def close(self, task_hub: str, deleting: str | None = None) -> None:
-        """Let no more events in; they go to quarantine from now on. `deleting` is kept with it, before anything is
+    async def close(self, task_hub: str, deleting_from: str | None = None) -> None:
+        """Let no more events in; they go to quarantine from now on. `deleting_from` is kept with it, before anything is
         deleted from there."""
 
     async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
@@ -174,26 +174,26 @@ class TaskHubs(Protocol):
     async def takes_events(self, task_hub: str) -> bool:
         """Whether the hub is open, by a read that begins after this call."""
 
-    async def mark(self, task_hub: str, matched: str | None = None) -> None:
+    async def record_seen(self, task_hub: str, confirmed_backend: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
 
 
 class Probes(Protocol):
     async def get(self, task_hub: str) -> ProbeRecord: ...
 
-    async def lease(self, task_hub: str, owner: str, until: Instant, now: Instant) -> Lease | None:
+    async def acquire_lease(self, task_hub: str, lease_owner: str, until: Instant, now: Instant) -> Lease | None:
         """Take the hub for one worker. None while another has it."""
 
-    async def renew(self, lease: Lease, until: Instant) -> Lease | None:
+    async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
         """Extend a lease. None if another worker has the hub by now."""
 
-    async def keep(
-        self, lease: Lease, result: ProbeResult | None, scan: Scan | None, memory: MessageMemory | None = None
+    async def save_and_release(
+        self, lease: Lease, result: ProbeResult | None, scan: Scan | None, message_state: MessageState | None = None
     ) -> bool:
         """Give the hub back with what came of it; None keeps the last result, no scan to carry on, or the memory that
         was there. False, and nothing is written, if another worker has the hub by now."""
 
-    async def drop(self, task_hub: str) -> None:
+    async def delete_records(self, task_hub: str) -> None:
         """Forget all of it."""
 
 
@@ -201,27 +201,27 @@ class Apps(Protocol):
     async def get(self, name: str) -> App | None:
         """None also for an app that was deleted."""
 
-    async def read(self, name: str) -> App | None:
+    async def get_including_deleted(self, name: str) -> App | None:
         """The same, but deleted apps as well."""
 
     async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
         """Write state and audit record in one transaction, provided the state is still `before`. False if not."""
 
-    async def page(self, top: int, token: str | None) -> Page[App]: ...
+    async def list_page(self, top: int, token: str | None) -> Page[App]: ...
 
-    async def history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]: ...
+    async def list_history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]: ...
 
 
 class Quarantine(Protocol):
-    async def keep(self, events: Sequence[Quarantined]) -> None: ...
+    async def add(self, events: Sequence[QuarantinedEvent]) -> None: ...
 
-    async def page(self, top: int, token: str | None) -> Page[Quarantined]: ...
+    async def list_page(self, top: int, token: str | None) -> Page[QuarantinedEvent]: ...
 
-    async def waiting(self, task_hub: str, top: int) -> list[Quarantined]:
+    async def list_waiting(self, task_hub: str, top: int) -> list[QuarantinedEvent]:
         """Some of the events that wait for this hub to be claimed; none if there are no more."""
 
-    async def remove(self, events: Sequence[Quarantined]) -> None:
-        """Remove events that `waiting` returned. Those that are gone already are fine."""
+    async def remove(self, events: Sequence[QuarantinedEvent]) -> None:
+        """Remove events that `list_waiting` returned. Those that are gone already are fine."""
 
-    async def purge(self, before: Instant) -> Purged:
+    async def purge(self, received_before: Instant) -> PurgeResult:
         """Remove events that came before that time, as many as one call can."""

@@ -28,27 +28,27 @@ and resets that connection, so the caller gets no 503 (Linux 6.18, run: of 600 c
 second, 302 were reset with a backlog of 128 and none with 1,024)."""
 ACCEPT_BATCH = 128
 """Connections that asyncio takes in one turn of the event loop."""
-_TAKEN_AT_ONCE = 3 * ACCEPT_BATCH
+_ACCEPTED_DESCRIPTORS = 3 * ACCEPT_BATCH
 """File descriptors beside those of `MAX_CONNECTIONS`: asyncio takes two more batches before those that the first batch
 replaces are closed."""
-OTHER_FILES = 256
+OTHER_DESCRIPTORS = 256
 """File descriptors for connections to storage, schedulers and apps, and for the log."""
 MIN_CONNECTIONS = 64
-HEAD_SECONDS = 10.0
-UNREAD_SECONDS = 30.0
+HEAD_TIMEOUT_SECONDS = 10.0
+UNREAD_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """`head_seconds` is the time from the connection, or from the answer before, to the end of a request's head.
-    `unread_seconds` is the time in which a caller must read some of an answer that waits to be sent."""
+    """`head_timeout_seconds` is the time from the connection, or from the answer before, to the end of a request's head.
+    `unread_timeout_seconds` is the time in which a caller must read some of an answer that waits to be sent."""
 
-    connections: int = MAX_CONNECTIONS
-    head_seconds: float = HEAD_SECONDS
-    unread_seconds: float = UNREAD_SECONDS
+    max_connections: int = MAX_CONNECTIONS
+    head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS
+    unread_timeout_seconds: float = UNREAD_TIMEOUT_SECONDS
 
 
-def limit_to_open_files() -> int:
+def raise_open_file_limit() -> int:
     """The number of connections that this process has file descriptors for, at most MAX_CONNECTIONS. Raises the soft
     limit on open files as far as the hard limit allows. Without enough of them, asyncio logs an error for each
     connection that waits, again and again."""
@@ -56,7 +56,7 @@ def limit_to_open_files() -> int:
         import resource  # noqa: PLC0415 (Windows has no such module, and no such limit)
     except ImportError:
         return MAX_CONNECTIONS
-    others = _TAKEN_AT_ONCE + OTHER_FILES
+    others = _ACCEPTED_DESCRIPTORS + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -77,22 +77,22 @@ def set_backlog(listeners: Iterable[socket.socket], backlog: int = BACKLOG) -> N
             same.listen(backlog)
 
 
-class ConnectionTable:
+class ConnectionLimiter:
     """The open connections of one server."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._open: set[LimitedConnection] = set()
         # In the order in which they began to wait for a request.
-        self._waiting: dict[LimitedConnection, None] = {}
+        self._idle: dict[LimitedConnection, None] = {}
 
     def add(self, connection: "LimitedConnection") -> None:
         """Take a connection. When too many are open, close the one that has waited longest for a request, or this one
         if each of the others has a request."""
-        if len(self._open) < self.limits.connections:
+        if len(self._open) < self.limits.max_connections:
             self._open.add(connection)
             return
-        if (longest := next(iter(self._waiting), None)) is None:
+        if (longest := next(iter(self._idle), None)) is None:
             log.warning("refused a connection: %d are open and each has a request", len(self._open))
             connection.abort()
             return
@@ -103,49 +103,49 @@ class ConnectionTable:
 
     def remove(self, connection: "LimitedConnection") -> None:
         self._open.discard(connection)
-        self._waiting.pop(connection, None)
+        self._idle.pop(connection, None)
 
-    def wait(self, connection: "LimitedConnection") -> None:
+    def mark_idle(self, connection: "LimitedConnection") -> None:
         """The connection waits for a request from now on."""
         if connection in self._open:
-            self._waiting.pop(connection, None)
-            self._waiting[connection] = None
+            self._idle.pop(connection, None)
+            self._idle[connection] = None
 
-    def begin(self, connection: "LimitedConnection") -> None:
+    def mark_busy(self, connection: "LimitedConnection") -> None:
         """The connection has a request."""
-        self._waiting.pop(connection, None)
+        self._idle.pop(connection, None)
 
 
 class LimitedConnection(H11Protocol):
     """uvicorn's connection with the limits of its table."""
 
-    def __init__(self, *args: Any, table: ConnectionTable, **more: Any) -> None:
+    def __init__(self, *args: Any, limiter: ConnectionLimiter, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._table = table
+        self._limiter = limiter
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
-        self._table.add(self)
-        self._table.wait(self)
+        self._start_head_timer()
+        self._limiter.add(self)
+        self._limiter.mark_idle(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
-        self._table.remove(self)
+        self._limiter.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._note_request()
+        self._register_request()
 
     def on_response_complete(self) -> None:
         # uvicorn begins the next request here if it has arrived already.
         super().on_response_complete()
-        if not self._note_request():
-            self._await_head()
-            self._table.wait(self)
+        if not self._register_request():
+            self._start_head_timer()
+            self._limiter.mark_idle(self)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP. uvicorn raises an error if a part of an answer has been sent."""
@@ -166,7 +166,7 @@ class LimitedConnection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._await_reader()
+        self._start_write_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -179,50 +179,55 @@ class LimitedConnection(H11Protocol):
         self._stop_timers()
         self.transport.abort()
 
-    def _note_request(self) -> bool:
+    def _register_request(self) -> bool:
         """Whether the connection has a request that is not answered yet."""
         if self.cycle is None or self.cycle.response_complete:
             return False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        self._table.begin(self)
+        self._limiter.mark_busy(self)
         return True
 
-    def _await_head(self) -> None:
+    def _start_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
-        self._head_timer = self.loop.call_later(self._table.limits.head_seconds, self._head_late)
+        self._head_timer = self.loop.call_later(self._limiter.limits.head_timeout_seconds, self._on_head_timeout)
 
-    def _head_late(self) -> None:
+    def _on_head_timeout(self) -> None:
         self._head_timer = None
         if self.transport.get_write_buffer_size():
             # The answer before is still being sent.
             if self._write_timer is None:
-                self._await_reader()
+                self._start_write_timer()
             return
         if self.conn.trailing_data[0]:
-            log.warning("closed a connection: its request head is not complete after %g s", self._head_seconds)
+            log.warning("closed a connection: its request head is not complete after %g s", self._head_timeout_seconds)
         self.abort()
 
     @property
-    def _head_seconds(self) -> float:
-        return self._table.limits.head_seconds
+    def _head_timeout_seconds(self) -> float:
+        return self._limiter.limits.head_timeout_seconds
 
-    def _await_reader(self) -> None:
+    def _start_write_timer(self) -> None:
         left = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(self._table.limits.unread_seconds, self._check_reader, left)
+        self._write_timer = self.loop.call_later(
+            self._limiter.limits.unread_timeout_seconds, self._on_write_timeout, left
+        )
 
-    def _check_reader(self, before: int) -> None:
+    def _on_write_timeout(self, before: int) -> None:
         self._write_timer = None
         left = self.transport.get_write_buffer_size()
         if left >= before > 0:
-            log.warning("closed a connection: its answer has not been read for %g s", self._table.limits.unread_seconds)
+            log.warning(
+                "closed a connection: its answer has not been read for %g s",
+                self._limiter.limits.unread_timeout_seconds,
+            )
             self.abort()
         elif left:
-            self._await_reader()
-        elif self._head_timer is None and not self._note_request():
-            self._await_head()
+            self._start_write_timer()
+        elif self._head_timer is None and not self._register_request():
+            self._start_head_timer()
 
     def _stop_timers(self) -> None:
         for timer in (self._head_timer, self._write_timer):
@@ -231,6 +236,6 @@ class LimitedConnection(H11Protocol):
         self._head_timer = self._write_timer = None
 
 
-def limited_protocol(limits: ConnectionLimits) -> Any:
+def protocol_factory(limits: ConnectionLimits) -> Any:
     """What uvicorn's setting `http` takes in place of a protocol class."""
-    return partial(LimitedConnection, table=ConnectionTable(limits))
+    return partial(LimitedConnection, limiter=ConnectionLimiter(limits))

@@ -7,16 +7,16 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from state_api.http.middleware import LOG_KIND
-from state_api.services.administration import UNLIMITED
+from state_api.services.administration import EXEMPT_FROM_LOG_LIMIT
 
 log = logging.getLogger(__name__)
 
-LINES = 100
+MAX_MESSAGES_PER_WINDOW = 100
 """Messages of one kind that are logged in one window."""
 WINDOW_SECONDS = 60
-MAX_KINDS = 200
+MAX_MESSAGE_KINDS = 200
 """Kinds that are told apart. The texts of messages are a fixed number, unless a library puts values into them."""
-_LONGEST = 300
+_MAX_EXAMPLE_CHARACTERS = 300
 
 _SUMMARY = "log_summary"
 
@@ -32,7 +32,7 @@ class _Count:
     example: str = ""
 
 
-class LogLimit(logging.Filter):
+class LogRateLimit(logging.Filter):
     """Lets the first LINES messages of a kind pass in each window, and counts the rest. Two messages are of one kind
     if logger, level and text are the same, whatever the values in the text are. Messages with the attribute UNLIMITED
     always pass."""
@@ -41,20 +41,20 @@ class LogLimit(logging.Filter):
         super().__init__()
         self._monotonic = monotonic
         self._counts: dict[_Kind, _Count] = {}
-        self._began = monotonic()
+        self._window_began_at = monotonic()
         # Loggers are used from threads too.
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if hasattr(record, _SUMMARY) or getattr(record, UNLIMITED, False):
+        if hasattr(record, _SUMMARY) or getattr(record, EXEMPT_FROM_LOG_LIMIT, False):
             return True
         with self._lock:
-            count = self._count(record)
-            if count.passed < LINES:
+            count = self._count_of(record)
+            if count.passed < MAX_MESSAGES_PER_WINDOW:
                 count.passed += 1
                 return True
             if not count.dropped:
-                count.example = _message(record)
+                count.example = _format_message(record)
             count.dropped += 1
             return False
 
@@ -63,10 +63,10 @@ class LogLimit(logging.Filter):
         often."""
         with self._lock:
             now = self._monotonic()
-            took = now - self._began
+            took = now - self._window_began_at
             if took < WINDOW_SECONDS and not at_end:
                 return
-            counts, self._counts, self._began = self._counts, {}, now
+            counts, self._counts, self._window_began_at = self._counts, {}, now
         for (name, level, _, _), count in counts.items():
             if count.dropped:
                 log.log(
@@ -79,16 +79,16 @@ class LogLimit(logging.Filter):
                     extra={_SUMMARY: True},
                 )
 
-    def _count(self, record: logging.LogRecord) -> _Count:
+    def _count_of(self, record: logging.LogRecord) -> _Count:
         text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
         key: _Kind = (record.name, record.levelno, text, getattr(record, LOG_KIND, None))
-        if key not in self._counts and len(self._counts) >= MAX_KINDS:
+        if key not in self._counts and len(self._counts) >= MAX_MESSAGE_KINDS:
             key = (record.name, record.levelno, "", None)
         return self._counts.setdefault(key, _Count())
 
 
-def _message(record: logging.LogRecord) -> str:
+def _format_message(record: logging.LogRecord) -> str:
     try:
-        return record.getMessage()[:_LONGEST]
+        return record.getMessage()[:_MAX_EXAMPLE_CHARACTERS]
     except Exception:  # noqa: BLE001 (a library's mistake in a message must not fail what it logs)
-        return str(record.msg)[:_LONGEST]
+        return str(record.msg)[:_MAX_EXAMPLE_CHARACTERS]

@@ -14,134 +14,136 @@ from azure.data.tables import TableEntity
 
 from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.domain.names import hub_key
-from state_api.services.ports import Page, Purged, Quarantined
-from state_api.storage.schema import QUARANTINED, SCHEMA
+from state_api.services.ports import Page, PurgeResult, QuarantinedEvent
+from state_api.storage.schema import QUARANTINE_SCHEMA, SCHEMA_PROPERTY
 from state_api.storage.tables import (
-    QUARANTINE,
+    QUARANTINE_TABLE,
     Tables,
-    chunked,
-    is_lost_race,
-    is_no_table,
+    is_table_missing,
+    is_write_conflict,
+    join_property,
     read_page,
-    transact,
-    translated,
-    unchunked,
+    split_property,
+    submit_transaction,
+    translate_storage_errors,
 )
-from state_api.storage.transactions import Operation
+from state_api.storage.transactions import TableOperation
 
 _PARTITION = "quarantine"
-_WAITING = "waiting|"
+_TASK_HUB_PREFIX = "waiting|"
 """What the partition of a task hub begins with. It sorts after the one partition of all others."""
-_LAST = 10**20
-_LONGEST = 300_000
+_KEY_ORIGIN = 10**20
+_MAX_EVENT_CHARACTERS = 300_000
 """Characters kept of an event: in UTF-16 well below the 1 MiB that an entity may have."""
-_TRANSACTION_CHARACTERS = 500_000
+_MAX_TRANSACTION_CHARACTERS = 500_000
 """Event text per transaction: escaped and in UTF-16 it stays below the 4 MiB that a transaction may have."""
-_TRANSACTION_ROWS = 100
-_TRANSACTIONS_AT_ONCE = 16
-PURGED_AT_ONCE = 5000
+_MAX_TRANSACTION_ROWS = 100
+_MAX_CONCURRENT_TRANSACTIONS = 16
+MAX_PURGED_EVENTS = 5000
 """Events that one call to `purge` removes at most."""
-PURGE_SECONDS = 60.0
+PURGE_TIMEOUT_SECONDS = 60.0
 """How long one call to `purge` looks for events to remove."""
 
 
 class QuarantineStore:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._table = tables.client(QUARANTINE)
-        self._transactions = asyncio.Semaphore(_TRANSACTIONS_AT_ONCE)
+        self._table = tables.client(QUARANTINE_TABLE)
+        self._transaction_slots = asyncio.Semaphore(_MAX_CONCURRENT_TRANSACTIONS)
 
-    async def keep(self, events: Sequence[Quarantined]) -> None:
+    async def add(self, events: Sequence[QuarantinedEvent]) -> None:
         """Keep all, durably, or raise StorageUnavailable; then sending them again is safe."""
-        by_partition: dict[str, list[Quarantined]] = defaultdict(list)
+        by_partition: dict[str, list[QuarantinedEvent]] = defaultdict(list)
         for event in events:
-            by_partition[_partition(event.task_hub)].append(event)
-        await _all(self._keep(batch) for kept in by_partition.values() for batch in _batches(kept))
+            by_partition[_partition_key(event.task_hub)].append(event)
+        await _gather_all(
+            self._write_batch(batch) for kept in by_partition.values() for batch in _split_into_batches(kept)
+        )
 
-    async def _keep(self, batch: Sequence[Quarantined]) -> None:
-        operations: list[Operation] = [("create", _row(event)) for event in batch]
+    async def _write_batch(self, batch: Sequence[QuarantinedEvent]) -> None:
+        operations: list[TableOperation] = [("create", _row_from_event(event)) for event in batch]
         for attempt in range(2):
-            async with self._transactions, translated():
+            async with self._transaction_slots, translate_storage_errors():
                 try:
-                    await transact(self._table, operations)
+                    await submit_transaction(self._table, operations)
                     break
                 except HttpResponseError as error:
-                    if attempt or not is_no_table(error):
+                    if attempt or not is_table_missing(error):
                         raise
-                    await self._tables.make(QUARANTINE)
+                    await self._tables.create_table(QUARANTINE_TABLE)
 
-    async def page(self, top: int, token: str | None) -> Page[Quarantined]:
+    async def list_page(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
         """Those that could not be understood first, newest first; then the waiting ones by task hub, newest first."""
         rows = await read_page(self._table, "PartitionKey ge @p", {"p": _PARTITION}, top, token, "quarantine")
-        return Page(tuple(_quarantined(row) for row in rows.items), rows.continuation_token)
+        return Page(tuple(_event_from_row(row) for row in rows.items), rows.continuation_token)
 
-    async def waiting(self, task_hub: str, top: int) -> list[Quarantined]:
+    async def list_waiting(self, task_hub: str, top: int) -> list[QuarantinedEvent]:
         """Up to `top` events that wait for this task hub to be claimed."""
-        parameters = {"partition": _partition(task_hub)}
+        parameters = {"partition": _partition_key(task_hub)}
         rows = self._table.query_entities(
             "PartitionKey eq @partition", parameters=parameters, results_per_page=min(top, 1000)
         )
-        found: list[Quarantined] = []
-        async with translated():
+        found: list[QuarantinedEvent] = []
+        async with translate_storage_errors():
             try:
                 async for row in rows:
-                    found.append(_quarantined(row))
+                    found.append(_event_from_row(row))
                     if len(found) == top:
                         break
             except ResourceNotFoundError:
                 return []
         return found
 
-    async def remove(self, events: Sequence[Quarantined]) -> None:
-        await self._delete([(_partition(event.task_hub), event.key) for event in events])
+    async def remove(self, events: Sequence[QuarantinedEvent]) -> None:
+        await self._delete([(_partition_key(event.task_hub), event.key) for event in events])
 
-    async def purge(self, before: Instant) -> Purged:
+    async def purge(self, received_before: Instant) -> PurgeResult:
         """Remove events that came before that time: at most PURGED_AT_ONCE, and those that are found within
         PURGE_SECONDS. Raises UnsupportedSchema before anything is removed."""
-        # Keys count down from `_LAST`, so what came earlier has a greater one. Texts are compared: of the same length.
-        least = min(_LAST - before + 1, _LAST - 1)
+        # Keys count down from `_KEY_ORIGIN`, so what came earlier has a greater one. Texts are compared: of the same length.
+        least = min(_KEY_ORIGIN - received_before + 1, _KEY_ORIGIN - 1)
         rows = self._table.query_entities(
             "PartitionKey ge @partition and RowKey ge @key",
             parameters={"partition": _PARTITION, "key": f"{least:020d}"},
-            select=["PartitionKey", "RowKey", SCHEMA],
+            select=["PartitionKey", "RowKey", SCHEMA_PROPERTY],
             results_per_page=1000,
         )
         found: list[tuple[str, str]] = []
         more = False
-        async with translated():
+        async with translate_storage_errors():
             try:
-                async with asyncio.timeout(PURGE_SECONDS):
+                async with asyncio.timeout(PURGE_TIMEOUT_SECONDS):
                     async for row in rows:
-                        QUARANTINED.check(row)
-                        if len(found) == PURGED_AT_ONCE:
+                        QUARANTINE_SCHEMA.check(row)
+                        if len(found) == MAX_PURGED_EVENTS:
                             more = True
                             break
                         found.append((row["PartitionKey"], row["RowKey"]))
             except TimeoutError:
                 more = True
             except ResourceNotFoundError:
-                return Purged(0, more=False)
-        return Purged(await self._delete(found), more)
+                return PurgeResult(0, more=False)
+        return PurgeResult(await self._delete(found), more)
 
     async def _delete(self, keys: Sequence[tuple[str, str]]) -> int:
         """Delete rows; how many were there."""
-        by_partition: dict[str, list[Operation]] = defaultdict(list)
+        by_partition: dict[str, list[TableOperation]] = defaultdict(list)
         for partition, key in keys:
             by_partition[partition].append(("delete", {"PartitionKey": partition, "RowKey": key}))
         batches = [
-            operations[start : start + _TRANSACTION_ROWS]
+            operations[start : start + _MAX_TRANSACTION_ROWS]
             for operations in by_partition.values()
-            for start in range(0, len(operations), _TRANSACTION_ROWS)
+            for start in range(0, len(operations), _MAX_TRANSACTION_ROWS)
         ]
-        return sum(await _all(self._delete_batch(batch) for batch in batches))
+        return sum(await _gather_all(self._delete_batch(batch) for batch in batches))
 
-    async def _delete_batch(self, operations: Sequence[Operation]) -> int:
-        async with self._transactions, translated():
+    async def _delete_batch(self, operations: Sequence[TableOperation]) -> int:
+        async with self._transaction_slots, translate_storage_errors():
             try:
-                await transact(self._table, operations)
+                await submit_transaction(self._table, operations)
                 return len(operations)
             except HttpResponseError as error:
-                if not is_lost_race(error):
+                if not is_write_conflict(error):
                     raise
         if len(operations) == 1:
             return 0
@@ -149,25 +151,25 @@ class QuarantineStore:
         return sum([await self._delete_batch([operation]) for operation in operations])
 
 
-async def _all(work: Any) -> list[Any]:
+async def _gather_all(awaitables: Any) -> list[Any]:
     """Await all of it. Raises the first error after everything has ended."""
-    results = await asyncio.gather(*work, return_exceptions=True)
+    results = await asyncio.gather(*awaitables, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
     return results
 
 
-def _partition(task_hub: str | None) -> str:
-    return _PARTITION if task_hub is None else f"{_WAITING}{hub_key(task_hub)}"
+def _partition_key(task_hub: str | None) -> str:
+    return _PARTITION if task_hub is None else f"{_TASK_HUB_PREFIX}{hub_key(task_hub)}"
 
 
-def _batches(events: Sequence[Quarantined]) -> list[list[Quarantined]]:
-    batches: list[list[Quarantined]] = []
+def _split_into_batches(events: Sequence[QuarantinedEvent]) -> list[list[QuarantinedEvent]]:
+    batches: list[list[QuarantinedEvent]] = []
     size = 0
     for event in events:
-        length = min(len(event.event), _LONGEST)
-        if not batches or len(batches[-1]) == _TRANSACTION_ROWS or size + length > _TRANSACTION_CHARACTERS:
+        length = min(len(event.event), _MAX_EVENT_CHARACTERS)
+        if not batches or len(batches[-1]) == _MAX_TRANSACTION_ROWS or size + length > _MAX_TRANSACTION_CHARACTERS:
             batches.append([])
             size = 0
         batches[-1].append(event)
@@ -175,31 +177,31 @@ def _batches(events: Sequence[Quarantined]) -> list[list[Quarantined]]:
     return batches
 
 
-def _row(event: Quarantined) -> dict[str, object]:
+def _row_from_event(event: QuarantinedEvent) -> dict[str, object]:
     # The same event may come twice in one request: the last part keeps their rows apart.
     digest = hashlib.sha256(event.event.encode()).hexdigest()[:16]
     return {
-        "PartitionKey": _partition(event.task_hub),
-        "RowKey": f"{_LAST - event.received_at:020d}|{digest}|{secrets.token_hex(4)}",
-        **QUARANTINED.stamp,
+        "PartitionKey": _partition_key(event.task_hub),
+        "RowKey": f"{_KEY_ORIGIN - event.received_at:020d}|{digest}|{secrets.token_hex(4)}",
+        **QUARANTINE_SCHEMA.schema_property,
         "ReceivedAt": format_instant(event.received_at),
         "Code": event.code,
         "Message": event.message,
-        "Source": event.source,
+        "EndpointType": event.endpoint_type,
         "TaskHub": event.task_hub,
-        "Truncated": event.truncated or len(event.event) > _LONGEST,
-        **chunked("Event", event.event[:_LONGEST]),
+        "Truncated": event.truncated or len(event.event) > _MAX_EVENT_CHARACTERS,
+        **split_property("Event", event.event[:_MAX_EVENT_CHARACTERS]),
     }
 
 
-def _quarantined(row: TableEntity) -> Quarantined:
-    QUARANTINED.check(row)
-    return Quarantined(
+def _event_from_row(row: TableEntity) -> QuarantinedEvent:
+    QUARANTINE_SCHEMA.check(row)
+    return QuarantinedEvent(
         received_at=parse_instant(row["ReceivedAt"]),
         code=row["Code"],
         message=row["Message"],
-        source=row["Source"],
-        event=unchunked("Event", row),
+        endpoint_type=row["EndpointType"],
+        event=join_property("Event", row),
         truncated=row["Truncated"],
         task_hub=row.get("TaskHub"),
         key=row["RowKey"],

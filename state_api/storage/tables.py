@@ -27,34 +27,34 @@ from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
 from state_api.services.ports import Page
 from state_api.settings import SettingsError, StorageSettings
-from state_api.storage.transactions import Operation, submit
+from state_api.storage.transactions import TableOperation, send_transaction
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
 
 log = logging.getLogger(__name__)
 
-PREFIX = "SafeDeploy"
-APPS = f"{PREFIX}Apps"
-TASK_HUBS = f"{PREFIX}TaskHubs"
-QUARANTINE = f"{PREFIX}Quarantine"
+TABLE_PREFIX = "SafeDeploy"
+APPS_TABLE = f"{TABLE_PREFIX}Apps"
+TASK_HUBS_TABLE = f"{TABLE_PREFIX}TaskHubs"
+QUARANTINE_TABLE = f"{TABLE_PREFIX}Quarantine"
 
-_RETRIED = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
+_RETRIED_METHODS = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
-FOREIGN_PAGE = "the continuationToken is not one that this list gave; start again without it"
+INVALID_TOKEN_MESSAGE = "the continuationToken is not one that this list gave; start again without it"
 
-_REMEMBERED = 64
+_MAX_CACHED_CLIENTS = 64
 """Clients kept, some 60 kB each; publishers decide how many hubs there are. To make one again takes a millisecond and
 no request."""
 
-_STRING_PROPERTY = 15_000
+_MAX_PROPERTY_CHARACTERS = 15_000
 """Characters kept in one property; the service takes 32 Ki UTF-16 units, and a character can be two."""
 
 
-def instance_table(task_hub: str) -> str:
+def instance_table_name(task_hub: str) -> str:
     """The hub's own table. The state may share an account with task hubs, whose tables end in Instances, History and
     Partitions: this one ends otherwise, so that the two never meet. 63 characters at most, the service's limit."""
-    return f"{PREFIX}Hub{task_hub}State"
+    return f"{TABLE_PREFIX}Hub{task_hub}State"
 
 
 class StorageClock:
@@ -62,19 +62,19 @@ class StorageClock:
     clock that rows are stamped with. Behind the storage by less than a second and a round trip, and ahead only as far
     as this machine runs fast within two minutes."""
 
-    _CORRECTED = 1.0
+    _SET_BACK_SECONDS = 1.0
     """Seconds that an answer must be behind what was heard before, at the very least, for the storage to have set its
     clock back."""
-    _WINDOW = 60.0
+    _WINDOW_SECONDS = 60.0
     """Seconds that what was heard counts for, and as many again: a machine that runs fast must not get ahead."""
 
     def __init__(self) -> None:
-        self._at_zero: float | None = None
-        self._before: float | None = None
-        self._lately: float | None = None
-        self._since = 0.0
+        self._offset: float | None = None
+        self._previous_offset: float | None = None
+        self._window_offset: float | None = None
+        self._window_began_at = 0.0
 
-    def hear(self, date: str, sent: float) -> None:
+    def observe_date(self, date: str, sent: float) -> None:
         """Take note of the `Date` header of an answer to what was `sent`, by the machine's monotonic clock. It is cut
         to seconds and older by its way here, so of several the one that is furthest ahead is the closest."""
         now = time.monotonic()
@@ -85,40 +85,46 @@ class StorageClock:
         at_zero = told - now
         # An answer that was long on its way, or that nobody had time to read, is late, and no sign of another clock.
         at_most = told + 1 - sent
-        if self._at_zero is not None and at_most <= self._at_zero - self._CORRECTED:
-            self._before = self._lately = None
-        if self._lately is None or now - self._since >= self._WINDOW:
-            self._before = self._lately if now - self._since < 2 * self._WINDOW else None
-            self._lately, self._since = at_zero, now
-        self._lately = max(self._lately, at_zero)
-        self._at_zero = self._lately if self._before is None else max(self._before, self._lately)
+        if self._offset is not None and at_most <= self._offset - self._SET_BACK_SECONDS:
+            self._previous_offset = self._window_offset = None
+        if self._window_offset is None or now - self._window_began_at >= self._WINDOW_SECONDS:
+            self._previous_offset = (
+                self._window_offset if now - self._window_began_at < 2 * self._WINDOW_SECONDS else None
+            )
+            self._window_offset, self._window_began_at = at_zero, now
+        self._window_offset = max(self._window_offset, at_zero)
+        self._offset = (
+            self._window_offset if self._previous_offset is None else max(self._previous_offset, self._window_offset)
+        )
 
     @property
     def synchronized(self) -> bool:
-        return self._at_zero is not None
+        return self._offset is not None
 
     def now(self) -> Instant:
         """Before the first answer, the time of this machine."""
-        seconds = time.time() if self._at_zero is None else self._at_zero + time.monotonic()
+        seconds = time.time() if self._offset is None else self._offset + time.monotonic()
         return Instant(int(seconds * TICKS_PER_SECOND))
 
 
-def _note_when(request: PipelineRequest[Any]) -> None:
+def _record_sent_at(request: PipelineRequest[Any]) -> None:
     request.context["sent"] = time.monotonic()
 
 
 class Tables:
-    """The tables of a storage account, called `what` in messages. Makes no connection until it is used. Raises
+    """The tables of a storage account, called `account_name` in messages. Makes no connection until it is used. Raises
     SettingsError."""
 
-    def __init__(self, settings: StorageSettings, what: str = "the state storage", **more: Any) -> None:
+    def __init__(
+        self, settings: StorageSettings, account_name: str = "the state storage", **client_options: Any
+    ) -> None:
         self.clock = StorageClock()
         self._credential: AsyncTokenCredential | None = None
         # Short: Event Grid waits no longer than 30 s, and it and pipelines come back by themselves.
         options: dict[str, Any] = {
             # Called for each attempt by itself.
-            "raw_request_hook": _note_when,
-            "raw_response_hook": self._hear,
+            "raw_request_hook": _record_sent_at,
+            "raw_response_hook": self._observe_response_date,
             "retry_total": 2,
             "retry_backoff_factor": 0.2,
             "retry_backoff_max": 2,
@@ -126,7 +132,7 @@ class Tables:
             "read_timeout": 6,
             # A redirect would take the credentials, or the state, to another place.
             "permit_redirects": False,
-            **more,
+            **client_options,
         }
         if settings.connection_string is not None:
             connection = settings.connection_string.get_secret_value()
@@ -134,7 +140,7 @@ class Tables:
                 self._service = TableServiceClient.from_connection_string(connection, **options)
             except ValueError:
                 # The library's own words can hold parts of the connection string.
-                raise SettingsError(f"the connection string of {what} lacks an account or a key") from None
+                raise SettingsError(f"the connection string of {account_name} lacks an account or a key") from None
         else:
             assert settings.table_service_uri is not None, "settings hold one of the two"
             # Loaded when first used: it is by far the slowest import, and most machines never need it.
@@ -146,38 +152,38 @@ class Tables:
         # At INFO the library logs every request with its address, and that holds instance ids.
         logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
 
-    def _hear(self, response: PipelineResponse[Any, Any]) -> None:
+    def _observe_response_date(self, response: PipelineResponse[Any, Any]) -> None:
         date = response.http_response.headers.get("Date")
         if date:
-            self.clock.hear(date, response.context["sent"])
+            self.clock.observe_date(date, response.context["sent"])
 
     def client(self, table: str) -> TableClient:
         """The client of a table, which need not exist yet."""
         client = self._clients.pop(table, None) or self._service.get_table_client(table)
-        if len(self._clients) >= _REMEMBERED:
+        if len(self._clients) >= _MAX_CACHED_CLIENTS:
             del self._clients[next(iter(self._clients))]
         # The one that was asked for last comes last.
         self._clients[table] = client
         return client
 
-    def forget(self, table: str) -> None:
+    def invalidate_cache(self, table: str) -> None:
         self._clients.pop(table, None)
 
-    async def make(self, table: str) -> None:
+    async def create_table(self, table: str) -> None:
         """Make the table unless it exists."""
-        async with translated():
+        async with translate_storage_errors():
             try:
                 await self._service.create_table(table)
             except ResourceExistsError as error:
                 if error_code(error) == "TableBeingDeleted":
                     raise
 
-    async def drop(self, table: str) -> None:
+    async def delete_table(self, table: str) -> None:
         """Delete the table; one that is gone already is fine."""
-        async with translated():
+        async with translate_storage_errors():
             with suppress(ResourceNotFoundError):
                 await self._service.delete_table(table)
-        self.forget(table)
+        self.invalidate_cache(table)
 
     async def close(self) -> None:
         await self._service.close()
@@ -185,11 +191,11 @@ class Tables:
             await self._credential.close()
 
 
-async def transact(table: TableClient, operations: Sequence[Operation]) -> list[str | None]:
+async def submit_transaction(table: TableClient, operations: Sequence[TableOperation]) -> list[str | None]:
     """Write rows of one partition, all or none; for each its new ETag, None where it was deleted. Unlike single writes
     this is tried again when the connection is cut: what the lost answer would have said shows when the condition of the
     second attempt fails, and every caller reads again then. Raises the library's errors, with their code."""
-    return await submit(table, operations, retry_on_methods=_RETRIED)
+    return await send_transaction(table, operations, retry_on_methods=_RETRIED_METHODS)
 
 
 def error_code(error: HttpResponseError) -> str:
@@ -199,10 +205,10 @@ def error_code(error: HttpResponseError) -> str:
     return str(getattr(code, "value", code))
 
 
-def is_lost_race(error: HttpResponseError) -> bool:
+def is_write_conflict(error: HttpResponseError) -> bool:
     """Whether a conditional write failed because somebody else wrote first. A second look costs a read, so whatever
     code a conflict comes with, it is taken for one."""
-    if is_no_table(error):
+    if is_table_missing(error):
         return False
     return error.status_code in (409, 412) or error_code(error) in (
         "UpdateConditionNotSatisfied",
@@ -211,12 +217,12 @@ def is_lost_race(error: HttpResponseError) -> bool:
     )
 
 
-def is_no_table(error: HttpResponseError) -> bool:
+def is_table_missing(error: HttpResponseError) -> bool:
     return error_code(error) in ("TableNotFound", "TableBeingDeleted")
 
 
 @asynccontextmanager
-async def translated() -> AsyncIterator[None]:
+async def translate_storage_errors() -> AsyncIterator[None]:
     """Turn what is left of the library's errors into StorageUnavailable, with the facts in the log."""
     try:
         yield
@@ -237,12 +243,12 @@ def etag_of(entity: TableEntity) -> str:
     return str(entity.metadata["etag"])
 
 
-def unchanged_since(etag: str) -> dict[str, Any]:
+def if_match(etag: str) -> dict[str, Any]:
     """The condition of a write that must not overwrite what somebody else wrote."""
     return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
-def written_at(entity: TableEntity) -> Instant:
+def timestamp_of(entity: TableEntity) -> Instant:
     """When the storage last wrote the row, by its own clock, to 100 ns."""
     stamp = entity.metadata["timestamp"]
     assert stamp is not None, "every row that is read whole carries its time stamp"
@@ -250,13 +256,13 @@ def written_at(entity: TableEntity) -> Instant:
     return parse_instant(precise) if precise else instant_from(stamp)
 
 
-def chunked(name: str, text: str) -> dict[str, str]:
+def split_property(name: str, text: str) -> dict[str, str]:
     """A long text as properties `name0`, `name1`, …"""
-    pieces = [text[at : at + _STRING_PROPERTY] for at in range(0, len(text), _STRING_PROPERTY)] or [""]
+    pieces = [text[at : at + _MAX_PROPERTY_CHARACTERS] for at in range(0, len(text), _MAX_PROPERTY_CHARACTERS)] or [""]
     return {f"{name}{number}": piece for number, piece in enumerate(pieces)}
 
 
-def unchunked(name: str, entity: Mapping[str, Any]) -> str:
+def join_property(name: str, entity: Mapping[str, Any]) -> str:
     pieces: list[str] = []
     while (piece := entity.get(f"{name}{len(pieces)}")) is not None:
         pieces.append(piece)
@@ -277,7 +283,7 @@ def decode_token(token: str, *kinds: str) -> dict[str, Any]:
     except (binascii.Error, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or content.get("kind") not in kinds:
-        raise InvalidRequest(FOREIGN_PAGE)
+        raise InvalidRequest(INVALID_TOKEN_MESSAGE)
     return content
 
 
@@ -291,10 +297,10 @@ async def read_page(
         content = decode_token(token, kind)
         start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
         if not all(isinstance(key, str) for key in start.values()):
-            raise InvalidRequest(FOREIGN_PAGE)
+            raise InvalidRequest(INVALID_TOKEN_MESSAGE)
     # The library's iterator carries the service's continuation as a mapping, which its annotations do not say.
     pages: Any = table.query_entities(query, parameters=dict(parameters), results_per_page=top).by_page(start)
-    async with translated():
+    async with translate_storage_errors():
         try:
             rows = [row async for row in await anext(pages)]
         except (ResourceNotFoundError, StopAsyncIteration):

@@ -12,29 +12,29 @@ from azure.data.tables import UpdateMode
 from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.names import HubKey, app_key, hub_key
-from state_api.domain.ownership import Basis, Claim, Proof
-from state_api.domain.refusals import task_hub_claimed
+from state_api.domain.releases.refusals import task_hub_claimed
+from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
 from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
-from state_api.storage.schema import TASK_HUB
+from state_api.storage.schema import TASK_HUB_SCHEMA
 from state_api.storage.tables import (
-    TASK_HUBS,
+    TASK_HUBS_TABLE,
     Tables,
     etag_of,
-    instance_table,
-    is_lost_race,
-    is_no_table,
-    transact,
-    translated,
-    unchanged_since,
+    if_match,
+    instance_table_name,
+    is_table_missing,
+    is_write_conflict,
+    submit_transaction,
+    translate_storage_errors,
 )
-from state_api.storage.unclaimed import UnclaimedLimit
+from state_api.storage.unclaimed_limit import UnclaimedTaskHubLimit
 
 _PARTITION = "hub"
-_ATTEMPTS = 10
-_REMEMBERED = 10_000
-_MADE_AT_ONCE = 8
+_MAX_ATTEMPTS = 10
+_MAX_CACHED_RECORDS = 10_000
+_MAX_CONCURRENT_CREATIONS = 8
 
-Change = Callable[[TaskHubRecord | None], dict[str, Any]]
+PropertyUpdate = Callable[[TaskHubRecord | None], dict[str, Any]]
 """What to set in the row of a hub, given what it holds."""
 
 
@@ -45,7 +45,7 @@ class _Reread:
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     asked: int = 0
     answered: int = 0
-    open: bool = False
+    get_or_create: bool = False
 
 
 class TaskHubStore:
@@ -53,61 +53,63 @@ class TaskHubStore:
 
     def __init__(self, tables: Tables, shards: int, unclaimed_limit: int | None = None) -> None:
         self._tables = tables
-        self._table = tables.client(TASK_HUBS)
+        self._table = tables.client(TASK_HUBS_TABLE)
         self._shards = shards
         # A hub that takes events does so until cleanup closes it and drops its table; a missing table is what makes
         # a worker look again, so remembering is safe.
-        self._open: dict[HubKey, TaskHubRecord] = {}
+        self._open_records: dict[HubKey, TaskHubRecord] = {}
         self._rereads: dict[HubKey, _Reread] = {}
-        self._making = asyncio.Semaphore(_MADE_AT_ONCE)
-        self._unclaimed = UnclaimedLimit(self._table, _PARTITION, unclaimed_limit)
+        self._creation_slots = asyncio.Semaphore(_MAX_CONCURRENT_CREATIONS)
+        self._unclaimed = UnclaimedTaskHubLimit(self._table, _PARTITION, unclaimed_limit)
 
     async def ping(self) -> None:
         # No hub has this name: it begins with no letter.
-        await self._read("-")
+        await self._read_with_etag("-")
 
     async def get(self, task_hub: str) -> TaskHubRecord | None:
-        known = await self._read(task_hub)
+        known = await self._read_with_etag(task_hub)
         return known[0] if known else None
 
-    async def open(self, task_hub: str, *, limited: bool = True) -> TaskHubRecord:
+    async def get_or_create(self, task_hub: str, *, enforce_limit: bool = True) -> TaskHubRecord:
         """The record of a hub that events come for; its row and its table are made when first needed. A closed hub
-        is returned as it is. Raises TooManyTaskHubs for a hub that is not registered, if it is `limited` and the limit
+        is returned as it is. Raises TooManyTaskHubs for a hub that is not registered, if it is `enforce_limit` and the limit
         is reached."""
         key = hub_key(task_hub)
-        if key not in self._open:
-            async with self._making:
-                return await self._open_or_make(task_hub, limited=limited)
-        return self._open[key]
+        if key not in self._open_records:
+            async with self._creation_slots:
+                return await self._get_or_create_record(task_hub, enforce_limit=enforce_limit)
+        return self._open_records[key]
 
-    async def _open_or_make(self, task_hub: str, *, limited: bool) -> TaskHubRecord:
+    async def _get_or_create_record(self, task_hub: str, *, enforce_limit: bool) -> TaskHubRecord:
         key = hub_key(task_hub)
-        if key not in self._open:
-            known = await self._read(task_hub)
-            if known is None and limited and not await self._unclaimed.admit():
+        if key not in self._open_records:
+            known = await self._read_with_etag(task_hub)
+            if known is None and enforce_limit and not await self._unclaimed.admit():
                 raise TooManyTaskHubs
-            record = known[0] if known else await self._change(task_hub, lambda record: {})
+            record = known[0] if known else await self._update_record(task_hub, lambda record: {})
             if record.closed:
                 return record
             if not record.recording:
                 # One that records has a table. If that is gone, so is what was recorded: an empty one in its place
                 # would say that nothing runs.
-                await self._tables.make(instance_table(record.name))
+                await self._tables.create_table(instance_table_name(record.name))
             # After the table and before the first event: a hub that says it records has a table, and one that lacks it
             # has lost it; a hub that does not say so has nothing to lose.
-            record = await self._change(task_hub, lambda record: {} if _closed(record) else {"Recording": True})
+            record = await self._update_record(
+                task_hub, lambda record: {} if _is_closed(record) else {"Recording": True}
+            )
             if record.closed:
                 return record
-            if len(self._open) >= _REMEMBERED:
-                self._open.clear()
-            self._open[key] = record
-        return self._open[key]
+            if len(self._open_records) >= _MAX_CACHED_RECORDS:
+                self._open_records.clear()
+            self._open_records[key] = record
+        return self._open_records[key]
 
-    def forget(self, task_hub: str) -> None:
+    def invalidate_cache(self, task_hub: str) -> None:
         """Look again at the next event."""
-        self._open.pop(hub_key(task_hub), None)
+        self._open_records.pop(hub_key(task_hub), None)
 
-    async def claim(self, task_hub: str, claim: Claim) -> TaskHubRecord:
+    async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
         """Reserve the hub for this app, for ever: an app that lost the race for a slot keeps the name too, so that
         no other app can ever take a name that a slower writer is about to use. A claim without a proof keeps the one
         on record."""
@@ -123,17 +125,19 @@ class TaskHubStore:
                     taskHub=task_hub,
                     app=record.app,
                 )
-            claimed = {"App": claim.app, "Run": claim.run}
-            return claimed if claim.proof is None else {**claimed, "Proof": _proof_text(claim.proof)}
+            claimed = {"App": claim.app, "RunId": claim.run_id}
+            return claimed if claim.proof is None else {**claimed, "OwnershipProof": _serialize_proof(claim.proof)}
 
-        record = await self._change(task_hub, reserve)
-        self._unclaimed.forget()
+        record = await self._update_record(task_hub, reserve)
+        self._unclaimed.invalidate_cache()
         return record
 
-    async def close(self, task_hub: str, deleting: str | None = None) -> None:
+    async def close(self, task_hub: str, deleting_from: str | None = None) -> None:
         """Let no more events in. They go to quarantine from now on."""
-        await self._change(task_hub, lambda record: {"Closed": True} | ({"Deleting": deleting} if deleting else {}))
-        self.forget(task_hub)
+        await self._update_record(
+            task_hub, lambda record: {"Closed": True} | ({"DeletingFrom": deleting_from} if deleting_from else {})
+        )
+        self.invalidate_cache(task_hub)
 
     async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
         """Let no more events in, unless an app has claimed the hub. One conditional write, so that no app can claim it
@@ -144,16 +148,16 @@ class TaskHubStore:
                 raise task_hub_claimed(record.name, record.app)
             return {"Closed": True}
 
-        record = await self._change(task_hub, close)
-        self.forget(task_hub)
-        self._unclaimed.forget()
+        record = await self._update_record(task_hub, close)
+        self.invalidate_cache(task_hub)
+        self._unclaimed.invalidate_cache()
         return record
 
     async def reopen_unclaimed(self, task_hub: str) -> None:
         """Take back `close_unclaimed`."""
-        await self._change(task_hub, lambda record: {"Closed": False})
-        self.forget(task_hub)
-        self._unclaimed.forget()
+        await self._update_record(task_hub, lambda record: {"Closed": False})
+        self.invalidate_cache(task_hub)
+        self._unclaimed.invalidate_cache()
 
     async def takes_events(self, task_hub: str) -> bool:
         """Whether the hub is open, by a read that begins after this call. Calls that come during a read share the next
@@ -165,91 +169,97 @@ class TaskHubStore:
         async with reread.reading:
             if reread.answered < ticket:
                 covered = reread.asked
-                known = await self._read(task_hub)
-                reread.open = known is not None and not known[0].closed
+                known = await self._read_with_etag(task_hub)
+                reread.get_or_create = known is not None and not known[0].closed
                 reread.answered = covered
-                if known is not None and reread.open and key in self._open:
-                    self._open[key] = known[0]
-                elif not reread.open:
-                    self.forget(task_hub)
-            is_open = reread.open
+                if known is not None and reread.get_or_create and key in self._open_records:
+                    self._open_records[key] = known[0]
+                elif not reread.get_or_create:
+                    self.invalidate_cache(task_hub)
+            is_open = reread.get_or_create
         if not reread.reading.locked() and reread.asked == reread.answered:
             self._rereads.pop(key, None)
         return is_open
 
-    async def mark(self, task_hub: str, matched: str | None = None) -> None:
+    async def record_seen(self, task_hub: str, confirmed_backend: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
-        await self._change(task_hub, lambda record: {"Seen": True} | ({"Matched": matched} if matched else {}))
+        await self._update_record(
+            task_hub,
+            lambda record: {"Seen": True} | ({"ConfirmedBackend": confirmed_backend} if confirmed_backend else {}),
+        )
 
-    async def _read(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
-        async with translated():
+    async def _read_with_etag(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
+        async with translate_storage_errors():
             try:
                 row = await self._table.get_entity(_PARTITION, hub_key(task_hub))
             except ResourceNotFoundError:
                 return None
-        TASK_HUB.check(row)
+        TASK_HUB_SCHEMA.check(row)
         record = TaskHubRecord(
             name=row["Name"],
             shards=row["Shards"],
             app=row.get("App"),
             recording=row.get("Recording", False),
             closed=row.get("Closed", False),
-            deleting=row.get("Deleting"),
+            deleting_from=row.get("DeletingFrom"),
             seen=row.get("Seen", False),
-            matched=row.get("Matched"),
-            run=row.get("Run"),
-            proof=_proof(row.get("Proof")),
+            confirmed_backend=row.get("ConfirmedBackend"),
+            run_id=row.get("RunId"),
+            proof=_parse_proof(row.get("OwnershipProof")),
         )
         return record, etag_of(row)
 
-    async def _change(self, task_hub: str, change: Change) -> TaskHubRecord:
-        """Read, let `change` decide what to set, and write under the ETag; again if somebody else was faster."""
-        for _ in range(_ATTEMPTS):
-            known = await self._read(task_hub)
+    async def _update_record(self, task_hub: str, property_update: PropertyUpdate) -> TaskHubRecord:
+        """Read, let `property_update` decide what to set, and write under the ETag; again if somebody else was faster."""
+        for _ in range(_MAX_ATTEMPTS):
+            known = await self._read_with_etag(task_hub)
             record = known[0] if known else None
-            properties = change(record)
-            if record is not None and all(_value(record, name) == value for name, value in properties.items()):
+            properties = property_update(record)
+            if record is not None and all(_property_value(record, name) == value for name, value in properties.items()):
                 return record
             row: dict[str, Any] = {"PartitionKey": _PARTITION, "RowKey": hub_key(task_hub), **properties}
-            async with translated():
+            async with translate_storage_errors():
                 try:
-                    await transact(
+                    await submit_transaction(
                         self._table,
                         [
-                            ("create", {**row, **TASK_HUB.stamp, "Name": task_hub, "Shards": self._shards})
+                            (
+                                "create",
+                                {**row, **TASK_HUB_SCHEMA.schema_property, "Name": task_hub, "Shards": self._shards},
+                            )
                             if known is None
-                            else ("update", row, {**unchanged_since(known[1]), "mode": UpdateMode.MERGE})
+                            else ("update", row, {**if_match(known[1]), "mode": UpdateMode.MERGE})
                         ],
                     )
                 except HttpResponseError as error:
-                    if is_no_table(error):
-                        await self._tables.make(TASK_HUBS)
-                    elif not is_lost_race(error):
+                    if is_table_missing(error):
+                        await self._tables.create_table(TASK_HUBS_TABLE)
+                    elif not is_write_conflict(error):
                         raise
                     continue
-            written = await self._read(task_hub)
+            written = await self._read_with_etag(task_hub)
             if written is not None:
                 return written[0]
         raise StorageUnavailable(f"task hub {task_hub} is registered by too many at once", retry_after=5)
 
 
-def _closed(record: TaskHubRecord | None) -> bool:
+def _is_closed(record: TaskHubRecord | None) -> bool:
     return record is not None and record.closed
 
 
-def _value(record: TaskHubRecord, name: str) -> object:
+def _property_value(record: TaskHubRecord, name: str) -> object:
     """What a property of the row is in its record."""
     value = getattr(record, name.lower())
-    return _proof_text(value) if isinstance(value, Proof) else value
+    return _serialize_proof(value) if isinstance(value, OwnershipProof) else value
 
 
-def _proof_text(proof: Proof) -> str:
+def _serialize_proof(proof: OwnershipProof) -> str:
     return json.dumps({"basis": proof.basis, "addresses": proof.addresses, "at": format_instant(proof.at)})
 
 
-def _proof(text: str | None) -> Proof | None:
+def _parse_proof(text: str | None) -> OwnershipProof | None:
     """The proof in a row; rows of servers that did not keep proofs have none."""
     if text is None:
         return None
     content = json.loads(text)
-    return Proof(Basis(content["basis"]), tuple(content["addresses"]), parse_instant(content["at"]))
+    return OwnershipProof(ProofBasis(content["basis"]), tuple(content["addresses"]), parse_instant(content["at"]))

@@ -2,41 +2,41 @@
 
 from dataclasses import replace
 
-from state_api.domain.apps import App, Caller, Retired, Slot, TaskHubSource, Transition
-from state_api.domain.evidence import (
+from state_api.domain.instants import Instant, parse_instant, seconds
+from state_api.domain.readiness.evidence import (
     ActiveInstance,
-    Activity,
     Evidence,
+    InstanceActivity,
     OpenDeployment,
     OpenSwap,
     ProbeResult,
     ProbeStatus,
 )
-from state_api.domain.exemptions import Waiver
-from state_api.domain.instants import Instant, parse_instant, seconds
-from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus, Source
-from state_api.domain.readiness import Policy, Verdict, assess
-from state_api.domain.releases import Order, stage
-from state_api.domain.sightings import Sighting
-from state_api.domain.swaps import begin
+from state_api.domain.readiness.exemptions import Waiver
+from state_api.domain.readiness.verdict import Policy, Verdict, assess_readiness
+from state_api.domain.releases.apps import App, Caller, ProviderConfig, RetiredHub, Slot, Transition
+from state_api.domain.releases.staging import StageCommand, stage_task_hub
+from state_api.domain.releases.swaps import begin_swap
+from state_api.domain.task_hubs.lifecycle import EvidenceSource, LifecycleEvent, RuntimeStatus
+from state_api.domain.task_hubs.observations import ObservedInstance
 
 NOON = parse_instant("2026-11-20T12:00:00Z")
 AZURE_STORAGE = "azureStorage"
-SOURCE = TaskHubSource(AZURE_STORAGE, "STATE_TASKHUBS_SHOP")
+PROVIDER_CONFIG = ProviderConfig(AZURE_STORAGE, "STATE_TASKHUBS_SHOP")
 
-RUN_7 = "https://ci.example/runs/7"
-RUN_8 = "https://ci.example/runs/8"
-ANNA = Caller("anna", RUN_7)
-BEN = Caller("ben", RUN_8)
-NO_RUN = Caller("carla")
-
-
-def at(offset: float = 0) -> Instant:
-    """`offset` seconds after noon."""
-    return Instant(NOON + seconds(offset))
+RUN_7_URL = "https://ci.example/runs/7"
+RUN_8_URL = "https://ci.example/runs/8"
+ANNA = Caller("anna", RUN_7_URL)
+BEN = Caller("ben", RUN_8_URL)
+CALLER_WITHOUT_RUN = Caller("carla")
 
 
-def event(
+def noon_plus(offset_seconds: float = 0) -> Instant:
+    """`offset_seconds` seconds after noon."""
+    return Instant(NOON + seconds(offset_seconds))
+
+
+def lifecycle_event(
     status: RuntimeStatus = RuntimeStatus.RUNNING,
     occurred_at: Instant = NOON,
     instance_id: str = "order-1",
@@ -46,17 +46,21 @@ def event(
     return LifecycleEvent("v41", instance_id, function_name, status, reason, occurred_at)
 
 
-def active(instance_id: str = "order-1", function_name: str = "ProcessOrder", since: float = 0) -> ActiveInstance:
+def active_instance(
+    instance_id: str = "order-1", function_name: str = "ProcessOrder", since: float = 0
+) -> ActiveInstance:
     """An instance that has been running for `-since` seconds at noon."""
-    return ActiveInstance(instance_id, function_name, RuntimeStatus.RUNNING, at(since), at(since), Source.EVENT)
+    return ActiveInstance(
+        instance_id, function_name, RuntimeStatus.RUNNING, noon_plus(since), noon_plus(since), EvidenceSource.EVENT
+    )
 
 
-def evidence(task_hub: str | None = "v41", activity: Activity | None = None) -> Evidence:
+def evidence(task_hub: str | None = "v41", activity: InstanceActivity | None = None) -> Evidence:
     """What events alone show of a hub; a quiet one unless told."""
-    return Evidence(task_hub, activity or Activity())
+    return Evidence(task_hub, activity or InstanceActivity())
 
 
-def probe(
+def probe_result(
     *found: ActiveInstance,
     status: ProbeStatus = ProbeStatus.COMPLETE,
     began: float = -10,
@@ -64,115 +68,125 @@ def probe(
     message: str = "",
     ended: float | None = None,
     taken: int = 0,
-    unlisted: int = 0,
-    retry_after: int | None = None,
+    unlisted_count: int = 0,
+    retry_after_seconds: int | None = None,
 ) -> ProbeResult:
     """A probe of Azure Storage, begun ten seconds before noon unless told."""
     return ProbeResult(
         status,
         AZURE_STORAGE,
-        at(began),
+        noon_plus(began),
         found,
         scanned,
         message,
-        ended_at=None if ended is None else at(ended),
-        took_seconds=taken,
-        unlisted=unlisted,
-        retry_after=retry_after,
+        ended_at=None if ended is None else noon_plus(ended),
+        read_seconds=taken,
+        unlisted_count=unlisted,
+        retry_after_seconds=retry_after,
     )
 
 
-def probed(result: ProbeResult | None, activity: Activity | None = None) -> Evidence:
+def evidence_with_probe(result: ProbeResult | None, activity: InstanceActivity | None = None) -> Evidence:
     """What events and a probe show of a hub; None for a probe that has no result yet."""
     return replace(evidence(activity=activity), provider=AZURE_STORAGE, probe=result)
 
 
-def sighting(
+def observed_instance(
     instance_id: str = "order-1",
     function_name: str = "ProcessOrder",
     status: RuntimeStatus = RuntimeStatus.RUNNING,
     created: float = -3600,
     updated: float = -60,
     version: str | None = None,
-) -> Sighting:
+) -> ObservedInstance:
     """An instance as a probe sees it, an hour old at noon and last written a minute before unless told."""
-    return Sighting(instance_id, function_name, version, status, at(created), at(updated), f"written {updated}")
+    return ObservedInstance(
+        instance_id, function_name, version, status, noon_plus(created), noon_plus(updated), f"written {updated}"
+    )
 
 
 def waiver(instance_id: str = "order-1", task_hub: str = "v41", expires: float = 3600) -> Waiver:
     """A waiver that was given at noon and expires after an hour unless told."""
-    return Waiver(task_hub, instance_id, "stuck since the outage", "anna", at(), at(expires))
+    return Waiver(task_hub, instance_id, "stuck since the outage", "anna", noon_plus(), noon_plus(expires))
 
 
-def open_deployment(run_url: str | None = RUN_8, since: float = -120) -> OpenDeployment:
-    return OpenDeployment("v42", "ben", run_url, at(since))
+def open_deployment(run_url: str | None = RUN_8_URL, since: float = -120) -> OpenDeployment:
+    return OpenDeployment("v42", "ben", run_url, noon_plus(since))
 
 
-def open_swap(run_url: str | None = RUN_7, since: float = -180) -> OpenSwap:
-    return OpenSwap("v42", "anna", run_url, at(since))
+def open_swap(run_url: str | None = RUN_7_URL, since: float = -180) -> OpenSwap:
+    return OpenSwap("v42", "anna", run_url, noon_plus(since))
 
 
-def ready() -> Verdict:
-    return assess(evidence(), Policy(), at())
+def ready_verdict() -> Verdict:
+    return assess_readiness(evidence(), Policy(), noon_plus())
 
 
-def not_ready(task_hub: str = "v41") -> Verdict:
+def not_ready_verdict(task_hub: str = "v41") -> Verdict:
     """The verdict on a hub with one active instance."""
-    return assess(evidence(task_hub, Activity(active=(active(since=-720),))), Policy(), at())
+    return assess_readiness(
+        evidence(task_hub, InstanceActivity(active=(active_instance(since=-720),))), Policy(), noon_plus()
+    )
 
 
 def slot(task_hub: str, version: str | None = None, since: float = -3600, promoted: bool = False) -> Slot:
-    return Slot(task_hub, version, at(since), promoted)
+    return Slot(task_hub, version, noon_plus(since), promoted)
 
 
-def in_production(task_hub: str = "v41", version: str | None = "1.4.0") -> Slot:
+def production_slot(task_hub: str = "v41", version: str | None = "1.4.0") -> Slot:
     return slot(task_hub, version, promoted=True)
 
 
-def retired(task_hub: str = "v40", hours_ago: float = 1) -> Retired:
-    return Retired(task_hub, None, at(-3600 * hours_ago))
+def retired(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
+    return RetiredHub(task_hub, None, noon_plus(-3600 * hours_ago))
 
 
-def shop(
+def registered_app(
     production: Slot | None = None,
     staging: Slot | None = None,
     *,
-    more: dict[str, Slot | None] | None = None,
+    more_slots: dict[str, Slot | None] | None = None,
     policy: Policy | None = None,
-    retired: tuple[Retired, ...] = (),
-    task_hubs: TaskHubSource | None = None,
+    retired: tuple[RetiredHub, ...] = (),
+    provider_config: ProviderConfig | None = None,
     waivers: tuple[Waiver, ...] = (),
 ) -> App:
-    """An app that was registered before; `more` are its slots beyond production and staging."""
+    """An app that was registered before; `more_slots` are its slots beyond production and staging."""
     return App(
         "shop",
-        slots={"production": production, "staging": staging, **(more or {})},
+        slots={"production": production, "staging": staging, **(more_slots or {})},
         policy=policy or Policy(),
-        task_hubs=task_hubs,
+        provider_config=task_hubs,
         retired=retired,
         waivers=waivers,
         revision=3,
     )
 
 
-def staged(
+def stage_new_hub(
     app: App, task_hub: str = "v42", caller: Caller = ANNA, now: Instant = NOON, slot: str = "staging"
 ) -> Transition:
     """A new hub staged over whatever the slot holds, drained."""
-    return stage(app, Order(task_hub, "1.5.0", slot), caller, ready(), False, now)
+    return stage_task_hub(app, StageCommand(task_hub, "1.5.0", slot), caller, ready_verdict(), False, now)
 
 
-def deploying(
+def app_with_open_deployment(
     caller: Caller = ANNA,
     policy: Policy | None = None,
     *,
-    more: dict[str, Slot | None] | None = None,
-    retired: tuple[Retired, ...] = (),
+    more_slots: dict[str, Slot | None] | None = None,
+    retired: tuple[RetiredHub, ...] = (),
 ) -> App:
     """v41 in production; v42 was staged at noon by the caller's run, which has not swapped it yet."""
-    return staged(shop(in_production(), policy=policy, more=more, retired=retired), caller=caller).app
+    return stage_new_hub(
+        registered_app(production_slot(), policy=policy, more_slots=more_slots, retired=retired), caller=caller
+    ).app
 
 
-def begun(*, more: dict[str, Slot | None] | None = None, retired: tuple[Retired, ...] = ()) -> Transition:
+def begin_swap_of_staged_hub(
+    *, more_slots: dict[str, Slot | None] | None = None, retired: tuple[RetiredHub, ...] = ()
+) -> Transition:
     """A minute after noon Anna's run begins to swap v42, which it staged, with v41."""
-    return begin(deploying(more=more, retired=retired), "staging", "v42", False, ANNA, at(60))
+    return begin_swap(
+        app_with_open_deployment(more_slots=more_slots, retired=retired), "staging", "v42", False, ANNA, noon_plus(60)
+    )

@@ -2,56 +2,59 @@
 
 import pytest
 
-from state_api.domain.apps import App
-from state_api.domain.readiness import Policy, Retention
-from state_api.domain.releases import kept_by_retention, remove_retired
-from tests.domain.builders import at, begun, in_production, retired, shop
+from state_api.domain.readiness.verdict import Policy, RetentionPolicy
+from state_api.domain.releases.apps import App
+from state_api.domain.releases.staging import find_hubs_kept_by_retention, remove_retired_hubs
+from tests.domain.builders import begin_swap_of_staged_hub, noon_plus, production_slot, registered_app, retired_hub
 
 # Retention
 
 
-def with_retention(retention: Retention, *hours_ago: float) -> App:
+def app_with_retention(retention: RetentionPolicy, *hours_ago: float) -> App:
     """Hubs that were retired so many hours ago, named after that."""
-    hubs = tuple(retired(f"ago{hours:g}", hours) for hours in hours_ago)
-    return shop(policy=Policy(retention=retention), retired=hubs)
+    hubs = tuple(retired_hub(f"ago{hours:g}", hours) for hours in hours_ago)
+    return registered_app(policy=Policy(retention=retention), retired=hubs)
 
 
 def test_without_a_retention_nothing_is_kept() -> None:
-    assert kept_by_retention(with_retention(Retention(), 0, 1, 2), at()) == set()
+    assert find_hubs_kept_by_retention(app_with_retention(RetentionPolicy(), 0, 1, 2), noon_plus()) == set()
 
 
 def test_without_a_retention_not_even_a_hub_retired_ahead_of_the_clock_is_kept() -> None:
-    assert kept_by_retention(with_retention(Retention(), -1), at()) == set()
+    assert find_hubs_kept_by_retention(app_with_retention(RetentionPolicy(), -1), noon_plus()) == set()
 
 
 def test_the_youngest_hubs_are_kept_in_whatever_order_they_were_retired() -> None:
-    app = with_retention(Retention(keep_last=2), 3, 1, 9, 2)
-    assert kept_by_retention(app, at()) == {"ago1", "ago2"}
+    app = app_with_retention(RetentionPolicy(keep_last=2), 3, 1, 9, 2)
+    assert find_hubs_kept_by_retention(app, noon_plus()) == {"ago1", "ago2"}
 
 
 def test_all_hubs_are_kept_where_fewer_are_retired_than_the_policy_keeps() -> None:
-    assert kept_by_retention(with_retention(Retention(keep_last=5), 1, 2), at()) == {"ago1", "ago2"}
+    assert find_hubs_kept_by_retention(app_with_retention(RetentionPolicy(keep_last=5), 1, 2), noon_plus()) == {
+        "ago1",
+        "ago2",
+    }
 
 
 @pytest.mark.parametrize(("seconds_later", "kept"), [(-0.0000001, {"ago24"}), (0, set()), (1, set())])
 def test_a_hub_is_kept_for_the_hours_of_the_policy_and_no_longer(seconds_later: float, kept: set[str]) -> None:
-    app = with_retention(Retention(keep_for_hours=24), 24)
-    assert kept_by_retention(app, at(seconds_later)) == kept
+    app = app_with_retention(RetentionPolicy(keep_for_hours=24), 24)
+    assert find_hubs_kept_by_retention(app, noon_plus(seconds_later)) == kept
 
 
 def test_a_hub_is_kept_if_it_is_young_or_among_the_last() -> None:
-    app = with_retention(Retention(keep_last=1, keep_for_hours=5), 2, 4, 6)
-    assert kept_by_retention(app, at()) == {"ago2", "ago4"}
-    assert kept_by_retention(app, at(3600 * 10)) == {"ago2"}
+    app = app_with_retention(RetentionPolicy(keep_last=1, keep_for_hours=5), 2, 4, 6)
+    assert find_hubs_kept_by_retention(app, noon_plus()) == {"ago2", "ago4"}
+    assert find_hubs_kept_by_retention(app, noon_plus(3600 * 10)) == {"ago2"}
 
 
 # Forgetting
 
 
 def test_removed_hubs_are_forgotten_and_on_record() -> None:
-    app = shop(retired=(retired("v38"), retired("v39"), retired("v40")))
-    transition = remove_retired(app, ["V40", "v38"])
-    assert transition.app.retired == (retired("v39"),)
+    app = registered_app(retired=(retired_hub("v38"), retired_hub("v39"), retired_hub("v40")))
+    transition = remove_retired_hubs(app, ["V40", "v38"])
+    assert transition.app.retired == (retired_hub("v39"),)
     assert transition.operation == "Cleanup"
     assert transition.details == {"removed": ["v38", "v40"]}
     assert transition.changed
@@ -59,14 +62,14 @@ def test_removed_hubs_are_forgotten_and_on_record() -> None:
 
 @pytest.mark.parametrize("hubs", [[], ["v41"]], ids=["none", "one that is not retired"])
 def test_removing_what_is_not_retired_changes_nothing(hubs: list[str]) -> None:
-    app = shop(in_production("v41"), retired=(retired("v40"),))
-    transition = remove_retired(app, hubs)
+    app = registered_app(production_slot("v41"), retired=(retired_hub("v40"),))
+    transition = remove_retired_hubs(app, hubs)
     assert transition.app == app
     assert not transition.changed
 
 
 def test_hubs_are_forgotten_while_a_swap_is_pending_and_it_stays_so() -> None:
-    app = begun(retired=(retired("v40"),)).app
-    transition = remove_retired(app, ["v40"])
+    app = begin_swap_of_staged_hub(retired=(retired_hub("v40"),)).app
+    transition = remove_retired_hubs(app, ["v40"])
     assert transition.app.retired == ()
     assert transition.app.pending_swap == app.pending_swap

@@ -11,7 +11,6 @@ from state_api.domain.errors import (
     ProbeNotConfigured,
     Refused,
     SlotNotFound,
-    SourceUnavailable,
     StagingNotReady,
     StateError,
     StorageUnavailable,
@@ -20,6 +19,7 @@ from state_api.domain.errors import (
     TaskHubAlreadyUsed,
     TaskHubInUse,
     TaskHubNotFound,
+    TaskHubUnavailable,
     Unavailable,
     WaiverNotFound,
 )
@@ -69,7 +69,7 @@ def test_what_would_break_running_work_or_another_pipeline_is_refused(kind: type
     assert issubclass(kind, Refused)
 
 
-@pytest.mark.parametrize("kind", [SourceUnavailable, StorageUnavailable])
+@pytest.mark.parametrize("kind", [TaskHubUnavailable, StorageUnavailable])
 def test_an_unavailable_storage_says_when_to_try_again(kind: type[Unavailable]) -> None:
     assert kind("busy").retry_after == 10
     assert kind("busy", retry_after=5, table="Apps").retry_after == 5

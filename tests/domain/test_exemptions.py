@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state_api.domain.exemptions import Exemptions, Waiver
-from tests.domain.builders import at, waiver
+from state_api.domain.readiness.exemptions import Exemptions, Waiver
+from tests.domain.builders import noon_plus, waiver
 
 FUNCTIONS = st.lists(st.sampled_from(["NightlySync", "Nightly*", "a", "b", "a', 'b", ""]), max_size=4).map(tuple)
 WAIVERS = st.lists(
@@ -21,11 +21,11 @@ WAIVERS = st.lists(
 ).map(tuple)
 
 
-def in_force(*waivers: Waiver, task_hub: str = "v41", now: float = 0) -> tuple[Waiver, ...]:
-    return Exemptions.of((), waivers, task_hub, at(now)).waivers
+def waivers_in_force(*waivers: Waiver, task_hub: str = "v41", now: float = 0) -> tuple[Waiver, ...]:
+    return Exemptions.for_task_hub((), waivers, task_hub, noon_plus(now)).waivers
 
 
-def key(*functions: str, waivers: tuple[Waiver, ...] = ()) -> str:
+def exemptions_key(*functions: str, waivers: tuple[Waiver, ...] = ()) -> str:
     return Exemptions(functions, waivers).key
 
 
@@ -55,7 +55,7 @@ def test_a_function_is_ignored_if_a_pattern_fits_its_whole_name(pattern: str, ig
 
 def test_nothing_is_exempt_unless_somebody_says_so() -> None:
     assert not Exemptions().ignores("NightlySync")
-    assert Exemptions().waiver_of("order-1") is None
+    assert Exemptions().find_waiver("order-1") is None
     assert not Exemptions().exempts("NightlySync", "order-1")
 
 
@@ -70,40 +70,40 @@ def test_a_function_without_a_name_is_ignored_only_by_what_fits_every_name() -> 
 @pytest.mark.parametrize(("now", "is_in_force"), [(-60, True), (59.9999999, True), (60, False), (60.0000001, False)])
 def test_a_waiver_is_in_force_until_the_very_tick_at_which_it_expires(now: float, is_in_force: bool) -> None:
     one = waiver(expires=60)
-    assert in_force(one, now=now) == ((one,) if is_in_force else ())
+    assert waivers_in_force(one, now=now) == ((one,) if is_in_force else ())
 
 
 @pytest.mark.parametrize(("task_hub", "is_in_force"), [("v41", True), ("V41", True), ("v4", False), ("v411", False)])
 def test_a_waiver_is_in_force_for_its_task_hub_in_any_case_and_for_no_other(task_hub: str, is_in_force: bool) -> None:
     one = waiver(task_hub="v41")
-    assert in_force(one, task_hub=task_hub) == ((one,) if is_in_force else ())
+    assert waivers_in_force(one, task_hub=task_hub) == ((one,) if is_in_force else ())
 
 
 def test_only_what_is_in_force_for_this_hub_exempts() -> None:
     other, expired, lasting = waiver("a", "v42"), waiver("b", expires=0), waiver("c", "V41")
-    exemptions = Exemptions.of(("NightlySync",), [other, expired, lasting], "v41", at())
+    exemptions = Exemptions.for_task_hub(("NightlySync",), [other, expired, lasting], "v41", noon_plus())
     assert exemptions == Exemptions(("NightlySync",), (lasting,))
     assert [exemptions.exempts("ProcessOrder", one) for one in "abc"] == [False, False, True]
 
 
 @pytest.mark.parametrize("instance_id", ["Order-1", "order-1 ", "order-", "order-*", ""])
 def test_a_waiver_is_for_one_instance_id_as_it_is_spelt(instance_id: str) -> None:
-    assert Exemptions((), (waiver("order-1"),)).waiver_of(instance_id) is None
-    assert Exemptions((), (waiver(instance_id),)).waiver_of("order-1") is None
+    assert Exemptions((), (waiver("order-1"),)).find_waiver(instance_id) is None
+    assert Exemptions((), (waiver(instance_id),)).find_waiver("order-1") is None
 
 
 def test_the_waiver_of_an_instance_is_found_among_others() -> None:
     one = waiver("order-2")
     exemptions = Exemptions((), (waiver("order-1"), one, waiver("order-3")))
-    assert exemptions.waiver_of("order-2") is one
+    assert exemptions.find_waiver("order-2") is one
     assert exemptions.exempts("ProcessOrder", "order-2")
     assert not exemptions.ignores("order-2")
 
 
 @given(FUNCTIONS, WAIVERS)
 def test_what_is_exempt_is_ignored_or_waived(functions: tuple[str, ...], waivers: tuple[Waiver, ...]) -> None:
-    exemptions = Exemptions.of(functions, waivers, "v41", at())
-    waived = {one.instance_id for one in waivers if one.task_hub.lower() == "v41" and one.expires_at > at()}
+    exemptions = Exemptions.for_task_hub(functions, waivers, "v41", noon_plus())
+    waived = {one.instance_id for one in waivers if one.task_hub.lower() == "v41" and one.expires_at > noon_plus()}
     for instance_id in ["order-1", "order-2", "a", ""]:
         for name in ["NightlySync", "ProcessOrder", ""]:
             ignored = exemptions.ignores(name)
@@ -122,25 +122,39 @@ def test_the_key_is_the_same_exactly_if_the_same_functions_and_instances_are_exe
 ) -> None:
     same_functions = set(functions) == set(other_functions)
     same_instances = {one.instance_id for one in waivers} == {one.instance_id for one in other_waivers}
-    same_key = key(*functions, waivers=waivers) == key(*other_functions, waivers=other_waivers)
+    same_key = exemptions_key(*functions, waivers=waivers) == exemptions_key(*other_functions, waivers=other_waivers)
     assert same_key is (same_functions and same_instances)
 
 
 def test_the_key_depends_neither_on_the_order_nor_on_what_is_said_twice() -> None:
     one, other = waiver("order-1"), waiver("order-2")
-    assert key("a", "b", waivers=(one, other)) == key("b", "a", "b", waivers=(other, one, one))
+    assert exemptions_key("a", "b", waivers=(one, other)) == exemptions_key("b", "a", "b", waivers=(other, one, one))
 
 
 def test_the_key_tells_functions_from_instances() -> None:
-    assert len({key(), key("a"), key(waivers=(waiver("a"),)), key("a", "b"), key("a', 'b")}) == 5
+    assert (
+        len(
+            {
+                exemptions_key(),
+                exemptions_key("a"),
+                exemptions_key(waivers=(waiver("a"),)),
+                exemptions_key("a", "b"),
+                exemptions_key("a', 'b"),
+            }
+        )
+        == 5
+    )
 
 
 def test_a_waiver_that_is_given_again_for_longer_leaves_the_key_as_it_is() -> None:
     one = waiver()
-    longer = replace(one, reason="still stuck", by="ben", created_at=at(60), expires_at=at(7200))
-    assert key(waivers=(one,)) == key(waivers=(longer,))
+    longer = replace(one, reason="still stuck", by="ben", created_at=noon_plus(60), expires_at=noon_plus(7200))
+    assert exemptions_key(waivers=(one,)) == exemptions_key(waivers=(longer,))
 
 
 def test_the_key_changes_when_a_waiver_expires() -> None:
     one = waiver(expires=60)
-    assert Exemptions.of((), [one], "v41", at(59)).key != Exemptions.of((), [one], "v41", at(60)).key
+    assert (
+        Exemptions.for_task_hub((), [one], "v41", noon_plus(59)).key
+        != Exemptions.for_task_hub((), [one], "v41", noon_plus(60)).key
+    )

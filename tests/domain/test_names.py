@@ -6,28 +6,28 @@ import pytest
 
 from state_api.domain.names import (
     APP_PATTERN,
-    RULES,
+    PATTERN_DESCRIPTIONS,
     RUN_URL_PATTERN,
     SLOT_PATTERN,
     TASK_HUB_PATTERN,
     app_key,
     hub_key,
     is_entity,
-    is_task_hub,
+    is_task_hub_name,
     same_hub,
 )
 
 
 @pytest.mark.parametrize("name", ["v41", "V41", "shopHub2", "a" * 45])
 def test_a_task_hub_name_has_3_to_45_letters_and_digits(name: str) -> None:
-    assert is_task_hub(name)
+    assert is_task_hub_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", "v4", "a" * 46, "4v1", "shop-hub", "shop_hub", "shop hub", "v41\n", "höb", "v\uff141", "@v41"]
 )
 def test_any_other_task_hub_name_breaks_the_rule(name: str) -> None:
-    assert not is_task_hub(name)
+    assert not is_task_hub_name(name)
 
 
 @pytest.mark.parametrize("name", ["ab", "shop", "Shop-2", "2shop", "s--p", "a" * 60])
@@ -83,8 +83,8 @@ def test_any_other_address_is_not_that_of_a_run(url: str) -> None:
 
 
 def test_each_rule_is_said_in_words() -> None:
-    assert set(RULES) == {TASK_HUB_PATTERN, APP_PATTERN, SLOT_PATTERN, RUN_URL_PATTERN}
-    assert all(words and not words.endswith(".") for words in RULES.values())
+    assert set(PATTERN_DESCRIPTIONS) == {TASK_HUB_PATTERN, APP_PATTERN, SLOT_PATTERN, RUN_URL_PATTERN}
+    assert all(words and not words.endswith(".") for words in PATTERN_DESCRIPTIONS.values())
 
 
 def test_names_that_differ_in_case_alone_are_the_same() -> None:

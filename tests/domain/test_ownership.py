@@ -6,32 +6,50 @@ from hypothesis import strategies as st
 
 from state_api.domain.errors import (
     InvalidRequest,
-    SourceUnavailable,
     StagingNotReady,
     TaskHubAlreadyUsed,
     TaskHubInUse,
+    TaskHubUnavailable,
 )
-from state_api.domain.ownership import Basis, Existing, Proof, plain_address, why_not_owned
-from state_api.domain.registration import Registration, register
-from state_api.domain.releases import Order, is_in_slot, remove_retired, stage
-from tests.domain.builders import ANNA, SOURCE, at, in_production, not_ready, ready, retired, shop, slot
+from state_api.domain.releases.registration import Registration, register_app
+from state_api.domain.releases.staging import StageCommand, is_staged_in_slot, remove_retired_hubs, stage_task_hub
+from state_api.domain.task_hubs.ownership import (
+    ExistingArtifacts,
+    OwnershipProof,
+    ProofBasis,
+    explain_not_owned,
+    normalize_address,
+)
+from tests.domain.builders import (
+    ANNA,
+    PROVIDER_CONFIG,
+    noon_plus,
+    not_ready_verdict,
+    production_slot,
+    ready_verdict,
+    registered_app,
+    retired_hub,
+    slot,
+)
 
 TABLES, QUEUES, BLOBS = (f"https://shop.{service}.core.windows.net" for service in ("table", "queue", "blob"))
-NOTHING = Existing((), (TABLES, QUEUES, BLOBS))
-PROOF = Proof(Basis.ADOPTED, (TABLES, QUEUES), at(-60))
+NOTHING_EXISTS = ExistingArtifacts((), (TABLES, QUEUES, BLOBS))
+PROOF = OwnershipProof(ProofBasis.ADOPTED, (TABLES, QUEUES), noon_plus(-60))
 
 
 # Staging
 
 
 def test_a_name_under_which_nothing_exists_is_claimed_with_what_was_asked_where_and_when() -> None:
-    transition = stage(shop(), Order("v42"), ANNA, ready(), False, at(), NOTHING)
-    assert transition.proof == Proof(Basis.NEW, (TABLES, QUEUES, BLOBS), at())
+    transition = stage_task_hub(
+        registered_app(), StageCommand("v42"), ANNA, ready_verdict(), False, noon_plus(), NOTHING_EXISTS
+    )
+    assert transition.proof == OwnershipProof(ProofBasis.NEW, (TABLES, QUEUES, BLOBS), noon_plus())
     assert transition.new_hubs == ("v42",)
 
 
 def test_a_name_for_which_nobody_may_be_asked_is_claimed_without_a_proof() -> None:
-    transition = stage(shop(), Order("v42"), ANNA, ready(), False, at())
+    transition = stage_task_hub(registered_app(), StageCommand("v42"), ANNA, ready_verdict(), False, noon_plus())
     assert (transition.proof, transition.new_hubs) == (None, ("v42",))
 
 
@@ -45,90 +63,137 @@ def test_a_name_for_which_nobody_may_be_asked_is_claimed_without_a_proof() -> No
 )
 def test_what_exists_at_the_provider_is_refused_and_named(artifacts: list[str], named: str) -> None:
     with pytest.raises(TaskHubAlreadyUsed) as refused:
-        stage(shop(), Order("v42"), ANNA, ready(), False, at(), Existing(tuple(artifacts), (TABLES,)))
+        stage_task_hub(
+            registered_app(),
+            StageCommand("v42"),
+            ANNA,
+            ready_verdict(),
+            False,
+            noon_plus(),
+            ExistingArtifacts(tuple(artifacts), (TABLES,)),
+        )
     assert f"{named} {TABLES}. " in refused.value.message
     assert refused.value.details == {"taskHub": "v42", "existing": artifacts, "addresses": [TABLES]}
 
 
 def test_no_override_stages_what_exists_at_the_provider() -> None:
-    order = Order("v42", force=True, take_over=True, reason="test")
+    order = StageCommand("v42", force=True, take_over=True, reason="test")
     with pytest.raises(TaskHubAlreadyUsed):
-        stage(shop(), order, ANNA, ready(), False, at(), Existing(("table v42History",), (TABLES,)))
+        stage_task_hub(
+            registered_app(),
+            order,
+            ANNA,
+            ready_verdict(),
+            False,
+            noon_plus(),
+            ExistingArtifacts(("table v42History",), (TABLES,)),
+        )
 
 
 def test_nothing_is_staged_while_the_provider_cannot_be_asked() -> None:
-    with pytest.raises(SourceUnavailable, match="away"):
-        stage(shop(), Order("v42"), ANNA, ready(), False, at(), SourceUnavailable("away"))
+    with pytest.raises(TaskHubUnavailable, match="away"):
+        stage_task_hub(
+            registered_app(), StageCommand("v42"), ANNA, ready_verdict(), False, noon_plus(), TaskHubUnavailable("away")
+        )
 
 
 def test_a_refusal_that_waiting_for_the_provider_would_not_end_comes_first() -> None:
     with pytest.raises(StagingNotReady):
-        stage(shop(None, slot("v41")), Order("v42"), ANNA, not_ready(), False, at(), SourceUnavailable("away"))
+        stage_task_hub(
+            registered_app(None, slot("v41")),
+            StageCommand("v42"),
+            ANNA,
+            not_ready_verdict(),
+            False,
+            noon_plus(),
+            TaskHubUnavailable("away"),
+        )
     with pytest.raises(TaskHubInUse):
-        stage(shop(in_production("v42")), Order("v42"), ANNA, ready(), False, at(), SourceUnavailable("away"))
+        stage_task_hub(
+            registered_app(production_slot("v42")),
+            StageCommand("v42"),
+            ANNA,
+            ready_verdict(),
+            False,
+            noon_plus(),
+            TaskHubUnavailable("away"),
+        )
 
 
-@pytest.mark.parametrize("existing", [None, Existing(("table v42History",), (TABLES,)), SourceUnavailable("away")])
+@pytest.mark.parametrize(
+    "existing", [None, ExistingArtifacts(("table v42History",), (TABLES,)), TaskHubUnavailable("away")]
+)
 def test_a_hub_that_is_in_the_slot_already_is_staged_again_whatever_exists(
-    existing: Existing | SourceUnavailable | None,
+    existing: ExistingArtifacts | TaskHubUnavailable | None,
 ) -> None:
-    app = shop(None, slot("v42"))
-    assert is_in_slot(app, Order("V42"))
-    transition = stage(app, Order("V42"), ANNA, ready(), False, at(), existing)
+    app = registered_app(None, slot("v42"))
+    assert is_staged_in_slot(app, StageCommand("V42"))
+    transition = stage_task_hub(app, StageCommand("V42"), ANNA, ready_verdict(), False, noon_plus(), existing)
     assert (transition.new_hubs, transition.proof) == ((), None)
 
 
 def test_a_hub_in_no_slot_or_in_another_one_or_that_was_promoted_is_not_in_the_slot() -> None:
-    assert not is_in_slot(shop(), Order("v42"))
-    assert not is_in_slot(shop(None, slot("v41")), Order("v42"))
-    assert not is_in_slot(shop(None, slot("v42", promoted=True)), Order("v42"))
-    assert not is_in_slot(shop(None, slot("v42")), Order("v42", slot="production"))
+    assert not is_staged_in_slot(registered_app(), StageCommand("v42"))
+    assert not is_staged_in_slot(registered_app(None, slot("v41")), StageCommand("v42"))
+    assert not is_staged_in_slot(registered_app(None, slot("v42", promoted=True)), StageCommand("v42"))
+    assert not is_staged_in_slot(registered_app(None, slot("v42")), StageCommand("v42", slot="production"))
 
 
 # Adoption
 
 
 def test_a_registered_hub_is_adopted_on_record() -> None:
-    registration = Registration({"production": ("v41", None)}, task_hubs=SOURCE)
-    transition = register(shop(), registration, {}, frozenset(), at(), PROOF)
-    assert (transition.new_hubs, transition.adopted, transition.proof) == (("v41",), (), PROOF)
+    registration = Registration({"production": ("v41", None)}, provider_config=PROVIDER_CONFIG)
+    transition = register_app(registered_app(), registration, {}, frozenset(), noon_plus(), PROOF)
+    assert (transition.new_hubs, transition.adopted_hubs, transition.proof) == (("v41",), (), PROOF)
     assert transition.details["adopted"] == {"taskHubs": ["v41"], "addresses": [TABLES, QUEUES]}
 
 
 def test_hubs_in_slots_and_retired_ones_are_adopted_when_they_are_named() -> None:
-    app = shop(in_production("v41"), retired=(retired("v40"), retired("v39")))
-    registration = Registration({"staging": ("v42", None)}, adopt=("V40", "v41", "v42", "v40"))
-    transition = register(app, registration, {}, frozenset(), at(), PROOF)
-    assert (transition.new_hubs, transition.adopted) == (("v42",), ("v40", "v41"))
+    app = registered_app(production_slot("v41"), retired=(retired_hub("v40"), retired_hub("v39")))
+    registration = Registration({"staging": ("v42", None)}, adopt_task_hubs=("V40", "v41", "v42", "v40"))
+    transition = register_app(app, registration, {}, frozenset(), noon_plus(), PROOF)
+    assert (transition.new_hubs, transition.adopted_hubs) == (("v42",), ("v40", "v41"))
     assert transition.details["adopted"]["taskHubs"] == ["v42", "v40", "v41"]
 
 
 def test_an_adoption_is_a_change_even_if_it_is_all_that_is_asked_for() -> None:
-    app = shop(in_production("v41"))
-    transition = register(app, Registration(adopt=("v41",)), {}, frozenset(), at(), PROOF)
+    app = registered_app(production_slot("v41"))
+    transition = register_app(app, Registration(adopt_task_hubs=("v41",)), {}, frozenset(), noon_plus(), PROOF)
     assert (transition.changed, transition.app) == (True, app)
 
 
 def test_an_adoption_needs_to_know_where_the_hubs_live() -> None:
     with pytest.raises(InvalidRequest, match="set taskHubs too"):
-        register(shop(in_production("v41")), Registration(adopt=("v41",)), {}, frozenset(), at())
+        register_app(
+            registered_app(production_slot("v41")), Registration(adopt_task_hubs=("v41",)), {}, frozenset(), noon_plus()
+        )
 
 
 def test_a_hub_that_the_app_does_not_have_cannot_be_adopted() -> None:
     with pytest.raises(InvalidRequest, match="app shop cannot adopt task hub v99"):
-        register(shop(in_production("v41")), Registration(adopt=("v41", "v99")), {}, frozenset(), at(), PROOF)
+        register_app(
+            registered_app(production_slot("v41")),
+            Registration(adopt_task_hubs=("v41", "v99")),
+            {},
+            frozenset(),
+            noon_plus(),
+            PROOF,
+        )
 
 
 def test_a_registration_without_hubs_adopts_nothing() -> None:
-    transition = register(shop(in_production("v41")), Registration({"qa": None}), {}, frozenset(), at(), PROOF)
+    transition = register_app(
+        registered_app(production_slot("v41")), Registration({"qa": None}), {}, frozenset(), noon_plus(), PROOF
+    )
     assert "adopted" not in transition.details
 
 
 def test_the_task_hubs_live_where_the_registration_says_else_where_they_did() -> None:
-    known = shop(task_hubs=SOURCE)
-    assert Registration().source(known) == SOURCE
-    assert Registration(task_hubs=SOURCE).source(shop()) == SOURCE
-    assert Registration(clear_task_hubs=True).source(known) is None
+    known = registered_app(task_hubs=PROVIDER_CONFIG)
+    assert Registration().resulting_provider_config(known) == PROVIDER_CONFIG
+    assert Registration(provider_config=PROVIDER_CONFIG).resulting_provider_config(registered_app()) == PROVIDER_CONFIG
+    assert Registration(clear_provider_config=True).resulting_provider_config(known) is None
 
 
 # What the proof covers
@@ -136,26 +201,26 @@ def test_the_task_hubs_live_where_the_registration_says_else_where_they_did() ->
 
 @pytest.mark.parametrize("addresses", [[], [TABLES], [QUEUES, TABLES]])
 def test_what_the_proof_covers_is_owned(addresses: list[str]) -> None:
-    assert why_not_owned("v41", PROOF, addresses) is None
+    assert explain_not_owned("v41", PROOF, addresses) is None
 
 
 def test_a_place_that_the_proof_does_not_name_is_not_owned_and_both_are_told() -> None:
-    why = why_not_owned("v41", PROOF, [BLOBS, TABLES])
+    why = explain_not_owned("v41", PROOF, [BLOBS, TABLES])
     assert why is not None
     assert why.startswith(f"the claim on task hub v41 is proven for {TABLES}, {QUEUES}, but not for {BLOBS}. ")
     assert 'adoptTaskHubs ["v41"]' in why
 
 
 def test_nothing_is_owned_without_a_proof() -> None:
-    why = why_not_owned("v41", None, [])
+    why = explain_not_owned("v41", None, [])
     assert why is not None
     assert why.startswith("nothing proves that task hub v41 belongs to this app")
 
 
 @given(st.sets(st.sampled_from([TABLES, QUEUES, BLOBS])), st.sets(st.sampled_from([TABLES, QUEUES, BLOBS])))
 def test_exactly_what_was_asked_is_covered(asked: set[str], wanted: set[str]) -> None:
-    proof = Proof(Basis.NEW, tuple(asked), at())
-    assert (why_not_owned("v41", proof, wanted) is None) is (wanted <= asked)
+    proof = OwnershipProof(ProofBasis.NEW, tuple(asked), noon_plus())
+    assert (explain_not_owned("v41", proof, wanted) is None) is (wanted <= asked)
 
 
 @pytest.mark.parametrize(
@@ -169,15 +234,15 @@ def test_exactly_what_was_asked_is_covered(asked: set[str], wanted: set[str]) ->
     ],
 )
 def test_an_address_has_one_spelling_and_no_secret(url: str, plain: str) -> None:
-    assert plain_address(url) == plain
-    assert plain_address(plain) == plain
+    assert normalize_address(url) == plain
+    assert normalize_address(plain) == plain
 
 
 # Cleanup
 
 
 def test_hubs_that_stay_at_their_provider_are_on_record_as_such() -> None:
-    app = shop(retired=(retired("v38"), retired("v39"), retired("v40")))
-    transition = remove_retired(app, ["v38"], ["V40"])
-    assert transition.app.retired == (retired("v39"),)
+    app = registered_app(retired=(retired_hub("v38"), retired_hub("v39"), retired_hub("v40")))
+    transition = remove_retired_hubs(app, ["v38"], ["V40"])
+    assert transition.app.retired == (retired_hub("v39"),)
     assert transition.details == {"removed": ["v38", "v40"], "notOwned": ["v40"]}

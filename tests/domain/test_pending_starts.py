@@ -4,31 +4,38 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.beneath import combine
-from state_api.domain.evidence import Evidence, ProbeStatus
-from state_api.domain.messages import MessageEvidence, PendingStart
 from state_api.domain.names import entity_name
-from state_api.domain.readiness import WARNINGS, Policy, Reason, Verdict, VerdictWarning, assess
-from state_api.domain.scans import Scan
-from tests.domain.builders import AZURE_STORAGE, at, evidence, probe
+from state_api.domain.readiness.evidence import Evidence, ProbeStatus
+from state_api.domain.readiness.messages import MessageEvidence, PendingStart
+from state_api.domain.readiness.prior_hubs import combine_verdicts
+from state_api.domain.readiness.scans import Scan
+from state_api.domain.readiness.verdict import (
+    WARNING_DESCRIPTIONS,
+    Policy,
+    ReasonCode,
+    Verdict,
+    WarningCode,
+    assess_readiness,
+)
+from tests.domain.builders import AZURE_STORAGE, evidence, noon_plus, probe_result
 
-NO_MESSAGES = MessageEvidence(at(-10))
+NO_MESSAGES = MessageEvidence(noon_plus(-10))
 
 
 def verdict_on(messages: MessageEvidence | None, *, policy: Policy | None = None, began: float = -10) -> Verdict:
-    probed = replace(probe(began=began), messages=messages)
-    return assess(Evidence("v41", provider=AZURE_STORAGE, probe=probed), policy or Policy(), at())
+    probed = replace(probe_result(began=began), messages=messages)
+    return assess_readiness(Evidence("v41", provider=AZURE_STORAGE, probe=probed), policy or Policy(), noon_plus())
 
 
-def message_of(messages: MessageEvidence) -> str:
+def starts_pending_message(messages: MessageEvidence) -> str:
     [reason] = verdict_on(messages).reasons
-    assert reason.code is Reason.STARTS_PENDING
+    assert reason.code is ReasonCode.STARTS_PENDING
     return reason.message
 
 
 def test_a_pending_start_blocks_and_counts_as_running() -> None:
     verdict = verdict_on(replace(NO_MESSAGES, start_count=1, starts=(PendingStart("order-7", "Ship"),)))
-    assert [reason.code for reason in verdict.reasons] == [Reason.STARTS_PENDING]
+    assert [reason.code for reason in verdict.reasons] == [ReasonCode.STARTS_PENDING]
     assert (verdict.ready, verdict.has_running, verdict.active_count) == (False, True, 0)
 
 
@@ -39,7 +46,7 @@ def test_without_pending_starts_nothing_is_running() -> None:
 
 def test_a_message_that_is_out_of_date_says_nothing() -> None:
     verdict = verdict_on(replace(NO_MESSAGES, start_count=1), began=-1000)
-    assert [reason.code for reason in verdict.reasons] == [Reason.PROBE_STALE]
+    assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
 
 
 @pytest.mark.parametrize(
@@ -62,14 +69,14 @@ def test_a_message_that_is_out_of_date_says_nothing() -> None:
             "the control queues of task hub v41 hold more messages than can be peeked",
         ),
         (
-            replace(NO_MESSAGES, unexplained=1),
+            replace(NO_MESSAGES, unexplained_count=1),
             (
                 "1 invisible message in the control queues of task hub v41 may be a start that a worker took and did "
                 "not finish"
             ),
         ),
         (
-            replace(NO_MESSAGES, unexplained=1, explained_at=at(95)),
+            replace(NO_MESSAGES, unexplained_count=1, unblocks_at=noon_plus(95)),
             (
                 "1 invisible message in the control queues of task hub v41 may be a start that a worker took and did "
                 "not finish. If nothing changes, it stops blocking in 1 min. If you know what it is, waive it with "
@@ -77,7 +84,7 @@ def test_a_message_that_is_out_of_date_says_nothing() -> None:
             ),
         ),
         (
-            replace(NO_MESSAGES, unexplained=3, explained_at=at(95)),
+            replace(NO_MESSAGES, unexplained_count=3, unblocks_at=noon_plus(95)),
             (
                 "3 invisible messages in the control queues of task hub v41 may be starts that a worker took and did "
                 "not finish. If nothing changes, they stop blocking in 1 min. If you know what they are, waive them "
@@ -87,23 +94,23 @@ def test_a_message_that_is_out_of_date_says_nothing() -> None:
     ],
 )
 def test_the_reason_says_what_is_on_its_way(messages: MessageEvidence, text: str) -> None:
-    assert message_of(messages) == text
+    assert starts_pending_message(messages) == text
 
 
 def test_every_warning_code_is_explained() -> None:
-    assert set(WARNINGS) == set(VerdictWarning)
-    assert all(meaning.endswith(".") for meaning in WARNINGS.values())
-    assert [code.value for code in VerdictWarning] == ["EventsOnly", "MessagesUnseen"]
+    assert set(WARNING_DESCRIPTIONS) == set(WarningCode)
+    assert all(meaning.endswith(".") for meaning in WARNING_DESCRIPTIONS.values())
+    assert [code.value for code in WarningCode] == ["EventsOnly", "MessagesUnseen"]
 
 
 def test_a_verdict_by_events_alone_warns() -> None:
-    [warning] = assess(evidence(), Policy(), at()).warnings
-    assert warning.code is VerdictWarning.EVENTS_ONLY
+    [warning] = assess_readiness(evidence(), Policy(), noon_plus()).warnings
+    assert warning.code is WarningCode.EVENTS_ONLY
     assert "Configure taskHubs" in warning.message
 
 
 def test_an_empty_slot_has_no_warning() -> None:
-    assert assess(evidence(None), Policy(), at()).warnings == ()
+    assert assess_readiness(evidence(None), Policy(), noon_plus()).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -113,36 +120,36 @@ def test_an_empty_slot_has_no_warning() -> None:
 def test_messages_that_nobody_looked_at_are_a_warning(policy: Policy, why: str) -> None:
     verdict = verdict_on(None, policy=policy)
     [warning] = verdict.warnings
-    assert (verdict.ready, warning.code) == (True, VerdictWarning.MESSAGES_UNSEEN)
+    assert (verdict.ready, warning.code) == (True, WarningCode.MESSAGES_UNSEEN)
     assert why in warning.message
 
 
 def test_before_a_task_hub_was_read_nothing_is_said_of_its_messages() -> None:
-    assert assess(Evidence("v41", provider=AZURE_STORAGE), Policy(), at()).warnings == ()
-    failed = probe(status=ProbeStatus.FAILED)
-    assert assess(Evidence("v41", provider=AZURE_STORAGE, probe=failed), Policy(), at()).warnings == ()
+    assert assess_readiness(Evidence("v41", provider=AZURE_STORAGE), Policy(), noon_plus()).warnings == ()
+    failed = probe_result(status=ProbeStatus.FAILED)
+    assert assess_readiness(Evidence("v41", provider=AZURE_STORAGE, probe=failed), Policy(), noon_plus()).warnings == ()
 
 
 def test_a_result_with_a_pending_start_is_read_anew() -> None:
-    assert replace(probe(), messages=replace(NO_MESSAGES, unexplained=1)).found_blocking
-    assert not replace(probe(), messages=NO_MESSAGES).found_blocking
+    assert replace(probe_result(), messages=replace(NO_MESSAGES, unexplained_count=1)).found_blocking
+    assert not replace(probe_result(), messages=NO_MESSAGES).found_blocking
 
 
 def test_a_verdict_on_several_task_hubs_has_the_starts_and_warnings_of_all() -> None:
     staged = verdict_on(None)
     prior = verdict_on(replace(NO_MESSAGES, start_count=1))
-    both = combine(staged, [prior])
+    both = combine_verdicts(staged, [prior])
     assert (both.has_running, both.ready) == (True, False)
     assert both.warnings == staged.warnings
 
 
 def test_the_control_queues_are_looked_at_before_every_pass() -> None:
-    scan = Scan(at(-10), at(-15), ["whole"], ["again"], "key")
-    needed = [scan.needs_look]
-    scan.looked_in_pass = scan.passes
-    needed.append(scan.needs_look)
-    scan.passes += 1
-    needed.append(scan.needs_look)
+    scan = Scan(noon_plus(-10), noon_plus(-15), ["whole"], ["again"], "key")
+    needed = [scan.needs_queue_read]
+    scan.queues_read_in_pass = scan.pass_number
+    needed.append(scan.needs_queue_read)
+    scan.pass_number += 1
+    needed.append(scan.needs_queue_read)
     assert needed == [True, False, True]
 
 

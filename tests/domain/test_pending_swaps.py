@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.apps import App, Caller, Slot, Transition
 from state_api.domain.errors import (
     DeploymentInProgress,
     InvalidRequest,
@@ -15,31 +14,32 @@ from state_api.domain.errors import (
     SwapPending,
 )
 from state_api.domain.instants import format_instant
-from state_api.domain.readiness import Policy
-from state_api.domain.registration import Registration, register, replaced_slots
-from state_api.domain.releases import Order, abandon, needs_verdict, stage
-from state_api.domain.swaps import begin, confirm, swap, take_back
+from state_api.domain.readiness.verdict import Policy
+from state_api.domain.releases.apps import App, Caller, Slot, Transition
+from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
+from state_api.domain.releases.staging import StageCommand, abandon_deployment, needs_verdict, stage_task_hub
+from state_api.domain.releases.swaps import begin_swap, confirm_swap, revert, swap_slots
 from tests.domain.builders import (
     ANNA,
     BEN,
-    NO_RUN,
-    RUN_7,
-    at,
-    begun,
-    deploying,
-    in_production,
-    ready,
-    shop,
+    CALLER_WITHOUT_RUN,
+    RUN_7_URL,
+    app_with_open_deployment,
+    begin_swap_of_staged_hub,
+    noon_plus,
+    production_slot,
+    ready_verdict,
+    registered_app,
     slot,
-    staged,
+    stage_new_hub,
 )
 
 # Everything that PostSwap can say while a swap is pending
 
-DOES = {
-    "Pending": lambda app, hub, slot, caller: begin(app, slot, hub, False, caller, at(120)),
-    "Done": lambda app, hub, slot, caller: confirm(app, slot, hub, at(120)),
-    "Failed": lambda app, hub, slot, caller: take_back(app, slot, hub),
+SWAP_OUTCOMES = {
+    "Pending": lambda app, hub, slot, caller: begin_swap(app, slot, hub, False, caller, noon_plus(120)),
+    "Done": lambda app, hub, slot, caller: confirm_swap(app, slot, hub, noon_plus(120)),
+    "Failed": lambda app, hub, slot, caller: revert(app, slot, hub),
 }
 
 
@@ -49,7 +49,7 @@ DOES = {
         ("Pending", "v42", "staging", ANNA, "as it was"),
         ("Pending", "V42", "Staging", ANNA, "as it was"),
         ("Pending", "v42", "staging", BEN, SwapPending),
-        ("Pending", "v42", "staging", NO_RUN, SwapPending),
+        ("Pending", "v42", "staging", CALLER_WITHOUT_RUN, SwapPending),
         ("Pending", "v41", "staging", ANNA, SwapPending),
         ("Pending", "v43", "staging", ANNA, SwapPending),
         ("Pending", "v43", "canary", ANNA, SwapPending),
@@ -58,7 +58,7 @@ DOES = {
         ("Done", "v42", "staging", ANNA, "confirmed"),
         ("Done", "V42", "Staging", BEN, "confirmed"),
         ("Done", "v41", "staging", ANNA, SwapPending),
-        ("Done", "V41", "STAGING", NO_RUN, SwapPending),
+        ("Done", "V41", "STAGING", CALLER_WITHOUT_RUN, SwapPending),
         ("Done", "v43", "staging", ANNA, SwapPending),
         ("Done", "v43", "canary", ANNA, SwapPending),
         ("Done", "v42", "canary", ANNA, SwapPending),
@@ -74,13 +74,13 @@ DOES = {
 def test_a_pending_swap_ends_with_what_is_said_of_it_and_with_nothing_else(
     outcome: str, hub: str, slot_name: str, caller: Caller, becomes: str | type[StateError]
 ) -> None:
-    before = deploying(ANNA, more={"canary": slot("v43")})
-    pending = begin(before, "staging", "v42", False, ANNA, at(60)).app
+    before = app_with_open_deployment(ANNA, more_slots={"canary": slot("v43")})
+    pending = begin_swap(before, "staging", "v42", False, ANNA, noon_plus(60)).app
     if not isinstance(becomes, str):
         with pytest.raises(becomes):
-            DOES[outcome](pending, hub, slot_name, caller)
+            SWAP_OUTCOMES[outcome](pending, hub, slot_name, caller)
         return
-    transition = DOES[outcome](pending, hub, slot_name, caller)
+    transition = SWAP_OUTCOMES[outcome](pending, hub, slot_name, caller)
     ends = {"as it was": pending, "confirmed": replace(pending, pending_swap=None), "taken back": before}
     assert transition.app == ends[becomes]
     assert transition.changed == (becomes != "as it was")
@@ -96,60 +96,62 @@ def test_a_pending_swap_ends_with_what_is_said_of_it_and_with_nothing_else(
 
 
 def test_a_confirmed_swap_leaves_the_slots_as_they_were_from_its_beginning() -> None:
-    done = swap(begun().app, "staging", "v42", at(120)).app
+    done = swap_slots(begin_swap_of_staged_hub().app, "staging", "v42", noon_plus(120)).app
     assert done.slots == {
-        "production": Slot("v42", "1.5.0", at(60), promoted=True),
-        "staging": Slot("v41", "1.4.0", at(60), promoted=True),
+        "production": Slot("v42", "1.5.0", noon_plus(60), promoted=True),
+        "staging": Slot("v41", "1.4.0", noon_plus(60), promoted=True),
     }
     assert done.deployment is None
 
 
 def test_a_swap_that_is_taken_back_has_left_no_trace() -> None:
-    before = deploying(ANNA)
-    back = take_back(begin(before, "staging", "v42", False, ANNA, at(60)).app, "staging", "v42").app
+    before = app_with_open_deployment(ANNA)
+    back = revert(begin_swap(before, "staging", "v42", False, ANNA, noon_plus(60)).app, "staging", "v42").app
     assert back == before
-    assert back.slots["staging"] == Slot("v42", "1.5.0", at(), promoted=False)
-    assert back.slots["production"] == in_production("v41")
+    assert back.slots["staging"] == Slot("v42", "1.5.0", noon_plus(), promoted=False)
+    assert back.slots["production"] == production_slot("v41")
     assert back.deployment == before.deployment is not None
 
 
 def test_a_swap_into_an_empty_production_is_taken_back_to_an_empty_one() -> None:
-    before = shop(None, slot("v42"))
-    begun_now = begin(before, "staging", "v42", False, ANNA, at())
-    assert begun_now.app.slots == {"production": Slot("v42", None, at(), promoted=True), "staging": None}
+    before = registered_app(None, slot("v42"))
+    begun_now = begin_swap(before, "staging", "v42", False, ANNA, noon_plus())
+    assert begun_now.app.slots == {"production": Slot("v42", None, noon_plus(), promoted=True), "staging": None}
     assert begun_now.details["swappedOut"] is None
-    assert take_back(begun_now.app, "staging", "v42").app == before
-    assert swap(begun_now.app, "staging", "v42", at(60)).app.slots == begun_now.app.slots
+    assert revert(begun_now.app, "staging", "v42").app == before
+    assert swap_slots(begun_now.app, "staging", "v42", noon_plus(60)).app.slots == begun_now.app.slots
     with pytest.raises(SwapPending) as caught:
-        swap(begun_now.app, "staging", "v41", at(60))
+        swap_slots(begun_now.app, "staging", "v41", noon_plus(60))
     assert caught.value.details["pendingSwap"]["swappedOut"] is None
 
 
 def test_a_deployment_that_another_run_holds_is_open_again_for_it_after_a_swap_is_taken_back() -> None:
-    before = deploying(ANNA)
-    back = take_back(begin(before, "staging", "v42", False, BEN, at(60)).app, "staging", "v42").app
+    before = app_with_open_deployment(ANNA)
+    back = revert(begin_swap(before, "staging", "v42", False, BEN, noon_plus(60)).app, "staging", "v42").app
     with pytest.raises(DeploymentInProgress):
-        staged(back, "v43", BEN, at(90))
-    assert not staged(back, "v42", ANNA, at(90)).changed
+        stage_new_hub(back, "v43", BEN, noon_plus(90))
+    assert not stage_new_hub(back, "v42", ANNA, noon_plus(90)).changed
 
 
 def test_a_deployment_whose_time_ran_out_while_a_swap_was_pending_is_over() -> None:
-    back = take_back(begun().app, "staging", "v42").app
-    assert back.open_deployment(at(3599)) is not None
-    assert back.open_deployment(at(3600)) is None
+    back = revert(begin_swap_of_staged_hub().app, "staging", "v42").app
+    assert back.get_open_deployment(noon_plus(3599)) is not None
+    assert back.get_open_deployment(noon_plus(3600)) is None
 
 
 def test_a_deployment_that_was_over_when_a_swap_was_begun_does_not_come_back() -> None:
-    pending = begin(deploying(ANNA), "staging", "v42", False, ANNA, at(3600)).app
-    assert take_back(pending, "staging", "v42").app.deployment is None
+    pending = begin_swap(app_with_open_deployment(ANNA), "staging", "v42", False, ANNA, noon_plus(3600)).app
+    assert revert(pending, "staging", "v42").app.deployment is None
 
 
-@pytest.mark.parametrize("caller", [ANNA, NO_RUN])
+@pytest.mark.parametrize("caller", [ANNA, CALLER_WITHOUT_RUN])
 def test_callers_without_a_run_are_not_the_same_run(caller: Caller) -> None:
-    pending = begin(deploying(caller), "staging", "v42", False, NO_RUN, at(60)).app
-    for again in (NO_RUN, Caller("dora"), ANNA):
+    pending = begin_swap(
+        app_with_open_deployment(caller), "staging", "v42", False, CALLER_WITHOUT_RUN, noon_plus(60)
+    ).app
+    for again in (CALLER_WITHOUT_RUN, Caller("dora"), ANNA):
         with pytest.raises(SwapPending, match=r"^carla began to swap"):
-            begin(pending, "staging", "v42", False, again, at(90))
+            begin_swap(pending, "staging", "v42", False, again, noon_plus(90))
 
 
 # Repeated, and after the end
@@ -157,8 +159,8 @@ def test_callers_without_a_run_are_not_the_same_run(caller: Caller) -> None:
 
 @pytest.mark.parametrize("end", ["Done", "Failed"])
 def test_an_outcome_that_is_said_twice_changes_nothing_the_second_time(end: str) -> None:
-    ended = DOES[end](begun().app, "v42", "staging", ANNA).app
-    again = DOES[end](ended, "V42", "Staging", BEN)
+    ended = SWAP_OUTCOMES[end](begin_swap_of_staged_hub().app, "v42", "staging", ANNA).app
+    again = SWAP_OUTCOMES[end](ended, "V42", "Staging", BEN)
     assert not again.changed
     assert again.app is ended
 
@@ -166,89 +168,96 @@ def test_an_outcome_that_is_said_twice_changes_nothing_the_second_time(end: str)
 def test_that_a_swap_is_done_is_no_news_once_it_was_swapped_back() -> None:
     """A message that was long on its way, or an old pipeline's last job run again: production would be on record with
     what the platform has in the slot, and the next version would be deployed over running work."""
-    done = confirm(begun().app, "staging", "v42", at(90)).app
-    back = swap(done, "staging", "v41", at(120), rollback=True).app
+    done = confirm_swap(begin_swap_of_staged_hub().app, "staging", "v42", noon_plus(90)).app
+    back = swap_slots(done, "staging", "v41", noon_plus(120), rollback=True).app
     with pytest.raises(SwapMismatch, match="v42 in slot staging of app shop was swapped out of production") as caught:
-        confirm(back, "Staging", "V42", at(180))
+        confirm_swap(back, "Staging", "V42", noon_plus(180))
     assert caught.value.details == {"taskHub": "v42", "slots": {"production": "v41", "staging": "v42"}}
-    assert confirm(back, "staging", "v42", at(180), rollback=True).app.hubs() == done.hubs()
-    again = begin(back, "staging", "v42", False, ANNA, at(180)).app
-    assert confirm(again, "staging", "v42", at(240)).app.hubs() == done.hubs()
+    assert (
+        confirm_swap(back, "staging", "v42", noon_plus(180), rollback=True).app.task_hubs_by_slot()
+        == done.task_hubs_by_slot()
+    )
+    again = begin_swap(back, "staging", "v42", False, ANNA, noon_plus(180)).app
+    assert confirm_swap(again, "staging", "v42", noon_plus(240)).app.task_hubs_by_slot() == done.task_hubs_by_slot()
 
 
 def test_what_was_never_in_production_is_promoted_by_saying_that_it_is_done() -> None:
-    assert confirm(deploying(ANNA), "staging", "v42", at(60)) == swap(deploying(ANNA), "staging", "v42", at(60))
+    assert confirm_swap(app_with_open_deployment(ANNA), "staging", "v42", noon_plus(60)) == swap_slots(
+        app_with_open_deployment(ANNA), "staging", "v42", noon_plus(60)
+    )
 
 
 @pytest.mark.parametrize("slot_name", ["production", "canary"])
 def test_only_a_slot_that_there_is_can_be_said_to_be_swapped(slot_name: str) -> None:
     with pytest.raises((InvalidRequest, SlotNotFound)):
-        confirm(deploying(ANNA), slot_name, "v42", at(60))
+        confirm_swap(app_with_open_deployment(ANNA), slot_name, "v42", noon_plus(60))
 
 
 def test_a_swap_that_was_confirmed_cannot_be_taken_back() -> None:
-    done = swap(begun().app, "staging", "v42", at(120)).app
+    done = swap_slots(begin_swap_of_staged_hub().app, "staging", "v42", noon_plus(120)).app
     with pytest.raises(SwapMismatch, match="slot staging of app shop does not hold task hub v42 but v41"):
-        take_back(done, "staging", "v42")
+        revert(done, "staging", "v42")
 
 
 def test_a_swap_that_was_never_begun_has_nothing_to_take_back() -> None:
-    assert not take_back(deploying(ANNA), "staging", "v42").changed
+    assert not revert(app_with_open_deployment(ANNA), "staging", "v42").changed
     with pytest.raises(SwapMismatch):
-        take_back(deploying(ANNA), "staging", "v43")
+        revert(app_with_open_deployment(ANNA), "staging", "v43")
     with pytest.raises(SlotNotFound):
-        take_back(deploying(ANNA), "canary", "v42")
+        revert(app_with_open_deployment(ANNA), "canary", "v42")
 
 
 def test_a_swap_that_was_taken_back_can_be_begun_again_by_the_same_run_and_by_another() -> None:
-    back = take_back(begun().app, "staging", "v42").app
+    back = revert(begin_swap_of_staged_hub().app, "staging", "v42").app
     for caller in (ANNA, BEN):
-        again = begin(back, "staging", "v42", False, caller, at(300)).app
+        again = begin_swap(back, "staging", "v42", False, caller, noon_plus(300)).app
         assert again.pending_swap is not None
-        assert (again.pending_swap.by, again.pending_swap.started_at) == (caller.by, at(300))
-        assert swap(again, "staging", "v42", at(360)).app.slot_of("v42") == "production"
+        assert (again.pending_swap.name, again.pending_swap.started_at) == (caller.name, noon_plus(300))
+        assert swap_slots(again, "staging", "v42", noon_plus(360)).app.slot_holding("v42") == "production"
 
 
 def test_the_same_run_stages_and_swaps_again_after_a_swap_was_taken_back() -> None:
-    back = take_back(begun().app, "staging", "v42").app
-    assert not staged(back, "v42", ANNA, at(300)).changed
-    next_one = staged(back, "v43", ANNA, at(300)).app
+    back = revert(begin_swap_of_staged_hub().app, "staging", "v42").app
+    assert not stage_new_hub(back, "v42", ANNA, noon_plus(300)).changed
+    next_one = stage_new_hub(back, "v43", ANNA, noon_plus(300)).app
     assert [hub.task_hub for hub in next_one.retired] == ["v42"]
-    done = swap(begin(next_one, "staging", "v43", False, ANNA, at(360)).app, "staging", "v43", at(420)).app
-    assert (done.slot_of("v43"), done.slot_of("v41")) == ("production", "staging")
+    done = swap_slots(
+        begin_swap(next_one, "staging", "v43", False, ANNA, noon_plus(360)).app, "staging", "v43", noon_plus(420)
+    ).app
+    assert (done.slot_holding("v43"), done.slot_holding("v41")) == ("production", "staging")
 
 
 def test_a_pending_swap_never_expires() -> None:
     a_year = 365 * 86_400
     with pytest.raises(SwapPending):
-        begin(begun().app, "staging", "v42", False, BEN, at(a_year))
+        begin_swap(begin_swap_of_staged_hub().app, "staging", "v42", False, BEN, noon_plus(a_year))
     with pytest.raises(SwapPending):
-        staged(begun().app, "v43", ANNA, at(a_year))
+        stage_new_hub(begin_swap_of_staged_hub().app, "v43", ANNA, noon_plus(a_year))
 
 
 # What depends on the slots while a swap is pending
 
 
-@pytest.mark.parametrize("caller", [ANNA, BEN, NO_RUN])
+@pytest.mark.parametrize("caller", [ANNA, BEN, CALLER_WITHOUT_RUN])
 @pytest.mark.parametrize("hub", ["v41", "v42", "v43"])
 @pytest.mark.parametrize("slot_name", ["staging", "canary"])
 @pytest.mark.parametrize("override", [False, True])
 def test_nothing_is_staged_while_a_swap_is_pending_not_even_with_force(
     caller: Caller, hub: str, slot_name: str, override: bool
 ) -> None:
-    app = begun(more={"canary": None}).app
-    order = Order(hub, None, slot_name, override, override, "hotfix" if override else None)
-    assert not needs_verdict(app, order, caller, at(120))
-    for verdict in (None, ready()):
+    app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
+    order = StageCommand(hub, None, slot_name, override, override, "hotfix" if override else None)
+    assert not needs_verdict(app, order, caller, noon_plus(120))
+    for verdict in (None, ready_verdict()):
         with pytest.raises(SwapPending):
-            stage(app, order, caller, verdict, False, at(120))
+            stage_task_hub(app, order, caller, verdict, False, noon_plus(120))
 
 
 def test_a_pending_swap_is_refused_with_who_since_when_and_what_to_do() -> None:
     with pytest.raises(SwapPending) as caught:
-        staged(begun().app, "v43", BEN, at(120))
+        stage_new_hub(begin_swap_of_staged_hub().app, "v43", BEN, noon_plus(120))
     assert caught.value.message == (
-        f"anna (run {RUN_7}) began to swap task hub v42 of app shop into production at {format_instant(at(60))} and "
+        f"anna (run {RUN_7_URL}) began to swap task hub v42 of app shop into production at {format_instant(noon_plus(60))} and "
         "has not said how it went, so what production and slot staging hold is not known. Wait for that run. If it is "
         "over, see what the platform holds in production: if it is v42, send PostSwap for it with the outcome Done, "
         "and if not, with the outcome Failed"
@@ -258,9 +267,9 @@ def test_a_pending_swap_is_refused_with_who_since_when_and_what_to_do() -> None:
             "taskHub": "v42",
             "swappedOut": "v41",
             "slot": "staging",
-            "startedAt": format_instant(at(60)),
+            "startedAt": format_instant(noon_plus(60)),
             "by": "anna",
-            "runUrl": RUN_7,
+            "runUrl": RUN_7_URL,
             "rollback": False,
         }
     }
@@ -270,24 +279,32 @@ def test_a_pending_swap_is_refused_with_who_since_when_and_what_to_do() -> None:
 @pytest.mark.parametrize("caller", [ANNA, BEN])
 def test_nothing_is_abandoned_in_a_slot_whose_swap_is_pending(hub: str, caller: Caller) -> None:
     with pytest.raises(SwapPending):
-        abandon(begun().app, hub, "Staging", caller, at(120))
+        abandon_deployment(begin_swap_of_staged_hub().app, hub, "Staging", caller, noon_plus(120))
 
 
 def test_a_deployment_into_another_slot_goes_on_and_is_abandoned_while_a_swap_is_pending() -> None:
-    app = staged(shop(in_production(), more={"canary": slot("v43")})).app
-    pending = begin(app, "canary", "v43", False, BEN, at(60)).app
-    assert not staged(pending, "v42", ANNA, at(90)).changed
-    abandoned = abandon(pending, "v42", "staging", ANNA, at(90)).app
+    app = stage_new_hub(registered_app(production_slot(), more_slots={"canary": slot("v43")})).app
+    pending = begin_swap(app, "canary", "v43", False, BEN, noon_plus(60)).app
+    assert not stage_new_hub(pending, "v42", ANNA, noon_plus(90)).changed
+    abandoned = abandon_deployment(pending, "v42", "staging", ANNA, noon_plus(90)).app
     assert abandoned == replace(pending, deployment=None)
-    assert take_back(abandoned, "canary", "v43").app == replace(app, deployment=None)
+    assert revert(abandoned, "canary", "v43").app == replace(app, deployment=None)
 
 
-Contents = dict[str, tuple[str, str | None] | None]
+SlotContents = dict[str, tuple[str, str | None] | None]
 
 
-def registered(app: App, slots: Contents, policy: Callable[[Policy], Policy] = lambda policy: policy) -> Transition:
+def register_slots(
+    app: App, slots: SlotContents, policy: Callable[[Policy], Policy] = lambda policy: policy
+) -> Transition:
     registration = Registration(slots, policy)
-    return register(app, registration, dict.fromkeys(replaced_slots(app, registration), ready()), frozenset(), at(120))
+    return register_app(
+        app,
+        registration,
+        dict.fromkeys(find_replaced_slots(app, registration), ready_verdict()),
+        frozenset(),
+        noon_plus(120),
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,11 +321,11 @@ def registered(app: App, slots: Contents, policy: Callable[[Policy], Policy] = l
         {"qa": ("v43", None)},
     ],
 )
-def test_no_slot_is_registered_otherwise_while_a_swap_is_pending(slots: Contents) -> None:
-    app = begun(more={"canary": None}).app
-    assert replaced_slots(app, Registration(slots)) == ()
+def test_no_slot_is_registered_otherwise_while_a_swap_is_pending(slots: SlotContents) -> None:
+    app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
+    assert find_replaced_slots(app, Registration(slots)) == ()
     with pytest.raises(SwapPending):
-        registered(app, slots)
+        register_slots(app, slots)
 
 
 @pytest.mark.parametrize(
@@ -319,32 +336,32 @@ def test_no_slot_is_registered_otherwise_while_a_swap_is_pending(slots: Contents
         {"staging": ("v41", "")},
     ],
 )
-def test_a_registration_that_leaves_the_slots_alone_is_allowed_while_a_swap_is_pending(slots: Contents) -> None:
-    app = begun(more={"canary": None}).app
-    assert not registered(app, slots).changed
-    transition = registered(app, slots, lambda policy: replace(policy, settle_seconds=5))
+def test_a_registration_that_leaves_the_slots_alone_is_allowed_while_a_swap_is_pending(slots: SlotContents) -> None:
+    app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
+    assert not register_slots(app, slots).changed
+    transition = register_slots(app, slots, lambda policy: replace(policy, settle_seconds=5))
     assert transition.app == replace(app, policy=Policy(settle_seconds=5))
 
 
 def test_a_longer_timeout_does_not_bring_back_a_deployment_that_was_over_while_a_swap_was_pending() -> None:
     policy = Policy(deployment_timeout_minutes=1)
-    pending = begin(deploying(ANNA, policy), "staging", "v42", False, ANNA, at(30)).app
-    longer = Registration(policy=lambda policy: replace(policy, deployment_timeout_minutes=60))
-    for now, is_open in ((at(59), True), (at(60), False)):
-        app = register(pending, longer, {}, frozenset(), now).app
-        assert (take_back(app, "staging", "v42").app.open_deployment(now) is not None) == is_open
+    pending = begin_swap(app_with_open_deployment(ANNA, policy), "staging", "v42", False, ANNA, noon_plus(30)).app
+    longer = Registration(update_policy=lambda policy: replace(policy, deployment_timeout_minutes=60))
+    for now, is_open in ((noon_plus(59), True), (noon_plus(60), False)):
+        app = register_app(pending, longer, {}, frozenset(), now).app
+        assert (revert(app, "staging", "v42").app.get_open_deployment(now) is not None) == is_open
 
 
 @pytest.mark.parametrize(
     "tell",
     [
-        lambda app: confirm(app, "staging", "v42", at(90), rollback=True),
-        lambda app: swap(app, "staging", "v42", at(90), rollback=True),
-        lambda app: take_back(app, "staging", "v42", rollback=True),
-        lambda app: begin(app, "staging", "v42", True, ANNA, at(90)),
+        lambda app: confirm_swap(app, "staging", "v42", noon_plus(90), rollback=True),
+        lambda app: swap_slots(app, "staging", "v42", noon_plus(90), rollback=True),
+        lambda app: revert(app, "staging", "v42", rollback=True),
+        lambda app: begin_swap(app, "staging", "v42", True, ANNA, noon_plus(90)),
     ],
 )
 def test_how_a_rollback_went_does_not_settle_a_swap_forward(tell: Callable[[App], Transition]) -> None:
     """Somebody swapped back on the platform: that it went well says that the pending swap is undone."""
     with pytest.raises(SwapPending):
-        tell(begun().app)
+        tell(begin_swap_of_staged_hub().app)

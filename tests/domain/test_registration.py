@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter
 
-from state_api.domain.apps import App, Retired, Slot, TaskHubSource, Transition
 from state_api.domain.errors import (
     DeploymentInProgress,
     InvalidRequest,
@@ -14,48 +13,49 @@ from state_api.domain.errors import (
     TaskHubInUse,
 )
 from state_api.domain.names import hub_key
-from state_api.domain.readiness import Policy, Retention, Verdict
-from state_api.domain.registration import Registration, register, replaced_slots
+from state_api.domain.readiness.verdict import Policy, RetentionPolicy, Verdict
+from state_api.domain.releases.apps import App, ProviderConfig, RetiredHub, Slot, Transition
+from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
 from tests.domain.builders import (
     ANNA,
-    SOURCE,
-    at,
-    deploying,
-    in_production,
-    not_ready,
-    ready,
-    retired,
-    shop,
+    PROVIDER_CONFIG,
+    app_with_open_deployment,
+    noon_plus,
+    not_ready_verdict,
+    production_slot,
+    ready_verdict,
+    registered_app,
+    retired_hub,
     slot,
-    staged,
+    stage_new_hub,
 )
 
-Content = tuple[str, str | None] | None
+SlotRequest = tuple[str, str | None] | None
 
 
-def put(
+def register_slots(
     app: App,
-    slots: dict[str, Content] | None = None,
+    slots: dict[str, SlotRequest] | None = None,
     verdict: Verdict | None = None,
     used: tuple[str, ...] = (),
     now: float = 0,
 ) -> Transition:
     """Register these slots; what they replace has drained unless told."""
     registration = Registration(slots or {})
-    verdicts = {name: verdict or ready() for name in replaced_slots(app, registration)}
-    return register(app, registration, verdicts, frozenset(hub_key(hub) for hub in used), at(now))
+    verdicts = {name: verdict or ready_verdict() for name in find_replaced_slots(app, registration)}
+    return register_app(app, registration, verdicts, frozenset(hub_key(hub) for hub in used), noon_plus(now))
 
 
-def with_policy(app: App, policy: Policy) -> Transition:
-    return register(app, Registration(policy=lambda _: policy), {}, frozenset(), at())
+def register_policy(app: App, policy: Policy) -> Transition:
+    return register_app(app, Registration(update_policy=lambda _: policy), {}, frozenset(), noon_plus())
 
 
 # Slots that are new to the server
 
 
 def test_a_production_that_existed_before_is_registered_as_promoted() -> None:
-    transition = put(App("shop"), {"production": ("v41", "1.4.0")})
-    assert transition.app.slots == {"production": Slot("v41", "1.4.0", at(), promoted=True), "staging": None}
+    transition = register_slots(App("shop"), {"production": ("v41", "1.4.0")})
+    assert transition.app.slots == {"production": Slot("v41", "1.4.0", noon_plus(), promoted=True), "staging": None}
     assert transition.operation == "PutApp"
     assert transition.new_hubs == ("v41",)
     assert transition.details == {"slots": {"production": {"taskHub": "v41", "version": "1.4.0"}}}
@@ -63,38 +63,38 @@ def test_a_production_that_existed_before_is_registered_as_promoted() -> None:
 
 
 def test_production_is_known_in_any_case() -> None:
-    transition = put(shop(), {"PRODUCTION": ("v41", None)})
-    assert transition.app.slots == {"production": Slot("v41", None, at(), promoted=True), "staging": None}
+    transition = register_slots(registered_app(), {"PRODUCTION": ("v41", None)})
+    assert transition.app.slots == {"production": Slot("v41", None, noon_plus(), promoted=True), "staging": None}
 
 
 def test_a_hub_in_another_slot_is_registered_as_not_promoted_and_opens_no_deployment() -> None:
-    transition = put(shop(), {"staging": ("v42", None)})
-    assert transition.app.slots["staging"] == Slot("v42", None, at())
+    transition = register_slots(registered_app(), {"staging": ("v42", None)})
+    assert transition.app.slots["staging"] == Slot("v42", None, noon_plus())
     assert transition.app.deployment is None
 
 
 def test_a_slot_that_the_app_does_not_have_yet_is_added_full_or_empty() -> None:
-    transition = put(shop(), {"Canary": ("v43", None), "qa": None})
+    transition = register_slots(registered_app(), {"Canary": ("v43", None), "qa": None})
     assert list(transition.app.slots) == ["production", "staging", "Canary", "qa"]
     assert transition.details["slots"] == {"Canary": {"taskHub": "v43", "version": None}, "qa": None}
     assert transition.new_hubs == ("v43",)
 
 
 def test_slots_that_are_not_named_stay_as_they_are() -> None:
-    production = in_production()
-    assert put(shop(production), {"staging": ("v42", None)}).app.slots["production"] is production
+    production = production_slot()
+    assert register_slots(registered_app(production), {"staging": ("v42", None)}).app.slots["production"] is production
 
 
 def test_the_first_registration_is_a_change_even_of_nothing() -> None:
-    transition = put(App("shop"))
+    transition = register_slots(App("shop"))
     assert transition.changed
     assert transition.details == {}
 
 
 def test_registering_what_is_known_changes_nothing() -> None:
-    app = shop(in_production("v41", "1.4.0"), task_hubs=SOURCE)
-    registration = Registration({"Production": ("V41", "1.4.0"), "staging": None}, task_hubs=SOURCE)
-    transition = register(app, registration, {}, frozenset({hub_key("v41")}), at())
+    app = registered_app(production_slot("v41", "1.4.0"), task_hubs=PROVIDER_CONFIG)
+    registration = Registration({"Production": ("V41", "1.4.0"), "staging": None}, provider_config=PROVIDER_CONFIG)
+    transition = register_app(app, registration, {}, frozenset({hub_key("v41")}), noon_plus())
     assert not transition.changed
     assert transition.app == app
     assert transition.details == {}
@@ -102,87 +102,89 @@ def test_registering_what_is_known_changes_nothing() -> None:
 
 
 def test_the_same_hub_with_another_version_corrects_the_version_alone() -> None:
-    transition = put(shop(in_production("v41", "1.4.0")), {"production": ("v41", "1.4.1")})
+    transition = register_slots(registered_app(production_slot("v41", "1.4.0")), {"production": ("v41", "1.4.1")})
     assert transition.changed
-    assert transition.app.slots["production"] == in_production("v41", "1.4.1")
+    assert transition.app.slots["production"] == production_slot("v41", "1.4.1")
     assert transition.app.retired == ()
     assert transition.new_hubs == ()
 
 
 def test_the_version_of_a_hub_that_stays_is_kept_when_none_is_given() -> None:
-    assert not put(shop(in_production("v41", "1.4.0")), {"production": ("v41", None)}).changed
+    assert not register_slots(registered_app(production_slot("v41", "1.4.0")), {"production": ("v41", None)}).changed
 
 
 # What it would take from running work
 
 
 def test_the_slots_that_lose_their_hub_are_those_that_get_another_one_or_none() -> None:
-    app = shop(in_production("v41"), slot("v42"), more={"Canary": slot("v43"), "qa": None})
-    slots: dict[str, Content] = {
+    app = registered_app(production_slot("v41"), slot("v42"), more_slots={"Canary": slot("v43"), "qa": None})
+    slots: dict[str, SlotRequest] = {
         "production": ("V41", "1.4.1"),
         "STAGING": None,
         "canary": ("v44", None),
         "qa": ("v45", None),
         "new": ("v46", None),
     }
-    assert replaced_slots(app, Registration(slots)) == ("staging", "Canary")
+    assert find_replaced_slots(app, Registration(slots)) == ("staging", "Canary")
 
 
 def test_a_drained_hub_is_replaced_and_retired() -> None:
-    transition = put(shop(in_production("v41", "1.4.0"), retired=(retired("v40"),)), {"production": ("v42", None)})
-    assert transition.app.slots["production"] == Slot("v42", None, at(), promoted=True)
-    assert transition.app.retired == (retired("v40"), Retired("v41", "1.4.0", at()))
+    transition = register_slots(
+        registered_app(production_slot("v41", "1.4.0"), retired=(retired_hub("v40"),)), {"production": ("v42", None)}
+    )
+    assert transition.app.slots["production"] == Slot("v42", None, noon_plus(), promoted=True)
+    assert transition.app.retired == (retired_hub("v40"), RetiredHub("v41", "1.4.0", noon_plus()))
 
 
 def test_a_drained_slot_is_emptied_and_its_hub_retired() -> None:
-    transition = put(shop(staging=slot("v42")), {"staging": None})
+    transition = register_slots(registered_app(staging=slot("v42")), {"staging": None})
     assert transition.app.slots["staging"] is None
-    assert transition.app.retired == (Retired("v42", None, at()),)
+    assert transition.app.retired == (RetiredHub("v42", None, noon_plus()),)
     assert transition.details == {"slots": {"staging": None}, "retired": ["v42"]}
 
 
 def test_a_longer_timeout_does_not_bring_a_deployment_back_that_is_over() -> None:
-    app = staged(shop()).app
-    later = at(2 * 3600)
-    longer = register(
+    app = stage_new_hub(registered_app()).app
+    later = noon_plus(2 * 3600)
+    longer = register_app(
         app,
-        Registration(policy=lambda policy: replace(policy, deployment_timeout_minutes=1440)),
+        Registration(update_policy=lambda policy: replace(policy, deployment_timeout_minutes=1440)),
         {},
         frozenset(),
         later,
     ).app
-    assert longer.open_deployment(later) is None
+    assert longer.get_open_deployment(later) is None
 
 
 @pytest.mark.parametrize("content", [("v42", None), None], ids=["replaced", "emptied"])
-def test_a_hub_that_has_not_drained_is_not_taken_out_of_its_slot(content: Content) -> None:
+def test_a_hub_that_has_not_drained_is_not_taken_out_of_its_slot(content: SlotRequest) -> None:
     with pytest.raises(StagingNotReady, match="slot production of app shop must not be overwritten: 1 orch") as caught:
-        put(shop(in_production("v41")), {"production": content}, not_ready("v41"))
+        register_slots(registered_app(production_slot("v41")), {"production": content}, not_ready_verdict("v41"))
     assert caught.value.details["reasons"][0]["code"] == "InstancesActive"
 
 
 @pytest.mark.parametrize("content", [("v43", None), None], ids=["replaced", "emptied"])
-def test_a_hub_that_a_run_deploys_is_not_taken_out_of_its_slot(content: Content) -> None:
+def test_a_hub_that_a_run_deploys_is_not_taken_out_of_its_slot(content: SlotRequest) -> None:
     with pytest.raises(DeploymentInProgress) as caught:
-        put(deploying(ANNA), {"staging": content}, now=60)
+        register_slots(app_with_open_deployment(ANNA), {"staging": content}, now=60)
     assert caught.value.details["deployment"]["taskHub"] == "v42"
 
 
 def test_a_hub_is_taken_out_of_its_slot_once_its_deployment_is_over() -> None:
-    assert put(deploying(ANNA), {"staging": None}, now=3600).app.slots["staging"] is None
+    assert register_slots(app_with_open_deployment(ANNA), {"staging": None}, now=3600).app.slots["staging"] is None
 
 
 def test_an_open_deployment_does_not_protect_another_slot() -> None:
-    app = staged(shop(more={"canary": slot("v40")})).app
-    transition = put(app, {"canary": None}, now=60)
+    app = stage_new_hub(registered_app(more_slots={"canary": slot("v40")})).app
+    transition = register_slots(app, {"canary": None}, now=60)
     assert transition.app.slots["canary"] is None
     assert transition.app.deployment == app.deployment
 
 
 def test_the_version_of_a_hub_is_corrected_while_it_is_deployed() -> None:
-    app = put(deploying(ANNA), {"staging": ("v42", "1.5.1")}, now=60).app
-    assert app.slots["staging"] == Slot("v42", "1.5.1", at())
-    assert app.open_deployment(at(60)) is not None
+    app = register_slots(app_with_open_deployment(ANNA), {"staging": ("v42", "1.5.1")}, now=60).app
+    assert app.slots["staging"] == Slot("v42", "1.5.1", noon_plus())
+    assert app.get_open_deployment(noon_plus(60)) is not None
 
 
 # Hubs that must be new
@@ -190,70 +192,74 @@ def test_the_version_of_a_hub_is_corrected_while_it_is_deployed() -> None:
 
 def test_one_hub_is_not_registered_in_two_slots() -> None:
     with pytest.raises(InvalidRequest, match="V41 cannot be in two slots"):
-        put(App("shop"), {"production": ("v41", None), "staging": ("V41", None)})
+        register_slots(App("shop"), {"production": ("v41", None), "staging": ("V41", None)})
 
 
 def test_a_hub_that_a_slot_holds_is_not_registered_in_another() -> None:
     with pytest.raises(TaskHubInUse, match="slot production"):
-        put(shop(in_production("v41")), {"staging": ("v41", None)})
+        register_slots(registered_app(production_slot("v41")), {"staging": ("v41", None)})
 
 
 def test_a_hub_does_not_move_to_another_slot_by_registration() -> None:
     with pytest.raises(TaskHubInUse):
-        put(shop(staging=slot("v42")), {"staging": None, "canary": ("v42", None)})
+        register_slots(registered_app(staging=slot("v42")), {"staging": None, "canary": ("v42", None)})
 
 
 @pytest.mark.parametrize("name", ["v40", "V40"])
 def test_a_retired_hub_is_not_registered_again(name: str) -> None:
     with pytest.raises(TaskHubAlreadyUsed):
-        put(shop(retired=(retired("v40"),)), {"staging": (name, None)})
+        register_slots(registered_app(retired=(retired_hub("v40"),)), {"staging": (name, None)})
 
 
 def test_a_hub_that_some_app_used_before_is_not_registered() -> None:
     with pytest.raises(TaskHubAlreadyUsed):
-        put(shop(), {"staging": ("V42", None)}, used=("v42",))
+        register_slots(registered_app(), {"staging": ("V42", None)}, used=("v42",))
 
 
 def test_only_the_hub_that_was_used_before_is_refused() -> None:
-    assert put(shop(), {"staging": ("v42", None)}, used=("v40",)).app.slot_of("v42") == "staging"
+    assert (
+        register_slots(registered_app(), {"staging": ("v42", None)}, used=("v40",)).app.slot_holding("v42") == "staging"
+    )
 
 
 # Policy, and where the task hubs live
 
 
 def test_a_changed_retention_is_on_record_under_the_names_of_the_contract() -> None:
-    transition = with_policy(shop(), Policy(retention=Retention(keep_last=1, keep_for_hours=24)))
+    transition = register_policy(registered_app(), Policy(retention=RetentionPolicy(keep_last=1, keep_for_hours=24)))
     assert transition.details == {"policy": {"retention": {"keepLast": 1, "keepForHours": 24}}}
 
 
 def test_a_changed_policy_is_on_record_with_what_changed() -> None:
     policy = Policy(settle_seconds=60, ignore_functions=("NightlySync",))
-    transition = with_policy(shop(in_production()), policy)
+    transition = register_policy(registered_app(production_slot()), policy)
     assert transition.app.policy == policy
     assert transition.details == {"policy": {"settleSeconds": 60, "ignoreFunctions": ("NightlySync",)}}
     assert transition.changed
 
 
 def test_whether_a_missing_hub_counts_as_drained_is_on_record() -> None:
-    transition = with_policy(shop(), Policy(missing_task_hub_is_drained=True))
+    transition = register_policy(registered_app(), Policy(missing_task_hub_is_drained=True))
     assert transition.details == {"policy": {"missingTaskHubIsDrained": True}}
 
 
 def test_the_policy_is_made_from_the_one_before() -> None:
-    app = shop(policy=Policy(settle_seconds=60, freshness_seconds=90))
-    stricter = Registration(policy=lambda policy: replace(policy, require_verification=True))
-    transition = register(app, stricter, {}, frozenset(), at())
+    app = registered_app(policy=Policy(settle_seconds=60, freshness_seconds=90))
+    stricter = Registration(update_policy=lambda policy: replace(policy, require_verification=True))
+    transition = register_app(app, stricter, {}, frozenset(), noon_plus())
     assert transition.app.policy == Policy(60, 90, require_verification=True)
     assert transition.details == {"policy": {"requireVerification": True}}
 
 
 def test_an_unchanged_policy_changes_nothing() -> None:
-    assert not with_policy(shop(), Policy()).changed
+    assert not register_policy(registered_app(), Policy()).changed
 
 
 def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_setting() -> None:
-    transition = register(shop(), Registration(task_hubs=SOURCE), {}, frozenset(), at())
-    assert transition.app.task_hubs == SOURCE
+    transition = register_app(
+        registered_app(), Registration(provider_config=PROVIDER_CONFIG), {}, frozenset(), noon_plus()
+    )
+    assert transition.app.provider_config == PROVIDER_CONFIG
     assert transition.details == {
         "taskHubs": {
             "provider": "azureStorage",
@@ -266,9 +272,15 @@ def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_sett
 
 
 def test_a_tracking_store_of_its_own_is_on_record_too() -> None:
-    source = replace(SOURCE, tracking_connection="STATE_TASKHUBS_TRACKING", tracking_prefix="Orders")
-    transition = register(shop(task_hubs=SOURCE), Registration(task_hubs=source), {}, frozenset(), at())
-    assert transition.app.task_hubs == source
+    source = replace(PROVIDER_CONFIG, tracking_connection="STATE_TASKHUBS_TRACKING", tracking_prefix="Orders")
+    transition = register_app(
+        registered_app(provider_config=PROVIDER_CONFIG),
+        Registration(provider_config=source),
+        {},
+        frozenset(),
+        noon_plus(),
+    )
+    assert transition.app.provider_config == source
     assert transition.changed
     assert transition.details == {
         "taskHubs": {
@@ -282,24 +294,36 @@ def test_a_tracking_store_of_its_own_is_on_record_too() -> None:
 
 def test_a_source_that_was_stored_before_there_were_tracking_stores_has_none() -> None:
     stored = b'{"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}'
-    assert TypeAdapter(TaskHubSource).validate_json(stored) == SOURCE
+    assert TypeAdapter(ProviderConfig).validate_json(stored) == PROVIDER_CONFIG
 
 
 def test_where_the_task_hubs_live_is_changed() -> None:
-    other = TaskHubSource("azureManaged", "SCHEDULER")
-    transition = register(shop(task_hubs=SOURCE), Registration(task_hubs=other), {}, frozenset(), at())
-    assert transition.app.task_hubs == other
+    other = ProviderConfig("azureManaged", "SCHEDULER")
+    transition = register_app(
+        registered_app(provider_config=PROVIDER_CONFIG),
+        Registration(provider_config=other),
+        {},
+        frozenset(),
+        noon_plus(),
+    )
+    assert transition.app.provider_config == other
     assert transition.details["taskHubs"]["provider"] == "azureManaged"
     assert transition.details["taskHubs"]["connection"] == "SCHEDULER"
 
 
 def test_where_the_task_hubs_live_stays_when_nothing_is_said_about_it() -> None:
-    assert put(shop(task_hubs=SOURCE)).app.task_hubs == SOURCE
+    assert register_slots(registered_app(task_hubs=PROVIDER_CONFIG)).app.provider_config == PROVIDER_CONFIG
 
 
 def test_where_the_task_hubs_live_is_cleared_on_request() -> None:
-    transition = register(shop(task_hubs=SOURCE), Registration(clear_task_hubs=True), {}, frozenset(), at())
-    assert transition.app.task_hubs is None
+    transition = register_app(
+        registered_app(task_hubs=PROVIDER_CONFIG),
+        Registration(clear_provider_config=True),
+        {},
+        frozenset(),
+        noon_plus(),
+    )
+    assert transition.app.provider_config is None
     assert transition.details == {"taskHubs": None}
     assert transition.changed
 
@@ -308,14 +332,14 @@ def test_where_the_task_hubs_live_is_cleared_on_request() -> None:
 
 
 def test_a_slot_is_looked_up_in_any_case_and_may_be_empty() -> None:
-    app = shop(in_production("v41"))
-    assert app.slot("PRODUCTION") == in_production("v41")
+    app = registered_app(production_slot("v41"))
+    assert app.slot("PRODUCTION") == production_slot("v41")
     assert app.slot("staging") is None
-    assert app.slot_name("Staging") == "staging"
-    assert app.slot_name("Canary") == "Canary"
+    assert app.registered_slot_name("Staging") == "staging"
+    assert app.registered_slot_name("Canary") == "Canary"
 
 
 def test_the_slot_of_a_hub_is_found_in_any_case() -> None:
-    app = shop(in_production("v41"))
-    assert app.slot_of("V41") == "production"
-    assert app.slot_of("v42") is None
+    app = registered_app(production_slot("v41"))
+    assert app.slot_holding("V41") == "production"
+    assert app.slot_holding("v42") is None

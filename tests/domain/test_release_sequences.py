@@ -6,35 +6,42 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from state_api.domain.apps import App, Caller, Transition
 from state_api.domain.errors import StateError
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import HubKey, hub_key
-from state_api.domain.readiness import Verdict
-from state_api.domain.registration import Registration, register, replaced_slots
-from state_api.domain.releases import Order, abandon, blocking_deployment, needs_verdict, remove_retired, stage
-from state_api.domain.swaps import begin, swap, take_back
-from tests.domain.builders import ANNA, BEN, NO_RUN, NOON, not_ready, ready
+from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.releases.apps import App, Caller, Transition
+from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
+from state_api.domain.releases.staging import (
+    StageCommand,
+    abandon_deployment,
+    find_blocking_deployment,
+    needs_verdict,
+    remove_retired_hubs,
+    stage_task_hub,
+)
+from state_api.domain.releases.swaps import begin_swap, revert, swap_slots
+from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, not_ready_verdict, ready_verdict
 
-READY, NOT_READY = ready(), not_ready()
+READY, NOT_READY = ready_verdict(), not_ready_verdict()
 
 HUBS = st.sampled_from(["v41", "v42", "v43", "v44", "v45", "V41", "V45"])
 SLOTS = st.sampled_from(["staging", "Staging", "canary", "production"])
-CALLERS = st.sampled_from([ANNA, BEN, NO_RUN])
+CALLERS = st.sampled_from([ANNA, BEN, CALLER_WITHOUT_RUN])
 VERDICTS = st.sampled_from([READY, NOT_READY])
 MINUTES = st.sampled_from([0, 1, 30, 60])
 OVERRIDES = st.sampled_from(["nothing", "force", "take over", "both"])
 CONTENTS = st.none() | st.tuples(HUBS, st.sampled_from([None, "1.0.0"]))
 
 
-class AnySequence(RuleBasedStateMachine):
+class TransitionSequences(RuleBasedStateMachine):
     """Tries transitions as they come. A refusal leaves the app as it was, as the services do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.app = App("shop", slots={"production": None, "staging": None, "canary": None})
         self.now: Instant = NOON
-        self.ever_held: set[HubKey] = set()
+        self.ever_in_slot: set[HubKey] = set()
         self.removed: set[HubKey] = set()
 
     def attempt(self, decide: Callable[[], Transition], may_end_swap: bool = False) -> bool:
@@ -45,18 +52,18 @@ class AnySequence(RuleBasedStateMachine):
             return False
         assert transition.changed or transition.app == self.app
         new = {hub_key(hub) for hub in transition.new_hubs}
-        assert not new & self.ever_held, "a hub enters a slot for the first time only once"
-        assert self.held_in(transition.app) - self.held_in(self.app) == new
+        assert not new & self.ever_in_slot, "a hub enters a slot for the first time only once"
+        assert self.hubs_in_slots(transition.app) - self.hubs_in_slots(self.app) == new
         if self.app.pending_swap is not None and not may_end_swap:
             assert transition.app.pending_swap is not None, "nothing but its outcome ends a pending swap"
             assert transition.app.pending_swap.started_at == self.app.pending_swap.started_at
             assert transition.app.slots == self.app.slots, "nothing changes places while a swap is pending"
-        self.ever_held |= new
+        self.ever_in_slot |= new
         self.app = transition.app
         return True
 
     @staticmethod
-    def held_in(app: App) -> set[HubKey]:
+    def hubs_in_slots(app: App) -> set[HubKey]:
         return {hub_key(held.task_hub) for held in app.slots.values() if held is not None}
 
     @rule(minutes=MINUTES)
@@ -65,7 +72,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, verdict=VERDICTS, override=OVERRIDES)
     def post_staging(self, hub: str, slot: str, caller: Caller, verdict: Verdict, override: str) -> None:
-        order = Order(
+        order = StageCommand(
             hub,
             slot=slot,
             force=override in {"force", "both"},
@@ -73,61 +80,61 @@ class AnySequence(RuleBasedStateMachine):
             reason="hotfix",
         )
         before, now = self.app, self.now
-        others = blocking_deployment(before, caller.run(hub), now)
+        others = find_blocking_deployment(before, caller.run_id(hub), now)
         judged = verdict if needs_verdict(before, order, caller, now) else None
-        used = hub_key(hub) in self.ever_held
-        if not self.attempt(lambda: stage(before, order, caller, judged, used, now)):
+        used = hub_key(hub) in self.ever_in_slot
+        if not self.attempt(lambda: stage_task_hub(before, order, caller, judged, used, now)):
             return
         assert others is None or order.take_over, "another run's deployment is only ever taken over"
         assert judged is not NOT_READY or order.force, "a slot that has not drained is only ever forced"
         assert self.app.slots["production"] == before.slots["production"]
-        assert blocking_deployment(self.app, caller.run(hub), now) is None
-        assert self.app.open_deployment(now) is not None
+        assert find_blocking_deployment(self.app, caller.run_id(hub), now) is None
+        assert self.app.get_open_deployment(now) is not None
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS)
     def delete_staging(self, hub: str, slot: str, caller: Caller) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: abandon(before, hub, slot, caller, now)):
+        if self.attempt(lambda: abandon_deployment(before, hub, slot, caller, now)):
             assert self.app.slots == before.slots
-            left = self.app.open_deployment(now)
-            assert left is None or left.slot != before.slot_name(slot)
+            left = self.app.get_open_deployment(now)
+            assert left is None or left.slot != before.registered_slot_name(slot)
 
     @rule(hub=HUBS, slot=SLOTS)
     def post_swap(self, hub: str, slot: str) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: swap(before, slot, hub, now), may_end_swap=True):
+        if self.attempt(lambda: swap_slots(before, slot, hub, now), may_end_swap=True):
             assert self.app.pending_swap is None
-            assert self.app.slot_of(hub) == "production"
+            assert self.app.slot_holding(hub) == "production"
             assert self.app.retired == before.retired
-            assert self.held_in(self.app) == self.held_in(before)
+            assert self.hubs_in_slots(self.app) == self.hubs_in_slots(before)
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, rollback=st.booleans())
     def begin_swap(self, hub: str, slot: str, caller: Caller, rollback: bool) -> None:
         before, now = self.app, self.now
-        if not self.attempt(lambda: begin(before, slot, hub, rollback, caller, now)):
+        if not self.attempt(lambda: begin_swap(before, slot, hub, rollback, caller, now)):
             return
-        assert self.app.slot_of(hub) == "production"
+        assert self.app.slot_holding(hub) == "production"
         pending = self.app.pending_swap
         if pending is None:
             assert self.app == before, "production holds it already"
         elif before.pending_swap is not None:
-            assert pending.run == caller.run(hub), "nobody joins the swap of another run"
+            assert pending.run_id == caller.run_id(hub), "nobody joins the swap of another run"
         else:
             held = before.slot(slot)
             assert held is not None
             assert held.promoted or not rollback
-            back = take_back(self.app, slot, hub).app
+            back = revert(self.app, slot, hub).app
             # A deployment whose time is over is not kept.
-            assert back == replace(before, deployment=before.open_deployment(now))
+            assert back == replace(before, deployment=before.get_open_deployment(now))
 
     @rule(hub=HUBS, slot=SLOTS)
     def take_swap_back(self, hub: str, slot: str) -> None:
         before = self.app
-        if self.attempt(lambda: take_back(before, slot, hub), may_end_swap=True):
+        if self.attempt(lambda: revert(before, slot, hub), may_end_swap=True):
             assert self.app.pending_swap is None
-            assert self.app.slot_of(hub) == before.slot_name(slot)
+            assert self.app.slot_holding(hub) == before.registered_slot_name(slot)
             if before.pending_swap is not None:
-                assert self.app.slots == {**before.slots, **before.pending_swap.before}
+                assert self.app.slots == {**slots_before.slots, **slots_before.pending_swap.slots_before}
 
     @precondition(lambda self: self.app.pending_swap)
     @rule(outcome=st.sampled_from(["done", "failed"]))
@@ -136,19 +143,19 @@ class AnySequence(RuleBasedStateMachine):
         pending, before, now = self.app.pending_swap, self.app, self.now
         assert pending is not None
         if outcome == "done":
-            assert self.attempt(lambda: swap(before, pending.slot, pending.task_hub, now), may_end_swap=True)
+            assert self.attempt(lambda: swap_slots(before, pending.slot, pending.task_hub, now), may_end_swap=True)
             assert self.app == replace(before, pending_swap=None)
         else:
-            assert self.attempt(lambda: take_back(before, pending.slot, pending.task_hub), may_end_swap=True)
-            assert self.app.slot_of(pending.task_hub) == pending.slot
+            assert self.attempt(lambda: revert(before, pending.slot, pending.task_hub), may_end_swap=True)
+            assert self.app.slot_holding(pending.task_hub) == pending.slot
 
     @rule(slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), CONTENTS), verdict=VERDICTS)
     def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
         before, now = self.app, self.now
         registration = Registration(slots)
-        verdicts = dict.fromkeys(replaced_slots(before, registration), verdict)
-        used = frozenset(self.ever_held)
-        if self.attempt(lambda: register(before, registration, verdicts, used, now)):
+        verdicts = dict.fromkeys(find_replaced_slots(before, registration), verdict)
+        used = frozenset(self.ever_in_slot)
+        if self.attempt(lambda: register_app(before, registration, verdicts, used, now)):
             assert verdict.ready or self.app.retired == before.retired
 
     @precondition(lambda self: self.app.retired)
@@ -156,7 +163,7 @@ class AnySequence(RuleBasedStateMachine):
     def clean_up(self, data: st.DataObject) -> None:
         hub = data.draw(st.sampled_from(self.app.retired)).task_hub
         before = self.app
-        assert self.attempt(lambda: remove_retired(before, [hub]))
+        assert self.attempt(lambda: remove_retired_hubs(before, [hub]))
         self.removed.add(hub_key(hub))
 
     @invariant()
@@ -169,7 +176,7 @@ class AnySequence(RuleBasedStateMachine):
     @invariant()
     def no_hub_is_lost(self) -> None:
         retired = {hub_key(hub.task_hub) for hub in self.app.retired}
-        assert self.ever_held == self.held_in(self.app) | retired | self.removed
+        assert self.ever_in_slot == self.hubs_in_slots(self.app) | retired | self.removed
 
     @invariant()
     def a_pending_swap_is_of_what_production_and_the_slot_hold(self) -> None:
@@ -178,7 +185,7 @@ class AnySequence(RuleBasedStateMachine):
             return
         held = self.app.slots["production"], self.app.slots[pending.slot]
         assert [one.task_hub if one else None for one in held] == [pending.task_hub, pending.swapped_out]
-        assert pending.before.keys() == {"production", pending.slot}
+        assert pending.slots_before.keys() == {"production", pending.slot}
         deployment = self.app.deployment
         assert deployment is None or deployment.slot != pending.slot, "it is closed, or kept for the case of a failure"
 
@@ -193,8 +200,8 @@ class AnySequence(RuleBasedStateMachine):
 
     @invariant()
     def an_open_deployment_is_of_a_hub_in_its_slot(self) -> None:
-        deployment = self.app.open_deployment(self.now)
-        assert deployment is None or self.app.slot_of(deployment.task_hub) == deployment.slot
+        deployment = self.app.get_open_deployment(self.now)
+        assert deployment is None or self.app.slot_holding(deployment.task_hub) == deployment.slot
 
 
-TestNoSequenceOfTransitionsLosesAHubOrPutsItIntoTwoSlots = AnySequence.TestCase
+TestNoSequenceOfTransitionsLosesAHubOrPutsItIntoTwoSlots = TransitionSequences.TestCase

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.apps import App, Beneath, Caller, Deployment, Retired, Slot, Transition
 from state_api.domain.errors import (
     InvalidRequest,
     SlotNotFound,
@@ -12,48 +11,51 @@ from state_api.domain.errors import (
     TaskHubAlreadyUsed,
     TaskHubInUse,
 )
-from state_api.domain.readiness import Verdict
-from state_api.domain.releases import Order, needs_verdict, stage
-from state_api.domain.swaps import begin, swap, take_back
+from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.releases.apps import App, Caller, Deployment, PriorHub, RetiredHub, Slot, Transition
+from state_api.domain.releases.staging import StageCommand, needs_verdict, stage_task_hub
+from state_api.domain.releases.swaps import begin_swap, revert, swap_slots
 from tests.domain.builders import (
     ANNA,
     BEN,
-    NO_RUN,
-    RUN_7,
-    at,
-    deploying,
-    in_production,
-    not_ready,
-    ready,
-    retired,
-    shop,
+    CALLER_WITHOUT_RUN,
+    RUN_7_URL,
+    app_with_open_deployment,
+    noon_plus,
+    not_ready_verdict,
+    production_slot,
+    ready_verdict,
+    registered_app,
+    retired_hub,
     slot,
-    staged,
+    stage_new_hub,
 )
 
 
-def put(
+def stage_hub(
     app: App,
-    order: Order | None = None,
+    order: StageCommand | None = None,
     caller: Caller = ANNA,
     verdict: Verdict | None = None,
     used: bool = False,
     minutes: float = 0,
 ) -> Transition:
     """Stage v42 unless told, over what the slot holds, drained unless told."""
-    return stage(app, order or Order("v42"), caller, verdict or ready(), used, at(60 * minutes))
+    return stage_task_hub(
+        app, order or StageCommand("v42"), caller, verdict or ready_verdict(), used, noon_plus(60 * minutes)
+    )
 
 
 # The first time
 
 
 def test_a_new_hub_goes_into_the_empty_slot_and_opens_a_deployment_for_the_run() -> None:
-    app = shop(in_production())
-    transition = put(app, Order("v42", "1.5.0"))
+    app = registered_app(production_slot())
+    transition = stage_hub(app, StageCommand("v42", "1.5.0"))
     assert transition.app == replace(
         app,
-        slots={"production": in_production(), "staging": Slot("v42", "1.5.0", at())},
-        deployment=Deployment("v42", "1.5.0", "staging", at(), "anna", RUN_7, f"url:{RUN_7}"),
+        slots={"production": production_slot(), "staging": Slot("v42", "1.5.0", noon_plus())},
+        deployment=Deployment("v42", "1.5.0", "staging", noon_plus(), "anna", RUN_7_URL, f"url:{RUN_7_URL}"),
     )
     assert transition.changed
     assert transition.operation == "PostStaging"
@@ -62,38 +64,38 @@ def test_a_new_hub_goes_into_the_empty_slot_and_opens_a_deployment_for_the_run()
 
 
 def test_an_app_that_the_server_does_not_know_yet_can_be_staged() -> None:
-    assert put(App("shop")).app.slots == {"production": None, "staging": Slot("v42", None, at())}
+    assert stage_hub(App("shop")).app.slots == {"production": None, "staging": Slot("v42", None, noon_plus())}
 
 
 def test_a_drained_hub_that_is_staged_over_is_retired() -> None:
-    transition = put(shop(in_production(), slot("v40", "1.3.0"), retired=(retired("v39"),)))
-    assert transition.app.retired == (retired("v39"), Retired("v40", "1.3.0", at()))
+    transition = stage_hub(registered_app(production_slot(), slot("v40", "1.3.0"), retired=(retired_hub("v39"),)))
+    assert transition.app.retired == (retired_hub("v39"), RetiredHub("v40", "1.3.0", noon_plus()))
     assert transition.details["retired"] == "v40"
 
 
 def test_a_hub_can_be_staged_into_another_slot_than_staging() -> None:
-    transition = put(shop(more={"canary": None}), Order("v42", slot="canary"))
-    assert transition.app.slot_of("v42") == "canary"
+    transition = stage_hub(registered_app(more_slots={"canary": None}), StageCommand("v42", slot="canary"))
+    assert transition.app.slot_holding("v42") == "canary"
     assert transition.app.deployment is not None
     assert transition.app.deployment.slot == "canary"
 
 
 def test_slot_names_are_case_insensitive_and_keep_the_spelling_they_were_registered_with() -> None:
-    transition = put(shop(more={"Canary": None}), Order("v42", slot="cAnArY"))
+    transition = stage_hub(registered_app(more_slots={"Canary": None}), StageCommand("v42", slot="cAnArY"))
     assert set(transition.app.slots) == {"production", "staging", "Canary"}
-    assert transition.app.slot_of("v42") == "Canary"
+    assert transition.app.slot_holding("v42") == "Canary"
     assert transition.details["slot"] == "Canary"
 
 
 @pytest.mark.parametrize("name", ["production", "Production"])
 def test_nothing_is_staged_into_production(name: str) -> None:
     with pytest.raises(InvalidRequest, match="other than production"):
-        put(shop(), Order("v42", slot=name))
+        stage_hub(registered_app(), StageCommand("v42", slot=name))
 
 
 def test_a_misspelt_slot_is_not_taken_for_an_empty_one() -> None:
     with pytest.raises(SlotNotFound, match="it has production, staging") as caught:
-        put(shop(), Order("v42", slot="stagign"))
+        stage_hub(registered_app(), StageCommand("v42", slot="stagign"))
     assert caught.value.details == {"app": "shop", "slot": "stagign"}
 
 
@@ -101,9 +103,9 @@ def test_a_misspelt_slot_is_not_taken_for_an_empty_one() -> None:
 
 
 def test_a_hub_that_has_not_drained_is_not_staged_over() -> None:
-    verdict = not_ready("v40")
+    verdict = not_ready_verdict("v40")
     with pytest.raises(StagingNotReady) as caught:
-        put(shop(staging=slot("v40")), verdict=verdict)
+        stage_hub(registered_app(staging=slot("v40")), verdict=verdict)
     assert caught.value.message == (f"slot staging of app shop must not be overwritten: {verdict.reasons[0].message}")
     assert caught.value.details == {
         "taskHub": "v40",
@@ -116,28 +118,30 @@ def test_a_hub_that_has_not_drained_is_not_staged_over() -> None:
 
 
 def test_force_stages_over_a_hub_that_has_not_drained_and_goes_on_record() -> None:
-    verdict = not_ready("v40")
-    order = Order("v42", force=True, reason="hotfix")
-    transition = put(shop(staging=slot("v40")), order, verdict=verdict)
-    assert transition.app.slot_of("v42") == "staging"
+    verdict = not_ready_verdict("v40")
+    order = StageCommand("v42", force=True, reason="hotfix")
+    transition = stage_hub(registered_app(staging=slot("v40")), order, verdict=verdict)
+    assert transition.app.slot_holding("v42") == "staging"
     assert [hub.task_hub for hub in transition.app.retired] == ["v40"]
     assert transition.details["forcedOver"] == [verdict.reasons[0].message]
 
 
 def test_force_that_was_not_needed_is_not_on_record_as_forced() -> None:
-    assert "forcedOver" not in put(shop(), Order("v42", force=True, reason="hotfix")).details
+    assert "forcedOver" not in stage_hub(registered_app(), StageCommand("v42", force=True, reason="hotfix")).details
 
 
 @pytest.mark.parametrize("reason", [None, "", " \t"])
-@pytest.mark.parametrize("order", [Order("v42", force=True), Order("v42", take_over=True)], ids=["force", "take over"])
-def test_force_and_take_over_need_a_reason(order: Order, reason: str | None) -> None:
+@pytest.mark.parametrize(
+    "order", [StageCommand("v42", force=True), StageCommand("v42", take_over=True)], ids=["force", "take over"]
+)
+def test_force_and_take_over_need_a_reason(order: StageCommand, reason: str | None) -> None:
     with pytest.raises(InvalidRequest, match="give a reason"):
-        put(shop(), replace(order, reason=reason))
+        stage_hub(registered_app(), replace(order, reason=reason))
 
 
 def test_force_does_not_bring_back_a_hub_that_was_used() -> None:
     with pytest.raises(TaskHubAlreadyUsed):
-        put(shop(), Order("v42", force=True, reason="hotfix"), used=True)
+        stage_hub(registered_app(), StageCommand("v42", force=True, reason="hotfix"), used=True)
 
 
 # The hub must be new
@@ -146,120 +150,130 @@ def test_force_does_not_bring_back_a_hub_that_was_used() -> None:
 @pytest.mark.parametrize("name", ["v41", "V41"])
 def test_a_hub_in_production_is_not_staged(name: str) -> None:
     with pytest.raises(TaskHubInUse, match="slot production of app shop holds") as caught:
-        put(shop(in_production("v41")), Order(name))
+        stage_hub(registered_app(production_slot("v41")), StageCommand(name))
     assert caught.value.details == {"app": "shop", "slot": "production", "taskHub": name}
 
 
 def test_a_hub_in_a_third_slot_is_not_staged() -> None:
     with pytest.raises(TaskHubInUse, match="slot canary"):
-        put(shop(more={"canary": slot("v42")}))
+        stage_hub(registered_app(more_slots={"canary": slot("v42")}))
 
 
 @pytest.mark.parametrize("name", ["v40", "V40"])
 def test_a_retired_hub_is_not_staged_again(name: str) -> None:
     with pytest.raises(TaskHubAlreadyUsed) as caught:
-        put(shop(retired=(retired("v39"), retired("v40"))), Order(name))
+        stage_hub(registered_app(retired=(retired_hub("v39"), retired_hub("v40"))), StageCommand(name))
     assert caught.value.details == {"taskHub": name}
 
 
 def test_a_hub_that_any_app_used_before_is_not_staged() -> None:
     with pytest.raises(TaskHubAlreadyUsed, match="v42 was used before"):
-        put(shop(), used=True)
+        stage_hub(registered_app(), used=True)
 
 
 def test_a_hub_that_was_swapped_out_of_production_is_never_staged_again() -> None:
     with pytest.raises(TaskHubInUse, match="slot staging"):
-        put(shop(in_production("v42"), slot("v41", promoted=True)), Order("v41"))
+        stage_hub(registered_app(production_slot("v42"), slot("v41", promoted=True)), StageCommand("v41"))
 
 
 # The same run again
 
 
 def test_the_same_hub_staged_again_by_the_same_run_changes_nothing_and_needs_no_verdict() -> None:
-    app = deploying(ANNA)
-    assert not needs_verdict(app, Order("v42"), ANNA, at(60))
-    transition = stage(app, Order("v42"), ANNA, None, False, at(60))
+    app = app_with_open_deployment(ANNA)
+    assert not needs_verdict(app, StageCommand("v42"), ANNA, noon_plus(60))
+    transition = stage_task_hub(app, StageCommand("v42"), ANNA, None, False, noon_plus(60))
     assert transition.app is app
     assert not transition.changed
     assert transition.new_hubs == ()
 
 
 def test_the_run_is_known_by_its_url_whoever_calls() -> None:
-    assert not needs_verdict(deploying(ANNA), Order("v42"), Caller("robot", RUN_7), at(60))
+    assert not needs_verdict(
+        app_with_open_deployment(ANNA), StageCommand("v42"), Caller("robot", RUN_7_URL), noon_plus(60)
+    )
 
 
 def test_the_same_hub_staged_again_is_refused_while_something_is_active_beneath_it() -> None:
     """The caller goes on to deploy over it."""
-    app = put(shop(staging=Slot("v41", None, at(), promoted=True)), Order("v42")).app
+    app = stage_hub(registered_app(staging=Slot("v41", None, noon_plus(), promoted=True)), StageCommand("v42")).app
     with pytest.raises(StagingNotReady):
-        stage(app, Order("v42"), ANNA, not_ready(), False, at(60))
-    assert not stage(app, Order("v42"), ANNA, ready(), False, at(60)).changed
-    assert not stage(app, Order("v42", force=True, reason="test"), ANNA, not_ready(), False, at(60)).changed
+        stage_task_hub(app, StageCommand("v42"), ANNA, not_ready_verdict(), False, noon_plus(60))
+    assert not stage_task_hub(app, StageCommand("v42"), ANNA, ready_verdict(), False, noon_plus(60)).changed
+    assert not stage_task_hub(
+        app, StageCommand("v42", force=True, reason="test"), ANNA, not_ready_verdict(), False, noon_plus(60)
+    ).changed
 
 
 def test_the_same_hub_staged_again_in_another_case_changes_nothing() -> None:
-    assert not put(deploying(ANNA), Order("V42", slot="STAGING")).changed
+    assert not stage_hub(app_with_open_deployment(ANNA), StageCommand("V42", slot="STAGING")).changed
 
 
 def test_a_caller_without_a_run_url_is_a_run_of_its_own_per_hub_name() -> None:
-    app = deploying(NO_RUN)
-    assert not needs_verdict(app, Order("V42"), NO_RUN, at(60))
-    assert needs_verdict(app, Order("v43"), NO_RUN, at(60))
+    app = app_with_open_deployment(CALLER_WITHOUT_RUN)
+    assert not needs_verdict(app, StageCommand("V42"), CALLER_WITHOUT_RUN, noon_plus(60))
+    assert needs_verdict(app, StageCommand("v43"), CALLER_WITHOUT_RUN, noon_plus(60))
 
 
 @pytest.mark.parametrize(
     ("app", "order", "caller"),
     [
-        (shop(), Order("v42"), ANNA),
-        (deploying(ANNA), Order("v43"), ANNA),
-        (deploying(ANNA), Order("v42"), BEN),
-        (deploying(ANNA), Order("v42", slot="canary"), ANNA),
+        (registered_app(), StageCommand("v42"), ANNA),
+        (app_with_open_deployment(ANNA), StageCommand("v43"), ANNA),
+        (app_with_open_deployment(ANNA), StageCommand("v42"), BEN),
+        (app_with_open_deployment(ANNA), StageCommand("v42", slot="canary"), ANNA),
     ],
     ids=["nothing is open", "another hub", "another run", "another slot"],
 )
-def test_anything_else_needs_a_verdict(app: App, order: Order, caller: Caller) -> None:
-    assert needs_verdict(app, order, caller, at(60))
+def test_anything_else_needs_a_verdict(app: App, order: StageCommand, caller: Caller) -> None:
+    assert needs_verdict(app, order, caller, noon_plus(60))
 
 
 def test_a_verdict_that_is_needed_cannot_be_left_out() -> None:
     with pytest.raises(AssertionError, match="a verdict is needed"):
-        stage(shop(), Order("v42"), ANNA, None, False, at())
+        stage_task_hub(registered_app(), StageCommand("v42"), ANNA, None, False, noon_plus())
 
 
 def test_what_was_staged_over_may_still_be_in_the_slot_until_the_new_hub_is_promoted() -> None:
-    app = shop(staging=Slot("v41", None, at(), promoted=True))
-    app = put(put(app, Order("v42")).app, Order("v43"), minutes=5).app
-    assert [app.may_carry(hub) for hub in ("v41", "V42", "v43", "v40")] == ["staging", "staging", None, None]
-    pending = begin(app, "staging", "v43", False, ANNA, at(360)).app
-    assert pending.may_carry("v41") == "staging"
-    assert take_back(pending, "staging", "v43").app.may_carry("v41") == "staging"
-    assert swap(pending, "staging", "v43", at(400)).app.may_carry("v41") is None
+    app = registered_app(staging=Slot("v41", None, noon_plus(), promoted=True))
+    app = stage_hub(stage_hub(app, StageCommand("v42")).app, StageCommand("v43"), minutes=5).app
+    assert [app.find_possible_slot(hub) for hub in ("v41", "V42", "v43", "v40")] == ["staging", "staging", None, None]
+    pending = begin_swap(app, "staging", "v43", False, ANNA, noon_plus(360)).app
+    assert pending.find_possible_slot("v41") == "staging"
+    assert revert(pending, "staging", "v43").app.find_possible_slot("v41") == "staging"
+    assert swap_slots(pending, "staging", "v43", noon_plus(400)).app.find_possible_slot("v41") is None
 
 
 def test_staging_the_same_hub_again_forgets_nothing_beneath() -> None:
-    app = put(shop(staging=Slot("v41", None, at(), promoted=True)), Order("v42"), minutes=1).app
-    again = put(replace(app, deployment=None), Order("v42"), minutes=90).app
-    assert again.slots["staging"] == Slot("v42", None, at(60), beneath=(Beneath("v41", promoted=True),))
+    app = stage_hub(
+        registered_app(staging=Slot("v41", None, noon_plus(), promoted=True)), StageCommand("v42"), minutes=1
+    ).app
+    again = stage_hub(replace(app, deployment=None), StageCommand("v42"), minutes=90).app
+    assert again.slots["staging"] == Slot("v42", None, noon_plus(60), prior_hubs=(PriorHub("v41", promoted=True),))
 
 
 def test_the_same_run_may_stage_under_a_new_name_and_retires_the_hub_it_staged_before() -> None:
-    transition = put(deploying(ANNA), Order("v43", "1.5.1"), minutes=5)
-    assert transition.app.slots["staging"] == Slot("v43", "1.5.1", at(300), beneath=(Beneath("v42", promoted=False),))
-    assert transition.app.retired == (Retired("v42", "1.5.0", at(300)),)
-    assert transition.app.deployment == Deployment("v43", "1.5.1", "staging", at(300), "anna", RUN_7, f"url:{RUN_7}")
+    transition = stage_hub(app_with_open_deployment(ANNA), StageCommand("v43", "1.5.1"), minutes=5)
+    assert transition.app.slots["staging"] == Slot(
+        "v43", "1.5.1", noon_plus(300), prior_hubs=(PriorHub("v42", promoted=False),)
+    )
+    assert transition.app.retired == (RetiredHub("v42", "1.5.0", noon_plus(300)),)
+    assert transition.app.deployment == Deployment(
+        "v43", "1.5.1", "staging", noon_plus(300), "anna", RUN_7_URL, f"url:{RUN_7_URL}"
+    )
     assert "takenOverFrom" not in transition.details
 
 
 def test_the_same_run_waits_until_the_hub_it_staged_before_has_drained() -> None:
     with pytest.raises(StagingNotReady):
-        put(deploying(ANNA), Order("v43"), verdict=not_ready("v42"))
+        stage_hub(app_with_open_deployment(ANNA), StageCommand("v43"), verdict=not_ready_verdict("v42"))
 
 
 def test_the_same_run_may_go_on_to_another_slot_and_leaves_its_first_hub_where_it_is() -> None:
-    app = staged(shop(more={"canary": None}), "v42").app
-    transition = put(app, Order("v43", slot="canary"))
-    assert transition.app.slot_of("v42") == "staging"
-    assert transition.app.slot_of("v43") == "canary"
+    app = stage_new_hub(registered_app(more_slots={"canary": None}), "v42").app
+    transition = stage_hub(app, StageCommand("v43", slot="canary"))
+    assert transition.app.slot_holding("v42") == "staging"
+    assert transition.app.slot_holding("v43") == "canary"
     assert transition.app.retired == ()
 
 
@@ -267,11 +281,11 @@ def test_the_same_run_may_go_on_to_another_slot_and_leaves_its_first_hub_where_i
 
 
 def test_an_abandoned_hub_is_staged_again_and_stays_where_it_is() -> None:
-    app = shop(staging=slot("v42", "1.5.0", since=-3600))
-    transition = put(app, Order("V42", "1.5.1"), BEN, used=True)
-    assert transition.app.slots["staging"] == Slot("v42", "1.5.1", at(-3600))
-    without_version = put(app, Order("v42"), BEN, used=True)
-    assert without_version.app.slots["staging"] == Slot("v42", "1.5.0", at(-3600))
+    app = registered_app(staging=slot("v42", "1.5.0", since=-3600))
+    transition = stage_hub(app, StageCommand("V42", "1.5.1"), BEN, used=True)
+    assert transition.app.slots["staging"] == Slot("v42", "1.5.1", noon_plus(-3600))
+    without_version = stage_hub(app, StageCommand("v42"), BEN, used=True)
+    assert without_version.app.slots["staging"] == Slot("v42", "1.5.0", noon_plus(-3600))
     assert transition.app.deployment is not None
     assert transition.app.deployment.by == "ben"
     assert transition.app.retired == ()
@@ -281,12 +295,12 @@ def test_an_abandoned_hub_is_staged_again_and_stays_where_it_is() -> None:
 
 def test_an_abandoned_hub_is_not_staged_again_before_it_has_drained() -> None:
     with pytest.raises(StagingNotReady):
-        put(shop(staging=slot("v42")), Order("v42"), BEN, not_ready("v42"))
+        stage_hub(registered_app(staging=slot("v42")), StageCommand("v42"), BEN, not_ready_verdict("v42"))
 
 
 def test_an_abandoned_hub_is_staged_again_by_force() -> None:
-    order = Order("v42", force=True, reason="hotfix")
-    transition = put(shop(staging=slot("v42")), order, BEN, not_ready("v42"))
-    assert transition.app.slot_of("v42") == "staging"
+    order = StageCommand("v42", force=True, reason="hotfix")
+    transition = stage_hub(registered_app(staging=slot("v42")), order, BEN, not_ready_verdict("v42"))
+    assert transition.app.slot_holding("v42") == "staging"
     assert transition.app.retired == ()
     assert transition.details["forcedOver"]

@@ -4,106 +4,117 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.evidence import ACTIVE_LIMIT, ActiveInstance, Activity, ProbeResult, ProbeStatus
-from state_api.domain.lifecycle import RuntimeStatus, Source
-from state_api.domain.readiness import POLL_SECONDS, Assurance, Policy, Reason, Verdict, assess
-from tests.domain.builders import active, at, evidence, probe, probed
+from state_api.domain.readiness.evidence import ACTIVE_LIMIT, ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness.verdict import (
+    DEFAULT_RETRY_AFTER_SECONDS,
+    Assurance,
+    Policy,
+    ReasonCode,
+    Verdict,
+    assess_readiness,
+)
+from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
+from tests.domain.builders import active_instance, evidence, evidence_with_probe, noon_plus, probe_result
 
 
-def verified_by(result: ProbeResult | None, activity: Activity | None = None, policy: Policy | None = None) -> Verdict:
+def verified_by(
+    result: ProbeResult | None, activity: InstanceActivity | None = None, policy: Policy | None = None
+) -> Verdict:
     """The verdict at noon on a hub whose storage a probe reads."""
-    return assess(probed(result, activity), policy or Policy(), at())
+    return assess_readiness(evidence_with_probe(result, activity), policy or Policy(), noon_plus())
 
 
-def only_reason(verdict: Verdict) -> Reason:
+def only_reason(verdict: Verdict) -> ReasonCode:
     (reason,) = verdict.reasons
     return reason.code
 
 
 def test_a_complete_and_young_probe_that_finds_nothing_verifies_that_a_hub_is_drained() -> None:
-    verdict = verified_by(probe(scanned=1180))
+    verdict = verified_by(probe_result(scanned=1180))
     assert verdict.ready
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_a_probe_satisfies_a_policy_that_requires_verification() -> None:
-    verdict = verified_by(probe(), policy=Policy(require_verification=True))
+    verdict = verified_by(probe_result(), policy=Policy(require_verification=True))
     assert verdict.ready
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_a_policy_that_requires_verification_is_never_satisfied_by_events_alone() -> None:
-    verdict = assess(evidence(), Policy(require_verification=True), at())
-    assert only_reason(verdict) is Reason.VERIFICATION_REQUIRED
+    verdict = assess_readiness(evidence(), Policy(require_verification=True), noon_plus())
+    assert only_reason(verdict) is ReasonCode.VERIFICATION_REQUIRED
     assert verdict.assurance is Assurance.EVENTS
-    assert verdict.retry_after_seconds == POLL_SECONDS
+    assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
     assert verdict.reasons[0].message.startswith("the app's policy requires verification, but no probe of")
 
 
 @pytest.mark.parametrize("require_verification", [True, False])
 def test_a_configured_probe_without_a_result_is_waited_for(require_verification: bool) -> None:
     verdict = verified_by(None, policy=Policy(require_verification=require_verification))
-    assert only_reason(verdict) is Reason.PROBE_PENDING
+    assert only_reason(verdict) is ReasonCode.PROBE_PENDING
     assert verdict.reasons[0].message == "task hub v41 has not been verified by azureStorage yet"
     assert verdict.assurance is Assurance.EVENTS
-    assert verdict.retry_after_seconds == POLL_SECONDS
+    assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
-TROUBLE = {
-    ProbeStatus.FAILED: Reason.PROBE_FAILED,
-    ProbeStatus.DENIED: Reason.PROBE_DENIED,
-    ProbeStatus.THROTTLED: Reason.PROBE_THROTTLED,
-    ProbeStatus.MISSING: Reason.TASK_HUB_MISSING,
+REASON_BY_FAILURE = {
+    ProbeStatus.FAILED: ReasonCode.PROBE_FAILED,
+    ProbeStatus.DENIED: ReasonCode.PROBE_DENIED,
+    ProbeStatus.THROTTLED: ReasonCode.PROBE_THROTTLED,
+    ProbeStatus.MISSING: ReasonCode.TASK_HUB_MISSING,
 }
 
 
 def test_every_end_of_a_probe_is_a_reason_unless_it_is_complete() -> None:
-    assert set(ProbeStatus) - set(TROUBLE) == {ProbeStatus.COMPLETE, ProbeStatus.INCOMPLETE}
+    assert set(ProbeStatus) - set(REASON_BY_FAILURE) == {ProbeStatus.COMPLETE, ProbeStatus.INCOMPLETE}
 
 
-@pytest.mark.parametrize(("status", "code"), TROUBLE.items())
-def test_a_probe_that_could_not_read_fails_closed_and_says_what_to_mend(status: ProbeStatus, code: Reason) -> None:
-    verdict = verified_by(probe(status=status, message="the connection STATE_TASKHUBS_SHOP is not set"))
+@pytest.mark.parametrize(("status", "code"), REASON_BY_FAILURE.items())
+def test_a_probe_that_could_not_read_fails_closed_and_says_what_to_mend(status: ProbeStatus, code: ReasonCode) -> None:
+    verdict = verified_by(probe_result(status=status, message="the connection STATE_TASKHUBS_SHOP is not set"))
     assert only_reason(verdict) is code
     assert verdict.reasons[0].message == "task hub v41 could not be read: the connection STATE_TASKHUBS_SHOP is not set"
     assert verdict.assurance is Assurance.EVENTS
-    assert verdict.retry_after_seconds == POLL_SECONDS
+    assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
-@pytest.mark.parametrize("status", TROUBLE)
+@pytest.mark.parametrize("status", REASON_BY_FAILURE)
 @pytest.mark.parametrize(("asked", "told"), [(None, 10), (0, 10), (9, 10), (11, 11), (300, 300), (301, 300)])
 def test_a_caller_waits_as_long_as_the_storage_asks_within_reason(
     status: ProbeStatus, asked: int | None, told: int
 ) -> None:
-    assert verified_by(probe(status=status, retry_after=asked)).retry_after_seconds == told
+    assert verified_by(probe_result(status=status, retry_after=asked)).retry_after_seconds == told
 
 
 def test_a_caller_waits_as_long_as_the_storage_asks_while_the_hub_settles_too() -> None:
-    verdict = verified_by(probe(status=ProbeStatus.THROTTLED, retry_after=60), Activity(last_recorded_at=at(-10)))
-    assert [reason.code for reason in verdict.reasons] == [Reason.SETTLING, Reason.PROBE_THROTTLED]
+    verdict = verified_by(
+        probe_result(status=ProbeStatus.THROTTLED, retry_after=60), InstanceActivity(last_recorded_at=noon_plus(-10))
+    )
+    assert [reason.code for reason in verdict.reasons] == [ReasonCode.SETTLING, ReasonCode.PROBE_THROTTLED]
     assert verdict.retry_after_seconds == 60
 
 
 def test_a_probe_that_was_cut_short_fails_closed_and_says_how_far_it_came() -> None:
-    verdict = verified_by(probe(status=ProbeStatus.INCOMPLETE, scanned=5000, message="it took longer than 20 s"))
-    assert only_reason(verdict) is Reason.PROBE_INCOMPLETE
+    verdict = verified_by(probe_result(status=ProbeStatus.INCOMPLETE, scanned=5000, message="it took longer than 20 s"))
+    assert only_reason(verdict) is ReasonCode.PROBE_INCOMPLETE
     assert verdict.reasons[0].message == "the probe of task hub v41 is not done: it took longer than 20 s"
     assert verdict.assurance is Assurance.EVENTS
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-119.9999999, True), (-120, False), (-121, False)])
 def test_a_probe_must_be_younger_than_the_freshness(began: float, is_ready: bool) -> None:
-    assert verified_by(probe(began=began)).ready is is_ready
+    assert verified_by(probe_result(began=began)).ready is is_ready
 
 
 def test_an_app_sets_its_own_freshness() -> None:
-    assert verified_by(probe(began=-300), policy=Policy(freshness_seconds=301)).ready
-    assert not verified_by(probe(began=-300), policy=Policy(freshness_seconds=300)).ready
+    assert verified_by(probe_result(began=-300), policy=Policy(freshness_seconds=301)).ready
+    assert not verified_by(probe_result(began=-300), policy=Policy(freshness_seconds=300)).ready
 
 
 def test_a_stale_probe_says_when_it_began_and_verifies_nothing() -> None:
-    verdict = verified_by(probe(began=-180))
-    assert only_reason(verdict) is Reason.PROBE_STALE
+    verdict = verified_by(probe_result(began=-180))
+    assert only_reason(verdict) is ReasonCode.PROBE_STALE
     assert verdict.reasons[0].message == (
         "the last complete probe of task hub v41 began at 2026-11-20T11:57:00.0000000Z; "
         "it must be younger than 120 s and have begun after the last event"
@@ -113,14 +124,14 @@ def test_a_stale_probe_says_when_it_began_and_verifies_nothing() -> None:
 
 @pytest.mark.parametrize("taken", [0, 119])
 def test_a_stale_probe_that_was_read_in_time_needs_only_to_be_read_again(taken: int) -> None:
-    verdict = verified_by(probe(began=-360, taken=taken))
+    verdict = verified_by(probe_result(began=-360, taken=taken))
     assert verdict.reasons[0].message.endswith("and have begun after the last event")
 
 
 @pytest.mark.parametrize("taken", [120, 121, 360])
 def test_a_probe_that_took_longer_than_it_may_be_old_says_how_to_get_on(taken: int) -> None:
-    verdict = verified_by(probe(began=-360, taken=taken))
-    assert only_reason(verdict) is Reason.PROBE_STALE
+    verdict = verified_by(probe_result(began=-360, taken=taken))
+    assert only_reason(verdict) is ReasonCode.PROBE_STALE
     assert verdict.reasons[0].message.endswith(
         f"begun after the last event. It took {taken} s to read this hub: set freshnessSeconds well above that, or "
         "purge finished instances"
@@ -134,9 +145,11 @@ def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
     before: str, since: str, is_ready: bool
 ) -> None:
     """What has ended unnoticed may have started another one before. No clock tells, but a mark."""
-    verdict = verified_by(replace(probe(began=-9), closings=before), Activity(closings=since))
+    verdict = verified_by(
+        replace(probe_result(began=-9), correction_epoch=before), InstanceActivity(correction_epoch=since)
+    )
     assert verdict.ready is is_ready
-    assert is_ready or only_reason(verdict) is Reason.PROBE_STALE
+    assert is_ready or only_reason(verdict) is ReasonCode.PROBE_STALE
     assert is_ready or verdict.reasons[0].message.endswith(
         "after the last event, and instances were found ended since of which no event had told"
     )
@@ -158,147 +171,169 @@ def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
 def test_a_probe_must_have_begun_after_the_last_event_was_recorded(settle: int, began: float, is_ready: bool) -> None:
     """By two clocks of the storage, which may be two seconds apart."""
     policy = Policy(settle_seconds=settle)
-    verdict = verified_by(probe(began=began), Activity(last_recorded_at=at(-60)), policy=policy)
+    verdict = verified_by(probe_result(began=began), InstanceActivity(last_recorded_at=noon_plus(-60)), policy=policy)
     assert verdict.ready is is_ready
-    assert is_ready or only_reason(verdict) is Reason.PROBE_STALE
+    assert is_ready or only_reason(verdict) is ReasonCode.PROBE_STALE
 
 
 def test_a_verified_hub_still_has_to_settle() -> None:
-    verdict = verified_by(probe(began=-5), Activity(last_recorded_at=at(-10)))
-    assert only_reason(verdict) is Reason.SETTLING
+    verdict = verified_by(probe_result(began=-5), InstanceActivity(last_recorded_at=noon_plus(-10)))
+    assert only_reason(verdict) is ReasonCode.SETTLING
     assert verdict.assurance is Assurance.VERIFIED
     assert verdict.retry_after_seconds == 20
 
 
-TO_COME = pytest.mark.parametrize(
-    "result", [None, probe(status=ProbeStatus.INCOMPLETE), probe(began=-500)], ids=["pending", "incomplete", "stale"]
+RESULTS_THAT_REQUIRE_A_PROBE = pytest.mark.parametrize(
+    "result",
+    [None, probe_result(status=ProbeStatus.INCOMPLETE), probe_result(began=-500)],
+    ids=["pending", "incomplete", "stale"],
 )
 """Results of a hub that has yet to be read, or read again."""
 
 
-@TO_COME
+@RESULTS_THAT_REQUIRE_A_PROBE
 def test_a_hub_that_settles_is_read_only_after_that_and_a_caller_told_when(result: ProbeResult | None) -> None:
-    verdict = verified_by(result, Activity(last_recorded_at=at(-10)))
-    assert only_reason(verdict) is Reason.SETTLING
+    verdict = verified_by(result, InstanceActivity(last_recorded_at=noon_plus(-10)))
+    assert only_reason(verdict) is ReasonCode.SETTLING
     assert verdict.assurance is Assurance.EVENTS
     assert verdict.retry_after_seconds == 20
 
 
-@TO_COME
+@RESULTS_THAT_REQUIRE_A_PROBE
 def test_a_hub_with_active_instances_need_not_be_read(result: ProbeResult | None) -> None:
-    verdict = verified_by(result, Activity(active=(active(),)))
-    assert only_reason(verdict) is Reason.INSTANCES_ACTIVE
-    assert verdict.retry_after_seconds == POLL_SECONDS
+    verdict = verified_by(result, InstanceActivity(active=(active_instance(),)))
+    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
+    assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
-@TO_COME
+@RESULTS_THAT_REQUIRE_A_PROBE
 def test_a_quiet_hub_that_has_yet_to_be_read_is_not_ready(result: ProbeResult | None) -> None:
-    verdict = verified_by(result, Activity(last_recorded_at=at(-60)))
-    assert only_reason(verdict) in {Reason.PROBE_PENDING, Reason.PROBE_INCOMPLETE, Reason.PROBE_STALE}
+    verdict = verified_by(result, InstanceActivity(last_recorded_at=noon_plus(-60)))
+    assert only_reason(verdict) in {ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE}
 
 
-@pytest.mark.parametrize("activity", [Activity(active=(active(),)), Activity(last_recorded_at=at(-10))])
-@pytest.mark.parametrize(("status", "code"), TROUBLE.items())
+@pytest.mark.parametrize(
+    "activity", [InstanceActivity(active=(active_instance(),)), InstanceActivity(last_recorded_at=noon_plus(-10))]
+)
+@pytest.mark.parametrize(("status", "code"), REASON_BY_FAILURE.items())
 def test_trouble_with_reading_a_hub_is_told_before_the_hub_is_quiet(
-    status: ProbeStatus, code: Reason, activity: Activity
+    status: ProbeStatus, code: ReasonCode, activity: InstanceActivity
 ) -> None:
-    verdict = verified_by(probe(status=status), activity)
+    verdict = verified_by(probe_result(status=status), activity)
     assert [reason.code for reason in verdict.reasons[1:]] == [code]
-    assert verdict.retry_after_seconds == POLL_SECONDS
+    assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
 def test_a_missing_probe_is_told_before_the_hub_is_quiet_where_the_policy_requires_one() -> None:
-    busy = evidence(activity=Activity(active=(active(),)))
-    verdict = assess(busy, Policy(require_verification=True), at())
-    assert [reason.code for reason in verdict.reasons] == [Reason.INSTANCES_ACTIVE, Reason.VERIFICATION_REQUIRED]
+    busy = evidence(activity=InstanceActivity(active=(active_instance(),)))
+    verdict = assess_readiness(busy, Policy(require_verification=True), noon_plus())
+    assert [reason.code for reason in verdict.reasons] == [
+        ReasonCode.INSTANCES_ACTIVE,
+        ReasonCode.VERIFICATION_REQUIRED,
+    ]
 
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_an_instance_that_a_probe_finds_blocks_however_the_probe_ended(status: ProbeStatus) -> None:
-    verdict = verified_by(probe(active("lost"), status=status))
-    assert verdict.reasons[0].code is Reason.INSTANCES_ACTIVE
+    verdict = verified_by(probe_result(active_instance("lost"), status=status))
+    assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert verdict.has_running
     assert [one.instance_id for one in verdict.active] == ["lost"]
 
 
 def test_a_good_probe_that_finds_active_instances_is_a_verified_no() -> None:
-    verdict = verified_by(probe(active("lost")))
-    assert only_reason(verdict) is Reason.INSTANCES_ACTIVE
+    verdict = verified_by(probe_result(active_instance("lost")))
+    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_a_probe_that_finds_nothing_does_not_overrule_an_event_that_shows_an_instance_running() -> None:
-    verdict = verified_by(probe(), Activity(active=(active(),), last_recorded_at=at(-600)))
-    assert only_reason(verdict) is Reason.INSTANCES_ACTIVE
+    verdict = verified_by(
+        probe_result(), InstanceActivity(active=(active_instance(),), last_recorded_at=noon_plus(-600))
+    )
+    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
 
 
 @pytest.mark.parametrize(
     ("result", "activity"),
     [
-        (probe(active("lost"), unlisted=3, began=-500), Activity(last_recorded_at=at(-600))),
-        (probe(active("lost"), unlisted=3, began=-60), Activity(last_recorded_at=at(-60))),
-        (probe(active("lost"), unlisted=3, began=1), Activity()),
+        (
+            probe_result(active_instance("lost"), unlisted=3, began=-500),
+            InstanceActivity(last_recorded_at=noon_plus(-600)),
+        ),
+        (
+            probe_result(active_instance("lost"), unlisted=3, began=-60),
+            InstanceActivity(last_recorded_at=noon_plus(-60)),
+        ),
+        (probe_result(active_instance("lost"), unlisted=3, began=1), InstanceActivity()),
     ],
     ids=["too old", "overtaken by an event", "ahead of the clock"],
 )
 def test_what_a_complete_probe_found_does_not_count_once_it_is_out_of_date(
-    result: ProbeResult, activity: Activity
+    result: ProbeResult, activity: InstanceActivity
 ) -> None:
     verdict = verified_by(replace(result, ignored_count=2), activity)
-    assert only_reason(verdict) is Reason.PROBE_STALE
+    assert only_reason(verdict) is ReasonCode.PROBE_STALE
     assert (verdict.active, verdict.active_count, verdict.ignored_count) == ((), 0, 0)
     assert not verdict.active_count_is_lower_bound
     assert not verdict.has_running
 
 
-@pytest.mark.parametrize("status", [ProbeStatus.INCOMPLETE, *TROUBLE])
+@pytest.mark.parametrize("status", [ProbeStatus.INCOMPLETE, *REASON_BY_FAILURE])
 def test_what_any_other_probe_found_counts_whatever_its_age(status: ProbeStatus) -> None:
-    verdict = verified_by(probe(active("lost"), status=status, began=-86_400), Activity(last_recorded_at=at(-60)))
-    assert verdict.reasons[0].code is Reason.INSTANCES_ACTIVE
+    verdict = verified_by(
+        probe_result(active_instance("lost"), status=status, began=-86_400),
+        InstanceActivity(last_recorded_at=noon_plus(-60)),
+    )
+    assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert verdict.has_running
 
 
 def test_an_instance_that_events_and_probe_both_show_counts_once() -> None:
-    activity = Activity(active=(active("both", since=-40), active("by-event", since=-30)))
-    verdict = verified_by(probe(active("both", since=-50), active("by-probe", since=-60)), activity)
+    activity = InstanceActivity(active=(active_instance("both", since=-40), active_instance("by-event", since=-30)))
+    verdict = verified_by(
+        probe_result(active_instance("both", since=-50), active_instance("by-probe", since=-60)), activity
+    )
     assert verdict.active_count == 3
     assert [one.instance_id for one in verdict.active] == ["by-probe", "both", "by-event"]
 
 
 def test_of_an_instance_that_both_show_the_probe_knows_status_and_version_and_events_the_rest() -> None:
     by_probe = replace(
-        active("both", since=-50),
+        active_instance("both", since=-50),
         runtime_status=RuntimeStatus.SUSPENDED,
-        last_event_at=at(-20),
-        source=Source.PROBE,
+        last_event_at=noon_plus(-20),
+        source=EvidenceSource.PROBE,
         version="1.4.0",
     )
-    by_event = active("both", since=-40)
-    verdict = verified_by(probe(by_probe), Activity(active=(by_event,)))
+    by_event = active_instance("both", since=-40)
+    verdict = verified_by(probe_result(by_probe), InstanceActivity(active=(by_event,)))
     assert verdict.active == (replace(by_event, runtime_status=RuntimeStatus.SUSPENDED, version="1.4.0"),)
 
 
-@pytest.mark.parametrize("result", [None, probe(began=-500)], ids=["no probe", "a stale one"])
+@pytest.mark.parametrize("result", [None, probe_result(began=-500)], ids=["no probe", "a stale one"])
 def test_what_events_alone_show_has_the_status_that_they_gave(result: ProbeResult | None) -> None:
-    by_event = replace(active(), runtime_status=RuntimeStatus.PENDING)
-    assert verified_by(result, Activity(active=(by_event,))).active == (by_event,)
+    by_event = replace(active_instance(), runtime_status=RuntimeStatus.PENDING)
+    assert verified_by(result, InstanceActivity(active=(by_event,))).active == (by_event,)
 
 
 def test_an_instance_that_the_probe_shows_under_another_name_is_shown_as_the_probe_shows_it() -> None:
-    by_probe = replace(active("both", "ShipOrder", since=-50), source=Source.PROBE)
-    verdict = verified_by(probe(by_probe), Activity(active=(active("both", "ProcessOrder"),)))
+    by_probe = replace(active_instance("both", "ShipOrder", since=-50), source=EvidenceSource.PROBE)
+    verdict = verified_by(probe_result(by_probe), InstanceActivity(active=(active_instance("both", "ProcessOrder"),)))
     assert verdict.active == (by_probe,)
 
 
 def test_what_the_policy_ignores_may_stay_active_in_a_probe_too() -> None:
-    verdict = verified_by(probe(active("sync", "NightlySync")), policy=Policy(ignore_functions=("Nightly*",)))
+    verdict = verified_by(
+        probe_result(active_instance("sync", "NightlySync")), policy=Policy(ignore_functions=("Nightly*",))
+    )
     assert verdict.ready
     assert verdict.assurance is Assurance.VERIFIED
     assert verdict.ignored_count == 1
 
 
 def test_a_result_that_is_left_from_a_probe_no_longer_configured_verifies_nothing() -> None:
-    verdict = assess(replace(evidence(), probe=probe()), Policy(), at())
+    verdict = assess_readiness(replace(evidence(), probe=probe_result()), Policy(), noon_plus())
     assert verdict.ready
     assert verdict.assurance is Assurance.EVENTS
 
@@ -308,116 +343,139 @@ def test_a_result_that_is_left_from_a_probe_no_longer_configured_verifies_nothin
 )
 def test_an_instance_that_either_shows_under_a_name_that_is_not_ignored_blocks(by_probe: str, by_event: str) -> None:
     policy = Policy(ignore_functions=("NightlySync",))
-    verdict = verified_by(probe(active("x", by_probe)), Activity(active=(active("x", by_event),)), policy)
-    assert only_reason(verdict) is Reason.INSTANCES_ACTIVE
+    verdict = verified_by(
+        probe_result(active_instance("x", by_probe)), InstanceActivity(active=(active_instance("x", by_event),)), policy
+    )
+    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert [one.function_name for one in verdict.active] == [({by_probe, by_event} - {"NightlySync"}).pop()]
 
 
 def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> None:
     policy = Policy(ignore_functions=("NightlySync",))
-    verdict = assess(probed(probe(active("x", "NightlySync")), Activity(ignored_count=1)), policy, at())
+    verdict = assess_readiness(
+        evidence_with_probe(probe_result(active_instance("x", "NightlySync")), InstanceActivity(ignored_count=1)),
+        policy,
+        noon_plus(),
+    )
     assert (verdict.ready, verdict.ignored_count) == (True, 1)
 
 
 def test_a_probe_of_the_future_proves_nothing() -> None:
-    shown = probed(replace(probe(), began_at=at(3600)))
-    verdict = assess(shown, Policy(), at())
-    assert [reason.code for reason in verdict.reasons] == [Reason.PROBE_STALE]
+    shown = evidence_with_probe(replace(probe_result(), began_at=noon_plus(3600)))
+    verdict = assess_readiness(shown, Policy(), noon_plus())
+    assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
 
 
 def test_a_probe_that_shows_very_many_gives_a_lower_bound_too() -> None:
-    shown = probed(probe(*(active(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1))))
-    verdict = assess(shown, Policy(), at())
+    shown = evidence_with_probe(
+        probe_result(*(active_instance(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1)))
+    )
+    verdict = assess_readiness(shown, Policy(), noon_plus())
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (ACTIVE_LIMIT, True)
 
 
 def test_the_count_is_exact_where_events_show_as_many_as_a_probe_has_counted_and_listed_only_in_part() -> None:
-    three = tuple(active(one) for one in "abc")
-    verdict = verified_by(probe(active("a"), unlisted=2), Activity(active=three))
+    three = tuple(active_instance(one) for one in "abc")
+    verdict = verified_by(probe_result(active_instance("a"), unlisted=2), InstanceActivity(active=three))
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, False)
-    verdict = verified_by(probe(active("a"), unlisted=3), Activity(active=three))
+    verdict = verified_by(probe_result(active_instance("a"), unlisted=3), InstanceActivity(active=three))
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, True)
 
 
 def test_what_may_stay_does_not_count_as_what_the_probe_has_listed() -> None:
-    result = probe(active("sync", "NightlySync"), active("order"), unlisted=1)
-    verdict = verified_by(result, Activity(active=(active("x"),)), Policy(ignore_functions=("NightlySync",)))
+    result = probe_result(active_instance("sync", "NightlySync"), active_instance("order"), unlisted=1)
+    verdict = verified_by(
+        result, InstanceActivity(active=(active_instance("x"),)), Policy(ignore_functions=("NightlySync",))
+    )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, False)
 
 
 def test_a_probe_that_lists_only_some_of_what_blocks_gives_a_lower_bound() -> None:
-    verdict = verified_by(probe(active("a"), active("b"), unlisted=300))
-    assert only_reason(verdict) is Reason.INSTANCES_ACTIVE
+    verdict = verified_by(probe_result(active_instance("a"), active_instance("b"), unlisted=300))
+    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, True)
     assert verdict.reasons[0].message.startswith("at least 2 orchestration instances are active")
 
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_instances_that_a_probe_only_counted_block_too(status: ProbeStatus) -> None:
-    verdict = verified_by(probe(status=status, unlisted=1))
-    assert verdict.reasons[0].code is Reason.INSTANCES_ACTIVE
+    verdict = verified_by(probe_result(status=status, unlisted=1))
+    assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active, verdict.active_count, verdict.active_count_is_lower_bound) == ((), 1, True)
 
 
 def test_what_a_probe_ignored_already_is_reported_with_what_it_lists() -> None:
-    result = replace(probe(active("sync", "NightlySync")), ignored_count=2)
-    verdict = verified_by(result, Activity(ignored_count=1), Policy(ignore_functions=("NightlySync",)))
+    result = replace(probe_result(active_instance("sync", "NightlySync")), ignored_count=2)
+    verdict = verified_by(result, InstanceActivity(ignored_count=1), Policy(ignore_functions=("NightlySync",)))
     assert (verdict.ready, verdict.ignored_count) == (True, 3)
 
 
 # Instances that the task hub has just confirmed
 
 
-@pytest.mark.parametrize("result", [None, probe(began=-500)], ids=["no result", "a stale one"])
+@pytest.mark.parametrize("result", [None, probe_result(began=-500)], ids=["no result", "a stale one"])
 def test_an_active_instance_that_the_task_hub_has_just_shown_is_a_verified_no(result: ProbeResult | None) -> None:
-    shown = replace(probed(result, Activity(active=(active(),))), confirmed=True)
-    verdict = assess(shown, Policy(), at())
-    assert only_reason(verdict) is Reason.INSTANCES_ACTIVE
+    shown = replace(
+        evidence_with_probe(result, InstanceActivity(active=(active_instance(),))), active_instance_seen=True
+    )
+    verdict = assess_readiness(shown, Policy(), noon_plus())
+    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_an_active_instance_that_only_events_show_is_a_no_by_events() -> None:
-    assert verified_by(None, Activity(active=(active(),))).assurance is Assurance.EVENTS
+    assert verified_by(None, InstanceActivity(active=(active_instance(),))).assurance is Assurance.EVENTS
 
 
-def looked_up(*seen: ActiveInstance, activity: Activity, result: ProbeResult | None = None) -> Verdict:
+def verdict_after_lookup(
+    *seen: ActiveInstance, activity: InstanceActivity, result: ProbeResult | None = None
+) -> Verdict:
     """The verdict at noon on a hub that has just shown these of the instances that events show."""
-    shown = replace(probed(result, activity), looked_up=seen, confirmed=True)
-    return assess(shown, Policy(ignore_functions=("NightlySync",)), at())
+    shown = replace(evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
+    return assess_readiness(shown, Policy(ignore_functions=("NightlySync",)), noon_plus())
 
 
 def test_an_instance_that_was_looked_up_has_the_status_and_version_that_the_task_hub_shows_now() -> None:
-    by_event = active("x", since=-40)
+    by_event = active_instance("x", since=-40)
     by_probe = replace(by_event, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
-    seen = replace(active("x", since=-50), runtime_status=RuntimeStatus.SUSPENDED, version="2.0", source=Source.PROBE)
-    verdict = looked_up(seen, activity=Activity(active=(by_event,)), result=probe(by_probe))
+    seen = replace(
+        active_instance("x", since=-50),
+        runtime_status=RuntimeStatus.SUSPENDED,
+        version="2.0",
+        source=EvidenceSource.PROBE,
+    )
+    verdict = verdict_after_lookup(seen, activity=InstanceActivity(active=(by_event,)), result=probe_result(by_probe))
     assert verdict.active == (replace(by_event, runtime_status=RuntimeStatus.SUSPENDED, version="2.0"),)
 
 
 def test_instances_that_were_not_looked_up_are_shown_as_before() -> None:
-    found = active("x", since=-40), active("y", since=-30)
-    verdict = looked_up(replace(found[0], version="2.0"), activity=Activity(active=found))
+    found = active_instance("x", since=-40), active_instance("y", since=-30)
+    verdict = verdict_after_lookup(replace(found[0], version="2.0"), activity=InstanceActivity(active=found))
     assert verdict.active == (replace(found[0], version="2.0"), found[1])
 
 
 def test_an_instance_that_was_looked_up_under_an_ignored_name_blocks_under_the_one_that_events_gave() -> None:
-    verdict = looked_up(active("x", "NightlySync"), activity=Activity(active=(active("x", "ProcessOrder"),)))
+    verdict = verdict_after_lookup(
+        active_instance("x", "NightlySync"), activity=InstanceActivity(active=(active_instance("x", "ProcessOrder"),))
+    )
     assert [one.function_name for one in verdict.active] == ["ProcessOrder"]
 
 
 @pytest.mark.parametrize("known_as", ["ProcessOrder", ""])
-@pytest.mark.parametrize("result", [None, probe()], ids=["no result", "a result without it"])
+@pytest.mark.parametrize("result", [None, probe_result()], ids=["no result", "a result without it"])
 def test_an_instance_that_was_looked_up_under_another_name_blocks_under_that(
     known_as: str, result: ProbeResult | None
 ) -> None:
     """Its id was taken again, and the events of that were lost; or its event named no function."""
-    seen = replace(active("x", "ShipOrder"), source=Source.PROBE)
-    verdict = looked_up(seen, activity=Activity(active=(active("x", known_as),)), result=result)
+    seen = replace(active_instance("x", "ShipOrder"), source=EvidenceSource.PROBE)
+    verdict = verdict_after_lookup(
+        seen, activity=InstanceActivity(active=(active_instance("x", known_as),)), result=result
+    )
     assert (verdict.ready, verdict.has_running, verdict.active) == (False, True, (seen,))
 
 
 def test_an_instance_that_was_looked_up_and_has_ended_since_is_not_shown() -> None:
-    assert looked_up(active("x"), activity=Activity(), result=probe()).active == ()
+    assert verdict_after_lookup(active_instance("x"), activity=InstanceActivity(), result=probe_result()).active == ()
 
 
 # Task hubs that do not exist
@@ -425,21 +483,21 @@ def test_an_instance_that_was_looked_up_and_has_ended_since_is_not_shown() -> No
 DRAINED_IF_MISSING = Policy(missing_task_hub_is_drained=True)
 
 
-def missing(known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
+def verdict_on_missing_hub(known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
     """The verdict on a hub that does not exist at its provider."""
-    result = probe(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
-    return assess(replace(probed(result), known=known), policy, at())
+    result = probe_result(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
+    return assess_readiness(replace(evidence_with_probe(result), seen_before=known), policy, noon_plus())
 
 
 def test_a_hub_that_does_not_exist_and_never_did_is_drained_where_the_policy_says_so_but_not_verified() -> None:
-    verdict = missing()
+    verdict = verdict_on_missing_hub()
     assert verdict.ready
     assert verdict.assurance is Assurance.EVENTS
 
 
 def test_a_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so() -> None:
-    verdict = missing(policy=Policy())
-    assert only_reason(verdict) is Reason.TASK_HUB_MISSING
+    verdict = verdict_on_missing_hub(policy=Policy())
+    assert only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
     assert verdict.reasons[0].message == (
         "task hub v41 could not be read: there is no table v41Instances. If a version that was staged and never "
         "started may be overwritten, set missingTaskHubIsDrained in the app's policy"
@@ -448,32 +506,37 @@ def test_a_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so() -> N
 
 @pytest.mark.parametrize("policy", [Policy(), DRAINED_IF_MISSING])
 def test_a_hub_of_which_something_was_seen_is_missed_whatever_the_policy_says(policy: Policy) -> None:
-    verdict = missing(known=True, policy=policy)
-    assert only_reason(verdict) is Reason.TASK_HUB_MISSING
+    verdict = verdict_on_missing_hub(known=True, policy=policy)
+    assert only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
     assert verdict.reasons[0].message == "task hub v41 could not be read: there is no table v41Instances"
     assert verdict.assurance is Assurance.EVENTS
 
 
 def test_a_hub_counts_as_known_unless_somebody_has_looked() -> None:
-    assert evidence().known
+    assert evidence().seen_before
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-119.9999999, True), (-120, False), (0, True), (0.0000001, False)])
 def test_that_a_hub_does_not_exist_must_have_been_seen_lately(began: float, is_ready: bool) -> None:
-    verdict = missing(began=began)
+    verdict = verdict_on_missing_hub(began=began)
     assert verdict.ready is is_ready
-    assert is_ready or only_reason(verdict) is Reason.TASK_HUB_MISSING
+    assert is_ready or only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
 
 
 def test_a_hub_that_does_not_exist_while_events_come_from_it_is_not_ready() -> None:
-    result = probe(status=ProbeStatus.MISSING, began=-60)
-    late = replace(probed(result, Activity(last_recorded_at=at(-60))), known=False)
-    assert only_reason(assess(late, DRAINED_IF_MISSING, at())) is Reason.TASK_HUB_MISSING
-    active_there = replace(probed(probe(status=ProbeStatus.MISSING), Activity(active=(active(),))), known=False)
-    assert only_reason(assess(active_there, DRAINED_IF_MISSING, at())) is Reason.INSTANCES_ACTIVE
+    result = probe_result(status=ProbeStatus.MISSING, began=-60)
+    late = replace(evidence_with_probe(result, InstanceActivity(last_recorded_at=noon_plus(-60))), seen_before=False)
+    assert only_reason(assess_readiness(late, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.TASK_HUB_MISSING
+    active_there = replace(
+        evidence_with_probe(probe_result(status=ProbeStatus.MISSING), InstanceActivity(active=(active_instance(),))),
+        seen_before=False,
+    )
+    assert only_reason(assess_readiness(active_there, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.INSTANCES_ACTIVE
 
 
 @pytest.mark.parametrize("status", [ProbeStatus.FAILED, ProbeStatus.DENIED, ProbeStatus.THROTTLED])
 def test_a_hub_that_cannot_be_read_is_not_taken_for_one_that_does_not_exist(status: ProbeStatus) -> None:
-    verdict = assess(replace(probed(probe(status=status)), known=False), DRAINED_IF_MISSING, at())
-    assert only_reason(verdict) is TROUBLE[status]
+    verdict = assess_readiness(
+        replace(evidence_with_probe(probe_result(status=status)), seen_before=False), DRAINED_IF_MISSING, noon_plus()
+    )
+    assert only_reason(verdict) is REASON_BY_FAILURE[status]

@@ -4,80 +4,90 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.evidence import ActiveInstance, Activity, Evidence, ProbeResult, ProbeStatus
-from state_api.domain.exemptions import Exemptions, Waiver
-from state_api.domain.lifecycle import RuntimeStatus
-from state_api.domain.readiness import Assurance, Policy, Reason, Verdict, Waived, assess
-from tests.domain.builders import active, at, evidence, probe, probed, waiver
+from state_api.domain.readiness.evidence import ActiveInstance, Evidence, InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness.exemptions import Exemptions, Waiver
+from state_api.domain.readiness.verdict import Assurance, Policy, ReasonCode, Verdict, WaivedInstance, assess_readiness
+from state_api.domain.task_hubs.lifecycle import RuntimeStatus
+from tests.domain.builders import active_instance, evidence, evidence_with_probe, noon_plus, probe_result, waiver
 
-STUCK = active("stuck", since=-86_400)
+STUCK_INSTANCE = active_instance("stuck", since=-86_400)
 
 
-def judged(known: Evidence, *waivers: Waiver, policy: Policy | None = None) -> Verdict:
+def verdict_with_waivers(known: Evidence, *waivers: Waiver, policy: Policy | None = None) -> Verdict:
     """The verdict at noon with these waivers in force."""
-    return assess(replace(known, waivers=waivers), policy or Policy(), at())
+    return assess_readiness(replace(known, waivers=waivers), policy or Policy(), noon_plus())
 
 
-def by_events(*found: ActiveInstance, waived: tuple[ActiveInstance, ...] = ()) -> Evidence:
-    return evidence(activity=Activity(active=found, waived=waived))
+def evidence_by_events(*found: ActiveInstance, waived: tuple[ActiveInstance, ...] = ()) -> Evidence:
+    return evidence(activity=InstanceActivity(active=found, waived=waived))
 
 
-def by_probe(
-    *found: ActiveInstance, waived: ActiveInstance | None = None, activity: Activity | None = None
+def evidence_by_probe(
+    *found: ActiveInstance, waived: ActiveInstance | None = None, activity: InstanceActivity | None = None
 ) -> Evidence:
-    return probed(replace(probe(*found), waived=(waived,) if waived else ()), activity)
+    return evidence_with_probe(replace(probe_result(*found), waived=(waived,) if waived else ()), activity)
 
 
 @pytest.mark.parametrize(
     "known",
     [
-        by_events(STUCK),
-        by_events(waived=(STUCK,)),
-        by_probe(STUCK),
-        by_probe(waived=STUCK),
-        by_probe(STUCK, activity=Activity(active=(STUCK,))),
-        by_probe(waived=STUCK, activity=Activity(waived=(STUCK,))),
+        evidence_by_events(STUCK_INSTANCE),
+        evidence_by_events(waived=(STUCK_INSTANCE,)),
+        evidence_by_probe(STUCK_INSTANCE),
+        evidence_by_probe(waived=STUCK_INSTANCE),
+        evidence_by_probe(STUCK_INSTANCE, activity=InstanceActivity(active=(STUCK_INSTANCE,))),
+        evidence_by_probe(waived=STUCK_INSTANCE, activity=InstanceActivity(waived=(STUCK_INSTANCE,))),
     ],
     ids=["by events", "by events and left out", "by a probe", "by a probe and left out", "by both", "left out by both"],
 )
 def test_a_waived_instance_does_not_block_and_is_shown_with_its_waiver(known: Evidence) -> None:
-    verdict = judged(known, waiver("stuck"))
+    verdict = verdict_with_waivers(known, waiver("stuck"))
     assert verdict.ready
-    assert verdict.waived == (Waived(STUCK, waiver("stuck")),)
+    assert verdict.waived == (WaivedInstance(STUCK_INSTANCE, waiver("stuck")),)
     assert (verdict.active, verdict.active_count, verdict.ignored_count) == ((), 0, 0)
     assert not verdict.active_count_is_lower_bound
     assert not verdict.has_running
 
 
 def test_a_waived_instance_does_not_keep_a_hub_from_being_verified() -> None:
-    assert judged(by_probe(STUCK), waiver("stuck")).assurance is Assurance.VERIFIED
+    assert verdict_with_waivers(evidence_by_probe(STUCK_INSTANCE), waiver("stuck")).assurance is Assurance.VERIFIED
 
 
 @pytest.mark.parametrize(
     "known",
-    [by_events(STUCK), by_events(waived=(STUCK,)), by_probe(STUCK), by_probe(waived=STUCK)],
+    [
+        evidence_by_events(STUCK_INSTANCE),
+        evidence_by_events(waived=(STUCK_INSTANCE,)),
+        evidence_by_probe(STUCK_INSTANCE),
+        evidence_by_probe(waived=STUCK_INSTANCE),
+    ],
     ids=["by events", "by events and left out", "by a probe", "by a probe and left out"],
 )
 def test_an_instance_blocks_without_a_waiver_of_its_own(known: Evidence) -> None:
-    verdict = judged(known, waiver("another"))
-    assert [reason.code for reason in verdict.reasons] == [Reason.INSTANCES_ACTIVE]
-    assert verdict.active == (STUCK,)
+    verdict = verdict_with_waivers(known, waiver("another"))
+    assert [reason.code for reason in verdict.reasons] == [ReasonCode.INSTANCES_ACTIVE]
+    assert verdict.active == (STUCK_INSTANCE,)
     assert verdict.waived == ()
 
 
 def test_only_what_is_not_waived_is_counted_and_listed() -> None:
-    found = by_events(active("b", since=-5), waived=(STUCK,))
-    verdict = judged(replace(found, provider="azureStorage", probe=probe(active("a", since=-9))), waiver("stuck"))
+    found = evidence_by_events(active_instance("b", since=-5), waived=(STUCK_INSTANCE,))
+    verdict = verdict_with_waivers(
+        replace(found, provider="azureStorage", probe=probe_result(active_instance("a", since=-9))), waiver("stuck")
+    )
     assert [one.instance_id for one in verdict.active] == ["a", "b"]
     assert verdict.active_count == 2
     assert verdict.reasons[0].message.startswith("2 orchestration instances are active on task hub v41; the oldest, ")
     assert "ProcessOrder a, for 9 s" in verdict.reasons[0].message
-    assert [one.active for one in verdict.waived] == [STUCK]
+    assert [one.active for one in verdict.waived] == [STUCK_INSTANCE]
 
 
 def test_waived_instances_are_shown_oldest_first() -> None:
-    verdict = judged(
-        probed(probe(active("b", since=-9)), Activity(waived=(active("c", since=-5), active("a", since=-60)))),
+    verdict = verdict_with_waivers(
+        evidence_with_probe(
+            probe_result(active_instance("b", since=-9)),
+            InstanceActivity(waived=(active_instance("c", since=-5), active_instance("a", since=-60))),
+        ),
         *(waiver(one) for one in "abc"),
     )
     assert [one.active.instance_id for one in verdict.waived] == ["a", "b", "c"]
@@ -85,49 +95,51 @@ def test_waived_instances_are_shown_oldest_first() -> None:
 
 
 def test_a_waiver_of_an_instance_that_is_not_active_shows_nothing() -> None:
-    verdict = judged(by_events(), waiver("stuck"))
+    verdict = verdict_with_waivers(evidence_by_events(), waiver("stuck"))
     assert verdict.ready
     assert verdict.waived == ()
 
 
 def test_a_waived_instance_of_an_ignored_function_is_ignored() -> None:
-    known = by_events(active("stuck", "NightlySync"))
-    verdict = judged(known, waiver("stuck"), policy=Policy(ignore_functions=("NightlySync",)))
+    known = evidence_by_events(active_instance("stuck", "NightlySync"))
+    verdict = verdict_with_waivers(known, waiver("stuck"), policy=Policy(ignore_functions=("NightlySync",)))
     assert verdict.ready
     assert (verdict.waived, verdict.ignored_count) == ((), 1)
 
 
 def test_a_waived_instance_is_shown_with_the_status_that_the_probe_knows() -> None:
-    seen = replace(STUCK, runtime_status=RuntimeStatus.PENDING, version="1.4.0", started_at=at(-60))
-    verdict = judged(by_probe(seen, activity=Activity(waived=(STUCK,))), waiver("stuck"))
+    seen = replace(STUCK_INSTANCE, runtime_status=RuntimeStatus.PENDING, version="1.4.0", started_at=noon_plus(-60))
+    verdict = verdict_with_waivers(
+        evidence_by_probe(seen, activity=InstanceActivity(waived=(STUCK_INSTANCE,))), waiver("stuck")
+    )
     (shown,) = verdict.waived
-    assert shown.active == replace(STUCK, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
+    assert shown.active == replace(STUCK_INSTANCE, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
 
 
 def test_what_a_stale_probe_found_is_not_shown_as_waived() -> None:
-    verdict = judged(probed(probe(STUCK, began=-500)), waiver("stuck"))
-    assert [reason.code for reason in verdict.reasons] == [Reason.PROBE_STALE]
+    verdict = verdict_with_waivers(evidence_with_probe(probe_result(STUCK_INSTANCE, began=-500)), waiver("stuck"))
+    assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
     assert verdict.waived == ()
 
 
 def test_more_instances_than_were_read_block_even_when_every_one_read_is_waived() -> None:
-    known = evidence(activity=Activity(active=(STUCK,), more=True))
-    assert judged(known, waiver("stuck")).active_count == 1
-    assert judged(known, waiver("stuck")).has_running
+    known = evidence(activity=InstanceActivity(active=(STUCK_INSTANCE,), has_more=True))
+    assert verdict_with_waivers(known, waiver("stuck")).active_count == 1
+    assert verdict_with_waivers(known, waiver("stuck")).has_running
 
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_instances_that_a_probe_does_not_list_block_even_when_every_one_listed_is_waived(status: ProbeStatus) -> None:
-    result: ProbeResult = probe(STUCK, status=status, unlisted=1)
-    assert judged(probed(result), waiver("stuck")).has_running
+    result: ProbeResult = probe_result(STUCK_INSTANCE, status=status, unlisted=1)
+    assert verdict_with_waivers(evidence_with_probe(result), waiver("stuck")).has_running
 
 
 @pytest.mark.parametrize(("expires", "is_ready"), [(60, True), (0.0000001, True), (0, False), (-60, False)])
 def test_whoever_gathers_the_evidence_leaves_out_what_has_expired(expires: float, is_ready: bool) -> None:
-    in_force = Exemptions.of((), [waiver("stuck", expires=expires)], "V41", at()).waivers
-    assert judged(by_events(waived=(STUCK,)), *in_force).ready is is_ready
+    in_force = Exemptions.for_task_hub((), [waiver("stuck", expires=expires)], "V41", noon_plus()).waivers
+    assert verdict_with_waivers(evidence_by_events(waived=(STUCK_INSTANCE,)), *in_force).ready is is_ready
 
 
 @pytest.mark.parametrize(("expires", "is_ready"), [(0.0000001, True), (0, False)])
 def test_a_waiver_that_expires_while_the_hub_is_read_no_longer_counts(expires: float, is_ready: bool) -> None:
-    assert judged(by_events(STUCK), waiver("stuck", expires=expires)).ready is is_ready
+    assert verdict_with_waivers(evidence_by_events(STUCK_INSTANCE), waiver("stuck", expires=expires)).ready is is_ready

@@ -7,33 +7,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from state_api.domain.apps import App, Transition
 from state_api.domain.errors import InvalidRequest, TaskHubNotFound, WaiverNotFound
-from state_api.domain.exemptions import Exemptions, Waiver
 from state_api.domain.instants import Instant
 from state_api.domain.names import hub_key
-from state_api.domain.releases import remove_retired
-from state_api.domain.waivers import LONGEST_DAYS, MOST, waive, withdraw
-from tests.domain.builders import at, in_production, retired, shop, slot, waiver
+from state_api.domain.readiness.exemptions import Exemptions, Waiver
+from state_api.domain.releases.apps import App, Transition
+from state_api.domain.releases.staging import remove_retired_hubs
+from state_api.domain.releases.waivers import MAX_WAIVER_DAYS, MAX_WAIVERS, add_waiver, remove_waiver
+from tests.domain.builders import noon_plus, production_slot, registered_app, retired_hub, slot, waiver
 
 DAY = 86_400
 
 
-def waived(app: App, new: Waiver, now: float = 0) -> Transition:
-    return waive(app, new, at(now))
+def add_waiver(app: App, new: Waiver, now: float = 0) -> Transition:
+    return add_waiver(app, new, noon_plus(now))
 
 
-def with_waivers(*waivers: Waiver) -> App:
+def app_with_waivers(*waivers: Waiver) -> App:
     """v41 in production, v42 in staging, v40 retired."""
-    return shop(in_production("v41"), slot("v42"), retired=(retired("v40"),), waivers=waivers)
+    return registered_app(production_slot("v41"), slot("v42"), retired=(retired_hub("v40"),), waivers=waivers)
 
 
 # Waiving
 
 
 def test_an_instance_is_waived_and_the_waiver_on_record() -> None:
-    transition = waived(with_waivers(), waiver("order/1"))
-    assert transition.app == with_waivers(waiver("order/1"))
+    transition = add_waiver(app_with_waivers(), waiver("order/1"))
+    assert transition.app == app_with_waivers(waiver("order/1"))
     assert transition.operation == "PostWaiver"
     assert transition.details == {
         "taskHub": "v41",
@@ -47,12 +47,12 @@ def test_an_instance_is_waived_and_the_waiver_on_record() -> None:
 @pytest.mark.parametrize("task_hub", ["v41", "V41", "v42", "v40", "V40"])
 def test_a_hub_that_a_slot_holds_or_held_may_have_waivers(task_hub: str) -> None:
     new = waiver(task_hub=task_hub)
-    assert waived(with_waivers(), new).app.waivers == (new,)
+    assert add_waiver(app_with_waivers(), new).app.waivers == (new,)
 
 
 def test_a_waiver_is_added_to_those_that_there_are() -> None:
     others = waiver("order-2"), waiver("order-1", "v42")
-    transition = waived(with_waivers(*others), waiver("order-1", "v41"))
+    transition = add_waiver(app_with_waivers(*others), waiver("order-1", "v41"))
     assert transition.app.waivers == (*others, waiver("order-1", "v41"))
 
 
@@ -60,64 +60,64 @@ def test_a_waiver_is_added_to_those_that_there_are() -> None:
 def test_a_second_waiver_of_an_instance_takes_the_place_of_the_first(task_hub: str) -> None:
     former, other = waiver("order-1"), waiver("order-2")
     again = replace(waiver("order-1", task_hub, 7200), reason="still stuck", by="ben")
-    assert waived(with_waivers(former, other), again).app.waivers == (other, again)
+    assert add_waiver(app_with_waivers(former, other), again).app.waivers == (other, again)
 
 
 def test_instance_ids_differ_by_case() -> None:
-    assert len(waived(with_waivers(waiver("order-1")), waiver("Order-1")).app.waivers) == 2
+    assert len(add_waiver(app_with_waivers(waiver("order-1")), waiver("Order-1")).app.waivers) == 2
 
 
 def test_a_waiver_that_has_expired_is_forgotten_with_the_next_one() -> None:
     over, just_over, lasting = waiver("a", expires=-60), waiver("b", expires=0), waiver("c", expires=0.0000001)
-    assert waived(with_waivers(over, just_over, lasting), waiver()).app.waivers == (lasting, waiver())
+    assert add_waiver(app_with_waivers(over, just_over, lasting), waiver()).app.waivers == (lasting, waiver())
 
 
 @pytest.mark.parametrize("reason", ["", " ", "\n\t"])
 def test_a_waiver_without_a_reason_is_refused(reason: str) -> None:
     with pytest.raises(InvalidRequest, match="give a reason"):
-        waived(with_waivers(), replace(waiver(), reason=reason))
+        add_waiver(app_with_waivers(), replace(waiver(), reason=reason))
 
 
 def test_an_entity_needs_no_waiver() -> None:
     with pytest.raises(InvalidRequest, match="an entity never blocks"):
-        waived(with_waivers(), waiver("@counter@order-1"))
+        add_waiver(app_with_waivers(), waiver("@counter@order-1"))
 
 
-@pytest.mark.parametrize("expires", [-DAY, 0, LONGEST_DAYS * DAY + 0.0000001, 10 * LONGEST_DAYS * DAY])
+@pytest.mark.parametrize("expires", [-DAY, 0, MAX_WAIVER_DAYS * DAY + 0.0000001, 10 * MAX_WAIVER_DAYS * DAY])
 def test_a_waiver_that_has_expired_or_lasts_too_long_is_refused(expires: float) -> None:
     with pytest.raises(InvalidRequest, match="expiresAt must lie ahead, at most 90 days"):
-        waived(with_waivers(), waiver(expires=expires))
+        add_waiver(app_with_waivers(), waiver(expires=expires))
 
 
-@pytest.mark.parametrize("expires", [0.0000001, LONGEST_DAYS * DAY])
+@pytest.mark.parametrize("expires", [0.0000001, MAX_WAIVER_DAYS * DAY])
 def test_a_waiver_lasts_from_one_tick_to_ninety_days(expires: float) -> None:
-    assert waived(with_waivers(), waiver(expires=expires)).changed
+    assert add_waiver(app_with_waivers(), waiver(expires=expires)).changed
 
 
-@pytest.mark.parametrize("app", [shop(), with_waivers()], ids=["empty", "of other hubs"])
+@pytest.mark.parametrize("app", [registered_app(), app_with_waivers()], ids=["empty", "of other hubs"])
 def test_a_waiver_for_a_hub_that_the_app_never_held_is_refused(app: App) -> None:
     with pytest.raises(TaskHubNotFound, match="no slot of app shop holds task hub v43, and none held it") as caught:
-        waived(app, waiver(task_hub="v43"))
+        add_waiver(app, waiver(task_hub="v43"))
     assert caught.value.details == {"taskHub": "v43"}
 
 
 def test_an_app_has_so_many_waivers_and_no_more() -> None:
-    almost = with_waivers(*(waiver(f"order-{number}") for number in range(MOST - 1)))
-    full = waived(almost, waiver("one-more")).app
-    assert len(full.waivers) == MOST
+    almost = app_with_waivers(*(waiver(f"order-{number}") for number in range(MAX_WAIVERS - 1)))
+    full = add_waiver(almost, waiver("one-more")).app
+    assert len(full.waivers) == MAX_WAIVERS
     with pytest.raises(InvalidRequest, match="app shop has 100 waivers already: find out"):
-        waived(full, waiver("too-many"))
+        add_waiver(full, waiver("too-many"))
 
 
 def test_an_app_with_all_the_waivers_that_it_may_have_can_still_replace_one() -> None:
-    full = with_waivers(*(waiver(f"order-{number}") for number in range(MOST)))
+    full = app_with_waivers(*(waiver(f"order-{number}") for number in range(MAX_WAIVERS)))
     longer = waiver("order-7", expires=7200)
-    assert waived(full, longer).app.waivers[-1] == longer
+    assert add_waiver(full, longer).app.waivers[-1] == longer
 
 
 def test_waivers_that_have_expired_do_not_count() -> None:
-    full = with_waivers(*(waiver(f"order-{number}", expires=-60) for number in range(MOST)))
-    assert waived(full, waiver()).app.waivers == (waiver(),)
+    full = app_with_waivers(*(waiver(f"order-{number}", expires=-60) for number in range(MAX_WAIVERS)))
+    assert add_waiver(full, waiver()).app.waivers == (waiver(),)
 
 
 # Taking a waiver back
@@ -126,49 +126,49 @@ def test_waivers_that_have_expired_do_not_count() -> None:
 @pytest.mark.parametrize("task_hub", ["v41", "V41"])
 def test_a_waiver_is_taken_back_in_any_case_of_the_hubs_name(task_hub: str) -> None:
     others = waiver("order-2"), waiver("order-1", "v42")
-    transition = withdraw(with_waivers(waiver("order-1"), *others), task_hub, "order-1")
-    assert transition.app == with_waivers(*others)
+    transition = remove_waiver(app_with_waivers(waiver("order-1"), *others), task_hub, "order-1")
+    assert transition.app == app_with_waivers(*others)
     assert transition.operation == "DeleteWaiver"
     assert transition.details == {"taskHub": task_hub, "instanceId": "order-1"}
     assert transition.changed
 
 
 def test_a_waiver_that_has_expired_can_be_taken_back() -> None:
-    assert withdraw(with_waivers(waiver(expires=-60)), "v41", "order-1").app.waivers == ()
+    assert remove_waiver(app_with_waivers(waiver(expires=-60)), "v41", "order-1").app.waivers == ()
 
 
 @pytest.mark.parametrize(("task_hub", "instance_id"), [("v42", "order-1"), ("v41", "Order-1"), ("v43", "order-1")])
 def test_a_waiver_that_there_is_not_cannot_be_taken_back(task_hub: str, instance_id: str) -> None:
     with pytest.raises(WaiverNotFound, match=f"app shop has no waiver .* of task hub {task_hub}$") as caught:
-        withdraw(with_waivers(waiver("order-1")), task_hub, instance_id)
+        remove_waiver(app_with_waivers(waiver("order-1")), task_hub, instance_id)
     assert caught.value.details == {"taskHub": task_hub, "instanceId": instance_id}
 
 
 # One after another
 
-ORDERS = st.tuples(
+WAIVER_COMMANDS = st.tuples(
     st.sampled_from(["a", "b", "c"]), st.sampled_from(["v41", "V41", "v42"]), st.integers(1, 3), st.booleans()
 )
 
 
-@given(st.lists(ORDERS, max_size=8))
+@given(st.lists(WAIVER_COMMANDS, max_size=8))
 def test_an_instance_is_waived_by_its_last_waiver_unless_that_was_taken_back_or_has_expired(
     orders: list[tuple[str, str, int, bool]],
 ) -> None:
-    app = with_waivers()
+    app = app_with_waivers()
     expected: dict[tuple[str, str], Instant] = {}
     for now, (instance_id, task_hub, lasts, is_given) in enumerate(orders):
         place = (hub_key(task_hub), instance_id)
         if is_given:
-            app = waived(app, waiver(instance_id, task_hub, now + lasts), now).app
-            expected[place] = at(now + lasts)
+            app = add_waiver(app, waiver(instance_id, task_hub, now + lasts), now).app
+            expected[place] = noon_plus(now + lasts)
         elif any((hub_key(one.task_hub), one.instance_id) == place for one in app.waivers):
-            app = withdraw(app, task_hub, instance_id).app
+            app = remove_waiver(app, task_hub, instance_id).app
             del expected[place]
         for hub in ("v41", "v42"):
-            in_force = Exemptions.of((), app.waivers, hub, at(now)).waivers
+            in_force = Exemptions.for_task_hub((), app.waivers, hub, noon_plus(now)).waivers
             assert {one.instance_id: one.expires_at for one in in_force} == {
-                one: until for (key, one), until in expected.items() if key == hub and until > at(now)
+                one: until for (key, one), until in expected.items() if key == hub and until > noon_plus(now)
             }
             assert len({one.instance_id for one in in_force}) == len(in_force)
 
@@ -178,16 +178,16 @@ def test_an_instance_is_waived_by_its_last_waiver_unless_that_was_taken_back_or_
 
 def test_the_waivers_of_a_hub_are_forgotten_with_the_hub() -> None:
     kept = waiver("order-1", "v41"), waiver("order-2", "v42")
-    app = with_waivers(waiver("order-1", "V40"), *kept, waiver("order-3", "v40"))
-    transition = remove_retired(app, ["v40"])
+    app = app_with_waivers(waiver("order-1", "V40"), *kept, waiver("order-3", "v40"))
+    transition = remove_retired_hubs(app, ["v40"])
     assert transition.app.retired == ()
     assert transition.app.waivers == kept
     assert transition.details == {"removed": ["v40"]}
 
 
 def test_removing_no_hub_leaves_every_waiver() -> None:
-    app = with_waivers(waiver("order-1", "v40"), waiver("order-2"))
-    assert remove_retired(app, []).app == app
+    app = app_with_waivers(waiver("order-1", "v40"), waiver("order-2"))
+    assert remove_retired_hubs(app, []).app == app
 
 
 STORED = TypeAdapter(App)
@@ -199,10 +199,10 @@ def test_an_app_that_was_stored_before_there_were_waivers_has_none() -> None:
     )
     app = STORED.validate_json(stored)
     assert app.waivers == ()
-    assert app.slot_of("v41") == "production"
+    assert app.slot_holding("v41") == "production"
     assert not app.policy.missing_task_hub_is_drained
 
 
 def test_an_app_is_stored_with_its_waivers() -> None:
-    app = with_waivers(waiver("naïve/№ 1"), waiver("order-2", "v42"))
+    app = app_with_waivers(waiver("naïve/№ 1"), waiver("order-2", "v42"))
     assert STORED.validate_json(STORED.dump_json(app)) == app

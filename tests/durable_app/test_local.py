@@ -14,22 +14,31 @@ from durabletask.entities import EntityInstanceId
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal import orchestrator_service_pb2_grpc as stubs
 
-from dev.local import until
-from state_api.domain.lifecycle import RuntimeStatus
-from state_api.domain.sightings import Sighting
+from dev.local_processes import wait_until
+from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.domain.task_hubs.lifecycle import RuntimeStatus
+from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.settings import StorageSettings
-from state_api.taskhubs.azure_storage import AzureStorageBackend
-from tests.conftest import new_hub
-from tests.durable_app.processes import KEY, ROOT, Engine, Slot, Topic, engine, slot, topic
-from tests.taskhubs.provider import Account
+from tests.backends.azure_storage_task_hub import ProviderAccount
+from tests.conftest import new_hub_name
+from tests.durable_app.host_processes import (
+    KEY,
+    ROOT,
+    EngineProcess,
+    SlotProcess,
+    Topic,
+    run_engine,
+    run_slot,
+    run_topic,
+)
 
 pytestmark = pytest.mark.anyio
 
 
-class Running:
+class RunningApp:
     """A task hub with one slot of version 1 on it, and what it looks like from outside."""
 
-    def __init__(self, to: Topic, on: Engine, app: Slot, storage: StorageSettings) -> None:
+    def __init__(self, to: Topic, on: EngineProcess, app: SlotProcess, storage: StorageSettings) -> None:
         self.topic = to
         self.engine = on
         self.slot = app
@@ -38,8 +47,8 @@ class Running:
     def row(self, instance_id: str) -> dict[str, Any]:
         return row(self.storage, self.engine.task_hub, instance_id)
 
-    async def sighting(self, instance_id: str) -> Sighting | None:
-        return await sighting(self.storage, self.engine.task_hub, instance_id)
+    async def observed(self, instance_id: str) -> ObservedInstance | None:
+        return await observed(self.storage, self.engine.task_hub, instance_id)
 
 
 def row(storage: StorageSettings, task_hub: str, instance_id: str) -> dict[str, Any]:
@@ -49,62 +58,62 @@ def row(storage: StorageSettings, task_hub: str, instance_id: str) -> dict[str, 
         return dict(tables.get_table_client(f"{task_hub}Instances").get_entity(instance_id, ""))
 
 
-async def sighting(storage: StorageSettings, task_hub: str, instance_id: str) -> Sighting | None:
+async def observed(storage: StorageSettings, task_hub: str, instance_id: str) -> ObservedInstance | None:
     """The instance as the state server's probe reads it."""
     backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     try:
-        assert (await backend.snapshot(task_hub)).count == 0
-        return (await backend.find(task_hub, [instance_id]))[instance_id]
+        assert (await backend.read_queue_snapshot(task_hub)).message_count == 0
+        return (await backend.find_instances(task_hub, [instance_id]))[instance_id]
     finally:
         await backend.close()
 
 
 @pytest.fixture(scope="module")
-def running(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running_app(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     folder = tmp_path_factory.mktemp("durable_app")
-    with topic() as to, engine(new_hub(), storage, to, folder) as on, slot(on, "v1", folder) as app:
-        yield Running(to, on, app, storage)
+    with run_topic() as to, run_engine(new_hub_name(), storage, to, folder) as on, run_slot(on, "v1", folder) as app:
+        yield RunningApp(to, on, app, storage)
 
 
 # Orders
 
 
-async def test_an_order_is_processed_and_leaves_its_events_and_rows(running: Running) -> None:
-    answer = running.slot.order("order-1", "apple", "pear")
+async def test_an_order_is_processed_and_leaves_its_events_and_rows(running_app: RunningApp) -> None:
+    answer = running_app.slot.place_order("order-1", "apple", "pear")
     assert (answer.status_code, answer.headers["location"]) == (202, "/api/orders/order-1")
-    status = running.slot.over("order-1")
+    status = running_app.slot.wait_until_ended("order-1")
     assert (status["runtimeStatus"], status["functionName"]) == ("Completed", "ProcessOrder")
     assert status["output"]["tracking"] == "TRACK-order-1-2"
-    assert running.topic.statuses("order-1") == ["Running", "Completed"]
-    assert running.topic.statuses("order-1-shipping") == ["Running", "Completed"]
+    assert running_app.topic.statuses("order-1") == ["RunningApp", "Completed"]
+    assert running_app.topic.statuses("order-1-shipping") == ["RunningApp", "Completed"]
     for instance_id, name in (("order-1", "ProcessOrder"), ("order-1-shipping", "ShipOrder")):
-        found = await running.sighting(instance_id)
+        found = await running_app.observed(instance_id)
         assert found is not None
         assert (found.function_name, found.runtime_status, found.active) == (name, RuntimeStatus.COMPLETED, False)
 
 
-def test_an_event_has_the_extensions_shape_and_the_topics_key(running: Running) -> None:
-    running.slot.order("order-shape")
-    running.slot.over("order-shape")
-    event = next(one for one in running.topic.events if one["data"]["instanceId"] == "order-shape")
+def test_an_event_has_the_extensions_shape_and_the_topics_key(running_app: RunningApp) -> None:
+    running_app.slot.place_order("order-shape")
+    running_app.slot.wait_until_ended("order-shape")
+    event = next(one for one in running_app.topic.events if one["data"]["instanceId"] == "order-shape")
     assert (event["eventType"], event["subject"]) == ("orchestratorEvent", "durable/orchestrator/Running")
     assert event["data"] == {
-        "hubName": running.engine.task_hub,
+        "hubName": running_app.engine.task_hub,
         "functionName": "ProcessOrder",
         "instanceId": "order-shape",
         "reason": "",
-        "runtimeStatus": "Running",
+        "runtimeStatus": "RunningApp",
     }
-    assert running.topic.keys == {KEY}
+    assert running_app.topic.keys == {KEY}
 
 
-def test_a_row_has_the_providers_columns(running: Running) -> None:
-    running.slot.order("order-row")
-    running.slot.over("order-row")
-    found = running.row("order-row")
+def test_a_row_has_the_providers_columns(running_app: RunningApp) -> None:
+    running_app.slot.place_order("order-row")
+    running_app.slot.wait_until_ended("order-row")
+    found = running_app.row("order-row")
     assert (found["Name"], found["TaskHubName"], found["RuntimeStatus"]) == (
         "ProcessOrder",
-        running.engine.task_hub,
+        running_app.engine.task_hub,
         "Completed",
     )
     assert found["CreatedTime"] < found["LastUpdatedTime"]
@@ -112,183 +121,187 @@ def test_a_row_has_the_providers_columns(running: Running) -> None:
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("approve", "Shipped"), ("reject", "Rejected")])
-def test_a_person_decides(running: Running, word: str, outcome: str) -> None:
-    running.slot.order(f"order-{word}", approvalNeeded=True)
-    running.slot.waiting(f"order-{word}")
-    assert running.slot.client.post(f"/api/orders/{word}/{word}").status_code == 404
-    assert running.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 202
-    assert running.slot.over(f"order-{word}")["output"]["status"] == outcome
+def test_a_person_decides(running_app: RunningApp, word: str, outcome: str) -> None:
+    running_app.slot.place_order(f"order-{word}", approvalNeeded=True)
+    running_app.slot.wait_for_approval(f"order-{word}")
+    assert running_app.slot.client.post(f"/api/orders/{word}/{word}").status_code == 404
+    assert running_app.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 202
+    assert running_app.slot.wait_until_ended(f"order-{word}")["output"]["status"] == outcome
     # What was decided by an event that cancels the deadline, and ends there, is not published.
-    last = {"approve": ["Running", "Completed"], "reject": ["Running"]}
-    assert running.topic.statuses(f"order-{word}") == last[word]
-    assert running.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 409
+    last = {"approve": ["RunningApp", "Completed"], "reject": ["RunningApp"]}
+    assert running_app.topic.statuses(f"order-{word}") == last[word]
+    assert running_app.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 409
 
 
-def test_an_order_that_nobody_approves_expires(running: Running) -> None:
-    running.slot.order("order-late", approvalNeeded=True, approvalTimeoutSeconds=0.3)
-    assert running.slot.over("order-late")["output"]["status"] == "Expired"
+def test_an_order_that_nobody_approves_expires(running_app: RunningApp) -> None:
+    running_app.slot.place_order("order-late", approvalNeeded=True, approvalTimeoutSeconds=0.3)
+    assert running_app.slot.wait_until_ended("order-late")["output"]["status"] == "Expired"
 
 
-async def test_a_failed_order_says_why(running: Running) -> None:
-    running.slot.order("order-declined", card="declined")
-    assert "declined" in running.slot.over("order-declined")["output"]
-    assert running.topic.statuses("order-declined") == ["Running", "Failed"]
-    last = running.topic.events[-1]["data"]
+async def test_a_failed_order_says_why(running_app: RunningApp) -> None:
+    running_app.slot.place_order("order-declined", card="declined")
+    assert "declined" in running_app.slot.wait_until_ended("order-declined")["output"]
+    assert running_app.topic.statuses("order-declined") == ["RunningApp", "Failed"]
+    last = running_app.topic.events[-1]["data"]
     assert last["reason"].startswith("Message: Activity function 'ChargePayment' failed: CardDeclinedError: ")
-    found = await running.sighting("order-declined")
+    found = await running_app.observed("order-declined")
     assert found is not None
     assert found.runtime_status is RuntimeStatus.FAILED
 
 
-def test_an_order_id_is_free_again_once_its_order_is_over(running: Running) -> None:
-    running.slot.order("order-twice", approvalNeeded=True)
-    running.slot.waiting("order-twice")
-    assert running.slot.order("order-twice").status_code == 409
-    running.slot.client.post("/api/orders/order-twice/reject")
-    running.slot.over("order-twice")
-    assert running.slot.order("order-twice").status_code == 202
-    assert running.slot.over("order-twice")["output"]["status"] == "Shipped"
+def test_an_order_id_is_free_again_once_its_order_is_over(running_app: RunningApp) -> None:
+    running_app.slot.place_order("order-twice", approvalNeeded=True)
+    running_app.slot.wait_for_approval("order-twice")
+    assert running_app.slot.place_order("order-twice").status_code == 409
+    running_app.slot.client.post("/api/orders/order-twice/reject")
+    running_app.slot.wait_until_ended("order-twice")
+    assert running_app.slot.place_order("order-twice").status_code == 202
+    assert running_app.slot.wait_until_ended("order-twice")["output"]["status"] == "Shipped"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"orderId": "a/b", "items": ["apple"]}'])
-def test_what_is_no_order_is_refused(running: Running, body: bytes) -> None:
-    answer = running.slot.client.post("/api/orders", content=body)
+def test_what_is_no_order_is_refused(running_app: RunningApp, body: bytes) -> None:
+    answer = running_app.slot.client.post("/api/orders", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]
 
 
-def test_an_order_that_nobody_placed_is_not_found(running: Running) -> None:
-    assert running.slot.client.get("/api/orders/nobody").status_code == 404
+def test_an_order_that_nobody_placed_is_not_found(running_app: RunningApp) -> None:
+    assert running_app.slot.client.get("/api/orders/nobody").status_code == 404
 
 
-def test_a_slot_says_which_version_and_task_hub_it_has(running: Running) -> None:
-    assert running.slot.client.get("/api/about").json() == {"version": "v1", "taskHub": running.engine.task_hub}
+def test_a_slot_says_which_version_and_task_hub_it_has(running_app: RunningApp) -> None:
+    assert running_app.slot.client.get("/api/about").json() == {"version": "v1", "taskHub": running_app.engine.task_hub}
 
 
-async def test_what_an_operator_does_to_an_order_shows(running: Running) -> None:
+async def test_what_an_operator_does_to_an_order_shows(running_app: RunningApp) -> None:
     """Suspending publishes nothing, terminating does; a purge takes the row away."""
-    running.slot.order("order-stopped", approvalNeeded=True)
-    running.slot.waiting("order-stopped")
-    with TaskHubGrpcClient(host_address=running.engine.address) as client:
+    running_app.slot.place_order("order-stopped", approvalNeeded=True)
+    running_app.slot.wait_for_approval("order-stopped")
+    with TaskHubGrpcClient(host_address=running_app.engine.address) as client:
         client.suspend_orchestration("order-stopped")
-        until(lambda: running.row("order-stopped")["RuntimeStatus"] == "Suspended", "it is suspended")
-        found = await running.sighting("order-stopped")
+        wait_until(lambda: running_app.row("order-stopped")["RuntimeStatus"] == "Suspended", "it is suspended")
+        found = await running_app.observed("order-stopped")
         assert found is not None
         assert found.active
         client.terminate_orchestration("order-stopped")
         client.resume_orchestration("order-stopped")
-        running.slot.over("order-stopped")
-        assert running.topic.statuses("order-stopped") == ["Running", "Terminated"]
-        assert running.row("order-stopped")["RuntimeStatus"] == "Terminated"
+        running_app.slot.wait_until_ended("order-stopped")
+        assert running_app.topic.statuses("order-stopped") == ["RunningApp", "Terminated"]
+        assert running_app.row("order-stopped")["RuntimeStatus"] == "Terminated"
         # What comes after the end changes nothing, and nothing is published again.
         client.suspend_orchestration("order-stopped")
         client.resume_orchestration("order-stopped")
-        assert running.slot.over("order-stopped")["runtimeStatus"] == "Terminated"
-        assert running.topic.statuses("order-stopped") == ["Running", "Terminated"]
+        assert running_app.slot.wait_until_ended("order-stopped")["runtimeStatus"] == "Terminated"
+        assert running_app.topic.statuses("order-stopped") == ["RunningApp", "Terminated"]
         client.purge_orchestration("order-stopped")
-    assert await running.sighting("order-stopped") is None
+    assert await running_app.observed("order-stopped") is None
 
 
 # Monitor and entity
 
 
 async def test_the_monitor_publishes_completed_and_running_with_every_round_and_ends_when_told(
-    running: Running,
+    running_app: RunningApp,
 ) -> None:
     """Its row says Running all the time, so a probe is not misled by the Completed in between."""
     watch = {"id": "monitor-1", "items": ["plum"], "intervalSeconds": 0.2}
-    assert running.slot.client.post("/api/monitor/start", json=watch).status_code == 202
+    assert running_app.slot.client.post("/api/monitor/start", json=watch).status_code == 202
     generations = set()
 
     def third_round(status: dict[str, Any]) -> bool:
-        found = running.row("monitor-1")
-        assert found["RuntimeStatus"] in ("Pending", "Running")
+        found = running_app.row("monitor-1")
+        assert found["RuntimeStatus"] in ("Pending", "RunningApp")
         generations.add(found["ExecutionId"])
         return bool(status["customStatus"] and status["customStatus"]["round"] >= 3)
 
-    running.slot.until("monitor-1", third_round, "monitor")
+    running_app.slot.wait_until("monitor-1", third_round, "monitor")
     assert len(generations) > 1
-    found = await running.sighting("monitor-1")
+    found = await running_app.observed("monitor-1")
     assert found is not None
     assert found.active
-    assert running.slot.client.post("/api/monitor/monitor-1/stop").status_code == 202
-    assert running.slot.over("monitor-1", "monitor")["runtimeStatus"] == "Completed"
-    statuses = running.topic.statuses("monitor-1")
+    assert running_app.slot.client.post("/api/monitor/monitor-1/stop").status_code == 202
+    assert running_app.slot.wait_until_ended("monitor-1", "monitor")["runtimeStatus"] == "Completed"
+    statuses = running_app.topic.statuses("monitor-1")
     assert len(statuses) >= 5
     # The end of the last round is published only if the event Stop came before that round had its timer.
-    assert statuses[: len(statuses) // 2 * 2] == ["Running", "Completed"] * (len(statuses) // 2)
-    found = await running.sighting("monitor-1")
+    assert statuses[: len(statuses) // 2 * 2] == ["RunningApp", "Completed"] * (len(statuses) // 2)
+    found = await running_app.observed("monitor-1")
     assert found is not None
     assert not found.active
 
 
-def test_the_end_of_a_monitor_that_is_stopped_while_it_pauses_is_not_published(running: Running) -> None:
+def test_the_end_of_a_monitor_that_is_stopped_while_it_pauses_is_not_published(running_app: RunningApp) -> None:
     """The event Stop cancels the pause's timer in the last step."""
-    running.slot.client.post("/api/monitor/start", json={"id": "monitor-2", "items": ["fig"], "intervalSeconds": 3600})
-    running.slot.until("monitor-2", lambda status: status["customStatus"] is not None, "monitor")
-    running.slot.client.post("/api/monitor/monitor-2/stop")
-    assert running.slot.over("monitor-2", "monitor")["runtimeStatus"] == "Completed"
-    assert running.topic.statuses("monitor-2") == ["Running"]
+    running_app.slot.client.post(
+        "/api/monitor/start", json={"id": "monitor-2", "items": ["fig"], "intervalSeconds": 3600}
+    )
+    running_app.slot.wait_until("monitor-2", lambda status: status["customStatus"] is not None, "monitor")
+    running_app.slot.client.post("/api/monitor/monitor-2/stop")
+    assert running_app.slot.wait_until_ended("monitor-2", "monitor")["runtimeStatus"] == "Completed"
+    assert running_app.topic.statuses("monitor-2") == ["RunningApp"]
 
 
-def test_an_entity_publishes_running_once_and_its_row_says_so_for_ever(running: Running) -> None:
+def test_an_entity_publishes_running_once_and_its_row_says_so_for_ever(running_app: RunningApp) -> None:
     for number in (1, 2):
-        running.slot.order(f"order-cherry-{number}", "cherry")
-        running.slot.over(f"order-cherry-{number}")
-    until(lambda: running.slot.client.get("/api/stock/cherry").json() == {"item": "cherry", "pieces": 8}, "both count")
-    assert running.topic.statuses("@stock@cherry") == ["Running"]
-    found = running.row("@stock@cherry")
-    assert (found["RuntimeStatus"], found["Name"]) == ("Running", "@stock@cherry")
+        running_app.slot.place_order(f"order-cherry-{number}", "cherry")
+        running_app.slot.wait_until_ended(f"order-cherry-{number}")
+    wait_until(
+        lambda: running_app.slot.client.get("/api/stock/cherry").json() == {"item": "cherry", "pieces": 8}, "both count"
+    )
+    assert running_app.topic.statuses("@stock@cherry") == ["RunningApp"]
+    found = running_app.row("@stock@cherry")
+    assert (found["RuntimeStatus"], found["Name"]) == ("RunningApp", "@stock@cherry")
 
 
-def test_a_stock_that_nobody_has_touched_can_be_looked_up(running: Running) -> None:
-    assert running.slot.client.get("/api/stock/quince").json() == {"item": "quince", "pieces": 10}
+def test_a_stock_that_nobody_has_touched_can_be_looked_up(running_app: RunningApp) -> None:
+    assert running_app.slot.client.get("/api/stock/quince").json() == {"item": "quince", "pieces": 10}
 
 
 # Towards the outside
 
 
-def test_an_event_is_published_before_the_episode_is_stored(running: Running) -> None:
+def test_an_event_is_published_before_the_episode_is_stored(running_app: RunningApp) -> None:
     """While the topic takes Running the row is that of the start; while it takes Completed it still says Running."""
     before: list[tuple[str, str]] = []
 
     def look(event: dict[str, Any]) -> int:
         if event["data"]["instanceId"] == "order-before":
-            before.append((event["data"]["runtimeStatus"], running.row("order-before")["RuntimeStatus"]))
+            before.append((event["data"]["runtimeStatus"], running_app.row("order-before")["RuntimeStatus"]))
         return 200
 
-    running.topic.meanwhile = look
+    running_app.topic.before_response = look
     try:
-        running.slot.order("order-before")
-        running.slot.over("order-before")
+        running_app.slot.place_order("order-before")
+        running_app.slot.wait_until_ended("order-before")
     finally:
-        running.topic.meanwhile = lambda _: 200
-    assert before == [("Running", "Pending"), ("Completed", "Running")]
+        running_app.topic.before_response = lambda _: 200
+    assert before == [("RunningApp", "Pending"), ("Completed", "RunningApp")]
 
 
-def test_an_order_goes_on_though_its_events_are_lost(running: Running) -> None:
+def test_an_order_goes_on_though_its_events_are_lost(running_app: RunningApp) -> None:
     tried: list[str] = []
 
     def refuse(event: dict[str, Any]) -> int:
         tried.append(event["data"]["instanceId"])
         return 503 if event["data"]["instanceId"] == "order-unheard" else 200
 
-    running.topic.meanwhile = refuse
+    running_app.topic.before_response = refuse
     try:
-        running.slot.order("order-unheard")
-        running.slot.over("order-unheard")
+        running_app.slot.place_order("order-unheard")
+        running_app.slot.wait_until_ended("order-unheard")
     finally:
-        running.topic.meanwhile = lambda _: 200
-    assert running.topic.statuses("order-unheard") == []
+        running_app.topic.before_response = lambda _: 200
+    assert running_app.topic.statuses("order-unheard") == []
     assert tried.count("order-unheard") == 2 * 3, "two events, each once and twice again"
-    assert "given up" in running.engine.log.read_text()
+    assert "given up" in running_app.engine.log.read_text()
 
 
-async def test_a_task_hub_has_the_providers_artifacts(running: Running) -> None:
-    hub = running.engine.task_hub
-    async with Account(running.storage) as account:
+async def test_a_task_hub_has_the_providers_artifacts(running_app: RunningApp) -> None:
+    hub = running_app.engine.task_hub
+    async with ProviderAccount(running_app.storage) as account:
         made = set(await account.artifacts(hub))
-        await account.make(other := new_hub())
+        await account.make(other := new_hub_name())
         expected = {one.replace(other, hub) for one in await account.artifacts(other)}
     assert made == expected
 
@@ -300,35 +313,35 @@ async def test_orders_survive_their_slot_on_the_same_version_and_not_on_another(
     storage: StorageSettings, hub: str, tmp_path: Path
 ) -> None:
     """The fault that safe deployment prevents."""
-    with topic() as to, engine(hub, storage, to, tmp_path) as on:
-        with slot(on, "v1", tmp_path) as first:
+    with run_topic() as to, run_engine(hub, storage, to, tmp_path) as on:
+        with run_slot(on, "v1", tmp_path) as first:
             for order_id in ("kept", "broken"):
-                first.order(order_id, approvalNeeded=True)
-                first.waiting(order_id)
-        found = await sighting(storage, hub, "kept")
+                first.place_order(order_id, approvalNeeded=True)
+                first.wait_for_approval(order_id)
+        found = await observed(storage, hub, "kept")
         assert found is not None
         assert found.active, "an order whose slot is gone stays active"
 
-        with slot(on, "v1", tmp_path) as again:
+        with run_slot(on, "v1", tmp_path) as again:
             again.client.post("/api/orders/kept/approve")
-            assert again.over("kept")["output"]["status"] == "Shipped"
+            assert again.wait_until_ended("kept")["output"]["status"] == "Shipped"
 
-        with slot(on, "v2", tmp_path) as overwritten:
+        with run_slot(on, "v2", tmp_path) as overwritten:
             overwritten.client.post("/api/orders/broken/approve")
-            status = overwritten.over("broken")
+            status = overwritten.wait_until_ended("broken")
             assert status["runtimeStatus"] == "Failed"
             assert status["output"].startswith("NonDeterminismError: ")
             assert "PriceItem" in status["output"]
             assert "ScreenOrder" in status["output"]
-            overwritten.order("fresh")
-            assert overwritten.over("fresh")["output"]["status"] == "Shipped"
-        assert to.statuses("broken") == ["Running"], "such a failure is not published"
+            overwritten.place_order("fresh")
+            assert overwritten.wait_until_ended("fresh")["output"]["status"] == "Shipped"
+        assert to.statuses("broken") == ["RunningApp"], "such a failure is not published"
         assert "NonDeterminismError" in row(storage, hub, "broken")["Output"]
 
 
 def test_what_a_dead_worker_had_taken_goes_to_the_next(storage: StorageSettings, hub: str, tmp_path: Path) -> None:
     """An episode, an activity and an entity's operations; answers that come too late are not heard."""
-    with topic() as to, engine(hub, storage, to, tmp_path) as on, grpc.insecure_channel(on.address) as channel:
+    with run_topic() as to, run_engine(hub, storage, to, tmp_path) as on, grpc.insecure_channel(on.address) as channel:
         stub = stubs.TaskHubSidecarServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
         with TaskHubGrpcClient(channel=channel) as client:
             order = {"orderId": "order-1", "items": ["fig"], "approvalNeeded": False, "card": "4711"}
@@ -348,21 +361,21 @@ def test_what_a_dead_worker_had_taken_goes_to_the_next(storage: StorageSettings,
             client.signal_entity(EntityInstanceId("stock", "kiwi"), "add", 5)
             assert next(stream).entityRequestV2.instanceId == "@stock@kiwi"
             stream.cancel()
-            with slot(on, "v1", tmp_path) as app:
+            with run_slot(on, "v1", tmp_path) as app:
                 late = pb.OrchestratorResponse(instanceId="order-2", completionToken=taken.completionToken)
                 stub.CompleteOrchestratorTask(late)
-                assert app.over("order-1")["output"]["status"] == "Shipped"
-                assert app.over("order-2")["output"]["status"] == "Shipped"
-                until(lambda: app.client.get("/api/stock/kiwi").json()["pieces"] == 15, "the signal is heard")
+                assert app.wait_until_ended("order-1")["output"]["status"] == "Shipped"
+                assert app.wait_until_ended("order-2")["output"]["status"] == "Shipped"
+                wait_until(lambda: app.client.get("/api/stock/kiwi").json()["pieces"] == 15, "the signal is heard")
 
 
-def test_a_slot_on_another_task_hub_than_its_engine_does_not_start(running: Running) -> None:
-    options = ["--task-hub", "other", "--version", "v1", "--port", "1", "--engine", running.engine.address]
+def test_a_slot_on_another_task_hub_than_its_engine_does_not_start(running_app: RunningApp) -> None:
+    options = ["--task-hub", "other", "--version", "v1", "--port", "1", "--engine", running_app.engine.address]
     done = subprocess.run(
         [sys.executable, "-m", "durable_app.local", *options], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert f"this is the engine of {running.engine.task_hub}" in done.stderr
+    assert f"this is the engine of {running_app.engine.task_hub}" in done.stderr
 
 
 def test_an_engine_without_the_topics_key_does_not_start() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.local import until
+from dev.local_processes import wait_until
 from state_api.settings import StorageSettings
-from tests.durable_app.processes import Slot, Topic, engine, slot, topic
+from tests.durable_app.host_processes import SlotProcess, Topic, run_engine, run_slot, run_topic
 
 pytestmark = pytest.mark.anyio
 
 
-class Judge:
+class StateServerClient:
     """The state server, told of everything that was published, and reading the task hub itself."""
 
     def __init__(self, http: httpx.AsyncClient, app: str, hub: str, to: Topic) -> None:
@@ -41,26 +41,26 @@ class Judge:
         return found
 
 
-def work(app: Slot) -> None:
+def complete_order(app: SlotProcess) -> None:
     """An order from beginning to end, which leaves an entity behind."""
-    app.order("order-1", "cherry")
-    app.over("order-1")
-    until(lambda: app.client.get("/api/stock/cherry").json()["pieces"] == 9, "the stock has heard of it")
+    app.place_order("order-1", "cherry")
+    app.wait_until_ended("order-1")
+    wait_until(lambda: app.client.get("/api/stock/cherry").json()["pieces"] == 9, "the stock has heard of it")
 
 
 async def test_an_entity_never_blocks_and_a_monitor_does_until_it_is_left_out_or_stopped(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, hub: str, tmp_path: Path
 ) -> None:
-    with topic() as to, engine(hub, storage, to, tmp_path) as on, slot(on, "v1", tmp_path) as running:
-        judge = Judge(http, app, hub, to)
+    with run_topic() as to, run_engine(hub, storage, to, tmp_path) as on, run_slot(on, "v1", tmp_path) as running:
+        judge = StateServerClient(http, app, hub, to)
         await judge.put()
-        work(running)
+        complete_order(running)
         assert "@stock@cherry" in {one["data"]["instanceId"] for one in to.events}
         verdict = await judge.verdict(wait=30)
         assert (verdict["ready"], verdict["assurance"], verdict["activeCount"]) == (True, "verified", 0)
 
         running.client.post("/api/monitor/start", json={"intervalSeconds": 3600})
-        running.until("stock-monitor", lambda status: status["customStatus"] is not None, "monitor")
+        running.wait_until("stock-monitor", lambda status: status["customStatus"] is not None, "monitor")
         verdict = await judge.verdict()
         assert [one["functionName"] for one in verdict["active"]] == ["StockMonitor"]
         assert [one["code"] for one in verdict["reasons"]] == ["InstancesActive"]
@@ -72,6 +72,6 @@ async def test_an_entity_never_blocks_and_a_monitor_does_until_it_is_left_out_or
         await judge.put(ignoreFunctions=[])
         assert not (await judge.verdict())["ready"]
         running.client.post("/api/monitor/stock-monitor/stop")
-        running.over("stock-monitor", "monitor")
+        running.wait_until_ended("stock-monitor", "monitor")
         verdict = await judge.verdict(wait=30)
         assert (verdict["ready"], verdict["assurance"]) == (True, "verified")

@@ -14,12 +14,12 @@ from typing import Any
 
 import aiohttp
 
-from tests.faults.orders import is_start, order_of
+from tests.faults.event_stream import instance_id_of, is_start
 
-_SCHEDULE = (10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200)
+_RETRY_DELAYS_SECONDS = (10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200)
 """Seconds between attempts; the last again and again."""
 _ATTEMPTS = 30
-_FASTER = 100
+_SPEED_UP = 100
 _LONGEST_WAIT = 2.0
 """Delays are a hundredth of Event Grid's, and never longer than this, so that a test takes seconds. All attempts
 together then take 50 s instead of a day: no outage in a test may be longer."""
@@ -36,16 +36,16 @@ class _Delivery:
 
 @dataclass
 class Publisher:
-    """`addresses` may change while it runs: each attempt goes to any of them. `batch` is the most events that one
-    delivery has; half of the deliveries have one. `duplicates` is the share of deliveries that are made twice, and
-    `shuffled` by how many places an event may be out of order. `per_second` holds the events back to that rate."""
+    """`addresses` may change while it runs: each attempt goes to any of them. `max_batch` is the most events that one
+    delivery has; half of the deliveries have one. `duplicate_share` is the share of deliveries that are made twice, and
+    `max_displacement` by how many places an event may be out of order. `per_second` holds the events back to that rate."""
 
     addresses: list[str]
     seed: int
-    batch: int = 50
+    max_batch: int = 50
     in_flight: int = 16
-    duplicates: float = 0.05
-    shuffled: int = 200
+    duplicate_share: float = 0.05
+    max_displacement: int = 200
     timeout: float = 30
     per_second: float | None = None
 
@@ -58,7 +58,7 @@ class Publisher:
     deliveries: int = 0
     duplicated: int = 0
     quarantined: int = 0
-    surely_active: set[str] = field(default_factory=set)
+    known_active: set[str] = field(default_factory=set)
     """Orders whose start was acknowledged and of whose end no server has heard yet."""
     _ended: set[str] = field(default_factory=set)
 
@@ -66,7 +66,7 @@ class Publisher:
         self._random = random.Random(self.seed)
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def acknowledged_events(self) -> list[dict[str, Any]]:
         """The events that were acknowledged."""
         return [self.events[number] for number in self.acknowledged]
 
@@ -79,7 +79,7 @@ class Publisher:
             "duplicates": self.duplicated,
         }
 
-    async def progress(self, share: float) -> None:
+    async def wait_for_share(self, share: float) -> None:
         """Wait until so much of the events is acknowledged."""
         while len(self.acknowledged) < share * len(self.events):
             await asyncio.sleep(0.02)
@@ -124,14 +124,14 @@ class Publisher:
 
     def _deliveries(self, numbers: Sequence[int]) -> list[_Delivery]:
         chance = self._random
-        order = sorted(numbers, key=lambda number: number + chance.random() * self.shuffled)
+        order = sorted(numbers, key=lambda number: number + chance.random() * self.max_displacement)
         made: list[_Delivery] = []
         at = 0
         while at < len(order):
-            size = 1 if chance.random() < 0.5 else chance.randint(1, self.batch)
+            size = 1 if chance.random() < 0.5 else chance.randint(1, self.max_batch)
             made.append(_Delivery(0, len(made), order[at : at + size]))
             at += size
-        for twice in [one for one in made if chance.random() < self.duplicates]:
+        for twice in [one for one in made if chance.random() < self.duplicate_share]:
             # The second time comes later, perhaps after what came next.
             place = min(len(made), twice.number + chance.randint(1, 40))
             made.insert(place, _Delivery(0, len(made), twice.events))
@@ -143,8 +143,8 @@ class Publisher:
         events = [self.events[number] for number in delivery.events]
         for one in events:
             if not is_start(one):
-                self._ended.add(order_of(one))
-                self.surely_active.discard(order_of(one))
+                self._ended.add(instance_id_of(one))
+                self.known_active.discard(instance_id_of(one))
         delivery.attempts += 1
         self.deliveries += 1
         asked_for: str | None = None
@@ -165,7 +165,7 @@ class Publisher:
         if delivery.attempts == _ATTEMPTS:
             self.dropped[0] += len(events)
             return None
-        wait = _SCHEDULE[min(delivery.attempts, len(_SCHEDULE)) - 1] / _FASTER
+        wait = _RETRY_DELAYS_SECONDS[min(delivery.attempts, len(_RETRY_DELAYS_SECONDS)) - 1] / _SPEED_UP
         with contextlib.suppress(ValueError):
             wait = max(wait, float(asked_for or 0))
         return min(wait, _LONGEST_WAIT) * self._random.uniform(0.8, 1.2)
@@ -176,12 +176,14 @@ class Publisher:
         for number in numbers:
             self.acknowledged.setdefault(number, now)
             one = self.events[number]
-            if is_start(one) and order_of(one) not in self._ended:
-                self.surely_active.add(order_of(one))
+            if is_start(one) and instance_id_of(one) not in self._ended:
+                self.known_active.add(instance_id_of(one))
 
 
 @asynccontextmanager
-async def publishing(publisher: Publisher, events: Sequence[dict[str, Any]]) -> AsyncIterator["asyncio.Task[None]"]:
+async def publish_in_background(
+    publisher: Publisher, events: Sequence[dict[str, Any]]
+) -> AsyncIterator["asyncio.Task[None]"]:
     """Publish while the block runs, and to the end after it."""
     running = asyncio.create_task(publisher.run(events))
     try:

@@ -21,24 +21,24 @@ import pytest
 from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.data.tables.aio import TableClient
 
-from tests.conftest import new_hub
-from tests.faults.emulator import Emulator, emulator
-from tests.faults.orders import orders
-from tests.faults.publisher import Publisher, publishing
-from tests.faults.records import compare
-from tests.faults.servers import servers
-from tests.faults.sizes import part
+from tests.conftest import new_hub_name
+from tests.faults.event_stream import generate_orders
+from tests.faults.publisher import Publisher, publish_in_background
+from tests.faults.record_comparison import compare_records
+from tests.faults.scale import scaled
+from tests.faults.server_group import run_servers
+from tests.faults.table_emulator import TableEmulator, run_table_emulator
 
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 
-EVENTS = part(20_000)
-KILLS = part(6, least=3)
+EVENTS = scaled(20_000)
+KILLS = scaled(6, minimum=3)
 
 
 class ControlWriter:
     """Writes numbered rows straight into the storage, two in a transaction, and remembers which were acknowledged."""
 
-    def __init__(self, storage: Emulator) -> None:
+    def __init__(self, storage: TableEmulator) -> None:
         connection = storage.settings.connection_string
         assert connection is not None
         self._table = TableClient.from_connection_string(
@@ -66,12 +66,12 @@ class ControlWriter:
             else:
                 self.acknowledged.add(number)
 
-    async def go_on(self) -> None:
+    async def write_continuously(self) -> None:
         while True:
             await self.write()
             await asyncio.sleep(0.1)
 
-    async def judge(self) -> tuple[int, int]:
+    async def count_lost_and_torn(self) -> tuple[int, int]:
         """How many acknowledged transactions are gone, and of how many only half is there."""
         kept: dict[int, int] = {}
         # Azurite as it comes can forget the table itself.
@@ -83,45 +83,48 @@ class ControlWriter:
 
 
 async def test_the_emulator_as_it_comes_forgets_what_it_acknowledged(
-    tmp_path: Path, figures: Callable[..., None]
+    tmp_path: Path, record_figures: Callable[..., None]
 ) -> None:
     """If this fails, Azurite has learnt to save at once, and the journal can go."""
-    with emulator(tmp_path / "plain", durable=False) as storage:
+    with run_table_emulator(tmp_path / "plain", journaled=False) as storage:
         async with ControlWriter(storage) as control:
             # Rows that were acknowledged after the last save: it must not have saved again when it is stopped.
             while True:
-                saved = storage.saved.stat().st_mtime_ns
+                saved = storage.database_file.stat().st_mtime_ns
                 await control.write(10)
                 storage.process.send_signal(signal.SIGSTOP)
-                if storage.saved.stat().st_mtime_ns == saved:
+                if storage.database_file.stat().st_mtime_ns == saved:
                     break
                 storage.process.send_signal(signal.SIGCONT)
             storage.kill()
             storage.start()
-            lost, torn = await control.judge()
-            figures(control_acknowledged=len(control.acknowledged), control_lost=lost, control_torn=torn)
+            lost, torn = await control.count_lost_and_torn()
+            record_figures(control_acknowledged=len(control.acknowledged), control_lost=lost, control_torn=torn)
             assert lost >= 10
 
 
 async def test_nothing_acknowledged_is_lost_when_the_storage_is_killed(
-    tmp_path: Path, figures: Callable[..., None]
+    tmp_path: Path, record_figures: Callable[..., None]
 ) -> None:
-    rng, hub = random.Random(71), new_hub()
-    truth = orders(hub, EVENTS, seed=71)
-    with emulator(tmp_path / "journal", durable=True) as storage, servers(storage.settings, tmp_path) as group:
+    rng, hub = random.Random(71), new_hub_name()
+    truth = generate_orders(hub, EVENTS, seed=71)
+    with (
+        run_table_emulator(tmp_path / "journal", journaled=True) as storage,
+        run_servers(storage.settings, tmp_path) as group,
+    ):
         publisher = Publisher(group.addresses, seed=71)
-        async with ControlWriter(storage) as control, publishing(publisher, truth.events):
-            writing = asyncio.create_task(control.go_on())
+        async with ControlWriter(storage) as control, publish_in_background(publisher, truth.events):
+            writing = asyncio.create_task(control.write_continuously())
             for share in sorted(rng.uniform(0.05, 0.95) for _ in range(KILLS)):
-                await publisher.progress(share)
+                await publisher.wait_for_share(share)
                 storage.kill()
                 await asyncio.sleep(rng.uniform(0.2, 1.5))
                 await asyncio.to_thread(storage.start)
-            await publisher.progress(1)
+            await publisher.wait_for_share(1)
             writing.cancel()
-            control_lost, control_torn = await control.judge()
-        compared = await compare(group.addresses[0], storage.settings, truth, publisher.told)
-        figures(
+            control_lost, control_torn = await control.count_lost_and_torn()
+        compared = await compare_records(group.addresses[0], storage.settings, truth, publisher.acknowledged_events)
+        record_figures(
             **publisher.summary(),
             kills=KILLS,
             lost=len(compared.lost),
@@ -129,7 +132,7 @@ async def test_nothing_acknowledged_is_lost_when_the_storage_is_killed(
             control_acknowledged=len(control.acknowledged),
             control_lost=control_lost,
             control_torn=control_torn,
-            peak_rss_mb=group.note_memory(),
+            peak_rss_mb=group.update_peak_memory(),
         )
         assert (control_lost, control_torn) == (0, 0), "the storage itself lost what it acknowledged"
         assert (publisher.dropped, publisher.quarantined) == ({}, 0)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 import function_app
-from state_api.settings import DOCUMENTED, KEYS, STORAGE, StorageSettings
-from tests.functions.calls import ADMIN_KEY
+from state_api.settings import DOCUMENTED_SETTINGS, STATE_KEYS, STATE_STORAGE, StorageSettings
+from tests.functions.invocations import ADMIN_KEY
 from tests.keys import key_entry
 
 # Microsoft's runtime library exists for Python 3.13 and newer; dev/test-functions installs it.
@@ -16,22 +16,22 @@ collect_ignore = [] if importlib.util.find_spec("azure_functions_runtime") else 
 
 
 @pytest.fixture
-def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No setting but an admin's key, and no server yet."""
-    for name in DOCUMENTED:
+    for name in DOCUMENTED_SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(KEYS, json.dumps([key_entry(ADMIN_KEY, "admin")]))
+    monkeypatch.setenv(STATE_KEYS, json.dumps([key_entry(ADMIN_KEY, "admin")]))
     function_app.server.cache_clear()
     yield
     function_app.server.cache_clear()
 
 
 @pytest.fixture
-async def hosted(
-    unset: None, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+async def function_app_settings(
+    no_settings: None, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> AsyncIterator[None]:
     """The app's settings are the run's storage and an admin's key. Closes whatever server the test has made."""
     assert storage.connection_string is not None
-    monkeypatch.setenv(STORAGE, storage.connection_string.get_secret_value())
+    monkeypatch.setenv(STATE_STORAGE, storage.connection_string.get_secret_value())
     yield
     await function_app.server().close()

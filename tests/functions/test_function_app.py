@@ -16,34 +16,44 @@ from azure.functions.eventgrid import EventGridEventInConverter
 from azure.functions.meta import Datum
 
 import function_app
-from dev.local import free_port
+from dev.local_processes import free_port
 from state_api.app import openapi_document
 from state_api.domain.errors import StorageUnavailable, TooManyEvents
 from state_api.http.middleware import security_headers
-from state_api.http.problems import MEDIA_TYPE
-from state_api.services.admission import CAPACITY
+from state_api.http.problems import PROBLEM_MEDIA_TYPE
+from state_api.services.admission import CAPACITY_BYTES
 from state_api.services.background import INTERVAL_SECONDS
 from state_api.settings import (
     DEVELOPMENT_STORAGE,
-    KEYS,
-    SHARDS,
-    STORAGE,
+    STATE_KEYS,
+    STATE_SHARDS,
+    STATE_STORAGE,
     SettingsError,
     StorageSettings,
-    emulator_connection,
+    emulator_connection_string,
 )
 from state_api.storage import tables, transactions
 from tests import recordings
-from tests.builders import at, cloud_event, event
-from tests.functions.calls import ADMIN_KEY, HOST, TIMER, TRIGGER, call, content, deliver, functions, media_type
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
+from tests.builders import cloud_event, event, timestamp
+from tests.functions.invocations import (
+    ADMIN_KEY,
+    EVENT_GRID_FUNCTION,
+    HOST_URL,
+    TIMER_FUNCTION,
+    deliver_event,
+    indexed_functions,
+    invoke,
+    json_body,
+    media_type,
+)
 from tests.keys import key_entry
-from tests.taskhubs.provider import ProviderHub
 
 pytestmark = pytest.mark.anyio
 
 REPOSITORY = Path(function_app.__file__).parent
 SAMPLES = REPOSITORY / "tests" / "samples"
-NESTED = "[" * 99_999
+DEEPLY_NESTED_JSON = "[" * 99_999
 
 ISOLATED = """
 import os, sys
@@ -60,20 +70,24 @@ print(len(function_app.app.get_functions()))
 
 
 def http_functions() -> dict[str, Any]:
-    return {name: function for name, function in functions().items() if name not in (TRIGGER, TIMER)}
+    return {
+        name: function
+        for name, function in indexed_functions().items()
+        if name not in (EVENT_GRID_FUNCTION, TIMER_FUNCTION)
+    }
 
 
-def sample(name: str, hub: str) -> Any:
+def sample_delivery(name: str, hub: str) -> Any:
     """A recorded delivery, or one of Event Grid's own, with its task hub renamed so that tests keep apart."""
     if name in {*recordings.DELIVERIES, "continue-as-new"}:
-        return recordings.delivery(name, hub)
+        return recordings.recorded_delivery(name, hub)
     return json.loads((SAMPLES / f"{name}.json").read_text().replace('"v41"', f'"{hub}"'))
 
 
 # Indexing
 
 
-async def test_the_functions_are_the_operations_of_the_contract_and_the_triggers(hosted: None) -> None:
+async def test_the_functions_are_the_operations_of_the_contract_and_the_triggers(function_app_settings: None) -> None:
     """Name, path and methods of each are those that OpenAPI shows; events takes the CloudEvents handshake too."""
     contract = {
         operation["operationId"]: (path, {method.upper()})
@@ -86,9 +100,9 @@ async def test_the_functions_are_the_operations_of_the_contract_and_the_triggers
         for name, function in http_functions().items()
     }
     assert indexed == contract
-    assert functions()[TRIGGER].get_trigger().type == "eventGridTrigger"
-    assert functions()[TIMER].get_trigger().type == "timerTrigger"
-    assert functions()[TIMER].get_trigger().schedule == f"*/{INTERVAL_SECONDS} * * * * *"
+    assert indexed_functions()[EVENT_GRID_FUNCTION].get_trigger().type == "eventGridTrigger"
+    assert indexed_functions()[TIMER_FUNCTION].get_trigger().type == "timerTrigger"
+    assert indexed_functions()[TIMER_FUNCTION].get_trigger().schedule == f"*/{INTERVAL_SECONDS} * * * * *"
 
 
 def test_every_name_and_every_pair_of_route_and_method_is_unique() -> None:
@@ -99,8 +113,8 @@ def test_every_name_and_every_pair_of_route_and_method_is_unique() -> None:
 
 
 def test_every_function_has_a_handler_of_its_own() -> None:
-    handlers = {function.get_user_function() for function in functions().values()}
-    assert len(handlers) == len(functions())
+    handlers = {function.get_user_function() for function in indexed_functions().values()}
+    assert len(handlers) == len(indexed_functions())
 
 
 def test_every_http_function_is_anonymous_to_the_platform_because_the_servers_own_keys_decide() -> None:
@@ -113,78 +127,83 @@ def test_importing_and_indexing_needs_no_settings_and_does_no_io() -> None:
     done = subprocess.run(
         [sys.executable, "-B", "-c", ISOLATED], cwd=REPOSITORY, env={}, capture_output=True, text=True, check=False
     )
-    assert (done.stdout.strip(), done.stderr) == (str(len(functions())), "")
+    assert (done.stdout.strip(), done.stderr) == (str(len(indexed_functions())), "")
 
 
 WRONG_SETTINGS = [
     ({}, "set STATE_STORAGE"),
-    ({STORAGE: "no connection string"}, "STATE_STORAGE is not a storage connection string"),
-    ({STORAGE: "AccountName=state"}, "lacks an account or a key"),
-    ({f"{STORAGE}__tableServiceUri": "state"}, "must be the address of a table service"),
-    ({STORAGE: DEVELOPMENT_STORAGE, KEYS: "[{}]"}, "STATE_KEYS must be a JSON list"),
-    ({STORAGE: DEVELOPMENT_STORAGE, KEYS: "@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/s)"}, "Key Vault"),
-    ({STORAGE: "@Microsoft.KeyVault(VaultName=v;SecretName=s)"}, "STATE_STORAGE is a Key Vault reference"),
-    ({STORAGE: DEVELOPMENT_STORAGE, SHARDS: "none"}, "STATE_SHARDS must be a number"),
+    ({STATE_STORAGE: "no connection string"}, "STATE_STORAGE is not a storage connection string"),
+    ({STATE_STORAGE: "AccountName=state"}, "lacks an account or a key"),
+    ({f"{STATE_STORAGE}__tableServiceUri": "state"}, "must be the address of a table service"),
+    ({STATE_STORAGE: DEVELOPMENT_STORAGE, STATE_KEYS: "[{}]"}, "STATE_KEYS must be a JSON list"),
+    (
+        {STATE_STORAGE: DEVELOPMENT_STORAGE, STATE_KEYS: "@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/s)"},
+        "Key Vault",
+    ),
+    ({STATE_STORAGE: "@Microsoft.KeyVault(VaultName=v;SecretName=s)"}, "STATE_STORAGE is a Key Vault reference"),
+    ({STATE_STORAGE: DEVELOPMENT_STORAGE, STATE_SHARDS: "none"}, "STATE_SHARDS must be a number"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "reason"), WRONG_SETTINGS)
 async def test_with_a_wrong_setting_health_answers_and_everything_else_says_what_is_wrong(
-    unset: None, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], reason: str
+    no_settings: None, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], reason: str
 ) -> None:
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    health = await call("Health")
-    assert (health.status_code, content(health)) == (200, {"status": "Healthy"})
+    health = await invoke("Health")
+    assert (health.status_code, json_body(health)) == (200, {"status": "Healthy"})
     for name in http_functions().keys() - {"Health"}:
-        answer = await call(name, app="shop", hub="v41")
-        assert (answer.status_code, answer.mimetype) == (503, MEDIA_TYPE)
-        assert content(answer)["code"] == "SettingsInvalid"
-        assert reason in content(answer)["detail"]
+        answer = await invoke(name, app="shop", hub="v41")
+        assert (answer.status_code, answer.mimetype) == (503, PROBLEM_MEDIA_TYPE)
+        assert json_body(answer)["code"] == "SettingsInvalid"
+        assert reason in json_body(answer)["detail"]
         assert int(answer.headers["Retry-After"]) > 0
         assert security_headers("http").items() <= dict(answer.headers).items()
     with pytest.raises(SettingsError, match=reason):
-        await deliver(event("v41"))
+        await deliver_event(event("v41"))
 
 
 async def test_settings_that_were_wrong_are_read_again(
-    unset: None, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
+    no_settings: None, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (await call("Ready")).status_code == 503
+    assert (await invoke("Ready")).status_code == 503
     assert storage.connection_string is not None
-    monkeypatch.setenv(STORAGE, storage.connection_string.get_secret_value())
-    assert (await call("Ready")).status_code == 200
+    monkeypatch.setenv(STATE_STORAGE, storage.connection_string.get_secret_value())
+    assert (await invoke("Ready")).status_code == 200
     await function_app.server().close()
 
 
 @pytest.mark.parametrize("keys", ["", "[]"])
 async def test_without_keys_every_operation_but_health_is_refused_and_events_of_the_trigger_are_recorded(
-    hosted: None, hub: str, monkeypatch: pytest.MonkeyPatch, keys: str
+    function_app_settings: None, hub: str, monkeypatch: pytest.MonkeyPatch, keys: str
 ) -> None:
-    monkeypatch.setenv(KEYS, keys)
-    assert (await call("Health")).status_code == 200
+    monkeypatch.setenv(STATE_KEYS, keys)
+    assert (await invoke("Health")).status_code == 200
     for name in http_functions().keys() - {"Health"}:
-        answer = await call(name, app="shop", hub=hub)
-        assert (answer.status_code, content(answer)["code"]) == (503, "KeysNotConfigured")
-        assert "set the app setting STATE_KEYS" in content(answer)["detail"]
-    (running,) = sample("running", hub)
-    await deliver(running)
+        answer = await invoke(name, app="shop", hub=hub)
+        assert (answer.status_code, json_body(answer)["code"]) == (503, "KeysNotConfigured")
+        assert "set the app setting STATE_KEYS" in json_body(answer)["detail"]
+    (running,) = sample_delivery("running", hub)
+    await deliver_event(running)
     await function_app.server().close()
     function_app.server.cache_clear()
-    monkeypatch.setenv(KEYS, json.dumps([key_entry(ADMIN_KEY, "admin")]))
-    assert content(await call("GetTaskHub", hub=hub))["activeCount"] == 1
+    monkeypatch.setenv(STATE_KEYS, json.dumps([key_entry(ADMIN_KEY, "admin")]))
+    assert json_body(await invoke("GetTaskHub", hub=hub))["activeCount"] == 1
 
 
-async def test_a_key_that_the_server_does_not_know_is_refused_by_the_server_itself(hosted: None) -> None:
+async def test_a_key_that_the_server_does_not_know_is_refused_by_the_server_itself(function_app_settings: None) -> None:
     for key in ("", "a-host-key-of-the-function-app"):
-        answer = await call("ListApps", key=key)
-        assert (answer.status_code, content(answer)["code"]) == (401, "Unauthorized")
+        answer = await invoke("ListApps", key=key)
+        assert (answer.status_code, json_body(answer)["code"]) == (401, "Unauthorized")
 
 
 # HTTP functions
 
 
-async def test_a_whole_release_runs_through_the_functions(hosted: None, storage: StorageSettings, app: str) -> None:
+async def test_a_whole_release_runs_through_the_functions(
+    function_app_settings: None, storage: StorageSettings, app: str
+) -> None:
     """Every operation of an app once, each through the function of its name."""
     old, new = f"{app.replace('-', '')}v1", f"{app.replace('-', '')}v2"
     slots = {"production": {"taskHub": old, "version": "1"}, "staging": None}
@@ -192,10 +211,10 @@ async def test_a_whole_release_runs_through_the_functions(hosted: None, storage:
 
     async def ask(name: str, *arguments: Any, **named: Any) -> Any:
         seen.add(name)
-        answer = await call(name, *arguments, **named)
+        answer = await invoke(name, *arguments, **named)
         assert answer.status_code == 200, answer.get_body()
         assert media_type(answer) == "application/json"
-        return content(answer)
+        return json_body(answer)
 
     assert await ask("Health") == {"status": "Healthy"}
     assert await ask("Ready") == {"status": "Ready"}
@@ -212,96 +231,100 @@ async def test_a_whole_release_runs_through_the_functions(hosted: None, storage:
     assert {name: slot["taskHub"] for name, slot in swapped["slots"].items()} == {"production": new, "staging": old}
     verdict = await ask("GetStagingStatus", app=app)
     assert (verdict["taskHub"], verdict["ready"], verdict["activeCount"]) == (old, False, 1)
-    waiver = {"taskHub": old, "instanceId": "order-1", "reason": "stuck", "expiresAt": at(3600)}
+    waiver = {"taskHub": old, "instanceId": "order-1", "reason": "stuck", "expiresAt": timestamp(3600)}
     assert (await ask("PostWaiver", waiver, app=app))["waivers"][0]["instanceId"] == "order-1"
     assert (await ask("DeleteWaiver", query={"taskHub": old, "instanceId": "order-1"}, app=app))["waivers"] == []
-    async with ProviderHub(storage, old) as provider:
+    async with ProviderTaskHub(storage, old) as provider:
         await (await provider.create()).put("order-1", "Running", version="1.0")
-    await ask("PutApp", {"taskHubs": {"provider": "azureStorage", "connection": STORAGE}}, app=app)
+    await ask("PutApp", {"taskHubs": {"provider": "azureStorage", "connection": STATE_STORAGE}}, app=app)
     assert (await ask("GetVersions", hub=old))["versions"][0]["version"] == "1.0"
     assert (await ask("Cleanup", {"dryRun": True}, app=app))["taskHubs"] == []
     assert (await ask("GetApp", app=app))["slots"] == swapped["slots"]
     assert app in [one["app"] for one in (await ask("ListApps", query={"top": 1000}))["apps"]]
     assert len((await ask("GetHistory", app=app))["history"]) == 7
     assert "events" in await ask("ListQuarantine")
-    await ask("PostEvents", [event(f"{old}unclaimed", "order-1", "Completed", at(-3600))])
-    assert (await call("DeleteTaskHub", hub=f"{old}unclaimed")).status_code == 409, "it is settling"
-    assert (await call("DeleteApp", app=app)).status_code == 409, "an instance is active"
+    await ask("PostEvents", [event(f"{old}unclaimed", "order-1", "Completed", timestamp(-3600))])
+    assert (await invoke("DeleteTaskHub", hub=f"{old}unclaimed")).status_code == 409, "it is settling"
+    assert (await invoke("DeleteApp", app=app)).status_code == 409, "an instance is active"
     seen |= {"DeleteTaskHub", "DeleteApp"}
     assert "removed" in await ask("PurgeQuarantine", query={"before": "2020-01-01"})
     assert seen == set(http_functions())
 
 
-async def test_the_timer_probes_what_is_draining(hosted: None, storage: StorageSettings, app: str, hub: str) -> None:
-    async with ProviderHub(storage, hub) as provider:
+async def test_the_timer_probes_what_is_draining(
+    function_app_settings: None, storage: StorageSettings, app: str, hub: str
+) -> None:
+    async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
     slots = {"staging": {"taskHub": hub}}
-    source = {"provider": "azureStorage", "connection": STORAGE}
-    await call("PutApp", {"slots": slots, "taskHubs": source}, app=app)
-    await functions()[TIMER].get_user_function()(timer=None)
-    verdict = content(await call("GetStagingStatus", query={"verify": "none"}, app=app))
+    source = {"provider": "azureStorage", "connection": STATE_STORAGE}
+    await invoke("PutApp", {"slots": slots, "taskHubs": source}, app=app)
+    await indexed_functions()[TIMER_FUNCTION].get_user_function()(timer=None)
+    verdict = json_body(await invoke("GetStagingStatus", query={"verify": "none"}, app=app))
     assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
 
 
-async def test_who_calls_reaches_the_audit_log(hosted: None, app: str) -> None:
+async def test_who_calls_reaches_the_audit_log(function_app_settings: None, app: str) -> None:
     headers = {"X-Actor": "anna", "X-Run-Url": "https://ci.example/7"}
-    await call("PutApp", {"slots": {}}, headers=headers, app=app)
-    (record,) = content(await call("GetHistory", app=app))["history"]
+    await invoke("PutApp", {"slots": {}}, headers=headers, app=app)
+    (record,) = json_body(await invoke("GetHistory", app=app))["history"]
     assert (record["by"], record["runUrl"], record["keyName"]) == ("anna", "https://ci.example/7", "the-admin")
 
 
-async def test_a_problem_document_keeps_its_media_type_and_headers(hosted: None, app: str) -> None:
+async def test_a_problem_document_keeps_its_media_type_and_headers(function_app_settings: None, app: str) -> None:
     """AsgiMiddleware would otherwise make it text/plain."""
-    answer = await call("GetApp", app=app)
-    assert (answer.status_code, content(answer)["code"]) == (404, "AppNotFound")
-    assert media_type(answer) == answer.mimetype == MEDIA_TYPE
+    answer = await invoke("GetApp", app=app)
+    assert (answer.status_code, json_body(answer)["code"]) == (404, "AppNotFound")
+    assert media_type(answer) == answer.mimetype == PROBLEM_MEDIA_TYPE
     assert answer.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("escaped", ["x%2Fhistory", "x%2fstaging"])
-async def test_an_escaped_slash_leads_to_no_other_operation(hosted: None, escaped: str) -> None:
-    request = func.HttpRequest("GET", f"{HOST}/api/apps/{escaped}", body=b"", route_params={"app": escaped})
+async def test_an_escaped_slash_leads_to_no_other_operation(function_app_settings: None, escaped: str) -> None:
+    request = func.HttpRequest("GET", f"{HOST_URL}/api/apps/{escaped}", body=b"", route_params={"app": escaped})
     context = cast("func.Context", SimpleNamespace(function_name="GetApp", invocation_id="0"))
-    answer = await functions()["GetApp"].get_user_function()(req=request, context=context)
-    assert (answer.status_code, content(answer)["code"]) == (404, "NotFound")
+    answer = await indexed_functions()["GetApp"].get_user_function()(req=request, context=context)
+    assert (answer.status_code, json_body(answer)["code"]) == (404, "NotFound")
     assert security_headers("http").items() <= dict(answer.headers).items()
 
 
-async def test_an_address_that_is_not_utf_8_is_refused_as_a_problem(hosted: None) -> None:
-    request = func.HttpRequest("GET", f"{HOST}/api/apps/%FF", body=b"", route_params={"app": "%FF"})
+async def test_an_address_that_is_not_utf_8_is_refused_as_a_problem(function_app_settings: None) -> None:
+    request = func.HttpRequest("GET", f"{HOST_URL}/api/apps/%FF", body=b"", route_params={"app": "%FF"})
     context = cast("func.Context", SimpleNamespace(function_name="GetApp", invocation_id="0"))
-    answer = await functions()["GetApp"].get_user_function()(req=request, context=context)
+    answer = await indexed_functions()["GetApp"].get_user_function()(req=request, context=context)
     assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
-    assert content(answer)["detail"] == "the address is not UTF-8"
+    assert json_body(answer)["detail"] == "the address is not UTF-8"
 
 
-async def test_the_cloudevents_handshake_is_answered(hosted: None) -> None:
+async def test_the_cloudevents_handshake_is_answered(function_app_settings: None) -> None:
     origin = {"WebHook-Request-Origin": "eventgrid.azure.net"}
-    answer = await call("PostEvents", method="OPTIONS", headers=origin)
+    answer = await invoke("PostEvents", method="OPTIONS", headers=origin)
     assert (answer.status_code, answer.get_body()) == (200, b"")
     assert answer.headers["WebHook-Allowed-Origin"] == "eventgrid.azure.net"
     assert answer.headers["WebHook-Allowed-Rate"] == "*"
 
 
-async def test_the_event_grid_handshake_is_answered(hosted: None, hub: str) -> None:
-    delivery = sample("validation", hub)
-    answer = await call("PostEvents", delivery, headers={"aeg-event-type": "SubscriptionValidation"})
-    assert content(answer) == {"validationResponse": delivery[0]["data"]["validationCode"]}
+async def test_the_event_grid_handshake_is_answered(function_app_settings: None, hub: str) -> None:
+    delivery = sample_delivery("validation", hub)
+    answer = await invoke("PostEvents", delivery, headers={"aeg-event-type": "SubscriptionValidation"})
+    assert json_body(answer) == {"validationResponse": delivery[0]["data"]["validationCode"]}
 
 
 @pytest.mark.parametrize(
     ("name", "recorded", "active"),
     [("running", 1, 1), ("completed", 1, 0), ("failed", 1, 0), ("continue-as-new", 3, 1), ("entity", 1, 0)],
 )
-async def test_recorded_deliveries_are_taken(hosted: None, hub: str, name: str, recorded: int, active: int) -> None:
-    assert content(await call("PostEvents", sample(name, hub)))["recorded"] == recorded
-    assert content(await call("GetTaskHub", hub=hub))["activeCount"] == active
+async def test_recorded_deliveries_are_taken(
+    function_app_settings: None, hub: str, name: str, recorded: int, active: int
+) -> None:
+    assert json_body(await invoke("PostEvents", sample_delivery(name, hub)))["recorded"] == recorded
+    assert json_body(await invoke("GetTaskHub", hub=hub))["activeCount"] == active
 
 
-async def test_a_recorded_cloudevent_is_taken(hosted: None, hub: str) -> None:
+async def test_a_recorded_cloudevent_is_taken(function_app_settings: None, hub: str) -> None:
     headers = {"content-type": "application/cloudevents+json; charset=utf-8"}
-    answer = await call("PostEvents", sample("cloudevent-running", hub), headers=headers)
-    assert content(answer) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
+    answer = await invoke("PostEvents", sample_delivery("cloudevent-running", hub), headers=headers)
+    assert json_body(answer) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
 
 
 # The Event Grid trigger
@@ -309,7 +332,7 @@ async def test_a_recorded_cloudevent_is_taken(hosted: None, hub: str) -> None:
 
 def test_the_worker_hands_the_trigger_the_event_as_text() -> None:
     """Both conditions under which it does so: the annotation, and a binding type without output of its own."""
-    handler = functions()[TRIGGER].get_user_function()
+    handler = indexed_functions()[EVENT_GRID_FUNCTION].get_user_function()
     assert typing.get_type_hints(handler) == {"event": str, "return": type(None)}
     assert EventGridEventInConverter.has_implicit_output() is False
 
@@ -335,28 +358,30 @@ def test_the_converter_that_the_trigger_avoids_has_a_type_for_each_schema_and_cu
     assert str(grid.event_time) == "2026-11-20 09:30:00.123456+00:00"
 
 
-async def test_the_trigger_records_an_event_once_with_all_digits_of_its_time(hosted: None, hub: str) -> None:
-    (running,) = sample("running", hub)
+async def test_the_trigger_records_an_event_once_with_all_digits_of_its_time(
+    function_app_settings: None, hub: str
+) -> None:
+    (running,) = sample_delivery("running", hub)
     for _ in range(2):
-        await deliver(running)
-    (instance,) = content(await call("ListInstances", hub=hub))["instances"]
+        await deliver_event(running)
+    (instance,) = json_body(await invoke("ListInstances", hub=hub))["instances"]
     assert instance["instanceId"] == running["data"]["instanceId"]
     assert instance["startedAt"] == running["eventTime"]
-    again = content(await call("PostEvents", [running]))
+    again = json_body(await invoke("PostEvents", [running]))
     assert again == {"recorded": 0, "unchanged": 1, "quarantined": 0}
 
 
 @pytest.mark.parametrize("time", ["2026-11-20T09:30:00.1234567Z", "2026-11-20T11:30:00.1234567+02:00"])
-async def test_the_trigger_records_a_cloudevent(hosted: None, hub: str, time: str) -> None:
-    await deliver(sample("cloudevent-running", hub) | {"time": time})
-    (instance,) = content(await call("ListInstances", hub=hub))["instances"]
+async def test_the_trigger_records_a_cloudevent(function_app_settings: None, hub: str, time: str) -> None:
+    await deliver_event(sample_delivery("cloudevent-running", hub) | {"time": time})
+    (instance,) = json_body(await invoke("ListInstances", hub=hub))["instances"]
     assert instance["startedAt"] == "2026-11-20T09:30:00.1234567Z"
 
 
-async def test_the_trigger_records_an_entity_that_is_never_active(hosted: None, hub: str) -> None:
-    (entity,) = sample("entity", hub)
-    await deliver(entity)
-    (instance,) = content(await call("ListInstances", hub=hub))["instances"]
+async def test_the_trigger_records_an_entity_that_is_never_active(function_app_settings: None, hub: str) -> None:
+    (entity,) = sample_delivery("entity", hub)
+    await deliver_event(entity)
+    (instance,) = json_body(await invoke("ListInstances", hub=hub))["instances"]
     assert (instance["instanceId"], instance["active"]) == ("@counter@a", False)
 
 
@@ -371,24 +396,27 @@ async def test_the_trigger_records_an_entity_that_is_never_active(hosted: None, 
     ],
 )
 async def test_what_the_trigger_cannot_understand_goes_to_quarantine_and_does_not_come_back(
-    hosted: None, hub: str, unreadable: dict[str, Any], code: str
+    function_app_settings: None, hub: str, unreadable: dict[str, Any], code: str
 ) -> None:
     made = event(hub)
     made |= unreadable | ({"data": made["data"] | unreadable["data"]} if unreadable.get("data") else {})
-    await deliver(made)
-    kept = content(await call("ListQuarantine", query={"top": 1000}))["events"]
+    await deliver_event(made)
+    kept = json_body(await invoke("ListQuarantine", query={"top": 1000}))["events"]
     (found,) = [one for one in kept if made["id"] in one["event"]]
     assert (found["code"], found["source"]) == (code, "trigger")
     assert json.loads(found["event"]) == made
 
 
 @pytest.mark.parametrize(
-    ("text", "kept_as"), [("", '""'), ("no JSON", '"no JSON"'), (NESTED, f'"{NESTED}"'), ("[]", "[]")]
+    ("text", "kept_as"),
+    [("", '""'), ("no JSON", '"no JSON"'), (DEEPLY_NESTED_JSON, f'"{DEEPLY_NESTED_JSON}"'), ("[]", "[]")],
 )
-async def test_what_is_no_event_at_all_goes_to_quarantine_too(hosted: None, text: str, kept_as: str) -> None:
-    before = content(await call("ListQuarantine", query={"top": 1000}))["events"]
-    await functions()[TRIGGER].get_user_function()(event=text)
-    after = content(await call("ListQuarantine", query={"top": 1000}))["events"]
+async def test_what_is_no_event_at_all_goes_to_quarantine_too(
+    function_app_settings: None, text: str, kept_as: str
+) -> None:
+    before = json_body(await invoke("ListQuarantine", query={"top": 1000}))["events"]
+    await indexed_functions()[EVENT_GRID_FUNCTION].get_user_function()(event=text)
+    after = json_body(await invoke("ListQuarantine", query={"top": 1000}))["events"]
     (kept,) = [one for one in after if one not in before]
     assert (kept["code"], kept["event"]) == ("NotAnEvent", kept_as)
 
@@ -396,35 +424,37 @@ async def test_what_is_no_event_at_all_goes_to_quarantine_too(hosted: None, text
 # More than there is capacity for
 
 
-async def test_without_room_the_trigger_raises_so_that_event_grid_delivers_again(hosted: None, hub: str) -> None:
+async def test_without_room_the_trigger_raises_so_that_event_grid_delivers_again(
+    function_app_settings: None, hub: str
+) -> None:
     intake = function_app.server().admission
-    with intake.admitted(CAPACITY):
+    with intake.reserve(CAPACITY_BYTES):
         with pytest.raises(TooManyEvents):
-            await deliver(event(hub))
-        answer = await call("PostEvents", [event(hub)])
-        assert (answer.status_code, content(answer)["code"]) == (429, "TooManyEvents")
-        assert (await call("Ready")).status_code == 200
-    await deliver(event(hub))
+            await deliver_event(event(hub))
+        answer = await invoke("PostEvents", [event(hub)])
+        assert (answer.status_code, json_body(answer)["code"]) == (429, "TooManyEvents")
+        assert (await invoke("Ready")).status_code == 200
+    await deliver_event(event(hub))
 
 
 # Many at once
 
 
-async def test_single_invocations_share_transactions(hosted: None, hub: str) -> None:
-    await deliver(event(hub, "first"))
+async def test_single_invocations_share_transactions(function_app_settings: None, hub: str) -> None:
+    await deliver_event(event(hub, "first"))
     sent = 0
 
-    async def submit(*given: Any, **options: Any) -> list[str | None]:
+    async def send_transaction(*given: Any, **options: Any) -> list[str | None]:
         nonlocal sent
         sent += 1
-        return await transactions.submit(*given, **options)
+        return await transactions.send_transaction(*given, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tables, "submit", submit)
-        await asyncio.gather(*(deliver(event(hub, f"order-{number}")) for number in range(64)))
+        patched.setattr(tables, "submit", send_transaction)
+        await asyncio.gather(*(deliver_event(event(hub, f"order-{number}")) for number in range(64)))
     # One that each of the four shards began with, and one for what came meanwhile.
     assert 1 <= sent <= 2 * 4
-    page = content(await call("ListInstances", hub=hub, query={"top": 100}))
+    page = json_body(await invoke("ListInstances", hub=hub, query={"top": 100}))
     assert len(page["instances"]) == 65
 
 
@@ -432,22 +462,26 @@ async def test_single_invocations_share_transactions(hosted: None, hub: str) -> 
 
 
 @pytest.fixture
-async def storage_down(unset: None, monkeypatch: pytest.MonkeyPatch, anyio_backend: str) -> typing.AsyncIterator[None]:
-    monkeypatch.setenv(STORAGE, emulator_connection("127.0.0.1", free_port()))
+async def unreachable_storage(
+    no_settings: None, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> typing.AsyncIterator[None]:
+    monkeypatch.setenv(STATE_STORAGE, emulator_connection_string("127.0.0.1", free_port()))
     yield
     await function_app.server().close()
 
 
 async def test_without_storage_the_trigger_raises_so_that_event_grid_delivers_again(
-    storage_down: None, hub: str
+    unreachable_storage: None, hub: str
 ) -> None:
     with pytest.raises(StorageUnavailable):
-        await deliver(event(hub))
+        await deliver_event(event(hub))
 
 
-async def test_without_storage_the_functions_answer_503_and_say_when_to_try_again(storage_down: None, hub: str) -> None:
-    for answer in (await call("PostEvents", [event(hub)]), await call("Ready")):
-        assert (answer.status_code, content(answer)["code"]) == (503, "StorageUnavailable")
-        assert media_type(answer) == MEDIA_TYPE
+async def test_without_storage_the_functions_answer_503_and_say_when_to_try_again(
+    unreachable_storage: None, hub: str
+) -> None:
+    for answer in (await invoke("PostEvents", [event(hub)]), await invoke("Ready")):
+        assert (answer.status_code, json_body(answer)["code"]) == (503, "StorageUnavailable")
+        assert media_type(answer) == PROBLEM_MEDIA_TYPE
         assert int(answer.headers["Retry-After"]) > 0
-    assert (await call("Health")).status_code == 200
+    assert (await invoke("Health")).status_code == 200

@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import function_app
-from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED, STORAGE, read_settings
-from tests.platform.functions_host import deployed
+from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED_SETTINGS, STATE_STORAGE, read_settings
+from tests.platform.functions_host import copy_deployed_app
 
 REPOSITORY = Path(function_app.__file__).parent
 
@@ -23,9 +23,9 @@ import asyncio, sys
 before = set(sys.modules)
 import function_app
 from state_api.app import StateServer
-from state_api.domain.apps import TaskHubSource
+from state_api.domain.releases.apps import ProviderConfig
 from state_api.settings import Connections, Settings, StorageSettings
-from state_api.taskhubs.backend import SourceError
+from state_api.backends.protocols import BackendError
 # The managed identity and the transport are loaded when they are first needed.
 connections = Connections({
     "STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
@@ -36,13 +36,13 @@ uri = "https://account.table.core.windows.net"
 server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), connections=connections))
 
 async def use():
-    scheduler = server.backends.of(TaskHubSource("scheduler", "STATE_TASKHUBS_SCHEDULER"))
-    storage = server.backends.of(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
+    scheduler = server.backends.of(ProviderConfig("scheduler", "STATE_TASKHUBS_SCHEDULER"))
+    storage = server.backends.of(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     storage._account.queues()  # it is asked only after the tables have answered
     for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41")):
         try:
             await asked
-        except SourceError:
+        except BackendError:
             pass
     await server.close()
 
@@ -52,7 +52,7 @@ for name in set(sys.modules) - before:
 """
 
 
-def python(script: str, folder: Path, **environment: str) -> str:
+def run_python(script: str, folder: Path, **environment: str) -> str:
     """What the script prints, run in this interpreter from that folder."""
     done = subprocess.run(
         [sys.executable, "-B", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -61,7 +61,7 @@ def python(script: str, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-def read(name: str) -> Any:
+def read_json(name: str) -> Any:
     return json.loads((REPOSITORY / name).read_text())
 
 
@@ -69,7 +69,7 @@ def read(name: str) -> Any:
 
 
 def test_the_host_serves_the_contract_under_api_and_has_the_event_grid_extension() -> None:
-    host = read("host.json")
+    host = read_json("host.json")
     assert host["version"] == "2.0"
     assert host["extensions"]["http"]["routePrefix"] == "api"
     assert host["extensionBundle"]["id"] == "Microsoft.Azure.Functions.ExtensionBundle"
@@ -79,43 +79,43 @@ def test_the_host_serves_the_contract_under_api_and_has_the_event_grid_extension
 @pytest.mark.parametrize("name", ["host.json", "durable_app/host.json"])
 def test_the_host_logs_nothing_below_a_warning_of_what_writes_most(name: str) -> None:
     """At the level Information these two wrote 765 lines in 30 idle seconds (docs/platform.md)."""
-    levels = read(name)["logging"]["logLevel"]
+    levels = read_json(name)["logging"]["logLevel"]
     assert (levels["Azure.Core"], levels["DurableTask"]) == ("Warning", "Warning")
 
 
 def test_the_example_of_local_settings_works_and_names_only_documented_settings() -> None:
-    example = read("local.settings.example.json")
+    example = read_json("local.settings.example.json")
     assert example["IsEncrypted"] is False
     assert example["Values"].pop("FUNCTIONS_WORKER_RUNTIME") == "python"
-    assert set(example["Values"]) <= set(DOCUMENTED)
-    assert read_settings(example["Values"]).storage == read_settings({STORAGE: DEVELOPMENT_STORAGE}).storage
+    assert set(example["Values"]) <= set(DOCUMENTED_SETTINGS)
+    assert read_settings(example["Values"]).storage == read_settings({STATE_STORAGE: DEVELOPMENT_STORAGE}).storage
 
 
 # Files
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Path:
+def published_folder(tmp_path: Path) -> Path:
     """The repository as the tools would send it."""
-    return deployed(REPOSITORY, tmp_path / "published")
+    return copy_deployed_app(REPOSITORY, tmp_path / "published")
 
 
-def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(published: Path) -> None:
+def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(published_folder: Path) -> None:
     script = "import function_app; print(function_app.__file__, len(function_app.app.get_functions()))"
     functions = len(function_app.OPERATIONS) + 2
-    assert python(script, published).split() == [str(published / "function_app.py"), str(functions)]
-    names = {path.name for path in published.iterdir()}
+    assert run_python(script, published_folder).split() == [str(published_folder / "function_app.py"), str(functions)]
+    names = {path.name for path in published_folder.iterdir()}
     assert {"host.json", "requirements.txt", "function_app.py", "state_api"} <= names
     workshop = {".git", ".venv", "node_modules", "tests", "dev", "docs", "Makefile", "requirements-dev.txt"}
     assert not workshop & names
-    assert not list(published.rglob("local.settings*.json"))
-    assert not (published / "state_api" / "emulator.py").exists()
+    assert not list(published_folder.rglob("local.settings*.json"))
+    assert not (published_folder / "state_api" / "emulator.py").exists()
 
 
 # Requirements
 
 
-def required() -> dict[str, str]:
+def pinned_requirements() -> dict[str, str]:
     """Distribution and pinned version of each line of requirements.in that holds for this Python."""
     lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.in").read_text().splitlines()]
     given = [Requirement(line) for line in lines if line]
@@ -126,7 +126,7 @@ def required() -> dict[str, str]:
     }
 
 
-def distributions() -> dict[str, str]:
+def distribution_by_file() -> dict[str, str]:
     """The distribution that each loaded file of an installed package belongs to."""
     return {
         str(one.locate_file(file)): canonicalize_name(one.metadata["Name"])
@@ -135,7 +135,7 @@ def distributions() -> dict[str, str]:
     }
 
 
-def closure(names: set[str]) -> set[str]:
+def transitive_requirements(names: set[str]) -> set[str]:
     """These distributions and what they need in turn, in this environment, extras aside."""
     found: set[str] = set()
     while names:
@@ -149,12 +149,12 @@ def closure(names: set[str]) -> set[str]:
 
 
 def test_the_pinned_versions_are_the_installed_ones() -> None:
-    assert required() == {name: importlib.metadata.version(name) for name in required()}
+    assert pinned_requirements() == {name: importlib.metadata.version(name) for name in pinned_requirements()}
 
 
 def test_requirements_are_what_the_function_app_loads_and_nothing_else() -> None:
     """Each requirement is loaded, and whatever else is loaded comes with one of them."""
-    owner = distributions()
-    loaded = {owner[file] for file in python(USED_AT_RUN_TIME, REPOSITORY).split("\n") if file in owner}
-    assert set(required()) <= loaded
-    assert loaded <= closure(set(required()))
+    owner = distribution_by_file()
+    loaded = {owner[file] for file in run_python(USED_AT_RUN_TIME, REPOSITORY).split("\n") if file in owner}
+    assert set(pinned_requirements()) <= loaded
+    assert loaded <= transitive_requirements(set(pinned_requirements()))

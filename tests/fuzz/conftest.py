@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.fuzz.deliveries import Deliveries
-from tests.server.processes import serving
+from tests.fuzz.deliveries import DeliveryChecker
+from tests.server.server_process import run_server
 
 
 @pytest.fixture(scope="module")
-def deliveries(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deliveries]:
+def deliveries(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeliveryChecker]:
     with (
-        serving(storage, tmp_path_factory.mktemp("fuzzed")) as served,
+        run_server(storage, tmp_path_factory.mktemp("fuzzed")) as served,
         served.client() as client,
-        Deliveries.to(client, storage) as deliveries,
+        DeliveryChecker.connect(client, storage) as deliveries,
     ):
         yield deliveries

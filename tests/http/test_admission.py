@@ -20,7 +20,7 @@ from state_api.services.admission import (
 )
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
-from tests.proxy import StorageProxy, storage_proxy
+from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -28,41 +28,43 @@ pytestmark = pytest.mark.anyio
 def test_deliveries_are_admitted_until_the_capacity_is_used() -> None:
     controller = AdmissionController(3 * MIN_DELIVERY_BYTES)
     with (
-        controller.admitted(1),
-        controller.admitted(2 * MIN_DELIVERY_BYTES),
+        controller.reserve(1),
+        controller.reserve(2 * MIN_DELIVERY_BYTES),
         pytest.raises(TooManyEvents),
-        controller.admitted(1),
+        controller.reserve(1),
     ):
         pytest.fail("there was no capacity")
     # One alone always has capacity, however big it is; nothing has beside it.
-    with controller.admitted(100 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents), controller.admitted(1):
+    with controller.reserve(100 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents), controller.reserve(1):
         pytest.fail("there was no capacity")
     # What arrives in parts holds what has arrived.
-    with controller.arriving() as slow:
-        slow.take(MIN_DELIVERY_BYTES // 2)
-        with controller.admitted(2 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents):
-            slow.take(MIN_DELIVERY_BYTES)
-        slow.take(MIN_DELIVERY_BYTES // 2)
-        with controller.admitted(MIN_DELIVERY_BYTES):
+    with controller.reserve_arriving() as slow:
+        slow.add_bytes(MIN_DELIVERY_BYTES // 2)
+        with controller.reserve(2 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents):
+            slow.add_bytes(MIN_DELIVERY_BYTES)
+        slow.add_bytes(MIN_DELIVERY_BYTES // 2)
+        with controller.reserve(MIN_DELIVERY_BYTES):
             pass
-    with pytest.raises(RuntimeError), controller.admitted(3 * MIN_DELIVERY_BYTES):
+    with pytest.raises(RuntimeError), controller.reserve(3 * MIN_DELIVERY_BYTES):
         raise RuntimeError
-    with controller.admitted(3 * MIN_DELIVERY_BYTES):
+    with controller.reserve(3 * MIN_DELIVERY_BYTES):
         pass
 
 
 def test_nothing_is_admitted_while_much_is_late() -> None:
     now = 0.0
-    controller = AdmissionController(100 * MIN_DELIVERY_BYTES, late=2 * MIN_DELIVERY_BYTES, monotonic=lambda: now)
-    with controller.admitted(2 * MIN_DELIVERY_BYTES):
+    controller = AdmissionController(
+        100 * MIN_DELIVERY_BYTES, max_late_bytes=2 * MIN_DELIVERY_BYTES, monotonic=lambda: now
+    )
+    with controller.reserve(2 * MIN_DELIVERY_BYTES):
         now = LATE_SECONDS + 1
         # One that is slow for a reason of its own stops nobody; nor does one that is still being sent.
-        with controller.admitted(1), controller.arriving() as sending:
-            sending.take(10 * MIN_DELIVERY_BYTES)
+        with controller.reserve(1), controller.reserve_arriving() as sending:
+            sending.add_bytes(10 * MIN_DELIVERY_BYTES)
             now += LATE_SECONDS + 1
-            with pytest.raises(TooManyEvents), controller.arriving():
+            with pytest.raises(TooManyEvents), controller.reserve_arriving():
                 pytest.fail("two of those that were admitted are late")
-        with controller.arriving():
+        with controller.reserve_arriving():
             pass
 
 
@@ -70,37 +72,37 @@ def test_large_unfinished_deliveries_share_half_of_the_capacity_and_give_way_whe
     now = 0.0
     controller = AdmissionController(20 * SMALL_DELIVERY_BYTES, monotonic=lambda: now)
     revoked: list[str] = []
-    with controller.arriving() as first, controller.arriving() as second:
+    with controller.reserve_arriving() as first, controller.reserve_arriving() as second:
         first.on_revoked = lambda: revoked.append("first")
         second.on_revoked = lambda: revoked.append("second")
-        first.take(8 * SMALL_DELIVERY_BYTES)
-        second.take(4 * SMALL_DELIVERY_BYTES)
+        first.add_bytes(8 * SMALL_DELIVERY_BYTES)
+        second.add_bytes(4 * SMALL_DELIVERY_BYTES)
         with pytest.raises(TooManyEvents):
-            second.take(SMALL_DELIVERY_BYTES)
+            second.add_bytes(SMALL_DELIVERY_BYTES)
         # Small deliveries still have capacity, and so has a large one that is here.
-        with controller.arriving() as small, controller.admitted(3 * SMALL_DELIVERY_BYTES):
-            small.take(SMALL_DELIVERY_BYTES)
+        with controller.reserve_arriving() as small, controller.reserve(3 * SMALL_DELIVERY_BYTES):
+            small.add_bytes(SMALL_DELIVERY_BYTES)
             now = UNFINISHED_SECONDS - 0.1
             with pytest.raises(TooManyEvents):
-                small.take(1)
+                small.add_bytes(1)
             now = UNFINISHED_SECONDS
-            small.take(SMALL_DELIVERY_BYTES)
+            small.add_bytes(SMALL_DELIVERY_BYTES)
         assert revoked == ["first"]
         with pytest.raises(TooManyEvents):
-            first.take(1)
+            first.add_bytes(1)
     # Both have given back what they held.
-    with controller.admitted(19 * SMALL_DELIVERY_BYTES), controller.admitted(SMALL_DELIVERY_BYTES):
+    with controller.reserve(19 * SMALL_DELIVERY_BYTES), controller.reserve(SMALL_DELIVERY_BYTES):
         pass
 
 
 def test_a_delivery_that_is_here_does_not_give_way() -> None:
     now = 0.0
     controller = AdmissionController(4 * SMALL_DELIVERY_BYTES, monotonic=lambda: now)
-    with controller.arriving() as complete:
-        complete.take(4 * SMALL_DELIVERY_BYTES)
-        complete.complete()
+    with controller.reserve_arriving() as complete:
+        complete.add_bytes(4 * SMALL_DELIVERY_BYTES)
+        finish_arrival.finish_arrival()
         now = UNFINISHED_SECONDS
-        with pytest.raises(TooManyEvents), controller.arriving():
+        with pytest.raises(TooManyEvents), controller.reserve_arriving():
             pytest.fail("there was no capacity")
 
 
@@ -111,12 +113,12 @@ async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
 
 
 @pytest.fixture
-async def held(
+async def limited_client(
     proxy: StorageProxy, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server with capacity for four small deliveries."""
     server = StateServer(Settings(storage=proxy.settings))
-    server.admission._capacity = 4 * MIN_DELIVERY_BYTES
+    server.admission._capacity_bytes = 4 * MIN_DELIVERY_BYTES
     monkeypatch.setattr(middleware, "REFUSAL_SECONDS", 0.5)
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
@@ -125,7 +127,7 @@ async def held(
 
 
 async def test_what_there_is_no_room_for_is_refused_and_comes_again(
-    proxy: StorageProxy, held: httpx.AsyncClient, hub: str
+    proxy: StorageProxy, limited_client: httpx.AsyncClient, hub: str
 ) -> None:
     go_on = asyncio.Event()
 
@@ -133,9 +135,9 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
         await go_on.wait()
 
     async def post(number: int) -> httpx.Response:
-        return await held.post("/api/events", json=[event(hub, f"order-{number}")])
+        return await limited_client.post("/api/events", json=[event(hub, f"order-{number}")])
 
-    proxy.before = wait
+    proxy.before_request = wait
     waiting = [asyncio.create_task(post(number)) for number in range(4)]
     await asyncio.sleep(0.2)
     began = time.monotonic()
@@ -146,18 +148,18 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.json()["code"] == "TooManyEvents"
     # Everything else still has capacity.
-    asking = asyncio.create_task(held.get("/api/apps/nobody/staging"))
+    asking = asyncio.create_task(limited_client.get("/api/apps/nobody/staging"))
     go_on.set()
     assert (await asking).status_code == 404
     assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200] * 4
     assert (await post(4)).status_code == 200
-    listed = (await held.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
+    listed = (await limited_client.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
     assert sorted(one["instanceId"] for one in listed) == [f"order-{number}" for number in range(5)]
 
 
 @pytest.mark.parametrize(("limit", "pause"), [("BODY_SECONDS", 0.02), ("STALL_SECONDS", 5)])
 async def test_a_body_that_does_not_come_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, held: httpx.AsyncClient, hub: str, limit: str, pause: float
+    monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str, limit: str, pause: float
 ) -> None:
     """Neither one that stops, nor one that goes on for too long."""
     monkeypatch.setattr(middleware, limit, 0.2)
@@ -169,13 +171,13 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
             yield b" "
 
     for path in ("/api/events", "/api/apps/shop/cleanup"):
-        late = await held.post(path, content=slow(), headers={"Content-Type": "application/json"})
+        late = await limited_client.post(path, content=slow(), headers={"Content-Type": "application/json"})
         assert (late.status_code, late.json()["code"]) == (408, "RequestTimeout")
-    assert (await held.post("/api/events", json=[event(hub)])).status_code == 200
+    assert (await limited_client.post("/api/events", json=[event(hub)])).status_code == 200
 
 
 async def test_a_slow_body_gives_way_to_another_delivery(
-    monkeypatch: pytest.MonkeyPatch, held: httpx.AsyncClient, hub: str
+    monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str
 ) -> None:
     """It is refused at once, so that it can be sent again."""
     monkeypatch.setattr(admission, "UNFINISHED_SECONDS", 0)
@@ -187,9 +189,9 @@ async def test_a_slow_body_gives_way_to_another_delivery(
         await ended.wait()
 
     sending = asyncio.create_task(
-        held.post("/api/events", content=slow(), headers={"Content-Type": "application/json"})
+        limited_client.post("/api/events", content=slow(), headers={"Content-Type": "application/json"})
     )
     await begun.wait()
-    assert (await held.post("/api/events", json=[event(hub)])).status_code == 200
+    assert (await limited_client.post("/api/events", json=[event(hub)])).status_code == 200
     refused = await sending
     assert (refused.status_code, refused.json()["code"]) == (429, "TooManyEvents")

@@ -8,20 +8,29 @@ import pytest
 
 from state_api.settings import StorageSettings
 from tests.builders import event
-from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import problem, publish, put, run, stage, staging, swap, swapped_out
-from tests.http.test_races import another
-from tests.http.test_verification import SOURCE
-from tests.proxy import storage_proxy
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    post_swap,
+    put_app,
+    run_headers,
+    stage_and_swap,
+)
+from tests.http.test_concurrent_requests import client_of_second_server
+from tests.http.test_verification import PROVIDER_CONFIG
+from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
 
-async def delete(http: httpx.AsyncClient, app: str, **headers: str) -> httpx.Response:
+async def delete_app(http: httpx.AsyncClient, app: str, **headers: str) -> httpx.Response:
     return await http.delete(f"/api/apps/{app}", headers=headers)
 
 
-async def history(http: httpx.AsyncClient, app: str) -> list[Any]:
+async def get_history(http: httpx.AsyncClient, app: str) -> list[Any]:
     answer = await http.get(f"/api/apps/{app}/history")
     assert answer.status_code == 200, answer.text
     found: list[Any] = answer.json()["history"]
@@ -29,17 +38,17 @@ async def history(http: httpx.AsyncClient, app: str) -> list[Any]:
 
 
 async def test_a_deleted_app_is_gone_but_for_its_audit_log(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    await put(http, app, slots={"production": {"taskHub": hub}})
-    deleted = await delete(http, app, **{"X-Actor": "anna"})
+    await put_app(http, app, slots={"production": {"taskHub": hub}})
+    deleted = await delete_app(http, app, **{"X-Actor": "anna"})
     assert deleted.status_code == 200, deleted.text
     assert (deleted.json()["app"], deleted.json()["deletedBy"], deleted.headers["etag"]) == (app, "anna", '"2"')
     for path in ("", "/staging"):
-        problem(await http.get(f"/api/apps/{app}{path}"), 404, "AppNotFound")
-    problem(await swap(http, app, hub), 404, "AppNotFound")
-    problem(await delete(http, app), 404, "AppNotFound")
+        assert_problem(await http.get(f"/api/apps/{app}{path}"), 404, "AppNotFound")
+    assert_problem(await post_swap(http, app, hub), 404, "AppNotFound")
+    assert_problem(await delete_app(http, app), 404, "AppNotFound")
     names = [one["app"] for one in (await http.get("/api/apps", params={"top": 1000})).json()["apps"]]
     assert app not in names
-    records = await history(http, app)
+    records = await get_history(http, app)
     assert [(one["revision"], one["operation"], one["by"]) for one in records] == [
         (2, "DeleteApp", "anna"),
         (1, "PutApp", "anonymous"),
@@ -50,15 +59,15 @@ async def test_a_deleted_app_is_gone_but_for_its_audit_log(http: httpx.AsyncClie
 async def test_an_app_that_is_created_again_goes_on_with_its_audit_log_and_may_adopt_its_task_hubs(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await put(http, app, slots={"production": {"taskHub": hub}}, policy={"settleSeconds": 5})
-    assert (await delete(http, app)).status_code == 200
-    again = await put(http, app.upper(), slots={"production": {"taskHub": hub}})
+    await put_app(http, app, slots={"production": {"taskHub": hub}}, policy={"settleSeconds": 5})
+    assert (await delete_app(http, app)).status_code == 200
+    again = await put_app(http, app.upper(), slots={"production": {"taskHub": hub}})
     assert again.status_code == 200, again.text
     assert (again.json()["app"], again.headers["etag"]) == (app.upper(), '"3"')
     assert again.json()["policy"]["settleSeconds"] == 30, "nothing of the old app stays"
-    assert (await delete(http, app)).status_code == 200
-    assert (await stage(http, app, new_hub())).status_code == 200
-    assert [one["revision"] for one in await history(http, app)] == [5, 4, 3, 2, 1]
+    assert (await delete_app(http, app)).status_code == 200
+    assert (await post_staging(http, app, new_hub_name())).status_code == 200
+    assert [one["revision"] for one in await get_history(http, app)] == [5, 4, 3, 2, 1]
     names = [one["app"] for one in (await http.get("/api/apps", params={"top": 1000})).json()["apps"]]
     assert names.count(app) == 1
 
@@ -67,21 +76,21 @@ async def test_what_ran_after_the_deletion_still_blocks_when_the_app_is_created_
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """The records of a task hub that was in a slot stay: it was drained, but may start work again."""
-    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
-    assert (await delete(http, app)).status_code == 200
-    await publish(http, event(hub))
-    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
-    verdict = await staging(http, app)
+    await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
+    assert (await delete_app(http, app)).status_code == 200
+    await post_events(http, event(hub))
+    await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
+    verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["activeCount"]) == (False, 1)
 
 
 async def test_no_other_app_can_claim_a_task_hub_of_a_deleted_app(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    await put(http, app, slots={"production": {"taskHub": hub}})
-    assert (await delete(http, app)).status_code == 200
+    await put_app(http, app, slots={"production": {"taskHub": hub}})
+    assert (await delete_app(http, app)).status_code == 200
     other = f"{app}-b"
-    problem(await stage(http, other, hub), 409, "TaskHubAlreadyUsed")
-    problem(await put(http, other, slots={"production": {"taskHub": hub}}), 409, "TaskHubAlreadyUsed")
-    refused = problem(await http.delete(f"/api/taskhubs/{hub}"), 409, "TaskHubClaimed")
+    assert_problem(await post_staging(http, other, hub), 409, "TaskHubAlreadyUsed")
+    assert_problem(await put_app(http, other, slots={"production": {"taskHub": hub}}), 409, "TaskHubAlreadyUsed")
+    refused = assert_problem(await http.delete(f"/api/taskhubs/{hub}"), 409, "TaskHubClaimed")
     assert refused["app"] == app
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["app"] == app
 
@@ -89,98 +98,104 @@ async def test_no_other_app_can_claim_a_task_hub_of_a_deleted_app(http: httpx.As
 async def test_an_app_with_an_active_instance_in_any_slot_is_kept(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
-    hubs = {"production": new_hub(), "staging": new_hub(), "canary": new_hub()}
+    hubs = {"production": new_hub_name(), "staging": new_hub_name(), "canary": new_hub_name()}
     slots = {name: {"taskHub": hub} for name, hub in hubs.items()}
-    assert (await put(http, app, slots=slots)).status_code == 200
+    assert (await put_app(http, app, slots=slots)).status_code == 200
     for name, hub in hubs.items():
-        await publish(http, event(hub))
-        refused = problem(await delete(http, app), 409, "AppNotDrained")
+        await post_events(http, event(hub))
+        refused = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
         assert refused["hasRunning"]
         messages = [one["message"] for one in refused["reasons"] if one["code"] == "InstancesActive"]
         assert [message.split(":")[0] for message in messages] == [f"slot {name}"]
-        await publish(http, event(hub, status="Completed"))
-        settling = problem(await delete(http, app), 409, "AppNotDrained")
+        await post_events(http, event(hub, status="Completed"))
+        settling = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
         assert {one["code"] for one in settling["reasons"]} == {"Settling"}
         assert not settling["hasRunning"]
-    clock.turn(31)
-    assert (await delete(http, app)).status_code == 200
+    clock.advance(31)
+    assert (await delete_app(http, app)).status_code == 200
 
 
 async def test_what_a_slot_may_still_carry_must_have_drained(http: httpx.AsyncClient, app: str) -> None:
     """A task hub was staged over another and never deployed, so the platform's slot may hold either."""
-    old, new = new_hub(), new_hub()
-    await put(http, app, slots={"staging": {"taskHub": old}}, policy={"settleSeconds": 0})
-    assert (await stage(http, app, new)).status_code == 200
+    old, new = new_hub_name(), new_hub_name()
+    await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"settleSeconds": 0})
+    assert (await post_staging(http, app, new)).status_code == 200
     assert (await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new})).status_code == 200
-    await publish(http, event(old))
-    refused = problem(await delete(http, app), 409, "AppNotDrained")
+    await post_events(http, event(old))
+    refused = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
     assert old in refused["detail"]
-    await publish(http, event(old, status="Completed"))
-    assert (await delete(http, app)).status_code == 200
-    assert (await history(http, app))[0]["details"]["taskHubs"] == [new, old]
+    await post_events(http, event(old, status="Completed"))
+    assert (await delete_app(http, app)).status_code == 200
+    assert (await get_history(http, app))[0]["details"]["taskHubs"] == [new, old]
 
 
 async def test_the_task_hub_itself_is_asked(http: httpx.AsyncClient, app: str, hub: str) -> None:
     """No event came, but the provider cannot show that nothing runs: the verdict is not Ready."""
-    await put(http, app, slots={"production": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-    refused = problem(await delete(http, app), 409, "AppNotDrained")
+    await put_app(
+        http, app, slots={"production": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG
+    )
+    refused = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
     assert [one["code"] for one in refused["reasons"]] == ["TaskHubMissing"]
 
 
 async def test_a_deployment_a_swap_and_retired_task_hubs_are_in_the_way(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub(), new_hub(), new_hub()
-    await put(http, app, policy={"settleSeconds": 0})
-    assert (await stage(http, app, one, run(1))).status_code == 200
-    assert problem(await delete(http, app), 409, "DeploymentInProgress")["deployment"]["by"] == "pipeline 1"
-    begun = await http.post(f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Pending"}, headers=run(1))
+    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
+    await put_app(http, app, policy={"settleSeconds": 0})
+    assert (await post_staging(http, app, one, run_headers(1))).status_code == 200
+    assert assert_problem(await delete_app(http, app), 409, "DeploymentInProgress")["deployment"]["by"] == "pipeline 1"
+    begun = await http.post(
+        f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Pending"}, headers=run_headers(1)
+    )
     assert begun.status_code == 200
-    problem(await delete(http, app), 409, "SwapPending")
+    assert_problem(await delete_app(http, app), 409, "SwapPending")
     assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Done"})).status_code == 200
-    await swapped_out(http, app, two, three)
-    refused = problem(await delete(http, app), 409, "CleanupRequired")
+    await stage_and_swap(http, app, two, three)
+    refused = assert_problem(await delete_app(http, app), 409, "CleanupRequired")
     assert refused["taskHubs"] == [one]
     assert refused["detail"].startswith(f"app {app} still has retired task hubs: {one}. Call Cleanup until")
     assert (await http.post(f"/api/apps/{app}/cleanup")).status_code == 200
-    assert (await delete(http, app)).status_code == 200
+    assert (await delete_app(http, app)).status_code == 200
 
 
 async def test_if_match_protects_what_the_caller_has_not_seen(http: httpx.AsyncClient, app: str) -> None:
-    await put(http, app)
-    problem(await delete(http, app, **{"If-Match": '"7"'}), 412, "PreconditionFailed")
-    assert (await delete(http, app, **{"If-Match": '"1"'})).status_code == 200
-    problem(await delete(http, app, **{"If-Match": "*"}), 412, "PreconditionFailed")
+    await put_app(http, app)
+    assert_problem(await delete_app(http, app, **{"If-Match": '"7"'}), 412, "PreconditionFailed")
+    assert (await delete_app(http, app, **{"If-Match": '"1"'})).status_code == 200
+    assert_problem(await delete_app(http, app, **{"If-Match": "*"}), 412, "PreconditionFailed")
 
 
 async def test_of_ten_deletions_at_once_one_wins(http: httpx.AsyncClient, app: str) -> None:
-    await put(http, app)
-    answers = await asyncio.gather(*(delete(http, app, **{"X-Actor": f"admin {n}"}) for n in range(10)))
+    await put_app(http, app)
+    answers = await asyncio.gather(*(delete_app(http, app, **{"X-Actor": f"admin {n}"}) for n in range(10)))
     assert sorted(answer.status_code for answer in answers) == [200] + [404] * 9
     (winner,) = (answer.json()["deletedBy"] for answer in answers if answer.status_code == 200)
-    assert [one["by"] for one in await history(http, app) if one["operation"] == "DeleteApp"] == [winner]
+    assert [one["by"] for one in await get_history(http, app) if one["operation"] == "DeleteApp"] == [winner]
 
 
 async def test_a_staging_and_a_deletion_at_once_never_lose_each_other(http: httpx.AsyncClient, app: str) -> None:
     """Either the deletion is refused because of the deployment, or the staging creates the app again."""
     for number in range(5):
         name = f"{app}-{number}"
-        await put(http, name)
-        staged, deleted = await asyncio.gather(stage(http, name, new_hub(), run(1)), delete(http, name))
+        await put_app(http, name)
+        staged, deleted = await asyncio.gather(
+            post_staging(http, name, new_hub_name(), run_headers(1)), delete_app(http, name)
+        )
         assert staged.status_code == 200, staged.text
         shown = (await http.get(f"/api/apps/{name}")).json()
         assert shown["slots"]["staging"]["taskHub"] == staged.json()["slots"]["staging"]["taskHub"]
-        operations = [one["operation"] for one in await history(http, name)]
+        operations = [one["operation"] for one in await get_history(http, name)]
         if deleted.status_code == 200:
             assert operations == ["PostStaging", "DeleteApp", "PutApp"]
         else:
-            problem(deleted, 409, "DeploymentInProgress")
+            assert_problem(deleted, 409, "DeploymentInProgress")
             assert operations == ["PostStaging", "PutApp"]
 
 
 async def test_a_deletion_and_its_audit_record_are_one_transaction(
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
-    await put(http, app)
-    async with storage_proxy(storage) as proxy, another(proxy.settings) as counted:
-        assert (await delete(counted, app)).status_code == 200
-        assert len([one for one in proxy.passed if one.method != "GET"]) == 1
-    assert [one["operation"] for one in await history(http, app)] == ["DeleteApp", "PutApp"]
+    await put_app(http, app)
+    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as counted:
+        assert (await delete_app(counted, app)).status_code == 200
+        assert len([one for one in proxy.forwarded if one.method != "GET"]) == 1
+    assert [one["operation"] for one in await get_history(http, app)] == ["DeleteApp", "PutApp"]

@@ -7,109 +7,111 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
-from state_api.domain.apps import Caller
+from state_api.domain.releases.apps import Caller
 from state_api.settings import Settings, StorageSettings
-from state_api.storage.tables import instance_table
-from tests.builders import at, event
-from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import problem, publish, put, stage, swapped_out
-from tests.http.test_races import another
-from tests.http.test_unclaimed_task_hubs import has_table, limited, nothing, waiting
-from tests.proxy import StorageProxy, storage_proxy
+from state_api.storage.tables import instance_table_name
+from tests.builders import event, timestamp
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import assert_problem, post_events, post_staging, put_app, stage_and_swap
+from tests.http.test_concurrent_requests import client_of_second_server
+from tests.http.test_unclaimed_task_hubs import events_waiting_for_claim, has_table, pass_request, server_with_limit
+from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
 
-async def delete(http: httpx.AsyncClient, hub: str) -> httpx.Response:
+async def delete_task_hub(http: httpx.AsyncClient, hub: str) -> httpx.Response:
     return await http.delete(f"/api/taskhubs/{hub}")
 
 
-async def drained(http: httpx.AsyncClient, hub: str, clock: ShiftedClock) -> None:
+async def add_drained_hub(http: httpx.AsyncClient, hub: str, clock: ShiftedClock) -> None:
     """A task hub that nobody claimed, with an orchestration that ended long ago."""
-    await publish(http, event(hub, time=at(-60)), event(hub, status="Completed", time=at(-50)))
-    clock.turn(31)
+    await post_events(http, event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50)))
+    clock.advance(31)
 
 
 async def test_the_records_go_and_the_name_is_closed_for_ever(
     http: httpx.AsyncClient, server: StateServer, app: str, hub: str, clock: ShiftedClock
 ) -> None:
-    await drained(http, hub, clock)
-    deleted = await delete(http, hub)
+    await add_drained_hub(http, hub, clock)
+    deleted = await delete_task_hub(http, hub)
     assert deleted.status_code == 200, deleted.text
     shown = deleted.json()
     assert (shown["taskHub"], shown["app"], shown["closed"], shown["activeCount"]) == (hub, None, True, 0)
     assert not await has_table(server, hub)
-    assert await publish(http, event(hub, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
+    assert await post_events(http, event(hub, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
     assert not await has_table(server, hub)
     kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
     assert [one["code"] for one in kept if hub in one["event"]] == ["TaskHubCleanedUp"]
-    problem(await stage(http, app, hub), 409, "TaskHubAlreadyUsed")
-    problem(await put(http, app, slots={"production": {"taskHub": hub}}), 409, "TaskHubAlreadyUsed")
-    assert (await delete(http, hub.upper())).json() == shown, "calling it again has no further effect"
+    assert_problem(await post_staging(http, app, hub), 409, "TaskHubAlreadyUsed")
+    assert_problem(await put_app(http, app, slots={"production": {"taskHub": hub}}), 409, "TaskHubAlreadyUsed")
+    assert (await delete_task_hub(http, hub.upper())).json() == shown, "calling it again has no further effect"
 
 
 async def test_a_task_hub_with_an_active_instance_is_kept(
     http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
-    await publish(http, event(hub))
-    clock.turn(3600)
-    refused = problem(await delete(http, hub), 409, "TaskHubNotDrained")
+    await post_events(http, event(hub))
+    clock.advance(3600)
+    refused = assert_problem(await delete_task_hub(http, hub), 409, "TaskHubNotDrained")
     assert (refused["taskHub"], refused["hasRunning"], refused["activeCount"]) == (hub, True, 1)
     assert [one["code"] for one in refused["reasons"]] == ["InstancesActive"]
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"] is False
-    await publish(http, event(hub, status="Completed"))
-    assert (await delete(http, hub)).status_code == 200
+    await post_events(http, event(hub, status="Completed"))
+    assert (await delete_task_hub(http, hub)).status_code == 200
 
 
 async def test_a_task_hub_that_still_gets_events_is_kept(http: httpx.AsyncClient, hub: str) -> None:
     """Short orchestrations may be between two: the records of a task hub that is in use must not go."""
-    await publish(http, event(hub, time=at(-2)), event(hub, status="Completed", time=at(-1)))
-    answer = await delete(http, hub)
-    refused = problem(answer, 409, "TaskHubNotDrained")
+    await post_events(http, event(hub, time=timestamp(-2)), event(hub, status="Completed", time=timestamp(-1)))
+    answer = await delete_task_hub(http, hub)
+    refused = assert_problem(answer, 409, "TaskHubNotDrained")
     assert ([one["code"] for one in refused["reasons"]], refused["hasRunning"]) == (["Settling"], False)
     assert int(answer.headers["retry-after"]) <= 31
 
 
 async def test_entities_are_no_obstacle(http: httpx.AsyncClient, hub: str) -> None:
-    await publish(http, event(hub, "@counter@basket"))
-    assert (await delete(http, hub)).status_code == 200
+    await post_events(http, event(hub, "@counter@basket"))
+    assert (await delete_task_hub(http, hub)).status_code == 200
 
 
 async def test_a_claimed_task_hub_is_kept_whatever_became_of_it(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub(), new_hub(), new_hub()
-    await swapped_out(http, app, one, two, three)
+    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, one, two, three)
     for hub in (one, two, three):
-        refused = problem(await delete(http, hub), 409, "TaskHubClaimed")
+        refused = assert_problem(await delete_task_hub(http, hub), 409, "TaskHubClaimed")
         assert (refused["taskHub"], refused["app"]) == (hub, app)
         assert "Cleanup" in refused["detail"]
     assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
-    problem(await delete(http, one), 409, "TaskHubClaimed")
+    assert_problem(await delete_task_hub(http, one), 409, "TaskHubClaimed")
 
 
 async def test_an_unknown_task_hub_is_told(http: httpx.AsyncClient, hub: str) -> None:
-    assert problem(await delete(http, hub), 404, "TaskHubNotFound")["taskHub"] == hub
-    problem(await delete(http, "no"), 400, "InvalidRequest")
-    problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
+    assert assert_problem(await delete_task_hub(http, hub), 404, "TaskHubNotFound")["taskHub"] == hub
+    assert_problem(await delete_task_hub(http, "no"), 400, "InvalidRequest")
+    assert_problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
 
 
 async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_records(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
 ) -> None:
-    await publish(http, event(hub, "order-1", time=at(-60)), event(hub, "order-1", "Completed", time=at(-50)))
-    clock.turn(31)
+    await post_events(
+        http, event(hub, "order-1", time=timestamp(-60)), event(hub, "order-1", "Completed", time=timestamp(-50))
+    )
+    clock.advance(31)
     async with storage_proxy(storage) as proxy:
         deleting = StateServer(Settings(storage=proxy.settings), clock)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
         async def claim_first(method: str, path: str) -> None:
             if path.endswith("$batch"):
-                proxy.before = nothing
-                assert (await put(http, app, slots={"staging": {"taskHub": hub}})).status_code == 200
+                proxy.before_request = pass_request
+                assert (await put_app(http, app, slots={"staging": {"taskHub": hub}})).status_code == 200
 
         async with httpx.AsyncClient(transport=transport, base_url="http://deleting") as client:
-            proxy.before = claim_first
-            problem(await delete(client, hub), 409, "TaskHubClaimed")
-            assert proxy.before is nothing
+            proxy.before_request = claim_first
+            assert_problem(await delete_task_hub(client, hub), 409, "TaskHubClaimed")
+            assert proxy.before_request is pass_request
         await deleting.close()
     shown = (await http.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["app"], shown["closed"]) == (app, False)
@@ -130,44 +132,44 @@ async def acting_before(
 
         async def act_once(method: str, path: str) -> None:
             if is_due(method, path):
-                proxy.before = nothing
+                proxy.before_request = pass_request
                 await act(proxy)
 
-        proxy.before = act_once
+        proxy.before_request = act_once
         async with httpx.AsyncClient(transport=transport, base_url="http://deleting") as client:
             yield client
-        assert proxy.before is nothing, "it has acted"
+        assert proxy.before_request is pass_request, "it has acted"
         await deleting.close()
 
 
 async def test_an_event_that_is_recorded_between_the_check_and_the_closing_makes_the_deletion_fail(
     storage: StorageSettings, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
-    await drained(http, hub, clock)
+    await add_drained_hub(http, hub, clock)
 
     async def start_another(proxy: StorageProxy) -> None:
-        assert (await publish(http, event(hub, "order-2")))["recorded"] == 1
+        assert (await post_events(http, event(hub, "order-2")))["recorded"] == 1
 
     async with acting_before(storage, clock, lambda method, path: path.endswith("$batch"), start_another) as deleting:
-        refused = problem(await delete(deleting, hub), 409, "TaskHubNotDrained")
+        refused = assert_problem(await delete_task_hub(deleting, hub), 409, "TaskHubNotDrained")
         assert refused["activeCount"] == 1
     shown = (await http.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["closed"], shown["activeCount"]) == (False, 1)
-    assert (await publish(http, event(hub, "order-2", "Completed")))["recorded"] == 1
+    assert (await post_events(http, event(hub, "order-2", "Completed")))["recorded"] == 1
 
 
 async def test_an_event_that_comes_while_the_records_are_removed_goes_to_quarantine(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
     """It comes to a server that remembers the task hub as open, and the table is still there."""
-    await drained(http, hub, clock)
+    await add_drained_hub(http, hub, clock)
     late: list[dict[str, int]] = []
 
     async def start_another(proxy: StorageProxy) -> None:
-        late.append(await publish(http, event(hub, "order-2"), event(hub, "order-3")))
+        late.append(await post_events(http, event(hub, "order-2"), event(hub, "order-3")))
 
     async with acting_before(storage, clock, lambda method, path: method == "DELETE", start_another) as deleting:
-        assert (await delete(deleting, hub)).status_code == 200
+        assert (await delete_task_hub(deleting, hub)).status_code == 200
     assert late == [{"recorded": 0, "unchanged": 0, "quarantined": 2}]
     assert not await has_table(server, hub)
     kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
@@ -178,31 +180,31 @@ async def test_an_event_that_comes_while_the_records_are_removed_goes_to_quarant
 async def test_a_deletion_that_was_cut_short_before_its_last_look_looks_again(
     storage: StorageSettings, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
-    await drained(http, hub, clock)
+    await add_drained_hub(http, hub, clock)
 
     async def start_another(proxy: StorageProxy) -> None:
-        await publish(http, event(hub, "order-2"))
-        proxy.fail = lambda method, path: 500 if instance_table(hub) in path else None
+        await post_events(http, event(hub, "order-2"))
+        proxy.failure_status = lambda method, path: 500 if instance_table_name(hub) in path else None
 
     async with acting_before(storage, clock, lambda method, path: path.endswith("$batch"), start_another) as dying:
-        problem(await delete(dying, hub), 503, "StorageUnavailable")
+        assert_problem(await delete_task_hub(dying, hub), 503, "StorageUnavailable")
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
-    problem(await delete(http, hub), 409, "TaskHubNotDrained")
-    assert (await publish(http, event(hub, "order-2", "Completed")))["recorded"] == 1
-    clock.turn(31)
-    assert (await delete(http, hub)).status_code == 200
+    assert_problem(await delete_task_hub(http, hub), 409, "TaskHubNotDrained")
+    assert (await post_events(http, event(hub, "order-2", "Completed")))["recorded"] == 1
+    clock.advance(31)
+    assert (await delete_task_hub(http, hub)).status_code == 200
 
 
 async def test_a_deletion_that_was_cut_short_is_finished_by_the_next(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str
 ) -> None:
-    await publish(http, event(hub, "@counter@basket"))
-    async with storage_proxy(storage) as proxy, another(proxy.settings) as dying:
-        proxy.fail = lambda method, path: 500 if method == "DELETE" else None
-        problem(await delete(dying, hub), 503, "StorageUnavailable")
+    await post_events(http, event(hub, "@counter@basket"))
+    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as dying:
+        proxy.failure_status = lambda method, path: 500 if method == "DELETE" else None
+        assert_problem(await delete_task_hub(dying, hub), 503, "StorageUnavailable")
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
     assert await has_table(server, hub)
-    assert (await delete(http, hub)).status_code == 200
+    assert (await delete_task_hub(http, hub)).status_code == 200
     assert not await has_table(server, hub)
 
 
@@ -210,17 +212,17 @@ async def test_what_waits_in_quarantine_is_looked_at_before(
     storage: StorageSettings, server: StateServer, clock: ShiftedClock, hub: str
 ) -> None:
     """The limit on unclaimed task hubs does not hide an active instance from DeleteTaskHub."""
-    started, ended = event(hub, time=at(-60)), event(hub, status="Completed", time=at(-50))
-    async with limited(storage, 0) as (state, http):
-        await publish(http, started)
-        assert (await server.services.inspection.task_hub(hub)).waiting
-        refused = problem(await delete(http, hub), 409, "TaskHubNotDrained")
+    started, ended = event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50))
+    async with server_with_limit(storage, 0) as (state, http):
+        await post_events(http, started)
+        assert (await server.services.inspection.get_task_hub(hub)).has_waiting_events
+        refused = assert_problem(await delete_task_hub(http, hub), 409, "TaskHubNotDrained")
         assert refused["activeCount"] == 1
         # From here on it is registered, and its events are recorded.
-        assert (await publish(http, ended))["recorded"] == 1
-        assert await waiting(state, hub) == []
-    state = StateServer(Settings(storage=storage, unclaimed_task_hubs=0), clock)
-    clock.turn(31)
+        assert (await post_events(http, ended))["recorded"] == 1
+        assert await events_waiting_for_claim(state, hub) == []
+    state = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=0), clock)
+    clock.advance(31)
     await state.services.administration.delete_task_hub(hub, Caller("anna"))
     assert not await has_table(server, hub)
     await state.close()
@@ -230,7 +232,7 @@ async def test_the_table_of_another_task_hub_whose_name_begins_alike_stays(
     http: httpx.AsyncClient, server: StateServer, hub: str
 ) -> None:
     short, long = hub[:12], f"{hub[:12]}x"
-    await publish(http, event(short, "@counter@basket"), event(long))
-    assert (await delete(http, short)).status_code == 200
-    assert instance_table(short) != instance_table(long)
+    await post_events(http, event(short, "@counter@basket"), event(long))
+    assert (await delete_task_hub(http, short)).status_code == 200
+    assert instance_table_name(short) != instance_table_name(long)
     assert (await http.get(f"/api/taskhubs/{long}")).json()["activeCount"] == 1

@@ -9,7 +9,7 @@ import pytest
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
-from tests.http.client import problem
+from tests.http.operations import assert_problem
 from tests.keys import key_entries
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +18,7 @@ KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("reader", "router", "
 
 
 @pytest.fixture
-async def guarded(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[httpx.AsyncClient]:
+async def client_with_keys(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[httpx.AsyncClient]:
     """A server with one key per role."""
     keys = key_entries(KEYS)
     server = StateServer(Settings.model_validate({"storage": storage, "keys": keys}))
@@ -28,25 +28,27 @@ async def guarded(storage: StorageSettings, anyio_backend: str) -> AsyncIterator
     await server.close()
 
 
-async def test_without_a_key_only_health_and_the_contract_answer(guarded: httpx.AsyncClient, app: str) -> None:
+async def test_without_a_key_only_health_and_the_contract_answer(client_with_keys: httpx.AsyncClient, app: str) -> None:
     for path in ("/api/health", "/api/health/ready", "/api/openapi.json"):
-        assert (await guarded.get(path)).status_code == 200
+        assert (await client_with_keys.get(path)).status_code == 200
     for path in ("/api/apps", f"/api/apps/{app}", "/api/quarantine", "/api/nothing", "/"):
-        refused = await guarded.get(path)
-        problem(refused, 401, "Unauthorized")
+        refused = await client_with_keys.get(path)
+        assert_problem(refused, 401, "Unauthorized")
         assert "x-functions-key" in refused.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize("key", ["", "wrong", KEYS["admin"][:-1], KEYS["admin"] + "x", KEYS["admin"].upper(), "ü"])
-async def test_a_wrong_key_does_not_open(guarded: httpx.AsyncClient, key: str) -> None:
-    problem(await guarded.get("/api/apps", headers={b"x-functions-key": key.encode()}), 401, "Unauthorized")
-    problem(await guarded.get("/api/apps", params={"code": key}), 401, "Unauthorized")
+async def test_a_wrong_key_does_not_open(client_with_keys: httpx.AsyncClient, key: str) -> None:
+    assert_problem(
+        await client_with_keys.get("/api/apps", headers={b"x-functions-key": key.encode()}), 401, "Unauthorized"
+    )
+    assert_problem(await client_with_keys.get("/api/apps", params={"code": key}), 401, "Unauthorized")
 
 
-async def test_a_key_travels_in_three_ways(guarded: httpx.AsyncClient) -> None:
-    assert (await guarded.get("/api/apps", headers={"x-functions-key": KEYS["reader"]})).status_code == 200
-    assert (await guarded.get("/api/apps", params={"code": KEYS["reader"]})).status_code == 200
-    sent = await guarded.post("/api/events", json=[], headers={"aeg-sas-key": KEYS["publisher"]})
+async def test_a_key_travels_in_three_ways(client_with_keys: httpx.AsyncClient) -> None:
+    assert (await client_with_keys.get("/api/apps", headers={"x-functions-key": KEYS["reader"]})).status_code == 200
+    assert (await client_with_keys.get("/api/apps", params={"code": KEYS["reader"]})).status_code == 200
+    sent = await client_with_keys.post("/api/events", json=[], headers={"aeg-sas-key": KEYS["publisher"]})
     assert sent.status_code == 200
 
 
@@ -76,12 +78,12 @@ OPERATIONS = [
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 async def test_each_role_may_do_its_own_work_and_no_more(
-    guarded: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
+    client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     parameters = {"taskHub": hub, "instanceId": "1"} if path.endswith("waivers") else {"taskHub": hub}
     for role, key in KEYS.items():
         # Valid but for an app and a hub that do not exist: who may, gets past the keys.
-        answer = await guarded.request(
+        answer = await client_with_keys.request(
             method,
             path.format(app=app, hub=hub),
             params=parameters if method == "DELETE" else {},
@@ -91,40 +93,42 @@ async def test_each_role_may_do_its_own_work_and_no_more(
         if role in roles:
             assert answer.status_code not in (401, 403), answer.text
         else:
-            assert role in problem(answer, 403, "Forbidden")["detail"]
+            assert role in assert_problem(answer, 403, "Forbidden")["detail"]
 
 
-async def test_why_an_instance_failed_is_shown_to_those_who_deploy_only(guarded: httpx.AsyncClient, hub: str) -> None:
+async def test_why_an_instance_failed_is_shown_to_those_who_deploy_only(
+    client_with_keys: httpx.AsyncClient, hub: str
+) -> None:
     """A reason is a text of the app, and may hold its customers' data."""
     failed = event(hub, status="Failed", reason="the card of Anna Example was declined")
-    sent = await guarded.post("/api/events", json=[failed], headers={"aeg-sas-key": KEYS["publisher"]})
+    sent = await client_with_keys.post("/api/events", json=[failed], headers={"aeg-sas-key": KEYS["publisher"]})
     assert sent.json()["recorded"] == 1
     shown = {}
     for role in ("reader", "deployer", "admin"):
-        listed = await guarded.get(f"/api/taskhubs/{hub}/instances", headers={"x-functions-key": KEYS[role]})
+        listed = await client_with_keys.get(f"/api/taskhubs/{hub}/instances", headers={"x-functions-key": KEYS[role]})
         (shown[role],) = (one["reason"] for one in listed.json()["instances"])
     reason = "the card of Anna Example was declined"
     assert shown == {"reader": None, "deployer": reason, "admin": reason}
 
 
-async def test_every_operation_has_its_roles_tested(guarded: httpx.AsyncClient) -> None:
-    document = (await guarded.get("/api/openapi.json")).json()
+async def test_every_operation_has_its_roles_tested(client_with_keys: httpx.AsyncClient) -> None:
+    document = (await client_with_keys.get("/api/openapi.json")).json()
     known = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
     anonymous = {("GET", "/api/health"), ("GET", "/api/health/ready"), ("GET", "/api/openapi.json")}
     assert known - anonymous == {(method, path) for method, path, _ in OPERATIONS if method != "OPTIONS"}
 
 
 async def test_the_key_is_on_record_by_name_and_never_by_value(
-    guarded: httpx.AsyncClient, app: str, hub: str, caplog: pytest.LogCaptureFixture
+    client_with_keys: httpx.AsyncClient, app: str, hub: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     key = {"code": KEYS["deployer"]}
-    staged = await guarded.post(f"/api/apps/{app}/staging", json={"taskHub": hub}, params=key)
+    staged = await client_with_keys.post(f"/api/apps/{app}/staging", json={"taskHub": hub}, params=key)
     assert staged.json()["updatedBy"] == "key the-deployer"
-    history = await guarded.get(f"/api/apps/{app}/history", params=key)
+    history = await client_with_keys.get(f"/api/apps/{app}/history", params=key)
     assert history.json()["history"][0]["keyName"] == "the-deployer"
-    await guarded.post("/api/events", json=[event(hub)], params={"code": KEYS["publisher"]})
-    await guarded.get("/api/nothing", params={"code": KEYS["reader"]})
+    await client_with_keys.post("/api/events", json=[event(hub)], params={"code": KEYS["publisher"]})
+    await client_with_keys.get("/api/nothing", params={"code": KEYS["reader"]})
     answered = staged.text + history.text
     # httpx, the client of this test, logs the address that it calls; the server's own log must not.
     logged = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))

@@ -11,31 +11,40 @@ from aiohttp import web
 from azure.data.tables import UpdateMode
 
 from state_api.app import StateServer
-from state_api.domain.apps import App, Caller, TaskHubSource
-from state_api.domain.errors import SourceUnavailable, StorageUnavailable
+from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.backends.protocols import ObservedPage
+from state_api.domain.errors import StorageUnavailable, TaskHubUnavailable
 from state_api.domain.instants import Instant
-from state_api.domain.ownership import Existing
+from state_api.domain.releases.apps import App, Caller, ProviderConfig
+from state_api.domain.task_hubs.ownership import ExistingArtifacts
 from state_api.services.ownership import Ownership
 from state_api.settings import StorageSettings
 from state_api.storage.apps import AppStore
-from state_api.storage.tables import TASK_HUBS
+from state_api.storage.tables import TASK_HUBS_TABLE
 from state_api.storage.task_hubs import TaskHubStore
-from state_api.taskhubs.azure_storage import AzureStorageBackend
-from state_api.taskhubs.backend import SourcePage
+from tests.backends import fake_function_app as management
+from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub
+from tests.backends.storage_account import ProviderAccount as RawAccount
+from tests.backends.storage_account import ServiceFault, account_proxy, connection_string_of
 from tests.builders import event
-from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, run, stage, staging, swap
-from tests.http.test_cleanup_of_task_hubs import account, clean, of
-from tests.http.test_providers import server_with
-from tests.http.test_races import _break_at
-from tests.http.test_verification import SOURCE
-from tests.proxy import storage_proxy
-from tests.taskhubs import management_app as management
-from tests.taskhubs.accounts import Account as RawAccount
-from tests.taskhubs.accounts import Fault, connection_of, proxied
-from tests.taskhubs.provider import Account, ProviderHub
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    post_swap,
+    put_app,
+    reason_codes,
+    run_headers,
+)
+from tests.http.test_cleanup_of_task_hubs import artifacts_of, post_cleanup, provider_account
+from tests.http.test_concurrent_requests import _fail_from_request
+from tests.http.test_providers import client_of_server_with
+from tests.http.test_verification import PROVIDER_CONFIG
+from tests.storage_proxy import storage_proxy
 
-__all__ = ["account"]
+__all__ = ["provider_account"]
 
 pytestmark = pytest.mark.anyio
 
@@ -45,32 +54,32 @@ UNREACHABLE = "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=QUFBQQ==;"
 
 
 @pytest.fixture
-async def raw(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[RawAccount]:
+async def raw_account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[RawAccount]:
     """The app's storage account, in which single tables, queues and containers can be made."""
-    made = RawAccount(connection_of(storage))
+    made = RawAccount(connection_string_of(storage))
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def verified(http: httpx.AsyncClient, app: str) -> str:
+async def app_with_provider(http: httpx.AsyncClient, app: str) -> str:
     """An app that says where its task hubs live, without a settle window."""
-    assert (await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)).status_code == 200
+    assert (await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)).status_code == 200
     return app
 
 
-async def proof_of(http: httpx.AsyncClient, hub: str) -> Any:
+async def get_proof(http: httpx.AsyncClient, hub: str) -> Any:
     answer = await http.get(f"/api/taskhubs/{hub}")
     assert answer.status_code == 200, answer.text
     return answer.json()["proof"]
 
 
-async def retire(http: httpx.AsyncClient, app: str, hub: str, account: Account) -> None:
+async def retire(http: httpx.AsyncClient, app: str, hub: str, provider_account: ProviderAccount) -> None:
     """Let two more versions follow the hub that is in the slot, so that it is retired and nothing carries it."""
-    assert (await swap(http, app, hub)).status_code == 200
-    for following in (new_hub(), new_hub()):
-        assert (await stage(http, app, following, force=True, reason="test")).status_code == 200
-        assert (await swap(http, app, following)).status_code == 200
+    assert (await post_swap(http, app, hub)).status_code == 200
+    for following in (new_hub_name(), new_hub_name()):
+        assert (await post_staging(http, app, following, force=True, reason="test")).status_code == 200
+        assert (await post_swap(http, app, following)).status_code == 200
     assert [one["taskHub"] for one in (await http.get(f"/api/apps/{app}")).json()["retired"]] == [hub]
 
 
@@ -83,42 +92,42 @@ ARTIFACTS = (
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 async def test_a_name_of_which_anything_exists_at_the_provider_is_refused(
-    http: httpx.AsyncClient, verified: str, raw: RawAccount, hub: str, artifact: str
+    http: httpx.AsyncClient, app_with_provider: str, raw_account: RawAccount, hub: str, artifact: str
 ) -> None:
     """Whatever its case. Nothing is claimed, so whoever owns it can still register it."""
     kind, name = artifact.format(hub).split(" ")
     match kind:
         case "table":
-            await raw.make_table(name.replace(hub, hub.upper()))
+            await raw_account.add_table(name.replace(hub, hub.upper()))
             artifact = artifact.replace("{}", hub.upper())
         case "queue":
-            await raw.make_queue(name)
+            await raw_account.add_queue(name)
         case "container":
-            await raw.make_container(name)
-    refused = problem(await stage(http, verified, hub.title()), 409, "TaskHubAlreadyUsed")
+            await raw_account.add_container(name)
+    refused = assert_problem(await post_staging(http, app_with_provider, hub.title()), 409, "TaskHubAlreadyUsed")
     assert (refused["taskHub"], refused["existing"]) == (hub.title(), [artifact.format(hub)])
     assert f"{artifact.format(hub)}, at http://127.0.0.1:" in refused["detail"]
-    problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
-    assert (await http.get(f"/api/apps/{verified}")).json()["slots"]["staging"] is None
+    assert_problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
+    assert (await http.get(f"/api/apps/{app_with_provider}")).json()["slots"]["staging"] is None
 
 
 async def test_the_task_hub_of_somebody_else_is_neither_staged_nor_deleted(
-    http: httpx.AsyncClient, app: str, account: Account, hub: str
+    http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     """Staged where nothing says where task hubs live, it is claimed without a proof. Once verification is switched on,
     Cleanup finds a drained task hub of this name, and leaves it alone."""
-    await account.make(hub, ("their-order", "Completed"))
-    theirs = await account.artifacts(hub)
-    assert (await stage(http, app, hub)).status_code == 200
-    assert await proof_of(http, hub) is None
-    await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-    await retire(http, app, hub, account)
+    await provider_account.add_task_hub(hub, ("their-order", "Completed"))
+    theirs = await provider_account.list_artifacts(hub)
+    assert (await post_staging(http, app, hub)).status_code == 200
+    assert await get_proof(http, hub) is None
+    await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+    await retire(http, app, hub, provider_account)
     for dry_run in (True, False):
-        (done,) = await clean(http, app, dryRun=dry_run)
+        (done,) = await post_cleanup(http, app, dryRun=dry_run)
         assert (done["outcome"], done["artifacts"]) == ("NotOwned", [])
         assert f"nothing proves that task hub {hub} belongs to this app" in done["message"]
         assert f'adoptTaskHubs ["{hub}"]' in done["message"]
-        assert await account.artifacts(hub) == theirs
+        assert await provider_account.list_artifacts(hub) == theirs
         left = (await http.get(f"/api/apps/{app}")).json()["retired"]
         assert [one["taskHub"] for one in left] == ([hub] if dry_run else [])
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
@@ -127,20 +136,20 @@ async def test_the_task_hub_of_somebody_else_is_neither_staged_nor_deleted(
 
 
 async def test_a_name_that_only_begins_like_another_is_new(
-    http: httpx.AsyncClient, verified: str, account: Account, hub: str
+    http: httpx.AsyncClient, app_with_provider: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    await account.make(f"{hub}0", ("order-1", "Running"))
-    await account.add(f"{hub}-control-backup")
-    await account.add(f"{hub}-control-16")
-    assert (await stage(http, verified, hub)).status_code == 200
+    await provider_account.add_task_hub(f"{hub}0", ("order-1", "Running"))
+    await provider_account.add(f"{hub}-control-backup")
+    await provider_account.add(f"{hub}-control-16")
+    assert (await post_staging(http, app_with_provider, hub)).status_code == 200
 
 
 async def test_a_claim_says_what_was_asked_where_and_when(
-    http: httpx.AsyncClient, verified: str, storage: StorageSettings, hub: str
+    http: httpx.AsyncClient, app_with_provider: str, storage: StorageSettings, hub: str
 ) -> None:
-    staged = (await stage(http, verified, hub)).json()
-    proof = await proof_of(http, hub)
-    endpoints = dict(part.split("=", 1) for part in connection_of(storage).rstrip(";").split(";"))
+    staged = (await post_staging(http, app_with_provider, hub)).json()
+    proof = await get_proof(http, hub)
+    endpoints = dict(part.split("=", 1) for part in connection_string_of(storage).rstrip(";").split(";"))
     assert proof == {
         "basis": "New",
         "addresses": [endpoints[f"{service}Endpoint"] for service in ("Table", "Queue", "Blob")],
@@ -150,32 +159,35 @@ async def test_a_claim_says_what_was_asked_where_and_when(
 
 @pytest.mark.parametrize("spelling", [str, str.upper, str.title])
 async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
-    storage: StorageSettings, clock: ShiftedClock, raw: RawAccount, app: str, hub: str, spelling: Any
+    storage: StorageSettings, clock: ShiftedClock, raw_account: RawAccount, app: str, hub: str, spelling: Any
 ) -> None:
     """Names ignore case, and the store's filters do not."""
-    prefix = f"T{new_hub()}"
-    connections = {"STATE_TASKHUBS_OWN": connection_of(storage), "STATE_TASKHUBS_SHARED": connection_of(storage)}
+    prefix = f"T{new_hub_name()}"
+    connections = {
+        "STATE_TASKHUBS_OWN": connection_string_of(storage),
+        "STATE_TASKHUBS_SHARED": connection_string_of(storage),
+    }
     source = {
         "provider": "azureStorage",
         "connection": "STATE_TASKHUBS_OWN",
         "trackingConnection": "STATE_TASKHUBS_SHARED",
         "trackingPrefix": prefix,
     }
-    async with server_with(storage, clock, connections) as http:
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=source)
-        first = new_hub()
-        assert (await stage(http, app, first, run(1))).status_code == 200, (
+    async with client_of_server_with(storage, clock, connections) as http:
+        await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=source)
+        first = new_hub_name()
+        assert (await post_staging(http, app, first, run_headers(1))).status_code == 200, (
             "a store that does not exist yet holds nothing"
         )
-        table = (await proof_of(http, first))["addresses"][-1]
+        table = (await get_proof(http, first))["addresses"][-1]
         assert table.endswith(f"/{prefix}Instances")
-        await raw.make_table(f"{prefix}Instances", f"{hub}0", f"{hub[:-1]}", spelling(hub))
-        refused = problem(await stage(http, app, hub, run(1)), 409, "TaskHubAlreadyUsed")
+        await raw_account.add_table(f"{prefix}Instances", f"{hub}0", f"{hub[:-1]}", spelling(hub))
+        refused = assert_problem(await post_staging(http, app, hub, run_headers(1)), 409, "TaskHubAlreadyUsed")
         assert refused["existing"] == [f"rows of {spelling(hub)} in table {prefix}Instances"]
         assert table in refused["addresses"]
         # The version that was staged never started, and the shared table does not show its task hub.
-        await put(http, app, policy={"missingTaskHubIsDrained": True})
-        assert (await stage(http, app, f"{hub}x", run(1))).status_code == 200
+        await put_app(http, app, policy={"missingTaskHubIsDrained": True})
+        assert (await post_staging(http, app, f"{hub}x", run_headers(1))).status_code == 200
 
 
 @pytest.mark.parametrize("service", ["Table", "Queue", "Blob"])
@@ -183,19 +195,19 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, service: str
 ) -> None:
     async with (
-        proxied(storage) as proxy,
-        server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_of(proxy.settings)}) as http,
+        account_proxy(storage) as proxy,
+        client_of_server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_string_of(proxy.settings)}) as http,
     ):
-        await put(http, app, taskHubs=SOURCE)
-        proxy.faults[service] = Fault(503, headers={"Retry-After": "7"})
-        answer = await stage(http, app, hub)
-        told = problem(answer, 503, "SourceUnavailable")
+        await put_app(http, app, taskHubs=PROVIDER_CONFIG)
+        proxy.faults[service] = ServiceFault(503, headers={"Retry-After": "7"})
+        answer = await post_staging(http, app, hub)
+        told = assert_problem(answer, 503, "TaskHubUnavailable")
         assert answer.headers["retry-after"] == "7"
         assert told["detail"].startswith(f"task hub {hub} was not claimed: the server could not check whether")
         assert "the setting STATE_TASKHUBS_SHOP asks to wait" in told["detail"]
-        problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
+        assert_problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
         proxy.faults.clear()
-        assert (await stage(http, f"{app}-other", hub)).status_code == 200
+        assert (await post_staging(http, f"{app}-other", hub)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -205,38 +217,38 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
 async def test_a_setting_that_leads_nowhere_gets_nothing_claimed(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, connection: str
 ) -> None:
-    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
-    async with server_with(storage, clock, settings) as http:
-        await put(http, app, taskHubs=SOURCE)
+    settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
+    async with client_of_server_with(storage, clock, settings) as http:
+        await put_app(http, app, taskHubs=PROVIDER_CONFIG)
     if connection == "wrong key":
-        connection = connection_of(storage).replace("AccountKey=Eby8", "AccountKey=Abcd")
-    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection}) as http:
-        told = problem(await stage(http, app, hub), 503, "SourceUnavailable")
+        connection = connection_string_of(storage).replace("AccountKey=Eby8", "AccountKey=Abcd")
+    async with client_of_server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection}) as http:
+        told = assert_problem(await post_staging(http, app, hub), 503, "TaskHubUnavailable")
         assert "STATE_TASKHUBS_SHOP" in told["detail"]
-        problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
+        assert_problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
 
 
 async def test_what_refuses_a_stage_anyway_is_told_before_that_the_provider_cannot_be_asked(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": UNREACHABLE}) as http:
-        await put(http, app, slots={"staging": {"taskHub": new_hub()}}, taskHubs=SOURCE)
-        refused = problem(await stage(http, app, hub), 409, "StagingNotReady")
-        assert codes(refused) == ["ProbeFailed"]
+    async with client_of_server_with(storage, clock, {"STATE_TASKHUBS_SHOP": UNREACHABLE}) as http:
+        await put_app(http, app, slots={"staging": {"taskHub": new_hub_name()}}, taskHubs=PROVIDER_CONFIG)
+        refused = assert_problem(await post_staging(http, app, hub), 409, "StagingNotReady")
+        assert reason_codes(refused) == ["ProbeFailed"]
         # Force overrides the verdict, not the question whose task hub it is.
-        problem(await stage(http, app, hub, force=True, reason="test"), 503, "SourceUnavailable")
+        assert_problem(await post_staging(http, app, hub, force=True, reason="test"), 503, "TaskHubUnavailable")
         # Where nothing is to be asked, the claim is not proven.
-        await put(http, app, taskHubs=None)
-        assert (await stage(http, app, hub)).status_code == 200
-        assert await proof_of(http, hub) is None
+        await put_app(http, app, taskHubs=None)
+        assert (await post_staging(http, app, hub)).status_code == 200
+        assert await get_proof(http, hub) is None
 
 
 async def test_a_provider_that_does_not_answer_in_time_cannot_be_asked(server: StateServer, hub: str) -> None:
     ownership = Ownership(TaskHubStore(server.tables, 4), server.backends)
-    shop = App("shop", task_hubs=TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
+    shop = App("shop", provider_config=ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     over = asyncio.get_running_loop().time()
-    told = await ownership.existing(shop, hub, Caller("ci"), over)
-    assert isinstance(told, SourceUnavailable)
+    told = await ownership.find_existing(shop, hub, Caller("ci"), over)
+    assert isinstance(told, TaskHubUnavailable)
     assert "did not answer in time" in told.message
 
 
@@ -246,87 +258,103 @@ async def test_the_management_api_is_not_asked_because_asking_creates_the_task_h
     async def answer(request: web.Request) -> web.StreamResponse:
         return await running.answer(request)
 
-    running = management.App("")
-    async with management.served(answer) as origin:
-        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.KEY}
-        async with server_with(storage, clock, settings) as http:
-            await put(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})
-            assert (await stage(http, app, hub)).status_code == 200
-            assert (running.asked, running.hubs) == ([], {})
-            assert await proof_of(http, hub) is None
+    running = management.FakeFunctionApp("")
+    async with management.serve_http(answer) as origin:
+        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
+        async with client_of_server_with(storage, clock, settings) as http:
+            await put_app(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})
+            assert (await post_staging(http, app, hub)).status_code == 200
+            assert (running.requests, running.hubs) == ([], {})
+            assert await get_proof(http, hub) is None
 
 
 async def test_the_same_run_repeats_its_request_after_its_app_has_started(
-    http: httpx.AsyncClient, verified: str, account: Account, hub: str
+    http: httpx.AsyncClient, app_with_provider: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    first = await stage(http, verified, hub, run(1))
-    proof = await proof_of(http, hub)
-    await account.make(hub, ("order-1", "Running"))
-    again = await stage(http, verified, hub, run(1))
+    first = await post_staging(http, app_with_provider, hub, run_headers(1))
+    proof = await get_proof(http, hub)
+    await provider_account.add_task_hub(hub, ("order-1", "Running"))
+    again = await post_staging(http, app_with_provider, hub, run_headers(1))
     assert (again.status_code, again.json()) == (200, first.json())
-    await publish(http, event(hub, "order-1"))
-    assert (await stage(http, verified, hub, run(1))).status_code == 200
+    await post_events(http, event(hub, "order-1"))
+    assert (await post_staging(http, app_with_provider, hub, run_headers(1))).status_code == 200
     # Its deployment is abandoned, and another run takes the version up: the name is in the slot already.
     assert (
-        await http.delete(f"/api/apps/{verified}/staging", params={"taskHub": hub}, headers=run(1))
+        await http.delete(f"/api/apps/{app_with_provider}/staging", params={"taskHub": hub}, headers=run_headers(1))
     ).status_code == 200
-    assert (await stage(http, verified, hub, run(2), force=True, reason="test")).status_code == 200
-    assert await proof_of(http, hub) == proof
+    assert (
+        await post_staging(http, app_with_provider, hub, run_headers(2), force=True, reason="test")
+    ).status_code == 200
+    assert await get_proof(http, hub) == proof
 
 
 async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
-    storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
+    storage: StorageSettings,
+    clock: ShiftedClock,
+    http: httpx.AsyncClient,
+    app_with_provider: str,
+    provider_account: ProviderAccount,
+    hub: str,
 ) -> None:
     """The storage fails between the claim and the commit. The app starts all the same, and publishes events."""
-    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
-    async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
-        _break_at(proxy, "POST", 2)
-        problem(await stage(broken, verified, hub, run(1)), 503, "StorageUnavailable")
-    proof = await proof_of(http, hub)
+    settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
+    async with storage_proxy(storage) as proxy, client_of_server_with(proxy.settings, clock, settings) as broken:
+        _fail_from_request(proxy, "POST", 2)
+        assert_problem(await post_staging(broken, app_with_provider, hub, run_headers(1)), 503, "StorageUnavailable")
+    proof = await get_proof(http, hub)
     assert proof["basis"] == "New"
-    await account.make(hub, ("order-1", "Running"))
-    await publish(http, event(hub, "order-1"))
-    problem(await stage(http, verified, hub, run(2)), 409, "TaskHubAlreadyUsed")
-    problem(await stage(http, f"{verified}-other", hub, run(1)), 409, "TaskHubAlreadyUsed")
-    assert (await stage(http, verified, hub, run(1))).status_code == 200
-    assert await proof_of(http, hub) == proof, "what was proven stays proven"
+    await provider_account.add_task_hub(hub, ("order-1", "Running"))
+    await post_events(http, event(hub, "order-1"))
+    assert_problem(await post_staging(http, app_with_provider, hub, run_headers(2)), 409, "TaskHubAlreadyUsed")
+    assert_problem(
+        await post_staging(http, f"{app_with_provider}-other", hub, run_headers(1)), 409, "TaskHubAlreadyUsed"
+    )
+    assert (await post_staging(http, app_with_provider, hub, run_headers(1))).status_code == 200
+    assert await get_proof(http, hub) == proof, "what was proven stays proven"
 
 
 async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
-    storage: StorageSettings, clock: ShiftedClock, http: httpx.AsyncClient, verified: str, account: Account, hub: str
+    storage: StorageSettings,
+    clock: ShiftedClock,
+    http: httpx.AsyncClient,
+    app_with_provider: str,
+    provider_account: ProviderAccount,
+    hub: str,
 ) -> None:
-    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
-    async with storage_proxy(storage) as proxy, server_with(proxy.settings, clock, settings) as broken:
-        _break_at(proxy, "POST", 2)
-        problem(await stage(broken, verified, hub), 503, "StorageUnavailable")
-    await account.make(hub, ("order-1", "Running"))
-    problem(await stage(http, verified, hub), 409, "TaskHubAlreadyUsed")
+    settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
+    async with storage_proxy(storage) as proxy, client_of_server_with(proxy.settings, clock, settings) as broken:
+        _fail_from_request(proxy, "POST", 2)
+        assert_problem(await post_staging(broken, app_with_provider, hub), 503, "StorageUnavailable")
+    await provider_account.add_task_hub(hub, ("order-1", "Running"))
+    assert_problem(await post_staging(http, app_with_provider, hub), 409, "TaskHubAlreadyUsed")
 
 
 async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here(
-    storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
+    storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     """The commit is lost, and the setting is pointed to another account before the run tries again."""
-    before = connection_of(storage)
+    before = connection_string_of(storage)
     async with (
         storage_proxy(storage) as proxy,
-        server_with(proxy.settings, clock, {"STATE_TASKHUBS_SHOP": before}) as http,
+        client_of_server_with(proxy.settings, clock, {"STATE_TASKHUBS_SHOP": before}) as http,
     ):
-        await put(http, app, taskHubs=SOURCE)
-        _break_at(proxy, "POST", 2)
-        problem(await stage(http, app, hub, run(1)), 503, "StorageUnavailable")
-    await account.make(hub, ("order-1", "Completed"))
-    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as http:
-        problem(await stage(http, app, hub, run(1)), 409, "TaskHubAlreadyUsed")
+        await put_app(http, app, taskHubs=PROVIDER_CONFIG)
+        _fail_from_request(proxy, "POST", 2)
+        assert_problem(await post_staging(http, app, hub, run_headers(1)), 503, "StorageUnavailable")
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+    async with client_of_server_with(
+        storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}
+    ) as http:
+        assert_problem(await post_staging(http, app, hub, run_headers(1)), 409, "TaskHubAlreadyUsed")
 
 
 async def test_of_two_apps_that_claim_a_new_name_at_once_one_wins(
-    http: httpx.AsyncClient, verified: str, hub: str
+    http: httpx.AsyncClient, app_with_provider: str, hub: str
 ) -> None:
-    apps = [f"{verified}-{number}" for number in range(5)]
+    apps = [f"{app_with_provider}-{number}" for number in range(5)]
     for name in apps:
-        await put(http, name, taskHubs=SOURCE)
-    answers = await asyncio.gather(*(stage(http, name, hub, run(n)) for n, name in enumerate(apps)))
+        await put_app(http, name, taskHubs=PROVIDER_CONFIG)
+    answers = await asyncio.gather(*(post_staging(http, name, hub, run_headers(n)) for n, name in enumerate(apps)))
     (winner,) = [answer.json()["app"] for answer in answers if answer.status_code == 200]
     refused = [answer.json() for answer in answers if answer.status_code == 409]
     assert len(refused) == 4
@@ -335,50 +363,50 @@ async def test_of_two_apps_that_claim_a_new_name_at_once_one_wins(
 
 
 async def test_the_provider_is_asked_while_the_slot_is_read(
-    http: httpx.AsyncClient, app: str, account: Account, hub: str, monkeypatch: pytest.MonkeyPatch
+    http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each waits for the other to have begun."""
-    await account.make(hub, ("order-1", "Completed"))
-    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+    await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
     begun = {"page": asyncio.Event(), "existing": asyncio.Event()}
-    page, existing = AzureStorageBackend.page, AzureStorageBackend.existing
+    page, existing = AzureStorageBackend.read_page, AzureStorageBackend.find_existing
 
     async def both(one: str) -> None:
         begun[one].set()
         async with asyncio.timeout(30):
             await asyncio.gather(*(event.wait() for event in begun.values()))
 
-    async def paged(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> SourcePage:
+    async def paged(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
         await both("page")
         return await page(self, task_hub, since, cursor)
 
-    async def asked(self: AzureStorageBackend, task_hub: str) -> Existing | None:
+    async def requests(self: AzureStorageBackend, task_hub: str) -> ExistingArtifacts | None:
         await both("existing")
         return await existing(self, task_hub)
 
     monkeypatch.setattr(AzureStorageBackend, "page", paged)
     monkeypatch.setattr(AzureStorageBackend, "existing", asked)
-    assert (await stage(http, app, new_hub())).status_code == 200
+    assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 
 # What Cleanup may delete
 
 
-def elsewhere(storage: StorageSettings) -> str:
+def connection_at_other_address(storage: StorageSettings) -> str:
     """The same emulator under another address: what a setting that was pointed to another account looks like, with a
     task hub of the same name there."""
-    return connection_of(storage).replace("127.0.0.1", "localhost")
+    return connection_string_of(storage).replace("127.0.0.1", "localhost")
 
 
 async def test_cleanup_deletes_what_the_proof_covers(
-    http: httpx.AsyncClient, verified: str, account: Account, hub: str
+    http: httpx.AsyncClient, app_with_provider: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    assert (await stage(http, verified, hub)).status_code == 200
-    await account.make(hub, ("order-1", "Completed"))
-    await retire(http, verified, hub, account)
-    (done,) = await clean(http, verified)
-    assert (done["outcome"], sorted(done["artifacts"]), done["message"]) == ("Removed", of(hub), None)
-    assert await account.artifacts(hub) == []
+    assert (await post_staging(http, app_with_provider, hub)).status_code == 200
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+    await retire(http, app_with_provider, hub, provider_account)
+    (done,) = await post_cleanup(http, app_with_provider)
+    assert (done["outcome"], sorted(done["artifacts"]), done["message"]) == ("Removed", artifacts_of(hub), None)
+    assert await provider_account.list_artifacts(hub) == []
 
 
 @pytest.mark.parametrize("connection", ["STATE_TASKHUBS_SHOP", "STATE_TASKHUBS_OTHER"], ids=["setting", "taskHubs"])
@@ -386,54 +414,61 @@ async def test_what_leads_to_another_account_now_loses_nothing_there(
     http: httpx.AsyncClient,
     storage: StorageSettings,
     clock: ShiftedClock,
-    verified: str,
-    account: Account,
+    app_with_provider: str,
+    provider_account: ProviderAccount,
     hub: str,
     connection: str,
 ) -> None:
     """Either the setting was changed, or the app's taskHubs name another one."""
-    assert (await stage(http, verified, hub)).status_code == 200
-    await account.make(hub, ("order-1", "Completed"))
-    await retire(http, verified, hub, account)
-    before = await account.artifacts(hub)
-    async with server_with(storage, clock, {connection: elsewhere(storage)}) as moved:
-        assert (await put(moved, verified, taskHubs=SOURCE | {"connection": connection})).status_code == 200
-        (shown,) = await clean(moved, verified, dryRun=True)
+    assert (await post_staging(http, app_with_provider, hub)).status_code == 200
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+    await retire(http, app_with_provider, hub, provider_account)
+    before = await provider_account.list_artifacts(hub)
+    async with client_of_server_with(storage, clock, {connection: connection_at_other_address(storage)}) as moved:
+        assert (
+            await put_app(moved, app_with_provider, taskHubs=PROVIDER_CONFIG | {"connection": connection})
+        ).status_code == 200
+        (shown,) = await post_cleanup(moved, app_with_provider, dryRun=True)
         assert shown["outcome"] == "NotOwned"
         assert "proven for http://127.0.0.1:" in shown["message"]
         assert "but not for http://localhost:" in shown["message"]
-        (done,) = await clean(moved, verified)
+        (done,) = await post_cleanup(moved, app_with_provider)
         assert done["outcome"] == "NotOwned"
-    assert await account.artifacts(hub) == before
+    assert await provider_account.list_artifacts(hub) == before
 
 
 async def test_task_hubs_of_another_setting_in_the_same_account_are_the_same(
-    storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
+    storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    settings = {"STATE_TASKHUBS_OLD": connection_of(storage), "STATE_TASKHUBS_NEW": connection_of(storage)}
-    async with server_with(storage, clock, settings) as http:
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_OLD"})
-        assert (await stage(http, app, hub)).status_code == 200
-        await account.make(hub, ("order-1", "Completed"))
-        await retire(http, app, hub, account)
-        await put(http, app, taskHubs=SOURCE | {"connection": "STATE_TASKHUBS_NEW"})
-        assert [one["outcome"] for one in await clean(http, app)] == ["Removed"]
-    assert await account.artifacts(hub) == []
+    settings = {
+        "STATE_TASKHUBS_OLD": connection_string_of(storage),
+        "STATE_TASKHUBS_NEW": connection_string_of(storage),
+    }
+    async with client_of_server_with(storage, clock, settings) as http:
+        await put_app(
+            http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_OLD"}
+        )
+        assert (await post_staging(http, app, hub)).status_code == 200
+        await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+        await retire(http, app, hub, provider_account)
+        await put_app(http, app, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_NEW"})
+        assert [one["outcome"] for one in await post_cleanup(http, app)] == ["Removed"]
+    assert await provider_account.list_artifacts(hub) == []
 
 
 async def test_a_task_hub_that_was_claimed_before_proofs_were_kept_is_not_deleted(
-    http: httpx.AsyncClient, server: StateServer, verified: str, account: Account, hub: str
+    http: httpx.AsyncClient, server: StateServer, app_with_provider: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    assert (await stage(http, verified, hub)).status_code == 200
-    await account.make(hub, ("order-1", "Completed"))
-    await retire(http, verified, hub, account)
-    table = server.tables.client(TASK_HUBS)
+    assert (await post_staging(http, app_with_provider, hub)).status_code == 200
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+    await retire(http, app_with_provider, hub, provider_account)
+    table = server.tables.client(TASK_HUBS_TABLE)
     row = await table.get_entity("hub", hub)
-    del row["Proof"], row["Run"]
+    del row["OwnershipProof"], row["Run"]
     await table.upsert_entity(row, mode=UpdateMode.REPLACE)
-    before = await account.artifacts(hub)
-    assert [one["outcome"] for one in await clean(http, verified)] == ["NotOwned"]
-    assert await account.artifacts(hub) == before
+    before = await provider_account.list_artifacts(hub)
+    assert [one["outcome"] for one in await post_cleanup(http, app_with_provider)] == ["NotOwned"]
+    assert await provider_account.list_artifacts(hub) == before
 
 
 async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
@@ -441,172 +476,184 @@ async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
     server: StateServer,
     storage: StorageSettings,
     clock: ShiftedClock,
-    verified: str,
-    account: Account,
+    app_with_provider: str,
+    provider_account: ProviderAccount,
     hub: str,
 ) -> None:
-    assert (await stage(http, verified, hub)).status_code == 200
-    await account.make(hub, ("order-1", "Completed"))
-    await retire(http, verified, hub, account)
-    source = str(TaskHubSource("azureStorage", "STATE_TASKHUBS_SHOP"))
+    assert (await post_staging(http, app_with_provider, hub)).status_code == 200
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+    await retire(http, app_with_provider, hub, provider_account)
+    source = str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     await TaskHubStore(server.tables, 4).close(hub, source)
-    before = await account.artifacts(hub)
-    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as moved:
-        (done,) = await clean(moved, verified)
+    before = await provider_account.list_artifacts(hub)
+    async with client_of_server_with(
+        storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}
+    ) as moved:
+        (done,) = await post_cleanup(moved, app_with_provider)
         assert done["outcome"] == "Unfinished"
         assert "the setting leads to another place now" in done["message"]
-    assert await account.artifacts(hub) == before
-    assert [one["outcome"] for one in await clean(http, verified)] == ["Removed"]
+    assert await provider_account.list_artifacts(hub) == before
+    assert [one["outcome"] for one in await post_cleanup(http, app_with_provider)] == ["Removed"]
 
 
 async def test_a_task_hub_with_work_is_not_drained_whoever_owns_it(
-    http: httpx.AsyncClient, storage: StorageSettings, app: str, account: Account, hub: str
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    assert (await stage(http, app, hub)).status_code == 200
-    await account.make(hub, ("order-1", "Running"))
-    await retire(http, app, hub, account)
-    await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-    (done,) = await clean(http, app)
-    assert (done["outcome"], codes(done)) == ("NotDrained", ["InstancesActive"])
-    async with ProviderHub(storage, hub) as provider:
+    assert (await post_staging(http, app, hub)).status_code == 200
+    await provider_account.add_task_hub(hub, ("order-1", "Running"))
+    await retire(http, app, hub, provider_account)
+    await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+    (done,) = await post_cleanup(http, app)
+    assert (done["outcome"], reason_codes(done)) == ("NotDrained", ["InstancesActive"])
+    async with ProviderTaskHub(storage, hub) as provider:
         await provider.put("order-1", "Completed")
-    assert [one["outcome"] for one in await clean(http, app)] == ["NotOwned"]
+    assert [one["outcome"] for one in await post_cleanup(http, app)] == ["NotOwned"]
 
 
 @pytest.mark.parametrize(("service", "kind"), [("Queue", "queue"), ("Blob", "container")])
 async def test_what_the_server_was_not_allowed_to_list_is_not_proven(
-    storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str, service: str, kind: str
+    storage: StorageSettings,
+    clock: ShiftedClock,
+    app: str,
+    provider_account: ProviderAccount,
+    hub: str,
+    service: str,
+    kind: str,
 ) -> None:
     """A server that reads tables alone, as its roles may have it, still stages. Given more roles later, it deletes
     nothing that it could not see then."""
     async with (
-        proxied(storage) as proxy,
-        server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_of(proxy.settings)}) as http,
+        account_proxy(storage) as proxy,
+        client_of_server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_string_of(proxy.settings)}) as http,
     ):
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-        proxy.faults[f"{service} GET"] = Fault(403, "AuthorizationPermissionMismatch")
-        assert (await stage(http, app, hub)).status_code == 200
-        own = dict(part.split("=", 1) for part in connection_of(proxy.settings).rstrip(";").split(";"))
-        addresses = (await proof_of(http, hub))["addresses"]
+        await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+        proxy.faults[f"{service} GET"] = ServiceFault(403, "AuthorizationPermissionMismatch")
+        assert (await post_staging(http, app, hub)).status_code == 200
+        own = dict(part.split("=", 1) for part in connection_string_of(proxy.settings).rstrip(";").split(";"))
+        addresses = (await get_proof(http, hub))["addresses"]
         assert own[f"{service}Endpoint"] not in addresses
         assert len(addresses) == 2
-        await account.make(hub, ("order-1", "Completed"))
-        await retire(http, app, hub, account)
+        await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+        await retire(http, app, hub, provider_account)
         proxy.faults.clear()
-        before = await account.artifacts(hub)
-        (done,) = await clean(http, app)
+        before = await provider_account.list_artifacts(hub)
+        (done,) = await post_cleanup(http, app)
         assert done["outcome"] == "NotOwned"
         assert f"but not for {own[f'{service}Endpoint']}" in done["message"]
-        assert await account.artifacts(hub) == before
+        assert await provider_account.list_artifacts(hub) == before
 
 
 # Adoption
 
 
 async def test_put_app_adopts_an_existing_task_hub_on_record(
-    http: httpx.AsyncClient, app: str, storage: StorageSettings, account: Account, hub: str
+    http: httpx.AsyncClient, app: str, storage: StorageSettings, provider_account: ProviderAccount, hub: str
 ) -> None:
-    await account.make(hub, ("order-1", "Completed"))
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     slots = {"staging": {"taskHub": hub, "version": "1"}}
-    assert (await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=SOURCE)).status_code == 200
+    assert (
+        await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+    ).status_code == 200
     (record,) = (await http.get(f"/api/apps/{app}/history")).json()["history"]
-    proof = await proof_of(http, hub)
+    proof = await get_proof(http, hub)
     assert (proof["basis"], len(proof["addresses"])) == ("Adopted", 3)
     assert record["details"]["adopted"] == {"taskHubs": [hub], "addresses": proof["addresses"]}
-    assert (await staging(http, app))["assurance"] == "verified"
-    following = new_hub()
-    assert (await stage(http, app, following)).status_code == 200
-    assert (await swap(http, app, following)).status_code == 200
-    (done,) = await clean(http, app)
+    assert (await get_staging(http, app))["assurance"] == "verified"
+    following = new_hub_name()
+    assert (await post_staging(http, app, following)).status_code == 200
+    assert (await post_swap(http, app, following)).status_code == 200
+    (done,) = await post_cleanup(http, app)
     assert (done["taskHub"], done["outcome"]) == (hub, "Removed")
-    assert await account.artifacts(hub) == []
+    assert await provider_account.list_artifacts(hub) == []
 
 
 async def test_an_adoption_that_did_not_go_on_record_proves_nothing(
-    http: httpx.AsyncClient, app: str, account: Account, hub: str, monkeypatch: pytest.MonkeyPatch
+    http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The storage fails when the app is written; the request is repeated."""
-    await account.make(hub, ("order-1", "Completed"))
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     slots = {"staging": {"taskHub": hub}}
-    assert (await put(http, app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
-    adopt = {"taskHubs": SOURCE, "adoptTaskHubs": [hub]}
+    assert (await put_app(http, app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
+    adopt = {"taskHubs": PROVIDER_CONFIG, "adoptTaskHubs": [hub]}
 
     async def fail(*arguments: object) -> bool:
         raise StorageUnavailable("the state storage cannot be used at the moment")
 
     with monkeypatch.context() as patched:
         patched.setattr(AppStore, "commit", fail)
-        problem(await put(http, app, **adopt), 503, "StorageUnavailable")
-    assert await proof_of(http, hub) is None
-    assert (await put(http, app, **adopt)).status_code == 200
+        assert_problem(await put_app(http, app, **adopt), 503, "StorageUnavailable")
+    assert await get_proof(http, hub) is None
+    assert (await put_app(http, app, **adopt)).status_code == 200
     record, *_ = (await http.get(f"/api/apps/{app}/history")).json()["history"]
     assert record["details"]["adopted"]["taskHubs"] == [hub]
-    assert (await proof_of(http, hub))["basis"] == "Adopted"
+    assert (await get_proof(http, hub))["basis"] == "Adopted"
 
 
 async def test_a_setting_that_leads_to_another_account_is_another_place(
-    storage: StorageSettings, clock: ShiftedClock, app: str, account: Account, hub: str
+    storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     """Task hub and instances are known in one account. That the other has no such task hub says nothing of the records,
     and what was read in the first answers no question about it."""
-    settings = {"STATE_TASKHUBS_SHOP": connection_of(storage)}
-    async with server_with(storage, clock, settings) as http:
-        await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-        assert (await stage(http, app, hub)).status_code == 200
-        await account.make(hub, ("order-1", "Running"))
-        await publish(http, event(hub, "order-1"))
-        assert "InstancesActive" in codes(await staging(http, app, wait=2))
+    settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
+    async with client_of_server_with(storage, clock, settings) as http:
+        await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+        assert (await post_staging(http, app, hub)).status_code == 200
+        await provider_account.add_task_hub(hub, ("order-1", "Running"))
+        await post_events(http, event(hub, "order-1"))
+        assert "InstancesActive" in reason_codes(await get_staging(http, app, wait=2))
         # Retired by force: its order still runs.
-        await retire(http, app, hub, account)
-    async with ProviderHub(storage, hub) as provider:
+        await retire(http, app, hub, provider_account)
+    async with ProviderTaskHub(storage, hub) as provider:
         await provider.delete()
-    async with server_with(storage, clock, {"STATE_TASKHUBS_SHOP": elsewhere(storage)}) as moved:
-        (done,) = await clean(moved, app, deleteTaskHubs=False)
+    async with client_of_server_with(
+        storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}
+    ) as moved:
+        (done,) = await post_cleanup(moved, app, deleteTaskHubs=False)
         assert (done["taskHub"], done["outcome"]) == (hub, "NotDrained")
         listed = (await moved.get(f"/api/taskhubs/{hub}/instances?active=true")).json()["instances"]
         assert [instance["instanceId"] for instance in listed] == ["order-1"]
 
 
 async def test_a_task_hub_of_the_app_is_adopted_when_it_is_named(
-    http: httpx.AsyncClient, app: str, account: Account, hub: str
+    http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     """Claimed before anything said where task hubs live, and retired since."""
-    assert (await stage(http, app, hub)).status_code == 200
-    await account.make(hub, ("order-1", "Completed"))
-    await retire(http, app, hub, account)
-    told = problem(await put(http, app, adoptTaskHubs=[hub]), 400, "InvalidRequest")
+    assert (await post_staging(http, app, hub)).status_code == 200
+    await provider_account.add_task_hub(hub, ("order-1", "Completed"))
+    await retire(http, app, hub, provider_account)
+    told = assert_problem(await put_app(http, app, adoptTaskHubs=[hub]), 400, "InvalidRequest")
     assert "set taskHubs too" in told["detail"]
-    await put(http, app, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-    assert [one["outcome"] for one in await clean(http, app, dryRun=True)] == ["NotOwned"]
-    adopted = await put(http, app, adoptTaskHubs=[hub.upper()])
+    await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+    assert [one["outcome"] for one in await post_cleanup(http, app, dryRun=True)] == ["NotOwned"]
+    adopted = await put_app(http, app, adoptTaskHubs=[hub.upper()])
     assert adopted.status_code == 200
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert newest["details"]["adopted"]["taskHubs"] == [hub]
-    assert (await proof_of(http, hub))["basis"] == "Adopted"
-    again = await put(http, app, adoptTaskHubs=[hub])
+    assert (await get_proof(http, hub))["basis"] == "Adopted"
+    again = await put_app(http, app, adoptTaskHubs=[hub])
     assert again.headers["etag"] == adopted.headers["etag"], "what is proven there already is not adopted again"
-    assert [one["outcome"] for one in await clean(http, app)] == ["Removed"]
-    assert await account.artifacts(hub) == []
+    assert [one["outcome"] for one in await post_cleanup(http, app)] == ["Removed"]
+    assert await provider_account.list_artifacts(hub) == []
 
 
-async def test_an_app_adopts_its_own_task_hubs_only(http: httpx.AsyncClient, verified: str, hub: str) -> None:
-    told = problem(await put(http, verified, adoptTaskHubs=[hub]), 400, "InvalidRequest")
+async def test_an_app_adopts_its_own_task_hubs_only(http: httpx.AsyncClient, app_with_provider: str, hub: str) -> None:
+    told = assert_problem(await put_app(http, app_with_provider, adoptTaskHubs=[hub]), 400, "InvalidRequest")
     assert told["detail"] == (
-        f"app {verified} cannot adopt task hub {hub}: none of its slots holds it, and it is not retired"
+        f"app {app_with_provider} cannot adopt task hub {hub}: none of its slots holds it, and it is not retired"
     )
-    other = f"{verified}-other"
-    assert (await stage(http, verified, hub)).status_code == 200
-    await put(http, other, taskHubs=SOURCE)
-    problem(await put(http, other, adoptTaskHubs=[hub]), 400, "InvalidRequest")
-    problem(await put(http, other, slots={"staging": {"taskHub": hub}}), 409, "TaskHubInUse")
+    other = f"{app_with_provider}-other"
+    assert (await post_staging(http, app_with_provider, hub)).status_code == 200
+    await put_app(http, other, taskHubs=PROVIDER_CONFIG)
+    assert_problem(await put_app(http, other, adoptTaskHubs=[hub]), 400, "InvalidRequest")
+    assert_problem(await put_app(http, other, slots={"staging": {"taskHub": hub}}), 409, "TaskHubInUse")
 
 
 async def test_to_send_an_app_back_as_it_was_answered_adopts_nothing(
-    http: httpx.AsyncClient, app: str, account: Account, hub: str
+    http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     """Not even together with taskHubs, which may lead to somebody else's task hub of the same name."""
-    assert (await stage(http, app, hub)).status_code == 200
-    await account.make(hub, ("their-order", "Completed"))
+    assert (await post_staging(http, app, hub)).status_code == 200
+    await provider_account.add_task_hub(hub, ("their-order", "Completed"))
     answered = (await http.get(f"/api/apps/{app}")).json()
-    assert (await http.put(f"/api/apps/{app}", json={**answered, "taskHubs": SOURCE})).status_code == 200
-    assert await proof_of(http, hub) is None
+    assert (await http.put(f"/api/apps/{app}", json={**answered, "taskHubs": PROVIDER_CONFIG})).status_code == 200
+    assert await get_proof(http, hub) is None

@@ -9,17 +9,27 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.settings import StorageSettings
-from state_api.storage.tables import APPS, chunked, unchunked
+from state_api.storage.tables import APPS_TABLE, join_property, split_property
 from tests.builders import event
-from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, run, stage, staging, swap, swapped_out
-from tests.http.test_races import another
-from tests.proxy import storage_proxy
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    post_swap,
+    put_app,
+    reason_codes,
+    run_headers,
+    stage_and_swap,
+)
+from tests.http.test_concurrent_requests import client_of_second_server
+from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
 
-async def post_swap(
+async def post_swap_outcome(
     http: httpx.AsyncClient, app: str, hub: str, outcome: str, headers: dict[str, str] | None = None, **body: Any
 ) -> httpx.Response:
     sent = {"taskHub": hub, "outcome": outcome, **body}
@@ -28,39 +38,39 @@ async def post_swap(
 
 async def begun(http: httpx.AsyncClient, app: str) -> tuple[str, str]:
     """The hub in production and the new one, after run 1 has staged the new one and begun to swap it."""
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old)
-    assert (await stage(http, app, new, run(1), version="2.0.0")).status_code == 200
-    assert (await post_swap(http, app, new, "Pending", run(1))).status_code == 200
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old)
+    assert (await post_staging(http, app, new, run_headers(1), version="2.0.0")).status_code == 200
+    assert (await post_swap_outcome(http, app, new, "Pending", run_headers(1))).status_code == 200
     return old, new
 
 
-async def shown(http: httpx.AsyncClient, app: str) -> Any:
+async def get_app(http: httpx.AsyncClient, app: str) -> Any:
     answer = await http.get(f"/api/apps/{app}")
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def held(app: Any) -> tuple[str | None, str | None]:
+def hubs_in_slots(app: Any) -> tuple[str | None, str | None]:
     """The hubs in production and staging."""
     production, slot = app["slots"]["production"], app["slots"]["staging"]
     return production and production["taskHub"], slot and slot["taskHub"]
 
 
-async def details(http: httpx.AsyncClient, app: str) -> list[Any]:
+async def swap_audit_details(http: httpx.AsyncClient, app: str) -> list[Any]:
     """What is on record of PostSwap, newest first."""
     history = (await http.get(f"/api/apps/{app}/history")).json()["history"]
     return [one["details"] for one in history if one["operation"] == "PostSwap"]
 
 
 async def test_a_swap_in_two_steps_is_pending_until_it_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
-    old, new, third = new_hub(), new_hub(), new_hub()
-    await swapped_out(http, app, old)
-    await stage(http, app, new, run(1), version="2.0.0")
-    assert (await shown(http, app))["pendingSwap"] is None
-    answer = await post_swap(http, app, new, "Pending", run(1))
+    old, new, third = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old)
+    await post_staging(http, app, new, run_headers(1), version="2.0.0")
+    assert (await get_app(http, app))["pendingSwap"] is None
+    answer = await post_swap_outcome(http, app, new, "Pending", run_headers(1))
     begun = answer.json()
-    assert held(begun) == (new, old)
+    assert hubs_in_slots(begun) == (new, old)
     assert begun["deployment"] is None
     assert begun["pendingSwap"] == {
         "taskHub": new,
@@ -71,58 +81,58 @@ async def test_a_swap_in_two_steps_is_pending_until_it_is_confirmed(http: httpx.
         "runUrl": "https://ci.example/runs/1",
         "rollback": False,
     }
-    assert await shown(http, app) == begun
-    again = await post_swap(http, app, new.upper(), "Pending", run(1))
+    assert await get_app(http, app) == begun
+    again = await post_swap_outcome(http, app, new.upper(), "Pending", run_headers(1))
     assert (again.status_code, again.headers["etag"], again.json()) == (200, answer.headers["etag"], begun)
-    done = (await post_swap(http, app, new, "Done", run(1))).json()
+    done = (await post_swap_outcome(http, app, new, "Done", run_headers(1))).json()
     assert (done["slots"], done["pendingSwap"], done["deployment"]) == (begun["slots"], None, None)
-    assert (await staging(http, app))["ready"]
-    assert (await stage(http, app, third, run(2))).status_code == 200
+    assert (await get_staging(http, app))["ready"]
+    assert (await post_staging(http, app, third, run_headers(2))).status_code == 200
 
 
 async def test_a_swap_that_failed_is_taken_back_and_the_same_run_goes_on(http: httpx.AsyncClient, app: str) -> None:
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old)
-    before = (await stage(http, app, new, run(1), version="2.0.0")).json()
-    await post_swap(http, app, new, "Pending", run(1))
-    back = await post_swap(http, app, new, "Failed", run(1))
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old)
+    before = (await post_staging(http, app, new, run_headers(1), version="2.0.0")).json()
+    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
+    back = await post_swap_outcome(http, app, new, "Failed", run_headers(1))
     assert {**back.json(), "updatedAt": None, "updatedBy": None} == {**before, "updatedAt": None, "updatedBy": None}
-    again = await post_swap(http, app, new, "Failed", run(1))
+    again = await post_swap_outcome(http, app, new, "Failed", run_headers(1))
     assert (again.status_code, again.headers["etag"]) == (200, back.headers["etag"])
-    problem(await stage(http, app, new_hub(), run(2)), 409, "DeploymentInProgress")
-    assert (await stage(http, app, new, run(1))).headers["etag"] == back.headers["etag"]
-    third = new_hub()
-    assert (await stage(http, app, third, run(1))).status_code == 200
-    assert (await post_swap(http, app, third, "Pending", run(1))).status_code == 200
-    assert held((await post_swap(http, app, third, "Done", run(1))).json()) == (third, old)
-    problem(await post_swap(http, app, third, "Failed", run(1)), 409, "SwapMismatch")
+    assert_problem(await post_staging(http, app, new_hub_name(), run_headers(2)), 409, "DeploymentInProgress")
+    assert (await post_staging(http, app, new, run_headers(1))).headers["etag"] == back.headers["etag"]
+    third = new_hub_name()
+    assert (await post_staging(http, app, third, run_headers(1))).status_code == 200
+    assert (await post_swap_outcome(http, app, third, "Pending", run_headers(1))).status_code == 200
+    assert hubs_in_slots((await post_swap_outcome(http, app, third, "Done", run_headers(1))).json()) == (third, old)
+    assert_problem(await post_swap_outcome(http, app, third, "Failed", run_headers(1)), 409, "SwapMismatch")
 
 
 async def test_everybody_is_told_that_a_swap_is_pending_its_own_run_too(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
     await begun(http, app)
-    clock.turn(30 * 86_400)
-    for headers in (run(1), run(2), {}):
+    clock.advance(30 * 86_400)
+    for headers in (run_headers(1), run_headers(2), {}):
         verdict = (await http.get(f"/api/apps/{app}/staging", headers=headers)).json()
-        assert (verdict["ready"], verdict["hasRunning"], codes(verdict)) == (False, False, ["SwapPending"])
+        assert (verdict["ready"], verdict["hasRunning"], reason_codes(verdict)) == (False, False, ["SwapPending"])
         assert verdict["retryAfterSeconds"] == 10
         assert "pipeline 1, run https://ci.example/runs/1, began to swap" in verdict["reasons"][0]["message"]
 
 
 async def test_a_slot_that_is_empty_on_record_is_not_ready_either(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    await stage(http, app, hub, run(1))
-    first = await post_swap(http, app, hub, "Pending", run(1))
-    assert (held(first.json()), first.json()["pendingSwap"]["swappedOut"]) == ((hub, None), None)
-    assert codes(await staging(http, app)) == ["SwapPending"]
-    assert held((await post_swap(http, app, hub, "Failed", run(1))).json()) == (None, hub)
+    await post_staging(http, app, hub, run_headers(1))
+    first = await post_swap_outcome(http, app, hub, "Pending", run_headers(1))
+    assert (hubs_in_slots(first.json()), first.json()["pendingSwap"]["swappedOut"]) == ((hub, None), None)
+    assert reason_codes(await get_staging(http, app)) == ["SwapPending"]
+    assert hubs_in_slots((await post_swap_outcome(http, app, hub, "Failed", run_headers(1))).json()) == (None, hub)
 
 
 async def test_who_waits_for_ready_is_answered_when_the_swap_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
     _, new = await begun(http, app)
-    waiting = asyncio.create_task(staging(http, app, wait=60))
-    assert codes(await staging(http, app)) == ["SwapPending"]
-    await post_swap(http, app, new, "Done", run(2))
+    waiting = asyncio.create_task(get_staging(http, app, wait=60))
+    assert reason_codes(await get_staging(http, app)) == ["SwapPending"]
+    await post_swap_outcome(http, app, new, "Done", run_headers(2))
     assert (await asyncio.wait_for(waiting, 30))["ready"]
 
 
@@ -130,28 +140,28 @@ async def test_nothing_that_depends_on_the_slots_is_done_while_a_swap_is_pending
     http: httpx.AsyncClient, app: str
 ) -> None:
     old, new = await begun(http, app)
-    before = await shown(http, app)
+    before = await get_app(http, app)
     forced = {"force": True, "takeOver": True, "reason": "hotfix"}
     refused = [
-        await stage(http, app, new_hub(), run(1)),
-        await stage(http, app, new, run(1)),
-        await stage(http, app, new_hub(), run(2), **forced),
-        await stage(http, app, new_hub()),
-        await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new}, headers=run(1)),
-        await put(http, app, slots={"staging": None}),
-        await put(http, app, slots={"production": {"taskHub": new_hub()}}),
-        await post_swap(http, app, new, "Pending", run(2)),
-        await post_swap(http, app, old, "Pending", run(1)),
-        await post_swap(http, app, new_hub(), "Done", run(1)),
-        await post_swap(http, app, old, "Failed", run(1)),
+        await post_staging(http, app, new_hub_name(), run_headers(1)),
+        await post_staging(http, app, new, run_headers(1)),
+        await post_staging(http, app, new_hub_name(), run_headers(2), **forced),
+        await post_staging(http, app, new_hub_name()),
+        await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new}, headers=run_headers(1)),
+        await put_app(http, app, slots={"staging": None}),
+        await put_app(http, app, slots={"production": {"taskHub": new_hub_name()}}),
+        await post_swap_outcome(http, app, new, "Pending", run_headers(2)),
+        await post_swap_outcome(http, app, old, "Pending", run_headers(1)),
+        await post_swap_outcome(http, app, new_hub_name(), "Done", run_headers(1)),
+        await post_swap_outcome(http, app, old, "Failed", run_headers(1)),
         # A late repetition of how an earlier swap went must not end this one.
-        await post_swap(http, app, old, "Done", run(1)),
+        await post_swap_outcome(http, app, old, "Done", run_headers(1)),
     ]
     for answer in refused:
-        told = problem(answer, 409, "SwapPending")
+        told = assert_problem(answer, 409, "SwapPending")
         assert told["pendingSwap"] == before["pendingSwap"]
         assert f"if it is {new}, send PostSwap for it with the outcome Done" in told["detail"]
-    assert await shown(http, app) == before
+    assert await get_app(http, app) == before
 
 
 @pytest.mark.parametrize(("production_has", "outcome"), [("new", "Done"), ("old", "Failed")])
@@ -159,9 +169,9 @@ async def test_whoever_looked_at_the_platform_ends_the_swap_of_a_dead_run(
     http: httpx.AsyncClient, app: str, production_has: str, outcome: str
 ) -> None:
     old, new = await begun(http, app)
-    ended = await post_swap(http, app, new, outcome, {"X-Actor": "ops"})
+    ended = await post_swap_outcome(http, app, new, outcome, {"X-Actor": "ops"})
     assert (ended.status_code, ended.json()["pendingSwap"]) == (200, None)
-    assert held(ended.json()) == ((new, old) if production_has == "new" else (old, new))
+    assert hubs_in_slots(ended.json()) == ((new, old) if production_has == "new" else (old, new))
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert (newest["operation"], newest["by"], newest["runUrl"]) == ("PostSwap", "ops", None)
     assert newest["details"] == {
@@ -174,16 +184,16 @@ async def test_whoever_looked_at_the_platform_ends_the_swap_of_a_dead_run(
 
 async def test_every_step_is_on_record(http: httpx.AsyncClient, app: str) -> None:
     old, new = await begun(http, app)
-    await post_swap(http, app, new, "Failed", run(1))
-    await post_swap(http, app, new, "Failed", run(1))
-    await post_swap(http, app, new, "Pending", run(1))
-    await post_swap(http, app, new, "Pending", run(1))
-    await post_swap(http, app, new, "Done", run(1))
-    await post_swap(http, app, old, "Pending", run(2), rollback=True)
-    await post_swap(http, app, old, "Done", run(2), rollback=True)
+    await post_swap_outcome(http, app, new, "Failed", run_headers(1))
+    await post_swap_outcome(http, app, new, "Failed", run_headers(1))
+    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
+    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
+    await post_swap_outcome(http, app, new, "Done", run_headers(1))
+    await post_swap_outcome(http, app, old, "Pending", run_headers(2), rollback=True)
+    await post_swap_outcome(http, app, old, "Done", run_headers(2), rollback=True)
     forward = {"slot": "staging", "production": new, "swappedOut": old}
     back = {"slot": "staging", "production": old, "swappedOut": new, "rollback": True}
-    assert await details(http, app) == [
+    assert await swap_audit_details(http, app) == [
         {"outcome": "Done", **back},
         {"outcome": "Pending", **back},
         {"outcome": "Done", **forward},
@@ -197,96 +207,105 @@ async def test_every_step_is_on_record(http: httpx.AsyncClient, app: str) -> Non
 async def test_a_rollback_is_to_a_hub_that_was_in_production_and_goes_back_once(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old)
-    await stage(http, app, new, run(1))
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old)
+    await post_staging(http, app, new, run_headers(1))
     for outcome in ("Pending", "Done"):
-        told = problem(await post_swap(http, app, new, outcome, run(1), rollback=True), 409, "SwapMismatch")
+        told = assert_problem(
+            await post_swap_outcome(http, app, new, outcome, run_headers(1), rollback=True), 409, "SwapMismatch"
+        )
         assert told["slots"] == {"production": old, "staging": new}
-    await post_swap(http, app, new, "Done", run(1))
-    begun = (await post_swap(http, app, old, "Pending", run(2), rollback=True)).json()
+    await post_swap_outcome(http, app, new, "Done", run_headers(1))
+    begun = (await post_swap_outcome(http, app, old, "Pending", run_headers(2), rollback=True)).json()
     assert begun["pendingSwap"]["rollback"] is True
-    assert held((await post_swap(http, app, old, "Done", run(2), rollback=True)).json()) == (old, new)
+    assert hubs_in_slots((await post_swap_outcome(http, app, old, "Done", run_headers(2), rollback=True)).json()) == (
+        old,
+        new,
+    )
     for outcome in ("Pending", "Done"):
-        again = (await post_swap(http, app, old, outcome, run(2), rollback=True)).json()
-        assert (held(again), again["pendingSwap"]) == ((old, new), None)
+        again = (await post_swap_outcome(http, app, old, outcome, run_headers(2), rollback=True)).json()
+        assert (hubs_in_slots(again), again["pendingSwap"]) == ((old, new), None)
 
 
 async def test_of_many_runs_that_begin_the_same_swap_exactly_one_does(http: httpx.AsyncClient, app: str) -> None:
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old, new)
-    answers = await asyncio.gather(*(post_swap(http, app, old, "Pending", run(n)) for n in range(8)))
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old, new)
+    answers = await asyncio.gather(*(post_swap_outcome(http, app, old, "Pending", run_headers(n)) for n in range(8)))
     (winner,) = [answer.json()["pendingSwap"] for answer in answers if answer.status_code == 200]
     for answer in answers:
         if answer.status_code != 200:
-            assert problem(answer, 409, "SwapPending")["pendingSwap"] == winner
-    assert len(await details(http, app)) == 3
+            assert assert_problem(answer, 409, "SwapPending")["pendingSwap"] == winner
+    assert len(await swap_audit_details(http, app)) == 3
 
 
 @pytest.mark.parametrize("late_one", ["begins", "stages"])
 async def test_who_decided_before_a_swap_was_begun_is_refused_after_it(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, late_one: str
 ) -> None:
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old, new)
-    async with storage_proxy(storage) as proxy, another(proxy.settings) as late:
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old, new)
+    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
         raced = False
 
         async def overtake(method: str, path: str) -> None:
             nonlocal raced
             if path.endswith("$batch") and not raced:
                 raced = True
-                assert (await post_swap(http, app, old, "Pending", run(1))).status_code == 200
+                assert (await post_swap_outcome(http, app, old, "Pending", run_headers(1))).status_code == 200
 
-        proxy.before = overtake
+        proxy.before_request = overtake
         if late_one == "begins":
-            answer = await post_swap(late, app, old, "Pending", run(2))
+            answer = await post_swap_outcome(late, app, old, "Pending", run_headers(2))
         else:
-            answer = await stage(late, app, new_hub(), run(2))
+            answer = await post_staging(late, app, new_hub_name(), run_headers(2))
     assert raced
-    assert problem(answer, 409, "SwapPending")["pendingSwap"]["by"] == "pipeline 1"
+    assert assert_problem(answer, 409, "SwapPending")["pendingSwap"]["by"] == "pipeline 1"
 
 
 async def test_if_match_guards_every_step(http: httpx.AsyncClient, app: str) -> None:
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old)
-    etag = (await stage(http, app, new, run(1))).headers["etag"]
-    stale = {**run(1), "If-Match": '"1"'}
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old)
+    etag = (await post_staging(http, app, new, run_headers(1))).headers["etag"]
+    stale = {**run_headers(1), "If-Match": '"1"'}
     for outcome in ("Pending", "Done", "Failed"):
-        problem(await post_swap(http, app, new, outcome, stale), 412, "PreconditionFailed")
-    begun = await post_swap(http, app, new, "Pending", {**run(1), "If-Match": etag})
+        assert_problem(await post_swap_outcome(http, app, new, outcome, stale), 412, "PreconditionFailed")
+    begun = await post_swap_outcome(http, app, new, "Pending", {**run_headers(1), "If-Match": etag})
     assert begun.status_code == 200
     for outcome in ("Done", "Failed"):
-        problem(await post_swap(http, app, new, outcome, {**run(1), "If-Match": etag}), 412, "PreconditionFailed")
-    done = await post_swap(http, app, new, "Done", {**run(1), "If-Match": begun.headers["etag"]})
+        assert_problem(
+            await post_swap_outcome(http, app, new, outcome, {**run_headers(1), "If-Match": etag}),
+            412,
+            "PreconditionFailed",
+        )
+    done = await post_swap_outcome(http, app, new, "Done", {**run_headers(1), "If-Match": begun.headers["etag"]})
     assert done.status_code == 200
 
 
 async def test_that_a_swap_is_done_is_refused_once_it_was_swapped_back_and_changes_nothing(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old)
-    await stage(http, app, new, run(1))
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old)
+    await post_staging(http, app, new, run_headers(1))
     for outcome in ("Pending", "Done"):
-        assert (await post_swap(http, app, new, outcome, run(1))).status_code == 200
+        assert (await post_swap_outcome(http, app, new, outcome, run_headers(1))).status_code == 200
     assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": old, "rollback": True})).status_code == 200
     before = (await http.get(f"/api/apps/{app}")).json()
-    told = problem(await post_swap(http, app, new, "Done", run(1)), 409, "SwapMismatch")
+    told = assert_problem(await post_swap_outcome(http, app, new, "Done", run_headers(1)), 409, "SwapMismatch")
     assert "without an outcome" in told["detail"]
     assert told["slots"] == {"production": old, "staging": new}
     assert (await http.get(f"/api/apps/{app}")).json() == before
     # Left out, it is a swap like any other.
-    assert (await swap(http, app, new)).json()["slots"]["production"]["taskHub"] == new
+    assert (await post_swap(http, app, new)).json()["slots"]["production"]["taskHub"] == new
 
 
 @pytest.mark.parametrize("body", [{"outcome": "done"}, {"outcome": None}, {"outcome": "Began"}, {"rollback": "yes"}])
 async def test_an_outcome_that_is_none_is_refused(
     http: httpx.AsyncClient, app: str, hub: str, body: dict[str, Any]
 ) -> None:
-    await stage(http, app, hub)
+    await post_staging(http, app, hub)
     sent = {"taskHub": hub, **body}
-    told = problem(await http.post(f"/api/apps/{app}/swap", json=sent), 400, "InvalidRequest")
+    told = assert_problem(await http.post(f"/api/apps/{app}/swap", json=sent), 400, "InvalidRequest")
     assert [one["at"] for one in told["errors"]] == [f"body.{name}" for name in body]
 
 
@@ -294,19 +313,19 @@ async def test_a_step_of_an_app_or_a_slot_that_nobody_knows_is_told(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     for outcome in ("Pending", "Done", "Failed"):
-        problem(await post_swap(http, app, hub, outcome), 404, "AppNotFound")
-    await put(http, app)
+        assert_problem(await post_swap_outcome(http, app, hub, outcome), 404, "AppNotFound")
+    await put_app(http, app)
     for outcome in ("Pending", "Done", "Failed"):
-        problem(await post_swap(http, app, hub, outcome, slot="canary"), 404, "SlotNotFound")
-        problem(await post_swap(http, app, hub, outcome, slot="production"), 400, "InvalidRequest")
-        problem(await post_swap(http, app, hub, outcome), 409, "SwapMismatch")
+        assert_problem(await post_swap_outcome(http, app, hub, outcome, slot="canary"), 404, "SlotNotFound")
+        assert_problem(await post_swap_outcome(http, app, hub, outcome, slot="production"), 400, "InvalidRequest")
+        assert_problem(await post_swap_outcome(http, app, hub, outcome), 409, "SwapMismatch")
 
 
 async def test_an_answer_is_sent_back_while_a_swap_is_pending_and_it_stays_so(
     http: httpx.AsyncClient, app: str
 ) -> None:
     await begun(http, app)
-    body = await shown(http, app)
+    body = await get_app(http, app)
     unchanged = await http.put(f"/api/apps/{app}", json=body)
     assert (unchanged.status_code, unchanged.json()) == (200, body)
     body["policy"]["settleSeconds"] = 5
@@ -319,33 +338,33 @@ async def test_an_answer_is_sent_back_while_a_swap_is_pending_and_it_stays_so(
 async def test_retired_hubs_are_cleaned_up_while_a_swap_is_pending_and_those_in_doubt_stay(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    oldest = new_hub()
-    await swapped_out(http, app, oldest, new_hub())
-    await publish(http, event(oldest, status="Completed"))
-    await put(http, app, policy={"settleSeconds": 0})
+    oldest = new_hub_name()
+    await stage_and_swap(http, app, oldest, new_hub_name())
+    await post_events(http, event(oldest, status="Completed"))
+    await put_app(http, app, policy={"settleSeconds": 0})
     old, new = await begun(http, app)
     answer = (await http.post(f"/api/apps/{app}/cleanup")).json()
     outcomes = {one["taskHub"]: one["outcome"] for one in answer["taskHubs"]}
     assert outcomes.pop(oldest) == "Removed"
     assert not outcomes.keys() & {old, new}
-    assert held(answer["app"]) == (new, old)
+    assert hubs_in_slots(answer["app"]) == (new, old)
     assert answer["app"]["pendingSwap"]["taskHub"] == new
-    assert held((await post_swap(http, app, new, "Failed", run(1))).json()) == (old, new)
+    assert hubs_in_slots((await post_swap_outcome(http, app, new, "Failed", run_headers(1))).json()) == (old, new)
 
 
 async def test_an_app_that_was_written_before_there_were_pending_swaps_is_read_and_swapped(
     server: StateServer, http: httpx.AsyncClient, app: str
 ) -> None:
-    old, new = new_hub(), new_hub()
-    await swapped_out(http, app, old)
-    await stage(http, app, new, run(1))
-    before = await shown(http, app)
-    table = server.tables.client(APPS)
+    old, new = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old)
+    await post_staging(http, app, new, run_headers(1))
+    before = await get_app(http, app)
+    table = server.tables.client(APPS_TABLE)
     row = await table.get_entity(app, "app")
-    state = json.loads(unchunked("State", row))
+    state = json.loads(join_property("State", row))
     assert state.pop("pending_swap") is None
-    row.update(chunked("State", json.dumps(state)))
+    row.update(split_property("State", json.dumps(state)))
     await table.update_entity(row)
-    assert await shown(http, app) == before
-    assert (await post_swap(http, app, new, "Pending", run(1))).json()["pendingSwap"]["taskHub"] == new
-    assert held((await post_swap(http, app, new, "Failed", run(1))).json()) == (old, new)
+    assert await get_app(http, app) == before
+    assert (await post_swap_outcome(http, app, new, "Pending", run_headers(1))).json()["pendingSwap"]["taskHub"] == new
+    assert hubs_in_slots((await post_swap_outcome(http, app, new, "Failed", run_headers(1))).json()) == (old, new)

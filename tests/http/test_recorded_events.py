@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from state_api.domain.instants import Instant, parse_instant
-from state_api.services.envelopes import understand
+from state_api.services.event_parser import parse_event
 from tests import recordings
-from tests.conftest import new_hub
-from tests.http.client import publish
+from tests.conftest import new_hub_name
+from tests.http.operations import post_events
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +23,7 @@ WAITS_WITH_ODD_IDS = {
 
 ACTIVE_BY_EVENTS = {
     # A rewound instance publishes no second Running: by events, `mends-not` has ended although it is active.
-    "Recorded": {"parent-terminated:0", "parent-terminated:1", *WAITS_WITH_ODD_IDS},
+    "RecordingResult": {"parent-terminated:0", "parent-terminated:1", *WAITS_WITH_ODD_IDS},
     "RecordedV2": {"versioned-parent", "versioned-parent:0", "versioned-waits"},
     "RecordedSessions": set[str](),
 }
@@ -33,7 +33,7 @@ ACTIVE_BY_EVENTS = {
 @pytest.mark.parametrize("number", range(len(recordings.events())))
 def test_every_recorded_event_is_understood(number: int) -> None:
     event = recordings.events()[number]
-    understood = understand(event, LATER)
+    understood = parse_event(event, LATER)
     data = event["data"]
     assert (understood.task_hub, understood.instance_id) == (data["hubName"], data["instanceId"])
     assert (understood.function_name, understood.runtime_status) == (data["functionName"], data["runtimeStatus"])
@@ -50,14 +50,14 @@ def test_every_event_has_the_fields_that_the_documentation_names() -> None:
         assert (event["topic"], event["metadataVersion"], event["dataVersion"]) == (None, None, "1.0")
 
 
-async def active(http: httpx.AsyncClient, hub: str) -> set[str]:
+async def list_active_ids(http: httpx.AsyncClient, hub: str) -> set[str]:
     answer = await http.get(f"/api/taskhubs/{hub}/instances", params={"active": "true", "top": 1000})
     assert answer.status_code == 200, answer.text
     assert answer.json()["continuationToken"] is None
     return {one["instanceId"] for one in answer.json()["instances"]}
 
 
-def of(recorded_hub: str, hub: str) -> list[Any]:
+def recorded_events_for(recorded_hub: str, hub: str) -> list[Any]:
     """The recorded events of this task hub, as those of another one."""
     found = [event for event in recordings.events() if event["data"]["hubName"] == recorded_hub]
     for event in found:
@@ -70,11 +70,11 @@ def of(recorded_hub: str, hub: str) -> list[Any]:
 async def test_the_recorded_events_leave_active_what_was_active_in_any_order(
     http: httpx.AsyncClient, recorded_hub: str, order: str
 ) -> None:
-    hub = new_hub()
-    events = of(recorded_hub, hub)
+    hub = new_hub_name()
+    events = recorded_events_for(recorded_hub, hub)
     for event in {"as posted": events, "backwards": events[::-1], "twice": [*events, *events]}[order]:
-        await publish(http, event)
-    assert await active(http, hub) == ACTIVE_BY_EVENTS[recorded_hub]
+        await post_events(http, event)
+    assert await list_active_ids(http, hub) == ACTIVE_BY_EVENTS[recorded_hub]
 
 
 def test_continue_as_new_publishes_its_end_and_its_start_within_milliseconds() -> None:

@@ -4,9 +4,17 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
-from tests.builders import at, event
-from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, stage, staging, swapped_out
+from tests.builders import event, timestamp
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    put_app,
+    reason_codes,
+    stage_and_swap,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -15,18 +23,18 @@ UNSET = "STATE_TASKHUBS_UNSET"
 
 
 async def test_an_existing_production_is_registered_and_guarded(http: httpx.AsyncClient, app: str) -> None:
-    old, new, next_one = new_hub(), new_hub(), new_hub()
-    registered = await put(http, app, slots={"production": {"taskHub": old, "version": "1.4.0"}})
+    old, new, next_one = new_hub_name(), new_hub_name(), new_hub_name()
+    registered = await put_app(http, app, slots={"production": {"taskHub": old, "version": "1.4.0"}})
     assert registered.json()["slots"]["production"]["taskHub"] == old
-    await publish(http, event(old))
-    await swapped_out(http, app, new)
-    problem(await stage(http, app, next_one), 409, "StagingNotReady")
-    problem(await put(http, app, slots={"staging": None}), 409, "StagingNotReady")
-    problem(await put(http, app, slots={"staging": {"taskHub": next_one}}), 409, "StagingNotReady")
+    await post_events(http, event(old))
+    await stage_and_swap(http, app, new)
+    assert_problem(await post_staging(http, app, next_one), 409, "StagingNotReady")
+    assert_problem(await put_app(http, app, slots={"staging": None}), 409, "StagingNotReady")
+    assert_problem(await put_app(http, app, slots={"staging": {"taskHub": next_one}}), 409, "StagingNotReady")
 
 
 async def test_an_answer_can_be_changed_and_sent_back(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    first = await put(http, app, slots={"production": {"taskHub": hub}}, policy={"ignoreFunctions": ["Nightly*"]})
+    first = await put_app(http, app, slots={"production": {"taskHub": hub}}, policy={"ignoreFunctions": ["Nightly*"]})
     body = first.json()
     body["policy"]["settleSeconds"] = 5
     second = await http.put(f"/api/apps/{app}", json=body, headers={"If-Match": first.headers["etag"]})
@@ -37,13 +45,13 @@ async def test_an_answer_can_be_changed_and_sent_back(http: httpx.AsyncClient, a
 
 
 async def test_what_a_registration_leaves_out_stays(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    await put(
+    await put_app(
         http,
         app,
         slots={"production": {"taskHub": hub, "version": "1.4.0"}},
         policy={"settleSeconds": 5, "retention": {"keepLast": 2, "keepForHours": 24}},
     )
-    changed = await put(http, app, slots={"production": {"taskHub": hub}}, policy={"retention": {"keepLast": 3}})
+    changed = await put_app(http, app, slots={"production": {"taskHub": hub}}, policy={"retention": {"keepLast": 3}})
     assert changed.json()["slots"]["production"]["version"] == "1.4.0"
     assert changed.json()["policy"]["settleSeconds"] == 5
     assert changed.json()["policy"]["retention"] == {"keepLast": 3, "keepForHours": 24}
@@ -53,12 +61,12 @@ async def test_what_a_registration_leaves_out_stays(http: httpx.AsyncClient, app
 
 async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:
     plain = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
-    shown = (await put(http, app, taskHubs=plain)).json()["taskHubs"]
+    shown = (await put_app(http, app, taskHubs=plain)).json()["taskHubs"]
     assert shown == plain | {"trackingConnection": None, "trackingPrefix": None}
     tracked = plain | {"trackingConnection": "STATE_TASKHUBS_SHOP", "trackingPrefix": "Shared"}
-    assert (await put(http, app, taskHubs=tracked)).json()["taskHubs"] == tracked
-    assert (await put(http, app)).json()["taskHubs"] == tracked
-    assert (await put(http, app, taskHubs=None)).json()["taskHubs"] is None
+    assert (await put_app(http, app, taskHubs=tracked)).json()["taskHubs"] == tracked
+    assert (await put_app(http, app)).json()["taskHubs"] == tracked
+    assert (await put_app(http, app, taskHubs=None)).json()["taskHubs"] is None
 
 
 @pytest.mark.parametrize(
@@ -76,9 +84,9 @@ async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.Asy
 async def test_a_probe_that_cannot_work_is_refused(
     http: httpx.AsyncClient, app: str, source: dict[str, str], says: str
 ) -> None:
-    told = problem(await put(http, app, taskHubs=source), 400, "InvalidRequest")
+    told = assert_problem(await put_app(http, app, taskHubs=source), 400, "InvalidRequest")
     assert says in told["detail"]
-    problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
+    assert_problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
 @pytest.mark.parametrize("member", ["connection", "trackingConnection"])
@@ -88,10 +96,13 @@ async def test_an_app_cannot_name_other_settings_of_the_server(
 ) -> None:
     """The refusal does not say whether there is such a setting, or what is in it."""
     source = {"provider": provider, "connection": SETTING, member: "STATE_KEYS"}
-    absent = await put(http, app, taskHubs=source)
+    absent = await put_app(http, app, taskHubs=source)
     server.backends._connections._environment["STATE_KEYS"] = "AccountName=secret;AccountKey=c2VjcmV0"
-    present = await put(http, app, taskHubs=source)
-    assert problem(absent, 400, "InvalidRequest")["detail"] == problem(present, 400, "InvalidRequest")["detail"]
+    present = await put_app(http, app, taskHubs=source)
+    assert (
+        assert_problem(absent, 400, "InvalidRequest")["detail"]
+        == assert_problem(present, 400, "InvalidRequest")["detail"]
+    )
     if provider == "azureStorage" or member == "connection":
         assert "STATE_KEYS is neither" in present.json()["detail"]
 
@@ -99,53 +110,53 @@ async def test_an_app_cannot_name_other_settings_of_the_server(
 async def test_required_verification_without_a_probe_is_never_ready(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await swapped_out(http, app, hub, new_hub())
-    await put(http, app, policy={"requireVerification": True})
-    verdict = await staging(http, app)
-    assert (codes(verdict), verdict["assurance"]) == (["VerificationRequired"], "events")
+    await stage_and_swap(http, app, hub, new_hub_name())
+    await put_app(http, app, policy={"requireVerification": True})
+    verdict = await get_staging(http, app)
+    assert (reason_codes(verdict), verdict["assurance"]) == (["VerificationRequired"], "events")
 
 
 async def test_what_the_policy_ignores_does_not_block(http: httpx.AsyncClient, app: str, clock: ShiftedClock) -> None:
-    one, two = new_hub(), new_hub()
-    await put(http, app, policy={"ignoreFunctions": ["Nightly*"]})
-    await swapped_out(http, app, one)
-    await publish(http, event(one, "nightly", function="NightlySync"), event(one, "@counter@x", function="Counter"))
-    await swapped_out(http, app, two)
-    clock.turn(31)
-    verdict = await staging(http, app)
+    one, two = new_hub_name(), new_hub_name()
+    await put_app(http, app, policy={"ignoreFunctions": ["Nightly*"]})
+    await stage_and_swap(http, app, one)
+    await post_events(http, event(one, "nightly", function="NightlySync"), event(one, "@counter@x", function="Counter"))
+    await stage_and_swap(http, app, two)
+    clock.advance(31)
+    verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["hasRunning"], verdict["ignoredCount"]) == (True, False, 1)
-    await put(http, app, policy={"ignoreFunctions": []})
-    assert codes(await staging(http, app)) == ["InstancesActive"]
+    await put_app(http, app, policy={"ignoreFunctions": []})
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
 
 
 async def test_an_ignored_function_that_never_rests_does_not_keep_the_hub_settling(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
-    old = new_hub()
-    await put(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
-    await publish(http, event(old, "order", "Completed"))
-    assert codes(await staging(http, app)) == ["Settling"]
-    clock.turn(31)
+    old = new_hub_name()
+    await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
+    await post_events(http, event(old, "order", "Completed"))
+    assert reason_codes(await get_staging(http, app)) == ["Settling"]
+    clock.advance(31)
     for status in ("Running", "Completed", "Running"):
-        await publish(http, event(old, "monitor", status, function="Monitor"), event(old, "@counter@x"))
-        assert (await staging(http, app))["ready"]
-    await publish(http, event(old, "order-2", "Completed"))
+        await post_events(http, event(old, "monitor", status, function="Monitor"), event(old, "@counter@x"))
+        assert (await get_staging(http, app))["ready"]
+    await post_events(http, event(old, "order-2", "Completed"))
     # By the test's clock the last write is half a minute old already; by the storage's it has just happened.
-    clock.ahead = 0
-    assert codes(await staging(http, app)) == ["Settling"]
+    clock.offset_ticks = 0
+    assert reason_codes(await get_staging(http, app)) == ["Settling"]
 
 
 @pytest.mark.parametrize("together", [True, False])
 async def test_an_id_that_goes_over_to_an_ignored_function_does_not_hide_the_other(
     http: httpx.AsyncClient, app: str, together: bool
 ) -> None:
-    old = new_hub()
-    await put(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
+    old = new_hub_name()
+    await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
     events = [
-        event(old, "x", time=at(-5)),
-        event(old, "x", "Completed", time=at(-3)),
-        event(old, "x", time=at(-1), function="Monitor"),
+        event(old, "x", time=timestamp(-5)),
+        event(old, "x", "Completed", time=timestamp(-3)),
+        event(old, "x", time=timestamp(-1), function="Monitor"),
     ]
     for delivery in [events] if together else [[one] for one in events]:
-        await publish(http, *delivery)
-    assert codes(await staging(http, app)) == ["Settling"]
+        await post_events(http, *delivery)
+    assert reason_codes(await get_staging(http, app)) == ["Settling"]

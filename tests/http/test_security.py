@@ -8,24 +8,24 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.local import free_port
+from dev.local_processes import free_port
 from state_api.app import StateServer
-from state_api.http.middleware import SECURITY_HEADERS, LocalOnly
-from state_api.settings import Settings, StorageSettings, emulator_connection, sha256_of
-from tests.builders import at, event
+from state_api.http.middleware import SECURITY_HEADERS, LoopbackOnlyMiddleware
+from state_api.settings import Settings, StorageSettings, emulator_connection_string, sha256_of
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
+from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock
-from tests.http.client import codes, problem, publish, put, stage, staging
-from tests.http.test_keys_and_roles import KEYS, OPERATIONS, guarded
-from tests.taskhubs.provider import ProviderHub
+from tests.http.operations import assert_problem, get_staging, post_events, post_staging, put_app, reason_codes
+from tests.http.test_keys_and_roles import KEYS, OPERATIONS, client_with_keys
 
-__all__ = ["guarded"]  # a fixture
+__all__ = ["client_with_keys"]  # a fixture
 
 pytestmark = pytest.mark.anyio
 
-EVIL = "https://evil.example"
+HOSTILE_ORIGIN = "https://evil.example"
 
 
-def key_of(role: str) -> dict[str, str]:
+def key_header(role: str) -> dict[str, str]:
     return {"x-functions-key": KEYS[role]}
 
 
@@ -34,7 +34,7 @@ def key_of(role: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 async def test_no_operation_answers_without_a_key_that_is_known(
-    guarded: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
+    client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     address = path.format(app=app, hub=hub)
     attempts: list[dict[str, Any]] = [
@@ -48,14 +48,16 @@ async def test_no_operation_answers_without_a_key_that_is_known(
         {"headers": {"cookie": f"x-functions-key={KEYS['admin']}"}},
     ]
     for attempt in attempts:
-        problem(await guarded.request(method, address, **attempt), 401, "Unauthorized")
+        assert_problem(await client_with_keys.request(method, address, **attempt), 401, "Unauthorized")
 
 
 @pytest.mark.parametrize("role", ["reader", "router", "deployer", "publisher"])
-async def test_what_is_refused_changes_nothing(guarded: httpx.AsyncClient, app: str, hub: str, role: str) -> None:
+async def test_what_is_refused_changes_nothing(
+    client_with_keys: httpx.AsyncClient, app: str, hub: str, role: str
+) -> None:
     body = {"slots": {"production": {"taskHub": hub}}}
-    assert (await guarded.put(f"/api/apps/{app}", json=body, headers=key_of("admin"))).status_code == 200
-    before = await guarded.get(f"/api/apps/{app}", headers=key_of("reader"))
+    assert (await client_with_keys.put(f"/api/apps/{app}", json=body, headers=key_header("admin"))).status_code == 200
+    before = await client_with_keys.get(f"/api/apps/{app}", headers=key_header("reader"))
     bodies: dict[str, Any] = {
         "/api/apps/{app}": {"policy": {"settleSeconds": 0}},
         "/api/apps/{app}/staging": {"taskHub": f"{hub}x"},
@@ -71,11 +73,13 @@ async def test_what_is_refused_changes_nothing(guarded: httpx.AsyncClient, app: 
     for method, path, roles in OPERATIONS:
         if method in ("POST", "PUT") and role not in roles:
             address = path.format(app=app, hub=hub)
-            refused = await guarded.request(method, address, json=bodies.get(path, {}), headers=key_of(role))
-            problem(refused, 403, "Forbidden")
-    after = await guarded.get(f"/api/apps/{app}", headers=key_of("reader"))
+            refused = await client_with_keys.request(
+                method, address, json=bodies.get(path, {}), headers=key_header(role)
+            )
+            assert_problem(refused, 403, "Forbidden")
+    after = await client_with_keys.get(f"/api/apps/{app}", headers=key_header("reader"))
     assert (after.json(), after.headers["etag"]) == (before.json(), before.headers["etag"])
-    instances = await guarded.get(f"/api/taskhubs/{hub}/instances", headers=key_of("reader"))
+    instances = await client_with_keys.get(f"/api/taskhubs/{hub}/instances", headers=key_header("reader"))
     assert instances.json().get("instances", []) == []
 
 
@@ -96,17 +100,19 @@ async def test_what_is_refused_changes_nothing(guarded: httpx.AsyncClient, app: 
         "/api/openapi.json%00",
     ],
 )
-async def test_an_address_that_looks_anonymous_is_not(guarded: httpx.AsyncClient, path: str) -> None:
-    problem(await guarded.get(path), 401, "Unauthorized")
+async def test_an_address_that_looks_anonymous_is_not(client_with_keys: httpx.AsyncClient, path: str) -> None:
+    assert_problem(await client_with_keys.get(path), 401, "Unauthorized")
 
 
-async def test_two_keys_in_one_request_give_no_more_than_one_of_them(guarded: httpx.AsyncClient, app: str) -> None:
-    both = {"headers": key_of("reader"), "params": {"code": KEYS["publisher"]}}
-    problem(await guarded.put(f"/api/apps/{app}", json={}, **both), 403, "Forbidden")  # type: ignore[arg-type]
+async def test_two_keys_in_one_request_give_no_more_than_one_of_them(
+    client_with_keys: httpx.AsyncClient, app: str
+) -> None:
+    both = {"headers": key_header("reader"), "params": {"code": KEYS["publisher"]}}
+    assert_problem(await client_with_keys.put(f"/api/apps/{app}", json={}, **both), 403, "Forbidden")  # type: ignore[arg-type]
 
 
 async def test_a_key_is_compared_in_constant_time_with_every_key_there_is(
-    guarded: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    client_with_keys: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever matches, and if none does: the comparison that the standard library has for it, as often as there are
     keys, with no early end. Time itself is too noisy to test."""
@@ -120,7 +126,7 @@ async def test_a_key_is_compared_in_constant_time_with_every_key_there_is(
     monkeypatch.setattr(hmac, "compare_digest", noted)
     for value in (*KEYS.values(), "wrong", KEYS["reader"][:-1], "x" * 8000):
         compared.clear()
-        await guarded.get("/api/apps", headers={"x-functions-key": value})
+        await client_with_keys.get("/api/apps", headers={"x-functions-key": value})
         assert compared == [(sha256_of(value), sha256_of(key)) for key in KEYS.values()]
 
 
@@ -135,25 +141,27 @@ def assert_secured(answer: httpx.Response) -> None:
 
 
 async def test_every_answer_carries_the_security_headers(
-    guarded: httpx.AsyncClient, app: str, hub: str, storage: StorageSettings
+    client_with_keys: httpx.AsyncClient, app: str, hub: str, storage: StorageSettings
 ) -> None:
-    admin = key_of("admin")
+    admin = key_header("admin")
     answers = [
-        await guarded.get("/api/health"),
-        await guarded.get("/api/openapi.json"),
-        await guarded.get("/api/apps"),
-        await guarded.put(f"/api/apps/{app}", headers=key_of("reader"), json={}),
-        await guarded.get("/api/apps/x_y", headers=admin),
-        await guarded.get(f"/api/apps/{app}", headers=admin),
-        await guarded.get("/api/nothing", headers=admin),
-        await guarded.patch("/api/apps", headers=admin),
-        await guarded.post(f"/api/apps/{app}/staging", headers=admin, content="x" * 70_000),
-        await guarded.post(f"/api/apps/{app}/staging", headers=admin, content="x"),
-        await guarded.post(f"/api/apps/{app}/staging", headers=admin, json={"taskHub": hub}),
-        await guarded.post(f"/api/apps/{app}/swap", headers=admin, json={"taskHub": "another1"}),
-        await guarded.post(f"/api/apps/{app}/cleanup", headers={**admin, "If-Match": '"99"'}),
-        await guarded.post("/api/events", headers=admin, json=[event(hub)]),
-        await guarded.options("/api/events", headers={**admin, "WebHook-Request-Origin": "eventgrid.azure.net"}),
+        await client_with_keys.get("/api/health"),
+        await client_with_keys.get("/api/openapi.json"),
+        await client_with_keys.get("/api/apps"),
+        await client_with_keys.put(f"/api/apps/{app}", headers=key_header("reader"), json={}),
+        await client_with_keys.get("/api/apps/x_y", headers=admin),
+        await client_with_keys.get(f"/api/apps/{app}", headers=admin),
+        await client_with_keys.get("/api/nothing", headers=admin),
+        await client_with_keys.patch("/api/apps", headers=admin),
+        await client_with_keys.post(f"/api/apps/{app}/staging", headers=admin, content="x" * 70_000),
+        await client_with_keys.post(f"/api/apps/{app}/staging", headers=admin, content="x"),
+        await client_with_keys.post(f"/api/apps/{app}/staging", headers=admin, json={"taskHub": hub}),
+        await client_with_keys.post(f"/api/apps/{app}/swap", headers=admin, json={"taskHub": "another1"}),
+        await client_with_keys.post(f"/api/apps/{app}/cleanup", headers={**admin, "If-Match": '"99"'}),
+        await client_with_keys.post("/api/events", headers=admin, json=[event(hub)]),
+        await client_with_keys.options(
+            "/api/events", headers={**admin, "WebHook-Request-Origin": "eventgrid.azure.net"}
+        ),
     ]
     statuses = [200, 200, 401, 403, 400, 404, 404, 405, 413, 415, 200, 409, 412, 200, 200]
     assert [answer.status_code for answer in answers] == statuses
@@ -162,15 +170,17 @@ async def test_every_answer_carries_the_security_headers(
 
 
 async def test_the_answers_to_trouble_carry_them_too(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = StorageSettings.model_validate({"connection_string": emulator_connection("127.0.0.1", free_port())})
+    nowhere = StorageSettings.model_validate(
+        {"connection_string": emulator_connection_string("127.0.0.1", free_port())}
+    )
     server = StateServer(Settings(storage=nowhere))
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
         unavailable = await client.get("/api/health/ready")
-        problem(unavailable, 503, "StorageUnavailable")
+        assert_problem(unavailable, 503, "StorageUnavailable")
         monkeypatch.setattr(server.services.inspection, "check_storage", None)
         unforeseen = await client.get("/api/health/ready")
-        problem(unforeseen, 500, "InternalError")
+        assert_problem(unforeseen, 500, "InternalError")
     await server.close()
     assert_secured(unavailable)
     assert_secured(unforeseen)
@@ -188,57 +198,61 @@ async def test_browsers_are_bound_to_https_where_the_server_is_reached_by_it(ser
     "path", ["/docs", "/redoc", "/api/docs", "/api/redoc", "/openapi.json", "/docs/oauth2-redirect"]
 )
 async def test_there_is_no_page_that_would_load_scripts_from_elsewhere(http: httpx.AsyncClient, path: str) -> None:
-    problem(await http.get(path), 404, "NotFound")
+    assert_problem(await http.get(path), 404, "NotFound")
 
 
 # Other origins
 
 
 @pytest.fixture
-async def local(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
+async def local_client(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
     """A server without keys, as it is on a developer's machine."""
-    transport = httpx.ASGITransport(LocalOnly(server.application))
+    transport = httpx.ASGITransport(LoopbackOnlyMiddleware(server.application))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7071") as client:
         yield client
 
 
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _ in OPERATIONS if method != "OPTIONS"])
 async def test_a_preflight_from_another_origin_gets_nothing_that_allows_it(
-    guarded: httpx.AsyncClient, local: httpx.AsyncClient, app: str, hub: str, method: str, path: str
+    client_with_keys: httpx.AsyncClient, local_client: httpx.AsyncClient, app: str, hub: str, method: str, path: str
 ) -> None:
     asked = {
-        "Origin": EVIL,
+        "Origin": HOSTILE_ORIGIN,
         "Access-Control-Request-Method": method,
         "Access-Control-Request-Headers": "content-type, x-functions-key",
         "Access-Control-Request-Private-Network": "true",
     }
-    for client, expected in ((guarded, 401), (local, 403)):
+    for client, expected in ((client_with_keys, 401), (local_client, 403)):
         answer = await client.options(path.format(app=app, hub=hub), headers=asked)
         assert answer.status_code == expected
         assert_secured(answer)
     # Not even with a key, which a browser's preflight never carries.
-    answer = await guarded.options(path.format(app=app, hub=hub), headers={**asked, **key_of("admin")})
+    answer = await client_with_keys.options(path.format(app=app, hub=hub), headers={**asked, **key_header("admin")})
     assert answer.status_code in (400, 405)
     assert_secured(answer)
 
 
-async def test_what_another_origin_asks_for_is_not_for_it_to_read(guarded: httpx.AsyncClient) -> None:
-    answer = await guarded.get("/api/apps", headers={"Origin": EVIL, **key_of("reader")})
+async def test_what_another_origin_asks_for_is_not_for_it_to_read(client_with_keys: httpx.AsyncClient) -> None:
+    answer = await client_with_keys.get("/api/apps", headers={"Origin": HOSTILE_ORIGIN, **key_header("reader")})
     assert answer.status_code == 200
     assert_secured(answer)
 
 
-async def test_the_handshake_of_deliveries_allows_no_browser_anything(guarded: httpx.AsyncClient) -> None:
-    headers = {"WebHook-Request-Origin": EVIL, "Origin": EVIL, "Access-Control-Request-Method": "POST"}
-    problem(await guarded.options("/api/events", headers=headers), 401, "Unauthorized")
-    assert_secured(await guarded.options("/api/events", headers={**headers, **key_of("publisher")}))
+async def test_the_handshake_of_deliveries_allows_no_browser_anything(client_with_keys: httpx.AsyncClient) -> None:
+    headers = {
+        "WebHook-Request-Origin": HOSTILE_ORIGIN,
+        "Origin": HOSTILE_ORIGIN,
+        "Access-Control-Request-Method": "POST",
+    }
+    assert_problem(await client_with_keys.options("/api/events", headers=headers), 401, "Unauthorized")
+    assert_secured(await client_with_keys.options("/api/events", headers={**headers, **key_header("publisher")}))
 
 
 # A publisher that lies
 
 
-async def verified(http: httpx.AsyncClient, app: str, hub: str, **policy: Any) -> None:
-    answer = await put(
+async def register_verified_app(http: httpx.AsyncClient, app: str, hub: str, **policy: Any) -> None:
+    answer = await put_app(
         http,
         app,
         slots={"staging": {"taskHub": hub}},
@@ -252,56 +266,56 @@ async def test_forged_ends_do_not_make_a_verified_task_hub_ready(
     http: httpx.AsyncClient, clock: ShiftedClock, storage: StorageSettings, app: str, hub: str
 ) -> None:
     """Nor an end that is dated as far ahead as is let through, nor a function name that the policy ignores."""
-    async with ProviderHub(storage, hub) as provider:
+    async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
         await provider.put("order-1", "Running")
-        await verified(http, app, hub, ignoreFunctions=["Nightly*"])
-        await publish(
+        await register_verified_app(http, app, hub, ignoreFunctions=["Nightly*"])
+        await post_events(
             http,
             event(hub, "order-1", "Completed"),
-            event(hub, "order-1", "Terminated", time=at(290)),
-            event(hub, "order-1", "Running", time=at(290), function="NightlySync"),
+            event(hub, "order-1", "Terminated", time=timestamp(290)),
+            event(hub, "order-1", "Running", time=timestamp(290), function="NightlySync"),
         )
-        clock.turn(40)
-        verdict = await staging(http, app, verify="fresh")
-        assert (verdict["ready"], codes(verdict)) == (False, ["InstancesActive"])
+        clock.advance(40)
+        verdict = await get_staging(http, app, verify="fresh")
+        assert (verdict["ready"], reason_codes(verdict)) == (False, ["InstancesActive"])
         assert [one["instanceId"] for one in verdict["active"]] == ["order-1"]
-        problem(await stage(http, app, f"{hub}x"), 409, "StagingNotReady")
+        assert_problem(await post_staging(http, app, f"{hub}x"), 409, "StagingNotReady")
 
 
 async def test_by_events_alone_a_forged_end_is_believed(
     http: httpx.AsyncClient, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     """The reason why docs/security.md asks for verification."""
-    await stage(http, app, hub)
-    await publish(http, event(hub, "order-1"))
-    clock.turn(40)
-    assert "InstancesActive" in codes(await staging(http, app))
-    await publish(http, event(hub, "order-1", "Completed"))
-    clock.turn(40)
-    assert "InstancesActive" not in codes(await staging(http, app))
+    await post_staging(http, app, hub)
+    await post_events(http, event(hub, "order-1"))
+    clock.advance(40)
+    assert "InstancesActive" in reason_codes(await get_staging(http, app))
+    await post_events(http, event(hub, "order-1", "Completed"))
+    clock.advance(40)
+    assert "InstancesActive" not in reason_codes(await get_staging(http, app))
 
 
 async def test_a_forged_start_blocks_and_can_be_waived(
     http: httpx.AsyncClient, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    await put(http, app, slots={"staging": {"taskHub": hub}})
-    await publish(http, event(hub, "forged"))
-    clock.turn(40)
-    assert codes(await staging(http, app)) == ["InstancesActive"]
-    body = {"taskHub": hub, "instanceId": "forged", "reason": "forged", "expiresAt": at(3600)}
+    await put_app(http, app, slots={"staging": {"taskHub": hub}})
+    await post_events(http, event(hub, "forged"))
+    clock.advance(40)
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
+    body = {"taskHub": hub, "instanceId": "forged", "reason": "forged", "expiresAt": timestamp(3600)}
     assert (await http.post(f"/api/apps/{app}/waivers", json=body)).status_code == 200
-    assert (await staging(http, app))["ready"]
+    assert (await get_staging(http, app))["ready"]
 
 
 async def test_a_forged_event_burns_a_name_and_an_administrator_can_still_register_it(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await publish(http, event(hub, "forged", "Completed"))
-    problem(await stage(http, app, hub), 409, "TaskHubAlreadyUsed")
-    assert (await put(http, app, slots={"staging": {"taskHub": hub}})).status_code == 200
+    await post_events(http, event(hub, "forged", "Completed"))
+    assert_problem(await post_staging(http, app, hub), 409, "TaskHubAlreadyUsed")
+    assert (await put_app(http, app, slots={"staging": {"taskHub": hub}})).status_code == 200
 
 
-async def test_a_publisher_reads_nothing_and_moves_no_slot(guarded: httpx.AsyncClient) -> None:
+async def test_a_publisher_reads_nothing_and_moves_no_slot(client_with_keys: httpx.AsyncClient) -> None:
     may = {(method, path) for method, path, roles in OPERATIONS if "publisher" in roles}
     assert may == {("POST", "/api/events"), ("OPTIONS", "/api/events")}

@@ -11,32 +11,42 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, parse_instant, seconds
-from state_api.domain.lifecycle import Finished, Instance, RuntimeStatus
+from state_api.domain.task_hubs.lifecycle import Finished, Instance, RuntimeStatus
 from state_api.settings import Settings, StorageSettings
+from state_api.storage.instance_keys import shard_of
 from state_api.storage.instance_rows import instance_row
-from state_api.storage.keys import shard_of
-from state_api.storage.tables import instance_table
-from tests.builders import at, event
-from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, stage, staging, swap
-from tests.proxy import StorageProxy, storage_proxy
-from tests.storage.rows import record_of
+from state_api.storage.tables import instance_table_name
+from tests.builders import event, timestamp
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    post_swap,
+    put_app,
+    reason_codes,
+)
+from tests.storage.stored_rows import task_hub_record
+from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
 
-async def in_slot(http: httpx.AsyncClient, app: str, hub: str, settle: int = 30) -> None:
+async def swap_out(http: httpx.AsyncClient, app: str, hub: str, settle: int = 30) -> None:
     """Bring a hub into the staging slot, swapped out of production."""
-    await put(http, app, policy={"settleSeconds": settle}, slots={"production": {"taskHub": hub, "version": "1.4.0"}})
-    assert (await stage(http, app, promoted := new_hub())).status_code == 200
-    assert (await swap(http, app, promoted)).status_code == 200
+    await put_app(
+        http, app, policy={"settleSeconds": settle}, slots={"production": {"taskHub": hub, "version": "1.4.0"}}
+    )
+    assert (await post_staging(http, app, promoted := new_hub_name())).status_code == 200
+    assert (await post_swap(http, app, promoted)).status_code == 200
 
 
 async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    await in_slot(http, app, hub)
+    await swap_out(http, app, hub)
     first, second = event(hub, "5f2c"), event(hub, "6a3d", function="Ship")
-    await publish(http, second, first)
-    verdict = await staging(http, app)
+    await post_events(http, second, first)
+    verdict = await get_staging(http, app)
     assert verdict == {
         "app": app,
         "slot": "staging",
@@ -82,61 +92,63 @@ async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app:
 
 
 async def test_an_empty_slot_is_ready(http: httpx.AsyncClient, app: str) -> None:
-    await put(http, app)
-    verdict = await staging(http, app)
+    await put_app(http, app)
+    verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["taskHub"], verdict["reasons"]) == (True, None, [])
 
 
 async def test_the_settle_window_counts_from_when_an_event_came_not_from_when_it_happened(
     http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
 ) -> None:
-    await in_slot(http, app, hub)
+    await swap_out(http, app, hub)
     # A Completed that was delivered an hour late: the Running of the next generation may be just as late.
-    await publish(http, event(hub, status="Completed", time=at(-3600)))
-    verdict = await staging(http, app)
-    assert (codes(verdict), verdict["hasRunning"]) == (["Settling"], False)
+    await post_events(http, event(hub, status="Completed", time=timestamp(-3600)))
+    verdict = await get_staging(http, app)
+    assert (reason_codes(verdict), verdict["hasRunning"]) == (["Settling"], False)
     assert 25 <= verdict["retryAfterSeconds"] <= 31
-    clock.turn(31)
-    assert (await staging(http, app))["ready"]
+    clock.advance(31)
+    assert (await get_staging(http, app))["ready"]
 
 
 async def test_the_gap_of_continue_as_new_is_never_ready(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    await in_slot(http, app, hub)
+    await swap_out(http, app, hub)
     start, end, again = (event(hub, "monitor", status) for status in ("Running", "Completed", "Running"))
     for one in (start, end, again):
-        await publish(http, one)
-        assert not (await staging(http, app))["ready"]
-    assert codes(await staging(http, app)) == ["InstancesActive"]
+        await post_events(http, one)
+        assert not (await get_staging(http, app))["ready"]
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
 
 
 async def test_the_count_is_exact_to_a_thousand_and_lists_the_oldest(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await in_slot(http, app, hub)
+    await swap_out(http, app, hub)
     base = event(hub)["eventTime"][:20]
     batch = [event(hub, f"order-{n}", time=f"{base}{9999 - n:07d}Z") for n in range(1001)]
-    await publish(http, *batch[:1000])
-    verdict = await staging(http, app)
+    await post_events(http, *batch[:1000])
+    verdict = await get_staging(http, app)
     assert (verdict["activeCount"], verdict["activeCountIsLowerBound"]) == (1000, False)
     assert [one["instanceId"] for one in verdict["active"]] == [f"order-{n}" for n in range(999, 979, -1)]
-    await publish(http, batch[1000])
-    verdict = await staging(http, app)
+    await post_events(http, batch[1000])
+    verdict = await get_staging(http, app)
     assert (verdict["activeCount"], verdict["activeCountIsLowerBound"]) == (1000, True)
     assert verdict["active"][0]["instanceId"] == "order-1000"
 
 
-async def waiting_at(proxy: StorageProxy, http: httpx.AsyncClient, app: str, most: int) -> asyncio.Task[Any]:
+async def start_waiting_request(proxy: StorageProxy, http: httpx.AsyncClient, app: str, most: int) -> asyncio.Task[Any]:
     """A question that waits: its server has read the hub at least twice."""
     proxy.clear()
-    task = asyncio.create_task(staging(http, app, wait=most))
-    while sum("State" in one.path for one in proxy.passed) < 8:
+    task = asyncio.create_task(get_staging(http, app, wait=most))
+    while sum("State" in one.path for one in proxy.forwarded) < 8:
         assert not task.done()
         await asyncio.sleep(0.02)
     return task
 
 
 @asynccontextmanager
-async def observed(storage: StorageSettings) -> AsyncIterator[tuple[StorageProxy, StateServer, httpx.AsyncClient]]:
+async def server_behind_proxy(
+    storage: StorageSettings,
+) -> AsyncIterator[tuple[StorageProxy, StateServer, httpx.AsyncClient]]:
     """Another server, and all that it asks the storage."""
     async with storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
@@ -149,12 +161,12 @@ async def observed(storage: StorageSettings) -> AsyncIterator[tuple[StorageProxy
 async def test_waiting_ends_as_soon_as_the_hub_has_drained(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await in_slot(http, app, hub, settle=0)
-    await publish(http, event(hub))
-    async with observed(storage) as (proxy, _, client):
-        waiting = await waiting_at(proxy, client, app, 60)
+    await swap_out(http, app, hub, settle=0)
+    await post_events(http, event(hub))
+    async with server_behind_proxy(storage) as (proxy, _, client):
+        waiting = await start_waiting_request(proxy, client, app, 60)
         began = time.monotonic()
-        await publish(http, event(hub, status="Completed"))
+        await post_events(http, event(hub, status="Completed"))
         assert (await waiting)["ready"]
         assert time.monotonic() - began < 30, "half of what it would wait for nothing"
 
@@ -162,9 +174,9 @@ async def test_waiting_ends_as_soon_as_the_hub_has_drained(
 async def test_nobody_waits_for_a_caller_who_is_gone(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await in_slot(http, app, hub)
-    await publish(http, event(hub))
-    async with observed(storage) as (proxy, server, _):
+    await swap_out(http, app, hub)
+    await post_events(http, event(hub))
+    async with server_behind_proxy(storage) as (proxy, server, _):
         sent: list[Any] = []
         messages = [{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}]
 
@@ -184,7 +196,7 @@ async def test_nobody_waits_for_a_caller_who_is_gone(
             "headers": [],
         }
         await asyncio.wait_for(server.application(scope, receive, send), 30)
-        assert sum("State" in one.path for one in proxy.passed) <= 8, (
+        assert sum("State" in one.path for one in proxy.forwarded) <= 8, (
             "two verdicts at the most, one range for each shard"
         )
 
@@ -192,20 +204,20 @@ async def test_nobody_waits_for_a_caller_who_is_gone(
 async def test_waiting_ends_after_the_given_time_with_the_verdict_of_then(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await in_slot(http, app, hub)
-    await publish(http, event(hub))
+    await swap_out(http, app, hub)
+    await post_events(http, event(hub))
     began = time.monotonic()
-    assert codes(await staging(http, app, wait=2)) == ["InstancesActive"]
+    assert reason_codes(await get_staging(http, app, wait=2)) == ["InstancesActive"]
     assert time.monotonic() - began >= 2
 
 
 async def test_waiting_ends_when_the_server_stops(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await in_slot(http, app, hub)
-    await publish(http, event(hub))
-    async with observed(storage) as (proxy, server, client):
-        waiting = await waiting_at(proxy, client, app, 120)
+    await swap_out(http, app, hub)
+    await post_events(http, event(hub))
+    async with server_behind_proxy(storage) as (proxy, server, client):
+        waiting = await start_waiting_request(proxy, client, app, 120)
         server.stopping.set()
         assert not (await asyncio.wait_for(waiting, 30))["ready"]
 
@@ -217,13 +229,15 @@ async def test_the_settle_window_is_read_after_the_active_instances(
     """An orchestration continues as new just while a verdict turns the pages of its shard."""
     settle = 3
     policy = {"settleSeconds": settle, "ignoreFunctions": ["Monitor"]}
-    await put(http, app, policy=policy, slots={"staging": {"taskHub": hub}})
+    await put_app(http, app, policy=policy, slots={"staging": {"taskHub": hub}})
     for first in range(0, 4400, 1100):
         monitors = range(first, first + 1100)
-        await publish(http, *(event(hub, f"monitor-{n}", time=at(-3600), function="Monitor") for n in monitors))
-    await publish(http, event(hub, "order"))
-    async with observed(storage) as (proxy, server, client):
-        started = parse_instant((await staging(client, app))["evidence"]["lastRecordedAt"])
+        await post_events(
+            http, *(event(hub, f"monitor-{n}", time=timestamp(-3600), function="Monitor") for n in monitors)
+        )
+    await post_events(http, event(hub, "order"))
+    async with server_behind_proxy(storage) as (proxy, server, client):
+        started = parse_instant((await get_staging(client, app))["evidence"]["lastRecordedAt"])
         while server.services.clock.now() < started + seconds(settle + 1):
             await asyncio.sleep(0.1)
         turning = asyncio.Lock()
@@ -233,21 +247,21 @@ async def test_the_settle_window_is_read_after_the_active_instances(
         async def between_pages(method: str, path: str) -> None:
             nonlocal turned
             async with turning:
-                if sum("State" in one.path for one in proxy.passed) >= 4 and not turned:
+                if sum("State" in one.path for one in proxy.forwarded) >= 4 and not turned:
                     turned = True
-                    await publish(http, event(hub, "order", "Completed"))
+                    await post_events(http, event(hub, "order", "Completed"))
 
-        proxy.before = between_pages
-        verdict = await staging(client, app)
+        proxy.before_request = between_pages
+        verdict = await get_staging(client, app)
         assert turned, "every shard must have a second page"
     assert not verdict["ready"], "either the order is seen active, or its end is seen to be recent"
 
 
 @pytest.mark.parametrize("parameters", [{"wait": 121}, {"wait": -1}, {"wait": "soon"}, {"verify": "maybe"}])
 async def test_a_wrong_parameter_is_told(http: httpx.AsyncClient, app: str, parameters: dict[str, Any]) -> None:
-    await put(http, app)
+    await put_app(http, app)
     answer = await http.get(f"/api/apps/{app}/staging", params=parameters)
-    refused = problem(answer, 400, "InvalidRequest")
+    refused = assert_problem(answer, 400, "InvalidRequest")
     assert refused["errors"][0]["at"] == f"query.{next(iter(parameters))}"
 
 
@@ -255,7 +269,7 @@ async def test_the_first_azure_pipelines_extension_works_against_this_server(
     http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
 ) -> None:
     """It polls a URL with GET, reads `hasRunning` and nothing else, and lets the deployment go on when it is false."""
-    await in_slot(http, app, hub)
+    await swap_out(http, app, hub)
 
     async def may_deploy() -> bool:
         answer = await http.get(f"/api/apps/{app}/staging")
@@ -265,16 +279,16 @@ async def test_the_first_azure_pipelines_extension_works_against_this_server(
         return not running
 
     assert await may_deploy()
-    await publish(http, event(hub))
+    await post_events(http, event(hub))
     assert not await may_deploy()
-    await publish(http, event(hub, status="Completed"))
+    await post_events(http, event(hub, status="Completed"))
     assert await may_deploy()
 
 
-async def filled(server: StateServer, hub: str, finished: int) -> None:
+async def add_finished_instances(server: StateServer, hub: str, finished: int) -> None:
     """Put finished instances into a hub's table as the store writes them, a hundred a transaction."""
-    record = await record_of(server, hub)
-    table = server.tables.client(instance_table(record.name))
+    record = await task_hub_record(server, hub)
+    table = server.tables.client(instance_table_name(record.name))
     by_shard: dict[int, list[Any]] = {}
     for number in range(finished):
         instance = Instance(
@@ -291,19 +305,19 @@ async def filled(server: StateServer, hub: str, finished: int) -> None:
 async def test_a_verdict_reads_no_finished_row(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    await in_slot(http, app, hub)
-    await publish(http, *(event(hub, f"active-{n}") for n in range(3)))
-    await publish(http, event(hub, "done", "Completed"))
+    await swap_out(http, app, hub)
+    await post_events(http, *(event(hub, f"active-{n}") for n in range(3)))
+    await post_events(http, event(hub, "done", "Completed"))
     async with storage_proxy(storage) as proxy:
         counted = StateServer(Settings(storage=proxy.settings))
         transport = httpx.ASGITransport(counted.application)
         async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:
-            verdict = await staging(client, app)
-            before = proxy.count()
-            await filled(server, hub, 20_000)
+            verdict = await get_staging(client, app)
+            before = proxy.count_requests_and_rows()
+            await add_finished_instances(server, hub, 20_000)
             proxy.clear()
-            again = await staging(client, app)
-            after = proxy.count()
+            again = await get_staging(client, app)
+            after = proxy.count_requests_and_rows()
         await counted.close()
     assert (verdict["activeCount"], again["activeCount"]) == (3, 3)
     # The app, the registry, and one range per shard; the rows are the three active ones and what stamps a shard.

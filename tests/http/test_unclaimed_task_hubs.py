@@ -10,30 +10,40 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
-from state_api.domain.lifecycle import RuntimeStatus
-from state_api.services.envelopes import envelope_of, understand
-from state_api.services.ports import Quarantined
+from state_api.domain.task_hubs.lifecycle import RuntimeStatus
+from state_api.services.event_parser import parse_event, to_event_grid_event
+from state_api.services.ports import QuarantinedEvent
 from state_api.settings import Settings, StorageSettings
 from state_api.storage.instances import InstanceStore
 from state_api.storage.quarantine import QuarantineStore
-from state_api.storage.tables import TASK_HUBS, instance_table
-from state_api.storage.unclaimed import REFRESH_SECONDS, UnclaimedLimit
-from tests.builders import at, cloud_event, event
-from tests.conftest import new_hub
-from tests.http.client import codes, problem, publish, put, run, stage, staging
-from tests.proxy import storage_proxy
+from state_api.storage.tables import TASK_HUBS_TABLE, instance_table_name
+from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS, UnclaimedTaskHubLimit
+from tests.builders import cloud_event, event, timestamp
+from tests.conftest import new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    put_app,
+    reason_codes,
+    run_headers,
+)
+from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
 
-async def unclaimed(server: StateServer) -> int:
+async def count_unclaimed_hubs(server: StateServer) -> int:
     """How many unclaimed task hubs there are by now; other tests share the storage."""
-    return await UnclaimedLimit(server.tables.client(TASK_HUBS), "hub", 0)._read()
+    return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), "hub", 0)._count_unclaimed()
 
 
 @asynccontextmanager
-async def limited(storage: StorageSettings, limit: int) -> AsyncIterator[tuple[StateServer, httpx.AsyncClient]]:
-    server = StateServer(Settings(storage=storage, unclaimed_task_hubs=limit))
+async def server_with_limit(
+    storage: StorageSettings, limit: int
+) -> AsyncIterator[tuple[StateServer, httpx.AsyncClient]]:
+    server = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=limit))
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://limited", timeout=60) as client:
         yield server, client
@@ -41,18 +51,18 @@ async def limited(storage: StorageSettings, limit: int) -> AsyncIterator[tuple[S
 
 
 @pytest.fixture
-async def full(server: StateServer, storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
+async def client_at_limit(server: StateServer, storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
     """A server that takes no events of further task hubs unless an app claims them."""
-    async with limited(storage, 0) as (_, client):
+    async with server_with_limit(storage, 0) as (_, client):
         yield client
 
 
-async def waiting(server: StateServer, hub: str) -> list[Quarantined]:
-    return await QuarantineStore(server.tables).waiting(hub, 1000)
+async def list_waiting(server: StateServer, hub: str) -> list[QuarantinedEvent]:
+    return await QuarantineStore(server.tables).list_waiting(hub, 1000)
 
 
 async def has_table(server: StateServer, hub: str) -> bool:
-    tables = server.tables._service.query_tables(f"TableName eq '{instance_table(hub)}'")
+    tables = server.tables._service.query_tables(f"TableName eq '{instance_table_name(hub)}'")
     return bool([table.name async for table in tables])
 
 
@@ -62,46 +72,48 @@ QUARANTINED = {"recorded": 0, "unchanged": 0, "quarantined": 1}
 async def test_as_many_unclaimed_task_hubs_as_the_limit_says_take_events(
     server: StateServer, storage: StorageSettings
 ) -> None:
-    known, hubs = await unclaimed(server), [new_hub() for _ in range(4)]
-    async with limited(storage, known + 2) as (_, http):
-        answers = [await publish(http, event(hub)) for hub in hubs]
+    known, hubs = await count_unclaimed_hubs(server), [new_hub_name() for _ in range(4)]
+    async with server_with_limit(storage, known + 2) as (_, http):
+        answers = [await post_events(http, event(hub)) for hub in hubs]
         assert [answer["recorded"] for answer in answers] == [1, 1, 0, 0]
         assert [answer["quarantined"] for answer in answers] == [0, 0, 1, 1]
         assert [await has_table(server, hub) for hub in hubs] == [True, True, False, False]
         # Those that take events go on with it.
-        assert (await publish(http, event(hubs[0], "order-2")))["recorded"] == 1
-    async with limited(storage, 0) as (_, http):
-        assert (await publish(http, event(hubs[1], "order-2")))["recorded"] == 1, "also at another server"
+        assert (await post_events(http, event(hubs[0], "order-2")))["recorded"] == 1
+    async with server_with_limit(storage, 0) as (_, http):
+        assert (await post_events(http, event(hubs[1], "order-2")))["recorded"] == 1, "also at another server"
 
 
 async def test_many_at_once_do_not_pass_the_limit(server: StateServer, storage: StorageSettings) -> None:
-    known = await unclaimed(server)
-    async with limited(storage, known + 3) as (_, http):
-        answer = await publish(http, *(event(new_hub()) for _ in range(40)))
+    known = await count_unclaimed_hubs(server)
+    async with server_with_limit(storage, known + 3) as (_, http):
+        answer = await post_events(http, *(event(new_hub_name()) for _ in range(40)))
     assert answer == {"recorded": 3, "unchanged": 0, "quarantined": 37}
-    assert await unclaimed(server) == known + 3
+    assert await count_unclaimed_hubs(server) == known + 3
 
 
 async def test_claimed_and_closed_task_hubs_do_not_count(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str
 ) -> None:
-    known, claimed, closed, more = await unclaimed(server), new_hub(), new_hub(), new_hub()
-    async with limited(storage, known + 1) as (_, full):
-        await publish(full, event(claimed))
-        assert (await publish(full, event(more)))["quarantined"] == 1
-        await put(full, app, slots={"production": {"taskHub": claimed}})
-        assert (await publish(full, event(closed, status="Completed", time=at(-60))))["recorded"] == 1, "one is free"
-        assert (await publish(full, event(more)))["quarantined"] == 1
+    known, claimed, closed, more = await count_unclaimed_hubs(server), new_hub_name(), new_hub_name(), new_hub_name()
+    async with server_with_limit(storage, known + 1) as (_, client_at_limit):
+        await post_events(client_at_limit, event(claimed))
+        assert (await post_events(client_at_limit, event(more)))["quarantined"] == 1
+        await put_app(client_at_limit, app, slots={"production": {"taskHub": claimed}})
+        assert (await post_events(client_at_limit, event(closed, status="Completed", time=timestamp(-60))))[
+            "recorded"
+        ] == 1, "one is free"
+        assert (await post_events(client_at_limit, event(more)))["quarantined"] == 1
 
 
 async def test_the_count_is_not_read_for_every_event(server: StateServer, storage: StorageSettings) -> None:
-    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, http):
-        hub = new_hub()
-        await publish(http, event(hub))
+    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
+        hub = new_hub_name()
+        await post_events(http, event(hub))
         proxy.clear()
         for number in range(5):
-            await publish(http, event(hub, f"order-{number}"))
-        scans = [one for one in proxy.passed if one.path.endswith("()")]
+            await post_events(http, event(hub, f"order-{number}"))
+        scans = [one for one in proxy.forwarded if one.path.endswith("()")]
         assert scans == []
         # One read of the registry before and one after, and one write.
         assert proxy.count()[0] == 15
@@ -110,100 +122,108 @@ async def test_the_count_is_not_read_for_every_event(server: StateServer, storag
 async def test_the_count_is_read_again_after_a_while(server: StateServer) -> None:
     """Another server, or an administrator, may have changed it."""
     seconds = 0.0
-    limit = UnclaimedLimit(server.tables.client(TASK_HUBS), "hub", await unclaimed(server) + 1, lambda: seconds)
+    limit = UnclaimedTaskHubLimit(
+        server.tables.client(TASK_HUBS_TABLE), "hub", await count_unclaimed_hubs(server) + 1, lambda: seconds
+    )
     assert [await limit.admit() for _ in range(3)] == [True, False, False], "nobody else registered one, but this did"
-    seconds = REFRESH_SECONDS - 1
+    seconds = COUNT_MAX_AGE_SECONDS - 1
     assert not await limit.admit()
-    seconds = REFRESH_SECONDS
+    seconds = COUNT_MAX_AGE_SECONDS
     assert await limit.admit(), "what it had admitted was never registered"
 
 
-async def test_a_waiting_event_is_listed_and_get_task_hub_says_so(full: httpx.AsyncClient, hub: str) -> None:
-    problem(await full.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
-    assert await publish(full, event(hub)) == QUARANTINED
+async def test_a_waiting_event_is_listed_and_get_task_hub_says_so(client_at_limit: httpx.AsyncClient, hub: str) -> None:
+    assert_problem(await client_at_limit.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
+    assert await post_events(client_at_limit, event(hub)) == QUARANTINED
     found: list[Any] = []
     token: str | None = ""
     while token is not None:
         page = (
-            await full.get("/api/quarantine", params={"top": 1000, "continuationToken": token} if token else {})
+            await client_at_limit.get(
+                "/api/quarantine", params={"top": 1000, "continuationToken": token} if token else {}
+            )
         ).json()
         found += [one for one in page["events"] if hub in one["event"]]
         token = page["continuationToken"]
     assert [(one["code"], one["source"], one["truncated"]) for one in found] == [("TooManyTaskHubs", "webhook", False)]
     assert "STATE_UNCLAIMED_TASK_HUBS" in found[0]["message"]
-    shown = (await full.get(f"/api/taskhubs/{hub}")).json()
+    shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["taskHub"], shown["app"], shown["eventsInQuarantine"], shown["closed"]) == (hub, None, True, False)
 
 
 async def test_put_app_records_what_waited_before_the_slot_can_be_judged(
-    full: httpx.AsyncClient, server: StateServer, app: str, hub: str
+    client_at_limit: httpx.AsyncClient, server: StateServer, app: str, hub: str
 ) -> None:
     started = event(hub, "order-1")
-    assert await publish(full, started) == QUARANTINED
-    assert await publish(full, event(hub, "order-2"), event(hub, "order-2", "Completed")) | {"quarantined": 2} == {
+    assert await post_events(client_at_limit, started) == QUARANTINED
+    assert await post_events(client_at_limit, event(hub, "order-2"), event(hub, "order-2", "Completed")) | {
+        "quarantined": 2
+    } == {
         "recorded": 0,
         "unchanged": 0,
         "quarantined": 2,
     }
-    assert await publish(full, cloud_event(hub, "order-3")) == QUARANTINED
+    assert await post_events(client_at_limit, cloud_event(hub, "order-3")) == QUARANTINED
     body = {"slots": {"staging": {"taskHub": hub.upper()}}, "policy": {"settleSeconds": 0}}
-    assert (await put(full, app, **body)).status_code == 200
-    verdict = await staging(full, app)
-    assert (verdict["ready"], codes(verdict)) == (False, ["InstancesActive"])
+    assert (await put_app(client_at_limit, app, **body)).status_code == 200
+    verdict = await get_staging(client_at_limit, app)
+    assert (verdict["ready"], reason_codes(verdict)) == (False, ["InstancesActive"])
     assert [one["instanceId"] for one in verdict["active"]] == ["order-1", "order-3"]
-    assert await waiting(server, hub) == []
-    shown = (await full.get(f"/api/taskhubs/{hub}")).json()
+    assert await events_waiting_for_claim(server, hub) == []
+    shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["app"], shown["eventsInQuarantine"], shown["activeCount"]) == (app, False, 2)
     # From now on its events are recorded as they come.
     ends = [event(hub, name, "Completed") for name in ("order-1", "order-3")]
-    assert (await publish(full, *ends))["recorded"] == 2
-    assert (await publish(full, started))["unchanged"] == 1
-    assert (await staging(full, app))["ready"]
+    assert (await post_events(client_at_limit, *ends))["recorded"] == 2
+    assert (await post_events(client_at_limit, started))["unchanged"] == 1
+    assert (await get_staging(client_at_limit, app))["ready"]
 
 
-async def test_post_staging_refuses_a_task_hub_whose_events_wait(full: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_post_staging_refuses_a_task_hub_whose_events_wait(
+    client_at_limit: httpx.AsyncClient, app: str, hub: str
+) -> None:
     """It has run before, whether its events were recorded or not."""
-    await publish(full, event(hub))
-    problem(await stage(full, app, hub), 409, "TaskHubAlreadyUsed")
+    await post_events(client_at_limit, event(hub))
+    assert_problem(await post_staging(client_at_limit, app, hub), 409, "TaskHubAlreadyUsed")
 
 
 async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_hub_that_has_run(
-    storage: StorageSettings, full: httpx.AsyncClient, app: str, hub: str
+    storage: StorageSettings, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """The run that claimed it may repeat its request: its events came after it had asked."""
-    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, dying):
+    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
 
         async def come_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
-                proxy.before = nothing
-                assert await publish(full, event(hub)) == QUARANTINED
-                proxy.fail = lambda method, path: 500 if "Quarantine" in path else None
+                proxy.before_request = pass_request
+                assert await post_events(client_at_limit, event(hub)) == QUARANTINED
+                proxy.failure_status = lambda method, path: 500 if "Quarantine" in path else None
 
-        proxy.before = come_before_the_claim
-        problem(await stage(dying, app, hub, run(1)), 503, "StorageUnavailable")
-    assert (await full.get(f"/api/taskhubs/{hub}")).json()["app"] == app
-    problem(await stage(full, app, hub, run(2)), 409, "TaskHubAlreadyUsed")
-    assert (await stage(full, app, hub, run(1))).status_code == 200
-    assert codes(await staging(full, app))[-1] == "InstancesActive"
+        proxy.before_request = come_before_the_claim
+        assert_problem(await post_staging(dying, app, hub, run_headers(1)), 503, "StorageUnavailable")
+    assert (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()["app"] == app
+    assert_problem(await post_staging(client_at_limit, app, hub, run_headers(2)), 409, "TaskHubAlreadyUsed")
+    assert (await post_staging(client_at_limit, app, hub, run_headers(1))).status_code == 200
+    assert reason_codes(await get_staging(client_at_limit, app))[-1] == "InstancesActive"
 
 
 async def test_post_staging_records_what_came_while_it_claimed_the_task_hub(
-    storage: StorageSettings, server: StateServer, full: httpx.AsyncClient, app: str, hub: str
+    storage: StorageSettings, server: StateServer, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, http):
+    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
 
         async def come_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
-                proxy.before = nothing
-                assert await publish(full, event(hub)) == QUARANTINED
+                proxy.before_request = pass_request
+                assert await post_events(client_at_limit, event(hub)) == QUARANTINED
 
-        proxy.before = come_before_the_claim
-        assert (await stage(http, app, hub)).status_code == 200
-        assert await waiting(server, hub) == []
-        assert codes(await staging(http, app, slot="staging"))[-1] == "InstancesActive"
+        proxy.before_request = come_before_the_claim
+        assert (await post_staging(http, app, hub)).status_code == 200
+        assert await events_waiting_for_claim(server, hub) == []
+        assert reason_codes(await get_staging(http, app, slot="staging"))[-1] == "InstancesActive"
 
 
-async def nothing(method: str, path: str) -> None:
+async def pass_request(method: str, path: str) -> None:
     """Let the request pass."""
 
 
@@ -211,32 +231,32 @@ async def test_an_event_that_goes_to_quarantine_while_its_task_hub_is_claimed_is
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """The server has seen that nobody claimed the task hub; then another one claims it and finds nothing that waits."""
-    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, late):
-        await publish(late, event(new_hub()))
+    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, late):
+        await post_events(late, event(new_hub_name()))
 
         async def claim_before_it_is_kept(method: str, path: str) -> None:
             if path.endswith("$batch"):
-                proxy.before = nothing
+                proxy.before_request = pass_request
                 body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
-                assert (await put(http, app, **body)).status_code == 200
-                assert (await staging(http, app))["ready"]
+                assert (await put_app(http, app, **body)).status_code == 200
+                assert (await get_staging(http, app))["ready"]
 
-        proxy.before = claim_before_it_is_kept
-        assert await publish(late, event(hub)) == QUARANTINED
-        assert proxy.before is nothing
+        proxy.before_request = claim_before_it_is_kept
+        assert await post_events(late, event(hub)) == QUARANTINED
+        assert proxy.before_request is pass_request
     # It was acknowledged, so it must count.
-    assert (await staging(http, app))["activeCount"] == 1
-    assert await waiting(server, hub) == []
+    assert (await get_staging(http, app))["activeCount"] == 1
+    assert await events_waiting_for_claim(server, hub) == []
 
 
 @pytest.mark.parametrize("survived", range(8))
 async def test_a_server_that_dies_between_two_steps_of_a_claim_loses_no_event(
-    storage: StorageSettings, server: StateServer, full: httpx.AsyncClient, app: str, hub: str, survived: int
+    storage: StorageSettings, server: StateServer, client_at_limit: httpx.AsyncClient, app: str, hub: str, survived: int
 ) -> None:
     """After any number of writes; the same request to another server finishes it."""
-    await publish(full, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
+    await post_events(client_at_limit, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
     body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
-    async with storage_proxy(storage) as proxy, limited(proxy.settings, 0) as (_, dying):
+    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
         writes = 0
 
         def dead(method: str, path: str) -> int | None:
@@ -244,45 +264,45 @@ async def test_a_server_that_dies_between_two_steps_of_a_claim_loses_no_event(
             writes += method != "GET"
             return 500 if writes > survived else None
 
-        proxy.fail = dead
-        answer = await put(dying, app, **body)
+        proxy.failure_status = dead
+        answer = await put_app(dying, app, **body)
         died = answer.status_code != 200
     assert died == (writes > survived)
     if died:
-        problem(answer, 503, "StorageUnavailable")
-        unknown = await full.get(f"/api/apps/{app}/staging")
+        assert_problem(answer, 503, "StorageUnavailable")
+        unknown = await client_at_limit.get(f"/api/apps/{app}/staging")
         assert unknown.status_code == 404, "no verdict rests on the task hub yet"
-    assert (await put(full, app, **body)).status_code == 200
-    verdict = await staging(full, app)
+    assert (await put_app(client_at_limit, app, **body)).status_code == 200
+    verdict = await get_staging(client_at_limit, app)
     assert [one["instanceId"] for one in verdict["active"]] == ["order-1"]
-    assert await waiting(server, hub) == []
-    instances = (await full.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
+    assert await events_waiting_for_claim(server, hub) == []
+    instances = (await client_at_limit.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
     assert {one["instanceId"]: one["active"] for one in instances} == {"order-1": True, "order-2": False}
 
 
 async def test_more_events_than_one_read_returns_are_all_recorded(
-    full: httpx.AsyncClient, server: StateServer, app: str, hub: str
+    client_at_limit: httpx.AsyncClient, server: StateServer, app: str, hub: str
 ) -> None:
     events = [event(hub, f"order-{number}") for number in range(1203)]
-    assert (await publish(full, *events))["quarantined"] == 1203
-    assert (await put(full, app, slots={"staging": {"taskHub": hub}})).status_code == 200
-    shown = (await full.get(f"/api/taskhubs/{hub}")).json()
+    assert (await post_events(client_at_limit, *events))["quarantined"] == 1203
+    assert (await put_app(client_at_limit, app, slots={"staging": {"taskHub": hub}})).status_code == 200
+    shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["activeCount"], shown["activeCountIsLowerBound"]) == (1000, True)
-    assert await waiting(server, hub) == []
+    assert await events_waiting_for_claim(server, hub) == []
     store = InstanceStore(server.tables)
     record = await server.services.inspection._task_hubs.get(hub)
     assert record is not None
     token: str | None = None
     found = 0
     while True:
-        page = await store.page(record, None, None, 1000, token)
+        page = await store.list_page(record, None, None, 1000, token)
         found, token = found + len(page.items), page.continuation_token
         if token is None:
             break
     assert found == 1203
 
 
-async def deliver(http: httpx.AsyncClient, sent: Any) -> Any:
+async def post_raw_event(http: httpx.AsyncClient, sent: Any) -> Any:
     """Publish what httpx itself would not encode."""
     content = json.dumps([sent]).encode()
     return (await http.post("/api/events", content=content, headers={"Content-Type": "application/json"})).json()
@@ -299,37 +319,39 @@ async def deliver(http: httpx.AsyncClient, sent: Any) -> Any:
     ids=["long", "long reason", "other members", "nested deeply"],
 )
 async def test_events_of_every_size_can_be_recorded_later(
-    full: httpx.AsyncClient, http: httpx.AsyncClient, server: StateServer, app: str, odd: dict[str, Any]
+    client_at_limit: httpx.AsyncClient, http: httpx.AsyncClient, server: StateServer, app: str, odd: dict[str, Any]
 ) -> None:
     """What is recorded from quarantine is exactly what would have been recorded at once."""
-    hub, direct = new_hub(), new_hub()
-    sent = event(hub, status="Failed", time=at(-10))
+    hub, direct = new_hub_name(), new_hub_name()
+    sent = event(hub, status="Failed", time=timestamp(-10))
     sent["data"] |= odd
-    assert await deliver(full, sent) == QUARANTINED
-    (kept,) = await waiting(server, hub)
+    assert await post_raw_event(client_at_limit, sent) == QUARANTINED
+    (kept,) = await events_waiting_for_claim(server, hub)
     assert not kept.truncated
     assert len(kept.event) <= 64 * 1024
     sent["data"]["hubName"] = direct
-    assert (await deliver(http, sent))["recorded"] == 1
-    assert (await put(full, app, slots={"production": {"taskHub": hub}})).status_code == 200
-    shown = [(await full.get(f"/api/taskhubs/{one}/instances")).json()["instances"] for one in (hub, direct)]
+    assert (await post_raw_event(http, sent))["recorded"] == 1
+    assert (await put_app(client_at_limit, app, slots={"production": {"taskHub": hub}})).status_code == 200
+    shown = [(await client_at_limit.get(f"/api/taskhubs/{one}/instances")).json()["instances"] for one in (hub, direct)]
     assert shown[0] == shown[1]
 
 
 async def test_an_event_that_cannot_be_read_any_more_stops_the_claim(
-    full: httpx.AsyncClient, server: StateServer, app: str, hub: str
+    client_at_limit: httpx.AsyncClient, server: StateServer, app: str, hub: str
 ) -> None:
     """Without it the records could say that the task hub has drained."""
     store = QuarantineStore(server.tables)
     now = server.tables.clock.now()
-    await store.keep([Quarantined(now, "TooManyTaskHubs", "", "webhook", '{"odd": 1}', task_hub=hub)])
-    refused = problem(await put(full, app, slots={"staging": {"taskHub": hub}}), 503, "StorageUnavailable")
+    await store.add([QuarantinedEvent(now, "TooManyTaskHubs", "", "webhook", '{"odd": 1}', task_hub=hub)])
+    refused = assert_problem(
+        await put_app(client_at_limit, app, slots={"staging": {"taskHub": hub}}), 503, "StorageUnavailable"
+    )
     assert "PurgeQuarantine" in refused["detail"]
-    problem(await full.get(f"/api/apps/{app}"), 404, "AppNotFound")
+    assert_problem(await client_at_limit.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
 async def test_an_envelope_is_understood_as_the_event_that_it_is_of(server: StateServer, hub: str) -> None:
     now = server.tables.clock.now()
     for status in RuntimeStatus:
-        known = understand(event(hub, "a/b\u2028", status.value, at(-1), "Füñ", "why\u0007 not"), now)
-        assert understand(envelope_of(known), now) == known
+        known = parse_event(event(hub, "a/b\u2028", status.value, timestamp(-1), "Füñ", "why\u0007 not"), now)
+        assert parse_event(to_event_grid_event(known), now) == known

@@ -6,77 +6,93 @@ import httpx
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.builders import at, event
-from tests.conftest import ShiftedClock, new_hub
-from tests.http.client import codes, problem, publish, put, run, stage, staging
-from tests.http.test_verification import SOURCE
-from tests.taskhubs.provider import ProviderHub
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
+from tests.builders import event, timestamp
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    put_app,
+    reason_codes,
+    run_headers,
+)
+from tests.http.test_verification import PROVIDER_CONFIG
 
 pytestmark = pytest.mark.anyio
 
 
-async def waive(http: httpx.AsyncClient, app: str, hub: str, instance_id: str, **more: Any) -> httpx.Response:
-    body = {"taskHub": hub, "instanceId": instance_id, "reason": "row stuck, case 4711", "expiresAt": at(3600), **more}
-    return await http.post(f"/api/apps/{app}/waivers", json=body, headers=run(7))
+async def post_waiver(http: httpx.AsyncClient, app: str, hub: str, instance_id: str, **more: Any) -> httpx.Response:
+    body = {
+        "taskHub": hub,
+        "instanceId": instance_id,
+        "reason": "row stuck, case 4711",
+        "expiresAt": timestamp(3600),
+        **more,
+    }
+    return await http.post(f"/api/apps/{app}/waivers", json=body, headers=run_headers(7))
 
 
 @pytest.fixture
-async def stuck(http: httpx.AsyncClient, app: str, hub: str) -> str:
+async def hub_with_active_instances(http: httpx.AsyncClient, app: str, hub: str) -> str:
     """A hub in the staging slot with two active instances."""
-    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
-    await publish(http, event(hub, "order-1"), event(hub, "order-2", function="Ship"))
+    await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
+    await post_events(http, event(hub, "order-1"), event(hub, "order-2", function="Ship"))
     return hub
 
 
 async def test_a_waived_instance_does_not_block_and_every_verdict_says_so(
-    http: httpx.AsyncClient, app: str, stuck: str
+    http: httpx.AsyncClient, app: str, hub_with_active_instances: str
 ) -> None:
-    waived = await waive(http, app, stuck, "order-1")
+    waived = await post_waiver(http, app, hub_with_active_instances, "order-1")
     assert waived.status_code == 200, waived.text
-    verdict = await staging(http, app)
+    verdict = await get_staging(http, app)
     assert [one["instanceId"] for one in verdict["active"]] == ["order-2"]
     assert (verdict["activeCount"], verdict["ready"]) == (1, False)
-    await waive(http, app, stuck, "order-2", reason="tolerates new code")
-    verdict = await staging(http, app)
+    await post_waiver(http, app, hub_with_active_instances, "order-2", reason="tolerates new code")
+    verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["hasRunning"], verdict["activeCount"]) == (True, False, 0)
     assert [(one["instanceId"], one["functionName"], one["reason"], one["by"]) for one in verdict["waived"]] == [
         ("order-1", "ProcessOrder", "row stuck, case 4711", "pipeline 7"),
         ("order-2", "Ship", "tolerates new code", "pipeline 7"),
     ]
-    assert (await stage(http, app, new_hub())).status_code == 200
+    assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 
-async def test_a_waiver_is_on_record_and_shown_with_the_app(http: httpx.AsyncClient, app: str, stuck: str) -> None:
-    expires = at(3600)
-    shown = (await waive(http, app, stuck, "order-1", expiresAt=expires)).json()["waivers"]
+async def test_a_waiver_is_on_record_and_shown_with_the_app(
+    http: httpx.AsyncClient, app: str, hub_with_active_instances: str
+) -> None:
+    expires = timestamp(3600)
+    shown = (await post_waiver(http, app, hub_with_active_instances, "order-1", expiresAt=expires)).json()["waivers"]
     assert [(one["taskHub"], one["instanceId"], one["by"], one["expiresAt"]) for one in shown] == [
-        (stuck, "order-1", "pipeline 7", expires)
+        (hub_with_active_instances, "order-1", "pipeline 7", expires)
     ]
     record = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert (record["operation"], record["reason"], record["by"]) == ("PostWaiver", "row stuck, case 4711", "pipeline 7")
-    assert record["details"] == {"taskHub": stuck, "instanceId": "order-1", "expiresAt": expires}
+    assert record["details"] == {"taskHub": hub_with_active_instances, "instanceId": "order-1", "expiresAt": expires}
     app_document = (await http.get(f"/api/apps/{app}")).json()
     assert (await http.put(f"/api/apps/{app}", json=app_document)).status_code == 200
     assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == shown
 
 
 async def test_a_waiver_ends_when_it_expires(
-    http: httpx.AsyncClient, app: str, stuck: str, clock: ShiftedClock
+    http: httpx.AsyncClient, app: str, hub_with_active_instances: str, clock: ShiftedClock
 ) -> None:
-    await waive(http, app, stuck, "order-1")
-    await waive(http, app, stuck, "order-2")
-    assert (await staging(http, app))["ready"]
-    clock.turn(3601)
-    assert codes(await staging(http, app)) == ["InstancesActive"]
+    await post_waiver(http, app, hub_with_active_instances, "order-1")
+    await post_waiver(http, app, hub_with_active_instances, "order-2")
+    assert (await get_staging(http, app))["ready"]
+    clock.advance(3601)
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
     assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == []
 
 
-async def test_a_waiver_can_be_taken_back(http: httpx.AsyncClient, app: str, stuck: str) -> None:
-    await waive(http, app, stuck, "order-1")
-    where = {"taskHub": stuck.upper(), "instanceId": "order-1"}
+async def test_a_waiver_can_be_taken_back(http: httpx.AsyncClient, app: str, hub_with_active_instances: str) -> None:
+    await post_waiver(http, app, hub_with_active_instances, "order-1")
+    where = {"taskHub": hub_with_active_instances.upper(), "instanceId": "order-1"}
     assert (await http.delete(f"/api/apps/{app}/waivers", params=where)).json()["waivers"] == []
-    assert (await staging(http, app))["activeCount"] == 2
-    problem(await http.delete(f"/api/apps/{app}/waivers", params=where), 404, "WaiverNotFound")
+    assert (await get_staging(http, app))["activeCount"] == 2
+    assert_problem(await http.delete(f"/api/apps/{app}/waivers", params=where), 404, "WaiverNotFound")
 
 
 @pytest.mark.parametrize(
@@ -84,8 +100,8 @@ async def test_a_waiver_can_be_taken_back(http: httpx.AsyncClient, app: str, stu
     [
         ({"reason": "  "}, 400, "InvalidRequest"),
         ({"expiresAt": "tomorrow"}, 400, "InvalidRequest"),
-        ({"expiresAt": at(-1)}, 400, "InvalidRequest"),
-        ({"expiresAt": at(91 * 86_400)}, 400, "InvalidRequest"),
+        ({"expiresAt": timestamp(-1)}, 400, "InvalidRequest"),
+        ({"expiresAt": timestamp(91 * 86_400)}, 400, "InvalidRequest"),
         ({"instanceId": ""}, 400, "InvalidRequest"),
         ({"instanceId": "x" * 257}, 400, "InvalidRequest"),
         ({"instanceId": "@counter@shop"}, 400, "InvalidRequest"),
@@ -94,28 +110,28 @@ async def test_a_waiver_can_be_taken_back(http: httpx.AsyncClient, app: str, stu
     ],
 )
 async def test_a_waiver_that_makes_no_sense_is_refused(
-    http: httpx.AsyncClient, app: str, stuck: str, wrong: dict[str, str], status: int, code: str
+    http: httpx.AsyncClient, app: str, hub_with_active_instances: str, wrong: dict[str, str], status: int, code: str
 ) -> None:
-    answer = await waive(http, app, stuck, "order-1")
+    answer = await post_waiver(http, app, hub_with_active_instances, "order-1")
     before = answer.json()["waivers"]
-    sent = {"taskHub": stuck, "instanceId": "order-1"} | wrong
-    problem(await waive(http, app, sent.pop("taskHub"), sent.pop("instanceId"), **sent), status, code)
+    sent = {"taskHub": hub_with_active_instances, "instanceId": "order-1"} | wrong
+    assert_problem(await post_waiver(http, app, sent.pop("taskHub"), sent.pop("instanceId"), **sent), status, code)
     assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == before
 
 
 async def test_no_app_no_waiver(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    problem(await waive(http, app, hub, "order-1"), 404, "AppNotFound")
+    assert_problem(await post_waiver(http, app, hub, "order-1"), 404, "AppNotFound")
 
 
 async def test_a_row_that_is_stuck_at_the_source_can_be_waived(
     http: httpx.AsyncClient, app: str, hub: str, storage: StorageSettings
 ) -> None:
-    async with ProviderHub(storage, hub) as provider:
+    async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
         await provider.put("order-1", "Pending")
-    await put(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-    assert codes(await staging(http, app)) == ["InstancesActive"]
-    await waive(http, app, hub, "order-1")
-    verdict = await staging(http, app, verify="fresh")
+    await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
+    await post_waiver(http, app, hub, "order-1")
+    verdict = await get_staging(http, app, verify="fresh")
     assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
     assert [(one["instanceId"], one["runtimeStatus"]) for one in verdict["waived"]] == [("order-1", "Pending")]

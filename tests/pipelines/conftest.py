@@ -8,44 +8,44 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dev.local import stopped, until
+from dev.local_processes import stop_after, wait_until
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
-from tests.pipelines.harness import KEYS, Machine, Shop
-from tests.pipelines.releases import Release
-from tests.server.processes import ROOT, Served, serving
+from tests.pipelines.ci_machine import KEYS, Machine, PipelineApp
+from tests.pipelines.workflow_releases import ReleaseRunner
+from tests.server.server_process import ROOT, ServerProcess, run_server
 
 
 @pytest.fixture(scope="session")
-def state_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def state_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all pipelines."""
     keys = key_entries(KEYS)
-    with serving(storage, tmp_path_factory.mktemp("server"), keys) as served:
+    with run_server(storage, tmp_path_factory.mktemp("server"), keys) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def fork_server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a process serves that has imported `safe_deploy`."""
     address = tmp_path_factory.mktemp("warm") / "socket"
-    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.warm", address], cwd=ROOT)
-    with stopped(process):
-        until(lambda: address.exists() or process.poll() is not None, "it serves")
+    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server_address", address], cwd=ROOT)
+    with stop_after(process):
+        wait_until(lambda: address.exists() or process.poll() is not None, "it serves")
         yield address
 
 
 @pytest.fixture
-def machine(tmp_path: Path, warm: Path) -> Machine:
-    return Machine(tmp_path, warm)
+def machine(tmp_path: Path, fork_server_address: Path) -> Machine:
+    return Machine(tmp_path, fork_server_address)
 
 
 @pytest.fixture
-def shop(state_server: Served, machine: Machine, app: str) -> Iterator[Shop]:
+def pipeline_app(state_server: ServerProcess, machine: Machine, app: str) -> Iterator[PipelineApp]:
     headers = {"x-functions-key": KEYS["admin"], "X-Actor": "the test"}
     with httpx.Client(base_url=state_server.url, headers=headers, timeout=60) as admin:
-        yield Shop(app, state_server.url, machine.cloud, admin)
+        yield PipelineApp(app, state_server.url, machine.fake_azure, admin)
 
 
 @pytest.fixture
-def release(machine: Machine, shop: Shop) -> Release:
-    return Release(machine, shop)
+def release_runner(machine: Machine, pipeline_app: PipelineApp) -> ReleaseRunner:
+    return ReleaseRunner(machine, pipeline_app)

@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import new_hub
-from tests.pipelines.github import ACTION, WorkflowRun, check_out
-from tests.pipelines.harness import Machine, Shop, load
-from tests.pipelines.releases import logs, run_numbers
-from tests.server.processes import ROOT
+from tests.conftest import new_hub_name
+from tests.pipelines.ci_machine import Machine, PipelineApp, load_yaml
+from tests.pipelines.github_actions_runner import ACTION, WorkflowRun, check_out
+from tests.pipelines.workflow_releases import job_logs, run_numbers
+from tests.server.server_process import ROOT
 
 
-class Use:
+class ActionWorkflow:
     """A workflow of one job that uses our action."""
 
-    def __init__(self, machine: Machine, shop: Shop, folder: Path) -> None:
-        self.machine, self.shop, self.file = machine, shop, folder / "workflow.yml"
+    def __init__(self, machine: Machine, pipeline_app: PipelineApp, folder: Path) -> None:
+        self.machine, self.pipeline_app, self.file = machine, pipeline_app, folder / "workflow.yml"
 
-    def __call__(self, *uses: dict[str, str], env: dict[str, str] | None = None, really: bool = False) -> WorkflowRun:
-        base = {"server": self.shop.server, "app": self.shop.name, "key": "${{ secrets.STATE_KEY }}"}
+    def __call__(self, *uses: dict[str, str], env: dict[str, str] | None = None, for_real: bool = False) -> WorkflowRun:
+        base = {"server": self.pipeline_app.server, "app": self.pipeline_app.name, "key": "${{ secrets.STATE_KEY }}"}
         steps = [
             {"name": f"Use {number}", "id": f"use{number}", "uses": ACTION, "with": {**base, **given}}
             for number, given in enumerate(uses)
@@ -28,35 +28,37 @@ class Use:
         job = {"permissions": {}, "timeout-minutes": 5, "runs-on": "ubuntu-24.04", "steps": steps}
         workflow: dict[str, Any] = {"on": {}, "permissions": {}, "env": env or {}, "jobs": {"use": job}}
         workflow["jobs"]["use"]["outputs"] = {
-            name: f"${{{{ steps.use0.outputs.{name} }}}}" for name in load(ROOT / "action.yml")["outputs"]
+            name: f"${{{{ steps.use0.outputs.{name} }}}}" for name in load_yaml(ROOT / "action.yml")["outputs"]
         }
         self.file.write_text(json.dumps(workflow))
-        run = WorkflowRun(self.file, self.machine, self.shop, next(run_numbers))
-        run.install_really = really
+        run = WorkflowRun(self.file, self.machine, self.pipeline_app, next(run_numbers))
+        run.installs_for_real = for_real
         return run.start()
 
 
 @pytest.fixture
-def use(machine: Machine, shop: Shop, tmp_path: Path) -> Use:
-    return Use(machine, shop, tmp_path)
+def run_action(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> ActionWorkflow:
+    return ActionWorkflow(machine, pipeline_app, tmp_path)
 
 
 @pytest.mark.long
-def test_the_action_installs_itself_once_in_a_job(use: Use, shop: Shop) -> None:
-    shop.register(new_hub())
-    run = use({"command": "status"}, {"command": "status"}, really=True)
-    assert run.conclusions == {"use": "success"}, logs(run)
+def test_the_action_installs_itself_once_in_a_job(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
+    pipeline_app.register(new_hub_name())
+    run = run_action({"command": "status"}, {"command": "status"}, for_real=True)
+    assert run.conclusions == {"use": "success"}, job_logs(run)
     assert run.outputs["use"]["ready"] == "true"
-    [venv] = use.machine.folder.glob("jobs/*-use/temp/safe-deploy")
+    [venv] = run_action.machine.folder.glob("jobs/*-use/temp/safe-deploy")
     created = (venv / "pyvenv.cfg").stat().st_mtime_ns
     assert (venv / "installed").stat().st_mtime_ns > created
     assert len(run.jobs["use"].steps) == 2
 
 
-def test_the_action_hands_on_what_the_command_found(use: Use, shop: Shop) -> None:
-    hub = new_hub()
-    shop.put({"slots": {"production": {"taskHub": new_hub()}, "staging": {"taskHub": hub, "version": "1.4.0"}}})
-    run = use({"command": "status"})
+def test_the_action_hands_on_what_the_command_found(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
+    hub = new_hub_name()
+    pipeline_app.put(
+        {"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub, "version": "1.4.0"}}}
+    )
+    run = run_action({"command": "status"})
     outputs = run.outputs["use"]
     assert outputs | {"ready": "true", "status": "Ready", "task-hub": hub, "version": "1.4.0"} == outputs
     assert outputs | {"has-running": "false", "active-count": "0", "reasons": "", "assurance": "events"} == outputs
@@ -78,69 +80,79 @@ def test_the_action_hands_on_what_the_command_found(use: Use, shop: Shop) -> Non
     ],
 )
 def test_the_action_refuses_what_makes_no_sense_before_it_installs_anything(
-    use: Use, given: dict[str, str], message: str
+    run_action: ActionWorkflow, given: dict[str, str], message: str
 ) -> None:
-    run = use(given, really=True)
+    run = run_action(given, for_real=True)
     assert run.conclusions == {"use": "failure"}
     assert f"::error::safe-deploy: {message}" in run.jobs["use"].log
-    assert not list(use.machine.folder.glob("jobs/*-use/temp/safe-deploy"))
+    assert not list(run_action.machine.folder.glob("jobs/*-use/temp/safe-deploy"))
 
 
-def test_an_old_python_is_named_as_what_stands_in_the_way(use: Use, shop: Shop, machine: Machine) -> None:
+def test_an_old_python_is_named_as_what_stands_in_the_way(
+    run_action: ActionWorkflow, pipeline_app: PipelineApp, machine: Machine
+) -> None:
     (machine.tools / "python3").write_text("#!/bin/sh\nexit 1\n")
-    run = use({"command": "status"}, really=True)
+    run = run_action({"command": "status"}, for_real=True)
     assert run.conclusions == {"use": "failure"}
     assert "::error::safe-deploy: python3 must be Python 3.11 or newer" in run.jobs["use"].log
 
 
-def test_what_an_input_says_is_never_run(use: Use, shop: Shop, tmp_path: Path) -> None:
-    shop.register(new_hub())
+def test_what_an_input_says_is_never_run(run_action: ActionWorkflow, pipeline_app: PipelineApp, tmp_path: Path) -> None:
+    pipeline_app.register(new_hub_name())
     trace = tmp_path / "hacked"
     evil = '$(touch $T)`touch $T`"; touch $T; echo "\'; touch $T #'
-    run = use({"command": "stage", "task-hub": new_hub(), "version": evil, "reason": evil}, env={"T": str(trace)})
-    assert run.conclusions == {"use": "success"}, logs(run)
+    run = run_action(
+        {"command": "stage", "task-hub": new_hub_name(), "version": evil, "reason": evil}, env={"T": str(trace)}
+    )
+    assert run.conclusions == {"use": "success"}, job_logs(run)
     assert run.outputs["use"]["staging-version"] == evil
     assert not trace.exists()
 
 
-def test_an_input_wins_over_the_variable_of_the_job(use: Use, shop: Shop) -> None:
-    shop.register(new_hub())
-    env = {"SAFE_DEPLOY_TASK_HUB": new_hub(), "SAFE_DEPLOY_VERSION": "of the job"}
-    hub = new_hub()
-    run = use({"command": "stage", "task-hub": hub}, env=env)
+def test_an_input_wins_over_the_variable_of_the_job(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
+    pipeline_app.register(new_hub_name())
+    env = {"SAFE_DEPLOY_TASK_HUB": new_hub_name(), "SAFE_DEPLOY_VERSION": "of the job"}
+    hub = new_hub_name()
+    run = run_action({"command": "stage", "task-hub": hub}, env=env)
     assert (run.outputs["use"]["task-hub"], run.outputs["use"]["staging-version"]) == (hub, "of the job")
 
 
-def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(use: Use, shop: Shop) -> None:
-    hub = new_hub()
-    shop.put({"slots": {"production": {"taskHub": new_hub()}, "staging": {"taskHub": hub}}})
+def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(
+    run_action: ActionWorkflow, pipeline_app: PipelineApp
+) -> None:
+    hub = new_hub_name()
+    pipeline_app.put({"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub}}})
     run_text = 'echo "said: $WORD"\necho "key: ${SAFE_DEPLOY_KEY-none}"\nfalse\necho "not reached"'
-    run = use({"command": "swap", "task-hub": hub, "run": run_text}, env={"WORD": "a b"})
+    run = run_action({"command": "swap", "task-hub": hub, "run": run_text}, env={"WORD": "a b"})
     log = run.jobs["use"].log
     assert run.conclusions == {"use": "failure"}
     assert "said: a b\nkey: none\n" in log
     assert "\nnot reached" not in log
     # Nobody could look at Azure here.
     assert "--outcome failed" in log
-    assert shop.app()["pendingSwap"]["taskHub"] == hub
+    assert pipeline_app.app()["pendingSwap"]["taskHub"] == hub
 
 
-def test_whoever_swaps_without_a_command_says_how_it_stands(use: Use, shop: Shop) -> None:
-    old, new = new_hub(), new_hub()
-    shop.put({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
-    run = use({"command": "swap", "task-hub": new, "outcome": "pending"})
-    assert run.conclusions == {"use": "success"}, logs(run)
-    assert shop.app()["pendingSwap"]["taskHub"] == new
-    run = use({"command": "swap", "task-hub": new, "outcome": "failed"})
+def test_whoever_swaps_without_a_command_says_how_it_stands(
+    run_action: ActionWorkflow, pipeline_app: PipelineApp
+) -> None:
+    old, new = new_hub_name(), new_hub_name()
+    pipeline_app.put({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
+    run = run_action({"command": "swap", "task-hub": new, "outcome": "pending"})
+    assert run.conclusions == {"use": "success"}, job_logs(run)
+    assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
+    run = run_action({"command": "swap", "task-hub": new, "outcome": "failed"})
     assert run.outputs["use"]["production-task-hub"] == old
-    assert shop.app()["pendingSwap"] is None
+    assert pipeline_app.app()["pendingSwap"] is None
 
 
-def test_exit_codes_of_the_command_are_those_of_the_action(use: Use, shop: Shop) -> None:
-    hub = new_hub()
-    shop.put({"slots": {"production": {"taskHub": new_hub()}, "staging": {"taskHub": hub}}})
-    shop.orchestration(hub, "Running")
-    run = use({"command": "status"})
+def test_exit_codes_of_the_command_are_those_of_the_action(
+    run_action: ActionWorkflow, pipeline_app: PipelineApp
+) -> None:
+    hub = new_hub_name()
+    pipeline_app.put({"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub}}})
+    pipeline_app.publish_event(hub, "Running")
+    run = run_action({"command": "status"})
     assert run.conclusions == {"use": "failure"}
     assert "::error" in run.jobs["use"].log
 

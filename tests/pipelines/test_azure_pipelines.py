@@ -10,34 +10,34 @@ from typing import Any
 import httpx
 import pytest
 
-from safe_deploy.ci import detect
-from tests.conftest import new_hub
-from tests.pipelines.agent import PROJECT, PipelineRun, TemplateError, bound, compiled
-from tests.pipelines.harness import GROUP, KEYS, PIPELINES, Machine, Shop, load
-from tests.pipelines.shells import shellcheck
+from safe_deploy.ci import detect_ci_system
+from tests.conftest import new_hub_name
+from tests.pipelines.azure_pipelines_runner import PROJECT, PipelineRun, TemplateError, bind_parameters, expand_pipeline
+from tests.pipelines.ci_machine import KEYS, PIPELINES_FOLDER, RESOURCE_GROUP, Machine, PipelineApp, load_yaml
+from tests.pipelines.shellcheck import run_shellcheck
 
-FOLDER = PIPELINES / "azure-pipelines"
+FOLDER = PIPELINES_FOLDER / "azure-pipelines"
 SAMPLE, ROLLBACK, QUICKSTART = (
     FOLDER / f"{name}.yml" for name in ("azure-pipelines", "azure-pipelines-rollback", "quickstart")
 )
 TEMPLATES = sorted([*(FOLDER / "steps").glob("*.yml"), *(FOLDER / "stages").glob("*.yml")])
-CHECK = FOLDER / "invoke-rest-api-check.json"
+REST_API_CHECK = FOLDER / "invoke-rest-api-check.json"
 
 _number = iter(range(1_000_000, 2_000_000))
 
 
 @pytest.fixture
-def start(machine: Machine, shop: Shop, tmp_path: Path) -> Callable[..., PipelineRun]:
+def create_run(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> Callable[..., PipelineRun]:
     """Makes a run of a pipeline, with what is marked as the reader's own put in."""
 
     def make(file: Path, **given: str) -> PipelineRun:
         text = file.read_text()
         for mark, own in {
-            r"server: https://shop-state\.azurewebsites\.net": f"server: {shop.server}",
-            r"app: shop\b": f"app: {shop.name}",
-            r"functionApp: shop\b": f"functionApp: {shop.name}",
-            r"resourceGroup: shop\b": f"resourceGroup: {GROUP}",
-            r"FUNCTION_APP: shop\b": f"FUNCTION_APP: {shop.name}",
+            r"server: https://shop-state\.azurewebsites\.net": f"server: {pipeline_app.server}",
+            r"app: shop\b": f"app: {pipeline_app.name}",
+            r"functionApp: shop\b": f"functionApp: {pipeline_app.name}",
+            r"resourceGroup: shop\b": f"resourceGroup: {RESOURCE_GROUP}",
+            r"FUNCTION_APP: shop\b": f"FUNCTION_APP: {pipeline_app.name}",
         }.items():
             text, count = re.subn(rf"(?m)^(\s*){mark}", rf"\g<1>{own}", text)
             assert count == 1 or (count == 0 and mark.startswith("FUNCTION_APP"))
@@ -48,14 +48,14 @@ def start(machine: Machine, shop: Shop, tmp_path: Path) -> Callable[..., Pipelin
     return make
 
 
-Start = Callable[..., PipelineRun]
+CreateRun = Callable[..., PipelineRun]
 
 
-def hub_of(run: PipelineRun, attempt: int = 1) -> str:
+def hub_of_run(run: PipelineRun, attempt: int = 1) -> str:
     return f"shop{run.number}x{attempt}"
 
 
-def released(run: PipelineRun) -> PipelineRun:
+def run_release(run: PipelineRun) -> PipelineRun:
     run.start()
     assert run.results == {"Build": "succeeded", "Staging": "succeeded", "Production": "succeeded"}, run.log
     return run
@@ -66,7 +66,7 @@ def released(run: PipelineRun) -> PipelineRun:
 
 @pytest.mark.parametrize("file", [SAMPLE, QUICKSTART], ids=lambda file: file.stem)
 def test_a_sample_gives_every_template_what_it_declares_and_no_more(file: Path) -> None:
-    assert [stage["stage"] for stage in compiled(file)["stages"]] == ["Build", "Staging", "Production"]
+    assert [stage["stage"] for stage in expand_pipeline(file)["stages"]] == ["Build", "Staging", "Production"]
 
 
 def test_every_template_is_used_by_a_sample_or_by_another_template() -> None:
@@ -78,23 +78,23 @@ def test_every_template_is_used_by_a_sample_or_by_another_template() -> None:
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
 def test_every_parameter_has_a_type_and_is_used(template: Path) -> None:
     text = template.read_text()
-    for parameter in load(template)["parameters"]:
+    for parameter in load_yaml(template)["parameters"]:
         assert parameter["type"] in {"string", "boolean", "number", "object"}
         assert f"${{{{ parameters.{parameter['name']} }}}}" in text
 
 
 @pytest.mark.parametrize("file", [SAMPLE, ROLLBACK, QUICKSTART, *TEMPLATES], ids=lambda file: file.stem)
 def test_no_script_holds_a_parameter_or_a_macro(file: Path) -> None:
-    for script in scripts(load(file)):
+    for script in find_scripts(load_yaml(file)):
         assert "${{" not in script
         assert not re.search(r"\$\([A-Za-z]+[.\w]*\)", script)
 
 
 @pytest.mark.parametrize("file", [SAMPLE, ROLLBACK, *TEMPLATES], ids=lambda file: file.stem)
 def test_every_script_ends_at_its_first_failure_and_shellcheck_finds_nothing_in_it(file: Path, tmp_path: Path) -> None:
-    for script in scripts(load(file)):
+    for script in find_scripts(load_yaml(file)):
         assert script.startswith("set -euo pipefail\n")
-        shellcheck(script, tmp_path)
+        run_shellcheck(script, tmp_path)
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
@@ -118,57 +118,59 @@ def test_a_parameter_that_is_wrong_is_refused_before_anything_runs(given: dict[s
     template = FOLDER / "steps" / "status.yml"
     required = {"server": "https://state.example", "app": "shop", "key": "$(STATE_KEY)"} if given else {}
     with pytest.raises(TemplateError, match=message):
-        bound(load(template)["parameters"], {**required, **given}, template)
+        bind_parameters(load_yaml(template)["parameters"], {**required, **given}, template)
 
 
-def scripts(content: Any) -> list[str]:
+def find_scripts(content: Any) -> list[str]:
     """Every script that stands anywhere in this."""
     if isinstance(content, list):
-        return [script for item in content for script in scripts(item)]
+        return [script for item in content for script in find_scripts(item)]
     if not isinstance(content, dict):
         return []
     own = [content[key] for key in ("bash", "inlineScript") if key in content]
-    return own + [script for value in content.values() for script in scripts(value)]
+    return own + [script for value in content.values() for script in find_scripts(value)]
 
 
 # --- releases ---
 
 
 @pytest.mark.parametrize("file", [SAMPLE, QUICKSTART], ids=lambda file: file.stem)
-def test_a_release_goes_through_the_slot(start: Start, shop: Shop, file: Path) -> None:
-    old = new_hub()
-    shop.register(old)
-    run = start(file)
-    run.build_really = True
-    released(run)
-    assert shop.hubs() == (hub_of(run), old)
-    assert shop.swaps == 1
-    assert shop.cloud.package(shop.name) == "app.zip"
-    assert shop.cloud.running(shop.name, "staging")
-    swap = next(record for record in shop.history() if record["operation"] == "PostSwap")
+def test_a_release_goes_through_the_slot(create_run: CreateRun, pipeline_app: PipelineApp, file: Path) -> None:
+    old = new_hub_name()
+    pipeline_app.register(old)
+    run = create_run(file)
+    run.builds_for_real = True
+    run_release(run)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.swap_count == 1
+    assert pipeline_app.fake_azure.package(pipeline_app.name) == "app.zip"
+    assert pipeline_app.fake_azure.running(pipeline_app.name, "staging")
+    swap = next(record for record in pipeline_app.history() if record["operation"] == "PostSwap")
     assert swap["runUrl"] == f"https://dev.azure.example/acme/{PROJECT}/_build/results?buildId={run.number}"
     assert swap["by"] == "Ada Lovelace"
 
 
-def test_the_steps_hand_on_what_the_commands_found(start: Start, shop: Shop) -> None:
-    old = new_hub()
-    shop.register(old)
-    run = released(start(SAMPLE))
+def test_the_steps_hand_on_what_the_commands_found(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
+    old = new_hub_name()
+    pipeline_app.register(old)
+    run = run_release(create_run(SAMPLE))
     deploy, swap = run.jobs["Staging"]["Deploy"].outputs, run.jobs["Production"]["Swap"].outputs
     assert (deploy["safeDeployStatus.ready"], deploy["safeDeployStatus.activeCount"]) == ("true", "0")
-    assert deploy["safeDeployStage.stagingTaskHub"] == hub_of(run)
-    assert (swap["safeDeploySwap.productionTaskHub"], swap["safeDeploySwap.stagingTaskHub"]) == (hub_of(run), old)
+    assert deploy["safeDeployStage.stagingTaskHub"] == hub_of_run(run)
+    assert (swap["safeDeploySwap.productionTaskHub"], swap["safeDeploySwap.stagingTaskHub"]) == (hub_of_run(run), old)
     assert run.jobs["Production"]["CleanUp"].outputs["safeDeployCleanup.removed"] == ""
 
 
 @pytest.mark.long
-def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(start: Start, shop: Shop) -> None:
-    old = new_hub()
-    shop.register(old)
-    shop.orchestration(old, "Running")
-    first = released(start(SAMPLE))
+def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(
+    create_run: CreateRun, pipeline_app: PipelineApp
+) -> None:
+    old = new_hub_name()
+    pipeline_app.register(old)
+    pipeline_app.publish_event(old, "Running")
+    first = run_release(create_run(SAMPLE))
 
-    second = start(SAMPLE)
+    second = create_run(SAMPLE)
     [wait] = [
         step
         for step in second.stages["Staging"]["jobs"][1]["strategy"]["runOnce"]["deploy"]["steps"]
@@ -178,110 +180,116 @@ def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(start:
     second.start()
     assert second.results == {"Build": "succeeded", "Staging": "failed", "Production": "skipped"}
     assert any("not ready within 2 s" in issue for issue in second.jobs["Staging"]["Deploy"].issues)
-    assert shop.hubs() == (hub_of(first), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(first), old)
 
-    shop.orchestration(old, "Completed")
+    pipeline_app.publish_event(old, "Completed")
     second.rerun_failed()
     assert second.results["Production"] == "succeeded", second.log
     # The job that makes the name had succeeded, so the name is the same.
-    assert shop.hubs() == (hub_of(second), hub_of(first))
+    assert pipeline_app.task_hubs() == (hub_of_run(second), hub_of_run(first))
 
 
-def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(start: Start, shop: Shop) -> None:
-    old = new_hub()
-    shop.register(old)
-    shop.cloud.fault("swap", times=1)
-    run = start(SAMPLE).start()
+def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(
+    create_run: CreateRun, pipeline_app: PipelineApp
+) -> None:
+    old = new_hub_name()
+    pipeline_app.register(old)
+    pipeline_app.fake_azure.fault("swap", times=1)
+    run = create_run(SAMPLE).start()
     assert run.results["Production"] == "failed"
     assert run.jobs["Production"]["CleanUp"].result == "skipped"
-    assert shop.hubs() == (old, hub_of(run))
+    assert pipeline_app.task_hubs() == (old, hub_of_run(run))
     run.rerun_failed()
     assert run.results["Production"] == "succeeded", run.log
-    assert shop.hubs() == (hub_of(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
 
 
 @pytest.mark.long
 def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_by_its_next_attempt(
-    start: Start, shop: Shop, machine: Machine
+    create_run: CreateRun, pipeline_app: PipelineApp, machine: Machine
 ) -> None:
-    old = new_hub()
-    shop.register(old)
-    shop.cloud.fault("swap", code=None, delay_after=4, times=1)
-    machine.cancel_when = lambda: shop.swaps == 1 and shop.cloud.settings(shop.name)["TASK_HUB"] != old
-    run = start(SAMPLE).start()
+    old = new_hub_name()
+    pipeline_app.register(old)
+    pipeline_app.fake_azure.fault("swap", code=None, delay_after=4, times=1)
+    machine.cancel_when = lambda: (
+        pipeline_app.swap_count == 1 and pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] != old
+    )
+    run = create_run(SAMPLE).start()
     assert run.results["Production"] == "canceled"
     run.rerun_failed()
     assert run.results["Production"] == "succeeded", run.log
-    assert shop.hubs() == (hub_of(run), old)
-    assert shop.swaps == 1
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.swap_count == 1
 
 
 @pytest.mark.long
-def test_a_deployment_that_fails_can_be_run_again(start: Start, shop: Shop) -> None:
-    old = new_hub()
-    shop.register(old)
-    shop.cloud.fault("config-zip", times=1)
-    run = start(SAMPLE).start()
+def test_a_deployment_that_fails_can_be_run_again(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
+    old = new_hub_name()
+    pipeline_app.register(old)
+    pipeline_app.fake_azure.fault("config-zip", times=1)
+    run = create_run(SAMPLE).start()
     assert run.results["Staging"] == "failed"
     run.rerun_failed()
     assert run.results["Production"] == "succeeded", run.log
-    assert shop.hubs() == (hub_of(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
 
 
 @pytest.mark.long
 def test_running_a_stage_again_that_succeeded_changes_nothing_in_production_and_is_a_new_release_in_staging(
-    start: Start, shop: Shop
+    create_run: CreateRun, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub()
-    shop.register(old)
-    run = released(start(SAMPLE))
+    old = new_hub_name()
+    pipeline_app.register(old)
+    run = run_release(create_run(SAMPLE))
     run.rerun("Production")
-    assert shop.hubs() == (hub_of(run), old)
-    assert shop.swaps == 1
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.swap_count == 1
     run.rerun("Staging")
     assert run.results["Production"] == "succeeded", run.log
-    assert shop.hubs() == (hub_of(run, attempt=2), hub_of(run))
+    assert pipeline_app.task_hubs() == (hub_of_run(run, attempt=2), hub_of_run(run))
 
 
 @pytest.mark.long
 def test_the_rollback_pipeline_brings_the_old_version_back_and_running_it_twice_changes_nothing(
-    start: Start, shop: Shop
+    create_run: CreateRun, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub()
-    shop.register(old)
-    bad = released(start(SAMPLE))
+    old = new_hub_name()
+    pipeline_app.register(old)
+    bad = run_release(create_run(SAMPLE))
     for _ in range(2):
-        button = start(ROLLBACK, confirm=shop.name).start()
+        button = create_run(ROLLBACK, confirm=pipeline_app.name).start()
         assert button.results == {"RollBack": "succeeded"}, button.log
-        assert shop.hubs() == (old, hub_of(bad))
-    assert shop.swaps == 2
+        assert pipeline_app.task_hubs() == (old, hub_of_run(bad))
+    assert pipeline_app.swap_count == 2
 
 
-def test_the_rollback_pipeline_wants_the_name_of_the_app(start: Start, shop: Shop) -> None:
-    shop.register(new_hub())
-    released(start(SAMPLE))
-    button = start(ROLLBACK, confirm="another-app").start()
+def test_the_rollback_pipeline_wants_the_name_of_the_app(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
+    pipeline_app.register(new_hub_name())
+    run_release(create_run(SAMPLE))
+    button = create_run(ROLLBACK, confirm="another-app").start()
     assert button.results == {"RollBack": "failed"}
-    assert shop.swaps == 1
+    assert pipeline_app.swap_count == 1
 
 
 @pytest.mark.parametrize("prefix", ["9lives", "shop-", "a" * 44])
-def test_a_prefix_that_makes_no_task_hub_name_is_refused(start: Start, shop: Shop, prefix: str) -> None:
-    shop.register(new_hub())
-    run = start(SAMPLE)
+def test_a_prefix_that_makes_no_task_hub_name_is_refused(
+    create_run: CreateRun, pipeline_app: PipelineApp, prefix: str
+) -> None:
+    pipeline_app.register(new_hub_name())
+    run = create_run(SAMPLE)
     [name] = [step for step in run.stages["Staging"]["jobs"][0]["steps"] if "bash" in step]
-    name["env"]["PREFIX"] = prefix
+    name["env"]["TABLE_PREFIX"] = prefix
     run.start()
     assert run.results["Staging"] == "failed"
     assert run.jobs["Staging"]["Release"].issues
 
 
 @pytest.mark.long
-def test_the_installation_step_really_installs(start: Start, shop: Shop) -> None:
-    shop.register(new_hub())
-    released(start(SAMPLE))
-    button = start(ROLLBACK, confirm=shop.name)
-    button.install_really = True
+def test_the_installation_step_really_installs(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
+    pipeline_app.register(new_hub_name())
+    run_release(create_run(SAMPLE))
+    button = create_run(ROLLBACK, confirm=pipeline_app.name)
+    button.installs_for_real = True
     button.start()
     assert button.results == {"RollBack": "succeeded"}, button.log
 
@@ -289,36 +297,36 @@ def test_the_installation_step_really_installs(start: Start, shop: Shop) -> None
 # --- the check that waits without an agent ---
 
 
-def test_the_check_asks_the_server_what_it_answers(shop: Shop) -> None:
-    check = json.loads(CHECK.read_text())
+def test_the_check_asks_the_server_what_it_answers(pipeline_app: PipelineApp) -> None:
+    check = json.loads(REST_API_CHECK.read_text())
     inputs = check["settings"]["inputs"]
-    production, hub = new_hub(), new_hub()
-    shop.put({"slots": {"production": {"taskHub": production}, "staging": {"taskHub": hub}}})
+    production, hub = new_hub_name(), new_hub_name()
+    pipeline_app.put({"slots": {"production": {"taskHub": production}, "staging": {"taskHub": hub}}})
     headers = check_headers(inputs["headers"])
     wanted = re.fullmatch(r"eq\(root\['(\w+)'\], '(\w+)'\)", inputs["successCriteria"])
     assert wanted is not None
 
     def passes() -> bool:
-        address = shop.server + inputs["urlSuffix"].replace("/shop/", f"/{shop.name}/")
+        address = pipeline_app.server + inputs["urlSuffix"].replace("/shop/", f"/{pipeline_app.name}/")
         answer = httpx.request(inputs["method"], address, headers=headers).raise_for_status().json()
         return bool(answer[wanted[1]] == wanted[2])
 
     assert passes()
-    shop.orchestration(hub, "Running")
+    pipeline_app.publish_event(hub, "Running")
     assert not passes()
-    shop.orchestration(hub, "Completed")
+    pipeline_app.publish_event(hub, "Completed")
     assert passes()
 
 
 def test_the_check_asks_as_the_same_run_as_the_steps_of_the_stage() -> None:
-    headers = check_headers(json.loads(CHECK.read_text())["settings"]["inputs"]["headers"])
+    headers = check_headers(json.loads(REST_API_CHECK.read_text())["settings"]["inputs"]["headers"])
     environment = {
         "TF_BUILD": "True",
         "SYSTEM_COLLECTIONURI": "https://dev.azure.example/acme/",
         "SYSTEM_TEAMPROJECTID": PROJECT,
         "BUILD_BUILDID": "42",
     }
-    assert headers["X-Run-Url"] == detect(environment, sys.stderr).run_url
+    assert headers["X-Run-Url"] == detect_ci_system(environment, sys.stderr).run_url
 
 
 def check_headers(text: str) -> dict[str, str]:
@@ -335,6 +343,6 @@ def check_headers(text: str) -> dict[str, str]:
 
 
 def test_the_check_is_evaluated_at_most_ten_times_as_azure_devops_demands() -> None:
-    check = json.loads(CHECK.read_text())
+    check = json.loads(REST_API_CHECK.read_text())
     assert check["timeout"] / check["settings"]["retryInterval"] <= 10
     assert check["settings"]["inputs"]["waitForCompletion"] == "false"

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.github import ACTION
-from tests.pipelines.harness import PIPELINES, load
-from tests.pipelines.releases import COMPLETE
-from tests.pipelines.shells import shellcheck
-from tests.server.processes import ROOT
+from tests.pipelines.ci_machine import PIPELINES_FOLDER, load_yaml
+from tests.pipelines.github_actions_runner import ACTION
+from tests.pipelines.shellcheck import run_shellcheck
+from tests.pipelines.workflow_releases import COMPLETE_WORKFLOWS
+from tests.server.server_process import ROOT
 
-WORKFLOWS = sorted([*(PIPELINES / "github").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
+WORKFLOWS = sorted([*(PIPELINES_FOLDER / "github").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
 
 # What the linter knows nothing of, because it is older.
-OLDER_THAN = [r'undefined variable "vars"\.', r'label "ubuntu-24\.04" is unknown\.']
+IGNORED_ACTIONLINT_ERRORS = [r'undefined variable "vars"\.', r'label "ubuntu-24\.04" is unknown\.']
 
 
 def test_the_linter_finds_nothing_in_the_workflows() -> None:
@@ -24,24 +24,24 @@ def test_the_linter_finds_nothing_in_the_workflows() -> None:
     found = json.loads(
         subprocess.run(["node", script, *WORKFLOWS], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     )
-    assert [one for one in found if not any(re.match(gap, one["message"]) for gap in OLDER_THAN)] == []
+    assert [one for one in found if not any(re.match(gap, one["message"]) for gap in IGNORED_ACTIONLINT_ERRORS)] == []
 
 
 @pytest.mark.parametrize("file", [ROOT / "action.yml", *WORKFLOWS], ids=lambda file: file.stem)
 def test_no_script_is_put_together_from_expressions(file: Path) -> None:
-    for script in scripts(file):
+    for script in find_scripts(file):
         assert "${{" not in script
 
 
 @pytest.mark.parametrize("file", [ROOT / "action.yml", *WORKFLOWS], ids=lambda file: file.stem)
 def test_shellcheck_finds_nothing_in_the_scripts(file: Path, tmp_path: Path) -> None:
-    for script in scripts(file):
-        shellcheck(f"set -eo pipefail\n{script}", tmp_path)
+    for script in find_scripts(file):
+        run_shellcheck(f"set -eo pipefail\n{script}", tmp_path)
 
 
-@pytest.mark.parametrize("file", COMPLETE, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", COMPLETE_WORKFLOWS, ids=lambda file: file.stem)
 def test_a_workflow_may_do_nothing_that_a_job_does_not_ask_for_and_is_never_cut_off_by_the_next(file: Path) -> None:
-    workflow = load(file)
+    workflow = load_yaml(file)
     assert workflow["permissions"] == {}
     assert workflow["concurrency"]["cancel-in-progress"] is False
     for job in workflow["jobs"].values():
@@ -52,7 +52,7 @@ def test_a_workflow_may_do_nothing_that_a_job_does_not_ask_for_and_is_never_cut_
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_the_key_of_the_server_is_given_to_our_action_alone(file: Path) -> None:
     text = file.read_text()
-    steps = [step for job in load(file)["jobs"].values() for step in job["steps"]]
+    steps = [step for job in load_yaml(file)["jobs"].values() for step in job["steps"]]
     ours = [step for step in steps if step.get("uses") == ACTION]
     assert text.count("secrets.") == len(ours)
     assert all(step["with"]["key"] == "${{ secrets.STATE_KEY }}" for step in ours)
@@ -60,22 +60,22 @@ def test_the_key_of_the_server_is_given_to_our_action_alone(file: Path) -> None:
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_a_job_that_reads_a_secret_has_an_environment_which_can_be_protected(file: Path) -> None:
-    for name, job in load(file)["jobs"].items():
+    for name, job in load_yaml(file)["jobs"].items():
         if "secrets." in json.dumps(job):
             assert job.get("environment"), name
 
 
 def test_the_workflow_says_in_which_environments_the_key_belongs() -> None:
-    text = (PIPELINES / "github" / "durable.yml").read_text()
+    text = (PIPELINES_FOLDER / "github" / "durable.yml").read_text()
     head, _, _ = text.partition("name: Release")
-    for name in {job.get("environment") for job in load(PIPELINES / "github" / "durable.yml")["jobs"].values()} - {
-        None
-    }:
+    for name in {
+        job.get("environment") for job in load_yaml(PIPELINES_FOLDER / "github" / "durable.yml")["jobs"].values()
+    } - {None}:
         assert f"`{name}`" in head
 
 
 def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_may_set_instead() -> None:
-    action = load(ROOT / "action.yml")
+    action = load_yaml(ROOT / "action.yml")
     *_, last = action["runs"]["steps"]
     given = " ".join(last["env"].values())
     for name in action["inputs"]:
@@ -86,8 +86,8 @@ def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_m
             assert value == f"${{{{ inputs.{name} || env.{variable} }}}}"
 
 
-def scripts(file: Path) -> list[str]:
-    content = load(file)
+def find_scripts(file: Path) -> list[str]:
+    content = load_yaml(file)
     jobs = content["jobs"].values() if "jobs" in content else [content["runs"]]
     found = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
     return found + [step["with"]["run"] for job in jobs for step in job["steps"] if "run" in step.get("with", {})]

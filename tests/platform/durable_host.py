@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 import httpx
 
-from dev.local import free_port
-from tests.platform.programs import program
+from dev.local_processes import free_port
+from tests.platform.programs import program_path
 
-_START_SECONDS = 180
-_ACTIVE = frozenset({"Running", "Pending", "Suspended", "ContinuedAsNew"})
+_START_TIMEOUT_SECONDS = 180
+_ACTIVE_STATUSES = frozenset({"Running", "Pending", "Suspended", "ContinuedAsNew"})
 
-WORKER_GONE = (httpx.TransportError,)
+WORKER_UNREACHABLE_ERRORS = (httpx.TransportError,)
 """What a request to the worker raises when the worker is killed. Whether the request took effect is not known."""
 
 
@@ -36,39 +36,39 @@ class DurableHost:
         *,
         topic: str | None = None,
         partitions: int = 2,
-        visibility: str = "00:01:00",
+        visibility_timeout: str = "00:01:00",
     ) -> None:
         self.task_hub = task_hub
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.kills = 0
-        self.telemetry = folder / f"durable-host-{task_hub}.log"
+        self.kill_count = 0
+        self.log_file = folder / f"durable-host-{task_hub}.log"
         self._command = [
-            *(str(program("durable-host")), "--hub", task_hub, "--port", str(self.port)),
-            *("--connection", connection, "--partitions", str(partitions), "--visibility", visibility),
+            *(str(program_path("durable-host")), "--hub", task_hub, "--port", str(self.port)),
+            *("--connection", connection, "--partitions", str(partitions), "--visibility", visibility_timeout),
             *(("--topic", topic) if topic else ()),
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._http = httpx.AsyncClient(base_url=self.url, timeout=30)
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     async def start(self) -> None:
         """Start the process and wait until it answers. Raises AssertionError with its output if it ends instead."""
-        self._process = self._spawned()
-        deadline = time.monotonic() + _START_SECONDS
-        while not await self._answers():
-            assert self.running, self.telemetry.read_text(errors="replace")[-2000:]
+        self._process = self._spawn()
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not await self._is_healthy():
+            assert self.is_running, self.log_file.read_text(errors="replace")[-2000:]
             assert time.monotonic() < deadline, f"{self._command[0]} does not answer on {self.url}"
             await asyncio.sleep(0.05)
 
-    def _spawned(self) -> subprocess.Popen[bytes]:
-        with self.telemetry.open("ab") as sink:
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as sink:
             return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
 
-    async def _answers(self) -> bool:
+    async def _is_healthy(self) -> bool:
         try:
             return (await self._http.get("/health")).status_code == 200
         except httpx.TransportError:
@@ -79,7 +79,7 @@ class DurableHost:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self.kills += 1
+            self.kill_count += 1
 
     async def restart(self) -> None:
         self.kill()
@@ -91,15 +91,15 @@ class DurableHost:
             self._process.wait()
         await self._http.aclose()
 
-    async def launch(self, function: str, instance_id: str, **given: Any) -> None:
+    async def start_orchestration(self, function: str, instance_id: str, **input_fields: Any) -> None:
         """Start an orchestration with this input. When this returns, its start is durable."""
-        await self._post(f"/start/{function}", {"id": instance_id, "input": given})
+        await self._post(f"/start/{function}", {"id": instance_id, "input": input_fields})
 
-    async def tell(self, what: str, instance_id: str) -> None:
-        """`what` is `terminate`, `suspend`, `resume`, `rewind`, `restart` or `purge`."""
-        await self._post(f"/{what}/{quote(instance_id, safe='')}")
+    async def send_operation(self, operation: str, instance_id: str) -> None:
+        """`operation` is `terminate`, `suspend`, `resume`, `rewind`, `restart` or `purge`."""
+        await self._post(f"/{operation}/{quote(instance_id, safe='')}")
 
-    async def send_go(self, instance_id: str) -> None:
+    async def raise_go_event(self, instance_id: str) -> None:
         """Raise the event that `Wait`, `Mends` and `Eternal` wait for."""
         await self._post(f"/raise/{quote(instance_id, safe='')}/go")
 
@@ -108,19 +108,19 @@ class DurableHost:
         answer = await self._http.get(f"/status/{quote(instance_id, safe='')}")
         return None if answer.status_code == 404 else str(answer.raise_for_status().json()["status"])
 
-    async def instances(self) -> list[dict[str, Any]]:
+    async def list_instances(self) -> list[dict[str, Any]]:
         """Every instance that the platform shows, entities included."""
         found: list[dict[str, Any]] = (await self._http.get("/instances")).raise_for_status().json()
         return found
 
-    async def active(self) -> list[dict[str, Any]]:
+    async def list_active(self) -> list[dict[str, Any]]:
         """The orchestrations that the platform shows as active."""
-        found = await self.instances()
-        return [one for one in found if one["status"] in _ACTIVE and not one["id"].startswith("@")]
+        found = await self.list_instances()
+        return [one for one in found if one["status"] in _ACTIVE_STATUSES and not one["id"].startswith("@")]
 
-    async def until_status(self, instance_id: str, *statuses: str, seconds: float = 180) -> str:
+    async def wait_for_status(self, instance_id: str, *statuses: str, timeout_seconds: float = 180) -> str:
         """Wait until the platform shows one of these statuses. Raises TimeoutError."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout_seconds):
             while (status := await self.status(instance_id)) not in statuses:
                 await asyncio.sleep(0.05)
         assert status is not None
@@ -132,7 +132,7 @@ class DurableHost:
 
 
 @asynccontextmanager
-async def durable_host(
+async def run_durable_host(
     task_hub: str, connection: str, folder: Path, *, topic: str | None = None, partitions: int = 2
 ) -> AsyncIterator[DurableHost]:
     """A worker until the block ends. It runs when the block begins."""

@@ -9,47 +9,47 @@ from typing import Any
 
 import httpx
 
-from tests.durable_app.processes import KEY, Topic, topic
+from tests.durable_app.host_processes import KEY, Topic, run_topic
 
 _RETRY_SECONDS = 0.5
 """Event Grid waits 10 s at first."""
 
 
-class Subscription:
+class EventSubscription:
     """What was published to the topic and delivered to the webhook."""
 
     def __init__(self, to: Topic, webhook: str) -> None:
         self.topic = to
-        self.down = False
+        self.refuses_events = False
         """Whether the topic refuses events: the sender then tries again and gives up."""
         self._webhook = webhook
-        self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._undelivered: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._closed = threading.Event()
 
     def publish(self, event: dict[str, Any]) -> int:
         """Take an event from the publisher; the HTTP status."""
-        if self.down:
+        if self.refuses_events:
             return 503
-        self._waiting.put(event)
+        self._undelivered.put(event)
         return 200
 
-    def deliver(self) -> None:
+    def deliver_until_closed(self) -> None:
         """Deliver events in order until the subscription is closed."""
         with httpx.Client(timeout=30, headers={"aeg-event-type": "Notification"}) as client:
-            while (event := self._waiting.get()) is not None:
-                while not self._delivered(client, event) and not self._closed.wait(_RETRY_SECONDS):
+            while (event := self._undelivered.get()) is not None:
+                while not self._deliver_event(client, event) and not self._closed.wait(_RETRY_SECONDS):
                     pass
-                self._waiting.task_done()
+                self._undelivered.task_done()
 
-    def flush(self) -> None:
+    def wait_until_delivered(self) -> None:
         """Wait until all that was published has been delivered."""
-        self._waiting.join()
+        self._undelivered.join()
 
     def close(self) -> None:
         self._closed.set()
-        self._waiting.put(None)
+        self._undelivered.put(None)
 
-    def _delivered(self, client: httpx.Client, event: dict[str, Any]) -> bool:
+    def _deliver_event(self, client: httpx.Client, event: dict[str, Any]) -> bool:
         try:
             return client.post(self._webhook, json=[event]).is_success
         except httpx.TransportError:
@@ -57,12 +57,12 @@ class Subscription:
 
 
 @contextmanager
-def event_grid(webhook: str) -> Iterator[Subscription]:
+def run_event_grid(webhook: str) -> Iterator[EventSubscription]:
     """A topic with the key `KEY` that delivers to this webhook until the block ends."""
-    with topic(KEY) as to:
-        subscription = Subscription(to, webhook)
-        to.meanwhile = subscription.publish
-        thread = threading.Thread(target=subscription.deliver)
+    with run_topic(KEY) as to:
+        subscription = EventSubscription(to, webhook)
+        to.before_response = subscription.publish
+        thread = threading.Thread(target=subscription.deliver_until_closed)
         thread.start()
         try:
             yield subscription

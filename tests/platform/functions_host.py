@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from dev.local import free_port, until
-from tests.platform.programs import program
+from dev.local_processes import free_port, wait_until
+from tests.platform.programs import program_path
 
 FUNCTION_KEY = "function-key-of-the-host-0123456789"
 """The host key `default`: opens every function with the authorization level `function`."""
@@ -24,7 +24,7 @@ EVENT_GRID_KEY = "event-grid-key-of-the-host-0123456789"
 DURABLE_TASK_KEY = "durable-task-key-of-the-host-0123456789"
 """The system key of `/runtime/webhooks/durabletask`."""
 
-START_SECONDS = 120
+START_TIMEOUT_SECONDS = 120
 """A start takes 6 to 8 s on an idle machine, and several times as long on a busy one."""
 
 
@@ -40,13 +40,13 @@ class FunctionsHost:
         """A client of the Function App."""
         return httpx.Client(base_url=self.url, timeout=timeout)
 
-    def log(self) -> str:
+    def read_log(self) -> str:
         """What the host and its Python worker have written so far."""
         return self.log_file.read_text(errors="replace")
 
     def worker_pids(self) -> list[int]:
         """The process ids of the host's Python workers."""
-        return _children(self.process.pid)
+        return _child_pids(self.process.pid)
 
     def kill(self) -> None:
         """End the host with SIGKILL, and then the Python workers, which outlive it."""
@@ -59,20 +59,20 @@ class FunctionsHost:
 
 
 @contextmanager
-def functions_host(
+def run_functions_host(
     app: Path,
     state: Path,
     settings: Mapping[str, str],
     *,
     port: int | None = None,
     health_path: str = "/api/health",
-    wait: bool = True,
+    wait_for_start: bool = True,
 ) -> Iterator[FunctionsHost]:
     """Run the Function App in the folder `app` until the block ends.
 
     `settings` are the app settings; they must name `AzureWebJobsStorage`. `state` is a folder for the host's keys,
     logs and temporary files: it can be used again by a later host with the same keys. The host is ready when
-    `health_path`, an anonymous function, answers 200; without `wait` the block begins at once. `port` is a free port
+    `health_path`, an anonymous function, answers 200; without `wait_for_start` the block begins at once. `port` is a free port
     unless it is given. Raises TimeoutError with the end of the log if the host is not ready in time.
     """
     port = port or free_port()
@@ -80,19 +80,19 @@ def functions_host(
     log_file = state / f"host-{port}.log"
     with log_file.open("ab") as sink:
         process = subprocess.Popen(
-            [program("functions-host"), app, str(port), state],
-            env=_environment(settings),
+            [program_path("functions-host"), app, str(port), state],
+            env=_build_environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
         )
     host = FunctionsHost(f"http://127.0.0.1:{port}", process, log_file)
     try:
-        if wait:
+        if wait_for_start:
             wait_until_ready(host, health_path)
         yield host
     finally:
-        stop(host)
+        stop_host(host)
 
 
 def wait_until_ready(host: FunctionsHost, health_path: str = "/api/health") -> None:
@@ -100,19 +100,19 @@ def wait_until_ready(host: FunctionsHost, health_path: str = "/api/health") -> N
 
     def ready() -> bool:
         if host.process.poll() is not None:
-            raise RuntimeError(f"the host ended with {host.process.returncode}: {host.log()[-4000:]}")
+            raise RuntimeError(f"the host ended with {host.process.returncode}: {host.read_log()[-4000:]}")
         try:
             return httpx.get(host.url + health_path, timeout=30).status_code == 200
         except httpx.TransportError:
             return False
 
     try:
-        until(ready, f"{health_path} answers 200", START_SECONDS)
+        wait_until(ready, f"{health_path} answers 200", START_TIMEOUT_SECONDS)
     except TimeoutError as error:
-        raise TimeoutError(f"{error}: {host.log()[-4000:]}") from None
+        raise TimeoutError(f"{error}: {host.read_log()[-4000:]}") from None
 
 
-def stop(host: FunctionsHost) -> None:
+def stop_host(host: FunctionsHost) -> None:
     """End the host with SIGTERM, by force if it does not end within 30 s, and its Python workers with it."""
     if host.process.poll() is not None:
         return
@@ -129,17 +129,17 @@ def stop(host: FunctionsHost) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def deployed(app: Path, to: Path) -> Path:
+def copy_deployed_app(app: Path, to: Path) -> Path:
     """Copy a Function App as its deployment would: without what `.funcignore` leaves out."""
     patterns = (app / ".funcignore").read_text().split()
 
-    def left_out(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if _ignored(Path(folder, name), app, patterns) or name == "__pycache__"]
+    def list_ignored(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if _is_ignored(Path(folder, name), app, patterns) or name == "__pycache__"]
 
-    return Path(shutil.copytree(app, to, ignore=left_out))
+    return Path(shutil.copytree(app, to, ignore=list_ignored))
 
 
-def _ignored(path: Path, app: Path, patterns: list[str]) -> bool:
+def _is_ignored(path: Path, app: Path, patterns: list[str]) -> bool:
     """Whether .funcignore, which reads like .gitignore, leaves out this file or folder."""
     for pattern in patterns:
         name = pattern.rstrip("/")
@@ -149,7 +149,7 @@ def _ignored(path: Path, app: Path, patterns: list[str]) -> bool:
     return False
 
 
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+def _build_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with no settings of a Function App but these."""
     mixed_in = ("STATE_", "AzureWebJobs", "FUNCTIONS_", "WEBSITE_", "PYTHON", "AzureFunctionsJobHost")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(mixed_in)}
@@ -162,7 +162,7 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     return clean | {"PYTHON": sys.executable} | keys | dict(settings)
 
 
-def _children(pid: int) -> list[int]:
+def _child_pids(pid: int) -> list[int]:
     """The processes that this process has started and that still run."""
     return [
         int(child)

@@ -11,34 +11,34 @@ from random import Random
 import httpx
 
 from tests.platform.event_relay import EventRelay
-from tests.platform.hub import Hub
+from tests.platform.scenarios import SCENARIOS, SCENARIOS_WITH_LAUNCHERS, Story, launches
 from tests.platform.state_server import (
-    MANAGEMENT_PROVIDER,
-    READY_SECONDS,
-    SCAN_LIMIT_SECONDS,
-    STORAGE_PROVIDER,
-    Answer,
+    MANAGEMENT_API_PROVIDER_CONFIG,
+    MAX_SCAN_SECONDS,
+    READY_DELAY_SECONDS,
+    STORAGE_PROVIDER_CONFIG,
+    StagingStatusResponse,
     StateServerProcess,
 )
-from tests.platform.stories import ALWAYS, WITH_LAUNCHERS, Story, launches
+from tests.platform.task_hub_driver import TaskHubDriver
 from tests.platform.witness import StorageLook, active_throughout, blocking_in, starts_throughout
 
-PROVIDERS = {"azureStorage": STORAGE_PROVIDER, "managementApi": MANAGEMENT_PROVIDER}
+PROVIDER_CONFIGS = {"azureStorage": STORAGE_PROVIDER_CONFIG, "managementApi": MANAGEMENT_API_PROVIDER_CONFIG}
 
 MOST_LISTED = 3
 """How many false answers of a history are listed."""
 
-LEASE_SECONDS = 15.0
+MAX_SCAN_LEASE_SECONDS = 15.0
 """How long a server that is killed while it reads a task hub keeps the next reader waiting, at most."""
 
 
 @dataclass
-class Report:
+class WorkloadReport:
     """What came of histories. Every round is either `drained` or `held_up`.
 
     `judged`: answers while something was surely active, or surely about to start; a Ready answer among them is one of
-    `wrong_ready`. `late`: drained rounds after which Ready came too late. `wrong_reason`: rounds that were held up, and
-    whose verdict does not name what the storage shows. `longest`: the longest time from a drained task hub to Ready, in
+    `wrong_ready_responses`. `late_responses`: drained rounds after which Ready came too late. `wrong_reason`: rounds that were held up, and
+    whose verdict does not name what the storage shows. `longest_seconds`: the longest time from a drained task hub to Ready, in
     seconds.
     """
 
@@ -46,32 +46,32 @@ class Report:
     drained: int = 0
     held_up: int = 0
     orchestrations: int = 0
-    answers: int = 0
+    response_count: int = 0
     judged: int = 0
     ready: int = 0
     worker_kills: int = 0
     server_kills: int = 0
     events: int = 0
     lost_events: int = 0
-    longest: float = 0.0
-    wrong_ready: list[str] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
+    longest_seconds: float = 0.0
+    wrong_ready_responses: list[str] = field(default_factory=list)
+    late_responses: list[str] = field(default_factory=list)
     wrong_reason: list[str] = field(default_factory=list)
 
-    def add(self, other: "Report") -> None:
+    def add(self, other: "WorkloadReport") -> None:
         for name, value in asdict(other).items():
             if name == "longest":
-                self.longest = max(self.longest, value)
+                self.longest_seconds = max(self.longest_seconds, value)
             else:
                 setattr(self, name, getattr(self, name) + value)
 
     @property
-    def is_right(self) -> bool:
-        return not self.wrong_ready and not self.late and not self.wrong_reason
+    def has_no_errors(self) -> bool:
+        return not self.wrong_ready_responses and not self.late_responses and not self.wrong_reason
 
 
 @dataclass(frozen=True, slots=True)
-class Faults:
+class FaultRates:
     """What a history may do besides orchestrations, as the share of rounds in which it does.
 
     A round in which the worker was killed is held up if it has not drained after `round_seconds`.
@@ -79,7 +79,7 @@ class Faults:
 
     worker_kills: float = 0.0
     server_kills: float = 0.0
-    losses: tuple[float, ...] = (0.0, 0.3, 1.0)
+    loss_rates: tuple[float, ...] = (0.0, 0.3, 1.0)
     round_seconds: float = 240.0
 
 
@@ -88,7 +88,7 @@ class Look:
     """A look at the storage. `kills`: how often the worker had been killed, if none was running when the look began."""
 
     shown: StorageLook
-    kills: int | None
+    kill_count: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +97,25 @@ class Judged:
     empty if it was drained. None if that is not known, because a worker may have changed the storage meanwhile.
     `expected_code`: the reason code that belongs to `blocking`."""
 
-    answer: Answer
+    answer: StagingStatusResponse
     blocking: list[str] | None
     expected_code: str
 
 
-class History:
+class RandomWorkload:
     """One history: rounds of orchestrations on one task hub, with one worker and one server."""
 
     def __init__(
         self,
         seed: str,
         provider: str,
-        faults: Faults,
-        hub: Hub,
+        faults: FaultRates,
+        hub: TaskHubDriver,
         server: StateServerProcess,
         relay: EventRelay,
     ) -> None:
         self.app = f"app-{hub.worker.task_hub}"
-        self.report = Report()
+        self.report = WorkloadReport()
         self._seed = seed
         self._provider = provider
         self._faults = faults
@@ -126,43 +126,43 @@ class History:
         self._last_look: Look | None = None
         self._held_up = False
 
-    async def play(self, *, rounds: int | None = None, seconds: float | None = None) -> Report:
+    async def play(self, *, rounds: int | None = None, seconds: float | None = None) -> WorkloadReport:
         """Play that many rounds, or begin rounds until the time is up. A round that is held up is the last one."""
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
-        await self._server.put_app(self.app, self._hub.worker.task_hub, PROVIDERS[self._provider])
+        await self._server.put_app(self.app, self._hub.worker.task_hub, PROVIDER_CONFIGS[self._provider])
         while (
             (rounds is None or self.report.rounds < rounds) and time.monotonic() < deadline and self._hub.worker.running
         ):
-            await self._round(self.report.rounds)
+            await self._run_round(self.report.rounds)
             self.report.rounds += 1
-        self.report.orchestrations = self._hub.started
-        self.report.worker_kills, self.report.server_kills = self._hub.worker.kills, self._server.kills
-        self.report.events, self.report.lost_events = self._relay.posted, self._relay.lost
+        self.report.orchestrations = self._hub.started_count
+        self.report.worker_kills, self.report.server_kills = self._hub.worker.kill_count, self._server.kill_count
+        self.report.events, self.report.lost_events = self._relay.posted_count, self._relay.lost_count
         return self.report
 
-    async def _round(self, number: int) -> None:
+    async def _run_round(self, number: int) -> None:
         """Stories side by side with faults; then end everything and wait for Ready."""
         draw = self._random
-        self._relay.loss = draw.choice(self._faults.losses)
-        self._hub.worker_is_killed = draw.random() < self._faults.worker_kills
+        self._relay.loss_rate = draw.choice(self._faults.loss_rates)
+        self._hub.worker_killed_in_round = draw.random() < self._faults.worker_kills
         kills_server = draw.random() < self._faults.server_kills
         stories = self._draw_stories(draw)
         self._hub.chain_begun.clear()
-        kills: list[asyncio.Task[None]] = []
+        kill_count: list[asyncio.Task[None]] = []
         first = f"first-{number}"
-        answered = await self._hub.launch("Wait", first)
-        assert answered is not None, "nobody kills the worker yet"
-        self._hub.spans.open(first, answered, waits_for=[first])
-        asking = asyncio.create_task(self._ask_until_cancelled())
+        responded_at = await self._hub.launch("Wait", first)
+        assert responded_at is not None, "nobody kills the worker yet"
+        self._hub.active_periods.open(first, responded_at, waits_for=[first])
+        asking = asyncio.create_task(self._poll_until_cancelled())
         try:
             await self._until_judged(asking)
             await self._hub.end_surely(first)
-            if self._hub.worker_is_killed:
+            if self._hub.worker_killed_in_round:
                 amid_chain = stories[0] is launches and draw.random() < 0.8
-                kill = self._kill_worker(draw.uniform(0.1, 1.2), draw.uniform(0, 2), amid_chain=amid_chain)
+                kill = self._restart_worker(draw.uniform(0.1, 1.2), draw.uniform(0, 2), amid_chain=amid_chain)
                 kills.append(asyncio.create_task(kill))
             if kills_server:
-                kills.append(asyncio.create_task(self._kill_server(after=draw.uniform(0, 3))))
+                kills.append(asyncio.create_task(self._restart_server(delay_seconds=draw.uniform(0, 3))))
             drained_at = await self._play_until_drained(number, stories, kills)
             await asyncio.gather(*kills)
         finally:
@@ -173,21 +173,21 @@ class History:
             await self._judge_held_up(number)
         else:
             self.report.drained += 1
-            await self._expect_ready(number, drained_at)
+            await self._wait_until_ready(number, drained_at)
 
     def _draw_stories(self, draw: Random) -> list[Story]:
         """A worker that is killed amid a chain of launchers leaves a start that is only a message. Few other stories
         then: while another orchestration is active, the verdict is NotReady, whatever the server makes of messages."""
         if self._provider != "azureStorage":
-            return draw.choices(ALWAYS, k=draw.randint(3, 6))
-        if self._hub.worker_is_killed:
-            return [launches, *draw.choices(WITH_LAUNCHERS, k=draw.choice([0, 0, 1, 3]))]
-        return draw.choices(WITH_LAUNCHERS, k=draw.randint(3, 6))
+            return draw.choices(SCENARIOS, k=draw.randint(3, 6))
+        if self._hub.worker_killed_in_round:
+            return [launches, *draw.choices(SCENARIOS_WITH_LAUNCHERS, k=draw.choice([0, 0, 1, 3]))]
+        return draw.choices(SCENARIOS_WITH_LAUNCHERS, k=draw.randint(3, 6))
 
     async def _until_judged(self, asking: asyncio.Task[None]) -> None:
         """Until an answer of this round would have been false had it been Ready: every round has at least one."""
         before = self.report.judged
-        async with asyncio.timeout(2 * SCAN_LIMIT_SECONDS):
+        async with asyncio.timeout(2 * MAX_SCAN_SECONDS):
             while self.report.judged == before and not asking.done():
                 await asyncio.sleep(0.05)
 
@@ -196,7 +196,7 @@ class History:
     ) -> float | None:
         """Play the stories, and end what they leave active. The time from which the task hub was drained; None if the
         worker was killed and the platform is not done with what that left."""
-        limit = self._faults.round_seconds if self._hub.worker_is_killed else None
+        limit = self._faults.round_seconds if self._hub.worker_killed_in_round else None
         try:
             async with asyncio.timeout(limit) as timeout:
                 async with asyncio.TaskGroup() as group:
@@ -205,91 +205,101 @@ class History:
                         group.create_task(story(self._hub, instance_id, Random(f"{self._seed} {instance_id}")))
                 if kills:
                     await asyncio.wait(kills)
-                return await self._hub.release_all()
+                return await self._hub.drain()
         except TimeoutError:
             if not timeout.expired():
                 raise
             return None
 
-    async def _kill_worker(self, after: float, down: float, *, amid_chain: bool) -> None:
+    async def _restart_worker(self, delay_seconds: float, downtime_seconds: float, *, amid_chain: bool) -> None:
         """Kill the worker after that many seconds, counted from the start of a chain or from now, and start it again
         after it was down for that many seconds."""
         if amid_chain:
             await self._hub.chain_begun.wait()
-        await asyncio.sleep(after)
-        async with self._hub.steady:
+        await asyncio.sleep(delay_seconds)
+        async with self._hub.no_kill_lock:
             self._hub.worker.kill()
-            await asyncio.sleep(down)
+            await asyncio.sleep(downtime_seconds)
             await self._hub.worker.start()
 
-    async def _kill_server(self, *, after: float) -> None:
-        await asyncio.sleep(after)
+    async def _restart_server(self, *, delay_seconds: float) -> None:
+        await asyncio.sleep(delay_seconds)
         await self._server.restart()
 
-    async def _ask_until_cancelled(self) -> None:
+    async def _poll_until_cancelled(self) -> None:
         times = Random()
         while True:
-            await self._ask()
+            await self._poll_verdict()
             await asyncio.sleep(times.random() * 0.3)
 
-    async def _ask(self) -> Judged | None:
+    async def _poll_verdict(self) -> Judged | None:
         """One answer, held against what was active; None if the server was killed meanwhile."""
         before = self._last_look or await self._look()
         try:
-            answer = await self._server.ask(self.app)
+            answer = await self._server.get_staging_status(self.app)
         except httpx.TransportError:
             await asyncio.sleep(0.1)
             return None
-        after = self._last_look = await self._look()
-        code = "InstancesActive" if after.shown.active else "StartsPending"
-        judged = Judged(answer, self._blocking_between(before, after), code)
+        delay_seconds = self._last_look = await self._look()
+        code = "InstancesActive" if delay_seconds.shown.active else "StartsPending"
+        judged = Judged(answer, self._blocking_between(before, delay_seconds), code)
         active = (
-            self._hub.spans.covering(answer.asked, answer.answered)
-            or active_throughout(before.shown, after.shown)
-            or (starts_throughout(before.shown, after.shown) if self._sees_messages else [])
+            self._hub.active_periods.find_covering(answer.requested_at, answer.responded_at)
+            or active_throughout(before.shown, delay_seconds.shown)
+            or (starts_throughout(before.shown, delay_seconds.shown) if self._sees_messages else [])
             or judged.blocking
         )
-        self.report.answers += 1
+        self.report.response_count += 1
         self.report.judged += bool(active)
         self.report.ready += answer.ready
-        if answer.ready and active and len(self.report.wrong_ready) < MOST_LISTED:
+        if answer.ready and active and len(self.report.wrong_ready_responses) < MOST_LISTED:
             shown = json.dumps(answer.verdict)
-            self.report.wrong_ready.append(f"seed {self._seed}: Ready while {active} was active: {shown}")
+            self.report.wrong_ready_responses.append(f"seed {self._seed}: Ready while {active} was active: {shown}")
         return judged
 
     async def _look(self) -> Look:
-        kills = None if self._hub.worker.running else self._hub.worker.kills
+        kills = None if self._hub.worker.running else self._hub.worker.kill_count
         return Look(await self._hub.storage.look(), kills)
 
-    def _blocking_between(self, before: Look, after: Look) -> list[str] | None:
+    def _blocking_between(self, before: Look, delay_seconds: Look) -> list[str] | None:
         """What blocks at every moment between two looks, as far as the server can see it. None if that is not known."""
         if not self._sees_messages:
-            return after.shown.active if before.shown.rows == after.shown.rows else None
-        dead = before.kills is not None and before.kills == after.kills and not self._hub.worker.running
-        return blocking_in(after.shown, self._hub.timers_to_come()) if dead and before.shown == after.shown else None
+            return delay_seconds.shown.active if before.shown.rows == delay_seconds.shown.rows else None
+        dead = (
+            before.kill_count is not None
+            and before.kill_count == delay_seconds.kill_count
+            and not self._hub.worker.running
+        )
+        return (
+            blocking_in(delay_seconds.shown, self._hub.timers_to_come())
+            if dead and before.shown == delay_seconds.shown
+            else None
+        )
 
     @property
     def _sees_messages(self) -> bool:
         return self._provider == "azureStorage"
 
-    async def _expect_ready(self, number: int, drained_at: float) -> None:
+    async def _wait_until_ready(self, number: int, drained_at: float) -> None:
         """Ask until Ready."""
-        while (judged := await self._ask()) is None or not self._settles(number, judged.answer, drained_at):
+        while (judged := await self._poll_verdict()) is None or not self._settles(number, judged.answer, drained_at):
             await asyncio.sleep(0.2)
 
-    def _settles(self, number: int, answer: Answer, drained_at: float) -> bool:
+    def _settles(self, number: int, answer: StagingStatusResponse, drained_at: float) -> bool:
         """Whether the answer settles that Ready came in time, or too late. The first question that is asked after the
         settle window must be answered with Ready: it is one scan, for which a busy machine may take a while."""
-        due = max(drained_at, self._relay.delivered_at, self._server.killed_at + LEASE_SECONDS)
-        in_time = answer.answered <= due + READY_SECONDS + SCAN_LIMIT_SECONDS
-        if answer.ready and self._relay.idle:
-            self.report.longest = max(self.report.longest, round(answer.answered - due, 1))
+        due = max(drained_at, self._relay.delivered_at, self._server.killed_at + MAX_SCAN_LEASE_SECONDS)
+        in_time = answer.responded_at <= due + READY_DELAY_SECONDS + MAX_SCAN_SECONDS
+        if answer.ready and self._relay.is_idle:
+            self.report.longest_seconds = max(self.report.longest_seconds, round(answer.responded_at - due, 1))
             if in_time:
                 return True
-        elif not self._relay.idle or (in_time and answer.asked <= due + READY_SECONDS):
+        elif not self._relay.is_idle or (in_time and answer.requested_at <= due + READY_DELAY_SECONDS):
             return False
-        late = f"asked {answer.asked - due:.1f} s after Ready was due, answered {answer.answered - due:.1f} s after"
-        self.report.late.append(f"seed {self._seed} round {number}: {late}: {json.dumps(answer.verdict)}")
+        late_responses = f"asked {answer.requested_at - due:.1f} s after Ready was due, answered {answer.responded_at - due:.1f} s after"
+        self.report.late_responses.append(
+            f"seed {self._seed} round {number}: {late_responses}: {json.dumps(answer.verdict)}"
+        )
         return True
 
     async def _judge_held_up(self, number: int) -> None:
@@ -309,21 +319,21 @@ class History:
         ended_at = time.monotonic()
         drained_at: float | None = None
         while True:
-            judged = await self._ask()
+            judged = await self._poll_verdict()
             if judged is None or judged.blocking is None:
                 drained_at = None
             elif not judged.blocking and await self._may_be_a_message(judged.answer):
                 self.report.held_up += 1
                 return
             elif not judged.blocking:
-                drained_at = drained_at or judged.answer.asked
+                drained_at = drained_at or judged.answer.requested_at
                 if self._settles(number, judged.answer, drained_at):
                     self.report.drained += 1
                     return
             else:
                 drained_at = None
                 code = judged.expected_code
-                in_time = judged.answer.asked <= ended_at + READY_SECONDS + SCAN_LIMIT_SECONDS
+                in_time = judged.answer.requested_at <= ended_at + READY_DELAY_SECONDS + MAX_SCAN_SECONDS
                 if code not in judged.answer.codes and not in_time:
                     shown = f"{judged.blocking}, but not {code}: {json.dumps(judged.answer.verdict)}"
                     self.report.wrong_reason.append(f"seed {self._seed} round {number}: {shown}")
@@ -333,7 +343,7 @@ class History:
                     return
             await asyncio.sleep(0.2)
 
-    async def _may_be_a_message(self, answer: Answer) -> bool:
+    async def _may_be_a_message(self, answer: StagingStatusResponse) -> bool:
         """Whether the answer lists an instance that has no row, while there are messages that are no timer's. Where the
         server sees the messages, they decide."""
         if self._sees_messages:

@@ -8,35 +8,35 @@ from typing import Any
 
 import httpx
 
-from dev.local import until
+from dev.local_processes import wait_until
 from state_api.settings import StorageSettings
-from tests.conftest import new_hub
-from tests.durable_app.processes import KEY, ROOT, Slot
+from tests.conftest import new_hub_name
+from tests.durable_app.host_processes import KEY, ROOT, SlotProcess
 from tests.keys import key_entry
-from tests.platform.event_grid import Subscription, event_grid
+from tests.platform.event_grid import EventSubscription, run_event_grid
 from tests.platform.functions_host import (
     DURABLE_TASK_KEY,
     EVENT_GRID_KEY,
     FUNCTION_KEY,
     FunctionsHost,
-    deployed,
-    functions_host,
+    copy_deployed_app,
+    run_functions_host,
     wait_until_ready,
 )
 
-ADMIN = "a-key-of-an-administrator-0123456789"
-CONNECTION = "STATE_TASKHUBS_ORDERS"
+ADMIN_KEY = "a-key-of-an-administrator-0123456789"
+CONNECTION_SETTING = "STATE_TASKHUBS_ORDERS"
 """The state server's setting that leads to the storage account of the app's task hubs."""
 
-_ABOUT = f"/api/about?code={FUNCTION_KEY}"
+_ABOUT_PATH = f"/api/about?code={FUNCTION_KEY}"
 
 
 class OrdersHost:
     """The sample app on one task hub. It runs one version of the code at a time, as a slot does."""
 
     def __init__(self, storage: str, topic_url: str, folder: Path) -> None:
-        self.task_hub = new_hub()
-        self._app = deployed(ROOT / "durable_app", folder / "orders")
+        self.task_hub = new_hub_name()
+        self._app = copy_deployed_app(ROOT / "durable_app", folder / "orders")
         self._state = folder / "orders-state"
         self._settings = {
             "AzureWebJobsStorage": storage,
@@ -48,29 +48,31 @@ class OrdersHost:
         }
         self._stack = ExitStack()
         self._version = ""
-        self._slot: Slot | None = None
+        self._slot: SlotProcess | None = None
         self._api: httpx.Client | None = None
 
     def start(self, version: str) -> None:
         """Start a host with this version, and end the one that ran. It is ready when `slot` has been called."""
         self._stack.close()
         host = self._stack.enter_context(
-            functions_host(self._app, self._state, self._settings | {"ORDERS_VERSION": version}, wait=False)
+            run_functions_host(
+                self._app, self._state, self._settings | {"ORDERS_VERSION": version}, wait_for_start=False
+            )
         )
         self._version, self._slot, self._host = version, None, host
 
-    def slot(self, version: str = "v1") -> Slot:
+    def slot(self, version: str = "v1") -> SlotProcess:
         """The app with this version, deployed anew if another one runs."""
         if version != self._version:
             self.start(version)
         if self._slot is None:
-            wait_until_ready(self._host, _ABOUT)
+            wait_until_ready(self._host, _ABOUT_PATH)
             client = httpx.Client(base_url=self._host.url, timeout=60, headers={"x-functions-key": FUNCTION_KEY})
             api = f"{self._host.url}/runtime/webhooks/durabletask"
             self._api = httpx.Client(base_url=api, params={"code": DURABLE_TASK_KEY}, timeout=60)
             for opened in (client, self._api):
                 self._stack.enter_context(opened)
-            self._slot = Slot(self._host.process, client, self._host.log_file)
+            self._slot = SlotProcess(self._host.process, client, self._host.log_file)
         return self._slot
 
     def close(self) -> None:
@@ -81,8 +83,8 @@ class OrdersHost:
     def terminate(self, instance_id: str, reason: str) -> None:
         self._post(f"/instances/{instance_id}/terminate", params={"reason": reason})
 
-    def schedule(self, name: str, instance_id: str, given: Any) -> None:
-        self._post(f"/orchestrators/{name}/{instance_id}", json=given)
+    def schedule(self, name: str, instance_id: str, input_value: Any) -> None:
+        self._post(f"/orchestrators/{name}/{instance_id}", json=input_value)
 
     def _post(self, path: str, **more: Any) -> None:
         assert self._api is not None
@@ -99,7 +101,7 @@ class StateServerClient:
     def register(self, task_hub: str) -> None:
         content = {
             "slots": {"staging": {"taskHub": task_hub, "version": "1.0.0"}},
-            "taskHubs": {"provider": "azureStorage", "connection": CONNECTION},
+            "taskHubs": {"provider": "azureStorage", "connection": CONNECTION_SETTING},
             "policy": {"settleSeconds": 1, "requireVerification": True},
         }
         answer = self._client.put(f"/api/apps/{self._app}", json=content)
@@ -118,7 +120,7 @@ class StateServerClient:
 
     def ready(self) -> dict[str, Any]:
         """The verdict, once it is Ready."""
-        until(lambda: self.verdict()["ready"], f"the slot is Ready: {self.verdict()}")
+        wait_until(lambda: self.verdict()["ready"], f"the slot is Ready: {self.verdict()}")
         return self.verdict()
 
     def instances(self, task_hub: str) -> dict[str, dict[str, Any]]:
@@ -129,31 +131,35 @@ class StateServerClient:
 
 
 @contextmanager
-def state_host(storage: str, folder: Path) -> Iterator[FunctionsHost]:
+def run_state_server_host(storage: str, folder: Path) -> Iterator[FunctionsHost]:
     """The project's Function App. The block begins before it is ready."""
     settings = {
         "AzureWebJobsStorage": storage,
         "STATE_STORAGE": storage,
-        "STATE_KEYS": json.dumps([key_entry(ADMIN, "admin")]),
-        CONNECTION: storage,
+        "STATE_KEYS": json.dumps([key_entry(ADMIN_KEY, "admin")]),
+        CONNECTION_SETTING: storage,
     }
-    with functions_host(deployed(ROOT, folder / "state-app"), folder / "state-state", settings, wait=False) as host:
+    with run_functions_host(
+        copy_deployed_app(ROOT, folder / "state-app"), folder / "state-state", settings, wait_for_start=False
+    ) as host:
         yield host
 
 
 @contextmanager
-def guarded_orders(storage: StorageSettings, folder: Path) -> Iterator[tuple[OrdersHost, httpx.Client, Subscription]]:
+def run_guarded_orders(
+    storage: StorageSettings, folder: Path
+) -> Iterator[tuple[OrdersHost, httpx.Client, EventSubscription]]:
     """Both hosts, with a topic between them: the orders app, a client of the state server, and the topic."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
-    with state_host(connection, folder) as server:
+    with run_state_server_host(connection, folder) as server:
         webhook = f"{server.url}/runtime/webhooks/EventGrid?functionName=RecordLifecycleEvent&code={EVENT_GRID_KEY}"
-        with event_grid(webhook) as subscription:
+        with run_event_grid(webhook) as subscription:
             orders = OrdersHost(connection, subscription.topic.url, folder)
             try:
                 orders.start("v1")
                 wait_until_ready(server)
-                headers = {"x-functions-key": ADMIN, "X-Actor": "tests"}
+                headers = {"x-functions-key": ADMIN_KEY, "X-Actor": "tests"}
                 with httpx.Client(base_url=server.url, timeout=150, headers=headers) as client:
                     yield orders, client, subscription
             finally:

@@ -12,15 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SETTING = "SAFE_DEPLOY_PLATFORM"
+FOLDER_VARIABLE = "SAFE_DEPLOY_PLATFORM"
 """The environment variable that names the folder with `bin/durable-host` and `bin/functions-host`."""
 
 _ROOT = Path(__file__).parents[2]
 _ARCHIVES = _ROOT.parent / "shared" / "platform"
 _UNPACKED = _ROOT / ".platform"
 
-HOW_TO_GET_THEM = (
-    f"set {SETTING} to a folder with bin/durable-host (built with the .NET SDK) and bin/functions-host (a script that "
+INSTALL_HINT = (
+    f"set {FOLDER_VARIABLE} to a folder with bin/durable-host (built with the .NET SDK) and bin/functions-host (a script that "
     "starts Azure Functions Core Tools), as docs/platform.md says under The real programs"
 )
 
@@ -30,11 +30,11 @@ def platform_folder() -> Path | None:
     """The folder whose `bin/` has the programs; unpacks them into `.platform` the first time. None if this machine
     has neither the programs nor their archives. Raises FileNotFoundError if the setting names a folder without
     them."""
-    named = os.environ.get(SETTING)
+    named = os.environ.get(FOLDER_VARIABLE)
     if named:
         folder = Path(named).resolve()
         if not (folder / "bin" / "durable-host").exists():
-            raise FileNotFoundError(f"{SETTING} names {folder}, which has no bin/durable-host: {HOW_TO_GET_THEM}")
+            raise FileNotFoundError(f"{FOLDER_VARIABLE} names {folder}, which has no bin/durable-host: {INSTALL_HINT}")
         return folder
     if not (_ARCHIVES / "unpack.sh").exists():
         return None
@@ -45,11 +45,11 @@ def platform_folder() -> Path | None:
     return _UNPACKED
 
 
-def program(name: str) -> Path:
+def program_path(name: str) -> Path:
     """The path of a program. Raises FileNotFoundError that says how to get it."""
     folder = platform_folder()
     if folder is None or not (folder / "bin" / name).exists():
-        raise FileNotFoundError(f"there is no {name}: {HOW_TO_GET_THEM}")
+        raise FileNotFoundError(f"there is no {name}: {INSTALL_HINT}")
     return folder / "bin" / name
 
 
@@ -59,7 +59,7 @@ def main() -> int:
     required = parser.parse_args().required
     try:
         found = platform_folder() is not None
-        why = HOW_TO_GET_THEM
+        why = INSTALL_HINT
     except FileNotFoundError as error:
         found, why = False, str(error)
     if not found:

@@ -11,34 +11,34 @@ from typing import Any
 import httpx
 
 from state_api.settings import StorageSettings
-from tests.server.processes import Served, serving
+from tests.server.server_process import ServerProcess, run_server
 
-TASK_HUB_STORAGE = "STATE_TASKHUBS_STORAGE"
+STORAGE_CONNECTION_SETTING = "STATE_TASKHUBS_STORAGE"
 """The setting with the storage account of the task hubs."""
 
-TASK_HUB_APP = "STATE_TASKHUBS_APP"
+APP_CONNECTION_SETTING = "STATE_TASKHUBS_APP"
 """The beginning of the settings of the app whose management API the server asks."""
 
-STORAGE_PROVIDER = {"provider": "azureStorage", "connection": TASK_HUB_STORAGE}
-MANAGEMENT_PROVIDER = {"provider": "managementApi", "connection": TASK_HUB_APP}
+STORAGE_PROVIDER_CONFIG = {"provider": "azureStorage", "connection": STORAGE_CONNECTION_SETTING}
+MANAGEMENT_API_PROVIDER_CONFIG = {"provider": "managementApi", "connection": APP_CONNECTION_SETTING}
 
 SETTLE_SECONDS = 2
 """The settle window of the apps in these tests."""
 
-READY_SECONDS = SETTLE_SECONDS + 1.5
+READY_DELAY_SECONDS = SETTLE_SECONDS + 1.5
 """A question that is asked this long after a task hub has drained is answered with Ready. The settle window counts from
 the storage's clock, which tells whole seconds."""
 
-SCAN_LIMIT_SECONDS = 30.0
+MAX_SCAN_SECONDS = 30.0
 """How long a busy machine may take for one answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StagingStatusResponse:
     """One answer of GetStagingStatus. The times are by `time.monotonic`."""
 
-    asked: float
-    answered: float
+    requested_at: float
+    responded_at: float
     verdict: Mapping[str, Any]
 
     @property
@@ -46,7 +46,7 @@ class Answer:
         return bool(self.verdict["ready"])
 
     @property
-    def codes(self) -> list[str]:
+    def reason_codes(self) -> list[str]:
         return [reason["code"] for reason in self.verdict["reasons"]]
 
 
@@ -57,34 +57,37 @@ class StateServerProcess:
         assert storage.connection_string is not None
         self._storage = storage
         self._folder = folder
-        self._settings = {TASK_HUB_STORAGE: storage.connection_string.get_secret_value()}
+        self._settings = {STORAGE_CONNECTION_SETTING: storage.connection_string.get_secret_value()}
         if app_url is not None:
-            self._settings |= {f"{TASK_HUB_APP}__endpoint": app_url, f"{TASK_HUB_APP}__key": "any-key-opens-it"}
+            self._settings |= {
+                f"{APP_CONNECTION_SETTING}__endpoint": app_url,
+                f"{APP_CONNECTION_SETTING}__key": "any-key-opens-it",
+            }
         self._stack = ExitStack()
-        self._served: Served | None = None
+        self._server_process: ServerProcess | None = None
         # A connection that is kept could be one that the server is just closing.
         self._http = httpx.AsyncClient(timeout=150, limits=httpx.Limits(max_keepalive_connections=0))
-        self.kills = 0
+        self.kill_count = 0
         self.killed_at = 0.0
 
     @property
     def url(self) -> str:
-        return self._served.url if self._served is not None else ""
+        return self._server_process.url if self._server_process is not None else ""
 
     @property
     def webhook(self) -> str:
         return f"{self.url}/api/events"
 
     async def start(self) -> None:
-        context = serving(self._storage, self._folder, more=self._settings)
-        self._served = await asyncio.to_thread(self._stack.enter_context, context)
+        context = run_server(self._storage, self._folder, extra_settings=self._settings)
+        self._server_process = await asyncio.to_thread(self._stack.enter_context, context)
 
     def kill(self) -> None:
         """End the process with SIGKILL."""
-        assert self._served is not None
-        self._served.process.kill()
-        self._served.process.wait()
-        self.kills += 1
+        assert self._server_process is not None
+        self._server_process.process.kill()
+        self._server_process.process.wait()
+        self.kill_count += 1
         self.killed_at = time.monotonic()
 
     async def restart(self) -> None:
@@ -105,17 +108,17 @@ class StateServerProcess:
         answer = await self._http.put(f"{self.url}/api/apps/{app}", json=body)
         assert answer.status_code == 200, answer.text
 
-    async def ask(self, app: str, *, wait: int = 0) -> Answer:
+    async def get_staging_status(self, app: str, *, wait: int = 0) -> StagingStatusResponse:
         """GetStagingStatus with `verify=fresh`. Raises httpx.TransportError when the server is killed meanwhile."""
-        asked = time.monotonic()
+        requested_at = time.monotonic()
         answer = await self._http.get(f"{self.url}/api/apps/{app}/staging", params={"verify": "fresh", "wait": wait})
-        answered = time.monotonic()
+        responded_at = time.monotonic()
         assert answer.status_code == 200, answer.text
-        return Answer(asked, answered, answer.json())
+        return StagingStatusResponse(requested_at, responded_at, answer.json())
 
 
 @asynccontextmanager
-async def state_server(
+async def run_state_server(
     storage: StorageSettings, folder: Path, app_url: str | None = None
 ) -> AsyncIterator[StateServerProcess]:
     """A state server until the block ends. `app_url` is where `managementApi` finds the app."""

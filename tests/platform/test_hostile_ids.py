@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.platform.durable_host import durable_host
-from tests.platform.state_server import STORAGE_PROVIDER, state_server
+from tests.platform.durable_host import run_durable_host
+from tests.platform.state_server import STORAGE_PROVIDER_CONFIG, run_state_server
 from tests.safe_deploy.ci_systems import AZURE, github
-from tests.safe_deploy.log_commands import AZURE_OWN, GITHUB_OWN, azure_commands, github_commands
+from tests.safe_deploy.logging_commands import (
+    OWN_AZURE_COMMANDS,
+    OWN_GITHUB_COMMANDS,
+    find_azure_commands,
+    find_github_commands,
+)
 from tests.safe_deploy.processes import safe_deploy
 
 pytestmark = pytest.mark.anyio
@@ -29,21 +34,21 @@ async def test_ids_that_are_commands_are_printed_escaped(storage: StorageSetting
     connection = storage.connection_string.get_secret_value()
     task_hub = f"hostile{uuid.uuid4().hex[:16]}"
     async with (
-        state_server(storage, tmp_path) as server,
-        durable_host(task_hub, connection, tmp_path) as worker,
+        run_state_server(storage, tmp_path) as server,
+        run_durable_host(task_hub, connection, tmp_path) as worker,
     ):
-        await server.put_app("hostile", task_hub, STORAGE_PROVIDER)
+        await server.put_app("hostile", task_hub, STORAGE_PROVIDER_CONFIG)
         for number, instance_id in enumerate(IDS):
             # The extension refuses most of these ids from a client, and takes all of them from an orchestration.
-            await worker.launch("Launcher", f"launcher-{number}", starts="Wait", id=instance_id, input={})
+            await worker.start_orchestration("Launcher", f"launcher-{number}", starts="Wait", id=instance_id, input={})
         async with asyncio.timeout(120):
-            while {active["id"] for active in await worker.active()} != set(IDS):
+            while {active["id"] for active in await worker.list_active()} != set(IDS):
                 await asyncio.sleep(0.1)
-        answer = await server.ask("hostile")
+        answer = await server.get_staging_status("hostile")
         assert {active["instanceId"] for active in answer.verdict["active"]} == set(IDS)
         for variables, read, own in (
-            (github(tmp_path), github_commands, GITHUB_OWN),
-            (AZURE, azure_commands, AZURE_OWN),
+            (github(tmp_path), find_github_commands, OWN_GITHUB_COMMANDS),
+            (AZURE, find_azure_commands, OWN_AZURE_COMMANDS),
         ):
             given = variables | {"SAFE_DEPLOY_SERVER": server.url, "SAFE_DEPLOY_APP": "hostile"}
             for arguments in (["status"], ["instances", "--task-hub", task_hub]):

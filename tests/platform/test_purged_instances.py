@@ -8,11 +8,11 @@ from random import Random
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.platform.durable_host import durable_host
-from tests.platform.event_relay import event_relay
-from tests.platform.state_server import MANAGEMENT_PROVIDER, STORAGE_PROVIDER, state_server
-from tests.platform.task_hub import TaskHubStorage
-from tests.platform.watching import Watch
+from tests.platform.durable_host import run_durable_host
+from tests.platform.event_relay import run_event_relay
+from tests.platform.state_server import MANAGEMENT_PROVIDER, STORAGE_PROVIDER_CONFIG, run_state_server
+from tests.platform.task_hub_storage import TaskHubReader
+from tests.platform.verdict_poller import VerdictPoller
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +23,7 @@ behind."""
 
 @pytest.mark.parametrize(
     ("provider", "policy"),
-    [(MANAGEMENT_PROVIDER, {}), (STORAGE_PROVIDER, {"ignoreMessages": True})],
+    [(MANAGEMENT_PROVIDER, {}), (STORAGE_PROVIDER_CONFIG, {"ignoreMessages": True})],
     ids=["managementApi", "azureStorage-without-messages"],
 )
 async def test_an_instance_that_a_probe_has_shown_does_not_block_once_it_is_purged(
@@ -32,28 +32,28 @@ async def test_an_instance_that_a_probe_has_shown_does_not_block_once_it_is_purg
     """The event of its start arrives, that of its end is lost. Before, it blocked until it was ten minutes old."""
     assert storage.connection_string is not None
     connection, task_hub = storage.connection_string.get_secret_value(), f"purged{uuid.uuid4().hex[:16]}"
-    looked_at = TaskHubStorage(connection, task_hub)
+    looked_at = TaskHubReader(connection, task_hub)
     try:
         async with (
-            event_relay(lambda: server.webhook, Random()) as relay,
-            durable_host(task_hub, connection, tmp_path, topic=relay.url) as worker,
-            state_server(storage, tmp_path, worker.url) as server,
+            run_event_relay(lambda: server.webhook, Random()) as relay,
+            run_durable_host(task_hub, connection, tmp_path, topic=relay.url) as worker,
+            run_state_server(storage, tmp_path, worker.url) as server,
         ):
-            watch = Watch(server, f"app-{task_hub}", looked_at)
+            watch = VerdictPoller(server, f"app-{task_hub}", looked_at)
             await server.put_app(watch.app, task_hub, provider, **policy)
             for instance_id in ("order-1", "order-2"):
-                await worker.launch("Wait", instance_id)
-                await worker.until_status(instance_id, "Running")
-            await watch.ask_until(lambda: relay.delivered >= 2)
-            await watch.ask_for(SEEN_SECONDS)
+                await worker.start_orchestration("Wait", instance_id)
+                await worker.wait_for_status(instance_id, "Running")
+            await watch.poll_until(lambda: relay.delivered >= 2)
+            await watch.poll_for(SEEN_SECONDS)
             assert watch.ready == []
             relay.loss = 1.0
             for instance_id in ("order-1", "order-2"):
-                await worker.send_go(instance_id)
-                await worker.until_status(instance_id, "Completed")
-                await worker.tell("purge", instance_id)
+                await worker.raise_go_event(instance_id)
+                await worker.wait_for_status(instance_id, "Completed")
+                await worker.send_operation("purge", instance_id)
                 assert await worker.status(instance_id) is None
             assert (relay.posted, relay.lost, relay.delivered) == (4, 2, 2)
-            await watch.until_ready()
+            await watch.wait_until_ready()
     finally:
         await looked_at.close()

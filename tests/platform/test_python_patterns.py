@@ -11,55 +11,55 @@ import httpx
 import pytest
 from azure.data.tables import TableServiceClient
 
-from dev.local import until
+from dev.local_processes import wait_until
 from state_api.settings import StorageSettings
-from tests.conftest import new_hub
-from tests.durable_app.processes import KEY, Topic, topic
-from tests.platform.functions_host import DURABLE_TASK_KEY, functions_host
+from tests.conftest import new_hub_name
+from tests.durable_app.host_processes import KEY, Topic, run_topic
+from tests.platform.functions_host import DURABLE_TASK_KEY, run_functions_host
 
-APP = Path(__file__).parent / "patterns"
-OVER = ("Completed", "Failed", "Terminated")
+PATTERNS_FOLDER = Path(__file__).parent / "patterns"
+ENDED_STATUSES = ("Completed", "Failed", "Terminated")
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """How an orchestration ends, and whether its end is published."""
 
-    ends: str
-    published: bool
-    raises: tuple[str, ...] = ()
+    end_status: str
+    published_statuses: bool
+    raised_events: tuple[str, ...] = ()
     """The events that it is sent, each when it waits."""
-    first_step: bool = False
+    ends_in_first_step: bool = False
     """Whether it ends in its first step: then the start and the end are posted at once, in any order."""
 
 
 PATTERNS = {
     # First, because its event must come before its timer fires.
-    "EventOrTimerNoCancel": Pattern("Completed", published=True, raises=("go",)),
-    "AtOnce": Pattern("Completed", published=True, first_step=True),
-    "FailAtOnce": Pattern("Failed", published=True, first_step=True),
-    "OneActivity": Pattern("Completed", published=True),
-    "FailActivity": Pattern("Failed", published=True),
-    "RetriesExhausted": Pattern("Failed", published=True),
-    "AnyOfActivities": Pattern("Completed", published=True),
-    "SubAtOnce": Pattern("Completed", published=True),
-    "SubFails": Pattern("Failed", published=True),
-    "TimerOnly": Pattern("Completed", published=True),
-    "TimerWins": Pattern("Completed", published=True),
-    "EventOnly": Pattern("Completed", published=True, raises=("go",)),
-    "EventOrTimerCancelThenActivity": Pattern("Completed", published=True, raises=("go",)),
-    "EventOrTimerCancelThenTimer": Pattern("Completed", published=True, raises=("go",)),
+    "EventOrTimerNoCancel": Pattern("Completed", published_statuses=True, raised_events=("go",)),
+    "AtOnce": Pattern("Completed", published_statuses=True, ends_in_first_step=True),
+    "FailAtOnce": Pattern("Failed", published_statuses=True, ends_in_first_step=True),
+    "OneActivity": Pattern("Completed", published_statuses=True),
+    "FailActivity": Pattern("Failed", published_statuses=True),
+    "RetriesExhausted": Pattern("Failed", published_statuses=True),
+    "AnyOfActivities": Pattern("Completed", published_statuses=True),
+    "SubAtOnce": Pattern("Completed", published_statuses=True),
+    "SubFails": Pattern("Failed", published_statuses=True),
+    "TimerOnly": Pattern("Completed", published_statuses=True),
+    "TimerWins": Pattern("Completed", published_statuses=True),
+    "EventOnly": Pattern("Completed", published_statuses=True, raised_events=("go",)),
+    "EventOrTimerCancelThenActivity": Pattern("Completed", published_statuses=True, raised_events=("go",)),
+    "EventOrTimerCancelThenTimer": Pattern("Completed", published_statuses=True, raised_events=("go",)),
     # The last step cancels a timer.
-    "EventOrTimerCancel": Pattern("Completed", published=False, raises=("go",)),
-    "EventOrTimerCancelThenFail": Pattern("Failed", published=False, raises=("go",)),
-    "EventOrTimerCancelThenSignal": Pattern("Completed", published=False, raises=("go",)),
-    "ActivityThenEventOrTimerCancel": Pattern("Completed", published=False, raises=("go",)),
-    "TwoEventsOrTimersCancel": Pattern("Completed", published=False, raises=("go", "go on")),
-    "ActivityOrTimerCancel": Pattern("Completed", published=False),
+    "EventOrTimerCancel": Pattern("Completed", published_statuses=False, raised_events=("go",)),
+    "EventOrTimerCancelThenFail": Pattern("Failed", published_statuses=False, raised_events=("go",)),
+    "EventOrTimerCancelThenSignal": Pattern("Completed", published_statuses=False, raised_events=("go",)),
+    "ActivityThenEventOrTimerCancel": Pattern("Completed", published_statuses=False, raised_events=("go",)),
+    "TwoEventsOrTimersCancel": Pattern("Completed", published_statuses=False, raised_events=("go", "go on")),
+    "ActivityOrTimerCancel": Pattern("Completed", published_statuses=False),
 }
 
 
-class Host:
+class PatternsHost:
     """The app of patterns on a Functions host, and what can be seen of its instances."""
 
     def __init__(self, api: httpx.Client, to: Topic, instances: Any) -> None:
@@ -71,84 +71,86 @@ class Host:
         """Start an instance; its id is the orchestrator's name."""
         self._api.post(f"/orchestrators/{name}/{name}").raise_for_status()
 
-    def send(self, instance_id: str, event: str) -> None:
-        until(lambda: self.row(instance_id).get("CustomStatus") == '"Waits"', f"{instance_id} waits")
+    def raise_event(self, instance_id: str, event: str) -> None:
+        wait_until(lambda: self.read_row(instance_id).get("CustomStatus") == '"Waits"', f"{instance_id} waits")
         self._api.post(f"/instances/{instance_id}/raiseEvent/{event}", json=True).raise_for_status()
 
     def terminate(self, instance_id: str, reason: str) -> None:
         self._api.post(f"/instances/{instance_id}/terminate", params={"reason": reason}).raise_for_status()
 
-    def row(self, instance_id: str) -> dict[str, Any]:
+    def read_row(self, instance_id: str) -> dict[str, Any]:
         """The instance's row in the task hub; empty if there is none yet."""
         return next(iter(self._instances.query_entities(f"PartitionKey eq '{instance_id}'")), {})
 
-    def ended(self, instance_id: str) -> str:
+    def wait_until_ended(self, instance_id: str) -> str:
         """Wait for the instance's end; its runtime status. Its events have been posted by then."""
-        until(lambda: self.row(instance_id).get("RuntimeStatus") in OVER, f"{instance_id} has ended")
-        return str(self.row(instance_id)["RuntimeStatus"])
+        wait_until(
+            lambda: self.read_row(instance_id).get("RuntimeStatus") in ENDED_STATUSES, f"{instance_id} has ended"
+        )
+        return str(self.read_row(instance_id)["RuntimeStatus"])
 
 
 @contextmanager
-def patterns_host(storage: StorageSettings, folder: Path) -> Iterator[Host]:
+def run_patterns_host(storage: StorageSettings, folder: Path) -> Iterator[PatternsHost]:
     assert storage.connection_string is not None
-    connection, hub = storage.connection_string.get_secret_value(), new_hub()
-    with topic() as to, TableServiceClient.from_connection_string(connection) as tables:
+    connection, hub = storage.connection_string.get_secret_value(), new_hub_name()
+    with run_topic() as to, TableServiceClient.from_connection_string(connection) as tables:
         settings = {
             "AzureWebJobsStorage": connection,
             "TASK_HUB": hub,
             "LIFECYCLE_TOPIC_ENDPOINT": to.url,
             "LIFECYCLE_TOPIC_KEY": KEY,
         }
-        with functions_host(APP, folder, settings) as host:
+        with run_functions_host(PATTERNS_FOLDER, folder, settings) as host:
             api = f"{host.url}/runtime/webhooks/durabletask"
             with httpx.Client(base_url=api, params={"code": DURABLE_TASK_KEY}, timeout=60) as client:
-                yield Host(client, to, tables.get_table_client(f"{hub}Instances"))
+                yield PatternsHost(client, to, tables.get_table_client(f"{hub}Instances"))
 
 
 @pytest.fixture(scope="module")
-def host(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with patterns_host(storage, tmp_path_factory.mktemp("patterns")) as running:
+def host(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PatternsHost]:
+    with run_patterns_host(storage, tmp_path_factory.mktemp("patterns")) as running:
         yield running
 
 
-def expected(pattern: Pattern) -> list[str]:
-    statuses = ["Running", pattern.ends] if pattern.published else ["Running"]
-    return sorted(statuses) if pattern.first_step else statuses
+def expected_statuses(pattern: Pattern) -> list[str]:
+    statuses = ["Running", pattern.end_status] if pattern.published_statuses else ["Running"]
+    return sorted(statuses) if pattern.ends_in_first_step else statuses
 
 
-def test_the_end_of_each_pattern_is_published_unless_its_last_step_cancels_a_timer(host: Host) -> None:
+def test_the_end_of_each_pattern_is_published_unless_its_last_step_cancels_a_timer(host: PatternsHost) -> None:
     for name, pattern in PATTERNS.items():
         host.start(name)
-        for event in pattern.raises:
-            host.send(name, event)
-    ends = {name: host.ended(name) for name in PATTERNS}
-    assert ends == {name: pattern.ends for name, pattern in PATTERNS.items()}
+        for event in pattern.raised_events:
+            host.raise_event(name, event)
+    end_status = {name: host.wait_until_ended(name) for name in PATTERNS}
+    assert end_status == {name: pattern.end_status for name, pattern in PATTERNS.items()}
 
     def seen(name: str, pattern: Pattern) -> list[str]:
         statuses = host.topic.statuses(name)
-        return sorted(statuses) if pattern.first_step else statuses
+        return sorted(statuses) if pattern.ends_in_first_step else statuses
 
     assert {name: seen(name, pattern) for name, pattern in PATTERNS.items()} == {
-        name: expected(pattern) for name, pattern in PATTERNS.items()
+        name: expected_statuses(pattern) for name, pattern in PATTERNS.items()
     }
     assert host.topic.keys == {KEY}
 
 
-def test_a_terminated_instance_publishes_the_operators_reason(host: Host) -> None:
+def test_a_terminated_instance_publishes_the_operators_reason(host: PatternsHost) -> None:
     host.start("Quiet")
-    until(lambda: host.row("Quiet").get("CustomStatus") == '"Waits"', "Quiet waits")
+    wait_until(lambda: host.read_row("Quiet").get("CustomStatus") == '"Waits"', "Quiet waits")
     host.terminate("Quiet", "no longer needed")
-    assert host.ended("Quiet") == "Terminated"
+    assert host.wait_until_ended("Quiet") == "Terminated"
     assert host.topic.statuses("Quiet") == ["Running", "Terminated"]
     assert host.topic.events[-1]["data"]["reason"] == "no longer needed"
 
 
-def test_an_instance_that_cancels_a_timer_and_continues_as_new_hears_the_same_event_again(host: Host) -> None:
+def test_an_instance_that_cancels_a_timer_and_continues_as_new_hears_the_same_event_again(host: PatternsHost) -> None:
     """The extension takes the wait for one that the timer has ended, and keeps the event for the next generation. An
     orchestration that goes on like this for ever cannot even be terminated."""
     name = "CancelThenContinue"
     host.start(name)
-    host.send(name, "go")
-    assert host.ended(name) == "Completed", "one event has ended all six generations"
+    host.raise_event(name, "go")
+    assert host.wait_until_ended(name) == "Completed", "one event has ended all six generations"
     statuses = host.topic.statuses(name)
     assert (statuses.count("Running"), statuses.count("Completed")) == (6, 5), "the last end is not published"

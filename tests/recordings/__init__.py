@@ -13,23 +13,23 @@ _FOLDER = Path(__file__).parent
 _TYPE = "@odata.type"
 _NOT_WRITTEN_BY_THE_EXTENSION = {"snapshot", "odata.etag", "Timestamp"}
 
-HUB = "Recorded"
+HUB = "RecordingResult"
 """The task hub of most recordings."""
 
 
 @functools.cache
-def _text(name: str) -> tuple[str, ...]:
+def _read_text(name: str) -> tuple[str, ...]:
     return tuple((_FOLDER / f"{name}.jsonl").read_text().splitlines())
 
 
-def lines(name: str) -> list[dict[str, Any]]:
+def read_lines(name: str) -> list[dict[str, Any]]:
     """The documents of a file, by its name without `.jsonl`. A caller may change them."""
-    return [json.loads(line) for line in _text(name)]
+    return [json.loads(line) for line in _read_text(name)]
 
 
 def events() -> list[dict[str, Any]]:
     """Every lifecycle event, in the order in which the extension posted them."""
-    return [event for post in lines("events") for event in post["body"]]
+    return [event for post in read_lines("events") for event in post["body"]]
 
 
 def event(instance_id: str, status: str, hub: str | None = None) -> dict[str, Any]:
@@ -51,7 +51,7 @@ DELIVERIES = {
 """Events of one kind, by instance and status. `continue-as-new` is the one delivery with several."""
 
 
-def delivery(name: str, hub: str) -> list[dict[str, Any]]:
+def recorded_delivery(name: str, hub: str) -> list[dict[str, Any]]:
     """Recorded events about `hub`: one of `DELIVERIES`, or `continue-as-new`, which is a start, an end, and the start
     of the next generation."""
     if name == "continue-as-new":
@@ -64,12 +64,12 @@ def delivery(name: str, hub: str) -> list[dict[str, Any]]:
 
 def snapshots() -> list[tuple[str, str]]:
     """The recorded moments of `{Hub}Instances`, each with its task hub, in order."""
-    return list(dict.fromkeys((row["snapshot"], row["TaskHubName"]) for row in lines("instances")))
+    return list(dict.fromkeys((row["snapshot"], row["TaskHubName"]) for row in read_lines("instances")))
 
 
 def instance_rows(snapshot: str = "end", hub: str = HUB) -> list[dict[str, Any]]:
     """The rows of `{Hub}Instances` at that moment, as the Table service gave them."""
-    return [row for row in lines("instances") if (row["snapshot"], row["TaskHubName"]) == (snapshot, hub)]
+    return [row for row in read_lines("instances") if (row["snapshot"], row["TaskHubName"]) == (snapshot, hub)]
 
 
 def instance_row(instance_key: str, snapshot: str = "end", hub: str = HUB) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def instance_row(instance_key: str, snapshot: str = "end", hub: str = HUB) -> di
     return next(row for row in instance_rows(snapshot, hub) if row["PartitionKey"] == instance_key)
 
 
-def entity(row: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+def table_entity(row: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """A recorded row as the Table client takes it, with its types and all digits of its times; with these properties
     changed."""
     typed = {

@@ -7,64 +7,74 @@ import httpx
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.safe_deploy.place import Place
-from tests.safe_deploy.processes import roles, state_server
-from tests.safe_deploy.shop import Shop, Starter, Way, admin, open_shop, starter, way_to
-from tests.server.processes import Served
+from tests.safe_deploy.app_client import AppClient
+from tests.safe_deploy.deployment_fixture import (
+    ConnectionProxy,
+    DeploymentFixture,
+    ForkServer,
+    create_deployment_fixture,
+    open_admin_client,
+    run_connection_proxy,
+    run_fork_server,
+)
+from tests.safe_deploy.processes import server_key_entries, state_server
+from tests.server.server_process import ServerProcess
 
 
 @pytest.fixture(scope="session")
-def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with keys. The apps' task hubs live in its own storage."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
-    with state_server(storage, tmp_path_factory.mktemp("server"), roles(), STATE_TASKHUBS_SHOP=connection) as one:
+    with state_server(
+        storage, tmp_path_factory.mktemp("server"), server_key_entries(), STATE_TASKHUBS_SHOP=connection
+    ) as one:
         yield one
 
 
 @pytest.fixture
-def place(served: Served) -> Place:
-    return Place(served.url)
+def app_client(served: ServerProcess) -> AppClient:
+    return AppClient(served.url)
 
 
 @pytest.fixture(scope="session")
-def server(served: Served) -> Iterator[httpx.Client]:
-    with admin(served.url) as client:
+def server(served: ServerProcess) -> Iterator[httpx.Client]:
+    with open_admin_client(served.url) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    with starter(tmp_path_factory.mktemp("exits")) as one:
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with run_fork_server(tmp_path_factory.mktemp("exits")) as one:
         yield one
 
 
 @pytest.fixture
-def shop(server: httpx.Client, start: Starter, tmp_path: Path, app: str) -> Shop:
-    return open_shop(server, start, tmp_path, app)
+def deployment_fixture(server: httpx.Client, fork_server: ForkServer, tmp_path: Path, app: str) -> DeploymentFixture:
+    return create_deployment_fixture(server, fork_server, tmp_path, app)
 
 
 @pytest.fixture
-def staged(shop: Shop) -> Shop:
+def staged(deployment_fixture: DeploymentFixture) -> DeploymentFixture:
     """The new hub is staged, and the slot carries it."""
-    shop.stage()
-    return shop
+    deployment_fixture.stage()
+    return deployment_fixture
 
 
 @pytest.fixture
-def swapped(staged: Shop) -> Shop:
+def swapped(staged: DeploymentFixture) -> DeploymentFixture:
     """The new hub is in production, and the old one in the slot."""
-    staged.tell(staged.new, "Done")
-    staged.carry(production=staged.new, staging=staged.old)
+    staged.report_swap(staged.new, "Done")
+    staged.set_slot_task_hubs(production=staged.new, staging=staged.old)
     assert staged.is_swapped()
     return staged
 
 
 @pytest.fixture
-def way(server: httpx.Client, shop: Shop) -> Iterator[Way]:
+def connection_proxy(server: httpx.Client, deployment_fixture: DeploymentFixture) -> Iterator[ConnectionProxy]:
     """safe-deploy reaches the server by this way."""
-    direct = shop.url
-    with way_to(direct) as way:
-        shop.url = way.url
-        yield way
-    shop.url = direct
+    direct = deployment_fixture.url
+    with run_connection_proxy(direct) as connection_proxy:
+        deployment_fixture.url = connection_proxy.url
+        yield connection_proxy
+    deployment_fixture.url = direct

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dev.local import free_port, stopped, until
+from dev.local_processes import free_port, stop_after, wait_until
 from state_api.emulator import answers
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
-from tests.server.processes import HOST, ROOT, Served
-from tests.server.processes import environment as server_environment
+from tests.server.server_process import HOST, ROOT, ServerProcess
+from tests.server.server_process import environment as server_environment
 
 KEYS = {
     "reader": "reader-key-0123456789",
@@ -26,12 +26,12 @@ KEYS = {
 """A key for every role of a server."""
 
 
-PASSED_ON = ("PATH", "HOME", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+PASSED_VARIABLES = ("PATH", "HOME", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
 """What a process cannot do without. All else, such as the CI system's variables and the terminal, is left out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CliResult:
     """How a call of the command line ended."""
 
     code: int
@@ -45,13 +45,13 @@ class Ended:
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
     """What is given, and no more than what a process cannot do without."""
-    needed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    needed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     return needed | {"PYTHONPATH": str(ROOT)} | dict(given or {})
 
 
 def safe_deploy(
     *arguments: str, given: Mapping[str, str] | None = None, folder: Path | None = None, seconds: float = 60
-) -> Ended:
+) -> CliResult:
     """`python -m safe_deploy` with these arguments and these variables; waits until it ends."""
     ended = subprocess.run(
         command(*arguments),
@@ -62,14 +62,14 @@ def safe_deploy(
         timeout=seconds,
         check=False,
     )
-    return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+    return CliResult(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "safe_deploy", *arguments]
 
 
-def roles() -> list[dict[str, Any]]:
+def server_key_entries() -> list[dict[str, Any]]:
     """The keys as the server's setting has them."""
     return key_entries(KEYS)
 
@@ -81,7 +81,7 @@ def state_server(
     keys: Sequence[dict[str, Any]] = (),
     port: int | None = None,
     **settings: str,
-) -> Iterator[Served]:
+) -> Iterator[ServerProcess]:
     """A state server, where it matters on which port, or with which settings, until the block ends."""
     chosen = port or free_port()
     log = folder / f"server-{chosen}.log"
@@ -93,7 +93,7 @@ def state_server(
             stderr=sink,
             cwd=folder,
         )
-        with stopped(process):
-            until(lambda: answers(HOST, chosen) or process.poll() is not None, "the server listens")
+        with stop_after(process):
+            wait_until(lambda: answers(HOST, chosen) or process.poll() is not None, "the server listens")
             assert process.poll() is None, log.read_text()
-            yield Served(f"http://{HOST}:{chosen}", process, log)
+            yield ServerProcess(f"http://{HOST}:{chosen}", process, log)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_deploy.ci import AzurePipelines, CiSystem, GitHubActions, Terminal, detect
-from safe_deploy.text import printable, visible, without_commands
+from safe_deploy.ci import AzurePipelines, CiSystem, GitHubActions, Terminal, detect_ci_system
+from safe_deploy.sanitization import escape_unprintable, neutralize_commands, sanitize_line
 from state_api.domain.names import RUN_URL_PATTERN
 
 GITHUB = {
@@ -65,7 +65,7 @@ names = st.from_regex(r"[a-z]{1,8}(-[a-z]{1,8}){0,2}", fullmatch=True)
 
 def detected(environment: Mapping[str, str]) -> tuple[CiSystem, StringIO]:
     stderr = StringIO()
-    return detect(environment, stderr), stderr
+    return detect_ci_system(environment, stderr), stderr
 
 
 def outputs_of(text: str) -> list[tuple[str, str]]:
@@ -244,8 +244,8 @@ def test_no_name_breaks_the_header(name: str) -> None:
 @pytest.mark.parametrize("environment", [GITLAB, BUILDKITE, BITBUCKET, JENKINS, {}])
 def test_who_takes_no_outputs_is_told_nothing(environment: dict[str, str]) -> None:
     system, stderr = detected(environment)
-    system.outputs({"ready": "true"})
-    system.summary("# Done")
+    system.set_outputs({"ready": "true"})
+    system.write_summary("# Done")
     system.error("wrong")
     system.warning("strange")
     assert not stderr.getvalue()
@@ -256,8 +256,8 @@ def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Pat
     output.write_text("earlier=1\n")
     summary.write_text("# Earlier\n")
     system, stderr = detected(GITHUB | {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)})
-    system.outputs({"ready": "false", "task-hub": "", "reasons": "InstancesActive,Settling"})
-    system.summary("| Größe |\n|---|")
+    system.set_outputs({"ready": "false", "task-hub": "", "reasons": "InstancesActive,Settling"})
+    system.write_summary("| Größe |\n|---|")
     assert output.read_text() == "earlier=1\nready=false\ntask-hub=\nreasons=InstancesActive,Settling\n"
     assert summary.read_text(encoding="utf-8") == "# Earlier\n| Größe |\n|---|\n"
     assert not stderr.getvalue()
@@ -269,16 +269,18 @@ def test_github_reads_back_every_output_as_one_printable_line_and_nothing_else(
     values: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     output = tmp_path_factory.mktemp("github") / "output"
-    detected(GITHUB | {"GITHUB_OUTPUT": str(output)})[0].outputs(values)
-    assert outputs_of(output.read_bytes().decode()) == [(name, visible(value)) for name, value in values.items()]
+    detected(GITHUB | {"GITHUB_OUTPUT": str(output)})[0].set_outputs(values)
+    assert outputs_of(output.read_bytes().decode()) == [
+        (name, escape_unprintable(value)) for name, value in values.items()
+    ]
 
 
 @pytest.mark.parametrize("place", ["", "missing/file", "."])
 def test_without_its_files_github_is_warned_and_nothing_fails(place: str, tmp_path: Path) -> None:
     file = str(tmp_path / place) if place else ""
     system, stderr = detected(GITHUB | {"GITHUB_OUTPUT": file, "GITHUB_STEP_SUMMARY": file})
-    system.outputs({"ready": "true"})
-    system.summary("done")
+    system.set_outputs({"ready": "true"})
+    system.write_summary("done")
     one, other = map(github_command, lines_of(stderr))
     assert one[0] == other[0] == "warning title=safe-deploy"
     assert "GITHUB_OUTPUT" in one[1]
@@ -292,14 +294,14 @@ def test_github_reads_a_message_of_any_text_from_one_line(message: str) -> None:
     system.error(message)
     system.warning(message)
     assert list(map(github_command, lines_of(stderr))) == [
-        ("error title=safe-deploy", printable(message)),
-        ("warning title=safe-deploy", printable(message)),
+        ("error title=safe-deploy", sanitize_line(message)),
+        ("warning title=safe-deploy", sanitize_line(message)),
     ]
 
 
 def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
     system, stderr = detected(AZURE)
-    system.outputs({"ready": "true", "staging-task-hub": "v42"})
+    system.set_outputs({"ready": "true", "staging-task-hub": "v42"})
     system.error("100 %\nfailed; see [1]")
     system.warning("late")
     assert lines_of(stderr) == [
@@ -316,20 +318,20 @@ def test_the_agent_reads_every_text_from_one_line_each_and_as_it_is_printable(
     values: dict[str, str], message: str
 ) -> None:
     system, stderr = detected(AZURE)
-    system.outputs(values)
+    system.set_outputs(values)
     system.error(message)
     *said, last = map(azure_command, lines_of(stderr))
     assert said == [
-        ("task.setvariable", {"variable": name, "isOutput": "true"}, without_commands(visible(value)))
+        ("task.setvariable", {"variable": name, "isOutput": "true"}, neutralize_commands(escape_unprintable(value)))
         for name, value in values.items()
     ]
-    assert last == ("task.logissue", {"type": "error"}, printable(message))
+    assert last == ("task.logissue", {"type": "error"}, sanitize_line(message))
 
 
 def test_azure_pipelines_upload_each_summary_from_a_file_of_its_own(tmp_path: Path) -> None:
     system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)})
-    system.summary("| Größe |")
-    system.summary("second")
+    system.write_summary("| Größe |")
+    system.write_summary("second")
     said = list(map(azure_command, lines_of(stderr)))
     assert [command for command, _, _ in said] == ["task.uploadsummary"] * 2
     assert [Path(path).read_text(encoding="utf-8") for _, _, path in said] == ["| Größe |\n", "second\n"]
@@ -340,7 +342,7 @@ def test_without_a_folder_for_summaries_azure_pipelines_are_warned_and_nothing_f
     place: str, tmp_path: Path
 ) -> None:
     system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path / place) if place else ""})
-    system.summary("done")
+    system.write_summary("done")
     ((command, properties, data),) = map(azure_command, lines_of(stderr))
     assert (command, properties) == ("task.logissue", {"type": "warning"})
     assert "AGENT_TEMPDIRECTORY" in data
@@ -348,8 +350,8 @@ def test_without_a_folder_for_summaries_azure_pipelines_are_warned_and_nothing_f
 
 def test_in_a_terminal_nobody_is_told() -> None:
     system, stderr = detected({"GITHUB_OUTPUT": "/nowhere", "AGENT_TEMPDIRECTORY": "/nowhere"})
-    system.outputs({"ready": "true"})
-    system.summary("done")
+    system.set_outputs({"ready": "true"})
+    system.write_summary("done")
     system.error("failed")
     system.warning("late")
     assert isinstance(system, Terminal)

@@ -7,37 +7,39 @@ import pytest
 
 from safe_deploy.errors import ExitCode
 from tests.builders import event
-from tests.conftest import new_hub
+from tests.conftest import new_hub_name
+from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.ci_systems import AZURE, AZURE_RUN, GITHUB_RUN, github, outputs
-from tests.safe_deploy.place import Place
 
-EVIL = "[red]x[/nope] ##vso[task.setvariable variable=a]b\n::error::c|d\x1b[2J:heart:\r##[error]\u202e\\"
+INJECTION = "[red]x[/nope] ##vso[task.setvariable variable=a]b\n::error::c|d\x1b[2J:heart:\r##[error]\u202e\\"
 """An instance id that would like to be markup, a command of a CI system, a row and a terminal's command."""
 
 
-def test_on_github_a_run_is_known_and_its_outputs_and_summary_are_written(place: Place, tmp_path: Path) -> None:
-    place.register()
-    hub = new_hub()
-    ended = place.call("stage", "--task-hub", hub, "--version", "2", role="deployer", **github(tmp_path))
+def test_on_github_a_run_is_known_and_its_outputs_and_summary_are_written(
+    app_client: AppClient, tmp_path: Path
+) -> None:
+    app_client.register()
+    hub = new_hub_name()
+    ended = app_client.run_cli("stage", "--task-hub", hub, "--version", "2", role="deployer", **github(tmp_path))
     assert ended.code == 0
     assert ended.stderr == ""
     assert outputs(tmp_path) == {
         "task-hub": hub,
-        "production-task-hub": place.hub,
+        "production-task-hub": app_client.hub,
         "production-version": "1",
         "staging-task-hub": hub,
         "staging-version": "2",
     }
     assert "| Slot | Task hub | Version | Since |" in (tmp_path / "summary").read_text()
-    newest = place.history()[0]
+    newest = app_client.history()[0]
     assert (newest["by"], newest["runUrl"], newest["keyName"]) == ("octocat", GITHUB_RUN, "the-deployer")
 
 
-def test_on_github_a_verdict_is_an_output_and_a_failure_an_annotation(place: Place, tmp_path: Path) -> None:
-    place.register()
-    place.publish(event(place.hub))
+def test_on_github_a_verdict_is_an_output_and_a_failure_an_annotation(app_client: AppClient, tmp_path: Path) -> None:
+    app_client.register()
+    app_client.publish(event(app_client.hub))
     for options, code in (([], ExitCode.NOT_READY), (["--wait", "--timeout", "0"], ExitCode.TIMED_OUT)):
-        ended = place.call("status", "--slot", "production", *options, **github(tmp_path))
+        ended = app_client.run_cli("status", "--slot", "production", *options, **github(tmp_path))
         assert ended.code == code
         assert re.search(
             r"^::error title=safe-deploy::.*1 orchestration instance is active", ended.stderr, re.MULTILINE
@@ -49,7 +51,7 @@ def test_on_github_a_verdict_is_an_output_and_a_failure_an_annotation(place: Pla
             "has-running": "true",
             "active-count": "1",
             "reasons": "InstancesActive",
-            "task-hub": place.hub,
+            "task-hub": app_client.hub,
             "version": "1",
             "assurance": "events",
         }
@@ -57,59 +59,61 @@ def test_on_github_a_verdict_is_an_output_and_a_failure_an_annotation(place: Pla
         (tmp_path / "output").unlink()
 
 
-def test_on_github_cleanup_says_what_is_gone_and_what_is_kept(place: Place, tmp_path: Path) -> None:
-    place.register(policy={"settleSeconds": 0})
-    kept, gone = (place.stage(new_hub(), 1) for _ in range(2))
-    place.swap(place.stage(new_hub(), 1))
-    place.publish(event(kept))
-    ended = place.call("cleanup", **github(tmp_path))
+def test_on_github_cleanup_says_what_is_gone_and_what_is_kept(app_client: AppClient, tmp_path: Path) -> None:
+    app_client.register(policy={"settleSeconds": 0})
+    kept, gone = (app_client.stage(new_hub_name(), 1) for _ in range(2))
+    app_client.swap(app_client.stage(new_hub_name(), 1))
+    app_client.publish(event(kept))
+    ended = app_client.run_cli("cleanup", **github(tmp_path))
     assert ended.code == 0
     assert outputs(tmp_path) == {"removed": gone, "kept": kept}, ended.stdout
 
 
-def test_on_github_a_call_that_is_wrong_is_annotated_too(place: Place, tmp_path: Path) -> None:
-    ended = place.call("status", "--nonsense", **github(tmp_path))
+def test_on_github_a_call_that_is_wrong_is_annotated_too(app_client: AppClient, tmp_path: Path) -> None:
+    ended = app_client.run_cli("status", "--nonsense", **github(tmp_path))
     assert ended.code == ExitCode.USAGE
     assert "::error title=safe-deploy::" in ended.stderr
 
 
-def test_in_azure_pipelines_a_run_is_known_and_outputs_are_set(place: Place, tmp_path: Path) -> None:
-    place.register()
-    hub = new_hub()
-    ended = place.call("stage", "--task-hub", hub, role="deployer", AGENT_TEMPDIRECTORY=str(tmp_path), **AZURE)
+def test_in_azure_pipelines_a_run_is_known_and_outputs_are_set(app_client: AppClient, tmp_path: Path) -> None:
+    app_client.register()
+    hub = new_hub_name()
+    ended = app_client.run_cli("stage", "--task-hub", hub, role="deployer", AGENT_TEMPDIRECTORY=str(tmp_path), **AZURE)
     assert ended.code == 0
     assert f"##vso[task.setvariable variable=stagingTaskHub;isOutput=true]{hub}" in ended.stderr.splitlines()
     assert "##vso[task.setvariable variable=productionVersion;isOutput=true]1" in ended.stderr.splitlines()
     (summary,) = tmp_path.iterdir()
     assert f"##vso[task.uploadsummary]{summary}" in ended.stderr.splitlines()
     assert "##vso" not in ended.stdout
-    newest = place.history()[0]
+    newest = app_client.history()[0]
     assert (newest["by"], newest["runUrl"]) == ("anna@shop.example", AZURE_RUN)
 
 
-def test_in_azure_pipelines_a_failure_is_an_issue(place: Place, tmp_path: Path) -> None:
-    ended = place.call("status", AGENT_TEMPDIRECTORY=str(tmp_path), **AZURE)
+def test_in_azure_pipelines_a_failure_is_an_issue(app_client: AppClient, tmp_path: Path) -> None:
+    ended = app_client.run_cli("status", AGENT_TEMPDIRECTORY=str(tmp_path), **AZURE)
     assert ended.code == ExitCode.FAILURE
-    assert f"##vso[task.logissue type=error]there is no app {place.app}" in ended.stderr
+    assert f"##vso[task.logissue type=error]there is no app {app_client.app}" in ended.stderr
 
 
-def test_outside_ci_the_audit_log_names_whoever_is_logged_in(place: Place) -> None:
-    place.register()
+def test_outside_ci_the_audit_log_names_whoever_is_logged_in(app_client: AppClient) -> None:
+    app_client.register()
     for number, actor in enumerate(({"LOGNAME": "anna"}, {"LOGNAME": "Zoë"}, {"SAFE_DEPLOY_ACTOR": "Łucja\nx"})):
-        assert place.call("register", "--task-hub", place.hub, "--version", f"1.{number}", **actor).code == 0
-    assert [one["by"] for one in reversed(place.history())][1:] == ["anna", "Zoe", "?ucja x"]
+        assert (
+            app_client.run_cli("register", "--task-hub", app_client.hub, "--version", f"1.{number}", **actor).code == 0
+        )
+    assert [one["by"] for one in reversed(app_client.history())][1:] == ["anna", "Zoe", "?ucja x"]
 
 
 # --- names that would like to be more ---
 
 
 @pytest.mark.parametrize("system", ["github", "azure"])
-def test_names_are_neither_markup_nor_commands_nor_rows(place: Place, tmp_path: Path, system: str) -> None:
-    place.register()
-    place.publish(event(place.hub, EVIL, function=EVIL))
+def test_names_are_neither_markup_nor_commands_nor_rows(app_client: AppClient, tmp_path: Path, system: str) -> None:
+    app_client.register()
+    app_client.publish(event(app_client.hub, INJECTION, function=INJECTION))
     given = github(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
     for arguments in (["status"], ["instances"], ["status", "--output", "json"], ["status", "--wait", "--timeout=0"]):
-        ended = place.call(*arguments, "--slot", "production", **given)
+        ended = app_client.run_cli(*arguments, "--slot", "production", **given)
         logged = ended.stdout + re.sub(
             r"^(::(error|warning) title=safe-deploy::|##vso\[task\.)", "", ended.stderr, flags=re.MULTILINE
         )
@@ -118,7 +122,7 @@ def test_names_are_neither_markup_nor_commands_nor_rows(place: Place, tmp_path: 
         assert not any(line.lstrip().startswith("::") for line in logged.splitlines())
         assert all(character.isprintable() or character == "\n" for character in logged)
         if "json" in arguments:
-            assert ended.json()["active"][0]["instanceId"] == EVIL
+            assert ended.json()["active"][0]["instanceId"] == INJECTION
         else:
             # All of it is on one line of the log.
             assert any(

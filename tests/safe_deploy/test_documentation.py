@@ -15,7 +15,7 @@ from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
 from state_api.settings import read_settings, sha256_of
-from tests.test_docs import AZURE, FENCE, ROOT, SETTINGS, listed, plain, rows, section
+from tests.test_docs import AZURE, FENCE, ROOT, SETTINGS, first_column, section, table_rows, without_markup
 
 PIPELINES = ROOT / "docs" / "pipelines.md"
 
@@ -41,11 +41,14 @@ def options() -> Iterator[tuple[str, Any]]:
 
 
 def test_every_command_is_documented_and_no_other() -> None:
-    assert set(listed(PIPELINES, "Commands", "Command")) == {f"safe-deploy {name}" for name in COMMANDS}
+    assert set(first_column(PIPELINES, "Commands", "Command")) == {f"safe-deploy {name}" for name in COMMANDS}
 
 
 def test_every_option_with_a_variable_is_documented_and_no_other() -> None:
-    documented = {plain(cells[0]): plain(cells[1]) for cells in rows(PIPELINES, "Options and variables", "Option")}
+    documented = {
+        without_markup(cells[0]): without_markup(cells[1])
+        for cells in table_rows(PIPELINES, "Options and variables", "Option")
+    }
     assert documented == {option.opts[0]: option.envvar for _, option in options()}
 
 
@@ -60,16 +63,16 @@ def test_an_option_has_one_variable_and_one_default_wherever_it_is_taken() -> No
 def test_the_defaults_that_the_documentation_names_are_the_real_ones() -> None:
     real = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
-        plain(cells[0]): plain(cells[2])
-        for cells in rows(PIPELINES, "Options and variables", "Option")
+        without_markup(cells[0]): without_markup(cells[2])
+        for cells in table_rows(PIPELINES, "Options and variables", "Option")
         if re.fullmatch(r"`[\w]+`|\d+", cells[2])
     }
     assert named == {name: real[name].removesuffix(".0") for name in named}
-    assert {"--slot", "--timeout", "--interval", "--verify", "--hub-setting", "--output"} <= named.keys()
+    assert {"--slot", "--timeout", "--interval", "--verify", "--task-hub-setting", "--output"} <= named.keys()
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
-    assert [int(code) for code in listed(PIPELINES, "Exit codes", "Code")] == sorted(ExitCode)
+    assert [int(code) for code in first_column(PIPELINES, "Exit codes", "Code")] == sorted(ExitCode)
 
 
 def test_every_output_is_documented_and_no_other() -> None:
@@ -85,7 +88,7 @@ def test_every_output_is_documented_and_no_other() -> None:
     }
     real = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
     title = "In GitHub Actions and Azure Pipelines"
-    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in rows(PIPELINES, title, "Command")]
+    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(PIPELINES, title, "Command")]
     assert documented == [set(outputs) for outputs in real]
 
 
@@ -108,7 +111,7 @@ def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
 
 
 def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
-    (given,) = (plain(cells[1]) for cells in rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
+    (given,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
     asked = {
         "GetStagingStatus",
         "PostStaging",
@@ -120,8 +123,12 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
         "GetTaskHub",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [plain(cell.strip()) for cell in header.strip("|").split("|")].index(given)
-    may = {plain(cells[0]) for cells in rows(SETTINGS, "Keys and roles", "Operation") if cells[column] == "yes"}
+    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(given)
+    may = {
+        without_markup(cells[0])
+        for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
+        if cells[column] == "yes"
+    }
     assert asked <= may
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dev.pins import pins
-from tests.safe_deploy.place import Place
-from tests.safe_deploy.processes import Ended
-from tests.server.processes import ROOT, Served
+from dev.check_pins import parse_requirements
+from tests.safe_deploy.app_client import AppClient
+from tests.safe_deploy.processes import CliResult
+from tests.server.server_process import ROOT, ServerProcess
 
 PACKAGE = "safe-deploy"
 # Imports every module, and says whose modules are there then, and which of the packages depend on which.
@@ -45,7 +45,7 @@ class Installed:
 
     folder: Path
 
-    def run(self, program: str, *arguments: str, **given: str) -> Ended:
+    def run(self, program: str, *arguments: str, **given: str) -> CliResult:
         """A program of the environment, away from the project's files."""
         ended = subprocess.run(
             [self.folder / "bin" / program, *arguments],
@@ -57,7 +57,7 @@ class Installed:
             timeout=60,
             check=False,
         )
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
+        return CliResult(ended.returncode, ended.stdout, ended.stderr)
 
 
 def outside() -> dict[str, str]:
@@ -118,7 +118,7 @@ def test_only_the_command_line_and_what_it_needs_is_installed(installed: Install
     # Typer 0.29 needs pydantic itself.
     unwanted = ("fastapi", "starlette", "azure", "msal", "aiohttp", "uvicorn", "durabletask", "grpcio")
     assert [name for name in versions if name.startswith(unwanted)] == []
-    pinned = {pin.name: str(pin.specifier) for pin in pins((ROOT / "requirements-cli.in").read_text())}
+    pinned = {pin.name: str(pin.specifier) for pin in parse_requirements((ROOT / "requirements-cli.in").read_text())}
     assert set(pinned) == {"httpx", "rich", "typer", "setuptools"}
     for name, version in pinned.items():
         assert version == f"=={versions[name]}"
@@ -160,9 +160,9 @@ def test_the_installed_command_helps(installed: Installed) -> None:
     assert installed.run("python", "-m", "safe_deploy", "--help").code == 0
 
 
-def test_the_installed_command_asks_a_server(installed: Installed, served: Served) -> None:
+def test_the_installed_command_asks_a_server(installed: Installed, served: ServerProcess) -> None:
     """From the package alone to a verdict."""
-    place = Place(served.url)
-    place.register()
-    ended = installed.run("safe-deploy", "status", **place.given("reader"))
-    assert ended == Ended(0, "Ready: slot staging (empty), by lifecycle events alone\n", "")
+    app_client = AppClient(served.url)
+    app_client.register()
+    ended = installed.run("safe-deploy", "status", **app_client.given("reader"))
+    assert ended == CliResult(0, "Ready: slot staging (empty), by lifecycle events alone\n", "")

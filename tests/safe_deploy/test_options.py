@@ -4,32 +4,32 @@ import pytest
 
 from safe_deploy.errors import ExitCode
 from tests.builders import event
-from tests.conftest import new_hub
-from tests.safe_deploy.place import RUN, Place
+from tests.conftest import new_hub_name
+from tests.safe_deploy.app_client import RUN, AppClient
 from tests.safe_deploy.processes import safe_deploy
 
 
-def test_options_that_are_required_are_named(place: Place) -> None:
+def test_options_that_are_required_are_named(app_client: AppClient) -> None:
     for option in ("SERVER", "APP"):
-        given = {name: value for name, value in place.given().items() if name != f"SAFE_DEPLOY_{option}"}
+        given = {name: value for name, value in app_client.given().items() if name != f"SAFE_DEPLOY_{option}"}
         ended = safe_deploy("status", given=given)
         assert ended.code == ExitCode.USAGE
         assert f"SAFE_DEPLOY_{option}" in ended.stderr
 
 
-def test_options_can_be_given_by_variables(place: Place) -> None:
-    place.register()
-    place.publish(event(place.hub))
+def test_options_can_be_given_by_variables(app_client: AppClient) -> None:
+    app_client.register()
+    app_client.publish(event(app_client.hub))
     many = {"SLOT": "production", "WAIT": "true", "TIMEOUT": "0", "INTERVAL": "2", "VERIFY": "none", "OUTPUT": "json"}
-    ended = place.call("status", **{f"SAFE_DEPLOY_{name}": value for name, value in many.items()})
+    ended = app_client.run_cli("status", **{f"SAFE_DEPLOY_{name}": value for name, value in many.items()})
     assert ended.code == ExitCode.TIMED_OUT
     assert ended.json()["slot"] == "production"
 
 
-def test_stage_takes_its_options_from_variables(place: Place) -> None:
-    place.register()
-    place.publish(event(place.stage(new_hub(), 1)))
-    hub = new_hub()
+def test_stage_takes_its_options_from_variables(app_client: AppClient) -> None:
+    app_client.register()
+    app_client.publish(event(app_client.stage(new_hub_name(), 1)))
+    hub = new_hub_name()
     many = {
         "TASK_HUB": hub,
         "VERSION": "3",
@@ -39,28 +39,28 @@ def test_stage_takes_its_options_from_variables(place: Place) -> None:
         "ACTOR": "anna",
         "RUN_URL": f"{RUN}2",
     }
-    ended = place.call("stage", **{f"SAFE_DEPLOY_{name}": value for name, value in many.items()})
+    ended = app_client.run_cli("stage", **{f"SAFE_DEPLOY_{name}": value for name, value in many.items()})
     assert ended.code == 0, ended
-    newest = place.history()[0]
+    newest = app_client.history()[0]
     assert (newest["by"], newest["runUrl"], newest["reason"]) == ("anna", f"{RUN}2", "run 1 is dead")
     assert newest["details"]["version"] == "3"
     assert newest["details"]["takenOverFrom"]["runUrl"] == f"{RUN}1"
 
 
-def test_cleanup_takes_its_options_from_variables(place: Place) -> None:
-    place.register(taskHubs={"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"})
-    ended = place.call(
+def test_cleanup_takes_its_options_from_variables(app_client: AppClient) -> None:
+    app_client.register(taskHubs={"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"})
+    ended = app_client.run_cli(
         "cleanup", SAFE_DEPLOY_DRY_RUN="true", SAFE_DEPLOY_DELETE_TASK_HUBS="true", SAFE_DEPLOY_OUTPUT="json"
     )
     assert ended.json()["dryRun"] is True
-    refused = Place(place.url)
+    refused = AppClient(app_client.url)
     refused.register()
-    assert refused.call("cleanup", SAFE_DEPLOY_DELETE_TASK_HUBS="true").code == ExitCode.USAGE
+    assert refused.run_cli("cleanup", SAFE_DEPLOY_DELETE_TASK_HUBS="true").code == ExitCode.USAGE
 
 
-def test_an_option_goes_before_its_variable(place: Place) -> None:
-    place.register()
-    ended = place.call("status", "--slot", "production", "--output", "json", SAFE_DEPLOY_SLOT="canary")
+def test_an_option_goes_before_its_variable(app_client: AppClient) -> None:
+    app_client.register()
+    ended = app_client.run_cli("status", "--slot", "production", "--output", "json", SAFE_DEPLOY_SLOT="canary")
     assert ended.json()["slot"] == "production"
 
 
@@ -73,7 +73,7 @@ NAMES = [
     "VERSION",
     "RESOURCE_GROUP",
     "FUNCTION_APP",
-    "HUB_SETTING",
+    "TASK_HUB_SETTING",
     "TIMEOUT",
     "INTERVAL",
     "VERIFY",
@@ -89,12 +89,12 @@ NAMES = [
 
 
 @pytest.mark.parametrize("command", ["status", "cleanup", "history", "rollback", "stage", "deploy"])
-def test_an_empty_variable_counts_as_not_set(place: Place, command: str) -> None:
-    place.register()
+def test_an_empty_variable_counts_as_not_set(app_client: AppClient, command: str) -> None:
+    app_client.register()
     if command == "rollback":
-        place.swap(place.stage(new_hub()))
+        app_client.swap(app_client.stage(new_hub_name()))
     empty = {f"SAFE_DEPLOY_{name}": "" for name in NAMES}
-    ended = place.call(command, *(["--outcome", "done"] if command == "rollback" else []), **empty)
+    ended = app_client.run_cli(command, *(["--outcome", "done"] if command == "rollback" else []), **empty)
     if command in ("stage", "deploy"):
         assert ended.code == ExitCode.USAGE
         assert "Missing option '--task-hub'" in ended.stderr
@@ -105,7 +105,7 @@ def test_an_empty_variable_counts_as_not_set(place: Place, command: str) -> None
 @pytest.mark.parametrize(
     ("name", "value"), [("WAIT", "perhaps"), ("VERIFY", "never"), ("OUTPUT", "yaml"), ("TIMEOUT", "long")]
 )
-def test_a_variable_that_makes_no_sense_is_named(place: Place, name: str, value: str) -> None:
-    ended = place.call("status", **{f"SAFE_DEPLOY_{name}": value})
+def test_a_variable_that_makes_no_sense_is_named(app_client: AppClient, name: str, value: str) -> None:
+    ended = app_client.run_cli("status", **{f"SAFE_DEPLOY_{name}": value})
     assert ended.code == ExitCode.USAGE
     assert f"SAFE_DEPLOY_{name}" in ended.stderr

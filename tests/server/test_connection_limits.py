@@ -10,32 +10,32 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from state_api.serving.connections import ConnectionLimits, limited_protocol
-from tests.loopback import HOST
+from state_api.serving.connections import ConnectionLimits, protocol_factory
+from tests.local_http_server import HOST
 
 pytestmark = pytest.mark.anyio
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
-SOON = 10.0
+TIMEOUT_SECONDS = 10.0
 """Seconds within which everything here must have happened."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[bytes], Awaitable[Connection]]
 
 
-class Application:
+class SlowApplication:
     """Answers each request with `size` bytes once it `may_answer`."""
 
     def __init__(self, size: int = 2) -> None:
         self.may_answer = asyncio.Event()
         self.size = size
-        self.asked = 0
+        self.request_count = 0
         self.messages: list[Message] = []
         self.ended = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked += 1
+        self.request_count += 1
         try:
             await self.may_answer.wait()
             await send(
@@ -48,7 +48,7 @@ class Application:
             self.ended.set()
 
 
-class Reader(Application):
+class BodyReader(SlowApplication):
     """Reads the body, after the first part of an answer where `answers_first`."""
 
     def __init__(self, *, answers_first: bool) -> None:
@@ -60,18 +60,20 @@ class Reader(Application):
             await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:
             self.messages.append(await receive())
-            self.asked += 1
+            self.request_count += 1
             if self.messages[-1]["type"] == "http.disconnect":
                 self.ended.set()
                 return
 
 
 @asynccontextmanager
-async def served(application: Application, **limits: float) -> AsyncIterator[Connect]:
+async def serve_application(application: SlowApplication, **limits: float) -> AsyncIterator[Connect]:
     """Serve the application with these limits; yields how to connect and what to send."""
-    given = ConnectionLimits(**{"connections": 2, "head_seconds": SOON, "unread_seconds": SOON, **limits})  # type: ignore[arg-type]
+    given = ConnectionLimits(
+        **{"connections": 2, "head_seconds": TIMEOUT_SECONDS, "unread_seconds": TIMEOUT_SECONDS, **limits}
+    )  # type: ignore[arg-type]
     config = uvicorn.Config(
-        application, http=limited_protocol(given), log_config=None, access_log=False, timeout_keep_alive=60
+        application, http=protocol_factory(given), log_config=None, access_log=False, timeout_keep_alive=60
     )
     config.load()
     state = ServerState()
@@ -97,75 +99,75 @@ async def served(application: Application, **limits: float) -> AsyncIterator[Con
         for writer in writers:
             writer.close()
         server.close()
-        await until(lambda: not state.connections and not state.tasks)
+        await wait_until(lambda: not state.connections and not state.tasks)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SOON):
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-async def rest(connection: Connection) -> bytes:
+async def read_until_closed(connection: Connection) -> bytes:
     """All that comes until the server closes the connection."""
     try:
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             return await connection[0].read()
     except ConnectionResetError:
         return b""
 
 
-async def head(connection: Connection) -> bytes:
+async def read_response_head(connection: Connection) -> bytes:
     """The head of the answer."""
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         return await connection[0].readuntil(b"\r\n\r\n")
 
 
 async def test_a_new_connection_replaces_the_one_that_has_waited_longest(anyio_backend: str) -> None:
-    application = Application()
+    application = SlowApplication()
     application.may_answer.set()
-    async with served(application) as connect:
+    async with serve_application(application) as connect:
         first, second = await connect(b""), await connect(GET)
-        assert b"200" in await head(second)
+        assert b"200" in await read_response_head(second)
         third = await connect(GET)
-        assert await rest(first) == b""
-        assert b"200" in await head(third)
+        assert await read_until_closed(first) == b""
+        assert b"200" in await read_response_head(third)
 
 
 async def test_connections_with_a_request_are_not_replaced(
     anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    application = Application()
-    async with served(application) as connect:
+    application = SlowApplication()
+    async with serve_application(application) as connect:
         busy = [await connect(GET), await connect(GET)]
-        await until(lambda: application.asked == 2)
-        assert await rest(await connect(GET)) == b""
+        await wait_until(lambda: application.request_count == 2)
+        assert await read_until_closed(await connect(GET)) == b""
         assert "refused a connection: 2 are open and each has a request" in caplog.text
         application.may_answer.set()
         for connection in busy:
-            assert b"200" in await head(connection)
-    assert application.asked == 2
+            assert b"200" in await read_response_head(connection)
+    assert application.request_count == 2
 
 
 async def test_an_answer_that_nobody_reads_closes_the_connection(
     anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    application = Application(size=64 * 1024 * 1024)
+    application = SlowApplication(size=64 * 1024 * 1024)
     application.may_answer.set()
-    async with served(application, unread_seconds=0.2) as connect:
+    async with serve_application(application, unread_timeout_seconds=0.2) as connect:
         await connect(GET)
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await application.ended.wait()
     assert "its answer has not been read for 0.2 s" in caplog.text
 
 
 async def test_an_answer_that_is_read_slowly_is_sent_to_its_end(anyio_backend: str) -> None:
     """It takes longer than an answer may wait without being read, and longer than a head may take."""
-    application = Application(size=16 * 1024 * 1024)
+    application = SlowApplication(size=16 * 1024 * 1024)
     application.may_answer.set()
-    async with served(application, unread_seconds=2, head_seconds=0.5) as connect:
+    async with serve_application(application, unread_timeout_seconds=2, head_timeout_seconds=0.5) as connect:
         connection = await connect(GET)
-        await head(connection)
+        await read_response_head(connection)
         read = 0
         async with asyncio.timeout(60):
             while part := await connection[0].read(65_536):
@@ -177,12 +179,12 @@ async def test_an_answer_that_is_read_slowly_is_sent_to_its_end(anyio_backend: s
 
 
 async def test_a_body_that_goes_on_after_the_answer_closes_the_connection(anyio_backend: str) -> None:
-    application = Application()
+    application = SlowApplication()
     application.may_answer.set()
-    async with served(application, head_seconds=0.3) as connect:
+    async with serve_application(application, head_timeout_seconds=0.3) as connect:
         connection = await connect(CHUNKED)
-        assert b"200" in await head(connection)
-        reading = asyncio.ensure_future(rest(connection))
+        assert b"200" in await read_response_head(connection)
+        reading = asyncio.ensure_future(read_until_closed(connection))
         while not reading.done():
             connection[1].write(b"1\r\nx\r\n")
             await asyncio.sleep(0.05)
@@ -193,13 +195,13 @@ async def test_what_is_not_http_within_a_body_ends_the_request_and_logs_one_line
     anyio_backend: str, caplog: pytest.LogCaptureFixture, answers_first: bool
 ) -> None:
     caplog.set_level(logging.INFO)
-    application = Reader(answers_first=answers_first)
-    async with served(application) as connect:
+    application = BodyReader(answers_first=answers_first)
+    async with serve_application(application) as connect:
         connection = await connect(CHUNKED)
-        await until(lambda: application.asked == 1)
+        await wait_until(lambda: application.request_count == 1)
         connection[1].write(b"no chunk\r\n\r\n")
-        answer = await rest(connection)
-        async with asyncio.timeout(SOON):
+        answer = await read_until_closed(connection)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await application.ended.wait()
     assert answer.startswith(b"HTTP/1.1 " + (b"200" if answers_first else b"400"))
     assert [message["type"] for message in application.messages] == ["http.request", "http.disconnect"]

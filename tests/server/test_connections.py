@@ -12,33 +12,33 @@ from pathlib import Path
 
 import pytest
 
-from state_api.http.middleware import MAX_EVENTS_BODY
+from state_api.http.middleware import MAX_EVENTS_BODY_BYTES
 from state_api.serving import connections
-from state_api.serving.connections import HEAD_SECONDS
-from state_api.serving.log_limit import LINES
+from state_api.serving.connections import HEAD_TIMEOUT_SECONDS
+from state_api.serving.log_limit import MAX_MESSAGES_PER_WINDOW
 from state_api.settings import StorageSettings
 from tests.builders import event
-from tests.conftest import new_hub
+from tests.conftest import new_hub_name
 from tests.keys import key_entry
-from tests.server.processes import Served, serving
-from tests.server.raw import connect, connected, delivery, received
+from tests.server.raw_connections import connect, open_raw_connections, partial_delivery, read_until_closed
+from tests.server.server_process import ServerProcess, run_server
 
 OPEN_FILES = 700
 """Fewer than connections are opened here, so that the server runs out of them unless it limits connections."""
-FEW_FILES = (
+SERVER_WITH_FEW_FILES = (
     "-c",
     f"""
 import resource, sys, state_api.__main__ as main
 resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES}, {OPEN_FILES}))
 sys.exit(main.main())""",
 )
-IDLE = 2000
+IDLE_CONNECTIONS = 2000
 CONNECTIONS = 20
-FEW_CONNECTIONS = (
+SERVER_WITH_FEW_CONNECTIONS = (
     "-c",
     f"import sys, state_api.__main__ as main; main.limit_to_open_files = lambda: {CONNECTIONS}; sys.exit(main.main())",
 )
-WEB_SOCKETS = (
+SERVER_WITH_WEB_SOCKETS = (
     "-c",
     """
 import sys, uvicorn.protocols.websockets.auto as installed, state_api.__main__ as main
@@ -53,10 +53,10 @@ KEY = "a-key-of-an-administrator-0123456789"
 
 
 @pytest.fixture
-def many_files() -> Iterator[None]:
+def raised_file_limit() -> Iterator[None]:
     """This process may open the files that the test needs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, IDLE + 500)), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, IDLE_CONNECTIONS + 500)), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -64,7 +64,7 @@ def many_files() -> Iterator[None]:
 def test_callers_of_a_busy_server_wait_and_are_answered(storage: StorageSettings, tmp_path: Path) -> None:
     """The server is paused. More callers than it takes at once connect and send a request. A backlog that overflows
     for seconds makes the system reset connections."""
-    with serving(storage, tmp_path) as served, ExitStack() as stack:
+    with run_server(storage, tmp_path) as served, ExitStack() as stack:
         served.process.send_signal(signal.SIGSTOP)
         try:
             callers = [
@@ -75,13 +75,13 @@ def test_callers_of_a_busy_server_wait_and_are_answered(storage: StorageSettings
             served.process.send_signal(signal.SIGCONT)
         for caller in callers:
             caller.settimeout(60)
-        assert {received(caller).partition(b"\r\n")[0] for caller in callers} == {b"HTTP/1.1 200 OK"}
+        assert {read_until_closed(caller).partition(b"\r\n")[0] for caller in callers} == {b"HTTP/1.1 200 OK"}
 
 
 def test_a_request_head_that_is_not_finished_in_time_closes_the_connection(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
-    with serving(storage, tmp_path) as served:
+    with run_server(storage, tmp_path) as served:
         silent, slow = connect(served), connect(served, b"GET /api/health HTTP/1.1\r\n")
         kept = connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         began = time.monotonic()
@@ -93,30 +93,36 @@ def test_a_request_head_that_is_not_finished_in_time_closes_the_connection(
         def trickle() -> None:
             while not ended.wait(0.5):
                 for connection in (slow, kept):
-                    send(connection, b"X")
+                    send_unless_closed(connection, b"X")
 
         sender = threading.Thread(target=trickle)
         sender.start()
         try:
             for connection in open_connections:
                 with connection:
-                    received(connection)
+                    read_until_closed(connection)
                 open_connections[connection] = time.monotonic() - began
         finally:
             ended.set()
             sender.join()
-        assert all(HEAD_SECONDS - 1 < took < HEAD_SECONDS + 5 for took in open_connections.values()), open_connections
+        assert all(HEAD_TIMEOUT_SECONDS - 1 < took < HEAD_TIMEOUT_SECONDS + 5 for took in open_connections.values()), (
+            open_connections
+        )
         with served.client() as http:
             assert http.get("/api/health").status_code == 200
-        assert "its request head is not complete after 10 s" in served.logged()
+        assert "its request head is not complete after 10 s" in served.read_log()
 
 
 def test_two_unfinished_bodies_do_not_keep_others_from_recording(storage: StorageSettings, tmp_path: Path) -> None:
     """Each lacks its last byte, and together they are as large as the server's whole capacity."""
-    hub = new_hub()
-    with serving(storage, tmp_path) as served, served.client() as http, connected(served, b"", 2) as unfinished:
-        body = delivery(MAX_EVENTS_BODY, MAX_EVENTS_BODY - 1)
-        senders = [threading.Thread(target=send, args=(connection, body)) for connection in unfinished]
+    hub = new_hub_name()
+    with (
+        run_server(storage, tmp_path) as served,
+        served.client() as http,
+        open_raw_connections(served, b"", 2) as unfinished,
+    ):
+        body = partial_delivery(MAX_EVENTS_BODY_BYTES, MAX_EVENTS_BODY_BYTES - 1)
+        senders = [threading.Thread(target=send_unless_closed, args=(connection, body)) for connection in unfinished]
         for sender in senders:
             sender.start()
         # By then the server has read all that it wants to read of them.
@@ -125,7 +131,7 @@ def test_two_unfinished_bodies_do_not_keep_others_from_recording(storage: Storag
         for number in range(20):
             answer = http.post("/api/events", json=[event(hub, f"order-{number}")])
             assert (answer.status_code, answer.json()) == (200, {"recorded": 1, "unchanged": 0, "quarantined": 0})
-        refused = [received(connection) for connection in unfinished]
+        refused = [read_until_closed(connection) for connection in unfinished]
         assert all(b" 408 " in answer or b" 429 " in answer for answer in refused), refused
         for sender in senders:
             sender.join()
@@ -136,11 +142,11 @@ def test_bodies_of_callers_without_a_key_do_not_keep_others_from_recording(
     request_line: str, storage: StorageSettings, tmp_path: Path
 ) -> None:
     """They have every connection that the server allows, and open another for each that is closed."""
-    hub = new_hub()
+    hub = new_hub_name()
     head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n".encode()
-    with serving(storage, tmp_path, [key_entry(KEY, "admin")], command=FEW_CONNECTIONS) as served:
+    with run_server(storage, tmp_path, [key_entry(KEY, "admin")], command=SERVER_WITH_FEW_CONNECTIONS) as served:
         ended = threading.Event()
-        with connected(served, head, CONNECTIONS) as attackers:
+        with open_raw_connections(served, head, CONNECTIONS) as attackers:
             answers = [attacker.recv(65_536) for attacker in attackers]
             assert not any(b" 408 " in answer for answer in answers), "no answer waited for its body"
             sender = threading.Thread(target=trickle_bodies, args=(served, head, attackers, ended))
@@ -157,7 +163,7 @@ def test_bodies_of_callers_without_a_key_do_not_keep_others_from_recording(
                 sender.join()
 
 
-def trickle_bodies(served: Served, head: bytes, attackers: list[socket.socket], ended: threading.Event) -> None:
+def trickle_bodies(served: ServerProcess, head: bytes, attackers: list[socket.socket], ended: threading.Event) -> None:
     """Send a byte of each body every second. Where the server has closed a connection, open another."""
     with ExitStack() as stack:
         while not ended.wait(1):
@@ -168,7 +174,7 @@ def trickle_bodies(served: Served, head: bytes, attackers: list[socket.socket], 
                     attackers[number] = stack.enter_context(connect(served, head))
 
 
-def send(connection: socket.socket, content: bytes) -> None:
+def send_unless_closed(connection: socket.socket, content: bytes) -> None:
     """Unless the server has closed the connection by now."""
     with suppress(OSError):
         connection.sendall(content)
@@ -177,23 +183,26 @@ def send(connection: socket.socket, content: bytes) -> None:
 def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: Path) -> None:
     """Not even where a package for web sockets is installed: its protocol would know none of the limits."""
     upgrade = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    with serving(storage, tmp_path, command=WEB_SOCKETS) as served, connect(served, upgrade) as connection:
+    with (
+        run_server(storage, tmp_path, command=SERVER_WITH_WEB_SOCKETS) as served,
+        connect(served, upgrade) as connection,
+    ):
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.usefixtures("many_files")
+@pytest.mark.usefixtures("raised_file_limit")
 def test_idle_connections_do_not_keep_others_out(storage: StorageSettings, tmp_path: Path) -> None:
     """Nor do they fill the log, although there are more of them than the server may open files."""
-    with serving(storage, tmp_path, command=FEW_FILES) as served, served.client() as http:
-        with connected(served, b"", IDLE):
+    with run_server(storage, tmp_path, command=SERVER_WITH_FEW_FILES) as served, served.client() as http:
+        with open_raw_connections(served, b"", IDLE_CONNECTIONS):
             for number in range(5):
-                answer = http.post("/api/events", json=[event(new_hub(), f"order-{number}")])
+                answer = http.post("/api/events", json=[event(new_hub_name(), f"order-{number}")])
                 assert answer.status_code == 200
             # A caller whose connection is new, too.
             with connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as fresh:
-                assert received(fresh).startswith(b"HTTP/1.1 200")
+                assert read_until_closed(fresh).startswith(b"HTTP/1.1 200")
         assert served.stop() == 0
-        assert len(served.logged()) < 50_000
+        assert len(served.read_log()) < 50_000
 
 
 @pytest.mark.parametrize(
@@ -214,24 +223,24 @@ def test_idle_connections_do_not_keep_others_out(storage: StorageSettings, tmp_p
 def test_a_flood_of_requests_does_not_fill_the_log(
     flood: bytes, logged: str, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    count = LINES + 400
-    with serving(storage, tmp_path) as served:
+    count = MAX_MESSAGES_PER_WINDOW + 400
+    with run_server(storage, tmp_path) as served:
         for _ in range(count):
             with connect(served, flood) as connection:
                 connection.recv(65_536)
         assert served.stop() == 0
-        log = served.logged()
+        log = served.read_log()
     assert len(log) < 40_000
-    assert log.count(logged) <= LINES + 1
+    assert log.count(logged) <= MAX_MESSAGES_PER_WINDOW + 1
     (dropped,) = re.findall(rf"(\d+) more messages of \S+ in \d+ s are not shown, such as: {logged}", log)
-    assert int(dropped) == count - LINES
+    assert int(dropped) == count - MAX_MESSAGES_PER_WINDOW
 
 
 def test_events_in_quarantine_do_not_fill_the_log(storage: StorageSettings, tmp_path: Path) -> None:
-    count = LINES + 20
-    with serving(storage, tmp_path) as served, served.client() as http:
+    count = MAX_MESSAGES_PER_WINDOW + 20
+    with run_server(storage, tmp_path) as served, served.client() as http:
         for number in range(count):
             assert http.post("/api/events", json=[{"odd": number}]).json()["quarantined"] == 1
         assert served.stop() == 0
-        assert "20 more messages of state_api.services.recording" in served.logged()
-        assert "20 more messages of state_api.requests" in served.logged()
+        assert "20 more messages of state_api.services.recording" in served.read_log()
+        assert "20 more messages of state_api.requests" in served.read_log()

@@ -7,14 +7,14 @@ import httpx
 import pytest
 
 from state_api.http.middleware import LOG_KIND
-from state_api.services.administration import UNLIMITED
-from state_api.serving.log_limit import LINES, MAX_KINDS, WINDOW_SECONDS, LogLimit
-from tests.builders import at, event
+from state_api.services.administration import EXEMPT_FROM_LOG_LIMIT
+from state_api.serving.log_limit import MAX_MESSAGE_KINDS, MAX_MESSAGES_PER_WINDOW, WINDOW_SECONDS, LogRateLimit
+from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock
-from tests.http.client import publish
+from tests.http.operations import post_events
 
 
-class Shown(logging.Handler):
+class ListHandler(logging.Handler):
     """Keeps what it is given."""
 
     def __init__(self) -> None:
@@ -25,95 +25,99 @@ class Shown(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-class Log:
+class LimitedLog:
     """A log with a limit, and a clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.limit = LogLimit(lambda: self.now)
-        self.shown = Shown()
-        self.shown.addFilter(self.limit)
+        self.limit = LogRateLimit(lambda: self.now)
+        self.handler = ListHandler()
+        self.handler.addFilter(self.limit)
 
     def lines(self) -> list[str]:
-        lines, self.shown.lines = self.shown.lines, []
+        lines, self.handler.lines = self.handler.lines, []
         return lines
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
-    limited = Log()
+def log() -> Iterator[LimitedLog]:
+    limited = LimitedLog()
     root = logging.getLogger()
-    root.addHandler(limited.shown)
+    root.addHandler(limited.handler)
     yield limited
-    root.removeHandler(limited.shown)
+    root.removeHandler(limited.handler)
 
 
-def test_the_first_messages_of_each_kind_pass_and_the_others_are_counted_once_a_minute(log: Log) -> None:
-    for number in range(LINES + 3):
+def test_the_first_messages_of_each_kind_pass_and_the_others_are_counted_once_a_minute(log: LimitedLog) -> None:
+    for number in range(MAX_MESSAGES_PER_WINDOW + 3):
         logging.warning("flood %d", number)
     logging.warning("something else")
-    assert log.lines() == [*(f"flood {number}" for number in range(LINES)), "something else"]
+    assert log.lines() == [*(f"flood {number}" for number in range(MAX_MESSAGES_PER_WINDOW)), "something else"]
     log.now = WINDOW_SECONDS - 1
     log.limit.report()
     assert log.lines() == []
     log.now = WINDOW_SECONDS
     log.limit.report()
-    assert log.lines() == [f"3 more messages of root in 60 s are not shown, such as: flood {LINES}"]
+    assert log.lines() == [f"3 more messages of root in 60 s are not shown, such as: flood {MAX_MESSAGES_PER_WINDOW}"]
     logging.warning("flood %d", 0)
     log.limit.report(at_end=True)
     assert log.lines() == ["flood 0"]
 
 
-def test_messages_of_one_text_are_told_apart_by_their_kind(log: Log) -> None:
+def test_messages_of_one_text_are_told_apart_by_their_kind(log: LimitedLog) -> None:
     for kind in ("GetApp 200", "None 404"):
-        for _ in range(LINES):
+        for _ in range(MAX_MESSAGES_PER_WINDOW):
             logging.warning("a request", extra={LOG_KIND: kind})
-    assert len(log.lines()) == 2 * LINES
+    assert len(log.lines()) == 2 * MAX_MESSAGES_PER_WINDOW
 
 
-def test_a_message_that_is_unlimited_always_passes_and_is_not_counted(log: Log) -> None:
-    for number in range(LINES + 3):
-        logging.warning("removed %d", number, extra={UNLIMITED: True})
-    assert log.lines() == [f"removed {number}" for number in range(LINES + 3)]
+def test_a_message_that_is_unlimited_always_passes_and_is_not_counted(log: LimitedLog) -> None:
+    for number in range(MAX_MESSAGES_PER_WINDOW + 3):
+        logging.warning("removed %d", number, extra={EXEMPT_FROM_LOG_LIMIT: True})
+    assert log.lines() == [f"removed {number}" for number in range(MAX_MESSAGES_PER_WINDOW + 3)]
     log.limit.report(at_end=True)
     assert log.lines() == []
 
 
 @pytest.mark.anyio
-async def test_every_purge_of_the_quarantine_is_logged(log: Log, http: httpx.AsyncClient, anyio_backend: str) -> None:
+async def test_every_purge_of_the_quarantine_is_logged(
+    log: LimitedLog, http: httpx.AsyncClient, anyio_backend: str
+) -> None:
     """The log holds the only record of it."""
     await repeat(log, lambda: http.delete("/api/quarantine", params={"before": "2018-01-01"}), "from quarantine")
 
 
 @pytest.mark.anyio
 async def test_every_deletion_of_a_task_hub_is_logged(
-    log: Log, http: httpx.AsyncClient, hub: str, clock: ShiftedClock, anyio_backend: str
+    log: LimitedLog, http: httpx.AsyncClient, hub: str, clock: ShiftedClock, anyio_backend: str
 ) -> None:
     """The log holds the only record of it."""
-    await publish(http, event(hub, time=at(-60)), event(hub, status="Completed", time=at(-50)))
-    clock.turn(31)
+    await post_events(http, event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50)))
+    clock.advance(31)
     await repeat(log, lambda: http.delete(f"/api/taskhubs/{hub}"), f"removed the records of task hub {hub}")
 
 
-async def repeat(log: Log, send: Callable[[], Awaitable[httpx.Response]], logged: str) -> None:
+async def repeat(log: LimitedLog, send: Callable[[], Awaitable[httpx.Response]], logged: str) -> None:
     """Send a request more often than lines of one kind are logged, and expect a line for each."""
-    for _ in range(LINES + 1):
+    for _ in range(MAX_MESSAGES_PER_WINDOW + 1):
         assert (await send()).status_code == 200
-    assert sum(logged in line for line in log.lines()) == LINES + 1
+    assert sum(logged in line for line in log.lines()) == MAX_MESSAGES_PER_WINDOW + 1
 
 
-def test_texts_without_end_are_limited_together(log: Log) -> None:
-    for number in range(MAX_KINDS + 2 * LINES):
+def test_texts_without_end_are_limited_together(log: LimitedLog) -> None:
+    for number in range(MAX_MESSAGE_KINDS + 2 * MAX_MESSAGES_PER_WINDOW):
         logging.warning(f"text {number}")
-    assert len(log.lines()) == MAX_KINDS + LINES
+    assert len(log.lines()) == MAX_MESSAGE_KINDS + MAX_MESSAGES_PER_WINDOW
     log.limit.report(at_end=True)
-    assert log.lines() == [f"{LINES} more messages of root in 0 s are not shown, such as: text {MAX_KINDS + LINES}"]
+    assert log.lines() == [
+        f"{MAX_MESSAGES_PER_WINDOW} more messages of root in 0 s are not shown, such as: text {MAX_MESSAGE_KINDS + MAX_MESSAGES_PER_WINDOW}"
+    ]
 
 
-def test_a_message_that_cannot_be_formatted_raises_nothing(log: Log) -> None:
+def test_a_message_that_cannot_be_formatted_raises_nothing(log: LimitedLog) -> None:
     record = logging.LogRecord("library", logging.WARNING, "", 0, "%d of %d", ("odd",), None)
     errors = logging.LogRecord("library", logging.WARNING, "", 0, OSError("port"), None, None)
-    passed = [log.limit.filter(each) for each in (record, errors) for _ in range(LINES + 1)]
+    passed = [log.limit.filter(each) for each in (record, errors) for _ in range(MAX_MESSAGES_PER_WINDOW + 1)]
     assert passed.count(False) == 2
     log.limit.report(at_end=True)
     assert log.lines() == [

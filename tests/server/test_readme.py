@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from dev.local import free_ports
+from dev.local_processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
-from tests.server.processes import ROOT, serving
+from tests.server.server_process import ROOT, run_server
 
 PAGE = (ROOT / "README.md").read_text()
 
 
-def steps() -> Iterator[tuple[str, str]]:
+def readme_steps() -> Iterator[tuple[str, str]]:
     """Number and commands of each step; the function that stands in for the platform is 0."""
     walk = PAGE.split("### The whole sequence with curl", 1)[1].split("\n## ", 1)[0]
     number = "0"
@@ -27,7 +27,7 @@ def steps() -> Iterator[tuple[str, str]]:
             yield number, block
 
 
-def documents(printed: str) -> list[Any]:
+def parse_documents(printed: str) -> list[Any]:
     """The JSON documents that curl has printed one after the other."""
     found, decoder, rest = [], json.JSONDecoder(), printed.strip()
     while rest:
@@ -38,12 +38,12 @@ def documents(printed: str) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def printed_documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What each step prints."""
     ports = EmulatorPorts(*free_ports(3))
     storage = StorageSettings.model_validate({"connection_string": ports.connection()})
-    with storage_emulator(ports, None), serving(storage, tmp_path_factory.mktemp("readme")) as server:
-        given, found = dict(steps()), {}
+    with storage_emulator(ports, None), run_server(storage, tmp_path_factory.mktemp("readme")) as server:
+        given, found = dict(readme_steps()), {}
         function = given.pop("0").replace("(DEVELOPMENT_STORAGE,", f"({json.dumps(ports.connection())},")
         for number, commands in given.items():
             # One shell for each step: the README's function, and then what stands there.
@@ -52,29 +52,31 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
                 ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
             )
             assert (done.returncode, done.stderr) == (0, ""), f"step {number}: {done.stderr}"
-            found[number] = documents(done.stdout)
+            found[number] = parse_documents(done.stdout)
         return found
 
 
-def test_the_deployment_waits_for_the_order_and_goes_through_when_it_has_ended(answers: dict[str, list[Any]]) -> None:
-    assert answers["2"][0]["ready"]
-    assert answers["3"][0]["slots"]["staging"]["taskHub"] == "v42"
-    assert answers["5"][0]["slots"]["staging"]["taskHub"] == "v41"
-    verdict, refused = answers["7"]
+def test_the_deployment_waits_for_the_order_and_goes_through_when_it_has_ended(
+    printed_documents: dict[str, list[Any]],
+) -> None:
+    assert printed_documents["2"][0]["ready"]
+    assert printed_documents["3"][0]["slots"]["staging"]["taskHub"] == "v42"
+    assert printed_documents["5"][0]["slots"]["staging"]["taskHub"] == "v41"
+    verdict, refused = printed_documents["7"]
     assert ([reason["code"] for reason in verdict["reasons"]], verdict["assurance"]) == (
         ["InstancesActive"],
         "verified",
     )
     assert (refused["status"], refused["code"]) == (409, "StagingNotReady")
-    assert answers["8"][0]["ready"]
-    assert answers["9"][0]["slots"]["staging"]["taskHub"] == "v43"
-    assert [hub["taskHub"] for hub in answers["10"][0]["taskHubs"]] == ["v41"]
+    assert printed_documents["8"][0]["ready"]
+    assert printed_documents["9"][0]["slots"]["staging"]["taskHub"] == "v43"
+    assert [hub["taskHub"] for hub in printed_documents["10"][0]["taskHubs"]] == ["v41"]
 
 
-def test_an_event_is_recorded_and_an_end_without_an_event_is_found(answers: dict[str, list[Any]]) -> None:
-    delivered, listed = answers["11"]
+def test_an_event_is_recorded_and_an_end_without_an_event_is_found(printed_documents: dict[str, list[Any]]) -> None:
+    delivered, listed = printed_documents["11"]
     assert delivered["quarantined"] == 0
     assert [(instance["instanceId"], instance["active"]) for instance in listed["instances"]] == [("order-1002", True)]
-    assert answers["12"][0]["slots"]["staging"]["taskHub"] == "v42"
-    (verdict,) = answers["13"]
+    assert printed_documents["12"][0]["slots"]["staging"]["taskHub"] == "v42"
+    (verdict,) = printed_documents["13"]
     assert (verdict["ready"], verdict["activeCount"], verdict["assurance"]) == (True, 0, "verified")

@@ -11,23 +11,23 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from dev.local import free_port
-from state_api.settings import StorageSettings, emulator_connection
+from dev.local_processes import free_port
+from state_api.settings import StorageSettings, emulator_connection_string
 from tests.builders import event
-from tests.conftest import new_hub
+from tests.conftest import new_hub_name
 from tests.http.test_keys_and_roles import OPERATIONS
 from tests.keys import key_entries, key_entry
-from tests.server.processes import HOST, Served, environment, serving
+from tests.server.server_process import HOST, ServerProcess, run_server, server_environment
 
 ROLES = ("reader", "deployer", "publisher", "admin")
 KEYS = {role: f"k3y-of-the-{role}-0123456789" for role in ROLES}
-WRONG = "wr0ng-key-that-may-be-a-misspelt-one"
+WRONG_KEY = "wr0ng-key-that-may-be-a-misspelt-one"
 ACCOUNT_KEY = base64.b64encode(b"the account key that nobody may see, 64 bytes long, padded......").decode()
 SIGNATURE = "s1gnature/of+a+shared+access+0123456789abcdef="
 SYSTEM_KEY = "syst3m-key-of-the-durable-extension"
-PARTS = "x-a-secret-without-any-form-at-all"
+UNSTRUCTURED_SECRET = "x-a-secret-without-any-form-at-all"
 
-EVERYTHING = """
+LOG_EVERYTHING = """
 import logging, sys
 setting = logging.Logger.setLevel
 logging.Logger.setLevel = lambda logger, level: setting(logger, logging.DEBUG)
@@ -35,17 +35,17 @@ logging.Logger.setLevel = lambda logger, level: setting(logger, logging.DEBUG)
 """Whatever a logger is set to, here it is set to DEBUG. uvicorn's own level below it, TRACE, cannot be switched on."""
 SERVER = (
     "-c",
-    f"""{EVERYTHING}
+    f"""{LOG_EVERYTHING}
 import state_api.serving.log_limit as log_limit
 log_limit.LINES = 10**9
 import state_api.__main__ as main
 sys.exit(main.main())""",
 )
-CLIENT = ("-c", f"{EVERYTHING}\nlogging.basicConfig(level=0)\nimport safe_deploy.cli as cli; sys.exit(cli.main())")
+CLIENT = ("-c", f"{LOG_EVERYTHING}\nlogging.basicConfig(level=0)\nimport safe_deploy.cli as cli; sys.exit(cli.main())")
 DEVELOPMENT = {"STATE_STORAGE": "UseDevelopmentStorage=true"}
 
 
-def signed(port: int) -> str:
+def sas_connection(port: int) -> str:
     """A connection string with a shared access signature that the storage does not accept."""
     signature = f"sv=2021-08-06&ss=t&srt=sco&sp=rwdlacu&se=2099-01-01T00:00:00Z&sig={quote(SIGNATURE, safe='')}"
     return f"TableEndpoint=http://{HOST}:{port}/devstoreaccount1;SharedAccessSignature={signature}"
@@ -58,7 +58,7 @@ def with_another_key(connection: str) -> str:
     return ";".join(parts)
 
 
-def connection_of(storage: StorageSettings) -> str:
+def connection_string_of(storage: StorageSettings) -> str:
     assert storage.connection_string is not None
     return storage.connection_string.get_secret_value()
 
@@ -73,11 +73,11 @@ def secrets(connection: str) -> set[str]:
     (own,) = [part.partition("=")[2] for part in connection.split(";") if part.startswith("AccountKey=")]
     plain = {
         *KEYS.values(),
-        WRONG,
+        WRONG_KEY,
         ACCOUNT_KEY,
         SIGNATURE,
         SYSTEM_KEY,
-        PARTS,
+        UNSTRUCTURED_SECRET,
         own,
         "SharedAccessSignature=",
         "AccountKey=",
@@ -86,46 +86,46 @@ def secrets(connection: str) -> set[str]:
     return plain | {quote(one, safe="") for one in plain} | {unquote(one)[:20] for one in plain}
 
 
-def assert_silent(text: str, connection: str) -> None:
+def assert_no_secrets(text: str, connection: str) -> None:
     shown = {one for one in secrets(connection) if one in text}
     assert not shown, [line for line in text.splitlines() if any(one in line for one in shown)][:5]
 
 
 @pytest.fixture(params=["good", "another key", "a signature", "nobody there"])
-def state(request: pytest.FixtureRequest, storage: StorageSettings) -> str:
+def state_connection(request: pytest.FixtureRequest, storage: StorageSettings) -> str:
     """Where the state is kept, and whether that works."""
-    good = connection_of(storage)
+    good = connection_string_of(storage)
     return {
         "good": good,
         "another key": with_another_key(good),
-        "a signature": signed(table_port(good)),
-        "nobody there": emulator_connection(HOST, free_port()),
+        "a signature": sas_connection(table_port(good)),
+        "nobody there": emulator_connection_string(HOST, free_port()),
     }[str(request.param)]
 
 
 @pytest.fixture
-def loud(state: str, storage: StorageSettings, tmp_path: Path) -> Iterator[Served]:
+def debug_server(state_connection: str, storage: StorageSettings, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server that logs everything. The apps' task hubs are behind settings of each kind, none of which works but
     STATE_STORAGE."""
-    good = connection_of(storage)
+    good = connection_string_of(storage)
     settings = {
-        "STATE_STORAGE": state,
+        "STATE_STORAGE": state_connection,
         "STATE_TASKHUBS_ANOTHER_KEY": with_another_key(good),
-        "STATE_TASKHUBS_SIGNED": signed(table_port(good)),
-        "STATE_TASKHUBS_NOBODY": with_another_key(emulator_connection(HOST, free_port())),
-        "STATE_TASKHUBS_BROKEN": PARTS,
+        "STATE_TASKHUBS_SIGNED": sas_connection(table_port(good)),
+        "STATE_TASKHUBS_NOBODY": with_another_key(emulator_connection_string(HOST, free_port())),
+        "STATE_TASKHUBS_BROKEN": UNSTRUCTURED_SECRET,
         "STATE_TASKHUBS_API__endpoint": f"http://{HOST}:{table_port(good)}",
         "STATE_TASKHUBS_API__key": SYSTEM_KEY,
         "STATE_TASKHUBS_GONE__endpoint": f"http://{HOST}:{free_port()}",
         "STATE_TASKHUBS_GONE__key": SYSTEM_KEY,
-        "STATE_TASKHUBS_SCHEDULER": f"Endpoint=http://{HOST}:{free_port()};Authentication=None;Secret={PARTS}",
+        "STATE_TASKHUBS_SCHEDULER": f"Endpoint=http://{HOST}:{free_port()};Authentication=None;Secret={UNSTRUCTURED_SECRET}",
     }
     keys = key_entries(KEYS)
-    with serving(None, tmp_path, keys, settings, SERVER) as served:
+    with run_server(None, tmp_path, keys, settings, SERVER) as served:
         yield served
 
 
-SOURCES = [
+PROVIDER_CONFIGS = [
     ("azureStorage", "STATE_STORAGE"),
     ("azureStorage", "STATE_TASKHUBS_ANOTHER_KEY"),
     ("azureStorage", "STATE_TASKHUBS_SIGNED"),
@@ -138,20 +138,26 @@ SOURCES = [
 ]
 
 
-def test_no_secret_reaches_the_log_of_a_server_or_an_answer(loud: Served, state: str, storage: StorageSettings) -> None:
+def test_no_secret_reaches_the_log_of_a_server_or_an_answer(
+    debug_server: ServerProcess, state_connection: str, storage: StorageSettings
+) -> None:
     answered, verified = [], 0
-    with loud.client() as http:
+    with debug_server.client() as http:
         for method, path, _ in OPERATIONS:
-            address = path.format(app="shop-loud", hub=new_hub())
+            address = path.format(app="shop-loud", hub=new_hub_name())
             answered.append(http.request(method, address, headers={"x-functions-key": KEYS["admin"]}))
             answered.append(http.request(method, address, params={"code": KEYS["publisher"]}))
-            answered.append(http.request(method, address, params={"code": WRONG, "taskHub": "x", "wait": "y"}))
-            answered.append(http.request(method, address, headers={"aeg-sas-key": WRONG}, content=b'{"odd": 1'))
+            answered.append(http.request(method, address, params={"code": WRONG_KEY, "taskHub": "x", "wait": "y"}))
+            answered.append(http.request(method, address, headers={"aeg-sas-key": WRONG_KEY}, content=b'{"odd": 1'))
         admin = {"x-functions-key": KEYS["admin"]}
-        for number, (provider, connection) in enumerate(SOURCES):
-            app = f"shop-{new_hub()}"
+        for number, (provider, connection) in enumerate(PROVIDER_CONFIGS):
+            app = f"shop-{new_hub_name()}"
             source = {"provider": provider, "connection": connection}
-            body = {"slots": {"staging": {"taskHub": new_hub()}}, "taskHubs": source, "policy": {"settleSeconds": 0}}
+            body = {
+                "slots": {"staging": {"taskHub": new_hub_name()}},
+                "taskHubs": source,
+                "policy": {"settleSeconds": 0},
+            }
             put = http.put(f"/api/apps/{app}", json=body, headers=admin)
             answered.append(put)
             if put.status_code == 200 and number:
@@ -160,47 +166,47 @@ def test_no_secret_reaches_the_log_of_a_server_or_an_answer(loud: Served, state:
                 assert (verdict.json()["ready"], verdict.json()["assurance"]) == (False, "events"), verdict.text
                 verified += 1
                 answered.append(verdict)
-                answered.append(http.post(where, json={"taskHub": new_hub()}, headers=admin))
-        assert verified == (len(SOURCES) - 3 if state == connection_of(storage) else 0)
-        sent = [event(new_hub()), {"nothing": "understood"}]
+                answered.append(http.post(where, json={"taskHub": new_hub_name()}, headers=admin))
+        assert verified == (len(PROVIDER_CONFIGS) - 3 if state_connection == connection_string_of(storage) else 0)
+        sent = [event(new_hub_name()), {"nothing": "understood"}]
         answered.append(http.post("/api/events", json=sent, params={"code": KEYS["publisher"]}))
-        ready = http.get(f"/api/health/ready?code={WRONG}")
-        assert ready.status_code == (200 if state == connection_of(storage) else 503)
+        ready = http.get(f"/api/health/ready?code={WRONG_KEY}")
+        assert ready.status_code == (200 if state_connection == connection_string_of(storage) else 503)
         answered.append(ready)
     for line in (f"GET /api/apps?code={KEYS['admin']} HTTP/9.9", f"NO/api x\x00 {KEYS['admin']}", f"{KEYS['admin']}"):
-        with socket.create_connection((HOST, int(loud.url.rpartition(":")[2])), 10) as raw:
+        with socket.create_connection((HOST, int(debug_server.url.rpartition(":")[2])), 10) as raw:
             raw.sendall(f"{line}\r\nx-functions-key: {KEYS['admin']}\r\n\r\n".encode())
             raw.recv(1000)
-    assert loud.stop() == 0
-    logged = loud.logged()
+    assert debug_server.stop() == 0
+    logged = debug_server.read_log()
     # That it was loud at all: the parts that log most are heard.
     assert " DEBUG " in logged
     assert "azure.core.pipeline" in logged
     assert "state_api.requests: GET /api/apps 401" in logged
-    assert_silent(logged, connection_of(storage))
+    assert_no_secrets(logged, connection_string_of(storage))
     for answer in answered:
-        assert_silent(answer.text + str(answer.headers), connection_of(storage))
+        assert_no_secrets(answer.text + str(answer.headers), connection_string_of(storage))
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"STATE_STORAGE": PARTS},
-        {"STATE_STORAGE": f"AccountName=state;Key={PARTS}"},
+        {"STATE_STORAGE": UNSTRUCTURED_SECRET},
+        {"STATE_STORAGE": f"AccountName=state;Key={UNSTRUCTURED_SECRET}"},
         {"STATE_STORAGE": f"AccountKey={ACCOUNT_KEY}"},
         {"STATE_STORAGE__tableServiceUri": f"https://state.table.core.windows.net?sig={SIGNATURE}"},
         {
             "STATE_STORAGE": "UseDevelopmentStorage=true",
-            "STATE_KEYS": f'[{{"name": "x", "role": "reader", "key": "{PARTS}',
+            "STATE_KEYS": f'[{{"name": "x", "role": "reader", "key": "{UNSTRUCTURED_SECRET}',
         },
-        DEVELOPMENT | {"STATE_KEYS": f'[{{"name": "{PARTS} ", "key": "{WRONG}"}}]'},
-        DEVELOPMENT | {"STATE_KEYS": f'{{"{PARTS}": "{WRONG}"}}'},
+        DEVELOPMENT | {"STATE_KEYS": f'[{{"name": "{UNSTRUCTURED_SECRET} ", "key": "{WRONG_KEY}"}}]'},
+        DEVELOPMENT | {"STATE_KEYS": f'{{"{UNSTRUCTURED_SECRET}": "{WRONG_KEY}"}}'},
     ],
 )
 def test_a_server_that_does_not_start_says_no_secret(settings: dict[str, str], tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, *SERVER, "serve", "--port", str(free_port())],
-        env=environment(None) | settings,
+        env=server_environment(None) | settings,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -209,18 +215,18 @@ def test_a_server_that_does_not_start_says_no_secret(settings: dict[str, str], t
     )
     assert ended.returncode == 2
     assert "error: " in ended.stderr
-    assert_silent(ended.stdout + ended.stderr, f"AccountKey={ACCOUNT_KEY}")
+    assert_no_secrets(ended.stdout + ended.stderr, f"AccountKey={ACCOUNT_KEY}")
 
 
 def test_no_key_reaches_the_log_of_the_command_line(storage: StorageSettings, tmp_path: Path) -> None:
     keys = [key_entry(KEYS["deployer"], "deployer", "pipeline")]
-    with serving(storage, tmp_path, keys) as served:
+    with run_server(storage, tmp_path, keys) as served:
         good = {"SAFE_DEPLOY_SERVER": served.url, "SAFE_DEPLOY_APP": "shop-loud", "SAFE_DEPLOY_KEY": KEYS["deployer"]}
-        wrong = good | {"SAFE_DEPLOY_KEY": WRONG}
-        for words, given in ((["stage", "--task-hub", new_hub()], good), (["doctor"], good), (["status"], wrong)):
+        wrong = good | {"SAFE_DEPLOY_KEY": WRONG_KEY}
+        for words, given in ((["stage", "--task-hub", new_hub_name()], good), (["doctor"], good), (["status"], wrong)):
             ended = subprocess.run(
                 [sys.executable, *CLIENT, *words],
-                env=environment(None) | given,
+                env=server_environment(None) | given,
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
@@ -228,11 +234,17 @@ def test_no_key_reaches_the_log_of_the_command_line(storage: StorageSettings, tm
                 check=False,
             )
             assert "DEBUG" in ended.stderr
-            assert_silent(ended.stdout + ended.stderr, connection_of(storage))
+            assert_no_secrets(ended.stdout + ended.stderr, connection_string_of(storage))
 
 
 def test_the_search_would_find_a_secret() -> None:
     connection = f"AccountKey={ACCOUNT_KEY}"
-    for one in (KEYS["reader"], quote(SIGNATURE, safe=""), SIGNATURE, f"http://x/?code={WRONG}&x", ACCOUNT_KEY[:30]):
+    for one in (
+        KEYS["reader"],
+        quote(SIGNATURE, safe=""),
+        SIGNATURE,
+        f"http://x/?code={WRONG_KEY}&x",
+        ACCOUNT_KEY[:30],
+    ):
         with pytest.raises(AssertionError):
-            assert_silent(f"a line\nanother with {one}\n", connection)
+            assert_no_secrets(f"a line\nanother with {one}\n", connection)

@@ -19,25 +19,25 @@ from azure.core.credentials import AzureKeyCredential
 from azure.core.exceptions import ClientAuthenticationError
 from azure.eventgrid import EventGridEvent, EventGridPublisherClient
 
-from dev.local import free_ports, stopped, until
+from dev.local_processes import free_ports, stop_after, wait_until
 from state_api.emulator import answers
 from state_api.settings import StorageSettings
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event
-from tests.conftest import new_hub
+from tests.conftest import new_hub_name
 from tests.keys import key_entry
-from tests.proxy import storage_proxy
-from tests.server.processes import HOST, Served, environment, serving
-from tests.taskhubs.provider import ProviderHub
+from tests.server.server_process import HOST, ServerProcess, run_server, server_environment
+from tests.storage_proxy import storage_proxy
 
 SERVE = [sys.executable, "-m", "state_api", "serve"]
 
 
-def ended(command: list[str], settings: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run_to_end(command: list[str], settings: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     """What a server that ends by itself has said, and with which code."""
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
 
 
-def moved(emulator: list[int]) -> str:
+def code_with_emulator_ports(emulator: list[int]) -> str:
     """Code that moves the emulator away from its usual ports, where a developer's own may be listening."""
     names = ("EMULATOR_TABLE_PORT", "EMULATOR_QUEUE_PORT", "EMULATOR_BLOB_PORT")
     moves = (f"settings.{name} = main.{name} = {port};" for name, port in zip(names, emulator, strict=True))
@@ -45,14 +45,14 @@ def moved(emulator: list[int]) -> str:
 
 
 def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
-    with serving(storage, tmp_path) as served:
+    with run_server(storage, tmp_path) as served:
         with served.client() as http:
             assert http.get("/api/health/ready").json() == {"status": "Ready"}
         assert served.stop() == 0
-        assert "GET /api/health/ready 200" in served.logged()
+        assert "GET /api/health/ready 200" in served.read_log()
 
 
-_REFUSALS = """
+_REFUSING_SERVER = """
 import json, os, sys
 import state_api.__main__
 
@@ -72,15 +72,15 @@ for line in sys.stdin:
 """
 """The server's program, which has imported everything once and then ends once for every line."""
 
-Refused = Callable[[list[str], dict[str, str]], tuple[int, str]]
+RunRefused = Callable[[list[str], dict[str, str]], tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def refused() -> Iterator[Refused]:
+def run_refused() -> Iterator[RunRefused]:
     """With which code a server ends that has these arguments and settings, and what it says."""
     with subprocess.Popen(
-        [sys.executable, "-c", _REFUSALS],
-        env=environment(None),
+        [sys.executable, "-c", _REFUSING_SERVER],
+        env=server_environment(None),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -111,16 +111,16 @@ def refused() -> Iterator[Refused]:
     ],
 )
 def test_a_server_that_must_not_start_says_why(
-    refused: Refused, arguments: list[str], settings: dict[str, str], message: str
+    run_refused: RunRefused, arguments: list[str], settings: dict[str, str], message: str
 ) -> None:
-    code, said = refused(arguments, environment(None) | settings)
+    code, said = run_refused(arguments, server_environment(None) | settings)
     assert code == 2
     assert message in said
     assert "Traceback" not in said
 
 
 def test_a_program_that_must_not_start_ends_as_its_main_says(tmp_path: Path) -> None:
-    done = ended(SERVE, environment(None), tmp_path)
+    done = run_to_end(SERVE, server_environment(None), tmp_path)
     assert done.returncode == 2
     assert "no state storage is set: set STATE_STORAGE" in done.stderr
     assert "Traceback" not in done.stderr
@@ -130,15 +130,15 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
     *emulator, port = free_ports(4)
     # Whoever runs the tests with nohup has the server ignore a hang-up.
     heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
-    code = f"{heard}{moved(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
-    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
-    hub = new_hub()
+    code = f"{heard}{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
+    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    hub = new_hub_name()
     for how in (signal.SIGINT, signal.SIGHUP):
         process = subprocess.Popen(
             [sys.executable, "-c", code], env=settings, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        with stopped(process):
-            until(lambda: answers(HOST, port), "the server listens")
+        with stop_after(process):
+            wait_until(lambda: answers(HOST, port), "the server listens")
             assert all(answers(HOST, service) for service in emulator)
             sent = httpx.post(f"http://{HOST}:{port}/api/events", json=[event(hub)], timeout=30).json()
             assert sent["quarantined"] == 0
@@ -153,9 +153,13 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
 @pytest.mark.parametrize(("service", "place"), [("queue", 1), ("blob", 2)])
 def test_an_emulator_whose_port_is_taken_is_not_started(service: str, place: int, tmp_path: Path) -> None:
     emulator = free_ports(3)
-    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     with socket.create_server((HOST, emulator[place])):
-        done = ended([sys.executable, "-c", f"{moved(emulator)}sys.exit(main.main(['serve']))"], settings, tmp_path)
+        done = run_to_end(
+            [sys.executable, "-c", f"{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve']))"],
+            settings,
+            tmp_path,
+        )
     assert done.returncode == 1
     assert f"something else listens on port {emulator[place]}, where its {service} service belongs" in done.stderr
     assert not any(answers(HOST, port) for port in emulator)
@@ -163,23 +167,23 @@ def test_an_emulator_whose_port_is_taken_is_not_started(service: str, place: int
 
 def test_a_server_without_an_emulator_to_start_says_what_to_do(tmp_path: Path) -> None:
     code = (
-        f"{moved(free_ports(3))}"
+        f"{code_with_emulator_ports(free_ports(3))}"
         "import state_api.emulator as emulator;"
         "emulator.__file__ = '/nowhere/state_api/emulator.py';"
         "sys.exit(main.main(['serve']))"
     )
-    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true", "PATH": "/nowhere"}
-    done = ended([sys.executable, "-c", code], settings, tmp_path)
+    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true", "PATH": "/nowhere"}
+    done = run_to_end([sys.executable, "-c", code], settings, tmp_path)
     assert done.returncode == 1
     assert "Azurite is not installed: run `make setup`" in done.stderr
 
 
 @pytest.mark.anyio
 async def test_a_stopping_server_finishes_what_it_has_begun(storage: StorageSettings, tmp_path: Path) -> None:
-    hub, app = new_hub(), f"shop-{new_hub()}"
+    hub, app = new_hub_name(), f"shop-{new_hub_name()}"
     writing, go_on = threading.Event(), asyncio.Event()
     async with storage_proxy(storage) as proxy:
-        with serving(proxy.settings, tmp_path) as served:
+        with run_server(proxy.settings, tmp_path) as served:
             async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
                 await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub})
                 await http.post("/api/events", json=[event(hub, "first")])
@@ -200,15 +204,15 @@ async def test_a_stopping_server_finishes_what_it_has_begun(storage: StorageSett
                 answer = await posting
                 assert (answer.status_code, answer.json()["recorded"]) == (200, 1)
             assert await asyncio.to_thread(served.process.wait, 60) == 0
-        with serving(storage, tmp_path) as served, served.client() as again:
+        with run_server(storage, tmp_path) as served, served.client() as again:
             assert again.get(f"/api/taskhubs/{hub}").json()["activeCount"] == 2
 
 
 def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp_path: Path) -> None:
-    app, hubs = f"shop-{new_hub()}", [new_hub() for _ in range(20)]
+    app, hubs = f"shop-{new_hub_name()}", [new_hub_name() for _ in range(20)]
     with (
-        serving(storage, tmp_path) as one,
-        serving(storage, tmp_path) as other,
+        run_server(storage, tmp_path) as one,
+        run_server(storage, tmp_path) as other,
         one.client() as first,
         other.client() as second,
         ThreadPoolExecutor(20) as at_once,
@@ -256,9 +260,9 @@ def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp
 
 
 def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path: Path) -> None:
-    with serving(storage, tmp_path) as served:
+    with run_server(storage, tmp_path) as served:
         port = served.url.rpartition(":")[2]
-        done = ended([*SERVE, "--port", port], environment(storage), tmp_path)
+        done = run_to_end([*SERVE, "--port", port], server_environment(storage), tmp_path)
     assert done.returncode == 1
     assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
@@ -266,26 +270,26 @@ def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path:
 
 def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: Path) -> None:
     *emulator, port = free_ports(4)
-    code = f"{moved(emulator)}print('starting', flush=True);sys.exit(main.main(['serve', '--port', '{port}']))"
-    settings = environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    code = f"{code_with_emulator_ports(emulator)}print('starting', flush=True);sys.exit(main.main(['serve', '--port', '{port}']))"
+    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=settings, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    with stopped(process):
+    with stop_after(process):
         assert process.stdout is not None
         assert process.stdout.readline() == b"starting\n"
-        until((tmp_path / ".azurite").exists, "the emulator starts")
+        wait_until((tmp_path / ".azurite").exists, "the emulator starts")
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0
         assert b"Traceback" not in said
-    until(lambda: not any(answers(HOST, service) for service in emulator), "the emulator is gone")
+    wait_until(lambda: not any(answers(HOST, service) for service in emulator), "the emulator is gone")
 
 
 @pytest.fixture(scope="module")
-def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server without keys, for whoever asks it something and leaves it as it was."""
-    with serving(storage, tmp_path_factory.mktemp("open")) as served:
+    with run_server(storage, tmp_path_factory.mktemp("open")) as served:
         yield served
 
 
@@ -300,23 +304,23 @@ def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFacto
         {"Origin": "null"},
     ],
 )
-def test_without_keys_no_page_in_a_browser_gets_an_answer(open_server: Served, headers: dict[str, str]) -> None:
+def test_without_keys_no_page_in_a_browser_gets_an_answer(open_server: ServerProcess, headers: dict[str, str]) -> None:
     with open_server.client() as http:
-        refused = http.post("/api/apps/shop/cleanup", headers=headers)
+        run_refused = http.post("/api/apps/shop/cleanup", headers=headers)
         # An unusable Host is refused before the server's own code sees it.
-        assert refused.status_code in (400, 403)
+        assert run_refused.status_code in (400, 403)
         allowed = http.post("/api/apps/shop-nowhere/cleanup", headers={"Origin": open_server.url})
         assert allowed.json()["code"] == "AppNotFound"
 
 
 def test_the_official_client_publishes_to_the_server_as_to_a_topic(storage: StorageSettings, tmp_path: Path) -> None:
-    hub, key = new_hub(), "a-publisher-key-0123456789"
+    hub, key = new_hub_name(), "a-publisher-key-0123456789"
     sent = event(hub)
     keys = [
         key_entry(key, "publisher", "topic"),
         key_entry("a-reader-key-0123456789", "reader", "operator"),
     ]
-    with serving(storage, tmp_path, keys) as served:
+    with run_server(storage, tmp_path, keys) as served:
         with EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential(key)) as publisher:
             publisher.send(
                 EventGridEvent(
@@ -333,13 +337,13 @@ def test_the_official_client_publishes_to_the_server_as_to_a_topic(storage: Stor
         with served.client() as http:
             shown = http.get(f"/api/taskhubs/{hub}", headers={"x-functions-key": "a-reader-key-0123456789"})
             assert shown.json()["activeCount"] == 1
-        assert key not in served.logged()
+        assert key not in served.read_log()
 
 
 def test_a_server_started_with_nohup_survives_its_terminal(storage: StorageSettings, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with serving(storage, tmp_path) as served, served.client() as http:
+        with run_server(storage, tmp_path) as served, served.client() as http:
             served.process.send_signal(signal.SIGHUP)
             assert http.get("/api/health").status_code == 200
             assert served.stop() == 0
@@ -348,7 +352,7 @@ def test_a_server_started_with_nohup_survives_its_terminal(storage: StorageSetti
 
 
 def test_any_loopback_address_will_do(storage: StorageSettings, tmp_path: Path) -> None:
-    with serving(storage, tmp_path) as served, served.client() as http:
+    with run_server(storage, tmp_path) as served, served.client() as http:
         for host in ("127.0.0.2", "[::1]:7071", "LOCALHOST:80"):
             assert http.get("/api/health", headers={"Host": host}).status_code == 200
 
@@ -358,13 +362,13 @@ async def test_a_server_outside_azure_probes_by_itself(
     storage: StorageSettings, tmp_path: Path, app: str, hub: str, anyio_backend: str
 ) -> None:
     """At its start and every half minute, so that the answer is there before the question."""
-    async with ProviderHub(storage, hub) as provider:
+    async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
     source = {"provider": "azureStorage", "connection": "STATE_STORAGE"}
-    with serving(storage, tmp_path) as served, served.client() as http:
+    with run_server(storage, tmp_path) as served, served.client() as http:
         slots = {"staging": {"taskHub": hub}}
         assert http.put(f"/api/apps/{app}", json={"slots": slots, "taskHubs": source}).status_code == 200
-    with serving(storage, tmp_path) as served:
+    with run_server(storage, tmp_path) as served:
         with served.client() as http:
             where = f"/api/apps/{app}/staging?verify=none"
 
@@ -373,6 +377,6 @@ async def test_a_server_outside_azure_probes_by_itself(
                 time.sleep(0.3)
                 return bool(http.get(where).json()["ready"])
 
-            until(ready, "the background probe has been there", 30)
+            wait_until(ready, "the background probe has been there", 30)
             assert http.get(where).json()["assurance"] == "verified"
         assert served.stop() == 0

@@ -4,11 +4,11 @@ import argparse
 import asyncio
 import sys
 
-from dev.local import free_ports
+from dev.local_processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
-from tests.simulator.mutations import MUTATIONS, mutated
-from tests.simulator.runs import simulate
+from tests.simulator.mutations import MUTATIONS, apply_mutation
+from tests.simulator.runner import run_simulations
 
 _ALL = "all"
 
@@ -36,26 +36,26 @@ def main() -> int:
 
 
 def _try_server(storage: StorageSettings, seeds: range, stop_at: int | None) -> int:
-    results = asyncio.run(simulate(storage, seeds, stop_at))
-    for complaint in results.complaints:
+    results = asyncio.run(run_simulations(storage, seeds, stop_at))
+    for complaint in results.failures:
         print(complaint, file=sys.stderr)
-    print(results.table())
-    if missing := results.missing():
+    print(results.markdown_tables())
+    if missing := results.missing_cases():
         print(f"never happened: {', '.join(missing)}\n")
-    print(results.line())
-    return 1 if results.complaints else 0
+    print(results.summary_line())
+    return 1 if results.failures else 0
 
 
 def _try_mutations(storage: StorageSettings, seeds: range, names: list[str]) -> int:
     unnoticed = 0
     print("| Mutation | Noticed after histories | Seed | As |\n|---|---:|---:|---|", flush=True)
     for name in names:
-        with mutated(name):
-            results = asyncio.run(simulate(storage, seeds, stop_at=1))
-        unnoticed += not results.complaints
+        with apply_mutation(name):
+            results = asyncio.run(run_simulations(storage, seeds, stop_at=1))
+        unnoticed += not results.failures
         row = f"| {name} | not in {results.tally['histories']} | | |"
-        if results.complaints:
-            first = results.complaints[0]
+        if results.failures:
+            first = results.failures[0]
             row = f"| {name} | {first.histories} | {first.seed} | {type(first.error).__name__}: {first.error} |"
         print(row, flush=True)
     return 1 if unnoticed else 0

@@ -6,24 +6,24 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from tests.simulator.transport import Published
-from tests.taskhubs.provider import OVER
+from tests.backends.azure_storage_task_hub import OVER
+from tests.simulator.event_grid import PublishedEvent
 
 
 class Phase(StrEnum):
-    """`SCHEDULED`: there is a message in a control queue, and no row of this execution yet. `RENEWING`: between two
+    """`SCHEDULED`: there is a message in a control queue, and no row of this execution yet. `CONTINUING_AS_NEW`: between two
     generations. `WAITING`: for a sub-orchestration."""
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
     RUNNING = "running"
-    RENEWING = "renewing"
+    CONTINUING_AS_NEW = "renewing"
     WAITING = "waiting"
     SUSPENDED = "suspended"
     OVER = "over"
 
 
-class Store(Protocol):
+class ProviderStorage(Protocol):
     """The task hub's own storage."""
 
     async def put(self, instance_id: str, status: str, name: str, created: datetime) -> None: ...
@@ -42,15 +42,15 @@ class Episode:
 
     statuses: Sequence[str]
     row: str
-    then: Phase
-    sends: "Execution | None" = None
+    next_phase: Phase
+    started_execution: "Execution | None" = None
     crashed: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Execution:
     """One run of one instance id, over all its generations. `row` is the status at the source, perhaps of an earlier
-    run of the same id, and `stored_at` when it was written; `latest` is the event of the id with the latest
+    run of the same id, and `row_written_at` when it was written; `latest_event` is the event of the id with the latest
     time. A delayed start waits for the step `not_before`."""
 
     number: int
@@ -63,14 +63,14 @@ class Execution:
     child: "Execution | None" = None
     episode: Episode | None = None
     not_before: int = 0
-    latest: Published | None = None
-    stored_at: float = 0.0
+    latest_event: PublishedEvent | None = None
+    row_written_at: float = 0.0
 
     @property
     def in_flight(self) -> bool:
         return self.phase is Phase.SCHEDULED
 
     @property
-    def blocks(self) -> bool:
+    def is_shown_active(self) -> bool:
         """Whether the source's table shows it active."""
         return self.row is not None and self.row not in OVER

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from functools import partial
 
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
+from tests.backends.azure_storage_task_hub import ENDED_STATUS_NAMES
 from tests.builders import event
-from tests.simulator.executions import Episode, Execution, Phase, Store
-from tests.simulator.timeline import Timeline
-from tests.simulator.traits import Traits
-from tests.simulator.transport import Published, Transport
-from tests.taskhubs.provider import OVER
+from tests.simulator.activity_timeline import ActivityTimeline
+from tests.simulator.event_grid import PublishedEvent, SimulatedEventGrid
+from tests.simulator.executions import Episode, Execution, Phase, ProviderStorage
+from tests.simulator.parameters import SimulationParameters
 
-CALM = {
+DEFAULT_WEIGHTS = {
     "start": 9.0,
     "start delayed": 1.0,
     "begin": 8.0,
@@ -38,19 +38,27 @@ CALM = {
 }
 """How often each move is made, where it is possible."""
 
-RACING = {**CALM, "hand over": 20.0, "finish": 8.0, "restart": 5.0, "suspend": 0.5, "entity": 0.2, "stale episode": 0.2}
+DURING_READ_WEIGHTS = {
+    **DEFAULT_WEIGHTS,
+    "hand over": 20.0,
+    "finish": 8.0,
+    "restart": 5.0,
+    "suspend": 0.5,
+    "entity": 0.2,
+    "stale episode": 0.2,
+}
 """The same while somebody reads: what a reader can miss happens more often."""
 
-RELAY = {"hand over": 10.0, "begin": 5.0, "go on": 5.0, "resume": 1.0}
+HAND_OVER_WEIGHTS = {"hand over": 10.0, "begin": 5.0, "go on": 5.0, "resume": 1.0}
 """While somebody reads: there is always something active, but never for long the same."""
 
-AWAKENING = {"begin": 4.0, "finish": 2.0, "continue as new": 2.0, "go on": 1.0}
+AFTER_DRAIN_WEIGHTS = {"begin": 4.0, "finish": 2.0, "continue as new": 2.0, "go on": 1.0}
 """Just after a hub was found drained."""
 
-_TOWARDS_THE_END = ("go on", "begin", "resume", "finish")
+_ENDING_MOVES = ("go on", "begin", "resume", "finish")
 
 _FUNCTIONS = ("ProcessOrder", "Ship", "NightlySync", "Käse")
-_REUSED_AFTER = 1.6
+_REUSE_ID_AFTER_SECONDS = 1.6
 """Seconds after which an id whose execution is over is taken again by a start that writes no row at once. The table and
 the events cannot tell two executions of an id apart that are closer than the tolerance for clocks, one second."""
 
@@ -59,99 +67,99 @@ Move = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Surroundings:
+class PlatformContext:
     """What a platform acts on."""
 
     hub: str
-    traits: Traits
+    traits: SimulationParameters
     rng: random.Random
-    store: Store
-    transport: Transport
-    timeline: Timeline
+    store: ProviderStorage
+    transport: SimulatedEventGrid
+    timeline: ActivityTimeline
     tally: Counter[str]
     log: list[str]
 
 
-class Platform:
+class SimulatedPlatform:
     """One task hub and the app that runs on it. `executions` holds the latest of each id."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._at = surroundings
-        self._rng = surroundings.rng
-        self._roots = surroundings.traits.roots
-        self._numbers = 0
+    def __init__(self, context: PlatformContext) -> None:
+        self._context = context
+        self._rng = context.rng
+        self._roots_left = context.traits.root_instances
+        self._execution_count = 0
         self._entities = 0
-        self._smooth = False
+        self._without_faults = False
         # Ids that a message is about to start: nobody else takes them.
-        self._promised: set[str] = set()
+        self._reserved_ids: set[str] = set()
         self.executions: dict[str, Execution] = {}
 
-    async def move(self, weights: Mapping[str, float], smooth: bool = False) -> None:
-        """Make one of the moves that are possible now; `smooth` without crashes and delays."""
-        moves = {name: move for name, move in self._moves().items() if weights.get(name)}
+    async def move(self, weights: Mapping[str, float], without_faults: bool = False) -> None:
+        """Make one of the moves that are possible now; `without_faults` without crashes and delays."""
+        moves = {name: move for name, move in self._possible_moves().items() if weights.get(name)}
         names = sorted(moves)
         if names:
-            self._smooth = smooth
+            self._without_faults = without_faults
             name = self._rng.choices(names, [weights[one] for one in names])[0]
-            await self._make(name, self._rng.choice(moves[name]))
-            self._smooth = False
+            await self._make_move(name, self._rng.choice(moves[name]))
+            self._without_faults = False
 
-    async def start_again(self) -> None:
+    async def start_instance(self) -> None:
         """A client starts one more, perhaps under an id that was used before."""
-        await self._make("restart", partial(self._pending, self._id_to_take(0.0)))
+        await self._make_move("restart", partial(self._start_pending, self._choose_instance_id(0.0)))
 
-    async def drain(self, leaving: int = 0) -> None:
+    async def drain(self, remaining: int = 0) -> None:
         """Let all orchestrations end but a few, and those that wait for them."""
         active = self._active()
-        spared = self._rng.sample(active, min(leaving, len(active)))
-        self._smooth = True
+        spared = self._rng.sample(active, min(remaining, len(active)))
+        self._without_faults = True
         while going := [
             (name, move)
             for one in self._active()
             if one not in spared
-            for name, move in self._moves_of(one).items()
-            if name in _TOWARDS_THE_END
+            for name, move in self._possible_moves_of(one).items()
+            if name in _ENDING_MOVES
         ]:
-            await self._make(*going[0])
-        self._smooth = False
+            await self._make_move(*going[0])
+        self._without_faults = False
 
     def _active(self) -> list[Execution]:
-        return [one for one in self.executions.values() if one.phase is not Phase.OVER or one.episode is not None]
+        return [one for one in self.executions.values() if one.phase is not Phase.ENDED or one.episode is not None]
 
-    async def _make(self, name: str, move: Move) -> None:
-        self._at.log.append(f"{self._at.transport.step:3} {name}")
-        self._at.tally[name] += 1
+    async def _make_move(self, name: str, move: Move) -> None:
+        self._context.log.append(f"{self._context.transport.step:3} {name}")
+        self._context.tally[name] += 1
         await move()
 
-    def _moves(self) -> dict[str, list[Move]]:
-        moves: dict[str, list[Move]] = {"entity": [self._entity]}
-        if self._roots:
+    def _possible_moves(self) -> dict[str, list[Move]]:
+        moves: dict[str, list[Move]] = {"entity": [self._signal_entity]}
+        if self._roots_left:
             moves["start"], moves["start delayed"] = [self._start], [self._start_delayed]
         for one in self.executions.values():
-            for name, move in self._moves_of(one).items():
+            for name, move in self._possible_moves_of(one).items():
                 moves.setdefault(name, []).append(move)
         return moves
 
-    def _moves_of(self, one: Execution) -> dict[str, Move]:
+    def _possible_moves_of(self, one: Execution) -> dict[str, Move]:
         if one.episode is not None:
-            return {"go on": partial(self._go_on, one)}
+            return {"go on": partial(self._continue_episode, one)}
         terminate = partial(self._terminate, one)
         match one.phase:
             case Phase.SCHEDULED:
-                return {"begin": partial(self._begin, one)}
+                return {"begin": partial(self._begin_execution, one)}
             case Phase.PENDING:
-                is_due = self._smooth or self._at.transport.step >= one.not_before
-                return {"begin": partial(self._begin, one)} if is_due else {"terminate": terminate}
-            case Phase.RENEWING:
-                return {"go on": partial(self._renew, one)}
+                is_due = self._without_faults or self._context.transport.step >= one.not_before
+                return {"begin": partial(self._begin_execution, one)} if is_due else {"terminate": terminate}
+            case Phase.CONTINUING_AS_NEW:
+                return {"go on": partial(self._start_next_generation, one)}
             case Phase.SUSPENDED:
                 return {"resume": partial(self._write_phase, one, "Running", Phase.RUNNING), "terminate": terminate}
             case Phase.WAITING:
                 # Its children live on.
                 return {"terminate": terminate}
-            case Phase.OVER if one.instance_id in self._promised:
+            case Phase.ENDED if one.instance_id in self._reserved_ids:
                 return {}
-            case Phase.OVER:
+            case Phase.ENDED:
                 moves: dict[str, Move] = {
                     "restart": partial(self._restart, one),
                     "stale episode": partial(self._stale_episode, one),
@@ -166,211 +174,217 @@ class Platform:
                     "suspend": partial(self._write_phase, one, "Suspended", Phase.SUSPENDED),
                     "terminate": terminate,
                     "continue as new": partial(self._continue_as_new, one),
-                    "call": partial(self._call, one),
+                    "call": partial(self._call_sub_orchestration, one),
                     "hand over": partial(self._hand_over, one),
-                    "detach": partial(self._detach, one),
+                    "detach": partial(self._start_detached_and_end, one),
                 }
 
     # What clients do.
 
     async def _start(self) -> None:
-        self._roots -= 1
-        await self._pending(self._new_id())
+        self._roots_left -= 1
+        await self._start_pending(self._new_instance_id())
 
     async def _start_delayed(self) -> None:
-        self._roots -= 1
-        await self._pending(self._new_id(), delay=self._rng.randint(3, 12))
+        self._roots_left -= 1
+        await self._start_pending(self._new_instance_id(), delay=self._rng.randint(3, 12))
 
     async def _restart(self, one: Execution) -> None:
-        await self._pending(one.instance_id)
+        await self._start_pending(one.instance_id)
 
-    async def _pending(self, instance_id: str, delay: int = 0) -> None:
+    async def _start_pending(self, instance_id: str, delay: int = 0) -> None:
         """A client's start is a row first."""
-        one = self._execution(instance_id, Phase.PENDING)
-        one.not_before = self._at.transport.step + delay
-        await self._write(one, "Pending")
+        one = self._new_execution(instance_id, Phase.PENDING)
+        one.not_before = self._context.transport.step + delay
+        await self._write_row(one, "Pending")
 
     async def _terminate(self, one: Execution) -> None:
-        status = self._at.traits.terminated
-        await self._run(one, Episode([status] if status else [], "Terminated", Phase.OVER))
+        status = self._context.traits.terminated_status
+        await self._run_episode(one, Episode([status] if status else [], "Terminated", Phase.ENDED))
 
     async def _purge(self, one: Execution) -> None:
-        await self._at.store.purge(one.instance_id)
+        await self._context.store.purge(one.instance_id)
         one.row = None
-        self._note(one, "purged")
+        self._log(one, "purged")
 
     # What orchestrations do.
 
-    async def _begin(self, one: Execution) -> None:
-        if self._chance(0.2):
+    async def _begin_execution(self, one: Execution) -> None:
+        if self._happens(0.2):
             # No await in it: over in its first episode.
-            self._at.tally["one episode"] += 1
-            outcome = self._outcome()
-            await self._run(one, Episode(["Running", outcome], outcome, Phase.OVER))
+            self._context.tally["one episode"] += 1
+            outcome = self._random_outcome()
+            await self._run_episode(one, Episode(["Running", outcome], outcome, Phase.ENDED))
         else:
-            await self._run(one, Episode(["Running"], "Running", Phase.RUNNING))
+            await self._run_episode(one, Episode(["Running"], "Running", Phase.RUNNING))
 
     async def _finish(self, one: Execution) -> None:
-        outcome = self._outcome()
-        await self._run(one, Episode([outcome], outcome, Phase.OVER))
+        outcome = self._random_outcome()
+        await self._run_episode(one, Episode([outcome], outcome, Phase.ENDED))
 
     async def _continue_as_new(self, one: Execution) -> None:
-        if self._chance(0.5):
-            await self._run(one, Episode(["Completed", "Running"], "Running", Phase.RUNNING))
+        if self._happens(0.5):
+            await self._run_episode(one, Episode(["Completed", "Running"], "Running", Phase.RUNNING))
             return
         row = self._rng.choice(("ContinuedAsNew", "Running"))
-        await self._run(one, Episode(["Completed"], row, Phase.RENEWING))
-        if one.phase is Phase.RENEWING and not self._chance(0.3):
-            await self._renew(one)
+        await self._run_episode(one, Episode(["Completed"], row, Phase.CONTINUING_AS_NEW))
+        if one.phase is Phase.CONTINUING_AS_NEW and not self._happens(0.3):
+            await self._start_next_generation(one)
 
-    async def _renew(self, one: Execution) -> None:
-        await self._run(one, Episode(["Running"], "Running", Phase.RUNNING))
+    async def _start_next_generation(self, one: Execution) -> None:
+        await self._run_episode(one, Episode(["Running"], "Running", Phase.RUNNING))
 
-    async def _call(self, one: Execution) -> None:
-        await self._run(one, Episode([], "Running", Phase.WAITING, sends=self._scheduled(one)))
+    async def _call_sub_orchestration(self, one: Execution) -> None:
+        await self._run_episode(
+            one, Episode([], "Running", Phase.WAITING, started_execution=self._schedule_execution(one))
+        )
 
     async def _hand_over(self, one: Execution) -> None:
         """An activity of it starts another orchestration as a client does, and it ends."""
-        await self._pending(self._id_to_take(0.0))
+        await self._start_pending(self._choose_instance_id(0.0))
         await self._finish(one)
 
-    async def _detach(self, one: Execution) -> None:
+    async def _start_detached_and_end(self, one: Execution) -> None:
         """It starts an orchestration without waiting for it, as its last act."""
-        outcome = self._outcome()
-        await self._run(one, Episode([outcome], outcome, Phase.OVER, sends=self._scheduled(None)))
+        outcome = self._random_outcome()
+        await self._run_episode(
+            one, Episode([outcome], outcome, Phase.ENDED, started_execution=self._schedule_execution(None))
+        )
 
-    async def _entity(self) -> None:
+    async def _signal_entity(self) -> None:
         self._entities += 1
         one = Execution(0, f"@counter@{self._entities % 3}", "counter", Phase.RUNNING, self._now())
-        self._publish(one, ["Running"])
-        await self._at.store.put(one.instance_id, "Running", one.function, one.created)
+        self._publish_events(one, ["Running"])
+        await self._context.store.put(one.instance_id, "Running", one.function, one.created)
 
     # Episodes.
 
-    async def _run(self, one: Execution, episode: Episode) -> None:
-        self._publish(one, episode.statuses)
+    async def _run_episode(self, one: Execution, episode: Episode) -> None:
+        self._publish_events(one, episode.statuses)
         one.episode = episode
-        if not self._smooth:
-            if self._chance(self._at.traits.crash):
-                self._at.tally["crash"] += 1
-                self._note(one, "crashed before its checkpoint")
+        if not self._without_faults:
+            if self._happens(self._context.traits.crash_probability):
+                self._context.tally["crash"] += 1
+                self._log(one, "crashed before its checkpoint")
                 episode.crashed = True
                 return
-            if self._chance(self._at.traits.slow):
-                self._at.tally["slow checkpoint"] += 1
-                self._note(one, "slow before its checkpoint")
+            if self._happens(self._context.traits.slow_probability):
+                self._context.tally["slow checkpoint"] += 1
+                self._log(one, "slow before its checkpoint")
                 return
         await self._checkpoint(one, episode)
 
-    async def _go_on(self, one: Execution) -> None:
+    async def _continue_episode(self, one: Execution) -> None:
         episode = one.episode
         assert episode is not None, "only open episodes go on"
         if episode.crashed:
             episode.crashed = False
-            await self._run(one, episode)
+            await self._run_episode(one, episode)
         else:
             await self._checkpoint(one, episode)
 
     async def _checkpoint(self, one: Execution, episode: Episode) -> None:
         """Messages go out before the row is written."""
-        if episode.sends is not None:
-            await self._at.store.enqueue(episode.sends.instance_id, episode.sends.function)
-            self._at.timeline.started(episode.sends.instance_id)
+        if episode.started_execution is not None:
+            await self._context.store.enqueue(episode.started_execution.instance_id, episode.started_execution.function)
+            self._context.timeline.record_start(episode.started_execution.instance_id)
             # Now there is something of it.
-            self.executions[episode.sends.instance_id] = episode.sends
-            self._promised.discard(episode.sends.instance_id)
+            self.executions[episode.started_execution.instance_id] = episode.started_execution
+            self._reserved_ids.discard(episode.started_execution.instance_id)
         first = one.in_flight
-        await self._write(one, episode.row)
+        await self._write_row(one, episode.row)
         if first:
-            await self._at.store.dequeue(one.instance_id)
+            await self._context.store.dequeue(one.instance_id)
         one.episode = None
-        one.phase = episode.then
+        one.phase = episode.next_phase
         if one.phase is Phase.WAITING:
-            one.child = episode.sends
-        if one.phase is Phase.OVER:
+            one.child = episode.started_execution
+        if one.phase is Phase.ENDED:
             parent = one.parent
             if parent is not None and parent.child is one and parent.phase is Phase.WAITING:
                 parent.child = None
                 parent.phase = Phase.RUNNING
-        self._at.tally[f"row {episode.row}"] += 1
+        self._context.tally[f"row {episode.row}"] += 1
 
     async def _stale_episode(self, one: Execution) -> None:
         """A worker that has lost the instance to another one without knowing it publishes, and cannot checkpoint."""
-        self._publish(one, self._rng.choice((["Running"], ["Completed"], ["Running", "Completed"])))
+        self._publish_events(one, self._rng.choice((["Running"], ["Completed"], ["Running", "Completed"])))
 
     # How it is done.
 
     async def _write_phase(self, one: Execution, status: str, phase: Phase) -> None:
         one.phase = phase
-        await self._write(one, status)
-        self._at.tally[f"row {status}"] += 1
+        await self._write_row(one, status)
+        self._context.tally[f"row {status}"] += 1
 
-    async def _write(self, one: Execution, status: str) -> None:
-        if status in OVER:
-            self._at.timeline.ended(one.instance_id)
-        await self._at.store.put(one.instance_id, status, one.function, one.created)
-        if status not in OVER:
-            self._at.timeline.started(one.instance_id)
+    async def _write_row(self, one: Execution, status: str) -> None:
+        if status in ENDED_STATUS_NAMES:
+            self._context.timeline.record_end(one.instance_id)
+        await self._context.store.put(one.instance_id, status, one.function, one.created)
+        if status not in ENDED_STATUS_NAMES:
+            self._context.timeline.record_start(one.instance_id)
         one.row = status
-        one.stored_at = time.monotonic()
-        self._note(one, f"row {status}")
+        one.row_written_at = time.monotonic()
+        self._log(one, f"row {status}")
 
-    def _publish(self, one: Execution, statuses: Sequence[str]) -> None:
-        moment = time.time() + self._rng.choice(self._at.traits.skews)
+    def _publish_events(self, one: Execution, statuses: Sequence[str]) -> None:
+        moment = time.time() + self._rng.choice(self._context.traits.clock_skews)
         for status in statuses:
             # Milliseconds, or less, between two of one episode.
             moment += self._rng.choice((0.00002, 0.001, 0.004))
             at = Instant(int(moment * TICKS_PER_SECOND))
-            sent = event(self._at.hub, one.instance_id, status, format_instant(at), one.function)
-            published = Published(sent, one.instance_id, status, at, one.number)
-            if one.latest is None or at > one.latest.occurred_at:
-                one.latest = published
-            fate = self._at.transport.publish(published)
-            self._note(one, f"published {status} at {format_instant(at)[17:]}, {fate}")
+            sent = event(self._context.hub, one.instance_id, status, format_instant(at), one.function)
+            published = PublishedEvent(sent, one.instance_id, status, at, one.number)
+            if one.latest_event is None or at > one.latest_event.occurred_at:
+                one.latest_event = published
+            fate = self._context.transport.publish(published)
+            self._log(one, f"published {status} at {format_instant(at)[17:]}, {fate}")
 
-    def _scheduled(self, parent: Execution | None) -> Execution:
+    def _schedule_execution(self, parent: Execution | None) -> Execution:
         """A start that is to be sent in a message. It counts once it is sent."""
-        instance_id = self._id_to_take(_REUSED_AFTER)
-        self._promised.add(instance_id)
-        return self._execution(instance_id, Phase.SCHEDULED, parent)
+        instance_id = self._choose_instance_id(_REUSE_ID_AFTER_SECONDS)
+        self._reserved_ids.add(instance_id)
+        return self._new_execution(instance_id, Phase.SCHEDULED, parent)
 
-    def _execution(self, instance_id: str, phase: Phase, parent: Execution | None = None) -> Execution:
-        self._numbers += 1
+    def _new_execution(self, instance_id: str, phase: Phase, parent: Execution | None = None) -> Execution:
+        self._execution_count += 1
         before = self.executions.get(instance_id)
-        one = Execution(self._numbers, instance_id, self._rng.choice(_FUNCTIONS), phase, self._now(), parent=parent)
+        one = Execution(
+            self._execution_count, instance_id, self._rng.choice(_FUNCTIONS), phase, self._now(), parent=parent
+        )
         if before is not None:
-            self._at.tally["id taken again"] += 1
-            one.row, one.latest, one.stored_at = before.row, before.latest, before.stored_at
+            self._context.tally["id taken again"] += 1
+            one.row, one.latest_event, one.row_written_at = before.row, before.latest_event, before.row_written_at
         if phase is not Phase.SCHEDULED:
             self.executions[instance_id] = one
         return one
 
-    def _id_to_take(self, rest: float) -> str:
-        """A new id or, as apps with ids of their own do, one whose last execution is over, for `rest` seconds."""
+    def _choose_instance_id(self, unused_seconds: float) -> str:
+        """A new id or, as apps with ids of their own do, one whose last execution is over, for `unused_seconds` seconds."""
         over = [
             one
             for one in self.executions.values()
-            if one.phase is Phase.OVER
-            and time.monotonic() - one.stored_at > rest
-            and one.instance_id not in self._promised
+            if one.phase is Phase.ENDED
+            and time.monotonic() - one.row_written_at > unused_seconds
+            and one.instance_id not in self._reserved_ids
         ]
-        if not over or not self._chance(0.5):
-            return self._new_id()
-        latest = max(over, key=lambda one: one.stored_at)
-        return (latest if self._chance(0.5) else self._rng.choice(over)).instance_id
+        if not over or not self._happens(0.5):
+            return self._new_instance_id()
+        latest = max(over, key=lambda one: one.row_written_at)
+        return (latest if self._happens(0.5) else self._rng.choice(over)).instance_id
 
-    def _new_id(self) -> str:
+    def _new_instance_id(self) -> str:
         number = self._rng.getrandbits(128)
         return self._rng.choice((f"{number:032x}", f"order-{number % 10000}", f"Z/{number % 1000}#é", f"{number}"))
 
-    def _outcome(self) -> str:
+    def _random_outcome(self) -> str:
         return self._rng.choice(("Completed", "Completed", "Failed"))
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(time.time() + self._rng.choice(self._at.traits.skews), UTC)
+        return datetime.fromtimestamp(time.time() + self._rng.choice(self._context.traits.clock_skews), UTC)
 
-    def _chance(self, probability: float) -> bool:
+    def _happens(self, probability: float) -> bool:
         return self._rng.random() < probability
 
-    def _note(self, one: Execution, what: str) -> None:
-        self._at.log.append(f"      {one.instance_id[:12]} ({one.number}): {what}")
+    def _log(self, one: Execution, what: str) -> None:
+        self._context.log.append(f"      {one.instance_id[:12]} ({one.number}): {what}")

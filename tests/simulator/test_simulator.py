@@ -8,30 +8,30 @@ import os
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.simulator.judge import Stuck, Wrong
-from tests.simulator.numbers import Results
-from tests.simulator.runs import simulate
+from tests.simulator.results import SimulationResults
+from tests.simulator.runner import run_simulations
+from tests.simulator.verdict_checker import NeverReady, WrongVerdict
 
 pytestmark = pytest.mark.anyio
 
 HISTORIES = int(os.environ.get("SIMULATOR_HISTORIES", "40"))
-_ENOUGH = 40
+_HISTORIES_THAT_COVER_ALL = 40
 """Histories in which everything that is simulated happens at least once."""
 
 
-def told(results: Results) -> str:
-    return "\n".join(map(str, [results.line(), *results.complaints]))
+def describe_results(results: SimulationResults) -> str:
+    return "\n".join(map(str, [results.summary_line(), *results.failures]))
 
 
 async def test_ready_is_never_wrong_and_always_comes(
     storage: StorageSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = await simulate(storage, range(1, HISTORIES + 1))
+    results = await run_simulations(storage, range(1, HISTORIES + 1))
     with capsys.disabled():
-        print(f"\n{results.line()}")
-    assert not results.of(Wrong), told(results)
-    assert not results.of(Stuck), told(results)
+        print(f"\n{results.summary_line()}")
+    assert not results.failures_of(WrongVerdict), describe_results(results)
+    assert not results.failures_of(NeverReady), describe_results(results)
     assert results.tally["histories"] == HISTORIES
-    if HISTORIES >= _ENOUGH:
+    if HISTORIES >= _HISTORIES_THAT_COVER_ALL:
         # What never happens proves nothing; and histories that events alone would judge rightly are too easy.
-        assert not results.missing(), told(results)
+        assert not results.missing_cases(), describe_results(results)

@@ -4,13 +4,13 @@ import pytest
 
 from state_api.app import StateServer
 from state_api.domain.errors import StorageUnavailable
-from state_api.domain.evidence import ACTIVE_LIMIT
-from state_api.domain.exemptions import Exemptions
 from state_api.domain.instants import Instant, parse_instant
-from state_api.domain.lifecycle import LifecycleEvent, RuntimeStatus
+from state_api.domain.readiness.evidence import ACTIVE_LIMIT
+from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.task_hubs.lifecycle import LifecycleEvent, RuntimeStatus
 from state_api.services.ports import TableMissing, TaskHubRecord
 from state_api.storage.task_hubs import TaskHubStore
-from tests.storage.rows import active_ids, instance_store, rows
+from tests.storage.stored_rows import active_instance_ids, instance_store, stored_rows
 
 pytestmark = pytest.mark.anyio
 
@@ -41,43 +41,43 @@ AWKWARD_IDS = [
 ]
 
 
-def happened(
+def lifecycle_event(
     hub: str, instance_id: str, status: RuntimeStatus, tick: int = 0, name: str = "ProcessOrder", reason: str = ""
 ) -> LifecycleEvent:
     return LifecycleEvent(hub, instance_id, name, status, reason, Instant(START + tick))
 
 
-async def opened(server: StateServer, hub: str) -> TaskHubRecord:
-    return await TaskHubStore(server.tables, 4).open(hub)
+async def open_task_hub(server: StateServer, hub: str) -> TaskHubRecord:
+    return await TaskHubStore(server.tables, 4).get_or_create(hub)
 
 
 async def test_every_instance_id_round_trips(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
-    events = [happened(hub, instance_id, RuntimeStatus.RUNNING, n) for n, instance_id in enumerate(AWKWARD_IDS)]
+    store, record = instance_store(server), await open_task_hub(server, hub)
+    events = [lifecycle_event(hub, instance_id, RuntimeStatus.RUNNING, n) for n, instance_id in enumerate(AWKWARD_IDS)]
     assert all(await store.record(record, events))
     for event in events:
         known = await store.get(record, event.instance_id)
         assert known is not None
         assert known.instance_id == event.instance_id
-    seen = {one.instance_id for one in (await store.activity(record, Exemptions())).active}
+    seen = {one.instance_id for one in (await store.read_activity(record, Exemptions())).active}
     assert seen == set(AWKWARD_IDS) - {"@entity@key"}
-    listed = [one.instance_id for one in (await store.page(record, None, None, 100, None)).items]
+    listed = [one.instance_id for one in (await store.list_page(record, None, None, 100, None)).items]
     assert sorted(listed) == sorted(AWKWARD_IDS)
-    ended = [happened(hub, instance_id, RuntimeStatus.COMPLETED, 100) for instance_id in AWKWARD_IDS]
+    ended = [lifecycle_event(hub, instance_id, RuntimeStatus.COMPLETED, 100) for instance_id in AWKWARD_IDS]
     assert all(await store.record(record, ended))
-    assert await active_ids(server, hub) == []
-    assert not any(one.active for one in (await store.page(record, None, None, 100, None)).items)
+    assert await active_instance_ids(server, hub) == []
+    assert not any(one.active for one in (await store.list_page(record, None, None, 100, None)).items)
 
 
 async def test_ids_that_differ_only_in_what_is_escaped_stay_apart(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
+    store, record = instance_store(server), await open_task_hub(server, hub)
     ids = ["a/b", "a^0b", "a^^0b", "A/b", "a\\b"]
-    await store.record(record, [happened(hub, instance_id, RuntimeStatus.RUNNING) for instance_id in ids])
-    assert await active_ids(server, hub) == sorted(ids)
+    await store.record(record, [lifecycle_event(hub, instance_id, RuntimeStatus.RUNNING) for instance_id in ids])
+    assert await active_instance_ids(server, hub) == sorted(ids)
 
 
 async def test_an_active_row_exists_exactly_while_the_instance_is_active(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
+    store, record = instance_store(server), await open_task_hub(server, hub)
     steps = [
         (RuntimeStatus.RUNNING, 10, ["one"]),
         (RuntimeStatus.COMPLETED, 20, []),
@@ -87,62 +87,64 @@ async def test_an_active_row_exists_exactly_while_the_instance_is_active(server:
         (RuntimeStatus.FAILED, 40, []),
     ]
     for status, tick, active in steps:
-        await store.record(record, [happened(hub, "one", status, tick)])
-        assert await active_ids(server, hub) == active, (status, tick)
+        await store.record(record, [lifecycle_event(hub, "one", status, tick)])
+        assert await active_instance_ids(server, hub) == active, (status, tick)
 
 
 async def test_a_duplicate_changes_nothing_and_writes_nothing(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
-    event = happened(hub, "one", RuntimeStatus.RUNNING)
+    store, record = instance_store(server), await open_task_hub(server, hub)
+    event = lifecycle_event(hub, "one", RuntimeStatus.RUNNING)
     assert await store.record(record, [event, event]) == [True, False]
-    before = await rows(server, hub, "")
+    before = await stored_rows(server, hub, "")
     stamps = {row["RowKey"]: row for row in before}
-    first = (await store.activity(record, Exemptions())).last_recorded_at
+    first = (await store.read_activity(record, Exemptions())).last_recorded_at
     assert await store.record(record, [event]) == [False]
-    assert {row["RowKey"]: row for row in await rows(server, hub, "")} == stamps
-    assert (await store.activity(record, Exemptions())).last_recorded_at == first
+    assert {row["RowKey"]: row for row in await stored_rows(server, hub, "")} == stamps
+    assert (await store.read_activity(record, Exemptions())).last_recorded_at == first
 
 
 async def test_active_instances_come_oldest_first_whatever_their_ids(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
-    events = [happened(hub, f"id-{n}", RuntimeStatus.RUNNING, 1000 - n) for n in range(50)]
+    store, record = instance_store(server), await open_task_hub(server, hub)
+    events = [lifecycle_event(hub, f"id-{n}", RuntimeStatus.RUNNING, 1000 - n) for n in range(50)]
     await store.record(record, events)
-    active = (await store.activity(record, Exemptions())).active
+    active = (await store.read_activity(record, Exemptions())).active
     assert [one.instance_id for one in active] == [f"id-{n}" for n in reversed(range(50))]
 
 
 async def test_the_active_count_is_exact_to_the_limit_and_then_a_lower_bound(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
-    await store.record(record, [happened(hub, f"{n}", RuntimeStatus.RUNNING, n) for n in range(ACTIVE_LIMIT)])
-    activity = await store.activity(record, Exemptions())
-    assert (len(activity.active), activity.more) == (ACTIVE_LIMIT, False)
-    await store.record(record, [happened(hub, "one more", RuntimeStatus.RUNNING, -1)])
-    activity = await store.activity(record, Exemptions())
-    assert (len(activity.active), activity.more) == (ACTIVE_LIMIT, True)
+    store, record = instance_store(server), await open_task_hub(server, hub)
+    await store.record(record, [lifecycle_event(hub, f"{n}", RuntimeStatus.RUNNING, n) for n in range(ACTIVE_LIMIT)])
+    activity = await store.read_activity(record, Exemptions())
+    assert (len(activity.active), activity.has_more) == (ACTIVE_LIMIT, False)
+    await store.record(record, [lifecycle_event(hub, "one more", RuntimeStatus.RUNNING, -1)])
+    activity = await store.read_activity(record, Exemptions())
+    assert (len(activity.active), activity.has_more) == (ACTIVE_LIMIT, True)
     assert activity.active[0].instance_id == "one more"
 
 
 async def test_what_the_policy_ignores_does_not_hide_what_it_does_not(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
-    monitors = [happened(hub, f"m{n}", RuntimeStatus.RUNNING, n, "Monitor") for n in range(ACTIVE_LIMIT + 50)]
-    await store.record(record, [*monitors, happened(hub, "order", RuntimeStatus.RUNNING, 10_000)])
-    activity = await store.activity(record, Exemptions(("Monitor",)))
+    store, record = instance_store(server), await open_task_hub(server, hub)
+    monitors = [lifecycle_event(hub, f"m{n}", RuntimeStatus.RUNNING, n, "Monitor") for n in range(ACTIVE_LIMIT + 50)]
+    await store.record(record, [*monitors, lifecycle_event(hub, "order", RuntimeStatus.RUNNING, 10_000)])
+    activity = await store.read_activity(record, Exemptions(("Monitor",)))
     assert [one.instance_id for one in activity.active] == ["order"]
-    assert (activity.more, activity.ignored_count) == (False, ACTIVE_LIMIT + 50)
+    assert (activity.has_more, activity.ignored_count) == (False, ACTIVE_LIMIT + 50)
 
 
 @pytest.mark.parametrize("top", [1, 7, 100])
 async def test_a_list_shows_every_instance_once_page_by_page(server: StateServer, hub: str, top: int) -> None:
-    store, record = instance_store(server), await opened(server, hub)
-    running = [happened(hub, f"run/{n}", RuntimeStatus.RUNNING, -n) for n in range(10)]
-    ended = [happened(hub, f"end#{n}", RuntimeStatus.FAILED if n % 2 else RuntimeStatus.COMPLETED) for n in range(10)]
+    store, record = instance_store(server), await open_task_hub(server, hub)
+    running = [lifecycle_event(hub, f"run/{n}", RuntimeStatus.RUNNING, -n) for n in range(10)]
+    ended = [
+        lifecycle_event(hub, f"end#{n}", RuntimeStatus.FAILED if n % 2 else RuntimeStatus.COMPLETED) for n in range(10)
+    ]
     await store.record(record, running + ended)
 
     async def listed(active: bool | None, status: RuntimeStatus | None) -> list[str]:
         ids: list[str] = []
         token = None
         while True:
-            page = await store.page(record, active, status, top, token)
+            page = await store.list_page(record, active, status, top, token)
             assert len(page.items) <= top
             ids += [one.instance_id for one in page.items]
             token = page.continuation_token
@@ -159,12 +161,12 @@ async def test_a_list_shows_every_instance_once_page_by_page(server: StateServer
 
 
 async def test_active_instances_of_the_same_time_are_listed_once_each(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
+    store, record = instance_store(server), await open_task_hub(server, hub)
     ids = ["a", "\uff5e", "\U0001f600", "z", "/"]
-    await store.record(record, [happened(hub, instance_id, RuntimeStatus.RUNNING) for instance_id in ids])
+    await store.record(record, [lifecycle_event(hub, instance_id, RuntimeStatus.RUNNING) for instance_id in ids])
     seen, token = [], None
     for _ in ids:
-        page = await store.page(record, True, None, 1, token)
+        page = await store.list_page(record, True, None, 1, token)
         seen += [one.instance_id for one in page.items]
         token = page.continuation_token
     assert token is None
@@ -172,21 +174,21 @@ async def test_active_instances_of_the_same_time_are_listed_once_each(server: St
 
 
 async def test_the_last_event_is_the_latest_by_its_own_time_also_after_a_restart(server: StateServer, hub: str) -> None:
-    record = await opened(server, hub)
-    await instance_store(server).record(record, [happened(hub, "one", RuntimeStatus.COMPLETED, 50)])
+    record = await open_task_hub(server, hub)
+    await instance_store(server).record(record, [lifecycle_event(hub, "one", RuntimeStatus.COMPLETED, 50)])
     # A worker that has just started knows nothing of what came before.
-    await instance_store(server).record(record, [happened(hub, "one", RuntimeStatus.RUNNING, 40)])
-    activity = await instance_store(server).activity(record, Exemptions())
+    await instance_store(server).record(record, [lifecycle_event(hub, "one", RuntimeStatus.RUNNING, 40)])
+    activity = await instance_store(server).read_activity(record, Exemptions())
     assert activity.last_event_at == Instant(START + 50)
 
 
 async def test_recording_into_a_table_that_is_gone_is_told(server: StateServer, hub: str) -> None:
-    store, record = instance_store(server), await opened(server, hub)
-    await store.drop(record)
-    await store.drop(record)
+    store, record = instance_store(server), await open_task_hub(server, hub)
+    await store.delete_records(record)
+    await store.delete_records(record)
     with pytest.raises(TableMissing):
-        await store.record(record, [happened(hub, "one", RuntimeStatus.RUNNING)])
+        await store.record(record, [lifecycle_event(hub, "one", RuntimeStatus.RUNNING)])
     with pytest.raises(StorageUnavailable, match="was deleted"):
-        await store.activity(record, Exemptions())
+        await store.read_activity(record, Exemptions())
     assert await store.get(record, "one") is None
-    assert (await store.page(record, None, None, 10, None)).items == ()
+    assert (await store.list_page(record, None, None, 10, None)).items == ()

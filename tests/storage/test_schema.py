@@ -9,28 +9,28 @@ import httpx
 import pytest
 from azure.data.tables import TableEntity, UpdateMode
 
-from dev.local import free_ports
+from dev.local_processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.errors import UnsupportedSchema
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key
 from state_api.emulator import EmulatorPorts, storage_emulator
-from state_api.services.ports import Quarantined
-from state_api.settings import Connections, Settings, StorageSettings
+from state_api.services.ports import QuarantinedEvent
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage import schema
-from state_api.storage.instance_rows import BEAT, CLOSED
+from state_api.storage.instance_rows import ACTIVITY_STAMP_PREFIX, CORRECTION_EPOCH_KEY
 from state_api.storage.quarantine import QuarantineStore
-from state_api.storage.schema import INSTANCE, SCHEMA, RowSchema
-from state_api.storage.tables import APPS, QUARANTINE, TASK_HUBS, instance_table
-from tests.builders import at, event
-from tests.conftest import new_hub
-from tests.http.client import problem, publish, put, stage, staging
-from tests.http.test_verification import SOURCE
-from tests.taskhubs.provider import ProviderHub
+from state_api.storage.schema import INSTANCE_SCHEMA, SCHEMA_PROPERTY, RowSchema
+from state_api.storage.tables import APPS_TABLE, QUARANTINE_TABLE, TASK_HUBS_TABLE, instance_table_name
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
+from tests.builders import event, timestamp
+from tests.conftest import new_hub_name
+from tests.http.operations import assert_problem, get_staging, post_events, post_staging, put_app
+from tests.http.test_verification import PROVIDER_CONFIG
 
 pytestmark = pytest.mark.anyio
 
-NEWER, NONE = 2, None
+NEWER_SCHEMA, NO_SCHEMA = 2, None
 Row = dict[str, Any]
 
 
@@ -43,20 +43,20 @@ def storage() -> Iterator[StorageSettings]:
 
 
 @dataclass
-class Place:
+class StoredApp:
     """An app with a task hub in each slot, one of them with an active and an ended instance, that was read once."""
 
     server: StateServer
     app: str
-    hub: str = field(default_factory=new_hub)
-    production: str = field(default_factory=new_hub)
+    hub: str = field(default_factory=new_hub_name)
+    production: str = field(default_factory=new_hub_name)
 
     async def rows(self, table: str, of: Callable[[Row], bool]) -> list[TableEntity]:
         found = self.server.tables.client(table).list_entities()
         return [row async for row in found if of(row)]
 
     @asynccontextmanager
-    async def tampered(
+    async def with_schema_number(
         self, table: str, of: Callable[[Row], bool], number: int | None
     ) -> AsyncIterator[httpx.AsyncClient]:
         """Give these rows another schema number, and start a server. The rows must then stay as they are."""
@@ -64,12 +64,12 @@ class Place:
         before = await self.rows(table, of)
         assert before, "there are such rows"
         for row in before:
-            changed = {name: value for name, value in row.items() if name != SCHEMA}
-            changed |= {} if number is None else {SCHEMA: number}
+            changed = {name: value for name, value in row.items() if name != SCHEMA_PROPERTY}
+            changed |= {} if number is None else {SCHEMA_PROPERTY: number}
             await client.upsert_entity(changed, mode=UpdateMode.REPLACE)
         tampered = await self.rows(table, of)
         try:
-            async with fresh(self.server) as http:
+            async with client_of_new_server(self.server) as http:
                 yield http
             after = await self.rows(table, of)
             assert [(dict(row), row.metadata["etag"]) for row in after] == [
@@ -81,7 +81,7 @@ class Place:
 
 
 @asynccontextmanager
-async def fresh(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of_new_server(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server that remembers nothing."""
     settings = server.api.state.settings
     another = StateServer(settings)
@@ -94,39 +94,41 @@ async def fresh(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def server(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StateServer]:
     assert storage.connection_string is not None
-    connections = Connections({SOURCE["connection"]: storage.connection_string.get_secret_value()})
+    connections = TaskHubConnections({PROVIDER_CONFIG["connection"]: storage.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections))
     yield state
     await state.close()
 
 
 @pytest.fixture
-async def place(server: StateServer, http: httpx.AsyncClient, storage: StorageSettings, app: str) -> Place:
-    made = Place(server, app)
+async def stored_app(server: StateServer, http: httpx.AsyncClient, storage: StorageSettings, app: str) -> StoredApp:
+    made = StoredApp(server, app)
     slots = {"staging": {"taskHub": made.hub}, "production": {"taskHub": made.production}}
-    await put(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=SOURCE)
-    async with ProviderHub(storage, made.hub) as provider:
+    await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+    async with ProviderTaskHub(storage, made.hub) as provider:
         await provider.create()
-        assert (await staging(http, app))["ready"], "now there is a probe result"
+        assert (await get_staging(http, app))["ready"], "now there is a probe result"
         await provider.put("order-1", "Running")
-        await publish(http, event(made.hub, "order-1", time=at(-30)))
-        await publish(http, event(made.hub, "order-2", time=at(-20)), event(made.hub, "order-2", "Completed"))
-        assert not (await staging(http, app))["ready"]
+        await post_events(http, event(made.hub, "order-1", time=timestamp(-30)))
+        await post_events(
+            http, event(made.hub, "order-2", time=timestamp(-20)), event(made.hub, "order-2", "Completed")
+        )
+        assert not (await get_staging(http, app))["ready"]
     return made
 
 
 Request = tuple[str, str, Any]
 
 
-def requests_of(place: Place) -> dict[str, Request]:
+def requests_of(stored_app: StoredApp) -> dict[str, Request]:
     """Every operation, as a request to which these apps and task hubs have an answer."""
-    app, hub = f"/api/apps/{place.app}", place.hub
+    app, hub = f"/api/apps/{stored_app.app}", stored_app.hub
     return {
         "GetStagingStatus": ("GET", f"{app}/staging?verify=none", None),
         "GetStagingStatus cached": ("GET", f"{app}/staging", None),
         "GetStagingStatus fresh": ("GET", f"{app}/staging?verify=fresh", None),
-        "PostStaging": ("POST", f"{app}/staging", {"taskHub": new_hub()}),
-        "PostStaging forced": ("POST", f"{app}/staging", {"taskHub": new_hub(), "force": True, "reason": "x"}),
+        "PostStaging": ("POST", f"{app}/staging", {"taskHub": new_hub_name()}),
+        "PostStaging forced": ("POST", f"{app}/staging", {"taskHub": new_hub_name(), "force": True, "reason": "x"}),
         "DeleteStaging": ("DELETE", f"{app}/staging?taskHub={hub}", None),
         "Cleanup": ("POST", f"{app}/cleanup", {}),
         "ListApps": ("GET", "/api/apps", None),
@@ -139,7 +141,7 @@ def requests_of(place: Place) -> dict[str, Request]:
         "PostWaiver": (
             "POST",
             f"{app}/waivers",
-            {"taskHub": hub, "instanceId": "order-1", "reason": "x", "expiresAt": at(3600)},
+            {"taskHub": hub, "instanceId": "order-1", "reason": "x", "expiresAt": timestamp(3600)},
         ),
         "DeleteWaiver": ("DELETE", f"{app}/waivers?taskHub={hub}&instanceId=order-1", None),
         "GetTaskHub": ("GET", f"/api/taskhubs/{hub}", None),
@@ -153,20 +155,23 @@ def requests_of(place: Place) -> dict[str, Request]:
     }
 
 
-async def refused(http: httpx.AsyncClient, place: Place, number: int | None, said: str, *operations: str) -> None:
+async def refused(
+    http: httpx.AsyncClient, stored_app: StoredApp, number: int | None, said: str, *operations: str
+) -> None:
     """Each of these operations answers that it cannot read such rows. No other fails."""
     answers = {
-        name: await http.request(method, path, json=body) for name, (method, path, body) in requests_of(place).items()
+        name: await http.request(method, path, json=body)
+        for name, (method, path, body) in requests_of(stored_app).items()
     }
     assert {name for name, answer in answers.items() if answer.status_code >= 500} == set(operations)
     for name in operations:
-        told = problem(answers[name], 503, "UnsupportedSchema")
+        told = assert_problem(answers[name], 503, "UnsupportedSchema")
         assert said in told["detail"], (name, told)
         assert ("Run the server version" if number else "empty storage account") in told["detail"]
         assert int(answers[name].headers["retry-after"]) > 0
 
 
-OF_AN_APP = (
+OPERATIONS_ON_APPS = (
     "GetStagingStatus",
     "GetStagingStatus cached",
     "GetStagingStatus fresh",
@@ -185,7 +190,7 @@ OF_AN_APP = (
     "GetTaskHub",
     "GetVersions",
 )
-VERDICTS = (
+OPERATIONS_WITH_VERDICT = (
     "GetStagingStatus",
     "GetStagingStatus cached",
     "GetStagingStatus fresh",
@@ -195,79 +200,92 @@ VERDICTS = (
     "DeleteApp",
 )
 
-numbers = pytest.mark.parametrize("number", [NEWER, NONE], ids=["newer", "without a number"])
+numbers = pytest.mark.parametrize("number", [NEWER_SCHEMA, NO_SCHEMA], ids=["newer", "without a number"])
 
 
 @numbers
-async def test_an_app_of_another_schema(place: Place, number: int | None) -> None:
-    key = app_key(place.app)
-    async with place.tampered(APPS, lambda row: row["PartitionKey"] == key and row["RowKey"] == "app", number) as http:
-        await refused(http, place, number, "apps in the state storage", *OF_AN_APP)
-
-
-@numbers
-async def test_an_entry_in_the_list_of_apps_of_another_schema(place: Place, number: int | None) -> None:
-    key = app_key(place.app)
-    async with place.tampered(
-        APPS, lambda row: row["PartitionKey"] == "|apps" and row["RowKey"] == key, number
+async def test_an_app_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+    key = app_key(stored_app.app)
+    async with stored_app.with_schema_number(
+        APPS_TABLE, lambda row: row["PartitionKey"] == key and row["RowKey"] == "app", number
     ) as http:
-        told = problem(await http.get("/api/apps"), 503, "UnsupportedSchema")
+        await refused(http, stored_app, number, "apps in the state storage", *OPERATIONS_ON_APPS)
+
+
+@numbers
+async def test_an_entry_in_the_list_of_apps_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+    key = app_key(stored_app.app)
+    async with stored_app.with_schema_number(
+        APPS_TABLE, lambda row: row["PartitionKey"] == "|apps" and row["RowKey"] == key, number
+    ) as http:
+        told = assert_problem(await http.get("/api/apps"), 503, "UnsupportedSchema")
         assert "list of apps" in told["detail"]
-        assert (await http.get(f"/api/apps/{place.app}")).status_code == 200
+        assert (await http.get(f"/api/apps/{stored_app.app}")).status_code == 200
 
 
-async def test_the_entry_in_the_list_of_apps_is_not_written_again(place: Place) -> None:
+async def test_the_entry_in_the_list_of_apps_is_not_written_again(stored_app: StoredApp) -> None:
     """An app that is created while its entry is there already, of whatever schema."""
-    client = place.server.tables.client(APPS)
-    name = f"{place.app}-b"
-    await client.create_entity({"PartitionKey": "|apps", "RowKey": name, SCHEMA: NEWER, "New": "x"})
-    async with place.tampered(APPS, lambda row: row["RowKey"] == name, NEWER) as http:
-        assert (await put(http, name)).status_code == 200
+    client = stored_app.server.tables.client(APPS_TABLE)
+    name = f"{stored_app.app}-b"
+    await client.create_entity({"PartitionKey": "|apps", "RowKey": name, SCHEMA_PROPERTY: NEWER_SCHEMA, "New": "x"})
+    async with stored_app.with_schema_number(APPS_TABLE, lambda row: row["RowKey"] == name, NEWER_SCHEMA) as http:
+        assert (await put_app(http, name)).status_code == 200
     await client.delete_entity("|apps", name)
 
 
 @numbers
-async def test_an_audit_record_of_another_schema(place: Place, number: int | None) -> None:
-    key = app_key(place.app)
+async def test_an_audit_record_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+    key = app_key(stored_app.app)
     of = lambda row: row["PartitionKey"] == key and row["RowKey"].startswith("audit|")  # noqa: E731
-    async with place.tampered(APPS, of, number) as http:
-        told = problem(await http.get(f"/api/apps/{place.app}/history"), 503, "UnsupportedSchema")
+    async with stored_app.with_schema_number(APPS_TABLE, of, number) as http:
+        told = assert_problem(await http.get(f"/api/apps/{stored_app.app}/history"), 503, "UnsupportedSchema")
         assert "audit log" in told["detail"]
 
 
 @numbers
-async def test_a_registered_task_hub_of_another_schema(place: Place, number: int | None) -> None:
-    of = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == place.hub  # noqa: E731
-    operations = (*VERDICTS, "GetTaskHub", "DeleteTaskHub", "ListInstances", "ListInstances ended", "GetVersions")
-    async with place.tampered(TASK_HUBS, of, number) as http:
-        await refused(http, place, number, "registry of task hubs", *operations, "PostEvents")
-        other = f"{place.app}-b"
-        problem(await stage(http, other, place.hub), 503, "UnsupportedSchema")
-        problem(await put(http, other, slots={"production": {"taskHub": place.hub}}), 503, "UnsupportedSchema")
+async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+    of = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
+    operations = (
+        *OPERATIONS_WITH_VERDICT,
+        "GetTaskHub",
+        "DeleteTaskHub",
+        "ListInstances",
+        "ListInstances ended",
+        "GetVersions",
+    )
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, number) as http:
+        await refused(http, stored_app, number, "registry of task hubs", *operations, "PostEvents")
+        other = f"{stored_app.app}-b"
+        assert_problem(await post_staging(http, other, stored_app.hub), 503, "UnsupportedSchema")
+        assert_problem(
+            await put_app(http, other, slots={"production": {"taskHub": stored_app.hub}}), 503, "UnsupportedSchema"
+        )
 
 
 async def test_a_task_hub_of_another_schema_is_not_left_out_of_the_limit(
-    place: Place, storage: StorageSettings
+    stored_app: StoredApp, storage: StorageSettings
 ) -> None:
-    of = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == place.hub  # noqa: E731
-    async with place.tampered(TASK_HUBS, of, NEWER):
-        limited = StateServer(Settings(storage=storage, unclaimed_task_hubs=100))
+    of = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, NEWER_SCHEMA):
+        limited = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=100))
         with pytest.raises(UnsupportedSchema):
-            await limited.services.recorder.record([event(new_hub())], "webhook")
+            await limited.services.recorder.record([event(new_hub_name())], "webhook")
         await limited.close()
 
 
 @numbers
-async def test_an_instance_of_another_schema(place: Place, number: int | None) -> None:
+async def test_an_instance_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
     """Its two rows: one transaction writes both."""
-    async with place.tampered(instance_table(place.hub), lambda row: row["RowKey"][:2] in ("i|", "a|"), number) as http:
+    async with stored_app.with_schema_number(
+        instance_table_name(stored_app.hub), lambda row: row["RowKey"][:2] in ("i|", "a|"), number
+    ) as http:
         # PostEvents comes after all others.
         await refused(
             http,
-            place,
+            stored_app,
             number,
             "instances in the state storage",
-            *VERDICTS,
+            *OPERATIONS_WITH_VERDICT,
             "GetTaskHub",
             "ListInstances",
             "ListInstances ended",
@@ -276,113 +294,133 @@ async def test_an_instance_of_another_schema(place: Place, number: int | None) -
         )
 
 
-async def test_an_instance_of_another_schema_does_not_hold_up_its_neighbours(place: Place) -> None:
-    table = instance_table(place.hub)
-    async with place.tampered(table, lambda row: row["RowKey"] == "i|order-2", NEWER) as http:
-        mixed = [event(place.hub, f"neighbour-{number}") for number in range(20)]
-        mixed.insert(10, event(place.hub, "order-2", "Failed"))
-        problem(await http.post("/api/events", json=mixed), 503, "UnsupportedSchema")
-        problem(await http.post("/api/events", json=mixed[10:11]), 503, "UnsupportedSchema")
-        again = await publish(http, *mixed[:10], *mixed[11:])
+async def test_an_instance_of_another_schema_does_not_hold_up_its_neighbours(stored_app: StoredApp) -> None:
+    table = instance_table_name(stored_app.hub)
+    async with stored_app.with_schema_number(table, lambda row: row["RowKey"] == "i|order-2", NEWER_SCHEMA) as http:
+        mixed = [event(stored_app.hub, f"neighbour-{number}") for number in range(20)]
+        mixed.insert(10, event(stored_app.hub, "order-2", "Failed"))
+        assert_problem(await http.post("/api/events", json=mixed), 503, "UnsupportedSchema")
+        assert_problem(await http.post("/api/events", json=mixed[10:11]), 503, "UnsupportedSchema")
+        again = await post_events(http, *mixed[:10], *mixed[11:])
         assert again["recorded"] + again["unchanged"] == 20
-    written = await place.rows(table, lambda row: row["RowKey"].startswith("i|neighbour"))
+    written = await stored_app.rows(table, lambda row: row["RowKey"].startswith("i|neighbour"))
     assert len(written) == 20
 
 
-async def test_an_instance_that_this_worker_remembers_is_read_again(place: Place) -> None:
+async def test_an_instance_that_this_worker_remembers_is_read_again(stored_app: StoredApp) -> None:
     """The row was changed by a newer server since this one wrote it."""
-    table = instance_table(place.hub)
-    async with fresh(place.server) as known:
-        await publish(known, event(place.hub, "order-7"))
-        async with place.tampered(table, lambda row: row["RowKey"] == "i|order-7", NEWER):
-            sent = event(place.hub, "order-7", "Completed")
-            problem(await known.post("/api/events", json=[sent]), 503, "UnsupportedSchema")
+    table = instance_table_name(stored_app.hub)
+    async with client_of_new_server(stored_app.server) as known:
+        await post_events(known, event(stored_app.hub, "order-7"))
+        async with stored_app.with_schema_number(table, lambda row: row["RowKey"] == "i|order-7", NEWER_SCHEMA):
+            sent = event(stored_app.hub, "order-7", "Completed")
+            assert_problem(await known.post("/api/events", json=[sent]), 503, "UnsupportedSchema")
 
 
 @numbers
-@pytest.mark.parametrize("prefix", [BEAT, CLOSED], ids=["of a function", "of corrections"])
-async def test_an_activity_stamp_of_another_schema(place: Place, prefix: str, number: int | None) -> None:
-    table = instance_table(place.hub)
-    client = place.server.tables.client(table)
-    if prefix == CLOSED:
-        of_function = (await place.rows(table, lambda row: row["RowKey"].startswith(BEAT)))[0]
-        row = {"PartitionKey": of_function["PartitionKey"], "RowKey": CLOSED, SCHEMA: 1, "Mark": "x"}
-        await client.upsert_entity(row | {"FunctionName": "", "LastEventAt": at()})
-    async with place.tampered(table, lambda row: row["RowKey"].startswith(prefix), number) as http:
-        for path in (f"/api/apps/{place.app}/staging", f"/api/taskhubs/{place.hub}"):
-            told = problem(await http.get(path), 503, "UnsupportedSchema")
+@pytest.mark.parametrize(
+    "prefix", [ACTIVITY_STAMP_PREFIX, CORRECTION_EPOCH_KEY], ids=["of a function", "of corrections"]
+)
+async def test_an_activity_stamp_of_another_schema(stored_app: StoredApp, prefix: str, number: int | None) -> None:
+    table = instance_table_name(stored_app.hub)
+    client = stored_app.server.tables.client(table)
+    if prefix == CORRECTION_EPOCH_KEY:
+        of_function = (await stored_app.rows(table, lambda row: row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX)))[0]
+        row = {
+            "PartitionKey": of_function["PartitionKey"],
+            "RowKey": CORRECTION_EPOCH_KEY,
+            SCHEMA_PROPERTY: 1,
+            "Epoch": "x",
+        }
+        await client.upsert_entity(row | {"FunctionName": "", "LastEventAt": timestamp()})
+    async with stored_app.with_schema_number(table, lambda row: row["RowKey"].startswith(prefix), number) as http:
+        for path in (f"/api/apps/{stored_app.app}/staging", f"/api/taskhubs/{stored_app.hub}"):
+            told = assert_problem(await http.get(path), 503, "UnsupportedSchema")
             assert "activity stamps" in told["detail"]
-        if prefix == BEAT:
+        if prefix == ACTIVITY_STAMP_PREFIX:
             # A fresh server reads a function's stamp before it writes one. It is in the shards of order-1 and order-2.
             for name in ("order-1", "order-2"):
-                sent = event(place.hub, name, "Failed")
-                problem(await http.post("/api/events", json=[sent]), 503, "UnsupportedSchema")
+                sent = event(stored_app.hub, name, "Failed")
+                assert_problem(await http.post("/api/events", json=[sent]), 503, "UnsupportedSchema")
 
 
-async def test_an_activity_stamp_that_a_newer_server_writes_has_another_key(place: Place) -> None:
+async def test_an_activity_stamp_that_a_newer_server_writes_has_another_key(stored_app: StoredApp) -> None:
     """Stamps are overwritten without being read, so no two schemas may share a key."""
-    table = instance_table(place.hub)
-    stamp = (await place.rows(table, lambda row: row["RowKey"].startswith(BEAT)))[0]
-    newer = {**stamp, "RowKey": stamp["RowKey"].replace(BEAT, "b|2|"), SCHEMA: NEWER, "New": "x"}
-    client = place.server.tables.client(table)
+    table = instance_table_name(stored_app.hub)
+    stamp = (await stored_app.rows(table, lambda row: row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX)))[0]
+    newer = {
+        **stamp,
+        "RowKey": stamp["RowKey"].replace(ACTIVITY_STAMP_PREFIX, "b|2|"),
+        SCHEMA_PROPERTY: NEWER_SCHEMA,
+        "New": "x",
+    }
+    client = stored_app.server.tables.client(table)
     await client.create_entity(newer)
-    async with place.tampered(table, lambda row: row["RowKey"].startswith("b|2|"), NEWER) as http:
+    async with stored_app.with_schema_number(table, lambda row: row["RowKey"].startswith("b|2|"), NEWER_SCHEMA) as http:
         for number in range(20):
-            await publish(http, event(place.hub, f"order-{number}", "Completed"))
-        problem(await http.get(f"/api/apps/{place.app}/staging"), 503, "UnsupportedSchema")
+            await post_events(http, event(stored_app.hub, f"order-{number}", "Completed"))
+        assert_problem(await http.get(f"/api/apps/{stored_app.app}/staging"), 503, "UnsupportedSchema")
     await client.delete_entity(newer["PartitionKey"], newer["RowKey"])
 
 
 @numbers
 @pytest.mark.parametrize("kind", ["work", "result", "messages"])
-async def test_a_probe_of_another_schema(place: Place, kind: str, number: int | None) -> None:
+async def test_a_probe_of_another_schema(stored_app: StoredApp, kind: str, number: int | None) -> None:
     if kind == "messages":
-        row = {"PartitionKey": "probe", "RowKey": f"{place.hub}|messages", SCHEMA: 1, "Memory0": ""}
-        await place.server.tables.client(TASK_HUBS).upsert_entity(row)
-    of = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{place.hub}|{kind}"  # noqa: E731
-    async with place.tampered(TASK_HUBS, of, number) as http:
-        await refused(http, place, number, "probe results", *VERDICTS, "GetVersions")
-        await place.server.background.run_once()
+        row = {"PartitionKey": "probe", "RowKey": f"{stored_app.hub}|messages", SCHEMA_PROPERTY: 1, "Memory0": ""}
+        await stored_app.server.tables.client(TASK_HUBS_TABLE).upsert_entity(row)
+    of = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, number) as http:
+        await refused(http, stored_app, number, "probe results", *OPERATIONS_WITH_VERDICT, "GetVersions")
+        await stored_app.server.background.probe_due_hubs()
 
 
 @pytest.mark.parametrize("kind", ["work", "result"])
-async def test_cleanup_leaves_a_probe_of_another_schema(place: Place, kind: str, http: httpx.AsyncClient) -> None:
-    ended = [event(place.hub, name, "Completed") for name in ("order-1", "order-2")]
-    await publish(http, *ended)
-    assert (await put(http, place.app, taskHubs=None)).status_code == 200
-    assert (await put(http, place.app, slots={"staging": None})).status_code == 200
-    of = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{place.hub}|{kind}"  # noqa: E731
-    async with place.tampered(TASK_HUBS, of, NEWER) as fresh_http:
-        problem(await fresh_http.post(f"/api/apps/{place.app}/cleanup"), 503, "UnsupportedSchema")
-    assert (await http.post(f"/api/apps/{place.app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
+async def test_cleanup_leaves_a_probe_of_another_schema(
+    stored_app: StoredApp, kind: str, http: httpx.AsyncClient
+) -> None:
+    ended = [event(stored_app.hub, name, "Completed") for name in ("order-1", "order-2")]
+    await post_events(http, *ended)
+    assert (await put_app(http, stored_app.app, taskHubs=None)).status_code == 200
+    assert (await put_app(http, stored_app.app, slots={"staging": None})).status_code == 200
+    of = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, NEWER_SCHEMA) as fresh_http:
+        assert_problem(await fresh_http.post(f"/api/apps/{stored_app.app}/cleanup"), 503, "UnsupportedSchema")
+    assert (await http.post(f"/api/apps/{stored_app.app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
 
 
 @numbers
-async def test_an_event_in_quarantine_of_another_schema(place: Place, number: int | None) -> None:
-    store = QuarantineStore(place.server.tables)
-    await store.keep([Quarantined(Instant(1), "BadTime", "why", "webhook", '"odd"')])
-    async with place.tampered(QUARANTINE, lambda row: row["PartitionKey"] == "quarantine", number) as http:
-        await refused(http, place, number, "events in quarantine", "ListQuarantine", "PurgeQuarantine")
+async def test_an_event_in_quarantine_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+    store = QuarantineStore(stored_app.server.tables)
+    await store.add([QuarantinedEvent(Instant(1), "BadTime", "why", "webhook", '"odd"')])
+    async with stored_app.with_schema_number(
+        QUARANTINE_TABLE, lambda row: row["PartitionKey"] == "quarantine", number
+    ) as http:
+        await refused(http, stored_app, number, "events in quarantine", "ListQuarantine", "PurgeQuarantine")
 
 
 @numbers
-async def test_a_waiting_event_of_another_schema(place: Place, storage: StorageSettings, number: int | None) -> None:
-    hub = new_hub()
-    limited = StateServer(Settings(storage=storage, unclaimed_task_hubs=0))
+async def test_a_waiting_event_of_another_schema(
+    stored_app: StoredApp, storage: StorageSettings, number: int | None
+) -> None:
+    hub = new_hub_name()
+    limited = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=0))
     await limited.services.recorder.record([event(hub)], "webhook")
     await limited.close()
-    async with place.tampered(QUARANTINE, lambda row: row["PartitionKey"] == f"waiting|{hub}", number) as http:
+    async with stored_app.with_schema_number(
+        QUARANTINE_TABLE, lambda row: row["PartitionKey"] == f"waiting|{hub}", number
+    ) as http:
         for answer in (
             await http.get(f"/api/taskhubs/{hub}"),
             await http.delete(f"/api/taskhubs/{hub}"),
-            await stage(http, f"{place.app}-b", hub),
-            await put(http, f"{place.app}-b", slots={"staging": {"taskHub": hub}}),
-            await http.delete("/api/quarantine", params={"before": at(1)}),
+            await post_staging(http, f"{stored_app.app}-b", hub),
+            await put_app(http, f"{stored_app.app}-b", slots={"staging": {"taskHub": hub}}),
+            await http.delete("/api/quarantine", params={"before": timestamp(1)}),
         ):
-            assert "events in quarantine" in problem(answer, 503, "UnsupportedSchema")["detail"]
+            assert "events in quarantine" in assert_problem(answer, 503, "UnsupportedSchema")["detail"]
     # As it was before: the claim was kept, and the event still counts.
-    async with fresh(place.server) as http:
-        assert (await put(http, f"{place.app}-b", slots={"staging": {"taskHub": hub}})).status_code == 200
+    async with client_of_new_server(stored_app.server) as http:
+        assert (await put_app(http, f"{stored_app.app}-b", slots={"staging": {"taskHub": hub}})).status_code == 200
         assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
 
 
@@ -395,14 +433,16 @@ def test_every_kind_of_row_has_a_name_of_its_own_and_a_number() -> None:
 @pytest.mark.parametrize("number", [0, 2, -1, 2**31 - 1, None, "1", True, 1.0, "", "x" * 1000])
 def test_only_the_very_number_is_taken(number: object) -> None:
     with pytest.raises(UnsupportedSchema) as refused:
-        INSTANCE.check({SCHEMA: number} if number is not None else {})
+        INSTANCE_SCHEMA.check({SCHEMA_PROPERTY: number} if number is not None else {})
     assert len(refused.value.message) < 200
 
 
-async def test_every_row_that_the_server_writes_has_its_number(place: Place) -> None:
+async def test_every_row_that_the_server_writes_has_its_number(stored_app: StoredApp) -> None:
     """Whatever was written by the tests before this one, too."""
-    await QuarantineStore(place.server.tables).keep([Quarantined(Instant(1), "BadTime", "", "webhook", '"odd"')])
-    for table in (APPS, TASK_HUBS, QUARANTINE, instance_table(place.hub)):
-        rows = await place.rows(table, lambda row: True)
+    await QuarantineStore(stored_app.server.tables).add(
+        [QuarantinedEvent(Instant(1), "BadTime", "", "webhook", '"odd"')]
+    )
+    for table in (APPS_TABLE, TASK_HUBS_TABLE, QUARANTINE_TABLE, instance_table_name(stored_app.hub)):
+        rows = await stored_app.rows(table, lambda row: True)
         assert rows
-        assert {row.get(SCHEMA) for row in rows} == {1}
+        assert {row.get(SCHEMA_PROPERTY) for row in rows} == {1}

@@ -9,7 +9,7 @@ import pytest
 from state_api.app import StateServer
 from state_api.domain.instants import TICKS_PER_SECOND, instant_from, parse_instant
 from state_api.settings import StorageSettings
-from state_api.storage.tables import StorageClock, Tables, chunked, instance_table, unchunked
+from state_api.storage.tables import StorageClock, Tables, instance_table_name, join_property, split_property
 
 
 @pytest.mark.anyio
@@ -26,14 +26,14 @@ async def test_every_answer_of_the_storage_sets_the_clock(server: StateServer, m
 def test_the_clock_takes_what_is_furthest_ahead_because_dates_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = StorageClock()
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
-    clock.hear("Sat, 21 Nov 2026 00:46:29 GMT", 1000.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:29 GMT", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:30Z")
-    clock.hear("Sat, 21 Nov 2026 00:46:31 GMT", 1000.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:31 GMT", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:31Z")
-    clock.hear("no date at all", 1000.0)
+    clock.observe_date("no date at all", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:31Z")
-    clock.hear("Sat, 21 Nov 2026 00:40:00 GMT", 1000.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:40:00 GMT", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:40:00Z"), "a storage that corrects its clock is followed"
 
 
@@ -41,13 +41,13 @@ def test_an_answer_that_was_long_on_its_way_does_not_turn_the_clock_back(monkeyp
     """Else a result of a moment ago would seem to be yet to come, and prove nothing."""
     clock = StorageClock()
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
     monkeypatch.setattr(time, "monotonic", lambda: 1005.0)
-    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:35Z")
-    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1001.5)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:30 GMT", 1001.5)
     assert clock.now() == parse_instant("2026-11-21T00:46:35Z"), "cut to seconds, it may be from up to a second later"
-    clock.hear("Sat, 21 Nov 2026 00:46:30 GMT", 1003.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:30 GMT", 1003.0)
     assert clock.now() == parse_instant("2026-11-21T00:46:30Z"), "it was told at 00:46:33 or later, as the clock was"
 
 
@@ -58,7 +58,7 @@ def test_a_machine_that_runs_fast_does_not_take_the_clock_ahead(monkeypatch: pyt
     for passed in range(0, 86_400, 10):
         true = start + timedelta(seconds=passed + 0.3 * (passed % 3))
         monkeypatch.setattr(time, "monotonic", lambda passed=passed: 1000 + passed * 1.001)
-        clock.hear(format_datetime(true.replace(microsecond=0), usegmt=True), 1000 + passed * 1.001)
+        clock.observe_date(format_datetime(true.replace(microsecond=0), usegmt=True), 1000 + passed * 1.001)
         ahead = clock.now() - instant_from(start + timedelta(seconds=passed))
         assert -1.0 <= ahead / TICKS_PER_SECOND <= 0.61 + 0.12
 
@@ -74,18 +74,18 @@ async def test_the_clock_and_the_stamps_of_rows_agree(server: StateServer, hub: 
 @pytest.mark.parametrize("length", [0, 1, 29_999, 30_000, 30_001, 95_000])
 def test_a_long_text_is_spread_over_properties_and_comes_back(length: int) -> None:
     text = "ü" * length
-    spread = chunked("State", text)
+    spread = split_property("State", text)
     assert all(len(piece) <= 30_000 for piece in spread.values())
-    assert unchunked("State", spread) == text
+    assert join_property("State", spread) == text
 
 
 def test_the_longest_hub_has_a_table_name_that_the_service_takes() -> None:
-    assert len(instance_table("h" * 45)) == 63
+    assert len(instance_table_name("h" * 45)) == 63
 
 
 @pytest.mark.parametrize("suffix", ["Instances", "History", "Partitions"])
 def test_no_instance_table_has_the_name_of_a_task_hubs_own_table(suffix: str) -> None:
-    assert not instance_table("v41").endswith(suffix)
+    assert not instance_table_name("v41").endswith(suffix)
 
 
 @pytest.mark.anyio

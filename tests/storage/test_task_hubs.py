@@ -5,14 +5,14 @@ import pytest
 from state_api.app import StateServer
 from state_api.domain.errors import TaskHubAlreadyUsed, TaskHubInUse
 from state_api.domain.instants import parse_instant
-from state_api.domain.ownership import Basis, Claim, Proof
-from state_api.storage.tables import TASK_HUBS
+from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
+from state_api.storage.tables import TASK_HUBS_TABLE
 from state_api.storage.task_hubs import TaskHubStore
 
 pytestmark = pytest.mark.anyio
 
-PROOF = Proof(
-    Basis.NEW,
+PROOF = OwnershipProof(
+    ProofBasis.NEW,
     ("https://shop.table.core.windows.net", "https://shop.queue.core.windows.net"),
     parse_instant("2026-11-27T02:45:26.1269912Z"),
 )
@@ -24,39 +24,39 @@ def registry(server: StateServer) -> TaskHubStore:
 
 
 async def test_a_claim_keeps_who_made_it_and_its_proof(registry: TaskHubStore, hub: str) -> None:
-    claimed = await registry.claim(hub, Claim("shop", "run 1", PROOF))
-    assert (claimed.app, claimed.run, claimed.proof) == ("shop", "run 1", PROOF)
+    claimed = await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+    assert (claimed.app, claimed.run_id, claimed.proof) == ("shop", "run 1", PROOF)
     assert await registry.get(hub.upper()) == claimed
 
 
 async def test_the_same_claim_again_writes_nothing(registry: TaskHubStore, server: StateServer, hub: str) -> None:
-    await registry.claim(hub, Claim("shop", "run 1", PROOF))
-    table = server.tables.client(TASK_HUBS)
+    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+    table = server.tables.client(TASK_HUBS_TABLE)
     before = (await table.get_entity("hub", hub)).metadata["etag"]
-    await registry.claim(hub, Claim("shop", "run 1", PROOF))
-    await registry.claim(hub, Claim("shop", "run 1"))
+    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+    await registry.claim(hub, TaskHubClaim("shop", "run 1"))
     assert (await table.get_entity("hub", hub)).metadata["etag"] == before
 
 
 async def test_a_claim_without_a_proof_keeps_the_one_on_record(registry: TaskHubStore, hub: str) -> None:
-    await registry.claim(hub, Claim("shop", "run 1", PROOF))
-    again = await registry.claim(hub, Claim("shop", "run 2"))
-    assert (again.run, again.proof) == ("run 2", PROOF)
+    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+    again = await registry.claim(hub, TaskHubClaim("shop", "run 2"))
+    assert (again.run_id, again.proof) == ("run 2", PROOF)
 
 
 async def test_a_newer_proof_replaces_the_one_on_record(registry: TaskHubStore, hub: str) -> None:
-    await registry.claim(hub, Claim("shop", "run 1", PROOF))
-    adopted = Proof(Basis.ADOPTED, ("https://moved.table.core.windows.net",), PROOF.at)
-    assert (await registry.claim(hub, Claim("SHOP", "run 2", adopted))).proof == adopted
+    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+    adopted = OwnershipProof(ProofBasis.ADOPTED, ("https://moved.table.core.windows.net",), PROOF.at)
+    assert (await registry.claim(hub, TaskHubClaim("SHOP", "run 2", adopted))).proof == adopted
 
 
 async def test_a_claim_that_is_refused_leaves_the_proof_of_another_alone(registry: TaskHubStore, hub: str) -> None:
-    await registry.claim(hub, Claim("shop", "run 1"))
+    await registry.claim(hub, TaskHubClaim("shop", "run 1"))
     with pytest.raises(TaskHubInUse):
-        await registry.claim(hub, Claim("other", "run 1", PROOF))
+        await registry.claim(hub, TaskHubClaim("other", "run 1", PROOF))
     await registry.close(hub)
     with pytest.raises(TaskHubAlreadyUsed):
-        await registry.claim(hub, Claim("shop", "run 1", PROOF))
+        await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
     known = await registry.get(hub)
     assert known is not None
     assert (known.app, known.proof) == ("shop", None)

@@ -18,9 +18,9 @@ from azure.data.tables._table_batch import TableBatchOperations
 from azure.data.tables.aio import TableClient, TableServiceClient
 
 from state_api.settings import StorageSettings
-from state_api.storage.tables import error_code, etag_of, is_lost_race
-from state_api.storage.transactions import Operation, etags_in, is_cosmos, request_of, submit
-from tests.conftest import new_hub
+from state_api.storage.tables import error_code, etag_of, is_write_conflict
+from state_api.storage.transactions import TableOperation, is_cosmos, parse_etags, request_lines, send_transaction
+from tests.conftest import new_hub_name
 from tests.storage.test_instances import AWKWARD_IDS
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ KEYS = [key for key in KEYS if not set(key) & set("\\#?")]
 
 
 @dataclass
-class Wire:
+class RequestRecorder:
     """What went over the line to the storage, as it was sent."""
 
     sent: list[bytes] = field(default_factory=list)
@@ -58,14 +58,14 @@ class Wire:
 
 
 @pytest.fixture
-async def wire(storage: StorageSettings) -> AsyncIterator[tuple[Wire, TableClient, TableClient]]:
+async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[RequestRecorder, TableClient, TableClient]]:
     """A table through a line that is listened to, and the same one directly."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     endpoint = next(part for part in connection.split(";") if part.startswith("TableEndpoint="))
     port = urlsplit(endpoint.removeprefix("TableEndpoint=")).port
     assert port is not None
-    heard = Wire()
+    heard = RequestRecorder()
     tasks: set[asyncio.Task[None]] = set()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note: Callable[[bytes], None]) -> None:
@@ -86,7 +86,7 @@ async def wire(storage: StorageSettings) -> AsyncIterator[tuple[Wire, TableClien
         TableServiceClient.from_connection_string(connection) as direct,
         TableServiceClient.from_connection_string(through) as listened,
     ):
-        name = new_hub()
+        name = new_hub_name()
         await direct.create_table(name)
         yield heard, listened.get_table_client(name), direct.get_table_client(name)
     server.close()
@@ -104,11 +104,13 @@ def entity(key: str, **more: Any) -> dict[str, Any]:
     }
 
 
-async def test_a_transaction_is_what_the_library_would_send(wire: tuple[Wire, TableClient, TableClient]) -> None:
-    heard, client, _ = wire
+async def test_a_transaction_is_what_the_library_would_send(
+    recorded_wire: tuple[RequestRecorder, TableClient, TableClient],
+) -> None:
+    heard, client, _ = recorded_wire
     etag = "W/\"datetime'2026-11-20T09%3A00%3A00.0000000Z'\""
     condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
-    operations: list[Operation] = [("create", entity(key)) for key in KEYS]
+    operations: list[TableOperation] = [("create", entity(key)) for key in KEYS]
     operations += [("upsert", entity(f"u{key}"), REPLACE) for key in KEYS]
     operations += [("upsert", entity(f"m{key}", Gone=None), {"mode": UpdateMode.MERGE}) for key in KEYS]
     operations += [("update", entity(f"c{key}"), {**condition, **REPLACE}) for key in KEYS]
@@ -116,7 +118,7 @@ async def test_a_transaction_is_what_the_library_would_send(wire: tuple[Wire, Ta
     operations += [("delete", {"PartitionKey": "00", "RowKey": f"d{key}"}) for key in KEYS]
     operations += [("delete", entity("with an etag"), condition)]
     heads, sent = [], []
-    for send in (client.submit_transaction, lambda operations: submit(client, operations)):
+    for send in (client.submit_transaction, lambda operations: send_transaction(client, operations)):
         heard.sent.clear()
         with pytest.raises(TableTransactionError):
             await send(operations)
@@ -142,21 +144,23 @@ async def test_a_transaction_is_what_the_library_would_send(wire: tuple[Wire, Ta
     "operation",
     [("upsert", entity("m"), {"mode": UpdateMode.MERGE}), ("update", entity("m"), {"mode": UpdateMode.MERGE})],
 )
-def test_cosmos_is_asked_to_merge_as_the_library_asks_it(operation: Operation) -> None:
+def test_cosmos_is_asked_to_merge_as_the_library_asks_it(operation: TableOperation) -> None:
     url = "https://shop.table.cosmos.azure.com"
     assert is_cosmos(url)
     assert not is_cosmos("https://shop.table.core.windows.net")
     theirs = TableBatchOperations(SimpleNamespace(version="2019-02-02"), url, "rows", is_cosmos_endpoint=True)  # type: ignore[arg-type]  # all that it takes of it
     theirs.add_operation(operation)
     (request,) = theirs.requests
-    line, *headers = request_of(f"{url}/rows", operation, cosmos=True)
+    line, *headers = request_lines(f"{url}/rows", operation, cosmos=True)
     assert line == f"{request.method} {request.url} HTTP/1.1"
     assert f"X-HTTP-Method: {request.headers['X-HTTP-Method']}" in headers
 
 
-async def test_what_is_written_is_read_back_by_the_library(wire: tuple[Wire, TableClient, TableClient]) -> None:
-    _, client, direct = wire
-    etags = await submit(client, [("create", entity(key)) for key in KEYS])
+async def test_what_is_written_is_read_back_by_the_library(
+    recorded_wire: tuple[RequestRecorder, TableClient, TableClient],
+) -> None:
+    _, client, direct = recorded_wire
+    etags = await send_transaction(client, [("create", entity(key)) for key in KEYS])
     for key, etag in zip(KEYS, etags, strict=True):
         found = await direct.get_entity("00", key)
         assert etag_of(found) == etag
@@ -164,13 +168,15 @@ async def test_what_is_written_is_read_back_by_the_library(wire: tuple[Wire, Tab
         assert type(found["Shards"]) is int
 
 
-async def test_the_etags_hold_for_the_next_write(wire: tuple[Wire, TableClient, TableClient]) -> None:
-    _, client, direct = wire
-    one, two = await submit(client, [("create", entity("one")), ("upsert", entity("two"), REPLACE)])
+async def test_the_etags_hold_for_the_next_write(
+    recorded_wire: tuple[RequestRecorder, TableClient, TableClient],
+) -> None:
+    _, client, direct = recorded_wire
+    one, two = await send_transaction(client, [("create", entity("one")), ("upsert", entity("two"), REPLACE)])
     assert one is not None
     assert two is not None
     condition = {"match_condition": MatchConditions.IfNotModified}
-    changed, gone = await submit(
+    changed, gone = await send_transaction(
         client,
         [
             ("update", entity("one", Text="new"), {**condition, **REPLACE, "etag": one}),
@@ -194,17 +200,17 @@ async def test_the_etags_hold_for_the_next_write(wire: tuple[Wire, TableClient, 
     ],
 )
 async def test_it_fails_as_the_library_does_and_writes_nothing(
-    wire: tuple[Wire, TableClient, TableClient], bad: Operation
+    recorded_wire: tuple[RequestRecorder, TableClient, TableClient], bad: TableOperation
 ) -> None:
-    _, client, direct = wire
-    await submit(client, [("create", entity("there", Text="first"))])
-    operations: list[Operation] = [("create", entity("before")), bad, ("create", entity("after"))]
+    _, client, direct = recorded_wire
+    await send_transaction(client, [("create", entity("there", Text="first"))])
+    operations: list[TableOperation] = [("create", entity("before")), bad, ("create", entity("after"))]
     told = []
-    for send in (client.submit_transaction, lambda operations: submit(client, operations)):
+    for send in (client.submit_transaction, lambda operations: send_transaction(client, operations)):
         with pytest.raises(TableTransactionError) as failed:
             await send(operations)
         error = failed.value
-        told.append((type(error), error.status_code, error_code(error), error.index, is_lost_race(error)))
+        told.append((type(error), error.status_code, error_code(error), error.index, is_write_conflict(error)))
     assert told[0] == told[1]
     assert [row["RowKey"] async for row in direct.list_entities()] == ["there"]
 
@@ -213,8 +219,8 @@ async def test_a_table_that_is_not_there_is_told_as_the_library_tells_it(storage
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     async with TableServiceClient.from_connection_string(connection) as service:
-        client = service.get_table_client(new_hub())
-        for send in (client.submit_transaction, lambda operations: submit(client, operations)):
+        client = service.get_table_client(new_hub_name())
+        for send in (client.submit_transaction, lambda operations: send_transaction(client, operations)):
             with pytest.raises(HttpResponseError) as failed:
                 await send([("create", entity("one"))])
             assert error_code(failed.value) == "TableNotFound"
@@ -225,43 +231,50 @@ async def test_a_wrong_key_is_told_as_what_it_is(storage: StorageSettings) -> No
     wrong = storage.connection_string.get_secret_value().replace("AccountKey=E", "AccountKey=F")
     async with TableServiceClient.from_connection_string(wrong) as service:
         with pytest.raises(ClientAuthenticationError):
-            await submit(service.get_table_client("any"), [("create", entity("one"))])
+            await send_transaction(service.get_table_client("any"), [("create", entity("one"))])
 
 
 # Answers in the service's form that the emulator does not give.
 
-OK = (
+NO_CONTENT_PART = (
     b"--changesetresponse_1\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"
     b"HTTP/1.1 204 No Content\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-cache\r\n"
     b'Preference-Applied: return-no-content\r\nDataServiceVersion: 3.0;\r\nETag: W/"one"\r\n\r\n\r\n'
 )
-ECHOED = (
+CREATED_PART = (
     b"--changesetresponse_1\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"
     b'HTTP/1.1 201 Created\r\nContent-Type: application/json;odata=minimalmetadata\r\nETag: W/"two"\r\n\r\n'
     b'{"odata.etag":"W/\\"three\\"","Reason":"said HTTP/1.1 409 Conflict\\r\\nETag: W/four"}\r\n'
 )
 
 
-def answer(status: int = 202) -> Any:
+def batch_response(status: int = 202) -> Any:
     return SimpleNamespace(status_code=status, reason="", headers={}, request=None, content_type=None)
 
 
 def test_an_entity_that_comes_back_is_not_taken_for_an_answer() -> None:
-    assert etags_in(answer(), OK + ECHOED + OK, 3) == ['W/"one"', 'W/"two"', 'W/"one"']
+    assert parse_etags(batch_response(), NO_CONTENT_PART + CREATED_PART + NO_CONTENT_PART, 3) == [
+        'W/"one"',
+        'W/"two"',
+        'W/"one"',
+    ]
 
 
-@pytest.mark.parametrize("content", [b"", OK, OK + OK + OK, b"<html>a proxy's page</html>"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", NO_CONTENT_PART, NO_CONTENT_PART + NO_CONTENT_PART + NO_CONTENT_PART, b"<html>a proxy's page</html>"],
+)
 def test_an_answer_of_another_length_is_no_success(content: bytes) -> None:
     with pytest.raises(TableTransactionError) as failed:
-        etags_in(answer(), content, 2)
-    assert not is_lost_race(failed.value)
+        parse_etags(batch_response(), content, 2)
+    assert not is_write_conflict(failed.value)
     assert error_code(failed.value) == ""
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"odata.error": 1}', b'{"odata.error": {"message": 3}}', b"{"])
 def test_an_error_that_says_nothing_is_still_one(body: bytes) -> None:
-    part = OK.replace(b"204 No Content", b"409 Conflict") + body
+    part = NO_CONTENT_PART.replace(b"204 No Content", b"409 Conflict") + body
     with pytest.raises(TableTransactionError) as failed:
-        etags_in(answer(), part, 1)
+        parse_etags(batch_response(), part, 1)
     assert failed.value.status_code == 409
-    assert is_lost_race(failed.value), "a second look costs a read"
+    assert is_write_conflict(failed.value), "a second look costs a read"

@@ -7,13 +7,13 @@ from typing import Any
 import azure.durable_functions as df
 
 from .. import stock
-from ..approval import Decision, decided
-from ..payment import retries
+from ..approval import Decision, wait_for_decision
+from ..payment import payment_retry_options
 
 blueprint = df.Blueprint()
 
-STOLEN = "stolen"
-MOST_ITEMS = 50
+STOLEN_CARD = "stolen"
+MAX_ITEMS = 50
 
 
 @blueprint.function_name("ProcessOrder")
@@ -28,13 +28,13 @@ def process_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any
     prices = yield context.task_all([context.call_activity("PriceItem", item) for item in order["items"]])
     total = sum(prices)
     if order["approvalNeeded"]:
-        decision = yield from decided(context, order["approvalTimeoutSeconds"])
+        decision = yield from wait_for_decision(context, order["approvalTimeoutSeconds"])
         if decision is not Decision.APPROVED:
             return {"status": decision.value, "cents": total}
 
     context.set_custom_status("Charging")
     charge = {"orderId": order["orderId"], "card": order["card"], "cents": total}
-    receipt = yield context.call_activity_with_retry("ChargePayment", retries(order), charge)
+    receipt = yield context.call_activity_with_retry("ChargePayment", payment_retry_options(order), charge)
     for item in order["items"]:
         context.signal_entity(stock.entity_id(item), "take", 1)
 
@@ -50,6 +50,6 @@ def process_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any
 @blueprint.activity_trigger(input_name="order")
 def screen_order(order: dict) -> str | None:
     """Why `{"card", "items"}` looks like fraud, or None."""
-    if order["card"] == STOLEN:
+    if order["card"] == STOLEN_CARD:
         return "the card is reported stolen"
-    return "too many items at once" if len(order["items"]) > MOST_ITEMS else None
+    return "too many items at once" if len(order["items"]) > MAX_ITEMS else None

@@ -4,67 +4,67 @@ from typing import Any
 
 import pytest
 
-from durable_app.orders.order import InvalidOrder, completed
-from tests.durable_app.functions.replay import Play
+from durable_app.orders.order import InvalidOrder, parse_order
+from tests.durable_app.functions.orchestrator_replay import OrchestratorReplay
 
-BOTH = pytest.mark.parametrize("version", ["v1", "v2"])
+BOTH_VERSIONS = pytest.mark.parametrize("version", ["v1", "v2"])
 LAST_STEPS = ["ChargePayment", "timer", "ShipOrder", "PackParcel", "BookCarrier"]
 FIRST_STEPS = {"v1": ["PriceItem", "PriceItem"], "v2": ["ScreenOrder", "PriceItem", "PriceItem"]}
 
 
-def order(**more: Any) -> dict[str, Any]:
-    return completed({"orderId": "order-1", "items": ["apple", "pear"]} | more, {})
+def completed_order(**more: Any) -> dict[str, Any]:
+    return parse_order({"orderId": "order-1", "items": ["apple", "pear"]} | more, {})
 
 
-@BOTH
+@BOTH_VERSIONS
 def test_an_order_is_priced_item_by_item_charged_packed_and_shipped(version: str) -> None:
-    played = Play(version).run("ProcessOrder", order(packingSeconds=7))
+    played = OrchestratorReplay(version).run("ProcessOrder", completed_order(packingSeconds=7))
     assert played.error is None
     assert played.result["status"] == "Shipped"
     assert played.result["tracking"] == "TRACK-order-1-2"
     assert played.calls == FIRST_STEPS[version] + LAST_STEPS
     assert played.signals == [("@stock@apple", "take", 1), ("@stock@pear", "take", 1)]
-    assert played.took_seconds == 7
+    assert played.elapsed_seconds == 7
 
 
-@BOTH
+@BOTH_VERSIONS
 def test_the_price_is_the_sum_of_what_the_items_cost(version: str) -> None:
-    play = Play(version, activities={"PriceItem": {"apple": 30, "pear": 12}.__getitem__})
-    assert play.run("ProcessOrder", order()).result["cents"] == 42
+    play = OrchestratorReplay(version, activities={"PriceItem": {"apple": 30, "pear": 12}.__getitem__})
+    assert play.run("ProcessOrder", completed_order()).result["cents"] == 42
 
 
 AS_TEXT = "what the client of azure-functions-durable sends arrives as text"
 
 
-@BOTH
+@BOTH_VERSIONS
 @pytest.mark.parametrize("data", [True, "true"], ids=["as JSON", AS_TEXT])
 def test_an_approved_order_is_shipped(version: str, data: Any) -> None:
-    played = Play(version, {"Approval": data}).run("ProcessOrder", order(approvalNeeded=True))
+    played = OrchestratorReplay(version, {"Approval": data}).run("ProcessOrder", completed_order(approvalNeeded=True))
     assert played.result["status"] == "Shipped"
 
 
-@BOTH
+@BOTH_VERSIONS
 @pytest.mark.parametrize(
     "data", [False, "false", None, "nonsense", 1], ids=["as JSON", AS_TEXT, "none", "other", "one"]
 )
 def test_a_rejected_order_ends_without_a_charge(version: str, data: Any) -> None:
     """On the real host every rejected order was shipped, because the text `false` is true in Python."""
-    played = Play(version, {"Approval": data}).run("ProcessOrder", order(approvalNeeded=True))
+    played = OrchestratorReplay(version, {"Approval": data}).run("ProcessOrder", completed_order(approvalNeeded=True))
     assert played.result["status"] == "Rejected"
     assert played.calls == FIRST_STEPS[version]
     assert played.signals == []
 
 
-@BOTH
+@BOTH_VERSIONS
 def test_an_order_that_nobody_approves_expires(version: str) -> None:
     """After the 72 hours that hold unless the order or a setting says otherwise."""
-    played = Play(version).run("ProcessOrder", order(approvalNeeded=True))
+    played = OrchestratorReplay(version).run("ProcessOrder", completed_order(approvalNeeded=True))
     assert played.result["status"] == "Expired"
-    assert played.took_seconds == 72 * 3600
+    assert played.elapsed_seconds == 72 * 3600
     assert "ChargePayment" not in played.calls
 
 
-@BOTH
+@BOTH_VERSIONS
 def test_a_charge_that_fails_is_tried_again(version: str) -> None:
     failures = [OSError("the bank does not answer"), OSError("still not")]
 
@@ -73,25 +73,25 @@ def test_a_charge_that_fails_is_tried_again(version: str) -> None:
             raise failures.pop()
         return "receipt"
 
-    played = Play(version, activities={"ChargePayment": flaky}).run("ProcessOrder", order())
+    played = OrchestratorReplay(version, activities={"ChargePayment": flaky}).run("ProcessOrder", completed_order())
     assert played.result["receipt"] == "receipt"
     assert played.calls.count("ChargePayment") == 3
 
 
-@BOTH
+@BOTH_VERSIONS
 def test_an_order_fails_once_the_charge_has_failed_three_times(version: str) -> None:
-    played = Play(version).run("ProcessOrder", order(card="declined"))
+    played = OrchestratorReplay(version).run("ProcessOrder", completed_order(card="declined"))
     assert str(played.error) == "the card for order order-1 was declined"
     assert played.calls.count("ChargePayment") == 3
     assert "ShipOrder" not in played.calls
 
 
-@BOTH
+@BOTH_VERSIONS
 def test_an_order_fails_if_its_shipping_fails(version: str) -> None:
     def no_carrier(_: str) -> str:
         raise OSError("no carrier")
 
-    played = Play(version, activities={"BookCarrier": no_carrier}).run("ProcessOrder", order())
+    played = OrchestratorReplay(version, activities={"BookCarrier": no_carrier}).run("ProcessOrder", completed_order())
     assert str(played.error) == "no carrier"
 
 
@@ -100,14 +100,16 @@ def test_an_order_fails_if_its_shipping_fails(version: str) -> None:
     [({"card": "stolen"}, "the card is reported stolen"), ({"items": ["apple"] * 51}, "too many items at once")],
 )
 def test_version_2_refuses_what_looks_like_fraud_before_anything_else(more: dict[str, Any], reason: str) -> None:
-    played = Play("v2").run("ProcessOrder", order(**more))
+    played = OrchestratorReplay("v2").run("ProcessOrder", completed_order(**more))
     assert played.result == {"status": "Refused", "reason": reason}
     assert played.calls == ["ScreenOrder"]
 
 
 def test_the_first_activity_is_another_in_version_2() -> None:
     """The breaking change: a history that was begun on version 1 does not fit version 2."""
-    firsts = {version: Play(version).run("ProcessOrder", order()).calls[0] for version in ("v1", "v2")}
+    firsts = {
+        version: OrchestratorReplay(version).run("ProcessOrder", completed_order()).calls[0] for version in ("v1", "v2")
+    }
     assert firsts == {"v1": "PriceItem", "v2": "ScreenOrder"}
 
 
@@ -115,9 +117,9 @@ def test_durations_come_from_the_order_else_from_the_settings() -> None:
     """They are in the input before the orchestrator starts, which must read no settings."""
     settings = {"APPROVAL_TIMEOUT_SECONDS": "60", "PACKING_SECONDS": ""}
     sent = {"orderId": "order-1", "items": ["apple"], "retryMilliseconds": 0.5}
-    made = completed(sent | {"approvalTimeoutSeconds": 5}, settings)
+    made = parse_order(sent | {"approvalTimeoutSeconds": 5}, settings)
     assert (made["approvalTimeoutSeconds"], made["packingSeconds"], made["retryMilliseconds"]) == (5, 60, 1)
-    assert completed(sent, settings)["approvalTimeoutSeconds"] == 60
+    assert parse_order(sent, settings)["approvalTimeoutSeconds"] == 60
 
 
 @pytest.mark.parametrize(
@@ -126,10 +128,10 @@ def test_durations_come_from_the_order_else_from_the_settings() -> None:
 )
 def test_what_makes_no_sense_is_no_order(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidOrder):
-        completed({"orderId": "order-1", "items": ["apple"]} | wrong, {})
+        parse_order({"orderId": "order-1", "items": ["apple"]} | wrong, {})
 
 
 def test_the_same_charge_gives_the_same_receipt() -> None:
     """An activity may run twice."""
-    receipts = {Play().run("ProcessOrder", order()).result["receipt"] for _ in range(2)}
+    receipts = {OrchestratorReplay().run("ProcessOrder", completed_order()).result["receipt"] for _ in range(2)}
     assert len(receipts) == 1

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.durable_app.functions.package import APP, ROOT, published, python
+from tests.durable_app.functions.published_package import APP, ROOT, publish, run_python
 
-INDEX = """
+INDEX_SCRIPT = """
 import json, sys, function_app
 found = {f.get_function_name(): f for f in function_app.app.get_functions()}
 shown = {name: (f.get_trigger().type, getattr(f.get_trigger(), "route", None)) for name, f in found.items()}
@@ -17,7 +17,7 @@ ours = sorted(name for name in sys.modules if name.partition(".")[0] in ("durabl
 print(json.dumps([function_app.__file__, shown, ours]))
 """
 
-SHARED = {
+SHARED_FUNCTIONS = {
     "StartOrder": ["httpTrigger", "orders"],
     "GetOrder": ["httpTrigger", "orders/{id}"],
     "ApproveOrder": ["httpTrigger", "orders/{id}/approve"],
@@ -36,33 +36,33 @@ SHARED = {
     "BookCarrier": ["activityTrigger", None],
     "Stock": ["entityTrigger", None],
 }
-EXTRA = {"v1": {}, "v2": {"ScreenOrder": ["activityTrigger", None]}}
+EXTRA_FUNCTIONS = {"v1": {}, "v2": {"ScreenOrder": ["activityTrigger", None]}}
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_the_published_app_indexes_by_itself(tmp_path: Path, version: str) -> None:
     """Under the installed line of azure-functions, from its own folder, with nothing of this project beside it."""
-    folder = published(tmp_path / "app")
-    done = python(INDEX, folder, ORDERS_VERSION=version)
+    folder = publish(tmp_path / "app")
+    done = run_python(INDEX_SCRIPT, folder, ORDERS_VERSION=version)
     assert (done.returncode, done.stderr) == (0, "")
     file, functions, ours = json.loads(done.stdout)
     assert file == str(folder / "function_app.py")
-    assert functions == SHARED | EXTRA[version]
+    assert functions == SHARED_FUNCTIONS | EXTRA_FUNCTIONS[version]
     assert ours == []
 
 
 def test_the_app_is_version_2_unless_a_setting_says_otherwise() -> None:
-    done = python("import function_app; print(function_app.VERSION)", APP)
+    done = run_python("import function_app; print(function_app.VERSION)", APP)
     assert done.stdout == "v2\n"
 
 
 def test_an_unknown_version_stops_the_app() -> None:
-    done = python("import function_app", APP, ORDERS_VERSION="v9")
+    done = run_python("import function_app", APP, ORDERS_VERSION="v9")
     assert "ORDERS_VERSION must be one of v1, v2, not v9" in done.stderr
 
 
 def test_the_package_holds_nothing_of_the_development_host(tmp_path: Path) -> None:
-    names = {path.name for path in published(tmp_path / "app").iterdir()}
+    names = {path.name for path in publish(tmp_path / "app").iterdir()}
     assert names == {"function_app.py", "host.json", "requirements.txt", "orders"}
 
 
@@ -86,7 +86,7 @@ def test_an_event_that_cannot_be_published_holds_its_orchestration_up_for_less_t
     assert 0 < seconds * (grid["publishRetryCount"] + 1) < 2
 
 
-def pins(*files: Path) -> dict[str, str]:
+def pinned_versions(*files: Path) -> dict[str, str]:
     """The pinned version of each package for this Python."""
     lines = [line.partition("#")[0].strip() for file in files for line in file.read_text().splitlines()]
     given = [Requirement(line) for line in lines if line]
@@ -95,6 +95,6 @@ def pins(*files: Path) -> dict[str, str]:
 
 def test_the_requirements_are_pinned_installed_and_agree_with_the_servers() -> None:
     """Both apps are tested in one environment."""
-    found = pins(APP / "requirements.in")
+    found = pinned_versions(APP / "requirements.in")
     assert found == {name: f"=={importlib.metadata.version(name)}" for name in found}
-    assert found.items() <= (pins(ROOT / "requirements.in") | {"azure-functions-durable": "==1.7.0"}).items()
+    assert found.items() <= (pinned_versions(ROOT / "requirements.in") | {"azure-functions-durable": "==1.7.0"}).items()

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.durable_app.functions.package import ROOT, published, python
+from tests.durable_app.functions.published_package import ROOT, publish, run_python
 
 # A process of its own: the server's function_app has the same name, and an app can be indexed only once.
-LOAD = """
+LOAD_SCRIPT = """
 import asyncio, json, sys
 from pathlib import Path
 sys.path.append("{root}")
 import azure_functions_runtime as library
-from tests.functions.runtime import protos
-from tests.functions.runtime.protos import Message, ParameterBinding, TypedData
+from tests.functions.runtime import protobuf_stubs as protos
+from tests.functions.runtime.protobuf_stubs import Message, ParameterBinding, TypedData
 
 async def ask(kind, content):
     properties = {"protos": protos, "host": "127.0.0.1"}
@@ -41,8 +41,8 @@ asyncio.run(main())
 
 @pytest.mark.parametrize(("version", "functions"), [("v1", 17), ("v2", 18)])
 def test_it_loads_every_function_and_runs_an_activity(tmp_path: Path, version: str, functions: int) -> None:
-    script = LOAD.replace("{root}", str(ROOT))
+    script = LOAD_SCRIPT.replace("{root}", str(ROOT))
     # The library itself warns when it decodes an activity's input.
-    done = python(script, published(tmp_path / "app"), warnings="default", ORDERS_VERSION=version)
+    done = run_python(script, publish(tmp_path / "app"), warnings="default", ORDERS_VERSION=version)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(functions), '"bd82a28b1f08"']

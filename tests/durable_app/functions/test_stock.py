@@ -6,10 +6,10 @@ import pytest
 
 from durable_app.orders.monitor import watched
 from durable_app.orders.order import InvalidOrder
-from tests.durable_app.functions.replay import Play, operate
+from tests.durable_app.functions.orchestrator_replay import OrchestratorReplay, run_entity_operation
 
 
-def watch(**more: Any) -> dict[str, Any]:
+def watched_stock(**more: Any) -> dict[str, Any]:
     return watched({"items": ["apple", "pear"], "intervalSeconds": 30} | more, "stock-monitor")[1]
 
 
@@ -17,21 +17,21 @@ def watch(**more: Any) -> dict[str, Any]:
 
 
 def test_a_stock_that_nobody_has_touched_has_ten_pieces() -> None:
-    assert operate(None, "get") == (10, 10)
+    assert run_entity_operation(None, "get") == (10, 10)
 
 
 @pytest.mark.parametrize(("operation", "left"), [("add", 12), ("take", 8)])
 def test_a_stock_counts_what_is_added_and_taken(operation: str, left: int) -> None:
-    assert operate(10, operation, 2) == (left, left)
+    assert run_entity_operation(10, operation, 2) == (left, left)
 
 
 def test_an_empty_stock_can_owe_pieces() -> None:
-    assert operate(0, "take", 2) == (-2, -2)
+    assert run_entity_operation(0, "take", 2) == (-2, -2)
 
 
 def test_an_unknown_operation_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no operation burn"):
-        operate(10, "burn")
+        run_entity_operation(10, "burn")
 
 
 # The monitor
@@ -39,19 +39,21 @@ def test_an_unknown_operation_is_an_error() -> None:
 
 def test_a_round_of_the_monitor_ends_with_the_next_one() -> None:
     """It waits, and continues as new with nothing but the number of the round."""
-    played = Play().run("StockMonitor", watch())
-    assert played.continued_with == watch() | {"round": 2}
-    assert (played.took_seconds, played.signals, played.error) == (30, [], None)
+    played = OrchestratorReplay().run("StockMonitor", watched_stock())
+    assert played.continued_with == watched_stock() | {"round": 2}
+    assert (played.elapsed_seconds, played.signals, played.error) == (30, [], None)
 
 
 def test_the_monitor_refills_what_has_run_low() -> None:
-    played = Play(levels={"apple": 2, "pear": 3}).run("StockMonitor", watch(low=3, refill=20))
+    played = OrchestratorReplay(stock_levels={"apple": 2, "pear": 3}).run(
+        "StockMonitor", watched_stock(low=3, refill=20)
+    )
     assert played.signals == [("@stock@apple", "add", 20)]
 
 
 def test_the_monitor_ends_when_it_is_told_to_stop() -> None:
     """It does not continue as new, so the task hub can drain."""
-    played = Play(events={"Stop": True}, levels={"apple": 5}).run("StockMonitor", watch())
+    played = OrchestratorReplay(events={"Stop": True}, stock_levels={"apple": 5}).run("StockMonitor", watched_stock())
     assert played.continued_with is None
     assert played.result == {"rounds": 1, "levels": {"apple": 5, "pear": 10}}
 

@@ -11,43 +11,43 @@ from typing import Any
 import pytest
 
 import function_app
-from dev.local import free_port
-from state_api.http.problems import MEDIA_TYPE
-from state_api.settings import STORAGE, emulator_connection
+from dev.local_processes import free_port
+from state_api.http.problems import PROBLEM_MEDIA_TYPE
+from state_api.settings import STATE_STORAGE, emulator_connection_string
 from tests.builders import cloud_event, event
-from tests.functions.calls import ADMIN_KEY, TIMER, TRIGGER, address
-from tests.functions.runtime import protos
-from tests.functions.runtime.protos import Message, ParameterBinding, StatusResult, TypedData
+from tests.functions.invocations import ADMIN_KEY, EVENT_GRID_FUNCTION, TIMER_FUNCTION, function_url
+from tests.functions.runtime import protobuf_stubs as protos
+from tests.functions.runtime.protobuf_stubs import Message, ParameterBinding, StatusResult, TypedData
 
 # By name, because the checker of types runs on a Python that the library does not support.
-library: Any = importlib.import_module("azure_functions_runtime")
+runtime_library: Any = importlib.import_module("azure_functions_runtime")
 
 pytestmark = pytest.mark.anyio
 
 SUCCEEDED = StatusResult(status=StatusResult.Success)
 
 
-class Worker:
+class WorkerClient:
     """The host's side of the protocol: what it asks of the worker in the life of an app."""
 
     def __init__(self) -> None:
         self.functions: dict[str, Any] = {}
 
     @staticmethod
-    async def _ask(kind: str, content: Message) -> Any:
+    async def _request(kind: str, content: Message) -> Any:
         request = Message(request=Message(**{kind: content}), properties={"protos": protos, "host": "127.0.0.1"})
-        return await getattr(library, kind)(request)
+        return await getattr(runtime_library, kind)(request)
 
-    async def start(self, folder: Path) -> None:
+    async def load_app(self, folder: Path) -> None:
         """Index and load the app in this folder."""
         init = Message(capabilities={}, function_app_directory=str(folder))
         answers = [
-            await self._ask("worker_init_request", init),
-            metadata := await self._ask("functions_metadata_request", Message()),
+            await self._request("worker_init_request", init),
+            metadata := await self._request("functions_metadata_request", Message()),
         ]
         for one in metadata.function_metadata_results:
             self.functions[one.name] = one
-            answers.append(await self._ask("function_load_request", Message(function_id=one.function_id)))
+            answers.append(await self._request("function_load_request", Message(function_id=one.function_id)))
         assert [answer.result for answer in answers] == [SUCCEEDED] * len(answers)
 
     async def invoke(self, name: str, argument: str, data: TypedData) -> Any:
@@ -59,14 +59,14 @@ class Worker:
             trace_context=Message(trace_parent="", trace_state="", attributes={}),
             retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
         )
-        return await self._ask("invocation_request", invocation)
+        return await self._request("invocation_request", invocation)
 
     async def http(self, name: str, method: str, body: Any = None, **route: str) -> Any:
         """The HTTP answer to a request with this body."""
         data = TypedData(
             http=Message(
                 method=method,
-                url=address(name, route),
+                url=function_url(name, route),
                 headers={"content-type": "application/json", "x-functions-key": ADMIN_KEY},
                 params=route,
                 query={},
@@ -79,7 +79,7 @@ class Worker:
 
     async def deliver(self, made: Any) -> StatusResult:
         """How the trigger took the event, which the host hands over as JSON."""
-        answer = await self.invoke(TRIGGER, "event", TypedData(json=json.dumps(made)))
+        answer = await self.invoke(EVENT_GRID_FUNCTION, "event", TypedData(json=json.dumps(made)))
         result: StatusResult = answer.result
         return result
 
@@ -89,18 +89,20 @@ def content(http: Any) -> Any:
 
 
 @pytest.fixture
-async def worker(hosted: None, monkeypatch: pytest.MonkeyPatch, anyio_backend: str) -> AsyncIterator[Worker]:
+async def worker(
+    function_app_settings: None, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[WorkerClient]:
     """A worker that has loaded a function_app of its own, because an app can be indexed only once."""
     monkeypatch.delitem(sys.modules, "function_app")
-    started = Worker()
-    await started.start(Path(function_app.__file__).parent)
+    started = WorkerClient()
+    await started.load_app(Path(function_app.__file__).parent)
     yield started
     await sys.modules["function_app"].server().close()
 
 
-async def test_it_tells_the_host_of_every_function(worker: Worker) -> None:
+async def test_it_tells_the_host_of_every_function(worker: WorkerClient) -> None:
     operations = [name for name, *_ in function_app.OPERATIONS]
-    assert list(worker.functions) == [*operations, TRIGGER, TIMER]
+    assert list(worker.functions) == [*operations, EVENT_GRID_FUNCTION, TIMER_FUNCTION]
     triggers = {name: json.loads(one.raw_bindings[0]) for name, one in worker.functions.items()}
     assert triggers["PostEvents"] == {
         "direction": "IN",
@@ -110,21 +112,21 @@ async def test_it_tells_the_host_of_every_function(worker: Worker) -> None:
         "authLevel": "ANONYMOUS",
         "route": "events",
     }
-    assert triggers[TRIGGER] == {"direction": "IN", "type": "eventGridTrigger", "name": "event"}
+    assert triggers[EVENT_GRID_FUNCTION] == {"direction": "IN", "type": "eventGridTrigger", "name": "event"}
 
 
-async def test_http_functions_answer_through_it(worker: Worker, hub: str, app: str) -> None:
+async def test_http_functions_answer_through_it(worker: WorkerClient, hub: str, app: str) -> None:
     answer = await worker.http("PostEvents", "POST", [event(hub)])
     assert (answer.status_code, answer.headers["content-type"]) == ("200", "application/json")
     assert content(answer) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
     assert content(await worker.http("GetTaskHub", "GET", hub=hub))["activeCount"] == 1
     problem = await worker.http("GetStagingStatus", "GET", app=app)
-    assert (problem.status_code, problem.headers["content-type"]) == ("404", MEDIA_TYPE)
+    assert (problem.status_code, problem.headers["content-type"]) == ("404", PROBLEM_MEDIA_TYPE)
     assert content(problem)["code"] == "AppNotFound"
 
 
 async def test_the_trigger_records_both_schemas_through_it_with_all_digits_of_the_time(
-    worker: Worker, hub: str
+    worker: WorkerClient, hub: str
 ) -> None:
     time = "2026-11-20T09:30:00.1234567Z"
     assert await worker.deliver(event(hub, "grid", time=time)) == SUCCEEDED
@@ -135,15 +137,15 @@ async def test_the_trigger_records_both_schemas_through_it_with_all_digits_of_th
 
 @pytest.mark.parametrize("wrong", [{"eventTime": "yesterday"}, {"data": None}, {"eventType": "Other"}])
 async def test_an_event_that_cannot_be_understood_does_not_fail_the_invocation(
-    worker: Worker, hub: str, wrong: dict[str, Any]
+    worker: WorkerClient, hub: str, wrong: dict[str, Any]
 ) -> None:
     assert await worker.deliver(event(hub) | wrong) == SUCCEEDED
 
 
 async def test_without_storage_the_invocation_fails_so_that_event_grid_delivers_again(
-    worker: Worker, hub: str, monkeypatch: pytest.MonkeyPatch
+    worker: WorkerClient, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(STORAGE, emulator_connection("127.0.0.1", free_port()))
+    monkeypatch.setenv(STATE_STORAGE, emulator_connection_string("127.0.0.1", free_port()))
     result = await worker.deliver(event(hub))
     assert result.status == StatusResult.Failure
     assert result.exception.message.startswith("StorageUnavailable: ")

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 import function_app
-from dev.local import free_ports
+from dev.local_processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
-from tests.platform.function_app.keys import KEYS, entries, sent
-from tests.platform.functions_host import FunctionsHost, deployed, functions_host
+from tests.platform.function_app.server_keys import KEYS, key_header, server_key_entries
+from tests.platform.functions_host import FunctionsHost, copy_deployed_app, run_functions_host
 
 
 class Azurite:
@@ -50,7 +50,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as it is deployed."""
-    return deployed(Path(function_app.__file__).parent, tmp_path_factory.mktemp("package") / "app")
+    return copy_deployed_app(Path(function_app.__file__).parent, tmp_path_factory.mktemp("package") / "app")
 
 
 @pytest.fixture(scope="session")
@@ -61,16 +61,16 @@ def host(azurite: Azurite, package: Path, tmp_path_factory: pytest.TempPathFacto
         "AzureWebJobsDisableHomepage": "true",
         "STATE_STORAGE": azurite.connection,
         "STATE_TASKHUBS_SHOP": azurite.connection,
-        "STATE_KEYS": json.dumps(entries()),
+        "STATE_KEYS": json.dumps(server_key_entries()),
     }
-    with functions_host(package, tmp_path_factory.mktemp("host"), settings) as running:
+    with run_functions_host(package, tmp_path_factory.mktemp("host"), settings) as running:
         yield running
 
 
 @pytest.fixture
 def admin(host: FunctionsHost) -> Iterator[httpx.Client]:
     """A client with an admin's key for all apps."""
-    with httpx.Client(base_url=host.url, headers=sent(KEYS["admin"]), timeout=60) as client:
+    with httpx.Client(base_url=host.url, headers=key_header(KEYS["admin"]), timeout=60) as client:
         yield client
 
 

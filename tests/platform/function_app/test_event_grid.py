@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from tests.builders import cloud_event, event
-from tests.conftest import new_hub
-from tests.platform.function_app.keys import KEYS
+from tests.conftest import new_hub_name
+from tests.platform.function_app.server_keys import KEYS
 from tests.platform.functions_host import DURABLE_TASK_KEY, EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY
 
 WEBHOOK = "/runtime/webhooks/EventGrid"
@@ -112,7 +112,7 @@ def test_only_the_platforms_system_key_and_its_master_key_open_the_trigger(
 
 def test_no_other_function_takes_deliveries(anonymous: httpx.Client) -> None:
     for function in ("PostEvents", "PutApp", "ProbeTaskHubs", "Nothing"):
-        assert deliver(anonymous, [event(new_hub())], function=function).status_code == 404
+        assert deliver(anonymous, [event(new_hub_name())], function=function).status_code == 404
 
 
 def test_what_cannot_be_understood_is_acknowledged_and_goes_to_quarantine(
@@ -143,8 +143,8 @@ def test_the_trigger_changes_ids_that_look_like_dates(
 @pytest.mark.parametrize("schema", ["Event Grid", "CloudEvents"])
 def test_the_webhook_records_ids_that_look_like_dates_as_they_come(admin: httpx.Client, hub: str, schema: str) -> None:
     made = cloud_event if schema == "CloudEvents" else event
-    sent = [made(hub, instance_id) for instance_id in (*REWRITTEN, *KEPT)]
+    key_header = [made(hub, instance_id) for instance_id in (*REWRITTEN, *KEPT)]
     content_type = CLOUD_EVENTS if schema == "CloudEvents" else JSON
-    answer = admin.post("/api/events", content=json.dumps(sent), headers={"content-type": content_type})
-    assert answer.json() == {"recorded": len(sent), "unchanged": 0, "quarantined": 0}
+    answer = admin.post("/api/events", content=json.dumps(key_header), headers={"content-type": content_type})
+    assert answer.json() == {"recorded": len(key_header), "unchanged": 0, "quarantined": 0}
     assert recorded(admin, hub) == sorted([*REWRITTEN, *KEPT])

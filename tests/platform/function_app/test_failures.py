@@ -12,15 +12,15 @@ import httpx
 import pytest
 
 import function_app
-from dev.local import until
+from dev.local_processes import wait_until
 from tests.builders import event
-from tests.conftest import new_hub
-from tests.functions.calls import functions
-from tests.http.client import problem
+from tests.conftest import new_hub_name
+from tests.functions.invocations import indexed_functions
+from tests.http.operations import assert_problem
 from tests.platform.function_app.conftest import Azurite
-from tests.platform.function_app.keys import KEYS, entries, sent
+from tests.platform.function_app.server_keys import KEYS, key_header, server_key_entries
 from tests.platform.function_app.test_event_grid import deliver, recorded
-from tests.platform.functions_host import FunctionsHost, functions_host, wait_until_ready
+from tests.platform.functions_host import FunctionsHost, run_functions_host, wait_until_ready
 
 
 @contextmanager
@@ -46,11 +46,11 @@ def test_while_the_storage_is_down_nothing_is_acknowledged_and_afterwards_everyt
             admin.post("/api/apps/shop/staging", json={"taskHub": hub}),
             admin.post("/api/events", json=[event(hub, "by-webhook")]),
         ):
-            problem(answer, 503, "StorageUnavailable")
+            assert_problem(answer, 503, "StorageUnavailable")
             assert int(answer.headers["retry-after"]) > 0
         # Not 4xx: Event Grid would not deliver again.
         assert deliver(anonymous, [event(hub, "by-trigger")]).status_code == 500
-        problem(anonymous.get("/api/apps"), 401, "Unauthorized")
+        assert_problem(anonymous.get("/api/apps"), 401, "Unauthorized")
     assert anonymous.get("/api/health/ready").status_code == 200
     assert recorded(admin, hub) == ["before"]
     assert deliver(anonymous, [event(hub, "by-trigger")]).status_code == 202
@@ -65,14 +65,14 @@ def misconfigured(
     azurite: Azurite, package: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, FunctionsHost]]:
     """Hosts whose settings are wrong, started at the same time: with a storage that is none, and without keys."""
-    base = {"AzureWebJobsStorage": azurite.connection, "STATE_KEYS": json.dumps(entries())}
+    base = {"AzureWebJobsStorage": azurite.connection, "STATE_KEYS": json.dumps(server_key_entries())}
     settings = {
         "storage": base | {"STATE_STORAGE": "no connection string"},
         "keys": base | {"STATE_STORAGE": azurite.connection, "STATE_KEYS": ""},
     }
     with ExitStack() as running:
         hosts = {
-            name: running.enter_context(functions_host(package, tmp_path_factory.mktemp(name), wrong, wait=False))
+            name: running.enter_context(run_functions_host(package, tmp_path_factory.mktemp(name), wrong, wait=False))
             for name, wrong in settings.items()
         }
         for host in hosts.values():
@@ -83,9 +83,9 @@ def misconfigured(
 def every_operation(client: httpx.Client, hub: str) -> Iterator[httpx.Response]:
     """Every operation but Health, with an admin's key."""
     for name, methods, _ in function_app.OPERATIONS:
-        path = functions()[name].get_trigger().route.format(app="shop", hub=hub)
+        path = indexed_functions()[name].get_trigger().route.format(app="shop", hub=hub)
         for method in methods if name != "Health" else ():
-            yield client.request(method, f"/api/{path}", headers=sent(KEYS["admin"]))
+            yield client.request(method, f"/api/{path}", headers=key_header(KEYS["admin"]))
 
 
 def test_with_wrong_storage_settings_health_answers_and_the_rest_says_which_setting_is_wrong(
@@ -94,7 +94,7 @@ def test_with_wrong_storage_settings_health_answers_and_the_rest_says_which_sett
     with misconfigured["storage"].client() as client:
         assert client.get("/api/health").json() == {"status": "Healthy"}
         for answer in every_operation(client, hub):
-            detail = problem(answer, 503, "SettingsInvalid")["detail"]
+            detail = assert_problem(answer, 503, "SettingsInvalid")["detail"]
             assert "STATE_STORAGE is not a storage connection string" in detail
             assert answer.headers["cache-control"] == "no-store"
             assert int(answer.headers["retry-after"]) > 0
@@ -107,7 +107,7 @@ def test_without_keys_every_operation_but_health_is_refused_and_the_trigger_stil
     with misconfigured["keys"].client() as client:
         assert client.get("/api/health").json() == {"status": "Healthy"}
         for answer in every_operation(client, hub):
-            assert "set the app setting STATE_KEYS" in problem(answer, 503, "KeysNotConfigured")["detail"]
+            assert "set the app setting STATE_KEYS" in assert_problem(answer, 503, "KeysNotConfigured")["detail"]
         assert deliver(client, [event(hub, "order-1")]).status_code == 202
         # The setting that empties the homepage is not set on this host.
         assert "Azure Function App is up and running" in client.get("/").text
@@ -153,17 +153,17 @@ def test_a_killed_worker_costs_each_caller_one_request_at_most_and_no_acknowledg
     host: FunctionsHost, admin: httpx.Client, anonymous: httpx.Client
 ) -> None:
     """No other test may kill a worker of this host: with the third one it gives up and ends."""
-    hub = new_hub()
+    hub = new_hub_name()
     senders = [
         Sender("trigger", lambda instance_id: deliver(anonymous, [event(hub, instance_id)])),
         Sender("webhook", lambda instance_id: admin.post("/api/events", json=[event(hub, instance_id)])),
     ]
     try:
-        until(lambda: all(len(sender.acknowledged) >= 10 for sender in senders), "events are acknowledged")
+        wait_until(lambda: all(len(sender.acknowledged) >= 10 for sender in senders), "events are acknowledged")
         (before,) = host.worker_pids()
         os.kill(before, signal.SIGKILL)
         counts = [len(sender.acknowledged) for sender in senders]
-        until(
+        wait_until(
             lambda: all(len(sender.acknowledged) >= count + 10 for sender, count in zip(senders, counts, strict=True)),
             "events are acknowledged again",
         )

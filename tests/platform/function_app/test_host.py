@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from dev.local import until
+from dev.local_processes import wait_until
 from tests.builders import event
-from tests.http.client import problem
-from tests.platform.function_app.keys import KEYS, sent
+from tests.http.operations import assert_problem
+from tests.platform.function_app.server_keys import KEYS, key_header
 from tests.platform.function_app.test_event_grid import FUNCTION, recorded
 from tests.platform.functions_host import EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
 
@@ -57,22 +57,22 @@ def test_the_homepage_is_empty_where_the_setting_says_so(anonymous: httpx.Client
 
 def test_the_hosts_own_api_takes_the_master_key_alone(anonymous: httpx.Client) -> None:
     for key in ("not-a-key", *KEYS.values()):
-        refused = anonymous.get("/admin/host/status", headers=sent(key))
+        refused = anonymous.get("/admin/host/status", headers=key_header(key))
         assert (refused.status_code, refused.content) == (401, b"")
-    assert anonymous.get("/admin/host/status", headers=sent(MASTER_KEY)).status_code == 200
+    assert anonymous.get("/admin/host/status", headers=key_header(MASTER_KEY)).status_code == 200
 
 
 def test_with_the_master_key_somebody_can_publish_through_the_trigger_and_read_its_key(
     admin: httpx.Client, anonymous: httpx.Client, hub: str
 ) -> None:
     """As docs/security.md says: whoever has that key is a publisher, and calls no operation."""
-    master = sent(MASTER_KEY)
+    master = key_header(MASTER_KEY)
     shown = anonymous.get("/admin/host/systemkeys", headers=master).json()
     assert EVENT_GRID_KEY in [key["value"] for key in shown["keys"]]
     body = {"input": json.dumps(event(hub))}
     assert anonymous.post(f"/admin/functions/{FUNCTION}", json=body, headers=master).status_code == 202
-    until(lambda: recorded(admin, hub) == ["order-1"], "the event is recorded")
-    refused = anonymous.post(f"/admin/functions/{FUNCTION}", json=body, headers=sent(FUNCTION_KEY))
+    wait_until(lambda: recorded(admin, hub) == ["order-1"], "the event is recorded")
+    refused = anonymous.post(f"/admin/functions/{FUNCTION}", json=body, headers=key_header(FUNCTION_KEY))
     assert (refused.status_code, refused.content) == (403, b"")
 
 
@@ -80,8 +80,8 @@ def test_with_the_master_key_somebody_can_publish_through_the_trigger_and_read_i
 def test_a_path_in_another_case_or_with_a_slash_at_its_end_reaches_the_app_which_has_nothing_there(
     admin: httpx.Client, anonymous: httpx.Client, path: str
 ) -> None:
-    problem(anonymous.get(path), 401, "Unauthorized")
-    assert problem(admin.get(path), 404, "NotFound")["detail"] == f"there is nothing at {path}"
+    assert_problem(anonymous.get(path), 401, "Unauthorized")
+    assert assert_problem(admin.get(path), 404, "NotFound")["detail"] == f"there is nothing at {path}"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_path_in_another_case_or_with_a_slash_at_its_end_reaches_the_app_which
 )
 def test_a_path_is_decoded_twice(host: FunctionsHost, path: str, status: int, code: str) -> None:
     """An app that is reached by an escaped name is the one that its decoded name says, and no other operation."""
-    answered, body = ask(host, "GET", path, sent(KEYS["admin"]))
+    answered, body = ask(host, "GET", path, key_header(KEYS["admin"]))
     content = json.loads(body)
     assert (answered, content["code"]) == (status, code)
     if code == "AppNotFound":
@@ -105,12 +105,12 @@ def test_a_path_is_decoded_twice(host: FunctionsHost, path: str, status: int, co
 
 
 def test_a_path_with_a_null_character_is_refused_by_the_host(host: FunctionsHost) -> None:
-    assert ask(host, "GET", "/api/apps/shop%00", sent(KEYS["admin"])) == (400, b"")
+    assert ask(host, "GET", "/api/apps/shop%00", key_header(KEYS["admin"])) == (400, b"")
 
 
 def test_a_problem_document_of_the_app_keeps_its_type_and_headers_on_the_host(admin: httpx.Client, app: str) -> None:
     answer = admin.get(f"/api/apps/{app}")
-    problem(answer, 404, "AppNotFound")
+    assert_problem(answer, 404, "AppNotFound")
     assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
     refused = httpx.get(admin.base_url.join("/api/apps"))
     assert "x-functions-key" in refused.headers["www-authenticate"]

@@ -7,32 +7,32 @@ import httpx
 import pytest
 
 import function_app
-from tests.builders import at, event
-from tests.conftest import new_hub
-from tests.functions.calls import functions
-from tests.http.client import problem
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
+from tests.builders import event, timestamp
+from tests.conftest import new_hub_name
+from tests.functions.invocations import indexed_functions
+from tests.http.operations import assert_problem
 from tests.http.test_keys_and_roles import OPERATIONS
 from tests.platform.function_app.conftest import Azurite
-from tests.platform.function_app.keys import KEYS, KEYS_OF_OTHER_APP, KEYS_OF_OWN_APP, OWN_APP, sent
+from tests.platform.function_app.server_keys import KEYS, KEYS_OF_OTHER_APP, KEYS_OF_OWN_APP, OWN_APP, key_header
 from tests.platform.functions_host import DURABLE_TASK_KEY, EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
-from tests.taskhubs.provider import ProviderHub
 
-OPEN = {"Health", "Ready", "GetOpenApi"}
+OPERATIONS_WITHOUT_KEY = {"Health", "Ready", "GetOpenApi"}
 PLATFORM_KEYS = (FUNCTION_KEY, MASTER_KEY, EVENT_GRID_KEY, DURABLE_TASK_KEY)
 
 
 @pytest.fixture(scope="module")
-def own_hub(host: FunctionsHost) -> str:
+def own_app_hub(host: FunctionsHost) -> str:
     """The task hub in production of OWN_APP."""
-    hub = new_hub()
+    hub = new_hub_name()
     body = {"slots": {"production": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
     with host.client() as client:
-        put = client.put(f"/api/apps/{OWN_APP}", json=body, headers=sent(KEYS["admin"]))
+        put = client.put(f"/api/apps/{OWN_APP}", json=body, headers=key_header(KEYS["admin"]))
         assert put.status_code == 200, put.text
     return hub
 
 
-class Caller:
+class OperationCaller:
     """Sends one operation with different keys."""
 
     def __init__(self, client: httpx.Client, method: str, path: str, hub: str) -> None:
@@ -53,41 +53,46 @@ class Caller:
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 def test_an_operation_takes_the_keys_of_its_roles_and_no_other(
-    anonymous: httpx.Client, own_hub: str, method: str, path: str, roles: set[str]
+    anonymous: httpx.Client, own_app_hub: str, method: str, path: str, roles: set[str]
 ) -> None:
-    call = Caller(anonymous, method, path, own_hub)
+    call = OperationCaller(anonymous, method, path, own_app_hub)
     for refused in (
         call(),
-        call(sent("not-a-key")),
+        call(key_header("not-a-key")),
         call(code="not-a-key"),
-        *(call(sent(key)) for key in PLATFORM_KEYS),
+        *(call(key_header(key)) for key in PLATFORM_KEYS),
         *(call(code=key) for key in PLATFORM_KEYS),
     ):
-        problem(refused, 401, "Unauthorized")
+        assert_problem(refused, 401, "Unauthorized")
     for role, key in KEYS.items():
-        for answer in (call(sent(key)), call({"aeg-sas-key": key}), call(code=key), call(sent(key), code=MASTER_KEY)):
+        for answer in (
+            call(key_header(key)),
+            call({"aeg-sas-key": key}),
+            call(code=key),
+            call(key_header(key), code=MASTER_KEY),
+        ):
             if role in roles:
                 assert answer.status_code in (200, 400, 404, 409, 415), answer.text
                 assert answer.headers["cache-control"] == "no-store"
             else:
-                problem(answer, 403, "Forbidden")
+                assert_problem(answer, 403, "Forbidden")
 
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 def test_a_key_that_is_bound_to_an_app_opens_no_other(
-    anonymous: httpx.Client, own_hub: str, method: str, path: str, roles: set[str]
+    anonymous: httpx.Client, own_app_hub: str, method: str, path: str, roles: set[str]
 ) -> None:
-    call = Caller(anonymous, method, path, own_hub)
+    call = OperationCaller(anonymous, method, path, own_app_hub)
     for role, key in KEYS_OF_OTHER_APP.items():
-        answer = call(sent(key))
+        answer = call(key_header(key))
         if path == "/api/apps" and role in roles:
             assert answer.json() == {"apps": [], "continuationToken": None}
         else:
-            problem(answer, 403, "Forbidden")
+            assert_problem(answer, 403, "Forbidden")
     # DeleteTaskHub is about task hubs that no app has claimed.
     about_own = "{app}" in path or ("{hub}" in path and method == "GET") or path == "/api/apps"
     for role, key in KEYS_OF_OWN_APP.items():
-        answer = call(sent(key))
+        answer = call(key_header(key))
         assert (answer.status_code == 403) == (role not in roles or not about_own), answer.text
 
 
@@ -95,7 +100,7 @@ def test_the_operations_above_are_all_that_the_host_serves() -> None:
     served = {
         (method, f"/api/{route}")
         for name, methods, route in function_app.OPERATIONS
-        if name not in OPEN
+        if name not in OPERATIONS_WITHOUT_KEY
         for method in methods
     }
     assert served == {(method, path) for method, path, _ in OPERATIONS}
@@ -103,15 +108,15 @@ def test_the_operations_above_are_all_that_the_host_serves() -> None:
 
 def test_health_and_the_contract_need_no_key_and_ignore_any(anonymous: httpx.Client) -> None:
     for path in ("/api/health", "/api/health/ready", "/api/openapi.json"):
-        for headers in ({}, sent("not-a-key"), sent(MASTER_KEY)):
+        for headers in ({}, key_header("not-a-key"), key_header(MASTER_KEY)):
             assert anonymous.get(path, headers=headers).status_code == 200
 
 
 def test_every_operation_of_a_release_works_with_keys_that_are_bound_to_the_app(
-    host: FunctionsHost, azurite: Azurite, anonymous: httpx.Client, own_hub: str
+    host: FunctionsHost, azurite: Azurite, anonymous: httpx.Client, own_app_hub: str
 ) -> None:
-    del own_hub  # The app is registered by now.
-    old, new = new_hub(), new_hub()
+    del own_app_hub  # The app is registered by now.
+    old, new = new_hub_name(), new_hub_name()
     called: set[str] = set()
 
     def ask(
@@ -123,13 +128,13 @@ def test_every_operation_of_a_release_works_with_keys_that_are_bound_to_the_app(
         hub: str = "",
     ) -> Any:
         called.add(operation)
-        trigger = functions()[operation].get_trigger()
+        trigger = indexed_functions()[operation].get_trigger()
         answer = anonymous.request(
             method or trigger.methods[0].value,
             f"/api/{trigger.route.format(app=OWN_APP, hub=hub)}",
             json=body,
             params=params,
-            headers={**sent(key), "WebHook-Request-Origin": "eventgrid.azure.net"},
+            headers={**key_header(key), "WebHook-Request-Origin": "eventgrid.azure.net"},
         )
         assert answer.status_code == 200, answer.text
         return answer.json() if answer.content else None
@@ -146,7 +151,7 @@ def test_every_operation_of_a_release_works_with_keys_that_are_bound_to_the_app(
     assert {name: slot["taskHub"] for name, slot in swapped["slots"].items()} == {"production": new, "staging": old}
     verdict = ask("GetStagingStatus", deployer)
     assert (verdict["taskHub"], verdict["ready"], verdict["activeCount"]) == (old, False, 1)
-    waiver = {"taskHub": old, "instanceId": "order-1", "reason": "stuck", "expiresAt": at(3600)}
+    waiver = {"taskHub": old, "instanceId": "order-1", "reason": "stuck", "expiresAt": timestamp(3600)}
     ask("PostWaiver", deployer, waiver)
     ask("DeleteWaiver", deployer, params={"taskHub": old, "instanceId": "order-1"})
     assert ask("GetTaskHub", reader, hub=old)["activeCount"] == 1
@@ -161,13 +166,13 @@ def test_every_operation_of_a_release_works_with_keys_that_are_bound_to_the_app(
     newest = ask("GetHistory", reader, params={"top": 1})["history"][0]
     assert (newest["operation"], newest["keyName"]) == ("PutApp", "own-admin")
     assert "events" in ask("ListQuarantine", KEYS["admin"])
-    for operation in OPEN:
+    for operation in OPERATIONS_WITHOUT_KEY:
         ask(operation, reader)
     assert called <= {name for name, _, _ in function_app.OPERATIONS}
-    assert host.log().count(KEYS_OF_OWN_APP["deployer"]) == 0
+    assert host.read_log().count(KEYS_OF_OWN_APP["deployer"]) == 0
 
 
 async def _create_task_hub(azurite: Azurite, hub: str) -> None:
     """A task hub with the instance `order-1`, as its provider keeps it."""
-    async with ProviderHub(azurite.settings, hub) as provider:
+    async with ProviderTaskHub(azurite.settings, hub) as provider:
         await (await provider.create()).put("order-1", "Running", version="1.0")

@@ -7,13 +7,13 @@ from typing import Any
 import azure.durable_functions as df
 import azure.functions as func
 
-GO = "go"
-WAITS = "Waits"
+GO_EVENT = "go"
+WAITING_STATUS = "Waits"
 """The custom status of an instance that waits for the event `go`."""
 
-GENERATIONS = 6
+GENERATION_COUNT = 6
 
-FAR = 3600
+FAR_TIMER_SECONDS = 3600
 """Seconds until a timer that loses."""
 
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
@@ -39,21 +39,23 @@ def Counter(context: df.DurableEntityContext) -> None:
     context.set_state(context.get_state(lambda: 0) + 1)
 
 
-def after(context: df.DurableOrchestrationContext, seconds: float) -> datetime:
+def create_timer_after(context: df.DurableOrchestrationContext, seconds: float) -> datetime:
     moment: datetime = context.current_utc_datetime + timedelta(seconds=seconds)
     return moment
 
 
-def go_or_timer(context: df.DurableOrchestrationContext, seconds: float = FAR, event: str = GO) -> Tasks:
+def go_or_timer(
+    context: df.DurableOrchestrationContext, seconds: float = FAR_TIMER_SECONDS, event: str = GO_EVENT
+) -> Tasks:
     """Wait for the event or a timer; returns the timer. To be used with `yield from`."""
-    context.set_custom_status(WAITS)
-    timer = context.create_timer(after(context, seconds))
+    context.set_custom_status(WAITING_STATUS)
+    timer = context.create_timer(create_timer_after(context, seconds))
     yield context.task_any([context.wait_for_external_event(event), timer])
     return timer
 
 
-def orchestrator(code: Any) -> Any:
-    return app.orchestration_trigger(context_name="context")(code)
+def orchestrator(generator_function: Any) -> Any:
+    return app.orchestration_trigger(context_name="context")(generator_function)
 
 
 # Orchestrations without a timer that is cancelled
@@ -103,18 +105,18 @@ def SubFails(context: df.DurableOrchestrationContext) -> Tasks:
 
 @orchestrator
 def TimerOnly(context: df.DurableOrchestrationContext) -> Tasks:
-    yield context.create_timer(after(context, 1))
+    yield context.create_timer(create_timer_after(context, 1))
 
 
 @orchestrator
 def EventOnly(context: df.DurableOrchestrationContext) -> Tasks:
-    context.set_custom_status(WAITS)
-    yield context.wait_for_external_event(GO)
+    context.set_custom_status(WAITING_STATUS)
+    yield context.wait_for_external_event(GO_EVENT)
 
 
 @orchestrator
 def Quiet(context: df.DurableOrchestrationContext) -> Tasks:
-    context.set_custom_status(WAITS)
+    context.set_custom_status(WAITING_STATUS)
     yield context.wait_for_external_event("never")
 
 
@@ -156,7 +158,7 @@ def EventOrTimerCancelThenActivity(context: df.DurableOrchestrationContext) -> T
 def EventOrTimerCancelThenTimer(context: df.DurableOrchestrationContext) -> Tasks:
     timer = yield from go_or_timer(context)
     timer.cancel()
-    yield context.create_timer(after(context, 1))
+    yield context.create_timer(create_timer_after(context, 1))
 
 
 @orchestrator
@@ -183,7 +185,10 @@ def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
 
 @orchestrator
 def ActivityOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
-    activity, timer = context.call_activity("Echo", "a"), context.create_timer(after(context, FAR))
+    activity, timer = (
+        context.call_activity("Echo", "a"),
+        context.create_timer(create_timer_after(context, FAR_TIMER_SECONDS)),
+    )
     yield context.task_any([activity, timer])
     timer.cancel()
 
@@ -194,5 +199,5 @@ def CancelThenContinue(context: df.DurableOrchestrationContext) -> Tasks:
     generation = context.get_input() or 1
     timer = yield from go_or_timer(context)
     timer.cancel()
-    if generation < GENERATIONS:
+    if generation < GENERATION_COUNT:
         context.continue_as_new(generation + 1)

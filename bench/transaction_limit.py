@@ -1,0 +1,95 @@
+"""The limit: the writes that events need, in full transactions, and nothing else. No reading, no merging, no HTTP."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from azure.data.tables.aio import TableServiceClient
+
+from bench.event_stream import EventStream, instances, min_lag_events
+from bench.machine import Stopwatch
+from bench.storage import ROWS_PER_TRANSACTION, RawTables, RowWrite
+from state_api.domain.task_hubs.lifecycle import Instance
+from state_api.storage.instance_rows import active_row, active_row_key, instance_row
+
+PARTITION_COUNT = 4
+WRITES_PER_EVENT = 2
+"""An instance's row, and the row that says that it is active, which an end takes away."""
+EVENTS_PER_TRANSACTION = ROWS_PER_TRANSACTION // WRITES_PER_EVENT
+
+
+def transaction_writes(shard: str, before: Instance | None, after: Instance) -> list[RowWrite]:
+    """What one event of an ordinary life writes: a start two rows, an end one; and it deletes one."""
+    if before is None:
+        return [
+            ("create", instance_row(shard, after)),
+            ("upsert", active_row(shard, active_row_key(after), after)),
+        ]
+    gone = {"PartitionKey": shard, "RowKey": active_row_key(before)}
+    return [("update", instance_row(shard, after)), ("delete", gone)]
+
+
+class _Partition:
+    """One partition's own stream, and what is known of it, as its rows are."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"{number:02d}"
+        self._stream = EventStream("limit", seed=number, lag=min_lag_events(EVENTS_PER_TRANSACTION))
+        self._known: dict[str, Instance] = {}
+
+    def next_transactions(self, count: int) -> list[list[RowWrite]]:
+        """So many full transactions."""
+        return [self._next_transaction() for _ in range(count)]
+
+    def _next_transaction(self) -> list[RowWrite]:
+        changes = instances(self._stream.next_events(EVENTS_PER_TRANSACTION), self._known)
+        return [write for before, after in changes for write in transaction_writes(self.name, before, after)]
+
+
+class TransactionLimit:
+    """Transactions through the client library that the server uses; `without_library` leaves the library out as well, and has the
+    bodies ready before the clock starts: what is left is the emulator."""
+
+    def __init__(self, connection: str, without_library: bool) -> None:
+        self._connection = connection
+        self._raw = without_library
+        self._table = "RawLimit" if without_library else "TransactionLimit"
+        self._partitions = [_Partition(number) for number in range(PARTITION_COUNT)]
+        self._exit_stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "TransactionLimit":
+        self._tables = await self._exit_stack.enter_async_context(RawTables(self._connection))
+        await self._tables.make_table(self._table)
+        service = TableServiceClient.from_connection_string(self._connection)
+        await self._exit_stack.enter_async_context(service)
+        self._client = service.get_table_client(self._table)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._exit_stack.aclose()
+
+    async def run(self, events: int) -> tuple[float, float]:
+        """Write what so many events need, all partitions at once; seconds, and of them the processor's. What is written
+        is ready before the clock starts."""
+        each, rest = divmod(events, EVENTS_PER_TRANSACTION * PARTITION_COUNT)
+        if not each or rest:
+            raise ValueError(f"{events} events do not fill the transactions of {PARTITION_COUNT} partitions")
+        work = [partition.next_transactions(each) for partition in self._partitions]
+        if self._raw:
+            bodies = [
+                [self._tables.build_transaction(self._table, one) for one in of_partition] for of_partition in work
+            ]
+            clock = Stopwatch()
+            await asyncio.gather(*(self._submit_bodies(some) for some in bodies))
+        else:
+            clock = Stopwatch()
+            await asyncio.gather(*(self._submit_through_library(some) for some in work))
+        return clock.read()
+
+    async def _submit_bodies(self, bodies: Sequence[bytes]) -> None:
+        for body in bodies:
+            await self._tables.submit_transaction(body, ROWS_PER_TRANSACTION)
+
+    async def _submit_through_library(self, next_transactions: Sequence[list[RowWrite]]) -> None:
+        for transaction in next_transactions:
+            await self._client.submit_transaction(transaction)

@@ -1,0 +1,104 @@
+"""Everything that a story needs, as processes on free ports of loopback: the storage emulator, the state server, and a
+Function App with two slots. All of it ends with its block."""
+
+import json
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from dev.demo.control_server import run_control_server
+from dev.demo.local_function_app import FunctionApp, TopicEndpoint
+from dev.demo.order_results import OrderCounts, OrderResults
+from dev.demo.pipeline import Pipeline
+from dev.demo.processes import HOST, LoggedProcess, Processes
+from dev.local_processes import free_ports, wait_until
+from state_api.emulator import EmulatorPorts, answers, storage_emulator
+from state_api.settings import STATE_KEYS, STATE_STORAGE, sha256_of
+
+APP = "shop"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlatform:
+    """A Function App and its orders; `variables` lead the deploy and the swap command to it."""
+
+    app: FunctionApp
+    orders: OrderResults
+    variables: dict[str, str]
+
+    def count_orders(self) -> OrderCounts:
+        return self.orders.count_orders(self.app.task_hubs, self.app.slot_task_hubs().values())
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedEnvironment:
+    """A platform, the state server beside it, and the pipeline that asks it."""
+
+    platform: DemoPlatform
+    pipeline: Pipeline
+    topic: TopicEndpoint
+
+
+@contextmanager
+def create_unguarded_environment() -> Iterator[DemoPlatform]:
+    """A platform, and nobody to ask."""
+    with _emulator() as storage, _processes() as processes, _platform(processes, storage, None) as platform:
+        yield platform
+
+
+@contextmanager
+def create_guarded_environment(settle_seconds: int) -> Iterator[GuardedEnvironment]:
+    """A platform and a state server that knows the app's policy, and nothing of its slots yet."""
+    keys = {role: secrets.token_urlsafe(24) for role in ("admin", "deployer", "publisher")}
+    with _emulator() as storage, _processes() as processes:
+        url = _server(processes, storage, keys)
+        topic = TopicEndpoint(f"{url}/api/events", keys["publisher"])
+        policy = {"policy": {"settleSeconds": settle_seconds, "requireVerification": True}}
+        admin = {"x-functions-key": keys["admin"]}
+        httpx.put(f"{url}/api/apps/{APP}", json=policy, headers=admin, timeout=60).raise_for_status()
+        with (
+            _platform(processes, storage, topic) as platform,
+            closing(Pipeline(url, APP, keys, platform.variables)) as pipeline,
+        ):
+            yield GuardedEnvironment(platform, pipeline, topic)
+
+
+@contextmanager
+def _emulator() -> Iterator[str]:
+    """A storage account, in memory; yields its connection string."""
+    ports = EmulatorPorts(*free_ports(3))
+    with storage_emulator(ports, None):
+        yield ports.connection()
+
+
+@contextmanager
+def _processes() -> Iterator[Processes]:
+    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
+        yield processes
+
+
+@contextmanager
+def _platform(processes: Processes, storage: str, topic: TopicEndpoint | None) -> Iterator[DemoPlatform]:
+    with (
+        closing(FunctionApp(processes, storage, topic)) as app,
+        closing(OrderResults(storage)) as orders,
+        run_control_server(app) as variables,
+    ):
+        yield DemoPlatform(app, orders, variables)
+
+
+def _server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
+    """`python -m state_api serve`; its address."""
+    (port,) = free_ports(1)
+    known = [{"name": f"the-{role}", "role": role, "sha256": sha256_of(key)} for role, key in keys.items()]
+    settings = {STATE_STORAGE: storage, STATE_KEYS: json.dumps(known)}
+    process: LoggedProcess = processes.start("server", "state_api", "serve", "--port", str(port), **settings)
+    wait_until(lambda: answers(HOST, port) or process.popen.poll() is not None, "the server listens")
+    if process.popen.poll() is not None:
+        raise RuntimeError(f"the server has ended:\n{process.read_output()}")
+    return f"http://{HOST}:{port}"

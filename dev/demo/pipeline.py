@@ -1,0 +1,160 @@
+"""What deploys: `safe-deploy` as a process, as a pipeline runs it, or, without the guard, the deploy and the swap
+command alone."""
+
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dev.demo.output import UnexpectedResult, indent, report
+from dev.demo.processes import ROOT, environment
+from dev.demo.slot_command import TASK_HUB_VARIABLE
+from dev.local_processes import stop_after, wait_until
+
+_SWAP_COMMAND = f"{shlex.quote(sys.executable)} -m dev.demo.slot_command swap"
+
+
+def _deploy_command(code: str) -> str:
+    return f"{shlex.quote(sys.executable)} -m dev.demo.slot_command deploy staging {code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A version to deploy. `code` says which of the sample app's two versions of its code it has."""
+
+    number: int
+    code: str
+    task_hub: str
+
+    @property
+    def version(self) -> str:
+        return f"{self.number}.0.0"
+
+    @property
+    def release_options(self) -> tuple[str, ...]:
+        return "--task-hub", self.task_hub, "--version", self.version
+
+
+class CommandProcess:
+    """A command that runs; what it prints is gathered."""
+
+    def __init__(self, arguments: list[str], variables: Mapping[str, str], displayed_command: str) -> None:
+        report(f"    $ {displayed_command}")
+        self._process = subprocess.Popen(
+            arguments,
+            env=environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            encoding="utf-8",
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def printed(self) -> str:
+        return "".join(self._lines)
+
+    def wait_until(self, text: str) -> None:
+        """Wait until it has printed that, or has ended."""
+        wait_until(lambda: text in self.printed() or not self._reader.is_alive(), f"{text!r} is printed")
+
+    def wait_for_exit(self, expected_exit_code: int = 0) -> str:
+        """Wait for its end; what it printed. Raises Unexpected on another exit code than this one."""
+        self._reader.join()
+        if (code := self._process.wait()) != expected_exit_code:
+            raise UnexpectedResult(f"exit code {expected_exit_code} was expected, not {code}:\n{self.printed()}")
+        return self.printed()
+
+    def wait_and_report(self, expected_exit_code: int = 0) -> str:
+        """Like `wait_for_exit`, and tells of it."""
+        printed = self.wait_for_exit(expected_exit_code)
+        report(indent(printed) + (f"\n      (exit code {expected_exit_code})" if expected_exit_code else ""))
+        return printed
+
+    def stop(self) -> None:
+        with stop_after(self._process):
+            pass
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.append(line)
+
+
+class Pipeline:
+    """`safe-deploy` for an app. Every release is a run of its own."""
+
+    def __init__(self, server: str, app: str, keys: Mapping[str, str], platform_variables: Mapping[str, str]) -> None:
+        self._keys = keys
+        self._settings = {"SAFE_DEPLOY_SERVER": server, "SAFE_DEPLOY_APP": app, "SAFE_DEPLOY_ACTOR": "pipeline"}
+        self._platform_variables = dict(platform_variables)
+        self._calls: list[CommandProcess] = []
+
+    def close(self) -> None:
+        """End what still runs: a call that waits, when a story has gone wrong."""
+        for call in self._calls:
+            call.stop()
+
+    def start_command(
+        self, run: int, *arguments: str, role: str = "deployer", displayed_command: str = ""
+    ) -> CommandProcess:
+        """Start a command; `displayed_command` is what is told of it."""
+        variables = {"SAFE_DEPLOY_KEY": self._keys[role], "SAFE_DEPLOY_RUN_URL": f"https://ci.example/runs/{run}"}
+        command = [sys.executable, "-m", "safe_deploy", *arguments]
+        begun = CommandProcess(
+            command,
+            self._settings | variables | self._platform_variables,
+            f"safe-deploy {displayed_command or format_command(arguments)}",
+        )
+        self._calls.append(begun)
+        return begun
+
+    def run(self, run: int, *arguments: str, role: str = "deployer", expected_exit_code: int = 0) -> str:
+        """A command to its end; what it printed. Raises Unexpected on another exit code than this one."""
+        return self.start_command(run, *arguments, role=role).wait_and_report(expected_exit_code)
+
+    def deploy(self, release: Release, interval_seconds: int = 2) -> CommandProcess:
+        """Begin to deploy, in one command that waits as long as it must."""
+        commands = ["--deploy-command", _deploy_command(release.code), "--swap-command", _SWAP_COMMAND]
+        waits = ["--timeout", "120", "--interval", str(interval_seconds)]
+        arguments = ["deploy", *release.release_options]
+        return self.start_command(
+            release.number,
+            *arguments,
+            *waits,
+            *commands,
+            displayed_command=f"{format_command(arguments)} --deploy-command …",
+        )
+
+    def wait(self, release: Release) -> CommandProcess:
+        """Begin to wait until the slot may be overwritten."""
+        return self.start_command(release.number, "status", "--wait", "--timeout", "120", "--interval", "2")
+
+    def deploy_in_steps(self, release: Release) -> None:
+        """Deploy in the steps that a pipeline can have once it has waited: stage, deploy, swap."""
+        self.run(release.number, "stage", *release.release_options)
+        run_command(_deploy_command(release.code), self._platform_variables | {TASK_HUB_VARIABLE: release.task_hub})
+        self.run(release.number, "swap", "--task-hub", release.task_hub, "--", *shlex.split(_SWAP_COMMAND))
+
+
+def deploy_unguarded(release: Release, platform_variables: Mapping[str, str]) -> None:
+    """Deploy without asking anybody."""
+    run_command(_deploy_command(release.code), dict(platform_variables) | {TASK_HUB_VARIABLE: release.task_hub})
+    run_command(_SWAP_COMMAND, platform_variables)
+
+
+def run_command(text: str, variables: Mapping[str, str]) -> None:
+    """One of the platform's commands. Raises Unexpected if it fails."""
+    arguments = shlex.split(text)
+    CommandProcess(arguments, variables, format_command(arguments)).wait_and_report()
+
+
+def format_command(arguments: Sequence[str]) -> str:
+    """The words as one would type them."""
+    return shlex.join("python" if word == sys.executable else word for word in arguments)

@@ -1,0 +1,142 @@
+"""Lifecycle events: what the extension publishes about an episode of an orchestration, in its shape, and how it
+publishes. The shape was read in the extension's EventGridLifeCycleNotificationHelper."""
+
+import json
+import logging
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.error import HTTPError
+
+log = logging.getLogger(__name__)
+
+EVENT_TYPES = ("Started", "Completed", "Failed", "Terminated")
+_TIMEOUT_SECONDS = 30
+_SERVICE_UNAVAILABLE = 503
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """That an instance has come to a runtime status."""
+
+    function_name: str
+    instance_id: str
+    runtime_status: str
+    reason: str = ""
+
+
+def build_event(task_hub: str, status_change: StatusChange, now: datetime, event_id: str) -> dict[str, Any]:
+    """The event as the extension writes it; the topic and the metadata version are Event Grid's to fill in."""
+    return {
+        "id": event_id,
+        "topic": None,
+        "subject": f"durable/orchestrator/{status_change.runtime_status}",
+        "data": {
+            "hubName": task_hub,
+            "functionName": status_change.function_name,
+            "instanceId": status_change.instance_id,
+            "reason": status_change.reason,
+            "runtimeStatus": status_change.runtime_status,
+        },
+        "eventType": "orchestratorEvent",
+        # .NET counts in units of 100 ns.
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z",
+        "metadataVersion": None,
+        "dataVersion": "1.0",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationSettings:
+    """The part `notifications.eventGrid` of host.json."""
+
+    endpoint: str
+    key: str
+    retry_count: int = 0
+    retry_interval: timedelta = timedelta(minutes=5)
+    retry_statuses: Sequence[int] = ()
+    event_types: Sequence[str] = EVENT_TYPES
+
+    @classmethod
+    def from_host_json(
+        cls,
+        host_json: Mapping[str, Any],
+        settings: Mapping[str, str],
+        endpoint: str | None = None,
+        retry_seconds: float | None = None,
+    ) -> "NotificationSettings | None":
+        """From host.json and the app settings, as the extension reads them; what is given beside takes precedence. None
+        if there is no endpoint. Raises ValueError if there is no key for it."""
+        given = host_json["extensions"]["durableTask"].get("notifications", {}).get("eventGrid", {})
+        written = given.get("topicEndpoint", "")
+        named = written.startswith("%") and written.endswith("%")
+        place = endpoint or (settings.get(written.strip("%"), "") if named else written)
+        if not place:
+            return None
+        key = settings.get(given["keySettingName"], "")
+        if not key:
+            raise ValueError(f"set {given['keySettingName']} to the key of {place}")
+        hours, minutes, seconds = map(float, given.get("publishRetryInterval", "00:05:00").split(":"))
+        retry_interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        return cls(
+            place,
+            key,
+            given.get("publishRetryCount", 0),
+            retry_interval if retry_seconds is None else timedelta(seconds=retry_seconds),
+            given.get("publishRetryHttpStatus", ()),
+            given.get("publishEventTypes") or EVENT_TYPES,
+        )
+
+    def should_retry(self, error: OSError) -> bool:
+        """Whether the extension tries again: always if nobody answered, and after an answer only if it is 503 or one of
+        `publishRetryHttpStatus`."""
+        return (
+            not isinstance(error, HTTPError) or error.code == _SERVICE_UNAVAILABLE or error.code in self.retry_statuses
+        )
+
+    def publishes(self, runtime_status: str) -> bool:
+        return ("Started" if runtime_status == "Running" else runtime_status) in self.event_types
+
+
+class Publisher:
+    """Posts events one by one. One that cannot be posted is logged and dropped: the orchestration goes on."""
+
+    def __init__(
+        self, task_hub: str, notifications: NotificationSettings | None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._task_hub = task_hub
+        self._notifications = notifications
+        self._sleep = sleep
+
+    def publish(self, status_change: StatusChange) -> None:
+        """Returns when the event is delivered or given up."""
+        to = self._notifications
+        if to is None or not to.publishes(status_change.runtime_status):
+            return
+        event_body = build_event(self._task_hub, status_change, datetime.now(UTC), str(uuid.uuid4()))
+        for _ in range(to.retry_count + 1):
+            try:
+                self._post(to, event_body)
+            except OSError as error:
+                log.warning(
+                    "event %s of %s not published: %s", status_change.runtime_status, status_change.instance_id, error
+                )
+                if not to.should_retry(error):
+                    break
+                # After the last attempt too, as the extension does.
+                self._sleep(to.retry_interval.total_seconds())
+            else:
+                return
+        log.error("event %s of %s given up", status_change.runtime_status, status_change.instance_id)
+
+    @staticmethod
+    def _post(to: NotificationSettings, event_body: dict[str, Any]) -> None:
+        headers = {"Content-Type": "application/json", "aeg-sas-key": to.key}
+        request = urllib.request.Request(to.endpoint, json.dumps([event_body]).encode(), headers)  # noqa: S310
+        # It was started with this endpoint, on a developer's machine.
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
+            pass

@@ -1,0 +1,76 @@
+"""What orchestrators ask of the context of `azure-functions-durable`, answered by that of `durabletask`. It has what
+the sample app uses and no more."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import azure.durable_functions as df
+from durabletask.entities import EntityInstanceId
+from durabletask.task import OrchestrationContext, RetryPolicy, Task, when_all, when_any
+
+
+class DurableContext:
+    """One replay's context. Tasks pass through as they are: both libraries' generators yield them and are sent their
+    results, and both have `result` and `cancel`."""
+
+    def __init__(self, inner_context: OrchestrationContext, orchestration_input: Any) -> None:
+        self._inner_context = inner_context
+        self._orchestration_input = orchestration_input
+
+    @property
+    def instance_id(self) -> str:
+        return self._inner_context.instance_id
+
+    @property
+    def current_utc_datetime(self) -> datetime:
+        return self._inner_context.current_utc_datetime
+
+    def get_input(self, expected_type: type | None = None) -> Any:
+        return self._orchestration_input
+
+    def set_custom_status(self, status: Any) -> None:
+        self._inner_context.set_custom_status(status)
+
+    def call_activity(self, name: str, input_: Any = None, expected_type: type | None = None) -> Task[Any]:
+        return self._inner_context.call_activity(name, input=input_, return_type=expected_type)
+
+    def call_activity_with_retry(
+        self, name: str, retry_options: df.RetryOptions, input_: Any = None, expected_type: type | None = None
+    ) -> Task[Any]:
+        policy = RetryPolicy(
+            first_retry_interval=timedelta(milliseconds=retry_options.first_retry_interval_in_milliseconds),
+            max_number_of_attempts=retry_options.max_number_of_attempts,
+        )
+        return self._inner_context.call_activity(name, input=input_, retry_policy=policy, return_type=expected_type)
+
+    def call_sub_orchestrator(self, name: str, input_: Any = None, instance_id: str | None = None) -> Task[Any]:
+        return self._inner_context.call_sub_orchestrator(name, input=input_, instance_id=instance_id)
+
+    def call_entity(
+        self, entity_id: df.EntityId, operation: str, input_: Any = None, expected_type: type | None = None
+    ) -> Task[Any]:
+        return self._inner_context.call_entity(
+            to_entity_instance_id(entity_id), operation, input_, return_type=expected_type
+        )
+
+    def signal_entity(self, entity_id: df.EntityId, operation: str, input_: Any = None) -> None:
+        self._inner_context.signal_entity(to_entity_instance_id(entity_id), operation, input_)
+
+    def create_timer(self, fire_at: datetime) -> Task[None]:
+        return self._inner_context.create_timer(fire_at)
+
+    def wait_for_external_event(self, name: str, expected_type: type | None = None) -> Task[Any]:
+        return self._inner_context.wait_for_external_event(name, data_type=expected_type)
+
+    def task_all(self, tasks: list[Task[Any]]) -> Task[list[Any]]:
+        return when_all(tasks)
+
+    def task_any(self, tasks: list[Task[Any]]) -> Task[Task[Any]]:
+        return when_any(tasks)
+
+    def continue_as_new(self, input_: Any) -> None:
+        self._inner_context.continue_as_new(input_)
+
+
+def to_entity_instance_id(entity_id: df.EntityId) -> EntityInstanceId:
+    return EntityInstanceId(entity_id.name, entity_id.key)

@@ -1,0 +1,204 @@
+"""An app: what its slots hold, its policy, and what is under way."""
+
+from pydantic import Field
+
+from state_api.domain.instants import Instant, format_instant
+from state_api.domain.readiness.exemptions import Waiver
+from state_api.domain.readiness.verdict import Policy
+from state_api.domain.releases.apps import App, Deployment, PendingSwap, ProviderConfig, RetiredHub, Slot
+from state_api.http.responses.base import ResponseModel, Timestamp
+
+
+class SlotResponse(ResponseModel):
+    task_hub: str
+    version: str | None
+    since: Timestamp
+    promoted: bool = Field(description="Whether the task hub has been in production.")
+    prior_task_hubs: list[str] = Field(
+        description="Task hubs that were in the slot before, newest first, and are judged with it until this one has "
+        "been in production: that a version was staged does not prove that it was deployed."
+    )
+
+    @classmethod
+    def of(cls, slot: Slot | None) -> "SlotResponse | None":
+        if slot is None:
+            return None
+        return cls(
+            task_hub=slot.task_hub,
+            version=slot.version,
+            since=format_instant(slot.since),
+            promoted=slot.promoted,
+            beneath=[one.task_hub for one in slot.prior_hubs],
+        )
+
+
+class RetentionResponse(ResponseModel):
+    keep_last: int
+    keep_for_hours: int
+
+
+class PolicyResponse(ResponseModel):
+    settle_seconds: int
+    freshness_seconds: int
+    require_verification: bool
+    deployment_timeout_minutes: int
+    ignore_functions: list[str]
+    retention: RetentionResponse
+    missing_task_hub_is_drained: bool
+    message_visibility_seconds: int
+    ignore_messages: bool
+
+    @classmethod
+    def of(cls, policy: Policy) -> "PolicyResponse":
+        return cls(
+            settle_seconds=policy.settle_seconds,
+            freshness_seconds=policy.freshness_seconds,
+            require_verification=policy.require_verification,
+            deployment_timeout_minutes=policy.deployment_timeout_minutes,
+            ignore_functions=list(policy.ignore_functions),
+            retention=RetentionResponse(
+                keep_last=policy.retention.keep_last, keep_for_hours=policy.retention.keep_for_hours
+            ),
+            missing_task_hub_is_drained=policy.missing_task_hub_is_drained,
+            message_visibility_seconds=policy.message_visibility_seconds,
+            ignore_messages=policy.ignore_messages,
+        )
+
+
+class DeploymentResponse(ResponseModel):
+    task_hub: str
+    version: str | None
+    slot: str
+    started_at: Timestamp
+    by: str
+    run_url: str | None
+
+    @classmethod
+    def of(cls, deployment: Deployment | None) -> "DeploymentResponse | None":
+        if deployment is None:
+            return None
+        return cls(
+            task_hub=deployment.task_hub,
+            version=deployment.version,
+            slot=deployment.slot,
+            started_at=format_instant(deployment.started_at),
+            by=deployment.by,
+            run_url=deployment.run_url,
+        )
+
+
+class PendingSwapResponse(ResponseModel):
+    task_hub: str = Field(description="On its way into production.")
+    swapped_out: str | None
+    slot: str
+    started_at: Timestamp
+    by: str
+    run_url: str | None
+    rollback: bool
+
+    @classmethod
+    def of(cls, pending: PendingSwap | None) -> "PendingSwapResponse | None":
+        if pending is None:
+            return None
+        return cls(
+            task_hub=pending.task_hub,
+            swapped_out=pending.swapped_out,
+            slot=pending.slot,
+            started_at=format_instant(pending.started_at),
+            by=pending.by,
+            run_url=pending.run_url,
+            rollback=pending.rollback,
+        )
+
+
+class RetiredTaskHubResponse(ResponseModel):
+    task_hub: str
+    version: str | None
+    retired_at: Timestamp
+
+    @classmethod
+    def of(cls, retired: RetiredHub) -> "RetiredTaskHubResponse":
+        return cls(task_hub=retired.task_hub, version=retired.version, retired_at=format_instant(retired.retired_at))
+
+
+class ProviderConfigResponse(ResponseModel):
+    provider: str
+    connection: str
+    tracking_connection: str | None
+    tracking_prefix: str | None
+
+    @classmethod
+    def of(cls, source: ProviderConfig | None) -> "ProviderConfigResponse | None":
+        if source is None:
+            return None
+        return cls(
+            provider=source.provider,
+            connection=source.connection,
+            tracking_connection=source.tracking_connection,
+            tracking_prefix=source.tracking_prefix,
+        )
+
+
+class WaiverResponse(ResponseModel):
+    task_hub: str
+    instance_id: str | None
+    unexplained_messages: int | None = Field(description="Set in place of instanceId where messages are waived.")
+    reason: str
+    by: str
+    created_at: Timestamp
+    expires_at: Timestamp
+
+    @classmethod
+    def of(cls, waiver: Waiver) -> "WaiverResponse":
+        return cls(
+            task_hub=waiver.task_hub,
+            instance_id=None if waiver.is_for_messages else waiver.instance_id,
+            unexplained_messages=waiver.unexplained_messages or None,
+            reason=waiver.reason,
+            by=waiver.by,
+            created_at=format_instant(waiver.created_at),
+            expires_at=format_instant(waiver.expires_at),
+        )
+
+
+class AppResponse(ResponseModel):
+    app: str
+    slots: dict[str, SlotResponse | None]
+    policy: PolicyResponse
+    task_hubs: ProviderConfigResponse | None
+    deployment: DeploymentResponse | None
+    pending_swap: PendingSwapResponse | None
+    retired: list[RetiredTaskHubResponse]
+    waivers: list[WaiverResponse] = Field(description="Those in force.")
+    updated_at: Timestamp
+    updated_by: str
+
+    @classmethod
+    def of(cls, app: App, now: Instant) -> "AppResponse":
+        return cls(
+            app=app.name,
+            slots={name: SlotResponse.of(slot) for name, slot in app.slots.items()},
+            policy=PolicyResponse.of(app.policy),
+            task_hubs=ProviderConfigResponse.of(app.provider_config),
+            deployment=DeploymentResponse.of(app.get_open_deployment(now)),
+            pending_swap=PendingSwapResponse.of(app.pending_swap),
+            retired=[RetiredTaskHubResponse.of(retired) for retired in app.retired],
+            waivers=[WaiverResponse.of(waiver) for waiver in app.waivers if now < waiver.expires_at],
+            updated_at=format_instant(app.updated_at),
+            updated_by=app.updated_by,
+        )
+
+
+class AppsResponse(ResponseModel):
+    apps: list[AppResponse]
+    continuation_token: str | None
+
+
+class DeletedAppResponse(ResponseModel):
+    app: str
+    deleted_at: Timestamp
+    deleted_by: str
+
+    @classmethod
+    def of(cls, app: App) -> "DeletedAppResponse":
+        return cls(app=app.name, deleted_at=format_instant(app.updated_at), deleted_by=app.updated_by)

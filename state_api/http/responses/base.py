@@ -1,0 +1,21 @@
+"""What all answers have in common."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from state_api.domain.instants import Instant, format_instant
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339 in UTC.")]
+
+
+class ResponseModel(BaseModel):
+    """An answer, or a part of one; its members are camelCase in JSON."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+def format_optional_instant(instant: Instant | None) -> str | None:
+    """Like `format_instant`, of what may be missing."""
+    return None if instant is None else format_instant(instant)

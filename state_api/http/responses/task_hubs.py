@@ -1,0 +1,130 @@
+"""A task hub and its instances."""
+
+from pydantic import Field
+
+from state_api.domain.instants import format_instant
+from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus
+from state_api.domain.task_hubs.lifecycle import EvidenceSource, Instance, RuntimeStatus
+from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis
+from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
+from state_api.http.responses.verdicts import MAX_LISTED_INSTANCES, ActiveInstanceResponse, ProbeResponse
+from state_api.services.inspection import TaskHubStatus
+
+
+class OwnershipProofResponse(ResponseModel):
+    basis: ProofBasis = Field(
+        description="New: nothing existed under this name. Adopted: an administrator declared it."
+    )
+    addresses: list[str] = Field(description="The services that were asked, or for which the task hub was adopted.")
+    at: Timestamp
+
+    @classmethod
+    def of(cls, proof: OwnershipProof | None) -> "OwnershipProofResponse | None":
+        if proof is None:
+            return None
+        return cls(basis=proof.basis, addresses=list(proof.addresses), at=format_instant(proof.at))
+
+
+class TaskHubResponse(ResponseModel):
+    task_hub: str
+    app: str | None = Field(description="The app that has claimed the hub.")
+    proof: OwnershipProofResponse | None = Field(
+        description="What proves that the hub belongs to the app at its provider; Cleanup deletes nothing without it."
+    )
+    slot: str | None = Field(description="The slot that holds it now.")
+    closed: bool = Field(description="Its records are removed, by Cleanup or DeleteTaskHub, and no more are made.")
+    events_in_quarantine: bool = Field(
+        description="No app has claimed it, and events of it wait in quarantine until one does (TooManyTaskHubs)."
+    )
+    active_count: int
+    active_count_is_lower_bound: bool
+    last_event_at: Timestamp | None
+    last_recorded_at: Timestamp | None
+    active: list[ActiveInstanceResponse] = Field(
+        description=f"The oldest {MAX_LISTED_INSTANCES}; ListInstances lists all."
+    )
+
+    @classmethod
+    def of(cls, status: TaskHubStatus) -> "TaskHubResponse":
+        activity = status.activity
+        return cls(
+            task_hub=status.record.name,
+            app=status.record.app,
+            proof=OwnershipProofResponse.of(status.record.proof),
+            slot=status.slot,
+            closed=status.record.closed,
+            events_in_quarantine=status.has_waiting_events,
+            active_count=len(activity.active),
+            active_count_is_lower_bound=activity.has_more,
+            last_event_at=format_optional_instant(activity.last_event_at),
+            last_recorded_at=format_optional_instant(activity.last_recorded_at),
+            active=[ActiveInstanceResponse.of(active) for active in activity.active[:MAX_LISTED_INSTANCES]],
+        )
+
+
+class VersionCountResponse(ResponseModel):
+    version: str | None = Field(description="The orchestration version; null for instances without one.")
+    active_count: int
+    oldest_started_at: Timestamp
+
+
+class VersionsResponse(ResponseModel):
+    task_hub: str
+    complete: bool = Field(description="Whether the whole task hub was read; if not, there may be more.")
+    versions: list[VersionCountResponse]
+    probe: ProbeResponse
+
+    @classmethod
+    def of(cls, hub: str, probe: ProbeResult) -> "VersionsResponse":
+        shown = ProbeResponse.of(probe)
+        assert shown is not None, "there is a probe"
+        return cls(
+            task_hub=hub,
+            complete=probe.status is ProbeStatus.COMPLETE,
+            versions=[
+                VersionCountResponse(
+                    version=one.version,
+                    active_count=one.active,
+                    oldest_started_at=format_instant(one.oldest_started_at),
+                )
+                for one in probe.versions
+            ],
+            probe=shown,
+        )
+
+
+class InstanceResponse(ResponseModel):
+    instance_id: str
+    function_name: str
+    active: bool
+    runtime_status: RuntimeStatus
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    outcome: RuntimeStatus | None
+    reason: str | None = Field(
+        description="Why it failed or was terminated, cut to one line. Null for readers: it may hold data of the app."
+    )
+    last_event_at: Timestamp
+    source: EvidenceSource
+
+    @classmethod
+    def of(cls, instance: Instance, *, with_reason: bool) -> "InstanceResponse":
+        started, finished = instance.started, instance.finished
+        return cls(
+            instance_id=instance.instance_id,
+            function_name=instance.function_name,
+            active=instance.active,
+            runtime_status=instance.runtime_status,
+            started_at=format_optional_instant(started.at if started else None),
+            finished_at=format_optional_instant(finished.at if finished else None),
+            outcome=finished.outcome if finished else None,
+            reason=finished.reason if finished and with_reason else None,
+            last_event_at=format_instant(instance.last_event_at),
+            source=instance.source,
+        )
+
+
+class InstancesResponse(ResponseModel):
+    task_hub: str
+    instances: list[InstanceResponse]
+    continuation_token: str | None

@@ -1,0 +1,173 @@
+"""A verdict, and the evidence behind it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from state_api.domain.instants import format_instant
+from state_api.domain.readiness.evidence import ActiveInstance, ProbeResult, ProbeStatus
+from state_api.domain.readiness.messages import MessageEvidence
+from state_api.domain.readiness.verdict import Assurance, ReasonCode, WaivedInstance, WarningCode
+from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
+from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
+from state_api.services.readiness import SlotStatus
+
+MAX_LISTED_INSTANCES = 20
+"""Active instances that a verdict lists, the oldest first; ListInstances lists all."""
+
+
+class ReasonResponse(ResponseModel):
+    code: ReasonCode
+    message: str
+
+
+class WarningResponse(ResponseModel):
+    code: WarningCode
+    message: str
+
+
+class ActiveInstanceResponse(ResponseModel):
+    instance_id: str
+    function_name: str
+    runtime_status: RuntimeStatus
+    started_at: Timestamp
+    last_event_at: Timestamp
+    source: EvidenceSource
+    version: str | None = Field(description="The orchestration version, where a probe has seen it.")
+
+    @classmethod
+    def of(cls, active: ActiveInstance) -> "ActiveInstanceResponse":
+        return cls(
+            instance_id=active.instance_id,
+            function_name=active.function_name,
+            runtime_status=active.runtime_status,
+            started_at=format_instant(active.started_at),
+            last_event_at=format_instant(active.last_event_at),
+            source=active.source,
+            version=active.version,
+        )
+
+
+class WaivedInstanceResponse(ActiveInstanceResponse):
+    reason: str
+    by: str
+    expires_at: Timestamp
+
+    @classmethod
+    def of_waived(cls, waived: WaivedInstance) -> "WaivedInstanceResponse":
+        waiver = waived.waiver
+        return cls(
+            **ActiveInstanceResponse.of(waived.active).model_dump(),
+            reason=waiver.reason,
+            by=waiver.by,
+            expires_at=format_instant(waiver.expires_at),
+        )
+
+
+class PendingStartResponse(ResponseModel):
+    instance_id: str = Field(description="Empty where the message cannot be read.")
+    function_name: str = Field(description="Empty where the message does not say it.")
+
+
+class MessagesResponse(ResponseModel):
+    visible: int
+    invisible: int
+    explained: int = Field(description="Invisible messages that start nothing, such as timers of ended instances.")
+    starts: list[PendingStartResponse] = Field(description="Messages that start work and block, at most 20.")
+    checked_at: Timestamp
+
+    @classmethod
+    def of(cls, messages: MessageEvidence | None) -> "MessagesResponse | None":
+        if messages is None:
+            return None
+        return cls(
+            visible=messages.visible,
+            invisible=messages.invisible,
+            explained=messages.explained,
+            starts=[
+                PendingStartResponse(instance_id=start.instance_id, function_name=start.function_name)
+                for start in messages.starts
+            ],
+            checked_at=format_instant(messages.checked_at),
+        )
+
+
+class ProbeResponse(ResponseModel):
+    status: ProbeStatus
+    provider: str
+    checked_at: Timestamp = Field(description="When it began: a complete one says what was active then.")
+    ended_at: Timestamp | None
+    active: int = Field(description="Everything active, also what the policy leaves out.")
+    scanned: int = Field(description="Instances that the provider handed over to be judged.")
+    message: str | None = Field(description="What stands in the way, or how far it came.")
+    messages: MessagesResponse | None = Field(description="The control queues; null where nobody looked at them.")
+
+    @classmethod
+    def of(cls, probe: ProbeResult | None) -> "ProbeResponse | None":
+        if probe is None:
+            return None
+        return cls(
+            status=probe.status,
+            provider=probe.provider,
+            checked_at=format_instant(probe.began_at),
+            ended_at=format_optional_instant(probe.ended_at),
+            active=probe.active_count,
+            scanned=probe.scanned,
+            message=probe.message or None,
+            messages=MessagesResponse.of(probe.messages),
+        )
+
+
+class EvidenceResponse(ResponseModel):
+    last_event_at: Timestamp | None
+    last_recorded_at: Timestamp | None
+    probe: ProbeResponse | None
+
+
+class VerdictResponse(ResponseModel):
+    app: str
+    slot: str
+    status: Literal["Ready", "NotReady"]
+    ready: bool
+    has_running: bool
+    task_hub: str | None
+    version: str | None
+    assurance: Assurance
+    reasons: list[ReasonResponse]
+    warnings: list[WarningResponse] = Field(description="What the verdict cannot know. A warning does not block.")
+    active_count: int
+    active_count_is_lower_bound: bool
+    active: list[ActiveInstanceResponse] = Field(description=f"The oldest {MAX_LISTED_INSTANCES}.")
+    ignored_count: int = Field(description="Active instances that the policy's ignoreFunctions leaves out.")
+    waived: list[WaivedInstanceResponse] = Field(description="Active instances that would block, were they not waived.")
+    evidence: EvidenceResponse
+    checked_at: Timestamp
+    retry_after_seconds: int | None
+
+    @classmethod
+    def of(cls, status: SlotStatus) -> "VerdictResponse":
+        verdict, evidence = status.verdict, status.verdict.evidence
+        return cls(
+            app=status.app.name,
+            slot=status.slot_name,
+            status="Ready" if verdict.ready else "NotReady",
+            ready=verdict.ready,
+            has_running=verdict.has_running,
+            task_hub=status.slot.task_hub if status.slot else None,
+            version=status.slot.version if status.slot else None,
+            assurance=verdict.assurance,
+            reasons=[ReasonResponse(code=reason.code, message=reason.message) for reason in verdict.reasons],
+            warnings=[WarningResponse(code=warning.code, message=warning.message) for warning in verdict.warnings],
+            active_count=verdict.active_count,
+            active_count_is_lower_bound=verdict.active_count_is_lower_bound,
+            active=[ActiveInstanceResponse.of(active) for active in verdict.active[:MAX_LISTED_INSTANCES]],
+            ignored_count=verdict.ignored_count,
+            waived=[WaivedInstanceResponse.of_waived(waived) for waived in verdict.waived],
+            evidence=EvidenceResponse(
+                last_event_at=format_optional_instant(evidence.activity.last_event_at),
+                last_recorded_at=format_optional_instant(evidence.activity.last_recorded_at),
+                probe=ProbeResponse.of(evidence.probe),
+            ),
+            checked_at=format_instant(verdict.checked_at),
+            retry_after_seconds=verdict.retry_after_seconds,
+        )

@@ -1,0 +1,162 @@
+"""The one parser for both ways in: an event as Event Grid delivers it, in the Event Grid schema or as a CloudEvent,
+becomes a LifecycleEvent, or a reason why it cannot."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from state_api.domain.instants import Instant, format_instant, parse_instant, seconds
+from state_api.domain.names import MAX_INSTANCE_ID_LENGTH, is_task_hub_name
+from state_api.domain.task_hubs.lifecycle import MAX_REASON_LENGTH, LifecycleEvent, RuntimeStatus, shorten_reason
+
+EVENT_TYPE = "orchestratorEvent"
+
+_EARLIEST_EVENT_TIME = parse_instant("2017-01-01T00:00:00Z")
+"""Durable Functions did not exist before; an earlier time is a clock that was never set."""
+_MAX_CLOCK_AHEAD = seconds(5 * 60)
+"""How far ahead of the storage's clock a publisher may be. Clocks differ by milliseconds (PLATFORM: Lifecycle events
+8); an end that is far ahead would hide every later start of its instance."""
+_STATUSES = frozenset(RuntimeStatus)
+_MAX_INTEGER_DIGITS = 1000
+_MAX_FUNCTION_NAME_LENGTH = 256
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+class InvalidEvent(Exception):
+    """Why an event goes to quarantine. `code` is stable, for operators and alerts."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+QUARANTINE_CODES = {
+    "NotAnEvent": "It is not a JSON object, or has no data object.",
+    "UnknownEventType": "Its type is not `orchestratorEvent`.",
+    "UnknownStatus": "Its runtime status is missing or not one of Durable Functions.",
+    "BadTaskHub": "Its hub name is missing or breaks the naming rule.",
+    "BadInstanceId": "Its instance id is missing, longer than 256 characters, or not valid text.",
+    "BadTime": "Its time is missing, unreadable, before 2017 or more than five minutes ahead.",
+    "UnexpectedError": "The server could not read it for a reason that it did not foresee; its log has the details.",
+    "StorageRejected": "The state storage refuses its row, for a reason that the server's log has.",
+    "TaskHubCleanedUp": "Its task hub was cleaned up, or its records were removed; nothing should run there any more.",
+    "TooManyTaskHubs": "No app has claimed its task hub, and events of as many such task hubs as allowed are recorded. "
+    "It is recorded when an app claims the task hub.",
+}
+"""Every code under which an event is kept, for the documentation."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a publisher wrote. One number that Python does not take must not lose what is around it: it stays text, as
+    NaN does. Raises ValueError, RecursionError."""
+    return json.loads(text, parse_constant=str, parse_int=_parse_integer)
+
+
+def _parse_integer(digits: str) -> int | str:
+    return int(digits) if len(digits) < _MAX_INTEGER_DIGITS else digits
+
+
+def parse_event(event: Any, now: Instant) -> LifecycleEvent:
+    """Read one event. Raises InvalidEvent."""
+    if not isinstance(event, Mapping):
+        raise InvalidEvent("NotAnEvent", "the event is not a JSON object")
+    cloud = "specversion" in event
+    kind = event.get("type" if cloud else "eventType")
+    if kind != EVENT_TYPE:
+        raise InvalidEvent("UnknownEventType", f"the event's type is {_describe_value(kind)}, not {EVENT_TYPE}")
+    data = _parse_data(event)
+    return LifecycleEvent(
+        task_hub=_parse_task_hub(data.get("hubName")),
+        instance_id=_parse_instance_id(data.get("instanceId")),
+        function_name=_clean_text(data.get("functionName"), _MAX_FUNCTION_NAME_LENGTH),
+        runtime_status=_parse_status(data.get("runtimeStatus")),
+        reason=_parse_reason(data.get("reason")),
+        occurred_at=_parse_time(event.get("time" if cloud else "eventTime"), now),
+    )
+
+
+def to_event_grid_event(event: LifecycleEvent) -> dict[str, Any]:
+    """An event in the Event Grid schema with only what `parse_event` reads: that returns the same event again."""
+    return {
+        "eventType": EVENT_TYPE,
+        "eventTime": format_instant(event.occurred_at),
+        "data": {
+            "hubName": event.task_hub,
+            "instanceId": event.instance_id,
+            "functionName": event.function_name,
+            "runtimeStatus": event.runtime_status.value,
+            "reason": event.reason,
+        },
+    }
+
+
+def _parse_data(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = event.get("data")
+    if data is None and isinstance(encoded := event.get("data_base64"), str):
+        try:
+            data = parse_json(base64.b64decode(encoded, validate=True))
+        except (binascii.Error, ValueError, RecursionError):
+            data = None
+    if not isinstance(data, Mapping):
+        raise InvalidEvent("NotAnEvent", "the event has no data object")
+    return data
+
+
+def _parse_status(value: Any) -> RuntimeStatus:
+    # Only text is looked up: the enum's own error shows the value, which may be nested too deeply for that.
+    if not isinstance(value, str) or value not in _STATUSES:
+        raise InvalidEvent("UnknownStatus", f"the runtime status is {_describe_value(value)}")
+    return RuntimeStatus(value)
+
+
+def _parse_task_hub(value: Any) -> str:
+    if not isinstance(value, str) or not is_task_hub_name(value):
+        raise InvalidEvent("BadTaskHub", f"the hub name is {_describe_value(value)}")
+    return value
+
+
+def _parse_instance_id(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidEvent("BadInstanceId", f"the instance id is {_describe_value(value)}")
+    if len(value.encode("utf-16-le", "surrogatepass")) // 2 > MAX_INSTANCE_ID_LENGTH:
+        raise InvalidEvent("BadInstanceId", f"the instance id has more than {MAX_INSTANCE_ID_LENGTH} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent("BadInstanceId", "the instance id is not valid text") from None
+    return value
+
+
+def _parse_time(value: Any, now: Instant) -> Instant:
+    try:
+        time = parse_instant(value) if isinstance(value, str) else None
+    except ValueError:
+        time = None
+    if time is None:
+        raise InvalidEvent("BadTime", f"the time is {_describe_value(value)}")
+    if not _EARLIEST_EVENT_TIME <= time <= now + _MAX_CLOCK_AHEAD:
+        raise InvalidEvent("BadTime", f"the time is {format_instant(time)}; now is {format_instant(now)}")
+    return time
+
+
+def _parse_reason(value: Any) -> str:
+    return _clean_text(shorten_reason(value), MAX_REASON_LENGTH) if isinstance(value, str) else ""
+
+
+def _clean_text(value: Any, max_length: int) -> str:
+    """A text for people: cut, and free of what a table or a terminal cannot take. The same text always gives the
+    same result, so that duplicates stay duplicates."""
+    return _UNPRINTABLE.sub("\ufffd", value)[:max_length] if isinstance(value, str) else ""
+
+
+def _describe_value(value: Any) -> str:
+    if value is None:
+        return "missing"
+    # What it holds is in quarantine; here it may be nested too deeply to be shown.
+    if isinstance(value, Mapping):
+        return "an object"
+    return "an array" if isinstance(value, list) else ascii(value)[:80]

@@ -1,0 +1,206 @@
+"""A task hub's tables as the Azure Storage provider writes them (docs/platform.md: Task hubs on Azure Storage)."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from azure.core.exceptions import ResourceExistsError
+from azure.data.tables import EdmType, EntityProperty, UpdateMode
+from azure.data.tables.aio import TableServiceClient
+from azure.storage.blob.aio import BlobServiceClient
+from azure.storage.queue import QueueMessage
+from azure.storage.queue.aio import QueueClient, QueueServiceClient
+
+from state_api.settings import StorageSettings
+from state_api.storage.instance_keys import escape_instance_id
+
+_EVENT_TYPES = {
+    "ExecutionStarted": 0,
+    "ExecutionTerminated": 3,
+    "TaskCompleted": 5,
+    "TimerFired": 11,
+    "EventRaised": 15,
+    "GenericEvent": 17,
+    "ExecutionRewound": 21,
+    "FromTheFuture": 99,
+}
+
+ACTIVE_STATUSES = ("Running", "Pending", "Suspended", "ContinuedAsNew")
+ENDED_STATUS_NAMES = ("Completed", "Failed", "Terminated", "Canceled")
+
+
+def provider_row(
+    hub: str, instance_id: str, status: str | None, name: str = "ProcessOrder", version: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """One row of `{Hub}Instances`."""
+    now = datetime.now(UTC)
+    properties: dict[str, Any] = {
+        "PartitionKey": escape_instance_id(instance_id),
+        "RowKey": "",
+        "ExecutionId": uuid.uuid4().hex,
+        "Name": name,
+        # Where the app has no default version there is no such column.
+        "Version": version or None,
+        "Input": '"an input that nobody needs"',
+        "CustomStatus": "null",
+        "CreatedTime": now - timedelta(seconds=5),
+        "LastUpdatedTime": now,
+        "RuntimeStatus": status,
+        "Generation": EntityProperty(0, EdmType.INT32),
+        "Tags": "null",
+        "ParentInstanceId": "",
+        "TaskHubName": hub,
+    }
+    if status in ENDED_STATUS_NAMES:
+        properties |= {"CompletedTime": now, "Output": "null"}
+    return {key: value for key, value in (properties | more).items() if value is not None}
+
+
+CONTROL_QUEUE_COUNT = 4
+"""Control queues of a task hub, unless host.json says otherwise."""
+
+
+class ProviderTaskHub:
+    """Writes the rows of one hub. Made with `create`, because a hub that was never started has no tables."""
+
+    def __init__(self, storage: StorageSettings, hub: str, table: str | None = None) -> None:
+        assert storage.connection_string is not None
+        self.storage = storage
+        self.hub = hub
+        self.name = table or f"{hub}Instances"
+        connection = storage.connection_string.get_secret_value()
+        self._service = TableServiceClient.from_connection_string(connection)
+        self._queues = QueueServiceClient.from_connection_string(connection)
+        self.table = self._service.get_table_client(self.name)
+
+    async def __aenter__(self) -> "ProviderTaskHub":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._service.close()
+        await self._queues.close()
+
+    async def create(self) -> "ProviderTaskHub":
+        """Make the tables and control queues that a started app has."""
+        await self._service.create_table_if_not_exists(self.name)
+        partitions = await self._service.create_table_if_not_exists(f"{self.hub}Partitions")
+        for name in control_queue_names(self.hub):
+            with suppress(ResourceExistsError):
+                await self._queues.create_queue(name)
+            await partitions.upsert_entity({"PartitionKey": "", "RowKey": name, "CurrentOwner": "worker-1"})
+        return self
+
+    async def delete(self) -> None:
+        await self._service.delete_table(self.name)
+
+    async def put(self, instance_id: str, status: str | None, **more: Any) -> None:
+        """Write an instance's row, whole."""
+        await self.table.upsert_entity(provider_row(self.hub, instance_id, status, **more), mode=UpdateMode.REPLACE)
+
+    async def put_many(self, instance_ids: Sequence[str], status: str) -> None:
+        for instance_id in instance_ids:
+            await self.put(instance_id, status)
+
+    async def purge(self, instance_id: str) -> None:
+        await self.table.delete_entity(escape_instance_id(instance_id), "")
+
+
+def message(instance_id: str, event_type: str = "ExecutionStarted", name: str | None = "ProcessOrder") -> str:
+    """A message of a control queue as the provider writes it (tests/recordings, messages.jsonl)."""
+    instance = {"$type": "DurableTask.Core.OrchestrationInstance", "InstanceId": instance_id, "ExecutionId": "e1"}
+    event: dict[str, Any] = {
+        "$type": f"DurableTask.Core.History.{event_type}Event",
+        "EventType": _EVENT_TYPES[event_type],
+        "EventId": -1,
+        "Timestamp": "2026-11-27T01:02:20.1213776Z",
+    }
+    if name is not None:
+        event["Name"] = name
+    task = {"$type": "DurableTask.Core.TaskMessage", "Event": event, "OrchestrationInstance": instance}
+    return json.dumps(
+        {"$type": "DurableTask.AzureStorage.MessageData", "TaskMessage": task, "CompressedBlobName": None}
+    )
+
+
+def large_control_message(blob: str) -> str:
+    """A message whose content is in a blob of the container `{hub}-largemessages`."""
+    return json.dumps(
+        {"$type": "DurableTask.AzureStorage.MessageData", "TaskMessage": None, "CompressedBlobName": blob}
+    )
+
+
+def control_queue_names(hub: str) -> list[str]:
+    """The names of the control queues."""
+    return [f"{hub.lower()}-control-{number:02d}" for number in range(CONTROL_QUEUE_COUNT)]
+
+
+class ControlQueue:
+    """One of the control queues of a task hub that exists, with messages in it."""
+
+    def __init__(self, hub: ProviderTaskHub) -> None:
+        assert hub.storage.connection_string is not None
+        connection = hub.storage.connection_string.get_secret_value()
+        self._queue = QueueClient.from_connection_string(connection, f"{hub.hub.lower()}-control-01")
+
+    async def __aenter__(self) -> "ControlQueue":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._queue.clear_messages()
+        await self._queue.close()
+
+    async def send(self, text: str) -> QueueMessage:
+        return await self._queue.send_message(text)
+
+    async def delete(self, message: QueueMessage) -> None:
+        await self._queue.delete_message(message)
+
+
+CONTAINER_SUFFIXES = ("leases", "largemessages", "applease")
+
+
+class ProviderAccount:
+    """The app's storage account: whole task hubs, made as the provider makes them, and what there is of them."""
+
+    def __init__(self, storage: StorageSettings) -> None:
+        assert storage.connection_string is not None
+        connection = storage.connection_string.get_secret_value()
+        self._storage = storage
+        self._tables = TableServiceClient.from_connection_string(connection)
+        self._queues = QueueServiceClient.from_connection_string(connection)
+        self._blobs = BlobServiceClient.from_connection_string(connection)
+
+    async def __aenter__(self) -> "ProviderAccount":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for client in (self._tables, self._queues, self._blobs):
+            await client.close()
+
+    async def add_task_hub(self, hub: str, *instances: tuple[str, str]) -> None:
+        """All of a task hub, with these instances and their statuses."""
+        await self._tables.create_table(f"{hub}History")
+        async with ProviderTaskHub(self._storage, hub) as provider:
+            await provider.create()
+            for instance_id, status in instances:
+                await provider.put(instance_id, status)
+        await self._queues.create_queue(f"{hub.lower()}-workitems")
+        for name in CONTAINER_SUFFIXES:
+            await self._blobs.create_container(f"{hub.lower()}-{name}")
+        await self._blobs.get_blob_client(f"{hub.lower()}-leases", "taskhub.json").upload_blob(b"{}")
+
+    async def add_queue(self, queue: str) -> None:
+        """A queue that is no part of any hub."""
+        await self._queues.create_queue(queue)
+
+    async def list_artifacts(self, prefix: str) -> list[str]:
+        """Every table, queue and container whose name begins so, as cleanup names them."""
+        tables = [f"table {one.name}" async for one in self._tables.list_tables()]
+        queues = [f"queue {one.name}" async for one in self._queues.list_queues()]
+        containers = [f"container {one.name}" async for one in self._blobs.list_containers()]
+        return sorted(
+            one for one in (*tables, *queues, *containers) if one.partition(" ")[2].lower().startswith(prefix.lower())
+        )

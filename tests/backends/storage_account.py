@@ -1,0 +1,240 @@
+"""A storage account with task hubs, as the app and its operators see it, and a proxy before it that makes faults."""
+
+import asyncio
+import secrets
+import string
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import aiohttp
+import pytest
+from aiohttp import web
+from azure.data.tables.aio import TableServiceClient
+from azure.storage.blob.aio import BlobServiceClient
+from azure.storage.queue.aio import QueueServiceClient
+from yarl import URL
+
+from state_api.backends.protocols import BackendError, ReadFailure, TaskHubArtifacts
+from state_api.backends.storage_account import StorageAccount
+from state_api.backends.storage_artifacts import StorageArtifactStore
+from state_api.settings import StorageSettings, emulator_connection_string
+from tests.backends.azure_storage_task_hub import provider_row
+from tests.local_http_server import HOST, http_server
+
+CONNECTION_NAME = "ShopStorage"
+ACCOUNT_KEY_START = "Eby8vdM02xNO"
+SERVICES = ("Table", "Queue", "Blob")
+CUT_CONNECTION, HALF_RESPONSE = 0, -1
+
+
+def connection_string_of(storage: StorageSettings) -> str:
+    assert storage.connection_string is not None
+    return storage.connection_string.get_secret_value()
+
+
+class RawAccount:
+    """The storage account as the app and its operators see it."""
+
+    def __init__(self, connection: str) -> None:
+        self.tables = TableServiceClient.from_connection_string(connection)
+        self.queues = QueueServiceClient.from_connection_string(connection)
+        self.blobs = BlobServiceClient.from_connection_string(connection)
+
+    async def close(self) -> None:
+        for client in (self.tables, self.queues, self.blobs):
+            await client.close()
+
+    async def add_table(self, name: str, *hubs: str | None) -> None:
+        """A table with a row for each of these hubs."""
+        await self.tables.create_table(name)
+        for number, hub in enumerate(hubs):
+            columns = provider_row(hub or "", f"order-{number}", "Completed")
+            if hub is None:
+                del columns["TaskHubName"]
+            await self.tables.get_table_client(name).upsert_entity(columns)
+
+    async def add_partitions(self, hub: str, count: int) -> None:
+        """The table that says how many control queues a hub has."""
+        await self.tables.create_table(f"{hub}Partitions")
+        for number in range(count):
+            entity = {"PartitionKey": "", "RowKey": f"{hub.lower()}-control-{number:02}", "CurrentOwner": "worker-1"}
+            await self.tables.get_table_client(f"{hub}Partitions").upsert_entity(entity)
+
+    async def add_queue(self, name: str, messages: int = 1) -> None:
+        await self.queues.create_queue(name)
+        for _ in range(messages):
+            await self.queues.get_queue_client(name).send_message("a message")
+
+    async def add_container(self, name: str) -> None:
+        await self.blobs.create_container(name)
+        await self.blobs.get_container_client(name).upload_blob("taskhub.json", b"{}")
+
+    async def add_hub(self, hub: str) -> None:
+        """All that the provider makes."""
+        for suffix in ("Instances", "History"):
+            await self.add_table(f"{hub}{suffix}", hub, hub)
+        await self.add_partitions(hub, 4)
+        for suffix in ("control-00", "control-01", "control-02", "control-03", "workitems"):
+            await self.add_queue(f"{hub.lower()}-{suffix}")
+        for suffix in ("leases", "largemessages", "applease"):
+            await self.add_container(f"{hub.lower()}-{suffix}")
+
+    async def list_contents(self, prefix: str) -> dict[str, list[str]]:
+        """Everything in the account whose name begins so, with what is in it."""
+        found: dict[str, list[str]] = {}
+        async for table in self.tables.list_tables():
+            if table.name.lower().startswith(prefix):
+                rows = self.tables.get_table_client(table.name).list_entities()
+                found[f"table {table.name}"] = [str(one) async for one in rows]
+        async for queue in self.queues.list_queues(name_starts_with=prefix):
+            messages = await self.queues.get_queue_client(queue.name).peek_messages(32)
+            found[f"queue {queue.name}"] = [str(one.id) for one in messages]
+        async for container in self.blobs.list_containers(name_starts_with=prefix):
+            blobs = self.blobs.get_container_client(container.name).list_blob_names()
+            found[f"container {container.name}"] = [name async for name in blobs]
+        return found
+
+
+@pytest.fixture
+async def account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[RawAccount]:
+    account = RawAccount(connection_string_of(storage))
+    yield account
+    await account.close()
+
+
+@pytest.fixture
+async def artifacts(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageArtifactStore]:
+    async with open_artifacts(storage) as artifacts:
+        yield artifacts
+
+
+@pytest.fixture
+def hub() -> str:
+    """A hub name of letters only, that no other test uses and no other name begins with."""
+    return "a" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(12))
+
+
+def artifact_names(found: TaskHubArtifacts) -> list[str]:
+    return [str(artifact) for artifact in found.deletable]
+
+
+def expected_artifacts(hub: str, tables: str | None = None) -> list[str]:
+    """What `add_hub` makes, in the order of removal."""
+    low = hub.lower()
+    return [
+        *(f"container {low}-{suffix}" for suffix in ("applease", "leases", "largemessages")),
+        *(f"queue {low}-control-{number:02}" for number in range(4)),
+        f"queue {low}-workitems",
+        *(f"table {tables or hub}{suffix}" for suffix in ("Partitions", "History", "Instances")),
+    ]
+
+
+async def remove_artifacts(artifacts: StorageArtifactStore, hub: str) -> None:
+    for artifact in (await artifacts.find_artifacts(hub)).deletable:
+        await artifacts.delete(artifact)
+
+
+@dataclass
+class ServiceFault:
+    """An answer in the service's place; or the connection is cut, at once or in the middle of the real answer."""
+
+    status: int
+    code: str = "Injected"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def answer(self, service: str) -> web.Response:
+        headers = {"x-ms-error-code": self.code, **self.headers}
+        if service == "Table":
+            content = {"odata.error": {"code": self.code, "message": {"lang": "en-US", "value": "no"}}}
+            return web.json_response(content, status=self.status, headers=headers)
+        body = f"<?xml version='1.0' encoding='utf-8'?><Error><Code>{self.code}</Code><Message>no</Message></Error>"
+        return web.Response(text=body, status=self.status, headers=headers, content_type="application/xml")
+
+
+@dataclass
+class AccountProxy:
+    """Stands before all three services. A fault is named by the path, by service and method, or by the service."""
+
+    settings: StorageSettings
+    faults: dict[str, ServiceFault] = field(default_factory=dict)
+    forwarded: list[str] = field(default_factory=list)
+    before_request: Callable[[str, str], Awaitable[None]] | None = None
+    """What is awaited before a request, by its method and path, is passed on."""
+
+
+def abort_connection(request: web.Request) -> NoReturn:
+    assert request.transport is not None
+    request.transport.abort()
+    raise asyncio.CancelledError
+
+
+@asynccontextmanager
+async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]:
+    connection = dict(part.split("=", 1) for part in connection_string_of(storage).rstrip(";").split(";"))
+    services: dict[int, str] = {}
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        service = services[request.transport.get_extra_info("sockname")[1]]
+        named = (request.path.removeprefix("/devstoreaccount1"), f"{service} {request.method}", service)
+        fault = next((proxy.faults[name] for name in named if name in proxy.faults), None)
+        if fault is not None and fault.status == CUT_CONNECTION:
+            abort_connection(request)
+        if fault is not None and fault.status != HALF_RESPONSE:
+            return fault.answer(service)
+        proxy.forwarded.append(request.path_qs)
+        if proxy.before_request is not None:
+            await proxy.before_request(request.method, request.path)
+        upstream = URL(connection[f"{service}Endpoint"]).origin()
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+        async with session.request(
+            request.method,
+            # The address as it came: a key that was escaped once must not be escaped twice.
+            URL(f"{upstream}{request.raw_path}", encoded=True),
+            headers=headers,
+            data=await request.read() or None,
+            # Nothing is added: the signature covers the content type.
+            skip_auto_headers=["Content-Type", "Accept-Encoding", "User-Agent", "Accept"],
+        ) as answer:
+            if fault is not None:
+                half = web.StreamResponse(headers={"Content-Type": answer.headers["Content-Type"]})
+                half.content_length = len(await answer.read())
+                await half.prepare(request)
+                await half.write((await answer.read())[: half.content_length // 2])
+                abort_connection(request)
+            dropped = ("transfer-encoding", "content-length", "connection", "keep-alive")
+            kept = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
+            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+    async with aiohttp.ClientSession(auto_decompress=False) as session, http_server(forward, len(SERVICES)) as ports:
+        services.update(zip(ports, SERVICES, strict=True))
+        yield (
+            proxy := AccountProxy(
+                StorageSettings.model_validate({"connection_string": emulator_connection_string(HOST, *ports)})
+            )
+        )
+
+
+@asynccontextmanager
+async def open_artifacts(settings: StorageSettings) -> AsyncIterator[StorageArtifactStore]:
+    account = StorageAccount(settings, CONNECTION_NAME)
+    try:
+        yield StorageArtifactStore(account)
+    finally:
+        await account.close()
+
+
+@contextmanager
+def raises_read_failure(failure: ReadFailure, *parts: str, retry_after: int | None = None) -> Iterator[None]:
+    """The block must end in this trouble, told in one line with these parts and without secrets."""
+    with pytest.raises(BackendError) as caught:
+        yield
+    error = caught.value
+    assert error.failure is failure, error.message
+    for part in parts:
+        assert part in error.message
+    assert error.retry_after == retry_after
+    assert "\n" not in error.message
+    assert ACCOUNT_KEY_START not in error.message

@@ -1,0 +1,286 @@
+"""The control queues of a task hub: what is counted, what is peeked, and what stands in the way."""
+
+import base64
+import gzip
+import json
+import uuid
+
+import pytest
+
+from dev.local_processes import free_ports
+from state_api.backends.control_queues import ControlQueues
+from state_api.backends.protocols import BackendError, ReadFailure
+from state_api.backends.storage_account import StorageAccount
+from state_api.domain.readiness.messages import MessageKind, QueueSnapshot, VisibleMessage
+from state_api.emulator import EmulatorPorts
+from state_api.settings import StorageSettings
+from tests.backends.azure_storage_task_hub import control_message, large_control_message
+from tests.backends.storage_account import (
+    CONNECTION_NAME,
+    CUT_CONNECTION,
+    RawAccount,
+    ServiceFault,
+    account,
+    account_proxy,
+    connection_string_of,
+    hub,
+    raises_read_failure,
+)
+
+__all__ = ["account", "hub"]  # fixtures
+
+pytestmark = pytest.mark.anyio
+
+
+async def read_queue_snapshot(settings: StorageSettings, hub: str) -> QueueSnapshot:
+    account = StorageAccount(settings, CONNECTION_NAME)
+    try:
+        return await ControlQueues(account).read_queue_snapshot(hub)
+    finally:
+        await account.close()
+
+
+async def create_control_queues(account: RawAccount, hub: str, count: int = 2) -> None:
+    """A task hub with empty control queues."""
+    await account.add_partitions(hub, count)
+    for number in range(count):
+        await account.add_queue(f"{hub.lower()}-control-{number:02}", 0)
+
+
+async def visible_messages(
+    account: RawAccount, storage: StorageSettings, hub: str, *contents: str
+) -> list[VisibleMessage]:
+    """What a snapshot makes of these messages."""
+    await create_control_queues(account, hub, 1)
+    queue = account.queues.get_queue_client(f"{hub.lower()}-control-00")
+    for content in contents:
+        await queue.send_message(content)
+    return list((await read_snapshot(storage, hub)).visible)
+
+
+def describe_messages(messages: list[VisibleMessage]) -> list[tuple[str, str, str]]:
+    return [(one.kind.value, one.instance_id, one.function_name) for one in messages]
+
+
+async def test_messages_are_counted_until_the_last_is_deleted(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    await create_control_queues(account, hub, 4)
+    await account.add_queue(f"{hub}-workitems")
+    await account.add_queue(f"{hub}-control-backup")
+    await account.add_queue(f"{hub}x-control-00")
+    assert (await read_snapshot(storage, hub)).message_count == 0
+    queue = account.queues.get_queue_client(f"{hub}-control-03")
+    await queue.send_message(control_message("order-1"))
+    found = await read_snapshot(storage, hub)
+    assert (found.message_count, found.peeked_twice, found.invisible, len(found.visible)) == (1, 1, 0, 1)
+    # A worker has taken it.
+    [taken] = [one async for one in queue.receive_messages(visibility_timeout=600)]
+    found = await read_snapshot(storage, hub)
+    assert (found.message_count, found.invisible, found.visible) == (1, 1, ())
+    await queue.delete_message(taken)
+    assert (await read_snapshot(storage, hub)).message_count == 0
+    # A timer, or a delayed start.
+    await queue.send_message(control_message("order-1", "TimerFired", None), visibility_timeout=600)
+    assert (await read_snapshot(storage, hub)).invisible == 1
+
+
+async def test_starts_name_their_instance_and_their_function(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    messages = await visible_messages(
+        account, storage, hub, control_message("order-1"), control_message("order/2\n##vso[", name="Ship")
+    )
+    assert describe_messages(messages) == [("start", "order-1", "ProcessOrder"), ("start", "order/2\n##vso[", "Ship")]
+
+
+async def test_a_name_that_could_not_be_stored_is_made_storable(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    [found] = await visible_messages(account, storage, hub, control_message("a" * 300, name="half \ud800 a pair"))
+    assert (found.instance_id, found.function_name) == ("a" * 256, "half ? a pair")
+
+
+async def test_a_message_in_base64_is_read(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+    encoded = base64.b64encode(control_message("order-1").encode()).decode()
+    assert describe_messages(await visible_messages(account, storage, hub, encoded)) == [
+        ("start", "order-1", "ProcessOrder")
+    ]
+
+
+@pytest.mark.parametrize("event_type", ["ExecutionTerminated", "TaskCompleted", "TimerFired", "EventRaised"])
+async def test_what_does_nothing_to_an_ended_instance_is_no_start(
+    account: RawAccount, storage: StorageSettings, hub: str, event_type: str
+) -> None:
+    assert describe_messages(
+        await visible_messages(account, storage, hub, control_message("order-1", event_type, "go"))
+    ) == [("other", "order-1", "")]
+
+
+@pytest.mark.parametrize("event_type", ["GenericEvent", "ExecutionRewound", "FromTheFuture"])
+async def test_what_revives_an_instance_or_is_not_known_counts_as_a_start(
+    account: RawAccount, storage: StorageSettings, hub: str, event_type: str
+) -> None:
+    assert describe_messages(await visible_messages(account, storage, hub, control_message("order-1", event_type))) == [
+        ("start", "order-1", "")
+    ]
+
+
+async def test_a_message_for_an_entity_names_the_entity(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    messages = await visible_messages(account, storage, hub, control_message("@counter@a", "EventRaised", "op"))
+    assert describe_messages(messages) == [("entity", "@counter@a", "counter")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "start an order",
+        "{}",
+        "[]",
+        '{"TaskMessage": null}',
+        '{"TaskMessage": {"Event": 1, "OrchestrationInstance": {"InstanceId": "a"}}}',
+        "{" * 5000,
+        large_control_message("no name of the provider"),
+    ],
+    ids=["text", "empty", "a list", "no task", "no event", "nested", "another blob"],
+)
+async def test_what_cannot_be_read_may_be_a_start(
+    account: RawAccount, storage: StorageSettings, hub: str, content: str
+) -> None:
+    [found] = await visible_messages(account, storage, hub, content)
+    assert found.kind is MessageKind.UNREADABLE
+
+
+async def test_a_large_start_is_read_from_its_blob(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+    name = f"orders/1/message-{uuid.uuid4().hex}-ExecutionStarted.json.gz"
+    container = account.blobs.get_container_client(f"{hub}-largemessages")
+    await container.create_container()
+    await container.upload_blob(name, gzip.compress(control_message("orders/1", name="Ship").encode()))
+    assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
+        ("start", "orders/1", "Ship")
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"not gzip", gzip.compress(b"not JSON", mtime=0), gzip.compress(b"{}", mtime=0)[:-9]],
+    ids=["no blob", "not compressed", "not JSON", "cut off"],
+)
+async def test_a_large_start_whose_blob_cannot_be_read_is_known_by_the_blobs_name(
+    account: RawAccount, storage: StorageSettings, hub: str, content: bytes | None
+) -> None:
+    name = f"orders/1/message-{uuid.uuid4().hex}-ExecutionStarted.json.gz"
+    if content is not None:
+        container = account.blobs.get_container_client(f"{hub}-largemessages")
+        await container.create_container()
+        await container.upload_blob(name, content)
+    assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
+        ("start", "orders/1", "")
+    ]
+
+
+async def test_a_large_event_needs_no_blob(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+    name = f"order-1/message-{uuid.uuid4().hex}-EventRaised.json.gz"
+    assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
+        ("other", "order-1", "")
+    ]
+
+
+async def test_more_than_can_be_peeked_is_said(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+    messages = [control_message(f"order-{number}", "EventRaised", "go") for number in range(33)]
+    assert len(await visible_messages(account, storage, hub, *messages)) == 32
+    found = await read_snapshot(storage, hub)
+    assert (found.message_count, found.peeked_twice, found.more_visible) == (33, 32, True)
+
+
+async def test_the_number_of_queues_is_in_taskhub_json_where_there_are_no_partitions(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    container = account.blobs.get_container_client(f"{hub}-leases")
+    await container.create_container()
+    await container.upload_blob("taskhub.json", json.dumps({"TaskHubName": hub, "PartitionCount": 2}).encode())
+    for number in range(2):
+        await account.add_queue(f"{hub}-control-{number:02}")
+    assert (await read_snapshot(storage, hub)).message_count == 2
+    # The table can be there and empty.
+    await account.tables.create_table(f"{hub}Partitions")
+    assert (await read_snapshot(storage, hub)).message_count == 2
+
+
+async def test_a_hub_that_does_not_say_how_many_queues_it_has_cannot_be_read(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    with raises_read_failure(ReadFailure.FAILED, f"{hub}Partitions", f"{hub}-leases", CONNECTION_NAME):
+        await read_snapshot(storage, hub)
+    container = account.blobs.get_container_client(f"{hub}-leases")
+    await container.create_container()
+    for content in (b"{}", b"[]", b"no JSON", b'{"PartitionCount": 17}', b'{"PartitionCount": "4"}'):
+        await container.upload_blob("taskhub.json", content, overwrite=True)
+        with raises_read_failure(ReadFailure.FAILED, "taskhub.json"):
+            await read_snapshot(storage, hub)
+
+
+async def test_every_control_queue_must_exist(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+    await create_control_queues(account, hub, 3)
+    await account.queues.delete_queue(f"{hub}-control-01")
+    with raises_read_failure(ReadFailure.FAILED, f"{hub}-control-01", "another account"):
+        await read_snapshot(storage, hub)
+
+
+async def test_another_owner_of_a_partition_shows(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+    await create_control_queues(account, hub)
+    before = await read_snapshot(storage, hub)
+    assert (await read_snapshot(storage, hub)).partition_owners == before.partition_owners
+    table = account.tables.get_table_client(f"{hub}Partitions")
+    await table.upsert_entity({"PartitionKey": "", "RowKey": f"{hub}-control-00", "CurrentOwner": "worker-2"})
+    assert (await read_snapshot(storage, hub)).partition_owners != before.partition_owners
+
+
+async def test_queues_that_cannot_be_read_say_which_role_is_missing(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    await create_control_queues(account, hub)
+    async with account_proxy(storage) as proxy:
+        proxy.faults = {"Queue": ServiceFault(403, "AuthorizationPermissionMismatch")}
+        with raises_read_failure(ReadFailure.DENIED, "Storage Queue Data Reader", "ignoreMessages", CONNECTION_NAME):
+            await read_snapshot(proxy.settings, hub)
+        proxy.faults = {"Queue": ServiceFault(503, "ServerBusy")}
+        with pytest.raises(BackendError) as caught:
+            await read_snapshot(proxy.settings, hub)
+        assert caught.value.failure is ReadFailure.THROTTLED
+        for fault in (ServiceFault(CUT_CONNECTION), ServiceFault(404), ServiceFault(200)):
+            proxy.faults = {"Queue": fault}
+            with pytest.raises(BackendError) as caught:
+                await read_snapshot(proxy.settings, hub)
+            assert caught.value.failure is ReadFailure.FAILED
+    nowhere = StorageSettings.model_validate({"connection_string": EmulatorPorts(*free_ports(3)).connection()})
+    with raises_read_failure(ReadFailure.FAILED, "cannot be reached", CONNECTION_NAME):
+        await read_snapshot(nowhere, hub)
+    assert connection_string_of(storage)
+
+
+async def test_a_message_that_leaves_between_peek_and_count_hides_no_invisible_one(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    await create_control_queues(account, hub, 1)
+    queue = account.queues.get_queue_client(f"{hub}-control-00")
+    await queue.send_message(control_message("hidden"), visibility_timeout=600)
+    await queue.send_message(control_message("order-1", "EventRaised", "go"))
+    peeks = 0
+
+    async def leave(method: str, path: str) -> None:
+        nonlocal peeks
+        if "/messages" in path and method == "GET":
+            peeks += 1
+            if peeks == 2:
+                [taken] = [one async for one in queue.receive_messages()]
+                await queue.delete_message(taken)
+
+    async with account_proxy(storage) as proxy:
+        proxy.before_request = leave
+        found = await read_snapshot(proxy.settings, hub)
+    # The count was taken before the message left; it was visible only before.
+    assert (found.message_count, found.peeked_twice, len(found.visible)) == (2, 0, 1)
+    assert found.invisible >= 1

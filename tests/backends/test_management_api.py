@@ -1,0 +1,348 @@
+"""The backend on the management API, against a real HTTP server that behaves as the extension's source says."""
+
+import asyncio
+import time
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from aiohttp import web
+
+from state_api.backends import management_api
+from state_api.backends.management_api import ManagementApiBackend
+from state_api.domain.instants import format_instant, parse_instant, seconds
+from state_api.domain.task_hubs.lifecycle import ACTIVE_STATUSES, RuntimeStatus
+from state_api.domain.task_hubs.observations import ObservedInstance
+from tests.backends.fake_function_app import (
+    API_PATH,
+    HUB,
+    SYSTEM_KEY,
+    FakeFunctionApp,
+    backend,
+    function_app,
+    no_key_in_the_log,
+    open_management_backend,
+    read_pages,
+    scan,
+)
+from tests.builders import timestamp
+
+__all__ = ["backend", "function_app", "no_key_in_the_log"]  # fixtures
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_hub_without_instances_is_read_in_two_pages(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    start = await backend.begin_scan(HUB)
+    pages = await read_pages(backend, start.changed_since, start.cursors)
+    assert [page.instances for page in pages] == [(), ()]
+    assert start.next_pass_cursors == pages[0].cursors
+    assert (backend.provider, await backend.read_queue_snapshot(HUB)) == ("managementApi", None)
+
+
+async def test_every_page_is_read_also_after_short_and_empty_ones(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    function_app.rows_per_page = 3
+    for number in range(40):
+        status = "Running" if number % 11 == 0 else "Completed"
+        function_app.put(f"order-{number:02}", status, created=timestamp(-86_400))
+    function_app.put("@counter@one", "Running", created=timestamp(-86_400))
+    start = await backend.begin_scan(HUB)
+    pages = await read_pages(backend, start.changed_since, start.cursors)
+    assert len(pages) == 2 * 14
+    assert any(not page.instances and page.cursors for page in pages[1:13])
+    found = [one for page in pages for one in page.instances]
+    assert [one.instance_id for one in found] == ["order-00", "order-11", "order-22", "order-33"]
+    assert all(one.active for one in found)
+    assert sum(page.scanned for page in pages) == 4
+
+
+@pytest.mark.parametrize("status", sorted(ACTIVE_STATUSES))
+async def test_every_active_status_is_asked_for(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, status: RuntimeStatus
+) -> None:
+    function_app.put("order", status, created="2026-01-02T03:04:05.6789012Z", lastUpdatedTime="2026-01-02T03:05:06.7Z")
+    assert await scan(backend) == [
+        ObservedInstance(
+            instance_id="order",
+            function_name="ProcessOrder",
+            version=None,
+            runtime_status=status,
+            created_at=parse_instant("2026-01-02T03:04:05Z"),
+            updated_at=parse_instant("2026-01-02T03:05:06Z"),
+            stamp=f"2026-01-02T03:04:05Z 2026-01-02T03:05:06Z {status}",
+        )
+    ]
+
+
+async def test_the_api_is_asked_as_it_is_documented(function_app: FakeFunctionApp) -> None:
+    function_app.connection = "OrdersStorage"
+    function_app.put("order-1")
+    async with open_management_backend(f"{function_app.origin}/", storage_connection="OrdersStorage") as backend:
+        start = await backend.begin_scan(HUB)
+        await read_pages(backend, start.changed_since, start.cursors)
+        assert (await backend.find_instances(HUB, ["order-1"]))["order-1"] is not None
+    first, active, recent, one = function_app.requests
+    assert [request.path for request in function_app.requests] == [f"{API_PATH}/instances"] * 3 + [
+        f"{API_PATH}/instances/order-1"
+    ]
+    for request in function_app.requests:
+        assert request.headers["x-functions-key"] == SYSTEM_KEY
+        assert SYSTEM_KEY not in str(request.url)
+        assert "code" not in request.query
+        assert "x-ms-continuation-token" not in request.headers
+        assert {name: request.query[name] for name in ("taskHub", "connection", "showInput")} == {
+            "taskHub": HUB,
+            "connection": "OrdersStorage",
+            "showInput": "false",
+        }
+    assert first.query["top"] == "1"
+    assert active.query["top"] == "500"
+    assert active.query["runtimeStatus"].split(",") == ["ContinuedAsNew", "Pending", "Running", "Suspended"]
+    assert "createdTimeFrom" not in active.query
+    assert recent.query["createdTimeFrom"] == format_instant(start.changed_since)
+    assert recent.query["top"] == "100"
+    assert "runtimeStatus" not in recent.query
+    assert "top" not in one.query
+
+
+async def test_without_a_connection_none_is_named(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+    await scan(backend)
+    assert all("connection" not in request.query for request in function_app.requests)
+
+
+async def test_another_hub_of_the_app_is_not_read(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+    function_app.put("order-1")
+    start = await backend.begin_scan("OtherHub")
+    assert (await backend.read_page("OtherHub", start.changed_since, start.cursors[0])).instances == ()
+    assert await backend.find_instances("OtherHub", ["order-1"]) == {"order-1": None}
+
+
+async def test_a_hub_that_does_not_exist_looks_empty(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    assert await scan(backend) == []
+    assert HUB.lower() in function_app.hubs, "the extension makes it"
+
+
+@pytest.mark.parametrize(("ends", "starts"), [("zz", "aa"), ("aa", "zz")])
+async def test_a_hand_over_during_the_scan_is_seen(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, ends: str, starts: str
+) -> None:
+    function_app.rows_per_page = 2
+    function_app.put(ends, created=timestamp(-3600))
+    for number in range(6):
+        function_app.put(f"order-{number}", "Completed", created=timestamp(-3600))
+    start = await backend.begin_scan(HUB)
+    page = await backend.read_page(HUB, start.changed_since, start.cursors[0])
+    before = [one for one in page.instances if one.active]
+    function_app.put(starts)
+    function_app.put(ends, "Completed")
+    after = await read_pages(backend, start.changed_since, page.cursors)
+    active = [*before, *(one for page in after for one in page.instances if one.active)]
+    assert starts in {one.instance_id for one in active}
+
+
+async def test_a_chain_of_hand_overs_leaves_new_stamps(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    """Each runs only while nobody looks; the pass that follows tells that there was something."""
+    start = await backend.begin_scan(HUB)
+    function_app.put("b", "Completed", created=timestamp(0))
+    first = await read_pages(backend, start.changed_since, start.cursors)
+    again = await read_pages(backend, start.changed_since, start.next_pass_cursors)
+    assert [page.instances for page in first[1:]] == [page.instances for page in again] != [()]
+    function_app.put("b", "Running", created=timestamp(5))
+    function_app.put("a", "Completed", created=timestamp(5))
+    function_app.put("b", "Completed", created=timestamp(5))
+    changed = {
+        one.stamp
+        for page in await read_pages(backend, start.changed_since, start.next_pass_cursors)
+        for one in page.instances
+    }
+    assert changed.isdisjoint(one.stamp for page in again for one in page.instances)
+
+
+async def test_a_stamp_changes_with_the_status_and_either_time(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    stamps = []
+    for status, created, updated in (
+        ("Running", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        ("Suspended", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        ("Running", "2026-01-02T03:04:05Z", "2026-01-02T03:04:06Z"),
+        ("Running", "2026-01-02T03:04:06Z", "2026-01-02T03:04:06Z"),
+        ("Paused", "2026-01-02T03:04:06Z", "2026-01-02T03:04:06Z"),
+    ):
+        function_app.put("order", status, created=created, lastUpdatedTime=updated)
+        observed = (await backend.find_instances(HUB, ["order"]))["order"]
+        assert observed is not None
+        stamps.append(observed.stamp)
+    assert len(set(stamps)) == len(stamps)
+
+
+async def test_another_worker_carries_the_scan_on(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+    function_app.rows_per_page = 2
+    for number in range(9):
+        function_app.put(f"order-{number}")
+    start = await backend.begin_scan(HUB)
+    page = await backend.read_page(HUB, start.changed_since, start.cursors[0])
+    found = list(page.instances)
+    while page.cursors:
+        assert SYSTEM_KEY not in page.cursors[0]
+        async with open_management_backend(function_app.origin) as other:
+            page = await other.read_page(HUB, start.changed_since, page.cursors[0])
+        found += page.instances
+    assert {one.instance_id for one in found} == {f"order-{number}" for number in range(9)}
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600, None])
+async def test_since_is_a_minute_before_the_earlier_clock(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, ahead: int | None
+) -> None:
+    now = time.time()
+    function_app.date = (
+        "at some time" if ahead is None else time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now + ahead))
+    )
+    expected = parse_instant("1970-01-01T00:00:00Z") + seconds(now + min(0, ahead or 0) - 60)
+    assert abs((await backend.begin_scan(HUB)).changed_since - expected) < seconds(5)
+
+
+async def test_old_extensions_end_with_a_token_of_their_own(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    function_app.last_token = "bnVsbA=="
+    function_app.put("order-1")
+    found = await scan(backend)
+    assert {one.instance_id for one in found} == {"order-1"}
+    assert await backend.find_instances(HUB, ["order-2"]) == {"order-2": None}
+
+
+async def test_a_status_that_nobody_knows_counts_as_running(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    function_app.put("odd", "Hibernating")
+    function_app.put("none", "Running", runtimeStatus=None)
+    found = {one.instance_id: one for one in await scan(backend)}
+    assert {name: one.runtime_status for name, one in found.items()} == {"odd": "Running", "none": "Running"}
+    assert all(one is not None and one.active for one in (await backend.find_instances(HUB, ["odd", "none"])).values())
+
+
+async def test_entities_are_left_out(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+    function_app.put("@counter@one")
+    function_app.put("order")
+    assert {one.instance_id for one in await scan(backend)} == {"order"}
+    asked = len(function_app.requests)
+    assert await backend.find_instances(HUB, ["@counter@one", ""]) == {"@counter@one": None, "": None}
+    assert len(function_app.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("more", "version", "name"),
+    [
+        ({"version": "1.2"}, "1.2", "ProcessOrder"),
+        ({"version": ""}, None, "ProcessOrder"),
+        ({"version": None, "name": None}, None, ""),
+        ({"name": "Ship"}, None, "Ship"),
+    ],
+)
+async def test_version_and_name_are_told_if_they_come(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, more: dict[str, Any], version: str | None, name: str
+) -> None:
+    function_app.put("order", **more)
+    observed = (await backend.find_instances(HUB, ["order"]))["order"]
+    assert observed is not None
+    assert (observed.version, observed.function_name) == (version, name)
+
+
+async def test_found_whether_running_finished_or_unknown(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    for status in RuntimeStatus:
+        function_app.put(status.lower(), status)
+    found = dict(await backend.find_instances(HUB, [*(status.lower() for status in RuntimeStatus), "unknown"]))
+    assert found.pop("unknown") is None
+    assert {name: one and one.runtime_status for name, one in found.items()} == {
+        status.lower(): status for status in RuntimeStatus
+    }
+
+
+UNUSUAL_INSTANCE_IDS = [
+    "two words",
+    "tenant/order",
+    "/lead",
+    "trail/",
+    "/",
+    "a\\b",
+    "100%",
+    "%41",
+    "a%2Fb",
+    "a+b",
+    "a?b#c",
+    "a&b=c",
+    "O'Neil",
+    "'",
+    "[x]",
+    ".",
+    "..",
+    "../instances",
+    "Größe-日本-🙂",
+    "terminate",
+    "tab\tand\x7f",
+]
+
+
+@pytest.mark.parametrize("instance_id", UNUSUAL_INSTANCE_IDS)
+async def test_strange_ids_are_found_and_only_they(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, instance_id: str
+) -> None:
+    """The path alone would miss some of them, and take others for somebody else."""
+    function_app.rows_per_page = 2
+    for decoy in ("a", "A", "b", "a b", "tenant", "instances", "two", "O", f"{instance_id}-2", f"{instance_id}/order"):
+        function_app.put(decoy, "Completed")
+    assert await backend.find_instances(HUB, [instance_id]) == {instance_id: None}
+    path = function_app.requests[0].raw_path.partition("?")[0]
+    # The address of these two would be that of the whole list, or of the API.
+    assert path == (f"{API_PATH}/instances" + ("" if instance_id in (".", "..") else f"/{quote(instance_id, safe='')}"))
+    function_app.put(instance_id)
+    found = (await backend.find_instances(HUB, [instance_id]))[instance_id]
+    assert found is not None
+    assert (found.instance_id, found.active) == (instance_id, True)
+
+
+@pytest.mark.parametrize("instance_id", [".", ".."])
+async def test_an_id_of_dots_does_not_read_the_whole_task_hub(
+    monkeypatch: pytest.MonkeyPatch, function_app: FakeFunctionApp, backend: ManagementApiBackend, instance_id: str
+) -> None:
+    monkeypatch.setattr(management_api, "MAX_RESPONSE_BYTES", 10_000)
+    for number in range(100):
+        function_app.put(f"order-{number}", "Completed")
+    assert await backend.find_instances(HUB, [instance_id]) == {instance_id: None}
+    function_app.put(instance_id)
+    found = (await backend.find_instances(HUB, [instance_id]))[instance_id]
+    assert found is not None
+    assert (found.instance_id, found.active) == (instance_id, True)
+
+
+async def test_no_more_than_sixteen_are_looked_up_at_once(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    running = most = 0
+
+    async def counted(request: web.Request) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+
+    function_app.override = counted
+    ids = [f"order-{number}" for number in range(60)]
+    for instance_id in ids:
+        function_app.put(instance_id)
+    found = await backend.find_instances(HUB, ids)
+    assert list(found) == ids
+    assert most == 16

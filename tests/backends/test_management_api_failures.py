@@ -1,0 +1,319 @@
+"""What goes wrong on the management API: refusals, redirects, answers that are none, and no answer at all."""
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+from aiohttp import web
+
+from dev.local_processes import free_port
+from state_api.backends import management_api
+from state_api.backends.management_api import ManagementApiBackend
+from state_api.backends.protocols import Backend, BackendError, ReadFailure
+from state_api.domain.instants import Instant, parse_instant, seconds
+from tests.backends.fake_function_app import (
+    CONNECTION_NAME,
+    HUB,
+    SYSTEM_KEY,
+    FakeFunctionApp,
+    backend,
+    function_app,
+    no_key_in_the_log,
+    no_override,
+    open_management_backend,
+    scan,
+    serve_http,
+)
+
+__all__ = ["backend", "function_app", "no_key_in_the_log"]  # fixtures
+
+pytestmark = pytest.mark.anyio
+
+
+async def backend_error_of(awaitable: Awaitable[Any]) -> BackendError:
+    """The error that this ends in. Nothing of it may show the key."""
+    with pytest.raises(BackendError) as caught:
+        await awaitable
+    error = caught.value
+    assert "\n" not in error.message
+    for one in exception_chain(error):
+        assert SYSTEM_KEY not in f"{one!s} {one!r} {vars(one)!r}"
+    return error
+
+
+def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def respond_with(*statuses: int, **more: Any) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Every answer with this status."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=statuses[0], **more)
+
+    return answer
+
+
+async def all_backend_calls(backend: Backend) -> AsyncIterator[Awaitable[Any]]:
+    """All that the backend can be asked."""
+    for kind in ("active", "recent"):
+        yield backend.read_page(HUB, local_now(), json.dumps([kind, None]))
+    yield backend.begin_scan(HUB)
+    yield backend.find_instances(HUB, ["order-1", "order-2"])
+
+
+def local_now() -> Instant:
+    return Instant(parse_instant("1970-01-01T00:00:00Z") + seconds(time.time()))
+
+
+async def test_a_list_without_end_is_told(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+    async def again(request: web.Request) -> web.StreamResponse:
+        return web.json_response([], headers={"x-ms-continuation-token": "again"})
+
+    function_app.override = again
+    start = await backend.begin_scan(HUB)
+    page = await backend.read_page(HUB, start.changed_since, start.cursors[0])
+    assert (await backend.read_page(HUB, start.changed_since, page.cursors[0])).cursors == page.cursors
+    error = await backend_error_of(backend.find_instances(HUB, ["order"]))
+    assert (error.failure, "again and again" in error.message) == (ReadFailure.FAILED, True)
+
+
+async def test_an_app_without_the_extension_is_no_missing_hub(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    function_app.override = respond_with(404)
+    async for way in all_backend_calls(backend):
+        error = await backend_error_of(way)
+        assert error.failure is ReadFailure.FAILED
+        assert error.message.startswith(
+            f"the app at the address in {CONNECTION_NAME}__endpoint does not serve the management API"
+        )
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_names_the_key(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
+) -> None:
+    function_app.override = respond_with(status, text=f"<html>{SYSTEM_KEY}</html>")
+    async for way in all_backend_calls(backend):
+        error = await backend_error_of(way)
+        assert error.failure is ReadFailure.DENIED
+        assert f"{CONNECTION_NAME}__key must be the app's system key durabletask_extension" in error.message
+
+
+async def test_a_wrong_key_is_refused(function_app: FakeFunctionApp) -> None:
+    async with open_management_backend(function_app.origin, key="wrong") as backend:
+        assert (await backend_error_of(backend.begin_scan(HUB))).failure is ReadFailure.DENIED
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [("7", 7, 7), ("in a while", None, None), (None, None, None), ("9" * 5000, None, None), (30, 29, 31), (-30, 0, 0)],
+)
+async def test_a_busy_app_is_left_alone_for_as_long_as_it_asks(
+    function_app: FakeFunctionApp,
+    backend: ManagementApiBackend,
+    status: int,
+    header: str | int | None,
+    least: int | None,
+    most: int | None,
+) -> None:
+    if isinstance(header, int):
+        header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + header))
+    function_app.override = respond_with(status, headers={} if header is None else {"Retry-After": header})
+    async for way in all_backend_calls(backend):
+        error = await backend_error_of(way)
+        assert error.failure is ReadFailure.THROTTLED
+        assert str(status) in error.message
+        if least is None or most is None:
+            assert error.retry_after is None
+        else:
+            assert error.retry_after is not None
+            assert least <= error.retry_after <= most
+
+
+@pytest.mark.parametrize("status", [204, 400, 410, 500, 502])
+async def test_any_other_status_is_told(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
+) -> None:
+    function_app.override = respond_with(status)
+    async for way in all_backend_calls(backend):
+        error = await backend_error_of(way)
+        assert error.failure is ReadFailure.FAILED
+        assert (
+            error.message
+            == f"the app at the address in {CONNECTION_NAME}__endpoint answers {status}; its own log says why"
+        )
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
+) -> None:
+    elsewhere: list[web.Request] = []
+
+    async def listener(request: web.Request) -> web.StreamResponse:
+        elsewhere.append(request)
+        return web.json_response([])
+
+    async with serve_http(listener) as origin:
+        function_app.override = respond_with(status, headers={"Location": f"{origin}/login"})
+        async for way in all_backend_calls(backend):
+            error = await backend_error_of(way)
+            assert error.failure is ReadFailure.FAILED
+            assert f"redirects ({status})" in error.message
+            assert origin not in error.message
+    assert elsewhere == []
+
+
+VALID_INSTANCE = {
+    "instanceId": "order-1",
+    "createdTime": "2026-01-02T03:04:05Z",
+    "lastUpdatedTime": "2026-01-02T03:04:05Z",
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>Sign in</html>",
+        "",
+        "[",
+        "[" * 100_000,
+        b"\xff\xfe\xff",
+        "null",
+        "17",
+        '{"value": []}',
+        "[17]",
+        "[[]]",
+        "[{}]",
+        json.dumps([VALID_INSTANCE, {**VALID_INSTANCE, "instanceId": 5}]),
+        json.dumps([VALID_INSTANCE, {**VALID_INSTANCE, "createdTime": "yesterday"}]),
+        json.dumps([VALID_INSTANCE, {**VALID_INSTANCE, "lastUpdatedTime": None}]),
+        json.dumps({**VALID_INSTANCE, "createdTime": "yesterday"}),
+    ],
+)
+async def test_what_is_not_the_expected_json_is_told(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, body: str | bytes
+) -> None:
+    function_app.override = respond_with(200, body=body)
+    async for way in all_backend_calls(backend):
+        error = await backend_error_of(way)
+        assert error.failure is ReadFailure.FAILED
+        assert error.message.startswith(
+            f"the app at the address in {CONNECTION_NAME}__endpoint answers with something that is not"
+        )
+
+
+async def test_a_token_that_cannot_be_sent_back_is_told(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    function_app.override = respond_with(200, body="[]", headers={"x-ms-continuation-token": "größer"})
+    assert "x-ms-continuation-token" in (await backend_error_of(backend.begin_scan(HUB))).message
+
+
+async def test_an_answer_that_is_too_large_is_not_kept(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(management_api, "MAX_RESPONSE_BYTES", 2 * 1024 * 1024)
+    for body, headers in (
+        (b" " * (2 * 1024 * 1024 + 1), {}),
+        (gzip.compress(b" " * 40 * 1024 * 1024), {"Content-Encoding": "gzip"}),
+    ):
+        function_app.override = respond_with(200, body=body, headers=headers)
+        error = await backend_error_of(backend.begin_scan(HUB))
+        assert (error.failure, "more than 2 MiB" in error.message) == (ReadFailure.FAILED, True)
+    function_app.override = respond_with(200, body=gzip.compress(b"[]"), headers={"Content-Encoding": "gzip"})
+    await backend.begin_scan(HUB)
+
+
+async def test_an_app_that_cannot_be_reached_is_told() -> None:
+    for origin in (f"http://127.0.0.1:{free_port()}", "https://no-such-app.invalid"):
+        async with open_management_backend(origin) as backend:
+            async for way in all_backend_calls(backend):
+                error = await backend_error_of(way)
+                assert error.failure is ReadFailure.FAILED
+                assert f"{CONNECTION_NAME}__endpoint cannot be reached" in error.message
+
+
+async def test_a_server_that_does_not_speak_tls_is_told(function_app: FakeFunctionApp) -> None:
+    async with open_management_backend(function_app.origin.replace("http:", "https:")) as backend:
+        error = await backend_error_of(backend.begin_scan(HUB))
+    assert error.failure is ReadFailure.FAILED
+    assert "does not offer an encrypted connection" in error.message
+    assert function_app.requests == []
+
+
+async def test_an_app_that_does_not_answer_in_time_is_told(function_app: FakeFunctionApp) -> None:
+    async def late(request: web.Request) -> NoReturn:
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    async def late_end(request: web.Request) -> NoReturn:
+        answer = web.StreamResponse(headers={"x-ms-continuation-token": ""})
+        await answer.prepare(request)
+        await answer.write(b"[")
+        await late(request)
+
+    async with open_management_backend(function_app.origin, timeout=0.2) as backend:
+        for slow in (late, late_end):
+            function_app.override = slow
+            async for way in all_backend_calls(backend):
+                error = await backend_error_of(way)
+                assert error.failure is ReadFailure.FAILED
+                assert (
+                    error.message
+                    == f"the app at the address in {CONNECTION_NAME}__endpoint did not answer within 0.2 s"
+                )
+
+
+async def test_an_answer_that_breaks_off_is_told(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+    async def cut(request: web.Request) -> NoReturn:
+        answer = web.StreamResponse(headers={"Content-Length": "1000"})
+        await answer.prepare(request)
+        await answer.write(b"[]")
+        assert request.transport is not None
+        request.transport.abort()
+        raise asyncio.CancelledError
+
+    function_app.override = cut
+    async for way in all_backend_calls(backend):
+        error = await backend_error_of(way)
+        assert error.failure is ReadFailure.FAILED
+        assert "broke off its answer" in error.message
+    function_app.override = respond_with(200, body=b"no gzip", headers={"Content-Encoding": "gzip"})
+    assert "broke off its answer" in (await backend_error_of(backend.begin_scan(HUB))).message
+
+
+@pytest.mark.parametrize("words", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"])
+async def test_what_does_not_speak_http_is_told(words: bytes) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(words)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server, open_management_backend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as backend:
+        error = await backend_error_of(backend.begin_scan(HUB))
+    assert error.failure is ReadFailure.FAILED
+    assert "broke off its answer" in error.message
+
+
+async def test_a_backend_works_again_after_trouble_and_after_closing(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    function_app.put("order")
+    function_app.override = respond_with(500)
+    await backend_error_of(backend.begin_scan(HUB))
+    function_app.override = no_override
+    assert await scan(backend)
+    await backend.close()
+    await backend.close()
+    assert await scan(backend)

@@ -1,0 +1,139 @@
+"""The azureStorage backend on every row that the real extension wrote."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import pytest
+from azure.data.tables.aio import TableServiceClient
+
+from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.domain.instants import parse_instant
+from state_api.domain.task_hubs.observations import ObservedInstance
+from state_api.settings import StorageSettings
+from state_api.storage.instance_keys import unescape_instance_id
+from tests import recordings
+from tests.backends.azure_storage_task_hub import provider_row
+
+pytestmark = pytest.mark.anyio
+
+ODD_IDS = ("Case", "case", "[brackets]", "a+b&c=d", "it's", "per%cent", "semi;colon", "z" * 100, "ünï cödé", "日本語")
+WAITS_WITH_ODD_IDS = dict.fromkeys(ODD_IDS, "Running")
+ORPHANED_CHILDREN = {"parent-terminated:0": "Running", "parent-terminated:1": "Running"}
+"""Terminating a parent leaves its sub-orchestrations running."""
+
+ACTIVE_BY_SNAPSHOT: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("suspended", "RecordingResult"): {"wait-suspended": "Suspended"},
+    ("rewound", "RecordingResult"): {},
+    ("rewound and active", "RecordingResult"): {"mends": "Pending"},
+    ("parent with two children", "RecordingResult"): {
+        "mends-not": "Pending",
+        "parent-2": "Running",
+        "parent-2:0": "Running",
+        "parent-2:1": "Running",
+    },
+    ("parent terminated, children not", "RecordingResult"): {"mends-not": "Pending", **ORPHANED_CHILDREN},
+    ("odd ids running", "RecordingResult"): {
+        "mends-not": "Pending",
+        "timer-long": "Running",
+        **ORPHANED_CHILDREN,
+        **WAITS_WITH_ODD_IDS,
+    },
+    ("end", "RecordingResult"): {"mends-not": "Pending", **ORPHANED_CHILDREN, **WAITS_WITH_ODD_IDS},
+    ("end", "RecordedV2"): {
+        "versioned-parent": "Running",
+        "versioned-parent:0": "Running",
+        "versioned-waits": "Running",
+    },
+    ("end", "RecordedSessions"): {},
+}
+"""What each snapshot must show active."""
+
+PYTHON_ACTIVE = dict.fromkeys(("[b]", "a b&c=d", "it's", "per�nt", "x y", "日"), "Running")
+
+
+@pytest.fixture
+async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
+    made = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
+    yield made
+    await made.close()
+
+
+async def write_rows(storage: StorageSettings, hub: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The rows as those of this task hub; the ids of its orchestrations."""
+    assert storage.connection_string is not None
+    connection = storage.connection_string.get_secret_value()
+    ids = []
+    async with TableServiceClient.from_connection_string(connection) as service:
+        table = await service.create_table(f"{hub}Instances")
+        for recorded in rows:
+            await table.create_entity(recordings.table_entity(recorded, TaskHubName=hub))
+            ids.append(unescape_instance_id(recorded["PartitionKey"]))
+    return [instance_id for instance_id in ids if not instance_id.startswith("@")]
+
+
+async def scan(backend: AzureStorageBackend, hub: str) -> list[ObservedInstance]:
+    start = await backend.begin_scan(hub)
+    cursors, found = list(start.cursors), list[ObservedInstance]()
+    while cursors:
+        page = await backend.read_page(hub, start.changed_since, cursors.pop())
+        found += page.instances
+        cursors += page.cursors
+    return found
+
+
+def active_statuses(observed_instances: Iterable[ObservedInstance | None]) -> dict[str, str]:
+    """The active ones."""
+    return {one.instance_id: one.runtime_status for one in observed_instances if one is not None and one.active}
+
+
+def test_every_snapshot_is_judged() -> None:
+    assert set(recordings.snapshots()) == set(ACTIVE_BY_SNAPSHOT)
+
+
+@pytest.mark.parametrize(("snapshot", "recorded_hub"), ACTIVE_BY_SNAPSHOT)
+async def test_every_recorded_row_shows_what_was_active(
+    storage: StorageSettings, backend: AzureStorageBackend, hub: str, snapshot: str, recorded_hub: str
+) -> None:
+    rows = recordings.instance_rows(snapshot, recorded_hub)
+    ids = await write_rows(storage, hub, rows)
+    active = ACTIVE_BY_SNAPSHOT[snapshot, recorded_hub]
+    found = await scan(backend, hub)
+    assert active_statuses(found) == active
+    # Entities are among what has changed, and never active.
+    assert {one.instance_id for one in found if not one.instance_id.startswith("@")} <= set(ids)
+    looked_up = await backend.find_instances(hub, ids)
+    assert active_statuses(looked_up.values()) == active
+    by_id = {unescape_instance_id(recorded["PartitionKey"]): recorded for recorded in rows}
+    for instance_id, observed in looked_up.items():
+        assert observed is not None
+        recorded = by_id[instance_id]
+        assert (observed.function_name, observed.runtime_status) == (recorded["Name"], recorded["RuntimeStatus"])
+        assert observed.created_at == parse_instant(recorded["CreatedTime"])
+        assert observed.version == recorded.get("Version")
+
+
+async def test_the_rows_of_a_python_app_show_what_was_active(
+    storage: StorageSettings, backend: AzureStorageBackend, hub: str
+) -> None:
+    """Also those of the orchestrations whose ends were never published."""
+    ids = await write_rows(storage, hub, recordings.read_lines("python-instances"))
+    assert active_statuses(await scan(backend, hub)) == PYTHON_ACTIVE
+    found = await backend.find_instances(hub, ids)
+    assert active_statuses(found.values()) == PYTHON_ACTIVE
+    for instance_id in ("EventOrTimerCancel", "EventOrTimerCancelThenFail", "ActivityOrTimerCancel"):
+        observed = found[instance_id]
+        assert observed is not None
+        assert not observed.active
+
+
+async def test_a_default_version_is_seen_and_none_where_there_is_none(
+    storage: StorageSettings, backend: AzureStorageBackend, hub: str
+) -> None:
+    await write_rows(storage, hub, recordings.instance_rows("end", "RecordedV2"))
+    assert {one.version for one in await scan(backend, hub)} == {"2.0"}
+
+
+@pytest.mark.parametrize(("key", "status"), [("chain-3", "Completed"), ("Case", "Running")])
+def test_rows_that_tests_make_have_the_columns_of_recorded_ones(key: str, status: str) -> None:
+    recorded = recordings.table_entity(recordings.instance_row(key))
+    assert set(provider_row("hub", key, status)) == set(recorded)

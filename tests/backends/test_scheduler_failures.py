@@ -1,0 +1,303 @@
+"""A scheduler that fails, refuses or is away, and the way to it: connection strings, identities, TLS."""
+
+import asyncio
+import os
+import sys
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # it has no types
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from dev.local_processes import free_port
+from state_api.backends import scheduler
+from state_api.backends.protocols import BackendError, ReadFailure
+from state_api.backends.scheduler import SchedulerBackend
+from state_api.domain.task_hubs.observations import ObservedInstance
+from state_api.settings import SettingsError
+from tests.backends.fake_schedulers import (
+    CONNECTION_SETTING,
+    HUB,
+    FakeScheduler,
+    InMemoryScheduler,
+    connection_string_to,
+    idle_scheduler,
+    open_backend,
+    open_backend_of,
+    orchestration_state,
+    scan,
+    serve_grpc,
+    waiting,
+)
+from tests.local_http_server import HOST, http_server
+
+__all__ = ["idle_scheduler"]  # a fixture
+
+pytestmark = pytest.mark.anyio
+
+
+class RefusingScheduler:
+    """Answers every call with an error."""
+
+    def __init__(self, code: Any, *metadata: tuple[str, str]) -> None:
+        self.code = code
+        self.metadata = metadata
+
+    def query(self, _: Any, context: Any) -> None:
+        context.set_trailing_metadata(self.metadata)
+        context.abort(self.code, "SharedKey=do-not-tell")
+
+    get = query
+
+
+@pytest.mark.parametrize(
+    ("code", "trouble", "words"),
+    [
+        ("NOT_FOUND", ReadFailure.MISSING, f"has no task hub {HUB}"),
+        ("PERMISSION_DENIED", ReadFailure.DENIED, f"role Durable Task Data Reader on task hub {HUB}"),
+        ("UNAUTHENTICATED", ReadFailure.DENIED, "role Durable Task Data Reader"),
+        ("RESOURCE_EXHAUSTED", ReadFailure.THROTTLED, "asks to wait"),
+        ("UNAVAILABLE", ReadFailure.FAILED, "cannot be reached"),
+        ("DEADLINE_EXCEEDED", ReadFailure.FAILED, "has not answered within 20 s"),
+        ("UNIMPLEMENTED", ReadFailure.FAILED, "something else answers"),
+        ("INTERNAL", ReadFailure.FAILED, "answers with INTERNAL"),
+    ],
+)
+async def test_an_error_says_what_to_mend(code: str, trouble: ReadFailure, words: str) -> None:
+    async with open_backend_of(RefusingScheduler(grpc.StatusCode[code])) as backend:
+        start = await backend.start(HUB)
+        for call in (
+            backend.read_page(HUB, start.changed_since, start.cursors[0]),
+            backend.find_instances(HUB, ["one", "two"]),
+        ):
+            with pytest.raises(BackendError) as caught:
+                await call
+            assert caught.value.failure is trouble
+            assert caught.value.retry_after is None
+            assert f"the scheduler of the setting {CONNECTION_SETTING} " in caught.value.message
+            assert words in caught.value.message
+            assert not any(secret in caught.value.message for secret in ("do-not-tell", "127.0.0.1", "\n"))
+
+
+@pytest.mark.parametrize(("told", "wait"), [("7", 7), ("soon", None), ("-1", None)])
+async def test_a_throttled_call_tells_how_long_to_wait(told: str, wait: int | None) -> None:
+    own = RefusingScheduler(grpc.StatusCode.RESOURCE_EXHAUSTED, ("other", "1"), ("retry-after", told))
+    async with open_backend_of(own) as backend:
+        with pytest.raises(BackendError) as caught:
+            await backend.find_instances(HUB, ["one"])
+    assert (caught.value.failure, caught.value.retry_after) == (ReadFailure.THROTTLED, wait)
+
+
+async def test_a_scheduler_that_keeps_silent_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        over = threading.Event()
+
+        def query(self, *_: Any) -> None:
+            self.over.wait(30)
+
+        get = query
+
+    own = Silent()
+    monkeypatch.setattr(scheduler, "CALL_TIMEOUT_SECONDS", 0.3)
+    async with open_backend_of(own) as backend, asyncio.timeout(10):
+        for call in (scan(backend), backend.find_instances(HUB, [str(number) for number in range(20)])):
+            with pytest.raises(BackendError, match=r"has not answered within 0\.3 s") as caught:
+                await call
+            assert caught.value.failure is ReadFailure.FAILED
+        own.over.set()
+
+
+async def test_a_refused_connection_names_the_setting_and_not_the_address() -> None:
+    port = str(free_port())
+    async with open_backend(connection_string_to(port)) as backend:
+        with pytest.raises(BackendError) as caught:
+            await scan(backend)
+    assert caught.value.failure is ReadFailure.FAILED
+    assert "cannot be reached" in caught.value.message
+    assert CONNECTION_SETTING in caught.value.message
+    assert port not in caught.value.message
+
+
+async def test_a_scheduler_is_found_again_after_an_outage(idle_scheduler: InMemoryScheduler) -> None:
+    idle_scheduler.start(waiting, "waiting")
+    idle_scheduler.engine.stop()
+    async with open_backend(idle_scheduler.connection) as backend:
+        with pytest.raises(BackendError, match="cannot be reached"):
+            await scan(backend)
+        idle_scheduler.engine.start()
+        found: dict[str, ObservedInstance] = {}
+        async with asyncio.timeout(20):
+            while not found:
+                with suppress(BackendError):
+                    found = await scan(backend)
+                await asyncio.sleep(0.1)
+    assert set(found) == {"waiting"}
+
+
+@pytest.mark.parametrize(
+    ("connection", "target", "authentication"),
+    [
+        (
+            "Endpoint=https://s.eu.durabletask.io;Authentication=ManagedIdentity",
+            "s.eu.durabletask.io:443",
+            "ManagedIdentity",
+        ),
+        ("endpoint=https://s.io/;AUTHENTICATION=defaultazure;TaskHub=x;", "s.io:443", "DefaultAzure"),
+        (" Authentication = azurecli ; Endpoint = https://s.io:8443 ", "s.io:8443", "AzureCLI"),
+        ("Endpoint=s.io;Authentication=WorkloadIdentity;ClientID=1;TenantId=2", "s.io:443", "WorkloadIdentity"),
+        ("Endpoint=https://s.io;Authentication=Environment", "s.io:443", "Environment"),
+        ("Endpoint=https://s.io;Authentication=AzurePowerShell", "s.io:443", "AzurePowerShell"),
+        ("Endpoint=http://localhost:8080;Authentication=None", "localhost:8080", "None"),
+        ("Endpoint=http://dts;Authentication=none", "dts:80", "None"),
+        ("Endpoint=http://[::1]:8080;Authentication=None", "[::1]:8080", "None"),
+    ],
+)
+def test_connection_strings_are_read_as_microsoft_writes_them(
+    connection: str, target: str, authentication: str
+) -> None:
+    read = SchedulerBackend(connection, CONNECTION_SETTING)._connection
+    assert (read.target, read.authentication) == (target, authentication)
+    assert read.secure == ("http://" not in connection)
+
+
+@pytest.mark.parametrize(
+    ("connection", "words"),
+    [
+        ("", "Endpoint is missing"),
+        ("do-not-tell", "a part without ="),
+        ("Endpoint=https://do-not-tell.io", "Authentication is missing"),
+        ("Endpoint=;Authentication=None;Key=do-not-tell", "Endpoint is missing"),
+        ("Authentication=ManagedIdentity;AccountKey=do-not-tell", "Endpoint is missing"),
+        ("Endpoint=https://s.io;Authentication=do-not-tell", "one of None, ManagedIdentity"),
+        ("Endpoint=https://s.io;Authentication=InteractiveBrowser", "one of None, ManagedIdentity"),
+        ("Endpoint=http://do-not-tell;Authentication=ManagedIdentity", "https only"),
+        ("Endpoint=https://user:do-not-tell@s.io;Authentication=None", "without path"),
+        ("Endpoint=https://s.io/do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=https://s.io?sig=do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=https://s.io:do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=ftp://do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=https://do not tell;Authentication=None", "without path"),
+        ("Endpoint=https://[do-not-tell;Authentication=None", "without path"),
+    ],
+)
+def test_a_wrong_connection_string_says_what_to_write(connection: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        SchedulerBackend(connection, CONNECTION_SETTING)
+    message = str(caught.value)
+    assert f"the setting {CONNECTION_SETTING} must be the connection string of a Durable Task Scheduler" in message
+    assert words in message
+    assert "tell" not in message
+
+
+MANAGED_IDENTITY_CONNECTION = "Endpoint=https://127.0.0.1:9;ClientID=do-not-tell;Authentication="
+
+
+@pytest.mark.parametrize("authentication", ["Environment", "WorkloadIdentity"])
+async def test_a_missing_identity_is_told_from_a_missing_role(
+    authentication: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("AZURE_"):
+            monkeypatch.delenv(name)
+    async with open_backend(MANAGED_IDENTITY_CONNECTION + authentication) as backend:
+        with pytest.raises(BackendError) as caught:
+            await scan(backend)
+    assert caught.value.failure is ReadFailure.DENIED
+    assert f"gets no token for the scheduler of the setting {CONNECTION_SETTING}" in caught.value.message
+    assert f"Authentication={authentication}?" in caught.value.message
+    assert "do-not-tell" not in caught.value.message
+
+
+async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "durabletask.azuremanaged.internal.access_token_manager", None)
+    async with open_backend(MANAGED_IDENTITY_CONNECTION + "ManagedIdentity") as backend:
+        with pytest.raises(BackendError, match=r"install requirements-scheduler\.txt") as caught:
+            await scan(backend)
+    assert caught.value.failure is ReadFailure.FAILED
+    assert CONNECTION_SETTING in caught.value.message
+
+
+SCAN_SCRIPT = """
+import asyncio, sys
+from state_api.backends.scheduler import SchedulerBackend
+slow = {"grpc", "durabletask", "azure.identity", "google.protobuf"} & set(sys.modules)
+
+async def main():
+    backend = SchedulerBackend(sys.argv[1], "SETTING")
+    start = await backend.start("shop")
+    pages = [await backend.page("shop", start.since, start.cursors[0]) for _ in range(2)]
+    print(slow, [one.instance_id for page in pages for one in page.sightings])
+    await backend.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
+    """The managed service as far as it can be had here: a certificate, a token from the place where App Service gives
+    them, and that token on each call. Nothing slow is loaded before it is needed."""
+    tokens: list[dict[str, str]] = []
+
+    async def give_token(request: web.Request) -> web.Response:
+        tokens.append({**request.query, "secret": request.headers["X-IDENTITY-HEADER"]})
+        return web.json_response(
+            {"access_token": "a-token", "expires_on": "4000000000", "resource": request.query["resource"]}
+        )
+
+    key, certificate = self_signed_certificate("localhost")
+    (tmp_path / "root.pem").write_bytes(certificate)
+    own = FakeScheduler([orchestration_state("managed")])
+    async with http_server(give_token) as (tokens_port,):
+        with serve_grpc(own, grpc.ssl_server_credentials([(key, certificate)])) as port:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                SCAN_SCRIPT,
+                f"Endpoint=https://localhost:{port};Authentication=ManagedIdentity;ClientID=client;TaskHub=ignored",
+                cwd=Path(__file__).parents[2],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(tmp_path / "root.pem"),
+                    "IDENTITY_ENDPOINT": f"http://{HOST}:{tokens_port}/token",
+                    "IDENTITY_HEADER": "header",
+                },
+                stdout=asyncio.subprocess.PIPE,
+            )
+            async with asyncio.timeout(30):
+                printed, _ = await process.communicate()
+    assert printed.decode().strip() == "set() ['managed', 'managed']"
+    assert [(one["resource"], one["client_id"], one["secret"]) for one in tokens] == [
+        ("https://durabletask.io", "client", "header")
+    ]
+    assert [(one["taskhub"], one["authorization"]) for one in own.metadata] == [("shop", "Bearer a-token")] * 2
+
+
+def self_signed_certificate(host: str) -> tuple[bytes, bytes]:
+    """A key and a certificate that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, certificate.public_bytes(serialization.Encoding.PEM)

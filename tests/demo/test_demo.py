@@ -1,0 +1,84 @@
+"""The story end to end, with real processes: the storage emulator, the state server, the sample app in two slots, its
+task hubs, and `safe-deploy` as the pipeline."""
+
+import sys
+
+import pytest
+
+from dev.demo import unguarded_demo as unguarded
+from dev.demo.demo_steps import wait_until_finished
+from dev.demo.environment import create_guarded_environment, create_unguarded_environment
+from dev.demo.output import UnexpectedResult
+from dev.demo.pipeline import Release, run_command
+from dev.local_processes import wait_until
+from tests.story.background_users import BackgroundUsers
+
+
+def hub_of_release(number: int) -> str:
+    return f"ordersv{number}"
+
+
+@pytest.mark.parametrize("deployments", [pytest.param(count, marks=pytest.mark.long) for count in (5, 20)])
+def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_row(deployments: int) -> None:
+    """Customers order all the time. Every version is swapped out while an order on it waits for approval; the next but
+    one, which would overwrite it, is held up until the operator, who comes only then, has approved."""
+    with create_guarded_environment(settle_seconds=1) as stage:
+        platform, pipeline = stage.platform, stage.pipeline
+        platform.app.deploy("production", "v1", hub_of_release(1))
+        source = ["--provider", "azureStorage", "--connection", "STATE_STORAGE"]
+        pipeline.run(1, "register", "--task-hub", hub_of_release(1), "--version", "1.0.0", *source, role="admin")
+        people = BackgroundUsers(platform)
+        with people.running():
+            for number in range(2, deployments + 2):
+                order, before = f"waiting-{number - 1}", hub_of_release(number - 1)
+                platform.app.order(order, approvalNeeded=True)
+                wait_until(lambda: order in platform.orders.waiting(before), "the order waits for approval")  # noqa: B023
+
+                release = Release(number, "v1" if number % 2 else "v2", hub_of_release(number))
+                deploying = pipeline.deploy(release, interval=1)
+                if number > 2:
+                    deploying.wait_until("NotReady")
+                    assert platform.app.slot_task_hubs()["staging"] == hub_of_release(number - 2), (
+                        "nothing was overwritten"
+                    )
+                    assert f"active on task hub {hub_of_release(number - 2)}" in deploying.read_output(), (
+                        "it is held up by orders"
+                    )
+                    people.approve_orders_on(hub_of_release(number - 2))
+                deploying.wait_for_exit()
+                assert platform.app.slot_task_hubs() == {"production": hub_of_release(number), "staging": before}
+                assert order in platform.orders.waiting(before), "it was swapped out with work in flight"
+            people.approve_orders_on(hub_of_release(deployments))
+            wait_until(lambda: not platform.orders.waiting(hub_of_release(deployments)), "the last one is approved")
+        wait_until_finished(platform)
+        counts = platform.counts()
+        ended = {
+            one.order_id: one.status for task_hub in platform.app.task_hubs for one in platform.orders.on(task_hub)
+        }
+    assert ended == dict.fromkeys(platform.app.started, "Completed")
+    assert (counts.failed, counts.orphaned, counts.open) == (0, 0, 0)
+    assert counts.completed == counts.started == len(platform.app.started) > 2 * deployments
+
+
+@pytest.mark.long
+def test_without_the_guard_and_with_a_hub_per_version_overwritten_orders_are_orphaned() -> None:
+    outcome = unguarded.run_with_hub_per_version()
+    assert outcome.counts.orphaned > 0
+    assert (outcome.deployments, outcome.refused) == (2, 0)
+
+
+@pytest.mark.long
+def test_without_the_guard_and_with_one_hub_orders_end_failed_with_non_determinism() -> None:
+    outcome = unguarded.run_with_one_hub()
+    assert outcome.counts.non_deterministic > 0
+    assert (outcome.deployments, outcome.refused) == (2, 0)
+
+
+def test_what_the_platform_cannot_do_fails_the_command() -> None:
+    with create_unguarded_environment() as platform:
+        with pytest.raises(UnexpectedResult, match="a slot is empty"):
+            run_command(f"{sys.executable} -m dev.demo.slot_command swap", platform.variables)
+        with pytest.raises(UnexpectedResult, match="there is no slot elsewhere"):
+            run_command(
+                f"{sys.executable} -m dev.demo.slot_command deploy elsewhere v1 --task-hub h1", platform.variables
+            )

@@ -1,0 +1,26 @@
+"""The values of the domain: none changes once it is made, so a decision can be made again on what it was made on."""
+
+import dataclasses
+
+import pytest
+
+from state_api.domain import observed_instances
+from state_api.domain.readiness import evidence, exemptions
+from state_api.domain.readiness import verdict as readiness
+from state_api.domain.releases import staging as releases
+from state_api.domain.task_hubs import lifecycle
+
+
+def all_values() -> list[type]:
+    modules = (evidence, exemptions, lifecycle, readiness, releases, observed_instances)
+    kinds = [kind for module in modules for kind in vars(module).values()]
+    return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)
+
+
+@pytest.mark.parametrize("kind", all_values(), ids=lambda kind: str(kind.__name__))
+def test_a_value_cannot_be_changed_or_grow_members(kind: type) -> None:
+    value: object = object.__new__(kind)
+    for name in [field.name for field in dataclasses.fields(kind)]:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, None)
+    assert not hasattr(value, "__dict__")

@@ -1,0 +1,485 @@
+"""How what a probe saw sets the records right, and that it never hides what happens next."""
+
+from dataclasses import replace
+from functools import reduce
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.task_hubs.lifecycle import (
+    ACTIVE_STATUSES,
+    ENDED_STATUSES,
+    EvidenceSource,
+    Finished,
+    Instance,
+    LifecycleEvent,
+    RuntimeStatus,
+    Started,
+    apply_event,
+    instance_from_event,
+    merge_instances,
+)
+from state_api.domain.task_hubs.observations import ObservedInstance
+from state_api.domain.task_hubs.reconciliation import (
+    CLOCK_SKEW,
+    PURGED_REASON,
+    START_GRACE_PERIOD,
+    ObservedState,
+    is_recent_start,
+    observe_state,
+    reconcile_end,
+    reconcile_start,
+    record_seen,
+)
+from tests.domain.builders import NOON, lifecycle_event, noon_plus, observed_instance
+
+PLACE = "managementApi at its address"
+RUNNING = RuntimeStatus.RUNNING
+COMPLETED = RuntimeStatus.COMPLETED
+
+TIMES_AROUND_NOON = st.builds(
+    lambda skews, ticks: Instant(NOON + skews * CLOCK_SKEW + ticks), st.integers(-3, 3), st.integers(-1, 1)
+)
+"""Few times, so that they often are the very skew apart, or a tick more or less."""
+NAMES = st.sampled_from(["", "ProcessOrder", "ShipOrder"])
+
+
+def lifecycle_events(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[LifecycleEvent]:
+    return st.builds(lifecycle_event, st.sampled_from(sorted(statuses)), TIMES_AROUND_NOON, function_name=NAMES)
+
+
+def observed_instances(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[ObservedInstance]:
+    return st.builds(
+        ObservedInstance,
+        instance_id=st.just("order-1"),
+        function_name=NAMES,
+        version=st.none(),
+        runtime_status=st.sampled_from(sorted(statuses)),
+        created_at=TIMES_AROUND_NOON,
+        updated_at=TIMES_AROUND_NOON,
+        stamp=st.just("any"),
+    )
+
+
+STARTS = st.builds(
+    Started, TIMES_AROUND_NOON, st.sampled_from(sorted(ACTIVE_STATUSES)), NAMES, st.sampled_from(EvidenceSource)
+)
+ENDS = st.builds(
+    Finished,
+    TIMES_AROUND_NOON,
+    st.sampled_from(sorted(ENDED_STATUSES)),
+    st.just(""),
+    NAMES,
+    st.sampled_from(EvidenceSource),
+)
+STARTED = st.builds(Instance, st.just("order-1"), STARTS, st.none() | ENDS)
+"""Records with a start, active or not."""
+RECORDS = STARTED | st.builds(Instance, st.just("order-1"), st.none(), ENDS)
+NOT_ACTIVE_OR_UNKNOWN = st.none() | RECORDS.filter(lambda known: not known.active)
+"""What may be known of an instance that the records do not show active."""
+EVENTS = st.lists(lifecycle_events(frozenset(RuntimeStatus)), max_size=5)
+OBSERVED_ACTIVE = observed_instances(ACTIVE_STATUSES)
+OBSERVED_ENDED = observed_instances(ENDED_STATUSES)
+
+
+def start_evidence(offset: float = 0, source: EvidenceSource = EvidenceSource.EVENT) -> Started:
+    return Started(noon_plus(offset), RUNNING, "ProcessOrder", source)
+
+
+def instance_record(started: float | None = None, finished: float | None = None) -> Instance:
+    """The record after events at these times."""
+    events = [] if started is None else [lifecycle_event(RUNNING, noon_plus(started))]
+    events += [] if finished is None else [lifecycle_event(COMPLETED, noon_plus(finished))]
+    return reduce(merge_instances, map(instance_from_event, events))
+
+
+def record_with_end(instance: Instance, seen: ObservedInstance | None) -> Instance:
+    """The record once the end that a probe saw is recorded."""
+    return merge_instances(instance, reconcile_end(instance, seen))
+
+
+def record_with_start(instance: Instance | None, seen: ObservedInstance, now: Instant = NOON) -> Instance:
+    """The record once the start that events missed is recorded."""
+    evidence = reconcile_start(instance, seen, now)
+    assert evidence is not None
+    return evidence if instance is None else merge_instances(instance, evidence)
+
+
+# What the task hub says of a start
+
+
+@given(STARTS, OBSERVED_ACTIVE)
+def test_what_the_hub_shows_active_is_active(started: Started, seen: ObservedInstance) -> None:
+    assert observe_state(started, seen) is ObservedState.ACTIVE
+
+
+@given(STARTS, st.none() | OBSERVED_ENDED)
+def test_a_start_that_a_probe_has_seen_is_over_once_the_hub_shows_it_so_or_not_at_all(
+    started: Started, seen: ObservedInstance | None
+) -> None:
+    assert observe_state(replace(started, source=EvidenceSource.PROBE), seen) is ObservedState.ENDED
+
+
+@given(STARTS, st.none() | OBSERVED_ENDED)
+def test_a_published_start_is_unconfirmed_exactly_while_all_that_the_hub_shows_is_older(
+    started: Started, seen: ObservedInstance | None
+) -> None:
+    found = observe_state(replace(started, source=EvidenceSource.EVENT), seen)
+    older = seen is None or seen.updated_at < started.at - CLOCK_SKEW
+    assert found is (ObservedState.UNCONFIRMED if older else ObservedState.ENDED)
+
+
+@pytest.mark.parametrize(
+    ("updated", "expected"),
+    [
+        (-1.0000001, ObservedState.UNCONFIRMED),
+        (-1, ObservedState.ENDED),
+        (0, ObservedState.ENDED),
+        (60, ObservedState.ENDED),
+    ],
+)
+def test_a_published_start_is_over_if_the_hub_was_written_no_more_than_the_skew_before_it(
+    updated: float, expected: ObservedState
+) -> None:
+    assert observe_state(start_evidence(0), observed_instance(status=COMPLETED, updated=updated)) is expected
+
+
+@pytest.mark.parametrize("status", sorted(ENDED_STATUSES))
+def test_every_end_that_the_hub_shows_is_an_end(status: RuntimeStatus) -> None:
+    assert observe_state(start_evidence(-60), observed_instance(status=status, updated=-5)) is ObservedState.ENDED
+
+
+def test_a_published_start_of_which_the_hub_knows_nothing_is_unconfirmed() -> None:
+    assert observe_state(start_evidence(), None) is ObservedState.UNCONFIRMED
+
+
+@given(STARTS, st.none() | OBSERVED_ENDED)
+def test_a_start_that_the_hub_has_shown_is_over_once_the_same_place_shows_it_so_or_not_at_all(
+    started: Started, seen: ObservedInstance | None
+) -> None:
+    assert observe_state(replace(started, confirmed_backend=PLACE), seen, PLACE) is ObservedState.ENDED
+
+
+@given(STARTS, st.none() | OBSERVED_ENDED, st.sampled_from(["", "another place"]))
+def test_what_another_place_has_shown_says_nothing_of_this_one(
+    started: Started, seen: ObservedInstance | None, confirmed: str
+) -> None:
+    assert observe_state(replace(started, confirmed_backend=confirmed), seen, PLACE) is observe_state(started, seen)
+    assert observe_state(replace(started, confirmed_backend=confirmed), seen) is observe_state(started, seen)
+
+
+# What a probe has shown of a start that events told of
+
+
+def test_an_active_instance_that_was_written_since_its_start_confirms_the_start() -> None:
+    assert record_seen(start_evidence(-60), observed_instance(updated=-60), PLACE, noon_plus()) == replace(
+        start_evidence(-60), confirmed_backend=PLACE
+    )
+
+
+@pytest.mark.parametrize(("age", "confirmed"), [(-5, False), (0, False), (0.9999999, False), (1, True), (60, True)])
+def test_a_start_is_confirmed_only_when_every_later_start_has_a_later_time(age: float, confirmed: bool) -> None:
+    """A restart that is published after the look, by a clock that is behind, must not be taken for this start."""
+    assert (
+        record_seen(start_evidence(-age), observed_instance(updated=0), PLACE, noon_plus()) is not None
+    ) is confirmed
+
+
+@pytest.mark.parametrize(("updated", "confirmed"), [(-61.0000001, False), (-61, True), (-60, True), (0, True)])
+def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_nothing(
+    updated: float, confirmed: bool
+) -> None:
+    assert (
+        record_seen(start_evidence(-60), observed_instance(updated=updated), PLACE, noon_plus()) is not None
+    ) is confirmed
+
+
+@given(STARTS, OBSERVED_ACTIVE | OBSERVED_ENDED, TIMES_AROUND_NOON)
+def test_nothing_is_recorded_of_a_start_twice_nor_without_a_place_nor_of_one_that_a_probe_found(
+    started: Started, seen: ObservedInstance, looked_at: Instant
+) -> None:
+    once = record_seen(started, seen, PLACE, looked_at)
+    assert once is None or record_seen(once, seen, PLACE, looked_at) is None
+    assert record_seen(started, seen, "", looked_at) is None
+    assert record_seen(replace(started, source=EvidenceSource.PROBE), seen, PLACE, looked_at) is None
+
+
+@given(STARTS, OBSERVED_ENDED, TIMES_AROUND_NOON)
+def test_an_end_confirms_no_start(started: Started, seen: ObservedInstance, looked_at: Instant) -> None:
+    assert record_seen(started, seen, PLACE, looked_at) is None
+
+
+@given(STARTS, OBSERVED_ACTIVE, lifecycle_events(ACTIVE_STATUSES), st.booleans())
+def test_a_later_start_is_not_confirmed_by_what_was_seen_before_whichever_is_recorded_first(
+    started: Started, seen: ObservedInstance, later: LifecycleEvent, first: bool
+) -> None:
+    later = replace(later, occurred_at=Instant(started.at + 1))
+    confirmed = Instance("order-1", replace(started, confirmed_backend=PLACE))
+    pieces = [confirmed, instance_from_event(later)]
+    known = reduce(merge_instances, pieces if first else pieces[::-1])
+    assert known.started is not None
+    assert known.started.at == later.occurred_at
+    assert known.started.confirmed_backend == ""
+
+
+@given(STARTS)
+def test_a_duplicate_of_the_event_leaves_its_start_confirmed(started: Started) -> None:
+    again = Instance("order-1", started)
+    confirmed = Instance("order-1", replace(started, confirmed_backend=PLACE))
+    assert merge_instances(confirmed, again) == merge_instances(again, confirmed) == confirmed
+
+
+@given(st.integers(0, 2 * CLOCK_SKEW), st.integers(1, 3 * CLOCK_SKEW), st.integers(-CLOCK_SKEW + 1, CLOCK_SKEW - 1))
+def test_no_start_that_is_published_after_the_look_is_closed_by_what_the_look_has_shown(
+    age: int, gap: int, skew: int
+) -> None:
+    """The instance is shown, ends, is purged and starts again under its id, as a message only, on a worker whose clock
+    differs from the storage's by less than the skew."""
+    first = replace(start_evidence(), at=Instant(NOON - age))
+    seen = replace(observed_instance(), updated_at=first.at)
+    known = Instance("order-1", record_seen(first, seen, PLACE, NOON) or first)
+    known = apply_event(known, lifecycle_event(RUNNING, Instant(NOON + gap + skew)))
+    assert known.started is not None
+    if NOON + gap + skew > first.at or known.started.confirmed_backend:
+        assert observe_state(known.started, None, PLACE) is ObservedState.UNCONFIRMED
+
+
+@pytest.mark.parametrize(("age", "recent"), [(-5, True), (0, True), (599.9999999, True), (600, False), (601, False)])
+def test_where_messages_cannot_be_seen_an_unconfirmed_start_blocks_for_ten_minutes(age: float, recent: bool) -> None:
+    assert seconds(600) == START_GRACE_PERIOD
+    assert is_recent_start(start_evidence(-age), noon_plus()) is recent
+
+
+# The end that a probe saw
+
+
+@given(STARTED, st.none() | OBSERVED_ENDED)
+def test_an_instance_is_not_active_after_the_end_that_the_hub_shows(
+    known: Instance, seen: ObservedInstance | None
+) -> None:
+    assert not record_with_end(known, seen).active
+
+
+@given(STARTED, st.none() | OBSERVED_ENDED)
+def test_the_end_that_the_hub_shows_is_recorded_once(known: Instance, seen: ObservedInstance | None) -> None:
+    once = record_with_end(known, seen)
+    assert merge_instances(once, reconcile_end(known, seen)) == once
+    assert record_with_end(once, seen) == once
+
+
+@given(STARTED, st.none() | OBSERVED_ENDED, EVENTS, st.data())
+def test_it_never_shows_when_the_end_that_the_hub_shows_was_recorded(
+    known: Instance, seen: ObservedInstance | None, events: list[LifecycleEvent], data: st.DataObject
+) -> None:
+    evidence = [known, reconcile_end(known, seen), *map(instance_from_event, events)]
+    shuffled = data.draw(st.permutations(evidence), label="as recorded")
+    assert reduce(merge_instances, shuffled) == reduce(merge_instances, evidence)
+
+
+@given(STARTS, OBSERVED_ENDED, lifecycle_events(ACTIVE_STATUSES))
+def test_the_end_that_the_hub_shows_ends_what_started_before_it_and_nothing_later(
+    started: Started, seen: ObservedInstance, later: LifecycleEvent
+) -> None:
+    known = record_with_end(Instance("order-1", started), seen)
+    assert apply_event(known, later).active is (later.occurred_at > max(started.at, seen.updated_at - CLOCK_SKEW))
+
+
+@given(STARTS, lifecycle_events(ACTIVE_STATUSES))
+def test_the_end_of_an_instance_that_is_gone_ends_this_start_and_no_later_one(
+    started: Started, later: LifecycleEvent
+) -> None:
+    known = record_with_end(Instance("order-1", started), None)
+    assert apply_event(known, later).active is (later.occurred_at > started.at)
+
+
+@given(STARTS, st.none() | OBSERVED_ENDED, lifecycle_events(ACTIVE_STATUSES))
+def test_a_start_that_is_later_than_all_the_hub_shows_is_active_whenever_it_comes(
+    started: Started, seen: ObservedInstance | None, later: LifecycleEvent
+) -> None:
+    known = Instance("order-1", started)
+    latest = started.at if seen is None else max(started.at, seen.updated_at)
+    later = replace(later, occurred_at=Instant(latest + 1))
+    assert apply_event(record_with_end(known, seen), later).active
+    assert merge_instances(instance_from_event(later), reconcile_end(known, seen)).active
+
+
+def test_an_end_is_placed_a_skew_before_the_hub_was_written() -> None:
+    finished = record_with_end(instance_record(started=-60), observed_instance(status=COMPLETED, updated=-5)).finished
+    assert finished == Finished(noon_plus(-6), COMPLETED, "", "ProcessOrder", EvidenceSource.PROBE)
+
+
+def test_an_end_is_placed_no_earlier_than_the_start_that_it_ends() -> None:
+    finished = record_with_end(
+        instance_record(started=-5.5), observed_instance(status=RuntimeStatus.TERMINATED, updated=-5)
+    ).finished
+    assert finished == Finished(noon_plus(-5.5), RuntimeStatus.TERMINATED, "", "ProcessOrder", EvidenceSource.PROBE)
+
+
+def test_an_instance_that_is_gone_counts_as_canceled_at_its_start() -> None:
+    finished = record_with_end(instance_record(started=-60), None).finished
+    assert finished == Finished(
+        noon_plus(-60), RuntimeStatus.CANCELED, PURGED_REASON, "ProcessOrder", EvidenceSource.PROBE
+    )
+
+
+def test_the_event_of_the_end_still_tells_when_and_how_it_ended() -> None:
+    known = record_with_end(instance_record(started=-60), observed_instance(status=COMPLETED, updated=-5))
+    failed = apply_event(known, lifecycle_event(RuntimeStatus.FAILED, noon_plus(-5.1), reason="out of stock"))
+    assert failed.finished == Finished(
+        noon_plus(-5.1), RuntimeStatus.FAILED, "out of stock", "ProcessOrder", EvidenceSource.EVENT
+    )
+
+
+def test_the_evidence_of_a_probe_comes_from_a_probe() -> None:
+    assert record_with_end(instance_record(started=-60), None).source is EvidenceSource.PROBE
+    assert record_with_start(instance_record(finished=-60), observed_instance()).source is EvidenceSource.PROBE
+
+
+# The start that events missed
+
+
+@given(RECORDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
+def test_nothing_was_missed_exactly_if_the_records_show_the_instance_active_under_its_name(
+    known: Instance, seen: ObservedInstance, now: Instant
+) -> None:
+    same_name = seen.function_name in ("", known.function_name)
+    assert (reconcile_start(known, seen, now) is None) is (known.active and same_name)
+
+
+@given(RECORDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
+def test_what_runs_under_another_name_than_the_records_say_is_recorded_once_under_its_own(
+    known: Instance, seen: ObservedInstance, now: Instant
+) -> None:
+    """The other may be one that the policy ignores."""
+    evidence = reconcile_start(known, seen, now)
+    if evidence is None:
+        return
+    once = merge_instances(known, evidence)
+    assert once.active
+    assert seen.function_name in ("", once.function_name)
+    assert reconcile_start(once, seen, now) is None
+
+
+@given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
+def test_an_instance_is_active_after_the_start_that_the_hub_shows(
+    known: Instance | None, seen: ObservedInstance, now: Instant
+) -> None:
+    after = record_with_start(known, seen, now)
+    assert after.active
+    assert after.runtime_status is seen.runtime_status
+    assert after.source is EvidenceSource.PROBE
+
+
+@given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
+def test_the_start_that_the_hub_shows_is_recorded_once(
+    known: Instance | None, seen: ObservedInstance, now: Instant
+) -> None:
+    evidence = reconcile_start(known, seen, now)
+    assert evidence is not None
+    once = record_with_start(known, seen, now)
+    assert merge_instances(once, evidence) == once
+    assert reconcile_start(once, seen, now) is None
+
+
+@given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON, EVENTS, st.data())
+def test_it_never_shows_when_the_start_that_the_hub_shows_was_recorded(
+    known: Instance | None, seen: ObservedInstance, now: Instant, events: list[LifecycleEvent], data: st.DataObject
+) -> None:
+    evidence = [one for one in (known, reconcile_start(known, seen, now)) if one is not None]
+    evidence += map(instance_from_event, events)
+    shuffled = data.draw(st.permutations(evidence), label="as recorded")
+    assert reduce(merge_instances, shuffled) == reduce(merge_instances, evidence)
+
+
+@given(ENDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON, lifecycle_events(ENDED_STATUSES))
+def test_any_end_later_than_the_one_known_ends_what_the_hub_has_shown(
+    finished: Finished, seen: ObservedInstance, now: Instant, end: LifecycleEvent
+) -> None:
+    known = record_with_start(Instance("order-1", finished=finished), seen, now)
+    assert apply_event(known, end).active is (end.occurred_at <= finished.at)
+
+
+@given(OBSERVED_ACTIVE, TIMES_AROUND_NOON, lifecycle_events(ENDED_STATUSES))
+def test_any_end_later_than_its_creation_ends_what_only_the_hub_has_shown(
+    seen: ObservedInstance, now: Instant, end: LifecycleEvent
+) -> None:
+    assert apply_event(record_with_start(None, seen, now), end).active is (end.occurred_at < min(seen.created_at, now))
+
+
+def test_an_instance_without_a_record_started_when_it_was_created() -> None:
+    seen = observed_instance("lost", "ShipOrder", RuntimeStatus.PENDING, created=-60)
+    assert reconcile_start(None, seen, noon_plus()) == Instance(
+        "lost", Started(noon_plus(-60), RuntimeStatus.PENDING, "ShipOrder", EvidenceSource.PROBE)
+    )
+
+
+def test_an_instance_never_started_ahead_of_the_clock() -> None:
+    evidence = reconcile_start(None, observed_instance(created=5), noon_plus())
+    assert evidence == Instance("order-1", Started(noon_plus(), RUNNING, "ProcessOrder", EvidenceSource.PROBE))
+
+
+@pytest.mark.parametrize("created", [-3600, -5, 5])
+def test_an_instance_that_ended_before_was_started_again_right_after_that(created: float) -> None:
+    known = instance_record(started=-60, finished=-30)
+    evidence = reconcile_start(known, observed_instance(created=created), noon_plus())
+    assert evidence is not None
+    assert evidence.started == Started(Instant(noon_plus(-30) + 1), RUNNING, "ProcessOrder", EvidenceSource.PROBE)
+    assert evidence.finished == known.finished
+
+
+def test_the_event_of_a_missed_start_still_tells_when_it_was() -> None:
+    started = apply_event(
+        record_with_start(instance_record(finished=-60), observed_instance()), lifecycle_event(RUNNING, noon_plus(-5))
+    ).started
+    assert started == start_evidence(-5)
+
+
+def test_an_entity_is_never_active_whatever_a_probe_shows() -> None:
+    entity = observed_instance("@counter@order-1")
+    known = record_with_start(None, entity)
+    assert not known.active
+    assert not record_with_start(known, entity).active
+    assert not record_with_end(known, None).active
+
+
+# Looking again and again
+
+
+def record_after_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
+    """The record after a look at the hub."""
+    if known is not None and known.active:
+        assert known.started is not None
+        return known if observe_state(known.started, seen) is ObservedState.ACTIVE else record_with_end(known, seen)
+    if not seen.active:
+        return known
+    return record_with_start(known, seen, now)
+
+
+@given(
+    st.lists(st.integers(1, 2 * CLOCK_SKEW), min_size=1, max_size=8),
+    st.lists(st.integers(-CLOCK_SKEW, CLOCK_SKEW), min_size=8, max_size=8),
+    st.data(),
+)
+def test_whatever_events_were_lost_or_late_a_look_at_the_hub_sets_the_record_right(
+    gaps: list[int], skews: list[int], data: st.DataObject
+) -> None:
+    """The hub starts and ends an instance in turns; workers whose clocks differ publish some of that."""
+    moments = list(accumulate(gaps, initial=int(NOON)))[1:]
+    rows = [
+        replace(observed_instance(), runtime_status=COMPLETED if turn % 2 else RUNNING, updated_at=Instant(moment))
+        for turn, moment in enumerate(moments)
+    ]
+    published = [
+        lifecycle_event(row.runtime_status, Instant(row.updated_at + skew))
+        for row, skew in zip(rows, skews, strict=False)
+    ]
+    known: Instance | None = None
+    for turn, row in enumerate(rows):
+        for arrived in data.draw(st.lists(st.sampled_from(published[: turn + 1]), max_size=3), label="arrived"):
+            known = apply_event(known, arrived)
+        if turn == len(rows) - 1 or data.draw(st.booleans(), label="looked"):
+            known = record_after_lookup(known, row, row.updated_at)
+            assert (known is not None and known.active) is row.active

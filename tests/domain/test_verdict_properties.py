@@ -1,0 +1,316 @@
+"""What holds of every verdict: it fails closed, and it lets through what is quiet."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.readiness.evidence import (
+    ActiveInstance,
+    Evidence,
+    InstanceActivity,
+    OpenDeployment,
+    ProbeResult,
+    ProbeStatus,
+)
+from state_api.domain.readiness.exemptions import Exemptions, Waiver
+from state_api.domain.readiness.verdict import Assurance, Policy, ReasonCode, assess_readiness
+from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
+from tests.domain.builders import NOON, noon_plus, waiver
+
+OFFSETS = st.integers(-4000, 4000).map(lambda tenths: noon_plus(tenths / 10))
+RECENT_TIMES = st.sampled_from([-301, -300, -120, -60, -60.0000001, -30, -1, 0, 1]).map(noon_plus)
+"""Often the very times that policies ask for."""
+FUNCTIONS = ("ProcessOrder", "ShipOrder", "NightlySync")
+
+Value = TypeVar("Value")
+
+
+def rarely(rare: st.SearchStrategy[Value], usual: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
+    """One time out of four the first, so that what keeps hubs from being Ready is not always there."""
+    return st.sampled_from([False, False, False, True]).flatmap(lambda is_rare: rare if is_rare else usual)
+
+
+def active_instance_at(number: int, function_name: str, started_at: Instant) -> ActiveInstance:
+    return ActiveInstance(
+        f"order-{number}", function_name, RuntimeStatus.RUNNING, started_at, started_at, EvidenceSource.EVENT
+    )
+
+
+ACTIVE = st.lists(
+    st.builds(active_instance_at, st.integers(0, 5), st.sampled_from(FUNCTIONS), OFFSETS),
+    max_size=3,
+    unique_by=lambda one: one.instance_id,
+).map(tuple)
+FEW_ACTIVE = ACTIVE | st.just(())
+
+
+CORRECTION_EPOCHS = rarely(st.just("another"), st.just(""))
+
+
+@st.composite
+def any_activity(draw: st.DrawFn) -> InstanceActivity:
+    """What events show; a part of it was taken for waived when it was read."""
+    found = draw(FEW_ACTIVE)
+    waived = draw(st.integers(0, len(found)))
+    return InstanceActivity(
+        active=found[waived:],
+        has_more=draw(rarely(st.booleans(), st.just(False))),
+        ignored_count=draw(st.integers(0, 3)),
+        last_event_at=draw(st.none() | OFFSETS),
+        last_recorded_at=draw(st.none() | RECENT_TIMES),
+        waived=found[:waived],
+        correction_epoch=draw(CORRECTION_EPOCHS),
+    )
+
+
+@st.composite
+def any_probe_result(draw: st.DrawFn) -> ProbeResult:
+    """What a probe saw; a part of it was waived when it began."""
+    found = draw(FEW_ACTIVE)
+    waived = draw(st.integers(0, len(found)))
+    return replace(draw(RESULTS), active=found[waived:], waived=found[:waived])
+
+
+RESULTS = st.builds(
+    ProbeResult,
+    status=st.sampled_from([ProbeStatus.COMPLETE, ProbeStatus.COMPLETE, ProbeStatus.MISSING, *ProbeStatus]),
+    provider=st.just("azureStorage"),
+    began_at=RECENT_TIMES,
+    scanned=st.integers(0, 5000),
+    read_seconds=st.integers(0, 400),
+    unlisted_count=rarely(st.sampled_from([1, 300]), st.just(0)),
+    ignored_count=st.integers(0, 3),
+    retry_after_seconds=st.none() | st.integers(0, 1000),
+    correction_epoch=CORRECTION_EPOCHS,
+)
+DEPLOYMENTS = st.builds(
+    OpenDeployment,
+    task_hub=st.just("v42"),
+    by=st.just("ben"),
+    run_url=st.sampled_from([None, "https://ci.example/runs/8"]),
+    started_at=OFFSETS,
+)
+POLICIES = st.builds(
+    Policy,
+    settle_seconds=st.sampled_from([0, 30, 60]) | st.integers(0, 300),
+    freshness_seconds=st.sampled_from([60, 120, 300]) | st.integers(1, 400),
+    require_verification=st.booleans(),
+    ignore_functions=st.sampled_from([(), ("NightlySync",), ("Nightly*", "Ship*")]),
+    missing_task_hub_is_drained=st.booleans(),
+)
+WAIVERS = st.builds(
+    lambda number, expires: waiver(f"order-{number}", expires=expires),
+    st.integers(0, 5),
+    st.sampled_from([-60, 0, 0.0000001, 60, 3600, 86_400]),
+)
+EVIDENCE = st.builds(
+    Evidence,
+    task_hub=st.just("v41"),
+    activity=any_activity(),
+    provider=rarely(st.none(), st.just("azureStorage")),
+    probe=rarely(st.none(), any_probe_result()),
+    deployment=rarely(DEPLOYMENTS, st.none()),
+    waivers=st.lists(WAIVERS, max_size=6, unique_by=lambda one: one.instance_id).map(tuple),
+    seen_before=rarely(st.just(True), st.just(False)),
+)
+
+REASONS_TO_PROBE_AGAIN = {ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE}
+PROBE_REASONS = REASONS_TO_PROBE_AGAIN | {
+    ReasonCode.VERIFICATION_REQUIRED,
+    ReasonCode.PROBE_FAILED,
+    ReasonCode.PROBE_DENIED,
+    ReasonCode.PROBE_THROTTLED,
+    ReasonCode.TASK_HUB_MISSING,
+}
+
+
+def probe_is_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> bool:
+    """Whether what the probe saw at its beginning says something about noon."""
+    recorded = evidence.activity.last_recorded_at
+    young = 0 <= NOON - probe.began_at < seconds(policy.freshness_seconds)
+    after = recorded is None or probe.began_at > recorded + seconds(min(2, policy.settle_seconds))
+    return young and after and probe.correction_epoch == evidence.activity.correction_epoch
+
+
+def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
+    """Whether the hub has just been looked for, does not exist, and never did."""
+    probe = evidence.probe
+    if evidence.provider is None or probe is None or probe.status is not ProbeStatus.MISSING:
+        return False
+    return policy.missing_task_hub_is_drained and not evidence.seen_before and probe_is_current(probe, evidence, policy)
+
+
+def current_probe_or_empty(evidence: Evidence, policy: Policy) -> ProbeResult:
+    """The probe; an empty one in place of none and of one that is out of date."""
+    probe = evidence.probe
+    if probe is None or (
+        evidence.provider is not None
+        and probe.status is ProbeStatus.COMPLETE
+        and not probe_is_current(probe, evidence, policy)
+    ):
+        return ProbeResult(ProbeStatus.INCOMPLETE, "", NOON)
+    return probe
+
+
+def found(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
+    """All active instances of which anything tells; one may be there twice."""
+    probe = current_probe_or_empty(evidence, policy)
+    return [*evidence.activity.active, *evidence.activity.waived, *probe.active, *probe.waived]
+
+
+def waivers_in_force(evidence: Evidence) -> tuple[Waiver, ...]:
+    return tuple(one for one in evidence.waivers if one.expires_at > NOON)
+
+
+def active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
+    return {one.instance_id for one in found(evidence, policy) if not policy.ignores(one.function_name)}
+
+
+@settings(max_examples=400)
+@given(EVIDENCE, POLICIES)
+def test_a_hub_is_never_ready_while_an_instance_that_may_not_stay_is_active(evidence: Evidence, policy: Policy) -> None:
+    blocking = active_ids_not_ignored(evidence, policy) - {one.instance_id for one in waivers_in_force(evidence)}
+    probe = current_probe_or_empty(evidence, policy)
+    exempt = Exemptions(policy.ignore_functions, waivers_in_force(evidence))
+    counted = probe.unlisted_count + sum(not exempt.exempts(one.function_name, one.instance_id) for one in probe.active)
+    more = evidence.activity.has_more or counted > len(blocking)
+    verdict = assess_readiness(evidence, policy, NOON)
+    assert {one.instance_id for one in verdict.active} == blocking
+    assert verdict.active_count == max(len(blocking), more)
+    assert verdict.active_count_is_lower_bound is more
+    assert verdict.has_running is bool(blocking or more)
+    assert not (verdict.ready and verdict.has_running)
+
+
+@given(EVIDENCE, POLICIES)
+def test_exactly_the_active_instances_that_a_waiver_keeps_from_blocking_are_shown_as_waived(
+    evidence: Evidence, policy: Policy
+) -> None:
+    verdict = assess_readiness(evidence, policy, NOON)
+    waived = {one.instance_id for one in waivers_in_force(evidence)} & active_ids_not_ignored(evidence, policy)
+    assert {one.active.instance_id for one in verdict.waived} == waived
+    assert len(verdict.waived) == len(waived)
+    assert all(one.waiver in evidence.waivers for one in verdict.waived)
+    assert all(one.waiver.instance_id == one.active.instance_id for one in verdict.waived)
+
+
+@given(EVIDENCE, POLICIES)
+def test_a_waiver_never_makes_another_instance_ready(evidence: Evidence, policy: Policy) -> None:
+    with_waivers, without = (
+        assess_readiness(evidence, policy, NOON),
+        assess_readiness(replace(evidence, waivers=()), policy, NOON),
+    )
+    assert with_waivers.ready or not without.ready
+    waived = {one.active.instance_id for one in with_waivers.waived}
+    assert {one.instance_id for one in without.active} == {one.instance_id for one in with_waivers.active} | waived
+
+
+@settings(max_examples=400)
+@given(EVIDENCE, POLICIES)
+def test_where_a_probe_is_configured_ready_means_that_one_has_just_seen_the_hub_drained(
+    evidence: Evidence, policy: Policy
+) -> None:
+    evidence = replace(evidence, provider="azureStorage")
+    verdict = assess_readiness(evidence, policy, NOON)
+    if verdict.ready:
+        probe = evidence.probe
+        assert probe is not None
+        assert probe_is_current(probe, evidence, policy)
+        assert probe.status is ProbeStatus.COMPLETE or is_missing_and_drained(evidence, policy)
+        assert (verdict.assurance is Assurance.VERIFIED) is (probe.status is ProbeStatus.COMPLETE)
+
+
+@given(EVIDENCE, POLICIES)
+def test_where_no_probe_is_configured_ready_means_that_none_is_required(evidence: Evidence, policy: Policy) -> None:
+    verdict = assess_readiness(replace(evidence, provider=None), policy, NOON)
+    assert verdict.assurance is Assurance.EVENTS
+    assert not (verdict.ready and policy.require_verification)
+
+
+@given(EVIDENCE, POLICIES)
+def test_ready_means_that_the_settle_window_is_over_and_nobody_else_deploys(evidence: Evidence, policy: Policy) -> None:
+    if assess_readiness(evidence, policy, NOON).ready:
+        recorded = evidence.activity.last_recorded_at
+        assert not policy.settle_seconds or recorded is None or NOON - recorded >= seconds(policy.settle_seconds)
+        assert evidence.deployment is None
+
+
+@given(EVIDENCE, POLICIES)
+def test_an_instance_that_the_task_hub_has_just_confirmed_changes_nothing_but_the_assurance(
+    evidence: Evidence, policy: Policy
+) -> None:
+    confirmed = assess_readiness(replace(evidence, active_instance_seen=True), policy, NOON)
+    verdict = assess_readiness(evidence, policy, NOON)
+    assert confirmed.assurance is Assurance.VERIFIED or not confirmed.has_running
+    assert replace(confirmed, assurance=verdict.assurance, evidence=evidence) == verdict
+
+
+@given(st.none() | OFFSETS, st.none() | OFFSETS, st.integers(0, 5), POLICIES)
+def test_a_hub_that_has_been_quiet_for_the_settle_window_is_ready(
+    recorded: Instant | None, published: Instant | None, ignored: int, policy: Policy
+) -> None:
+    policy = replace(policy, require_verification=False)
+    now = Instant((NOON if recorded is None else recorded) + seconds(policy.settle_seconds))
+    quiet = Evidence("v41", InstanceActivity((), False, ignored, published, recorded))
+    assert assess_readiness(quiet, policy, now).ready
+
+
+@given(st.none() | OFFSETS, POLICIES)
+def test_a_quiet_hub_that_a_probe_has_just_seen_drained_is_ready(recorded: Instant | None, policy: Policy) -> None:
+    began = Instant((NOON if recorded is None else recorded) + seconds(policy.settle_seconds) + 1)
+    drained = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began)
+    quiet = Evidence("v41", InstanceActivity(last_recorded_at=recorded), "azureStorage", drained)
+    for age in (0, seconds(policy.freshness_seconds) - 1):
+        assert assess_readiness(quiet, policy, Instant(began + age)).ready
+
+
+@given(EVIDENCE, POLICIES)
+def test_a_verdict_is_ready_exactly_when_it_has_no_reason_and_then_tells_nobody_to_wait(
+    evidence: Evidence, policy: Policy
+) -> None:
+    verdict = assess_readiness(evidence, policy, NOON)
+    assert verdict.ready is (verdict.reasons == ())
+    assert verdict.ready is (verdict.retry_after_seconds is None)
+    assert verdict.ready or 1 <= (verdict.retry_after_seconds or 0) <= 300
+
+
+@given(EVIDENCE, POLICIES)
+def test_each_reason_is_given_once_and_in_words(evidence: Evidence, policy: Policy) -> None:
+    reasons = assess_readiness(evidence, policy, NOON).reasons
+    assert len({reason.code for reason in reasons}) == len(reasons)
+    assert all(reason.message for reason in reasons)
+
+
+@given(EVIDENCE, POLICIES)
+def test_a_wanted_probe_is_a_reason_against_readiness_unless_it_verifies_or_is_yet_to_come(
+    evidence: Evidence, policy: Policy
+) -> None:
+    verdict = assess_readiness(evidence, policy, NOON)
+    codes = {reason.code for reason in verdict.reasons}
+    wanted = evidence.provider is not None or policy.require_verification
+    drained = is_missing_and_drained(evidence, policy)
+    doubted = wanted and verdict.assurance is Assurance.EVENTS and not drained
+    if codes & {ReasonCode.INSTANCES_ACTIVE, ReasonCode.SETTLING}:
+        assert not codes & REASONS_TO_PROBE_AGAIN
+        assert doubted or not codes & PROBE_REASONS
+    else:
+        assert bool(codes & PROBE_REASONS) is doubted
+
+
+@given(EVIDENCE, POLICIES, st.integers(1, 4000))
+def test_without_a_probe_waiting_never_turns_ready_into_not_ready_unless_a_waiver_expires(
+    evidence: Evidence, policy: Policy, wait: int
+) -> None:
+    lasting = tuple(replace(one, expires_at=noon_plus(wait + 1)) for one in evidence.waivers)
+    by_events = Evidence(evidence.task_hub, evidence.activity, waivers=lasting)
+    later = Instant(NOON + seconds(wait))
+    assert assess_readiness(by_events, policy, later).ready or not assess_readiness(by_events, policy, NOON).ready
+
+
+@given(EVIDENCE, POLICIES)
+def test_a_more_patient_policy_is_never_ready_where_a_hastier_one_is_not(evidence: Evidence, policy: Policy) -> None:
+    patient = Policy(policy.settle_seconds + 30, policy.freshness_seconds, policy.require_verification)
+    assert not assess_readiness(evidence, patient, NOON).ready or assess_readiness(evidence, policy, NOON).ready

@@ -1,0 +1,30 @@
+"""The sample app as it is published: a copy of its folder without what .funcignore leaves out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.platform.functions_host import copy_deployed_app
+
+ROOT = Path(__file__).parent.parent.parent.parent
+APP = ROOT / "durable_app"
+
+
+def publish(to: Path) -> Path:
+    return copy_deployed_app(APP, to)
+
+
+def run_python(
+    script: str, folder: Path, warnings: str = "error", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the script as Azure runs the app: from the app's folder."""
+    clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "PYTHONDEVMODE")}
+    return subprocess.run(
+        [sys.executable, "-B", "-W", warnings, "-c", script],
+        cwd=folder,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

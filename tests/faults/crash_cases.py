@@ -1,0 +1,299 @@
+"""The operations that a crash may cut short: what each is done on, and what is left behind in the end."""
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from state_api.app import StateServer
+from state_api.settings import StorageSettings
+from state_api.storage.tables import APPS_TABLE, TASK_HUBS_TABLE, instance_table_name
+from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub
+from tests.builders import event, timestamp
+from tests.conftest import new_hub_name
+from tests.faults.crashing_server import SendRequest
+from tests.http.operations import post_events, post_staging, post_swap, put_app, run_headers
+
+PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
+OUR_RUN, OTHER_RUN = run_headers(1), run_headers(2)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_MAX_REVISION = 10**10
+_PROBE_ROW_KINDS = ("result", "work")
+
+
+@dataclass
+class CrashCase:
+    """An app of its own, and its task hubs by what they are to it. `ask` does the operation, as the pipeline does."""
+
+    app: str = field(default_factory=lambda: f"shop-{uuid.uuid4().hex[:12]}")
+    hubs: dict[str, str] = field(default_factory=lambda: {name: new_hub_name() for name in ("old", "new", "next")})
+    ask: SendRequest | None = None
+    in_provider_account: bool = False
+    """Whether the old hub is in the app's storage account."""
+
+    async def perform(self, http: httpx.AsyncClient) -> httpx.Response:
+        assert self.ask is not None
+        return await self.ask(http)
+
+    def normalize(self, content: Any) -> Any:
+        """The same without what differs between two cases: names and times."""
+        if isinstance(content, Mapping):
+            return {self.normalize(name): self.normalize(value) for name, value in content.items()}
+        if isinstance(content, list | tuple):
+            return [self.normalize(one) for one in content]
+        if not isinstance(content, str):
+            return content
+        for name, hub in self.hubs.items():
+            content = content.replace(hub, f"<{name}>")
+        return _TIME.sub("<time>", content.replace(self.app, "<app>"))
+
+
+@dataclass(frozen=True)
+class CaseEnvironment:
+    """Where cases are made: a server without faults, and the account of the task hubs."""
+
+    http: httpx.AsyncClient
+    server: StateServer
+    storage: StorageSettings
+    account: ProviderAccount
+
+    async def add_drained_hubs(self, *hubs: str) -> None:
+        """Task hubs that have worked, and have nothing more to do."""
+        for hub in hubs:
+            await post_events(
+                self.http,
+                event(hub, "order-1", time=timestamp(-60)),
+                event(hub, "order-1", "Completed", timestamp(-50)),
+            )
+
+
+PrepareCase = Callable[[CaseEnvironment], Awaitable[CrashCase]]
+FollowUp = Callable[[CrashCase, httpx.AsyncClient], Awaitable[None]]
+"""What others do after a crash, and how it must end."""
+
+
+def _post_request(path: str, body: Mapping[str, Any]) -> SendRequest:
+    async def ask(http: httpx.AsyncClient) -> httpx.Response:
+        return await http.post(path, json=body, headers=OUR_RUN)
+
+    return ask
+
+
+async def first_stage(environment: CaseEnvironment) -> CrashCase:
+    """The app is not known yet."""
+    case = CrashCase()
+    case.ask = _post_request(f"/api/apps/{case.app}/staging", {"taskHub": case.hubs["new"], "version": "2.0.0"})
+    return case
+
+
+async def stage_over_drained(environment: CaseEnvironment) -> CrashCase:
+    """Over a task hub that has drained."""
+    case = await first_stage(environment)
+    slots = {"production": {"taskHub": case.hubs["next"]}, "staging": {"taskHub": case.hubs["old"]}}
+    assert (await put_app(environment.http, case.app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
+    await environment.add_drained_hubs(case.hubs["old"])
+    return case
+
+
+async def verified_stage(environment: CaseEnvironment) -> CrashCase:
+    """The task hub in the slot is read for it."""
+    case = await stage_over_drained(environment)
+    async with ProviderTaskHub(environment.storage, case.hubs["old"]) as provider:
+        await provider.create()
+        await provider.put("order-1", "Completed")
+    assert (await put_app(environment.http, case.app, taskHubs=PROVIDER_CONFIG)).status_code == 200
+    return case
+
+
+async def take_over(environment: CaseEnvironment) -> CrashCase:
+    """From a run that is dead."""
+    case = await stage_over_drained(environment)
+    dead = await post_staging(environment.http, case.app, case.hubs["next"] + "dead", OTHER_RUN)
+    assert dead.status_code == 200, dead.text
+    body = {"taskHub": case.hubs["new"], "takeOver": True, "reason": "run 2 is dead"}
+    case.ask = _post_request(f"/api/apps/{case.app}/staging", body)
+    return case
+
+
+async def abandon(environment: CaseEnvironment) -> CrashCase:
+    case = await _case_with_staged_hub(environment)
+
+    async def ask(http: httpx.AsyncClient) -> httpx.Response:
+        parameters = {"taskHub": case.hubs["new"]}
+        return await http.delete(f"/api/apps/{case.app}/staging", params=parameters, headers=OUR_RUN)
+
+    case.ask = ask
+    return case
+
+
+async def _case_with_staged_hub(environment: CaseEnvironment) -> CrashCase:
+    case = CrashCase()
+    slots = {"production": {"taskHub": case.hubs["old"]}}
+    assert (await put_app(environment.http, case.app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
+    assert (await post_staging(environment.http, case.app, case.hubs["new"], OUR_RUN)).status_code == 200
+    return case
+
+
+def _swap_request(case: CrashCase, hub: str, rollback: bool, outcome: str | None) -> SendRequest:
+    body: dict[str, Any] = {"taskHub": case.hubs[hub], "rollback": rollback}
+    return _post_request(f"/api/apps/{case.app}/swap", body | ({"outcome": outcome} if outcome else {}))
+
+
+def _begin_request_with_if_match(case: CrashCase, hub: str, rollback: bool) -> SendRequest:
+    """As safe-deploy does it: provided the app is the one that it has looked at. It looks again if it is not."""
+
+    async def ask(http: httpx.AsyncClient) -> httpx.Response:
+        body = {"taskHub": case.hubs[hub], "outcome": "Pending", "rollback": rollback}
+        if not seen:
+            seen.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])
+        while True:
+            headers = {**OUR_RUN, "If-Match": seen[-1]}
+            answer = await http.post(f"/api/apps/{case.app}/swap", json=body, headers=headers)
+            if answer.status_code != 412:
+                return answer
+            seen.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])
+            assert len(seen) < 4, "nobody else changes the app"
+
+    seen: list[str] = []
+    return ask
+
+
+async def begin_swap(environment: CaseEnvironment) -> CrashCase:
+    case = await _case_with_staged_hub(environment)
+    case.ask = _begin_request_with_if_match(case, "new", rollback=False)
+    return case
+
+
+async def _case_with_pending_swap(environment: CaseEnvironment) -> CrashCase:
+    case = await begin_swap(environment)
+    assert (await case.perform(environment.http)).status_code == 200
+    return case
+
+
+async def confirm_swap(environment: CaseEnvironment) -> CrashCase:
+    case = await _case_with_pending_swap(environment)
+    case.ask = _swap_request(case, "new", rollback=False, outcome="Done")
+    return case
+
+
+async def revert_swap(environment: CaseEnvironment) -> CrashCase:
+    case = await _case_with_pending_swap(environment)
+    case.ask = _swap_request(case, "new", rollback=False, outcome="Failed")
+    return case
+
+
+async def swap_in_one_step(environment: CaseEnvironment) -> CrashCase:
+    case = await _case_with_staged_hub(environment)
+    case.ask = _swap_request(case, "new", rollback=False, outcome=None)
+    return case
+
+
+async def begin_rollback(environment: CaseEnvironment) -> CrashCase:
+    case = await _case_with_staged_hub(environment)
+    assert (await post_swap(environment.http, case.app, case.hubs["new"], OUR_RUN)).status_code == 200
+    case.ask = _begin_request_with_if_match(case, "old", rollback=True)
+    return case
+
+
+async def confirm_rollback(environment: CaseEnvironment) -> CrashCase:
+    case = await begin_rollback(environment)
+    assert (await case.perform(environment.http)).status_code == 200
+    case.ask = _swap_request(case, "old", rollback=True, outcome="Done")
+    return case
+
+
+async def revert_rollback(environment: CaseEnvironment) -> CrashCase:
+    case = await begin_rollback(environment)
+    assert (await case.perform(environment.http)).status_code == 200
+    case.ask = _swap_request(case, "old", rollback=True, outcome="Failed")
+    return case
+
+
+async def cleanup(environment: CaseEnvironment) -> CrashCase:
+    """Of two retired task hubs, one with records and one that nothing was ever heard of."""
+    case = CrashCase()
+    slots: dict[str, Any] = {name: {"taskHub": case.hubs[hub]} for name, hub in (("staging", "old"), ("canary", "new"))}
+    assert (await put_app(environment.http, case.app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
+    await environment.add_drained_hubs(case.hubs["old"])
+    assert (await put_app(environment.http, case.app, slots=dict.fromkeys(slots))).status_code == 200
+    case.ask = _post_request(f"/api/apps/{case.app}/cleanup", {})
+    return case
+
+
+async def delete_task_hubs(environment: CaseEnvironment) -> CrashCase:
+    """Of a retired task hub, with all that it left in the app's storage account."""
+    case = CrashCase()
+    await _create_small_task_hub(environment, case.hubs["old"])
+    case.in_provider_account = True
+    slots: dict[str, Any] = {"staging": {"taskHub": case.hubs["old"]}}
+    body = {"slots": slots, "policy": {"settleSeconds": 0}}
+    assert (await put_app(environment.http, case.app, **body)).status_code == 200
+    await environment.add_drained_hubs(case.hubs["old"])
+    assert (await put_app(environment.http, case.app, slots=dict.fromkeys(slots))).status_code == 200
+    adopted = await put_app(environment.http, case.app, taskHubs=PROVIDER_CONFIG, adoptTaskHubs=[case.hubs["old"]])
+    assert adopted.status_code == 200
+    case.ask = _post_request(f"/api/apps/{case.app}/cleanup", {"deleteTaskHubs": True})
+    return case
+
+
+async def _create_small_task_hub(environment: CaseEnvironment, hub: str) -> None:
+    """One of each kind that a task hub has, and its three tables."""
+    for name in ("History", "Partitions"):
+        await environment.account._tables.create_table(f"{hub}{name}")
+    async with ProviderTaskHub(environment.storage, hub) as provider:
+        await provider.create()
+        await provider.put("order-1", "Completed")
+    await environment.account._queues.create_queue(f"{hub}-workitems")
+    await environment.account._blobs.create_container(f"{hub}-leases")
+
+
+async def stored_state(environment: CaseEnvironment, case: CrashCase, http: httpx.AsyncClient) -> dict[str, Any]:
+    """All that a case has left: what the app looks like, its audit log, and the rows and tables beneath."""
+    shown = await http.get(f"/api/apps/{case.app}")
+    assert shown.status_code == 200, shown.text
+    history = await http.get(f"/api/apps/{case.app}/history", params={"top": 1000})
+    assert history.status_code == 200, history.text
+    audit = history.json()["history"]
+    revision = int(shown.headers["etag"].strip('"'))
+    assert [one["revision"] for one in audit] == list(range(revision, 0, -1)), "each change is on record once"
+    keys = await _row_keys(environment.server, APPS_TABLE, case.app.lower())
+    assert keys == ["app", *sorted(f"audit|{_MAX_REVISION - number:010d}" for number in range(1, revision + 1))]
+    registered = await _registry_rows(environment.server, "hub", case.hubs.values())
+    probed = await _registry_rows(
+        environment.server, "probe", [f"{hub}|{kind}" for hub in case.hubs.values() for kind in _PROBE_ROW_KINDS]
+    )
+    made = await _hubs_with_tables(environment.server, case.hubs.values())
+    return {
+        "app": case.normalize(shown.json()),
+        "etag": shown.headers["etag"],
+        "history": case.normalize(audit),
+        "registered": case.normalize(registered),
+        "probed": case.normalize(sorted(probed)),
+        "leased": case.normalize(sorted(key for key, row in probed.items() if "LeasedUntil" in row)),
+        "records": case.normalize(made),
+        "artifacts": case.normalize(
+            await environment.account.list_artifacts(case.hubs["old"]) if case.in_provider_account else []
+        ),
+    }
+
+
+async def _registry_rows(server: StateServer, partition: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Those of these rows of the registry that are there, by key."""
+    either = " or ".join(f"RowKey eq '{key}'" for key in keys)
+    found = server.tables.client(TASK_HUBS_TABLE).query_entities(f"PartitionKey eq '{partition}' and ({either})")
+    return {row["RowKey"]: dict(row) async for row in found}
+
+
+async def _row_keys(server: StateServer, table: str, partition: str) -> list[str]:
+    rows = server.tables.client(table).query_entities("PartitionKey eq @p", parameters={"p": partition})
+    return sorted([row["RowKey"] async for row in rows])
+
+
+async def _hubs_with_tables(server: StateServer, hubs: Iterable[str]) -> list[str]:
+    """The hubs that have a table of records."""
+    names = {instance_table_name(hub): hub for hub in hubs}
+    found = server.tables._service.query_tables(" or ".join(f"TableName eq '{name}'" for name in names))
+    return sorted([names[table.name] async for table in found])

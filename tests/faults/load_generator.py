@@ -1,0 +1,181 @@
+"""A cheap generator of deliveries, in a process of its own: `python -m tests.faults.load_generator` with a plan as JSON in its
+only argument; prints a tally as JSON. Raw sockets and requests made of prepared pieces, so that it hardly takes from
+the server what it measures."""
+
+import asyncio
+import json
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.builders import event
+
+_NUMBER = "@NUMBER@"
+
+
+@dataclass
+class LoadPlan:
+    """Deliver to `address` for so long: as fast as `connections` get answers, or, with a rate, so many deliveries a
+    second whatever the answers. One delivery of four is a batch of `batch` events, the others have one. The numbers of
+    the events begin at `first`; those that were acknowledged go to the file, one a line."""
+
+    address: str
+    hub: str
+    acknowledged: str
+    seconds: float
+    connections: int
+    per_second: float | None = None
+    batch: int = 100
+    first: int = 0
+    timeout: float = 30
+
+    def size(self, delivery: int) -> int:
+        return self.batch if delivery % 4 == 0 else 1
+
+
+@dataclass
+class LoadTally:
+    """What came of it. `offered` counts deliveries that were due, `unexpected_responses` answers that are neither 200 nor a refusal
+    with Retry-After and a problem document, with what they were."""
+
+    offered: int = 0
+    sent: int = 0
+    statuses: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unexpected_responses: list[str] = field(default_factory=list)
+    acknowledged_deliveries: int = 0
+    acknowledged_events: int = 0
+    longest_response: float = 0
+    max_waiting: int = 0
+    seconds: float = 0
+
+
+class LoadGenerator:
+    def __init__(self, plan: LoadPlan) -> None:
+        self._plan = plan
+        self.tally = LoadTally()
+        parts = urlsplit(plan.address)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._address = (parts.hostname, parts.port)
+        self._host = f"{parts.hostname}:{parts.port}"
+        before, after = json.dumps(event(plan.hub, _NUMBER), separators=(",", ":")).split(_NUMBER)
+        self._before, self._after = before.encode(), after.encode()
+        self._delivery_count = 0
+        self._number = plan.first
+        self.acknowledged: list[int] = []
+        self._waiting: asyncio.Queue[None] = asyncio.Queue()
+
+    async def run(self) -> LoadTally:
+        began = time.monotonic()
+        self._until = began + self._plan.seconds
+        async with asyncio.TaskGroup() as tasks:
+            workers = [tasks.create_task(self._connection()) for _ in range(self._plan.connections)]
+            if self._plan.per_second is not None:
+                await self._queue_deliveries(self._plan.per_second)
+                # What is under way may be answered; what still waits for a connection is not sent any more.
+                self._until = 0
+                for _ in workers:
+                    self._waiting.put_nowait(None)
+        self.tally.seconds = time.monotonic() - began
+        return self.tally
+
+    async def _queue_deliveries(self, per_second: float) -> None:
+        began = time.monotonic()
+        while (now := time.monotonic()) < self._until:
+            due = int((now - began) * per_second)
+            for _ in range(due - self.tally.offered):
+                self._waiting.put_nowait(None)
+            self.tally.offered = due
+            self.tally.max_waiting = max(self.tally.max_waiting, self._waiting.qsize())
+            await asyncio.sleep(0.01)
+
+    async def _connection(self) -> None:
+        """One delivery after the other, over one connection as long as it holds."""
+        stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        while time.monotonic() < self._until:
+            if self._plan.per_second is not None:
+                await self._waiting.get()
+                if time.monotonic() >= self._until:
+                    break
+            began = time.monotonic()
+            delivery = self._next_delivery()
+            while True:
+                used_before = stream is not None
+                try:
+                    async with asyncio.timeout(self._plan.timeout):
+                        if stream is None:
+                            stream = await asyncio.open_connection(*self._address)
+                        keep = await self._deliver(*stream, delivery)
+                    again = False
+                except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                    keep = False
+                    # The server may close a connection that nothing came over for a while, just as it is used again.
+                    again = used_before and not isinstance(error, TimeoutError)
+                    if not again:
+                        self.tally.statuses[type(error).__name__] += 1
+                if not keep and stream is not None:
+                    stream[1].close()
+                    stream = None
+                if not again:
+                    break
+            self.tally.longest_response = max(self.tally.longest_response, time.monotonic() - began)
+        if stream is not None:
+            stream[1].close()
+
+    def _next_delivery(self) -> range:
+        """The numbers of the events of one more delivery."""
+        first = self._number
+        self._number += self._plan.size(self._delivery_count)
+        self._delivery_count += 1
+        return range(first, self._number)
+
+    async def _deliver(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, numbers: range) -> bool:
+        """Send one delivery and take its answer; whether the connection can be used again."""
+        body = b"[" + b",".join(b"%s%d%s" % (self._before, number, self._after) for number in numbers) + b"]"
+        head = (
+            f"POST /api/events HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        self.tally.sent += 1
+        status, headers, answer = await _read_response(reader)
+        self.tally.statuses[str(status)] += 1
+        if status == 200:
+            self.tally.acknowledged_deliveries += 1
+            self.tally.acknowledged_events += len(numbers)
+            self.acknowledged += numbers
+        elif not _is_clean_refusal(status, headers, answer):
+            self.tally.unexpected_responses.append(f"{status} {headers} {answer[:200]!r}")
+        if status != 200:
+            # A connection that is refused comes back with the next delivery, not at once.
+            await asyncio.sleep(0.05)
+        return headers.get("connection", "").lower() != "close"
+
+
+async def _read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(first.split(" ")[1]), headers, await reader.readexactly(int(headers.get("content-length", "0")))
+
+
+def _is_clean_refusal(status: int, headers: dict[str, str], body: bytes) -> bool:
+    if status not in (429, 503) or not headers.get("retry-after", "").isdigit():
+        return False
+    if headers.get("content-type") != "application/problem+json":
+        return False
+    content = json.loads(body)
+    return content.get("status") == status and bool(content.get("code"))
+
+
+def main(plan: LoadPlan) -> None:
+    generator = LoadGenerator(plan)
+    tally = asyncio.run(generator.run())
+    Path(plan.acknowledged).write_text("\n".join(map(str, generator.acknowledged)))
+    print(json.dumps(vars(tally)))
+
+
+if __name__ == "__main__":
+    main(LoadPlan(**json.loads(sys.argv[1])))

@@ -1,0 +1,75 @@
+"""A storage that fails some of the requests: each by lot, whatever it is for."""
+
+import asyncio
+import random
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tests.storage_proxy import StorageProxy
+
+
+class StorageFault(StrEnum):
+    """What goes wrong with a request."""
+
+    SLOW = "slow"
+    """It takes 0.1 to 3 s longer."""
+    UNAVAILABLE = "503"
+    THROTTLED = "429"
+    """With Retry-After."""
+    SERVER_ERROR = "500"
+    CONNECTION_CUT = "cut before"
+    """The connection is cut before the request reaches the storage."""
+    RESPONSE_LOST = "cut after"
+    """It is done, and the connection is cut before the answer comes."""
+
+
+_STATUS_OF_FAULT = {
+    StorageFault.UNAVAILABLE: 503,
+    StorageFault.THROTTLED: 429,
+    StorageFault.SERVER_ERROR: 500,
+    StorageFault.CONNECTION_CUT: 0,
+}
+_DELAYS = (0.1, 3.0)
+
+
+@dataclass
+class FaultInjector:
+    """Has a share of the requests fail, from 0 to 1. `failure_count` of `request_count` have so far."""
+
+    fault: StorageFault
+    seed: int
+    failure_rate: float = 0
+    request_count: int = 0
+    failure_count: int = 0
+    _random: random.Random = field(init=False)
+    _fails: ContextVar[bool] = field(default_factory=lambda: ContextVar("strikes"))
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(f"{self.seed} {self.fault}")
+
+    def attach_to(self, proxy: StorageProxy) -> None:
+        proxy.before_request, proxy.failure_status, proxy.drops_response = (
+            self._before_request,
+            self._failure_status,
+            self._drops_response,
+        )
+        proxy.headers = {"Retry-After": "1"} if self.fault is StorageFault.THROTTLED else {}
+
+    def stop(self) -> None:
+        """From now on all is well; what is delayed already stays so."""
+        self.failure_rate = 0
+
+    async def _before_request(self, method: str, path: str) -> None:
+        strikes = self._random.random() < self.failure_rate
+        self._fails.set(strikes)
+        self.request_count += 1
+        self.failure_count += strikes
+        if strikes and self.fault is StorageFault.SLOW:
+            await asyncio.sleep(self._random.uniform(*_DELAYS))
+
+    def _failure_status(self, method: str, path: str) -> int | None:
+        return _STATUS_OF_FAULT.get(self.fault) if self._fails.get() else None
+
+    def _drops_response(self, method: str, path: str) -> bool:
+        return self.fault is StorageFault.RESPONSE_LOST and self._fails.get()

@@ -1,0 +1,74 @@
+"""The storage emulator's tables as a process that can be killed and started again on the same port and folder."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dev.local_processes import free_port, stop_after, wait_until
+from state_api.emulator import is_listening
+from state_api.settings import StorageSettings, emulator_connection_string
+
+HOST = "127.0.0.1"
+_AZURITE = Path(__file__).parent.parent.parent / "node_modules" / "azurite" / "dist" / "src" / "table" / "main.js"
+_START_SECONDS = 180
+"""It reads all that it has kept; on a machine with much else to do that takes its time."""
+_JOURNAL = Path(__file__).parent / "table_journal.cjs"
+
+
+@dataclass
+class TableEmulator:
+    """`durable` says that it keeps a journal (journal.cjs), as the real service would; without, it is Azurite as it
+    comes, which saves its tables every five seconds."""
+
+    folder: Path
+    journaled: bool
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    @property
+    def settings(self) -> StorageSettings:
+        return StorageSettings.model_validate({"connection_string": emulator_connection_string(HOST, self.port)})
+
+    @property
+    def database_file(self) -> Path:
+        """Where Azurite without a journal saves its tables."""
+        return self.folder / "__azurite_db_table__.json"
+
+    def start(self) -> None:
+        journal = ["--require", str(_JOURNAL)] if self.journaled else []
+        self.process = subprocess.Popen(
+            [
+                *("node", *journal, str(_AZURITE), "--location", str(self.folder)),
+                *("--tableHost", HOST, "--tablePort", str(self.port)),
+                *("--skipApiVersionCheck", "--disableTelemetry", "--silent"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(
+            lambda: is_listening(HOST, self.port) or self.process.poll() is not None,
+            "the emulator listens",
+            _START_SECONDS,
+        )
+        assert self.process.poll() is None, "the emulator ended"
+
+    def kill(self) -> None:
+        """With SIGKILL: it can save nothing any more."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def run_table_emulator(folder: Path, durable: bool) -> Iterator[TableEmulator]:
+    """Runs until the block ends."""
+    folder.mkdir()
+    one = TableEmulator(folder, durable)
+    one.start()
+    try:
+        yield one
+    finally:
+        with stop_after(one.process):
+            pass

@@ -1,0 +1,217 @@
+"""Keys that are bound to apps see and change these apps only."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from state_api.app import StateServer
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
+from tests.builders import event
+from tests.conftest import new_hub_name
+from tests.http.operations import assert_problem
+from tests.http.test_keys_and_roles import OPERATIONS
+from tests.keys import key_entry
+
+pytestmark = pytest.mark.anyio
+
+UNBOUND_KEYS = {role: f"key-of-the-{role}-for-all-apps" for role in ("admin", "deployer", "reader", "publisher")}
+BOUND_KEYS = {role: f"key-of-the-{role}-for-one-app" for role in ("admin", "deployer", "reader")}
+APP_OPERATIONS = [one for one in OPERATIONS if "{app}" in one[1]]
+TASK_HUB_OPERATIONS = [one for one in OPERATIONS if "{hub}" in one[1] and one[0] == "GET"]
+
+
+def key_header(role: str, keys: dict[str, str] = BOUND_KEYS) -> dict[str, str]:
+    return {"x-functions-key": keys[role]}
+
+
+@pytest.fixture
+def other_app(app: str) -> str:
+    """An app that the bound keys are not for; its name begins with that of the app that they are for."""
+    return f"{app}-2"
+
+
+@pytest.fixture
+async def client_with_bound_keys(
+    storage: StorageSettings, app: str, anyio_backend: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A server with keys for all apps and keys for `app` and one that does not exist."""
+    keys = [key_entry(key, role, f"free-{role}") for role, key in UNBOUND_KEYS.items()]
+    keys += [key_entry(key, role, f"bound-{role}", [app.upper(), "no-such-app"]) for role, key in BOUND_KEYS.items()]
+    assert storage.connection_string is not None
+    connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
+    server = StateServer(Settings.model_validate({"storage": storage, "keys": keys, "connections": connections}))
+    transport = httpx.ASGITransport(server.application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:
+        yield client
+    await server.close()
+
+
+async def register_app(
+    client: httpx.AsyncClient, app: str, hub: str, keys: dict[str, str] = UNBOUND_KEYS
+) -> httpx.Response:
+    """Register the app with this task hub in production."""
+    body = {"slots": {"production": {"taskHub": hub}, "staging": None}}
+    return await client.put(f"/api/apps/{app}", json=body, headers=key_header("admin", keys))
+
+
+@pytest.mark.parametrize(("method", "path", "roles"), APP_OPERATIONS)
+async def test_another_app_is_forbidden_whatever_the_role(
+    client_with_bound_keys: httpx.AsyncClient,
+    app: str,
+    other_app: str,
+    hub: str,
+    method: str,
+    path: str,
+    roles: set[str],
+) -> None:
+    await register_app(client_with_bound_keys, other_app, hub)
+    for role in BOUND_KEYS:
+        for stranger in (other_app, other_app.upper(), f"{app}x", "unknown-app"):
+            address = path.format(app=stranger)
+            answer = await client_with_bound_keys.request(
+                method, address, headers=key_header(role), json={} if method == "POST" else None
+            )
+            detail = assert_problem(answer, 403, "Forbidden")["detail"]
+            if role in roles:
+                assert detail == f"key bound-{role} is bound to other apps; this needs a key for app {stranger}"
+    unchanged = await client_with_bound_keys.get(f"/api/apps/{other_app}", headers=key_header("reader", UNBOUND_KEYS))
+    assert unchanged.headers["etag"] == '"1"'
+
+
+@pytest.mark.parametrize(("method", "path", "roles"), APP_OPERATIONS)
+async def test_its_own_app_is_open_to_a_key_as_its_role_says(
+    client_with_bound_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
+) -> None:
+    for role in BOUND_KEYS:
+        answer = await client_with_bound_keys.request(
+            method,
+            path.format(app=app),
+            params={"taskHub": hub, "instanceId": "1"} if method == "DELETE" else {},
+            json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
+            headers=key_header(role),
+        )
+        assert (answer.status_code == 403) == (role not in roles), answer.text
+
+
+async def test_a_list_holds_the_apps_of_the_key_alone(
+    client_with_bound_keys: httpx.AsyncClient, app: str, other_app: str, hub: str
+) -> None:
+    await register_app(client_with_bound_keys, app, hub)
+    await register_app(client_with_bound_keys, other_app, new_hub_name())
+    for role in BOUND_KEYS:
+        listed = (await client_with_bound_keys.get("/api/apps", headers=key_header(role))).json()
+        assert ([one["app"] for one in listed["apps"]], listed["continuationToken"]) == ([app], None)
+
+
+async def test_a_short_page_of_the_list_goes_on_and_its_token_shows_no_other_app(
+    client_with_bound_keys: httpx.AsyncClient, app: str, other_app: str, hub: str
+) -> None:
+    await register_app(client_with_bound_keys, app, hub)
+    await register_app(client_with_bound_keys, other_app, new_hub_name())
+    found, query = [], {"top": "1"}
+    while True:
+        page = (await client_with_bound_keys.get("/api/apps", headers=key_header("reader"), params=query)).json()
+        found += [one["app"] for one in page["apps"]]
+        if page["continuationToken"] is None:
+            break
+        assert other_app not in page["continuationToken"]
+        query = {"top": "1", "continuationToken": page["continuationToken"]}
+    assert found == [app]
+    foreign = {"continuationToken": other_app}
+    assert_problem(
+        await client_with_bound_keys.get("/api/apps", headers=key_header("reader"), params=foreign),
+        400,
+        "InvalidRequest",
+    )
+
+
+@pytest.mark.parametrize(("method", "path", "roles"), TASK_HUB_OPERATIONS)
+async def test_a_task_hub_is_shown_only_if_one_of_the_keys_apps_has_claimed_it(
+    client_with_bound_keys: httpx.AsyncClient,
+    app: str,
+    other_app: str,
+    hub: str,
+    method: str,
+    path: str,
+    roles: set[str],
+) -> None:
+    foreign, unclaimed = new_hub_name(), new_hub_name()
+    await register_app(client_with_bound_keys, app, hub)
+    await register_app(client_with_bound_keys, other_app, foreign)
+    sent = [event(one) for one in (hub, foreign, unclaimed)]
+    assert (
+        await client_with_bound_keys.post("/api/events", json=sent, headers=key_header("publisher", UNBOUND_KEYS))
+    ).status_code == 200
+    for role in BOUND_KEYS:
+        for task_hub, status in ((foreign, 403), (unclaimed, 403), (new_hub_name(), 404)):
+            refused = await client_with_bound_keys.request(method, path.format(hub=task_hub), headers=key_header(role))
+            assert (refused.status_code, other_app in refused.text) == (status, False)
+        shown = await client_with_bound_keys.request(method, path.format(hub=hub.upper()), headers=key_header(role))
+        assert shown.status_code not in (401, 403, 404), shown.text
+
+
+async def test_a_task_hub_that_the_app_has_retired_is_still_shown(
+    client_with_bound_keys: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await register_app(client_with_bound_keys, app, hub)
+    assert (await register_app(client_with_bound_keys, app, new_hub_name())).status_code == 200
+    shown = await client_with_bound_keys.get(f"/api/taskhubs/{hub}", headers=key_header("reader"))
+    assert (shown.status_code, shown.json()["app"]) == (200, app)
+
+
+async def test_the_quarantine_and_events_are_closed_to_keys_of_apps(
+    client_with_bound_keys: httpx.AsyncClient, hub: str
+) -> None:
+    for role in BOUND_KEYS:
+        detail = assert_problem(
+            await client_with_bound_keys.get("/api/quarantine", headers=key_header(role)), 403, "Forbidden"
+        )["detail"]
+        assert detail == (
+            "key bound-admin is bound to apps; this needs a key that is bound to none"
+            if role == "admin"
+            else f"key bound-{role} has the role {role}; this needs admin"
+        )
+        sent = await client_with_bound_keys.post("/api/events", json=[event(hub)], headers=key_header(role))
+        assert_problem(sent, 403, "Forbidden")
+    assert_problem(
+        await client_with_bound_keys.get(f"/api/taskhubs/{hub}", headers=key_header("reader", UNBOUND_KEYS)),
+        404,
+        "TaskHubNotFound",
+    )
+
+
+async def test_what_removes_records_of_nobodys_task_hubs_is_closed_to_keys_of_apps(
+    client_with_bound_keys: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    await register_app(client_with_bound_keys, app, hub)
+    for path in (f"/api/taskhubs/{hub}", f"/api/taskhubs/{new_hub_name()}", "/api/quarantine?before=2020-01-01"):
+        for role in BOUND_KEYS:
+            assert_problem(await client_with_bound_keys.delete(path, headers=key_header(role)), 403, "Forbidden")
+
+
+async def test_a_refusal_does_not_name_the_other_app_that_has_the_task_hub(
+    client_with_bound_keys: httpx.AsyncClient, app: str, other_app: str, hub: str
+) -> None:
+    await register_app(client_with_bound_keys, other_app, hub)
+    attempts: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("deployer", "POST", f"/api/apps/{app}/staging", {"taskHub": hub}),
+        ("admin", "PUT", f"/api/apps/{app}", {"slots": {"production": {"taskHub": hub}}}),
+    ]
+    for role, method, path, body in attempts:
+        refused = await client_with_bound_keys.request(method, path, json=body, headers=key_header(role))
+        document = assert_problem(refused, 409, "TaskHubInUse")
+        assert other_app not in refused.text
+        assert document["taskHub"] == hub
+        told = await client_with_bound_keys.request(method, path, json=body, headers=key_header(role, UNBOUND_KEYS))
+        assert told.json()["app"] == other_app
+
+
+async def test_the_audit_log_names_the_key(client_with_bound_keys: httpx.AsyncClient, app: str, hub: str) -> None:
+    staged = await client_with_bound_keys.post(
+        f"/api/apps/{app}/staging", json={"taskHub": hub}, headers=key_header("deployer")
+    )
+    assert staged.status_code == 200
+    history = await client_with_bound_keys.get(f"/api/apps/{app}/history", headers=key_header("deployer"))
+    assert history.json()["history"][0]["keyName"] == "bound-deployer"

@@ -1,0 +1,95 @@
+"""The hubs priorTaskHubs a staged one over HTTP: they are judged together with it, and production can go back to them."""
+
+import httpx
+import pytest
+
+from tests.builders import event
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    post_swap,
+    put_app,
+    reason_codes,
+    run_headers,
+    stage_and_swap,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_run_that_staged_may_not_deploy_over_what_has_become_active_beneath(
+    http: httpx.AsyncClient, app: str
+) -> None:
+    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, one, two)
+    assert (await post_staging(http, app, three, run_headers(1))).status_code == 200
+    assert (await post_staging(http, app, three, run_headers(1))).status_code == 200
+    await post_events(http, event(one, "late"))
+    told = assert_problem(await post_staging(http, app, three, run_headers(1)), 409, "StagingNotReady")
+    assert told["reasons"][0]["code"] == "InstancesActive"
+    again = await post_staging(http, app, three, run_headers(1), force=True, reason="test data")
+    assert again.status_code == 200
+
+
+async def test_what_is_put_right_may_still_be_beneath(http: httpx.AsyncClient, app: str) -> None:
+    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, one, two)
+    await put_app(http, app, slots={"staging": {"taskHub": three}})
+    await post_events(http, event(one, "late"))
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
+
+
+async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_runs_in_the_slot(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock
+) -> None:
+    one, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, one)
+    await stage_and_swap(http, app, two)
+    assert (await post_staging(http, app, three)).status_code == 200
+    await http.delete(f"/api/apps/{app}/staging", params={"taskHub": three})
+    # The deployment of three failed, so the slot still has the code that runs on one.
+    await post_events(http, event(one, "late"))
+    verdict = await get_staging(http, app)
+    assert (verdict["taskHub"], reason_codes(verdict), verdict["activeCount"]) == (three, ["InstancesActive"], 1)
+    assert one in verdict["reasons"][0]["message"]
+    assert_problem(await post_staging(http, app, four), 409, "StagingNotReady")
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "InUse")]
+    await post_events(http, event(one, "late", "Completed"))
+    clock.advance(31)
+    assert (await post_staging(http, app, four)).json()["slots"]["staging"]["priorTaskHubs"] == [three, one]
+    swapped = await post_swap(http, app, four)
+    assert swapped.json()["slots"]["production"]["priorTaskHubs"] == []
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "Removed"), (three, "Removed")]
+
+
+async def test_production_goes_back_to_what_is_beneath_a_staged_hub_which_its_run_may_still_deploy(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock
+) -> None:
+    one, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, one, two)
+    assert (await post_staging(http, app, three)).status_code == 200
+    answer = await http.post(f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Done", "rollback": True})
+    assert answer.status_code == 200, answer.text
+    changed = answer.json()
+    assert {name: held["taskHub"] for name, held in changed["slots"].items()} == {"production": one, "staging": two}
+    assert [held["priorTaskHubs"] for held in changed["slots"].values()] == [[], [three]]
+    assert ([hub["taskHub"] for hub in changed["retired"]], changed["deployment"]) == ([three], None)
+    await post_events(http, event(one, "served"), event(two, "left-behind"), event(three, "deployed"))
+    assert (await get_staging(http, app))["activeCount"] == 2
+    await post_events(http, event(two, "left-behind", "Completed"))
+    clock.advance(31)
+    told = assert_problem(await post_staging(http, app, four), 409, "StagingNotReady")
+    assert three in told["reasons"][0]["message"]
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(three, "InUse")]
+    await post_events(http, event(three, "deployed", "Completed"))
+    clock.advance(31)
+    assert_problem(await post_staging(http, app, three), 409, "TaskHubAlreadyUsed")
+    await stage_and_swap(http, app, four)
+    cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert {hub["taskHub"]: hub["outcome"] for hub in cleaned} == {two: "Removed", three: "Removed"}

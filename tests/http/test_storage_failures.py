@@ -1,0 +1,191 @@
+"""When the storage fails or something unforeseen happens: an honest answer, no internals, nothing lost."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from dev.local_processes import free_port
+from state_api.app import StateServer
+from state_api.services import recording
+from state_api.settings import Settings, StorageSettings, emulator_connection_string
+from tests.builders import event
+from tests.conftest import new_hub_name
+from tests.http.operations import assert_problem, get_staging, post_events, post_staging, post_swap, put_app
+from tests.storage_proxy import storage_proxy
+
+pytestmark = pytest.mark.anyio
+
+
+def client_for(server: StateServer) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60)
+
+
+async def test_everything_answers_503_while_the_storage_is_down(app: str, hub: str) -> None:
+    nowhere = StorageSettings.model_validate(
+        {"connection_string": emulator_connection_string("127.0.0.1", free_port())}
+    )
+    server = StateServer(Settings(storage=nowhere))
+    async with client_for(server) as http:
+        answers = [
+            await http.get("/api/health/ready"),
+            await http.get("/api/apps"),
+            await http.get(f"/api/apps/{app}/staging"),
+            await post_staging(http, app, hub),
+            await http.get(f"/api/taskhubs/{hub}/instances"),
+            await http.get("/api/quarantine"),
+            await http.post("/api/events", json=[event(hub)]),
+            await http.post("/api/events", json=[{"not": "understood"}]),
+        ]
+        assert (await http.get("/api/health")).status_code == 200
+    await server.close()
+    for answer in answers:
+        told = assert_problem(answer, 503, "StorageUnavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "127.0.0.1" not in told["detail"]
+
+
+@pytest.mark.parametrize("status", [0, 403, 429, 500, 503])
+async def test_a_failing_storage_loses_nothing_that_was_acknowledged(
+    storage: StorageSettings, app: str, hub: str, status: int
+) -> None:
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_for(server) as http:
+            assert (await post_staging(http, app, hub)).status_code == 200
+            await post_events(http, event(hub, "before"))
+            proxy.failure_status = lambda method, path: status if path.endswith("$batch") else None
+            assert_problem(await http.post("/api/events", json=[event(hub, "during")]), 503, "StorageUnavailable")
+            assert_problem(await http.post("/api/events", json=[{}]), 503, "StorageUnavailable")
+            refused = await http.post(f"/api/apps/{app}/swap", json={"taskHub": hub})
+            assert_problem(refused, 503, "StorageUnavailable")
+            assert (await get_staging(http, app))["activeCount"] == 1
+            proxy.failure_status = lambda method, path: None
+            assert (await post_events(http, event(hub, "during")))["recorded"] == 1
+            assert (await get_staging(http, app))["activeCount"] == 2
+            assert (await http.get(f"/api/apps/{app}")).json()["slots"]["production"] is None
+        await server.close()
+
+
+async def test_a_storage_that_cannot_be_read_is_never_ready(storage: StorageSettings, app: str, hub: str) -> None:
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_for(server) as http:
+            await post_staging(http, app, hub, {"X-Run-Url": "https://ci.example/1"})
+            await post_events(http, event(hub))
+            proxy.failure_status = lambda method, path: 500 if "State" in path else None
+            assert_problem(await http.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
+        await server.close()
+
+
+@pytest.mark.parametrize("nth", range(4))
+async def test_a_write_whose_answer_gets_lost_is_not_done_twice(
+    storage: StorageSettings, app: str, hub: str, nth: int
+) -> None:
+    """The storage's client sends the transaction again, finds it done, and the server sees that it was its own."""
+    writes = 0
+
+    def lose_nth(method: str, path: str) -> bool:
+        nonlocal writes
+        writes += path.endswith("$batch")
+        return path.endswith("$batch") and writes == nth + 1
+
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_for(server) as http:
+            proxy.drops_response = lose_nth
+            assert (await post_staging(http, app, hub)).status_code == 200
+            recorded = await post_events(http, event(hub))
+            assert writes >= nth + 1, "a write must have been lost"
+            assert recorded["quarantined"] == 0
+            assert (await get_staging(http, app))["activeCount"] == 1
+            assert len((await http.get(f"/api/apps/{app}/history")).json()["history"]) == 1
+            assert (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"][0]["active"]
+        await server.close()
+
+
+async def test_an_order_that_breaks_off_is_not_carried_out(
+    http: httpx.AsyncClient, server: StateServer, app: str
+) -> None:
+    """A dry run whose body never came would be a real cleanup."""
+    await put_app(http, app, policy={"settleSeconds": 0})
+    for hub in (new_hub_name(), new_hub_name(), new_hub_name()):
+        await post_staging(http, app, hub)
+        await post_swap(http, app, hub)
+    messages: list[Any] = [
+        {"type": "http.request", "body": b'{"dryRun"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    for broken in (messages, messages[1:]):
+        sent: list[Any] = []
+        left = list(broken)
+
+        async def receive(left: list[Any] = left) -> Any:
+            return left.pop(0)
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": f"/api/apps/{app}/cleanup",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+        }
+        await server.application(scope, receive, send)
+        assert sent == []
+    assert len((await http.get(f"/api/apps/{app}")).json()["retired"]) == 1
+
+
+@pytest.mark.parametrize("deadline", [25, 1])
+async def test_a_storage_that_hangs_is_given_up_before_event_grid_does(
+    storage: StorageSettings, hub: str, deadline: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the client of the storage, or where many requests add up, by the deadline of the whole delivery."""
+    async with storage_proxy(storage) as proxy:
+        server = StateServer(Settings(storage=proxy.settings))
+        async with client_for(server) as http:
+            await post_events(http, event(hub, "before"))
+            over = asyncio.Event()
+
+            async def hang(method: str, path: str) -> None:
+                await over.wait()
+
+            proxy.before_request = hang
+            with monkeypatch.context() as patched:
+                patched.setattr(recording, "_RECORD_TIMEOUT_SECONDS", deadline)
+                began = time.monotonic()
+                assert_problem(await http.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
+                assert time.monotonic() - began < deadline + 5, "Event Grid waits 30 s"
+            over.set()
+            # Once what hung has come through, nothing is left behind.
+            assert (await post_events(http, event(hub)))["quarantined"] == 0
+        await server.close()
+
+
+async def test_a_defect_is_answered_without_internals_and_logged_with_them(
+    server: StateServer, http: httpx.AsyncClient, app: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        async def get(self, name: str) -> None:
+            raise RuntimeError("secret detail")
+
+    server.services.releases._apps = Broken()  # type: ignore[assignment]  # the defect of this test
+    with caplog.at_level(logging.ERROR):
+        told = assert_problem(await http.get(f"/api/apps/{app}"), 500, "InternalError")
+    assert "secret" not in str(told)
+    assert told["traceId"] in caplog.text
+    assert "secret detail" in caplog.text
+
+
+async def test_many_questions_at_once_are_all_answered(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    await post_staging(http, app, hub)
+    await post_events(http, event(hub))
+    verdicts = await asyncio.gather(*(get_staging(http, app) for _ in range(100)))
+    assert {verdict["activeCount"] for verdict in verdicts} == {1}

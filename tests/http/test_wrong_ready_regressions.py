@@ -1,0 +1,442 @@
+"""Histories that once led, or would have led, to a wrong Ready or to the deletion of work: each must be refused."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import httpx
+import pytest
+from azure.data.tables import UpdateMode
+from azure.storage.blob.aio import ContainerClient
+
+from state_api.app import StateServer
+from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.backends.protocols import Backend, BackendError, ObservedPage, ReadFailure
+from state_api.domain.instants import Instant, parse_instant, seconds
+from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus
+from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.scans import Scan
+from state_api.domain.readiness.verdict import Policy
+from state_api.domain.releases.apps import ProviderConfig
+from state_api.domain.task_hubs.lifecycle import Instance
+from state_api.services.instance_lookup import InstanceLookup
+from state_api.services.probe_requests import ProbeRequest, VerificationMode, is_fresh_enough
+from state_api.services.scanning import Scanner
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
+from state_api.storage.probes import ProbeStore
+from state_api.storage.tables import TASK_HUBS_TABLE
+from tests.backends.azure_storage_task_hub import ControlQueue, ProviderAccount, ProviderTaskHub, message
+from tests.builders import event, timestamp
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import (
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    post_swap,
+    put_app,
+    reason_codes,
+    run_headers,
+)
+from tests.http.test_cleanup_of_task_hubs import hubs_with_common_prefix, post_cleanup, provider_account
+from tests.http.test_verification import PROVIDER_CONFIG, drained_provider_hub, provider_hub
+
+__all__ = ["drained_provider_hub", "hubs_with_common_prefix", "provider_account", "provider_hub"]
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run waits for its turn while another swaps: another hub is in the slot when it is let in."""
+    old, new = new_hub_name(), new_hub_name()
+    async with ProviderTaskHub(storage, old) as swapped_out, ProviderTaskHub(storage, new) as staged:
+        await swapped_out.create()
+        await swapped_out.put("order-1", "Suspended")
+        await put_app(
+            http, app, slots={"production": {"taskHub": old}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG
+        )
+        assert (await post_staging(http, app, new, run_headers(1))).status_code == 200
+        await staged.create()
+        page = AzureStorageBackend.read_page
+
+        async def slowly(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
+            await asyncio.sleep(2)
+            return await page(self, task_hub, since, cursor)
+
+        monkeypatch.setattr(AzureStorageBackend, "page", slowly)
+        asked: dict[str, str | int] = {"wait": 12, "verify": "fresh"}
+        waiting = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params=asked, headers=run_headers(2)))
+        await asyncio.sleep(1)
+        assert (await post_swap(http, app, new, run_headers(1))).status_code == 200
+        verdict = (await waiting).json()
+        assert (verdict["taskHub"], verdict["ready"], reason_codes(verdict)) == (old, False, ["InstancesActive"])
+
+
+async def test_what_starts_while_the_hub_beneath_is_read_shows(
+    http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot may carry two hubs, and one of them takes long to read: the other is not judged by what it was before."""
+    old, new = new_hub_name(), new_hub_name()
+    async with ProviderTaskHub(storage, old) as left, ProviderTaskHub(storage, new) as staged:
+        await left.create()
+        policy = {"settleSeconds": 0}
+        await put_app(http, app, slots={"staging": {"taskHub": old}}, policy=policy, taskHubs=PROVIDER_CONFIG)
+        assert (await post_staging(http, app, new, run_headers(1))).status_code == 200
+        await staged.create()
+        page = AzureStorageBackend.read_page
+        reading = asyncio.Event()
+
+        async def slowly(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
+            if task_hub == old:
+                reading.set()
+                await asyncio.sleep(3)
+            return await page(self, task_hub, since, cursor)
+
+        monkeypatch.setattr(AzureStorageBackend, "page", slowly)
+        asked = http.get(f"/api/apps/{app}/staging", params={"verify": "fresh"}, headers=run_headers(1))
+        waiting = asyncio.create_task(asked)
+        await reading.wait()
+        await asyncio.sleep(1)
+        await post_events(http, event(new, "order-1"))
+        verdict = (await waiting).json()
+        assert (verdict["ready"], reason_codes(verdict)[:1]) == (False, ["InstancesActive"])
+
+
+@pytest.fixture
+def range_failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that is read in ranges, of which one fails as long as there is something in this list."""
+    page = AzureStorageBackend.read_page
+    trouble = ["asks to wait"]
+
+    async def in_ranges(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
+        if cursor == "[null, null]":
+            return ObservedPage((), tuple(f"[{number}, null]" for number in range(20)))
+        if trouble and cursor == "[19, null]":
+            raise BackendError(ReadFailure.THROTTLED, trouble[0])
+        return await page(self, task_hub, since, cursor)
+
+    monkeypatch.setattr(AzureStorageBackend, "page", in_ranges)
+    return trouble
+
+
+async def test_a_scan_that_was_cut_off_before_the_question_is_not_fresh(
+    http: httpx.AsyncClient,
+    app: str,
+    drained_provider_hub: ProviderTaskHub,
+    clock: ShiftedClock,
+    range_failures: list[str],
+) -> None:
+    """What starts in a range that was read before is found."""
+    assert reason_codes(await get_staging(http, app)) == ["ProbeThrottled"]
+    range_failures.clear()
+    clock.advance(60)
+    await drained_provider_hub.put("1-new", "Pending")
+    assert_problem(await post_staging(http, app, new_hub_name()), 409, "StagingNotReady")
+
+
+async def test_a_scan_that_lay_about_is_not_carried_on(
+    http: httpx.AsyncClient,
+    app: str,
+    drained_provider_hub: ProviderTaskHub,
+    clock: ShiftedClock,
+    range_failures: list[str],
+) -> None:
+    assert reason_codes(await get_staging(http, app)) == ["ProbeThrottled"]
+    range_failures.clear()
+    clock.advance(3600)
+    assert (await get_staging(http, app))["ready"]
+
+
+async def test_a_server_that_has_just_started_asks_for_the_time_before_it_calls_a_result_fresh(
+    http: httpx.AsyncClient,
+    storage: StorageSettings,
+    app: str,
+    drained_provider_hub: ProviderTaskHub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its machine's clock is a minute behind."""
+    assert (await get_staging(http, app))["ready"]
+    await drained_provider_hub.put("order-1", "Pending")
+    assert storage.connection_string is not None
+    connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
+    late = StateServer(Settings(storage=storage, connections=connections))
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 60)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(late.application), base_url="http://state") as other:
+        assert_problem(await post_staging(other, app, new_hub_name()), 409, "StagingNotReady")
+    await late.close()
+
+
+async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
+    http: httpx.AsyncClient,
+    app: str,
+    storage: StorageSettings,
+    provider_account: ProviderAccount,
+    hubs_with_common_prefix: list[str],
+) -> None:
+    """The app still runs on the retired hub and holds its lease, so that nothing is deleted at first."""
+    assert storage.connection_string is not None
+    connection = storage.connection_string.get_secret_value()
+    before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
+    async with ContainerClient.from_connection_string(
+        connection, f"{hubs_with_common_prefix[0]}-applease"
+    ) as container:
+        lease = await container.acquire_lease(60)
+        (done,) = await post_cleanup(http, app)
+        assert (done["outcome"], done["artifacts"]) == ("Unfinished", [])
+        async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider_hub:
+            await provider_hub.put("order-77", "Running")
+            await lease.release()
+            (done,) = await post_cleanup(http, app, deleteTaskHubs=False)
+            assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
+            assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
+            await provider_hub.put("order-77", "Completed")
+            # What the order has started is still a message, and nothing has been deleted yet.
+            async with ControlQueue(provider_hub) as queue:
+                await queue.send(message("launched"))
+                (done,) = await post_cleanup(http, app)
+                assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["StartsPending"])
+                assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
+    (done,) = await post_cleanup(http, app, deleteTaskHubs=False)
+    assert done["outcome"] == "Removed"
+
+
+async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
+    storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount
+) -> None:
+    """To an environment that has a hub of the same name."""
+    assert storage.connection_string is not None
+    connection = storage.connection_string.get_secret_value()
+    state = StateServer(
+        Settings(
+            storage=storage,
+            connections=TaskHubConnections({"STATE_TASKHUBS_OURS": connection, "STATE_TASKHUBS_THEIRS": connection}),
+        )
+    )
+    transport = httpx.ASGITransport(state.application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as http:
+        names = [new_hub_name()[:12] + end for end in ("", "0", "x")]
+        await put_app(
+            http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_OURS"}
+        )
+        for name in names:
+            assert (await post_staging(http, app, name)).status_code == 200
+            await provider_account.add_task_hub(name)
+            assert (await post_swap(http, app, name)).status_code == 200
+        async with ContainerClient.from_connection_string(connection, f"{names[0]}-applease") as container:
+            lease = await container.acquire_lease(60)
+            assert (await post_cleanup(http, app))[0]["outcome"] == "Unfinished"
+            await lease.release()
+        before = await provider_account.list_artifacts(names[0])
+        await put_app(http, app, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_THEIRS"})
+        (done,) = await post_cleanup(http, app)
+        assert (done["outcome"], "set those again" in done["message"]) == ("Unfinished", True)
+        assert await provider_account.list_artifacts(names[0]) == before
+        await put_app(http, app, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_OURS"})
+        assert (await post_cleanup(http, app))[0]["outcome"] == "Removed"
+    await state.close()
+
+
+async def test_a_waiver_does_not_keep_results_from_being_used_again(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    await drained_provider_hub.put("stuck", "Running")
+    body = {
+        "taskHub": drained_provider_hub.hub,
+        "instanceId": "stuck",
+        "reason": "case 4711",
+        "expiresAt": timestamp(3600),
+    }
+    assert (await http.post(f"/api/apps/{app}/waivers", json=body)).status_code == 200
+    first = await get_staging(http, app)
+    assert first["ready"]
+    for verify in ("cached", "none"):
+        again = await get_staging(http, app, verify=verify)
+        assert (again["ready"], again["evidence"]["probe"]) == (True, first["evidence"]["probe"])
+        assert [one["instanceId"] for one in again["waived"]] == ["stuck"]
+
+
+async def test_what_another_version_has_kept_of_a_probe_is_read_anew(
+    http: httpx.AsyncClient, server: StateServer, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    assert (await get_staging(http, app))["ready"]
+    table = server.tables.client(TASK_HUBS_TABLE)
+    for kind, column in (("result", "Result0"), ("work", "Scan0")):
+        row = {"PartitionKey": "probe", "RowKey": f"{drained_provider_hub.hub}|{kind}", column: '{"status": "Superb"}'}
+        await table.upsert_entity(row, mode=UpdateMode.MERGE)
+    verdict = await get_staging(http, app)
+    assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
+
+
+async def test_a_row_that_nobody_understands_is_an_instance_and_no_error(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    await drained_provider_hub.table.upsert_entity(
+        {"PartitionKey": "a^b", "RowKey": "", "Name": "X", "RuntimeStatus": "Running"}
+    )
+    assert [one["instanceId"] for one in (await get_staging(http, app))["active"]] == ["a^b"]
+
+
+async def test_a_start_that_is_a_message_for_long_keeps_blocking(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
+) -> None:
+    """Its worker died, and the app was down for longer than a message usually takes to come back."""
+    await drained_provider_hub.put("order-1", "Completed")
+    async with ControlQueue(drained_provider_hub) as queue:
+        await post_events(
+            http,
+            event(drained_provider_hub.hub, "order-1", "Completed"),
+            event(drained_provider_hub.hub, "child", time=timestamp(-1200)),
+        )
+        message = await queue.send("the start of child")
+        assert reason_codes(await get_staging(http, app, wait=7)) == ["InstancesActive", "StartsPending"]
+        await queue.delete(message)
+        assert (await get_staging(http, app))["ready"]
+
+
+async def test_production_proves_which_hub_it_is_before_its_instances_are_purged(
+    http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str, hub: str
+) -> None:
+    """Later its only instance is terminated, which an old extension does not tell, and purged."""
+    async with ProviderTaskHub(storage, hub) as provider_hub:
+        await provider_hub.create()
+        await put_app(
+            http, app, slots={"production": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG
+        )
+        await post_events(http, event(hub, "order-1", time=timestamp(-60)))
+        await provider_hub.put("order-1", "Running")
+        await server.background.probe_due_hubs()
+        await provider_hub.purge("order-1")
+        await asyncio.sleep(1.1)
+        assert (await get_staging(http, app, slot="production"))["ready"]
+
+
+def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_carried_it_on() -> None:
+    """What starts after it has read past it is missed. Only a hub too large to be read in one call must put up with
+    that."""
+    asked = parse_instant("2026-11-20T09:00:00Z")
+    source = ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP")
+    question = ProbeRequest("v41", source, "here", Policy(), Exemptions(()), VerificationMode.FRESH, asked, 0)
+    began, ended = Instant(asked - seconds(31)), Instant(asked + seconds(1))
+    result = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began, ended_at=ended, resumed=True, read_seconds=2)
+    assert not is_fresh_enough(result, question)
+    assert is_fresh_enough(replace(result, read_seconds=30), question)
+
+
+async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has_found_something(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    """What it found has started another before it ended, and all events of that are lost."""
+    assert (await get_staging(http, app))["ready"]
+    await drained_provider_hub.put("b-first", "Running")
+    read = Scanner._read_pass
+
+    async def cut_off(self: Scanner, backend: Backend, question: ProbeRequest, scan: Scan) -> None:
+        await read(self, backend, question, scan)
+        scan.cursors.append("[19, null]")
+        raise TimeoutError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scanner, "_read_pass", cut_off)
+        assert reason_codes(await get_staging(http, app, verify="fresh")) == ["InstancesActive"]
+    await drained_provider_hub.put("b-second", "Running")
+    await drained_provider_hub.put("b-first", "Completed")
+    # The scan that was cut off is carried on, and has seen the first; the next one is a new one.
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
+    verdict = await get_staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["b-second"])
+
+
+@pytest.mark.parametrize("ahead", [0, 1.9])
+async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no_ready_later(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock, ahead: float
+) -> None:
+    """GetVersions reads the hub whatever the records say; what is about to come up there is not in it yet. The time
+    that the storage tells may be ahead of what it stamps rows with."""
+    clock.advance(ahead)
+    await post_events(http, event(drained_provider_hub.hub, "first"))
+    await asyncio.sleep(1.1)
+    assert (await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/versions?verify=fresh")).json()["complete"]
+    await drained_provider_hub.put("second", "Running")
+    await drained_provider_hub.put("first", "Completed")
+    verdict = await get_staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
+
+
+async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_once_that_is_closed(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, range_failures: list[str]
+) -> None:
+    """GetVersions was cut off when it had read past the ranges of both: the first is not written there before its first
+    checkpoint."""
+    await post_events(http, event(drained_provider_hub.hub, "1-first"))
+    await asyncio.sleep(1.1)
+    assert_problem(
+        await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/versions?verify=fresh"), 503, "TaskHubUnavailable"
+    )
+    range_failures.clear()
+    await drained_provider_hub.put("2-second", "Running")
+    await drained_provider_hub.put("1-first", "Completed")
+    verdict = await get_staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["2-second"])
+
+
+async def test_a_clock_that_is_set_back_does_not_keep_a_drained_hub_from_being_ready(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
+) -> None:
+    await drained_provider_hub.put("first", "Running")
+    assert reason_codes(await get_staging(http, app, verify="fresh")) == ["InstancesActive"]
+    await drained_provider_hub.put("first", "Completed")
+    assert (await get_staging(http, app, verify="fresh"))["ready"]
+    clock.advance(-600)
+    assert (await get_staging(http, app))["ready"]
+
+
+async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
+    http: httpx.AsyncClient, server: StateServer, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    """The worker that found it active died before it could keep what it had read."""
+    assert (await get_staging(http, app))["ready"]
+    kept = await ProbeStore(server.tables).get(drained_provider_hub.hub)
+    await drained_provider_hub.put("first", "Running")
+    assert reason_codes(await get_staging(http, app, verify="fresh")) == ["InstancesActive"]
+    probes = ProbeStore(server.tables)
+    now = server.tables.clock.now()
+    lease = await probes.acquire_lease(drained_provider_hub.hub, "died", now, now)
+    assert lease is not None
+    assert await probes.save_and_release(lease, kept.result, None)
+    await drained_provider_hub.put("second", "Running")
+    await drained_provider_hub.put("first", "Completed")
+    verdict = await get_staging(http, app)
+    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
+
+
+async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("state_api.services.scanning._MAX_RECORDED_INSTANCES", 1)
+    await drained_provider_hub.put("order-1", "Running")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InstanceLookup, "record_corrections", _raise_timeout)
+        assert reason_codes(await get_staging(http, app)) == ["ProbeIncomplete"]
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
+    answer = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/instances")
+    assert [one["instanceId"] for one in answer.json()["instances"]] == ["order-1"]
+
+
+async def _raise_timeout(self: InstanceLookup, task_hub: str, corrections: Sequence[Instance]) -> None:
+    raise TimeoutError
+
+
+async def test_what_runs_under_another_name_than_one_that_is_ignored_is_recorded(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    """Its id was taken again, and the events of that were lost."""
+    await put_app(http, app, policy={"ignoreFunctions": ["Sync"]})
+    await post_events(http, event(drained_provider_hub.hub, "order-1", function="Sync"))
+    await drained_provider_hub.put("order-1", "Running", name="ProcessOrder")
+    assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
+    verdict = await get_staging(http, app, verify="none")
+    assert (verdict["hasRunning"], reason_codes(verdict)[:1]) == (True, ["InstancesActive"])

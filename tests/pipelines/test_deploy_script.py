@@ -1,0 +1,443 @@
+"""`deploy_script.sh`, for CI systems without a template of their own: the same sequence and exit codes, by curl."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dev.local_processes import free_port, wait_until
+from tests.conftest import new_hub_name
+from tests.pipelines.ci_machine import KEYS, PIPELINES_FOLDER, RESOURCE_GROUP, Machine, PipelineApp
+from tests.pipelines.shellcheck import run_shellcheck
+from tests.server.server_process import ROOT
+
+DEPLOY_SCRIPT = PIPELINES_FOLDER / "shell" / "deploy.sh"
+RUN = "https://ci.example/pipelines/7"
+
+
+class DeployScript:
+    """Calls the script as a job of some CI system would."""
+
+    def __init__(self, machine: Machine, pipeline_app: PipelineApp) -> None:
+        self.machine = machine
+        self.pipeline_app = pipeline_app
+        self.code = 0
+        self.stderr = ""
+        self.ci = {"CI_PIPELINE_URL": RUN, "GITLAB_USER_LOGIN": "ada"}
+
+    def environment(self, **more: str) -> dict[str, str]:
+        known = {
+            **self.machine.environment(self.machine.folder, logged_in=True),
+            "SAFE_DEPLOY_SERVER": self.pipeline_app.server,
+            "SAFE_DEPLOY_APP": self.pipeline_app.name,
+            "SAFE_DEPLOY_KEY": KEYS["deployer"],
+            **self.ci,
+        }
+        return known | {f"SAFE_DEPLOY_{name.upper()}": value for name, value in more.items()}
+
+    def begin(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        env = self.environment(**more)
+        return subprocess.Popen(
+            [DEPLOY_SCRIPT, *words],
+            env=env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,
+        )
+
+    def __call__(self, *words: str, **more: str) -> str:
+        """What it printed as its result; `code` and `said` have the rest."""
+        process = self.begin(*words, **more)
+        result, self.stderr = process.communicate(timeout=60)
+        self.code = process.returncode
+        assert not any(key in result + self.stderr for key in KEYS.values())
+        return result
+
+    def swap_command(self) -> list[str]:
+        name = self.pipeline_app.name
+        swap = ["az", "functionapp", "deployment", "slot", "swap", "--resource-group", RESOURCE_GROUP, "--name", name]
+        return ["--", *swap, "--slot", "staging", "--target-slot", "production"]
+
+    def replace_curl(self, line: str) -> None:
+        """Put a `replace_curl` in front of the real one: it runs this line of shell, and should go on with `exec`."""
+        program = self.machine.tools / "curl"
+        program.write_text(f"#!/bin/bash\n{line}\n")
+        program.chmod(0o755)
+
+    def run_printed_command(self, outcome: str, whole: str) -> None:
+        """Type what was said for this outcome, and be sure that it is complete: nothing else is set."""
+        commands = re.findall(r"type: (.*? --outcome \w+)", self.stderr)
+        [words] = [command for command in commands if command.endswith(outcome)]
+        assert whole in words
+        env = {**self.machine.environment(self.machine.folder, logged_in=True), "SAFE_DEPLOY_KEY": KEYS["deployer"]}
+        ended = subprocess.run(["bash", "-c", words], env=env, capture_output=True, check=False, text=True)
+        assert ended.returncode == 0, ended.stderr
+
+
+@pytest.fixture
+def deploy_script(machine: Machine, pipeline_app: PipelineApp) -> DeployScript:
+    return DeployScript(machine, pipeline_app)
+
+
+@pytest.fixture
+def staged(pipeline_app: PipelineApp, deploy_script: DeployScript) -> tuple[str, str]:
+    """What is in production, and what was staged and deployed over an empty slot."""
+    old, new = new_hub_name(), new_hub_name()
+    pipeline_app.put({"slots": {"production": {"taskHub": old}}})
+    deploy_script("stage", task_hub=new, version="1.5.0")
+    assert deploy_script.code == 0, deploy_script.stderr
+    pipeline_app.reset({"TASK_HUB": old}, {"TASK_HUB": new})
+    return old, new
+
+
+def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
+    run_shellcheck(DEPLOY_SCRIPT.read_text(), tmp_path)
+
+
+def test_a_release_is_staged_swapped_and_cleaned_up(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    assert deploy_script.code == 0, deploy_script.stderr
+    assert pipeline_app.task_hubs() == (new, old)
+    assert pipeline_app.app()["slots"]["production"]["version"] == "1.5.0"
+
+    newer = new_hub_name()
+    deploy_script("status")
+    assert deploy_script.code == 0
+    deploy_script("stage", task_hub=newer)
+    deploy_script("swap", "--outcome", "done", task_hub=newer)
+    assert '"outcome": "Removed"' in deploy_script("cleanup")
+    records = {(record["runUrl"], record["by"], record["keyName"]) for record in pipeline_app.history()[:-1]}
+    assert records == {(RUN, "ada", "the-deployer")}
+
+
+def test_a_slot_that_is_not_drained_is_not_ready_and_cannot_be_staged(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    pipeline_app.publish_event(old, "Running")
+    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+
+    assert '"InstancesActive"' in deploy_script("status")
+    assert deploy_script.code == 3
+    deploy_script("stage", task_hub=new_hub_name())
+    assert deploy_script.code == 3
+    deploy_script("status", wait="true", timeout="2")
+    assert deploy_script.code == 5
+
+
+def test_waiting_ends_when_the_slot_has_drained(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    pipeline_app.publish_event(old, "Running")
+    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    waiting = deploy_script.begin("status", wait="true", timeout="60")
+    assert waiting.stderr is not None
+    assert "warning: EventsOnly: " in waiting.stderr.readline()
+    assert "not ready" in waiting.stderr.readline()
+    pipeline_app.publish_event(old, "Completed")
+    result, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    assert '"ready": true' in result
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_swap_whose_command_fails_stays_pending_until_somebody_types_what_is_said(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], happened: bool
+) -> None:
+    old, new = staged
+    pipeline_app.fake_azure.fault("swap", times=1, done=happened)
+    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    assert deploy_script.code == 6
+    assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
+
+    deploy_script.run_printed_command("done" if happened else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
+    assert pipeline_app.task_hubs() == ((new, old) if happened else (old, new))
+    for _ in range(2):
+        deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+        assert deploy_script.code == 0, deploy_script.stderr
+        assert pipeline_app.task_hubs() == (new, old)
+    assert pipeline_app.swap_count == (1 if happened else 2)
+
+
+def test_what_is_to_be_typed_names_a_slot_that_is_not_staging(
+    deploy_script: DeployScript, pipeline_app: PipelineApp
+) -> None:
+    old, new = new_hub_name(), new_hub_name()
+    pipeline_app.put({"slots": {"production": {"taskHub": old}, "blue": {"taskHub": new}}})
+    deploy_script("swap", "--", "false", task_hub=new, slot="BLUE")
+    assert deploy_script.code == 6
+    # From another slot's pipeline, too.
+    deploy_script("swap", "--", "true", task_hub=new_hub_name())
+    assert deploy_script.code == 6
+    deploy_script.run_printed_command("failed", "SAFE_DEPLOY_SLOT=blue ")
+    assert pipeline_app.app()["slots"]["production"]["taskHub"] == old
+
+
+def test_a_command_that_cannot_be_started_is_refused_before_anything_is_on_record(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    _, new = staged
+    for program in ("no-such-program", "ask", str(DEPLOY_SCRIPT.parent), str(ROOT / "README.md")):
+        deploy_script("swap", "--", program, task_hub=new)
+        assert (deploy_script.code, "there is no program" in deploy_script.stderr) == (2, True)
+    assert pipeline_app.app()["pendingSwap"] is None
+    assert pipeline_app.task_hubs() == staged
+
+
+def test_a_server_that_is_gone_after_the_command_is_told_by_hand(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], tmp_path: Path
+) -> None:
+    old, new = staged
+    gone = tmp_path / "gone"
+    deploy_script.replace_curl(f'[[ ! -e {gone} ]] || exit 7; exec /usr/bin/curl "$@"')
+    deploy_script("swap", "--", "bash", "-c", f"touch {gone}", task_hub=new, retry_for="1")
+    assert deploy_script.code == 1
+    gone.unlink()
+    deploy_script.run_printed_command("done", f"SAFE_DEPLOY_TASK_HUB={new} ")
+    slots = pipeline_app.app()["slots"]
+    assert (slots["production"]["taskHub"], slots["staging"]["taskHub"]) == (new, old)
+
+
+def test_whoever_swaps_without_a_command_says_how_it_stands(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy_script("swap", "--outcome", "pending", task_hub=new)
+    assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
+    deploy_script("swap", "--outcome", "pending", task_hub=new)
+    assert deploy_script.code == 6, "whoever swaps twice brings the old version back"
+    deploy_script("rollback", "--outcome", "failed")
+    assert deploy_script.code == 6, "it is not a rollback that is pending"
+    deploy_script("swap", "--outcome", "done", task_hub=new)
+    deploy_script("swap", "--outcome", "pending", task_hub=new)
+    assert (deploy_script.code, "do not swap the slots" in deploy_script.stderr) == (6, True)
+    for outcome in ("pending", "failed", "pending", "done", "done"):
+        deploy_script("rollback", "--outcome", outcome)
+        assert deploy_script.code == 0, deploy_script.stderr
+    slots = pipeline_app.app()["slots"]
+    assert (slots["production"]["taskHub"], slots["staging"]["taskHub"]) == (old, new)
+    assert pipeline_app.history()[0]["details"]["rollback"] is True
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_swap_that_was_cut_off_stays_pending_until_somebody_has_looked(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], happened: bool
+) -> None:
+    old, new = staged
+    pipeline_app.fake_azure.fault(
+        "swap", code=None, times=1, delay=0 if happened else 30, delay_after=30 if happened else 0
+    )
+    process = deploy_script.begin("swap", *deploy_script.swap_command(), task_hub=new)
+    wait_until(
+        lambda: (
+            pipeline_app.swap_count == 1
+            and (pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] == new) is happened
+        ),
+        "it has begun",
+    )
+    # As when a machine goes down: the script and `az` with it.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
+
+    # To swap once more could undo it.
+    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    assert deploy_script.code == 6
+    said = deploy_script.stderr
+    deploy_script("stage", task_hub=new_hub_name())
+    assert deploy_script.code == 6
+    assert pipeline_app.swap_count == 1
+
+    deploy_script.stderr = said
+    deploy_script.run_printed_command("done" if happened else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
+    assert pipeline_app.task_hubs() == ((new, old) if happened else (old, new))
+
+
+def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], tmp_path: Path
+) -> None:
+    old, new = staged
+    begun = tmp_path / "begun"
+    process = deploy_script.begin("swap", "--", "sh", "-c", f"touch {begun}; sleep 0.5; exit 1", task_hub=new)
+    wait_until(begun.exists, "the command runs")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 6
+    assert "when it was interrupted" in said
+    assert "stays pending" in said
+    assert pipeline_app.app()["pendingSwap"]["swappedOut"] == old
+
+
+def test_a_rollback_brings_the_old_version_back_and_doing_it_twice_changes_nothing(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    for _ in range(2):
+        deploy_script("rollback", *deploy_script.swap_command())
+        assert deploy_script.code == 0, deploy_script.stderr
+        assert pipeline_app.task_hubs() == (old, new)
+    assert pipeline_app.swap_count == 2
+
+
+@pytest.mark.long
+def test_a_rollback_to_what_is_in_production_is_a_conflict_unless_a_rollback_brought_it_there(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    deploy_script("rollback", *deploy_script.swap_command(), task_hub=new)
+    assert deploy_script.code == 6
+    assert "no rollback brought it there" in deploy_script.stderr
+    for _ in range(2):
+        deploy_script("rollback", *deploy_script.swap_command(), task_hub=old, slot="Staging")
+        assert deploy_script.code == 0, deploy_script.stderr
+    assert pipeline_app.task_hubs() == (old, new)
+    assert pipeline_app.swap_count == 2
+
+
+@pytest.mark.long
+def test_a_rollback_finds_its_slots_last_swap_however_far_back_it_is(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    old, new = staged
+    deploy_script("swap", "--outcome", "done", task_hub=new)
+    other = new_hub_name()
+    pipeline_app.put({"slots": {"blue": {"taskHub": other}}})
+    deploy_script("swap", "--outcome", "done", task_hub=other, slot="blue")
+    # That of the other slot is a rollback to what is in production, and says nothing about this one.
+    deploy_script("rollback", "--outcome", "done", slot="BLUE")
+    assert pipeline_app.app()["slots"]["production"]["taskHub"] == new
+    deploy_script.replace_curl('exec /usr/bin/curl "${@/top=200/top=1}"')
+    for _ in range(2):
+        deploy_script("rollback", "--outcome", "done", slot="STAGING")
+        assert deploy_script.code == 0, deploy_script.stderr
+        assert pipeline_app.app()["slots"]["production"]["taskHub"] == old
+        pipeline_app.put({"policy": {"settleSeconds": 1}})
+
+
+def test_a_rollback_does_not_promote_what_was_only_staged(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    deploy_script("rollback", *deploy_script.swap_command())
+    assert deploy_script.code == 6
+    assert "never in production" in deploy_script.stderr
+    assert pipeline_app.task_hubs() == staged
+    assert pipeline_app.swap_count == 0
+
+
+def test_another_runs_deployment_is_a_conflict(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    deploy_script("stage", task_hub=new_hub_name(), run_url="https://ci.example/pipelines/8")
+    assert deploy_script.code == 6
+    deploy_script(
+        "stage", task_hub=new_hub_name(), run_url="https://ci.example/pipelines/8", take_over="true", reason="7 is dead"
+    )
+    assert deploy_script.code == 0, deploy_script.stderr
+
+
+@pytest.mark.parametrize(
+    ("ci", "run", "actor"),
+    [
+        (
+            {"BUILDKITE_BUILD_URL": "https://buildkite.example/shop/builds/7", "BUILDKITE_BUILD_CREATOR": "ada"},
+            "https://buildkite.example/shop/builds/7",
+            "ada",
+        ),
+        (
+            {"BITBUCKET_BUILD_NUMBER": "7", "BITBUCKET_REPO_FULL_NAME": "acme/shop"},
+            "https://bitbucket.org/acme/shop/pipelines/results/7",
+            None,
+        ),
+        ({"BUILD_URL": "https://jenkins.example/job/shop/7/"}, "https://jenkins.example/job/shop/7/", None),
+    ],
+)
+def test_the_run_is_that_of_the_ci_system(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, ci: dict[str, str], run: str, actor: str | None
+) -> None:
+    pipeline_app.register(new_hub_name())
+    deploy_script.ci = ci
+    deploy_script("stage", task_hub=new_hub_name())
+    assert deploy_script.code == 0, deploy_script.stderr
+    record = pipeline_app.history()[0]
+    assert record["runUrl"] == run
+    assert actor is None or record["by"] == actor
+
+
+@pytest.mark.parametrize("key", ["", "a-key-that-nobody-knows", KEYS["publisher"]])
+def test_a_key_that_is_not_good_for_it_is_not_allowed(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, key: str
+) -> None:
+    pipeline_app.register(new_hub_name())
+    deploy_script("status", key=key)
+    assert deploy_script.code == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ([], {}),
+        (["promote"], {}),
+        (["status"], {"server": ""}),
+        (["status"], {"app": "shop/../other"}),
+        (["status"], {"slot": "staging?verify=none"}),
+        (["status"], {"verify": "sometimes"}),
+        (["status"], {"run_url": "https://ci.example\nX-Actor: somebody else"}),
+        (["stage"], {"task_hub": "9lives"}),
+        (["status"], {"timeout": "soon"}),
+        (["status"], {"timeout": "08"}),
+        (["status"], {"patience": "-1"}),
+        (["swap", "--outcome", "done"], {}),
+        (["swap"], {"task_hub": "shop1"}),
+        (["swap", "--"], {"task_hub": "shop1"}),
+        (["swap", "--outcome", "perhaps"], {"task_hub": "shop1"}),
+        (["swap", "--outcome", "done", "--", "true"], {"task_hub": "shop1"}),
+        (["swap", "env"], {"task_hub": "shop1"}),
+        (["rollback"], {}),
+        (["rollback", "--outcome"], {}),
+        (["rollback", "--", "true"], {"task_hub": "9lives"}),
+        (["stage"], {"task_hub": "shop1", "force": "true"}),
+    ],
+)
+def test_what_makes_no_sense_is_a_matter_of_usage(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, words: list[str], more: dict[str, str]
+) -> None:
+    pipeline_app.register(new_hub_name())
+    deploy_script(*words, **more)
+    assert deploy_script.code == 2, deploy_script.stderr
+
+
+def test_a_server_that_is_away_is_asked_again_and_then_given_up(deploy_script: DeployScript) -> None:
+    began = time.monotonic()
+    deploy_script("status", server=f"http://127.0.0.1:{free_port()}", retry_for="4")
+    assert deploy_script.code == 1
+    # bash counts whole seconds, so the second pause may or may not fit in.
+    assert deploy_script.stderr.count("trying again") in (1, 2)
+    assert time.monotonic() - began < 30
+
+
+def test_the_key_is_in_no_list_of_arguments_and_the_command_does_not_get_it(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], tmp_path: Path
+) -> None:
+    """A `replace_curl` in front of the real one writes down what `ps` would show, of itself and of all that called it."""
+    _, new = staged
+    seen = tmp_path / "seen"
+    deploy_script.replace_curl(f'cat /proc/$$/cmdline /proc/$PPID/cmdline >>{seen}\nexec /usr/bin/curl "$@"')
+    deploy_script("swap", "--", "sh", "-c", "env", task_hub=new)
+    assert deploy_script.code == 0, deploy_script.stderr
+    assert "SAFE_DEPLOY_TASK_HUB" in deploy_script.stderr
+    assert "SAFE_DEPLOY_KEY" not in deploy_script.stderr
+    assert b"/api/apps/" in seen.read_bytes()
+    assert KEYS["deployer"].encode() not in seen.read_bytes()

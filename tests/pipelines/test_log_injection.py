@@ -1,0 +1,101 @@
+"""Names and texts that would like to be commands of a CI system, shown by the scripts in `pipelines/`."""
+
+import json
+
+import pytest
+
+from tests.builders import event
+from tests.conftest import new_hub_name
+from tests.pipelines.ci_machine import Machine, PipelineApp
+from tests.pipelines.test_deploy_script import DeployScript
+from tests.pipelines.workflow_releases import BLUE_GREEN, BLUE_GREEN_ROLLBACK, ReleaseRunner, job_logs
+from tests.safe_deploy.fault_proxy import CannedResponse, run_fault_proxy
+from tests.safe_deploy.logging_commands import find_azure_commands, find_github_commands, find_terminal_effects
+from tests.safe_deploy.test_log_injection import INJECTIONS
+
+
+@pytest.fixture
+def deploy_script(machine: Machine, pipeline_app: PipelineApp) -> DeployScript:
+    return DeployScript(machine, pipeline_app)
+
+
+def assert_no_commands(log: str) -> None:
+    """Nor anything else than text for people; all that a CI system could read as a command is shown in another way."""
+    assert find_github_commands(log) == find_azure_commands(log) == []
+    assert find_terminal_effects(log) == []
+
+
+def test_the_shell_script_shows_no_name_as_a_command(deploy_script: DeployScript, pipeline_app: PipelineApp) -> None:
+    """An instance with each name in the slot and in a retired task hub; the version of the one in the slot."""
+    old, slot = new_hub_name(), new_hub_name()
+    pipeline_app.put(
+        {"slots": {"production": {"taskHub": old}, "staging": {"taskHub": slot, "version": INJECTIONS["azure"][:90]}}}
+    )
+    events = [event(hub, name, function=name) for hub in (old, slot) for name in INJECTIONS.values()]
+    pipeline_app.admin.post("/api/events", json=events).raise_for_status()
+
+    calls: list[tuple[str, dict[str, str]]] = [
+        ("status", {}),
+        ("status", {"wait": "true", "timeout": "1"}),
+        ("stage", {"task_hub": new_hub_name()}),
+        ("cleanup", {"dry_run": "true"}),
+    ]
+    shown = [(deploy_script(word, **more), deploy_script.stderr, deploy_script.code) for word, more in calls]
+    assert [code for _, _, code in shown] == [3, 5, 3, 0]
+    for result, said, _ in shown:
+        assert_no_commands(result)
+        assert_no_commands(said)
+    verdict = json.loads(shown[0][0])
+    assert {one["instanceId"] for one in verdict["active"]} == set(INJECTIONS.values())
+    # One line for each thing that is said, however many the name has.
+    assert all(line.startswith("deploy.sh: ") for line in "".join(said for _, said, _ in shown).splitlines())
+
+
+@pytest.mark.parametrize("status", [403, 409, 500, 503])
+def test_the_shell_script_shows_no_text_of_a_server_as_a_command(deploy_script: DeployScript, status: int) -> None:
+    text = " ".join(INJECTIONS.values()).replace("\0", "")
+    with run_fault_proxy() as proxy:
+        proxy.always_inject(CannedResponse(status, json.dumps({"code": text, "detail": text}).encode()))
+        deploy_script("status", server=proxy.url, retry_for="1")
+        assert_no_commands(deploy_script.stderr)
+        assert "# #vso[task.complete" in deploy_script.stderr or status == 503
+        proxy.always_inject(CannedResponse(200, text.encode()))
+        deploy_script("status", server=proxy.url)
+    assert_no_commands(deploy_script.stderr)
+
+
+def test_the_shell_script_shows_what_a_person_types_as_shell_words(
+    deploy_script: DeployScript, pipeline_app: PipelineApp
+) -> None:
+    """Who answers in the server's place does not choose what is run."""
+    hub = "h1;touch${IFS}gone"
+    pending = {"taskHub": hub, "slot": "$(touch gone)", "by": "a::error::b", "startedAt": "\x1b[2J", "rollback": False}
+    app = {"app": "shop", "slots": {}, "pendingSwap": pending}
+    with run_fault_proxy() as proxy:
+        proxy.always_inject(CannedResponse(200, json.dumps(app).encode()))
+        deploy_script("swap", "--", "true", task_hub="h12", server=proxy.url)
+    assert deploy_script.code == 6
+    assert_no_commands(deploy_script.stderr)
+    assert r"SAFE_DEPLOY_SLOT=\$\(touch\ gone\) SAFE_DEPLOY_TASK_HUB=h1\;touch\$\{IFS\}gone " in deploy_script.stderr
+
+
+@pytest.mark.parametrize("name", INJECTIONS)
+def test_a_blue_green_workflow_shows_no_release_name_as_a_command(
+    release_runner: ReleaseRunner, pipeline_app: PipelineApp, name: str
+) -> None:
+    """The app setting RELEASE can be written by whoever may set the app's settings."""
+    evil = INJECTIONS[name].replace("\0", "")
+    for file, inputs in ((BLUE_GREEN, {}), (BLUE_GREEN_ROLLBACK, {"confirm": pipeline_app.name})):
+        pipeline_app.reset(
+            {"RELEASE": evil, "PREVIOUS_RELEASE": evil}, {"RELEASE": evil + "x", "PREVIOUS_RELEASE": evil}
+        )
+        run = release_runner.run(file, **inputs).start()
+        for line in job_logs(run).splitlines():
+            found = find_github_commands(line)
+            assert all(one.name in ("error", "warning") and line.startswith("::") for one in found), line
+        assert find_azure_commands(job_logs(run)) == []
+        assert find_terminal_effects(job_logs(run)) == []
+        for job in run.jobs.values():
+            assert find_terminal_effects(job.summary) == []
+            assert "[" not in job.summary
+            assert "<" not in job.summary

@@ -1,0 +1,79 @@
+"""State servers as processes of their own, as people run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from dev.local_processes import free_port, stop_after, wait_until
+from state_api.emulator import answers
+from state_api.settings import STATE_KEYS, STATE_STORAGE, STATE_UNCLAIMED_TASK_HUBS, StorageSettings
+
+ROOT = Path(__file__).parent.parent.parent
+HOST = "127.0.0.1"
+SERVER_COMMAND = ("-m", "state_api")
+
+
+@dataclass
+class ServerProcess:
+    """A running server: where it is, its process, and what it has logged so far."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def client(self, timeout: float = 60) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=timeout)
+
+    def stop(self, stop_signal: signal.Signals = signal.SIGTERM) -> int:
+        """Tell the server to stop and wait for it; its exit code."""
+        self.process.send_signal(stop_signal)
+        return self.process.wait(60)
+
+    def read_log(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def server_environment(storage: StorageSettings | None, keys: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+    """This process's environment without settings of the server but these."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
+    if storage is not None and storage.connection_string is not None:
+        clean[STATE_STORAGE] = storage.connection_string.get_secret_value()
+    # Tests share a storage and use many task hubs, most of them unclaimed.
+    clean[STATE_UNCLAIMED_TASK_HUBS] = "999999"
+    if keys:
+        clean[STATE_KEYS] = json.dumps(list(keys))
+    return clean | {"PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def run_server(
+    storage: StorageSettings | None,
+    folder: Path,
+    keys: Sequence[dict[str, Any]] = (),
+    extra_settings: Mapping[str, str] | None = None,
+    command: Sequence[str] = SERVER_COMMAND,
+) -> Iterator[ServerProcess]:
+    """`python -m state_api serve` on a free port until the block ends, with `extra_settings` in its environment."""
+    port = free_port()
+    log = folder / f"server-{port}.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, *command, "serve", "--port", str(port)],
+            env=server_environment(storage, keys) | dict(extra_settings or {}),
+            stdout=sink,
+            stderr=sink,
+            cwd=folder,
+        )
+        with stop_after(process):
+            wait_until(lambda: answers(HOST, port) or process.poll() is not None, "the server listens")
+            assert process.poll() is None, log.read_text()
+            yield ServerProcess(f"http://{HOST}:{port}", process, log)

@@ -1,0 +1,89 @@
+"""Event Grid between the platform and the server: it loses events, doubles, delays and reorders them."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from state_api.domain.instants import Instant
+from tests.simulator.parameters import SimulationParameters
+
+_SHORT_DELAYS = (0, 0, 0, 1, 1, 2, 3, 5, 8)
+_LONG_DELAYS = (5, 8, 13, 100)
+
+
+@dataclass(eq=False, slots=True)
+class PublishedEvent:
+    """An event on its way. `execution` is whose it is, by the number that the platform gave it."""
+
+    event: dict[str, Any]
+    instance_id: str
+    status: str
+    occurred_at: Instant
+    execution: int
+    due: int = 0
+
+
+@dataclass(slots=True)
+class SimulatedEventGrid:
+    """`step` is the time by which events come due."""
+
+    rng: random.Random
+    traits: SimulationParameters
+    tally: Counter[str]
+    step: int = 0
+    _in_transit: list[PublishedEvent] = field(default_factory=list)
+
+    def publish(self, published: PublishedEvent) -> str:
+        """Take an event; what becomes of it, for the log."""
+        self.tally["published"] += 1
+        if self.rng.random() < self.traits.loss_probability:
+            self.tally["lost"] += 1
+            return "lost"
+        published.due = self.step + self._delay()
+        self._in_transit.append(published)
+        if self.rng.random() >= self.traits.duplicate_probability:
+            return f"due {published.due}"
+        self.tally["doubled"] += 1
+        again = PublishedEvent(
+            published.event,
+            published.instance_id,
+            published.status,
+            published.occurred_at,
+            published.execution,
+            published.due + self._delay(),
+        )
+        self._in_transit.append(again)
+        return f"due {published.due} and {again.due}"
+
+    def due(self) -> list[list[PublishedEvent]]:
+        """The batches that arrive now, in any order."""
+        return self._batches([one for one in self._in_transit if one.due <= self.step])
+
+    def take_remaining(self) -> list[list[PublishedEvent]]:
+        """The batches that arrive in the end; some events are lost instead."""
+        lost = [one for one in self._in_transit if self.rng.random() < self.traits.loss_probability]
+        self.tally["lost"] += len(lost)
+        for one in lost:
+            self._in_transit.remove(one)
+        return self._batches(list(self._in_transit))
+
+    def _batches(self, arriving: list[PublishedEvent]) -> list[list[PublishedEvent]]:
+        for one in arriving:
+            self._in_transit.remove(one)
+        in_order = sorted(arriving, key=lambda one: one.occurred_at)
+        self.rng.shuffle(arriving)
+        self.tally["reordered"] += arriving != in_order
+        batches = []
+        while arriving:
+            size = self.rng.choice((2, 100, 100)) if len(arriving) > 1 else 1
+            batches.append(arriving[:size])
+            arriving = arriving[size:]
+        return batches
+
+    def _delay(self) -> int:
+        delay = self.rng.choice(
+            _LONG_DELAYS if self.rng.random() < self.traits.long_delay_probability else _SHORT_DELAYS
+        )
+        self.tally["delayed"] += delay > 0
+        return delay

@@ -1,0 +1,47 @@
+"""What a verdict by events alone would say: the same deliveries through the domain, without a look at the task hub."""
+
+import time
+from dataclasses import dataclass, field
+
+from state_api.domain.instants import TICKS_PER_SECOND, Instant
+from state_api.domain.names import is_entity
+from state_api.domain.readiness.evidence import ActiveInstance, Evidence, InstanceActivity
+from state_api.domain.readiness.verdict import Policy, assess_readiness
+from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus, apply_event
+from tests.simulator.event_grid import PublishedEvent
+
+
+@dataclass(slots=True)
+class EventsOnlyVerdict:
+    """The records of one task hub that nobody ever corrects."""
+
+    hub: str
+    policy: Policy
+    _instances: dict[str, Instance] = field(default_factory=dict)
+    _recorded_at: Instant | None = None
+
+    def record(self, published: PublishedEvent) -> None:
+        event = LifecycleEvent(
+            self.hub,
+            published.instance_id,
+            published.event["data"]["functionName"],
+            RuntimeStatus(published.status),
+            "",
+            published.occurred_at,
+        )
+        known = self._instances.get(event.instance_id)
+        merged = apply_event(known, event)
+        if merged != known:
+            self._instances[event.instance_id] = merged
+            if not is_entity(event.instance_id):
+                self._recorded_at = _now()
+
+    @property
+    def ready(self) -> bool:
+        active = tuple(ActiveInstance.from_instance(one) for one in self._instances.values() if one.active)
+        activity = InstanceActivity(active, last_recorded_at=self._recorded_at)
+        return assess_readiness(Evidence(self.hub, activity), self.policy, _now()).ready
+
+
+def _now() -> Instant:
+    return Instant(int(time.time() * TICKS_PER_SECOND))

@@ -1,0 +1,53 @@
+"""What the platform and the transport of one history are like, drawn from its seed."""
+
+import random
+from dataclasses import dataclass
+
+PAGE_SIZES = (1000, 1, 2, 3)
+"""Rows that the storage gives at a time. One process reads all its task hubs in pages of one size."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationParameters:
+    """`terminated_status` is the status that the extension publishes for a terminated instance, None if it publishes nothing.
+    `clock_skews` are how far the clocks of the workers are off, in seconds. `move_probability` is how often the world moves before the
+    server's next read of the hub, 0 if it stands still while somebody asks."""
+
+    seed: int
+    steps: int
+    root_instances: int
+    loss_probability: float
+    duplicate_probability: float
+    long_delay_probability: float
+    crash_probability: float
+    slow_probability: float
+    terminated_status: str | None
+    clock_skews: tuple[float, ...]
+    move_probability: float
+    page: int
+
+    @classmethod
+    def of(cls, seed: int) -> "SimulationParameters":
+        rng = seeded_random(seed, "traits")
+        page = PAGE_SIZES[seed % len(PAGE_SIZES)]
+        return cls(
+            seed=seed,
+            steps=rng.randint(5, 25),
+            root_instances=rng.randint(1, 6),
+            loss_probability=rng.choice((0.0, 0.1, 0.2, 0.4, 0.4)),
+            duplicate_probability=rng.choice((0.0, 0.1, 0.3)),
+            long_delay_probability=rng.choice((0.0, 0.2, 0.5)),
+            crash_probability=rng.choice((0.0, 0.1, 0.2)),
+            slow_probability=rng.choice((0.0, 0.2, 0.4)),
+            # Extensions publish nothing, Completed, or Terminated (PLATFORM: Lifecycle events 4).
+            terminated_status=rng.choice((None, None, "Completed", "Terminated")),
+            clock_skews=tuple(rng.uniform(-0.25, 0.25) for _ in range(rng.randint(1, 4))),
+            move_probability=rng.choice((0.0, 0.1, 0.3, 0.6)) if page < PAGE_SIZES[0] else rng.choice((0.0, 0.0, 0.5)),
+            page=page,
+        )
+
+
+def seeded_random(seed: int, name: str) -> random.Random:
+    """A source of chance of its own for each purpose, so that what happens more or less often in one of them, because
+    the server was slower, changes nothing in the others."""
+    return random.Random(f"{seed}/{name}")

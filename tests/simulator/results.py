@@ -1,0 +1,123 @@
+"""What a run of the simulator adds up to."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tests.simulator.verdict_checker import NeverReady, WrongVerdict
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationFailure:
+    """What one history has shown to be wrong, and how it came to that. `histories` had begun by then."""
+
+    seed: int
+    error: WrongVerdict | NeverReady
+    log: str
+    histories: int
+
+    def __str__(self) -> str:
+        replay = f"python -m tests.simulator --histories 1 --seed {self.seed}"
+        return f"{type(self.error).__name__}: {self.error}\nreplay: {replay}\n{self.log}\n"
+
+
+@dataclass(slots=True)
+class SimulationResults:
+    """`tally` counts what happened."""
+
+    tally: Counter[str] = field(default_factory=Counter)
+    failures: list[SimulationFailure] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def failures_of(self, kind: type[Exception]) -> list[SimulationFailure]:
+        return [one for one in self.failures if isinstance(one.error, kind)]
+
+    def missing_cases(self) -> list[str]:
+        """What never happened, of all that is to be simulated."""
+        wanted = (*_PLATFORM_COUNTERS, *_TRANSPORT_COUNTERS, *_VERDICT_COUNTERS, *_EVENTS_ONLY_COUNTERS)
+        return [name for name in wanted if name not in _RARE_COUNTERS and not self.tally[name]]
+
+    def summary_line(self) -> str:
+        """In a line."""
+        tally = self.tally
+        return (
+            f"{tally['histories']} histories, {_count_verdict_requests(tally)} questions, {tally['Ready']} times Ready, "
+            f"{len(self.failures_of(WrongVerdict))} wrong, {len(self.failures_of(NeverReady))} stuck; by events alone "
+            f"{tally['wrong by events alone']} wrong, {tally['stuck by events alone']} stuck; {self.seconds:.0f} s"
+        )
+
+    def markdown_tables(self) -> str:
+        """As tables in Markdown."""
+        tally = self.tally
+        histories = tally["histories"] or 1
+        wrong, stuck, drained = len(self.failures_of(WrongVerdict)), len(self.failures_of(NeverReady)), tally["drained"]
+        summary = [
+            "| | The server | Events alone |",
+            "|---|---:|---:|",
+            f"| Histories | {tally['histories']:,} | {tally['histories']:,} |",
+            f"| Questions | {_count_verdict_requests(tally):,} | {_count_verdict_requests(tally):,} |",
+            f"| Ready although something was active | {wrong:,} | {tally['wrong by events alone']:,} |",
+            f"| Drained hubs | {drained:,} | {drained:,} |",
+            f"| Drained hubs that did not become Ready | {stuck:,} | {tally['stuck by events alone']:,} |",
+        ]
+        parts = [
+            ("The platform", _PLATFORM_COUNTERS),
+            ("The transport", _TRANSPORT_COUNTERS),
+            ("Questions and answers", _VERDICT_COUNTERS),
+            ("Requests", _REQUEST_COUNTERS),
+        ]
+        tables = ["\n".join(summary)]
+        for title, names in parts:
+            rows = [f"| {name} | {tally[name]:,} | {tally[name] / histories:.1f} |" for name in names]
+            tables.append("\n".join([f"| {title} | Number | A history |", "|---|---:|---:|", *rows]))
+        return "\n\n".join(tables) + f"\n\n{self.seconds:.0f} s\n"
+
+
+def _count_verdict_requests(tally: Counter[str]) -> int:
+    return sum(number for name, number in tally.items() if name.startswith("question "))
+
+
+def _counters_of(kind: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{kind} {name}" for name in names)
+
+
+_PLATFORM_COUNTERS = (
+    "start",
+    "start delayed",
+    "begin",
+    "one episode",
+    "go on",
+    "progress",
+    "crash",
+    "slow checkpoint",
+    "finish",
+    "suspend",
+    "resume",
+    "terminate",
+    "continue as new",
+    "call",
+    "hand over",
+    "detach",
+    "restart",
+    "id taken again",
+    "purge",
+    "stale episode",
+    "entity",
+    *_counters_of("row", ("Completed", "Failed", "Terminated", "Suspended", "ContinuedAsNew")),
+)
+_TRANSPORT_COUNTERS = ("published", "lost", "doubled", "delayed", "reordered", "deliveries")
+_VERDICT_COUNTERS = (
+    *_counters_of("question", ("fresh", "cached", "none", "waiting", "both", "stage", "at the end")),
+    "lull",
+    "awakening",
+    "moves during a read",
+    "Ready",
+    "Ready before the end",
+    "Ready by an earlier probe",
+    "Ready, started since the probe",
+    "staged",
+    "Ready, a start in a queue that no event told of",
+)
+_RARE_COUNTERS = ("Ready, a start in a queue that no event told of",)
+_EVENTS_ONLY_COUNTERS = ("wrong by events alone", "stuck by events alone")
+_REQUEST_COUNTERS = ("API requests", "state storage requests", "source requests", "source writes")

@@ -1,0 +1,326 @@
+"""One random history: the platform lives, events arrive or do not, somebody asks, and in the end all is over."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+
+from state_api.domain.readiness.verdict import Policy
+from state_api.services.readiness import Readiness
+from tests.conftest import new_hub_name
+from tests.http.operations import get_staging, post_staging, put_app, reason_codes
+from tests.simulator.activity_timeline import ActivityTimeline
+from tests.simulator.event_grid import PublishedEvent, SimulatedEventGrid
+from tests.simulator.events_only import EventsOnlyVerdict
+from tests.simulator.parameters import SimulationParameters, seeded_random
+from tests.simulator.platform import (
+    AFTER_DRAIN_WEIGHTS,
+    DEFAULT_WEIGHTS,
+    DURING_READ_WEIGHTS,
+    HAND_OVER_WEIGHTS,
+    PlatformContext,
+    SimulatedPlatform,
+)
+from tests.simulator.task_hub_storage import SimulatedAccount, TaskHubStorage
+from tests.simulator.verdict_checker import NeverReady, VerdictChecker, WrongVerdict
+
+DIRECT_CONNECTION, PROXIED_CONNECTION = "STATE_TASKHUBS_DIRECT", "STATE_TASKHUBS_WATCHED"
+"""The settings through which the server reads task hubs: the storage itself, and through the proxy."""
+
+POLICY = Policy(settle_seconds=1, freshness_seconds=120)
+_SETTLE_WAIT_SECONDS = POLICY.settle_seconds + 0.1
+_FINAL_WAIT_SECONDS = 4
+"""Seconds that the last question may take to turn Ready: the server's clock comes in whole seconds, and it looks again
+every second."""
+_MAX_MOVES_PER_REQUEST = 12
+"""Moves of the world while one question is answered: a scan of a world that never stops never ends."""
+
+ReadHook = Callable[[], Awaitable[None]]
+
+
+class ReadHooks(Protocol):
+    """Who is told before the server reads a task hub."""
+
+    def register(self, hub: str, read_hook: ReadHook) -> None: ...
+
+    def unregister(self, hub: str) -> None: ...
+
+
+@dataclass(slots=True)
+class SimulationContext:
+    """What all histories share."""
+
+    http: httpx.AsyncClient
+    readiness: Readiness
+    stores: SimulatedAccount
+    read_hooks: ReadHooks
+    tally: Counter[str]
+
+
+class SimulatedTaskHub:
+    """A task hub with the app that runs on it, what is told of it, and who judges what is said of it. `number` counts
+    the hubs of one history."""
+
+    def __init__(
+        self,
+        context: SimulationContext,
+        traits: SimulationParameters,
+        store: TaskHubStorage,
+        number: int,
+        log: list[str],
+    ) -> None:
+        self.hub = store.hub
+        self.store = store
+        self.timeline = ActivityTimeline()
+        self.transport = SimulatedEventGrid(seeded_random(traits.seed, f"transport {number}"), traits, context.tally)
+        rng = seeded_random(traits.seed, f"platform {number}")
+        self.platform = SimulatedPlatform(
+            PlatformContext(self.hub, traits, rng, store, self.transport, self.timeline, context.tally, log)
+        )
+        self.judge = VerdictChecker(self.platform, self.timeline)
+        self.alone = EventsOnlyVerdict(self.hub, POLICY)
+        self.delivered_at = 0.0
+
+
+class Simulation:
+    """`log` tells what happened, for whoever has to find out why an answer was wrong."""
+
+    def __init__(self, context: SimulationContext, traits: SimulationParameters) -> None:
+        self._context = context
+        self._traits = traits
+        self._tally = context.tally
+        self._rng = seeded_random(traits.seed, "history")
+        self._race_random = seeded_random(traits.seed, "races")
+        self._move_lock = asyncio.Lock()
+        self._moves_left = 0
+        self._move_weights: Mapping[str, float] = DURING_READ_WEIGHTS
+        self._ended = False
+        self._failure: Exception | None = None
+        self._task_hubs: list[SimulatedTaskHub] = []
+        self.log: list[str] = [str(traits)]
+
+    async def run(self) -> None:
+        """Raises Wrong, Stuck."""
+        try:
+            await self._add_task_hub(new_hub_name())
+            await self._register_app()
+            for _ in range(self._traits.steps):
+                await self._step()
+            await self._finish()
+        finally:
+            for world in self._task_hubs:
+                self._context.read_hooks.unregister(world.hub)
+                await world.store.delete()
+
+    @property
+    def _task_hub(self) -> SimulatedTaskHub:
+        return self._task_hubs[-1]
+
+    async def _add_task_hub(self, hub: str) -> None:
+        """A task hub comes into the slot."""
+        store = await self._context.stores.create_hub(hub)
+        self._task_hubs.append(SimulatedTaskHub(self._context, self._traits, store, len(self._task_hubs), self.log))
+        if self._traits.move_probability:
+            self._context.read_hooks.register(hub, self._move_before_read)
+
+    async def _register_app(self) -> None:
+        self._app = f"app-{self._task_hub.hub}"
+        answer = await put_app(
+            self._context.http,
+            self._app,
+            slots={"staging": {"taskHub": self._task_hub.hub}},
+            policy={"settleSeconds": POLICY.settle_seconds, "freshnessSeconds": POLICY.freshness_seconds},
+            taskHubs={
+                "provider": "azureStorage",
+                "connection": PROXIED_CONNECTION if self._traits.move_probability else DIRECT_CONNECTION,
+            },
+        )
+        assert answer.status_code == 200, answer.text
+
+    async def _step(self) -> None:
+        world = self._task_hub
+        world.transport.step += 1
+        if self._rng.random() < 0.75:
+            for _ in range(self._rng.randint(1, 4)):
+                await world.platform.move(DEFAULT_WEIGHTS)
+            if self._rng.random() < 0.7:
+                await self._deliver(world.transport.due())
+        else:
+            if self._rng.random() < 0.5:
+                await self._drain_almost()
+            kind = self._rng.choices(("fresh", "cached", "none", "waiting", "both", "stage"), (40, 20, 5, 5, 10, 15))[0]
+            ready = await self._request_verdict(kind)
+            if ready and self._rng.random() < 0.4:
+                await self._start_after_drain()
+                await self._request_verdict("cached")
+
+    async def _drain_almost(self) -> None:
+        """A hub that has all but drained is the hardest to judge."""
+        self._tally["lull"] += 1
+        await self._task_hub.platform.drain(remaining=self._rng.choice((0, 0, 1)))
+        if self._rng.random() < 0.4:
+            await self._task_hub.platform.start_instance()
+
+    async def _start_after_drain(self) -> None:
+        """Somebody starts something just after the hub was found drained; events may or may not tell of it."""
+        world = self._task_hub
+        self._tally["awakening"] += 1
+        world.transport.step += 1
+        await world.platform.start_instance()
+        for _ in range(self._rng.randint(0, 3)):
+            await world.platform.move(AFTER_DRAIN_WEIGHTS)
+        await self._deliver(world.transport.due())
+
+    async def _deliver(self, batches: list[list[PublishedEvent]]) -> None:
+        world = self._task_hub
+        for batch in batches:
+            answer = await self._context.http.post("/api/events", json=[one.event for one in batch])
+            assert answer.status_code == 200, answer.text
+            assert not answer.json()["quarantined"], answer.text
+            world.delivered_at = time.monotonic()
+            self._tally["deliveries"] += 1
+            for one in batch:
+                world.alone.record(one)
+                world.judge.record_delivery(one)
+                self.log.append(
+                    f"      {one.instance_id[:12]}: delivered {one.status} of {one.event['eventTime'][17:]}"
+                )
+
+    async def _request_verdict(self, kind: str) -> bool:
+        """Ask, and judge the answer: whether it was Ready."""
+        world = self._task_hub
+        if self._rng.random() < 0.8:
+            await self._wait_for_settle_window()
+        self._tally[f"question {kind}"] += 1
+        if world.alone.ready and world.timeline.active:
+            self._tally["wrong by events alone"] += 1
+        await self._check_records()
+        requested_at = world.timeline.next_moment()
+        self.log.append(f"{world.transport.step:3} {kind}? active: {sorted(world.timeline.active)}")
+        self._moves_left = _MAX_MOVES_PER_REQUEST if self._traits.move_probability else 0
+        self._move_weights = self._rng.choice((DURING_READ_WEIGHTS, HAND_OVER_WEIGHTS))
+        try:
+            if kind == "stage":
+                ready = await self._post_staging(requested_at)
+            elif kind == "both":
+                by_fresh, by_cached = await asyncio.gather(self._get_staging(), self._get_staging("cached"))
+                self._check_verdict(requested_at, by_fresh, fresh=True)
+                self._check_verdict(requested_at, by_cached, fresh=False)
+                ready = by_fresh["ready"]
+            else:
+                verify = kind if kind in ("cached", "none") else "fresh"
+                verdict = await self._get_staging(verify, 2 if kind == "waiting" else 0)
+                began = self._check_verdict(requested_at, verdict, verify == "fresh")
+                if not self._traits.move_probability and began == requested_at:
+                    await self._check_reconciliation(verdict)
+                ready = verdict["ready"]
+        finally:
+            self._moves_left = 0
+            # A page that nobody waits for any more may still be about to move the world.
+            async with self._move_lock:
+                pass
+        if self._failure is not None:
+            raise self._failure
+        if self._traits.move_probability:
+            await self._check_records()
+        return bool(ready)
+
+    async def _get_staging(self, verify: str = "fresh", wait: int = 0) -> Any:
+        return await get_staging(self._context.http, self._app, verify=verify, wait=wait)
+
+    def _check_verdict(self, requested_at: int, verdict: Any, fresh: bool) -> int | None:
+        probe = verdict["evidence"]["probe"]
+        self.log.append(f"    → ready={verdict['ready']} {reason_codes(verdict)} probe={probe}")
+        began = self._task_hub.judge.verdict(requested_at, verdict, fresh)
+        if verdict["ready"]:
+            self._count_ready()
+            self._tally["Ready by an earlier probe"] += began != requested_at
+        return began
+
+    def _count_ready(self) -> None:
+        """Count what is right to be Ready."""
+        world = self._task_hub
+        self._tally["Ready"] += 1
+        self._tally["Ready before the end"] += not self._ended
+        self._tally["Ready, started since the probe"] += bool(world.timeline.active)
+
+    async def _post_staging(self, requested_at: int) -> bool:
+        """Put the next task hub into the slot. Where that is let through, life goes on there."""
+        hub = new_hub_name()
+        answer = await post_staging(self._context.http, self._app, hub)
+        self.log.append(f"    → {answer.status_code} {answer.text[:300]}")
+        if answer.status_code == 200:
+            self._tally["staged"] += 1
+            self._task_hub.judge.check_staging(requested_at)
+            self._count_ready()
+            await self._add_task_hub(hub)
+            return True
+        assert (answer.status_code, answer.json()["code"]) == (409, "StagingNotReady"), answer.text
+        # The answer does not show the probe that it rests on, and a later one may.
+        self._check_verdict(requested_at, await self._get_staging("none"), fresh=False)
+        return False
+
+    async def _finish(self) -> None:
+        """All orchestrations end, what is left of their events arrives or is lost, and then the hub is drained."""
+        world = self._task_hub
+        await world.platform.drain()
+        assert not world.timeline.active, f"still active: {world.timeline.active}"
+        await self._deliver(world.transport.take_remaining())
+        await self._wait_for_settle_window()
+        self._ended = True
+        self._tally["drained"] += 1
+        self._tally["question at the end"] += 1
+        self._tally["stuck by events alone"] += not world.alone.ready
+        requested_at = world.timeline.next_moment()
+        self.log.append("end: drained and settled")
+        verdict = await self._get_staging(wait=_FINAL_WAIT_SECONDS)
+        self._check_verdict(requested_at, verdict, fresh=True)
+        if not verdict["ready"]:
+            raise NeverReady(f"NotReady after the end: {verdict['reasons']}")
+        if self._rng.random() < 0.2:
+            self._tally["question at the end"] += 1
+            answer = await post_staging(self._context.http, self._app, new_hub_name())
+            if answer.status_code != 200:
+                raise NeverReady(f"PostStaging is refused after the end: {answer.text}")
+
+    async def _wait_for_settle_window(self) -> None:
+        await asyncio.sleep(max(0.0, self._task_hub.delivered_at + _SETTLE_WAIT_SECONDS - time.monotonic()))
+
+    async def _move_before_read(self) -> None:
+        """The server is about to read the hub: the world may move first."""
+        async with self._move_lock:
+            if not self._moves_left or self._race_random.random() >= self._traits.move_probability or self._failure:
+                return
+            self._moves_left -= 1
+            world = self._task_hub
+            self._tally["moves during a read"] += 1
+            try:
+                if self._race_random.random() < 0.85:
+                    await world.platform.move(
+                        self._move_weights, without_faults=self._move_weights is HAND_OVER_WEIGHTS
+                    )
+                else:
+                    world.transport.step += 1
+                    await self._deliver(world.transport.due())
+            except Exception as error:  # noqa: BLE001 - the proxy would make an answer of it
+                self._failure = error
+
+    async def _check_records(self) -> None:
+        """What events have told must show in the records, whatever a probe made of them."""
+        expected = self._task_hub.judge.expected_active()
+        if expected and not expected <= (recorded := await self._recorded_active()):
+            raise WrongVerdict(f"{expected - recorded} are active, their last event said so, and the records deny it")
+
+    async def _check_reconciliation(self, verdict: Any) -> None:
+        """What a probe has found active must show in the records."""
+        found = {one["instanceId"] for one in verdict["active"]}
+        if found and not found <= (recorded := await self._recorded_active()):
+            raise WrongVerdict(f"{found - recorded} were found active, and the records deny it")
+
+    async def _recorded_active(self) -> set[str]:
+        activity = await self._context.readiness.read_activity(self._task_hub.hub, POLICY)
+        return {one.instance_id for one in activity.active}

@@ -1,0 +1,85 @@
+"""Whether the server's answers are right, by what was active at the source meanwhile."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulator.activity_timeline import ActivityTimeline
+from tests.simulator.event_grid import PublishedEvent
+from tests.simulator.platform import SimulatedPlatform
+
+
+class WrongVerdict(Exception):
+    """The server said what is not so."""
+
+
+class NeverReady(Exception):
+    """The server does not say Ready although nothing is active any more."""
+
+
+@dataclass(slots=True)
+class VerdictChecker:
+    """Judges the answers on one task hub. It trusts no clock: probes are known by their `checkedAt`, and begin no
+    earlier than the question in whose answer they show first."""
+
+    platform: SimulatedPlatform
+    timeline: ActivityTimeline
+    _probes: dict[str, int] = field(default_factory=dict)
+    _latest: dict[str, int] = field(default_factory=dict)
+    _first_delivery: dict[int, int] = field(default_factory=dict)
+
+    def record_delivery(self, published: PublishedEvent) -> None:
+        """An event was accepted. It tells the server of its instance unless a later one was delivered before."""
+        moment = self.timeline.next_moment()
+        if published.occurred_at <= self._latest.get(published.instance_id, 0):
+            return
+        self._latest[published.instance_id] = published.occurred_at
+        self._first_delivery.setdefault(published.execution, moment)
+
+    def verdict(self, requested_at: int, verdict: dict[str, Any], fresh: bool) -> int | None:
+        """Judge an answer of GetStagingStatus at the moment it comes; since when its probe has begun, None if it rests
+        on no complete one. Raises Wrong."""
+        probe = verdict["evidence"]["probe"]
+        is_complete = probe is not None and probe["status"] == "Complete"
+        began = self._probes.setdefault(probe["checkedAt"], requested_at) if is_complete else None
+        if not verdict["ready"]:
+            return began
+        if began is None or verdict["assurance"] != "verified":
+            raise WrongVerdict("Ready without a complete probe")
+        if fresh and began < requested_at:
+            raise WrongVerdict("verify=fresh was answered by an earlier probe")
+        self._check_idle_since(began)
+        if began == requested_at:
+            return began
+        for instance_id in self.timeline.active:
+            execution = self.platform.executions[instance_id]
+            heard = self._first_delivery.get(execution.number)
+            if heard is not None and heard < requested_at:
+                raise WrongVerdict(
+                    f"Ready by an earlier probe, but {instance_id} is active and an event has told so since"
+                )
+        return began
+
+    def expected_active(self) -> set[str]:
+        """What the records must show active, whatever a probe has seen before: instances that are active at the source
+        and whose latest event says Running and was delivered."""
+        return {
+            one.instance_id
+            for one in self.platform.executions.values()
+            if one.is_shown_active
+            and one.latest_event is not None
+            and (one.latest_event.execution, one.latest_event.status) == (one.number, "Running")
+            and self._latest.get(one.instance_id) == one.latest_event.occurred_at
+        }
+
+    def check_staging(self, requested_at: int) -> None:
+        """Judge a PostStaging that was let through. Raises Wrong."""
+        self._check_idle_since(requested_at)
+
+    def _check_idle_since(self, began: int) -> None:
+        """Ready says that at some instant since the probe began nothing was active. While the world stands still that
+        is: nothing is."""
+        if not self.timeline.was_idle_since(began):
+            raise WrongVerdict("Ready, but at every instant since the probe began something was active")
+        for instance_id, since in self.timeline.active.items():
+            if since < began:
+                raise WrongVerdict(f"Ready, but {instance_id} has been active since before the probe began")

@@ -1,0 +1,384 @@
+"""Group commit on the emulator, with a proxy between that can hold back, count and fail what passes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from azure.data.tables import UpdateMode
+
+from state_api.app import StateServer
+from state_api.domain.errors import StorageUnavailable
+from state_api.domain.instants import Instant, parse_instant
+from state_api.domain.task_hubs.lifecycle import LifecycleEvent, RuntimeStatus
+from state_api.services.ports import TableMissing, TaskHubRecord
+from state_api.settings import Settings, StorageSettings
+from state_api.storage import group_commit as commits
+from state_api.storage.instances import InstanceStore
+from state_api.storage.tables import instance_table_name
+from state_api.storage.task_hubs import TaskHubStore
+from tests.storage.stored_rows import active_instance_ids, instance_store
+from tests.storage_proxy import StorageProxy, storage_proxy
+
+pytestmark = pytest.mark.anyio
+
+START = parse_instant("2026-11-20T09:00:00Z")
+
+
+def lifecycle_event(
+    hub: TaskHubRecord, instance_id: str, status: str = "Running", tick: int = 0, reason: str = ""
+) -> LifecycleEvent:
+    return LifecycleEvent(hub.name, instance_id, "ProcessOrder", RuntimeStatus(status), reason, Instant(START + tick))
+
+
+class TransactionGate:
+    """Holds transactions back while it is closed."""
+
+    def __init__(self, proxy: StorageProxy) -> None:
+        self.held_count = 0
+        self._open = asyncio.Event()
+        self._open.set()
+        proxy.before_request = self._pass
+
+    async def _pass(self, method: str, path: str) -> None:
+        if path.endswith("$batch") and not self._open.is_set():
+            self.held_count += 1
+            await self._open.wait()
+
+    async def wait_until_held(self, count: int) -> None:
+        """Wait until so many transactions are held back."""
+        async with asyncio.timeout(20):
+            while self.held_count < count:
+                await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def count_transactions(proxy: StorageProxy) -> int:
+    return sum(one.path.endswith("$batch") for one in proxy.forwarded)
+
+
+def count_reads(proxy: StorageProxy) -> int:
+    return sum(one.method == "GET" for one in proxy.forwarded)
+
+
+@pytest.fixture
+async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
+    async with storage_proxy(storage) as between:
+        yield between
+
+
+@pytest.fixture
+async def server_behind_proxy(proxy: StorageProxy) -> AsyncIterator[StateServer]:
+    server = StateServer(Settings(storage=proxy.settings))
+    yield server
+    await server.close()
+
+
+@pytest.fixture
+async def store(server_behind_proxy: StateServer) -> AsyncIterator[InstanceStore]:
+    made = instance_store(server_behind_proxy)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def record(server: StateServer, hub: str) -> TaskHubRecord:
+    """A hub with one shard, so that everything meets."""
+    return await TaskHubStore(server.tables, 1).get_or_create(hub)
+
+
+async def record_first_event(store: InstanceStore, record: TaskHubRecord) -> None:
+    """Let the store know the function's beat, which it reads once."""
+    await store.record(record, [lifecycle_event(record, "first")])
+
+
+def record_concurrently(
+    store: InstanceStore, record: TaskHubRecord, events: Sequence[LifecycleEvent]
+) -> list[asyncio.Task[list[bool | None]]]:
+    return [asyncio.create_task(store.record(record, [event])) for event in events]
+
+
+async def test_what_arrives_while_a_transaction_is_written_shares_the_next(
+    proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await record_first_event(store, record)
+    gate = TransactionGate(proxy)
+    gate.close()
+    first = record_concurrently(store, record, [lifecycle_event(record, "opens")])
+    await gate.wait_until_held(1)
+    proxy.clear()
+    others = record_concurrently(store, record, [lifecycle_event(record, f"order-{n}") for n in range(40)])
+    await asyncio.sleep(0.2)
+    assert not any(task.done() for task in (*first, *others)), "answered before its transaction"
+    assert gate.held_count == 1
+    gate.open()
+    assert await asyncio.gather(*first, *others) == [[True]] * 41
+    assert count_transactions(proxy) == 2
+
+
+async def test_a_big_delivery_takes_few_transactions_and_no_reads(
+    proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await record_first_event(store, record)
+    proxy.clear()
+    await store.record(record, [lifecycle_event(record, f"order-{n}") for n in range(490)])
+    assert (count_transactions(proxy), count_reads(proxy)) == (10, 0)
+    proxy.clear()
+    await store.record(record, [lifecycle_event(record, f"order-{n}", "Completed", 5) for n in range(490)])
+    assert (count_transactions(proxy), count_reads(proxy)) == (10, 0)
+
+
+async def test_a_duplicate_costs_no_request(proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord) -> None:
+    events = [lifecycle_event(record, "order"), lifecycle_event(record, "order", "Failed", 5)]
+    await store.record(record, events)
+    proxy.clear()
+    assert await store.record(record, [*events, *events]) == [False] * 4
+    assert proxy.count_requests_and_rows() == (0, 0)
+
+
+async def test_a_duplicate_waits_for_the_transaction_of_the_first(
+    proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await record_first_event(store, record)
+    gate = TransactionGate(proxy)
+    gate.close()
+    first = record_concurrently(store, record, [lifecycle_event(record, "order")])
+    await gate.wait_until_held(1)
+    again = record_concurrently(store, record, [lifecycle_event(record, "order")])
+    await asyncio.sleep(0.1)
+    assert not again[0].done()
+    # The first is lost on its way: the duplicate must not be answered as if it had been written.
+    proxy.failure_status = lambda method, path: 403 if path.endswith("$batch") else None
+    gate.open()
+    for task in (*first, *again):
+        with pytest.raises(StorageUnavailable):
+            await task
+    proxy.failure_status = lambda method, path: None
+    assert await store.record(record, [lifecycle_event(record, "order")]) == [True]
+
+
+async def test_what_another_worker_wrote_meanwhile_is_not_overwritten(
+    server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    other = instance_store(server)
+    ids = [f"order-{n}" for n in range(30)]
+    await store.record(record, [lifecycle_event(record, one) for one in ids])
+    # The store remembers rows that are no longer what it remembers.
+    await other.record(record, [lifecycle_event(record, one, "Failed", 9, "the other knew") for one in ids[:20]])
+    assert all(await store.record(record, [lifecycle_event(record, one, "Completed", 5) for one in ids[20:]]))
+    mixed = [lifecycle_event(record, one, "Completed", 7) for one in ids]
+    assert await store.record(record, mixed) == [False] * 20 + [True] * 10
+    assert await active_instance_ids(server, hub) == []
+    for one in ids[:20]:
+        known = await store.get(record, one)
+        assert known is not None
+        assert known.finished is not None
+        assert known.finished.reason == "the other knew"
+
+
+async def test_two_workers_lose_nothing_on_the_same_instances(
+    server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    other = instance_store(server)
+    ids = [f"order-{n}" for n in range(7)]
+    waves = [
+        [lifecycle_event(record, one, "Running" if tick % 2 else "Completed", tick) for one in ids]
+        for tick in range(1, 25)
+    ]
+    await asyncio.gather(
+        *(which.record(record, [event]) for wave in waves for event in wave for which in (store, other)),
+    )
+    for one in ids:
+        known = await store.get(record, one)
+        assert known is not None
+        assert known.started is not None
+        assert known.finished is not None
+        assert (known.started.at - START, known.finished.at - START) == (23, 24)
+    assert await active_instance_ids(server, hub) == []
+    await other.close()
+
+
+async def test_a_row_that_the_storage_does_not_take_harms_no_neighbour(
+    server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    events = [lifecycle_event(record, f"order-{n}") for n in range(20)]
+    # Longer than a property may be; the parser never lets such a text through.
+    events[7] = lifecycle_event(record, "order-7", "Failed", 1, "x" * 40_000)
+    changed = await store.record(record, events)
+    assert changed == [None if n == 7 else True for n in range(20)]
+    assert await active_instance_ids(server, hub) == sorted(f"order-{n}" for n in range(20) if n != 7)
+
+
+async def test_a_start_that_is_not_the_first_costs_its_neighbours_nothing(
+    server: StateServer, proxy: StorageProxy, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    other = instance_store(server)
+    await other.record(record, [lifecycle_event(record, "monitor"), lifecycle_event(record, "monitor", "Completed", 3)])
+    events = [lifecycle_event(record, f"order-{n}") for n in range(20)] + [lifecycle_event(record, "monitor", tick=5)]
+    assert all(await store.record(record, events))
+    assert await active_instance_ids(server, hub) == ["monitor", *sorted(f"order-{n}" for n in range(20))]
+    # Once bitten, starts are read before they are written, until they prove to be new again.
+    await other.record(record, [lifecycle_event(record, "monitor-2")])
+    proxy.clear()
+    assert all(
+        await store.record(record, [lifecycle_event(record, "monitor-2", tick=9), lifecycle_event(record, "new")])
+    )
+    assert (count_transactions(proxy), count_reads(proxy)) == (1, 2)
+    assert all(await store.record(record, [lifecycle_event(record, "newer")]))
+    proxy.clear()
+    assert all(await store.record(record, [lifecycle_event(record, "newest")]))
+    assert (count_transactions(proxy), count_reads(proxy)) == (1, 0)
+
+
+async def test_a_lost_answer_is_no_second_write(
+    proxy: StorageProxy, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await record_first_event(store, record)
+    lost = 0
+
+    def drops_response(method: str, path: str) -> bool:
+        nonlocal lost
+        lost += path.endswith("$batch")
+        return path.endswith("$batch") and lost == 1
+
+    proxy.drops_response = lose
+    assert len(await store.record(record, [lifecycle_event(record, f"order-{n}") for n in range(10)])) == 10
+    assert lost > 1
+    assert await active_instance_ids(server, hub) == ["first", *(f"order-{n}" for n in range(10))]
+    proxy.clear()
+    assert await store.record(record, [lifecycle_event(record, f"order-{n}") for n in range(10)]) == [False] * 10
+    assert proxy.count_requests_and_rows() == (0, 0)
+
+
+async def test_a_storage_that_fails_is_told_to_all_and_is_not_believed_later(
+    proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await record_first_event(store, record)
+    proxy.failure_status = lambda method, path: 500 if path.endswith("$batch") else None
+    tasks = record_concurrently(store, record, [lifecycle_event(record, f"order-{n}") for n in range(5)])
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(result, StorageUnavailable)
+    proxy.failure_status = lambda method, path: None
+    assert await store.record(record, [lifecycle_event(record, f"order-{n}") for n in range(5)]) == [True] * 5
+
+
+async def test_who_gives_up_holds_nobody_else_up(
+    proxy: StorageProxy, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await record_first_event(store, record)
+    gate = TransactionGate(proxy)
+    gate.close()
+    tasks = record_concurrently(store, record, [lifecycle_event(record, "opens")])
+    await gate.wait_until_held(1)
+    tasks += record_concurrently(store, record, [lifecycle_event(record, f"order-{n}") for n in range(4)])
+    await asyncio.sleep(0.05)
+    tasks[0].cancel()
+    tasks[2].cancel()
+    await asyncio.sleep(0.05)
+    gate.open()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False, True, False, False]
+    # What was on its way when its caller went is written; what was not is not.
+    assert await active_instance_ids(server, hub) == ["first", "opens", "order-0", "order-2", "order-3"]
+
+
+async def test_a_row_that_cannot_be_read_fails_nobody_else(
+    server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    """As a newer version may have written it."""
+    other = instance_store(server)
+    await other.record(record, [lifecycle_event(record, "odd")])
+    table = server.tables.client(instance_table_name(hub))
+    row = await table.get_entity("00", "i|odd")
+    await table.update_entity({**row, "StartedStatus": "Dreaming"}, mode=UpdateMode.REPLACE)
+    events = [
+        lifecycle_event(record, "order-1"),
+        lifecycle_event(record, "odd", "Completed", 5),
+        lifecycle_event(record, "order-2"),
+    ]
+    results = await asyncio.gather(*record_concurrently(store, record, events), return_exceptions=True)
+    assert results[0] == results[2] == [True]
+    assert isinstance(results[1], ValueError)
+
+
+async def test_an_answer_that_is_no_word_on_a_row_is_no_reason_to_give_the_event_up(
+    proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    await record_first_event(store, record)
+    proxy.failure_status = lambda method, path: 400 if path.endswith("$batch") else None
+    with pytest.raises(StorageUnavailable):
+        await store.record(record, [lifecycle_event(record, "order")])
+    proxy.failure_status = lambda method, path: None
+    assert await store.record(record, [lifecycle_event(record, "order")]) == [True]
+
+
+async def test_a_storage_that_asks_for_a_long_pause_holds_nobody_up_for_as_long(
+    monkeypatch: pytest.MonkeyPatch, proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    monkeypatch.setattr(commits, "_SECONDS", 1)
+    await record_first_event(store, record)
+    proxy.headers = {"Retry-After": "600"}
+    proxy.failure_status = lambda method, path: 503 if path.endswith("$batch") else None
+    with pytest.raises(StorageUnavailable):
+        await store.record(record, [lifecycle_event(record, "order")])
+    proxy.failure_status = lambda method, path: None
+    assert await store.record(record, [lifecycle_event(record, "order")]) == [True]
+
+
+async def test_who_comes_as_the_server_stops_is_told(store: InstanceStore, record: TaskHubRecord) -> None:
+    task = asyncio.create_task(store.record(record, [lifecycle_event(record, "order")]))
+    await asyncio.sleep(0)
+    await store.close()
+    with pytest.raises(StorageUnavailable, match="stopping"):
+        await task
+    with pytest.raises(StorageUnavailable, match="stopping"):
+        await store.record(record, [lifecycle_event(record, "order")])
+
+
+async def test_who_waits_when_the_server_stops_is_told(
+    proxy: StorageProxy, server_behind_proxy: StateServer, record: TaskHubRecord
+) -> None:
+    store = instance_store(server_behind_proxy)
+    await record_first_event(store, record)
+    gate = TransactionGate(proxy)
+    gate.close()
+    tasks = record_concurrently(store, record, [lifecycle_event(record, "opens")])
+    await gate.wait_until_held(1)
+    tasks += record_concurrently(store, record, [lifecycle_event(record, "waits")])
+    await asyncio.sleep(0.05)
+    await store.close()
+    for task in tasks:
+        with pytest.raises(StorageUnavailable, match="stopping"):
+            await task
+    gate.open()
+
+
+async def test_memory_is_bounded_and_forgetting_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    monkeypatch.setattr(commits, "REMEMBERED", 5)
+    ids = [f"order-{n}" for n in range(60)]
+    assert all(await store.record(record, [lifecycle_event(record, one) for one in ids]))
+    assert await store.record(record, [lifecycle_event(record, one) for one in ids]) == [False] * 60
+    assert all(await store.record(record, [lifecycle_event(record, one, "Completed", 5) for one in ids]))
+    assert len(store._group_commit._cache) == 5
+    assert not store._group_commit._queues
+    assert await active_instance_ids(server, hub) == []
+
+
+async def test_what_was_in_a_table_that_is_gone_is_not_remembered(
+    server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    events = [lifecycle_event(record, f"order-{n}") for n in range(5)]
+    await store.record(record, events)
+    # Another worker's cleanup, or somebody past all servers.
+    await server.tables.delete_table(instance_table_name(hub))
+    with pytest.raises(TableMissing):
+        await store.record(record, [lifecycle_event(record, "new")])
+    await server.tables.create_table(instance_table_name(hub))
+    assert await store.record(record, events) == [True] * 5
+    assert await active_instance_ids(server, hub) == sorted(event.instance_id for event in events)
