@@ -87,7 +87,7 @@ class TaskHubArtifacts:
 class ArtifactStore(Protocol):
     """What task hubs leave behind at their provider. Every method raises BackendError."""
 
-    async def find(self, task_hub: str) -> TaskHubArtifacts:
+    async def find_artifacts(self, task_hub: str) -> TaskHubArtifacts:
         """What exists of this hub now."""
 
     async def has_queue_deletion_begun(self, task_hub: str) -> bool:
@@ -136,7 +136,7 @@ class Backend(Protocol):
         has been seen with a `stamp` that it did not have before.
         """
 
-    async def find(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
+    async def find_instances(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
         """Each of these instances as it is now; None for one that the backend does not know."""
 
     async def read_queue_snapshot(self, task_hub: str) -> QueueSnapshot | None:
