@@ -28,7 +28,7 @@ class SlotResponse(ResponseModel):
             version=slot.version,
             since=format_instant(slot.since),
             promoted=slot.promoted,
-            beneath=[one.task_hub for one in slot.prior_hubs],
+            prior_task_hubs=[hub.task_hub for hub in slot.prior_hubs],
         )
 
 
