@@ -137,7 +137,7 @@ def production_slot(task_hub: str = "v41", version: str | None = "1.4.0") -> Slo
     return slot(task_hub, version, promoted=True)
 
 
-def retired(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
+def retired_hub(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
     return RetiredHub(task_hub, None, noon_plus(-3600 * hours_ago))
 
 
