@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dev.local_processes import free_port, stop_after, wait_until
-from state_api.emulator import answers
+from state_api.emulator import is_listening
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
-from tests.server.server_process import HOST, ROOT, ServerProcess
-from tests.server.server_process import environment as server_environment
+from tests.server.server_process import HOST, ROOT, ServerProcess, server_environment
 
 KEYS = {
     "reader": "reader-key-0123456789",
@@ -94,6 +93,6 @@ def state_server(
             cwd=folder,
         )
         with stop_after(process):
-            wait_until(lambda: answers(HOST, chosen) or process.poll() is not None, "the server listens")
+            wait_until(lambda: is_listening(HOST, chosen) or process.poll() is not None, "the server listens")
             assert process.poll() is None, log.read_text()
             yield ServerProcess(f"http://{HOST}:{chosen}", process, log)
