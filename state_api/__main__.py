@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
-            http=protocol_factory(ConnectionLimits(connections=raise_open_file_limit())),
+            http=protocol_factory(ConnectionLimits(max_connections=raise_open_file_limit())),
             # Where a package for web sockets is installed, uvicorn would hand connections to it, out of these limits.
             ws="none",
             backlog=ACCEPT_BATCH,

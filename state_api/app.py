@@ -105,7 +105,7 @@ def _create_api(settings: Settings, services: Services, server: StateServer) -> 
 
     # Events first: they come by the thousand, and routes are tried in order.
     routers = [events.router, apps.router, waivers.router, task_hubs.router, health.router, contract]
-    problems.install(api, [route for router in routers for route in router.routes])
+    problems.install_error_handlers(api, [route for router in routers for route in router.routes])
     for router in routers:
         api.include_router(router)
     return api

@@ -286,12 +286,13 @@ def _is_on_loopback(endpoint: str) -> bool:
 
 
 def refuse_published_keys(keys: Sequence[AccessKey], exposure: str) -> None:
-    """Raises SettingsError if one of the keys stands in our documents. `exposure` says why others can reach the server."""
+    """Raises SettingsError if one of the keys stands in our documents. `exposure` says why others can reach the
+    server."""
     for key in keys:
         if key.sha256 in PUBLISHED_KEYS:
             raise SettingsError(
-                f"{STATE_KEYS}: key {key.name} is a sample from the documentation, which everybody knows, and {exposure}: make "
-                "a key of your own"
+                f"{STATE_KEYS}: key {key.name} is a sample from the documentation, which everybody knows, and "
+                f"{exposure}: make a key of your own"
             )
 
 
@@ -300,8 +301,8 @@ def _parse_keys(text: str) -> tuple[AccessKey, ...]:
         return ()
     _refuse_unresolved(STATE_KEYS, text)
     advice = (
-        f'{STATE_KEYS} must be a JSON list of {{"name": …, "role": …, "sha256": …}}, with "apps": [ … ] where a key is for '
-        "some apps only"
+        f'{STATE_KEYS} must be a JSON list of {{"name": …, "role": …, "sha256": …}}, with "apps": [ … ] where a key is '
+        "for some apps only"
     )
     try:
         content: Any = json.loads(text, object_pairs_hook=_reject_duplicate_members)
@@ -322,8 +323,8 @@ def _parse_keys(text: str) -> tuple[AccessKey, ...]:
     for key in keys:
         if key.role in _ROLES_WITHOUT_APPS and key.apps is not None:
             raise SettingsError(
-                f"{STATE_KEYS}: key {key.name} has the role {key.role}, which cannot be bound to apps, because an event "
-                "names no app; leave apps out"
+                f"{STATE_KEYS}: key {key.name} has the role {key.role}, which cannot be bound to apps, because an "
+                "event names no app; leave apps out"
             )
     return keys
 
@@ -332,8 +333,8 @@ def _refuse_plain_keys(content: Any) -> None:
     """Raises SettingsError if an entry holds a key itself."""
     if isinstance(content, list) and any(isinstance(entry, dict) and "key" in entry for entry in content):
         raise SettingsError(
-            f"{STATE_KEYS} holds a key itself, in the member key: put its SHA-256 into the member sha256 instead. Make a new "
-            'key and its entry with `safe-deploy keys new`, or compute it with `printf %s "$KEY" | sha256sum`'
+            f"{STATE_KEYS} holds a key itself, in the member key: put its SHA-256 into the member sha256 instead. Make "
+            'a new key and its entry with `safe-deploy keys new`, or compute it with `printf %s "$KEY" | sha256sum`'
         )
 
 

@@ -17,7 +17,7 @@ from dev.demo.order_results import OrderCounts, OrderResults
 from dev.demo.pipeline import Pipeline
 from dev.demo.processes import HOST, LoggedProcess, Processes
 from dev.local_processes import free_ports, wait_until
-from state_api.emulator import EmulatorPorts, answers, storage_emulator
+from state_api.emulator import EmulatorPorts, is_listening, storage_emulator
 from state_api.settings import STATE_KEYS, STATE_STORAGE, sha256_of
 
 APP = "shop"
@@ -98,7 +98,7 @@ def _server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
     known = [{"name": f"the-{role}", "role": role, "sha256": sha256_of(key)} for role, key in keys.items()]
     settings = {STATE_STORAGE: storage, STATE_KEYS: json.dumps(known)}
     process: LoggedProcess = processes.start("server", "state_api", "serve", "--port", str(port), **settings)
-    wait_until(lambda: answers(HOST, port) or process.popen.poll() is not None, "the server listens")
+    wait_until(lambda: is_listening(HOST, port) or process.popen.poll() is not None, "the server listens")
     if process.popen.poll() is not None:
         raise RuntimeError(f"the server has ended:\n{process.read_output()}")
     return f"http://{HOST}:{port}"

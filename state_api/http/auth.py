@@ -41,7 +41,8 @@ def check_key(settings: Settings, path: str, headers: Headers, query: QueryParam
     if not settings.keys:
         if settings.keys_required and path != HEALTH_PATH:
             raise KeysNotConfigured(
-                f"this server has no keys: set the app setting {STATE_KEYS}. `safe-deploy keys new` makes a key and its entry"
+                f"this server has no keys: set the app setting {STATE_KEYS}. `safe-deploy keys new` makes a key "
+                "and its entry"
             )
         return None
     if path in ANONYMOUS_PATHS:

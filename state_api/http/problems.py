@@ -173,7 +173,7 @@ def install_error_handlers(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
     @api.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         found = [
-            {"at": ".".join(str(part) for part in one["loc"]), "message": _validation_message(one)}
+            {"field": ".".join(str(part) for part in one["loc"]), "message": _validation_message(one)}
             for one in error.errors()
         ]
         detail = "; ".join(f"{one['field']}: {one['message']}" for one in found[:5])

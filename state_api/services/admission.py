@@ -11,9 +11,9 @@ from state_api.domain.errors import TooManyEvents
 CAPACITY_BYTES = 8 * 1024 * 1024
 """Bytes of deliveries that are held at once, some 12,000 events."""
 SMALL_DELIVERY_BYTES = 64 * 1024
-"""Bytes of an unfinished delivery that count for `CAPACITY_BYTES` alone. What an unfinished delivery holds beyond that also
-counts for half of the capacity, which all unfinished deliveries share: some callers that never finish large deliveries
-do not keep small ones out."""
+"""Bytes of an unfinished delivery that count for `CAPACITY_BYTES` alone. What an unfinished delivery holds beyond that
+also counts for half of the capacity, which all unfinished deliveries share: some callers that never finish large
+deliveries do not keep small ones out."""
 UNFINISHED_SECONDS = 1
 """Seconds after which an unfinished delivery gives way when another one needs its bytes. Event Grid sends its largest,
 1 MB, in less."""

@@ -27,11 +27,11 @@ class Page(Generic[Item]):
 @dataclass(frozen=True, slots=True)
 class TaskHubRecord:
     """What the registry knows of a task hub. `app` is the app that claimed it for a slot, `recording` says that
-    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting_from` is the source that
-    its artifacts are being deleted from, `seen` says that a probe has found it to exist. `confirmed_backend` is the source that
-    has shown instances which events told of, and so is that of this hub. `shards` is the number of partitions of its
-    instance table, fixed when it was first seen. `run_id` is the pipeline run that claimed it, and `proof` what proves
-    that it belongs to the app at its provider."""
+    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting_from` is the source
+    that its artifacts are being deleted from, `seen` says that a probe has found it to exist. `confirmed_backend` is
+    the source that has shown instances which events told of, and so is that of this hub. `shards` is the number of
+    partitions of its instance table, fixed when it was first seen. `run_id` is the pipeline run that claimed it, and
+    `proof` what proves that it belongs to the app at its provider."""
 
     name: str
     shards: int

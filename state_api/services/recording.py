@@ -77,14 +77,14 @@ class Recorder:
             await self._task_hubs.ping()
             by_hub, rejected = self._parse_events(events, endpoint_type)
         recorded = unchanged = 0
-        list_waiting: list[str] = []
+        waiting_task_hubs: list[str] = []
         hubs = list(by_hub.values())
         results = await asyncio.gather(
             *(self._record_task_hub_events([event for _, event in of_hub]) for of_hub in hubs), return_exceptions=True
         )
         for of_hub, changed in zip(hubs, results, strict=True):
             if isinstance(changed, TooManyTaskHubs):
-                waiting.append(of_hub[0][1].task_hub)
+                waiting_task_hubs.append(of_hub[0][1].task_hub)
                 rejected += [self._to_waiting(endpoint_type, event, parsed) for event, parsed in of_hub]
                 continue
             if isinstance(changed, BaseException):
@@ -101,7 +101,7 @@ class Recorder:
         if rejected:
             await self._quarantine.add(rejected)
             log.warning("%d of %d events went to quarantine: %s", len(rejected), len(events), rejected[0].message)
-        await self._replay_claimed_hubs(waiting)
+        await self._replay_claimed_hubs(waiting_task_hubs)
         return RecordingResult(recorded, unchanged, len(rejected))
 
     async def has_waiting_events(self, task_hub: str) -> bool:
@@ -159,13 +159,13 @@ class Recorder:
         claimed it may have looked for them before."""
         at_once = asyncio.Semaphore(_LOOKUP_CONCURRENCY)
 
-        async def replay_quarantined(task_hub: str) -> None:
+        async def replay_if_claimed(task_hub: str) -> None:
             async with at_once:
                 hub = await self._task_hubs.get(task_hub)
                 if hub is not None and hub.app is not None:
                     await self.replay_quarantined(task_hub)
 
-        await asyncio.gather(*(replay(task_hub) for task_hub in task_hubs))
+        await asyncio.gather(*(replay_if_claimed(task_hub) for task_hub in task_hubs))
 
     def _parse_events(
         self, events: Sequence[Any], endpoint_type: str

@@ -40,8 +40,8 @@ UNREAD_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """`head_timeout_seconds` is the time from the connection, or from the answer before, to the end of a request's head.
-    `unread_timeout_seconds` is the time in which a caller must read some of an answer that waits to be sent."""
+    """`head_timeout_seconds` is the time from the connection, or from the answer before, to the end of a request's
+    head. `unread_timeout_seconds` is the time in which a caller must read some of an answer that waits to be sent."""
 
     max_connections: int = MAX_CONNECTIONS
     head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS

@@ -307,7 +307,7 @@ class GroupCommit:
                         return error
                     raise
             for row in planned.rows:
-                etag = etags[row.operation]
+                etag = etags[row.operation_index]
                 if etag is not None:
                     self._cache_instance(table, row.instance.instance_id, StoredInstance(row.instance, etag))
         return None

@@ -133,6 +133,6 @@ def active_instance_from_row(row: Mapping[str, Any]) -> Instance:
         parse_instant(row["StartedAt"]),
         RuntimeStatus(row["RuntimeStatus"]),
         row["FunctionName"],
-        EvidenceSource(row["EvidenceSource"]),
+        EvidenceSource(row["Source"]),
     )
     return Instance(unescape_instance_id(row["InstanceId"]), started)

@@ -36,7 +36,7 @@ from state_api.storage.instance_rows import (
 )
 from state_api.storage.schema import INSTANCE_SCHEMA
 from state_api.storage.tables import (
-    INVALID_TOKEN_MESSAGE,
+    INVALID_CONTINUATION,
     Tables,
     decode_token,
     encode_token,
@@ -171,7 +171,7 @@ class InstanceStore:
             except TableMissing:
                 return None
 
-    async def page(
+    async def list_page(
         self, hub: TaskHubRecord, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
     ) -> Page[Instance]:
         """Instances, the active ones first and of these the oldest first; the finished ones in no order of time.
@@ -185,7 +185,7 @@ class InstanceStore:
             position = decode_token(token, "active", "finished")
         if position["kind"] == "active":
             if not isinstance(after := position.get("after"), str):
-                raise InvalidRequest(INVALID_TOKEN_MESSAGE)
+                raise InvalidRequest(INVALID_CONTINUATION)
             page = await self._read_active_page(hub, after, top)
             items = tuple(one for one in page.items if status is None or one.runtime_status is status)
             if page.continuation_token is not None or active is not None:
@@ -229,7 +229,7 @@ class InstanceStore:
     ) -> Page[Instance]:
         shard, token = position.get("shard"), position.get("page")
         if type(shard) is not int or not 0 <= shard < hub.shards or not isinstance(token, str | None):
-            raise InvalidRequest(INVALID_TOKEN_MESSAGE)
+            raise InvalidRequest(INVALID_CONTINUATION)
         table = self._tables.client(instance_table_name(hub.name))
         # A row of another schema need not have these properties, and must not be left out.
         unsupported = f"not (Schema eq {INSTANCE_SCHEMA.number})"

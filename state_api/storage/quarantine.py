@@ -100,7 +100,8 @@ class QuarantineStore:
     async def purge(self, received_before: Instant) -> PurgeResult:
         """Remove events that came before that time: at most PURGED_AT_ONCE, and those that are found within
         PURGE_SECONDS. Raises UnsupportedSchema before anything is removed."""
-        # Keys count down from `_KEY_ORIGIN`, so what came earlier has a greater one. Texts are compared: of the same length.
+        # Keys count down from `_KEY_ORIGIN`, so what came earlier has a greater one. Texts are compared: of the same
+        # length.
         least = min(_KEY_ORIGIN - received_before + 1, _KEY_ORIGIN - 1)
         rows = self._table.query_entities(
             "PartitionKey ge @partition and RowKey ge @key",

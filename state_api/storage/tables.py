@@ -41,7 +41,7 @@ QUARANTINE_TABLE = f"{TABLE_PREFIX}Quarantine"
 
 _RETRIED_METHODS = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
-INVALID_TOKEN_MESSAGE = "the continuationToken is not one that this list gave; start again without it"
+INVALID_CONTINUATION = "the continuationToken is not one that this list gave; start again without it"
 
 _MAX_CACHED_CLIENTS = 64
 """Clients kept, some 60 kB each; publishers decide how many hubs there are. To make one again takes a millisecond and
@@ -283,7 +283,7 @@ def decode_token(token: str, *kinds: str) -> dict[str, Any]:
     except (binascii.Error, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or content.get("kind") not in kinds:
-        raise InvalidRequest(INVALID_TOKEN_MESSAGE)
+        raise InvalidRequest(INVALID_CONTINUATION)
     return content
 
 
@@ -297,7 +297,7 @@ async def read_page(
         content = decode_token(token, kind)
         start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
         if not all(isinstance(key, str) for key in start.values()):
-            raise InvalidRequest(INVALID_TOKEN_MESSAGE)
+            raise InvalidRequest(INVALID_CONTINUATION)
     # The library's iterator carries the service's continuation as a mapping, which its annotations do not say.
     pages: Any = table.query_entities(query, parameters=dict(parameters), results_per_page=top).by_page(start)
     async with translate_storage_errors():

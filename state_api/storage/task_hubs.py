@@ -45,7 +45,7 @@ class _Reread:
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     asked: int = 0
     answered: int = 0
-    get_or_create: bool = False
+    is_open: bool = False
 
 
 class TaskHubStore:
@@ -72,8 +72,8 @@ class TaskHubStore:
 
     async def get_or_create(self, task_hub: str, *, enforce_limit: bool = True) -> TaskHubRecord:
         """The record of a hub that events come for; its row and its table are made when first needed. A closed hub
-        is returned as it is. Raises TooManyTaskHubs for a hub that is not registered, if it is `enforce_limit` and the limit
-        is reached."""
+        is returned as it is. Raises TooManyTaskHubs for a hub that is not registered, if it is `enforce_limit` and the
+        limit is reached."""
         key = hub_key(task_hub)
         if key not in self._open_records:
             async with self._creation_slots:
@@ -170,13 +170,13 @@ class TaskHubStore:
             if reread.answered < ticket:
                 covered = reread.asked
                 known = await self._read_with_etag(task_hub)
-                reread.get_or_create = known is not None and not known[0].closed
+                reread.is_open = known is not None and not known[0].closed
                 reread.answered = covered
-                if known is not None and reread.get_or_create and key in self._open_records:
+                if known is not None and reread.is_open and key in self._open_records:
                     self._open_records[key] = known[0]
-                elif not reread.get_or_create:
+                elif not reread.is_open:
                     self.invalidate_cache(task_hub)
-            is_open = reread.get_or_create
+            is_open = reread.is_open
         if not reread.reading.locked() and reread.asked == reread.answered:
             self._rereads.pop(key, None)
         return is_open
@@ -210,7 +210,7 @@ class TaskHubStore:
         return record, etag_of(row)
 
     async def _update_record(self, task_hub: str, property_update: PropertyUpdate) -> TaskHubRecord:
-        """Read, let `property_update` decide what to set, and write under the ETag; again if somebody else was faster."""
+        """Set what `property_update` returns under the row's ETag. Repeats this when another writer was faster."""
         for _ in range(_MAX_ATTEMPTS):
             known = await self._read_with_etag(task_hub)
             record = known[0] if known else None

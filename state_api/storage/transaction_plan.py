@@ -52,8 +52,8 @@ class PlannedRow:
 @dataclass(frozen=True, slots=True)
 class TransactionPlan:
     """One transaction. `effective` has an entry for each piece of evidence that is in it, from the first on: for each
-    of its pieces, whether it changed anything. `activity_stamps` are functions and the times of their events; each takes one
-    more operation, and so does `advances_epoch`."""
+    of its pieces, whether it changed anything. `activity_stamps` are functions and the times of their events; each
+    takes one more operation, and so does `advances_epoch`."""
 
     effective: Sequence[tuple[bool, ...]]
     rows: Sequence[PlannedRow]

@@ -41,8 +41,8 @@ class _RequestFate(StrEnum):
 
 @dataclass
 class CrashPlan:
-    """Counts the requests of one server, from 1, and has it die at number `at_request`; None lets it live. `requests` are what
-    it asked for, `died` is set once nothing of it is under way but what comes late."""
+    """Counts the requests of one server, from 1, and has it die at number `at_request`; None lets it live. `requests`
+    are what it asked for, `died` is set once nothing of it is under way but what comes late."""
 
     at_request: int | None = None
     timing: CrashTiming = CrashTiming.BEFORE
@@ -107,8 +107,8 @@ class CrashPlan:
 async def crashing_server(
     storage: StorageSettings, crash_plan: CrashPlan, clock_offset_seconds: float = 0
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server on this storage that dies as `crash_plan` says. The task hubs of its apps live there too, and its
-    requests to them count."""
+    """A client of a server on this storage that dies as `crash_plan` says. The task hubs of its apps live there too,
+    and its requests to them count."""
     async with AsyncExitStack() as stack:
         ports: list[int] = []
         for service in _SERVICES:

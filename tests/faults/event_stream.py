@@ -57,8 +57,8 @@ class ExpectedRecords:
 def generate_orders(
     hub: str, events: int, seed: int, span_seconds: float = 3600, active_share: float = 0.05
 ) -> ExpectedRecords:
-    """A stream of that many events whose times are spread over the last `span_seconds` seconds. Most orders run for a while
-    and end; a share of `active_share` has not ended. Some starts are told twice, with another id and time, as the
+    """A stream of that many events whose times are spread over the last `span_seconds` seconds. Most orders run for a
+    while and end; a share of `active_share` has not ended. Some starts are told twice, with another id and time, as the
     extension does when an episode crashes (PLATFORM: Lifecycle events 2)."""
     rng = random.Random(seed)
     story: list[tuple[float, str, str, str, str]] = []

@@ -1,6 +1,6 @@
-"""A cheap generator of deliveries, in a process of its own: `python -m tests.faults.load_generator` with a plan as JSON in its
-only argument; prints a tally as JSON. Raw sockets and requests made of prepared pieces, so that it hardly takes from
-the server what it measures."""
+"""A cheap generator of deliveries, in a process of its own: `python -m tests.faults.load_generator` with a plan as
+JSON in its only argument; prints a tally as JSON. Raw sockets and requests made of prepared pieces, so that it hardly
+takes from the server what it measures."""
 
 import asyncio
 import json
@@ -38,8 +38,8 @@ class LoadPlan:
 
 @dataclass
 class LoadTally:
-    """What came of it. `offered` counts deliveries that were due, `unexpected_responses` answers that are neither 200 nor a refusal
-    with Retry-After and a problem document, with what they were."""
+    """What came of it. `offered` counts deliveries that were due, `unexpected_responses` answers that are neither 200
+    nor a refusal with Retry-After and a problem document, with what they were."""
 
     offered: int = 0
     sent: int = 0

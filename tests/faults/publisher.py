@@ -38,7 +38,8 @@ class _Delivery:
 class Publisher:
     """`addresses` may change while it runs: each attempt goes to any of them. `max_batch` is the most events that one
     delivery has; half of the deliveries have one. `duplicate_share` is the share of deliveries that are made twice, and
-    `max_displacement` by how many places an event may be out of order. `per_second` holds the events back to that rate."""
+    `max_displacement` by how many places an event may be out of order. `per_second` holds the events back to that
+    rate."""
 
     addresses: list[str]
     seed: int

@@ -1,6 +1,7 @@
-"""The server on a machine whose clock is wrong: `python -m tests.faults.skewed_clock_server serve …`, with the seconds that it is
-ahead in the environment. Everything that tells the time of day is shifted before anything else is loaded, so that the
-server and all of its libraries see the same wrong time. What counts durations is not: that does not go wrong."""
+"""The server on a machine whose clock is wrong: `python -m tests.faults.skewed_clock_server serve …`, with the seconds
+that it is ahead in the environment. Everything that tells the time of day is shifted before anything else is loaded,
+so that the server and all of its libraries see the same wrong time. What counts durations is not: that does not go
+wrong."""
 
 import datetime
 import os

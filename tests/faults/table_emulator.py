@@ -62,13 +62,13 @@ class TableEmulator:
 
 
 @contextmanager
-def run_table_emulator(folder: Path, durable: bool) -> Iterator[TableEmulator]:
+def run_table_emulator(folder: Path, *, journaled: bool) -> Iterator[TableEmulator]:
     """Runs until the block ends."""
     folder.mkdir()
-    one = TableEmulator(folder, durable)
-    one.start()
+    emulator = TableEmulator(folder, journaled)
+    emulator.start()
     try:
-        yield one
+        yield emulator
     finally:
-        with stop_after(one.process):
+        with stop_after(emulator.process):
             pass

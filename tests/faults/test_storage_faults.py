@@ -93,7 +93,7 @@ async def test_a_bad_storage_makes_no_wrong_verdict_and_loses_nothing(
 ) -> None:
     async with storage_proxy(storage) as proxy, run_server_in_thread(proxy.settings, tmp_path) as server:
         flaky = FaultInjector(fault, seed)
-        flaky.watch(proxy)
+        flaky.attach_to(proxy)
         sizes: list[float] = []
         for share in _FAILURE_RATES:
             numbers = await run_scenario(server, storage, flaky, share)
@@ -129,7 +129,7 @@ async def run_scenario(
         await register_and_stage(server.url, canary.app, canary.hub, 0)
     async with run_while([watcher.watch(publisher, 0.1), *(canary.run_rounds() for canary in canaries)]):
         flaky.request_count = flaky.failure_count = 0
-        flaky.share = share
+        flaky.failure_rate = share
         async with publish_in_background(publisher, truth.events):
             await wait_for_faults(flaky)
             in_time, requests = len(publisher.acknowledged), flaky.request_count

@@ -100,7 +100,7 @@ def test_a_delivery_that_is_here_does_not_give_way() -> None:
     controller = AdmissionController(4 * SMALL_DELIVERY_BYTES, monotonic=lambda: now)
     with controller.reserve_arriving() as complete:
         complete.add_bytes(4 * SMALL_DELIVERY_BYTES)
-        finish_arrival.finish_arrival()
+        complete.finish_arrival()
         now = UNFINISHED_SECONDS
         with pytest.raises(TooManyEvents), controller.reserve_arriving():
             pytest.fail("there was no capacity")

@@ -195,7 +195,7 @@ async def test_an_event_that_trips_the_parser_itself_holds_nothing_up(
             raise ZeroDivisionError
         return event_parser.parse_event(one, now)
 
-    monkeypatch.setattr(recording, "parse_event", understand)
+    monkeypatch.setattr(recording, "parse_event", parse_event)
     counts = await post_events(http, event(hub, "before"), event(hub, "tripping"), event(hub, "after"))
     assert counts == {"recorded": 2, "unchanged": 0, "quarantined": 1}
     kept = [one for one in await list_newest_quarantined(http) if hub in one["event"]]

@@ -43,7 +43,7 @@ async def test_a_hub_name_that_breaks_the_rule_is_told(http: httpx.AsyncClient, 
         refused = assert_problem(await http.get(path), 400, "InvalidRequest")
         assert "3 to 45 letters and digits" in refused["detail"]
     refused = assert_problem(await post_staging(http, app, name), 400, "InvalidRequest")
-    assert refused["errors"][0]["at"] == "body.taskHub"
+    assert refused["errors"][0]["field"] == "body.taskHub"
     assert_problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 

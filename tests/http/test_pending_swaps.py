@@ -306,7 +306,7 @@ async def test_an_outcome_that_is_none_is_refused(
     await post_staging(http, app, hub)
     sent = {"taskHub": hub, **body}
     told = assert_problem(await http.post(f"/api/apps/{app}/swap", json=sent), 400, "InvalidRequest")
-    assert [one["at"] for one in told["errors"]] == [f"body.{name}" for name in body]
+    assert [one["field"] for one in told["errors"]] == [f"body.{name}" for name in body]
 
 
 async def test_a_step_of_an_app_or_a_slot_that_nobody_knows_is_told(

@@ -262,7 +262,7 @@ async def test_a_wrong_parameter_is_told(http: httpx.AsyncClient, app: str, para
     await put_app(http, app)
     answer = await http.get(f"/api/apps/{app}/staging", params=parameters)
     refused = assert_problem(answer, 400, "InvalidRequest")
-    assert refused["errors"][0]["at"] == f"query.{next(iter(parameters))}"
+    assert refused["errors"][0]["field"] == f"query.{next(iter(parameters))}"
 
 
 async def test_the_first_azure_pipelines_extension_works_against_this_server(

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from dev.local_processes import free_port, stop_after, wait_until
-from state_api.emulator import answers
+from state_api.emulator import is_listening
 from state_api.settings import STATE_KEYS, STATE_STORAGE, STATE_UNCLAIMED_TASK_HUBS, StorageSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,6 +74,6 @@ def run_server(
             cwd=folder,
         )
         with stop_after(process):
-            wait_until(lambda: answers(HOST, port) or process.poll() is not None, "the server listens")
+            wait_until(lambda: is_listening(HOST, port) or process.poll() is not None, "the server listens")
             assert process.poll() is None, log.read_text()
             yield ServerProcess(f"http://{HOST}:{port}", process, log)

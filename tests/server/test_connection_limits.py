@@ -67,13 +67,19 @@ class BodyReader(SlowApplication):
 
 
 @asynccontextmanager
-async def serve_application(application: SlowApplication, **limits: float) -> AsyncIterator[Connect]:
-    """Serve the application with these limits; yields how to connect and what to send."""
-    given = ConnectionLimits(
-        **{"connections": 2, "head_seconds": TIMEOUT_SECONDS, "unread_seconds": TIMEOUT_SECONDS, **limits}
-    )  # type: ignore[arg-type]
+async def serve_application(
+    application: SlowApplication,
+    *,
+    head_timeout_seconds: float = TIMEOUT_SECONDS,
+    unread_timeout_seconds: float = TIMEOUT_SECONDS,
+) -> AsyncIterator[Connect]:
+    """Serve the application to at most two connections until the block ends. Yields a function that connects and sends
+    the bytes that it is given."""
+    limits = ConnectionLimits(
+        max_connections=2, head_timeout_seconds=head_timeout_seconds, unread_timeout_seconds=unread_timeout_seconds
+    )
     config = uvicorn.Config(
-        application, http=protocol_factory(given), log_config=None, access_log=False, timeout_keep_alive=60
+        application, http=protocol_factory(limits), log_config=None, access_log=False, timeout_keep_alive=60
     )
     config.load()
     state = ServerState()

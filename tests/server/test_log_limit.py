@@ -110,7 +110,10 @@ def test_texts_without_end_are_limited_together(log: LimitedLog) -> None:
     assert len(log.lines()) == MAX_MESSAGE_KINDS + MAX_MESSAGES_PER_WINDOW
     log.limit.report(at_end=True)
     assert log.lines() == [
-        f"{MAX_MESSAGES_PER_WINDOW} more messages of root in 0 s are not shown, such as: text {MAX_MESSAGE_KINDS + MAX_MESSAGES_PER_WINDOW}"
+        (
+            f"{MAX_MESSAGES_PER_WINDOW} more messages of root in 0 s are not shown, such as: "
+            f"text {MAX_MESSAGE_KINDS + MAX_MESSAGES_PER_WINDOW}"
+        )
     ]
 
 

@@ -20,7 +20,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.eventgrid import EventGridEvent, EventGridPublisherClient
 
 from dev.local_processes import free_ports, stop_after, wait_until
-from state_api.emulator import answers
+from state_api.emulator import is_listening
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event
@@ -138,8 +138,8 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
             [sys.executable, "-c", code], env=settings, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
         )
         with stop_after(process):
-            wait_until(lambda: answers(HOST, port), "the server listens")
-            assert all(answers(HOST, service) for service in emulator)
+            wait_until(lambda: is_listening(HOST, port), "the server listens")
+            assert all(is_listening(HOST, service) for service in emulator)
             sent = httpx.post(f"http://{HOST}:{port}/api/events", json=[event(hub)], timeout=30).json()
             assert sent["quarantined"] == 0
             shown = httpx.get(f"http://{HOST}:{port}/api/taskhubs/{hub}", timeout=30).json()
@@ -147,7 +147,7 @@ def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> 
             assert shown["activeCount"] == 1
             process.send_signal(how)
             assert process.wait(60) == 0
-        assert not any(answers(HOST, service) for service in emulator)
+        assert not any(is_listening(HOST, service) for service in emulator)
 
 
 @pytest.mark.parametrize(("service", "place"), [("queue", 1), ("blob", 2)])
@@ -162,7 +162,7 @@ def test_an_emulator_whose_port_is_taken_is_not_started(service: str, place: int
         )
     assert done.returncode == 1
     assert f"something else listens on port {emulator[place]}, where its {service} service belongs" in done.stderr
-    assert not any(answers(HOST, port) for port in emulator)
+    assert not any(is_listening(HOST, port) for port in emulator)
 
 
 def test_a_server_without_an_emulator_to_start_says_what_to_do(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ async def test_a_stopping_server_finishes_what_it_has_begun(storage: StorageSett
                         writing.set()
                         await go_on.wait()
 
-                proxy.before = hold
+                proxy.before_request = hold
                 polling = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 120}))
                 posting = asyncio.create_task(http.post("/api/events", json=[event(hub, "second")]))
                 await asyncio.to_thread(writing.wait, 30)
@@ -270,7 +270,10 @@ def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path:
 
 def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: Path) -> None:
     *emulator, port = free_ports(4)
-    code = f"{code_with_emulator_ports(emulator)}print('starting', flush=True);sys.exit(main.main(['serve', '--port', '{port}']))"
+    code = (
+        f"{code_with_emulator_ports(emulator)}print('starting', flush=True);"
+        f"sys.exit(main.main(['serve', '--port', '{port}']))"
+    )
     settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=settings, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -283,7 +286,7 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0
         assert b"Traceback" not in said
-    wait_until(lambda: not any(answers(HOST, service) for service in emulator), "the emulator is gone")
+    wait_until(lambda: not any(is_listening(HOST, service) for service in emulator), "the emulator is gone")
 
 
 @pytest.fixture(scope="module")

@@ -245,7 +245,7 @@ async def test_a_lost_answer_is_no_second_write(
         lost += path.endswith("$batch")
         return path.endswith("$batch") and lost == 1
 
-    proxy.drops_response = lose
+    proxy.drops_response = drops_response
     assert len(await store.record(record, [lifecycle_event(record, f"order-{n}") for n in range(10)])) == 10
     assert lost > 1
     assert await active_instance_ids(server, hub) == ["first", *(f"order-{n}" for n in range(10))]

@@ -84,7 +84,7 @@ async def test_an_answer_that_is_lost_does_not_lock_a_worker_out_of_its_own_leas
             return True
         return False
 
-    proxy.drops_response = lose
+    proxy.drops_response = drops_response
     lease = await acquire_lease(store_behind_proxy, hub, "two")
     assert lost
     assert lease.record.result == RESULT

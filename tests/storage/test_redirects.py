@@ -44,7 +44,7 @@ async def redirecting_server(request: pytest.FixtureRequest, anyio_backend: str)
     requests_at_target: list[str] = []
 
     async def collect(asking: web.Request) -> web.StreamResponse:
-        elsewhere.append(f"{asking.method} {asking.path} {asking.headers.get('Authorization')}")
+        requests_at_target.append(f"{asking.method} {asking.path} {asking.headers.get('Authorization')}")
         return web.json_response({"value": []})
 
     async with AsyncExitStack() as stack:
@@ -55,7 +55,7 @@ async def redirecting_server(request: pytest.FixtureRequest, anyio_backend: str)
             return web.Response(status=request.param, headers={"Location": f"http://{HOST}:{other}{asking.rel_url}"})
 
         (port,) = await stack.enter_async_context(http_server(redirect))
-        yield RedirectingServer(port, asked, elsewhere)
+        yield RedirectingServer(port, asked, requests_at_target)
 
 
 async def test_the_state_storage_cannot_lead_the_server_elsewhere(redirecting_server: RedirectingServer) -> None:
@@ -79,7 +79,7 @@ async def test_the_state_storage_cannot_lead_the_server_elsewhere(redirecting_se
 READS: dict[str, Callable[[Backend], Awaitable[object]]] = {
     "start": lambda backend: backend.begin_scan("orders"),
     "page": lambda backend: backend.read_page("orders", Instant(0), "[null, null]"),
-    "find": lambda backend: backend.find("orders", ["order-1"]),
+    "find": lambda backend: backend.find_instances("orders", ["order-1"]),
 }
 
 
@@ -100,7 +100,7 @@ async def test_its_queues_containers_and_tables_cannot_either(redirecting_server
     account = StorageAccount(redirecting_server.settings, "STATE_TASKHUBS_SHOP")
     artifacts = StorageArtifactStore(account)
     with pytest.raises(BackendError):
-        await artifacts.find("orders")
+        await artifacts.find_artifacts("orders")
     for kind in ArtifactKind:
         with pytest.raises(BackendError):
             await artifacts.delete(Artifact(kind, "orders-control-00"))

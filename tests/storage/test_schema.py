@@ -426,7 +426,7 @@ async def test_a_waiting_event_of_another_schema(
 
 def test_every_kind_of_row_has_a_name_of_its_own_and_a_number() -> None:
     kinds = [kind for kind in vars(schema).values() if isinstance(kind, RowSchema)]
-    assert len(kinds) == len({kind.rows for kind in kinds}) == 8
+    assert len(kinds) == len({kind.row_kind for kind in kinds}) == 8
     assert {kind.number for kind in kinds} == {1}
 
 

@@ -28,7 +28,7 @@ class SlotResponse(ResponseModel):
             version=slot.version,
             since=format_instant(slot.since),
             promoted=slot.promoted,
-            beneath=[one.task_hub for one in slot.prior_hubs],
+            prior_task_hubs=[hub.task_hub for hub in slot.prior_hubs],
         )
 
 
@@ -82,7 +82,7 @@ class DeploymentResponse(ResponseModel):
             version=deployment.version,
             slot=deployment.slot,
             started_at=format_instant(deployment.started_at),
-            by=deployment.by,
+            by=deployment.started_by,
             run_url=deployment.run_url,
         )
 
@@ -105,7 +105,7 @@ class PendingSwapResponse(ResponseModel):
             swapped_out=pending.swapped_out,
             slot=pending.slot,
             started_at=format_instant(pending.started_at),
-            by=pending.by,
+            by=pending.started_by,
             run_url=pending.run_url,
             rollback=pending.rollback,
         )
