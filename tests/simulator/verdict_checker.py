@@ -45,9 +45,9 @@ class VerdictChecker:
         if one is None or not one.in_flight:
             return
         if (published.execution, published.status) == (one.number, "Running"):
-            self.timeline.started(one.instance_id)
+            self.timeline.record_start(one.instance_id)
         else:
-            self.timeline.ended(one.instance_id)
+            self.timeline.record_end(one.instance_id)
 
     def verdict(self, requested_at: int, verdict: dict[str, Any], fresh: bool) -> int | None:
         """Judge an answer of GetStagingStatus at the moment it comes; since when its probe has begun, None if it rests
