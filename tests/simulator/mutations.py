@@ -107,7 +107,7 @@ def confirmed_for_ever(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         for _, observed in seen:
             if observed.active:
-                shown[question.task_hub, observed.instance_id] = question.place
+                shown[question.task_hub, observed.instance_id] = question.backend_id
         await record(lookup, question, seen, looked_at)
 
     async def confirmed(lookup: InstanceLookup, task_hub: str, starts: Mapping[str, Started]) -> dict[str, Started]:
