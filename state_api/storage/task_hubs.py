@@ -9,10 +9,10 @@ from typing import Any
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 
-from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.errors import StorageUnavailable
 from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.names import HubKey, app_key, hub_key
-from state_api.domain.releases.refusals import task_hub_claimed
+from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
 from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
 from state_api.storage.schema import TASK_HUB_SCHEMA
@@ -116,15 +116,9 @@ class TaskHubStore:
 
         def reserve(record: TaskHubRecord | None) -> dict[str, Any]:
             if record is not None and record.closed:
-                raise TaskHubAlreadyUsed(
-                    f"task hub {task_hub} was used before and cleaned up; use a name that never was", taskHub=task_hub
-                )
+                raise refusals.task_hub_already_used(task_hub).to_error()
             if record is not None and record.app is not None and app_key(record.app) != app_key(claim.app):
-                raise TaskHubInUse(
-                    f"task hub {task_hub} belongs to app {record.app}; use a name that no other app uses",
-                    taskHub=task_hub,
-                    app=record.app,
-                )
+                raise refusals.claimed_by_other_app(task_hub, record.app).to_error()
             claimed = {"App": claim.app, "RunId": claim.run_id}
             return claimed if claim.proof is None else {**claimed, "OwnershipProof": _serialize_proof(claim.proof)}
 
@@ -145,7 +139,7 @@ class TaskHubStore:
 
         def close(record: TaskHubRecord | None) -> dict[str, Any]:
             if record is not None and record.app is not None:
-                raise task_hub_claimed(record.name, record.app)
+                raise refusals.task_hub_claimed(record.name, record.app).to_error()
             return {"Closed": True}
 
         record = await self._update_record(task_hub, close)
