@@ -36,7 +36,8 @@ class RowSchema:
         if found is None:
             message = (
                 f"{self.row_kind} in the state storage have no schema number, because a version before the first "
-                "release wrote them. Use an empty storage account, or delete the tables whose names begin with SafeDeploy"
+                "release wrote them. Use an empty storage account, or delete the tables whose names begin with "
+                "SafeDeploy"
             )
         else:
             message = (
