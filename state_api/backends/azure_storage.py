@@ -239,13 +239,15 @@ class AzureStorageBackend:
         except ServiceRequestError:
             raise BackendError(
                 ReadFailure.FAILED,
-                f"the storage account of the setting {self._setting_name} cannot be reached: does it exist, and does its "
+                f"the storage account of the setting {self._setting_name} cannot be reached: does it exist, and "
+                f"does its "
                 "network let this server in?",
             ) from None
         except (AzureError, OSError) as error:
             raise BackendError(
                 ReadFailure.FAILED,
-                f"the storage account of the setting {self._setting_name} broke off its answer ({type(error).__name__})",
+                f"the storage account of the setting {self._setting_name} broke off its answer "
+                f"({type(error).__name__})",
             ) from None
 
     def _http_error(self, task_hub: str, error: HttpResponseError) -> BackendError:
@@ -254,7 +256,8 @@ class AzureStorageBackend:
             return BackendError(
                 ReadFailure.MISSING,
                 f"there is no table {self._table_prefix or task_hub}Instances in the storage account of the setting "
-                f"{self._setting_name}: either the app has never started on task hub {task_hub}, or the setting is that of "
+                f"{self._setting_name}: either the app has never started on task hub {task_hub}, or the setting "
+                f"is that of "
                 "another account",
             )
         if error.status_code in (401, 403):
@@ -274,7 +277,8 @@ class AzureStorageBackend:
         why = error_code(error) or type(error).__name__
         return BackendError(
             ReadFailure.DENIED,
-            f"the storage account of the setting {self._setting_name} refuses this server ({why}): give its identity the role "
+            f"the storage account of the setting {self._setting_name} refuses this server ({why}): give its "
+            f"identity the role "
             "Storage Table Data Reader there, or correct the connection string",
         )
 

@@ -91,7 +91,8 @@ class ControlQueues:
         self._shared_tables = shared_tables
 
     async def read_queue_snapshot(self, task_hub: str) -> QueueSnapshot:
-        """The control queues now. Raises BackendError if one of them does not exist: then this is the storage of another
+        """The control queues now. Raises BackendError if one of them does not exist: then this is the storage
+        of another
         app, or the task hub is being deleted."""
         names, owners = await self._read_partitions(task_hub)
         read = await asyncio.gather(*(self._read_queue(task_hub, name) for name in names))
@@ -137,7 +138,8 @@ class ControlQueues:
                     # An instance table of its own shows that the task hub exists; a shared one does not.
                     ReadFailure.MISSING if self._shared_tables else ReadFailure.FAILED,
                     f"neither table {task_hub}Partitions nor container {container} says how many control queues there "
-                    f"are: the task hub is being deleted, or the setting {self._account.name} leads to another account",
+                    f"are: the task hub is being deleted, or the setting {self._account.setting_name} leads to "
+                    f"another account",
                 ) from None
         count = _parse_partition_count(content)
         if count is None:
@@ -163,7 +165,7 @@ class ControlQueues:
                 raise BackendError(
                     ReadFailure.FAILED,
                     f"task hub {task_hub} lacks the control queue {name}: either it is being deleted, or the setting "
-                    f"{self._account.name} leads to another account",
+                    f"{self._account.setting_name} leads to another account",
                 ) from None
         times = {(message.id, message.dequeue_count) for message in before}
         seen = {message.id: message for message in (*before, *after)}
@@ -179,7 +181,8 @@ class ControlQueues:
         count = (await queue.get_queue_properties()).approximate_message_count
         if count is None:
             message = (
-                f"the storage account of the setting {self._account.name} does not say how many messages there are"
+                f"the storage account of the setting {self._account.setting_name} does not say how many "
+                f"messages there are"
             )
             raise BackendError(ReadFailure.FAILED, message)
         return count

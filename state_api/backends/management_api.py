@@ -88,7 +88,7 @@ class ManagementApiBackend:
     parts are `NAME__endpoint`, `NAME__key` and `NAME__storageConnection`; `storage_connection` is the name of the app's
     own setting for the hub's storage, None for its default. Raises SettingsError for what cannot be right.
 
-    It cannot tell a task hub that does not exist from one that is empty, and never raises Trouble.MISSING: on Azure
+    It cannot tell a task hub that does not exist from one that is empty, and never raises ReadFailure.MISSING: on Azure
     Storage the extension makes the hub that it is asked about (provider, `EnsureTaskHubAsync`, read) and answers with
     an empty list. So a hub whose name is wrong looks drained, and asking about a deleted one brings it back. MSSQL
     takes the hub's name from its database login unless told otherwise (`TaskHubMode`, read), and then answers for that
@@ -147,7 +147,7 @@ class ManagementApiBackend:
         since = Instant(min(now, page.server_date if page.server_date is not None else now) - _CLOCK_SKEW_MARGIN)
         return ScanStart(since, (_encode_cursor(_ACTIVE, None),), (_encode_cursor(_RECENT, None),))
 
-    async def page(self, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
+    async def read_page(self, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
         kind, token = json.loads(cursor)
         if kind == _ACTIVE:
             page = await self._list_instances(task_hub, ACTIVE_PAGE_SIZE, token, runtimeStatus=_ACTIVE_STATUSES)
@@ -287,7 +287,8 @@ class ManagementApiBackend:
         if status in {401, 403}:
             raise BackendError(
                 ReadFailure.DENIED,
-                f"{self._app_description} refuses this server ({status}): {self._setting_name}__key must be the app's system key "
+                f"{self._app_description} refuses this server ({status}): {self._setting_name}__key must be the "
+                f"app's system key "
                 "durabletask_extension; a stopped app and access restrictions answer in the same way",
             )
         if status in {429, 503}:

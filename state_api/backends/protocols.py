@@ -35,8 +35,10 @@ class BackendError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ScanStart:
-    """The beginning of a scan. `changed_since` is the backend's own time, a little before now: whatever changes during the
-    scan changes after it. `cursors` are where reading begins; all of them lead through the whole hub. `next_pass_cursors` are the
+    """The beginning of a scan. `changed_since` is the backend's own time, a little before now: whatever
+    changes during the
+    scan changes after it. `cursors` are where reading begins; all of them lead through the whole hub.
+    `next_pass_cursors` are the
     cursors of one more pass over what changed since, for a scan that saw changes."""
 
     changed_since: Instant
@@ -76,7 +78,8 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class TaskHubArtifacts:
-    """`deletable` is what exists of a hub and may be removed, in the order in which to remove it: containers, queues, tables,
+    """`deletable` is what exists of a hub and may be removed, in the order in which to remove it: containers,
+    queues, tables,
     and the instances last, so that whoever stops halfway leaves the evidence. `shared` are the tables of that name
     that must stay: other hubs have rows there, or there are no instances to show whose history it is."""
 
@@ -87,7 +90,7 @@ class TaskHubArtifacts:
 class ArtifactStore(Protocol):
     """What task hubs leave behind at their provider. Every method raises BackendError."""
 
-    async def find(self, task_hub: str) -> TaskHubArtifacts:
+    async def find_artifacts(self, task_hub: str) -> TaskHubArtifacts:
         """What exists of this hub now."""
 
     async def has_queue_deletion_begun(self, task_hub: str) -> bool:
@@ -96,13 +99,13 @@ class ArtifactStore(Protocol):
     async def delete(self, artifact: Artifact) -> None:
         """Delete it with all it holds; one that is gone already is fine."""
 
-    def address(self, kind: ArtifactKind) -> str | None:
+    def service_address(self, kind: ArtifactKind) -> str | None:
         """The address of the service that keeps artifacts of this kind, without secrets; None if it is not known."""
 
 
 class Backend(Protocol):
     """A durable backend that keeps task hubs. It returns entities only if they changed since a scan began. Every method
-    raises BackendError; Trouble.MISSING says that the task hub does not exist."""
+    raises BackendError; ReadFailure.MISSING says that the task hub does not exist."""
 
     @property
     def provider(self) -> str:
@@ -136,11 +139,12 @@ class Backend(Protocol):
         has been seen with a `stamp` that it did not have before.
         """
 
-    async def find(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
+    async def find_instances(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
         """Each of these instances as it is now; None for one that the backend does not know."""
 
     async def read_queue_snapshot(self, task_hub: str) -> QueueSnapshot | None:
-        """The messages that could start an orchestration which `find` does not know yet; None if the backend does not
+        """The messages that could start an orchestration which `find_instances` does not know yet; None if the
+        backend does not
         show them."""
 
     async def read_timers(self, task_hub: str, known: KnownTimers) -> KnownTimers:

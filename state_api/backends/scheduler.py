@@ -137,7 +137,7 @@ class _ScanCursor:
     def upper_bound(self) -> Instant | None:
         return self.upper_bounds[-1] if self.upper_bounds else None
 
-    def next_cursor(self, created: Sequence[Instant], token: str | None, page_size: int) -> "_Window | None":
+    def next_cursor(self, created: Sequence[Instant], token: str | None, page_size: int) -> "_ScanCursor | None":
         """Where to read on after a page with instances of these created times; None at the end of the scan."""
         if token is None:
             if self.upper_bound is not None:
@@ -165,7 +165,7 @@ class _ScanCursor:
         return json.dumps([self.is_recent_pass, self.lower, self.upper_bounds, self.token])
 
     @classmethod
-    def decode(cls, cursor: str) -> "_Window":
+    def decode(cls, cursor: str) -> "_ScanCursor":
         is_recent_pass, lower, upper_bounds, token = json.loads(cursor)
         return cls(is_recent_pass, lower, tuple(upper_bounds), token)
 
@@ -223,7 +223,10 @@ class SchedulerBackend:
         # Microsoft's clients take "0" for the end as well.
         token = token if token not in {"", "0"} else None
         if token is not None and token == window.token:
-            text = f"the scheduler of the setting {self._setting_name} gives the same page of task hub {task_hub} again and again"
+            text = (
+                f"the scheduler of the setting {self._setting_name} gives the same page of task hub "
+                f"{task_hub} again and again"
+            )
             raise BackendError(ReadFailure.FAILED, text)
         states = list(answer.orchestrationState)
         found = tuple(_parse_state(state.instanceId, state) for state in states if not is_entity(state.instanceId))
@@ -304,14 +307,16 @@ class SchedulerBackend:
         except ImportError:
             raise BackendError(
                 ReadFailure.FAILED,
-                f"the setting {self._setting_name} says Authentication={self._connection.authentication}, for which this "
+                f"the setting {self._setting_name} says Authentication={self._connection.authentication}, for "
+                f"which this "
                 "server lacks a package: install requirements-scheduler.txt",
             ) from None
         # Credentials also fail with what they stumble over: settings that are not there, files, odd answers.
         except (AzureError, ValueError, LookupError, OSError) as error:
             raise BackendError(
                 ReadFailure.DENIED,
-                f"this server gets no token for the scheduler of the setting {self._setting_name} ({type(error).__name__}): "
+                f"this server gets no token for the scheduler of the setting {self._setting_name} "
+                f"({type(error).__name__}): "
                 f"does it have the identity of Authentication={self._connection.authentication}?",
             ) from None
         return [("authorization", f"Bearer {token.token}")]

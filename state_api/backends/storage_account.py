@@ -69,7 +69,7 @@ class StorageAccount:
             await self._credential.close()
             self._credential = None
 
-    def address(self, kind: ArtifactKind) -> str | None:
+    def service_address(self, kind: ArtifactKind) -> str | None:
         """The address of the service for this kind, without secrets; None if it is not known."""
         try:
             match kind:
@@ -172,7 +172,8 @@ class StorageAccount:
             if isinstance(error, ClientAuthenticationError) or status in (401, 403):
                 raise BackendError(
                     ReadFailure.DENIED,
-                    f"{account_description} refuses this server its {kind}s ({code}): give its identity the role Storage "
+                    f"{account_description} refuses this server its {kind}s ({code}): give its identity the "
+                    f"role Storage "
                     f"{_SERVICE_NAMES[kind]} Data {role} there, or correct the connection string",
                 ) from None
             if status in (429, 503) or code == "ServerBusy":
@@ -188,7 +189,8 @@ class StorageAccount:
         except ServiceRequestError:
             raise BackendError(
                 ReadFailure.FAILED,
-                f"{account_description} cannot be reached for its {kind}s: does it exist, and does its network let this server in?",
+                f"{account_description} cannot be reached for its {kind}s: does it exist, and does its network "
+                f"let this server in?",
             ) from None
         except (AzureError, aiohttp.ClientError, OSError, *_PARSE_ERRORS) as error:
             raise self._unexpected_response_error(account_description, kind, error) from None

@@ -10,7 +10,7 @@ from state_api.backends.protocols import (
     ArtifactStore,
     BackendError,
     BackendRegistry,
-    Found,
+    TaskHubArtifacts,
     backend_id_of,
 )
 from state_api.domain.errors import InvalidRequest
@@ -66,7 +66,7 @@ class Cleanup:
         self,
         releases: Releases,
         apps: Apps,
-        provider_config: TaskHubs,
+        task_hubs: TaskHubs,
         instances: Instances,
         probes: Probes,
         readiness: Readiness,
@@ -111,7 +111,7 @@ class Cleanup:
         if app.provider_config is None:
             raise InvalidRequest("deleting task hubs needs to know where they live: set taskHubs with PutApp")
         try:
-            artifacts = self._backends.of(app.provider_config).artifacts
+            artifacts = self._backends.backend_for(app.provider_config).artifacts
         except BackendError as error:
             raise InvalidRequest(f"task hubs cannot be deleted: {error.message}") from None
         if artifacts is None:
@@ -169,7 +169,7 @@ class Cleanup:
         ):
             # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
             return await self._finish_without_artifacts(request, retired, hub, not_owned)
-        if reasons := _removal_blockers(verdict, deleting_from=artifacts is not None):
+        if reasons := _removal_blockers(verdict, deletes_artifacts=artifacts is not None):
             return CleanupResult(retired, CleanupOutcome.NOT_DRAINED, reasons)
         if artifacts is None or found is None:
             return await self._finish_without_artifacts(request, retired, hub, not_owned)
@@ -177,7 +177,7 @@ class Cleanup:
 
     async def _find(
         self, request: _CleanupRequest, retired: RetiredHub, artifacts: ArtifactStore | None
-    ) -> Found | CleanupResult | None:
+    ) -> TaskHubArtifacts | CleanupResult | None:
         """What exists of a hub at its provider; what became of the hub if nothing may be deleted. None if nothing is to
         be. Raises BackendError."""
         if artifacts is None:
@@ -208,7 +208,8 @@ class Cleanup:
         if app.provider_config is None:
             return False
         try:
-            return hub.confirmed_backend == backend_id_of(app.provider_config, self._backends.of(app.provider_config))
+            backend = self._backends.backend_for(app.provider_config)
+            return hub.confirmed_backend == backend_id_of(app.provider_config, backend)
         except BackendError:
             return False
 
@@ -226,9 +227,9 @@ class Cleanup:
         self,
         request: _CleanupRequest,
         retired: RetiredHub,
-        retired_hub: TaskHubRecord | None,
+        hub: TaskHubRecord | None,
         artifacts: ArtifactStore,
-        found: Found,
+        found: TaskHubArtifacts,
         ignored: int,
     ) -> CleanupResult:
         """Delete what the hub left at its provider, the evidence of what runs there last, and then the records."""
@@ -252,7 +253,7 @@ class Cleanup:
                         verdict = await self._verdict(
                             request, retired, await self._task_hubs.get(retired.task_hub), artifacts
                         )
-                        if reasons := _removal_blockers(verdict, deleting_from=True):
+                        if reasons := _removal_blockers(verdict, deletes_artifacts=True):
                             return CleanupResult(retired, CleanupOutcome.NOT_DRAINED, reasons, tuple(done))
                         queues_gone = False
                     await artifacts.delete(artifact)

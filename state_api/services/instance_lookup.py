@@ -36,8 +36,8 @@ time, so it may miss those that are not purged yet; `confirm_backend` makes that
 class LookupResult:
     """What became of instances that the records hold active. `undecided`: not all of them are known to have ended, or
     the storage does not take it. `seen` are those that the hub has shown active; there may be none, and doubt.
-    `corrected`: records were closed. `unconfirmed_starts` are starts that the hub does not show while its control queues hold
-    messages; all others have ended."""
+    `corrected`: records were closed. `unconfirmed_starts` are starts that the hub does not show while its control
+    queues hold messages; all others have ended."""
 
     undecided: bool
     active_instances: tuple[ActiveInstance, ...] = ()
@@ -146,14 +146,14 @@ class InstanceLookup:
         if not await self._is_backend_confirmed(backend, question, event_instance_found):
             raise BackendError(
                 ReadFailure.FAILED,
-                f"what {question.source.connection} leads to knows none of the instances that events showed on "
-                f"task hub {question.task_hub}: is it the storage of another app or environment? If they were "
+                f"what {question.provider_config.connection} leads to knows none of the instances that events showed "
+                f"on task hub {question.task_hub}: is it the storage of another app or environment? If they were "
                 "purged, waive those that are shown active",
             )
 
     async def _is_backend_confirmed(self, backend: Backend, question: ProbeRequest, event_instance_found: bool) -> bool:
-        """Whether the backend has ever shown an instance that events `event_instance_found` of. A hub of the same name in another
-        account does not, and its silence must not close what runs here."""
+        """Whether the backend has ever shown an instance that events `event_instance_found` of. A hub of the same name
+        in another account does not, and its silence must not close what runs here."""
         hub = await self._task_hubs.get(question.task_hub)
         if hub is None or hub.confirmed_backend == question.backend_id:
             return hub is not None

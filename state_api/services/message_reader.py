@@ -91,5 +91,5 @@ class MessageReader:
 
     async def _take_snapshot(self, timers: KnownTimers) -> ObservedQueues | None:
         began_at = self._clock.now()
-        snapshot = await self._backend.snapshot(self._question.task_hub)
+        snapshot = await self._backend.read_queue_snapshot(self._question.task_hub)
         return None if snapshot is None else ObservedQueues.from_snapshot(snapshot, timers, began_at, self._clock.now())

@@ -27,8 +27,8 @@ class VerificationMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """What is to be verified. `backend_id` is where the source leads now; empty if a setting is wrong. `requested_at` is by the
-    storage's clock; `deadline` by that of the event loop."""
+    """What is to be verified. `backend_id` is where the source leads now; empty if a setting is wrong. `requested_at`
+    is by the storage's clock; `deadline` by that of the event loop."""
 
     task_hub: str
     provider_config: ProviderConfig
@@ -48,8 +48,8 @@ class ProbeRequest:
 
 @dataclass(frozen=True, slots=True)
 class RecordedState:
-    """What is on record of a hub; nothing, if nothing ever was or it was cleaned up. `seen_before`: something was seen of it,
-    in events or by a probe."""
+    """What is on record of a hub; nothing, if nothing ever was or it was cleaned up. `seen_before`: something was seen
+    of it, in events or by a probe."""
 
     activity: InstanceActivity
     seen_before: bool
@@ -57,10 +57,10 @@ class RecordedState:
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutcome:
-    """What verification came to, for the question of that key. `active_instance_seen`: the hub has just shown one of the active
-    instances. `looked_up_instances` is how it has shown those that were looked up. `recorded_state` are given where a verdict may rest
-    on them: they were read after the result, and the hub was not read since; or what was looked up since still stands
-    in them, so that they say NotReady."""
+    """What verification came to, for the question of that key. `active_instance_seen`: the hub has just shown one of
+    the active instances. `looked_up_instances` is how it has shown those that were looked up. `recorded_state` are
+    given where a verdict may rest on them: they were read after the result, and the hub was not read since; or what was
+    looked up since still stands in them, so that they say NotReady."""
 
     request_key: str
     result: ProbeResult | None

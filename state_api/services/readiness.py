@@ -35,8 +35,8 @@ class SlotStatus:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How a verdict is to be verified: by what is read from `requested_at` on or by less, and until when, by the clock of
-    the event loop; or by what was `checked` a moment ago, by task hub."""
+    """How a verdict is to be verified: by what is read from `requested_at` on or by less, and until when, by the clock
+    of the event loop; or by what was `checked` a moment ago, by task hub."""
 
     verify: VerificationMode
     requested_at: Instant
@@ -70,20 +70,18 @@ class Readiness:
         verify: VerificationMode,
         is_disconnected: Callable[[], Awaitable[bool]],
     ) -> SlotStatus:
-        """The verdict on a slot; if it is NotReady, that of up to `wait_seconds` seconds later, as soon as it turns Ready.
-        `is_disconnected` says that nobody waits for the answer any more.
+        """The verdict on a slot; if it is NotReady, that of up to `wait_seconds` seconds later, as soon as it turns
+        Ready. `is_disconnected` says that nobody waits for the answer any more.
 
         Raises AppNotFound, SlotNotFound.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
         requested_at = (
-            await self._verifier.get_storage_time()
-            if verify is VerificationMode.FRESH
-            else self._clock.get_storage_time()
+            await self._verifier.get_storage_time() if verify is VerificationMode.FRESH else self._clock.now()
         )
         verify_at = loop.time()
-        probe_outcomes: Mapping[str, ProbeOutcome] = {}
+        checked: Mapping[str, ProbeOutcome] = {}
         while True:
             began = loop.time()
             due = began >= verify_at
@@ -173,13 +171,13 @@ class Readiness:
         """The verdict under the waivers of `now`, and what verification came to, for the same question a moment later.
         A hub that was `promoted` has been started: if it is not there, that is not because it never was."""
         exemptions = Exemptions.for_task_hub(app.policy.ignore_functions, app.waivers, task_hub, now)
-        probe_outcomes: ProbeOutcome | None = None
+        checked: ProbeOutcome | None = None
         records: RecordedState | None = None
         if app.provider_config is not None:
             question = self._build_probe_request(app, app.provider_config, task_hub, exemptions, verification)
             # Hub, source, policy and waivers may change while somebody waits.
             before = verification.probe_outcomes.get(task_hub)
-            if before is not None and before.request_key == question.request_key:
+            if before is not None and before.request_key == question.key:
                 checked = before
             else:
                 checked = await self._verifier.probe_for_verdict(question)

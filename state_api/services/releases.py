@@ -42,7 +42,7 @@ class Releases:
     def __init__(
         self,
         apps: Apps,
-        provider_config: TaskHubs,
+        task_hubs: TaskHubs,
         recorder: Recorder,
         readiness: Readiness,
         backends: BackendRegistry,

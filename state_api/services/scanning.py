@@ -134,7 +134,7 @@ class Scanner:
                     return
                 held.lease = renewed
 
-        task = asyncio.create_task(renew())
+        task = asyncio.create_task(renew_lease())
         try:
             yield held
         finally:
@@ -176,7 +176,7 @@ class Scanner:
         backend: Backend,
         question: ProbeRequest,
         scan: Scan | None,
-        read_activity: InstanceActivity,
+        activity: InstanceActivity,
         messages: MessageReader,
     ) -> tuple[Scan | None, ProbeResult]:
         """Read until the scan is done or the time is up: the scan to carry on, and what it says. `activity` is what the
@@ -192,7 +192,7 @@ class Scanner:
                 while not scan.finish_pass():
                     if scan.needs_queue_read:
                         # Before the pass that ends the scan: it must show no change since (docs/correctness.md).
-                        scan.read_queues = await messages.read_queues()
+                        scan.observed_queues = await messages.read_queues()
                         if scan.queues_read_in_pass == 0:
                             # Only now: a shared instance table does not show that the task hub exists.
                             await self._task_hubs.record_seen(question.task_hub)

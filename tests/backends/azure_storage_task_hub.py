@@ -108,7 +108,7 @@ class ProviderTaskHub:
         await self.table.delete_entity(escape_instance_id(instance_id), "")
 
 
-def message(instance_id: str, event_type: str = "ExecutionStarted", name: str | None = "ProcessOrder") -> str:
+def control_message(instance_id: str, event_type: str = "ExecutionStarted", name: str | None = "ProcessOrder") -> str:
     """A message of a control queue as the provider writes it (tests/recordings, messages.jsonl)."""
     instance = {"$type": "DurableTask.Core.OrchestrationInstance", "InstanceId": instance_id, "ExecutionId": "e1"}
     event: dict[str, Any] = {

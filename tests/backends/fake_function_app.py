@@ -33,7 +33,8 @@ async def no_override(request: web.Request) -> web.StreamResponse | None:
 
 @dataclass
 class FakeFunctionApp:
-    """A function app with the extension: its task hubs, and what it was asked. A page of the list takes in `rows_per_page`
+    """A function app with the extension: its task hubs, and what it was asked. A page of the list takes in
+    `rows_per_page`
     rows, whether they match or not, as Azure Tables does. `override` can answer in its place. `put` writes to the task
     hub `hub`."""
 
@@ -98,7 +99,7 @@ class FakeFunctionApp:
         token = request.headers.get("x-ms-continuation-token")
         following = base64.b64decode(token).decode() if token else ""
         rows = sorted(one for one in instances if one >= following and one.startswith(prefix))
-        read_page: list[dict[str, Any]] = []
+        page: list[dict[str, Any]] = []
         seen = 0
         for instance_id in rows[: self.rows_per_page]:
             if len(page) == int(query.get("top", "100")):

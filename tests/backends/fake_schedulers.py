@@ -120,13 +120,14 @@ async def read_pages(
     after_page: Callable[[int], None] = lambda _: None,
     end_cursors: Sequence[str] = (),
 ) -> list[ObservedPage]:
-    """All pages from these cursors on, read by these backends in turn. `after_page` is called after each page with their
+    """All pages from these cursors on, read by these backends in turn. `after_page` is called after each page
+    with their
     number; `end_cursors` are cursors that are not followed."""
     pages: list[ObservedPage] = []
     left = list(cursors)
     while left:
         assert len(pages) < 500, "the scan has no end"
-        page = await backends[len(pages) % len(backends)].read_page(HUB, since, left.pop(0))
+        page = await backends[len(pages) % len(backends)].read_page(HUB, changed_since, left.pop(0))
         pages.append(page)
         left.extend(cursor for cursor in page.cursors if cursor not in end_cursors)
         after_page(len(pages))
@@ -134,12 +135,12 @@ async def read_pages(
 
 
 async def read_first_pass(backend: Backend, after_page: Callable[[int], None] = lambda _: None) -> list[ObservedPage]:
-    start = await backend.start(HUB)
+    start = await backend.begin_scan(HUB)
     return await read_pages([backend], start.changed_since, start.cursors, after_page, start.next_pass_cursors)
 
 
 async def scan(backend: Backend) -> dict[str, ObservedInstance]:
-    start = await backend.start(HUB)
+    start = await backend.begin_scan(HUB)
     return latest_by_id(await read_pages([backend], start.changed_since, start.cursors))
 
 

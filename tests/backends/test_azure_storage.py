@@ -316,7 +316,7 @@ async def test_a_shared_tracking_store_shows_only_the_rows_of_the_hub(storage: S
 
 
 @pytest.mark.parametrize(
-    ("status", "trouble", "says"),
+    ("status", "failure", "says"),
     [
         (403, ReadFailure.DENIED, "Storage Table Data Reader"),
         (401, ReadFailure.DENIED, "Storage Table Data Reader"),
@@ -339,10 +339,10 @@ async def test_trouble_is_told_by_what_there_is_to_mend(
     proxy.headers = {"Retry-After": "7"}
     with pytest.raises(BackendError) as told:
         await backend_behind_proxy.read_page(provider.hub, Instant(0), "[null, null]")
-    assert told.value.failure is trouble
+    assert told.value.failure is failure
     assert says in told.value.message
     assert "AccountKey" not in told.value.message
-    assert told.value.retry_after == (7 if trouble is ReadFailure.THROTTLED else None)
+    assert told.value.retry_after == (7 if failure is ReadFailure.THROTTLED else None)
     proxy.failure_status = lambda method, path: None
     assert await read_one_pass(backend_behind_proxy, provider.hub) == []
 

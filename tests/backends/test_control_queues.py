@@ -55,7 +55,7 @@ async def visible_messages(
     queue = account.queues.get_queue_client(f"{hub.lower()}-control-00")
     for content in contents:
         await queue.send_message(content)
-    return list((await read_snapshot(storage, hub)).visible)
+    return list((await read_queue_snapshot(storage, hub)).visible)
 
 
 def describe_messages(messages: list[VisibleMessage]) -> list[tuple[str, str, str]]:
@@ -69,20 +69,20 @@ async def test_messages_are_counted_until_the_last_is_deleted(
     await account.add_queue(f"{hub}-workitems")
     await account.add_queue(f"{hub}-control-backup")
     await account.add_queue(f"{hub}x-control-00")
-    assert (await read_snapshot(storage, hub)).message_count == 0
+    assert (await read_queue_snapshot(storage, hub)).message_count == 0
     queue = account.queues.get_queue_client(f"{hub}-control-03")
     await queue.send_message(control_message("order-1"))
-    found = await read_snapshot(storage, hub)
+    found = await read_queue_snapshot(storage, hub)
     assert (found.message_count, found.peeked_twice, found.invisible, len(found.visible)) == (1, 1, 0, 1)
     # A worker has taken it.
     [taken] = [one async for one in queue.receive_messages(visibility_timeout=600)]
-    found = await read_snapshot(storage, hub)
+    found = await read_queue_snapshot(storage, hub)
     assert (found.message_count, found.invisible, found.visible) == (1, 1, ())
     await queue.delete_message(taken)
-    assert (await read_snapshot(storage, hub)).message_count == 0
+    assert (await read_queue_snapshot(storage, hub)).message_count == 0
     # A timer, or a delayed start.
     await queue.send_message(control_message("order-1", "TimerFired", None), visibility_timeout=600)
-    assert (await read_snapshot(storage, hub)).invisible == 1
+    assert (await read_queue_snapshot(storage, hub)).invisible == 1
 
 
 async def test_starts_name_their_instance_and_their_function(
@@ -191,7 +191,7 @@ async def test_a_large_event_needs_no_blob(account: RawAccount, storage: Storage
 async def test_more_than_can_be_peeked_is_said(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     messages = [control_message(f"order-{number}", "EventRaised", "go") for number in range(33)]
     assert len(await visible_messages(account, storage, hub, *messages)) == 32
-    found = await read_snapshot(storage, hub)
+    found = await read_queue_snapshot(storage, hub)
     assert (found.message_count, found.peeked_twice, found.more_visible) == (33, 32, True)
 
 
@@ -203,39 +203,39 @@ async def test_the_number_of_queues_is_in_taskhub_json_where_there_are_no_partit
     await container.upload_blob("taskhub.json", json.dumps({"TaskHubName": hub, "PartitionCount": 2}).encode())
     for number in range(2):
         await account.add_queue(f"{hub}-control-{number:02}")
-    assert (await read_snapshot(storage, hub)).message_count == 2
+    assert (await read_queue_snapshot(storage, hub)).message_count == 2
     # The table can be there and empty.
     await account.tables.create_table(f"{hub}Partitions")
-    assert (await read_snapshot(storage, hub)).message_count == 2
+    assert (await read_queue_snapshot(storage, hub)).message_count == 2
 
 
 async def test_a_hub_that_does_not_say_how_many_queues_it_has_cannot_be_read(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     with raises_read_failure(ReadFailure.FAILED, f"{hub}Partitions", f"{hub}-leases", CONNECTION_NAME):
-        await read_snapshot(storage, hub)
+        await read_queue_snapshot(storage, hub)
     container = account.blobs.get_container_client(f"{hub}-leases")
     await container.create_container()
     for content in (b"{}", b"[]", b"no JSON", b'{"PartitionCount": 17}', b'{"PartitionCount": "4"}'):
         await container.upload_blob("taskhub.json", content, overwrite=True)
         with raises_read_failure(ReadFailure.FAILED, "taskhub.json"):
-            await read_snapshot(storage, hub)
+            await read_queue_snapshot(storage, hub)
 
 
 async def test_every_control_queue_must_exist(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     await create_control_queues(account, hub, 3)
     await account.queues.delete_queue(f"{hub}-control-01")
     with raises_read_failure(ReadFailure.FAILED, f"{hub}-control-01", "another account"):
-        await read_snapshot(storage, hub)
+        await read_queue_snapshot(storage, hub)
 
 
 async def test_another_owner_of_a_partition_shows(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     await create_control_queues(account, hub)
-    before = await read_snapshot(storage, hub)
-    assert (await read_snapshot(storage, hub)).partition_owners == before.partition_owners
+    before = await read_queue_snapshot(storage, hub)
+    assert (await read_queue_snapshot(storage, hub)).partition_owners == before.partition_owners
     table = account.tables.get_table_client(f"{hub}Partitions")
     await table.upsert_entity({"PartitionKey": "", "RowKey": f"{hub}-control-00", "CurrentOwner": "worker-2"})
-    assert (await read_snapshot(storage, hub)).partition_owners != before.partition_owners
+    assert (await read_queue_snapshot(storage, hub)).partition_owners != before.partition_owners
 
 
 async def test_queues_that_cannot_be_read_say_which_role_is_missing(
@@ -245,19 +245,19 @@ async def test_queues_that_cannot_be_read_say_which_role_is_missing(
     async with account_proxy(storage) as proxy:
         proxy.faults = {"Queue": ServiceFault(403, "AuthorizationPermissionMismatch")}
         with raises_read_failure(ReadFailure.DENIED, "Storage Queue Data Reader", "ignoreMessages", CONNECTION_NAME):
-            await read_snapshot(proxy.settings, hub)
+            await read_queue_snapshot(proxy.settings, hub)
         proxy.faults = {"Queue": ServiceFault(503, "ServerBusy")}
         with pytest.raises(BackendError) as caught:
-            await read_snapshot(proxy.settings, hub)
+            await read_queue_snapshot(proxy.settings, hub)
         assert caught.value.failure is ReadFailure.THROTTLED
         for fault in (ServiceFault(CUT_CONNECTION), ServiceFault(404), ServiceFault(200)):
             proxy.faults = {"Queue": fault}
             with pytest.raises(BackendError) as caught:
-                await read_snapshot(proxy.settings, hub)
+                await read_queue_snapshot(proxy.settings, hub)
             assert caught.value.failure is ReadFailure.FAILED
     nowhere = StorageSettings.model_validate({"connection_string": EmulatorPorts(*free_ports(3)).connection()})
     with raises_read_failure(ReadFailure.FAILED, "cannot be reached", CONNECTION_NAME):
-        await read_snapshot(nowhere, hub)
+        await read_queue_snapshot(nowhere, hub)
     assert connection_string_of(storage)
 
 
@@ -280,7 +280,7 @@ async def test_a_message_that_leaves_between_peek_and_count_hides_no_invisible_o
 
     async with account_proxy(storage) as proxy:
         proxy.before_request = leave
-        found = await read_snapshot(proxy.settings, hub)
+        found = await read_queue_snapshot(proxy.settings, hub)
     # The count was taken before the message left; it was visible only before.
     assert (found.message_count, found.peeked_twice, len(found.visible)) == (2, 0, 1)
     assert found.invisible >= 1

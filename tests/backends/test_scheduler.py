@@ -96,7 +96,7 @@ async def test_the_first_pass_holds_nothing_but_what_is_active(engine: InMemoryS
     engine.start_and_wait(completing, "completed")
     engine.wait_until("completed", "COMPLETED")
     async with open_backend(engine.connection) as backend:
-        start = await backend.start(HUB)
+        start = await backend.begin_scan(HUB)
         first = await backend.read_page(HUB, start.changed_since, start.cursors[0])
         second = await backend.read_page(HUB, start.changed_since, first.cursors[0])
     assert ([one.instance_id for one in first.instances], first.scanned) == (["running"], 1)
@@ -185,7 +185,7 @@ async def test_entities_are_never_seen(engine: InMemoryScheduler) -> None:
 async def test_pages_of_any_size_lead_through_the_whole_hub(engine: InMemoryScheduler, page_size: int) -> None:
     ids = {engine.start_and_wait(waiting, f"waiting-{number}") for number in range(20)}
     async with open_backend(engine.connection, page_size) as backend:
-        start = await backend.start(HUB)
+        start = await backend.begin_scan(HUB)
         for cursors in (start.cursors, start.next_pass_cursors):
             pages = await read_pages([backend], start.changed_since, cursors)
             assert active_ids(pages) == ids
@@ -195,7 +195,7 @@ async def test_pages_of_any_size_lead_through_the_whole_hub(engine: InMemorySche
 async def test_another_worker_carries_a_scan_on(engine: InMemoryScheduler) -> None:
     ids = {engine.start_and_wait(waiting, f"waiting-{number}") for number in range(9)}
     async with open_backend(engine.connection, 2) as one, open_backend(engine.connection, 2) as other:
-        start = await one.start(HUB)
+        start = await one.begin_scan(HUB)
         pages = await read_pages([one, other], start.changed_since, start.cursors)
     assert len(pages) > 6
     assert active_ids(pages) == ids
@@ -229,7 +229,7 @@ async def test_instances_that_are_purged_between_pages_hide_no_others(engine: In
             engine.client.purge_orchestration(ended.pop(0))
 
     async with open_backend(engine.connection, 3) as backend:
-        start = await backend.start(HUB)
+        start = await backend.begin_scan(HUB)
         pages = await read_pages([backend], start.changed_since, start.next_pass_cursors, purge_one)
     assert kept <= set(latest_by_id(pages))
 
@@ -237,7 +237,7 @@ async def test_instances_that_are_purged_between_pages_hide_no_others(engine: In
 async def test_a_hand_over_between_the_passes_is_seen(engine: InMemoryScheduler) -> None:
     engine.start_and_wait(link, "link-0", 0)
     async with open_backend(engine.connection) as backend:
-        start = await backend.start(HUB)
+        start = await backend.begin_scan(HUB)
         before = await backend.read_page(HUB, start.changed_since, start.cursors[0])
         engine.end("link-0")
         after = await read_pages([backend], start.changed_since, before.cursors)

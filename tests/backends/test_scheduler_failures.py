@@ -73,7 +73,7 @@ class RefusingScheduler:
 )
 async def test_an_error_says_what_to_mend(code: str, trouble: ReadFailure, words: str) -> None:
     async with open_backend_of(RefusingScheduler(grpc.StatusCode[code])) as backend:
-        start = await backend.start(HUB)
+        start = await backend.begin_scan(HUB)
         for call in (
             backend.read_page(HUB, start.changed_since, start.cursors[0]),
             backend.find_instances(HUB, ["one", "two"]),
@@ -232,8 +232,8 @@ slow = {"grpc", "durabletask", "azure.identity", "google.protobuf"} & set(sys.mo
 
 async def main():
     backend = SchedulerBackend(sys.argv[1], "SETTING")
-    start = await backend.start("shop")
-    pages = [await backend.page("shop", start.since, start.cursors[0]) for _ in range(2)]
+    start = await backend.begin_scan("shop")
+    pages = [await backend.read_page("shop", start.changed_since, start.cursors[0]) for _ in range(2)]
     print(slow, [one.instance_id for page in pages for one in page.sightings])
     await backend.close()
 

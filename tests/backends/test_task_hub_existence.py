@@ -80,7 +80,7 @@ async def scheduler(_: StorageSettings) -> AsyncIterator[ContractProvider]:
         own.states.append(orchestration_state("@counter@shop", 1))
 
     async with open_backend_of(own) as backend:
-        yield ContractProvider(backend, make, lambda: len(own.asked))
+        yield ContractProvider(backend, make, lambda: len(own.queries))
 
 
 @asynccontextmanager
@@ -91,7 +91,7 @@ async def management_api(_: StorageSettings) -> AsyncIterator[ContractProvider]:
         running.put("order-1")
 
     async with management.serve_http(running.answer) as origin, management.open_management_backend(origin) as backend:
-        yield ContractProvider(backend, make, lambda: len(running.asked), answers=False)
+        yield ContractProvider(backend, make, lambda: len(running.requests), answers=False)
 
 
 PROVIDERS: list[Callable[[StorageSettings], AbstractAsyncContextManager[ContractProvider]]] = [
@@ -181,9 +181,9 @@ async def test_a_scheduler_that_has_no_such_task_hub_has_nothing_under_its_name(
 async def test_pages_without_instances_are_not_the_end_of_a_schedulers_answer() -> None:
     class Slow(FakeScheduler):
         def query(self, request: protocol.QueryInstancesRequest, context: Any) -> protocol.QueryInstancesResponse:
-            self.asked.append(request.query)
-            states = self.states if len(self.asked) == 4 else []
-            token = {"value": f"page {len(self.asked)}"}
+            self.queries.append(request.query)
+            states = self.states if len(self.queries) == 4 else []
+            token = {"value": f"page {len(self.queries)}"}
             return protocol.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
 
     own = Slow([orchestration_state("order-1", 1)])
@@ -191,7 +191,7 @@ async def test_pages_without_instances_are_not_the_end_of_a_schedulers_answer() 
         existing = await backend.find_existing(HUB)
     assert existing is not None
     assert existing.artifacts == (f"orchestration instances in task hub {HUB}",)
-    assert [query.continuationToken.value for query in own.asked] == ["", "page 1", "page 2", "page 3"]
+    assert [query.continuationToken.value for query in own.queries] == ["", "page 1", "page 2", "page 3"]
 
 
 async def test_a_scheduler_that_is_away_is_no_answer(anyio_backend: str) -> None:

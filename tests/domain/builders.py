@@ -81,8 +81,8 @@ def probe_result(
         message,
         ended_at=None if ended is None else noon_plus(ended),
         read_seconds=taken,
-        unlisted_count=unlisted,
-        retry_after_seconds=retry_after,
+        unlisted_count=unlisted_count,
+        retry_after_seconds=retry_after_seconds,
     )
 
 
@@ -137,7 +137,7 @@ def production_slot(task_hub: str = "v41", version: str | None = "1.4.0") -> Slo
     return slot(task_hub, version, promoted=True)
 
 
-def retired(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
+def retired_hub(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
     return RetiredHub(task_hub, None, noon_plus(-3600 * hours_ago))
 
 
@@ -156,7 +156,7 @@ def registered_app(
         "shop",
         slots={"production": production, "staging": staging, **(more_slots or {})},
         policy=policy or Policy(),
-        provider_config=task_hubs,
+        provider_config=provider_config,
         retired=retired,
         waivers=waivers,
         revision=3,

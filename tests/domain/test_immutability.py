@@ -4,15 +4,14 @@ import dataclasses
 
 import pytest
 
-from state_api.domain import observed_instances
 from state_api.domain.readiness import evidence, exemptions
 from state_api.domain.readiness import verdict as readiness
 from state_api.domain.releases import staging as releases
-from state_api.domain.task_hubs import lifecycle
+from state_api.domain.task_hubs import lifecycle, observations
 
 
 def all_values() -> list[type]:
-    modules = (evidence, exemptions, lifecycle, readiness, releases, observed_instances)
+    modules = (evidence, exemptions, lifecycle, readiness, releases, observations)
     kinds = [kind for module in modules for kind in vars(module).values()]
     return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)
 

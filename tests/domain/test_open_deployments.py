@@ -102,7 +102,7 @@ def test_taking_over_gives_the_deployment_to_the_new_run_and_goes_on_record() ->
         app_with_open_deployment(ANNA), noon_plus(60), StageCommand("v43", take_over=True, reason="run 7 died")
     )
     assert transition.app.deployment is not None
-    assert transition.app.deployment.by == "ben"
+    assert transition.app.deployment.started_by == "ben"
     assert transition.app.slot_holding("v43") == "staging"
     assert [hub.task_hub for hub in transition.app.retired] == ["v42"]
     assert transition.details["takenOverFrom"]["by"] == "anna"
@@ -114,7 +114,7 @@ def test_the_hub_itself_can_be_taken_over_from_a_dead_run() -> None:
         app_with_open_deployment(ANNA), noon_plus(60), StageCommand("v42", take_over=True, reason="run 7 died")
     )
     assert transition.app.deployment is not None
-    assert transition.app.deployment.by == "ben"
+    assert transition.app.deployment.started_by == "ben"
     assert transition.app.retired == ()
     assert transition.new_hubs == ()
 

@@ -190,7 +190,7 @@ def test_a_registration_without_hubs_adopts_nothing() -> None:
 
 
 def test_the_task_hubs_live_where_the_registration_says_else_where_they_did() -> None:
-    known = registered_app(task_hubs=PROVIDER_CONFIG)
+    known = registered_app(provider_config=PROVIDER_CONFIG)
     assert Registration().resulting_provider_config(known) == PROVIDER_CONFIG
     assert Registration(provider_config=PROVIDER_CONFIG).resulting_provider_config(registered_app()) == PROVIDER_CONFIG
     assert Registration(clear_provider_config=True).resulting_provider_config(known) is None

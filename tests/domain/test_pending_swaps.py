@@ -212,7 +212,7 @@ def test_a_swap_that_was_taken_back_can_be_begun_again_by_the_same_run_and_by_an
     for caller in (ANNA, BEN):
         again = begin_swap(back, "staging", "v42", False, caller, noon_plus(300)).app
         assert again.pending_swap is not None
-        assert (again.pending_swap.name, again.pending_swap.started_at) == (caller.name, noon_plus(300))
+        assert (again.pending_swap.started_by, again.pending_swap.started_at) == (caller.name, noon_plus(300))
         assert swap_slots(again, "staging", "v42", noon_plus(360)).app.slot_holding("v42") == "production"
 
 

@@ -92,7 +92,7 @@ def test_the_first_registration_is_a_change_even_of_nothing() -> None:
 
 
 def test_registering_what_is_known_changes_nothing() -> None:
-    app = registered_app(production_slot("v41", "1.4.0"), task_hubs=PROVIDER_CONFIG)
+    app = registered_app(production_slot("v41", "1.4.0"), provider_config=PROVIDER_CONFIG)
     registration = Registration({"Production": ("V41", "1.4.0"), "staging": None}, provider_config=PROVIDER_CONFIG)
     transition = register_app(app, registration, {}, frozenset({hub_key("v41")}), noon_plus())
     assert not transition.changed
@@ -312,12 +312,12 @@ def test_where_the_task_hubs_live_is_changed() -> None:
 
 
 def test_where_the_task_hubs_live_stays_when_nothing_is_said_about_it() -> None:
-    assert register_slots(registered_app(task_hubs=PROVIDER_CONFIG)).app.provider_config == PROVIDER_CONFIG
+    assert register_slots(registered_app(provider_config=PROVIDER_CONFIG)).app.provider_config == PROVIDER_CONFIG
 
 
 def test_where_the_task_hubs_live_is_cleared_on_request() -> None:
     transition = register_app(
-        registered_app(task_hubs=PROVIDER_CONFIG),
+        registered_app(provider_config=PROVIDER_CONFIG),
         Registration(clear_provider_config=True),
         {},
         frozenset(),

@@ -134,7 +134,7 @@ class TransitionSequences(RuleBasedStateMachine):
             assert self.app.pending_swap is None
             assert self.app.slot_holding(hub) == before.registered_slot_name(slot)
             if before.pending_swap is not None:
-                assert self.app.slots == {**slots_before.slots, **slots_before.pending_swap.slots_before}
+                assert self.app.slots == {**before.slots, **before.pending_swap.slots_before}
 
     @precondition(lambda self: self.app.pending_swap)
     @rule(outcome=st.sampled_from(["done", "failed"]))

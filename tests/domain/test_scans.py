@@ -363,7 +363,7 @@ def test_instances_that_may_stay_are_not_counted_again_in_later_passes() -> None
 
 @given(PAGES)
 def test_every_active_instance_is_counted_once_by_what_becomes_of_it_and_once_by_its_version(
-    page_count: list[list[ObservedInstance]],
+    pages: list[list[ObservedInstance]],
 ) -> None:
     scan = new_scan("whole")
     blocking = [one for page in pages for one in scan.add_page(page, SOME_EXEMPTIONS)]
@@ -525,7 +525,7 @@ def test_a_result_that_lists_none_of_what_blocks_has_found_it_all_the_same() -> 
 
 @given(PAGES, st.integers(0, 2**64 - 1), st.none() | st.integers(0, 2**64 - 1), st.floats(0, 86_400))
 def test_a_scan_that_is_stored_loses_nothing(
-    page_count: list[list[ObservedInstance]], changes: int, before: int | None, spent: float
+    pages: list[list[ObservedInstance]], changes: int, before: int | None, spent: float
 ) -> None:
     scan = new_scan("whole", '[3, {"NextPartitionKey": "1!8"}]')
     for page in pages:
@@ -538,7 +538,7 @@ def test_a_scan_that_is_stored_loses_nothing(
 @settings(deadline=None)
 @given(st.lists(PAGES, min_size=3, max_size=3), st.data())
 def test_a_scan_that_is_stored_at_any_time_goes_on_as_if_nothing_had_been(
-    pass_number: list[list[list[ObservedInstance]]], data: st.DataObject
+    passes: list[list[list[ObservedInstance]]], data: st.DataObject
 ) -> None:
     carried_on, at_once = new_scan("whole"), new_scan("whole")
     for pages in passes:

@@ -287,7 +287,7 @@ def test_an_abandoned_hub_is_staged_again_and_stays_where_it_is() -> None:
     without_version = stage_hub(app, StageCommand("v42"), BEN, used=True)
     assert without_version.app.slots["staging"] == Slot("v42", "1.5.0", noon_plus(-3600))
     assert transition.app.deployment is not None
-    assert transition.app.deployment.by == "ben"
+    assert transition.app.deployment.started_by == "ben"
     assert transition.app.retired == ()
     assert transition.new_hubs == ()
     assert "retired" not in transition.details

@@ -230,7 +230,7 @@ def test_a_swap_that_is_begun_is_exchanged_on_record_and_pending() -> None:
             swapped_out="v41",
             slot="staging",
             started_at=noon_plus(60),
-            by="anna",
+            started_by="anna",
             run_url=RUN_7_URL,
             run_id=f"url:{RUN_7_URL}",
             rollback=False,

@@ -84,12 +84,13 @@ def test_a_probe_that_could_not_read_fails_closed_and_says_what_to_mend(status: 
 def test_a_caller_waits_as_long_as_the_storage_asks_within_reason(
     status: ProbeStatus, asked: int | None, told: int
 ) -> None:
-    assert verified_by(probe_result(status=status, retry_after=asked)).retry_after_seconds == told
+    assert verified_by(probe_result(status=status, retry_after_seconds=asked)).retry_after_seconds == told
 
 
 def test_a_caller_waits_as_long_as_the_storage_asks_while_the_hub_settles_too() -> None:
     verdict = verified_by(
-        probe_result(status=ProbeStatus.THROTTLED, retry_after=60), InstanceActivity(last_recorded_at=noon_plus(-10))
+        probe_result(status=ProbeStatus.THROTTLED, retry_after_seconds=60),
+        InstanceActivity(last_recorded_at=noon_plus(-10)),
     )
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.SETTLING, ReasonCode.PROBE_THROTTLED]
     assert verdict.retry_after_seconds == 60
@@ -258,14 +259,14 @@ def test_a_probe_that_finds_nothing_does_not_overrule_an_event_that_shows_an_ins
     ("result", "activity"),
     [
         (
-            probe_result(active_instance("lost"), unlisted=3, began=-500),
+            probe_result(active_instance("lost"), unlisted_count=3, began=-500),
             InstanceActivity(last_recorded_at=noon_plus(-600)),
         ),
         (
-            probe_result(active_instance("lost"), unlisted=3, began=-60),
+            probe_result(active_instance("lost"), unlisted_count=3, began=-60),
             InstanceActivity(last_recorded_at=noon_plus(-60)),
         ),
-        (probe_result(active_instance("lost"), unlisted=3, began=1), InstanceActivity()),
+        (probe_result(active_instance("lost"), unlisted_count=3, began=1), InstanceActivity()),
     ],
     ids=["too old", "overtaken by an event", "ahead of the clock"],
 )
@@ -376,14 +377,14 @@ def test_a_probe_that_shows_very_many_gives_a_lower_bound_too() -> None:
 
 def test_the_count_is_exact_where_events_show_as_many_as_a_probe_has_counted_and_listed_only_in_part() -> None:
     three = tuple(active_instance(one) for one in "abc")
-    verdict = verified_by(probe_result(active_instance("a"), unlisted=2), InstanceActivity(active=three))
+    verdict = verified_by(probe_result(active_instance("a"), unlisted_count=2), InstanceActivity(active=three))
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, False)
-    verdict = verified_by(probe_result(active_instance("a"), unlisted=3), InstanceActivity(active=three))
+    verdict = verified_by(probe_result(active_instance("a"), unlisted_count=3), InstanceActivity(active=three))
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, True)
 
 
 def test_what_may_stay_does_not_count_as_what_the_probe_has_listed() -> None:
-    result = probe_result(active_instance("sync", "NightlySync"), active_instance("order"), unlisted=1)
+    result = probe_result(active_instance("sync", "NightlySync"), active_instance("order"), unlisted_count=1)
     verdict = verified_by(
         result, InstanceActivity(active=(active_instance("x"),)), Policy(ignore_functions=("NightlySync",))
     )
@@ -391,7 +392,7 @@ def test_what_may_stay_does_not_count_as_what_the_probe_has_listed() -> None:
 
 
 def test_a_probe_that_lists_only_some_of_what_blocks_gives_a_lower_bound() -> None:
-    verdict = verified_by(probe_result(active_instance("a"), active_instance("b"), unlisted=300))
+    verdict = verified_by(probe_result(active_instance("a"), active_instance("b"), unlisted_count=300))
     assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, True)
     assert verdict.reasons[0].message.startswith("at least 2 orchestration instances are active")
@@ -399,7 +400,7 @@ def test_a_probe_that_lists_only_some_of_what_blocks_gives_a_lower_bound() -> No
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_instances_that_a_probe_only_counted_block_too(status: ProbeStatus) -> None:
-    verdict = verified_by(probe_result(status=status, unlisted=1))
+    verdict = verified_by(probe_result(status=status, unlisted_count=1))
     assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active, verdict.active_count, verdict.active_count_is_lower_bound) == ((), 1, True)
 

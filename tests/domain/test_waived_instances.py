@@ -130,7 +130,7 @@ def test_more_instances_than_were_read_block_even_when_every_one_read_is_waived(
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_instances_that_a_probe_does_not_list_block_even_when_every_one_listed_is_waived(status: ProbeStatus) -> None:
-    result: ProbeResult = probe_result(STUCK_INSTANCE, status=status, unlisted=1)
+    result: ProbeResult = probe_result(STUCK_INSTANCE, status=status, unlisted_count=1)
     assert verdict_with_waivers(evidence_with_probe(result), waiver("stuck")).has_running
 
 

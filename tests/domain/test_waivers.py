@@ -11,16 +11,17 @@ from state_api.domain.errors import InvalidRequest, TaskHubNotFound, WaiverNotFo
 from state_api.domain.instants import Instant
 from state_api.domain.names import hub_key
 from state_api.domain.readiness.exemptions import Exemptions, Waiver
+from state_api.domain.releases import waivers
 from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.staging import remove_retired_hubs
-from state_api.domain.releases.waivers import MAX_WAIVER_DAYS, MAX_WAIVERS, add_waiver, remove_waiver
+from state_api.domain.releases.waivers import MAX_WAIVER_DAYS, MAX_WAIVERS, remove_waiver
 from tests.domain.builders import noon_plus, production_slot, registered_app, retired_hub, slot, waiver
 
 DAY = 86_400
 
 
 def add_waiver(app: App, new: Waiver, now: float = 0) -> Transition:
-    return add_waiver(app, new, noon_plus(now))
+    return waivers.add_waiver(app, new, noon_plus(now))
 
 
 def app_with_waivers(*waivers: Waiver) -> App:

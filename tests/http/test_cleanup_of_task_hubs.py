@@ -10,7 +10,7 @@ import pytest
 from azure.storage.blob.aio import ContainerClient
 
 from state_api.app import StateServer
-from state_api.backends.protocols import Artifact, Found, Kind
+from state_api.backends.protocols import Artifact, ArtifactKind, TaskHubArtifacts
 from state_api.backends.storage_artifacts import StorageArtifactStore
 from state_api.domain.releases.apps import ProviderConfig, Slot
 from state_api.services.ports import AuditRecord
@@ -108,15 +108,15 @@ async def test_what_starts_while_the_artifacts_are_sought_is_seen_and_nothing_is
     hubs_with_common_prefix: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    find = StorageArtifactStore.find
+    find = StorageArtifactStore.find_artifacts
 
-    async def find_slowly(artifacts: StorageArtifactStore, task_hub: str) -> Found:
+    async def find_slowly(artifacts: StorageArtifactStore, task_hub: str) -> TaskHubArtifacts:
         found = await find(artifacts, task_hub)
         async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
             await provider.put("order-2", "Running")
         return found
 
-    monkeypatch.setattr(StorageArtifactStore, "find", find_slowly)
+    monkeypatch.setattr(StorageArtifactStore, "find_artifacts", find_slowly)
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
     (done,) = await post_cleanup(http, app)
     assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
@@ -131,15 +131,15 @@ async def test_what_starts_before_the_queues_are_gone_keeps_its_tables(
     hubs_with_common_prefix: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    remove = StorageArtifactStore.remove
+    delete = StorageArtifactStore.delete
 
-    async def remove_slowly(artifacts: StorageArtifactStore, artifact: Artifact) -> None:
-        if artifact == Artifact(Kind.QUEUE, f"{hubs_with_common_prefix[0]}-control-00"):
+    async def delete_slowly(artifacts: StorageArtifactStore, artifact: Artifact) -> None:
+        if artifact == Artifact(ArtifactKind.QUEUE, f"{hubs_with_common_prefix[0]}-control-00"):
             async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
                 await provider.put("order-2", "Running")
-        await remove(artifacts, artifact)
+        await delete(artifacts, artifact)
 
-    monkeypatch.setattr(StorageArtifactStore, "remove", remove_slowly)
+    monkeypatch.setattr(StorageArtifactStore, "delete", delete_slowly)
     (done,) = await post_cleanup(http, app)
     assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
     assert sorted(done["artifacts"]) == artifacts_of(hubs_with_common_prefix[0], tables=False)
@@ -229,9 +229,9 @@ async def test_a_removal_that_was_cut_off_anywhere_is_finished_by_the_next_call(
     with monkeypatch.context() as patched:
         for owner, name in (
             (TaskHubStore, "close"),
-            (StorageArtifactStore, "remove"),
-            (InstanceStore, "drop"),
-            (ProbeStore, "drop"),
+            (StorageArtifactStore, "delete"),
+            (InstanceStore, "delete_records"),
+            (ProbeStore, "delete_records"),
             (AppStore, "commit"),
         ):
             patched.setattr(owner, name, counted(name, getattr(owner, name)))

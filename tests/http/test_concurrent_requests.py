@@ -184,7 +184,7 @@ def _fail_from_request(proxy: StorageProxy, method: str, number: int) -> None:
         seen += sent == method and (method != "POST" or path.endswith("$batch"))
         return 500 if seen >= number else None
 
-    proxy.failure_status = fail
+    proxy.failure_status = failure_status
 
 
 async def test_a_stage_that_breaks_off_after_the_claim_is_finished_by_its_own_app_only(

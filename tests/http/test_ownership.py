@@ -24,8 +24,7 @@ from state_api.storage.tables import TASK_HUBS_TABLE
 from state_api.storage.task_hubs import TaskHubStore
 from tests.backends import fake_function_app as management
 from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub
-from tests.backends.storage_account import ProviderAccount as RawAccount
-from tests.backends.storage_account import ServiceFault, account_proxy, connection_string_of
+from tests.backends.storage_account import RawAccount, ServiceFault, account_proxy, connection_string_of
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
@@ -139,8 +138,8 @@ async def test_a_name_that_only_begins_like_another_is_new(
     http: httpx.AsyncClient, app_with_provider: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     await provider_account.add_task_hub(f"{hub}0", ("order-1", "Running"))
-    await provider_account.add(f"{hub}-control-backup")
-    await provider_account.add(f"{hub}-control-16")
+    await provider_account.add_queue(f"{hub}-control-backup")
+    await provider_account.add_queue(f"{hub}-control-16")
     assert (await post_staging(http, app_with_provider, hub)).status_code == 200
 
 
@@ -376,16 +375,16 @@ async def test_the_provider_is_asked_while_the_slot_is_read(
         async with asyncio.timeout(30):
             await asyncio.gather(*(event.wait() for event in begun.values()))
 
-    async def paged(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
+    async def read_page_slowly(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
         await both("page")
         return await page(self, task_hub, since, cursor)
 
-    async def requests(self: AzureStorageBackend, task_hub: str) -> ExistingArtifacts | None:
+    async def find_existing_slowly(self: AzureStorageBackend, task_hub: str) -> ExistingArtifacts | None:
         await both("existing")
         return await existing(self, task_hub)
 
-    monkeypatch.setattr(AzureStorageBackend, "page", paged)
-    monkeypatch.setattr(AzureStorageBackend, "existing", asked)
+    monkeypatch.setattr(AzureStorageBackend, "read_page", read_page_slowly)
+    monkeypatch.setattr(AzureStorageBackend, "find_existing", find_existing_slowly)
     assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 

@@ -1,4 +1,5 @@
-"""The hubs priorTaskHubs a staged one over HTTP: they are judged together with it, and production can go back to them."""
+"""The hubs priorTaskHubs a staged one over HTTP: they are judged together with it, and production can go back to
+them."""
 
 import httpx
 import pytest

@@ -57,7 +57,7 @@ async def client_at_limit(server: StateServer, storage: StorageSettings) -> Asyn
         yield client
 
 
-async def list_waiting(server: StateServer, hub: str) -> list[QuarantinedEvent]:
+async def events_waiting_for_claim(server: StateServer, hub: str) -> list[QuarantinedEvent]:
     return await QuarantineStore(server.tables).list_waiting(hub, 1000)
 
 
@@ -116,7 +116,7 @@ async def test_the_count_is_not_read_for_every_event(server: StateServer, storag
         scans = [one for one in proxy.forwarded if one.path.endswith("()")]
         assert scans == []
         # One read of the registry before and one after, and one write.
-        assert proxy.count()[0] == 15
+        assert proxy.count_requests_and_rows()[0] == 15
 
 
 async def test_the_count_is_read_again_after_a_while(server: StateServer) -> None:

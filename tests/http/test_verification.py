@@ -458,7 +458,7 @@ async def test_a_worker_that_dies_in_the_background_locks_nobody_out_for_longer_
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(AzureStorageBackend, "page", stuck)
+    monkeypatch.setattr(AzureStorageBackend, "read_page", stuck)
     # Of all the apps that other tests have left, this hub's turn comes at some time.
     monkeypatch.setattr("state_api.services.background._CONCURRENCY", 10_000)
     round_of_probes = asyncio.create_task(server.background.probe_due_hubs())

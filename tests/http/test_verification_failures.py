@@ -137,11 +137,11 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_page_is_no_end(
 @pytest.fixture
 def small_pages_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of one row, one at a time, and little time for each question."""
-    monkeypatch.setattr("state_api.backends.azure_storage._PAGE", 1)
+    monkeypatch.setattr("state_api.backends.azure_storage._PAGE_SIZE", 1)
     monkeypatch.setattr("state_api.services.scanning._PAGE_CONCURRENCY", 1)
-    monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
-    for module in ("questions", "scanning"):
-        monkeypatch.setattr(f"state_api.services.{module}.LONG_SECONDS", 0.5)
+    monkeypatch.setattr("state_api.services.readiness.PROBE_TIMEOUT_SECONDS", 1.0)
+    for module in ("probe_requests", "scanning"):
+        monkeypatch.setattr(f"state_api.services.{module}.LARGE_HUB_READ_SECONDS", 0.5)
 
 
 async def add_ignored_instances(
@@ -246,7 +246,7 @@ async def test_a_worker_that_died_does_not_keep_the_hub(
     proxy.before_request = no_delay
     stuck.set()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("state_api.services.readiness.BUDGET_SECONDS", 1.0)
+        patched.setattr("state_api.services.readiness.PROBE_TIMEOUT_SECONDS", 1.0)
         verdict = await get_staging(http, app)
     assert reason_codes(verdict) == ["ProbeIncomplete"]
     assert "another worker" in verdict["reasons"][0]["message"]
@@ -276,7 +276,7 @@ async def test_a_worker_keeps_the_hub_for_as_long_as_it_reads(
         proxy.before_request = hold
         first = asyncio.create_task(get_staging(http, app))
         await reading.wait()
-        monkeypatch.setattr("state_api.services.readiness.BUDGET_SECONDS", 4.0)
+        monkeypatch.setattr("state_api.services.readiness.PROBE_TIMEOUT_SECONDS", 4.0)
         verdict = await get_staging(other, app)
         assert reason_codes(verdict) == ["ProbeIncomplete"]
         assert "another worker" in verdict["reasons"][0]["message"]
@@ -319,7 +319,7 @@ async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_aga
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The instance stays active, and whoever asked is told at once."""
-    monkeypatch.setattr("state_api.storage.group_commit._REFUSED", frozenset({"Injected"}))
+    monkeypatch.setattr("state_api.storage.group_commit._REJECTED_ROW_CODES", frozenset({"Injected"}))
     async with (
         storage_proxy(storage) as state,
         client_of_server_reading(state.settings, storage, clock) as http,

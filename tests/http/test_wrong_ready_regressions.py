@@ -26,7 +26,7 @@ from state_api.services.scanning import Scanner
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.probes import ProbeStore
 from state_api.storage.tables import TASK_HUBS_TABLE
-from tests.backends.azure_storage_task_hub import ControlQueue, ProviderAccount, ProviderTaskHub, message
+from tests.backends.azure_storage_task_hub import ControlQueue, ProviderAccount, ProviderTaskHub, control_message
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
@@ -66,7 +66,7 @@ async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
             await asyncio.sleep(2)
             return await page(self, task_hub, since, cursor)
 
-        monkeypatch.setattr(AzureStorageBackend, "page", slowly)
+        monkeypatch.setattr(AzureStorageBackend, "read_page", slowly)
         asked: dict[str, str | int] = {"wait": 12, "verify": "fresh"}
         waiting = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params=asked, headers=run_headers(2)))
         await asyncio.sleep(1)
@@ -95,7 +95,7 @@ async def test_what_starts_while_the_hub_beneath_is_read_shows(
                 await asyncio.sleep(3)
             return await page(self, task_hub, since, cursor)
 
-        monkeypatch.setattr(AzureStorageBackend, "page", slowly)
+        monkeypatch.setattr(AzureStorageBackend, "read_page", slowly)
         asked = http.get(f"/api/apps/{app}/staging", params={"verify": "fresh"}, headers=run_headers(1))
         waiting = asyncio.create_task(asked)
         await reading.wait()
@@ -118,7 +118,7 @@ def range_failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise BackendError(ReadFailure.THROTTLED, trouble[0])
         return await page(self, task_hub, since, cursor)
 
-    monkeypatch.setattr(AzureStorageBackend, "page", in_ranges)
+    monkeypatch.setattr(AzureStorageBackend, "read_page", in_ranges)
     return trouble
 
 
@@ -196,7 +196,7 @@ async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
             await provider_hub.put("order-77", "Completed")
             # What the order has started is still a message, and nothing has been deleted yet.
             async with ControlQueue(provider_hub) as queue:
-                await queue.send(message("launched"))
+                await queue.send(control_message("launched"))
                 (done,) = await post_cleanup(http, app)
                 assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["StartsPending"])
                 assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before

@@ -72,7 +72,8 @@ def run_functions_host(
 
     `settings` are the app settings; they must name `AzureWebJobsStorage`. `state` is a folder for the host's keys,
     logs and temporary files: it can be used again by a later host with the same keys. The host is ready when
-    `health_path`, an anonymous function, answers 200; without `wait_for_start` the block begins at once. `port` is a free port
+    `health_path`, an anonymous function, answers 200; without `wait_for_start` the block begins at once.
+    `port` is a free port
     unless it is given. Raises TimeoutError with the end of the log if the host is not ready in time.
     """
     port = port or free_port()

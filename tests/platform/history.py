@@ -11,7 +11,7 @@ from random import Random
 import httpx
 
 from tests.platform.event_relay import EventRelay
-from tests.platform.scenarios import SCENARIOS, SCENARIOS_WITH_LAUNCHERS, Story, launches
+from tests.platform.scenarios import SCENARIOS, SCENARIOS_WITH_LAUNCHERS, Scenario, launch_chain
 from tests.platform.state_server import (
     MANAGEMENT_API_PROVIDER_CONFIG,
     MAX_SCAN_SECONDS,
@@ -37,22 +37,24 @@ class WorkloadReport:
     """What came of histories. Every round is either `drained` or `held_up`.
 
     `judged`: answers while something was surely active, or surely about to start; a Ready answer among them is one of
-    `wrong_ready_responses`. `late_responses`: drained rounds after which Ready came too late. `wrong_reason`: rounds that were held up, and
-    whose verdict does not name what the storage shows. `longest_seconds`: the longest time from a drained task hub to Ready, in
+    `wrong_ready_responses`. `late_responses`: drained rounds after which Ready came too late. `wrong_reason`:
+    rounds that were held up, and
+    whose verdict does not name what the storage shows. `longest_seconds`: the longest time from a drained task
+    hub to Ready, in
     seconds.
     """
 
-    rounds: int = 0
+    round_count: int = 0
     drained: int = 0
     held_up: int = 0
-    orchestrations: int = 0
+    orchestration_count: int = 0
     response_count: int = 0
     judged: int = 0
-    ready: int = 0
+    ready_count: int = 0
     worker_kills: int = 0
     server_kills: int = 0
-    events: int = 0
-    lost_events: int = 0
+    event_count: int = 0
+    lost_event_count: int = 0
     longest_seconds: float = 0.0
     wrong_ready_responses: list[str] = field(default_factory=list)
     late_responses: list[str] = field(default_factory=list)
@@ -60,7 +62,7 @@ class WorkloadReport:
 
     def add(self, other: "WorkloadReport") -> None:
         for name, value in asdict(other).items():
-            if name == "longest":
+            if name == "longest_seconds":
                 self.longest_seconds = max(self.longest_seconds, value)
             else:
                 setattr(self, name, getattr(self, name) + value)
@@ -131,13 +133,15 @@ class RandomWorkload:
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         await self._server.put_app(self.app, self._hub.worker.task_hub, PROVIDER_CONFIGS[self._provider])
         while (
-            (rounds is None or self.report.rounds < rounds) and time.monotonic() < deadline and self._hub.worker.running
+            (rounds is None or self.report.round_count < rounds)
+            and time.monotonic() < deadline
+            and self._hub.worker.is_running
         ):
-            await self._run_round(self.report.rounds)
-            self.report.rounds += 1
-        self.report.orchestrations = self._hub.started_count
+            await self._run_round(self.report.round_count)
+            self.report.round_count += 1
+        self.report.orchestration_count = self._hub.started_count
         self.report.worker_kills, self.report.server_kills = self._hub.worker.kill_count, self._server.kill_count
-        self.report.events, self.report.lost_events = self._relay.posted_count, self._relay.lost_count
+        self.report.event_count, self.report.lost_event_count = self._relay.posted_count, self._relay.lost_count
         return self.report
 
     async def _run_round(self, number: int) -> None:
@@ -148,17 +152,17 @@ class RandomWorkload:
         kills_server = draw.random() < self._faults.server_kills
         stories = self._draw_stories(draw)
         self._hub.chain_begun.clear()
-        kill_count: list[asyncio.Task[None]] = []
+        kills: list[asyncio.Task[None]] = []
         first = f"first-{number}"
-        responded_at = await self._hub.launch("Wait", first)
+        responded_at = await self._hub.start_orchestration("Wait", first)
         assert responded_at is not None, "nobody kills the worker yet"
-        self._hub.active_periods.open(first, responded_at, waits_for=[first])
+        self._hub.active_periods.open(first, responded_at, blocked_by=[first])
         asking = asyncio.create_task(self._poll_until_cancelled())
         try:
             await self._until_judged(asking)
-            await self._hub.end_surely(first)
+            await self._hub.end_and_wait(first)
             if self._hub.worker_killed_in_round:
-                amid_chain = stories[0] is launches and draw.random() < 0.8
+                amid_chain = stories[0] is launch_chain and draw.random() < 0.8
                 kill = self._restart_worker(draw.uniform(0.1, 1.2), draw.uniform(0, 2), amid_chain=amid_chain)
                 kills.append(asyncio.create_task(kill))
             if kills_server:
@@ -175,13 +179,13 @@ class RandomWorkload:
             self.report.drained += 1
             await self._wait_until_ready(number, drained_at)
 
-    def _draw_stories(self, draw: Random) -> list[Story]:
+    def _draw_stories(self, draw: Random) -> list[Scenario]:
         """A worker that is killed amid a chain of launchers leaves a start that is only a message. Few other stories
         then: while another orchestration is active, the verdict is NotReady, whatever the server makes of messages."""
         if self._provider != "azureStorage":
             return draw.choices(SCENARIOS, k=draw.randint(3, 6))
         if self._hub.worker_killed_in_round:
-            return [launches, *draw.choices(SCENARIOS_WITH_LAUNCHERS, k=draw.choice([0, 0, 1, 3]))]
+            return [launch_chain, *draw.choices(SCENARIOS_WITH_LAUNCHERS, k=draw.choice([0, 0, 1, 3]))]
         return draw.choices(SCENARIOS_WITH_LAUNCHERS, k=draw.randint(3, 6))
 
     async def _until_judged(self, asking: asyncio.Task[None]) -> None:
@@ -192,7 +196,7 @@ class RandomWorkload:
                 await asyncio.sleep(0.05)
 
     async def _play_until_drained(
-        self, number: int, stories: list[Story], kills: list[asyncio.Task[None]]
+        self, number: int, stories: list[Scenario], kills: list[asyncio.Task[None]]
     ) -> float | None:
         """Play the stories, and end what they leave active. The time from which the task hub was drained; None if the
         worker was killed and the platform is not done with what that left."""
@@ -240,41 +244,35 @@ class RandomWorkload:
         except httpx.TransportError:
             await asyncio.sleep(0.1)
             return None
-        delay_seconds = self._last_look = await self._look()
-        code = "InstancesActive" if delay_seconds.shown.active else "StartsPending"
-        judged = Judged(answer, self._blocking_between(before, delay_seconds), code)
+        after = self._last_look = await self._look()
+        code = "InstancesActive" if after.shown.active else "StartsPending"
+        judged = Judged(answer, self._blocking_between(before, after), code)
         active = (
             self._hub.active_periods.find_covering(answer.requested_at, answer.responded_at)
-            or active_throughout(before.shown, delay_seconds.shown)
-            or (starts_throughout(before.shown, delay_seconds.shown) if self._sees_messages else [])
+            or active_throughout(before.shown, after.shown)
+            or (starts_throughout(before.shown, after.shown) if self._sees_messages else [])
             or judged.blocking
         )
         self.report.response_count += 1
         self.report.judged += bool(active)
-        self.report.ready += answer.ready
+        self.report.ready_count += answer.ready
         if answer.ready and active and len(self.report.wrong_ready_responses) < MOST_LISTED:
             shown = json.dumps(answer.verdict)
             self.report.wrong_ready_responses.append(f"seed {self._seed}: Ready while {active} was active: {shown}")
         return judged
 
     async def _look(self) -> Look:
-        kills = None if self._hub.worker.running else self._hub.worker.kill_count
+        kills = None if self._hub.worker.is_running else self._hub.worker.kill_count
         return Look(await self._hub.storage.look(), kills)
 
-    def _blocking_between(self, before: Look, delay_seconds: Look) -> list[str] | None:
+    def _blocking_between(self, before: Look, after: Look) -> list[str] | None:
         """What blocks at every moment between two looks, as far as the server can see it. None if that is not known."""
         if not self._sees_messages:
-            return delay_seconds.shown.active if before.shown.rows == delay_seconds.shown.rows else None
+            return after.shown.active if before.shown.rows == after.shown.rows else None
         dead = (
-            before.kill_count is not None
-            and before.kill_count == delay_seconds.kill_count
-            and not self._hub.worker.running
+            before.kill_count is not None and before.kill_count == after.kill_count and not self._hub.worker.is_running
         )
-        return (
-            blocking_in(delay_seconds.shown, self._hub.timers_to_come())
-            if dead and before.shown == delay_seconds.shown
-            else None
-        )
+        return blocking_in(after.shown, self._hub.timers_to_come()) if dead and before.shown == after.shown else None
 
     @property
     def _sees_messages(self) -> bool:
@@ -296,7 +294,10 @@ class RandomWorkload:
                 return True
         elif not self._relay.is_idle or (in_time and answer.requested_at <= due + READY_DELAY_SECONDS):
             return False
-        late_responses = f"asked {answer.requested_at - due:.1f} s after Ready was due, answered {answer.responded_at - due:.1f} s after"
+        late_responses = (
+            f"asked {answer.requested_at - due:.1f} s after Ready was due, answered "
+            f"{answer.responded_at - due:.1f} s after"
+        )
         self.report.late_responses.append(
             f"seed {self._seed} round {number}: {late_responses}: {json.dumps(answer.verdict)}"
         )
@@ -334,10 +335,10 @@ class RandomWorkload:
                 drained_at = None
                 code = judged.expected_code
                 in_time = judged.answer.requested_at <= ended_at + READY_DELAY_SECONDS + MAX_SCAN_SECONDS
-                if code not in judged.answer.codes and not in_time:
+                if code not in judged.answer.reason_codes and not in_time:
                     shown = f"{judged.blocking}, but not {code}: {json.dumps(judged.answer.verdict)}"
                     self.report.wrong_reason.append(f"seed {self._seed} round {number}: {shown}")
-                if code in judged.answer.codes or not in_time:
+                if code in judged.answer.reason_codes or not in_time:
                     print(f"history {self._seed}: round {number} is held up by {judged.blocking}", flush=True)
                     self.report.held_up += 1
                     return

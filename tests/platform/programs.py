@@ -20,7 +20,8 @@ _ARCHIVES = _ROOT.parent / "shared" / "platform"
 _UNPACKED = _ROOT / ".platform"
 
 INSTALL_HINT = (
-    f"set {FOLDER_VARIABLE} to a folder with bin/durable-host (built with the .NET SDK) and bin/functions-host (a script that "
+    f"set {FOLDER_VARIABLE} to a folder with bin/durable-host (built with the .NET SDK) and bin/functions-host "
+    f"(a script that "
     "starts Azure Functions Core Tools), as docs/platform.md says under The real programs"
 )
 

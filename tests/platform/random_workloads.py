@@ -1,7 +1,8 @@
 """Random histories on the real extension, with a state server that is asked all the time: is it ever Ready while
 something is active, and is it Ready soon after nothing is?
 
-`python -m tests.platform.random_workloads --seconds 1200 --seed 7` runs histories until the time is up and prints a summary as
+`python -m tests.platform.random_workloads --seconds 1200 --seed 7` runs histories until the time is up and
+prints a summary as
 JSON. The exit code is 1 if an answer was false or late.
 """
 

@@ -1,6 +1,7 @@
 """Orchestrations of every kind of the durable host: what a driver does to each, and when it is surely active.
 
-A story returns once it has done what it wanted. It need not have ended its orchestrations: `TaskHubDriver.release_all` does that.
+A story returns once it has done what it wanted. It need not have ended its orchestrations:
+`TaskHubDriver.release_all` does that.
 """
 
 import asyncio

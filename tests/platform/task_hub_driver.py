@@ -24,10 +24,12 @@ _RETRY_AFTER_SECONDS = 30
 class TaskHubDriver:
     """A task hub under test.
 
-    `no_kill_lock`: a lock held by code that a kill must not interrupt, and by the code that kills. `worker_killed_in_round`: the
+    `no_kill_lock`: a lock held by code that a kill must not interrupt, and by the code that kills.
+    `worker_killed_in_round`: the
     worker is killed in this round; messages that it processed but did not delete then return, and can end an instance
     restarted under the same id. `chain_begun`: a chain of launchers has been started. `leftover_timers`: when the
-    timers of ended instances would fire (`time.monotonic`). `can_purge`: ended instances are purged. Where the server sees
+    timers of ended instances would fire (`time.monotonic`). `can_purge`: ended instances are purged. Where the
+    server sees
     no messages, a purged instance whose end was lost and that no probe has shown blocks for ten minutes
     (docs/correctness.md, What is left open).
     """
@@ -72,7 +74,7 @@ class TaskHubDriver:
             async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
                 return (
                     await self.retry_until_answered(
-                        lambda: self.worker.wait_for_status(instance_id, *statuses, seconds=900)
+                        lambda: self.worker.wait_for_status(instance_id, *statuses, timeout_seconds=900)
                     )
                 )[0]
         except TimeoutError:

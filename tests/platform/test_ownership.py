@@ -27,7 +27,7 @@ async def test_all_that_a_started_app_has_made_is_found_before_its_name_is_claim
         await worker.wait_for_status("order-1", "Completed")
     refused = assert_problem(await post_staging(http, app, hub.upper()), 409, "TaskHubAlreadyUsed")
     async with ProviderAccount(storage) as account:
-        made = await account.artifacts(hub)
+        made = await account.list_artifacts(hub)
     assert sorted(refused["existing"]) == made
     assert {name.split(" ")[0] for name in made} == {"table", "queue", "container"}
 
@@ -46,8 +46,8 @@ async def test_the_task_hub_of_a_staged_version_is_deleted_whole(
     # What was staged last has not been in production, so the slot may still carry the others until it is swapped.
     assert (await post_swap(http, app, following, run_headers(1))).status_code == 200
     async with ProviderAccount(storage) as account:
-        made = await account.artifacts(hub)
+        made = await account.list_artifacts(hub)
         answer = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
         done = {one["taskHub"]: one for one in answer.json()["taskHubs"]}
         assert (done[hub]["outcome"], sorted(done[hub]["artifacts"])) == ("Removed", made)
-        assert await account.artifacts(hub) == []
+        assert await account.list_artifacts(hub) == []

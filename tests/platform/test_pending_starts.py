@@ -128,7 +128,7 @@ async def test_a_start_that_was_on_its_way_runs_later_and_then_the_task_hub_drai
         worker.kill()
         await watch.poll_for(1)
         await worker.start()
-        running = asyncio.create_task(worker.wait_for_status("last", "Running", seconds=150))
+        running = asyncio.create_task(worker.wait_for_status("last", "Running", timeout_seconds=150))
         await watch.poll_until(running.done)
         await running
         assert watch.ready == []

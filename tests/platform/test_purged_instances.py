@@ -10,7 +10,7 @@ import pytest
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import run_durable_host
 from tests.platform.event_relay import run_event_relay
-from tests.platform.state_server import MANAGEMENT_PROVIDER, STORAGE_PROVIDER_CONFIG, run_state_server
+from tests.platform.state_server import MANAGEMENT_API_PROVIDER_CONFIG, STORAGE_PROVIDER_CONFIG, run_state_server
 from tests.platform.task_hub_storage import TaskHubReader
 from tests.platform.verdict_poller import VerdictPoller
 
@@ -23,7 +23,7 @@ behind."""
 
 @pytest.mark.parametrize(
     ("provider", "policy"),
-    [(MANAGEMENT_PROVIDER, {}), (STORAGE_PROVIDER_CONFIG, {"ignoreMessages": True})],
+    [(MANAGEMENT_API_PROVIDER_CONFIG, {}), (STORAGE_PROVIDER_CONFIG, {"ignoreMessages": True})],
     ids=["managementApi", "azureStorage-without-messages"],
 )
 async def test_an_instance_that_a_probe_has_shown_does_not_block_once_it_is_purged(
@@ -44,16 +44,16 @@ async def test_an_instance_that_a_probe_has_shown_does_not_block_once_it_is_purg
             for instance_id in ("order-1", "order-2"):
                 await worker.start_orchestration("Wait", instance_id)
                 await worker.wait_for_status(instance_id, "Running")
-            await watch.poll_until(lambda: relay.delivered >= 2)
+            await watch.poll_until(lambda: relay.delivered_count >= 2)
             await watch.poll_for(SEEN_SECONDS)
             assert watch.ready == []
-            relay.loss = 1.0
+            relay.loss_rate = 1.0
             for instance_id in ("order-1", "order-2"):
                 await worker.raise_go_event(instance_id)
                 await worker.wait_for_status(instance_id, "Completed")
                 await worker.send_operation("purge", instance_id)
                 assert await worker.status(instance_id) is None
-            assert (relay.posted, relay.lost, relay.delivered) == (4, 2, 2)
+            assert (relay.posted_count, relay.lost_count, relay.delivered_count) == (4, 2, 2)
             await watch.wait_until_ready()
     finally:
         await looked_at.close()

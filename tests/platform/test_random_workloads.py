@@ -1,6 +1,7 @@
 """Random histories on the real extension: never Ready while something is active, and Ready soon after nothing is.
 
-Seeds are new every time. `python -m tests.platform.random_workloads --seed SEED --only NUMBER` plays the history SEED-NUMBER,
+Seeds are new every time. `python -m tests.platform.random_workloads --seed SEED --only NUMBER` plays the
+history SEED-NUMBER,
 which every failure names, again.
 """
 
@@ -21,9 +22,11 @@ def is_good(report: WorkloadReport) -> None:
     assert report.wrong_ready_responses == [], "Ready while something was active, or about to start"
     assert report.late_responses == [], "not Ready although nothing was active any more"
     assert report.wrong_reason == [], "NotReady without the reason that the storage shows"
-    assert report.drained + report.held_up == report.rounds
-    assert report.ready >= report.drained, "Ready once in each round that drained"
-    assert report.answers - report.ready >= report.judged >= report.rounds, "NotReady once in each round at least"
+    assert report.drained + report.held_up == report.round_count
+    assert report.ready_count >= report.drained, "Ready once in each round that drained"
+    assert report.response_count - report.ready_count >= report.judged >= report.round_count, (
+        "NotReady once in each round at least"
+    )
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["azureStorage", "managementApi"])
@@ -49,14 +52,14 @@ async def test_every_answer_is_right_when_the_worker_is_killed(storage: StorageS
         ]
     for report in (history.result() for history in histories):
         is_good(report)
-        assert (report.rounds, report.worker_kills >= 1) == (1, True)
+        assert (report.round_count, report.worker_kills >= 1) == (1, True)
 
 
 @pytest.mark.long
 async def test_every_answer_is_right_in_twenty_minutes_of_histories(storage: StorageSettings, tmp_path: Path) -> None:
     report = await run_workloads(storage, tmp_path, Random().getrandbits(31), 20 * 60)
     is_good(report)
-    assert report.rounds > len(WORKLOAD_KINDS)
+    assert report.round_count > len(WORKLOAD_KINDS)
     assert report.worker_kills > 0
     assert report.server_kills > 0
-    assert report.lost_events > 0
+    assert report.lost_event_count > 0

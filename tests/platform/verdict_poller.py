@@ -11,7 +11,8 @@ from tests.platform.task_hub_storage import TaskHubReader
 
 @dataclass
 class VerdictPoller:
-    """Answers about one app. `messages_only_count` counts the looks at which no row was active and messages were there: a
+    """Answers about one app. `messages_only_count` counts the looks at which no row was active and messages
+    were there: a
     start, if one is on its way, shows nowhere else."""
 
     server: StateServerProcess
@@ -27,7 +28,7 @@ class VerdictPoller:
 
     async def ask(self) -> StagingStatusResponse:
         """One answer; then a look at the storage."""
-        answer = await self.server.ask(self.app)
+        answer = await self.server.get_staging_status(self.app)
         self.responses.append(answer)
         messages = await self.storage.count_messages()
         if messages.count and not await self.storage.list_active():
@@ -50,7 +51,7 @@ class VerdictPoller:
         """Ask until Ready; how many seconds that took. Raises AssertionError with the answer to a question that was
         asked later than `seconds` from now, if that was not Ready."""
         began = time.monotonic()
-        while not (answer := await self.server.ask(self.app)).ready:
+        while not (answer := await self.server.get_staging_status(self.app)).ready:
             waited = answer.requested_at - began
             assert waited < seconds, f"asked after {waited:.1f} s and not Ready: {dict(answer.verdict)}"
             await asyncio.sleep(self.pause_seconds)

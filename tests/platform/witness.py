@@ -18,7 +18,7 @@ class Row:
     etag: str
 
     @property
-    def list_active(self) -> bool:
+    def is_active(self) -> bool:
         return self.status not in ENDED_STATUSES
 
 
@@ -34,11 +34,9 @@ class StorageLook:
     full: bool = False
 
     @property
-    def list_active(self) -> list[str]:
+    def active(self) -> list[str]:
         """The orchestrations whose rows show them as active. Entities never end."""
-        return sorted(
-            instance_id for instance_id, row in self.rows.items() if row.list_active and instance_id[0] != "@"
-        )
+        return sorted(instance_id for instance_id, row in self.rows.items() if row.is_active and instance_id[0] != "@")
 
     @property
     def starts(self) -> list[str]:
@@ -52,9 +50,7 @@ class StorageLook:
 
 def active_throughout(before: StorageLook, after: StorageLook) -> list[str]:
     """The orchestrations that were active at every moment between two looks: nothing has written to their rows."""
-    return [
-        instance_id for instance_id in before.list_active if before.rows[instance_id] == after.rows.get(instance_id)
-    ]
+    return [instance_id for instance_id in before.active if before.rows[instance_id] == after.rows.get(instance_id)]
 
 
 def starts_throughout(before: StorageLook, after: StorageLook) -> list[str]:
@@ -70,8 +66,8 @@ def blocking_in(look: StorageLook, leftover_timers: int) -> list[str]:
     message may be a start that a killed worker had taken, or one that a worker gave up and that stays hidden for up to
     600 s. Nobody can know before it becomes visible, so it must block (docs/correctness.md).
     """
-    if look.list_active:
-        return [f"row of {instance_id}" for instance_id in look.list_active]
+    if look.active:
+        return [f"row of {instance_id}" for instance_id in look.active]
     blocking = [f"message {message_id}" for message_id in look.starts]
     if look.full:
         blocking.append("more messages than can be peeked")

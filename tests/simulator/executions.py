@@ -6,21 +6,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from tests.backends.azure_storage_task_hub import OVER
+from tests.backends.azure_storage_task_hub import ENDED_STATUS_NAMES
 from tests.simulator.event_grid import PublishedEvent
 
 
 class Phase(StrEnum):
-    """`SCHEDULED`: there is a message in a control queue, and no row of this execution yet. `CONTINUING_AS_NEW`: between two
-    generations. `WAITING`: for a sub-orchestration."""
+    """`SCHEDULED`: there is a message in a control queue, and no row of this execution yet. `CONTINUING_AS_NEW`:
+    between two generations. `WAITING`: for a sub-orchestration."""
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
     RUNNING = "running"
-    CONTINUING_AS_NEW = "renewing"
+    CONTINUING_AS_NEW = "continuing as new"
     WAITING = "waiting"
     SUSPENDED = "suspended"
-    OVER = "over"
+    ENDED = "ended"
 
 
 class ProviderStorage(Protocol):
@@ -73,4 +73,4 @@ class Execution:
     @property
     def is_shown_active(self) -> bool:
         """Whether the source's table shows it active."""
-        return self.row is not None and self.row not in OVER
+        return self.row is not None and self.row not in ENDED_STATUS_NAMES

@@ -10,14 +10,13 @@ import pytest
 from state_api.backends import azure_storage
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
-from state_api.domain import observed_instances
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
 from state_api.domain.readiness import verdict as readiness
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.messages import MessageEvidence, QueueSnapshot
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.readiness.verdict import Policy
-from state_api.domain.task_hubs import lifecycle
+from state_api.domain.task_hubs import lifecycle, observations
 from state_api.domain.task_hubs.lifecycle import Instance, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import ObservedState, observe_state, reconcile_end
@@ -59,7 +58,7 @@ def _accept_outdated_probe_in_service(patch: pytest.MonkeyPatch) -> Callable[[In
         return replace(activity, last_recorded_at=None)
 
     def accepted(
-        to_result: ProbeResult | None,
+        result: ProbeResult | None,
         question: ProbeRequest,
         activity: InstanceActivity,
         now: Instant,
@@ -76,7 +75,7 @@ def _accept_outdated_probe_in_service(patch: pytest.MonkeyPatch) -> Callable[[In
 def entities_counted_in_scans(patch: pytest.MonkeyPatch) -> None:
     """Scans count entities as orchestrations."""
     _replace_scan_filter(patch, f"({azure_storage._CHANGED_FILTER} or not ({azure_storage._ENDED_FILTER}))")
-    patch.setattr(observed_instances, "is_entity", lambda instance_id: False)
+    patch.setattr(observations, "is_entity", lambda instance_id: False)
 
 
 def entities_counted_in_records(patch: pytest.MonkeyPatch) -> None:
@@ -100,7 +99,7 @@ def control_queues_not_read(patch: pytest.MonkeyPatch) -> None:
     async def snapshot(backend: AzureStorageBackend, task_hub: str) -> QueueSnapshot:
         return QueueSnapshot()
 
-    patch.setattr(AzureStorageBackend, "snapshot", snapshot)
+    patch.setattr(AzureStorageBackend, "read_queue_snapshot", snapshot)
 
 
 def first_page_only(patch: pytest.MonkeyPatch) -> None:
@@ -120,7 +119,7 @@ def _truncate_pages(patch: pytest.MonkeyPatch, cut: Callable[[str], bool]) -> No
         whole = await read(backend, task_hub, since, cursor)
         return replace(whole, cursors=()) if cut(cursor) else whole
 
-    patch.setattr(AzureStorageBackend, "page", page)
+    patch.setattr(AzureStorageBackend, "read_page", read_page)
 
 
 def pending_not_scanned(patch: pytest.MonkeyPatch) -> None:

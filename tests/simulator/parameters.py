@@ -9,9 +9,9 @@ PAGE_SIZES = (1000, 1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class SimulationParameters:
-    """`terminated_status` is the status that the extension publishes for a terminated instance, None if it publishes nothing.
-    `clock_skews` are how far the clocks of the workers are off, in seconds. `move_probability` is how often the world moves before the
-    server's next read of the hub, 0 if it stands still while somebody asks."""
+    """`terminated_status` is the status that the extension publishes for a terminated instance, None if it publishes
+    nothing. `clock_skews` are how far the clocks of the workers are off, in seconds. `move_probability` is how often
+    the world moves before the server's next read of the hub, 0 if it stands still while somebody asks."""
 
     seed: int
     steps: int

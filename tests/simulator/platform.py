@@ -360,7 +360,8 @@ class SimulatedPlatform:
         return one
 
     def _choose_instance_id(self, unused_seconds: float) -> str:
-        """A new id or, as apps with ids of their own do, one whose last execution is over, for `unused_seconds` seconds."""
+        """A new id or, as apps with ids of their own do, one whose last execution is over, for `unused_seconds`
+        seconds."""
         over = [
             one
             for one in self.executions.values()

@@ -41,7 +41,8 @@ class SimulationResults:
         """In a line."""
         tally = self.tally
         return (
-            f"{tally['histories']} histories, {_count_verdict_requests(tally)} questions, {tally['Ready']} times Ready, "
+            f"{tally['histories']} histories, {_count_verdict_requests(tally)} questions, "
+            f"{tally['Ready']} times Ready, "
             f"{len(self.failures_of(WrongVerdict))} wrong, {len(self.failures_of(NeverReady))} stuck; by events alone "
             f"{tally['wrong by events alone']} wrong, {tally['stuck by events alone']} stuck; {self.seconds:.0f} s"
         )

@@ -44,7 +44,7 @@ class BeforeReadHooks:
     def unregister(self, hub: str) -> None:
         self._read_hooks.pop(hub, None)
 
-    async def before(self, method: str, path: str) -> None:
+    async def before_request(self, method: str, path: str) -> None:
         found = _HUB.search(path)
         read_hook = self._read_hooks.get(found[1]) if found else None
         if read_hook is not None:
@@ -109,7 +109,7 @@ async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> 
     direct = storage.connection_string.get_secret_value()
     hooks = BeforeReadHooks()
     async with storage_proxy(storage) as proxy, SimulatedAccount(storage) as stores:
-        proxy.before = hooks.before
+        proxy.before_request = hooks.before_request
         assert proxy.settings.connection_string is not None
         watched = _with_tables_of(direct, proxy.settings.connection_string.get_secret_value())
         clock = CountingClock(tally, "state storage requests")
@@ -122,7 +122,7 @@ async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> 
         server = StateServer(settings, clock)
         server.tables.clock = clock
         for connection in (DIRECT_CONNECTION, PROXIED_CONNECTION):
-            backend = server.backends.of(ProviderConfig("azureStorage", connection))
+            backend = server.backends.backend_for(ProviderConfig("azureStorage", connection))
             assert isinstance(backend, azure_storage.AzureStorageBackend)
             backend._tables.clock = CountingClock(tally, "source requests")
 

@@ -63,10 +63,10 @@ class VersionCount:
 class ProbeResult:
     """What a read of the task hub's own storage saw. `began_at` is what a complete one certifies: it says what was
     active then. `scanned` counts the instances that the backend handed over; `message` says what to mend when it
-    failed, or how far it came when it is incomplete. `active` has the oldest blocking instances, `unlisted_count` counts
-    further ones, `waived` has those that would block. `request_key` is the key of what it was read under. `resumed`
-    says that it took more than one call, `read_seconds` how long the reading took in all. `correction_epoch` are those that the
-    records had before. `messages` is None where nobody looked at the control queues."""
+    failed, or how far it came when it is incomplete. `active` has the oldest blocking instances, `unlisted_count`
+    counts further ones, `waived` has those that would block. `request_key` is the key of what it was read under.
+    `resumed` says that it took more than one call, `read_seconds` how long the reading took in all. `correction_epoch`
+    are those that the records had before. `messages` is None where nobody looked at the control queues."""
 
     status: ProbeStatus
     provider: str
@@ -125,12 +125,12 @@ class OpenSwap:
 class InstanceActivity:
     """What the recorded events show of one task hub.
 
-    `active` holds the oldest first, up to ACTIVE_LIMIT; `has_more` says that there are others. Whoever reads a hub leaves
-    out what the policy ignores while it counts, and reports it as `ignored`, so that a thousand instances that may
-    stay active never hide one that may not. `last_event_at` is the
-    publisher's time of the last event, `last_recorded_at` the storage's time of the last write that changed
-    something: the second is what the settle window counts from, because it also covers events that came late.
-    `correction_epoch` is another one whenever a look-up has closed instances that no event had ended.
+    `active` holds the oldest first, up to ACTIVE_LIMIT; `has_more` says that there are others. Whoever reads a hub
+    leaves out what the policy ignores while it counts, and reports it as `ignored`, so that a thousand instances that
+    may stay active never hide one that may not. `last_event_at` is the publisher's time of the last event,
+    `last_recorded_at` the storage's time of the last write that changed something: the second is what the settle window
+    counts from, because it also covers events that came late. `correction_epoch` is another one whenever a look-up has
+    closed instances that no event had ended.
     """
 
     active: tuple[ActiveInstance, ...] = ()
@@ -145,9 +145,9 @@ class InstanceActivity:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """All that a verdict rests on. `task_hub` is None for an empty slot; `provider` is None where no probe is
-    configured, and `probe` is None until it has a result. `active_instance_seen` says that the task hub itself has just shown one
-    of the active instances, and `looked_up_instances` how it has shown some of them. `seen_before` says that something was seen of the
-    hub before, in events or by a probe."""
+    configured, and `probe` is None until it has a result. `active_instance_seen` says that the task hub itself has just
+    shown one of the active instances, and `looked_up_instances` how it has shown some of them. `seen_before` says that
+    something was seen of the hub before, in events or by a probe."""
 
     task_hub: str | None
     activity: InstanceActivity = InstanceActivity()

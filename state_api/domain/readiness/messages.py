@@ -64,10 +64,10 @@ class VisibleMessage:
 
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot:
-    """The control queues of a task hub at one moment. `message_count` includes invisible messages. `visible` are the messages
-    that were peeked before or after the counting, at most MAX_PEEKED_MESSAGES of each queue each time. `message_count` surely
-    includes those that were `peeked_twice`, before and after. `more_visible` says that a queue may hold more than could
-    be peeked. `partition_owners` changes when another worker takes over a partition."""
+    """The control queues of a task hub at one moment. `message_count` includes invisible messages. `visible` are the
+    messages that were peeked before or after the counting, at most MAX_PEEKED_MESSAGES of each queue each time.
+    `message_count` surely includes those that were `peeked_twice`, before and after. `more_visible` says that a queue
+    may hold more than could be peeked. `partition_owners` changes when another worker takes over a partition."""
 
     message_count: int = 0
     visible: tuple[VisibleMessage, ...] = ()
@@ -125,9 +125,9 @@ class KnownTimers:
 class QuietPeriod:
     """Since when invisible messages that nothing explains have been there without any change.
 
-    A change is another number of unexplained messages, another row stamp since `changed_since` (`stamp_digest` is their digest), or
-    another `queue_digest`: a visible message, a recorded event, a worker that took over a partition. `exemptions` is the key
-    of the exemptions that it was observed under.
+    A change is another number of unexplained messages, another row stamp since `changed_since` (`stamp_digest` is their
+    digest), or another `queue_digest`: a visible message, a recorded event, a worker that took over a partition.
+    `exemptions` is the key of the exemptions that it was observed under.
     """
 
     exemptions_key: str
@@ -160,7 +160,7 @@ class PendingStart:
 class MessageEvidence:
     """What a probe found in the control queues. `explained` are the invisible messages that start nothing. `starts` are
     the oldest pending starts that block, `start_count` all of them; `more_visible` says that there may be others.
-    `unexplained` are the invisible messages that block, at the latest until `explained_at` if nothing changes. `waived`
+    `unexplained` are the invisible messages that block, at the latest until `unblocks_at` if nothing changes. `waived`
     are those that would block without a waiver."""
 
     checked_at: Instant
@@ -183,8 +183,8 @@ class MessageEvidence:
 @dataclass(frozen=True, slots=True)
 class ObservedQueues:
     """A snapshot that was taken between `began_at` and `ended_at`, by the state storage's clock. Of the timers that
-    were known before, `pending` surely have a hidden message in it; `possibly_pending_timers` also counts those that are
-    firing."""
+    were known before, `pending` surely have a hidden message in it; `possibly_pending_timers` also counts those that
+    are firing."""
 
     snapshot: QueueSnapshot
     pending_timers: int
@@ -249,8 +249,8 @@ def track_quiet_period(
 def assess_messages(
     observed: ObservedQueues, quiet_period: QuietPeriod | None, exemptions: Exemptions, *, max_hidden_seconds: int
 ) -> MessageEvidence:
-    """What the look says. Unexplained messages block until they were seen unchanged for `max_hidden_seconds` seconds, or are
-    waived. Only the time until the look counts: what happened to them since is not known."""
+    """What the look says. Unexplained messages block until they were seen unchanged for `max_hidden_seconds` seconds,
+    or are waived. Only the time until the look counts: what happened to them since is not known."""
     snapshot = observed.snapshot
     starts = _pending_starts(snapshot.visible, exemptions)
     unexplained = observed.unexplained_count
@@ -259,9 +259,9 @@ def assess_messages(
     if unexplained and exemptions.waived_messages >= unexplained:
         unexplained, waived = 0, unexplained
     elif unexplained and quiet_period is not None:
-        explained_at = Instant(quiet_period.began_at + seconds(max_hidden_seconds))
-        if observed.began_at >= explained_at and unexplained <= quiet_period.unexplained_count:
-            unexplained, explained_at = 0, None
+        unblocks_at = Instant(quiet_period.began_at + seconds(max_hidden_seconds))
+        if observed.began_at >= unblocks_at and unexplained <= quiet_period.unexplained_count:
+            unexplained, unblocks_at = 0, None
     return MessageEvidence(
         checked_at=observed.began_at,
         visible=len(snapshot.visible),
@@ -271,7 +271,7 @@ def assess_messages(
         start_count=len(starts),
         more_visible=snapshot.more_visible,
         unexplained_count=unexplained,
-        unblocks_at=explained_at,
+        unblocks_at=unblocks_at,
         waived=waived,
     )
 

@@ -27,8 +27,8 @@ class Scan:
     end, and a reader who looks in the wrong order sees neither. So passes go on until one shows the very changes that
     the one before it has shown, which is at once where there are none.
 
-    A start can be nothing but a message. So before each pass the control queues are looked at (`observed_queues`, None where a
-    backend shows none), and the pass that ends the scan shows no change since then.
+    A start can be nothing but a message. So before each pass the control queues are looked at (`observed_queues`, None
+    where a backend shows none), and the pass that ends the scan shows no change since then.
     """
 
     began_at: Instant

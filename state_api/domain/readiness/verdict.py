@@ -52,7 +52,8 @@ REASON_DESCRIPTIONS: dict[ReasonCode, str] = {
     ReasonCode.INSTANCES_ACTIVE: "Orchestration instances are active on the slot's task hub.",
     ReasonCode.STARTS_PENDING: "Messages in the task hub's control queues start orchestrations, or may do so.",
     ReasonCode.SETTLING: "A lifecycle event was recorded within the settle window; late and follow-up events may come.",
-    ReasonCode.DEPLOYMENT_IN_PROGRESS: "Another run has staged a task hub in this app and has not swapped or abandoned it.",
+    ReasonCode.DEPLOYMENT_IN_PROGRESS: "Another run has staged a task hub in this app and has not swapped or abandoned "
+    "it.",
     ReasonCode.SWAP_PENDING: "A swap was begun and nobody has said how it went: which hub is in the slot is not known.",
     ReasonCode.VERIFICATION_REQUIRED: "The policy requires verification, but no probe of the task hub is configured.",
     ReasonCode.PROBE_PENDING: "A probe of the task hub is configured but has no result yet.",
@@ -61,8 +62,8 @@ REASON_DESCRIPTIONS: dict[ReasonCode, str] = {
     ReasonCode.PROBE_THROTTLED: "The task hub's own storage asks to wait.",
     ReasonCode.TASK_HUB_MISSING: "The task hub does not exist where the app's task hubs live.",
     ReasonCode.PROBE_INCOMPLETE: "The probe has not read the whole task hub.",
-    ReasonCode.PROBE_STALE: "The last complete probe is older than the freshness, or began before the last event or before "
-    "instances were found ended of which no event had told.",
+    ReasonCode.PROBE_STALE: "The last complete probe is older than the freshness, or began before the last event or "
+    "before instances were found ended of which no event had told.",
 }
 """What each code means, for the documentation."""
 

@@ -41,7 +41,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `by` is the name for the audit log, `run_url` identifies the pipeline run."""
+    """Who sends a request: `name` is what the audit log shows, `run_url` identifies the pipeline run, and `key_name`
+    is the key that the request was sent with."""
 
     name: str
     run_url: str | None = None
@@ -60,12 +61,12 @@ class Deployment:
     version: str | None
     slot: str
     started_at: Instant
-    name: str
+    started_by: str
     run_url: str | None
     run_id: str
 
     def to_open_deployment(self) -> OpenDeployment:
-        return OpenDeployment(self.task_hub, self.by, self.run_url, self.started_at)
+        return OpenDeployment(self.task_hub, self.started_by, self.run_url, self.started_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class PendingSwap:
     swapped_out: str | None
     slot: str
     started_at: Instant
-    name: str
+    started_by: str
     run_url: str | None
     run_id: str
     rollback: bool
@@ -86,7 +87,7 @@ class PendingSwap:
     deployment: Deployment | None
 
     def to_open_swap(self) -> OpenSwap:
-        return OpenSwap(self.task_hub, self.by, self.run_url, self.started_at)
+        return OpenSwap(self.task_hub, self.started_by, self.run_url, self.started_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +173,8 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The next state and what goes into the audit log. `new_hubs` enter a slot for the first time; `adopted_hubs` are hubs
-    of the app whose claims were not proven. Both are claimed with `proof`."""
+    """The next state and what goes into the audit log. `new_hubs` enter a slot for the first time; `adopted_hubs` are
+    hubs of the app whose claims were not proven. Both are claimed with `proof`."""
 
     app: App
     operation: str

@@ -107,7 +107,7 @@ def swap_pending(app: App, pending: PendingSwap) -> SwapPending:
             "swappedOut": pending.swapped_out,
             "slot": pending.slot,
             "startedAt": format_instant(pending.started_at),
-            "by": pending.by,
+            "by": pending.started_by,
             "runUrl": pending.run_url,
             "rollback": pending.rollback,
         },
@@ -126,7 +126,7 @@ def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> De
 
 
 def describe_owner(owned: Deployment | PendingSwap) -> str:
-    return f"{owned.by} (run {owned.run_url})" if owned.run_url else owned.by
+    return f"{owned.started_by} (run {owned.run_url})" if owned.run_url else owned.started_by
 
 
 def deployment_details(deployment: Deployment) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def deployment_details(deployment: Deployment) -> dict[str, Any]:
         "version": deployment.version,
         "slot": deployment.slot,
         "startedAt": format_instant(deployment.started_at),
-        "by": deployment.by,
+        "by": deployment.started_by,
         "runUrl": deployment.run_url,
     }
 

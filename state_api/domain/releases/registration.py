@@ -25,7 +25,7 @@ class Registration:
     already and that are declared to be its own where the hubs live."""
 
     slots: Mapping[str, tuple[str, str | None] | None] = field(default_factory=dict)
-    update_policy: Callable[[Policy], Policy] = lambda update_policy: update_policy
+    update_policy: Callable[[Policy], Policy] = lambda policy: policy
     provider_config: ProviderConfig | None = None
     clear_provider_config: bool = False
     adopt_task_hubs: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ def register_app(
         # A longer timeout must not bring a deployment back that is over.
         deployment=app.get_open_deployment(now),
         pending_swap=_without_expired_deployment(app, now),
-        update_policy=registration.update_policy(app.update_policy),
+        policy=registration.update_policy(app.policy),
         provider_config=registration.resulting_provider_config(app),
     )
     adopted = _find_hubs_to_adopt(changed, registration, frozenset(map(hub_key, new_hubs)))

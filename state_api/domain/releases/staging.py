@@ -105,7 +105,7 @@ def stage_task_hub(
         version=command.version,
         slot=name,
         started_at=now,
-        by=caller.name,
+        started_by=caller.name,
         run_url=caller.run_url,
         run_id=caller.run_id(command.task_hub),
     )

@@ -125,7 +125,7 @@ def begin_swap(app: App, slot: str, task_hub: str, rollback: bool, caller: Calle
         swapped_out=production.task_hub if production else None,
         slot=name,
         started_at=now,
-        by=caller.name,
+        started_by=caller.name,
         run_url=caller.run_url,
         run_id=caller.run_id(task_hub),
         rollback=rollback,

@@ -82,7 +82,7 @@ class DeploymentResponse(ResponseModel):
             version=deployment.version,
             slot=deployment.slot,
             started_at=format_instant(deployment.started_at),
-            by=deployment.by,
+            by=deployment.started_by,
             run_url=deployment.run_url,
         )
 
@@ -105,7 +105,7 @@ class PendingSwapResponse(ResponseModel):
             swapped_out=pending.swapped_out,
             slot=pending.slot,
             started_at=format_instant(pending.started_at),
-            by=pending.by,
+            by=pending.started_by,
             run_url=pending.run_url,
             rollback=pending.rollback,
         )

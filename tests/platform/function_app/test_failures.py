@@ -72,7 +72,9 @@ def misconfigured(
     }
     with ExitStack() as running:
         hosts = {
-            name: running.enter_context(run_functions_host(package, tmp_path_factory.mktemp(name), wrong, wait=False))
+            name: running.enter_context(
+                run_functions_host(package, tmp_path_factory.mktemp(name), wrong, wait_for_start=False)
+            )
             for name, wrong in settings.items()
         }
         for host in hosts.values():
