@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 
 async def count_unclaimed_hubs(server: StateServer) -> int:
     """How many unclaimed task hubs there are by now; other tests share the storage."""
-    return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), "hub", 0)._count_unclaimed()
+    return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), 0)._count_unclaimed()
 
 
 @asynccontextmanager
@@ -297,7 +297,7 @@ async def test_more_events_than_one_read_returns_are_all_recorded(
     token: str | None = None
     found = 0
     while True:
-        page = await store.list_page(record, None, None, 1000, token)
+        page = await store.list_page(record, top=1000, token=token)
         found, token = found + len(page.items), page.continuation_token
         if token is None:
             break
