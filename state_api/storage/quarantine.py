@@ -125,7 +125,7 @@ class QuarantineStore:
             except TimeoutError:
                 more = True
             except ResourceNotFoundError:
-                return PurgeResult(0, more=False)
+                return PurgeResult(0, has_more=False)
         return PurgeResult(await self._delete(found), more)
 
     async def _delete(self, keys: Sequence[tuple[str, str]]) -> int:

@@ -123,7 +123,7 @@ async def test_the_count_is_read_again_after_a_while(server: StateServer) -> Non
     """Another server, or an administrator, may have changed it."""
     seconds = 0.0
     limit = UnclaimedTaskHubLimit(
-        server.tables.client(TASK_HUBS_TABLE), "hub", await count_unclaimed_hubs(server) + 1, lambda: seconds
+        server.tables.client(TASK_HUBS_TABLE), await count_unclaimed_hubs(server) + 1, lambda: seconds
     )
     assert [await limit.admit() for _ in range(3)] == [True, False, False], "nobody else registered one, but this did"
     seconds = COUNT_MAX_AGE_SECONDS - 1
