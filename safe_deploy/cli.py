@@ -85,14 +85,14 @@ def status(
     session = open_session(server, app, key, slot, output, actor, run_url)
     if wait:
         try:
-            session.verdict(wait_with_progress(session, timeout, interval, verify))
+            session.print_verdict(wait_with_progress(session, timeout, interval, verify))
         except TimedOut as late:
             if late.verdict is not None:
-                session.verdict(late.verdict)
+                session.print_verdict(late.verdict)
             raise
         return
     verdict = session.server.get_staging_status(slot, 0, verify, RETRY_SECONDS)
-    session.verdict(verdict)
+    session.print_verdict(verdict)
     if not verdict["ready"]:
         raise NotReady(rendering.format_verdict(verdict))
 
@@ -120,7 +120,7 @@ def stage_command(
     deployment_slots = resolve_deployment_slots(resource_group, function_app, task_hub_setting, session, None)
     staging = StagingOptions(task_hub, version or None, slot, force, take_over, reason or None)
     changed = stage(session.server, staging, deployment_slots, session.report)
-    session.app(changed, task_hub, f"task hub {task_hub} is staged into slot {slot} of app {changed['app']}")
+    session.print_app(changed, task_hub, f"task hub {task_hub} is staged into slot {slot} of app {changed['app']}")
 
 
 @cli.command()
@@ -155,7 +155,7 @@ def swap(
             if swapping
             else swap_executor.report_swap_outcome(task_hub, _outcome_member(outcome))
         )
-    session.app(changed, task_hub, _describe_production(changed))
+    session.print_app(changed, task_hub, _describe_production(changed))
 
 
 @cli.command()
@@ -188,7 +188,7 @@ def rollback(
             changed = swap_executor.report_rollback_outcome(task_hub or None, _outcome_member(outcome))
         else:
             changed = swap_executor.roll_back(task_hub or None, swapping)
-    session.app(changed, (changed["slots"]["production"] or {}).get("taskHub", ""), _describe_production(changed))
+    session.print_app(changed, (changed["slots"]["production"] or {}).get("taskHub", ""), _describe_production(changed))
 
 
 @cli.command()
@@ -205,7 +205,7 @@ def abandon(
     """Close this run's open deployment without a swap, so that the next run need not wait for its timeout."""
     session = open_session(server, app, key, slot, output, actor, run_url)
     changed = session.server.delete_staging(task_hub, slot)
-    session.app(changed, task_hub, f"the deployment of task hub {task_hub} into app {changed['app']} is closed")
+    session.print_app(changed, task_hub, f"the deployment of task hub {task_hub} into app {changed['app']} is closed")
 
 
 @cli.command()
@@ -277,7 +277,7 @@ def deploy_command(
     changed = deploy(
         session.server, staging, waiting, deploying, swapping, swap_executor, deployment_slots, guard, session.report
     )
-    session.app(changed, task_hub, _describe_production(changed))
+    session.print_app(changed, task_hub, _describe_production(changed))
     try:
         clean_up(session.server, slot, deployment_slots, False, delete_task_hubs)
     except CommandError as error:
@@ -365,7 +365,7 @@ def _print_traceback(error: BaseException) -> None:
         _print_traceback(earlier)
     sys.stderr.write("Traceback (most recent call last):\n")
     sys.stderr.writelines(traceback.format_tb(error.__traceback__))
-    sys.stderr.write(f"{printable(f'{type(error).__name__}: {error}')}\n")
+    sys.stderr.write(f"{sanitize_line(f'{type(error).__name__}: {error}')}\n")
 
 
 def _print_error(message: str) -> None:

@@ -38,7 +38,7 @@ class PipelineCaller:
     actor: str | None = None
     run_url: str | None = None
 
-    def headers(self) -> dict[str, str]:
+    def to_headers(self) -> dict[str, str]:
         named = {"X-Actor": self.actor, "X-Run-Url": self.run_url}
         return {name: value for name, value in named.items() if value}
 
@@ -76,7 +76,7 @@ class StateServerClient:
         report: Callable[[str], None],
         retry_for: float = RETRY_SECONDS,
     ) -> None:
-        headers = {"Accept": "application/json", "User-Agent": "safe-deploy", **caller.headers()}
+        headers = {"Accept": "application/json", "User-Agent": "safe-deploy", **caller.to_headers()}
         if key:
             if not (key.isascii() and key.isprintable()):
                 raise UsageError("the key has characters that no key has; look at how SAFE_DEPLOY_KEY is set")
@@ -158,7 +158,7 @@ class StateServerClient:
     def post_waiver(self, body: Json) -> Json:
         return self.request_json("POST", f"{self.app_path}/waivers", body)
 
-    def task_hub(self, hub: str) -> Json:
+    def get_task_hub(self, hub: str) -> Json:
         return self.request_json("GET", f"/api/taskhubs/{quote(hub, safe='')}")
 
     def list_instances(self, hub: str, query: Mapping[str, Any]) -> Json:

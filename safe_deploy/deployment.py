@@ -33,7 +33,7 @@ class StagingOptions:
     take_over: bool = False
     reason: str | None = None
 
-    def body(self) -> Json:
+    def to_json(self) -> Json:
         return {
             "taskHub": self.task_hub,
             "version": self.version,
@@ -64,7 +64,7 @@ def stage(
     ConflictError where it does not: then the verdict would be about another hub than the one that is overwritten."""
     if deployment_slots is not None:
         _require_slots_match(server, staging, deployment_slots, report)
-    return server.post_staging(staging.body())
+    return server.post_staging(staging.to_json())
 
 
 def deploy(

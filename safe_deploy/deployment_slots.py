@@ -226,7 +226,8 @@ def parse_swap_command(command: Sequence[str], task_hub_setting: str) -> tuple[F
     """What `az functionapp|webapp deployment slot swap` will swap with production: the app and the slot.
 
     None for every other command, for the steps of a swap with preview, for another target slot, and if the command
-    does not itself name resource group, app and slot. Raises `UsageError` if `task_hub_setting` cannot be a setting's name.
+    does not itself name resource group, app and slot. Raises `UsageError` if `task_hub_setting` cannot be a
+    setting's name.
     """
     if len(command) < 5 or PureWindowsPath(command[0]).stem.lower() != "az":
         return None
@@ -297,7 +298,8 @@ def _describe_failure(code: int, err: str, resource: str, manual_command: str) -
             f"az may not read the settings of {resource}. "
             "Give its identity the role Website Contributor on the function app."
         )
-    return f"az failed with {' '.join(filter(None, ['exit code', str(code), error_code]))} about {resource}. {manual_command}"
+    code_text = " ".join(filter(None, ["exit code", str(code), error_code]))
+    return f"az failed with {code_text} about {resource}. {manual_command}"
 
 
 def _kill_process_group(process: subprocess.Popen[str]) -> None:

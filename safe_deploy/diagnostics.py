@@ -27,13 +27,13 @@ class KeyPurpose(StrEnum):
 
     READ = "read"
     DEPLOY = "deploy"
-    OPERATE = "operate"
+    ADMINISTER = "administer"
 
 
 class CheckStatus(StrEnum):
     OK = "ok"
     WARNING = "warning"
-    FAILED = "wrong"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _check_key(server: StateServerClient, slot: str, purpose: KeyPurpose) -> Che
         "GetApp": server.get_app,
         "GetStagingStatus": lambda: server.get_staging_status(slot, 0, "none"),
         "GetHistory": lambda: server.get_history(1),
-        "GetTaskHub": lambda: server.task_hub(_NONEXISTENT_TASK_HUB),
+        "GetTaskHub": lambda: server.get_task_hub(_NONEXISTENT_TASK_HUB),
     }
     # Each breaks the contract, so nothing can come of it but the answer of the lock.
     broken: Json = {"taskHub": 0}
@@ -102,7 +102,7 @@ def _check_key(server: StateServerClient, slot: str, purpose: KeyPurpose) -> Che
     tried = {
         KeyPurpose.READ: read,
         KeyPurpose.DEPLOY: read | change,
-        KeyPurpose.OPERATE: read | change | administer,
+        KeyPurpose.ADMINISTER: read | change | administer,
     }[purpose]
     refused = []
     for name, request_json in tried.items():
@@ -144,7 +144,7 @@ def _check_deployment(app: Json, recorded: RecordedSlots) -> Iterator[CheckResul
 
 def _slots_not_checked() -> CheckResult:
     message = "not looked at; --resource-group lets the doctor compare what the slots in Azure carry"
-    return CheckResult("DeploymentSlots", CheckStatus.WARNING, message)
+    return CheckResult("Azure", CheckStatus.WARNING, message)
 
 
 def _check_slots(recorded: RecordedSlots, deployment_slots: DeploymentSlots) -> Iterator[CheckResult]:

@@ -52,11 +52,14 @@ def instances(
     session = open_session(server, app, key, slot, output, actor, run_url)
     hub = task_hub or _get_task_hub_of_slot(session.server.get_app()[0], slot)
     active = None if include_finished or runtime_status else "true"
-    answer = session.server.instances(hub, {"active": active, "status": runtime_status or None, "top": top})
+    answer = session.server.list_instances(hub, {"active": active, "status": runtime_status or None, "top": top})
     more = ", there are more" if answer["continuationToken"] else ""
     found = len(answer["instances"])
     session.print_result(
-        answer, rendering.INSTANCE_COLUMNS, rendering.instances(answer), f"{found} on record for task hub {hub}{more}"
+        answer,
+        rendering.INSTANCE_COLUMNS,
+        rendering.build_instance_rows(answer),
+        f"{found} on record for task hub {hub}{more}",
     )
 
 
@@ -72,8 +75,8 @@ def history(
 ) -> None:
     """Who changed what, newest first."""
     session = open_session(server, app, key, "staging", output, actor, run_url)
-    answer = session.server.history(top)
-    session.print_result(answer, rendering.HISTORY_COLUMNS, rendering.history(answer))
+    answer = session.server.get_history(top)
+    session.print_result(answer, rendering.HISTORY_COLUMNS, rendering.build_history_rows(answer))
 
 
 @inspect_commands.command()
@@ -104,12 +107,12 @@ def waive(
     if bool(instance_id) == bool(unexplained_messages):
         raise UsageError("give either --instance-id or --unexplained-messages: a waiver is for one of them")
     session = open_session(server, app, key, "staging", output, actor, run_url)
-    expires = (rendering.now() + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    expires = (rendering.current_time() + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
     what: Json = {"instanceId": instance_id} if instance_id else {"unexplainedMessages": unexplained_messages}
     changed = session.server.post_waiver({"taskHub": task_hub, **what, "reason": reason, "expiresAt": expires})
     session.print_result(
         changed,
-        ("Task hub", "WaivedInstance", "Until", "By", "Reason"),
+        ("Task hub", "For", "Until", "By", "Reason"),
         [[w["taskHub"], _describe_waiver(w), w["expiresAt"], w["by"], w["reason"]] for w in changed["waivers"]],
         f"waived until {expires} in task hub {task_hub}: {_describe_waiver(what)}",
     )
@@ -168,7 +171,7 @@ def register(
     if require_verification or missing_task_hub_is_drained:
         asked = {"requireVerification": require_verification, "missingTaskHubIsDrained": missing_task_hub_is_drained}
         body["policy"] = {name: True for name, value in asked.items() if value}
-    session.app(session.server.put_app(body), task_hub, f"slot {slot} of app {app} holds task hub {task_hub}")
+    session.print_app(session.server.put_app(body), task_hub, f"slot {slot} of app {app} holds task hub {task_hub}")
 
 
 @inspect_commands.command()
@@ -188,10 +191,10 @@ def doctor(
     """Is everything set up so that a deployment can rely on it?"""
     session = open_session(server, app, key, slot, output, actor, run_url, DIAGNOSTICS_RETRY_SECONDS)
     deployment_slots = resolve_deployment_slots(resource_group, function_app, task_hub_setting, session, None)
-    findings = run_checks(session.server, slot, deployment_slots, purpose, rendering.now())
+    findings = run_checks(session.server, slot, deployment_slots, purpose, rendering.current_time())
     session.print_result(
         [finding.to_json() for finding in findings],
-        ("", "ProbeRequest", "CheckResult"),
+        ("Status", "Check", "Message"),
         [[finding.status, finding.check, finding.message] for finding in findings],
     )
     wrong = [finding for finding in findings if finding.status is CheckStatus.FAILED]

@@ -1,4 +1,5 @@
-"""`safe-deploy keys create_key`: makes an access key for a state server, and the entry of the server's setting STATE_KEYS for
+"""`safe-deploy keys create_key`: makes an access key for a state server, and the entry of the server's setting
+STATE_KEYS for
 it. Asks no server: whoever runs the server adds the entry."""
 
 import hashlib

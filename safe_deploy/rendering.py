@@ -185,7 +185,7 @@ def print_table(console: Console, columns: Sequence[str], rows: Rows) -> None:
     console.print(build_table(columns, rows))
 
 
-def now() -> datetime:
+def current_time() -> datetime:
     return datetime.now(UTC)
 
 

@@ -70,14 +70,14 @@ class Session:
             )
         )
 
-    def app(self, app: Json, task_hub: str, title: str) -> None:
+    def print_app(self, app: Json, task_hub: str, title: str) -> None:
         self.ci.set_outputs(rendering.app_outputs(app, self.slot, task_hub))
         self.print_result(app, rendering.SLOT_COLUMNS, rendering.build_slot_rows(app), title)
 
-    def verdict(self, verdict: Json) -> None:
+    def print_verdict(self, verdict: Json) -> None:
         self.ci.set_outputs(rendering.verdict_outputs(verdict))
         self.print_warnings(verdict)
-        rows = rendering.build_blocker_rows(verdict, rendering.now())
+        rows = rendering.build_blocker_rows(verdict, rendering.current_time())
         self.print_result(verdict, rendering.BLOCKER_COLUMNS, rows, rendering.format_verdict(verdict))
 
     def print_warnings(self, verdict: Json) -> None:
@@ -176,11 +176,11 @@ def make_poll_reporter(session: Session, live: Live | None) -> Callable[[PollRes
     def report_poll(poll_result: PollResult) -> None:
         line = poll_result.failure or (rendering.format_verdict(poll_result.verdict) if poll_result.verdict else "")
         if poll_result.changed and line:
-            session.report(f"{rendering.now():%H:%M:%S} {line}")
+            session.report(f"{rendering.current_time():%H:%M:%S} {line}")
         if poll_result.verdict is not None:
             session.print_warnings(poll_result.verdict)
         if live is not None and poll_result.verdict is not None:
-            rows = rendering.build_blocker_rows(poll_result.verdict, rendering.now())
+            rows = rendering.build_blocker_rows(poll_result.verdict, rendering.current_time())
             live.update(rendering.build_table(rendering.BLOCKER_COLUMNS, rows) if rows else "", refresh=True)
 
     return report_poll

@@ -1,6 +1,7 @@
 """Running the pipeline's own commands, and what happens to them when somebody stops the pipeline.
 
-While a `SignalGuard` is entered, SIGINT, SIGTERM and SIGHUP no longer end this process: they are passed on to the command
+While a `SignalGuard` is entered, SIGINT, SIGTERM and SIGHUP no longer end this process: they are passed on to
+the command
 that runs, and noted, so that what was begun can be brought to an end.
 """
 

@@ -57,7 +57,8 @@ class _SwapPlan:
 
 
 class SwapExecutor:
-    """Brings task hubs into production. `deployment_slots` is None where the platform cannot be looked at; `finish_interrupted_swap` is in
+    """Brings task hubs into production. `deployment_slots` is None where the platform cannot be looked at;
+    `finish_interrupted_swap` is in
     seconds, see SETTLE_SECONDS."""
 
     def __init__(
@@ -65,14 +66,14 @@ class SwapExecutor:
         server: StateServerClient,
         slot: str,
         deployment_slots: DeploymentSlots | None,
-        finish_interrupted_swap: float,
+        stabilization_seconds: float,
         guard: SignalGuard,
         report: Callable[[str], None],
     ) -> None:
         self._server = server
         self._slot = slot
         self._deployment_slots = deployment_slots
-        self._stabilization_seconds = finish_interrupted_swap
+        self._stabilization_seconds = stabilization_seconds
         self._guard = guard
         self._report = report
 
@@ -143,12 +144,12 @@ class SwapExecutor:
     def report_swap_outcome(self, task_hub: str, outcome: str, rollback: bool = False) -> Json:
         """Say how a swap goes that somebody else carries out: Pending, Done or Failed. Answers the app. Raises
         ConflictError where it must not be carried out: it was begun before, or is done already."""
-        if outcome == "PendingSwap":
+        if outcome == "Pending":
             recorded = self._read_recorded_slots(self._server.get_app()[0])
             if recorded.pending_swap is not None:
                 raise ConflictError(describe_interrupted_swap(recorded, recorded.pending_swap))
         app = self._server.post_swap(task_hub, self._slot, outcome, rollback)
-        if outcome == "PendingSwap" and app["pendingSwap"] is None:
+        if outcome == "Pending" and app["pendingSwap"] is None:
             raise ConflictError(
                 f"task hub {task_hub} is in production of app {app['app']} already, and no swap was begun: do not swap "
                 "the slots, it would bring the other one back"
@@ -177,7 +178,7 @@ class SwapExecutor:
         """Make the record pending, if the app is still the one that was decided about. Answers the app."""
         try:
             # A pending swap of this very run may be begun again; that of another run is refused.
-            return self._server.post_swap(task_hub, self._slot, "PendingSwap", rollback, etag=etag or None)
+            return self._server.post_swap(task_hub, self._slot, "Pending", rollback, etag=etag or None)
         except ServerUnavailable as error:
             raise ServerUnavailable(f"{error.message}. The command was not run. Type the same again") from error
 
@@ -223,7 +224,8 @@ class SwapExecutor:
     def _revert(self, result: CommandResult, swap: _SwapPlan, observed: ObservedSlots | None) -> CommandError:
         self._report_outcome("Failed", swap.task_hub, str(observed), swap.rollback)
         return CommandError(
-            f"the command {result}, and for {self._stabilization_seconds:.0f} s Azure has shown no swap. The record is swapped back: "
+            f"the command {result}, and for {self._stabilization_seconds:.0f} s Azure has shown no swap. The "
+            f"record is swapped back: "
             f"production {swap.swapped_out or 'empty'}, {self._slot} {swap.task_hub}"
         )
 
@@ -235,9 +237,11 @@ class SwapExecutor:
             why = "Azure goes on with a swap that it has accepted, so this may change"
         observation = f"In Azure, {observed}. {why}" if observed else f"What Azure carries cannot be seen. {why}"
         return ConflictError(
-            f"the command {result}. {observation}. On the server: {self._describe_record(swap.task_hub)}; while it is pending nobody "
+            f"the command {result}. {observation}. On the server: {self._describe_record(swap.task_hub)}; while "
+            f"it is pending nobody "
             f"can stage. Type the same again, which looks first; or, when production carries {swap.task_hub}: "
-            f"{recorded.outcome_command(swap.task_hub, 'done')}; and when it carries {swap.swapped_out or 'something else'} and "
+            f"{recorded.outcome_command(swap.task_hub, 'done')}; and when it carries "
+            f"{swap.swapped_out or 'something else'} and "
             f"nobody swaps any more: {recorded.outcome_command(swap.task_hub, 'failed')}"
         )
 
@@ -248,7 +252,8 @@ class SwapExecutor:
         except CommandError as error:
             recorded = RecordedSlots(self._server.app, self._slot, task_hub, None, server=self._server.url)
             raise type(error)(
-                f"{error.message}. On the platform: {observation}. On the server: {self._describe_record(task_hub)}. To say it "
+                f"{error.message}. On the platform: {observation}. On the server: "
+                f"{self._describe_record(task_hub)}. To say it "
                 f"again, type: {recorded.outcome_command(task_hub, outcome.lower())}",
                 error.problem,
             ) from error
@@ -280,7 +285,8 @@ class SwapExecutor:
         """Watch the platform until a swap that was cut off must have come, if it comes. CONFIRM if it does, else RUN.
         Raises ConflictError when it is stopped, or the platform cannot be looked at in the end."""
         self._report(
-            f"a swap of task hub {pending_swap.task_hub} was begun at {pending_swap.started_at} and cut off; watching Azure for "
+            f"a swap of task hub {pending_swap.task_hub} was begun at {pending_swap.started_at} and cut off; "
+            f"watching Azure for "
             f"{self._stabilization_seconds:.0f} s whether it comes"
         )
         observed = self._watch_slots(pending_swap.task_hub, pending_swap.swapped_out, self._stabilization_seconds)
@@ -305,7 +311,8 @@ class SwapExecutor:
             )
         if not self._guard.interrupted:
             self._report(
-                f"the command {result}; watching Azure for {self._stabilization_seconds:.0f} s, as it may go on with the swap"
+                f"the command {result}; watching Azure for {self._stabilization_seconds:.0f} s, as it may go on "
+                f"with the swap"
             )
         return self._watch_slots(swap.task_hub, swap.swapped_out, self._stabilization_seconds)
 

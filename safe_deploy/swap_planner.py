@@ -40,7 +40,8 @@ class PendingSwap:
 
 @dataclass(frozen=True, slots=True)
 class RecordedSlots:
-    """What the server has on record: the hubs of production and the slot, and a pending swap. `prior_hubs` are hubs that
+    """What the server has on record: the hubs of production and the slot, and a pending swap. `prior_hubs` are
+    hubs that
     the slot may carry still, and `promoted` says that its hub has been in production."""
 
     app: str
@@ -142,7 +143,8 @@ class SwapStep(Enum):
 
 
 def plan_swap(recorded: RecordedSlots, task_hub: str, observed: ObservedSlots | None, run_url: str | None) -> SwapStep:
-    """What a swap that brings `task_hub` into production begins with. `observed` is None where nobody can look, `run_url`
+    """What a swap that brings `task_hub` into production begins with. `observed` is None where nobody can
+    look, `run_url`
     where the run has no address.
 
     Raises ConflictError where server and platform disagree, or nobody can tell.
@@ -195,7 +197,8 @@ def plan_interrupted_swap(
 
 @dataclass(frozen=True, slots=True)
 class SwapAttempt:
-    """How the platform's swap went. `is_observable`: there is a way to look at the platform, and a command that failed was
+    """How the platform's swap went. `is_observable`: there is a way to look at the platform, and a command
+    that failed was
     followed by looks for long enough to believe them."""
 
     succeeded: bool
@@ -231,7 +234,8 @@ def choose_rollback_task_hub(
     done = bool(details.get("rollback")) and is_same_task_hub(details.get("production"), recorded.production)
     if requested_task_hub is not None and is_same_task_hub(requested_task_hub, recorded.production) and not done:
         raise ConflictError(
-            f"task hub {requested_task_hub} is the one in production of app {recorded.app}; a rollback goes back to another. Leave "
+            f"task hub {requested_task_hub} is the one in production of app {recorded.app}; a rollback goes "
+            f"back to another. Leave "
             "--task-hub (and SAFE_DEPLOY_TASK_HUB) out to go back to what was swapped out"
         )
     if requested_task_hub is not None:
@@ -253,7 +257,8 @@ def find_staging_mismatch(recorded: RecordedSlots, task_hub: str, observed: Obse
         return describe_unregistered_production(recorded, production)
     if recorded.production is not None and not is_same_task_hub(recorded.production, production):
         return (
-            f"in Azure production carries {production or 'no task hub'}, but the server has {recorded.production} there: "
+            f"in Azure production carries {production or 'no task hub'}, but the server has "
+            f"{recorded.production} there: "
             "somebody swapped or deployed without telling it. Find out who is right: safe-deploy doctor compares both"
         )
     if carried is None and (recorded.slot is None or not recorded.promoted):
@@ -318,9 +323,13 @@ def describe_interrupted_swap(recorded: RecordedSlots, pending_swap: PendingSwap
     run = f" (run {pending_swap.run_url})" if pending_swap.run_url else ""
     other = f", not {pending_swap.swapped_out}" if pending_swap.swapped_out else ""
     return (
-        f"{pending_swap.by}{run} began to swap task hub {pending_swap.task_hub} of app {recorded.app} into production at "
-        f"{pending_swap.started_at} and has not said how it went. If that run is still at it, wait for it. If it is over, "
-        f"run it again, which looks first; or look what production carries. If it is {pending_swap.task_hub}{other}, type: "
-        f"{recorded.outcome_command(pending_swap.task_hub, 'done', pending_swap.slot)}. If it is not, and nobody swaps any more, the same "
+        f"{pending_swap.by}{run} began to swap task hub {pending_swap.task_hub} of app {recorded.app} into "
+        f"production at "
+        f"{pending_swap.started_at} and has not said how it went. If that run is still at it, wait for it. If "
+        f"it is over, "
+        f"run it again, which looks first; or look what production carries. If it is "
+        f"{pending_swap.task_hub}{other}, type: "
+        f"{recorded.outcome_command(pending_swap.task_hub, 'done', pending_swap.slot)}. If it is not, and "
+        f"nobody swaps any more, the same "
         "with --outcome failed"
     )

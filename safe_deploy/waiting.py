@@ -26,7 +26,8 @@ _RETRY_INTERVAL_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What one question came to: a verdict, or what stood in its way. `changed` says that it is not as the one before."""
+    """What one question came to: a verdict, or what stood in its way. `changed` says that it is not as the one
+    before."""
 
     verdict: Json | None
     failure: str | None

@@ -131,5 +131,5 @@ async def purge_quarantine(
         str, Query(max_length=64, description="A day (`2026-11-30`, from 00:00 UTC) or an RFC 3339 time, not to come.")
     ],
 ) -> PurgeResponse:
-    """Remove events from quarantine that were received before a time. Call again while `more` is true."""
+    """Remove events from quarantine that were received before a time. Call again while `hasMore` is true."""
     return PurgeResponse.of(await services.administration.purge_quarantine(parse_time_or_day("before", before), caller))

@@ -403,7 +403,7 @@ async def test_what_the_trigger_cannot_understand_goes_to_quarantine_and_does_no
     await deliver_event(made)
     kept = json_body(await invoke("ListQuarantine", query={"top": 1000}))["events"]
     (found,) = [one for one in kept if made["id"] in one["event"]]
-    assert (found["code"], found["source"]) == (code, "trigger")
+    assert (found["code"], found["endpointType"]) == (code, "trigger")
     assert json.loads(found["event"]) == made
 
 

@@ -182,7 +182,7 @@ async def test_what_cannot_be_understood_is_kept_and_holds_nothing_up(
     assert (answer.status_code, answer.json()) == (200, {"recorded": 2, "unchanged": 0, "quarantined": 1})
     assert set(await list_instances(http, hub)) == {"before", "after"}
     kept = [one for one in await list_newest_quarantined(http) if json.loads(one["event"]) == bad]
-    assert [(one["code"], one["source"], one["truncated"]) for one in kept] == [(code, "webhook", False)]
+    assert [(one["code"], one["endpointType"], one["truncated"]) for one in kept] == [(code, "webhook", False)]
 
 
 async def test_an_event_that_trips_the_parser_itself_holds_nothing_up(

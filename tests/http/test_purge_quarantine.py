@@ -29,7 +29,7 @@ async def delete_quarantine(http: httpx.AsyncClient, before: str) -> tuple[int, 
     answer = await http.delete("/api/quarantine", params={"before": before})
     assert answer.status_code == 200, answer.text
     content = answer.json()
-    return content["removed"], content["more"]
+    return content["removed"], content["hasMore"]
 
 
 async def remaining_events(server: StateServer) -> list[str]:

@@ -145,7 +145,9 @@ async def test_a_waiting_event_is_listed_and_get_task_hub_says_so(client_at_limi
         ).json()
         found += [one for one in page["events"] if hub in one["event"]]
         token = page["continuationToken"]
-    assert [(one["code"], one["source"], one["truncated"]) for one in found] == [("TooManyTaskHubs", "webhook", False)]
+    assert [(event["code"], event["endpointType"], event["truncated"]) for event in found] == [
+        ("TooManyTaskHubs", "webhook", False)
+    ]
     assert "STATE_UNCLAIMED_TASK_HUBS" in found[0]["message"]
     shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["taskHub"], shown["app"], shown["eventsInQuarantine"], shown["closed"]) == (hub, None, True, False)

@@ -69,7 +69,7 @@ async def test_a_drained_hub_is_ready_and_verified(
     assert verdict["ready"], verdict
     assert verdict["assurance"] == "verified"
     probe = verdict["evidence"]["probe"]
-    assert (probe["status"], probe["provider"], probe["active"]) == ("Complete", "azureStorage", 0)
+    assert (probe["status"], probe["provider"], probe["activeCount"]) == ("Complete", "azureStorage", 0)
 
 
 async def test_an_instance_that_events_missed_blocks_and_is_recorded(
@@ -370,7 +370,7 @@ async def test_more_than_a_verdict_counts_is_a_lower_bound(
     await asyncio.gather(*(put_one(number) for number in range(1100)))
     verdict = await get_staging(http, app)
     assert (verdict["activeCount"], verdict["activeCountIsLowerBound"], len(verdict["active"])) == (1000, True, 20)
-    assert verdict["evidence"]["probe"]["active"] == 1100
+    assert verdict["evidence"]["probe"]["activeCount"] == 1100
 
 
 async def test_versions_count_what_is_active_at_the_source(
@@ -409,12 +409,12 @@ async def test_the_background_probe_answers_before_anybody_asks(
 ) -> None:
     assert await server.background.probe_due_hubs() >= 1
     assert (await get_staging(http, app, verify="none"))["ready"]
-    first = (await get_staging(http, app, verify="none"))["evidence"]["probe"]["checkedAt"]
+    first = (await get_staging(http, app, verify="none"))["evidence"]["probe"]["beganAt"]
     await server.background.probe_due_hubs()
-    assert (await get_staging(http, app, verify="none"))["evidence"]["probe"]["checkedAt"] == first
+    assert (await get_staging(http, app, verify="none"))["evidence"]["probe"]["beganAt"] == first
     clock.advance(70)
     await server.background.probe_due_hubs()
-    assert (await get_staging(http, app, verify="none"))["evidence"]["probe"]["checkedAt"] > first
+    assert (await get_staging(http, app, verify="none"))["evidence"]["probe"]["beganAt"] > first
 
 
 async def test_the_background_probe_reads_what_may_be_beneath_a_staged_hub(

@@ -206,7 +206,7 @@ async def test_an_event_overtakes_a_scan_that_waits_to_be_carried_on(
     await asyncio.sleep(1.1)
     again = await get_staging(http, app)
     assert reason_codes(again) == ["ProbeIncomplete"]
-    assert again["evidence"]["probe"]["checkedAt"] > first["evidence"]["probe"]["checkedAt"]
+    assert again["evidence"]["probe"]["beganAt"] > first["evidence"]["probe"]["beganAt"]
 
 
 async def test_two_servers_share_one_scan(
@@ -221,7 +221,7 @@ async def test_two_servers_share_one_scan(
         proxy.clear()
         verdicts = await asyncio.gather(*(get_staging(client, app) for client in (http, other, http, other)))
         assert [verdict["ready"] for verdict in verdicts] == [True] * 4
-        assert len({verdict["evidence"]["probe"]["checkedAt"] for verdict in verdicts}) == 1
+        assert len({verdict["evidence"]["probe"]["beganAt"] for verdict in verdicts}) == 1
         assert len([one for one in proxy.forwarded if one.path.endswith("Instances()")]) == 1
 
 
@@ -311,7 +311,7 @@ async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
     found = await get_staging(http, app)
     assert found["ready"]
     done.set()
-    assert (await waiting)["evidence"]["probe"]["checkedAt"] == found["evidence"]["probe"]["checkedAt"]
+    assert (await waiting)["evidence"]["probe"]["beganAt"] == found["evidence"]["probe"]["beganAt"]
     assert reason_codes(await waiting) == []
 
 

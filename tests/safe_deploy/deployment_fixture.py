@@ -345,7 +345,8 @@ Request = tuple[str, str]
 
 @dataclass
 class ConnectionProxy:
-    """The way to the server. `cut_before_request` and `cut_before_response` are called with the request's number, from 1, and the request, before
+    """The way to the server. `cut_before_request` and `cut_before_response` are called with the request's
+    number, from 1, and the request, before
     it is passed on, and before its answer is: where they say so, the connection is cut."""
 
     url: str

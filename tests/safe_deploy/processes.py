@@ -14,8 +14,7 @@ from dev.local_processes import free_port, stop_after, wait_until
 from state_api.emulator import is_listening
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
-from tests.server.server_process import HOST, ROOT, ServerProcess
-from tests.server.server_process import environment as server_environment
+from tests.server.server_process import HOST, ROOT, ServerProcess, server_environment
 
 KEYS = {
     "reader": "reader-key-0123456789",

@@ -40,7 +40,7 @@ class CheckResults(dict[str, tuple[str, str]]):
         self.err = ended.err
 
     def failed_checks(self) -> list[str]:
-        return [question for question, (standing, _) in self.items() if standing == "wrong"]
+        return [question for question, (standing, _) in self.items() if standing == "failed"]
 
 
 def run_doctor(app_client: AppClient, *options: str, role: str = "deployer", **given: str) -> CheckResults:
@@ -51,7 +51,7 @@ def run_doctor(app_client: AppClient, *options: str, role: str = "deployer", **g
     found = CheckResults(ended)
     assert (ended.code == 0) is (not found.failed_checks())
     for question in found.failed_checks():
-        assert f"{question}: {found[check][1]}" in ended.err
+        assert f"{question}: {found[question][1]}" in ended.err
     return found
 
 
@@ -115,7 +115,7 @@ def test_for_people_findings_are_a_table(app_client: AppClient) -> None:
     rows = [" ".join(line.split()) for line in ended.out.splitlines() if line.strip()]
     assert rows[0] == "Question Finding"
     assert f"ok app production {app_client.hub}, staging empty" in rows
-    assert any(row.startswith(f"wrong events none ever came of task hub {app_client.hub}: look at") for row in rows)
+    assert any(row.startswith(f"failed events none ever came of task hub {app_client.hub}: look at") for row in rows)
     assert ended.err.startswith("error: events: none ever came")
 
 
@@ -125,7 +125,7 @@ def test_the_doctor_changes_nothing(app_client: AppClient) -> None:
     app_client.stage(new_hub_name(), 1)
     before = app_client.request_json("GET"), app_client.history()
     for role in KEYS:
-        run_doctor(app_client, "--for", KeyPurpose.OPERATE, role=role)
+        run_doctor(app_client, "--for", KeyPurpose.ADMINISTER, role=role)
     assert (app_client.request_json("GET"), app_client.history()) == before
 
 
@@ -137,14 +137,14 @@ def test_a_server_that_is_not_there_ends_the_examination(app_client: AppClient) 
     assert RETRY_SECONDS <= 15
     with run_fault_proxy() as gone:
         url = gone.url
-    message: list[str] = []
+    reported: list[str] = []
     with StateServerClient(
-        url, app_client.app, KEYS["deployer"], PipelineCaller(), said.append, retry_for=1.5
+        url, app_client.app, KEYS["deployer"], PipelineCaller(), reported.append, retry_for=1.5
     ) as server:
         (finding,) = run_checks(server, "staging", None, KeyPurpose.DEPLOY, datetime.now(UTC))
     assert (finding.check, finding.status, finding.exit_code) == ("server", CheckStatus.FAILED, ExitCode.FAILURE)
     assert finding.message == f"the server {url} cannot be reached: [Errno 111] Connection refused"
-    assert said == [f"{message.message}; trying again"]
+    assert reported == [f"{finding.message}; trying again"]
 
 
 def test_another_kind_of_server_is_told_apart(app_client: AppClient, proxy: FaultProxy) -> None:
@@ -164,13 +164,13 @@ DEPLOYING = ["PostStaging", "DeleteStaging", "PostSwap", "Cleanup"]
     [
         ("reader", "read", []),
         ("reader", "deploy", DEPLOYING),
-        ("reader", "operate", [*DEPLOYING, "PutApp", "PostWaiver"]),
+        ("reader", "administer", [*DEPLOYING, "PutApp", "PostWaiver"]),
         ("deployer", "read", []),
         ("deployer", "deploy", []),
-        ("deployer", "operate", ["PutApp"]),
+        ("deployer", "administer", ["PutApp"]),
         ("publisher", "read", READING),
-        ("publisher", "operate", [*READING, *DEPLOYING, "PutApp", "PostWaiver", "ListInstances"]),
-        ("admin", "operate", []),
+        ("publisher", "administer", [*READING, *DEPLOYING, "PutApp", "PostWaiver", "ListInstances"]),
+        ("admin", "administer", []),
     ],
 )
 def test_what_a_key_may_not_do_is_named(
@@ -185,7 +185,7 @@ def test_what_a_key_may_not_do_is_named(
         return
     assert found.code == ExitCode.NOT_ALLOWED
     assert found["key"] == (
-        "wrong",
+        "failed",
         f"it may not do {', '.join(refused)}; a key to {purpose} must. Set SAFE_DEPLOY_KEY to one that may",
     )
     # What can be known without it is said.
@@ -254,7 +254,7 @@ def test_every_operation_is_tried(
     inject_fault_at_path(proxy, end, answer, method)
     found = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
     assert found.code == code
-    assert found["key"][0] == "wrong"
+    assert found["key"][0] == "failed"
     assert found["key"][1].startswith(said)
     assert found["app"] == ("ok", f"production {app_client.hub}, staging empty")
     assert ("verification" in found) is ("staging" not in end or method != "GET")
@@ -269,7 +269,7 @@ def test_an_answer_that_did_not_come_says_nothing_of_the_key(
     # Longer than the doctor's patience.
     inject_fault_at_path(proxy, end, CannedResponse(503, headers={"Retry-After": "30"}), "POST")
     found = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
-    assert found["key"][0] == "wrong"
+    assert found["key"][0] == "failed"
     assert "cannot be tried: the server answered with status 503" in found["key"][1]
 
 
@@ -291,7 +291,7 @@ def test_nothing_in_production_is_wrong(app_client: AppClient) -> None:
     found = run_doctor(app_client)
     assert found.code == ExitCode.FAILURE
     assert found["app"] == (
-        "wrong",
+        "failed",
         "the server knows nothing in production, and takes it for empty: safe-deploy register",
     )
     assert "events" not in found
@@ -318,7 +318,7 @@ def test_a_swap_that_was_cut_off_is_a_conflict_with_what_to_type(app_client: App
     found = run_doctor(app_client)
     assert found.code == ExitCode.CONFLICT
     standing, said = found["swap"]
-    assert standing == "wrong"
+    assert standing == "failed"
     assert f"{RUN}1" in said
     assert f"--task-hub {hub}" in said
 
@@ -365,8 +365,8 @@ def test_slots_that_carry_something_else_are_a_conflict(known: AppClient, fake_a
     set_slot_task_hubs(fake_azure, known, production="other1", staging="other2")
     found, azure = run_doctor_with_azure(known)
     assert found.code == ExitCode.CONFLICT
-    assert azure["Azure: production"] == ("wrong", f"carries other1, but the server believes {known.hub}")
-    assert azure["Azure: staging"] == ("wrong", "carries other2, but the server believes it is empty")
+    assert azure["Azure: production"] == ("failed", f"carries other1, but the server believes {known.hub}")
+    assert azure["Azure: staging"] == ("failed", "carries other2, but the server believes it is empty")
     set_slot_task_hubs(fake_azure, known, production=None, staging=None)
     found, azure = run_doctor_with_azure(known)
     assert found.failed_checks() == ["Azure: production"]
@@ -420,7 +420,7 @@ def test_an_az_that_is_not_there_says_so_once(
     found, azure = run_doctor_with_azure(known)
     assert found.code == ExitCode.FAILURE
     assert azure == {
-        "Azure: production": ("wrong", "az, the Azure CLI, is not on the PATH. Install it where this runs.")
+        "Azure: production": ("failed", "az, the Azure CLI, is not on the PATH. Install it where this runs.")
     }
 
 
@@ -429,7 +429,7 @@ def test_a_slot_that_is_not_in_azure_is_named(known: AppClient, fake_azure: Fake
     set_slot_task_hubs(fake_azure, known, production=known.hub)
     found, azure = run_doctor_with_azure(known)
     assert found.code == ExitCode.FAILURE
-    assert [standing for standing, _ in azure.values()] == ["ok", "wrong", "ok"]
+    assert [standing for standing, _ in azure.values()] == ["ok", "failed", "ok"]
     assert "Azure does not show slot 'staging'" in azure["Azure: staging"][1]
 
 
@@ -444,7 +444,7 @@ def test_events_that_never_came_are_wrong_where_nothing_else_is_known(
     create_provider_hub(storage, app_client.hub)
     app_client.register(**(VERIFIED if verified else {}))
     found = run_doctor(app_client)
-    assert found["events"][0] == ("warning" if verified else "wrong")
+    assert found["events"][0] == ("warning" if verified else "failed")
     assert found["events"][1].startswith(f"none ever came of task hub {app_client.hub}: look at the topic's settings")
     assert found.code == (0 if verified else ExitCode.FAILURE)
 
@@ -485,7 +485,7 @@ def test_verification_that_is_required_and_off_is_wrong(app_client: AppClient) -
     app_client.publish(event(app_client.hub))
     found = run_doctor(app_client)
     assert found.code == ExitCode.FAILURE
-    assert found["verification"][0] == "wrong"
+    assert found["verification"][0] == "failed"
     assert "the app's policy requires verification, but no probe" in found["verification"][1]
 
 
@@ -506,7 +506,7 @@ def test_verification_of_a_task_hub_that_is_not_there_is_wrong(app_client: AppCl
     app_client.register(**VERIFIED)
     found = run_doctor(app_client)
     assert found.code == ExitCode.FAILURE
-    assert found["verification"][0] == "wrong"
+    assert found["verification"][0] == "failed"
     assert f"task hub {app_client.hub} could not be read: " in found["verification"][1]
 
 
@@ -518,7 +518,7 @@ def test_verification_that_has_lost_its_setting_is_wrong(
     with state_server(storage, tmp_path, server_key_entries()) as forgetful:
         found = run_doctor(app_client, SAFE_DEPLOY_SERVER=forgetful.url)
     assert found.code == ExitCode.FAILURE
-    assert found["verification"][0] == "wrong"
+    assert found["verification"][0] == "failed"
     assert "STATE_TASKHUBS_SHOP" in found["verification"][1]
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from safe_deploy.errors import ExitCode
-from safe_deploy.keys import Role
+from safe_deploy.keys import KeyRole
 from state_api.settings import Role as ServerRole
 from state_api.settings import read_settings
 from tests.safe_deploy.processes import safe_deploy
@@ -59,4 +59,4 @@ def test_what_the_server_would_refuse_is_refused(options: list[str], reason: str
 
 
 def test_the_roles_are_those_of_the_server() -> None:
-    assert [role.value for role in Role] == [role.value for role in ServerRole]
+    assert [role.value for role in KeyRole] == [role.value for role in ServerRole]

@@ -96,7 +96,7 @@ class AppWithInjections:
             "stage": (stage, ExitCode.NOT_READY),
             "instances": (["instances", *production], ExitCode.DONE),
             "history": (["history"], ExitCode.DONE),
-            "doctor": (["doctor", "--for", "operate"], ExitCode.FAILURE),
+            "doctor": (["doctor", "--for", "administer"], ExitCode.FAILURE),
             "cleanup": (["cleanup", "--dry-run"], ExitCode.DONE),
             "waive": (waive, ExitCode.DONE),
             "register": (["register", "--task-hub", self.production, "--version", INJECTIONS["github"]], ExitCode.DONE),

@@ -319,7 +319,8 @@ def test_what_was_cut_off_is_told_with_who_when_and_what_to_type() -> None:
 class RunConditions:
     """What happens to one run. `steps` of it are carried out before it is killed; None for all. A killed run's `az`
     still `finishes` what it has begun, or not. `works`: the platform swaps. `code`: the command's word for it. A swap
-    that the platform has accepted may come `late`, after the command has ended. `stopped`: by a signal. `unreadable`: the
+    that the platform has accepted may come `late`, after the command has ended. `stopped`: by a signal.
+    `unreadable`: the
     look before and the look after fail."""
 
     steps: int | None

@@ -304,7 +304,7 @@ def test_a_connection_that_is_cut_is_tried_again(
             wait_scenario.end()
         return number == 1
 
-    connection_proxy.cut_before_request = before
+    connection_proxy.cut_before_request = cut_before_request
     connection_proxy.cut_before_response = lambda number, request: number == 2
     ended = wait_scenario.wait_through(connection_proxy.url, *SOON)
     assert ended.code == 0

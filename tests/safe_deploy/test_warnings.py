@@ -32,7 +32,7 @@ def verdict(
         "starts": starts,
         "checkedAt": said["checkedAt"],
     }
-    probe = {"status": "Complete", "provider": "azureStorage", "startedAt": said["checkedAt"], "messages": messages}
+    probe = {"status": "Complete", "provider": "azureStorage", "beganAt": said["checkedAt"], "messages": messages}
     reasons = [{"code": "StartsPending", "message": "1 message that starts work waits"}] if starts else []
     said |= {"ready": not starts, "status": "NotReady" if starts else "Ready", "hasRunning": bool(starts)}
     said |= {"reasons": reasons, "warnings": list(warnings), "evidence": said["evidence"] | {"probe": probe}}

@@ -18,7 +18,7 @@ class NeverReady(Exception):
 
 @dataclass(slots=True)
 class VerdictChecker:
-    """Judges the answers on one task hub. It trusts no clock: probes are known by their `checkedAt`, and begin no
+    """Judges the answers on one task hub. It trusts no clock: probes are known by their `beganAt`, and begin no
     earlier than the question in whose answer they show first."""
 
     platform: SimulatedPlatform
@@ -40,7 +40,7 @@ class VerdictChecker:
         on no complete one. Raises Wrong."""
         probe = verdict["evidence"]["probe"]
         is_complete = probe is not None and probe["status"] == "Complete"
-        began = self._probes.setdefault(probe["checkedAt"], requested_at) if is_complete else None
+        began = self._probes.setdefault(probe["beganAt"], requested_at) if is_complete else None
         if not verdict["ready"]:
             return began
         if began is None or verdict["assurance"] != "verified":

@@ -95,9 +95,9 @@ class MessagesResponse(ResponseModel):
 class ProbeResponse(ResponseModel):
     status: ProbeStatus
     provider: str
-    checked_at: Timestamp = Field(description="When it began: a complete one says what was active then.")
+    began_at: Timestamp = Field(description="When it began: a complete one says what was active then.")
     ended_at: Timestamp | None
-    active: int = Field(description="Everything active, also what the policy leaves out.")
+    active_count: int = Field(description="Everything active, also what the policy leaves out.")
     scanned: int = Field(description="Instances that the provider handed over to be judged.")
     message: str | None = Field(description="What stands in the way, or how far it came.")
     messages: MessagesResponse | None = Field(description="The control queues; null where nobody looked at them.")
@@ -109,9 +109,9 @@ class ProbeResponse(ResponseModel):
         return cls(
             status=probe.status,
             provider=probe.provider,
-            checked_at=format_instant(probe.began_at),
+            began_at=format_instant(probe.began_at),
             ended_at=format_optional_instant(probe.ended_at),
-            active=probe.active_count,
+            active_count=probe.active_count,
             scanned=probe.scanned,
             message=probe.message or None,
             messages=MessagesResponse.of(probe.messages),

@@ -123,7 +123,7 @@ def test_what_cannot_be_understood_is_acknowledged_and_goes_to_quarantine(
     assert deliver(anonymous, [unknown]).status_code == 202
     kept = admin.get("/api/quarantine", params={"top": 1000}).json()["events"]
     (found,) = [one for one in kept if unknown["id"] in one["event"]]
-    assert (found["code"], found["source"]) == ("UnknownStatus", "trigger")
+    assert (found["code"], found["endpointType"]) == ("UnknownStatus", "trigger")
 
 
 @pytest.mark.parametrize("schema", ["Event Grid", "CloudEvents"])
