@@ -21,11 +21,12 @@ from state_api.backends.registry import PROVIDERS
 from state_api.domain import names
 from state_api.domain.errors import StateError
 from state_api.domain.readiness import evidence
-from state_api.domain.readiness.verdict import REASON_DESCRIPTIONS, Policy
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS
 from state_api.domain.releases import waivers
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.releases.swaps import SwapOutcome
-from state_api.domain.task_hubs import reconciliation as healing
+from state_api.domain.task_hubs import reconciliation
 from state_api.http import events, middleware, problems, requests
 from state_api.http.auth import ANONYMOUS_PATHS
 from state_api.http.responses.apps import PendingSwapResponse, PolicyResponse
@@ -280,7 +281,7 @@ def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
 
 
 def test_every_outcome_of_a_swap_and_every_member_of_a_pending_one_is_documented_and_no_other() -> None:
-    assert sorted(first_column(HTTP_API, "PostSwap", "CleanupOutcome")) == sorted(SwapOutcome)
+    assert sorted(first_column(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
     said = {one for cells in table_rows(HTTP_API, "PostSwap", "In `pendingSwap`") for one in CODE.findall(cells[0])}
     assert said == {json_member(field) for field in PendingSwapResponse.model_fields}
 
@@ -355,8 +356,8 @@ def test_every_quarantine_code_is_documented_and_no_other() -> None:
 
 
 def test_every_outcome_of_cleanup_is_documented_and_no_other() -> None:
-    assert sorted(first_column(REASON_CODES, "Cleanup outcomes", "CleanupOutcome")) == sorted(CleanupOutcome)
-    assert sorted(first_column(CONCEPTS, "Retire and cleanup", "CleanupOutcome")) == sorted(CleanupOutcome)
+    assert sorted(first_column(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(CleanupOutcome)
+    assert sorted(first_column(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(CleanupOutcome)
 
 
 def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() -> None:
@@ -413,9 +414,9 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
         "the background looks every": f"{background.INTERVAL_SECONDS} s",
         "one round in the background reads task hubs for at most": f"{background._ROUND_TIMEOUT_SECONDS:g} s",
         "a start that was published and cannot be found blocks, where messages cannot be seen, for at most": (
-            f"{healing.START_GRACE_PERIOD // second} s"
+            f"{reconciliation.START_GRACE_PERIOD // second} s"
         ),
-        "clocks of workers and storage may differ by": f"{healing.CLOCK_SKEW // second} s",
+        "clocks of workers and storage may differ by": f"{reconciliation.CLOCK_SKEW // second} s",
         "a task hub that takes longer to read is not read anew for every question": (
             f"{probe_requests.LARGE_HUB_READ_SECONDS:g} s"
         ),
