@@ -191,10 +191,11 @@ def test_a_hub_is_drained_once_the_settle_window_is_over(recorded: float, is_rea
 def test_a_hub_within_its_settle_window_says_how_long_it_will_take() -> None:
     verdict = verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(-18)))
     assert reason_codes(verdict) == [ReasonCode.SETTLING]
-    assert reason_messages(verdict) == [
-        "the last event of task hub v41 was recorded less than 30 s ago; the task hub counts as drained after 12 s more "
-        "without an event"
-    ]
+    (message,) = reason_messages(verdict)
+    assert message == (
+        "the last event of task hub v41 was recorded less than 30 s ago; the task hub counts as drained after 12 s "
+        "more without an event"
+    )
     assert verdict.retry_after_seconds == 12
     assert not verdict.has_running
 
