@@ -187,7 +187,7 @@ async def test_ids_with_one_beginning_take_many_pages_of_one_range(
 async def test_a_page_cursor_is_good_for_another_worker(
     storage: StorageSettings, backend: AzureStorageBackend, provider: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("state_api.backends.azure_storage._PAGE", 3)
+    monkeypatch.setattr("state_api.backends.azure_storage._PAGE_SIZE", 3)
     ids = [f"{number:x}-order" for number in range(16)] + [f"c{number}" for number in range(8)]
     for instance_id in ids:
         await provider.put(instance_id, "Running")
@@ -211,7 +211,7 @@ async def test_short_and_empty_pages_do_not_end_a_scan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The service may give back less than was asked for, even nothing, with a continuation."""
-    monkeypatch.setattr("state_api.backends.azure_storage._PAGE", 2)
+    monkeypatch.setattr("state_api.backends.azure_storage._PAGE_SIZE", 2)
     ids = [f"a{number}" for number in range(5)] + [f"order-{number}" for number in range(5)]
     for instance_id in ids:
         await provider.put(instance_id, "Running")
@@ -243,7 +243,7 @@ async def test_work_that_is_handed_over_while_a_scan_runs_is_not_missed(
 ) -> None:
     """b-first starts a-second and ends, after the scan has read the range of a and before it reads that of b: neither
     is seen active, but the change is."""
-    monkeypatch.setattr("state_api.backends.azure_storage._PAGE", 1)
+    monkeypatch.setattr("state_api.backends.azure_storage._PAGE_SIZE", 1)
     await provider.put("b-first", "Running")
     await provider.put("a-old", "Completed")
     await provider.put("c-old", "Completed")

@@ -106,7 +106,7 @@ async def test_a_long_history_is_read_in_steps(
     history_table: HistoryTable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("state_api.backends.pending_timers._PAGE", 1)
+    monkeypatch.setattr("state_api.backends.pending_timers._PAGE_SIZE", 1)
     for number in range(3):
         await history_table.timer(f"order-{number}", 3600)
     first = await backend.read_timers(provider.hub, KnownTimers())
@@ -138,7 +138,7 @@ async def test_with_many_changed_instances_the_whole_history_is_read(
     history_table: HistoryTable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("state_api.backends.pending_timers._MOST_CHANGED", 1)
+    monkeypatch.setattr("state_api.backends.pending_timers._MAX_CHANGED_INSTANCES", 1)
     known, _ = await read_all_timers(backend, provider.hub)
     await provider.put_many(["order-1", "order-2"], "Completed")
     await history_table.timer("elsewhere", 3600)

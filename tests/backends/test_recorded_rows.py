@@ -22,23 +22,23 @@ ORPHANED_CHILDREN = {"parent-terminated:0": "Running", "parent-terminated:1": "R
 """Terminating a parent leaves its sub-orchestrations running."""
 
 ACTIVE_BY_SNAPSHOT: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("suspended", "RecordingResult"): {"wait-suspended": "Suspended"},
-    ("rewound", "RecordingResult"): {},
-    ("rewound and active", "RecordingResult"): {"mends": "Pending"},
-    ("parent with two children", "RecordingResult"): {
+    ("suspended", "Recorded"): {"wait-suspended": "Suspended"},
+    ("rewound", "Recorded"): {},
+    ("rewound and active", "Recorded"): {"mends": "Pending"},
+    ("parent with two children", "Recorded"): {
         "mends-not": "Pending",
         "parent-2": "Running",
         "parent-2:0": "Running",
         "parent-2:1": "Running",
     },
-    ("parent terminated, children not", "RecordingResult"): {"mends-not": "Pending", **ORPHANED_CHILDREN},
-    ("odd ids running", "RecordingResult"): {
+    ("parent terminated, children not", "Recorded"): {"mends-not": "Pending", **ORPHANED_CHILDREN},
+    ("odd ids running", "Recorded"): {
         "mends-not": "Pending",
         "timer-long": "Running",
         **ORPHANED_CHILDREN,
         **WAITS_WITH_ODD_IDS,
     },
-    ("end", "RecordingResult"): {"mends-not": "Pending", **ORPHANED_CHILDREN, **WAITS_WITH_ODD_IDS},
+    ("end", "Recorded"): {"mends-not": "Pending", **ORPHANED_CHILDREN, **WAITS_WITH_ODD_IDS},
     ("end", "RecordedV2"): {
         "versioned-parent": "Running",
         "versioned-parent:0": "Running",

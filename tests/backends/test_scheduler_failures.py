@@ -234,7 +234,7 @@ async def main():
     backend = SchedulerBackend(sys.argv[1], "SETTING")
     start = await backend.begin_scan("shop")
     pages = [await backend.read_page("shop", start.changed_since, start.cursors[0]) for _ in range(2)]
-    print(slow, [one.instance_id for page in pages for one in page.sightings])
+    print(slow, [one.instance_id for page in pages for one in page.instances])
     await backend.close()
 
 asyncio.run(main())

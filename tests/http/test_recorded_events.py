@@ -23,7 +23,7 @@ WAITS_WITH_ODD_IDS = {
 
 ACTIVE_BY_EVENTS = {
     # A rewound instance publishes no second Running: by events, `mends-not` has ended although it is active.
-    "RecordingResult": {"parent-terminated:0", "parent-terminated:1", *WAITS_WITH_ODD_IDS},
+    "Recorded": {"parent-terminated:0", "parent-terminated:1", *WAITS_WITH_ODD_IDS},
     "RecordedV2": {"versioned-parent", "versioned-parent:0", "versioned-waits"},
     "RecordedSessions": set[str](),
 }

@@ -13,7 +13,7 @@ _FOLDER = Path(__file__).parent
 _TYPE = "@odata.type"
 _NOT_WRITTEN_BY_THE_EXTENSION = {"snapshot", "odata.etag", "Timestamp"}
 
-HUB = "RecordingResult"
+HUB = "Recorded"
 """The task hub of most recordings."""
 
 
