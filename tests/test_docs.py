@@ -21,7 +21,8 @@ from state_api.backends.registry import PROVIDERS
 from state_api.domain import names
 from state_api.domain.errors import StateError
 from state_api.domain.readiness import evidence
-from state_api.domain.readiness.verdict import REASON_DESCRIPTIONS, Policy
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS
 from state_api.domain.releases import waivers
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.releases.swaps import SwapOutcome

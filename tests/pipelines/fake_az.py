@@ -127,7 +127,7 @@ def install_fake_az(folder: Path, state: Path) -> None:
     # Nothing of the site's packages, and this module by its compiled form: so it starts in the blink of an eye.
     program.write_text(
         f"#!{sys.executable} -IS\nimport sys\nsys.path.append({os.path.dirname(os.path.abspath(__file__))!r})\n"
-        f"import standin\nraise SystemExit(standin.main(sys.argv[1:], {str(state.resolve())!r}))\n"
+        f"import fake_az\nraise SystemExit(fake_az.main(sys.argv[1:], {str(state.resolve())!r}))\n"
     )
     program.chmod(0o755)
 
