@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from state_api.domain.instants import Instant
+from state_api.domain.readiness.evidence import MAX_RETRY_AFTER_SECONDS
 from state_api.domain.readiness.messages import KnownTimers, QueueSnapshot
-from state_api.domain.readiness.verdict import MAX_RETRY_AFTER_SECONDS
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.ownership import ExistingArtifacts
