@@ -133,7 +133,7 @@ class SchedulerClient:
 
         if self._credential is None:
             self._credential = create_credential(self.connection)
-        return AsyncAccessTokenManager(self._credential, resource_id=self.connection.options.get("resourceid"))
+        return AsyncAccessTokenManager(self._credential, resource_id=self.connection.resource_id)
 
     def _call_error(self, task_hub: str, error: Any) -> BackendError:
         """Turn a failed call into BackendError, without the scheduler's text, which can contain secrets."""

@@ -11,7 +11,7 @@ from state_api.settings import SettingsError
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
 
-_AUTHENTICATION_TYPES = (
+AUTHENTICATION_TYPES = (
     "None",
     "ManagedIdentity",
     "WorkloadIdentity",
@@ -37,6 +37,11 @@ class SchedulerConnection:
     def url(self) -> str:
         return f"{'https' if self.secure else 'http'}://{self.target}"
 
+    @property
+    def resource_id(self) -> str | None:
+        """The resource for which tokens are requested; None stands for the default of Microsoft's clients."""
+        return self.options.get("resourceid")
+
 
 def parse_connection_string(connection_string: str, setting_name: str) -> SchedulerConnection:
     """Parse a connection string as Microsoft's clients do. Raises SettingsError that names the setting and no value."""
@@ -44,10 +49,10 @@ def parse_connection_string(connection_string: str, setting_name: str) -> Schedu
     for part_name in ("Endpoint", "Authentication"):
         if part_name.lower() not in options:
             raise _connection_error(setting_name, f"{part_name} is missing")
-    spellings = {authentication_type.lower(): authentication_type for authentication_type in _AUTHENTICATION_TYPES}
+    spellings = {authentication_type.lower(): authentication_type for authentication_type in AUTHENTICATION_TYPES}
     authentication = spellings.get(options["authentication"].lower())
     if authentication is None:
-        raise _connection_error(setting_name, f"Authentication must be one of {', '.join(_AUTHENTICATION_TYPES)}")
+        raise _connection_error(setting_name, f"Authentication must be one of {', '.join(AUTHENTICATION_TYPES)}")
     endpoint = _parse_endpoint(options["endpoint"])
     if endpoint is None:
         raise _connection_error(
