@@ -150,7 +150,7 @@ def test_a_failure_of_an_activity_is_published_with_the_names_of_the_activity_an
 
 
 def test_an_event_has_the_fields_of_a_recorded_one() -> None:
-    sample = recordings.event("chain-3", "Running")
+    sample = recordings.find_event("chain-3", "Running")
     made = build_event("v41", NOTICE, datetime(2026, 11, 20, 9, 30, 0, 123456, UTC), "1")
     assert set(made) == set(sample)
     assert set(made["data"]) == set(sample["data"])
