@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.errors import TooManyEvents
 from state_api.http import middleware
@@ -20,7 +21,6 @@ from state_api.services.admission import (
 )
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +108,7 @@ def test_a_delivery_that_is_here_does_not_give_way() -> None:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 

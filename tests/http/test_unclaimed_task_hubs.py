@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.services.event_parser import parse_event, to_event_grid_event
@@ -29,7 +30,6 @@ from tests.http.operations import (
     reason_codes,
     run_headers,
 )
-from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +107,7 @@ async def test_claimed_and_closed_task_hubs_do_not_count(
 
 
 async def test_the_count_is_not_read_for_every_event(server: StateServer, storage: StorageSettings) -> None:
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
         hub = new_hub_name()
         await post_events(http, event(hub))
         proxy.clear()
@@ -193,7 +193,7 @@ async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_
     storage: StorageSettings, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """The run that claimed it may repeat its request: its events came after it had asked."""
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
 
         async def come_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
@@ -212,7 +212,7 @@ async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_
 async def test_post_staging_records_what_came_while_it_claimed_the_task_hub(
     storage: StorageSettings, server: StateServer, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
 
         async def come_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
@@ -233,7 +233,7 @@ async def test_an_event_that_goes_to_quarantine_while_its_task_hub_is_claimed_is
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """The server has seen that nobody claimed the task hub; then another one claims it and finds nothing that waits."""
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, late):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, late):
         await post_events(late, event(new_hub_name()))
 
         async def claim_before_it_is_kept(method: str, path: str) -> None:
@@ -258,7 +258,7 @@ async def test_a_server_that_dies_between_two_steps_of_a_claim_loses_no_event(
     """After any number of writes; the same request to another server finishes it."""
     await post_events(client_at_limit, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
     body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
         writes = 0
 
         def dead(method: str, path: str) -> int | None:

@@ -1,7 +1,7 @@
 """A stand-in for `az` and the Function Apps behind it: a program that keeps its cloud in a JSON file. Knows what the
 Azure CLI (2.91, read and tried without an account) prints and how it exits; hides the file and its lock.
 
-The program that `install_fake_az` writes imports this module and nothing else of the project. Pipelines call it often, so this
+The program that `install_fake_az` writes imports only this module of the project. Pipelines call it often, so this
 module imports little. The file:
 
     {"apps": {"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": {
@@ -97,15 +97,16 @@ class FakeAzure:
         delay: float = 0,
         delay_after: float = 0,
         output: str | None = None,
+        until: str | None = None,
     ) -> None:
         """What goes wrong at the next calls of a command, by its key in `COMMANDS`, or at `all` of them but `login`.
 
         Exits with `code` and `message`, unless it is None; before its effect, or after it if `done`. `delay` and
-        `delay_after` are seconds before and after the effect. `output` is printed instead of the result, also by a
-        call that fails. Lasts for so many `times`, or until it is cleared.
+        `delay_after` are seconds before and after the effect. The effect waits until the file `until` exists. `output`
+        is printed instead of the result, also by a call that fails. Lasts for so many `times`, or until it is cleared.
         """
         fault: dict[str, Any] = {"exit": code, "message": message, "done": done, "times": times}
-        fault |= {"delay": delay, "delay_after": delay_after, "stdout": output}
+        fault |= {"delay": delay, "delay_after": delay_after, "stdout": output, "until": until}
         with _locked(self.path) as state:
             state["faults"][command] = fault
 
@@ -126,7 +127,7 @@ def install_fake_az(folder: Path, state: Path) -> None:
     # Nothing of the site's packages, and this module by its compiled form: so it starts in the blink of an eye.
     program.write_text(
         f"#!{sys.executable} -IS\nimport sys\nsys.path.append({os.path.dirname(os.path.abspath(__file__))!r})\n"
-        f"import standin\nraise SystemExit(standin.main(sys.argv[1:], {str(state.resolve())!r}))\n"
+        f"import fake_az\nraise SystemExit(fake_az.main(sys.argv[1:], {str(state.resolve())!r}))\n"
     )
     program.chmod(0o755)
 
@@ -170,6 +171,8 @@ def main(arguments: list[str], path: str) -> int:
 def _run_command(path: str, fault: dict[str, Any], effect: Effect, options: ParsedOptions) -> Any:
     fails = fault.get("exit") is not None
     time.sleep(fault.get("delay") or 0)
+    while (until := fault.get("until")) and not os.path.exists(until):  # noqa: PTH110 (as quick as it gets)
+        time.sleep(0.02)
     if fails and not fault.get("done"):
         raise _fault_error(fault)
     # Not under the lock while it waits: others go on, and may end this process.

@@ -86,6 +86,8 @@ def _surroundings(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[None]
     handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _HANDLED}
     with (
         patch.object(sys, "argv", ["safe-deploy", *argv]),
+        # After `python -m pytest` it is `pytest`, and the library would take the program for a module of that.
+        patch.object(sys.modules["__main__"], "__package__", None),
         patch.dict(os.environ, environment(env), clear=True),
         warnings.catch_warnings(),
     ):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.safe_deploy.assertions import (
@@ -337,8 +337,12 @@ def test_the_pending_swap_of_another_run_is_left_alone(staged: DeploymentFixture
 
 
 def test_of_two_runs_that_swap_at_once_only_one_reaches_the_platform(staged: DeploymentFixture) -> None:
-    staged.fake_azure.fault("swap", code=None, delay=0.5)
+    """The platform swaps once one of the runs has given up. A run that comes after the swap would find it done."""
+    may_swap = staged.folder / "may-swap"
+    staged.fake_azure.fault("swap", code=None, until=str(may_swap))
     runs = [staged.start(staged.swap(), run_url=url) for url in ("https://ci.example/a", "https://ci.example/b")]
+    wait_until(lambda: any(running.ended() for running in runs), "one of the runs gives up")
+    may_swap.touch()
     assert sorted(running.wait_for_result().code for running in runs) == [0, 6]
     assert staged.count_swaps() == 1
     assert staged.is_swapped()
@@ -546,8 +550,8 @@ def test_what_comes_before_there_is_a_command_reaches_it(signals: list[str], end
     """The command may run already when its process is not known yet."""
     early = f"""
         import os, signal
-        from safe_deploy.subprocesses import Command, Guard
-        with Guard() as guard:
+        from safe_deploy.subprocesses import Command, SignalGuard
+        with SignalGuard() as guard:
             for number in {signals}:
                 os.kill(os.getpid(), getattr(signal, number))
             print(guard.run(Command(["sleep", "60"], os.environ)))

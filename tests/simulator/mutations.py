@@ -1,7 +1,7 @@
 """Ways to break the server, in memory and for a while, to see whether the simulator notices."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,16 +11,18 @@ from state_api.backends import azure_storage
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
-from state_api.domain.readiness import verdict as readiness
-from state_api.domain.readiness.evidence import Evidence, InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness import verdict
+from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.messages import MessageEvidence, QueueSnapshot
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.validity import is_probe_valid
 from state_api.domain.task_hubs import lifecycle, observations
 from state_api.domain.task_hubs.lifecycle import Instance, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import ObservedState, observe_state, reconcile_end
 from state_api.services import instance_lookup, scanning, verification
+from state_api.services.instance_lookup import InstanceLookup
 from state_api.services.probe_requests import ProbeOutcome, ProbeRequest, VerificationMode, satisfies_request
 from state_api.services.verification import Verifier
 
@@ -40,12 +42,13 @@ def missed_starts_not_recorded(patch: pytest.MonkeyPatch) -> None:
 def outdated_probe_accepted(patch: pytest.MonkeyPatch) -> None:
     """A probe counts although an event was recorded after it began."""
     unheard = _accept_outdated_probe_in_service(patch)
-    good = readiness._is_probe_valid
 
-    def is_good(evidence: Evidence, policy: Policy, now: Instant) -> bool:
-        return good(replace(evidence, activity=unheard(evidence.activity)), policy, now)
+    def is_valid(
+        probe: ProbeResult, activity: InstanceActivity, policy: Policy, now: Instant, *, seen_before: bool = True
+    ) -> bool:
+        return is_probe_valid(probe, unheard(activity), policy, now, seen_before=seen_before)
 
-    patch.setattr(readiness, "_is_probe_valid", is_good)
+    patch.setattr(verdict, "is_probe_valid", is_valid)
 
 
 def outdated_probe_accepted_in_service_only(patch: pytest.MonkeyPatch) -> None:
@@ -86,11 +89,47 @@ def entities_counted_in_records(patch: pytest.MonkeyPatch) -> None:
 def unconfirmed_start_taken_as_ended(patch: pytest.MonkeyPatch) -> None:
     """A start that the task hub does not show yet is taken for ended."""
 
-    def judged(started: Started, observed: ObservedInstance | None) -> ObservedState:
-        known = observe_state(started, observed)
+    def judged(started: Started, observed: ObservedInstance | None, place: str = "") -> ObservedState:
+        known = observe_state(started, observed, place)
         return ObservedState.ENDED if known is ObservedState.UNCONFIRMED else known
 
     patch.setattr(instance_lookup, "observe_state", judged)
+
+
+def confirmed_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """What a probe has shown of an instance confirms all later starts of its id."""
+    record, read = InstanceLookup.record_seen, InstanceLookup._confirmed
+    shown: dict[tuple[str, str], str] = {}
+
+    async def record_seen(
+        lookup: InstanceLookup,
+        question: ProbeRequest,
+        seen: Sequence[tuple[Started, ObservedInstance]],
+        looked_at: Instant,
+    ) -> None:
+        for _, observed in seen:
+            if observed.active:
+                shown[question.task_hub, observed.instance_id] = question.backend_id
+        await record(lookup, question, seen, looked_at)
+
+    async def confirmed(lookup: InstanceLookup, task_hub: str, starts: Mapping[str, Started]) -> dict[str, Started]:
+        known = {**starts, **await read(lookup, task_hub, starts)}
+        return {
+            instance_id: replace(started, confirmed_backend=shown.get((task_hub, instance_id), ""))
+            for instance_id, started in known.items()
+        }
+
+    patch.setattr(InstanceLookup, "record_seen", record_seen)
+    patch.setattr(InstanceLookup, "_confirmed", confirmed)
+
+
+def never_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """What a probe has shown of an instance is forgotten."""
+
+    async def confirmed(lookup: InstanceLookup, task_hub: str, starts: Mapping[str, Started]) -> dict[str, Started]:
+        return {}
+
+    patch.setattr(InstanceLookup, "_confirmed", confirmed)
 
 
 def control_queues_not_read(patch: pytest.MonkeyPatch) -> None:
@@ -168,8 +207,8 @@ def observed_end_dated_now(patch: pytest.MonkeyPatch) -> None:
 def observed_end_ignored(patch: pytest.MonkeyPatch) -> None:
     """An end that a probe has seen is not believed."""
 
-    def judged(started: Started, observed: ObservedInstance | None) -> ObservedState:
-        known = observe_state(started, observed)
+    def judged(started: Started, observed: ObservedInstance | None, place: str = "") -> ObservedState:
+        known = observe_state(started, observed, place)
         return ObservedState.ACTIVE if known is ObservedState.ENDED else known
 
     patch.setattr(instance_lookup, "observe_state", judged)
@@ -224,6 +263,8 @@ MUTATIONS: Mapping[str, Mutation] = {
         entities_counted_in_scans,
         entities_counted_in_records,
         unconfirmed_start_taken_as_ended,
+        confirmed_for_ever,
+        never_confirmed,
         control_queues_not_read,
         first_page_only,
         first_page_of_each_range_only,

@@ -11,7 +11,8 @@ PAGE_SIZES = (1000, 1, 2, 3)
 class SimulationParameters:
     """`terminated_status` is the status that the extension publishes for a terminated instance, None if it publishes
     nothing. `clock_skews` are how far the clocks of the workers are off, in seconds. `move_probability` is how often
-    the world moves before the server's next read of the hub, 0 if it stands still while somebody asks."""
+    the world moves before the server's next read of the hub, 0 if it stands still while somebody asks.
+    `messages_unseen` says that the server does not look at messages, as with the management API."""
 
     seed: int
     steps: int
@@ -25,6 +26,7 @@ class SimulationParameters:
     clock_skews: tuple[float, ...]
     move_probability: float
     page: int
+    messages_unseen: bool
 
     @classmethod
     def of(cls, seed: int) -> "SimulationParameters":
@@ -44,6 +46,7 @@ class SimulationParameters:
             clock_skews=tuple(rng.uniform(-0.25, 0.25) for _ in range(rng.randint(1, 4))),
             move_probability=rng.choice((0.0, 0.1, 0.3, 0.6)) if page < PAGE_SIZES[0] else rng.choice((0.0, 0.0, 0.5)),
             page=page,
+            messages_unseen=rng.random() < 0.3,
         )
 
 

@@ -38,6 +38,9 @@ DEFAULT_WEIGHTS = {
 }
 """How often each move is made, where it is possible."""
 
+PURGING = {**DEFAULT_WEIGHTS, "finish": 8.0, "detach": 8.0, "purge": 8.0, "start": 12.0}
+"""The same where messages are not seen: ids are purged and started again by a message."""
+
 DURING_READ_WEIGHTS = {
     **DEFAULT_WEIGHTS,
     "hand over": 20.0,
@@ -58,7 +61,7 @@ AFTER_DRAIN_WEIGHTS = {"begin": 4.0, "finish": 2.0, "continue as new": 2.0, "go 
 _ENDING_MOVES = ("go on", "begin", "resume", "finish")
 
 _FUNCTIONS = ("ProcessOrder", "Ship", "NightlySync", "Käse")
-_REUSE_ID_AFTER_SECONDS = 1.6
+REUSED_AFTER = 1.6
 """Seconds after which an id whose execution is over is taken again by a start that writes no row at once. The table and
 the events cannot tell two executions of an id apart that are closer than the tolerance for clocks, one second."""
 
@@ -107,6 +110,32 @@ class SimulatedPlatform:
     async def start_instance(self) -> None:
         """A client starts one more, perhaps under an id that was used before."""
         await self._make_move("restart", partial(self._start_pending, self._choose_instance_id(0.0)))
+
+    async def run_one(self) -> str:
+        """A client starts one more, and its first episode is written. Its id."""
+        instance_id = self._new_instance_id()
+        await self._make_move("start", partial(self._start_pending, instance_id))
+        self._without_faults = True
+        await self._run_episode(self.executions[instance_id], Episode(["Running"], "Running", Phase.RUNNING))
+        self._without_faults = False
+        return instance_id
+
+    async def purge(self, instance_id: str) -> bool:
+        """Purge an instance. False if it has not ended, or starts again."""
+        one = self.executions[instance_id]
+        purges = self._possible_moves_of(one).get("purge")
+        if purges is not None:
+            await self._make_move("purge", purges)
+        return purges is not None
+
+    async def start_by_message(self, instance_id: str) -> None:
+        """Start an id again by a message. The start is published, and a slow worker has yet to write its row."""
+        again = self._new_execution(instance_id, Phase.SCHEDULED)
+        self.executions[instance_id] = again
+        await self._context.store.enqueue(instance_id, again.function)
+        again.episode = Episode(["Running"], "Running", Phase.RUNNING)
+        self._publish_events(again, again.episode.statuses)
+        self._context.tally["purged and started again"] += 1
 
     async def drain(self, remaining: int = 0) -> None:
         """Let all orchestrations end but a few, and those that wait for them."""
@@ -287,7 +316,8 @@ class SimulatedPlatform:
         """Messages go out before the row is written."""
         if episode.started_execution is not None:
             await self._context.store.enqueue(episode.started_execution.instance_id, episode.started_execution.function)
-            self._context.timeline.record_start(episode.started_execution.instance_id)
+            if not self._context.traits.messages_unseen:
+                self._context.timeline.record_start(episode.started_execution.instance_id)
             # Now there is something of it.
             self.executions[episode.started_execution.instance_id] = episode.started_execution
             self._reserved_ids.discard(episode.started_execution.instance_id)
@@ -342,7 +372,7 @@ class SimulatedPlatform:
 
     def _schedule_execution(self, parent: Execution | None) -> Execution:
         """A start that is to be sent in a message. It counts once it is sent."""
-        instance_id = self._choose_instance_id(_REUSE_ID_AFTER_SECONDS)
+        instance_id = self._choose_instance_id(REUSED_AFTER)
         self._reserved_ids.add(instance_id)
         return self._new_execution(instance_id, Phase.SCHEDULED, parent)
 

@@ -118,7 +118,11 @@ _VERDICT_COUNTERS = (
     "Ready, started since the probe",
     "staged",
     "Ready, a start in a queue that no event told of",
+    "purged and started again",
+    "purged and ended",
+    "drained, messages unseen",
+    "blocked, messages unseen",
 )
-_RARE_COUNTERS = ("Ready, a start in a queue that no event told of",)
+_RARE_COUNTERS = ("Ready, a start in a queue that no event told of", "purged and ended", "blocked, messages unseen")
 _EVENTS_ONLY_COUNTERS = ("wrong by events alone", "stuck by events alone")
 _REQUEST_COUNTERS = ("API requests", "state storage requests", "source requests", "source writes")

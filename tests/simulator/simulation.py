@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.services.readiness import Readiness
 from tests.conftest import new_hub_name
 from tests.http.operations import get_staging, post_staging, put_app, reason_codes
@@ -22,6 +22,8 @@ from tests.simulator.platform import (
     DEFAULT_WEIGHTS,
     DURING_READ_WEIGHTS,
     HAND_OVER_WEIGHTS,
+    PURGING,
+    REUSED_AFTER,
     PlatformContext,
     SimulatedPlatform,
 )
@@ -33,6 +35,8 @@ DIRECT_CONNECTION, PROXIED_CONNECTION = "STATE_TASKHUBS_DIRECT", "STATE_TASKHUBS
 
 POLICY = Policy(settle_seconds=1, freshness_seconds=120)
 _SETTLE_WAIT_SECONDS = POLICY.settle_seconds + 0.1
+_CONFIRMED_AFTER = 2.1
+"""Seconds after which a look confirms a start: one, by a clock that may be a second behind."""
 _FINAL_WAIT_SECONDS = 4
 """Seconds that the last question may take to turn Ready: the server's clock comes in whole seconds, and it looks again
 every second."""
@@ -81,7 +85,7 @@ class SimulatedTaskHub:
         self.platform = SimulatedPlatform(
             PlatformContext(self.hub, traits, rng, store, self.transport, self.timeline, context.tally, log)
         )
-        self.judge = VerdictChecker(self.platform, self.timeline)
+        self.judge = VerdictChecker(self.platform, self.timeline, traits.messages_unseen)
         self.alone = EventsOnlyVerdict(self.hub, POLICY)
         self.delivered_at = 0.0
 
@@ -108,8 +112,10 @@ class Simulation:
         try:
             await self._add_task_hub(new_hub_name())
             await self._register_app()
-            for _ in range(self._traits.steps):
+            for number in range(self._traits.steps):
                 await self._step()
+                if self._traits.messages_unseen and number == self._traits.steps // 2:
+                    await self._relapse()
             await self._finish()
         finally:
             for world in self._task_hubs:
@@ -133,7 +139,11 @@ class Simulation:
             self._context.http,
             self._app,
             slots={"staging": {"taskHub": self._task_hub.hub}},
-            policy={"settleSeconds": POLICY.settle_seconds, "freshnessSeconds": POLICY.freshness_seconds},
+            policy={
+                "settleSeconds": POLICY.settle_seconds,
+                "freshnessSeconds": POLICY.freshness_seconds,
+                "ignoreMessages": self._traits.messages_unseen,
+            },
             taskHubs={
                 "provider": "azureStorage",
                 "connection": PROXIED_CONNECTION if self._traits.move_probability else DIRECT_CONNECTION,
@@ -146,7 +156,7 @@ class Simulation:
         world.transport.step += 1
         if self._rng.random() < 0.75:
             for _ in range(self._rng.randint(1, 4)):
-                await world.platform.move(DEFAULT_WEIGHTS)
+                await world.platform.move(PURGING if self._traits.messages_unseen else DEFAULT_WEIGHTS)
             if self._rng.random() < 0.7:
                 await self._deliver(world.transport.due())
         else:
@@ -164,6 +174,38 @@ class Simulation:
         await self._task_hub.platform.drain(remaining=self._rng.choice((0, 0, 1)))
         if self._rng.random() < 0.4:
             await self._task_hub.platform.start_instance()
+
+    async def _relapse(self) -> None:
+        """Where messages are not seen: a probe shows an instance, it ends, its end is lost, and it is purged. Perhaps
+        its id is started again, by a message, so that an event is all that tells of it."""
+        world = self._task_hub
+        await world.platform.drain()
+        world.transport.reliable = True
+        instance_id = await world.platform.run_one()
+        await self._deliver(world.transport.due())
+        world.transport.reliable = False
+        await asyncio.sleep(_CONFIRMED_AFTER)
+        await self._request_verdict("fresh")
+        await world.platform.drain()
+        await asyncio.sleep(REUSED_AFTER)
+        if not await world.platform.purge(instance_id):
+            return
+        if self._traits.move_probability or self._rng.random() < 0.5:
+            world.transport.reliable = True
+            await world.platform.start_by_message(instance_id)
+            await self._deliver(world.transport.due())
+            world.transport.reliable = False
+            await self._wait_for_settle_window()
+            await self._request_verdict("fresh")
+        else:
+            requested_at = world.timeline.next_moment()
+            verdict = await self._get_staging()
+            self._check_verdict(requested_at, verdict, fresh=True)
+            if instance_id in {one["instanceId"] for one in verdict["active"]}:
+                raise NeverReady(
+                    f"{instance_id} was shown and has been purged, and it still blocks: {verdict['reasons']}"
+                )
+            self._tally["purged and ended"] += 1
 
     async def _start_after_drain(self) -> None:
         """Somebody starts something just after the hub was found drained; events may or may not tell of it."""
@@ -279,6 +321,12 @@ class Simulation:
         self.log.append("end: drained and settled")
         verdict = await self._get_staging(wait=_FINAL_WAIT_SECONDS)
         self._check_verdict(requested_at, verdict, fresh=True)
+        if self._traits.messages_unseen:
+            self._tally["drained, messages unseen"] += 1
+            if reason_codes(verdict) == ["InstancesActive"]:
+                # Starts that no probe has shown. They may be messages, for all that the server knows.
+                self._tally["blocked, messages unseen"] += 1
+                return
         if not verdict["ready"]:
             raise NeverReady(f"NotReady after the end: {verdict['reasons']}")
         if self._rng.random() < 0.2:

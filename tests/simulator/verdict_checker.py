@@ -23,6 +23,7 @@ class VerdictChecker:
 
     platform: SimulatedPlatform
     timeline: ActivityTimeline
+    messages_unseen: bool = False
     _probes: dict[str, int] = field(default_factory=dict)
     _latest: dict[str, int] = field(default_factory=dict)
     _first_delivery: dict[int, int] = field(default_factory=dict)
@@ -34,6 +35,19 @@ class VerdictChecker:
             return
         self._latest[published.instance_id] = published.occurred_at
         self._first_delivery.setdefault(published.execution, moment)
+        if self.messages_unseen:
+            self._know(published)
+
+    def _know(self, published: PublishedEvent) -> None:
+        """Where messages are not seen, a start that is only a message counts from when an event has told of it, until a
+        later event says that it ended."""
+        one = self.platform.executions.get(published.instance_id)
+        if one is None or not one.in_flight:
+            return
+        if (published.execution, published.status) == (one.number, "Running"):
+            self.timeline.record_start(one.instance_id)
+        else:
+            self.timeline.record_end(one.instance_id)
 
     def verdict(self, requested_at: int, verdict: dict[str, Any], fresh: bool) -> int | None:
         """Judge an answer of GetStagingStatus at the moment it comes; since when its probe has begun, None if it rests

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from azure.data.tables import UpdateMode
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.errors import StorageUnavailable
 from state_api.domain.instants import Instant, parse_instant
@@ -17,7 +18,6 @@ from state_api.storage.instances import InstanceStore
 from state_api.storage.tables import instance_table_name
 from state_api.storage.task_hubs import TaskHubStore
 from tests.storage.stored_rows import active_instance_ids, instance_store
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ def count_reads(proxy: StorageProxy) -> int:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 

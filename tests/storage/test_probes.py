@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus
@@ -12,7 +13,6 @@ from state_api.services.ports import Lease, ProbeRecord
 from state_api.settings import StorageSettings
 from state_api.storage.probes import ProbeStore
 from state_api.storage.tables import TASK_HUBS_TABLE, Tables
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ def now_plus(offset: float) -> Instant:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 

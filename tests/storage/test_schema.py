@@ -9,7 +9,7 @@ import httpx
 import pytest
 from azure.data.tables import TableEntity, UpdateMode
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.errors import UnsupportedSchema
 from state_api.domain.instants import Instant
