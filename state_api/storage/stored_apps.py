@@ -6,7 +6,7 @@ from typing import Any
 
 from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.verdict import Policy, RetentionPolicy
+from state_api.domain.readiness.policy import Policy, RetentionPolicy
 from state_api.domain.releases.apps import App, Deployment, PendingSwap, PriorHub, ProviderConfig, RetiredHub, Slot
 from state_api.services.ports import AuditRecord
 from state_api.storage.stored_json import StoredModel
