@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID_LENGTH, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
-from state_api.domain.readiness.verdict import Policy, RetentionPolicy
+from state_api.domain.readiness.policy import Policy, RetentionPolicy
 from state_api.domain.releases.apps import Caller, ProviderConfig
 from state_api.domain.releases.commands import (
     CleanupCommand,

@@ -16,7 +16,9 @@ from state_api.backends.protocols import (
     backend_id_of,
 )
 from state_api.domain.errors import InvalidRequest
-from state_api.domain.readiness.verdict import Assurance, ReadinessReason, ReasonCode, Verdict
+from state_api.domain.readiness.policy import Assurance
+from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode
+from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, RetiredHub
 from state_api.domain.releases.commands import CleanupCommand, RemoveRetiredHubsCommand
 from state_api.domain.releases.retirement import find_hubs_kept_by_retention

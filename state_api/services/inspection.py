@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from state_api.domain.errors import ProbeNotConfigured, TaskHubUnavailable
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.lifecycle import Instance, RuntimeStatus
 from state_api.services.ports import Apps, Instances, Page, Quarantine, QuarantinedEvent, TaskHubRecord, TaskHubs
@@ -73,7 +73,7 @@ class Inspection:
     ) -> tuple[TaskHubRecord, Page[Instance]]:
         """Raises TaskHubNotFound, InvalidRequest for a foreign token."""
         hub = await self._get_task_hub(name)
-        return hub, await self._instances.list_page(hub, active, status, top, token)
+        return hub, await self._instances.list_page(hub, active=active, status=status, top=top, token=token)
 
     async def list_quarantine(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
         return await self._quarantine.list_page(top, token)

@@ -7,7 +7,7 @@ from state_api.backends.protocols import BackendError, BackendRegistry, backend_
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import EvidenceSource
 from state_api.services.instance_lookup import LOOKUP_BATCH_SIZE, InstanceLookup, LookupResult
@@ -82,7 +82,7 @@ class Verifier:
         except (BackendError, TimeoutError):
             return
         if any(seen.values()):
-            await self._task_hubs.record_seen(question.task_hub, question.backend_id)
+            await self._task_hubs.record_seen(question.task_hub, confirmed_backend=question.backend_id)
 
     async def probe_for_verdict(self, question: ProbeRequest) -> ProbeOutcome:
         """Verify a hub for a verdict."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from state_api.domain.readiness.verdict import Policy, RetentionPolicy
+from state_api.domain.readiness.policy import Policy, RetentionPolicy
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.retirement import find_hubs_kept_by_retention
 from tests.domain.builders import noon_plus, production_slot, registered_app, retired_hub

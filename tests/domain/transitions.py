@@ -9,7 +9,8 @@ from typing import Any
 
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.verdict import Policy, Verdict
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller, ProviderConfig, RetiredHub, Slot, Transition
 from state_api.domain.releases.commands import (
     AbandonCommand,

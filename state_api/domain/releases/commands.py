@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import STAGING
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, ProviderConfig
 
 

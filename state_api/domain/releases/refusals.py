@@ -29,7 +29,8 @@ from state_api.domain.errors import (
     WaiverNotFound,
 )
 from state_api.domain.instants import Instant, format_instant, seconds
-from state_api.domain.readiness.verdict import ReadinessReason, Verdict
+from state_api.domain.readiness.reasons import ReadinessReason
+from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Deployment, PendingSwap, Slot
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
 
