@@ -330,7 +330,7 @@ class ManagementApiBackend:
 def create_management_api_backend(connections: TaskHubConnections, name: str) -> ManagementApiBackend:
     """The backend that the settings NAME__endpoint, NAME__key and NAME__storageConnection describe. Raises
     SettingsError."""
-    endpoint, key = connections.text(f"{name}__endpoint"), connections.text(f"{name}__key")
+    endpoint, key = connections.get_text(f"{name}__endpoint"), connections.get_text(f"{name}__key")
     if endpoint is None:
         raise SettingsError(
             f"the setting {name}__endpoint is not set on this server: set it to the address of the app whose task hubs "
@@ -341,7 +341,7 @@ def create_management_api_backend(connections: TaskHubConnections, name: str) ->
             f"the setting {name}__key is not set on this server: set it to the system key durabletask_extension of the "
             f"app at the address in {name}__endpoint"
         )
-    return ManagementApiBackend(endpoint, key, name, connections.text(f"{name}__storageConnection"))
+    return ManagementApiBackend(endpoint, key, name, connections.get_text(f"{name}__storageConnection"))
 
 
 def _validate_endpoint(endpoint: str, name: str) -> str:

@@ -13,9 +13,9 @@ def _create_azure_storage_backend(connections: TaskHubConnections, source: Provi
 
     tracking = source.tracking_connection
     return AzureStorageBackend(
-        connections.storage(source.connection),
+        connections.get_storage_settings(source.connection),
         source.connection,
-        connections.storage(tracking) if tracking else None,
+        connections.get_storage_settings(tracking) if tracking else None,
         tracking,
         source.tracking_prefix,
     )
@@ -24,7 +24,7 @@ def _create_azure_storage_backend(connections: TaskHubConnections, source: Provi
 def _create_scheduler_backend(connections: TaskHubConnections, source: ProviderConfig) -> Backend:
     from state_api.backends.scheduler import SchedulerBackend  # noqa: PLC0415
 
-    connection = connections.text(source.connection)
+    connection = connections.get_text(source.connection)
     if connection is None:
         raise SettingsError(
             f"the setting {source.connection} is not set on this server: set it to the connection string of the "

@@ -19,7 +19,8 @@ from yarl import URL
 from state_api.backends.protocols import BackendError, ReadFailure, TaskHubArtifacts
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_artifacts import StorageArtifactStore
-from state_api.settings import StorageSettings, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import provider_row
 from tests.local_http_server import HOST, http_server
 
@@ -212,7 +213,7 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
         services.update(zip(ports, SERVICES, strict=True))
         yield (
             proxy := AccountProxy(
-                StorageSettings.model_validate({"connection_string": emulator_connection_string(HOST, *ports)})
+                StorageSettings.model_validate({"connection_string": EmulatorPorts(*ports).connection_string(HOST)})
             )
         )
 

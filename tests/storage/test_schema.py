@@ -39,7 +39,7 @@ def storage() -> Iterator[StorageSettings]:
     """A storage of its own: what these tests write would stop every other test."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        yield StorageSettings.model_validate({"connection_string": ports.connection()})
+        yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
 
 
 @dataclass
