@@ -16,16 +16,17 @@ from pydantic import SecretStr, TypeAdapter
 
 from state_api import __main__ as command
 from state_api.app import StateServer, openapi_document
-from state_api.backends import azure_storage, scheduler
+from state_api.backends import azure_storage, scheduler_connection
 from state_api.backends.registry import PROVIDERS
 from state_api.domain import names
 from state_api.domain.errors import StateError
 from state_api.domain.readiness import evidence
-from state_api.domain.readiness.verdict import REASON_DESCRIPTIONS, Policy
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS
 from state_api.domain.releases import waivers
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.releases.swaps import SwapOutcome
-from state_api.domain.task_hubs import reconciliation as healing
+from state_api.domain.task_hubs import reconciliation
 from state_api.http import events, middleware, problems, requests
 from state_api.http.auth import ANONYMOUS_PATHS
 from state_api.http.responses.apps import PendingSwapResponse, PolicyResponse
@@ -197,9 +198,9 @@ def test_what_the_schedulers_connection_string_may_say_is_documented() -> None:
     (cells,) = [
         cells for cells in table_rows(SETTINGS, "Task hubs", "Part") if without_markup(cells[0]) == "Authentication"
     ]
-    assert CODE.findall(cells[1]) == list(scheduler._AUTHENTICATION_TYPES)
+    assert CODE.findall(cells[1]) == list(scheduler_connection.AUTHENTICATION_TYPES)
     parts = {part.lower() for one in first_column(SETTINGS, "Task hubs", "Part") for part in one.split(", ")}
-    asked = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler))
+    asked = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler_connection))
     assert parts == {"endpoint", "authentication", *asked}
 
 
@@ -280,7 +281,7 @@ def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
 
 
 def test_every_outcome_of_a_swap_and_every_member_of_a_pending_one_is_documented_and_no_other() -> None:
-    assert sorted(first_column(HTTP_API, "PostSwap", "CleanupOutcome")) == sorted(SwapOutcome)
+    assert sorted(first_column(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
     said = {one for cells in table_rows(HTTP_API, "PostSwap", "In `pendingSwap`") for one in CODE.findall(cells[0])}
     assert said == {json_member(field) for field in PendingSwapResponse.model_fields}
 
@@ -355,8 +356,8 @@ def test_every_quarantine_code_is_documented_and_no_other() -> None:
 
 
 def test_every_outcome_of_cleanup_is_documented_and_no_other() -> None:
-    assert sorted(first_column(REASON_CODES, "Cleanup outcomes", "CleanupOutcome")) == sorted(CleanupOutcome)
-    assert sorted(first_column(CONCEPTS, "Retire and cleanup", "CleanupOutcome")) == sorted(CleanupOutcome)
+    assert sorted(first_column(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(CleanupOutcome)
+    assert sorted(first_column(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(CleanupOutcome)
 
 
 def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() -> None:
@@ -370,7 +371,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert limits[shared] == f"{admission.CAPACITY_BYTES // 2} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
     assert limits["reading of a task hub by one question"] == f"{verification.PROBE_TIMEOUT_SECONDS:g} seconds"
-    assert limits["reading and deleting by one Cleanup"] == f"{cleanup._BUDGET_SECONDS:g} seconds"
+    assert limits["reading and deleting by one Cleanup"] == f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} seconds"
     assert limits["events that one PurgeQuarantine removes"] == str(quarantine.MAX_PURGED_EVENTS)
     assert limits["looking for them by one PurgeQuarantine"] == f"{quarantine.PURGE_TIMEOUT_SECONDS:g} seconds"
     assert (
@@ -409,14 +410,16 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
     second = 10_000_000
     assert {without_markup(cells[0]): cells[1] for cells in table_rows(CONCEPTS, "In the background", "What")} == {
         "one question reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
-        "one Cleanup reads and deletes for at most": f"{cleanup._BUDGET_SECONDS:g} s",
+        "one Cleanup reads and deletes for at most": f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} s",
         "the background looks every": f"{background.INTERVAL_SECONDS} s",
-        "one round in the background reads task hubs for at most": f"{background._BUDGET_SECONDS:g} s",
+        "one round in the background reads task hubs for at most": f"{background._ROUND_TIMEOUT_SECONDS:g} s",
         "a start that was published and cannot be found blocks, where messages cannot be seen, for at most": (
-            f"{healing.START_GRACE_PERIOD // second} s"
+            f"{reconciliation.START_GRACE_PERIOD // second} s"
         ),
-        "clocks of workers and storage may differ by": f"{healing.CLOCK_SKEW // second} s",
-        "a task hub that takes longer to read is not read anew for every question": f"{probe_requests.LARGE_HUB_READ_SECONDS:g} s",
+        "clocks of workers and storage may differ by": f"{reconciliation.CLOCK_SKEW // second} s",
+        "a task hub that takes longer to read is not read anew for every question": (
+            f"{probe_requests.LARGE_HUB_READ_SECONDS:g} s"
+        ),
     }
     assert f"for up to {scanning.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
     assert scanning.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
@@ -424,7 +427,7 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
     assert f"every {background.INTERVAL_SECONDS} seconds (`{schedule}`)" in timer
-    assert f"at most {background._BUDGET_SECONDS:g} seconds" in timer
+    assert f"at most {background._ROUND_TIMEOUT_SECONDS:g} seconds" in timer
     host = json.loads((ROOT / "host.json").read_text())
     assert f'`"functionTimeout": "{host["functionTimeout"]}"`' in timer
 

@@ -12,7 +12,7 @@ from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID_LENGTH, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.verdict import Policy, RetentionPolicy
+from state_api.domain.readiness.policy import Policy, RetentionPolicy
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.releases.registration import Registration
 from state_api.domain.releases.staging import StageCommand

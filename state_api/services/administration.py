@@ -6,7 +6,8 @@ from state_api.domain.errors import InvalidRequest, TaskHubNotFound
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.verdict import Policy, Verdict, assess_readiness
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases.apps import Caller
 from state_api.domain.releases.refusals import task_hub_claimed, task_hub_not_drained
 from state_api.services.ports import Clock, Instances, PurgeResult, Quarantine, TaskHubRecord, TaskHubs

@@ -14,7 +14,9 @@ from state_api.backends.protocols import (
     backend_id_of,
 )
 from state_api.domain.errors import InvalidRequest
-from state_api.domain.readiness.verdict import Assurance, ReadinessReason, ReasonCode, Verdict
+from state_api.domain.readiness.policy import Assurance
+from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode
+from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller, RetiredHub
 from state_api.domain.releases.staging import find_hubs_kept_by_retention
 from state_api.domain.task_hubs.ownership import explain_not_owned

@@ -7,7 +7,8 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import hub_key
 from state_api.domain.readiness.evidence import ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.verdict import Policy, is_superseded
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.validity import is_superseded
 from state_api.domain.releases.apps import ProviderConfig
 
 CLOCK_TOLERANCE = seconds(1)

@@ -9,8 +9,9 @@ from state_api.domain.errors import AppNotFound
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity, OpenDeployment, OpenSwap, ProbeResult
 from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.prior_hubs import combine_verdicts
-from state_api.domain.readiness.verdict import Policy, Verdict, assess_readiness
+from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases.apps import App, Caller, PriorHub, ProviderConfig, Slot
 from state_api.domain.releases.staging import find_blocking_deployment
 from state_api.services.ports import Apps, Clock

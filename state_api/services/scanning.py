@@ -12,7 +12,7 @@ from state_api.domain.errors import Unavailable
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.readiness.evidence import ACTIVE_LIMIT, InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.scans import Scan
-from state_api.domain.readiness.verdict import is_superseded
+from state_api.domain.readiness.validity import is_superseded
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, Instance
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import reconcile_start

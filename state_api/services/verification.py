@@ -7,7 +7,7 @@ from state_api.backends.protocols import BackendError, BackendRegistry, backend_
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import EvidenceSource
 from state_api.services.instance_lookup import LOOKUP_BATCH_SIZE, InstanceLookup, LookupResult

@@ -13,7 +13,8 @@ from state_api.domain.readiness.evidence import (
     ProbeStatus,
 )
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.verdict import Policy, Verdict, assess_readiness
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases.apps import App, Caller, ProviderConfig, RetiredHub, Slot, Transition
 from state_api.domain.releases.staging import StageCommand, stage_task_hub
 from state_api.domain.releases.swaps import begin_swap

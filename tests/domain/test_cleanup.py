@@ -2,7 +2,7 @@
 
 import pytest
 
-from state_api.domain.readiness.verdict import Policy, RetentionPolicy
+from state_api.domain.readiness.policy import Policy, RetentionPolicy
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.staging import find_hubs_kept_by_retention, remove_retired_hubs
 from tests.domain.builders import begin_swap_of_staged_hub, noon_plus, production_slot, registered_app, retired_hub

@@ -222,10 +222,10 @@ def test_a_quiet_period_goes_on_while_nothing_changes() -> None:
     [
         (quiet_period(), 2),
         (quiet_period(2), 1),
-        (quiet_period(exemptions="another key"), 1),
-        (quiet_period(since=noon_plus(-6)), 1),
-        (quiet_period(stamps=8), 1),
-        (quiet_period(signs="others"), 1),
+        (quiet_period(exemptions_key="another key"), 1),
+        (quiet_period(changed_since=noon_plus(-6)), 1),
+        (quiet_period(stamp_digest=8), 1),
+        (quiet_period(queue_digest="others"), 1),
     ],
     ids=["one more", "one less", "other exemptions", "rows since another time", "a stamped row", "other signs"],
 )

@@ -4,14 +4,13 @@ import dataclasses
 
 import pytest
 
-from state_api.domain.readiness import evidence, exemptions
-from state_api.domain.readiness import verdict as readiness
+from state_api.domain.readiness import evidence, exemptions, messages, policy, reasons, verdict
 from state_api.domain.releases import staging as releases
 from state_api.domain.task_hubs import lifecycle, observations
 
 
 def all_values() -> list[type]:
-    modules = (evidence, exemptions, lifecycle, readiness, releases, observations)
+    modules = (evidence, exemptions, messages, policy, reasons, verdict, lifecycle, observations, releases)
     kinds = [kind for module in modules for kind in vars(module).values()]
     return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)
 

@@ -7,7 +7,7 @@ import pytest
 from state_api.domain.errors import DeploymentInProgress, SlotNotFound, StagingNotReady, SwapMismatch
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import OpenDeployment
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, Transition
 from state_api.domain.releases.staging import StageCommand, abandon_deployment, find_blocking_deployment, stage_task_hub
 from tests.domain.builders import (

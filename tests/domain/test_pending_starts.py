@@ -7,16 +7,11 @@ import pytest
 from state_api.domain.names import entity_name
 from state_api.domain.readiness.evidence import Evidence, ProbeStatus
 from state_api.domain.readiness.messages import MessageEvidence, PendingStart
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.prior_hubs import combine_verdicts
+from state_api.domain.readiness.reasons import WARNING_DESCRIPTIONS, ReasonCode, WarningCode
 from state_api.domain.readiness.scans import Scan
-from state_api.domain.readiness.verdict import (
-    WARNING_DESCRIPTIONS,
-    Policy,
-    ReasonCode,
-    Verdict,
-    WarningCode,
-    assess_readiness,
-)
+from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from tests.domain.builders import AZURE_STORAGE, evidence, noon_plus, probe_result
 
 NO_MESSAGES = MessageEvidence(noon_plus(-10))

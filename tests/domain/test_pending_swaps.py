@@ -14,7 +14,7 @@ from state_api.domain.errors import (
     SwapPending,
 )
 from state_api.domain.instants import format_instant
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, Slot, Transition
 from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
 from state_api.domain.releases.staging import StageCommand, abandon_deployment, needs_verdict, stage_task_hub

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.prior_hubs import combine_verdicts
-from state_api.domain.readiness.verdict import Assurance, Verdict
+from state_api.domain.readiness.verdict import Verdict
 from tests.domain.builders import not_ready_verdict, ready_verdict
 
 VERIFIED = replace(ready_verdict(), assurance=Assurance.VERIFIED)

@@ -13,7 +13,8 @@ from state_api.domain.errors import (
     TaskHubInUse,
 )
 from state_api.domain.names import hub_key
-from state_api.domain.readiness.verdict import Policy, RetentionPolicy, Verdict
+from state_api.domain.readiness.policy import Policy, RetentionPolicy
+from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, ProviderConfig, RetiredHub, Slot, Transition
 from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
 from tests.domain.builders import (

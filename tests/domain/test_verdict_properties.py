@@ -16,7 +16,9 @@ from state_api.domain.readiness.evidence import (
     ProbeStatus,
 )
 from state_api.domain.readiness.exemptions import Exemptions, Waiver
-from state_api.domain.readiness.verdict import Assurance, Policy, ReasonCode, assess_readiness
+from state_api.domain.readiness.policy import Assurance, Policy
+from state_api.domain.readiness.reasons import ReasonCode
+from state_api.domain.readiness.verdict import assess_readiness
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
 from tests.domain.builders import NOON, noon_plus, waiver
 

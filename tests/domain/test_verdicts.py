@@ -12,15 +12,9 @@ from state_api.domain.readiness.evidence import (
     ProbeResult,
     ProbeStatus,
 )
-from state_api.domain.readiness.verdict import (
-    DEFAULT_RETRY_AFTER_SECONDS,
-    REASON_DESCRIPTIONS,
-    Assurance,
-    Policy,
-    ReasonCode,
-    Verdict,
-    assess_readiness,
-)
+from state_api.domain.readiness.policy import Assurance, Policy
+from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS, ReasonCode
+from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict, assess_readiness
 from state_api.domain.task_hubs.lifecycle import Instance, RuntimeStatus, apply_event
 from tests.domain.builders import (
     active_instance,
@@ -197,9 +191,11 @@ def test_a_hub_is_drained_once_the_settle_window_is_over(recorded: float, is_rea
 def test_a_hub_within_its_settle_window_says_how_long_it_will_take() -> None:
     verdict = verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(-18)))
     assert reason_codes(verdict) == [ReasonCode.SETTLING]
-    assert reason_messages(verdict) == [
-        "the last event of task hub v41 was recorded less than 30 s ago; quiet for 12 s more, it counts as drained"
-    ]
+    (message,) = reason_messages(verdict)
+    assert message == (
+        "the last event of task hub v41 was recorded less than 30 s ago; the task hub counts as drained after 12 s "
+        "more without an event"
+    )
     assert verdict.retry_after_seconds == 12
     assert not verdict.has_running
 
@@ -301,8 +297,8 @@ def test_a_pending_swap_is_shown_with_who_and_which_run_and_for_how_long(run_url
     verdict = assess_readiness(replace(evidence(), pending_swap=open_swap(run_url)), Policy(), noon_plus())
     (message,) = reason_messages(verdict)
     assert message == (
-        f"{who} began to swap task hub v42 into production 3 min ago and has not said how it went, so what is in the "
-        "slot is not known"
+        f"{who} began to swap task hub v42 into production 3 min ago and has not reported the outcome, so the task hub "
+        "in the slot is unknown"
     )
 
 

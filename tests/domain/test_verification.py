@@ -5,14 +5,9 @@ from dataclasses import replace
 import pytest
 
 from state_api.domain.readiness.evidence import ACTIVE_LIMIT, ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
-from state_api.domain.readiness.verdict import (
-    DEFAULT_RETRY_AFTER_SECONDS,
-    Assurance,
-    Policy,
-    ReasonCode,
-    Verdict,
-    assess_readiness,
-)
+from state_api.domain.readiness.policy import Assurance, Policy
+from state_api.domain.readiness.reasons import ReasonCode
+from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict, assess_readiness
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
 from tests.domain.builders import active_instance, evidence, evidence_with_probe, noon_plus, probe_result
 
@@ -99,7 +94,7 @@ def test_a_caller_waits_as_long_as_the_storage_asks_while_the_hub_settles_too() 
 def test_a_probe_that_was_cut_short_fails_closed_and_says_how_far_it_came() -> None:
     verdict = verified_by(probe_result(status=ProbeStatus.INCOMPLETE, scanned=5000, message="it took longer than 20 s"))
     assert only_reason(verdict) is ReasonCode.PROBE_INCOMPLETE
-    assert verdict.reasons[0].message == "the probe of task hub v41 is not done: it took longer than 20 s"
+    assert verdict.reasons[0].message == "the probe of task hub v41 is not complete: it took longer than 20 s"
     assert verdict.assurance is Assurance.EVENTS
 
 
@@ -134,7 +129,7 @@ def test_a_probe_that_took_longer_than_it_may_be_old_says_how_to_get_on(taken: i
     verdict = verified_by(probe_result(began=-360, taken=taken))
     assert only_reason(verdict) is ReasonCode.PROBE_STALE
     assert verdict.reasons[0].message.endswith(
-        f"begun after the last event. It took {taken} s to read this hub: set freshnessSeconds well above that, or "
+        f"begun after the last event. Reading this task hub took {taken} s: set freshnessSeconds well above that, or "
         "purge finished instances"
     )
 
@@ -152,7 +147,7 @@ def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
     assert verdict.ready is is_ready
     assert is_ready or only_reason(verdict) is ReasonCode.PROBE_STALE
     assert is_ready or verdict.reasons[0].message.endswith(
-        "after the last event, and instances were found ended since of which no event had told"
+        "after the last event, and since then a look-up has closed instances whose end no event reported"
     )
 
 

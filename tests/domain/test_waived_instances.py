@@ -6,7 +6,9 @@ import pytest
 
 from state_api.domain.readiness.evidence import ActiveInstance, Evidence, InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions, Waiver
-from state_api.domain.readiness.verdict import Assurance, Policy, ReasonCode, Verdict, WaivedInstance, assess_readiness
+from state_api.domain.readiness.policy import Assurance, Policy
+from state_api.domain.readiness.reasons import ReasonCode
+from state_api.domain.readiness.verdict import Verdict, WaivedInstance, assess_readiness
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from tests.domain.builders import active_instance, evidence, evidence_with_probe, noon_plus, probe_result, waiver
 

@@ -16,8 +16,8 @@ from state_api.backends.protocols import Backend, BackendError, ObservedPage, Re
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
-from state_api.domain.readiness.verdict import Policy
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import Instance
 from state_api.services.instance_lookup import InstanceLookup

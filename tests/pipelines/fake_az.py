@@ -1,8 +1,8 @@
 """A stand-in for `az` and the Function Apps behind it: a program that keeps its cloud in a JSON file. Knows what the
 Azure CLI (2.91, read and tried without an account) prints and how it exits; hides the file and its lock.
 
-The program that `install_fake_az` writes imports this module and nothing else of the project. Pipelines call it often,
-so this module imports little. The file:
+The program that `install_fake_az` writes imports only this module of the project. Pipelines call it often, so this
+module imports little. The file:
 
     {"apps": {"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": {
         "production": {"settings": {"TASK_HUB": {"value": "v41", "slotSetting": false}}, "package": "app.zip",
@@ -127,7 +127,7 @@ def install_fake_az(folder: Path, state: Path) -> None:
     # Nothing of the site's packages, and this module by its compiled form: so it starts in the blink of an eye.
     program.write_text(
         f"#!{sys.executable} -IS\nimport sys\nsys.path.append({os.path.dirname(os.path.abspath(__file__))!r})\n"
-        f"import standin\nraise SystemExit(standin.main(sys.argv[1:], {str(state.resolve())!r}))\n"
+        f"import fake_az\nraise SystemExit(fake_az.main(sys.argv[1:], {str(state.resolve())!r}))\n"
     )
     program.chmod(0o755)
 

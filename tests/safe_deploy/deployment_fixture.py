@@ -38,13 +38,12 @@ SWAP_COMMAND = "functionapp deployment slot swap"
 _STARTER = """
 import json, os, signal, sys
 from pathlib import Path
-from safe_deploy import swap_executor as promotion
-from safe_deploy import session
+from safe_deploy import session, swap_executor
 from safe_deploy.cli import main
-from tests.pipelines.fork_server import warm_up
+from tests.pipelines.fork_server import import_everything
 
 exits = Path(sys.argv[1])
-warm_up()
+import_everything()
 
 def reap(number, frame):
     while True:
@@ -72,7 +71,7 @@ for line in iter(sys.stdin.readline, ""):
             os.dup2(opened, number)
             os.close(opened)
         if order["retry_for"] is not None:
-            promotion._PAUSE_SECONDS = 0.05
+            swap_executor._OBSERVATION_INTERVAL_SECONDS = 0.05
             session.open_session.__defaults__ = (order["retry_for"],)
         sys.argv[1:] = order["arguments"]
         main()

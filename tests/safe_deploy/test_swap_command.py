@@ -550,8 +550,8 @@ def test_what_comes_before_there_is_a_command_reaches_it(signals: list[str], end
     """The command may run already when its process is not known yet."""
     early = f"""
         import os, signal
-        from safe_deploy.subprocesses import Command, Guard
-        with Guard() as guard:
+        from safe_deploy.subprocesses import Command, SignalGuard
+        with SignalGuard() as guard:
             for number in {signals}:
                 os.kill(os.getpid(), getattr(signal, number))
             print(guard.run(Command(["sleep", "60"], os.environ)))

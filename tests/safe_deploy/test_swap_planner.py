@@ -89,7 +89,7 @@ def test_a_record_is_what_the_server_answers(app: dict[str, Any], slot: str, exp
 
 
 @pytest.mark.parametrize(
-    ("record", "platform", "step"),
+    ("recorded", "observed", "step"),
     [
         # Nothing is pending.
         (STAGED, None, SwapStep.BEGIN),
@@ -116,7 +116,7 @@ def test_what_a_swap_begins_with(recorded: RecordedSlots, observed: ObservedSlot
     assert plan_swap(recorded, "v42", observed, RUN) is step
 
 
-@pytest.mark.parametrize("platform", [None, UNSWAPPED, DONE])
+@pytest.mark.parametrize("observed", [None, UNSWAPPED, DONE])
 def test_a_pending_swap_of_another_hub_or_slot_stops_everything(observed: ObservedSlots | None) -> None:
     assert "has not said how it went" in find_refusal(BEGUN, observed, "v43")
     assert "has not said how it went" in find_refusal(replace(BEGUN, slot_name="canary"), observed)
@@ -137,7 +137,7 @@ def test_only_the_run_that_began_a_swap_runs_it_again_and_anybody_may_confirm_it
 
 
 @pytest.mark.parametrize(
-    ("record", "platform", "said"),
+    ("recorded", "observed", "said"),
     [
         (SWAPPED, UNSWAPPED, "production carries v41"),
         (SWAPPED, ObservedSlots(None, None), "production carries no task hub"),
@@ -164,7 +164,7 @@ def test_where_server_and_platform_disagree_nothing_is_begun(
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize(
-    ("platform", "step"),
+    ("observed", "step"),
     [
         (DONE, SwapStep.CONFIRM),
         (ObservedSlots("V42", "V41"), SwapStep.CONFIRM),
@@ -190,7 +190,7 @@ FAILED = replace(WELL, succeeded=False)
 
 
 @pytest.mark.parametrize(
-    ("attempt", "platform", "step"),
+    ("attempt", "observed", "step"),
     [
         # What the platform shows counts more than an exit code.
         (WELL, DONE, SwapStep.CONFIRM),
@@ -233,7 +233,7 @@ EMPTY = RecordedSlots("shop", "staging", "v42", None)
 
 
 @pytest.mark.parametrize(
-    ("record", "platform", "said"),
+    ("recorded", "observed", "said"),
     [
         (OUT, ObservedSlots("v42", "V41"), None),
         (OUT, ObservedSlots("v42", "v43"), None),
@@ -272,7 +272,7 @@ ROLLED_BACK = RecordedSlots("shop", "staging", "v41", "v42")
 
 
 @pytest.mark.parametrize(
-    ("record", "asked", "last_swap", "expected"),
+    ("recorded", "asked", "last_swap", "expected"),
     [
         (SWAPPED, None, FORWARD, "v41"),
         (SWAPPED, None, None, "v41"),

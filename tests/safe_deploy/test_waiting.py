@@ -322,20 +322,20 @@ def test_half_of_an_answer_is_none(wait_scenario: WaitScenario, proxy: FaultProx
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [(NoResponse(), "timed out"), (EndlessResponse(), "the answer takes too long")]
+    ("fault", "expected_error"), [(NoResponse(), "timed out"), (EndlessResponse(), "the answer takes too long")]
 )
 def test_an_answer_that_hangs_does_not_hold_up_the_end(
-    wait_scenario: WaitScenario, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: Fault, reported_lines: str
+    wait_scenario: WaitScenario, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: Fault, expected_error: str
 ) -> None:
     """It ends with 5, not much later than the time given."""
     assert waiting._GRACE_SECONDS <= 10
-    monkeypatch.setattr(waiting, "_LATE_SECONDS", 1)
+    monkeypatch.setattr(waiting, "_GRACE_SECONDS", 1)
     proxy.always_inject(fault)
     began = time.monotonic()
     ended = wait_scenario.wait_through(proxy.url, "--interval", "120", "--timeout", "1")
     assert 2 <= time.monotonic() - began < 8
     assert (ended.code, ended.out) == (ExitCode.TIMED_OUT, "")
-    assert f"cannot be reached: {reported_lines}" in ended.err
+    assert f"cannot be reached: {expected_error}" in ended.err
     assert len(proxy.received) == 1
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from state_api.domain.instants import TICKS_PER_SECOND, Instant
 from state_api.domain.names import is_entity
 from state_api.domain.readiness.evidence import ActiveInstance, Evidence, InstanceActivity
-from state_api.domain.readiness.verdict import Policy, assess_readiness
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import assess_readiness
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus, apply_event
 from tests.simulator.event_grid import PublishedEvent
 

@@ -11,11 +11,12 @@ from state_api.backends import azure_storage
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
-from state_api.domain.readiness import verdict as readiness
-from state_api.domain.readiness.evidence import Evidence, InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness import verdict
+from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.messages import MessageEvidence, QueueSnapshot
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.validity import is_probe_valid
 from state_api.domain.task_hubs import lifecycle, observations
 from state_api.domain.task_hubs.lifecycle import Instance, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
@@ -41,12 +42,13 @@ def missed_starts_not_recorded(patch: pytest.MonkeyPatch) -> None:
 def outdated_probe_accepted(patch: pytest.MonkeyPatch) -> None:
     """A probe counts although an event was recorded after it began."""
     unheard = _accept_outdated_probe_in_service(patch)
-    good = readiness._is_probe_valid
 
-    def is_good(evidence: Evidence, policy: Policy, now: Instant) -> bool:
-        return good(replace(evidence, activity=unheard(evidence.activity)), policy, now)
+    def is_valid(
+        probe: ProbeResult, activity: InstanceActivity, policy: Policy, now: Instant, *, seen_before: bool = True
+    ) -> bool:
+        return is_probe_valid(probe, unheard(activity), policy, now, seen_before=seen_before)
 
-    patch.setattr(readiness, "_is_probe_valid", is_good)
+    patch.setattr(verdict, "is_probe_valid", is_valid)
 
 
 def outdated_probe_accepted_in_service_only(patch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.services.readiness import Readiness
 from tests.conftest import new_hub_name
 from tests.http.operations import get_staging, post_staging, put_app, reason_codes

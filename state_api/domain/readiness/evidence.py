@@ -1,4 +1,4 @@
-"""What a verdict rests on: the recorded events, a probe of the task hub's own storage, other runs' deployments."""
+"""What a verdict rests on: recorded events, a probe of the task hub's own storage, and deployments of other runs."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,12 +9,20 @@ from state_api.domain.readiness.messages import MessageEvidence
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, Instance, RuntimeStatus
 
 ACTIVE_LIMIT = 1000
-"""Active instances that are counted one by one; above it the count is a lower bound (DESIGN: HTTP contract)."""
+"""Active instances that are counted one by one. Above this number the count is a lower bound (docs/http-api.md)."""
+
+MAX_RETRY_AFTER_SECONDS = 300
+"""Longest time that the server leaves a task hub alone, even if its storage asks for a longer wait."""
+
+
+def is_drained(*, active_count: int, starts_pending: bool) -> bool:
+    """Whether a task hub has drained: no instance that blocks is active, and none is about to start."""
+    return active_count == 0 and not starts_pending
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveInstance:
-    """An instance that blocks, or would block, a deployment. `version` is known only to probes."""
+    """An active instance, as a verdict lists it. Only probes know the `version`, the orchestration version."""
 
     instance_id: str
     function_name: str
@@ -26,7 +34,7 @@ class ActiveInstance:
 
     @classmethod
     def from_instance(cls, instance: Instance) -> "ActiveInstance":
-        """An active instance as a verdict shows it. Raises ValueError if it is not active."""
+        """The recorded instance as a verdict lists it. Raises ValueError if it is not active."""
         if instance.started is None or not instance.active:
             raise ValueError(f"instance {instance.instance_id} is not active")
         return cls(
@@ -52,7 +60,7 @@ class ProbeStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VersionCount:
-    """Active instances of one orchestration version; None for instances without one."""
+    """The number of active instances of one orchestration version; None for instances without a version."""
 
     version: str | None
     active: int
@@ -61,12 +69,18 @@ class VersionCount:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a read of the task hub's own storage saw. `began_at` is what a complete one certifies: it says what was
-    active then. `scanned` counts the instances that the backend handed over; `message` says what to mend when it
-    failed, or how far it came when it is incomplete. `active` has the oldest blocking instances, `unlisted_count`
-    counts further ones, `waived` has those that would block. `request_key` is the key of what it was read under.
-    `resumed` says that it took more than one call, `read_seconds` how long the reading took in all. `correction_epoch`
-    are those that the records had before. `messages` is None where nobody looked at the control queues."""
+    """What a read of the task hub's own storage found.
+
+    `began_at`: the moment that a complete probe describes; `ended_at`: when reading stopped.
+    `active`: the oldest instances that block; `unlisted_count`: the number of further ones.
+    `waived`: instances that a waiver exempts; `ignored_count`: the number of those that the policy ignores.
+    `scanned`: the number of instances that the backend returned.
+    `message`: why the probe failed and what to fix, or how far an incomplete probe came.
+    `request_key`: the settings, policy and exemptions that the probe was read under.
+    `resumed`: the probe took more than one request; `read_seconds`: the time spent reading.
+    `correction_epoch`: that of the records before the probe began.
+    `messages`: None where the control queues were not read.
+    """
 
     status: ProbeStatus
     provider: str
@@ -88,22 +102,28 @@ class ProbeResult:
 
     @property
     def active_count(self) -> int:
-        """All that is active, whatever the policy says of it."""
-        return len(self.active) + self.unlisted_count + len(self.waived) + self.ignored_count
+        """The number of all active instances, including those that are ignored or waived."""
+        return self.blocking_count + len(self.waived) + self.ignored_count
+
+    @property
+    def blocking_count(self) -> int:
+        """The number of active instances that block."""
+        return len(self.active) + self.unlisted_count
 
     @property
     def found_blocking(self) -> bool:
-        return bool(self.active or self.unlisted_count) or self.starts_pending
+        """Whether the probe found the task hub not drained."""
+        return not is_drained(active_count=self.blocking_count, starts_pending=self.starts_pending)
 
     @property
     def starts_pending(self) -> bool:
-        """Whether an orchestration is, or may be, about to start."""
+        """Whether the control queues hold a start, or a message that may be one."""
         return self.messages is not None and self.messages.has_pending_starts
 
 
 @dataclass(frozen=True, slots=True)
 class OpenDeployment:
-    """The open deployment of another run, as far as a verdict needs it."""
+    """The open deployment of another run, as a verdict reports it."""
 
     task_hub: str
     by: str
@@ -113,7 +133,7 @@ class OpenDeployment:
 
 @dataclass(frozen=True, slots=True)
 class OpenSwap:
-    """A swap of which nobody has said how it went, as far as a verdict needs it."""
+    """A swap that has begun and whose outcome is not reported yet, as a verdict reports it."""
 
     task_hub: str
     by: str
@@ -125,12 +145,14 @@ class OpenSwap:
 class InstanceActivity:
     """What the recorded events show of one task hub.
 
-    `active` holds the oldest first, up to ACTIVE_LIMIT; `has_more` says that there are others. Whoever reads a hub
-    leaves out what the policy ignores while it counts, and reports it as `ignored`, so that a thousand instances that
-    may stay active never hide one that may not. `last_event_at` is the publisher's time of the last event,
-    `last_recorded_at` the storage's time of the last write that changed something: the second is what the settle window
-    counts from, because it also covers events that came late. `correction_epoch` is another one whenever a look-up has
-    closed instances that no event had ended.
+    `active`: the oldest active instances, at most ACTIVE_LIMIT; `has_more` is True if there are others.
+    `ignored_count`: active instances that the policy ignores. They are not in `active`, so that a thousand of them
+    cannot hide an instance that blocks.
+    `waived`: active instances that a waiver exempts.
+    `last_event_at`: the publisher's time of the latest event.
+    `last_recorded_at`: the storage's time of the last write of an event. The settle window counts from it, because it
+    also covers events that arrived late.
+    `correction_epoch`: changes whenever a look-up closes instances whose end no event reported.
     """
 
     active: tuple[ActiveInstance, ...] = ()
@@ -144,10 +166,13 @@ class InstanceActivity:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a verdict rests on. `task_hub` is None for an empty slot; `provider` is None where no probe is
-    configured, and `probe` is None until it has a result. `active_instance_seen` says that the task hub itself has just
-    shown one of the active instances, and `looked_up_instances` how it has shown some of them. `seen_before` says that
-    something was seen of the hub before, in events or by a probe."""
+    """All that a verdict on one task hub rests on.
+
+    `task_hub` is None for an empty slot. `provider` is None where no probe is configured. `probe` is None until there
+    is a result. `active_instance_seen`: the task hub itself has just shown one of the active instances.
+    `looked_up_instances`: instances as the task hub has just shown them. `seen_before`: events or a probe have shown
+    the task hub before.
+    """
 
     task_hub: str | None
     activity: InstanceActivity = InstanceActivity()

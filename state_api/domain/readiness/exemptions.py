@@ -1,5 +1,4 @@
-"""What may stay active without holding up a deployment: functions that the policy ignores, and single instances that
-somebody has waived, on record."""
+"""What may stay active without blocking a deployment: functions that the policy ignores, and what a waiver exempts."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,9 +11,11 @@ from state_api.domain.names import same_hub
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """One instance that does not block until `expires_at`, because `by` answers for it: rows can be stuck in the task
-    hub's own storage (PLATFORM: Task hubs on Azure Storage). With `unexplained_messages` in place of an instance id, so
-    many invisible messages of the control queues."""
+    """One instance that does not block until `expires_at`, on the responsibility of `by`. A waiver is needed where a
+    row is stuck in the task hub's own storage (docs/platform.md).
+
+    A waiver of messages has no instance id. It exempts `unexplained_messages` invisible messages of the control queues.
+    """
 
     task_hub: str
     instance_id: str
@@ -26,13 +27,17 @@ class Waiver:
 
     @property
     def is_for_messages(self) -> bool:
-        """Whether the waiver is for messages and not for an instance."""
+        """Whether the waiver exempts messages and not an instance."""
         return self.unexplained_messages > 0
+
+    def is_in_force(self, now: Instant) -> bool:
+        """Whether the waiver has not expired."""
+        return now < self.expires_at
 
 
 @dataclass(frozen=True, slots=True)
 class Exemptions:
-    """What is left out of a verdict on one task hub."""
+    """What does not count in a verdict on one task hub."""
 
     ignore_functions: tuple[str, ...] = ()
     waivers: tuple[Waiver, ...] = ()
@@ -41,33 +46,36 @@ class Exemptions:
     def for_task_hub(
         cls, ignore_functions: tuple[str, ...], waivers: Iterable[Waiver], task_hub: str, now: Instant
     ) -> "Exemptions":
-        """Those in force for this hub now."""
-        return cls(
-            ignore_functions, tuple(one for one in waivers if same_hub(one.task_hub, task_hub) and now < one.expires_at)
-        )
+        """The ignored functions, and those of the waivers that are for this task hub and have not expired."""
+        in_force = (waiver for waiver in waivers if same_hub(waiver.task_hub, task_hub) and waiver.is_in_force(now))
+        return cls(ignore_functions, tuple(in_force))
 
     def ignores(self, function_name: str) -> bool:
+        """Whether the policy ignores this function."""
         return any(fnmatchcase(function_name, pattern) for pattern in self.ignore_functions)
 
     def find_waiver(self, instance_id: str) -> Waiver | None:
-        return next((one for one in self.waivers if not one.is_for_messages and one.instance_id == instance_id), None)
+        """The waiver of this instance."""
+        waivers = (waiver for waiver in self.waivers if not waiver.is_for_messages)
+        return next((waiver for waiver in waivers if waiver.instance_id == instance_id), None)
 
     @property
     def waived_messages(self) -> int:
-        """How many invisible messages that nothing explains do not block."""
+        """How many unexplained invisible messages do not block."""
         return max((waiver.unexplained_messages for waiver in self.waivers), default=0)
 
     def exempts(self, function_name: str, instance_id: str) -> bool:
+        """Whether this instance may stay active."""
         return self.ignores(function_name) or self.find_waiver(instance_id) is not None
 
     @property
     def key(self) -> str:
-        """The same text for the same exemptions: what was read under others says nothing about these."""
+        """A digest of all exemptions. A probe that was read under another key proves nothing under these."""
         return _digest(self._exempted_names(), self.waived_messages)
 
     @property
     def instances_key(self) -> str:
-        """The same text for the same exempted functions and instances, whatever is waived of messages."""
+        """A digest of the exempted functions and instances, without waivers of messages."""
         return _digest(self._exempted_names())
 
     def _exempted_names(self) -> tuple[list[str], list[str]]:

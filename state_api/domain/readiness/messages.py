@@ -1,6 +1,7 @@
-"""Starts on their way: an orchestration that is about to start can be nothing but a message in a control queue.
+"""Starts that are only messages: an orchestration that is about to start can be nothing but a message in a control
+queue.
 
-Pure. A backend takes a `QueueSnapshot`; this module says which of its messages can still start an orchestration.
+A backend reads a `QueueSnapshot`. This module decides which of its messages can still start an orchestration.
 docs/correctness.md has the argument.
 """
 
@@ -13,47 +14,48 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.readiness.exemptions import Exemptions
 
 MAX_PEEKED_MESSAGES = 32
-"""Messages that a storage queue shows at a time, without taking them (Azure Queue storage, Peek Messages)."""
+"""Messages that one peek of a storage queue returns (Azure Queue storage, Peek Messages)."""
 
 MAX_LISTED_STARTS = 20
-"""Pending starts that a verdict lists; it counts all."""
+"""Pending starts that a verdict lists. It counts all of them."""
 
 MAX_ABANDON_DELAY_SECONDS = 600
-"""How long the provider hides a message that a worker has abandoned, at most (DurableTask.AzureStorage,
+"""Longest time for which the provider hides a message that a worker has abandoned (DurableTask.AzureStorage,
 TaskHubQueue.AbandonMessageAsync)."""
 
 VISIBILITY_MARGIN_SECONDS = 30
-"""What the time rule waits beyond the longest time for which a message can be hidden."""
+"""Time that a quiet period must last beyond the longest time for which a message can be hidden."""
 
 TIMER_EARLY_MARGIN = seconds(10)
-"""A timer this close to its `FireAt` explains no invisible message: workers compute the delay by their own clocks, and
-queues hide messages for whole seconds, so that a timer fires up to a second early (run on the real extension)."""
+"""A timer that fires within this time explains no invisible message. Workers compute the delay with their own clocks,
+and queues hide messages for whole seconds, so a timer can fire up to a second early (measured on the real
+extension)."""
 
 TIMER_LATE_MARGIN = seconds(60)
-"""How long after its `FireAt` a timer's message may still be counted: until a worker has polled, or for ever where the
-app is stopped; then it is visible."""
+"""How long after its `FireAt` a timer's message may still be in the queue, until a worker has polled. Where the app is
+stopped the message stays, but it is visible then."""
 
 MAX_REMEMBERED_TIMERS = 5_000
-"""Pending timers that are remembered for one task hub. With more, the histories are read anew each time."""
+"""Pending timers that are remembered for one task hub. With more, each probe reads the histories again."""
 
 
 class MessageKind(StrEnum):
     """What a message in a control queue can do."""
 
     START = "start"
-    """Starts or revives an orchestration."""
+    """It starts or revives an orchestration."""
     ENTITY = "entity"
-    """Is for an entity, whose code can start orchestrations."""
+    """It is for an entity, whose code can start orchestrations."""
     UNREADABLE = "unreadable"
-    """Cannot be read, so it may be a start."""
+    """It cannot be read, so it may be a start."""
     OTHER = "other"
-    """An event, a timer or a result. It does nothing to an instance that has ended."""
+    """It is an event, a timer or a result, and has no effect on an instance that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleMessage:
-    """A message that can be peeked. `function_name` is that of the orchestrator or entity, empty where the message does
-    not say it."""
+    """A message that a peek returned. `function_name` is that of the orchestrator or entity; empty if the message does
+    not contain it."""
 
     message_id: str
     dequeue_count: int
@@ -64,10 +66,13 @@ class VisibleMessage:
 
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot:
-    """The control queues of a task hub at one moment. `message_count` includes invisible messages. `visible` are the
-    messages that were peeked before or after the counting, at most MAX_PEEKED_MESSAGES of each queue each time.
-    `message_count` surely includes those that were `peeked_twice`, before and after. `more_visible` says that a queue
-    may hold more than could be peeked. `partition_owners` changes when another worker takes over a partition."""
+    """The control queues of a task hub at one moment.
+
+    `message_count` includes invisible messages. `visible` are the messages that were peeked before or after the count,
+    at most MAX_PEEKED_MESSAGES of each queue each time. `peeked_twice` is the number of messages that were peeked both
+    before and after, so the count includes them. `more_visible`: a queue may hold more messages than a peek returns.
+    `partition_owners` changes when another worker takes over a partition.
+    """
 
     message_count: int = 0
     visible: tuple[VisibleMessage, ...] = ()
@@ -77,7 +82,7 @@ class QueueSnapshot:
 
     @property
     def invisible(self) -> int:
-        """Never fewer than the messages that were invisible all the time."""
+        """The number of invisible messages; never fewer than were invisible all the time."""
         return max(0, self.message_count - self.peeked_twice)
 
 
@@ -91,9 +96,12 @@ class PendingTimer:
 
 @dataclass(frozen=True, slots=True)
 class KnownTimers:
-    """The pending timers that the histories of a task hub show. `read_through` is the provider's time up to which all
-    histories are read, None before the first complete read. `cursor` is where an unfinished read goes on and
-    `reading_since` when it began. `truncated` says that some of the timers were too many to be remembered."""
+    """The pending timers that the histories of a task hub show.
+
+    `read_through`: the provider's time up to which all histories are read; None before the first complete read.
+    `cursor`: where an unfinished read goes on; `reading_since`: when that read began.
+    `truncated`: there were more timers than are remembered.
+    """
 
     timers: tuple[PendingTimer, ...] = ()
     read_through: Instant | None = None
@@ -105,14 +113,14 @@ class KnownTimers:
         """How many of the timers fire later than `after`."""
         return sum(timer.fire_at > after for timer in self.timers)
 
-    def merge_timers(self, found: Iterable[PendingTimer], now: Instant) -> "tuple[PendingTimer, ...]":
-        """These timers and `found`, each once, without those that fired long ago."""
-        known = {timer.key: timer for timer in (*self.timers, *found)}
-        return tuple(timer for timer in known.values() if timer.fire_at > now - TIMER_LATE_MARGIN)
+    def merge_timers(self, others: Iterable[PendingTimer], now: Instant) -> "tuple[PendingTimer, ...]":
+        """These timers and `others`, each once, without those that fired more than TIMER_LATE_MARGIN ago."""
+        timers = {timer.key: timer for timer in (*self.timers, *others)}
+        return tuple(timer for timer in timers.values() if timer.fire_at > now - TIMER_LATE_MARGIN)
 
     def limit_size(self) -> "KnownTimers":
-        """What is remembered until the next probe: at most MAX_REMEMBERED_TIMERS, so that it fits into a row. What is
-        left out explains nothing, which is safe."""
+        """At most MAX_REMEMBERED_TIMERS of the timers, so that they fit into a row until the next probe. It is safe to
+        forget a timer, because it only explains fewer messages then."""
         if len(self.timers) <= MAX_REMEMBERED_TIMERS:
             return self
         if self.cursor is None:
@@ -123,11 +131,11 @@ class KnownTimers:
 
 @dataclass(frozen=True, slots=True)
 class QuietPeriod:
-    """Since when invisible messages that nothing explains have been there without any change.
+    """The time since which invisible messages that nothing explains have been there without any change.
 
-    A change is another number of unexplained messages, another row stamp since `changed_since` (`stamp_digest` is their
-    digest), or another `queue_digest`: a visible message, a recorded event, a worker that took over a partition.
-    `exemptions` is the key of the exemptions that it was observed under.
+    It ends when one of these changes: the number of unexplained messages; the rows stamped since `changed_since`
+    (`stamp_digest`); or the `queue_digest`, that is, a visible message, a recorded event, or the owner of a partition.
+    `exemptions_key` identifies the exemptions that it was observed under.
     """
 
     exemptions_key: str
@@ -140,8 +148,8 @@ class QuietPeriod:
 
 @dataclass(frozen=True, slots=True)
 class MessageState:
-    """What is remembered of a task hub's messages between two probes. `backend_id` is where they are: what was seen in
-    another storage account says nothing."""
+    """What is remembered of a task hub's messages between two probes. `backend_id` identifies the storage account: what
+    was seen in another account proves nothing."""
 
     backend_id: str = ""
     timers: KnownTimers = KnownTimers()
@@ -150,7 +158,7 @@ class MessageState:
 
 @dataclass(frozen=True, slots=True)
 class PendingStart:
-    """An orchestration that is about to start. Both are empty where a message cannot be read."""
+    """An orchestration that is about to start. Both names are empty if the message cannot be read."""
 
     instance_id: str
     function_name: str
@@ -158,10 +166,14 @@ class PendingStart:
 
 @dataclass(frozen=True, slots=True)
 class MessageEvidence:
-    """What a probe found in the control queues. `explained` are the invisible messages that start nothing. `starts` are
-    the oldest pending starts that block, `start_count` all of them; `more_visible` says that there may be others.
-    `unexplained` are the invisible messages that block, at the latest until `unblocks_at` if nothing changes. `waived`
-    are those that would block without a waiver."""
+    """What a probe found in the control queues.
+
+    `explained`: invisible messages that start nothing.
+    `starts`: the oldest pending starts that block; `start_count`: the number of all of them.
+    `more_visible`: there may be further starts that a peek does not return.
+    `unexplained_count`: invisible messages that block; they stop blocking at `unblocks_at` if nothing changes.
+    `waived`: invisible messages that would block without a waiver.
+    """
 
     checked_at: Instant
     visible: int = 0
@@ -182,9 +194,11 @@ class MessageEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ObservedQueues:
-    """A snapshot that was taken between `began_at` and `ended_at`, by the state storage's clock. Of the timers that
-    were known before, `pending` surely have a hidden message in it; `possibly_pending_timers` also counts those that
-    are firing."""
+    """A snapshot of the control queues that was taken between `began_at` and `ended_at`, by the state storage's clock.
+
+    `pending_timers`: timers, known before, that certainly have an invisible message in the snapshot.
+    `possibly_pending_timers`: these, and timers that are firing.
+    """
 
     snapshot: QueueSnapshot
     pending_timers: int
@@ -196,6 +210,7 @@ class ObservedQueues:
     def from_snapshot(
         cls, snapshot: QueueSnapshot, timers: KnownTimers, began_at: Instant, ended_at: Instant
     ) -> "ObservedQueues":
+        """The snapshot together with the timers that were known before it was taken."""
         return cls(
             snapshot,
             timers.count_pending(Instant(ended_at + TIMER_EARLY_MARGIN)),
@@ -206,8 +221,13 @@ class ObservedQueues:
 
     @property
     def unexplained_count(self) -> int:
-        """Invisible messages that are no known timer's."""
+        """The number of invisible messages that no known timer explains."""
         return max(0, self.snapshot.invisible - self.pending_timers)
+
+    @property
+    def min_unexplained_count(self) -> int:
+        """The same number if all timers that are firing still have their message."""
+        return max(0, self.snapshot.invisible - self.possibly_pending_timers)
 
 
 def max_hidden_seconds(message_visibility_seconds: int) -> int:
@@ -216,7 +236,7 @@ def max_hidden_seconds(message_visibility_seconds: int) -> int:
 
 
 def compute_queue_digest(snapshot: QueueSnapshot, last_recorded_at: Instant | None) -> str:
-    """A text that changes with every visible message, recorded event and change of a partition's owner."""
+    """A digest that changes with every visible message, recorded event, and change of a partition's owner."""
     visible = sorted((message.message_id, message.dequeue_count) for message in snapshot.visible)
     text = repr((visible, snapshot.more_visible, snapshot.partition_owners, last_recorded_at))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -231,16 +251,18 @@ def track_quiet_period(
     stamp_digest: int,
     queue_digest: str,
 ) -> QuietPeriod | None:
-    """The quiet period after this look: the one before if nothing has changed, else a new one; None if every invisible
-    message is explained. `changed_since` and `stamp_digest` are those of the scan that the look belongs to."""
+    """The quiet period after these queues were read: `previous` if nothing has changed, or else a new one.
+
+    None if every invisible message is explained. `changed_since` and `stamp_digest` are those of the scan that read the
+    queues.
+    """
     if observed.unexplained_count == 0:
         return None
-    lowest = max(0, observed.snapshot.invisible - observed.possibly_pending_timers)
     if (
         previous is not None
         and (previous.exemptions_key, previous.changed_since, previous.stamp_digest, previous.queue_digest)
         == (key, changed_since, stamp_digest, queue_digest)
-        and lowest <= previous.unexplained_count <= observed.unexplained_count
+        and observed.min_unexplained_count <= previous.unexplained_count <= observed.unexplained_count
     ):
         return previous
     return QuietPeriod(key, observed.ended_at, changed_since, stamp_digest, observed.unexplained_count, queue_digest)
@@ -249,10 +271,13 @@ def track_quiet_period(
 def assess_messages(
     observed: ObservedQueues, quiet_period: QuietPeriod | None, exemptions: Exemptions, *, max_hidden_seconds: int
 ) -> MessageEvidence:
-    """What the look says. Unexplained messages block until they were seen unchanged for `max_hidden_seconds` seconds,
-    or are waived. Only the time until the look counts: what happened to them since is not known."""
+    """What these queues prove.
+
+    Unexplained messages block until they are waived, or were seen unchanged for `max_hidden_seconds`. Only the time
+    until the queues were read counts, because later changes are unknown.
+    """
     snapshot = observed.snapshot
-    starts = _pending_starts(snapshot.visible, exemptions)
+    starts = _find_pending_starts(snapshot.visible, exemptions)
     unexplained = observed.unexplained_count
     waived = 0
     unblocks_at: Instant | None = None
@@ -276,7 +301,7 @@ def assess_messages(
     )
 
 
-def _pending_starts(visible: Sequence[VisibleMessage], exemptions: Exemptions) -> list[PendingStart]:
+def _find_pending_starts(visible: Sequence[VisibleMessage], exemptions: Exemptions) -> list[PendingStart]:
     return [
         PendingStart(message.instance_id, message.function_name)
         for message in visible

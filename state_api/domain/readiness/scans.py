@@ -1,5 +1,7 @@
-"""A scan of a task hub: what its pages add up to, when it is done, and what it then says. It is plain data between two
-pages, so that another worker can carry it on."""
+"""A scan of a task hub: what its pages add up to, when it is complete, and what it proves then.
+
+A scan is plain data between two pages, so that another worker can resume it.
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,22 +15,24 @@ from state_api.domain.task_hubs.lifecycle import EvidenceSource
 from state_api.domain.task_hubs.observations import ObservedInstance
 
 MAX_LISTED_BLOCKING = 50
-"""Blocking instances that a scan keeps, the oldest; it counts all."""
+"""Blocking instances that a scan lists, the oldest ones. It counts all of them."""
+
 _MAX_DEDUPLICATED = 1000
-"""Active instances created since the scan began that are counted once although two passes may show them."""
+"""Active instances, created since the scan began, that are counted only once although two passes can return them."""
+
 _DIGEST_MODULUS = 2**64
 
 
 @dataclass(slots=True)
 class Scan:
-    """A scan on its way. `began_at` is by the state storage's clock, `changed_since` by the backend's.
+    """A scan that is under way. `began_at` is by the state storage's clock, `changed_since` by the backend's.
 
-    A pass that shows nothing active proves it only if nothing changed meanwhile: an instance may start another one and
-    end, and a reader who looks in the wrong order sees neither. So passes go on until one shows the very changes that
-    the one before it has shown, which is at once where there are none.
+    A pass that returns nothing active proves that nothing is active only if nothing changed while it read: an instance
+    can start another one and end, and a pass that reads the two in the wrong order sees neither. So passes are repeated
+    until one returns exactly the changes that the pass before it returned. If nothing changes, one pass is enough.
 
-    A start can be nothing but a message. So before each pass the control queues are looked at (`observed_queues`, None
-    where a backend shows none), and the pass that ends the scan shows no change since then.
+    A start can be nothing but a message. So the control queues are read before each pass, and the pass that completes
+    the scan shows no change since then. `observed_queues` is None where the backend does not show messages.
     """
 
     began_at: Instant
@@ -48,69 +52,77 @@ class Scan:
     new_instance_hashes: list[int] = field(default_factory=list)
     stamp_digest: int = 0
     stamp_count: int = 0
-    """Instances whose stamps are in `stamp_digest`."""
+    """The number of instances whose stamps are in `stamp_digest`."""
     previous_stamp_digest: int | None = None
     recorded_count: int = 0
     correction_epoch: str = ""
     read_seconds: float = 0.0
-    """Seconds of reading so far."""
     queues_read_in_pass: int = 0
-    """The pass before which `observed_queues` was taken."""
+    """The number of the pass before which the control queues were last read; 0 if they were not read yet."""
     observed_queues: ObservedQueues | None = None
 
     @property
     def needs_queue_read(self) -> bool:
-        """Whether the control queues have yet to be looked at before this pass."""
+        """Whether the control queues must be read before this pass."""
         return self.queues_read_in_pass < self.pass_number
 
     def add_page(self, observed: Iterable[ObservedInstance], exemptions: Exemptions) -> list[ObservedInstance]:
-        """Take note of a page; the instances on it that block."""
+        """Count the instances on a page. Returns those that block."""
         blocking = []
-        for one in observed:
-            exempt = exemptions.exempts(one.function_name, one.instance_id)
-            if not one.active:
+        for instance in observed:
+            exempt = exemptions.exempts(instance.function_name, instance.instance_id)
+            if not instance.active:
                 if not exempt:
-                    self.stamp_digest = (self.stamp_digest + _hash_stamp(one)) % _DIGEST_MODULUS
-                    self.stamp_count += 1
-                continue
-            # A later pass looks for what blocks only. And an id that may stay under one name may not under another: it
-            # is not enough that it is known, as long as nothing blocks.
-            known = one.instance_id in self._listed_ids() if self.pass_number > 1 else self._is_seen_before(one)
-            if (known and (exempt or self.blocking_count)) or (exempt and self.pass_number > 1):
-                continue
-            count, oldest = self.versions.get(one.version or "", (0, one.created_at))
-            self.versions[one.version or ""] = (count + 1, min(oldest, one.created_at))
-            shown = to_active_instance(one)
-            if exemptions.find_waiver(one.instance_id) is not None:
-                self.waived.append(shown)
-            elif exempt:
-                self.ignored_count += 1
-            else:
-                self.blocking_count += 1
-                self.listed_blocking.append(shown)
-                blocking.append(one)
-        self.listed_blocking = sorted(self.listed_blocking, key=lambda one: (one.started_at, one.instance_id))[
-            :MAX_LISTED_BLOCKING
-        ]
+                    self._add_stamp(instance)
+            elif not self._is_counted(instance, exempt=exempt):
+                self._count_version(instance)
+                listed = to_active_instance(instance)
+                if exemptions.find_waiver(instance.instance_id) is not None:
+                    self.waived.append(listed)
+                elif exempt:
+                    self.ignored_count += 1
+                else:
+                    self.blocking_count += 1
+                    self.listed_blocking.append(listed)
+                    blocking.append(instance)
+        self.listed_blocking.sort(key=lambda instance: (instance.started_at, instance.instance_id))
+        del self.listed_blocking[MAX_LISTED_BLOCKING:]
         return blocking
 
-    def _listed_ids(self) -> set[str]:
-        return {one.instance_id for one in self.listed_blocking}
+    def _add_stamp(self, instance: ObservedInstance) -> None:
+        self.stamp_digest = (self.stamp_digest + _hash_stamp(instance)) % _DIGEST_MODULUS
+        self.stamp_count += 1
 
-    def _is_seen_before(self, observed: ObservedInstance) -> bool:
-        """Whether an earlier page showed it; only what is new since the scan began can be shown twice."""
-        if observed.created_at < self.changed_since:
+    def _is_counted(self, instance: ObservedInstance, *, exempt: bool) -> bool:
+        """Whether an active instance is not counted now, because it was counted before or does not matter any more.
+
+        Passes after the first one only look for instances that block. An instance id can be exempt under one function
+        name and block under another, so until something blocks, a known id is counted again.
+        """
+        if self.pass_number > 1:
+            is_known = any(listed.instance_id == instance.instance_id for listed in self.listed_blocking)
+        else:
+            is_known = self._was_on_earlier_page(instance)
+        return (is_known and (exempt or self.blocking_count > 0)) or (exempt and self.pass_number > 1)
+
+    def _was_on_earlier_page(self, instance: ObservedInstance) -> bool:
+        """Whether an earlier page returned this instance. Only those created since the scan began can occur twice."""
+        if instance.created_at < self.changed_since:
             return False
-        instance = _hash64(observed.instance_id)
-        if instance in self.new_instance_hashes:
+        instance_hash = _hash64(instance.instance_id)
+        if instance_hash in self.new_instance_hashes:
             return True
         if len(self.new_instance_hashes) < _MAX_DEDUPLICATED:
-            self.new_instance_hashes.append(instance)
+            self.new_instance_hashes.append(instance_hash)
         return False
 
+    def _count_version(self, instance: ObservedInstance) -> None:
+        count, oldest = self.versions.get(instance.version or "", (0, instance.created_at))
+        self.versions[instance.version or ""] = (count + 1, min(oldest, instance.created_at))
+
     def finish_pass(self) -> bool:
-        """Whether every cursor was followed to its end and no other pass is needed. A pass that is over without being
-        enough begins the next one."""
+        """Whether the scan is complete. If this pass has read everything and another pass is needed, the next pass
+        begins."""
         if self.cursors:
             return False
         if self.blocking_count or self.stamp_digest in (0, self.previous_stamp_digest):
@@ -128,7 +140,7 @@ class Scan:
         message: str = "",
         messages: MessageEvidence | None = None,
     ) -> ProbeResult:
-        """What the scan says so far, or in the end."""
+        """What the scan has found so far, or in all."""
         return ProbeResult(
             status,
             provider,
@@ -153,6 +165,7 @@ class Scan:
 
 
 def to_active_instance(observed: ObservedInstance) -> ActiveInstance:
+    """The observed instance as a verdict lists it."""
     return ActiveInstance(
         observed.instance_id,
         observed.function_name,
@@ -165,10 +178,9 @@ def to_active_instance(observed: ObservedInstance) -> ActiveInstance:
 
 
 def _hash_stamp(observed: ObservedInstance) -> int:
-    """A number for this state of this instance. Sums of them do not depend on the order of pages."""
+    """A number for this state of this instance, never 0. A sum of them does not depend on the order of pages."""
     return _hash64(f"{observed.instance_id}\0{observed.stamp}") or 1
 
 
 def _hash64(text: str) -> int:
-    """A short name for a text."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

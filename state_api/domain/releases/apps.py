@@ -10,7 +10,7 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
 from state_api.domain.readiness.evidence import OpenDeployment, OpenSwap
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import PRODUCTION, HubKey, hub_key, same_hub
-from state_api.domain.readiness.verdict import Policy, Verdict
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, PendingSwap, ProviderConfig, RetiredHub, Slot, Transition
 from state_api.domain.releases.refusals import (
     check_task_hub_unused,

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from state_api.domain.instants import Instant, format_instant
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.verdict import Policy
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Deployment, PendingSwap, ProviderConfig, RetiredHub, Slot
 from state_api.http.responses.base import ResponseModel, Timestamp
 

@@ -7,7 +7,9 @@ from pydantic import Field
 from state_api.domain.instants import format_instant
 from state_api.domain.readiness.evidence import ActiveInstance, ProbeResult, ProbeStatus
 from state_api.domain.readiness.messages import MessageEvidence
-from state_api.domain.readiness.verdict import Assurance, ReasonCode, WaivedInstance, WarningCode
+from state_api.domain.readiness.policy import Assurance
+from state_api.domain.readiness.reasons import ReasonCode, WarningCode
+from state_api.domain.readiness.verdict import WaivedInstance
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
 from state_api.services.readiness import SlotStatus
