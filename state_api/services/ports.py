@@ -99,10 +99,10 @@ class QuarantinedEvent:
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """How many events were removed from quarantine, and whether there may be `more` to remove."""
+    """How many events were removed from quarantine, and whether there may be more to remove."""
 
     removed: int
-    more: bool
+    has_more: bool
 
 
 class TableMissing(Exception):

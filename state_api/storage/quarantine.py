@@ -110,21 +110,21 @@ class QuarantineStore:
             results_per_page=1000,
         )
         found: list[tuple[str, str]] = []
-        more = False
+        has_more = False
         async with translate_storage_errors():
             try:
                 async with asyncio.timeout(PURGE_TIMEOUT_SECONDS):
                     async for row in rows:
                         QUARANTINE_SCHEMA.check(row)
                         if len(found) == MAX_PURGED_EVENTS:
-                            more = True
+                            has_more = True
                             break
                         found.append((row["PartitionKey"], row["RowKey"]))
             except TimeoutError:
-                more = True
+                has_more = True
             except ResourceNotFoundError:
-                return PurgeResult(0, more=False)
-        return PurgeResult(await self._delete(found), more)
+                return PurgeResult(0, has_more=False)
+        return PurgeResult(await self._delete(found), has_more)
 
     async def _delete(self, keys: Sequence[tuple[str, str]]) -> int:
         """Delete rows; how many were there."""
