@@ -15,7 +15,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.data.tables import AccountSasPermissions, ResourceTypes, generate_account_sas
 from azure.data.tables.aio import TableServiceClient
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, seconds
 from state_api.emulator import EmulatorPorts, storage_emulator

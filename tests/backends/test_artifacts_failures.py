@@ -2,7 +2,7 @@
 
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.backends.protocols import Artifact, ArtifactKind, ReadFailure
 from state_api.emulator import EmulatorPorts
 from state_api.settings import StorageSettings, emulator_connection_string

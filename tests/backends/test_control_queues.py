@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.backends.control_queues import ControlQueues
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.backends.storage_account import StorageAccount

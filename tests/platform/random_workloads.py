@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import DurableHost

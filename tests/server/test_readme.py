@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
+from harness.state_server import ROOT, run_server
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
-from tests.server.server_process import ROOT, run_server
 
 PAGE = (ROOT / "README.md").read_text()
 

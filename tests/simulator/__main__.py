@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 from tests.simulator.mutations import MUTATIONS, apply_mutation
