@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.domain.instants import Instant
@@ -14,7 +15,6 @@ from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.settings import SettingsError, StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.conftest import new_hub_name
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ async def provider(storage: StorageSettings, hub: str, anyio_backend: str) -> As
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 
