@@ -18,7 +18,7 @@ class TaskHubStatus:
 
     record: TaskHubRecord
     slot: str | None
-    read_activity: InstanceActivity
+    activity: InstanceActivity
     has_waiting_events: bool = False
 
 

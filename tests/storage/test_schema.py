@@ -45,7 +45,7 @@ def storage() -> Iterator[StorageSettings]:
     """A separate storage, because the rows that these tests write would make every other test fail."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        yield StorageSettings.model_validate({"connection_string": ports.connection()})
+        yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
 
 
 @dataclass
