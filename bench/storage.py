@@ -46,7 +46,7 @@ def run_emulator() -> Iterator[Emulator]:
     """A fresh one, in memory: no figure pays for the rows of another."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None) as pid:
-        yield Emulator(StorageSettings.model_validate({"connection_string": ports.connection()}), pid)
+        yield Emulator(StorageSettings.model_validate({"connection_string": ports.connection_string()}), pid)
 
 
 class RawTables:

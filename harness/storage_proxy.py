@@ -82,7 +82,9 @@ async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StoragePr
     assert storage.connection_string is not None
     parts = dict(part.split("=", 1) for part in storage.connection_string.get_secret_value().split(";") if part)
     endpoint = urlsplit(parts["TableEndpoint"])
-    others = [urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")]
+    queue_port, blob_port = (
+        urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")
+    )
     # The emulator closes what was idle for 5 s, and a request that is no GET would fail over it.
     connector = aiohttp.TCPConnector(keepalive_timeout=2)
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
@@ -125,7 +127,7 @@ async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StoragePr
                 return web.Response(status=answer.status, body=body, headers=kept)
 
         async with run_http_server(forward) as (port,):
-            connection = emulator_connection_string(HOST, port, *others)
+            connection = emulator_connection_string(HOST, port, queue_port=queue_port, blob_port=blob_port)
             proxy = StorageProxy(StorageSettings.model_validate({"connection_string": connection}))
             yield proxy
 

@@ -33,7 +33,7 @@ def storage() -> Iterator[StorageSettings]:
     """A storage account for the whole run, in memory. Tests keep apart by names that nobody else has."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        yield StorageSettings.model_validate({"connection_string": ports.connection()})
+        yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
 
 
 class ShiftedClock:

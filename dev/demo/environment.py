@@ -73,7 +73,7 @@ def _emulator() -> Iterator[str]:
     """A storage account, in memory; yields its connection string."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        yield ports.connection()
+        yield ports.connection_string()
 
 
 @contextmanager

@@ -66,10 +66,13 @@ CONTROL_QUEUE_COUNT = 4
 class ProviderTaskHub:
     """Writes the rows of one hub. Made with `create`, because a hub that was never started has no tables."""
 
-    def __init__(self, storage: StorageSettings, hub: str, table: str | None = None) -> None:
+    def __init__(
+        self, storage: StorageSettings, hub: str, table: str | None = None, *, row_task_hub: str | None = None
+    ) -> None:
         assert storage.connection_string is not None
         self.storage = storage
         self.hub = hub
+        self._row_task_hub = row_task_hub or hub
         self.name = table or f"{hub}Instances"
         connection = storage.connection_string.get_secret_value()
         self._service = TableServiceClient.from_connection_string(connection)
@@ -98,7 +101,9 @@ class ProviderTaskHub:
 
     async def put(self, instance_id: str, status: str | None, **more: Any) -> None:
         """Write an instance's row, whole."""
-        await self.table.upsert_entity(provider_row(self.hub, instance_id, status, **more), mode=UpdateMode.REPLACE)
+        await self.table.upsert_entity(
+            provider_row(self._row_task_hub, instance_id, status, **more), mode=UpdateMode.REPLACE
+        )
 
     async def put_many(self, instance_ids: Sequence[str], status: str) -> None:
         for instance_id in instance_ids:

@@ -2,6 +2,7 @@
 the engine cannot be brought to answer as it should."""
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -201,6 +202,15 @@ def nanoseconds(timestamp: Any) -> int:
     return int(timestamp.seconds * 1_000_000_000 + timestamp.nanos)
 
 
+def now_nanoseconds() -> int:
+    return time.time_ns()
+
+
+def timestamp_of_nanoseconds(value: int) -> dict[str, int]:
+    """A protocol timestamp's fields."""
+    return {"seconds": value // 1_000_000_000, "nanos": value % 1_000_000_000}
+
+
 def created_nanoseconds(state: protocol.OrchestrationState) -> int:
     return nanoseconds(state.createdTimestamp)
 
@@ -212,7 +222,7 @@ def orchestration_state(
     **more: Any,
 ) -> protocol.OrchestrationState:
     """An instance that was created at so many nanoseconds, and has not changed since."""
-    moment = {"seconds": at // 1_000_000_000, "nanos": at % 1_000_000_000}
+    moment = timestamp_of_nanoseconds(at)
     fields = {"name": "work", "createdTimestamp": moment, "lastUpdatedTimestamp": moment, **more}
     return protocol.OrchestrationState(instanceId=instance_id, orchestrationStatus=status, **fields)  # type: ignore[arg-type]  # numbers come over the wire
 

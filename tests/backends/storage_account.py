@@ -20,7 +20,8 @@ from harness.http_server import HOST, run_http_server
 from state_api.backends.protocols import BackendError, ReadFailure, TaskHubArtifacts
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_artifacts import StorageArtifactStore
-from state_api.settings import StorageSettings, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import provider_row
 
 CONNECTION_NAME = "ShopStorage"
@@ -215,7 +216,7 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
         services.update(zip(ports, SERVICES, strict=True))
         yield (
             proxy := AccountProxy(
-                StorageSettings.model_validate({"connection_string": emulator_connection_string(HOST, *ports)})
+                StorageSettings.model_validate({"connection_string": EmulatorPorts(*ports).connection_string(HOST)})
             )
         )
 

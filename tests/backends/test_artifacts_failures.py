@@ -136,7 +136,7 @@ async def test_finding_takes_few_requests(account: RawAccount, storage: StorageS
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "no-such-account.invalid"])
 async def test_an_account_that_cannot_be_reached_is_told_with_its_setting(hub: str, address: str) -> None:
-    connection = EmulatorPorts(*free_ports(3)).connection(address)
+    connection = EmulatorPorts(*free_ports(3)).connection_string(address)
     async with open_artifacts(StorageSettings.model_validate({"connection_string": connection})) as artifacts:
         for kind in ArtifactKind:
             with raises_read_failure(
@@ -152,8 +152,8 @@ KEY = f"AccountKey={ACCOUNT_KEY_START}"
     ("connection", "kind", "part"),
     [
         ("AccountName=shop;TableEndpoint=http://127.0.0.1:1/shop", ArtifactKind.QUEUE, "add QueueEndpoint"),
-        (emulator_connection_string("127.0.0.1", 1, 2), ArtifactKind.CONTAINER, "add BlobEndpoint"),
-        (emulator_connection_string("127.0.0.1", 1, None, 2), ArtifactKind.QUEUE, "add QueueEndpoint"),
+        (emulator_connection_string("127.0.0.1", 1, queue_port=2), ArtifactKind.CONTAINER, "add BlobEndpoint"),
+        (emulator_connection_string("127.0.0.1", 1, blob_port=2), ArtifactKind.QUEUE, "add QueueEndpoint"),
         ("BlobEndpoint=https://shop.example;SharedAccessSignature=sig", ArtifactKind.TABLE, "add TableEndpoint"),
         (KEY, ArtifactKind.TABLE, "add TableEndpoint to it, or AccountName and AccountKey"),
         ("AccountName=shop", ArtifactKind.TABLE, "is not complete"),

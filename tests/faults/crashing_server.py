@@ -13,7 +13,8 @@ import httpx
 from harness.http_server import HOST
 from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
-from state_api.settings import Settings, StorageSettings, TaskHubConnections, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.conftest import ShiftedClock
 
 _SERVICES = ("Table", "Queue", "Blob")
@@ -117,7 +118,7 @@ async def crashing_server(
             ports.append(_port(proxy.settings, "Table"))
         # What comes late must not keep the proxies, if a test fails before it lets go.
         stack.callback(crash_plan.release_late.set)
-        connection = emulator_connection_string(HOST, *ports)
+        connection = EmulatorPorts(*ports).connection_string(HOST)
         way = StorageSettings.model_validate({"connection_string": connection})
         yield await stack.enter_async_context(in_process_server(way, clock_offset_seconds))
 

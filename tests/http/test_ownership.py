@@ -483,7 +483,7 @@ async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await retire(http, app_with_provider, hub, provider_account)
     source = str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
-    await TaskHubStore(server.tables, 4).close(hub, source)
+    await TaskHubStore(server.tables, 4).close(hub, deleting_from=source)
     before = await provider_account.list_artifacts(hub)
     async with client_of_server_with(
         storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 
 async def count_unclaimed_hubs(server: StateServer) -> int:
     """How many unclaimed task hubs there are by now; other tests share the storage."""
-    return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), "hub", 0)._count_unclaimed()
+    return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), 0)._count_unclaimed()
 
 
 @asynccontextmanager
@@ -123,7 +123,7 @@ async def test_the_count_is_read_again_after_a_while(server: StateServer) -> Non
     """Another server, or an administrator, may have changed it."""
     seconds = 0.0
     limit = UnclaimedTaskHubLimit(
-        server.tables.client(TASK_HUBS_TABLE), "hub", await count_unclaimed_hubs(server) + 1, lambda: seconds
+        server.tables.client(TASK_HUBS_TABLE), await count_unclaimed_hubs(server) + 1, lambda: seconds
     )
     assert [await limit.admit() for _ in range(3)] == [True, False, False], "nobody else registered one, but this did"
     seconds = COUNT_MAX_AGE_SECONDS - 1
@@ -297,7 +297,7 @@ async def test_more_events_than_one_read_returns_are_all_recorded(
     token: str | None = None
     found = 0
     while True:
-        page = await store.list_page(record, None, None, 1000, token)
+        page = await store.list_page(record, top=1000, token=token)
         found, token = found + len(page.items), page.continuation_token
         if token is None:
             break

@@ -295,9 +295,9 @@ async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
     lease = ProbeStore.acquire_lease
     waits, done = asyncio.Event(), asyncio.Event()
 
-    async def held_by_another(self: ProbeStore, *arguments: Any) -> Lease | None:
+    async def held_by_another(self: ProbeStore, *arguments: Any, **times: Any) -> Lease | None:
         if waits.is_set():
-            return await lease(self, *arguments)
+            return await lease(self, *arguments, **times)
         waits.set()
         await done.wait()
         return None

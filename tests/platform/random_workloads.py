@@ -120,7 +120,7 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     ports = EmulatorPorts(*free_ports(3))
     with tempfile.TemporaryDirectory() as name, storage_emulator(ports, None):
-        storage, folder = StorageSettings.model_validate({"connection_string": ports.connection()}), Path(name)
+        storage, folder = StorageSettings.model_validate({"connection_string": ports.connection_string()}), Path(name)
         if given.only is None:
             report = asyncio.run(run_workloads(storage, folder, seed, given.seconds))
         else:

@@ -161,7 +161,7 @@ def test_an_emulator_whose_port_is_taken_is_not_started(service: str, place: int
             tmp_path,
         )
     assert done.returncode == 1
-    assert f"something else listens on port {emulator[place]}, where its {service} service belongs" in done.stderr
+    assert f"another process listens on port {emulator[place]}, which its {service} service needs" in done.stderr
     assert not any(is_listening(HOST, port) for port in emulator)
 
 

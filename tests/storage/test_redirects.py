@@ -18,7 +18,8 @@ from state_api.backends.protocols import Artifact, ArtifactKind, Backend, Backen
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_artifacts import StorageArtifactStore
 from state_api.domain.instants import Instant
-from state_api.settings import Settings, StorageSettings, TaskHubConnections, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.builders import event
 from tests.conftest import new_hub_name
 
@@ -35,7 +36,7 @@ class RedirectingServer:
 
     @property
     def settings(self) -> StorageSettings:
-        connection = emulator_connection_string(HOST, self.port, self.port, self.port)
+        connection = EmulatorPorts(self.port, self.port, self.port).connection_string(HOST)
         return StorageSettings.model_validate({"connection_string": connection})
 
 

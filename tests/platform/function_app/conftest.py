@@ -27,7 +27,7 @@ class Azurite:
 
     @property
     def connection(self) -> str:
-        return self._ports.connection()
+        return self._ports.connection_string()
 
     @property
     def settings(self) -> StorageSettings:
