@@ -25,7 +25,7 @@ from harness.dependency_groups import read_dependency_group
 
 ROOT = Path(__file__).parent.parent
 HASH = f"--hash=sha256:{'0' * 64}"
-DIRECT = "# via safe-deploy (pyproject.toml:cli)"
+DIRECT = "safe-deploy (pyproject.toml:cli)"
 COMMIT = "d23441a48e516b6c34aea4fa41551a30e30af803"
 LOCK_FILES_INSTALLED_HERE = [
     path for path in find_lock_files() if path.stem not in ("requirements-audit", "requirements-functions")
@@ -79,11 +79,11 @@ def installed_version(name: str) -> str | None:
     ("requirement", "lock", "problem"),
     [
         ("odd==1.0", f"odd==1.0 {HASH}", None),
-        ("odd==1.0", f"odd==1.0 \\\n    {HASH} \\\n    {HASH}\n    {DIRECT}", None),
+        ("odd==1.0", f"odd==1.0 \\\n    {HASH} \\\n    {HASH}\n    # via {DIRECT}", None),
         ("Odd_One==1.0", f"odd-one==1.0 {HASH}", None),
         (
             "odd==1.0",
-            f"odd==1.0 {HASH}\neven==2.0 \\\n    {HASH}\n    # via\n    #   odd\n    #   {DIRECT.removeprefix('# via ')}",
+            f"odd==1.0 {HASH}\neven==2.0 \\\n    {HASH}\n    # via\n    #   odd\n    #   {DIRECT}",
             "even is not a requirement of the dependency group any more",
         ),
         ("odd==1.0", f"odd==1.0 {HASH}\neven==2.0 \\\n    {HASH}\n    # via odd", None),
