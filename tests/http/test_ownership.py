@@ -255,7 +255,7 @@ async def test_the_management_api_is_not_asked_because_asking_creates_the_task_h
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
-        return await running.answer(request)
+        return await running.handle(request)
 
     running = management.FakeFunctionApp("")
     async with management.serve_http(answer) as origin:
