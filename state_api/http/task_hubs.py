@@ -74,7 +74,7 @@ async def list_instances(
 ) -> InstancesResponse:
     """The instances of a task hub, the active ones first, of these the oldest first. A page can be short, even empty,
     and still have a continuationToken: the end is where there is none."""
-    record, page = await services.inspection.list_instances(hub, active, status, top, token)
+    record, page = await services.inspection.list_instances(hub, active=active, status=status, top=top, token=token)
     return InstancesResponse(
         task_hub=record.name,
         instances=[InstanceResponse.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],
