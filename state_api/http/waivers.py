@@ -1,4 +1,4 @@
-"""Waivers: instances that may stay active, and messages that do not block, on record."""
+"""Waivers: an operator exempts an instance, or messages that nothing explains, from blocking a slot, on record."""
 
 from typing import Annotated
 
@@ -27,8 +27,9 @@ async def post_waiver(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Let one instance stay active, or messages that nothing explains not block, until the waiver expires."""
-    changed = await services.releases.add_waiver(app, body.waiver(caller.name), caller, precondition)
+    """Exempt one active instance, or invisible messages that nothing explains, from the verdict until the waiver
+    expires."""
+    changed = await services.releases.add_waiver(app, body.to_waiver(caller.name), caller, precondition)
     return app_response(changed, services, response)
 
 
@@ -47,11 +48,11 @@ async def delete_waiver(
     response: Response,
     instance_id: Annotated[InstanceId | None, Query(alias="instanceId")] = None,
     unexplained_messages: Annotated[
-        bool, Query(alias="unexplainedMessages", description="In place of instanceId: the waiver of messages.")
+        bool, Query(alias="unexplainedMessages", description="Instead of instanceId: the waiver for messages.")
     ] = False,
 ) -> AppResponse:
-    """Take a waiver back: what it was for blocks again."""
+    """Remove a waiver. The instance or the messages block again."""
     if (instance_id is None) is not unexplained_messages:
-        raise InvalidRequest("name the waiver to take back: instanceId, or unexplainedMessages=true")
+        raise InvalidRequest("say which waiver to remove: set either instanceId or unexplainedMessages=true")
     changed = await services.releases.remove_waiver(app, task_hub, instance_id, caller, precondition)
     return app_response(changed, services, response)

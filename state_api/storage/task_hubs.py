@@ -131,7 +131,9 @@ class TaskHubStore:
                     taskHub=task_hub,
                     app=record.app,
                 )
-            return replace(record, app=claim.app, run_id=claim.run_id, proof=record.proof if claim.proof is None else claim.proof)
+            return replace(
+                record, app=claim.app, run_id=claim.run_id, proof=record.proof if claim.proof is None else claim.proof
+            )
 
         record = await self._update_record(task_hub, claimed)
         self._unclaimed.invalidate_cache()
