@@ -67,7 +67,7 @@ _STATUS_BY_ERROR: list[tuple[type[errors.StateError], int]] = [
 PROBLEM_CODES = {
     "InvalidRequest": "The request is invalid; `errors` or `detail` say where.",
     "Unauthorized": "The request has no key, or one that this server does not know.",
-    "Forbidden": "The role or the apps of the key do not allow this; a server without keys answers requests to localhost only.",
+    "Forbidden": "The role or apps of the key do not allow this; without keys, the server answers requests to localhost only.",
     "NotFound": "There is nothing at this address.",
     "AppNotFound": "The app does not exist.",
     "SlotNotFound": "The app has no slot with this name.",
@@ -81,7 +81,7 @@ PROBLEM_CODES = {
     "TaskHubClaimed": "An app has claimed the task hub; only Cleanup of that app removes its records.",
     "TaskHubNotDrained": "The task hub has active instances, or had some a moment ago; `reasons` say which.",
     "AppNotDrained": "A slot of the app is not drained; `reasons` say why.",
-    "CleanupRequired": "The app has retired task hubs, named in `taskHubs`; call Cleanup first, which removes their records.",
+    "CleanupRequired": "The app has retired task hubs, named in `taskHubs`; call Cleanup to remove their records.",
     "SwapMismatch": "The slot or the open deployment does not have the task hub that the request names.",
     "SwapPending": "A swap is pending; `pendingSwap` says who began it. Report its outcome with PostSwap.",
     "ProbeNotConfigured": "The app does not say where its task hubs live; set `taskHubs` with PutApp.",

@@ -31,7 +31,7 @@ class TaskHubResponse(ResponseModel):
     task_hub: str
     app: str | None = Field(description="The app that has claimed the task hub.")
     proof: OwnershipProofResponse | None = Field(
-        description="The proof that the task hub belongs to the app at its provider. Cleanup deletes nothing without it."
+        description="The proof that the task hub belongs to the app at its provider. Cleanup deletes nothing else."
     )
     slot: str | None = Field(description="The slot that has the task hub now.")
     closed: bool = Field(
@@ -108,8 +108,8 @@ class InstanceResponse(ResponseModel):
     finished_at: Timestamp | None
     outcome: RuntimeStatus | None
     reason: str | None = Field(
-        description="Why the instance failed or was terminated, as one line. Null for keys with the role reader, because "
-        "it can contain data of the app."
+        description="Why the instance failed or was terminated, as one line. Null for the role reader, because it "
+        "can contain data of the app."
     )
     last_event_at: Timestamp
     source: EvidenceSource
