@@ -67,7 +67,7 @@ _STATUS_BY_ERROR: list[tuple[type[errors.StateError], int]] = [
 PROBLEM_CODES = {
     "InvalidRequest": "The request is invalid; `errors` or `detail` say where.",
     "Unauthorized": "The request has no key, or one that this server does not know.",
-    "Forbidden": "The role or apps of the key do not allow this; without keys, the server answers requests to localhost only.",
+    "Forbidden": "The role or apps of the key do not allow this; without keys, the server answers to localhost only.",
     "NotFound": "There is nothing at this address.",
     "AppNotFound": "The app does not exist.",
     "SlotNotFound": "The app has no slot with this name.",
