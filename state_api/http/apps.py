@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
+from state_api.domain.releases.commands import AbandonCommand, DeleteAppCommand
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ACROSS_APPS, CallerDependency, VisibleApps
 from state_api.http.dependencies import (
     ContinuationToken,
@@ -78,8 +79,8 @@ async def put_app(
 ) -> AppResponse:
     """Register or correct an app: its slots, its policy, and where its task hubs live."""
     if body.app is not None and body.app.lower() != app.lower():
-        raise InvalidRequest(f"the body names app {body.app[:60]!r}, but the address names {app}: send the same name")
-    changed = await services.releases.register_app(app, body.to_registration(), caller, precondition)
+        raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
+    changed = await services.releases.register_app(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -96,8 +97,8 @@ async def delete_app(
     precondition: PreconditionDependency,
     response: Response,
 ) -> DeletedAppResponse:
-    """Delete an app whose slots are drained. The server keeps its audit log and its claims on task hubs."""
-    deleted = await services.releases.delete_app(app, caller, precondition)
+    """Delete an app whose slots are drained. Its audit log and the claims on its task hubs stay."""
+    deleted = await services.releases.delete_app(app, DeleteAppCommand(caller=caller), precondition)
     response.headers["ETag"] = etag(deleted)
     return DeletedAppResponse.of(deleted)
 
@@ -144,9 +145,8 @@ async def post_staging(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Record that a new version with its own task hub will be deployed into the slot, which must be drained. Opens a
-    deployment for the caller's pipeline run."""
-    changed = await services.releases.stage_task_hub(app, body.to_command(), caller, precondition)
+    """Put a new task hub into the slot, which must be drained, and open a deployment for the caller's run."""
+    changed = await services.releases.stage_task_hub(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -165,8 +165,9 @@ async def delete_staging(
     response: Response,
     slot: SlotName = STAGING,
 ) -> AppResponse:
-    """Abandon the open deployment of this task hub. The task hub stays in the slot and must drain like any other."""
-    changed = await services.releases.abandon_deployment(app, task_hub, slot, caller, precondition)
+    """Abandon the open deployment of this task hub. The hub stays in the slot and must drain like any other."""
+    command = AbandonCommand(caller=caller, task_hub=task_hub, slot=slot)
+    changed = await services.releases.abandon_deployment(app, command, precondition)
     return app_response(changed, services, response)
 
 
@@ -186,8 +187,8 @@ async def post_swap(
 ) -> AppResponse:
     """Record a swap of production and the slot, provided the slot holds this task hub. A rollback is a swap back.
 
-    Send `Pending` before the swap in Azure, and `Done` or `Failed` after it. Nothing can be staged in between."""
-    changed = await services.releases.swap_slots(app, body.to_command(), caller, precondition)
+    In two steps: `Pending` before the platform's swap, then `Done` or `Failed`. In between nothing can be staged."""
+    changed = await services.releases.swap_slots(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -207,9 +208,7 @@ async def cleanup(
 ) -> CleanupResponse:
     """Remove the records of every retired task hub that is drained and, if requested, its artifacts at the provider."""
     cleanup_request = body or CleanupRequest()
-    changed, results = await services.cleanup.clean_up(
-        app, cleanup_request.dry_run, cleanup_request.delete_task_hubs, caller, precondition
-    )
+    changed, outcomes = await services.cleanup.clean_up(app, cleanup_request.to_command(caller), precondition)
     response.headers["ETag"] = etag(changed)
     return CleanupResponse(
         app=AppResponse.of(changed, services.clock.now()),

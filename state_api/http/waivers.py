@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.releases.commands import RemoveWaiverCommand
 from state_api.http.auth import DEPLOY, CallerDependency
 from state_api.http.dependencies import PreconditionDependency, ServicesDependency, app_response, responses_with_etag
 from state_api.http.requests import AppName, InstanceId, TaskHubName, WaiverRequest
@@ -27,9 +28,8 @@ async def post_waiver(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Exempt one active instance, or invisible messages that nothing explains, from the verdict until the waiver
-    expires."""
-    changed = await services.releases.add_waiver(app, body.to_waiver(caller.name), caller, precondition)
+    """Let one instance stay active, or messages that nothing explains not block, until the waiver expires."""
+    changed = await services.releases.add_waiver(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -53,6 +53,7 @@ async def delete_waiver(
 ) -> AppResponse:
     """Remove a waiver. The instance or the messages block again."""
     if (instance_id is None) is not unexplained_messages:
-        raise InvalidRequest("say which waiver to remove: set either instanceId or unexplainedMessages=true")
-    changed = await services.releases.remove_waiver(app, task_hub, instance_id, caller, precondition)
+        raise InvalidRequest("name the waiver to take back: instanceId, or unexplainedMessages=true")
+    command = RemoveWaiverCommand(caller=caller, task_hub=task_hub, instance_id=instance_id)
+    changed = await services.releases.remove_waiver(app, command, precondition)
     return app_response(changed, services, response)
