@@ -79,7 +79,7 @@ async def put_app(
 ) -> AppResponse:
     """Register or correct an app: its slots, its policy, and where its task hubs live."""
     if body.app is not None and body.app.lower() != app.lower():
-        raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
+        raise InvalidRequest(f"the body names app {body.app[:60]!r}, but the address names {app}: send the same name")
     changed = await services.releases.register_app(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -97,7 +97,7 @@ async def delete_app(
     precondition: PreconditionDependency,
     response: Response,
 ) -> DeletedAppResponse:
-    """Delete an app whose slots are drained. Its audit log and the claims on its task hubs stay."""
+    """Delete an app whose slots are drained. The server keeps its audit log and its claims on task hubs."""
     deleted = await services.releases.delete_app(app, DeleteAppCommand(caller=caller), precondition)
     response.headers["ETag"] = etag(deleted)
     return DeletedAppResponse.of(deleted)
@@ -145,7 +145,8 @@ async def post_staging(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Put a new task hub into the slot, which must be drained, and open a deployment for the caller's run."""
+    """Record that a new version with its own task hub will be deployed into the slot, which must be drained. Opens a
+    deployment for the caller's pipeline run."""
     changed = await services.releases.stage_task_hub(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -165,7 +166,7 @@ async def delete_staging(
     response: Response,
     slot: SlotName = STAGING,
 ) -> AppResponse:
-    """Abandon the open deployment of this task hub. The hub stays in the slot and must drain like any other."""
+    """Abandon the open deployment of this task hub. The task hub stays in the slot and must drain like any other."""
     command = AbandonCommand(caller=caller, task_hub=task_hub, slot=slot)
     changed = await services.releases.abandon_deployment(app, command, precondition)
     return app_response(changed, services, response)
@@ -187,7 +188,7 @@ async def post_swap(
 ) -> AppResponse:
     """Record a swap of production and the slot, provided the slot holds this task hub. A rollback is a swap back.
 
-    In two steps: `Pending` before the platform's swap, then `Done` or `Failed`. In between nothing can be staged."""
+    Send `Pending` before the swap in Azure, and `Done` or `Failed` after it. Nothing can be staged in between."""
     changed = await services.releases.swap_slots(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -208,7 +209,7 @@ async def cleanup(
 ) -> CleanupResponse:
     """Remove the records of every retired task hub that is drained and, if requested, its artifacts at the provider."""
     cleanup_request = body or CleanupRequest()
-    changed, outcomes = await services.cleanup.clean_up(app, cleanup_request.to_command(caller), precondition)
+    changed, results = await services.cleanup.clean_up(app, cleanup_request.to_command(caller), precondition)
     response.headers["ETag"] = etag(changed)
     return CleanupResponse(
         app=AppResponse.of(changed, services.clock.now()),

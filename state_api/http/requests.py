@@ -112,13 +112,13 @@ class WaiverRequest(_RequestModel):
     )
 
     def to_command(self, caller: Caller) -> WaiveCommand:
-        """Raises InvalidRequest."""
+        """Raises InvalidRequest unless the waiver is for either one instance or messages, and its time is valid."""
         try:
             expires_at = parse_instant(self.expires_at)
         except ValueError:
             raise InvalidRequest("expiresAt must be an RFC 3339 time, such as 2027-01-31T12:00:00Z") from None
         if (self.instance_id is None) == (self.unexplained_messages is None):
-            raise InvalidRequest("a waiver is for one instance or for messages: give instanceId or unexplainedMessages")
+            raise InvalidRequest("a waiver is for one instance or for messages: set instanceId or unexplainedMessages")
         return WaiveCommand(
             caller=caller,
             reason=self.reason,
@@ -245,7 +245,8 @@ class AppRequest(_RequestModel):
         return slots
 
     def to_command(self, caller: Caller) -> RegisterCommand:
-        sent = self.task_hubs
+        """Raises InvalidRequest if a tracking store is incomplete or not possible with the provider."""
+        provider_config = self.task_hubs
         return RegisterCommand(
             caller=caller,
             slots={

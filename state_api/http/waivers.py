@@ -28,7 +28,8 @@ async def post_waiver(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Let one instance stay active, or messages that nothing explains not block, until the waiver expires."""
+    """Exempt one active instance, or invisible messages that nothing explains, from the verdict until the waiver
+    expires."""
     changed = await services.releases.add_waiver(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -53,7 +54,7 @@ async def delete_waiver(
 ) -> AppResponse:
     """Remove a waiver. The instance or the messages block again."""
     if (instance_id is None) is not unexplained_messages:
-        raise InvalidRequest("name the waiver to take back: instanceId, or unexplainedMessages=true")
+        raise InvalidRequest("say which waiver to remove: set either instanceId or unexplainedMessages=true")
     command = RemoveWaiverCommand(caller=caller, task_hub=task_hub, instance_id=instance_id)
     changed = await services.releases.remove_waiver(app, command, precondition)
     return app_response(changed, services, response)
