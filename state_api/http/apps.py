@@ -70,6 +70,7 @@ async def get_app(app: AppName, services: ServicesDependency, response: Response
     responses=responses_with_etag(400, 401, 403, 409, 412, 413, 415, 503),
 )
 async def put_app(
+    *,
     app: AppName,
     body: AppRequest,
     services: ServicesDependency,
@@ -91,6 +92,7 @@ async def put_app(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_app(
+    *,
     app: AppName,
     services: ServicesDependency,
     caller: CallerDependency,
@@ -110,6 +112,7 @@ async def delete_app(
     responses=problem_responses(400, 401, 403, 404, 503),
 )
 async def get_staging_status(
+    *,
     app: AppName,
     request: Request,
     services: ServicesDependency,
@@ -138,6 +141,7 @@ async def get_staging_status(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_staging(
+    *,
     app: AppName,
     body: StagingRequest,
     services: ServicesDependency,
@@ -158,6 +162,7 @@ async def post_staging(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_staging(
+    *,
     app: AppName,
     task_hub: Annotated[TaskHubName, Query(alias="taskHub")],
     services: ServicesDependency,
@@ -179,6 +184,7 @@ async def delete_staging(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_swap(
+    *,
     app: AppName,
     body: SwapRequest,
     services: ServicesDependency,
@@ -200,6 +206,7 @@ async def post_swap(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def cleanup(
+    *,
     app: AppName,
     services: ServicesDependency,
     caller: CallerDependency,

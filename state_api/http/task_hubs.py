@@ -64,6 +64,7 @@ async def delete_task_hub(hub: TaskHubName, services: ServicesDependency, caller
     responses=problem_responses(400, 401, 403, 404, 503),
 )
 async def list_instances(
+    *,
     hub: VisibleTaskHub,
     request: Request,
     services: ServicesDependency,

@@ -21,6 +21,7 @@ router = APIRouter(prefix="/api/apps", tags=["apps"])
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_waiver(
+    *,
     app: AppName,
     body: WaiverRequest,
     services: ServicesDependency,
@@ -41,6 +42,7 @@ async def post_waiver(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_waiver(
+    *,
     app: AppName,
     task_hub: Annotated[TaskHubName, Query(alias="taskHub")],
     services: ServicesDependency,
