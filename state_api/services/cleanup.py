@@ -14,6 +14,7 @@ from state_api.backends.protocols import (
     backend_id_of,
 )
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode
 from state_api.domain.readiness.verdict import Verdict
@@ -21,7 +22,6 @@ from state_api.domain.releases.apps import App, Caller, RetiredHub
 from state_api.domain.releases.staging import find_hubs_kept_by_retention
 from state_api.domain.task_hubs.ownership import explain_not_owned
 from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
-from state_api.services.probe_requests import VerificationMode
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
 
@@ -199,10 +199,10 @@ class Cleanup:
         app = await _app_for_verdict(request.app, hub, artifacts)
         if artifacts is None:
             return await self._readiness.assess_task_hub(
-                app, retired.task_hub, replace(request.verification, verify=VerificationMode.CACHED)
+                app, retired.task_hub, replace(request.verification, mode=VerificationMode.CACHED)
             )
         now = await self._readiness.start_verification(VerificationMode.FRESH)
-        verification = replace(request.verification, verify=VerificationMode.FRESH, requested_at=now.requested_at)
+        verification = replace(request.verification, mode=VerificationMode.FRESH, requested_at=now.requested_at)
         return await self._readiness.assess_task_hub(app, retired.task_hub, verification)
 
     def _is_backend_confirmed(self, hub: TaskHubRecord, app: App) -> bool:

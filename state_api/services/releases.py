@@ -11,6 +11,7 @@ from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskH
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key, hub_key
 from state_api.domain.readiness.exemptions import Waiver
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.releases.apps import App, Caller, ProviderConfig, Transition
 from state_api.domain.releases.deletion import check_app_deletable, delete_app
 from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
@@ -28,7 +29,6 @@ from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import ProofBasis, TaskHubClaim
 from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
-from state_api.services.probe_requests import VerificationMode
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 

@@ -13,7 +13,8 @@ from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
 from state_api.domain.instants import Instant, instant_from, parse_instant, seconds
-from state_api.services.probe_requests import ProbeOutcome, ProbeRequest
+from state_api.domain.readiness.plan import ProbeOutcome
+from state_api.services.probe_requests import ProbeRequest
 from state_api.services.verification import Verifier
 from state_api.settings import Settings, StorageSettings
 from state_api.storage.probes import ProbeStore
