@@ -16,13 +16,13 @@ from azure.data.tables.aio import TableServiceClient
 from bench.event_stream import encode_events, event
 from bench.load_generator import LoadError, build_get_request, build_post_request, connections, deliver_until_accepted
 from bench.storage import Emulator, RawTables, run_emulator
+from harness.state_server import ServerProcess, run_server
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
 from state_api.domain.task_hubs.lifecycle import Finished, Instance, RuntimeStatus, Started
 from state_api.storage.instance_keys import shard_of
 from state_api.storage.instance_rows import instance_row
 from state_api.storage.tables import instance_table_name
-from tests.server.server_process import ServerProcess, run_server
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 SIZES = (1_000, 10_000)
 FULL_SIZES = (1_000, 10_000, 50_000)
@@ -68,7 +68,7 @@ class BenchEnvironment:
         self.proxy.clear()
         began = time.perf_counter()
         answer = await question
-        return answer, VerdictCost(time.perf_counter() - began, self.proxy.count()[0])
+        return answer, VerdictCost(time.perf_counter() - began, self.proxy.count_requests_and_rows()[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,11 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
     """Task hubs of these sizes behind one server, with the delay already on every request that it makes."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        proxy = await stack.enter_async_context(storage_proxy(storage.settings))
+        proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
         connection = proxy.settings.connection_string
         assert connection is not None
         more = {"STATE_SHARDS": str(SHARD_COUNT), _CONNECTION_SETTING: connection.get_secret_value()}
-        server = stack.enter_context(run_server(proxy.settings, folder, more=more))
+        server = stack.enter_context(run_server(proxy.settings, folder, extra_settings=more))
         service = TableServiceClient.from_connection_string(connection.get_secret_value())
         await stack.enter_async_context(service)
         tables = await stack.enter_async_context(RawTables(storage.connection))
@@ -139,7 +139,7 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
         ]
         for hub in hubs:
             await _fill_tables(hub, tables)
-        proxy.before = delay_request
+        proxy.before_request = delay_request
         yield hubs
 
 
@@ -188,7 +188,7 @@ def _finished_instance(instance_id: str) -> Instance:
 
 
 def _provider_row(hub: str, instance_id: str, status: str) -> dict[str, Any]:
-    """A row of `{BenchTaskHub}Instances` (PLATFORM: Task hubs on Azure Storage). Not sorted by age: the ids are random."""
+    """A row of the provider's `{TaskHub}Instances` table. Rows are not in the order of age, because ids are random."""
     created = {"CreatedTime": _timestamp_ago(3600), "CreatedTime@odata.type": "Edm.DateTime"}
     updated = {"LastUpdatedTime": _timestamp_ago(3600), "LastUpdatedTime@odata.type": "Edm.DateTime"}
     ended = {"CompletedTime": _timestamp_ago(3600), "CompletedTime@odata.type": "Edm.DateTime", "Output": '"shipped"'}

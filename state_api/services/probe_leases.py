@@ -33,7 +33,7 @@ class ProbeLease:
     async def acquire(cls, probes: Probes, task_hub: str, clock: Clock) -> "ProbeLease | None":
         """Take the lease. None while another worker holds it."""
         now = clock.now()
-        lease = await probes.acquire_lease(task_hub, uuid.uuid4().hex, _expiry(now), now)
+        lease = await probes.acquire_lease(task_hub, uuid.uuid4().hex, until=_expiry(now), now=now)
         return None if lease is None else cls(probes, lease, clock)
 
     @property
@@ -49,7 +49,7 @@ class ProbeLease:
         self._released.set()
         # Not cancelled, because the outcome of the last renewal is needed to release the lease.
         await self._renewal
-        if not await self._probes.save_and_release(self._lease, result, scan, messages):
+        if not await self._probes.save_and_release(self._lease, result=result, scan=scan, message_state=messages):
             log.info("task hub %s: another worker has taken the probe over", self._lease.task_hub)
 
     async def _keep_renewed(self) -> None:

@@ -64,7 +64,7 @@ class Reconciler:
             return
         recorded = await asyncio.gather(*(self._instances.get(hub, instance.instance_id) for instance in active))
         if any(instance is not None and instance.source is EvidenceSource.EVENT for instance in recorded):
-            await self._task_hubs.record_seen(request.task_hub, request.backend_id)
+            await self._task_hubs.record_seen(request.task_hub, confirmed_backend=request.backend_id)
         if not sees_messages:
             shown = [
                 (before.started, instance)
@@ -150,10 +150,10 @@ class Reconciler:
             return hub is not None
         if not event_instance_found:
             # Of instances that have ended, the latest are purged last.
-            page = await self._instances.list_page(hub, False, None, _SAMPLE_SIZE, None)
+            page = await self._instances.list_page(hub, active=False, top=_SAMPLE_SIZE)
             latest = sorted(page.items, key=lambda instance: instance.last_event_at)[-LOOKUP_BATCH_SIZE:]
             observed = await backend.find_instances(request.task_hub, [instance.instance_id for instance in latest])
             event_instance_found = any(observed.values())
         if event_instance_found:
-            await self._task_hubs.record_seen(request.task_hub, request.backend_id)
+            await self._task_hubs.record_seen(request.task_hub, confirmed_backend=request.backend_id)
         return event_instance_found

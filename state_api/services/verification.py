@@ -73,7 +73,7 @@ class Verifier:
         except (BackendError, TimeoutError):
             return
         if any(observed.values()):
-            await self._task_hubs.record_seen(request.task_hub, request.backend_id)
+            await self._task_hubs.record_seen(request.task_hub, confirmed_backend=request.backend_id)
 
     async def probe_for_verdict(self, request: ProbeRequest) -> ProbeOutcome:
         """Verify a task hub for a verdict."""

@@ -74,7 +74,9 @@ class QuarantineStore:
 
     async def list_page(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
         """Those that could not be understood first, newest first; then the waiting ones by task hub, newest first."""
-        rows = await read_page(self._table, "PartitionKey ge @p", {"p": _PARTITION}, top, token, "quarantine")
+        rows = await read_page(
+            self._table, "PartitionKey ge @p", {"p": _PARTITION}, top=top, token=token, list_name="quarantine"
+        )
         return Page(tuple(_event_from_row(row) for row in rows.items), rows.continuation_token)
 
     async def list_waiting(self, task_hub: str, top: int) -> list[QuarantinedEvent]:
@@ -123,7 +125,7 @@ class QuarantineStore:
             except TimeoutError:
                 more = True
             except ResourceNotFoundError:
-                return PurgeResult(0, more=False)
+                return PurgeResult(0, has_more=False)
         return PurgeResult(await self._delete(found), more)
 
     async def _delete(self, keys: Sequence[tuple[str, str]]) -> int:

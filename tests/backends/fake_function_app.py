@@ -12,13 +12,14 @@ from urllib.parse import unquote, unquote_plus
 import pytest
 from aiohttp import web
 
+from harness.http_server import HOST, run_http_server
 from state_api.backends.management_api import ManagementApiBackend
+from state_api.backends.management_api_client import ManagementApiClient
 from state_api.backends.protocols import Backend, ObservedPage
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.task_hubs.lifecycle import ACTIVE_STATUSES, RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance
 from tests.builders import timestamp
-from tests.local_http_server import HOST, http_server
 
 SYSTEM_KEY = "s3cret-System-Key=="
 HUB = "OrdersHub"
@@ -136,7 +137,7 @@ def decode_path_as_extension(raw_path: str) -> str:
 @asynccontextmanager
 async def serve_http(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     """A server on loopback; yields its origin."""
-    async with http_server(answer, shutdown_timeout=0.1) as (port,):
+    async with run_http_server(answer, shutdown_timeout=0.1) as (port,):
         yield f"http://{HOST}:{port}"
 
 
@@ -155,7 +156,7 @@ async def function_app(anyio_backend: str) -> AsyncIterator[FakeFunctionApp]:
 async def open_management_backend(
     origin: str, key: str = SYSTEM_KEY, **more: Any
 ) -> AsyncIterator[ManagementApiBackend]:
-    made = ManagementApiBackend(origin, key, CONNECTION_NAME, **more)
+    made = ManagementApiBackend(ManagementApiClient(origin, key, CONNECTION_NAME, **more))
     try:
         yield made
     finally:

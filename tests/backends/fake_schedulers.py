@@ -15,7 +15,7 @@ from durabletask.entities import DurableEntity
 from durabletask.internal import orchestrator_service_pb2 as protocol
 from durabletask.testing import create_test_backend
 
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
 from state_api.backends import scheduler
 from state_api.backends.protocols import Backend, ObservedPage
 from state_api.backends.scheduler import SchedulerBackend

@@ -16,12 +16,13 @@ from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 from yarl import URL
 
+from harness.http_server import HOST, run_http_server
 from state_api.backends.protocols import BackendError, ReadFailure, TaskHubArtifacts
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_artifacts import StorageArtifactStore
-from state_api.settings import StorageSettings, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import provider_row
-from tests.local_http_server import HOST, http_server
 
 CONNECTION_NAME = "ShopStorage"
 ACCOUNT_KEY_START = "Eby8vdM02xNO"
@@ -208,11 +209,14 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
             return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
-    async with aiohttp.ClientSession(auto_decompress=False) as session, http_server(forward, len(SERVICES)) as ports:
+    async with (
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        run_http_server(forward, len(SERVICES)) as ports,
+    ):
         services.update(zip(ports, SERVICES, strict=True))
         yield (
             proxy := AccountProxy(
-                StorageSettings.model_validate({"connection_string": emulator_connection_string(HOST, *ports)})
+                StorageSettings.model_validate({"connection_string": EmulatorPorts(*ports).connection_string(HOST)})
             )
         )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.backends.protocols import Artifact, ArtifactKind, ReadFailure
 from state_api.emulator import EmulatorPorts
 from state_api.settings import StorageSettings, emulator_connection_string
@@ -64,9 +64,9 @@ async def test_a_refusal_names_the_role_that_is_missing(
         (ServiceFault(500, "InternalError"), ReadFailure.FAILED, "answers 500 (InternalError)", None),
         (ServiceFault(404, "Injected"), ReadFailure.FAILED, "answers 404 (Injected)", None),
         (ServiceFault(401, "InvalidAuthenticationInfo"), ReadFailure.DENIED, "(InvalidAuthenticationInfo)", None),
-        (ServiceFault(200), ReadFailure.FAILED, "does not answer as a storage account does", None),
+        (ServiceFault(200), ReadFailure.FAILED, "incomplete or unexpected response", None),
         (ServiceFault(CUT_CONNECTION), ReadFailure.FAILED, "cannot be reached", None),
-        (ServiceFault(HALF_RESPONSE), ReadFailure.FAILED, "does not answer as a storage account does", None),
+        (ServiceFault(HALF_RESPONSE), ReadFailure.FAILED, "incomplete or unexpected response", None),
     ],
     ids=lambda value: f"{value.status}{value.headers}" if isinstance(value, ServiceFault) else "",
 )
@@ -136,7 +136,7 @@ async def test_finding_takes_few_requests(account: RawAccount, storage: StorageS
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "no-such-account.invalid"])
 async def test_an_account_that_cannot_be_reached_is_told_with_its_setting(hub: str, address: str) -> None:
-    connection = EmulatorPorts(*free_ports(3)).connection(address)
+    connection = EmulatorPorts(*free_ports(3)).connection_string(address)
     async with open_artifacts(StorageSettings.model_validate({"connection_string": connection})) as artifacts:
         for kind in ArtifactKind:
             with raises_read_failure(
@@ -152,8 +152,8 @@ KEY = f"AccountKey={ACCOUNT_KEY_START}"
     ("connection", "kind", "part"),
     [
         ("AccountName=shop;TableEndpoint=http://127.0.0.1:1/shop", ArtifactKind.QUEUE, "add QueueEndpoint"),
-        (emulator_connection_string("127.0.0.1", 1, 2), ArtifactKind.CONTAINER, "add BlobEndpoint"),
-        (emulator_connection_string("127.0.0.1", 1, None, 2), ArtifactKind.QUEUE, "add QueueEndpoint"),
+        (emulator_connection_string("127.0.0.1", 1, queue_port=2), ArtifactKind.CONTAINER, "add BlobEndpoint"),
+        (emulator_connection_string("127.0.0.1", 1, blob_port=2), ArtifactKind.QUEUE, "add QueueEndpoint"),
         ("BlobEndpoint=https://shop.example;SharedAccessSignature=sig", ArtifactKind.TABLE, "add TableEndpoint"),
         (KEY, ArtifactKind.TABLE, "add TableEndpoint to it, or AccountName and AccountKey"),
         ("AccountName=shop", ArtifactKind.TABLE, "is not complete"),

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from state_api.backends.azure_storage import AzureStorageBackend
+from harness.storage_proxy import StorageProxy, run_storage_proxy
+from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.exemptions import Exemptions
@@ -15,7 +16,6 @@ from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.settings import SettingsError, StorageSettings
 from tests.backends.azure_storage_task_hub import ACTIVE_STATUSES, ENDED_STATUS_NAMES, ProviderTaskHub
 from tests.conftest import new_hub_name
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ async def provider(storage: StorageSettings, hub: str, anyio_backend: str) -> As
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 
@@ -303,7 +303,7 @@ async def test_a_hub_without_tables_is_missing(backend: AzureStorageBackend, hub
 
 async def test_a_shared_tracking_store_shows_only_the_rows_of_the_hub(storage: StorageSettings, hub: str) -> None:
     prefix = new_hub_name()
-    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", storage, "TRACKING", prefix)
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", TrackingStore(storage, "TRACKING", prefix))
     async with ProviderTaskHub(storage, hub, f"{prefix}Instances") as ours:
         await ours.create()
         await ours.put("ours", "Running")

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from dev.local_processes import free_port, stop_after, wait_until
+from harness.processes import free_port, stop_after, wait_until
 from state_api.settings import StorageSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,8 +25,9 @@ ENDED_STATUSES = ("Completed", "Failed", "Terminated")
 
 @dataclass
 class Topic:
-    """An endpoint that takes what a topic takes, and remembers it. `before_response` runs before an event is answered; it may
-    say with which status."""
+    """An endpoint that records the events posted to it, as an Event Grid topic would receive them.
+
+    `before_response` runs before each response and may return its HTTP status."""
 
     url: str
     events: list[dict[str, Any]] = field(default_factory=list)

@@ -24,10 +24,10 @@ before = set(sys.modules)
 import function_app
 from state_api.app import StateServer
 from state_api.domain.releases.apps import ProviderConfig
-from state_api.settings import Connections, Settings, StorageSettings
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.backends.protocols import BackendError
 # The managed identity and the transport are loaded when they are first needed.
-connections = Connections({
+connections = TaskHubConnections({
     "STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
     "STATE_TASKHUBS_SHOP": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
     "QueueEndpoint=http://127.0.0.1:9/a;BlobEndpoint=http://127.0.0.1:9/a",
@@ -36,12 +36,12 @@ uri = "https://account.table.core.windows.net"
 server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), connections=connections))
 
 async def use():
-    scheduler = server.backends.of(ProviderConfig("scheduler", "STATE_TASKHUBS_SCHEDULER"))
-    storage = server.backends.of(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
-    storage._account.queues()  # it is asked only after the tables have answered
-    for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41")):
+    scheduler = server.backends.backend_for(ProviderConfig("scheduler", "STATE_TASKHUBS_SCHEDULER"))
+    storage = server.backends.backend_for(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
+    storage._account.queues()  # A backend uses the queues only after the tables have answered.
+    for request in (scheduler.find_instances("v41", ["1"]), storage.artifacts.find_artifacts("v41")):
         try:
-            await asked
+            await request
         except BackendError:
             pass
     await server.close()

@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dev.local_processes import stop_after, wait_until
+from harness.processes import stop_after, wait_until
+from harness.state_server import ROOT, ServerProcess, run_server
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
 from tests.pipelines.ci_machine import KEYS, Machine, PipelineApp
 from tests.pipelines.workflow_releases import ReleaseRunner
-from tests.server.server_process import ROOT, ServerProcess, run_server
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def state_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFact
 def fork_server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a process serves that has imported `safe_deploy`."""
     address = tmp_path_factory.mktemp("warm") / "socket"
-    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server_address", address], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server", address], cwd=ROOT)
     with stop_after(process):
         wait_until(lambda: address.exists() or process.poll() is not None, "it serves")
         yield address

@@ -132,15 +132,18 @@ class TaskHubDriver:
         which it was. Raises TimeoutError that says what is left."""
         deadline = time.monotonic() + _DRAIN_TIMEOUT_SECONDS
         while True:
-            messages = await self.storage.count_messages()
+            before = await self.storage.look()
+            drained_at = time.monotonic()
             (active, _) = await self.retry_until_answered(self.worker.list_active)
-            if not active and messages.count <= self.timers_to_come():
-                # Nothing was on its way, and then nothing was active. A look in between could miss a hand-over.
-                drained_at = time.monotonic()
-                if not (await self.retry_until_answered(self.worker.list_active))[0]:
-                    return drained_at
+            after = await self.storage.look()
+            # The queues are read one by one, so a message can move from one that is still to be read to one that was
+            # read before. Whatever takes a message writes a row first, so unchanged rows prove that none moved.
+            unchanged = before.rows == after.rows
+            if unchanged and not active and not before.active and before.count <= self.timers_to_come():
+                return drained_at
             if time.monotonic() > deadline:
-                raise TimeoutError(f"does not drain: {active}, {messages}: {await self.storage.describe()}")
+                shown = await self.storage.describe()
+                raise TimeoutError(f"does not drain: {active}, {before.count} messages: {shown}")
             for one in active:
                 await self._end_instance(one)
             await asyncio.sleep(0.1)

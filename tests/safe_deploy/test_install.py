@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dev.check_pins import parse_requirements
+from harness.state_server import ROOT, ServerProcess
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.processes import CliResult
-from tests.server.server_process import ROOT, ServerProcess
 
 PACKAGE = "safe-deploy"
 # Imports every module, and says whose modules are there then, and which of the packages depend on which.
