@@ -279,7 +279,7 @@ async def test_a_result_is_used_again_while_it_is_young(
     assert (await get_staging(http, app))["evidence"]["probe"] == first
     assert (await get_staging(http, app, verify="none"))["ready"]
     fresh = (await get_staging(http, app, verify="fresh"))["evidence"]["probe"]
-    assert fresh["checkedAt"] > first["checkedAt"]
+    assert fresh["beganAt"] > first["beganAt"]
     clock.advance(121)
     assert reason_codes(await get_staging(http, app, verify="none")) == ["ProbeStale"]
     assert (await get_staging(http, app))["ready"]
