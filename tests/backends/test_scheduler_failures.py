@@ -88,15 +88,6 @@ async def test_an_error_says_what_to_mend(code: str, trouble: ReadFailure, words
             assert not any(secret in caught.value.message for secret in ("do-not-tell", "127.0.0.1", "\n"))
 
 
-@pytest.mark.parametrize(("told", "wait"), [("7", 7), ("soon", None), ("-1", None)])
-async def test_a_throttled_call_tells_how_long_to_wait(told: str, wait: int | None) -> None:
-    own = RefusingScheduler(grpc.StatusCode.RESOURCE_EXHAUSTED, ("other", "1"), ("retry-after", told))
-    async with open_backend_of(own) as backend:
-        with pytest.raises(BackendError) as caught:
-            await backend.find_instances(HUB, ["one"])
-    assert (caught.value.failure, caught.value.retry_after) == (ReadFailure.THROTTLED, wait)
-
-
 async def test_a_scheduler_that_keeps_silent_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
         over = threading.Event()
