@@ -71,7 +71,7 @@ class Releases:
         with, so it shows nothing of other apps. Raises InvalidRequest for a foreign token."""
         keys = sorted({app_key(name) for name in names})
         if token is not None and token not in keys:
-            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+            raise InvalidRequest("the continuationToken is not from this list; send the request again without it")
         start = keys.index(AppKey(token)) if token is not None else 0
         apps = await asyncio.gather(*(self._apps.get(key) for key in keys[start : start + top]))
         following = keys[start + top] if start + top < len(keys) else None
