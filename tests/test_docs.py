@@ -25,7 +25,7 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS
 from state_api.domain.releases import waivers
 from state_api.domain.releases.apps import ProviderConfig
-from state_api.domain.releases.swaps import SwapOutcome
+from state_api.domain.releases.commands import SwapOutcome
 from state_api.domain.task_hubs import reconciliation
 from state_api.http import events, middleware, problems, requests
 from state_api.http.auth import ANONYMOUS_PATHS

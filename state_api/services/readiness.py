@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from state_api.domain.errors import AppNotFound
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity, OpenDeployment, OpenSwap, ProbeResult
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
+from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, PriorHub, ProviderConfig, Slot
-from state_api.domain.releases.staging import find_blocking_deployment
+from state_api.domain.releases.checks import check_slot_exists, find_blocking_deployment
 from state_api.services.ports import Apps, Clock
 from state_api.services.probe_requests import ProbeOutcome, ProbeRequest, RecordedState, VerificationMode
 from state_api.services.verification import PROBE_TIMEOUT_SECONDS, Verifier
@@ -104,7 +104,9 @@ class Readiness:
     ) -> tuple[SlotStatus, Mapping[str, ProbeOutcome]]:
         app = await self._apps.get(app_name)
         if app is None:
-            raise AppNotFound(f"there is no app {app_name}; the first PostStaging or PutApp makes it", app=app_name)
+            raise refusals.app_not_found(app_name).to_error()
+        if refusal := check_slot_exists(app, slot):
+            raise refusal.to_error()
         content = app.slot(slot)
         # A question names no hub: who holds a deployment is known by the run URL alone.
         run = caller.run_id("") if caller.run_url else None

@@ -41,7 +41,7 @@ QUARANTINE_TABLE = f"{TABLE_PREFIX}Quarantine"
 
 _RETRIED_METHODS = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
-INVALID_CONTINUATION = "the continuationToken is not from this list; send the request again without it"
+INVALID_CONTINUATION = "continuationToken was not returned by this list: call the operation again without it"
 
 _MAX_CACHED_CLIENTS = 64
 """Cached table clients, about 60 kB each. Publishers determine how many task hubs there are. Creating a client again

@@ -314,7 +314,7 @@ async def scheduler(_: StorageSettings, task_hub: str, monkeypatch: Any) -> Asyn
 async def management_api(_: StorageSettings, task_hub: str, monkeypatch: Any) -> AsyncIterator[ManagementApiProvider]:
     app = FakeFunctionApp("")
     async with (
-        fake_function_app.serve_http(app.answer) as origin,
+        fake_function_app.serve_http(app.handle) as origin,
         fake_function_app.open_management_backend(origin) as backend,
     ):
         app.origin = origin

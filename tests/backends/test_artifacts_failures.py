@@ -17,11 +17,11 @@ from tests.backends.storage_account import (
     account,
     account_proxy,
     artifact_names,
+    delete_artifacts,
     expected_artifacts,
     hub,
     open_artifacts,
     raises_read_failure,
-    remove_artifacts,
 )
 
 __all__ = ["account", "hub"]  # fixtures
@@ -93,10 +93,10 @@ async def test_a_fault_in_the_middle_leaves_the_rest_to_the_next_call(
         for service, left in (("Blob", 11), ("Queue", 8), ("Table", 3)):
             proxy.faults = {f"{service} DELETE": ServiceFault(503, "ServerBusy", {"Retry-After": "1"})}
             with raises_read_failure(ReadFailure.THROTTLED, retry_after=1):
-                await remove_artifacts(artifacts, hub)
+                await delete_artifacts(artifacts, hub)
             assert len(await account.list_contents(hub)) == left
         proxy.faults = {}
-        await remove_artifacts(artifacts, hub)
+        await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {}
 
 

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import function_app
+from harness.dependency_groups import pinned_versions
 from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED_SETTINGS, STATE_STORAGE, read_settings
 from tests.platform.functions_host import copy_deployed_app
 
@@ -116,13 +117,9 @@ def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(
 
 
 def pinned_requirements() -> dict[str, str]:
-    """Distribution and pinned version of each line of requirements.in that holds for this Python."""
-    lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.in").read_text().splitlines()]
-    given = [Requirement(line) for line in lines if line]
+    """Distribution and pinned version of each requirement of the Function App for this Python."""
     return {
-        canonicalize_name(one.name): str(one.specifier).removeprefix("==")
-        for one in given
-        if one.marker is None or one.marker.evaluate()
+        canonicalize_name(name): specifier.removeprefix("==") for name, specifier in pinned_versions("server").items()
     }
 
 
