@@ -6,6 +6,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
+from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.releases.commands import AbandonCommand, DeleteAppCommand
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ACROSS_APPS, CallerDependency, VisibleApps
 from state_api.http.dependencies import (
     ContinuationToken,
@@ -34,7 +36,6 @@ from state_api.http.responses.history import (
     TaskHubCleanupResponse,
 )
 from state_api.http.responses.verdicts import VerdictResponse
-from state_api.services.probe_requests import VerificationMode
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 
@@ -79,7 +80,7 @@ async def put_app(
     """Register or correct an app: its slots, its policy, where its task hubs live."""
     if body.app is not None and body.app.lower() != app.lower():
         raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
-    changed = await services.releases.register_app(app, body.registration(), caller, precondition)
+    changed = await services.releases.register_app(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -97,7 +98,7 @@ async def delete_app(
     response: Response,
 ) -> DeletedAppResponse:
     """Delete an app whose slots are drained. Its audit log and the claims on its task hubs stay."""
-    deleted = await services.releases.delete_app(app, caller, precondition)
+    deleted = await services.releases.delete_app(app, DeleteAppCommand(caller=caller), precondition)
     response.headers["ETag"] = etag(deleted)
     return DeletedAppResponse.of(deleted)
 
@@ -125,7 +126,9 @@ async def get_staging_status(
 ) -> VerdictResponse:
     """May the code in this slot be overwritten? 200 also when not: `ready` says it."""
     return VerdictResponse.of(
-        await services.readiness.wait_for_status(app, slot, caller, wait, verify, request.is_disconnected)
+        await services.readiness.wait_for_status(
+            app, slot, caller, wait_seconds=wait, mode=verify, is_disconnected=request.is_disconnected
+        )
     )
 
 
@@ -144,7 +147,7 @@ async def post_staging(
     response: Response,
 ) -> AppResponse:
     """Put a new task hub into the slot, which must be drained, and open a deployment for the caller's run."""
-    changed = await services.releases.stage_task_hub(app, body.to_command(), caller, precondition)
+    changed = await services.releases.stage_task_hub(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -164,7 +167,8 @@ async def delete_staging(
     slot: SlotName = STAGING,
 ) -> AppResponse:
     """Abandon the open deployment of this task hub. The hub stays in the slot and must drain like any other."""
-    changed = await services.releases.abandon_deployment(app, task_hub, slot, caller, precondition)
+    command = AbandonCommand(caller=caller, task_hub=task_hub, slot=slot)
+    changed = await services.releases.abandon_deployment(app, command, precondition)
     return app_response(changed, services, response)
 
 
@@ -185,7 +189,7 @@ async def post_swap(
     """Exchange production and the slot, provided the slot holds this task hub. A rollback is a swap back.
 
     In two steps: `Pending` before the platform's swap, then `Done` or `Failed`. In between nothing can be staged."""
-    changed = await services.releases.swap_slots(app, body.to_command(), caller, precondition)
+    changed = await services.releases.swap_slots(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -205,9 +209,7 @@ async def cleanup(
 ) -> CleanupResponse:
     """Remove every retired task hub that is drained: its records, and if asked for what it left at its provider."""
     cleanup_request = body or CleanupRequest()
-    changed, outcomes = await services.cleanup.clean_up(
-        app, cleanup_request.dry_run, cleanup_request.delete_task_hubs, caller, precondition
-    )
+    changed, outcomes = await services.cleanup.clean_up(app, cleanup_request.to_command(caller), precondition)
     response.headers["ETag"] = etag(changed)
     return CleanupResponse(
         app=AppResponse.of(changed, services.clock.now()),

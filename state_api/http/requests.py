@@ -11,12 +11,17 @@ from pydantic.config import JsonDict
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID_LENGTH, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
-from state_api.domain.readiness.exemptions import Waiver
 from state_api.domain.readiness.policy import Policy, RetentionPolicy
-from state_api.domain.releases.apps import ProviderConfig
-from state_api.domain.releases.registration import Registration
-from state_api.domain.releases.staging import StageCommand
-from state_api.domain.releases.swaps import SwapCommand, SwapOutcome
+from state_api.domain.releases.apps import Caller, ProviderConfig
+from state_api.domain.releases.commands import (
+    CleanupCommand,
+    RegisterCommand,
+    SlotAssignment,
+    StageCommand,
+    SwapCommand,
+    SwapOutcome,
+    WaiveCommand,
+)
 
 AppName = Annotated[str, StringConstraints(pattern=APP_PATTERN)]
 TaskHubName = Annotated[str, StringConstraints(pattern=TASK_HUB_PATTERN)]
@@ -39,8 +44,16 @@ class StagingRequest(_RequestModel):
     take_over: bool = Field(default=False, description="Take the open deployment of another run. Needs a reason.")
     reason: ReasonText | None = None
 
-    def to_command(self) -> StageCommand:
-        return StageCommand(self.task_hub, self.version, self.slot, self.force, self.take_over, self.reason)
+    def to_command(self, caller: Caller) -> StageCommand:
+        return StageCommand(
+            caller=caller,
+            reason=self.reason,
+            task_hub=self.task_hub,
+            version=self.version,
+            slot=self.slot,
+            force=self.force,
+            take_over=self.take_over,
+        )
 
 
 def _remove_default(schema: JsonDict) -> None:
@@ -58,9 +71,11 @@ class SwapRequest(_RequestModel):
     )
     rollback: bool = Field(default=False, description="The task hub must have been in production before.")
 
-    def to_command(self) -> SwapCommand:
+    def to_command(self, caller: Caller) -> SwapCommand:
         outcome = SwapOutcome(self.outcome) if "outcome" in self.model_fields_set else None
-        return SwapCommand(self.task_hub, self.slot, outcome, self.rollback)
+        return SwapCommand(
+            caller=caller, task_hub=self.task_hub, slot=self.slot, outcome=outcome, rollback=self.rollback
+        )
 
 
 class CleanupRequest(_RequestModel):
@@ -68,6 +83,9 @@ class CleanupRequest(_RequestModel):
     delete_task_hubs: bool = Field(
         default=False, description="Also delete what the task hubs left at their provider: tables, queues, containers."
     )
+
+    def to_command(self, caller: Caller) -> CleanupCommand:
+        return CleanupCommand(caller=caller, dry_run=self.dry_run, delete_task_hubs=self.delete_task_hubs)
 
 
 InstanceId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INSTANCE_ID_LENGTH)]
@@ -85,7 +103,7 @@ class WaiverRequest(_RequestModel):
         description="RFC 3339; at most 90 days ahead.", json_schema_extra={"format": "date-time"}, max_length=64
     )
 
-    def waiver(self, by: str) -> Waiver:
+    def to_command(self, caller: Caller) -> WaiveCommand:
         """Raises InvalidRequest."""
         try:
             expires_at = parse_instant(self.expires_at)
@@ -93,14 +111,13 @@ class WaiverRequest(_RequestModel):
             raise InvalidRequest("expiresAt must be an RFC 3339 time, such as 2027-01-31T12:00:00Z") from None
         if (self.instance_id is None) == (self.unexplained_messages is None):
             raise InvalidRequest("a waiver is for one instance or for messages: give instanceId or unexplainedMessages")
-        return Waiver(
-            self.task_hub,
-            self.instance_id or "",
-            self.reason,
-            by,
-            Instant(0),
-            expires_at,
-            self.unexplained_messages or 0,
+        return WaiveCommand(
+            caller=caller,
+            reason=self.reason,
+            task_hub=self.task_hub,
+            expires_at=expires_at,
+            instance_id=self.instance_id,
+            unexplained_messages=self.unexplained_messages or 0,
         )
 
 
@@ -211,10 +228,13 @@ class AppRequest(_RequestModel):
             raise ValueError("a slot is named twice; slot names are case-insensitive")
         return slots
 
-    def registration(self) -> Registration:
+    def to_command(self, caller: Caller) -> RegisterCommand:
         sent = self.task_hubs
-        return Registration(
-            slots={name: (held.task_hub, held.version) if held else None for name, held in self.slots.items()},
+        return RegisterCommand(
+            caller=caller,
+            slots={
+                name: SlotAssignment(slot.task_hub, slot.version) if slot else None for name, slot in self.slots.items()
+            },
             update_policy=(self.policy or PolicyRequest()).apply_to,
             provider_config=sent.to_provider_config() if sent else None,
             clear_provider_config=sent is None and "task_hubs" in self.model_fields_set,

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.releases.commands import RemoveWaiverCommand
 from state_api.http.auth import DEPLOY, CallerDependency
 from state_api.http.dependencies import PreconditionDependency, ServicesDependency, app_response, responses_with_etag
 from state_api.http.requests import AppName, InstanceId, TaskHubName, WaiverRequest
@@ -28,7 +29,7 @@ async def post_waiver(
     response: Response,
 ) -> AppResponse:
     """Let one instance stay active, or messages that nothing explains not block, until the waiver expires."""
-    changed = await services.releases.add_waiver(app, body.waiver(caller.name), caller, precondition)
+    changed = await services.releases.add_waiver(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
 
@@ -53,5 +54,6 @@ async def delete_waiver(
     """Take a waiver back: what it was for blocks again."""
     if (instance_id is None) is not unexplained_messages:
         raise InvalidRequest("name the waiver to take back: instanceId, or unexplainedMessages=true")
-    changed = await services.releases.remove_waiver(app, task_hub, instance_id, caller, precondition)
+    command = RemoveWaiverCommand(caller=caller, task_hub=task_hub, instance_id=instance_id)
+    changed = await services.releases.remove_waiver(app, command, precondition)
     return app_response(changed, services, response)

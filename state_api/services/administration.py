@@ -2,14 +2,14 @@
 
 import logging
 
-from state_api.domain.errors import InvalidRequest, TaskHubNotFound
+from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
+from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import Caller
-from state_api.domain.releases.refusals import task_hub_claimed, task_hub_not_drained
 from state_api.services.ports import Clock, Instances, PurgeResult, Quarantine, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
@@ -29,6 +29,7 @@ _CLOCK_TOLERANCE = seconds(60)
 class Administration:
     def __init__(
         self,
+        *,
         task_hubs: TaskHubs,
         instances: Instances,
         quarantine: Quarantine,
@@ -49,11 +50,11 @@ class Administration:
         TaskHubNotFound, TaskHubClaimed, TaskHubNotDrained."""
         hub = await self._task_hubs.get(name)
         if hub is not None and hub.app is not None:
-            raise task_hub_claimed(hub.name, hub.app)
+            raise refusals.task_hub_claimed(hub.name, hub.app).to_error()
         if hub is None or not hub.closed:
             waiting = await self._recorder.has_waiting_events(name)
             if hub is None and not waiting:
-                raise TaskHubNotFound(f"nothing is known of task hub {name}", taskHub=name)
+                raise refusals.task_hub_not_found(name).to_error()
             if waiting:
                 # What waits in quarantine may be active, or may be the end of what the records show active.
                 await self._recorder.replay_quarantined(name, enforce_limit=False)
@@ -65,7 +66,7 @@ class Administration:
         verdict = self._assess(name, activity)
         if not verdict.ready:
             await self._task_hubs.reopen_unclaimed(name)
-            raise task_hub_not_drained(name, verdict)
+            raise refusals.task_hub_not_drained(name, verdict).to_error()
         await self._instances.delete_records(closed)
         # Another call may have seen what this one did not, and have opened the hub again.
         await self._task_hubs.close_unclaimed(name)
@@ -89,7 +90,7 @@ class Administration:
     async def _check_drained(self, task_hub: str) -> None:
         verdict = self._assess(task_hub, await self._readiness.read_activity(task_hub, Policy()))
         if not verdict.ready:
-            raise task_hub_not_drained(task_hub, verdict)
+            raise refusals.task_hub_not_drained(task_hub, verdict).to_error()
 
     def _assess(self, task_hub: str, activity: InstanceActivity) -> Verdict:
         return assess_readiness(Evidence(task_hub, activity), Policy(), self._clock.now())

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from state_api.domain.errors import ProbeNotConfigured, TaskHubNotFound, TaskHubUnavailable
+from state_api.domain.errors import ProbeNotConfigured, TaskHubUnavailable
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.lifecycle import Instance, RuntimeStatus
 from state_api.services.ports import Apps, Instances, Page, Quarantine, QuarantinedEvent, TaskHubRecord, TaskHubs
-from state_api.services.probe_requests import VerificationMode
 from state_api.services.readiness import Readiness
 
 
@@ -42,7 +43,7 @@ class Inspection:
         waiting = await self._quarantine.list_waiting(name, 1) if hub is None or hub.app is None else []
         if hub is None:
             if not waiting:
-                raise _not_found(name)
+                raise refusals.task_hub_not_found(name).to_error()
             nothing = TaskHubRecord(waiting[0].task_hub or name, shards=0, app=None, recording=False, closed=False)
             return TaskHubStatus(nothing, None, InstanceActivity(), has_waiting_events=True)
         app = await self._apps.get(hub.app) if hub.app else None
@@ -84,9 +85,5 @@ class Inspection:
     async def _get_task_hub(self, name: str) -> TaskHubRecord:
         hub = await self._task_hubs.get(name)
         if hub is None:
-            raise _not_found(name)
+            raise refusals.task_hub_not_found(name).to_error()
         return hub
-
-
-def _not_found(task_hub: str) -> TaskHubNotFound:
-    return TaskHubNotFound(f"nothing is known of task hub {task_hub}", taskHub=task_hub)

@@ -15,9 +15,7 @@ from state_api.domain.readiness.evidence import (
 from state_api.domain.readiness.exemptions import Waiver
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
-from state_api.domain.releases.apps import App, Caller, ProviderConfig, RetiredHub, Slot, Transition
-from state_api.domain.releases.staging import StageCommand, stage_task_hub
-from state_api.domain.releases.swaps import begin_swap
+from state_api.domain.releases.apps import App, Caller, ProviderConfig, RetiredHub, Slot
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, LifecycleEvent, RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance
 
@@ -161,33 +159,4 @@ def registered_app(
         retired=retired,
         waivers=waivers,
         revision=3,
-    )
-
-
-def stage_new_hub(
-    app: App, task_hub: str = "v42", caller: Caller = ANNA, now: Instant = NOON, slot: str = "staging"
-) -> Transition:
-    """A new hub staged over whatever the slot holds, drained."""
-    return stage_task_hub(app, StageCommand(task_hub, "1.5.0", slot), caller, ready_verdict(), False, now)
-
-
-def app_with_open_deployment(
-    caller: Caller = ANNA,
-    policy: Policy | None = None,
-    *,
-    more_slots: dict[str, Slot | None] | None = None,
-    retired: tuple[RetiredHub, ...] = (),
-) -> App:
-    """v41 in production; v42 was staged at noon by the caller's run, which has not swapped it yet."""
-    return stage_new_hub(
-        registered_app(production_slot(), policy=policy, more_slots=more_slots, retired=retired), caller=caller
-    ).app
-
-
-def begin_swap_of_staged_hub(
-    *, more_slots: dict[str, Slot | None] | None = None, retired: tuple[RetiredHub, ...] = ()
-) -> Transition:
-    """A minute after noon Anna's run begins to swap v42, which it staged, with v41."""
-    return begin_swap(
-        app_with_open_deployment(more_slots=more_slots, retired=retired), "staging", "v42", False, ANNA, noon_plus(60)
     )

@@ -4,8 +4,9 @@ import pytest
 
 from state_api.domain.readiness.policy import Policy, RetentionPolicy
 from state_api.domain.releases.apps import App
-from state_api.domain.releases.staging import find_hubs_kept_by_retention, remove_retired_hubs
-from tests.domain.builders import begin_swap_of_staged_hub, noon_plus, production_slot, registered_app, retired_hub
+from state_api.domain.releases.retirement import find_hubs_kept_by_retention
+from tests.domain.builders import noon_plus, production_slot, registered_app, retired_hub
+from tests.domain.transitions import begin_swap_of_staged_hub, forget_retired_hubs
 
 # Retention
 
@@ -53,7 +54,7 @@ def test_a_hub_is_kept_if_it_is_young_or_among_the_last() -> None:
 
 def test_removed_hubs_are_forgotten_and_on_record() -> None:
     app = registered_app(retired=(retired_hub("v38"), retired_hub("v39"), retired_hub("v40")))
-    transition = remove_retired_hubs(app, ["V40", "v38"])
+    transition = forget_retired_hubs(app, ["V40", "v38"])
     assert transition.app.retired == (retired_hub("v39"),)
     assert transition.operation == "Cleanup"
     assert transition.details == {"removed": ["v38", "v40"]}
@@ -63,13 +64,13 @@ def test_removed_hubs_are_forgotten_and_on_record() -> None:
 @pytest.mark.parametrize("hubs", [[], ["v41"]], ids=["none", "one that is not retired"])
 def test_removing_what_is_not_retired_changes_nothing(hubs: list[str]) -> None:
     app = registered_app(production_slot("v41"), retired=(retired_hub("v40"),))
-    transition = remove_retired_hubs(app, hubs)
+    transition = forget_retired_hubs(app, hubs)
     assert transition.app == app
     assert not transition.changed
 
 
 def test_hubs_are_forgotten_while_a_swap_is_pending_and_it_stays_so() -> None:
     app = begin_swap_of_staged_hub(retired=(retired_hub("v40"),)).app
-    transition = remove_retired_hubs(app, ["v40"])
+    transition = forget_retired_hubs(app, ["v40"])
     assert transition.app.retired == ()
     assert transition.app.pending_swap == app.pending_swap

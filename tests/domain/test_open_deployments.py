@@ -9,28 +9,27 @@ from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import OpenDeployment
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, Transition
-from state_api.domain.releases.staging import StageCommand, abandon_deployment, find_blocking_deployment, stage_task_hub
+from state_api.domain.releases.checks import find_blocking_deployment
+from state_api.domain.releases.commands import StageCommand
 from tests.domain.builders import (
     ANNA,
     BEN,
     CALLER_WITHOUT_RUN,
     RUN_7_URL,
-    app_with_open_deployment,
     noon_plus,
     not_ready_verdict,
     production_slot,
-    ready_verdict,
     registered_app,
     slot,
-    stage_new_hub,
 )
+from tests.domain.transitions import abandon, app_with_open_deployment, stage, stage_command, stage_new_hub
 
 HOUR = 3600
 
 
-def stage_by_ben(app: App, now: Instant, order: StageCommand | None = None) -> Transition:
+def stage_by_ben(app: App, now: Instant, command: StageCommand | None = None) -> Transition:
     """Ben's run stages v43 unless told, while the slot is drained."""
-    return stage_task_hub(app, order or StageCommand("v43"), BEN, ready_verdict(), False, now)
+    return stage(app, command or stage_command("v43"), caller=BEN, now=now)
 
 
 # Another run
@@ -41,8 +40,8 @@ def test_another_run_is_refused_and_told_who_deploys_since_when_and_in_which_run
         stage_by_ben(app_with_open_deployment(ANNA), noon_plus(600))
     assert caught.value.message == (
         f"anna (run {RUN_7_URL}) has been deploying task hub v42 into slot staging of app shop since "
-        "2026-11-20T12:00:00.0000000Z. Wait for its swap, abandon it, or stage with takeOver and a reason; "
-        "it ends by itself at 2026-11-20T13:00:00.0000000Z"
+        "2026-11-20T12:00:00.0000000Z. Wait for its swap, abandon it with DeleteStaging, or stage "
+        "with takeOver and a reason. It expires at 2026-11-20T13:00:00.0000000Z"
     )
     assert caught.value.details == {
         "deployment": {
@@ -72,26 +71,26 @@ def test_a_holder_without_a_run_is_named_alone() -> None:
 
 def test_another_run_is_refused_even_for_the_same_hub() -> None:
     with pytest.raises(DeploymentInProgress):
-        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), StageCommand("v42"))
+        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), stage_command("v42"))
 
 
 def test_another_run_is_refused_for_another_slot_too() -> None:
     app = stage_new_hub(registered_app(more_slots={"canary": None})).app
     with pytest.raises(DeploymentInProgress, match="into slot staging"):
-        stage_by_ben(app, noon_plus(1), StageCommand("v43", slot="canary"))
+        stage_by_ben(app, noon_plus(1), stage_command("v43", slot="canary"))
 
 
 def test_two_callers_without_a_run_deploy_the_same_hub_together_but_not_two_hubs() -> None:
     app = app_with_open_deployment(CALLER_WITHOUT_RUN)
     dora = Caller("dora")
-    assert not stage_task_hub(app, StageCommand("v42"), dora, None, False, noon_plus(1)).changed
+    assert not stage(app, stage_command("v42"), caller=dora, verdict=None, now=noon_plus(1)).changed
     with pytest.raises(DeploymentInProgress):
-        stage_task_hub(app, StageCommand("v43"), dora, ready_verdict(), False, noon_plus(1))
+        stage(app, stage_command("v43"), caller=dora, now=noon_plus(1))
 
 
 def test_force_does_not_push_another_run_aside() -> None:
     with pytest.raises(DeploymentInProgress):
-        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), StageCommand("v43", force=True, reason="hotfix"))
+        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), stage_command("v43", force=True, reason="hotfix"))
 
 
 # Taking over
@@ -99,7 +98,7 @@ def test_force_does_not_push_another_run_aside() -> None:
 
 def test_taking_over_gives_the_deployment_to_the_new_run_and_goes_on_record() -> None:
     transition = stage_by_ben(
-        app_with_open_deployment(ANNA), noon_plus(60), StageCommand("v43", take_over=True, reason="run 7 died")
+        app_with_open_deployment(ANNA), noon_plus(60), stage_command("v43", take_over=True, reason="run 7 died")
     )
     assert transition.app.deployment is not None
     assert transition.app.deployment.started_by == "ben"
@@ -111,7 +110,7 @@ def test_taking_over_gives_the_deployment_to_the_new_run_and_goes_on_record() ->
 
 def test_the_hub_itself_can_be_taken_over_from_a_dead_run() -> None:
     transition = stage_by_ben(
-        app_with_open_deployment(ANNA), noon_plus(60), StageCommand("v42", take_over=True, reason="run 7 died")
+        app_with_open_deployment(ANNA), noon_plus(60), stage_command("v42", take_over=True, reason="run 7 died")
     )
     assert transition.app.deployment is not None
     assert transition.app.deployment.started_by == "ben"
@@ -120,13 +119,13 @@ def test_the_hub_itself_can_be_taken_over_from_a_dead_run() -> None:
 
 
 def test_taking_over_does_not_stage_over_running_work() -> None:
-    order = StageCommand("v43", take_over=True, reason="run 7 died")
+    order = stage_command("v43", take_over=True, reason="run 7 died")
     with pytest.raises(StagingNotReady):
-        stage_task_hub(app_with_open_deployment(ANNA), order, BEN, not_ready_verdict("v42"), False, noon_plus(60))
+        stage(app_with_open_deployment(ANNA), order, caller=BEN, verdict=not_ready_verdict("v42"), now=noon_plus(60))
 
 
 def test_taking_over_where_nothing_is_open_is_an_ordinary_stage() -> None:
-    transition = stage_by_ben(registered_app(), noon_plus(), StageCommand("v42", take_over=True, reason="to be sure"))
+    transition = stage_by_ben(registered_app(), noon_plus(), stage_command("v42", take_over=True, reason="to be sure"))
     assert transition.changed
     assert "takenOverFrom" not in transition.details
 
@@ -153,12 +152,10 @@ def test_another_run_may_deploy_once_the_time_is_over() -> None:
 
 def test_the_same_run_needs_a_drained_slot_again_once_its_time_is_over() -> None:
     with pytest.raises(StagingNotReady):
-        stage_task_hub(
-            app_with_open_deployment(ANNA), StageCommand("v42"), ANNA, not_ready_verdict("v42"), False, noon_plus(HOUR)
+        stage(
+            app_with_open_deployment(ANNA), stage_command("v42"), verdict=not_ready_verdict("v42"), now=noon_plus(HOUR)
         )
-    reopened = stage_task_hub(
-        app_with_open_deployment(ANNA), StageCommand("v42"), ANNA, ready_verdict(), True, noon_plus(HOUR)
-    )
+    reopened = stage(app_with_open_deployment(ANNA), stage_command("v42"), used_before=True, now=noon_plus(HOUR))
     assert reopened.app.get_open_deployment(noon_plus(HOUR + 1)) is not None
 
 
@@ -193,7 +190,7 @@ def test_a_run_url_cannot_be_mistaken_for_a_hub_name() -> None:
 
 def test_the_holder_abandons_its_deployment_and_the_hub_stays_in_the_slot() -> None:
     app = app_with_open_deployment(ANNA)
-    transition = abandon_deployment(app, "V42", "staging", ANNA, noon_plus(60))
+    transition = abandon(app, "V42", noon_plus(60))
     assert transition.app == replace(app, deployment=None)
     assert transition.operation == "DeleteStaging"
     assert transition.details == {"taskHub": "v42", "slot": "staging"}
@@ -201,19 +198,19 @@ def test_the_holder_abandons_its_deployment_and_the_hub_stays_in_the_slot() -> N
 
 
 def test_another_run_may_deploy_after_the_holder_has_abandoned() -> None:
-    app = abandon_deployment(app_with_open_deployment(ANNA), "v42", "staging", ANNA, noon_plus(60)).app
+    app = abandon(app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
     assert stage_by_ben(app, noon_plus(61)).app.slot_holding("v43") == "staging"
 
 
 def test_another_run_cannot_abandon_the_deployment() -> None:
-    with pytest.raises(SwapMismatch, match="is not yours to abandon") as caught:
-        abandon_deployment(app_with_open_deployment(ANNA), "v42", "staging", BEN, noon_plus(60))
+    with pytest.raises(SwapMismatch, match="this run does not hold the open deployment of app shop") as caught:
+        abandon(app_with_open_deployment(ANNA), "v42", noon_plus(60), caller=BEN)
     assert caught.value.details["deployment"]["by"] == "anna"
 
 
 def test_the_holder_cannot_abandon_a_hub_that_it_does_not_deploy() -> None:
     with pytest.raises(SwapMismatch, match="for task hub v42 since"):
-        abandon_deployment(app_with_open_deployment(ANNA), "v43", "staging", ANNA, noon_plus(60))
+        abandon(app_with_open_deployment(ANNA), "v43", noon_plus(60))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +218,7 @@ def test_the_holder_cannot_abandon_a_hub_that_it_does_not_deploy() -> None:
 )
 @pytest.mark.parametrize("caller", [ANNA, BEN])
 def test_abandoning_again_changes_nothing(app: App, caller: Caller) -> None:
-    transition = abandon_deployment(app, "V42", "Staging", caller, noon_plus(HOUR))
+    transition = abandon(app, "V42", noon_plus(HOUR), slot="Staging", caller=caller)
     assert transition.app is app
     assert not transition.changed
 
@@ -231,9 +228,9 @@ def test_abandoning_again_changes_nothing(app: App, caller: Caller) -> None:
 )
 def test_a_hub_that_is_not_in_the_slot_cannot_be_abandoned(app: App) -> None:
     with pytest.raises(SwapMismatch, match="does not hold task hub v42"):
-        abandon_deployment(app, "v42", "staging", ANNA, noon_plus())
+        abandon(app, "v42", noon_plus())
 
 
 def test_abandoning_in_a_slot_that_does_not_exist_says_so() -> None:
     with pytest.raises(SlotNotFound):
-        abandon_deployment(registered_app(), "v42", "stagign", ANNA, noon_plus())
+        abandon(registered_app(), "v42", noon_plus(), slot="stagign")

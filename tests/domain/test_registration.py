@@ -16,11 +16,10 @@ from state_api.domain.names import hub_key
 from state_api.domain.readiness.policy import Policy, RetentionPolicy
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, ProviderConfig, RetiredHub, Slot, Transition
-from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
+from state_api.domain.releases.registration import find_replaced_slots
 from tests.domain.builders import (
     ANNA,
     PROVIDER_CONFIG,
-    app_with_open_deployment,
     noon_plus,
     not_ready_verdict,
     production_slot,
@@ -28,8 +27,8 @@ from tests.domain.builders import (
     registered_app,
     retired_hub,
     slot,
-    stage_new_hub,
 )
+from tests.domain.transitions import app_with_open_deployment, register, register_command, stage_new_hub
 
 SlotRequest = tuple[str, str | None] | None
 
@@ -42,13 +41,15 @@ def register_slots(
     now: float = 0,
 ) -> Transition:
     """Register these slots; what they replace has drained unless told."""
-    registration = Registration(slots or {})
+    registration = register_command(slots or {})
     verdicts = {name: verdict or ready_verdict() for name in find_replaced_slots(app, registration)}
-    return register_app(app, registration, verdicts, frozenset(hub_key(hub) for hub in used), noon_plus(now))
+    return register(
+        app, registration, verdicts=verdicts, used_hub_keys=frozenset(hub_key(hub) for hub in used), now=noon_plus(now)
+    )
 
 
 def register_policy(app: App, policy: Policy) -> Transition:
-    return register_app(app, Registration(update_policy=lambda _: policy), {}, frozenset(), noon_plus())
+    return register(app, register_command(update_policy=lambda _: policy))
 
 
 # Slots that are new to the server
@@ -94,8 +95,8 @@ def test_the_first_registration_is_a_change_even_of_nothing() -> None:
 
 def test_registering_what_is_known_changes_nothing() -> None:
     app = registered_app(production_slot("v41", "1.4.0"), provider_config=PROVIDER_CONFIG)
-    registration = Registration({"Production": ("V41", "1.4.0"), "staging": None}, provider_config=PROVIDER_CONFIG)
-    transition = register_app(app, registration, {}, frozenset({hub_key("v41")}), noon_plus())
+    registration = register_command({"Production": ("V41", "1.4.0"), "staging": None}, provider_config=PROVIDER_CONFIG)
+    transition = register(app, registration, used_hub_keys=frozenset({hub_key("v41")}))
     assert not transition.changed
     assert transition.app == app
     assert transition.details == {}
@@ -126,7 +127,7 @@ def test_the_slots_that_lose_their_hub_are_those_that_get_another_one_or_none() 
         "qa": ("v45", None),
         "new": ("v46", None),
     }
-    assert find_replaced_slots(app, Registration(slots)) == ("staging", "Canary")
+    assert find_replaced_slots(app, register_command(slots)) == ("staging", "Canary")
 
 
 def test_a_drained_hub_is_replaced_and_retired() -> None:
@@ -147,12 +148,8 @@ def test_a_drained_slot_is_emptied_and_its_hub_retired() -> None:
 def test_a_longer_timeout_does_not_bring_a_deployment_back_that_is_over() -> None:
     app = stage_new_hub(registered_app()).app
     later = noon_plus(2 * 3600)
-    longer = register_app(
-        app,
-        Registration(update_policy=lambda policy: replace(policy, deployment_timeout_minutes=1440)),
-        {},
-        frozenset(),
-        later,
+    longer = register(
+        app, register_command(update_policy=lambda policy: replace(policy, deployment_timeout_minutes=1440)), now=later
     ).app
     assert longer.get_open_deployment(later) is None
 
@@ -246,8 +243,8 @@ def test_whether_a_missing_hub_counts_as_drained_is_on_record() -> None:
 
 def test_the_policy_is_made_from_the_one_before() -> None:
     app = registered_app(policy=Policy(settle_seconds=60, freshness_seconds=90))
-    stricter = Registration(update_policy=lambda policy: replace(policy, require_verification=True))
-    transition = register_app(app, stricter, {}, frozenset(), noon_plus())
+    stricter = register_command(update_policy=lambda policy: replace(policy, require_verification=True))
+    transition = register(app, stricter)
     assert transition.app.policy == Policy(60, 90, require_verification=True)
     assert transition.details == {"policy": {"requireVerification": True}}
 
@@ -257,9 +254,7 @@ def test_an_unchanged_policy_changes_nothing() -> None:
 
 
 def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_setting() -> None:
-    transition = register_app(
-        registered_app(), Registration(provider_config=PROVIDER_CONFIG), {}, frozenset(), noon_plus()
-    )
+    transition = register(registered_app(), register_command(provider_config=PROVIDER_CONFIG))
     assert transition.app.provider_config == PROVIDER_CONFIG
     assert transition.details == {
         "taskHubs": {
@@ -274,13 +269,7 @@ def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_sett
 
 def test_a_tracking_store_of_its_own_is_on_record_too() -> None:
     source = replace(PROVIDER_CONFIG, tracking_connection="STATE_TASKHUBS_TRACKING", tracking_prefix="Orders")
-    transition = register_app(
-        registered_app(provider_config=PROVIDER_CONFIG),
-        Registration(provider_config=source),
-        {},
-        frozenset(),
-        noon_plus(),
-    )
+    transition = register(registered_app(provider_config=PROVIDER_CONFIG), register_command(provider_config=source))
     assert transition.app.provider_config == source
     assert transition.changed
     assert transition.details == {
@@ -300,13 +289,7 @@ def test_a_source_that_was_stored_before_there_were_tracking_stores_has_none() -
 
 def test_where_the_task_hubs_live_is_changed() -> None:
     other = ProviderConfig("azureManaged", "SCHEDULER")
-    transition = register_app(
-        registered_app(provider_config=PROVIDER_CONFIG),
-        Registration(provider_config=other),
-        {},
-        frozenset(),
-        noon_plus(),
-    )
+    transition = register(registered_app(provider_config=PROVIDER_CONFIG), register_command(provider_config=other))
     assert transition.app.provider_config == other
     assert transition.details["taskHubs"]["provider"] == "azureManaged"
     assert transition.details["taskHubs"]["connection"] == "SCHEDULER"
@@ -317,13 +300,7 @@ def test_where_the_task_hubs_live_stays_when_nothing_is_said_about_it() -> None:
 
 
 def test_where_the_task_hubs_live_is_cleared_on_request() -> None:
-    transition = register_app(
-        registered_app(provider_config=PROVIDER_CONFIG),
-        Registration(clear_provider_config=True),
-        {},
-        frozenset(),
-        noon_plus(),
-    )
+    transition = register(registered_app(provider_config=PROVIDER_CONFIG), register_command(clear_provider_config=True))
     assert transition.app.provider_config is None
     assert transition.details == {"taskHubs": None}
     assert transition.changed

@@ -11,17 +11,21 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import HubKey, hub_key
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller, Transition
-from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
-from state_api.domain.releases.staging import (
-    StageCommand,
-    abandon_deployment,
-    find_blocking_deployment,
-    needs_verdict,
-    remove_retired_hubs,
-    stage_task_hub,
-)
-from state_api.domain.releases.swaps import begin_swap, revert, swap_slots
+from state_api.domain.releases.checks import find_blocking_deployment
+from state_api.domain.releases.registration import find_replaced_slots
+from state_api.domain.releases.staging import needs_verdict
 from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, not_ready_verdict, ready_verdict
+from tests.domain.transitions import (
+    abandon,
+    begin_swap,
+    forget_retired_hubs,
+    register,
+    register_command,
+    revert_swap,
+    stage,
+    stage_command,
+    swap_at_once,
+)
 
 READY, NOT_READY = ready_verdict(), not_ready_verdict()
 
@@ -72,8 +76,9 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, verdict=VERDICTS, override=OVERRIDES)
     def post_staging(self, hub: str, slot: str, caller: Caller, verdict: Verdict, override: str) -> None:
-        order = StageCommand(
+        command = stage_command(
             hub,
+            caller=caller,
             slot=slot,
             force=override in {"force", "both"},
             take_over=override in {"take over", "both"},
@@ -81,12 +86,12 @@ class TransitionSequences(RuleBasedStateMachine):
         )
         before, now = self.app, self.now
         others = find_blocking_deployment(before, caller.run_id(hub), now)
-        judged = verdict if needs_verdict(before, order, caller, now) else None
+        judged = verdict if needs_verdict(before, command, now) else None
         used = hub_key(hub) in self.ever_in_slot
-        if not self.attempt(lambda: stage_task_hub(before, order, caller, judged, used, now)):
+        if not self.attempt(lambda: stage(before, command, verdict=judged, used_before=used, now=now)):
             return
-        assert others is None or order.take_over, "another run's deployment is only ever taken over"
-        assert judged is not NOT_READY or order.force, "a slot that has not drained is only ever forced"
+        assert others is None or command.take_over, "another run's deployment is only ever taken over"
+        assert judged is not NOT_READY or command.force, "a slot that has not drained is only ever forced"
         assert self.app.slots["production"] == before.slots["production"]
         assert find_blocking_deployment(self.app, caller.run_id(hub), now) is None
         assert self.app.get_open_deployment(now) is not None
@@ -94,7 +99,7 @@ class TransitionSequences(RuleBasedStateMachine):
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS)
     def delete_staging(self, hub: str, slot: str, caller: Caller) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: abandon_deployment(before, hub, slot, caller, now)):
+        if self.attempt(lambda: abandon(before, hub, now, slot=slot, caller=caller)):
             assert self.app.slots == before.slots
             left = self.app.get_open_deployment(now)
             assert left is None or left.slot != before.registered_slot_name(slot)
@@ -102,7 +107,7 @@ class TransitionSequences(RuleBasedStateMachine):
     @rule(hub=HUBS, slot=SLOTS)
     def post_swap(self, hub: str, slot: str) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: swap_slots(before, slot, hub, now), may_end_swap=True):
+        if self.attempt(lambda: swap_at_once(before, hub, now, slot=slot), may_end_swap=True):
             assert self.app.pending_swap is None
             assert self.app.slot_holding(hub) == "production"
             assert self.app.retired == before.retired
@@ -111,7 +116,7 @@ class TransitionSequences(RuleBasedStateMachine):
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, rollback=st.booleans())
     def begin_swap(self, hub: str, slot: str, caller: Caller, rollback: bool) -> None:
         before, now = self.app, self.now
-        if not self.attempt(lambda: begin_swap(before, slot, hub, rollback, caller, now)):
+        if not self.attempt(lambda: begin_swap(before, hub, now, slot=slot, caller=caller, rollback=rollback)):
             return
         assert self.app.slot_holding(hub) == "production"
         pending = self.app.pending_swap
@@ -123,14 +128,14 @@ class TransitionSequences(RuleBasedStateMachine):
             held = before.slot(slot)
             assert held is not None
             assert held.promoted or not rollback
-            back = revert(self.app, slot, hub).app
+            back = revert_swap(self.app, hub, slot=slot).app
             # A deployment whose time is over is not kept.
             assert back == replace(before, deployment=before.get_open_deployment(now))
 
     @rule(hub=HUBS, slot=SLOTS)
     def take_swap_back(self, hub: str, slot: str) -> None:
         before = self.app
-        if self.attempt(lambda: revert(before, slot, hub), may_end_swap=True):
+        if self.attempt(lambda: revert_swap(before, hub, slot=slot), may_end_swap=True):
             assert self.app.pending_swap is None
             assert self.app.slot_holding(hub) == before.registered_slot_name(slot)
             if before.pending_swap is not None:
@@ -143,19 +148,21 @@ class TransitionSequences(RuleBasedStateMachine):
         pending, before, now = self.app.pending_swap, self.app, self.now
         assert pending is not None
         if outcome == "done":
-            assert self.attempt(lambda: swap_slots(before, pending.slot, pending.task_hub, now), may_end_swap=True)
+            assert self.attempt(
+                lambda: swap_at_once(before, pending.task_hub, now, slot=pending.slot), may_end_swap=True
+            )
             assert self.app == replace(before, pending_swap=None)
         else:
-            assert self.attempt(lambda: revert(before, pending.slot, pending.task_hub), may_end_swap=True)
+            assert self.attempt(lambda: revert_swap(before, pending.task_hub, slot=pending.slot), may_end_swap=True)
             assert self.app.slot_holding(pending.task_hub) == pending.slot
 
     @rule(slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), CONTENTS), verdict=VERDICTS)
     def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
         before, now = self.app, self.now
-        registration = Registration(slots)
+        registration = register_command(slots)
         verdicts = dict.fromkeys(find_replaced_slots(before, registration), verdict)
         used = frozenset(self.ever_in_slot)
-        if self.attempt(lambda: register_app(before, registration, verdicts, used, now)):
+        if self.attempt(lambda: register(before, registration, verdicts=verdicts, used_hub_keys=used, now=now)):
             assert verdict.ready or self.app.retired == before.retired
 
     @precondition(lambda self: self.app.retired)
@@ -163,7 +170,7 @@ class TransitionSequences(RuleBasedStateMachine):
     def clean_up(self, data: st.DataObject) -> None:
         hub = data.draw(st.sampled_from(self.app.retired)).task_hub
         before = self.app
-        assert self.attempt(lambda: remove_retired_hubs(before, [hub]))
+        assert self.attempt(lambda: forget_retired_hubs(before, [hub]))
         self.removed.add(hub_key(hub))
 
     @invariant()
