@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.releases.commands import AbandonCommand, DeleteAppCommand
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ACROSS_APPS, CallerDependency, VisibleApps
 from state_api.http.dependencies import (
@@ -35,7 +36,6 @@ from state_api.http.responses.history import (
     TaskHubCleanupResponse,
 )
 from state_api.http.responses.verdicts import VerdictResponse
-from state_api.services.probe_requests import VerificationMode
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 
@@ -126,7 +126,9 @@ async def get_staging_status(
 ) -> VerdictResponse:
     """May the code in this slot be overwritten? 200 also when not: `ready` says it."""
     return VerdictResponse.of(
-        await services.readiness.wait_for_status(app, slot, caller, wait, verify, request.is_disconnected)
+        await services.readiness.wait_for_status(
+            app, slot, caller, wait_seconds=wait, mode=verify, is_disconnected=request.is_disconnected
+        )
     )
 
 

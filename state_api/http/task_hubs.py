@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.http.auth import (
     ADMINISTER,
@@ -18,7 +19,6 @@ from state_api.http.problems import problem_responses
 from state_api.http.requests import TaskHubName, parse_time_or_day
 from state_api.http.responses.events import PurgeResponse, QuarantinedEventResponse, QuarantineResponse
 from state_api.http.responses.task_hubs import InstanceResponse, InstancesResponse, TaskHubResponse, VersionsResponse
-from state_api.services.probe_requests import VerificationMode
 
 router = APIRouter(prefix="/api", tags=["task hubs"])
 
