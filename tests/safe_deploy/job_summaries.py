@@ -15,7 +15,8 @@ class RenderedTable:
 
 
 def render_html(markdown: str) -> str:
-    return MarkdownIt("commonmark").enable("table").render(markdown)
+    html: str = MarkdownIt("commonmark").enable("table").render(markdown)
+    return html
 
 
 def parse_tables(markdown: str) -> list[RenderedTable]:
