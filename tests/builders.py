@@ -16,6 +16,7 @@ def event(
     hub: str,
     instance_id: str = "order-1",
     status: str = "Running",
+    *,
     time: str | None = None,
     function: str = "ProcessOrder",
     reason: str = "",

@@ -95,6 +95,7 @@ def observed_instance(
     instance_id: str = "order-1",
     function_name: str = "ProcessOrder",
     status: RuntimeStatus = RuntimeStatus.RUNNING,
+    *,
     created: float = -3600,
     updated: float = -60,
     version: str | None = None,
