@@ -21,10 +21,10 @@ node_modules/.ready: package.json package-lock.json dev/setup
 	@touch $@
 
 demo: setup ## Show the main job: a version is refused until the orders in its slot have ended, and none fails
-	@$(BIN)/python -m dev.demo.__main__
+	@$(BIN)/python -m dev.demo
 
 demo-unguarded: setup ## Show the same without the guard, in both ways that it goes wrong, and the numbers side by side
-	@$(BIN)/python -m dev.demo.__main__ --unguarded
+	@$(BIN)/python -m dev.demo --unguarded
 
 run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve

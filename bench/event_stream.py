@@ -44,11 +44,11 @@ class EventStream:
         self._running: deque[tuple[int, str, str]] = deque()
 
     @property
-    def active(self) -> int:
+    def active_count(self) -> int:
         """How many have started and not ended so far."""
         return len(self._running)
 
-    def take(self, count: int) -> list[dict[str, Any]]:
+    def next_events(self, count: int) -> list[dict[str, Any]]:
         """The next events, in the Event Grid schema."""
         return [self._next() for _ in range(count)]
 

@@ -68,7 +68,7 @@ class BenchEnvironment:
         self.proxy.clear()
         began = time.perf_counter()
         answer = await question
-        return answer, VerdictCost(time.perf_counter() - began, self.proxy.count()[0])
+        return answer, VerdictCost(time.perf_counter() - began, self.proxy.count_requests_and_rows()[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
         connection = proxy.settings.connection_string
         assert connection is not None
         more = {"STATE_SHARDS": str(SHARD_COUNT), _CONNECTION_SETTING: connection.get_secret_value()}
-        server = stack.enter_context(run_server(proxy.settings, folder, more=more))
+        server = stack.enter_context(run_server(proxy.settings, folder, extra_settings=more))
         service = TableServiceClient.from_connection_string(connection.get_secret_value())
         await stack.enter_async_context(service)
         tables = await stack.enter_async_context(RawTables(storage.connection))
@@ -139,7 +139,7 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
         ]
         for hub in hubs:
             await _fill_tables(hub, tables)
-        proxy.before = delay_request
+        proxy.before_request = delay_request
         yield hubs
 
 
@@ -188,7 +188,7 @@ def _finished_instance(instance_id: str) -> Instance:
 
 
 def _provider_row(hub: str, instance_id: str, status: str) -> dict[str, Any]:
-    """A row of `{BenchTaskHub}Instances` (PLATFORM: Task hubs on Azure Storage). Not sorted by age: the ids are random."""
+    """A row of the provider's `{TaskHub}Instances` table. Rows are not in the order of age, because ids are random."""
     created = {"CreatedTime": _timestamp_ago(3600), "CreatedTime@odata.type": "Edm.DateTime"}
     updated = {"LastUpdatedTime": _timestamp_ago(3600), "LastUpdatedTime@odata.type": "Edm.DateTime"}
     ended = {"CompletedTime": _timestamp_ago(3600), "CompletedTime@odata.type": "Edm.DateTime", "Output": '"shipped"'}

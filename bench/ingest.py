@@ -10,7 +10,7 @@ from bench.comparison import Aim, Figure, compare_rounds, run_in_turns
 from bench.event_stream import EventStream, encode_events, min_lag_events
 from bench.load_generator import build_post_request, connections, run_load
 from bench.machine import Stopwatch, compute_core_usage, cpu_seconds
-from bench.storage import Emulator, RawTables, emulator
+from bench.storage import Emulator, RawTables, run_emulator
 from bench.worker import CONCURRENT_EVENTS, Worker, run_worker
 from state_api.storage.tables import instance_table_name
 from tests.server.server_process import ServerProcess, run_server
@@ -35,7 +35,7 @@ class IngestSample:
 
 @dataclass
 class EventEntry:
-    """One server with one stream of events, which go in by `events_per_delivery` with `in_flight` requests at a time."""
+    """A server and its stream of events: each delivery has `events_per_delivery`, `in_flight` are sent at a time."""
 
     server: ServerProcess
     emulator: Emulator
@@ -43,13 +43,13 @@ class EventEntry:
     events_per_delivery: int
     in_flight: int
 
-    async def take(self, events: int) -> IngestSample:
+    async def send_events(self, events: int) -> IngestSample:
         """Deliver so many events, which must be whole deliveries; made ready before the clock starts."""
         if events <= 0 or events % self.events_per_delivery:
             raise ValueError(f"{events} events are no whole deliveries of {self.events_per_delivery}")
         requests = []
         for _ in range(events // self.events_per_delivery):
-            some = self.stream.take(self.events_per_delivery)
+            some = self.stream.next_events(self.events_per_delivery)
             requests.append((build_post_request(self.server.url, "/api/events", encode_events(some)), len(some)))
         pids = {"server": self.server.process.pid, "emulator": self.emulator.pid}
         # Opened anew each time: the server closes those that are idle while others have their turn.
@@ -72,14 +72,14 @@ def open_event_entry(
     hub: str,
     events_per_delivery: int,
     command: tuple[str, ...] = _SERVER_MODULE,
-    more: dict[str, str] | None = None,
+    extra_settings: dict[str, str] | None = None,
 ) -> EventEntry:
     """A server of its own for one way in, until the stack ends."""
-    server = stack.enter_context(run_server(storage.settings, folder, command=command, more=more))
+    server = stack.enter_context(run_server(storage.settings, folder, command=command, extra_settings=extra_settings))
     return EventEntry(
         server,
         storage,
-        stream(hub, events_per_delivery),
+        create_event_stream(hub, events_per_delivery),
         events_per_delivery,
         count_requests_in_flight(events_per_delivery),
     )
@@ -89,7 +89,7 @@ def count_requests_in_flight(events_per_delivery: int) -> int:
     return CONCURRENT_EVENTS if events_per_delivery == 1 else DELIVERIES_IN_FLIGHT
 
 
-def stream(hub: str, events_per_delivery: int, seed: int = 1) -> EventStream:
+def create_event_stream(hub: str, events_per_delivery: int, seed: int = 1) -> EventStream:
     """The events of a hub that come in by deliveries of this size."""
     return EventStream(
         hub, seed, lag=min_lag_events(events_per_delivery * count_requests_in_flight(events_per_delivery))
@@ -133,7 +133,7 @@ WARM_UP_EVENTS = {name: 1500 if name.startswith("batches") else 250 for name in 
 async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """All ways in by turns, on one emulator."""
     async with AsyncExitStack() as stack:
-        storage = stack.enter_context(emulator())
+        storage = stack.enter_context(run_emulator())
         doors = {
             "batches": open_event_entry(stack, storage, folder, "batches", EVENTS_PER_DELIVERY),
             "batches, straightforward": open_event_entry(
@@ -142,7 +142,9 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
             "single": open_event_entry(stack, storage, folder, "single", 1),
             "single, straightforward": open_event_entry(stack, storage, folder, "single", 1, _STRAIGHTFORWARD_MODULE),
         }
-        takes: dict[str, Callable[[int], Awaitable[IngestSample]]] = {name: one.take for name, one in doors.items()}
+        takes: dict[str, Callable[[int], Awaitable[IngestSample]]] = {
+            name: one.send_events for name, one in doors.items()
+        }
         for name, role in (
             ("trigger", "trigger"),
             ("trigger, straightforward", "straightforward-trigger"),

@@ -23,7 +23,7 @@ _CPU_CLOCK_SECONDS = 0.02
 async def run(hubs: Sequence[BenchTaskHub], polls: int = POLL_COUNT) -> dict[str, Any]:
     """All polls of one way after the other, on the smallest and on the largest hub. What they cost the storage does not
     depend on the time between them, nor on that to the storage: neither is spent."""
-    hubs[0].environment.proxy.before = no_delay
+    hubs[0].environment.proxy.before_request = no_delay
     figures: list[Figure] = []
     requests: dict[str, dict[str, int]] = {way: {} for way in _QUERIES}
     work: dict[str, dict[str, float]] = {way: {} for way in _QUERIES}

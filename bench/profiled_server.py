@@ -1,4 +1,4 @@
-"""The server under cProfile: `python -m bench.profiled_server serve` takes its arguments, and BENCH_PROFILE names the file."""
+"""Runs the server under cProfile: `python -m bench.profiled_server serve …`. BENCH_PROFILE names the file to write."""
 
 import cProfile
 import os

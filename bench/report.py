@@ -62,8 +62,9 @@ def render_tables(results: Mapping[str, Any]) -> str:
     if "readiness" in results:
         parts.append(f"**Requests to the storage for one question**\n\n{_render_requests(results)}")
     if "profile" in results:
+        profile = results["profile"]
         parts.append(
-            f"**Where the server's processor time goes**{_render_origin(results['profile'])}\n\n{_render_profile(results['profile'])}"
+            f"**Where the server's processor time goes**{_render_origin(profile)}\n\n{_render_profile(profile)}"
         )
     return "\n".join(parts)
 

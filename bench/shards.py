@@ -38,7 +38,12 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
         doors: dict[tuple[int, int], EventEntry] = {}
         for count in SHARD_COUNTS:
             batches = open_event_entry(
-                stack, storage, folder, f"batches{count}", EVENTS_PER_DELIVERY, more={STATE_SHARDS: str(count)}
+                stack,
+                storage,
+                folder,
+                f"batches{count}",
+                EVENTS_PER_DELIVERY,
+                extra_settings={STATE_SHARDS: str(count)},
             )
             doors[EVENTS_PER_DELIVERY, count] = batches
             doors[1, count] = EventEntry(
@@ -122,7 +127,7 @@ async def _measure_requests(
 ) -> tuple[dict[int, list[float]], dict[int, int]]:
     """Seconds of each question and requests of one, by number of shards. Its server asks through the delay."""
     proxy = await stack.enter_async_context(storage_proxy(storage.settings))
-    proxy.before = delay_request
+    proxy.before_request = delay_request
     server = stack.enter_context(run_server(proxy.settings, folder))
     service = await stack.enter_async_context(TableServiceClient.from_connection_string(storage.connection))
     environment = BenchEnvironment(storage, proxy, server, service)

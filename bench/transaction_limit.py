@@ -47,8 +47,9 @@ class _Partition:
 
 
 class TransactionLimit:
-    """Transactions through the client library that the server uses; `without_library` leaves the library out as well, and has the
-    bodies ready before the clock starts: what is left is the emulator."""
+    """Writes transactions through the client library that the server uses.
+
+    With `without_library` the bodies are built before the clock starts, so that only the emulator is measured."""
 
     def __init__(self, connection: str, without_library: bool) -> None:
         self._connection = connection

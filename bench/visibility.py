@@ -47,11 +47,13 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
     """Transactions alone and events at half of the rate, by turns."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        way_in = open_event_entry(stack, storage, folder, "visible", 1, more={"STATE_SHARDS": str(SHARD_COUNT)})
+        way_in = open_event_entry(
+            stack, storage, folder, "visible", 1, extra_settings={"STATE_SHARDS": str(SHARD_COUNT)}
+        )
         tables = await stack.enter_async_context(RawTables(storage.connection))
         raw = await stack.enter_async_context(_SingleTransactions(storage))
-        await way_in.take(_CALIBRATION_EVENTS)
-        possible = (await way_in.take(_CALIBRATION_EVENTS)).events_per_second
+        await way_in.send_events(_CALIBRATION_EVENTS)
+        possible = (await way_in.send_events(_CALIBRATION_EVENTS)).events_per_second
         alone: list[list[float]] = []
         delays: list[EventDelays] = []
         for number in range(rounds):
@@ -95,7 +97,7 @@ class _SingleTransactions:
         self._stream = EventStream("alone", lag=min_lag_events(1))
         self._known: dict[str, Any] = {}
 
-    async def __aenter__(self) -> "_Transactions":
+    async def __aenter__(self) -> "_SingleTransactions":
         self._table = await self._service.create_table("Alone")
         return self
 
@@ -105,7 +107,7 @@ class _SingleTransactions:
     async def run(self) -> list[float]:
         """Seconds of each."""
         took = []
-        for before, after in instances(self._stream.take(_TRANSACTION_COUNT), self._known):
+        for before, after in instances(self._stream.next_events(_TRANSACTION_COUNT), self._known):
             writes = transaction_writes(f"{shard_of(after.instance_id, SHARD_COUNT):02d}", before, after)
             began = time.perf_counter()
             await self._table.submit_transaction(writes)
@@ -125,7 +127,7 @@ async def _publish_events(
     at = 0.0
     due: list[tuple[float, dict[str, Any], bytes]] = []
     while (at := at + random_source.expovariate(rate)) < seconds:
-        (one,) = way_in.stream.take(1)
+        (one,) = way_in.stream.next_events(1)
         due.append((at, one, build_post_request(url, "/api/events", encode_events([one]))))
     began = time.perf_counter()
 

@@ -102,7 +102,7 @@ class _TriggerWorker:
                 if self._recorder is None:
                     await self._function(event=text)
                 else:
-                    await self._recorder.record([function_app.delivered(text)], "trigger")
+                    await self._recorder.record([function_app.parse_delivered_event(text)], "trigger")
 
         clock = Stopwatch()
         await asyncio.gather(*(deliver() for _ in range(CONCURRENT_EVENTS)))

@@ -1,5 +1,6 @@
-"""Checks that everything this project installs is pinned: Python packages by the hashes in the lock files, actions in
-workflows by their commit. Reads files only; `dev/lock --check` asks the package index. Run as `python -m dev.parse_requirements`."""
+"""Checks that everything that this project installs is pinned: packages by hashes, actions in workflows by commits.
+
+Run it as `python -m dev.check_pins`. It only reads files; `dev/lock --check` also queries the package index."""
 
 import re
 import sys

@@ -35,10 +35,15 @@ async def no_delay(method: str, path: str) -> None:
 
 @dataclass
 class StorageProxy:
-    """`failure_status` decides per request whether to answer with a status of its own, with `headers`; 0 cuts the connection
-    instead. What `drops_response` names reaches the storage, but the answer never comes back. `truncate_responses` breaks off in the
-    middle of every answer, and `insert_empty_pages` puts an empty page with a continuation before every page of a query, as
-    the service may do. `before_request` is awaited before a request passes."""
+    """The proxy's settings, which a test may change at any time, and the requests that it forwarded.
+
+    - `failure_status(method, path)` returns the HTTP status to answer with instead of forwarding, with `headers`;
+      0 aborts the connection, None forwards the request.
+    - `drops_response(method, path)`: the storage handles the request, and the connection is aborted unanswered.
+    - `truncate_responses` sends half of each body and aborts the connection.
+    - `insert_empty_pages` sends an empty page with a continuation token before each page of a query, as Azure may do.
+    - `before_request(method, path)` is awaited before a request is forwarded.
+    """
 
     settings: StorageSettings
     forwarded: list[ForwardedRequest] = field(default_factory=list)

@@ -127,7 +127,7 @@ def run_audit(
     tools = folder / "tools"
     for name, script in (("python", FAKE_PYTHON), ("pip-audit", f'echo "$@" >asked\n{pip}'), ("npm", npm), ("uv", uv)):
         write_program(tools / name, script)
-    settings = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "FAKE_PYTHON": str(tools / "python")}
+    settings = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": str(tools / "python")}
     return subprocess.run([folder / "dev/audit"], env=settings, capture_output=True, text=True, check=False)
 
 

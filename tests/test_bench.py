@@ -94,7 +94,7 @@ def test_growth_is_told_by_what_comes_once_the_memory_is_full() -> None:
 
 def test_the_stream_is_of_whole_lives_and_no_end_is_near_its_start() -> None:
     stream = EventStream("hub", lag=100)
-    events = stream.take(1000)
+    events = stream.next_events(1000)
     seen: dict[str, list[tuple[int, str]]] = {}
     for number, one in enumerate(events):
         seen.setdefault(one["data"]["instanceId"], []).append((number, one["data"]["runtimeStatus"]))
@@ -122,7 +122,7 @@ def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_
 
 def test_the_stream_is_the_same_for_the_same_seed() -> None:
     def ids(seed: int) -> list[str]:
-        return [one["data"]["instanceId"] for one in EventStream("hub", seed, lag=20).take(50)]
+        return [one["data"]["instanceId"] for one in EventStream("hub", seed, lag=20).next_events(50)]
 
     assert ids(1) == ids(1)
     assert ids(1) != ids(2)
@@ -144,7 +144,7 @@ def _sorted_rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 async def test_the_limit_writes_the_rows_that_the_server_writes(server: StateServer, storage: StorageSettings) -> None:
     """All of its kinds of row but the beats, of which there is one for many events."""
     hub = new_hub_name()
-    events = EventStream(hub, lag=10).take(30)
+    events = EventStream(hub, lag=10).next_events(30)
     await server.services.recorder.record(events, "webhook")
     written = [row for row in await stored_rows(server, hub, "") if not row["RowKey"].startswith("b|")]
     table = f"Limit{uuid.uuid4().hex}"
@@ -163,7 +163,7 @@ async def test_the_limit_writes_the_rows_that_the_server_writes(server: StateSer
 @pytest.mark.anyio
 async def test_the_straightforward_recorder_keeps_the_same_instances(server: StateServer) -> None:
     hub = new_hub_name()
-    events = EventStream(hub, lag=10).take(30)
+    events = EventStream(hub, lag=10).next_events(30)
     await server.services.recorder.record(events, "webhook")
     recorder = StraightforwardRecorder(server.tables, 4)
     first = await recorder.record(events[:20], "webhook")
@@ -192,8 +192,10 @@ async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tm
     """By a server as the benchmarks start it. An event that goes to quarantine makes no figure."""
     stream = EventStream(new_hub_name(), lag=10)
     with run_server(storage, tmp_path) as served:
-        requests = [(build_post_request(served.url, "/api/events", encode_events(stream.take(5))), 5) for _ in range(6)]
-        broken = stream.take(2)
+        requests = [
+            (build_post_request(served.url, "/api/events", encode_events(stream.next_events(5))), 5) for _ in range(6)
+        ]
+        broken = stream.next_events(2)
         broken[1]["data"]["runtimeStatus"] = "Unheard"
         async with connections(served.url, 3) as opened:
             done = await run_load(opened, requests)

@@ -16,7 +16,7 @@ from pydantic import SecretStr, TypeAdapter
 
 from state_api import __main__ as command
 from state_api.app import StateServer, openapi_document
-from state_api.backends import azure_storage, scheduler
+from state_api.backends import azure_storage, scheduler_connection
 from state_api.backends.registry import PROVIDERS
 from state_api.domain import names
 from state_api.domain.errors import StateError
@@ -198,9 +198,9 @@ def test_what_the_schedulers_connection_string_may_say_is_documented() -> None:
     (cells,) = [
         cells for cells in table_rows(SETTINGS, "Task hubs", "Part") if without_markup(cells[0]) == "Authentication"
     ]
-    assert CODE.findall(cells[1]) == list(scheduler._AUTHENTICATION_TYPES)
+    assert CODE.findall(cells[1]) == list(scheduler_connection.AUTHENTICATION_TYPES)
     parts = {part.lower() for one in first_column(SETTINGS, "Task hubs", "Part") for part in one.split(", ")}
-    asked = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler))
+    asked = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler_connection))
     assert parts == {"endpoint", "authentication", *asked}
 
 

@@ -1,5 +1,7 @@
-"""The main job, visibly, with real processes: `python -m dev.demo.__main__` deploys with the guard, `python -m dev.demo.__main__
---unguarded` without, and shows the numbers side by side. Ends with 0 only if every step went as it should."""
+"""Runs the demo with real processes: `python -m dev.demo` deploys with the guard.
+
+`python -m dev.demo --unguarded` also deploys without it and prints the numbers side by side. The exit code is 0 only if
+every step went as expected."""
 
 import argparse
 import signal
@@ -23,7 +25,7 @@ def run_all_demos() -> dict[str, DemoResult]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dev.demo.__main__")
+    parser = argparse.ArgumentParser(prog="python -m dev.demo")
     parser.add_argument("--unguarded", action="store_true", help="deploy without asking anybody, and compare")
     given = parser.parse_args()
     # Whoever ends it, what it has started ends with it.

@@ -37,7 +37,8 @@ def place_orders(platform: DemoPlatform, number: int) -> None:
 
     wait_until(settled, "the orders have ended, or wait for approval")
     report(
-        f"    placed: {', '.join(UNATTENDED_ORDER_IDS[number])}, and with a need for approval {', '.join(APPROVAL_ORDER_IDS[number])}"
+        f"    placed: {', '.join(UNATTENDED_ORDER_IDS[number])}; "
+        f"waiting for approval: {', '.join(APPROVAL_ORDER_IDS[number])}"
     )
 
 

@@ -13,7 +13,7 @@ NOT_READY = 3
 """The exit code of `safe-deploy`."""
 
 
-def play(versions: int) -> DemoResult:
+def run_guarded_demo(versions: int) -> DemoResult:
     """With three versions, or with a fourth that no lifecycle event helps to judge. Raises Unexpected."""
     with create_guarded_environment(SETTLE_SECONDS) as stage:
         begin(stage, lose_events=versions > 3)
@@ -24,7 +24,10 @@ def play(versions: int) -> DemoResult:
             approve_orders(stage.platform, 2)
         wait_until_finished(stage.platform)
         counts = stage.platform.count_orders()
-        require(counts.completed == counts.started == len(stage.platform.app.started), f"not all Completed: {counts}")
+        require(
+            counts.completed == counts.started == len(stage.platform.app.task_hub_by_order),
+            f"not all Completed: {counts}",
+        )
         if versions > 3:
             report_heading("Version 2 is in no slot any more. Cleanup removes what it has left.")
             cleaned = stage.pipeline.run(4, "cleanup", "--delete-task-hubs", role="admin")

@@ -55,19 +55,19 @@ class CommandProcess:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def printed(self) -> str:
+    def read_output(self) -> str:
         return "".join(self._lines)
 
     def wait_until(self, text: str) -> None:
         """Wait until it has printed that, or has ended."""
-        wait_until(lambda: text in self.printed() or not self._reader.is_alive(), f"{text!r} is printed")
+        wait_until(lambda: text in self.read_output() or not self._reader.is_alive(), f"{text!r} is printed")
 
     def wait_for_exit(self, expected_exit_code: int = 0) -> str:
         """Wait for its end; what it printed. Raises Unexpected on another exit code than this one."""
         self._reader.join()
         if (code := self._process.wait()) != expected_exit_code:
-            raise UnexpectedResult(f"exit code {expected_exit_code} was expected, not {code}:\n{self.printed()}")
-        return self.printed()
+            raise UnexpectedResult(f"exit code {expected_exit_code} was expected, not {code}:\n{self.read_output()}")
+        return self.read_output()
 
     def wait_and_report(self, expected_exit_code: int = 0) -> str:
         """Like `wait_for_exit`, and tells of it."""

@@ -1,5 +1,6 @@
-"""`python -m dev.demo.slot_command deploy SLOT CODE` and `python -m dev.demo.slot_command swap`: what `az functionapp` is in a real
-pipeline, for the Function App of the story that runs."""
+"""Replaces `az functionapp` in the demo: deploys to a slot of the demo's Function App, or swaps its slots.
+
+Usage: `python -m dev.demo.slot_command deploy SLOT CODE`, `python -m dev.demo.slot_command swap`."""
 
 import argparse
 import http.client

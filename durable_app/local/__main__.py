@@ -16,9 +16,9 @@ from durabletask.worker import TaskHubGrpcWorker
 from google.protobuf.empty_pb2 import Empty
 from starlette.applications import Starlette
 
-from .client import DurableClient
+from .durable_client import DurableClient
 from .functions import build_routes, load_app_functions, register_functions
-from .hub import TASK_HUB_KEY
+from .task_hub_engine import TASK_HUB_KEY
 
 log = logging.getLogger("durable_app.local.slot")
 

@@ -11,7 +11,7 @@ from azure.durable_functions.models.utils.entity_utils import EntityId
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationState, OrchestrationStatus
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from .context import to_entity_instance_id
+from .orchestration_context import to_entity_instance_id
 
 STATUS_NAMES = {
     OrchestrationStatus.RUNNING: "Running",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from azure.core.exceptions import AzureError
 
-from .hub import TaskHubEngine
-from .lifecycle import NotificationSettings, Publisher
-from .rows import DEVELOPMENT_STORAGE, TaskHubStorageWriter
+from .lifecycle_events import NotificationSettings, Publisher
+from .task_hub_engine import TaskHubEngine
+from .task_hub_storage import DEVELOPMENT_STORAGE, TaskHubStorageWriter
 
 HOST_JSON_FILE = Path(__file__).parent.parent / "host.json"
 

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .client import DurableClient
-from .context import DurableContext
+from .durable_client import DurableClient
+from .orchestration_context import DurableContext
 
 APP_FOLDER = Path(__file__).parent.parent
 

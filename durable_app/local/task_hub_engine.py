@@ -1,6 +1,7 @@
-"""One task hub: Microsoft's in-memory engine, which behaves towards the outside as the host extension does. Lifecycle
-events are published before an episode is stored, and `{TaskHubEngine}Instances` is written with it. What a worker had taken and
-not finished when it went away is given to the next one."""
+"""A task hub engine: Microsoft's in-memory engine, changed to behave as the host extension does.
+
+It publishes lifecycle events before it stores an episode, and writes `{TaskHub}Instances` with the episode. Work that a
+disconnected worker had taken and not finished goes to the next worker."""
 
 import json
 import threading
@@ -17,8 +18,8 @@ from durabletask.testing import InMemoryOrchestrationBackend
 from durabletask.testing.in_memory_backend import ActivityWorkItem, OrchestrationInstance
 from google.protobuf.empty_pb2 import Empty
 
-from .lifecycle import Publisher, StatusChange
-from .rows import InstanceRow, TaskHubStorageWriter
+from .lifecycle_events import Publisher, StatusChange
+from .task_hub_storage import InstanceRow, TaskHubStorageWriter
 
 _THREAD_COUNT = 32
 
@@ -78,7 +79,7 @@ def find_published_changes(
 ) -> list[StatusChange]:
     """What the extension publishes about one episode, in the order in which it is posted.
 
-    `history` is what was stored before the episode, `new_events` are the events that it was run for. Running is published
+    `history` is what was stored before the episode, `new_events` are the events that started it. Running is published
     if the episode is the first of its execution, and the end if there is one that is published. A generation that
     continues as new is Completed; the next one's first episode is Running again. If the first episode is the last, the
     extension posts both at once and either may arrive first: here it is the end, which a receiver expects less.

@@ -1,1 +1,1 @@
-"""Ground truth: one module per durable backend, each behind the Protocol of `backend.py`."""
+"""Task hubs at their providers: one module a provider, each behind the `Backend` Protocol of `protocols.py`."""

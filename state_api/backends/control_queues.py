@@ -1,24 +1,31 @@
-"""The control queues of a task hub on Azure Storage: how many messages they hold, and what those that can be peeked do
-(PLATFORM: The Durable Functions extension, 5 to 7).
+"""The control queues of a task hub on Azure Storage: reads how many messages there are, and peeks at them
+(docs/platform.md, The Durable Functions extension, 5 to 7). Hides queues, partitions and the blobs of large messages.
 
-A start is a message there until the first checkpoint of its orchestration writes the row.
+An orchestration's start is a message there until the first checkpoint of the orchestration writes its row.
 """
 
 import asyncio
-import base64
 import json
 import logging
-import re
-import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import HttpResponseError
 
+from state_api.backends.control_messages import (
+    Envelope,
+    QueueMessageId,
+    classify_blob_name,
+    classify_envelope,
+    large_message_blob_name,
+    parse_envelope,
+    parse_large_message,
+)
 from state_api.backends.protocols import ArtifactKind, BackendError, ReadFailure
-from state_api.backends.storage_account import NOT_FOUND_CODES, StorageAccount
-from state_api.domain.names import entity_name, hub_key, is_entity
+from state_api.backends.storage_account import StorageAccount
+from state_api.backends.storage_errors import NOT_FOUND_CODES
+from state_api.domain.names import hub_key
 from state_api.domain.readiness.messages import MAX_PEEKED_MESSAGES, MessageKind, QueueSnapshot, VisibleMessage
 from state_api.storage.tables import error_code, is_table_missing
 
@@ -29,83 +36,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_PARTITIONS = 16
-"""Control queues of a task hub, at most (PLATFORM: Task hubs on Azure Storage)."""
+"""Control queues of a task hub, at most (docs/platform.md, Task hubs on Azure Storage)."""
 
-_MAX_BLOB_BYTES = 8 * 1024 * 1024
-_MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-"""Bytes of a large message, compressed and not, that are read to learn a function's name."""
-_GZIP_WINDOW_BITS = 31
-"""What zlib calls the format of gzip, with the largest window."""
-_MAX_NAME_LENGTH = 256
-"""Characters of an instance id or function name (PLATFORM: Task hubs on Azure Storage)."""
-
-# DurableTask.Core.History.EventType, by number.
-_EVENT_TYPES = (
-    "ExecutionStarted",
-    "ExecutionCompleted",
-    "ExecutionFailed",
-    "ExecutionTerminated",
-    "TaskScheduled",
-    "TaskCompleted",
-    "TaskFailed",
-    "SubOrchestrationInstanceCreated",
-    "SubOrchestrationInstanceCompleted",
-    "SubOrchestrationInstanceFailed",
-    "TimerCreated",
-    "TimerFired",
-    "OrchestratorStarted",
-    "OrchestratorCompleted",
-    "EventSent",
-    "EventRaised",
-    "ContinueAsNew",
-    "GenericEvent",
-    "HistoryState",
-    "ExecutionSuspended",
-    "ExecutionResumed",
-    "ExecutionRewound",
-)
-
-# Messages that do nothing to an instance that has ended. Every other type can start or revive an orchestration: a
-# rewind sends a GenericEvent.
-_NON_STARTING_EVENT_TYPES = frozenset(
-    {
-        "ExecutionTerminated",
-        "TaskCompleted",
-        "TaskFailed",
-        "SubOrchestrationInstanceCompleted",
-        "SubOrchestrationInstanceFailed",
-        "TimerFired",
-        "EventRaised",
-        "ExecutionSuspended",
-        "ExecutionResumed",
-    }
-)
+_MAX_TASK_HUB_JSON_BYTES = 64 * 1024
+_MAX_LARGE_MESSAGE_BLOB_BYTES = 8 * 1024 * 1024
 
 
 class ControlQueues:
-    """Reads the control queues in one storage account. `shared_tables` says that the instances are in a tracking store
-    of several task hubs. Every method raises BackendError."""
+    """Reads the control queues in one storage account.
+
+    `shared_tables` says that the instances are in a tracking store of several task hubs. Every method raises
+    BackendError.
+    """
 
     def __init__(self, account: StorageAccount, *, shared_tables: bool = False) -> None:
         self._account = account
         self._shared_tables = shared_tables
 
     async def read_queue_snapshot(self, task_hub: str) -> QueueSnapshot:
-        """The control queues now. Raises BackendError if one of them does not exist: then this is the storage
-        of another
-        app, or the task hub is being deleted."""
-        names, owners = await self._read_partitions(task_hub)
-        read = await asyncio.gather(*(self._read_queue(task_hub, name) for name in names))
+        """Read all control queues. Raises BackendError if one of them does not exist: then the account is another
+        app's, or the task hub is being deleted."""
+        queue_names, owners = await self._read_partitions(task_hub)
+        queues = await asyncio.gather(*(self._read_queue(task_hub, name) for name in queue_names))
         return QueueSnapshot(
-            message_count=sum(queue.message_count for queue in read),
-            visible=tuple(message for queue in read for message in queue.visible),
-            peeked_twice=sum(queue.peeked_twice for queue in read),
-            more_visible=any(queue.more_visible for queue in read),
+            message_count=sum(queue.message_count for queue in queues),
+            visible=tuple(message for queue in queues for message in queue.visible),
+            peeked_twice=sum(queue.peeked_twice for queue in queues),
+            more_visible=any(queue.more_visible for queue in queues),
             partition_owners=owners,
         )
 
     async def _read_partitions(self, task_hub: str) -> tuple[list[str], str]:
-        """The names of all control queues, and a text that tells which workers own them.
+        """Return the names of all control queues, and a text that changes when another worker takes one over.
 
         Table partition management, the default, has a row for each queue. The older lease management has the number of
         queues in `taskhub.json`.
@@ -130,20 +92,24 @@ class ControlQueues:
         async with self._account.translate_errors(ArtifactKind.CONTAINER, role="Reader"):
             try:
                 blob = self._account.blob_service().get_blob_client(container, "taskhub.json")
-                content = await (await blob.download_blob(0, 65_536)).readall()
+                blob_bytes = await (await blob.download_blob(0, _MAX_TASK_HUB_JSON_BYTES)).readall()
             except HttpResponseError as error:
                 if error_code(error) not in NOT_FOUND_CODES and error.status_code != 404:
                     raise
                 raise BackendError(
-                    # An instance table of its own shows that the task hub exists; a shared one does not.
+                    # An instance table of its own shows that the task hub exists. A shared one does not.
                     ReadFailure.MISSING if self._shared_tables else ReadFailure.FAILED,
-                    f"neither table {task_hub}Partitions nor container {container} says how many control queues there "
-                    f"are: the task hub is being deleted, or the setting {self._account.setting_name} leads to "
-                    f"another account",
+                    f"neither table {task_hub}Partitions nor container {container} says how many control queues task "
+                    f"hub {task_hub} has: either it is being deleted, or the setting {self._account.setting_name} "
+                    "leads to another account",
                 ) from None
-        count = _parse_partition_count(content)
+        count = _parse_partition_count(blob_bytes)
         if count is None:
-            raise BackendError(ReadFailure.FAILED, f"taskhub.json in container {container} cannot be read")
+            raise BackendError(
+                ReadFailure.FAILED,
+                f"the blob taskhub.json in container {container} does not say how many control queues task hub "
+                f"{task_hub} has",
+            )
         return count
 
     async def _read_queue(self, task_hub: str, name: str) -> QueueSnapshot:
@@ -153,38 +119,38 @@ class ControlQueues:
                 count = await self._count_messages(queue)
                 if not count:
                     return QueueSnapshot()
-                before = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
-                if not before:
+                first_peek = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
+                if not first_peek:
                     return QueueSnapshot(count)
-                # A message that leaves the queue between the peek and the count must not hide an invisible one.
+                # Count again between two peeks: only a message that both peeks show is surely in the count. Without
+                # the second peek, a message that leaves before the count could hide an invisible one.
                 count = await self._count_messages(queue)
-                after = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
+                second_peek = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
             except HttpResponseError as error:
                 if error_code(error) not in NOT_FOUND_CODES:
                     raise
                 raise BackendError(
                     ReadFailure.FAILED,
-                    f"task hub {task_hub} lacks the control queue {name}: either it is being deleted, or the setting "
+                    f"task hub {task_hub} has no control queue {name}: either it is being deleted, or the setting "
                     f"{self._account.setting_name} leads to another account",
                 ) from None
-        times = {(message.id, message.dequeue_count) for message in before}
-        seen = {message.id: message for message in (*before, *after)}
         return QueueSnapshot(
             message_count=count,
-            visible=tuple([await self._parse_queue_message(task_hub, message) for message in seen.values()]),
-            peeked_twice=sum((message.id, message.dequeue_count) in times for message in after),
-            more_visible=MAX_PEEKED_MESSAGES in (len(before), len(after)),
+            visible=await self._parse_messages(task_hub, (*first_peek, *second_peek)),
+            peeked_twice=len(_deliveries(first_peek) & _deliveries(second_peek)),
+            more_visible=MAX_PEEKED_MESSAGES in (len(first_peek), len(second_peek)),
         )
 
     async def _count_messages(self, queue: "QueueClient") -> int:
-        """How many messages there are, invisible ones included: never fewer, by the service's documentation."""
+        """Return the number of messages, invisible ones included. It is never too low (Azure Queue storage, Get Queue
+        Metadata)."""
         count = (await queue.get_queue_properties()).approximate_message_count
         if count is None:
-            message = (
-                f"the storage account of the setting {self._account.setting_name} does not say how many "
-                f"messages there are"
+            raise BackendError(
+                ReadFailure.FAILED,
+                f"the storage account of the setting {self._account.setting_name} does not say how many messages its "
+                "queues contain",
             )
-            raise BackendError(ReadFailure.FAILED, message)
         return count
 
     @asynccontextmanager
@@ -195,100 +161,48 @@ class ControlQueues:
         except BackendError as error:
             if error.failure is not ReadFailure.DENIED:
                 raise
-            message = f"{error.message}. To do without, set ignoreMessages in the app's policy"
+            message = f"{error.message}. To verify without messages, set ignoreMessages in the app's policy"
             raise BackendError(error.failure, message) from None
 
-    async def _parse_queue_message(self, task_hub: str, message: "QueueMessage") -> VisibleMessage:
-        message_id, dequeue_count = str(message.id), message.dequeue_count or 0
-        envelope = _parse_envelope(message.content)
-        blob = envelope.get("CompressedBlobName") if envelope else None
-        if not isinstance(blob, str) or not blob:
-            return _classify_envelope(message_id, dequeue_count, envelope)
-        named = _classify_blob_name(message_id, dequeue_count, blob)
-        if named.kind is not MessageKind.START:
-            return named
-        # Only the blob has the name of the function, and only that may exempt a start.
-        return _classify_envelope(
-            message_id, dequeue_count, await self._read_large_message(task_hub, blob), fallback=named
-        )
+    async def _parse_messages(self, task_hub: str, messages: Sequence["QueueMessage"]) -> tuple[VisibleMessage, ...]:
+        """Parse each message once, as it was peeked last."""
+        latest = {message.id: message for message in messages}
+        return tuple([await self._parse_message(task_hub, message) for message in latest.values()])
 
-    async def _read_large_message(self, task_hub: str, name: str) -> Mapping[str, Any] | None:
-        """A message that is too large for a queue. None if it cannot be read, which the right to read blobs allows."""
+    async def _parse_message(self, task_hub: str, message: "QueueMessage") -> VisibleMessage:
+        identity = QueueMessageId(str(message.id), message.dequeue_count or 0)
+        envelope = parse_envelope(message.content)
+        blob_name = large_message_blob_name(envelope)
+        if blob_name is None:
+            return classify_envelope(identity, envelope)
+        by_name = classify_blob_name(identity, blob_name)
+        if by_name.kind is not MessageKind.START:
+            return by_name
+        # The blob has the name of the function, by which a policy can exempt the start.
+        by_content = classify_envelope(identity, await self._read_large_message(task_hub, blob_name))
+        return by_name if by_content.kind is MessageKind.UNREADABLE else by_content
+
+    async def _read_large_message(self, task_hub: str, blob_name: str) -> Envelope | None:
+        """Return None if the message cannot be read, for example because this server may not read blobs."""
         try:
             async with self._account.translate_errors(ArtifactKind.CONTAINER, role="Reader"):
-                blob = self._account.blob_service().get_blob_client(f"{hub_key(task_hub)}-largemessages", name)
-                content = await (await blob.download_blob(0, _MAX_BLOB_BYTES)).readall()
+                blob = self._account.blob_service().get_blob_client(f"{hub_key(task_hub)}-largemessages", blob_name)
+                compressed = await (await blob.download_blob(0, _MAX_LARGE_MESSAGE_BLOB_BYTES)).readall()
         except BackendError as error:
-            log.info("a message of task hub %s cannot be read: %s", task_hub, error.message)
+            log.info("a large message of task hub %s cannot be read: %s", task_hub, error.message)
             return None
-        try:
-            return _parse_envelope(
-                zlib.decompressobj(wbits=_GZIP_WINDOW_BITS).decompress(content, _MAX_MESSAGE_BYTES).decode()
-            )
-        except (ValueError, zlib.error):
-            return None
+        return parse_large_message(compressed)
 
 
-def _parse_partition_count(content: bytes) -> int | None:
+def _deliveries(messages: Sequence["QueueMessage"]) -> set[tuple[str | None, int | None]]:
+    """Identify messages so that one which a worker took and gave back in between counts as another."""
+    return {(message.id, message.dequeue_count) for message in messages}
+
+
+def _parse_partition_count(blob_bytes: bytes) -> int | None:
+    """Return the number of control queues that `taskhub.json` tells; None if it tells none."""
     try:
-        count = json.loads(content)["PartitionCount"]
+        count = json.loads(blob_bytes)["PartitionCount"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return count if isinstance(count, int) and 1 <= count <= _MAX_PARTITIONS else None
-
-
-def _parse_envelope(content: Any) -> Mapping[str, Any] | None:
-    """The envelope of a message, `DurableTask.AzureStorage.MessageData`: JSON, or JSON in Base64 from older extensions.
-    None if it is neither."""
-    text = str(content)
-    try:
-        if not text.lstrip("\ufeff").startswith("{"):
-            text = base64.b64decode(text, validate=True).decode()
-        envelope = json.loads(text.lstrip("\ufeff"))
-    except (ValueError, RecursionError):
-        return None
-    return envelope if isinstance(envelope, dict) else None
-
-
-def _classify_envelope(
-    message_id: str, dequeue_count: int, envelope: Mapping[str, Any] | None, fallback: VisibleMessage | None = None
-) -> VisibleMessage:
-    """What a message does. `fallback` is the answer where the envelope cannot be read."""
-    try:
-        assert envelope is not None
-        event = envelope["TaskMessage"]["Event"]
-        instance_id = envelope["TaskMessage"]["OrchestrationInstance"]["InstanceId"]
-        number = event["EventType"]
-        name = event.get("Name") or ""
-    except (AssertionError, KeyError, TypeError, AttributeError):
-        return fallback or VisibleMessage(message_id, dequeue_count, MessageKind.UNREADABLE)
-    known = isinstance(number, int) and 0 <= number < len(_EVENT_TYPES)
-    return _classify_message(
-        message_id, dequeue_count, _EVENT_TYPES[number] if known else str(number), instance_id, name
-    )
-
-
-def _classify_blob_name(message_id: str, dequeue_count: int, blob: str) -> VisibleMessage:
-    """What the name of a large message's blob tells: `{instance id}/message-{32 digits}-{event type}.json.gz`
-    (DurableTask.AzureStorage, MessageManager.GetNewLargeMessageBlobName)."""
-    found = re.fullmatch(r"(?s)(.+)/message-[0-9a-fA-F]{32}-([A-Za-z]+)\.json\.gz", blob)
-    if found is None:
-        return VisibleMessage(message_id, dequeue_count, MessageKind.UNREADABLE)
-    return _classify_message(message_id, dequeue_count, found[2], found[1], "")
-
-
-def _classify_message(
-    message_id: str, dequeue_count: int, event_type: str, instance_id: Any, name: Any
-) -> VisibleMessage:
-    target = _to_storable_text(instance_id)
-    if is_entity(target):
-        return VisibleMessage(message_id, dequeue_count, MessageKind.ENTITY, target, entity_name(target))
-    if event_type in _NON_STARTING_EVENT_TYPES:
-        return VisibleMessage(message_id, dequeue_count, MessageKind.OTHER, target)
-    function_name = _to_storable_text(name) if event_type == "ExecutionStarted" else ""
-    return VisibleMessage(message_id, dequeue_count, MessageKind.START, target, function_name)
-
-
-def _to_storable_text(value: Any) -> str:
-    """A name that can be stored and answered: half a surrogate pair cannot."""
-    return str(value).encode("utf-8", "replace").decode()[:_MAX_NAME_LENGTH]

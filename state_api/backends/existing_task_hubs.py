@@ -1,38 +1,38 @@
-"""What exists under a task hub's name at its provider, before an app claims the name."""
+"""Finds what exists under a task hub's name in a storage account, before an app claims the name."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from itertools import product
-from typing import Any
 
 from azure.core.exceptions import HttpResponseError
 from azure.data.tables.aio import TableClient
 
 from state_api.backends.protocols import Artifact, ArtifactKind, BackendError, ReadFailure
 from state_api.backends.storage_artifacts import StorageArtifactStore
+from state_api.backends.storage_errors import DataRole
 from state_api.domain.names import same_hub
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, normalize_address
 from state_api.storage.tables import is_table_missing
 
-_PAGE_SIZE = 10
-"""Instances that a scheduler is asked for: one is enough, but a page can hold fewer than it was asked for."""
-
 
 def list_storage_addresses(artifacts: StorageArtifactStore, tracking_table: TableClient | None) -> tuple[str, ...]:
-    """Where the task hubs of a storage account are: its table, queue and blob service, as far as they are known, and
-    the instance table of a shared tracking store."""
+    """Return the addresses of the table, queue and blob services, as far as they are known, and of the instance table
+    of a tracking store."""
     services = [
         artifacts.service_address(kind) for kind in (ArtifactKind.TABLE, ArtifactKind.QUEUE, ArtifactKind.CONTAINER)
     ]
-    return _without_unknown(*services, _tracking_table_address(tracking_table))
+    return _known_addresses(*services, _tracking_table_address(tracking_table))
 
 
 async def find_existing_in_storage(
     artifacts: StorageArtifactStore, task_hub: str, tracking_table: TableClient | None
 ) -> ExistingArtifacts:
-    """Tables, queues and containers of exactly the task hub's names, and a row of the task hub in a shared tracking
-    store. The tables must be readable. Queues and containers that this server has no access to are left out, and so
-    are their addresses. Raises BackendError; the library's errors where the tracking store cannot be read."""
+    """Find tables, queues and containers of exactly the task hub's names, and a row of the task hub in the tracking
+    store.
+
+    The tables must be readable. Queues and containers that this server may not list are left out, and so are the
+    addresses of their services. Raises BackendError; the library's errors if the tracking store cannot be read.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             tables = group.create_task(artifacts.find_tables(task_hub, "Reader"))
@@ -40,53 +40,29 @@ async def find_existing_in_storage(
             containers = group.create_task(
                 _list_if_allowed(artifacts, ArtifactKind.CONTAINER, artifacts.find_containers, task_hub)
             )
-            rows = group.create_task(_find_tracked_rows(tracking_table, task_hub))
+            tracked_rows = group.create_task(_find_tracked_rows(tracking_table, task_hub))
     except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first; it has ended the other calls
-    listed = {
+        # The first error has cancelled the other tasks.
+        raise errors.exceptions[0] from None
+    by_kind = {
         ArtifactKind.TABLE: tables.result(),
         ArtifactKind.QUEUE: queues.result(),
         ArtifactKind.CONTAINER: containers.result(),
     }
-    found = [str(artifact) for artifacts_of_kind in listed.values() for artifact in artifacts_of_kind or ()]
-    asked = [
-        artifacts.service_address(kind) for kind, artifacts_of_kind in listed.items() if artifacts_of_kind is not None
-    ]
+    listed = {kind: listing for kind, listing in by_kind.items() if listing is not None}
     return ExistingArtifacts(
-        (*found, *rows.result()), _without_unknown(*asked, _tracking_table_address(tracking_table))
+        (*(str(artifact) for listing in listed.values() for artifact in listing), *tracked_rows.result()),
+        _known_addresses(*map(artifacts.service_address, listed), _tracking_table_address(tracking_table)),
     )
-
-
-async def find_existing_in_scheduler(
-    call: Callable[..., Awaitable[Any]], task_hub: str, address: str
-) -> ExistingArtifacts:
-    """Any instance of the task hub, an entity too. A task hub that the scheduler does not have is as new as an empty
-    one: on a scheduler it must be created before the app starts. `call` sends a request of the protocol. Raises
-    BackendError."""
-    token: str | None = None
-    while True:
-        query = {"maxInstanceCount": _PAGE_SIZE, "continuationToken": {"value": token} if token else None}
-        try:
-            answer = await call(task_hub, "QueryInstances", query=query)
-        except BackendError as error:
-            if error.failure is ReadFailure.MISSING:
-                return ExistingArtifacts((), (address,))
-            raise
-        if answer.orchestrationState:
-            return ExistingArtifacts((f"orchestration instances in task hub {task_hub}",), (address,))
-        following = answer.continuationToken.value
-        if following in {"", "0", token}:
-            return ExistingArtifacts((), (address,))
-        token = following
 
 
 async def _list_if_allowed(
     artifacts: StorageArtifactStore,
     kind: ArtifactKind,
-    list_artifacts: Callable[[str, str], Awaitable[list[Artifact]]],
+    list_artifacts: Callable[[str, DataRole], Awaitable[list[Artifact]]],
     task_hub: str,
 ) -> list[Artifact] | None:
-    """None where this server may not list them, or does not know where they are."""
+    """Return None if this server may not list artifacts of this kind, or does not know where they are."""
     if artifacts.service_address(kind) is None:
         return None
     try:
@@ -98,12 +74,15 @@ async def _list_if_allowed(
 
 
 async def _find_tracked_rows(tracking_table: TableClient | None, task_hub: str) -> list[str]:
-    """A row of this task hub in the instance table of a tracking store. The service compares with case, so it is asked
-    for all names that begin alike in whatever case; that is as much as its limit of comparisons allows."""
+    """Describe a row of this task hub in the instance table of a tracking store; empty if there is none.
+
+    The service compares names with case, and a filter can have 15 comparisons (Azure Table storage, Querying tables and
+    entities). So the filter selects all names that begin with the same two letters in either case.
+    """
     if tracking_table is None:
         return []
-    ranges = list(_case_insensitive_ranges(task_hub))
-    # The blank ends the parameter: the library takes a bracket for a part of its name.
+    ranges = _case_insensitive_ranges(task_hub)
+    # The blank after a parameter is needed: the library takes a closing bracket for a part of the parameter's name.
     condition = " or ".join(f"(TaskHubName ge @from{n} and TaskHubName lt @to{n} )" for n in range(len(ranges)))
     parameters = {f"from{n}": lower for n, (lower, _) in enumerate(ranges)}
     parameters |= {f"to{n}": upper for n, (_, upper) in enumerate(ranges)}
@@ -118,14 +97,15 @@ async def _find_tracked_rows(tracking_table: TableClient | None, task_hub: str) 
     return []
 
 
-def _case_insensitive_ranges(task_hub: str) -> Iterator[tuple[str, str]]:
-    """The ranges of all names that begin with the first two characters of this one, in either case."""
-    beginnings = {"".join(each) for each in product(*((one.lower(), one.upper()) for one in task_hub[:2]))}
-    for beginning in sorted(beginnings):
-        yield beginning, beginning[0] + chr(ord(beginning[1]) + 1)
+def _case_insensitive_ranges(task_hub: str) -> list[tuple[str, str]]:
+    """Return the ranges, from and to, of all names that begin with the first two characters of this one in either
+    case."""
+    spellings = product(*((character.lower(), character.upper()) for character in task_hub[:2]))
+    beginnings = sorted({"".join(spelling) for spelling in spellings})
+    return [(beginning, beginning[0] + chr(ord(beginning[1]) + 1)) for beginning in beginnings]
 
 
-def _without_unknown(*addresses: str | None) -> tuple[str, ...]:
+def _known_addresses(*addresses: str | None) -> tuple[str, ...]:
     return tuple(address for address in addresses if address is not None)
 
 

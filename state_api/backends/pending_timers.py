@@ -1,5 +1,5 @@
-"""Timers that have yet to fire, read from the histories of a task hub on Azure Storage (PLATFORM: The Durable
-Functions extension, 6 and 12).
+"""Reads the timers that have yet to fire from the histories of a task hub on Azure Storage (docs/platform.md, The
+Durable Functions extension, 6 and 12). Hides tables, pages and continuations.
 
 A timer's message stays invisible in a control queue until its `FireAt`, also when its instance has ended. The history
 has a row `TimerCreated` with that `FireAt`.
@@ -16,7 +16,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient
 
-from state_api.backends.table_columns import parse_column_instant
+from state_api.backends.provider_values import parse_column_instant
 from state_api.domain.instants import Instant, datetime_of, seconds
 from state_api.domain.readiness.messages import KnownTimers, PendingTimer
 from state_api.storage.instance_keys import unescape_instance_id
@@ -24,14 +24,17 @@ from state_api.storage.tables import Tables
 
 _PAGE_SIZE = 1000
 _MAX_CHANGED_INSTANCES = 100
-"""Instances on one page whose histories are read one by one, a partition each. Where more have changed, one query reads
-the whole history table."""
+"""Changed instances whose histories are read one by one, a partition each. Where more have changed, the whole history
+table is read instead."""
 _MAX_CONCURRENT_READS = 16
 _CLOCK_SKEW_MARGIN = seconds(5)
-"""The storage's machines may differ a little in time, and so may this one's idea of it."""
+"""How far the clocks of the storage's machines, and this server's idea of their time, may differ."""
 
 _PENDING_TIMER_FILTER = "EventType eq 'TimerCreated' and FireAt gt @now"
 _HISTORY_COLUMNS = ["PartitionKey", "ExecutionId", "EventId", "FireAt"]
+
+Continuation = Mapping[str, Any]
+"""Where the service continues a query: a row key of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,75 +42,80 @@ class _Cursor:
     """Where an unfinished read goes on: in the instance table or in the history table."""
 
     reads_instances: bool
-    continuation: Mapping[str, Any] | None = None
+    continuation: Continuation | None = None
 
     @classmethod
     def from_known(cls, known: KnownTimers) -> "_Cursor":
         if known.cursor is None:
             return cls(reads_instances=known.read_through is not None)
-        instances, continuation = json.loads(known.cursor)
-        return cls(reads_instances=bool(instances), continuation=continuation)
+        reads_instances, continuation = json.loads(known.cursor)
+        return cls(reads_instances=bool(reads_instances), continuation=continuation)
 
     def __str__(self) -> str:
         return json.dumps([self.reads_instances, self.continuation])
 
 
 class TimerReader:
-    """Reads pending timers. `executions` returns the present execution of those instances that belong to the task hub;
-    it is None where the tables are the task hub's own. In a shared tracking store an instance can have rows of a former
-    execution, whose timers lie in the queues of another task hub."""
+    """Reads pending timers.
+
+    `read_execution_ids` returns the current execution id of each of the given instances that belongs to the given task
+    hub. It is None if the tables belong to one task hub. In a shared tracking store an instance can have history rows
+    of a former execution, whose timers are in the queues of another task hub.
+    """
 
     def __init__(
         self,
         tables: Tables,
-        executions: Callable[[str, Sequence[str]], Awaitable[Mapping[str, str]]] | None = None,
+        read_execution_ids: Callable[[str, Sequence[str]], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._tables = tables
-        self._read_execution_ids = executions
+        self._read_execution_ids = read_execution_ids
 
     async def read_next(self, task_hub: str, prefix: str, known: KnownTimers) -> KnownTimers:
-        """One step of reading: a page of the instances that have changed since the histories were read, with their
-        histories, or a page of the whole history table. The read is complete when the result has no `cursor`."""
+        """Read one page: instances that have changed since the histories were last read, with their histories; or a
+        page of the whole history table. `prefix` begins the tables' names. The read is complete when the result has no
+        `cursor`."""
         now = self._tables.clock.now()
         cursor = _Cursor.from_known(known)
-        since = known.reading_since if known.cursor is not None and known.reading_since is not None else now
-        if cursor.reads_instances and known.read_through is not None:
-            keys, onward = await self._read_changed_keys(prefix, known.read_through, cursor.continuation)
-            if onward is not None and len(keys) >= _MAX_CHANGED_INSTANCES:
-                # Too many to read their histories one by one.
-                cursor, found, onward = _Cursor(reads_instances=False), [], None
-            else:
-                found = await self._read_timers_of_instances(task_hub, prefix, keys, now)
-                cursor = replace(cursor, continuation=onward)
-                if onward is None:
-                    return _finish_read(known, found, Instant(since - _CLOCK_SKEW_MARGIN), now)
+        began_at = known.reading_since if known.cursor is not None and known.reading_since is not None else now
+        read_through = known.read_through if cursor.reads_instances else None
+        if read_through is not None:
+            keys, continuation = await self._read_changed_keys(prefix, read_through, cursor.continuation)
+            if continuation is not None and len(keys) >= _MAX_CHANGED_INSTANCES:
+                return replace(
+                    known,
+                    timers=known.merge_timers([], now),
+                    cursor=str(_Cursor(reads_instances=False)),
+                    reading_since=began_at,
+                )
+            found = await self._read_timers_of_instances(task_hub, prefix, keys, now)
         else:
-            found, onward = await self._read_history_page(task_hub, prefix, cursor.continuation, now)
-            if onward is None:
-                return _finish_read(known, found, Instant(since - _CLOCK_SKEW_MARGIN), now)
-            cursor = _Cursor(reads_instances=False, continuation=onward)
-        return replace(known, timers=known.merge_timers(found, now), cursor=str(cursor), reading_since=since)
+            found, continuation = await self._read_history_page(task_hub, prefix, cursor.continuation, now)
+        if continuation is None:
+            return _finish_read(known, found, Instant(began_at - _CLOCK_SKEW_MARGIN), now)
+        next_cursor = _Cursor(reads_instances=read_through is not None, continuation=continuation)
+        return replace(known, timers=known.merge_timers(found, now), cursor=str(next_cursor), reading_since=began_at)
 
     async def _read_changed_keys(
-        self, prefix: str, since: Instant, continuation: Mapping[str, Any] | None
-    ) -> tuple[list[str], Mapping[str, Any] | None]:
-        """Partition keys of instances that were stamped since, and where to go on."""
+        self, prefix: str, since: Instant, continuation: Continuation | None
+    ) -> tuple[list[str], Continuation | None]:
+        """Return the partition keys of instances that were stamped since, and the continuation."""
         rows = self._instances_table(prefix).query_entities(
             "Timestamp ge @since",
             parameters={"since": datetime_of(since)},
             select=["PartitionKey"],
             results_per_page=_MAX_CHANGED_INSTANCES,
         )
-        found, onward = await _read_next_page(rows, continuation)
-        return [row["PartitionKey"] for row in found], onward
+        page, next_continuation = await _read_next_page(rows, continuation)
+        return [row["PartitionKey"] for row in page], next_continuation
 
     async def _read_timers_of_instances(
         self, task_hub: str, prefix: str, keys: Sequence[str], now: Instant
     ) -> list[PendingTimer]:
-        at_once = asyncio.Semaphore(_MAX_CONCURRENT_READS)
+        concurrency_limit = asyncio.Semaphore(_MAX_CONCURRENT_READS)
 
-        async def of_one(key: str) -> list[Mapping[str, Any]]:
-            async with at_once:
+        async def read_history(key: str) -> list[Mapping[str, Any]]:
+            async with concurrency_limit:
                 rows = self._history_table(prefix).query_entities(
                     f"PartitionKey eq @key and {_PENDING_TIMER_FILTER}",
                     parameters={"key": key, "now": datetime_of(now)},
@@ -116,31 +124,32 @@ class TimerReader:
                 return [row async for row in rows]
 
         try:
-            histories = await asyncio.gather(*map(of_one, keys))
+            histories = await asyncio.gather(*map(read_history, keys))
         except ResourceNotFoundError:
             return []
         return await self._to_pending_timers(task_hub, [row for history in histories for row in history])
 
     async def _read_history_page(
-        self, task_hub: str, prefix: str, continuation: Mapping[str, Any] | None, now: Instant
-    ) -> tuple[list[PendingTimer], Mapping[str, Any] | None]:
+        self, task_hub: str, prefix: str, continuation: Continuation | None, now: Instant
+    ) -> tuple[list[PendingTimer], Continuation | None]:
         rows = self._history_table(prefix).query_entities(
             _PENDING_TIMER_FILTER,
             parameters={"now": datetime_of(now)},
             select=_HISTORY_COLUMNS,
             results_per_page=_PAGE_SIZE,
         )
-        found, onward = await _read_next_page(rows, continuation)
-        return await self._to_pending_timers(task_hub, found), onward
+        page, next_continuation = await _read_next_page(rows, continuation)
+        return await self._to_pending_timers(task_hub, page), next_continuation
 
     async def _to_pending_timers(self, task_hub: str, rows: Sequence[Mapping[str, Any]]) -> list[PendingTimer]:
+        """Convert history rows, without those of other executions in a shared tracking store."""
         if self._read_execution_ids is not None and rows:
-            ids = sorted({unescape_instance_id(row["PartitionKey"]) for row in rows})
-            executions = await self._read_execution_ids(task_hub, ids)
+            instance_ids = sorted({unescape_instance_id(row["PartitionKey"]) for row in rows})
+            execution_ids = await self._read_execution_ids(task_hub, instance_ids)
             rows = [
                 row
                 for row in rows
-                if executions.get(unescape_instance_id(row["PartitionKey"])) == row.get("ExecutionId")
+                if execution_ids.get(unescape_instance_id(row["PartitionKey"])) == row.get("ExecutionId")
             ]
         timers = [(_timer_key(row), parse_column_instant(row.get("FireAt"))) for row in rows]
         return [PendingTimer(key, fire_at) for key, fire_at in timers if fire_at is not None]
@@ -153,23 +162,23 @@ class TimerReader:
 
 
 async def _read_next_page(
-    rows: Any, continuation: Mapping[str, Any] | None
-) -> tuple[list[TableEntity], Mapping[str, Any] | None]:
-    """A page of a query, and where the next one begins. A table that does not exist is empty."""
-    # The library's iterator carries the service's continuation as a mapping, which its annotations do not say.
+    rows: Any, continuation: Continuation | None
+) -> tuple[list[TableEntity], Continuation | None]:
+    """Return a page of a query and its continuation. A table that does not exist counts as empty."""
     pages = rows.by_page(continuation)
     try:
-        found = [row async for row in await anext(pages)]
+        page = [row async for row in await anext(pages)]
     except (StopAsyncIteration, ResourceNotFoundError):
         return [], None
-    return found, pages.continuation_token or None
+    return page, pages.continuation_token or None
 
 
-def _finish_read(known: KnownTimers, found: Sequence[PendingTimer], read_until: Instant, now: Instant) -> KnownTimers:
-    """What a complete read leaves. If some timers could not be remembered, nothing counts as read."""
-    return KnownTimers(known.merge_timers(found, now), None if known.truncated else read_until)
+def _finish_read(known: KnownTimers, found: Sequence[PendingTimer], read_through: Instant, now: Instant) -> KnownTimers:
+    """Return the result of a complete read. If some timers were too many to be kept, nothing counts as read."""
+    return KnownTimers(known.merge_timers(found, now), None if known.truncated else read_through)
 
 
 def _timer_key(row: Mapping[str, Any]) -> int:
+    """Identify a timer within its task hub by 48 bits of a hash."""
     text = f"{row['PartitionKey']}\0{row.get('ExecutionId')}\0{row.get('EventId')}"
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6], "big")

@@ -1,4 +1,5 @@
-"""What a probe needs of a durable backend, as a Protocol, and how a backend says what stands in its way."""
+"""What the server needs of a provider, as Protocols, and the values that a backend returns or raises. Hides which
+provider keeps a task hub."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,12 @@ class ReadFailure(StrEnum):
 
 
 class BackendError(Exception):
-    """A task hub cannot be read. `message` is one line for people: it names what to mend (which setting, which role,
-    which address) and holds no secret. `retry_after` is in seconds, where the backend has said so."""
+    """A task hub cannot be read or deleted.
+
+    `message` is one line for people. It names what to correct (a setting, a role or an address) and contains no secret.
+    `retry_after` is the number of seconds that the provider asks to wait, at most MAX_RETRY_AFTER_SECONDS; None where
+    the provider names none.
+    """
 
     def __init__(self, failure: ReadFailure, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -35,11 +40,12 @@ class BackendError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ScanStart:
-    """The beginning of a scan. `changed_since` is the backend's own time, a little before now: whatever
-    changes during the
-    scan changes after it. `cursors` are where reading begins; all of them lead through the whole hub.
-    `next_pass_cursors` are the
-    cursors of one more pass over what changed since, for a scan that saw changes."""
+    """The start of a scan.
+
+    `changed_since` is a time by the provider's clock, a little before now: every change during the scan is later.
+    `cursors` are those of the first pass; together they cover the whole task hub. `next_pass_cursors` are those of
+    every further pass over what has changed since `changed_since`.
+    """
 
     changed_since: Instant
     cursors: tuple[str, ...]
@@ -48,17 +54,20 @@ class ScanStart:
 
 @dataclass(frozen=True, slots=True)
 class ObservedPage:
-    """What a cursor led to: instances that are active, instances that changed since the scan began, and perhaps
-    others; and the cursors that go on from here, none at the end. A page can be short or empty and still have them."""
+    """One page of a scan.
+
+    `instances` are active instances, instances that have changed since the scan began, and perhaps others. `cursors`
+    are those of the pages that follow; there are none at the end. A page can be short or empty and still have cursors.
+    `scanned` is the number of rows that the provider returned for this page.
+    """
 
     instances: tuple[ObservedInstance, ...]
     cursors: tuple[str, ...] = ()
     scanned: int = 0
-    """How many instances the backend handed over to be judged."""
 
 
 class ArtifactKind(StrEnum):
-    """What a task hub is made of at its provider."""
+    """A kind of storage resource that a task hub consists of."""
 
     TABLE = "table"
     QUEUE = "queue"
@@ -67,7 +76,7 @@ class ArtifactKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Something of a task hub in a storage account, by the name that the service gives it."""
+    """A table, queue or container of a task hub, by its name in the storage account."""
 
     kind: ArtifactKind
     name: str
@@ -78,90 +87,98 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class TaskHubArtifacts:
-    """`deletable` is what exists of a hub and may be removed, in the order in which to remove it: containers,
-    queues, tables,
-    and the instances last, so that whoever stops halfway leaves the evidence. `shared` are the tables of that name
-    that must stay: other hubs have rows there, or there are no instances to show whose history it is."""
+    """What exists of a task hub in a storage account.
+
+    `deletable` is in the order of deletion: containers, queues and tables, the instance table last, so that the
+    evidence is still there if the deletion stops halfway. `shared` are tables of the task hub's name that must not be
+    deleted, because other task hubs have rows there, or because no instance table shows whose history it is.
+    """
 
     deletable: tuple[Artifact, ...]
     shared: tuple[Artifact, ...] = ()
 
 
 class ArtifactStore(Protocol):
-    """What task hubs leave behind at their provider. Every method raises BackendError."""
+    """Finds and deletes what task hubs consist of at their provider. Every method but `service_address` raises
+    BackendError."""
 
     async def find_artifacts(self, task_hub: str) -> TaskHubArtifacts:
-        """What exists of this hub now."""
+        """Return what exists of this task hub now."""
 
     async def has_queue_deletion_begun(self, task_hub: str) -> bool:
-        """Whether the deletion of the hub's control queues has begun."""
+        """Return whether the deletion of the task hub's control queues has begun."""
 
     async def delete(self, artifact: Artifact) -> None:
-        """Delete it with all it holds; one that is gone already is fine."""
+        """Delete an artifact with its content. Does nothing if the artifact is already gone."""
 
     def service_address(self, kind: ArtifactKind) -> str | None:
-        """The address of the service that keeps artifacts of this kind, without secrets; None if it is not known."""
+        """Return the address of the service for this kind of artifact, without secrets; None if it is not known."""
 
 
 class Backend(Protocol):
-    """A durable backend that keeps task hubs. It returns entities only if they changed since a scan began. Every method
-    raises BackendError; ReadFailure.MISSING says that the task hub does not exist."""
+    """Reads the task hubs of one provider.
+
+    Entities are returned only if they have changed since the scan began. Every coroutine but `close` raises
+    BackendError; ReadFailure.MISSING means that the task hub does not exist.
+    """
 
     @property
     def provider(self) -> str:
-        """The name under which PutApp chooses it."""
+        """The name by which PutApp chooses this provider."""
 
     @property
     def shows_messages(self) -> bool:
-        """Whether `read_queue_snapshot` shows the messages."""
+        """Whether `read_queue_snapshot` shows messages."""
 
     @property
     def artifacts(self) -> ArtifactStore | None:
-        """What can be deleted; None where nothing can."""
+        """What can be deleted at this provider; None where nothing can."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where the task hubs are: the addresses of the services that keep them, without secrets. Makes no
-        connection."""
+        """The addresses of the services that keep the task hubs, without secrets. Opens no connection."""
 
     async def find_existing(self, task_hub: str) -> ExistingArtifacts | None:
-        """What exists under this name, whatever its case, and which of `addresses` were asked. None where asking would
-        create the task hub. Where the provider says that there is no such task hub, nothing exists."""
+        """Return what exists under this name, compared without case, and which of `addresses` were asked.
+
+        Nothing exists if the provider says that there is no such task hub. Returns None where a request would create
+        the task hub.
+        """
 
     async def begin_scan(self, task_hub: str) -> ScanStart:
         """Begin a scan."""
 
     async def read_page(self, task_hub: str, changed_since: Instant, cursor: str) -> ObservedPage:
-        """Read on from a cursor. Cursors are text without secrets; they are kept, and used by another worker later.
+        """Read the page of a cursor. A cursor is text without secrets: it is stored, and another worker may use it.
 
-        Once every cursor of a pass has been followed to its end, every instance that was active from the beginning to
-        the end of the pass has been seen as active, and every one that became active or stopped being so in between
-        has been seen with a `stamp` that it did not have before.
+        When all cursors of a pass have been followed to their ends, each instance that was active during the whole
+        pass has been returned as active. Each instance that started or ended during the pass has been returned with a
+        `stamp` that it did not have before.
         """
 
     async def find_instances(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
-        """Each of these instances as it is now; None for one that the backend does not know."""
+        """Look these instances up. The value is None for an instance that the provider does not have."""
 
     async def read_queue_snapshot(self, task_hub: str) -> QueueSnapshot | None:
-        """The messages that could start an orchestration which `find_instances` does not know yet; None if the
-        backend does not
-        show them."""
+        """Return the messages that could start an orchestration which `find_instances` does not return yet. None if
+        the provider does not show messages."""
 
     async def read_timers(self, task_hub: str, known: KnownTimers) -> KnownTimers:
-        """Read on for pending timers, whose messages are invisible until they fire. The read is complete when the
-        result has no `cursor`."""
+        """Read the next page of pending timers, whose messages are invisible until they fire. The read is complete
+        when the result has no `cursor`."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close all connections. A later call opens them again."""
 
 
 def backend_id_of(provider_config: ProviderConfig, backend: Backend) -> str:
-    """Where an app's task hubs live, as text: the settings that lead there, and where these lead now. What was found in
-    one place says nothing about another."""
+    """Identify the place of an app's task hubs: the settings of its provider, and the addresses that these settings
+    lead to now. What was read at one place says nothing about another."""
     return f"{provider_config}|{' '.join(backend.addresses)}"
 
 
 class BackendRegistry(Protocol):
-    """The backends that this server's settings give access to."""
+    """The backends that this server has settings for."""
 
     def backend_for(self, provider_config: ProviderConfig) -> Backend:
-        """Raises BackendError when a setting is missing or wrong."""
+        """Return the backend of a provider. Raises BackendError if a setting is missing or wrong."""

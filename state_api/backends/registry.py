@@ -1,4 +1,4 @@
-"""Which backend an app's task hubs live in."""
+"""Creates the backend of an app's provider from the server's settings."""
 
 from collections.abc import Callable
 
@@ -6,37 +6,37 @@ from state_api.backends.protocols import Backend, BackendError, ReadFailure
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.settings import SettingsError, TaskHubConnections
 
+# Each provider's module is imported when an app first uses it: most servers need one of them, and their libraries are
+# slow to import.
 
-def _create_azure_storage_backend(connections: TaskHubConnections, source: ProviderConfig) -> Backend:
-    # Each provider is loaded when an app first uses it: most servers need one of them.
-    from state_api.backends.azure_storage import AzureStorageBackend  # noqa: PLC0415
 
-    tracking = source.tracking_connection
+def _create_azure_storage_backend(connections: TaskHubConnections, config: ProviderConfig) -> Backend:
+    from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore  # noqa: PLC0415
+
+    tracking = config.tracking_connection
     return AzureStorageBackend(
-        connections.storage(source.connection),
-        source.connection,
-        connections.storage(tracking) if tracking else None,
-        tracking,
-        source.tracking_prefix,
+        connections.storage(config.connection),
+        config.connection,
+        TrackingStore(connections.storage(tracking), tracking, config.tracking_prefix) if tracking else None,
     )
 
 
-def _create_scheduler_backend(connections: TaskHubConnections, source: ProviderConfig) -> Backend:
+def _create_scheduler_backend(connections: TaskHubConnections, config: ProviderConfig) -> Backend:
     from state_api.backends.scheduler import SchedulerBackend  # noqa: PLC0415
 
-    connection = connections.text(source.connection)
+    connection = connections.text(config.connection)
     if connection is None:
         raise SettingsError(
-            f"the setting {source.connection} is not set on this server: set it to the connection string of the "
+            f"the setting {config.connection} is not set on this server: set it to the connection string of the "
             "scheduler, such as Endpoint=https://NAME.REGION.durabletask.io;Authentication=ManagedIdentity"
         )
-    return SchedulerBackend(connection, source.connection)
+    return SchedulerBackend(connection, config.connection)
 
 
-def _create_management_api_backend(connections: TaskHubConnections, source: ProviderConfig) -> Backend:
+def _create_management_api_backend(connections: TaskHubConnections, config: ProviderConfig) -> Backend:
     from state_api.backends.management_api import create_management_api_backend  # noqa: PLC0415
 
-    return create_management_api_backend(connections, source.connection)
+    return create_management_api_backend(connections, config.connection)
 
 
 PROVIDERS: dict[str, Callable[[TaskHubConnections, ProviderConfig], Backend]] = {
@@ -44,27 +44,30 @@ PROVIDERS: dict[str, Callable[[TaskHubConnections, ProviderConfig], Backend]] = 
     "scheduler": _create_scheduler_backend,
     "managementApi": _create_management_api_backend,
 }
-"""The providers that PutApp can choose."""
+"""The providers that PutApp accepts."""
 
 
 class ConfiguredBackendRegistry:
-    """One backend for each source in use, made when it is first asked for."""
+    """Keeps one backend for each provider configuration in use, created at its first use."""
 
     def __init__(self, connections: TaskHubConnections) -> None:
         self._connections = connections
         self._backends: dict[ProviderConfig, Backend] = {}
 
-    def backend_for(self, source: ProviderConfig) -> Backend:
-        """Raises BackendError when a setting is missing or wrong."""
-        if source not in self._backends:
+    def backend_for(self, provider_config: ProviderConfig) -> Backend:
+        """Return the backend of a provider. Raises BackendError if a setting is missing or wrong."""
+        if provider_config not in self._backends:
             try:
-                for name in (source.connection, source.tracking_connection):
-                    if name is not None:
-                        self._connections.check_allowed(name)
-                self._backends[source] = PROVIDERS[source.provider](self._connections, source)
+                self._backends[provider_config] = self._create_backend(provider_config)
             except SettingsError as error:
                 raise BackendError(ReadFailure.FAILED, str(error)) from None
-        return self._backends[source]
+        return self._backends[provider_config]
+
+    def _create_backend(self, provider_config: ProviderConfig) -> Backend:
+        for setting_name in (provider_config.connection, provider_config.tracking_connection):
+            if setting_name is not None:
+                self._connections.check_allowed(setting_name)
+        return PROVIDERS[provider_config.provider](self._connections, provider_config)
 
     async def close(self) -> None:
         for backend in self._backends.values():

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from state_api.backends.management_api import ManagementApiBackend
+from state_api.backends.management_api_client import ManagementApiClient
 from state_api.backends.protocols import Backend, ObservedPage
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.task_hubs.lifecycle import ACTIVE_STATUSES, RuntimeStatus
@@ -155,7 +156,7 @@ async def function_app(anyio_backend: str) -> AsyncIterator[FakeFunctionApp]:
 async def open_management_backend(
     origin: str, key: str = SYSTEM_KEY, **more: Any
 ) -> AsyncIterator[ManagementApiBackend]:
-    made = ManagementApiBackend(origin, key, CONNECTION_NAME, **more)
+    made = ManagementApiBackend(ManagementApiClient(origin, key, CONNECTION_NAME, **more))
     try:
         yield made
     finally:

@@ -64,9 +64,9 @@ async def test_a_refusal_names_the_role_that_is_missing(
         (ServiceFault(500, "InternalError"), ReadFailure.FAILED, "answers 500 (InternalError)", None),
         (ServiceFault(404, "Injected"), ReadFailure.FAILED, "answers 404 (Injected)", None),
         (ServiceFault(401, "InvalidAuthenticationInfo"), ReadFailure.DENIED, "(InvalidAuthenticationInfo)", None),
-        (ServiceFault(200), ReadFailure.FAILED, "does not answer as a storage account does", None),
+        (ServiceFault(200), ReadFailure.FAILED, "incomplete or unexpected response", None),
         (ServiceFault(CUT_CONNECTION), ReadFailure.FAILED, "cannot be reached", None),
-        (ServiceFault(HALF_RESPONSE), ReadFailure.FAILED, "does not answer as a storage account does", None),
+        (ServiceFault(HALF_RESPONSE), ReadFailure.FAILED, "incomplete or unexpected response", None),
     ],
     ids=lambda value: f"{value.status}{value.headers}" if isinstance(value, ServiceFault) else "",
 )

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.exemptions import Exemptions
@@ -303,7 +303,7 @@ async def test_a_hub_without_tables_is_missing(backend: AzureStorageBackend, hub
 
 async def test_a_shared_tracking_store_shows_only_the_rows_of_the_hub(storage: StorageSettings, hub: str) -> None:
     prefix = new_hub_name()
-    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", storage, "TRACKING", prefix)
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", TrackingStore(storage, "TRACKING", prefix))
     async with ProviderTaskHub(storage, hub, f"{prefix}Instances") as ours:
         await ours.create()
         await ours.put("ours", "Running")

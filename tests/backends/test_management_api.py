@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from aiohttp import web
 
-from state_api.backends import management_api
+from state_api.backends import management_api_client
 from state_api.backends.management_api import ManagementApiBackend
 from state_api.domain.instants import format_instant, parse_instant, seconds
 from state_api.domain.task_hubs.lifecycle import ACTIVE_STATUSES, RuntimeStatus
@@ -317,7 +317,7 @@ async def test_strange_ids_are_found_and_only_they(
 async def test_an_id_of_dots_does_not_read_the_whole_task_hub(
     monkeypatch: pytest.MonkeyPatch, function_app: FakeFunctionApp, backend: ManagementApiBackend, instance_id: str
 ) -> None:
-    monkeypatch.setattr(management_api, "MAX_RESPONSE_BYTES", 10_000)
+    monkeypatch.setattr(management_api_client, "MAX_RESPONSE_BYTES", 10_000)
     for number in range(100):
         function_app.put(f"order-{number}", "Completed")
     assert await backend.find_instances(HUB, [instance_id]) == {instance_id: None}

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from dev.local_processes import free_port
-from state_api.backends import management_api
+from state_api.backends import management_api_client
 from state_api.backends.management_api import ManagementApiBackend
 from state_api.backends.protocols import Backend, BackendError, ReadFailure
 from state_api.domain.instants import Instant, parse_instant, seconds
@@ -149,7 +149,7 @@ async def test_any_other_status_is_told(
         assert error.failure is ReadFailure.FAILED
         assert (
             error.message
-            == f"the app at the address in {CONNECTION_NAME}__endpoint answers {status}; its own log says why"
+            == f"the app at the address in {CONNECTION_NAME}__endpoint answers {status}: see the app's own log"
         )
 
 
@@ -222,7 +222,7 @@ async def test_a_token_that_cannot_be_sent_back_is_told(
 async def test_an_answer_that_is_too_large_is_not_kept(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(management_api, "MAX_RESPONSE_BYTES", 2 * 1024 * 1024)
+    monkeypatch.setattr(management_api_client, "MAX_RESPONSE_BYTES", 2 * 1024 * 1024)
     for body, headers in (
         (b" " * (2 * 1024 * 1024 + 1), {}),
         (gzip.compress(b" " * 40 * 1024 * 1024), {"Content-Encoding": "gzip"}),
@@ -262,7 +262,7 @@ async def test_an_app_that_does_not_answer_in_time_is_told(function_app: FakeFun
         await answer.write(b"[")
         await late(request)
 
-    async with open_management_backend(function_app.origin, timeout=0.2) as backend:
+    async with open_management_backend(function_app.origin, timeout_seconds=0.2) as backend:
         for slow in (late, late_end):
             function_app.override = slow
             async for way in all_backend_calls(backend):
@@ -287,9 +287,9 @@ async def test_an_answer_that_breaks_off_is_told(function_app: FakeFunctionApp, 
     async for way in all_backend_calls(backend):
         error = await backend_error_of(way)
         assert error.failure is ReadFailure.FAILED
-        assert "broke off its answer" in error.message
+        assert "incomplete or unexpected response" in error.message
     function_app.override = respond_with(200, body=b"no gzip", headers={"Content-Encoding": "gzip"})
-    assert "broke off its answer" in (await backend_error_of(backend.begin_scan(HUB))).message
+    assert "incomplete or unexpected response" in (await backend_error_of(backend.begin_scan(HUB))).message
 
 
 @pytest.mark.parametrize("words", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"])
@@ -303,7 +303,7 @@ async def test_what_does_not_speak_http_is_told(words: bytes) -> None:
     async with server, open_management_backend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as backend:
         error = await backend_error_of(backend.begin_scan(HUB))
     assert error.failure is ReadFailure.FAILED
-    assert "broke off its answer" in error.message
+    assert "incomplete or unexpected response" in error.message
 
 
 async def test_a_backend_works_again_after_trouble_and_after_closing(

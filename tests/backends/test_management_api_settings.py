@@ -3,6 +3,7 @@
 import pytest
 
 from state_api.backends.management_api import ManagementApiBackend, create_management_api_backend
+from state_api.backends.management_api_client import ManagementApiClient
 from state_api.settings import SettingsError, TaskHubConnections
 from tests.backends.fake_function_app import (
     CONNECTION_NAME,
@@ -19,8 +20,9 @@ pytestmark = pytest.mark.anyio
 
 
 def test_the_key_does_not_show_in_a_backend() -> None:
-    backend = ManagementApiBackend("https://app.example", SYSTEM_KEY, CONNECTION_NAME)
-    assert SYSTEM_KEY not in f"{backend!r} {backend!s} {vars(backend)!r}"
+    client = ManagementApiClient("https://app.example", SYSTEM_KEY, CONNECTION_NAME)
+    for holder in (client, ManagementApiBackend(client)):
+        assert SYSTEM_KEY not in f"{holder!r} {holder!s} {vars(holder)!r}"
 
 
 VALID_SETTINGS = {f"{CONNECTION_NAME}__endpoint": "https://app.example", f"{CONNECTION_NAME}__key": SYSTEM_KEY}
@@ -74,7 +76,7 @@ def test_addresses_that_will_not_do(endpoint: str) -> None:
         )
     assert "pass-w0rd" not in str(caught.value)
     if endpoint.startswith("http://"):
-        assert "because the key travels in every request" in str(caught.value)
+        assert "because each request contains the key" in str(caught.value)
 
 
 @pytest.mark.parametrize("lacking", ["endpoint", "key"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from azure.data.tables.aio import TableServiceClient
 
-from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
 from state_api.domain.readiness.messages import KnownTimers
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
@@ -173,7 +173,7 @@ async def test_timers_of_other_task_hubs_in_a_shared_tracking_store_do_not_count
     await history_table.timer("order-2", 3600)
     # Of a former run, in another task hub of the store: its message is in a queue of that one.
     await history_table.timer("order-1", 3600, event_id=1, ExecutionId="a former execution")
-    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", storage, "TRACKING", prefix)
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", TrackingStore(storage, "TRACKING", prefix))
     timers, _ = await read_all_timers(backend, hub)
     assert len(timers.timers) == 1
     await backend.close()

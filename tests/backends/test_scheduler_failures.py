@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from dev.local_processes import free_port
-from state_api.backends import scheduler
+from state_api.backends import scheduler_client
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.backends.scheduler import SchedulerBackend
+from state_api.backends.scheduler_connection import parse_connection_string
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.settings import SettingsError
 from tests.backends.fake_schedulers import (
@@ -106,7 +107,7 @@ async def test_a_scheduler_that_keeps_silent_costs_no_more_than_the_deadline(mon
         get = query
 
     own = Silent()
-    monkeypatch.setattr(scheduler, "CALL_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(scheduler_client, "CALL_TIMEOUT_SECONDS", 0.3)
     async with open_backend_of(own) as backend, asyncio.timeout(10):
         for call in (scan(backend), backend.find_instances(HUB, [str(number) for number in range(20)])):
             with pytest.raises(BackendError, match=r"has not answered within 0\.3 s") as caught:
@@ -163,7 +164,7 @@ async def test_a_scheduler_is_found_again_after_an_outage(idle_scheduler: InMemo
 def test_connection_strings_are_read_as_microsoft_writes_them(
     connection: str, target: str, authentication: str
 ) -> None:
-    read = SchedulerBackend(connection, CONNECTION_SETTING)._connection
+    read = parse_connection_string(connection, CONNECTION_SETTING)
     assert (read.target, read.authentication) == (target, authentication)
     assert read.secure == ("http://" not in connection)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as protocol
 
-from state_api.backends import scheduler
+from state_api.backends import scheduler_cursor
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.domain.instants import Instant, instant_from, seconds
 from tests.backends.fake_schedulers import (
@@ -61,7 +61,7 @@ async def test_the_ways_of_a_scheduler_do_not_matter(order: str, always_more: bo
 
 async def test_cursors_stay_short_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Newest first, each page cuts off no more than itself; the bounds that are dropped are found again."""
-    monkeypatch.setattr(scheduler, "_MAX_CURSOR_BOUNDS", 2)
+    monkeypatch.setattr(scheduler_cursor, "_MAX_CURSOR_BOUNDS", 2)
     own = FakeScheduler(STATES_A_SECOND_APART)
     own.order = SORT_ORDERS["newest first"]
     async with open_backend_of(own, 8) as backend:

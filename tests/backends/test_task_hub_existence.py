@@ -9,7 +9,7 @@ import grpc  # type: ignore[import-untyped]  # it has no types
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as protocol
 
-from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
 from state_api.backends.protocols import ArtifactKind, Backend, ReadFailure
 from state_api.domain.task_hubs.ownership import ExistingArtifacts
 from state_api.settings import StorageSettings, emulator_connection_string
@@ -65,7 +65,9 @@ async def tracking_store(storage: StorageSettings) -> AsyncIterator[ContractProv
         await account.add_table("ContractInstances", "another", name.upper())
 
     async with account_proxy(storage) as proxy:
-        backend = AzureStorageBackend(proxy.settings, CONNECTION_NAME, proxy.settings, "Tracking", "Contract")
+        backend = AzureStorageBackend(
+            proxy.settings, CONNECTION_NAME, TrackingStore(proxy.settings, "Tracking", "Contract")
+        )
         yield ContractProvider(backend, make, lambda: len(proxy.forwarded))
         await backend.close()
         await account.tables.delete_table("ContractInstances")

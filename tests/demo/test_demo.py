@@ -7,15 +7,19 @@ import pytest
 
 from dev.demo import unguarded_demo as unguarded
 from dev.demo.demo_steps import wait_until_finished
-from dev.demo.environment import create_guarded_environment, create_unguarded_environment
+from dev.demo.environment import DemoPlatform, create_guarded_environment, create_unguarded_environment
 from dev.demo.output import UnexpectedResult
 from dev.demo.pipeline import Release, run_command
 from dev.local_processes import wait_until
-from tests.story.background_users import BackgroundUsers
+from tests.demo.background_users import BackgroundUsers
 
 
 def hub_of_release(number: int) -> str:
     return f"ordersv{number}"
+
+
+def wait_until_order_waits(platform: DemoPlatform, order_id: str, task_hub: str) -> None:
+    wait_until(lambda: order_id in platform.orders.list_waiting_order_ids(task_hub), "the order waits for approval")
 
 
 @pytest.mark.parametrize("deployments", [pytest.param(count, marks=pytest.mark.long) for count in (5, 20)])
@@ -32,10 +36,10 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_r
             for number in range(2, deployments + 2):
                 order, before = f"waiting-{number - 1}", hub_of_release(number - 1)
                 platform.app.order(order, approvalNeeded=True)
-                wait_until(lambda: order in platform.orders.waiting(before), "the order waits for approval")  # noqa: B023
+                wait_until_order_waits(platform, order, before)
 
                 release = Release(number, "v1" if number % 2 else "v2", hub_of_release(number))
-                deploying = pipeline.deploy(release, interval=1)
+                deploying = pipeline.deploy(release, interval_seconds=1)
                 if number > 2:
                     deploying.wait_until("NotReady")
                     assert platform.app.slot_task_hubs()["staging"] == hub_of_release(number - 2), (
@@ -47,17 +51,22 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_r
                     people.approve_orders_on(hub_of_release(number - 2))
                 deploying.wait_for_exit()
                 assert platform.app.slot_task_hubs() == {"production": hub_of_release(number), "staging": before}
-                assert order in platform.orders.waiting(before), "it was swapped out with work in flight"
+                assert order in platform.orders.list_waiting_order_ids(before), "it was swapped out with work in flight"
             people.approve_orders_on(hub_of_release(deployments))
-            wait_until(lambda: not platform.orders.waiting(hub_of_release(deployments)), "the last one is approved")
+            wait_until(
+                lambda: not platform.orders.list_waiting_order_ids(hub_of_release(deployments)),
+                "the last one is approved",
+            )
         wait_until_finished(platform)
-        counts = platform.counts()
+        counts = platform.count_orders()
         ended = {
-            one.order_id: one.status for task_hub in platform.app.task_hubs for one in platform.orders.on(task_hub)
+            one.order_id: one.status
+            for task_hub in platform.app.task_hubs
+            for one in platform.orders.list_orders(task_hub)
         }
-    assert ended == dict.fromkeys(platform.app.started, "Completed")
-    assert (counts.failed, counts.orphaned, counts.open) == (0, 0, 0)
-    assert counts.completed == counts.started == len(platform.app.started) > 2 * deployments
+    assert ended == dict.fromkeys(platform.app.task_hub_by_order, "Completed")
+    assert (counts.failed, counts.orphaned, counts.still_open) == (0, 0, 0)
+    assert counts.completed == counts.started == len(platform.app.task_hub_by_order) > 2 * deployments
 
 
 @pytest.mark.long

@@ -25,8 +25,9 @@ ENDED_STATUSES = ("Completed", "Failed", "Terminated")
 
 @dataclass
 class Topic:
-    """An endpoint that takes what a topic takes, and remembers it. `before_response` runs before an event is answered; it may
-    say with which status."""
+    """An endpoint that records the events posted to it, as an Event Grid topic would receive them.
+
+    `before_response` runs before each response and may return its HTTP status."""
 
     url: str
     events: list[dict[str, Any]] = field(default_factory=list)

@@ -98,7 +98,7 @@ def test_an_end_in_the_step_that_cancels_the_timer_of_an_activity_is_not_publish
 
 
 @pytest.mark.parametrize(
-    ("history", "arrived"),
+    ("history", "new_events"),
     [
         ([STARTED, timer_created(0)], [STARTED, timer_fired(0)]),
         ([STARTED, timer_created(0), STARTED, event_raised(), task_scheduled(1)], [STARTED]),
@@ -161,7 +161,9 @@ def test_an_event_has_the_fields_of_a_recorded_one() -> None:
 
 def test_a_row_has_the_names_and_types_of_the_providers() -> None:
     now = datetime.now(UTC)
-    ours = build_row("v41", InstanceRow("a/b", "1", "ProcessOrder", "Completed", now, now, now, given="1", output="2"))
+    ours = build_row(
+        "v41", InstanceRow("a/b", "1", "ProcessOrder", "Completed", now, now, now, input_json="1", output="2")
+    )
     theirs = provider.provider_row("v41", "a/b", "Completed")
     assert {name: type(value) for name, value in ours.items()} == {name: type(value) for name, value in theirs.items()}
     assert ours["PartitionKey"] == theirs["PartitionKey"]

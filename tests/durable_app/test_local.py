@@ -84,8 +84,8 @@ async def test_an_order_is_processed_and_leaves_its_events_and_rows(running_app:
     status = running_app.slot.wait_until_ended("order-1")
     assert (status["runtimeStatus"], status["functionName"]) == ("Completed", "ProcessOrder")
     assert status["output"]["tracking"] == "TRACK-order-1-2"
-    assert running_app.topic.statuses("order-1") == ["RunningApp", "Completed"]
-    assert running_app.topic.statuses("order-1-shipping") == ["RunningApp", "Completed"]
+    assert running_app.topic.statuses("order-1") == ["Running", "Completed"]
+    assert running_app.topic.statuses("order-1-shipping") == ["Running", "Completed"]
     for instance_id, name in (("order-1", "ProcessOrder"), ("order-1-shipping", "ShipOrder")):
         found = await running_app.observed(instance_id)
         assert found is not None
@@ -102,7 +102,7 @@ def test_an_event_has_the_extensions_shape_and_the_topics_key(running_app: Runni
         "functionName": "ProcessOrder",
         "instanceId": "order-shape",
         "reason": "",
-        "runtimeStatus": "RunningApp",
+        "runtimeStatus": "Running",
     }
     assert running_app.topic.keys == {KEY}
 
@@ -128,7 +128,7 @@ def test_a_person_decides(running_app: RunningApp, word: str, outcome: str) -> N
     assert running_app.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 202
     assert running_app.slot.wait_until_ended(f"order-{word}")["output"]["status"] == outcome
     # What was decided by an event that cancels the deadline, and ends there, is not published.
-    last = {"approve": ["RunningApp", "Completed"], "reject": ["RunningApp"]}
+    last = {"approve": ["Running", "Completed"], "reject": ["Running"]}
     assert running_app.topic.statuses(f"order-{word}") == last[word]
     assert running_app.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 409
 
@@ -141,7 +141,7 @@ def test_an_order_that_nobody_approves_expires(running_app: RunningApp) -> None:
 async def test_a_failed_order_says_why(running_app: RunningApp) -> None:
     running_app.slot.place_order("order-declined", card="declined")
     assert "declined" in running_app.slot.wait_until_ended("order-declined")["output"]
-    assert running_app.topic.statuses("order-declined") == ["RunningApp", "Failed"]
+    assert running_app.topic.statuses("order-declined") == ["Running", "Failed"]
     last = running_app.topic.events[-1]["data"]
     assert last["reason"].startswith("Message: Activity function 'ChargePayment' failed: CardDeclinedError: ")
     found = await running_app.observed("order-declined")
@@ -187,13 +187,13 @@ async def test_what_an_operator_does_to_an_order_shows(running_app: RunningApp) 
         client.terminate_orchestration("order-stopped")
         client.resume_orchestration("order-stopped")
         running_app.slot.wait_until_ended("order-stopped")
-        assert running_app.topic.statuses("order-stopped") == ["RunningApp", "Terminated"]
+        assert running_app.topic.statuses("order-stopped") == ["Running", "Terminated"]
         assert running_app.row("order-stopped")["RuntimeStatus"] == "Terminated"
         # What comes after the end changes nothing, and nothing is published again.
         client.suspend_orchestration("order-stopped")
         client.resume_orchestration("order-stopped")
         assert running_app.slot.wait_until_ended("order-stopped")["runtimeStatus"] == "Terminated"
-        assert running_app.topic.statuses("order-stopped") == ["RunningApp", "Terminated"]
+        assert running_app.topic.statuses("order-stopped") == ["Running", "Terminated"]
         client.purge_orchestration("order-stopped")
     assert await running_app.observed("order-stopped") is None
 
@@ -211,7 +211,7 @@ async def test_the_monitor_publishes_completed_and_running_with_every_round_and_
 
     def third_round(status: dict[str, Any]) -> bool:
         found = running_app.row("monitor-1")
-        assert found["RuntimeStatus"] in ("Pending", "RunningApp")
+        assert found["RuntimeStatus"] in ("Pending", "Running")
         generations.add(found["ExecutionId"])
         return bool(status["customStatus"] and status["customStatus"]["round"] >= 3)
 
@@ -225,7 +225,7 @@ async def test_the_monitor_publishes_completed_and_running_with_every_round_and_
     statuses = running_app.topic.statuses("monitor-1")
     assert len(statuses) >= 5
     # The end of the last round is published only if the event Stop came before that round had its timer.
-    assert statuses[: len(statuses) // 2 * 2] == ["RunningApp", "Completed"] * (len(statuses) // 2)
+    assert statuses[: len(statuses) // 2 * 2] == ["Running", "Completed"] * (len(statuses) // 2)
     found = await running_app.observed("monitor-1")
     assert found is not None
     assert not found.active
@@ -239,7 +239,7 @@ def test_the_end_of_a_monitor_that_is_stopped_while_it_pauses_is_not_published(r
     running_app.slot.wait_until("monitor-2", lambda status: status["customStatus"] is not None, "monitor")
     running_app.slot.client.post("/api/monitor/monitor-2/stop")
     assert running_app.slot.wait_until_ended("monitor-2", "monitor")["runtimeStatus"] == "Completed"
-    assert running_app.topic.statuses("monitor-2") == ["RunningApp"]
+    assert running_app.topic.statuses("monitor-2") == ["Running"]
 
 
 def test_an_entity_publishes_running_once_and_its_row_says_so_for_ever(running_app: RunningApp) -> None:
@@ -249,9 +249,9 @@ def test_an_entity_publishes_running_once_and_its_row_says_so_for_ever(running_a
     wait_until(
         lambda: running_app.slot.client.get("/api/stock/cherry").json() == {"item": "cherry", "pieces": 8}, "both count"
     )
-    assert running_app.topic.statuses("@stock@cherry") == ["RunningApp"]
+    assert running_app.topic.statuses("@stock@cherry") == ["Running"]
     found = running_app.row("@stock@cherry")
-    assert (found["RuntimeStatus"], found["Name"]) == ("RunningApp", "@stock@cherry")
+    assert (found["RuntimeStatus"], found["Name"]) == ("Running", "@stock@cherry")
 
 
 def test_a_stock_that_nobody_has_touched_can_be_looked_up(running_app: RunningApp) -> None:
@@ -276,7 +276,7 @@ def test_an_event_is_published_before_the_episode_is_stored(running_app: Running
         running_app.slot.wait_until_ended("order-before")
     finally:
         running_app.topic.before_response = lambda _: 200
-    assert before == [("RunningApp", "Pending"), ("Completed", "RunningApp")]
+    assert before == [("Running", "Pending"), ("Completed", "Running")]
 
 
 def test_an_order_goes_on_though_its_events_are_lost(running_app: RunningApp) -> None:
@@ -300,9 +300,9 @@ def test_an_order_goes_on_though_its_events_are_lost(running_app: RunningApp) ->
 async def test_a_task_hub_has_the_providers_artifacts(running_app: RunningApp) -> None:
     hub = running_app.engine.task_hub
     async with ProviderAccount(running_app.storage) as account:
-        made = set(await account.artifacts(hub))
-        await account.make(other := new_hub_name())
-        expected = {one.replace(other, hub) for one in await account.artifacts(other)}
+        made = set(await account.list_artifacts(hub))
+        await account.add_task_hub(other := new_hub_name())
+        expected = {one.replace(other, hub) for one in await account.list_artifacts(other)}
     assert made == expected
 
 
@@ -335,7 +335,7 @@ async def test_orders_survive_their_slot_on_the_same_version_and_not_on_another(
             assert "ScreenOrder" in status["output"]
             overwritten.place_order("fresh")
             assert overwritten.wait_until_ended("fresh")["output"]["status"] == "Shipped"
-        assert to.statuses("broken") == ["RunningApp"], "such a failure is not published"
+        assert to.statuses("broken") == ["Running"], "such a failure is not published"
         assert "NonDeterminismError" in row(storage, hub, "broken")["Output"]
 
 

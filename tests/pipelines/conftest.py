@@ -28,7 +28,7 @@ def state_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFact
 def fork_server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a process serves that has imported `safe_deploy`."""
     address = tmp_path_factory.mktemp("warm") / "socket"
-    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server_address", address], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server", address], cwd=ROOT)
     with stop_after(process):
         wait_until(lambda: address.exists() or process.poll() is not None, "it serves")
         yield address

@@ -1,8 +1,8 @@
 """A stand-in for `az` and the Function Apps behind it: a program that keeps its cloud in a JSON file. Knows what the
 Azure CLI (2.91, read and tried without an account) prints and how it exits; hides the file and its lock.
 
-The program that `install_fake_az` writes imports this module and nothing else of the project. Pipelines call it often,
-so this module imports little. The file:
+The program that `install_fake_az` writes imports only this module of the project. Pipelines call it often, so this
+module imports little. The file:
 
     {"apps": {"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": {
         "production": {"settings": {"TASK_HUB": {"value": "v41", "slotSetting": false}}, "package": "app.zip",

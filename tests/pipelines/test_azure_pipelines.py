@@ -278,7 +278,7 @@ def test_a_prefix_that_makes_no_task_hub_name_is_refused(
     pipeline_app.register(new_hub_name())
     run = create_run(SAMPLE)
     [name] = [step for step in run.stages["Staging"]["jobs"][0]["steps"] if "bash" in step]
-    name["env"]["TABLE_PREFIX"] = prefix
+    name["env"]["PREFIX"] = prefix
     run.start()
     assert run.results["Staging"] == "failed"
     assert run.jobs["Staging"]["Release"].issues

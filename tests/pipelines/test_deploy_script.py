@@ -431,7 +431,7 @@ def test_a_server_that_is_away_is_asked_again_and_then_given_up(deploy_script: D
 def test_the_key_is_in_no_list_of_arguments_and_the_command_does_not_get_it(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], tmp_path: Path
 ) -> None:
-    """A `replace_curl` in front of the real one writes down what `ps` would show, of itself and of all that called it."""
+    """The `curl` that `replace_curl` installs records what `ps` shows of itself and of its parent processes."""
     _, new = staged
     seen = tmp_path / "seen"
     deploy_script.replace_curl(f'cat /proc/$$/cmdline /proc/$PPID/cmdline >>{seen}\nexec /usr/bin/curl "$@"')

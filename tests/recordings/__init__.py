@@ -32,7 +32,7 @@ def events() -> list[dict[str, Any]]:
     return [event for post in read_lines("events") for event in post["body"]]
 
 
-def event(instance_id: str, status: str, hub: str | None = None) -> dict[str, Any]:
+def find_event(instance_id: str, status: str, hub: str | None = None) -> dict[str, Any]:
     """The first event of this instance with this status; about `hub` instead of its own task hub, if it is given."""
     for found in events():
         if (found["data"]["instanceId"], found["data"]["runtimeStatus"]) == (instance_id, status):
@@ -59,7 +59,7 @@ def recorded_delivery(name: str, hub: str) -> list[dict[str, Any]]:
         for one in found:
             one["data"]["hubName"] = hub
         return found
-    return [event(instance_id, status, hub) for instance_id, status in DELIVERIES[name]]
+    return [find_event(instance_id, status, hub) for instance_id, status in DELIVERIES[name]]
 
 
 def snapshots() -> list[tuple[str, str]]:

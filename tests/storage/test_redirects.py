@@ -12,6 +12,7 @@ from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.control_queues import ControlQueues
 from state_api.backends.management_api import ManagementApiBackend
+from state_api.backends.management_api_client import ManagementApiClient
 from state_api.backends.protocols import Artifact, ArtifactKind, Backend, BackendError, ReadFailure
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_artifacts import StorageArtifactStore
@@ -112,7 +113,8 @@ async def test_its_queues_containers_and_tables_cannot_either(redirecting_server
 
 
 async def test_an_apps_management_api_cannot_either(redirecting_server: RedirectingServer) -> None:
-    backend = ManagementApiBackend(f"http://{HOST}:{redirecting_server.port}", "the-system-key", "STATE_TASKHUBS_SHOP")
+    address = f"http://{HOST}:{redirecting_server.port}"
+    backend = ManagementApiBackend(ManagementApiClient(address, "the-system-key", "STATE_TASKHUBS_SHOP"))
     for read in ("start", "find"):
         with pytest.raises(BackendError, match="redirects"):
             await READS[read](backend)

@@ -86,7 +86,7 @@ class OrchestratorReplay:
         self.version = version
         self.events = dict(events or {})
         self.activities = dict(activities or {})
-        self.stock_levels: dict[str, int] = levels or {}
+        self.stock_levels: dict[str, int] = stock_levels or {}
         self.calls: list[str] = []
 
     def run(self, name: str, input_value: Any, instance_id: str = "order-1") -> ReplayResult:

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from durable_app.orders.monitor import watched
+from durable_app.orders.monitor import parse_monitor_request
 from durable_app.orders.order import InvalidOrder
 from tests.durable_app.functions.orchestrator_replay import OrchestratorReplay, run_entity_operation
 
 
 def watched_stock(**more: Any) -> dict[str, Any]:
-    return watched({"items": ["apple", "pear"], "intervalSeconds": 30} | more, "stock-monitor")[1]
+    return parse_monitor_request({"items": ["apple", "pear"], "intervalSeconds": 30} | more, "stock-monitor")[1]
 
 
 # The entity
@@ -61,4 +61,4 @@ def test_the_monitor_ends_when_it_is_told_to_stop() -> None:
 @pytest.mark.parametrize("sent", [[], {"id": "a/b"}, {"items": []}, {"items": [7]}, {"intervalSeconds": 0}])
 def test_a_monitor_that_makes_no_sense_is_not_started(sent: Any) -> None:
     with pytest.raises(InvalidOrder):
-        watched(sent, "stock-monitor")
+        parse_monitor_request(sent, "stock-monitor")
