@@ -14,12 +14,16 @@ def main() -> None:
     parser.add_argument("task_hub", help="the task hub's name")
     parser.add_argument("instance_id", nargs="?", help="the instance whose row is written")
     parser.add_argument("status", nargs="?", default="Running", help="its runtime status (default: Running)")
+    parser.add_argument("--version", help="its orchestration version")
     options = parser.parse_args()
     writer = TaskHubStorageWriter(os.environ.get("STATE_STORAGE") or DEVELOPMENT_STORAGE, options.task_hub)
     writer.create()
     if options.instance_id:
         now = datetime.now(UTC)
-        writer.upsert(InstanceRow(options.instance_id, "1", "ProcessOrder", options.status, now, now))
+        row = InstanceRow(
+            options.instance_id, "1", "ProcessOrder", options.status, now, now, version=options.version
+        )
+        writer.upsert(row)
     writer.close()
 
 

@@ -77,6 +77,12 @@ def _create_slot(state: State, options: ParsedOptions) -> State:
     return {"name": f"{options.name}/{options.slot}"}
 
 
+def _delete_settings(state: State, options: ParsedOptions) -> None:
+    settings = state["apps"][options.name]["slots"][options.slot or "production"]["settings"]
+    for name in options.setting_names:
+        settings.pop(name, None)
+
+
 def _assign_identity(state: State, options: ParsedOptions) -> State:
     if options.name not in state["apps"]:
         raise AzError(f"(ResourceNotFound) The app {options.name} was not found.", 3)
@@ -232,6 +238,7 @@ _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
     "storage account show": (_NAMED, _show("Microsoft.Storage/storageAccounts")),
     "storage container-rm create": (f"{_NAMED} --storage-account!", _create_container),
     "functionapp create": (_FUNCTION_APP, _create_function_app),
+    "functionapp config appsettings delete": (f"{_NAMED} --slot/-s --setting-names!+", _delete_settings),
     "functionapp identity assign": (_NAMED, _assign_identity),
     "functionapp function list": (_NAMED, _list_functions),
     "functionapp function keys list": (_FUNCTION_KEYS, _list_function_keys),
