@@ -1,5 +1,5 @@
-"""Azure Functions entry: one named function per API operation, all served by the one ASGI application, the Event
-Grid trigger and a timer. Wiring only; importing it connects to nothing."""
+"""The entry point for Azure Functions: one named function per API operation, the Event Grid trigger, and a timer. All
+HTTP functions pass their requests to one ASGI application. Importing this module opens no connection."""
 
 import functools
 import os
@@ -43,56 +43,56 @@ OPERATIONS: list[tuple[str, list[str], str]] = [
 ]
 
 _SETTINGS_RETRY_SECONDS = 60
-"""How long a caller waits before it asks a server again that has a wrong setting."""
+"""The Retry-After of a response that reports a wrong setting."""
 
 app = func.FunctionApp()
 
 
 @functools.cache
 def server() -> StateServer:
-    """The server of this process, made at the first invocation so that indexing needs no settings. Raises
-    SettingsError, and is then made at a later invocation."""
+    """The server of this process. The first invocation creates it, so that the host can index the functions without
+    settings. Raises SettingsError; the next invocation then reads the settings again."""
     return StateServer(read_settings(os.environ, keys_required=True))
 
 
 async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-    """Hand the request to the ASGI application, which checks the key: to the host every function is anonymous.
+    """Pass the request to the ASGI application, which checks the key: every function is anonymous to the host.
 
-    The host has chosen the function by the path as it was sent. An escaped slash would let the application find
-    another operation there; no name has one. A path that is not UTF-8 does not get that far: the middleware decodes it
-    and raises.
+    The host chooses the function by the escaped path, the application chooses the operation by the unescaped one. A
+    path with an escaped slash could therefore reach another operation, and is refused: no valid name contains a slash.
     """
     if "%2f" in urlsplit(req.url).path.lower():
-        return _problem(req, 404, "NotFound", "there is nothing at this address")
+        return _problem_response(req, 404, "NotFound", "there is nothing at this address")
     try:
         application = server().application
     except SettingsError as error:
         return _invalid_settings_response(req, context.function_name, error)
     middleware = func.AsgiMiddleware(application)  # type: ignore[no-untyped-call]  # the library has no types
     try:
-        answer: func.HttpResponse = await middleware.handle_async(req, context)
+        response: func.HttpResponse = await middleware.handle_async(req, context)
     except UnicodeDecodeError:
-        return _problem(req, 400, "InvalidRequest", "the address is not UTF-8")
-    return answer
+        # AsgiMiddleware decodes the path.
+        return _problem_response(req, 400, "InvalidRequest", "the address is not UTF-8")
+    return response
 
 
 def _invalid_settings_response(req: func.HttpRequest, operation: str, error: SettingsError) -> func.HttpResponse:
-    """The answer while a setting is missing or wrong: the process is healthy, and nothing else can be said."""
+    """The response while a setting is missing or wrong: Health succeeds, all other operations report the setting."""
     if operation == "Health":
         return _http_response(req, 200, HealthResponse(status="Healthy").model_dump_json().encode(), "application/json")
-    return _problem_http_response(req, problem_from_error(SettingsInvalid(str(error), _SETTINGS_RETRY_SECONDS)))
+    return _to_http_response(req, problem_from_error(SettingsInvalid(str(error), _SETTINGS_RETRY_SECONDS)))
 
 
-def _problem(req: func.HttpRequest, status: int, code: str, detail: str) -> func.HttpResponse:
-    return _problem_http_response(req, problem_response(status, code, detail))
+def _problem_response(req: func.HttpRequest, status: int, code: str, detail: str) -> func.HttpResponse:
+    return _to_http_response(req, problem_response(status, code, detail))
 
 
-def _problem_http_response(req: func.HttpRequest, refusal: JSONResponse) -> func.HttpResponse:
-    """A problem document, with its own headers, as the library's response."""
+def _to_http_response(req: func.HttpRequest, problem: JSONResponse) -> func.HttpResponse:
+    """A problem document and its headers as a response of the azure-functions library."""
     extra_headers = {
-        name: value for name, value in refusal.headers.items() if name not in ("content-length", "content-type")
+        name: value for name, value in problem.headers.items() if name not in ("content-length", "content-type")
     }
-    return _http_response(req, refusal.status_code, bytes(refusal.body), PROBLEM_MEDIA_TYPE, extra_headers)
+    return _http_response(req, problem.status_code, bytes(problem.body), PROBLEM_MEDIA_TYPE, extra_headers)
 
 
 def _http_response(
@@ -103,7 +103,7 @@ def _http_response(
 
 
 def _create_handler(name: str) -> Callable[[func.HttpRequest, func.Context], Awaitable[func.HttpResponse]]:
-    """A handler of its own for each function: the library keeps its settings on the handler."""
+    """A new handler. Each function needs its own, because the library stores a function's settings on its handler."""
 
     async def handler(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
         return await serve(req, context)
@@ -113,20 +113,20 @@ def _create_handler(name: str) -> Callable[[func.HttpRequest, func.Context], Awa
 
 
 for _name, _methods, _route in OPERATIONS:
-    # The server's own keys decide (state_api.http.auth); a host key or a function key grants nothing.
-    _route_of = app.route(route=_route, methods=_methods, auth_level=func.AuthLevel.ANONYMOUS)
-    app.function_name(_name)(_route_of(_create_handler(_name)))
+    # The server checks its own access keys (state_api.http.auth); host keys and function keys grant nothing.
+    _http_trigger = app.route(route=_route, methods=_methods, auth_level=func.AuthLevel.ANONYMOUS)
+    app.function_name(_name)(_http_trigger(_create_handler(_name)))
 
 
 @app.function_name("RecordLifecycleEvent")
 @app.event_grid_trigger(arg_name="event")
 async def record_lifecycle_event(event: str) -> None:
-    """Record one event. An exception makes Event Grid deliver it again; an event that cannot be understood goes to
-    quarantine and is done with.
+    """Record one lifecycle event. An exception makes Event Grid deliver the event again. An event that cannot be parsed
+    goes to quarantine and is not delivered again.
 
-    As text, because the worker then hands over what Event Grid sent, in either schema. `func.EventGridEvent` would
-    cut the time to microseconds, and its converter raises, before this code, on times that it cannot read: such an
-    event would come back for 24 h.
+    The parameter is text, because the worker then passes the event as Event Grid sent it, in either schema.
+    `func.EventGridEvent` would cut the time to microseconds, and its converter raises on times that it cannot parse:
+    Event Grid would deliver such an event again for 24 h.
     """
     with server().admission.reserve(len(event)):
         await server().services.recorder.record([parse_delivered_event(event)], "trigger")
@@ -135,12 +135,13 @@ async def record_lifecycle_event(event: str) -> None:
 @app.function_name("ProbeTaskHubs")
 @app.timer_trigger(schedule="*/30 * * * * *", arg_name="timer", use_monitor=False)
 async def probe_task_hubs(timer: func.TimerRequest) -> None:
-    """Probe the task hubs that are draining. A round that is missed needs no making up for."""
+    """Probe the task hubs that are draining. A missed run is not repeated (`use_monitor=False`): the next one does the
+    same work."""
     await server().background.probe_due_hubs()
 
 
 def parse_delivered_event(text: str) -> Any:
-    """The event as it came, for the parser that the webhook uses too; what is not JSON stays text, for quarantine."""
+    """The event as JSON, or as the text itself if it is not JSON: the recorder then puts it in quarantine."""
     try:
         return parse_json(text)
     except (ValueError, RecursionError):

@@ -16,13 +16,13 @@ from azure.data.tables.aio import TableServiceClient
 from bench.event_stream import encode_events, event
 from bench.load_generator import LoadError, build_get_request, build_post_request, connections, deliver_until_accepted
 from bench.storage import Emulator, RawTables, run_emulator
+from harness.state_server import ServerProcess, run_server
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
 from state_api.domain.task_hubs.lifecycle import Finished, Instance, RuntimeStatus, Started
 from state_api.storage.instance_keys import shard_of
 from state_api.storage.instance_rows import instance_row
 from state_api.storage.tables import instance_table_name
-from tests.server.server_process import ServerProcess, run_server
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 SIZES = (1_000, 10_000)
 FULL_SIZES = (1_000, 10_000, 50_000)
@@ -126,7 +126,7 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
     """Task hubs of these sizes behind one server, with the delay already on every request that it makes."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        proxy = await stack.enter_async_context(storage_proxy(storage.settings))
+        proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
         connection = proxy.settings.connection_string
         assert connection is not None
         more = {"STATE_SHARDS": str(SHARD_COUNT), _CONNECTION_SETTING: connection.get_secret_value()}

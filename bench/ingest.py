@@ -12,8 +12,8 @@ from bench.load_generator import build_post_request, connections, run_load
 from bench.machine import Stopwatch, compute_core_usage, cpu_seconds
 from bench.storage import Emulator, RawTables, run_emulator
 from bench.worker import CONCURRENT_EVENTS, Worker, run_worker
+from harness.state_server import ServerProcess, run_server
 from state_api.storage.tables import instance_table_name
-from tests.server.server_process import ServerProcess, run_server
 
 ROUNDS = 3
 EVENTS_PER_DELIVERY = 250

@@ -8,7 +8,7 @@ from typing import Any
 from bench.comparison import Figure, compare_rounds, round_significant
 from bench.filled_task_hubs import BenchTaskHub
 from bench.machine import cpu_seconds
-from tests.storage_proxy import no_delay
+from harness.storage_proxy import no_delay
 
 POLL_COUNT = 60
 _QUERIES = {

@@ -17,10 +17,10 @@ from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, IngestSample, create_e
 from bench.load_generator import LoadError, build_post_request, connections, deliver_until_accepted
 from bench.storage import Emulator, run_emulator
 from bench.worker import CONCURRENT_EVENTS
+from harness.state_server import ServerProcess, run_server
+from harness.storage_proxy import run_storage_proxy
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
 from state_api.settings import STATE_SHARDS
-from tests.server.server_process import ServerProcess, run_server
-from tests.storage_proxy import storage_proxy
 
 SHARD_COUNTS = (1, 2, 4, 8, 16)
 DEFAULT_SHARD_COUNT = 4
@@ -126,7 +126,7 @@ async def _measure_requests(
     stack: AsyncExitStack, storage: Emulator, folder: Path, request_count: int
 ) -> tuple[dict[int, list[float]], dict[int, int]]:
     """Seconds of each question and requests of one, by number of shards. Its server asks through the delay."""
-    proxy = await stack.enter_async_context(storage_proxy(storage.settings))
+    proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
     proxy.before_request = delay_request
     server = stack.enter_context(run_server(proxy.settings, folder))
     service = await stack.enter_async_context(TableServiceClient.from_connection_string(storage.connection))

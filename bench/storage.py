@@ -15,7 +15,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.data.tables import AccountSasPermissions, ResourceTypes, generate_account_sas
 from azure.data.tables.aio import TableServiceClient
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 
@@ -46,7 +46,7 @@ def run_emulator() -> Iterator[Emulator]:
     """A fresh one, in memory: no figure pays for the rows of another."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None) as pid:
-        yield Emulator(StorageSettings.model_validate({"connection_string": ports.connection()}), pid)
+        yield Emulator(StorageSettings.model_validate({"connection_string": ports.connection_string()}), pid)
 
 
 class RawTables:

@@ -1,4 +1,4 @@
-"""`python -m state_api serve`: the same server outside Azure Functions."""
+"""`python -m state_api serve`: hosts the server outside Azure Functions."""
 
 import argparse
 import logging
@@ -33,27 +33,34 @@ from state_api.settings import (
     Settings,
     SettingsError,
     read_settings,
-    refuse_published_keys,
+    reject_published_keys,
 )
 
 HOST = "127.0.0.1"
 PORT = 7071
 _EMULATOR_FOLDER = Path(".azurite")
-# Longer than the storage client takes to give up, so that whatever is being written is also answered.
 _SHUTDOWN_TIMEOUT_SECONDS = 60
+"""Longer than the storage client retries, so that a request that writes when the server stops still gets its
+response."""
 
+SERVE_ERROR = 1
 USAGE_ERROR = 2
 
 
 class _Server(uvicorn.Server):
-    """Ends long polls at once when it is told to stop; all other requests in flight finish."""
+    """uvicorn, with long polls that end when the server stops, its own backlog, and a limited log. Other requests in
+    progress finish."""
 
     def __init__(
-        self, config: uvicorn.Config, state: StateServer, stopping: Sequence[signal.Signals], log_limit: LogRateLimit
+        self,
+        config: uvicorn.Config,
+        state: StateServer,
+        stop_signals: Sequence[signal.Signals],
+        log_limit: LogRateLimit,
     ) -> None:
         super().__init__(config)
         self._state = state
-        self._stopping = stopping
+        self._stop_signals = stop_signals
         self._log_limit = log_limit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -68,14 +75,14 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's own, does not raise the signal again afterwards: what was started with the server would
-        never be stopped."""
-        before = {one: signal.signal(one, self.handle_exit) for one in self._stopping}
+        """Handle the stop signals until the block ends. uvicorn's own version raises the signal again afterwards, which
+        would end the process before the emulator is stopped."""
+        previous_handlers = {number: signal.signal(number, self.handle_exit) for number in self._stop_signals}
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in previous_handlers.items():
+                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._state.stopping.set()
@@ -83,63 +90,77 @@ class _Server(uvicorn.Server):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP. 0 after a clean end, 2 if a setting or argument is wrong, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m state_api", description="The task hub state server.")
-    serve = parser.add_subparsers(dest="command", required=True).add_parser("serve", help="serve the HTTP API")
-    serve.add_argument("--host", default=HOST, help="the address to listen on (%(default)s)")
-    serve.add_argument("--port", type=int, default=PORT, help="the port to listen on (%(default)s)")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("azure").setLevel(logging.WARNING)
-    log_limit = LogRateLimit()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(log_limit)
+    """Serve until SIGINT, SIGTERM or SIGHUP. Returns the exit code: 0 after a normal end, 2 if a setting or an argument
+    is wrong, 1 if the server cannot serve."""
+    options = _parse_arguments(arguments)
+    log_limit = _configure_logging()
     try:
         settings = read_settings(os.environ)
-        check_exposure(given.host, settings)
+        check_exposure(options.host, settings)
         state = StateServer(settings)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    stopping = _stop_signals()
-    for one in stopping:
-        # Until the server itself listens to signals: end by an exception, so that the emulator is stopped too.
-        signal.signal(one, lambda number, frame: sys.exit(0))
+    stop_signals = _stop_signals()
+    for number in stop_signals:
+        # Until the server handles signals itself, a signal raises SystemExit, so that the emulator is stopped too.
+        signal.signal(number, lambda number, frame: sys.exit(0))
     with ExitStack() as stack:
-        if settings.storage.development and not is_listening(HOST, EMULATOR_TABLE_PORT):
+        if settings.storage.uses_development_storage and not is_listening(HOST, EMULATOR_TABLE_PORT):
             ports = EmulatorPorts(EMULATOR_TABLE_PORT, EMULATOR_QUEUE_PORT, EMULATOR_BLOB_PORT)
             try:
                 stack.enter_context(storage_emulator(ports, _EMULATOR_FOLDER))
             except EmulatorError as error:
                 print(f"error: {error}", file=sys.stderr)
-                return 1
-        config = uvicorn.Config(
-            # Without keys only this machine may ask, and no page in a browser may ask in its name.
-            state.application if settings.keys else LoopbackOnlyMiddleware(state.application),
-            host=given.host,
-            port=given.port,
-            # The server writes its own log of requests: uvicorn's shows queries, and a query can hold a key.
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            http=protocol_factory(ConnectionLimits(max_connections=raise_open_file_limit())),
-            # Where a package for web sockets is installed, uvicorn would hand connections to it, out of these limits.
-            ws="none",
-            backlog=ACCEPT_BATCH,
-            timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_SECONDS,
-        )
+                return SERVE_ERROR
         try:
-            _Server(config, state, stopping, log_limit).run()
+            _Server(_uvicorn_config(state, settings, options), state, stop_signals, log_limit).run()
         except SystemExit as end:
-            # uvicorn ends the process itself when it cannot listen; it has logged why.
-            return 1 if end.code else 0
+            # uvicorn raises SystemExit when it cannot listen, after logging the reason.
+            return SERVE_ERROR if end.code else 0
         finally:
             log_limit.report(at_end=True)
         return 0
 
 
+def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m state_api", description="The task hub state server.")
+    serve = parser.add_subparsers(dest="command", required=True).add_parser("serve", help="serve the HTTP API")
+    serve.add_argument("--host", default=HOST, help="the address to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, default=PORT, help="the port to listen on (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _configure_logging() -> LogRateLimit:
+    """Log to stderr from INFO on, with a limit for each kind of message."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("azure").setLevel(logging.WARNING)
+    log_limit = LogRateLimit()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(log_limit)
+    return log_limit
+
+
+def _uvicorn_config(state: StateServer, settings: Settings, options: argparse.Namespace) -> uvicorn.Config:
+    return uvicorn.Config(
+        # A server without keys answers this machine only, and no web page in a browser of this machine.
+        state.application if settings.keys else LoopbackOnlyMiddleware(state.application),
+        host=options.host,
+        port=options.port,
+        # RequestMiddleware logs requests. uvicorn's access log shows queries, and a query can contain a key.
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        http=protocol_factory(ConnectionLimits(max_connections=raise_open_file_limit())),
+        # With a WebSocket package installed, uvicorn would pass connections to it, outside these limits.
+        ws="none",
+        backlog=ACCEPT_BATCH,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_SECONDS,
+    )
+
+
 def _stop_signals() -> list[signal.Signals]:
-    """The signals that end the server. Not the hang-up that whoever started it with nohup has switched off."""
+    """The signals that stop the server. SIGHUP is not one of them if it is ignored, as under nohup."""
     signals = [signal.SIGINT, signal.SIGTERM]
     hang_up = getattr(signal, "SIGHUP", None)
     if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
@@ -148,11 +169,15 @@ def _stop_signals() -> list[signal.Signals]:
 
 
 def check_exposure(host: str, settings: Settings) -> None:
-    """Raises SettingsError when the server would answer others without keys, or to a key that everybody knows."""
-    if not settings.keys and not is_loopback(host):
-        raise SettingsError(f"listening on {host} lets others in: set {STATE_KEYS}, or listen on {HOST}")
-    if not is_loopback(host):
-        refuse_published_keys(settings.keys, f"this server listens on {host}")
+    """Raises SettingsError if other machines could use the server on `host` without a key, or with a published one."""
+    if is_loopback(host):
+        return
+    if not settings.keys:
+        raise SettingsError(
+            f"listening on {host} lets other machines use the server without a key: set {STATE_KEYS}, or listen on "
+            f"{HOST}"
+        )
+    reject_published_keys(settings.keys, f"this server listens on {host}")
 
 
 if __name__ == "__main__":

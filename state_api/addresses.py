@@ -1,10 +1,10 @@
-"""Which hosts are this machine."""
+"""Which host names and addresses belong to this machine alone."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is a name or an address of this machine that no other machine can reach."""
+    """Whether `host` is `localhost` or a loopback address, so that no other machine can reach it."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""The composition root: Settings → stores → services → the ASGI application. Nothing here connects to anything."""
+"""The composition root: builds stores, services and the ASGI application from Settings. It opens no connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,8 +35,8 @@ from state_api.storage.task_hubs import TaskHubStore
 
 
 class StateServer:
-    """Everything of one server. `application` is what a host serves; it works without start-up events, because
-    Azure Functions sends none. `stopping` ends long polls early."""
+    """One server with all its parts. A host serves `application`, which needs no ASGI lifespan events, because Azure
+    Functions sends none. Set `stopping` to end long polls early. Close the server at the end."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.tables = Tables(settings.storage)
@@ -63,19 +63,20 @@ class StateServer:
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,
         )
-        self.api = _create_api(settings, self.services, self)
+        self.api = _create_api(settings, self)
         self.application: ASGIApp = RequestMiddleware(self.api, settings, self.admission)
 
     async def close(self) -> None:
+        """Close all connections, after the transactions in progress."""
         await self._instances.close()
         await self.backends.close()
         await self.tables.close()
 
 
-def _create_api(settings: Settings, services: Services, server: StateServer) -> FastAPI:
+def _create_api(settings: Settings, server: StateServer) -> FastAPI:
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        # Not in Azure Functions, which sends no such events: a timer trigger does it there.
+        # Azure Functions sends no lifespan events: a timer trigger probes there.
         background = asyncio.create_task(server.background.run_until_stopped(server.stopping))
         yield
         background.cancel()
@@ -86,7 +87,7 @@ def _create_api(settings: Settings, services: Services, server: StateServer) -> 
     api = FastAPI(
         title="Task hub state",
         version=__version__,
-        description="Says when a slot may be overwritten: when no orchestration is active on its task hub.",
+        description="Reports when a slot may be overwritten: when no orchestration is active in its task hub.",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -94,17 +95,17 @@ def _create_api(settings: Settings, services: Services, server: StateServer) -> 
         redirect_slashes=False,
     )
     api.state.settings = settings
-    api.state.services = services
-    contract = APIRouter(tags=["health"])
+    api.state.services = server.services
+    openapi_router = APIRouter(tags=["health"])
 
-    @contract.get("/api/openapi.json", operation_id="GetOpenApi", response_model=dict[str, Any])
+    @openapi_router.get("/api/openapi.json", operation_id="GetOpenApi", response_model=dict[str, Any])
     async def get_openapi_document() -> JSONResponse:
-        """This contract."""
-        # As it is: to check what never changes at every anonymous call costs 17 ms.
+        """The OpenAPI document of this API."""
+        # Returning a response skips FastAPI's validation, which takes 17 ms for this constant document.
         return JSONResponse(openapi_document(api))
 
-    # Events first: they come by the thousand, and routes are tried in order.
-    routers = [events.router, apps.router, waivers.router, task_hubs.router, health.router, contract]
+    # Routes are matched in order: events come first because they are by far the most frequent requests.
+    routers = [events.router, apps.router, waivers.router, task_hubs.router, health.router, openapi_router]
     problems.install_error_handlers(api, [route for router in routers for route in router.routes])
     for router in routers:
         api.include_router(router)
@@ -112,14 +113,14 @@ def _create_api(settings: Settings, services: Services, server: StateServer) -> 
 
 
 def openapi_document(api: FastAPI) -> dict[str, Any]:
-    """The contract as OpenAPI, with problem documents in place of FastAPI's own validation errors."""
+    """The API as an OpenAPI document, with problem documents in place of FastAPI's validation errors."""
     if api.openapi_schema is None:
         document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        models = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= {**models.pop("$defs"), "Problem": models}
+        problem_schema = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**problem_schema.pop("$defs"), "Problem": problem_schema}
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("422", None)

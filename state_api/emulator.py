@@ -1,4 +1,4 @@
-"""Azurite, Microsoft's storage emulator, as a child process: for development and tests, never for production."""
+"""Runs Azurite, Microsoft's storage emulator, as a child process. For development and tests only."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +14,33 @@ from pathlib import Path
 from state_api.settings import emulator_connection_string
 
 _START_TIMEOUT_SECONDS = 60
+_STOP_TIMEOUT_SECONDS = 20
+_POLL_INTERVAL_SECONDS = 0.05
 
 
 class EmulatorError(Exception):
-    """The emulator cannot be started; the message says what to do."""
+    """The emulator cannot be started. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorPorts:
-    """Where the emulator's services listen."""
+    """The ports of the emulator's three services."""
 
     table: int
     queue: int
     blob: int
 
-    def connection(self, host: str = "127.0.0.1") -> str:
+    def connection_string(self, host: str = "127.0.0.1") -> str:
         """The connection string of all three services."""
-        return emulator_connection_string(host, self.table, self.queue, self.blob)
+        return emulator_connection_string(host, self.table, queue_port=self.queue, blob_port=self.blob)
 
     def by_service(self) -> dict[str, int]:
-        """In the order in which the emulator starts them."""
+        """The port of each service, in the order in which the emulator starts them."""
         return {"blob": self.blob, "queue": self.queue, "table": self.table}
 
 
 def is_listening(host: str, port: int) -> bool:
-    """Whether something listens there."""
+    """Whether a connection to this port succeeds within a second."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
@@ -46,58 +48,78 @@ def is_listening(host: str, port: int) -> bool:
         return False
 
 
-def _azurite_path() -> str:
-    local = Path(__file__).parent.parent / "node_modules" / ".bin" / "azurite"
-    found = str(local) if local.exists() else shutil.which("azurite")
-    if found is None:
-        raise EmulatorError("Azurite is not installed: run `make setup`, which needs Node 18 or newer")
-    return found
-
-
 @contextmanager
 def storage_emulator(ports: EmulatorPorts, folder: Path | None, host: str = "127.0.0.1") -> Iterator[int]:
-    """Run the three services until the block ends; yields the process id. Data lives in `folder`, or in memory.
+    """Run the emulator until the block ends; yields its process id. Stores its data in `folder`, or in memory if it is
+    None. Raises EmulatorError.
 
-    It runs in a session of its own, so that Ctrl-C in a terminal reaches the server first and requests in flight can
-    still be written. Raises EmulatorError.
+    The emulator has its own session: Ctrl-C in a terminal then stops the server only, which needs the emulator until
+    its requests in progress are written.
     """
-    services = ports.by_service()
-    for service, port in services.items():
-        # The emulator would end without telling which of the three it was.
-        if is_listening(host, port):
-            raise EmulatorError(
-                f"Azurite cannot start: something else listens on port {port}, where its {service} service belongs; "
-                "stop that first"
-            )
-    listen = [option for service, port in services.items() for option in _listen_options(service, host, port)]
-    where = ["--inMemoryPersistence"] if folder is None else ["--location", str(folder)]
-    # The client libraries ask in a newer version of the services than this emulator knows by name.
+    port_by_service = ports.by_service()
+    _check_ports_are_free(host, port_by_service)
     process = subprocess.Popen(
-        [_azurite_path(), *listen, *where, "--skipApiVersionCheck", "--disableTelemetry", "--silent"],
+        _azurite_command(host, port_by_service, folder),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-        for port in services.values():
-            while not is_listening(host, port):
-                if process.poll() is not None:
-                    raise EmulatorError(f"Azurite ended with {process.returncode} instead of listening on port {port}")
-                if time.monotonic() > deadline:
-                    raise EmulatorError(f"Azurite does not listen on port {port} after {_START_TIMEOUT_SECONDS} s")
-                time.sleep(0.05)
+        _wait_until_listening(process, host, port_by_service)
         yield process.pid
     finally:
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _stop(process)
 
 
-def _listen_options(service: str, host: str, port: int) -> tuple[str, str, str, str]:
-    return (f"--{service}Host", host, f"--{service}Port", str(port))
+def _check_ports_are_free(host: str, port_by_service: Mapping[str, int]) -> None:
+    """Raises EmulatorError that names the occupied port. Azurite itself would exit without saying which one it is."""
+    for service, port in port_by_service.items():
+        if is_listening(host, port):
+            raise EmulatorError(
+                f"Azurite cannot start: another process listens on port {port}, which its {service} service needs; "
+                "stop that process first"
+            )
+
+
+def _azurite_command(host: str, port_by_service: Mapping[str, int], folder: Path | None) -> list[str]:
+    addresses = [
+        option
+        for service, port in port_by_service.items()
+        for option in (f"--{service}Host", host, f"--{service}Port", str(port))
+    ]
+    location = ["--inMemoryPersistence"] if folder is None else ["--location", str(folder)]
+    # The client libraries use a newer API version than this emulator accepts by default.
+    return [_azurite_path(), *addresses, *location, "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+
+
+def _azurite_path() -> str:
+    local_path = Path(__file__).parent.parent / "node_modules" / ".bin" / "azurite"
+    path = str(local_path) if local_path.exists() else shutil.which("azurite")
+    if path is None:
+        raise EmulatorError("Azurite is not installed: run `make setup`, which needs Node 18 or newer")
+    return path
+
+
+def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port_by_service: Mapping[str, int]) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    for port in port_by_service.values():
+        while not is_listening(host, port):
+            if process.poll() is not None:
+                raise EmulatorError(
+                    f"Azurite ended with exit code {process.returncode} before it listened on port {port}"
+                )
+            if time.monotonic() > deadline:
+                raise EmulatorError(f"Azurite does not listen on port {port} after {_START_TIMEOUT_SECONDS} s")
+            time.sleep(_POLL_INTERVAL_SECONDS)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    os.kill(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_STOP_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

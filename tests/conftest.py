@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, seconds
 from state_api.emulator import EmulatorPorts, storage_emulator
@@ -33,7 +33,7 @@ def storage() -> Iterator[StorageSettings]:
     """A storage account for the whole run, in memory. Tests keep apart by names that nobody else has."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        yield StorageSettings.model_validate({"connection_string": ports.connection()})
+        yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
 
 
 class ShiftedClock:

@@ -1,5 +1,6 @@
-"""`make audit` ends well only if everything is pinned and was looked up, and nothing was found. Run in a copy, with
-stand-ins for Python, uv, pip-audit and npm, because the services that they ask are elsewhere."""
+"""`make audit` succeeds only if everything is pinned, every package was looked up and none has a known vulnerability.
+
+The tests run it in a copy of the repository, with fakes of Python, uv, pip-audit and npm."""
 
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.check_pins import find_lock_files
+from dev.check_pins import LOCK_FILES
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +20,7 @@ case "$1 $2" in
         mkdir -p .venv-audit/bin && cp "$0" .venv-audit/bin/python
         cp "$(dirname "$0")"/{{pip-audit,uv}} .venv-audit/bin/
         ;;
-    "-m dev.check_pins") exec {sys.executable} -m dev.check_pins ;;
+    "-m dev.check_pins") exec {sys.executable} "$@" ;;
     "-m pip") echo "$@" >>installed ;;
 esac
 """
@@ -37,8 +38,9 @@ NPM_UNREACHABLE = "echo 'npm error audit endpoint returned an error' >&2; exit 1
 UV_CHANGES_LOCK = 'echo "odd==2.0" >>requirements.txt'
 
 FILES = [
-    *["dev/audit", "dev/lock", "dev/check_pins.py", "dev/__init__.py"],
-    *[str(path.relative_to(ROOT)) for lock in find_lock_files() for path in (lock, lock.with_suffix(".in"))],
+    *["dev/audit", "dev/lock", "dev/check_pins.py", "dev/__init__.py", "pyproject.toml"],
+    *["harness/dependency_groups.py", "harness/__init__.py"],
+    *[lock.path for lock in LOCK_FILES],
 ]
 
 

@@ -18,11 +18,11 @@ from bench.machine import cpu_seconds, describe_machine, resident_bytes
 from bench.storage import RawTables
 from bench.straightforward import StraightforwardRecorder
 from bench.transaction_limit import PARTITION_COUNT, transaction_writes
+from harness.state_server import run_server
 from state_api.app import StateServer
 from state_api.domain.task_hubs.lifecycle import Instance
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
-from tests.server.server_process import run_server
 from tests.storage.stored_rows import stored_rows
 
 ROUND = {"what": "ours", "against": "theirs", "ratio": 0.9, "lowest": 0.8, "highest": 1.1, "rounds": 3}

@@ -1,9 +1,10 @@
-"""What is installed is pinned: Python packages by version and hashes, npm's by integrity, actions by commit. Offline;
-`make audit` asks the package index whether the hashes are all."""
+"""Everything that is installed is pinned: Python packages by version and hashes, npm packages by integrity, actions by
+commit. These tests read files only; `make audit` also queries the package index."""
 
 import importlib.metadata
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from dev.check_pins import (
+    LOCK_FILES,
     OWN_ACTION,
     find_action_problems,
     find_lock_files,
@@ -18,11 +20,12 @@ from dev.check_pins import (
     find_problems,
     find_version_conflicts,
     parse_lock_file,
-    parse_requirements,
 )
+from harness.dependency_groups import read_dependency_group
 
 ROOT = Path(__file__).parent.parent
 HASH = f"--hash=sha256:{'0' * 64}"
+DIRECT = "safe-deploy (pyproject.toml:cli)"
 COMMIT = "d23441a48e516b6c34aea4fa41551a30e30af803"
 LOCK_FILES_INSTALLED_HERE = [
     path for path in find_lock_files() if path.stem not in ("requirements-audit", "requirements-functions")
@@ -33,39 +36,36 @@ def test_everything_in_this_repository_is_pinned() -> None:
     assert list(find_problems()) == []
 
 
-def test_every_file_that_is_installed_has_a_lock_file() -> None:
-    names = {str(path.relative_to(ROOT)) for path in find_lock_files()}
-    assert names == {
-        *(f"requirements{kind}.txt" for kind in ("", "-audit", "-cli", "-dev", "-functions", "-scheduler", "-serve")),
-        "durable_app/requirements.txt",
-    }
+def test_every_requirements_file_is_locked_from_a_dependency_group() -> None:
+    assert {str(path.relative_to(ROOT)) for path in find_lock_files()} == {lock.path for lock in LOCK_FILES}
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    assert set(groups) == {lock.group for lock in LOCK_FILES} | {"bench"}, "bench is installed as a part of dev"
 
 
 @pytest.mark.parametrize("lock", LOCK_FILES_INSTALLED_HERE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_lock_file_holds_everything_that_its_packages_need(lock: Path) -> None:
-    """As the packages themselves say, where they are installed."""
-    have = {name for name, _ in parse_lock_file(lock.read_text())}
-    for name in have:
+    """The metadata of the installed packages names what they need."""
+    locked = {name for name, _ in parse_lock_file(lock.read_text())}
+    for name in locked:
         try:
-            needs = map(Requirement, importlib.metadata.requires(name) or [])
+            dependencies = map(Requirement, importlib.metadata.requires(name) or [])
         except importlib.metadata.PackageNotFoundError:
-            continue  # for another platform or Python
-        for need in needs:
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(need.name) in have, f"{name} needs {need}"
+            continue  # a package for another platform or Python
+        for dependency in dependencies:
+            if dependency.marker is None or dependency.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(dependency.name) in locked, f"{name} needs {dependency}"
 
 
 def test_what_is_tested_is_what_is_locked() -> None:
     """Every package of the lock files that is installed here has the locked version."""
-    for name, version in {pair for lock in LOCK_FILES_INSTALLED_HERE for pair in parse_lock_file(lock.read_text())}:
-        same = {
-            other
-            for lock in LOCK_FILES_INSTALLED_HERE
-            for found, other in parse_lock_file(lock.read_text())
-            if found == name
-        }
-        if name != "setuptools":  # it comes with Python, and only builds the command line
-            assert len(same) > 1 or installed_version(name) in (None, version), name
+    locked_versions: dict[str, set[str]] = {}
+    for lock in LOCK_FILES_INSTALLED_HERE:
+        for name, version in parse_lock_file(lock.read_text()):
+            locked_versions.setdefault(name, set()).add(version)
+    del locked_versions["setuptools"]  # It comes with Python, and only builds the command line.
+    for name, versions in locked_versions.items():
+        # A package with two locked versions has one of them for other Pythons.
+        assert len(versions) > 1 or installed_version(name) in (None, *versions), name
 
 
 def installed_version(name: str) -> str | None:
@@ -76,11 +76,17 @@ def installed_version(name: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("source", "lock", "problem"),
+    ("requirement", "lock", "problem"),
     [
         ("odd==1.0", f"odd==1.0 {HASH}", None),
-        ("odd==1.0", f"odd==1.0 \\\n    {HASH} \\\n    {HASH}\n    # via -r requirements.in", None),
+        ("odd==1.0", f"odd==1.0 \\\n    {HASH} \\\n    {HASH}\n    # via {DIRECT}", None),
         ("Odd_One==1.0", f"odd-one==1.0 {HASH}", None),
+        (
+            "odd==1.0",
+            f"odd==1.0 {HASH}\neven==2.0 \\\n    {HASH}\n    # via\n    #   odd\n    #   {DIRECT}",
+            "even is not a requirement of the dependency group any more",
+        ),
+        ("odd==1.0", f"odd==1.0 {HASH}\neven==2.0 \\\n    {HASH}\n    # via odd", None),
         ("odd==1.0", "odd==1.0", "odd==1.0 has no hash"),
         ("odd==1.0", f"odd==1.1 {HASH}", "odd==1.0 is missing from the lock file"),
         ("odd==1.0", f"even==1.0 {HASH}", "odd==1.0 is missing from the lock file"),
@@ -90,9 +96,11 @@ def installed_version(name: str) -> str | None:
         ("odd==1.0", f"odd @ https://example.com/odd.whl {HASH}", "names a place to install from"),
     ],
 )
-def test_a_lock_file_is_refused_unless_it_pins_all_of_its_source(source: str, lock: str, problem: str | None) -> None:
-    found = list(find_lock_problems(source, lock))
-    assert found == [] if problem is None else any(problem in one for one in found)
+def test_a_lock_file_is_refused_unless_it_pins_all_of_its_group(
+    requirement: str, lock: str, problem: str | None
+) -> None:
+    problems = list(find_lock_problems([Requirement(requirement)], lock))
+    assert problems == [] if problem is None else any(problem in text for text in problems)
 
 
 def test_two_lock_files_with_two_versions_of_a_package_disagree() -> None:
@@ -121,9 +129,10 @@ def test_an_action_is_pinned_by_a_whole_commit_and_says_its_version(uses: str, p
         assert (list(find_action_problems(text)) == []) is pinned
 
 
-def test_the_pins_of_a_source_leave_out_comments_and_the_files_that_it_includes() -> None:
-    text = "# why\n-r requirements.in\nodd==1.0; python_version < '3.13' # why\n\neven==2.0\n"
-    assert [pin.name for pin in parse_requirements(text)] == ["odd", "even"]
+def test_a_dependency_group_holds_the_groups_that_it_includes(tmp_path: Path) -> None:
+    groups = "[dependency-groups]\nsmall = ['odd==1.0']\nlarge = [{include-group = 'small'}, 'even==2.0']\n"
+    (tmp_path / "pyproject.toml").write_text(groups)
+    assert [str(requirement) for requirement in read_dependency_group("large", tmp_path)] == ["odd==1.0", "even==2.0"]
 
 
 def test_npm_packages_are_pinned_by_integrity_and_name_no_registry() -> None:
@@ -147,14 +156,14 @@ def test_npm_packages_are_pinned_by_integrity_and_name_no_registry() -> None:
     ],
 )
 def test_every_installation_takes_only_wheels_with_hashes_or_asks_no_index(file: str) -> None:
-    """What builds a source distribution would be fetched without hashes."""
+    """pip fetches the build requirements of a source distribution without hashes."""
     text = (ROOT / file).read_text().replace("\\\n", " ")
     [*installations] = [line for line in text.splitlines() if re.search(r"pip install|\$\{pip\[@\]\}", line)]
     assert installations
     for line in installations:
-        defines = line.strip().startswith("pip=(")
+        is_definition = line.strip().startswith("pip=(")
         assert (
-            defines
+            is_definition
             or "--only-binary :all: --require-hashes" in line
             or "--no-index --no-deps --no-build-isolation" in line
         ), line

@@ -3,7 +3,7 @@
 from dev.demo.environment import DemoPlatform
 from dev.demo.output import report
 from dev.demo.pipeline import Release
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 
 # Version 4 takes the change back: the sample app has two versions of its code.
 APP_VERSIONS = {1: "v1", 2: "v2", 3: "v2", 4: "v1"}

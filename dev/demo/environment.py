@@ -16,7 +16,7 @@ from dev.demo.local_function_app import FunctionApp, TopicEndpoint
 from dev.demo.order_results import OrderCounts, OrderResults
 from dev.demo.pipeline import Pipeline
 from dev.demo.processes import HOST, LoggedProcess, Processes
-from dev.local_processes import free_ports, wait_until
+from harness.processes import free_ports, wait_until
 from state_api.emulator import EmulatorPorts, is_listening, storage_emulator
 from state_api.settings import STATE_KEYS, STATE_STORAGE, sha256_of
 
@@ -73,7 +73,7 @@ def _emulator() -> Iterator[str]:
     """A storage account, in memory; yields its connection string."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        yield ports.connection()
+        yield ports.connection_string()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dev.demo.local_function_app import TopicEndpoint
 from dev.demo.output import DemoResult, report, report_heading, require
 from dev.demo.pipeline import CommandProcess, Release
 from dev.demo.processes import HOST
-from dev.local_processes import free_port
+from harness.processes import free_port
 
 SETTLE_SECONDS = 2
 NOT_READY = 3

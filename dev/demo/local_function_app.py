@@ -10,7 +10,7 @@ import httpx
 from durabletask.client import TaskHubGrpcClient
 
 from dev.demo.processes import HOST, LoggedProcess, Processes
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dev.demo.output import UnexpectedResult, indent, report
 from dev.demo.processes import ROOT, environment
 from dev.demo.slot_command import TASK_HUB_VARIABLE
-from dev.local_processes import stop_after, wait_until
+from harness.processes import stop_after, wait_until
 
 _SWAP_COMMAND = f"{shlex.quote(sys.executable)} -m dev.demo.slot_command swap"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from dev.local_processes import stop_after
+from harness.processes import stop_after
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = "127.0.0.1"

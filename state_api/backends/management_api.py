@@ -195,7 +195,7 @@ class ManagementApiBackend:
 def create_management_api_backend(connections: TaskHubConnections, setting_name: str) -> ManagementApiBackend:
     """Create the backend from the settings NAME__endpoint, NAME__key and NAME__storageConnection, where NAME is
     `setting_name`. Raises SettingsError."""
-    endpoint, key = connections.text(f"{setting_name}__endpoint"), connections.text(f"{setting_name}__key")
+    endpoint, key = connections.get_text(f"{setting_name}__endpoint"), connections.get_text(f"{setting_name}__key")
     if endpoint is None:
         raise SettingsError(
             f"the setting {setting_name}__endpoint is not set on this server: set it to the address of the app whose "
@@ -206,7 +206,7 @@ def create_management_api_backend(connections: TaskHubConnections, setting_name:
             f"the setting {setting_name}__key is not set on this server: set it to the system key "
             f"durabletask_extension of the app at the address in {setting_name}__endpoint"
         )
-    storage_connection = connections.text(f"{setting_name}__storageConnection")
+    storage_connection = connections.get_text(f"{setting_name}__storageConnection")
     return ManagementApiBackend(ManagementApiClient(endpoint, key, setting_name, storage_connection=storage_connection))
 
 

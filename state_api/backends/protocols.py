@@ -168,7 +168,7 @@ class Backend(Protocol):
         when the result has no `cursor`."""
 
     async def close(self) -> None:
-        """Close all connections. A later call opens them again."""
+        """Close all connections. The backend is not used after that."""
 
 
 def backend_id_of(provider_config: ProviderConfig, backend: Backend) -> str:

@@ -15,16 +15,18 @@ def _create_azure_storage_backend(connections: TaskHubConnections, config: Provi
 
     tracking = config.tracking_connection
     return AzureStorageBackend(
-        connections.storage(config.connection),
+        connections.get_storage_settings(config.connection),
         config.connection,
-        TrackingStore(connections.storage(tracking), tracking, config.tracking_prefix) if tracking else None,
+        TrackingStore(connections.get_storage_settings(tracking), tracking, config.tracking_prefix)
+        if tracking
+        else None,
     )
 
 
 def _create_scheduler_backend(connections: TaskHubConnections, config: ProviderConfig) -> Backend:
     from state_api.backends.scheduler import SchedulerBackend  # noqa: PLC0415
 
-    connection = connections.text(config.connection)
+    connection = connections.get_text(config.connection)
     if connection is None:
         raise SettingsError(
             f"the setting {config.connection} is not set on this server: set it to the connection string of the "

@@ -18,7 +18,7 @@ class TaskHubStatus:
 
     record: TaskHubRecord
     slot: str | None
-    read_activity: InstanceActivity
+    activity: InstanceActivity
     has_waiting_events: bool = False
 
 
@@ -72,7 +72,7 @@ class Inspection:
     ) -> tuple[TaskHubRecord, Page[Instance]]:
         """Raises TaskHubNotFound, InvalidRequest for a foreign token."""
         hub = await self._get_task_hub(name)
-        return hub, await self._instances.list_page(hub, active, status, top, token)
+        return hub, await self._instances.list_page(hub, active=active, status=status, top=top, token=token)
 
     async def list_quarantine(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
         return await self._quarantine.list_page(top, token)

@@ -159,13 +159,13 @@ class InstanceLookup:
             return hub is not None
         if not event_instance_found:
             # The latest of some that are known to have finished: they are the last to be purged.
-            page = await self._instances.list_page(hub, False, None, _SAMPLE_SIZE, None)
+            page = await self._instances.list_page(hub, active=False, top=_SAMPLE_SIZE)
             latest = sorted(page.items, key=lambda one: one.last_event_at)[-LOOKUP_BATCH_SIZE:]
             event_instance_found = any(
                 (await backend.find_instances(question.task_hub, [one.instance_id for one in latest])).values()
             )
         if event_instance_found:
-            await self._task_hubs.record_seen(question.task_hub, question.backend_id)
+            await self._task_hubs.record_seen(question.task_hub, confirmed_backend=question.backend_id)
         return event_instance_found
 
     async def record_corrections(self, task_hub: str, corrections: Sequence[Instance]) -> bool:

@@ -99,10 +99,10 @@ class QuarantinedEvent:
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """How many events were removed from quarantine, and whether there may be `more` to remove."""
+    """How many events were removed from quarantine, and whether there may be more to remove."""
 
     removed: int
-    more: bool
+    has_more: bool
 
 
 class TableMissing(Exception):
@@ -137,8 +137,16 @@ class Instances(Protocol):
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
 
     async def list_page(
-        self, hub: TaskHubRecord, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
-    ) -> Page[Instance]: ...
+        self,
+        hub: TaskHubRecord,
+        *,
+        active: bool | None = None,
+        status: RuntimeStatus | None = None,
+        top: int,
+        token: str | None = None,
+    ) -> Page[Instance]:
+        """Up to `top` instances, the active ones first; only those that are `active` or not, and have this `status`,
+        where it is given."""
 
     async def delete_records(self, hub: TaskHubRecord) -> None:
         """Remove all records of the hub. Done already is fine."""
@@ -161,7 +169,7 @@ class TaskHubs(Protocol):
         """Reserve the hub for this app, for ever. A claim without a proof keeps the one on record. Raises TaskHubInUse
         if another app has it, TaskHubAlreadyUsed if it was cleaned up."""
 
-    async def close(self, task_hub: str, deleting_from: str | None = None) -> None:
+    async def close(self, task_hub: str, *, deleting_from: str | None = None) -> None:
         """Let no more events in; they go to quarantine from now on. `deleting_from` is kept with it, before anything is
         deleted from there."""
 
@@ -174,21 +182,26 @@ class TaskHubs(Protocol):
     async def takes_events(self, task_hub: str) -> bool:
         """Whether the hub is open, by a read that begins after this call."""
 
-    async def record_seen(self, task_hub: str, confirmed_backend: str | None = None) -> None:
+    async def record_seen(self, task_hub: str, *, confirmed_backend: str | None = None) -> None:
         """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
 
 
 class Probes(Protocol):
     async def get(self, task_hub: str) -> ProbeRecord: ...
 
-    async def acquire_lease(self, task_hub: str, lease_owner: str, until: Instant, now: Instant) -> Lease | None:
+    async def acquire_lease(self, task_hub: str, lease_owner: str, *, until: Instant, now: Instant) -> Lease | None:
         """Take the hub for one worker. None while another has it."""
 
     async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
         """Extend a lease. None if another worker has the hub by now."""
 
     async def save_and_release(
-        self, lease: Lease, result: ProbeResult | None, scan: Scan | None, message_state: MessageState | None = None
+        self,
+        lease: Lease,
+        *,
+        result: ProbeResult | None = None,
+        scan: Scan | None = None,
+        message_state: MessageState | None = None,
     ) -> bool:
         """Give the hub back with what came of it; None keeps the last result, no scan to carry on, or the memory that
         was there. False, and nothing is written, if another worker has the hub by now."""

@@ -77,7 +77,7 @@ class Scanner:
             left = max(0.0, question.deadline - loop.time())
             now = self._clock.now()
             lease = await self._probes.acquire_lease(
-                task_hub, owner, Instant(now + seconds(LEASE_DURATION_SECONDS)), now
+                task_hub, owner, until=Instant(now + seconds(LEASE_DURATION_SECONDS)), now=now
             )
             if lease is not None:
                 break
@@ -105,7 +105,10 @@ class Scanner:
         finally:
             # A scan that is over, or was given up, is not carried on.
             given_back = await self._probes.save_and_release(
-                held.lease, result if _replaces_last_result(result) else None, scan, messages.message_state
+                held.lease,
+                result=result if _replaces_last_result(result) else None,
+                scan=scan,
+                message_state=messages.message_state,
             )
             if not given_back:
                 log.info("task hub %s: another worker has taken the probe over", task_hub)
@@ -272,7 +275,7 @@ class Scanner:
             return
         known = await asyncio.gather(*(self._get_recorded_instance(hub, one) for one in blocking))
         if any(one is not None and one.source is EvidenceSource.EVENT for one in known):
-            await self._task_hubs.record_seen(question.task_hub, question.backend_id)
+            await self._task_hubs.record_seen(question.task_hub, confirmed_backend=question.backend_id)
         if messages_unseen(backend, question):
             shown = [
                 (before.started, one)

@@ -82,7 +82,7 @@ class Verifier:
         except (BackendError, TimeoutError):
             return
         if any(seen.values()):
-            await self._task_hubs.record_seen(question.task_hub, question.backend_id)
+            await self._task_hubs.record_seen(question.task_hub, confirmed_backend=question.backend_id)
 
     async def probe_for_verdict(self, question: ProbeRequest) -> ProbeOutcome:
         """Verify a hub for a verdict."""

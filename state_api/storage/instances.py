@@ -172,7 +172,13 @@ class InstanceStore:
                 return None
 
     async def list_page(
-        self, hub: TaskHubRecord, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
+        self,
+        hub: TaskHubRecord,
+        *,
+        active: bool | None = None,
+        status: RuntimeStatus | None = None,
+        top: int,
+        token: str | None = None,
     ) -> Page[Instance]:
         """Instances, the active ones first and of these the oldest first; the finished ones in no order of time.
 
@@ -243,7 +249,7 @@ class InstanceStore:
         items: list[Instance] = []
         for _ in range(_MAX_SERVICE_PAGES):
             parameters["shard"] = _shard_name(shard)
-            page = await read_page(table, query, parameters, top - len(items), token, "instances")
+            page = await read_page(table, query, parameters, top=top - len(items), token=token, list_name="instances")
             items += [instance_from_row(row) for row in page.items]
             token = page.continuation_token
             if token is None:

@@ -1,24 +1,31 @@
-"""What is kept of the probes of each task hub: the last result, a scan under way, what is remembered of its messages,
-and the lease of the worker that has the hub. In the registry's table, in a partition of its own, in a row each because
-each can be long."""
+"""The probes of each task hub: the lease of the worker that reads the task hub, its last result, an unfinished scan and
+what is remembered of its messages. Stored in the registry's table, in a partition of its own."""
 
-import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.data.tables import TableEntity, UpdateMode
-from pydantic import TypeAdapter, ValidationError
+from azure.data.tables import UpdateMode
 
-from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.names import hub_key
+from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import ProbeResult
 from state_api.domain.readiness.messages import MessageState
 from state_api.domain.readiness.scans import Scan
 from state_api.services.ports import Lease, ProbeRecord
-from state_api.storage.schema import PROBE_SCHEMA
+from state_api.storage.probe_rows import (
+    PROBE_PARTITION,
+    ProbeRowKind,
+    held_lease_row,
+    message_state_row,
+    probe_record_from_rows,
+    probe_row,
+    probe_row_keys,
+    probe_row_kind,
+    released_lease_row,
+    renewed_lease_row,
+    result_row,
+)
 from state_api.storage.tables import (
     TASK_HUBS_TABLE,
     Tables,
@@ -26,41 +33,15 @@ from state_api.storage.tables import (
     if_match,
     is_table_missing,
     is_write_conflict,
-    join_property,
-    split_property,
     submit_transaction,
     translate_storage_errors,
 )
 from state_api.storage.transactions import TableOperation
 
-_PARTITION = "probe"
-
-log = logging.getLogger(__name__)
-
-Stored = TypeVar("Stored")
-
-
-# Made when first used, for the sake of a cold start.
-
-
-@functools.cache
-def _result_adapter() -> TypeAdapter[ProbeResult]:
-    return TypeAdapter(ProbeResult)
-
-
-@functools.cache
-def _scan_adapter() -> TypeAdapter[Scan]:
-    return TypeAdapter(Scan)
-
-
-@functools.cache
-def _memory_adapter() -> TypeAdapter[MessageState]:
-    return TypeAdapter(MessageState)
-
 
 class ProbeStore:
-    """`{hub}|work` holds lease and scan and guards every write with its ETag; `{hub}|result` holds the last result and
-    `{hub}|messages` what is remembered of the messages."""
+    """Every write is conditional on the ETag of the task hub's lease row, so a worker that has lost its lease writes
+    nothing."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -69,21 +50,22 @@ class ProbeStore:
     async def get(self, task_hub: str) -> ProbeRecord:
         return (await self._read_with_etag(task_hub))[0]
 
-    async def acquire_lease(self, task_hub: str, lease_owner: str, until: Instant, now: Instant) -> Lease | None:
-        """Take the hub for one worker. None while another has it, or was faster."""
-        known, etag = await self._read_with_etag(task_hub)
-        if known.leased_until is not None and now < known.leased_until and known.lease_owner != lease_owner:
+    async def acquire_lease(self, task_hub: str, lease_owner: str, *, until: Instant, now: Instant) -> Lease | None:
+        """Lease the task hub to one worker. None while another worker holds the lease or acquires it first."""
+        record, etag = await self._read_with_etag(task_hub)
+        if record.leased_until is not None and now < record.leased_until and record.lease_owner != lease_owner:
             return None
-        written = await self._write_lease(_work_row(task_hub, lease_owner, until, known.scan), etag)
-        if written is None:
-            # Another was faster; or it was this one: an answer that is lost on its way is asked for again.
-            known, written = await self._read_with_etag(task_hub)
-            if written is None or known.lease_owner != lease_owner:
+        new_etag = await self._write_lease(held_lease_row(task_hub, lease_owner, until, record.scan), etag)
+        if new_etag is None:
+            # Another worker wrote first, or this worker did: when a response is lost, the request is sent again and
+            # then conflicts with its own first attempt.
+            record, new_etag = await self._read_with_etag(task_hub)
+            if new_etag is None or record.lease_owner != lease_owner:
                 return None
-        return Lease(task_hub, lease_owner, known, written)
+        return Lease(task_hub, lease_owner, record, new_etag)
 
     async def _write_lease(self, row: Mapping[str, Any], etag: str | None) -> str | None:
-        """The new ETag; None if the row has another by now."""
+        """The new ETag; None if the stored row no longer has `etag`. Creates the table when it is missing."""
         for _ in range(2):
             async with translate_storage_errors():
                 try:
@@ -97,38 +79,37 @@ class ProbeStore:
         return None
 
     async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
-        # Merged, so that a long scan is not written again each time.
-        row = _probe_row(lease.task_hub, "work", LeasedUntil=format_instant(until))
+        """Extend the lease. None if another worker holds it by now."""
+        row = renewed_lease_row(lease.task_hub, until)
         async with translate_storage_errors():
             try:
                 condition = {**if_match(lease.etag), "mode": UpdateMode.MERGE}
-                [token] = await submit_transaction(self._table, [("update", row, condition)])
+                [etag] = await submit_transaction(self._table, [("update", row, condition)])
             except HttpResponseError as error:
                 if not (is_write_conflict(error) or is_table_missing(error)):
                     raise
-                # Either another worker has the hub by now, or the answer to this very write was lost.
-                known, token = await self._read_with_etag(lease.task_hub)
-                if (known.lease_owner, known.leased_until) != (lease.lease_owner, until):
+                # Another worker holds the lease by now, or the response to the first attempt of this write was lost.
+                record, etag = await self._read_with_etag(lease.task_hub)
+                if (record.lease_owner, record.leased_until) != (lease.lease_owner, until):
                     return None
-        assert token is not None, "the row exists"
-        return replace(lease, etag=token)
+        assert etag is not None, "the row exists"
+        return replace(lease, etag=etag)
 
     async def save_and_release(
-        self, lease: Lease, result: ProbeResult | None, scan: Scan | None, message_state: MessageState | None = None
+        self,
+        lease: Lease,
+        *,
+        result: ProbeResult | None = None,
+        scan: Scan | None = None,
+        message_state: MessageState | None = None,
     ) -> bool:
-        operations: list[TableOperation] = [_conditional_write(_work_row(lease.task_hub, "", None, scan), lease.etag)]
+        """End the lease and store what came of it. Without a `result` or `message_state` the stored one stays; without
+        a `scan` the stored one is removed. False, and nothing is written, if another worker holds the lease by now."""
+        operations = [_conditional_write(released_lease_row(lease.task_hub, scan), lease.etag)]
         if message_state is not None and message_state != lease.record.message_state:
-            row = _probe_row(
-                lease.task_hub,
-                "messages",
-                **split_property("MessageState", _memory_adapter().dump_json(message_state).decode()),
-            )
-            operations.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
+            operations.append(_overwrite(message_state_row(lease.task_hub, message_state)))
         if result is not None:
-            row = _probe_row(
-                lease.task_hub, "result", **split_property("Result", _result_adapter().dump_json(result).decode())
-            )
-            operations.append(("upsert", row, {"mode": UpdateMode.REPLACE}))
+            operations.append(_overwrite(result_row(lease.task_hub, result)))
         async with translate_storage_errors():
             try:
                 await submit_transaction(self._table, operations)
@@ -139,68 +120,39 @@ class ProbeStore:
         return True
 
     async def delete_records(self, task_hub: str) -> None:
-        # Raises if another version of this server wrote them.
+        """Delete all rows of the task hub. Raises UnsupportedSchema before anything is deleted."""
         await self._read_with_etag(task_hub)
-        # The lease first: whoever still holds it cannot leave a result behind then.
-        for kind in ("work", "result", "messages"):
+        # The lease comes first: without its row, a worker that still holds the lease cannot write a result afterwards.
+        for kind in (ProbeRowKind.LEASE, ProbeRowKind.RESULT, ProbeRowKind.MESSAGES):
             async with translate_storage_errors():
                 try:
-                    await submit_transaction(self._table, [("delete", _probe_row(task_hub, kind))])
+                    await submit_transaction(self._table, [("delete", probe_row(task_hub, kind))])
                 except HttpResponseError as error:
                     if not (is_write_conflict(error) or is_table_missing(error)):
                         raise
 
     async def _read_with_etag(self, task_hub: str) -> tuple[ProbeRecord, str | None]:
-        rows: dict[str, TableEntity] = {}
+        """The task hub's record, and the ETag of its lease row; None where that row does not exist."""
+        keys_from, keys_to = probe_row_keys(task_hub)
         query = "PartitionKey eq @partition and RowKey gt @from and RowKey lt @to"
-        parameters = {"partition": _PARTITION, "from": f"{hub_key(task_hub)}|", "to": f"{hub_key(task_hub)}}}"}
+        parameters = {"partition": PROBE_PARTITION, "from": keys_from, "to": keys_to}
         async with translate_storage_errors():
             try:
-                async for row in self._table.query_entities(query, parameters=parameters):
-                    PROBE_SCHEMA.check(row)
-                    rows[row["RowKey"].rpartition("|")[2]] = row
+                rows = {
+                    probe_row_kind(row): row async for row in self._table.query_entities(query, parameters=parameters)
+                }
             except ResourceNotFoundError:
                 return ProbeRecord(), None
-        work, result = rows.get("work"), rows.get("result")
-        until = work.get("LeasedUntil") if work is not None else None
-        return ProbeRecord(
-            result=_parse_or_none(_result_adapter(), "Result", result),
-            scan=_parse_or_none(_scan_adapter(), "Scan", work),
-            leased_until=parse_instant(until) if until else None,
-            lease_owner=work.get("LeaseOwner", "") if work is not None else "",
-            message_state=_parse_or_none(_memory_adapter(), "MessageState", rows.get("messages")) or MessageState(),
-        ), (etag_of(work) if work is not None else None)
-
-
-def _parse_or_none(kind: TypeAdapter[Stored], name: str, row: TableEntity | None) -> Stored | None:
-    """What is kept in a row; nothing if it cannot be read. Then the task hub is read again."""
-    text = join_property(name, row) if row is not None else ""
-    if not text:
-        return None
-    try:
-        return kind.validate_json(text)
-    except ValidationError as error:
-        log.warning("what was kept of a probe cannot be read: %d errors", error.error_count())
-        return None
-
-
-def _probe_row(task_hub: str, kind: str, **properties: Any) -> dict[str, Any]:
-    return {
-        "PartitionKey": _PARTITION,
-        "RowKey": f"{hub_key(task_hub)}|{kind}",
-        **PROBE_SCHEMA.schema_property,
-        **properties,
-    }
-
-
-def _work_row(task_hub: str, lease_owner: str, until: Instant | None, scan: Scan | None) -> dict[str, Any]:
-    lease = {"LeaseOwner": lease_owner, "LeasedUntil": format_instant(until)} if until is not None else {}
-    return _probe_row(
-        task_hub, "work", **lease, **(split_property("Scan", _scan_adapter().dump_json(scan).decode()) if scan else {})
-    )
+        lease_row = rows.get(ProbeRowKind.LEASE)
+        return probe_record_from_rows(rows), etag_of(lease_row) if lease_row is not None else None
 
 
 def _conditional_write(row: Mapping[str, Any], etag: str | None) -> TableOperation:
+    """Replace the row if it still has `etag`; create it, if it does not exist, where `etag` is None."""
     if etag is None:
         return ("create", row)
     return ("update", row, {**if_match(etag), "mode": UpdateMode.REPLACE})
+
+
+def _overwrite(row: Mapping[str, Any]) -> TableOperation:
+    return ("upsert", row, {"mode": UpdateMode.REPLACE})

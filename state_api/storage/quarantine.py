@@ -1,67 +1,69 @@
-"""Events that were not recorded, kept with the reason, newest first. Those that could not be understood share one
-partition. Those that wait for their task hub to be claimed have a partition for each task hub, so that they are found
-again without reading the others."""
+"""Events that were not recorded, kept with the reason: events that the server could not read, and events that wait for
+an app to claim their task hub."""
 
 import asyncio
-import hashlib
-import secrets
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.data.tables import TableEntity
 
-from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.names import hub_key
+from state_api.domain.instants import Instant
 from state_api.services.ports import Page, PurgeResult, QuarantinedEvent
+from state_api.storage.quarantine_rows import (
+    MAX_EVENT_CHARACTERS,
+    QUARANTINE_PARTITION,
+    first_key_before,
+    quarantine_partition,
+    quarantine_row,
+    quarantined_event_from_row,
+)
 from state_api.storage.schema import QUARANTINE_SCHEMA, SCHEMA_PROPERTY
 from state_api.storage.tables import (
     QUARANTINE_TABLE,
     Tables,
     is_table_missing,
     is_write_conflict,
-    join_property,
     read_page,
-    split_property,
     submit_transaction,
     translate_storage_errors,
 )
 from state_api.storage.transactions import TableOperation
 
-_PARTITION = "quarantine"
-_TASK_HUB_PREFIX = "waiting|"
-"""What the partition of a task hub begins with. It sorts after the one partition of all others."""
-_KEY_ORIGIN = 10**20
-_MAX_EVENT_CHARACTERS = 300_000
-"""Characters kept of an event: in UTF-16 well below the 1 MiB that an entity may have."""
 _MAX_TRANSACTION_CHARACTERS = 500_000
-"""Event text per transaction: escaped and in UTF-16 it stays below the 4 MiB that a transaction may have."""
+"""Characters of event text in one transaction. Escaped and in UTF-16 they stay below the 4 MiB limit of a
+transaction."""
 _MAX_TRANSACTION_ROWS = 100
 _MAX_CONCURRENT_TRANSACTIONS = 16
 MAX_PURGED_EVENTS = 5000
 """Events that one call to `purge` removes at most."""
 PURGE_TIMEOUT_SECONDS = 60.0
-"""How long one call to `purge` looks for events to remove."""
+"""How long one call to `purge` lists events to remove."""
+
+Result = TypeVar("Result")
 
 
 class QuarantineStore:
+    """Reads and writes the quarantine table. Every method raises StorageUnavailable."""
+
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._table = tables.client(QUARANTINE_TABLE)
         self._transaction_slots = asyncio.Semaphore(_MAX_CONCURRENT_TRANSACTIONS)
 
     async def add(self, events: Sequence[QuarantinedEvent]) -> None:
-        """Keep all, durably, or raise StorageUnavailable; then sending them again is safe."""
+        """Store all events durably. After an error, adding all of them again loses none and may duplicate some."""
         by_partition: dict[str, list[QuarantinedEvent]] = defaultdict(list)
         for event in events:
-            by_partition[_partition_key(event.task_hub)].append(event)
+            by_partition[quarantine_partition(event.task_hub)].append(event)
         await _gather_all(
-            self._write_batch(batch) for kept in by_partition.values() for batch in _split_into_batches(kept)
+            self._write_batch(batch)
+            for partition_events in by_partition.values()
+            for batch in _split_into_batches(partition_events)
         )
 
     async def _write_batch(self, batch: Sequence[QuarantinedEvent]) -> None:
-        operations: list[TableOperation] = [("create", _row_from_event(event)) for event in batch]
+        operations: list[TableOperation] = [("create", quarantine_row(event)) for event in batch]
         for attempt in range(2):
             async with self._transaction_slots, translate_storage_errors():
                 try:
@@ -73,61 +75,64 @@ class QuarantineStore:
                     await self._tables.create_table(QUARANTINE_TABLE)
 
     async def list_page(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
-        """Those that could not be understood first, newest first; then the waiting ones by task hub, newest first."""
-        rows = await read_page(self._table, "PartitionKey ge @p", {"p": _PARTITION}, top, token, "quarantine")
-        return Page(tuple(_event_from_row(row) for row in rows.items), rows.continuation_token)
+        """Up to `top` events: first those that the server could not read, then the waiting ones by task hub. The
+        newest come first in each group."""
+        parameters = {"partition": QUARANTINE_PARTITION}
+        rows = await read_page(
+            self._table, "PartitionKey ge @partition", parameters, top=top, token=token, list_name="quarantine"
+        )
+        return Page(tuple(quarantined_event_from_row(row) for row in rows.items), rows.continuation_token)
 
     async def list_waiting(self, task_hub: str, top: int) -> list[QuarantinedEvent]:
-        """Up to `top` events that wait for this task hub to be claimed."""
-        parameters = {"partition": _partition_key(task_hub)}
+        """Up to `top` events that wait for an app to claim this task hub."""
         rows = self._table.query_entities(
-            "PartitionKey eq @partition", parameters=parameters, results_per_page=min(top, 1000)
+            "PartitionKey eq @partition",
+            parameters={"partition": quarantine_partition(task_hub)},
+            results_per_page=min(top, 1000),
         )
-        found: list[QuarantinedEvent] = []
+        events: list[QuarantinedEvent] = []
         async with translate_storage_errors():
             try:
                 async for row in rows:
-                    found.append(_event_from_row(row))
-                    if len(found) == top:
+                    events.append(quarantined_event_from_row(row))
+                    if len(events) == top:
                         break
             except ResourceNotFoundError:
                 return []
-        return found
+        return events
 
     async def remove(self, events: Sequence[QuarantinedEvent]) -> None:
-        await self._delete([(_partition_key(event.task_hub), event.key) for event in events])
+        """Remove events that `list_waiting` returned; an event that was removed already is skipped."""
+        await self._delete([(quarantine_partition(event.task_hub), event.key) for event in events])
 
     async def purge(self, received_before: Instant) -> PurgeResult:
-        """Remove events that came before that time: at most PURGED_AT_ONCE, and those that are found within
-        PURGE_SECONDS. Raises UnsupportedSchema before anything is removed."""
-        # Keys count down from `_KEY_ORIGIN`, so what came earlier has a greater one. Texts are compared: of the same
-        # length.
-        least = min(_KEY_ORIGIN - received_before + 1, _KEY_ORIGIN - 1)
+        """Remove events that arrived before this time: at most MAX_PURGED_EVENTS, and only those that are listed
+        within PURGE_TIMEOUT_SECONDS. Raises UnsupportedSchema before any event is removed."""
         rows = self._table.query_entities(
             "PartitionKey ge @partition and RowKey ge @key",
-            parameters={"partition": _PARTITION, "key": f"{least:020d}"},
+            parameters={"partition": QUARANTINE_PARTITION, "key": first_key_before(received_before)},
             select=["PartitionKey", "RowKey", SCHEMA_PROPERTY],
             results_per_page=1000,
         )
-        found: list[tuple[str, str]] = []
-        more = False
+        keys: list[tuple[str, str]] = []
+        has_more = False
         async with translate_storage_errors():
             try:
                 async with asyncio.timeout(PURGE_TIMEOUT_SECONDS):
                     async for row in rows:
                         QUARANTINE_SCHEMA.check(row)
-                        if len(found) == MAX_PURGED_EVENTS:
-                            more = True
+                        if len(keys) == MAX_PURGED_EVENTS:
+                            has_more = True
                             break
-                        found.append((row["PartitionKey"], row["RowKey"]))
+                        keys.append((row["PartitionKey"], row["RowKey"]))
             except TimeoutError:
-                more = True
+                has_more = True
             except ResourceNotFoundError:
-                return PurgeResult(0, more=False)
-        return PurgeResult(await self._delete(found), more)
+                return PurgeResult(removed=0, has_more=False)
+        return PurgeResult(removed=await self._delete(keys), has_more=has_more)
 
     async def _delete(self, keys: Sequence[tuple[str, str]]) -> int:
-        """Delete rows; how many were there."""
+        """Delete rows by partition and row key. Returns how many of them existed."""
         by_partition: dict[str, list[TableOperation]] = defaultdict(list)
         for partition, key in keys:
             by_partition[partition].append(("delete", {"PartitionKey": partition, "RowKey": key}))
@@ -148,62 +153,34 @@ class QuarantineStore:
                     raise
         if len(operations) == 1:
             return 0
-        # Somebody else has removed one of them.
+        # Another caller has removed one of the rows, and a transaction deletes all rows or none.
         return sum([await self._delete_batch([operation]) for operation in operations])
 
 
-async def _gather_all(awaitables: Any) -> list[Any]:
-    """Await all of it. Raises the first error after everything has ended."""
-    results = await asyncio.gather(*awaitables, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+async def _gather_all(awaitables: Iterable[Awaitable[Result]]) -> list[Result]:
+    """Await all of them. Raises the first error, but only after the others have ended."""
+    outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
+    results: list[Result] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        results.append(outcome)
     return results
 
 
-def _partition_key(task_hub: str | None) -> str:
-    return _PARTITION if task_hub is None else f"{_TASK_HUB_PREFIX}{hub_key(task_hub)}"
-
-
 def _split_into_batches(events: Sequence[QuarantinedEvent]) -> list[list[QuarantinedEvent]]:
+    """Batches of which each fits into one transaction."""
     batches: list[list[QuarantinedEvent]] = []
-    size = 0
+    batch_characters = 0
     for event in events:
-        length = min(len(event.event), _MAX_EVENT_CHARACTERS)
-        if not batches or len(batches[-1]) == _MAX_TRANSACTION_ROWS or size + length > _MAX_TRANSACTION_CHARACTERS:
+        characters = min(len(event.event), MAX_EVENT_CHARACTERS)
+        if (
+            not batches
+            or len(batches[-1]) == _MAX_TRANSACTION_ROWS
+            or batch_characters + characters > _MAX_TRANSACTION_CHARACTERS
+        ):
             batches.append([])
-            size = 0
+            batch_characters = 0
         batches[-1].append(event)
-        size += length
+        batch_characters += characters
     return batches
-
-
-def _row_from_event(event: QuarantinedEvent) -> dict[str, object]:
-    # The same event may come twice in one request: the last part keeps their rows apart.
-    digest = hashlib.sha256(event.event.encode()).hexdigest()[:16]
-    return {
-        "PartitionKey": _partition_key(event.task_hub),
-        "RowKey": f"{_KEY_ORIGIN - event.received_at:020d}|{digest}|{secrets.token_hex(4)}",
-        **QUARANTINE_SCHEMA.schema_property,
-        "ReceivedAt": format_instant(event.received_at),
-        "Code": event.code,
-        "Message": event.message,
-        "EndpointType": event.endpoint_type,
-        "TaskHub": event.task_hub,
-        "Truncated": event.truncated or len(event.event) > _MAX_EVENT_CHARACTERS,
-        **split_property("Event", event.event[:_MAX_EVENT_CHARACTERS]),
-    }
-
-
-def _event_from_row(row: TableEntity) -> QuarantinedEvent:
-    QUARANTINE_SCHEMA.check(row)
-    return QuarantinedEvent(
-        received_at=parse_instant(row["ReceivedAt"]),
-        code=row["Code"],
-        message=row["Message"],
-        endpoint_type=row["EndpointType"],
-        event=join_property("Event", row),
-        truncated=row["Truncated"],
-        task_hub=row.get("TaskHub"),
-        key=row["RowKey"],
-    )

@@ -288,13 +288,13 @@ def decode_token(token: str, *kinds: str) -> dict[str, Any]:
 
 
 async def read_page(
-    table: TableClient, query: str, parameters: Mapping[str, Any], top: int, token: str | None, kind: str
+    table: TableClient, query: str, parameters: Mapping[str, Any], *, top: int, token: str | None, list_name: str
 ) -> Page[TableEntity]:
     """One page of a range in key order: exactly what the service gives, which may be fewer than `top` with more to
     come. A table that does not exist is empty."""
     start: Any = None
     if token is not None:
-        content = decode_token(token, kind)
+        content = decode_token(token, list_name)
         start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
         if not all(isinstance(key, str) for key in start.values()):
             raise InvalidRequest(INVALID_CONTINUATION)
@@ -306,4 +306,4 @@ async def read_page(
         except (ResourceNotFoundError, StopAsyncIteration):
             return Page((), None)
     following = pages.continuation_token
-    return Page(tuple(rows), encode_token({"kind": kind, **following}) if following else None)
+    return Page(tuple(rows), encode_token({"kind": list_name, **following}) if following else None)

@@ -1,21 +1,18 @@
-"""The registry of task hubs: which app claimed a hub, how many shards its table has, whether it is closed for good."""
+"""The registry of task hubs: which app has claimed a task hub, whether it takes events, and how many shards its
+instance table has."""
 
 import asyncio
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 
 from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
-from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.names import HubKey, app_key, hub_key
 from state_api.domain.releases.refusals import task_hub_claimed
-from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
+from state_api.domain.task_hubs.ownership import TaskHubClaim
 from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
-from state_api.storage.schema import TASK_HUB_SCHEMA
 from state_api.storage.tables import (
     TASK_HUBS_TABLE,
     Tables,
@@ -27,53 +24,62 @@ from state_api.storage.tables import (
     submit_transaction,
     translate_storage_errors,
 )
+from state_api.storage.task_hub_rows import (
+    TASK_HUB_PARTITION,
+    task_hub_columns,
+    task_hub_record_from_row,
+    task_hub_row,
+    task_hub_row_key,
+)
+from state_api.storage.transactions import TableOperation
 from state_api.storage.unclaimed_limit import UnclaimedTaskHubLimit
 
-_PARTITION = "hub"
 _MAX_ATTEMPTS = 10
 _MAX_CACHED_RECORDS = 10_000
 _MAX_CONCURRENT_CREATIONS = 8
 
-PropertyUpdate = Callable[[TaskHubRecord | None], dict[str, Any]]
-"""What to set in the row of a hub, given what it holds."""
+RecordUpdate = Callable[[TaskHubRecord], TaskHubRecord]
+"""Returns the record as it should be. A task hub that is not registered comes in as a record without an app."""
 
 
 @dataclass(slots=True)
-class _Reread:
-    """Calls that want to know what the row of a hub holds now, counted, and up to which of them it was read."""
+class _SharedRead:
+    """Calls to `takes_events` for one task hub that share reads of its row. Calls are numbered from 1; the last read
+    began after call number `covered_calls`."""
 
-    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    asked: int = 0
-    answered: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    calls: int = 0
+    covered_calls: int = 0
     is_open: bool = False
 
 
 class TaskHubStore:
-    """One row a hub, keyed by its name in lower case, because names are case-insensitive in storage."""
+    """Reads and writes the registry. `shards` is the number of shards for new task hubs; `unclaimed_limit` is the
+    number of unclaimed task hubs that may take events, None for no limit."""
 
     def __init__(self, tables: Tables, shards: int, unclaimed_limit: int | None = None) -> None:
         self._tables = tables
         self._table = tables.client(TASK_HUBS_TABLE)
         self._shards = shards
-        # A hub that takes events does so until cleanup closes it and drops its table; a missing table is what makes
-        # a worker look again, so remembering is safe.
+        # Caching is safe although another worker may close a task hub: closing also deletes its instance table, and
+        # a write to a missing table invalidates the cache.
         self._open_records: dict[HubKey, TaskHubRecord] = {}
-        self._rereads: dict[HubKey, _Reread] = {}
+        self._shared_reads: dict[HubKey, _SharedRead] = {}
         self._creation_slots = asyncio.Semaphore(_MAX_CONCURRENT_CREATIONS)
-        self._unclaimed = UnclaimedTaskHubLimit(self._table, _PARTITION, unclaimed_limit)
+        self._unclaimed = UnclaimedTaskHubLimit(self._table, unclaimed_limit)
 
     async def ping(self) -> None:
-        # No hub has this name: it begins with no letter.
+        # The name of a task hub begins with a letter, so this row never exists.
         await self._read_with_etag("-")
 
     async def get(self, task_hub: str) -> TaskHubRecord | None:
-        known = await self._read_with_etag(task_hub)
-        return known[0] if known else None
+        stored = await self._read_with_etag(task_hub)
+        return stored[0] if stored else None
 
     async def get_or_create(self, task_hub: str, *, enforce_limit: bool = True) -> TaskHubRecord:
-        """The record of a hub that events come for; its row and its table are made when first needed. A closed hub
-        is returned as it is. Raises TooManyTaskHubs for a hub that is not registered, if it is `enforce_limit` and the
-        limit is reached."""
+        """The record of a task hub that events have arrived for. Creates its row and its instance table when they are
+        missing, unless the task hub is closed. Raises TooManyTaskHubs if `enforce_limit` is set, the task hub is not
+        registered, and the limit on unclaimed task hubs is reached."""
         key = hub_key(task_hub)
         if key not in self._open_records:
             async with self._creation_slots:
@@ -83,20 +89,20 @@ class TaskHubStore:
     async def _get_or_create_record(self, task_hub: str, *, enforce_limit: bool) -> TaskHubRecord:
         key = hub_key(task_hub)
         if key not in self._open_records:
-            known = await self._read_with_etag(task_hub)
-            if known is None and enforce_limit and not await self._unclaimed.admit():
+            stored = await self._read_with_etag(task_hub)
+            if stored is None and enforce_limit and not await self._unclaimed.admit():
                 raise TooManyTaskHubs
-            record = known[0] if known else await self._update_record(task_hub, lambda record: {})
+            record = stored[0] if stored else await self._update_record(task_hub, lambda record: record)
             if record.closed:
                 return record
             if not record.recording:
-                # One that records has a table. If that is gone, so is what was recorded: an empty one in its place
-                # would say that nothing runs.
+                # Only here: if the table of a task hub that is recording is missing, its records were deleted, and a
+                # new empty table would show that nothing is active.
                 await self._tables.create_table(instance_table_name(record.name))
-            # After the table and before the first event: a hub that says it records has a table, and one that lacks it
-            # has lost it; a hub that does not say so has nothing to lose.
+            # After the table exists and before the first event, so that a recording task hub without a table has lost
+            # its records, and a task hub that is not recording has none to lose.
             record = await self._update_record(
-                task_hub, lambda record: {} if _is_closed(record) else {"Recording": True}
+                task_hub, lambda record: record if record.closed else replace(record, recording=True)
             )
             if record.closed:
                 return record
@@ -106,131 +112,116 @@ class TaskHubStore:
         return self._open_records[key]
 
     def invalidate_cache(self, task_hub: str) -> None:
-        """Look again at the next event."""
+        """Read the record from storage when the next event of the task hub arrives."""
         self._open_records.pop(hub_key(task_hub), None)
 
     async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
-        """Reserve the hub for this app, for ever: an app that lost the race for a slot keeps the name too, so that
-        no other app can ever take a name that a slower writer is about to use. A claim without a proof keeps the one
-        on record."""
+        """Reserve the task hub for this app for ever. The claim stays even if the app does not stage the task hub in
+        the end, so that no other app can take a name that a slower writer is about to use. A claim without a proof
+        keeps the proof on record. Raises TaskHubAlreadyUsed and TaskHubInUse."""
 
-        def reserve(record: TaskHubRecord | None) -> dict[str, Any]:
-            if record is not None and record.closed:
+        def claimed(record: TaskHubRecord) -> TaskHubRecord:
+            if record.closed:
                 raise TaskHubAlreadyUsed(
                     f"task hub {task_hub} was used before and cleaned up; use a name that never was", taskHub=task_hub
                 )
-            if record is not None and record.app is not None and app_key(record.app) != app_key(claim.app):
+            if record.app is not None and app_key(record.app) != app_key(claim.app):
                 raise TaskHubInUse(
                     f"task hub {task_hub} belongs to app {record.app}; use a name that no other app uses",
                     taskHub=task_hub,
                     app=record.app,
                 )
-            claimed = {"App": claim.app, "RunId": claim.run_id}
-            return claimed if claim.proof is None else {**claimed, "OwnershipProof": _serialize_proof(claim.proof)}
+            return replace(
+                record, app=claim.app, run_id=claim.run_id, proof=record.proof if claim.proof is None else claim.proof
+            )
 
-        record = await self._update_record(task_hub, reserve)
+        record = await self._update_record(task_hub, claimed)
         self._unclaimed.invalidate_cache()
         return record
 
-    async def close(self, task_hub: str, deleting_from: str | None = None) -> None:
-        """Let no more events in. They go to quarantine from now on."""
+    async def close(self, task_hub: str, *, deleting_from: str | None = None) -> None:
+        """Take no more events for the task hub; they go to quarantine. `deleting_from` records the backend that its
+        artifacts are about to be deleted from."""
         await self._update_record(
-            task_hub, lambda record: {"Closed": True} | ({"DeletingFrom": deleting_from} if deleting_from else {})
+            task_hub,
+            lambda record: replace(record, closed=True, deleting_from=deleting_from or record.deleting_from),
         )
         self.invalidate_cache(task_hub)
 
     async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
-        """Let no more events in, unless an app has claimed the hub. One conditional write, so that no app can claim it
-        at the same time. Raises TaskHubClaimed."""
+        """Close the task hub unless an app has claimed it. One conditional write, so that no app can claim it at the
+        same time. Raises TaskHubClaimed."""
 
-        def close(record: TaskHubRecord | None) -> dict[str, Any]:
-            if record is not None and record.app is not None:
+        def closed(record: TaskHubRecord) -> TaskHubRecord:
+            if record.app is not None:
                 raise task_hub_claimed(record.name, record.app)
-            return {"Closed": True}
+            return replace(record, closed=True)
 
-        record = await self._update_record(task_hub, close)
+        record = await self._update_record(task_hub, closed)
         self.invalidate_cache(task_hub)
         self._unclaimed.invalidate_cache()
         return record
 
     async def reopen_unclaimed(self, task_hub: str) -> None:
-        """Take back `close_unclaimed`."""
-        await self._update_record(task_hub, lambda record: {"Closed": False})
+        """Undo `close_unclaimed`."""
+        await self._update_record(task_hub, lambda record: replace(record, closed=False))
         self.invalidate_cache(task_hub)
         self._unclaimed.invalidate_cache()
 
     async def takes_events(self, task_hub: str) -> bool:
-        """Whether the hub is open, by a read that begins after this call. Calls that come during a read share the next
-        one. What is remembered of the hub is set right."""
+        """Whether the task hub is open, by a read that begins after this call. Calls that arrive during a read share
+        the next one. Also updates the cached record."""
         key = hub_key(task_hub)
-        reread = self._rereads.setdefault(key, _Reread())
-        reread.asked += 1
-        ticket = reread.asked
-        async with reread.reading:
-            if reread.answered < ticket:
-                covered = reread.asked
-                known = await self._read_with_etag(task_hub)
-                reread.is_open = known is not None and not known[0].closed
-                reread.answered = covered
-                if known is not None and reread.is_open and key in self._open_records:
-                    self._open_records[key] = known[0]
-                elif not reread.is_open:
+        shared = self._shared_reads.setdefault(key, _SharedRead())
+        shared.calls += 1
+        call_number = shared.calls
+        async with shared.lock:
+            if shared.covered_calls < call_number:
+                calls_before_read = shared.calls
+                stored = await self._read_with_etag(task_hub)
+                shared.is_open = stored is not None and not stored[0].closed
+                shared.covered_calls = calls_before_read
+                if stored is not None and shared.is_open and key in self._open_records:
+                    self._open_records[key] = stored[0]
+                elif not shared.is_open:
                     self.invalidate_cache(task_hub)
-            is_open = reread.is_open
-        if not reread.reading.locked() and reread.asked == reread.answered:
-            self._rereads.pop(key, None)
+            is_open = shared.is_open
+        if not shared.lock.locked() and shared.calls == shared.covered_calls:
+            self._shared_reads.pop(key, None)
         return is_open
 
-    async def record_seen(self, task_hub: str, confirmed_backend: str | None = None) -> None:
-        """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
+    async def record_seen(self, task_hub: str, *, confirmed_backend: str | None = None) -> None:
+        """Record that a probe has found the task hub, and the backend that has shown an instance known from events."""
         await self._update_record(
             task_hub,
-            lambda record: {"Seen": True} | ({"ConfirmedBackend": confirmed_backend} if confirmed_backend else {}),
+            lambda record: replace(record, seen=True, confirmed_backend=confirmed_backend or record.confirmed_backend),
         )
 
     async def _read_with_etag(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
         async with translate_storage_errors():
             try:
-                row = await self._table.get_entity(_PARTITION, hub_key(task_hub))
+                row = await self._table.get_entity(TASK_HUB_PARTITION, hub_key(task_hub))
             except ResourceNotFoundError:
                 return None
-        TASK_HUB_SCHEMA.check(row)
-        record = TaskHubRecord(
-            name=row["Name"],
-            shards=row["Shards"],
-            app=row.get("App"),
-            recording=row.get("Recording", False),
-            closed=row.get("Closed", False),
-            deleting_from=row.get("DeletingFrom"),
-            seen=row.get("Seen", False),
-            confirmed_backend=row.get("ConfirmedBackend"),
-            run_id=row.get("RunId"),
-            proof=_parse_proof(row.get("OwnershipProof")),
-        )
-        return record, etag_of(row)
+        return task_hub_record_from_row(row), etag_of(row)
 
-    async def _update_record(self, task_hub: str, property_update: PropertyUpdate) -> TaskHubRecord:
-        """Set what `property_update` returns under the row's ETag. Repeats this when another writer was faster."""
+    async def _update_record(self, task_hub: str, update: RecordUpdate) -> TaskHubRecord:
+        """Read the record, apply `update` and write what it changes under the row's ETag. Starts again when another
+        writer was faster, so `update` may be called several times."""
         for _ in range(_MAX_ATTEMPTS):
-            known = await self._read_with_etag(task_hub)
-            record = known[0] if known else None
-            properties = property_update(record)
-            if record is not None and all(_property_value(record, name) == value for name, value in properties.items()):
-                return record
-            row: dict[str, Any] = {"PartitionKey": _PARTITION, "RowKey": hub_key(task_hub), **properties}
+            stored = await self._read_with_etag(task_hub)
+            if stored is None:
+                record = update(TaskHubRecord(task_hub, self._shards, app=None, recording=False, closed=False))
+                write: TableOperation = ("create", task_hub_row(record))
+            else:
+                record = update(stored[0])
+                if record == stored[0]:
+                    return record
+                condition = {**if_match(stored[1]), "mode": UpdateMode.MERGE}
+                write = ("update", {**task_hub_row_key(task_hub), **_changed_columns(stored[0], record)}, condition)
             async with translate_storage_errors():
                 try:
-                    await submit_transaction(
-                        self._table,
-                        [
-                            (
-                                "create",
-                                {**row, **TASK_HUB_SCHEMA.schema_property, "Name": task_hub, "Shards": self._shards},
-                            )
-                            if known is None
-                            else ("update", row, {**if_match(known[1]), "mode": UpdateMode.MERGE})
-                        ],
-                    )
+                    await submit_transaction(self._table, [write])
                 except HttpResponseError as error:
                     if is_table_missing(error):
                         await self._tables.create_table(TASK_HUBS_TABLE)
@@ -243,23 +234,6 @@ class TaskHubStore:
         raise StorageUnavailable(f"task hub {task_hub} is registered by too many at once", retry_after=5)
 
 
-def _is_closed(record: TaskHubRecord | None) -> bool:
-    return record is not None and record.closed
-
-
-def _property_value(record: TaskHubRecord, name: str) -> object:
-    """What a property of the row is in its record."""
-    value = getattr(record, name.lower())
-    return _serialize_proof(value) if isinstance(value, OwnershipProof) else value
-
-
-def _serialize_proof(proof: OwnershipProof) -> str:
-    return json.dumps({"basis": proof.basis, "addresses": proof.addresses, "at": format_instant(proof.at)})
-
-
-def _parse_proof(text: str | None) -> OwnershipProof | None:
-    """The proof in a row; rows of servers that did not keep proofs have none."""
-    if text is None:
-        return None
-    content = json.loads(text)
-    return OwnershipProof(ProofBasis(content["basis"]), tuple(content["addresses"]), parse_instant(content["at"]))
+def _changed_columns(before: TaskHubRecord, after: TaskHubRecord) -> dict[str, object]:
+    columns_before = task_hub_columns(before)
+    return {name: value for name, value in task_hub_columns(after).items() if value != columns_before[name]}

@@ -1,5 +1,5 @@
-"""The limit on task hubs that take events although no app has claimed them: publishers choose the names, and each task
-hub costs a table."""
+"""The limit on unclaimed task hubs that take events. Publishers choose the names of task hubs, and every task hub costs
+a table."""
 
 import asyncio
 import time
@@ -10,25 +10,21 @@ from azure.data.tables.aio import TableClient
 
 from state_api.storage.schema import SCHEMA_PROPERTY, TASK_HUB_SCHEMA
 from state_api.storage.tables import translate_storage_errors
+from state_api.storage.task_hub_rows import APP_COLUMN, CLOSED_COLUMN, TASK_HUB_PARTITION
 
 COUNT_MAX_AGE_SECONDS = 30.0
-"""How long a count is used. Servers that share a storage do not see each other's new task hubs for that long, and so
-may together admit more than the limit: each at most what was left when it counted."""
+"""How long a count is used. Servers that share a storage do not see each other's new task hubs during that time, so
+together they may exceed the limit: each server admits at most what was left when it counted."""
 
 
 class UnclaimedTaskHubLimit:
-    """Counts the unclaimed task hubs in the registry. The count is kept in this process, because events of refused task
-    hubs may come by the thousand; what this process admits is added to it at once."""
+    """Counts the unclaimed task hubs in the registry. This process caches the count, because events of refused task
+    hubs may arrive by the thousand, and adds the task hubs that it admits itself."""
 
     def __init__(
-        self,
-        registry: TableClient,
-        partition: str,
-        limit: int | None,
-        monotonic: Callable[[], float] = time.monotonic,
+        self, registry: TableClient, limit: int | None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._registry = registry
-        self._partition = partition
         self._limit = limit
         self._monotonic = monotonic
         self._count: int | None = None
@@ -36,7 +32,7 @@ class UnclaimedTaskHubLimit:
         self._count_lock = asyncio.Lock()
 
     async def admit(self) -> bool:
-        """Whether one more task hub may be registered for events; then it is counted. Raises StorageUnavailable."""
+        """Whether one more unclaimed task hub may be registered, which is then counted. Raises StorageUnavailable."""
         if self._limit is None:
             return True
         async with self._count_lock:
@@ -50,14 +46,14 @@ class UnclaimedTaskHubLimit:
             return True
 
     def invalidate_cache(self) -> None:
-        """Count again at the next new task hub: one was claimed or closed."""
+        """Count again before the next task hub is admitted, because one was claimed or closed."""
         self._count = None
 
     async def _count_unclaimed(self) -> int:
         rows = self._registry.query_entities(
             "PartitionKey eq @partition",
-            parameters={"partition": self._partition},
-            select=["App", "Closed", SCHEMA_PROPERTY],
+            parameters={"partition": TASK_HUB_PARTITION},
+            select=[APP_COLUMN, CLOSED_COLUMN, SCHEMA_PROPERTY],
             results_per_page=1000,
         )
         count = 0
@@ -65,7 +61,7 @@ class UnclaimedTaskHubLimit:
             try:
                 async for row in rows:
                     TASK_HUB_SCHEMA.check(row)
-                    count += row.get("App") is None and not row.get("Closed")
+                    count += row.get(APP_COLUMN) is None and not row[CLOSED_COLUMN]
             except ResourceNotFoundError:
                 return 0
         return count

@@ -1,4 +1,5 @@
-"""A task hub's tables as the Azure Storage provider writes them (docs/platform.md: Task hubs on Azure Storage)."""
+"""A task hub in a storage account as the Azure Storage provider creates and writes it (docs/platform.md, Task hubs on
+Azure Storage)."""
 
 import json
 import uuid
@@ -27,24 +28,34 @@ _EVENT_TYPES = {
     "ExecutionRewound": 21,
     "FromTheFuture": 99,
 }
+"""Numbers of DurableTask.Core.History.EventType, and one that no version has."""
 
 ACTIVE_STATUSES = ("Running", "Pending", "Suspended", "ContinuedAsNew")
 ENDED_STATUS_NAMES = ("Completed", "Failed", "Terminated", "Canceled")
+CONTROL_QUEUE_COUNT = 4
+"""Control queues of a task hub, unless host.json sets another number."""
+CONTAINER_SUFFIXES = ("leases", "largemessages", "applease")
 
 
 def provider_row(
-    hub: str, instance_id: str, status: str | None, name: str = "ProcessOrder", version: str | None = None, **more: Any
+    hub: str,
+    instance_id: str,
+    status: str | None,
+    *,
+    name: str = "ProcessOrder",
+    version: str | None = None,
+    **other_columns: Any,
 ) -> dict[str, Any]:
-    """One row of `{Hub}Instances`."""
+    """A row of `{Hub}Instances`. Columns whose value is None are left out."""
     now = datetime.now(UTC)
-    properties: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "PartitionKey": escape_instance_id(instance_id),
         "RowKey": "",
         "ExecutionId": uuid.uuid4().hex,
         "Name": name,
-        # Where the app has no default version there is no such column.
+        # Without a default version the provider writes no such column.
         "Version": version or None,
-        "Input": '"an input that nobody needs"',
+        "Input": '"an input"',
         "CustomStatus": "null",
         "CreatedTime": now - timedelta(seconds=5),
         "LastUpdatedTime": now,
@@ -55,21 +66,21 @@ def provider_row(
         "TaskHubName": hub,
     }
     if status in ENDED_STATUS_NAMES:
-        properties |= {"CompletedTime": now, "Output": "null"}
-    return {key: value for key, value in (properties | more).items() if value is not None}
-
-
-CONTROL_QUEUE_COUNT = 4
-"""Control queues of a task hub, unless host.json says otherwise."""
+        columns |= {"CompletedTime": now, "Output": "null"}
+    return {name: value for name, value in (columns | other_columns).items() if value is not None}
 
 
 class ProviderTaskHub:
-    """Writes the rows of one hub. Made with `create`, because a hub that was never started has no tables."""
+    """Writes the rows of one task hub, which has no tables or queues before `create`. `row_task_hub` is the name in its
+    rows, if that is spelt differently."""
 
-    def __init__(self, storage: StorageSettings, hub: str, table: str | None = None) -> None:
+    def __init__(
+        self, storage: StorageSettings, hub: str, table: str | None = None, *, row_task_hub: str | None = None
+    ) -> None:
         assert storage.connection_string is not None
         self.storage = storage
         self.hub = hub
+        self._row_task_hub = row_task_hub or hub
         self.name = table or f"{hub}Instances"
         connection = storage.connection_string.get_secret_value()
         self._service = TableServiceClient.from_connection_string(connection)
@@ -84,7 +95,7 @@ class ProviderTaskHub:
         await self._queues.close()
 
     async def create(self) -> "ProviderTaskHub":
-        """Make the tables and control queues that a started app has."""
+        """Create the tables and control queues that an app creates when it starts."""
         await self._service.create_table_if_not_exists(self.name)
         partitions = await self._service.create_table_if_not_exists(f"{self.hub}Partitions")
         for name in control_queue_names(self.hub):
@@ -96,9 +107,10 @@ class ProviderTaskHub:
     async def delete(self) -> None:
         await self._service.delete_table(self.name)
 
-    async def put(self, instance_id: str, status: str | None, **more: Any) -> None:
-        """Write an instance's row, whole."""
-        await self.table.upsert_entity(provider_row(self.hub, instance_id, status, **more), mode=UpdateMode.REPLACE)
+    async def put(self, instance_id: str, status: str | None, **columns: Any) -> None:
+        """Write an instance's row and replace the one that is there."""
+        row = provider_row(self._row_task_hub, instance_id, status, **columns)
+        await self.table.upsert_entity(row, mode=UpdateMode.REPLACE)
 
     async def put_many(self, instance_ids: Sequence[str], status: str) -> None:
         for instance_id in instance_ids:
@@ -109,7 +121,7 @@ class ProviderTaskHub:
 
 
 def control_message(instance_id: str, event_type: str = "ExecutionStarted", name: str | None = "ProcessOrder") -> str:
-    """A message of a control queue as the provider writes it (tests/recordings, messages.jsonl)."""
+    """The content of a control queue message as the provider writes it (tests/recordings, messages.jsonl)."""
     instance = {"$type": "DurableTask.Core.OrchestrationInstance", "InstanceId": instance_id, "ExecutionId": "e1"}
     event: dict[str, Any] = {
         "$type": f"DurableTask.Core.History.{event_type}Event",
@@ -125,20 +137,19 @@ def control_message(instance_id: str, event_type: str = "ExecutionStarted", name
     )
 
 
-def large_control_message(blob: str) -> str:
-    """A message whose content is in a blob of the container `{hub}-largemessages`."""
+def large_control_message(blob_name: str) -> str:
+    """The content of a message whose event is in a blob of the container `{hub}-largemessages`."""
     return json.dumps(
-        {"$type": "DurableTask.AzureStorage.MessageData", "TaskMessage": None, "CompressedBlobName": blob}
+        {"$type": "DurableTask.AzureStorage.MessageData", "TaskMessage": None, "CompressedBlobName": blob_name}
     )
 
 
 def control_queue_names(hub: str) -> list[str]:
-    """The names of the control queues."""
     return [f"{hub.lower()}-control-{number:02d}" for number in range(CONTROL_QUEUE_COUNT)]
 
 
 class ControlQueue:
-    """One of the control queues of a task hub that exists, with messages in it."""
+    """One of the control queues of a task hub that has been created. Its messages are deleted when the block ends."""
 
     def __init__(self, hub: ProviderTaskHub) -> None:
         assert hub.storage.connection_string is not None
@@ -159,11 +170,8 @@ class ControlQueue:
         await self._queue.delete_message(message)
 
 
-CONTAINER_SUFFIXES = ("leases", "largemessages", "applease")
-
-
 class ProviderAccount:
-    """The app's storage account: whole task hubs, made as the provider makes them, and what there is of them."""
+    """The app's storage account. Creates whole task hubs as the provider does, and lists what exists."""
 
     def __init__(self, storage: StorageSettings) -> None:
         assert storage.connection_string is not None
@@ -181,7 +189,7 @@ class ProviderAccount:
             await client.close()
 
     async def add_task_hub(self, hub: str, *instances: tuple[str, str]) -> None:
-        """All of a task hub, with these instances and their statuses."""
+        """Create everything that a task hub consists of, with these instances and their statuses."""
         await self._tables.create_table(f"{hub}History")
         async with ProviderTaskHub(self._storage, hub) as provider:
             await provider.create()
@@ -193,14 +201,16 @@ class ProviderAccount:
         await self._blobs.get_blob_client(f"{hub.lower()}-leases", "taskhub.json").upload_blob(b"{}")
 
     async def add_queue(self, queue: str) -> None:
-        """A queue that is no part of any hub."""
+        """Create a queue that belongs to no task hub."""
         await self._queues.create_queue(queue)
 
     async def list_artifacts(self, prefix: str) -> list[str]:
-        """Every table, queue and container whose name begins so, as cleanup names them."""
-        tables = [f"table {one.name}" async for one in self._tables.list_tables()]
-        queues = [f"queue {one.name}" async for one in self._queues.list_queues()]
-        containers = [f"container {one.name}" async for one in self._blobs.list_containers()]
+        """List every table, queue and container whose name begins with `prefix`, as Cleanup names them."""
+        tables = [f"table {table.name}" async for table in self._tables.list_tables()]
+        queues = [f"queue {queue.name}" async for queue in self._queues.list_queues()]
+        containers = [f"container {container.name}" async for container in self._blobs.list_containers()]
         return sorted(
-            one for one in (*tables, *queues, *containers) if one.partition(" ")[2].lower().startswith(prefix.lower())
+            artifact
+            for artifact in (*tables, *queues, *containers)
+            if artifact.partition(" ")[2].lower().startswith(prefix.lower())
         )

@@ -1,7 +1,8 @@
-"""Schedulers that tests ask: Microsoft's in-memory engine with real orchestrations, and one of the tests' own, where
-the engine cannot be brought to answer as it should."""
+"""Schedulers for tests: Microsoft's in-memory engine with real orchestrations, and a fake for the responses that the
+engine never gives."""
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -15,7 +16,7 @@ from durabletask.entities import DurableEntity
 from durabletask.internal import orchestrator_service_pb2 as protocol
 from durabletask.testing import create_test_backend
 
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
 from state_api.backends import scheduler
 from state_api.backends.protocols import Backend, ObservedPage
 from state_api.backends.scheduler import SchedulerBackend
@@ -28,12 +29,12 @@ QUIET_LOGGER = logging.getLogger("scheduler-tests")
 
 
 def waiting(context: task.OrchestrationContext, _: Any) -> Any:
-    """Runs until it is told to go."""
+    """Run until the event `go`."""
     return (yield context.wait_for_external_event("go"))
 
 
 def eternal(context: task.OrchestrationContext, turn: int) -> Any:
-    """Runs anew each time that it is told to go."""
+    """Continue as new at each event `go`."""
     yield context.wait_for_external_event("go")
     context.continue_as_new(turn + 1)
 
@@ -43,7 +44,7 @@ def completing(_: task.OrchestrationContext, input_value: Any) -> Any:
 
 
 def failing(_: task.OrchestrationContext, __: Any) -> Any:
-    raise ValueError("as it should")
+    raise ValueError("fails on purpose")
 
 
 def parent(context: task.OrchestrationContext, child: str) -> Any:
@@ -51,7 +52,7 @@ def parent(context: task.OrchestrationContext, child: str) -> Any:
 
 
 def link(context: task.OrchestrationContext, number: int) -> Any:
-    """Waits, then starts the next link and ends in the same turn."""
+    """Wait for `go`, then start the next link and end in the same turn."""
     yield context.wait_for_external_event("go")
     context.call_sub_orchestrator(link, input=number + 1, instance_id=f"link-{number + 1}")
 
@@ -62,30 +63,32 @@ class Counter(DurableEntity):
 
 
 class InMemoryScheduler:
-    """An in-memory engine and a client of it."""
+    """Microsoft's in-memory engine and its client."""
 
     def __init__(self) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.connection = f"Endpoint=http://{self.address};Authentication=None"
-        self.engine: Any = create_test_backend(port)  # its methods have no types
+        self.engine: Any = create_test_backend(port)  # Any: its methods have no types
         self.client = TaskHubGrpcClient(host_address=self.address, logger=QUIET_LOGGER)
 
-    def start(self, orchestrator: Callable[..., Any], instance_id: str, input_value: Any = None, **more: Any) -> str:
-        return self.client.schedule_new_orchestration(orchestrator, instance_id=instance_id, input=input_value, **more)
+    def start(self, orchestrator: Callable[..., Any], instance_id: str, input_value: Any = None, **options: Any) -> str:
+        return self.client.schedule_new_orchestration(
+            orchestrator, instance_id=instance_id, input=input_value, **options
+        )
 
     def start_and_wait(self, orchestrator: Callable[..., Any], instance_id: str, input_value: Any = None) -> str:
-        """Start an instance, and wait until its worker has had it."""
+        """Start an instance, and wait until a worker has begun it."""
         self.start(orchestrator, instance_id, input_value)
         self.client.wait_for_orchestration_start(instance_id, timeout=20)
         return instance_id
 
     def wait_until(self, instance_id: str, status: str) -> None:
-        def shows() -> bool:
+        def has_status() -> bool:
             state = self.client.get_orchestration_state(instance_id)
             return state is not None and state.runtime_status.name == status
 
-        wait_until(shows, f"{instance_id} is {status}", 20)
+        wait_until(has_status, f"{instance_id} is {status}", 20)
 
     def end(self, instance_id: str) -> None:
         self.client.raise_orchestration_event(instance_id, "go")
@@ -98,7 +101,7 @@ class InMemoryScheduler:
 
 @pytest.fixture
 def idle_scheduler() -> Iterator[InMemoryScheduler]:
-    """An engine that nobody works for."""
+    """An engine without a worker."""
     engine = InMemoryScheduler()
     yield engine
     engine.stop()
@@ -120,45 +123,48 @@ async def read_pages(
     after_page: Callable[[int], None] = lambda _: None,
     end_cursors: Sequence[str] = (),
 ) -> list[ObservedPage]:
-    """All pages from these cursors on, read by these backends in turn. `after_page` is called after each page
-    with their
-    number; `end_cursors` are cursors that are not followed."""
+    """Read all pages that these cursors lead to, by these backends in turn. `after_page` is called after each page with
+    the number of pages so far. `end_cursors` are not followed."""
     pages: list[ObservedPage] = []
-    left = list(cursors)
-    while left:
+    unread = list(cursors)
+    while unread:
         assert len(pages) < 500, "the scan has no end"
-        page = await backends[len(pages) % len(backends)].read_page(HUB, changed_since, left.pop(0))
+        page = await backends[len(pages) % len(backends)].read_page(HUB, changed_since, unread.pop(0))
         pages.append(page)
-        left.extend(cursor for cursor in page.cursors if cursor not in end_cursors)
+        unread.extend(cursor for cursor in page.cursors if cursor not in end_cursors)
         after_page(len(pages))
     return pages
 
 
 async def read_first_pass(backend: Backend, after_page: Callable[[int], None] = lambda _: None) -> list[ObservedPage]:
+    """Read the pages over active instances, without the pass over recent ones that follows."""
     start = await backend.begin_scan(HUB)
     return await read_pages([backend], start.changed_since, start.cursors, after_page, start.next_pass_cursors)
 
 
 async def scan(backend: Backend) -> dict[str, ObservedInstance]:
+    """Return the instances of one scan by id."""
     start = await backend.begin_scan(HUB)
     return latest_by_id(await read_pages([backend], start.changed_since, start.cursors))
 
 
 def latest_by_id(pages: Sequence[ObservedPage]) -> dict[str, ObservedInstance]:
-    """The last that was seen of each instance."""
-    return {one.instance_id: one for page in pages for one in page.instances}
+    """Return each instance as it was last observed."""
+    return {observed.instance_id: observed for page in pages for observed in page.instances}
 
 
 def active_ids(pages: Sequence[ObservedPage]) -> set[str]:
-    return {one.instance_id for page in pages for one in page.instances if one.active}
-
-
-# From here on, a scheduler of the tests' own.
+    return {observed.instance_id for page in pages for observed in page.instances if observed.active}
 
 
 class FakeScheduler:
-    """Lists these instances as schedulers may: in some order, no more at once than a limit, with a continuation token
-    that is a position in what matches."""
+    """Lists instances as a scheduler may: sorted by `order`, at most `limit` on a page, with a continuation token that
+    is a position in the list of matches.
+
+    `always_has_more` gives the last page a token too. `time_bounds` says which bounds of a range of created times are
+    inclusive: `>=<` and `><=` one of them, `none` no filter at all. `queries` and `metadata` are those of the calls
+    that were received.
+    """
 
     def __init__(self, states: Sequence[protocol.OrchestrationState] = ()) -> None:
         self.states = list(states)
@@ -201,25 +207,34 @@ def nanoseconds(timestamp: Any) -> int:
     return int(timestamp.seconds * 1_000_000_000 + timestamp.nanos)
 
 
+def now_nanoseconds() -> int:
+    return time.time_ns()
+
+
+def timestamp_of_nanoseconds(value: int) -> dict[str, int]:
+    """Return the fields of a protocol timestamp."""
+    return {"seconds": value // 1_000_000_000, "nanos": value % 1_000_000_000}
+
+
 def created_nanoseconds(state: protocol.OrchestrationState) -> int:
     return nanoseconds(state.createdTimestamp)
 
 
 def orchestration_state(
     instance_id: str,
-    at: int = 1_700_000_000_000_000_000,
+    created_nanoseconds: int = 1_700_000_000_000_000_000,
     status: int = protocol.ORCHESTRATION_STATUS_RUNNING,
-    **more: Any,
+    **fields: Any,
 ) -> protocol.OrchestrationState:
-    """An instance that was created at so many nanoseconds, and has not changed since."""
-    moment = {"seconds": at // 1_000_000_000, "nanos": at % 1_000_000_000}
-    fields = {"name": "work", "createdTimestamp": moment, "lastUpdatedTimestamp": moment, **more}
-    return protocol.OrchestrationState(instanceId=instance_id, orchestrationStatus=status, **fields)  # type: ignore[arg-type]  # numbers come over the wire
+    """Return an instance that has not changed since it was created."""
+    created = timestamp_of_nanoseconds(created_nanoseconds)
+    fields = {"name": "work", "createdTimestamp": created, "lastUpdatedTimestamp": created, **fields}
+    return protocol.OrchestrationState(instanceId=instance_id, orchestrationStatus=status, **fields)  # type: ignore[arg-type]  # the protocol sends numbers
 
 
 @contextmanager
 def serve_grpc(service: Any, credentials: Any = None) -> Iterator[str]:
-    """A gRPC server with the methods `query` and `get` of `service`; gives its port."""
+    """Serve the methods `query` and `get` of `service` by gRPC until the block ends; yields the port."""
     methods = {"QueryInstances": service.query, "GetInstance": service.get}
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
@@ -229,7 +244,7 @@ def serve_grpc(service: Any, credentials: Any = None) -> Iterator[str]:
         )
         for name, method in methods.items()
     }
-    # It has threads of its own: what an asyncio server leaves behind in a loop that has ended upsets the next one.
+    # A server with threads: an asyncio server would leave callbacks in the event loop of a test that has ended.
     server = grpc.server(ThreadPoolExecutor(20))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("TaskHubSidecarService", handlers),))
     if credentials is None:

@@ -1,4 +1,5 @@
-"""A storage account with task hubs, as the app and its operators see it, and a proxy before it that makes faults."""
+"""A storage account with task hubs, as the app and its operators see it, and a proxy in front of it that injects
+faults."""
 
 import asyncio
 import secrets
@@ -16,17 +17,20 @@ from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 from yarl import URL
 
+from harness.http_server import HOST, run_http_server
 from state_api.backends.protocols import BackendError, ReadFailure, TaskHubArtifacts
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_artifacts import StorageArtifactStore
-from state_api.settings import StorageSettings, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import provider_row
-from tests.local_http_server import HOST, http_server
 
 CONNECTION_NAME = "ShopStorage"
 ACCOUNT_KEY_START = "Eby8vdM02xNO"
+"""The beginning of the emulator's account key, which no message may contain."""
 SERVICES = ("Table", "Queue", "Blob")
 CUT_CONNECTION, HALF_RESPONSE = 0, -1
+"""Values for the status of a fault: the connection is closed without a response, or in the middle of it."""
 
 
 def connection_string_of(storage: StorageSettings) -> str:
@@ -35,7 +39,7 @@ def connection_string_of(storage: StorageSettings) -> str:
 
 
 class RawAccount:
-    """The storage account as the app and its operators see it."""
+    """Creates and reads tables, queues and containers, as the app and its operators do."""
 
     def __init__(self, connection: str) -> None:
         self.tables = TableServiceClient.from_connection_string(connection)
@@ -47,7 +51,7 @@ class RawAccount:
             await client.close()
 
     async def add_table(self, name: str, *hubs: str | None) -> None:
-        """A table with a row for each of these hubs."""
+        """Create a table with a row of each of these task hubs; None stands for a row without a task hub's name."""
         await self.tables.create_table(name)
         for number, hub in enumerate(hubs):
             columns = provider_row(hub or "", f"order-{number}", "Completed")
@@ -56,7 +60,7 @@ class RawAccount:
             await self.tables.get_table_client(name).upsert_entity(columns)
 
     async def add_partitions(self, hub: str, count: int) -> None:
-        """The table that says how many control queues a hub has."""
+        """Create the table that has a row for each control queue."""
         await self.tables.create_table(f"{hub}Partitions")
         for number in range(count):
             entity = {"PartitionKey": "", "RowKey": f"{hub.lower()}-control-{number:02}", "CurrentOwner": "worker-1"}
@@ -72,7 +76,7 @@ class RawAccount:
         await self.blobs.get_container_client(name).upload_blob("taskhub.json", b"{}")
 
     async def add_hub(self, hub: str) -> None:
-        """All that the provider makes."""
+        """Create everything that the provider creates for a task hub."""
         for suffix in ("Instances", "History"):
             await self.add_table(f"{hub}{suffix}", hub, hub)
         await self.add_partitions(hub, 4)
@@ -82,19 +86,19 @@ class RawAccount:
             await self.add_container(f"{hub.lower()}-{suffix}")
 
     async def list_contents(self, prefix: str) -> dict[str, list[str]]:
-        """Everything in the account whose name begins so, with what is in it."""
-        found: dict[str, list[str]] = {}
+        """List every table, queue and container whose name begins with `prefix`, with its content."""
+        contents: dict[str, list[str]] = {}
         async for table in self.tables.list_tables():
             if table.name.lower().startswith(prefix):
                 rows = self.tables.get_table_client(table.name).list_entities()
-                found[f"table {table.name}"] = [str(one) async for one in rows]
+                contents[f"table {table.name}"] = [str(row) async for row in rows]
         async for queue in self.queues.list_queues(name_starts_with=prefix):
             messages = await self.queues.get_queue_client(queue.name).peek_messages(32)
-            found[f"queue {queue.name}"] = [str(one.id) for one in messages]
+            contents[f"queue {queue.name}"] = [str(message.id) for message in messages]
         async for container in self.blobs.list_containers(name_starts_with=prefix):
             blobs = self.blobs.get_container_client(container.name).list_blob_names()
-            found[f"container {container.name}"] = [name async for name in blobs]
-        return found
+            contents[f"container {container.name}"] = [name async for name in blobs]
+        return contents
 
 
 @pytest.fixture
@@ -112,7 +116,7 @@ async def artifacts(storage: StorageSettings, anyio_backend: str) -> AsyncIterat
 
 @pytest.fixture
 def hub() -> str:
-    """A hub name of letters only, that no other test uses and no other name begins with."""
+    """A name of letters only that no other test uses, and that no other task hub's name begins with."""
     return "a" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(12))
 
 
@@ -121,47 +125,51 @@ def artifact_names(found: TaskHubArtifacts) -> list[str]:
 
 
 def expected_artifacts(hub: str, tables: str | None = None) -> list[str]:
-    """What `add_hub` makes, in the order of removal."""
-    low = hub.lower()
+    """Return what `add_hub` creates, in the order of deletion. `tables` is the name as the tables spell it."""
+    lower = hub.lower()
     return [
-        *(f"container {low}-{suffix}" for suffix in ("applease", "leases", "largemessages")),
-        *(f"queue {low}-control-{number:02}" for number in range(4)),
-        f"queue {low}-workitems",
+        *(f"container {lower}-{suffix}" for suffix in ("applease", "leases", "largemessages")),
+        *(f"queue {lower}-control-{number:02}" for number in range(4)),
+        f"queue {lower}-workitems",
         *(f"table {tables or hub}{suffix}" for suffix in ("Partitions", "History", "Instances")),
     ]
 
 
-async def remove_artifacts(artifacts: StorageArtifactStore, hub: str) -> None:
+async def delete_artifacts(artifacts: StorageArtifactStore, hub: str) -> None:
     for artifact in (await artifacts.find_artifacts(hub)).deletable:
         await artifacts.delete(artifact)
 
 
 @dataclass
 class ServiceFault:
-    """An answer in the service's place; or the connection is cut, at once or in the middle of the real answer."""
+    """A response in the service's place; or a closed connection, if the status is CUT_CONNECTION or HALF_RESPONSE."""
 
     status: int
     code: str = "Injected"
     headers: dict[str, str] = field(default_factory=dict)
 
-    def answer(self, service: str) -> web.Response:
+    def to_response(self, service: str) -> web.Response:
         headers = {"x-ms-error-code": self.code, **self.headers}
         if service == "Table":
-            content = {"odata.error": {"code": self.code, "message": {"lang": "en-US", "value": "no"}}}
-            return web.json_response(content, status=self.status, headers=headers)
-        body = f"<?xml version='1.0' encoding='utf-8'?><Error><Code>{self.code}</Code><Message>no</Message></Error>"
-        return web.Response(text=body, status=self.status, headers=headers, content_type="application/xml")
+            body = {"odata.error": {"code": self.code, "message": {"lang": "en-US", "value": "no"}}}
+            return web.json_response(body, status=self.status, headers=headers)
+        xml = f"<?xml version='1.0' encoding='utf-8'?><Error><Code>{self.code}</Code><Message>no</Message></Error>"
+        return web.Response(text=xml, status=self.status, headers=headers, content_type="application/xml")
 
 
 @dataclass
 class AccountProxy:
-    """Stands before all three services. A fault is named by the path, by service and method, or by the service."""
+    """Forwards requests to all three services.
+
+    `faults` are by path, by service and method (`Queue DELETE`), or by service; the first of these applies. `forwarded`
+    are the paths of the requests that were passed on.
+    """
 
     settings: StorageSettings
     faults: dict[str, ServiceFault] = field(default_factory=dict)
     forwarded: list[str] = field(default_factory=list)
     before_request: Callable[[str, str], Awaitable[None]] | None = None
-    """What is awaited before a request, by its method and path, is passed on."""
+    """Awaited before a request is passed on, with its method and path."""
 
 
 def abort_connection(request: web.Request) -> NoReturn:
@@ -178,12 +186,12 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
     async def forward(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
         service = services[request.transport.get_extra_info("sockname")[1]]
-        named = (request.path.removeprefix("/devstoreaccount1"), f"{service} {request.method}", service)
-        fault = next((proxy.faults[name] for name in named if name in proxy.faults), None)
+        fault_keys = (request.path.removeprefix("/devstoreaccount1"), f"{service} {request.method}", service)
+        fault = next((proxy.faults[key] for key in fault_keys if key in proxy.faults), None)
         if fault is not None and fault.status == CUT_CONNECTION:
             abort_connection(request)
         if fault is not None and fault.status != HALF_RESPONSE:
-            return fault.answer(service)
+            return fault.to_response(service)
         proxy.forwarded.append(request.path_qs)
         if proxy.before_request is not None:
             await proxy.before_request(request.method, request.path)
@@ -191,28 +199,31 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
         headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
         async with session.request(
             request.method,
-            # The address as it came: a key that was escaped once must not be escaped twice.
+            # The path as received: a key that is escaped must not be escaped again.
             URL(f"{upstream}{request.raw_path}", encoded=True),
             headers=headers,
             data=await request.read() or None,
-            # Nothing is added: the signature covers the content type.
+            # Added headers would invalidate the signature, which covers the content type.
             skip_auto_headers=["Content-Type", "Accept-Encoding", "User-Agent", "Accept"],
-        ) as answer:
+        ) as response:
             if fault is not None:
-                half = web.StreamResponse(headers={"Content-Type": answer.headers["Content-Type"]})
-                half.content_length = len(await answer.read())
+                half = web.StreamResponse(headers={"Content-Type": response.headers["Content-Type"]})
+                half.content_length = len(await response.read())
                 await half.prepare(request)
-                await half.write((await answer.read())[: half.content_length // 2])
+                await half.write((await response.read())[: half.content_length // 2])
                 abort_connection(request)
-            dropped = ("transfer-encoding", "content-length", "connection", "keep-alive")
-            kept = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
-            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+            hop_headers = ("transfer-encoding", "content-length", "connection", "keep-alive")
+            headers = {name: value for name, value in response.headers.items() if name.lower() not in hop_headers}
+            return web.Response(status=response.status, body=await response.read(), headers=headers)
 
-    async with aiohttp.ClientSession(auto_decompress=False) as session, http_server(forward, len(SERVICES)) as ports:
+    async with (
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        run_http_server(forward, len(SERVICES)) as ports,
+    ):
         services.update(zip(ports, SERVICES, strict=True))
         yield (
             proxy := AccountProxy(
-                StorageSettings.model_validate({"connection_string": emulator_connection_string(HOST, *ports)})
+                StorageSettings.model_validate({"connection_string": EmulatorPorts(*ports).connection_string(HOST)})
             )
         )
 
@@ -228,7 +239,8 @@ async def open_artifacts(settings: StorageSettings) -> AsyncIterator[StorageArti
 
 @contextmanager
 def raises_read_failure(failure: ReadFailure, *parts: str, retry_after: int | None = None) -> Iterator[None]:
-    """The block must end in this trouble, told in one line with these parts and without secrets."""
+    """Expect the block to raise BackendError with this failure and a message of one line, with these parts and without
+    secrets."""
     with pytest.raises(BackendError) as caught:
         yield
     error = caught.value

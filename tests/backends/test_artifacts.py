@@ -15,11 +15,11 @@ from tests.backends.storage_account import (
     account_proxy,
     artifact_names,
     artifacts,
+    delete_artifacts,
     expected_artifacts,
     hub,
     open_artifacts,
     raises_read_failure,
-    remove_artifacts,
 )
 
 __all__ = ["account", "artifacts", "hub"]  # fixtures
@@ -34,7 +34,7 @@ async def test_only_what_is_this_hubs_is_removed(
         await account.add_hub(one)
     before = await account.list_contents(hub)
     assert artifact_names(await artifacts.find_artifacts(hub)) == expected_artifacts(hub)
-    await remove_artifacts(artifacts, hub)
+    await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {
         name: held for name, held in before.items() if name not in expected_artifacts(hub)
     }
@@ -56,7 +56,7 @@ async def test_what_is_named_like_the_hub_but_is_not_of_it_stays(
     for one in foreign:
         kind, _, name = one.partition(" ")
         await makers[kind](name)
-    await remove_artifacts(artifacts, hub)
+    await delete_artifacts(artifacts, hub)
     assert sorted(await account.list_contents(hub)) == sorted(foreign)
 
 
@@ -78,7 +78,7 @@ async def test_a_hub_is_the_same_in_upper_and_lower_case(
     found = await artifacts.find_artifacts(spelling(hub))
     assert artifact_names(found) == expected_artifacts(hub, tables=made)
     assert found.shared == ()
-    await remove_artifacts(artifacts, spelling(hub))
+    await delete_artifacts(artifacts, spelling(hub))
     assert await account.list_contents(hub) == {}
 
 
@@ -96,7 +96,7 @@ async def test_tables_that_other_hubs_use_stay(account: RawAccount, artifacts: S
     kept = [f"table {hub}History", f"table {hub}Instances"]
     assert [str(artifact) for artifact in found.shared] == kept
     assert artifact_names(found) == [name for name in expected_artifacts(hub) if name not in kept]
-    await remove_artifacts(artifacts, hub)
+    await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {name: before[name] for name in kept}
 
 
@@ -153,7 +153,7 @@ async def test_a_removal_that_was_cut_short_anywhere_is_finished_by_the_next(
             left = await second.find_artifacts(one)
             assert artifact_names(left) == expected_artifacts(one)[done:]
             assert done == steps or str(left.deletable[-1]) == f"table {one}Instances"
-            await remove_artifacts(second, one)
+            await delete_artifacts(second, one)
     assert sorted(await account.list_contents(hub)) == sorted(expected_artifacts(f"{hub}00x"))
 
 
@@ -173,7 +173,7 @@ async def test_leases_on_blobs_do_not_hold_a_container(
     await account.add_container(f"{hub}-leases")
     async with account.blobs.get_blob_client(f"{hub}-leases", "taskhub.json") as blob:
         await blob.acquire_lease(60)
-    await remove_artifacts(artifacts, hub)
+    await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {}
 
 
@@ -187,8 +187,8 @@ async def test_an_app_that_still_runs_on_the_hub_stops_its_removal(
     with raises_read_failure(
         ReadFailure.FAILED, f"container {hub}-applease is leased: an app still runs on this task hub"
     ):
-        await remove_artifacts(artifacts, hub)
+        await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == before
     await lease.release()
-    await remove_artifacts(artifacts, hub)
+    await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {}

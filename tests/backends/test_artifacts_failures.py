@@ -2,7 +2,7 @@
 
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.backends.protocols import Artifact, ArtifactKind, ReadFailure
 from state_api.emulator import EmulatorPorts
 from state_api.settings import StorageSettings, emulator_connection_string
@@ -17,11 +17,11 @@ from tests.backends.storage_account import (
     account,
     account_proxy,
     artifact_names,
+    delete_artifacts,
     expected_artifacts,
     hub,
     open_artifacts,
     raises_read_failure,
-    remove_artifacts,
 )
 
 __all__ = ["account", "hub"]  # fixtures
@@ -93,10 +93,10 @@ async def test_a_fault_in_the_middle_leaves_the_rest_to_the_next_call(
         for service, left in (("Blob", 11), ("Queue", 8), ("Table", 3)):
             proxy.faults = {f"{service} DELETE": ServiceFault(503, "ServerBusy", {"Retry-After": "1"})}
             with raises_read_failure(ReadFailure.THROTTLED, retry_after=1):
-                await remove_artifacts(artifacts, hub)
+                await delete_artifacts(artifacts, hub)
             assert len(await account.list_contents(hub)) == left
         proxy.faults = {}
-        await remove_artifacts(artifacts, hub)
+        await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {}
 
 
@@ -136,7 +136,7 @@ async def test_finding_takes_few_requests(account: RawAccount, storage: StorageS
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "no-such-account.invalid"])
 async def test_an_account_that_cannot_be_reached_is_told_with_its_setting(hub: str, address: str) -> None:
-    connection = EmulatorPorts(*free_ports(3)).connection(address)
+    connection = EmulatorPorts(*free_ports(3)).connection_string(address)
     async with open_artifacts(StorageSettings.model_validate({"connection_string": connection})) as artifacts:
         for kind in ArtifactKind:
             with raises_read_failure(
@@ -152,8 +152,8 @@ KEY = f"AccountKey={ACCOUNT_KEY_START}"
     ("connection", "kind", "part"),
     [
         ("AccountName=shop;TableEndpoint=http://127.0.0.1:1/shop", ArtifactKind.QUEUE, "add QueueEndpoint"),
-        (emulator_connection_string("127.0.0.1", 1, 2), ArtifactKind.CONTAINER, "add BlobEndpoint"),
-        (emulator_connection_string("127.0.0.1", 1, None, 2), ArtifactKind.QUEUE, "add QueueEndpoint"),
+        (emulator_connection_string("127.0.0.1", 1, queue_port=2), ArtifactKind.CONTAINER, "add BlobEndpoint"),
+        (emulator_connection_string("127.0.0.1", 1, blob_port=2), ArtifactKind.QUEUE, "add QueueEndpoint"),
         ("BlobEndpoint=https://shop.example;SharedAccessSignature=sig", ArtifactKind.TABLE, "add TableEndpoint"),
         (KEY, ArtifactKind.TABLE, "add TableEndpoint to it, or AccountName and AccountKey"),
         ("AccountName=shop", ArtifactKind.TABLE, "is not complete"),

@@ -5,17 +5,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.scans import Scan
-from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.settings import SettingsError, StorageSettings
-from tests.backends.azure_storage_task_hub import ACTIVE_STATUSES, ENDED_STATUS_NAMES, ProviderTaskHub
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.conftest import new_hub_name
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +34,7 @@ async def provider(storage: StorageSettings, hub: str, anyio_backend: str) -> As
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 
@@ -65,18 +64,6 @@ def active_ids(observed_instances: list[ObservedInstance]) -> list[str]:
 async def wait_past_look_back(provider: ProviderTaskHub) -> None:
     """Wait until what was written is older than a scan that begins now looks back."""
     await asyncio.sleep(6.2)
-
-
-async def test_every_active_status_is_seen_and_no_other(
-    backend: AzureStorageBackend, provider: ProviderTaskHub
-) -> None:
-    for status in (*ACTIVE_STATUSES, *ENDED_STATUS_NAMES):
-        await provider.put(f"order-{status}", status)
-    found = await read_one_pass(backend, provider.hub)
-    assert active_ids(found) == sorted(f"order-{status}" for status in ACTIVE_STATUSES)
-    assert {one.instance_id: one.runtime_status for one in found if one.active} == {
-        f"order-{status}": RuntimeStatus(status) for status in ACTIVE_STATUSES
-    }
 
 
 async def test_a_sighting_has_what_a_verdict_shows(backend: AzureStorageBackend, provider: ProviderTaskHub) -> None:
@@ -123,34 +110,6 @@ async def test_a_status_that_nobody_knows_counts_as_active(
 async def test_what_a_purge_left_behind_is_no_instance(backend: AzureStorageBackend, provider: ProviderTaskHub) -> None:
     await provider.table.upsert_entity({"PartitionKey": "order-1", "RowKey": "", "SequenceNumber": 7})
     assert await read_one_pass(backend, provider.hub) == []
-
-
-IDS = [
-    "order/1",
-    ".",
-    "..",
-    "a\\b",
-    "50%",
-    "^",
-    "^^0",
-    "#?",
-    "ß-ü-日本-🙂",
-    "x y",
-    "'quoted'",
-    "A",
-    "?",
-    "~",
-    "\x7f",
-    "z" * 256,
-]
-
-
-async def test_ids_of_every_kind_are_seen_and_found(backend: AzureStorageBackend, provider: ProviderTaskHub) -> None:
-    for instance_id in IDS:
-        await provider.put(instance_id, "Running")
-    assert active_ids(await read_one_pass(backend, provider.hub)) == sorted(IDS)
-    found = await backend.find_instances(provider.hub, IDS)
-    assert [one.instance_id for one in found.values() if one] == IDS
 
 
 @pytest.mark.long
@@ -278,17 +237,6 @@ async def test_a_hub_that_has_just_fallen_silent_needs_one_pass_more_and_no_wait
     assert (passes, scan.blocking_count) == (2, 0)
 
 
-async def test_find_tells_what_is_there_and_what_is_not(
-    backend: AzureStorageBackend, provider: ProviderTaskHub
-) -> None:
-    await provider.put("order-1", "Terminated")
-    found = await backend.find_instances(provider.hub, ["order-1", "order-2"])
-    assert found["order-2"] is None
-    one = found["order-1"]
-    assert one is not None
-    assert (one.active, one.runtime_status) == (False, RuntimeStatus.TERMINATED)
-
-
 async def test_a_hub_without_tables_is_missing(backend: AzureStorageBackend, hub: str) -> None:
     for asked in (
         backend.begin_scan(hub),
@@ -357,20 +305,6 @@ async def test_an_answer_that_breaks_off_in_the_middle_is_a_failure(
     assert told.value.failure is ReadFailure.FAILED
     proxy.truncate_responses = False
     assert active_ids(await read_one_pass(backend_behind_proxy, provider.hub)) == ["order-1"]
-
-
-async def test_nobody_there_is_a_failure() -> None:
-    nowhere = StorageSettings.model_validate(
-        {
-            "connection_string": "DefaultEndpointsProtocol=http;AccountName=gone;AccountKey=c2VjcmV0;"
-            "TableEndpoint=http://127.0.0.1:9/gone"
-        }
-    )
-    backend = AzureStorageBackend(nowhere, "STATE_TASKHUBS_SHOP")
-    with pytest.raises(BackendError, match="cannot be reached") as told:
-        await backend.begin_scan("v41")
-    assert told.value.failure is ReadFailure.FAILED
-    await backend.close()
 
 
 def test_a_connection_without_a_key_is_told_by_its_setting() -> None:

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.backends.control_queues import ControlQueues
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.backends.storage_account import StorageAccount
@@ -255,7 +255,7 @@ async def test_queues_that_cannot_be_read_say_which_role_is_missing(
             with pytest.raises(BackendError) as caught:
                 await read_queue_snapshot(proxy.settings, hub)
             assert caught.value.failure is ReadFailure.FAILED
-    nowhere = StorageSettings.model_validate({"connection_string": EmulatorPorts(*free_ports(3)).connection()})
+    nowhere = StorageSettings.model_validate({"connection_string": EmulatorPorts(*free_ports(3)).connection_string()})
     with raises_read_failure(ReadFailure.FAILED, "cannot be reached", CONNECTION_NAME):
         await read_queue_snapshot(nowhere, hub)
     assert connection_string_of(storage)

@@ -184,21 +184,6 @@ async def test_a_stamp_changes_with_the_status_and_either_time(
     assert len(set(stamps)) == len(stamps)
 
 
-async def test_another_worker_carries_the_scan_on(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
-    function_app.rows_per_page = 2
-    for number in range(9):
-        function_app.put(f"order-{number}")
-    start = await backend.begin_scan(HUB)
-    page = await backend.read_page(HUB, start.changed_since, start.cursors[0])
-    found = list(page.instances)
-    while page.cursors:
-        assert SYSTEM_KEY not in page.cursors[0]
-        async with open_management_backend(function_app.origin) as other:
-            page = await other.read_page(HUB, start.changed_since, page.cursors[0])
-        found += page.instances
-    assert {one.instance_id for one in found} == {f"order-{number}" for number in range(9)}
-
-
 @pytest.mark.parametrize("ahead", [-3600, 3600, None])
 async def test_since_is_a_minute_before_the_earlier_clock(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, ahead: int | None
@@ -256,18 +241,6 @@ async def test_version_and_name_are_told_if_they_come(
     observed = (await backend.find_instances(HUB, ["order"]))["order"]
     assert observed is not None
     assert (observed.version, observed.function_name) == (version, name)
-
-
-async def test_found_whether_running_finished_or_unknown(
-    function_app: FakeFunctionApp, backend: ManagementApiBackend
-) -> None:
-    for status in RuntimeStatus:
-        function_app.put(status.lower(), status)
-    found = dict(await backend.find_instances(HUB, [*(status.lower() for status in RuntimeStatus), "unknown"]))
-    assert found.pop("unknown") is None
-    assert {name: one and one.runtime_status for name, one in found.items()} == {
-        status.lower(): status for status in RuntimeStatus
-    }
 
 
 UNUSUAL_INSTANCE_IDS = [

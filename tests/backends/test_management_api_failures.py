@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 from aiohttp import web
 
-from dev.local_processes import free_port
+from harness.processes import free_port
 from state_api.backends import management_api_client
 from state_api.backends.management_api import ManagementApiBackend
 from state_api.backends.protocols import Backend, BackendError, ReadFailure

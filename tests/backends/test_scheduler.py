@@ -8,7 +8,7 @@ import pytest
 from durabletask.entities import EntityInstanceId
 from durabletask.worker import TaskHubGrpcWorker
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from state_api.domain.instants import instant_from, seconds
 from state_api.domain.readiness.messages import QueueSnapshot
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus

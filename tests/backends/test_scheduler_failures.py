@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dev.local_processes import free_port
+from harness.http_server import HOST, run_http_server
+from harness.processes import free_port
 from state_api.backends import scheduler_client
 from state_api.backends.protocols import BackendError, ReadFailure
 from state_api.backends.scheduler import SchedulerBackend
@@ -38,7 +39,6 @@ from tests.backends.fake_schedulers import (
     serve_grpc,
     waiting,
 )
-from tests.local_http_server import HOST, http_server
 
 __all__ = ["idle_scheduler"]  # a fixture
 
@@ -86,15 +86,6 @@ async def test_an_error_says_what_to_mend(code: str, trouble: ReadFailure, words
             assert f"the scheduler of the setting {CONNECTION_SETTING} " in caught.value.message
             assert words in caught.value.message
             assert not any(secret in caught.value.message for secret in ("do-not-tell", "127.0.0.1", "\n"))
-
-
-@pytest.mark.parametrize(("told", "wait"), [("7", 7), ("soon", None), ("-1", None)])
-async def test_a_throttled_call_tells_how_long_to_wait(told: str, wait: int | None) -> None:
-    own = RefusingScheduler(grpc.StatusCode.RESOURCE_EXHAUSTED, ("other", "1"), ("retry-after", told))
-    async with open_backend_of(own) as backend:
-        with pytest.raises(BackendError) as caught:
-            await backend.find_instances(HUB, ["one"])
-    assert (caught.value.failure, caught.value.retry_after) == (ReadFailure.THROTTLED, wait)
 
 
 async def test_a_scheduler_that_keeps_silent_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +247,7 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
     key, certificate = self_signed_certificate("localhost")
     (tmp_path / "root.pem").write_bytes(certificate)
     own = FakeScheduler([orchestration_state("managed")])
-    async with http_server(give_token) as (tokens_port,):
+    async with run_http_server(give_token) as (tokens_port,):
         with serve_grpc(own, grpc.ssl_server_credentials([(key, certificate)])) as port:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,

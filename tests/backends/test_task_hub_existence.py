@@ -1,24 +1,20 @@
-"""What every backend says of a task hub name before it is claimed: one contract for all providers."""
+"""What single providers say about a task hub's name before it is claimed. What all of them say is in the contract
+suite."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # it has no types
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as protocol
 
-from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
-from state_api.backends.protocols import ArtifactKind, Backend, ReadFailure
+from state_api.backends.azure_storage import AzureStorageBackend
+from state_api.backends.protocols import ArtifactKind, ReadFailure
 from state_api.domain.task_hubs.ownership import ExistingArtifacts
 from state_api.settings import StorageSettings, emulator_connection_string
-from tests.backends import fake_function_app as management
 from tests.backends.fake_schedulers import HUB, FakeScheduler, open_backend, open_backend_of, orchestration_state
 from tests.backends.storage_account import (
     ACCOUNT_KEY_START,
     CONNECTION_NAME,
-    RawAccount,
     ServiceFault,
     account_proxy,
     connection_string_of,
@@ -34,95 +30,6 @@ SAS_CONNECTION = (
     "TableEndpoint=https://shop.table.core.windows.net;QueueEndpoint=https://shop.queue.core.windows.net;"
     "BlobEndpoint=https://shop.blob.core.windows.net;SharedAccessSignature=sv=2024&sig=Eby8vdM02xNO"
 )
-
-
-@dataclass
-class ContractProvider:
-    """A backend, and how an app makes a task hub there. `asked` counts the requests that have come."""
-
-    backend: Backend
-    make: Callable[[str], Awaitable[None]]
-    asked: Callable[[], int]
-    answers: bool = True
-
-
-@asynccontextmanager
-async def azure_storage(storage: StorageSettings) -> AsyncIterator[ContractProvider]:
-    account = RawAccount(connection_string_of(storage))
-    async with account_proxy(storage) as proxy:
-        backend = AzureStorageBackend(proxy.settings, CONNECTION_NAME)
-        yield ContractProvider(backend, account.add_hub, lambda: len(proxy.forwarded))
-        await backend.close()
-    await account.close()
-
-
-@asynccontextmanager
-async def tracking_store(storage: StorageSettings) -> AsyncIterator[ContractProvider]:
-    """The task hub has no table of its own: all it has is rows among those of others."""
-    account = RawAccount(connection_string_of(storage))
-
-    async def make(name: str) -> None:
-        await account.add_table("ContractInstances", "another", name.upper())
-
-    async with account_proxy(storage) as proxy:
-        backend = AzureStorageBackend(
-            proxy.settings, CONNECTION_NAME, TrackingStore(proxy.settings, "Tracking", "Contract")
-        )
-        yield ContractProvider(backend, make, lambda: len(proxy.forwarded))
-        await backend.close()
-        await account.tables.delete_table("ContractInstances")
-    await account.close()
-
-
-@asynccontextmanager
-async def scheduler(_: StorageSettings) -> AsyncIterator[ContractProvider]:
-    own = FakeScheduler()
-
-    async def make(name: str) -> None:
-        own.states.append(orchestration_state("@counter@shop", 1))
-
-    async with open_backend_of(own) as backend:
-        yield ContractProvider(backend, make, lambda: len(own.queries))
-
-
-@asynccontextmanager
-async def management_api(_: StorageSettings) -> AsyncIterator[ContractProvider]:
-    running = management.FakeFunctionApp("")
-
-    async def make(name: str) -> None:
-        running.put("order-1")
-
-    async with management.serve_http(running.answer) as origin, management.open_management_backend(origin) as backend:
-        yield ContractProvider(backend, make, lambda: len(running.requests), answers=False)
-
-
-PROVIDERS: list[Callable[[StorageSettings], AbstractAsyncContextManager[ContractProvider]]] = [
-    azure_storage,
-    tracking_store,
-    scheduler,
-    management_api,
-]
-
-
-@pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_provider_says_what_exists_under_a_name_and_where_it_looked(
-    storage: StorageSettings, hub: str, provider: Callable[..., AbstractAsyncContextManager[ContractProvider]]
-) -> None:
-    async with provider(storage) as at:
-        addresses = at.backend.addresses
-        assert at.asked() == 0, "to say where task hubs are needs no connection"
-        assert addresses
-        assert all(one.startswith(("http://127.0.0.1:", "http://[::1]:", "http://localhost:")) for one in addresses)
-        before = await at.backend.find_existing(hub)
-        await at.make(hub)
-        after = await at.backend.find_existing(hub)
-        if at.answers:
-            assert before == ExistingArtifacts((), addresses)
-            assert after is not None
-            assert (bool(after.artifacts), after.addresses) == (True, addresses)
-        else:
-            # To ask would create the task hub.
-            assert (before, after, at.asked()) == (None, None, 0)
 
 
 async def test_an_account_is_known_by_its_addresses_without_its_secrets(anyio_backend: str) -> None:

@@ -10,7 +10,7 @@ from dev.demo.demo_steps import wait_until_finished
 from dev.demo.environment import DemoPlatform, create_guarded_environment, create_unguarded_environment
 from dev.demo.output import UnexpectedResult
 from dev.demo.pipeline import Release, run_command
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from tests.demo.background_users import BackgroundUsers
 
 

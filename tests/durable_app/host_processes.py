@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from dev.local_processes import free_port, stop_after, wait_until
+from harness.processes import free_port, stop_after, wait_until
 from state_api.settings import StorageSettings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from dev.local_processes import free_port
 from durable_app.local.lifecycle_events import NotificationSettings, Publisher, StatusChange, build_event
 from durable_app.local.task_hub_engine import find_published_changes
 from durable_app.local.task_hub_storage import InstanceRow, build_row
+from harness.processes import free_port
 from tests import recordings
 from tests.backends import azure_storage_task_hub as provider
 from tests.durable_app.host_processes import ROOT, run_topic

@@ -14,7 +14,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal import orchestrator_service_pb2_grpc as stubs
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance

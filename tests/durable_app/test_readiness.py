@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from state_api.settings import StorageSettings
 from tests.durable_app.host_processes import SlotProcess, Topic, run_engine, run_slot, run_topic
 

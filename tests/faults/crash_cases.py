@@ -21,7 +21,7 @@ PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHO
 OUR_RUN, OTHER_RUN = run_headers(1), run_headers(2)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _MAX_REVISION = 10**10
-_PROBE_ROW_KINDS = ("result", "work")
+_PROBE_ROW_KINDS = ("result", "lease")
 
 
 @dataclass

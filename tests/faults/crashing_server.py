@@ -10,11 +10,12 @@ from enum import StrEnum
 
 import httpx
 
+from harness.http_server import HOST
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
-from state_api.settings import Settings, StorageSettings, TaskHubConnections, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.conftest import ShiftedClock
-from tests.local_http_server import HOST
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 _SERVICES = ("Table", "Queue", "Blob")
 _READS = ("GET", "HEAD")
@@ -112,12 +113,12 @@ async def crashing_server(
     async with AsyncExitStack() as stack:
         ports: list[int] = []
         for service in _SERVICES:
-            proxy = await stack.enter_async_context(storage_proxy(_settings_for_service(storage, service)))
+            proxy = await stack.enter_async_context(run_storage_proxy(_settings_for_service(storage, service)))
             crash_plan.attach_to(proxy)
             ports.append(_port(proxy.settings, "Table"))
         # What comes late must not keep the proxies, if a test fails before it lets go.
         stack.callback(crash_plan.release_late.set)
-        connection = emulator_connection_string(HOST, *ports)
+        connection = EmulatorPorts(*ports).connection_string(HOST)
         way = StorageSettings.model_validate({"connection_string": connection})
         yield await stack.enter_async_context(in_process_server(way, clock_offset_seconds))
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.state_server import SERVER_COMMAND, ServerProcess, run_server
 from state_api.settings import StorageSettings
-from tests.server.server_process import SERVER_COMMAND, ServerProcess, run_server
 
 
 @dataclass

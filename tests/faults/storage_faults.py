@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tests.storage_proxy import StorageProxy
+from harness.storage_proxy import StorageProxy
 
 
 class StorageFault(StrEnum):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dev.local_processes import free_port, stop_after, wait_until
+from harness.processes import free_port, stop_after, wait_until
 from state_api.emulator import is_listening
 from state_api.settings import StorageSettings, emulator_connection_string
 

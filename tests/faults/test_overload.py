@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.state_server import ROOT
 from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import new_hub_name
@@ -22,7 +23,6 @@ from tests.faults.record_comparison import read_rows
 from tests.faults.scale import scaled
 from tests.faults.server_group import run_servers
 from tests.faults.verdict_pollers import RUN_HEADERS, register_and_stage
-from tests.server.server_process import ROOT
 
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 

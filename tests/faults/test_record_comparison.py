@@ -6,12 +6,12 @@ import pytest
 from azure.data.tables import UpdateMode
 from azure.data.tables.aio import TableServiceClient
 
+from harness.state_server import run_server
 from state_api.settings import StorageSettings
 from state_api.storage.tables import instance_table_name
 from tests.conftest import new_hub_name
 from tests.faults.event_stream import generate_orders
 from tests.faults.record_comparison import compare_records, read_rows
-from tests.server.server_process import run_server
 
 pytestmark = [pytest.mark.fault, pytest.mark.anyio]
 

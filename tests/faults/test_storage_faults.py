@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.state_server import ServerProcess, run_server
+from harness.storage_proxy import run_storage_proxy
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.faults.event_stream import generate_orders
@@ -26,8 +28,6 @@ from tests.faults.verdict_pollers import (
     register_and_stage,
     run_while,
 )
-from tests.server.server_process import ServerProcess, run_server
-from tests.storage_proxy import storage_proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault]
 
@@ -91,7 +91,7 @@ def memory_mebibytes(server: ServerProcess) -> dict[str, float]:
 async def test_a_bad_storage_makes_no_wrong_verdict_and_loses_nothing(
     storage: StorageSettings, tmp_path: Path, seed: int, record_figures: Callable[..., None], fault: StorageFault
 ) -> None:
-    async with storage_proxy(storage) as proxy, run_server_in_thread(proxy.settings, tmp_path) as server:
+    async with run_storage_proxy(storage) as proxy, run_server_in_thread(proxy.settings, tmp_path) as server:
         flaky = FaultInjector(fault, seed)
         flaky.attach_to(proxy)
         sizes: list[float] = []

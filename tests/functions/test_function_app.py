@@ -16,7 +16,7 @@ from azure.functions.eventgrid import EventGridEventInConverter
 from azure.functions.meta import Datum
 
 import function_app
-from dev.local_processes import free_port
+from harness.processes import free_port
 from state_api.app import openapi_document
 from state_api.domain.errors import StorageUnavailable, TooManyEvents
 from state_api.http.middleware import security_headers

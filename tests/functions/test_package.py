@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import function_app
+from harness.dependency_groups import pinned_versions
 from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED_SETTINGS, STATE_STORAGE, read_settings
 from tests.platform.functions_host import copy_deployed_app
 
@@ -24,10 +25,10 @@ before = set(sys.modules)
 import function_app
 from state_api.app import StateServer
 from state_api.domain.releases.apps import ProviderConfig
-from state_api.settings import Connections, Settings, StorageSettings
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.backends.protocols import BackendError
 # The managed identity and the transport are loaded when they are first needed.
-connections = Connections({
+connections = TaskHubConnections({
     "STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
     "STATE_TASKHUBS_SHOP": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
     "QueueEndpoint=http://127.0.0.1:9/a;BlobEndpoint=http://127.0.0.1:9/a",
@@ -36,12 +37,12 @@ uri = "https://account.table.core.windows.net"
 server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), connections=connections))
 
 async def use():
-    scheduler = server.backends.of(ProviderConfig("scheduler", "STATE_TASKHUBS_SCHEDULER"))
-    storage = server.backends.of(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
-    storage._account.queues()  # it is asked only after the tables have answered
-    for asked in (scheduler.find("v41", ["1"]), storage.artifacts.find("v41")):
+    scheduler = server.backends.backend_for(ProviderConfig("scheduler", "STATE_TASKHUBS_SCHEDULER"))
+    storage = server.backends.backend_for(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
+    storage._account.queues()  # A backend uses the queues only after the tables have answered.
+    for request in (scheduler.find_instances("v41", ["1"]), storage.artifacts.find_artifacts("v41")):
         try:
-            await asked
+            await request
         except BackendError:
             pass
     await server.close()
@@ -116,13 +117,9 @@ def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(
 
 
 def pinned_requirements() -> dict[str, str]:
-    """Distribution and pinned version of each line of requirements.in that holds for this Python."""
-    lines = [line.partition("#")[0].strip() for line in (REPOSITORY / "requirements.in").read_text().splitlines()]
-    given = [Requirement(line) for line in lines if line]
+    """Distribution and pinned version of each requirement of the Function App for this Python."""
     return {
-        canonicalize_name(one.name): str(one.specifier).removeprefix("==")
-        for one in given
-        if one.marker is None or one.marker.evaluate()
+        canonicalize_name(name): specifier.removeprefix("==") for name, specifier in pinned_versions("server").items()
     }
 
 

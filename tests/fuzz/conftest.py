@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.state_server import run_server
 from state_api.settings import StorageSettings
 from tests.fuzz.deliveries import DeliveryChecker
-from tests.server.server_process import run_server
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.errors import TooManyEvents
 from state_api.http import middleware
@@ -20,7 +21,6 @@ from state_api.services.admission import (
 )
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +108,7 @@ def test_a_delivery_that_is_here_does_not_give_way() -> None:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 
@@ -119,7 +119,7 @@ async def limited_client(
     """A client of a server with capacity for four small deliveries."""
     server = StateServer(Settings(storage=proxy.settings))
     server.admission._capacity_bytes = 4 * MIN_DELIVERY_BYTES
-    monkeypatch.setattr(middleware, "REFUSAL_SECONDS", 0.5)
+    monkeypatch.setattr(middleware, "REFUSAL_DELAY_SECONDS", 0.5)
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
         yield client
@@ -157,7 +157,7 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
     assert sorted(one["instanceId"] for one in listed) == [f"order-{number}" for number in range(5)]
 
 
-@pytest.mark.parametrize(("limit", "pause"), [("BODY_SECONDS", 0.02), ("STALL_SECONDS", 5)])
+@pytest.mark.parametrize(("limit", "pause"), [("BODY_TIMEOUT_SECONDS", 0.02), ("BODY_STALL_TIMEOUT_SECONDS", 5)])
 async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str, limit: str, pause: float
 ) -> None:

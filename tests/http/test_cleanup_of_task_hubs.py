@@ -277,7 +277,7 @@ async def test_a_deletion_that_was_begun_waits_for_where_the_hubs_live(
     hubs_with_common_prefix: list[str],
 ) -> None:
     await TaskHubStore(server.tables, 4).close(
-        hubs_with_common_prefix[0], str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
+        hubs_with_common_prefix[0], deleting_from=str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     )
     await put_app(http, app, taskHubs=None)
     (done,) = await post_cleanup(http, app, deleteTaskHubs=False)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event, timestamp
@@ -21,7 +22,6 @@ from tests.http.operations import (
     put_app,
     run_headers,
 )
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -101,7 +101,7 @@ async def test_who_loses_every_race_is_told_who_won(
 ) -> None:
     await put_app(http, app)
     settle = 0
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as unlucky:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as unlucky:
 
         async def overtake(method: str, path: str) -> None:
             nonlocal settle
@@ -118,7 +118,7 @@ async def test_who_loses_every_race_is_told_who_won(
 
 async def test_who_loses_one_race_decides_again(storage: StorageSettings, http: httpx.AsyncClient, app: str) -> None:
     await put_app(http, app)
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
         raced = False
 
         async def overtake(method: str, path: str) -> None:
@@ -163,7 +163,7 @@ async def test_a_cleanup_that_breaks_off_is_finished_by_the_next(
     old = await retire_drained_hub(http, app)
     writes = {"close": 1, "forget": 2}
 
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
         _fail_from_request(proxy, "DELETE" if step == "drop" else "POST", writes.get(step, 1))
         assert_problem(await broken.post(f"/api/apps/{app}/cleanup"), 503, "StorageUnavailable")
     assert [hub["taskHub"] for hub in (await http.get(f"/api/apps/{app}")).json()["retired"]] == [old]
@@ -191,7 +191,7 @@ async def test_a_stage_that_breaks_off_after_the_claim_is_finished_by_its_own_ap
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await put_app(http, app)
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
         _fail_from_request(proxy, "POST", 2)
         assert_problem(await post_staging(broken, app, hub), 503, "StorageUnavailable")
     assert_problem(await post_staging(http, f"{app}-other", hub), 409, "TaskHubAlreadyUsed")
@@ -201,7 +201,7 @@ async def test_a_stage_that_breaks_off_after_the_claim_is_finished_by_its_own_ap
 async def test_a_hub_whose_table_was_never_made_is_made_with_the_next_event(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
         proxy.failure_status = lambda method, path: 500 if path.endswith("/Tables") else None
         assert_problem(await broken.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
     # Registered without a table: nothing was acknowledged, so nothing is active.
@@ -237,7 +237,7 @@ async def test_an_event_between_two_reads_of_a_verdict_is_seen_by_the_next(
     old = new_hub_name()
     await put_app(http, app, slots={"staging": {"taskHub": old}})
     await post_events(http, event(old, "parent"))
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as reader:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as reader:
         raced = False
 
         async def hand_over(method: str, path: str) -> None:
@@ -257,7 +257,7 @@ async def test_a_contended_instance_does_not_hold_up_its_neighbours(
     """Somebody else always writes one instance of the batch first; the others are recorded all the same."""
     later = timestamp(60)
     batch = [event(hub, f"order-{n}", time=later) for n in range(12)]
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slow:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slow:
 
         async def overtake(method: str, path: str) -> None:
             if path.endswith("$batch"):

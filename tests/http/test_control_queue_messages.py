@@ -11,12 +11,12 @@ import pytest
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueClient
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, get_staging, post_staging, put_app, reason_codes
-from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -285,7 +285,7 @@ async def test_what_changed_since_the_queues_were_read_is_not_missed(
     it was for sends a start, writes its row and has ended."""
     for sender in ("order-1", "@counter@a"):
         task_hub = f"{hub}{'e' if sender.startswith('@') else 'o'}"
-        async with storage_proxy(storage) as proxy, ProviderTaskHub(storage, task_hub) as provider:
+        async with run_storage_proxy(storage) as proxy, ProviderTaskHub(storage, task_hub) as provider:
             await provider.create()
             staged_queues = StagedTaskHubQueues(provider)
             moved = False

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
@@ -21,7 +22,6 @@ from tests.http.operations import (
 )
 from tests.http.test_concurrent_requests import client_of_second_server
 from tests.http.test_verification import PROVIDER_CONFIG
-from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -195,7 +195,7 @@ async def test_a_deletion_and_its_audit_record_are_one_transaction(
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
     await put_app(http, app)
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as counted:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as counted:
         assert (await delete_app(counted, app)).status_code == 200
         assert len([one for one in proxy.forwarded if one.method != "GET"]) == 1
     assert [one["operation"] for one in await get_history(http, app)] == ["DeleteApp", "PutApp"]

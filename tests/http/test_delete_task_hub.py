@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.releases.apps import Caller
 from state_api.settings import Settings, StorageSettings
@@ -15,7 +16,6 @@ from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, post_events, post_staging, put_app, stage_and_swap
 from tests.http.test_concurrent_requests import client_of_second_server
 from tests.http.test_unclaimed_task_hubs import events_waiting_for_claim, has_table, pass_request, server_with_limit
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -99,7 +99,7 @@ async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_record
         http, event(hub, "order-1", time=timestamp(-60)), event(hub, "order-1", "Completed", time=timestamp(-50))
     )
     clock.advance(31)
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         deleting = StateServer(Settings(storage=proxy.settings), clock)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
@@ -126,7 +126,7 @@ async def acting_before(
     act: Callable[[StorageProxy], Awaitable[None]],
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of another server, which waits for `act` before its first request to the storage that `is_due`."""
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         deleting = StateServer(Settings(storage=proxy.settings), clock)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
@@ -199,7 +199,7 @@ async def test_a_deletion_that_was_cut_short_is_finished_by_the_next(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str
 ) -> None:
     await post_events(http, event(hub, "@counter@basket"))
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as dying:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as dying:
         proxy.failure_status = lambda method, path: 500 if method == "DELETE" else None
         assert_problem(await delete_task_hub(dying, hub), 503, "StorageUnavailable")
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]

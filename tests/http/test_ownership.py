@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from azure.data.tables import UpdateMode
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
@@ -41,7 +42,6 @@ from tests.http.test_cleanup_of_task_hubs import artifacts_of, post_cleanup, pro
 from tests.http.test_concurrent_requests import _fail_from_request
 from tests.http.test_providers import client_of_server_with
 from tests.http.test_verification import PROVIDER_CONFIG
-from tests.storage_proxy import storage_proxy
 
 __all__ = ["provider_account"]
 
@@ -255,7 +255,7 @@ async def test_the_management_api_is_not_asked_because_asking_creates_the_task_h
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
-        return await running.answer(request)
+        return await running.handle(request)
 
     running = management.FakeFunctionApp("")
     async with management.serve_http(answer) as origin:
@@ -297,7 +297,7 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
 ) -> None:
     """The storage fails between the claim and the commit. The app starts all the same, and publishes events."""
     settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
-    async with storage_proxy(storage) as proxy, client_of_server_with(proxy.settings, clock, settings) as broken:
+    async with run_storage_proxy(storage) as proxy, client_of_server_with(proxy.settings, clock, settings) as broken:
         _fail_from_request(proxy, "POST", 2)
         assert_problem(await post_staging(broken, app_with_provider, hub, run_headers(1)), 503, "StorageUnavailable")
     proof = await get_proof(http, hub)
@@ -321,7 +321,7 @@ async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
     hub: str,
 ) -> None:
     settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
-    async with storage_proxy(storage) as proxy, client_of_server_with(proxy.settings, clock, settings) as broken:
+    async with run_storage_proxy(storage) as proxy, client_of_server_with(proxy.settings, clock, settings) as broken:
         _fail_from_request(proxy, "POST", 2)
         assert_problem(await post_staging(broken, app_with_provider, hub), 503, "StorageUnavailable")
     await provider_account.add_task_hub(hub, ("order-1", "Running"))
@@ -334,7 +334,7 @@ async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here
     """The commit is lost, and the setting is pointed to another account before the run tries again."""
     before = connection_string_of(storage)
     async with (
-        storage_proxy(storage) as proxy,
+        run_storage_proxy(storage) as proxy,
         client_of_server_with(proxy.settings, clock, {"STATE_TASKHUBS_SHOP": before}) as http,
     ):
         await put_app(http, app, taskHubs=PROVIDER_CONFIG)
@@ -483,7 +483,7 @@ async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await retire(http, app_with_provider, hub, provider_account)
     source = str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
-    await TaskHubStore(server.tables, 4).close(hub, source)
+    await TaskHubStore(server.tables, 4).close(hub, deleting_from=source)
     before = await provider_account.list_artifacts(hub)
     async with client_of_server_with(
         storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.settings import StorageSettings
 from state_api.storage.tables import APPS_TABLE, join_property, split_property
@@ -24,7 +25,6 @@ from tests.http.operations import (
     stage_and_swap,
 )
 from tests.http.test_concurrent_requests import client_of_second_server
-from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -244,7 +244,7 @@ async def test_who_decided_before_a_swap_was_begun_is_refused_after_it(
 ) -> None:
     old, new = new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, old, new)
-    async with storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
         raced = False
 
         async def overtake(method: str, path: str) -> None:

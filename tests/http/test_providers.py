@@ -103,7 +103,7 @@ async def test_a_hub_behind_the_management_api_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, anyio_backend: str
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
-        return await running.answer(request)
+        return await running.handle(request)
 
     running = management.FakeFunctionApp("")
     hub = management.HUB
@@ -155,7 +155,7 @@ class Behind:
 @asynccontextmanager
 async def behind_the_api(storage: StorageSettings, clock: ShiftedClock, app: str) -> AsyncIterator[Behind]:
     async def answer(request: web.Request) -> web.StreamResponse:
-        return await running.answer(request)
+        return await running.handle(request)
 
     running = management.FakeFunctionApp("", new_hub_name())
     async with management.serve_http(answer) as origin:
@@ -217,7 +217,7 @@ async def test_what_one_endpoint_has_shown_says_nothing_of_another(
     """Both show an instance that events told of, so both are believed; but the second has never shown order-1."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        return await second.answer(request)
+        return await second.handle(request)
 
     second = management.FakeFunctionApp("")
     async with management.serve_http(answer) as origin, behind_the_api(storage, clock, app) as behind:

@@ -77,7 +77,7 @@ async def test_no_time_before_the_first_event_removes_any(http: httpx.AsyncClien
 async def test_one_call_is_bounded_and_says_that_there_is_more(
     http: httpx.AsyncClient, server: StateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quarantine, "PURGED_AT_ONCE", 150)
+    monkeypatch.setattr(quarantine, "MAX_PURGED_EVENTS", 150)
     store, hub = QuarantineStore(server.tables), new_hub_name()
     await store.add(
         [quarantined_event(NOON + number, f"{number}", hub if number % 2 else None) for number in range(400)]
@@ -92,7 +92,7 @@ async def test_a_call_that_takes_too_long_removes_what_it_has_found(
     http: httpx.AsyncClient, server: StateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await QuarantineStore(server.tables).add([quarantined_event(NOON, "one")])
-    monkeypatch.setattr(quarantine, "PURGE_SECONDS", 0.0)
+    monkeypatch.setattr(quarantine, "PURGE_TIMEOUT_SECONDS", 0.0)
     assert (await delete_quarantine(http, "2019-06-16"))[1] is True
 
 

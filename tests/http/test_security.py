@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.local_processes import free_port
+from harness.processes import free_port
 from state_api.app import StateServer
 from state_api.http.middleware import SECURITY_HEADERS, LoopbackOnlyMiddleware
 from state_api.settings import Settings, StorageSettings, emulator_connection_string, sha256_of

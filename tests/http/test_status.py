@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.task_hubs.lifecycle import Finished, Instance, RuntimeStatus
@@ -28,7 +29,6 @@ from tests.http.operations import (
     reason_codes,
 )
 from tests.storage.stored_rows import task_hub_record
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -150,7 +150,7 @@ async def server_behind_proxy(
     storage: StorageSettings,
 ) -> AsyncIterator[tuple[StorageProxy, StateServer, httpx.AsyncClient]]:
     """Another server, and all that it asks the storage."""
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         transport = httpx.ASGITransport(server.application)
         async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
@@ -308,7 +308,7 @@ async def test_a_verdict_reads_no_finished_row(
     await swap_out(http, app, hub)
     await post_events(http, *(event(hub, f"active-{n}") for n in range(3)))
     await post_events(http, event(hub, "done", "Completed"))
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         counted = StateServer(Settings(storage=proxy.settings))
         transport = httpx.ASGITransport(counted.application)
         async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:

@@ -8,14 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.local_processes import free_port
+from harness.processes import free_port
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.services import recording
 from state_api.settings import Settings, StorageSettings, emulator_connection_string
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.http.operations import assert_problem, get_staging, post_events, post_staging, post_swap, put_app
-from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +53,7 @@ async def test_everything_answers_503_while_the_storage_is_down(app: str, hub: s
 async def test_a_failing_storage_loses_nothing_that_was_acknowledged(
     storage: StorageSettings, app: str, hub: str, status: int
 ) -> None:
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
             assert (await post_staging(http, app, hub)).status_code == 200
@@ -72,7 +72,7 @@ async def test_a_failing_storage_loses_nothing_that_was_acknowledged(
 
 
 async def test_a_storage_that_cannot_be_read_is_never_ready(storage: StorageSettings, app: str, hub: str) -> None:
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
             await post_staging(http, app, hub, {"X-Run-Url": "https://ci.example/1"})
@@ -94,7 +94,7 @@ async def test_a_write_whose_answer_gets_lost_is_not_done_twice(
         writes += path.endswith("$batch")
         return path.endswith("$batch") and writes == nth + 1
 
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
             proxy.drops_response = lose_nth
@@ -148,7 +148,7 @@ async def test_a_storage_that_hangs_is_given_up_before_event_grid_does(
     storage: StorageSettings, hub: str, deadline: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the client of the storage, or where many requests add up, by the deadline of the whole delivery."""
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
             await post_events(http, event(hub, "before"))

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.services.event_parser import parse_event, to_event_grid_event
@@ -29,14 +30,13 @@ from tests.http.operations import (
     reason_codes,
     run_headers,
 )
-from tests.storage_proxy import storage_proxy
 
 pytestmark = pytest.mark.anyio
 
 
 async def count_unclaimed_hubs(server: StateServer) -> int:
     """How many unclaimed task hubs there are by now; other tests share the storage."""
-    return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), "hub", 0)._count_unclaimed()
+    return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), 0)._count_unclaimed()
 
 
 @asynccontextmanager
@@ -107,7 +107,7 @@ async def test_claimed_and_closed_task_hubs_do_not_count(
 
 
 async def test_the_count_is_not_read_for_every_event(server: StateServer, storage: StorageSettings) -> None:
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
         hub = new_hub_name()
         await post_events(http, event(hub))
         proxy.clear()
@@ -123,7 +123,7 @@ async def test_the_count_is_read_again_after_a_while(server: StateServer) -> Non
     """Another server, or an administrator, may have changed it."""
     seconds = 0.0
     limit = UnclaimedTaskHubLimit(
-        server.tables.client(TASK_HUBS_TABLE), "hub", await count_unclaimed_hubs(server) + 1, lambda: seconds
+        server.tables.client(TASK_HUBS_TABLE), await count_unclaimed_hubs(server) + 1, lambda: seconds
     )
     assert [await limit.admit() for _ in range(3)] == [True, False, False], "nobody else registered one, but this did"
     seconds = COUNT_MAX_AGE_SECONDS - 1
@@ -193,7 +193,7 @@ async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_
     storage: StorageSettings, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """The run that claimed it may repeat its request: its events came after it had asked."""
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
 
         async def come_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
@@ -212,7 +212,7 @@ async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_
 async def test_post_staging_records_what_came_while_it_claimed_the_task_hub(
     storage: StorageSettings, server: StateServer, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
 
         async def come_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
@@ -233,7 +233,7 @@ async def test_an_event_that_goes_to_quarantine_while_its_task_hub_is_claimed_is
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     """The server has seen that nobody claimed the task hub; then another one claims it and finds nothing that waits."""
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, late):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, late):
         await post_events(late, event(new_hub_name()))
 
         async def claim_before_it_is_kept(method: str, path: str) -> None:
@@ -258,7 +258,7 @@ async def test_a_server_that_dies_between_two_steps_of_a_claim_loses_no_event(
     """After any number of writes; the same request to another server finishes it."""
     await post_events(client_at_limit, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
     body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
-    async with storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
+    async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
         writes = 0
 
         def dead(method: str, path: str) -> int | None:
@@ -297,7 +297,7 @@ async def test_more_events_than_one_read_returns_are_all_recorded(
     token: str | None = None
     found = 0
     while True:
-        page = await store.list_page(record, None, None, 1000, token)
+        page = await store.list_page(record, top=1000, token=token)
         found, token = found + len(page.items), page.continuation_token
         if token is None:
             break

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.storage_proxy import StorageProxy, no_delay, run_storage_proxy
 from state_api.app import StateServer
 from state_api.services.ports import Lease
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
@@ -18,7 +19,6 @@ from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, get_staging, post_events, post_staging, put_app, reason_codes
 from tests.http.test_verification import PROVIDER_CONFIG
-from tests.storage_proxy import StorageProxy, no_delay, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def client_of_server_reading(
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
     """Between the server and the storage of the task hubs; the server's own storage is reached directly."""
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 
@@ -295,9 +295,9 @@ async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
     lease = ProbeStore.acquire_lease
     waits, done = asyncio.Event(), asyncio.Event()
 
-    async def held_by_another(self: ProbeStore, *arguments: Any) -> Lease | None:
+    async def held_by_another(self: ProbeStore, *arguments: Any, **times: Any) -> Lease | None:
         if waits.is_set():
-            return await lease(self, *arguments)
+            return await lease(self, *arguments, **times)
         waits.set()
         await done.wait()
         return None
@@ -321,7 +321,7 @@ async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_aga
     """The instance stays active, and whoever asked is told at once."""
     monkeypatch.setattr("state_api.storage.group_commit._REJECTED_ROW_CODES", frozenset({"Injected"}))
     async with (
-        storage_proxy(storage) as state,
+        run_storage_proxy(storage) as state,
         client_of_server_reading(state.settings, storage, clock) as http,
         ProviderTaskHub(storage, hub) as provider,
     ):

@@ -264,7 +264,7 @@ async def test_what_another_version_has_kept_of_a_probe_is_read_anew(
 ) -> None:
     assert (await get_staging(http, app))["ready"]
     table = server.tables.client(TASK_HUBS_TABLE)
-    for kind, column in (("result", "Result0"), ("work", "Scan0")):
+    for kind, column in (("result", "Result0"), ("lease", "Scan0")):
         row = {"PartitionKey": "probe", "RowKey": f"{drained_provider_hub.hub}|{kind}", column: '{"status": "Superb"}'}
         await table.upsert_entity(row, mode=UpdateMode.MERGE)
     verdict = await get_staging(http, app)
@@ -404,9 +404,9 @@ async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["InstancesActive"]
     probes = ProbeStore(server.tables)
     now = server.tables.clock.now()
-    lease = await probes.acquire_lease(drained_provider_hub.hub, "died", now, now)
+    lease = await probes.acquire_lease(drained_provider_hub.hub, "died", until=now, now=now)
     assert lease is not None
-    assert await probes.save_and_release(lease, kept.result, None)
+    assert await probes.save_and_release(lease, result=kept.result)
     await drained_provider_hub.put("second", "Running")
     await drained_provider_hub.put("first", "Completed")
     verdict = await get_staging(http, app)

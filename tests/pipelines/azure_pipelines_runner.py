@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.state_server import ROOT
 from tests.pipelines.ci_machine import KEYS, Cancelled, Machine, ScriptResult, load_yaml, write_sample_app
 from tests.pipelines.github_actions_runner import check_out
-from tests.server.server_process import ROOT
 
 PROJECT = "6ce954b1-ce1f-45d1-b94d-e6bf2464ba2c"
 

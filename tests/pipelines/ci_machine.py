@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import yaml
 
+from harness.state_server import ROOT
 from tests.builders import event
 from tests.pipelines import fork_server as warm
 from tests.pipelines.fake_az import FakeAzure, install_fake_az
-from tests.server.server_process import ROOT
 
 RESOURCE_GROUP = "shop-rg"
 KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("deployer", "admin", "publisher")}

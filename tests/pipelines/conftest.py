@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dev.local_processes import stop_after, wait_until
+from harness.processes import stop_after, wait_until
+from harness.state_server import ROOT, ServerProcess, run_server
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
 from tests.pipelines.ci_machine import KEYS, Machine, PipelineApp
 from tests.pipelines.workflow_releases import ReleaseRunner
-from tests.server.server_process import ROOT, ServerProcess, run_server
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.state_server import ROOT
 from tests.pipelines.ci_machine import (
     KEYS,
     STABILIZATION_SECONDS,
@@ -22,7 +23,6 @@ from tests.pipelines.ci_machine import (
     load_yaml,
     write_sample_app,
 )
-from tests.server.server_process import ROOT
 
 ACTION = "your-org/safe-deploy@COMMIT"
 

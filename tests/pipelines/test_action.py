@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from harness.state_server import ROOT
 from tests.conftest import new_hub_name
 from tests.pipelines.ci_machine import Machine, PipelineApp, load_yaml
 from tests.pipelines.github_actions_runner import ACTION, WorkflowRun, check_out
 from tests.pipelines.workflow_releases import job_logs, run_numbers
-from tests.server.server_process import ROOT
 
 
 class ActionWorkflow:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
+from harness.state_server import ROOT
 from tests.conftest import new_hub_name
 from tests.pipelines.ci_machine import KEYS, PIPELINES_FOLDER, RESOURCE_GROUP, Machine, PipelineApp
 from tests.pipelines.shellcheck import run_shellcheck
-from tests.server.server_process import ROOT
 
 DEPLOY_SCRIPT = PIPELINES_FOLDER / "shell" / "deploy.sh"
 RUN = "https://ci.example/pipelines/7"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.state_server import ROOT
 from tests.pipelines.ci_machine import PIPELINES_FOLDER, load_yaml
 from tests.pipelines.github_actions_runner import ACTION
 from tests.pipelines.shellcheck import run_shellcheck
 from tests.pipelines.workflow_releases import COMPLETE_WORKFLOWS
-from tests.server.server_process import ROOT
 
 WORKFLOWS = sorted([*(PIPELINES_FOLDER / "github").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dev.local_processes import free_port
+from harness.processes import free_port
 from tests.platform.programs import program_path
 
 _START_TIMEOUT_SECONDS = 180

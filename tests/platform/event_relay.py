@@ -12,7 +12,7 @@ from random import Random
 import httpx
 from aiohttp import web
 
-from tests.local_http_server import HOST, http_server
+from harness.http_server import HOST, run_http_server
 
 _RETRY_SECONDS = 0.2
 _MAX_DELAY_SECONDS = 0.3
@@ -78,7 +78,7 @@ async def run_event_relay(
 ) -> AsyncIterator[EventRelay]:
     """A relay until the block ends. `webhook` gives the address of the server's events operation now."""
     relay = EventRelay(webhook, random, loss_rate)
-    async with http_server(relay.receive_events, shutdown_timeout=0.1) as (port,):
+    async with run_http_server(relay.receive_events, shutdown_timeout=0.1) as (port,):
         relay.url = f"http://{HOST}:{port}/api/events"
         yield relay
         await relay.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
 from tests.platform.programs import program_path
 
 FUNCTION_KEY = "function-key-of-the-host-0123456789"

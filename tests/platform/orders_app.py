@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.durable_app.host_processes import KEY, ROOT, SlotProcess

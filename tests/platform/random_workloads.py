@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import DurableHost
@@ -120,7 +120,7 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     ports = EmulatorPorts(*free_ports(3))
     with tempfile.TemporaryDirectory() as name, storage_emulator(ports, None):
-        storage, folder = StorageSettings.model_validate({"connection_string": ports.connection()}), Path(name)
+        storage, folder = StorageSettings.model_validate({"connection_string": ports.connection_string()}), Path(name)
         if given.only is None:
             report = asyncio.run(run_workloads(storage, folder, seed, given.seconds))
         else:

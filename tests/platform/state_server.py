@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
+from harness.state_server import ServerProcess, run_server
 from state_api.settings import StorageSettings
-from tests.server.server_process import ServerProcess, run_server
 
 STORAGE_CONNECTION_SETTING = "STATE_TASKHUBS_STORAGE"
 """The setting with the storage account of the task hubs."""

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from durabletask.client import TaskHubGrpcClient
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.durable_app.host_processes import KEY, EngineProcess, SlotProcess, run_engine, run_slot, run_topic

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from azure.data.tables import TableServiceClient
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.durable_app.host_processes import KEY, Topic, run_topic

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from harness.state_server import ServerProcess
 from state_api.settings import StorageSettings
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.deployment_fixture import (
@@ -18,7 +19,6 @@ from tests.safe_deploy.deployment_fixture import (
     run_fork_server,
 )
 from tests.safe_deploy.processes import server_key_entries, state_server
-from tests.server.server_process import ServerProcess
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
+from harness.state_server import HOST
 from tests.conftest import new_hub_name
 from tests.pipelines.fake_az import FakeAzure, install_fake_az
 from tests.safe_deploy.processes import KEYS, CliResult, environment
-from tests.server.server_process import HOST
 
 RESOURCE_GROUP = "shop-rg"
 STABILIZATION_SECONDS = 1

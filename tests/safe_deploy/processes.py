@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dev.local_processes import free_port, stop_after, wait_until
+from harness.processes import free_port, stop_after, wait_until
+from harness.state_server import HOST, ROOT, ServerProcess, server_environment
 from state_api.emulator import is_listening
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
-from tests.server.server_process import HOST, ROOT, ServerProcess, server_environment
 
 KEYS = {
     "reader": "reader-key-0123456789",

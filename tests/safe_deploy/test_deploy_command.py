@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.safe_deploy.assertions import OTHER_RUN, SIGNALS, assert_exit, is_written, run_stage

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.state_server import ServerProcess
 from safe_deploy.client import PipelineCaller, StateServerClient
 from safe_deploy.diagnostics import RETRY_SECONDS, CheckStatus, KeyPurpose, run_checks
 from safe_deploy.errors import ExitCode
@@ -23,7 +24,6 @@ from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.fault_proxy import CannedResponse, Fault, FaultProxy, run_fault_proxy
 from tests.safe_deploy.in_process import InProcessResult, run
 from tests.safe_deploy.processes import KEYS, server_key_entries, state_server
-from tests.server.server_process import ServerProcess
 
 PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 VERIFIED: dict[str, Any] = {"taskHubs": PROVIDER_CONFIG, "policy": {"settleSeconds": 0, "requireVerification": True}}

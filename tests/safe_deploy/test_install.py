@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dev.check_pins import parse_requirements
+from harness.dependency_groups import pinned_versions
+from harness.state_server import ROOT, ServerProcess
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.processes import CliResult
-from tests.server.server_process import ROOT, ServerProcess
 
 PACKAGE = "safe-deploy"
 # Imports every module, and says whose modules are there then, and which of the packages depend on which.
@@ -118,7 +118,7 @@ def test_only_the_command_line_and_what_it_needs_is_installed(installed: Install
     # Typer 0.29 needs pydantic itself.
     unwanted = ("fastapi", "starlette", "azure", "msal", "aiohttp", "uvicorn", "durabletask", "grpcio")
     assert [name for name in versions if name.startswith(unwanted)] == []
-    pinned = {pin.name: str(pin.specifier) for pin in parse_requirements((ROOT / "requirements-cli.in").read_text())}
+    pinned = pinned_versions("cli")
     assert set(pinned) == {"httpx", "rich", "typer", "setuptools"}
     for name, version in pinned.items():
         assert version == f"=={versions[name]}"

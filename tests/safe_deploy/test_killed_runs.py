@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from tests.conftest import new_hub_name
 from tests.safe_deploy.deployment_fixture import (
     SWAP_COMMAND,

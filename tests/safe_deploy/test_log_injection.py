@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from harness.state_server import ServerProcess
 from safe_deploy.errors import ExitCode
 from tests.builders import event
 from tests.conftest import new_hub_name
@@ -34,7 +35,6 @@ from tests.safe_deploy.logging_commands import (
     split_lines,
 )
 from tests.safe_deploy.processes import KEYS, CliResult, command, environment, safe_deploy
-from tests.server.server_process import ServerProcess
 
 INJECTIONS = {
     "lines": "order\n::error::forged\r\n  ::set-output name=ready::true\x85::error::x\u2028::error::y\u2029z\x0b\x0c",

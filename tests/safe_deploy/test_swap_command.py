@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.safe_deploy.assertions import (

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from dev.local_processes import free_port, wait_until
+from harness.processes import free_port, wait_until
+from harness.state_server import ServerProcess
 from safe_deploy import waiting
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
@@ -35,7 +36,6 @@ from tests.safe_deploy.fault_proxy import (
 )
 from tests.safe_deploy.in_process import InProcessResult, run
 from tests.safe_deploy.processes import KEYS, command, environment, server_key_entries, state_server
-from tests.server.server_process import ServerProcess
 
 WAIT = ("status", "--wait", "--slot", "production")
 SOON = ("--interval", "1", "--timeout", "30")

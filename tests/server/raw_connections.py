@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tests.server.server_process import HOST, ServerProcess
+from harness.state_server import HOST, ServerProcess
 
 
 def connect(server: ServerProcess, sent: bytes = b"", timeout: float = 60) -> socket.socket:

@@ -10,8 +10,8 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from harness.http_server import HOST
 from state_api.serving.connections import ConnectionLimits, protocol_factory
-from tests.local_http_server import HOST
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.state_server import ServerProcess, run_server
 from state_api.http.middleware import MAX_EVENTS_BODY_BYTES
 from state_api.serving import connections
 from state_api.serving.connections import HEAD_TIMEOUT_SECONDS
@@ -21,7 +22,6 @@ from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.keys import key_entry
 from tests.server.raw_connections import connect, open_raw_connections, partial_delivery, read_until_closed
-from tests.server.server_process import ServerProcess, run_server
 
 OPEN_FILES = 700
 """Fewer than connections are opened here, so that the server runs out of them unless it limits connections."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
+from harness.state_server import ROOT, run_server
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
-from tests.server.server_process import ROOT, run_server
 
 PAGE = (ROOT / "README.md").read_text()
 
@@ -41,10 +41,10 @@ def parse_documents(printed: str) -> list[Any]:
 def printed_documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What each step prints."""
     ports = EmulatorPorts(*free_ports(3))
-    storage = StorageSettings.model_validate({"connection_string": ports.connection()})
+    storage = StorageSettings.model_validate({"connection_string": ports.connection_string()})
     with storage_emulator(ports, None), run_server(storage, tmp_path_factory.mktemp("readme")) as server:
         given, found = dict(readme_steps()), {}
-        function = given.pop("0").replace("(DEVELOPMENT_STORAGE,", f"({json.dumps(ports.connection())},")
+        function = given.pop("0").replace("(DEVELOPMENT_STORAGE,", f"({json.dumps(ports.connection_string())},")
         for number, commands in given.items():
             # One shell for each step: the README's function, and then what stands there.
             script = f"{function}\n{commands.replace('http://127.0.0.1:7071', server.url)}"

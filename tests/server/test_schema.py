@@ -9,10 +9,10 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from harness.state_server import ServerProcess, run_server
 from state_api.app import StateServer, openapi_document
 from state_api.settings import StorageSettings, read_settings
 from tests.hypothesis_profiles import example_count
-from tests.server.server_process import ServerProcess, run_server
 
 DOCUMENT = openapi_document(StateServer(read_settings({"STATE_STORAGE": "UseDevelopmentStorage=true"})).api)
 OPERATIONS = sorted((method, path) for path, operations in DOCUMENT["paths"].items() for method in operations)

@@ -11,13 +11,13 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from dev.local_processes import free_port
+from harness.processes import free_port
+from harness.state_server import HOST, ServerProcess, run_server, server_environment
 from state_api.settings import StorageSettings, emulator_connection_string
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.http.test_keys_and_roles import OPERATIONS
 from tests.keys import key_entries, key_entry
-from tests.server.server_process import HOST, ServerProcess, run_server, server_environment
 
 ROLES = ("reader", "deployer", "publisher", "admin")
 KEYS = {role: f"k3y-of-the-{role}-0123456789" for role in ROLES}

@@ -19,15 +19,15 @@ from azure.core.credentials import AzureKeyCredential
 from azure.core.exceptions import ClientAuthenticationError
 from azure.eventgrid import EventGridEvent, EventGridPublisherClient
 
-from dev.local_processes import free_ports, stop_after, wait_until
+from harness.processes import free_ports, stop_after, wait_until
+from harness.state_server import HOST, ServerProcess, run_server, server_environment
+from harness.storage_proxy import run_storage_proxy
 from state_api.emulator import is_listening
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.keys import key_entry
-from tests.server.server_process import HOST, ServerProcess, run_server, server_environment
-from tests.storage_proxy import storage_proxy
 
 SERVE = [sys.executable, "-m", "state_api", "serve"]
 
@@ -161,7 +161,7 @@ def test_an_emulator_whose_port_is_taken_is_not_started(service: str, place: int
             tmp_path,
         )
     assert done.returncode == 1
-    assert f"something else listens on port {emulator[place]}, where its {service} service belongs" in done.stderr
+    assert f"another process listens on port {emulator[place]}, which its {service} service needs" in done.stderr
     assert not any(is_listening(HOST, port) for port in emulator)
 
 
@@ -182,7 +182,7 @@ def test_a_server_without_an_emulator_to_start_says_what_to_do(tmp_path: Path) -
 async def test_a_stopping_server_finishes_what_it_has_begun(storage: StorageSettings, tmp_path: Path) -> None:
     hub, app = new_hub_name(), f"shop-{new_hub_name()}"
     writing, go_on = threading.Event(), asyncio.Event()
-    async with storage_proxy(storage) as proxy:
+    async with run_storage_proxy(storage) as proxy:
         with run_server(proxy.settings, tmp_path) as served:
             async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
                 await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub})

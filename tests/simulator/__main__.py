@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 from tests.simulator.mutations import MUTATIONS, apply_mutation
@@ -29,7 +29,7 @@ def main() -> int:
     seeds = range(order.seed, order.seed + order.histories)
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        storage = StorageSettings.model_validate({"connection_string": ports.connection()})
+        storage = StorageSettings.model_validate({"connection_string": ports.connection_string()})
         if order.mutation:
             return _try_mutations(storage, seeds, list(MUTATIONS) if _ALL in order.mutation else order.mutation)
         return _try_server(storage, seeds, order.stop_at)

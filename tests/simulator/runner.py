@@ -11,6 +11,7 @@ from itertools import islice
 import httpx
 import pytest
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.backends import azure_storage
 from state_api.domain.releases.apps import ProviderConfig
@@ -22,7 +23,6 @@ from tests.simulator.results import SimulationFailure, SimulationResults
 from tests.simulator.simulation import DIRECT_CONNECTION, PROXIED_CONNECTION, ReadHook, Simulation, SimulationContext
 from tests.simulator.task_hub_storage import SimulatedAccount
 from tests.simulator.verdict_checker import NeverReady, WrongVerdict
-from tests.storage_proxy import storage_proxy
 
 CONCURRENT_SIMULATIONS = 16
 _CHUNK = 1024
@@ -108,7 +108,7 @@ async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> 
     assert storage.connection_string is not None
     direct = storage.connection_string.get_secret_value()
     hooks = BeforeReadHooks()
-    async with storage_proxy(storage) as proxy, SimulatedAccount(storage) as stores:
+    async with run_storage_proxy(storage) as proxy, SimulatedAccount(storage) as stores:
         proxy.before_request = hooks.before_request
         assert proxy.settings.connection_string is not None
         watched = _with_tables_of(direct, proxy.settings.connection_string.get_secret_value())

@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from azure.data.tables import UpdateMode
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.errors import StorageUnavailable
 from state_api.domain.instants import Instant, parse_instant
 from state_api.domain.task_hubs.lifecycle import LifecycleEvent, RuntimeStatus
 from state_api.services.ports import TableMissing, TaskHubRecord
 from state_api.settings import Settings, StorageSettings
-from state_api.storage import group_commit as commits
+from state_api.storage import group_commit
 from state_api.storage.instances import InstanceStore
 from state_api.storage.tables import instance_table_name
 from state_api.storage.task_hubs import TaskHubStore
 from tests.storage.stored_rows import active_instance_ids, instance_store
-from tests.storage_proxy import StorageProxy, storage_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ def count_reads(proxy: StorageProxy) -> int:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    async with storage_proxy(storage) as between:
+    async with run_storage_proxy(storage) as between:
         yield between
 
 
@@ -319,7 +319,7 @@ async def test_an_answer_that_is_no_word_on_a_row_is_no_reason_to_give_the_event
 async def test_a_storage_that_asks_for_a_long_pause_holds_nobody_up_for_as_long(
     monkeypatch: pytest.MonkeyPatch, proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
 ) -> None:
-    monkeypatch.setattr(commits, "_SECONDS", 1)
+    monkeypatch.setattr(group_commit, "_TRANSACTION_TIMEOUT_SECONDS", 1)
     await record_first_event(store, record)
     proxy.headers = {"Retry-After": "600"}
     proxy.failure_status = lambda method, path: 503 if path.endswith("$batch") else None
@@ -360,7 +360,7 @@ async def test_who_waits_when_the_server_stops_is_told(
 async def test_memory_is_bounded_and_forgetting_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
-    monkeypatch.setattr(commits, "REMEMBERED", 5)
+    monkeypatch.setattr(group_commit, "MAX_CACHED_ROWS", 5)
     ids = [f"order-{n}" for n in range(60)]
     assert all(await store.record(record, [lifecycle_event(record, one) for one in ids]))
     assert await store.record(record, [lifecycle_event(record, one) for one in ids]) == [False] * 60

@@ -61,12 +61,12 @@ async def test_every_instance_id_round_trips(server: StateServer, hub: str) -> N
         assert known.instance_id == event.instance_id
     seen = {one.instance_id for one in (await store.read_activity(record, Exemptions())).active}
     assert seen == set(AWKWARD_IDS) - {"@entity@key"}
-    listed = [one.instance_id for one in (await store.list_page(record, None, None, 100, None)).items]
+    listed = [one.instance_id for one in (await store.list_page(record, top=100)).items]
     assert sorted(listed) == sorted(AWKWARD_IDS)
     ended = [lifecycle_event(hub, instance_id, RuntimeStatus.COMPLETED, 100) for instance_id in AWKWARD_IDS]
     assert all(await store.record(record, ended))
     assert await active_instance_ids(server, hub) == []
-    assert not any(one.active for one in (await store.list_page(record, None, None, 100, None)).items)
+    assert not any(one.active for one in (await store.list_page(record, top=100)).items)
 
 
 async def test_ids_that_differ_only_in_what_is_escaped_stay_apart(server: StateServer, hub: str) -> None:
@@ -144,7 +144,7 @@ async def test_a_list_shows_every_instance_once_page_by_page(server: StateServer
         ids: list[str] = []
         token = None
         while True:
-            page = await store.list_page(record, active, status, top, token)
+            page = await store.list_page(record, active=active, status=status, top=top, token=token)
             assert len(page.items) <= top
             ids += [one.instance_id for one in page.items]
             token = page.continuation_token
@@ -166,7 +166,7 @@ async def test_active_instances_of_the_same_time_are_listed_once_each(server: St
     await store.record(record, [lifecycle_event(hub, instance_id, RuntimeStatus.RUNNING) for instance_id in ids])
     seen, token = [], None
     for _ in ids:
-        page = await store.list_page(record, True, None, 1, token)
+        page = await store.list_page(record, active=True, top=1, token=token)
         seen += [one.instance_id for one in page.items]
         token = page.continuation_token
     assert token is None
@@ -191,4 +191,4 @@ async def test_recording_into_a_table_that_is_gone_is_told(server: StateServer, 
     with pytest.raises(StorageUnavailable, match="was deleted"):
         await store.read_activity(record, Exemptions())
     assert await store.get(record, "one") is None
-    assert (await store.list_page(record, None, None, 10, None)).items == ()
+    assert (await store.list_page(record, top=10)).items == ()

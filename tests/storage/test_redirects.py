@@ -8,6 +8,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from harness.http_server import HOST, run_http_server
 from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.control_queues import ControlQueues
@@ -17,10 +18,10 @@ from state_api.backends.protocols import Artifact, ArtifactKind, Backend, Backen
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_artifacts import StorageArtifactStore
 from state_api.domain.instants import Instant
-from state_api.settings import Settings, StorageSettings, TaskHubConnections, emulator_connection_string
+from state_api.emulator import EmulatorPorts
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.builders import event
 from tests.conftest import new_hub_name
-from tests.local_http_server import HOST, http_server
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ class RedirectingServer:
 
     @property
     def settings(self) -> StorageSettings:
-        connection = emulator_connection_string(HOST, self.port, self.port, self.port)
+        connection = EmulatorPorts(self.port, self.port, self.port).connection_string(HOST)
         return StorageSettings.model_validate({"connection_string": connection})
 
 
@@ -49,13 +50,13 @@ async def redirecting_server(request: pytest.FixtureRequest, anyio_backend: str)
         return web.json_response({"value": []})
 
     async with AsyncExitStack() as stack:
-        (other,) = await stack.enter_async_context(http_server(collect))
+        (other,) = await stack.enter_async_context(run_http_server(collect))
 
         async def redirect(asking: web.Request) -> web.StreamResponse:
             asked.append(f"{asking.method} {asking.path}")
             return web.Response(status=request.param, headers={"Location": f"http://{HOST}:{other}{asking.rel_url}"})
 
-        (port,) = await stack.enter_async_context(http_server(redirect))
+        (port,) = await stack.enter_async_context(run_http_server(redirect))
         yield RedirectingServer(port, asked, requests_at_target)
 
 

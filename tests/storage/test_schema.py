@@ -1,6 +1,6 @@
-"""Rows of another schema number: every operation that needs one is refused, and none changes one."""
+"""Rows with another schema number: every operation that needs such a row is refused, and no operation changes one."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ import httpx
 import pytest
 from azure.data.tables import TableEntity, UpdateMode
 
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.errors import UnsupportedSchema
 from state_api.domain.instants import Instant
@@ -20,7 +20,13 @@ from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage import schema
 from state_api.storage.instance_rows import ACTIVITY_STAMP_PREFIX, CORRECTION_EPOCH_KEY
 from state_api.storage.quarantine import QuarantineStore
-from state_api.storage.schema import INSTANCE_SCHEMA, SCHEMA_PROPERTY, RowSchema
+from state_api.storage.schema import (
+    ACTIVITY_SCHEMA,
+    APP_INDEX_SCHEMA,
+    PROBE_SCHEMA,
+    SCHEMA_PROPERTY,
+    RowSchema,
+)
 from state_api.storage.tables import APPS_TABLE, QUARANTINE_TABLE, TASK_HUBS_TABLE, instance_table_name
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
@@ -30,50 +36,51 @@ from tests.http.test_verification import PROVIDER_CONFIG
 
 pytestmark = pytest.mark.anyio
 
-NEWER_SCHEMA, NO_SCHEMA = 2, None
+NEWER_SCHEMA, OLDER_SCHEMA, NO_SCHEMA = 3, 1, None
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[StorageSettings]:
-    """A storage of its own: what these tests write would stop every other test."""
+    """A separate storage, because the rows that these tests write would make every other test fail."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
-        yield StorageSettings.model_validate({"connection_string": ports.connection()})
+        yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
 
 
 @dataclass
 class StoredApp:
-    """An app with a task hub in each slot, one of them with an active and an ended instance, that was read once."""
+    """An app with a task hub in each slot and a stored probe result. The staged task hub has an active and a finished
+    instance."""
 
     server: StateServer
     app: str
     hub: str = field(default_factory=new_hub_name)
     production: str = field(default_factory=new_hub_name)
 
-    async def rows(self, table: str, of: Callable[[Row], bool]) -> list[TableEntity]:
-        found = self.server.tables.client(table).list_entities()
-        return [row async for row in found if of(row)]
+    async def rows(self, table: str, matches: Callable[[Row], bool]) -> list[TableEntity]:
+        all_rows = self.server.tables.client(table).list_entities()
+        return [row async for row in all_rows if matches(row)]
 
     @asynccontextmanager
     async def with_schema_number(
-        self, table: str, of: Callable[[Row], bool], number: int | None
+        self, table: str, matches: Callable[[Row], bool], number: int | None
     ) -> AsyncIterator[httpx.AsyncClient]:
-        """Give these rows another schema number, and start a server. The rows must then stay as they are."""
+        """Give these rows another schema number, start a new server, and check that it changes none of them."""
         client = self.server.tables.client(table)
-        before = await self.rows(table, of)
+        before = await self.rows(table, matches)
         assert before, "there are such rows"
         for row in before:
             changed = {name: value for name, value in row.items() if name != SCHEMA_PROPERTY}
             changed |= {} if number is None else {SCHEMA_PROPERTY: number}
             await client.upsert_entity(changed, mode=UpdateMode.REPLACE)
-        tampered = await self.rows(table, of)
+        renumbered = await self.rows(table, matches)
         try:
             async with client_of_new_server(self.server) as http:
                 yield http
-            after = await self.rows(table, of)
+            after = await self.rows(table, matches)
             assert [(dict(row), row.metadata["etag"]) for row in after] == [
-                (dict(row), row.metadata["etag"]) for row in tampered
+                (dict(row), row.metadata["etag"]) for row in renumbered
             ]
         finally:
             for row in before:
@@ -82,13 +89,12 @@ class StoredApp:
 
 @asynccontextmanager
 async def client_of_new_server(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server that remembers nothing."""
-    settings = server.api.state.settings
-    another = StateServer(settings)
-    transport = httpx.ASGITransport(another.application, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://fresh", timeout=60) as client:
+    """A client of a new server, which has no cached rows, on the same storage."""
+    new_server = StateServer(server.api.state.settings)
+    transport = httpx.ASGITransport(new_server.application, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://new", timeout=60) as client:
         yield client
-    await another.close()
+    await new_server.close()
 
 
 @pytest.fixture
@@ -102,26 +108,26 @@ async def server(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[
 
 @pytest.fixture
 async def stored_app(server: StateServer, http: httpx.AsyncClient, storage: StorageSettings, app: str) -> StoredApp:
-    made = StoredApp(server, app)
-    slots = {"staging": {"taskHub": made.hub}, "production": {"taskHub": made.production}}
+    stored = StoredApp(server, app)
+    slots = {"staging": {"taskHub": stored.hub}, "production": {"taskHub": stored.production}}
     await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
-    async with ProviderTaskHub(storage, made.hub) as provider:
+    async with ProviderTaskHub(storage, stored.hub) as provider:
         await provider.create()
-        assert (await get_staging(http, app))["ready"], "now there is a probe result"
+        assert (await get_staging(http, app))["ready"], "stores a probe result"
         await provider.put("order-1", "Running")
-        await post_events(http, event(made.hub, "order-1", time=timestamp(-30)))
+        await post_events(http, event(stored.hub, "order-1", time=timestamp(-30)))
         await post_events(
-            http, event(made.hub, "order-2", time=timestamp(-20)), event(made.hub, "order-2", "Completed")
+            http, event(stored.hub, "order-2", time=timestamp(-20)), event(stored.hub, "order-2", "Completed")
         )
         assert not (await get_staging(http, app))["ready"]
-    return made
+    return stored
 
 
 Request = tuple[str, str, Any]
 
 
 def requests_of(stored_app: StoredApp) -> dict[str, Request]:
-    """Every operation, as a request to which these apps and task hubs have an answer."""
+    """Every operation as a request about the stored app and its task hub."""
     app, hub = f"/api/apps/{stored_app.app}", stored_app.hub
     return {
         "GetStagingStatus": ("GET", f"{app}/staging?verify=none", None),
@@ -135,7 +141,7 @@ def requests_of(stored_app: StoredApp) -> dict[str, Request]:
         "GetApp": ("GET", app, None),
         "PutApp": ("PUT", app, {"slots": {"staging": None}}),
         "DeleteApp": ("DELETE", app, None),
-        # After those that a pending swap would refuse.
+        # After the operations that a pending swap makes the server refuse.
         "PostSwap": ("POST", f"{app}/swap", {"taskHub": hub, "outcome": "Pending"}),
         "GetHistory": ("GET", f"{app}/history", None),
         "PostWaiver": (
@@ -155,20 +161,20 @@ def requests_of(stored_app: StoredApp) -> dict[str, Request]:
     }
 
 
-async def refused(
-    http: httpx.AsyncClient, stored_app: StoredApp, number: int | None, said: str, *operations: str
+async def assert_only_refused(
+    http: httpx.AsyncClient, stored_app: StoredApp, operations: Collection[str], *, number: int | None, row_kind: str
 ) -> None:
-    """Each of these operations answers that it cannot read such rows. No other fails."""
-    answers = {
+    """Each of these operations is refused with 503 because of this kind of row. No other operation fails."""
+    responses = {
         name: await http.request(method, path, json=body)
         for name, (method, path, body) in requests_of(stored_app).items()
     }
-    assert {name for name, answer in answers.items() if answer.status_code >= 500} == set(operations)
+    assert {name for name, response in responses.items() if response.status_code >= 500} == set(operations)
     for name in operations:
-        told = assert_problem(answers[name], 503, "UnsupportedSchema")
-        assert said in told["detail"], (name, told)
-        assert ("Run the server version" if number else "empty storage account") in told["detail"]
-        assert int(answers[name].headers["retry-after"]) > 0
+        problem = assert_problem(responses[name], 503, "UnsupportedSchema")
+        assert row_kind in problem["detail"], (name, problem)
+        assert ("Run the server version" if number else "empty storage account") in problem["detail"]
+        assert int(responses[name].headers["retry-after"]) > 0
 
 
 OPERATIONS_ON_APPS = (
@@ -200,31 +206,35 @@ OPERATIONS_WITH_VERDICT = (
     "DeleteApp",
 )
 
-numbers = pytest.mark.parametrize("number", [NEWER_SCHEMA, NO_SCHEMA], ids=["newer", "without a number"])
+other_schemas = pytest.mark.parametrize(
+    "number", [NEWER_SCHEMA, OLDER_SCHEMA, NO_SCHEMA], ids=["newer", "older", "without a number"]
+)
 
 
-@numbers
+@other_schemas
 async def test_an_app_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
     key = app_key(stored_app.app)
     async with stored_app.with_schema_number(
         APPS_TABLE, lambda row: row["PartitionKey"] == key and row["RowKey"] == "app", number
     ) as http:
-        await refused(http, stored_app, number, "apps in the state storage", *OPERATIONS_ON_APPS)
+        await assert_only_refused(
+            http, stored_app, OPERATIONS_ON_APPS, number=number, row_kind="apps in the state storage"
+        )
 
 
-@numbers
+@pytest.mark.parametrize("number", [NEWER_SCHEMA, NO_SCHEMA], ids=["newer", "without a number"])
 async def test_an_entry_in_the_list_of_apps_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
     key = app_key(stored_app.app)
     async with stored_app.with_schema_number(
         APPS_TABLE, lambda row: row["PartitionKey"] == "|apps" and row["RowKey"] == key, number
     ) as http:
-        told = assert_problem(await http.get("/api/apps"), 503, "UnsupportedSchema")
-        assert "list of apps" in told["detail"]
+        problem = assert_problem(await http.get("/api/apps"), 503, "UnsupportedSchema")
+        assert "list of apps" in problem["detail"]
         assert (await http.get(f"/api/apps/{stored_app.app}")).status_code == 200
 
 
-async def test_the_entry_in_the_list_of_apps_is_not_written_again(stored_app: StoredApp) -> None:
-    """An app that is created while its entry is there already, of whatever schema."""
+async def test_creating_an_app_keeps_its_existing_entry_in_the_list_of_apps(stored_app: StoredApp) -> None:
+    """The existing entry may have any schema."""
     client = stored_app.server.tables.client(APPS_TABLE)
     name = f"{stored_app.app}-b"
     await client.create_entity({"PartitionKey": "|apps", "RowKey": name, SCHEMA_PROPERTY: NEWER_SCHEMA, "New": "x"})
@@ -233,18 +243,18 @@ async def test_the_entry_in_the_list_of_apps_is_not_written_again(stored_app: St
     await client.delete_entity("|apps", name)
 
 
-@numbers
+@other_schemas
 async def test_an_audit_record_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
     key = app_key(stored_app.app)
-    of = lambda row: row["PartitionKey"] == key and row["RowKey"].startswith("audit|")  # noqa: E731
-    async with stored_app.with_schema_number(APPS_TABLE, of, number) as http:
-        told = assert_problem(await http.get(f"/api/apps/{stored_app.app}/history"), 503, "UnsupportedSchema")
-        assert "audit log" in told["detail"]
+    matches = lambda row: row["PartitionKey"] == key and row["RowKey"].startswith("audit|")  # noqa: E731
+    async with stored_app.with_schema_number(APPS_TABLE, matches, number) as http:
+        problem = assert_problem(await http.get(f"/api/apps/{stored_app.app}/history"), 503, "UnsupportedSchema")
+        assert "audit log" in problem["detail"]
 
 
-@numbers
+@other_schemas
 async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
-    of = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
+    matches = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
     operations = (
         *OPERATIONS_WITH_VERDICT,
         "GetTaskHub",
@@ -252,9 +262,10 @@ async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, nu
         "ListInstances",
         "ListInstances ended",
         "GetVersions",
+        "PostEvents",
     )
-    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, number) as http:
-        await refused(http, stored_app, number, "registry of task hubs", *operations, "PostEvents")
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, matches, number) as http:
+        await assert_only_refused(http, stored_app, operations, number=number, row_kind="registry of task hubs")
         other = f"{stored_app.app}-b"
         assert_problem(await post_staging(http, other, stored_app.hub), 503, "UnsupportedSchema")
         assert_problem(
@@ -262,62 +273,59 @@ async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, nu
         )
 
 
-async def test_a_task_hub_of_another_schema_is_not_left_out_of_the_limit(
+async def test_the_limit_on_unclaimed_task_hubs_counts_no_registry_with_rows_of_another_schema(
     stored_app: StoredApp, storage: StorageSettings
 ) -> None:
-    of = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
-    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, NEWER_SCHEMA):
+    matches = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, matches, NEWER_SCHEMA):
         limited = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=100))
         with pytest.raises(UnsupportedSchema):
             await limited.services.recorder.record([event(new_hub_name())], "webhook")
         await limited.close()
 
 
-@numbers
+@other_schemas
 async def test_an_instance_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
-    """Its two rows: one transaction writes both."""
+    """Both rows of an instance have one schema, because one transaction writes both."""
+    operations = (
+        *OPERATIONS_WITH_VERDICT,
+        "GetTaskHub",
+        "ListInstances",
+        "ListInstances ended",
+        "GetVersions",
+        "PostEvents",
+    )
     async with stored_app.with_schema_number(
         instance_table_name(stored_app.hub), lambda row: row["RowKey"][:2] in ("i|", "a|"), number
     ) as http:
-        # PostEvents comes after all others.
-        await refused(
-            http,
-            stored_app,
-            number,
-            "instances in the state storage",
-            *OPERATIONS_WITH_VERDICT,
-            "GetTaskHub",
-            "ListInstances",
-            "ListInstances ended",
-            "GetVersions",
-            "PostEvents",
+        await assert_only_refused(
+            http, stored_app, operations, number=number, row_kind="instances in the state storage"
         )
 
 
-async def test_an_instance_of_another_schema_does_not_hold_up_its_neighbours(stored_app: StoredApp) -> None:
+async def test_an_instance_of_another_schema_does_not_stop_others_in_its_delivery(stored_app: StoredApp) -> None:
     table = instance_table_name(stored_app.hub)
     async with stored_app.with_schema_number(table, lambda row: row["RowKey"] == "i|order-2", NEWER_SCHEMA) as http:
-        mixed = [event(stored_app.hub, f"neighbour-{number}") for number in range(20)]
+        mixed = [event(stored_app.hub, f"other-{number}") for number in range(20)]
         mixed.insert(10, event(stored_app.hub, "order-2", "Failed"))
         assert_problem(await http.post("/api/events", json=mixed), 503, "UnsupportedSchema")
         assert_problem(await http.post("/api/events", json=mixed[10:11]), 503, "UnsupportedSchema")
-        again = await post_events(http, *mixed[:10], *mixed[11:])
-        assert again["recorded"] + again["unchanged"] == 20
-    written = await stored_app.rows(table, lambda row: row["RowKey"].startswith("i|neighbour"))
+        counts = await post_events(http, *mixed[:10], *mixed[11:])
+        assert counts["recorded"] + counts["unchanged"] == 20
+    written = await stored_app.rows(table, lambda row: row["RowKey"].startswith("i|other"))
     assert len(written) == 20
 
 
-async def test_an_instance_that_this_worker_remembers_is_read_again(stored_app: StoredApp) -> None:
-    """The row was changed by a newer server since this one wrote it."""
+async def test_a_cached_instance_that_a_newer_server_has_changed_is_refused(stored_app: StoredApp) -> None:
     table = instance_table_name(stored_app.hub)
-    async with client_of_new_server(stored_app.server) as known:
-        await post_events(known, event(stored_app.hub, "order-7"))
+    async with client_of_new_server(stored_app.server) as http:
+        await post_events(http, event(stored_app.hub, "order-7"))
         async with stored_app.with_schema_number(table, lambda row: row["RowKey"] == "i|order-7", NEWER_SCHEMA):
             sent = event(stored_app.hub, "order-7", "Completed")
-            assert_problem(await known.post("/api/events", json=[sent]), 503, "UnsupportedSchema")
+            assert_problem(await http.post("/api/events", json=[sent]), 503, "UnsupportedSchema")
 
 
-@numbers
+@other_schemas
 @pytest.mark.parametrize(
     "prefix", [ACTIVITY_STAMP_PREFIX, CORRECTION_EPOCH_KEY], ids=["of a function", "of corrections"]
 )
@@ -329,77 +337,82 @@ async def test_an_activity_stamp_of_another_schema(stored_app: StoredApp, prefix
         row = {
             "PartitionKey": of_function["PartitionKey"],
             "RowKey": CORRECTION_EPOCH_KEY,
-            SCHEMA_PROPERTY: 1,
+            SCHEMA_PROPERTY: ACTIVITY_SCHEMA.number,
             "Epoch": "x",
         }
         await client.upsert_entity(row | {"FunctionName": "", "LastEventAt": timestamp()})
     async with stored_app.with_schema_number(table, lambda row: row["RowKey"].startswith(prefix), number) as http:
         for path in (f"/api/apps/{stored_app.app}/staging", f"/api/taskhubs/{stored_app.hub}"):
-            told = assert_problem(await http.get(path), 503, "UnsupportedSchema")
-            assert "activity stamps" in told["detail"]
+            problem = assert_problem(await http.get(path), 503, "UnsupportedSchema")
+            assert "activity stamps" in problem["detail"]
         if prefix == ACTIVITY_STAMP_PREFIX:
-            # A fresh server reads a function's stamp before it writes one. It is in the shards of order-1 and order-2.
+            # A new server reads a function's stamp in a shard before it first writes that stamp.
             for name in ("order-1", "order-2"):
                 sent = event(stored_app.hub, name, "Failed")
                 assert_problem(await http.post("/api/events", json=[sent]), 503, "UnsupportedSchema")
 
 
-async def test_an_activity_stamp_that_a_newer_server_writes_has_another_key(stored_app: StoredApp) -> None:
-    """Stamps are overwritten without being read, so no two schemas may share a key."""
+async def test_activity_stamps_of_two_schemas_have_different_keys(stored_app: StoredApp) -> None:
+    """The server overwrites a stamp without reading it, so a stamp of another schema must not have the same key."""
+    newer_prefix = f"b|{NEWER_SCHEMA}|"
     table = instance_table_name(stored_app.hub)
     stamp = (await stored_app.rows(table, lambda row: row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX)))[0]
     newer = {
         **stamp,
-        "RowKey": stamp["RowKey"].replace(ACTIVITY_STAMP_PREFIX, "b|2|"),
+        "RowKey": stamp["RowKey"].replace(ACTIVITY_STAMP_PREFIX, newer_prefix),
         SCHEMA_PROPERTY: NEWER_SCHEMA,
         "New": "x",
     }
     client = stored_app.server.tables.client(table)
     await client.create_entity(newer)
-    async with stored_app.with_schema_number(table, lambda row: row["RowKey"].startswith("b|2|"), NEWER_SCHEMA) as http:
+    async with stored_app.with_schema_number(
+        table, lambda row: row["RowKey"].startswith(newer_prefix), NEWER_SCHEMA
+    ) as http:
         for number in range(20):
             await post_events(http, event(stored_app.hub, f"order-{number}", "Completed"))
         assert_problem(await http.get(f"/api/apps/{stored_app.app}/staging"), 503, "UnsupportedSchema")
     await client.delete_entity(newer["PartitionKey"], newer["RowKey"])
 
 
-@numbers
-@pytest.mark.parametrize("kind", ["work", "result", "messages"])
+@other_schemas
+@pytest.mark.parametrize("kind", ["lease", "result", "messages"])
 async def test_a_probe_of_another_schema(stored_app: StoredApp, kind: str, number: int | None) -> None:
     if kind == "messages":
-        row = {"PartitionKey": "probe", "RowKey": f"{stored_app.hub}|messages", SCHEMA_PROPERTY: 1, "Memory0": ""}
+        row = {"PartitionKey": "probe", "RowKey": f"{stored_app.hub}|messages", **PROBE_SCHEMA.schema_property}
         await stored_app.server.tables.client(TASK_HUBS_TABLE).upsert_entity(row)
-    of = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
-    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, number) as http:
-        await refused(http, stored_app, number, "probe results", *OPERATIONS_WITH_VERDICT, "GetVersions")
+    matches = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, matches, number) as http:
+        operations = (*OPERATIONS_WITH_VERDICT, "GetVersions")
+        await assert_only_refused(http, stored_app, operations, number=number, row_kind="probe results")
         await stored_app.server.background.probe_due_hubs()
 
 
-@pytest.mark.parametrize("kind", ["work", "result"])
-async def test_cleanup_leaves_a_probe_of_another_schema(
+@pytest.mark.parametrize("kind", ["lease", "result"])
+async def test_cleanup_does_not_delete_a_probe_of_another_schema(
     stored_app: StoredApp, kind: str, http: httpx.AsyncClient
 ) -> None:
     ended = [event(stored_app.hub, name, "Completed") for name in ("order-1", "order-2")]
     await post_events(http, *ended)
     assert (await put_app(http, stored_app.app, taskHubs=None)).status_code == 200
     assert (await put_app(http, stored_app.app, slots={"staging": None})).status_code == 200
-    of = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
-    async with stored_app.with_schema_number(TASK_HUBS_TABLE, of, NEWER_SCHEMA) as fresh_http:
-        assert_problem(await fresh_http.post(f"/api/apps/{stored_app.app}/cleanup"), 503, "UnsupportedSchema")
+    matches = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
+    async with stored_app.with_schema_number(TASK_HUBS_TABLE, matches, NEWER_SCHEMA) as new_http:
+        assert_problem(await new_http.post(f"/api/apps/{stored_app.app}/cleanup"), 503, "UnsupportedSchema")
     assert (await http.post(f"/api/apps/{stored_app.app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
 
 
-@numbers
+@other_schemas
 async def test_an_event_in_quarantine_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
     store = QuarantineStore(stored_app.server.tables)
-    await store.add([QuarantinedEvent(Instant(1), "BadTime", "why", "webhook", '"odd"')])
+    await store.add([QuarantinedEvent(Instant(1), "BadTime", "message", "webhook", '"event"')])
     async with stored_app.with_schema_number(
         QUARANTINE_TABLE, lambda row: row["PartitionKey"] == "quarantine", number
     ) as http:
-        await refused(http, stored_app, number, "events in quarantine", "ListQuarantine", "PurgeQuarantine")
+        operations = ("ListQuarantine", "PurgeQuarantine")
+        await assert_only_refused(http, stored_app, operations, number=number, row_kind="events in quarantine")
 
 
-@numbers
+@other_schemas
 async def test_a_waiting_event_of_another_schema(
     stored_app: StoredApp, storage: StorageSettings, number: int | None
 ) -> None:
@@ -410,39 +423,47 @@ async def test_a_waiting_event_of_another_schema(
     async with stored_app.with_schema_number(
         QUARANTINE_TABLE, lambda row: row["PartitionKey"] == f"waiting|{hub}", number
     ) as http:
-        for answer in (
+        for response in (
             await http.get(f"/api/taskhubs/{hub}"),
             await http.delete(f"/api/taskhubs/{hub}"),
             await post_staging(http, f"{stored_app.app}-b", hub),
             await put_app(http, f"{stored_app.app}-b", slots={"staging": {"taskHub": hub}}),
             await http.delete("/api/quarantine", params={"before": timestamp(1)}),
         ):
-            assert "events in quarantine" in assert_problem(answer, 503, "UnsupportedSchema")["detail"]
-    # As it was before: the claim was kept, and the event still counts.
+            assert "events in quarantine" in assert_problem(response, 503, "UnsupportedSchema")["detail"]
+    # With its schema restored, the claim is on record and the event is recorded.
     async with client_of_new_server(stored_app.server) as http:
         assert (await put_app(http, f"{stored_app.app}-b", slots={"staging": {"taskHub": hub}})).status_code == 200
         assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
 
 
-def test_every_kind_of_row_has_a_name_of_its_own_and_a_number() -> None:
-    kinds = [kind for kind in vars(schema).values() if isinstance(kind, RowSchema)]
-    assert len(kinds) == len({kind.row_kind for kind in kinds}) == 8
-    assert {kind.number for kind in kinds} == {1}
+SCHEMAS = [value for value in vars(schema).values() if isinstance(value, RowSchema)]
+
+
+def test_every_kind_of_row_has_its_own_name() -> None:
+    assert len(SCHEMAS) == len({row_schema.row_kind for row_schema in SCHEMAS}) == 8
+
+
+def test_the_schemas_that_these_tests_call_newer_and_older_are_unknown() -> None:
+    assert {row_schema.number for row_schema in SCHEMAS if row_schema is not APP_INDEX_SCHEMA} == {2}
+    assert APP_INDEX_SCHEMA.number == 1
 
 
 @pytest.mark.parametrize("number", [0, 2, -1, 2**31 - 1, None, "1", True, 1.0, "", "x" * 1000])
-def test_only_the_very_number_is_taken(number: object) -> None:
-    with pytest.raises(UnsupportedSchema) as refused:
-        INSTANCE_SCHEMA.check({SCHEMA_PROPERTY: number} if number is not None else {})
-    assert len(refused.value.message) < 200
+def test_only_the_exact_integer_is_accepted(number: object) -> None:
+    with pytest.raises(UnsupportedSchema) as raised:
+        RowSchema("instances", 1).check({SCHEMA_PROPERTY: number} if number is not None else {})
+    assert len(raised.value.message) < 200
 
 
 async def test_every_row_that_the_server_writes_has_its_number(stored_app: StoredApp) -> None:
-    """Whatever was written by the tests before this one, too."""
+    """Also the rows that the tests before this one wrote to the same storage."""
     await QuarantineStore(stored_app.server.tables).add(
-        [QuarantinedEvent(Instant(1), "BadTime", "", "webhook", '"odd"')]
+        [QuarantinedEvent(Instant(1), "BadTime", "", "webhook", '"event"')]
     )
     for table in (APPS_TABLE, TASK_HUBS_TABLE, QUARANTINE_TABLE, instance_table_name(stored_app.hub)):
         rows = await stored_app.rows(table, lambda row: True)
         assert rows
-        assert {row.get(SCHEMA_PROPERTY) for row in rows} == {1}
+        for row in rows:
+            listed_app = table == APPS_TABLE and row["PartitionKey"] == "|apps"
+            assert row.get(SCHEMA_PROPERTY) == (1 if listed_app else 2), dict(row)

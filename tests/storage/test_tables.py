@@ -99,7 +99,7 @@ async def test_an_identity_is_used_where_no_connection_string_is_set(anyio_backe
 async def test_the_clients_that_were_used_last_are_kept(
     storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("state_api.storage.tables._REMEMBERED", 2)
+    monkeypatch.setattr("state_api.storage.tables._MAX_CACHED_CLIENTS", 2)
     tables = Tables(storage)
     first, second = tables.client("one"), tables.client("two")
     assert tables.client("one") is first

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
-from tests.durable_app.functions.published_package import APP, ROOT, publish, run_python
+from harness.dependency_groups import pinned_versions
+from tests.durable_app.functions.published_package import APP, publish, run_python
 
 INDEX_SCRIPT = """
 import json, sys, function_app
@@ -86,15 +86,8 @@ def test_an_event_that_cannot_be_published_holds_its_orchestration_up_for_less_t
     assert 0 < seconds * (grid["publishRetryCount"] + 1) < 2
 
 
-def pinned_versions(*files: Path) -> dict[str, str]:
-    """The pinned version of each package for this Python."""
-    lines = [line.partition("#")[0].strip() for file in files for line in file.read_text().splitlines()]
-    given = [Requirement(line) for line in lines if line]
-    return {one.name: str(one.specifier) for one in given if one.marker is None or one.marker.evaluate()}
-
-
 def test_the_requirements_are_pinned_installed_and_agree_with_the_servers() -> None:
     """Both apps are tested in one environment."""
-    found = pinned_versions(APP / "requirements.in")
-    assert found == {name: f"=={importlib.metadata.version(name)}" for name in found}
-    assert found.items() <= (pinned_versions(ROOT / "requirements.in") | {"azure-functions-durable": "==1.7.0"}).items()
+    pinned = pinned_versions("sample-app")
+    assert pinned == {name: f"=={importlib.metadata.version(name)}" for name in pinned}
+    assert pinned.items() <= (pinned_versions("server") | {"azure-functions-durable": "==1.7.0"}).items()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import function_app
-from dev.local_processes import free_port
+from harness.processes import free_port
 from state_api.http.problems import PROBLEM_MEDIA_TYPE
 from state_api.settings import STATE_STORAGE, emulator_connection_string
 from tests.builders import cloud_event, event

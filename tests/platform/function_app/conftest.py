@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import function_app
-from dev.local_processes import free_ports
+from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 from tests.platform.function_app.server_keys import KEYS, key_header, server_key_entries
@@ -27,7 +27,7 @@ class Azurite:
 
     @property
     def connection(self) -> str:
-        return self._ports.connection()
+        return self._ports.connection_string()
 
     @property
     def settings(self) -> StorageSettings:

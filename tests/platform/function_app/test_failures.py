@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import function_app
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.functions.invocations import indexed_functions

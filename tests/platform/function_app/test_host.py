@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from tests.builders import event
 from tests.http.operations import assert_problem
 from tests.platform.function_app.server_keys import KEYS, key_header

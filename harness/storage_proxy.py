@@ -13,8 +13,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from harness.http_server import HOST, run_http_server
 from state_api.settings import StorageSettings, emulator_connection_string
-from tests.local_http_server import HOST, http_server
 
 _FIRST_CONTINUATION = base64.b64encode(b" ").decode()
 """A continuation from before the first key, as the emulator writes it."""
@@ -77,12 +77,14 @@ class StorageProxy:
 
 
 @asynccontextmanager
-async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
+async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
     """Stand between; yields the settings of a storage whose tables are reached through the proxy."""
     assert storage.connection_string is not None
     parts = dict(part.split("=", 1) for part in storage.connection_string.get_secret_value().split(";") if part)
     endpoint = urlsplit(parts["TableEndpoint"])
-    others = [urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")]
+    queue_port, blob_port = (
+        urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")
+    )
     # The emulator closes what was idle for 5 s, and a request that is no GET would fail over it.
     connector = aiohttp.TCPConnector(keepalive_timeout=2)
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
@@ -124,8 +126,8 @@ async def storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]
                 }
                 return web.Response(status=answer.status, body=body, headers=kept)
 
-        async with http_server(forward) as (port,):
-            connection = emulator_connection_string(HOST, port, *others)
+        async with run_http_server(forward) as (port,):
+            connection = emulator_connection_string(HOST, port, queue_port=queue_port, blob_port=blob_port)
             proxy = StorageProxy(StorageSettings.model_validate({"connection_string": connection}))
             yield proxy
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 
-from dev.local_processes import free_port, stop_after, wait_until
+from harness.processes import free_port, stop_after, wait_until
 from state_api.emulator import is_listening
 from state_api.settings import STATE_KEYS, STATE_STORAGE, STATE_UNCLAIMED_TASK_HUBS, StorageSettings
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
 SERVER_COMMAND = ("-m", "state_api")
 

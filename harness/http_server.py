@@ -11,7 +11,7 @@ HOST = "127.0.0.1"
 
 
 @asynccontextmanager
-async def http_server(
+async def run_http_server(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]], ports: int = 1, shutdown_timeout: float = 60
 ) -> AsyncIterator[Sequence[int]]:
     """Answer whatever comes to some ports of loopback, which are yielded. What is still being answered in the end has

@@ -1,0 +1,127 @@
+"""The rows that hold the probes of a task hub: its lease with an unfinished scan, its last result, and what is
+remembered of its messages. They are separate rows because each can be long."""
+
+import logging
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from state_api.domain.instants import Instant, format_instant, parse_instant
+from state_api.domain.names import hub_key
+from state_api.domain.readiness.evidence import ProbeResult
+from state_api.domain.readiness.messages import MessageState
+from state_api.domain.readiness.scans import Scan
+from state_api.services.ports import ProbeRecord
+from state_api.storage.schema import PROBE_SCHEMA
+from state_api.storage.stored_message_states import StoredMessageState
+from state_api.storage.stored_probe_results import StoredProbeResult
+from state_api.storage.stored_scans import StoredScan
+from state_api.storage.tables import join_property, split_property
+
+log = logging.getLogger(__name__)
+
+PROBE_PARTITION = "probe"
+
+
+class ProbeRowKind(StrEnum):
+    """The last part of a row's key, after the task hub."""
+
+    LEASE = "lease"
+    RESULT = "result"
+    MESSAGES = "messages"
+
+
+def probe_row_keys(task_hub: str) -> tuple[str, str]:
+    """The range of a task hub's row keys; both ends are outside of it."""
+    return f"{hub_key(task_hub)}|", f"{hub_key(task_hub)}}}"
+
+
+def probe_row(task_hub: str, kind: ProbeRowKind, **columns: Any) -> dict[str, Any]:
+    return {
+        "PartitionKey": PROBE_PARTITION,
+        "RowKey": f"{hub_key(task_hub)}|{kind}",
+        **PROBE_SCHEMA.schema_property,
+        **columns,
+    }
+
+
+def held_lease_row(task_hub: str, lease_owner: str, until: Instant, scan: Scan | None) -> dict[str, Any]:
+    return probe_row(
+        task_hub,
+        ProbeRowKind.LEASE,
+        LeaseOwner=lease_owner,
+        LeasedUntil=format_instant(until),
+        **_scan_columns(scan),
+    )
+
+
+def released_lease_row(task_hub: str, scan: Scan | None) -> dict[str, Any]:
+    return probe_row(task_hub, ProbeRowKind.LEASE, **_scan_columns(scan))
+
+
+def renewed_lease_row(task_hub: str, until: Instant) -> dict[str, Any]:
+    """The columns to merge into a held lease. The scan stays as it is, because writing it again takes long."""
+    return probe_row(task_hub, ProbeRowKind.LEASE, LeasedUntil=format_instant(until))
+
+
+def result_row(task_hub: str, result: ProbeResult) -> dict[str, Any]:
+    text = StoredProbeResult.from_domain(result).to_json()
+    return probe_row(task_hub, ProbeRowKind.RESULT, **split_property("Result", text))
+
+
+def message_state_row(task_hub: str, state: MessageState) -> dict[str, Any]:
+    text = StoredMessageState.from_domain(state).to_json()
+    return probe_row(task_hub, ProbeRowKind.MESSAGES, **split_property("MessageState", text))
+
+
+def probe_row_kind(row: Mapping[str, Any]) -> str:
+    """Raises UnsupportedSchema."""
+    PROBE_SCHEMA.check(row)
+    return str(row["RowKey"]).rpartition("|")[2]
+
+
+def probe_record_from_rows(rows: Mapping[str, Mapping[str, Any]]) -> ProbeRecord:
+    """The record in a task hub's `rows`, which are keyed by their kind. JSON that cannot be read counts as missing,
+    because the next probe replaces it."""
+    lease: Mapping[str, Any] = rows.get(ProbeRowKind.LEASE, {})
+    leased_until = lease.get("LeasedUntil")
+    return ProbeRecord(
+        result=_parse_result(join_property("Result", rows.get(ProbeRowKind.RESULT, {}))),
+        scan=_parse_scan(join_property("Scan", lease)),
+        leased_until=parse_instant(leased_until) if leased_until else None,
+        lease_owner=lease.get("LeaseOwner", ""),
+        message_state=_parse_message_state(join_property("MessageState", rows.get(ProbeRowKind.MESSAGES, {}))),
+    )
+
+
+def _scan_columns(scan: Scan | None) -> dict[str, str]:
+    return split_property("Scan", StoredScan.from_domain(scan).to_json()) if scan is not None else {}
+
+
+def _parse_result(text: str) -> ProbeResult | None:
+    try:
+        return StoredProbeResult.from_json(text).to_domain() if text else None
+    except ValueError as error:
+        _log_unreadable("probe result", error)
+        return None
+
+
+def _parse_scan(text: str) -> Scan | None:
+    try:
+        return StoredScan.from_json(text).to_domain() if text else None
+    except ValueError as error:
+        _log_unreadable("scan", error)
+        return None
+
+
+def _parse_message_state(text: str) -> MessageState:
+    try:
+        return StoredMessageState.from_json(text).to_domain() if text else MessageState()
+    except ValueError as error:
+        _log_unreadable("message state", error)
+        return MessageState()
+
+
+def _log_unreadable(stored_object: str, error: ValueError) -> None:
+    # Without the error's own text, which shows the stored values.
+    log.warning("a stored %s cannot be read: %s", stored_object, type(error).__name__)

@@ -1,0 +1,123 @@
+"""What is stored of one example of every object. `stored_rows.json` records the rows; in it, a column that holds JSON
+text is shown as that JSON.
+
+When a change makes these tests fail, raise the schema number of that kind of row in state_api/storage/schema.py, unless
+no version with the old number was released, and record the new rows.
+"""
+
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from state_api.domain.readiness.evidence import ActiveInstance
+from state_api.services.ports import ProbeRecord
+from state_api.storage.app_rows import app_from_row, app_index_row, app_row, audit_record_from_row, audit_row
+from state_api.storage.instance_rows import (
+    active_instance_from_row,
+    active_row,
+    active_row_key,
+    activity_stamp_row,
+    correction_epoch_row,
+    instance_from_row,
+    instance_row,
+)
+from state_api.storage.probe_rows import (
+    ProbeRowKind,
+    held_lease_row,
+    message_state_row,
+    probe_record_from_rows,
+    released_lease_row,
+    result_row,
+)
+from state_api.storage.quarantine_rows import quarantine_row, quarantined_event_from_row
+from state_api.storage.schema import SCHEMA_PROPERTY
+from state_api.storage.task_hub_rows import task_hub_record_from_row, task_hub_row
+from tests.storage import stored_examples as examples
+
+Row = dict[str, Any]
+
+_RECORDED = Path(__file__).parent / "stored_rows.json"
+_LEASED_UNTIL = examples.noon_plus(60)
+
+
+@pytest.fixture(autouse=True)
+def constant_random_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some keys and columns end in random digits."""
+    monkeypatch.setattr(secrets, "token_hex", lambda byte_count: "00" * byte_count)
+
+
+def example_rows() -> dict[str, Row]:
+    """The rows of all examples, by a name for each."""
+    restarted = examples.RESTARTED_INSTANCE
+    rows = {
+        "app": app_row(examples.APP),
+        "audit record": audit_row(examples.APP.name, examples.AUDIT_RECORD),
+        "entry in the list of apps": app_index_row(examples.APP.name),
+        "task hub": task_hub_row(examples.TASK_HUB),
+        "held lease": held_lease_row("Shop1", "owner", _LEASED_UNTIL, examples.SCAN),
+        "released lease": released_lease_row("Shop1", None),
+        "probe result": result_row("Shop1", examples.PROBE_RESULT),
+        "message state": message_state_row("Shop1", examples.MESSAGE_STATE),
+        "instance": instance_row("00", restarted),
+        "active instance": active_row("00", active_row_key(restarted), restarted),
+        "activity stamp": activity_stamp_row("00", "Fulfill", examples.NOON),
+        "correction epoch": correction_epoch_row("00"),
+        "event in quarantine": quarantine_row(examples.QUARANTINED_EVENT),
+    }
+    return {name: {column: value for column, value in row.items() if value is not None} for name, row in rows.items()}
+
+
+def parse_json_columns(row: Row) -> Row:
+    return {name: json.loads(value) if str(value).startswith("{") else value for name, value in row.items()}
+
+
+def recorded_rows() -> dict[str, Row]:
+    rows: dict[str, Row] = json.loads(_RECORDED.read_text())
+    return {
+        name: {column: json.dumps(value) if isinstance(value, dict) else value for column, value in row.items()}
+        for name, row in rows.items()
+    }
+
+
+def test_the_rows_are_as_recorded() -> None:
+    stored = {name: parse_json_columns(row) for name, row in example_rows().items()}
+    assert stored == json.loads(_RECORDED.read_text()), "raise the schema number of every kind of row that differs"
+
+
+def test_the_recorded_rows_have_the_current_schema_numbers() -> None:
+    rows = example_rows()
+    assert {name: row[SCHEMA_PROPERTY] for name, row in recorded_rows().items()} == {
+        name: row[SCHEMA_PROPERTY] for name, row in rows.items()
+    }
+
+
+def test_the_recorded_rows_are_read_as_the_examples() -> None:
+    rows = recorded_rows()
+    assert app_from_row(rows["app"]) == examples.APP
+    assert audit_record_from_row(rows["audit record"]) == examples.AUDIT_RECORD
+    assert task_hub_record_from_row(rows["task hub"]) == examples.TASK_HUB
+    assert instance_from_row(rows["instance"]) == examples.RESTARTED_INSTANCE
+    active = ActiveInstance.from_instance(active_instance_from_row(rows["active instance"]))
+    assert active == ActiveInstance.from_instance(examples.RESTARTED_INSTANCE)
+    event = quarantined_event_from_row(rows["event in quarantine"])
+    assert (event.event, event.task_hub, event.code) == ('{"id": 1}', "Shop1", "TooManyTaskHubs")
+
+
+def test_the_recorded_probe_rows_are_read_as_the_examples() -> None:
+    rows = recorded_rows()
+    by_kind: dict[str, Row] = {
+        ProbeRowKind.LEASE: rows["held lease"],
+        ProbeRowKind.RESULT: rows["probe result"],
+        ProbeRowKind.MESSAGES: rows["message state"],
+    }
+    assert probe_record_from_rows(by_kind) == ProbeRecord(
+        result=examples.PROBE_RESULT,
+        scan=examples.SCAN,
+        leased_until=_LEASED_UNTIL,
+        lease_owner="owner",
+        message_state=examples.MESSAGE_STATE,
+    )
+    assert probe_record_from_rows({ProbeRowKind.LEASE: rows["released lease"]}) == ProbeRecord()
