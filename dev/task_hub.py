@@ -20,9 +20,7 @@ def main() -> None:
     writer.create()
     if options.instance_id:
         now = datetime.now(UTC)
-        row = InstanceRow(
-            options.instance_id, "1", "ProcessOrder", options.status, now, now, version=options.version
-        )
+        row = InstanceRow(options.instance_id, "1", "ProcessOrder", options.status, now, now, version=options.version)
         writer.upsert(row)
     writer.close()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """What a pipeline can rely on. docs/pipelines.md has the table."""
+    """What a pipeline can rely on. docs/cli.md has the table."""
 
     DONE = 0
     FAILURE = 1

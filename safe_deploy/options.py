@@ -1,4 +1,4 @@
-"""The options of the command line, each with its variable; docs/pipelines.md has the table."""
+"""The options of the command line, each with its variable; docs/cli.md has the table."""
 
 import math
 import os

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dev.local_processes import free_ports, stop_after, wait_until
 from durable_app.local.task_hub_storage import TaskHubStorageWriter
+from harness.processes import free_ports, stop_after, wait_until
 from state_api.emulator import EmulatorPorts, storage_emulator
 from tests.backends.fake_schedulers import FakeScheduler, serve_grpc
 from tests.documents.expected_output import mismatches
@@ -22,6 +22,7 @@ from tests.documents.fake_programs import ROOT, install_fake_programs
 from tests.documents.local_server import serve_restarting
 from tests.documents.markdown_page import command_blocks
 from tests.documents.shell_session import ShellSession, open_shell_session
+from tests.keys import key_entry
 from tests.pipelines.fake_az import FakeAzure
 
 LOCAL_SERVER = "http://127.0.0.1:7071"
@@ -35,10 +36,49 @@ DURABLE_GROUP = "shop"
 DURABLE_STORAGE_ACCOUNT = "shopdurable4711"
 SCHEDULER = "shop-scheduler"
 
-READER_ENVIRONMENT = {"USER": "operator", "ORGANIZATION": "contoso", "PROJECT": "shop", "AZURE_DEVOPS_PAT": "token"}
-"""What a reader has in the shell before the first command."""
+PIPELINE_KEY = "pipeline-key-0123456789"
+OPERATOR_KEY = "operator-key-0123456789"
 
-_CLOSED_ACCOUNT = "DefaultEndpointsProtocol=http;AccountName=closed;AccountKey=Y2xvc2Vk;TableEndpoint=http://127.0.0.1:9;"
+READER_ENVIRONMENT = {
+    "USER": "operator",
+    "ORGANIZATION": "contoso",
+    "PROJECT": "shop",
+    "AZURE_DEVOPS_PAT": "token",
+    "CONNECTION_ID": "connection-1",
+    "ENVIRONMENT_ID": "7",
+}
+"""What a reader has in the shell before the first command of any page."""
+
+NAMES_FROM_SET_UP = {
+    "HOST": f"{STATE_APP}.azurewebsites.net",
+    "RG": STATE_GROUP,
+    "STATE_APP": STATE_APP,
+    "DURABLE_RG": DURABLE_GROUP,
+    "DURABLE_APP": DURABLE_APP,
+    "PIPELINE_KEY": PIPELINE_KEY,
+    "OPERATOR_KEY": OPERATOR_KEY,
+}
+"""What docs/azure.md leaves in the shell for the pages after it."""
+
+SET_UP_COMMANDS = """
+export SAFE_DEPLOY_SERVER="https://$HOST" SAFE_DEPLOY_APP="$DURABLE_APP"
+export SAFE_DEPLOY_KEY="$OPERATOR_KEY"
+curl -sS "https://$HOST/api/health" # starts the apps, and with them their task hubs
+PROVIDER="--provider azureStorage --connection STATE_TASKHUBS_SHOP --require-verification --missing-task-hub-is-drained"
+safe-deploy register --task-hub v41 --version 1.4.0 $PROVIDER
+safe-deploy register --slot staging --task-hub v40 --version 1.3.0 $PROVIDER
+unset SAFE_DEPLOY_SERVER SAFE_DEPLOY_APP SAFE_DEPLOY_KEY
+"""
+"""Registers both slots of the durable app, as the pages after docs/azure.md expect it."""
+
+_READER_FILES = {
+    "app.zip": "",
+    "pipeline.json": json.dumps({"key": PIPELINE_KEY}),
+}
+
+_CLOSED_ACCOUNT = (
+    "DefaultEndpointsProtocol=http;AccountName=closed;AccountKey=Y2xvc2Vk;TableEndpoint=http://127.0.0.1:9;"
+)
 _ACCOUNTS = "Microsoft.Storage/storageAccounts"
 
 
@@ -51,9 +91,9 @@ class AzureSubscription:
     scheduler: str
     _created_task_hubs: set[str] = field(default_factory=set)
 
-    def reset(self, *, with_state_server: bool, pipeline_key_entries: list[dict[str, Any]]) -> None:
-        """A subscription with a durable app in two slots; with `with_state_server` also the server, set up as
-        docs/azure.md does it."""
+    def reset(self, *, with_state_server: bool) -> None:
+        """A subscription with a durable app; with `with_state_server` also the server and the staging slot, as
+        docs/azure.md sets them up."""
         slots = {"production": {"package": "published", "settings": {}}}
         FakeAzure(self.cloud).reset({DURABLE_APP: {"resourceGroup": DURABLE_GROUP, "slots": slots}})
         state = json.loads(self.cloud.read_text())
@@ -63,10 +103,14 @@ class AzureSubscription:
         ]
         state["resources"] = {identifier: {"id": identifier} for identifier in identifiers}
         if with_state_server:
+            keys = [
+                key_entry(PIPELINE_KEY, "deployer", "pipeline-shop", [DURABLE_APP]),
+                key_entry(OPERATOR_KEY, "admin", "operators"),
+            ]
             settings = {
                 "STATE_STORAGE": self.emulator,
                 "STATE_TASKHUBS_SHOP": self.emulator,
-                "STATE_KEYS": json.dumps(pipeline_key_entries),
+                "STATE_KEYS": json.dumps(keys),
             }
             values = {name: {"value": value, "slotSetting": False} for name, value in settings.items()}
             production = {"package": "published", "settings": values}
@@ -140,6 +184,11 @@ class DocumentedEnvironment:
     shell: ShellSession
     server_url: str
 
+    def prepare(self, commands: str) -> None:
+        """Run commands that a page takes for granted."""
+        result = self.shell.run(commands)
+        assert result.exit_code == 0, f"{result.stdout}\n{result.stderr}"
+
     def run_page(self, page: Path) -> int:
         """Run every `sh` block in order; returns how many. Raises AssertionError at the first that does something else
         than the page says."""
@@ -162,6 +211,8 @@ def _link_repository(folder: Path) -> None:
     for entry in ROOT.iterdir():
         if entry.name not in (".git", "dist", "node_modules"):
             (folder / entry.name).symlink_to(entry)
+    for name, text in _READER_FILES.items():
+        (folder / name).write_text(text)
 
 
 @contextmanager
@@ -182,29 +233,30 @@ def local_environment(folder: Path) -> Iterator[DocumentedEnvironment]:
     with ExitStack() as stack:
         ports = EmulatorPorts(*free_ports(3))
         stack.enter_context(storage_emulator(ports, None))
-        settings = {"STATE_STORAGE": ports.connection()}
+        settings = {"STATE_STORAGE": ports.connection_string()}
         started = folder / "make-run"
-        url = stack.enter_context(
-            serve_restarting(lambda: settings if started.exists() else None, keys_required=False)
-        )
+        url = stack.enter_context(serve_restarting(lambda: settings if started.exists() else None, keys_required=False))
         shell = stack.enter_context(_shell(folder, cloud, url, settings))
         yield DocumentedEnvironment(shell, url)
 
 
 @contextmanager
-def azure_environment(
-    folder: Path, *, with_state_server: bool = False, key_entries: list[dict[str, Any]] | None = None, **variables: str
-) -> Iterator[DocumentedEnvironment]:
-    """A subscription with a durable app; `variables` are what the reader has set before."""
+def azure_environment(folder: Path, *, with_state_server: bool = False) -> Iterator[DocumentedEnvironment]:
+    """A subscription with a durable app; with `with_state_server` everything that docs/azure.md sets up."""
     with ExitStack() as stack:
         ports = EmulatorPorts(*free_ports(3))
         stack.enter_context(storage_emulator(ports, None))
         scheduler = f"Endpoint=http://127.0.0.1:{stack.enter_context(serve_grpc(FakeScheduler()))};Authentication=None"
-        subscription = AzureSubscription(folder / "cloud.json", ports.connection(), scheduler)
-        subscription.reset(with_state_server=with_state_server, pipeline_key_entries=key_entries or [])
+        subscription = AzureSubscription(folder / "cloud.json", ports.connection_string(), scheduler)
+        subscription.reset(with_state_server=with_state_server)
         url = stack.enter_context(serve_restarting(subscription.server_settings, keys_required=True))
-        shell = stack.enter_context(_shell(folder, subscription.cloud, url, variables))
-        yield DocumentedEnvironment(shell, url)
+        variables = {**NAMES_FROM_SET_UP, "EMULATOR": subscription.emulator} if with_state_server else {}
+        environment = DocumentedEnvironment(
+            stack.enter_context(_shell(folder, subscription.cloud, url, variables)), url
+        )
+        if with_state_server:
+            environment.prepare(SET_UP_COMMANDS)
+        yield environment
 
 
 @contextmanager

@@ -6,14 +6,15 @@ that does not exist yet, a secret without the right to write it, an event subscr
 published, and a webhook that does not answer the handshake of Event Grid.
 """
 
+import http.client
 import json
 import os
 import re
 import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.pipelines.fake_az import COMMANDS, SUBSCRIPTION, AzError, ParsedOptions, main
 
@@ -103,7 +104,9 @@ def _list_app_keys(state: State, options: ParsedOptions) -> State:
 
 
 def _list_function_keys(state: State, options: ParsedOptions) -> State:
-    keys: State = state.setdefault("functionKeys", {}).setdefault(options.function_name, {})
+    keys: State = state.setdefault("functionKeys", {}).setdefault(
+        options.function_name, {"pipeline-shop": "the-key-that-the-function-had"}
+    )
     return keys
 
 
@@ -171,7 +174,6 @@ def _subscribe(state: State, options: ParsedOptions) -> State:
 
 def _validate_webhook(endpoint: str) -> None:
     """The handshake of Event Grid with an endpoint, at the server of this test."""
-    host, url = os.environ["STATE_HOST"], os.environ["STATE_SERVER_URL"]
     event = {
         "id": "1",
         "topic": "topic",
@@ -182,14 +184,14 @@ def _validate_webhook(endpoint: str) -> None:
         "dataVersion": "1",
         "metadataVersion": "1",
     }
-    request = urllib.request.Request(
-        endpoint.replace(f"https://{host}", url),
-        json.dumps([event]).encode(),
-        {"Content-Type": "application/json", "aeg-event-type": "SubscriptionValidation"},
-    )
-    with urllib.request.urlopen(request) as response:
-        if json.load(response).get("validationResponse") != "512d38b6":
-            raise AzError("Webhook validation handshake failed.", 1)
+    address = urlsplit(endpoint)
+    if address.hostname != os.environ["STATE_HOST"]:
+        raise AzError(f"The endpoint {address.hostname} cannot be resolved.", 1)
+    connection = http.client.HTTPConnection(urlsplit(os.environ["STATE_SERVER_URL"]).netloc)
+    headers = {"Content-Type": "application/json", "aeg-event-type": "SubscriptionValidation"}
+    connection.request("POST", f"{address.path}?{address.query}", json.dumps([event]), headers)
+    if json.load(connection.getresponse()).get("validationResponse") != "512d38b6":
+        raise AzError("Webhook validation handshake failed.", 1)
 
 
 def _show_scheduler(state: State, options: ParsedOptions) -> State:
@@ -260,6 +262,7 @@ _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
     "eventgrid event-subscription create": (_SUBSCRIPTION, _subscribe),
     "durabletask scheduler show": (_NAMED, _show_scheduler),
     "identity create": (_NAMED, _create_identity),
+    "identity show": (_NAMED, _show("Microsoft.ManagedIdentity/userAssignedIdentities")),
     "identity federated-credential create": (
         f"{_NAMED} --identity-name! --issuer! --subject! --audiences+",
         _create_federated_credential,

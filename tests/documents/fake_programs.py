@@ -21,8 +21,7 @@ _CURL = """#!/bin/bash
 arguments=()
 for argument; do
   argument=${argument/"https://$STATE_HOST"/"$STATE_SERVER_URL"}
-  if [[ $argument == @* && ! -f ${argument#@} ]]; then echo "curl: cannot read ${argument#@}" >&2; exit 26; fi
-  if [[ $argument == https://dev.azure.com/* ]]; then echo '{"id": 7}'; exit; fi
+  if [[ $argument == https://dev.azure.com/* ]]; then body=${!#}; exec jq -c '{id: 7, timeout}' "${body#@}"; fi
   if [[ $argument == https://* ]]; then echo "curl: (6) Could not resolve host: $argument" >&2; exit 6; fi
   arguments+=("$argument")
 done
@@ -68,7 +67,7 @@ def _func(arguments: list[str], cloud: Path) -> None:
         sys.exit("Unable to find project root. Expecting to find one of host.json")
     state = json.loads(cloud.read_text())
     if options.app not in state["apps"]:
-        sys.exit(f"Can't find app with name \"{options.app}\"")
+        sys.exit(f'Can\'t find app with name "{options.app}"')
     state["apps"][options.app]["slots"][options.slot]["package"] = "published"
     cloud.write_text(json.dumps(state))
     print("Deployment completed successfully.")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from dev.local_processes import wait_until
+from harness.processes import wait_until
 from state_api.app import StateServer
 from state_api.settings import SettingsError, read_settings
 
