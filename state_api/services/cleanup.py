@@ -16,6 +16,7 @@ from state_api.backends.protocols import (
     backend_id_of,
 )
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode
 from state_api.domain.readiness.verdict import Verdict
@@ -24,7 +25,6 @@ from state_api.domain.releases.commands import CleanupCommand, RemoveRetiredHubs
 from state_api.domain.releases.retirement import find_hubs_kept_by_retention
 from state_api.domain.task_hubs.ownership import explain_not_owned
 from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
-from state_api.services.probe_requests import VerificationMode
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
 
@@ -220,10 +220,10 @@ class Cleanup:
         BackendError."""
         app = await _app_for_verdict(run.app, target)
         if target.artifact_store is None:
-            verification = replace(run.verification, verify=VerificationMode.CACHED)
+            verification = replace(run.verification, mode=VerificationMode.CACHED)
         else:
             started = await self._readiness.start_verification(VerificationMode.FRESH)
-            verification = replace(run.verification, verify=VerificationMode.FRESH, requested_at=started.requested_at)
+            verification = replace(run.verification, mode=VerificationMode.FRESH, requested_at=started.requested_at)
         return await self._readiness.assess_task_hub(app, target.task_hub, verification)
 
     def _is_gone(self, run: _Run, target: _Target, verdict: Verdict) -> bool:

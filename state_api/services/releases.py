@@ -12,6 +12,7 @@ from state_api.backends.protocols import BackendError, BackendRegistry
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key, hub_key
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, Transition
 from state_api.domain.releases.commands import (
@@ -42,7 +43,6 @@ from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
 from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubRecord, TaskHubs
-from state_api.services.probe_requests import VerificationMode
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.recording import Recorder
 

@@ -243,7 +243,7 @@ async def test_a_whole_release_runs_through_the_functions(
     assert app in [one["app"] for one in (await ask("ListApps", query={"top": 1000}))["apps"]]
     assert len((await ask("GetHistory", app=app))["history"]) == 7
     assert "events" in await ask("ListQuarantine")
-    await ask("PostEvents", [event(f"{old}unclaimed", "order-1", "Completed", timestamp(-3600))])
+    await ask("PostEvents", [event(f"{old}unclaimed", "order-1", "Completed", time=timestamp(-3600))])
     assert (await invoke("DeleteTaskHub", hub=f"{old}unclaimed")).status_code == 409, "it is settling"
     assert (await invoke("DeleteApp", app=app)).status_code == 409, "an instance is active"
     seen |= {"DeleteTaskHub", "DeleteApp"}
@@ -450,7 +450,7 @@ async def test_single_invocations_share_transactions(function_app_settings: None
         return await transactions.send_transaction(*given, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tables, "submit", send_transaction)
+        patched.setattr(tables, "send_transaction", send_transaction)
         await asyncio.gather(*(deliver_event(event(hub, f"order-{number}")) for number in range(64)))
     # One that each of the four shards began with, and one for what came meanwhile.
     assert 1 <= sent <= 2 * 4

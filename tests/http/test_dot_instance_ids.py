@@ -16,7 +16,7 @@ DOTS = [".", ".."]
 
 @pytest.mark.parametrize("verified", [False, True], ids=["by events", "verified"])
 async def test_they_are_recorded_listed_waived_and_drained(
-    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str, verified: bool
+    *, storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str, verified: bool
 ) -> None:
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
@@ -48,7 +48,7 @@ async def test_they_are_recorded_listed_waived_and_drained(
         assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
         await provider.put_many(DOTS, "Completed")
         if not verified:
-            ends = [event(hub, dots, "Completed", timestamp(1)) for dots in DOTS]
+            ends = [event(hub, dots, "Completed", time=timestamp(1)) for dots in DOTS]
             assert (await post_events(http, *ends))["recorded"] == 2
         verdict = await get_staging(http, app, verify="fresh" if verified else "none")
         assert (verdict["ready"], verdict["assurance"]) == (True, "verified" if verified else "events")
