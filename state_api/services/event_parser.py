@@ -1,4 +1,4 @@
-"""Parses lifecycle events, in the Event Grid schema or as CloudEvents, for the webhook and for the Event Grid trigger."""
+"""Parses lifecycle events, in the Event Grid schema or as CloudEvents, for the webhook and the Event Grid trigger."""
 
 import base64
 import binascii
