@@ -249,7 +249,7 @@ async def test_a_whole_deployment_runs_through_the_functions(
     assert app in [listed["app"] for listed in (await call("ListApps", query={"top": 1000}))["apps"]]
     assert len((await call("GetHistory", app=app))["history"]) == 7
     assert "events" in await call("ListQuarantine")
-    await call("PostEvents", [event(f"{old}unclaimed", "order-1", "Completed", timestamp(-3600))])
+    await call("PostEvents", [event(f"{old}unclaimed", "order-1", "Completed", time=timestamp(-3600))])
     assert (await invoke("DeleteTaskHub", hub=f"{old}unclaimed")).status_code == 409, "the task hub is still settling"
     assert (await invoke("DeleteApp", app=app)).status_code == 409, "an instance is active"
     called |= {"DeleteTaskHub", "DeleteApp"}
@@ -347,7 +347,7 @@ def test_the_worker_passes_the_event_to_the_trigger_as_text() -> None:
 
 @pytest.mark.parametrize("time", ["2026-11-20T09:30:00+02:00", "2026-11-20 09:30:00Z", "yesterday", 5])
 def test_the_converter_of_the_library_raises_on_times_that_it_cannot_parse(time: Any) -> None:
-    """Two of these times are valid RFC 3339. Once the library parses them, the trigger can use `func.EventGridEvent`."""
+    """Two of these times are valid RFC 3339. If the library parses them, the trigger can use `func.EventGridEvent`."""
     for member, event_json in (("eventTime", event("v41")), ("time", cloud_event("v41"))):
         with pytest.raises((ValueError, TypeError)):
             EventGridEventInConverter.decode(

@@ -52,7 +52,7 @@ async def test_dot_ids_are_recorded_listed_waived_and_drained(
         assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
         await provider.put_many(DOT_IDS, "Completed")
         if not verified:
-            ends = [event(hub, instance_id, "Completed", timestamp(1)) for instance_id in DOT_IDS]
+            ends = [event(hub, instance_id, "Completed", time=timestamp(1)) for instance_id in DOT_IDS]
             assert (await post_events(http, *ends))["recorded"] == 2
         verdict = await get_staging(http, app, verify="fresh" if verified else "none")
         assert (verdict["ready"], verdict["assurance"]) == (True, "verified" if verified else "events")
