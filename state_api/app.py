@@ -52,14 +52,37 @@ class StateServer:
         verifier = Verifier(self.backends, probes, task_hub_store, instances, time, self.stopping)
         readiness = Readiness(app_store, verifier, time, self.stopping)
         recorder = Recorder(task_hub_store, instances, quarantine, time)
-        releases = Releases(app_store, task_hub_store, recorder, readiness, self.backends, time)
+        releases = Releases(
+            apps=app_store,
+            task_hubs=task_hub_store,
+            recorder=recorder,
+            readiness=readiness,
+            backends=self.backends,
+            clock=time,
+        )
         self.background = BackgroundProber(app_store, probes, readiness, time)
         self.services = Services(
             recorder=recorder,
             readiness=readiness,
             releases=releases,
-            cleanup=Cleanup(releases, app_store, task_hub_store, instances, probes, readiness, self.backends, time),
-            administration=Administration(task_hub_store, instances, quarantine, recorder, readiness, time),
+            cleanup=Cleanup(
+                releases=releases,
+                apps=app_store,
+                task_hubs=task_hub_store,
+                instances=instances,
+                probes=probes,
+                readiness=readiness,
+                backends=self.backends,
+                clock=time,
+            ),
+            administration=Administration(
+                task_hubs=task_hub_store,
+                instances=instances,
+                quarantine=quarantine,
+                recorder=recorder,
+                readiness=readiness,
+                clock=time,
+            ),
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,
         )

@@ -20,22 +20,22 @@ from state_api.backends import azure_storage, scheduler_connection
 from state_api.backends.registry import PROVIDERS
 from state_api.domain import names
 from state_api.domain.errors import StateError
-from state_api.domain.readiness import evidence
+from state_api.domain.readiness import evidence, plan
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS
 from state_api.domain.releases import waivers
 from state_api.domain.releases.apps import ProviderConfig
-from state_api.domain.releases.swaps import SwapOutcome
+from state_api.domain.releases.commands import SwapOutcome
 from state_api.domain.task_hubs import reconciliation
 from state_api.http import events, middleware, problems, requests
 from state_api.http.auth import ANONYMOUS_PATHS
 from state_api.http.responses.apps import PendingSwapResponse, PolicyResponse
 from state_api.http.responses.history import TaskHubCleanupResponse
 from state_api.http.responses.verdicts import MAX_LISTED_INSTANCES, ProbeResponse, VerdictResponse
-from state_api.services import admission, background, cleanup, probe_requests, recording, scanning, verification
+from state_api.services import admission, background, cleanup, probe_leases, recording, verification
 from state_api.services.cleanup import CleanupOutcome
 from state_api.services.event_parser import QUARANTINE_CODES
-from state_api.services.probe_requests import VerificationMode
 from state_api.serving import connections, log_limit
 from state_api.settings import (
     DEFAULT_UNCLAIMED_TASK_HUBS,
@@ -381,7 +381,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {COUNT_MAX_AGE_SECONDS:g} seconds at most" in unclaimed
     assert f"longer than {recording._REPLAY_TIMEOUT_SECONDS} seconds" in unclaimed
-    assert f"longer than {recording._MAX_WAITING_EVENT_LENGTH // 1024} KiB" in section(HTTP_API, "ListQuarantine")
+    assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(MAX_LISTED_INSTANCES)
     assert limits["waivers in force for one app"] == str(waivers.MAX_WAIVERS)
@@ -418,11 +418,11 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
         ),
         "clocks of workers and storage may differ by": f"{reconciliation.CLOCK_SKEW // second} s",
         "a task hub that takes longer to read is not read anew for every question": (
-            f"{probe_requests.LARGE_HUB_READ_SECONDS:g} s"
+            f"{plan.LARGE_HUB_READ_SECONDS:g} s"
         ),
     }
-    assert f"for up to {scanning.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
-    assert scanning.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
+    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
+    assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
     timer = section(OPERATIONS, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"

@@ -1,11 +1,13 @@
-"""Cleanup: what retired task hubs leave behind, in the server's records and, if it is asked for, at their provider."""
+"""Cleanup: remove the server's records of retired task hubs that have drained and, on request, their artifacts at the
+provider. Nothing is deleted at a provider that the claim's proof does not cover."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from state_api.backends.protocols import (
+    Artifact,
     ArtifactKind,
     ArtifactStore,
     BackendError,
@@ -14,24 +16,26 @@ from state_api.backends.protocols import (
     backend_id_of,
 )
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases.apps import App, Caller, RetiredHub
-from state_api.domain.releases.staging import find_hubs_kept_by_retention
+from state_api.domain.releases.apps import App, RetiredHub
+from state_api.domain.releases.commands import CleanupCommand, RemoveRetiredHubsCommand
+from state_api.domain.releases.retirement import find_hubs_kept_by_retention
 from state_api.domain.task_hubs.ownership import explain_not_owned
 from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
-from state_api.services.probe_requests import VerificationMode
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
 
 _CLEANUP_TIMEOUT_SECONDS = 150.0
-"""How long one call may read task hubs; a scan that needs longer is carried on by the next call."""
-_APPS_PAGE = 100
+"""How long one call may read and delete task hubs. The next call continues what needs longer."""
+_APPS_PER_PAGE = 100
+_TIMED_OUT = "there was no time left in this call. Call Cleanup again"
 
 
 class CleanupOutcome(StrEnum):
-    """What cleanup did with a retired hub."""
+    """What Cleanup did with a retired task hub."""
 
     REMOVED = "Removed"
     WOULD_REMOVE = "WouldRemove"
@@ -44,8 +48,11 @@ class CleanupOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CleanupResult:
-    """What became of one hub. `verdict` is that of a hub that is not drained; `artifacts` what was or would be removed
-    at its provider, `shared` what stays there because other hubs use it; `message` what stood in the way."""
+    """What became of one retired task hub.
+
+    `reasons`: why it has not drained. `artifacts`: what was deleted at its provider, or would be in a dry run.
+    `shared`: what stays there because other task hubs use it. `message`: why it was not removed, or what goes with it.
+    """
 
     retired_hub: RetiredHub
     outcome: CleanupOutcome
@@ -56,16 +63,34 @@ class CleanupResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _CleanupRequest:
+class _Run:
+    """One call of Cleanup. `artifact_store` is None unless the caller wants artifacts deleted."""
+
     app: App
     dry_run: bool
-    artifacts: ArtifactStore | None
+    artifact_store: ArtifactStore | None
     verification: Verification
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One retired task hub in a call. Without an `artifact_store`, only its records are removed. `not_owned` says why
+    its artifacts stay although the caller wants them deleted."""
+
+    retired_hub: RetiredHub
+    record: TaskHubRecord | None
+    artifact_store: ArtifactStore | None = None
+    not_owned: str | None = None
+
+    @property
+    def task_hub(self) -> str:
+        return self.retired_hub.task_hub
 
 
 class Cleanup:
     def __init__(
         self,
+        *,
         releases: Releases,
         apps: Apps,
         task_hubs: TaskHubs,
@@ -85,203 +110,221 @@ class Cleanup:
         self._clock = clock
 
     async def clean_up(
-        self, name: str, dry_run: bool, delete_task_hubs: bool, caller: Caller, precondition: Precondition
+        self, name: str, command: CleanupCommand, precondition: Precondition
     ) -> tuple[App, list[CleanupResult]]:
-        """Remove every retired hub that is drained: its records, and with `delete_task_hubs` its artifacts at the
-        provider. A call that was cut short is finished by the next: a hub leaves the list of retired ones only after
-        all of it is gone. Raises AppNotFound, InvalidRequest, PreconditionFailed."""
+        """Remove every retired task hub that has drained.
+
+        A task hub leaves the app's list only after everything of it is gone, so the next call finishes a call that was
+        cut off. Raises AppNotFound, InvalidRequest, PreconditionFailed.
+        """
         app = await self._releases.get(name)
         precondition(app)
-        artifacts = self._get_artifacts(app) if delete_task_hubs else None
+        artifact_store = self._get_artifact_store(app) if command.delete_task_hubs else None
         verification = await self._readiness.start_verification(VerificationMode.FRESH, _CLEANUP_TIMEOUT_SECONDS)
-        request = _CleanupRequest(app, dry_run, artifacts, verification)
+        run = _Run(app, command.dry_run, artifact_store, verification)
         kept = find_hubs_kept_by_retention(app, self._clock.now())
-        outcomes = [
-            CleanupResult(hub, CleanupOutcome.KEPT) if hub.task_hub in kept else await self._clean_up_hub(request, hub)
-            for hub in app.retired
+        results = [
+            CleanupResult(retired, CleanupOutcome.KEPT)
+            if retired.task_hub in kept
+            else await self._clean_up_hub(run, retired)
+            for retired in app.retired
         ]
-        removed = [done.retired_hub.task_hub for done in outcomes if done.outcome is CleanupOutcome.REMOVED]
-        not_owned = [
-            done.retired_hub.task_hub for done in outcomes if done.outcome is CleanupOutcome.NOT_OWNED and not dry_run
-        ]
+        removed = _select_task_hubs(results, CleanupOutcome.REMOVED)
+        not_owned = () if command.dry_run else _select_task_hubs(results, CleanupOutcome.NOT_OWNED)
         if removed or not_owned:
-            app = await self._releases.remove_retired_hubs(name, removed, not_owned, caller)
-        return app, outcomes
+            forget = RemoveRetiredHubsCommand(caller=command.caller, removed=removed, not_owned=not_owned)
+            app = await self._releases.remove_retired_hubs(name, forget)
+        return app, results
 
-    def _get_artifacts(self, app: App) -> ArtifactStore:
-        """Raises InvalidRequest where artifacts cannot be deleted."""
+    def _get_artifact_store(self, app: App) -> ArtifactStore:
+        """Raises InvalidRequest if this server cannot delete the app's task hubs at their provider."""
         if app.provider_config is None:
-            raise InvalidRequest("deleting task hubs needs to know where they live: set taskHubs with PutApp")
-        try:
-            artifacts = self._backends.backend_for(app.provider_config).artifacts
-        except BackendError as error:
-            raise InvalidRequest(f"task hubs cannot be deleted: {error.message}") from None
-        if artifacts is None:
             raise InvalidRequest(
-                f"task hubs of the provider {app.provider_config.provider} cannot be deleted, only those of azureStorage"
+                "deleteTaskHubs needs to know where the app's task hubs live: set taskHubs with PutApp"
             )
-        return artifacts
-
-    async def _clean_up_hub(self, request: _CleanupRequest, retired: RetiredHub) -> CleanupResult:
-        slot = request.app.find_possible_slot(retired.task_hub)
-        if slot is not None:
-            message = f"slot {slot} may still carry it, until what was staged after it has been in production"
-            return CleanupResult(retired, CleanupOutcome.IN_USE, message=message)
-        hub = await self._task_hubs.get(retired.task_hub)
-        artifacts = request.artifacts
-        if hub is not None and hub.deleting_from is not None:
-            # It was asked for by the call that began it.
-            try:
-                artifacts = artifacts or self._get_artifacts(request.app)
-            except InvalidRequest as error:
-                return CleanupResult(
-                    retired, CleanupOutcome.UNFINISHED, message=f"its deletion was begun. {error.message}"
-                )
-            if hub.deleting_from != str(request.app.provider_config):
-                message = "its deletion was begun with other taskHubs: set those again until it is done"
-                return CleanupResult(retired, CleanupOutcome.UNFINISHED, message=message)
-        not_owned = (
-            _explain_not_owned(retired.task_hub, hub, artifacts, (ArtifactKind.TABLE,))
-            if artifacts is not None
-            else None
-        )
-        if not_owned is not None:
-            if hub is not None and hub.proof is not None and hub.deleting_from is not None:
-                message = f"its deletion was begun, and the setting leads to another place now. {not_owned}"
-                return CleanupResult(retired, CleanupOutcome.UNFINISHED, message=message)
-            artifacts = None
-        if hub is not None and hub.closed and artifacts is None:
-            return await self._finish_without_artifacts(request, retired, hub, not_owned)
         try:
-            # Before the verdict: this takes a while, and the verdict does not see what starts after it.
-            found = await self._find(request, retired, artifacts)
-            if isinstance(found, CleanupResult):
-                return found
-            verdict = await self._verdict(request, retired, hub, artifacts)
+            artifact_store = self._backends.backend_for(app.provider_config).artifacts
+        except BackendError as error:
+            raise InvalidRequest(f"deleteTaskHubs is not possible: {error.message}") from None
+        if artifact_store is None:
+            raise InvalidRequest(
+                f"deleteTaskHubs is not possible with the provider {app.provider_config.provider}, only with "
+                "azureStorage. Call Cleanup without it to remove the server's records"
+            )
+        return artifact_store
+
+    async def _clean_up_hub(self, run: _Run, retired: RetiredHub) -> CleanupResult:
+        slot = run.app.find_possible_slot(retired.task_hub)
+        if slot is not None:
+            message = f"slot {slot} may still carry it until a task hub that was staged later has been in production"
+            return CleanupResult(retired, CleanupOutcome.IN_USE, message=message)
+        target = self._resolve_target(run, retired, await self._task_hubs.get(retired.task_hub))
+        if isinstance(target, CleanupResult):
+            return target
+        if target.artifact_store is None and target.record is not None and target.record.closed:
+            return await self._remove_records_only(run, target)
+        try:
+            # Before the verdict, because this takes a while and the verdict does not cover what starts after it.
+            existing = await self._find_artifacts(run, target)
+            if isinstance(existing, CleanupResult):
+                return existing
+            verdict = await self._assess(run, target)
         except BackendError as error:
             return CleanupResult(retired, CleanupOutcome.UNFINISHED, message=error.message)
-        missing = any(reason.code is ReasonCode.TASK_HUB_MISSING for reason in verdict.reasons)
-        # That it is not there says nothing of what the records show active, if it was never seen there: taskHubs may
-        # have been set to another account since.
-        believed = not verdict.has_running or (hub is not None and self._is_backend_confirmed(hub, request.app))
-        if (
-            missing
-            and believed
-            and (artifacts is None or (hub is not None and (hub.seen or hub.deleting_from is not None)))
-        ):
-            # Nothing runs in a hub that no slot holds and that is not there any more, and nothing is left to delete.
-            return await self._finish_without_artifacts(request, retired, hub, not_owned)
-        if reasons := _removal_blockers(verdict, deletes_artifacts=artifacts is not None):
-            return CleanupResult(retired, CleanupOutcome.NOT_DRAINED, reasons)
-        if artifacts is None or found is None:
-            return await self._finish_without_artifacts(request, retired, hub, not_owned)
-        return await self._delete_artifacts(request, retired, hub, artifacts, found, verdict.ignored_count)
+        if self._is_gone(run, target, verdict):
+            return await self._remove_records_only(run, target)
+        if blockers := _find_blockers(verdict, deletes_artifacts=target.artifact_store is not None):
+            return CleanupResult(retired, CleanupOutcome.NOT_DRAINED, blockers)
+        if target.artifact_store is None or existing is None:
+            return await self._remove_records_only(run, target)
+        return await self._delete_artifacts(run, target, target.artifact_store, existing, verdict)
 
-    async def _find(
-        self, request: _CleanupRequest, retired: RetiredHub, artifacts: ArtifactStore | None
-    ) -> TaskHubArtifacts | CleanupResult | None:
-        """What exists of a hub at its provider; what became of the hub if nothing may be deleted. None if nothing is to
-        be. Raises BackendError."""
-        if artifacts is None:
+    def _resolve_target(self, run: _Run, retired: RetiredHub, record: TaskHubRecord | None) -> _Target | CleanupResult:
+        """Whether artifacts are deleted, and where. An earlier call may have begun to delete them: then this call
+        continues, whether or not it asks for deletion."""
+        artifact_store = run.artifact_store
+        is_deletion_begun = record is not None and record.deleting_from is not None
+        if record is not None and is_deletion_begun:
+            try:
+                artifact_store = artifact_store or self._get_artifact_store(run.app)
+            except InvalidRequest as error:
+                return _unfinished(retired, f"an earlier call began to delete it. {error.message}")
+            if record.deleting_from != str(run.app.provider_config):
+                message = "an earlier call began to delete it with other taskHubs. Set those again until it is deleted"
+                return _unfinished(retired, message)
+        if artifact_store is None:
+            return _Target(retired, record)
+        not_owned = _explain_not_owned(retired.task_hub, record, artifact_store, [ArtifactKind.TABLE])
+        if not_owned is None:
+            return _Target(retired, record, artifact_store)
+        if is_deletion_begun and record is not None and record.proof is not None:
+            message = f"an earlier call began to delete it, and its setting now leads to another address. {not_owned}"
+            return _unfinished(retired, message)
+        return _Target(retired, record, None, not_owned)
+
+    async def _find_artifacts(self, run: _Run, target: _Target) -> TaskHubArtifacts | CleanupResult | None:
+        """What exists of the task hub at its provider; None if nothing is to be deleted there. A result if nothing may
+        be deleted now. Raises BackendError."""
+        if target.artifact_store is None:
             return None
-        if (holder := await self._find_slot_holding(retired.task_hub)) is not None:
-            return CleanupResult(retired, CleanupOutcome.IN_USE, message=f"{holder} holds it")
+        if (holder := await self._find_holding_slot(target.task_hub)) is not None:
+            return CleanupResult(target.retired_hub, CleanupOutcome.IN_USE, message=f"{holder} holds it")
         try:
-            async with asyncio.timeout_at(request.verification.deadline):
-                return await artifacts.find_artifacts(retired.task_hub)
+            async with asyncio.timeout_at(run.verification.deadline):
+                return await target.artifact_store.find_artifacts(target.task_hub)
         except TimeoutError:
-            return CleanupResult(retired, CleanupOutcome.UNFINISHED, message="it takes longer; call again")
+            return _unfinished(target.retired_hub, _TIMED_OUT)
 
-    async def _verdict(
-        self, request: _CleanupRequest, retired: RetiredHub, hub: TaskHubRecord | None, artifacts: ArtifactStore | None
-    ) -> Verdict:
-        """The verdict on a retired hub; one that is to be deleted is read from now on. Raises BackendError."""
-        app = await _app_for_verdict(request.app, hub, artifacts)
-        if artifacts is None:
-            return await self._readiness.assess_task_hub(
-                app, retired.task_hub, replace(request.verification, verify=VerificationMode.CACHED)
-            )
-        now = await self._readiness.start_verification(VerificationMode.FRESH)
-        verification = replace(request.verification, verify=VerificationMode.FRESH, requested_at=now.requested_at)
-        return await self._readiness.assess_task_hub(app, retired.task_hub, verification)
+    async def _assess(self, run: _Run, target: _Target) -> Verdict:
+        """The verdict on the task hub. Before artifacts are deleted, it is read again from now on. Raises
+        BackendError."""
+        app = await _app_for_verdict(run.app, target)
+        if target.artifact_store is None:
+            verification = replace(run.verification, mode=VerificationMode.CACHED)
+        else:
+            started = await self._readiness.start_verification(VerificationMode.FRESH)
+            verification = replace(run.verification, mode=VerificationMode.FRESH, requested_at=started.requested_at)
+        return await self._readiness.assess_task_hub(app, target.task_hub, verification)
 
-    def _is_backend_confirmed(self, hub: TaskHubRecord, app: App) -> bool:
-        """Whether the place to which `taskHubs` leads now has shown instances that events told of."""
-        if app.provider_config is None:
+    def _is_gone(self, run: _Run, target: _Target, verdict: Verdict) -> bool:
+        """Whether the task hub does not exist at its provider any more. Nothing runs in a task hub that no slot holds
+        and that is gone, and nothing is left to delete."""
+        if all(reason.code is not ReasonCode.TASK_HUB_MISSING for reason in verdict.reasons):
+            return False
+        record = target.record
+        if verdict.has_running and (record is None or not self._is_backend_confirmed(run, record)):
+            # taskHubs may lead to another account since these instances were recorded.
+            return False
+        if target.artifact_store is None:
+            return True
+        return record is not None and (record.seen or record.deleting_from is not None)
+
+    def _is_backend_confirmed(self, run: _Run, record: TaskHubRecord) -> bool:
+        """Whether a probe has shown, where `taskHubs` leads now, instances that are known from events."""
+        if run.app.provider_config is None:
             return False
         try:
-            backend = self._backends.backend_for(app.provider_config)
-            return hub.confirmed_backend == backend_id_of(app.provider_config, backend)
+            backend = self._backends.backend_for(run.app.provider_config)
+            return record.confirmed_backend == backend_id_of(run.app.provider_config, backend)
         except BackendError:
             return False
 
-    async def _finish_without_artifacts(
-        self, request: _CleanupRequest, retired: RetiredHub, hub: TaskHubRecord | None, not_owned: str | None = None
-    ) -> CleanupResult:
-        """Remove the server's own records. `not_owned` is why the hub itself stays although it was to be deleted."""
-        if not request.dry_run:
-            await self._remove_records(retired, hub)
-        if not_owned is not None:
-            return CleanupResult(retired, CleanupOutcome.NOT_OWNED, message=not_owned)
-        return CleanupResult(retired, CleanupOutcome.WOULD_REMOVE if request.dry_run else CleanupOutcome.REMOVED)
+    async def _remove_records_only(self, run: _Run, target: _Target) -> CleanupResult:
+        """Remove the server's records of the task hub, and leave its artifacts alone."""
+        if not run.dry_run:
+            await self._delete_records(target)
+        if target.not_owned is not None:
+            return CleanupResult(target.retired_hub, CleanupOutcome.NOT_OWNED, message=target.not_owned)
+        outcome = CleanupOutcome.WOULD_REMOVE if run.dry_run else CleanupOutcome.REMOVED
+        return CleanupResult(target.retired_hub, outcome)
 
     async def _delete_artifacts(
-        self,
-        request: _CleanupRequest,
-        retired: RetiredHub,
-        hub: TaskHubRecord | None,
-        artifacts: ArtifactStore,
-        found: TaskHubArtifacts,
-        ignored: int,
+        self, run: _Run, target: _Target, artifact_store: ArtifactStore, existing: TaskHubArtifacts, verdict: Verdict
     ) -> CleanupResult:
-        """Delete what the hub left at its provider, the evidence of what runs there last, and then the records."""
-        message = f"{ignored} active instances of functions that the policy ignores go with it" if ignored else None
-        done: list[str] = []
+        """Delete the artifacts of a drained task hub, then its records."""
+        kinds = {artifact.kind for artifact in existing.deletable}
+        if (not_owned := _explain_not_owned(target.task_hub, target.record, artifact_store, kinds)) is not None:
+            return await self._remove_records_only(run, replace(target, artifact_store=None, not_owned=not_owned))
+        result = CleanupResult(
+            target.retired_hub,
+            CleanupOutcome.WOULD_REMOVE if run.dry_run else CleanupOutcome.REMOVED,
+            artifacts=tuple(map(str, existing.deletable)),
+            shared=tuple(map(str, existing.shared)),
+            message=_describe_ignored(verdict.ignored_count),
+        )
+        if run.dry_run:
+            return result
+        # On record before the first artifact is deleted, so that the next call continues.
+        await self._task_hubs.close(target.task_hub, deleting_from=str(run.app.provider_config))
+        deleted: list[str] = []
         try:
-            async with asyncio.timeout_at(request.verification.deadline):
-                shared = tuple(map(str, found.shared))
-                kinds = {artifact.kind for artifact in found.deletable}
-                if (not_owned := _explain_not_owned(retired.task_hub, hub, artifacts, kinds)) is not None:
-                    return await self._finish_without_artifacts(request, retired, hub, not_owned)
-                if request.dry_run:
-                    own = tuple(map(str, found.deletable))
-                    return CleanupResult(retired, CleanupOutcome.WOULD_REMOVE, (), own, shared, message)
-                # On record before the first is gone, so that the next call goes on.
-                await self._task_hubs.close(retired.task_hub, deleting_from=str(request.app.provider_config))
-                queues_gone = False
-                for artifact in found.deletable:
-                    if queues_gone and artifact.kind is ArtifactKind.TABLE:
-                        # Nothing starts without control queues. What has started since the verdict has a row.
-                        verdict = await self._verdict(
-                            request, retired, await self._task_hubs.get(retired.task_hub), artifacts
-                        )
-                        if reasons := _removal_blockers(verdict, deletes_artifacts=True):
-                            return CleanupResult(retired, CleanupOutcome.NOT_DRAINED, reasons, tuple(done))
-                        queues_gone = False
-                    await artifacts.delete(artifact)
-                    done.append(str(artifact))
-                    queues_gone = queues_gone or artifact.kind is ArtifactKind.QUEUE
+            async with asyncio.timeout_at(run.verification.deadline):
+                blockers = await self._delete_in_order(run, target, artifact_store, existing.deletable, deleted)
         except BackendError as error:
-            return CleanupResult(retired, CleanupOutcome.UNFINISHED, artifacts=tuple(done), message=error.message)
+            return _unfinished(target.retired_hub, error.message, deleted)
         except TimeoutError:
-            return CleanupResult(
-                retired, CleanupOutcome.UNFINISHED, artifacts=tuple(done), message="it takes longer; call again"
-            )
-        await self._remove_records(retired, hub)
-        return CleanupResult(retired, CleanupOutcome.REMOVED, (), tuple(done), shared, message)
+            return _unfinished(target.retired_hub, _TIMED_OUT, deleted)
+        if blockers:
+            return CleanupResult(target.retired_hub, CleanupOutcome.NOT_DRAINED, blockers, tuple(deleted))
+        await self._delete_records(target)
+        return result
 
-    async def _remove_records(self, retired: RetiredHub, hub: TaskHubRecord | None) -> None:
-        if hub is not None:
-            # Closed first: an event that comes from now on goes to quarantine and cannot make the table anew.
-            await self._task_hubs.close(retired.task_hub)
-            await self._instances.delete_records(hub)
-        await self._probes.delete_records(retired.task_hub)
+    async def _delete_in_order(
+        self,
+        run: _Run,
+        target: _Target,
+        artifact_store: ArtifactStore,
+        artifacts: Sequence[Artifact],
+        deleted: list[str],
+    ) -> tuple[ReadinessReason, ...]:
+        """Delete the artifacts in the store's order, which ends with the evidence of what runs, and note each in
+        `deleted`. Returns why the rest must stay, if something has started since the verdict."""
+        is_verdict_due = False
+        for artifact in artifacts:
+            if is_verdict_due and artifact.kind is ArtifactKind.TABLE:
+                # Nothing starts without control queues, and whatever started since the first verdict has a row by now.
+                record = await self._task_hubs.get(target.task_hub)
+                verdict = await self._assess(run, replace(target, record=record))
+                if blockers := _find_blockers(verdict, deletes_artifacts=True):
+                    return blockers
+                is_verdict_due = False
+            await artifact_store.delete(artifact)
+            deleted.append(str(artifact))
+            is_verdict_due = is_verdict_due or artifact.kind is ArtifactKind.QUEUE
+        return ()
 
-    async def _find_slot_holding(self, task_hub: str) -> str | None:
-        """The slot of any app that holds this hub."""
+    async def _delete_records(self, target: _Target) -> None:
+        if target.record is not None:
+            # Closed first: from now on an event goes to quarantine and cannot create the table again.
+            await self._task_hubs.close(target.task_hub)
+            await self._instances.delete_records(target.record)
+        await self._probes.delete_records(target.task_hub)
+
+    async def _find_holding_slot(self, task_hub: str) -> str | None:
+        """The slot of any app that holds this task hub."""
         token: str | None = None
         while True:
-            page = await self._apps.list_page(_APPS_PAGE, token)
+            page = await self._apps.list_page(_APPS_PER_PAGE, token)
             for app in page.items:
                 if (slot := app.slot_holding(task_hub)) is not None:
                     return f"slot {slot} of app {app.name}"
@@ -290,29 +333,42 @@ class Cleanup:
                 return None
 
 
+def _select_task_hubs(results: Iterable[CleanupResult], outcome: CleanupOutcome) -> tuple[str, ...]:
+    return tuple(result.retired_hub.task_hub for result in results if result.outcome is outcome)
+
+
+def _unfinished(retired: RetiredHub, message: str, deleted: Iterable[str] = ()) -> CleanupResult:
+    return CleanupResult(retired, CleanupOutcome.UNFINISHED, artifacts=tuple(deleted), message=message)
+
+
+def _describe_ignored(ignored_count: int) -> str | None:
+    if not ignored_count:
+        return None
+    return f"{ignored_count} active instances of functions that the policy ignores are deleted with it"
+
+
 def _explain_not_owned(
-    task_hub: str, hub: TaskHubRecord | None, artifacts: ArtifactStore, kinds: Iterable[ArtifactKind]
+    task_hub: str, record: TaskHubRecord | None, artifact_store: ArtifactStore, kinds: Iterable[ArtifactKind]
 ) -> str | None:
-    """Why artifacts of these kinds may not be deleted, by the proof of the hub's claim."""
-    addresses = [address for kind in kinds if (address := artifacts.service_address(kind)) is not None]
-    return explain_not_owned(task_hub, hub.proof if hub is not None else None, addresses)
+    """Why artifacts of these kinds must not be deleted, by the proof of the claim; None if they may be."""
+    addresses = [address for kind in kinds if (address := artifact_store.service_address(kind)) is not None]
+    return explain_not_owned(task_hub, record.proof if record is not None else None, addresses)
 
 
-async def _app_for_verdict(app: App, hub: TaskHubRecord | None, artifacts: ArtifactStore | None) -> App:
-    """The app under the policy by which a task hub is judged. Messages are not looked at once its control queues are
-    being deleted: the task hub was drained when the first of them was. Raises BackendError."""
-    if (
-        hub is None
-        or hub.deleting_from is None
-        or artifacts is None
-        or not await artifacts.has_queue_deletion_begun(hub.name)
-    ):
+async def _app_for_verdict(app: App, target: _Target) -> App:
+    """The app with the policy for the verdict. Once the deletion of control queues has begun, messages do not count:
+    the task hub had drained before. Raises BackendError."""
+    record, artifact_store = target.record, target.artifact_store
+    if record is None or record.deleting_from is None or artifact_store is None:
+        return app
+    if not await artifact_store.has_queue_deletion_begun(record.name):
         return app
     return replace(app, policy=replace(app.policy, ignore_messages=True))
 
 
-def _removal_blockers(verdict: Verdict, *, deletes_artifacts: bool) -> tuple[ReadinessReason, ...]:
-    """What stands against removing a hub."""
+def _find_blockers(verdict: Verdict, *, deletes_artifacts: bool) -> tuple[ReadinessReason, ...]:
+    """Why a task hub must not be removed. Artifacts are only deleted after a probe has verified the verdict."""
     if deletes_artifacts and verdict.ready and verdict.assurance is not Assurance.VERIFIED:
-        return (ReadinessReason(ReasonCode.VERIFICATION_REQUIRED, "a task hub is only deleted once it is verified"),)
+        message = "deleteTaskHubs needs a verdict that a probe has verified. Call Cleanup again"
+        return (ReadinessReason(ReasonCode.VERIFICATION_REQUIRED, message),)
     return verdict.reasons

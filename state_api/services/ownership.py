@@ -1,29 +1,35 @@
-"""Who owns a task hub name at its provider: asking before a name is claimed, and the proof of an adoption."""
+"""Who owns a task hub at its provider: what exists under a name before it is claimed, and the proof of an adoption."""
 
 import asyncio
 
 from state_api.backends.protocols import BackendError, BackendRegistry
-from state_api.domain.errors import InvalidRequest, TaskHubUnavailable
+from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key
 from state_api.domain.releases.apps import App, Caller, ProviderConfig
-from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProofBasis
+from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProofBasis, ProviderUnavailable
 from state_api.services.ports import TaskHubRecord, TaskHubs
 
-_RETRY_SECONDS = 10
+_RETRY_AFTER_SECONDS = 10
+"""How long a caller waits if the provider does not say."""
 
 
 class Ownership:
+    """Asks providers about task hubs, and proves claims on them."""
+
     def __init__(self, task_hubs: TaskHubs, backends: BackendRegistry) -> None:
         self._task_hubs = task_hubs
         self._backends = backends
 
     async def find_existing(
         self, app: App, task_hub: str, caller: Caller, deadline: float
-    ) -> ExistingArtifacts | TaskHubUnavailable | None:
-        """What exists under this name where the app's task hubs live; the error if the provider cannot be asked before
-        `deadline`, by the clock of the event loop. None if it must not be asked, if nothing says where to ask, or if
-        this very run has claimed the name there already: its app may have started since."""
+    ) -> ExistingArtifacts | ProviderUnavailable | None:
+        """What exists under this name where the app's task hubs live, or why the provider does not say before
+        `deadline` (a time of the event loop's clock).
+
+        None if the app has no provider, if asking would create the task hub, or if this run has claimed the name there
+        already: its app may have started since.
+        """
         if app.provider_config is None:
             return None
         try:
@@ -39,19 +45,13 @@ class Ownership:
             async with asyncio.timeout_at(deadline):
                 return await backend.find_existing(task_hub)
         except BackendError as error:
-            reason, retry_after = error.message, error.retry_after or _RETRY_SECONDS
+            return ProviderUnavailable(error.message, error.retry_after or _RETRY_AFTER_SECONDS)
         except TimeoutError:
-            reason, retry_after = "its provider did not answer in time", _RETRY_SECONDS
-        return TaskHubUnavailable(
-            f"task hub {task_hub} was not claimed: the server could not check whether it already exists at its "
-            f"provider ({reason}). Retry later",
-            retry_after,
-            taskHub=task_hub,
-        )
+            return ProviderUnavailable("its provider did not answer in time", _RETRY_AFTER_SECONDS)
 
     def prove_adoption(self, provider_config: ProviderConfig | None, now: Instant) -> OwnershipProof | None:
-        """The proof of a task hub that an administrator adopts; None where nothing says where task hubs live. Makes no
-        connection. Raises InvalidRequest."""
+        """The proof of task hubs that an administrator adopts; None without a provider. Makes no connection. Raises
+        InvalidRequest if a setting is missing or wrong."""
         if provider_config is None:
             return None
         try:
@@ -60,7 +60,7 @@ class Ownership:
             raise InvalidRequest(error.message) from None
 
     async def is_proven(self, app: App, task_hub: str, proof: OwnershipProof) -> bool:
-        """Whether this app's claim on record is proven wherever this proof is."""
+        """Whether the app has claimed the task hub with a proof that covers all addresses of this one."""
         record = await self._task_hubs.get(task_hub)
         return (
             record is not None
@@ -71,7 +71,7 @@ class Ownership:
 
 
 def is_claimed_by(record: TaskHubRecord, app: App, caller: Caller) -> bool:
-    """Whether this very run has claimed the task hub. Callers without a run URL are not known to be the same one."""
+    """Whether this run has claimed the task hub. Callers without a run URL are not known to be the same run."""
     return (
         _is_claimed_by_app(record, app) and caller.run_url is not None and record.run_id == caller.run_id(record.name)
     )

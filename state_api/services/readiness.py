@@ -1,32 +1,33 @@
-"""GetStagingStatus: gather the evidence, let the domain judge, wait if asked to."""
+"""GetStagingStatus: gathers the evidence, assesses it, and waits if the caller asks for that."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from state_api.domain.errors import AppNotFound
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity, OpenDeployment, OpenSwap, ProbeResult
 from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.plan import ProbeOutcome, RecordedState, VerificationMode
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
+from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, PriorHub, ProviderConfig, Slot
-from state_api.domain.releases.staging import find_blocking_deployment
+from state_api.domain.releases.checks import check_slot_exists, find_blocking_deployment
 from state_api.services.ports import Apps, Clock
-from state_api.services.probe_requests import ProbeOutcome, ProbeRequest, RecordedState, VerificationMode
+from state_api.services.probe_requests import ProbeRequest
 from state_api.services.verification import PROBE_TIMEOUT_SECONDS, Verifier
 
 _POLL_INTERVAL_SECONDS = 1.0
 _VERIFY_INTERVAL_SECONDS = 5.0
-"""How often a caller who waits makes the server look up active instances in the task hub itself. A hub that has none
-left is read as soon as that can make it Ready, but no more than half of the time."""
+"""How often a waiting request looks up active instances in the task hub itself. Once none is active, the task hub is
+read as soon as that can make the verdict Ready, but for at most half of the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """A verdict, and what it is about."""
+    """The verdict on a slot, with the app and the slot that it is about."""
 
     app: App
     slot_name: str
@@ -36,17 +37,31 @@ class SlotStatus:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How a verdict is to be verified: by what is read from `requested_at` on or by less, and until when, by the clock
-    of the event loop; or by what was `checked` a moment ago, by task hub."""
+    """How to verify a verdict.
 
-    verify: VerificationMode
+    `requested_at` is by the state storage's clock, `deadline` by the clock of the event loop. `probe_outcomes` are
+    those of a moment ago, by task hub; they are used instead of reading again.
+    """
+
+    mode: VerificationMode
     requested_at: Instant
     deadline: float
     probe_outcomes: Mapping[str, ProbeOutcome] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Blockers:
+    """What other runs are doing to the app."""
+
+    deployment: OpenDeployment | None = None
+    pending_swap: OpenSwap | None = None
+
+
+_NO_BLOCKERS = _Blockers()
+
+
 class Readiness:
-    """`stopping` ends waits early when the server shuts down."""
+    """Assesses slots and task hubs. `stopping` ends waits early when the server shuts down."""
 
     def __init__(self, apps: Apps, verifier: Verifier, clock: Clock, stopping: asyncio.Event) -> None:
         self._apps = apps
@@ -55,176 +70,166 @@ class Readiness:
         self._stopping = stopping
 
     async def start_verification(
-        self, verify: VerificationMode, timeout_seconds: float = PROBE_TIMEOUT_SECONDS
+        self, mode: VerificationMode, timeout_seconds: float = PROBE_TIMEOUT_SECONDS
     ) -> Verification:
-        """A verification that begins now and may take `timeout_seconds` seconds."""
-        return Verification(
-            verify, await self._verifier.get_storage_time(), asyncio.get_running_loop().time() + timeout_seconds
-        )
+        """A verification that begins now and may read task hubs for `timeout_seconds`."""
+        requested_at = await self._verifier.get_storage_time()
+        return Verification(mode, requested_at, asyncio.get_running_loop().time() + timeout_seconds)
 
     async def wait_for_status(
         self,
         app_name: str,
-        slot: str,
+        slot_name: str,
         caller: Caller,
+        *,
         wait_seconds: int,
-        verify: VerificationMode,
+        mode: VerificationMode,
         is_disconnected: Callable[[], Awaitable[bool]],
     ) -> SlotStatus:
-        """The verdict on a slot; if it is NotReady, that of up to `wait_seconds` seconds later, as soon as it turns
-        Ready. `is_disconnected` says that nobody waits for the answer any more.
+        """The status of a slot. While it is NotReady, waits for up to `wait_seconds` until it turns Ready.
 
-        Raises AppNotFound, SlotNotFound.
+        `is_disconnected` returns True when the caller has closed the connection. Raises AppNotFound, SlotNotFound.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
-        requested_at = (
-            await self._verifier.get_storage_time() if verify is VerificationMode.FRESH else self._clock.now()
-        )
+        is_fresh = mode is VerificationMode.FRESH
+        requested_at = await self._verifier.get_storage_time() if is_fresh else self._clock.now()
         verify_at = loop.time()
-        checked: Mapping[str, ProbeOutcome] = {}
+        outcomes: Mapping[str, ProbeOutcome] = {}
         while True:
             began = loop.time()
-            due = began >= verify_at
-            verification = Verification(verify, requested_at, began + PROBE_TIMEOUT_SECONDS, {} if due else checked)
-            status, checked = await self._get_status(app_name, slot, caller, verification)
-            if due:
-                took = loop.time() - began
-                verify_at = loop.time() + (_VERIFY_INTERVAL_SECONDS if status.verdict.has_running else took)
+            is_due = began >= verify_at
+            verification = Verification(mode, requested_at, began + PROBE_TIMEOUT_SECONDS, {} if is_due else outcomes)
+            status, outcomes = await self._get_status(app_name, slot_name, caller, verification)
+            if is_due:
+                duration = loop.time() - began
+                interval = _VERIFY_INTERVAL_SECONDS if status.verdict.has_running else duration
+                verify_at = loop.time() + interval
             elif not status.verdict.has_running:
                 verify_at = loop.time()
-            left = deadline - loop.time()
-            if status.verdict.ready or left <= 0 or self._stopping.is_set() or await is_disconnected():
+            remaining = deadline - loop.time()
+            if status.verdict.ready or remaining <= 0 or self._stopping.is_set() or await is_disconnected():
                 return status
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), min(left, _POLL_INTERVAL_SECONDS))
+                await asyncio.wait_for(self._stopping.wait(), min(remaining, _POLL_INTERVAL_SECONDS))
 
     async def _get_status(
-        self, app_name: str, slot: str, caller: Caller, verification: Verification
+        self, app_name: str, slot_name: str, caller: Caller, verification: Verification
     ) -> tuple[SlotStatus, Mapping[str, ProbeOutcome]]:
         app = await self._apps.get(app_name)
         if app is None:
-            raise AppNotFound(f"there is no app {app_name}; the first PostStaging or PutApp makes it", app=app_name)
-        content = app.slot(slot)
-        # A question names no hub: who holds a deployment is known by the run URL alone.
+            raise refusals.app_not_found(app_name).to_error()
+        if refusal := check_slot_exists(app, slot_name):
+            raise refusal.to_error()
+        slot = app.slot(slot_name)
+        # The request names no task hub, so the run URL alone identifies the owner of a deployment.
         run = caller.run_id("") if caller.run_url else None
-        blocking = find_blocking_deployment(app, run, self._clock.now())
-        pending = app.pending_swap.to_open_swap() if app.pending_swap else None
-        deployment = blocking.to_open_deployment() if blocking else None
-        possible_hubs = content.possible_hubs() if content else ()
-        verdict, checked = await self._assess_task_hubs(app, possible_hubs, verification, deployment, pending)
-        return SlotStatus(app, app.registered_slot_name(slot), content, verdict), checked
+        deployment = find_blocking_deployment(app, run, self._clock.now())
+        blockers = _Blockers(
+            deployment.to_open_deployment() if deployment else None,
+            app.pending_swap.to_open_swap() if app.pending_swap else None,
+        )
+        possible_hubs = slot.possible_hubs() if slot else ()
+        verdict, outcomes = await self._assess_task_hubs(app, possible_hubs, verification, blockers)
+        return SlotStatus(app, app.registered_slot_name(slot_name), slot, verdict), outcomes
 
     async def assess_slot(self, app: App, slot: Slot | None, verification: Verification) -> Verdict:
-        """The verdict on what a slot holds."""
+        """The verdict on all task hubs that the slot may carry."""
         return (await self._assess_task_hubs(app, slot.possible_hubs() if slot else (), verification))[0]
 
     async def assess_prior_hubs(self, app: App, slot: Slot, verification: Verification) -> Verdict | None:
-        """The verdict on what a slot may still carry beneath the hub that is staged; None if there is nothing."""
+        """The verdict on the prior task hubs that the slot may still carry instead of the staged one; None without
+        prior task hubs."""
         return (await self._assess_task_hubs(app, slot.prior_hubs, verification))[0] if slot.prior_hubs else None
 
     async def assess_task_hub(self, app: App, task_hub: str, verification: Verification) -> Verdict:
-        """The verdict on a task hub, whether a slot holds it or not."""
-        return (await self._assess_task_hub(app, task_hub, verification, self._clock.now()))[0]
+        """The verdict on one task hub, whether a slot holds it or not."""
+        hub = PriorHub(task_hub, promoted=False)
+        return (await self._assess_task_hub(app, hub, verification, self._clock.now(), _NO_BLOCKERS))[0]
 
     async def _assess_task_hubs(
         self,
         app: App,
-        possible_hubs: Sequence[PriorHub],
+        task_hubs: Sequence[PriorHub],
         verification: Verification,
-        deployment: OpenDeployment | None = None,
-        pending_swap: OpenSwap | None = None,
+        blockers: _Blockers = _NO_BLOCKERS,
     ) -> tuple[Verdict, Mapping[str, ProbeOutcome]]:
-        """One verdict on all of these hubs, of one moment, and what verification came to by task hub."""
-        # Once: a waiver that runs out between two looks must not make one of the hubs be read anew after all others.
+        """One verdict on all of these task hubs, and the outcome of the verification by task hub."""
+        # The same time for all: a waiver that expires in between must not cause one of them to be read again.
         now = self._clock.now()
-
-        async def each(verification: Verification) -> list[tuple[Verdict, ProbeOutcome | None]]:
-            judged = (
-                self._assess_task_hub(app, one.task_hub, verification, now, deployment, pending_swap, one.promoted)
-                for one in possible_hubs
-            )
-            return await asyncio.gather(*judged)
-
-        if not possible_hubs:
-            evidence = Evidence(None, deployment=deployment, pending_swap=pending_swap)
+        if not task_hubs:
+            evidence = Evidence(None, deployment=blockers.deployment, pending_swap=blockers.pending_swap)
             return assess_readiness(evidence, app.policy, now), {}
-        judged = await each(verification)
-        checked = {
-            one.task_hub: found for one, (_, found) in zip(possible_hubs, judged, strict=True) if found is not None
+
+        async def assess_each(verification: Verification) -> list[tuple[Verdict, ProbeOutcome | None]]:
+            assessments = (self._assess_task_hub(app, hub, verification, now, blockers) for hub in task_hubs)
+            return await asyncio.gather(*assessments)
+
+        assessed = await assess_each(verification)
+        outcomes = {
+            hub.task_hub: outcome for hub, (_, outcome) in zip(task_hubs, assessed, strict=True) if outcome is not None
         }
-        if len(possible_hubs) > 1:
-            # One may have been read long before the last: what was recorded in the meantime must show.
-            judged = await each(replace(verification, probe_outcomes=checked))
-        first, *others = (verdict for verdict, _ in judged)
-        return combine_verdicts(first, others), checked
+        if len(task_hubs) > 1:
+            # The first may have been read long before the last, so events that were recorded since are included.
+            assessed = await assess_each(replace(verification, probe_outcomes=outcomes))
+        first, *others = (verdict for verdict, _ in assessed)
+        return combine_verdicts(first, others), outcomes
 
     async def _assess_task_hub(
-        self,
-        app: App,
-        task_hub: str,
-        verification: Verification,
-        now: Instant,
-        deployment: OpenDeployment | None = None,
-        pending_swap: OpenSwap | None = None,
-        promoted: bool = False,
+        self, app: App, hub: PriorHub, verification: Verification, now: Instant, blockers: _Blockers
     ) -> tuple[Verdict, ProbeOutcome | None]:
-        """The verdict under the waivers of `now`, and what verification came to, for the same question a moment later.
-        A hub that was `promoted` has been started: if it is not there, that is not because it never was."""
-        exemptions = Exemptions.for_task_hub(app.policy.ignore_functions, app.waivers, task_hub, now)
-        checked: ProbeOutcome | None = None
+        """The verdict under the waivers that are in force at `now`, and the outcome of the verification.
+
+        A promoted task hub was started. If it does not exist now, it has been deleted.
+        """
+        exemptions = Exemptions.for_task_hub(app.policy.ignore_functions, app.waivers, hub.task_hub, now)
+        outcome: ProbeOutcome | None = None
         records: RecordedState | None = None
         if app.provider_config is not None:
-            question = self._build_probe_request(app, app.provider_config, task_hub, exemptions, verification)
-            # Hub, source, policy and waivers may change while somebody waits.
-            before = verification.probe_outcomes.get(task_hub)
-            if before is not None and before.request_key == question.key:
-                checked = before
+            request = self._build_probe_request(app, app.provider_config, hub.task_hub, exemptions, verification)
+            earlier = verification.probe_outcomes.get(hub.task_hub)
+            # While a request waits, the task hub, provider, policy and waivers may change, and with them the key.
+            if earlier is not None and earlier.request_key == request.key:
+                outcome = earlier
             else:
-                checked = await self._verifier.probe_for_verdict(question)
-                records = checked.recorded_state
+                outcome = await self._verifier.probe_for_verdict(request)
+                records = outcome.recorded_state
         if records is None:
-            # After the scan: an event that was recorded in the meantime must show.
-            records = await self._verifier.get_recorded_state(task_hub, exemptions)
+            # Read after the scan, so that an event that was recorded in the meantime counts.
+            records = await self._verifier.get_recorded_state(hub.task_hub, exemptions)
         evidence = Evidence(
-            task_hub=task_hub,
+            task_hub=hub.task_hub,
             activity=records.activity,
             provider=app.provider_config.provider if app.provider_config else None,
-            probe=checked.result if checked else None,
-            deployment=deployment,
-            pending_swap=pending_swap,
+            probe=outcome.result if outcome else None,
+            deployment=blockers.deployment,
+            pending_swap=blockers.pending_swap,
             waivers=exemptions.waivers,
-            active_instance_seen=checked is not None and checked.active_instance_seen,
-            looked_up_instances=checked.looked_up_instances if checked else (),
-            seen_before=records.seen_before or promoted,
+            active_instance_seen=outcome is not None and outcome.active_instance_seen,
+            looked_up_instances=outcome.looked_up_instances if outcome else (),
+            seen_before=records.seen_before or hub.promoted,
         )
-        return assess_readiness(evidence, app.policy, self._clock.now()), checked
+        return assess_readiness(evidence, app.policy, self._clock.now()), outcome
 
     async def confirm_backend(self, app: App, task_hub: str) -> None:
-        """Find out whether a hub is the one that events tell of, of an app that says where its hubs live."""
-        assert app.provider_config is not None, "whoever asks has looked"
-        verification = await self.start_verification(VerificationMode.NONE)
-        exemptions = Exemptions.for_task_hub(
-            app.policy.ignore_functions, app.waivers, task_hub, verification.requested_at
-        )
-        await self._verifier.confirm_backend(
-            self._build_probe_request(app, app.provider_config, task_hub, exemptions, verification)
-        )
+        """Find out whether the app's provider shows instances of this task hub that events reported."""
+        await self._verifier.confirm_backend(await self._start_probe_request(app, task_hub, VerificationMode.NONE))
 
     async def read_activity(self, task_hub: str, policy: Policy) -> InstanceActivity:
-        """What was recorded for a hub, whatever is waived."""
+        """What is recorded of a task hub, regardless of waivers."""
         return (await self._verifier.get_recorded_state(task_hub, Exemptions(policy.ignore_functions))).activity
 
-    async def probe_completely(self, app: App, task_hub: str, verify: VerificationMode) -> ProbeResult:
-        """What a probe finds in a hub, all of it, of an app that says where its hubs live."""
-        assert app.provider_config is not None, "whoever asks has looked"
-        verification = await self.start_verification(verify)
+    async def probe_completely(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeResult:
+        """The result of a complete scan of a task hub."""
+        return await self._verifier.probe_completely(await self._start_probe_request(app, task_hub, mode))
+
+    async def _start_probe_request(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeRequest:
+        assert app.provider_config is not None, "the caller has checked that the app has a provider"
+        verification = await self.start_verification(mode)
         exemptions = Exemptions.for_task_hub(
             app.policy.ignore_functions, app.waivers, task_hub, verification.requested_at
         )
-        return await self._verifier.probe_completely(
-            self._build_probe_request(app, app.provider_config, task_hub, exemptions, verification)
-        )
+        return self._build_probe_request(app, app.provider_config, task_hub, exemptions, verification)
 
     def _build_probe_request(
         self,
@@ -234,14 +239,13 @@ class Readiness:
         exemptions: Exemptions,
         verification: Verification,
     ) -> ProbeRequest:
-        place = self._verifier.backend_id(provider_config)
         return ProbeRequest(
             task_hub,
             provider_config,
-            place,
+            self._verifier.backend_id(provider_config),
             app.policy,
             exemptions,
-            verification.verify,
+            verification.mode,
             verification.requested_at,
             verification.deadline,
         )

@@ -1,5 +1,7 @@
-"""PostStaging, DeleteStaging, PostSwap, PutApp, DeleteApp, waivers: read the app, let the domain decide, write under
-compare-and-swap, and decide again when somebody else was faster."""
+"""Operations that change an app: gather evidence, let a transition of the domain decide, and write conditionally.
+
+If another caller has changed the app in between, all three start again. Refusals become errors here, and only here.
+"""
 
 import asyncio
 import random
@@ -7,40 +9,62 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from state_api.backends.protocols import BackendError, BackendRegistry
-from state_api.domain.errors import AppNotFound, Conflict, InvalidRequest, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key, hub_key
-from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.releases.apps import App, Caller, ProviderConfig, Transition
-from state_api.domain.releases.deletion import check_app_deletable, delete_app
-from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
-from state_api.domain.releases.staging import (
+from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.releases import refusals
+from state_api.domain.releases.apps import App, Caller, Transition
+from state_api.domain.releases.commands import (
+    AbandonCommand,
+    Command,
+    DeleteAppCommand,
+    RegisterCommand,
+    RemoveRetiredHubsCommand,
+    RemoveWaiverCommand,
     StageCommand,
+    SwapCommand,
+    WaiveCommand,
+)
+from state_api.domain.releases.deletion import check_app_deletable, delete_app
+from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.registration import RegisterEvidence, find_replaced_slots, register_app
+from state_api.domain.releases.retirement import remove_retired_hubs
+from state_api.domain.releases.staging import (
+    StageEvidence,
     abandon_deployment,
     is_staged_by,
     is_staged_in_slot,
     needs_verdict,
-    remove_retired_hubs,
     stage_task_hub,
 )
-from state_api.domain.releases.swaps import SwapCommand, SwapOutcome, begin_swap, confirm_swap, revert, swap_slots
+from state_api.domain.releases.swaps import swap_slots
 from state_api.domain.releases.waivers import add_waiver, remove_waiver
-from state_api.domain.task_hubs.ownership import ProofBasis, TaskHubClaim
+from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
 from state_api.services.ownership import Ownership, is_claimed_by
-from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubs
-from state_api.services.probe_requests import VerificationMode
-from state_api.services.readiness import Readiness
+from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubRecord, TaskHubs
+from state_api.services.readiness import Readiness, Verification
 from state_api.services.recording import Recorder
 
 _MAX_ATTEMPTS = 12
+"""How often an operation is tried while other callers change the app at the same time."""
+_FIRST_BACKOFF_SECONDS = 0.02
+_MAX_BACKOFF_SECONDS = 0.5
 
 Precondition = Callable[[App | None], None]
 """Raises PreconditionFailed if the app is not the one that the caller means to change."""
 
+Decide = Callable[[App, Instant], Awaitable[Transition | Refusal]]
+"""Decides on an app as it was read at that time."""
+
 
 class Releases:
+    """Every operation on an app. Besides what the transition refuses, each raises AppNotFound (except PostStaging and
+    PutApp, which create the app), PreconditionFailed, Conflict and StorageUnavailable."""
+
     def __init__(
         self,
+        *,
         apps: Apps,
         task_hubs: TaskHubs,
         recorder: Recorder,
@@ -48,11 +72,11 @@ class Releases:
         backends: BackendRegistry,
         clock: Clock,
     ) -> None:
-        self._recorder = recorder
-        self._backends = backends
         self._apps = apps
         self._task_hubs = task_hubs
+        self._recorder = recorder
         self._readiness = readiness
+        self._backends = backends
         self._ownership = Ownership(task_hubs, backends)
         self._clock = clock
 
@@ -60,237 +84,260 @@ class Releases:
         """Raises AppNotFound."""
         app = await self._apps.get(name)
         if app is None:
-            raise _not_found(name)
+            raise refusals.app_not_found(name).to_error()
         return app
 
     async def list_page(self, top: int, token: str | None) -> Page[App]:
         return await self._apps.list_page(top, token)
 
     async def list_page_of(self, names: Sequence[str], top: int, token: str | None) -> Page[App]:
-        """Those of these apps that exist, in the order of their names. The token is the name that the next page begins
-        with, so it shows nothing of other apps. Raises InvalidRequest for a foreign token."""
+        """Those of these apps that exist, ordered by name. The token is the name that the next page begins with, so it
+        reveals nothing about other apps. Raises InvalidRequest for a token that this list did not return."""
         keys = sorted({app_key(name) for name in names})
         if token is not None and token not in keys:
-            raise InvalidRequest("the continuationToken is not one that this list gave; start again without it")
+            raise InvalidRequest(
+                "continuationToken was not returned by ListApps for this key: call ListApps again without it"
+            )
         start = keys.index(AppKey(token)) if token is not None else 0
         apps = await asyncio.gather(*(self._apps.get(key) for key in keys[start : start + top]))
-        following = keys[start + top] if start + top < len(keys) else None
-        return Page(tuple(app for app in apps if app is not None), following)
+        next_key = keys[start + top] if start + top < len(keys) else None
+        return Page(tuple(app for app in apps if app is not None), next_key)
 
     async def list_history(self, name: str, top: int, token: str | None) -> tuple[App, Page[AuditRecord]]:
-        """Also of an app that was deleted. Raises AppNotFound, InvalidRequest for a foreign token."""
+        """The audit log, also of a deleted app. Raises AppNotFound, and InvalidRequest for a token that this list did
+        not return."""
         app = await self._apps.get_including_deleted(name)
         if app is None:
-            raise _not_found(name)
+            raise refusals.app_not_found(name).to_error()
         return app, await self._apps.list_history(app, top, token)
 
-    async def stage_task_hub(self, name: str, command: StageCommand, caller: Caller, precondition: Precondition) -> App:
-        """Raises what `domain.releases.stage_task_hub` raises, Conflict, PreconditionFailed."""
+    async def stage_task_hub(self, name: str, command: StageCommand, precondition: Precondition) -> App:
+        verification = await self._readiness.start_verification(VerificationMode.FRESH)
 
-        how = await self._readiness.start_verification(VerificationMode.FRESH)
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            evidence = await self._gather_stage_evidence(app, command, verification, now)
+            return stage_task_hub(app, command, evidence, now)
 
-        async def decide(app: App, now: Instant) -> Transition:
-            held = app.slots.get(app.registered_slot_name(command.slot))
-            if held is not None and is_staged_by(app, command, caller, now):
-                return stage_task_hub(
-                    app, command, caller, await self._readiness.assess_prior_hubs(app, held, how), False, now
-                )
-            if not needs_verdict(app, command, caller, now):
-                return stage_task_hub(app, command, caller, None, False, now)
-            content = app.slot(command.slot)
-            if is_staged_in_slot(app, command):
-                return stage_task_hub(
-                    app, command, caller, await self._readiness.assess_slot(app, content, how), False, now
-                )
-            used = await self._was_used_before(app, command.task_hub, caller)
-            try:
-                # Each can take long, and neither depends on the other.
-                async with asyncio.TaskGroup() as group:
-                    verdict = group.create_task(self._readiness.assess_slot(app, content, how))
-                    existing = group.create_task(
-                        self._ownership.find_existing(app, command.task_hub, caller, how.deadline)
-                    )
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None  # the first; it has ended the other
-            return stage_task_hub(app, command, caller, verdict.result(), used, now, existing.result())
+        return await self._update_app(name, command, precondition, decide, create=True)
 
-        return await self._update_app(name, caller, precondition, decide, command.reason, create=True)
+    async def abandon_deployment(self, name: str, command: AbandonCommand, precondition: Precondition) -> App:
+        return await self._apply(name, command, precondition, lambda app, now: abandon_deployment(app, command, now))
 
-    async def abandon_deployment(
-        self, name: str, task_hub: str, slot: str, caller: Caller, precondition: Precondition
-    ) -> App:
-        async def decide(app: App, now: Instant) -> Transition:
-            return abandon_deployment(app, task_hub, slot, caller, now)
+    async def swap_slots(self, name: str, command: SwapCommand, precondition: Precondition) -> App:
+        return await self._apply(name, command, precondition, lambda app, now: swap_slots(app, command, now))
 
-        return await self._update_app(name, caller, precondition, decide)
+    async def register_app(self, name: str, command: RegisterCommand, precondition: Precondition) -> App:
+        verification = await self._readiness.start_verification(VerificationMode.FRESH)
 
-    async def swap_slots(self, name: str, command: SwapCommand, caller: Caller, precondition: Precondition) -> App:
-        async def decide(app: App, now: Instant) -> Transition:
-            match command.outcome:
-                case SwapOutcome.PENDING:
-                    return begin_swap(app, command.slot, command.task_hub, command.rollback, caller, now)
-                case SwapOutcome.FAILED:
-                    return revert(app, command.slot, command.task_hub, command.rollback)
-                case SwapOutcome.DONE:
-                    return confirm_swap(app, command.slot, command.task_hub, now, command.rollback)
-                case None:
-                    return swap_slots(app, command.slot, command.task_hub, now, command.rollback)
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            self._check_provider_config(app, command)
+            evidence = await self._gather_register_evidence(app, command, verification, now)
+            unproven = await self._drop_proven_adoptions(app, command, evidence.proof)
+            return register_app(app, unproven, evidence, now)
 
-        return await self._update_app(name, caller, precondition, decide)
+        return await self._update_app(name, command, precondition, decide, create=True)
 
-    async def register_app(
-        self, name: str, registration: Registration, caller: Caller, precondition: Precondition
-    ) -> App:
-        how = await self._readiness.start_verification(VerificationMode.FRESH)
+    async def delete_app(self, name: str, command: DeleteAppCommand, precondition: Precondition) -> App:
+        """Delete an app whose slots have drained."""
+        verification = await self._readiness.start_verification(VerificationMode.FRESH)
 
-        async def decide(app: App, now: Instant) -> Transition:
-            if registration.provider_config not in (None, app.provider_config):
-                self._check_provider_config(registration.provider_config)
-            # The policy as it was: nobody loosens it and takes a slot in one breath.
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            if refusal := check_app_deletable(app, now):
+                return refusal
             verdicts = {
-                slot: await self._readiness.assess_slot(app, app.slots[slot], how)
-                for slot in find_replaced_slots(app, registration)
-            }
-            named = [content[0] for content in registration.slots.values() if content is not None]
-            used = frozenset([hub_key(hub) for hub in named if await self._was_used_before(app, hub)])
-            if not registration.adopt_task_hubs and all(app.slot_holding(hub) for hub in named):
-                return register_app(app, registration, verdicts, used, now)
-            proof = self._ownership.prove_adoption(registration.resulting_provider_config(app), now)
-            # What is proven already need not be adopted, so that a repeated request changes nothing.
-            proven = [
-                hub
-                for hub in registration.adopt_task_hubs
-                if proof and await self._ownership.is_proven(app, hub, proof)
-            ]
-            adopt = tuple(hub for hub in registration.adopt_task_hubs if hub not in proven)
-            return register_app(app, replace(registration, adopt_task_hubs=adopt), verdicts, used, now, proof)
-
-        return await self._update_app(name, caller, precondition, decide, create=True)
-
-    async def delete_app(self, name: str, caller: Caller, precondition: Precondition) -> App:
-        """Delete an app whose slots are drained. Raises what `domain.deletion.delete_app` raises, AppNotFound, Conflict,
-        PreconditionFailed."""
-        how = await self._readiness.start_verification(VerificationMode.FRESH)
-
-        async def decide(app: App, now: Instant) -> Transition:
-            check_app_deletable(app, now)
-            verdicts = {
-                slot: await self._readiness.assess_slot(app, held, how)
-                for slot, held in app.slots.items()
-                if held is not None
+                slot_name: await self._readiness.assess_slot(app, slot, verification)
+                for slot_name, slot in app.slots.items()
+                if slot is not None
             }
             return delete_app(app, verdicts, now)
 
-        return await self._update_app(name, caller, precondition, decide)
+        return await self._update_app(name, command, precondition, decide)
 
-    async def add_waiver(self, name: str, waiver: Waiver, caller: Caller, precondition: Precondition) -> App:
-        async def decide(app: App, now: Instant) -> Transition:
-            return add_waiver(app, replace(waiver, created_at=now), now)
+    async def add_waiver(self, name: str, command: WaiveCommand, precondition: Precondition) -> App:
+        return await self._apply(name, command, precondition, lambda app, now: add_waiver(app, command, now))
 
-        return await self._update_app(name, caller, precondition, decide, waiver.reason)
+    async def remove_waiver(self, name: str, command: RemoveWaiverCommand, precondition: Precondition) -> App:
+        return await self._apply(name, command, precondition, lambda app, now: remove_waiver(app, command))
 
-    async def remove_waiver(
-        self, name: str, task_hub: str, instance_id: str | None, caller: Caller, precondition: Precondition
-    ) -> App:
-        async def decide(app: App, now: Instant) -> Transition:
-            return remove_waiver(app, task_hub, instance_id)
+    async def remove_retired_hubs(self, name: str, command: RemoveRetiredHubsCommand) -> App:
+        """Take retired task hubs off the app's list once their records are gone."""
+        return await self._apply(name, command, lambda app: None, lambda app, now: remove_retired_hubs(app, command))
 
-        return await self._update_app(name, caller, precondition, decide)
+    # Evidence
 
-    async def remove_retired_hubs(
-        self, name: str, removed: Sequence[str], not_owned: Sequence[str], caller: Caller
-    ) -> App:
-        """Take retired hubs whose records are gone off the list; those that are `not_owned` stay at their provider."""
-
-        async def decide(app: App, now: Instant) -> Transition:
-            return remove_retired_hubs(app, removed, not_owned)
-
-        return await self._update_app(name, caller, lambda app: None, decide)
-
-    def _check_provider_config(self, provider_config: ProviderConfig) -> None:
-        """Raises InvalidRequest where this server cannot read task hubs."""
+    async def _gather_stage_evidence(
+        self, app: App, command: StageCommand, verification: Verification, now: Instant
+    ) -> StageEvidence:
+        """What staging depends on, and no more: reading a task hub can take long. Raises TaskHubInUse and
+        TaskHubAlreadyUsed for a task hub of another app."""
+        slot = app.slot(command.slot) if app.has_slot(command.slot) else None
+        if slot is not None and is_staged_by(app, command, now):
+            return StageEvidence(await self._readiness.assess_prior_hubs(app, slot, verification))
+        if not needs_verdict(app, command, now) or not app.has_slot(command.slot):
+            return StageEvidence()
+        if is_staged_in_slot(app, command):
+            return StageEvidence(await self._readiness.assess_slot(app, slot, verification))
+        used_before = await self._was_used_before_staging(app, command)
         try:
-            self._backends.backend_for(provider_config)
+            # Both can take long, and neither depends on the other.
+            async with asyncio.TaskGroup() as group:
+                verdict = group.create_task(self._readiness.assess_slot(app, slot, verification))
+                existing = group.create_task(
+                    self._ownership.find_existing(app, command.task_hub, command.caller, verification.deadline)
+                )
+        except ExceptionGroup as errors:
+            # The first error has cancelled the other task.
+            raise errors.exceptions[0] from None
+        return StageEvidence(verdict.result(), used_before, existing.result())
+
+    async def _was_used_before_staging(self, app: App, command: StageCommand) -> bool:
+        """Whether the task hub was cleaned up, or events or a probe have shown it before this run claimed it. The app
+        itself knows those in its slots and the retired ones. Raises TaskHubInUse, TaskHubAlreadyUsed."""
+        record = await self._task_hubs.get(command.task_hub)
+        if record is None:
+            return await self._recorder.has_waiting_events(command.task_hub)
+        await self._check_not_claimed_by_other_app(app, record, command.task_hub)
+        if record.closed or is_claimed_by(record, app, command.caller):
+            return record.closed
+        return record.recording or record.seen or await self._recorder.has_waiting_events(command.task_hub)
+
+    async def _was_cleaned_up(self, app: App, task_hub: str) -> bool:
+        """Whether the name is closed. Raises TaskHubInUse, TaskHubAlreadyUsed for a task hub of another app."""
+        record = await self._task_hubs.get(task_hub)
+        if record is None:
+            return False
+        await self._check_not_claimed_by_other_app(app, record, task_hub)
+        return record.closed
+
+    async def _check_not_claimed_by_other_app(self, app: App, record: TaskHubRecord, task_hub: str) -> None:
+        """Raises TaskHubInUse if a slot of another app holds the task hub, TaskHubAlreadyUsed if it has claimed it."""
+        if record.app is None or app_key(record.app) == app_key(app.name):
+            return
+        other_app = await self._apps.get(record.app)
+        slot = other_app.slot_holding(task_hub) if other_app else None
+        if slot is not None:
+            raise refusals.task_hub_in_use(record.app, slot, task_hub).to_error()
+        raise refusals.task_hub_of_other_app(task_hub, record.app).to_error()
+
+    def _check_provider_config(self, app: App, command: RegisterCommand) -> None:
+        """Raises InvalidRequest if this server cannot read task hubs with the new provider configuration."""
+        if command.provider_config is None or command.provider_config == app.provider_config:
+            return
+        try:
+            self._backends.backend_for(command.provider_config)
         except BackendError as error:
             raise InvalidRequest(error.message) from None
 
-    async def _was_used_before(self, app: App, task_hub: str, caller: Caller | None = None) -> bool:
-        """Whether the hub was cleaned up or, where a `caller` stages it, was seen by events or a probe before that run
-        claimed it; what is in a slot or retired the app itself knows. Raises TaskHubInUse or TaskHubAlreadyUsed if it
-        belongs to another app."""
-        hub = await self._task_hubs.get(task_hub)
-        if hub is None:
-            return caller is not None and await self._recorder.has_waiting_events(task_hub)
-        if hub.app is not None and app_key(hub.app) != app_key(app.name):
-            other = await self._apps.get(hub.app)
-            slot = other.slot_holding(task_hub) if other else None
-            if slot is not None:
-                raise TaskHubInUse(
-                    f"slot {slot} of app {hub.app} holds task hub {task_hub}; use a name that no other app uses",
-                    taskHub=task_hub,
-                    app=hub.app,
-                    slot=slot,
-                )
-            raise TaskHubAlreadyUsed(
-                f"task hub {task_hub} belongs to app {hub.app}; use a name that no other app ever used",
-                taskHub=task_hub,
-                app=hub.app,
-            )
-        if hub.closed or caller is None or is_claimed_by(hub, app, caller):
-            return hub.closed
-        return hub.recording or hub.seen or await self._recorder.has_waiting_events(task_hub)
+    async def _gather_register_evidence(
+        self, app: App, command: RegisterCommand, verification: Verification, now: Instant
+    ) -> RegisterEvidence:
+        # By the present policy: one request cannot both loosen the policy and take a task hub out of its slot.
+        verdicts = {
+            slot_name: await self._readiness.assess_slot(app, app.slots[slot_name], verification)
+            for slot_name in find_replaced_slots(app, command)
+        }
+        task_hubs = [assignment.task_hub for assignment in command.slots.values() if assignment is not None]
+        used_hub_keys = frozenset(
+            [hub_key(task_hub) for task_hub in task_hubs if await self._was_cleaned_up(app, task_hub)]
+        )
+        needs_proof = bool(command.adopt_task_hubs) or not all(app.slot_holding(task_hub) for task_hub in task_hubs)
+        provider_config = command.resulting_provider_config(app)
+        proof = self._ownership.prove_adoption(provider_config, now) if needs_proof else None
+        return RegisterEvidence(verdicts, used_hub_keys, proof)
 
-    async def _update_app(
+    async def _drop_proven_adoptions(
+        self, app: App, command: RegisterCommand, proof: OwnershipProof | None
+    ) -> RegisterCommand:
+        """The command without the adoptions that are proven already, so that repeating it changes nothing."""
+        if proof is None:
+            return command
+        unproven = [
+            task_hub
+            for task_hub in command.adopt_task_hubs
+            if not await self._ownership.is_proven(app, task_hub, proof)
+        ]
+        return replace(command, adopt_task_hubs=tuple(unproven))
+
+    # Writing
+
+    async def _apply(
         self,
         name: str,
-        caller: Caller,
+        command: Command,
         precondition: Precondition,
-        decide: Callable[[App, Instant], Awaitable[Transition]],
-        reason: str | None = None,
-        create: bool = False,
+        transition: Callable[[App, Instant], Transition | Refusal],
     ) -> App:
-        """Read, decide, write; again from the start when the app was changed in between."""
+        """Update an app by a transition that needs no evidence."""
+
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            return transition(app, now)
+
+        return await self._update_app(name, command, precondition, decide)
+
+    async def _update_app(
+        self, name: str, command: Command, precondition: Precondition, decide: Decide, *, create: bool = False
+    ) -> App:
+        """Read the app, decide, and write; again if another caller has changed it in between. With `create`, an app
+        that does not exist is created."""
         for attempt in range(_MAX_ATTEMPTS):
-            found = await self._apps.get_including_deleted(name)
-            known = None if found is None or found.deleted else found
-            precondition(known)
-            if known is None and not create:
-                raise _not_found(name)
-            # The revisions of a deleted app go on.
-            before = known or App(name, revision=found.revision if found else 0)
+            app = await self._read_app(name, precondition, create=create)
             now = self._clock.now()
-            transition = await decide(before, now)
-            if not transition.changed:
-                return before
-            # An adoption is proven only once it is on record.
-            adoption = transition.proof if transition.proof and transition.proof.basis is ProofBasis.ADOPTED else None
-            for hub in (*transition.new_hubs, *transition.adopted_hubs):
-                proof = None if adoption else transition.proof
-                await self._task_hubs.claim(hub, TaskHubClaim(before.name, caller.run_id(hub), proof))
-                # Before the hub is in a slot: a verdict must know of them.
-                await self._recorder.replay_quarantined(hub)
-            after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=caller.name)
-            audit = AuditRecord(
-                after.revision,
-                now,
-                transition.operation,
-                caller.name,
-                caller.run_url,
-                caller.key_name,
-                reason,
-                transition.details,
-            )
-            if await self._apps.commit(before, after, audit):
-                for hub in (*transition.new_hubs, *transition.adopted_hubs) if adoption else ():
-                    await self._task_hubs.claim(hub, TaskHubClaim(before.name, caller.run_id(hub), adoption))
-                return after
-            await asyncio.sleep(random.uniform(0, min(0.5, 0.02 * 2**attempt)))
+            decision = await decide(app, now)
+            if isinstance(decision, Refusal):
+                raise decision.to_error()
+            if not decision.changed:
+                return app
+            written = await self._write_transition(app, decision, command, now)
+            if written is not None:
+                return written
+            await asyncio.sleep(random.uniform(0, min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2**attempt)))
         winner = await self._apps.get(name)
-        raise Conflict(
-            f"app {name} was changed by {winner.updated_by if winner else 'somebody else'} at the same time; try again",
-            updatedBy=winner.updated_by if winner else None,
-        )
+        raise refusals.changed_concurrently(name, winner.updated_by if winner else None).to_error()
+
+    async def _read_app(self, name: str, precondition: Precondition, *, create: bool) -> App:
+        """Raises AppNotFound, PreconditionFailed. A new app continues the revisions of a deleted one of its name."""
+        stored = await self._apps.get_including_deleted(name)
+        app = None if stored is None or stored.deleted else stored
+        precondition(app)
+        if app is not None:
+            return app
+        if not create:
+            raise refusals.app_not_found(name).to_error()
+        return App(name, revision=stored.revision if stored else 0)
+
+    async def _write_transition(
+        self, before: App, transition: Transition, command: Command, now: Instant
+    ) -> App | None:
+        """Claim the task hubs of a transition, then write the app with its audit record. None, and the app is not
+        written, if another caller has changed it since `before` was read."""
+        task_hubs = (*transition.new_hubs, *transition.adopted_hubs)
+        proof = transition.proof
+        # An administrator's word proves an adoption only once it is on record.
+        is_adoption = proof is not None and proof.basis is ProofBasis.ADOPTED
+        for task_hub in task_hubs:
+            await self._claim(before, task_hub, command.caller, None if is_adoption else proof)
+            # Before the slot holds the task hub, because a verdict on it must know of these events.
+            await self._recorder.replay_quarantined(task_hub)
+        after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=command.caller.name)
+        if not await self._apps.commit(before, after, _audit_record(after, transition, command)):
+            return None
+        if is_adoption:
+            for task_hub in task_hubs:
+                await self._claim(before, task_hub, command.caller, proof)
+        return after
+
+    async def _claim(self, app: App, task_hub: str, caller: Caller, proof: OwnershipProof | None) -> None:
+        await self._task_hubs.claim(task_hub, TaskHubClaim(app.name, caller.run_id(task_hub), proof))
 
 
-def _not_found(name: str) -> AppNotFound:
-    return AppNotFound(f"there is no app {name}; the first PostStaging or PutApp makes it", app=name)
+def _audit_record(app: App, transition: Transition, command: Command) -> AuditRecord:
+    return AuditRecord(
+        revision=app.revision,
+        at=app.updated_at,
+        operation=transition.operation,
+        by=command.caller.name,
+        run_url=command.caller.run_url,
+        key_name=command.caller.key_name,
+        reason=command.reason,
+        details=transition.details,
+    )

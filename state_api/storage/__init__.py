@@ -1,1 +1,1 @@
-"""The state on Azure Tables: the only place that imports azure.data.tables."""
+"""The state on Azure Tables: stores, rows and transactions. Only this package knows the tables of the state."""

@@ -1,9 +1,10 @@
-"""Group commit: what arrives for a shard while its last transaction is being written shares the next one. Nobody waits
-for a timer, and whoever brought something is answered after the transaction that holds it.
+"""Group commit: updates that arrive while a shard's transaction is being written share the shard's next transaction.
+Nothing waits for a timer, and each caller gets its outcome once the transaction with its updates has ended.
 
-Rows that this worker has read or written lately are remembered, and every write is conditional: what somebody else has
-changed meanwhile is read again. An instance only ever learns more (domain/lifecycle), so what a remembered row knows
-already the row in the storage knows too, and a duplicate costs no request at all.
+Instances that this worker has read or written lately are cached. Every write is conditional on the row's ETag, so a
+stale cache entry causes a conflict and another read. A cache entry that is older than the row still recognizes a
+duplicate, because merging into a record never removes what it contains (domain/task_hubs/lifecycle.py); a duplicate of
+a cached record therefore costs no request.
 """
 
 import asyncio
@@ -53,8 +54,8 @@ log = logging.getLogger(__name__)
 
 _MAX_CONCURRENT_REQUESTS = 32
 _TRANSACTION_TIMEOUT_SECONDS = 15
-"""How long one transaction, or the reads for it, may take: whoever waits gives up after 25 s, and what a gateway says
-about when to try again must not hold a shard up for longer."""
+"""How long one transaction, or the reads for it, may take. Event Grid stops waiting after 30 s, and a Retry-After of
+the storage must not block a shard for longer than that."""
 _REJECTED_ROW_CODES = frozenset(
     [
         "EntityTooLarge",
@@ -67,96 +68,100 @@ _REJECTED_ROW_CODES = frozenset(
         "TooManyProperties",
     ]
 )
-"""What the storage says of a row that it does not take. Any other 400 is about something else, and may pass."""
+"""Error codes with which the storage rejects the content of a row. Other codes with status 400 have other causes, which
+may be temporary."""
 _MAX_REJECTIONS = 3
-"""Times that it must say so: what goes to quarantine does not come back."""
+"""How often the storage must reject a row before its events go to quarantine, from where they are not recorded
+again."""
 _MAX_ATTEMPTS = 12
+_MAX_RETRY_DELAY_SECONDS = 0.5
 MAX_CACHED_ROWS = 20_000
-"""Rows, some 1 kB each: what is under way at a time in a busy task hub, several times over."""
+"""Cached instances, about 1 kB each: several times the instances that are active at once in a busy task hub."""
 _MAX_CACHED_REASON_CHARACTERS = 500
-"""Characters of a reason from which on a row is not remembered but read again: they would be most of the memory."""
+"""An instance with a longer reason is not cached, because such reasons would fill most of the memory."""
 
-Place = tuple[str, str]
-"""A table and a shard of it."""
+ShardKey = tuple[str, str]
+"""The name of an instance table, and one of its partitions."""
 UpdateOutcome = tuple[bool, ...] | None
-"""For each piece whether it changed anything; None if the storage does not take the row."""
+"""For each change of an update whether it changed the record; None if the storage rejects the row."""
 
 
 @dataclass(slots=True, eq=False)
 class _QueuedUpdate:
     update: InstanceUpdate
-    done: asyncio.Future[UpdateOutcome]
+    future: asyncio.Future[UpdateOutcome]
 
     def resolve(self, outcome: UpdateOutcome) -> None:
-        # Whoever asked may have given up.
-        if not self.done.done():
-            self.done.set_result(outcome)
+        # The future is done already if the caller has given up.
+        if not self.future.done():
+            self.future.set_result(outcome)
 
     def fail(self, error: BaseException) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class GroupCommit:
-    """The one writer of instance rows in this worker."""
+    """The only writer of instance rows in this worker. A task per shard writes the shard's queue."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._queues: dict[Place, deque[_QueuedUpdate]] = {}
+        self._queues: dict[ShardKey, deque[_QueuedUpdate]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_slots = asyncio.Semaphore(_MAX_CONCURRENT_REQUESTS)
+        # By table and instance id.
         self._cache: OrderedDict[tuple[str, str], StoredInstance] = OrderedDict()
-        # The last event that this worker knows of per table, shard and function, so that a late one does not turn the
-        # row back. Forgetting is safe: the row is read again.
+        # The time of the last known event by table, shard and function, so that a late event does not set a stamp
+        # back. A missing entry is read from the stamp's row.
         self._last_event_at: dict[tuple[str, str, str], Instant] = {}
-        # Whether a start of an instance that nobody remembers is taken for its first. Where several workers share a
-        # hub, or orchestrations continue as new for ever, that fails too often.
+        # Whether a start of an unknown instance is written without reading the instance first. That fails often when
+        # several workers record the same task hub, or when orchestrations continue as new.
         self._assume_new_starts = True
         self._closed = False
 
     async def commit(self, table: str, updates: Sequence[tuple[str, InstanceUpdate]]) -> list[UpdateOutcome]:
-        """Write evidence, each with its shard, durably. Raises TableMissing, StorageUnavailable; then any part may have
-        been written, and sending all again is safe."""
+        """Write updates, each given with its shard, durably. Raises TableMissing and StorageUnavailable; then any of
+        the updates may have been written, and committing all of them again is safe."""
         if self._closed:
             raise _stopping_error()
         loop = asyncio.get_running_loop()
-        waiting = [_QueuedUpdate(one, loop.create_future()) for _, one in updates]
-        for (shard, _), one in zip(updates, waiting, strict=True):
+        queued = [_QueuedUpdate(update, loop.create_future()) for _, update in updates]
+        for (shard, _), queued_update in zip(updates, queued, strict=True):
             shard_key = (table, shard)
             if shard_key not in self._queues:
                 self._queues[shard_key] = deque()
                 self._start_task(self._process_queue(shard_key))
-            self._queues[shard_key].append(one)
-        outcomes = await asyncio.gather(*(one.done for one in waiting), return_exceptions=True)
+            self._queues[shard_key].append(queued_update)
+        outcomes = await asyncio.gather(*(queued_update.future for queued_update in queued), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
     def invalidate_cache(self, table: str) -> None:
-        """The table is gone."""
-        self._cache = OrderedDict((key, known) for key, known in self._cache.items() if key[0] != table)
+        """Forget all rows of a table that was deleted."""
+        self._cache = OrderedDict((key, stored) for key, stored in self._cache.items() if key[0] != table)
         self._last_event_at = {key: at for key, at in self._last_event_at.items() if key[0] != table}
 
     async def close(self) -> None:
-        """End what is still being written; whoever waits for it is told to try again."""
+        """Cancel what is being written. Waiting callers get StorageUnavailable."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # A task that never began has told nobody.
+        # A task that was cancelled before it began has not failed its queue.
         for queue in self._queues.values():
             _fail_all(queue, _stopping_error())
         self._queues.clear()
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # In a context of its own: it outlives the request that happened to come first.
+        # In an empty context, because the task outlives the request that starts it.
         task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _process_queue(self, shard_key: Place) -> None:
+    async def _process_queue(self, shard_key: ShardKey) -> None:
         queue = self._queues[shard_key]
         try:
             while queue:
@@ -166,205 +171,215 @@ class GroupCommit:
             del self._queues[shard_key]
             _fail_all(queue, _stopping_error())
 
-    async def _write_batch(self, shard_key: Place, batch: list[_QueuedUpdate]) -> list[_QueuedUpdate]:
-        """Write what fits into one transaction. What is left over for the next."""
+    async def _write_batch(self, shard_key: ShardKey, batch: list[_QueuedUpdate]) -> list[_QueuedUpdate]:
+        """Write as much of the batch as fits into one transaction. Returns the updates that are left over."""
         try:
             bypass_cache = False
             while batch:
-                planned, refusal = await self._try_write(shard_key, batch, bypass_cache)
-                if refusal is None:
-                    for one, effects in zip(batch, planned.effective, strict=False):
-                        one.resolve(effects)
-                    return batch[len(planned.effective) :]
-                if error_code(refusal) == "ResourceNotFound":
-                    # Rows are never deleted: this is another table than the one that they are remembered from.
+                plan, error = await self._try_write(shard_key, batch, bypass_cache=bypass_cache)
+                if error is None:
+                    for queued_update, effects in zip(batch, plan.effective, strict=False):
+                        queued_update.resolve(effects)
+                    return batch[len(plan.effective) :]
+                if error_code(error) == "ResourceNotFound":
+                    # The server never deletes an instance row, so the cached rows belong to an earlier table.
                     self.invalidate_cache(shard_key[0])
-                if bypass_cache or not is_write_conflict(refusal):
-                    # What fails although it was just read, or by itself, must not hold up its neighbours.
-                    instance_id = (
-                        planned.instance_of_operation(_failed_operation_index(refusal)) or batch[0].update.instance_id
-                    )
-                    batch = self._write_separately(shard_key, batch, instance_id)
+                if bypass_cache or not is_write_conflict(error):
+                    # An instance that was just read and conflicts again, or whose row is rejected, must not delay the
+                    # others.
+                    instance_id = plan.instance_of_operation(_failed_operation_index(error))
+                    batch = self._write_separately(shard_key, batch, instance_id or batch[0].update.instance_id)
                 bypass_cache = True
         except UnsupportedSchema:
             self._write_each_separately(shard_key, batch)
         except (StateError, TableMissing) as error:
             self._fail_batch(shard_key, batch, error)
-        except Exception:  # noqa: BLE001 (whatever it is, each is told what it was for it)
-            # Nothing foreseen, such as a row that cannot be read.
+        except Exception:  # noqa: BLE001 (each instance then fails with its own error)
+            # For example a row that cannot be parsed.
             self._write_each_separately(shard_key, batch)
         except BaseException as error:
             self._fail_batch(shard_key, batch, error)
             raise
         return []
 
-    def _write_separately(self, shard_key: Place, batch: list[_QueuedUpdate], instance_id: str) -> list[_QueuedUpdate]:
-        """Let one instance go on by itself; the others."""
-        parted = [one for one in batch if one.update.instance_id == instance_id]
-        self._start_task(self._write_with_retries(shard_key, parted)).add_done_callback(
-            lambda _: _fail_all(parted, _stopping_error())
+    def _write_separately(
+        self, shard_key: ShardKey, batch: list[_QueuedUpdate], instance_id: str
+    ) -> list[_QueuedUpdate]:
+        """Write the updates of one instance in a task of their own. Returns the updates of the other instances."""
+        separate = [queued for queued in batch if queued.update.instance_id == instance_id]
+        self._start_task(self._write_with_retries(shard_key, separate)).add_done_callback(
+            lambda _: _fail_all(separate, _stopping_error())
         )
-        return [one for one in batch if one.update.instance_id != instance_id]
+        return [queued for queued in batch if queued.update.instance_id != instance_id]
 
-    def _write_each_separately(self, shard_key: Place, batch: list[_QueuedUpdate]) -> None:
-        """Let each instance go on by itself: one whose row cannot be read must not fail its neighbours."""
+    def _write_each_separately(self, shard_key: ShardKey, batch: list[_QueuedUpdate]) -> None:
+        """Write each instance in a task of its own, because an unreadable row must not fail the other instances."""
         while batch:
             batch = self._write_separately(shard_key, batch, batch[0].update.instance_id)
 
-    async def _write_with_retries(self, shard_key: Place, batch: Sequence[_QueuedUpdate]) -> None:
-        """The same for one instance that others write, too, or that the storage does not take."""
-        refused = 0
+    async def _write_with_retries(self, shard_key: ShardKey, batch: Sequence[_QueuedUpdate]) -> None:
+        """Write the updates of one instance that others write at the same time, or whose row the storage rejects."""
+        rejections = 0
         try:
             for attempt in range(_MAX_ATTEMPTS):
-                planned, refusal = await self._try_write(shard_key, batch, bypass_cache=True)
-                refused += refusal is not None and not is_write_conflict(refusal)
-                if refusal is None or refused == _MAX_REJECTIONS:
-                    if refusal is not None:
-                        log.error("the state storage does not take a row: %s", error_code(refusal))
-                    for one, effects in zip(batch, planned.effective, strict=True):
-                        one.resolve(effects if refusal is None else None)
+                plan, error = await self._try_write(shard_key, batch, bypass_cache=True)
+                rejections += error is not None and not is_write_conflict(error)
+                if error is None or rejections == _MAX_REJECTIONS:
+                    if error is not None:
+                        log.error("the state storage rejects a row: %s", error_code(error))
+                    for queued_update, effects in zip(batch, plan.effective, strict=True):
+                        queued_update.resolve(effects if error is None else None)
                     return
-                await asyncio.sleep(random.uniform(0, min(0.5, 0.01 * 2**attempt)))
+                await asyncio.sleep(random.uniform(0, min(_MAX_RETRY_DELAY_SECONDS, 0.01 * 2**attempt)))
             _fail_all(batch, StorageUnavailable("an instance is written by too many at once", retry_after=5))
         except BaseException as error:
             self._fail_batch(shard_key, batch, error)
             if not isinstance(error, Exception):
                 raise
 
-    def _fail_batch(self, shard_key: Place, batch: Iterable[_QueuedUpdate], error: BaseException) -> None:
+    def _fail_batch(self, shard_key: ShardKey, batch: Iterable[_QueuedUpdate], error: BaseException) -> None:
         if isinstance(error, TableMissing):
-            # What is remembered of a table that is gone holds for none that is made anew.
+            # A table that is created again under this name has none of the cached rows.
             self.invalidate_cache(shard_key[0])
         _fail_all(batch, _stopping_error() if isinstance(error, asyncio.CancelledError) else error)
 
     async def _try_write(
-        self, shard_key: Place, batch: Sequence[_QueuedUpdate], bypass_cache: bool
+        self, shard_key: ShardKey, batch: Sequence[_QueuedUpdate], *, bypass_cache: bool
     ) -> tuple[TransactionPlan, HttpResponseError | None]:
-        """Write what fits into one transaction: what that was, and the error if the storage refuses it for one of its
-        rows. Raises TableMissing, StorageUnavailable."""
-        updates = [one.update for one in batch]
-        planned = plan_transaction(shard_key[1], updates, await self._load_instances(shard_key, updates, bypass_cache))
-        return planned, await self._execute_plan(shard_key, planned)
+        """Write as many updates as fit into one transaction. Returns its plan, and the error if one of its rows
+        conflicts or is rejected. Raises TableMissing and StorageUnavailable."""
+        updates = [queued_update.update for queued_update in batch]
+        stored = await self._load_instances(shard_key, updates, bypass_cache=bypass_cache)
+        plan = plan_transaction(shard_key[1], updates, stored)
+        return plan, await self._execute_plan(shard_key, plan)
 
     async def _load_instances(
-        self, shard_key: Place, updates: Iterable[InstanceUpdate], bypass_cache: bool
+        self, shard_key: ShardKey, updates: Iterable[InstanceUpdate], *, bypass_cache: bool
     ) -> dict[str, StoredInstance]:
-        """What is known of each instance, or assumed and proved by the write."""
+        """The stored instance of each update, from the cache or the storage. A start of an unknown instance may be
+        assumed to be new: the conditional write fails if it is not."""
         table, shard = shard_key
-        found: dict[str, StoredInstance] = {}
+        loaded: dict[str, StoredInstance] = {}
         only_starts: dict[str, bool] = {}
-        for one in updates:
-            only_starts[one.instance_id] = one.only_starts and only_starts.get(one.instance_id, True)
-        unknown: list[str] = []
+        for update in updates:
+            only_starts[update.instance_id] = update.only_starts and only_starts.get(update.instance_id, True)
+        to_read: list[str] = []
         for instance_id, is_start in only_starts.items():
-            remembered = None if bypass_cache else self._cache.get((table, instance_id))
-            if remembered is not None:
-                found[instance_id] = remembered
+            cached = None if bypass_cache else self._cache.get((table, instance_id))
+            if cached is not None:
+                loaded[instance_id] = cached
             elif is_start and self._assume_new_starts and not bypass_cache:
-                found[instance_id] = StoredInstance()
+                loaded[instance_id] = StoredInstance()
             else:
-                unknown.append(instance_id)
-        if unknown:
-            client = self._tables.client(table)
-            async with _transaction_timeout(), translate_storage_errors():
-                read = await asyncio.gather(
-                    *(self._read_instance(client, shard, instance_id) for instance_id in unknown)
-                )
-            starts = [known for instance_id, known in zip(unknown, read, strict=True) if only_starts[instance_id]]
+                to_read.append(instance_id)
+        if to_read:
+            read = await self._read_instances(table, shard, to_read)
+            starts = [stored for instance_id, stored in read.items() if only_starts[instance_id]]
             if starts:
-                self._assume_new_starts = all(known.etag is None for known in starts)
-            for instance_id, known in zip(unknown, read, strict=True):
-                found[instance_id] = known
-                self._cache_instance(table, instance_id, known)
-        return found
+                self._assume_new_starts = all(stored.etag is None for stored in starts)
+            for instance_id, stored in read.items():
+                loaded[instance_id] = stored
+                self._cache_instance(table, instance_id, stored)
+        return loaded
 
-    async def _read_instance(self, client: TableClient, shard: str, instance_id: str) -> StoredInstance:
-        async with self._request_slots:
-            return await read_stored_instance(client, shard, instance_id)
+    async def _read_instances(self, table: str, shard: str, instance_ids: Sequence[str]) -> dict[str, StoredInstance]:
+        client = self._tables.client(table)
 
-    async def _execute_plan(self, shard_key: Place, planned: TransactionPlan) -> HttpResponseError | None:
-        if not planned.operations:
+        async def read(instance_id: str) -> StoredInstance:
+            async with self._request_slots:
+                return await read_stored_instance(client, shard, instance_id)
+
+        async with _transaction_timeout(), translate_storage_errors():
+            stored = await asyncio.gather(*(read(instance_id) for instance_id in instance_ids))
+        return dict(zip(instance_ids, stored, strict=True))
+
+    async def _execute_plan(self, shard_key: ShardKey, plan: TransactionPlan) -> HttpResponseError | None:
+        """Write the plan's transaction. Returns the error if a row conflicts or is rejected."""
+        if not plan.operations:
             return None
         table, shard = shard_key
         client = self._tables.client(table)
-        for row in planned.rows:
-            # Until the answer is here nobody knows.
+        for row in plan.rows:
+            # Until the response arrives it is not known whether the row was written.
             self._cache.pop((table, row.instance.instance_id), None)
         async with _transaction_timeout(), translate_storage_errors():
             async with self._request_slots:
                 stamps = [
-                    await self._stamp_activity(client, shard, name, at) for name, at in planned.activity_stamps.items()
+                    await self._stamp_activity(client, shard, function_name, at)
+                    for function_name, at in plan.activity_stamps.items()
                 ]
-                if planned.advances_epoch:
-                    # Whoever comes last is right, as with beats.
+                if plan.advances_epoch:
+                    # Without a condition, as with stamps: any new epoch will do.
                     stamps.append(("upsert", correction_epoch_row(shard), {"mode": UpdateMode.REPLACE}))
                 try:
-                    etags = await submit_transaction(client, [*planned.operations, *stamps])
+                    etags = await submit_transaction(client, [*plan.operations, *stamps])
                 except HttpResponseError as error:
                     if is_table_missing(error):
                         raise TableMissing from error
                     if is_write_conflict(error) or error_code(error) in _REJECTED_ROW_CODES:
                         return error
                     raise
-            for row in planned.rows:
+            for row in plan.rows:
                 etag = etags[row.operation_index]
                 if etag is not None:
                     self._cache_instance(table, row.instance.instance_id, StoredInstance(row.instance, etag))
         return None
 
-    async def _stamp_activity(self, client: TableClient, shard: str, name: str, at: Instant) -> TableOperation:
-        """Stamp the function. Written without a condition, because every writer of the shard does: the storage's own
-        time stamp, which the settle window counts from, is right whoever comes last. `LastEventAt` is for people and
-        may briefly lag behind when several workers write."""
-        shard_key = (client.table_name, shard, name)
-        if shard_key not in self._last_event_at:
+    async def _stamp_activity(
+        self, client: TableClient, shard: str, function_name: str, event_at: Instant
+    ) -> TableOperation:
+        """The operation that writes the function's activity stamp. It has no condition, because every writer of the
+        shard writes stamps, and the settle window counts from the row's Timestamp, which the storage sets.
+        `LastEventAt` is for people, and may lag behind for a moment when several workers write."""
+        stamp_key = (client.table_name, shard, function_name)
+        if stamp_key not in self._last_event_at:
             if len(self._last_event_at) >= MAX_CACHED_ROWS:
                 self._last_event_at.clear()
             with suppress(ResourceNotFoundError):
-                known = await client.get_entity(shard, activity_stamp_key(name))
-                check_schema(known)
-                at = max(at, parse_instant(known["LastEventAt"]))
-        latest = max(self._last_event_at.get(shard_key, Instant(0)), at)
-        self._last_event_at[shard_key] = latest
-        return ("upsert", activity_stamp_row(shard, name, latest), {"mode": UpdateMode.REPLACE})
+                row = await client.get_entity(shard, activity_stamp_key(function_name))
+                check_schema(row)
+                event_at = max(event_at, parse_instant(row["LastEventAt"]))
+        latest = max(self._last_event_at.get(stamp_key, Instant(0)), event_at)
+        self._last_event_at[stamp_key] = latest
+        return ("upsert", activity_stamp_row(shard, function_name, latest), {"mode": UpdateMode.REPLACE})
 
-    def _cache_instance(self, table: str, instance_id: str, known: StoredInstance) -> None:
+    def _cache_instance(self, table: str, instance_id: str, stored: StoredInstance) -> None:
         key = (table, instance_id)
         self._cache.pop(key, None)
-        finished = known.instance.finished if known.instance is not None else None
-        if known.instance is None or (finished is not None and len(finished.reason) > _MAX_CACHED_REASON_CHARACTERS):
+        finished = stored.instance.finished if stored.instance is not None else None
+        if stored.instance is None or (finished is not None and len(finished.reason) > _MAX_CACHED_REASON_CHARACTERS):
             return
         if len(self._cache) >= MAX_CACHED_ROWS:
             self._cache.popitem(last=False)
-        self._cache[key] = known
+        self._cache[key] = stored
 
 
 async def read_stored_instance(client: TableClient, shard: str, instance_id: str) -> StoredInstance:
-    """What the storage has of an instance. Raises TableMissing and the library's errors."""
+    """Read the row of one instance. Raises TableMissing and the library's errors."""
     try:
-        entity = await client.get_entity(shard, instance_row_key(instance_id))
+        row = await client.get_entity(shard, instance_row_key(instance_id))
     except ResourceNotFoundError as error:
         if is_table_missing(error):
             raise TableMissing from error
         return StoredInstance()
-    return StoredInstance(instance_from_row(entity), etag_of(entity))
+    return StoredInstance(instance_from_row(row), etag_of(row))
 
 
 def _next_batch(queue: deque[_QueuedUpdate]) -> list[_QueuedUpdate]:
-    """As many as one transaction can hold at most, without those that nobody waits for any more."""
+    """Take as many updates as one transaction can hold at most. Leaves out those whose caller has given up."""
     taken = [queue.popleft() for _ in range(min(MAX_OPERATIONS, len(queue)))]
-    return [one for one in taken if not one.done.cancelled()]
+    return [queued_update for queued_update in taken if not queued_update.future.cancelled()]
 
 
 def _failed_operation_index(error: HttpResponseError) -> int:
-    """Which operation the storage names; the first if it names none."""
+    """The index of the operation that the storage names in its error; 0 if it names none."""
     return error.index if isinstance(error, TableTransactionError) else 0
 
 
-def _fail_all(waiting: Iterable[_QueuedUpdate], error: BaseException) -> None:
-    """That it failed, to all that have no answer yet."""
-    for one in waiting:
-        one.fail(error)
+def _fail_all(queued: Iterable[_QueuedUpdate], error: BaseException) -> None:
+    """Fail all updates that have no outcome yet."""
+    for queued_update in queued:
+        queued_update.fail(error)
 
 
 def _stopping_error() -> StorageUnavailable:
@@ -373,6 +388,7 @@ def _stopping_error() -> StorageUnavailable:
 
 @asynccontextmanager
 async def _transaction_timeout() -> AsyncIterator[None]:
+    """Raises StorageUnavailable when the block takes longer than _TRANSACTION_TIMEOUT_SECONDS."""
     try:
         async with asyncio.timeout(_TRANSACTION_TIMEOUT_SECONDS):
             yield

@@ -1,20 +1,21 @@
 """Instance ids as table keys, escaped as the Azure Storage provider escapes them (PLATFORM: Task hubs on Azure
-Storage), so that a row here and the provider's row are found under the same text."""
+Storage), so that a row here and the provider's row have the same text in their keys."""
 
 import hashlib
 import re
 
 _ESCAPES = {"^": "^^", "/": "^0", "\\": "^1", "#": "^2", "?": "^3"}
-_UNESCAPES = {escaped[1]: plain for plain, escaped in _ESCAPES.items()}
+_UNESCAPES = {escaped[1]: character for character, escaped in _ESCAPES.items()}
 _CONTROL_OFFSET = 0xC0
 _LAST_CONTROL = 0x9F
 _SPECIAL = re.compile(r"[\^/\\#?\x00-\x1f\x7f-\x9f]")
 _ESCAPED = re.compile(r"\^(.)", re.DOTALL)
 
-# Azure Tables takes keys of 512 UTF-16 units (PLATFORM: Table storage); 40 are left for what stands before the id.
 _MAX_KEY_UNITS = 472
-# Line separators inside a key break Azurite's reading of a transaction (3.37, run).
+"""UTF-16 units of an escaped id in a key. Azure Tables allows 512 (PLATFORM: Table storage); 40 are left for what
+precedes the id."""
 _LINE_SEPARATORS = re.compile("[\u2028\u2029]")
+"""Azurite 3.37 fails to parse a transaction with one of these in a key (tried)."""
 
 
 def escape_instance_id(instance_id: str) -> str:
@@ -22,18 +23,18 @@ def escape_instance_id(instance_id: str) -> str:
 
 
 def unescape_instance_id(escaped: str) -> str:
-    """The id. What is no escape of the provider's stays as it is."""
+    """Undo `escape_instance_id`. A `^` that does not begin one of its escapes stays as it is."""
 
-    def plain(match: re.Match[str]) -> str:
+    def unescape_match(match: re.Match[str]) -> str:
         code = ord(match[1]) - _CONTROL_OFFSET
         return _UNESCAPES.get(match[1]) or (chr(code) if 0 <= code <= _LAST_CONTROL else match[0])
 
-    return _ESCAPED.sub(plain, escaped)
+    return _ESCAPED.sub(unescape_match, escaped)
 
 
 def instance_key(instance_id: str) -> str:
-    """The id's text in a row key: escaped, or `^h` and a SHA-256 where that is too long or unsafe. The provider's
-    escape never gives `^h`, so the two forms cannot meet."""
+    """The text for the id in a row key: the escaped id, or `^h` and its SHA-256 where the escaped id is too long or has
+    a line separator. An escaped id never contains `^h`, so two ids never have the same key."""
     escaped = escape_instance_id(instance_id)
     if utf16_length(escaped) > _MAX_KEY_UNITS or _LINE_SEPARATORS.search(escaped):
         return "^h" + hashlib.sha256(instance_id.encode()).hexdigest()
@@ -41,7 +42,7 @@ def instance_key(instance_id: str) -> str:
 
 
 def shard_of(instance_id: str, shards: int) -> int:
-    """The partition of an instance: the same on every worker and Python version."""
+    """The shard of an instance, from 0 to `shards` - 1. A hash of the id, so that all workers agree."""
     return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % shards
 
 
@@ -50,5 +51,5 @@ def utf16_length(text: str) -> int:
 
 
 def ordinal_sort_key(key: str) -> bytes:
-    """Sorts as Azure Tables does: by UTF-16 unit."""
+    """Sorts keys as Azure Tables does, by UTF-16 unit."""
     return key.encode("utf-16-be")

@@ -1,4 +1,11 @@
-"""What an instance looks like in its hub's table: the keys, the columns, and back."""
+"""The rows of an instance table: their keys and columns, and the conversions from and to instances.
+
+- `i|<id>` holds an instance.
+- `a|<since>|<id>` exists while the instance is active.
+- `b|<schema>|<function>` is the activity stamp of a function: its Timestamp is when an event last changed an instance
+  of that function in the shard.
+- `b|<schema>|^c` holds the correction epoch: it changes when a probe ends an instance that no event has ended.
+"""
 
 import secrets
 from collections.abc import Mapping
@@ -11,23 +18,21 @@ from state_api.domain.task_hubs.lifecycle import (
     Instance,
     RuntimeStatus,
     Started,
-    shorten_reason,
 )
 from state_api.storage.instance_keys import escape_instance_id, instance_key, unescape_instance_id
 from state_api.storage.schema import ACTIVITY_SCHEMA, INSTANCE_SCHEMA, RowSchema
 
 ACTIVE_FROM = "a|"
 ACTIVE_TO = "a}"
-# After the active rows: whoever reads in the order of the keys, page by page, must not read "quiet for long" first and
-# then miss the row that an end has just taken away.
 STAMPS_FROM = "b|"
-# Stamps are written without a condition. With the schema number in the key, a server of another number cannot overwrite
-# them, and finds them in the range that it reads.
-ACTIVITY_STAMP_PREFIX = f"{STAMPS_FROM}{ACTIVITY_SCHEMA.number}|"
+"""Stamps sort after the active rows. A reader pages through a shard in key order: if it read an old stamp first, it
+could then miss an active row that an end has just removed, and the stamp that the end has written."""
 STAMPS_TO = "b}"
-# Which look-up has closed instances last. No function's key has this escape; a server of a version that does not know
-# it takes it for a beat, and settles.
+ACTIVITY_STAMP_PREFIX = f"{STAMPS_FROM}{ACTIVITY_SCHEMA.number}|"
+"""Stamps are written without a condition, so their key has the schema number: a server with another number cannot
+overwrite them, and finds them in the range that it reads."""
 CORRECTION_EPOCH_KEY = f"{ACTIVITY_STAMP_PREFIX}^c"
+"""No function's key is `^c`, because escaping a name never gives that."""
 
 
 def instance_row_key(instance_id: str) -> str:
@@ -40,7 +45,7 @@ def active_row_key(instance: Instance) -> str:
 
 
 def check_schema(row: Mapping[str, Any]) -> None:
-    """Raises UnsupportedSchema for a row of a hub's table that this server does not know."""
+    """Raises UnsupportedSchema unless this server knows the schema of this row of an instance table."""
     (ACTIVITY_SCHEMA if row["RowKey"].startswith(STAMPS_FROM) else INSTANCE_SCHEMA).check(row)
 
 
@@ -50,7 +55,7 @@ def _table_row(schema: RowSchema, partition: str, key: str, **properties: Any) -
 
 
 def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
-    """The whole record. The id is kept escaped, so that no property ever holds a control character."""
+    """The `i|` row. The id is stored escaped, so that no column holds a control character."""
     started, finished = instance.started, instance.finished
     return _table_row(
         INSTANCE_SCHEMA,
@@ -73,6 +78,7 @@ def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
 
 
 def instance_from_row(row: Mapping[str, Any]) -> Instance:
+    """The instance in an `i|` row. Raises UnsupportedSchema."""
     check_schema(row)
     started = finished = None
     if "StartedAt" in row:
@@ -87,8 +93,7 @@ def instance_from_row(row: Mapping[str, Any]) -> Instance:
         finished = Finished(
             parse_instant(row["FinishedAt"]),
             RuntimeStatus(row["Outcome"]),
-            # Rows of earlier versions hold whole reasons.
-            shorten_reason(row["Reason"]),
+            row["Reason"],
             row["FinishedFunctionName"],
             EvidenceSource(row["FinishedSource"]),
         )
@@ -100,19 +105,22 @@ def activity_stamp_key(function_name: str) -> str:
 
 
 def activity_stamp_row(shard: str, function_name: str, last_event_at: Instant) -> dict[str, Any]:
-    at = format_instant(last_event_at)
     return _table_row(
-        ACTIVITY_SCHEMA, shard, activity_stamp_key(function_name), FunctionName=function_name, LastEventAt=at
+        ACTIVITY_SCHEMA,
+        shard,
+        activity_stamp_key(function_name),
+        FunctionName=function_name,
+        LastEventAt=format_instant(last_event_at),
     )
 
 
 def correction_epoch_row(shard: str) -> dict[str, Any]:
-    """A mark that no other closing has."""
-    never, epoch = format_instant(Instant(0)), secrets.token_hex(8)
-    return _table_row(ACTIVITY_SCHEMA, shard, CORRECTION_EPOCH_KEY, FunctionName="", LastEventAt=never, Epoch=epoch)
+    """A new correction epoch, which differs from all others."""
+    return _table_row(ACTIVITY_SCHEMA, shard, CORRECTION_EPOCH_KEY, Epoch=secrets.token_hex(8))
 
 
 def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:
+    """The `a|` row of an active instance. `key` comes from `active_row_key`."""
     assert instance.started is not None, "only a started instance is active"
     return _table_row(
         INSTANCE_SCHEMA,
@@ -127,7 +135,7 @@ def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:
 
 
 def active_instance_from_row(row: Mapping[str, Any]) -> Instance:
-    """An active instance without what is known of its earlier generations, which a list does not show."""
+    """The instance in an `a|` row, without the end of an earlier generation. Raises UnsupportedSchema."""
     check_schema(row)
     started = Started(
         parse_instant(row["StartedAt"]),

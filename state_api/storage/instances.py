@@ -1,9 +1,7 @@
-"""One table per task hub. `i|<id>` holds an instance, `a|<since>|<id>` exists exactly while it is active, and both
-change in one transaction under the ETag of `i|<id>`. `b|1|<function>`, the function's last beat, tells when an
-instance of an orchestrator function last changed in the shard; the mark in `b|1|^c` changes when a look-up closes one.
-The 1 is the schema number of these rows.
+"""The records of instances: one table per task hub, whose rows `instance_rows.py` describes.
 
-"Is anything active?" is then one range read per shard, whatever the hub has finished, and it comes oldest first.
+Whether an instance is active is recorded twice, in its own row and by an active row, and one transaction changes both.
+Finding all active instances is therefore one range query per shard, oldest first, however many instances have finished.
 """
 
 import asyncio
@@ -48,7 +46,10 @@ from state_api.storage.tables import (
 from state_api.storage.transaction_plan import InstanceUpdate
 
 _MAX_SERVICE_PAGES = 10
-"""Pages of the service that one page of ours may read while a filter finds nothing."""
+"""Pages that the storage is asked for to fill one page of the API, when a filter leaves out most rows."""
+
+_ACTIVE, _FINISHED = "active", "finished"
+"""The two kinds of continuation tokens: a list of instances begins with the active ones."""
 
 
 class InstanceStore:
@@ -59,52 +60,57 @@ class InstanceStore:
         self._group_commit = GroupCommit(tables)
 
     async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool | None]:
-        """Merge events into their instances, durably. For each event, whether it changed anything: a duplicate does
-        not, and is not written; None if the storage does not take it. Raises TableMissing, StorageUnavailable; then
-        any part may have been written, and sending all again is safe."""
+        """Merge events into their instances, durably. For each event: whether it changed the record, or None if the
+        storage rejects the row. Raises TableMissing and StorageUnavailable; then any of the events may have been
+        recorded, and recording all of them again is safe."""
         return await self._merge(hub, [instance_from_event(event) for event in events], stamps_activity=True)
 
     async def record_corrections(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
-        """The same with what a probe has seen, which is no event: the hub's functions do not beat, so that nothing
-        has to settle anew. But an end leaves a mark: what was read before proves nothing from then on."""
+        """The same for what a probe has observed. Corrections do not stamp activity, so the task hub need not settle
+        again. A correction that ends an active instance changes the correction epoch: an earlier probe result no
+        longer counts."""
         return await self._merge(hub, corrections, stamps_activity=False)
 
     async def _merge(
-        self, hub: TaskHubRecord, evidence: Sequence[Instance], stamps_activity: bool
+        self, hub: TaskHubRecord, changes: Sequence[Instance], *, stamps_activity: bool
     ) -> list[bool | None]:
-        by_instance: dict[str, list[int]] = defaultdict(list)
-        for number, one in enumerate(evidence):
-            by_instance[one.instance_id].append(number)
-        groups = [
+        indexes_by_instance: dict[str, list[int]] = defaultdict(list)
+        for index, change in enumerate(changes):
+            indexes_by_instance[change.instance_id].append(index)
+        updates = [
             (
                 _partition_key(instance_id, hub.shards),
-                InstanceUpdate(instance_id, tuple(evidence[number] for number in numbers), stamps_activity),
+                InstanceUpdate(instance_id, tuple(changes[index] for index in indexes), stamps_activity),
             )
-            for instance_id, numbers in by_instance.items()
+            for instance_id, indexes in indexes_by_instance.items()
         ]
-        outcomes = await self._group_commit.commit(instance_table_name(hub.name), groups)
-        changed: list[bool | None] = [None] * len(evidence)
-        for numbers, outcome in zip(by_instance.values(), outcomes, strict=True):
+        outcomes = await self._group_commit.commit(instance_table_name(hub.name), updates)
+        changed: list[bool | None] = [None] * len(changes)
+        for indexes, outcome in zip(indexes_by_instance.values(), outcomes, strict=True):
             if outcome is not None:
-                for number, effective in zip(numbers, outcome, strict=True):
-                    changed[number] = effective
+                for index, effective in zip(indexes, outcome, strict=True):
+                    changed[index] = effective
         return changed
 
     async def read_activity(
         self, hub: TaskHubRecord, exemptions: Exemptions, *, missing_is_empty: bool = False
     ) -> InstanceActivity:
-        """What is active, oldest first, and when something last changed, without what is exempt: one range read per
-        shard. Raises StorageUnavailable also if the hub's table is gone, unless `missing_is_empty`."""
+        """The active instances, oldest first, and when something last changed, both without what is exempt. One range
+        query per shard. Raises StorageUnavailable, also if the instance table is missing, unless `missing_is_empty` is
+        set."""
         table = self._tables.client(instance_table_name(hub.name))
         async with translate_storage_errors():
             shards = await asyncio.gather(
                 *(
-                    self._read_shard_activity(table, shard, exemptions, missing_is_empty=missing_is_empty)
-                    for shard in _partition_keys(hub.shards)
+                    self._read_shard_activity(table, partition, exemptions, missing_is_empty=missing_is_empty)
+                    for partition in _partition_keys(hub.shards)
                 )
             )
-        merged = heapq.merge(*(shard.active for shard in shards), key=lambda one: (one.started_at, one.instance_id))
-        active = tuple(merged)
+        active = tuple(
+            heapq.merge(
+                *(shard.active for shard in shards), key=lambda instance: (instance.started_at, instance.instance_id)
+            )
+        )
         return InstanceActivity(
             active=active[:ACTIVE_LIMIT],
             has_more=len(active) > ACTIVE_LIMIT,
@@ -112,64 +118,43 @@ class InstanceStore:
             last_event_at=max((shard.last_event_at for shard in shards if shard.last_event_at), default=None),
             last_recorded_at=max((shard.last_recorded_at for shard in shards if shard.last_recorded_at), default=None),
             correction_epoch="".join(shard.correction_epoch for shard in shards),
-            waived=tuple(one for shard in shards for one in shard.waived),
+            waived=tuple(instance for shard in shards for instance in shard.waived),
         )
 
     async def _read_shard_activity(
-        self, table: TableClient, shard: str, exemptions: Exemptions, *, missing_is_empty: bool
+        self, table: TableClient, partition: str, exemptions: Exemptions, *, missing_is_empty: bool
     ) -> InstanceActivity:
-        active: list[ActiveInstance] = []
-        waived: list[ActiveInstance] = []
-        ignored = 0
-        last_event_at: Instant | None = None
-        last_recorded_at: Instant | None = None
-        closings = ""
+        """The activity of one shard. Stops after ACTIVE_LIMIT + 1 instances that are not exempt, before the stamps: the
+        verdict is NotReady then, whatever they say."""
+        shard = _ShardActivity(exemptions)
         rows = table.query_entities(
-            "PartitionKey eq @shard and RowKey ge @from and RowKey lt @to",
-            parameters={"shard": shard, "from": ACTIVE_FROM, "to": STAMPS_TO},
+            "PartitionKey eq @partition and RowKey ge @from and RowKey lt @to",
+            parameters={"partition": partition, "from": ACTIVE_FROM, "to": STAMPS_TO},
             results_per_page=1000,
         )
         try:
             async for row in rows:
-                check_schema(row)
-                if row["RowKey"] == CORRECTION_EPOCH_KEY:
-                    closings = row["Epoch"]
-                    continue
-                ignored_function = exemptions.ignores(row["FunctionName"])
-                if row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX):
-                    if not ignored_function:
-                        last_event_at = max(last_event_at or Instant(0), parse_instant(row["LastEventAt"]))
-                        last_recorded_at = max(last_recorded_at or Instant(0), timestamp_of(row))
-                elif ignored_function:
-                    ignored += 1
-                else:
-                    instance = ActiveInstance.from_instance(active_instance_from_row(row))
-                    if exemptions.find_waiver(instance.instance_id) is not None:
-                        waived.append(instance)
-                        continue
-                    active.append(instance)
-                    if len(active) > ACTIVE_LIMIT:
-                        break
+                shard.add_row(row)
+                if len(shard.active) > ACTIVE_LIMIT:
+                    break
         except ResourceNotFoundError:
             if missing_is_empty:
                 return InstanceActivity()
-            # An empty answer would say that nothing runs.
+            # Without its table, nothing is known about the task hub; an empty result would show that nothing is active.
             raise StorageUnavailable(
                 f"the records of a task hub are gone: table {table.table_name} was deleted. Make it again, empty, only "
                 "if you know that nothing runs on that hub"
             ) from None
-        return InstanceActivity(tuple(active), False, ignored, last_event_at, last_recorded_at, tuple(waived), closings)
+        return shard.to_activity()
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:
-        """The record of one instance."""
         table = self._tables.client(instance_table_name(hub.name))
         async with translate_storage_errors():
             try:
-                return (
-                    await read_stored_instance(table, _partition_key(instance_id, hub.shards), instance_id)
-                ).instance
+                stored = await read_stored_instance(table, _partition_key(instance_id, hub.shards), instance_id)
             except TableMissing:
                 return None
+        return stored.instance
 
     async def list_page(
         self,
@@ -180,75 +165,63 @@ class InstanceStore:
         top: int,
         token: str | None = None,
     ) -> Page[Instance]:
-        """Instances, the active ones first and of these the oldest first; the finished ones in no order of time.
-
-        A page can be short, even empty, and still have a continuation token, as with the service's own lists.
-        """
-        finished: dict[str, Any] = {"kind": "finished", "shard": 0, "page": None}
-        if token is None:
-            position: dict[str, Any] = {"kind": "active", "after": ""} if active is not False else finished
+        """Up to `top` instances: the active ones first, oldest first, then the finished ones by key. `active` and
+        `status` filter. A page can be short or even empty and still have a continuation token, as in Azure's own
+        lists."""
+        first_finished: dict[str, Any] = {"kind": _FINISHED, "shard": 0, "page": None}
+        if token is not None:
+            position = decode_token(token, _ACTIVE, _FINISHED)
+        elif active is False:
+            position = first_finished
         else:
-            position = decode_token(token, "active", "finished")
-        if position["kind"] == "active":
-            if not isinstance(after := position.get("after"), str):
-                raise InvalidRequest(INVALID_CONTINUATION)
-            page = await self._read_active_page(hub, after, top)
-            items = tuple(one for one in page.items if status is None or one.runtime_status is status)
-            if page.continuation_token is not None or active is not None:
-                return Page(items, page.continuation_token)
-            if len(items) == top:
-                return Page(items, encode_token(finished))
-            rest = await self._read_finished_page(hub, status, top - len(items), finished)
-            return Page(items + rest.items, rest.continuation_token)
-        return await self._read_finished_page(hub, status, top, position)
+            position = {"kind": _ACTIVE, "after": ""}
+        if position["kind"] == _FINISHED:
+            return await self._read_finished_page(hub, status, top=top, position=position)
+        page = await self._read_active_page(hub, position.get("after"), top)
+        items = tuple(instance for instance in page.items if status is None or instance.runtime_status is status)
+        if page.continuation_token is not None or active is not None:
+            return Page(items, page.continuation_token)
+        if len(items) == top:
+            return Page(items, encode_token(first_finished))
+        finished = await self._read_finished_page(hub, status, top=top - len(items), position=first_finished)
+        return Page(items + finished.items, finished.continuation_token)
 
-    async def _read_active_page(self, hub: TaskHubRecord, after: str, top: int) -> Page[Instance]:
+    async def _read_active_page(self, hub: TaskHubRecord, after: Any, top: int) -> Page[Instance]:
+        """Up to `top` active instances whose row keys are greater than `after`, which comes from a token."""
+        if not isinstance(after, str):
+            raise InvalidRequest(INVALID_CONTINUATION)
         table = self._tables.client(instance_table_name(hub.name))
         async with translate_storage_errors():
             shards = await asyncio.gather(
-                *(self._read_active_rows(table, shard, after, top + 1) for shard in _partition_keys(hub.shards))
+                *(_read_active_rows(table, partition, after, top + 1) for partition in _partition_keys(hub.shards))
             )
         rows = sorted((row for shard in shards for row in shard), key=lambda row: ordinal_sort_key(row["RowKey"]))
         if not rows:
             return Page((), None)
-        token = encode_token({"kind": "active", "after": rows[top - 1]["RowKey"]}) if len(rows) > top else None
+        token = encode_token({"kind": _ACTIVE, "after": rows[top - 1]["RowKey"]}) if len(rows) > top else None
         return Page(tuple(active_instance_from_row(row) for row in rows[:top]), token)
 
-    async def _read_active_rows(self, table: TableClient, shard: str, after: str, limit: int) -> list[TableEntity]:
-        rows = table.query_entities(
-            "PartitionKey eq @shard and RowKey gt @after and RowKey lt @to",
-            parameters={"shard": shard, "after": max(after, ACTIVE_FROM), "to": ACTIVE_TO},
-            results_per_page=min(limit, 1000),
-        )
-        found: list[TableEntity] = []
-        try:
-            async for row in rows:
-                found.append(row)
-                if len(found) == limit:
-                    break
-        except ResourceNotFoundError:
-            return []
-        return found
-
     async def _read_finished_page(
-        self, hub: TaskHubRecord, status: RuntimeStatus | None, top: int, position: Mapping[str, Any]
+        self, hub: TaskHubRecord, status: RuntimeStatus | None, *, top: int, position: Mapping[str, Any]
     ) -> Page[Instance]:
+        """Up to `top` finished instances from a `position` on, which comes from a token: a shard, and the storage's
+        own token in that shard."""
         shard, token = position.get("shard"), position.get("page")
         if type(shard) is not int or not 0 <= shard < hub.shards or not isinstance(token, str | None):
             raise InvalidRequest(INVALID_CONTINUATION)
         table = self._tables.client(instance_table_name(hub.name))
-        # A row of another schema need not have these properties, and must not be left out.
-        unsupported = f"not (Schema eq {INSTANCE_SCHEMA.number})"
-        query = "PartitionKey eq @shard and RowKey ge 'i|' and RowKey lt 'i}' and "
+        # Also rows of another schema, which may lack these columns, so that they are refused and not left out.
+        other_schema = f"not (Schema eq {INSTANCE_SCHEMA.number})"
+        query = "PartitionKey eq @partition and RowKey ge 'i|' and RowKey lt 'i}' and "
         parameters: dict[str, Any] = {}
         if status is None:
-            query += f"(Active eq false or {unsupported})"
+            query += f"(Active eq false or {other_schema})"
         else:
-            query += f"(Active eq false and RuntimeStatus eq @status or {unsupported})"
+            query += f"(Active eq false and RuntimeStatus eq @status or {other_schema})"
             parameters["status"] = status.value
         items: list[Instance] = []
         for _ in range(_MAX_SERVICE_PAGES):
-            parameters["shard"] = _shard_name(shard)
+            parameters["partition"] = _shard_name(shard)
             page = await read_page(table, query, parameters, top=top - len(items), token=token, list_name="instances")
             items += [instance_from_row(row) for row in page.items]
             token = page.continuation_token
@@ -258,17 +231,77 @@ class InstanceStore:
                 return Page(tuple(items), None)
             if len(items) == top:
                 break
-        return Page(tuple(items), encode_token({"kind": "finished", "shard": shard, "page": token}))
+        return Page(tuple(items), encode_token({"kind": _FINISHED, "shard": shard, "page": token}))
 
     async def delete_records(self, hub: TaskHubRecord) -> None:
+        """Delete the task hub's instance table; a missing table is fine."""
         table = instance_table_name(hub.name)
         self._group_commit.invalidate_cache(table)
         await self._tables.delete_table(table)
+        # Again, because a write may have filled the cache until the table was deleted.
         self._group_commit.invalidate_cache(table)
 
     async def close(self) -> None:
-        """End what is still being written."""
+        """Cancel what is being written."""
         await self._group_commit.close()
+
+
+class _ShardActivity:
+    """Adds up the active rows and stamps of one shard."""
+
+    def __init__(self, exemptions: Exemptions) -> None:
+        self._exemptions = exemptions
+        self.active: list[ActiveInstance] = []
+        self._waived: list[ActiveInstance] = []
+        self._ignored_count = 0
+        self._last_event_at: Instant | None = None
+        self._last_recorded_at: Instant | None = None
+        self._correction_epoch = ""
+
+    def add_row(self, row: TableEntity) -> None:
+        """Raises UnsupportedSchema."""
+        check_schema(row)
+        if row["RowKey"] == CORRECTION_EPOCH_KEY:
+            self._correction_epoch = row["Epoch"]
+        elif row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX):
+            if not self._exemptions.ignores(row["FunctionName"]):
+                self._last_event_at = max(self._last_event_at or Instant(0), parse_instant(row["LastEventAt"]))
+                self._last_recorded_at = max(self._last_recorded_at or Instant(0), timestamp_of(row))
+        elif self._exemptions.ignores(row["FunctionName"]):
+            self._ignored_count += 1
+        else:
+            instance = ActiveInstance.from_instance(active_instance_from_row(row))
+            is_waived = self._exemptions.find_waiver(instance.instance_id) is not None
+            (self._waived if is_waived else self.active).append(instance)
+
+    def to_activity(self) -> InstanceActivity:
+        return InstanceActivity(
+            active=tuple(self.active),
+            has_more=False,
+            ignored_count=self._ignored_count,
+            last_event_at=self._last_event_at,
+            last_recorded_at=self._last_recorded_at,
+            waived=tuple(self._waived),
+            correction_epoch=self._correction_epoch,
+        )
+
+
+async def _read_active_rows(table: TableClient, partition: str, after: str, limit: int) -> list[TableEntity]:
+    """Up to `limit` active rows of one shard whose keys are greater than `after`; none if the table is missing."""
+    rows = table.query_entities(
+        "PartitionKey eq @partition and RowKey gt @after and RowKey lt @to",
+        parameters={"partition": partition, "after": max(after, ACTIVE_FROM), "to": ACTIVE_TO},
+        results_per_page=min(limit, 1000),
+    )
+    active_rows: list[TableEntity] = []
+    try:
+        async for row in rows:
+            active_rows.append(row)
+            if len(active_rows) == limit:
+                break
+    except ResourceNotFoundError:
+        return []
+    return active_rows
 
 
 def _partition_key(instance_id: str, shards: int) -> str:
@@ -276,7 +309,7 @@ def _partition_key(instance_id: str, shards: int) -> str:
 
 
 def _partition_keys(shards: int) -> list[str]:
-    return [_shard_name(number) for number in range(shards)]
+    return [_shard_name(shard) for shard in range(shards)]
 
 
 def _shard_name(shard: int) -> str:

@@ -1,5 +1,5 @@
-"""Clients for the state's tables: how they are reached, named and made, how their errors are told, and the storage's
-clock."""
+"""Access to the tables of the state storage: clients, table names, errors, pages, continuation tokens, and the
+storage's clock."""
 
 import base64
 import binascii
@@ -41,32 +41,32 @@ QUARANTINE_TABLE = f"{TABLE_PREFIX}Quarantine"
 
 _RETRIED_METHODS = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
-INVALID_CONTINUATION = "the continuationToken is not one that this list gave; start again without it"
+INVALID_CONTINUATION = "continuationToken was not returned by this list: call the operation again without it"
 
 _MAX_CACHED_CLIENTS = 64
-"""Clients kept, some 60 kB each; publishers decide how many hubs there are. To make one again takes a millisecond and
-no request."""
+"""Cached table clients, about 60 kB each. Publishers determine how many task hubs there are. Creating a client again
+takes a millisecond and no request."""
 
 _MAX_PROPERTY_CHARACTERS = 15_000
-"""Characters kept in one property; the service takes 32 Ki UTF-16 units, and a character can be two."""
+"""Characters in one property. The service allows 32 Ki UTF-16 units, and a character can take two."""
 
 
 def instance_table_name(task_hub: str) -> str:
-    """The hub's own table. The state may share an account with task hubs, whose tables end in Instances, History and
-    Partitions: this one ends otherwise, so that the two never meet. 63 characters at most, the service's limit."""
+    """The instance table of a task hub, at most 63 characters long, the service's limit. It ends differently from the
+    tables of the Azure Storage provider (Instances, History, Partitions), which may be in the same account."""
     return f"{TABLE_PREFIX}Hub{task_hub}State"
 
 
 class StorageClock:
-    """The time as the storage tells it in every answer. Servers whose own clocks differ agree on it, and it is the
-    clock that rows are stamped with. Behind the storage by less than a second and a round trip, and ahead only as far
-    as this machine runs fast within two minutes."""
+    """The time by the storage's clock, estimated from the Date header of its responses. All servers agree on it, and
+    the storage sets the Timestamp of rows by it. The estimate is behind the storage's clock by less than a second and a
+    round trip. It is ahead only by as much as this machine's clock gains in two minutes."""
 
     _SET_BACK_SECONDS = 1.0
-    """Seconds that an answer must be behind what was heard before, at the very least, for the storage to have set its
-    clock back."""
+    """How far a response must be behind the estimate, at least, to show that the storage's clock was set back."""
     _WINDOW_SECONDS = 60.0
-    """Seconds that what was heard counts for, and as many again: a machine that runs fast must not get ahead."""
+    """How long responses are collected for one offset. The offset also counts during the window after its own, and no
+    longer, so that a fast clock on this machine does not move the estimate ahead."""
 
     def __init__(self) -> None:
         self._offset: float | None = None
@@ -74,45 +74,48 @@ class StorageClock:
         self._window_offset: float | None = None
         self._window_began_at = 0.0
 
-    def observe_date(self, date: str, sent: float) -> None:
-        """Take note of the `Date` header of an answer to what was `sent`, by the machine's monotonic clock. It is cut
-        to seconds and older by its way here, so of several the one that is furthest ahead is the closest."""
+    def observe_date(self, date: str, sent_at: float) -> None:
+        """Update the estimate from the Date header of a response. `sent_at` is when its request was sent, in seconds of
+        `time.monotonic`. The header is cut to whole seconds and delayed by the network, so the greatest of several
+        offsets is the closest."""
         now = time.monotonic()
         try:
-            told = parsedate_to_datetime(date).timestamp()
+            server_time = parsedate_to_datetime(date).timestamp()
         except ValueError:
             return
-        at_zero = told - now
-        # An answer that was long on its way, or that nobody had time to read, is late, and no sign of another clock.
-        at_most = told + 1 - sent
-        if self._offset is not None and at_most <= self._offset - self._SET_BACK_SECONDS:
+        offset = server_time - now
+        # The greatest offset that this response allows: a response that was long on its way, or that waited to be
+        # read, does not show that the clock was set back.
+        max_offset = server_time + 1 - sent_at
+        if self._offset is not None and max_offset <= self._offset - self._SET_BACK_SECONDS:
             self._previous_offset = self._window_offset = None
         if self._window_offset is None or now - self._window_began_at >= self._WINDOW_SECONDS:
             self._previous_offset = (
                 self._window_offset if now - self._window_began_at < 2 * self._WINDOW_SECONDS else None
             )
-            self._window_offset, self._window_began_at = at_zero, now
-        self._window_offset = max(self._window_offset, at_zero)
+            self._window_offset, self._window_began_at = offset, now
+        self._window_offset = max(self._window_offset, offset)
         self._offset = (
             self._window_offset if self._previous_offset is None else max(self._previous_offset, self._window_offset)
         )
 
     @property
     def synchronized(self) -> bool:
+        """Whether the storage has responded yet."""
         return self._offset is not None
 
     def now(self) -> Instant:
-        """Before the first answer, the time of this machine."""
+        """The estimate; before the first response, the time of this machine."""
         seconds = time.time() if self._offset is None else self._offset + time.monotonic()
         return Instant(int(seconds * TICKS_PER_SECOND))
 
 
 def _record_sent_at(request: PipelineRequest[Any]) -> None:
-    request.context["sent"] = time.monotonic()
+    request.context["sent_at"] = time.monotonic()
 
 
 class Tables:
-    """The tables of a storage account, called `account_name` in messages. Makes no connection until it is used. Raises
+    """The tables of a storage account, which messages call `account_name`. Connects when first used. Raises
     SettingsError."""
 
     def __init__(
@@ -120,9 +123,9 @@ class Tables:
     ) -> None:
         self.clock = StorageClock()
         self._credential: AsyncTokenCredential | None = None
-        # Short: Event Grid waits no longer than 30 s, and it and pipelines come back by themselves.
+        # Short retries and timeouts: Event Grid waits 30 s for a response, and it retries by itself, as pipelines do.
         options: dict[str, Any] = {
-            # Called for each attempt by itself.
+            # The library calls this hook for each attempt.
             "raw_request_hook": _record_sent_at,
             "raw_response_hook": self._observe_response_date,
             "retry_total": 2,
@@ -130,7 +133,7 @@ class Tables:
             "retry_backoff_max": 2,
             "connection_timeout": 3,
             "read_timeout": 6,
-            # A redirect would take the credentials, or the state, to another place.
+            # Following a redirect would send the credentials to another server.
             "permit_redirects": False,
             **client_options,
         }
@@ -139,30 +142,30 @@ class Tables:
             try:
                 self._service = TableServiceClient.from_connection_string(connection, **options)
             except ValueError:
-                # The library's own words can hold parts of the connection string.
+                # Without the library's message, which can contain parts of the connection string.
                 raise SettingsError(f"the connection string of {account_name} lacks an account or a key") from None
         else:
             assert settings.table_service_uri is not None, "settings hold one of the two"
-            # Loaded when first used: it is by far the slowest import, and most machines never need it.
+            # Imported only here, because it is the slowest import and a connection string does not need it.
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 
             self._credential = DefaultAzureCredential(managed_identity_client_id=settings.client_id)
             self._service = TableServiceClient(settings.table_service_uri, credential=self._credential, **options)
         self._clients: dict[str, TableClient] = {}
-        # At INFO the library logs every request with its address, and that holds instance ids.
+        # At level INFO the library logs the URL of every request, which contains instance ids.
         logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
 
     def _observe_response_date(self, response: PipelineResponse[Any, Any]) -> None:
         date = response.http_response.headers.get("Date")
         if date:
-            self.clock.observe_date(date, response.context["sent"])
+            self.clock.observe_date(date, response.context["sent_at"])
 
     def client(self, table: str) -> TableClient:
-        """The client of a table, which need not exist yet."""
+        """The client of a table. The table need not exist."""
         client = self._clients.pop(table, None) or self._service.get_table_client(table)
         if len(self._clients) >= _MAX_CACHED_CLIENTS:
             del self._clients[next(iter(self._clients))]
-        # The one that was asked for last comes last.
+        # The least recently used client comes first.
         self._clients[table] = client
         return client
 
@@ -170,7 +173,8 @@ class Tables:
         self._clients.pop(table, None)
 
     async def create_table(self, table: str) -> None:
-        """Make the table unless it exists."""
+        """Create the table unless it exists. Raises StorageUnavailable, also while an earlier table of this name is
+        being deleted."""
         async with translate_storage_errors():
             try:
                 await self._service.create_table(table)
@@ -179,7 +183,7 @@ class Tables:
                     raise
 
     async def delete_table(self, table: str) -> None:
-        """Delete the table; one that is gone already is fine."""
+        """Delete the table; a missing table is fine."""
         async with translate_storage_errors():
             with suppress(ResourceNotFoundError):
                 await self._service.delete_table(table)
@@ -192,22 +196,25 @@ class Tables:
 
 
 async def submit_transaction(table: TableClient, operations: Sequence[TableOperation]) -> list[str | None]:
-    """Write rows of one partition, all or none; for each its new ETag, None where it was deleted. Unlike single writes
-    this is tried again when the connection is cut: what the lost answer would have said shows when the condition of the
-    second attempt fails, and every caller reads again then. Raises the library's errors, with their code."""
+    """Write rows of one partition, all or none. Returns the new ETag of each; None for a row that was deleted.
+
+    The library retries this request when the connection breaks, although the first attempt may have succeeded: then the
+    condition of the second attempt fails, and every caller reads again after a conflict. Raises the library's errors,
+    with their code."""
     return await send_transaction(table, operations, retry_on_methods=_RETRIED_METHODS)
 
 
 def error_code(error: HttpResponseError) -> str:
-    """The service's code, as text: the library gives it as text or as an enumeration. Only transactions always carry
-    it, which is why single rows are written as transactions too (azure-data-tables 12.7, run)."""
+    """The service's error code as text; empty if there is none. The library gives a text or an enumeration. Only
+    errors of transactions always have a code, so single rows are written as transactions, too (azure-data-tables 12.7,
+    tried)."""
     code = getattr(error, "error_code", None) or ""
     return str(getattr(code, "value", code))
 
 
 def is_write_conflict(error: HttpResponseError) -> bool:
-    """Whether a conditional write failed because somebody else wrote first. A second look costs a read, so whatever
-    code a conflict comes with, it is taken for one."""
+    """Whether a conditional write failed because another writer was faster. Any code that a conflict can have counts,
+    because a mistake only costs another read."""
     if is_table_missing(error):
         return False
     return error.status_code in (409, 412) or error_code(error) in (
@@ -223,7 +230,7 @@ def is_table_missing(error: HttpResponseError) -> bool:
 
 @asynccontextmanager
 async def translate_storage_errors() -> AsyncIterator[None]:
-    """Turn what is left of the library's errors into StorageUnavailable, with the facts in the log."""
+    """Turn the library's errors that leave the block into StorageUnavailable, and log their details."""
     try:
         yield
     except ClientAuthenticationError as error:
@@ -244,25 +251,26 @@ def etag_of(entity: TableEntity) -> str:
 
 
 def if_match(etag: str) -> dict[str, Any]:
-    """The condition of a write that must not overwrite what somebody else wrote."""
+    """The condition of a write that fails if another writer has changed the row."""
     return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
 def timestamp_of(entity: TableEntity) -> Instant:
-    """When the storage last wrote the row, by its own clock, to 100 ns."""
+    """When the row was last written, by the storage's clock, with a precision of 100 ns."""
     stamp = entity.metadata["timestamp"]
-    assert stamp is not None, "every row that is read whole carries its time stamp"
+    assert stamp is not None, "a row that is read without `select` has its Timestamp"
     precise = getattr(stamp, "tables_service_value", None)
     return parse_instant(precise) if precise else instant_from(stamp)
 
 
 def split_property(name: str, text: str) -> dict[str, str]:
-    """A long text as properties `name0`, `name1`, …"""
+    """A long text as properties `name0`, `name1` and so on."""
     pieces = [text[at : at + _MAX_PROPERTY_CHARACTERS] for at in range(0, len(text), _MAX_PROPERTY_CHARACTERS)] or [""]
     return {f"{name}{number}": piece for number, piece in enumerate(pieces)}
 
 
 def join_property(name: str, entity: Mapping[str, Any]) -> str:
+    """The text that `split_property` has split; empty if the entity has none."""
     pieces: list[str] = []
     while (piece := entity.get(f"{name}{len(pieces)}")) is not None:
         pieces.append(piece)
@@ -275,10 +283,10 @@ def encode_token(content: Mapping[str, Any]) -> str:
 
 
 def decode_token(token: str, *kinds: str) -> dict[str, Any]:
-    """What `encode_token` was given. Raises InvalidRequest unless it is a token of one of these kinds of list."""
+    """The content that `encode_token` has encoded. Raises InvalidRequest unless its `kind` is one of `kinds`."""
     try:
         content = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
-        # What cannot be encoded cannot be sent to the storage either.
+        # Raises ValueError for lone surrogates, which cannot be sent to the storage.
         json.dumps(content, ensure_ascii=False).encode()
     except (binascii.Error, ValueError, RecursionError):
         content = None
@@ -290,15 +298,16 @@ def decode_token(token: str, *kinds: str) -> dict[str, Any]:
 async def read_page(
     table: TableClient, query: str, parameters: Mapping[str, Any], *, top: int, token: str | None, list_name: str
 ) -> Page[TableEntity]:
-    """One page of a range in key order: exactly what the service gives, which may be fewer than `top` with more to
-    come. A table that does not exist is empty."""
+    """One page of a query, in key order, as the service returns it: it may have fewer than `top` rows although more
+    follow. A missing table is empty. `list_name` is the kind of the continuation token. Raises InvalidRequest for a
+    `token` of another list."""
     start: Any = None
     if token is not None:
         content = decode_token(token, list_name)
         start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
         if not all(isinstance(key, str) for key in start.values()):
             raise InvalidRequest(INVALID_CONTINUATION)
-    # The library's iterator carries the service's continuation as a mapping, which its annotations do not say.
+    # The iterator's continuation token is a mapping of keys, contrary to the library's annotations.
     pages: Any = table.query_entities(query, parameters=dict(parameters), results_per_page=top).by_page(start)
     async with translate_storage_errors():
         try:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 
-from state_api.domain.errors import StorageUnavailable, TaskHubAlreadyUsed, TaskHubInUse
+from state_api.domain.errors import StorageUnavailable
 from state_api.domain.names import HubKey, app_key, hub_key
-from state_api.domain.releases.refusals import task_hub_claimed
+from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.ownership import TaskHubClaim
 from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
 from state_api.storage.tables import (
@@ -122,15 +122,9 @@ class TaskHubStore:
 
         def claimed(record: TaskHubRecord) -> TaskHubRecord:
             if record.closed:
-                raise TaskHubAlreadyUsed(
-                    f"task hub {task_hub} was used before and cleaned up; use a name that never was", taskHub=task_hub
-                )
+                raise refusals.task_hub_already_used(task_hub).to_error()
             if record.app is not None and app_key(record.app) != app_key(claim.app):
-                raise TaskHubInUse(
-                    f"task hub {task_hub} belongs to app {record.app}; use a name that no other app uses",
-                    taskHub=task_hub,
-                    app=record.app,
-                )
+                raise refusals.claimed_by_other_app(task_hub, record.app).to_error()
             return replace(
                 record, app=claim.app, run_id=claim.run_id, proof=record.proof if claim.proof is None else claim.proof
             )
@@ -154,7 +148,7 @@ class TaskHubStore:
 
         def closed(record: TaskHubRecord) -> TaskHubRecord:
             if record.app is not None:
-                raise task_hub_claimed(record.name, record.app)
+                raise refusals.task_hub_claimed(record.name, record.app).to_error()
             return replace(record, closed=True)
 
         record = await self._update_record(task_hub, closed)

@@ -1,8 +1,8 @@
-"""What one transaction writes: evidence merged into the rows of its instances, as much as fits. Pure decisions."""
+"""Decides what one transaction writes: updates merged into the rows of their instances, as many as fit. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from azure.data.tables import UpdateMode
 
@@ -14,14 +14,18 @@ from state_api.storage.tables import if_match
 from state_api.storage.transactions import TableOperation
 
 MAX_OPERATIONS = 100
-"""PLATFORM: Table storage."""
+"""Operations in one transaction (PLATFORM: Table storage)."""
 MAX_REASON_CHARACTERS = 200_000
-"""Characters of reasons in one transaction. One takes up to twelve bytes in JSON, and all must stay under 4 MiB."""
+"""Characters of reasons in one transaction. A character takes up to twelve bytes in JSON, and a transaction must stay
+under 4 MiB."""
+
+_SHARED_STAMP = ""
+"""The function name of the stamp for an instance id that several functions have used."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """An instance as it was read or written last, with the ETag that its next write must match; None without a row."""
+    """An instance as it was last read or written, with the ETag for its next write. Both are None without a row."""
 
     instance: Instance | None = None
     etag: str | None = None
@@ -29,8 +33,8 @@ class StoredInstance:
 
 @dataclass(frozen=True, slots=True)
 class InstanceUpdate:
-    """What one caller brings for one instance, piece by piece. Events make the function beat; what a probe has seen
-    does not, so that nothing has to settle anew. An end that it has seen leaves a mark."""
+    """Changes that one caller brings for one instance, in order. Changes from lifecycle events stamp the activity of
+    their function, so that the task hub has to settle again. Corrections by a probe do not."""
 
     instance_id: str
     changes: tuple[Instance, ...]
@@ -38,12 +42,12 @@ class InstanceUpdate:
 
     @property
     def only_starts(self) -> bool:
-        return all(piece.finished is None for piece in self.changes)
+        return all(change.finished is None for change in self.changes)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """An instance to be written, and which of the plan's operations writes its row."""
+    """An instance to write. `operation_index` is the position of the operation that writes its `i|` row."""
 
     instance: Instance
     operation_index: int
@@ -51,9 +55,12 @@ class PlannedRow:
 
 @dataclass(frozen=True, slots=True)
 class TransactionPlan:
-    """One transaction. `effective` has an entry for each piece of evidence that is in it, from the first on: for each
-    of its pieces, whether it changed anything. `activity_stamps` are functions and the times of their events; each
-    takes one more operation, and so does `advances_epoch`."""
+    """One transaction.
+
+    `effective` has an entry for each planned update, in their order: whether each of its changes changed the record.
+    `activity_stamps` maps function names to the time of their latest event. Each stamp takes one more operation than
+    `operations` holds, and so does `advances_epoch`, which is set when a correction ends an active instance.
+    """
 
     effective: Sequence[tuple[bool, ...]]
     rows: Sequence[PlannedRow]
@@ -62,116 +69,138 @@ class TransactionPlan:
     advances_epoch: bool
 
     def instance_of_operation(self, operation_index: int) -> str | None:
-        """The instance that an operation belongs to; None if it is a stamp."""
-        owners = [row for row in self.rows if row.operation_index <= operation_index < len(self.operations)]
-        return owners[-1].instance.instance_id if owners else None
+        """The id of the instance that an operation writes; None for a stamp."""
+        rows = [row for row in self.rows if row.operation_index <= operation_index < len(self.operations)]
+        return rows[-1].instance.instance_id if rows else None
 
 
 @dataclass(slots=True)
 class _InstanceWrite:
-    """An instance that the transaction writes."""
+    """An instance as the transaction writes it. `function_names` are all names that the instance id has had."""
 
     instance: Instance
     operations: list[TableOperation]
-    names: set[str]
+    function_names: frozenset[str]
     activity_stamp: Instant | None
     advances_epoch: bool
 
     @property
     def stamped_function(self) -> str | None:
-        """The function that beats. An id that went from one function to another beats for all of them, under no
-        name."""
+        """The function whose activity is stamped; None without a stamp."""
         if self.activity_stamp is None:
             return None
-        return next(iter(self.names)) if len(self.names) == 1 else ""
+        return next(iter(self.function_names)) if len(self.function_names) == 1 else _SHARED_STAMP
 
     @property
-    def reason(self) -> int:
-        """Characters of the reason in its row."""
+    def reason_length(self) -> int:
         return len(self.instance.finished.reason) if self.instance.finished is not None else 0
 
 
+@dataclass(slots=True)
+class _TransactionDraft:
+    """The writes that are in the transaction so far, by instance id, and how much room they take."""
+
+    writes: dict[str, _InstanceWrite] = field(default_factory=dict)
+    operation_count: int = 0
+    reason_characters: int = 0
+    stamped_functions: Counter[str] = field(default_factory=Counter)
+    """How many writes stamp each function."""
+    advances_epoch: bool = False
+
+    def try_replace(self, before: _InstanceWrite | None, after: _InstanceWrite, *, is_first: bool) -> bool:
+        """Put `after` in the place of `before`. False, and nothing changes, if it does not fit; the first always
+        does."""
+        operation_count = self.operation_count + len(after.operations) - (len(before.operations) if before else 0)
+        reason_characters = self.reason_characters + after.reason_length - (before.reason_length if before else 0)
+        stamped_functions = self.stamped_functions.copy()
+        if before is not None and before.stamped_function is not None:
+            stamped_functions[before.stamped_function] -= 1
+        if after.stamped_function is not None:
+            stamped_functions[after.stamped_function] += 1
+        stamped_functions = +stamped_functions
+        advances_epoch = self.advances_epoch or after.advances_epoch
+        fits = (
+            operation_count + len(stamped_functions) + advances_epoch <= MAX_OPERATIONS
+            and reason_characters <= MAX_REASON_CHARACTERS
+        )
+        if not (fits or is_first):
+            return False
+        self.writes[after.instance.instance_id] = after
+        self.operation_count, self.reason_characters = operation_count, reason_characters
+        self.stamped_functions, self.advances_epoch = stamped_functions, advances_epoch
+        return True
+
+    def to_plan(self, effective: Sequence[tuple[bool, ...]]) -> TransactionPlan:
+        operations: list[TableOperation] = []
+        rows: list[PlannedRow] = []
+        stamps: dict[str, Instant] = {}
+        for write in self.writes.values():
+            rows.append(PlannedRow(write.instance, len(operations)))
+            operations += write.operations
+            function_name = write.stamped_function
+            if function_name is not None and write.activity_stamp is not None:
+                stamps[function_name] = max(stamps.get(function_name, Instant(0)), write.activity_stamp)
+        return TransactionPlan(effective, rows, operations, stamps, self.advances_epoch)
+
+
 def plan_transaction(
-    shard: str, evidence: Sequence[InstanceUpdate], stored: Mapping[str, StoredInstance]
+    shard: str, updates: Sequence[InstanceUpdate], stored: Mapping[str, StoredInstance]
 ) -> TransactionPlan:
-    """As much of the evidence, from the first on, as fits into one transaction; at least one."""
-    changed: dict[str, _InstanceWrite] = {}
-    activity_stamps: Counter[str] = Counter()
+    """Plan as many updates as fit into one transaction, from the first on; at least one. `stored` has an entry for the
+    instance id of each update."""
+    draft = _TransactionDraft()
     effective: list[tuple[bool, ...]] = []
-    advances_epoch = False
-    size = reasons = 0
-    for one in evidence:
-        before = changed.get(one.instance_id)
-        after, effects = _apply_update(shard, one, stored[one.instance_id], before)
-        if after is not None and after is not before:
-            more = len(after.operations) - (len(before.operations) if before else 0)
-            following = activity_stamps.copy()
-            if before is not None and before.stamped_function is not None:
-                following[before.stamped_function] -= 1
-            if after.stamped_function is not None:
-                following[after.stamped_function] += 1
-            following = +following
-            text = reasons + after.reason - (before.reason if before else 0)
-            stamps = len(following) + (advances_epoch or after.advances_epoch)
-            if effective and (size + more + stamps > MAX_OPERATIONS or text > MAX_REASON_CHARACTERS):
-                break
-            size, reasons, activity_stamps, changed[one.instance_id] = size + more, text, following, after
-            advances_epoch = advances_epoch or after.advances_epoch
+    for update in updates:
+        before = draft.writes.get(update.instance_id)
+        after, effects = _apply_update(shard, update, stored[update.instance_id], before)
+        has_changed = after is not None and after is not before
+        if after is not None and has_changed and not draft.try_replace(before, after, is_first=not effective):
+            break
         effective.append(effects)
-    operations: list[TableOperation] = []
-    rows: list[PlannedRow] = []
-    times: dict[str, Instant] = {}
-    for written in changed.values():
-        rows.append(PlannedRow(written.instance, len(operations)))
-        operations += written.operations
-        if written.stamped_function is not None and written.activity_stamp is not None:
-            times[written.stamped_function] = max(
-                times.get(written.stamped_function, Instant(0)), written.activity_stamp
-            )
-    return TransactionPlan(effective, rows, operations, times, advances_epoch)
+    return draft.to_plan(effective)
 
 
 def _apply_update(
-    shard: str, evidence: InstanceUpdate, stored: StoredInstance, before: _InstanceWrite | None
+    shard: str, update: InstanceUpdate, stored: StoredInstance, before: _InstanceWrite | None
 ) -> tuple[_InstanceWrite | None, tuple[bool, ...]]:
-    """The change after this evidence too, and which of its pieces changed anything."""
+    """The write of the instance with this update added to `before`, and which of its changes changed the record.
+    Returns `before` itself if none did."""
     merged = before.instance if before else stored.instance
-    names = set(before.names) if before else ({merged.function_name} if merged else set())
+    function_names = set(before.function_names) if before else ({merged.function_name} if merged else set())
     activity_stamp = before.activity_stamp if before else None
     advances_epoch = before.advances_epoch if before else False
+    # An active entity does not block, so its changes do not make the task hub settle again.
+    stamps_activity = update.stamps_activity and not is_entity(update.instance_id)
     effects: list[bool] = []
-    # Entities never block, so nobody waits for them to settle.
-    stamps_activity = evidence.stamps_activity and not is_entity(evidence.instance_id)
-    for piece in evidence.changes:
-        after = piece if merged is None else merge_instances(merged, piece)
+    for change in update.changes:
+        after = change if merged is None else merge_instances(merged, change)
         effects.append(after != merged)
-        if effects[-1]:
-            names.add(piece.function_name)
+        if after != merged:
+            function_names.add(change.function_name)
             if stamps_activity:
-                activity_stamp = max(activity_stamp or Instant(0), piece.last_event_at)
-            advances_epoch = advances_epoch or (
-                not evidence.stamps_activity and merged is not None and merged.active and not after.active
-            )
+                activity_stamp = max(activity_stamp or Instant(0), change.last_event_at)
+            ends_instance = merged is not None and merged.active and not after.active
+            advances_epoch = advances_epoch or (ends_instance and not update.stamps_activity)
         merged = after
     if merged is None or not any(effects):
         return before, tuple(effects)
-    return _InstanceWrite(merged, _row_operations(shard, stored, merged), names, activity_stamp, advances_epoch), tuple(
-        effects
-    )
+    operations = _row_operations(shard, stored, merged)
+    write = _InstanceWrite(merged, operations, frozenset(function_names), activity_stamp, advances_epoch)
+    return write, tuple(effects)
 
 
 def _row_operations(shard: str, stored: StoredInstance, merged: Instance) -> list[TableOperation]:
-    """What turns the rows of `stored` into those of `merged`; the instance's own row comes first."""
+    """The operations that turn the rows of `stored` into those of `merged`. The first one writes the `i|` row."""
     row = instance_row(shard, merged)
     operations: list[TableOperation] = []
     if stored.etag is None:
         operations.append(("create", row))
     else:
         operations.append(("update", row, {**if_match(stored.etag), "mode": UpdateMode.REPLACE}))
-    old = active_row_key(stored.instance) if stored.instance is not None and stored.instance.active else None
-    new = active_row_key(merged) if merged.active else None
-    if old is not None and old != new:
-        operations.append(("delete", {"PartitionKey": shard, "RowKey": old}))
-    if new is not None:
-        operations.append(("upsert", active_row(shard, new, merged), {"mode": UpdateMode.REPLACE}))
+    old_key = active_row_key(stored.instance) if stored.instance is not None and stored.instance.active else None
+    new_key = active_row_key(merged) if merged.active else None
+    if old_key is not None and old_key != new_key:
+        operations.append(("delete", {"PartitionKey": shard, "RowKey": old_key}))
+    if new_key is not None:
+        operations.append(("upsert", active_row(shard, new_key, merged), {"mode": UpdateMode.REPLACE}))
     return operations

@@ -1,4 +1,5 @@
-"""The deployment that is open between stage and swap: who holds it, who is refused, and how it ends."""
+"""The deployment that is open between PostStaging and PostSwap: which run holds it, which runs it refuses, and how it
+ends."""
 
 from dataclasses import replace
 
@@ -9,40 +10,39 @@ from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import OpenDeployment
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, Transition
-from state_api.domain.releases.staging import StageCommand, abandon_deployment, find_blocking_deployment, stage_task_hub
+from state_api.domain.releases.checks import find_blocking_deployment
+from state_api.domain.releases.commands import StageCommand
 from tests.domain.builders import (
     ANNA,
     BEN,
     CALLER_WITHOUT_RUN,
     RUN_7_URL,
-    app_with_open_deployment,
     noon_plus,
     not_ready_verdict,
     production_slot,
-    ready_verdict,
     registered_app,
     slot,
-    stage_new_hub,
 )
+from tests.domain.transitions import abandon, app_with_open_deployment, stage, stage_command, stage_new_hub
 
 HOUR = 3600
 
 
-def stage_by_ben(app: App, now: Instant, order: StageCommand | None = None) -> Transition:
-    """Ben's run stages v43 unless told, while the slot is drained."""
-    return stage_task_hub(app, order or StageCommand("v43"), BEN, ready_verdict(), False, now)
+def stage_by_ben(app: App, now: Instant, command: StageCommand | None = None) -> Transition:
+    """Ben's run stages v43, or what the command says, over a slot that has drained."""
+    return stage(app, command or stage_command("v43"), caller=BEN, now=now)
 
 
 # Another run
 
 
-def test_another_run_is_refused_and_told_who_deploys_since_when_and_in_which_run() -> None:
+def test_another_run_is_refused_with_the_caller_start_and_run_of_the_deployment() -> None:
     with pytest.raises(DeploymentInProgress) as caught:
         stage_by_ben(app_with_open_deployment(ANNA), noon_plus(600))
     assert caught.value.message == (
         f"anna (run {RUN_7_URL}) has been deploying task hub v42 into slot staging of app shop since "
-        "2026-11-20T12:00:00.0000000Z. Wait for its swap, abandon it, or stage with takeOver and a reason; "
-        "it ends by itself at 2026-11-20T13:00:00.0000000Z"
+        "2026-11-20T12:00:00.0000000Z. Wait for its swap, abandon it with DeleteStaging, or stage "
+        "with takeOver and a reason. It expires at 2026-11-20T13:00:00.0000000Z"
     )
     assert caught.value.details == {
         "deployment": {
@@ -58,13 +58,13 @@ def test_another_run_is_refused_and_told_who_deploys_since_when_and_in_which_run
 
 
 @pytest.mark.parametrize(("now", "wait"), [(HOUR - 61, 60), (HOUR - 42, 42), (HOUR - 0.5, 1)])
-def test_another_run_is_told_to_ask_again_within_a_minute_or_when_the_deployment_ends(now: float, wait: int) -> None:
+def test_another_run_may_retry_within_a_minute_or_when_the_deployment_expires(now: float, wait: int) -> None:
     with pytest.raises(DeploymentInProgress) as caught:
         stage_by_ben(app_with_open_deployment(ANNA), noon_plus(now))
     assert caught.value.details["retryAfterSeconds"] == wait
 
 
-def test_a_holder_without_a_run_is_named_alone() -> None:
+def test_a_holder_without_a_run_is_named_without_a_run() -> None:
     with pytest.raises(DeploymentInProgress, match=r"^carla has been deploying") as caught:
         stage_by_ben(app_with_open_deployment(CALLER_WITHOUT_RUN), noon_plus(1))
     assert caught.value.details["deployment"]["runUrl"] is None
@@ -72,34 +72,34 @@ def test_a_holder_without_a_run_is_named_alone() -> None:
 
 def test_another_run_is_refused_even_for_the_same_hub() -> None:
     with pytest.raises(DeploymentInProgress):
-        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), StageCommand("v42"))
+        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), stage_command("v42"))
 
 
 def test_another_run_is_refused_for_another_slot_too() -> None:
     app = stage_new_hub(registered_app(more_slots={"canary": None})).app
     with pytest.raises(DeploymentInProgress, match="into slot staging"):
-        stage_by_ben(app, noon_plus(1), StageCommand("v43", slot="canary"))
+        stage_by_ben(app, noon_plus(1), stage_command("v43", slot="canary"))
 
 
-def test_two_callers_without_a_run_deploy_the_same_hub_together_but_not_two_hubs() -> None:
+def test_two_callers_without_a_run_share_a_deployment_of_the_same_hub_only() -> None:
     app = app_with_open_deployment(CALLER_WITHOUT_RUN)
     dora = Caller("dora")
-    assert not stage_task_hub(app, StageCommand("v42"), dora, None, False, noon_plus(1)).changed
+    assert not stage(app, stage_command("v42"), caller=dora, verdict=None, now=noon_plus(1)).changed
     with pytest.raises(DeploymentInProgress):
-        stage_task_hub(app, StageCommand("v43"), dora, ready_verdict(), False, noon_plus(1))
+        stage(app, stage_command("v43"), caller=dora, now=noon_plus(1))
 
 
-def test_force_does_not_push_another_run_aside() -> None:
+def test_force_does_not_override_the_deployment_of_another_run() -> None:
     with pytest.raises(DeploymentInProgress):
-        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), StageCommand("v43", force=True, reason="hotfix"))
+        stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), stage_command("v43", force=True, reason="hotfix"))
 
 
 # Taking over
 
 
-def test_taking_over_gives_the_deployment_to_the_new_run_and_goes_on_record() -> None:
+def test_taking_over_gives_the_deployment_to_the_new_run_and_is_recorded() -> None:
     transition = stage_by_ben(
-        app_with_open_deployment(ANNA), noon_plus(60), StageCommand("v43", take_over=True, reason="run 7 died")
+        app_with_open_deployment(ANNA), noon_plus(60), stage_command("v43", take_over=True, reason="run 7 died")
     )
     assert transition.app.deployment is not None
     assert transition.app.deployment.started_by == "ben"
@@ -109,9 +109,9 @@ def test_taking_over_gives_the_deployment_to_the_new_run_and_goes_on_record() ->
     assert transition.details["takenOverFrom"]["runUrl"] == RUN_7_URL
 
 
-def test_the_hub_itself_can_be_taken_over_from_a_dead_run() -> None:
+def test_a_run_can_take_over_the_deployment_of_the_same_hub() -> None:
     transition = stage_by_ben(
-        app_with_open_deployment(ANNA), noon_plus(60), StageCommand("v42", take_over=True, reason="run 7 died")
+        app_with_open_deployment(ANNA), noon_plus(60), stage_command("v42", take_over=True, reason="run 7 died")
     )
     assert transition.app.deployment is not None
     assert transition.app.deployment.started_by == "ben"
@@ -120,49 +120,47 @@ def test_the_hub_itself_can_be_taken_over_from_a_dead_run() -> None:
 
 
 def test_taking_over_does_not_stage_over_running_work() -> None:
-    order = StageCommand("v43", take_over=True, reason="run 7 died")
+    command = stage_command("v43", take_over=True, reason="run 7 died")
     with pytest.raises(StagingNotReady):
-        stage_task_hub(app_with_open_deployment(ANNA), order, BEN, not_ready_verdict("v42"), False, noon_plus(60))
+        stage(app_with_open_deployment(ANNA), command, caller=BEN, verdict=not_ready_verdict("v42"), now=noon_plus(60))
 
 
-def test_taking_over_where_nothing_is_open_is_an_ordinary_stage() -> None:
-    transition = stage_by_ben(registered_app(), noon_plus(), StageCommand("v42", take_over=True, reason="to be sure"))
+def test_taking_over_without_an_open_deployment_is_an_ordinary_stage() -> None:
+    transition = stage_by_ben(registered_app(), noon_plus(), stage_command("v42", take_over=True, reason="to be sure"))
     assert transition.changed
     assert "takenOverFrom" not in transition.details
 
 
-# The end by itself
+# Expiry
 
 
 @pytest.mark.parametrize(("now", "is_open"), [(HOUR - 0.0000001, True), (HOUR, False)])
-def test_a_deployment_ends_by_itself_when_its_time_is_over(now: float, is_open: bool) -> None:
+def test_a_deployment_expires_after_the_timeout(now: float, *, is_open: bool) -> None:
     assert (app_with_open_deployment(ANNA).get_open_deployment(noon_plus(now)) is not None) is is_open
 
 
-def test_an_app_sets_how_long_a_deployment_may_take() -> None:
+def test_the_policy_sets_the_timeout_of_a_deployment() -> None:
     app = app_with_open_deployment(ANNA, Policy(deployment_timeout_minutes=5))
     assert app.get_open_deployment(noon_plus(299)) is not None
     assert app.get_open_deployment(noon_plus(300)) is None
 
 
-def test_another_run_may_deploy_once_the_time_is_over() -> None:
+def test_another_run_can_deploy_after_the_timeout() -> None:
     transition = stage_by_ben(app_with_open_deployment(ANNA), noon_plus(HOUR))
     assert transition.app.slot_holding("v43") == "staging"
     assert "takenOverFrom" not in transition.details
 
 
-def test_the_same_run_needs_a_drained_slot_again_once_its_time_is_over() -> None:
+def test_the_same_run_needs_a_drained_slot_again_after_the_timeout() -> None:
     with pytest.raises(StagingNotReady):
-        stage_task_hub(
-            app_with_open_deployment(ANNA), StageCommand("v42"), ANNA, not_ready_verdict("v42"), False, noon_plus(HOUR)
+        stage(
+            app_with_open_deployment(ANNA), stage_command("v42"), verdict=not_ready_verdict("v42"), now=noon_plus(HOUR)
         )
-    reopened = stage_task_hub(
-        app_with_open_deployment(ANNA), StageCommand("v42"), ANNA, ready_verdict(), True, noon_plus(HOUR)
-    )
+    reopened = stage(app_with_open_deployment(ANNA), stage_command("v42"), used_before=True, now=noon_plus(HOUR))
     assert reopened.app.get_open_deployment(noon_plus(HOUR + 1)) is not None
 
 
-# Whom it blocks
+# Which runs it blocks
 
 
 def test_the_open_deployment_blocks_every_run_but_its_own() -> None:
@@ -172,12 +170,12 @@ def test_the_open_deployment_blocks_every_run_but_its_own() -> None:
     assert find_blocking_deployment(app, None, noon_plus(1)) == app.deployment
 
 
-def test_nothing_blocks_where_no_deployment_is_open() -> None:
+def test_no_deployment_blocks_if_none_is_open() -> None:
     assert find_blocking_deployment(registered_app(), None, noon_plus()) is None
     assert find_blocking_deployment(app_with_open_deployment(ANNA), None, noon_plus(HOUR)) is None
 
 
-def test_a_verdict_sees_of_a_deployment_who_and_since_when() -> None:
+def test_a_verdict_knows_the_caller_run_and_start_of_a_deployment() -> None:
     deployment = app_with_open_deployment(ANNA).deployment
     assert deployment is not None
     assert deployment.to_open_deployment() == OpenDeployment("v42", "anna", RUN_7_URL, noon_plus())
@@ -193,27 +191,27 @@ def test_a_run_url_cannot_be_mistaken_for_a_hub_name() -> None:
 
 def test_the_holder_abandons_its_deployment_and_the_hub_stays_in_the_slot() -> None:
     app = app_with_open_deployment(ANNA)
-    transition = abandon_deployment(app, "V42", "staging", ANNA, noon_plus(60))
+    transition = abandon(app, "V42", noon_plus(60))
     assert transition.app == replace(app, deployment=None)
     assert transition.operation == "DeleteStaging"
     assert transition.details == {"taskHub": "v42", "slot": "staging"}
     assert transition.changed
 
 
-def test_another_run_may_deploy_after_the_holder_has_abandoned() -> None:
-    app = abandon_deployment(app_with_open_deployment(ANNA), "v42", "staging", ANNA, noon_plus(60)).app
+def test_another_run_can_deploy_after_the_holder_has_abandoned() -> None:
+    app = abandon(app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
     assert stage_by_ben(app, noon_plus(61)).app.slot_holding("v43") == "staging"
 
 
 def test_another_run_cannot_abandon_the_deployment() -> None:
-    with pytest.raises(SwapMismatch, match="is not yours to abandon") as caught:
-        abandon_deployment(app_with_open_deployment(ANNA), "v42", "staging", BEN, noon_plus(60))
+    with pytest.raises(SwapMismatch, match="this run does not hold the open deployment of app shop") as caught:
+        abandon(app_with_open_deployment(ANNA), "v42", noon_plus(60), caller=BEN)
     assert caught.value.details["deployment"]["by"] == "anna"
 
 
 def test_the_holder_cannot_abandon_a_hub_that_it_does_not_deploy() -> None:
     with pytest.raises(SwapMismatch, match="for task hub v42 since"):
-        abandon_deployment(app_with_open_deployment(ANNA), "v43", "staging", ANNA, noon_plus(60))
+        abandon(app_with_open_deployment(ANNA), "v43", noon_plus(60))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_the_holder_cannot_abandon_a_hub_that_it_does_not_deploy() -> None:
 )
 @pytest.mark.parametrize("caller", [ANNA, BEN])
 def test_abandoning_again_changes_nothing(app: App, caller: Caller) -> None:
-    transition = abandon_deployment(app, "V42", "Staging", caller, noon_plus(HOUR))
+    transition = abandon(app, "V42", noon_plus(HOUR), slot="Staging", caller=caller)
     assert transition.app is app
     assert not transition.changed
 
@@ -229,11 +227,11 @@ def test_abandoning_again_changes_nothing(app: App, caller: Caller) -> None:
 @pytest.mark.parametrize(
     "app", [registered_app(production_slot()), registered_app(staging=slot("v43"))], ids=["empty", "another hub"]
 )
-def test_a_hub_that_is_not_in_the_slot_cannot_be_abandoned(app: App) -> None:
+def test_abandoning_a_hub_that_the_slot_does_not_hold_is_refused(app: App) -> None:
     with pytest.raises(SwapMismatch, match="does not hold task hub v42"):
-        abandon_deployment(app, "v42", "staging", ANNA, noon_plus())
+        abandon(app, "v42", noon_plus())
 
 
-def test_abandoning_in_a_slot_that_does_not_exist_says_so() -> None:
+def test_abandoning_in_a_slot_that_does_not_exist_is_refused() -> None:
     with pytest.raises(SlotNotFound):
-        abandon_deployment(registered_app(), "v42", "stagign", ANNA, noon_plus())
+        abandon(registered_app(), "v42", noon_plus(), slot="stagign")

@@ -1,4 +1,4 @@
-"""Whose task hub is it: what a name must be to be claimed, what proves the claim, and what the proof covers."""
+"""The ownership of a task hub: which names can be claimed, what proves a claim, and what the proof covers."""
 
 import pytest
 from hypothesis import given
@@ -11,26 +11,25 @@ from state_api.domain.errors import (
     TaskHubInUse,
     TaskHubUnavailable,
 )
-from state_api.domain.releases.registration import Registration, register_app
-from state_api.domain.releases.staging import StageCommand, is_staged_in_slot, remove_retired_hubs, stage_task_hub
+from state_api.domain.releases.staging import is_staged_in_slot
 from state_api.domain.task_hubs.ownership import (
     ExistingArtifacts,
     OwnershipProof,
     ProofBasis,
+    ProviderUnavailable,
     explain_not_owned,
     normalize_address,
 )
 from tests.domain.builders import (
-    ANNA,
     PROVIDER_CONFIG,
     noon_plus,
     not_ready_verdict,
     production_slot,
-    ready_verdict,
     registered_app,
     retired_hub,
     slot,
 )
+from tests.domain.transitions import forget_retired_hubs, register, register_command, stage, stage_command
 
 TABLES, QUEUES, BLOBS = (f"https://shop.{service}.core.windows.net" for service in ("table", "queue", "blob"))
 NOTHING_EXISTS = ExistingArtifacts((), (TABLES, QUEUES, BLOBS))
@@ -40,16 +39,14 @@ PROOF = OwnershipProof(ProofBasis.ADOPTED, (TABLES, QUEUES), noon_plus(-60))
 # Staging
 
 
-def test_a_name_under_which_nothing_exists_is_claimed_with_what_was_asked_where_and_when() -> None:
-    transition = stage_task_hub(
-        registered_app(), StageCommand("v42"), ANNA, ready_verdict(), False, noon_plus(), NOTHING_EXISTS
-    )
+def test_a_claim_on_a_new_name_is_proven_with_basis_addresses_and_time() -> None:
+    transition = stage(registered_app(), stage_command("v42"), existing=NOTHING_EXISTS)
     assert transition.proof == OwnershipProof(ProofBasis.NEW, (TABLES, QUEUES, BLOBS), noon_plus())
     assert transition.new_hubs == ("v42",)
 
 
-def test_a_name_for_which_nobody_may_be_asked_is_claimed_without_a_proof() -> None:
-    transition = stage_task_hub(registered_app(), StageCommand("v42"), ANNA, ready_verdict(), False, noon_plus())
+def test_a_name_is_claimed_without_a_proof_if_no_provider_is_asked() -> None:
+    transition = stage(registered_app(), stage_command("v42"))
     assert (transition.proof, transition.new_hubs) == (None, ("v42",))
 
 
@@ -59,152 +56,116 @@ def test_a_name_for_which_nobody_may_be_asked_is_claimed_without_a_proof() -> No
         (["table v42Instances"], "table v42Instances, at"),
         ([f"queue v42-control-0{n}" for n in range(4)], "v42-control-01, queue v42-control-02, 1 more, at"),
     ],
-    ids=["one", "more than a message names"],
+    ids=["one artifact", "more artifacts than a message names"],
 )
-def test_what_exists_at_the_provider_is_refused_and_named(artifacts: list[str], named: str) -> None:
+def test_staging_a_hub_that_exists_at_its_provider_is_refused_with_its_artifacts(
+    artifacts: list[str], named: str
+) -> None:
     with pytest.raises(TaskHubAlreadyUsed) as refused:
-        stage_task_hub(
-            registered_app(),
-            StageCommand("v42"),
-            ANNA,
-            ready_verdict(),
-            False,
-            noon_plus(),
-            ExistingArtifacts(tuple(artifacts), (TABLES,)),
-        )
+        stage(registered_app(), stage_command("v42"), existing=ExistingArtifacts(tuple(artifacts), (TABLES,)))
     assert f"{named} {TABLES}. " in refused.value.message
     assert refused.value.details == {"taskHub": "v42", "existing": artifacts, "addresses": [TABLES]}
 
 
-def test_no_override_stages_what_exists_at_the_provider() -> None:
-    order = StageCommand("v42", force=True, take_over=True, reason="test")
+def test_force_and_take_over_do_not_stage_a_hub_that_exists_at_its_provider() -> None:
+    command = stage_command("v42", force=True, take_over=True, reason="test")
     with pytest.raises(TaskHubAlreadyUsed):
-        stage_task_hub(
-            registered_app(),
-            order,
-            ANNA,
-            ready_verdict(),
-            False,
-            noon_plus(),
-            ExistingArtifacts(("table v42History",), (TABLES,)),
-        )
+        stage(registered_app(), command, existing=ExistingArtifacts(("table v42History",), (TABLES,)))
 
 
-def test_nothing_is_staged_while_the_provider_cannot_be_asked() -> None:
+def test_staging_is_refused_while_the_provider_is_unavailable() -> None:
     with pytest.raises(TaskHubUnavailable, match="away"):
-        stage_task_hub(
-            registered_app(), StageCommand("v42"), ANNA, ready_verdict(), False, noon_plus(), TaskHubUnavailable("away")
-        )
+        stage(registered_app(), stage_command("v42"), existing=ProviderUnavailable("away", 30))
 
 
-def test_a_refusal_that_waiting_for_the_provider_would_not_end_comes_first() -> None:
+def test_refusals_that_a_retry_would_not_end_come_before_an_unavailable_provider() -> None:
     with pytest.raises(StagingNotReady):
-        stage_task_hub(
+        stage(
             registered_app(None, slot("v41")),
-            StageCommand("v42"),
-            ANNA,
-            not_ready_verdict(),
-            False,
-            noon_plus(),
-            TaskHubUnavailable("away"),
+            stage_command("v42"),
+            verdict=not_ready_verdict(),
+            existing=ProviderUnavailable("away", 30),
         )
     with pytest.raises(TaskHubInUse):
-        stage_task_hub(
-            registered_app(production_slot("v42")),
-            StageCommand("v42"),
-            ANNA,
-            ready_verdict(),
-            False,
-            noon_plus(),
-            TaskHubUnavailable("away"),
-        )
+        stage(registered_app(production_slot("v42")), stage_command("v42"), existing=ProviderUnavailable("away", 30))
 
 
 @pytest.mark.parametrize(
-    "existing", [None, ExistingArtifacts(("table v42History",), (TABLES,)), TaskHubUnavailable("away")]
+    "existing", [None, ExistingArtifacts(("table v42History",), (TABLES,)), ProviderUnavailable("away", 30)]
 )
-def test_a_hub_that_is_in_the_slot_already_is_staged_again_whatever_exists(
-    existing: ExistingArtifacts | TaskHubUnavailable | None,
+def test_a_hub_that_the_slot_already_holds_is_staged_again_whatever_exists_at_its_provider(
+    existing: ExistingArtifacts | ProviderUnavailable | None,
 ) -> None:
     app = registered_app(None, slot("v42"))
-    assert is_staged_in_slot(app, StageCommand("V42"))
-    transition = stage_task_hub(app, StageCommand("V42"), ANNA, ready_verdict(), False, noon_plus(), existing)
+    assert is_staged_in_slot(app, stage_command("V42"))
+    transition = stage(app, stage_command("V42"), existing=existing)
     assert (transition.new_hubs, transition.proof) == ((), None)
 
 
-def test_a_hub_in_no_slot_or_in_another_one_or_that_was_promoted_is_not_in_the_slot() -> None:
-    assert not is_staged_in_slot(registered_app(), StageCommand("v42"))
-    assert not is_staged_in_slot(registered_app(None, slot("v41")), StageCommand("v42"))
-    assert not is_staged_in_slot(registered_app(None, slot("v42", promoted=True)), StageCommand("v42"))
-    assert not is_staged_in_slot(registered_app(None, slot("v42")), StageCommand("v42", slot="production"))
+def test_only_a_hub_that_the_slot_holds_unpromoted_counts_as_staged_in_it() -> None:
+    assert not is_staged_in_slot(registered_app(), stage_command("v42"))
+    assert not is_staged_in_slot(registered_app(None, slot("v41")), stage_command("v42"))
+    assert not is_staged_in_slot(registered_app(None, slot("v42", promoted=True)), stage_command("v42"))
+    assert not is_staged_in_slot(registered_app(None, slot("v42")), stage_command("v42", slot="production"))
 
 
 # Adoption
 
 
-def test_a_registered_hub_is_adopted_on_record() -> None:
-    registration = Registration({"production": ("v41", None)}, provider_config=PROVIDER_CONFIG)
-    transition = register_app(registered_app(), registration, {}, frozenset(), noon_plus(), PROOF)
+def test_registering_a_hub_adopts_it_and_is_recorded() -> None:
+    registration = register_command({"production": ("v41", None)}, provider_config=PROVIDER_CONFIG)
+    transition = register(registered_app(), registration, proof=PROOF)
     assert (transition.new_hubs, transition.adopted_hubs, transition.proof) == (("v41",), (), PROOF)
     assert transition.details["adopted"] == {"taskHubs": ["v41"], "addresses": [TABLES, QUEUES]}
 
 
-def test_hubs_in_slots_and_retired_ones_are_adopted_when_they_are_named() -> None:
+def test_a_registration_adopts_the_named_hubs_in_slots_and_the_retired_ones() -> None:
     app = registered_app(production_slot("v41"), retired=(retired_hub("v40"), retired_hub("v39")))
-    registration = Registration({"staging": ("v42", None)}, adopt_task_hubs=("V40", "v41", "v42", "v40"))
-    transition = register_app(app, registration, {}, frozenset(), noon_plus(), PROOF)
+    registration = register_command({"staging": ("v42", None)}, adopt_task_hubs=("V40", "v41", "v42", "v40"))
+    transition = register(app, registration, proof=PROOF)
     assert (transition.new_hubs, transition.adopted_hubs) == (("v42",), ("v40", "v41"))
     assert transition.details["adopted"]["taskHubs"] == ["v42", "v40", "v41"]
 
 
-def test_an_adoption_is_a_change_even_if_it_is_all_that_is_asked_for() -> None:
+def test_an_adoption_alone_is_a_change() -> None:
     app = registered_app(production_slot("v41"))
-    transition = register_app(app, Registration(adopt_task_hubs=("v41",)), {}, frozenset(), noon_plus(), PROOF)
+    transition = register(app, register_command(adopt_task_hubs=("v41",)), proof=PROOF)
     assert (transition.changed, transition.app) == (True, app)
 
 
-def test_an_adoption_needs_to_know_where_the_hubs_live() -> None:
-    with pytest.raises(InvalidRequest, match="set taskHubs too"):
-        register_app(
-            registered_app(production_slot("v41")), Registration(adopt_task_hubs=("v41",)), {}, frozenset(), noon_plus()
-        )
+def test_an_adoption_without_a_provider_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="send taskHubs in the same request"):
+        register(registered_app(production_slot("v41")), register_command(adopt_task_hubs=("v41",)))
 
 
-def test_a_hub_that_the_app_does_not_have_cannot_be_adopted() -> None:
+def test_adopting_a_hub_that_the_app_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="app shop cannot adopt task hub v99"):
-        register_app(
-            registered_app(production_slot("v41")),
-            Registration(adopt_task_hubs=("v41", "v99")),
-            {},
-            frozenset(),
-            noon_plus(),
-            PROOF,
-        )
+        register(registered_app(production_slot("v41")), register_command(adopt_task_hubs=("v41", "v99")), proof=PROOF)
 
 
 def test_a_registration_without_hubs_adopts_nothing() -> None:
-    transition = register_app(
-        registered_app(production_slot("v41")), Registration({"qa": None}), {}, frozenset(), noon_plus(), PROOF
-    )
+    transition = register(registered_app(production_slot("v41")), register_command({"qa": None}), proof=PROOF)
     assert "adopted" not in transition.details
 
 
-def test_the_task_hubs_live_where_the_registration_says_else_where_they_did() -> None:
+def test_a_registration_sets_keeps_or_clears_the_provider() -> None:
     known = registered_app(provider_config=PROVIDER_CONFIG)
-    assert Registration().resulting_provider_config(known) == PROVIDER_CONFIG
-    assert Registration(provider_config=PROVIDER_CONFIG).resulting_provider_config(registered_app()) == PROVIDER_CONFIG
-    assert Registration(clear_provider_config=True).resulting_provider_config(known) is None
+    assert register_command().resulting_provider_config(known) == PROVIDER_CONFIG
+    assert (
+        register_command(provider_config=PROVIDER_CONFIG).resulting_provider_config(registered_app()) == PROVIDER_CONFIG
+    )
+    assert register_command(clear_provider_config=True).resulting_provider_config(known) is None
 
 
 # What the proof covers
 
 
 @pytest.mark.parametrize("addresses", [[], [TABLES], [QUEUES, TABLES]])
-def test_what_the_proof_covers_is_owned(addresses: list[str]) -> None:
+def test_artifacts_at_addresses_that_the_proof_covers_are_owned(addresses: list[str]) -> None:
     assert explain_not_owned("v41", PROOF, addresses) is None
 
 
-def test_a_place_that_the_proof_does_not_name_is_not_owned_and_both_are_told() -> None:
+def test_artifacts_at_another_address_are_not_owned_and_the_message_names_both_addresses() -> None:
     why = explain_not_owned("v41", PROOF, [BLOBS, TABLES])
     assert why is not None
     assert why.startswith(f"the claim on task hub v41 is proven for {TABLES}, {QUEUES}, but not for {BLOBS}. ")
@@ -218,7 +179,7 @@ def test_nothing_is_owned_without_a_proof() -> None:
 
 
 @given(st.sets(st.sampled_from([TABLES, QUEUES, BLOBS])), st.sets(st.sampled_from([TABLES, QUEUES, BLOBS])))
-def test_exactly_what_was_asked_is_covered(asked: set[str], wanted: set[str]) -> None:
+def test_a_proof_covers_exactly_the_addresses_that_were_asked(asked: set[str], wanted: set[str]) -> None:
     proof = OwnershipProof(ProofBasis.NEW, tuple(asked), noon_plus())
     assert (explain_not_owned("v41", proof, wanted) is None) is (wanted <= asked)
 
@@ -241,8 +202,8 @@ def test_an_address_has_one_spelling_and_no_secret(url: str, plain: str) -> None
 # Cleanup
 
 
-def test_hubs_that_stay_at_their_provider_are_on_record_as_such() -> None:
+def test_forgotten_hubs_that_stay_at_their_provider_are_recorded_as_not_owned() -> None:
     app = registered_app(retired=(retired_hub("v38"), retired_hub("v39"), retired_hub("v40")))
-    transition = remove_retired_hubs(app, ["v38"], ["V40"])
+    transition = forget_retired_hubs(app, ["v38"], ["V40"])
     assert transition.app.retired == (retired_hub("v39"),)
     assert transition.details == {"removed": ["v38", "v40"], "notOwned": ["v40"]}

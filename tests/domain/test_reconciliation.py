@@ -28,11 +28,11 @@ from state_api.domain.task_hubs.reconciliation import (
     PURGED_REASON,
     START_GRACE_PERIOD,
     ObservedState,
+    confirm_start,
     is_recent_start,
     observe_state,
     reconcile_end,
     reconcile_start,
-    record_seen,
 )
 from tests.domain.builders import NOON, lifecycle_event, noon_plus, observed_instance
 
@@ -175,16 +175,17 @@ def test_what_another_place_has_shown_says_nothing_of_this_one(
 
 
 def test_an_active_instance_that_was_written_since_its_start_confirms_the_start() -> None:
-    assert record_seen(start_evidence(-60), observed_instance(updated=-60), PLACE, noon_plus()) == replace(
-        start_evidence(-60), confirmed_backend=PLACE
-    )
+    assert confirm_start(
+        start_evidence(-60), observed_instance(updated=-60), backend_id=PLACE, observed_at=noon_plus()
+    ) == replace(start_evidence(-60), confirmed_backend=PLACE)
 
 
 @pytest.mark.parametrize(("age", "confirmed"), [(-5, False), (0, False), (0.9999999, False), (1, True), (60, True)])
 def test_a_start_is_confirmed_only_when_every_later_start_has_a_later_time(age: float, confirmed: bool) -> None:
     """A restart that is published after the look, by a clock that is behind, must not be taken for this start."""
     assert (
-        record_seen(start_evidence(-age), observed_instance(updated=0), PLACE, noon_plus()) is not None
+        confirm_start(start_evidence(-age), observed_instance(updated=0), backend_id=PLACE, observed_at=noon_plus())
+        is not None
     ) is confirmed
 
 
@@ -193,7 +194,10 @@ def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_noth
     updated: float, confirmed: bool
 ) -> None:
     assert (
-        record_seen(start_evidence(-60), observed_instance(updated=updated), PLACE, noon_plus()) is not None
+        confirm_start(
+            start_evidence(-60), observed_instance(updated=updated), backend_id=PLACE, observed_at=noon_plus()
+        )
+        is not None
     ) is confirmed
 
 
@@ -201,15 +205,18 @@ def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_noth
 def test_nothing_is_recorded_of_a_start_twice_nor_without_a_place_nor_of_one_that_a_probe_found(
     started: Started, seen: ObservedInstance, looked_at: Instant
 ) -> None:
-    once = record_seen(started, seen, PLACE, looked_at)
-    assert once is None or record_seen(once, seen, PLACE, looked_at) is None
-    assert record_seen(started, seen, "", looked_at) is None
-    assert record_seen(replace(started, source=EvidenceSource.PROBE), seen, PLACE, looked_at) is None
+    once = confirm_start(started, seen, backend_id=PLACE, observed_at=looked_at)
+    assert once is None or confirm_start(once, seen, backend_id=PLACE, observed_at=looked_at) is None
+    assert confirm_start(started, seen, backend_id="", observed_at=looked_at) is None
+    assert (
+        confirm_start(replace(started, source=EvidenceSource.PROBE), seen, backend_id=PLACE, observed_at=looked_at)
+        is None
+    )
 
 
 @given(STARTS, OBSERVED_ENDED, TIMES_AROUND_NOON)
 def test_an_end_confirms_no_start(started: Started, seen: ObservedInstance, looked_at: Instant) -> None:
-    assert record_seen(started, seen, PLACE, looked_at) is None
+    assert confirm_start(started, seen, backend_id=PLACE, observed_at=looked_at) is None
 
 
 @given(STARTS, OBSERVED_ACTIVE, lifecycle_events(ACTIVE_STATUSES), st.booleans())
@@ -240,7 +247,7 @@ def test_no_start_that_is_published_after_the_look_is_closed_by_what_the_look_ha
     differs from the storage's by less than the skew."""
     first = replace(start_evidence(), at=Instant(NOON - age))
     seen = replace(observed_instance(), updated_at=first.at)
-    known = Instance("order-1", record_seen(first, seen, PLACE, NOON) or first)
+    known = Instance("order-1", confirm_start(first, seen, backend_id=PLACE, observed_at=NOON) or first)
     known = apply_event(known, lifecycle_event(RUNNING, Instant(NOON + gap + skew)))
     assert known.started is not None
     if NOON + gap + skew > first.at or known.started.confirmed_backend:

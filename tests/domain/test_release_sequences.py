@@ -1,4 +1,4 @@
-"""What holds of an app after any sequence of transitions, by any callers, with verdicts that come as they may."""
+"""Invariants of an app after any sequence of transitions, by any callers, with any verdicts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,17 +11,21 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import HubKey, hub_key
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller, Transition
-from state_api.domain.releases.registration import Registration, find_replaced_slots, register_app
-from state_api.domain.releases.staging import (
-    StageCommand,
-    abandon_deployment,
-    find_blocking_deployment,
-    needs_verdict,
-    remove_retired_hubs,
-    stage_task_hub,
-)
-from state_api.domain.releases.swaps import begin_swap, revert, swap_slots
+from state_api.domain.releases.checks import find_blocking_deployment
+from state_api.domain.releases.registration import find_replaced_slots
+from state_api.domain.releases.staging import needs_verdict
 from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, not_ready_verdict, ready_verdict
+from tests.domain.transitions import (
+    abandon,
+    begin_swap,
+    forget_retired_hubs,
+    register,
+    register_command,
+    revert_swap,
+    stage,
+    stage_command,
+    swap_at_once,
+)
 
 READY, NOT_READY = ready_verdict(), not_ready_verdict()
 
@@ -31,11 +35,11 @@ CALLERS = st.sampled_from([ANNA, BEN, CALLER_WITHOUT_RUN])
 VERDICTS = st.sampled_from([READY, NOT_READY])
 MINUTES = st.sampled_from([0, 1, 30, 60])
 OVERRIDES = st.sampled_from(["nothing", "force", "take over", "both"])
-CONTENTS = st.none() | st.tuples(HUBS, st.sampled_from([None, "1.0.0"]))
+SLOT_CONTENTS = st.none() | st.tuples(HUBS, st.sampled_from([None, "1.0.0"]))
 
 
 class TransitionSequences(RuleBasedStateMachine):
-    """Tries transitions as they come. A refusal leaves the app as it was, as the services do."""
+    """Tries any transitions. After a refusal the app stays as it was, as in the services."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +48,9 @@ class TransitionSequences(RuleBasedStateMachine):
         self.ever_in_slot: set[HubKey] = set()
         self.removed: set[HubKey] = set()
 
-    def attempt(self, decide: Callable[[], Transition], may_end_swap: bool = False) -> bool:
-        """Make the transition. Whether it was allowed; anything but an error of the tree is a fault."""
+    def attempt(self, decide: Callable[[], Transition], *, may_end_swap: bool = False) -> bool:
+        """Make the transition if it is allowed, and return whether it was. An error that is no StateError fails the
+        test."""
         try:
             transition = decide()
         except StateError:
@@ -57,14 +62,14 @@ class TransitionSequences(RuleBasedStateMachine):
         if self.app.pending_swap is not None and not may_end_swap:
             assert transition.app.pending_swap is not None, "nothing but its outcome ends a pending swap"
             assert transition.app.pending_swap.started_at == self.app.pending_swap.started_at
-            assert transition.app.slots == self.app.slots, "nothing changes places while a swap is pending"
+            assert transition.app.slots == self.app.slots, "no slot changes while a swap is pending"
         self.ever_in_slot |= new
         self.app = transition.app
         return True
 
     @staticmethod
     def hubs_in_slots(app: App) -> set[HubKey]:
-        return {hub_key(held.task_hub) for held in app.slots.values() if held is not None}
+        return {hub_key(slot.task_hub) for slot in app.slots.values() if slot is not None}
 
     @rule(minutes=MINUTES)
     def let_time_pass(self, minutes: int) -> None:
@@ -72,21 +77,22 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, verdict=VERDICTS, override=OVERRIDES)
     def post_staging(self, hub: str, slot: str, caller: Caller, verdict: Verdict, override: str) -> None:
-        order = StageCommand(
+        command = stage_command(
             hub,
+            caller=caller,
             slot=slot,
             force=override in {"force", "both"},
             take_over=override in {"take over", "both"},
             reason="hotfix",
         )
         before, now = self.app, self.now
-        others = find_blocking_deployment(before, caller.run_id(hub), now)
-        judged = verdict if needs_verdict(before, order, caller, now) else None
+        other_deployment = find_blocking_deployment(before, caller.run_id(hub), now)
+        evidence_verdict = verdict if needs_verdict(before, command, now) else None
         used = hub_key(hub) in self.ever_in_slot
-        if not self.attempt(lambda: stage_task_hub(before, order, caller, judged, used, now)):
+        if not self.attempt(lambda: stage(before, command, verdict=evidence_verdict, used_before=used, now=now)):
             return
-        assert others is None or order.take_over, "another run's deployment is only ever taken over"
-        assert judged is not NOT_READY or order.force, "a slot that has not drained is only ever forced"
+        assert other_deployment is None or command.take_over, "another run's deployment is only ever taken over"
+        assert evidence_verdict is not NOT_READY or command.force, "a slot that has not drained is only ever forced"
         assert self.app.slots["production"] == before.slots["production"]
         assert find_blocking_deployment(self.app, caller.run_id(hub), now) is None
         assert self.app.get_open_deployment(now) is not None
@@ -94,7 +100,7 @@ class TransitionSequences(RuleBasedStateMachine):
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS)
     def delete_staging(self, hub: str, slot: str, caller: Caller) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: abandon_deployment(before, hub, slot, caller, now)):
+        if self.attempt(lambda: abandon(before, hub, now, slot=slot, caller=caller)):
             assert self.app.slots == before.slots
             left = self.app.get_open_deployment(now)
             assert left is None or left.slot != before.registered_slot_name(slot)
@@ -102,35 +108,35 @@ class TransitionSequences(RuleBasedStateMachine):
     @rule(hub=HUBS, slot=SLOTS)
     def post_swap(self, hub: str, slot: str) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: swap_slots(before, slot, hub, now), may_end_swap=True):
+        if self.attempt(lambda: swap_at_once(before, hub, now, slot=slot), may_end_swap=True):
             assert self.app.pending_swap is None
             assert self.app.slot_holding(hub) == "production"
             assert self.app.retired == before.retired
             assert self.hubs_in_slots(self.app) == self.hubs_in_slots(before)
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, rollback=st.booleans())
-    def begin_swap(self, hub: str, slot: str, caller: Caller, rollback: bool) -> None:
+    def begin_swap(self, hub: str, slot: str, caller: Caller, *, rollback: bool) -> None:
         before, now = self.app, self.now
-        if not self.attempt(lambda: begin_swap(before, slot, hub, rollback, caller, now)):
+        if not self.attempt(lambda: begin_swap(before, hub, now, slot=slot, caller=caller, rollback=rollback)):
             return
         assert self.app.slot_holding(hub) == "production"
         pending = self.app.pending_swap
         if pending is None:
-            assert self.app == before, "production holds it already"
+            assert self.app == before, "production already holds the hub"
         elif before.pending_swap is not None:
-            assert pending.run_id == caller.run_id(hub), "nobody joins the swap of another run"
+            assert pending.run_id == caller.run_id(hub), "no run joins the swap of another run"
         else:
-            held = before.slot(slot)
-            assert held is not None
-            assert held.promoted or not rollback
-            back = revert(self.app, slot, hub).app
+            before_slot = before.slot(slot)
+            assert before_slot is not None
+            assert before_slot.promoted or not rollback
+            back = revert_swap(self.app, hub, slot=slot).app
             # A deployment whose time is over is not kept.
             assert back == replace(before, deployment=before.get_open_deployment(now))
 
     @rule(hub=HUBS, slot=SLOTS)
-    def take_swap_back(self, hub: str, slot: str) -> None:
+    def revert_swap_in_slot(self, hub: str, slot: str) -> None:
         before = self.app
-        if self.attempt(lambda: revert(before, slot, hub), may_end_swap=True):
+        if self.attempt(lambda: revert_swap(before, hub, slot=slot), may_end_swap=True):
             assert self.app.pending_swap is None
             assert self.app.slot_holding(hub) == before.registered_slot_name(slot)
             if before.pending_swap is not None:
@@ -139,23 +145,28 @@ class TransitionSequences(RuleBasedStateMachine):
     @precondition(lambda self: self.app.pending_swap)
     @rule(outcome=st.sampled_from(["done", "failed"]))
     def end_swap(self, outcome: str) -> None:
-        """What the platform shows ends a pending swap, whoever says it."""
+        """Any caller can end a pending swap by reporting its outcome."""
         pending, before, now = self.app.pending_swap, self.app, self.now
         assert pending is not None
         if outcome == "done":
-            assert self.attempt(lambda: swap_slots(before, pending.slot, pending.task_hub, now), may_end_swap=True)
+            assert self.attempt(
+                lambda: swap_at_once(before, pending.task_hub, now, slot=pending.slot), may_end_swap=True
+            )
             assert self.app == replace(before, pending_swap=None)
         else:
-            assert self.attempt(lambda: revert(before, pending.slot, pending.task_hub), may_end_swap=True)
+            assert self.attempt(lambda: revert_swap(before, pending.task_hub, slot=pending.slot), may_end_swap=True)
             assert self.app.slot_holding(pending.task_hub) == pending.slot
 
-    @rule(slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), CONTENTS), verdict=VERDICTS)
+    @rule(
+        slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), SLOT_CONTENTS),
+        verdict=VERDICTS,
+    )
     def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
         before, now = self.app, self.now
-        registration = Registration(slots)
+        registration = register_command(slots)
         verdicts = dict.fromkeys(find_replaced_slots(before, registration), verdict)
         used = frozenset(self.ever_in_slot)
-        if self.attempt(lambda: register_app(before, registration, verdicts, used, now)):
+        if self.attempt(lambda: register(before, registration, verdicts=verdicts, used_hub_keys=used, now=now)):
             assert verdict.ready or self.app.retired == before.retired
 
     @precondition(lambda self: self.app.retired)
@@ -163,15 +174,15 @@ class TransitionSequences(RuleBasedStateMachine):
     def clean_up(self, data: st.DataObject) -> None:
         hub = data.draw(st.sampled_from(self.app.retired)).task_hub
         before = self.app
-        assert self.attempt(lambda: remove_retired_hubs(before, [hub]))
+        assert self.attempt(lambda: forget_retired_hubs(before, [hub]))
         self.removed.add(hub_key(hub))
 
     @invariant()
-    def no_hub_is_in_two_places(self) -> None:
-        places = [hub_key(held.task_hub) for held in self.app.slots.values() if held is not None]
-        places += [hub_key(hub.task_hub) for hub in self.app.retired]
-        places += self.removed
-        assert len(places) == len(set(places))
+    def no_hub_is_in_two_slots_or_also_retired(self) -> None:
+        hubs = [hub_key(slot.task_hub) for slot in self.app.slots.values() if slot is not None]
+        hubs += [hub_key(retired.task_hub) for retired in self.app.retired]
+        hubs += self.removed
+        assert len(hubs) == len(set(hubs))
 
     @invariant()
     def no_hub_is_lost(self) -> None:
@@ -183,14 +194,14 @@ class TransitionSequences(RuleBasedStateMachine):
         pending = self.app.pending_swap
         if pending is None:
             return
-        held = self.app.slots["production"], self.app.slots[pending.slot]
-        assert [one.task_hub if one else None for one in held] == [pending.task_hub, pending.swapped_out]
+        slots = self.app.slots["production"], self.app.slots[pending.slot]
+        assert [slot.task_hub if slot else None for slot in slots] == [pending.task_hub, pending.swapped_out]
         assert pending.slots_before.keys() == {"production", pending.slot}
         deployment = self.app.deployment
-        assert deployment is None or deployment.slot != pending.slot, "it is closed, or kept for the case of a failure"
+        assert deployment is None or deployment.slot != pending.slot, "it is closed, or kept in case the swap fails"
 
     @invariant()
-    def no_slot_is_there_twice(self) -> None:
+    def no_two_slots_have_the_same_name(self) -> None:
         assert len({name.lower() for name in self.app.slots}) == len(self.app.slots)
 
     @invariant()

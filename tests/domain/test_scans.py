@@ -11,7 +11,15 @@ from pydantic import TypeAdapter
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus, VersionCount
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.scans import _MAX_DEDUPLICATED, MAX_LISTED_BLOCKING, Scan, to_active_instance
+from state_api.domain.readiness.messages import MessageEvidence, MessageState, ObservedQueues, QueueSnapshot
+from state_api.domain.readiness.scans import (
+    _MAX_DEDUPLICATED,
+    MAX_LISTED_BLOCKING,
+    Scan,
+    assess_scan_messages,
+    find_quiet_period,
+    to_active_instance,
+)
 from state_api.domain.task_hubs.lifecycle import ACTIVE_STATUSES, ENDED_STATUSES, EvidenceSource, RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance
 from tests.domain.builders import AZURE_STORAGE, noon_plus, observed_instance, waiver
@@ -296,7 +304,9 @@ def test_a_finished_scan_that_found_nothing_proves_that_nothing_is_active_whatev
 
 
 def test_an_active_instance_blocks_as_the_task_hub_shows_it() -> None:
-    seen = observed_instance("order-1", "ProcessOrder", RuntimeStatus.SUSPENDED, -3600, -60, "1.4.0")
+    seen = observed_instance(
+        "order-1", "ProcessOrder", RuntimeStatus.SUSPENDED, created=-3600, updated=-60, version="1.4.0"
+    )
     scan = new_scan("whole")
     assert scan.add_page([seen, observed_end("order-2")], NO_EXEMPTIONS) == [seen]
     (shown,) = complete_result(scan).active
@@ -549,3 +559,71 @@ def test_a_scan_that_is_stored_at_any_time_goes_on_as_if_nothing_had_been(
         assert read_pass(carried_on) is read_pass(at_once)
         assert carried_on == at_once
     assert complete_result(carried_on) == complete_result(at_once)
+
+
+# Messages
+
+
+def scan_with_queues(invisible: int = 1, *, read_at: float = 0) -> Scan:
+    scan = new_scan("whole")
+    snapshot = QueueSnapshot(message_count=invisible)
+    scan.observed_queues = ObservedQueues(snapshot, 0, 0, noon_plus(read_at), noon_plus(read_at))
+    return scan
+
+
+NOTHING_REMEMBERED = MessageState("account")
+
+
+def assess_at_noon(
+    scan: Scan, state: MessageState = NOTHING_REMEMBERED, *, exemptions: Exemptions = NO_EXEMPTIONS
+) -> tuple[MessageEvidence | None, MessageState]:
+    return assess_scan_messages(
+        scan, state, exemptions=exemptions, message_visibility_seconds=300, last_recorded_at=None
+    )
+
+
+def test_without_a_read_of_the_queues_there_is_no_evidence_of_messages_and_no_quiet_period() -> None:
+    _, remembered = assess_at_noon(scan_with_queues())
+    assert remembered.quiet_period is not None
+    assert assess_at_noon(new_scan("whole"), remembered) == (None, NOTHING_REMEMBERED)
+
+
+def test_unexplained_messages_stop_blocking_after_a_quiet_period() -> None:
+    evidence, remembered = assess_at_noon(scan_with_queues())
+    assert evidence is not None
+    assert evidence.unexplained_count == 1
+    later, remembered_later = assess_at_noon(scan_with_queues(read_at=630), remembered)
+    assert later is not None
+    assert (later.unexplained_count, later.explained) == (0, 1)
+    assert remembered_later == remembered
+
+
+def test_a_quiet_period_under_other_exemptions_does_not_count() -> None:
+    _, remembered = assess_at_noon(scan_with_queues())
+    assert find_quiet_period(remembered, SOME_EXEMPTIONS) is None
+    later, _ = assess_at_noon(scan_with_queues(read_at=630), remembered, exemptions=SOME_EXEMPTIONS)
+    assert later is not None
+    assert later.unexplained_count == 1
+
+
+def test_a_scan_that_found_an_active_instance_begins_no_quiet_period() -> None:
+    scan = scan_with_queues()
+    scan.add_page([observed_instance()], NO_EXEMPTIONS)
+    _, remembered = assess_at_noon(scan)
+    assert remembered.quiet_period is None
+
+
+@pytest.mark.parametrize(("stamps", "begins"), [(1000, True), (1001, False)])
+def test_a_scan_with_too_many_stamps_to_compare_begins_no_quiet_period(stamps: int, *, begins: bool) -> None:
+    scan = scan_with_queues()
+    scan.stamp_count = stamps
+    _, remembered = assess_at_noon(scan)
+    assert (remembered.quiet_period is not None) is begins
+
+
+def test_an_incomplete_scan_says_how_far_it_came() -> None:
+    scan = new_scan("left", "left too")
+    scan.page_count = 3
+    result = scan.to_incomplete_result(AZURE_STORAGE, noon_plus())
+    assert result.status is ProbeStatus.INCOMPLETE
+    assert result.message == "3 pages are read, 2 ranges are left in pass 1; the next request continues the scan"

@@ -14,10 +14,10 @@ from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
-from state_api.domain.errors import StorageUnavailable, TaskHubUnavailable
+from state_api.domain.errors import StorageUnavailable
 from state_api.domain.instants import Instant
 from state_api.domain.releases.apps import App, Caller, ProviderConfig
-from state_api.domain.task_hubs.ownership import ExistingArtifacts
+from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
 from state_api.services.ownership import Ownership
 from state_api.settings import StorageSettings
 from state_api.storage.apps import AppStore
@@ -247,7 +247,7 @@ async def test_a_provider_that_does_not_answer_in_time_cannot_be_asked(server: S
     shop = App("shop", provider_config=ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     over = asyncio.get_running_loop().time()
     told = await ownership.find_existing(shop, hub, Caller("ci"), over)
-    assert isinstance(told, TaskHubUnavailable)
+    assert isinstance(told, ProviderUnavailable)
     assert "did not answer in time" in told.message
 
 
@@ -463,7 +463,7 @@ async def test_a_task_hub_that_was_claimed_before_proofs_were_kept_is_not_delete
     await retire(http, app_with_provider, hub, provider_account)
     table = server.tables.client(TASK_HUBS_TABLE)
     row = await table.get_entity("hub", hub)
-    del row["OwnershipProof"], row["Run"]
+    del row["OwnershipProof"], row["RunId"]
     await table.upsert_entity(row, mode=UpdateMode.REPLACE)
     before = await provider_account.list_artifacts(hub)
     assert [one["outcome"] for one in await post_cleanup(http, app_with_provider)] == ["NotOwned"]
@@ -490,7 +490,7 @@ async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
     ) as moved:
         (done,) = await post_cleanup(moved, app_with_provider)
         assert done["outcome"] == "Unfinished"
-        assert "the setting leads to another place now" in done["message"]
+        assert "its setting now leads to another address" in done["message"]
     assert await provider_account.list_artifacts(hub) == before
     assert [one["outcome"] for one in await post_cleanup(http, app_with_provider)] == ["Removed"]
 
@@ -621,7 +621,7 @@ async def test_a_task_hub_of_the_app_is_adopted_when_it_is_named(
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await retire(http, app, hub, provider_account)
     told = assert_problem(await put_app(http, app, adoptTaskHubs=[hub]), 400, "InvalidRequest")
-    assert "set taskHubs too" in told["detail"]
+    assert "send taskHubs in the same request" in told["detail"]
     await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
     assert [one["outcome"] for one in await post_cleanup(http, app, dryRun=True)] == ["NotOwned"]
     adopted = await put_app(http, app, adoptTaskHubs=[hub.upper()])
@@ -638,7 +638,8 @@ async def test_a_task_hub_of_the_app_is_adopted_when_it_is_named(
 async def test_an_app_adopts_its_own_task_hubs_only(http: httpx.AsyncClient, app_with_provider: str, hub: str) -> None:
     told = assert_problem(await put_app(http, app_with_provider, adoptTaskHubs=[hub]), 400, "InvalidRequest")
     assert told["detail"] == (
-        f"app {app_with_provider} cannot adopt task hub {hub}: none of its slots holds it, and it is not retired"
+        f"app {app_with_provider} cannot adopt task hub {hub}: none of its slots holds it, and it is not retired. "
+        "Put it into a slot in the same request, or leave it out of adoptTaskHubs"
     )
     other = f"{app_with_provider}-other"
     assert (await post_staging(http, app_with_provider, hub)).status_code == 200

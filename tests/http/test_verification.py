@@ -13,7 +13,8 @@ from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
 from state_api.domain.instants import Instant, instant_from, parse_instant, seconds
-from state_api.services.probe_requests import ProbeOutcome, ProbeRequest
+from state_api.domain.readiness.plan import ProbeOutcome
+from state_api.services.probe_requests import ProbeRequest
 from state_api.services.verification import Verifier
 from state_api.settings import Settings, StorageSettings
 from state_api.storage.probes import ProbeStore
@@ -278,7 +279,7 @@ async def test_a_result_is_used_again_while_it_is_young(
     assert (await get_staging(http, app))["evidence"]["probe"] == first
     assert (await get_staging(http, app, verify="none"))["ready"]
     fresh = (await get_staging(http, app, verify="fresh"))["evidence"]["probe"]
-    assert fresh["checkedAt"] > first["checkedAt"]
+    assert fresh["beganAt"] > first["beganAt"]
     clock.advance(121)
     assert reason_codes(await get_staging(http, app, verify="none")) == ["ProbeStale"]
     assert (await get_staging(http, app))["ready"]

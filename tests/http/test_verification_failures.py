@@ -138,10 +138,9 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_page_is_no_end(
 def small_pages_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of one row, one at a time, and little time for each question."""
     monkeypatch.setattr("state_api.backends.azure_storage._PAGE_SIZE", 1)
-    monkeypatch.setattr("state_api.services.scanning._PAGE_CONCURRENCY", 1)
+    monkeypatch.setattr("state_api.services.task_hub_reader._PAGE_CONCURRENCY", 1)
     monkeypatch.setattr("state_api.services.readiness.PROBE_TIMEOUT_SECONDS", 1.0)
-    for module in ("probe_requests", "scanning"):
-        monkeypatch.setattr(f"state_api.services.{module}.LARGE_HUB_READ_SECONDS", 0.5)
+    monkeypatch.setattr("state_api.domain.readiness.plan.LARGE_HUB_READ_SECONDS", 0.5)
 
 
 async def add_ignored_instances(
@@ -263,8 +262,8 @@ async def test_a_worker_keeps_the_hub_for_as_long_as_it_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The lease is renewed, so that a read may take longer than a lease."""
-    monkeypatch.setattr("state_api.services.scanning.LEASE_DURATION_SECONDS", 2)
-    monkeypatch.setattr("state_api.services.scanning._RENEW_INTERVAL_SECONDS", 0.3)
+    monkeypatch.setattr("state_api.services.probe_leases.LEASE_DURATION_SECONDS", 2)
+    monkeypatch.setattr("state_api.services.probe_leases._RENEW_INTERVAL_SECONDS", 0.3)
     reading, released = asyncio.Event(), asyncio.Event()
 
     async def hold(method: str, path: str) -> None:

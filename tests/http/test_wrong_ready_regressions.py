@@ -12,17 +12,18 @@ from azure.storage.blob.aio import ContainerClient
 
 from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
-from state_api.backends.protocols import Backend, BackendError, ObservedPage, ReadFailure
+from state_api.backends.protocols import BackendError, ObservedPage, ReadFailure
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.plan import VerificationMode, is_fresh_enough
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import Instance
-from state_api.services.instance_lookup import InstanceLookup
-from state_api.services.probe_requests import ProbeRequest, VerificationMode, is_fresh_enough
-from state_api.services.scanning import Scanner
+from state_api.services.probe_requests import ProbeRequest
+from state_api.services.reconciler import Reconciler
+from state_api.services.task_hub_reader import TaskHubReader
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.probes import ProbeStore
 from state_api.storage.tables import TASK_HUBS_TABLE
@@ -322,8 +323,9 @@ def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_ca
     question = ProbeRequest("v41", source, "here", Policy(), Exemptions(()), VerificationMode.FRESH, asked, 0)
     began, ended = Instant(asked - seconds(31)), Instant(asked + seconds(1))
     result = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began, ended_at=ended, resumed=True, read_seconds=2)
-    assert not is_fresh_enough(result, question)
-    assert is_fresh_enough(replace(result, read_seconds=30), question)
+    requirements = question.requirements(for_verdict=True)
+    assert not is_fresh_enough(result, requirements)
+    assert is_fresh_enough(replace(result, read_seconds=30), requirements)
 
 
 async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has_found_something(
@@ -332,15 +334,15 @@ async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has
     """What it found has started another before it ended, and all events of that are lost."""
     assert (await get_staging(http, app))["ready"]
     await drained_provider_hub.put("b-first", "Running")
-    read = Scanner._read_pass
+    read_pass = TaskHubReader._read_pass
 
-    async def cut_off(self: Scanner, backend: Backend, question: ProbeRequest, scan: Scan) -> None:
-        await read(self, backend, question, scan)
+    async def read_pass_and_stop(reader: TaskHubReader, scan: Scan) -> None:
+        await read_pass(reader, scan)
         scan.cursors.append("[19, null]")
         raise TimeoutError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scanner, "_read_pass", cut_off)
+        patch.setattr(TaskHubReader, "_read_pass", read_pass_and_stop)
         assert reason_codes(await get_staging(http, app, verify="fresh")) == ["InstancesActive"]
     await drained_provider_hub.put("b-second", "Running")
     await drained_provider_hub.put("b-first", "Completed")
@@ -416,17 +418,17 @@ async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
 async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("state_api.services.scanning._MAX_RECORDED_INSTANCES", 1)
+    monkeypatch.setattr("state_api.services.reconciler._MAX_RECORDED_INSTANCES", 1)
     await drained_provider_hub.put("order-1", "Running")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InstanceLookup, "record_corrections", _raise_timeout)
+        patch.setattr(Reconciler, "record_corrections", _raise_timeout)
         assert reason_codes(await get_staging(http, app)) == ["ProbeIncomplete"]
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
     answer = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/instances")
     assert [one["instanceId"] for one in answer.json()["instances"]] == ["order-1"]
 
 
-async def _raise_timeout(self: InstanceLookup, task_hub: str, corrections: Sequence[Instance]) -> None:
+async def _raise_timeout(self: Reconciler, task_hub: str, corrections: Sequence[Instance]) -> None:
     raise TimeoutError
 
 

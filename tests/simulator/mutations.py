@@ -11,9 +11,11 @@ from state_api.backends import azure_storage
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
-from state_api.domain.readiness import verdict
-from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness import lookups, plan, verdict
+from state_api.domain.readiness.evidence import ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness.lookups import start_of
 from state_api.domain.readiness.messages import MessageEvidence, QueueSnapshot
+from state_api.domain.readiness.plan import ProbeOutcome, VerificationMode
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.readiness.validity import is_probe_valid
@@ -21,9 +23,9 @@ from state_api.domain.task_hubs import lifecycle, observations
 from state_api.domain.task_hubs.lifecycle import Instance, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import ObservedState, observe_state, reconcile_end
-from state_api.services import instance_lookup, scanning, verification
-from state_api.services.instance_lookup import InstanceLookup
-from state_api.services.probe_requests import ProbeOutcome, ProbeRequest, VerificationMode, satisfies_request
+from state_api.services import reconciler
+from state_api.services.probe_requests import ProbeRequest
+from state_api.services.reconciler import Reconciler
 from state_api.services.verification import Verifier
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -36,43 +38,24 @@ def single_pass_scan(patch: pytest.MonkeyPatch) -> None:
 
 def missed_starts_not_recorded(patch: pytest.MonkeyPatch) -> None:
     """What a probe finds active is not recorded."""
-    patch.setattr(scanning, "reconcile_start", lambda known, observed, now: None)
+    patch.setattr(reconciler, "reconcile_start", lambda known, observed, now: None)
 
 
 def outdated_probe_accepted(patch: pytest.MonkeyPatch) -> None:
     """A probe counts although an event was recorded after it began."""
-    unheard = _accept_outdated_probe_in_service(patch)
-
-    def is_valid(
-        probe: ProbeResult, activity: InstanceActivity, policy: Policy, now: Instant, *, seen_before: bool = True
-    ) -> bool:
-        return is_probe_valid(probe, unheard(activity), policy, now, seen_before=seen_before)
-
-    patch.setattr(verdict, "is_probe_valid", is_valid)
+    patch.setattr(verdict, "is_probe_valid", _is_valid_without_events)
+    patch.setattr(plan, "is_probe_valid", _is_valid_without_events)
 
 
-def outdated_probe_accepted_in_service_only(patch: pytest.MonkeyPatch) -> None:
-    """The same where it is decided whether to scan again, while the verdict still minds."""
-    _accept_outdated_probe_in_service(patch)
+def outdated_probe_accepted_by_planner_only(patch: pytest.MonkeyPatch) -> None:
+    """The planner does not read a task hub again after an event, and the verdict still rejects the old probe."""
+    patch.setattr(plan, "is_probe_valid", _is_valid_without_events)
 
 
-def _accept_outdated_probe_in_service(patch: pytest.MonkeyPatch) -> Callable[[InstanceActivity], InstanceActivity]:
-    def unheard(activity: InstanceActivity) -> InstanceActivity:
-        return replace(activity, last_recorded_at=None)
-
-    def accepted(
-        result: ProbeResult | None,
-        question: ProbeRequest,
-        activity: InstanceActivity,
-        now: Instant,
-        *,
-        for_verdict: bool,
-    ) -> bool:
-        return satisfies_request(result, question, unheard(activity), now, for_verdict=for_verdict)
-
-    patch.setattr(scanning, "satisfies_request", accepted)
-    patch.setattr(verification, "satisfies_request", accepted)
-    return unheard
+def _is_valid_without_events(
+    probe: ProbeResult, activity: InstanceActivity, policy: Policy, now: Instant, *, seen_before: bool = True
+) -> bool:
+    return is_probe_valid(probe, replace(activity, last_recorded_at=None), policy, now, seen_before=seen_before)
 
 
 def entities_counted_in_scans(patch: pytest.MonkeyPatch) -> None:
@@ -89,47 +72,53 @@ def entities_counted_in_records(patch: pytest.MonkeyPatch) -> None:
 def unconfirmed_start_taken_as_ended(patch: pytest.MonkeyPatch) -> None:
     """A start that the task hub does not show yet is taken for ended."""
 
-    def judged(started: Started, observed: ObservedInstance | None, place: str = "") -> ObservedState:
-        known = observe_state(started, observed, place)
+    def judged(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
+        known = observe_state(started, observed, backend_id)
         return ObservedState.ENDED if known is ObservedState.UNCONFIRMED else known
 
-    patch.setattr(instance_lookup, "observe_state", judged)
+    patch.setattr(lookups, "observe_state", judged)
 
 
 def confirmed_for_ever(patch: pytest.MonkeyPatch) -> None:
-    """What a probe has shown of an instance confirms all later starts of its id."""
-    record, read = InstanceLookup.record_seen, InstanceLookup._confirmed
-    shown: dict[tuple[str, str], str] = {}
+    """A confirmation of one start of an instance id counts for all later starts of it."""
+    confirm_starts, read_recorded_starts = Reconciler.confirm_starts, Reconciler.read_recorded_starts
+    backend_ids: dict[tuple[str, str], str] = {}
 
-    async def record_seen(
-        lookup: InstanceLookup,
-        question: ProbeRequest,
-        seen: Sequence[tuple[Started, ObservedInstance]],
-        looked_at: Instant,
+    async def confirm_for_ever(
+        reconciler: Reconciler,
+        request: ProbeRequest,
+        shown: Sequence[tuple[Started, ObservedInstance]],
+        *,
+        observed_at: Instant,
     ) -> None:
-        for _, observed in seen:
+        for _, observed in shown:
             if observed.active:
-                shown[question.task_hub, observed.instance_id] = question.backend_id
-        await record(lookup, question, seen, looked_at)
+                backend_ids[request.task_hub, observed.instance_id] = request.backend_id
+        await confirm_starts(reconciler, request, shown, observed_at=observed_at)
 
-    async def confirmed(lookup: InstanceLookup, task_hub: str, starts: Mapping[str, Started]) -> dict[str, Started]:
-        known = {**starts, **await read(lookup, task_hub, starts)}
+    async def read_all_as_confirmed(
+        reconciler: Reconciler, task_hub: str, instances: Sequence[ActiveInstance]
+    ) -> Mapping[str, Started]:
+        starts = {instance.instance_id: start_of(instance) for instance in instances}
+        starts |= await read_recorded_starts(reconciler, task_hub, instances)
         return {
-            instance_id: replace(started, confirmed_backend=shown.get((task_hub, instance_id), ""))
-            for instance_id, started in known.items()
+            instance_id: replace(started, confirmed_backend=backend_ids.get((task_hub, instance_id), ""))
+            for instance_id, started in starts.items()
         }
 
-    patch.setattr(InstanceLookup, "record_seen", record_seen)
-    patch.setattr(InstanceLookup, "_confirmed", confirmed)
+    patch.setattr(Reconciler, "confirm_starts", confirm_for_ever)
+    patch.setattr(Reconciler, "read_recorded_starts", read_all_as_confirmed)
 
 
 def never_confirmed(patch: pytest.MonkeyPatch) -> None:
-    """What a probe has shown of an instance is forgotten."""
+    """Confirmations of starts are forgotten."""
 
-    async def confirmed(lookup: InstanceLookup, task_hub: str, starts: Mapping[str, Started]) -> dict[str, Started]:
+    async def read_nothing(
+        reconciler: Reconciler, task_hub: str, instances: Sequence[ActiveInstance]
+    ) -> Mapping[str, Started]:
         return {}
 
-    patch.setattr(InstanceLookup, "_confirmed", confirmed)
+    patch.setattr(Reconciler, "read_recorded_starts", read_nothing)
 
 
 def control_queues_not_read(patch: pytest.MonkeyPatch) -> None:
@@ -201,17 +190,17 @@ def observed_end_dated_now(patch: pytest.MonkeyPatch) -> None:
         now = Instant(int(time.time() * TICKS_PER_SECOND))
         return replace(correction, finished=replace(correction.finished, at=max(correction.finished.at, now)))
 
-    patch.setattr(instance_lookup, "reconcile_end", placed)
+    patch.setattr(lookups, "reconcile_end", placed)
 
 
 def observed_end_ignored(patch: pytest.MonkeyPatch) -> None:
     """An end that a probe has seen is not believed."""
 
-    def judged(started: Started, observed: ObservedInstance | None, place: str = "") -> ObservedState:
-        known = observe_state(started, observed, place)
+    def judged(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
+        known = observe_state(started, observed, backend_id)
         return ObservedState.ACTIVE if known is ObservedState.ENDED else known
 
-    patch.setattr(instance_lookup, "observe_state", judged)
+    patch.setattr(lookups, "observe_state", judged)
 
 
 def probe_dated_at_its_end(patch: pytest.MonkeyPatch) -> None:
@@ -232,25 +221,25 @@ def probe_dated_at_its_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def fresh_answered_by_earlier_probe(patch: pytest.MonkeyPatch) -> None:
-    """verify=fresh is content with an earlier probe."""
-    check = Verifier.probe_for_verdict
+    """verify=fresh accepts an earlier probe."""
+    probe_for_verdict = Verifier.probe_for_verdict
 
-    async def cached(verifier: Verifier, question: ProbeRequest) -> ProbeOutcome:
-        how = VerificationMode.CACHED if question.verify is VerificationMode.FRESH else question.verify
-        return await check(verifier, replace(question, verify=how))
+    async def probe_as_cached(verifier: Verifier, request: ProbeRequest) -> ProbeOutcome:
+        mode = VerificationMode.CACHED if request.mode is VerificationMode.FRESH else request.mode
+        return await probe_for_verdict(verifier, replace(request, mode=mode))
 
-    patch.setattr(Verifier, "probe_for_verdict", cached)
+    patch.setattr(Verifier, "probe_for_verdict", probe_as_cached)
 
 
 def records_read_before_scan(patch: pytest.MonkeyPatch) -> None:
-    """What is recorded while a hub is read does not show in the verdict."""
-    check = Verifier.probe_for_verdict
+    """Events that are recorded while a task hub is read do not count in the verdict."""
+    probe_for_verdict = Verifier.probe_for_verdict
 
-    async def early(verifier: Verifier, question: ProbeRequest) -> ProbeOutcome:
-        records = await verifier.get_recorded_state(question.task_hub, question.exemptions)
-        return replace(await check(verifier, question), recorded_state=records)
+    async def probe_with_early_records(verifier: Verifier, request: ProbeRequest) -> ProbeOutcome:
+        records = await verifier.get_recorded_state(request.task_hub, request.exemptions)
+        return replace(await probe_for_verdict(verifier, request), recorded_state=records)
 
-    patch.setattr(Verifier, "probe_for_verdict", early)
+    patch.setattr(Verifier, "probe_for_verdict", probe_with_early_records)
 
 
 MUTATIONS: Mapping[str, Mutation] = {
@@ -259,7 +248,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         single_pass_scan,
         missed_starts_not_recorded,
         outdated_probe_accepted,
-        outdated_probe_accepted_in_service_only,
+        outdated_probe_accepted_by_planner_only,
         entities_counted_in_scans,
         entities_counted_in_records,
         unconfirmed_start_taken_as_ended,

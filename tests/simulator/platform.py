@@ -363,7 +363,7 @@ class SimulatedPlatform:
             # Milliseconds, or less, between two of one episode.
             moment += self._rng.choice((0.00002, 0.001, 0.004))
             at = Instant(int(moment * TICKS_PER_SECOND))
-            sent = event(self._context.hub, one.instance_id, status, format_instant(at), one.function)
+            sent = event(self._context.hub, one.instance_id, status, time=format_instant(at), function=one.function)
             published = PublishedEvent(sent, one.instance_id, status, at, one.number)
             if one.latest_event is None or at > one.latest_event.occurred_at:
                 one.latest_event = published

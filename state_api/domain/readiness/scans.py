@@ -5,12 +5,21 @@ A scan is plain data between two pages, so that another worker can resume it.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import ActiveInstance, ProbeResult, ProbeStatus, VersionCount
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.messages import MessageEvidence, ObservedQueues
+from state_api.domain.readiness.messages import (
+    MessageEvidence,
+    MessageState,
+    ObservedQueues,
+    QuietPeriod,
+    assess_messages,
+    compute_queue_digest,
+    max_hidden_seconds,
+    track_quiet_period,
+)
 from state_api.domain.task_hubs.lifecycle import EvidenceSource
 from state_api.domain.task_hubs.observations import ObservedInstance
 
@@ -19,6 +28,9 @@ MAX_LISTED_BLOCKING = 50
 
 _MAX_DEDUPLICATED = 1000
 """Active instances, created since the scan began, that are counted only once although two passes can return them."""
+
+_MAX_COMPARED_STAMPS = 1000
+"""Stamped rows that are compared from probe to probe. With more, a quiet period begins again at the next probe."""
 
 _DIGEST_MODULUS = 2**64
 
@@ -132,6 +144,14 @@ class Scan:
         self.cursors = list(self.next_pass_cursors)
         return False
 
+    def to_incomplete_result(self, provider: str, now: Instant) -> ProbeResult:
+        """What the scan has found so far. The message says how far it came."""
+        message = (
+            f"{self.page_count} pages are read, {len(self.cursors)} ranges are left in pass {self.pass_number}; the "
+            "next request continues the scan"
+        )
+        return self.to_result(ProbeStatus.INCOMPLETE, provider, now, message)
+
     def to_result(
         self,
         status: ProbeStatus,
@@ -162,6 +182,49 @@ class Scan:
             correction_epoch=self.correction_epoch,
             messages=messages,
         )
+
+
+def assess_scan_messages(
+    scan: Scan,
+    state: MessageState,
+    *,
+    exemptions: Exemptions,
+    message_visibility_seconds: int,
+    last_recorded_at: Instant | None,
+) -> tuple[MessageEvidence | None, MessageState]:
+    """What a complete scan proves about messages, and what to remember until the next probe.
+
+    `state` is what was remembered of the same storage account. The evidence is None if the control queues were not
+    read.
+    """
+    observed = scan.observed_queues
+    if observed is None:
+        return None, replace(state, quiet_period=None)
+    previous = find_quiet_period(state, exemptions)
+    quiet_period = None
+    if not scan.blocking_count:
+        quiet_period = track_quiet_period(
+            previous,
+            observed,
+            key=exemptions.instances_key,
+            changed_since=scan.changed_since,
+            stamp_digest=scan.stamp_digest,
+            queue_digest=compute_queue_digest(observed.snapshot, last_recorded_at),
+        )
+        if quiet_period is not previous and scan.stamp_count > _MAX_COMPARED_STAMPS:
+            quiet_period = None
+    evidence = assess_messages(
+        observed, quiet_period, exemptions, max_hidden_seconds=max_hidden_seconds(message_visibility_seconds)
+    )
+    return evidence, replace(state, quiet_period=quiet_period)
+
+
+def find_quiet_period(state: MessageState, exemptions: Exemptions) -> QuietPeriod | None:
+    """The remembered quiet period, if it was observed under the same exempted functions and instances."""
+    quiet_period = state.quiet_period
+    return (
+        quiet_period if quiet_period is not None and quiet_period.exemptions_key == exemptions.instances_key else None
+    )
 
 
 def to_active_instance(observed: ObservedInstance) -> ActiveInstance:

@@ -1,11 +1,12 @@
-"""All state of an app: which task hub is in which slot, who deploys, what is retired. Frozen: a transition makes the
-next one."""
+"""The state of an app: the task hub in each slot, the open deployment, the pending swap, and the retired task hubs.
+
+All values are frozen. A transition returns the next `App` and what goes into the audit log.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from state_api.domain.errors import SlotNotFound
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
 from state_api.domain.readiness.evidence import OpenDeployment, OpenSwap
@@ -16,7 +17,8 @@ from state_api.domain.task_hubs.ownership import OwnershipProof
 
 @dataclass(frozen=True, slots=True)
 class PriorHub:
-    """A hub that the platform's slot may still carry, though another one was staged over it."""
+    """A task hub that another one replaced on record, and that the platform's slot may still carry. `promoted`: it has
+    been in production."""
 
     task_hub: str
     promoted: bool
@@ -24,9 +26,12 @@ class PriorHub:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What is in a slot. `promoted` says that the hub has been in production: such a hub may hold work of a released
-    version and is never staged again. `prior_hubs` are the hubs that the platform's slot may still carry, newest first:
-    a version that was staged need not have been deployed; that it was promoted proves that it was."""
+    """The task hub in a slot.
+
+    `promoted`: the task hub has been in production. It may hold work of a released version and is never staged again.
+    `prior_hubs`: task hubs that the platform's slot may still carry, newest first. A version that was staged need not
+    have been deployed; its promotion proves that it was, and ends the list.
+    """
 
     task_hub: str
     version: str | None
@@ -35,27 +40,32 @@ class Slot:
     prior_hubs: tuple[PriorHub, ...] = ()
 
     def possible_hubs(self) -> tuple[PriorHub, ...]:
-        """All that the platform's slot may carry, newest first: what is beneath the next hub that is staged."""
+        """All task hubs that the platform's slot may carry, newest first. They become the `prior_hubs` of the next task
+        hub that is staged."""
         return (PriorHub(self.task_hub, self.promoted), *self.prior_hubs)
+
+    def find_promoted_prior_hub(self, task_hub: str) -> PriorHub | None:
+        """The prior task hub of this name that has been in production."""
+        return next((prior for prior in self.prior_hubs if prior.promoted and same_hub(prior.task_hub, task_hub)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request: `name` is what the audit log shows, `run_url` identifies the pipeline run, and `key_name`
-    is the key that the request was sent with."""
+    """The sender of a request. `name` is what the audit log shows, `run_url` identifies the pipeline run, and
+    `key_name` is the API key that was sent."""
 
     name: str
     run_url: str | None = None
     key_name: str | None = None
 
     def run_id(self, task_hub: str) -> str:
-        """What identifies the run. A caller without a run URL is a run of its own per hub name."""
+        """The identity of the run. Callers without a run URL count as one run per task hub name."""
         return f"url:{self.run_url}" if self.run_url else f"hub:{hub_key(task_hub)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The time between stage and swap, held by one run."""
+    """An open deployment: one run has staged a task hub and has not swapped or abandoned it."""
 
     task_hub: str
     version: str | None
@@ -71,9 +81,11 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class PendingSwap:
-    """A swap that is on record and that the platform may or may not have carried out: the record has `task_hub` in
-    production and `swapped_out` in the slot already. `before` is what both held, and `deployment` the one that was
-    open into the slot, for the case that the platform's swap fails."""
+    """A swap that was begun and whose outcome is unknown: the platform may or may not have carried it out.
+
+    The record already has `task_hub` in production and `swapped_out` in the slot. `slots_before` is what both slots
+    held, and `deployment` the one that was open into the slot; both come back if the swap fails.
+    """
 
     task_hub: str
     swapped_out: str | None
@@ -92,7 +104,7 @@ class PendingSwap:
 
 @dataclass(frozen=True, slots=True)
 class RetiredHub:
-    """A hub that no slot holds any more."""
+    """A task hub that was in a slot and is in none any more. Cleanup removes it once it has drained."""
 
     task_hub: str
     version: str | None
@@ -101,8 +113,8 @@ class RetiredHub:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """Where the app's task hubs live: the durable backend and the name of the setting that holds its connection,
-    never the connection itself. A tracking store of its own has a connection and a prefix of its own."""
+    """Where the app's task hubs live: the provider, and the name of the setting that holds the connection. The
+    connection itself is never stored. A separate tracking store has its own setting and table prefix."""
 
     provider: str
     connection: str
@@ -116,8 +128,11 @@ def _empty_slots() -> dict[str, Slot | None]:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """All state of a Function App. `revision` counts its writes and is its ETag; 0 means never written. A `deleted` app
-    holds nothing but its revision, so that the audit log goes on there when it is created again."""
+    """All state of an app.
+
+    `revision` counts the writes and is the ETag; 0 means never written. A `deleted` app keeps only its revision, so
+    that the audit log continues if the app is created again.
+    """
 
     name: str
     slots: Mapping[str, Slot | None] = field(default_factory=_empty_slots)
@@ -132,20 +147,17 @@ class App:
     updated_by: str = ""
     deleted: bool = False
 
+    def has_slot(self, name: str) -> bool:
+        return self.registered_slot_name(name) in self.slots
+
     def slot(self, name: str) -> Slot | None:
-        """What is in the slot; None when it is empty. Raises SlotNotFound."""
-        for known, content in self.slots.items():
-            if known.lower() == name.lower():
-                return content
-        raise SlotNotFound(
-            f"app {self.name} has no slot {name}; it has {', '.join(self.slots)}. Register another one with PutApp",
-            app=self.name,
-            slot=name,
-        )
+        """What the slot holds; None if it is empty. Raises KeyError if the app has no such slot, because a misspelt
+        slot must not pass for an empty one."""
+        return self.slots[self.registered_slot_name(name)]
 
     def registered_slot_name(self, name: str) -> str:
-        """The slot's name as it was registered, or as given if it is new."""
-        return next((known for known in self.slots if known.lower() == name.lower()), name)
+        """The slot's name as it was registered, because slot names are case-insensitive. A new name stays as it is."""
+        return next((registered for registered in self.slots if registered.lower() == name.lower()), name)
 
     def get_open_deployment(self, now: Instant) -> Deployment | None:
         """The open deployment, unless the policy's timeout has ended it."""
@@ -155,26 +167,30 @@ class App:
         return self.deployment if age < seconds(60 * self.policy.deployment_timeout_minutes) else None
 
     def find_possible_slot(self, task_hub: str) -> str | None:
-        """The name of a slot in which the platform may still have this hub, although another was staged over it."""
-        before = self.pending_swap.slots_before if self.pending_swap else {}
-        for name, held in (*self.slots.items(), *before.items()):
-            if held and any(same_hub(one.task_hub, task_hub) for one in held.prior_hubs):
+        """The name of a slot in which the platform may still have this task hub, although another was staged over
+        it."""
+        slots_before = self.pending_swap.slots_before if self.pending_swap else {}
+        for name, slot in (*self.slots.items(), *slots_before.items()):
+            if slot and any(same_hub(prior.task_hub, task_hub) for prior in slot.prior_hubs):
                 return name
         return None
 
     def task_hubs_by_slot(self) -> dict[str, str | None]:
-        """The hub in each slot."""
-        return {name: held.task_hub if held else None for name, held in self.slots.items()}
+        """The task hub in each slot; None for an empty one."""
+        return {name: slot.task_hub if slot else None for name, slot in self.slots.items()}
 
     def slot_holding(self, task_hub: str) -> str | None:
-        """The name of the slot that holds this hub."""
-        return next((name for name, held in self.slots.items() if held and same_hub(held.task_hub, task_hub)), None)
+        """The name of the slot that holds this task hub."""
+        return next((name for name, slot in self.slots.items() if slot and same_hub(slot.task_hub, task_hub)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The next state and what goes into the audit log. `new_hubs` enter a slot for the first time; `adopted_hubs` are
-    hubs of the app whose claims were not proven. Both are claimed with `proof`."""
+    """The next state of an app and what goes into the audit log.
+
+    `new_hubs` enter a slot for the first time. `adopted_hubs` belong to the app already, but their claims were not
+    proven. Both are claimed with `proof`. Without `changed`, nothing is written.
+    """
 
     app: App
     operation: str

@@ -1,174 +1,201 @@
-"""PutApp: telling the server what is where, and correcting it. Nothing is taken from running work."""
+"""PutApp: register or correct what each slot holds, the policy, and where the task hubs live. A slot loses its task hub
+only if that has drained."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import PRODUCTION, HubKey, hub_key, same_hub
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases.apps import App, PendingSwap, ProviderConfig, RetiredHub, Slot, Transition
-from state_api.domain.releases.refusals import (
-    check_task_hub_unused,
-    deployment_in_progress,
-    staging_not_ready,
-    swap_pending,
-)
+from state_api.domain.releases import refusals
+from state_api.domain.releases.apps import App, PendingSwap, RetiredHub, Slot, Transition
+from state_api.domain.releases.checks import check_name_is_new
+from state_api.domain.releases.commands import RegisterCommand, SlotAssignment
+from state_api.domain.releases.refusals import Refusal
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
-    """What PutApp asks for: slots with hub and version (None keeps the version of a hub that stays), or None to empty
-    one; what to make of the policy; where the hubs live, None to leave that as it is; `adopt_task_hubs` are hubs that the app has
-    already and that are declared to be its own where the hubs live."""
+class RegisterEvidence:
+    """What is known of the slots and of the new names.
 
-    slots: Mapping[str, tuple[str, str | None] | None] = field(default_factory=dict)
-    update_policy: Callable[[Policy], Policy] = lambda policy: policy
-    provider_config: ProviderConfig | None = None
-    clear_provider_config: bool = False
-    adopt_task_hubs: tuple[str, ...] = ()
+    `verdicts`: one for each of `find_replaced_slots`. `used_hub_keys`: keys of the named task hubs that an app used
+    before. `proof`: that of adopted task hubs; None if the app has no provider.
+    """
 
-    def resulting_provider_config(self, app: App) -> ProviderConfig | None:
-        """Where the hubs live once this is registered."""
-        return None if self.clear_provider_config else self.provider_config or app.provider_config
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    used_hub_keys: frozenset[HubKey] = frozenset()
+    proof: OwnershipProof | None = None
 
 
-def find_replaced_slots(app: App, registration: Registration) -> tuple[str, ...]:
-    """The slots whose present hub a registration would take away: each needs the verdict Ready. While a swap is
-    pending none is needed, because nothing is taken away."""
+def find_replaced_slots(app: App, command: RegisterCommand) -> tuple[str, ...]:
+    """The slots that lose their task hub: each needs the verdict Ready. None while a swap is pending, because then no
+    slot can change."""
     if app.pending_swap is not None:
         return ()
-    return tuple(
-        app.registered_slot_name(name)
-        for name, content in registration.slots.items()
-        if (held := app.slots.get(app.registered_slot_name(name))) is not None
-        and (content is None or not same_hub(held.task_hub, content[0]))
-    )
+    return tuple(name for name, _ in _reassigned_slots(app, command) if app.slots.get(name) is not None)
 
 
-def register_app(
-    app: App,
-    registration: Registration,
-    verdicts: Mapping[str, Verdict],
-    used_hub_keys: frozenset[str],
-    now: Instant,
-    proof: OwnershipProof | None = None,
-) -> Transition:
-    """Register or correct an app. `verdicts` holds one for each of `find_replaced_slots`; `used_hub_keys` the keys of the named
-    hubs that some app used before. `proof` is that of hubs that are adopted; None where nothing says where they live.
-    Raises InvalidRequest, SwapPending, DeploymentInProgress, TaskHubInUse,
-    TaskHubAlreadyUsed, StagingNotReady."""
-    if app.pending_swap is not None and not all(
-        _is_slot_unchanged(app, *given) for given in registration.slots.items()
-    ):
-        raise swap_pending(app, app.pending_swap)
-    slots = dict(app.slots)
-    retired = list(app.retired)
-    new_hubs: list[str] = []
-    for given, content in registration.slots.items():
-        name = app.registered_slot_name(given)
-        held = slots.get(name)
-        if held is not None and content is not None and same_hub(held.task_hub, content[0]):
-            slots[name] = replace(held, version=content[1] or held.version)
-            continue
-        if held is not None:
-            deployment = app.get_open_deployment(now)
-            if deployment is not None and same_hub(deployment.task_hub, held.task_hub):
-                raise deployment_in_progress(app, deployment, now)
-            if not verdicts[name].ready:
-                raise staging_not_ready(app, name, verdicts[name])
-            retired.append(RetiredHub(held.task_hub, held.version, now))
-        if content is None:
-            slots[name] = None
-            continue
-        task_hub, version = content
-        if hub_key(task_hub) in {hub_key(hub) for hub in new_hubs}:
-            raise InvalidRequest(f"task hub {task_hub} cannot be in two slots")
-        check_task_hub_unused(app, task_hub, hub_key(task_hub) in used_hub_keys)
-        new_hubs.append(task_hub)
-        beneath = held.possible_hubs() if held is not None and name != PRODUCTION else ()
-        slots[name] = Slot(task_hub, version, now, name == PRODUCTION, beneath)
+def _reassigned_slots(app: App, command: RegisterCommand) -> Iterator[tuple[str, SlotAssignment | None]]:
+    """The registered names of the slots that get another task hub or none, with what they get."""
+    for requested_name, assignment in command.slots.items():
+        name = app.registered_slot_name(requested_name)
+        slot = app.slots.get(name)
+        if slot is None or assignment is None or not same_hub(slot.task_hub, assignment.task_hub):
+            yield name, assignment
+
+
+def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence, now: Instant) -> Transition | Refusal:
+    """Register or correct an app.
+
+    Refusals: InvalidRequest, SwapPending, DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed, StagingNotReady.
+    """
+    if refusal := _check_pending_swap(app, command) or _check_slots(app, command, evidence, now):
+        return refusal
     changed = replace(
         app,
-        slots=slots,
-        retired=tuple(retired),
-        # A longer timeout must not bring a deployment back that is over.
+        slots=_assign_slots(app, command, now),
+        retired=(*app.retired, *_newly_retired(app, command, now)),
+        # An expired deployment is dropped, so that a longer timeout does not open it again.
         deployment=app.get_open_deployment(now),
         pending_swap=_without_expired_deployment(app, now),
-        policy=registration.update_policy(app.policy),
-        provider_config=registration.resulting_provider_config(app),
+        policy=command.update_policy(app.policy),
+        provider_config=command.resulting_provider_config(app),
     )
-    adopted = _find_hubs_to_adopt(changed, registration, frozenset(map(hub_key, new_hubs)))
-    details = _adoption_details([*new_hubs, *adopted], proof, requested=bool(adopted))
-    if changed.slots != app.slots:
-        details["slots"] = {
-            name: {"taskHub": held.task_hub, "version": held.version} if held else None
-            for name, held in slots.items()
-            if name not in app.slots or held != app.slots[name]
-        }
-    if len(retired) > len(app.retired):
-        details["retired"] = [hub.task_hub for hub in retired[len(app.retired) :]]
-    if changed.policy != app.policy:
-        details["policy"] = _policy_changes(app.policy, changed.policy)
-    if changed.provider_config != app.provider_config:
-        details["taskHubs"] = (
-            _to_camel_case_members(asdict(changed.provider_config)) if changed.provider_config else None
-        )
+    if refusal := _check_adoption(changed, command):
+        return refusal
+    new_hubs = tuple(assignment.task_hub for _, assignment in _reassigned_slots(app, command) if assignment)
+    adopted_hubs = _find_adopted_hubs(changed, command, new_hubs)
+    if adopted_hubs and evidence.proof is None:
+        return refusals.adoption_needs_provider()
     return Transition(
         changed,
         "PutApp",
-        details,
-        tuple(new_hubs),
-        adopted,
-        proof,
-        changed=changed != app or app.revision == 0 or bool(adopted),
+        _adoption_details((*new_hubs, *adopted_hubs), evidence.proof) | _change_details(app, changed),
+        new_hubs,
+        adopted_hubs,
+        evidence.proof,
+        changed=changed != app or app.revision == 0 or bool(adopted_hubs),
     )
 
 
-def _adoption_details(hubs: list[str], proof: OwnershipProof | None, *, requested: bool) -> dict[str, Any]:
-    """What the audit log says of adopted hubs. Raises InvalidRequest if adoption is `requested` for and nothing says where
-    the hubs live."""
-    if proof is None:
-        if requested:
-            raise InvalidRequest("adopting task hubs needs to know where they live: set taskHubs too")
-        return {}
-    return {"adopted": {"taskHubs": hubs, "addresses": list(proof.addresses)}} if hubs else {}
+def _check_pending_swap(app: App, command: RegisterCommand) -> Refusal | None:
+    """While a swap is pending, slots can only be registered as they are."""
+    if app.pending_swap is None or all(_is_slot_unchanged(app, name, slot) for name, slot in command.slots.items()):
+        return None
+    return refusals.swap_pending(app, app.pending_swap)
 
 
-def _find_hubs_to_adopt(app: App, registration: Registration, new_hub_keys: frozenset[HubKey]) -> tuple[str, ...]:
-    """The hubs to adopt, without those that this registration brings into a slot. Raises InvalidRequest for one that
-    the app does not have."""
-    known = [*(held.task_hub for held in app.slots.values() if held), *(hub.task_hub for hub in app.retired)]
-    by_key = {hub_key(hub): hub for hub in known}
-    for named in registration.adopt_task_hubs:
-        if hub_key(named) not in by_key:
-            raise InvalidRequest(
-                f"app {app.name} cannot adopt task hub {named}: none of its slots holds it, and it is not retired"
-            )
-    return tuple(
-        by_key[key] for key in dict.fromkeys(map(hub_key, registration.adopt_task_hubs)) if key not in new_hub_keys
-    )
+def _is_slot_unchanged(app: App, requested_name: str, assignment: SlotAssignment | None) -> bool:
+    name = app.registered_slot_name(requested_name)
+    slot = app.slots.get(name)
+    if slot is None or assignment is None:
+        return name in app.slots and slot is None and assignment is None
+    return same_hub(slot.task_hub, assignment.task_hub) and (assignment.version or slot.version) == slot.version
 
 
-def _is_slot_unchanged(app: App, name: str, registered: tuple[str, str | None] | None) -> bool:
-    """Whether a slot is registered as it is already."""
-    name = app.registered_slot_name(name)
-    held = app.slots.get(name)
-    if held is None or registered is None:
-        return name in app.slots and held is None and registered is None
-    task_hub, version = registered
-    return same_hub(held.task_hub, task_hub) and (version or held.version) == held.version
+def _check_slots(app: App, command: RegisterCommand, evidence: RegisterEvidence, now: Instant) -> Refusal | None:
+    """Every task hub that leaves a slot has drained, and every one that enters a slot is new."""
+    new_hub_keys: set[HubKey] = set()
+    for name, assignment in _reassigned_slots(app, command):
+        if app.slots.get(name) is not None and (refusal := _check_replaceable(app, name, evidence.verdicts[name], now)):
+            return refusal
+        if assignment is None:
+            continue
+        key = hub_key(assignment.task_hub)
+        if key in new_hub_keys:
+            return refusals.task_hub_in_two_slots(assignment.task_hub)
+        if refusal := check_name_is_new(app, assignment.task_hub, used_before=key in evidence.used_hub_keys):
+            return refusal
+        new_hub_keys.add(key)
+    return None
+
+
+def _check_replaceable(app: App, name: str, verdict: Verdict, now: Instant) -> Refusal | None:
+    slot, deployment = app.slot(name), app.get_open_deployment(now)
+    if slot is not None and deployment is not None and same_hub(deployment.task_hub, slot.task_hub):
+        return refusals.deployment_in_progress(app, deployment, now)
+    if verdict.ready:
+        return None
+    return refusals.staging_not_ready(app, name, verdict, next_step="Retry PutApp once it has drained")
+
+
+def _assign_slots(app: App, command: RegisterCommand, now: Instant) -> dict[str, Slot | None]:
+    """What the slots hold after the command."""
+    slots = dict(app.slots)
+    for requested_name, assignment in command.slots.items():
+        name = app.registered_slot_name(requested_name)
+        slots[name] = _assign_slot(name, app.slots.get(name), assignment, now)
+    return slots
+
+
+def _assign_slot(name: str, slot: Slot | None, assignment: SlotAssignment | None, now: Instant) -> Slot | None:
+    if assignment is None:
+        return None
+    if slot is not None and same_hub(slot.task_hub, assignment.task_hub):
+        return replace(slot, version=assignment.version or slot.version)
+    is_production = name == PRODUCTION
+    prior_hubs = slot.possible_hubs() if slot is not None and not is_production else ()
+    return Slot(assignment.task_hub, assignment.version, now, promoted=is_production, prior_hubs=prior_hubs)
+
+
+def _newly_retired(app: App, command: RegisterCommand, now: Instant) -> list[RetiredHub]:
+    slots = [app.slots.get(name) for name, _ in _reassigned_slots(app, command)]
+    return [RetiredHub(slot.task_hub, slot.version, now) for slot in slots if slot is not None]
 
 
 def _without_expired_deployment(app: App, now: Instant) -> PendingSwap | None:
-    """The pending swap, without a deployment that is over."""
+    """The pending swap, without the deployment to reopen if that has expired."""
     pending = app.pending_swap
     if pending is None:
         return None
     return replace(pending, deployment=replace(app, deployment=pending.deployment).get_open_deployment(now))
+
+
+def _task_hubs_by_key(app: App) -> dict[HubKey, str]:
+    """The task hubs in slots and the retired ones."""
+    task_hubs = [*(slot.task_hub for slot in app.slots.values() if slot), *(hub.task_hub for hub in app.retired)]
+    return {hub_key(task_hub): task_hub for task_hub in task_hubs}
+
+
+def _check_adoption(app: App, command: RegisterCommand) -> Refusal | None:
+    """An app adopts only task hubs that it has."""
+    known_keys = _task_hubs_by_key(app).keys()
+    unknown = next((task_hub for task_hub in command.adopt_task_hubs if hub_key(task_hub) not in known_keys), None)
+    return None if unknown is None else refusals.not_adoptable(app, unknown)
+
+
+def _find_adopted_hubs(app: App, command: RegisterCommand, new_hubs: Sequence[str]) -> tuple[str, ...]:
+    """The task hubs to adopt, as the app spells them. Those that enter a slot now are adopted anyway."""
+    new_hub_keys = set(map(hub_key, new_hubs))
+    by_key = _task_hubs_by_key(app)
+    return tuple(by_key[key] for key in dict.fromkeys(map(hub_key, command.adopt_task_hubs)) if key not in new_hub_keys)
+
+
+def _adoption_details(task_hubs: Sequence[str], proof: OwnershipProof | None) -> dict[str, Any]:
+    if proof is None or not task_hubs:
+        return {}
+    return {"adopted": {"taskHubs": list(task_hubs), "addresses": list(proof.addresses)}}
+
+
+def _change_details(before: App, after: App) -> dict[str, Any]:
+    """What the audit log says of a registration: only what it changed."""
+    details: dict[str, Any] = {}
+    if after.slots != before.slots:
+        details["slots"] = {
+            name: {"taskHub": slot.task_hub, "version": slot.version} if slot else None
+            for name, slot in after.slots.items()
+            if name not in before.slots or slot != before.slots[name]
+        }
+    if len(after.retired) > len(before.retired):
+        details["retired"] = [retired.task_hub for retired in after.retired[len(before.retired) :]]
+    if after.policy != before.policy:
+        details["policy"] = _policy_changes(before.policy, after.policy)
+    if after.provider_config != before.provider_config:
+        details["taskHubs"] = _to_camel_case_members(asdict(after.provider_config)) if after.provider_config else None
+    return details
 
 
 def _policy_changes(before: Policy, after: Policy) -> dict[str, Any]:
@@ -177,7 +204,7 @@ def _policy_changes(before: Policy, after: Policy) -> dict[str, Any]:
 
 
 def _to_camel_case_members(members: Mapping[str, Any]) -> dict[str, Any]:
-    """The members under the names that the contract gives them."""
+    """The members under the names that they have in the API."""
     return {
         _to_camel_case(name): _to_camel_case_members(value) if isinstance(value, Mapping) else value
         for name, value in members.items()

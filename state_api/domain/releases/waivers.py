@@ -1,70 +1,81 @@
-"""Waiving a single instance, or messages of the control queues that nothing explains, and taking that back."""
+"""PostWaiver and DeleteWaiver: let an instance, or unexplained messages of the control queues, not block for a time."""
 
 from dataclasses import replace
+from typing import Any
 
-from state_api.domain.errors import InvalidRequest, TaskHubNotFound, WaiverNotFound
 from state_api.domain.instants import Instant, format_instant, seconds
-from state_api.domain.names import hub_key, same_hub
+from state_api.domain.names import hub_key, is_entity, same_hub
 from state_api.domain.readiness.exemptions import Waiver
+from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Transition
+from state_api.domain.releases.commands import RemoveWaiverCommand, WaiveCommand
+from state_api.domain.releases.refusals import Refusal
 
 MAX_WAIVER_DAYS = 90
-"""A waiver is for an instance that somebody looks after, not for ever."""
+"""How long a waiver may last. It is for an instance that somebody takes care of, so it must be renewed."""
 MAX_WAIVERS = 100
-"""Waivers in force for one app at a time."""
+"""How many waivers of an app may be in force at a time."""
 
 
-def add_waiver(app: App, waiver: Waiver, now: Instant) -> Transition:
-    """Let an instance of one of the app's hubs stay active until the waiver expires, or let so many invisible messages
-    not block; a second waiver of the same takes the place of the first. Raises InvalidRequest, TaskHubNotFound."""
-    if not waiver.reason.strip():
-        raise InvalidRequest("a waiver goes on record: give a reason")
-    if waiver.instance_id.startswith("@"):
-        raise InvalidRequest("an entity never blocks and needs no waiver")
-    if not now < waiver.expires_at <= now + seconds(86_400 * MAX_WAIVER_DAYS):
-        raise InvalidRequest(f"expiresAt must lie ahead, at most {MAX_WAIVER_DAYS} days")
-    held = {hub_key(slot.task_hub) for slot in app.slots.values() if slot}
-    if hub_key(waiver.task_hub) not in held | {hub_key(hub.task_hub) for hub in app.retired}:
-        raise TaskHubNotFound(
-            f"no slot of app {app.name} holds task hub {waiver.task_hub}, and none held it before",
-            taskHub=waiver.task_hub,
-        )
+def add_waiver(app: App, command: WaiveCommand, now: Instant) -> Transition | Refusal:
+    """Add a waiver for a task hub of the app. It replaces the waiver of the same instance, or that of messages.
+
+    Refusals: InvalidRequest, TaskHubNotFound.
+    """
+    if refusal := _check_waiver(app, command, now):
+        return refusal
     others = tuple(
-        one
-        for one in app.waivers
-        if now < one.expires_at and not _is_same_waiver(one, waiver.task_hub, _waived_instance_id(waiver))
+        waiver
+        for waiver in app.waivers
+        if now < waiver.expires_at and not _is_waiver_of(waiver, command.task_hub, command.instance_id)
     )
     if len(others) >= MAX_WAIVERS:
-        raise InvalidRequest(
-            f"app {app.name} has {MAX_WAIVERS} waivers already: find out what keeps so many instances active"
-        )
-    what = (
-        {"unexplainedMessages": waiver.unexplained_messages}
-        if waiver.is_for_messages
-        else {"instanceId": waiver.instance_id}
+        return refusals.too_many_waivers(app, MAX_WAIVERS)
+    waiver = Waiver(
+        task_hub=command.task_hub,
+        instance_id=command.instance_id or "",
+        reason=command.reason or "",
+        by=command.caller.name,
+        created_at=now,
+        expires_at=command.expires_at,
+        unexplained_messages=command.unexplained_messages,
     )
-    details = {"taskHub": waiver.task_hub, **what, "expiresAt": format_instant(waiver.expires_at)}
+    details = {
+        "taskHub": command.task_hub,
+        **_subject_details(command.instance_id, command.unexplained_messages),
+        "expiresAt": format_instant(command.expires_at),
+    }
     return Transition(replace(app, waivers=(*others, waiver)), "PostWaiver", details)
 
 
-def remove_waiver(app: App, task_hub: str, instance_id: str | None) -> Transition:
-    """Take back the waiver of an instance, or with None that of messages. Raises WaiverNotFound."""
-    left = tuple(one for one in app.waivers if not _is_same_waiver(one, task_hub, instance_id))
-    if len(left) == len(app.waivers):
-        raise WaiverNotFound(
-            f"app {app.name} has no waiver for "
-            f"{'messages' if instance_id is None else 'this instance'} of task hub {task_hub}",
-            taskHub=task_hub,
-            instanceId=instance_id,
-        )
-    what = {"unexplainedMessages": 0} if instance_id is None else {"instanceId": instance_id}
-    details = {"taskHub": task_hub, **what}
-    return Transition(replace(app, waivers=left), "DeleteWaiver", details)
+def _check_waiver(app: App, command: WaiveCommand, now: Instant) -> Refusal | None:
+    if not (command.reason or "").strip():
+        return refusals.reason_required("a waiver")
+    if is_entity(command.instance_id or ""):
+        return refusals.waiver_for_entity()
+    if not now < command.expires_at <= now + seconds(86_400 * MAX_WAIVER_DAYS):
+        return refusals.waiver_expiry_invalid(MAX_WAIVER_DAYS)
+    task_hubs = [slot.task_hub for slot in app.slots.values() if slot] + [hub.task_hub for hub in app.retired]
+    if hub_key(command.task_hub) not in map(hub_key, task_hubs):
+        return refusals.task_hub_not_of_app(app, command.task_hub)
+    return None
 
 
-def _waived_instance_id(waiver: Waiver) -> str | None:
-    return None if waiver.is_for_messages else waiver.instance_id
+def remove_waiver(app: App, command: RemoveWaiverCommand) -> Transition | Refusal:
+    """Remove the waiver of an instance, or that of messages: what it was for blocks again. Refusal: WaiverNotFound."""
+    others = tuple(waiver for waiver in app.waivers if not _is_waiver_of(waiver, command.task_hub, command.instance_id))
+    if len(others) == len(app.waivers):
+        return refusals.waiver_not_found(app, command.task_hub, command.instance_id)
+    details = {"taskHub": command.task_hub, **_subject_details(command.instance_id, 0)}
+    return Transition(replace(app, waivers=others), "DeleteWaiver", details)
 
 
-def _is_same_waiver(waiver: Waiver, task_hub: str, instance_id: str | None) -> bool:
-    return same_hub(waiver.task_hub, task_hub) and _waived_instance_id(waiver) == instance_id
+def _subject_details(instance_id: str | None, unexplained_messages: int) -> dict[str, Any]:
+    """What a waiver is for, as the audit log says it."""
+    return {"unexplainedMessages": unexplained_messages} if instance_id is None else {"instanceId": instance_id}
+
+
+def _is_waiver_of(waiver: Waiver, task_hub: str, instance_id: str | None) -> bool:
+    """Whether the waiver is for this instance, or with None for the messages of the task hub."""
+    waived_instance_id = None if waiver.is_for_messages else waiver.instance_id
+    return same_hub(waiver.task_hub, task_hub) and waived_instance_id == instance_id

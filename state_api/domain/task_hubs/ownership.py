@@ -27,6 +27,14 @@ class ExistingArtifacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderUnavailable:
+    """Why a provider could not be asked what exists under a name. `message` is one line for people."""
+
+    message: str
+    retry_after_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class OwnershipProof:
     """What proves a claim: on what basis, at which addresses, and when."""
 

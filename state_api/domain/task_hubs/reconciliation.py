@@ -1,7 +1,8 @@
-"""How what a probe saw corrects the records, as evidence like any other. docs/correctness.md has the argument.
+"""Reconciliation: how a probe corrects the records, by evidence like that of events. docs/correctness.md has the
+argument.
 
-The evidence of a probe is placed right after what it contradicts, never later: whatever happens next wins over it, by
-whichever clock it is told.
+The evidence of a probe is dated immediately after what it contradicts. So every later event takes precedence over it,
+whichever clock dates that event.
 """
 
 from dataclasses import replace
@@ -12,33 +13,35 @@ from state_api.domain.task_hubs.lifecycle import EvidenceSource, Finished, Insta
 from state_api.domain.task_hubs.observations import ObservedInstance
 
 CLOCK_SKEW = seconds(1)
-"""How far the clocks of workers and storage may differ; they do by milliseconds (PLATFORM: Lifecycle events 8)."""
+"""Maximum difference between the clocks of workers and storage. They differ by milliseconds (docs/platform.md)."""
 
 START_GRACE_PERIOD = seconds(600)
-"""How long a start that was published and is not in the task hub yet may still come up: a message that died with its
-worker comes back after five minutes (the provider's `ControlQueueVisibilityTimeout`)."""
+"""How long a published start that the task hub does not show may still be a message, where messages cannot be seen. A
+message whose worker died returns after five minutes (the provider's `ControlQueueVisibilityTimeout`)."""
 
 PURGED_REASON = "not in the task hub any more"
-"""The reason of an end that shows only by the instance's absence: it was purged."""
+"""The recorded reason of an end that shows only because the instance is gone: it was purged."""
 
 
 class ObservedState(StrEnum):
-    """What the task hub says of an instance that the records hold active."""
+    """What the task hub shows of an instance that the records hold active."""
 
     ACTIVE = "active"
     ENDED = "ended"
     UNCONFIRMED = "unconfirmed"
-    """The start that was published is later than all that the task hub holds of it: either it has yet to be written,
-    because the extension publishes before it checkpoints, or it has been purged."""
+    """The published start is later than all that the task hub shows of the instance. Either it is not written yet,
+    because the extension publishes before it checkpoints, or the instance was purged."""
 
 
-def observe_state(started: Started, observed: ObservedInstance | None, place: str = "") -> ObservedState:
-    """Judge a start by what the task hub shows of its instance now; None if it shows nothing. `place` is where the task
-    hub was read. `started` must have been known before it was read: what confirms a start since then says nothing of
-    an earlier look."""
+def observe_state(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
+    """What the task hub shows of a recorded start. `observed` is None if the task hub does not show the instance.
+
+    `backend_id` identifies where the task hub was read. `started` must be the start as the records held it before that
+    read, because a confirmation since then proves nothing about the earlier read.
+    """
     if observed is not None and observed.active:
         return ObservedState.ACTIVE
-    if started.source is EvidenceSource.PROBE or (place and started.confirmed_backend == place):
+    if started.source is EvidenceSource.PROBE or (backend_id and started.confirmed_backend == backend_id):
         # The task hub itself has shown this start before. Only instances that have ended are purged.
         return ObservedState.ENDED
     if observed is None or observed.updated_at < started.at - CLOCK_SKEW:
@@ -46,29 +49,33 @@ def observe_state(started: Started, observed: ObservedInstance | None, place: st
     return ObservedState.ENDED
 
 
-def record_seen(started: Started, observed: ObservedInstance, place: str, looked_at: Instant) -> Started | None:
-    """The start with the place that has shown it; None if it is confirmed there already, or if what is shown may be an
-    earlier run of the same instance id.
+def confirm_start(
+    started: Started, observed: ObservedInstance, *, backend_id: str, observed_at: Instant
+) -> Started | None:
+    """The start, confirmed by this backend. None if it is confirmed already, or if `observed` may be an earlier run of
+    the same instance id.
 
-    `looked_at` is a moment before the look, by the storage's clock. The start must be older than it by what clocks can
-    differ: then every start that is published after the look is later than this one. And the instance must have been
-    written since the start was published.
+    `observed_at` is a time before the read, by the storage's clock. The start must be older than it by CLOCK_SKEW: then
+    every start that is published after the read is later than this one. And the instance must have been written since
+    the start was published.
     """
-    if started.source is EvidenceSource.PROBE or started.confirmed_backend == place or not place:
+    if started.source is EvidenceSource.PROBE or started.confirmed_backend == backend_id or not backend_id:
         return None
-    if not observed.active or looked_at < started.at + CLOCK_SKEW or observed.updated_at < started.at - CLOCK_SKEW:
+    is_older_than_read = observed_at >= started.at + CLOCK_SKEW
+    is_written_since = observed.updated_at >= started.at - CLOCK_SKEW
+    if not (observed.active and is_older_than_read and is_written_since):
         return None
-    return replace(started, confirmed_backend=place)
+    return replace(started, confirmed_backend=backend_id)
 
 
 def is_recent_start(started: Started, now: Instant) -> bool:
-    """Whether an unconfirmed start may still come up where nobody can see the task hub's messages."""
+    """Whether an unconfirmed start may still be a message, where messages cannot be seen."""
     return now - started.at < START_GRACE_PERIOD
 
 
 def reconcile_end(instance: Instance, observed: ObservedInstance | None) -> Instance:
-    """The end that the task hub shows, of an instance that the records hold active: an end of this start and of no
-    later one."""
+    """The end that the task hub shows of an instance that the records hold active. It ends this start and no later
+    one."""
     assert instance.started is not None, "only a started instance ends"
     at, outcome, reason = instance.started.at, RuntimeStatus.CANCELED, PURGED_REASON
     if observed is not None:
@@ -78,13 +85,16 @@ def reconcile_end(instance: Instance, observed: ObservedInstance | None) -> Inst
     return Instance(instance.instance_id, finished=finished)
 
 
-def reconcile_start(known: Instance | None, observed: ObservedInstance, now: Instant) -> Instance | None:
-    """The start that the records lack, given that the task hub shows this instance active; None if they show it
-    active too, under the same name: another may be one that the policy ignores."""
-    if known is not None and known.active and observed.function_name in ("", known.function_name):
+def reconcile_start(recorded: Instance | None, observed: ObservedInstance, now: Instant) -> Instance | None:
+    """The start that the records lack of an instance that the task hub shows active.
+
+    None if the records hold it active under the same function name. Another name counts as missing, because the policy
+    may ignore the recorded name.
+    """
+    if recorded is not None and recorded.active and observed.function_name in ("", recorded.function_name):
         return None
     at = min(observed.created_at, now)
-    if known is not None:
-        at = Instant(known.last_event_at + 1)
+    if recorded is not None:
+        at = Instant(recorded.last_event_at + 1)
     started = Started(at, observed.runtime_status, observed.function_name, EvidenceSource.PROBE)
-    return replace(known or Instance(observed.instance_id), started=started)
+    return replace(recorded or Instance(observed.instance_id), started=started)

@@ -1,0 +1,409 @@
+"""What to read next of a task hub, in order to verify that it has drained.
+
+`plan_read` decides on the next step from what is known, and a loop in `services/verification.py` takes the steps and
+feeds their outcomes back, until a step is `Done`. The cheapest reads come first: while the records hold active
+instances, only those are looked up; once they hold none, the task hub is scanned.
+
+The order of the steps is a matter of safety (docs/correctness.md): the control queues are read after the scan has begun
+and before each of its passes, and a start that the task hub does not show is closed only after a complete scan, after
+which the task hub is scanned again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.readiness.evidence import ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.lookups import Batch, assess_batch, next_batch, record_end
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.scans import Scan
+from state_api.domain.readiness.validity import has_settled, is_probe_valid, is_recent, is_superseded
+from state_api.domain.task_hubs.lifecycle import Instance, Started
+from state_api.domain.task_hubs.observations import ObservedInstance
+
+CLOCK_TOLERANCE = seconds(1)
+"""Maximum difference between two servers' estimates of the state storage's time."""
+
+LARGE_HUB_READ_SECONDS = 30.0
+"""A task hub that takes this long to read is too large to be read from the beginning for every request."""
+
+
+class VerificationMode(StrEnum):
+    """How a verdict is to be verified.
+
+    `fresh`: by what is read after the request. `cached`: a recent result is enough, or else the task hub is read.
+    `none`: by what is known already; the task hub is not read.
+    """
+
+    FRESH = "fresh"
+    CACHED = "cached"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequirements:
+    """What a probe must satisfy to answer one request.
+
+    `request_key`: the settings, policy and exemptions that it must be read under. `requested_at` is by the state
+    storage's clock. `for_verdict` is False for a list of what is active: it needs no look-ups, and events that were
+    recorded since do not invalidate it.
+    """
+
+    request_key: str
+    provider: str
+    backend_id: str
+    policy: Policy
+    exemptions: Exemptions
+    mode: VerificationMode
+    requested_at: Instant
+    for_verdict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedState:
+    """What the server has recorded of a task hub. `seen_before`: events or a probe have shown the task hub."""
+
+    activity: InstanceActivity
+    seen_before: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOutcome:
+    """The outcome of a verification, for the request with this key.
+
+    `active_instance_seen`: the task hub has just shown one of the active instances. `looked_up_instances`: how it has
+    shown those that were looked up. `recorded_state` is given where a verdict may rest on it: the records were read
+    after the result, and the task hub was not read since; or what was looked up since is still in them, so that they
+    say NotReady.
+    """
+
+    request_key: str
+    result: ProbeResult | None
+    active_instance_seen: bool = False
+    looked_up_instances: tuple[ActiveInstance, ...] = ()
+    recorded_state: RecordedState | None = None
+
+
+# The steps
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecords:
+    """Read what the server has recorded of the task hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Read these instances in the task hub. `again`: it is the second look at starts that the first did not show."""
+
+    instances: tuple[ActiveInstance, ...]
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CountMessages:
+    """Count the messages in the control queues."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correct:
+    """Record that instances have ended. With `absence_counts`, only if the backend is known to be the right one.
+
+    `pending`: starts of the same batch that stay unconfirmed. `active`: instances that the task hub shows active.
+    `is_undecided`: the look-ups end here, because an instance has not ended or may not have.
+    """
+
+    ended: tuple[Instance, ...]
+    pending: tuple[ActiveInstance, ...] = ()
+    active: tuple[ActiveInstance, ...] = ()
+    is_undecided: bool = False
+    absence_counts: bool = False
+    event_instance_found: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BeginScan:
+    """Begin a scan of the task hub, or resume one, as the only worker that does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMessages:
+    """Read the control queues before the next pass of the scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPass:
+    """Read these ranges of the task hub to their end: one pass of the scan."""
+
+    cursors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to read."""
+
+    outcome: ProbeOutcome
+
+
+Step = ReadRecords | LookUp | CountMessages | Correct | BeginScan | ReadMessages | ReadPass | Done
+
+
+# What is known
+
+
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """What is known of a task hub while it is read.
+
+    `last_result`: the stored result of an earlier probe with the same request key. `stored_scan`: a stored scan that
+    waits to be resumed. `records`: None if they must be read, or read again.
+    `position`: active instances of the records that are looked up. `batch`: those that are being looked up.
+    `pending`: their starts that are unconfirmed so far. `unconfirmed_starts`: all of them, after the look-ups.
+    `has_corrected`: a look-up has closed instances.
+    `active_instances`: what the last look-up has shown active, once it has decided the verdict.
+    `scan`: the scan that is under way. `scan_result`: what it has found. `failure`: why reading failed.
+    """
+
+    requirements: ReadRequirements
+    last_result: ProbeResult | None = None
+    stored_scan: Scan | None = None
+    records: RecordedState | None = None
+    position: int = 0
+    batch: Batch | None = None
+    pending: tuple[ActiveInstance, ...] = ()
+    unconfirmed_starts: tuple[ActiveInstance, ...] = ()
+    has_corrected: bool = False
+    active_instances: tuple[ActiveInstance, ...] | None = None
+    scan: Scan | None = None
+    scan_result: ProbeResult | None = None
+    failure: ProbeResult | None = None
+
+    def after_records(self, records: RecordedState) -> "ReadState":
+        """The records were read."""
+        return replace(self, records=records)
+
+    def after_lookup(
+        self, step: LookUp, observed: Mapping[str, ObservedInstance | None], *, sees_messages: bool
+    ) -> "ReadState":
+        """A batch was looked up for the first time."""
+        return replace(self, batch=Batch(step.instances, observed, sees_messages))
+
+    def after_second_lookup(
+        self, observed: Mapping[str, ObservedInstance | None], recorded_starts: Mapping[str, Started]
+    ) -> "ReadState":
+        """The unconfirmed instances of the batch were looked up again."""
+        assert self.batch is not None, "there is no second look without a first"
+        return replace(self, batch=self.batch.after_second_look(observed, recorded_starts))
+
+    def after_count(self, message_count: int) -> "ReadState":
+        """The messages in the control queues were counted."""
+        assert self.batch is not None, "messages are counted for a batch"
+        return replace(self, batch=replace(self.batch, queued_messages=message_count))
+
+    def after_correction(self, step: Correct, *, all_recorded: bool) -> "ReadState":
+        """The ends were recorded; all of them or not."""
+        if self.batch is None:
+            return self._after_closing_unconfirmed_starts(all_recorded=all_recorded)
+        has_corrected = self.has_corrected or bool(step.ended)
+        if step.is_undecided or not all_recorded:
+            return replace(self, has_corrected=has_corrected, active_instances=step.active)
+        position = self.position + len(self.batch.instances)
+        pending = (*self.pending, *step.pending)
+        state = replace(self, has_corrected=has_corrected, position=position, pending=pending, batch=None)
+        assert self.records is not None, "the records name the instances to look up"
+        if position < len(self.records.activity.active):
+            return state
+        return replace(state, records=None, position=0, pending=(), unconfirmed_starts=pending)
+
+    def _after_closing_unconfirmed_starts(self, *, all_recorded: bool) -> "ReadState":
+        if not all_recorded:
+            return replace(self, unconfirmed_starts=())
+        # What was read before these starts were closed proves nothing, so the task hub is scanned again.
+        return replace(self, unconfirmed_starts=(), scan_result=None, last_result=None, records=None)
+
+    def after_scan(self, result: ProbeResult) -> "ReadState":
+        """The scan has ended, or another worker has read the task hub."""
+        return replace(self, scan=None, scan_result=result)
+
+
+def plan_read(state: ReadState, now: Instant) -> Step:
+    """The next step. `now` is by the state storage's clock."""
+    requirements = state.requirements
+    if state.failure is not None:
+        return _done(state, state.failure)
+    if state.active_instances is not None:
+        return _done_by_lookup(state, state.active_instances)
+    if state.scan is not None:
+        return ReadMessages() if state.scan.needs_queue_read else ReadPass(tuple(state.scan.cursors))
+    if state.scan_result is not None:
+        return _plan_after_scan(state, state.scan_result)
+    if must_wait(state.last_result, now):
+        return _done(state, state.last_result)
+    if requirements.for_verdict and requirements.mode is VerificationMode.NONE:
+        return _plan_without_reading(state, now)
+    if state.records is None:
+        return ReadRecords()
+    if requirements.for_verdict:
+        return _plan_for_verdict(state, state.records, now)
+    if answers(state.last_result, requirements, state.records.activity, now):
+        return _done(state, state.last_result)
+    return BeginScan()
+
+
+def _plan_for_verdict(state: ReadState, records: RecordedState, now: Instant) -> Step:
+    requirements, activity = state.requirements, records.activity
+    if activity.active and not state.unconfirmed_starts:
+        return _plan_lookup(state, activity, now)
+    result = _usable_result(state)
+    if not is_scan_useful(activity, requirements.policy, now):
+        return _done(state, result, records=records)
+    if not state.unconfirmed_starts and answers(result, requirements, activity, now):
+        return _done(state, result, records=records)
+    return BeginScan()
+
+
+def _plan_lookup(state: ReadState, activity: InstanceActivity, now: Instant) -> Step:
+    batch = state.batch
+    if batch is None:
+        return LookUp(next_batch(activity.active, state.position))
+    if batch.needs_second_look:
+        if batch.sees_messages and batch.queued_messages is None:
+            return CountMessages()
+        return LookUp(batch.unconfirmed, again=True)
+    assessment = assess_batch(batch, backend_id=state.requirements.backend_id, now=now)
+    return Correct(
+        ended=assessment.ended,
+        pending=assessment.pending,
+        active=assessment.active,
+        is_undecided=assessment.is_undecided,
+        absence_counts=assessment.absence_counts,
+        event_instance_found=assessment.event_instance_found,
+    )
+
+
+def _plan_after_scan(state: ReadState, result: ProbeResult) -> Step:
+    """Starts that the task hub did not show came to nothing, or were purged, if nothing is about to start."""
+    waived_messages = result.messages.waived if result.messages is not None else 0
+    nothing_is_pending = result.status is ProbeStatus.COMPLETE and not result.found_blocking and waived_messages == 0
+    if state.unconfirmed_starts and nothing_is_pending:
+        ended = tuple(record_end(start, None) for start in state.unconfirmed_starts)
+        return Correct(ended, absence_counts=True)
+    return _done(state, result)
+
+
+def _plan_without_reading(state: ReadState, now: Instant) -> Step:
+    """The outcome of what is known already."""
+    requirements, scan, result = state.requirements, state.stored_scan, state.last_result
+    if result is not None and result.found_blocking and not result.starts_pending:
+        # The instances that it found are in the records, which are more recent.
+        result = None
+    if scan is None:
+        return _done(state, result)
+    if state.records is None:
+        return ReadRecords()
+    if not answers(result, requirements, state.records.activity, now):
+        result = scan.to_incomplete_result(requirements.provider, now)
+    return _done(state, result, records=state.records)
+
+
+def _usable_result(state: ReadState) -> ProbeResult | None:
+    """The last result, unless a verdict must not rest on it.
+
+    The instances that it found are in the records, which are more recent. And a result that is not fresh must not
+    become valid because time passes before the verdict.
+    """
+    result = state.last_result
+    if result is None or result.found_blocking or not is_fresh_enough(result, state.requirements):
+        return None
+    return result
+
+
+def _done(state: ReadState, result: ProbeResult | None, *, records: RecordedState | None = None) -> Done:
+    return Done(ProbeOutcome(state.requirements.request_key, result, recorded_state=records))
+
+
+def _done_by_lookup(state: ReadState, active_instances: tuple[ActiveInstance, ...]) -> Done:
+    # Without the last result, which does not show what instances that have ended since have started.
+    return Done(
+        ProbeOutcome(
+            state.requirements.request_key,
+            None,
+            active_instance_seen=bool(active_instances),
+            looked_up_instances=active_instances,
+            recorded_state=None if state.has_corrected else state.records,
+        )
+    )
+
+
+# Which results and scans answer a request
+
+
+def must_wait(result: ProbeResult | None, now: Instant) -> bool:
+    """Whether the backend has asked not to be read before a later time."""
+    if result is None or result.retry_after_seconds is None:
+        return False
+    return now < (result.ended_at or result.began_at) + seconds(result.retry_after_seconds)
+
+
+def is_scan_useful(activity: InstanceActivity, policy: Policy, now: Instant) -> bool:
+    """Whether a scan that begins now can make the verdict Ready: it must begin after the settle window."""
+    return has_settled(activity, policy, now) and not is_superseded(now, activity.correction_epoch, activity, policy)
+
+
+def is_fresh_enough(result: ProbeResult, requirements: ReadRequirements) -> bool:
+    """Whether the result is as fresh as the request demands."""
+    if requirements.mode is not VerificationMode.FRESH:
+        return True
+    if result.began_at >= requirements.requested_at + CLOCK_TOLERANCE:
+        return True
+    # A large task hub is not read in one request. The scan that this request completes is as fresh as possible.
+    is_large = result.resumed and result.read_seconds >= LARGE_HUB_READ_SECONDS
+    return is_large and result.ended_at is not None and result.ended_at >= requirements.requested_at
+
+
+def answers(
+    result: ProbeResult | None, requirements: ReadRequirements, activity: InstanceActivity, now: Instant
+) -> bool:
+    """Whether the result answers the request, so that the task hub need not be read.
+
+    A verdict never becomes Ready by a result that found something active or about to start, nor by one that the records
+    supersede.
+    """
+    if result is None or result.status is not ProbeStatus.COMPLETE or result.request_key != requirements.request_key:
+        return False
+    if not is_fresh_enough(result, requirements):
+        return False
+    if requirements.for_verdict:
+        return not result.found_blocking and is_probe_valid(result, activity, requirements.policy, now)
+    return is_recent(result.began_at, requirements.policy, now)
+
+
+def can_resume(scan: Scan, requirements: ReadRequirements, activity: InstanceActivity, now: Instant) -> bool:
+    """Whether a stored scan can still answer the request.
+
+    It cannot if it was read under another key, or if the records supersede it. It cannot if it is older than the
+    freshness, unless reading has taken half of that time; or if the request demands a fresh read and the scan began
+    before, unless the task hub is large.
+    """
+    freshness = requirements.policy.freshness_seconds
+    is_young = now - scan.began_at < seconds(freshness) or scan.read_seconds >= freshness / 2
+    is_fresh = (
+        requirements.mode is not VerificationMode.FRESH
+        or scan.read_seconds >= LARGE_HUB_READ_SECONDS
+        or scan.began_at >= requirements.requested_at + CLOCK_TOLERANCE
+    )
+    is_outdated = requirements.for_verdict and is_superseded(
+        scan.began_at, scan.correction_epoch, activity, requirements.policy
+    )
+    return scan.request_key == requirements.request_key and is_young and is_fresh and not is_outdated
+
+
+def replaces_last_result(result: ProbeResult) -> bool:
+    """Whether this result is stored in place of the last one.
+
+    An incomplete result is stored only if it found an active instance or a pending start: the records may lack that
+    instance, so no earlier result may answer any more.
+    """
+    return result.status is not ProbeStatus.INCOMPLETE or result.found_blocking

@@ -1,0 +1,32 @@
+"""Checks that more than one transition makes. Each returns the refusal, or None if the transition may go on."""
+
+from state_api.domain.instants import Instant
+from state_api.domain.names import same_hub
+from state_api.domain.releases import refusals
+from state_api.domain.releases.apps import App, Deployment
+from state_api.domain.releases.refusals import Refusal
+
+
+def check_no_pending_swap(app: App) -> Refusal | None:
+    return refusals.swap_pending(app, app.pending_swap) if app.pending_swap is not None else None
+
+
+def check_slot_exists(app: App, slot: str) -> Refusal | None:
+    """A misspelt slot must not pass for an empty one."""
+    return None if app.has_slot(slot) else refusals.slot_not_found(app, slot)
+
+
+def check_name_is_new(app: App, task_hub: str, *, used_before: bool) -> Refusal | None:
+    """A task hub enters a slot only once. `used_before`: this server knows the name, from any app or from events."""
+    slot = app.slot_holding(task_hub)
+    if slot is not None:
+        return refusals.task_hub_in_use(app.name, slot, task_hub)
+    if used_before or any(same_hub(retired.task_hub, task_hub) for retired in app.retired):
+        return refusals.task_hub_already_used(task_hub)
+    return None
+
+
+def find_blocking_deployment(app: App, run_id: str | None, now: Instant) -> Deployment | None:
+    """The open deployment of any other run than this one. None as `run_id` stands for a caller that has no run."""
+    deployment = app.get_open_deployment(now)
+    return deployment if deployment is not None and deployment.run_id != run_id else None

@@ -1,0 +1,349 @@
+"""Takes the steps that a plan asks for: reads records, instances, control queues and ranges of one task hub.
+
+While a scan runs, this worker holds the task hub's lease. A scan that is interrupted is stored, and the next request
+resumes it.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+
+from state_api.backends.protocols import Backend, BackendError, BackendRegistry, ObservedPage, ReadFailure
+from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness.lookups import start_of
+from state_api.domain.readiness.messages import KnownTimers, MessageState, ObservedQueues
+from state_api.domain.readiness.plan import (
+    BeginScan,
+    Correct,
+    CountMessages,
+    LookUp,
+    ReadMessages,
+    ReadPass,
+    ReadRecords,
+    ReadState,
+    Step,
+    answers,
+    can_resume,
+    replaces_last_result,
+)
+from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_quiet_period
+from state_api.services.ports import Clock, Probes, TaskHubs
+from state_api.services.probe_leases import ProbeLease
+from state_api.services.probe_requests import ProbeRequest
+from state_api.services.reconciler import Reconciler
+
+log = logging.getLogger(__name__)
+
+_PAGE_CONCURRENCY = 8
+_POLL_INTERVAL_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderContext:
+    """What all readers share. `stopping` interrupts scans when the server shuts down."""
+
+    backends: BackendRegistry
+    reconciler: Reconciler
+    probes: Probes
+    task_hubs: TaskHubs
+    clock: Clock
+    stopping: asyncio.Event
+
+
+class TaskHubReader:
+    """Reads one task hub for one request. `release` must be called at the end."""
+
+    def __init__(self, request: ProbeRequest, context: ReaderContext) -> None:
+        self._request = request
+        self._context = context
+        self._clock = context.clock
+        self._backend: Backend | None = None
+        self._lease: ProbeLease | None = None
+        self._scan: Scan | None = None
+        self._message_state = MessageState(request.backend_id)
+
+    async def take(self, step: Step, state: ReadState) -> ReadState:
+        """Take one step; the state with its outcome. Raises BackendError, and TimeoutError after the deadline.
+
+        A failure of a scan is not raised: it is the result of the scan.
+        """
+        match step:
+            case BeginScan():
+                return await self._begin_scan(state)
+            case ReadMessages() | ReadPass():
+                return await self._continue_scan(step, state)
+            case _:
+                async with asyncio.timeout_at(self._request.deadline):
+                    return await self._read_before_scan(step, state)
+
+    async def release(self) -> None:
+        """Give the lease back, with a scan that was interrupted."""
+        if self._lease is not None:
+            await self._end_scan(None, self._scan if self._scan is not None and self._scan.page_count else None)
+
+    # Look-ups
+
+    async def _read_before_scan(self, step: Step, state: ReadState) -> ReadState:
+        request, reconciler = self._request, self._context.reconciler
+        match step:
+            case ReadRecords():
+                return state.after_records(await reconciler.read_state(request.task_hub, request.exemptions))
+            case LookUp(again=False):
+                return await self._look_up(step, state)
+            case LookUp():
+                return await self._look_up_again(step, state)
+            case CountMessages():
+                snapshot = await self._get_backend().read_queue_snapshot(request.task_hub)
+                assert snapshot is not None, "messages are counted only where the backend shows them"
+                return state.after_count(snapshot.message_count)
+            case Correct():
+                all_recorded = await reconciler.record_ends(self._get_backend(), request, step)
+                return state.after_correction(step, all_recorded=all_recorded)
+            case _:
+                raise AssertionError(f"{step} is no step before a scan")
+
+    async def _look_up(self, step: LookUp, state: ReadState) -> ReadState:
+        observed_at = self._clock.now()
+        observed = await self._get_backend().find_instances(
+            self._request.task_hub, [instance.instance_id for instance in step.instances]
+        )
+        if not self._sees_messages():
+            shown = [
+                (start_of(instance), shown)
+                for instance in step.instances
+                if (shown := observed[instance.instance_id]) is not None
+            ]
+            await self._context.reconciler.confirm_starts(self._request, shown, observed_at=observed_at)
+        return state.after_lookup(step, observed, sees_messages=self._sees_messages())
+
+    async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:
+        task_hub = self._request.task_hub
+        starts = {}
+        if not self._sees_messages():
+            # Before the look: an absence proves something only if the start was confirmed before.
+            starts = dict(await self._context.reconciler.read_recorded_starts(task_hub, step.instances))
+        observed = await self._get_backend().find_instances(
+            task_hub, [instance.instance_id for instance in step.instances]
+        )
+        return state.after_second_lookup(observed, starts)
+
+    # Scans
+
+    async def _begin_scan(self, state: ReadState) -> ReadState:
+        """Take the lease, and resume the stored scan or begin a new one. While another worker reads the task hub, wait
+        for that worker's result."""
+        backend, requirements = self._get_backend(), state.requirements
+        has_waited = False
+        while self._lease is None:
+            self._lease = await ProbeLease.acquire(self._context.probes, self._request.task_hub, self._clock)
+            if self._lease is None:
+                stored = (await self._context.probes.get(self._request.task_hub)).result
+                if stored is not None and answers(stored, requirements, _activity(state), self._clock.now()):
+                    return state.after_scan(stored)
+                if self._remaining_seconds() <= _POLL_INTERVAL_SECONDS or self._context.stopping.is_set():
+                    return state.after_scan(self.timed_out_result("another worker is reading it"))
+                await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+                has_waited = True
+        record = self._lease.record
+        self._scan = record.scan
+        if record.message_state.backend_id == self._request.backend_id:
+            self._message_state = record.message_state
+        if has_waited:
+            # The other worker may have closed instances, and have read the task hub after that.
+            state = state.after_records(
+                await self._context.reconciler.read_state(self._request.task_hub, self._request.exemptions)
+            )
+        if record.result is not None and answers(record.result, requirements, _activity(state), self._clock.now()):
+            await self._end_scan(None, record.scan)
+            return state.after_scan(record.result)
+        if record.scan is not None and can_resume(record.scan, requirements, _activity(state), self._clock.now()):
+            record.scan.call_count += 1
+            return replace(state, scan=record.scan)
+        self._scan = None
+        try:
+            async with asyncio.timeout_at(self._request.deadline):
+                self._scan = await self._start_scan(backend, _activity(state).correction_epoch)
+        except TimeoutError:
+            result = self.timed_out_result("the task hub did not answer in time")
+        except BackendError as error:
+            result = self.failed_result(error)
+        else:
+            return replace(state, scan=self._scan)
+        await self._end_scan(result, None)
+        return state.after_scan(result)
+
+    async def _start_scan(self, backend: Backend, correction_epoch: str) -> Scan:
+        loop = asyncio.get_running_loop()
+        began_at, began = self._clock.now(), loop.time()
+        start = await backend.begin_scan(self._request.task_hub)
+        scan = Scan(
+            began_at,
+            start.changed_since,
+            list(start.cursors),
+            list(start.next_pass_cursors),
+            self._request.key,
+            correction_epoch=correction_epoch,
+            read_seconds=loop.time() - began,
+        )
+        quiet_period = find_quiet_period(self._message_state, self._request.exemptions)
+        if quiet_period is not None:
+            # The first pass is compared with the last pass of the scan with which the quiet period began.
+            scan.changed_since = min(start.changed_since, quiet_period.changed_since)
+            scan.previous_stamp_digest = quiet_period.stamp_digest
+        return scan
+
+    async def _continue_scan(self, step: ReadMessages | ReadPass, state: ReadState) -> ReadState:
+        scan, began = state.scan, asyncio.get_running_loop().time()
+        assert scan is not None, "these steps belong to a scan"
+        failure: TimeoutError | BackendError | None = None
+        try:
+            async with asyncio.timeout_at(self._request.deadline):
+                await (self._read_messages(scan) if isinstance(step, ReadMessages) else self._read_pass(scan))
+        except (TimeoutError, BackendError) as error:
+            failure = error
+        finally:
+            scan.read_seconds += asyncio.get_running_loop().time() - began
+        if failure is None and (isinstance(step, ReadMessages) or not scan.finish_pass()):
+            return state
+        resumable: Scan | None = None
+        if failure is None:
+            result = self._complete_result(scan, _activity(state))
+        elif isinstance(failure, TimeoutError):
+            result, resumable = scan.to_incomplete_result(state.requirements.provider, self._clock.now()), scan
+        else:
+            result = self.failed_result(failure)
+            resumable = scan if scan.page_count and failure.failure is not ReadFailure.MISSING else None
+        await self._end_scan(result, resumable)
+        return state.after_scan(result)
+
+    async def _end_scan(self, result: ProbeResult | None, scan: Scan | None) -> None:
+        """Store the result and the scan to resume, and release the lease."""
+        lease, self._lease, self._scan = self._lease, None, None
+        assert lease is not None, "only the holder of the lease scans"
+        stored = result if result is not None and replaces_last_result(result) else None
+        message_state = replace(self._message_state, timers=self._message_state.timers.limit_size())
+        await lease.save_and_release(stored, scan, message_state)
+
+    def _complete_result(self, scan: Scan, activity: InstanceActivity) -> ProbeResult:
+        evidence, self._message_state = assess_scan_messages(
+            scan,
+            self._message_state,
+            exemptions=self._request.exemptions,
+            message_visibility_seconds=self._request.policy.message_visibility_seconds,
+            last_recorded_at=activity.last_recorded_at,
+        )
+        provider = self._get_backend().provider
+        return scan.to_result(ProbeStatus.COMPLETE, provider, self._clock.now(), messages=evidence)
+
+    async def _read_messages(self, scan: Scan) -> None:
+        """Read the control queues, and the histories only if the known timers do not explain all invisible messages."""
+        scan.observed_queues = await self._observe_queues()
+        if scan.queues_read_in_pass == 0:
+            # Not earlier, because a shared instance table does not show whether the task hub exists.
+            await self._context.task_hubs.record_seen(self._request.task_hub)
+        scan.queues_read_in_pass = scan.pass_number
+
+    async def _observe_queues(self) -> ObservedQueues | None:
+        """None if the backend does not show messages, or the policy ignores them."""
+        if self._request.policy.ignore_messages:
+            return None
+        observed = await self._take_snapshot(self._message_state.timers)
+        if observed is None or observed.unexplained_count <= self._request.exemptions.waived_messages:
+            return observed
+        timers = await self._read_timers()
+        # Again, because a timer explains a message only if it was known before the messages were counted.
+        return await self._take_snapshot(timers)
+
+    async def _read_timers(self) -> KnownTimers:
+        while True:
+            timers = await self._get_backend().read_timers(self._request.task_hub, self._message_state.timers)
+            # Remembered at once, so that the next request continues a read that is interrupted.
+            self._message_state = replace(self._message_state, timers=timers)
+            if timers.cursor is None:
+                return timers
+
+    async def _take_snapshot(self, timers: KnownTimers) -> ObservedQueues | None:
+        began_at = self._clock.now()
+        snapshot = await self._get_backend().read_queue_snapshot(self._request.task_hub)
+        return None if snapshot is None else ObservedQueues.from_snapshot(snapshot, timers, began_at, self._clock.now())
+
+    async def _read_pass(self, scan: Scan) -> None:
+        """Follow every cursor to its end, several at a time. Raises TimeoutError when the server shuts down."""
+        backend = self._get_backend()
+        under_way: dict[asyncio.Task[ObservedPage], str] = {}
+        try:
+            while scan.cursors:
+                if self._context.stopping.is_set():
+                    raise TimeoutError
+                taken = set(under_way.values())
+                waiting = [cursor for cursor in scan.cursors if cursor not in taken]
+                for cursor in waiting[: _PAGE_CONCURRENCY - len(under_way)]:
+                    reading = backend.read_page(self._request.task_hub, scan.changed_since, cursor)
+                    under_way[asyncio.ensure_future(reading)] = cursor
+                finished, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    await self._add_page(scan, task.result())
+                    scan.cursors.remove(under_way.pop(task))
+                    scan.cursors.extend(task.result().cursors)
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _add_page(self, scan: Scan, page: ObservedPage) -> None:
+        # Recorded before the page is counted. A page that is read again is recorded again, without further effect.
+        await self._context.reconciler.record_missed_instances(
+            self._request, scan, page.instances, sees_messages=self._sees_messages()
+        )
+        scan.add_page(page.instances, self._request.exemptions)
+        scan.page_count += 1
+        scan.scanned += page.scanned
+
+    # Results without a scan
+
+    def timed_out_result(self, message: str) -> ProbeResult:
+        """The result of a read that ran out of time."""
+        return self._empty_result(ProbeStatus.INCOMPLETE, message)
+
+    def failed_result(self, error: BackendError) -> ProbeResult:
+        """The result of a read that failed."""
+        log.warning("task hub %s cannot be read: %s", self._request.task_hub, error.message)
+        result = self._empty_result(_STATUS_BY_FAILURE[error.failure], error.message)
+        return replace(result, retry_after_seconds=error.retry_after)
+
+    def _empty_result(self, status: ProbeStatus, message: str) -> ProbeResult:
+        now = self._clock.now()
+        return ProbeResult(
+            status,
+            self._request.provider_config.provider,
+            now,
+            message=message,
+            ended_at=now,
+            request_key=self._request.key,
+        )
+
+    def _get_backend(self) -> Backend:
+        """Raises BackendError if a setting is missing or wrong."""
+        if self._backend is None:
+            self._backend = self._context.backends.backend_for(self._request.provider_config)
+        return self._backend
+
+    def _sees_messages(self) -> bool:
+        """Whether a start that is only a message can be seen."""
+        return self._get_backend().shows_messages and not self._request.policy.ignore_messages
+
+    def _remaining_seconds(self) -> float:
+        return self._request.deadline - asyncio.get_running_loop().time()
+
+
+_STATUS_BY_FAILURE = {
+    ReadFailure.MISSING: ProbeStatus.MISSING,
+    ReadFailure.DENIED: ProbeStatus.DENIED,
+    ReadFailure.THROTTLED: ProbeStatus.THROTTLED,
+    ReadFailure.FAILED: ProbeStatus.FAILED,
+}
+
+
+def _activity(state: ReadState) -> InstanceActivity:
+    assert state.records is not None, "a scan begins after the records were read"
+    return state.records.activity

@@ -1,0 +1,224 @@
+"""The transitions of an app, with defaults for all that a test is not about.
+
+A refusal is raised as its error, as in the services, so that a test can expect it with `pytest.raises`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from state_api.domain.instants import Instant
+from state_api.domain.readiness.exemptions import Waiver
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.releases.apps import App, Caller, ProviderConfig, RetiredHub, Slot, Transition
+from state_api.domain.releases.commands import (
+    AbandonCommand,
+    RegisterCommand,
+    RemoveRetiredHubsCommand,
+    RemoveWaiverCommand,
+    SlotAssignment,
+    StageCommand,
+    SwapCommand,
+    SwapOutcome,
+    WaiveCommand,
+)
+from state_api.domain.releases.deletion import delete_app
+from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.registration import RegisterEvidence, register_app
+from state_api.domain.releases.retirement import remove_retired_hubs
+from state_api.domain.releases.staging import StageEvidence, abandon_deployment, stage_task_hub
+from state_api.domain.releases.swaps import swap_slots
+from state_api.domain.releases.waivers import add_waiver, remove_waiver
+from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProviderUnavailable
+from tests.domain.builders import ANNA, NOON, noon_plus, production_slot, ready_verdict, registered_app
+
+READY = ready_verdict()
+
+
+def accepted(result: Transition | Refusal) -> Transition:
+    """The transition. Raises the error of a refusal."""
+    if isinstance(result, Refusal):
+        raise result.to_error()
+    return result
+
+
+# PostStaging and DeleteStaging
+
+
+def stage_command(
+    task_hub: str = "v42",
+    version: str | None = None,
+    *,
+    caller: Caller = ANNA,
+    slot: str = "staging",
+    force: bool = False,
+    take_over: bool = False,
+    reason: str | None = None,
+) -> StageCommand:
+    return StageCommand(
+        caller=caller,
+        task_hub=task_hub,
+        version=version,
+        slot=slot,
+        force=force,
+        take_over=take_over,
+        reason=reason,
+    )
+
+
+def stage(
+    app: App,
+    command: StageCommand | None = None,
+    *,
+    caller: Caller | None = None,
+    verdict: Verdict | None = READY,
+    used_before: bool = False,
+    existing: ExistingArtifacts | ProviderUnavailable | None = None,
+    now: Instant = NOON,
+) -> Transition:
+    """Stage v42 over a slot that has drained, unless the arguments say otherwise."""
+    command = command or stage_command()
+    if caller is not None:
+        command = replace(command, caller=caller)
+    evidence = StageEvidence(verdict, used_before, existing)
+    return accepted(stage_task_hub(app, command, evidence, now))
+
+
+def stage_new_hub(
+    app: App, task_hub: str = "v42", caller: Caller = ANNA, now: Instant = NOON, slot: str = "staging"
+) -> Transition:
+    """A new task hub is staged over a slot that has drained."""
+    return stage(app, stage_command(task_hub, "1.5.0", caller=caller, slot=slot), now=now)
+
+
+def app_with_open_deployment(
+    caller: Caller = ANNA,
+    policy: Policy | None = None,
+    *,
+    more_slots: dict[str, Slot | None] | None = None,
+    retired: tuple[RetiredHub, ...] = (),
+) -> App:
+    """v41 is in production. The caller's run staged v42 at noon and has not swapped it yet."""
+    app = registered_app(production_slot(), policy=policy, more_slots=more_slots, retired=retired)
+    return stage_new_hub(app, caller=caller).app
+
+
+def abandon(
+    app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", caller: Caller = ANNA
+) -> Transition:
+    return accepted(abandon_deployment(app, AbandonCommand(caller=caller, task_hub=task_hub, slot=slot), now))
+
+
+# PostSwap
+
+
+def _swap(app: App, task_hub: str, now: Instant, outcome: SwapOutcome | None, **fields: Any) -> Transition:
+    command = SwapCommand(task_hub=task_hub, outcome=outcome, **{"caller": ANNA, **fields})
+    return accepted(swap_slots(app, command, now))
+
+
+def swap_at_once(
+    app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", rollback: bool = False
+) -> Transition:
+    """PostSwap without an outcome."""
+    return _swap(app, task_hub, now, None, slot=slot, rollback=rollback)
+
+
+def begin_swap(
+    app: App,
+    task_hub: str,
+    now: Instant = NOON,
+    *,
+    slot: str = "staging",
+    caller: Caller = ANNA,
+    rollback: bool = False,
+) -> Transition:
+    """PostSwap with the outcome Pending."""
+    return _swap(app, task_hub, now, SwapOutcome.PENDING, slot=slot, caller=caller, rollback=rollback)
+
+
+def confirm_swap(
+    app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", rollback: bool = False
+) -> Transition:
+    """PostSwap with the outcome Done."""
+    return _swap(app, task_hub, now, SwapOutcome.DONE, slot=slot, rollback=rollback)
+
+
+def revert_swap(app: App, task_hub: str, *, slot: str = "staging", rollback: bool = False) -> Transition:
+    """PostSwap with the outcome Failed."""
+    return _swap(app, task_hub, NOON, SwapOutcome.FAILED, slot=slot, rollback=rollback)
+
+
+def begin_swap_of_staged_hub(
+    *, more_slots: dict[str, Slot | None] | None = None, retired: tuple[RetiredHub, ...] = ()
+) -> Transition:
+    """A minute after noon Anna's run begins to swap v42, which it has staged, with v41."""
+    return begin_swap(app_with_open_deployment(more_slots=more_slots, retired=retired), "v42", noon_plus(60))
+
+
+# PutApp and DeleteApp
+
+SlotContent = tuple[str, str | None] | None
+"""The task hub and the version of a slot; None for an empty slot."""
+
+
+def register_command(
+    slots: Mapping[str, SlotContent] | None = None,
+    *,
+    update_policy: Callable[[Policy], Policy] = lambda policy: policy,
+    provider_config: ProviderConfig | None = None,
+    clear_provider_config: bool = False,
+    adopt_task_hubs: tuple[str, ...] = (),
+) -> RegisterCommand:
+    return RegisterCommand(
+        caller=ANNA,
+        slots={name: SlotAssignment(*content) if content else None for name, content in (slots or {}).items()},
+        update_policy=update_policy,
+        provider_config=provider_config,
+        clear_provider_config=clear_provider_config,
+        adopt_task_hubs=adopt_task_hubs,
+    )
+
+
+def register(
+    app: App,
+    command: RegisterCommand,
+    *,
+    verdicts: Mapping[str, Verdict] | None = None,
+    used_hub_keys: frozenset[Any] = frozenset(),
+    proof: OwnershipProof | None = None,
+    now: Instant = NOON,
+) -> Transition:
+    return accepted(register_app(app, command, RegisterEvidence(verdicts or {}, used_hub_keys, proof), now))
+
+
+def delete(app: App, verdicts: Mapping[str, Verdict], now: Instant = NOON) -> Transition:
+    return accepted(delete_app(app, verdicts, now))
+
+
+# Waivers and Cleanup
+
+
+def waive(app: App, waiver: Waiver, now: Instant = NOON) -> Transition:
+    """PostWaiver for what this waiver says."""
+    command = WaiveCommand(
+        caller=Caller(waiver.by),
+        reason=waiver.reason,
+        task_hub=waiver.task_hub,
+        expires_at=waiver.expires_at,
+        instance_id=None if waiver.is_for_messages else waiver.instance_id,
+        unexplained_messages=waiver.unexplained_messages,
+    )
+    return accepted(add_waiver(app, command, now))
+
+
+def withdraw_waiver(app: App, task_hub: str, instance_id: str | None) -> Transition:
+    """DeleteWaiver."""
+    return accepted(remove_waiver(app, RemoveWaiverCommand(caller=ANNA, task_hub=task_hub, instance_id=instance_id)))
+
+
+def forget_retired_hubs(app: App, removed: Iterable[str], not_owned: Iterable[str] = ()) -> Transition:
+    """What Cleanup writes at its end."""
+    command = RemoveRetiredHubsCommand(caller=ANNA, removed=tuple(removed), not_owned=tuple(not_owned))
+    return remove_retired_hubs(app, command)
