@@ -381,7 +381,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {COUNT_MAX_AGE_SECONDS:g} seconds at most" in unclaimed
     assert f"longer than {recording._REPLAY_TIMEOUT_SECONDS} seconds" in unclaimed
-    assert f"longer than {recording._MAX_WAITING_EVENT_LENGTH // 1024} KiB" in section(HTTP_API, "ListQuarantine")
+    assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(MAX_LISTED_INSTANCES)
     assert limits["waivers in force for one app"] == str(waivers.MAX_WAIVERS)

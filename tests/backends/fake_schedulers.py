@@ -161,9 +161,9 @@ class FakeScheduler:
     """Lists instances as a scheduler may: sorted by `order`, at most `limit` on a page, with a continuation token that
     is a position in the list of matches.
 
-    `always_has_more` gives the last page a token too. `time_bounds` says which bounds of a range of created times are
-    inclusive: `>=<` and `><=` one of them, `none` no filter at all. `queries` and `metadata` are those of the calls
-    that were received.
+    `always_has_more` gives the last page a token too. `time_bounds` are the comparisons of created times with the lower
+    and the upper bound: `>=<`, `><` or `>=<=`; with `none` they are not compared. `queries` and `metadata` are those of
+    the calls that were received.
     """
 
     def __init__(self, states: Sequence[protocol.OrchestrationState] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What a task hub leaves behind is found and removed to the last piece, and nothing of any other hub with it."""
+"""Everything that a task hub leaves in a storage account is found and deleted, and nothing of any other task hub."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,23 +27,23 @@ __all__ = ["account", "artifacts", "hub"]  # fixtures
 pytestmark = pytest.mark.anyio
 
 
-async def test_only_what_is_this_hubs_is_removed(
+async def test_only_the_artifacts_of_this_task_hub_are_deleted(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
-    for one in (hub, f"{hub}0", f"{hub}x", f"{hub}Instances"):
-        await account.add_hub(one)
+    for task_hub in (hub, f"{hub}0", f"{hub}x", f"{hub}Instances"):
+        await account.add_hub(task_hub)
     before = await account.list_contents(hub)
     assert artifact_names(await artifacts.find_artifacts(hub)) == expected_artifacts(hub)
     await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {
-        name: held for name, held in before.items() if name not in expected_artifacts(hub)
+        name: content for name, content in before.items() if name not in expected_artifacts(hub)
     }
     assert len(before) == 44
     assert await artifacts.find_artifacts(hub) == TaskHubArtifacts(())
     assert artifact_names(await artifacts.find_artifacts(f"{hub}0")) == expected_artifacts(f"{hub}0")
 
 
-async def test_what_is_named_like_the_hub_but_is_not_of_it_stays(
+async def test_artifacts_with_similar_names_are_not_deleted(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
     await account.add_hub(hub)
@@ -52,15 +52,15 @@ async def test_what_is_named_like_the_hub_but_is_not_of_it_stays(
         *(f"container {hub}-{name}" for name in ("mine", "leases-old", "control-00", "workitems")),
         *(f"table {hub}{name}" for name in ("Orders", "InstancesOld", "s")),
     ]
-    makers = {"queue": account.add_queue, "container": account.add_container, "table": account.add_table}
-    for one in foreign:
-        kind, _, name = one.partition(" ")
-        await makers[kind](name)
+    create = {"queue": account.add_queue, "container": account.add_container, "table": account.add_table}
+    for artifact in foreign:
+        kind, _, name = artifact.partition(" ")
+        await create[kind](name)
     await delete_artifacts(artifacts, hub)
     assert sorted(await account.list_contents(hub)) == sorted(foreign)
 
 
-async def test_every_control_queue_that_a_hub_can_have_is_found(
+async def test_all_sixteen_control_queues_that_a_task_hub_can_have_are_found(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
     queues = [f"{hub}-control-{number:02}" for number in range(16)]
@@ -70,47 +70,49 @@ async def test_every_control_queue_that_a_hub_can_have_is_found(
 
 
 @pytest.mark.parametrize("spelling", [str.upper, str.lower, str.title])
-async def test_a_hub_is_the_same_in_upper_and_lower_case(
+async def test_a_task_hub_name_is_compared_without_case(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str, spelling: Callable[[str], str]
 ) -> None:
-    made = f"{hub[:6]}{hub[6:].upper()}"
-    await account.add_hub(made)
+    spelled_by_app = f"{hub[:6]}{hub[6:].upper()}"
+    await account.add_hub(spelled_by_app)
     found = await artifacts.find_artifacts(spelling(hub))
-    assert artifact_names(found) == expected_artifacts(hub, tables=made)
+    assert artifact_names(found) == expected_artifacts(hub, tables=spelled_by_app)
     assert found.shared == ()
     await delete_artifacts(artifacts, spelling(hub))
     assert await account.list_contents(hub) == {}
 
 
-async def test_a_hub_that_left_nothing_has_nothing(artifacts: StorageArtifactStore, hub: str) -> None:
+async def test_a_task_hub_that_does_not_exist_has_no_artifacts(artifacts: StorageArtifactStore, hub: str) -> None:
     assert await artifacts.find_artifacts(hub) == TaskHubArtifacts(())
 
 
-async def test_tables_that_other_hubs_use_stay(account: RawAccount, artifacts: StorageArtifactStore, hub: str) -> None:
+async def test_tables_that_other_task_hubs_use_are_not_deleted(
+    account: RawAccount, artifacts: StorageArtifactStore, hub: str
+) -> None:
     await account.add_hub(hub)
     await account.tables.get_table_client(f"{hub}Instances").upsert_entity(
         provider_row("another", "their-order", "Running")
     )
     before = await account.list_contents(hub)
     found = await artifacts.find_artifacts(hub)
-    kept = [f"table {hub}History", f"table {hub}Instances"]
-    assert [str(artifact) for artifact in found.shared] == kept
-    assert artifact_names(found) == [name for name in expected_artifacts(hub) if name not in kept]
+    shared = [f"table {hub}History", f"table {hub}Instances"]
+    assert [str(artifact) for artifact in found.shared] == shared
+    assert artifact_names(found) == [name for name in expected_artifacts(hub) if name not in shared]
     await delete_artifacts(artifacts, hub)
-    assert await account.list_contents(hub) == {name: before[name] for name in kept}
+    assert await account.list_contents(hub) == {name: before[name] for name in shared}
 
 
-async def test_another_hubs_row_is_found_behind_many_pages(
+async def test_another_task_hubs_row_is_found_after_many_pages(
     account: RawAccount, hub: str, storage: StorageSettings
 ) -> None:
-    """The hub's own rows are spelt in a way that no filter foresees, so that all of them are read."""
+    """The task hub's own rows spell its name in a way that the filter does not know, so all of them are read."""
     await account.add_table(f"{hub}Instances")
     table = account.tables.get_table_client(f"{hub}Instances")
     for start in range(0, 2300, 100):
-        # One partition, because a transaction is faster; the provider has one for each instance.
+        # One partition, because transactions are faster. The provider has a partition for each instance.
         rows = [provider_row(hub.upper(), f"order-{n}", "Completed") for n in range(start, start + 100)]
-        written = [one | {"PartitionKey": "orders", "RowKey": one["PartitionKey"]} for one in rows]
-        await table.submit_transaction([("create", one) for one in written])
+        one_partition = [row | {"PartitionKey": "orders", "RowKey": row["PartitionKey"]} for row in rows]
+        await table.submit_transaction([("create", row) for row in one_partition])
     async with account_proxy(storage) as proxy, open_artifacts(proxy.settings) as artifacts:
         assert artifact_names(await artifacts.find_artifacts(hub)) == [f"table {hub}Instances"]
         reads = [path for path in proxy.forwarded if f"{hub}Instances" in path]
@@ -120,44 +122,44 @@ async def test_another_hubs_row_is_found_behind_many_pages(
         assert (await artifacts.find_artifacts(hub)).shared == (Artifact(ArtifactKind.TABLE, f"{hub}Instances"),)
 
 
-async def test_rows_without_a_hub_belong_to_nobody_else(
+async def test_a_row_without_a_task_hub_name_counts_as_this_task_hubs(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
     await account.add_table(f"{hub}Instances", hub, None, "", hub.upper())
     assert artifact_names(await artifacts.find_artifacts(hub)) == [f"table {hub}Instances"]
 
 
-async def test_a_history_without_instances_stays(
+async def test_a_history_table_without_an_instance_table_is_not_deleted(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
-    """Instances go last, so it is nothing that an interrupted removal has left."""
+    """An interrupted deletion does not leave this behind, because it deletes the instance table last."""
     await account.add_table(f"{hub}History")
     await account.add_table(f"{hub}Partitions")
     history, partitions = (Artifact(ArtifactKind.TABLE, f"{hub}{suffix}") for suffix in ("History", "Partitions"))
     assert await artifacts.find_artifacts(hub) == TaskHubArtifacts((partitions,), (history,))
 
 
-async def test_a_removal_that_was_cut_short_anywhere_is_finished_by_the_next(
+async def test_a_deletion_that_stopped_after_any_step_is_completed_by_the_next(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     steps = len(expected_artifacts(hub))
-    for done in range(steps + 1):
-        one, neighbour = f"{hub}{done:02}", f"{hub}{done:02}x"
-        await account.add_hub(one)
+    for steps_done in range(steps + 1):
+        task_hub, neighbour = f"{hub}{steps_done:02}", f"{hub}{steps_done:02}x"
+        await account.add_hub(task_hub)
         async with open_artifacts(storage) as first:
-            for artifact in (await first.find_artifacts(one)).deletable[:done]:
+            for artifact in (await first.find_artifacts(task_hub)).deletable[:steps_done]:
                 await first.delete(artifact)
-        if done == 0:
+        if steps_done == 0:
             await account.add_hub(neighbour)
         async with open_artifacts(storage) as second:
-            left = await second.find_artifacts(one)
-            assert artifact_names(left) == expected_artifacts(one)[done:]
-            assert done == steps or str(left.deletable[-1]) == f"table {one}Instances"
-            await delete_artifacts(second, one)
+            remaining = await second.find_artifacts(task_hub)
+            assert artifact_names(remaining) == expected_artifacts(task_hub)[steps_done:]
+            assert steps_done == steps or str(remaining.deletable[-1]) == f"table {task_hub}Instances"
+            await delete_artifacts(second, task_hub)
     assert sorted(await account.list_contents(hub)) == sorted(expected_artifacts(f"{hub}00x"))
 
 
-async def test_what_is_gone_can_be_removed_again(
+async def test_deleting_an_artifact_that_is_gone_does_nothing(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
     await account.add_hub(hub)
@@ -167,7 +169,7 @@ async def test_what_is_gone_can_be_removed_again(
     assert await account.list_contents(hub) == {}
 
 
-async def test_leases_on_blobs_do_not_hold_a_container(
+async def test_leases_on_blobs_do_not_prevent_the_deletion_of_their_container(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
     await account.add_container(f"{hub}-leases")
@@ -177,10 +179,10 @@ async def test_leases_on_blobs_do_not_hold_a_container(
     assert await account.list_contents(hub) == {}
 
 
-async def test_an_app_that_still_runs_on_the_hub_stops_its_removal(
+async def test_nothing_is_deleted_while_an_app_runs_on_the_task_hub(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
-    """It holds a lease on the first container that would be removed."""
+    """The app has a lease on the container that is deleted first."""
     await account.add_hub(hub)
     before = await account.list_contents(hub)
     lease = await account.blobs.get_container_client(f"{hub}-applease").acquire_lease(60)

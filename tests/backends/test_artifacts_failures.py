@@ -1,4 +1,4 @@
-"""What goes wrong while what a task hub left is found and removed: refusals, faults of each service, bad settings."""
+"""Failures to find and delete the artifacts of a task hub: refusals, faults of each service, invalid settings."""
 
 import pytest
 
@@ -29,9 +29,7 @@ __all__ = ["account", "hub"]  # fixtures
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_refusal_names_the_role_that_is_missing(
-    account: RawAccount, storage: StorageSettings, hub: str
-) -> None:
+async def test_a_refusal_names_the_missing_role(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     await account.add_hub(hub)
     before = await account.list_contents(hub)
     mismatch = ServiceFault(403, "AuthorizationPermissionMismatch")
@@ -42,21 +40,21 @@ async def test_a_refusal_names_the_role_that_is_missing(
             (ArtifactKind.TABLE, ArtifactKind.QUEUE, ArtifactKind.CONTAINER), SERVICES, strict=True
         ):
             role = f"Storage {service} Data Contributor"
-            told = (f"the setting {CONNECTION_NAME}", f"its {kind}s (AuthorizationPermissionMismatch)", role)
+            parts = (f"the setting {CONNECTION_NAME}", f"its {kind}s (AuthorizationPermissionMismatch)", role)
             proxy.faults = {service: mismatch}
-            with raises_read_failure(ReadFailure.DENIED, *told):
+            with raises_read_failure(ReadFailure.DENIED, *parts):
                 await artifacts.find_artifacts(hub)
-            # Whoever may only read finds out when it deletes.
+            # An identity that may only read finds the artifacts and is refused when it deletes one.
             proxy.faults = {f"{service} DELETE": mismatch}
             assert await artifacts.find_artifacts(hub) == found
-            with raises_read_failure(ReadFailure.DENIED, *told):
+            with raises_read_failure(ReadFailure.DENIED, *parts):
                 await artifacts.delete(by_kind[kind])
     assert await account.list_contents(hub) == before
 
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(
-    ("fault", "trouble", "part", "retry_after"),
+    ("fault", "failure", "part", "retry_after"),
     [
         (ServiceFault(503, "ServerBusy", {"Retry-After": "7"}), ReadFailure.THROTTLED, "asks to wait", 7),
         (ServiceFault(429, "TooManyRequests", {"Retry-After": "9"}), ReadFailure.THROTTLED, "asks to wait", 9),
@@ -70,31 +68,32 @@ async def test_a_refusal_names_the_role_that_is_missing(
     ],
     ids=lambda value: f"{value.status}{value.headers}" if isinstance(value, ServiceFault) else "",
 )
-async def test_a_fault_of_any_service_is_told_by_its_kind(
+async def test_a_fault_of_any_service_is_reported_by_its_kind(
+    *,
     storage: StorageSettings,
     hub: str,
     service: str,
     fault: ServiceFault,
-    trouble: ReadFailure,
+    failure: ReadFailure,
     part: str,
     retry_after: int | None,
 ) -> None:
     async with account_proxy(storage) as proxy, open_artifacts(proxy.settings) as artifacts:
         proxy.faults = {service: fault}
-        with raises_read_failure(trouble, f"the setting {CONNECTION_NAME}", part, retry_after=retry_after):
+        with raises_read_failure(failure, f"the setting {CONNECTION_NAME}", part, retry_after=retry_after):
             await artifacts.find_artifacts(hub)
 
 
-async def test_a_fault_in_the_middle_leaves_the_rest_to_the_next_call(
+async def test_a_deletion_that_a_fault_interrupts_is_completed_by_the_next_call(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     await account.add_hub(hub)
     async with account_proxy(storage) as proxy, open_artifacts(proxy.settings) as artifacts:
-        for service, left in (("Blob", 11), ("Queue", 8), ("Table", 3)):
+        for service, remaining_count in (("Blob", 11), ("Queue", 8), ("Table", 3)):
             proxy.faults = {f"{service} DELETE": ServiceFault(503, "ServerBusy", {"Retry-After": "1"})}
             with raises_read_failure(ReadFailure.THROTTLED, retry_after=1):
                 await delete_artifacts(artifacts, hub)
-            assert len(await account.list_contents(hub)) == left
+            assert len(await account.list_contents(hub)) == remaining_count
         proxy.faults = {}
         await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {}
@@ -103,7 +102,7 @@ async def test_a_fault_in_the_middle_leaves_the_rest_to_the_next_call(
 @pytest.mark.parametrize(
     ("service", "code"), [("Table", "TableBeingDeleted"), ("Queue", "QueueBeingDeleted"), ("Blob", "ContainerNotFound")]
 )
-async def test_what_is_being_deleted_counts_as_gone(
+async def test_an_artifact_that_is_being_deleted_counts_as_gone(
     storage: StorageSettings, hub: str, service: str, code: str
 ) -> None:
     kind = dict(zip(SERVICES, (ArtifactKind.TABLE, ArtifactKind.QUEUE, ArtifactKind.CONTAINER), strict=True))[service]
@@ -115,7 +114,7 @@ async def test_what_is_being_deleted_counts_as_gone(
             await artifacts.delete(Artifact(kind, f"{hub}-control-00"))
 
 
-async def test_a_table_that_goes_while_it_is_looked_at_is_no_trouble(
+async def test_a_table_that_is_deleted_while_it_is_read_is_not_a_failure(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     await account.add_hub(hub)
@@ -127,7 +126,7 @@ async def test_a_table_that_goes_while_it_is_looked_at_is_no_trouble(
             await artifacts.find_artifacts(hub)
 
 
-async def test_finding_takes_few_requests(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+async def test_finding_artifacts_takes_four_requests(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     await account.add_hub(hub)
     async with account_proxy(storage) as proxy, open_artifacts(proxy.settings) as artifacts:
         await artifacts.find_artifacts(hub)
@@ -135,7 +134,7 @@ async def test_finding_takes_few_requests(account: RawAccount, storage: StorageS
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "no-such-account.invalid"])
-async def test_an_account_that_cannot_be_reached_is_told_with_its_setting(hub: str, address: str) -> None:
+async def test_an_account_that_cannot_be_reached_is_reported_with_its_setting(hub: str, address: str) -> None:
     connection = EmulatorPorts(*free_ports(3)).connection_string(address)
     async with open_artifacts(StorageSettings.model_validate({"connection_string": connection})) as artifacts:
         for kind in ArtifactKind:
@@ -161,7 +160,7 @@ KEY = f"AccountKey={ACCOUNT_KEY_START}"
         (f"AccountName=shop;{KEY};nonsense", ArtifactKind.CONTAINER, "is not complete"),
     ],
 )
-async def test_a_connection_string_that_lacks_something_is_told_so(
+async def test_an_incomplete_connection_string_is_reported_with_what_is_missing(
     connection: str, kind: ArtifactKind, part: str
 ) -> None:
     async with open_artifacts(StorageSettings.model_validate({"connection_string": connection})) as artifacts:
@@ -169,7 +168,7 @@ async def test_a_connection_string_that_lacks_something_is_told_so(
             await artifacts.delete(Artifact(kind, "shopv1-leases"))
 
 
-async def test_a_key_that_is_none_is_a_refusal() -> None:
+async def test_an_invalid_account_key_is_a_refusal() -> None:
     connection = f"AccountName=shop;{KEY}x"
     async with open_artifacts(StorageSettings.model_validate({"connection_string": connection})) as artifacts:
         for kind in ArtifactKind:
@@ -180,7 +179,7 @@ async def test_a_key_that_is_none_is_a_refusal() -> None:
 
 
 async def test_an_account_name_alone_leads_to_all_services() -> None:
-    """As in the connection strings that Azure gives out."""
+    """The connection strings that the Azure portal shows are like this."""
     connection = f"DefaultEndpointsProtocol=https;AccountName=shop;{KEY};EndpointSuffix=nowhere.invalid"
     async with open_artifacts(StorageSettings.model_validate({"connection_string": connection})) as artifacts:
         for kind in ArtifactKind:
@@ -201,7 +200,7 @@ async def test_an_identity_needs_the_address_of_every_service(kind: ArtifactKind
 
 
 async def test_an_identity_without_a_token_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The only kind of identity that looks for its token nowhere but in the environment.
+    # The only credential that looks for its token in the environment alone.
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
     settings = StorageSettings(
         table_service_uri="https://shop.table.nowhere.invalid",

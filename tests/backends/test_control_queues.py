@@ -1,4 +1,4 @@
-"""The control queues of a task hub: what is counted, what is peeked, and what stands in the way."""
+"""The control queues of a task hub: counted messages, peeked messages, and failures to read them."""
 
 import base64
 import gzip
@@ -41,28 +41,28 @@ async def read_queue_snapshot(settings: StorageSettings, hub: str) -> QueueSnaps
 
 
 async def create_control_queues(account: RawAccount, hub: str, count: int = 2) -> None:
-    """A task hub with empty control queues."""
+    """Create a task hub with empty control queues."""
     await account.add_partitions(hub, count)
     for number in range(count):
         await account.add_queue(f"{hub.lower()}-control-{number:02}", 0)
 
 
 async def visible_messages(
-    account: RawAccount, storage: StorageSettings, hub: str, *contents: str
+    account: RawAccount, storage: StorageSettings, hub: str, *message_texts: str
 ) -> list[VisibleMessage]:
-    """What a snapshot makes of these messages."""
+    """Send these messages to a new task hub, and return what a snapshot shows of them."""
     await create_control_queues(account, hub, 1)
     queue = account.queues.get_queue_client(f"{hub.lower()}-control-00")
-    for content in contents:
-        await queue.send_message(content)
+    for text in message_texts:
+        await queue.send_message(text)
     return list((await read_queue_snapshot(storage, hub)).visible)
 
 
 def describe_messages(messages: list[VisibleMessage]) -> list[tuple[str, str, str]]:
-    return [(one.kind.value, one.instance_id, one.function_name) for one in messages]
+    return [(message.kind.value, message.instance_id, message.function_name) for message in messages]
 
 
-async def test_messages_are_counted_until_the_last_is_deleted(
+async def test_messages_are_counted_until_they_are_deleted(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     await create_control_queues(account, hub, 4)
@@ -72,20 +72,20 @@ async def test_messages_are_counted_until_the_last_is_deleted(
     assert (await read_queue_snapshot(storage, hub)).message_count == 0
     queue = account.queues.get_queue_client(f"{hub}-control-03")
     await queue.send_message(control_message("order-1"))
-    found = await read_queue_snapshot(storage, hub)
-    assert (found.message_count, found.peeked_twice, found.invisible, len(found.visible)) == (1, 1, 0, 1)
-    # A worker has taken it.
-    [taken] = [one async for one in queue.receive_messages(visibility_timeout=600)]
-    found = await read_queue_snapshot(storage, hub)
-    assert (found.message_count, found.invisible, found.visible) == (1, 1, ())
-    await queue.delete_message(taken)
+    snapshot = await read_queue_snapshot(storage, hub)
+    assert (snapshot.message_count, snapshot.peeked_twice, snapshot.invisible, len(snapshot.visible)) == (1, 1, 0, 1)
+    # A worker takes the message.
+    [received] = [message async for message in queue.receive_messages(visibility_timeout=600)]
+    snapshot = await read_queue_snapshot(storage, hub)
+    assert (snapshot.message_count, snapshot.invisible, snapshot.visible) == (1, 1, ())
+    await queue.delete_message(received)
     assert (await read_queue_snapshot(storage, hub)).message_count == 0
-    # A timer, or a delayed start.
+    # A timer or a delayed start is invisible from the start.
     await queue.send_message(control_message("order-1", "TimerFired", None), visibility_timeout=600)
     assert (await read_queue_snapshot(storage, hub)).invisible == 1
 
 
-async def test_starts_name_their_instance_and_their_function(
+async def test_a_start_has_its_instance_id_and_function_name(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     messages = await visible_messages(
@@ -94,11 +94,11 @@ async def test_starts_name_their_instance_and_their_function(
     assert describe_messages(messages) == [("start", "order-1", "ProcessOrder"), ("start", "order/2\n##vso[", "Ship")]
 
 
-async def test_a_name_that_could_not_be_stored_is_made_storable(
+async def test_a_name_that_cannot_be_stored_is_changed_so_that_it_can(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
-    [found] = await visible_messages(account, storage, hub, control_message("a" * 300, name="half \ud800 a pair"))
-    assert (found.instance_id, found.function_name) == ("a" * 256, "half ? a pair")
+    [message] = await visible_messages(account, storage, hub, control_message("a" * 300, name="half \ud800 a pair"))
+    assert (message.instance_id, message.function_name) == ("a" * 256, "half ? a pair")
 
 
 async def test_a_message_in_base64_is_read(account: RawAccount, storage: StorageSettings, hub: str) -> None:
@@ -109,7 +109,7 @@ async def test_a_message_in_base64_is_read(account: RawAccount, storage: Storage
 
 
 @pytest.mark.parametrize("event_type", ["ExecutionTerminated", "TaskCompleted", "TimerFired", "EventRaised"])
-async def test_what_does_nothing_to_an_ended_instance_is_no_start(
+async def test_a_message_without_effect_on_an_ended_instance_is_not_a_start(
     account: RawAccount, storage: StorageSettings, hub: str, event_type: str
 ) -> None:
     assert describe_messages(
@@ -118,7 +118,7 @@ async def test_what_does_nothing_to_an_ended_instance_is_no_start(
 
 
 @pytest.mark.parametrize("event_type", ["GenericEvent", "ExecutionRewound", "FromTheFuture"])
-async def test_what_revives_an_instance_or_is_not_known_counts_as_a_start(
+async def test_a_message_that_revives_an_instance_or_is_unknown_counts_as_a_start(
     account: RawAccount, storage: StorageSettings, hub: str, event_type: str
 ) -> None:
     assert describe_messages(await visible_messages(account, storage, hub, control_message("order-1", event_type))) == [
@@ -126,7 +126,7 @@ async def test_what_revives_an_instance_or_is_not_known_counts_as_a_start(
     ]
 
 
-async def test_a_message_for_an_entity_names_the_entity(
+async def test_a_message_for_an_entity_has_the_entitys_name(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     messages = await visible_messages(account, storage, hub, control_message("@counter@a", "EventRaised", "op"))
@@ -142,15 +142,15 @@ async def test_a_message_for_an_entity_names_the_entity(
         '{"TaskMessage": null}',
         '{"TaskMessage": {"Event": 1, "OrchestrationInstance": {"InstanceId": "a"}}}',
         "{" * 5000,
-        large_control_message("no name of the provider"),
+        large_control_message("not a name of the provider's"),
     ],
     ids=["text", "empty", "a list", "no task", "no event", "nested", "another blob"],
 )
-async def test_what_cannot_be_read_may_be_a_start(
+async def test_a_message_that_cannot_be_parsed_is_unreadable(
     account: RawAccount, storage: StorageSettings, hub: str, content: str
 ) -> None:
-    [found] = await visible_messages(account, storage, hub, content)
-    assert found.kind is MessageKind.UNREADABLE
+    [message] = await visible_messages(account, storage, hub, content)
+    assert message.kind is MessageKind.UNREADABLE
 
 
 async def test_a_large_start_is_read_from_its_blob(account: RawAccount, storage: StorageSettings, hub: str) -> None:
@@ -168,7 +168,7 @@ async def test_a_large_start_is_read_from_its_blob(account: RawAccount, storage:
     [None, b"not gzip", gzip.compress(b"not JSON", mtime=0), gzip.compress(b"{}", mtime=0)[:-9]],
     ids=["no blob", "not compressed", "not JSON", "cut off"],
 )
-async def test_a_large_start_whose_blob_cannot_be_read_is_known_by_the_blobs_name(
+async def test_a_large_start_is_known_by_the_name_of_its_blob_if_the_blob_cannot_be_read(
     account: RawAccount, storage: StorageSettings, hub: str, content: bytes | None
 ) -> None:
     name = f"orders/1/message-{uuid.uuid4().hex}-ExecutionStarted.json.gz"
@@ -181,21 +181,23 @@ async def test_a_large_start_whose_blob_cannot_be_read_is_known_by_the_blobs_nam
     ]
 
 
-async def test_a_large_event_needs_no_blob(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+async def test_the_blob_of_a_large_event_is_not_read(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     name = f"order-1/message-{uuid.uuid4().hex}-EventRaised.json.gz"
     assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
         ("other", "order-1", "")
     ]
 
 
-async def test_more_than_can_be_peeked_is_said(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+async def test_a_snapshot_says_if_there_are_more_messages_than_can_be_peeked(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
     messages = [control_message(f"order-{number}", "EventRaised", "go") for number in range(33)]
     assert len(await visible_messages(account, storage, hub, *messages)) == 32
-    found = await read_queue_snapshot(storage, hub)
-    assert (found.message_count, found.peeked_twice, found.more_visible) == (33, 32, True)
+    snapshot = await read_queue_snapshot(storage, hub)
+    assert (snapshot.message_count, snapshot.peeked_twice, snapshot.more_visible) == (33, 32, True)
 
 
-async def test_the_number_of_queues_is_in_taskhub_json_where_there_are_no_partitions(
+async def test_without_partition_rows_the_number_of_queues_is_read_from_taskhub_json(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     container = account.blobs.get_container_client(f"{hub}-leases")
@@ -204,12 +206,12 @@ async def test_the_number_of_queues_is_in_taskhub_json_where_there_are_no_partit
     for number in range(2):
         await account.add_queue(f"{hub}-control-{number:02}")
     assert (await read_queue_snapshot(storage, hub)).message_count == 2
-    # The table can be there and empty.
+    # The same if the table exists and is empty.
     await account.tables.create_table(f"{hub}Partitions")
     assert (await read_queue_snapshot(storage, hub)).message_count == 2
 
 
-async def test_a_hub_that_does_not_say_how_many_queues_it_has_cannot_be_read(
+async def test_a_task_hub_without_a_number_of_queues_cannot_be_read(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     with raises_read_failure(ReadFailure.FAILED, f"{hub}Partitions", f"{hub}-leases", CONNECTION_NAME):
@@ -229,7 +231,9 @@ async def test_every_control_queue_must_exist(account: RawAccount, storage: Stor
         await read_queue_snapshot(storage, hub)
 
 
-async def test_another_owner_of_a_partition_shows(account: RawAccount, storage: StorageSettings, hub: str) -> None:
+async def test_a_new_owner_of_a_partition_changes_the_snapshot(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
     await create_control_queues(account, hub)
     before = await read_queue_snapshot(storage, hub)
     assert (await read_queue_snapshot(storage, hub)).partition_owners == before.partition_owners
@@ -238,7 +242,7 @@ async def test_another_owner_of_a_partition_shows(account: RawAccount, storage: 
     assert (await read_queue_snapshot(storage, hub)).partition_owners != before.partition_owners
 
 
-async def test_queues_that_cannot_be_read_say_which_role_is_missing(
+async def test_a_failure_to_read_queues_says_what_to_correct(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     await create_control_queues(account, hub)
@@ -261,7 +265,7 @@ async def test_queues_that_cannot_be_read_say_which_role_is_missing(
     assert connection_string_of(storage)
 
 
-async def test_a_message_that_leaves_between_peek_and_count_hides_no_invisible_one(
+async def test_a_message_deleted_between_the_peeks_hides_no_invisible_message(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     await create_control_queues(account, hub, 1)
@@ -270,17 +274,17 @@ async def test_a_message_that_leaves_between_peek_and_count_hides_no_invisible_o
     await queue.send_message(control_message("order-1", "EventRaised", "go"))
     peeks = 0
 
-    async def leave(method: str, path: str) -> None:
+    async def delete_at_second_peek(method: str, path: str) -> None:
         nonlocal peeks
         if "/messages" in path and method == "GET":
             peeks += 1
             if peeks == 2:
-                [taken] = [one async for one in queue.receive_messages()]
-                await queue.delete_message(taken)
+                [received] = [message async for message in queue.receive_messages()]
+                await queue.delete_message(received)
 
     async with account_proxy(storage) as proxy:
-        proxy.before_request = leave
-        found = await read_queue_snapshot(proxy.settings, hub)
-    # The count was taken before the message left; it was visible only before.
-    assert (found.message_count, found.peeked_twice, len(found.visible)) == (2, 0, 1)
-    assert found.invisible >= 1
+        proxy.before_request = delete_at_second_peek
+        snapshot = await read_queue_snapshot(proxy.settings, hub)
+    # The count includes the deleted message, which only the first peek shows.
+    assert (snapshot.message_count, snapshot.peeked_twice, len(snapshot.visible)) == (2, 0, 1)
+    assert snapshot.invisible >= 1

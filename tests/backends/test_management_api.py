@@ -1,4 +1,4 @@
-"""The backend on the management API, against a real HTTP server that behaves as the extension's source says."""
+"""The backend `managementApi` with a fake function app that behaves as the extension's source says."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ __all__ = ["backend", "function_app", "no_key_in_the_log"]  # fixtures
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_hub_without_instances_is_read_in_two_pages(
+async def test_an_empty_task_hub_is_read_in_two_pages(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     start = await backend.begin_scan(HUB)
@@ -42,7 +42,7 @@ async def test_a_hub_without_instances_is_read_in_two_pages(
     assert (backend.provider, await backend.read_queue_snapshot(HUB)) == ("managementApi", None)
 
 
-async def test_every_page_is_read_also_after_short_and_empty_ones(
+async def test_pages_after_short_and_empty_ones_are_read(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     function_app.rows_per_page = 3
@@ -54,14 +54,14 @@ async def test_every_page_is_read_also_after_short_and_empty_ones(
     pages = await read_pages(backend, start.changed_since, start.cursors)
     assert len(pages) == 2 * 14
     assert any(not page.instances and page.cursors for page in pages[1:13])
-    found = [one for page in pages for one in page.instances]
-    assert [one.instance_id for one in found] == ["order-00", "order-11", "order-22", "order-33"]
-    assert all(one.active for one in found)
+    found = [observed for page in pages for observed in page.instances]
+    assert [observed.instance_id for observed in found] == ["order-00", "order-11", "order-22", "order-33"]
+    assert all(observed.active for observed in found)
     assert sum(page.scanned for page in pages) == 4
 
 
 @pytest.mark.parametrize("status", sorted(ACTIVE_STATUSES))
-async def test_every_active_status_is_asked_for(
+async def test_instances_of_every_active_status_are_requested(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, status: RuntimeStatus
 ) -> None:
     function_app.put("order", status, created="2026-01-02T03:04:05.6789012Z", lastUpdatedTime="2026-01-02T03:05:06.7Z")
@@ -78,14 +78,14 @@ async def test_every_active_status_is_asked_for(
     ]
 
 
-async def test_the_api_is_asked_as_it_is_documented(function_app: FakeFunctionApp) -> None:
+async def test_requests_have_the_documented_parameters(function_app: FakeFunctionApp) -> None:
     function_app.connection = "OrdersStorage"
     function_app.put("order-1")
     async with open_management_backend(f"{function_app.origin}/", storage_connection="OrdersStorage") as backend:
         start = await backend.begin_scan(HUB)
         await read_pages(backend, start.changed_since, start.cursors)
         assert (await backend.find_instances(HUB, ["order-1"]))["order-1"] is not None
-    first, active, recent, one = function_app.requests
+    first, active, recent, lookup = function_app.requests
     assert [request.path for request in function_app.requests] == [f"{API_PATH}/instances"] * 3 + [
         f"{API_PATH}/instances/order-1"
     ]
@@ -106,30 +106,34 @@ async def test_the_api_is_asked_as_it_is_documented(function_app: FakeFunctionAp
     assert recent.query["createdTimeFrom"] == format_instant(start.changed_since)
     assert recent.query["top"] == "100"
     assert "runtimeStatus" not in recent.query
-    assert "top" not in one.query
+    assert "top" not in lookup.query
 
 
-async def test_without_a_connection_none_is_named(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+async def test_requests_name_no_connection_unless_one_is_set(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
     await scan(backend)
     assert all("connection" not in request.query for request in function_app.requests)
 
 
-async def test_another_hub_of_the_app_is_not_read(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+async def test_another_task_hub_of_the_app_is_not_read(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
     function_app.put("order-1")
     start = await backend.begin_scan("OtherHub")
     assert (await backend.read_page("OtherHub", start.changed_since, start.cursors[0])).instances == ()
     assert await backend.find_instances("OtherHub", ["order-1"]) == {"order-1": None}
 
 
-async def test_a_hub_that_does_not_exist_looks_empty(
+async def test_a_task_hub_that_does_not_exist_looks_empty(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     assert await scan(backend) == []
-    assert HUB.lower() in function_app.hubs, "the extension makes it"
+    assert HUB.lower() in function_app.hubs, "the extension creates it"
 
 
 @pytest.mark.parametrize(("ends", "starts"), [("zz", "aa"), ("aa", "zz")])
-async def test_a_hand_over_during_the_scan_is_seen(
+async def test_an_instance_that_starts_during_a_scan_while_another_ends_is_seen(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, ends: str, starts: str
 ) -> None:
     function_app.rows_per_page = 2
@@ -138,32 +142,29 @@ async def test_a_hand_over_during_the_scan_is_seen(
         function_app.put(f"order-{number}", "Completed", created=timestamp(-3600))
     start = await backend.begin_scan(HUB)
     page = await backend.read_page(HUB, start.changed_since, start.cursors[0])
-    before = [one for one in page.instances if one.active]
+    before = [observed for observed in page.instances if observed.active]
     function_app.put(starts)
     function_app.put(ends, "Completed")
     after = await read_pages(backend, start.changed_since, page.cursors)
-    active = [*before, *(one for page in after for one in page.instances if one.active)]
-    assert starts in {one.instance_id for one in active}
+    active = [*before, *(observed for page in after for observed in page.instances if observed.active)]
+    assert starts in {observed.instance_id for observed in active}
 
 
-async def test_a_chain_of_hand_overs_leaves_new_stamps(
+async def test_instances_that_run_only_between_two_pages_leave_new_stamps(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
-    """Each runs only while nobody looks; the pass that follows tells that there was something."""
+    """Each of them has ended when it is read. The next pass shows by new stamps that something ran."""
     start = await backend.begin_scan(HUB)
     function_app.put("b", "Completed", created=timestamp(0))
     first = await read_pages(backend, start.changed_since, start.cursors)
-    again = await read_pages(backend, start.changed_since, start.next_pass_cursors)
-    assert [page.instances for page in first[1:]] == [page.instances for page in again] != [()]
+    second = await read_pages(backend, start.changed_since, start.next_pass_cursors)
+    assert [page.instances for page in first[1:]] == [page.instances for page in second] != [()]
     function_app.put("b", "Running", created=timestamp(5))
     function_app.put("a", "Completed", created=timestamp(5))
     function_app.put("b", "Completed", created=timestamp(5))
-    changed = {
-        one.stamp
-        for page in await read_pages(backend, start.changed_since, start.next_pass_cursors)
-        for one in page.instances
-    }
-    assert changed.isdisjoint(one.stamp for page in again for one in page.instances)
+    third = await read_pages(backend, start.changed_since, start.next_pass_cursors)
+    new_stamps = {observed.stamp for page in third for observed in page.instances}
+    assert new_stamps.isdisjoint(observed.stamp for page in second for observed in page.instances)
 
 
 async def test_a_stamp_changes_with_the_status_and_either_time(
@@ -184,49 +185,53 @@ async def test_a_stamp_changes_with_the_status_and_either_time(
     assert len(set(stamps)) == len(stamps)
 
 
-@pytest.mark.parametrize("ahead", [-3600, 3600, None])
-async def test_since_is_a_minute_before_the_earlier_clock(
-    function_app: FakeFunctionApp, backend: ManagementApiBackend, ahead: int | None
+@pytest.mark.parametrize("seconds_ahead", [-3600, 3600, None])
+async def test_a_scan_counts_changes_from_a_minute_before_the_earlier_clock(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend, seconds_ahead: int | None
 ) -> None:
     now = time.time()
-    function_app.date = (
-        "at some time" if ahead is None else time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now + ahead))
-    )
-    expected = parse_instant("1970-01-01T00:00:00Z") + seconds(now + min(0, ahead or 0) - 60)
+    if seconds_ahead is None:
+        function_app.date = "not a date"
+    else:
+        function_app.date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now + seconds_ahead))
+    expected = parse_instant("1970-01-01T00:00:00Z") + seconds(now + min(0, seconds_ahead or 0) - 60)
     assert abs((await backend.begin_scan(HUB)).changed_since - expected) < seconds(5)
 
 
-async def test_old_extensions_end_with_a_token_of_their_own(
+async def test_the_end_token_of_old_extensions_ends_the_list(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     function_app.last_token = "bnVsbA=="
     function_app.put("order-1")
     found = await scan(backend)
-    assert {one.instance_id for one in found} == {"order-1"}
+    assert {observed.instance_id for observed in found} == {"order-1"}
     assert await backend.find_instances(HUB, ["order-2"]) == {"order-2": None}
 
 
-async def test_a_status_that_nobody_knows_counts_as_running(
+async def test_a_missing_or_unknown_status_counts_as_running(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     function_app.put("odd", "Hibernating")
     function_app.put("none", "Running", runtimeStatus=None)
-    found = {one.instance_id: one for one in await scan(backend)}
-    assert {name: one.runtime_status for name, one in found.items()} == {"odd": "Running", "none": "Running"}
-    assert all(one is not None and one.active for one in (await backend.find_instances(HUB, ["odd", "none"])).values())
+    statuses = {observed.instance_id: observed.runtime_status for observed in await scan(backend)}
+    assert statuses == {"odd": "Running", "none": "Running"}
+    found = await backend.find_instances(HUB, ["odd", "none"])
+    assert all(observed is not None and observed.active for observed in found.values())
 
 
-async def test_entities_are_left_out(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+async def test_entities_are_neither_returned_nor_requested(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
     function_app.put("@counter@one")
     function_app.put("order")
-    assert {one.instance_id for one in await scan(backend)} == {"order"}
-    asked = len(function_app.requests)
+    assert {observed.instance_id for observed in await scan(backend)} == {"order"}
+    request_count = len(function_app.requests)
     assert await backend.find_instances(HUB, ["@counter@one", ""]) == {"@counter@one": None, "": None}
-    assert len(function_app.requests) == asked
+    assert len(function_app.requests) == request_count
 
 
 @pytest.mark.parametrize(
-    ("more", "version", "name"),
+    ("members", "version", "name"),
     [
         ({"version": "1.2"}, "1.2", "ProcessOrder"),
         ({"version": ""}, None, "ProcessOrder"),
@@ -234,10 +239,14 @@ async def test_entities_are_left_out(function_app: FakeFunctionApp, backend: Man
         ({"name": "Ship"}, None, "Ship"),
     ],
 )
-async def test_version_and_name_are_told_if_they_come(
-    function_app: FakeFunctionApp, backend: ManagementApiBackend, more: dict[str, Any], version: str | None, name: str
+async def test_version_and_name_are_shown_if_the_response_has_them(
+    function_app: FakeFunctionApp,
+    backend: ManagementApiBackend,
+    members: dict[str, Any],
+    version: str | None,
+    name: str,
 ) -> None:
-    function_app.put("order", **more)
+    function_app.put("order", **members)
     observed = (await backend.find_instances(HUB, ["order"]))["order"]
     assert observed is not None
     assert (observed.version, observed.function_name) == (version, name)
@@ -269,16 +278,16 @@ UNUSUAL_INSTANCE_IDS = [
 
 
 @pytest.mark.parametrize("instance_id", UNUSUAL_INSTANCE_IDS)
-async def test_strange_ids_are_found_and_only_they(
+async def test_an_unusual_id_is_found_and_no_similar_one(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, instance_id: str
 ) -> None:
-    """The path alone would miss some of them, and take others for somebody else."""
+    """By path alone some of these ids would not be found, and others would lead to another instance."""
     function_app.rows_per_page = 2
     for decoy in ("a", "A", "b", "a b", "tenant", "instances", "two", "O", f"{instance_id}-2", f"{instance_id}/order"):
         function_app.put(decoy, "Completed")
     assert await backend.find_instances(HUB, [instance_id]) == {instance_id: None}
     path = function_app.requests[0].raw_path.partition("?")[0]
-    # The address of these two would be that of the whole list, or of the API.
+    # The paths of "." and ".." would be those of the whole list and of the API.
     assert path == (f"{API_PATH}/instances" + ("" if instance_id in (".", "..") else f"/{quote(instance_id, safe='')}"))
     function_app.put(instance_id)
     found = (await backend.find_instances(HUB, [instance_id]))[instance_id]
@@ -300,22 +309,22 @@ async def test_an_id_of_dots_does_not_read_the_whole_task_hub(
     assert (found.instance_id, found.active) == (instance_id, True)
 
 
-async def test_no_more_than_sixteen_are_looked_up_at_once(
+async def test_at_most_sixteen_instances_are_looked_up_at_a_time(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
-    running = most = 0
+    running = maximum = 0
 
-    async def counted(request: web.Request) -> None:
-        nonlocal running, most
+    async def count_requests(request: web.Request) -> None:
+        nonlocal running, maximum
         running += 1
-        most = max(most, running)
+        maximum = max(maximum, running)
         await asyncio.sleep(0.02)
         running -= 1
 
-    function_app.override = counted
+    function_app.override = count_requests
     ids = [f"order-{number}" for number in range(60)]
     for instance_id in ids:
         function_app.put(instance_id)
     found = await backend.find_instances(HUB, ids)
     assert list(found) == ids
-    assert most == 16
+    assert maximum == 16

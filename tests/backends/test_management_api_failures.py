@@ -1,4 +1,4 @@
-"""What goes wrong on the management API: refusals, redirects, answers that are none, and no answer at all."""
+"""Failures of the management API: refusals, redirects, unexpected responses, and no response."""
 
 import asyncio
 import gzip
@@ -34,14 +34,14 @@ __all__ = ["backend", "function_app", "no_key_in_the_log"]  # fixtures
 pytestmark = pytest.mark.anyio
 
 
-async def backend_error_of(awaitable: Awaitable[Any]) -> BackendError:
-    """The error that this ends in. Nothing of it may show the key."""
+async def backend_error_of(call: Awaitable[Any]) -> BackendError:
+    """Return the error that the call raises. Neither the error nor its causes may contain the key."""
     with pytest.raises(BackendError) as caught:
-        await awaitable
+        await call
     error = caught.value
     assert "\n" not in error.message
-    for one in exception_chain(error):
-        assert SYSTEM_KEY not in f"{one!s} {one!r} {vars(one)!r}"
+    for cause in exception_chain(error):
+        assert SYSTEM_KEY not in f"{cause!s} {cause!r} {vars(cause)!r}"
     return error
 
 
@@ -51,19 +51,19 @@ def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def respond_with(*statuses: int, **more: Any) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Every answer with this status."""
+def respond_with(status: int, **response_options: Any) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return an override that answers every request with this status."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=statuses[0], **more)
+    async def respond(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, **response_options)
 
-    return answer
+    return respond
 
 
 async def all_backend_calls(backend: Backend) -> AsyncIterator[Awaitable[Any]]:
-    """All that the backend can be asked."""
-    for kind in ("active", "recent"):
-        yield backend.read_page(HUB, local_now(), json.dumps([kind, None]))
+    """Every call that sends a request."""
+    for scan_pass in ("active", "recent"):
+        yield backend.read_page(HUB, local_now(), json.dumps([scan_pass, None]))
     yield backend.begin_scan(HUB)
     yield backend.find_instances(HUB, ["order-1", "order-2"])
 
@@ -72,11 +72,11 @@ def local_now() -> Instant:
     return Instant(parse_instant("1970-01-01T00:00:00Z") + seconds(time.time()))
 
 
-async def test_a_list_without_end_is_told(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
-    async def again(request: web.Request) -> web.StreamResponse:
+async def test_a_list_without_an_end_is_a_failure(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
+    async def repeat_page(request: web.Request) -> web.StreamResponse:
         return web.json_response([], headers={"x-ms-continuation-token": "again"})
 
-    function_app.override = again
+    function_app.override = repeat_page
     start = await backend.begin_scan(HUB)
     page = await backend.read_page(HUB, start.changed_since, start.cursors[0])
     assert (await backend.read_page(HUB, start.changed_since, page.cursors[0])).cursors == page.cursors
@@ -84,12 +84,12 @@ async def test_a_list_without_end_is_told(function_app: FakeFunctionApp, backend
     assert (error.failure, "again and again" in error.message) == (ReadFailure.FAILED, True)
 
 
-async def test_an_app_without_the_extension_is_no_missing_hub(
+async def test_an_app_without_the_extension_is_a_failure_and_not_a_missing_task_hub(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     function_app.override = respond_with(404)
-    async for way in all_backend_calls(backend):
-        error = await backend_error_of(way)
+    async for call in all_backend_calls(backend):
+        error = await backend_error_of(call)
         assert error.failure is ReadFailure.FAILED
         assert error.message.startswith(
             f"the app at the address in {CONNECTION_NAME}__endpoint does not serve the management API"
@@ -101,8 +101,8 @@ async def test_a_refusal_names_the_key(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
 ) -> None:
     function_app.override = respond_with(status, text=f"<html>{SYSTEM_KEY}</html>")
-    async for way in all_backend_calls(backend):
-        error = await backend_error_of(way)
+    async for call in all_backend_calls(backend):
+        error = await backend_error_of(call)
         assert error.failure is ReadFailure.DENIED
         assert f"{CONNECTION_NAME}__key must be the app's system key durabletask_extension" in error.message
 
@@ -114,38 +114,39 @@ async def test_a_wrong_key_is_refused(function_app: FakeFunctionApp) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(
-    ("header", "least", "most"),
+    ("header", "minimum", "maximum"),
     [("7", 7, 7), ("in a while", None, None), (None, None, None), ("9" * 5000, None, None), (30, 29, 31), (-30, 0, 0)],
 )
-async def test_a_busy_app_is_left_alone_for_as_long_as_it_asks(
+async def test_an_app_that_asks_to_wait_says_for_how_long(
+    *,
     function_app: FakeFunctionApp,
     backend: ManagementApiBackend,
     status: int,
     header: str | int | None,
-    least: int | None,
-    most: int | None,
+    minimum: int | None,
+    maximum: int | None,
 ) -> None:
     if isinstance(header, int):
         header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + header))
     function_app.override = respond_with(status, headers={} if header is None else {"Retry-After": header})
-    async for way in all_backend_calls(backend):
-        error = await backend_error_of(way)
+    async for call in all_backend_calls(backend):
+        error = await backend_error_of(call)
         assert error.failure is ReadFailure.THROTTLED
         assert str(status) in error.message
-        if least is None or most is None:
+        if minimum is None or maximum is None:
             assert error.retry_after is None
         else:
             assert error.retry_after is not None
-            assert least <= error.retry_after <= most
+            assert minimum <= error.retry_after <= maximum
 
 
 @pytest.mark.parametrize("status", [204, 400, 410, 500, 502])
-async def test_any_other_status_is_told(
+async def test_any_other_status_is_a_failure(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
 ) -> None:
     function_app.override = respond_with(status)
-    async for way in all_backend_calls(backend):
-        error = await backend_error_of(way)
+    async for call in all_backend_calls(backend):
+        error = await backend_error_of(call)
         assert error.failure is ReadFailure.FAILED
         assert (
             error.message
@@ -157,20 +158,20 @@ async def test_any_other_status_is_told(
 async def test_a_redirect_is_not_followed(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
 ) -> None:
-    elsewhere: list[web.Request] = []
+    requests_at_target: list[web.Request] = []
 
-    async def listener(request: web.Request) -> web.StreamResponse:
-        elsewhere.append(request)
+    async def handle_at_target(request: web.Request) -> web.StreamResponse:
+        requests_at_target.append(request)
         return web.json_response([])
 
-    async with serve_http(listener) as origin:
+    async with serve_http(handle_at_target) as origin:
         function_app.override = respond_with(status, headers={"Location": f"{origin}/login"})
-        async for way in all_backend_calls(backend):
-            error = await backend_error_of(way)
+        async for call in all_backend_calls(backend):
+            error = await backend_error_of(call)
             assert error.failure is ReadFailure.FAILED
             assert f"redirects ({status})" in error.message
             assert origin not in error.message
-    assert elsewhere == []
+    assert requests_at_target == []
 
 
 VALID_INSTANCE = {
@@ -200,26 +201,26 @@ VALID_INSTANCE = {
         json.dumps({**VALID_INSTANCE, "createdTime": "yesterday"}),
     ],
 )
-async def test_what_is_not_the_expected_json_is_told(
+async def test_a_response_without_the_expected_json_is_a_failure(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, body: str | bytes
 ) -> None:
     function_app.override = respond_with(200, body=body)
-    async for way in all_backend_calls(backend):
-        error = await backend_error_of(way)
+    async for call in all_backend_calls(backend):
+        error = await backend_error_of(call)
         assert error.failure is ReadFailure.FAILED
         assert error.message.startswith(
             f"the app at the address in {CONNECTION_NAME}__endpoint answers with something that is not"
         )
 
 
-async def test_a_token_that_cannot_be_sent_back_is_told(
+async def test_a_token_that_cannot_be_sent_back_is_a_failure(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     function_app.override = respond_with(200, body="[]", headers={"x-ms-continuation-token": "größer"})
     assert "x-ms-continuation-token" in (await backend_error_of(backend.begin_scan(HUB))).message
 
 
-async def test_an_answer_that_is_too_large_is_not_kept(
+async def test_a_response_that_is_too_large_is_a_failure(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(management_api_client, "MAX_RESPONSE_BYTES", 2 * 1024 * 1024)
@@ -234,16 +235,16 @@ async def test_an_answer_that_is_too_large_is_not_kept(
     await backend.begin_scan(HUB)
 
 
-async def test_an_app_that_cannot_be_reached_is_told() -> None:
+async def test_an_app_that_cannot_be_reached_is_a_failure() -> None:
     for origin in (f"http://127.0.0.1:{free_port()}", "https://no-such-app.invalid"):
         async with open_management_backend(origin) as backend:
-            async for way in all_backend_calls(backend):
-                error = await backend_error_of(way)
+            async for call in all_backend_calls(backend):
+                error = await backend_error_of(call)
                 assert error.failure is ReadFailure.FAILED
                 assert f"{CONNECTION_NAME}__endpoint cannot be reached" in error.message
 
 
-async def test_a_server_that_does_not_speak_tls_is_told(function_app: FakeFunctionApp) -> None:
+async def test_a_server_without_tls_is_a_failure(function_app: FakeFunctionApp) -> None:
     async with open_management_backend(function_app.origin.replace("http:", "https:")) as backend:
         error = await backend_error_of(backend.begin_scan(HUB))
     assert error.failure is ReadFailure.FAILED
@@ -251,22 +252,22 @@ async def test_a_server_that_does_not_speak_tls_is_told(function_app: FakeFuncti
     assert function_app.requests == []
 
 
-async def test_an_app_that_does_not_answer_in_time_is_told(function_app: FakeFunctionApp) -> None:
-    async def late(request: web.Request) -> NoReturn:
+async def test_an_app_that_does_not_answer_in_time_is_a_failure(function_app: FakeFunctionApp) -> None:
+    async def answer_late(request: web.Request) -> NoReturn:
         await asyncio.sleep(30)
         raise AssertionError
 
-    async def late_end(request: web.Request) -> NoReturn:
-        answer = web.StreamResponse(headers={"x-ms-continuation-token": ""})
-        await answer.prepare(request)
-        await answer.write(b"[")
-        await late(request)
+    async def end_late(request: web.Request) -> NoReturn:
+        response = web.StreamResponse(headers={"x-ms-continuation-token": ""})
+        await response.prepare(request)
+        await response.write(b"[")
+        await answer_late(request)
 
     async with open_management_backend(function_app.origin, timeout_seconds=0.2) as backend:
-        for slow in (late, late_end):
-            function_app.override = slow
-            async for way in all_backend_calls(backend):
-                error = await backend_error_of(way)
+        for override in (answer_late, end_late):
+            function_app.override = override
+            async for call in all_backend_calls(backend):
+                error = await backend_error_of(call)
                 assert error.failure is ReadFailure.FAILED
                 assert (
                     error.message
@@ -274,39 +275,41 @@ async def test_an_app_that_does_not_answer_in_time_is_told(function_app: FakeFun
                 )
 
 
-async def test_an_answer_that_breaks_off_is_told(function_app: FakeFunctionApp, backend: ManagementApiBackend) -> None:
-    async def cut(request: web.Request) -> NoReturn:
-        answer = web.StreamResponse(headers={"Content-Length": "1000"})
-        await answer.prepare(request)
-        await answer.write(b"[]")
+async def test_an_incomplete_response_is_a_failure(
+    function_app: FakeFunctionApp, backend: ManagementApiBackend
+) -> None:
+    async def abort_response(request: web.Request) -> NoReturn:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"[]")
         assert request.transport is not None
         request.transport.abort()
         raise asyncio.CancelledError
 
-    function_app.override = cut
-    async for way in all_backend_calls(backend):
-        error = await backend_error_of(way)
+    function_app.override = abort_response
+    async for call in all_backend_calls(backend):
+        error = await backend_error_of(call)
         assert error.failure is ReadFailure.FAILED
         assert "incomplete or unexpected response" in error.message
     function_app.override = respond_with(200, body=b"no gzip", headers={"Content-Encoding": "gzip"})
     assert "incomplete or unexpected response" in (await backend_error_of(backend.begin_scan(HUB))).message
 
 
-@pytest.mark.parametrize("words", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"])
-async def test_what_does_not_speak_http_is_told(words: bytes) -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@pytest.mark.parametrize("sent_bytes", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"])
+async def test_a_server_that_does_not_speak_http_is_a_failure(sent_bytes: bytes) -> None:
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(words)
+        writer.write(sent_bytes)
         writer.close()
 
-    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    server = await asyncio.start_server(send, "127.0.0.1", 0)
     async with server, open_management_backend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as backend:
         error = await backend_error_of(backend.begin_scan(HUB))
     assert error.failure is ReadFailure.FAILED
     assert "incomplete or unexpected response" in error.message
 
 
-async def test_a_backend_works_again_after_trouble_and_after_closing(
+async def test_a_backend_works_again_after_a_failure_and_after_it_was_closed(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     function_app.put("order")

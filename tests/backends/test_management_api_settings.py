@@ -1,4 +1,4 @@
-"""The settings of the management API: addresses that will do, keys that can be sent, and a connection's name."""
+"""The settings of the management API: valid addresses, keys that can be sent, and the name of a connection."""
 
 import pytest
 
@@ -40,7 +40,7 @@ VALID_SETTINGS = {f"{CONNECTION_NAME}__endpoint": "https://app.example", f"{CONN
         "https://[2001:db8::1]",
     ],
 )
-def test_addresses_that_will_do(endpoint: str) -> None:
+def test_a_valid_address_is_accepted(endpoint: str) -> None:
     create_management_api_backend(
         TaskHubConnections({**VALID_SETTINGS, f"{CONNECTION_NAME}__endpoint": endpoint}), CONNECTION_NAME
     )
@@ -69,7 +69,7 @@ def test_addresses_that_will_do(endpoint: str) -> None:
         "http://10.0.0.1",
     ],
 )
-def test_addresses_that_will_not_do(endpoint: str) -> None:
+def test_an_invalid_address_is_refused_without_showing_it(endpoint: str) -> None:
     with pytest.raises(SettingsError, match=f"{CONNECTION_NAME}__endpoint must") as caught:
         create_management_api_backend(
             TaskHubConnections({**VALID_SETTINGS, f"{CONNECTION_NAME}__endpoint": endpoint}), CONNECTION_NAME
@@ -79,21 +79,21 @@ def test_addresses_that_will_not_do(endpoint: str) -> None:
         assert "because each request contains the key" in str(caught.value)
 
 
-@pytest.mark.parametrize("lacking", ["endpoint", "key"])
+@pytest.mark.parametrize("missing", ["endpoint", "key"])
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_setting_that_is_missing_is_named(lacking: str, value: str | None) -> None:
-    settings = {name: text for name, text in VALID_SETTINGS.items() if not name.endswith(lacking)}
+def test_a_missing_setting_is_named(missing: str, value: str | None) -> None:
+    settings = {name: text for name, text in VALID_SETTINGS.items() if not name.endswith(missing)}
     if value is not None:
-        settings[f"{CONNECTION_NAME}__{lacking}"] = value
+        settings[f"{CONNECTION_NAME}__{missing}"] = value
     with pytest.raises(
-        SettingsError, match=f"the setting {CONNECTION_NAME}__{lacking} is not set on this server"
+        SettingsError, match=f"the setting {CONNECTION_NAME}__{missing} is not set on this server"
     ) as caught:
         create_management_api_backend(TaskHubConnections(settings), CONNECTION_NAME)
     assert SYSTEM_KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
-def test_a_key_that_cannot_be_sent_is_named(key: str) -> None:
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(key: str) -> None:
     with pytest.raises(SettingsError, match=f"{CONNECTION_NAME}__key must be") as caught:
         create_management_api_backend(
             TaskHubConnections({**VALID_SETTINGS, f"{CONNECTION_NAME}__key": key}), CONNECTION_NAME

@@ -1,4 +1,4 @@
-"""Pending timers as the histories show them: all of them at first, then those of the instances that changed."""
+"""Pending timers in histories: first all of them, later those of the instances that have changed."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ class HistoryTable:
     async def create(self) -> None:
         await self._service.create_table(self._table)
 
-    async def timer(self, instance_id: str, fires_in: float, event_id: int = 0, **more: Any) -> None:
+    async def add_timer(self, instance_id: str, fires_in_seconds: float, event_id: int = 0, **columns: Any) -> None:
         self._rows += 1
         await self._service.get_table_client(self._table).upsert_entity(
             {
@@ -35,8 +35,8 @@ class HistoryTable:
                 "EventType": "TimerCreated",
                 "EventId": event_id,
                 "ExecutionId": "e1",
-                "FireAt": datetime.now(UTC) + timedelta(seconds=fires_in),
-                **more,
+                "FireAt": datetime.now(UTC) + timedelta(seconds=fires_in_seconds),
+                **columns,
             }
         )
 
@@ -71,21 +71,21 @@ async def history_table(service: TableServiceClient, provider: ProviderTaskHub) 
 async def read_all_timers(
     backend: AzureStorageBackend, hub: str, known: KnownTimers | None = None
 ) -> tuple[KnownTimers, int]:
-    """Read to the end; what is known then, and in how many steps."""
+    """Read to the end. Return what is known then, and the number of steps."""
     timers, steps = await backend.read_timers(hub, known or KnownTimers()), 1
     while timers.cursor is not None:
         timers, steps = await backend.read_timers(hub, timers), steps + 1
     return timers, steps
 
 
-async def test_timers_that_have_yet_to_fire_are_found_whatever_became_of_their_instance(
+async def test_all_timers_that_have_yet_to_fire_are_found(
     backend: AzureStorageBackend, provider: ProviderTaskHub, history_table: HistoryTable
 ) -> None:
-    await history_table.timer("order-1", 3600)
-    await history_table.timer("order-1", 3600, event_id=1)
-    await history_table.timer("order^02", 60)
-    await history_table.timer("fired", -1)
-    await history_table.timer("rewound", 3600, EventType="GenericEvent")
+    await history_table.add_timer("order-1", 3600)
+    await history_table.add_timer("order-1", 3600, event_id=1)
+    await history_table.add_timer("order^02", 60)
+    await history_table.add_timer("fired", -1)
+    await history_table.add_timer("rewound", 3600, EventType="GenericEvent")
     timers, _ = await read_all_timers(backend, provider.hub)
     assert len(timers.timers) == 3
     assert timers.read_through is not None
@@ -96,8 +96,8 @@ async def test_a_task_hub_without_a_history_has_no_timers(
 ) -> None:
     timers, steps = await read_all_timers(backend, provider.hub)
     assert (timers.timers, steps) == ((), 1)
-    again, _ = await read_all_timers(backend, provider.hub, timers)
-    assert again.timers == ()
+    later, _ = await read_all_timers(backend, provider.hub, timers)
+    assert later.timers == ()
 
 
 async def test_a_long_history_is_read_in_steps(
@@ -108,7 +108,7 @@ async def test_a_long_history_is_read_in_steps(
 ) -> None:
     monkeypatch.setattr("state_api.backends.pending_timers._PAGE_SIZE", 1)
     for number in range(3):
-        await history_table.timer(f"order-{number}", 3600)
+        await history_table.add_timer(f"order-{number}", 3600)
     first = await backend.read_timers(provider.hub, KnownTimers())
     assert (len(first.timers), first.read_through) == (1, None)
     timers, steps = await read_all_timers(backend, provider.hub)
@@ -116,23 +116,23 @@ async def test_a_long_history_is_read_in_steps(
     assert steps >= 3
 
 
-async def test_later_only_the_histories_of_instances_that_changed_are_read(
+async def test_a_later_read_reads_only_the_histories_of_changed_instances(
     backend: AzureStorageBackend, provider: ProviderTaskHub, history_table: HistoryTable
 ) -> None:
-    await history_table.timer("order-1", 3600)
+    await history_table.add_timer("order-1", 3600)
     known, _ = await read_all_timers(backend, provider.hub)
-    # Its row is not stamped, so nobody looks.
-    await history_table.timer("unchanged", 3600)
+    # Its row has no new stamp, so its history is not read.
+    await history_table.add_timer("unchanged", 3600)
     await provider.put("order-2", "Completed")
-    await history_table.timer("order-2", 3600)
-    again, steps = await read_all_timers(backend, provider.hub, known)
-    assert (len(again.timers), steps) == (2, 1)
-    # The same ones are not counted twice.
+    await history_table.add_timer("order-2", 3600)
+    later, steps = await read_all_timers(backend, provider.hub, known)
+    assert (len(later.timers), steps) == (2, 1)
+    # A timer that is read again is not counted twice.
     await provider.put("order-1", "Completed")
-    assert len((await read_all_timers(backend, provider.hub, again))[0].timers) == 2
+    assert len((await read_all_timers(backend, provider.hub, later))[0].timers) == 2
 
 
-async def test_with_many_changed_instances_the_whole_history_is_read(
+async def test_the_whole_history_is_read_if_many_instances_have_changed(
     backend: AzureStorageBackend,
     provider: ProviderTaskHub,
     history_table: HistoryTable,
@@ -141,17 +141,17 @@ async def test_with_many_changed_instances_the_whole_history_is_read(
     monkeypatch.setattr("state_api.backends.pending_timers._MAX_CHANGED_INSTANCES", 1)
     known, _ = await read_all_timers(backend, provider.hub)
     await provider.put_many(["order-1", "order-2"], "Completed")
-    await history_table.timer("elsewhere", 3600)
+    await history_table.add_timer("elsewhere", 3600)
     timers, steps = await read_all_timers(backend, provider.hub, known)
     assert len(timers.timers) == 1
     assert timers.read_through is not None
     assert steps >= 2
 
 
-async def test_a_read_that_could_not_remember_all_timers_does_not_count_as_complete(
+async def test_a_read_with_more_timers_than_can_be_kept_does_not_count_as_complete(
     backend: AzureStorageBackend, provider: ProviderTaskHub, history_table: HistoryTable
 ) -> None:
-    await history_table.timer("order-1", 3600)
+    await history_table.add_timer("order-1", 3600)
     timers, _ = await read_all_timers(backend, provider.hub, KnownTimers(cursor="[false, null]", truncated=True))
     assert (len(timers.timers), timers.read_through, timers.cursor) == (1, None, None)
 
@@ -169,10 +169,10 @@ async def test_timers_of_other_task_hubs_in_a_shared_tracking_store_do_not_count
         await ours.create()
         await ours.put("order-1", "Completed", ExecutionId="e1")
         await theirs.put("order-2", "Completed")
-    await history_table.timer("order-1", 3600)
-    await history_table.timer("order-2", 3600)
-    # Of a former run, in another task hub of the store: its message is in a queue of that one.
-    await history_table.timer("order-1", 3600, event_id=1, ExecutionId="a former execution")
+    await history_table.add_timer("order-1", 3600)
+    await history_table.add_timer("order-2", 3600)
+    # A former execution, in another task hub of the store: its message is in a queue of that task hub.
+    await history_table.add_timer("order-1", 3600, event_id=1, ExecutionId="a former execution")
     backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP", TrackingStore(storage, "TRACKING", prefix))
     timers, _ = await read_all_timers(backend, hub)
     assert len(timers.timers) == 1

@@ -1,4 +1,4 @@
-"""The managementApi backend on every answer that the real extension gave, and the stand-in for the app held against
+"""The backend `managementApi` on every recorded response of the real extension, and the fake function app compared with
 them."""
 
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ __all__ = ["function_app", "no_key_in_the_log"]  # fixtures
 pytestmark = pytest.mark.anyio
 
 CONTINUATION_HEADER = "x-ms-continuation-token"
-RECORDED_READS = [one for one in recordings.read_lines("management") if one["method"] == "GET"]
+RECORDED_READS = [recorded for recorded in recordings.read_lines("management") if recorded["method"] == "GET"]
 
 
 def query_of(recorded: dict[str, Any]) -> dict[str, str]:
@@ -41,41 +41,47 @@ def path_of(recorded: dict[str, Any]) -> str:
     return urlsplit(str(recorded["path"])).path
 
 
-RECORDED_LISTS = [one for one in RECORDED_READS if path_of(one) == "/instances" and one["hub"] == recordings.HUB]
+RECORDED_LISTS = [
+    recorded for recorded in RECORDED_READS if path_of(recorded) == "/instances" and recorded["hub"] == recordings.HUB
+]
 ALL_INSTANCES = next(
-    one["body"] for one in RECORDED_LISTS if "top" not in query_of(one) and "instanceIdPrefix" not in query_of(one)
+    recorded["body"]
+    for recorded in RECORDED_LISTS
+    if "top" not in query_of(recorded) and "instanceIdPrefix" not in query_of(recorded)
 )
-"""Every instance, as the API listed them when the recordings were made; `timer-long` was still running."""
+"""All instances as the API listed them at the end of the recording. `timer-long` was still running."""
 
 
 async def respond_as_recorded(request: web.Request) -> web.StreamResponse:
-    """The recorded answer to a request of this kind: the list of active instances page by page, the list by time, a
-    single instance. Without instances for other prefixes than the recorded one."""
+    """Answer with the recorded response: a page of active instances, the list by time, or a single instance. The list
+    by prefix is empty unless that prefix was recorded."""
     query = request.query
     path = request.raw_path.partition("?")[0].removeprefix(API_PATH)
-    # On its way through HTTP a token loses the blank at its end.
+    # HTTP removes the blank at the end of a token.
     token = request.headers.get(CONTINUATION_HEADER, "")
     for recorded in RECORDED_READS:
-        asked = query_of(recorded)
-        if asked["taskHub"] != query["taskHub"] or path_of(recorded) != path:
+        recorded_query = query_of(recorded)
+        if recorded_query["taskHub"] != query["taskHub"] or path_of(recorded) != path:
             continue
+        has_other_status = ("runtimeStatus" in recorded_query) != ("runtimeStatus" in query)
         if path == "/instances" and (
-            (asked["taskHub"] == recordings.HUB and ("runtimeStatus" in asked) != ("runtimeStatus" in query))
-            or asked.get("instanceIdPrefix") != query.get("instanceIdPrefix")
+            (recorded_query["taskHub"] == recordings.HUB and has_other_status)
+            or recorded_query.get("instanceIdPrefix") != query.get("instanceIdPrefix")
             or recorded["requestHeaders"].get(CONTINUATION_HEADER, "").strip() != token
-            or asked.get("top") == "3"
+            or recorded_query.get("top") == "3"
         ):
             continue
         headers = {name: value for name, value in recorded["headers"].items() if name.lower() == CONTINUATION_HEADER}
         if not isinstance(recorded["body"], dict | list):
             return web.Response(status=recorded["status"])
         return web.json_response(recorded["body"], status=recorded["status"], headers=headers)
-    assert "instanceIdPrefix" in query, f"no answer to {request.path_qs} was recorded"
+    assert "instanceIdPrefix" in query, f"no response to {request.path_qs} was recorded"
     return web.json_response([], headers={CONTINUATION_HEADER: ""})
 
 
 @asynccontextmanager
-async def backend_of_recordings() -> AsyncIterator[ManagementApiBackend]:
+async def open_backend_of_recordings() -> AsyncIterator[ManagementApiBackend]:
+    """Open a backend whose app answers with the recorded responses."""
     async with (
         serve_http(respond_as_recorded) as origin,
         open_management_backend(origin, storage_connection="Storage") as backend,
@@ -85,26 +91,26 @@ async def backend_of_recordings() -> AsyncIterator[ManagementApiBackend]:
 
 async def scan(backend: ManagementApiBackend, hub: str) -> list[ObservedInstance]:
     start = await backend.begin_scan(hub)
-    cursors, found = list(start.cursors), list[ObservedInstance]()
+    cursors, instances = list(start.cursors), list[ObservedInstance]()
     while cursors:
         page = await backend.read_page(hub, start.changed_since, cursors.pop(0))
-        found += page.instances
+        instances += page.instances
         cursors += page.cursors
-    return found
+    return instances
 
 
 async def test_the_recorded_pages_show_what_was_active() -> None:
-    """Page by page, after tokens with a trailing blank; an entity among them is no orchestration."""
-    async with backend_of_recordings() as backend:
+    """The pages follow tokens with a trailing blank, and contain an entity."""
+    async with open_backend_of_recordings() as backend:
         found = await scan(backend, recordings.HUB)
-    active = {one.instance_id: str(one.runtime_status) for one in found if one.active}
+    active = {observed.instance_id: str(observed.runtime_status) for observed in found if observed.active}
     assert active == ACTIVE_BY_SNAPSHOT["odd ids running", recordings.HUB]
-    listed = {one["instanceId"] for one in ALL_INSTANCES if not one["instanceId"].startswith("@")}
-    assert {one.instance_id for one in found} == listed
+    orchestrations = {instance["instanceId"] for instance in ALL_INSTANCES if instance["instanceId"][0] != "@"}
+    assert {observed.instance_id for observed in found} == orchestrations
 
 
-async def test_a_task_hub_that_does_not_exist_was_answered_with_an_empty_list() -> None:
-    async with backend_of_recordings() as backend:
+async def test_the_recorded_list_of_a_nonexistent_task_hub_is_empty() -> None:
+    async with open_backend_of_recordings() as backend:
         assert await scan(backend, "Nonexistent") == []
 
 
@@ -119,50 +125,53 @@ async def test_a_task_hub_that_does_not_exist_was_answered_with_an_empty_list() 
         ("eternal-5", "Completed"),
     ],
 )
-async def test_a_recorded_instance_is_found_by_its_address(instance_id: str, status: str) -> None:
-    async with backend_of_recordings() as backend:
+async def test_a_recorded_instance_is_found_by_its_path(instance_id: str, status: str) -> None:
+    async with open_backend_of_recordings() as backend:
         found = (await backend.find_instances(recordings.HUB, [instance_id]))[instance_id]
     assert found is not None
     assert found.runtime_status == status
 
 
-async def send_recorded(function_app: FakeFunctionApp, recorded: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+async def send_recorded_request(
+    function_app: FakeFunctionApp, recorded: dict[str, Any]
+) -> tuple[int, dict[str, str], Any]:
+    """Send a recorded request to the fake function app. Return the status, headers and JSON of its response."""
     address = (
         function_app.origin + API_PATH + recorded["path"].replace("code=KEY", f"code={quote(SYSTEM_KEY, safe='')}")
     )
     async with (
         aiohttp.ClientSession() as session,
-        session.get(URL(address, encoded=True), headers=recorded["requestHeaders"]) as answer,
+        session.get(URL(address, encoded=True), headers=recorded["requestHeaders"]) as response,
     ):
-        content = await answer.json() if answer.content_type == "application/json" else None
-        return answer.status, dict(answer.headers), content
+        body = await response.json() if response.content_type == "application/json" else None
+        return response.status, dict(response.headers), body
 
 
-BY_PATH = [one for one in RECORDED_READS if path_of(one).startswith("/instances/")]
+RECORDED_LOOKUPS = [recorded for recorded in RECORDED_READS if path_of(recorded).startswith("/instances/")]
 
 
-@pytest.mark.parametrize("recorded", BY_PATH, ids=path_of)
-async def test_the_stand_in_finds_the_instances_that_the_extension_found(
+@pytest.mark.parametrize("recorded", RECORDED_LOOKUPS, ids=path_of)
+async def test_the_fake_finds_the_instances_that_the_extension_found(
     function_app: FakeFunctionApp, recorded: dict[str, Any]
 ) -> None:
-    """Ids with %, + or & cannot be asked for by path, and an instance that runs is answered with 202."""
+    """The extension does not find ids with %, + or & by path, and answers 202 for an instance that runs."""
     function_app.connection = "Storage"
-    function_app.hubs[recordings.HUB.lower()] = {one["instanceId"]: one for one in ALL_INSTANCES}
-    status, headers, content = await send_recorded(function_app, recorded)
+    function_app.hubs[recordings.HUB.lower()] = {instance["instanceId"]: instance for instance in ALL_INSTANCES}
+    status, headers, body = await send_recorded_request(function_app, recorded)
     assert status == recorded["status"]
     assert ("Location" in headers) == ("Location" in recorded["headers"])
     if isinstance(recorded["body"], dict):
         for name in ("instanceId", "name", "runtimeStatus", "createdTime", "lastUpdatedTime"):
-            assert content[name] == recorded["body"][name]
+            assert body[name] == recorded["body"][name]
 
 
-@pytest.mark.parametrize("recorded", RECORDED_LISTS, ids=lambda one: urlsplit(one["path"]).query[40:])
-async def test_the_stand_in_lists_as_the_extension_listed(
+@pytest.mark.parametrize("recorded", RECORDED_LISTS, ids=lambda recorded: urlsplit(recorded["path"]).query[40:])
+async def test_the_fake_lists_the_instances_that_the_extension_listed(
     function_app: FakeFunctionApp, recorded: dict[str, Any]
 ) -> None:
     function_app.connection = "Storage"
-    function_app.hubs[recordings.HUB.lower()] = {one["instanceId"]: one for one in ALL_INSTANCES}
-    status, headers, content = await send_recorded(function_app, recorded)
+    function_app.hubs[recordings.HUB.lower()] = {instance["instanceId"]: instance for instance in ALL_INSTANCES}
+    status, headers, body = await send_recorded_request(function_app, recorded)
     assert status == recorded["status"]
-    assert [one["instanceId"] for one in content] == [one["instanceId"] for one in recorded["body"]]
+    assert [instance["instanceId"] for instance in body] == [instance["instanceId"] for instance in recorded["body"]]
     assert bool(headers[CONTINUATION_HEADER]) == bool(recorded["headers"][CONTINUATION_HEADER])

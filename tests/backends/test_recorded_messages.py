@@ -1,4 +1,4 @@
-"""The control queues with every message that was recorded, and timers as the history of a Python app shows them."""
+"""Control queues with every recorded message, and the timers in the recorded history of a Python app."""
 
 import json
 from collections.abc import AsyncIterator
@@ -24,28 +24,28 @@ ORCHESTRATIONS_WITH_CANCELLED_TIMER = (
     "EventOrTimerCancelThenActivity",
     "EventOrTimerCancelThenFail",
 )
-"""Python orchestrations that cancelled a timer before it was due."""
+"""Recorded Python orchestrations that cancelled a timer before it fired."""
 
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
-    made = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
-    yield made
-    await made.close()
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
+    yield backend
+    await backend.close()
 
 
-async def test_every_recorded_message_is_understood(
+async def test_every_recorded_message_is_parsed(
     storage: StorageSettings, backend: AzureStorageBackend, hub: str
 ) -> None:
-    """They were left by a worker that was killed amid starts; one is an event for an instance."""
+    """A worker that was killed during starts left these messages. One of them is an event for an instance."""
     assert storage.connection_string is not None
     messages = recordings.read_lines("messages")
     connection = storage.connection_string.get_secret_value()
     async with (
-        provider.ProviderTaskHub(storage, hub) as made,
+        provider.ProviderTaskHub(storage, hub) as task_hub,
         QueueServiceClient.from_connection_string(connection) as queues,
     ):
-        await made.create()
+        await task_hub.create()
         for number, message in enumerate(messages):
             name = provider.control_queue_names(hub)[number % provider.CONTROL_QUEUE_COUNT]
             await queues.get_queue_client(name).send_message(message["content"])
@@ -67,32 +67,32 @@ def kind_of(event: Any) -> tuple[MessageKind, str]:
     return (MessageKind.START, event["Name"]) if starts else (MessageKind.OTHER, "")
 
 
-async def test_a_made_message_has_the_members_of_a_recorded_one_that_are_read() -> None:
+async def test_a_generated_message_has_the_members_that_the_backend_reads() -> None:
     recorded = json.loads(recordings.read_lines("messages")[0]["content"])
-    made = json.loads(provider.control_message("l1", name="Launcher"))
-    assert made["CompressedBlobName"] == recorded["CompressedBlobName"]
+    generated = json.loads(provider.control_message("l1", name="Launcher"))
+    assert generated["CompressedBlobName"] == recorded["CompressedBlobName"]
     for member in ("$type", "EventType", "Name"):
-        assert made["TaskMessage"]["Event"][member] == recorded["TaskMessage"]["Event"][member]
-    identity = "OrchestrationInstance"
-    assert made["TaskMessage"][identity]["InstanceId"] == recorded["TaskMessage"][identity]["InstanceId"]
+        assert generated["TaskMessage"]["Event"][member] == recorded["TaskMessage"]["Event"][member]
+    instance = "OrchestrationInstance"
+    assert generated["TaskMessage"][instance]["InstanceId"] == recorded["TaskMessage"][instance]["InstanceId"]
 
 
-async def test_the_timers_that_python_orchestrations_cancelled_are_known_from_their_histories(
+async def test_the_cancelled_timers_of_python_orchestrations_are_read_from_their_histories(
     storage: StorageSettings, backend: AzureStorageBackend, hub: str
 ) -> None:
     assert storage.connection_string is not None
     due = datetime.now(UTC) + timedelta(days=2)
     connection = storage.connection_string.get_secret_value()
     async with (
-        provider.ProviderTaskHub(storage, hub) as made,
+        provider.ProviderTaskHub(storage, hub) as task_hub,
         TableServiceClient.from_connection_string(connection) as tables,
     ):
-        await made.create()
+        await task_hub.create()
         history = await tables.create_table_if_not_exists(f"{hub}History")
         for row in recordings.read_lines("python-instances"):
-            await made.table.create_entity(recordings.table_entity(row, TaskHubName=hub))
+            await task_hub.table.create_entity(recordings.table_entity(row, TaskHubName=hub))
         for row in recordings.read_lines("python-history"):
-            # As if the deadlines had been the day after tomorrow. The other timers have fired.
+            # The cancelled timers get a time in the future. The others have fired.
             cancelled = (
                 row["PartitionKey"] in ORCHESTRATIONS_WITH_CANCELLED_TIMER and row.get("EventType") == "TimerCreated"
             )

@@ -1,4 +1,4 @@
-"""The azureStorage backend on every row that the real extension wrote."""
+"""The backend `azureStorage` on every recorded row of the real extension."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
@@ -46,20 +46,20 @@ ACTIVE_BY_SNAPSHOT: Mapping[tuple[str, str], Mapping[str, str]] = {
     },
     ("end", "RecordedSessions"): {},
 }
-"""What each snapshot must show active."""
+"""The active instances of each recorded snapshot, with their statuses."""
 
 PYTHON_ACTIVE = dict.fromkeys(("[b]", "a b&c=d", "it's", "per�nt", "x y", "日"), "Running")
 
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
-    made = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
-    yield made
-    await made.close()
+    backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
+    yield backend
+    await backend.close()
 
 
 async def write_rows(storage: StorageSettings, hub: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The rows as those of this task hub; the ids of its orchestrations."""
+    """Write recorded rows as those of this task hub. Return the ids of the orchestrations."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     ids = []
@@ -73,25 +73,29 @@ async def write_rows(storage: StorageSettings, hub: str, rows: Iterable[Mapping[
 
 async def scan(backend: AzureStorageBackend, hub: str) -> list[ObservedInstance]:
     start = await backend.begin_scan(hub)
-    cursors, found = list(start.cursors), list[ObservedInstance]()
+    cursors, instances = list(start.cursors), list[ObservedInstance]()
     while cursors:
         page = await backend.read_page(hub, start.changed_since, cursors.pop())
-        found += page.instances
+        instances += page.instances
         cursors += page.cursors
-    return found
+    return instances
 
 
 def active_statuses(observed_instances: Iterable[ObservedInstance | None]) -> dict[str, str]:
-    """The active ones."""
-    return {one.instance_id: one.runtime_status for one in observed_instances if one is not None and one.active}
+    """Return the runtime statuses of the active instances by id."""
+    return {
+        observed.instance_id: observed.runtime_status
+        for observed in observed_instances
+        if observed is not None and observed.active
+    }
 
 
-def test_every_snapshot_is_judged() -> None:
+def test_every_recorded_snapshot_is_tested() -> None:
     assert set(recordings.snapshots()) == set(ACTIVE_BY_SNAPSHOT)
 
 
 @pytest.mark.parametrize(("snapshot", "recorded_hub"), ACTIVE_BY_SNAPSHOT)
-async def test_every_recorded_row_shows_what_was_active(
+async def test_the_recorded_rows_show_what_was_active(
     storage: StorageSettings, backend: AzureStorageBackend, hub: str, snapshot: str, recorded_hub: str
 ) -> None:
     rows = recordings.instance_rows(snapshot, recorded_hub)
@@ -99,8 +103,8 @@ async def test_every_recorded_row_shows_what_was_active(
     active = ACTIVE_BY_SNAPSHOT[snapshot, recorded_hub]
     found = await scan(backend, hub)
     assert active_statuses(found) == active
-    # Entities are among what has changed, and never active.
-    assert {one.instance_id for one in found if not one.instance_id.startswith("@")} <= set(ids)
+    # Entities are returned because they have changed. They are never active.
+    assert {observed.instance_id for observed in found if not observed.instance_id.startswith("@")} <= set(ids)
     looked_up = await backend.find_instances(hub, ids)
     assert active_statuses(looked_up.values()) == active
     by_id = {unescape_instance_id(recorded["PartitionKey"]): recorded for recorded in rows}
@@ -112,10 +116,10 @@ async def test_every_recorded_row_shows_what_was_active(
         assert observed.version == recorded.get("Version")
 
 
-async def test_the_rows_of_a_python_app_show_what_was_active(
+async def test_the_recorded_rows_of_a_python_app_show_what_was_active(
     storage: StorageSettings, backend: AzureStorageBackend, hub: str
 ) -> None:
-    """Also those of the orchestrations whose ends were never published."""
+    """Orchestrations whose ends were never published are not active."""
     ids = await write_rows(storage, hub, recordings.read_lines("python-instances"))
     assert active_statuses(await scan(backend, hub)) == PYTHON_ACTIVE
     found = await backend.find_instances(hub, ids)
@@ -126,14 +130,14 @@ async def test_the_rows_of_a_python_app_show_what_was_active(
         assert not observed.active
 
 
-async def test_a_default_version_is_seen_and_none_where_there_is_none(
+async def test_the_default_version_of_an_app_is_shown(
     storage: StorageSettings, backend: AzureStorageBackend, hub: str
 ) -> None:
     await write_rows(storage, hub, recordings.instance_rows("end", "RecordedV2"))
-    assert {one.version for one in await scan(backend, hub)} == {"2.0"}
+    assert {observed.version for observed in await scan(backend, hub)} == {"2.0"}
 
 
 @pytest.mark.parametrize(("key", "status"), [("chain-3", "Completed"), ("Case", "Running")])
-def test_rows_that_tests_make_have_the_columns_of_recorded_ones(key: str, status: str) -> None:
+def test_generated_rows_have_the_columns_of_recorded_rows(key: str, status: str) -> None:
     recorded = recordings.table_entity(recordings.instance_row(key))
     assert set(provider_row("hub", key, status)) == set(recorded)

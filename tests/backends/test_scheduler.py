@@ -1,4 +1,4 @@
-"""Task hubs of Durable Task Scheduler, against Microsoft's in-memory engine with real orchestrations."""
+"""The backend `scheduler` on Microsoft's in-memory engine with real orchestrations."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def scheduler_with_worker() -> Iterator[InMemoryScheduler]:
-    """An engine with a worker. It takes a second to stop, so the tests share it."""
+    """An engine with a worker. The tests share it, because it takes a second to stop."""
     engine = InMemoryScheduler()
     worker: Any = TaskHubGrpcWorker(host_address=engine.address, logger=QUIET_LOGGER)
     for orchestrator in (waiting, eternal, completing, failing, parent, link):
@@ -52,31 +52,33 @@ def scheduler_with_worker() -> Iterator[InMemoryScheduler]:
 
 
 @pytest.fixture
-def engine(scheduler_with_worker: InMemoryScheduler) -> InMemoryScheduler:
-    """That engine, empty."""
+def empty_scheduler(scheduler_with_worker: InMemoryScheduler) -> InMemoryScheduler:
+    """The engine with a worker, without instances."""
     scheduler_with_worker.engine.reset()
     return scheduler_with_worker
 
 
-async def test_a_scan_finds_what_is_active_and_what_has_just_ended(engine: InMemoryScheduler) -> None:
-    engine.start_and_wait(waiting, "running")
-    engine.start_and_wait(waiting, "suspended")
-    engine.client.suspend_orchestration("suspended")
-    engine.wait_until("suspended", "SUSPENDED")
-    engine.start_and_wait(parent, "parent", "child")
-    engine.wait_until("child", "RUNNING")
-    engine.start_and_wait(waiting, "terminated")
-    engine.client.terminate_orchestration("terminated")
-    engine.wait_until("terminated", "TERMINATED")
-    engine.start_and_wait(completing, "completed")
-    engine.wait_until("completed", "COMPLETED")
-    engine.start_and_wait(failing, "failed")
-    engine.wait_until("failed", "FAILED")
+async def test_a_scan_returns_active_instances_and_those_that_have_just_ended(
+    empty_scheduler: InMemoryScheduler,
+) -> None:
+    empty_scheduler.start_and_wait(waiting, "running")
+    empty_scheduler.start_and_wait(waiting, "suspended")
+    empty_scheduler.client.suspend_orchestration("suspended")
+    empty_scheduler.wait_until("suspended", "SUSPENDED")
+    empty_scheduler.start_and_wait(parent, "parent", "child")
+    empty_scheduler.wait_until("child", "RUNNING")
+    empty_scheduler.start_and_wait(waiting, "terminated")
+    empty_scheduler.client.terminate_orchestration("terminated")
+    empty_scheduler.wait_until("terminated", "TERMINATED")
+    empty_scheduler.start_and_wait(completing, "completed")
+    empty_scheduler.wait_until("completed", "COMPLETED")
+    empty_scheduler.start_and_wait(failing, "failed")
+    empty_scheduler.wait_until("failed", "FAILED")
 
-    async with open_backend(engine.connection) as backend:
+    async with open_backend(empty_scheduler.connection) as backend:
         found = await scan(backend)
 
-    assert {one.instance_id: one.runtime_status.value for one in found.values()} == {
+    assert {instance_id: observed.runtime_status.value for instance_id, observed in found.items()} == {
         "running": "Running",
         "suspended": "Suspended",
         "parent": "Running",
@@ -87,104 +89,107 @@ async def test_a_scan_finds_what_is_active_and_what_has_just_ended(engine: InMem
     }
     assert found["child"].function_name == "waiting"
     now = instant_from(datetime.now(UTC))
-    for one in found.values():
-        assert now - seconds(20) < one.created_at <= one.updated_at <= now
+    for observed in found.values():
+        assert now - seconds(20) < observed.created_at <= observed.updated_at <= now
 
 
-async def test_the_first_pass_holds_nothing_but_what_is_active(engine: InMemoryScheduler) -> None:
-    engine.start_and_wait(waiting, "running")
-    engine.start_and_wait(completing, "completed")
-    engine.wait_until("completed", "COMPLETED")
-    async with open_backend(engine.connection) as backend:
+async def test_the_first_pass_returns_only_active_instances(empty_scheduler: InMemoryScheduler) -> None:
+    empty_scheduler.start_and_wait(waiting, "running")
+    empty_scheduler.start_and_wait(completing, "completed")
+    empty_scheduler.wait_until("completed", "COMPLETED")
+    async with open_backend(empty_scheduler.connection) as backend:
         start = await backend.begin_scan(HUB)
         first = await backend.read_page(HUB, start.changed_since, start.cursors[0])
         second = await backend.read_page(HUB, start.changed_since, first.cursors[0])
-    assert ([one.instance_id for one in first.instances], first.scanned) == (["running"], 1)
-    assert ({one.instance_id for one in second.instances}, second.scanned) == ({"running", "completed"}, 2)
+    assert ([observed.instance_id for observed in first.instances], first.scanned) == (["running"], 1)
+    assert ({observed.instance_id for observed in second.instances}, second.scanned) == ({"running", "completed"}, 2)
     assert second.cursors == ()
 
 
-async def test_what_is_scheduled_is_active_before_anybody_works_on_it(idle_scheduler: InMemoryScheduler) -> None:
+async def test_a_scheduled_instance_is_active_before_a_worker_begins_it(idle_scheduler: InMemoryScheduler) -> None:
     idle_scheduler.start(waiting, "now")
     idle_scheduler.start(waiting, "later", start_at=datetime.now(UTC) + timedelta(hours=1))
     async with open_backend(idle_scheduler.connection) as backend:
         found = await scan(backend)
         assert await backend.read_queue_snapshot(HUB) == QueueSnapshot()
-    assert {one.instance_id: one.runtime_status for one in found.values() if one.active} == {
+    assert {instance_id: observed.runtime_status for instance_id, observed in found.items() if observed.active} == {
         "now": RuntimeStatus.PENDING,
         "later": RuntimeStatus.PENDING,
     }
 
 
-async def test_what_continues_as_new_stays_active_under_a_new_stamp(engine: InMemoryScheduler) -> None:
-    engine.start_and_wait(eternal, "eternal", 1)
-    async with open_backend(engine.connection) as backend:
+async def test_an_instance_that_continues_as_new_stays_active_and_changes_its_stamp(
+    empty_scheduler: InMemoryScheduler,
+) -> None:
+    empty_scheduler.start_and_wait(eternal, "eternal", 1)
+    async with open_backend(empty_scheduler.connection) as backend:
         before = (await backend.find_instances(HUB, ["eternal"]))["eternal"]
         for _ in range(3):
-            engine.client.raise_orchestration_event("eternal", "go")
+            empty_scheduler.client.raise_orchestration_event("eternal", "go")
             found = await scan(backend)
             assert found["eternal"].active
-        engine.wait_until("eternal", "RUNNING")
+        empty_scheduler.wait_until("eternal", "RUNNING")
         after = (await scan(backend))["eternal"]
     assert before is not None
     assert before.stamp != after.stamp
     assert before.created_at == after.created_at
 
 
-async def test_a_stamp_changes_with_its_instance_and_only_then(engine: InMemoryScheduler) -> None:
-    engine.start_and_wait(waiting, "changing")
-    engine.start_and_wait(waiting, "resting")
-    async with open_backend(engine.connection) as backend:
+async def test_a_stamp_changes_with_its_instance_and_only_then(empty_scheduler: InMemoryScheduler) -> None:
+    empty_scheduler.start_and_wait(waiting, "changing")
+    empty_scheduler.start_and_wait(waiting, "unchanged")
+    async with open_backend(empty_scheduler.connection) as backend:
         stamps: list[str] = []
-        rests: set[str] = set()
+        unchanged_stamps: set[str] = set()
 
-        async def look() -> None:
+        async def record_stamps() -> None:
             found = await scan(backend)
             stamps.append(found["changing"].stamp)
-            rests.add(found["resting"].stamp)
-            told = await backend.find_instances(HUB, ["changing", "resting"])
-            assert [one.stamp for one in told.values() if one is not None] == [stamps[-1], *rests]
+            unchanged_stamps.add(found["unchanged"].stamp)
+            looked_up = await backend.find_instances(HUB, ["changing", "unchanged"])
+            looked_up_stamps = [observed.stamp for observed in looked_up.values() if observed is not None]
+            assert looked_up_stamps == [stamps[-1], *unchanged_stamps]
 
-        await look()
-        await look()
+        await record_stamps()
+        await record_stamps()
         assert stamps[0] == stamps[1]
-        engine.client.suspend_orchestration("changing")
-        engine.wait_until("changing", "SUSPENDED")
-        await look()
-        engine.client.resume_orchestration("changing")
-        engine.wait_until("changing", "RUNNING")
-        await look()
-        engine.end("changing")
-        await look()
+        empty_scheduler.client.suspend_orchestration("changing")
+        empty_scheduler.wait_until("changing", "SUSPENDED")
+        await record_stamps()
+        empty_scheduler.client.resume_orchestration("changing")
+        empty_scheduler.wait_until("changing", "RUNNING")
+        await record_stamps()
+        empty_scheduler.end("changing")
+        await record_stamps()
     assert len(set(stamps)) == 4
-    assert len(rests) == 1
+    assert len(unchanged_stamps) == 1
 
 
-async def test_an_instance_started_anew_under_its_id_has_a_new_stamp(engine: InMemoryScheduler) -> None:
-    engine.start_and_wait(waiting, "again")
-    engine.end("again")
-    async with open_backend(engine.connection) as backend:
+async def test_an_instance_that_is_restarted_with_its_id_has_a_new_stamp(empty_scheduler: InMemoryScheduler) -> None:
+    empty_scheduler.start_and_wait(waiting, "again")
+    empty_scheduler.end("again")
+    async with open_backend(empty_scheduler.connection) as backend:
         before = (await scan(backend))["again"]
-        engine.client.restart_orchestration("again")
-        engine.wait_until("again", "RUNNING")
+        empty_scheduler.client.restart_orchestration("again")
+        empty_scheduler.wait_until("again", "RUNNING")
         after = (await scan(backend))["again"]
     assert (before.active, after.active) == (False, True)
     assert before.stamp != after.stamp
 
 
-async def test_entities_are_never_seen(engine: InMemoryScheduler) -> None:
+async def test_entities_are_never_returned(empty_scheduler: InMemoryScheduler) -> None:
     counter = EntityInstanceId("Counter", "one")
-    engine.client.signal_entity(counter, "add", input=1)
-    wait_until(lambda: engine.client.get_entity(counter) is not None, "the entity is there", 20)
-    async with open_backend(engine.connection) as backend:
+    empty_scheduler.client.signal_entity(counter, "add", input=1)
+    wait_until(lambda: empty_scheduler.client.get_entity(counter) is not None, "the entity exists", 20)
+    async with open_backend(empty_scheduler.connection) as backend:
         assert await scan(backend) == {}
         assert await backend.find_instances(HUB, [str(counter)]) == {str(counter): None}
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 7, 20, 21, 500])
-async def test_pages_of_any_size_lead_through_the_whole_hub(engine: InMemoryScheduler, page_size: int) -> None:
-    ids = {engine.start_and_wait(waiting, f"waiting-{number}") for number in range(20)}
-    async with open_backend(engine.connection, page_size) as backend:
+async def test_pages_of_any_size_show_every_active_instance(empty_scheduler: InMemoryScheduler, page_size: int) -> None:
+    ids = {empty_scheduler.start_and_wait(waiting, f"waiting-{number}") for number in range(20)}
+    async with open_backend(empty_scheduler.connection, page_size) as backend:
         start = await backend.begin_scan(HUB)
         for cursors in (start.cursors, start.next_pass_cursors):
             pages = await read_pages([backend], start.changed_since, cursors)
@@ -192,109 +197,114 @@ async def test_pages_of_any_size_lead_through_the_whole_hub(engine: InMemorySche
             assert all(len(page.instances) == page.scanned <= page_size for page in pages)
 
 
-async def test_another_worker_carries_a_scan_on(engine: InMemoryScheduler) -> None:
-    ids = {engine.start_and_wait(waiting, f"waiting-{number}") for number in range(9)}
-    async with open_backend(engine.connection, 2) as one, open_backend(engine.connection, 2) as other:
-        start = await one.begin_scan(HUB)
-        pages = await read_pages([one, other], start.changed_since, start.cursors)
+async def test_another_worker_continues_a_scan(empty_scheduler: InMemoryScheduler) -> None:
+    ids = {empty_scheduler.start_and_wait(waiting, f"waiting-{number}") for number in range(9)}
+    async with (
+        open_backend(empty_scheduler.connection, 2) as first,
+        open_backend(empty_scheduler.connection, 2) as second,
+    ):
+        start = await first.begin_scan(HUB)
+        pages = await read_pages([first, second], start.changed_since, start.cursors)
     assert len(pages) > 6
     assert active_ids(pages) == ids
 
 
-async def test_instances_that_end_between_pages_hide_no_others(engine: InMemoryScheduler) -> None:
-    """The engine's continuation token is a position, and what ends moves all others forward."""
-    early = [engine.start_and_wait(waiting, f"early-{number}") for number in range(6)]
-    late = {engine.start_and_wait(waiting, f"late-{number}") for number in range(6)}
+async def test_instances_that_end_between_pages_hide_no_others(empty_scheduler: InMemoryScheduler) -> None:
+    """The engine's continuation token is a position in the list of matches, and an end moves all others forward."""
+    early = [empty_scheduler.start_and_wait(waiting, f"early-{number}") for number in range(6)]
+    late = {empty_scheduler.start_and_wait(waiting, f"late-{number}") for number in range(6)}
 
     def end_one(_: int) -> None:
         if early:
-            engine.end(early.pop(0))
+            empty_scheduler.end(early.pop(0))
 
-    async with open_backend(engine.connection, 4) as backend:
+    async with open_backend(empty_scheduler.connection, 4) as backend:
         pages = await read_first_pass(backend, end_one)
     assert early == []
     assert late <= active_ids(pages)
 
 
-async def test_instances_that_are_purged_between_pages_hide_no_others(engine: InMemoryScheduler) -> None:
+async def test_instances_that_are_purged_between_pages_hide_no_others(empty_scheduler: InMemoryScheduler) -> None:
     ended = [f"ended-{number}" for number in range(6)]
     kept = {f"kept-{number}" for number in range(6)}
-    for one, other in zip(ended, sorted(kept), strict=True):
-        engine.start_and_wait(completing, one)
-        engine.start_and_wait(waiting, other)
-        engine.wait_until(one, "COMPLETED")
+    for ended_id, kept_id in zip(ended, sorted(kept), strict=True):
+        empty_scheduler.start_and_wait(completing, ended_id)
+        empty_scheduler.start_and_wait(waiting, kept_id)
+        empty_scheduler.wait_until(ended_id, "COMPLETED")
 
     def purge_one(_: int) -> None:
         if ended:
-            engine.client.purge_orchestration(ended.pop(0))
+            empty_scheduler.client.purge_orchestration(ended.pop(0))
 
-    async with open_backend(engine.connection, 3) as backend:
+    async with open_backend(empty_scheduler.connection, 3) as backend:
         start = await backend.begin_scan(HUB)
         pages = await read_pages([backend], start.changed_since, start.next_pass_cursors, purge_one)
     assert kept <= set(latest_by_id(pages))
 
 
-async def test_a_hand_over_between_the_passes_is_seen(engine: InMemoryScheduler) -> None:
-    engine.start_and_wait(link, "link-0", 0)
-    async with open_backend(engine.connection) as backend:
+async def test_an_instance_that_another_starts_between_the_passes_is_seen(empty_scheduler: InMemoryScheduler) -> None:
+    empty_scheduler.start_and_wait(link, "link-0", 0)
+    async with open_backend(empty_scheduler.connection) as backend:
         start = await backend.begin_scan(HUB)
         before = await backend.read_page(HUB, start.changed_since, start.cursors[0])
-        engine.end("link-0")
+        empty_scheduler.end("link-0")
         after = await read_pages([backend], start.changed_since, before.cursors)
-        again = await read_pages([backend], start.changed_since, start.next_pass_cursors)
-    assert [one.instance_id for one in before.instances] == ["link-0"]
-    for pages in (after, again):
+        next_pass = await read_pages([backend], start.changed_since, start.next_pass_cursors)
+    assert [observed.instance_id for observed in before.instances] == ["link-0"]
+    for pages in (after, next_pass):
         assert active_ids(pages) == {"link-1"}
         assert latest_by_id(pages)["link-0"].stamp != before.instances[0].stamp
 
 
-async def test_a_chain_of_hand_overs_does_not_run_away_from_the_first_pass(engine: InMemoryScheduler) -> None:
+async def test_the_first_pass_catches_up_with_a_chain_of_instances(empty_scheduler: InMemoryScheduler) -> None:
     for number in range(7):
-        engine.start_and_wait(waiting, f"other-{number}")
-    engine.start_and_wait(link, "link-0", 0)
+        empty_scheduler.start_and_wait(waiting, f"other-{number}")
+    empty_scheduler.start_and_wait(link, "link-0", 0)
     links = [f"link-{number}" for number in range(7)]
 
-    def hand_over(pages: int) -> None:
-        if pages < len(links):
-            engine.end(links[pages - 1])
+    def end_next_link(page_count: int) -> None:
+        if page_count < len(links):
+            empty_scheduler.end(links[page_count - 1])
 
-    async with open_backend(engine.connection, 2) as backend:
-        pages = await read_first_pass(backend, hand_over)
+    async with open_backend(empty_scheduler.connection, 2) as backend:
+        pages = await read_first_pass(backend, end_next_link)
     assert len(pages) > len(links)
     assert links[-1] in active_ids(pages)
 
 
-async def test_ids_of_dots_are_found(engine: InMemoryScheduler) -> None:
-    ids = [engine.start_and_wait(waiting, instance_id) for instance_id in (".", "..")]
-    async with open_backend(engine.connection) as backend:
+async def test_ids_of_dots_are_found(empty_scheduler: InMemoryScheduler) -> None:
+    ids = [empty_scheduler.start_and_wait(waiting, instance_id) for instance_id in (".", "..")]
+    async with open_backend(empty_scheduler.connection) as backend:
         found = await backend.find_instances(HUB, ids)
-    assert [one.instance_id for one in found.values() if one is not None and one.active] == ids
+    active = [observed.instance_id for observed in found.values() if observed is not None and observed.active]
+    assert active == ids
 
 
-async def test_many_instances_are_found_by_their_ids_at_once(engine: InMemoryScheduler) -> None:
-    ids = [engine.start_and_wait(waiting, f"waiting-{number}") for number in range(40)]
-    engine.end(ids[0])
-    async with open_backend(engine.connection) as backend:
-        found = await backend.find_instances(HUB, [*ids, "nobody"])
+async def test_many_instances_are_looked_up_at_once(empty_scheduler: InMemoryScheduler) -> None:
+    ids = [empty_scheduler.start_and_wait(waiting, f"waiting-{number}") for number in range(40)]
+    empty_scheduler.end(ids[0])
+    async with open_backend(empty_scheduler.connection) as backend:
+        found = await backend.find_instances(HUB, [*ids, "unknown"])
         assert await backend.find_instances(HUB, []) == {}
-    assert list(found) == [*ids, "nobody"]
-    assert found["nobody"] is None
-    assert [one for one in ids if (it := found[one]) is not None and not it.active] == [ids[0]]
+    assert list(found) == [*ids, "unknown"]
+    assert found["unknown"] is None
+    ended = [name for name, observed in found.items() if observed is not None and not observed.active]
+    assert ended == [ids[0]]
 
 
-async def test_what_is_started_is_found_at_once(idle_scheduler: InMemoryScheduler) -> None:
-    """Why nothing is ever in flight."""
+async def test_an_instance_is_found_as_soon_as_it_is_started(idle_scheduler: InMemoryScheduler) -> None:
+    """So a start on a scheduler is never only a message."""
     async with open_backend(idle_scheduler.connection) as backend:
         for number in range(20):
-            one = idle_scheduler.start(waiting, f"waiting-{number}")
-            found = (await backend.find_instances(HUB, [one]))[one]
-            assert found is not None
-            assert found.active
+            instance_id = idle_scheduler.start(waiting, f"waiting-{number}")
+            observed = (await backend.find_instances(HUB, [instance_id]))[instance_id]
+            assert observed is not None
+            assert observed.active
 
 
-async def test_a_backend_opens_again_after_it_was_closed(engine: InMemoryScheduler) -> None:
-    engine.start_and_wait(waiting, "running")
-    async with open_backend(engine.connection) as backend:
+async def test_a_closed_backend_opens_another_connection(empty_scheduler: InMemoryScheduler) -> None:
+    empty_scheduler.start_and_wait(waiting, "running")
+    async with open_backend(empty_scheduler.connection) as backend:
         await backend.close()
         assert set(await scan(backend)) == {"running"}
         await backend.close()

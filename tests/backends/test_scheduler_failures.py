@@ -1,4 +1,4 @@
-"""A scheduler that fails, refuses or is away, and the way to it: connection strings, identities, TLS."""
+"""Schedulers that fail, refuse or cannot be reached, and connections: connection strings, identities, TLS."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.anyio
 
 
 class RefusingScheduler:
-    """Answers every call with an error."""
+    """Answers every call with an error, whose text contains a secret."""
 
     def __init__(self, code: Any, *metadata: tuple[str, str]) -> None:
         self.code = code
@@ -60,7 +60,7 @@ class RefusingScheduler:
 
 
 @pytest.mark.parametrize(
-    ("code", "trouble", "words"),
+    ("code", "failure", "text"),
     [
         ("NOT_FOUND", ReadFailure.MISSING, f"has no task hub {HUB}"),
         ("PERMISSION_DENIED", ReadFailure.DENIED, f"role Durable Task Data Reader on task hub {HUB}"),
@@ -72,7 +72,7 @@ class RefusingScheduler:
         ("INTERNAL", ReadFailure.FAILED, "answers with INTERNAL"),
     ],
 )
-async def test_an_error_says_what_to_mend(code: str, trouble: ReadFailure, words: str) -> None:
+async def test_a_failed_call_says_what_to_correct(code: str, failure: ReadFailure, text: str) -> None:
     async with open_backend_of(RefusingScheduler(grpc.StatusCode[code])) as backend:
         start = await backend.begin_scan(HUB)
         for call in (
@@ -81,30 +81,30 @@ async def test_an_error_says_what_to_mend(code: str, trouble: ReadFailure, words
         ):
             with pytest.raises(BackendError) as caught:
                 await call
-            assert caught.value.failure is trouble
+            assert caught.value.failure is failure
             assert caught.value.retry_after is None
             assert f"the scheduler of the setting {CONNECTION_SETTING} " in caught.value.message
-            assert words in caught.value.message
+            assert text in caught.value.message
             assert not any(secret in caught.value.message for secret in ("do-not-tell", "127.0.0.1", "\n"))
 
 
-async def test_a_scheduler_that_keeps_silent_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Silent:
-        over = threading.Event()
+async def test_a_scheduler_that_does_not_answer_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SilentScheduler:
+        test_ended = threading.Event()
 
         def query(self, *_: Any) -> None:
-            self.over.wait(30)
+            self.test_ended.wait(30)
 
         get = query
 
-    own = Silent()
+    silent_scheduler = SilentScheduler()
     monkeypatch.setattr(scheduler_client, "CALL_TIMEOUT_SECONDS", 0.3)
-    async with open_backend_of(own) as backend, asyncio.timeout(10):
+    async with open_backend_of(silent_scheduler) as backend, asyncio.timeout(10):
         for call in (scan(backend), backend.find_instances(HUB, [str(number) for number in range(20)])):
             with pytest.raises(BackendError, match=r"has not answered within 0\.3 s") as caught:
                 await call
             assert caught.value.failure is ReadFailure.FAILED
-        own.over.set()
+        silent_scheduler.test_ended.set()
 
 
 async def test_a_refused_connection_names_the_setting_and_not_the_address() -> None:
@@ -118,7 +118,7 @@ async def test_a_refused_connection_names_the_setting_and_not_the_address() -> N
     assert port not in caught.value.message
 
 
-async def test_a_scheduler_is_found_again_after_an_outage(idle_scheduler: InMemoryScheduler) -> None:
+async def test_a_scheduler_can_be_read_again_after_an_outage(idle_scheduler: InMemoryScheduler) -> None:
     idle_scheduler.start(waiting, "waiting")
     idle_scheduler.engine.stop()
     async with open_backend(idle_scheduler.connection) as backend:
@@ -152,16 +152,16 @@ async def test_a_scheduler_is_found_again_after_an_outage(idle_scheduler: InMemo
         ("Endpoint=http://[::1]:8080;Authentication=None", "[::1]:8080", "None"),
     ],
 )
-def test_connection_strings_are_read_as_microsoft_writes_them(
+def test_connection_strings_are_parsed_as_by_microsofts_clients(
     connection: str, target: str, authentication: str
 ) -> None:
-    read = parse_connection_string(connection, CONNECTION_SETTING)
-    assert (read.target, read.authentication) == (target, authentication)
-    assert read.secure == ("http://" not in connection)
+    parsed = parse_connection_string(connection, CONNECTION_SETTING)
+    assert (parsed.target, parsed.authentication) == (target, authentication)
+    assert parsed.secure == ("http://" not in connection)
 
 
 @pytest.mark.parametrize(
-    ("connection", "words"),
+    ("connection", "text"),
     [
         ("", "Endpoint is missing"),
         ("do-not-tell", "a part without ="),
@@ -180,12 +180,12 @@ def test_connection_strings_are_read_as_microsoft_writes_them(
         ("Endpoint=https://[do-not-tell;Authentication=None", "without path"),
     ],
 )
-def test_a_wrong_connection_string_says_what_to_write(connection: str, words: str) -> None:
+def test_an_invalid_connection_string_is_refused_without_showing_it(connection: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         SchedulerBackend(connection, CONNECTION_SETTING)
     message = str(caught.value)
     assert f"the setting {CONNECTION_SETTING} must be the connection string of a Durable Task Scheduler" in message
-    assert words in message
+    assert text in message
     assert "tell" not in message
 
 
@@ -193,7 +193,7 @@ MANAGED_IDENTITY_CONNECTION = "Endpoint=https://127.0.0.1:9;ClientID=do-not-tell
 
 
 @pytest.mark.parametrize("authentication", ["Environment", "WorkloadIdentity"])
-async def test_a_missing_identity_is_told_from_a_missing_role(
+async def test_a_missing_identity_is_distinguished_from_a_missing_role(
     authentication: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(os.environ):
@@ -220,13 +220,13 @@ async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 SCAN_SCRIPT = """
 import asyncio, sys
 from state_api.backends.scheduler import SchedulerBackend
-slow = {"grpc", "durabletask", "azure.identity", "google.protobuf"} & set(sys.modules)
+imported = {"grpc", "durabletask", "azure.identity", "google.protobuf"} & set(sys.modules)
 
 async def main():
     backend = SchedulerBackend(sys.argv[1], "SETTING")
     start = await backend.begin_scan("shop")
     pages = [await backend.read_page("shop", start.changed_since, start.cursors[0]) for _ in range(2)]
-    print(slow, [one.instance_id for page in pages for one in page.instances])
+    print(imported, [observed.instance_id for page in pages for observed in page.instances])
     await backend.close()
 
 asyncio.run(main())
@@ -234,21 +234,21 @@ asyncio.run(main())
 
 
 async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
-    """The managed service as far as it can be had here: a certificate, a token from the place where App Service gives
-    them, and that token on each call. Nothing slow is loaded before it is needed."""
-    tokens: list[dict[str, str]] = []
+    """What the managed service needs and a test can have: a certificate, a token from the endpoint where App Service
+    gives them, and that token in each call. The slow packages are not imported before the first call."""
+    token_requests: list[dict[str, str]] = []
 
     async def give_token(request: web.Request) -> web.Response:
-        tokens.append({**request.query, "secret": request.headers["X-IDENTITY-HEADER"]})
+        token_requests.append({**request.query, "secret": request.headers["X-IDENTITY-HEADER"]})
         return web.json_response(
             {"access_token": "a-token", "expires_on": "4000000000", "resource": request.query["resource"]}
         )
 
     key, certificate = self_signed_certificate("localhost")
     (tmp_path / "root.pem").write_bytes(certificate)
-    own = FakeScheduler([orchestration_state("managed")])
+    managed_scheduler = FakeScheduler([orchestration_state("managed")])
     async with run_http_server(give_token) as (tokens_port,):
-        with serve_grpc(own, grpc.ssl_server_credentials([(key, certificate)])) as port:
+        with serve_grpc(managed_scheduler, grpc.ssl_server_credentials([(key, certificate)])) as port:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
@@ -266,14 +266,15 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
             async with asyncio.timeout(30):
                 printed, _ = await process.communicate()
     assert printed.decode().strip() == "set() ['managed', 'managed']"
-    assert [(one["resource"], one["client_id"], one["secret"]) for one in tokens] == [
+    assert [(request["resource"], request["client_id"], request["secret"]) for request in token_requests] == [
         ("https://durabletask.io", "client", "header")
     ]
-    assert [(one["taskhub"], one["authorization"]) for one in own.metadata] == [("shop", "Bearer a-token")] * 2
+    calls = [(metadata["taskhub"], metadata["authorization"]) for metadata in managed_scheduler.metadata]
+    assert calls == [("shop", "Bearer a-token")] * 2
 
 
 def self_signed_certificate(host: str) -> tuple[bytes, bytes]:
-    """A key and a certificate that signs itself."""
+    """Return a key and its self-signed certificate for this host, both in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)

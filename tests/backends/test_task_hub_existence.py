@@ -32,21 +32,23 @@ SAS_CONNECTION = (
 )
 
 
-async def test_an_account_is_known_by_its_addresses_without_its_secrets(anyio_backend: str) -> None:
+async def test_a_storage_account_has_the_addresses_of_its_services_without_secrets(anyio_backend: str) -> None:
     backend = AzureStorageBackend(
         StorageSettings.model_validate({"connection_string": SAS_CONNECTION}), CONNECTION_NAME
     )
     assert backend.addresses == tuple(f"https://shop.{kind}.core.windows.net" for kind in ("table", "queue", "blob"))
     assert ACCOUNT_KEY_START not in str(backend.addresses)
-    by_name = {f"{kind}_service_uri": f"https://shop.{kind}.core.windows.net/" for kind in ("table", "queue", "blob")}
-    same = AzureStorageBackend(StorageSettings.model_validate(by_name), CONNECTION_NAME)
-    assert same.addresses == backend.addresses
-    await same.close()
+    service_uris = {
+        f"{kind}_service_uri": f"https://shop.{kind}.core.windows.net/" for kind in ("table", "queue", "blob")
+    }
+    with_identity = AzureStorageBackend(StorageSettings.model_validate(service_uris), CONNECTION_NAME)
+    assert with_identity.addresses == backend.addresses
+    await with_identity.close()
     await backend.close()
 
 
-async def test_services_whose_address_is_not_known_are_not_asked(storage: StorageSettings, hub: str) -> None:
-    """A server that verifies by the tables alone needs no more of the setting."""
+async def test_services_without_a_known_address_are_not_asked(storage: StorageSettings, hub: str) -> None:
+    """A server that reads only tables needs no more than their address in the setting."""
     parts = dict(part.split("=", 1) for part in connection_string_of(storage).rstrip(";").split(";"))
     port = int(parts["TableEndpoint"].split(":")[2].split("/")[0])
     tables_only = StorageSettings.model_validate({"connection_string": emulator_connection_string("127.0.0.1", port)})
@@ -58,7 +60,7 @@ async def test_services_whose_address_is_not_known_are_not_asked(storage: Storag
 
 
 @pytest.mark.parametrize("service", ["Table", "Queue", "Blob"])
-async def test_what_fails_is_no_answer(storage: StorageSettings, hub: str, service: str) -> None:
+async def test_a_service_that_fails_is_an_error(storage: StorageSettings, hub: str, service: str) -> None:
     async with account_proxy(storage) as proxy:
         backend = AzureStorageBackend(proxy.settings, CONNECTION_NAME)
         proxy.faults[service] = ServiceFault(429, headers={"Retry-After": "4"})
@@ -67,7 +69,7 @@ async def test_what_fails_is_no_answer(storage: StorageSettings, hub: str, servi
         await backend.close()
 
 
-async def test_tables_that_must_not_be_listed_are_no_answer(storage: StorageSettings, hub: str) -> None:
+async def test_tables_that_may_not_be_listed_are_an_error(storage: StorageSettings, hub: str) -> None:
     async with account_proxy(storage) as proxy:
         backend = AzureStorageBackend(proxy.settings, CONNECTION_NAME)
         proxy.faults["Table"] = ServiceFault(403, "AuthorizationPermissionMismatch")
@@ -76,8 +78,8 @@ async def test_tables_that_must_not_be_listed_are_no_answer(storage: StorageSett
         await backend.close()
 
 
-async def test_a_scheduler_that_has_no_such_task_hub_has_nothing_under_its_name() -> None:
-    """It must be created before the app starts, so that it is not there is no mistake."""
+async def test_a_task_hub_that_the_scheduler_does_not_have_is_new() -> None:
+    """On a scheduler it must be created before the app starts, so it is no error that it is missing."""
 
     class Missing(FakeScheduler):
         def query(self, request: protocol.QueryInstancesRequest, context: Any) -> Any:
@@ -87,7 +89,7 @@ async def test_a_scheduler_that_has_no_such_task_hub_has_nothing_under_its_name(
         assert await backend.find_existing(HUB) == ExistingArtifacts((), backend.addresses)
 
 
-async def test_pages_without_instances_are_not_the_end_of_a_schedulers_answer() -> None:
+async def test_a_scheduler_is_asked_for_further_pages_after_empty_ones() -> None:
     class Slow(FakeScheduler):
         def query(self, request: protocol.QueryInstancesRequest, context: Any) -> protocol.QueryInstancesResponse:
             self.queries.append(request.query)
@@ -95,15 +97,15 @@ async def test_pages_without_instances_are_not_the_end_of_a_schedulers_answer() 
             token = {"value": f"page {len(self.queries)}"}
             return protocol.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
 
-    own = Slow([orchestration_state("order-1", 1)])
-    async with open_backend_of(own) as backend:
+    scheduler = Slow([orchestration_state("order-1", 1)])
+    async with open_backend_of(scheduler) as backend:
         existing = await backend.find_existing(HUB)
     assert existing is not None
     assert existing.artifacts == (f"orchestration instances in task hub {HUB}",)
-    assert [query.continuationToken.value for query in own.queries] == ["", "page 1", "page 2", "page 3"]
+    assert [query.continuationToken.value for query in scheduler.queries] == ["", "page 1", "page 2", "page 3"]
 
 
-async def test_a_scheduler_that_is_away_is_no_answer(anyio_backend: str) -> None:
+async def test_a_scheduler_that_cannot_be_reached_is_an_error(anyio_backend: str) -> None:
     async with open_backend("Endpoint=http://127.0.0.1:9;Authentication=None") as backend:
         with raises_read_failure(ReadFailure.FAILED, "cannot be reached"):
             await backend.find_existing(HUB)

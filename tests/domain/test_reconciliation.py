@@ -223,7 +223,7 @@ def test_an_end_confirms_no_start(started: Started, seen: ObservedInstance, look
     assert confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=looked_at) is None
 
 
-@given(STARTS, lifecycle_events(ACTIVE_STATUSES), confirmed_first=st.booleans())
+@given(started=STARTS, later=lifecycle_events(ACTIVE_STATUSES), confirmed_first=st.booleans())
 def test_a_confirmation_of_a_start_does_not_confirm_a_later_start_in_either_order(
     started: Started, later: LifecycleEvent, *, confirmed_first: bool
 ) -> None:

@@ -305,7 +305,9 @@ def test_a_finished_scan_that_found_nothing_proves_that_nothing_is_active_whatev
 
 
 def test_an_active_instance_blocks_as_the_task_hub_shows_it() -> None:
-    seen = observed_instance("order-1", "ProcessOrder", RuntimeStatus.SUSPENDED, -3600, -60, "1.4.0")
+    seen = observed_instance(
+        "order-1", "ProcessOrder", RuntimeStatus.SUSPENDED, created=-3600, updated=-60, version="1.4.0"
+    )
     scan = new_scan("whole")
     assert scan.add_page([seen, observed_end("order-2")], NO_EXEMPTIONS) == [seen]
     (shown,) = complete_result(scan).active

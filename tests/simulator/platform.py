@@ -370,7 +370,13 @@ class SimulatedPlatform:
             # Milliseconds, or less, between two of one episode.
             moment += self._rng.choice((0.00002, 0.001, 0.004))
             at = Instant(int(moment * TICKS_PER_SECOND))
-            sent = event(self._context.hub, execution.instance_id, status, format_instant(at), execution.function)
+            sent = event(
+                self._context.hub,
+                execution.instance_id,
+                status,
+                time=format_instant(at),
+                function=execution.function,
+            )
             published = PublishedEvent(sent, execution.instance_id, status, at, execution.number)
             if execution.latest_event is None or at > execution.latest_event.occurred_at:
                 execution.latest_event = published
