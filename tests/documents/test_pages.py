@@ -1,12 +1,9 @@
 """Every command of the pages, run in the order of the page, and its stated output compared with the real one."""
 
-import re
 from pathlib import Path
 
 import pytest
 
-from dev.demo.order_results import OrderCounts
-from dev.demo.output import DemoResult, format_results
 from tests.documents.documented_environment import azure_environment, local_environment
 from tests.documents.fake_programs import ROOT
 from tests.documents.markdown_page import command_blocks
@@ -59,15 +56,3 @@ def test_the_commands_of_a_guide_do_what_it_says_after_azure_is_set_up(page: Pat
 def test_no_page_has_commands_that_no_test_runs() -> None:
     pages = {page for page in [ROOT / "README.md", *DOCS.glob("*.md")] if any(command_blocks(page))}
     assert pages == {*LOCAL_PAGES, *AZURE_PAGES_AFTER_SET_UP, DOCS / "azure.md", *PAGES_NOT_RUN}
-
-
-def test_the_readme_shows_the_table_that_the_demonstration_prints() -> None:
-    readme = (ROOT / "README.md").read_text()
-    (table,) = re.findall(r"^```text\n( +hub per version.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-    rows = [[int(number) for number in re.findall(r"\d+", line)[-3:]] for line in table.splitlines()[2:]]
-    columns = {}
-    for index, name in enumerate(("hub per version", "one hub", "guarded")):
-        started, completed, failed, non_deterministic, orphaned, deployments, refused = (row[index] for row in rows)
-        counts = OrderCounts(started, completed, failed, non_deterministic, orphaned, still_open=0)
-        columns[name] = DemoResult(counts, deployments, refused)
-    assert table.rstrip("\n").splitlines() == [line.rstrip() for line in format_results(columns).splitlines()]
