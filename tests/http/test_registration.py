@@ -72,7 +72,7 @@ async def test_the_provider_is_shown_changed_and_cleared(http: httpx.AsyncClient
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("provider_config", "message"),
     [
         ({"provider": "azureTable", "connection": SETTING}, "azureStorage"),
         ({"provider": "azureStorage", "connection": UNSET}, f"the setting {UNSET} is not set on this server"),
@@ -80,14 +80,17 @@ async def test_the_provider_is_shown_changed_and_cleared(http: httpx.AsyncClient
         ({"provider": "scheduler", "connection": UNSET}, UNSET),
         ({"provider": "managementApi", "connection": UNSET}, f"{UNSET}__endpoint"),
         ({"provider": "azureStorage", "connection": SETTING, "trackingPrefix": "T"}, "trackingConnection"),
-        ({"provider": "scheduler", "connection": UNSET, "trackingConnection": SETTING}, "azureStorage's"),
+        (
+            {"provider": "scheduler", "connection": UNSET, "trackingConnection": SETTING},
+            "scheduler has no tracking store",
+        ),
     ],
 )
 async def test_an_unusable_provider_is_refused(
-    http: httpx.AsyncClient, app: str, source: dict[str, str], says: str
+    http: httpx.AsyncClient, app: str, provider_config: dict[str, str], message: str
 ) -> None:
-    problem = assert_problem(await put_app(http, app, taskHubs=source), 400, "InvalidRequest")
-    assert says in problem["detail"]
+    problem = assert_problem(await put_app(http, app, taskHubs=provider_config), 400, "InvalidRequest")
+    assert message in problem["detail"]
     assert_problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
