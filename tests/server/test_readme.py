@@ -1,4 +1,4 @@
-"""The README's sequence with curl, run as it stands on a server and an emulator of its own."""
+"""Runs the README's walk-through with curl, unchanged, against its own server and storage emulator."""
 
 import json
 import re
@@ -17,46 +17,48 @@ PAGE = (ROOT / "README.md").read_text()
 
 
 def readme_steps() -> Iterator[tuple[str, str]]:
-    """Number and commands of each step; the function that stands in for the platform is 0."""
-    walk = PAGE.split("### The whole sequence with curl", 1)[1].split("\n## ", 1)[0]
+    """The number and the commands of each step. Step 0 is the shell function that simulates Azure."""
+    walkthrough = PAGE.split("### The whole sequence with curl", 1)[1].split("\n## ", 1)[0]
     number = "0"
-    for bold, block in re.findall(r"^\*\*(\d+)\. |^```sh\n(.*?)^```$", walk, re.MULTILINE | re.DOTALL):
-        if bold:
-            number = bold
+    for step_number, commands in re.findall(r"^\*\*(\d+)\. |^```sh\n(.*?)^```$", walkthrough, re.MULTILINE | re.DOTALL):
+        if step_number:
+            number = step_number
         else:
-            yield number, block
+            yield number, commands
 
 
-def parse_documents(printed: str) -> list[Any]:
-    """The JSON documents that curl has printed one after the other."""
-    found, decoder, rest = [], json.JSONDecoder(), printed.strip()
+def parse_documents(output: str) -> list[Any]:
+    """The JSON documents in the output of several curl commands."""
+    documents, decoder, rest = [], json.JSONDecoder(), output.strip()
     while rest:
         document, end = decoder.raw_decode(rest)
-        found.append(document)
+        documents.append(document)
         rest = rest[end:].strip()
-    return found
+    return documents
 
 
 @pytest.fixture(scope="module")
 def printed_documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What each step prints."""
+    """The JSON documents that each step prints, by the number of the step."""
     ports = EmulatorPorts(*free_ports(3))
     storage = StorageSettings.model_validate({"connection_string": ports.connection_string()})
     with storage_emulator(ports, None), run_server(storage, tmp_path_factory.mktemp("readme")) as server:
-        given, found = dict(readme_steps()), {}
-        function = given.pop("0").replace("(DEVELOPMENT_STORAGE,", f"({json.dumps(ports.connection_string())},")
-        for number, commands in given.items():
-            # One shell for each step: the README's function, and then what stands there.
-            script = f"{function}\n{commands.replace('http://127.0.0.1:7071', server.url)}"
-            done = subprocess.run(
+        commands_by_step, documents_by_step = dict(readme_steps()), {}
+        shell_function = commands_by_step.pop("0").replace(
+            "(DEVELOPMENT_STORAGE,", f"({json.dumps(ports.connection_string())},"
+        )
+        for number, commands in commands_by_step.items():
+            # Each step runs in a new shell, which first defines the function of step 0.
+            script = f"{shell_function}\n{commands.replace('http://127.0.0.1:7071', server.url)}"
+            process = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
             )
-            assert (done.returncode, done.stderr) == (0, ""), f"step {number}: {done.stderr}"
-            found[number] = parse_documents(done.stdout)
-        return found
+            assert (process.returncode, process.stderr) == (0, ""), f"step {number}: {process.stderr}"
+            documents_by_step[number] = parse_documents(process.stdout)
+        return documents_by_step
 
 
-def test_the_deployment_waits_for_the_order_and_goes_through_when_it_has_ended(
+def test_the_deployment_is_refused_until_the_order_has_ended(
     printed_documents: dict[str, list[Any]],
 ) -> None:
     assert printed_documents["2"][0]["ready"]
@@ -73,7 +75,9 @@ def test_the_deployment_waits_for_the_order_and_goes_through_when_it_has_ended(
     assert [hub["taskHub"] for hub in printed_documents["10"][0]["taskHubs"]] == ["v41"]
 
 
-def test_an_event_is_recorded_and_an_end_without_an_event_is_found(printed_documents: dict[str, list[Any]]) -> None:
+def test_an_event_is_recorded_and_a_completion_without_an_event_is_found(
+    printed_documents: dict[str, list[Any]],
+) -> None:
     delivered, listed = printed_documents["11"]
     assert delivered["quarantined"] == 0
     assert [(instance["instanceId"], instance["active"]) for instance in listed["instances"]] == [("order-1002", True)]
