@@ -65,7 +65,7 @@ async def environment(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[CaseEnvironment]:
     # Each server reaches the account through proxies of its own; it is one account all the same.
-    monkeypatch.setattr(StorageArtifactStore, "address", lambda artifacts, kind: f"https://shop.example/{kind}")
+    monkeypatch.setattr(StorageArtifactStore, "service_address", lambda artifacts, kind: f"https://shop.example/{kind}")
     async with ProviderAccount(storage) as account:
         made = CaseEnvironment(http, server, storage, account)
         # The tables that all share are there: what makes them is no part of an operation.
