@@ -177,15 +177,15 @@ def test_a_late_report_of_done_is_refused_after_the_swap_was_swapped_back() -> N
     """The report may be delayed, or repeated by an old pipeline. If it were accepted, the record would show in
     production what the platform has in the slot, and the next version would be deployed over running work."""
     confirmed = confirm_swap(begin_swap_of_staged_hub().app, "v42", noon_plus(90)).app
-    reverted = swap_at_once(confirmed, "v41", noon_plus(120), rollback=True).app
+    swapped_back = swap_at_once(confirmed, "v41", noon_plus(120), rollback=True).app
     with pytest.raises(SwapMismatch, match="v42 in slot staging of app shop was swapped out of production") as caught:
-        confirm_swap(reverted, "V42", noon_plus(180), slot="Staging")
+        confirm_swap(swapped_back, "V42", noon_plus(180), slot="Staging")
     assert caught.value.details == {"taskHub": "v42", "slots": {"production": "v41", "staging": "v42"}}
     assert (
-        confirm_swap(reverted, "v42", noon_plus(180), rollback=True).app.task_hubs_by_slot()
+        confirm_swap(swapped_back, "v42", noon_plus(180), rollback=True).app.task_hubs_by_slot()
         == confirmed.task_hubs_by_slot()
     )
-    again = begin_swap(reverted, "v42", noon_plus(180)).app
+    again = begin_swap(swapped_back, "v42", noon_plus(180)).app
     assert confirm_swap(again, "v42", noon_plus(240)).app.task_hubs_by_slot() == confirmed.task_hubs_by_slot()
 
 
@@ -369,6 +369,6 @@ def test_a_longer_timeout_does_not_reopen_a_deployment_that_expired_while_a_swap
     ],
 )
 def test_the_outcome_of_a_rollback_does_not_end_a_pending_swap_forward(report: Callable[[App], Transition]) -> None:
-    """The platform was swapped back: if that is confirmed, the pending swap is undone."""
+    """A rollback that is done means that the pending swap was undone."""
     with pytest.raises(SwapPending):
         report(begin_swap_of_staged_hub().app)

@@ -258,7 +258,7 @@ async def test_the_management_api_is_not_asked_because_asking_creates_the_task_h
         return await running.handle(request)
 
     running = management.FakeFunctionApp("")
-    async with management.serve_http(response) as origin:
+    async with management.serve_http(handle) as origin:
         settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
             await put_app(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})
