@@ -56,9 +56,9 @@ from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
+ARCHITECTURE, HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
     ROOT / "docs" / f"{name}.md"
-    for name in ("http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
+    for name in ("architecture", "http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
 )
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -541,3 +541,10 @@ def test_every_key_in_the_example_of_the_settings_is_one() -> None:
     (example,) = [body for language, body in FENCE.findall(section(SETTINGS, "Keys and roles")) if language == "json"]
     environment = {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": example}
     assert {key.role for key in read_settings(environment).keys} == set(Role)
+
+
+def test_every_path_that_the_architecture_names_exists() -> None:
+    named = {path for path in CODE.findall(ARCHITECTURE.read_text()) if "/" in path or path.endswith(".py")}
+    under_root = {path if (ROOT / path).exists() else f"state_api/{path}" for path in named}
+    assert len(named) > 20
+    assert sorted(path for path in under_root if not (ROOT / path).exists()) == []
