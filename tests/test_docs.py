@@ -56,9 +56,9 @@ from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, SECURITY = (
-    ROOT / "docs" / name
-    for name in ("http-api.md", "settings.md", "reasons.md", "concepts.md", "azure.md", "security.md")
+ARCHITECTURE, HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("architecture", "http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
 )
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -66,7 +66,7 @@ HEADING = re.compile(r"^(#{1,6}) (.+?)\s*$", re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-ADDRESS = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST)(/api[^\s\"'?`]*)")
+ADDRESS = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST|\$server)(/api[^\s\"'?`]*)")
 EXAMPLE = re.compile(r"^(Request|Answer) ?(?:\((\d{3})\))?[^\n]*:\n\n```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 named_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -423,7 +423,7 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
     }
     assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
     assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
-    timer = section(AZURE, "The timer")
+    timer = section(OPERATIONS, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
     assert f"every {background.INTERVAL_SECONDS} seconds (`{schedule}`)" in timer
@@ -541,3 +541,10 @@ def test_every_key_in_the_example_of_the_settings_is_one() -> None:
     (example,) = [body for language, body in FENCE.findall(section(SETTINGS, "Keys and roles")) if language == "json"]
     environment = {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": example}
     assert {key.role for key in read_settings(environment).keys} == set(Role)
+
+
+def test_every_path_that_the_architecture_names_exists() -> None:
+    named = {path for path in CODE.findall(ARCHITECTURE.read_text()) if "/" in path or path.endswith(".py")}
+    under_root = {path if (ROOT / path).exists() else f"state_api/{path}" for path in named}
+    assert len(named) > 20
+    assert sorted(path for path in under_root if not (ROOT / path).exists()) == []
