@@ -409,19 +409,19 @@ def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
 def test_the_times_of_verification_that_the_documentation_names_are_the_real_ones() -> None:
     second = 10_000_000
     assert {without_markup(cells[0]): cells[1] for cells in table_rows(CONCEPTS, "In the background", "What")} == {
-        "one question reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
+        "one request reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
         "one Cleanup reads and deletes for at most": f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} s",
-        "the background looks every": f"{background.INTERVAL_SECONDS} s",
+        "time between two rounds in the background": f"{background.INTERVAL_SECONDS} s",
         "one round in the background reads task hubs for at most": f"{background._ROUND_TIMEOUT_SECONDS:g} s",
-        "a start that was published and cannot be found blocks, where messages cannot be seen, for at most": (
+        "a published start that the task hub does not show blocks, where messages cannot be seen, for at most": (
             f"{reconciliation.START_GRACE_PERIOD // second} s"
         ),
         "clocks of workers and storage may differ by": f"{reconciliation.CLOCK_SKEW // second} s",
-        "a task hub that takes longer to read is not read anew for every question": (
+        "a task hub that takes longer to read is not read again from the beginning for every request": (
             f"{plan.LARGE_HUB_READ_SECONDS:g} s"
         ),
     }
-    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
+    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a request" in section(CONCEPTS, "In the background")
     assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
     timer = section(OPERATIONS, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
