@@ -54,6 +54,13 @@ def test_a_swap_changes_nothing_if_production_already_holds_the_hub() -> None:
     assert not transition.changed
 
 
+@pytest.mark.parametrize("report", [swap_at_once, begin_swap, confirm_swap])
+def test_a_swap_of_the_hub_in_production_changes_nothing_whatever_slot_it_names(
+    report: Callable[..., Transition],
+) -> None:
+    assert not report(registered_app(production_slot("v41")), "v41", slot="no-such-slot").changed
+
+
 def test_a_rollback_is_a_swap_back() -> None:
     before = registered_app(production_slot("v41"), slot("v42"))
     swapped = swap_at_once(before, "v42", noon_plus(60)).app
