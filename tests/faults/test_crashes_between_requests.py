@@ -1,5 +1,5 @@
 """A server crashes between any two of its requests to the storage, during staging, swaps and cleanup. The next server
-gets the same request again, or another one: no operation is carried out twice, is missing from the audit log, or is blocked.
+gets the same request again, or another one: no operation is blocked, carried out twice, or missing from the audit log.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ async def environment(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[CaseEnvironment]:
     # Each server reaches the account through its own proxies, but all addresses must be equal.
-    monkeypatch.setattr(StorageArtifactStore, "address", lambda artifacts, kind: f"https://shop.example/{kind}")
+    monkeypatch.setattr(StorageArtifactStore, "service_address", lambda artifacts, kind: f"https://shop.example/{kind}")
     async with ProviderAccount(storage) as account:
         case_environment = CaseEnvironment(http, server, storage, account)
         # Creates the shared tables, so that creating them is not a part of the tested operations.
