@@ -122,8 +122,11 @@ class AzureSubscription:
         self.cloud.write_text(json.dumps(state))
 
     def server_settings(self) -> dict[str, str] | None:
-        """The environment of the state server as Azure gives it to the app: references to the key vault resolved where
-        the identity may, and each service in Azure replaced by the local one where the identity has the role."""
+        """The environment that Azure gives to the state server. None before the code is published.
+
+        References to the key vault are resolved if the identity has the role. Each service in Azure is replaced by the
+        local one if the identity has its role, and otherwise by a closed port.
+        """
         state = json.loads(self.cloud.read_text())
         self._start_durable_apps(state)
         app = state["apps"].get(STATE_APP)

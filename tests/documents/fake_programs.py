@@ -1,8 +1,8 @@
 """The programs that a page calls and that cannot run here: `az`, `func`, `gh`, `make`, `pipx`, and `curl` to hosts in
 Azure. Each checks its arguments as the real one does, and fails for what it does not know.
 
-`curl` and `safe-deploy` are the real ones; their requests to the state server's host name go to the server of the
-test, and any other host in Azure cannot be resolved.
+`curl` and `safe-deploy` are the real programs. Their requests to the state server's host name go to the server of the
+test. Other hosts in Azure cannot be resolved.
 """
 
 import argparse
