@@ -367,11 +367,11 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
 def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
     limits = {without_markup(cells[0]): cells[1] for cells in table_rows(SETTINGS, "Connections and log", "What")}
     others = connections._ACCEPTED_DESCRIPTORS + connections.OTHER_DESCRIPTORS
-    assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or as many")
-    assert f"after {others} others" in limits["open connections"]
+    assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or the limit on open files")
+    assert f"minus {others} if that is less" in limits["open connections"]
     assert limits["connections that wait to be accepted"] == str(connections.BACKLOG)
     assert limits["time for a request head"].startswith(f"{connections.HEAD_TIMEOUT_SECONDS:g} seconds")
-    assert limits["time without a byte of an answer being read"] == f"{connections.UNREAD_TIMEOUT_SECONDS:g} seconds"
+    assert limits["time in which no byte of a response is read"] == f"{connections.UNREAD_TIMEOUT_SECONDS:g} seconds"
     assert limits["log lines of one kind"].startswith(f"{log_limit.MAX_MESSAGES_PER_WINDOW} a minute")
 
 
