@@ -18,7 +18,8 @@ from state_api.emulator import EmulatorPorts, storage_emulator
 from tests.backends.fake_schedulers import FakeScheduler, serve_grpc
 from tests.documents.expected_output import mismatches
 from tests.documents.fake_azure_resources import has_role, principal_of, resource_id
-from tests.documents.fake_programs import ROOT, install_fake_programs
+from tests.documents.fake_programs import ROOT
+from tests.documents.installed_programs import install_programs
 from tests.documents.local_server import serve_restarting
 from tests.documents.markdown_page import command_blocks
 from tests.documents.shell_session import ShellSession, open_shell_session
@@ -268,7 +269,7 @@ def _shell(folder: Path, cloud: Path, url: str, variables: Mapping[str, str]) ->
     _link_repository(repository)
     scratch.mkdir()
     with _fork_server(folder) as address:
-        install_fake_programs(programs, cloud=cloud, fork_server_address=address)
+        install_programs(programs, cloud=cloud, fork_server_address=address)
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         azure = {"STATE_HOST": f"{STATE_APP}.azurewebsites.net", "STATE_SERVER_URL": url}
         environment = {**READER_ENVIRONMENT, **azure, "PATH": path, **variables}
