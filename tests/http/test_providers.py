@@ -47,7 +47,7 @@ def scheduler_with_worker() -> Iterator[InMemoryScheduler]:
     engine.stop()
 
 
-async def test_a_hub_of_the_scheduler_drains(
+async def test_a_task_hub_of_the_scheduler_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, scheduler_with_worker: InMemoryScheduler
 ) -> None:
     settings = {"STATE_TASKHUBS_SCHEDULER": scheduler_with_worker.connection}
@@ -87,7 +87,7 @@ async def test_a_hub_of_the_scheduler_drains(
         assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 
-async def test_a_scheduler_that_is_away_is_a_reason(
+async def test_an_unreachable_scheduler_is_a_reason(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     settings = {"STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
@@ -99,7 +99,7 @@ async def test_a_scheduler_that_is_away_is_a_reason(
         assert "STATE_TASKHUBS_SCHEDULER" in verdict["reasons"][0]["message"]
 
 
-async def test_a_hub_behind_the_management_api_drains(
+async def test_a_task_hub_behind_the_management_api_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, anyio_backend: str
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -171,7 +171,7 @@ async def behind_the_api(storage: StorageSettings, clock: ShiftedClock, app: str
             yield Behind(http, app, running)
 
 
-async def test_behind_the_management_api_a_purged_instance_that_was_shown_before_does_not_block(
+async def test_behind_the_management_api_a_purged_instance_whose_start_was_confirmed_does_not_block(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
     async with behind_the_api(storage, clock, app) as behind:
@@ -184,7 +184,7 @@ async def test_behind_the_management_api_a_purged_instance_that_was_shown_before
         assert (await get_staging(behind.http, app, wait=3))["ready"]
 
 
-async def test_behind_the_management_api_a_start_that_was_never_shown_blocks(
+async def test_behind_the_management_api_a_start_that_was_never_confirmed_blocks(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
     """It may still be a message. One that is younger than a second, or shown as it was before, is not confirmed."""
@@ -202,7 +202,7 @@ async def test_behind_the_management_api_a_start_that_was_never_shown_blocks(
         assert await behind.active() == everything[1:]
 
 
-async def test_behind_the_management_api_an_id_that_is_started_again_blocks_although_it_was_shown_before(
+async def test_behind_the_management_api_a_restart_blocks_although_an_earlier_start_was_confirmed(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
     async with behind_the_api(storage, clock, app) as behind:
@@ -213,7 +213,7 @@ async def test_behind_the_management_api_an_id_that_is_started_again_blocks_alth
         assert await behind.active() == ["order-1"]
 
 
-async def test_what_one_endpoint_has_shown_says_nothing_of_another(
+async def test_a_confirmation_by_one_endpoint_does_not_count_for_another(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
     """Both show an instance that events told of, so both are believed; but the second has never shown order-1."""

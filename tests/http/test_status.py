@@ -42,7 +42,7 @@ async def swap_out(http: httpx.AsyncClient, app: str, hub: str, settle: int = 30
     assert (await post_swap(http, app, promoted)).status_code == 200
 
 
-async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_a_verdict_contains_all_its_evidence(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await swap_out(http, app, hub)
     first, second = event(hub, "5f2c"), event(hub, "6a3d", function="Ship")
     await post_events(http, second, first)
@@ -97,7 +97,7 @@ async def test_an_empty_slot_is_ready(http: httpx.AsyncClient, app: str) -> None
     assert (verdict["ready"], verdict["taskHub"], verdict["reasons"]) == (True, None, [])
 
 
-async def test_the_settle_window_counts_from_when_an_event_came_not_from_when_it_happened(
+async def test_the_settle_window_counts_from_the_recording_of_an_event_and_not_from_its_time(
     http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
 ) -> None:
     await swap_out(http, app, hub)
@@ -158,7 +158,7 @@ async def server_behind_proxy(
         await server.close()
 
 
-async def test_waiting_ends_as_soon_as_the_hub_has_drained(
+async def test_waiting_ends_as_soon_as_the_task_hub_has_drained(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await swap_out(http, app, hub, settle=0)
@@ -171,7 +171,7 @@ async def test_waiting_ends_as_soon_as_the_hub_has_drained(
         assert time.monotonic() - began < 30, "half of what it would wait for nothing"
 
 
-async def test_nobody_waits_for_a_caller_who_is_gone(
+async def test_waiting_ends_when_the_caller_disconnects(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await swap_out(http, app, hub)
@@ -201,7 +201,7 @@ async def test_nobody_waits_for_a_caller_who_is_gone(
         )
 
 
-async def test_waiting_ends_after_the_given_time_with_the_verdict_of_then(
+async def test_waiting_ends_after_the_requested_time_with_the_current_verdict(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await swap_out(http, app, hub)
@@ -258,7 +258,7 @@ async def test_the_settle_window_is_read_after_the_active_instances(
 
 
 @pytest.mark.parametrize("parameters", [{"wait": 121}, {"wait": -1}, {"wait": "soon"}, {"verify": "maybe"}])
-async def test_a_wrong_parameter_is_told(http: httpx.AsyncClient, app: str, parameters: dict[str, Any]) -> None:
+async def test_an_invalid_parameter_is_reported(http: httpx.AsyncClient, app: str, parameters: dict[str, Any]) -> None:
     await put_app(http, app)
     answer = await http.get(f"/api/apps/{app}/staging", params=parameters)
     refused = assert_problem(answer, 400, "InvalidRequest")

@@ -76,7 +76,7 @@ async def drained_provider_hub(
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
-async def test_trouble_at_the_source_is_a_reason_and_passes(
+async def test_a_failure_of_the_provider_is_a_reason_until_it_is_over(
     http: httpx.AsyncClient,
     proxy: StorageProxy,
     app: str,
@@ -102,7 +102,7 @@ async def test_trouble_at_the_source_is_a_reason_and_passes(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_result_that_was_good_does_not_outlive_trouble_when_staging(
+async def test_staging_does_not_use_an_earlier_result_while_the_provider_fails(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     assert (await get_staging(http, app))["ready"]
@@ -112,7 +112,7 @@ async def test_a_result_that_was_good_does_not_outlive_trouble_when_staging(
     assert reason_codes(await get_staging(http, app)) == ["ProbeThrottled"]
 
 
-async def test_who_is_asked_to_wait_waits(
+async def test_a_throttled_provider_is_not_read_before_the_requested_time(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     proxy.failure_status, proxy.headers = (lambda method, path: 429), {"Retry-After": "40"}
@@ -126,7 +126,7 @@ async def test_who_is_asked_to_wait_waits(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_connection_that_breaks_in_the_middle_of_a_page_is_no_end(
+async def test_a_connection_that_breaks_within_a_page_is_a_failure(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     proxy.truncate_responses = True
@@ -160,7 +160,7 @@ async def delay_request(method: str, path: str) -> None:
 
 @pytest.mark.usefixtures("small_pages_and_budget")
 @pytest.mark.parametrize("verify", ["cached", "fresh"])
-async def test_a_scan_that_needs_longer_is_carried_on_by_the_next_question(
+async def test_a_scan_that_runs_out_of_time_is_resumed_by_the_next_request(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub, verify: str
 ) -> None:
     await add_ignored_instances(http, app, drained_provider_hub)
@@ -177,7 +177,7 @@ async def test_a_scan_that_needs_longer_is_carried_on_by_the_next_question(
 
 
 @pytest.mark.usefixtures("small_pages_and_budget")
-async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_what_to_set(
+async def test_a_task_hub_that_takes_longer_to_read_than_the_freshness_reports_what_to_set(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await add_ignored_instances(http, app, drained_provider_hub, freshnessSeconds=1)
@@ -194,7 +194,7 @@ async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_wha
 
 
 @pytest.mark.usefixtures("small_pages_and_budget")
-async def test_an_event_overtakes_a_scan_that_waits_to_be_carried_on(
+async def test_an_event_supersedes_a_scan_that_waits_to_be_resumed(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await add_ignored_instances(http, app, drained_provider_hub)
@@ -225,7 +225,7 @@ async def test_two_servers_share_one_scan(
         assert len([request for request in proxy.forwarded if request.path.endswith("Instances()")]) == 1
 
 
-async def test_a_worker_that_died_does_not_keep_the_hub(
+async def test_the_lease_of_a_dead_worker_expires(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     """Its lease runs out."""
@@ -254,7 +254,7 @@ async def test_a_worker_that_died_does_not_keep_the_hub(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_worker_keeps_the_hub_for_as_long_as_it_reads(
+async def test_a_worker_keeps_its_lease_for_as_long_as_it_reads(
     storage: StorageSettings,
     http: httpx.AsyncClient,
     proxy: StorageProxy,
@@ -289,7 +289,7 @@ async def _return_false(*arguments: object) -> bool:
     return False
 
 
-async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
+async def test_a_request_that_has_waited_for_another_worker_uses_its_result(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although that one has closed an instance in the meantime."""
@@ -316,7 +316,7 @@ async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
     assert reason_codes(await waiting) == []
 
 
-async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_again(
+async def test_an_end_that_the_storage_rejects_is_not_looked_up_again_and_again(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The instance stays active, and whoever asked is told at once."""

@@ -48,7 +48,7 @@ __all__ = ["drained_provider_hub", "hubs_with_common_prefix", "provider_account"
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
+async def test_a_probe_of_one_task_hub_does_not_answer_for_the_next_in_the_slot(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run waits for its turn while another swaps: another hub is in the slot when it is let in."""
@@ -76,7 +76,7 @@ async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
         assert (verdict["taskHub"], verdict["ready"], reason_codes(verdict)) == (old, False, ["InstancesActive"])
 
 
-async def test_what_starts_while_the_hub_beneath_is_read_shows(
+async def test_an_event_that_is_recorded_while_a_prior_task_hub_is_read_counts(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot may carry two hubs, and one of them takes long to read: the other is not judged by what it was before."""
@@ -123,7 +123,7 @@ def range_failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return trouble
 
 
-async def test_a_scan_that_was_cut_off_before_the_question_is_not_fresh(
+async def test_a_scan_that_was_interrupted_before_the_request_is_not_fresh(
     http: httpx.AsyncClient,
     app: str,
     drained_provider_hub: ProviderTaskHub,
@@ -138,7 +138,7 @@ async def test_a_scan_that_was_cut_off_before_the_question_is_not_fresh(
     assert_problem(await post_staging(http, app, new_hub_name()), 409, "StagingNotReady")
 
 
-async def test_a_scan_that_lay_about_is_not_carried_on(
+async def test_an_old_scan_is_not_resumed(
     http: httpx.AsyncClient,
     app: str,
     drained_provider_hub: ProviderTaskHub,
@@ -171,7 +171,7 @@ async def test_a_server_that_has_just_started_asks_for_the_time_before_it_calls_
     await late.close()
 
 
-async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
+async def test_a_deletion_stops_when_work_has_begun_since(
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
@@ -211,7 +211,7 @@ async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
     assert done["outcome"] == "Removed"
 
 
-async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
+async def test_a_deletion_does_not_continue_at_a_changed_connection(
     storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount
 ) -> None:
     """To an environment that has a hub of the same name."""
@@ -247,7 +247,7 @@ async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
     await state.close()
 
 
-async def test_a_waiver_does_not_keep_results_from_being_used_again(
+async def test_a_result_can_be_used_again_under_a_waiver(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await drained_provider_hub.put("stuck", "Running")
@@ -266,7 +266,7 @@ async def test_a_waiver_does_not_keep_results_from_being_used_again(
         assert [instance["instanceId"] for instance in again["waived"]] == ["stuck"]
 
 
-async def test_what_another_version_has_kept_of_a_probe_is_read_anew(
+async def test_a_probe_stored_by_another_version_is_read_again(
     http: httpx.AsyncClient, server: StateServer, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     assert (await get_staging(http, app))["ready"]
@@ -278,7 +278,7 @@ async def test_what_another_version_has_kept_of_a_probe_is_read_anew(
     assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
 
 
-async def test_a_row_that_nobody_understands_is_an_instance_and_no_error(
+async def test_a_row_with_unknown_values_is_an_instance_and_no_error(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await drained_provider_hub.table.upsert_entity(
@@ -287,7 +287,7 @@ async def test_a_row_that_nobody_understands_is_an_instance_and_no_error(
     assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["a^b"]
 
 
-async def test_a_start_that_is_a_message_for_long_keeps_blocking(
+async def test_a_start_that_is_a_message_for_a_long_time_blocks(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     """Its worker died, and the app was down for longer than a message usually takes to come back."""
@@ -304,7 +304,7 @@ async def test_a_start_that_is_a_message_for_long_keeps_blocking(
         assert (await get_staging(http, app))["ready"]
 
 
-async def test_production_proves_which_hub_it_is_before_its_instances_are_purged(
+async def test_the_backend_of_production_is_confirmed_before_its_instances_are_purged(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str, hub: str
 ) -> None:
     """Later its only instance is terminated, which an old extension does not tell, and purged."""
@@ -321,7 +321,7 @@ async def test_production_proves_which_hub_it_is_before_its_instances_are_purged
         assert (await get_staging(http, app, slot="production"))["ready"]
 
 
-def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_carried_it_on() -> None:
+def test_a_small_scan_that_began_before_the_request_is_not_fresh_even_if_the_request_resumed_it() -> None:
     """What starts after it has read past it is missed. Only a hub too large to be read in one call must put up with
     that."""
     asked = parse_instant("2026-11-20T09:00:00Z")
@@ -334,7 +334,7 @@ def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_ca
     assert is_fresh_enough(replace(result, read_seconds=30), requirements)
 
 
-async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has_found_something(
+async def test_an_old_result_is_not_used_again_after_an_interrupted_scan_found_an_instance(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     """What it found has started another before it ended, and all events of that are lost."""
@@ -359,7 +359,7 @@ async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has
 
 
 @pytest.mark.parametrize("ahead", [0, 1.9])
-async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no_ready_later(
+async def test_a_result_from_when_the_records_held_an_active_instance_is_not_ready_later(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock, ahead: float
 ) -> None:
     """GetVersions reads the hub whatever the records say; what is about to come up there is not in it yet. The time
@@ -374,7 +374,7 @@ async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no
     assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["second"])
 
 
-async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_once_that_is_closed(
+async def test_a_scan_that_began_beside_an_active_record_is_not_resumed_once_that_record_is_closed(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, range_failures: list[str]
 ) -> None:
     """GetVersions was cut off when it had read past the ranges of both: the first is not written there before its first
@@ -391,7 +391,7 @@ async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_o
     assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["2-second"])
 
 
-async def test_a_clock_that_is_set_back_does_not_keep_a_drained_hub_from_being_ready(
+async def test_a_drained_task_hub_becomes_ready_although_a_clock_is_set_back(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     await drained_provider_hub.put("first", "Running")
@@ -402,7 +402,7 @@ async def test_a_clock_that_is_set_back_does_not_keep_a_drained_hub_from_being_r
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
+async def test_a_look_up_that_closes_an_instance_supersedes_an_earlier_result(
     http: httpx.AsyncClient, server: StateServer, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     """The worker that found it active died before it could keep what it had read."""
@@ -421,7 +421,7 @@ async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
     assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["second"])
 
 
-async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
+async def test_an_instance_that_could_not_be_recorded_is_recorded_by_the_next_request(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("state_api.services.reconciler._MAX_RECORDED_INSTANCES", 1)
@@ -438,7 +438,7 @@ async def _raise_timeout(self: Reconciler, task_hub: str, corrections: Sequence[
     raise TimeoutError
 
 
-async def test_what_runs_under_another_name_than_one_that_is_ignored_is_recorded(
+async def test_an_instance_that_runs_under_another_name_than_its_ignored_one_is_recorded(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     """Its id was taken again, and the events of that were lost."""
