@@ -1,4 +1,4 @@
-"""What the messages of a task hub say: which of them start work, which are explained, and when the rest is harmless."""
+"""Which messages of a task hub start work, which are explained, and when unexplained ones stop blocking."""
 
 from dataclasses import replace
 
@@ -157,8 +157,10 @@ def test_a_timer_that_is_about_to_fire_explains_nothing() -> None:
 def test_a_hidden_start_is_never_explained_by_timers(
     timers: list[Instant], starts: int, fired: int, moved: int
 ) -> None:
-    """Whatever else is in the queues: every timer that has yet to fire has an invisible message, so the messages that
-    are left over are at least as many as the hidden starts."""
+    """Every pending timer has an invisible message.
+
+    So at least as many messages are unexplained as there are hidden starts.
+    """
     hidden = sum(fire_at > noon_plus() + TIMER_EARLY_MARGIN for fire_at in timers)
     count = hidden + starts + fired + moved
     known = KnownTimers(tuple(PendingTimer(key, fire_at) for key, fire_at in enumerate(timers)))
@@ -188,7 +190,7 @@ def test_unexplained_messages_are_harmless_once_nothing_has_changed_for_long_eno
 
 
 def test_only_the_time_until_the_read_began_counts_for_the_time_rule() -> None:
-    """The rows can take long to read, and a snapshot too: what became of a message since is not known."""
+    """Reading rows and queues takes time, and later changes of a message are unknown."""
     slow = ObservedQueues(queue_snapshot(invisible=1), 0, 0, noon_plus(629), noon_plus(700))
     assert message_evidence(slow, quiet_period()).has_pending_starts
     # The message was surely there when the first look ended.

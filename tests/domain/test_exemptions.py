@@ -1,4 +1,4 @@
-"""What may stay active: functions by pattern, instances by waivers in force."""
+"""Exemptions: functions by pattern, instances by waivers in force."""
 
 from dataclasses import replace
 

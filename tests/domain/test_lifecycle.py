@@ -1,4 +1,4 @@
-"""What events say about an instance, whatever order they come in and however often."""
+"""The record of an instance is independent of the order and repetition of its events."""
 
 from functools import reduce
 

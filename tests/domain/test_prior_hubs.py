@@ -1,4 +1,4 @@
-"""A slot that may carry more than one task hub: Ready only if all of it is, and every reason is told."""
+"""A slot that may carry several task hubs is Ready only if all of them are, and its verdict has every reason."""
 
 from dataclasses import replace
 

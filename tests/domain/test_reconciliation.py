@@ -1,4 +1,4 @@
-"""How what a probe saw sets the records right, and that it never hides what happens next."""
+"""How probes correct the records, and that a correction never hides later events."""
 
 from dataclasses import replace
 from functools import reduce
@@ -43,7 +43,7 @@ COMPLETED = RuntimeStatus.COMPLETED
 TIMES_AROUND_NOON = st.builds(
     lambda skews, ticks: Instant(NOON + skews * CLOCK_SKEW + ticks), st.integers(-3, 3), st.integers(-1, 1)
 )
-"""Few times, so that they often are the very skew apart, or a tick more or less."""
+"""Few times, so that they often differ by exactly the skew, or by a tick more or less."""
 NAMES = st.sampled_from(["", "ProcessOrder", "ShipOrder"])
 
 
@@ -79,7 +79,7 @@ STARTED = st.builds(Instance, st.just("order-1"), STARTS, st.none() | ENDS)
 """Records with a start, active or not."""
 RECORDS = STARTED | st.builds(Instance, st.just("order-1"), st.none(), ENDS)
 NOT_ACTIVE_OR_UNKNOWN = st.none() | RECORDS.filter(lambda known: not known.active)
-"""What may be known of an instance that the records do not show active."""
+"""Records of an instance that is not active, or no record."""
 EVENTS = st.lists(lifecycle_events(frozenset(RuntimeStatus)), max_size=5)
 OBSERVED_ACTIVE = observed_instances(ACTIVE_STATUSES)
 OBSERVED_ENDED = observed_instances(ENDED_STATUSES)
@@ -97,12 +97,12 @@ def instance_record(started: float | None = None, finished: float | None = None)
 
 
 def record_with_end(instance: Instance, seen: ObservedInstance | None) -> Instance:
-    """The record once the end that a probe saw is recorded."""
+    """The record after an observed end is recorded."""
     return merge_instances(instance, reconcile_end(instance, seen))
 
 
 def record_with_start(instance: Instance | None, seen: ObservedInstance, now: Instant = NOON) -> Instance:
-    """The record once the start that events missed is recorded."""
+    """The record after a missed start is recorded."""
     evidence = reconcile_start(instance, seen, now)
     assert evidence is not None
     return evidence if instance is None else merge_instances(instance, evidence)
@@ -184,7 +184,7 @@ def test_an_active_instance_that_was_written_since_its_start_confirms_the_start(
 
 @pytest.mark.parametrize(("age", "confirmed"), [(-5, False), (0, False), (0.9999999, False), (1, True), (60, True)])
 def test_a_start_is_confirmed_only_if_every_later_start_has_a_later_time(age: float, *, confirmed: bool) -> None:
-    """A restart that is published after the look, by a clock that is behind, must not be taken for this start."""
+    """A restart that is published after the read, by a clock that is behind, must not count as this start."""
     assert (
         confirm_start(
             start_evidence(-age), observed_instance(updated=0), backend_id=BACKEND_ID, observed_at=noon_plus()
@@ -243,8 +243,10 @@ def test_a_duplicate_of_the_event_leaves_its_start_confirmed(started: Started) -
 
 @given(st.integers(0, 2 * CLOCK_SKEW), st.integers(1, 3 * CLOCK_SKEW), st.integers(-CLOCK_SKEW + 1, CLOCK_SKEW - 1))
 def test_a_read_never_closes_a_start_that_is_published_after_it(age: int, gap: int, skew: int) -> None:
-    """The instance is shown, ends, is purged and starts again under its id, as a message only, on a worker whose clock
-    differs from the storage's by less than the skew."""
+    """The instance is shown, ends, is purged and starts again under its id as a message only.
+
+    The clock of its worker differs from the storage's by less than the skew.
+    """
     first = replace(start_evidence(), at=Instant(NOON - age))
     seen = replace(observed_instance(), updated_at=first.at)
     known = Instance("order-1", confirm_start(first, seen, backend_id=BACKEND_ID, observed_at=NOON) or first)
@@ -356,7 +358,7 @@ def test_no_start_is_missing_exactly_if_the_records_show_the_instance_active_und
 def test_an_instance_that_runs_under_another_name_is_recorded_once_under_that_name(
     known: Instance, seen: ObservedInstance, now: Instant
 ) -> None:
-    """The other may be one that the policy ignores."""
+    """The policy may ignore the recorded name."""
     evidence = reconcile_start(known, seen, now)
     if evidence is None:
         return
@@ -452,7 +454,7 @@ def test_an_entity_is_never_active_in_an_observation() -> None:
 
 
 def record_after_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
-    """The record after a look at the hub."""
+    """The record after a read of the task hub."""
     if known is not None and known.active:
         assert known.started is not None
         return known if observe_state(known.started, seen) is ObservedState.ACTIVE else record_with_end(known, seen)
@@ -469,7 +471,7 @@ def record_after_lookup(known: Instance | None, seen: ObservedInstance, now: Ins
 def test_a_probe_corrects_the_record_regardless_of_lost_and_late_events(
     gaps: list[int], skews: list[int], data: st.DataObject
 ) -> None:
-    """The hub starts and ends an instance in turns; workers whose clocks differ publish some of that."""
+    """The task hub starts and ends an instance in turn. Workers with different clocks publish some of these changes."""
     moments = list(accumulate(gaps, initial=int(NOON)))[1:]
     rows = [
         replace(observed_instance(), runtime_status=COMPLETED if turn % 2 else RUNNING, updated_at=Instant(moment))

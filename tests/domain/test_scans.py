@@ -1,4 +1,4 @@
-"""What the pages of a scan add up to, how many passes it takes, and what a finished one proves."""
+"""What the pages of a scan add up to, how many passes it needs, and what a complete scan proves."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,17 +47,17 @@ PAGES = st.lists(st.lists(OBSERVED_INSTANCES, max_size=4), max_size=6)
 
 
 def new_scan(*cursors: str) -> Scan:
-    """A scan that has read nothing yet; it passes over `again` once more if it must."""
+    """A scan that has read nothing yet. Its next passes read the range `again`."""
     return Scan(noon_plus(-10), noon_plus(SCAN_BEGAN), list(cursors), ["again"], "the key")
 
 
 def observed_end(instance_id: str = "order-1", updated: float = -5) -> ObservedInstance:
-    """An instance that ended while the scan went on."""
+    """An instance that ended while the scan was running."""
     return observed_instance(instance_id, status=COMPLETED, updated=updated)
 
 
 def read_pass(scan: Scan, *pages: Iterable[ObservedInstance], exemptions: Exemptions = NO_EXEMPTIONS) -> bool:
-    """One pass that shows these pages; whether the scan is finished after it."""
+    """One pass over these pages. Returns whether the scan is complete after it."""
     for page in pages:
         scan.add_page(page, exemptions)
     scan.cursors.clear()
@@ -229,8 +229,10 @@ class ChangingRow:
 
 @dataclass
 class ChangingTaskHub:
-    """A hub in which instances are started by active instances alone. A row whose stamp is not 0 has changed since the
-    scan began."""
+    """A task hub in which only active instances start others.
+
+    A row whose stamp is not 0 has changed since the scan began.
+    """
 
     rows: list[ChangingRow | None]
     stamps: int = field(default=0)
@@ -253,7 +255,7 @@ class ChangingTaskHub:
             row.active, row.stamp = False, self._next_stamp()
 
     def page(self, number: int) -> list[ObservedInstance]:
-        """What is active or has changed, as a backend shows it."""
+        """The rows that are active or have changed, as a backend returns them."""
         row = self.rows[number]
         if row is None or not (row.active or row.stamp):
             return []
@@ -277,7 +279,7 @@ ROWS = st.lists(
     max_size=5,
 )
 STEPS = st.lists(st.tuples(NUMBERS, NUMBERS, st.booleans()), max_size=2)
-"""What happens between two pages: who starts whom, and whether it ends then; who ends."""
+"""Changes between two pages: which instance starts which, whether it ends then, or which instance ends."""
 
 
 @given(ROWS, st.lists(STEPS, max_size=20), st.permutations(range(5)), st.permutations(range(5)))

@@ -1,4 +1,4 @@
-"""What holds of every verdict: it fails closed, and it lets through what is quiet."""
+"""Properties of every verdict: it fails closed, and a quiet and drained task hub is Ready."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -24,7 +24,7 @@ from tests.domain.builders import NOON, noon_plus, waiver
 
 OFFSETS = st.integers(-4000, 4000).map(lambda tenths: noon_plus(tenths / 10))
 RECENT_TIMES = st.sampled_from([-301, -300, -120, -60, -60.0000001, -30, -1, 0, 1]).map(noon_plus)
-"""Often the very times that policies ask for."""
+"""Times that often equal the limits of the policies."""
 FUNCTIONS = ("ProcessOrder", "ShipOrder", "NightlySync")
 
 ALWAYS, NEVER = st.just(value=True), st.just(value=False)
@@ -56,7 +56,7 @@ CORRECTION_EPOCHS = rarely(st.just("another"), st.just(""))
 
 @st.composite
 def any_activity(draw: st.DrawFn) -> InstanceActivity:
-    """What events show; a part of it was taken for waived when it was read."""
+    """Recorded activity, a part of which was waived when it was read."""
     found = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(found)))
     return InstanceActivity(
@@ -72,7 +72,7 @@ def any_activity(draw: st.DrawFn) -> InstanceActivity:
 
 @st.composite
 def any_probe_result(draw: st.DrawFn) -> ProbeResult:
-    """What a probe saw; a part of it was waived when it began."""
+    """The result of a probe, a part of which was waived when it began."""
     found = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(found)))
     return replace(draw(RESULTS), active=found[waived:], waived=found[:waived])
@@ -132,7 +132,7 @@ PROBE_REASONS = REASONS_TO_PROBE_AGAIN | {
 
 
 def probe_is_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> bool:
-    """Whether what the probe saw at its beginning says something about noon."""
+    """Whether the probe is still valid at noon."""
     recorded = evidence.activity.last_recorded_at
     young = 0 <= NOON - probe.began_at < seconds(policy.freshness_seconds)
     after = recorded is None or probe.began_at > recorded + seconds(min(2, policy.settle_seconds))
@@ -140,7 +140,7 @@ def probe_is_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> 
 
 
 def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
-    """Whether the hub has just been looked for, does not exist, and never did."""
+    """Whether a recent probe found no task hub and it was never seen."""
     probe = evidence.probe
     if evidence.provider is None or probe is None or probe.status is not ProbeStatus.MISSING:
         return False
@@ -148,7 +148,7 @@ def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
 
 
 def current_probe_or_empty(evidence: Evidence, policy: Policy) -> ProbeResult:
-    """The probe; an empty one in place of none and of one that is out of date."""
+    """The probe; an empty one if there is none or it is stale."""
     probe = evidence.probe
     if probe is None or (
         evidence.provider is not None
@@ -160,7 +160,7 @@ def current_probe_or_empty(evidence: Evidence, policy: Policy) -> ProbeResult:
 
 
 def found(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
-    """All active instances of which anything tells; one may be there twice."""
+    """All active instances in the evidence; an instance can occur twice."""
     probe = current_probe_or_empty(evidence, policy)
     return [*evidence.activity.active, *evidence.activity.waived, *probe.active, *probe.waived]
 

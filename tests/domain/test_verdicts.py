@@ -1,4 +1,4 @@
-"""The verdict on what events show: active instances, the settle window, open deployments, and what a caller is told."""
+"""The verdict by events alone: active instances, the settle window, open deployments, and retry-after."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ from tests.domain.builders import (
 
 
 def verdict_by_events(activity: InstanceActivity, policy: Policy | None = None) -> Verdict:
-    """The verdict at noon on a hub of which only events are known."""
+    """The verdict at noon on a task hub without a provider."""
     return assess_readiness(evidence(activity=activity), policy or Policy(), noon_plus())
 
 

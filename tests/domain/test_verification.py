@@ -1,4 +1,4 @@
-"""The verdict where the task hub's own storage can be read: what a probe must be to count, and what it proves."""
+"""The verdict with a provider: which probes are valid, and what they prove."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.domain.builders import active_instance, evidence, evidence_with_probe
 def verified_by(
     result: ProbeResult | None, activity: InstanceActivity | None = None, policy: Policy | None = None
 ) -> Verdict:
-    """The verdict at noon on a hub whose storage a probe reads."""
+    """The verdict at noon on a task hub with a provider."""
     return assess_readiness(evidence_with_probe(result, activity), policy or Policy(), noon_plus())
 
 
@@ -138,7 +138,7 @@ def test_a_probe_that_took_longer_than_the_freshness_says_what_to_change(taken: 
 def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_an_instance(
     before: str, since: str, *, is_ready: bool
 ) -> None:
-    """What has ended unnoticed may have started another one before. No clock tells, but a mark."""
+    """An instance that ended without an event may have started another one before. The correction epoch shows that."""
     verdict = verified_by(
         replace(probe_result(began=-9), correction_epoch=before), InstanceActivity(correction_epoch=since)
     )
@@ -165,7 +165,7 @@ def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_an_instance(
 def test_a_probe_must_have_begun_after_the_last_event_was_recorded(
     settle: int, began: float, *, is_ready: bool
 ) -> None:
-    """By two clocks of the storage, which may be two seconds apart."""
+    """Stamps and the time that the storage reports may differ by two seconds."""
     policy = Policy(settle_seconds=settle)
     verdict = verified_by(probe_result(began=began), InstanceActivity(last_recorded_at=noon_plus(-60)), policy=policy)
     assert verdict.ready is is_ready
@@ -184,7 +184,7 @@ RESULTS_THAT_REQUIRE_A_PROBE = pytest.mark.parametrize(
     [None, probe_result(status=ProbeStatus.INCOMPLETE), probe_result(began=-500)],
     ids=["pending", "incomplete", "stale"],
 )
-"""Results of a hub that has yet to be read, or read again."""
+"""Results after which a task hub must be read, or read again."""
 
 
 @RESULTS_THAT_REQUIRE_A_PROBE
@@ -426,7 +426,7 @@ def test_an_active_instance_that_only_events_show_is_not_verified() -> None:
 def verdict_after_lookup(
     *seen: ActiveInstance, activity: InstanceActivity, result: ProbeResult | None = None
 ) -> Verdict:
-    """The verdict at noon on a hub that has just shown these of the instances that events show."""
+    """The verdict at noon on a task hub that has just shown these of the reported instances."""
     shown = replace(evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
     return assess_readiness(shown, Policy(ignore_functions=("NightlySync",)), noon_plus())
 
@@ -462,7 +462,7 @@ def test_an_instance_with_an_ignored_name_in_the_look_up_blocks_under_its_record
 def test_an_instance_with_another_name_in_the_look_up_blocks_under_that_name(
     known_as: str, result: ProbeResult | None
 ) -> None:
-    """Its id was taken again, and the events of that were lost; or its event named no function."""
+    """Its id was used again and the events of that were lost, or its event named no function."""
     seen = replace(active_instance("x", "ShipOrder"), source=EvidenceSource.PROBE)
     verdict = verdict_after_lookup(
         seen, activity=InstanceActivity(active=(active_instance("x", known_as),)), result=result
@@ -480,7 +480,7 @@ DRAINED_IF_MISSING = Policy(missing_task_hub_is_drained=True)
 
 
 def verdict_on_missing_hub(*, known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
-    """The verdict on a hub that does not exist at its provider."""
+    """The verdict on a task hub that does not exist at its provider."""
     result = probe_result(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
     return assess_readiness(replace(evidence_with_probe(result), seen_before=known), policy, noon_plus())
 

@@ -1,4 +1,4 @@
-"""The verdict where single instances are waived: they do not block, and it says which ones and why."""
+"""The verdict with waived instances: they do not block, and the verdict lists them with their waivers."""
 
 from dataclasses import replace
 

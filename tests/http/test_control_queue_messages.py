@@ -1,4 +1,4 @@
-"""Starts on their way, through the whole server: what the control queues hold decides beside the rows."""
+"""Pending starts through the whole server: the control queues decide together with the rows."""
 
 import json
 import uuid
@@ -36,7 +36,7 @@ class StagedTaskHubQueues:
         return await self.queue.send_message(text, visibility_timeout=hidden)
 
     async def create_timer(self, instance_id: str, fires_in: float) -> None:
-        """What the history of an instance has of a timer that has yet to fire."""
+        """Write a pending timer into the history of an instance."""
         async with TableServiceClient.from_connection_string(self._connection) as tables:
             history = await tables.create_table_if_not_exists(f"{self.provider.hub}History")
             await history.upsert_entity(
@@ -177,7 +177,7 @@ async def test_an_unexplained_message_blocks_until_it_was_unchanged_for_long_eno
 async def test_timers_remembered_of_another_account_explain_nothing(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
-    """`taskHubs` led to another environment, where a task hub of the same name has a pending timer."""
+    """`taskHubs` led to another environment with a task hub of the same name that has a pending timer."""
     await staged_queues.create_timer("order-1", 86_400)
     await staged_queues.send(control_message("order-1", "TimerFired", None), hidden=86_400)
     assert (await get_staging(http, app))["ready"]

@@ -1,5 +1,4 @@
-"""The hubs priorTaskHubs a staged one over HTTP: they are judged together with it, and production can go back to
-them."""
+"""Prior task hubs of a staged one: they are assessed together with it, and production can roll back to them."""
 
 import httpx
 import pytest

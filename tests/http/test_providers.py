@@ -132,14 +132,14 @@ async def test_a_task_hub_behind_the_management_api_drains(
 
 @dataclass
 class Behind:
-    """An app behind its management API, guarded by a server that sees no messages."""
+    """An app behind its management API, and a server that cannot see messages."""
 
     http: httpx.AsyncClient
     app: str
     running: management.FakeFunctionApp
 
     async def active(self) -> list[str]:
-        """What blocks; nothing if the slot is Ready."""
+        """The instances that block; empty if the slot is Ready."""
         verdict = await get_staging(self.http, self.app, verify="fresh")
         assert verdict["ready"] or reason_codes(verdict) == ["InstancesActive"], verdict["reasons"]
         return [instance["instanceId"] for instance in verdict["active"]]
@@ -187,7 +187,7 @@ async def test_behind_the_management_api_a_purged_instance_whose_start_was_confi
 async def test_behind_the_management_api_a_start_that_was_never_confirmed_blocks(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
-    """It may still be a message. One that is younger than a second, or shown as it was before, is not confirmed."""
+    """It may still be a message. A start younger than a second, or with a row of an earlier run, is not confirmed."""
     async with behind_the_api(storage, clock, app) as behind:
         await behind.start("known")
         assert await behind.active() == ["known"]
@@ -216,7 +216,7 @@ async def test_behind_the_management_api_a_restart_blocks_although_an_earlier_st
 async def test_a_confirmation_by_one_endpoint_does_not_count_for_another(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
-    """Both show an instance that events told of, so both are believed; but the second has never shown order-1."""
+    """Both endpoints show a reported instance, so both are confirmed. But the second has never shown order-1."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return await second.handle(request)

@@ -1,5 +1,4 @@
-"""Verdicts that rest on the task hub itself: the whole server on the real storage, with the hub's rows as the provider
-writes them."""
+"""Verified verdicts: the whole server on the emulator, with rows as the provider writes them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -39,14 +38,14 @@ PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHO
 
 @pytest.fixture
 async def provider_hub(storage: StorageSettings, hub: str, anyio_backend: str) -> AsyncIterator[ProviderTaskHub]:
-    """The hub at its provider; it has no tables until they are made."""
+    """The task hub at its provider, without tables until a test creates them."""
     async with ProviderTaskHub(storage, hub) as made:
         yield made
 
 
 @pytest.fixture
 async def drained_provider_hub(http: httpx.AsyncClient, app: str, provider_hub: ProviderTaskHub) -> ProviderTaskHub:
-    """A hub in the staging slot of an app whose hubs are verified, drained at its provider. No settle window."""
+    """A drained task hub in the staging slot of an app with verification and without a settle window."""
     await provider_hub.create()
     await put_app(
         http,
@@ -128,7 +127,7 @@ async def test_a_task_hub_without_tables_is_missing_and_not_drained(
 async def test_a_missing_task_hub_that_was_in_production_is_not_drained(
     http: httpx.AsyncClient, app: str, provider_hub: ProviderTaskHub
 ) -> None:
-    """It has been started, so the setting leads somewhere else: whatever the policy says of hubs that never were."""
+    """The task hub was started, so the setting leads to another account, and missingTaskHubIsDrained does not apply."""
     policy = {"settleSeconds": 0, "missingTaskHubIsDrained": True}
     await put_app(
         http, app, slots={"production": {"taskHub": provider_hub.hub}}, policy=policy, taskHubs=PROVIDER_CONFIG
@@ -147,7 +146,7 @@ async def test_a_missing_task_hub_that_was_in_production_is_not_drained(
 async def test_while_events_show_active_instances_only_those_are_looked_up(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The rest of the hub is not read: what else is active there is not even recorded."""
+    """The task hub is not scanned, so other active instances are not recorded."""
     await post_events(http, event(drained_provider_hub.hub, "order-1"))
     await drained_provider_hub.put("order-1", "Suspended")
     await drained_provider_hub.put("order-2", "Running")
@@ -180,7 +179,7 @@ async def test_continue_as_new_whose_second_event_is_lost_stays_active(
 async def test_an_end_that_was_published_and_not_yet_written_does_not_make_the_task_hub_ready(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The extension publishes before it checkpoints; the records go back and forth, and end up right."""
+    """The extension publishes before it checkpoints. The records change twice and are right in the end."""
     await post_events(
         http,
         event(drained_provider_hub.hub, "order-1"),
@@ -212,7 +211,10 @@ async def test_a_published_start_without_a_row_blocks_while_the_control_queues_h
 async def test_a_task_hub_that_shows_no_reported_instance_is_taken_for_another_one(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The connection leads to another environment, where a hub has the same name: its silence closes nothing."""
+    """The connection leads to another environment with a task hub of the same name.
+
+    That it does not show an instance closes nothing.
+    """
     await post_events(http, event(drained_provider_hub.hub, "order-1", "Completed", time=timestamp(-3600)))
     await post_events(http, event(drained_provider_hub.hub, "order-2", time=timestamp(-3600)))
     verdict = await get_staging(http, app, wait=2)
@@ -226,7 +228,7 @@ async def test_a_task_hub_that_shows_no_reported_instance_is_taken_for_another_o
 async def test_a_confirmed_backend_stays_confirmed_when_its_instances_are_purged(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The end of one is lost, and then both are purged."""
+    """The end of one instance is lost, and then both are purged."""
     await post_events(
         http,
         event(drained_provider_hub.hub, "order-1", time=timestamp(-60)),
@@ -302,7 +304,7 @@ async def test_without_reading_a_task_hub_that_was_never_read_is_not_ready(
 async def test_staging_always_reads_the_task_hub_again(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """A young result says Ready; what has started since, and was published by nobody, is found all the same."""
+    """A recent result says Ready. PostStaging still finds an instance that has started since without an event."""
     assert (await get_staging(http, app))["ready"]
     await drained_provider_hub.put("order-1", "Pending")
     assert (await get_staging(http, app))["ready"], "a result that is young enough is used again"
@@ -336,7 +338,7 @@ async def test_requiring_verification_is_met_by_a_probe(
 async def test_an_instance_that_runs_under_another_name_than_its_events_blocks(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """Its id was taken again by another orchestrator, and the events of that were lost."""
+    """Another orchestrator has used its id again, and the events of that were lost."""
     await post_events(http, event(drained_provider_hub.hub, "order-1", function="ProcessOrder"))
     await drained_provider_hub.put("order-1", "Running", name="ShipOrder")
     verdict = await get_staging(http, app)
@@ -482,7 +484,7 @@ async def test_a_read_before_the_request_does_not_allow_staging_when_the_settle_
     clock: ShiftedClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The hub is not read while it settles; the window must not end between that decision and the verdict."""
+    """The task hub is not read while it settles. The window must not end between that decision and the verdict."""
     await put_app(http, app, policy={"settleSeconds": 30})
     await post_events(http, event(drained_provider_hub.hub, "order-1", "Completed"))
     await asyncio.sleep(1.1)
@@ -502,7 +504,7 @@ async def test_a_read_before_the_request_does_not_allow_staging_when_the_settle_
 async def test_a_policy_change_applies_at_once_to_waiting_requests(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The hub was found drained but for an ignored function, and is kept waiting by another run's deployment."""
+    """Only an ignored function was active, and the request waits for another run's deployment."""
     await put_app(http, app, policy={"ignoreFunctions": ["Sync"]})
     await drained_provider_hub.put("sync-1", "Running", name="Sync")
     await post_staging(http, app, drained_provider_hub.hub, run_headers(1))
