@@ -1,7 +1,7 @@
-"""Where the programs of the real platform are: Microsoft's Functions host and Durable Functions extension.
+"""Finds the programs of the real platform: Microsoft's Functions host and Durable Functions extension.
 
-`python -m tests.platform.programs` unpacks them where their archives are, and says in one line what is left out where
-they are not; with `--required` that is an error.
+`python -m tests.platform.programs` unpacks them if their archives are here. Otherwise it says in one line which tests are
+left out; with `--required` it exits with 1.
 """
 
 import argparse
