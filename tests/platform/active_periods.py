@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ActivePeriod:
-    """A time in which something was certainly active, from the response to its start on. It ends at `end`, or when every
-    instance in `blocked_by` has been asked to end: from then on the platform may end it at any moment."""
+    """A time in which something was certainly active, from the response to its start on. It ends at `end`, or when
+    every instance in `blocked_by` has been asked to end: from then on the platform may end it at any moment."""
 
     name: str
     begin: float

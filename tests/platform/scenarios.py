@@ -96,7 +96,8 @@ async def continue_as_new(driver: TaskHubDriver, instance_id: str, choices: Rand
 
 
 async def launch_chain(driver: TaskHubDriver, instance_id: str, choices: Random) -> None:
-    """A chain of orchestrations, each of which starts the next and does not wait for it. The last waits for an event."""
+    """A chain of orchestrations, each of which starts the next and does not wait for it. The last waits for an
+    event."""
     last = f"{instance_id}-last"
     links, milliseconds = choices.randint(1, 8), choices.choice([0, 0, 100])
     if driver.worker_killed_in_round:
@@ -157,7 +158,8 @@ async def fail_and_rewind(driver: TaskHubDriver, instance_id: str, choices: Rand
     """An orchestration that fails, is rewound and then waits for an event. Its row says Pending while it waits."""
     responded_at = await driver.start_orchestration("Mends", instance_id)
     if responded_at is None or driver.worker_killed_in_round:
-        # The process remembers whether the activity has failed. After a kill it does not, and the activity can run twice.
+        # The process remembers whether the activity has failed. After a kill it does not, and the activity can run
+        # twice.
         return
     await driver.wait_for_status(instance_id, "Failed")
     await driver.send_operation("rewind", instance_id)

@@ -127,8 +127,8 @@ class TaskHubDriver:
                 raise
 
     async def drain(self) -> float:
-        """End everything that is active, and wait until the platform shows the task hub as drained. Return the time from
-        which it was. Raises TimeoutError that says what is left."""
+        """End everything that is active, and wait until the platform shows the task hub as drained. Return the time
+        from which it was. Raises TimeoutError that says what is left."""
         deadline = time.monotonic() + _DRAIN_TIMEOUT_SECONDS
         while True:
             before = await self.storage.read_snapshot()

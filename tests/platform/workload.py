@@ -1,5 +1,5 @@
-"""A random workload on one task hub: rounds of orchestrations and faults, while the state server's verdict is polled. Each
-response is assessed by what the workload did, and by what the task hub's own storage shows."""
+"""A random workload on one task hub: rounds of orchestrations and faults, while the state server's verdict is polled.
+Each response is assessed by what the workload did, and by what the task hub's own storage shows."""
 
 import asyncio
 import json
@@ -326,8 +326,8 @@ class RandomWorkload:
         abandons for up to 600 s. That is too long to wait for, and while a message is hidden its content is not known.
         So the verdict must be what the storage shows:
 
-        - With `azureStorage` the worker is killed for good. From then on only time changes the storage. The verdict must
-          be Ready if nothing blocks (`find_blockers`), and otherwise NotReady with the right reason.
+        - With `azureStorage` the worker is killed for good. From then on only time changes the storage. The verdict
+          must be Ready if nothing blocks (`find_blockers`), and otherwise NotReady with the right reason.
         - `managementApi` needs the worker and shows no messages. The verdict must be Ready while the rows show nothing
           active and do not change, and otherwise NotReady. It may also be NotReady while an event has told of an
           instance without a row, whose start is one of the messages.
@@ -356,8 +356,8 @@ class RandomWorkload:
             await asyncio.sleep(0.2)
 
     def _has_expected_reason(self, number: int, assessed: AssessedResponse, stalled_at: float) -> bool:
-        """Return whether the verdict on a stalled round is final: it has the expected reason, or it has had the time for
-        one scan; in the latter case, note it in the report."""
+        """Return whether the verdict on a stalled round is final: it has the expected reason, or it has had the time
+        for one scan; in the latter case, note it in the report."""
         code, response = assessed.expected_code, assessed.response
         has_code = code in response.reason_codes
         in_time = response.requested_at <= stalled_at + READY_DELAY_SECONDS + MAX_SCAN_SECONDS
@@ -370,8 +370,8 @@ class RandomWorkload:
         return True
 
     async def _may_be_a_message(self, response: StagingStatusResponse) -> bool:
-        """Return whether the verdict lists an instance that has no row, while there are messages that are no timer's. If
-        the server sees messages, they decide instead."""
+        """Return whether the verdict lists an instance that has no row, while there are messages that are no timer's.
+        If the server sees messages, they decide instead."""
         if self._sees_messages:
             return False
         storage = await self._driver.storage.read_snapshot()
