@@ -180,10 +180,12 @@ def _parse_state(instance_id: str, state: "OrchestrationState") -> ObservedInsta
 
 
 def _to_instant(timestamp: Any) -> Instant:
+    """Convert a protocol timestamp, exact to 100 ns."""
     return Instant(timestamp.seconds * TICKS_PER_SECOND + timestamp.nanos // 100)
 
 
 def _to_timestamp(instant: Instant | None) -> Mapping[str, int] | None:
+    """Convert to the fields of a protocol timestamp. None stands for an open bound."""
     if instant is None:
         return None
     return {"seconds": instant // TICKS_PER_SECOND, "nanos": instant % TICKS_PER_SECOND * 100}

@@ -152,10 +152,10 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
     assert call("GetStagingStatus", reader)["ready"] is True
     call("PostStaging", deployer, {"taskHub": new, "version": "2"})
     call("DeleteStaging", deployer, params={"taskHub": new})
-    assert (
-        call("PostEvents", KEYS_BY_ROLE["publisher"], [event(old), event(new, "order-2", "Completed")])["recorded"] == 2
-    )
-    call("PostEvents", KEYS_BY_ROLE["publisher"], method="OPTIONS")
+    publisher = KEYS_BY_ROLE["publisher"]
+    recorded = call("PostEvents", publisher, [event(old), event(new, "order-2", "Completed")])["recorded"]
+    assert recorded == 2
+    call("PostEvents", publisher, method="OPTIONS")
     swapped = call("PostSwap", deployer, {"taskHub": new})
     assert {name: slot["taskHub"] for name, slot in swapped["slots"].items()} == {"production": new, "staging": old}
     verdict = call("GetStagingStatus", deployer)
