@@ -329,7 +329,7 @@ class RandomWorkload:
         - With `azureStorage` the worker is killed for good. From then on only time changes the storage. The verdict
           must be Ready if nothing blocks (`find_blockers`), and otherwise NotReady with the right reason.
         - `managementApi` needs the worker and shows no messages. The verdict must be Ready while the rows show nothing
-          active and do not change, and otherwise NotReady. It may also be NotReady while an event has told of an
+          active and do not change, and otherwise NotReady. It may also be NotReady while an event has shown an
           instance without a row, whose start is one of the messages.
         """
         if self._sees_messages:
