@@ -1,58 +1,16 @@
-"""The programs that a page calls and that cannot run here: `az`, `func`, `gh`, `make`, `pipx`, and `curl` to hosts in
-Azure. Each checks its arguments as the real one does, and fails for what it does not know.
+"""Stand-ins for `func`, `gh`, `make` and `pipx`. Each checks its arguments as the real program does, and fails for
+arguments that it does not know.
 
-`curl` and `safe-deploy` are the real ones; their requests to the state server's host name go to the server of the
-test, and any other host in Azure cannot be resolved.
+They start often, so this module imports little.
 """
 
 import argparse
 import json
 import re
 import sys
-import tomllib
 from pathlib import Path
 
-from tests.pipelines.fork_server import install_forking_program
-
 ROOT = Path(__file__).parent.parent.parent
-
-_CURL = """#!/bin/bash
-# Requests to the server's host name go to the server of the test.
-arguments=()
-for argument; do
-  argument=${argument/"https://$STATE_HOST"/"$STATE_SERVER_URL"}
-  if [[ $argument == https://dev.azure.com/* ]]; then body=${!#}; exec jq -c '{id: 7, timeout}' "${body#@}"; fi
-  if [[ $argument == https://* ]]; then echo "curl: (6) Could not resolve host: $argument" >&2; exit 6; fi
-  arguments+=("$argument")
-done
-exec /usr/bin/curl "${arguments[@]}"
-"""
-
-_SAFE_DEPLOY = """#!/bin/bash
-[[ -v SAFE_DEPLOY_SERVER ]] && export SAFE_DEPLOY_SERVER=${SAFE_DEPLOY_SERVER/"https://$STATE_HOST"/"$STATE_SERVER_URL"}
-exec %s "$@"
-"""
-
-_PYTHON = """#!/bin/bash
-PYTHONPATH=%s exec %s -m %s "$@"
-"""
-
-
-def install_fake_programs(folder: Path, *, cloud: Path, fork_server_address: Path) -> None:
-    """Write all programs into `folder`. `cloud` is the file of the stand-in for Azure."""
-    folder.mkdir()
-    forking = folder / ".safe-deploy"
-    install_forking_program(forking, fork_server_address)
-    programs = {
-        "curl": _CURL,
-        "safe-deploy": _SAFE_DEPLOY % forking,
-        "az": _PYTHON % (ROOT, sys.executable, f"tests.documents.fake_azure_resources {cloud}"),
-    }
-    for name in ("func", "gh", "make", "pipx"):
-        programs[name] = _PYTHON % (ROOT, sys.executable, f"tests.documents.fake_programs {name} {cloud}")
-    for name, text in programs.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
 
 
 def _func(arguments: list[str], cloud: Path) -> None:
@@ -102,15 +60,15 @@ def _make(arguments: list[str], cloud: Path) -> None:
 
 
 def _pipx(arguments: list[str], cloud: Path) -> None:
-    """`pipx run build --wheel` builds the wheel that pyproject.toml names; `pipx install` wants a file that exists."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wheel = Path("dist", f"{project['name'].replace('-', '_')}-{project.get('version', '0.1.0')}-py3-none-any.whl")
+    """`pipx run build --wheel` builds the wheel of the current version; `pipx install` wants a file that exists."""
+    (version,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / "state_api" / "__init__.py").read_text(), re.MULTILINE)
+    wheel = Path("dist", f"safe_deploy-{version}-py3-none-any.whl")
     if arguments[:3] == ["run", "build", "--wheel"]:
         wheel.parent.mkdir(exist_ok=True)
         wheel.touch()
         print(f"Successfully built {wheel.name}")
     elif arguments[0] == "install" and len(arguments) == 2 and Path(arguments[1]).is_file():
-        print(f"  installed package {project['name']}")
+        print("  installed package safe-deploy")
     else:
         sys.exit(f"pipx: cannot do {arguments}")
 
