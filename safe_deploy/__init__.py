@@ -1,1 +1,1 @@
-"""The pipeline side: waits for the server's verdict, stages, swaps and cleans up, from the command line."""
+"""The CLI `safe-deploy`: waits for the server's verdict, stages, swaps, rolls back and cleans up."""

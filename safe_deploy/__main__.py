@@ -1,4 +1,4 @@
-"""`python -m safe_deploy`: the same as `safe-deploy`."""
+"""`python -m safe_deploy` runs the same program as `safe-deploy`."""
 
 from safe_deploy.cli import main
 

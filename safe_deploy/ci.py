@@ -1,5 +1,5 @@
-"""Which CI system runs this command: whose run it is, and how a step hands on outputs, a summary and annotations.
-It hides the systems' variables, file formats and logging commands."""
+"""The CI system that runs this command: its run, and how a step publishes outputs, a summary and annotations. Hides the
+systems' environment variables, file formats and logging commands."""
 
 import re
 import unicodedata
@@ -15,29 +15,32 @@ from safe_deploy.sanitization import escape_unprintable, neutralize_commands, sa
 _RUN_URL_PATTERN = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?"
 _MAX_RUN_URL_LENGTH = 2000
 _MAX_ACTOR_LENGTH = 200
-# It may hold a password, so it is not shown.
-_RUN_URL_REFUSED_MESSAGE = "the server does not take the address of this run, so it is not told which run deploys"
+_RUN_URL_REFUSED_MESSAGE = (
+    "the server does not accept the URL of this run, so the audit log will not name the run. Set --run-url or "
+    "SAFE_DEPLOY_RUN_URL to an http or https URL without a password"
+)
+"""Does not show the URL, because it may hold a password."""
 
 
 class CiSystem(Protocol):
-    """What a command tells the system that runs it. None of it fails a deployment: what cannot be told is a warning."""
+    """What a command publishes to the CI system. A failure to publish is a warning; it never fails the command."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def run_url(self) -> str | None:
-        """The address of the run, as the server takes it: the same for every step, job and attempt."""
+        """The URL of the run in a form that the server accepts. All steps, jobs and attempts of a run share it."""
 
     @property
     def actor(self) -> str | None:
-        """Who started the run, in printable ASCII: it is sent as a header."""
+        """Who started the run, in printable ASCII, because it is sent as a header."""
 
     def set_outputs(self, values: Mapping[str, str]) -> None:
-        """Hand values on to later steps. The names are in kebab-case. Values are handed on as one printable line."""
+        """Publish values to later steps, each as one printable line. Names are in kebab-case."""
 
     def write_summary(self, markdown: str) -> None:
-        """Show this on the page of the run."""
+        """Add Markdown to the page of the run."""
 
     def error(self, message: str) -> None: ...
 
@@ -45,33 +48,37 @@ class CiSystem(Protocol):
 
 
 def detect_ci_system(environment: Mapping[str, str], stderr: TextIO) -> CiSystem:
-    """The system that these variables tell of; it speaks through stderr. An empty variable counts as not set."""
-    known = {name: value for name, value in environment.items() if value}
-    found: GitHubActions | AzurePipelines
-    if known.get("GITHUB_ACTIONS", "").lower() == "true":
-        address = _github_run_url(known)
-        found = GitHubActions(
-            stderr,
-            _normalize_run_url(address),
-            _github_actor(known),
-            _find_path(known, "GITHUB_OUTPUT"),
-            _find_path(known, "GITHUB_STEP_SUMMARY"),
+    """The CI system that these environment variables describe. An empty variable counts as not set. Logging commands
+    and warnings go to `stderr`."""
+    variables = {name: value for name, value in environment.items() if value}
+    system: GitHubActions | AzurePipelines
+    if variables.get("GITHUB_ACTIONS", "").lower() == "true":
+        run_url = _github_run_url(variables)
+        system = GitHubActions(
+            stderr=stderr,
+            run_url=_normalize_run_url(run_url),
+            actor=_github_actor(variables),
+            output_file=_find_path(variables, "GITHUB_OUTPUT"),
+            summary_file=_find_path(variables, "GITHUB_STEP_SUMMARY"),
         )
-    elif known.get("TF_BUILD", "").lower() == "true":
-        address = _azure_run_url(known)
-        found = AzurePipelines(
-            stderr, _normalize_run_url(address), _azure_actor(known), _find_path(known, "AGENT_TEMPDIRECTORY")
+    elif variables.get("TF_BUILD", "").lower() == "true":
+        run_url = _azure_run_url(variables)
+        system = AzurePipelines(
+            stderr=stderr,
+            run_url=_normalize_run_url(run_url),
+            actor=_azure_actor(variables),
+            temp_directory=_find_path(variables, "AGENT_TEMPDIRECTORY"),
         )
     else:
-        return _detect_other_system(known, stderr)
-    if address and not found.run_url:
-        found.warning(_RUN_URL_REFUSED_MESSAGE)
-    return found
+        return _detect_other_system(variables, stderr)
+    if run_url and not system.run_url:
+        system.warning(_RUN_URL_REFUSED_MESSAGE)
+    return system
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """No CI system: nobody to tell, and whoever typed the command sees what it prints."""
+    """No CI system: outputs, summaries and annotations have no receiver."""
 
     name: str = "terminal"
     run_url: str | None = None
@@ -91,12 +98,12 @@ class Terminal:
 
 
 class OtherCiSystem(Terminal):
-    """A CI system of which no more is known than whose run it is: it takes no outputs, and its log is a terminal."""
+    """A CI system of which only the run is known. It takes no outputs, summaries or annotations."""
 
 
 @dataclass(frozen=True)
 class GitHubActions:
-    """Files take outputs and summaries; commands are lines that begin with `::`."""
+    """Outputs and summaries are appended to files. Annotations are lines that start with `::`."""
 
     stderr: TextIO
     run_url: str | None
@@ -110,7 +117,8 @@ class GitHubActions:
         self._append_to_file("GITHUB_OUTPUT", self.output_file, "".join(lines))
 
     def write_summary(self, markdown: str) -> None:
-        self._append_to_file("GITHUB_STEP_SUMMARY", self.summary_file, f"{markdown}\n")
+        # The blank line ends a table, so that the next summary of the same step is not another row of it.
+        self._append_to_file("GITHUB_STEP_SUMMARY", self.summary_file, f"{markdown}\n\n")
 
     def error(self, message: str) -> None:
         _write_line(self.stderr, f"::error title=safe-deploy::{_escape_github_data(sanitize_line(message))}")
@@ -120,18 +128,18 @@ class GitHubActions:
 
     def _append_to_file(self, variable: str, file: Path | None, text: str) -> None:
         if file is None:
-            self.warning(f"{variable} is not set")
+            self.warning(f"{variable} is not set, so nothing was written to it")
             return
         try:
-            with file.open("a", encoding="utf-8", errors="replace", newline="") as opened:
-                opened.write(text)
+            with file.open("a", encoding="utf-8", errors="replace", newline="") as stream:
+                stream.write(text)
         except OSError as error:
             self.warning(f"cannot write to the file of {variable}: {error}")
 
 
 @dataclass(frozen=True)
 class AzurePipelines:
-    """Everything is a command: a line with `##vso[`."""
+    """Outputs, summaries and annotations are logging commands: lines that start with `##vso[`."""
 
     stderr: TextIO
     run_url: str | None
@@ -146,9 +154,9 @@ class AzurePipelines:
 
     def write_summary(self, markdown: str) -> None:
         if self.temp_directory is None:
-            self.warning("AGENT_TEMPDIRECTORY is not set")
+            self.warning("AGENT_TEMPDIRECTORY is not set, so no summary was written")
             return
-        # The agent uploads it some time later, and clears the folder itself when the job is over.
+        # The agent uploads the file later, and deletes the directory at the end of the job.
         file = self.temp_directory / f"safe-deploy-{uuid.uuid4().hex}.md"
         try:
             file.write_text(f"{markdown}\n", encoding="utf-8", errors="replace", newline="")
@@ -164,47 +172,47 @@ class AzurePipelines:
         self._write_logging_command("task.logissue", sanitize_line(message), type="warning")
 
     def _write_logging_command(self, command: str, data: str, **properties: str) -> None:
-        listed = ";".join(f"{name}={_escape_azure_property(value)}" for name, value in properties.items())
-        _write_line(self.stderr, f"##vso[{f'{command} {listed}'.strip()}]{_escape_azure_data(data)}")
+        property_list = ";".join(f"{name}={_escape_azure_property(value)}" for name, value in properties.items())
+        _write_line(self.stderr, f"##vso[{f'{command} {property_list}'.strip()}]{_escape_azure_data(data)}")
 
 
 def report_warning(system: CiSystem, stderr: TextIO, message: str) -> None:
-    """A warning for whoever reads the log, and an annotation of the run where the CI system has such."""
+    """Write a warning to the log. GitHub Actions and Azure Pipelines also show it as an annotation of the run."""
     if isinstance(system, Terminal):
         _write_line(stderr, f"warning: {sanitize_line(message)}")
     system.warning(message)
 
 
 def _write_line(stderr: TextIO, line: str) -> None:
-    # A child process may write to the same stream next.
+    # Flushed, because a child process may write to the same stream next.
     print(line, file=stderr, flush=True)
 
 
-def _find_path(known: Mapping[str, str], variable: str) -> Path | None:
-    return Path(known[variable]) if variable in known else None
+def _find_path(variables: Mapping[str, str], variable: str) -> Path | None:
+    return Path(variables[variable]) if variable in variables else None
 
 
-def _github_run_url(known: Mapping[str, str]) -> str | None:
-    # Without the attempt: a run whose failed jobs are run again goes on with the deployment that it has open.
-    server, repository, run = map(known.get, ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"))
+def _github_run_url(variables: Mapping[str, str]) -> str | None:
+    # The URL has no attempt number: a run whose failed jobs are run again continues its open deployment.
+    server, repository, run = map(variables.get, ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"))
     return f"{server.rstrip('/')}/{repository}/actions/runs/{run}" if server and repository and run else None
 
 
-def _github_actor(known: Mapping[str, str]) -> str | None:
-    # GITHUB_ACTOR stays the one who started the run first, whoever runs it again.
-    return _find_ascii_name(known, "GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR")
+def _github_actor(variables: Mapping[str, str]) -> str | None:
+    # GITHUB_ACTOR names who started the run first. GITHUB_TRIGGERING_ACTOR names who started this attempt.
+    return _find_ascii_name(variables, "GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR")
 
 
 def _escape_github_data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _azure_run_url(known: Mapping[str, str]) -> str | None:
-    # In a classic release the variables of the build are those of the artifact.
-    if release := known.get("RELEASE_RELEASEWEBURL"):
+def _azure_run_url(variables: Mapping[str, str]) -> str | None:
+    # In a classic release, BUILD_* variables describe the build of the artifact, not the release.
+    if release := variables.get("RELEASE_RELEASEWEBURL"):
         return release
-    # By the project's id, not its name: a check on an environment must write the same address, and cannot escape.
-    collection, project, build = map(known.get, ("SYSTEM_COLLECTIONURI", "SYSTEM_TEAMPROJECTID", "BUILD_BUILDID"))
+    # The project's id instead of its name: a check on an environment must compute the same URL, and cannot escape.
+    collection, project, build = map(variables.get, ("SYSTEM_COLLECTIONURI", "SYSTEM_TEAMPROJECTID", "BUILD_BUILDID"))
     return (
         f"{collection.rstrip('/')}/{project}/_build/results?buildId={build}"
         if collection and project and build
@@ -212,36 +220,66 @@ def _azure_run_url(known: Mapping[str, str]) -> str | None:
     )
 
 
-def _azure_actor(known: Mapping[str, str]) -> str | None:
-    who = "RELEASE_DEPLOYMENT_REQUESTEDFOR" if "RELEASE_RELEASEWEBURL" in known else "BUILD_REQUESTEDFOR"
-    return _find_ascii_name(known, f"{who}EMAIL", who, f"{who}ID")
+def _azure_actor(variables: Mapping[str, str]) -> str | None:
+    prefix = "RELEASE_DEPLOYMENT_REQUESTEDFOR" if "RELEASE_RELEASEWEBURL" in variables else "BUILD_REQUESTEDFOR"
+    return _find_ascii_name(variables, f"{prefix}EMAIL", prefix, f"{prefix}ID")
 
 
-def _detect_other_system(known: Mapping[str, str], stderr: TextIO) -> CiSystem:
-    for name, (mark, run, actor) in _OTHER_SYSTEMS.items():
-        if mark in known:
-            address = run(known)
-            run_url = _normalize_run_url(address)
-            if address and not run_url:
+def _detect_other_system(variables: Mapping[str, str], stderr: TextIO) -> CiSystem:
+    for system in _OTHER_SYSTEMS:
+        if system.marker in variables:
+            run_url = system.find_run_url(variables)
+            normalized = _normalize_run_url(run_url)
+            if run_url and not normalized:
                 _write_line(stderr, f"warning: {_RUN_URL_REFUSED_MESSAGE}")
-            return OtherCiSystem(name, run_url, _find_ascii_name(known, *actor))
+            return OtherCiSystem(system.name, normalized, _find_ascii_name(variables, *system.actor_variables))
     return Terminal()
 
 
-def _bitbucket_run_url(known: Mapping[str, str]) -> str | None:
-    repository, number = map(known.get, ("BITBUCKET_REPO_FULL_NAME", "BITBUCKET_BUILD_NUMBER"))
+def _bitbucket_run_url(variables: Mapping[str, str]) -> str | None:
+    repository, number = map(variables.get, ("BITBUCKET_REPO_FULL_NAME", "BITBUCKET_BUILD_NUMBER"))
     return f"https://bitbucket.org/{repository}/pipelines/results/{number}" if repository and number else None
 
 
-_OTHER_SYSTEMS: Mapping[str, tuple[str, Callable[[Mapping[str, str]], str | None], Sequence[str]]] = {
-    "GitLab CI": ("GITLAB_CI", lambda known: known.get("CI_PIPELINE_URL"), ["GITLAB_USER_LOGIN"]),
-    "Buildkite": ("BUILDKITE", lambda known: known.get("BUILDKITE_BUILD_URL"), ["BUILDKITE_BUILD_CREATOR"]),
-    "Bitbucket Pipelines": ("BITBUCKET_BUILD_NUMBER", _bitbucket_run_url, ["BITBUCKET_STEP_TRIGGERER_UUID"]),
-    # A build that is started again, also from one of its stages, is another run. `retry` within a build is the same.
-    "Jenkins": ("JENKINS_URL", lambda known: known.get("BUILD_URL"), []),
-}
-"""By what variable each is known, the address of the run, which is the same for a job that is run again, and who
-started it. CircleCI is not here: what it runs again is another workflow with another address."""
+@dataclass(frozen=True, kw_only=True)
+class _OtherSystem:
+    """How to detect a CI system: `marker` is a variable that only this system sets. Its run URL must be the same for a
+    job that is run again."""
+
+    name: str
+    marker: str
+    find_run_url: Callable[[Mapping[str, str]], str | None]
+    actor_variables: Sequence[str]
+
+
+# CircleCI is missing because its reruns are new workflows with new URLs. In Jenkins, restarting a build (also from a
+# stage) is a new run; `retry` inside a build is the same run.
+_OTHER_SYSTEMS = (
+    _OtherSystem(
+        name="GitLab CI",
+        marker="GITLAB_CI",
+        find_run_url=lambda variables: variables.get("CI_PIPELINE_URL"),
+        actor_variables=["GITLAB_USER_LOGIN"],
+    ),
+    _OtherSystem(
+        name="Buildkite",
+        marker="BUILDKITE",
+        find_run_url=lambda variables: variables.get("BUILDKITE_BUILD_URL"),
+        actor_variables=["BUILDKITE_BUILD_CREATOR"],
+    ),
+    _OtherSystem(
+        name="Bitbucket Pipelines",
+        marker="BITBUCKET_BUILD_NUMBER",
+        find_run_url=_bitbucket_run_url,
+        actor_variables=["BITBUCKET_STEP_TRIGGERER_UUID"],
+    ),
+    _OtherSystem(
+        name="Jenkins",
+        marker="JENKINS_URL",
+        find_run_url=lambda variables: variables.get("BUILD_URL"),
+        actor_variables=[],
+    ),
+)
 
 
 def _escape_azure_data(text: str) -> str:
@@ -257,20 +295,21 @@ def _camel_case(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def _normalize_run_url(address: str | None) -> str | None:
-    """The address with what no address may hold written as %XX; None if the server would refuse it all the same."""
-    escaped = quote(address or "", safe="%:/?#[]!$&'()*+,;=~", errors="replace")
+def _normalize_run_url(run_url: str | None) -> str | None:
+    """The URL with invalid characters percent-encoded, or None if the server would still refuse it."""
+    escaped = quote(run_url or "", safe="%:/?#[]!$&'()*+,;=~", errors="replace")
     return escaped if len(escaped) <= _MAX_RUN_URL_LENGTH and re.fullmatch(_RUN_URL_PATTERN, escaped) else None
 
 
-def _find_ascii_name(known: Mapping[str, str], *variables: str) -> str | None:
-    """The first of these that says something in ASCII."""
-    return next(filter(None, (to_ascii_name(known.get(variable, "")) for variable in variables)), None)
+def _find_ascii_name(variables: Mapping[str, str], *names: str) -> str | None:
+    """The first of these variables whose value can be written in ASCII."""
+    return next(filter(None, (to_ascii_name(variables.get(name, "")) for name in names)), None)
 
 
 def to_ascii_name(name: str) -> str | None:
-    """A name in printable ASCII, if anything of it is left: `José` becomes `Jose`, and `Łukasz` becomes `?ukasz`."""
-    letters = (one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
-    text = " ".join("".join(letters).encode("ascii", "replace").decode().split())
-    sanitize_line = "".join(filter(str.isprintable, text))[:_MAX_ACTOR_LENGTH].strip()
-    return sanitize_line if any(map(str.isalnum, sanitize_line)) else None
+    """The name in printable ASCII, None if no letter or digit is left: `José` becomes `Jose`, `Łukasz` becomes
+    `?ukasz`."""
+    letters = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    words = "".join(letters).encode("ascii", "replace").decode().split()
+    ascii_name = "".join(filter(str.isprintable, " ".join(words)))[:_MAX_ACTOR_LENGTH].strip()
+    return ascii_name if any(map(str.isalnum, ascii_name)) else None

@@ -1,6 +1,7 @@
-"""The server over HTTP: one method per operation, retries through restarts and busy times, problems as errors.
+"""The state server over HTTP: one method an operation. Retries while the server restarts or is busy, and turns problem
+documents into the errors of `errors.py`.
 
-Every change that is sent here can be repeated without harm, so what was cut off is simply sent again.
+A request that was cut off is sent again, because every change is safe to repeat.
 """
 
 import math
@@ -15,16 +16,16 @@ import httpx
 from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady, ServerUnavailable, UsageError
 
 RETRY_SECONDS = 120
-"""How long a single request is tried again. A server that is restarted, or that starts cold, is back by then."""
+"""How long one request is retried. A server that restarts, or that starts from zero instances, answers by then."""
 
 RESPONSE_TIMEOUT_SECONDS = 200
-"""How long an answer may take: the server reads a task hub for up to 60 s, after a wait of up to 120 s."""
+"""How long a response may take: the server reads a task hub for up to 60 s, after it has waited for up to 120 s."""
 
 _CONNECT_TIMEOUT_SECONDS = 10
 _MAX_BACKOFF_SECONDS = 30
 _RETRYABLE_STATUS_CODES = frozenset({429, 502, 503, 504})
 _EXPECTED_MEMBERS = ("app", "taskHub", "status")
-"""Every answer of a state server has one of them."""
+"""Every successful response of a state server has one of these members."""
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -33,68 +34,82 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PipelineCaller:
-    """Who asks, for the audit log; `run_url` identifies the pipeline run that deploys."""
+    """The caller, for the audit log. `run_url` identifies the pipeline run that deploys."""
 
     actor: str | None = None
     run_url: str | None = None
 
     def to_headers(self) -> dict[str, str]:
-        named = {"X-Actor": self.actor, "X-Run-Url": self.run_url}
-        return {name: value for name, value in named.items() if value}
+        headers = {"X-Actor": self.actor, "X-Run-Url": self.run_url}
+        return {name: value for name, value in headers.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    method: str
+    path: str
+    body: Json | None = None
+    query: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
 
 
 def normalize_server_url(text: str) -> str:
-    """The server's address as requests need it, from what people write: with or without /api at its end. Raises
-    UsageError, also for an address that holds a secret: addresses end up in logs."""
+    """The server's base URL, without /api at its end.
+
+    Raises UsageError for text that is no http or https URL, and for a URL that holds a secret, because URLs end up in
+    logs.
+    """
     try:
         parts = urlsplit(text.strip())
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        known = False
-    if not known:
-        raise UsageError("the server must be an http or https address, such as https://shop-state.azurewebsites.net")
+        is_url = False
+    if not is_url:
+        raise UsageError("--server must be an http or https URL, such as https://shop-state.azurewebsites.net")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise UsageError("give the server's address without a key in it; the key goes into SAFE_DEPLOY_KEY")
+        raise UsageError("--server must be a URL without a key in it. Set the key in SAFE_DEPLOY_KEY")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/api')}"
 
 
 def is_unencrypted(url: str) -> bool:
-    """Whether a key would travel readable over a network."""
+    """Whether a key would cross a network in plain text."""
     parts = urlsplit(url)
     return parts.scheme == "http" and parts.hostname not in _LOOPBACK_HOSTS
 
 
 class StateServerClient:
-    """The state server, for one app. `report` is told, in a line, whenever something has to be tried again."""
+    """The operations of a state server for one app. `report` receives one line for every retry. `retry_seconds` None
+    stands for RETRY_SECONDS."""
 
     def __init__(
         self,
         url: str,
         app: str,
+        *,
         key: str | None,
         caller: PipelineCaller,
         report: Callable[[str], None],
-        retry_for: float = RETRY_SECONDS,
+        retry_seconds: float | None = None,
     ) -> None:
         headers = {"Accept": "application/json", "User-Agent": "safe-deploy", **caller.to_headers()}
         if key:
-            if not (key.isascii() and key.isprintable()):
-                raise UsageError("the key has characters that no key has; look at how SAFE_DEPLOY_KEY is set")
+            if not _is_printable_ascii(key):
+                raise UsageError("the key has characters that no key has. Check how SAFE_DEPLOY_KEY is set")
             headers["x-functions-key"] = key
-        if caller.run_url and not (caller.run_url.isascii() and caller.run_url.isprintable()):
-            raise UsageError("the address of the run has characters that no address has")
+        if caller.run_url and not _is_printable_ascii(caller.run_url):
+            raise UsageError("--run-url has characters that no URL has. Check how SAFE_DEPLOY_RUN_URL is set")
         self.url = normalize_server_url(url)
         self.app = app
         self.caller = caller
         self.app_path = f"/api/apps/{quote(app, safe='')}"
         self._report = report
-        self._retry_for = retry_for
+        self._retry_seconds = RETRY_SECONDS if retry_seconds is None else retry_seconds
         try:
-            # A redirect is not followed: it would carry the key to wherever it points. So without https there is
-            # nothing to verify, and the authorities, which take long to load, are left out.
+            # Redirects are not followed, because they would send the key to another server. Certificates are loaded
+            # only for https, because loading them is slow.
             self._http = httpx.Client(base_url=self.url, headers=headers, verify=self.url.startswith("https:"))
         except (httpx.InvalidURL, UnicodeError, ValueError):
-            raise UsageError("the server's address cannot be read") from None
+            raise UsageError("--server is not a valid URL") from None
 
     def __enter__(self) -> "StateServerClient":
         return self
@@ -105,28 +120,25 @@ class StateServerClient:
     def get_staging_status(
         self,
         slot: str,
-        wait: int = 0,
+        *,
+        wait_seconds: int = 0,
         verify: str = "cached",
-        retry_for: float | None = None,
-        response_timeout: float = RESPONSE_TIMEOUT_SECONDS,
+        retry_seconds: float | None = None,
+        response_timeout_seconds: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> Json:
-        """The verdict on a slot. `wait` is in seconds, at most 120; with `retry_for` 0 it is asked for only once; an
-        answer that takes more than `response_timeout` seconds is given up."""
-        query = {"slot": slot, "wait": wait, "verify": verify}
+        """The verdict on a slot. `wait_seconds`: how long the server waits for Ready, at most 120. `retry_seconds` 0
+        sends the request once."""
+        query = {"slot": slot, "wait": wait_seconds, "verify": verify}
         response = self._send_with_retries(
-            "GET",
-            f"{self.app_path}/staging",
-            None,
-            query,
-            None,
-            self._retry_for_or_default(retry_for),
-            response_timeout,
+            _Request(method="GET", path=f"{self.app_path}/staging", query=query),
+            retry_seconds=retry_seconds,
+            response_timeout_seconds=response_timeout_seconds,
         )
         return _parse_object(response)
 
-    def get_app(self, retry_for: float | None = None) -> tuple[Json, str]:
+    def get_app(self, *, retry_seconds: float | None = None) -> tuple[Json, str]:
         """The app and its ETag."""
-        response = self._send_with_retries("GET", self.app_path, retry_for=self._retry_for_or_default(retry_for))
+        response = self._send_with_retries(_Request(method="GET", path=self.app_path), retry_seconds=retry_seconds)
         return _parse_object(response), response.headers.get("ETag", "")
 
     def put_app(self, body: Json) -> Json:
@@ -139,15 +151,18 @@ class StateServerClient:
         return self.request_json("DELETE", f"{self.app_path}/staging", query={"taskHub": task_hub, "slot": slot})
 
     def post_swap(
-        self, task_hub: str, slot: str, outcome: str | None, rollback: bool = False, etag: str | None = None
+        self, task_hub: str, *, slot: str, outcome: str | None, rollback: bool = False, etag: str | None = None
     ) -> Json:
-        """`outcome` is Pending, Done or Failed; None exchanges at once. With `etag` only if the app is still that one;
-        else ConflictError."""
+        """Record a swap. Returns the app.
+
+        `outcome` is Pending, Done or Failed; None records a completed swap in one step. With `etag`, raises
+        ConflictError if the app has changed.
+        """
         body: Json = {"taskHub": task_hub, "slot": slot, "rollback": rollback}
         body |= {"outcome": outcome} if outcome else {}
         return self.request_json("POST", f"{self.app_path}/swap", body, headers={"If-Match": etag} if etag else None)
 
-    def post_cleanup(self, dry_run: bool, delete_task_hubs: bool) -> Json:
+    def post_cleanup(self, *, dry_run: bool, delete_task_hubs: bool) -> Json:
         return self.request_json(
             "POST", f"{self.app_path}/cleanup", {"dryRun": dry_run, "deleteTaskHubs": delete_task_hubs}
         )
@@ -158,86 +173,91 @@ class StateServerClient:
     def post_waiver(self, body: Json) -> Json:
         return self.request_json("POST", f"{self.app_path}/waivers", body)
 
-    def get_task_hub(self, hub: str) -> Json:
-        return self.request_json("GET", f"/api/taskhubs/{quote(hub, safe='')}")
+    def get_task_hub(self, task_hub: str) -> Json:
+        return self.request_json("GET", f"/api/taskhubs/{quote(task_hub, safe='')}")
 
-    def list_instances(self, hub: str, query: Mapping[str, Any]) -> Json:
-        return self.request_json("GET", f"/api/taskhubs/{quote(hub, safe='')}/instances", query=query)
+    def list_instances(self, task_hub: str, query: Mapping[str, Any]) -> Json:
+        return self.request_json("GET", f"/api/taskhubs/{quote(task_hub, safe='')}/instances", query=query)
 
     def request_json(
         self,
         method: str,
         path: str,
         body: Json | None = None,
+        *,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        retry_for: float | None = None,
     ) -> Json:
-        """Send a request until it is answered, for `retry_for` seconds. Raises from the tree in `errors.py`."""
-        return _parse_object(
-            self._send_with_retries(method, path, body, query, headers, self._retry_for_or_default(retry_for))
-        )
-
-    def _retry_for_or_default(self, retry_for: float | None) -> float:
-        return self._retry_for if retry_for is None else retry_for
+        """Send a request, retry it while the server is unavailable, and return the response's JSON object. Raises the
+        errors of `errors.py`."""
+        request = _Request(method=method, path=path, body=body, query=query, headers=headers)
+        return _parse_object(self._send_with_retries(request))
 
     def _send_with_retries(
         self,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        query: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        retry_for: float = 0,
-        response_timeout: float = RESPONSE_TIMEOUT_SECONDS,
+        request: _Request,
+        *,
+        retry_seconds: float | None = None,
+        response_timeout_seconds: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> httpx.Response:
-        timeout = httpx.Timeout(response_timeout, connect=min(response_timeout, _CONNECT_TIMEOUT_SECONDS))
-        deadline = time.monotonic() + retry_for
-        parameters = {name: value for name, value in (query or {}).items() if value is not None}
+        """The first response that is not a temporary failure. `retry_seconds` None: as the client was created with."""
+        deadline = time.monotonic() + (self._retry_seconds if retry_seconds is None else retry_seconds)
         attempt = 0
         while True:
-            pause = min(2.0**attempt, _MAX_BACKOFF_SECONDS)
             try:
-                request = self._http.build_request(
-                    method, path, json=body, params=parameters, headers=headers, timeout=timeout
-                )
-                response = self._receive_response(request, response_timeout)
+                response = self._send(request, response_timeout_seconds)
                 if response.status_code not in _RETRYABLE_STATUS_CODES:
                     return _require_success(response, self.url)
-                trouble = ServerUnavailable(_describe_unavailability(response), _parse_problem(response))
-                trouble.retry_after = _parse_retry_after(response)
-                pause = max(pause, trouble.retry_after)
+                failure = ServerUnavailable(_describe_unavailability(response), _parse_problem(response))
+                failure.retry_after_seconds = _parse_retry_after(response)
             except httpx.RequestError as error:
-                trouble = ServerUnavailable(
+                failure = ServerUnavailable(
                     f"the server {self.url} cannot be reached: {_describe_request_error(error)}"
                 )
-            if time.monotonic() + pause >= deadline:
-                raise trouble
-            self._report(f"{trouble.message}; trying again")
-            time.sleep(pause)
+            pause_seconds = max(min(2.0**attempt, _MAX_BACKOFF_SECONDS), failure.retry_after_seconds)
+            if time.monotonic() + pause_seconds >= deadline:
+                raise failure
+            self._report(f"{failure.message}; trying again")
+            time.sleep(pause_seconds)
             attempt += 1
 
-    def _receive_response(self, request: httpx.Request, response_timeout: float) -> httpx.Response:
-        """The whole answer, within so many seconds: a timeout of httpx is about each part of one."""
-        deadline = time.monotonic() + response_timeout
-        response = self._http.send(request, stream=True)
+    def _send(self, request: _Request, response_timeout_seconds: float) -> httpx.Response:
+        """Send once and read the whole response within `response_timeout_seconds`. httpx's own timeout starts anew
+        with every part of a response."""
+        timeout = httpx.Timeout(
+            response_timeout_seconds, connect=min(response_timeout_seconds, _CONNECT_TIMEOUT_SECONDS)
+        )
+        http_request = self._http.build_request(
+            request.method,
+            request.path,
+            json=request.body,
+            params={name: value for name, value in (request.query or {}).items() if value is not None},
+            headers=request.headers,
+            timeout=timeout,
+        )
+        deadline = time.monotonic() + response_timeout_seconds
+        response = self._http.send(http_request, stream=True)
         try:
             content = b""
             for part in response.iter_raw():
                 content += part
                 if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("the answer takes too long", request=request)
+                    raise httpx.ReadTimeout("the response takes too long", request=http_request)
         finally:
             response.close()
-        return httpx.Response(response.status_code, headers=response.headers, content=content, request=request)
+        return httpx.Response(response.status_code, headers=response.headers, content=content, request=http_request)
+
+
+def _is_printable_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _require_success(response: httpx.Response, url: str) -> httpx.Response:
-    """The answer if it is a good one. Raises what the problem document stands for."""
+    """Return a successful response. Raises the error that the problem document or the status code stands for."""
     if response.is_success:
         return response
     if response.is_redirect:
-        raise CommandError(f"{url} sends callers elsewhere; give the address that it leads to as the server")
+        raise CommandError(f"{url} redirects to another server, and redirects are not followed. Check --server")
     problem = _parse_problem(response)
     detail = str(problem.get("detail") or f"{url} answered with status {response.status_code}")
     code = problem.get("code")
@@ -246,27 +266,31 @@ def _require_success(response: httpx.Response, url: str) -> httpx.Response:
     if code == "StagingNotReady":
         raise NotReady(detail, problem)
     if response.status_code in (401, 403):
-        hint = "" if code else "; check SAFE_DEPLOY_KEY, and that it is a key of this function"
+        hint = "" if code else ". Check SAFE_DEPLOY_KEY: it must be a key of this server"
         raise NotAllowed(f"{detail}{hint}", problem)
     if response.status_code in (409, 412):
         raise ConflictError(detail, problem)
     if response.status_code == 404 and code is None:
-        raise CommandError(f"there is no state server at {url}: it does not know {response.request.url.path}")
+        raise CommandError(
+            f"there is no state server at {url}: it does not know {response.request.url.path}. Check --server"
+        )
     trace = f" (traceId {problem['traceId']})" if "traceId" in problem else ""
     raise CommandError(f"{detail}{trace}", problem)
 
 
 def _parse_object(response: httpx.Response) -> Json:
+    """The JSON object of a response. Raises CommandError if the response does not come from a state server."""
     try:
         content = response.json()
     except ValueError:
         content = None
     if not isinstance(content, dict) or content.keys().isdisjoint(_EXPECTED_MEMBERS):
-        raise CommandError(f"{response.request.url.host} answers, but not as a state server does; check the address")
+        raise CommandError(f"{response.request.url.host} answers, but is not a state server. Check --server")
     return content
 
 
 def _parse_problem(response: httpx.Response) -> Json:
+    """The problem document of a response, empty if there is none with a code."""
     try:
         content = response.json()
     except ValueError:
@@ -280,7 +304,8 @@ def _describe_unavailability(response: httpx.Response) -> str:
 
 
 def _parse_retry_after(response: httpx.Response) -> float:
-    """Seconds, from Retry-After. Its other form, a date, is not what the server sends."""
+    """The seconds of Retry-After, at most `_MAX_BACKOFF_SECONDS`; 0 without a usable value. The server never sends a
+    date."""
     try:
         seconds = float(response.headers.get("Retry-After", ""))
     except ValueError:
@@ -289,5 +314,5 @@ def _parse_retry_after(response: httpx.Response) -> float:
 
 
 def _describe_request_error(error: httpx.RequestError) -> str:
-    """What went wrong, in a line. The text of the error names addresses at the most, never headers."""
+    """The error's first line. httpx puts URLs into it, but never headers."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

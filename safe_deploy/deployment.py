@@ -1,6 +1,6 @@
-"""The whole sequence of one deployment: wait until the slot is drained, stage, deploy, swap, clean up.
+"""The sequence of one deployment: wait until the slot has drained, stage, deploy, swap, clean up.
 
-Every step can be repeated, so running the sequence again after whatever happened goes on where it stopped.
+Every step is safe to repeat, so running the sequence again continues it, wherever it was interrupted.
 """
 
 import time
@@ -8,23 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.deployment_slots import DeploymentSlots
+from safe_deploy.deployment_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.errors import CommandError, ConflictError, NotReady
+from safe_deploy.slots import ObservedSlots, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, SignalGuard
 from safe_deploy.swap_executor import SwapExecutor
-from safe_deploy.swap_planner import (
-    STICKY_SETTING_MESSAGE,
-    ObservedSlots,
-    RecordedSlots,
-    find_staging_mismatch,
-    is_same_task_hub,
-)
-from safe_deploy.waiting import PollResult, wait_until_ready
+from safe_deploy.swap_messages import STICKY_SETTING_MESSAGE
+from safe_deploy.swap_planner import find_staging_mismatch
+from safe_deploy.waiting import PollOptions, wait_until_ready
 
 
-@dataclass(frozen=True, slots=True)
-class StagingOptions:
-    """What PostStaging is asked for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagingRequest:
+    """The body of PostStaging."""
 
     task_hub: str
     version: str | None = None
@@ -44,175 +40,172 @@ class StagingOptions:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class WaitOptions:
-    """How long to wait for Ready, and how often to ask; in seconds."""
-
-    timeout: float
-    interval: float
-    verify: str
-    on_poll: Callable[[PollResult], None]
-
-
 def stage(
     server: StateServerClient,
-    staging: StagingOptions,
+    staging: StagingRequest,
+    *,
     deployment_slots: DeploymentSlots | None,
     report: Callable[[str], None],
 ) -> Json:
-    """Put the new hub on record for the slot, once the platform's slot carries what the server judges. Raises
-    ConflictError where it does not: then the verdict would be about another hub than the one that is overwritten."""
+    """Record the new task hub for the slot. Returns the app.
+
+    With `deployment_slots`, raises ConflictError if the slot in Azure has a task hub that the server's verdict does not
+    cover, and AzureUnavailable if Azure does not answer.
+    """
     if deployment_slots is not None:
         _require_slots_match(server, staging, deployment_slots, report)
     return server.post_staging(staging.to_json())
 
 
-def deploy(
-    server: StateServerClient,
-    staging: StagingOptions,
-    waiting: WaitOptions,
-    deploy_command: Command,
-    swap_command: Command,
-    swap_executor: SwapExecutor,
-    deployment_slots: DeploymentSlots | None,
-    guard: SignalGuard,
-    report: Callable[[str], None],
-) -> Json:
-    """Everything up to the swap. Answers the app."""
-    app, _ = server.get_app()
-    recorded = RecordedSlots.from_app(app, staging.slot, server.url)
-    pending_swap = recorded.pending_swap
-    if (
-        pending_swap is not None
-        and pending_swap.belongs_to_run(server.caller.run_url)
-        and not is_same_task_hub(pending_swap.task_hub, staging.task_hub)
-    ):
-        # An earlier attempt of this run, under another name, was cut off in its swap.
-        with guard:
-            app = swap_executor.finish_interrupted_swap(recorded)
-        recorded = RecordedSlots.from_app(app, staging.slot, server.url)
-    if (done := swap_executor.find_hub_swapped_by_this_run(recorded)) is not None:
-        report(f"an earlier attempt of this run has brought task hub {done} into production: nothing is left to do")
-        return app
-    if is_same_task_hub(recorded.production, staging.task_hub):
-        # An earlier run came as far as the swap.
-        with guard:
-            return swap_executor.swap(staging.task_hub, swap_command)
-    # Until here a signal may end this process at any point: nothing is half done.
-    _wait_and_stage(server, app, staging, waiting, deployment_slots, report)
-    with guard:
-        return _deploy_and_swap(server, staging, deploy_command, swap_command, swap_executor, guard, report)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One deployment from waiting to the swap. Cleanup is a step of its own, because its failure does not fail the
+    deployment."""
 
+    server: StateServerClient
+    staging: StagingRequest
+    polling: PollOptions
+    wait_seconds: float
+    """How long to wait until the slot can be staged."""
+    deploy_command: Command
+    swap_command: Command
+    swap_executor: SwapExecutor
+    deployment_slots: DeploymentSlots | None
+    guard: SignalGuard
+    report: Callable[[str], None]
 
-def _deploy_and_swap(
-    server: StateServerClient,
-    staging: StagingOptions,
-    deploy_command: Command,
-    swap_command: Command,
-    swap_executor: SwapExecutor,
-    guard: SignalGuard,
-    report: Callable[[str], None],
-) -> Json:
-    report(f"task hub {staging.task_hub} is staged; running {deploy_command}")
-    try:
-        result = guard.run(deploy_command)
-    except CommandError as error:
-        raise type(error)(f"{error.message}. {_abandon_deployment(server, staging)}") from error
-    if result.interrupted:
-        raise CommandError(
-            f"the deploy command {result}, as it was told to stop. The deployment stays open: Azure may go on with "
-            "it. Run the same again, or let the next run take over"
+    def run(self) -> Json:
+        """Wait, stage, deploy and swap, or continue where an earlier attempt stopped. Returns the app."""
+        app, _ = self.server.get_app()
+        recorded = self._read_recorded_slots(app)
+        if self._is_own_swap_of_another_hub_pending(recorded):
+            with self.guard:
+                app = self.swap_executor.finish_interrupted_swap(recorded)
+            recorded = self._read_recorded_slots(app)
+        if (task_hub := self.swap_executor.find_hub_swapped_by_this_run(recorded)) is not None:
+            self.report(
+                f"an earlier attempt of this run has brought task hub {task_hub} into production: nothing is left to do"
+            )
+            return app
+        if is_same_task_hub(recorded.production, self.staging.task_hub):
+            # An earlier attempt recorded the swap. The executor finishes it if necessary.
+            with self.guard:
+                return self.swap_executor.swap(self.staging.task_hub, self.swap_command)
+        # Before staging, a signal may end this process at any point: nothing has changed yet.
+        self._wait_and_stage(app)
+        with self.guard:
+            return self._deploy_and_swap()
+
+    def _read_recorded_slots(self, app: Json) -> RecordedSlots:
+        return RecordedSlots.from_app(app, self.staging.slot, self.server.url)
+
+    def _is_own_swap_of_another_hub_pending(self, recorded: RecordedSlots) -> bool:
+        """Whether an earlier attempt of this run, with another task hub name, was interrupted in its swap."""
+        pending_swap = recorded.pending_swap
+        return (
+            pending_swap is not None
+            and pending_swap.belongs_to_run(self.server.caller.run_url)
+            and not is_same_task_hub(pending_swap.task_hub, self.staging.task_hub)
         )
-    if not result.succeeded:
-        raise CommandError(f"the deploy command {result}. {_abandon_deployment(server, staging)}")
-    return swap_executor.swap(staging.task_hub, swap_command)
 
-
-def _abandon_deployment(server: StateServerClient, staging: StagingOptions) -> str:
-    """Whoever comes next need not wait for the deployment's timeout. Answers what became of it."""
-    try:
-        server.delete_staging(staging.task_hub, staging.slot)
-    except CommandError as error:
-        return f"Nothing was swapped. The deployment stays open until its time is over: {error.message}"
-    return "The deployment is abandoned; nothing was swapped"
-
-
-def _wait_and_stage(
-    server: StateServerClient,
-    app: Json,
-    staging: StagingOptions,
-    waiting: WaitOptions,
-    deployment_slots: DeploymentSlots | None,
-    report: Callable[[str], None],
-) -> None:
-    deadline = time.monotonic() + waiting.timeout
-    # Who overrides the verdict, or another run, or holds the deployment already, has nothing to wait for at first.
-    asks_first = not (staging.force or staging.take_over or _is_own_deployment(server, app, staging))
-    while True:
-        if asks_first:
-            left = max(0.0, deadline - time.monotonic())
-            wait_until_ready(server, staging.slot, left, waiting.interval, waiting.verify, waiting.on_poll)
+    def _deploy_and_swap(self) -> Json:
+        self.report(f"task hub {self.staging.task_hub} is staged; running {self.deploy_command}")
         try:
-            stage(server, staging, deployment_slots, report)
-            return
-        except (NotReady, ConflictError) as error:
-            # Between the verdict and the request an orchestration or another run can have begun.
-            passing = isinstance(error, NotReady) or error.problem.get("code") == "DeploymentInProgress"
-            if not passing or time.monotonic() >= deadline:
-                raise
-            asks_first = True
-            report(f"{error.message}; waiting")
-            time.sleep(min(waiting.interval, max(0.0, deadline - time.monotonic())))
+            result = self.guard.run(self.deploy_command)
+        except CommandError as error:
+            raise type(error)(f"{error.message}. {self._abandon()}") from error
+        if result.interrupted:
+            raise CommandError(
+                f"the deploy command {result} after a request to stop. The deployment stays open, because Azure may "
+                "continue it. Run safe-deploy deploy again, or let the next run take over with --take-over"
+            )
+        if not result.succeeded:
+            raise CommandError(f"the deploy command {result}. {self._abandon()}")
+        return self.swap_executor.swap(self.staging.task_hub, self.swap_command)
 
+    def _abandon(self) -> str:
+        """Close the deployment, so that the next run need not wait for its timeout. Returns what became of it."""
+        try:
+            self.server.delete_staging(self.staging.task_hub, self.staging.slot)
+        except CommandError as error:
+            return f"Nothing was swapped. The deployment stays open until it times out: {error.message}"
+        return "The deployment is abandoned; nothing was swapped"
 
-def _is_own_deployment(server: StateServerClient, app: Json, staging: StagingOptions) -> bool:
-    """Whether this run holds the open deployment of this hub: staging it again changes nothing."""
-    deployment = app["deployment"]
-    return (
-        deployment is not None
-        and is_same_task_hub(deployment["taskHub"], staging.task_hub)
-        and deployment["runUrl"] == server.caller.run_url
-    )
+    def _wait_and_stage(self, app: Json) -> None:
+        deadline = time.monotonic() + self.wait_seconds
+        # Staging is tried at once if it overrides the verdict or another run, or repeats this run's own staging.
+        waits_first = not (self.staging.force or self.staging.take_over or self._is_own_deployment(app))
+        while True:
+            if waits_first:
+                seconds_left = max(0.0, deadline - time.monotonic())
+                wait_until_ready(self.server, self.staging.slot, timeout_seconds=seconds_left, polling=self.polling)
+            try:
+                stage(self.server, self.staging, deployment_slots=self.deployment_slots, report=self.report)
+                return
+            except (NotReady, ConflictError) as error:
+                # An orchestration or another run may have started since the verdict. Both end by themselves.
+                is_temporary = isinstance(error, NotReady) or error.problem_code == "DeploymentInProgress"
+                if not is_temporary or time.monotonic() >= deadline:
+                    raise
+                waits_first = True
+                self.report(f"{error.message}; waiting")
+                time.sleep(min(self.polling.interval_seconds, max(0.0, deadline - time.monotonic())))
+
+    def _is_own_deployment(self, app: Json) -> bool:
+        """Whether this run has the deployment of this task hub open already."""
+        deployment = app["deployment"]
+        return (
+            deployment is not None
+            and is_same_task_hub(deployment["taskHub"], self.staging.task_hub)
+            and deployment["runUrl"] == self.server.caller.run_url
+        )
 
 
 def _require_slots_match(
-    server: StateServerClient, staging: StagingOptions, deployment_slots: DeploymentSlots, report: Callable[[str], None]
+    server: StateServerClient,
+    staging: StagingRequest,
+    deployment_slots: DeploymentSlots,
+    report: Callable[[str], None],
 ) -> None:
-    """Raises ConflictError, AzureUnavailable."""
+    """The slots in Azure must be those that the server's verdict covers. Raises ConflictError and AzureUnavailable."""
     if deployment_slots.is_task_hub_setting_sticky():
         raise ConflictError(STICKY_SETTING_MESSAGE)
     try:
         app, _ = server.get_app()
     except CommandError as error:
-        if error.problem.get("code") != "AppNotFound":
+        if error.problem_code != "AppNotFound":
             raise
         app = {"app": server.app, "slots": {}}
     recorded = RecordedSlots.from_app(app, staging.slot, server.url)
-    observed = ObservedSlots(deployment_slots.task_hub("production"), deployment_slots.task_hub(staging.slot))
-    against = find_staging_mismatch(recorded, staging.task_hub, observed)
-    if against is None:
+    observed = ObservedSlots(deployment_slots.get_task_hub(PRODUCTION), deployment_slots.get_task_hub(staging.slot))
+    mismatch = find_staging_mismatch(recorded, observed, task_hub=staging.task_hub)
+    if mismatch is None:
         return
     if not staging.force:
-        raise ConflictError(against)
-    report(f"{against}. Staged all the same, by force")
+        raise ConflictError(mismatch)
+    report(f"{mismatch}. Staging anyway, because of --force")
 
 
 def clean_up(
     server: StateServerClient,
     slot: str,
+    *,
     deployment_slots: DeploymentSlots | None,
     dry_run: bool,
     delete_task_hubs: bool,
 ) -> Json:
-    """Remove retired hubs that are drained. Raises ConflictError where one that would be deleted is in a slot on the
-    platform, whatever the server has on record."""
+    """Remove retired task hubs that have drained. Returns the response of Cleanup.
+
+    Raises ConflictError if a task hub that would be deleted is still in a slot in Azure, whatever the server has on
+    record.
+    """
     if deployment_slots is not None and delete_task_hubs and not dry_run:
-        retired = [one["taskHub"] for one in server.get_app()[0]["retired"]]
-        for place in ("production", slot):
-            carried = deployment_slots.task_hub(place)
-            if any(is_same_task_hub(carried, hub) for hub in retired):
+        retired = [task_hub["taskHub"] for task_hub in server.get_app()[0]["retired"]]
+        for slot_name in (PRODUCTION, slot):
+            observed = deployment_slots.get_task_hub(slot_name)
+            if any(is_same_task_hub(observed, task_hub) for task_hub in retired):
                 raise ConflictError(
-                    f"task hub {carried} is retired, but in Azure {place} carries it: nothing was deleted. "
-                    "safe-deploy doctor compares both"
+                    f"task hub {observed} is retired on the server, but in Azure {slot_name} still has it: nothing was "
+                    "deleted. Run safe-deploy doctor to compare server and Azure"
                 )
-    return server.post_cleanup(dry_run, delete_task_hubs)
+    return server.post_cleanup(dry_run=dry_run, delete_task_hubs=delete_task_hubs)

@@ -1,8 +1,8 @@
-"""Knows what the platform shows about the slots of a Function App: the task hub that each is set to, and whether that
-setting stays with its slot. Hides `az`, its commands and its output.
+"""Reads the deployment slots of a Function App in Azure: the task hub of each slot, and whether the task hub name stays
+with its slot. Hides `az`, its commands and its output.
 
-App settings hold connection strings. `az` is asked for nothing but names and the one value, and what it prints is never
-put into a message: not even its errors, of which only the code is.
+App settings hold connection strings. Therefore `az` is queried for the names of the settings and one value only, and
+its output never becomes part of a message; of its errors only the error code does.
 """
 
 import argparse
@@ -24,16 +24,17 @@ from safe_deploy.errors import CommandError, UsageError
 from safe_deploy.subprocesses import SECRET_VARIABLES
 
 PRODUCTION = "production"
-"""The slot that is the Function App itself."""
+"""The name of the slot that is the Function App itself."""
 
 AZ_TIMEOUT_SECONDS = 60
-"""How long one call of `az` may take. It needs one to three seconds where all is well."""
+"""How long one call of `az` may take. It normally takes one to three seconds."""
 
 _SLOT_NAMES_API_VERSION = "2022-03-01"
-"""Without a version `az resource` asks the subscription for one, which an identity of the pipeline may not be allowed
-to do. This one is old enough for every cloud."""
+"""Without a version `az resource` looks one up in the subscription, which a pipeline's identity may not be allowed to
+do. Every Azure cloud supports this version."""
 
-# These become arguments of a command, on Windows of a batch file, and parts of a query: no quotes, no `-` in front.
+# These names become command arguments (on Windows those of a batch file) and parts of a query. The patterns therefore
+# exclude quotes, and a hyphen at the start.
 _NAME_PATTERNS = {
     "resource group": r"[\w.()][\w.()-]{0,89}",
     "function app": r"[A-Za-z0-9]([A-Za-z0-9-]{0,58}[A-Za-z0-9])?",
@@ -42,18 +43,28 @@ _NAME_PATTERNS = {
     "subscription": r"[\w.()][\w .()-]{0,89}",
 }
 
+_SLOT_NAME_RULE = "use letters, digits and hyphens, without a hyphen at either end"
+
+_NAME_OPTIONS = {
+    "resource group": "resource-group",
+    "function app": "function-app",
+    "slot": "slot",
+    "app setting": "task-hub-setting",
+    "subscription": "subscription in the swap command",
+}
+
 _TASK_HUB_PATTERN = r"[A-Za-z][A-Za-z0-9]{2,44}"
-"""The server's rule for the name of a task hub."""
+"""The same pattern as the server's."""
 
 
 class AzureUnavailable(CommandError):
-    """The platform cannot be looked at. The message is one line, says what to do, and holds no secret."""
+    """Azure cannot be queried. The message is one line, says what to do, and holds no secret."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionAppTarget:
-    """The Function App to look at, and the app setting that names its task hub. Without a subscription it is the one
-    that `az` is set to. Raises `UsageError` if one of them cannot be such a name."""
+    """The Function App to read, and the app setting with its task hub name. Without `subscription`, the subscription
+    that `az` has selected is used. Raises UsageError for an invalid name."""
 
     resource_group: str
     function_app: str
@@ -69,7 +80,7 @@ class FunctionAppTarget:
 
 
 class DeploymentSlots:
-    """Looks at one Function App. Every call asks anew: a slot may have been swapped in between."""
+    """Reads one Function App. Nothing is cached, because the slots may be swapped between two calls."""
 
     def __init__(
         self,
@@ -82,32 +93,35 @@ class DeploymentSlots:
         self._environment = environment
         self._timeout_seconds = timeout_seconds
 
-    def task_hub(self, slot: str) -> str | None:
-        """The task hub that the slot is set to, and None if it has no such setting. Raises `AzureUnavailable`."""
+    def get_task_hub(self, slot: str) -> str | None:
+        """The task hub name in the slot's app setting, None without that setting. Raises AzureUnavailable."""
         setting = self._target.task_hub_setting
         names, values = self._query_setting(slot, setting)
-        # App Service takes names that differ in case only for the same setting, and so does the Functions host. A query
-        # of `az` cannot.
-        same = [name for name in names if _equals_ignoring_case(name, setting) and _is_valid_name("app setting", name)]
-        if not same:
+        # App Service and the Functions host ignore the case of a setting's name. A query of `az` does not, so the
+        # query is repeated with the name as it is written.
+        spellings = [
+            name for name in names if _equals_ignoring_case(name, setting) and _is_valid_name("app setting", name)
+        ]
+        if not spellings:
             return None
-        if setting not in same:
-            setting = same[0]
+        if setting not in spellings:
+            setting = spellings[0]
             _, values = self._query_setting(slot, setting)
         if not values:
             raise AzureUnavailable(
-                f"az does not show the app setting {setting} of {self._describe_slot(slot)}, which is there. "
-                "Try again; if it stays so, update az."
+                f"az lists the app setting {setting} of {self._describe_slot(slot)}, but does not show its value. Run "
+                "the command again. If that does not help, update az."
             )
-        return self._validate_task_hub_name(values[0], setting, slot) if values[0] else None
+        return self._validate_task_hub_name(values[0], setting=setting, slot=slot) if values[0] else None
 
     def is_task_hub_setting_sticky(self) -> bool:
-        """Whether the setting stays with its slot at a swap. Raises `AzureUnavailable`.
+        """Whether the setting with the task hub name stays with its slot at a swap. Raises AzureUnavailable.
 
-        The app has one list of such names for all of its slots. It is read itself, because `slotSetting`, which `az`
-        shows with a setting, is not seen in a slot without the setting, and is false where the cases of the two differ.
+        This reads the app's list of sticky names, which is the same for all slots. The member `slotSetting` that `az`
+        shows with a setting is not reliable: a slot without the setting does not have it, and it is false if the list
+        spells the name in another case.
         """
-        answer = self._query(
+        response = self._query(
             "resource show",
             {
                 "--namespace": "Microsoft.Web",
@@ -119,16 +133,17 @@ class DeploymentSlots:
             },
             self._describe_slot(PRODUCTION),
         )
-        names = answer.get("names", "")
+        names = response.get("names", "")
         if names is None:
             return False
         return any(_equals_ignoring_case(name, self._target.task_hub_setting) for name in self._require_strings(names))
 
     def _query_setting(self, slot: str, name: str) -> tuple[list[str], list[str]]:
-        """The names of all settings of a slot, and of the values only that of the setting with exactly this name."""
+        """The names of all app settings of a slot, and the value of the one with exactly this name: a list without
+        elements if there is none."""
         if not _is_valid_name("slot", slot):
-            raise AzureUnavailable(f"{slot!r} cannot be the name of a slot: {_SLOT_NAME_RULE}. Check --slot.")
-        answer = self._query(
+            raise AzureUnavailable(f"{slot!r} is not a valid name of a slot: {_SLOT_NAME_RULE}. Check --slot.")
+        response = self._query(
             "functionapp config appsettings list",
             {
                 "--name": self._target.function_app,
@@ -137,26 +152,24 @@ class DeploymentSlots:
             },
             self._describe_slot(slot),
         )
-        return self._require_strings(answer.get("names")), self._require_strings(answer.get("values"))
+        return self._require_strings(response.get("names")), self._require_strings(response.get("values"))
 
     def _require_strings(self, values: object) -> list[str]:
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise AzureUnavailable(
-                f"az printed something other than it was asked for about {self._describe_slot(PRODUCTION)}. Update az."
-            )
+            raise AzureUnavailable(f"az printed unexpected JSON about {self._describe_slot(PRODUCTION)}. Update az.")
         return values
 
-    def _validate_task_hub_name(self, value: str, setting: str, slot: str) -> str:
-        where = f"The app setting {setting} of {self._describe_slot(slot)}"
+    def _validate_task_hub_name(self, value: str, *, setting: str, slot: str) -> str:
+        subject = f"the app setting {setting} of {self._describe_slot(slot)}"
         if value.lower().startswith("@microsoft."):
             raise AzureUnavailable(
-                f"{where} is a reference to Key Vault or App Configuration, which az does not resolve. "
-                "Set it to the name of the task hub itself."
+                f"{subject} is a reference to Key Vault or App Configuration, which az does not resolve. "
+                "Set it to the task hub name itself."
             )
         if re.fullmatch(_TASK_HUB_PATTERN, value) is None:
             raise AzureUnavailable(
-                f"{where} holds no name of a task hub (3 to 45 letters and digits, a letter first). "
-                "Check --task-hub-setting, and the setting."
+                f"{subject} is not a task hub name (3 to 45 letters and digits, starting with a letter). "
+                "Check --task-hub-setting and the value of the setting."
             )
         return value
 
@@ -165,35 +178,36 @@ class DeploymentSlots:
         return app if _equals_ignoring_case(slot, PRODUCTION) else f"slot {slot!r} of {app}"
 
     def _query(self, command: str, options: dict[str, str | None], resource: str) -> dict[str, Any]:
-        """What `az` answers, a JSON object. Raises `AzureUnavailable`."""
-        of_all = {"--subscription": self._target.subscription, "--resource-group": self._target.resource_group}
+        """Run `az` and return the JSON object that it prints. Raises AzureUnavailable."""
+        target = {"--subscription": self._target.subscription, "--resource-group": self._target.resource_group}
         arguments = command.split()
-        for option, value in {**of_all, **options, "--output": "json"}.items():
+        for option, value in {**target, **options, "--output": "json"}.items():
             arguments += [] if value is None else [option, value]
         manual_command = f"To see why, run: az {shlex.join(arguments)}"
-        code, out, err = self._run_az(arguments, resource)
+        code, stdout, stderr = self._run_az(arguments, resource)
         if code != 0:
-            raise AzureUnavailable(_describe_failure(code, err, resource, manual_command))
+            raise AzureUnavailable(_describe_failure(code, stderr, resource=resource, manual_command=manual_command))
         try:
-            answer = json.loads(out)
+            response = json.loads(stdout)
         except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            # No cause is passed on: it would carry the text that was to be read.
-            raise AzureUnavailable(
-                f"az did not print the JSON that it was asked for about {resource}. {manual_command}"
-            )
-        return answer
+            response = None
+        if not isinstance(response, dict):
+            # Not raised inside `except`: the ValueError holds az's output, which may hold secrets.
+            raise AzureUnavailable(f"az did not print a JSON object about {resource}. {manual_command}")
+        return response
 
     def _run_az(self, arguments: list[str], resource: str) -> tuple[int, str, str]:
-        whole = os.environ if self._environment is None else self._environment
-        environment = {name: value for name, value in whole.items() if name not in SECRET_VARIABLES}
-        # On Windows this finds az.cmd, which starting "az" would not.
+        """The exit code, stdout and stderr of `az`. Raises AzureUnavailable if it cannot be started or times out."""
+        all_variables = os.environ if self._environment is None else self._environment
+        environment = {name: value for name, value in all_variables.items() if name not in SECRET_VARIABLES}
+        # `which` finds az.cmd on Windows. Starting "az" does not.
         program = shutil.which("az", path=environment.get("PATH", os.defpath))
         if program is None:
-            raise AzureUnavailable("az, the Azure CLI, is not on the PATH. Install it where this runs.")
+            raise AzureUnavailable(
+                "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy."
+            )
         try:
-            process = subprocess.Popen(  # noqa: S603  # without a shell, and every name is checked
+            process = subprocess.Popen(  # noqa: S603  # no shell, and every name is validated
                 [program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -204,36 +218,33 @@ class DeploymentSlots:
                 process_group=0,
             )
         except OSError as error:
-            raise AzureUnavailable(
-                f"{program} cannot be started: {error.strerror}. Install the Azure CLI anew."
-            ) from None
+            raise AzureUnavailable(f"{program} cannot be started: {error.strerror}. Reinstall the Azure CLI.") from None
         with process:
             try:
-                out, err = process.communicate(timeout=self._timeout_seconds)
+                stdout, stderr = process.communicate(timeout=self._timeout_seconds)
             except subprocess.TimeoutExpired:
                 _kill_process_group(process)
                 raise AzureUnavailable(
-                    f"az did not answer within {self._timeout_seconds:g} seconds about {resource}. "
-                    "Try again; if it stays so, see whether `az account show` answers."
+                    f"az did not answer within {self._timeout_seconds:g} seconds about {resource}. Run the command "
+                    "again. If that does not help, check whether `az account show` answers."
                 ) from None
             except BaseException:
                 _kill_process_group(process)
                 raise
-        return process.returncode, out, err
+        return process.returncode, stdout, stderr
 
 
 def parse_swap_command(command: Sequence[str], task_hub_setting: str) -> tuple[FunctionAppTarget, str] | None:
-    """What `az functionapp|webapp deployment slot swap` will swap with production: the app and the slot.
+    """The Function App and the slot that `az functionapp|webapp deployment slot swap` swaps with production.
 
-    None for every other command, for the steps of a swap with preview, for another target slot, and if the command
-    does not itself name resource group, app and slot. Raises `UsageError` if `task_hub_setting` cannot be a
-    setting's name.
+    None for every other command, for a step of a swap with preview, for another target slot, and for a command that
+    does not name resource group, app and slot. Raises UsageError for an invalid `task_hub_setting`.
     """
     if len(command) < 5 or PureWindowsPath(command[0]).stem.lower() != "az":
         return None
     if command[1] not in {"functionapp", "webapp"} or list(command[2:5]) != ["deployment", "slot", "swap"]:
         return None
-    # `az` itself reads its arguments with argparse, so abbreviations and joined forms are the same here.
+    # `az` parses its arguments with argparse, too, so abbreviated options and forms such as -gshop match.
     parser = _SwapArgumentParser(add_help=False)
     parser.add_argument("--resource-group", "-g")
     parser.add_argument("--name", "-n")
@@ -242,31 +253,34 @@ def parse_swap_command(command: Sequence[str], task_hub_setting: str) -> tuple[F
     parser.add_argument("--action", default="swap")
     parser.add_argument("--subscription")
     try:
-        given, _ = parser.parse_known_args(list(command[5:]))
+        arguments, _ = parser.parse_known_args(list(command[5:]))
     except _ArgumentError:
         return None
-    if given.action.lower() != "swap" or not _equals_ignoring_case(given.target_slot, PRODUCTION):
+    if arguments.action.lower() != "swap" or not _equals_ignoring_case(arguments.target_slot, PRODUCTION):
         return None
-    names = {"resource group": given.resource_group, "function app": given.name, "slot": given.slot}
-    if given.subscription is not None:
-        names["subscription"] = given.subscription
-    if _equals_ignoring_case(given.slot or "", PRODUCTION) or not all(
+    names = {"resource group": arguments.resource_group, "function app": arguments.name, "slot": arguments.slot}
+    if arguments.subscription is not None:
+        names["subscription"] = arguments.subscription
+    if _equals_ignoring_case(arguments.slot or "", PRODUCTION) or not all(
         _is_valid_name(kind, name or "") for kind, name in names.items()
     ):
         return None
-    return FunctionAppTarget(given.resource_group, given.name, task_hub_setting, given.subscription), given.slot
+    target = FunctionAppTarget(
+        resource_group=arguments.resource_group,
+        function_app=arguments.name,
+        task_hub_setting=task_hub_setting,
+        subscription=arguments.subscription,
+    )
+    return target, arguments.slot
 
 
 class _ArgumentError(Exception):
-    """These are no arguments of a swap."""
+    """The arguments are not those of a swap."""
 
 
 class _SwapArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise _ArgumentError(message)
-
-
-_SLOT_NAME_RULE = "letters, digits and hyphens, and no hyphen at either end"
 
 
 def _is_valid_name(kind: str, name: str) -> bool:
@@ -275,27 +289,30 @@ def _is_valid_name(kind: str, name: str) -> bool:
 
 def _require_valid_name(kind: str, name: str) -> None:
     if not _is_valid_name(kind, name):
-        raise UsageError(f"{name!r} cannot be the name of {'an' if kind[0] in 'aeiou' else 'a'} {kind}.")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise UsageError(f"{name!r} is not a valid name of {article} {kind}. Check --{_NAME_OPTIONS[kind]}")
 
 
-def _equals_ignoring_case(one: str, other: str) -> bool:
-    return one.lower() == other.lower()
+def _equals_ignoring_case(first: str, second: str) -> bool:
+    return first.lower() == second.lower()
 
 
-def _describe_failure(code: int, err: str, resource: str, manual_command: str) -> str:
-    """One line about a failure of `az`, by what is known of its errors."""
-    if "az login" in err:
-        return "az is not logged in. Run `az login`, in a pipeline before this step and with the pipeline's identity."
-    found = re.search(r"^(?:ERROR: )?\(([A-Za-z]{3,60})\)|^Code: ([A-Za-z]{3,60})\s*$", err, re.MULTILINE)
-    error_code = (found[1] or found[2]) if found else ""
-    if code == 3 or error_code.endswith("NotFound"):  # az exits with 3 for what does not exist, and only for that
+def _describe_failure(code: int, stderr: str, *, resource: str, manual_command: str) -> str:
+    """One line about a failure of `az`, with advice for the error codes that are known."""
+    if "az login" in stderr:
         return (
-            f"Azure does not show {resource}. Check --slot, --function-app and --resource-group, "
-            "and the subscription with `az account show`."
+            "az is not logged in. Run `az login`. In a pipeline, log in with the pipeline's identity before this step."
+        )
+    match = re.search(r"^(?:ERROR: )?\(([A-Za-z]{3,60})\)|^Code: ([A-Za-z]{3,60})\s*$", stderr, re.MULTILINE)
+    error_code = (match[1] or match[2]) if match else ""
+    if code == 3 or error_code.endswith("NotFound"):  # az exits with 3 only if a resource does not exist
+        return (
+            f"Azure has no {resource}, or the identity cannot see it. Check --slot, --function-app and "
+            "--resource-group, and the subscription with `az account show`."
         )
     if error_code in {"AuthorizationFailed", "LinkedAuthorizationFailed", "Forbidden"}:
         return (
-            f"az may not read the settings of {resource}. "
+            f"az is not allowed to read the settings of {resource}. "
             "Give its identity the role Website Contributor on the function app."
         )
     code_text = " ".join(filter(None, ["exit code", str(code), error_code]))
@@ -303,7 +320,8 @@ def _describe_failure(code: int, err: str, resource: str, manual_command: str) -
 
 
 def _kill_process_group(process: subprocess.Popen[str]) -> None:
-    """Ends `az` with all that it started: it is a script around a Python, which would keep the pipes open."""
+    """Kill `az` and the processes that it has started. `az` is a script that starts Python, which would keep the pipes
+    open."""
     if sys.platform == "win32":
         process.kill()
     else:

@@ -1,5 +1,8 @@
-"""Is everything set up so that a deployment can rely on it? Asks the server and, where it can, the platform; changes
-nothing. A key is tried with requests that every server refuses for their content, after it has looked at the key."""
+"""Checks whether a deployment can rely on server, key, app, slots, events and verification. Changes nothing.
+
+A key is tried with requests whose content every server refuses. A server checks the key before the content, so the
+refusal shows whether the key permits the operation.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,22 +11,29 @@ from enum import StrEnum
 from typing import Any
 
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.deployment_slots import AzureUnavailable, DeploymentSlots
+from safe_deploy.deployment_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
 from safe_deploy.errors import CommandError, ExitCode, NotAllowed, ServerUnavailable
 from safe_deploy.rendering import format_age
-from safe_deploy.swap_planner import RecordedSlots, describe_interrupted_swap, is_same_task_hub
+from safe_deploy.slots import RecordedSlots, is_same_task_hub
+from safe_deploy.swap_messages import describe_interrupted_swap
 
 RETRY_SECONDS = 15
-"""How long the doctor tries one request again: it is there to say what does not work."""
+"""How long `doctor` retries one request. It is shorter than in a deployment, because `doctor` reports what fails."""
 
 _FAILED_EVIDENCE_REASONS = frozenset({"ProbeFailed", "ProbeDenied", "TaskHubMissing", "VerificationRequired"})
 
 _NONEXISTENT_TASK_HUB = "nothing"
-"""A key is tried with this name of a task hub: the answer that there is none shows it to be good."""
+"""GetTaskHub is tried with this name. The answer 404 shows that the key permits the operation."""
+
+_CONFIGURE_PROVIDER_HINT = (
+    "To have the server read the app's task hubs, run: safe-deploy register --task-hub HUB "
+    "--provider azureStorage --connection SETTING"
+)
+_REGISTER_HINT = "Tell the server what is in production: safe-deploy register"
 
 
 class KeyPurpose(StrEnum):
-    """What a key must be good for."""
+    """What a key must permit. Each purpose includes the ones before it."""
 
     READ = "read"
     DEPLOY = "deploy"
@@ -38,7 +48,7 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What the doctor found out about one check."""
+    """The result of one check. `exit_code` counts only if the check has failed."""
 
     check: str
     status: CheckStatus
@@ -50,23 +60,28 @@ class CheckResult:
 
 
 def run_checks(
-    server: StateServerClient, slot: str, deployment_slots: DeploymentSlots | None, purpose: KeyPurpose, now: datetime
+    server: StateServerClient,
+    *,
+    slot: str,
+    deployment_slots: DeploymentSlots | None,
+    purpose: KeyPurpose,
+    now: datetime,
 ) -> list[CheckResult]:
-    """All findings; after one that makes the others impossible, no more."""
-    findings = [_check_server(server)]
-    if findings[0].status is CheckStatus.FAILED:
-        return findings
-    findings.append(_check_key(server, slot, purpose))
+    """Run all checks. A failure that makes the other checks impossible ends the list."""
+    results = [_check_server(server)]
+    if results[0].status is CheckStatus.FAILED:
+        return results
+    results.append(_check_key(server, slot, purpose))
     try:
         app, _ = server.get_app()
     except CommandError as error:
-        return [*findings, CheckResult("app", CheckStatus.FAILED, _add_register_hint(error), error.exit_code)]
+        return [*results, CheckResult("app", CheckStatus.FAILED, _add_register_hint(error), error.exit_code)]
     recorded = RecordedSlots.from_app(app, slot)
-    findings += [_check_app(app, recorded), *_check_deployment(app, recorded)]
-    findings += _check_slots(recorded, deployment_slots) if deployment_slots else [_slots_not_checked()]
+    results += [_check_app(app, recorded), *_check_deployment(app, recorded)]
+    results += _check_slots(recorded, deployment_slots) if deployment_slots else [_report_unchecked_slots()]
     if recorded.production is not None:
-        findings += _check_evidence(server, app, recorded.production, now)
-    return findings
+        results += _check_evidence(server, app, recorded.production, now)
+    return results
 
 
 def _check_server(server: StateServerClient) -> CheckResult:
@@ -79,167 +94,175 @@ def _check_server(server: StateServerClient) -> CheckResult:
 
 
 def _check_key(server: StateServerClient, slot: str, purpose: KeyPurpose) -> CheckResult:
+    """Try every operation that the purpose needs."""
+    denied = []
+    for operation, send_request in _list_operations(server, slot, purpose).items():
+        try:
+            send_request()
+        except NotAllowed:
+            denied.append(operation)
+        except CommandError as error:
+            # A problem document means that the server has accepted the key and refused the content. Any other error
+            # does not tell whether the key is good.
+            if isinstance(error, ServerUnavailable) or not error.problem:
+                message = f"{operation} cannot be tried: {error.message}"
+                return CheckResult("key", CheckStatus.FAILED, message, error.exit_code)
+    if denied:
+        message = (
+            f"it does not permit {', '.join(denied)}, which --for {purpose} needs. Set SAFE_DEPLOY_KEY to a key that "
+            "does"
+        )
+        return CheckResult("key", CheckStatus.FAILED, message, ExitCode.NOT_ALLOWED)
+    return CheckResult("key", CheckStatus.OK, f"it permits all operations that --for {purpose} needs")
+
+
+def _list_operations(server: StateServerClient, slot: str, purpose: KeyPurpose) -> Mapping[str, Callable[[], object]]:
+    """A request for each operation that the purpose needs. Nothing can change, because their content is invalid."""
     app = server.app_path
+    invalid_body: Json = {"taskHub": 0}
     read: dict[str, Callable[[], object]] = {
         "GetApp": server.get_app,
-        "GetStagingStatus": lambda: server.get_staging_status(slot, 0, "none"),
+        "GetStagingStatus": lambda: server.get_staging_status(slot, verify="none"),
         "GetHistory": lambda: server.get_history(1),
         "GetTaskHub": lambda: server.get_task_hub(_NONEXISTENT_TASK_HUB),
     }
-    # Each breaks the contract, so nothing can come of it but the answer of the lock.
-    broken: Json = {"taskHub": 0}
-    change: dict[str, Callable[[], object]] = {
-        "PostStaging": lambda: server.request_json("POST", f"{app}/staging", broken),
+    deploy: dict[str, Callable[[], object]] = {
+        "PostStaging": lambda: server.request_json("POST", f"{app}/staging", invalid_body),
         "DeleteStaging": lambda: server.request_json("DELETE", f"{app}/staging"),
-        "PostSwap": lambda: server.request_json("POST", f"{app}/swap", broken),
+        "PostSwap": lambda: server.request_json("POST", f"{app}/swap", invalid_body),
         "Cleanup": lambda: server.request_json("POST", f"{app}/cleanup", {"dryRun": "?"}),
     }
     administer: dict[str, Callable[[], object]] = {
         "PutApp": lambda: server.request_json("PUT", app, {"slots": 0}),
-        "PostWaiver": lambda: server.request_json("POST", f"{app}/waivers", broken),
+        "PostWaiver": lambda: server.request_json("POST", f"{app}/waivers", invalid_body),
         "ListInstances": lambda: server.list_instances(_NONEXISTENT_TASK_HUB, {"top": 1}),
     }
-    tried = {
+    return {
         KeyPurpose.READ: read,
-        KeyPurpose.DEPLOY: read | change,
-        KeyPurpose.ADMINISTER: read | change | administer,
+        KeyPurpose.DEPLOY: read | deploy,
+        KeyPurpose.ADMINISTER: read | deploy | administer,
     }[purpose]
-    refused = []
-    for name, request_json in tried.items():
-        try:
-            request_json()
-        except NotAllowed:
-            refused.append(name)
-        except CommandError as error:
-            # Refused for its content by the server itself: the key was good. Anything else says nothing about it.
-            if isinstance(error, ServerUnavailable) or not error.problem:
-                return CheckResult(
-                    "key", CheckStatus.FAILED, f"{name} cannot be tried: {error.message}", error.exit_code
-                )
-    if refused:
-        message = f"it may not do {', '.join(refused)}; a key to {purpose} must. Set SAFE_DEPLOY_KEY to one that may"
-        return CheckResult("key", CheckStatus.FAILED, message, ExitCode.NOT_ALLOWED)
-    return CheckResult("key", CheckStatus.OK, f"it may do all that it takes to {purpose}")
 
 
 def _check_app(app: Json, recorded: RecordedSlots) -> CheckResult:
     if recorded.production is None:
-        message = "the server knows nothing in production, and takes it for empty: safe-deploy register"
+        message = f"the server has no task hub on record in production, so it counts as empty. {_REGISTER_HINT}"
         return CheckResult("app", CheckStatus.FAILED, message)
-    held = ", ".join(f"{name} {(content or {}).get('taskHub', 'empty')}" for name, content in app["slots"].items())
-    return CheckResult("app", CheckStatus.OK, held)
+    slots = ", ".join(f"{name} {(content or {}).get('taskHub', 'empty')}" for name, content in app["slots"].items())
+    return CheckResult("app", CheckStatus.OK, slots)
 
 
 def _check_deployment(app: Json, recorded: RecordedSlots) -> Iterator[CheckResult]:
+    """Report a pending swap and an open deployment, if there are any."""
     if recorded.pending_swap is not None:
-        yield CheckResult(
-            "swap", CheckStatus.FAILED, describe_interrupted_swap(recorded, recorded.pending_swap), ExitCode.CONFLICT
-        )
+        message = describe_interrupted_swap(recorded, recorded.pending_swap)
+        yield CheckResult("swap", CheckStatus.FAILED, message, ExitCode.CONFLICT)
     deployment = app["deployment"]
     if deployment is not None:
-        run = f", run {deployment['runUrl']}" if deployment["runUrl"] else ""
-        message = f"{deployment['by']}{run} deploys task hub {deployment['taskHub']} since {deployment['startedAt']}"
+        run = f" (run {deployment['runUrl']})" if deployment["runUrl"] else ""
+        message = (
+            f"{deployment['by']}{run} has been deploying task hub {deployment['taskHub']} since "
+            f"{deployment['startedAt']}"
+        )
         yield CheckResult("deployment", CheckStatus.WARNING, message)
 
 
-def _slots_not_checked() -> CheckResult:
-    message = "not looked at; --resource-group lets the doctor compare what the slots in Azure carry"
+def _report_unchecked_slots() -> CheckResult:
+    message = "not checked. Add --resource-group to compare the task hubs of the slots in Azure with the server's"
     return CheckResult("Azure", CheckStatus.WARNING, message)
 
 
 def _check_slots(recorded: RecordedSlots, deployment_slots: DeploymentSlots) -> Iterator[CheckResult]:
-    complaints: set[str] = set()
-
-    def unavailable(check: str, error: AzureUnavailable) -> Iterator[CheckResult]:
-        # What keeps az from looking at all is said once.
-        if error.message not in complaints:
-            complaints.add(error.message)
-            yield CheckResult(check, CheckStatus.FAILED, error.message)
-
-    for slot, believed in (("production", recorded.production), (recorded.slot_name, recorded.slot)):
-        check = f"Azure: {slot}"
+    """Compare both slots in Azure with the record. An error of `az` is reported once, not once a check."""
+    reported_errors: set[str] = set()
+    checks: dict[str, Callable[[], CheckResult]] = {
+        f"Azure: {PRODUCTION}": lambda: _compare_slot(deployment_slots, PRODUCTION, recorded.production),
+        f"Azure: {recorded.slot_name}": lambda: _compare_slot(deployment_slots, recorded.slot_name, recorded.slot),
+        "Azure: setting": lambda: _check_sticky_setting(deployment_slots),
+    }
+    for name, run_check in checks.items():
         try:
-            carried = deployment_slots.task_hub(slot)
+            yield run_check()
         except AzureUnavailable as error:
-            yield from unavailable(check, error)
-            continue
-        if is_same_task_hub(carried, believed) or (carried is None and believed is None):
-            yield CheckResult(check, CheckStatus.OK, f"carries {carried or 'no task hub'}, as the server believes")
-        else:
-            message = f"carries {carried or 'no task hub'}, but the server believes {believed or 'it is empty'}"
-            yield CheckResult(check, CheckStatus.FAILED, message, ExitCode.CONFLICT)
-    try:
-        sticky = deployment_slots.is_task_hub_setting_sticky()
-    except AzureUnavailable as error:
-        yield from unavailable("Azure: setting", error)
-        return
-    if sticky:
+            if error.message not in reported_errors:
+                reported_errors.add(error.message)
+                yield CheckResult(name, CheckStatus.FAILED, error.message)
+
+
+def _compare_slot(deployment_slots: DeploymentSlots, slot: str, recorded_hub: str | None) -> CheckResult:
+    """Raises AzureUnavailable."""
+    observed_hub = deployment_slots.get_task_hub(slot)
+    observed_text, recorded_text = observed_hub or "no task hub", recorded_hub or "no task hub"
+    if is_same_task_hub(observed_hub, recorded_hub) or (observed_hub is None and recorded_hub is None):
+        return CheckResult(f"Azure: {slot}", CheckStatus.OK, f"has {observed_text}, as on the server")
+    message = f"has {observed_text}, but the server has {recorded_text} on record. Correct the one that is wrong"
+    return CheckResult(f"Azure: {slot}", CheckStatus.FAILED, message, ExitCode.CONFLICT)
+
+
+def _check_sticky_setting(deployment_slots: DeploymentSlots) -> CheckResult:
+    """Raises AzureUnavailable."""
+    if deployment_slots.is_task_hub_setting_sticky():
         message = (
-            "the setting with the task hub name is slot-sticky: hubs stay with their slots at a swap. Set it anew "
+            "the app setting with the task hub name is slot-sticky: at a swap task hubs stay in their slots. Set it "
+            "again with az's --settings, not --slot-settings"
         )
-        yield CheckResult("Azure: setting", CheckStatus.FAILED, f"{message}with --settings, not --slot-settings")
-    else:
-        yield CheckResult("Azure: setting", CheckStatus.OK, "the setting with the task hub name travels with the code")
+        return CheckResult("Azure: setting", CheckStatus.FAILED, message)
+    return CheckResult("Azure: setting", CheckStatus.OK, "the app setting with the task hub name moves with the code")
 
 
 def _check_evidence(server: StateServerClient, app: Json, production: str, now: datetime) -> Iterator[CheckResult]:
-    """Whether the server hears and sees what happens in production."""
+    """Check whether the server receives events of production's task hub, and whether it can read the task hub."""
     try:
-        verdict = server.get_staging_status("production")
+        verdict = server.get_staging_status(PRODUCTION)
     except CommandError as error:
         yield CheckResult("events", CheckStatus.FAILED, error.message, error.exit_code)
         return
-    yield _check_events(verdict, production, app["taskHubs"] is not None, now)
+    yield _check_events(verdict, production, is_verified=app["taskHubs"] is not None, now=now)
     yield _check_verification(app, verdict)
-    messages = _find_warning(verdict, "MessagesUnseen")
-    if messages is not None:
-        yield CheckResult("messages", CheckStatus.WARNING, messages)
+    messages_unseen = _find_warning(verdict, "MessagesUnseen")
+    if messages_unseen is not None:
+        yield CheckResult("messages", CheckStatus.WARNING, messages_unseen)
 
 
-def _check_events(verdict: Mapping[str, Any], production: str, verified: bool, now: datetime) -> CheckResult:
-    last = verdict["evidence"]["lastEventAt"]
-    if last is not None:
-        return CheckResult(
-            "events", CheckStatus.OK, f"the last one of task hub {production} is {format_age(last, now)} old"
-        )
+def _check_events(verdict: Mapping[str, Any], production: str, *, is_verified: bool, now: datetime) -> CheckResult:
+    """A task hub without events is a warning if the server reads the task hub itself, else a failure."""
+    last_event_at = verdict["evidence"]["lastEventAt"]
+    if last_event_at is not None:
+        message = f"the last event of task hub {production} is {format_age(last_event_at, now)} old"
+        return CheckResult("events", CheckStatus.OK, message)
     message = (
-        f"none ever came of task hub {production}: look at the topic's settings of the app, the event subscription and "
-        "its dead letters"
+        f"no event of task hub {production} has ever arrived. Check the app's settings for the Event Grid topic, the "
+        "event subscription and its dead letters"
     )
-    return CheckResult("events", CheckStatus.WARNING if verified else CheckStatus.FAILED, message)
+    return CheckResult("events", CheckStatus.WARNING if is_verified else CheckStatus.FAILED, message)
 
 
 def _check_verification(app: Json, verdict: Mapping[str, Any]) -> CheckResult:
     check = "verification"
-    message = "; ".join(reason["message"] for reason in verdict["reasons"])
+    reasons = "; ".join(reason["message"] for reason in verdict["reasons"])
     if any(reason["code"] in _FAILED_EVIDENCE_REASONS for reason in verdict["reasons"]):
-        return CheckResult(check, CheckStatus.FAILED, message)
+        return CheckResult(check, CheckStatus.FAILED, reasons)
     if app["taskHubs"] is None:
-        why = (
-            _find_warning(verdict, "EventsOnly") or "off: verdicts rest on lifecycle events alone, and events get lost"
-        )
-        return CheckResult(check, CheckStatus.FAILED, f"{why.rstrip('.')}. {_CONFIGURE_HINT}")
+        warning = _find_warning(verdict, "EventsOnly")
+        message = warning or "off: verdicts rest on lifecycle events alone, and events can be lost"
+        return CheckResult(check, CheckStatus.FAILED, f"{message.rstrip('.')}. {_CONFIGURE_PROVIDER_HINT}")
     provider = app["taskHubs"]["provider"]
     if verdict["assurance"] != "verified":
-        return CheckResult(check, CheckStatus.WARNING, f"{provider}; it was not tried through just now: {message}")
+        message = f"{provider}, but the task hub was not read for this verdict: {reasons}"
+        return CheckResult(check, CheckStatus.WARNING, message)
     if not app["policy"]["requireVerification"]:
-        message = f"{provider}; the policy does not require it, so it can be switched off unnoticed"
+        message = (
+            f"{provider}, but the policy does not require it, so removing the provider would go unnoticed. Run "
+            "safe-deploy register with --require-verification"
+        )
         return CheckResult(check, CheckStatus.WARNING, message)
     return CheckResult(check, CheckStatus.OK, f"{provider}, and the policy requires it")
 
 
 def _find_warning(verdict: Mapping[str, Any], code: str) -> str | None:
-    """What the server says that its verdict does not cover, if it says this."""
-    return next((str(one["message"]) for one in verdict.get("warnings", []) if one["code"] == code), None)
-
-
-_CONFIGURE_HINT = (
-    "To have the server read the app's task hubs (PutApp, taskHubs), type: safe-deploy register --task-hub HUB "
-    "--provider azureStorage --connection SETTING"
-)
-"""What to do about an app whose task hubs nobody reads."""
+    """The message of the verdict's warning with this code."""
+    return next((str(warning["message"]) for warning in verdict.get("warnings", []) if warning["code"] == code), None)
 
 
 def _add_register_hint(error: CommandError) -> str:
-    unknown = error.problem.get("code") == "AppNotFound"
-    return f"{error.message}. Tell it what is in production now: safe-deploy register" if unknown else error.message
+    return f"{error.message}. {_REGISTER_HINT}" if error.problem_code == "AppNotFound" else error.message

@@ -1,12 +1,12 @@
-"""Everything that can end a command, with the exit code that a pipeline sees.
+"""Every error that ends a command, with the exit code that a pipeline sees.
 
-CommandError          1  failure: it did not work, and nothing below says it better
-├── UsageError        2  what was asked cannot be understood or makes no sense
-├── NotReady          3  the slot's task hub is not drained, or that cannot be verified
-├── NotAllowed        4  no key, an unknown one, or one that may not do this
-├── TimedOut          5  it was not ready within the time given
-├── ConflictError     6  server, platform or another run disagree with what was asked
-└── Unreachable       1  the server does not answer, or not now
+CommandError            1  failure: the command did not succeed, for a reason that has no code of its own
+├── UsageError          2  the command line is invalid or contradicts itself
+├── NotReady            3  the slot's task hub has not drained, or the server cannot verify that it has
+├── NotAllowed          4  the key is missing, unknown, or does not permit the operation
+├── TimedOut            5  the slot was not ready within --timeout
+├── ConflictError       6  the request contradicts the server's records, Azure, or another run
+└── ServerUnavailable   1  the server cannot be reached, or cannot answer at the moment
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """What a pipeline can rely on. docs/pipelines.md has the table."""
+    """The exit codes of `safe-deploy`, a contract with pipelines. docs/cli.md documents them."""
 
     DONE = 0
     FAILURE = 1
@@ -27,8 +27,8 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """Base of the tree. `message` is for people and holds no secret; `problem` is the server's problem document where
-    there is one."""
+    """Base of the tree. `message` is for people and holds no secret. `problem` is the server's problem document, or
+    empty if the error does not come from the server."""
 
     exit_code = ExitCode.FAILURE
 
@@ -36,6 +36,11 @@ class CommandError(Exception):
         super().__init__(message)
         self.message = message
         self.problem: Mapping[str, Any] = problem or {}
+
+    @property
+    def problem_code(self) -> str | None:
+        """The code of the server's problem document, such as `AppNotFound`."""
+        return self.problem.get("code")
 
 
 class UsageError(CommandError):
@@ -51,7 +56,7 @@ class NotAllowed(CommandError):
 
 
 class TimedOut(CommandError):
-    """`verdict` is the last one, if there was one until the end."""
+    """`verdict` is the last verdict, or None if the last request was not answered."""
 
     exit_code = ExitCode.TIMED_OUT
     verdict: dict[str, Any] | None = None
@@ -62,6 +67,6 @@ class ConflictError(CommandError):
 
 
 class ServerUnavailable(CommandError):
-    """`retry_after` is in seconds: what the server asks to wait."""
+    """`retry_after_seconds` is how long the server asks callers to wait; 0 if it does not say."""
 
-    retry_after: float = 0
+    retry_after_seconds: float = 0

@@ -1,4 +1,7 @@
-"""The options of the command line, each with its variable; docs/pipelines.md has the table."""
+"""The options of the commands, each with its environment variable. docs/cli.md has the table.
+
+Options that several commands share are fields of an option group; see `option_groups.py`.
+"""
 
 import math
 import os
@@ -9,6 +12,9 @@ from typing import Annotated
 import typer
 
 from safe_deploy.ci import detect_ci_system, report_warning
+
+_MAX_SECONDS = 30 * 24 * 3600
+"""30 days, longer than any job of a CI system."""
 
 
 class OutputFormat(StrEnum):
@@ -32,41 +38,46 @@ def environment_variable(name: str) -> str:
     return f"SAFE_DEPLOY_{name}"
 
 
-ServerOption = Annotated[
-    str, typer.Option("--server", envvar=environment_variable("SERVER"), help="The state server's address.")
-]
-AppOption = Annotated[
-    str, typer.Option("--app", envvar=environment_variable("APP"), help="The app, by its name on the server.")
-]
-
-
-def _warn_if_argument(context: typer.Context, key: str) -> str:
+def _warn_if_key_is_argument(context: typer.Context, key: str) -> str:
     source = context.get_parameter_source("key")
     if source is not None and source.name == "COMMANDLINE":
         report_warning(
             detect_ci_system(os.environ, sys.stderr),
             sys.stderr,
             "the key was given as an argument, which process lists and shell histories show. Set SAFE_DEPLOY_KEY "
-            "instead of --key, and replace this key if others use this machine",
+            "instead of --key, and replace this key if other people use this machine",
         )
     return key
 
 
+def _require_number(value: float) -> float:
+    """Refuse NaN, which passes every comparison with a limit."""
+    if math.isnan(value):
+        raise typer.BadParameter("it must be a number of seconds")
+    return value
+
+
+ServerOption = Annotated[
+    str, typer.Option("--server", envvar=environment_variable("SERVER"), help="URL of the state server.")
+]
+AppOption = Annotated[
+    str, typer.Option("--app", envvar=environment_variable("APP"), help="Name of the app on the server.")
+]
 KeyOption = Annotated[
     str,
     typer.Option(
         "--key",
         envvar=environment_variable("KEY"),
         show_default=False,
-        callback=_warn_if_argument,
-        help="The server's key. Use the variable: others see arguments.",
+        callback=_warn_if_key_is_argument,
+        help="Key for the server. Prefer the variable: other users can see arguments.",
     ),
 ]
 SlotOption = Annotated[
-    str, typer.Option("--slot", envvar=environment_variable("SLOT"), help="The slot to deploy into.")
+    str, typer.Option("--slot", envvar=environment_variable("SLOT"), help="Deployment slot of the new version.")
 ]
 OutputOption = Annotated[
-    OutputFormat, typer.Option("--output", envvar=environment_variable("OUTPUT"), help="How results are printed.")
+    OutputFormat, typer.Option("--output", envvar=environment_variable("OUTPUT"), help="Format of the result.")
 ]
 ActorOption = Annotated[
     str,
@@ -74,7 +85,7 @@ ActorOption = Annotated[
         "--actor",
         envvar=environment_variable("ACTOR"),
         show_default=False,
-        help="Who asks, for the audit log. Known in CI.",
+        help="Caller's name for the audit log. Detected in CI.",
     ),
 ]
 RunUrlOption = Annotated[
@@ -83,22 +94,22 @@ RunUrlOption = Annotated[
         "--run-url",
         envvar=environment_variable("RUN_URL"),
         show_default=False,
-        help="The run that deploys. Known in CI.",
+        help="URL of the pipeline run. Detected in CI.",
     ),
 ]
 TaskHubOption = Annotated[
-    str, typer.Option("--task-hub", envvar=environment_variable("TASK_HUB"), help="The task hub's name.")
+    str, typer.Option("--task-hub", envvar=environment_variable("TASK_HUB"), help="Name of the task hub.")
 ]
 OptionalTaskHubOption = Annotated[
     str,
     typer.Option(
-        "--task-hub", envvar=environment_variable("TASK_HUB"), show_default=False, help="The task hub's name."
+        "--task-hub", envvar=environment_variable("TASK_HUB"), show_default=False, help="Name of the task hub."
     ),
 ]
 VersionOption = Annotated[
     str,
     typer.Option(
-        "--version", envvar=environment_variable("VERSION"), show_default=False, help="The version, for people."
+        "--version", envvar=environment_variable("VERSION"), show_default=False, help="Version, shown to people."
     ),
 ]
 ResourceGroupOption = Annotated[
@@ -107,7 +118,7 @@ ResourceGroupOption = Annotated[
         "--resource-group",
         envvar=environment_variable("RESOURCE_GROUP"),
         show_default=False,
-        help="The Function App's resource group: with it, `az` is used to look at the slots.",
+        help="Resource group of the Function App. With it, `az` reads the slots in Azure.",
     ),
 ]
 FunctionAppOption = Annotated[
@@ -116,7 +127,7 @@ FunctionAppOption = Annotated[
         "--function-app",
         envvar=environment_variable("FUNCTION_APP"),
         show_default="the app",
-        help="The Function App's name.",
+        help="Name of the Function App.",
     ),
 ]
 TaskHubSettingOption = Annotated[
@@ -124,21 +135,9 @@ TaskHubSettingOption = Annotated[
     typer.Option(
         "--task-hub-setting",
         envvar=environment_variable("TASK_HUB_SETTING"),
-        help="The app setting with the task hub name.",
+        help="App setting with the task hub name.",
     ),
 ]
-
-
-def _require_number(value: float) -> float:
-    """Refuses what is a number in writing alone: no limit holds for it."""
-    if math.isnan(value):
-        raise typer.BadParameter("it must be a number of seconds")
-    return value
-
-
-_MAX_SECONDS = 30 * 24 * 3600
-"""No job of a CI system lasts longer."""
-
 TimeoutOption = Annotated[
     float,
     typer.Option(
@@ -147,7 +146,7 @@ TimeoutOption = Annotated[
         max=_MAX_SECONDS,
         callback=_require_number,
         envvar=environment_variable("TIMEOUT"),
-        help="How long to wait, in seconds.",
+        help="How long to wait until the slot is ready, in seconds.",
     ),
 ]
 StabilizationOption = Annotated[
@@ -158,7 +157,7 @@ StabilizationOption = Annotated[
         max=_MAX_SECONDS,
         callback=_require_number,
         envvar=environment_variable("STABILIZATION_WINDOW"),
-        help="After a swap that failed or was cut off: how long Azure is watched before it is believed, in seconds.",
+        help="How long to watch Azure after a failed or interrupted swap before it is reverted, in seconds.",
     ),
 ]
 IntervalOption = Annotated[
@@ -168,7 +167,7 @@ IntervalOption = Annotated[
         min=1,
         max=120,
         envvar=environment_variable("INTERVAL"),
-        help="How long one question waits, in seconds.",
+        help="How long one request waits at the server, in seconds.",
     ),
 ]
 VerifyOption = Annotated[
@@ -177,17 +176,23 @@ VerifyOption = Annotated[
 ]
 ReasonOption = Annotated[
     str,
-    typer.Option("--reason", envvar=environment_variable("REASON"), show_default=False, help="Why; goes on record."),
+    typer.Option("--reason", envvar=environment_variable("REASON"), show_default=False, help="For the audit log."),
 ]
-TopOption = Annotated[int, typer.Option("--top", min=1, max=1000, help="How many at the most.")]
+TopOption = Annotated[int, typer.Option("--top", min=1, max=1000, help="Maximum number of entries.")]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", envvar=environment_variable("FORCE"), help="Stage over a task hub that is not drained."),
+    typer.Option(
+        "--force",
+        envvar=environment_variable("FORCE"),
+        help="Stage although the slot is not ready. Needs --reason.",
+    ),
 ]
 TakeOverOption = Annotated[
     bool,
     typer.Option(
-        "--take-over", envvar=environment_variable("TAKE_OVER"), help="Take the deployment of a run that is dead."
+        "--take-over",
+        envvar=environment_variable("TAKE_OVER"),
+        help="Take over the deployment of a run that has ended. Needs --reason.",
     ),
 ]
 DeleteTaskHubsOption = Annotated[
@@ -195,12 +200,36 @@ DeleteTaskHubsOption = Annotated[
     typer.Option(
         "--delete-task-hubs",
         envvar=environment_variable("DELETE_TASK_HUBS"),
-        help="Also delete what the task hubs left in the app's storage.",
+        help="Also delete the task hubs from the app's storage.",
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", envvar=environment_variable("DRY_RUN"), help="Show what would be removed, and remove nothing."
+    ),
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", envvar=environment_variable("WAIT"), help="Wait until the slot is ready.")
+]
+DeployCommandOption = Annotated[
+    str,
+    typer.Option(
+        "--deploy-command",
+        envvar=environment_variable("DEPLOY_COMMAND"),
+        help="Shell command that deploys the new version into the slot.",
+    ),
+]
+SwapCommandOption = Annotated[
+    str,
+    typer.Option(
+        "--swap-command", envvar=environment_variable("SWAP_COMMAND"), help="Shell command that swaps the slots."
     ),
 ]
 OutcomeOption = Annotated[
-    SwapOutcome | None, typer.Option("--outcome", help="Without a command: how the platform's swap went.")
+    SwapOutcome | None,
+    typer.Option("--outcome", help="Outcome of a swap that is made without safe-deploy. Replaces the command."),
 ]
 SwapCommandArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="The platform's swap, after two hyphens.")
+    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Command that swaps the slots, after two hyphens.")
 ]

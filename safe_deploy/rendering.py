@@ -1,4 +1,5 @@
-"""How results look: tables for people, markdown for a run's summary, and the outputs of a step."""
+"""How results look: tables for people, Markdown for a job summary, and the outputs of a pipeline step. Pure, except for
+`current_time`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,74 +16,88 @@ from safe_deploy.sanitization import escape_markdown, sanitize_cells
 Json = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
 
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_AGE_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+"""Seconds and name of each unit, the largest first."""
+
+_UNKNOWN = "unknown"
+"""Instance and function of a start whose message cannot be read."""
 
 
-def format_age(time: str | None, now: datetime) -> str:
-    """How long ago, in the largest unit that makes it at least one."""
-    if time is None:
+def current_time() -> datetime:
+    return datetime.now(UTC)
+
+
+def format_age(timestamp: str | None, now: datetime) -> str:
+    """The time since `timestamp`, in the largest unit of which it is at least one."""
+    if timestamp is None:
         return "never"
-    seconds = max(0, int((now - _parse_timestamp(time)).total_seconds()))
-    size, unit = next((one for one in _UNITS if seconds >= one[0]), _UNITS[-1])
-    return f"{seconds // size} {unit}"
+    age_seconds = max(0, int((now - _parse_timestamp(timestamp)).total_seconds()))
+    unit_seconds, unit = next((unit for unit in _AGE_UNITS if age_seconds >= unit[0]), _AGE_UNITS[-1])
+    return f"{age_seconds // unit_seconds} {unit}"
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table for the console, with its cells sanitized."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold")
     for row in rows:
-        # Rich would read a plain text as markup.
-        made.add_row(*map(Text, sanitize_cells(row)))
-    return made
+        # As Text, because Rich reads markup in a str.
+        table.add_row(*map(Text, sanitize_cells(row)))
+    return table
+
+
+def print_table(console: Console, columns: Sequence[str], rows: Rows) -> None:
+    console.print(build_table(columns, rows))
 
 
 def format_markdown_table(columns: Sequence[str], rows: Rows) -> str:
-    """A table for a run's summary."""
-    head, *body = ([escape_markdown(cell) for cell in line] for line in (columns, *rows))
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(columns), *body))
+    """A table in GitHub Flavored Markdown, with its cells escaped."""
+    header, *body = ([escape_markdown(cell) for cell in row] for row in (columns, *rows))
+    delimiter = ["---"] * len(columns)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, delimiter, *body))
 
 
 def format_verdict(verdict: Json) -> str:
     """A verdict in one line."""
-    hub = f"task hub {verdict['taskHub']}" if verdict["taskHub"] else "empty"
+    slot = f"slot {verdict['slot']} ({_describe_content(verdict)})"
     if verdict["ready"]:
-        return f"Ready: slot {verdict['slot']} ({hub}), by {_ASSURANCE_TEXTS[verdict['assurance']]}"
+        return f"Ready: {slot}, by {_ASSURANCE_TEXTS[verdict['assurance']]}"
     reasons = "; ".join(reason["message"] for reason in verdict["reasons"])
-    return f"NotReady: slot {verdict['slot']} ({hub}): {reasons}"
+    return f"NotReady: {slot}: {reasons}"
 
 
-_ASSURANCE_TEXTS = {"verified": "a look at the task hub itself", "events": "lifecycle events alone"}
+def _describe_content(verdict: Json) -> str:
+    return f"task hub {verdict['taskHub']}" if verdict["taskHub"] else "empty"
+
+
+_ASSURANCE_TEXTS = {"verified": "a probe of the task hub", "events": "lifecycle events alone"}
 
 BLOCKER_COLUMNS = ("Instance", "Function", "Status", "Active for", "Last event", "Known by")
 
 
 def build_blocker_rows(verdict: Json, now: datetime) -> Rows:
-    """What keeps the slot from being ready: active instances, and starts that are still messages in a queue."""
+    """What keeps a slot from being ready: active instances, and starts that are still messages in a control queue."""
     active = [
         [
-            one["instanceId"],
-            one["functionName"],
-            one["runtimeStatus"],
-            format_age(one["startedAt"], now),
-            format_age(one["lastEventAt"], now),
-            one["source"],
+            instance["instanceId"],
+            instance["functionName"],
+            instance["runtimeStatus"],
+            format_age(instance["startedAt"], now),
+            format_age(instance["lastEventAt"], now),
+            instance["source"],
         ]
-        for one in verdict["active"]
+        for instance in verdict["active"]
     ]
-    starts = [
+    pending_starts = [
         [start["instanceId"] or _UNKNOWN, start["functionName"] or _UNKNOWN, "start in queue", "", "", "queue"]
-        for start in pending_starts(verdict)
+        for start in list_pending_starts(verdict)
     ]
-    return active + starts
+    return active + pending_starts
 
 
-_UNKNOWN = "unknown"
-"""A start whose message cannot be read has no names."""
-
-
-def pending_starts(verdict: Json) -> Sequence[Json]:
-    """Starts of orchestrations that no worker has taken yet, as the last probe saw them in the control queues."""
+def list_pending_starts(verdict: Json) -> Sequence[Json]:
+    """Starts of orchestrations that the last probe saw in the control queues and that no worker has taken yet."""
     probe = verdict["evidence"]["probe"] or {}
     messages = probe.get("messages") or {}
     starts: Sequence[Json] = messages.get("starts") or []
@@ -91,9 +106,9 @@ def pending_starts(verdict: Json) -> Sequence[Json]:
 
 def verdict_outputs(verdict: Json) -> dict[str, str]:
     return {
-        "ready": _format_bool(verdict["ready"]),
+        "ready": json.dumps(verdict["ready"]),
         "status": verdict["status"],
-        "has-running": _format_bool(verdict["hasRunning"]),
+        "has-running": json.dumps(verdict["hasRunning"]),
         "active-count": str(verdict["activeCount"]),
         "reasons": ",".join(reason["code"] for reason in verdict["reasons"]),
         "task-hub": verdict["taskHub"] or "",
@@ -107,14 +122,15 @@ SLOT_COLUMNS = ("Slot", "Task hub", "Version", "Since")
 
 def build_slot_rows(app: Json) -> Rows:
     return [
-        [name, held["taskHub"], held["version"] or "", held["since"]] if held else [name, "", "", ""]
-        for name, held in app["slots"].items()
+        [name, content["taskHub"], content["version"] or "", content["since"]] if content else [name, "", "", ""]
+        for name, content in app["slots"].items()
     ]
 
 
 def app_outputs(app: Json, slot: str, task_hub: str) -> dict[str, str]:
-    held = {name.lower(): content or {} for name, content in app["slots"].items()}
-    production, staging = held.get("production", {}), held.get(slot.lower(), {})
+    """`task_hub` is the one that the command was about."""
+    slots = {name.lower(): content or {} for name, content in app["slots"].items()}
+    production, staging = slots.get("production", {}), slots.get(slot.lower(), {})
     return {
         "task-hub": task_hub,
         "production-task-hub": production.get("taskHub") or "",
@@ -127,78 +143,84 @@ def app_outputs(app: Json, slot: str, task_hub: str) -> dict[str, str]:
 CLEANUP_COLUMNS = ("Task hub", "Version", "Outcome", "Why")
 
 
-def build_cleanup_rows(answer: Json) -> Rows:
+def build_cleanup_rows(response: Json) -> Rows:
     return [
-        [
-            one["taskHub"],
-            one["version"] or "",
-            one["outcome"],
-            "; ".join(
-                [*(reason["message"] for reason in one["reasons"]), *([one["message"]] if one["message"] else [])]
-            ),
-        ]
-        for one in answer["taskHubs"]
+        [task_hub["taskHub"], task_hub["version"] or "", task_hub["outcome"], _describe_cleanup(task_hub)]
+        for task_hub in response["taskHubs"]
     ]
 
 
-def cleanup_outputs(answer: Json) -> dict[str, str]:
-    gone = [one["taskHub"] for one in answer["taskHubs"] if one["outcome"] == "Removed"]
-    left = [one["taskHub"] for one in answer["taskHubs"] if one["outcome"] != "Removed"]
-    return {"removed": ",".join(gone), "kept": ",".join(left)}
+def _describe_cleanup(task_hub: Json) -> str:
+    messages = [reason["message"] for reason in task_hub["reasons"]]
+    return "; ".join([*messages, *([task_hub["message"]] if task_hub["message"] else [])])
+
+
+def cleanup_outputs(response: Json) -> dict[str, str]:
+    removed = [task_hub["taskHub"] for task_hub in response["taskHubs"] if task_hub["outcome"] == "Removed"]
+    kept = [task_hub["taskHub"] for task_hub in response["taskHubs"] if task_hub["outcome"] != "Removed"]
+    return {"removed": ",".join(removed), "kept": ",".join(kept)}
 
 
 INSTANCE_COLUMNS = ("Instance", "Function", "Status", "Active", "Started", "Finished", "Known by")
 
 
-def build_instance_rows(answer: Json) -> Rows:
+def build_instance_rows(response: Json) -> Rows:
     return [
         [
-            one["instanceId"],
-            one["functionName"],
-            one["runtimeStatus"],
-            "yes" if one["active"] else "no",
-            one["startedAt"] or "",
-            one["finishedAt"] or "",
-            one["source"],
+            instance["instanceId"],
+            instance["functionName"],
+            instance["runtimeStatus"],
+            "yes" if instance["active"] else "no",
+            instance["startedAt"] or "",
+            instance["finishedAt"] or "",
+            instance["source"],
         ]
-        for one in answer["instances"]
+        for instance in response["instances"]
     ]
 
 
-HISTORY_COLUMNS = ("Revision", "At", "What", "Who", "Details")
+HISTORY_COLUMNS = ("Revision", "At", "Operation", "By", "Details")
 
 
-def build_history_rows(answer: Json) -> Rows:
+def build_history_rows(response: Json) -> Rows:
     return [
         [
-            str(one["revision"]),
-            one["at"],
-            one["operation"],
-            f"{one['by']} {one['runUrl'] or ''}".strip(),
-            _format_details(one["details"], one["reason"]),
+            str(entry["revision"]),
+            entry["at"],
+            entry["operation"],
+            f"{entry['by']} {entry['runUrl'] or ''}".strip(),
+            _format_details(entry["details"], entry["reason"]),
         ]
-        for one in answer["history"]
+        for entry in response["history"]
     ]
-
-
-def print_table(console: Console, columns: Sequence[str], rows: Rows) -> None:
-    console.print(build_table(columns, rows))
-
-
-def current_time() -> datetime:
-    return datetime.now(UTC)
 
 
 def _format_details(details: Json, reason: str | None) -> str:
-    said = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()]
-    return ", ".join([*said, *([f"reason: {reason}"] if reason else [])])
+    texts = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()]
+    return ", ".join([*texts, *([f"reason: {reason}"] if reason else [])])
 
 
-def _format_bool(value: bool) -> str:
-    return "true" if value else "false"
+WAIVER_COLUMNS = ("Task hub", "For", "Until", "By", "Reason")
 
 
-def _parse_timestamp(time: str) -> datetime:
-    """The server gives seven digits of a second; Python reads six."""
-    whole, _, fraction = time.removesuffix("Z").partition(".")
+def build_waiver_rows(app: Json) -> Rows:
+    return [
+        [waiver["taskHub"], describe_waived(waiver), waiver["expiresAt"], waiver["by"], waiver["reason"]]
+        for waiver in app["waivers"]
+    ]
+
+
+def describe_waived(waiver: Json) -> str:
+    """What a waiver keeps from blocking: an instance, or a number of unexplained messages."""
+    if waiver.get("instanceId") is not None:
+        return f"instance {waiver['instanceId']}"
+    return f"{waiver['unexplainedMessages']} unexplained messages"
+
+
+CHECK_COLUMNS = ("Status", "Check", "Message")
+
+
+def _parse_timestamp(timestamp: str) -> datetime:
+    """Parse a timestamp of the server, which has seven digits of a second. Python reads six."""
+    whole, _, fraction = timestamp.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}+00:00")

@@ -1,7 +1,7 @@
-"""Makes text from outside printable: on one line, without moving the cursor, and never a command of a CI system.
+"""Makes foreign text safe to print: on one line, without terminal escapes, and never a logging command of a CI system.
 
-Ids, names, versions, actors, addresses and error texts come from events, servers and variables. The command line prints
-none of them except through this module.
+Ids, names, versions, actors, URLs and error messages come from events, servers and environment variables. The CLI
+prints them only through this module.
 """
 
 import json
@@ -12,42 +12,43 @@ from typing import Any
 
 MAX_LINE_LENGTH = 10_000
 MAX_CELL_LENGTH = 1_000
-"""Characters of a text that are printed. With `--output json` nothing is cut off."""
+"""Characters of a text that are printed. `--output json` truncates nothing."""
 
-# These count as printable, but have no width and are skipped when GitHub's runner and the agent of Azure Pipelines look
-# for a command: with one between them, two hashes are still two hashes (Default_Ignorable_Code_Point in Unicode's
-# DerivedCoreProperties.txt; both compare by culture, as String.IndexOf(String) does in .NET).
+# Python counts these characters as printable, but they have no width, and GitHub's runner and the agent of Azure
+# Pipelines skip them when they look for a command: "#" + U+034F + "#[" is "##[" to both. The list is
+# Default_Ignorable_Code_Point in Unicode's DerivedCoreProperties.txt; both programs compare strings by culture, as
+# .NET's String.IndexOf(String) does.
 _IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
-# GitHub's runner takes a line for a command if it begins with `::`, after white space, and has a second `::`; or if it
-# has `##[` anywhere. The agent of Azure Pipelines looks for `##vso[` anywhere, TeamCity for `##teamcity[`. A terminal
-# wraps lines, so that every character may be the first of a line: of several `::` only the last is left as it is.
+# GitHub's runner reads a line as a command if it starts with `::` (after white space) and has a second `::`, or if it
+# has `##[` anywhere. The agent of Azure Pipelines searches for `##vso[` anywhere, TeamCity for `##teamcity[`. A
+# terminal may wrap a line at any character, so only the last `::` of a text stays.
 _COMMAND = re.compile(r"(?<!\S):{2,}+|:{2,}+(?=.*::)|:{4,}|#{2,}(?=\w*\[|vso)", re.IGNORECASE | re.DOTALL)
 
 
 def sanitize_line(text: str, max_length: int = MAX_LINE_LENGTH) -> str:
-    """The text on one line: what is not printable as an escape such as `\\x1b`, commands of CI systems with a space in
-    them, and no more than so many characters of it."""
+    """The text as one printable line: escapes such as `\\x1b` for unprintable characters, a space inside anything that
+    a CI system could read as a command, and at most `max_length` characters."""
     return neutralize_commands(escape_unprintable(truncate(text, max_length)))
 
 
 def sanitize_cells(row: Iterable[str]) -> list[str]:
-    """The cells of a table's row, printable. They share their lines, so no two of them may hold a `::`."""
-    printed = [sanitize_line(cell, MAX_CELL_LENGTH) for cell in row]
-    if sum("::" in cell for cell in printed) > 1:
-        printed = [re.sub(":(?=:)", ": ", cell) for cell in printed]
-    return printed
+    """Sanitize the cells of a table row. Cells share a line, so at most one of them may keep a `::`."""
+    cells = [sanitize_line(cell, MAX_CELL_LENGTH) for cell in row]
+    if sum("::" in cell for cell in cells) > 1:
+        cells = [re.sub(":(?=:)", ": ", cell) for cell in cells]
+    return cells
 
 
 def escape_unprintable(text: str) -> str:
-    """The text with an escape such as `\\n` in place of each character that is not printable by itself."""
-    shown = text if text.isprintable() else "".join(map(_escape_if_unprintable, text))
-    return _IGNORABLE.sub(lambda found: _escape_character(found[0]), shown)
+    """The text with an escape such as `\\n` for every unprintable or ignorable character."""
+    printable = text if text.isprintable() else "".join(map(_escape_if_unprintable, text))
+    return _IGNORABLE.sub(lambda match: _escape_character(match[0]), printable)
 
 
 def neutralize_commands(text: str) -> str:
-    """The text with a space in whatever a CI system could take for a command."""
-    return _COMMAND.sub(lambda found: " ".join(found[0]), text)
+    """The text with a space inside anything that a CI system could read as a command."""
+    return _COMMAND.sub(lambda match: " ".join(match[0]), text)
 
 
 def truncate(text: str, max_length: int) -> str:
@@ -55,13 +56,16 @@ def truncate(text: str, max_length: int) -> str:
 
 
 def format_json(content: Any) -> str:
-    """JSON in printable ASCII, which every encoding of a log can hold. No line of it begins with `::`, and two hashes,
-    which could begin a command, are only ever inside of a text."""
+    """JSON in printable ASCII, which every log encoding can hold.
+
+    No line starts with `::`. Two hashes, which could start a command, occur only inside strings, and are escaped there.
+    """
     return json.dumps(content, indent=2).replace("##", "#\\u0023").replace("\x7f", "\\u007f")
 
 
 def escape_markdown(text: str) -> str:
-    """Text for markdown in which nothing is read as markup, as HTML, as an entity or as a link."""
+    """The text for a Markdown cell or paragraph, so that nothing in it is markup, HTML, an entity, a link or a
+    mention."""
     line = escape_unprintable(truncate(text, MAX_CELL_LENGTH))
     return "".join(f"\\{character}" if character in string.punctuation else character for character in line)
 

@@ -1,4 +1,4 @@
-"""What every command needs: the server, who asks, how to look at the platform, and where to print."""
+"""One run of a command: the server client, the slot, the CI system, and where results and progress are printed."""
 
 import getpass
 import os
@@ -16,7 +16,6 @@ from rich.live import Live
 from safe_deploy import rendering
 from safe_deploy.ci import CiSystem, Terminal, detect_ci_system, report_warning, to_ascii_name
 from safe_deploy.client import (
-    RETRY_SECONDS,
     Json,
     PipelineCaller,
     StateServerClient,
@@ -25,21 +24,23 @@ from safe_deploy.client import (
 )
 from safe_deploy.deployment_slots import DeploymentSlots, FunctionAppTarget, parse_swap_command
 from safe_deploy.errors import UsageError
-from safe_deploy.options import OutputFormat, VerificationMode
+from safe_deploy.option_groups import AzureOptions, CommonOptions, WaitingOptions
+from safe_deploy.options import OutputFormat
 from safe_deploy.sanitization import escape_markdown, format_json, sanitize_line
 from safe_deploy.subprocesses import Command, command_environment
-from safe_deploy.waiting import PollResult, wait_until_ready
+from safe_deploy.waiting import PollOptions, PollResult, wait_until_ready
 
 _LOG_WIDTH = 1_000_000
-"""Wider than any row: see LONGEST_CELL in `text.py`."""
+"""Columns of a log: more than the longest table row, whose cells have at most `sanitization.MAX_CELL_LENGTH`
+characters."""
 
 _MAX_SUMMARY_ROWS = 50
-"""Rows in the summary of a run: a CI system takes only so much, and drops what is longer."""
+"""Rows in a job summary. CI systems limit its size and discard a longer one."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """One command: the server, who asks, and where to print."""
+    """The context of one command."""
 
     server: StateServerClient
     slot: str
@@ -48,76 +49,79 @@ class Session:
     out: Console
     err: Console
     _printed_warnings: set[str] = field(default_factory=set)
-    """The codes of the server's warnings that were printed: each is printed once."""
+    """Codes of the server's warnings that were printed. Each is printed once a command."""
 
     def report(self, line: str) -> None:
+        """Print progress to stderr."""
         _print_line(self.err, line)
 
     def print_result(self, content: Any, columns: Sequence[str], rows: rendering.Rows, title: str = "") -> None:
-        """Print a result, and put it on the page of the run."""
+        """Print a result to stdout (`content` as JSON, or title and rows as a table) and add it to the job summary."""
         if self.output is OutputFormat.JSON:
-            # Not through the console: JSON must not be wrapped.
+            # Bypasses the console, which would wrap JSON.
             self.out.file.write(format_json(content) + "\n")
         else:
             if title:
                 _print_line(self.out, title)
             if rows:
                 rendering.print_table(self.out, columns, rows)
-        summary = [f"**{escape_markdown(title)}**"] if title else []
-        self.ci.write_summary(
-            "\n\n".join(
-                [*summary, *([rendering.format_markdown_table(columns, rows[:_MAX_SUMMARY_ROWS])] if rows else [])]
-            )
-        )
+        blocks = [f"**{escape_markdown(title)}**"] if title else []
+        if rows:
+            blocks.append(rendering.format_markdown_table(columns, rows[:_MAX_SUMMARY_ROWS]))
+        self.ci.write_summary("\n\n".join(blocks))
 
-    def print_app(self, app: Json, task_hub: str, title: str) -> None:
+    def print_app(self, app: Json, *, task_hub: str, title: str) -> None:
+        """Print an app as the result of a command about `task_hub`, and set the step's outputs."""
         self.ci.set_outputs(rendering.app_outputs(app, self.slot, task_hub))
         self.print_result(app, rendering.SLOT_COLUMNS, rendering.build_slot_rows(app), title)
 
     def print_verdict(self, verdict: Json) -> None:
+        """Print a verdict as the result, and set the step's outputs."""
         self.ci.set_outputs(rendering.verdict_outputs(verdict))
         self.print_warnings(verdict)
         rows = rendering.build_blocker_rows(verdict, rendering.current_time())
         self.print_result(verdict, rendering.BLOCKER_COLUMNS, rows, rendering.format_verdict(verdict))
 
     def print_warnings(self, verdict: Json) -> None:
-        """Print what the server says that this verdict does not cover."""
+        """Print the server's warnings about what the verdict does not cover."""
         for warning in verdict.get("warnings", []):
             if warning["code"] not in self._printed_warnings:
                 self._printed_warnings.add(warning["code"])
                 report_warning(self.ci, sys.stderr, f"{warning['code']}: {warning['message']}")
 
 
-def open_session(
-    server: str,
-    app: str,
-    key: str,
-    slot: str,
-    output: OutputFormat,
-    actor: str,
-    run_url: str,
-    retry_for: float = RETRY_SECONDS,
-) -> Session:
-    if not app:
-        raise UsageError("name the app: --app or SAFE_DEPLOY_APP is empty")
+def open_session(options: CommonOptions, *, slot: str = "staging", retry_seconds: float | None = None) -> Session:
+    """Detect the CI system and create the client. Sends no request. Raises UsageError for invalid options.
+
+    `retry_seconds` None stands for `client.RETRY_SECONDS`.
+    """
+    if not options.app:
+        raise UsageError("--app (or SAFE_DEPLOY_APP) is empty. Set it to the name of the app on the server")
     ci = detect_ci_system(os.environ, sys.stderr)
+    actor = options.actor
     if not actor and ci.actor is None:
         with suppress(OSError, KeyError, ImportError):
             actor = getpass.getuser()
-    caller = PipelineCaller(to_ascii_name(actor) or ci.actor, run_url.strip() or ci.run_url)
     err = _make_console(ci, stderr=True)
 
     def report(line: str) -> None:
         _print_line(err, line)
 
-    if key and is_unencrypted(normalize_server_url(server)):
-        report_warning(ci, sys.stderr, "the key travels unprotected over http; use the server's https address")
-    opened = StateServerClient(server, app, key.strip(), caller, report, retry_for)
-    return Session(opened, slot, output, ci, _make_console(ci, stderr=False), err)
+    if options.key and is_unencrypted(normalize_server_url(options.server)):
+        report_warning(ci, sys.stderr, "the key is sent unencrypted over http. Use the server's https URL in --server")
+    server = StateServerClient(
+        options.server,
+        options.app,
+        key=options.key.strip(),
+        caller=PipelineCaller(to_ascii_name(actor) or ci.actor, options.run_url.strip() or ci.run_url),
+        report=report,
+        retry_seconds=retry_seconds,
+    )
+    return Session(server=server, slot=slot, output=options.output, ci=ci, out=_make_console(ci, stderr=False), err=err)
 
 
 def _make_console(ci: CiSystem, *, stderr: bool) -> Console:
-    """Where nobody sits at a terminal lines are as long as they are: a log must not be wrapped."""
+    """A console that wraps lines only in an interactive terminal. A log must not be wrapped."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() and type(ci) is Terminal else _LOG_WIDTH
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
@@ -128,73 +132,94 @@ def _print_line(console: Console, line: str) -> None:
 
 
 def resolve_deployment_slots(
-    resource_group: str, function_app: str, task_hub_setting: str, session: Session, command: Command | None
+    options: AzureOptions, session: Session, swap_command: Command | None = None
 ) -> DeploymentSlots | None:
-    """What looks at the platform: as the options say, or as the `az` command of the swap itself says. Raises
-    UsageError where the two disagree: then it would be another app or slot that is swapped."""
-    words = command.command_line if command else []
-    if isinstance(words, str):
-        try:
-            words = shlex.split(words)
-        except ValueError:
-            words = []
-    named = parse_swap_command(words, task_hub_setting)
-    asked = (
-        FunctionAppTarget(resource_group, function_app or session.server.app, task_hub_setting)
-        if resource_group
+    """The slots in Azure, found by the options or by the `az` command that swaps them; None if neither names them.
+
+    Raises UsageError if options and command name different apps or slots.
+    """
+    configured = (
+        FunctionAppTarget(
+            resource_group=options.resource_group,
+            function_app=options.function_app or session.server.app,
+            task_hub_setting=options.task_hub_setting,
+        )
+        if options.resource_group
         else None
     )
-    if named is not None:
-        target, slot = named
-        if slot.lower() != session.slot.lower():
-            raise UsageError(f"the command swaps slot {slot}, but --slot is {session.slot}")
-        if asked is not None and not _is_same_function_app(asked, target):
-            raise UsageError(
-                f"the command swaps {target.function_app} in {target.resource_group}, but the options name "
-                f"{asked.function_app} in {asked.resource_group}"
-            )
-        return DeploymentSlots(target)
-    return DeploymentSlots(asked) if asked else None
+    parsed = parse_swap_command(_split_words(swap_command), options.task_hub_setting)
+    if parsed is None:
+        return DeploymentSlots(configured) if configured else None
+    target, slot = parsed
+    if slot.lower() != session.slot.lower():
+        raise UsageError(f"the command swaps slot {slot}, but --slot is {session.slot}. Change one of them")
+    if configured is not None and not _is_same_function_app(configured, target):
+        raise UsageError(
+            f"the command swaps function app {target.function_app} in resource group {target.resource_group}, but "
+            f"--function-app and --resource-group name {configured.function_app} in {configured.resource_group}. "
+            "Change one of them"
+        )
+    return DeploymentSlots(target)
 
 
-def _is_same_function_app(one: FunctionAppTarget, other: FunctionAppTarget) -> bool:
-    return (one.resource_group.lower(), one.function_app.lower()) == (
-        other.resource_group.lower(),
-        other.function_app.lower(),
+def _split_words(command: Command | None) -> list[str]:
+    """The words of a command, also of text for the shell. Empty if the text cannot be split."""
+    if command is None:
+        return []
+    if not isinstance(command.command_line, str):
+        return list(command.command_line)
+    try:
+        return shlex.split(command.command_line)
+    except ValueError:
+        return []
+
+
+def _is_same_function_app(first: FunctionAppTarget, second: FunctionAppTarget) -> bool:
+    return (first.resource_group.lower(), first.function_app.lower()) == (
+        second.resource_group.lower(),
+        second.function_app.lower(),
     )
 
 
-def build_command(command_line: Sequence[str] | str | None, task_hub: str, version: str) -> Command | None:
+def build_command(command_line: Sequence[str] | str | None, *, task_hub: str, version: str = "") -> Command | None:
+    """A command with SAFE_DEPLOY_TASK_HUB and SAFE_DEPLOY_VERSION in its environment; None for an empty command."""
     if not command_line:
         return None
     return Command(command_line, command_environment(SAFE_DEPLOY_TASK_HUB=task_hub, SAFE_DEPLOY_VERSION=version))
 
 
-def make_poll_reporter(session: Session, live: Live | None) -> Callable[[PollResult], None]:
-    """Prints a line only where something is new; in a terminal a table of the blockers stays up to date below."""
+def make_poll_reporter(session: Session, live: Live | None = None) -> Callable[[PollResult], None]:
+    """Reports polls: a line for every change, and in `live` a table of the blockers that is kept up to date."""
 
     def report_poll(poll_result: PollResult) -> None:
-        line = poll_result.failure or (rendering.format_verdict(poll_result.verdict) if poll_result.verdict else "")
+        verdict = poll_result.verdict
+        line = poll_result.failure or (rendering.format_verdict(verdict) if verdict else "")
         if poll_result.changed and line:
             session.report(f"{rendering.current_time():%H:%M:%S} {line}")
-        if poll_result.verdict is not None:
-            session.print_warnings(poll_result.verdict)
-        if live is not None and poll_result.verdict is not None:
-            rows = rendering.build_blocker_rows(poll_result.verdict, rendering.current_time())
+        if verdict is None:
+            return
+        session.print_warnings(verdict)
+        if live is not None:
+            rows = rendering.build_blocker_rows(verdict, rendering.current_time())
             live.update(rendering.build_table(rendering.BLOCKER_COLUMNS, rows) if rows else "", refresh=True)
 
     return report_poll
 
 
-def wait_with_progress(session: Session, timeout: float, interval: float, verify: VerificationMode) -> Json:
-    plain = bool(os.environ.get("CI") or os.environ.get("NO_COLOR")) or session.ci.name != "terminal"
-    if plain or not session.err.is_terminal:
-        return wait_until_ready(
-            session.server, session.slot, timeout, interval, verify, make_poll_reporter(session, None)
-        )
-    # Whoever ends it gets the terminal back as it was.
+def make_poll_options(waiting: WaitingOptions, session: Session, live: Live | None = None) -> PollOptions:
+    return PollOptions(
+        interval_seconds=waiting.interval, verify=waiting.verify, on_poll=make_poll_reporter(session, live)
+    )
+
+
+def wait_with_progress(session: Session, waiting: WaitingOptions) -> Json:
+    """Wait until the slot is ready. An interactive terminal shows a table of the blockers meanwhile."""
+    is_plain = bool(os.environ.get("CI") or os.environ.get("NO_COLOR")) or session.ci.name != "terminal"
+    if is_plain or not session.err.is_terminal:
+        polling = make_poll_options(waiting, session)
+        return wait_until_ready(session.server, session.slot, timeout_seconds=waiting.timeout, polling=polling)
+    # SIGTERM raises KeyboardInterrupt, so that Live restores the terminal's cursor.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Live(console=session.err, auto_refresh=False, transient=True) as live:
-        return wait_until_ready(
-            session.server, session.slot, timeout, interval, verify, make_poll_reporter(session, live)
-        )
+        polling = make_poll_options(waiting, session, live)
+        return wait_until_ready(session.server, session.slot, timeout_seconds=waiting.timeout, polling=polling)

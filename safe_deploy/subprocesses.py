@@ -1,8 +1,7 @@
-"""Running the pipeline's own commands, and what happens to them when somebody stops the pipeline.
+"""Runs the pipeline's own commands, and keeps this process alive through signals while they run.
 
-While a `SignalGuard` is entered, SIGINT, SIGTERM and SIGHUP no longer end this process: they are passed on to
-the command
-that runs, and noted, so that what was begun can be brought to an end.
+While a `SignalGuard` is entered, SIGINT, SIGTERM and SIGHUP do not end this process. They are forwarded to the running
+command and remembered, so that a swap that has started can be finished or reported.
 """
 
 import os
@@ -18,10 +17,10 @@ from types import FrameType
 from safe_deploy.errors import UsageError
 
 SECRET_VARIABLES = ("SAFE_DEPLOY_KEY",)
-"""Variables that a command has no use for."""
+"""Environment variables that are withheld from every command."""
 
 _SIGNAL_POLL_SECONDS = 0.5
-"""A signal does not end a sleep by itself."""
+"""How often `SignalGuard.sleep` checks for a signal, because a handled signal does not end `time.sleep`."""
 
 _KILL_SIGNAL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 _HANDLED_SIGNALS = [
@@ -31,11 +30,11 @@ _HANDLED_SIGNALS = [
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command of the pipeline: words, or a text for the shell; and the environment that it gets. As a text it is
-    its program alone, because there can be a secret among its words."""
+    """A command of the pipeline: a list of words, or text for the shell. Messages show only its program, because its
+    arguments may hold a secret."""
 
     command_line: Sequence[str] | str
-    env: Mapping[str, str]
+    environment: Mapping[str, str]
 
     def __str__(self) -> str:
         return "the command" if isinstance(self.command_line, str) else PurePath(self.command_line[0]).name
@@ -43,7 +42,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended. `interrupted` says that somebody wanted it to stop."""
+    """How a command ended. A negative code is a signal. `interrupted`: a signal asked the command to stop."""
 
     code: int
     interrupted: bool
@@ -59,24 +58,25 @@ class CommandResult:
         return f"ended with exit code {self.code}"
 
 
-def command_environment(**extra: str) -> dict[str, str]:
-    """This process's environment for a command, without secrets that it has no use for."""
-    return {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES} | extra
+def command_environment(**variables: str) -> dict[str, str]:
+    """This process's environment without secrets, and with additional variables."""
+    return {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES} | variables
 
 
 class SignalGuard:
-    """Keeps this process alive through signals until the block ends. `interrupted` says that one came."""
+    """Keeps this process alive through signals until the `with` block ends."""
 
     def __init__(self) -> None:
         self._signal_count = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._previous_handlers: dict[int, object] = {}
-        # In a terminal, Ctrl-C goes to the command by itself, and it may have to ask something. Elsewhere it gets a
-        # process group of its own, so that a signal reaches what it has started, too.
+        # In a terminal, the command shares the terminal's process group: it receives Ctrl-C directly, and may prompt.
+        # Elsewhere it gets its own process group, so that a forwarded signal reaches its children, too.
         self._uses_process_group = os.name == "posix" and not sys.stdin.isatty()
 
     @property
     def interrupted(self) -> bool:
+        """Whether a signal has come."""
         return self._signal_count > 0
 
     def __enter__(self) -> "SignalGuard":
@@ -85,57 +85,60 @@ class SignalGuard:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # it is what signal.signal gave back
+            signal.signal(number, handler)  # type: ignore[arg-type]  # signal.signal returned it
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not for long once a signal has come."""
+        """Sleep until the time is over or a signal has come."""
         deadline = time.monotonic() + seconds
-        while not self.interrupted and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, _SIGNAL_POLL_SECONDS))
+        while not self.interrupted and (seconds_left := deadline - time.monotonic()) > 0:
+            time.sleep(min(seconds_left, _SIGNAL_POLL_SECONDS))
 
-    def run(self, asked: Command) -> CommandResult:
-        """Run a command, a text by the shell, and wait for its end. What it prints goes to stderr: stdout is for
-        results. Raises UsageError if there is no such command."""
-        command = asked.command_line
-        by_shell = isinstance(command, str)
-        if isinstance(command, str) and os.name == "posix":
-            # As in a step of a pipeline: the first line that fails ends it.
-            command, by_shell = ["/bin/sh", "-ec", command], False
+    def run(self, command: Command) -> CommandResult:
+        """Run a command and wait until it ends. Raises UsageError if it cannot be started.
+
+        The command's stdout becomes this process's stderr, because stdout is for results.
+        """
+        arguments = command.command_line
+        uses_shell = isinstance(arguments, str)
+        if isinstance(arguments, str) and os.name == "posix":
+            # `-e` ends the script at the first command that fails, as in a step of a pipeline.
+            arguments, uses_shell = ["/bin/sh", "-ec", arguments], False
         try:
             self._process = subprocess.Popen(
-                command,
-                shell=by_shell,
-                env=dict(asked.env),
+                arguments,
+                shell=uses_shell,
+                env=dict(command.environment),
                 stdout=sys.stderr.fileno(),
                 process_group=0 if self._uses_process_group else None,
             )
         except OSError as error:
-            name = command if isinstance(command, str) else command[0]
+            name = arguments if isinstance(arguments, str) else arguments[0]
             raise UsageError(f"cannot run {name}: {error.strerror}") from None
         if self.interrupted:
-            # It came before there was a process to pass it on to.
+            # The signal came before the process existed.
             self._send_signal(_KILL_SIGNAL if self._signal_count > 1 else signal.SIGTERM)
         try:
             code = self._process.wait()
             if self.interrupted and self._uses_process_group:
-                # A shell has what it started in the background ignore Ctrl-C.
+                # Background processes of a shell ignore SIGINT.
                 self._send_signal(signal.SIGTERM)
         finally:
             self._process = None
         return CommandResult(code, self.interrupted)
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """Forward the first signal to the command; kill the command at the second."""
         self._signal_count += 1
         if self._process is None or self._process.poll() is not None:
             return
         if self._signal_count > 1:
-            # Whoever asks twice has no time left: what comes after must still be done.
+            # CI systems send a second signal shortly before they kill the job. The outcome must be reported before.
             self._send_signal(_KILL_SIGNAL)
         elif self._uses_process_group or number != signal.SIGINT:
             self._send_signal(number)
 
     def _send_signal(self, number: int) -> None:
-        assert self._process is not None, "only while a command runs"
+        assert self._process is not None, "called only while a command runs"
         try:
             if self._uses_process_group:
                 os.killpg(self._process.pid, number)

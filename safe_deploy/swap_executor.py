@@ -1,363 +1,402 @@
-"""Carrying out a swap or a rollback: record, command, look, confirm or take back. What to do is decided in `swaps.py`.
+"""Carries out what `swap_planner` decides: records a swap, runs its command, observes Azure, confirms or reverts.
 
-Whatever goes wrong, the server's record is right in the end, or it is pending, which keeps everybody else away from the
-slot; and the message says what to type.
+However a swap ends, the server's record is either correct or pending. A pending swap blocks every other deployment, and
+the error message says which command resolves it.
 """
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.deployment_slots import AzureUnavailable, DeploymentSlots
 from safe_deploy.errors import CommandError, ConflictError, ServerUnavailable
+from safe_deploy.slot_observer import SlotObserver
+from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, CommandResult, SignalGuard
+from safe_deploy.swap_messages import STICKY_SETTING_MESSAGE, describe_interrupted_swap, format_outcome_command
 from safe_deploy.swap_planner import (
-    STICKY_SETTING_MESSAGE,
-    ObservedSlots,
-    PendingSwap,
-    RecordedSlots,
     SwapAttempt,
     SwapStep,
     choose_rollback_task_hub,
-    describe_interrupted_swap,
-    is_same_task_hub,
     plan_after_command,
     plan_interrupted_swap,
     plan_swap,
 )
 
 STABILIZATION_SECONDS = 300
-"""How long Azure is watched before it is believed that it goes on with no swap. A swap takes one to two minutes where
-all is well: the slot's instances are started anew and warmed up first."""
-
-_MAX_OBSERVATIONS = 3
-_OBSERVATION_INTERVAL_SECONDS = 2
-"""After a swap that went well the platform is looked at so often before its word is doubted."""
-
-_WATCH_INTERVAL_SECONDS = 10
-"""How often the platform is looked at while it is watched. One look is one or two calls of `az`."""
+"""How long Azure is watched before a swap counts as not made. A swap takes one to two minutes: Azure first restarts and
+warms up the slot's instances."""
 
 _MAX_ATTEMPTS = 3
-"""How often a swap is begun anew because somebody else changed the app at the same moment."""
+"""How often a swap starts over because another caller changed the app at the same moment."""
 
 _HISTORY_PAGE_SIZE = 100
 
 
-@dataclass(frozen=True, slots=True)
-class _SwapPlan:
-    """One swap: into production, out of it, and by what command. `rollback` goes on record."""
+class _AppChanged(Exception):
+    """Another caller changed the app between reading it and recording the swap. Nothing was recorded."""
+
+
+@contextmanager
+def _detecting_changes() -> Iterator[None]:
+    """Turns the server's refusal of an outdated ETag into _AppChanged."""
+    try:
+        yield
+    except ConflictError as error:
+        if error.problem_code == "PreconditionFailed":
+            raise _AppChanged from error
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Swap:
+    """A swap that is on record as pending. `resumed`: an earlier attempt of this run recorded it."""
 
     task_hub: str
     swapped_out: str | None
     command: Command
     rollback: bool
-    resumed: bool = False
+    resumed: bool
 
 
 class SwapExecutor:
-    """Brings task hubs into production. `deployment_slots` is None where the platform cannot be looked at;
-    `finish_interrupted_swap` is in
-    seconds, see SETTLE_SECONDS."""
+    """Swaps and rolls back one slot of one app. `stabilization_seconds`: see STABILIZATION_SECONDS."""
 
     def __init__(
         self,
         server: StateServerClient,
+        *,
         slot: str,
-        deployment_slots: DeploymentSlots | None,
+        observer: SlotObserver,
         stabilization_seconds: float,
         guard: SignalGuard,
         report: Callable[[str], None],
     ) -> None:
         self._server = server
         self._slot = slot
-        self._deployment_slots = deployment_slots
+        self._observer = observer
         self._stabilization_seconds = stabilization_seconds
         self._guard = guard
         self._report = report
 
-    def swap(self, task_hub: str, command: Command, rollback: bool = False) -> Json:
-        """Bring `task_hub` into production. Answers the app. Repeating it is safe, however it ended before."""
+    def swap(self, task_hub: str, command: Command, *, rollback: bool = False) -> Json:
+        """Bring `task_hub` into production. Returns the app. It is safe to repeat, however an earlier call ended."""
         for _ in range(_MAX_ATTEMPTS):
-            app, etag = self._server.get_app()
-            recorded = self._read_recorded_slots(app)
-            observed = self._observe_slots()
-            step = plan_swap(recorded, task_hub, observed, self._server.caller.run_url)
-            if step is SwapStep.ALREADY_SWAPPED:
-                self._report(f"task hub {task_hub} is in production already; the command was not run")
-                return app
-            if step is SwapStep.RESUME and recorded.pending_swap is not None:
-                step = self._await_interrupted_swap(recorded, recorded.pending_swap)
-            if step is SwapStep.CONFIRM:
-                self._report(f"in Azure, production carries task hub {task_hub} already; the command was not run")
-                if recorded.pending_swap is not None:
-                    return self._report_outcome("Done", task_hub, f"production carries task hub {task_hub}", rollback)
-            elif recorded.pending_swap is None:
-                self._require_setting_not_sticky()
             try:
-                if step is SwapStep.CONFIRM:
-                    # Nobody began it here. The server takes that at once, of the record that was looked at.
-                    return self._server.post_swap(task_hub, self._slot, None, rollback, etag)
-                begun = self._record_pending_swap(task_hub, rollback, etag)
-            except ConflictError as error:
-                if error.problem.get("code") != "PreconditionFailed":
-                    raise
+                return self._try_swap(task_hub, command, rollback=rollback)
+            except _AppChanged:
                 continue
-            if self._read_recorded_slots(begun).pending_swap is None:
-                # Somebody has ended it since the look, which holds no longer.
-                continue
-            swapped_out = recorded.pending_swap.swapped_out if recorded.pending_swap else recorded.production
-            return self._run_swap_command(
-                _SwapPlan(task_hub, swapped_out, command, rollback, recorded.pending_swap is not None)
+        raise ConflictError(
+            f"app {self._server.app} was changed by other callers {_MAX_ATTEMPTS} times while the swap was to be "
+            "recorded. Nothing was swapped. Run the same command again"
+        )
+
+    def _try_swap(self, task_hub: str, command: Command, *, rollback: bool) -> Json:
+        """One attempt. Raises _AppChanged if the app changed before the swap was recorded."""
+        app, etag = self._server.get_app()
+        recorded = self._read_recorded_slots(app)
+        pending_swap = recorded.pending_swap
+        step = plan_swap(recorded, self._observer.observe(), task_hub=task_hub, run_url=self._server.caller.run_url)
+        if step is SwapStep.ALREADY_SWAPPED:
+            self._report(f"task hub {task_hub} is in production already; the command was not run")
+            return app
+        if step is SwapStep.RESUME and pending_swap is not None:
+            step = self._await_interrupted_swap(recorded, pending_swap)
+        if step is SwapStep.CONFIRM:
+            self._report(f"in Azure, production has task hub {task_hub} already; the command was not run")
+            return self._confirm_without_command(task_hub, pending_swap, rollback=rollback, etag=etag)
+        if pending_swap is None and self._observer.is_task_hub_setting_sticky():
+            raise ConflictError(STICKY_SETTING_MESSAGE)
+        app = self._record_pending_swap(task_hub, rollback=rollback, etag=etag)
+        if self._read_recorded_slots(app).pending_swap is None:
+            # Another caller reported the outcome of this swap after the app was read.
+            raise _AppChanged
+        return self._run_swap_command(
+            _Swap(
+                task_hub=task_hub,
+                swapped_out=pending_swap.swapped_out if pending_swap else recorded.production,
+                command=command,
+                rollback=rollback,
+                resumed=pending_swap is not None,
             )
-        raise ConflictError(f"app {self._server.app} is changed by others again and again; try again")
+        )
 
     def roll_back(self, requested_task_hub: str | None, command: Command) -> Json:
-        """Bring back the hub that was swapped out, or `requested_task_hub`."""
+        """Bring back the task hub that was swapped out, or `requested_task_hub`. Returns the app."""
         app, _ = self._server.get_app()
         recorded = self._read_recorded_slots(app)
         pending_swap = recorded.pending_swap
-        if pending_swap is not None and not (
-            pending_swap.rollback
-            and (requested_task_hub is None or is_same_task_hub(requested_task_hub, pending_swap.task_hub))
-        ):
+        if pending_swap is not None and not _is_requested_rollback(pending_swap, requested_task_hub):
             app = self.finish_interrupted_swap(recorded)
             recorded = self._read_recorded_slots(app)
             if is_same_task_hub(recorded.production, requested_task_hub or pending_swap.swapped_out):
                 return app
-        task_hub = choose_rollback_task_hub(recorded, requested_task_hub, self.find_last_swap())
+        task_hub = choose_rollback_task_hub(
+            recorded, requested_task_hub=requested_task_hub, last_swap=self._find_last_swap()
+        )
         self._report(f"rolling back to task hub {task_hub}")
         return self.swap(task_hub, command, rollback=True)
 
-    def report_rollback_outcome(self, requested_task_hub: str | None, outcome: str) -> Json:
-        """Say how a rollback went that somebody else carries out: Pending, Done or Failed. Answers the app."""
+    def report_rollback_outcome(self, requested_task_hub: str | None, *, outcome: str) -> Json:
+        """Record the outcome (Pending, Done or Failed) of a rollback that is swapped outside of safe-deploy. Returns
+        the app. Raises ConflictError if the pending swap is not a rollback: Done would confirm that swap instead."""
         app, _ = self._server.get_app()
         recorded = self._read_recorded_slots(app)
         if recorded.pending_swap is not None and not recorded.pending_swap.rollback:
-            # That a rollback went well would be taken for: that swap did.
             raise ConflictError(describe_interrupted_swap(recorded, recorded.pending_swap))
-        return self.report_swap_outcome(
-            choose_rollback_task_hub(recorded, requested_task_hub, self.find_last_swap()), outcome, rollback=True
+        task_hub = choose_rollback_task_hub(
+            recorded, requested_task_hub=requested_task_hub, last_swap=self._find_last_swap()
         )
+        return self.report_swap_outcome(task_hub, outcome=outcome, rollback=True)
 
-    def report_swap_outcome(self, task_hub: str, outcome: str, rollback: bool = False) -> Json:
-        """Say how a swap goes that somebody else carries out: Pending, Done or Failed. Answers the app. Raises
-        ConflictError where it must not be carried out: it was begun before, or is done already."""
+    def report_swap_outcome(self, task_hub: str, *, outcome: str, rollback: bool = False) -> Json:
+        """Record the outcome (Pending, Done or Failed) of a swap that is made outside of safe-deploy. Returns the app.
+
+        Raises ConflictError for Pending if the slots must not be swapped: a swap is pending already, or the task hub is
+        in production already.
+        """
         if outcome == "Pending":
             recorded = self._read_recorded_slots(self._server.get_app()[0])
             if recorded.pending_swap is not None:
                 raise ConflictError(describe_interrupted_swap(recorded, recorded.pending_swap))
-        app = self._server.post_swap(task_hub, self._slot, outcome, rollback)
+        app = self._server.post_swap(task_hub, slot=self._slot, outcome=outcome, rollback=rollback)
         if outcome == "Pending" and app["pendingSwap"] is None:
             raise ConflictError(
-                f"task hub {task_hub} is in production of app {app['app']} already, and no swap was begun: do not swap "
-                "the slots, it would bring the other one back"
+                f"task hub {task_hub} is in production of app {app['app']} already, so no swap was recorded: do not "
+                "swap the slots, because that would bring the old version back"
             )
         return app
 
     def finish_interrupted_swap(self, recorded: RecordedSlots) -> Json:
-        """Bring a swap that was cut off to its end, as the platform shows it. Raises ConflictError."""
+        """Report the outcome of an interrupted swap as Azure shows it. Returns the app. Raises ConflictError if Azure
+        does not show it."""
         pending_swap = recorded.pending_swap
-        assert pending_swap is not None, "there is one to settle"
-        step = plan_interrupted_swap(recorded, pending_swap, self._observe_slots(), self._server.caller.run_url)
+        assert pending_swap is not None, "called only with a pending swap"
+        step = plan_interrupted_swap(
+            recorded, pending_swap, self._observer.observe(), run_url=self._server.caller.run_url
+        )
         if step is SwapStep.REVERT and self._await_interrupted_swap(recorded, pending_swap) is SwapStep.CONFIRM:
             step = SwapStep.CONFIRM
         if step is SwapStep.LEAVE_PENDING:
             raise ConflictError(describe_interrupted_swap(recorded, pending_swap))
         outcome = "Done" if step is SwapStep.CONFIRM else "Failed"
-        self._report(f"the swap of task hub {pending_swap.task_hub} that was cut off is {outcome.lower()} in Azure")
+        azure_state = "has swapped" if step is SwapStep.CONFIRM else "has not swapped"
+        self._report(f"Azure {azure_state} task hub {pending_swap.task_hub}; the interrupted swap is {outcome.lower()}")
         return self._report_outcome(
-            outcome, pending_swap.task_hub, f"that swap is {outcome.lower()}", pending_swap.rollback
+            pending_swap.task_hub,
+            outcome=outcome,
+            observation=f"it {azure_state}",
+            rollback=pending_swap.rollback,
         )
+
+    def find_hub_swapped_by_this_run(self, recorded: RecordedSlots) -> str | None:
+        """The task hub that this run has brought into production, if it is still there.
+
+        A run that is started again may compute a new task hub name, but it deploys the same release.
+        """
+        run_url = self._server.caller.run_url
+        if run_url is None or recorded.pending_swap is not None:
+            return None
+        last_swap = self._find_last_swap()
+        if last_swap is None or last_swap["runUrl"] != run_url:
+            return None
+        details = last_swap["details"]
+        is_in_production = is_same_task_hub(details.get("production"), recorded.production)
+        return recorded.production if is_in_production and not details.get("rollback") else None
 
     def _read_recorded_slots(self, app: Mapping[str, Any]) -> RecordedSlots:
         return RecordedSlots.from_app(app, self._slot, self._server.url)
 
-    def _record_pending_swap(self, task_hub: str, rollback: bool, etag: str) -> Json:
-        """Make the record pending, if the app is still the one that was decided about. Answers the app."""
+    def _confirm_without_command(
+        self, task_hub: str, pending_swap: PendingSwap | None, *, rollback: bool, etag: str
+    ) -> Json:
+        """Record a swap that Azure already shows. Raises _AppChanged."""
+        if pending_swap is not None:
+            return self._report_outcome(
+                task_hub, outcome="Done", observation=f"production has task hub {task_hub}", rollback=rollback
+            )
+        # The swap was made outside of safe-deploy. Without an outcome the server records it in one step.
+        with _detecting_changes():
+            return self._server.post_swap(task_hub, slot=self._slot, outcome=None, rollback=rollback, etag=etag)
+
+    def _record_pending_swap(self, task_hub: str, *, rollback: bool, etag: str) -> Json:
+        """Record the swap as pending if the app has not changed since it was read. Returns the app. Raises _AppChanged.
+
+        The server accepts a pending swap of this run again and refuses that of another run.
+        """
         try:
-            # A pending swap of this very run may be begun again; that of another run is refused.
-            return self._server.post_swap(task_hub, self._slot, "Pending", rollback, etag=etag or None)
+            with _detecting_changes():
+                return self._server.post_swap(
+                    task_hub, slot=self._slot, outcome="Pending", rollback=rollback, etag=etag or None
+                )
         except ServerUnavailable as error:
-            raise ServerUnavailable(f"{error.message}. The command was not run. Type the same again") from error
+            raise ServerUnavailable(f"{error.message}. The command was not run. Run the same command again") from error
 
-    def _require_setting_not_sticky(self) -> None:
-        """Raises ConflictError if the hub's name would stay with its slot: the versions would change hubs."""
-        if self._deployment_slots is not None and self._deployment_slots.is_task_hub_setting_sticky():
-            raise ConflictError(STICKY_SETTING_MESSAGE)
-
-    def _run_swap_command(self, swap: _SwapPlan) -> Json:
+    def _run_swap_command(self, swap: _Swap) -> Json:
         if self._guard.interrupted:
             raise CommandError(f"stopped before the command was run; {self._revert_unrun_swap(swap)}")
-        self._report(f"the server has task hub {swap.task_hub} in production, pending; running {swap.command}")
+        self._report(
+            f"the server has the swap of task hub {swap.task_hub} into production on record as pending; "
+            f"running {swap.command}"
+        )
         try:
             result = self._guard.run(swap.command)
         except CommandError as error:
             raise type(error)(f"{error.message}; {self._revert_unrun_swap(swap)}") from error
         observed = self._observe_after_command(result, swap)
-        attempt = SwapAttempt(result.succeeded, self._guard.interrupted, self._deployment_slots is not None)
-        match plan_after_command(attempt, observed, swap.task_hub, swap.swapped_out):
-            case SwapStep.CONFIRM:
-                return self._confirm(result, swap, observed)
-            case SwapStep.REVERT:
-                raise self._revert(result, swap, observed)
+        attempt = SwapAttempt(
+            succeeded=result.succeeded,
+            interrupted=self._guard.interrupted,
+            is_observable=self._observer.is_available,
+        )
+        step = plan_after_command(attempt, observed, task_hub=swap.task_hub, swapped_out=swap.swapped_out)
+        if step is SwapStep.CONFIRM:
+            return self._confirm(result, swap, observed)
+        if step is SwapStep.REVERT:
+            raise self._revert(result, swap, observed)
         raise self._leave_pending(result, swap, observed)
 
-    def _revert_unrun_swap(self, swap: _SwapPlan) -> str:
-        """What becomes of the record if the command was not run."""
-        if swap.resumed:
-            # The run before this one may have run it, and the platform may still be at it.
-            return "the swap that was cut off stays pending; type the same again"
-        self._report_outcome("Failed", swap.task_hub, "the command was not run", swap.rollback)
-        return "the record is as it was"
+    def _revert_unrun_swap(self, swap: _Swap) -> str:
+        """Revert the record of a swap whose command was not run. Returns what became of it.
 
-    def _confirm(self, result: CommandResult, swap: _SwapPlan, observed: ObservedSlots | None) -> Json:
-        app = self._report_outcome("Done", swap.task_hub, str(observed or f"the command {result}"), swap.rollback)
+        A resumed swap stays pending, because the run before this one may have started its command.
+        """
+        if swap.resumed:
+            return "the interrupted swap stays pending. Run the same command again"
+        self._report_outcome(
+            swap.task_hub, outcome="Failed", observation="the command was not run", rollback=swap.rollback
+        )
+        return "the server's record is unchanged"
+
+    def _confirm(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> Json:
+        app = self._report_outcome(
+            swap.task_hub,
+            outcome="Done",
+            observation=str(observed or f"the command {result}"),
+            rollback=swap.rollback,
+        )
         if result.succeeded:
             return app
         raise CommandError(
-            f"the command {result}, but in Azure production carries task hub {swap.task_hub}: the swap is done, and on "
-            "record. Look at what the command printed"
+            f"the command {result}, but in Azure production has task hub {swap.task_hub}: the swap is done and on "
+            "record. Check the output of the command"
         )
 
-    def _revert(self, result: CommandResult, swap: _SwapPlan, observed: ObservedSlots | None) -> CommandError:
-        self._report_outcome("Failed", swap.task_hub, str(observed), swap.rollback)
+    def _revert(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> CommandError:
+        self._report_outcome(swap.task_hub, outcome="Failed", observation=str(observed), rollback=swap.rollback)
         return CommandError(
-            f"the command {result}, and for {self._stabilization_seconds:.0f} s Azure has shown no swap. The "
-            f"record is swapped back: "
-            f"production {swap.swapped_out or 'empty'}, {self._slot} {swap.task_hub}"
+            f"the command {result}, and Azure has shown no swap for {self._stabilization_seconds:.0f} s. The record is "
+            f"reverted: production {swap.swapped_out or 'empty'}, {self._slot} {swap.task_hub}. Fix what the command "
+            "reports, then run the same command again"
         )
 
-    def _leave_pending(self, result: CommandResult, swap: _SwapPlan, observed: ObservedSlots | None) -> CommandError:
-        recorded = RecordedSlots(self._server.app, self._slot, swap.task_hub, swap.swapped_out, server=self._server.url)
-        if result.succeeded:
-            why = "The command swapped nothing, or not yet"
-        else:
-            why = "Azure goes on with a swap that it has accepted, so this may change"
-        observation = f"In Azure, {observed}. {why}" if observed else f"What Azure carries cannot be seen. {why}"
+    def _leave_pending(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> CommandError:
+        why = (
+            "The command has not swapped the slots, or Azure does not show it yet"
+            if result.succeeded
+            else "Azure continues a swap that it has accepted, so this may change"
+        )
+        observation = f"In Azure {observed}" if observed else "Azure could not be queried"
         return ConflictError(
-            f"the command {result}. {observation}. On the server: {self._describe_record(swap.task_hub)}; while "
-            f"it is pending nobody "
-            f"can stage. Type the same again, which looks first; or, when production carries {swap.task_hub}: "
-            f"{recorded.outcome_command(swap.task_hub, 'done')}; and when it carries "
-            f"{swap.swapped_out or 'something else'} and "
-            f"nobody swaps any more: {recorded.outcome_command(swap.task_hub, 'failed')}"
+            f"the command {result}. {observation}. {why}. On the server: {self._describe_record(swap.task_hub)}. While "
+            "the swap is pending, no run can stage. Run the same command again: it checks Azure first. Or report the "
+            f"outcome: if production has {swap.task_hub}, run: {self._outcome_command(swap.task_hub, 'done')}; if it "
+            f"has {swap.swapped_out or 'another task hub'} and no swap is in progress, run: "
+            f"{self._outcome_command(swap.task_hub, 'failed')}"
         )
 
-    def _report_outcome(self, outcome: str, task_hub: str, observation: str, rollback: bool) -> Json:
-        """Say how the platform's swap went. If that fails, say what state both are in, and what to type."""
+    def _report_outcome(self, task_hub: str, *, outcome: str, observation: str, rollback: bool) -> Json:
+        """Report how the swap in Azure ended. If the server cannot be told, the error says what both have and which
+        command reports the outcome later. `observation` is what is known about Azure."""
         try:
-            return self._server.post_swap(task_hub, self._slot, outcome, rollback)
+            return self._server.post_swap(task_hub, slot=self._slot, outcome=outcome, rollback=rollback)
         except CommandError as error:
-            recorded = RecordedSlots(self._server.app, self._slot, task_hub, None, server=self._server.url)
             raise type(error)(
-                f"{error.message}. On the platform: {observation}. On the server: "
-                f"{self._describe_record(task_hub)}. To say it "
-                f"again, type: {recorded.outcome_command(task_hub, outcome.lower())}",
+                f"{error.message}. In Azure: {observation}. On the server: {self._describe_record(task_hub)}. To "
+                f"report the outcome later, run: {self._outcome_command(task_hub, outcome.lower())}",
                 error.problem,
             ) from error
 
+    def _outcome_command(self, task_hub: str, outcome: str) -> str:
+        return format_outcome_command(
+            server_url=self._server.url,
+            app=self._server.app,
+            slot=self._slot,
+            task_hub=task_hub,
+            outcome=outcome,
+        )
+
     def _describe_record(self, task_hub: str) -> str:
-        """What the server has now: somebody else may have changed it."""
+        """What the server has on record now, which another caller may have changed."""
         try:
-            recorded = self._read_recorded_slots(self._server.get_app(retry_for=0)[0])
+            recorded = self._read_recorded_slots(self._server.get_app(retry_seconds=0)[0])
         except CommandError:
-            return f"task hub {task_hub} was put into production, pending, and nobody can stage"
+            return f"the swap of task hub {task_hub} into production is pending, and no run can stage"
         pending_swap = (
             f", the swap of {recorded.pending_swap.task_hub} pending" if recorded.pending_swap else ", no swap pending"
         )
         return f"production {recorded.production or 'empty'}, {self._slot} {recorded.slot or 'empty'}{pending_swap}"
 
-    def _observe_slots(self) -> ObservedSlots | None:
-        """The platform now. Raises AzureUnavailable: nothing is begun in the dark where there is a light."""
-        if self._deployment_slots is None:
-            return None
-        seen = ObservedSlots(self._deployment_slots.task_hub("production"), self._deployment_slots.task_hub(self._slot))
-        if is_same_task_hub(seen.production, seen.slot):
-            # The two are read one after the other, and a swap may have come in between.
-            seen = ObservedSlots(
-                self._deployment_slots.task_hub("production"), self._deployment_slots.task_hub(self._slot)
-            )
-        return seen
-
     def _await_interrupted_swap(self, recorded: RecordedSlots, pending_swap: PendingSwap) -> SwapStep:
-        """Watch the platform until a swap that was cut off must have come, if it comes. CONFIRM if it does, else RUN.
-        Raises ConflictError when it is stopped, or the platform cannot be looked at in the end."""
+        """Watch Azure for the stabilization window: CONFIRM if the interrupted swap completes, else RESUME.
+
+        Raises ConflictError if a signal comes, if Azure cannot be queried at the end, or if it shows a swap that is
+        still in progress.
+        """
         self._report(
-            f"a swap of task hub {pending_swap.task_hub} was begun at {pending_swap.started_at} and cut off; "
-            f"watching Azure for "
-            f"{self._stabilization_seconds:.0f} s whether it comes"
+            f"a swap of task hub {pending_swap.task_hub} was started at {pending_swap.started_at} and interrupted; "
+            f"watching Azure for {self._stabilization_seconds:.0f} s, because the swap may still complete"
         )
-        observed = self._watch_slots(pending_swap.task_hub, pending_swap.swapped_out, self._stabilization_seconds)
+        observed = self._observer.watch_for_swap(
+            pending_swap.task_hub, pending_swap.swapped_out, seconds=self._stabilization_seconds
+        )
         if observed is not None and observed.has_swapped(pending_swap.task_hub, pending_swap.swapped_out):
             return SwapStep.CONFIRM
-        # Anything between is a swap that is under way.
-        as_before = observed is not None and observed.is_unswapped(pending_swap.task_hub, pending_swap.swapped_out)
-        if not as_before or self._guard.interrupted:
+        is_unswapped = observed is not None and observed.is_unswapped(pending_swap.task_hub, pending_swap.swapped_out)
+        if not is_unswapped or self._guard.interrupted:
             raise ConflictError(describe_interrupted_swap(recorded, pending_swap))
         return SwapStep.RESUME
 
-    def _observe_after_command(self, result: CommandResult, swap: _SwapPlan) -> ObservedSlots | None:
-        """The last look after the command: soon if it went well or was stopped, else after watching for long."""
-        if self._deployment_slots is None:
+    def _observe_after_command(self, result: CommandResult, swap: _Swap) -> ObservedSlots | None:
+        """The last observation after the command: briefly if it succeeded, else for the stabilization window. A signal
+        ends the watching."""
+        if not self._observer.is_available:
             return None
         if result.succeeded:
-            return self._watch_slots(
-                swap.task_hub,
-                swap.swapped_out,
-                _OBSERVATION_INTERVAL_SECONDS * (_MAX_OBSERVATIONS - 1),
-                _OBSERVATION_INTERVAL_SECONDS,
-            )
+            return self._observer.confirm_swap(swap.task_hub, swap.swapped_out)
         if not self._guard.interrupted:
             self._report(
-                f"the command {result}; watching Azure for {self._stabilization_seconds:.0f} s, as it may go on "
-                f"with the swap"
+                f"the command {result}; watching Azure for {self._stabilization_seconds:.0f} s, because Azure may have "
+                "accepted the swap"
             )
-        return self._watch_slots(swap.task_hub, swap.swapped_out, self._stabilization_seconds)
+        return self._observer.watch_for_swap(swap.task_hub, swap.swapped_out, seconds=self._stabilization_seconds)
 
-    def _watch_slots(
-        self, task_hub: str, swapped_out: str | None, seconds: float, pause: float = _WATCH_INTERVAL_SECONDS
-    ) -> ObservedSlots | None:
-        """Look until both have changed places, for so long at most; at least once. The last look, or None if that
-        failed. Somebody who wants to stop gets one look."""
-        deadline = time.monotonic() + seconds
-        while True:
-            observed: ObservedSlots | None = None
-            try:
-                observed = self._observe_slots()
-            except AzureUnavailable as error:
-                self._report(str(error))
-            left = deadline - time.monotonic()
-            swapped = observed is not None and observed.has_swapped(task_hub, swapped_out)
-            if swapped or left <= 0 or self._guard.interrupted:
-                return observed
-            self._guard.sleep(min(pause, left))
-
-    def find_hub_swapped_by_this_run(self, recorded: RecordedSlots) -> str | None:
-        """The hub that this very run has brought into production, if it still is there: a run that is started anew may
-        have a new name for its hub, but it is the same release."""
-        run_url = self._server.caller.run_url
-        if run_url is None or recorded.pending_swap is not None:
-            return None
-        last = self.find_last_swap()
-        if last is None or last["runUrl"] != run_url:
-            return None
-        details = last["details"]
-        done = is_same_task_hub(details.get("production"), recorded.production) and not details.get("rollback")
-        return recorded.production if done else None
-
-    def find_last_swap(self) -> Mapping[str, Any] | None:
-        """The newest swap of this slot that was done."""
+    def _find_last_swap(self) -> Mapping[str, Any] | None:
+        """The newest completed swap of this slot in the audit log."""
         token: str | None = None
         while True:
             page = self._server.get_history(_HISTORY_PAGE_SIZE, token)
-            for recorded in page["history"]:
-                details = recorded["details"]
-                done = recorded["operation"] == "PostSwap" and details.get("outcome", "Done") == "Done"
-                if done and str(details.get("slot", self._slot)).lower() == self._slot.lower():
-                    found: Mapping[str, Any] = recorded
-                    return found
+            for entry in page["history"]:
+                if self._is_completed_swap(entry):
+                    last_swap: Mapping[str, Any] = entry
+                    return last_swap
             token = page["continuationToken"]
             if token is None:
                 return None
+
+    def _is_completed_swap(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry of the audit log is a completed swap of this slot. A swap in one step has no outcome."""
+        details = entry["details"]
+        return (
+            entry["operation"] == "PostSwap"
+            and details.get("outcome", "Done") == "Done"
+            and str(details.get("slot", self._slot)).lower() == self._slot.lower()
+        )
+
+
+def _is_requested_rollback(pending_swap: PendingSwap, requested_task_hub: str | None) -> bool:
+    """Whether the pending swap is the rollback that is requested, so that it continues."""
+    return pending_swap.rollback and (
+        requested_task_hub is None or is_same_task_hub(requested_task_hub, pending_swap.task_hub)
+    )

@@ -1,191 +1,115 @@
-"""What a swap has to do next, decided from what the server has on record and what the platform shows. Pure.
+"""Decides what a swap does next, from the server's record and from what Azure shows. Pure: no I/O, no clock.
 
-Server and platform are two places that cannot be changed in one step. So the record is made first and pending, the
-platform swaps, and then the record is confirmed or taken back. Azure goes on with a swap that it has accepted, whatever
-becomes of the command that asked for it, so one rule holds: **a swap whose command was started is confirmed or taken
-back by what Azure shows, and where nobody can tell, it stays pending.** To guess that it failed would let the next
-version land on running work; to guess that it did not run, and swap once more, would bring the old version back.
+The server's record and the slots in Azure cannot change in one step. A swap therefore takes three:
+
+1. The server records the swap as pending.
+2. The command swaps the slots in Azure.
+3. The record is confirmed (outcome Done) or reverted (outcome Failed).
+
+Azure continues a swap that it has accepted, even if the command that requested it fails or is killed. Once the command
+has started, only what Azure shows decides between Done and Failed. If Azure cannot be queried, the swap stays pending:
+
+- Assuming that it failed would let the next version overwrite running orchestrations.
+- Assuming that the command never ran, and running it again, would swap the old version back into production.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from safe_deploy.errors import CommandError, ConflictError
-
-
-def is_same_task_hub(one: str | None, other: str | None) -> bool:
-    """Whether two task hub names mean one hub: storage ignores their case."""
-    return one is not None and other is not None and one.lower() == other.lower()
-
-
-@dataclass(frozen=True, slots=True)
-class PendingSwap:
-    """A swap on record of which nobody has said how it went."""
-
-    task_hub: str
-    swapped_out: str | None
-    slot: str
-    rollback: bool
-    by: str
-    started_at: str
-    run_url: str | None
-
-    def belongs_to_run(self, run_url: str | None) -> bool:
-        """Whether the run with this address has begun it. Callers without one are not known to be the same."""
-        return run_url is not None and run_url == self.run_url
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedSlots:
-    """What the server has on record: the hubs of production and the slot, and a pending swap. `prior_hubs` are
-    hubs that
-    the slot may carry still, and `promoted` says that its hub has been in production."""
-
-    app: str
-    slot_name: str
-    production: str | None
-    slot: str | None
-    pending_swap: PendingSwap | None = None
-    promoted: bool = False
-    prior_hubs: tuple[str, ...] = ()
-    server: str = ""
-
-    @classmethod
-    def from_app(cls, app: Mapping[str, Any], slot: str, server: str = "") -> "RecordedSlots":
-        """From an app as the server at this address answers it. Raises CommandError if it is no such answer."""
-        try:
-            slots = {name.lower(): held or {} for name, held in app["slots"].items()}
-            held = slots.get(slot.lower(), {})
-            pending_swap = app.get("pendingSwap")
-            return cls(
-                app["app"],
-                slot,
-                slots.get("production", {}).get("taskHub"),
-                held.get("taskHub"),
-                PendingSwap(
-                    pending_swap["taskHub"],
-                    pending_swap["swappedOut"],
-                    pending_swap["slot"],
-                    pending_swap["rollback"],
-                    pending_swap["by"],
-                    pending_swap["startedAt"],
-                    pending_swap["runUrl"],
-                )
-                if pending_swap
-                else None,
-                bool(held.get("promoted")),
-                tuple(held.get("priorTaskHubs", ())),
-                server,
-            )
-        except (AttributeError, KeyError, TypeError):
-            raise CommandError("the server's answer is not that of a state server; check its address") from None
-
-    def outcome_command(self, task_hub: str, outcome: str, slot: str | None = None) -> str:
-        """What to type to say how a swap went."""
-        words = ["safe-deploy", "swap", *self._server_option(), "--app", self.app, "--slot", slot or self.slot_name]
-        return shlex.join([*words, "--task-hub", task_hub, "--outcome", outcome])
-
-    def register_command(self, task_hub: str) -> str:
-        """What to type to say what is in production."""
-        return shlex.join(
-            ["safe-deploy", "register", *self._server_option(), "--app", self.app, "--task-hub", task_hub]
-        )
-
-    def _server_option(self) -> list[str]:
-        return ["--server", self.server] if self.server else []
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedSlots:
-    """The hubs that production and the slot carry on the platform; None where the setting is not there."""
-
-    production: str | None
-    slot: str | None
-
-    def has_swapped(self, task_hub: str, swapped_out: str | None) -> bool:
-        """Whether `task_hub` is in production, and what was swapped out for it in the slot, as far as that is known: a
-        version that was deployed straight into production was not swapped."""
-        went = (
-            is_same_task_hub(self.slot, swapped_out)
-            if swapped_out is not None
-            else not is_same_task_hub(self.slot, task_hub)
-        )
-        return is_same_task_hub(self.production, task_hub) and went
-
-    def is_unswapped(self, task_hub: str, production: str | None) -> bool:
-        """Whether `task_hub` still waits in the slot. Where it is not known what production held, the slot tells."""
-        return is_same_task_hub(self.slot, task_hub) and (
-            production is None or is_same_task_hub(self.production, production)
-        )
-
-    def __str__(self) -> str:
-        return f"production carries {self.production or 'no task hub'}, the slot {self.slot or 'none'}"
+from safe_deploy.errors import ConflictError
+from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
+from safe_deploy.swap_messages import (
+    describe_interrupted_swap,
+    describe_production_mismatch,
+    describe_unregistered_production,
+)
 
 
 class SwapStep(Enum):
-    """What to do next."""
+    """What the executor does next."""
 
     BEGIN = auto()
-    """Make the record, pending; then run the platform's swap."""
+    """Record the swap as pending, then run the command."""
     RESUME = auto()
-    """The record is pending, of this run, and the platform shows no swap: run it, unless it comes meanwhile."""
+    """This run's swap is pending and Azure shows no swap: watch Azure, then run the command."""
     CONFIRM = auto()
-    """The platform has swapped: say so to the server."""
+    """Azure has swapped: report the outcome Done."""
     REVERT = auto()
-    """The platform has not swapped, for as long as it takes to believe that: take the record back."""
+    """Azure has not swapped, and was watched long enough to rely on that: report the outcome Failed."""
     LEAVE_PENDING = auto()
-    """Nobody can tell what the platform did: the record stays pending, which stops everything else."""
+    """It is unknown whether Azure swaps: report no outcome. The pending swap blocks all other deployments."""
     ALREADY_SWAPPED = auto()
-    """Both agree already."""
+    """Server and Azure both have the task hub in production: do nothing."""
 
 
-def plan_swap(recorded: RecordedSlots, task_hub: str, observed: ObservedSlots | None, run_url: str | None) -> SwapStep:
-    """What a swap that brings `task_hub` into production begins with. `observed` is None where nobody can
-    look, `run_url`
-    where the run has no address.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapAttempt:
+    """How the swap command ended.
 
-    Raises ConflictError where server and platform disagree, or nobody can tell.
+    `succeeded`: with exit code 0. `interrupted`: a signal asked it to stop. `is_observable`: Azure can be queried, and
+    was watched for the stabilization window if the command failed.
     """
-    pending_swap = recorded.pending_swap
-    if pending_swap is not None:
-        if (
-            not is_same_task_hub(pending_swap.task_hub, task_hub)
-            or pending_swap.slot.lower() != recorded.slot_name.lower()
-            or observed is None
-        ):
-            raise ConflictError(describe_interrupted_swap(recorded, pending_swap))
-        if observed.has_swapped(task_hub, pending_swap.swapped_out):
-            return SwapStep.CONFIRM
-        if not pending_swap.belongs_to_run(run_url):
-            raise ConflictError(describe_interrupted_swap(recorded, pending_swap))
-        _require_unswapped(recorded, pending_swap.swapped_out, task_hub, observed)
-        return SwapStep.RESUME
+
+    succeeded: bool
+    interrupted: bool
+    is_observable: bool
+
+
+def plan_swap(
+    recorded: RecordedSlots, observed: ObservedSlots | None, *, task_hub: str, run_url: str | None
+) -> SwapStep:
+    """The first step of a swap that brings `task_hub` into production.
+
+    `observed` is None if Azure cannot be queried. `run_url` is None for a run without a URL. Raises ConflictError if
+    server and Azure disagree, or if a pending swap is not this run's to continue.
+    """
+    if recorded.pending_swap is not None:
+        return _plan_pending_swap(recorded, recorded.pending_swap, observed, task_hub=task_hub, run_url=run_url)
     if is_same_task_hub(recorded.production, task_hub):
         if observed is not None and not is_same_task_hub(observed.production, task_hub):
-            raise ConflictError(
-                f"the server has task hub {task_hub} in production, but in Azure production carries "
-                f"{observed.production or 'no task hub'}: somebody swapped without telling "
-                "it, or a swap failed unseen. Find out who is right before anything is deployed"
-            )
+            raise ConflictError(describe_production_mismatch(recorded, observed.production))
         return SwapStep.ALREADY_SWAPPED
-    if not is_same_task_hub(recorded.slot, task_hub):
-        # The server's refusal says what is where.
+    if observed is None or not is_same_task_hub(recorded.slot, task_hub):
+        # If the task hub is not in the slot, the server refuses the swap and says what each slot holds.
         return SwapStep.BEGIN
-    if observed is not None and observed.has_swapped(task_hub, recorded.production):
+    if observed.has_swapped(task_hub, recorded.production):
         return SwapStep.CONFIRM
-    if observed is not None:
-        _require_unswapped(recorded, recorded.production, task_hub, observed)
+    _require_unswapped(recorded, observed, task_hub=task_hub, production=recorded.production)
     return SwapStep.BEGIN
 
 
-def plan_interrupted_swap(
-    recorded: RecordedSlots, pending_swap: PendingSwap, observed: ObservedSlots | None, run_url: str | None
+def _plan_pending_swap(
+    recorded: RecordedSlots,
+    pending_swap: PendingSwap,
+    observed: ObservedSlots | None,
+    *,
+    task_hub: str,
+    run_url: str | None,
 ) -> SwapStep:
-    """How a swap that was cut off ended, as the platform shows it. Only the run that began it knows that nobody is at
-    it any more; it may take it back once the platform has shown no swap for long enough."""
+    """The next step if the server already has a pending swap. Raises ConflictError."""
+    same_swap = (
+        is_same_task_hub(pending_swap.task_hub, task_hub) and pending_swap.slot.lower() == recorded.slot_name.lower()
+    )
+    if not same_swap or observed is None:
+        raise ConflictError(describe_interrupted_swap(recorded, pending_swap))
+    if observed.has_swapped(task_hub, pending_swap.swapped_out):
+        return SwapStep.CONFIRM
+    if not pending_swap.belongs_to_run(run_url):
+        # The other run may still be swapping.
+        raise ConflictError(describe_interrupted_swap(recorded, pending_swap))
+    _require_unswapped(recorded, observed, task_hub=task_hub, production=pending_swap.swapped_out)
+    return SwapStep.RESUME
+
+
+def plan_interrupted_swap(
+    recorded: RecordedSlots, pending_swap: PendingSwap, observed: ObservedSlots | None, *, run_url: str | None
+) -> SwapStep:
+    """How to end a pending swap before something else starts: CONFIRM, REVERT or LEAVE_PENDING.
+
+    Only the run that started the swap may revert it, because another run may still be swapping.
+    """
     if observed is None or pending_swap.slot.lower() != recorded.slot_name.lower():
         return SwapStep.LEAVE_PENDING
     if observed.has_swapped(pending_swap.task_hub, pending_swap.swapped_out):
@@ -195,24 +119,13 @@ def plan_interrupted_swap(
     return SwapStep.LEAVE_PENDING
 
 
-@dataclass(frozen=True, slots=True)
-class SwapAttempt:
-    """How the platform's swap went. `is_observable`: there is a way to look at the platform, and a command
-    that failed was
-    followed by looks for long enough to believe them."""
-
-    succeeded: bool
-    interrupted: bool
-    is_observable: bool
-
-
 def plan_after_command(
-    attempt: SwapAttempt, observed: ObservedSlots | None, task_hub: str, swapped_out: str | None
+    attempt: SwapAttempt, observed: ObservedSlots | None, *, task_hub: str, swapped_out: str | None
 ) -> SwapStep:
-    """What follows the platform's swap. `observed` is the last look, None if it could not be looked at."""
+    """What to report after the swap command. `observed` is the last observation, None if Azure could not be queried."""
     if observed is None:
-        # A look before the swap, and a command that says it has swapped, are enough: logins of pipelines run out. One
-        # that was stopped may say so whatever it did.
+        # Trust an exit code 0, because a pipeline's login may expire during the swap. Do not trust the exit code of a
+        # command that was asked to stop.
         return SwapStep.CONFIRM if attempt.succeeded and not attempt.interrupted else SwapStep.LEAVE_PENDING
     if observed.has_swapped(task_hub, swapped_out):
         return SwapStep.CONFIRM
@@ -221,26 +134,27 @@ def plan_after_command(
 
 
 def choose_rollback_task_hub(
-    recorded: RecordedSlots, requested_task_hub: str | None, last_swap: Mapping[str, Any] | None
+    recorded: RecordedSlots, *, requested_task_hub: str | None, last_swap: Mapping[str, Any] | None
 ) -> str:
-    """The hub that a rollback brings back: the one that was swapped out and is still in the slot. `last_swap` is the
-    newest swap of this slot in the audit log. Running a rollback twice must not roll forward again.
+    """The task hub that a rollback brings into production: the one that was swapped out and is still in the slot.
 
-    Raises ConflictError where there is nothing to go back to.
+    `last_swap` is the newest completed swap of this slot in the audit log. If it was a rollback that already brought
+    its task hub into production, a repeated rollback chooses that task hub again, so it never rolls forward. Raises
+    ConflictError if there is nothing to roll back to.
     """
     if recorded.pending_swap is not None:
         return requested_task_hub or recorded.pending_swap.task_hub
     details = (last_swap or {}).get("details", {})
-    done = bool(details.get("rollback")) and is_same_task_hub(details.get("production"), recorded.production)
-    if requested_task_hub is not None and is_same_task_hub(requested_task_hub, recorded.production) and not done:
-        raise ConflictError(
-            f"task hub {requested_task_hub} is the one in production of app {recorded.app}; a rollback goes "
-            f"back to another. Leave "
-            "--task-hub (and SAFE_DEPLOY_TASK_HUB) out to go back to what was swapped out"
-        )
+    rolled_back = bool(details.get("rollback")) and is_same_task_hub(details.get("production"), recorded.production)
     if requested_task_hub is not None:
+        if is_same_task_hub(requested_task_hub, recorded.production) and not rolled_back:
+            raise ConflictError(
+                f"task hub {requested_task_hub} is already in production of app {recorded.app}, so it is not a task "
+                "hub to roll back to. To roll back to the version that was swapped out, omit --task-hub and unset "
+                "SAFE_DEPLOY_TASK_HUB"
+            )
         return requested_task_hub
-    if done:
+    if rolled_back:
         return str(recorded.production)
     if recorded.slot is None:
         raise ConflictError(
@@ -249,87 +163,64 @@ def choose_rollback_task_hub(
     return recorded.slot
 
 
-def find_staging_mismatch(recorded: RecordedSlots, task_hub: str, observed: ObservedSlots) -> str | None:
-    """Why the slot on the platform is not the one that the server judges, and None if it is: the verdict would be about
-    another hub than the one that is overwritten."""
-    carried, production = observed.slot, observed.production
-    if recorded.production is None and production is not None:
-        return describe_unregistered_production(recorded, production)
-    if recorded.production is not None and not is_same_task_hub(recorded.production, production):
+def find_staging_mismatch(recorded: RecordedSlots, observed: ObservedSlots, *, task_hub: str) -> str | None:
+    """Why staging `task_hub` would be unsafe, or None if it is safe.
+
+    The server's verdict is about the task hubs on record. If the slot in Azure has another task hub, the deployment
+    would overwrite a version that the verdict does not cover.
+    """
+    if recorded.production is None and observed.production is not None:
+        return describe_unregistered_production(recorded, observed.production)
+    if recorded.production is not None and not is_same_task_hub(recorded.production, observed.production):
+        return describe_production_mismatch(recorded, observed.production)
+    if _may_slot_have(recorded, observed.slot, task_hub=task_hub):
+        return None
+    return _describe_slot_mismatch(recorded, observed.slot)
+
+
+def _may_slot_have(recorded: RecordedSlots, observed_slot: str | None, *, task_hub: str) -> bool:
+    """Whether the slot in Azure has a task hub that the server's verdict covers."""
+    if observed_slot is None:
+        # Nothing was ever deployed into the slot. What was staged there has not been deployed.
+        return recorded.slot is None or not recorded.slot_was_in_production
+    if any(is_same_task_hub(observed_slot, known) for known in (recorded.slot, task_hub, *recorded.prior_hubs)):
+        return True
+    # A new slot is created with production's settings, before its first deployment.
+    return recorded.slot is None and is_same_task_hub(observed_slot, recorded.production)
+
+
+def _describe_slot_mismatch(recorded: RecordedSlots, observed_slot: str | None) -> str:
+    difference = (
+        f"in Azure slot {recorded.slot_name} has {observed_slot or 'no task hub'}, but the server has "
+        f"{recorded.slot or 'no task hub'} there"
+    )
+    if observed_slot is None:
+        return f"{difference}. Check --task-hub-setting: host.json must read the task hub name from that app setting"
+    if is_same_task_hub(observed_slot, recorded.production):
         return (
-            f"in Azure production carries {production or 'no task hub'}, but the server has "
-            f"{recorded.production} there: "
-            "somebody swapped or deployed without telling it. Find out who is right: safe-deploy doctor compares both"
-        )
-    if carried is None and (recorded.slot is None or not recorded.promoted):
-        # Nothing was ever deployed there, or only staged.
-        return None
-    if any(is_same_task_hub(carried, known) for known in (recorded.slot, task_hub, *recorded.prior_hubs)):
-        return None
-    if is_same_task_hub(carried, recorded.production) and recorded.slot is None:
-        # A slot that was made with production's settings, before its first deployment.
-        return None
-    held = recorded.slot or "no task hub"
-    said = f"in Azure slot {recorded.slot_name} carries {carried or 'no task hub'}, but the server has {held} there"
-    if carried is None:
-        return f"{said}. Check --task-hub-setting: it must be the app setting that host.json takes the hub's name from"
-    if is_same_task_hub(carried, recorded.production):
-        return (
-            f"{said}, and {carried} in production, where Azure has it, too: to overwrite the slot is harmless only if "
-            "it is stopped. Give it the hub that the server has there, or stage with --force and a reason"
+            f"{difference}, and has {observed_slot} in production. Overwriting the slot is safe only if the slot is "
+            f"stopped. Set the slot's task hub to {recorded.slot or 'a new name'}, or stage with --force and --reason"
         )
     return (
-        f"{said}, so it would judge another task hub than the one that is overwritten. When nothing runs on {carried}, "
-        "stage with --force and a reason"
+        f"{difference}. The verdict would not cover {observed_slot}, which the deployment overwrites. If nothing runs "
+        f"on {observed_slot}, stage with --force and --reason"
     )
 
 
-def describe_unregistered_production(recorded: RecordedSlots, carried: str) -> str:
-    """What to do about a production that the server knows nothing of: after the swap it would take the slot, with the
-    old version in it, for empty."""
-    return (
-        f"in Azure production carries task hub {carried}, of which the server knows nothing: after a swap it would "
-        f"take slot {recorded.slot_name} for empty. Say what is in production: {recorded.register_command(carried)}"
-    )
-
-
-STICKY_SETTING_MESSAGE = (
-    "in Azure the app setting with the task hub's name is slot-sticky: at a swap the hubs would stay with their slots "
-    "and the code would change hubs, under running work. Set it anew with --settings, not --slot-settings"
-)
-"""Why nothing is staged or swapped where the hub's name does not travel with the code."""
-
-
-def _require_unswapped(recorded: RecordedSlots, production: str | None, task_hub: str, observed: ObservedSlots) -> None:
-    """The platform must be as it is before the swap. Raises ConflictError."""
+def _require_unswapped(
+    recorded: RecordedSlots, observed: ObservedSlots, *, task_hub: str, production: str | None
+) -> None:
+    """Azure must have `production` in production and `task_hub` in the slot. Raises ConflictError."""
     if production is None and observed.production is not None:
         raise ConflictError(describe_unregistered_production(recorded, observed.production))
     if production is not None and not is_same_task_hub(observed.production, production):
         raise ConflictError(
-            f"the server has task hub {production} in production, but in Azure production carries "
-            f"{observed.production or 'no task hub'}, and the slot {observed.slot or 'none'}. The swap was not run. "
-            "Find out who is right: "
-            "safe-deploy doctor compares both"
+            f"before the swap, production must have task hub {production}, but in Azure {observed}. The command was "
+            "not run. Run safe-deploy doctor to compare server and Azure, and correct the one that is wrong"
         )
     if not is_same_task_hub(observed.slot, task_hub):
         raise ConflictError(
-            f"task hub {task_hub} is to be promoted, but in Azure slot {recorded.slot_name} carries "
-            f"{observed.slot or 'no task hub'}. The swap was not run. Was the app deployed with the new task hub name?"
+            f"before the swap, slot {recorded.slot_name} must have task hub {task_hub}, but in Azure it has "
+            f"{observed.slot or 'no task hub'}. The command was not run. Deploy the version with its new task hub name "
+            "into the slot first"
         )
-
-
-def describe_interrupted_swap(recorded: RecordedSlots, pending_swap: PendingSwap) -> str:
-    """What is known of a swap that nobody has ended, and what to type."""
-    run = f" (run {pending_swap.run_url})" if pending_swap.run_url else ""
-    other = f", not {pending_swap.swapped_out}" if pending_swap.swapped_out else ""
-    return (
-        f"{pending_swap.by}{run} began to swap task hub {pending_swap.task_hub} of app {recorded.app} into "
-        f"production at "
-        f"{pending_swap.started_at} and has not said how it went. If that run is still at it, wait for it. If "
-        f"it is over, "
-        f"run it again, which looks first; or look what production carries. If it is "
-        f"{pending_swap.task_hub}{other}, type: "
-        f"{recorded.outcome_command(pending_swap.task_hub, 'done', pending_swap.slot)}. If it is not, and "
-        f"nobody swaps any more, the same "
-        "with --outcome failed"
-    )

@@ -49,7 +49,7 @@ class StateServer:
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
         self.backends = ConfiguredBackendRegistry(settings.connections)
-        verifier = Verifier(self.backends, probes, task_hub_store, instances, time, self.stopping)
+        verifier = Verifier(self.backends, probes, task_hub_store, instances, clock=time, stopping=self.stopping)
         readiness = Readiness(app_store, verifier, time, self.stopping)
         recorder = Recorder(task_hub_store, instances, quarantine, time)
         releases = Releases(
@@ -108,7 +108,7 @@ def _create_api(settings: Settings, server: StateServer) -> FastAPI:
         await server.close()
 
     api = FastAPI(
-        title="Task hub state",
+        title="Task hub state server",
         version=__version__,
         description="Reports when a slot may be overwritten: when no orchestration is active in its task hub.",
         openapi_url=None,

@@ -14,7 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
-from safe_deploy import cli, session
+from safe_deploy import cli, client
 
 _PROGRAM = """#!{python} -IS
 # The bare modules: those around them take longer to import than all of this to run.
@@ -41,12 +41,12 @@ def install_forking_program(program: Path, address: Path) -> None:
 def import_everything() -> None:
     """Import all that a call needs. Half of it is imported only when a request is sent: so one is, to where nobody
     answers."""
-    given = session.open_session.__defaults__
-    session.open_session.__defaults__ = (0,)
+    retry_seconds = client.RETRY_SECONDS
+    client.RETRY_SECONDS = 0
     sys.argv[1:] = ["stage", "--task-hub", "v41", "--app", "shop", "--server", "http://127.0.0.1:9"]
     with contextlib.suppress(SystemExit), Path(os.devnull).open("w") as sink, contextlib.redirect_stderr(sink):
         cli.main()
-    session.open_session.__defaults__ = given
+    client.RETRY_SECONDS = retry_seconds
     # What is here is not looked through by every fork, and so is not copied into it.
     gc.collect()
     gc.freeze()

@@ -38,7 +38,7 @@ SWAP_COMMAND = "functionapp deployment slot swap"
 _STARTER = """
 import json, os, signal, sys
 from pathlib import Path
-from safe_deploy import session, swap_executor
+from safe_deploy import client, slot_observer
 from safe_deploy.cli import main
 from tests.pipelines.fork_server import import_everything
 
@@ -71,8 +71,8 @@ for line in iter(sys.stdin.readline, ""):
             os.dup2(opened, number)
             os.close(opened)
         if order["retry_for"] is not None:
-            swap_executor._OBSERVATION_INTERVAL_SECONDS = 0.05
-            session.open_session.__defaults__ = (order["retry_for"],)
+            slot_observer.CONFIRMATION_INTERVAL_SECONDS = 0.05
+            client.RETRY_SECONDS = order["retry_for"]
         sys.argv[1:] = order["arguments"]
         main()
     print(child, flush=True)

@@ -190,7 +190,7 @@ def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does
 ) -> None:
     system, stderr = detected(environment)
     assert system.run_url is None
-    assert "does not take the address of this run" in stderr.getvalue()
+    assert "does not accept the URL of this run" in stderr.getvalue()
     assert "s3" not in stderr.getvalue()
 
 
@@ -259,7 +259,7 @@ def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Pat
     system.set_outputs({"ready": "false", "task-hub": "", "reasons": "InstancesActive,Settling"})
     system.write_summary("| Größe |\n|---|")
     assert output.read_text() == "earlier=1\nready=false\ntask-hub=\nreasons=InstancesActive,Settling\n"
-    assert summary.read_text(encoding="utf-8") == "# Earlier\n| Größe |\n|---|\n"
+    assert summary.read_text(encoding="utf-8") == "# Earlier\n| Größe |\n|---|\n\n"
     assert not stderr.getvalue()
 
 

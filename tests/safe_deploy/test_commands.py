@@ -113,7 +113,7 @@ def test_a_swap_that_somebody_else_carries_out_is_begun_once(app_client: AppClie
     assert app_client.run_cli(*begin, role="deployer").code == 0
     again = app_client.run_cli(*begin, role="deployer")
     assert again.code == ExitCode.CONFLICT
-    assert "has not said how it went" in again.stderr
+    assert "has not reported its outcome" in again.stderr
     assert app_client.run_cli("swap", "--task-hub", hub, "--outcome", "done", role="deployer").code == 0
     over = app_client.run_cli(*begin, role="deployer")
     assert over.code == ExitCode.CONFLICT
@@ -194,14 +194,14 @@ def test_instances_of_an_empty_slot_are_a_question_that_makes_no_sense(app_clien
     app_client.register()
     ended = app_client.run_cli("instances")
     assert ended.code == ExitCode.USAGE
-    assert f"slot staging of app {app_client.app} holds no task hub; name one with --task-hub" in ended.stderr
+    assert f"slot staging of app {app_client.app} holds no task hub. Name a task hub with --task-hub" in ended.stderr
 
 
 def test_history_is_newest_first_and_as_long_as_asked_for(app_client: AppClient) -> None:
     app_client.register()
     hub = app_client.stage(new_hub_name(), 7)
     table = lines(app_client.run_cli("history", role="reader").stdout)
-    assert table[0] == "Revision At What Who Details"
+    assert table[0] == "Revision At Operation By Details"
     assert re.search(rf"^2 \S+ PostStaging test {RUN}7 .*{hub}", table[2])
     assert re.search(r"^1 \S+ PutApp test ", table[3])
     short = app_client.run_cli("history", "--top", "1", "--output", "json").json()
@@ -348,14 +348,14 @@ Setup = Callable[[AppClient], None]
         (AppClient.register, ["swap", "--task-hub", "HUB", "--outcome", "done"], "deployer", 6, "HUB"),
         (AppClient.register, ["swap", "--task-hub", "HUB"], "deployer", 2, "--outcome"),
         (AppClient.register, ["rollback"], "deployer", 2, "--outcome"),
-        (deploying, ["abandon", "--task-hub", "HUB"], "deployer", 6, "not yours to abandon"),
+        (deploying, ["abandon", "--task-hub", "HUB"], "deployer", 6, "does not hold the open deployment"),
         (swapping, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"], "deployer", 6, f"{RUN}1"),
         (AppClient.register, ["rollback", "--outcome", "done"], "deployer", 6, "nothing to roll back to"),
         (AppClient.register, ["stage", "--task-hub", "no"], "deployer", 2, "3 to 45 letters and digits"),
         (AppClient.register, ["status", "--slot", "-"], "reader", 2, "slot"),
         (AppClient.register, ["status", "--run-url", "https://a b"], "reader", 2, "X-Run-Url"),
-        (AppClient.register, ["status", "--run-url", "https://a\nb"], "reader", 2, "the address of the run"),
-        (AppClient.register, ["status", "--app", ""], "reader", 2, "name the app"),
+        (AppClient.register, ["status", "--run-url", "https://a\nb"], "reader", 2, "--run-url has characters"),
+        (AppClient.register, ["status", "--app", ""], "reader", 2, "--app (or SAFE_DEPLOY_APP) is empty"),
         (AppClient.register, ["status", "--app", "../.."], "reader", 1, ""),
         (AppClient.register, ["status", "--slot", "canary"], "reader", 1, "has no slot canary"),
         (AppClient.register, ["status", "--timeout", "-1"], "reader", 2, "--timeout"),
@@ -378,9 +378,9 @@ Setup = Callable[[AppClient], None]
         (AppClient.register, ["status"], "publisher", 4, "needs reader or deployer or admin"),
         (AppClient.register, ["register", "--task-hub", "OWN"], "deployer", 4, "needs admin"),
         (AppClient.register, ["instances", "--task-hub", "HUB"], "reader", 1, "HUB"),
-        (unknown, ["status"], "reader", 1, "Tell it what is in production now: safe-deploy register"),
-        (unknown, ["history"], "reader", 1, "Tell it what is in production now: safe-deploy register"),
-        (unknown, ["cleanup"], "deployer", 1, "Tell it what is in production now: safe-deploy register"),
+        (unknown, ["status"], "reader", 1, "Tell the server what is in production: safe-deploy register"),
+        (unknown, ["history"], "reader", 1, "Tell the server what is in production: safe-deploy register"),
+        (unknown, ["cleanup"], "deployer", 1, "Tell the server what is in production: safe-deploy register"),
     ],
 )
 def test_every_refusal_has_its_exit_code(
@@ -408,11 +408,16 @@ def test_a_task_hub_that_was_used_before_is_a_conflict(app_client: AppClient) ->
 def test_an_app_that_was_changed_meanwhile_is_a_conflict(app_client: AppClient) -> None:
     app_client.register()
     with StateServerClient(
-        app_client.url, app_client.app, KEYS["deployer"], PipelineCaller(), print, retry_for=0
+        app_client.url,
+        app_client.app,
+        key=KEYS["deployer"],
+        caller=PipelineCaller(),
+        report=print,
+        retry_seconds=0,
     ) as server:
         hub = app_client.stage(new_hub_name())
         with pytest.raises(ConflictError) as refused:
-            server.post_swap(hub, "staging", None, etag='"1"')
+            server.post_swap(hub, slot="staging", outcome=None, etag='"1"')
     assert refused.value.problem["code"] == "PreconditionFailed"
     assert refused.value.exit_code == ExitCode.CONFLICT
 

@@ -81,7 +81,7 @@ def test_a_deployment_that_cannot_be_abandoned_says_so_and_why_the_command_faile
 
 def test_a_swap_command_that_fails_can_be_tried_again_by_the_same_run(deployment_fixture: DeploymentFixture) -> None:
     deployment_fixture.fake_azure.fault("swap", times=1)
-    assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 1, "swapped back")
+    assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 1, "is reverted")
     assert deployment_fixture.is_unswapped()
     assert deployment_fixture.open_deployment_hub() == deployment_fixture.new
     assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 0)
@@ -176,7 +176,7 @@ def test_a_slot_is_staged_if_it_carries_what_the_server_has_there(swapped: Deplo
 
 def test_a_slot_that_carries_productions_hub_is_a_swap_that_nobody_saw(swapped: DeploymentFixture) -> None:
     swapped.set_slot_task_hubs(production=swapped.old, staging=swapped.new)
-    assert_exit(run_stage(swapped, new_hub_name()), 6, "somebody swapped or deployed without telling it")
+    assert_exit(run_stage(swapped, new_hub_name()), 6, "were swapped or deployed without the server")
     assert swapped.recorded_hubs() == (swapped.new, swapped.old)
 
 
@@ -188,7 +188,7 @@ def test_what_somebody_swapped_by_hand_is_not_overwritten_although_the_slot_is_e
     assert_exit(
         deployment_fixture.run(deployment_fixture.deploy(by=f"touch {mark}")),
         6,
-        "somebody swapped or deployed without telling it",
+        "were swapped or deployed without the server",
     )
     assert not mark.exists()
     assert deployment_fixture.open_deployment_hub() is None
@@ -234,10 +234,10 @@ def test_what_became_active_beneath_a_staged_version_is_not_overwritten_by_the_r
 def test_a_slot_that_carries_a_hub_nobody_knows_is_overwritten_by_force_alone(swapped: DeploymentFixture) -> None:
     swapped.set_slot_task_hubs(staging="v99")
     third = new_hub_name()
-    assert_exit(run_stage(swapped, third), 6, "carries v99", "--force")
+    assert_exit(run_stage(swapped, third), 6, "has v99", "--force")
     assert swapped.recorded_hubs() == (swapped.new, swapped.old)
     assert swapped.open_deployment_hub() is None
-    assert_exit(run_stage(swapped, third, "--force", "--reason", "nothing runs there"), 0, "by force")
+    assert_exit(run_stage(swapped, third, "--force", "--reason", "nothing runs there"), 0, "because of --force")
     assert swapped.recorded_hubs() == (swapped.new, third)
 
 
@@ -268,7 +268,7 @@ def test_a_hub_that_azure_has_in_a_slot_is_not_deleted_whatever_is_on_record(swa
     assert [one["taskHub"] for one in swapped.get_app()["retired"]] == [swapped.old]
     swapped.set_slot_task_hubs(staging=swapped.old)
     group = ["--resource-group", RESOURCE_GROUP, "--delete-task-hubs"]
-    assert_exit(swapped.run(["cleanup", *group]), 6, "in Azure staging carries it: nothing was deleted")
+    assert_exit(swapped.run(["cleanup", *group]), 6, "in Azure staging still has it: nothing was deleted")
 
 
 def test_nothing_is_staged_where_the_platform_cannot_be_looked_at(deployment_fixture: DeploymentFixture) -> None:

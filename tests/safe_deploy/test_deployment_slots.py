@@ -18,7 +18,22 @@ from tests.pipelines.fake_az import FakeAzure, install_fake_az
 
 SECRET = "DefaultEndpointsProtocol=https;AccountName=shop;AccountKey=c2VjcmV0c2VjcmV0"
 
-SHOP = FunctionAppTarget("shop-rg", "shop", "TASK_HUB")
+
+def target(
+    resource_group: str = "shop-rg",
+    function_app: str = "shop",
+    task_hub_setting: str = "TASK_HUB",
+    subscription: str | None = None,
+) -> FunctionAppTarget:
+    return FunctionAppTarget(
+        resource_group=resource_group,
+        function_app=function_app,
+        task_hub_setting=task_hub_setting,
+        subscription=subscription,
+    )
+
+
+SHOP = target()
 
 
 @pytest.fixture
@@ -53,7 +68,7 @@ def az(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
     """The message with which the platform cannot be looked at: always one line, without what is secret."""
     with pytest.raises(AzureUnavailable) as caught:
-        azure.task_hub(slot)
+        azure.get_task_hub(slot)
     message = caught.value.message
     assert caught.value.exit_code == 1
     assert "\n" not in message
@@ -68,18 +83,18 @@ def refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
 
 
 def test_each_slot_shows_its_own_task_hub(azure: DeploymentSlots) -> None:
-    assert (azure.task_hub("production"), azure.task_hub("staging")) == ("v41", "v42")
+    assert (azure.get_task_hub("production"), azure.get_task_hub("staging")) == ("v41", "v42")
 
 
 def test_production_is_the_app_itself_however_it_is_written(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
-    assert azure.task_hub("Production") == "v41"
+    assert azure.get_task_hub("Production") == "v41"
     assert "--slot" not in fake_azure.calls[-1]
 
 
 def test_a_slot_is_asked_anew_every_time(azure: DeploymentSlots, path: str) -> None:
-    assert azure.task_hub("production") == "v41"
+    assert azure.get_task_hub("production") == "v41"
     az(path, "functionapp", "deployment", "slot", "swap", "-g", "shop-rg", "-n", "shop", "-s", "staging")
-    assert azure.task_hub("production") == "v42"
+    assert azure.get_task_hub("production") == "v42"
 
 
 @pytest.mark.parametrize("settings", [{}, {"OTHER": "v42"}, {"TASK_HUB": ""}])
@@ -87,30 +102,28 @@ def test_a_slot_without_the_setting_has_no_task_hub(
     azure: DeploymentSlots, fake_azure: FakeAzure, settings: dict[str, str]
 ) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": settings}}}})
-    assert azure.task_hub("staging") is None
+    assert azure.get_task_hub("staging") is None
 
 
 def test_a_setting_is_found_in_whatever_case_it_was_written(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": {"Task_Hub": "v42", "AzureWebJobsStorage": SECRET}}}}})
-    assert azure.task_hub("staging") == "v42"
+    assert azure.get_task_hub("staging") == "v42"
 
 
 def test_no_other_setting_leaves_az(path: str, fake_azure: FakeAzure, azure: DeploymentSlots) -> None:
-    azure.task_hub("staging")
+    azure.get_task_hub("staging")
     printed = az(path, *fake_azure.calls[-1]).stdout
     assert json.loads(printed) == {"names": ["TASK_HUB", "AzureWebJobsStorage", "NAME"], "values": ["v42"]}
 
 
 def test_the_subscription_is_passed_on_where_one_is_given(path: str, fake_azure: FakeAzure) -> None:
-    DeploymentSlots(
-        FunctionAppTarget("shop-rg", "shop", "TASK_HUB", "Pay as you go"), environment={"PATH": path}
-    ).task_hub("staging")
+    DeploymentSlots(target(subscription="Pay as you go"), environment={"PATH": path}).get_task_hub("staging")
     assert fake_azure.calls[-1][4:6] == ["--subscription", "Pay as you go"]
 
 
 def test_az_does_not_get_the_servers_key(path: str, fake_azure: FakeAzure) -> None:
     environment = {"PATH": path, "SAFE_DEPLOY_KEY": "secret", "SAFE_DEPLOY_SERVER": "http://127.0.0.1:7071"}
-    DeploymentSlots(SHOP, environment=environment).task_hub("staging")
+    DeploymentSlots(SHOP, environment=environment).get_task_hub("staging")
     assert fake_azure.environments == [["SAFE_DEPLOY_SERVER"]]
 
 
@@ -120,7 +133,7 @@ def test_without_an_environment_of_its_own_it_uses_that_of_this_process(
     azure = DeploymentSlots(SHOP)
     monkeypatch.setenv("PATH", path)
     monkeypatch.setenv("SAFE_DEPLOY_KEY", "secret")
-    assert azure.task_hub("staging") == "v42"
+    assert azure.get_task_hub("staging") == "v42"
     assert fake_azure.environments == [[]]
 
 
@@ -139,7 +152,7 @@ def test_what_cannot_be_a_task_hub_is_refused_and_not_shown(
     azure: DeploymentSlots, fake_azure: FakeAzure, value: str
 ) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": {"TASK_HUB": value}}}}})
-    assert "holds no name of a task hub" in (message := refusal(azure))
+    assert "is not a task hub name" in (message := refusal(azure))
     assert f"{value} " not in message
 
 
@@ -148,7 +161,7 @@ def test_what_cannot_be_a_task_hub_is_refused_and_not_shown(
 
 def test_a_machine_without_az_is_told_to_install_it(tmp_path: Path) -> None:
     message = refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
-    assert message == "az, the Azure CLI, is not on the PATH. Install it where this runs."
+    assert message == "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy."
 
 
 def test_a_broken_az_is_named(tmp_path: Path) -> None:
@@ -176,12 +189,10 @@ def test_a_slot_that_does_not_exist_is_named(azure: DeploymentSlots) -> None:
     assert "Check --slot" in message
 
 
-@pytest.mark.parametrize(
-    "target", [FunctionAppTarget("shop-rg", "bakery", "TASK_HUB"), FunctionAppTarget("bakery-rg", "shop", "TASK_HUB")]
-)
-def test_an_app_that_does_not_exist_is_named(path: str, target: FunctionAppTarget) -> None:
-    message = refusal(DeploymentSlots(target, environment={"PATH": path}), "production")
-    assert f"function app {target.function_app!r} in resource group {target.resource_group!r}" in message
+@pytest.mark.parametrize("other", [target(function_app="bakery"), target(resource_group="bakery-rg")])
+def test_an_app_that_does_not_exist_is_named(path: str, other: FunctionAppTarget) -> None:
+    message = refusal(DeploymentSlots(other, environment={"PATH": path}), "production")
+    assert f"function app {other.function_app!r} in resource group {other.resource_group!r}" in message
 
 
 def test_who_may_not_read_the_settings_is_told_the_role(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
@@ -191,7 +202,7 @@ def test_who_may_not_read_the_settings_is_told_the_role(azure: DeploymentSlots, 
 
 @pytest.mark.parametrize("slot", ["", "a b", "-x", "x;y", "$SLOT"])
 def test_what_cannot_be_a_slot_never_reaches_az(azure: DeploymentSlots, fake_azure: FakeAzure, slot: str) -> None:
-    assert "cannot be the name of a slot" in refusal(azure, slot)
+    assert "is not a valid name of a slot" in refusal(azure, slot)
     assert fake_azure.calls == []
 
 
@@ -207,7 +218,7 @@ def test_what_cannot_be_read_is_not_taken_for_an_answer(
 
 def test_a_setting_that_az_hides_is_not_taken_for_missing(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.fault("appsettings list", code=None, output='{"names": ["TASK_HUB"], "values": []}')
-    assert "az does not show the app setting TASK_HUB of slot 'staging'" in refusal(azure)
+    assert "az lists the app setting TASK_HUB of slot 'staging'" in refusal(azure)
 
 
 @pytest.mark.parametrize("output", [SECRET, f'[{{"name": "AzureWebJobsStorage", "value": "{SECRET}"}}]'])
@@ -274,7 +285,7 @@ def test_an_interrupted_look_leaves_no_az_behind(fake_azure: FakeAzure) -> None:
     signal.setitimer(signal.ITIMER_REAL, 3)
     try:
         with pytest.raises(Stopped):
-            DeploymentSlots(SHOP, environment=slow.environment).task_hub("staging")
+            DeploymentSlots(SHOP, environment=slow.environment).get_task_hub("staging")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -329,8 +340,8 @@ def test_what_is_not_known_is_not_taken_for_travelling(azure: DeploymentSlots, f
     ],
 )
 def test_a_target_has_no_names_that_az_could_misread(bad: tuple[str, str, str, str | None]) -> None:
-    with pytest.raises(UsageError, match=re.escape("cannot be the name of a")):
-        FunctionAppTarget(*bad)
+    with pytest.raises(UsageError, match=re.escape("is not a valid name of a")):
+        target(*bad)
 
 
 SWAP = ["az", "functionapp", "deployment", "slot", "swap"]
@@ -356,7 +367,7 @@ def test_a_swap_with_production_names_its_app_and_slot(command: list[str]) -> No
 def test_a_swap_in_another_subscription_is_looked_at_there() -> None:
     command = [*SWAP, "-g", "shop-rg", "-n", "shop", "-s", "staging", "--subscription", "Pay as you go"]
     assert parse_swap_command(command, "TASK_HUB") == (
-        FunctionAppTarget("shop-rg", "shop", "TASK_HUB", "Pay as you go"),
+        target(subscription="Pay as you go"),
         "staging",
     )
 

@@ -97,12 +97,12 @@ def test_where_all_is_well_the_doctor_says_so(
     assert found.err == ""
     assert found == {
         "server": ("ok", f"{app_client.url} and its storage answer"),
-        "key": ("ok", "it may do all that it takes to deploy"),
+        "key": ("ok", "it permits all operations that --for deploy needs"),
         "app": ("ok", f"production {app_client.hub}, staging empty"),
-        "Azure: production": ("ok", f"carries {app_client.hub}, as the server believes"),
-        "Azure: staging": ("ok", "carries no task hub, as the server believes"),
-        "Azure: setting": ("ok", "the setting with the task hub name travels with the code"),
-        "events": ("ok", f"the last one of task hub {app_client.hub} is 2 h old"),
+        "Azure: production": ("ok", f"has {app_client.hub}, as on the server"),
+        "Azure: staging": ("ok", "has no task hub, as on the server"),
+        "Azure: setting": ("ok", "the app setting with the task hub name moves with the code"),
+        "events": ("ok", f"the last event of task hub {app_client.hub} is 2 h old"),
         "verification": ("ok", "azureStorage, and the policy requires it"),
     }
 
@@ -113,10 +113,12 @@ def test_for_people_findings_are_a_table(app_client: AppClient) -> None:
     ended = run(["doctor"], app_client.given())
     assert ended.code == ExitCode.FAILURE
     rows = [" ".join(line.split()) for line in ended.out.splitlines() if line.strip()]
-    assert rows[0] == "Question Finding"
+    assert rows[0] == "Status Check Message"
     assert f"ok app production {app_client.hub}, staging empty" in rows
-    assert any(row.startswith(f"failed events none ever came of task hub {app_client.hub}: look at") for row in rows)
-    assert ended.err.startswith("error: events: none ever came")
+    assert any(
+        row.startswith(f"failed events no event of task hub {app_client.hub} has ever arrived. Check") for row in rows
+    )
+    assert ended.err.startswith("error: events: no event of task hub")
 
 
 def test_the_doctor_changes_nothing(app_client: AppClient) -> None:
@@ -139,9 +141,16 @@ def test_a_server_that_is_not_there_ends_the_examination(app_client: AppClient) 
         url = gone.url
     reported: list[str] = []
     with StateServerClient(
-        url, app_client.app, KEYS["deployer"], PipelineCaller(), reported.append, retry_for=1.5
+        url,
+        app_client.app,
+        key=KEYS["deployer"],
+        caller=PipelineCaller(),
+        report=reported.append,
+        retry_seconds=1.5,
     ) as server:
-        (finding,) = run_checks(server, "staging", None, KeyPurpose.DEPLOY, datetime.now(UTC))
+        (finding,) = run_checks(
+            server, slot="staging", deployment_slots=None, purpose=KeyPurpose.DEPLOY, now=datetime.now(UTC)
+        )
     assert (finding.check, finding.status, finding.exit_code) == ("server", CheckStatus.FAILED, ExitCode.FAILURE)
     assert finding.message == f"the server {url} cannot be reached: [Errno 111] Connection refused"
     assert reported == [f"{finding.message}; trying again"]
@@ -152,7 +161,7 @@ def test_another_kind_of_server_is_told_apart(app_client: AppClient, proxy: Faul
     proxy.always_inject(CannedResponse(200, b"<html>Welcome</html>"))
     found = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
     assert found.code == ExitCode.FAILURE
-    assert "not as a state server does" in found["server"][1]
+    assert "is not a state server" in found["server"][1]
 
 
 READING = ["GetApp", "GetStagingStatus", "GetHistory", "GetTaskHub"]
@@ -181,12 +190,12 @@ def test_what_a_key_may_not_do_is_named(
     found = run_doctor(app_client, "--for", purpose, role=role)
     if not refused:
         assert found.code == 0
-        assert found["key"] == ("ok", f"it may do all that it takes to {purpose}")
+        assert found["key"] == ("ok", f"it permits all operations that --for {purpose} needs")
         return
     assert found.code == ExitCode.NOT_ALLOWED
     assert found["key"] == (
         "failed",
-        f"it may not do {', '.join(refused)}; a key to {purpose} must. Set SAFE_DEPLOY_KEY to one that may",
+        f"it does not permit {', '.join(refused)}, which --for {purpose} needs. Set SAFE_DEPLOY_KEY to a key that does",
     )
     # What can be known without it is said.
     assert ("events" in found) is (role != "publisher")
@@ -203,7 +212,7 @@ def test_a_key_that_is_bound_to_the_app_is_good_for_it_and_for_no_other(
         for app_client in (own, other):
             app_client.register()
         key = {"SAFE_DEPLOY_KEY": "a-deployers-key-for-one-app"}
-        assert run_doctor(own, **key)["key"] == ("ok", "it may do all that it takes to deploy")
+        assert run_doctor(own, **key)["key"] == ("ok", "it permits all operations that --for deploy needs")
         found = run_doctor(other, **key)
         assert found.code == ExitCode.NOT_ALLOWED
         assert "bound to other apps" in found["app"][1]
@@ -232,9 +241,9 @@ def inject_fault_at_path(proxy: FaultProxy, end: str, fault: Fault, method: str 
 @pytest.mark.parametrize(
     ("end", "method", "answer", "code", "said"),
     [
-        ("/nothing", "GET", CannedResponse(401), ExitCode.NOT_ALLOWED, "it may not do GetTaskHub;"),
-        ("/swap", "POST", CannedResponse(401), ExitCode.NOT_ALLOWED, "it may not do PostSwap;"),
-        ("/staging", "GET", CannedResponse(403), ExitCode.NOT_ALLOWED, "it may not do GetStagingStatus;"),
+        ("/nothing", "GET", CannedResponse(401), ExitCode.NOT_ALLOWED, "it does not permit GetTaskHub,"),
+        ("/swap", "POST", CannedResponse(401), ExitCode.NOT_ALLOWED, "it does not permit PostSwap,"),
+        ("/staging", "GET", CannedResponse(403), ExitCode.NOT_ALLOWED, "it does not permit GetStagingStatus,"),
         (
             "/cleanup",
             "POST",
@@ -282,7 +291,7 @@ def test_an_app_that_was_never_registered_is_named_with_what_to_type(app_client:
     assert found.code == ExitCode.FAILURE
     assert found.failed_checks() == ["app"]
     assert found["app"][1].startswith(f"there is no app {app_client.app}")
-    assert found["app"][1].endswith("Tell it what is in production now: safe-deploy register")
+    assert found["app"][1].endswith("Tell the server what is in production: safe-deploy register")
 
 
 def test_nothing_in_production_is_wrong(app_client: AppClient) -> None:
@@ -292,7 +301,10 @@ def test_nothing_in_production_is_wrong(app_client: AppClient) -> None:
     assert found.code == ExitCode.FAILURE
     assert found["app"] == (
         "failed",
-        "the server knows nothing in production, and takes it for empty: safe-deploy register",
+        (
+            "the server has no task hub on record in production, so it counts as empty. Tell the server what is in "
+            "production: safe-deploy register"
+        ),
     )
     assert "events" not in found
 
@@ -305,7 +317,7 @@ def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: Storage
     assert found.code == 0
     standing, said = found["deployment"]
     assert standing == "warning"
-    assert said.startswith(f"test, run {RUN}7 deploys task hub {hub} since 20")
+    assert said.startswith(f"test (run {RUN}7) has been deploying task hub {hub} since 20")
     app_client.register()
     assert run_doctor(app_client)["app"] == ("ok", f"production {app_client.hub}, staging {hub}")
 
@@ -365,12 +377,18 @@ def test_slots_that_carry_something_else_are_a_conflict(known: AppClient, fake_a
     set_slot_task_hubs(fake_azure, known, production="other1", staging="other2")
     found, azure = run_doctor_with_azure(known)
     assert found.code == ExitCode.CONFLICT
-    assert azure["Azure: production"] == ("failed", f"carries other1, but the server believes {known.hub}")
-    assert azure["Azure: staging"] == ("failed", "carries other2, but the server believes it is empty")
+    assert azure["Azure: production"] == (
+        "failed",
+        f"has other1, but the server has {known.hub} on record. Correct the one that is wrong",
+    )
+    assert azure["Azure: staging"] == (
+        "failed",
+        "has other2, but the server has no task hub on record. Correct the one that is wrong",
+    )
     set_slot_task_hubs(fake_azure, known, production=None, staging=None)
     found, azure = run_doctor_with_azure(known)
     assert found.failed_checks() == ["Azure: production"]
-    assert azure["Azure: production"][1].startswith("carries no task hub, but the server believes")
+    assert azure["Azure: production"][1].startswith("has no task hub, but the server has")
 
 
 def test_task_hub_names_agree_whatever_their_case(known: AppClient, fake_azure: FakeAzure) -> None:
@@ -420,7 +438,10 @@ def test_an_az_that_is_not_there_says_so_once(
     found, azure = run_doctor_with_azure(known)
     assert found.code == ExitCode.FAILURE
     assert azure == {
-        "Azure: production": ("failed", "az, the Azure CLI, is not on the PATH. Install it where this runs.")
+        "Azure: production": (
+            "failed",
+            "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy.",
+        )
     }
 
 
@@ -430,7 +451,7 @@ def test_a_slot_that_is_not_in_azure_is_named(known: AppClient, fake_azure: Fake
     found, azure = run_doctor_with_azure(known)
     assert found.code == ExitCode.FAILURE
     assert [standing for standing, _ in azure.values()] == ["ok", "failed", "ok"]
-    assert "Azure does not show slot 'staging'" in azure["Azure: staging"][1]
+    assert "Azure has no slot 'staging'" in azure["Azure: staging"][1]
 
 
 # --- events and verification ---
@@ -445,7 +466,9 @@ def test_events_that_never_came_are_wrong_where_nothing_else_is_known(
     app_client.register(**(VERIFIED if verified else {}))
     found = run_doctor(app_client)
     assert found["events"][0] == ("warning" if verified else "failed")
-    assert found["events"][1].startswith(f"none ever came of task hub {app_client.hub}: look at the topic's settings")
+    assert found["events"][1].startswith(
+        f"no event of task hub {app_client.hub} has ever arrived. Check the app's settings"
+    )
     assert found.code == (0 if verified else ExitCode.FAILURE)
 
 
@@ -454,7 +477,7 @@ def test_the_age_of_the_last_event_is_said(app_client: AppClient) -> None:
     app_client.register()
     app_client.publish(event(app_client.hub, time=timestamp(-3 * 86_400)))
     found = run_doctor(app_client)
-    assert found["events"] == ("ok", f"the last one of task hub {app_client.hub} is 3 d old")
+    assert found["events"] == ("ok", f"the last event of task hub {app_client.hub} is 3 d old")
 
 
 def test_events_that_cannot_be_asked_for_are_wrong(known: AppClient, proxy: FaultProxy) -> None:
@@ -473,7 +496,7 @@ def test_verification_that_is_off_is_something_to_fix_and_the_finding_says_what_
     assert found.code == ExitCode.FAILURE
     assert found.failed_checks() == ["verification"]
     assert found["verification"][1].endswith(
-        "To have the server read the app's task hubs (PutApp, taskHubs), type: safe-deploy register --task-hub HUB "
+        "To have the server read the app's task hubs, run: safe-deploy register --task-hub HUB "
         "--provider azureStorage --connection SETTING"
     )
     assert "stays active for ever" in found["verification"][1]
@@ -497,7 +520,10 @@ def test_verification_that_is_not_required_is_a_warning(app_client: AppClient, s
     assert found.code == 0
     assert found["verification"] == (
         "warning",
-        "azureStorage; the policy does not require it, so it can be switched off unnoticed",
+        (
+            "azureStorage, but the policy does not require it, so removing the provider would go unnoticed. Run "
+            "safe-deploy register with --require-verification"
+        ),
     )
 
 
@@ -532,4 +558,4 @@ def test_verification_that_was_not_tried_is_not_said_to_be_good(
     found = run_doctor(app_client)
     assert found.code == 0
     assert found["verification"][0] == "warning"
-    assert found["verification"][1].startswith("azureStorage; it was not tried through just now: ")
+    assert found["verification"][1].startswith("azureStorage, but the task hub was not read for this verdict: ")

@@ -1,4 +1,4 @@
-"""docs/pipelines.md says what the command line does: commands, options, variables, defaults, exit codes, outputs."""
+"""docs/cli.md describes the command line as it is: commands, options, variables, defaults, exit codes, outputs."""
 
 import os
 import re
@@ -15,9 +15,15 @@ from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
 from state_api.settings import read_settings, sha256_of
-from tests.test_docs import AZURE, FENCE, ROOT, SETTINGS, first_column, section, table_rows, without_markup
+from tests.documents.page_tables import CODE, FENCE, ROOT, first_column, section, table_rows, without_markup
+from tests.test_docs import AZURE, SETTINGS
 
-PIPELINES = ROOT / "docs" / "pipelines.md"
+CLI = ROOT / "docs" / "cli.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+GUIDES = {
+    "github": ROOT / "docs" / "github-actions.md",
+    "azure-pipelines": ROOT / "docs" / "azure-pipelines.md",
+}
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -41,13 +47,47 @@ def options() -> Iterator[tuple[str, Any]]:
 
 
 def test_every_command_is_documented_and_no_other() -> None:
-    assert set(first_column(PIPELINES, "Commands", "Command")) == {f"safe-deploy {name}" for name in COMMANDS}
+    documented = {name for name in first_column(CLI, "Commands", "Command") if name.startswith("safe-deploy ")}
+    assert documented == {f"safe-deploy {name}" for name in COMMANDS}
+
+
+def test_every_command_is_documented_with_its_options_and_no_others() -> None:
+    (common_sentence,) = re.findall(r"^Each command but `keys new` takes (.*?)\. ", CLI.read_text(), re.MULTILINE)
+    common = set(CODE.findall(common_sentence))
+    documented = {
+        without_markup(cells[0]): set(CODE.findall(cells[1]))
+        for cells in table_rows(CLI, "Commands", "Command")
+        if without_markup(cells[0]) in COMMANDS
+    }
+    actual = {
+        name: {parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")}
+        for name, command in COMMANDS.items()
+    }
+    assert {name: (set() if name == "keys new" else common) | rest for name, rest in documented.items()} == actual
+
+
+def test_every_option_without_a_variable_is_documented_with_its_commands_and_no_other() -> None:
+    documented = {
+        (without_markup(cells[0]), command)
+        for cells in table_rows(CLI, "Options and variables", "Option")
+        if len(cells) == 4 and "SAFE_DEPLOY_" not in cells[1]
+        for command in CODE.findall(cells[1])
+    }
+    with_variable = {option.opts[0] for _, option in options()}
+    actual = {
+        (parameter.opts[0], name)
+        for name, command in COMMANDS.items()
+        for parameter in command.params
+        if parameter.opts[0].startswith("--") and parameter.opts[0] not in with_variable
+    }
+    assert documented == actual
 
 
 def test_every_option_with_a_variable_is_documented_and_no_other() -> None:
     documented = {
         without_markup(cells[0]): without_markup(cells[1])
-        for cells in table_rows(PIPELINES, "Options and variables", "Option")
+        for cells in table_rows(CLI, "Options and variables", "Option")
+        if "SAFE_DEPLOY_" in cells[1]
     }
     assert documented == {option.opts[0]: option.envvar for _, option in options()}
 
@@ -64,15 +104,15 @@ def test_the_defaults_that_the_documentation_names_are_the_real_ones() -> None:
     real = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
         without_markup(cells[0]): without_markup(cells[2])
-        for cells in table_rows(PIPELINES, "Options and variables", "Option")
-        if re.fullmatch(r"`[\w]+`|\d+", cells[2])
+        for cells in table_rows(CLI, "Options and variables", "Option")
+        if "SAFE_DEPLOY_" in cells[1] and re.fullmatch(r"`[\w]+`|\d+", cells[2])
     }
     assert named == {name: real[name].removesuffix(".0") for name in named}
     assert {"--slot", "--timeout", "--interval", "--verify", "--task-hub-setting", "--output"} <= named.keys()
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
-    assert [int(code) for code in first_column(PIPELINES, "Exit codes", "Code")] == sorted(ExitCode)
+    assert [int(code) for code in first_column(CLI, "Exit codes", "Code")] == sorted(ExitCode)
 
 
 def test_every_output_is_documented_and_no_other() -> None:
@@ -87,15 +127,15 @@ def test_every_output_is_documented_and_no_other() -> None:
         "assurance": "events",
     }
     real = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
-    title = "In GitHub Actions and Azure Pipelines"
-    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(PIPELINES, title, "Command")]
+    title = "In CI systems"
+    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(CLI, title, "Command")]
     assert documented == [set(outputs) for outputs in real]
 
 
-@pytest.mark.parametrize("folder", ["github", "azure-pipelines"])
+@pytest.mark.parametrize("folder", GUIDES)
 def test_the_start_to_copy_is_the_tested_file_and_under_thirty_lines(folder: str) -> None:
     tested = (ROOT / "pipelines" / folder / "quickstart.yml").read_text()
-    blocks = [body for language, body in FENCE.findall(PIPELINES.read_text()) if language == "yaml"]
+    blocks = [body for language, body in FENCE.findall(GUIDES[folder].read_text()) if language == "yaml"]
     assert tested in blocks
     assert len(tested.splitlines()) < 30
 
@@ -111,7 +151,7 @@ def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
 
 
 def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
-    (given,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
+    (role,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
     asked = {
         "GetStagingStatus",
         "PostStaging",
@@ -123,7 +163,7 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
         "GetTaskHub",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(given)
+    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(role)
     may = {
         without_markup(cells[0])
         for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
@@ -132,17 +172,19 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
     assert asked <= may
 
 
-def test_the_commands_that_make_keys_for_azure_make_a_setting_that_the_server_takes(tmp_path: Path) -> None:
-    """Those that need no Azure, run as they stand on the page; the key that a function had goes on working."""
-    make, vault, move, _ = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
+def test_the_commands_that_create_keys_for_azure_create_a_setting_that_the_server_accepts(tmp_path: Path) -> None:
+    """The commands of both pages that need no Azure, run unchanged. A caller's old function key stays valid."""
+    creation, vault = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
+    moving = section(OPERATIONS, "Move from function keys")
+    move, _ = [body for language, body in FENCE.findall(moving) if language == "sh"]
     assert "state-keys.json" in vault
     command = tmp_path / "safe-deploy"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safe_deploy "$@"\n')
     command.chmod(0o755)
     _, _, entry = move.partition("--output tsv)\n")
-    # The last command of `make` comes last, because the entry of the old key takes the place of the new one.
-    *made, collected = make.strip().splitlines()
-    script = "\n".join(["set -eu", *made, "OLD_KEY=the-key-that-the-function-had", entry, collected])
+    # Collecting the entries comes last, because the entry of the old key replaces that of the new one.
+    *creating, collecting = creation.strip().splitlines()
+    script = "\n".join(["set -eu", *creating, "OLD_KEY=the-key-that-the-function-had", entry, collecting])
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "DURABLE_APP": "shop-4711"}
     subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
     keys = read_settings(

@@ -23,9 +23,9 @@ _IMPORTS = """
 import importlib, importlib.metadata, json, pkgutil, re, sys
 before = set(sys.modules)
 import safe_deploy
-for module in pkgutil.iter_modules(safe_deploy.__path__):
-    if module.name != "__main__":
-        importlib.import_module(f"safe_deploy.{module.name}")
+for module in pkgutil.walk_packages(safe_deploy.__path__, "safe_deploy."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 owners = importlib.metadata.packages_distributions()
 tops = {name.partition(".")[0] for name in set(sys.modules) - before}
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
@@ -145,8 +145,8 @@ def test_all_that_is_imported_is_what_the_package_says_it_needs(installed: Insta
 def test_the_package_holds_the_modules_and_no_others(installed: Installed) -> None:
     """Neither tests nor the server are on the path of whoever installs it."""
     (site,) = (installed.folder / "lib").glob("python3.*/site-packages")
-    there = {path.name for path in (site / "safe_deploy").glob("*.py")}
-    assert there == {path.name for path in files("safe_deploy")}
+    there = {path.relative_to(site) for path in (site / "safe_deploy").rglob("*.py")}
+    assert there == set(files("safe_deploy"))
     assert not any((site / name).exists() for name in ("state_api", "tests", "dev", "function_app.py"))
 
 

@@ -52,7 +52,7 @@ def test_a_rollback_does_not_promote_what_was_staged_after_it(swapped: Deploymen
 
 def test_a_rollback_that_fails_is_taken_back_and_can_be_repeated(swapped: DeploymentFixture) -> None:
     swapped.fake_azure.fault("swap", times=1)
-    assert_exit(swapped.run(swapped.rollback()), 1, "swapped back")
+    assert_exit(swapped.run(swapped.rollback()), 1, "is reverted")
     assert swapped.is_swapped()
     assert_exit(swapped.run(swapped.rollback()), 0)
     assert swapped.is_unswapped()
@@ -80,14 +80,14 @@ def test_a_rollback_after_a_swap_that_was_cut_off_ends_in_the_old_hub_unless_ano
         assert staged.is_unswapped()
         assert staged.count_swaps() == 0
     else:
-        assert_exit(ended, 6, "If that run is still at it, wait for it")
+        assert_exit(ended, 6, "If that run is still active, wait for it")
         assert staged.pending_hub() == staged.new
 
 
 def test_a_rollback_after_a_swap_that_was_cut_off_does_nothing_in_the_dark(staged: DeploymentFixture) -> None:
     staged.report_swap(staged.new, "Pending")
     command, mark = make_touch_command(staged)
-    assert_exit(staged.run(staged.rollback(*command)), 6, "has not said how it went", "--outcome failed")
+    assert_exit(staged.run(staged.rollback(*command)), 6, "has not reported its outcome", "--outcome failed")
     assert not mark.exists()
     assert staged.pending_hub() == staged.new
 
@@ -99,7 +99,7 @@ def test_a_rollback_of_another_slot_leaves_a_swap_that_was_cut_off_alone(staged:
     slots = {slot: {"settings": {"TASK_HUB": hub}} for slot, hub in hubs.items()}
     staged.fake_azure.reset({staged.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
     ended = staged.run(staged.rollback("true", options=group))
-    assert_exit(ended, 6, "has not said how it went")
+    assert_exit(ended, 6, "has not reported its outcome")
     assert "--slot staging" in find_outcome_command(ended, "done")
     assert staged.pending_hub() == staged.new
 

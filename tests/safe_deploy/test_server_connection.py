@@ -51,9 +51,9 @@ def test_a_key_over_http_to_another_machine_is_warned_of(app_client: AppClient, 
     url = app_client.url.replace("127.0.0.1", "0.0.0.0")  # noqa: S104
     ended = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url)
     assert ended.code == 0
-    assert "warning: the key travels unprotected over http" in ended.stderr
+    assert "warning: the key is sent unencrypted over http" in ended.stderr
     annotated = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url, **github(tmp_path))
-    assert "::warning title=safe-deploy::the key travels" in annotated.stderr
+    assert "::warning title=safe-deploy::the key is sent unencrypted" in annotated.stderr
     assert (
         app_client.run_cli("status", SAFE_DEPLOY_SERVER=app_client.url.replace("127.0.0.1", "localhost")).stderr == ""
     )
@@ -67,7 +67,7 @@ def test_a_redirect_is_not_followed_with_the_key(app_client: AppClient, status: 
         )
         ended = app_client.run_cli("status", SAFE_DEPLOY_SERVER=here.url)
     assert ended.code == ExitCode.FAILURE
-    assert "sends callers elsewhere" in ended.stderr
+    assert "redirects to another server" in ended.stderr
     assert len(here.received) == 1
     assert other.received == []
 
@@ -75,17 +75,17 @@ def test_a_redirect_is_not_followed_with_the_key(app_client: AppClient, status: 
 @pytest.mark.parametrize(
     ("answer", "code", "said"),
     [
-        (CannedResponse(200, b"<html>Welcome</html>"), 1, "answers, but not as a state server does"),
-        (CannedResponse(200, b"[]"), 1, "answers, but not as a state server does"),
-        (CannedResponse(200, b"{}"), 1, "answers, but not as a state server does"),
-        (CannedResponse(200, b"\xff\xfe"), 1, "answers, but not as a state server does"),
-        (CannedResponse(200), 1, "answers, but not as a state server does"),
+        (CannedResponse(200, b"<html>Welcome</html>"), 1, "answers, but is not a state server"),
+        (CannedResponse(200, b"[]"), 1, "answers, but is not a state server"),
+        (CannedResponse(200, b"{}"), 1, "answers, but is not a state server"),
+        (CannedResponse(200, b"\xff\xfe"), 1, "answers, but is not a state server"),
+        (CannedResponse(200), 1, "answers, but is not a state server"),
         (CannedResponse(404, b"<html>Nothing here</html>"), 1, "there is no state server at"),
-        (CannedResponse(401, b""), 4, "check SAFE_DEPLOY_KEY, and that it is a key of this function"),
+        (CannedResponse(401, b""), 4, "Check SAFE_DEPLOY_KEY: it must be a key of this server"),
         (
             CannedResponse(403, b"<html>Stopped</html>"),
             4,
-            "check SAFE_DEPLOY_KEY, and that it is a key of this function",
+            "Check SAFE_DEPLOY_KEY: it must be a key of this server",
         ),
         (CannedResponse(409, b"<html></html>"), 6, "answered with status 409"),
         (
@@ -113,7 +113,9 @@ def test_a_server_that_is_not_there_is_a_failure_that_is_tried_again(app_client:
     with run_fault_proxy() as gone:
         url = gone.url
     with (
-        StateServerClient(url, app_client.app, None, PipelineCaller(), said.append, retry_for=1.5) as server,
+        StateServerClient(
+            url, app_client.app, key=None, caller=PipelineCaller(), report=said.append, retry_seconds=1.5
+        ) as server,
         pytest.raises(ServerUnavailable) as it,
     ):
         server.get_app()
@@ -128,7 +130,7 @@ def test_a_server_that_is_not_there_is_a_failure_that_is_tried_again(app_client:
 def test_a_key_that_cannot_be_one_is_refused_unseen(app_client: AppClient, tmp_path: Path, key: str) -> None:
     ended = app_client.run_cli("status", SAFE_DEPLOY_KEY=key, **github(tmp_path))
     assert ended.code == ExitCode.USAGE
-    assert "look at how SAFE_DEPLOY_KEY is set" in ended.stderr
+    assert "Check how SAFE_DEPLOY_KEY is set" in ended.stderr
     for text in (ended.stdout, ended.stderr, *(file.read_text() for file in tmp_path.iterdir())):
         assert "s3cr3t" not in text
         assert "schl" not in text
@@ -173,7 +175,7 @@ def test_what_nobody_thought_of_shows_no_key_either(app_client: AppClient) -> No
 
 def test_the_class_refuses_what_the_command_line_refuses() -> None:
     def server(url: str = "https://shop.example", key: str = "", caller: Any = None) -> StateServerClient:
-        return StateServerClient(url, "shop", key, caller or PipelineCaller(), print)
+        return StateServerClient(url, "shop", key=key, caller=caller or PipelineCaller(), report=print)
 
     with pytest.raises(UsageError):
         server(key="a\nb")

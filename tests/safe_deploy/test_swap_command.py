@@ -75,7 +75,7 @@ def test_the_record_is_pending_while_the_platform_swaps_and_nobody_else_can_stag
 def test_a_command_that_fails_leaves_everything_as_it_was_and_the_run_can_try_again(staged: DeploymentFixture) -> None:
     staged.fake_azure.fault("swap", code=3, times=1)
     ended = staged.run(staged.swap())
-    assert_exit(ended, 1, "ended with exit code 3", "watching Azure for 1 s", "The record is swapped back")
+    assert_exit(ended, 1, "ended with exit code 3", "watching Azure for 1 s", "The record is reverted")
     assert staged.is_unswapped()
     assert staged.open_deployment_hub() == staged.new
     assert_exit(staged.run(staged.swap()), 0)
@@ -87,9 +87,7 @@ def test_a_command_that_fails_after_the_platform_has_swapped_is_told_and_the_swa
     staged: DeploymentFixture,
 ) -> None:
     staged.fake_azure.fault("swap", done=True, times=1)
-    assert_exit(
-        staged.run(staged.swap()), 1, f"production carries task hub {staged.new}: the swap is done, and on record"
-    )
+    assert_exit(staged.run(staged.swap()), 1, f"production has task hub {staged.new}: the swap is done and on record")
     assert staged.is_swapped()
     assert_exit(staged.run(staged.swap()), 0, "in production already")
     assert staged.count_swaps() == 1
@@ -101,20 +99,20 @@ def test_a_command_that_fails_while_azure_goes_on_with_the_swap_is_watched_until
 ) -> None:
     later = f"(sleep 0.5; exec {shlex.join(staged.az_swap)}) >/dev/null 2>&1 & exit 1"
     options = ["--resource-group", RESOURCE_GROUP, "--stabilization-window", "20"]
-    assert_exit(staged.run(staged.swap("sh", "-c", later, options=options)), 1, "the swap is done, and on record")
+    assert_exit(staged.run(staged.swap("sh", "-c", later, options=options)), 1, "the swap is done and on record")
     assert staged.is_swapped()
 
 
 def test_a_command_that_is_ended_by_a_signal_without_a_name_is_no_riddle(staged: DeploymentFixture) -> None:
     group = ["--resource-group", RESOURCE_GROUP]
-    assert_exit(staged.run(staged.swap("sh", "-c", "kill -35 $$", options=group)), 1, "signal 35", "swapped back")
+    assert_exit(staged.run(staged.swap("sh", "-c", "kill -35 $$", options=group)), 1, "signal 35", "is reverted")
     assert staged.is_unswapped()
 
 
 def test_a_command_that_ends_well_and_has_swapped_nothing_leaves_the_swap_pending(staged: DeploymentFixture) -> None:
     group = ["--resource-group", RESOURCE_GROUP]
     ended = staged.run(staged.swap("true", options=group), retry_for=30)
-    assert_exit(ended, 6, "swapped nothing, or not yet")
+    assert_exit(ended, 6, "has not swapped the slots, or Azure does not show it yet")
     assert staged.pending_hub() == staged.new
     assert staged.azure_hubs() == (staged.old, staged.new)
     assert_exit(staged.run_command_line(find_outcome_command(ended, "failed")), 0)
@@ -154,10 +152,12 @@ def test_what_production_carries_must_be_known_before_it_is_swapped_out(staged: 
     slots = {"production": {"settings": {"TASK_HUB": other.old}}, "staging": {"settings": {}}}
     other.fake_azure.reset({other.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
     ended = run_stage(other)
-    assert_exit(ended, 6, "of which the server knows nothing", f"register --server {other.url} --app {other.app}")
+    assert_exit(
+        ended, 6, "the server has no task hub on record there", f"register --server {other.url} --app {other.app}"
+    )
     assert staged.server.get(f"/api/apps/{other.app}").status_code == 404
     other.stage()
-    assert_exit(other.run(other.swap()), 6, "of which the server knows nothing")
+    assert_exit(other.run(other.swap()), 6, "the server has no task hub on record there")
     assert other.count_swaps() == 0
 
 
@@ -182,7 +182,7 @@ def test_who_cannot_look_after_a_failure_leaves_the_swap_pending_and_says_what_t
     swap = f"{shlex.join(staged.az_swap)};" if platform_swapped else ""
     command = f"{swap} {sys.executable} -W ignore -c {shlex.quote(breaks)} {state}; exit 4"
     ended = staged.run(staged.swap("sh", "-c", command, options=["--resource-group", RESOURCE_GROUP]))
-    assert_exit(ended, 6, "What Azure carries cannot be seen", "pending")
+    assert_exit(ended, 6, "Azure could not be queried", "pending")
     assert staged.pending_hub() == staged.new
     staged.fake_azure.clear_faults()
     assert_exit(staged.run_command_line(find_outcome_command(ended, "done" if platform_swapped else "failed")), 0)
@@ -191,7 +191,7 @@ def test_who_cannot_look_after_a_failure_leaves_the_swap_pending_and_says_what_t
 
 def test_where_nobody_can_look_a_command_that_fails_leaves_the_swap_pending(staged: DeploymentFixture) -> None:
     ended = staged.run(staged.swap("sh", "-c", "exit 9"), az=False)
-    assert_exit(ended, 6, "exit code 9", "What Azure carries cannot be seen", "pending")
+    assert_exit(ended, 6, "exit code 9", "Azure could not be queried", "pending")
     assert staged.pending_hub() == staged.new
     assert_exit(staged.run_command_line(find_outcome_command(ended, "failed")), 0)
     assert staged.is_unswapped()
@@ -213,7 +213,7 @@ def test_a_run_without_an_address_does_not_run_a_pending_swap_again(staged: Depl
     staged.report_swap(staged.new, "Pending", None)
     group = ["--resource-group", RESOURCE_GROUP]
     command, mark = make_touch_command(staged)
-    assert_exit(staged.run(staged.swap(*command, options=group), run_url=None), 6, "has not said how it went")
+    assert_exit(staged.run(staged.swap(*command, options=group), run_url=None), 6, "has not reported its outcome")
     assert not mark.exists()
     staged.set_slot_task_hubs(production=staged.new, staging=staged.old)
     assert_exit(staged.run(staged.swap(*command, options=group), run_url=None), 0)
@@ -235,7 +235,7 @@ def test_where_nobody_can_look_a_swap_that_was_cut_off_waits_for_a_person(staged
     staged.report_swap(staged.new, "Pending")
     command, mark = make_touch_command(staged)
     ended = staged.run(staged.swap(*command))
-    assert_exit(ended, 6, "has not said how it went", staged.new, staged.old)
+    assert_exit(ended, 6, "has not reported its outcome", staged.new, staged.old)
     assert not mark.exists()
     assert_exit(staged.run_command_line(find_outcome_command(ended, "done").replace("done", "failed")), 0)
     assert staged.is_unswapped()
@@ -244,7 +244,12 @@ def test_where_nobody_can_look_a_swap_that_was_cut_off_waits_for_a_person(staged
 @pytest.mark.parametrize("looks", [False, True])
 def test_a_command_that_does_not_exist_leaves_the_record_as_it_was(staged: DeploymentFixture, looks: bool) -> None:
     group = ["--resource-group", RESOURCE_GROUP] if looks else []
-    assert_exit(staged.run(staged.swap("no-such-command", options=group)), 2, "cannot run no-such-command", "as it was")
+    assert_exit(
+        staged.run(staged.swap("no-such-command", options=group)),
+        2,
+        "cannot run no-such-command",
+        "record is unchanged",
+    )
     assert staged.is_unswapped()
     assert staged.open_deployment_hub() == staged.new
 
@@ -274,9 +279,9 @@ def test_a_command_that_swaps_something_else_than_the_options_say_is_refused(
 @pytest.mark.parametrize(
     ("carries", "said"),
     [
-        ({"staging": "v99"}, "in Azure slot staging carries v99"),
-        ({"staging": ""}, "in Azure slot staging carries no task hub"),
-        ({"production": "v99"}, "in Azure production carries v99"),
+        ({"staging": "v99"}, "but in Azure it has v99"),
+        ({"staging": ""}, "but in Azure it has no task hub"),
+        ({"production": "v99"}, "in Azure production has v99"),
     ],
 )
 def test_where_the_platform_is_not_as_the_server_has_it_nothing_is_begun(
@@ -303,7 +308,7 @@ def test_what_only_the_server_has_in_production_is_a_conflict(staged: Deployment
     staged.report_swap(staged.new, "Done")
     command, mark = make_touch_command(staged)
     assert_exit(
-        staged.run(staged.swap(*command, options=["--resource-group", RESOURCE_GROUP])), 6, "swapped without telling it"
+        staged.run(staged.swap(*command, options=["--resource-group", RESOURCE_GROUP])), 6, "without the server"
     )
     assert not mark.exists()
 
@@ -389,7 +394,7 @@ def test_an_app_that_is_changed_again_and_again_is_given_up_before_anything_is_b
         return False
 
     connection_proxy.cut_before_request = change
-    assert_exit(staged.run(staged.swap()), 6, "again and again")
+    assert_exit(staged.run(staged.swap()), 6, "by other callers 3 times")
     assert staged.is_unswapped()
     assert staged.count_swaps() == 0
 
@@ -449,7 +454,7 @@ def test_a_server_that_stays_away_leaves_the_swap_pending_and_it_is_said_what_to
         staged.fake_azure.fault("swap", times=1)
     ended = staged.run(staged.swap(), retry_for=0.5)
     carried = staged.new if works else staged.old
-    assert_exit(ended, 1, f"production carries {carried}", f"{staged.new} was put into production, pending")
+    assert_exit(ended, 1, f"production has {carried}", f"the swap of task hub {staged.new} into production is pending")
     assert staged.pending_hub() == staged.new
     connection_proxy.clear()
     assert_exit(staged.run_command_line(find_outcome_command(ended, "done" if works else "failed")), 0)
@@ -463,7 +468,7 @@ def test_a_server_that_goes_away_before_the_record_was_made_leaves_the_platform_
         return number >= 2
 
     connection_proxy.cut_before_request = away
-    assert_exit(staged.run(staged.swap(), retry_for=0.5), 1, "The command was not run. Type the same again")
+    assert_exit(staged.run(staged.swap(), retry_for=0.5), 1, "The command was not run. Run the same command again")
     assert staged.count_swaps() == 0
     assert staged.is_unswapped()
 
@@ -490,7 +495,7 @@ def test_who_stops_it_before_a_swap_that_was_cut_off_is_run_again_leaves_it_pend
     running = staged.start(staged.swap())
     wait_until(lambda: staged.fake_azure.count_calls(LIST_SETTINGS_COMMAND) == 1, "it looks")
     running.send(signal.SIGTERM)
-    assert_exit(running.wait_for_result(), 6, "has not said how it went")
+    assert_exit(running.wait_for_result(), 6, "has not reported its outcome")
     assert staged.pending_hub() == staged.new
     assert staged.count_swaps() == 0
 
@@ -504,7 +509,7 @@ def test_who_stops_the_platforms_swap_leaves_it_pending_because_azure_may_go_on(
     wait_until(lambda: staged.count_swaps() == 1, "the platform swaps")
     running.send(number)
     ended = running.wait_for_result()
-    assert_exit(ended, 6, "Azure goes on with a swap that it has accepted")
+    assert_exit(ended, 6, "Azure continues a swap that it has accepted")
     assert staged.pending_hub() == staged.new
     assert_exit(staged.run(staged.swap()), 0)
     assert staged.is_swapped()
@@ -515,7 +520,7 @@ def test_who_stops_the_command_after_the_platform_has_swapped_has_it_confirmed(s
     running = staged.start(staged.swap())
     wait_until(lambda: staged.azure_hubs() == (staged.new, staged.old), "the platform has swapped")
     running.send(signal.SIGTERM)
-    assert_exit(running.wait_for_result(), 1, "the swap is done, and on record")
+    assert_exit(running.wait_for_result(), 1, "the swap is done and on record")
     assert staged.is_swapped()
 
 

@@ -1,4 +1,5 @@
-"""What a swap does next: the decisions as tables, and as a model in which everything can fail or be killed anywhere."""
+"""What `swap_planner` decides: first as tables of situations, then as a model in which every run may fail or be killed
+at any point."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -8,486 +9,591 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_deploy.errors import ConflictError
+from safe_deploy.errors import CommandError, ConflictError, ExitCode
+from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
+from safe_deploy.swap_messages import describe_interrupted_swap
 from safe_deploy.swap_planner import (
-    ObservedSlots,
-    PendingSwap,
-    RecordedSlots,
     SwapAttempt,
     SwapStep,
     choose_rollback_task_hub,
-    describe_interrupted_swap,
     find_staging_mismatch,
-    is_same_task_hub,
     plan_after_command,
     plan_interrupted_swap,
     plan_swap,
 )
 
-PENDING = PendingSwap("v42", "v41", "staging", False, "ann", "2026-11-21T10:00:00Z", "https://ci.example/runs/1")
-STAGED = RecordedSlots("shop", "staging", "v41", "v42")
-BEGUN = RecordedSlots("shop", "staging", "v42", "v41", PENDING)
-SWAPPED = RecordedSlots("shop", "staging", "v42", "v41")
-FIRST = RecordedSlots("shop", "staging", None, "v42")
-
-UNSWAPPED = ObservedSlots("v41", "v42")
-DONE = ObservedSlots("v42", "v41")
-
-
 RUN = "https://ci.example/runs/1"
+OTHER_RUN = "https://ci.example/runs/2"
+STARTED_AT = "2026-11-21T10:00:00Z"
+
+PENDING_SWAP = PendingSwap(
+    task_hub="v42",
+    swapped_out="v41",
+    slot="staging",
+    rollback=False,
+    by="ann",
+    started_at=STARTED_AT,
+    run_url=RUN,
+)
 
 
-def find_refusal(
-    recorded: RecordedSlots, observed: ObservedSlots | None, task_hub: str = "v42", run_url: str | None = RUN
-) -> str:
-    with pytest.raises(ConflictError) as caught:
-        plan_swap(recorded, task_hub, observed, run_url)
-    assert caught.value.exit_code == 6
-    return caught.value.message
+def record(production: str | None, slot: str | None, **members: Any) -> RecordedSlots:
+    return RecordedSlots(**{"app": "shop", "slot_name": "staging", "production": production, "slot": slot, **members})
 
 
-def answer(**members: Any) -> dict[str, Any]:
-    """An app as the server answers it, as far as a record is made from it."""
+# The swap in these tests brings v42 into production, in place of v41.
+STAGED = record("v41", "v42")
+PENDING = record("v42", "v41", pending_swap=PENDING_SWAP)
+SWAPPED = record("v42", "v41")
+FIRST_DEPLOYMENT = record(None, "v42")
+
+AZURE_UNSWAPPED = ObservedSlots("v41", "v42")
+AZURE_SWAPPED = ObservedSlots("v42", "v41")
+
+
+def app_json(**members: Any) -> dict[str, Any]:
+    """The members of an app that a record is read from."""
     slots = {"production": {"taskHub": "v41"}, "staging": {"taskHub": "v42"}}
     return {"app": "shop", "slots": slots, "pendingSwap": None, **members}
 
 
-PENDING_ANSWER = {
+PENDING_SWAP_JSON = {
     "taskHub": "v42",
     "swappedOut": "v41",
     "slot": "staging",
     "rollback": False,
     "by": "ann",
-    "startedAt": "2026-11-21T10:00:00Z",
-    "runUrl": "https://ci.example/runs/1",
+    "startedAt": STARTED_AT,
+    "runUrl": RUN,
 }
 
 
+# --- reading the record ---
+
+
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("first", "second", "expected"),
     [("v42", "v42", True), ("v42", "V42", True), ("v42", "v41", False), (None, "v42", False), (None, None, False)],
 )
-def test_names_mean_one_hub_whatever_their_case_and_no_hub_is_like_nothing(
-    one: str | None, other: str | None, expected: bool
+def test_task_hub_names_ignore_case_and_no_task_hub_equals_nothing(
+    first: str | None, second: str | None, expected: bool
 ) -> None:
-    assert is_same_task_hub(one, other) is expected
+    assert is_same_task_hub(first, second) is expected
 
 
 @pytest.mark.parametrize(
     ("app", "slot", "expected"),
     [
-        (answer(), "staging", STAGED),
-        (answer(), "Staging", replace(STAGED, slot_name="Staging")),
-        (answer(), "canary", RecordedSlots("shop", "canary", "v41", None)),
-        (answer(slots={"production": None, "staging": {"taskHub": "v42"}}), "staging", FIRST),
-        (answer(slots={}), "staging", RecordedSlots("shop", "staging", None, None)),
-        (answer(pendingSwap=PENDING_ANSWER), "staging", replace(STAGED, pending_swap=PENDING)),
-    ],
-)
-def test_a_record_is_what_the_server_answers(app: dict[str, Any], slot: str, expected: RecordedSlots) -> None:
-    assert RecordedSlots.from_app(app, slot) == expected
-
-
-@pytest.mark.parametrize(
-    ("recorded", "observed", "step"),
-    [
-        # Nothing is pending.
-        (STAGED, None, SwapStep.BEGIN),
-        (STAGED, UNSWAPPED, SwapStep.BEGIN),
-        (STAGED, ObservedSlots("V41", "V42"), SwapStep.BEGIN),
-        (STAGED, DONE, SwapStep.CONFIRM),
-        (SWAPPED, None, SwapStep.ALREADY_SWAPPED),
-        (SWAPPED, DONE, SwapStep.ALREADY_SWAPPED),
-        # The first deployment: nothing on record is in production, whatever the platform has there.
-        (FIRST, None, SwapStep.BEGIN),
-        (FIRST, ObservedSlots(None, "v42"), SwapStep.BEGIN),
-        (FIRST, ObservedSlots("v42", None), SwapStep.CONFIRM),
-        # Not in the slot: the server refuses, and says what is where.
-        (RecordedSlots("shop", "staging", "v41", "v43"), UNSWAPPED, SwapStep.BEGIN),
-        (RecordedSlots("shop", "staging", "v41", None), None, SwapStep.BEGIN),
-        # A swap that was cut off.
-        (BEGUN, UNSWAPPED, SwapStep.RESUME),
-        (BEGUN, DONE, SwapStep.CONFIRM),
-        (BEGUN, ObservedSlots("V42", "V41"), SwapStep.CONFIRM),
-        (replace(BEGUN, slot_name="STAGING"), UNSWAPPED, SwapStep.RESUME),
-    ],
-)
-def test_what_a_swap_begins_with(recorded: RecordedSlots, observed: ObservedSlots | None, step: SwapStep) -> None:
-    assert plan_swap(recorded, "v42", observed, RUN) is step
-
-
-@pytest.mark.parametrize("observed", [None, UNSWAPPED, DONE])
-def test_a_pending_swap_of_another_hub_or_slot_stops_everything(observed: ObservedSlots | None) -> None:
-    assert "has not said how it went" in find_refusal(BEGUN, observed, "v43")
-    assert "has not said how it went" in find_refusal(replace(BEGUN, slot_name="canary"), observed)
-
-
-def test_a_pending_swap_is_not_run_again_where_nobody_can_look() -> None:
-    assert "--outcome failed" in find_refusal(BEGUN, None)
-
-
-@pytest.mark.parametrize("run_url", [None, "https://ci.example/runs/2"])
-@pytest.mark.parametrize("began", [None, RUN])
-def test_only_the_run_that_began_a_swap_runs_it_again_and_anybody_may_confirm_it(
-    run_url: str | None, began: str | None
-) -> None:
-    recorded = replace(BEGUN, pending_swap=replace(PENDING, run_url=began))
-    assert "wait for it" in find_refusal(recorded, UNSWAPPED, run_url=run_url)
-    assert plan_swap(recorded, "v42", DONE, run_url) is SwapStep.CONFIRM
-
-
-@pytest.mark.parametrize(
-    ("recorded", "observed", "said"),
-    [
-        (SWAPPED, UNSWAPPED, "production carries v41"),
-        (SWAPPED, ObservedSlots(None, None), "production carries no task hub"),
-        (STAGED, ObservedSlots("v40", "v42"), "production carries v40"),
-        (STAGED, ObservedSlots(None, "v42"), "production carries no task hub"),
-        (STAGED, ObservedSlots("v41", "v40"), "slot staging carries v40"),
-        (STAGED, ObservedSlots("v41", None), "slot staging carries no task hub"),
-        (STAGED, ObservedSlots("v41", "v41"), "slot staging carries v41"),
-        # A hub in both places proves no swap.
-        (STAGED, ObservedSlots("v42", "v42"), "production carries v42"),
-        (STAGED, ObservedSlots("v42", "v40"), "production carries v42, and the slot v40"),
-        (BEGUN, ObservedSlots("v42", "v42"), "production carries v42"),
-        # After a swap the slot would hold what the server knows nothing of.
-        (FIRST, ObservedSlots("v40", "v42"), "safe-deploy register --app shop --task-hub v40"),
-        (BEGUN, ObservedSlots("v40", "v42"), "production carries v40"),
-        (BEGUN, ObservedSlots("v41", "v40"), "slot staging carries v40"),
-    ],
-)
-def test_where_server_and_platform_disagree_nothing_is_begun(
-    recorded: RecordedSlots, observed: ObservedSlots, said: str
-) -> None:
-    assert said in find_refusal(recorded, observed)
-
-
-@pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize(
-    ("observed", "step"),
-    [
-        (DONE, SwapStep.CONFIRM),
-        (ObservedSlots("V42", "V41"), SwapStep.CONFIRM),
-        # Deployed straight into production: nothing was swapped.
-        (ObservedSlots("v42", None), SwapStep.LEAVE_PENDING),
-        (ObservedSlots("v42", "v40"), SwapStep.LEAVE_PENDING),
-        (UNSWAPPED, SwapStep.REVERT),
-        (ObservedSlots("v40", "v42"), SwapStep.LEAVE_PENDING),
-        (ObservedSlots("v42", "v42"), SwapStep.LEAVE_PENDING),
-        (ObservedSlots(None, None), SwapStep.LEAVE_PENDING),
-        (None, SwapStep.LEAVE_PENDING),
-    ],
-)
-def test_how_a_swap_that_was_cut_off_ended(observed: ObservedSlots | None, step: SwapStep, own: bool) -> None:
-    # Another run may still be at it, so it is not for others to say that it failed.
-    expected = SwapStep.LEAVE_PENDING if step is SwapStep.REVERT and not own else step
-    assert plan_interrupted_swap(BEGUN, PENDING, observed, RUN if own else None) is expected
-    assert plan_interrupted_swap(replace(BEGUN, slot_name="canary"), PENDING, observed, RUN) is SwapStep.LEAVE_PENDING
-
-
-WELL = SwapAttempt(succeeded=True, interrupted=False, is_observable=True)
-FAILED = replace(WELL, succeeded=False)
-
-
-@pytest.mark.parametrize(
-    ("attempt", "observed", "step"),
-    [
-        # What the platform shows counts more than an exit code.
-        (WELL, DONE, SwapStep.CONFIRM),
-        (FAILED, DONE, SwapStep.CONFIRM),
-        (replace(FAILED, interrupted=True), DONE, SwapStep.CONFIRM),
-        # It said that it has swapped, and nothing shows: that may change.
-        (WELL, UNSWAPPED, SwapStep.LEAVE_PENDING),
-        # It was watched for long after it failed.
-        (FAILED, UNSWAPPED, SwapStep.REVERT),
-        # A swap that may still be under way.
-        (replace(FAILED, interrupted=True), UNSWAPPED, SwapStep.LEAVE_PENDING),
-        # Neither of the two.
-        (WELL, ObservedSlots("v40", "v42"), SwapStep.LEAVE_PENDING),
-        (FAILED, ObservedSlots(None, "v42"), SwapStep.LEAVE_PENDING),
-        (FAILED, ObservedSlots("v41", None), SwapStep.LEAVE_PENDING),
-        (FAILED, ObservedSlots("v42", "v42"), SwapStep.LEAVE_PENDING),
-        # It could be looked at before, and cannot now.
-        (WELL, None, SwapStep.CONFIRM),
-        # It was told to stop, and says that all went well.
-        (replace(WELL, interrupted=True), None, SwapStep.LEAVE_PENDING),
-        (FAILED, None, SwapStep.LEAVE_PENDING),
-        (replace(FAILED, interrupted=True), None, SwapStep.LEAVE_PENDING),
-        # It never could.
-        (replace(WELL, is_observable=False), None, SwapStep.CONFIRM),
-        (replace(FAILED, is_observable=False), None, SwapStep.LEAVE_PENDING),
-    ],
-)
-def test_what_follows_the_platforms_swap(attempt: SwapAttempt, observed: ObservedSlots | None, step: SwapStep) -> None:
-    assert plan_after_command(attempt, observed, "v42", "v41") is step
-
-
-@pytest.mark.parametrize("production", [None, "v40"])
-def test_a_first_swap_is_taken_back_while_the_hub_waits_in_the_slot(production: str | None) -> None:
-    assert plan_after_command(FAILED, ObservedSlots(production, "v42"), "v42", None) is SwapStep.REVERT
-    assert plan_after_command(FAILED, ObservedSlots("v42", production), "v42", None) is SwapStep.CONFIRM
-
-
-OUT = RecordedSlots("shop", "staging", "v42", "v41", promoted=True)
-EMPTY = RecordedSlots("shop", "staging", "v42", None)
-
-
-@pytest.mark.parametrize(
-    ("recorded", "observed", "said"),
-    [
-        (OUT, ObservedSlots("v42", "V41"), None),
-        (OUT, ObservedSlots("v42", "v43"), None),
-        # Nothing was ever deployed there, or it was only staged.
-        (EMPTY, ObservedSlots("v42", None), None),
-        (STAGED, ObservedSlots("v41", None), None),
-        (RecordedSlots("shop", "staging", None, None), ObservedSlots(None, None), None),
-        # A slot that was made with production's settings.
-        (EMPTY, ObservedSlots("v42", "v42"), None),
-        # The deployment of what was staged failed.
-        (replace(STAGED, prior_hubs=("v40", "v39")), ObservedSlots("v41", "V39"), None),
-        (STAGED, ObservedSlots("v41", "v40"), "stage with --force and a reason"),
-        (EMPTY, ObservedSlots("v42", "v40"), "the server has no task hub there"),
-        (OUT, ObservedSlots("v42", None), "Check --task-hub-setting"),
-        (OUT, ObservedSlots("v42", "v42"), "only if it is stopped"),
-        (OUT, ObservedSlots("v41", "v42"), "somebody swapped or deployed without telling it"),
-        (EMPTY, ObservedSlots("v40", "v42"), "somebody swapped or deployed without telling it"),
-        (OUT, ObservedSlots(None, "v41"), "production carries no task hub"),
+        (app_json(), "staging", STAGED),
+        (app_json(), "Staging", replace(STAGED, slot_name="Staging")),
+        (app_json(), "canary", record("v41", None, slot_name="canary")),
+        (app_json(slots={"production": None, "staging": {"taskHub": "v42"}}), "staging", FIRST_DEPLOYMENT),
+        (app_json(slots={}), "staging", record(None, None)),
+        (app_json(pendingSwap=PENDING_SWAP_JSON), "staging", replace(STAGED, pending_swap=PENDING_SWAP)),
         (
-            RecordedSlots("shop", "staging", None, None),
-            ObservedSlots("v40", None),
-            "safe-deploy register --app shop --task-hub v40",
+            app_json(slots={"staging": {"taskHub": "v42", "promoted": True, "priorTaskHubs": ["v40"]}}),
+            "staging",
+            record(None, "v42", slot_was_in_production=True, prior_hubs=("v40",)),
         ),
     ],
 )
-def test_the_slot_must_carry_what_the_server_judges(
-    recorded: RecordedSlots, observed: ObservedSlots, said: str | None
-) -> None:
-    against = find_staging_mismatch(recorded, "v43", observed)
-    assert (against is None) if said is None else (against is not None and said in against)
+def test_a_record_is_read_from_the_json_of_an_app(app: dict[str, Any], slot: str, expected: RecordedSlots) -> None:
+    assert RecordedSlots.from_app(app, slot) == expected
 
 
-FORWARD = {"operation": "PostSwap", "details": {"production": "v42", "swappedOut": "v41"}}
-BACK = {"operation": "PostSwap", "details": {"production": "v41", "swappedOut": "v42", "rollback": True}}
-ROLLED_BACK = RecordedSlots("shop", "staging", "v41", "v42")
+@pytest.mark.parametrize("app", [{}, {"app": "shop"}, {"app": "shop", "slots": []}])
+def test_json_that_is_not_an_app_is_an_error_about_the_server(app: dict[str, Any]) -> None:
+    with pytest.raises(CommandError, match="does not come from a state server"):
+        RecordedSlots.from_app(app, "staging")
+
+
+# --- plan_swap: how a swap starts ---
 
 
 @pytest.mark.parametrize(
-    ("recorded", "asked", "last_swap", "expected"),
+    ("recorded", "observed", "expected"),
     [
-        (SWAPPED, None, FORWARD, "v41"),
-        (SWAPPED, None, None, "v41"),
-        (SWAPPED, "v40", FORWARD, "v40"),
-        (ROLLED_BACK, None, BACK, "v41"),
-        (ROLLED_BACK, "v41", BACK, "v41"),
-        # A rollback, and a deployment since then: the way back is from that one.
-        (RecordedSlots("shop", "staging", "v43", "v41"), None, BACK, "v41"),
-        # A rollback that was cut off goes on.
-        (replace(ROLLED_BACK, pending_swap=replace(PENDING, task_hub="v41", rollback=True)), None, FORWARD, "v41"),
+        pytest.param(STAGED, None, SwapStep.BEGIN, id="without access to Azure the record decides"),
+        pytest.param(STAGED, AZURE_UNSWAPPED, SwapStep.BEGIN, id="a staged version is swapped"),
+        pytest.param(STAGED, ObservedSlots("V41", "V42"), SwapStep.BEGIN, id="Azure may spell names in another case"),
+        pytest.param(STAGED, AZURE_SWAPPED, SwapStep.CONFIRM, id="a swap made outside of safe-deploy is confirmed"),
+        pytest.param(SWAPPED, None, SwapStep.ALREADY_SWAPPED, id="a swap on record is not repeated"),
+        pytest.param(SWAPPED, AZURE_SWAPPED, SwapStep.ALREADY_SWAPPED, id="a swap that both have is not repeated"),
+        pytest.param(FIRST_DEPLOYMENT, None, SwapStep.BEGIN, id="a first deployment starts without access to Azure"),
+        pytest.param(
+            FIRST_DEPLOYMENT, ObservedSlots(None, "v42"), SwapStep.BEGIN, id="a first deployment into an empty app"
+        ),
+        pytest.param(
+            FIRST_DEPLOYMENT,
+            ObservedSlots("v42", None),
+            SwapStep.CONFIRM,
+            id="a first deployment that is swapped already",
+        ),
+        pytest.param(record("v41", "v43"), AZURE_UNSWAPPED, SwapStep.BEGIN, id="the server refuses another task hub"),
+        pytest.param(record("v41", None), None, SwapStep.BEGIN, id="the server refuses a swap of an empty slot"),
+        pytest.param(PENDING, AZURE_UNSWAPPED, SwapStep.RESUME, id="an interrupted swap of this run resumes"),
+        pytest.param(PENDING, AZURE_SWAPPED, SwapStep.CONFIRM, id="an interrupted swap that Azure made is confirmed"),
+        pytest.param(
+            PENDING,
+            ObservedSlots("V42", "V41"),
+            SwapStep.CONFIRM,
+            id="an interrupted swap in another case is confirmed",
+        ),
+        pytest.param(
+            replace(PENDING, slot_name="STAGING"), AZURE_UNSWAPPED, SwapStep.RESUME, id="slot names ignore case"
+        ),
+    ],
+)
+def test_how_a_swap_starts(recorded: RecordedSlots, observed: ObservedSlots | None, expected: SwapStep) -> None:
+    assert plan_swap(recorded, observed, task_hub="v42", run_url=RUN) is expected
+
+
+def find_refusal(
+    recorded: RecordedSlots, observed: ObservedSlots | None, *, task_hub: str = "v42", run_url: str | None = RUN
+) -> str:
+    """The message with which a swap is refused."""
+    with pytest.raises(ConflictError) as caught:
+        plan_swap(recorded, observed, task_hub=task_hub, run_url=run_url)
+    assert caught.value.exit_code == ExitCode.CONFLICT
+    return caught.value.message
+
+
+@pytest.mark.parametrize("observed", [None, AZURE_UNSWAPPED, AZURE_SWAPPED])
+def test_a_pending_swap_of_another_task_hub_or_slot_refuses_every_swap(observed: ObservedSlots | None) -> None:
+    assert "has not reported its outcome" in find_refusal(PENDING, observed, task_hub="v43")
+    assert "has not reported its outcome" in find_refusal(replace(PENDING, slot_name="canary"), observed)
+
+
+def test_a_pending_swap_is_not_resumed_without_access_to_azure() -> None:
+    assert "--outcome failed" in find_refusal(PENDING, None)
+
+
+@pytest.mark.parametrize("run_url", [None, OTHER_RUN])
+@pytest.mark.parametrize("started_by", [None, RUN])
+def test_only_the_run_that_started_a_swap_resumes_it_but_every_run_may_confirm_it(
+    run_url: str | None, started_by: str | None
+) -> None:
+    recorded = replace(PENDING, pending_swap=replace(PENDING_SWAP, run_url=started_by))
+    assert "wait for it" in find_refusal(recorded, AZURE_UNSWAPPED, run_url=run_url)
+    assert plan_swap(recorded, AZURE_SWAPPED, task_hub="v42", run_url=run_url) is SwapStep.CONFIRM
+
+
+@pytest.mark.parametrize(
+    ("recorded", "observed", "message"),
+    [
+        (SWAPPED, AZURE_UNSWAPPED, "in Azure production has v41"),
+        (SWAPPED, ObservedSlots(None, None), "in Azure production has no task hub"),
+        (STAGED, ObservedSlots("v40", "v42"), "in Azure production has v40"),
+        (STAGED, ObservedSlots(None, "v42"), "in Azure production has no task hub"),
+        (STAGED, ObservedSlots("v41", "v40"), "slot staging must have task hub v42, but in Azure it has v40"),
+        (STAGED, ObservedSlots("v41", None), "slot staging must have task hub v42, but in Azure it has no task hub"),
+        (STAGED, ObservedSlots("v41", "v41"), "slot staging must have task hub v42, but in Azure it has v41"),
+        # The new task hub in both slots, or with an unknown one in the slot, does not prove a swap.
+        (STAGED, ObservedSlots("v42", "v42"), "in Azure production has v42"),
+        (STAGED, ObservedSlots("v42", "v40"), "in Azure production has v42, and the slot has v40"),
+        (PENDING, ObservedSlots("v42", "v42"), "in Azure production has v42"),
+        # After the swap the slot would hold a task hub that the server does not know.
+        (FIRST_DEPLOYMENT, ObservedSlots("v40", "v42"), "safe-deploy register --app shop --task-hub v40"),
+        (PENDING, ObservedSlots("v40", "v42"), "in Azure production has v40"),
+        (PENDING, ObservedSlots("v41", "v40"), "slot staging must have task hub v42, but in Azure it has v40"),
+    ],
+)
+def test_a_swap_does_not_start_while_server_and_azure_disagree(
+    recorded: RecordedSlots, observed: ObservedSlots, message: str
+) -> None:
+    assert message in find_refusal(recorded, observed)
+
+
+# --- plan_interrupted_swap: how an interrupted swap ends ---
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        pytest.param(AZURE_SWAPPED, SwapStep.CONFIRM, id="Azure has swapped"),
+        pytest.param(ObservedSlots("V42", "V41"), SwapStep.CONFIRM, id="Azure has swapped, in another case"),
+        pytest.param(AZURE_UNSWAPPED, SwapStep.REVERT, id="Azure has not swapped"),
+        pytest.param(ObservedSlots("v42", None), SwapStep.LEAVE_PENDING, id="deployed straight into production"),
+        pytest.param(ObservedSlots("v42", "v40"), SwapStep.LEAVE_PENDING, id="the slot has an unknown task hub"),
+        pytest.param(ObservedSlots("v40", "v42"), SwapStep.LEAVE_PENDING, id="production has an unknown task hub"),
+        pytest.param(ObservedSlots("v42", "v42"), SwapStep.LEAVE_PENDING, id="both slots have the new task hub"),
+        pytest.param(ObservedSlots(None, None), SwapStep.LEAVE_PENDING, id="neither slot has a task hub"),
+        pytest.param(None, SwapStep.LEAVE_PENDING, id="Azure cannot be queried"),
+    ],
+)
+@pytest.mark.parametrize("own", [True, False], ids=["own run", "other run"])
+def test_how_an_interrupted_swap_ends(observed: ObservedSlots | None, expected: SwapStep, own: bool) -> None:
+    # Another run may still be swapping, so only the run that started the swap may revert it.
+    if expected is SwapStep.REVERT and not own:
+        expected = SwapStep.LEAVE_PENDING
+    assert plan_interrupted_swap(PENDING, PENDING_SWAP, observed, run_url=RUN if own else None) is expected
+
+
+def test_an_interrupted_swap_of_another_slot_stays_pending() -> None:
+    for observed in (None, AZURE_SWAPPED, AZURE_UNSWAPPED):
+        step = plan_interrupted_swap(replace(PENDING, slot_name="canary"), PENDING_SWAP, observed, run_url=RUN)
+        assert step is SwapStep.LEAVE_PENDING
+
+
+# --- plan_after_command: what is reported after the swap command ---
+
+SUCCEEDED = SwapAttempt(succeeded=True, interrupted=False, is_observable=True)
+FAILED = replace(SUCCEEDED, succeeded=False)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "observed", "expected"),
+    [
+        pytest.param(SUCCEEDED, AZURE_SWAPPED, SwapStep.CONFIRM, id="command and Azure agree"),
+        pytest.param(FAILED, AZURE_SWAPPED, SwapStep.CONFIRM, id="Azure counts more than the exit code"),
+        pytest.param(
+            replace(FAILED, interrupted=True), AZURE_SWAPPED, SwapStep.CONFIRM, id="Azure counts more than a signal"
+        ),
+        pytest.param(SUCCEEDED, AZURE_UNSWAPPED, SwapStep.LEAVE_PENDING, id="a swap may show late"),
+        pytest.param(FAILED, AZURE_UNSWAPPED, SwapStep.REVERT, id="a failed swap is reverted after the window"),
+        pytest.param(
+            replace(FAILED, interrupted=True), AZURE_UNSWAPPED, SwapStep.LEAVE_PENDING, id="a stopped swap may continue"
+        ),
+        pytest.param(
+            SUCCEEDED, ObservedSlots("v40", "v42"), SwapStep.LEAVE_PENDING, id="production has an unknown task hub"
+        ),
+        pytest.param(FAILED, ObservedSlots(None, "v42"), SwapStep.LEAVE_PENDING, id="production has no task hub"),
+        pytest.param(FAILED, ObservedSlots("v41", None), SwapStep.LEAVE_PENDING, id="the slot has no task hub"),
+        pytest.param(FAILED, ObservedSlots("v42", "v42"), SwapStep.LEAVE_PENDING, id="both slots have the new one"),
+        pytest.param(SUCCEEDED, None, SwapStep.CONFIRM, id="exit code 0 counts if Azure can no longer be queried"),
+        pytest.param(
+            replace(SUCCEEDED, interrupted=True), None, SwapStep.LEAVE_PENDING, id="exit code 0 after a signal does not"
+        ),
+        pytest.param(FAILED, None, SwapStep.LEAVE_PENDING, id="a failure stays pending if Azure cannot be queried"),
+        pytest.param(
+            replace(FAILED, interrupted=True), None, SwapStep.LEAVE_PENDING, id="a stopped command stays pending, too"
+        ),
+        pytest.param(
+            replace(SUCCEEDED, is_observable=False), None, SwapStep.CONFIRM, id="exit code 0 counts without Azure"
+        ),
+        pytest.param(
+            replace(FAILED, is_observable=False),
+            None,
+            SwapStep.LEAVE_PENDING,
+            id="a failure without Azure stays pending",
+        ),
+    ],
+)
+def test_what_is_reported_after_the_swap_command(
+    attempt: SwapAttempt, observed: ObservedSlots | None, expected: SwapStep
+) -> None:
+    assert plan_after_command(attempt, observed, task_hub="v42", swapped_out="v41") is expected
+
+
+@pytest.mark.parametrize("production", [None, "v40"])
+def test_a_failed_first_swap_is_reverted_only_while_the_task_hub_is_in_the_slot(production: str | None) -> None:
+    in_slot, in_production = ObservedSlots(production, "v42"), ObservedSlots("v42", production)
+    assert plan_after_command(FAILED, in_slot, task_hub="v42", swapped_out=None) is SwapStep.REVERT
+    assert plan_after_command(FAILED, in_production, task_hub="v42", swapped_out=None) is SwapStep.CONFIRM
+
+
+# --- find_staging_mismatch: whether the verdict covers what staging would overwrite ---
+
+SWAPPED_OUT = record("v42", "v41", slot_was_in_production=True)
+SLOT_EMPTY = record("v42", None)
+NOTHING = record(None, None)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "observed"),
+    [
+        pytest.param(SWAPPED_OUT, ObservedSlots("v42", "V41"), id="the slot has the task hub on record"),
+        pytest.param(SWAPPED_OUT, ObservedSlots("v42", "v43"), id="the slot has the new task hub already"),
+        pytest.param(SLOT_EMPTY, ObservedSlots("v42", None), id="nothing was ever deployed into the slot"),
+        pytest.param(STAGED, ObservedSlots("v41", None), id="the slot was staged and not deployed"),
+        pytest.param(NOTHING, ObservedSlots(None, None), id="a new app is empty on both sides"),
+        pytest.param(SLOT_EMPTY, ObservedSlots("v42", "v42"), id="a new slot was created with production's settings"),
+        pytest.param(
+            replace(STAGED, prior_hubs=("v40", "v39")),
+            ObservedSlots("v41", "V39"),
+            id="the deployment of the staged version failed",
+        ),
+    ],
+)
+def test_staging_is_safe(recorded: RecordedSlots, observed: ObservedSlots) -> None:
+    assert find_staging_mismatch(recorded, observed, task_hub="v43") is None
+
+
+@pytest.mark.parametrize(
+    ("recorded", "observed", "message"),
+    [
+        pytest.param(STAGED, ObservedSlots("v41", "v40"), "stage with --force and --reason", id="unknown task hub"),
+        pytest.param(
+            SLOT_EMPTY, ObservedSlots("v42", "v40"), "the server has no task hub there", id="slot is not empty in Azure"
+        ),
+        pytest.param(SWAPPED_OUT, ObservedSlots("v42", None), "Check --task-hub-setting", id="setting is missing"),
+        pytest.param(
+            SWAPPED_OUT, ObservedSlots("v42", "v42"), "only if the slot is stopped", id="slot has production's task hub"
+        ),
+        pytest.param(SWAPPED_OUT, ObservedSlots("v41", "v42"), "without the server", id="swapped by hand"),
+        pytest.param(SLOT_EMPTY, ObservedSlots("v40", "v42"), "without the server", id="production was replaced"),
+        pytest.param(
+            SWAPPED_OUT, ObservedSlots(None, "v41"), "production has no task hub", id="production lost its setting"
+        ),
+        pytest.param(
+            NOTHING,
+            ObservedSlots("v40", None),
+            "safe-deploy register --app shop --task-hub v40",
+            id="production is not registered",
+        ),
+    ],
+)
+def test_staging_is_refused_if_the_verdict_does_not_cover_the_slot(
+    recorded: RecordedSlots, observed: ObservedSlots, message: str
+) -> None:
+    mismatch = find_staging_mismatch(recorded, observed, task_hub="v43")
+    assert mismatch is not None
+    assert message in mismatch
+
+
+# --- choose_rollback_task_hub ---
+
+SWAP_ENTRY = {"operation": "PostSwap", "details": {"production": "v42", "swappedOut": "v41"}}
+ROLLBACK_ENTRY = {"operation": "PostSwap", "details": {"production": "v41", "swappedOut": "v42", "rollback": True}}
+ROLLED_BACK = record("v41", "v42")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "requested", "last_swap", "expected"),
+    [
+        pytest.param(SWAPPED, None, SWAP_ENTRY, "v41", id="the task hub that was swapped out"),
+        pytest.param(SWAPPED, None, None, "v41", id="without history the task hub in the slot"),
+        pytest.param(SWAPPED, "v40", SWAP_ENTRY, "v40", id="the requested task hub"),
+        pytest.param(ROLLED_BACK, None, ROLLBACK_ENTRY, "v41", id="a repeated rollback does not roll forward"),
+        pytest.param(ROLLED_BACK, "v41", ROLLBACK_ENTRY, "v41", id="a repeated rollback to a requested task hub"),
+        pytest.param(record("v43", "v41"), None, ROLLBACK_ENTRY, "v41", id="a deployment after the last rollback"),
+        pytest.param(
+            replace(ROLLED_BACK, pending_swap=replace(PENDING_SWAP, task_hub="v41", rollback=True)),
+            None,
+            SWAP_ENTRY,
+            "v41",
+            id="an interrupted rollback continues",
+        ),
     ],
 )
 def test_what_a_rollback_brings_back(
-    recorded: RecordedSlots, asked: str | None, last_swap: dict[str, Any] | None, expected: str
+    recorded: RecordedSlots, requested: str | None, last_swap: dict[str, Any] | None, expected: str
 ) -> None:
-    assert choose_rollback_task_hub(recorded, asked, last_swap) == expected
+    assert choose_rollback_task_hub(recorded, requested_task_hub=requested, last_swap=last_swap) == expected
 
 
-def test_a_rollback_of_an_empty_slot_has_nothing_to_go_back_to() -> None:
+def test_a_rollback_with_an_empty_slot_is_refused() -> None:
     with pytest.raises(ConflictError, match="nothing to roll back to"):
-        choose_rollback_task_hub(RecordedSlots("shop", "staging", "v42", None), None, None)
+        choose_rollback_task_hub(record("v42", None), requested_task_hub=None, last_swap=None)
 
 
-def test_a_rollback_to_what_a_deployment_has_brought_into_production_is_refused() -> None:
-    with pytest.raises(ConflictError, match="goes back to another"):
-        choose_rollback_task_hub(SWAPPED, "V42", FORWARD)
+def test_a_rollback_to_the_task_hub_in_production_is_refused_after_a_deployment() -> None:
+    with pytest.raises(ConflictError, match="is already in production"):
+        choose_rollback_task_hub(SWAPPED, requested_task_hub="V42", last_swap=SWAP_ENTRY)
 
 
-def test_what_was_cut_off_is_told_with_who_when_and_what_to_type() -> None:
-    told = describe_interrupted_swap(BEGUN, PENDING)
-    for part in ("ann", "https://ci.example/runs/1", "2026-11-21T10:00:00Z", "v42, not v41", "--outcome failed"):
-        assert part in told
-    assert "safe-deploy swap --app shop --slot staging --task-hub v42 --outcome done" in told
-    assert "(run" not in describe_interrupted_swap(BEGUN, replace(PENDING, run_url=None))
-    assert "not v41" not in describe_interrupted_swap(BEGUN, replace(PENDING, swapped_out=None))
-    there = replace(BEGUN, server="https://state.example")
-    assert "safe-deploy swap --server https://state.example --app shop" in describe_interrupted_swap(there, PENDING)
+def test_the_message_about_an_interrupted_swap_says_who_when_and_what_to_run() -> None:
+    message = describe_interrupted_swap(PENDING, PENDING_SWAP)
+    for part in ("ann", RUN, STARTED_AT, "v42, not v41", "--outcome failed"):
+        assert part in message
+    assert "safe-deploy swap --app shop --slot staging --task-hub v42 --outcome done" in message
+    assert "(run" not in describe_interrupted_swap(PENDING, replace(PENDING_SWAP, run_url=None))
+    assert "not v41" not in describe_interrupted_swap(PENDING, replace(PENDING_SWAP, swapped_out=None))
+    with_server = replace(PENDING, server_url="https://state.example")
+    command = "safe-deploy swap --server https://state.example --app shop"
+    assert command in describe_interrupted_swap(with_server, PENDING_SWAP)
 
 
-# --- the model ---
+# --- the model: server and Azure through runs that fail and are killed ---
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConditions:
-    """What happens to one run. `steps` of it are carried out before it is killed; None for all. A killed run's `az`
-    still `finishes` what it has begun, or not. `works`: the platform swaps. `code`: the command's word for it. A swap
-    that the platform has accepted may come `late`, after the command has ended. `stopped`: by a signal.
-    `unreadable`: the
-    look before and the look after fail."""
+    """What happens to one run.
 
-    steps: int | None
-    finishes: bool
-    works: bool
-    code: int
-    stopped: bool
-    late: bool
-    unreadable: tuple[bool, bool]
+    `killed_after`: the number of steps after which it is killed, None if it is not. `completes_when_killed`: the `az`
+    of a killed run still completes its swap. `azure_swaps`: Azure makes the swap. `swaps_late`: it does so only after
+    the command has ended. `exit_code`: of the command. `interrupted`: by a signal. `azure_unreadable`: Azure cannot be
+    queried before the swap, and after it.
+    """
+
+    killed_after: int | None
+    completes_when_killed: bool
+    azure_swaps: bool
+    swaps_late: bool
+    exit_code: int
+    interrupted: bool
+    azure_unreadable: tuple[bool, bool]
 
 
 NO_FAILURE = RunConditions(
-    None, finishes=True, works=True, code=0, stopped=False, late=False, unreadable=(False, False)
+    killed_after=None,
+    completes_when_killed=True,
+    azure_swaps=True,
+    swaps_late=False,
+    exit_code=0,
+    interrupted=False,
+    azure_unreadable=(False, False),
 )
 
 
 @dataclass
 class SimulatedSwap:
-    """Server and platform, and what becomes of them."""
+    """The server's record and the slots in Azure. `swap_in_progress`: Azure has accepted a swap and not made it yet."""
 
     is_observable: bool
     production: str | None = "v41"
     slot: str | None = "v42"
     pending_swap: PendingSwap | None = None
-    carried: ObservedSlots = UNSWAPPED
-    swaps: int = 0
-    late: bool = False
-    trail: list[SwapStep] = field(default_factory=list)
+    azure: ObservedSlots = AZURE_UNSWAPPED
+    swap_count: int = 0
+    swap_in_progress: bool = False
+    reported_steps: list[SwapStep] = field(default_factory=list)
 
     @property
     def recorded(self) -> RecordedSlots:
-        return RecordedSlots("shop", "staging", self.production, self.slot, self.pending_swap)
+        return record(self.production, self.slot, pending_swap=self.pending_swap)
 
     @property
     def agrees(self) -> bool:
-        return (self.production, self.slot) == (self.carried.production, self.carried.slot)
+        """Whether server and Azure have the same task hubs."""
+        return (self.production, self.slot) == (self.azure.production, self.azure.slot)
 
-    def seen(self, unreadable: bool) -> ObservedSlots | None:
-        return self.carried if self.is_observable and not unreadable else None
+    def observe(self, *, unreadable: bool = False) -> ObservedSlots | None:
+        return self.azure if self.is_observable and not unreadable else None
 
-    def exchange(self) -> None:
+    def exchange_record(self) -> None:
         self.production, self.slot = self.slot, self.production
 
-    def swap(self) -> None:
-        self.carried = ObservedSlots(self.carried.slot, self.carried.production)
-        self.swaps += 1
+    def swap_azure(self) -> None:
+        self.azure = ObservedSlots(self.azure.slot, self.azure.production)
+        self.swap_count += 1
 
     def watch(self) -> bool:
-        """Look for long: what the platform has accepted comes by then. Whether something came."""
-        came, self.late = self.late, False
-        if came:
-            self.swap()
-        return came
+        """Watch for the stabilization window, in which an accepted swap completes. Returns whether one did."""
+        completed, self.swap_in_progress = self.swap_in_progress, False
+        if completed:
+            self.swap_azure()
+        return completed
 
-    def tell(self, step: SwapStep) -> None:
-        """As the server does it: what is said twice changes nothing."""
-        self.trail.append(step)
+    def report(self, step: SwapStep) -> None:
+        """Report an outcome as the server handles it: a repeated report changes nothing."""
+        self.reported_steps.append(step)
         if step is SwapStep.REVERT and self.pending_swap is not None:
-            self.exchange()
+            self.exchange_record()
         if step is SwapStep.CONFIRM and self.pending_swap is None and is_same_task_hub(self.slot, "v42"):
-            self.exchange()
+            self.exchange_record()
         if step in (SwapStep.CONFIRM, SwapStep.REVERT):
             self.pending_swap = None
 
 
 def simulate_run_steps(simulated: SimulatedSwap, conditions: RunConditions) -> Iterator[None]:
-    """One run, as `promotion.py` carries it out; between two yields it can be killed."""
+    """One run as `swap_executor.py` carries it out. It can be killed at each yield."""
+    unreadable_before, unreadable_after = conditions.azure_unreadable
     yield
-    if simulated.is_observable and conditions.unreadable[0]:
+    if simulated.is_observable and unreadable_before:
         return
-    step = plan_swap(simulated.recorded, "v42", simulated.seen(unreadable=False), RUN)
+    step = plan_swap(simulated.recorded, simulated.observe(), task_hub="v42", run_url=RUN)
     yield
     if step is SwapStep.RESUME and simulated.watch():
-        # It was waited for whether what was cut off comes.
         step = SwapStep.CONFIRM
     if step is SwapStep.ALREADY_SWAPPED:
         return
     if step is SwapStep.CONFIRM:
-        simulated.tell(step)
+        simulated.report(step)
         return
     assert step in (SwapStep.BEGIN, SwapStep.RESUME)
     swapped_out = simulated.pending_swap.swapped_out if simulated.pending_swap else simulated.production
     if simulated.pending_swap is None:
-        simulated.exchange()
-        simulated.pending_swap = PENDING
+        simulated.exchange_record()
+        simulated.pending_swap = PENDING_SWAP
     yield
-    simulated.late = conditions.works and conditions.finishes
+    simulated.swap_in_progress = conditions.azure_swaps and conditions.completes_when_killed
     yield
-    simulated.late = False
-    if conditions.works:
-        if conditions.late:
-            simulated.late = True
+    simulated.swap_in_progress = False
+    if conditions.azure_swaps:
+        if conditions.swaps_late:
+            simulated.swap_in_progress = True
         else:
-            simulated.swap()
+            simulated.swap_azure()
     yield
-    if conditions.code and not conditions.stopped and simulated.is_observable:
+    if conditions.exit_code and not conditions.interrupted and simulated.is_observable:
         simulated.watch()
-    attempt = SwapAttempt(conditions.code == 0, conditions.stopped, simulated.is_observable)
-    step = plan_after_command(attempt, simulated.seen(conditions.unreadable[1]), "v42", swapped_out)
+    attempt = SwapAttempt(
+        succeeded=conditions.exit_code == 0,
+        interrupted=conditions.interrupted,
+        is_observable=simulated.is_observable,
+    )
+    step = plan_after_command(
+        attempt, simulated.observe(unreadable=unreadable_after), task_hub="v42", swapped_out=swapped_out
+    )
     yield
-    simulated.tell(step)
+    simulated.report(step)
 
 
 def simulate_run(simulated: SimulatedSwap, conditions: RunConditions) -> bool:
-    """Whether it came to its end; otherwise it was killed. What the platform has accepted may come while the next run
-    is at it already."""
+    """Run until the end or until the run is killed. Returns whether it reached its end. A swap in progress may complete
+    during the next run."""
     ended = True
     try:
-        for done, _ in enumerate(simulate_run_steps(simulated, conditions)):
-            if done == conditions.steps:
+        for step_number, _ in enumerate(simulate_run_steps(simulated, conditions)):
+            if step_number == conditions.killed_after:
                 ended = False
                 break
     except ConflictError:
         pass
     if ended and simulated.pending_swap is None:
-        assert not simulated.late, "what may still come must be pending"
+        assert not simulated.swap_in_progress, "a swap that may still complete must be pending"
     return ended
 
 
-def run_conditions(is_observable: bool) -> st.SearchStrategy[RunConditions]:
-    def honest(conditions: RunConditions) -> RunConditions:
-        # Where nobody looks, an exit code is all there is, and it must be right.
-        unseen = not is_observable or conditions.unreadable[1]
-        late = conditions.late and conditions.works
-        code = (0 if conditions.works and not late else 1) if unseen else conditions.code
-        return replace(conditions, code=1 if late else code)
+def run_conditions(*, is_observable: bool) -> st.SearchStrategy[RunConditions]:
+    def make_exit_code_truthful(conditions: RunConditions) -> RunConditions:
+        """If Azure cannot be queried after the swap, the exit code is the only evidence, and must be true."""
+        swaps_late = conditions.swaps_late and conditions.azure_swaps
+        exit_code = conditions.exit_code
+        if not is_observable or conditions.azure_unreadable[1]:
+            exit_code = 0 if conditions.azure_swaps and not swaps_late else 1
+        return replace(conditions, exit_code=1 if swaps_late else exit_code)
 
     return st.builds(
         RunConditions,
-        steps=st.none() | st.integers(0, 7),
-        finishes=st.booleans(),
-        works=st.booleans(),
-        code=st.sampled_from([0, 1]),
-        stopped=st.booleans(),
-        late=st.booleans(),
-        unreadable=st.tuples(st.booleans(), st.booleans()),
-    ).map(honest)
+        killed_after=st.none() | st.integers(0, 7),
+        completes_when_killed=st.booleans(),
+        azure_swaps=st.booleans(),
+        swaps_late=st.booleans(),
+        exit_code=st.sampled_from([0, 1]),
+        interrupted=st.booleans(),
+        azure_unreadable=st.tuples(st.booleans(), st.booleans()),
+    ).map(make_exit_code_truthful)
 
 
 @settings(max_examples=600, deadline=None)
 @given(st.lists(run_conditions(is_observable=True), min_size=1, max_size=6))
-def test_however_runs_fail_and_are_killed_server_and_platform_agree_or_the_swap_is_pending(
-    history: list[RunConditions],
+def test_whatever_runs_fail_or_are_killed_server_and_azure_agree_or_the_swap_is_pending(
+    runs: list[RunConditions],
 ) -> None:
     simulated = SimulatedSwap(is_observable=True)
-    for conditions in history:
+    for conditions in runs:
         ended = simulate_run(simulated, conditions)
-        assert simulated.agrees or simulated.pending_swap is not None, (
-            f"ended: {ended}; a killed run, too, leaves its trace"
-        )
-        assert simulated.swaps <= 1, "the platform is never swapped twice for one target"
+        assert simulated.agrees or simulated.pending_swap is not None, f"ended: {ended}"
+        assert simulated.swap_count <= 1, "Azure never swaps twice for one task hub"
     assert simulate_run(simulated, NO_FAILURE)
     assert simulated.agrees
     assert simulated.pending_swap is None
-    assert (simulated.production, simulated.swaps) == ("v42", 1)
+    assert (simulated.production, simulated.swap_count) == ("v42", 1)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(run_conditions(is_observable=False), min_size=1, max_size=6))
-def test_where_nobody_can_look_a_killed_run_stays_pending_and_the_platform_is_never_swapped_twice(
-    history: list[RunConditions],
+def test_without_access_to_azure_a_killed_run_stays_pending_and_azure_never_swaps_twice(
+    runs: list[RunConditions],
 ) -> None:
     simulated = SimulatedSwap(is_observable=False)
-    for conditions in history:
+    for conditions in runs:
         simulate_run(simulated, conditions)
         assert simulated.agrees or simulated.pending_swap is not None
-        assert simulated.swaps <= 1
+        assert simulated.swap_count <= 1
     simulate_run(simulated, NO_FAILURE)
     if simulated.pending_swap is None:
         assert simulated.agrees
@@ -495,11 +601,11 @@ def test_where_nobody_can_look_a_killed_run_stays_pending_and_the_platform_is_ne
 
 @settings(max_examples=200, deadline=None)
 @given(run_conditions(is_observable=True))
-def test_a_rollback_settles_what_a_killed_run_has_left(conditions: RunConditions) -> None:
+def test_a_rollback_ends_the_swap_of_a_killed_run(conditions: RunConditions) -> None:
     simulated = SimulatedSwap(is_observable=True)
     simulate_run(simulated, conditions)
     if simulated.pending_swap is not None:
-        step = plan_interrupted_swap(simulated.recorded, simulated.pending_swap, simulated.seen(unreadable=False), RUN)
+        step = plan_interrupted_swap(simulated.recorded, simulated.pending_swap, simulated.observe(), run_url=RUN)
         assert step is not SwapStep.LEAVE_PENDING
-        simulated.tell(SwapStep.CONFIRM if step is SwapStep.REVERT and simulated.watch() else step)
+        simulated.report(SwapStep.CONFIRM if step is SwapStep.REVERT and simulated.watch() else step)
     assert simulated.agrees

@@ -322,7 +322,7 @@ def test_half_of_an_answer_is_none(wait_scenario: WaitScenario, proxy: FaultProx
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected_error"), [(NoResponse(), "timed out"), (EndlessResponse(), "the answer takes too long")]
+    ("fault", "expected_error"), [(NoResponse(), "timed out"), (EndlessResponse(), "the response takes too long")]
 )
 def test_an_answer_that_hangs_does_not_hold_up_the_end(
     wait_scenario: WaitScenario, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: Fault, expected_error: str
@@ -394,7 +394,7 @@ def test_a_key_that_is_taken_away_ends_the_wait(wait_scenario: WaitScenario, pro
     wait_scenario.script(proxy, nothing, CannedResponse(401))
     ended = wait_scenario.wait_through(proxy.url, *SOON)
     assert (ended.code, ended.out) == (ExitCode.NOT_ALLOWED, "")
-    assert "check SAFE_DEPLOY_KEY" in ended.err
+    assert "Check SAFE_DEPLOY_KEY" in ended.err
 
 
 # --- CI systems ---

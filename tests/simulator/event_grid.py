@@ -1,4 +1,4 @@
-"""Event Grid between the platform and the server: it loses events, doubles, delays and reorders them."""
+"""Event Grid between the platform and the server: it loses, duplicates, delays and reorders events."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ _LONG_DELAYS = (5, 8, 13, 100)
 
 @dataclass(eq=False, slots=True)
 class PublishedEvent:
-    """An event on its way. `execution` is whose it is, by the number that the platform gave it."""
+    """An event in transit. `execution` is the number of the execution that published it."""
 
     event: dict[str, Any]
     instance_id: str
@@ -26,7 +26,7 @@ class PublishedEvent:
 
 @dataclass(slots=True)
 class SimulatedEventGrid:
-    """`step` is the time by which events come due."""
+    """`step` is the simulated time at which events are due."""
 
     rng: random.Random
     traits: SimulationParameters
@@ -37,7 +37,7 @@ class SimulatedEventGrid:
     _in_transit: list[PublishedEvent] = field(default_factory=list)
 
     def publish(self, published: PublishedEvent) -> str:
-        """Take an event; what becomes of it, for the log."""
+        """Accept an event. Returns what happens to it, for the log."""
         self.tally["published"] += 1
         if self.reliable:
             published.due = self.step
@@ -64,20 +64,20 @@ class SimulatedEventGrid:
 
     def due(self) -> list[list[PublishedEvent]]:
         """The batches that arrive now, in any order."""
-        return self._batches([one for one in self._in_transit if one.due <= self.step])
+        return self._batches([event for event in self._in_transit if event.due <= self.step])
 
     def take_remaining(self) -> list[list[PublishedEvent]]:
-        """The batches that arrive in the end; some events are lost instead."""
-        lost = [one for one in self._in_transit if self.rng.random() < self.traits.loss_probability]
+        """The batches that arrive at the end. Some events are lost."""
+        lost = [event for event in self._in_transit if self.rng.random() < self.traits.loss_probability]
         self.tally["lost"] += len(lost)
-        for one in lost:
-            self._in_transit.remove(one)
+        for event in lost:
+            self._in_transit.remove(event)
         return self._batches(list(self._in_transit))
 
     def _batches(self, arriving: list[PublishedEvent]) -> list[list[PublishedEvent]]:
-        for one in arriving:
-            self._in_transit.remove(one)
-        in_order = sorted(arriving, key=lambda one: one.occurred_at)
+        for event in arriving:
+            self._in_transit.remove(event)
+        in_order = sorted(arriving, key=lambda event: event.occurred_at)
         self.rng.shuffle(arriving)
         self.tally["reordered"] += arriving != in_order
         batches = []

@@ -1,4 +1,4 @@
-"""Whether the server's answers are right, by what was active at the source meanwhile."""
+"""Checks the server's responses against what was active at the provider."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,17 +9,20 @@ from tests.simulator.platform import SimulatedPlatform
 
 
 class WrongVerdict(Exception):
-    """The server said what is not so."""
+    """A response of the server is wrong."""
 
 
 class NeverReady(Exception):
-    """The server does not say Ready although nothing is active any more."""
+    """The verdict stays NotReady although nothing is active any more."""
 
 
 @dataclass(slots=True)
 class VerdictChecker:
-    """Judges the answers on one task hub. It trusts no clock: probes are known by their `beganAt`, and begin no
-    earlier than the question in whose answer they show first."""
+    """Checks the responses about one task hub.
+
+    It uses no clock: `beganAt` identifies a probe, and a probe begins no earlier than the request whose response shows
+    it first.
+    """
 
     platform: SimulatedPlatform
     timeline: ActivityTimeline
@@ -29,7 +32,7 @@ class VerdictChecker:
     _first_delivery: dict[int, int] = field(default_factory=dict)
 
     def record_delivery(self, published: PublishedEvent) -> None:
-        """An event was accepted. It tells the server of its instance unless a later one was delivered before."""
+        """An event was accepted. It informs the server about its instance unless a later one was delivered before."""
         moment = self.timeline.next_moment()
         if published.occurred_at <= self._latest.get(published.instance_id, 0):
             return
@@ -39,19 +42,21 @@ class VerdictChecker:
             self._know(published)
 
     def _know(self, published: PublishedEvent) -> None:
-        """Where messages are not seen, a start that is only a message counts from when an event has told of it, until a
-        later event says that it ended."""
-        one = self.platform.executions.get(published.instance_id)
-        if one is None or not one.in_flight:
+        """Where messages cannot be seen, a start that is only a message counts from the event that reports it until a
+        later event reports its end."""
+        execution = self.platform.executions.get(published.instance_id)
+        if execution is None or not execution.in_flight:
             return
-        if (published.execution, published.status) == (one.number, "Running"):
-            self.timeline.record_start(one.instance_id)
+        if (published.execution, published.status) == (execution.number, "Running"):
+            self.timeline.record_start(execution.instance_id)
         else:
-            self.timeline.record_end(one.instance_id)
+            self.timeline.record_end(execution.instance_id)
 
-    def verdict(self, requested_at: int, verdict: dict[str, Any], fresh: bool) -> int | None:
-        """Judge an answer of GetStagingStatus at the moment it comes; since when its probe has begun, None if it rests
-        on no complete one. Raises Wrong."""
+    def check_verdict(self, requested_at: int, verdict: dict[str, Any], *, fresh: bool) -> int | None:
+        """Check a response of GetStagingStatus at the moment at which it arrives. Raises WrongVerdict.
+
+        Returns when its probe began; None if it rests on no complete probe.
+        """
         probe = verdict["evidence"]["probe"]
         is_complete = probe is not None and probe["status"] == "Complete"
         began = self._probes.setdefault(probe["beganAt"], requested_at) if is_complete else None
@@ -74,24 +79,26 @@ class VerdictChecker:
         return began
 
     def expected_active(self) -> set[str]:
-        """What the records must show active, whatever a probe has seen before: instances that are active at the source
-        and whose latest event says Running and was delivered."""
+        """The instances that the records must show active: those that are active at the provider and whose latest event
+        says Running and was delivered."""
         return {
-            one.instance_id
-            for one in self.platform.executions.values()
-            if one.is_shown_active
-            and one.latest_event is not None
-            and (one.latest_event.execution, one.latest_event.status) == (one.number, "Running")
-            and self._latest.get(one.instance_id) == one.latest_event.occurred_at
+            execution.instance_id
+            for execution in self.platform.executions.values()
+            if execution.is_shown_active
+            and execution.latest_event is not None
+            and (execution.latest_event.execution, execution.latest_event.status) == (execution.number, "Running")
+            and self._latest.get(execution.instance_id) == execution.latest_event.occurred_at
         }
 
     def check_staging(self, requested_at: int) -> None:
-        """Judge a PostStaging that was let through. Raises Wrong."""
+        """Check a PostStaging that succeeded. Raises WrongVerdict."""
         self._check_idle_since(requested_at)
 
     def _check_idle_since(self, began: int) -> None:
-        """Ready says that at some instant since the probe began nothing was active. While the world stands still that
-        is: nothing is."""
+        """Ready claims that nothing was active at some moment since the probe began.
+
+        While the platform does not change, it claims that nothing is active.
+        """
         if not self.timeline.was_idle_since(began):
             raise WrongVerdict("Ready, but at every instant since the probe began something was active")
         for instance_id, since in self.timeline.active.items():

@@ -114,12 +114,13 @@ def _check_slots(app: App, command: RegisterCommand, evidence: RegisterEvidence,
 
 
 def _check_replaceable(app: App, name: str, verdict: Verdict, now: Instant) -> Refusal | None:
+    """A task hub leaves its slot only after it has drained, and not while a run deploys it."""
     slot, deployment = app.slot(name), app.get_open_deployment(now)
     if slot is not None and deployment is not None and same_hub(deployment.task_hub, slot.task_hub):
         return refusals.deployment_in_progress(app, deployment, now)
     if verdict.ready:
         return None
-    return refusals.staging_not_ready(app, name, verdict, next_step="Retry PutApp once it has drained")
+    return refusals.staging_not_ready(app, name, verdict, next_step="Retry once it has drained")
 
 
 def _assign_slots(app: App, command: RegisterCommand, now: Instant) -> dict[str, Slot | None]:
