@@ -15,7 +15,8 @@ from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
 from state_api.settings import read_settings, sha256_of
-from tests.test_docs import AZURE, CODE, FENCE, ROOT, SETTINGS, first_column, section, table_rows, without_markup
+from tests.documents.page_tables import CODE, FENCE, ROOT, first_column, section, table_rows, without_markup
+from tests.test_docs import AZURE, SETTINGS
 
 CLI = ROOT / "docs" / "cli.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -150,7 +151,7 @@ def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
 
 
 def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
-    (given,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
+    (role,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
     asked = {
         "GetStagingStatus",
         "PostStaging",
@@ -162,7 +163,7 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
         "GetTaskHub",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(given)
+    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(role)
     may = {
         without_markup(cells[0])
         for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
@@ -171,9 +172,9 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
     assert asked <= may
 
 
-def test_the_commands_that_make_keys_for_azure_make_a_setting_that_the_server_takes(tmp_path: Path) -> None:
-    """Those that need no Azure, run as they stand on the page; the key that a function had goes on working."""
-    make, vault = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
+def test_the_commands_that_create_keys_for_azure_create_a_setting_that_the_server_accepts(tmp_path: Path) -> None:
+    """The commands of both pages that need no Azure, run unchanged. A caller's old function key stays valid."""
+    creation, vault = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
     moving = section(OPERATIONS, "Move from function keys")
     move, _ = [body for language, body in FENCE.findall(moving) if language == "sh"]
     assert "state-keys.json" in vault
@@ -181,9 +182,9 @@ def test_the_commands_that_make_keys_for_azure_make_a_setting_that_the_server_ta
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safe_deploy "$@"\n')
     command.chmod(0o755)
     _, _, entry = move.partition("--output tsv)\n")
-    # The last command of `make` comes last, because the entry of the old key takes the place of the new one.
-    *made, collected = make.strip().splitlines()
-    script = "\n".join(["set -eu", *made, "OLD_KEY=the-key-that-the-function-had", entry, collected])
+    # Collecting the entries comes last, because the entry of the old key replaces that of the new one.
+    *creating, collecting = creation.strip().splitlines()
+    script = "\n".join(["set -eu", *creating, "OLD_KEY=the-key-that-the-function-had", entry, collecting])
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "DURABLE_APP": "shop-4711"}
     subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
     keys = read_settings(
