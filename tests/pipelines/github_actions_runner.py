@@ -226,10 +226,10 @@ class _RunningJob:
     def _run_script(self, script: str, env: Values, action: Path | None = None) -> tuple[ScriptResult, dict[str, str]]:
         assert "${{" not in script, "an expression in a script inserts text that others may write"
         number = len(list(self.temporary.glob("script-*")))
-        file, output, summary = (self.temporary / f"{kind}-{number}" for kind in ("script", "output", "summary"))
-        file.write_text(script)
-        for file in (output, summary):
-            file.touch()
+        script_file, output, summary = (self.temporary / f"{kind}-{number}" for kind in ("script", "output", "summary"))
+        script_file.write_text(script)
+        output.touch()
+        summary.touch()
         arguments = {
             **self.run.machine.environment(self.home, logged_in=self.logged_in),
             "CI": "true",
@@ -249,7 +249,7 @@ class _RunningJob:
             **env,
         }
         shell = _SHELL if action or self.run.workflow.get("defaults") == {"run": {"shell": "bash"}} else _NO_SHELL
-        ended = self.run.machine.run([*shell, str(file)], arguments, self.workspace)
+        ended = self.run.machine.run([*shell, str(script_file)], arguments, self.workspace)
         return ended, _parse_outputs(output.read_text())
 
     def _run_our_action(self, step: Values) -> tuple[ScriptResult, dict[str, str]]:
@@ -350,8 +350,8 @@ def _evaluate(expression: str, contexts: Values) -> str:
         return next((value for value in values if value), "")
     for operator in (" == ", " != "):
         if operator in expression:
-            left, other = (_evaluate(part.strip(), contexts) for part in expression.split(operator))
-            return str((left == other) is (operator == " == ")).lower()
+            left, right = (_evaluate(part.strip(), contexts) for part in expression.split(operator))
+            return str((left == right) is (operator == " == ")).lower()
     if not re.fullmatch(r"[a-z]+(\.[A-Za-z_][\w-]*)+", expression):
         raise ValueError(f"unsupported expression: {expression}")
     context, *path = expression.split(".")
