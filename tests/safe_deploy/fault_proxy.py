@@ -114,9 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         kept = {name: got.headers[name] for name in ("Content-Type", "Retry-After", "ETag") if name in got.headers}
-        self._respond(CannedResponse(got.status_code, got.content, kept), cut)
+        self._respond(CannedResponse(got.status_code, got.content, kept), cut=cut)
 
-    def _respond(self, answer: CannedResponse, cut: bool = False) -> None:
+    def _respond(self, answer: CannedResponse, *, cut: bool = False) -> None:
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

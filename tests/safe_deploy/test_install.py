@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import state_api
 from harness.dependency_groups import pinned_versions
 from harness.state_server import ROOT, ServerProcess
 from tests.safe_deploy.app_client import AppClient
@@ -148,6 +149,11 @@ def test_the_package_holds_the_modules_and_no_others(installed: Installed) -> No
     there = {path.relative_to(site) for path in (site / "safe_deploy").rglob("*.py")}
     assert there == set(files("safe_deploy"))
     assert not any((site / name).exists() for name in ("state_api", "tests", "dev", "function_app.py"))
+
+
+def test_the_installed_command_prints_the_version_of_the_server(installed: Installed) -> None:
+    ended = installed.run("safe-deploy", "--version")
+    assert (ended.code, ended.stdout) == (0, f"safe-deploy {state_api.__version__}\n")
 
 
 def test_the_installed_command_helps(installed: Installed) -> None:
