@@ -101,13 +101,13 @@ def test_an_option_has_one_variable_and_one_default_wherever_it_is_taken() -> No
 
 
 def test_the_defaults_that_the_documentation_names_are_the_real_ones() -> None:
-    real = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
+    actual = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
         without_markup(cells[0]): without_markup(cells[2])
         for cells in table_rows(CLI, "Options and variables", "Option")
         if "SAFE_DEPLOY_" in cells[1] and re.fullmatch(r"`[\w]+`|\d+", cells[2])
     }
-    assert named == {name: real[name].removesuffix(".0") for name in named}
+    assert named == {name: actual[name].removesuffix(".0") for name in named}
     assert {"--slot", "--timeout", "--interval", "--verify", "--task-hub-setting", "--output"} <= named.keys()
 
 
@@ -126,14 +126,14 @@ def test_every_output_is_documented_and_no_other() -> None:
         "version": None,
         "assurance": "events",
     }
-    real = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
+    actual = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
     title = "In CI systems"
     documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(CLI, title, "Command")]
-    assert documented == [set(outputs) for outputs in real]
+    assert documented == [set(outputs) for outputs in actual]
 
 
 @pytest.mark.parametrize("folder", GUIDES)
-def test_the_start_to_copy_is_the_tested_file_and_under_thirty_lines(folder: str) -> None:
+def test_the_workflow_of_a_guide_is_the_tested_file_and_under_thirty_lines(folder: str) -> None:
     tested = (ROOT / "pipelines" / folder / "quickstart.yml").read_text()
     blocks = [body for language, body in FENCE.findall(GUIDES[folder].read_text()) if language == "yaml"]
     assert tested in blocks
