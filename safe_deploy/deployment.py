@@ -196,8 +196,8 @@ def clean_up(
 ) -> Json:
     """Remove retired task hubs that have drained. Returns the response of Cleanup.
 
-    Raises ConflictError if a task hub that would be deleted is still in a slot in Azure, whatever the server has on
-    record.
+    Raises ConflictError if a task hub that would be deleted is still in a slot in Azure, even if the server has the
+    slot on record as empty.
     """
     if deployment_slots is not None and delete_task_hubs and not dry_run:
         retired = [task_hub["taskHub"] for task_hub in server.get_app()[0]["retired"]]

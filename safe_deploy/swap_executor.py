@@ -307,8 +307,8 @@ class SwapExecutor:
         )
 
     def _report_outcome(self, task_hub: str, *, outcome: str, observation: str, rollback: bool) -> Json:
-        """Report how the swap in Azure ended. If the server cannot be told, the error says what both have and which
-        command reports the outcome later. `observation` is what is known about Azure."""
+        """Report how the swap in Azure ended. If the server cannot be reached, the error says what both have and
+        which command reports the outcome later. `observation` is what is known about Azure."""
         try:
             return self._server.post_swap(task_hub, slot=self._slot, outcome=outcome, rollback=rollback)
         except CommandError as error:

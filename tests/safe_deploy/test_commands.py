@@ -378,9 +378,9 @@ Setup = Callable[[AppClient], None]
         (AppClient.register, ["status"], "publisher", 4, "needs reader or deployer or admin"),
         (AppClient.register, ["register", "--task-hub", "OWN"], "deployer", 4, "needs admin"),
         (AppClient.register, ["instances", "--task-hub", "HUB"], "reader", 1, "HUB"),
-        (unknown, ["status"], "reader", 1, "Tell the server what is in production: safe-deploy register"),
-        (unknown, ["history"], "reader", 1, "Tell the server what is in production: safe-deploy register"),
-        (unknown, ["cleanup"], "deployer", 1, "Tell the server what is in production: safe-deploy register"),
+        (unknown, ["status"], "reader", 1, "Register the task hub in production: safe-deploy register"),
+        (unknown, ["history"], "reader", 1, "Register the task hub in production: safe-deploy register"),
+        (unknown, ["cleanup"], "deployer", 1, "Register the task hub in production: safe-deploy register"),
     ],
 )
 def test_every_refusal_has_its_exit_code(

@@ -291,7 +291,7 @@ def test_an_app_that_was_never_registered_is_named_with_what_to_type(app_client:
     assert found.code == ExitCode.FAILURE
     assert found.failed_checks() == ["app"]
     assert found["app"][1].startswith(f"there is no app {app_client.app}")
-    assert found["app"][1].endswith("Tell the server what is in production: safe-deploy register")
+    assert found["app"][1].endswith("Register the task hub in production: safe-deploy register")
 
 
 def test_nothing_in_production_is_wrong(app_client: AppClient) -> None:
@@ -302,7 +302,7 @@ def test_nothing_in_production_is_wrong(app_client: AppClient) -> None:
     assert found["app"] == (
         "failed",
         (
-            "the server has no task hub on record in production, so it counts as empty. Tell the server what is in "
+            "the server has no task hub on record in production, so it counts as empty. Register the task hub in "
             "production: safe-deploy register"
         ),
     )
