@@ -1,4 +1,4 @@
-"""Apps and their slots: GetStagingStatus, PostStaging, DeleteStaging, PostSwap, Cleanup, and what is on record."""
+"""The operations on apps and their slots, with their audit log."""
 
 from typing import Annotated
 
@@ -46,7 +46,7 @@ router = APIRouter(prefix="/api/apps", tags=["apps"])
 async def list_apps(
     services: ServicesDependency, visible: VisibleApps, top: PageSize = 100, token: ContinuationToken = None
 ) -> AppsResponse:
-    """All apps that the server knows; with a key that is bound to apps, these."""
+    """List all apps. With a key that is bound to apps, list only these."""
     releases = services.releases
     page = await (releases.list_page(top, token) if visible is None else releases.list_page_of(visible, top, token))
     now = services.clock.now()
@@ -59,7 +59,7 @@ async def list_apps(
     "/{app}", operation_id="GetApp", dependencies=[READ], responses=responses_with_etag(400, 401, 403, 404, 503)
 )
 async def get_app(app: AppName, services: ServicesDependency, response: Response) -> AppResponse:
-    """Slots, policy, open deployment and retired task hubs of an app."""
+    """Get an app: its slots, policy, open deployment and retired task hubs."""
     return app_response(await services.releases.get(app), services, response)
 
 
@@ -70,6 +70,7 @@ async def get_app(app: AppName, services: ServicesDependency, response: Response
     responses=responses_with_etag(400, 401, 403, 409, 412, 413, 415, 503),
 )
 async def put_app(
+    *,
     app: AppName,
     body: AppRequest,
     services: ServicesDependency,
@@ -77,9 +78,9 @@ async def put_app(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Register or correct an app: its slots, its policy, where its task hubs live."""
+    """Register or correct an app: its slots, its policy, and where its task hubs live."""
     if body.app is not None and body.app.lower() != app.lower():
-        raise InvalidRequest(f"the body is that of app {body.app[:60]!r}, the address that of {app}")
+        raise InvalidRequest(f"the body names app {body.app[:60]!r}, but the address names {app}: send the same name")
     changed = await services.releases.register_app(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -91,13 +92,14 @@ async def put_app(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_app(
+    *,
     app: AppName,
     services: ServicesDependency,
     caller: CallerDependency,
     precondition: PreconditionDependency,
     response: Response,
 ) -> DeletedAppResponse:
-    """Delete an app whose slots are drained. Its audit log and the claims on its task hubs stay."""
+    """Delete an app whose slots are drained. The server keeps its audit log and its claims on task hubs."""
     deleted = await services.releases.delete_app(app, DeleteAppCommand(caller=caller), precondition)
     response.headers["ETag"] = etag(deleted)
     return DeletedAppResponse.of(deleted)
@@ -110,21 +112,23 @@ async def delete_app(
     responses=problem_responses(400, 401, 403, 404, 503),
 )
 async def get_staging_status(
+    *,
     app: AppName,
     request: Request,
     services: ServicesDependency,
     caller: CallerDependency,
-    wait: Annotated[int, Query(ge=0, le=120, description="Seconds to wait for Ready at the most.")] = 0,
+    wait: Annotated[int, Query(ge=0, le=120, description="The maximum number of seconds to wait for Ready.")] = 0,
     verify: Annotated[
         VerificationMode,
         Query(
-            description="How to verify where a probe is configured: `fresh` by what is read from now on, `cached` also "
-            "by a result that is young enough, `none` without a look at the task hub."
+            description="How to verify an app that has taskHubs: `fresh` reads the task hub after this request, "
+            "`cached` also accepts a recent probe, `none` does not read the task hub."
         ),
     ] = VerificationMode.CACHED,
     slot: SlotName = STAGING,
 ) -> VerdictResponse:
-    """May the code in this slot be overwritten? 200 also when not: `ready` says it."""
+    """Report whether the code in this slot may be overwritten. The status is 200 in either case; `ready` has the
+    verdict."""
     return VerdictResponse.of(
         await services.readiness.wait_for_status(
             app, slot, caller, wait_seconds=wait, mode=verify, is_disconnected=request.is_disconnected
@@ -139,6 +143,7 @@ async def get_staging_status(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_staging(
+    *,
     app: AppName,
     body: StagingRequest,
     services: ServicesDependency,
@@ -146,7 +151,8 @@ async def post_staging(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Put a new task hub into the slot, which must be drained, and open a deployment for the caller's run."""
+    """Record that a new version with its own task hub will be deployed into the slot, which must be drained. Opens a
+    deployment for the caller's pipeline run."""
     changed = await services.releases.stage_task_hub(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -158,6 +164,7 @@ async def post_staging(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_staging(
+    *,
     app: AppName,
     task_hub: Annotated[TaskHubName, Query(alias="taskHub")],
     services: ServicesDependency,
@@ -166,7 +173,7 @@ async def delete_staging(
     response: Response,
     slot: SlotName = STAGING,
 ) -> AppResponse:
-    """Abandon the open deployment of this task hub. The hub stays in the slot and must drain like any other."""
+    """Abandon the open deployment of this task hub. The task hub stays in the slot and must drain like any other."""
     command = AbandonCommand(caller=caller, task_hub=task_hub, slot=slot)
     changed = await services.releases.abandon_deployment(app, command, precondition)
     return app_response(changed, services, response)
@@ -179,6 +186,7 @@ async def delete_staging(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_swap(
+    *,
     app: AppName,
     body: SwapRequest,
     services: ServicesDependency,
@@ -186,9 +194,9 @@ async def post_swap(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Exchange production and the slot, provided the slot holds this task hub. A rollback is a swap back.
+    """Record a swap of production and the slot, provided the slot holds this task hub. A rollback is a swap back.
 
-    In two steps: `Pending` before the platform's swap, then `Done` or `Failed`. In between nothing can be staged."""
+    Send `Pending` before the swap in Azure, and `Done` or `Failed` after it. Nothing can be staged in between."""
     changed = await services.releases.swap_slots(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -200,6 +208,7 @@ async def post_swap(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def cleanup(
+    *,
     app: AppName,
     services: ServicesDependency,
     caller: CallerDependency,
@@ -207,14 +216,14 @@ async def cleanup(
     response: Response,
     body: CleanupRequest | None = None,
 ) -> CleanupResponse:
-    """Remove every retired task hub that is drained: its records, and if asked for what it left at its provider."""
+    """Remove the records of every retired task hub that is drained and, if requested, its artifacts at the provider."""
     cleanup_request = body or CleanupRequest()
-    changed, outcomes = await services.cleanup.clean_up(app, cleanup_request.to_command(caller), precondition)
+    changed, results = await services.cleanup.clean_up(app, cleanup_request.to_command(caller), precondition)
     response.headers["ETag"] = etag(changed)
     return CleanupResponse(
         app=AppResponse.of(changed, services.clock.now()),
         dry_run=cleanup_request.dry_run,
-        task_hubs=[TaskHubCleanupResponse.of(done) for done in outcomes],
+        task_hubs=[TaskHubCleanupResponse.of(result) for result in results],
     )
 
 
@@ -227,7 +236,7 @@ async def cleanup(
 async def get_history(
     app: AppName, services: ServicesDependency, top: PageSize = 50, token: ContinuationToken = None
 ) -> HistoryResponse:
-    """Who changed what, newest first."""
-    known, page = await services.releases.list_history(app, top, token)
-    history = [AuditRecordResponse.of(audit) for audit in page.items]
-    return HistoryResponse(app=known.name, history=history, continuation_token=page.continuation_token)
+    """List the changes of an app and who made them, newest first."""
+    app_state, page = await services.releases.list_history(app, top, token)
+    history = [AuditRecordResponse.of(record) for record in page.items]
+    return HistoryResponse(app=app_state.name, history=history, continuation_token=page.continuation_token)

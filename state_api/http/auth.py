@@ -1,5 +1,5 @@
-"""Who asks, and may they? The server's own keys, their roles and the apps that they are bound to decide, on every
-host."""
+"""Authentication and authorization: the access key of a request, its role, and the apps that it is bound to. The same
+rules hold on every host."""
 
 import hashlib
 import hmac
@@ -24,24 +24,25 @@ _MAX_ACTOR_CHARACTERS = 200
 
 
 def authenticate(keys: Sequence[AccessKey], headers: Headers, query: QueryParams) -> AccessKey | None:
-    """The key that was sent; None if it is not known. Compares the SHA-256 of what was sent with that of every key,
-    so the time it takes depends on neither."""
-    sent = [headers[name] for name in KEY_HEADERS if name in headers] + query.getlist(KEY_PARAMETER)
-    found: AccessKey | None = None
-    for value in sent:
-        digest = hashlib.sha256(value.encode()).hexdigest()
+    """The access key that a header or the query contains; None if the server does not know it. Compares the digest with
+    that of every key in constant time, so that the duration tells nothing about the keys."""
+    sent_keys = [headers[name] for name in KEY_HEADERS if name in headers] + query.getlist(KEY_PARAMETER)
+    matching_key: AccessKey | None = None
+    for sent_key in sent_keys:
+        digest = hashlib.sha256(sent_key.encode()).hexdigest()
         for key in keys:
             if hmac.compare_digest(digest, key.sha256):
-                found = key
-    return found
+                matching_key = key
+    return matching_key
 
 
 def check_key(settings: Settings, path: str, headers: Headers, query: QueryParams) -> AccessKey | None:
-    """The key of this request, None where none is needed. Raises Unauthorized, KeysNotConfigured."""
+    """The access key of this request; None if the path or the server needs none. Raises Unauthorized,
+    KeysNotConfigured."""
     if not settings.keys:
         if settings.keys_required and path != HEALTH_PATH:
             raise KeysNotConfigured(
-                f"this server has no keys: set the app setting {STATE_KEYS}. `safe-deploy keys new` makes a key "
+                f"this server has no keys: set the app setting {STATE_KEYS}. `safe-deploy keys new` creates a key "
                 "and its entry"
             )
         return None
@@ -49,35 +50,39 @@ def check_key(settings: Settings, path: str, headers: Headers, query: QueryParam
         return None
     key = authenticate(settings.keys, headers, query)
     if key is None:
-        raise Unauthorized("send a key that this server knows in the header x-functions-key")
+        raise Unauthorized(
+            "the key is missing or unknown: send a key that this server knows in the header x-functions-key"
+        )
     return key
 
 
 def access_key_of(request: Request) -> AccessKey | None:
-    """The key that this request was made with; None on a server without keys."""
+    """The access key of this request; None on a server without keys."""
     key: AccessKey | None = request.scope.get("state", {}).get("key")
     return key
 
 
 def require_role(*roles: Role, across_apps: bool = False) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that lets only these roles pass, and admin always. A key that is bound to apps passes where the
-    path names one of them. With `across_apps` the operation itself limits its answer to these apps. Raises
-    Forbidden."""
+    """A dependency that raises Forbidden unless the key has one of these roles or is an admin's. A key that is bound to
+    apps must be bound to the app in the path, except with `across_apps`: then the operation itself limits its response
+    to the apps of the key."""
 
     async def check(request: Request) -> None:
         key = access_key_of(request)
         if key is None:
             return
         if key.role is not Role.ADMIN and key.role not in roles:
-            needed = " or ".join([*roles, Role.ADMIN])
-            raise Forbidden(f"key {key.name} has the role {key.role}; this needs {needed}")
+            sufficient_roles = " or ".join([*roles, Role.ADMIN])
+            raise Forbidden(
+                f"key {key.name} has the role {key.role}; this operation needs a key with the role {sufficient_roles}"
+            )
         if key.apps is None or across_apps:
             return
         app = request.path_params.get("app")
         if app is None:
-            raise Forbidden(f"key {key.name} is bound to apps; this needs a key that is bound to none")
+            raise Forbidden(f"key {key.name} is bound to apps; this operation needs a key for all apps")
         if not key.may_access(app):
-            raise Forbidden(f"key {key.name} is bound to other apps; this needs a key for app {app[:60]}")
+            raise Forbidden(f"key {key.name} is bound to other apps; use a key for app {app[:60]}")
 
     return check
 
@@ -95,39 +100,41 @@ async def _get_visible_apps(request: Request) -> tuple[str, ...] | None:
 
 
 VisibleApps = Annotated[tuple[str, ...] | None, Depends(_get_visible_apps)]
-"""The only apps that the request may see; None where its key is bound to none."""
+"""The only apps that the request may read; None means all apps."""
 
 
 def may_see_reasons(request: Request) -> bool:
-    """Whether the caller may see why instances failed. Reasons can hold data of the app, so readers may not."""
+    """Whether the caller may read why instances failed. Keys with the role reader may not, because a reason is text
+    that the app wrote and can contain its data."""
     key = access_key_of(request)
     return key is None or key.role in (Role.ADMIN, Role.DEPLOYER)
 
 
 def check_task_hub_access(app: str | None, key: AccessKey | None) -> None:
-    """Raises Forbidden unless the key may see a task hub that `app`, or nobody, has claimed."""
+    """Raises Forbidden unless the key may read a task hub that `app` has claimed, or no app if it is None."""
     if key is not None and key.apps is not None and (app is None or not key.may_access(app)):
-        raise Forbidden(f"key {key.name} is bound to apps, and none of them has claimed this task hub")
+        raise Forbidden(f"key {key.name} is bound to apps, none of which has claimed this task hub")
 
 
 async def caller_of(
     request: Request,
     x_actor: Annotated[
-        str, Header(description="Who asks, for the audit log. Ignored where the platform names the caller.")
+        str,
+        Header(description="The caller, for the audit log. Ignored if App Service authentication names the caller."),
     ] = "",
     x_run_url: Annotated[
         str,
         Header(
             pattern=RUN_URL_PATTERN,
             max_length=2000,
-            description="The pipeline run's http(s) address: identifies the run that deploys.",
+            description="The http(s) address of the pipeline run. It identifies the run that deploys.",
         ),
     ] = "",
 ) -> Caller:
-    """The caller as the audit log names it."""
+    """The caller for the audit log: a name, the address of the pipeline run, and the name of the key."""
     settings: Settings = request.app.state.settings
     key = access_key_of(request)
-    # Only a platform with authentication switched on strips what callers put into this header themselves.
+    # Only with App Service authentication does Azure remove this header from the requests of callers.
     principal = request.headers.get("x-ms-client-principal-name") if settings.trust_platform_identity else None
     name = _strip_control_characters(principal or x_actor)[:_MAX_ACTOR_CHARACTERS] or (
         f"key {key.name}" if key else "anonymous"

@@ -1,4 +1,4 @@
-"""What the routers have in common: the services behind them, and the headers of answers that hold an app."""
+"""What the routers share: access to the services, paging parameters, and the ETag and If-Match headers of apps."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from state_api.services.releases import Precondition, Releases
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The use cases that the routers call."""
+    """The services that the routers call."""
 
     recorder: Recorder
     readiness: Readiness
@@ -33,47 +33,51 @@ class Services:
 
 
 def services_of(request: Request) -> Services:
-    """The use cases of this server."""
+    """The services of the server that handles the request."""
     services: Services = request.app.state.services
     return services
 
 
-# Dependencies are asynchronous without need: FastAPI hands the others to a thread, which costs more than they do.
+# Dependencies are async functions because FastAPI runs others in a thread, which takes longer than they do.
 async def _services(request: Request) -> Services:
     return services_of(request)
 
 
 ServicesDependency = Annotated[Services, Depends(_services)]
 
-PageSize = Annotated[int, Query(ge=1, le=1000, description="How many at the most.")]
+PageSize = Annotated[int, Query(ge=1, le=1000, description="The maximum number of items.")]
 ContinuationToken = Annotated[
     str | None,
-    Query(alias="continuationToken", max_length=8000, description="What the previous page gave; opaque."),
+    Query(alias="continuationToken", max_length=8000, description="The continuationToken of the previous page."),
 ]
 
-_ENTITY_TAG = r'(?:W/)?"([^"]*)"'
-_IF_MATCH = r'^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)?$'
+_ETAG_PATTERN = r'(?:W/)?"([^"]*)"'
+_IF_MATCH_PATTERN = r'^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)?$'
 
 
 def etag(app: App) -> str:
-    """The app's revision, as an entity tag."""
+    """The ETag of an app, which is its revision in quotation marks."""
     return f'"{app.revision}"'
 
 
 async def _precondition(
     if_match: Annotated[
         str,
-        Header(alias="If-Match", pattern=_IF_MATCH, description="Change the app only if its ETag is still this one."),
+        Header(
+            alias="If-Match", pattern=_IF_MATCH_PATTERN, description="Change the app only if it still has this ETag."
+        ),
     ] = "",
 ) -> Precondition:
     if not if_match:
         return lambda app: None
-    tags = re.findall(_ENTITY_TAG, if_match)
+    tags = re.findall(_ETAG_PATTERN, if_match)
 
     def check(app: App | None) -> None:
         if app is None or (tags and str(app.revision) not in tags):
-            now = f"its ETag is {etag(app)}" if app else "there is no such app"
-            raise PreconditionFailed(f"the app is not the one that If-Match {if_match} means: {now}")
+            current = f"the app has the ETag {etag(app)} now" if app else "the app does not exist"
+            raise PreconditionFailed(
+                f"If-Match is {if_match}, but {current}: get the app again, then repeat the change"
+            )
 
     return check
 
@@ -82,15 +86,16 @@ PreconditionDependency = Annotated[Precondition, Depends(_precondition)]
 
 
 _ETAG_RESPONSE: dict[str, Any] = {
-    "headers": {"ETag": {"description": "The app's version, for If-Match.", "schema": {"type": "string"}}}
+    "headers": {"ETag": {"description": "The revision of the app, for If-Match.", "schema": {"type": "string"}}}
 }
 
 
 def responses_with_etag(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The answers of an operation that answers with an app, for OpenAPI."""
+    """The responses of an operation that returns an app, for OpenAPI: problem documents, and 200 with an ETag."""
     return {200: _ETAG_RESPONSE, **problem_responses(*statuses)}
 
 
 def app_response(app: App, services: Services, response: Response) -> AppResponse:
+    """The app as a response body. Sets the header ETag."""
     response.headers["ETag"] = etag(app)
     return AppResponse.of(app, services.clock.now())

@@ -1,5 +1,5 @@
-"""PostEvents: lifecycle events as webhook deliveries, in the Event Grid schema and as CloudEvents 1.0 (structured,
-batched, binary), with the handshakes of both (PLATFORM: Event Grid delivery)."""
+"""PostEvents: webhook deliveries of lifecycle events in the Event Grid schema and as CloudEvents 1.0 (structured,
+batched, binary), with the validation handshakes of both."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ from state_api.services.event_parser import parse_json
 router = APIRouter(prefix="/api/events", tags=["events"])
 
 MAX_EVENTS = 5000
-"""Event Grid's largest batch (PLATFORM: Event Grid delivery)."""
+"""The largest batch that Event Grid can be configured to send (docs/platform.md)."""
 
 _JSON = "application/json"
 _CLOUD_EVENT = "application/cloudevents+json"
@@ -27,12 +27,13 @@ _VALIDATION_EVENT_TYPE = "Microsoft.EventGrid.SubscriptionValidationEvent"
 
 
 class ValidationResponse(BaseModel):
-    """The answer to Event Grid's handshake."""
+    """The response to Event Grid's validation handshake."""
 
-    validationResponse: str = Field(description="The code that was sent.")  # noqa: N815 (Event Grid's own name)
+    validationResponse: str = Field(description="The validationCode of the request.")  # noqa: N815 (Event Grid's own name)
 
 
-# Whatever is in the array is taken: what cannot be understood goes to quarantine. More than MAX_EVENTS are told by 413.
+# The schema allows any array items, because events that cannot be parsed go to quarantine. It has no limit on their
+# number, because more than MAX_EVENTS are refused with 413 instead of 400.
 _DELIVERY_SCHEMA = {"oneOf": [{"type": "array", "items": {}}, {"type": "object"}]}
 _REQUEST_BODY = {
     "requestBody": {
@@ -53,8 +54,9 @@ _REQUEST_BODY = {
     openapi_extra=_REQUEST_BODY,
 )
 async def post_events(request: Request) -> Response:
-    """Take a delivery. 200 once every event is durable: recorded, or in quarantine if it cannot be understood."""
-    # The services are no dependency as elsewhere: for an event by itself FastAPI's work is most of what it costs.
+    """Record a delivery of lifecycle events. Returns 200 once every event is stored durably: recorded, or in quarantine
+    if it cannot be parsed."""
+    # Services are not injected as elsewhere: for a delivery of one event, FastAPI's own work takes most of the time.
     events = _parse_delivery(request.headers, await request.body())
     if len(events) > MAX_EVENTS:
         raise PayloadTooLarge(f"a delivery holds at most {MAX_EVENTS} events, not {len(events)}", limit=MAX_EVENTS)
@@ -64,13 +66,13 @@ async def post_events(request: Request) -> Response:
 
 
 def _json_response(model: BaseModel) -> Response:
-    """As it is: it was made here, and need not be checked once more for every event."""
+    """The response without FastAPI's validation, which would only repeat that of the model."""
     return Response(model.model_dump_json(by_alias=True), media_type=_JSON)
 
 
 @router.options("", dependencies=[PUBLISH], include_in_schema=False)
-async def answer_webhook_validation(request: Request) -> Response:
-    """The handshake of CloudEvents: whoever asks with a key that may publish is allowed to deliver."""
+async def validate_cloud_events_webhook(request: Request) -> Response:
+    """The handshake of CloudEvents: allow deliveries from every origin, provided the request has a publisher's key."""
     origin = request.headers.get("WebHook-Request-Origin")
     if not origin:
         raise InvalidRequest("the CloudEvents handshake needs the header WebHook-Request-Origin")
@@ -79,25 +81,25 @@ async def answer_webhook_validation(request: Request) -> Response:
 
 
 def _parse_delivery(headers: Headers, body: bytes) -> list[Any]:
-    """The events of a delivery, each as it came. Raises InvalidRequest, UnsupportedMediaType."""
+    """The events of a delivery as JSON values. Raises InvalidRequest, UnsupportedMediaType."""
     if "ce-specversion" in headers:
         return [_parse_binary_cloud_event(headers, body)]
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in (_JSON, _CLOUD_EVENT, _CLOUD_EVENT_BATCH):
-        raise UnsupportedMediaType(f"send {_JSON}, {_CLOUD_EVENT} or {_CLOUD_EVENT_BATCH}")
+        raise UnsupportedMediaType(f"the Content-Type must be {_JSON}, {_CLOUD_EVENT} or {_CLOUD_EVENT_BATCH}")
     try:
-        content = parse_json(body)
+        delivery = parse_json(body)
     except (ValueError, RecursionError):
-        raise InvalidRequest("the body cannot be read as JSON") from None
-    if isinstance(content, list):
-        return content
-    if isinstance(content, dict):
-        return [content]
+        raise InvalidRequest("the body is not valid JSON") from None
+    if isinstance(delivery, list):
+        return delivery
+    if isinstance(delivery, dict):
+        return [delivery]
     raise InvalidRequest("the body must be an event or an array of events")
 
 
 def _parse_binary_cloud_event(headers: Headers, body: bytes) -> dict[str, Any]:
-    """A CloudEvent whose attributes are headers and whose data is the body."""
+    """A CloudEvent in binary mode: its attributes are headers, its data is the body."""
     event: dict[str, Any] = {
         name.removeprefix("ce-"): unquote(value) for name, value in headers.items() if name.startswith("ce-")
     }
@@ -109,10 +111,12 @@ def _parse_binary_cloud_event(headers: Headers, body: bytes) -> dict[str, Any]:
 
 
 def _validation_code(events: list[Any]) -> str | None:
+    """The code of Event Grid's validation handshake; None if the delivery is none. Raises InvalidRequest if it has no
+    code."""
     if len(events) != 1 or not isinstance(events[0], dict) or events[0].get("eventType") != _VALIDATION_EVENT_TYPE:
         return None
     data = events[0].get("data")
     code = data.get("validationCode") if isinstance(data, dict) else None
     if not isinstance(code, str) or not code:
-        raise InvalidRequest("the handshake has no data.validationCode")
+        raise InvalidRequest("the validation event has no data.validationCode")
     return code

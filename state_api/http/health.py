@@ -1,4 +1,4 @@
-"""Whether the server lives, and whether it can do its work. Anonymous, so nothing that helps an attacker."""
+"""Health and readiness of the server itself. Both operations need no key, so they reveal nothing about apps."""
 
 from typing import Literal
 
@@ -17,12 +17,13 @@ class HealthResponse(ResponseModel):
 
 @router.get("", operation_id="Health")
 async def health() -> HealthResponse:
-    """The server answers."""
+    """Report that the server responds."""
     return HealthResponse(status="Healthy")
 
 
 @router.get("/ready", operation_id="Ready", responses=problem_responses(503))
 async def ready(services: ServicesDependency) -> HealthResponse:
-    """The server and its storage answer. Says nothing about any deployment: that is GetStagingStatus."""
+    """Report that the server and its storage respond. Whether a slot may be overwritten is the verdict
+    of GetStagingStatus."""
     await services.inspection.check_storage()
     return HealthResponse(status="Ready")

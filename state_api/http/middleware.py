@@ -1,5 +1,5 @@
-"""What surrounds every request, as plain ASGI: keys, the limit on bodies, headers that keep answers out of caches and
-pages, a log line without secrets, and an answer when something unforeseen happens."""
+"""ASGI middleware around every request: access keys, limits on bodies, security headers, one log line without secrets,
+and a problem document for unexpected errors."""
 
 import asyncio
 import logging
@@ -29,18 +29,20 @@ from state_api.settings import Settings
 log = logging.getLogger("state_api.requests")
 
 LOG_KIND = "log_kind"
-"""The attribute of a log record that tells requests apart where the log is limited (serving/log_limit)."""
+"""The attribute of a log record by which serving/log_limit counts requests of different kinds separately."""
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_EVENTS_BODY_BYTES = 4 * 1024 * 1024
-"""Event Grid sends up to 1 MB (PLATFORM: Event Grid delivery). Generous, because what is refused with 413 is lost."""
+"""Four times the 1 MB that Event Grid sends at most (docs/platform.md), because Event Grid drops deliveries that get
+413."""
 EVENTS_PATH = "/api/events"
 BODY_TIMEOUT_SECONDS = 20
-"""How long a body may take to arrive: it holds capacity meanwhile."""
+"""How long a body may take to arrive. It occupies capacity meanwhile."""
 BODY_STALL_TIMEOUT_SECONDS = 5
-"""How long a body may pause."""
+"""How long a body may pause between two parts."""
 REFUSAL_DELAY_SECONDS = 2
-"""How long a delivery waits before it is refused for lack of capacity. Event Grid waits 30 s."""
+"""How long a delivery waits before it is refused for lack of capacity. Event Grid waits 30 s for a
+response (docs/platform.md)."""
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -49,15 +51,16 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""With every answer that has no header of its own by that name: nothing here is for a browser to show, to keep, to
-embed or to hand to another site. No header allows other origins anything (CORS)."""
+"""Headers of every response that does not set them itself. They keep browsers from storing, rendering, embedding or
+sharing a response. No CORS header is sent, so other origins may not read responses."""
 
 STRICT_TRANSPORT_SECURITY = "max-age=31536000"
-"""In seconds, a year, with every answer over https; for this host alone, because the domain above it is not ours."""
+"""A year, in seconds. Sent with every response over https, without includeSubDomains: the parent domain may belong to
+others."""
 
 
 class RequestMiddleware:
-    """Around the whole application."""
+    """Checks the key, reads the body, and logs each request. Turns every error into a problem document."""
 
     def __init__(self, app: ASGIApp, settings: Settings, admission: AdmissionController) -> None:
         self._app = app
@@ -68,15 +71,15 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began_at = time.perf_counter()
         status = 0
-        secured = _with_security_headers(scope, send)
+        send_secured = _with_security_headers(scope, send)
 
         async def send_and_record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await secured(message)
+            await send_secured(message)
 
         try:
             try:
@@ -92,25 +95,31 @@ class RequestMiddleware:
                     await self._app(scope, _replay_body(body, receive), send_and_record_status)
             except StateError as error:
                 if isinstance(error, TooManyEvents):
-                    # Whoever sends too much is slowed down, and refusing does not itself take all the time there is.
+                    # The delay slows down a publisher that sends too much, so that refusals do not use up the CPU.
                     await asyncio.sleep(REFUSAL_DELAY_SECONDS)
                 await problem_from_error(error)(scope, receive, send_and_record_status)
-            except Exception as error:  # noqa: BLE001 (whatever it is, the caller gets a problem document)
-                # Starlette raises again what it has answered; only what it has not is answered here.
+            except Exception as error:  # noqa: BLE001 (every error becomes a problem document)
+                # Starlette raises an error again after it has sent a response for it.
                 if not status:
                     await internal_error(error)(scope, receive, send_and_record_status)
         finally:
-            # The path only: a query can hold a key.
-            took = 1000 * (time.perf_counter() - began)
+            # The log shows no query, because it can contain a key.
+            duration_milliseconds = 1000 * (time.perf_counter() - began_at)
             path = ascii(scope["path"])[1:-1][:200]
             log.info(
-                "%s %s %d %.0f ms", scope["method"], path, status, took, extra={LOG_KIND: _log_kind(scope, status)}
+                "%s %s %d %.0f ms",
+                scope["method"],
+                path,
+                status,
+                duration_milliseconds,
+                extra={LOG_KIND: _log_kind(scope, status)},
             )
 
 
 class LoopbackOnlyMiddleware:
-    """Around a server without keys, which listens on loopback only: a page in a browser on this machine could reach it,
-    under a name of its own that leads here or by sending a form."""
+    """Protects a server without keys, which listens on loopback only, from web pages in a browser on the same machine.
+    Without it, a page could reach the server by a host name that resolves to loopback (DNS rebinding) or with a
+    form."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -118,29 +127,35 @@ class LoopbackOnlyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            named = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
-            if not all(_is_loopback_address(address) for address in named):
-                refused = Forbidden("without keys this server answers only under localhost; set STATE_KEYS for others")
-                await problem_from_error(refused)(scope, receive, _with_security_headers(scope, send))
+            addresses = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
+            if not all(_is_loopback_address(address) for address in addresses):
+                error = Forbidden(
+                    "a server without keys answers only requests to localhost: use that address, or set STATE_KEYS"
+                )
+                await problem_from_error(error)(scope, receive, _with_security_headers(scope, send))
                 return
         await self._app(scope, receive, send)
 
 
 def security_headers(scheme: str) -> dict[str, str]:
-    """The headers of every answer to a request that came by http or https."""
+    """The security headers of a response to a request over this scheme, `http` or `https`."""
     return SECURITY_HEADERS | ({"Strict-Transport-Security": STRICT_TRANSPORT_SECURITY} if scheme == "https" else {})
 
 
 def _with_security_headers(scope: Scope, send: Send) -> Send:
+    """`send`, with the security headers added to a response that lacks them."""
     headers = _HTTPS_HEADERS if scope.get("scheme") == "https" else _HTTP_HEADERS
 
-    async def secured(message: Message) -> None:
+    async def send_secured(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = {name.lower() for name, _ in message["headers"]}
-            message["headers"] = [*message["headers"], *(one for one in headers if one[0] not in own)]
+            present = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                *((name, value) for name, value in headers if name not in present),
+            ]
         await send(message)
 
-    return secured
+    return send_secured
 
 
 def _encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
@@ -162,16 +177,18 @@ def _is_delivery(scope: Scope) -> bool:
 
 
 def _log_kind(scope: Scope, status: int) -> str:
-    """The operation and its status. A path would not do: callers choose it."""
+    """The operation and its status. The path is no part of it, because callers can choose any number of paths."""
     return f"{getattr(scope.get('route'), 'operation_id', None)} {status}"
 
 
 async def _read_body(scope: Scope, receive: Receive, reservation: Reservation | None) -> bytes | None:
-    """The body, read whole up to the limit; None if the client went away before it was sent, because half of an order
-    is no order. Raises PayloadTooLarge, RequestTimeout, and TooManyEvents if the reservation is refused or revoked.
+    """The complete body; None if the client disconnected before it had sent all of it. Raises PayloadTooLarge,
+    RequestTimeout, and TooManyEvents if the reservation is refused or revoked.
 
-    Empty, without waiting, where no operation takes a body: a connection with an unanswered request is never closed for
-    a new one, so callers without a key could otherwise hold every connection."""
+    Returns an empty body without waiting if no operation at the path takes one. The server never closes a connection
+    with an unanswered request to make place for a new one, so callers without a key could otherwise occupy all
+    connections with unfinished bodies.
+    """
     if scope["method"] in ("GET", "HEAD") or scope["path"] in ANONYMOUS_PATHS:
         return b""
     limit = MAX_EVENTS_BODY_BYTES if scope["path"] == EVENTS_PATH else MAX_BODY_BYTES
@@ -197,13 +214,14 @@ async def _read_body(scope: Scope, receive: Receive, reservation: Reservation | 
                     return bytes(body)
     except TimeoutError:
         if reservation is not None:
-            # Raises TooManyEvents if it was revoked.
+            # Raises TooManyEvents if the reservation was revoked.
             reservation.add_bytes(0)
         raise RequestTimeout(
-            f"the body did not come within {BODY_TIMEOUT_SECONDS} s, or paused for {BODY_STALL_TIMEOUT_SECONDS} s"
+            f"the body did not arrive within {BODY_TIMEOUT_SECONDS} s, or paused for {BODY_STALL_TIMEOUT_SECONDS} s: "
+            "send the request again"
         ) from None
     finally:
-        # The error keeps this frame, and with it the body, while its answer is delayed.
+        # An error keeps this frame and its body in memory until its delayed response is sent.
         body.clear()
         if reservation is not None:
             reservation.on_revoked = None
@@ -215,24 +233,25 @@ def _expire_deadline(deadline: asyncio.Timeout) -> None:
 
 
 def _check_media_type(scope: Scope, body: bytes) -> None:
-    """A body is JSON and says so: a page in a browser cannot send that to this server unasked. Deliveries of events
-    know more types and check for themselves. Raises UnsupportedMediaType."""
+    """Raises UnsupportedMediaType unless the body is declared as JSON. A web page cannot send this media type to
+    another origin without a preflight request, which this server refuses. PostEvents accepts more media types and
+    checks them itself."""
     media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
     if body and scope["path"] != EVENTS_PATH and media_type != "application/json":
-        raise UnsupportedMediaType("send the body as application/json")
+        raise UnsupportedMediaType("the Content-Type must be application/json")
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """Hand on a body that was read already, or is ignored: what arrives of it later is dropped."""
-    handed = False
+    """A `receive` that returns `body` first. Later parts of the request's own body are dropped."""
+    replayed = False
 
     async def receive_replayed() -> Message:
-        nonlocal handed
-        if handed:
+        nonlocal replayed
+        if replayed:
             while (message := await receive())["type"] == "http.request":
                 pass
             return message
-        handed = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_replayed

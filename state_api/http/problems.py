@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457): the one place where errors become HTTP."""
+"""Problem documents (RFC 9457). This is the only module that turns errors into HTTP responses."""
 
 import logging
 import uuid
@@ -23,31 +23,31 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class Unauthorized(errors.StateError):
-    """No key, or one that is not known."""
+    """The request has no key, or one that the server does not know."""
 
 
 class Forbidden(errors.StateError):
-    """The key's role, or the apps that it is bound to, do not allow this."""
+    """The role of the key, or the apps that it is bound to, do not allow the operation."""
 
 
 class KeysNotConfigured(errors.Unavailable):
-    """A server on a Functions host has no keys. Unavailable, so that Event Grid delivers again."""
+    """A server on a Functions host has no keys. The status is 503, so that Event Grid delivers events again."""
 
 
 class SettingsInvalid(errors.Unavailable):
-    """A setting is missing or wrong. Unavailable, so that Event Grid delivers again."""
+    """A setting is missing or wrong. The status is 503, so that Event Grid delivers events again."""
 
 
 class RequestTimeout(errors.StateError):
-    """The body did not come in time."""
+    """The body did not arrive in time."""
 
 
 class PayloadTooLarge(errors.StateError):
-    """The body, or the number of events in it, is over the limit."""
+    """The body, or the number of events in it, exceeds the limit."""
 
 
 class UnsupportedMediaType(errors.StateError):
-    """The body is not of a type that this operation takes."""
+    """The operation does not accept the media type of the body."""
 
 
 _STATUS_BY_ERROR: list[tuple[type[errors.StateError], int]] = [
@@ -65,40 +65,40 @@ _STATUS_BY_ERROR: list[tuple[type[errors.StateError], int]] = [
 ]
 
 PROBLEM_CODES = {
-    "InvalidRequest": "The request breaks the contract; `errors` or `detail` say where.",
-    "Unauthorized": "No key was sent, or one that this server does not know.",
-    "Forbidden": "The key's role or its apps do not allow this; a server without keys answers only under localhost.",
+    "InvalidRequest": "The request is invalid; `errors` or `detail` say where.",
+    "Unauthorized": "The request has no key, or one that this server does not know.",
+    "Forbidden": "The role or apps of the key do not allow this; without keys, the server answers to localhost only.",
     "NotFound": "There is nothing at this address.",
-    "AppNotFound": "The server knows no such app.",
-    "SlotNotFound": "The app has no such slot.",
-    "TaskHubNotFound": "Nothing is known of this task hub.",
+    "AppNotFound": "The app does not exist.",
+    "SlotNotFound": "The app has no slot with this name.",
+    "TaskHubNotFound": "The server has no record of this task hub.",
     "WaiverNotFound": "The app has no waiver for this instance.",
-    "MethodNotAllowed": "The address exists, but not with this method.",
+    "MethodNotAllowed": "The address does not support this method; the header `Allow` lists those that it does.",
     "StagingNotReady": "The slot's task hub is not drained; `reasons` say why.",
-    "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, which run.",
-    "TaskHubInUse": "A slot of an app holds this task hub.",
-    "TaskHubAlreadyUsed": "The task hub was used before, or exists at its provider; a new version needs a new name.",
-    "TaskHubClaimed": "An app has claimed the task hub; only Cleanup for that app removes its records.",
-    "TaskHubNotDrained": "The task hub has active instances, or had until a moment ago; `reasons` say which.",
+    "DeploymentInProgress": "Another run deploys into this app; `deployment` says who, since when, and which run.",
+    "TaskHubInUse": "The task hub is in a slot of an app.",
+    "TaskHubAlreadyUsed": "The task hub was used before, or exists at its provider; deploy with a new name.",
+    "TaskHubClaimed": "An app has claimed the task hub; only Cleanup of that app removes its records.",
+    "TaskHubNotDrained": "The task hub has active instances, or had some a moment ago; `reasons` say which.",
     "AppNotDrained": "A slot of the app is not drained; `reasons` say why.",
-    "CleanupRequired": "The app has retired task hubs whose records only Cleanup removes; `taskHubs` names them.",
-    "SwapMismatch": "The slot or the open deployment is not what the caller believes.",
-    "SwapPending": "A swap was begun and nobody has said how it went; `pendingSwap` says who, since when, which run.",
-    "ProbeNotConfigured": "Nothing says where the app's task hubs live; set `taskHubs` with PutApp.",
-    "Conflict": "Others changed the app at the same time, again and again; `updatedBy` says who.",
-    "PreconditionFailed": "`If-Match` names another version of the app.",
-    "RequestTimeout": "The body did not come in time.",
-    "PayloadTooLarge": "The body or the number of events is over the limit.",
-    "UnsupportedMediaType": "The body must be of one of the types that `detail` names.",
-    "TaskHubUnavailable": "The task hub's own storage cannot be read now; `detail` says what to mend.",
+    "CleanupRequired": "The app has retired task hubs, named in `taskHubs`; call Cleanup to remove their records.",
+    "SwapMismatch": "The slot or the open deployment does not have the task hub that the request names.",
+    "SwapPending": "A swap is pending; `pendingSwap` says who began it. Report its outcome with PostSwap.",
+    "ProbeNotConfigured": "The app does not say where its task hubs live; set `taskHubs` with PutApp.",
+    "Conflict": "Other requests changed the app at the same time; `updatedBy` says who. Send the request again.",
+    "PreconditionFailed": "`If-Match` does not match the ETag of the app.",
+    "RequestTimeout": "The body did not arrive in time.",
+    "PayloadTooLarge": "The body or the number of events exceeds the limit.",
+    "UnsupportedMediaType": "The body must have one of the media types that `detail` names.",
+    "TaskHubUnavailable": "The task hub cannot be read at its provider; `detail` says what to fix.",
     "KeysNotConfigured": "The server runs in Azure Functions and has no keys; set `STATE_KEYS`.",
-    "SettingsInvalid": "A setting of the server is missing or wrong; `detail` says which and what to do.",
-    "StorageUnavailable": "The state storage cannot be used now; `Retry-After` says when to try again.",
-    "UnsupportedSchema": "Another version of this server wrote the rows that are needed; `detail` says which.",
-    "TooManyEvents": "More deliveries are in progress than the server has capacity for; send the delivery again.",
-    "InternalError": "Something unforeseen; the server's log has it under `traceId`.",
+    "SettingsInvalid": "A setting of the server is missing or wrong; `detail` says which, and how to correct it.",
+    "StorageUnavailable": "The state storage is unavailable; `Retry-After` says when to try again.",
+    "UnsupportedSchema": "Another version of this server wrote the stored rows; `detail` says which.",
+    "TooManyEvents": "Too many deliveries are in progress; send the delivery again.",
+    "InternalError": "An unexpected error; the server's log has the details under `traceId`.",
 }
-"""Every code that a problem document can carry, for the documentation."""
+"""Every code of a problem document, with its meaning. docs/reasons.md documents the same codes."""
 
 
 class ProblemReason(BaseModel):
@@ -107,12 +107,12 @@ class ProblemReason(BaseModel):
 
 
 class FieldError(BaseModel):
-    field: str = Field(description="Where in the request, such as `body.taskHub`.")
+    field: str = Field(description="The part of the request, such as `body.taskHub`.")
     message: str
 
 
 class Problem(BaseModel):
-    """RFC 9457. `code` is stable; `detail` is for people and says what to do."""
+    """A problem document (RFC 9457). Programs can rely on `code`; `detail` says what happened and what to do."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -128,7 +128,8 @@ class Problem(BaseModel):
 def problem_response(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any
 ) -> JSONResponse:
-    content = {
+    """A problem document with further `members`, such as `reasons`."""
+    problem = {
         "type": f"urn:safe-deploy:problem:{code}",
         "title": HTTPStatus(status).phrase,
         "status": status,
@@ -136,31 +137,33 @@ def problem_response(
         "detail": detail,
         **members,
     }
-    return JSONResponse(content, status, headers=dict(headers or {}), media_type=PROBLEM_MEDIA_TYPE)
+    return JSONResponse(problem, status, headers=dict(headers or {}), media_type=PROBLEM_MEDIA_TYPE)
 
 
 def problem_from_error(error: errors.StateError) -> JSONResponse:
-    status = next(status for kind, status in _STATUS_BY_ERROR if isinstance(error, kind))
+    """The problem document of an error. The error's details become its members."""
+    status = next(status for error_type, status in _STATUS_BY_ERROR if isinstance(error, error_type))
     headers: dict[str, str] = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after)
-    elif (seconds := error.details.get("retryAfterSeconds")) is not None:
-        headers["Retry-After"] = str(seconds)
+    elif (retry_after_seconds := error.details.get("retryAfterSeconds")) is not None:
+        headers["Retry-After"] = str(retry_after_seconds)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'ApiKey realm="state", header="x-functions-key"'
     return problem_response(status, error.code, error.message, headers, **error.details)
 
 
 def internal_error(error: Exception) -> JSONResponse:
-    """The answer to a defect: the facts go to the log, the caller gets what finds them there."""
-    trace = uuid.uuid4().hex
-    log.error("unforeseen, trace %s", trace, exc_info=error)
-    detail = "the server met something unforeseen; its log has the details under this traceId"
-    return problem_response(500, "InternalError", detail, traceId=trace)
+    """The response to an unexpected error. The details go to the log only; the response has the trace id for
+    finding them."""
+    trace_id = uuid.uuid4().hex
+    log.error("unexpected error, trace %s", trace_id, exc_info=error)
+    detail = "an unexpected error occurred: the server's log has the details under this traceId"
+    return problem_response(500, "InternalError", detail, traceId=trace_id)
 
 
 def install_error_handlers(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Answer every error of this application as a problem document. `routes` are all that it has."""
+    """Respond to every error of `api` with a problem document. `routes` are all routes of the API."""
 
     @api.exception_handler(errors.StateError)
     async def on_state_error(request: Request, error: errors.StateError) -> JSONResponse:
@@ -172,21 +175,21 @@ def install_error_handlers(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [
-            {"field": ".".join(str(part) for part in one["loc"]), "message": _validation_message(one)}
-            for one in error.errors()
+        field_errors = [
+            {"field": ".".join(str(part) for part in detail["loc"]), "message": _validation_message(detail)}
+            for detail in error.errors()
         ]
-        detail = "; ".join(f"{one['field']}: {one['message']}" for one in found[:5])
-        return problem_response(400, "InvalidRequest", detail, errors=found[:50])
+        summary = "; ".join(f"{field_error['field']}: {field_error['message']}" for field_error in field_errors[:5])
+        return problem_response(400, "InvalidRequest", summary, errors=field_errors[:50])
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        known = {
-            400: ("InvalidRequest", "the body cannot be read as JSON"),
+        problems = {
+            400: ("InvalidRequest", "the body is not valid JSON"),
             404: ("NotFound", f"there is nothing at {request.url.path}"),
-            405: ("MethodNotAllowed", f"{request.method} is not possible at {request.url.path}"),
+            405: ("MethodNotAllowed", f"{request.url.path} does not support {request.method}"),
         }
-        code, detail = known.get(error.status_code, ("InvalidRequest", str(error.detail)))
+        code, detail = problems.get(error.status_code, ("InvalidRequest", str(error.detail)))
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_allowed_methods(request, routes))
@@ -194,31 +197,31 @@ def install_error_handlers(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 
 def _redact_other_apps(error: errors.StateError, request: Request) -> errors.StateError:
-    """The error without the name of an app that the key of this request, bound to apps, may not see."""
+    """The error without the name of an app that the key of this request may not access."""
     key: AccessKey | None = request.scope.get("state", {}).get("key")
-    other = error.details.get("app")
-    if key is None or other is None or key.may_access(str(other)):
+    app = error.details.get("app")
+    if key is None or app is None or key.may_access(str(app)):
         return error
     task_hub = error.details.get("taskHub")
     return type(error)(
-        f"another app has claimed task hub {task_hub}; use a name that no app ever used", taskHub=task_hub
+        f"another app has claimed task hub {task_hub}: use a name that no app has used", taskHub=task_hub
     )
 
 
 def _allowed_methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
-    """All methods of an address: the framework only tells those of the first route that it finds there."""
-    there = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in there if isinstance(route, Route) for method in route.methods or ()})
+    """The methods of all routes at this path. Starlette itself reports those of the first matching route only."""
+    matching_routes = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching_routes if isinstance(route, Route) for method in route.methods or ()})
 
 
 def _validation_message(error: Mapping[str, Any]) -> str:
-    """What a validation error asks for; a naming rule in words instead of its pattern."""
+    """The message of a validation error. A naming rule is stated in words instead of as a pattern."""
     pattern = error.get("ctx", {}).get("pattern")
     return PATTERN_DESCRIPTIONS.get(pattern) or str(error["msg"])
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problem documents of an operation, for OpenAPI."""
+    """The problem responses of an operation with these status codes, for OpenAPI."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,

@@ -1,4 +1,5 @@
-"""The JSON that callers send. Unknown members are refused, so that a misspelt one is not silently ignored."""
+"""The JSON bodies of requests, and their conversion to domain values. Unknown members are refused, so that a misspelt
+one is not ignored."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ ReasonText = Annotated[str, StringConstraints(max_length=1000, strip_whitespace=
 
 
 class _RequestModel(BaseModel):
-    """Strict: true is not 1."""
+    """A request body, or a part of one. Its members are camelCase in JSON. Types are strict: `1` is no boolean."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
@@ -40,8 +41,10 @@ class StagingRequest(_RequestModel):
     task_hub: TaskHubName
     version: Version | None = None
     slot: SlotName = STAGING
-    force: bool = Field(default=False, description="Stage over a task hub that is not drained. Needs a reason.")
-    take_over: bool = Field(default=False, description="Take the open deployment of another run. Needs a reason.")
+    force: bool = Field(
+        default=False, description="Stage although the present task hub is not drained. Needs a reason."
+    )
+    take_over: bool = Field(default=False, description="Take over the open deployment of another run. Needs a reason.")
     reason: ReasonText | None = None
 
     def to_command(self, caller: Caller) -> StageCommand:
@@ -57,19 +60,24 @@ class StagingRequest(_RequestModel):
 
 
 def _remove_default(schema: JsonDict) -> None:
+    """Remove the default from a JSON schema: without the member, the operation does something else."""
     del schema["default"]
 
 
 class SwapRequest(_RequestModel):
-    task_hub: TaskHubName = Field(description="The task hub that the caller believes it promotes.")
+    task_hub: TaskHubName = Field(
+        description="The task hub to promote. The swap is refused if the slot has another one."
+    )
     slot: SlotName = STAGING
     outcome: Literal["Pending", "Done", "Failed"] = Field(
         default="Done",
-        description="How the platform's swap went. Pending: it is about to come. Left out, the two change at once.",
-        # To leave it out is not the same as to say Done.
+        description="The state of the swap in Azure: about to begin, succeeded, or failed. Without it, the swap is "
+        "recorded in one step.",
         json_schema_extra=_remove_default,
     )
-    rollback: bool = Field(default=False, description="The task hub must have been in production before.")
+    rollback: bool = Field(
+        default=False, description="Refuse the swap unless the task hub has been in production before."
+    )
 
     def to_command(self, caller: Caller) -> SwapCommand:
         outcome = SwapOutcome(self.outcome) if "outcome" in self.model_fields_set else None
@@ -79,9 +87,9 @@ class SwapRequest(_RequestModel):
 
 
 class CleanupRequest(_RequestModel):
-    dry_run: bool = Field(default=False, description="Say what would be removed, and remove nothing.")
+    dry_run: bool = Field(default=False, description="Report what would be removed, and remove nothing.")
     delete_task_hubs: bool = Field(
-        default=False, description="Also delete what the task hubs left at their provider: tables, queues, containers."
+        default=False, description="Also delete the task hubs at their provider: tables, queues, containers."
     )
 
     def to_command(self, caller: Caller) -> CleanupCommand:
@@ -96,21 +104,21 @@ class WaiverRequest(_RequestModel):
     instance_id: InstanceId | None = None
     unexplained_messages: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None,
-        description="In place of instanceId: how many invisible messages that nothing explains do not block.",
+        description="Instead of instanceId: the number of invisible, unexplained messages that do not block.",
     )
-    reason: ReasonText = Field(description="Why this does not block. It goes on record.")
+    reason: ReasonText = Field(description="Why this may be ignored. The audit log shows it.")
     expires_at: str = Field(
-        description="RFC 3339; at most 90 days ahead.", json_schema_extra={"format": "date-time"}, max_length=64
+        description="RFC 3339, at most 90 days from now.", json_schema_extra={"format": "date-time"}, max_length=64
     )
 
     def to_command(self, caller: Caller) -> WaiveCommand:
-        """Raises InvalidRequest."""
+        """Raises InvalidRequest unless the waiver is for either one instance or messages, and its time is valid."""
         try:
             expires_at = parse_instant(self.expires_at)
         except ValueError:
             raise InvalidRequest("expiresAt must be an RFC 3339 time, such as 2027-01-31T12:00:00Z") from None
         if (self.instance_id is None) == (self.unexplained_messages is None):
-            raise InvalidRequest("a waiver is for one instance or for messages: give instanceId or unexplainedMessages")
+            raise InvalidRequest("a waiver is for one instance or for messages: set instanceId or unexplainedMessages")
         return WaiveCommand(
             caller=caller,
             reason=self.reason,
@@ -124,9 +132,9 @@ class WaiverRequest(_RequestModel):
 class SlotRequest(_RequestModel):
     task_hub: TaskHubName
     version: Version | None = None
-    since: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
-    promoted: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
-    prior_task_hubs: Any = Field(default=None, description="Ignored, so that an answer can be sent back.")
+    since: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    promoted: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    prior_task_hubs: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
 
 
 class RetentionRequest(_RequestModel):
@@ -134,14 +142,15 @@ class RetentionRequest(_RequestModel):
     keep_for_hours: Annotated[int, Field(ge=0, le=8760)] | None = None
 
     def apply_to(self, retention: RetentionPolicy) -> RetentionPolicy:
+        """The retention with the members of the request replaced."""
         return RetentionPolicy(
-            retention.keep_last if self.keep_last is None else self.keep_last,
-            retention.keep_for_hours if self.keep_for_hours is None else self.keep_for_hours,
+            keep_last=retention.keep_last if self.keep_last is None else self.keep_last,
+            keep_for_hours=retention.keep_for_hours if self.keep_for_hours is None else self.keep_for_hours,
         )
 
 
 class PolicyRequest(_RequestModel):
-    """What is left out stays as it is."""
+    """A change of the policy. Omitted members stay as they are."""
 
     settle_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
     freshness_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
@@ -156,22 +165,22 @@ class PolicyRequest(_RequestModel):
     ignore_messages: bool | None = None
 
     def apply_to(self, policy: Policy) -> Policy:
-        """The policy with what was sent in place."""
+        """The policy with the members of the request replaced."""
 
-        def sent_or_current(name: str) -> Any:
-            sent = getattr(self, name)
-            return getattr(policy, name) if sent is None else sent
+        def requested_or_current(name: str) -> Any:
+            requested = getattr(self, name)
+            return getattr(policy, name) if requested is None else requested
 
         return Policy(
-            settle_seconds=sent_or_current("settle_seconds"),
-            freshness_seconds=sent_or_current("freshness_seconds"),
-            require_verification=sent_or_current("require_verification"),
-            deployment_timeout_minutes=sent_or_current("deployment_timeout_minutes"),
-            ignore_functions=tuple(sent_or_current("ignore_functions")),
+            settle_seconds=requested_or_current("settle_seconds"),
+            freshness_seconds=requested_or_current("freshness_seconds"),
+            require_verification=requested_or_current("require_verification"),
+            deployment_timeout_minutes=requested_or_current("deployment_timeout_minutes"),
+            ignore_functions=tuple(requested_or_current("ignore_functions")),
             retention=self.retention.apply_to(policy.retention) if self.retention else policy.retention,
-            missing_task_hub_is_drained=sent_or_current("missing_task_hub_is_drained"),
-            message_visibility_seconds=sent_or_current("message_visibility_seconds"),
-            ignore_messages=sent_or_current("ignore_messages"),
+            missing_task_hub_is_drained=requested_or_current("missing_task_hub_is_drained"),
+            message_visibility_seconds=requested_or_current("message_visibility_seconds"),
+            ignore_messages=requested_or_current("ignore_messages"),
         )
 
 
@@ -181,29 +190,36 @@ SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_:.
 class ProviderConfigRequest(_RequestModel):
     provider: Literal["azureStorage", "scheduler", "managementApi"]
     connection: SettingName = Field(
-        description="The name of the setting that holds the connection, as in host.json; never the connection itself."
+        description="The name of the setting with the connection, as in host.json; never the connection itself."
     )
     tracking_connection: SettingName | None = Field(
-        default=None, description="azureStorage with a tracking store of its own: the setting of that store."
+        default=None,
+        description="For azureStorage with a separate tracking store: the setting with the connection of that store.",
     )
     tracking_prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]{0,53}$")] | None = Field(
-        default=None, description="The prefix of that store's tables; DurableTask if it is left out."
+        default=None, description="The prefix of the tables in the tracking store; by default DurableTask."
     )
 
     def to_provider_config(self) -> ProviderConfig:
-        """Raises InvalidRequest."""
-        tracking = self.tracking_connection is not None or self.tracking_prefix is not None
-        if tracking and (self.provider != "azureStorage" or self.tracking_connection is None):
+        """Raises InvalidRequest if a tracking store is incomplete or not possible with the provider."""
+        has_tracking_store = self.tracking_connection is not None or self.tracking_prefix is not None
+        if has_tracking_store and self.provider != "azureStorage":
             raise InvalidRequest(
-                "a tracking store is azureStorage's: give trackingConnection and, if its tables have another prefix, "
-                "trackingPrefix"
+                f"the provider {self.provider} has no tracking store: leave out trackingConnection and trackingPrefix"
             )
-        return ProviderConfig(self.provider, self.connection, self.tracking_connection, self.tracking_prefix)
+        if has_tracking_store and self.tracking_connection is None:
+            raise InvalidRequest("trackingPrefix needs trackingConnection: set both, or leave out both")
+        return ProviderConfig(
+            provider=self.provider,
+            connection=self.connection,
+            tracking_connection=self.tracking_connection,
+            tracking_prefix=self.tracking_prefix,
+        )
 
 
 class AppRequest(_RequestModel):
-    """What is left out stays as it is. The members that only answers have are ignored, so that an answer can be
-    changed and sent back."""
+    """Omitted members stay as they are. Members that only responses have are ignored, so that the response of GetApp
+    can be changed and sent back."""
 
     app: str | None = None
     slots: Annotated[dict[SlotName, SlotRequest | None], Field(max_length=20)] = Field(default_factory=dict)
@@ -211,8 +227,8 @@ class AppRequest(_RequestModel):
     task_hubs: ProviderConfigRequest | None = None
     adopt_task_hubs: Annotated[list[TaskHubName], Field(max_length=100)] = Field(
         default_factory=list,
-        description="Task hubs in slots or retired, whose claims are not proven: they belong to this app where "
-        "`taskHubs` leads to, so Cleanup may delete them there once they are drained.",
+        description="Task hubs of the app, in slots or retired, whose ownership is not proven. The caller declares "
+        "that they belong to this app at the provider in `taskHubs`, so Cleanup may delete them once they are drained.",
     )
     deployment: Any = None
     pending_swap: Any = None
@@ -225,25 +241,27 @@ class AppRequest(_RequestModel):
     @classmethod
     def _slots_differ(cls, slots: Mapping[str, Any]) -> Mapping[str, Any]:
         if len({name.lower() for name in slots}) < len(slots):
-            raise ValueError("a slot is named twice; slot names are case-insensitive")
+            raise ValueError("a slot occurs twice; slot names are compared without case")
         return slots
 
     def to_command(self, caller: Caller) -> RegisterCommand:
-        sent = self.task_hubs
+        """Raises InvalidRequest if a tracking store is incomplete or not possible with the provider."""
+        provider_config = self.task_hubs
         return RegisterCommand(
             caller=caller,
             slots={
                 name: SlotAssignment(slot.task_hub, slot.version) if slot else None for name, slot in self.slots.items()
             },
             update_policy=(self.policy or PolicyRequest()).apply_to,
-            provider_config=sent.to_provider_config() if sent else None,
-            clear_provider_config=sent is None and "task_hubs" in self.model_fields_set,
+            provider_config=provider_config.to_provider_config() if provider_config else None,
+            clear_provider_config=provider_config is None and "task_hubs" in self.model_fields_set,
             adopt_task_hubs=tuple(self.adopt_task_hubs),
         )
 
 
 def parse_time_or_day(name: str, text: str) -> Instant:
-    """The time that a parameter gives: RFC 3339, or a day, which begins at 00:00 UTC. Raises InvalidRequest."""
+    """The time in the query parameter `name`: an RFC 3339 time, or the beginning of a day in UTC. Raises
+    InvalidRequest."""
     try:
         return parse_instant(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
     except ValueError:

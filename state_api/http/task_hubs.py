@@ -1,4 +1,4 @@
-"""Task hubs, their instances, and the quarantine: what operators look up and administrators remove."""
+"""The operations on task hubs, their instances, and the quarantine."""
 
 from typing import Annotated, Literal
 
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api", tags=["task hubs"])
 
 
 async def _check_task_hub_visible(hub: TaskHubName, request: Request, services: ServicesDependency) -> str:
-    """Raises Forbidden for a key that is bound to apps of which none has claimed this task hub."""
+    """Raises Forbidden if the key is bound to apps, none of which has claimed this task hub."""
     key = access_key_of(request)
     if key is not None and key.apps is not None:
         check_task_hub_access(await services.inspection.get_claiming_app(hub), key)
@@ -41,7 +41,7 @@ VisibleTaskHub = Annotated[str, Depends(_check_task_hub_visible)]
     responses=problem_responses(400, 401, 403, 404, 503),
 )
 async def get_task_hub(hub: VisibleTaskHub, services: ServicesDependency) -> TaskHubResponse:
-    """Who holds a task hub, and how many instances are active in it."""
+    """Get the app and slot of a task hub, and the instances that are active in it."""
     return TaskHubResponse.of(await services.inspection.get_task_hub(hub))
 
 
@@ -52,7 +52,7 @@ async def get_task_hub(hub: VisibleTaskHub, services: ServicesDependency) -> Tas
     responses=problem_responses(400, 401, 403, 404, 409, 503),
 )
 async def delete_task_hub(hub: TaskHubName, services: ServicesDependency, caller: CallerDependency) -> TaskHubResponse:
-    """Remove the records of a drained task hub that no app has claimed, and close its name for ever."""
+    """Remove the records of a drained task hub that no app has claimed. Its name cannot be used again."""
     record = await services.administration.delete_task_hub(hub, caller)
     return TaskHubResponse.of(await services.inspection.get_task_hub(record.name))
 
@@ -64,16 +64,21 @@ async def delete_task_hub(hub: TaskHubName, services: ServicesDependency, caller
     responses=problem_responses(400, 401, 403, 404, 503),
 )
 async def list_instances(
+    *,
     hub: VisibleTaskHub,
     request: Request,
     services: ServicesDependency,
-    active: Annotated[bool | None, Query(description="Only the active ones, or only the others.")] = None,
-    status: Annotated[RuntimeStatus | None, Query(description="Only those of this runtime status.")] = None,
+    active: Annotated[
+        bool | None, Query(description="Return only active instances, or only instances that are not active.")
+    ] = None,
+    status: Annotated[
+        RuntimeStatus | None, Query(description="Return only instances with this runtime status.")
+    ] = None,
     top: PageSize = 50,
     token: ContinuationToken = None,
 ) -> InstancesResponse:
-    """The instances of a task hub, the active ones first, of these the oldest first. A page can be short, even empty,
-    and still have a continuationToken: the end is where there is none."""
+    """List the instances of a task hub: active ones first, the oldest of these first. A page can be short or empty and
+    still have a continuationToken; the last page has none."""
     record, page = await services.inspection.list_instances(hub, active, status, top, token)
     return InstancesResponse(
         task_hub=record.name,
@@ -93,10 +98,12 @@ async def get_versions(
     services: ServicesDependency,
     verify: Annotated[
         Literal["fresh", "cached"],
-        Query(description="`fresh` reads the task hub now, `cached` only if the last complete probe is too old."),
+        Query(
+            description="`fresh` reads the task hub now. `cached` reads it only if the last complete probe is too old."
+        ),
     ] = "cached",
 ) -> VersionsResponse:
-    """Active instances per orchestration version, as the task hub itself shows them."""
+    """Count the active instances of each orchestration version, as the task hub itself shows them."""
     record, probe = await services.inspection.count_versions(hub, VerificationMode(verify))
     return VersionsResponse.of(record.name, probe)
 
@@ -110,8 +117,8 @@ async def get_versions(
 async def list_quarantine(
     services: ServicesDependency, top: PageSize = 50, token: ContinuationToken = None
 ) -> QuarantineResponse:
-    """Events that were not recorded, as they came: they may hold data of apps. First those that could not be
-    understood, newest first; then by task hub those that wait until an app claims it."""
+    """List events that were not recorded. They can contain data of apps. Events that could not be parsed come first,
+    newest first; then, by task hub, those that wait until an app claims their task hub."""
     page = await services.inspection.list_quarantine(top, token)
     return QuarantineResponse(
         events=[QuarantinedEventResponse.of(event) for event in page.items], continuation_token=page.continuation_token
@@ -128,8 +135,12 @@ async def purge_quarantine(
     services: ServicesDependency,
     caller: CallerDependency,
     before: Annotated[
-        str, Query(max_length=64, description="A day (`2026-11-30`, from 00:00 UTC) or an RFC 3339 time, not to come.")
+        str,
+        Query(
+            max_length=64,
+            description="A day (`2026-11-30`, which begins at 00:00 UTC) or an RFC 3339 time; not in the future.",
+        ),
     ],
 ) -> PurgeResponse:
-    """Remove events from quarantine that were received before a time. Call again while `hasMore` is true."""
+    """Remove events from quarantine that were received before a time. Repeat the request while `hasMore` is true."""
     return PurgeResponse.of(await services.administration.purge_quarantine(parse_time_or_day("before", before), caller))

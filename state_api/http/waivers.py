@@ -1,4 +1,4 @@
-"""Waivers: instances that may stay active, and messages that do not block, on record."""
+"""Waivers: an operator exempts an instance, or messages that nothing explains, from blocking a slot, on record."""
 
 from typing import Annotated
 
@@ -21,6 +21,7 @@ router = APIRouter(prefix="/api/apps", tags=["apps"])
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 413, 415, 503),
 )
 async def post_waiver(
+    *,
     app: AppName,
     body: WaiverRequest,
     services: ServicesDependency,
@@ -28,7 +29,8 @@ async def post_waiver(
     precondition: PreconditionDependency,
     response: Response,
 ) -> AppResponse:
-    """Let one instance stay active, or messages that nothing explains not block, until the waiver expires."""
+    """Exempt one active instance, or invisible messages that nothing explains, from the verdict until the waiver
+    expires."""
     changed = await services.releases.add_waiver(app, body.to_command(caller), precondition)
     return app_response(changed, services, response)
 
@@ -40,6 +42,7 @@ async def post_waiver(
     responses=responses_with_etag(400, 401, 403, 404, 409, 412, 503),
 )
 async def delete_waiver(
+    *,
     app: AppName,
     task_hub: Annotated[TaskHubName, Query(alias="taskHub")],
     services: ServicesDependency,
@@ -48,12 +51,12 @@ async def delete_waiver(
     response: Response,
     instance_id: Annotated[InstanceId | None, Query(alias="instanceId")] = None,
     unexplained_messages: Annotated[
-        bool, Query(alias="unexplainedMessages", description="In place of instanceId: the waiver of messages.")
+        bool, Query(alias="unexplainedMessages", description="Instead of instanceId: the waiver for messages.")
     ] = False,
 ) -> AppResponse:
-    """Take a waiver back: what it was for blocks again."""
+    """Remove a waiver. The instance or the messages block again."""
     if (instance_id is None) is not unexplained_messages:
-        raise InvalidRequest("name the waiver to take back: instanceId, or unexplainedMessages=true")
+        raise InvalidRequest("say which waiver to remove: set either instanceId or unexplainedMessages=true")
     command = RemoveWaiverCommand(caller=caller, task_hub=task_hub, instance_id=instance_id)
     changed = await services.releases.remove_waiver(app, command, precondition)
     return app_response(changed, services, response)

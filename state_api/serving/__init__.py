@@ -1,2 +1,2 @@
-"""What the server needs outside Azure Functions, where no platform stands in front of it: limits on connections and on
-its log."""
+"""Protection of a server outside Azure Functions, where no platform stands in front of it: limits on connections and on
+the log."""

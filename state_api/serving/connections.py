@@ -1,8 +1,8 @@
-"""Limits on connections: how many are open, how long a request head may take, how long an answer may wait to be read.
+"""Limits on connections: how many may be open, how long a request head may take, and how long a response may stay
+unread. Extends uvicorn's HTTP protocol, which has none of these limits.
 
-uvicorn has none of these. Its `timeout_keep_alive` starts after an answer and stops at the next byte, and its
-`limit_concurrency` answers 503 after a connection has been taken. Hypercorn's `read_timeout` starts anew with each
-byte. So uvicorn's protocol is extended here.
+uvicorn's `timeout_keep_alive` starts after a response and ends with the next byte, and its `limit_concurrency` responds
+with 503 but keeps the connection. Hypercorn's `read_timeout` starts again with each byte.
 """
 
 import asyncio
@@ -21,18 +21,19 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 2000
 BACKLOG = 2000
-"""Connections that the system accepts for the server before the server takes them: as many as can be open. When the
-backlog is full, the system drops the last packet of a handshake, and the caller takes the connection for open and sends
-its request. When it stays full for some seconds, as under overload on a busy machine, the system forgets the handshake
-and resets that connection, so the caller gets no 503 (Linux 6.18, run: of 600 callers at 20 accepted connections a
-second, 302 were reset with a backlog of 128 and none with 1,024)."""
+"""Connections that the operating system completes before the server accepts them; as many as may be open.
+
+While the backlog is full, the system drops the last packet of a TCP handshake. The caller considers the connection open
+and sends its request. If the backlog stays full for some seconds, the system resets that connection, and the caller
+gets no HTTP response. Measured on Linux 6.18 with 600 callers and 20 accepted connections a second: 302 connections
+were reset with a backlog of 128, none with 1,024."""
 ACCEPT_BATCH = 128
-"""Connections that asyncio takes in one turn of the event loop."""
+"""Connections that asyncio accepts in one iteration of the event loop."""
 _ACCEPTED_DESCRIPTORS = 3 * ACCEPT_BATCH
-"""File descriptors beside those of `MAX_CONNECTIONS`: asyncio takes two more batches before those that the first batch
-replaces are closed."""
+"""File descriptors for accepted connections beyond `MAX_CONNECTIONS`. asyncio accepts two more batches before the
+connections that the first batch replaces are closed."""
 OTHER_DESCRIPTORS = 256
-"""File descriptors for connections to storage, schedulers and apps, and for the log."""
+"""File descriptors for connections to storage accounts, schedulers and apps, and for the log."""
 MIN_CONNECTIONS = 64
 HEAD_TIMEOUT_SECONDS = 10.0
 UNREAD_TIMEOUT_SECONDS = 30.0
@@ -40,8 +41,9 @@ UNREAD_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """`head_timeout_seconds` is the time from the connection, or from the answer before, to the end of a request's
-    head. `unread_timeout_seconds` is the time in which a caller must read some of an answer that waits to be sent."""
+    """`head_timeout_seconds` limits the time from the connection, or from the previous response, to the end of a
+    request head. `unread_timeout_seconds` limits the time in which a caller reads nothing of a response that is being
+    sent."""
 
     max_connections: int = MAX_CONNECTIONS
     head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS
@@ -49,56 +51,58 @@ class ConnectionLimits:
 
 
 def raise_open_file_limit() -> int:
-    """The number of connections that this process has file descriptors for, at most MAX_CONNECTIONS. Raises the soft
-    limit on open files as far as the hard limit allows. Without enough of them, asyncio logs an error for each
-    connection that waits, again and again."""
+    """Raise the soft limit on open files as far as the hard limit allows. Returns the number of connections that this
+    process then has file descriptors for, at most MAX_CONNECTIONS.
+
+    Without enough file descriptors, asyncio logs an error for every waiting connection, again and again.
+    """
     try:
         import resource  # noqa: PLC0415 (Windows has no such module, and no such limit)
     except ImportError:
         return MAX_CONNECTIONS
-    others = _ACCEPTED_DESCRIPTORS + OTHER_DESCRIPTORS
+    reserved = _ACCEPTED_DESCRIPTORS + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    if soft < MAX_CONNECTIONS + others:
-        needed = MAX_CONNECTIONS + others
+    if soft < MAX_CONNECTIONS + reserved:
+        needed = MAX_CONNECTIONS + reserved
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, soft - others))
+    return min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, soft - reserved))
 
 
 def set_backlog(listeners: Iterable[socket.socket], backlog: int = BACKLOG) -> None:
-    """Give sockets that listen already another backlog. asyncio has a single number for the backlog and for what it
-    takes in one turn of the event loop."""
+    """Change the backlog of listening sockets. asyncio uses one number for the backlog and for the connections that it
+    accepts in one iteration, and the first should be much larger."""
     for listener in listeners:
-        with socket.fromfd(listener.fileno(), listener.family, listener.type) as same:
-            same.listen(backlog)
+        with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
+            duplicate.listen(backlog)
 
 
 class ConnectionLimiter:
-    """The open connections of one server."""
+    """Limits the open connections of one server."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._open: set[LimitedConnection] = set()
-        # In the order in which they began to wait for a request.
+        # Ordered by the time at which they began to wait for a request. The values are unused.
         self._idle: dict[LimitedConnection, None] = {}
 
     def add(self, connection: "LimitedConnection") -> None:
-        """Take a connection. When too many are open, close the one that has waited longest for a request, or this one
-        if each of the others has a request."""
+        """Accept a connection. If the maximum is reached, close the one that has waited longest for a request; if none
+        waits, close the new connection."""
         if len(self._open) < self.limits.max_connections:
             self._open.add(connection)
             return
-        if (longest := next(iter(self._idle), None)) is None:
+        if (longest_idle := next(iter(self._idle), None)) is None:
             log.warning("refused a connection: %d are open and each has a request", len(self._open))
             connection.abort()
             return
         log.warning("closed an idle connection for a new one: %d are open", len(self._open))
-        self.remove(longest)
-        longest.abort()
+        self.remove(longest_idle)
+        longest_idle.abort()
         self._open.add(connection)
 
     def remove(self, connection: "LimitedConnection") -> None:
@@ -106,21 +110,21 @@ class ConnectionLimiter:
         self._idle.pop(connection, None)
 
     def mark_idle(self, connection: "LimitedConnection") -> None:
-        """The connection waits for a request from now on."""
+        """Record that the connection waits for a request from now on."""
         if connection in self._open:
             self._idle.pop(connection, None)
             self._idle[connection] = None
 
     def mark_busy(self, connection: "LimitedConnection") -> None:
-        """The connection has a request."""
+        """Record that the connection has a request."""
         self._idle.pop(connection, None)
 
 
 class LimitedConnection(H11Protocol):
-    """uvicorn's connection with the limits of its table."""
+    """A connection of uvicorn with the limits of a ConnectionLimiter."""
 
-    def __init__(self, *args: Any, limiter: ConnectionLimiter, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, *args: Any, limiter: ConnectionLimiter, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._limiter = limiter
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -141,20 +145,21 @@ class LimitedConnection(H11Protocol):
         self._register_request()
 
     def on_response_complete(self) -> None:
-        # uvicorn begins the next request here if it has arrived already.
+        # uvicorn starts the next request here if it has already arrived.
         super().on_response_complete()
         if not self._register_request():
             self._start_head_timer()
             self._limiter.mark_idle(self)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP. uvicorn raises an error if a part of an answer has been sent."""
+        """Respond to bytes that are not HTTP, or close the connection if a response has begun: uvicorn itself
+        would raise an error then."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:
             self.transport.close()
         if self.cycle is not None and not self.cycle.response_complete:
-            # The application must not answer a second time.
+            # The application must not send a second response.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
@@ -175,12 +180,13 @@ class LimitedConnection(H11Protocol):
             self._write_timer = None
 
     def abort(self) -> None:
-        """Close the connection without sending what is left to be sent."""
+        """Close the connection at once, without sending the rest of a response."""
         self._stop_timers()
         self.transport.abort()
 
     def _register_request(self) -> bool:
-        """Whether the connection has a request that is not answered yet."""
+        """Stop the head timer if the connection has a request without a complete response. Returns whether it
+        has one."""
         if self.cycle is None or self.cycle.response_complete:
             return False
         if self._head_timer is not None:
@@ -197,7 +203,7 @@ class LimitedConnection(H11Protocol):
     def _on_head_timeout(self) -> None:
         self._head_timer = None
         if self.transport.get_write_buffer_size():
-            # The answer before is still being sent.
+            # The previous response is still being sent.
             if self._write_timer is None:
                 self._start_write_timer()
             return
@@ -210,21 +216,21 @@ class LimitedConnection(H11Protocol):
         return self._limiter.limits.head_timeout_seconds
 
     def _start_write_timer(self) -> None:
-        left = self.transport.get_write_buffer_size()
+        unsent_bytes = self.transport.get_write_buffer_size()
         self._write_timer = self.loop.call_later(
-            self._limiter.limits.unread_timeout_seconds, self._on_write_timeout, left
+            self._limiter.limits.unread_timeout_seconds, self._on_write_timeout, unsent_bytes
         )
 
-    def _on_write_timeout(self, before: int) -> None:
+    def _on_write_timeout(self, previously_unsent_bytes: int) -> None:
         self._write_timer = None
-        left = self.transport.get_write_buffer_size()
-        if left >= before > 0:
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes >= previously_unsent_bytes > 0:
             log.warning(
-                "closed a connection: its answer has not been read for %g s",
+                "closed a connection: its response has not been read for %g s",
                 self._limiter.limits.unread_timeout_seconds,
             )
             self.abort()
-        elif left:
+        elif unsent_bytes:
             self._start_write_timer()
         elif self._head_timer is None and not self._register_request():
             self._start_head_timer()
@@ -237,5 +243,5 @@ class LimitedConnection(H11Protocol):
 
 
 def protocol_factory(limits: ConnectionLimits) -> Any:
-    """What uvicorn's setting `http` takes in place of a protocol class."""
+    """A factory of limited connections, for uvicorn's setting `http`."""
     return partial(LimitedConnection, limiter=ConnectionLimiter(limits))

@@ -1,4 +1,4 @@
-"""A limit on the log. Whoever floods the server with requests must not fill its disk."""
+"""A limit on the log for each kind of message, so that a flood of requests cannot fill the disk."""
 
 import logging
 import threading
@@ -12,37 +12,38 @@ from state_api.services.administration import EXEMPT_FROM_LOG_LIMIT
 log = logging.getLogger(__name__)
 
 MAX_MESSAGES_PER_WINDOW = 100
-"""Messages of one kind that are logged in one window."""
+"""The number of messages of one kind that are logged in one window."""
 WINDOW_SECONDS = 60
 MAX_MESSAGE_KINDS = 200
-"""Kinds that are told apart. The texts of messages are a fixed number, unless a library puts values into them."""
+"""Kinds that are counted separately in one window. Our own messages have fewer; a library that formats values into its
+messages can have any number."""
 _MAX_EXAMPLE_CHARACTERS = 300
 
 _SUMMARY = "log_summary"
+"""The attribute of the log records that this module writes itself."""
 
-
-_Kind = tuple[str, int, str, Hashable]
-"""Logger, level, text and value of LOG_KIND, of which there are few."""
+_MessageKind = tuple[str, int, str, Hashable]
+"""Logger, level, message before formatting, and value of LOG_KIND."""
 
 
 @dataclass(slots=True)
-class _Count:
+class _MessageCount:
     passed: int = 0
     dropped: int = 0
     example: str = ""
 
 
 class LogRateLimit(logging.Filter):
-    """Lets the first LINES messages of a kind pass in each window, and counts the rest. Two messages are of one kind
-    if logger, level and text are the same, whatever the values in the text are. Messages with the attribute UNLIMITED
-    always pass."""
+    """Passes the first MAX_MESSAGES_PER_WINDOW messages of each kind in a window, and counts the others. Messages are
+    of one kind if logger, level and message before formatting are the same. A record with the attribute
+    EXEMPT_FROM_LOG_LIMIT always passes."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._monotonic = monotonic
-        self._counts: dict[_Kind, _Count] = {}
+        self._counts: dict[_MessageKind, _MessageCount] = {}
         self._window_began_at = monotonic()
-        # Loggers are used from threads too.
+        # Loggers can be called from any thread.
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -59,12 +60,12 @@ class LogRateLimit(logging.Filter):
             return False
 
     def report(self, *, at_end: bool = False) -> None:
-        """Log how many messages were dropped, once at the end of each window, and when the server ends. To be called
-        often."""
+        """Log the number of dropped messages if the window has ended, or in any case with `at_end`. Call it at least
+        every second."""
         with self._lock:
             now = self._monotonic()
-            took = now - self._window_began_at
-            if took < WINDOW_SECONDS and not at_end:
+            elapsed_seconds = now - self._window_began_at
+            if elapsed_seconds < WINDOW_SECONDS and not at_end:
                 return
             counts, self._counts, self._window_began_at = self._counts, {}, now
         for (name, level, _, _), count in counts.items():
@@ -74,21 +75,22 @@ class LogRateLimit(logging.Filter):
                     "%d more messages of %s in %.0f s are not shown, such as: %s",
                     count.dropped,
                     name,
-                    took,
+                    elapsed_seconds,
                     count.example,
                     extra={_SUMMARY: True},
                 )
 
-    def _count_of(self, record: logging.LogRecord) -> _Count:
+    def _count_of(self, record: logging.LogRecord) -> _MessageCount:
         text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
-        key: _Kind = (record.name, record.levelno, text, getattr(record, LOG_KIND, None))
-        if key not in self._counts and len(self._counts) >= MAX_MESSAGE_KINDS:
-            key = (record.name, record.levelno, "", None)
-        return self._counts.setdefault(key, _Count())
+        kind: _MessageKind = (record.name, record.levelno, text, getattr(record, LOG_KIND, None))
+        if kind not in self._counts and len(self._counts) >= MAX_MESSAGE_KINDS:
+            # One kind for all further messages of this logger and level.
+            kind = (record.name, record.levelno, "", None)
+        return self._counts.setdefault(kind, _MessageCount())
 
 
 def _format_message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()[:_MAX_EXAMPLE_CHARACTERS]
-    except Exception:  # noqa: BLE001 (a library's mistake in a message must not fail what it logs)
+    except Exception:  # noqa: BLE001 (a message that cannot be formatted must not fail its caller)
         return str(record.msg)[:_MAX_EXAMPLE_CHARACTERS]

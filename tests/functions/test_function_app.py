@@ -450,7 +450,7 @@ async def test_single_invocations_share_transactions(function_app_settings: None
         return await transactions.send_transaction(*given, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tables, "submit", send_transaction)
+        patched.setattr(tables, "send_transaction", send_transaction)
         await asyncio.gather(*(deliver_event(event(hub, f"order-{number}")) for number in range(64)))
     # One that each of the four shards began with, and one for what came meanwhile.
     assert 1 <= sent <= 2 * 4

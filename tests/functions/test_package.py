@@ -39,7 +39,7 @@ server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), co
 async def use():
     scheduler = server.backends.backend_for(ProviderConfig("scheduler", "STATE_TASKHUBS_SCHEDULER"))
     storage = server.backends.backend_for(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
-    storage._account.queues()  # A backend uses the queues only after the tables have answered.
+    storage._account.queue_service()  # A backend uses the queues only after the tables have answered.
     for request in (scheduler.find_instances("v41", ["1"]), storage.artifacts.find_artifacts("v41")):
         try:
             await request

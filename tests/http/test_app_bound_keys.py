@@ -75,7 +75,7 @@ async def test_another_app_is_forbidden_whatever_the_role(
             )
             detail = assert_problem(answer, 403, "Forbidden")["detail"]
             if role in roles:
-                assert detail == f"key bound-{role} is bound to other apps; this needs a key for app {stranger}"
+                assert detail == f"key bound-{role} is bound to other apps; use a key for app {stranger}"
     unchanged = await client_with_bound_keys.get(f"/api/apps/{other_app}", headers=key_header("reader", UNBOUND_KEYS))
     assert unchanged.headers["etag"] == '"1"'
 
@@ -169,9 +169,9 @@ async def test_the_quarantine_and_events_are_closed_to_keys_of_apps(
             await client_with_bound_keys.get("/api/quarantine", headers=key_header(role)), 403, "Forbidden"
         )["detail"]
         assert detail == (
-            "key bound-admin is bound to apps; this needs a key that is bound to none"
+            "key bound-admin is bound to apps; this operation needs a key for all apps"
             if role == "admin"
-            else f"key bound-{role} has the role {role}; this needs admin"
+            else f"key bound-{role} has the role {role}; this operation needs a key with the role admin"
         )
         sent = await client_with_bound_keys.post("/api/events", json=[event(hub)], headers=key_header(role))
         assert_problem(sent, 403, "Forbidden")

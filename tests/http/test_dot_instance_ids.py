@@ -16,7 +16,7 @@ DOTS = [".", ".."]
 
 @pytest.mark.parametrize("verified", [False, True], ids=["by events", "verified"])
 async def test_they_are_recorded_listed_waived_and_drained(
-    storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str, verified: bool
+    *, storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str, verified: bool
 ) -> None:
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()

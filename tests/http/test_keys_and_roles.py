@@ -78,7 +78,7 @@ OPERATIONS = [
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 async def test_each_role_may_do_its_own_work_and_no_more(
-    client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
+    *, client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     parameters = {"taskHub": hub, "instanceId": "1"} if path.endswith("waivers") else {"taskHub": hub}
     for role, key in KEYS.items():

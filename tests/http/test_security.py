@@ -34,7 +34,7 @@ def key_header(role: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
 async def test_no_operation_answers_without_a_key_that_is_known(
-    client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
+    *, client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     address = path.format(app=app, hub=hub)
     attempts: list[dict[str, Any]] = [
@@ -214,7 +214,7 @@ async def local_client(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _ in OPERATIONS if method != "OPTIONS"])
 async def test_a_preflight_from_another_origin_gets_nothing_that_allows_it(
-    client_with_keys: httpx.AsyncClient, local_client: httpx.AsyncClient, app: str, hub: str, method: str, path: str
+    *, client_with_keys: httpx.AsyncClient, local_client: httpx.AsyncClient, app: str, hub: str, method: str, path: str
 ) -> None:
     asked = {
         "Origin": HOSTILE_ORIGIN,

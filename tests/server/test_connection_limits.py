@@ -164,7 +164,7 @@ async def test_an_answer_that_nobody_reads_closes_the_connection(
         await connect(GET)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await application.ended.wait()
-    assert "its answer has not been read for 0.2 s" in caplog.text
+    assert "its response has not been read for 0.2 s" in caplog.text
 
 
 async def test_an_answer_that_is_read_slowly_is_sent_to_its_end(anyio_backend: str) -> None:
@@ -198,7 +198,7 @@ async def test_a_body_that_goes_on_after_the_answer_closes_the_connection(anyio_
 
 @pytest.mark.parametrize("answers_first", [False, True])
 async def test_what_is_not_http_within_a_body_ends_the_request_and_logs_one_line(
-    anyio_backend: str, caplog: pytest.LogCaptureFixture, answers_first: bool
+    *, anyio_backend: str, caplog: pytest.LogCaptureFixture, answers_first: bool
 ) -> None:
     caplog.set_level(logging.INFO)
     application = BodyReader(answers_first=answers_first)

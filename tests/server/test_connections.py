@@ -36,7 +36,10 @@ IDLE_CONNECTIONS = 2000
 CONNECTIONS = 20
 SERVER_WITH_FEW_CONNECTIONS = (
     "-c",
-    f"import sys, state_api.__main__ as main; main.limit_to_open_files = lambda: {CONNECTIONS}; sys.exit(main.main())",
+    f"""
+import sys, state_api.__main__ as main
+main.raise_open_file_limit = lambda: {CONNECTIONS}
+sys.exit(main.main())""",
 )
 SERVER_WITH_WEB_SOCKETS = (
     "-c",

@@ -37,7 +37,7 @@ SERVER = (
     "-c",
     f"""{LOG_EVERYTHING}
 import state_api.serving.log_limit as log_limit
-log_limit.LINES = 10**9
+log_limit.MAX_MESSAGES_PER_WINDOW = 10**9
 import state_api.__main__ as main
 sys.exit(main.main())""",
 )

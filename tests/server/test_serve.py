@@ -38,10 +38,10 @@ def run_to_end(command: list[str], settings: dict[str, str], folder: Path) -> su
 
 
 def code_with_emulator_ports(emulator: list[int]) -> str:
-    """Code that moves the emulator away from its usual ports, where a developer's own may be listening."""
+    """Code that moves the emulator away from its default ports, where a developer's own emulator may listen."""
     names = ("EMULATOR_TABLE_PORT", "EMULATOR_QUEUE_PORT", "EMULATOR_BLOB_PORT")
     moves = (f"settings.{name} = main.{name} = {port};" for name, port in zip(names, emulator, strict=True))
-    return "import sys, state_api.settings as settings, state_api.__main__ as main;" + "".join(moves)
+    return "import sys, state_api.settings.storage_accounts as settings, state_api.__main__ as main;" + "".join(moves)
 
 
 def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: Path) -> None:

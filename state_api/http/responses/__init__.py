@@ -1,1 +1,1 @@
-"""The JSON that the server answers: the one place where the domain becomes JSON over HTTP."""
+"""The JSON bodies of responses, and the conversion of domain values to them."""

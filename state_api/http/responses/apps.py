@@ -1,4 +1,4 @@
-"""An app: what its slots hold, its policy, and what is under way."""
+"""Responses with an app: its slots, policy, open deployment, pending swap, retired task hubs and waivers."""
 
 from pydantic import Field
 
@@ -15,8 +15,8 @@ class SlotResponse(ResponseModel):
     since: Timestamp
     promoted: bool = Field(description="Whether the task hub has been in production.")
     prior_task_hubs: list[str] = Field(
-        description="Task hubs that were in the slot before, newest first, and are judged with it until this one has "
-        "been in production: that a version was staged does not prove that it was deployed."
+        description="Earlier task hubs of the slot, newest first. The verdict includes them until `taskHub` has been "
+        "in production, because a staged version may never have been deployed."
     )
 
     @classmethod
@@ -88,7 +88,7 @@ class DeploymentResponse(ResponseModel):
 
 
 class PendingSwapResponse(ResponseModel):
-    task_hub: str = Field(description="On its way into production.")
+    task_hub: str = Field(description="The task hub that the swap moves into production.")
     swapped_out: str | None
     slot: str
     started_at: Timestamp
@@ -128,21 +128,21 @@ class ProviderConfigResponse(ResponseModel):
     tracking_prefix: str | None
 
     @classmethod
-    def of(cls, source: ProviderConfig | None) -> "ProviderConfigResponse | None":
-        if source is None:
+    def of(cls, config: ProviderConfig | None) -> "ProviderConfigResponse | None":
+        if config is None:
             return None
         return cls(
-            provider=source.provider,
-            connection=source.connection,
-            tracking_connection=source.tracking_connection,
-            tracking_prefix=source.tracking_prefix,
+            provider=config.provider,
+            connection=config.connection,
+            tracking_connection=config.tracking_connection,
+            tracking_prefix=config.tracking_prefix,
         )
 
 
 class WaiverResponse(ResponseModel):
     task_hub: str
     instance_id: str | None
-    unexplained_messages: int | None = Field(description="Set in place of instanceId where messages are waived.")
+    unexplained_messages: int | None = Field(description="Set instead of instanceId if the waiver is for messages.")
     reason: str
     by: str
     created_at: Timestamp
@@ -169,7 +169,7 @@ class AppResponse(ResponseModel):
     deployment: DeploymentResponse | None
     pending_swap: PendingSwapResponse | None
     retired: list[RetiredTaskHubResponse]
-    waivers: list[WaiverResponse] = Field(description="Those in force.")
+    waivers: list[WaiverResponse] = Field(description="The waivers that have not expired.")
     updated_at: Timestamp
     updated_by: str
 

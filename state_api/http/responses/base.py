@@ -1,4 +1,4 @@
-"""What all answers have in common."""
+"""The base class of all response bodies, and their format of times."""
 
 from typing import Annotated
 
@@ -11,11 +11,11 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, desc
 
 
 class ResponseModel(BaseModel):
-    """An answer, or a part of one; its members are camelCase in JSON."""
+    """A response body, or a part of one. Its members are camelCase in JSON."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
 def format_optional_instant(instant: Instant | None) -> str | None:
-    """Like `format_instant`, of what may be missing."""
+    """`instant` as RFC 3339; None if it is None."""
     return None if instant is None else format_instant(instant)

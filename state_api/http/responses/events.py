@@ -1,4 +1,4 @@
-"""What became of a delivery, and what is in quarantine."""
+"""Responses about deliveries of events, and about events in quarantine."""
 
 from typing import Literal
 
@@ -11,13 +11,13 @@ from state_api.services.recording import RecordingResult
 
 
 class DeliveryResponse(ResponseModel):
-    recorded: int = Field(description="Events that changed something.")
-    unchanged: int = Field(description="Events that added nothing: duplicates and older ones.")
-    quarantined: int = Field(description="Events that went to quarantine; ListQuarantine shows them.")
+    recorded: int = Field(description="Events that changed a record.")
+    unchanged: int = Field(description="Events that changed nothing, such as duplicates.")
+    quarantined: int = Field(description="Events in quarantine; ListQuarantine lists them.")
 
     @classmethod
-    def of(cls, recorded: RecordingResult) -> "DeliveryResponse":
-        return cls(recorded=recorded.recorded, unchanged=recorded.unchanged, quarantined=recorded.quarantined)
+    def of(cls, result: RecordingResult) -> "DeliveryResponse":
+        return cls(recorded=result.recorded, unchanged=result.unchanged, quarantined=result.quarantined)
 
 
 class QuarantinedEventResponse(ResponseModel):
@@ -25,7 +25,7 @@ class QuarantinedEventResponse(ResponseModel):
     code: str
     message: str
     endpoint_type: Literal["webhook", "trigger"]
-    event: str = Field(description="What came in, as JSON text.")
+    event: str = Field(description="The event as JSON text.")
     truncated: bool
 
     @classmethod
@@ -46,9 +46,9 @@ class QuarantineResponse(ResponseModel):
 
 
 class PurgeResponse(ResponseModel):
-    removed: int = Field(description="Events that this call removed.")
-    has_more: bool = Field(description="There may be more to remove: send the request again.")
+    removed: int = Field(description="The number of events that this request removed.")
+    has_more: bool = Field(description="Whether more events may match: then send the request again.")
 
     @classmethod
-    def of(cls, purged: PurgeResult) -> "PurgeResponse":
-        return cls(removed=purged.removed, has_more=purged.has_more)
+    def of(cls, result: PurgeResult) -> "PurgeResponse":
+        return cls(removed=result.removed, has_more=result.has_more)

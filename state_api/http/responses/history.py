@@ -1,4 +1,4 @@
-"""What was done: cleanups, and the audit log."""
+"""Responses of Cleanup and of the audit log."""
 
 from typing import Any
 
@@ -18,21 +18,21 @@ class TaskHubCleanupResponse(ResponseModel):
     retired_at: Timestamp
     outcome: CleanupOutcome
     reasons: list[ReasonResponse]
-    artifacts: list[str] = Field(description="What was, or with dryRun would be, deleted at the provider.")
-    shared: list[str] = Field(description="What stays at the provider because other task hubs use it.")
+    artifacts: list[str] = Field(description="Artifacts at the provider that were deleted, or would be without dryRun.")
+    shared: list[str] = Field(description="Artifacts at the provider that are kept because other task hubs use them.")
     message: str | None
 
     @classmethod
-    def of(cls, done: CleanupResult) -> "TaskHubCleanupResponse":
+    def of(cls, result: CleanupResult) -> "TaskHubCleanupResponse":
         return cls(
-            task_hub=done.retired_hub.task_hub,
-            version=done.retired_hub.version,
-            retired_at=format_instant(done.retired_hub.retired_at),
-            outcome=done.outcome,
-            reasons=[ReasonResponse(code=reason.code, message=reason.message) for reason in done.reasons],
-            artifacts=list(done.artifacts),
-            shared=list(done.shared),
-            message=done.message,
+            task_hub=result.retired_hub.task_hub,
+            version=result.retired_hub.version,
+            retired_at=format_instant(result.retired_hub.retired_at),
+            outcome=result.outcome,
+            reasons=[ReasonResponse(code=reason.code, message=reason.message) for reason in result.reasons],
+            artifacts=list(result.artifacts),
+            shared=list(result.shared),
+            message=result.message,
         )
 
 
@@ -53,16 +53,16 @@ class AuditRecordResponse(ResponseModel):
     details: dict[str, Any]
 
     @classmethod
-    def of(cls, audit: AuditRecord) -> "AuditRecordResponse":
+    def of(cls, record: AuditRecord) -> "AuditRecordResponse":
         return cls(
-            revision=audit.revision,
-            at=format_instant(audit.at),
-            operation=audit.operation,
-            by=audit.by,
-            run_url=audit.run_url,
-            key_name=audit.key_name,
-            reason=audit.reason,
-            details=dict(audit.details),
+            revision=record.revision,
+            at=format_instant(record.at),
+            operation=record.operation,
+            by=record.by,
+            run_url=record.run_url,
+            key_name=record.key_name,
+            reason=record.reason,
+            details=dict(record.details),
         )
 
 

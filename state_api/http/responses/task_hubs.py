@@ -1,4 +1,4 @@
-"""A task hub and its instances."""
+"""Responses with a task hub, its instances, and its orchestration versions."""
 
 from pydantic import Field
 
@@ -13,9 +13,11 @@ from state_api.services.inspection import TaskHubStatus
 
 class OwnershipProofResponse(ResponseModel):
     basis: ProofBasis = Field(
-        description="New: nothing existed under this name. Adopted: an administrator declared it."
+        description="New: nothing with this name existed at the provider. Adopted: an administrator declared it."
     )
-    addresses: list[str] = Field(description="The services that were asked, or for which the task hub was adopted.")
+    addresses: list[str] = Field(
+        description="The addresses of the services at which the task hub is proven to belong to the app."
+    )
     at: Timestamp
 
     @classmethod
@@ -27,21 +29,23 @@ class OwnershipProofResponse(ResponseModel):
 
 class TaskHubResponse(ResponseModel):
     task_hub: str
-    app: str | None = Field(description="The app that has claimed the hub.")
+    app: str | None = Field(description="The app that has claimed the task hub.")
     proof: OwnershipProofResponse | None = Field(
-        description="What proves that the hub belongs to the app at its provider; Cleanup deletes nothing without it."
+        description="The proof that the task hub belongs to the app at its provider. Cleanup deletes nothing else."
     )
-    slot: str | None = Field(description="The slot that holds it now.")
-    closed: bool = Field(description="Its records are removed, by Cleanup or DeleteTaskHub, and no more are made.")
+    slot: str | None = Field(description="The slot that has the task hub now.")
+    closed: bool = Field(
+        description="Whether Cleanup or DeleteTaskHub has removed its records. No more events are recorded then."
+    )
     events_in_quarantine: bool = Field(
-        description="No app has claimed it, and events of it wait in quarantine until one does (TooManyTaskHubs)."
+        description="Whether events of the task hub wait in quarantine until an app claims it (TooManyTaskHubs)."
     )
     active_count: int
     active_count_is_lower_bound: bool
     last_event_at: Timestamp | None
     last_recorded_at: Timestamp | None
     active: list[ActiveInstanceResponse] = Field(
-        description=f"The oldest {MAX_LISTED_INSTANCES}; ListInstances lists all."
+        description=f"The oldest {MAX_LISTED_INSTANCES} active instances; ListInstances lists all."
     )
 
     @classmethod
@@ -70,26 +74,28 @@ class VersionCountResponse(ResponseModel):
 
 class VersionsResponse(ResponseModel):
     task_hub: str
-    complete: bool = Field(description="Whether the whole task hub was read; if not, there may be more.")
+    complete: bool = Field(
+        description="Whether the whole task hub was read. If not, there may be more active instances."
+    )
     versions: list[VersionCountResponse]
     probe: ProbeResponse
 
     @classmethod
-    def of(cls, hub: str, probe: ProbeResult) -> "VersionsResponse":
-        shown = ProbeResponse.of(probe)
-        assert shown is not None, "there is a probe"
+    def of(cls, task_hub: str, probe: ProbeResult) -> "VersionsResponse":
+        probe_response = ProbeResponse.of(probe)
+        assert probe_response is not None, "ProbeResponse.of returns None for None only"
         return cls(
-            task_hub=hub,
+            task_hub=task_hub,
             complete=probe.status is ProbeStatus.COMPLETE,
             versions=[
                 VersionCountResponse(
-                    version=one.version,
-                    active_count=one.active,
-                    oldest_started_at=format_instant(one.oldest_started_at),
+                    version=version_count.version,
+                    active_count=version_count.active,
+                    oldest_started_at=format_instant(version_count.oldest_started_at),
                 )
-                for one in probe.versions
+                for version_count in probe.versions
             ],
-            probe=shown,
+            probe=probe_response,
         )
 
 
@@ -102,7 +108,8 @@ class InstanceResponse(ResponseModel):
     finished_at: Timestamp | None
     outcome: RuntimeStatus | None
     reason: str | None = Field(
-        description="Why it failed or was terminated, cut to one line. Null for readers: it may hold data of the app."
+        description="Why the instance failed or was terminated, as one line. Null for the role reader, because it "
+        "can contain data of the app."
     )
     last_event_at: Timestamp
     source: EvidenceSource

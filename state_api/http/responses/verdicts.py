@@ -1,4 +1,4 @@
-"""A verdict, and the evidence behind it."""
+"""Responses with a verdict and its evidence."""
 
 from typing import Literal
 
@@ -35,7 +35,7 @@ class ActiveInstanceResponse(ResponseModel):
     started_at: Timestamp
     last_event_at: Timestamp
     source: EvidenceSource
-    version: str | None = Field(description="The orchestration version, where a probe has seen it.")
+    version: str | None = Field(description="The orchestration version, if a probe has read it.")
 
     @classmethod
     def of(cls, active: ActiveInstance) -> "ActiveInstanceResponse":
@@ -67,15 +67,15 @@ class WaivedInstanceResponse(ActiveInstanceResponse):
 
 
 class PendingStartResponse(ResponseModel):
-    instance_id: str = Field(description="Empty where the message cannot be read.")
-    function_name: str = Field(description="Empty where the message does not say it.")
+    instance_id: str = Field(description="Empty if the message cannot be read.")
+    function_name: str = Field(description="Empty if the message does not contain it.")
 
 
 class MessagesResponse(ResponseModel):
     visible: int
     invisible: int
-    explained: int = Field(description="Invisible messages that start nothing, such as timers of ended instances.")
-    starts: list[PendingStartResponse] = Field(description="Messages that start work and block, at most 20.")
+    explained: int = Field(description="Invisible messages that start no work, such as timers of ended instances.")
+    starts: list[PendingStartResponse] = Field(description="Visible messages that start work and block, at most 20.")
     checked_at: Timestamp
 
     @classmethod
@@ -97,12 +97,16 @@ class MessagesResponse(ResponseModel):
 class ProbeResponse(ResponseModel):
     status: ProbeStatus
     provider: str
-    began_at: Timestamp = Field(description="When it began: a complete one says what was active then.")
+    began_at: Timestamp = Field(
+        description="When the probe began. A complete probe shows what was active at this time."
+    )
     ended_at: Timestamp | None
-    active_count: int = Field(description="Everything active, also what the policy leaves out.")
-    scanned: int = Field(description="Instances that the provider handed over to be judged.")
-    message: str | None = Field(description="What stands in the way, or how far it came.")
-    messages: MessagesResponse | None = Field(description="The control queues; null where nobody looked at them.")
+    active_count: int = Field(description="All active instances, including those that are ignored or waived.")
+    scanned: int = Field(description="Instances that the provider returned.")
+    message: str | None = Field(description="Why the probe is not complete, or how far it is.")
+    messages: MessagesResponse | None = Field(
+        description="The messages in the control queues; null if the probe did not read them."
+    )
 
     @classmethod
     def of(cls, probe: ProbeResult | None) -> "ProbeResponse | None":
@@ -136,12 +140,12 @@ class VerdictResponse(ResponseModel):
     version: str | None
     assurance: Assurance
     reasons: list[ReasonResponse]
-    warnings: list[WarningResponse] = Field(description="What the verdict cannot know. A warning does not block.")
+    warnings: list[WarningResponse] = Field(description="Limits of the evidence. A warning does not block.")
     active_count: int
     active_count_is_lower_bound: bool
-    active: list[ActiveInstanceResponse] = Field(description=f"The oldest {MAX_LISTED_INSTANCES}.")
-    ignored_count: int = Field(description="Active instances that the policy's ignoreFunctions leaves out.")
-    waived: list[WaivedInstanceResponse] = Field(description="Active instances that would block, were they not waived.")
+    active: list[ActiveInstanceResponse] = Field(description=f"The oldest {MAX_LISTED_INSTANCES} active instances.")
+    ignored_count: int = Field(description="Active instances that the policy ignores (ignoreFunctions).")
+    waived: list[WaivedInstanceResponse] = Field(description="Active instances that would block without their waivers.")
     evidence: EvidenceResponse
     checked_at: Timestamp
     retry_after_seconds: int | None
