@@ -17,7 +17,7 @@ from tests.safe_deploy.logging_commands import (
     find_azure_commands,
     find_github_commands,
 )
-from tests.safe_deploy.processes import safe_deploy
+from tests.safe_deploy.processes import run_safe_deploy
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def test_ids_that_are_commands_are_printed_escaped(storage: StorageSetting
         ):
             given = variables | {"SAFE_DEPLOY_SERVER": server.url, "SAFE_DEPLOY_APP": "hostile"}
             for arguments in (["status"], ["instances", "--task-hub", task_hub]):
-                ended = await asyncio.to_thread(safe_deploy, *arguments, given=given, folder=tmp_path)
+                ended = await asyncio.to_thread(run_safe_deploy, *arguments, variables=given, folder=tmp_path)
                 log = ended.stdout + ended.stderr
                 assert "task.complete result=Succeeded" in log, log
                 assert "\x1b[2J" not in log

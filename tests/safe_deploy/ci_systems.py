@@ -1,4 +1,4 @@
-"""GitHub Actions and Azure Pipelines around a single command: their variables, and what is written for them."""
+"""GitHub Actions and Azure Pipelines for a single command: their variables, and the files that they read."""
 
 from pathlib import Path
 

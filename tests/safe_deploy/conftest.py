@@ -1,4 +1,4 @@
-"""What several tests of the command line share: a server with a key for every role, and an app on it."""
+"""Fixtures of the CLI's tests: a server with a key for every role, and an app on it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +23,13 @@ from tests.safe_deploy.processes import server_key_entries, state_server
 
 @pytest.fixture(scope="session")
 def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with keys. The apps' task hubs live in its own storage."""
+    """A server with keys. The app's task hubs are in the server's own storage account."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     with state_server(
         storage, tmp_path_factory.mktemp("server"), server_key_entries(), STATE_TASKHUBS_SHOP=connection
-    ) as one:
-        yield one
+    ) as state_server_process:
+        yield state_server_process
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def server(served: ServerProcess) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    with run_fork_server(tmp_path_factory.mktemp("exits")) as one:
-        yield one
+    with run_fork_server(tmp_path_factory.mktemp("exits")) as fork_server:
+        yield fork_server
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def deployment_fixture(server: httpx.Client, fork_server: ForkServer, tmp_path: 
 
 @pytest.fixture
 def staged(deployment_fixture: DeploymentFixture) -> DeploymentFixture:
-    """The new hub is staged, and the slot carries it."""
+    """The new task hub is staged on the server, and in the slot in Azure."""
     deployment_fixture.stage()
     return deployment_fixture
 
 
 @pytest.fixture
 def swapped(staged: DeploymentFixture) -> DeploymentFixture:
-    """The new hub is in production, and the old one in the slot."""
+    """The new task hub is in production and the old one in the slot, on the server and in Azure."""
     staged.report_swap(staged.new, "Done")
     staged.set_slot_task_hubs(production=staged.new, staging=staged.old)
     assert staged.is_swapped()
@@ -72,9 +72,9 @@ def swapped(staged: DeploymentFixture) -> DeploymentFixture:
 
 @pytest.fixture
 def connection_proxy(server: httpx.Client, deployment_fixture: DeploymentFixture) -> Iterator[ConnectionProxy]:
-    """safe-deploy reaches the server by this way."""
-    direct = deployment_fixture.url
-    with run_connection_proxy(direct) as connection_proxy:
+    """A proxy through which safe-deploy reaches the server."""
+    direct_url = deployment_fixture.url
+    with run_connection_proxy(direct_url) as connection_proxy:
         deployment_fixture.url = connection_proxy.url
         yield connection_proxy
-    deployment_fixture.url = direct
+    deployment_fixture.url = direct_url

@@ -1,5 +1,5 @@
-"""What the CI systems are told, read back as they read it: GitHub's runner its files and `::` lines, the agent of Azure
-Pipelines its `##vso[` lines."""
+"""Outputs, summaries and annotations, read back as the CI systems read them: the files and `::` lines of GitHub's
+runner, and the `##vso[` lines of Azure Pipelines' agent."""
 
 import re
 from collections.abc import Mapping
@@ -69,8 +69,8 @@ def detected(environment: Mapping[str, str]) -> tuple[CiSystem, StringIO]:
 
 
 def outputs_of(text: str) -> list[tuple[str, str]]:
-    """The contents of GITHUB_OUTPUT as the runner reads them (EnvFileKeyValuePairs, on Linux)."""
-    found = []
+    """The outputs in a GITHUB_OUTPUT file as the runner reads them (EnvFileKeyValuePairs, on Linux)."""
+    pairs = []
     while text:
         line, _, text = text.partition("\n")
         first = re.search("=|<<", line)
@@ -84,19 +84,19 @@ def outputs_of(text: str) -> list[tuple[str, str]]:
             value, end, text = f"\n{text}".partition(f"\n{rest}\n")
             assert end, "matching delimiter not found"
             rest = value.removeprefix("\n")
-        found.append((name, rest))
-    return found
+        pairs.append((name, rest))
+    return pairs
 
 
 def lines_of(stderr: StringIO) -> list[str]:
-    """What was said, in lines as .NET reads them."""
+    """The lines of stderr as .NET reads them."""
     *lines, rest = re.split("\r\n|\r|\n", stderr.getvalue())
     assert not rest
     return lines
 
 
 def github_command(line: str) -> tuple[str, str]:
-    """The command with its properties, and its data, as the runner reads them."""
+    """The command with its properties, and its data, as GitHub's runner reads them."""
     assert line.startswith("::")
     command, _, data = line[2:].partition("::")
     return command, data.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")
@@ -107,13 +107,13 @@ def azure_command(line: str) -> tuple[str, dict[str, str], str]:
     info, closed, data = line[line.index("##vso[") + 6 :].partition("]")
     assert closed
     command, _, properties = info.partition(" ")
-    pairs = (one.partition("=") for one in properties.split(";") if one)
+    pairs = (pair.partition("=") for pair in properties.split(";") if pair)
     return command, {name: azure_unescaped(value) for name, _, value in pairs}, azure_unescaped(data)
 
 
 def azure_unescaped(text: str) -> str:
-    for escaped, meant in (("%3B", ";"), ("%0D", "\r"), ("%0A", "\n"), ("%5D", "]"), ("%AZP25", "%")):
-        text = text.replace(escaped, meant)
+    for escaped, character in (("%3B", ";"), ("%0D", "\r"), ("%0A", "\n"), ("%5D", "]"), ("%AZP25", "%")):
+        text = text.replace(escaped, character)
     return text
 
 
@@ -134,7 +134,7 @@ def azure_unescaped(text: str) -> str:
         (AZURE | {"TF_BUILD": "False"}, "terminal"),
     ],
 )
-def test_the_system_is_known_by_its_variables(environment: dict[str, str], name: str) -> None:
+def test_a_ci_system_is_detected_by_its_variables(environment: dict[str, str], name: str) -> None:
     assert detected(environment)[0].name == name
 
 
@@ -161,14 +161,12 @@ def test_the_system_is_known_by_its_variables(environment: dict[str, str], name:
         (BITBUCKET, "https://bitbucket.org/contoso/orders/pipelines/results/42"),
         (BITBUCKET | {"BITBUCKET_REPO_FULL_NAME": ""}, None),
         (JENKINS, JENKINS["BUILD_URL"]),
-        # Jenkins leaves it out while it does not know its own address.
+        # Jenkins does not set BUILD_URL while its own URL is not configured.
         (JENKINS | {"BUILD_URL": ""}, None),
         ({}, None),
     ],
 )
-def test_the_run_is_named_by_the_address_that_every_attempt_shares(
-    environment: dict[str, str], run_url: str | None
-) -> None:
+def test_the_run_url_is_the_same_for_every_attempt(environment: dict[str, str], run_url: str | None) -> None:
     system, stderr = detected(environment)
     assert system.run_url == run_url
     assert not stderr.getvalue()
@@ -185,7 +183,7 @@ def test_the_run_is_named_by_the_address_that_every_attempt_shares(
         GITLAB | {"CI_PIPELINE_URL": "https://me:s3cret@gitlab.example/orders/-/pipelines/42"},
     ],
 )
-def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does_not_show_it(
+def test_a_run_url_that_the_server_refuses_is_omitted_with_a_warning_that_does_not_show_it(
     environment: dict[str, str],
 ) -> None:
     system, stderr = detected(environment)
@@ -196,7 +194,9 @@ def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does
 
 @settings(deadline=None)
 @given(collection=anything, project=anything, release=anything)
-def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, project: str, release: str) -> None:
+def test_every_run_url_that_is_sent_matches_the_pattern_of_the_server(
+    collection: str, project: str, release: str
+) -> None:
     for changed in (
         {"SYSTEM_COLLECTIONURI": f"https://{collection}"},
         {"SYSTEM_TEAMPROJECTID": project},
@@ -228,21 +228,19 @@ def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, p
         ({}, None),
     ],
 )
-def test_the_actor_is_who_started_this_attempt_in_letters_that_a_header_can_hold(
-    environment: dict[str, str], actor: str | None
-) -> None:
+def test_the_actor_is_who_started_this_attempt_in_ascii(environment: dict[str, str], actor: str | None) -> None:
     assert detected(environment)[0].actor == actor
 
 
 @settings(deadline=None)
 @given(st.text(st.characters()))
-def test_no_name_breaks_the_header(name: str) -> None:
+def test_every_actor_is_a_valid_header_value(name: str) -> None:
     actor = detected(AZURE | {"BUILD_REQUESTEDFOR": name})[0].actor
     assert actor is None or (re.fullmatch("[!-~]([ -~]*[!-~])?", actor) and len(actor) <= 200)
 
 
 @pytest.mark.parametrize("environment", [GITLAB, BUILDKITE, BITBUCKET, JENKINS, {}])
-def test_who_takes_no_outputs_is_told_nothing(environment: dict[str, str]) -> None:
+def test_other_ci_systems_receive_no_outputs_summaries_or_annotations(environment: dict[str, str]) -> None:
     system, stderr = detected(environment)
     system.set_outputs({"ready": "true"})
     system.write_summary("# Done")
@@ -265,7 +263,7 @@ def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Pat
 
 @settings(deadline=None)
 @given(values=st.dictionaries(names, anything))
-def test_github_reads_back_every_output_as_one_printable_line_and_nothing_else(
+def test_github_reads_every_output_as_one_printable_line(
     values: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     output = tmp_path_factory.mktemp("github") / "output"
@@ -276,20 +274,20 @@ def test_github_reads_back_every_output_as_one_printable_line_and_nothing_else(
 
 
 @pytest.mark.parametrize("place", ["", "missing/file", "."])
-def test_without_its_files_github_is_warned_and_nothing_fails(place: str, tmp_path: Path) -> None:
+def test_missing_files_are_a_warning_on_github(place: str, tmp_path: Path) -> None:
     file = str(tmp_path / place) if place else ""
     system, stderr = detected(GITHUB | {"GITHUB_OUTPUT": file, "GITHUB_STEP_SUMMARY": file})
     system.set_outputs({"ready": "true"})
     system.write_summary("done")
-    one, other = map(github_command, lines_of(stderr))
-    assert one[0] == other[0] == "warning title=safe-deploy"
-    assert "GITHUB_OUTPUT" in one[1]
-    assert "GITHUB_STEP_SUMMARY" in other[1]
+    output_warning, summary_warning = map(github_command, lines_of(stderr))
+    assert output_warning[0] == summary_warning[0] == "warning title=safe-deploy"
+    assert "GITHUB_OUTPUT" in output_warning[1]
+    assert "GITHUB_STEP_SUMMARY" in summary_warning[1]
 
 
 @settings(deadline=None)
 @given(message=anything)
-def test_github_reads_a_message_of_any_text_from_one_line(message: str) -> None:
+def test_github_reads_every_message_from_one_line(message: str) -> None:
     system, stderr = detected(GITHUB)
     system.error(message)
     system.warning(message)
@@ -299,7 +297,7 @@ def test_github_reads_a_message_of_any_text_from_one_line(message: str) -> None:
     ]
 
 
-def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
+def test_azure_pipelines_receives_logging_commands() -> None:
     system, stderr = detected(AZURE)
     system.set_outputs({"ready": "true", "staging-task-hub": "v42"})
     system.error("100 %\nfailed; see [1]")
@@ -314,33 +312,29 @@ def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
 
 @settings(deadline=None)
 @given(values=st.dictionaries(st.text("abc];%=\r\n", min_size=1), anything), message=anything)
-def test_the_agent_reads_every_text_from_one_line_each_and_as_it_is_printable(
-    values: dict[str, str], message: str
-) -> None:
+def test_the_agent_reads_every_text_as_one_printable_line(values: dict[str, str], message: str) -> None:
     system, stderr = detected(AZURE)
     system.set_outputs(values)
     system.error(message)
-    *said, last = map(azure_command, lines_of(stderr))
-    assert said == [
+    *logging_commands, last = map(azure_command, lines_of(stderr))
+    assert logging_commands == [
         ("task.setvariable", {"variable": name, "isOutput": "true"}, neutralize_commands(escape_unprintable(value)))
         for name, value in values.items()
     ]
     assert last == ("task.logissue", {"type": "error"}, sanitize_line(message))
 
 
-def test_azure_pipelines_upload_each_summary_from_a_file_of_its_own(tmp_path: Path) -> None:
+def test_azure_pipelines_uploads_each_summary_from_its_own_file(tmp_path: Path) -> None:
     system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)})
     system.write_summary("| Größe |")
     system.write_summary("second")
-    said = list(map(azure_command, lines_of(stderr)))
-    assert [command for command, _, _ in said] == ["task.uploadsummary"] * 2
-    assert [Path(path).read_text(encoding="utf-8") for _, _, path in said] == ["| Größe |\n", "second\n"]
+    logging_commands = list(map(azure_command, lines_of(stderr)))
+    assert [command for command, _, _ in logging_commands] == ["task.uploadsummary"] * 2
+    assert [Path(path).read_text(encoding="utf-8") for _, _, path in logging_commands] == ["| Größe |\n", "second\n"]
 
 
 @pytest.mark.parametrize("place", ["", "missing"])
-def test_without_a_folder_for_summaries_azure_pipelines_are_warned_and_nothing_fails(
-    place: str, tmp_path: Path
-) -> None:
+def test_a_missing_directory_for_summaries_is_a_warning_in_azure_pipelines(place: str, tmp_path: Path) -> None:
     system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path / place) if place else ""})
     system.write_summary("done")
     ((command, properties, data),) = map(azure_command, lines_of(stderr))
@@ -348,7 +342,7 @@ def test_without_a_folder_for_summaries_azure_pipelines_are_warned_and_nothing_f
     assert "AGENT_TEMPDIRECTORY" in data
 
 
-def test_in_a_terminal_nobody_is_told() -> None:
+def test_a_terminal_receives_no_outputs_summaries_or_annotations() -> None:
     system, stderr = detected({"GITHUB_OUTPUT": "/nowhere", "AGENT_TEMPDIRECTORY": "/nowhere"})
     system.set_outputs({"ready": "true"})
     system.write_summary("done")
@@ -358,6 +352,6 @@ def test_in_a_terminal_nobody_is_told() -> None:
     assert not stderr.getvalue()
 
 
-def test_every_system_offers_the_same() -> None:
-    systems: list[CiSystem] = [detected(one)[0] for one in (GITHUB, AZURE, {})]
-    assert [type(one) for one in systems] == [GitHubActions, AzurePipelines, Terminal]
+def test_every_ci_system_implements_the_protocol() -> None:
+    systems: list[CiSystem] = [detected(environment)[0] for environment in (GITHUB, AZURE, {})]
+    assert [type(system) for system in systems] == [GitHubActions, AzurePipelines, Terminal]

@@ -1,4 +1,4 @@
-"""docs/pipelines.md says what the command line does: commands, options, variables, defaults, exit codes, outputs."""
+"""docs/pipelines.md documents all commands, options, variables, defaults, exit codes and outputs, and no others."""
 
 import os
 import re
@@ -21,7 +21,7 @@ PIPELINES = ROOT / "docs" / "pipelines.md"
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command by its words, those of a group such as `keys new` included."""
+    """Every command by its words, including commands of a group, such as `keys new`."""
     for name, command in vars(group)["commands"].items():
         if "commands" in vars(command):
             yield from _commands(command, f"{prefix}{name} ")
@@ -33,18 +33,18 @@ COMMANDS: dict[str, Any] = dict(_commands(typer.main.get_command(cli)))
 
 
 def options() -> Iterator[tuple[str, Any]]:
-    """Every option that has a variable, with the command that takes it."""
+    """Every option with an environment variable, with the name of its command."""
     for name, command in COMMANDS.items():
         for parameter in command.params:
             if getattr(parameter, "envvar", None):
                 yield name, parameter
 
 
-def test_every_command_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_commands_are_documented() -> None:
     assert set(first_column(PIPELINES, "Commands", "Command")) == {f"safe-deploy {name}" for name in COMMANDS}
 
 
-def test_every_option_with_a_variable_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_options_with_variables_are_documented() -> None:
     documented = {
         without_markup(cells[0]): without_markup(cells[1])
         for cells in table_rows(PIPELINES, "Options and variables", "Option")
@@ -52,15 +52,15 @@ def test_every_option_with_a_variable_is_documented_and_no_other() -> None:
     assert documented == {option.opts[0]: option.envvar for _, option in options()}
 
 
-def test_an_option_has_one_variable_and_one_default_wherever_it_is_taken() -> None:
+def test_an_option_has_the_same_variable_and_default_in_every_command() -> None:
     taken: dict[str, set[Any]] = {}
     for _, option in options():
         taken.setdefault(option.opts[0], set()).add((option.envvar, str(option.default)))
-    # A rollback finds its task hub by itself, and only a waiver cannot do without a reason.
+    # Only `rollback` and `instances` can choose a task hub, and only `waive` requires a reason.
     assert {name: seen for name, seen in taken.items() if len(seen) > 1}.keys() <= {"--task-hub", "--reason"}
 
 
-def test_the_defaults_that_the_documentation_names_are_the_real_ones() -> None:
+def test_documented_defaults_are_the_real_defaults() -> None:
     real = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
         without_markup(cells[0]): without_markup(cells[2])
@@ -71,11 +71,11 @@ def test_the_defaults_that_the_documentation_names_are_the_real_ones() -> None:
     assert {"--slot", "--timeout", "--interval", "--verify", "--task-hub-setting", "--output"} <= named.keys()
 
 
-def test_every_exit_code_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_exit_codes_are_documented() -> None:
     assert [int(code) for code in first_column(PIPELINES, "Exit codes", "Code")] == sorted(ExitCode)
 
 
-def test_every_output_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_outputs_are_documented() -> None:
     verdict = {
         "ready": True,
         "status": "Ready",
@@ -93,14 +93,14 @@ def test_every_output_is_documented_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("folder", ["github", "azure-pipelines"])
-def test_the_start_to_copy_is_the_tested_file_and_under_thirty_lines(folder: str) -> None:
+def test_the_quickstart_is_a_tested_file_of_under_thirty_lines(folder: str) -> None:
     tested = (ROOT / "pipelines" / folder / "quickstart.yml").read_text()
     blocks = [body for language, body in FENCE.findall(PIPELINES.read_text()) if language == "yaml"]
     assert tested in blocks
     assert len(tested.splitlines()) < 30
 
 
-def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
+def test_every_yaml_block_in_the_documentation_is_a_tested_file() -> None:
     tested = {path.read_text() for path in (ROOT / "pipelines").rglob("*.yml")}
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     blocks = [
@@ -110,8 +110,10 @@ def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
     assert set(blocks) <= tested
 
 
-def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
-    (given,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
+def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> None:
+    (variables,) = (
+        without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline"
+    )
     asked = {
         "GetStagingStatus",
         "PostStaging",
@@ -123,7 +125,7 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
         "GetTaskHub",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(given)
+    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(variables)
     may = {
         without_markup(cells[0])
         for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
@@ -132,17 +134,17 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
     assert asked <= may
 
 
-def test_the_commands_that_make_keys_for_azure_make_a_setting_that_the_server_takes(tmp_path: Path) -> None:
-    """Those that need no Azure, run as they stand on the page; the key that a function had goes on working."""
+def test_the_documented_commands_create_keys_that_the_server_accepts(tmp_path: Path) -> None:
+    """The commands that need no Azure run unchanged. The key of an existing function stays valid."""
     make, vault, move, _ = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
     assert "state-keys.json" in vault
     command = tmp_path / "safe-deploy"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safe_deploy "$@"\n')
     command.chmod(0o755)
     _, _, entry = move.partition("--output tsv)\n")
-    # The last command of `make` comes last, because the entry of the old key takes the place of the new one.
-    *made, collected = make.strip().splitlines()
-    script = "\n".join(["set -eu", *made, "OLD_KEY=the-key-that-the-function-had", entry, collected])
+    # The last command of `make` is run last, because the entry of the old key replaces that of the new key.
+    *create_commands, collect_command = make.strip().splitlines()
+    script = "\n".join(["set -eu", *create_commands, "OLD_KEY=the-key-that-the-function-had", entry, collect_command])
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "DURABLE_APP": "shop-4711"}
     subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
     keys = read_settings(

@@ -534,17 +534,17 @@ def simulate_run_steps(simulated: SimulatedSwap, conditions: RunConditions) -> I
 def simulate_run(simulated: SimulatedSwap, conditions: RunConditions) -> bool:
     """Run until the end or until the run is killed. Returns whether it reached its end. A swap in progress may complete
     during the next run."""
-    ended = True
+    result = True
     try:
         for step_number, _ in enumerate(simulate_run_steps(simulated, conditions)):
             if step_number == conditions.killed_after:
-                ended = False
+                result = False
                 break
     except ConflictError:
         pass
-    if ended and simulated.pending_swap is None:
+    if result and simulated.pending_swap is None:
         assert not simulated.swap_in_progress, "a swap that may still complete must be pending"
-    return ended
+    return result
 
 
 def run_conditions(*, is_observable: bool) -> st.SearchStrategy[RunConditions]:
@@ -570,13 +570,13 @@ def run_conditions(*, is_observable: bool) -> st.SearchStrategy[RunConditions]:
 
 @settings(max_examples=600, deadline=None)
 @given(st.lists(run_conditions(is_observable=True), min_size=1, max_size=6))
-def test_whatever_runs_fail_or_are_killed_server_and_azure_agree_or_the_swap_is_pending(
+def test_after_failed_and_killed_runs_server_and_azure_agree_or_the_swap_is_pending(
     runs: list[RunConditions],
 ) -> None:
     simulated = SimulatedSwap(is_observable=True)
     for conditions in runs:
-        ended = simulate_run(simulated, conditions)
-        assert simulated.agrees or simulated.pending_swap is not None, f"ended: {ended}"
+        result = simulate_run(simulated, conditions)
+        assert simulated.agrees or simulated.pending_swap is not None, f"ended: {result}"
         assert simulated.swap_count <= 1, "Azure never swaps twice for one task hub"
     assert simulate_run(simulated, NO_FAILURE)
     assert simulated.agrees
