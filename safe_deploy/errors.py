@@ -15,7 +15,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """The exit codes of `safe-deploy`, a contract with pipelines. docs/pipelines.md documents them."""
+    """The exit codes of `safe-deploy`, a contract with pipelines. docs/cli.md documents them."""
 
     DONE = 0
     FAILURE = 1

@@ -1,4 +1,4 @@
-"""The options of the commands, each with its environment variable. docs/pipelines.md has the table.
+"""The options of the commands, each with its environment variable. docs/cli.md has the table.
 
 Options that several commands share are fields of an option group; see `option_groups.py`.
 """

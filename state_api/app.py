@@ -49,7 +49,7 @@ class StateServer:
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
         self.backends = ConfiguredBackendRegistry(settings.connections)
-        verifier = Verifier(self.backends, probes, task_hub_store, instances, time, self.stopping)
+        verifier = Verifier(self.backends, probes, task_hub_store, instances, clock=time, stopping=self.stopping)
         readiness = Readiness(app_store, verifier, time, self.stopping)
         recorder = Recorder(task_hub_store, instances, quarantine, time)
         releases = Releases(

@@ -1,4 +1,4 @@
-"""Lifecycle events in the shape of the Durable Functions extension, with only what a test is about spelt out."""
+"""Lifecycle events as the Durable Functions extension publishes them. A test gives only the fields that it is about."""
 
 import time
 import uuid
@@ -8,7 +8,7 @@ from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
 
 
 def timestamp(offset_seconds: float = 0) -> str:
-    """The wall clock as .NET writes it, `offset_seconds` seconds from now."""
+    """The time `offset_seconds` seconds from now, as .NET writes it."""
     return format_instant(Instant(int((time.time() + offset_seconds) * TICKS_PER_SECOND)))
 
 
@@ -16,6 +16,7 @@ def event(
     hub: str,
     instance_id: str = "order-1",
     status: str = "Running",
+    *,
     time: str | None = None,
     function: str = "ProcessOrder",
     reason: str = "",
@@ -40,12 +41,12 @@ def event(
 
 
 def cloud_event(hub: str, instance_id: str = "order-1", status: str = "Running") -> dict[str, Any]:
-    """One event as a structured CloudEvent."""
+    """One event in the CloudEvents schema."""
     return as_cloud_event(event(hub, instance_id, status))
 
 
 def as_cloud_event(grid_event: dict[str, Any]) -> dict[str, Any]:
-    """An event as Event Grid delivers it to a subscription of the CloudEvents schema."""
+    """The event as Event Grid delivers it to a subscription with the CloudEvents schema."""
     return {
         "specversion": "1.0",
         "id": grid_event["id"],

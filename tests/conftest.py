@@ -1,4 +1,4 @@
-"""The real parts that tests run on: one Azurite for the run, a server on it, and clients."""
+"""What tests run on: one storage emulator for the whole run, a server on it, and a client."""
 
 import signal
 import uuid
@@ -18,7 +18,7 @@ from tests import hypothesis_profiles as profiles
 profiles.register_profiles()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts background jobs like this, and every process that tests start would inherit it.
+    # A shell starts background jobs so that they ignore SIGINT, and every process that tests start would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -30,21 +30,21 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def storage() -> Iterator[StorageSettings]:
-    """A storage account for the whole run, in memory. Tests keep apart by names that nobody else has."""
+    """A storage account for the whole run, in memory. Tests use unique names, so they do not disturb each other."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
         yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
 
 
 class ShiftedClock:
-    """The storage's clock, which a test can turn forward."""
+    """The storage's clock, which a test can advance."""
 
     def __init__(self) -> None:
         self.storage: StorageClock | None = None
         self.offset_ticks = 0
 
     def advance(self, duration_seconds: float) -> None:
-        """Let `duration_seconds` seconds pass."""
+        """Move the clock forward."""
         self.offset_ticks += seconds(duration_seconds)
 
     @property
@@ -63,7 +63,7 @@ def clock() -> ShiftedClock:
 
 @pytest.fixture
 async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: str) -> AsyncIterator[StateServer]:
-    """A whole server in this process, on the real storage."""
+    """A complete server in this process, on the storage emulator."""
     assert storage.connection_string is not None
     # The task hubs of the tests' apps live in the same emulator.
     connection = storage.connection_string.get_secret_value()
@@ -76,7 +76,7 @@ async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: s
 
 @pytest.fixture
 async def http(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of that server, through its whole ASGI stack."""
+    """A client of the server that calls its complete ASGI stack."""
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
         yield client

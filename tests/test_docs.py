@@ -56,9 +56,9 @@ from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, SECURITY = (
-    ROOT / "docs" / name
-    for name in ("http-api.md", "settings.md", "reasons.md", "concepts.md", "azure.md", "security.md")
+HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
 )
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -66,7 +66,7 @@ HEADING = re.compile(r"^(#{1,6}) (.+?)\s*$", re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-ADDRESS = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST)(/api[^\s\"'?`]*)")
+ADDRESS = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST|\$server)(/api[^\s\"'?`]*)")
 EXAMPLE = re.compile(r"^(Request|Answer) ?(?:\((\d{3})\))?[^\n]*:\n\n```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 named_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -381,7 +381,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {COUNT_MAX_AGE_SECONDS:g} seconds at most" in unclaimed
     assert f"longer than {recording._REPLAY_TIMEOUT_SECONDS} seconds" in unclaimed
-    assert f"longer than {recording._MAX_WAITING_EVENT_LENGTH // 1024} KiB" in section(HTTP_API, "ListQuarantine")
+    assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(MAX_LISTED_INSTANCES)
     assert limits["waivers in force for one app"] == str(waivers.MAX_WAIVERS)
@@ -423,7 +423,7 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
     }
     assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
     assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
-    timer = section(AZURE, "The timer")
+    timer = section(OPERATIONS, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
     assert f"every {background.INTERVAL_SECONDS} seconds (`{schedule}`)" in timer

@@ -1,38 +1,39 @@
-"""Everything that can go wrong, as callers know it. `http/problems.py` turns each into a problem document.
+"""The errors that callers of the API can meet. `http/problems.py` turns each into a problem document.
 
 StateError
-├── InvalidRequest            what was asked cannot be understood or makes no sense
+├── InvalidRequest            the request cannot be understood or makes no sense
 ├── NotFound
-│   ├── AppNotFound           no such app on this server
+│   ├── AppNotFound           this server has no such app
 │   ├── SlotNotFound          the app has no such slot
-│   ├── TaskHubNotFound       nothing was ever recorded for, or held by, this task hub
+│   ├── TaskHubNotFound       this server has no record of the task hub
 │   └── WaiverNotFound        the app has no such waiver
-├── Refused                   understood, but it would break running work or another pipeline
-│   ├── StagingNotReady       the slot's task hub is not drained; carries the reasons
-│   ├── DeploymentInProgress  another run deploys into this app; carries who, since when, which run
+├── Refused                   the operation would break running work or another pipeline
+│   ├── StagingNotReady       the slot's task hub has not drained; carries the reasons
+│   ├── DeploymentInProgress  another run deploys into this app; carries its caller, start and run
 │   ├── TaskHubInUse          a slot of an app holds the task hub
 │   ├── TaskHubAlreadyUsed    the task hub was used before
-│   ├── TaskHubClaimed        an app has claimed the task hub, so only Cleanup removes its records
-│   ├── TaskHubNotDrained     the task hub has active instances, or had until a moment ago; carries the reasons
-│   ├── AppNotDrained         a slot of the app is not drained; carries the reasons
-│   ├── CleanupRequired       the app has retired task hubs whose records only Cleanup removes
-│   ├── SwapMismatch          the slot does not hold what the caller believes
-│   ├── SwapPending           a swap was begun and nobody has said how it went; carries who, since when, which run
-│   ├── ProbeNotConfigured    nothing says where the app's task hubs live, so they cannot be read
-│   └── Conflict              somebody else changed the app at the same time, again and again
-├── PreconditionFailed        If-Match names another version of the app
-└── Unavailable               not now; carries when to try again
-    ├── TaskHubUnavailable     the task hub's own storage cannot be read
+│   ├── TaskHubClaimed        an app has claimed the task hub: only Cleanup removes its records
+│   ├── TaskHubNotDrained     the task hub has not drained or settled; carries the reasons
+│   ├── AppNotDrained         a slot of the app has not drained; carries the reasons
+│   ├── CleanupRequired       the app has retired task hubs: only Cleanup removes their records
+│   ├── SwapMismatch          the slot or the open deployment is not what the caller names
+│   ├── SwapPending           the outcome of a swap is unknown; carries its caller, start and run
+│   ├── ProbeNotConfigured    the app has no provider, so its task hubs cannot be read
+│   └── Conflict              other callers changed the app at the same time, repeatedly
+├── PreconditionFailed        If-Match names another revision of the app
+└── Unavailable               not possible now; carries when to retry
+    ├── TaskHubUnavailable    the task hub cannot be read at its provider
     ├── StorageUnavailable    the state storage cannot be used
-    │   └── UnsupportedSchema another version of this server wrote the rows that are needed
-    └── TooManyEvents         more deliveries are in progress than there is capacity for
+    │   └── UnsupportedSchema the rows were written by another version of this server
+    └── TooManyEvents         the limit on deliveries in progress is reached
 """
 
 from typing import Any
 
 
 class StateError(Exception):
-    """Base of the tree. `details` are the extension members of the problem document: JSON values, camelCase."""
+    """Base of the tree. `message` is for people. `details` are the extension members of the problem document: JSON
+    values, camelCase."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -41,7 +42,7 @@ class StateError(Exception):
 
     @property
     def code(self) -> str:
-        """The stable code that callers rely on: the class name."""
+        """The code that callers rely on: the class name. Codes do not change from 1.0 on."""
         return type(self).__name__
 
 
@@ -126,7 +127,7 @@ class PreconditionFailed(StateError):
 
 
 class Unavailable(StateError):
-    """`retry_after` is in seconds."""
+    """The operation may succeed later. `retry_after`: after how many seconds to retry."""
 
     def __init__(self, message: str, retry_after: int = 10, **details: Any) -> None:
         super().__init__(message, **details)

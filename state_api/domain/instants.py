@@ -1,5 +1,5 @@
-"""Points in time with the precision of .NET (100 ns), because two lifecycle events of one instance can fall in
-the same microsecond (PLATFORM: Lifecycle events 8) and their order decides whether the instance is active."""
+"""Points in time with the precision of .NET, 100 ns. Two lifecycle events of an instance can have the same microsecond
+(PLATFORM: Lifecycle events 8), and their order decides whether the instance is active."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -20,15 +20,15 @@ def seconds(amount: float) -> int:
 
 
 def parse_instant(text: str) -> Instant:
-    """Read an RFC 3339 time. Digits beyond 100 ns are cut off; without an offset it is taken as UTC, which is what
-    .NET means by it. Raises ValueError for anything else."""
+    """Parse an RFC 3339 time. Digits beyond 100 ns are cut off. A time without an offset is UTC, as .NET writes it.
+    Raises ValueError for any other text, and for years that a `datetime` cannot hold."""
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError(f"not an RFC 3339 time: {text[:64]!r}")
     date, time, fraction, offset = match.groups()
     offset = "+00:00" if offset is None or offset in "Zz" else offset
     try:
-        # In UTC first: an offset can lead out of the years that a datetime, and so `format_instant`, can hold.
+        # Converted to UTC first, because the offset can lead to a year that a datetime cannot hold.
         whole = (datetime.fromisoformat(f"{date}T{time}{offset}").astimezone(UTC) - _EPOCH) // timedelta(seconds=1)
     except OverflowError as error:
         raise ValueError(f"not a representable time: {text[:64]!r}") from error
@@ -36,7 +36,7 @@ def parse_instant(text: str) -> Instant:
 
 
 def instant_from(moment: datetime) -> Instant:
-    """The instant of an aware datetime; a naive one is taken as UTC."""
+    """The instant of a datetime. A datetime without a time zone is UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return Instant((aware - _EPOCH) // timedelta(microseconds=1) * 10)
 
@@ -47,9 +47,9 @@ def datetime_of(instant: Instant) -> datetime:
 
 
 def format_instant(instant: Instant) -> str:
-    """RFC 3339 in UTC, always with seven digits, so that text order is time order.
+    """The instant as RFC 3339 text in UTC, always with seven digits, so that texts sort by time.
 
-    Valid for the years 1 to 9999, which is all that `parse_instant` lets in.
+    Works for the years 1 to 9999, to which `parse_instant` limits its results.
     """
     whole, ticks = divmod(instant, TICKS_PER_SECOND)
     moment = (_EPOCH + timedelta(seconds=whole)).replace(tzinfo=None)
@@ -57,7 +57,7 @@ def format_instant(instant: Instant) -> str:
 
 
 def format_duration(ticks: int) -> str:
-    """A length of time as a person says it: `40 s`, `12 min`, `3 h`, `5 d`. Negative lengths read as `0 s`."""
+    """A duration for people: `40 s`, `12 min`, `3 h`, `5 d`. Negative durations become `0 s`."""
     total = max(0, ticks // TICKS_PER_SECOND)
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if total >= 2 * size or (unit == "min" and total >= size):

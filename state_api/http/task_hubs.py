@@ -79,7 +79,7 @@ async def list_instances(
 ) -> InstancesResponse:
     """List the instances of a task hub: active ones first, the oldest of these first. A page can be short or empty and
     still have a continuationToken; the last page has none."""
-    record, page = await services.inspection.list_instances(hub, active, status, top, token)
+    record, page = await services.inspection.list_instances(hub, active=active, status=status, top=top, token=token)
     return InstancesResponse(
         task_hub=record.name,
         instances=[InstanceResponse.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],

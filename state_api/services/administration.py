@@ -1,4 +1,4 @@
-"""What administrators remove: the records of a task hub that no app has claimed, and old events in quarantine."""
+"""What administrators remove: the records of a task hub that no app has claimed, and old quarantined events."""
 
 import logging
 
@@ -17,16 +17,18 @@ from state_api.services.recording import Recorder
 log = logging.getLogger(__name__)
 
 EXEMPT_FROM_LOG_LIMIT = "unlimited"
-"""The attribute of a log record that is never left out where the log is limited (serving/log_limit)."""
+"""The attribute of a log record that the log limit (serving/log_limit) never drops."""
 
 _ALWAYS_LOGGED = {EXEMPT_FROM_LOG_LIMIT: True}
-"""The log holds the only record of what is removed here: the audit log is that of an app."""
+"""These removals are recorded in the log only: audit logs belong to apps."""
 
 _CLOCK_TOLERANCE = seconds(60)
-"""How far a caller's clock may be ahead of the storage's."""
+"""How far a caller's clock may be ahead of the clock of the state storage, in ticks."""
 
 
 class Administration:
+    """Operations for administrators that concern no app. Each is logged with its caller."""
+
     def __init__(
         self,
         *,
@@ -45,38 +47,40 @@ class Administration:
         self._clock = clock
 
     async def delete_task_hub(self, name: str, caller: Caller) -> TaskHubRecord:
-        """Remove the records of a task hub that no app has claimed, and close its name. An event that arrives meanwhile
-        goes to quarantine, or is found and makes this fail. Calling it again finishes what was cut short. Raises
-        TaskHubNotFound, TaskHubClaimed, TaskHubNotDrained."""
-        hub = await self._task_hubs.get(name)
-        if hub is not None and hub.app is not None:
-            raise refusals.task_hub_claimed(hub.name, hub.app).to_error()
-        if hub is None or not hub.closed:
-            waiting = await self._recorder.has_waiting_events(name)
-            if hub is None and not waiting:
+        """Remove the records of a task hub that no app has claimed, and close its name.
+
+        An event that arrives at the same time goes to quarantine, or is found here and makes the operation fail. A
+        repeated call finishes one that was cut off. Raises TaskHubNotFound, TaskHubClaimed, TaskHubNotDrained.
+        """
+        record = await self._task_hubs.get(name)
+        if record is not None and record.app is not None:
+            raise refusals.task_hub_claimed(record.name, record.app).to_error()
+        if record is None or not record.closed:
+            has_waiting_events = await self._recorder.has_waiting_events(name)
+            if record is None and not has_waiting_events:
                 raise refusals.task_hub_not_found(name).to_error()
-            if waiting:
-                # What waits in quarantine may be active, or may be the end of what the records show active.
+            if has_waiting_events:
+                # A waiting event may start an instance, or end one that the records show as active.
                 await self._recorder.replay_quarantined(name, enforce_limit=False)
             await self._check_drained(name)
         closed = await self._task_hubs.close_unclaimed(name)
-        # Once more, now that the hub is closed: what is recorded before this look is found by it, and of what is
-        # recorded later the worker that recorded it finds that the hub is closed, and keeps it in quarantine.
+        # Checked again, now that the task hub is closed. This read finds every event that was recorded before it. A
+        # worker that records one later finds the task hub closed, and quarantines the event.
         activity = await self._instances.read_activity(closed, Exemptions(), missing_is_empty=True)
         verdict = self._assess(name, activity)
         if not verdict.ready:
             await self._task_hubs.reopen_unclaimed(name)
             raise refusals.task_hub_not_drained(name, verdict).to_error()
         await self._instances.delete_records(closed)
-        # Another call may have seen what this one did not, and have opened the hub again.
+        # A concurrent call may have found an event that this one has not, and have reopened the task hub.
         await self._task_hubs.close_unclaimed(name)
         log.warning("%s removed the records of task hub %s", ascii(caller.name), closed.name, extra=_ALWAYS_LOGGED)
         return closed
 
     async def purge_quarantine(self, received_before: Instant, caller: Caller) -> PurgeResult:
-        """Remove events from quarantine that came before a time. Raises InvalidRequest for a time to come."""
+        """Remove quarantined events that were received before a time. Raises InvalidRequest for a future time."""
         if received_before > self._clock.now() + _CLOCK_TOLERANCE:
-            raise InvalidRequest("before must not be in the future")
+            raise InvalidRequest("before must not be in the future. Send an earlier time")
         purged = await self._quarantine.purge(received_before)
         log.warning(
             "%s removed %d events received before %s from quarantine",

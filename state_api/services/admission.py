@@ -1,5 +1,6 @@
-"""How many bytes of deliveries the server holds at once. What does not fit is refused and is sent again later: memory
-stays bounded, and what is admitted is recorded before Event Grid stops waiting."""
+"""The limit on the bytes of deliveries that the server holds at once. A delivery above the limit is refused, and Event
+Grid sends it again later. Memory stays bounded, and admitted deliveries are recorded before Event Grid stops waiting.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,36 +10,35 @@ from dataclasses import dataclass
 from state_api.domain.errors import TooManyEvents
 
 CAPACITY_BYTES = 8 * 1024 * 1024
-"""Bytes of deliveries that are held at once, some 12,000 events."""
+"""Bytes of deliveries that are held at once: about 12,000 events."""
 SMALL_DELIVERY_BYTES = 64 * 1024
-"""Bytes of an unfinished delivery that count for `CAPACITY_BYTES` alone. What an unfinished delivery holds beyond that
-also counts for half of the capacity, which all unfinished deliveries share: some callers that never finish large
-deliveries do not keep small ones out."""
+"""Bytes up to which an unfinished delivery counts only towards `CAPACITY_BYTES`. All that unfinished deliveries hold
+beyond this size is also limited to half of the capacity, so that callers that never finish large deliveries do not
+block small ones."""
 UNFINISHED_SECONDS = 1
-"""Seconds after which an unfinished delivery gives way when another one needs its bytes. Event Grid sends its largest,
-1 MB, in less."""
+"""Age in seconds from which on an unfinished delivery is revoked when another one needs its bytes. Event Grid sends
+its largest delivery, 1 MB, in less time."""
 LATE_SECONDS = 3
-"""Seconds after which a delivery counts as late. Event Grid waits 30 s for an answer (PLATFORM: Event Grid delivery);
-when many are late, a delivery admitted now would be recorded after Event Grid had given up."""
+"""Seconds of recording after which a delivery counts as late. Event Grid waits 30 s for a response (PLATFORM: Event
+Grid delivery). While many deliveries are late, a new one would be recorded after Event Grid had given up."""
 MAX_LATE_BYTES = 1024 * 1024
-"""Bytes of late deliveries above which new ones are refused: the largest delivery that Event Grid sends. A single slow
-delivery must not stop all others."""
+"""Bytes of late deliveries above which new deliveries are refused: the size of the largest delivery that Event Grid
+sends, because a single slow delivery must not stop all others."""
 MIN_DELIVERY_BYTES = 2 * 1024
-"""Bytes that a delivery counts for at least: a small one costs as much beside its events."""
+"""Bytes that a delivery counts as at least. A smaller one needs this much memory besides its events."""
 _RETRY_AFTER_SECONDS = 5
 
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """The bytes that one delivery holds. They are counted as they arrive: what a request's Content-Length promises
-    reserves nothing."""
+    """The bytes that one delivery holds. Bytes count when they arrive; a Content-Length reserves nothing."""
 
     controller: "AdmissionController"
     began_at: float
     held_bytes: int = 0
     arrived_bytes: int = 0
     revoked: bool = False
-    """Whether the bytes were given to another delivery. The request is refused then."""
+    """Whether another delivery has got the bytes. Then the request of this one is refused."""
     on_revoked: Callable[[], None] | None = None
 
     @property
@@ -47,18 +47,20 @@ class Reservation:
         return max(0, self.held_bytes - SMALL_DELIVERY_BYTES)
 
     def add_bytes(self, size: int) -> None:
-        """Hold `size` bytes more. Raises TooManyEvents when there is no capacity; a delivery alone always has it."""
+        """Hold `size` more bytes. Raises TooManyEvents when they do not fit; a single delivery always fits."""
         if self.revoked:
             raise _too_many_events()
         self.arrived_bytes += size
         self.controller.hold_bytes(self, max(self.arrived_bytes, MIN_DELIVERY_BYTES) - self.held_bytes)
 
     def finish_arrival(self) -> None:
-        """The whole delivery is here. From now on it is recorded, can be late and does not give way."""
+        """The whole delivery has arrived. From now on it is being recorded: it can be late, and cannot be revoked."""
         self.controller.start_recording(self)
 
 
 class AdmissionController:
+    """Admits deliveries. `monotonic` returns seconds."""
+
     def __init__(
         self,
         capacity_bytes: int = CAPACITY_BYTES,
@@ -74,7 +76,7 @@ class AdmissionController:
 
     @contextmanager
     def reserve_arriving(self) -> Iterator[Reservation]:
-        """The reservation of a delivery that arrives in parts. Raises TooManyEvents."""
+        """Reserve bytes for a delivery that arrives in parts. Raises TooManyEvents."""
         if self._count_late_bytes() > self._max_late_bytes:
             raise _too_many_events()
         reservation = Reservation(self, self._monotonic())
@@ -87,15 +89,16 @@ class AdmissionController:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """The reservation of a delivery of `size` bytes that is here. Raises TooManyEvents."""
+        """Reserve bytes for a delivery of `size` bytes that has arrived. Raises TooManyEvents."""
         with self.reserve_arriving() as reservation:
-            # It does not share what unfinished deliveries have.
+            # The shared limit of unfinished deliveries does not apply to it.
             self._unfinished.pop(reservation)
             reservation.add_bytes(size)
             reservation.finish_arrival()
             yield
 
     def hold_bytes(self, reservation: Reservation, size: int) -> None:
+        """Count `size` more bytes for the reservation. Revokes slow deliveries to make room. Raises TooManyEvents."""
         if size <= 0:
             return
         while not self._fits(reservation, size):
@@ -104,6 +107,7 @@ class AdmissionController:
         reservation.held_bytes += size
 
     def start_recording(self, reservation: Reservation) -> None:
+        """Begin to measure how long the delivery takes."""
         self._unfinished.pop(reservation, None)
         self._recording_since[reservation] = self._monotonic()
 
@@ -112,14 +116,15 @@ class AdmissionController:
             return False
         if reservation not in self._unfinished or reservation.held_bytes + size <= SMALL_DELIVERY_BYTES:
             return True
-        others = sum(other.shared_bytes for other in self._unfinished if other is not reservation)
-        return not others or others + reservation.held_bytes + size - SMALL_DELIVERY_BYTES <= self._capacity_bytes // 2
+        shared_by_others = sum(other.shared_bytes for other in self._unfinished if other is not reservation)
+        shared_by_this = reservation.held_bytes + size - SMALL_DELIVERY_BYTES
+        return shared_by_others == 0 or shared_by_others + shared_by_this <= self._capacity_bytes // 2
 
     def _revoke_largest(self, reservation: Reservation) -> None:
-        """Take its bytes from the largest delivery that should be here by now. Raises TooManyEvents if there is
-        none."""
-        before = self._monotonic() - UNFINISHED_SECONDS
-        slow = [other for other in self._unfinished if other is not reservation and other.began_at <= before]
+        """Revoke the largest other delivery that is unfinished after UNFINISHED_SECONDS. Raises TooManyEvents if there
+        is none."""
+        slow_since = self._monotonic() - UNFINISHED_SECONDS
+        slow = [other for other in self._unfinished if other is not reservation and other.began_at <= slow_since]
         if not slow:
             raise _too_many_events()
         revoked = max(slow, key=lambda other: other.held_bytes)
@@ -135,14 +140,15 @@ class AdmissionController:
         self._recording_since.pop(reservation, None)
 
     def _count_late_bytes(self) -> int:
-        """Bytes of the deliveries that take long; they are the first, in the order in which they began."""
-        before = self._monotonic() - LATE_SECONDS
-        held = 0
-        for reservation, began in self._recording_since.items():
-            if began > before or held > self._max_late_bytes:
+        """Bytes of late deliveries; stops counting above the limit. Deliveries are in the order in which their
+        recording began."""
+        late_since = self._monotonic() - LATE_SECONDS
+        late_bytes = 0
+        for reservation, began_at in self._recording_since.items():
+            if began_at > late_since or late_bytes > self._max_late_bytes:
                 break
-            held += reservation.held_bytes
-        return held
+            late_bytes += reservation.held_bytes
+        return late_bytes
 
 
 def _too_many_events() -> TooManyEvents:

@@ -1,5 +1,5 @@
-"""In the background: task hubs that are draining are probed before somebody asks, so that a pipeline's question is
-usually answered from a fresh result."""
+"""Background probes: task hubs that are draining are read before a pipeline asks, so that a recent result usually
+answers its request."""
 
 import asyncio
 import logging
@@ -18,18 +18,21 @@ from state_api.services.verification import PROBE_TIMEOUT_SECONDS
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 30
-"""How often hubs are looked at; the timer trigger's schedule says the same."""
+"""Time between two rounds. The schedule of the timer trigger has the same value."""
 
 _ROUND_TIMEOUT_SECONDS = 200.0
-"""How long one round may take: well inside the five minutes that host.json gives a function."""
+"""How long one round may take. It is well below the five minutes that host.json allows a function."""
 _CONCURRENCY = 4
 _REST_FACTOR = 10
-"""A hub is left alone for this many times as long as the last scan took, so that scans stay a small part of its
-storage's work."""
-_APPS_PAGE = 100
+"""After a scan, the task hub is not scanned for this many times the duration of that scan, so that scans stay a small
+part of the work of its storage."""
+
+_APPS_PAGE_SIZE = 100
 
 
 class BackgroundProber:
+    """Probes the task hubs of all apps, round after round."""
+
     def __init__(self, apps: Apps, probes: Probes, readiness: Readiness, clock: Clock) -> None:
         self._apps = apps
         self._probes = probes
@@ -37,24 +40,28 @@ class BackgroundProber:
         self._clock = clock
 
     async def probe_due_hubs(self) -> int:
-        """Probe every hub that is draining and whose result is getting old; how many were. One hub's trouble does not
-        stop the others, and those that a round has no time for are the next one's."""
-        at_once = asyncio.Semaphore(_CONCURRENCY)
+        """Probe every draining task hub whose last result is old. Returns how many were probed.
+
+        A failure of one task hub does not stop the others. Task hubs for which this round has no time are probed in the
+        next one.
+        """
+        capacity = asyncio.Semaphore(_CONCURRENCY)
         deadline = asyncio.get_running_loop().time() + _ROUND_TIMEOUT_SECONDS
 
         async def probe(app: App, task_hub: str) -> bool:
-            async with at_once:
-                left = deadline - asyncio.get_running_loop().time()
+            async with capacity:
+                remaining = deadline - asyncio.get_running_loop().time()
                 try:
                     if app.slot_holding(task_hub) == PRODUCTION:
                         await self._readiness.confirm_backend(app, task_hub)
                         return False
-                    verify = await self._choose_verification(app, task_hub) if left > 0 else VerificationMode.NONE
-                    if verify is VerificationMode.NONE:
+                    mode = await self._choose_mode(app, task_hub) if remaining > 0 else VerificationMode.NONE
+                    if mode is VerificationMode.NONE:
                         return False
-                    # Never longer than a question may: nobody else reads the hub for as long, should this worker die.
-                    how = await self._readiness.start_verification(verify, min(left, PROBE_TIMEOUT_SECONDS))
-                    await self._readiness.assess_task_hub(app, task_hub, how)
+                    # At most as long as a request: other workers cannot read the task hub in this time.
+                    timeout_seconds = min(remaining, PROBE_TIMEOUT_SECONDS)
+                    verification = await self._readiness.start_verification(mode, timeout_seconds)
+                    await self._readiness.assess_task_hub(app, task_hub, verification)
                 except Unavailable as error:
                     log.warning("task hub %s could not be probed: %s", task_hub, error.message)
                 except Exception:  # the next round tries again
@@ -63,17 +70,17 @@ class BackgroundProber:
                 return True
 
         hubs = [hub async for hub in self._iterate_hubs()]
-        # In another order each time, so that slow ones do not always come first.
+        # In a different order each time, so that slow task hubs do not always come first.
         random.shuffle(hubs)
         return sum(await asyncio.gather(*(probe(app, hub) for app, hub in hubs)))
 
     async def run_until_stopped(self, stopping: asyncio.Event) -> None:
-        """The same again and again until `stopping` is set, for a server outside Azure Functions."""
+        """Probe round after round until `stopping` is set. Azure Functions has a timer trigger instead."""
         while not stopping.is_set():
             try:
                 await self.probe_due_hubs()
             except Unavailable as error:
-                log.warning("the background probe could not look for work: %s", error.message)
+                log.warning("the background probe could not list the apps: %s", error.message)
             except Exception:  # the next round tries again
                 log.exception("the background probe failed")
             try:
@@ -82,16 +89,17 @@ class BackgroundProber:
                 continue
 
     async def _iterate_hubs(self) -> AsyncIterator[tuple[App, str]]:
-        """The hubs in slots, those that may be beneath them, and retired ones whose scan waits to be carried on."""
+        """The task hubs in slots, prior task hubs that slots may still carry, and retired ones whose scan waits to be
+        resumed."""
         token: str | None = None
         while True:
-            page = await self._apps.list_page(_APPS_PAGE, token)
+            page = await self._apps.list_page(_APPS_PAGE_SIZE, token)
             for app in page.items:
                 if app.provider_config is None:
                     continue
-                for held in app.slots.values():
-                    if held is not None:
-                        yield app, held.task_hub
+                for slot in app.slots.values():
+                    if slot is not None:
+                        yield app, slot.task_hub
                 for retired in app.retired:
                     if (
                         app.find_possible_slot(retired.task_hub)
@@ -102,14 +110,14 @@ class BackgroundProber:
             if token is None:
                 return
 
-    async def _choose_verification(self, app: App, task_hub: str) -> VerificationMode:
-        """How to verify a hub now; `none` while it rests from the last scan."""
-        kept = await self._probes.get(task_hub)
-        if kept.result is None or kept.scan is not None:
+    async def _choose_mode(self, app: App, task_hub: str) -> VerificationMode:
+        """How to verify the task hub now; `none` if it was scanned a short time ago."""
+        stored = await self._probes.get(task_hub)
+        if stored.result is None or stored.scan is not None:
             return VerificationMode.CACHED
         now = self._clock.now()
-        began_at, ended_at = kept.result.began_at, kept.result.ended_at or kept.result.began_at
-        if now - ended_at < _REST_FACTOR * seconds(kept.result.read_seconds):
+        began_at, ended_at = stored.result.began_at, stored.result.ended_at or stored.result.began_at
+        if now - ended_at < _REST_FACTOR * seconds(stored.result.read_seconds):
             return VerificationMode.NONE
         return (
             VerificationMode.FRESH

@@ -1,5 +1,4 @@
-"""The one parser for both ways in: an event as Event Grid delivers it, in the Event Grid schema or as a CloudEvent,
-becomes a LifecycleEvent, or a reason why it cannot."""
+"""Parses lifecycle events, in the Event Grid schema or as CloudEvents, for the webhook and the Event Grid trigger."""
 
 import base64
 import binascii
@@ -15,18 +14,19 @@ from state_api.domain.task_hubs.lifecycle import MAX_REASON_LENGTH, LifecycleEve
 EVENT_TYPE = "orchestratorEvent"
 
 _EARLIEST_EVENT_TIME = parse_instant("2017-01-01T00:00:00Z")
-"""Durable Functions did not exist before; an earlier time is a clock that was never set."""
+"""Durable Functions did not exist before 2017; an earlier time comes from a clock that was never set."""
 _MAX_CLOCK_AHEAD = seconds(5 * 60)
-"""How far ahead of the storage's clock a publisher may be. Clocks differ by milliseconds (PLATFORM: Lifecycle events
-8); an end that is far ahead would hide every later start of its instance."""
+"""How far an event's time may be ahead of the storage's clock. Clocks differ by milliseconds (PLATFORM: Lifecycle
+events 8). An end that is far ahead would hide every later start of its instance."""
 _STATUSES = frozenset(RuntimeStatus)
 _MAX_INTEGER_DIGITS = 1000
+"""Digits from which on an integer stays text. Python refuses to parse integers of more than 4,300 digits."""
 _MAX_FUNCTION_NAME_LENGTH = 256
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class InvalidEvent(Exception):
-    """Why an event goes to quarantine. `code` is stable, for operators and alerts."""
+    """The event cannot be parsed and goes to quarantine. `code` is one of QUARANTINE_CODES and is never renamed."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -35,24 +35,24 @@ class InvalidEvent(Exception):
 
 
 QUARANTINE_CODES = {
-    "NotAnEvent": "It is not a JSON object, or has no data object.",
-    "UnknownEventType": "Its type is not `orchestratorEvent`.",
-    "UnknownStatus": "Its runtime status is missing or not one of Durable Functions.",
-    "BadTaskHub": "Its hub name is missing or breaks the naming rule.",
-    "BadInstanceId": "Its instance id is missing, longer than 256 characters, or not valid text.",
-    "BadTime": "Its time is missing, unreadable, before 2017 or more than five minutes ahead.",
-    "UnexpectedError": "The server could not read it for a reason that it did not foresee; its log has the details.",
-    "StorageRejected": "The state storage refuses its row, for a reason that the server's log has.",
-    "TaskHubCleanedUp": "Its task hub was cleaned up, or its records were removed; nothing should run there any more.",
-    "TooManyTaskHubs": "No app has claimed its task hub, and events of as many such task hubs as allowed are recorded. "
-    "It is recorded when an app claims the task hub.",
+    "NotAnEvent": "The event is not a JSON object, or has no data object.",
+    "UnknownEventType": "The event's type is not `orchestratorEvent`.",
+    "UnknownStatus": "The runtime status is missing, or is not a status of Durable Functions.",
+    "BadTaskHub": "The hub name is missing, or is not a valid task hub name.",
+    "BadInstanceId": "The instance id is missing, longer than 256 characters, or not valid text.",
+    "BadTime": "The time is missing, unreadable, before 2017, or more than five minutes ahead.",
+    "UnexpectedError": "The server failed to parse the event because of a defect; its log has the details.",
+    "StorageRejected": "The state storage rejects the event's row; the server's log has the error code.",
+    "TaskHubCleanedUp": "The task hub was cleaned up, or its records were removed. Nothing should run there any more.",
+    "TooManyTaskHubs": "No app has claimed the task hub, and the server already records as many unclaimed task hubs as "
+    "it may. The event is recorded when an app claims the task hub.",
 }
-"""Every code under which an event is kept, for the documentation."""
+"""The code of every reason to put an event into quarantine, and its meaning for the documentation."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a publisher wrote. One number that Python does not take must not lose what is around it: it stays text, as
-    NaN does. Raises ValueError, RecursionError."""
+    """Parse the JSON of a publisher. A number that Python cannot represent stays text, as does NaN, so that it does not
+    make the whole event unreadable. Raises ValueError and RecursionError."""
     return json.loads(text, parse_constant=str, parse_int=_parse_integer)
 
 
@@ -61,13 +61,13 @@ def _parse_integer(digits: str) -> int | str:
 
 
 def parse_event(event: Any, now: Instant) -> LifecycleEvent:
-    """Read one event. Raises InvalidEvent."""
+    """Parse one event. `now` is the time by the storage's clock. Raises InvalidEvent."""
     if not isinstance(event, Mapping):
         raise InvalidEvent("NotAnEvent", "the event is not a JSON object")
-    cloud = "specversion" in event
-    kind = event.get("type" if cloud else "eventType")
-    if kind != EVENT_TYPE:
-        raise InvalidEvent("UnknownEventType", f"the event's type is {_describe_value(kind)}, not {EVENT_TYPE}")
+    is_cloud_event = "specversion" in event
+    event_type = event.get("type" if is_cloud_event else "eventType")
+    if event_type != EVENT_TYPE:
+        raise InvalidEvent("UnknownEventType", f"the event's type is {_describe_value(event_type)}, not {EVENT_TYPE}")
     data = _parse_data(event)
     return LifecycleEvent(
         task_hub=_parse_task_hub(data.get("hubName")),
@@ -75,12 +75,12 @@ def parse_event(event: Any, now: Instant) -> LifecycleEvent:
         function_name=_clean_text(data.get("functionName"), _MAX_FUNCTION_NAME_LENGTH),
         runtime_status=_parse_status(data.get("runtimeStatus")),
         reason=_parse_reason(data.get("reason")),
-        occurred_at=_parse_time(event.get("time" if cloud else "eventTime"), now),
+        occurred_at=_parse_time(event.get("time" if is_cloud_event else "eventTime"), now),
     )
 
 
 def to_event_grid_event(event: LifecycleEvent) -> dict[str, Any]:
-    """An event in the Event Grid schema with only what `parse_event` reads: that returns the same event again."""
+    """The event in the Event Grid schema, with only the members that `parse_event` reads."""
     return {
         "eventType": EVENT_TYPE,
         "eventTime": format_instant(event.occurred_at),
@@ -107,7 +107,7 @@ def _parse_data(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parse_status(value: Any) -> RuntimeStatus:
-    # Only text is looked up: the enum's own error shows the value, which may be nested too deeply for that.
+    # Only a text is looked up in the enum, whose error message would contain any other value, however deeply nested.
     if not isinstance(value, str) or value not in _STATUSES:
         raise InvalidEvent("UnknownStatus", f"the runtime status is {_describe_value(value)}")
     return RuntimeStatus(value)
@@ -148,15 +148,16 @@ def _parse_reason(value: Any) -> str:
 
 
 def _clean_text(value: Any, max_length: int) -> str:
-    """A text for people: cut, and free of what a table or a terminal cannot take. The same text always gives the
-    same result, so that duplicates stay duplicates."""
+    """A text to show, at most `max_length` characters long. Characters that tables or terminals do not accept become
+    U+FFFD. The result depends on the text only, so that duplicates of an event stay equal."""
     return _UNPRINTABLE.sub("\ufffd", value)[:max_length] if isinstance(value, str) else ""
 
 
 def _describe_value(value: Any) -> str:
+    """A value in a message. Objects and arrays are not shown, because they may be nested too deeply; the whole event is
+    in quarantine."""
     if value is None:
         return "missing"
-    # What it holds is in quarantine; here it may be nested too deeply to be shown.
     if isinstance(value, Mapping):
         return "an object"
     return "an array" if isinstance(value, list) else ascii(value)[:80]

@@ -1,4 +1,4 @@
-"""What operators look up: a task hub, its instances, the quarantine, and whether the storage answers."""
+"""What operators read: a task hub, its instances and their versions, the quarantine, and the health of the storage."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from state_api.domain.errors import ProbeNotConfigured, TaskHubUnavailable
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS
 from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.lifecycle import Instance, RuntimeStatus
 from state_api.services.ports import Apps, Instances, Page, Quarantine, QuarantinedEvent, TaskHubRecord, TaskHubs
@@ -14,8 +15,8 @@ from state_api.services.readiness import Readiness
 
 @dataclass(frozen=True, slots=True)
 class TaskHubStatus:
-    """A task hub, the slot that holds it now, and what is active in it, whatever any policy says. `waiting` says that
-    events of it wait in quarantine until an app claims it."""
+    """A task hub, the slot that holds it now, and what is active in it, without the exemptions of any policy.
+    `has_waiting_events`: events of the task hub wait in quarantine until an app claims it."""
 
     record: TaskHubRecord
     slot: str | None
@@ -24,6 +25,8 @@ class TaskHubStatus:
 
 
 class Inspection:
+    """Reads for operators. None of them changes anything that a verdict depends on."""
+
     def __init__(
         self, apps: Apps, task_hubs: TaskHubs, instances: Instances, quarantine: Quarantine, readiness: Readiness
     ) -> None:
@@ -34,46 +37,49 @@ class Inspection:
         self._readiness = readiness
 
     async def get_claiming_app(self, name: str) -> str | None:
-        """The app that has claimed a task hub; None if nobody has. Raises TaskHubNotFound."""
+        """The app that has claimed a task hub; None if it is unclaimed. Raises TaskHubNotFound."""
         return (await self._get_task_hub(name)).app
 
     async def get_task_hub(self, name: str) -> TaskHubStatus:
         """Raises TaskHubNotFound."""
-        hub = await self._task_hubs.get(name)
-        waiting = await self._quarantine.list_waiting(name, 1) if hub is None or hub.app is None else []
-        if hub is None:
-            if not waiting:
+        record = await self._task_hubs.get(name)
+        waiting_events = await self._quarantine.list_waiting(name, 1) if record is None or record.app is None else []
+        if record is None:
+            if not waiting_events:
                 raise refusals.task_hub_not_found(name).to_error()
-            nothing = TaskHubRecord(waiting[0].task_hub or name, shards=0, app=None, recording=False, closed=False)
-            return TaskHubStatus(nothing, None, InstanceActivity(), has_waiting_events=True)
-        app = await self._apps.get(hub.app) if hub.app else None
-        slot = app.slot_holding(hub.name) if app else None
-        return TaskHubStatus(hub, slot, await self._readiness.read_activity(hub.name, Policy()), bool(waiting))
+            task_hub = waiting_events[0].task_hub or name
+            empty_record = TaskHubRecord(task_hub, shards=0, app=None, recording=False, closed=False)
+            return TaskHubStatus(empty_record, None, InstanceActivity(), has_waiting_events=True)
+        app = await self._apps.get(record.app) if record.app else None
+        slot = app.slot_holding(record.name) if app else None
+        activity = await self._readiness.read_activity(record.name, Policy())
+        return TaskHubStatus(record, slot, activity, has_waiting_events=bool(waiting_events))
 
     async def count_versions(self, name: str, verify: VerificationMode) -> tuple[TaskHubRecord, ProbeResult]:
-        """A complete probe of the hub, or one that is still on its way. Raises TaskHubNotFound, ProbeNotConfigured,
-        TaskHubUnavailable."""
-        hub = await self._get_task_hub(name)
-        app = await self._apps.get(hub.app) if hub.app else None
+        """A probe that counts active instances by version: a complete one, or an incomplete one that a repeated call
+        continues. Raises TaskHubNotFound, ProbeNotConfigured, TaskHubUnavailable."""
+        record = await self._get_task_hub(name)
+        app = await self._apps.get(record.app) if record.app else None
         if app is None or app.provider_config is None:
             raise ProbeNotConfigured(
-                f"nothing says where task hub {hub.name} lives: give its app taskHubs with PutApp", taskHub=hub.name
+                f"the server does not know where task hub {record.name} lives. Set taskHubs of its app with PutApp",
+                taskHub=record.name,
             )
-        probe = await self._readiness.probe_completely(app, hub.name, verify)
+        probe = await self._readiness.probe_completely(app, record.name, verify)
         if probe.status not in (ProbeStatus.COMPLETE, ProbeStatus.INCOMPLETE):
             raise TaskHubUnavailable(
-                f"task hub {hub.name} cannot be read: {probe.message}",
-                probe.retry_after_seconds or 10,
-                taskHub=hub.name,
+                f"task hub {record.name} cannot be read: {probe.message}. Retry later",
+                probe.retry_after_seconds or DEFAULT_RETRY_AFTER_SECONDS,
+                taskHub=record.name,
             )
-        return hub, probe
+        return record, probe
 
     async def list_instances(
-        self, name: str, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
+        self, name: str, *, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
     ) -> tuple[TaskHubRecord, Page[Instance]]:
-        """Raises TaskHubNotFound, InvalidRequest for a foreign token."""
-        hub = await self._get_task_hub(name)
-        return hub, await self._instances.list_page(hub, active=active, status=status, top=top, token=token)
+        """Raises TaskHubNotFound, and InvalidRequest for a token that this list did not return."""
+        record = await self._get_task_hub(name)
+        return record, await self._instances.list_page(record, active=active, status=status, top=top, token=token)
 
     async def list_quarantine(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
         return await self._quarantine.list_page(top, token)
@@ -83,7 +89,7 @@ class Inspection:
         await self._task_hubs.ping()
 
     async def _get_task_hub(self, name: str) -> TaskHubRecord:
-        hub = await self._task_hubs.get(name)
-        if hub is None:
+        record = await self._task_hubs.get(name)
+        if record is None:
             raise refusals.task_hub_not_found(name).to_error()
-        return hub
+        return record

@@ -1,4 +1,9 @@
-"""What the use cases need of the world, as Protocols. `storage/` implements them on Azure Tables."""
+"""What the use cases need from the outside, as Protocols: stores for task hubs, instances, probes, apps and quarantined
+events, and a clock. `state_api/storage/` implements them on Azure Tables.
+
+Every method of a store raises StorageUnavailable when the storage cannot be used, and UnsupportedSchema for a row that
+another version of the server wrote.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +23,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some items, and the opaque token for the next ones; None at the end."""
+    """Some items of a list, and the opaque token for the next page; None on the last page."""
 
     items: tuple[Item, ...]
     continuation_token: str | None
@@ -26,12 +31,14 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class TaskHubRecord:
-    """What the registry knows of a task hub. `app` is the app that claimed it for a slot, `recording` says that
-    events were recorded for it, `closed` that cleanup has removed its records for good, `deleting_from` is the source
-    that its artifacts are being deleted from, `seen` says that a probe has found it to exist. `confirmed_backend` is
-    the source that has shown instances which events told of, and so is that of this hub. `shards` is the number of
-    partitions of its instance table, fixed when it was first seen. `run_id` is the pipeline run that claimed it, and
-    `proof` what proves that it belongs to the app at its provider."""
+    """The registry's record of a task hub.
+
+    `shards` is the number of partitions of its instance table; it never changes. `app` is the app that claimed it, and
+    `run_id` identifies the pipeline run of that claim. `proof` shows that the task hub at its provider belongs to the
+    app. `recording` is set once its instance table exists. `closed` means that it takes no more events.
+    `deleting_from` is the backend that Cleanup began to delete its artifacts from. `seen` means that a probe has found
+    it. `confirmed_backend` is the backend that has shown an instance which events had reported.
+    """
 
     name: str
     shards: int
@@ -47,8 +54,8 @@ class TaskHubRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """What is kept of the probes of a task hub: the last result, a scan that waits to be carried on, what is remembered
-    of its messages, and until when some worker has the hub for itself."""
+    """What is stored of the probes of a task hub: the last result, a scan to continue, the state of its messages, and
+    the lease of the worker that reads the task hub now. `lease_owner` is empty without a lease."""
 
     result: ProbeResult | None = None
     scan: Scan | None = None
@@ -59,8 +66,8 @@ class ProbeRecord:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A task hub that one worker has for itself, with what was kept of it at that moment. `token` proves, when it is
-    given back, that nobody has taken it over."""
+    """The exclusive right of one worker to probe a task hub, with the record at that moment. `etag` changes when
+    another worker acquires the lease."""
 
     task_hub: str
     lease_owner: str
@@ -70,7 +77,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One transition of an app, as it went on record. `details` are JSON values, camelCase."""
+    """One change of an app. `details` holds JSON values with camelCase members, as the API shows them."""
 
     revision: int
     at: Instant
@@ -84,8 +91,8 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedEvent:
-    """An event that was not recorded. `event` is what came in, as JSON text; `truncated` says that it was too long to
-    keep whole. An event that waits for its task hub to be claimed has a `task_hub`. `key` identifies a stored event."""
+    """An event that was not recorded. `event` is the event as JSON text, `truncated` if it was too long. Only an event
+    that waits for an app to claim its task hub has a `task_hub`. `key` identifies a stored event."""
 
     received_at: Instant
     code: str
@@ -106,17 +113,17 @@ class PurgeResult:
 
 
 class TableMissing(Exception):
-    """The hub's table does not exist: not made yet, or cleaned up."""
+    """The instance table of the task hub does not exist: it was not created yet, or it was deleted."""
 
 
 class TooManyTaskHubs(Exception):
-    """The hub is new, no app has claimed it, and the limit on such hubs is reached."""
+    """The task hub is new, no app has claimed it, and the limit on unclaimed task hubs is reached."""
 
 
 class Clock(Protocol):
     @property
     def synchronized(self) -> bool:
-        """Whether the storage has answered yet; before, `now` is the time of this machine."""
+        """Whether the storage has responded yet. Until then, `now` is the time of this machine."""
 
     def now(self) -> Instant:
         """The time by the storage's clock, so that servers whose own clocks differ agree."""
@@ -124,15 +131,17 @@ class Clock(Protocol):
 
 class Instances(Protocol):
     async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool | None]:
-        """Record events durably; for each, whether it changed anything, and None if the storage does not take it.
-        Raises TableMissing, StorageUnavailable."""
+        """Record events durably. For each event: whether it changed the record, or None if the storage rejects the row.
+        Raises TableMissing."""
 
     async def record_corrections(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
-        """Record what a probe saw; for each, whether it changed anything. Raises TableMissing, StorageUnavailable."""
+        """Record what a probe has observed. Same result as `record`. Raises TableMissing."""
 
     async def read_activity(
         self, hub: TaskHubRecord, exemptions: Exemptions, *, missing_is_empty: bool = False
-    ) -> InstanceActivity: ...
+    ) -> InstanceActivity:
+        """The active instances, and when something last changed. A missing instance table raises StorageUnavailable
+        unless `missing_is_empty` is set."""
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
 
@@ -145,55 +154,55 @@ class Instances(Protocol):
         top: int,
         token: str | None = None,
     ) -> Page[Instance]:
-        """Up to `top` instances, the active ones first; only those that are `active` or not, and have this `status`,
-        where it is given."""
+        """Up to `top` instances, the active ones first. `active` and `status` filter. Raises InvalidRequest for a
+        `token` of another list."""
 
     async def delete_records(self, hub: TaskHubRecord) -> None:
-        """Remove all records of the hub. Done already is fine."""
+        """Delete all records of the task hub, if there are any."""
 
 
 class TaskHubs(Protocol):
     async def ping(self) -> None:
-        """Ask the storage for next to nothing. Raises StorageUnavailable."""
+        """Send the storage a cheap request, which also synchronizes the clock."""
 
     async def get(self, task_hub: str) -> TaskHubRecord | None: ...
 
     async def get_or_create(self, task_hub: str, *, enforce_limit: bool = True) -> TaskHubRecord:
-        """The record of a hub that events come for, made with its table when first needed. Raises TooManyTaskHubs if it
-        is `enforce_limit`."""
+        """The record of a task hub that events have arrived for. Creates the record and the instance table when they
+        are missing. Raises TooManyTaskHubs if `enforce_limit` is set."""
 
     def invalidate_cache(self, task_hub: str) -> None:
-        """Look the hub up again at its next event."""
+        """Read the record from storage when the next event of the task hub arrives."""
 
     async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
-        """Reserve the hub for this app, for ever. A claim without a proof keeps the one on record. Raises TaskHubInUse
-        if another app has it, TaskHubAlreadyUsed if it was cleaned up."""
+        """Reserve the task hub for an app, for ever. A claim without a proof keeps the proof on record. Raises
+        TaskHubInUse if another app has claimed it, and TaskHubAlreadyUsed if it is closed."""
 
     async def close(self, task_hub: str, *, deleting_from: str | None = None) -> None:
-        """Let no more events in; they go to quarantine from now on. `deleting_from` is kept with it, before anything is
-        deleted from there."""
+        """Take no more events for the task hub; they go to quarantine. `deleting_from` records the backend that its
+        artifacts are about to be deleted from."""
 
     async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
-        """Close a hub that no app has claimed, in one conditional write. Raises TaskHubClaimed."""
+        """Close a task hub that no app has claimed, in one conditional write. Raises TaskHubClaimed."""
 
     async def reopen_unclaimed(self, task_hub: str) -> None:
-        """Take back `close_unclaimed`."""
+        """Undo `close_unclaimed`."""
 
     async def takes_events(self, task_hub: str) -> bool:
-        """Whether the hub is open, by a read that begins after this call."""
+        """Whether the task hub is open, by a read that begins after this call."""
 
     async def record_seen(self, task_hub: str, *, confirmed_backend: str | None = None) -> None:
-        """Note that a probe has found the hub, and perhaps which source has shown that it is this one."""
+        """Record that a probe has found the task hub, and the backend that has shown an instance known from events."""
 
 
 class Probes(Protocol):
     async def get(self, task_hub: str) -> ProbeRecord: ...
 
     async def acquire_lease(self, task_hub: str, lease_owner: str, *, until: Instant, now: Instant) -> Lease | None:
-        """Take the hub for one worker. None while another has it."""
+        """Lease the task hub to one worker. None while another worker holds the lease."""
 
     async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
-        """Extend a lease. None if another worker has the hub by now."""
+        """Extend a lease. None if another worker holds it by now."""
 
     async def save_and_release(
         self,
@@ -203,38 +212,43 @@ class Probes(Protocol):
         scan: Scan | None = None,
         message_state: MessageState | None = None,
     ) -> bool:
-        """Give the hub back with what came of it; None keeps the last result, no scan to carry on, or the memory that
-        was there. False, and nothing is written, if another worker has the hub by now."""
+        """End the lease and store what came of it. Without a `result` or `message_state` the stored one stays; without
+        a `scan` the stored one is removed. False, and nothing is stored, if another worker holds the lease by now."""
 
     async def delete_records(self, task_hub: str) -> None:
-        """Forget all of it."""
+        """Delete everything that is stored of the task hub's probes."""
 
 
 class Apps(Protocol):
     async def get(self, name: str) -> App | None:
-        """None also for an app that was deleted."""
+        """None also for a deleted app."""
 
-    async def get_including_deleted(self, name: str) -> App | None:
-        """The same, but deleted apps as well."""
+    async def get_including_deleted(self, name: str) -> App | None: ...
 
     async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
-        """Write state and audit record in one transaction, provided the state is still `before`. False if not."""
+        """Write a new state and its audit record in one transaction, if the stored app is still `before`. False if it
+        has changed."""
 
-    async def list_page(self, top: int, token: str | None) -> Page[App]: ...
+    async def list_page(self, top: int, token: str | None) -> Page[App]:
+        """Up to `top` apps by name. Raises InvalidRequest for a `token` of another list."""
 
-    async def list_history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]: ...
+    async def list_history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]:
+        """Up to `top` audit records, newest first. Raises InvalidRequest for a `token` of another list."""
 
 
 class Quarantine(Protocol):
-    async def add(self, events: Sequence[QuarantinedEvent]) -> None: ...
+    async def add(self, events: Sequence[QuarantinedEvent]) -> None:
+        """Store events durably."""
 
-    async def list_page(self, top: int, token: str | None) -> Page[QuarantinedEvent]: ...
+    async def list_page(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
+        """Up to `top` events: first those without a task hub, then the waiting ones, newest first in each group. Raises
+        InvalidRequest for a `token` of another list."""
 
     async def list_waiting(self, task_hub: str, top: int) -> list[QuarantinedEvent]:
-        """Some of the events that wait for this hub to be claimed; none if there are no more."""
+        """Up to `top` events that wait for an app to claim this task hub. Empty only if there are none."""
 
     async def remove(self, events: Sequence[QuarantinedEvent]) -> None:
-        """Remove events that `list_waiting` returned. Those that are gone already are fine."""
+        """Remove events that `list_waiting` returned, as far as they still exist."""
 
     async def purge(self, received_before: Instant) -> PurgeResult:
-        """Remove events that came before that time, as many as one call can."""
+        """Remove events that arrived before this time, as many as one call can."""

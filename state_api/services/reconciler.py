@@ -55,7 +55,11 @@ class Reconciler:
         self, request: ProbeRequest, scan: Scan, observed: Iterable[ObservedInstance], *, sees_messages: bool
     ) -> None:
         """Record the active instances of a page that events missed, except those of ignored functions."""
-        active = [one for one in observed if one.active and not request.exemptions.ignores(one.function_name)]
+        active = [
+            instance
+            for instance in observed
+            if instance.active and not request.exemptions.ignores(instance.function_name)
+        ]
         active = active[: max(0, _MAX_RECORDED_INSTANCES - scan.recorded_count)]
         if not active:
             return

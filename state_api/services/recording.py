@@ -1,12 +1,12 @@
-"""Lifecycle events in: understood ones into their instances, the others into quarantine. Events of task hubs that the
-server does not record wait there until an app claims the task hub, and are recorded then."""
+"""Records lifecycle events: valid events in their instances, all others in quarantine. Events of task hubs above the
+limit on unclaimed task hubs wait in quarantine and are recorded when an app claims their task hub."""
 
 import asyncio
 import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from state_api.domain.errors import StorageUnavailable
@@ -28,27 +28,46 @@ log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 3
 _RECORD_TIMEOUT_SECONDS = 25
-"""Event Grid waits 30 s for an answer (PLATFORM: Event Grid delivery)."""
+"""Event Grid waits 30 s for a response (PLATFORM: Event Grid delivery)."""
 _REPLAY_TIMEOUT_SECONDS = 60
-"""How long one request may record events from quarantine; the next request goes on."""
+"""How long one request may record events from quarantine. The next request continues."""
 _REPLAY_BATCH_SIZE = 1000
-_MAX_WAITING_EVENT_LENGTH = 64 * 1024
-"""Characters up to which an event waits in quarantine as it came. A longer one waits without what the server does not
-read, because a truncated event could not be recorded later."""
+_MAX_WAITING_EVENT_CHARACTERS = 64 * 1024
+"""A longer event waits in quarantine with only the members that the server reads, because the quarantine truncates long
+events and a truncated event cannot be recorded later."""
 _MAX_BRACKETS = 100
-"""The same for objects and arrays in it: one that is nested too deeply could not be read again."""
+"""An event with more objects and arrays is reduced in the same way, because JSON that is nested too deeply cannot be
+parsed again."""
 _LOOKUP_CONCURRENCY = 16
-_STORAGE_REJECTED = "the state storage does not take it"
+_STORAGE_REJECTED = "the state storage rejects the event's row"
 _TOO_DEEPLY_NESTED = json.dumps("(nested too deeply to be kept)")
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingResult:
-    """How many events changed something, how many added nothing, how many were not understood."""
+    """How many events changed a record, how many changed nothing, and how many went to quarantine."""
 
     recorded: int = 0
     unchanged: int = 0
     quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _DeliveredEvent:
+    """A valid event, as it was delivered and as it was parsed."""
+
+    raw: Any
+    parsed: LifecycleEvent
+
+
+@dataclass(slots=True)
+class _DeliveryOutcome:
+    """What becomes of a delivery's events: counts, events for quarantine, and the task hubs whose events wait there."""
+
+    recorded: int = 0
+    unchanged: int = 0
+    rejected: list[QuarantinedEvent] = field(default_factory=list)
+    waiting_task_hubs: list[str] = field(default_factory=list)
 
 
 class Recorder:
@@ -59,95 +78,118 @@ class Recorder:
         self._clock = clock
 
     async def record(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
-        """Record what Event Grid delivered, as it came. Returns once all of it is durable; raises StorageUnavailable
-        when it is not within the time that Event Grid waits, and then all of it may be sent again."""
+        """Record events as Event Grid delivered them. Returns when all of them are durable. Raises StorageUnavailable
+        when that takes longer than Event Grid waits; then recording all of them again is safe."""
         try:
             async with asyncio.timeout(_RECORD_TIMEOUT_SECONDS):
-                return await self._record(events, endpoint_type)
+                return await self._record_delivery(events, endpoint_type)
         except TimeoutError:
             raise StorageUnavailable(f"the state storage took more than {_RECORD_TIMEOUT_SECONDS} s") from None
 
-    async def _record(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
+    async def _record_delivery(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
+        by_hub, rejected = await self._parse_by_storage_time(events, endpoint_type)
+        outcome = _DeliveryOutcome(rejected=rejected)
+        hub_results = await asyncio.gather(
+            *(self._record_task_hub_events([event.parsed for event in hub_events]) for hub_events in by_hub.values()),
+            return_exceptions=True,
+        )
+        for hub_events, hub_result in zip(by_hub.values(), hub_results, strict=True):
+            self._add_hub_result(outcome, hub_events, hub_result, endpoint_type)
+        if outcome.rejected:
+            await self._quarantine.add(outcome.rejected)
+            log.warning(
+                "%d of %d events went to quarantine: %s",
+                len(outcome.rejected),
+                len(events),
+                outcome.rejected[0].message,
+            )
+        await self._replay_claimed_hubs(outcome.waiting_task_hubs)
+        return RecordingResult(outcome.recorded, outcome.unchanged, len(outcome.rejected))
+
+    async def _parse_by_storage_time(
+        self, events: Sequence[Any], endpoint_type: str
+    ) -> tuple[dict[HubKey, list[_DeliveredEvent]], list[QuarantinedEvent]]:
+        """Parse events by the storage's clock, because an event is invalid if its time is ahead."""
         if not self._clock.synchronized:
-            # Whether an event is ahead of its time is not for this machine's clock to say.
             await self._task_hubs.ping()
         by_hub, rejected = self._parse_events(events, endpoint_type)
-        if any(one.code == "BadTime" for one in rejected):
-            # Nor for a clock that stood still with a suspended machine: ask what the time is now.
+        if any(event.code == "BadTime" for event in rejected):
+            # The clock is behind if this machine was suspended. Any response of the storage corrects it.
             await self._task_hubs.ping()
             by_hub, rejected = self._parse_events(events, endpoint_type)
-        recorded = unchanged = 0
-        waiting_task_hubs: list[str] = []
-        hubs = list(by_hub.values())
-        results = await asyncio.gather(
-            *(self._record_task_hub_events([event for _, event in of_hub]) for of_hub in hubs), return_exceptions=True
-        )
-        for of_hub, changed in zip(hubs, results, strict=True):
-            if isinstance(changed, TooManyTaskHubs):
-                waiting_task_hubs.append(of_hub[0][1].task_hub)
-                rejected += [self._to_waiting(endpoint_type, event, parsed) for event, parsed in of_hub]
-                continue
-            if isinstance(changed, BaseException):
-                raise changed
-            for (event, parsed), one in zip(of_hub, changed or [None] * len(of_hub), strict=True):
-                if one is not None:
-                    recorded += one
-                    unchanged += not one
-                elif changed is None:
-                    message = f"task hub {parsed.task_hub} was cleaned up"
-                    rejected.append(self._to_quarantined("TaskHubCleanedUp", message, endpoint_type, event))
+        return by_hub, rejected
+
+    def _add_hub_result(
+        self,
+        outcome: _DeliveryOutcome,
+        events: Sequence[_DeliveredEvent],
+        result: list[bool | None] | BaseException | None,
+        endpoint_type: str,
+    ) -> None:
+        """Add the result of one task hub's events to the outcome of the delivery. Raises `result` if it is an error
+        other than TooManyTaskHubs."""
+        if isinstance(result, TooManyTaskHubs):
+            outcome.waiting_task_hubs.append(events[0].parsed.task_hub)
+            outcome.rejected += [self._to_waiting(endpoint_type, event) for event in events]
+        elif isinstance(result, BaseException):
+            raise result
+        elif result is None:
+            for event in events:
+                message = f"task hub {event.parsed.task_hub} was cleaned up"
+                outcome.rejected.append(self._to_quarantined("TaskHubCleanedUp", message, endpoint_type, event.raw))
+        else:
+            for event, has_changed in zip(events, result, strict=True):
+                if has_changed is None:
+                    outcome.rejected.append(
+                        self._to_quarantined("StorageRejected", _STORAGE_REJECTED, endpoint_type, event.raw)
+                    )
                 else:
-                    rejected.append(self._to_quarantined("StorageRejected", _STORAGE_REJECTED, endpoint_type, event))
-        if rejected:
-            await self._quarantine.add(rejected)
-            log.warning("%d of %d events went to quarantine: %s", len(rejected), len(events), rejected[0].message)
-        await self._replay_claimed_hubs(waiting_task_hubs)
-        return RecordingResult(recorded, unchanged, len(rejected))
+                    outcome.recorded += has_changed
+                    outcome.unchanged += not has_changed
 
     async def has_waiting_events(self, task_hub: str) -> bool:
-        """Whether events of this hub wait in quarantine."""
+        """Whether events of this task hub wait in quarantine."""
         return bool(await self._quarantine.list_waiting(task_hub, 1))
 
     async def replay_quarantined(self, task_hub: str, *, enforce_limit: bool = True) -> None:
-        """Record the events of a hub that wait in quarantine, and then remove them there. Recording is idempotent, so
-        a replay that was cut short does no harm and is finished by the next one. Raises StorageUnavailable, and
-        TooManyTaskHubs for an unclaimed hub if it is `enforce_limit`."""
+        """Record the events of a task hub that wait in quarantine, and then remove them from there. The next call
+        completes one that was interrupted, because recording an event again changes nothing. Raises
+        StorageUnavailable, and TooManyTaskHubs for an unclaimed task hub if `enforce_limit` is set."""
         try:
             async with asyncio.timeout(_REPLAY_TIMEOUT_SECONDS):
                 while events := await self._quarantine.list_waiting(task_hub, _REPLAY_BATCH_SIZE):
-                    if not await self._record_quarantined(task_hub, events, enforce_limit=enforce_limit):
+                    if not await self._replay_batch(task_hub, events, enforce_limit=enforce_limit):
                         return
         except TimeoutError:
             raise StorageUnavailable(
                 f"events of task hub {task_hub} are being recorded from quarantine; send the request again to go on"
             ) from None
 
-    async def _record_quarantined(
-        self, task_hub: str, events: Sequence[QuarantinedEvent], *, enforce_limit: bool
-    ) -> bool:
-        """False if the hub takes no more events."""
+    async def _replay_batch(self, task_hub: str, events: Sequence[QuarantinedEvent], *, enforce_limit: bool) -> bool:
+        """Record waiting events and remove them from quarantine. False if the task hub takes no more events."""
         changed = await self._record_task_hub_events(
             [self._parse_waiting_event(event) for event in events], enforce_limit=enforce_limit
         )
         if changed is None:
             return False
-        not_taken = [
+        rejected = [
             self._to_quarantined("StorageRejected", _STORAGE_REJECTED, event.endpoint_type, parse_json(event.event))
-            for event, one in zip(events, changed, strict=True)
-            if one is None
+            for event, has_changed in zip(events, changed, strict=True)
+            if has_changed is None
         ]
-        if not_taken:
-            await self._quarantine.add(not_taken)
+        if rejected:
+            await self._quarantine.add(rejected)
         await self._quarantine.remove(events)
-        log.info("%d events of task hub %s were recorded from quarantine", len(events) - len(not_taken), task_hub)
+        log.info("%d events of task hub %s were recorded from quarantine", len(events) - len(rejected), task_hub)
         return True
 
     def _parse_waiting_event(self, event: QuarantinedEvent) -> LifecycleEvent:
+        """Raises StorageUnavailable if the event cannot be parsed: without it, the records could show that a task hub
+        has drained although it has not."""
         try:
-            # The time at which it came, if this machine's idea of the time is older than that.
+            # The clock may be behind the time at which the event arrived, and would then make its time invalid.
             return parse_event(parse_json(event.event), max(self._clock.now(), event.received_at))
         except (InvalidEvent, ValueError) as error:
-            # Without this event the records could say that a task hub has drained that has not.
             raise StorageUnavailable(
                 f"an event of task hub {event.task_hub} in quarantine, received at "
                 f"{format_instant(event.received_at)}, cannot be read: {error}. Remove it with PurgeQuarantine only if "
@@ -155,12 +197,12 @@ class Recorder:
             ) from error
 
     async def _replay_claimed_hubs(self, task_hubs: Sequence[str]) -> None:
-        """Record the events that were just put into quarantine if an app has claimed their hub in the meantime: whoever
-        claimed it may have looked for them before."""
-        at_once = asyncio.Semaphore(_LOOKUP_CONCURRENCY)
+        """Record events that were just put into quarantine if an app has claimed their task hub since: its claim may
+        have looked for waiting events too early."""
+        lookup_slots = asyncio.Semaphore(_LOOKUP_CONCURRENCY)
 
         async def replay_if_claimed(task_hub: str) -> None:
-            async with at_once:
+            async with lookup_slots:
                 hub = await self._task_hubs.get(task_hub)
                 if hub is not None and hub.app is not None:
                     await self.replay_quarantined(task_hub)
@@ -169,50 +211,50 @@ class Recorder:
 
     def _parse_events(
         self, events: Sequence[Any], endpoint_type: str
-    ) -> tuple[dict[HubKey, list[tuple[Any, LifecycleEvent]]], list[QuarantinedEvent]]:
-        """The events that are understood, by hub and each with how it came, and the others."""
+    ) -> tuple[dict[HubKey, list[_DeliveredEvent]], list[QuarantinedEvent]]:
+        """The valid events by task hub, and the invalid ones as they go to quarantine."""
         now = self._clock.now()
-        by_hub: dict[HubKey, list[tuple[Any, LifecycleEvent]]] = defaultdict(list)
+        by_hub: dict[HubKey, list[_DeliveredEvent]] = defaultdict(list)
         rejected: list[QuarantinedEvent] = []
         for event in events:
             try:
                 parsed = parse_event(event, now)
-            except InvalidEvent as reason:
-                rejected.append(QuarantinedEvent(now, reason.code, reason.message, endpoint_type, _to_json_text(event)))
-            except Exception:  # a defect of ours must not bring the whole batch back for 24 h
-                log.exception("an event could not be read")
-                rejected.append(
-                    QuarantinedEvent(
-                        now, "UnexpectedError", "the server's log says why", endpoint_type, _to_json_text(event)
-                    )
-                )
+            except InvalidEvent as error:
+                rejected.append(self._to_quarantined(error.code, error.message, endpoint_type, event))
+            except Exception:
+                # A defect in the parser must not make Event Grid send the whole delivery again for 24 hours.
+                log.exception("an event could not be parsed")
+                message = "the server failed to parse the event; see its log"
+                rejected.append(self._to_quarantined("UnexpectedError", message, endpoint_type, event))
             else:
-                by_hub[hub_key(parsed.task_hub)].append((event, parsed))
+                by_hub[hub_key(parsed.task_hub)].append(_DeliveredEvent(event, parsed))
         return by_hub, rejected
 
     def _to_quarantined(self, code: str, message: str, endpoint_type: str, event: Any) -> QuarantinedEvent:
         return QuarantinedEvent(self._clock.now(), code, message, endpoint_type, _to_json_text(event))
 
-    def _to_waiting(self, endpoint_type: str, event: Any, parsed: LifecycleEvent) -> QuarantinedEvent:
-        text = _to_json_text(event)
+    def _to_waiting(self, endpoint_type: str, event: _DeliveredEvent) -> QuarantinedEvent:
+        text = _to_json_text(event.raw)
         if (
-            len(text) > _MAX_WAITING_EVENT_LENGTH
+            len(text) > _MAX_WAITING_EVENT_CHARACTERS
             or text.count("[") + text.count("{") > _MAX_BRACKETS
             or text == _TOO_DEEPLY_NESTED
         ):
-            text = json.dumps(to_event_grid_event(parsed))
+            text = json.dumps(to_event_grid_event(event.parsed))
+        task_hub = event.parsed.task_hub
         message = (
-            f"no app has claimed task hub {parsed.task_hub}, and there are already as many such task hubs as "
+            f"no app has claimed task hub {task_hub}, and there are already as many such task hubs as "
             "STATE_UNCLAIMED_TASK_HUBS allows"
         )
         now = self._clock.now()
-        return QuarantinedEvent(now, "TooManyTaskHubs", message, endpoint_type, text, task_hub=parsed.task_hub)
+        return QuarantinedEvent(now, "TooManyTaskHubs", message, endpoint_type, text, task_hub=task_hub)
 
     async def _record_task_hub_events(
         self, events: Sequence[LifecycleEvent], *, enforce_limit: bool = True
     ) -> list[bool | None] | None:
-        """For each event of one hub whether it changed something, and None if the storage does not take it; None for
-        all if the hub takes no more events. Raises TooManyTaskHubs."""
+        """Record events of one task hub. For each event: whether it changed a record, or None if the storage rejects
+        its row. Returns None instead if the task hub takes no more events. Raises TooManyTaskHubs and
+        StorageUnavailable."""
         task_hub = events[0].task_hub
         for _ in range(_MAX_ATTEMPTS):
             hub = await self._task_hubs.get_or_create(task_hub, enforce_limit=enforce_limit)
@@ -220,12 +262,12 @@ class Recorder:
                 return None
             try:
                 changed = await self._instances.record(hub, events)
-                # A worker that remembers an unclaimed hub goes on writing after DeleteTaskHub has closed it, until its
-                # table is gone. What was written since then goes with the table.
+                # After DeleteTaskHub has closed an unclaimed task hub, a worker with a cached record keeps writing
+                # until the table is deleted, and what it writes is deleted with the table.
                 is_lost = hub.app is None and any(changed) and not await self._task_hubs.takes_events(task_hub)
                 return None if is_lost else changed
             except TableMissing:
-                # Another worker's cleanup took it, or the one that wanted to make it died: look again.
+                # Another worker's Cleanup has deleted the table, or the worker that began to create it has died.
                 self._task_hubs.invalidate_cache(task_hub)
         raise StorageUnavailable(
             f"the table of task hub {task_hub} is being made or removed, or was deleted: then make it again, empty, "

@@ -30,6 +30,7 @@ class Verifier:
         probes: Probes,
         task_hubs: TaskHubs,
         instances: Instances,
+        *,
         clock: Clock,
         stopping: asyncio.Event,
     ) -> None:

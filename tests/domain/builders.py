@@ -1,4 +1,4 @@
-"""Values of the domain with only what a test is about spelt out. Times are seconds after one fixed moment."""
+"""Values of the domain, with defaults for all that a test is not about. Times are in seconds after a fixed noon."""
 
 from dataclasses import replace
 
@@ -55,12 +55,12 @@ def active_instance(
 
 
 def evidence(task_hub: str | None = "v41", activity: InstanceActivity | None = None) -> Evidence:
-    """What events alone show of a hub; a quiet one unless told."""
+    """Evidence from events alone. By default, the task hub shows no activity."""
     return Evidence(task_hub, activity or InstanceActivity())
 
 
 def probe_result(
-    *found: ActiveInstance,
+    *active: ActiveInstance,
     status: ProbeStatus = ProbeStatus.COMPLETE,
     began: float = -10,
     scanned: int = 0,
@@ -70,12 +70,13 @@ def probe_result(
     unlisted_count: int = 0,
     retry_after_seconds: int | None = None,
 ) -> ProbeResult:
-    """A probe of Azure Storage, begun ten seconds before noon unless told."""
+    """The result of a probe of Azure Storage that found these active instances. `began` and `ended`: seconds after
+    noon."""
     return ProbeResult(
         status,
         AZURE_STORAGE,
         noon_plus(began),
-        found,
+        active,
         scanned,
         message,
         ended_at=None if ended is None else noon_plus(ended),
@@ -86,7 +87,7 @@ def probe_result(
 
 
 def evidence_with_probe(result: ProbeResult | None, activity: InstanceActivity | None = None) -> Evidence:
-    """What events and a probe show of a hub; None for a probe that has no result yet."""
+    """Evidence from events and a probe; None for a probe that has no result yet."""
     return replace(evidence(activity=activity), provider=AZURE_STORAGE, probe=result)
 
 
@@ -94,18 +95,19 @@ def observed_instance(
     instance_id: str = "order-1",
     function_name: str = "ProcessOrder",
     status: RuntimeStatus = RuntimeStatus.RUNNING,
+    *,
     created: float = -3600,
     updated: float = -60,
     version: str | None = None,
 ) -> ObservedInstance:
-    """An instance as a probe sees it, an hour old at noon and last written a minute before unless told."""
+    """An instance as a probe observes it. By default, it is an hour old at noon and was written a minute before."""
     return ObservedInstance(
         instance_id, function_name, version, status, noon_plus(created), noon_plus(updated), f"written {updated}"
     )
 
 
 def waiver(instance_id: str = "order-1", task_hub: str = "v41", expires: float = 3600) -> Waiver:
-    """A waiver that was given at noon and expires after an hour unless told."""
+    """A waiver that was added at noon. `expires`: seconds after noon."""
     return Waiver(task_hub, instance_id, "stuck since the outage", "anna", noon_plus(), noon_plus(expires))
 
 
@@ -128,7 +130,7 @@ def not_ready_verdict(task_hub: str = "v41") -> Verdict:
     )
 
 
-def slot(task_hub: str, version: str | None = None, since: float = -3600, promoted: bool = False) -> Slot:
+def slot(task_hub: str, version: str | None = None, since: float = -3600, *, promoted: bool = False) -> Slot:
     return Slot(task_hub, version, noon_plus(since), promoted)
 
 
@@ -150,7 +152,7 @@ def registered_app(
     provider_config: ProviderConfig | None = None,
     waivers: tuple[Waiver, ...] = (),
 ) -> App:
-    """An app that was registered before; `more_slots` are its slots beyond production and staging."""
+    """An app at revision 3. `more_slots`: its slots besides production and staging."""
     return App(
         "shop",
         slots={"production": production, "staging": staging, **(more_slots or {})},

@@ -1,4 +1,4 @@
-"""Cleanup: which retired hubs are kept, and how the others are forgotten."""
+"""Cleanup: which retired task hubs the policy keeps, and how the others are forgotten."""
 
 import pytest
 
@@ -12,12 +12,12 @@ from tests.domain.transitions import begin_swap_of_staged_hub, forget_retired_hu
 
 
 def app_with_retention(retention: RetentionPolicy, *hours_ago: float) -> App:
-    """Hubs that were retired so many hours ago, named after that."""
+    """An app with one retired task hub, `ago{hours}`, for each number of hours."""
     hubs = tuple(retired_hub(f"ago{hours:g}", hours) for hours in hours_ago)
     return registered_app(policy=Policy(retention=retention), retired=hubs)
 
 
-def test_without_a_retention_nothing_is_kept() -> None:
+def test_without_a_retention_no_hub_is_kept() -> None:
     assert find_hubs_kept_by_retention(app_with_retention(RetentionPolicy(), 0, 1, 2), noon_plus()) == set()
 
 
@@ -25,12 +25,12 @@ def test_without_a_retention_not_even_a_hub_retired_ahead_of_the_clock_is_kept()
     assert find_hubs_kept_by_retention(app_with_retention(RetentionPolicy(), -1), noon_plus()) == set()
 
 
-def test_the_youngest_hubs_are_kept_in_whatever_order_they_were_retired() -> None:
+def test_the_last_retired_hubs_are_kept_in_whatever_order_they_are_listed() -> None:
     app = app_with_retention(RetentionPolicy(keep_last=2), 3, 1, 9, 2)
     assert find_hubs_kept_by_retention(app, noon_plus()) == {"ago1", "ago2"}
 
 
-def test_all_hubs_are_kept_where_fewer_are_retired_than_the_policy_keeps() -> None:
+def test_all_hubs_are_kept_if_fewer_are_retired_than_the_policy_keeps() -> None:
     assert find_hubs_kept_by_retention(app_with_retention(RetentionPolicy(keep_last=5), 1, 2), noon_plus()) == {
         "ago1",
         "ago2",
@@ -43,7 +43,7 @@ def test_a_hub_is_kept_for_the_hours_of_the_policy_and_no_longer(seconds_later: 
     assert find_hubs_kept_by_retention(app, noon_plus(seconds_later)) == kept
 
 
-def test_a_hub_is_kept_if_it_is_young_or_among_the_last() -> None:
+def test_a_hub_is_kept_if_it_was_retired_recently_or_among_the_last() -> None:
     app = app_with_retention(RetentionPolicy(keep_last=1, keep_for_hours=5), 2, 4, 6)
     assert find_hubs_kept_by_retention(app, noon_plus()) == {"ago2", "ago4"}
     assert find_hubs_kept_by_retention(app, noon_plus(3600 * 10)) == {"ago2"}
@@ -52,7 +52,7 @@ def test_a_hub_is_kept_if_it_is_young_or_among_the_last() -> None:
 # Forgetting
 
 
-def test_removed_hubs_are_forgotten_and_on_record() -> None:
+def test_removed_hubs_are_forgotten_and_recorded() -> None:
     app = registered_app(retired=(retired_hub("v38"), retired_hub("v39"), retired_hub("v40")))
     transition = forget_retired_hubs(app, ["V40", "v38"])
     assert transition.app.retired == (retired_hub("v39"),)
@@ -61,15 +61,15 @@ def test_removed_hubs_are_forgotten_and_on_record() -> None:
     assert transition.changed
 
 
-@pytest.mark.parametrize("hubs", [[], ["v41"]], ids=["none", "one that is not retired"])
-def test_removing_what_is_not_retired_changes_nothing(hubs: list[str]) -> None:
+@pytest.mark.parametrize("hubs", [[], ["v41"]], ids=["no hub", "a hub that is not retired"])
+def test_removing_a_hub_that_is_not_retired_changes_nothing(hubs: list[str]) -> None:
     app = registered_app(production_slot("v41"), retired=(retired_hub("v40"),))
     transition = forget_retired_hubs(app, hubs)
     assert transition.app == app
     assert not transition.changed
 
 
-def test_hubs_are_forgotten_while_a_swap_is_pending_and_it_stays_so() -> None:
+def test_forgetting_hubs_keeps_a_swap_pending() -> None:
     app = begin_swap_of_staged_hub(retired=(retired_hub("v40"),)).app
     transition = forget_retired_hubs(app, ["v40"])
     assert transition.app.retired == ()

@@ -110,7 +110,7 @@ def test_another_visible_message_does_not_block() -> None:
     ],
 )
 def test_a_start_does_not_block_if_its_function_is_ignored_or_its_instance_waived(
-    exemptions: Exemptions, kind: MessageKind, blocks: bool
+    exemptions: Exemptions, kind: MessageKind, *, blocks: bool
 ) -> None:
     evidence = message_evidence(queue_look_with_messages(visible_message(kind)), exemptions=exemptions)
     assert evidence.has_pending_starts is blocks
@@ -305,7 +305,7 @@ def test_no_more_timers_are_remembered_than_fit_into_a_row() -> None:
 def test_memory_is_kept_as_json() -> None:
     memory = MessageState(
         "here",
-        KnownTimers((pending_timer(10),), noon_plus(1), '{"NextPartitionKey": "a"}', noon_plus(2), True),
+        KnownTimers((pending_timer(10),), noon_plus(1), '{"NextPartitionKey": "a"}', noon_plus(2), truncated=True),
         quiet_period(),
     )
     stored = TypeAdapter(MessageState)

@@ -1,4 +1,4 @@
-"""DeleteApp: what an app must have come to before it is forgotten, and what stays of it."""
+"""DeleteApp: when an app can be deleted, and what stays of it."""
 
 from dataclasses import replace
 
@@ -44,44 +44,44 @@ def test_an_app_with_empty_slots_needs_no_verdict() -> None:
     assert delete(registered_app(), {}, noon_plus()).app.deleted
 
 
-def test_every_slot_that_is_not_drained_is_named_with_its_reasons() -> None:
+def test_the_refusal_names_every_slot_that_has_not_drained_with_its_reasons() -> None:
     app = registered_app(production_slot(), slot("v42"), more_slots={"canary": slot("v43")})
     verdicts = {"production": not_ready_verdict("v41"), "staging": ready_verdict(), "canary": not_ready_verdict("v43")}
     with pytest.raises(
         AppNotDrained, match="slot production: 1 orchestration instance is active on task hub v41"
-    ) as it:
+    ) as caught:
         delete(app, verdicts, noon_plus())
-    assert [(one["code"], one["message"].split(":")[0]) for one in it.value.details["reasons"]] == [
+    assert [(reason["code"], reason["message"].split(":")[0]) for reason in caught.value.details["reasons"]] == [
         ("InstancesActive", "slot production"),
         ("InstancesActive", "slot canary"),
     ]
-    assert it.value.details["hasRunning"] is True
-    assert it.value.details["retryAfterSeconds"] == not_ready_verdict().retry_after_seconds
+    assert caught.value.details["hasRunning"] is True
+    assert caught.value.details["retryAfterSeconds"] == not_ready_verdict().retry_after_seconds
 
 
-def test_an_open_deployment_of_anybody_refuses() -> None:
+def test_an_open_deployment_of_any_run_refuses_the_deletion() -> None:
     with pytest.raises(DeploymentInProgress, match="anna"):
         delete_without_verdicts(app_with_open_deployment(), noon_plus(60))
 
 
-def test_a_deployment_whose_time_is_over_does_not_refuse() -> None:
+def test_an_expired_deployment_does_not_refuse_the_deletion() -> None:
     assert check_app_deletable(app_with_open_deployment(), noon_plus(3601)) is None
 
 
-def test_a_pending_swap_refuses() -> None:
+def test_a_pending_swap_refuses_the_deletion() -> None:
     with pytest.raises(SwapPending):
         delete_without_verdicts(begin_swap_of_staged_hub().app, noon_plus(60))
 
 
-def test_retired_task_hubs_must_be_cleaned_up_before() -> None:
-    with pytest.raises(CleanupRequired, match="v39, v40") as raised:
+def test_retired_task_hubs_refuse_the_deletion_until_they_are_cleaned_up() -> None:
+    with pytest.raises(CleanupRequired, match="v39, v40") as caught:
         delete_without_verdicts(registered_app(retired=(retired_hub("v39"), retired_hub("v40"))), noon_plus())
-    assert raised.value.details == {"app": "shop", "taskHubs": ["v39", "v40"]}
+    assert caught.value.details == {"app": "shop", "taskHubs": ["v39", "v40"]}
 
 
-def test_a_retired_task_hub_that_a_slot_may_still_carry_is_judged_with_that_slot() -> None:
-    """Cleanup does not remove it, so the app could never be deleted otherwise."""
-    carrying = replace(slot("v42"), prior_hubs=(PriorHub("v40", True),))
+def test_a_retired_task_hub_that_a_slot_may_carry_does_not_refuse_the_deletion() -> None:
+    """Cleanup does not remove it, and the verdict on the slot covers it."""
+    carrying = replace(slot("v42"), prior_hubs=(PriorHub("v40", promoted=True),))
     app = registered_app(production_slot(), carrying, retired=(retired_hub("v40"),))
     assert delete(app, {"production": ready_verdict(), "staging": ready_verdict()}, noon_plus()).details[
         "taskHubs"

@@ -1,4 +1,4 @@
-"""The tree of errors: what a caller can rely on in each."""
+"""The errors of the API: their codes, details and kinds."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def all_errors() -> list[type[StateError]]:
 
 
 @pytest.mark.parametrize("kind", all_errors())
-def test_an_error_carries_its_message_and_what_callers_need_to_act(kind: type[StateError]) -> None:
+def test_an_error_has_a_message_and_details(kind: type[StateError]) -> None:
     error = kind("slot staging is busy", slot="staging")
     assert str(error) == error.message == "slot staging is busy"
     assert error.details == {"slot": "staging"}
@@ -42,13 +42,13 @@ def test_the_code_of_an_error_is_its_name(kind: type[StateError]) -> None:
 
 
 @pytest.mark.parametrize("kind", all_errors())
-def test_every_error_is_drawn_in_the_tree(kind: type[StateError]) -> None:
+def test_the_module_docstring_lists_every_error(kind: type[StateError]) -> None:
     assert errors.__doc__ is not None
     assert kind.__name__ in errors.__doc__.split()
 
 
 @pytest.mark.parametrize("kind", [AppNotFound, SlotNotFound, TaskHubNotFound, WaiverNotFound])
-def test_what_does_not_exist_is_not_found(kind: type[StateError]) -> None:
+def test_errors_about_missing_objects_are_not_found_errors(kind: type[StateError]) -> None:
     assert issubclass(kind, NotFound)
 
 
@@ -65,12 +65,12 @@ def test_what_does_not_exist_is_not_found(kind: type[StateError]) -> None:
         Conflict,
     ],
 )
-def test_what_would_break_running_work_or_another_pipeline_is_refused(kind: type[StateError]) -> None:
+def test_errors_about_running_work_or_other_pipelines_are_refusals(kind: type[StateError]) -> None:
     assert issubclass(kind, Refused)
 
 
 @pytest.mark.parametrize("kind", [TaskHubUnavailable, StorageUnavailable])
-def test_an_unavailable_storage_says_when_to_try_again(kind: type[Unavailable]) -> None:
+def test_an_unavailable_storage_says_when_to_retry(kind: type[Unavailable]) -> None:
     assert kind("busy").retry_after == 10
     assert kind("busy", retry_after=5, table="Apps").retry_after == 5
     assert kind("busy", retry_after=5, table="Apps").details == {"table": "Apps"}

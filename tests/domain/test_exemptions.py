@@ -47,7 +47,7 @@ def exemptions_key(*functions: str, waivers: tuple[Waiver, ...] = ()) -> str:
         ("", False),
     ],
 )
-def test_a_function_is_ignored_if_a_pattern_fits_its_whole_name(pattern: str, ignored: bool) -> None:
+def test_a_function_is_ignored_if_a_pattern_fits_its_whole_name(pattern: str, *, ignored: bool) -> None:
     exemptions = Exemptions(("Heartbeat", pattern))
     assert exemptions.ignores("NightlySync") is ignored
     assert exemptions.exempts("NightlySync", "order-1") is ignored
@@ -68,22 +68,24 @@ def test_a_function_without_a_name_is_ignored_only_by_what_fits_every_name() -> 
 
 
 @pytest.mark.parametrize(("now", "is_in_force"), [(-60, True), (59.9999999, True), (60, False), (60.0000001, False)])
-def test_a_waiver_is_in_force_until_the_very_tick_at_which_it_expires(now: float, is_in_force: bool) -> None:
-    one = waiver(expires=60)
-    assert waivers_in_force(one, now=now) == ((one,) if is_in_force else ())
+def test_a_waiver_is_in_force_until_the_very_tick_at_which_it_expires(now: float, *, is_in_force: bool) -> None:
+    waived = waiver(expires=60)
+    assert waivers_in_force(waived, now=now) == ((waived,) if is_in_force else ())
 
 
 @pytest.mark.parametrize(("task_hub", "is_in_force"), [("v41", True), ("V41", True), ("v4", False), ("v411", False)])
-def test_a_waiver_is_in_force_for_its_task_hub_in_any_case_and_for_no_other(task_hub: str, is_in_force: bool) -> None:
-    one = waiver(task_hub="v41")
-    assert waivers_in_force(one, task_hub=task_hub) == ((one,) if is_in_force else ())
+def test_a_waiver_is_in_force_for_its_task_hub_in_any_case_and_for_no_other(
+    task_hub: str, *, is_in_force: bool
+) -> None:
+    waived = waiver(task_hub="v41")
+    assert waivers_in_force(waived, task_hub=task_hub) == ((waived,) if is_in_force else ())
 
 
 def test_only_what_is_in_force_for_this_hub_exempts() -> None:
     other, expired, lasting = waiver("a", "v42"), waiver("b", expires=0), waiver("c", "V41")
     exemptions = Exemptions.for_task_hub(("NightlySync",), [other, expired, lasting], "v41", noon_plus())
     assert exemptions == Exemptions(("NightlySync",), (lasting,))
-    assert [exemptions.exempts("ProcessOrder", one) for one in "abc"] == [False, False, True]
+    assert [exemptions.exempts("ProcessOrder", instance_id) for instance_id in "abc"] == [False, False, True]
 
 
 @pytest.mark.parametrize("instance_id", ["Order-1", "order-1 ", "order-", "order-*", ""])
@@ -93,9 +95,9 @@ def test_a_waiver_is_for_one_instance_id_as_it_is_spelt(instance_id: str) -> Non
 
 
 def test_the_waiver_of_an_instance_is_found_among_others() -> None:
-    one = waiver("order-2")
-    exemptions = Exemptions((), (waiver("order-1"), one, waiver("order-3")))
-    assert exemptions.find_waiver("order-2") is one
+    second = waiver("order-2")
+    exemptions = Exemptions((), (waiver("order-1"), second, waiver("order-3")))
+    assert exemptions.find_waiver("order-2") is second
     assert exemptions.exempts("ProcessOrder", "order-2")
     assert not exemptions.ignores("order-2")
 
@@ -103,7 +105,9 @@ def test_the_waiver_of_an_instance_is_found_among_others() -> None:
 @given(FUNCTIONS, WAIVERS)
 def test_what_is_exempt_is_ignored_or_waived(functions: tuple[str, ...], waivers: tuple[Waiver, ...]) -> None:
     exemptions = Exemptions.for_task_hub(functions, waivers, "v41", noon_plus())
-    waived = {one.instance_id for one in waivers if one.task_hub.lower() == "v41" and one.expires_at > noon_plus()}
+    waived = {
+        waiver.instance_id for waiver in waivers if waiver.task_hub.lower() == "v41" and waiver.expires_at > noon_plus()
+    }
     for instance_id in ["order-1", "order-2", "a", ""]:
         for name in ["NightlySync", "ProcessOrder", ""]:
             ignored = exemptions.ignores(name)
@@ -121,14 +125,16 @@ def test_the_key_is_the_same_exactly_if_the_same_functions_and_instances_are_exe
     other_waivers: tuple[Waiver, ...],
 ) -> None:
     same_functions = set(functions) == set(other_functions)
-    same_instances = {one.instance_id for one in waivers} == {one.instance_id for one in other_waivers}
+    same_instances = {waiver.instance_id for waiver in waivers} == {waiver.instance_id for waiver in other_waivers}
     same_key = exemptions_key(*functions, waivers=waivers) == exemptions_key(*other_functions, waivers=other_waivers)
     assert same_key is (same_functions and same_instances)
 
 
 def test_the_key_depends_neither_on_the_order_nor_on_what_is_said_twice() -> None:
-    one, other = waiver("order-1"), waiver("order-2")
-    assert exemptions_key("a", "b", waivers=(one, other)) == exemptions_key("b", "a", "b", waivers=(other, one, one))
+    first, other = waiver("order-1"), waiver("order-2")
+    assert exemptions_key("a", "b", waivers=(first, other)) == exemptions_key(
+        "b", "a", "b", waivers=(other, first, first)
+    )
 
 
 def test_the_key_tells_functions_from_instances() -> None:
@@ -147,14 +153,14 @@ def test_the_key_tells_functions_from_instances() -> None:
 
 
 def test_a_waiver_that_is_given_again_for_longer_leaves_the_key_as_it_is() -> None:
-    one = waiver()
-    longer = replace(one, reason="still stuck", by="ben", created_at=noon_plus(60), expires_at=noon_plus(7200))
-    assert exemptions_key(waivers=(one,)) == exemptions_key(waivers=(longer,))
+    short = waiver()
+    longer = replace(short, reason="still stuck", by="ben", created_at=noon_plus(60), expires_at=noon_plus(7200))
+    assert exemptions_key(waivers=(short,)) == exemptions_key(waivers=(longer,))
 
 
 def test_the_key_changes_when_a_waiver_expires() -> None:
-    one = waiver(expires=60)
+    expiring = waiver(expires=60)
     assert (
-        Exemptions.for_task_hub((), [one], "v41", noon_plus(59)).key
-        != Exemptions.for_task_hub((), [one], "v41", noon_plus(60)).key
+        Exemptions.for_task_hub((), [expiring], "v41", noon_plus(59)).key
+        != Exemptions.for_task_hub((), [expiring], "v41", noon_plus(60)).key
     )

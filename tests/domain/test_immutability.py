@@ -1,4 +1,4 @@
-"""The values of the domain: none changes once it is made, so a decision can be made again on what it was made on."""
+"""All dataclasses of the domain are frozen, so that a decision can be repeated on the same values."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ def all_values() -> list[type]:
 
 
 @pytest.mark.parametrize("kind", all_values(), ids=lambda kind: str(kind.__name__))
-def test_a_value_cannot_be_changed_or_grow_members(kind: type) -> None:
+def test_a_domain_value_cannot_be_changed_or_get_further_members(kind: type) -> None:
     value: object = object.__new__(kind)
     for name in [field.name for field in dataclasses.fields(kind)]:
         with pytest.raises(dataclasses.FrozenInstanceError):

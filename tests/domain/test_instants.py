@@ -1,4 +1,4 @@
-"""Points in time: read, written and told apart to 100 ns."""
+"""Points in time are parsed, formatted and compared to 100 ns."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -69,7 +69,7 @@ def test_a_time_before_the_epoch_counts_its_fraction_forward() -> None:
         "2026-11-20T01:30:00-08:00",
     ],
 )
-def test_the_same_moment_reads_the_same_in_every_spelling(text: str) -> None:
+def test_every_spelling_of_a_moment_is_the_same_instant(text: str) -> None:
     assert format_instant(parse_instant(text)) == "2026-11-20T09:30:00.0000000Z"
 
 
@@ -94,51 +94,51 @@ def test_the_same_moment_reads_the_same_in_every_spelling(text: str) -> None:
         "٢٠٢٦-11-20T09:30:00Z",
     ],
 )
-def test_what_is_no_time_is_a_value_error(text: str) -> None:
+def test_text_that_is_no_time_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"time|must be|out of range"):
         parse_instant(text)
 
 
-def test_the_error_shows_the_beginning_of_a_long_text_only() -> None:
+def test_the_error_shows_only_the_beginning_of_a_long_text() -> None:
     with pytest.raises(ValueError, match="not an RFC 3339 time") as caught:
         parse_instant("x" * 10_000)
     assert len(str(caught.value)) < 100
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:59:59+01:00", "9999-12-31T23:00:00-01:00"])
-def test_an_offset_that_leads_out_of_the_years_1_to_9999_is_a_value_error(text: str) -> None:
+def test_an_offset_that_leads_out_of_the_years_1_to_9999_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="not a representable time"):
         parse_instant(text)
 
 
 @given(st.datetimes(), st.integers(-1439, 1439))
-def test_whatever_can_be_read_can_be_written(moment: datetime, minutes: int) -> None:
+def test_every_time_that_can_be_parsed_can_be_formatted(moment: datetime, minutes: int) -> None:
     local = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
     try:
         instant = parse_instant(local.isoformat())
     except ValueError:
-        assert not datetime(1, 1, 2) < moment < datetime(9999, 12, 30)  # noqa: DTZ001 (compared with a naive one)
+        assert not datetime(1, 1, 2) < moment < datetime(9999, 12, 30)  # noqa: DTZ001 (compared with a naive datetime)
     else:
         assert instant == parse_instant(format_instant(instant)) == instant_from(local)
 
 
 @given(INSTANTS)
-def test_a_written_time_reads_back_the_same(instant: Instant) -> None:
+def test_a_formatted_instant_parses_to_itself(instant: Instant) -> None:
     assert parse_instant(format_instant(instant)) == instant
 
 
 @given(INSTANTS, INSTANTS)
-def test_text_order_is_time_order(one: Instant, other: Instant) -> None:
-    assert (format_instant(one) < format_instant(other)) == (one < other)
+def test_formatted_instants_sort_by_time(first: Instant, second: Instant) -> None:
+    assert (format_instant(first) < format_instant(second)) == (first < second)
 
 
 @given(st.datetimes())
-def test_a_naive_datetime_is_taken_as_utc(moment: datetime) -> None:
+def test_a_naive_datetime_is_utc(moment: datetime) -> None:
     assert instant_from(moment) == instant_from(moment.replace(tzinfo=UTC))
 
 
-@given(st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001 (the strategy asks for naive ones)
-def test_a_datetime_is_the_instant_of_its_text(moment: datetime) -> None:
+@given(st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001 (the strategy needs naive datetimes)
+def test_a_datetime_and_its_text_are_the_same_instant(moment: datetime) -> None:
     assert instant_from(moment) == parse_instant(moment.isoformat())
 
 
@@ -155,7 +155,7 @@ def test_a_datetime_keeps_the_microseconds_of_an_instant(instant: Instant) -> No
 
 
 @pytest.mark.parametrize(
-    ("length", "said"),
+    ("duration_seconds", "text"),
     [
         (-5, "0 s"),
         (0, "0 s"),
@@ -172,5 +172,5 @@ def test_a_datetime_keeps_the_microseconds_of_an_instant(instant: Instant) -> No
         (5.9 * 86_400, "5 d"),
     ],
 )
-def test_a_length_of_time_is_said_in_the_unit_that_a_person_would_use(length: float, said: str) -> None:
-    assert format_duration(seconds(length)) == said
+def test_a_duration_is_formatted_in_the_unit_that_people_use(duration_seconds: float, text: str) -> None:
+    assert format_duration(seconds(duration_seconds)) == text

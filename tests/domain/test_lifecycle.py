@@ -55,13 +55,15 @@ RECORDS = SOME_EVENTS.map(lambda events: record_after(*events))
 
 
 @given(RECORDS, RECORDS)
-def test_merging_is_commutative(one: Instance, other: Instance) -> None:
-    assert merge_instances(one, other) == merge_instances(other, one)
+def test_merging_is_commutative(first: Instance, other: Instance) -> None:
+    assert merge_instances(first, other) == merge_instances(other, first)
 
 
 @given(RECORDS, RECORDS, RECORDS)
-def test_merging_is_associative(one: Instance, other: Instance, third: Instance) -> None:
-    assert merge_instances(merge_instances(one, other), third) == merge_instances(one, merge_instances(other, third))
+def test_merging_is_associative(first: Instance, other: Instance, third: Instance) -> None:
+    assert merge_instances(merge_instances(first, other), third) == merge_instances(
+        first, merge_instances(other, third)
+    )
 
 
 @given(RECORDS)
@@ -91,8 +93,8 @@ def test_an_event_that_is_known_adds_nothing(events: list[LifecycleEvent]) -> No
 def test_an_instance_is_active_exactly_when_its_latest_start_is_later_than_every_end(
     events: list[LifecycleEvent],
 ) -> None:
-    starts = [one.occurred_at for one in events if one.runtime_status in ACTIVE_STATUSES]
-    ends = [one.occurred_at for one in events if one.runtime_status in ENDED_STATUSES]
+    starts = [event.occurred_at for event in events if event.runtime_status in ACTIVE_STATUSES]
+    ends = [event.occurred_at for event in events if event.runtime_status in ENDED_STATUSES]
     assert record_after(*events).active is bool(starts and all(max(starts) > end for end in ends))
 
 
@@ -104,14 +106,14 @@ def test_the_status_of_an_instance_agrees_with_whether_it_is_active(events: list
 
 @given(SOME_EVENTS)
 def test_the_last_event_is_the_latest_by_the_publishers_clock(events: list[LifecycleEvent]) -> None:
-    assert record_after(*events).last_event_at == max(one.occurred_at for one in events)
+    assert record_after(*events).last_event_at == max(event.occurred_at for event in events)
 
 
 @given(st.lists(lifecycle_events(st.just("@counter@order-1")), min_size=1, max_size=8))
 def test_an_entity_is_recorded_and_never_active(events: list[LifecycleEvent]) -> None:
     record = record_after(*events)
     assert not record.active
-    assert record.last_event_at == max(one.occurred_at for one in events)
+    assert record.last_event_at == max(event.occurred_at for event in events)
 
 
 def test_an_entity_shows_the_status_that_its_events_give() -> None:

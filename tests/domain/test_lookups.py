@@ -30,12 +30,14 @@ def assess(
     """The assessment of a batch. The task hub does not show an instance that is not named."""
     batch = Batch(
         instances,
-        {one.instance_id: (observed or {}).get(one.instance_id) for one in instances},
+        {instance.instance_id: (observed or {}).get(instance.instance_id) for instance in instances},
         sees_messages,
         queued_messages,
     )
     if batch.needs_second_look:
-        second = {one.instance_id: (observed_again or {}).get(one.instance_id) for one in batch.unconfirmed}
+        second = {
+            instance.instance_id: (observed_again or {}).get(instance.instance_id) for instance in batch.unconfirmed
+        }
         batch = batch.after_second_look(second, recorded_starts or {})
     assert not batch.needs_second_look
     return assess_batch(batch, backend_id=BACKEND_ID, now=NOON)

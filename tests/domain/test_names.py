@@ -1,4 +1,4 @@
-"""The names that the platform allows, at the edges of each rule."""
+"""The names that Azure and Durable Functions allow, at the limits of each rule."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_a_task_hub_name_has_3_to_45_letters_and_digits(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "v4", "a" * 46, "4v1", "shop-hub", "shop_hub", "shop hub", "v41\n", "höb", "v\uff141", "@v41"]
 )
-def test_any_other_task_hub_name_breaks_the_rule(name: str) -> None:
+def test_any_other_task_hub_name_is_invalid(name: str) -> None:
     assert not is_task_hub_name(name)
 
 
@@ -36,7 +36,7 @@ def test_an_app_name_has_2_to_60_letters_digits_and_hyphens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a", "a" * 61, "-shop", "shop-", "shop.api", "sh/op", "shop\n"])
-def test_any_other_app_name_breaks_the_rule(name: str) -> None:
+def test_any_other_app_name_is_invalid(name: str) -> None:
     assert re.fullmatch(APP_PATTERN, name) is None
 
 
@@ -46,7 +46,7 @@ def test_a_slot_name_has_up_to_59_letters_digits_and_hyphens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a" * 60, "-staging", "staging-", "sta ging", "staging\n"])
-def test_any_other_slot_name_breaks_the_rule(name: str) -> None:
+def test_any_other_slot_name_is_invalid(name: str) -> None:
     assert re.fullmatch(SLOT_PATTERN, name) is None
 
 
@@ -60,7 +60,7 @@ def test_any_other_slot_name_breaks_the_rule(name: str) -> None:
         "https://dev.azure.com/shop/My%20Project/_build/results?buildId=7&view=results",
     ],
 )
-def test_a_run_is_at_an_http_or_https_address_or_has_none(url: str) -> None:
+def test_a_run_url_is_an_http_or_https_address_or_empty(url: str) -> None:
     assert re.fullmatch(RUN_URL_PATTERN, url)
 
 
@@ -78,11 +78,11 @@ def test_a_run_is_at_an_http_or_https_address_or_has_none(url: str) -> None:
         "https://ci.example/runs 7",
     ],
 )
-def test_any_other_address_is_not_that_of_a_run(url: str) -> None:
+def test_any_other_address_is_not_a_run_url(url: str) -> None:
     assert re.fullmatch(RUN_URL_PATTERN, url) is None
 
 
-def test_each_rule_is_said_in_words() -> None:
+def test_each_pattern_has_a_description() -> None:
     assert set(PATTERN_DESCRIPTIONS) == {TASK_HUB_PATTERN, APP_PATTERN, SLOT_PATTERN, RUN_URL_PATTERN}
     assert all(words and not words.endswith(".") for words in PATTERN_DESCRIPTIONS.values())
 
@@ -94,6 +94,8 @@ def test_names_that_differ_in_case_alone_are_the_same() -> None:
     assert app_key("Shop-API") == "shop-api"
 
 
-@pytest.mark.parametrize(("instance_id", "entity"), [("@counter@one", True), ("@", True), ("", False), ("a@b", False)])
-def test_an_entity_has_an_id_that_begins_with_an_at_sign(instance_id: str, entity: bool) -> None:
+@pytest.mark.parametrize(
+    ("instance_id", "entity"), [("@counter@order-1", True), ("@", True), ("", False), ("a@b", False)]
+)
+def test_the_id_of_an_entity_begins_with_an_at_sign(instance_id: str, *, entity: bool) -> None:
     assert is_entity(instance_id) is entity

@@ -1,4 +1,5 @@
-"""The deployment that is open between stage and swap: who holds it, who is refused, and how it ends."""
+"""The deployment that is open between PostStaging and PostSwap: which run holds it, which runs it refuses, and how it
+ends."""
 
 from dataclasses import replace
 
@@ -28,14 +29,14 @@ HOUR = 3600
 
 
 def stage_by_ben(app: App, now: Instant, command: StageCommand | None = None) -> Transition:
-    """Ben's run stages v43 unless told, while the slot is drained."""
+    """Ben's run stages v43, or what the command says, over a slot that has drained."""
     return stage(app, command or stage_command("v43"), caller=BEN, now=now)
 
 
 # Another run
 
 
-def test_another_run_is_refused_and_told_who_deploys_since_when_and_in_which_run() -> None:
+def test_another_run_is_refused_with_the_caller_start_and_run_of_the_deployment() -> None:
     with pytest.raises(DeploymentInProgress) as caught:
         stage_by_ben(app_with_open_deployment(ANNA), noon_plus(600))
     assert caught.value.message == (
@@ -57,13 +58,13 @@ def test_another_run_is_refused_and_told_who_deploys_since_when_and_in_which_run
 
 
 @pytest.mark.parametrize(("now", "wait"), [(HOUR - 61, 60), (HOUR - 42, 42), (HOUR - 0.5, 1)])
-def test_another_run_is_told_to_ask_again_within_a_minute_or_when_the_deployment_ends(now: float, wait: int) -> None:
+def test_another_run_may_retry_within_a_minute_or_when_the_deployment_expires(now: float, wait: int) -> None:
     with pytest.raises(DeploymentInProgress) as caught:
         stage_by_ben(app_with_open_deployment(ANNA), noon_plus(now))
     assert caught.value.details["retryAfterSeconds"] == wait
 
 
-def test_a_holder_without_a_run_is_named_alone() -> None:
+def test_a_holder_without_a_run_is_named_without_a_run() -> None:
     with pytest.raises(DeploymentInProgress, match=r"^carla has been deploying") as caught:
         stage_by_ben(app_with_open_deployment(CALLER_WITHOUT_RUN), noon_plus(1))
     assert caught.value.details["deployment"]["runUrl"] is None
@@ -80,7 +81,7 @@ def test_another_run_is_refused_for_another_slot_too() -> None:
         stage_by_ben(app, noon_plus(1), stage_command("v43", slot="canary"))
 
 
-def test_two_callers_without_a_run_deploy_the_same_hub_together_but_not_two_hubs() -> None:
+def test_two_callers_without_a_run_share_a_deployment_of_the_same_hub_only() -> None:
     app = app_with_open_deployment(CALLER_WITHOUT_RUN)
     dora = Caller("dora")
     assert not stage(app, stage_command("v42"), caller=dora, verdict=None, now=noon_plus(1)).changed
@@ -88,7 +89,7 @@ def test_two_callers_without_a_run_deploy_the_same_hub_together_but_not_two_hubs
         stage(app, stage_command("v43"), caller=dora, now=noon_plus(1))
 
 
-def test_force_does_not_push_another_run_aside() -> None:
+def test_force_does_not_override_the_deployment_of_another_run() -> None:
     with pytest.raises(DeploymentInProgress):
         stage_by_ben(app_with_open_deployment(ANNA), noon_plus(1), stage_command("v43", force=True, reason="hotfix"))
 
@@ -96,7 +97,7 @@ def test_force_does_not_push_another_run_aside() -> None:
 # Taking over
 
 
-def test_taking_over_gives_the_deployment_to_the_new_run_and_goes_on_record() -> None:
+def test_taking_over_gives_the_deployment_to_the_new_run_and_is_recorded() -> None:
     transition = stage_by_ben(
         app_with_open_deployment(ANNA), noon_plus(60), stage_command("v43", take_over=True, reason="run 7 died")
     )
@@ -108,7 +109,7 @@ def test_taking_over_gives_the_deployment_to_the_new_run_and_goes_on_record() ->
     assert transition.details["takenOverFrom"]["runUrl"] == RUN_7_URL
 
 
-def test_the_hub_itself_can_be_taken_over_from_a_dead_run() -> None:
+def test_a_run_can_take_over_the_deployment_of_the_same_hub() -> None:
     transition = stage_by_ben(
         app_with_open_deployment(ANNA), noon_plus(60), stage_command("v42", take_over=True, reason="run 7 died")
     )
@@ -119,38 +120,38 @@ def test_the_hub_itself_can_be_taken_over_from_a_dead_run() -> None:
 
 
 def test_taking_over_does_not_stage_over_running_work() -> None:
-    order = stage_command("v43", take_over=True, reason="run 7 died")
+    command = stage_command("v43", take_over=True, reason="run 7 died")
     with pytest.raises(StagingNotReady):
-        stage(app_with_open_deployment(ANNA), order, caller=BEN, verdict=not_ready_verdict("v42"), now=noon_plus(60))
+        stage(app_with_open_deployment(ANNA), command, caller=BEN, verdict=not_ready_verdict("v42"), now=noon_plus(60))
 
 
-def test_taking_over_where_nothing_is_open_is_an_ordinary_stage() -> None:
+def test_taking_over_without_an_open_deployment_is_an_ordinary_stage() -> None:
     transition = stage_by_ben(registered_app(), noon_plus(), stage_command("v42", take_over=True, reason="to be sure"))
     assert transition.changed
     assert "takenOverFrom" not in transition.details
 
 
-# The end by itself
+# Expiry
 
 
 @pytest.mark.parametrize(("now", "is_open"), [(HOUR - 0.0000001, True), (HOUR, False)])
-def test_a_deployment_ends_by_itself_when_its_time_is_over(now: float, is_open: bool) -> None:
+def test_a_deployment_expires_after_the_timeout(now: float, *, is_open: bool) -> None:
     assert (app_with_open_deployment(ANNA).get_open_deployment(noon_plus(now)) is not None) is is_open
 
 
-def test_an_app_sets_how_long_a_deployment_may_take() -> None:
+def test_the_policy_sets_the_timeout_of_a_deployment() -> None:
     app = app_with_open_deployment(ANNA, Policy(deployment_timeout_minutes=5))
     assert app.get_open_deployment(noon_plus(299)) is not None
     assert app.get_open_deployment(noon_plus(300)) is None
 
 
-def test_another_run_may_deploy_once_the_time_is_over() -> None:
+def test_another_run_can_deploy_after_the_timeout() -> None:
     transition = stage_by_ben(app_with_open_deployment(ANNA), noon_plus(HOUR))
     assert transition.app.slot_holding("v43") == "staging"
     assert "takenOverFrom" not in transition.details
 
 
-def test_the_same_run_needs_a_drained_slot_again_once_its_time_is_over() -> None:
+def test_the_same_run_needs_a_drained_slot_again_after_the_timeout() -> None:
     with pytest.raises(StagingNotReady):
         stage(
             app_with_open_deployment(ANNA), stage_command("v42"), verdict=not_ready_verdict("v42"), now=noon_plus(HOUR)
@@ -159,7 +160,7 @@ def test_the_same_run_needs_a_drained_slot_again_once_its_time_is_over() -> None
     assert reopened.app.get_open_deployment(noon_plus(HOUR + 1)) is not None
 
 
-# Whom it blocks
+# Which runs it blocks
 
 
 def test_the_open_deployment_blocks_every_run_but_its_own() -> None:
@@ -169,12 +170,12 @@ def test_the_open_deployment_blocks_every_run_but_its_own() -> None:
     assert find_blocking_deployment(app, None, noon_plus(1)) == app.deployment
 
 
-def test_nothing_blocks_where_no_deployment_is_open() -> None:
+def test_no_deployment_blocks_if_none_is_open() -> None:
     assert find_blocking_deployment(registered_app(), None, noon_plus()) is None
     assert find_blocking_deployment(app_with_open_deployment(ANNA), None, noon_plus(HOUR)) is None
 
 
-def test_a_verdict_sees_of_a_deployment_who_and_since_when() -> None:
+def test_a_verdict_knows_the_caller_run_and_start_of_a_deployment() -> None:
     deployment = app_with_open_deployment(ANNA).deployment
     assert deployment is not None
     assert deployment.to_open_deployment() == OpenDeployment("v42", "anna", RUN_7_URL, noon_plus())
@@ -197,7 +198,7 @@ def test_the_holder_abandons_its_deployment_and_the_hub_stays_in_the_slot() -> N
     assert transition.changed
 
 
-def test_another_run_may_deploy_after_the_holder_has_abandoned() -> None:
+def test_another_run_can_deploy_after_the_holder_has_abandoned() -> None:
     app = abandon(app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
     assert stage_by_ben(app, noon_plus(61)).app.slot_holding("v43") == "staging"
 
@@ -226,11 +227,11 @@ def test_abandoning_again_changes_nothing(app: App, caller: Caller) -> None:
 @pytest.mark.parametrize(
     "app", [registered_app(production_slot()), registered_app(staging=slot("v43"))], ids=["empty", "another hub"]
 )
-def test_a_hub_that_is_not_in_the_slot_cannot_be_abandoned(app: App) -> None:
+def test_abandoning_a_hub_that_the_slot_does_not_hold_is_refused(app: App) -> None:
     with pytest.raises(SwapMismatch, match="does not hold task hub v42"):
         abandon(app, "v42", noon_plus())
 
 
-def test_abandoning_in_a_slot_that_does_not_exist_says_so() -> None:
+def test_abandoning_in_a_slot_that_does_not_exist_is_refused() -> None:
     with pytest.raises(SlotNotFound):
         abandon(registered_app(), "v42", noon_plus(), slot="stagign")

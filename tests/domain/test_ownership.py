@@ -1,4 +1,4 @@
-"""Whose task hub is it: what a name must be to be claimed, what proves the claim, and what the proof covers."""
+"""The ownership of a task hub: which names can be claimed, what proves a claim, and what the proof covers."""
 
 import pytest
 from hypothesis import given
@@ -39,13 +39,13 @@ PROOF = OwnershipProof(ProofBasis.ADOPTED, (TABLES, QUEUES), noon_plus(-60))
 # Staging
 
 
-def test_a_name_under_which_nothing_exists_is_claimed_with_what_was_asked_where_and_when() -> None:
+def test_a_claim_on_a_new_name_is_proven_with_basis_addresses_and_time() -> None:
     transition = stage(registered_app(), stage_command("v42"), existing=NOTHING_EXISTS)
     assert transition.proof == OwnershipProof(ProofBasis.NEW, (TABLES, QUEUES, BLOBS), noon_plus())
     assert transition.new_hubs == ("v42",)
 
 
-def test_a_name_for_which_nobody_may_be_asked_is_claimed_without_a_proof() -> None:
+def test_a_name_is_claimed_without_a_proof_if_no_provider_is_asked() -> None:
     transition = stage(registered_app(), stage_command("v42"))
     assert (transition.proof, transition.new_hubs) == (None, ("v42",))
 
@@ -56,27 +56,29 @@ def test_a_name_for_which_nobody_may_be_asked_is_claimed_without_a_proof() -> No
         (["table v42Instances"], "table v42Instances, at"),
         ([f"queue v42-control-0{n}" for n in range(4)], "v42-control-01, queue v42-control-02, 1 more, at"),
     ],
-    ids=["one", "more than a message names"],
+    ids=["one artifact", "more artifacts than a message names"],
 )
-def test_what_exists_at_the_provider_is_refused_and_named(artifacts: list[str], named: str) -> None:
+def test_staging_a_hub_that_exists_at_its_provider_is_refused_with_its_artifacts(
+    artifacts: list[str], named: str
+) -> None:
     with pytest.raises(TaskHubAlreadyUsed) as refused:
         stage(registered_app(), stage_command("v42"), existing=ExistingArtifacts(tuple(artifacts), (TABLES,)))
     assert f"{named} {TABLES}. " in refused.value.message
     assert refused.value.details == {"taskHub": "v42", "existing": artifacts, "addresses": [TABLES]}
 
 
-def test_no_override_stages_what_exists_at_the_provider() -> None:
-    order = stage_command("v42", force=True, take_over=True, reason="test")
+def test_force_and_take_over_do_not_stage_a_hub_that_exists_at_its_provider() -> None:
+    command = stage_command("v42", force=True, take_over=True, reason="test")
     with pytest.raises(TaskHubAlreadyUsed):
-        stage(registered_app(), order, existing=ExistingArtifacts(("table v42History",), (TABLES,)))
+        stage(registered_app(), command, existing=ExistingArtifacts(("table v42History",), (TABLES,)))
 
 
-def test_nothing_is_staged_while_the_provider_cannot_be_asked() -> None:
+def test_staging_is_refused_while_the_provider_is_unavailable() -> None:
     with pytest.raises(TaskHubUnavailable, match="away"):
         stage(registered_app(), stage_command("v42"), existing=ProviderUnavailable("away", 30))
 
 
-def test_a_refusal_that_waiting_for_the_provider_would_not_end_comes_first() -> None:
+def test_refusals_that_a_retry_would_not_end_come_before_an_unavailable_provider() -> None:
     with pytest.raises(StagingNotReady):
         stage(
             registered_app(None, slot("v41")),
@@ -91,7 +93,7 @@ def test_a_refusal_that_waiting_for_the_provider_would_not_end_comes_first() -> 
 @pytest.mark.parametrize(
     "existing", [None, ExistingArtifacts(("table v42History",), (TABLES,)), ProviderUnavailable("away", 30)]
 )
-def test_a_hub_that_is_in_the_slot_already_is_staged_again_whatever_exists(
+def test_a_hub_that_the_slot_already_holds_is_staged_again_whatever_exists_at_its_provider(
     existing: ExistingArtifacts | ProviderUnavailable | None,
 ) -> None:
     app = registered_app(None, slot("v42"))
@@ -100,7 +102,7 @@ def test_a_hub_that_is_in_the_slot_already_is_staged_again_whatever_exists(
     assert (transition.new_hubs, transition.proof) == ((), None)
 
 
-def test_a_hub_in_no_slot_or_in_another_one_or_that_was_promoted_is_not_in_the_slot() -> None:
+def test_only_a_hub_that_the_slot_holds_unpromoted_counts_as_staged_in_it() -> None:
     assert not is_staged_in_slot(registered_app(), stage_command("v42"))
     assert not is_staged_in_slot(registered_app(None, slot("v41")), stage_command("v42"))
     assert not is_staged_in_slot(registered_app(None, slot("v42", promoted=True)), stage_command("v42"))
@@ -110,14 +112,14 @@ def test_a_hub_in_no_slot_or_in_another_one_or_that_was_promoted_is_not_in_the_s
 # Adoption
 
 
-def test_a_registered_hub_is_adopted_on_record() -> None:
+def test_registering_a_hub_adopts_it_and_is_recorded() -> None:
     registration = register_command({"production": ("v41", None)}, provider_config=PROVIDER_CONFIG)
     transition = register(registered_app(), registration, proof=PROOF)
     assert (transition.new_hubs, transition.adopted_hubs, transition.proof) == (("v41",), (), PROOF)
     assert transition.details["adopted"] == {"taskHubs": ["v41"], "addresses": [TABLES, QUEUES]}
 
 
-def test_hubs_in_slots_and_retired_ones_are_adopted_when_they_are_named() -> None:
+def test_a_registration_adopts_the_named_hubs_in_slots_and_the_retired_ones() -> None:
     app = registered_app(production_slot("v41"), retired=(retired_hub("v40"), retired_hub("v39")))
     registration = register_command({"staging": ("v42", None)}, adopt_task_hubs=("V40", "v41", "v42", "v40"))
     transition = register(app, registration, proof=PROOF)
@@ -125,18 +127,18 @@ def test_hubs_in_slots_and_retired_ones_are_adopted_when_they_are_named() -> Non
     assert transition.details["adopted"]["taskHubs"] == ["v42", "v40", "v41"]
 
 
-def test_an_adoption_is_a_change_even_if_it_is_all_that_is_asked_for() -> None:
+def test_an_adoption_alone_is_a_change() -> None:
     app = registered_app(production_slot("v41"))
     transition = register(app, register_command(adopt_task_hubs=("v41",)), proof=PROOF)
     assert (transition.changed, transition.app) == (True, app)
 
 
-def test_an_adoption_needs_to_know_where_the_hubs_live() -> None:
+def test_an_adoption_without_a_provider_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="send taskHubs in the same request"):
         register(registered_app(production_slot("v41")), register_command(adopt_task_hubs=("v41",)))
 
 
-def test_a_hub_that_the_app_does_not_have_cannot_be_adopted() -> None:
+def test_adopting_a_hub_that_the_app_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="app shop cannot adopt task hub v99"):
         register(registered_app(production_slot("v41")), register_command(adopt_task_hubs=("v41", "v99")), proof=PROOF)
 
@@ -146,7 +148,7 @@ def test_a_registration_without_hubs_adopts_nothing() -> None:
     assert "adopted" not in transition.details
 
 
-def test_the_task_hubs_live_where_the_registration_says_else_where_they_did() -> None:
+def test_a_registration_sets_keeps_or_clears_the_provider() -> None:
     known = registered_app(provider_config=PROVIDER_CONFIG)
     assert register_command().resulting_provider_config(known) == PROVIDER_CONFIG
     assert (
@@ -159,11 +161,11 @@ def test_the_task_hubs_live_where_the_registration_says_else_where_they_did() ->
 
 
 @pytest.mark.parametrize("addresses", [[], [TABLES], [QUEUES, TABLES]])
-def test_what_the_proof_covers_is_owned(addresses: list[str]) -> None:
+def test_artifacts_at_addresses_that_the_proof_covers_are_owned(addresses: list[str]) -> None:
     assert explain_not_owned("v41", PROOF, addresses) is None
 
 
-def test_a_place_that_the_proof_does_not_name_is_not_owned_and_both_are_told() -> None:
+def test_artifacts_at_another_address_are_not_owned_and_the_message_names_both_addresses() -> None:
     why = explain_not_owned("v41", PROOF, [BLOBS, TABLES])
     assert why is not None
     assert why.startswith(f"the claim on task hub v41 is proven for {TABLES}, {QUEUES}, but not for {BLOBS}. ")
@@ -177,7 +179,7 @@ def test_nothing_is_owned_without_a_proof() -> None:
 
 
 @given(st.sets(st.sampled_from([TABLES, QUEUES, BLOBS])), st.sets(st.sampled_from([TABLES, QUEUES, BLOBS])))
-def test_exactly_what_was_asked_is_covered(asked: set[str], wanted: set[str]) -> None:
+def test_a_proof_covers_exactly_the_addresses_that_were_asked(asked: set[str], wanted: set[str]) -> None:
     proof = OwnershipProof(ProofBasis.NEW, tuple(asked), noon_plus())
     assert (explain_not_owned("v41", proof, wanted) is None) is (wanted <= asked)
 
@@ -200,7 +202,7 @@ def test_an_address_has_one_spelling_and_no_secret(url: str, plain: str) -> None
 # Cleanup
 
 
-def test_hubs_that_stay_at_their_provider_are_on_record_as_such() -> None:
+def test_forgotten_hubs_that_stay_at_their_provider_are_recorded_as_not_owned() -> None:
     app = registered_app(retired=(retired_hub("v38"), retired_hub("v39"), retired_hub("v40")))
     transition = forget_retired_hubs(app, ["v38"], ["V40"])
     assert transition.app.retired == (retired_hub("v39"),)

@@ -149,7 +149,7 @@ def test_the_control_queues_are_looked_at_before_every_pass() -> None:
 
 
 def test_an_entity_is_named_by_its_id() -> None:
-    assert [entity_name(one) for one in ("@counter@a", "@counter@a@b", "@counter", "@")] == [
+    assert [entity_name(instance_id) for instance_id in ("@counter@a", "@counter@a@b", "@counter", "@")] == [
         "counter",
         "counter",
         "counter",

@@ -1,4 +1,4 @@
-"""While a swap is pending: how it ends, and what is refused while nobody knows how it went."""
+"""A pending swap: how it ends, and what is refused while its outcome is unknown."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,7 +44,7 @@ from tests.domain.transitions import (
     swap_at_once,
 )
 
-# Everything that PostSwap can say while a swap is pending
+# Every PostSwap while a swap is pending
 
 SWAP_OUTCOMES = {
     "Pending": lambda app, hub, slot, caller: begin_swap(app, hub, noon_plus(120), slot=slot, caller=caller),
@@ -54,10 +54,10 @@ SWAP_OUTCOMES = {
 
 
 @pytest.mark.parametrize(
-    ("outcome", "hub", "slot_name", "caller", "becomes"),
+    ("outcome", "hub", "slot_name", "caller", "expected"),
     [
-        ("Pending", "v42", "staging", ANNA, "as it was"),
-        ("Pending", "V42", "Staging", ANNA, "as it was"),
+        ("Pending", "v42", "staging", ANNA, "unchanged"),
+        ("Pending", "V42", "Staging", ANNA, "unchanged"),
         ("Pending", "v42", "staging", BEN, SwapPending),
         ("Pending", "v42", "staging", CALLER_WITHOUT_RUN, SwapPending),
         ("Pending", "v41", "staging", ANNA, SwapPending),
@@ -73,39 +73,39 @@ SWAP_OUTCOMES = {
         ("Done", "v43", "canary", ANNA, SwapPending),
         ("Done", "v42", "canary", ANNA, SwapPending),
         ("Done", "v42", "production", ANNA, InvalidRequest),
-        ("Failed", "v42", "staging", ANNA, "taken back"),
-        ("Failed", "V42", "Staging", BEN, "taken back"),
+        ("Failed", "v42", "staging", ANNA, "reverted"),
+        ("Failed", "V42", "Staging", BEN, "reverted"),
         ("Failed", "v41", "staging", ANNA, SwapPending),
         ("Failed", "v43", "staging", ANNA, SwapPending),
         ("Failed", "v43", "canary", ANNA, SwapPending),
         ("Failed", "v42", "production", ANNA, InvalidRequest),
     ],
 )
-def test_a_pending_swap_ends_with_what_is_said_of_it_and_with_nothing_else(
-    outcome: str, hub: str, slot_name: str, caller: Caller, becomes: str | type[StateError]
+def test_a_pending_swap_ends_only_with_a_report_on_that_swap(
+    outcome: str, hub: str, slot_name: str, caller: Caller, expected: str | type[StateError]
 ) -> None:
     before = app_with_open_deployment(ANNA, more_slots={"canary": slot("v43")})
     pending = begin_swap(before, "v42", noon_plus(60)).app
-    if not isinstance(becomes, str):
-        with pytest.raises(becomes):
+    if not isinstance(expected, str):
+        with pytest.raises(expected):
             SWAP_OUTCOMES[outcome](pending, hub, slot_name, caller)
         return
     transition = SWAP_OUTCOMES[outcome](pending, hub, slot_name, caller)
-    ends = {"as it was": pending, "confirmed": replace(pending, pending_swap=None), "taken back": before}
-    assert transition.app == ends[becomes]
-    assert transition.changed == (becomes != "as it was")
-    said = {"as it was": None, "confirmed": "Done", "taken back": "Failed"}
-    assert transition.details.get("outcome") == said[becomes]
+    apps = {"unchanged": pending, "confirmed": replace(pending, pending_swap=None), "reverted": before}
+    assert transition.app == apps[expected]
+    assert transition.changed == (expected != "unchanged")
+    outcomes = {"unchanged": None, "confirmed": "Done", "reverted": "Failed"}
+    assert transition.details.get("outcome") == outcomes[expected]
     if transition.changed:
         assert transition.details == {
-            "outcome": said[becomes],
+            "outcome": outcomes[expected],
             "slot": "staging",
             "production": "v42",
             "swappedOut": "v41",
         }
 
 
-def test_a_confirmed_swap_leaves_the_slots_as_they_were_from_its_beginning() -> None:
+def test_a_confirmed_swap_keeps_the_slots_as_they_were_when_it_began() -> None:
     done = swap_at_once(begin_swap_of_staged_hub().app, "v42", noon_plus(120)).app
     assert done.slots == {
         "production": Slot("v42", "1.5.0", noon_plus(60), promoted=True),
@@ -114,7 +114,7 @@ def test_a_confirmed_swap_leaves_the_slots_as_they_were_from_its_beginning() -> 
     assert done.deployment is None
 
 
-def test_a_swap_that_is_taken_back_has_left_no_trace() -> None:
+def test_a_reverted_swap_leaves_the_app_as_it_was_before() -> None:
     before = app_with_open_deployment(ANNA)
     back = revert_swap(begin_swap(before, "v42", noon_plus(60)).app, "v42").app
     assert back == before
@@ -123,7 +123,7 @@ def test_a_swap_that_is_taken_back_has_left_no_trace() -> None:
     assert back.deployment == before.deployment is not None
 
 
-def test_a_swap_into_an_empty_production_is_taken_back_to_an_empty_one() -> None:
+def test_a_reverted_swap_into_an_empty_production_empties_it_again() -> None:
     before = registered_app(None, slot("v42"))
     begun_now = begin_swap(before, "v42", noon_plus())
     assert begun_now.app.slots == {"production": Slot("v42", None, noon_plus(), promoted=True), "staging": None}
@@ -135,7 +135,7 @@ def test_a_swap_into_an_empty_production_is_taken_back_to_an_empty_one() -> None
     assert caught.value.details["pendingSwap"]["swappedOut"] is None
 
 
-def test_a_deployment_that_another_run_holds_is_open_again_for_it_after_a_swap_is_taken_back() -> None:
+def test_a_reverted_swap_reopens_the_deployment_of_the_run_that_held_it() -> None:
     before = app_with_open_deployment(ANNA)
     back = revert_swap(begin_swap(before, "v42", noon_plus(60), caller=BEN).app, "v42").app
     with pytest.raises(DeploymentInProgress):
@@ -143,39 +143,39 @@ def test_a_deployment_that_another_run_holds_is_open_again_for_it_after_a_swap_i
     assert not stage_new_hub(back, "v42", ANNA, noon_plus(90)).changed
 
 
-def test_a_deployment_whose_time_ran_out_while_a_swap_was_pending_is_over() -> None:
+def test_a_deployment_can_expire_while_a_swap_is_pending() -> None:
     back = revert_swap(begin_swap_of_staged_hub().app, "v42").app
     assert back.get_open_deployment(noon_plus(3599)) is not None
     assert back.get_open_deployment(noon_plus(3600)) is None
 
 
-def test_a_deployment_that_was_over_when_a_swap_was_begun_does_not_come_back() -> None:
+def test_a_reverted_swap_does_not_reopen_a_deployment_that_had_expired_before() -> None:
     pending = begin_swap(app_with_open_deployment(ANNA), "v42", noon_plus(3600)).app
     assert revert_swap(pending, "v42").app.deployment is None
 
 
 @pytest.mark.parametrize("caller", [ANNA, CALLER_WITHOUT_RUN])
-def test_callers_without_a_run_are_not_the_same_run(caller: Caller) -> None:
+def test_a_caller_without_a_run_cannot_repeat_the_beginning_of_a_swap(caller: Caller) -> None:
     pending = begin_swap(app_with_open_deployment(caller), "v42", noon_plus(60), caller=CALLER_WITHOUT_RUN).app
     for again in (CALLER_WITHOUT_RUN, Caller("dora"), ANNA):
         with pytest.raises(SwapPending, match=r"^carla began to swap"):
             begin_swap(pending, "v42", noon_plus(90), caller=again)
 
 
-# Repeated, and after the end
+# Repeated requests, and requests after the end
 
 
 @pytest.mark.parametrize("end", ["Done", "Failed"])
-def test_an_outcome_that_is_said_twice_changes_nothing_the_second_time(end: str) -> None:
+def test_a_repeated_outcome_changes_nothing(end: str) -> None:
     ended = SWAP_OUTCOMES[end](begin_swap_of_staged_hub().app, "v42", "staging", ANNA).app
     again = SWAP_OUTCOMES[end](ended, "V42", "Staging", BEN)
     assert not again.changed
     assert again.app is ended
 
 
-def test_that_a_swap_is_done_is_no_news_once_it_was_swapped_back() -> None:
-    """A message that was long on its way, or an old pipeline's last job run again: production would be on record with
-    what the platform has in the slot, and the next version would be deployed over running work."""
+def test_a_late_report_of_done_is_refused_after_the_swap_was_swapped_back() -> None:
+    """The report may be delayed, or repeated by an old pipeline. If it were accepted, the record would show in
+    production what the platform has in the slot, and the next version would be deployed over running work."""
     done = confirm_swap(begin_swap_of_staged_hub().app, "v42", noon_plus(90)).app
     back = swap_at_once(done, "v41", noon_plus(120), rollback=True).app
     with pytest.raises(SwapMismatch, match="v42 in slot staging of app shop was swapped out of production") as caught:
@@ -186,25 +186,25 @@ def test_that_a_swap_is_done_is_no_news_once_it_was_swapped_back() -> None:
     assert confirm_swap(again, "v42", noon_plus(240)).app.task_hubs_by_slot() == done.task_hubs_by_slot()
 
 
-def test_what_was_never_in_production_is_promoted_by_saying_that_it_is_done() -> None:
+def test_reporting_done_without_beginning_promotes_a_hub_that_was_never_in_production() -> None:
     assert confirm_swap(app_with_open_deployment(ANNA), "v42", noon_plus(60)) == swap_at_once(
         app_with_open_deployment(ANNA), "v42", noon_plus(60)
     )
 
 
 @pytest.mark.parametrize("slot_name", ["production", "canary"])
-def test_only_a_slot_that_there_is_can_be_said_to_be_swapped(slot_name: str) -> None:
+def test_reporting_done_for_production_or_an_unknown_slot_is_refused(slot_name: str) -> None:
     with pytest.raises((InvalidRequest, SlotNotFound)):
         confirm_swap(app_with_open_deployment(ANNA), "v42", noon_plus(60), slot=slot_name)
 
 
-def test_a_swap_that_was_confirmed_cannot_be_taken_back() -> None:
+def test_a_confirmed_swap_cannot_be_reverted() -> None:
     done = swap_at_once(begin_swap_of_staged_hub().app, "v42", noon_plus(120)).app
     with pytest.raises(SwapMismatch, match="slot staging of app shop does not hold task hub v42 but v41"):
         revert_swap(done, "v42")
 
 
-def test_a_swap_that_was_never_begun_has_nothing_to_take_back() -> None:
+def test_reporting_failed_without_a_pending_swap_changes_nothing_or_is_refused() -> None:
     assert not revert_swap(app_with_open_deployment(ANNA), "v42").changed
     with pytest.raises(SwapMismatch):
         revert_swap(app_with_open_deployment(ANNA), "v43")
@@ -212,7 +212,7 @@ def test_a_swap_that_was_never_begun_has_nothing_to_take_back() -> None:
         revert_swap(app_with_open_deployment(ANNA), "v42", slot="canary")
 
 
-def test_a_swap_that_was_taken_back_can_be_begun_again_by_the_same_run_and_by_another() -> None:
+def test_any_run_can_begin_a_reverted_swap_again() -> None:
     back = revert_swap(begin_swap_of_staged_hub().app, "v42").app
     for caller in (ANNA, BEN):
         again = begin_swap(back, "v42", noon_plus(300), caller=caller).app
@@ -221,7 +221,7 @@ def test_a_swap_that_was_taken_back_can_be_begun_again_by_the_same_run_and_by_an
         assert swap_at_once(again, "v42", noon_plus(360)).app.slot_holding("v42") == "production"
 
 
-def test_the_same_run_stages_and_swaps_again_after_a_swap_was_taken_back() -> None:
+def test_a_run_can_stage_and_swap_again_after_its_swap_was_reverted() -> None:
     back = revert_swap(begin_swap_of_staged_hub().app, "v42").app
     assert not stage_new_hub(back, "v42", ANNA, noon_plus(300)).changed
     next_one = stage_new_hub(back, "v43", ANNA, noon_plus(300)).app
@@ -238,7 +238,7 @@ def test_a_pending_swap_never_expires() -> None:
         stage_new_hub(begin_swap_of_staged_hub().app, "v43", ANNA, noon_plus(a_year))
 
 
-# What depends on the slots while a swap is pending
+# Other operations while a swap is pending
 
 
 @pytest.mark.parametrize("caller", [ANNA, BEN, CALLER_WITHOUT_RUN])
@@ -246,19 +246,19 @@ def test_a_pending_swap_never_expires() -> None:
 @pytest.mark.parametrize("slot_name", ["staging", "canary"])
 @pytest.mark.parametrize("override", [False, True])
 def test_nothing_is_staged_while_a_swap_is_pending_not_even_with_force(
-    caller: Caller, hub: str, slot_name: str, override: bool
+    caller: Caller, hub: str, slot_name: str, *, override: bool
 ) -> None:
     app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
-    order = stage_command(
+    command = stage_command(
         hub, caller=caller, slot=slot_name, force=override, take_over=override, reason="hotfix" if override else None
     )
-    assert not needs_verdict(app, order, noon_plus(120))
+    assert not needs_verdict(app, command, noon_plus(120))
     for verdict in (None, ready_verdict()):
         with pytest.raises(SwapPending):
-            stage(app, order, verdict=verdict, now=noon_plus(120))
+            stage(app, command, verdict=verdict, now=noon_plus(120))
 
 
-def test_a_pending_swap_is_refused_with_who_since_when_and_what_to_do() -> None:
+def test_the_refusal_for_a_pending_swap_names_its_caller_start_and_next_step() -> None:
     with pytest.raises(SwapPending) as caught:
         stage_new_hub(begin_swap_of_staged_hub().app, "v43", BEN, noon_plus(120))
     assert caught.value.message == (
@@ -282,12 +282,12 @@ def test_a_pending_swap_is_refused_with_who_since_when_and_what_to_do() -> None:
 
 @pytest.mark.parametrize("hub", ["v41", "v42"])
 @pytest.mark.parametrize("caller", [ANNA, BEN])
-def test_nothing_is_abandoned_in_a_slot_whose_swap_is_pending(hub: str, caller: Caller) -> None:
+def test_no_deployment_is_abandoned_in_a_slot_whose_swap_is_pending(hub: str, caller: Caller) -> None:
     with pytest.raises(SwapPending):
         abandon(begin_swap_of_staged_hub().app, hub, noon_plus(120), slot="Staging", caller=caller)
 
 
-def test_a_deployment_into_another_slot_goes_on_and_is_abandoned_while_a_swap_is_pending() -> None:
+def test_a_deployment_into_another_slot_stays_open_while_a_swap_is_pending_and_can_be_abandoned() -> None:
     app = stage_new_hub(registered_app(production_slot(), more_slots={"canary": slot("v43")})).app
     pending = begin_swap(app, "v43", noon_plus(60), slot="canary", caller=BEN).app
     assert not stage_new_hub(pending, "v42", ANNA, noon_plus(90)).changed
@@ -325,7 +325,7 @@ def register_slots(
         {"qa": ("v43", None)},
     ],
 )
-def test_no_slot_is_registered_otherwise_while_a_swap_is_pending(slots: SlotContents) -> None:
+def test_no_registration_changes_a_slot_while_a_swap_is_pending(slots: SlotContents) -> None:
     app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
     assert find_replaced_slots(app, register_command(slots)) == ()
     with pytest.raises(SwapPending):
@@ -340,14 +340,14 @@ def test_no_slot_is_registered_otherwise_while_a_swap_is_pending(slots: SlotCont
         {"staging": ("v41", "")},
     ],
 )
-def test_a_registration_that_leaves_the_slots_alone_is_allowed_while_a_swap_is_pending(slots: SlotContents) -> None:
+def test_a_registration_that_keeps_the_slots_is_allowed_while_a_swap_is_pending(slots: SlotContents) -> None:
     app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
     assert not register_slots(app, slots).changed
     transition = register_slots(app, slots, lambda policy: replace(policy, settle_seconds=5))
     assert transition.app == replace(app, policy=Policy(settle_seconds=5))
 
 
-def test_a_longer_timeout_does_not_bring_back_a_deployment_that_was_over_while_a_swap_was_pending() -> None:
+def test_a_longer_timeout_does_not_reopen_a_deployment_that_expired_while_a_swap_was_pending() -> None:
     policy = Policy(deployment_timeout_minutes=1)
     pending = begin_swap(app_with_open_deployment(ANNA, policy), "v42", noon_plus(30)).app
     longer = register_command(update_policy=lambda policy: replace(policy, deployment_timeout_minutes=60))
@@ -357,7 +357,7 @@ def test_a_longer_timeout_does_not_bring_back_a_deployment_that_was_over_while_a
 
 
 @pytest.mark.parametrize(
-    "tell",
+    "report",
     [
         lambda app: confirm_swap(app, "v42", noon_plus(90), rollback=True),
         lambda app: swap_at_once(app, "v42", noon_plus(90), rollback=True),
@@ -365,7 +365,7 @@ def test_a_longer_timeout_does_not_bring_back_a_deployment_that_was_over_while_a
         lambda app: begin_swap(app, "v42", noon_plus(90), rollback=True),
     ],
 )
-def test_how_a_rollback_went_does_not_settle_a_swap_forward(tell: Callable[[App], Transition]) -> None:
-    """Somebody swapped back on the platform: that it went well says that the pending swap is undone."""
+def test_the_outcome_of_a_rollback_does_not_end_a_pending_swap_forward(report: Callable[[App], Transition]) -> None:
+    """The platform was swapped back: if that is done, the pending swap is undone."""
     with pytest.raises(SwapPending):
-        tell(begin_swap_of_staged_hub().app)
+        report(begin_swap_of_staged_hub().app)

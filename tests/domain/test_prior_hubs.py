@@ -25,7 +25,7 @@ def test_a_verdict_with_nothing_beneath_is_that_of_the_staged_hub() -> None:
         (not_ready_verdict(), [ready_verdict()], False),
     ],
 )
-def test_it_is_ready_if_all_of_it_is(staged: Verdict, beneath: list[Verdict], expected: bool) -> None:
+def test_it_is_ready_if_all_of_it_is(staged: Verdict, beneath: list[Verdict], *, expected: bool) -> None:
     verdict = combine_verdicts(staged, beneath)
     assert verdict.ready is expected
     assert verdict.evidence == staged.evidence
@@ -33,18 +33,19 @@ def test_it_is_ready_if_all_of_it_is(staged: Verdict, beneath: list[Verdict], ex
 
 
 def test_what_is_active_is_counted_together_and_a_reason_is_told_once() -> None:
-    one = not_ready_verdict()
+    verdict_on_one = not_ready_verdict()
     verdict = combine_verdicts(
-        one, [replace(one, active_count_is_lower_bound=True, ignored_count=3, retry_after_seconds=99)]
+        verdict_on_one,
+        [replace(verdict_on_one, active_count_is_lower_bound=True, ignored_count=3, retry_after_seconds=99)],
     )
-    assert verdict.active_count == 2 * one.active_count
-    assert verdict.has_running == one.has_running
-    assert (verdict.active_count_is_lower_bound, verdict.ignored_count) == (True, one.ignored_count + 3)
-    assert verdict.reasons == one.reasons
+    assert verdict.active_count == 2 * verdict_on_one.active_count
+    assert verdict.has_running == verdict_on_one.has_running
+    assert (verdict.active_count_is_lower_bound, verdict.ignored_count) == (True, verdict_on_one.ignored_count + 3)
+    assert verdict.reasons == verdict_on_one.reasons
     assert verdict.retry_after_seconds == 99
     started = [active.started_at for active in verdict.active]
     assert started == sorted(started)
-    assert len(started) == min(20, 2 * len(one.active))
+    assert len(started) == min(20, 2 * len(verdict_on_one.active))
 
 
 def test_it_is_verified_if_all_of_it_is() -> None:

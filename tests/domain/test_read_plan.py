@@ -300,9 +300,9 @@ def look_up_batch(
         if isinstance(step, CountMessages):
             known = known.after_count(queued_messages)
         elif step.again:
-            known = known.after_second_lookup({one.instance_id: None for one in step.instances}, {})
+            known = known.after_second_lookup({instance.instance_id: None for instance in step.instances}, {})
         else:
-            shown = {one.instance_id: observed.get(one.instance_id) for one in step.instances}
+            shown = {instance.instance_id: observed.get(instance.instance_id) for instance in step.instances}
             known = known.after_lookup(step, shown, sees_messages=True)
         step = plan_read(known, NOON)
     assert isinstance(step, Correct)
@@ -322,7 +322,7 @@ def test_records_are_read_again_after_the_last_batch() -> None:
 
 def test_the_next_batch_is_looked_up_before_records_are_read_again() -> None:
     many = [active_instance(f"order-{number}", since=-60) for number in range(17)]
-    shown = {one.instance_id: replace(ENDED, instance_id=one.instance_id) for one in many}
+    shown = {instance.instance_id: replace(ENDED, instance_id=instance.instance_id) for instance in many}
     known = look_up_batch(state(records=records(*many)), shown)
     assert plan_read(known, NOON) == LookUp((many[16],))
 

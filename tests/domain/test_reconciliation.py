@@ -36,7 +36,7 @@ from state_api.domain.task_hubs.reconciliation import (
 )
 from tests.domain.builders import NOON, lifecycle_event, noon_plus, observed_instance
 
-PLACE = "managementApi at its address"
+BACKEND_ID = "managementApi at its address"
 RUNNING = RuntimeStatus.RUNNING
 COMPLETED = RuntimeStatus.COMPLETED
 
@@ -160,14 +160,16 @@ def test_a_published_start_of_which_the_hub_knows_nothing_is_unconfirmed() -> No
 def test_a_start_that_the_hub_has_shown_is_over_once_the_same_place_shows_it_so_or_not_at_all(
     started: Started, seen: ObservedInstance | None
 ) -> None:
-    assert observe_state(replace(started, confirmed_backend=PLACE), seen, PLACE) is ObservedState.ENDED
+    assert observe_state(replace(started, confirmed_backend=BACKEND_ID), seen, BACKEND_ID) is ObservedState.ENDED
 
 
 @given(STARTS, st.none() | OBSERVED_ENDED, st.sampled_from(["", "another place"]))
 def test_what_another_place_has_shown_says_nothing_of_this_one(
     started: Started, seen: ObservedInstance | None, confirmed: str
 ) -> None:
-    assert observe_state(replace(started, confirmed_backend=confirmed), seen, PLACE) is observe_state(started, seen)
+    assert observe_state(replace(started, confirmed_backend=confirmed), seen, BACKEND_ID) is observe_state(
+        started, seen
+    )
     assert observe_state(replace(started, confirmed_backend=confirmed), seen) is observe_state(started, seen)
 
 
@@ -176,26 +178,28 @@ def test_what_another_place_has_shown_says_nothing_of_this_one(
 
 def test_an_active_instance_that_was_written_since_its_start_confirms_the_start() -> None:
     assert confirm_start(
-        start_evidence(-60), observed_instance(updated=-60), backend_id=PLACE, observed_at=noon_plus()
-    ) == replace(start_evidence(-60), confirmed_backend=PLACE)
+        start_evidence(-60), observed_instance(updated=-60), backend_id=BACKEND_ID, observed_at=noon_plus()
+    ) == replace(start_evidence(-60), confirmed_backend=BACKEND_ID)
 
 
 @pytest.mark.parametrize(("age", "confirmed"), [(-5, False), (0, False), (0.9999999, False), (1, True), (60, True)])
-def test_a_start_is_confirmed_only_when_every_later_start_has_a_later_time(age: float, confirmed: bool) -> None:
+def test_a_start_is_confirmed_only_when_every_later_start_has_a_later_time(age: float, *, confirmed: bool) -> None:
     """A restart that is published after the look, by a clock that is behind, must not be taken for this start."""
     assert (
-        confirm_start(start_evidence(-age), observed_instance(updated=0), backend_id=PLACE, observed_at=noon_plus())
+        confirm_start(
+            start_evidence(-age), observed_instance(updated=0), backend_id=BACKEND_ID, observed_at=noon_plus()
+        )
         is not None
     ) is confirmed
 
 
 @pytest.mark.parametrize(("updated", "confirmed"), [(-61.0000001, False), (-61, True), (-60, True), (0, True)])
 def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_nothing(
-    updated: float, confirmed: bool
+    updated: float, *, confirmed: bool
 ) -> None:
     assert (
         confirm_start(
-            start_evidence(-60), observed_instance(updated=updated), backend_id=PLACE, observed_at=noon_plus()
+            start_evidence(-60), observed_instance(updated=updated), backend_id=BACKEND_ID, observed_at=noon_plus()
         )
         is not None
     ) is confirmed
@@ -205,28 +209,28 @@ def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_noth
 def test_nothing_is_recorded_of_a_start_twice_nor_without_a_place_nor_of_one_that_a_probe_found(
     started: Started, seen: ObservedInstance, looked_at: Instant
 ) -> None:
-    once = confirm_start(started, seen, backend_id=PLACE, observed_at=looked_at)
-    assert once is None or confirm_start(once, seen, backend_id=PLACE, observed_at=looked_at) is None
+    once = confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=looked_at)
+    assert once is None or confirm_start(once, seen, backend_id=BACKEND_ID, observed_at=looked_at) is None
     assert confirm_start(started, seen, backend_id="", observed_at=looked_at) is None
     assert (
-        confirm_start(replace(started, source=EvidenceSource.PROBE), seen, backend_id=PLACE, observed_at=looked_at)
+        confirm_start(replace(started, source=EvidenceSource.PROBE), seen, backend_id=BACKEND_ID, observed_at=looked_at)
         is None
     )
 
 
 @given(STARTS, OBSERVED_ENDED, TIMES_AROUND_NOON)
 def test_an_end_confirms_no_start(started: Started, seen: ObservedInstance, looked_at: Instant) -> None:
-    assert confirm_start(started, seen, backend_id=PLACE, observed_at=looked_at) is None
+    assert confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=looked_at) is None
 
 
-@given(STARTS, OBSERVED_ACTIVE, lifecycle_events(ACTIVE_STATUSES), st.booleans())
-def test_a_later_start_is_not_confirmed_by_what_was_seen_before_whichever_is_recorded_first(
-    started: Started, seen: ObservedInstance, later: LifecycleEvent, first: bool
+@given(started=STARTS, later=lifecycle_events(ACTIVE_STATUSES), confirmed_first=st.booleans())
+def test_a_confirmation_of_a_start_does_not_confirm_a_later_start_in_either_order(
+    started: Started, later: LifecycleEvent, *, confirmed_first: bool
 ) -> None:
     later = replace(later, occurred_at=Instant(started.at + 1))
-    confirmed = Instance("order-1", replace(started, confirmed_backend=PLACE))
+    confirmed = Instance("order-1", replace(started, confirmed_backend=BACKEND_ID))
     pieces = [confirmed, instance_from_event(later)]
-    known = reduce(merge_instances, pieces if first else pieces[::-1])
+    known = reduce(merge_instances, pieces if confirmed_first else pieces[::-1])
     assert known.started is not None
     assert known.started.at == later.occurred_at
     assert known.started.confirmed_backend == ""
@@ -235,7 +239,7 @@ def test_a_later_start_is_not_confirmed_by_what_was_seen_before_whichever_is_rec
 @given(STARTS)
 def test_a_duplicate_of_the_event_leaves_its_start_confirmed(started: Started) -> None:
     again = Instance("order-1", started)
-    confirmed = Instance("order-1", replace(started, confirmed_backend=PLACE))
+    confirmed = Instance("order-1", replace(started, confirmed_backend=BACKEND_ID))
     assert merge_instances(confirmed, again) == merge_instances(again, confirmed) == confirmed
 
 
@@ -247,15 +251,15 @@ def test_no_start_that_is_published_after_the_look_is_closed_by_what_the_look_ha
     differs from the storage's by less than the skew."""
     first = replace(start_evidence(), at=Instant(NOON - age))
     seen = replace(observed_instance(), updated_at=first.at)
-    known = Instance("order-1", confirm_start(first, seen, backend_id=PLACE, observed_at=NOON) or first)
+    known = Instance("order-1", confirm_start(first, seen, backend_id=BACKEND_ID, observed_at=NOON) or first)
     known = apply_event(known, lifecycle_event(RUNNING, Instant(NOON + gap + skew)))
     assert known.started is not None
     if NOON + gap + skew > first.at or known.started.confirmed_backend:
-        assert observe_state(known.started, None, PLACE) is ObservedState.UNCONFIRMED
+        assert observe_state(known.started, None, BACKEND_ID) is ObservedState.UNCONFIRMED
 
 
 @pytest.mark.parametrize(("age", "recent"), [(-5, True), (0, True), (599.9999999, True), (600, False), (601, False)])
-def test_where_messages_cannot_be_seen_an_unconfirmed_start_blocks_for_ten_minutes(age: float, recent: bool) -> None:
+def test_where_messages_cannot_be_seen_an_unconfirmed_start_blocks_for_ten_minutes(age: float, *, recent: bool) -> None:
     assert seconds(600) == START_GRACE_PERIOD
     assert is_recent_start(start_evidence(-age), noon_plus()) is recent
 
@@ -395,7 +399,9 @@ def test_the_start_that_the_hub_shows_is_recorded_once(
 def test_it_never_shows_when_the_start_that_the_hub_shows_was_recorded(
     known: Instance | None, seen: ObservedInstance, now: Instant, events: list[LifecycleEvent], data: st.DataObject
 ) -> None:
-    evidence = [one for one in (known, reconcile_start(known, seen, now)) if one is not None]
+    evidence = [
+        evidence_item for evidence_item in (known, reconcile_start(known, seen, now)) if evidence_item is not None
+    ]
     evidence += map(instance_from_event, events)
     shuffled = data.draw(st.permutations(evidence), label="as recorded")
     assert reduce(merge_instances, shuffled) == reduce(merge_instances, evidence)

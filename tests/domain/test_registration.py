@@ -1,4 +1,4 @@
-"""PutApp: slots that the server did not know, corrections, policy, and what it refuses to take from running work."""
+"""PutApp: new slots, corrections, the policy, the provider, and what is refused because work is running."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def register_slots(
     used: tuple[str, ...] = (),
     now: float = 0,
 ) -> Transition:
-    """Register these slots; what they replace has drained unless told."""
+    """Register these slots. What they replace has drained, unless `verdict` says otherwise."""
     registration = register_command(slots or {})
     verdicts = {name: verdict or ready_verdict() for name in find_replaced_slots(app, registration)}
     return register(
@@ -52,10 +52,10 @@ def register_policy(app: App, policy: Policy) -> Transition:
     return register(app, register_command(update_policy=lambda _: policy))
 
 
-# Slots that are new to the server
+# New slots
 
 
-def test_a_production_that_existed_before_is_registered_as_promoted() -> None:
+def test_a_hub_registered_in_production_counts_as_promoted() -> None:
     transition = register_slots(App("shop"), {"production": ("v41", "1.4.0")})
     assert transition.app.slots == {"production": Slot("v41", "1.4.0", noon_plus(), promoted=True), "staging": None}
     assert transition.operation == "PutApp"
@@ -64,36 +64,36 @@ def test_a_production_that_existed_before_is_registered_as_promoted() -> None:
     assert transition.app.retired == ()
 
 
-def test_production_is_known_in_any_case() -> None:
+def test_the_name_production_is_case_insensitive() -> None:
     transition = register_slots(registered_app(), {"PRODUCTION": ("v41", None)})
     assert transition.app.slots == {"production": Slot("v41", None, noon_plus(), promoted=True), "staging": None}
 
 
-def test_a_hub_in_another_slot_is_registered_as_not_promoted_and_opens_no_deployment() -> None:
+def test_a_hub_registered_in_another_slot_is_not_promoted_and_opens_no_deployment() -> None:
     transition = register_slots(registered_app(), {"staging": ("v42", None)})
     assert transition.app.slots["staging"] == Slot("v42", None, noon_plus())
     assert transition.app.deployment is None
 
 
-def test_a_slot_that_the_app_does_not_have_yet_is_added_full_or_empty() -> None:
+def test_registering_an_unknown_slot_adds_it_with_or_without_a_hub() -> None:
     transition = register_slots(registered_app(), {"Canary": ("v43", None), "qa": None})
     assert list(transition.app.slots) == ["production", "staging", "Canary", "qa"]
     assert transition.details["slots"] == {"Canary": {"taskHub": "v43", "version": None}, "qa": None}
     assert transition.new_hubs == ("v43",)
 
 
-def test_slots_that_are_not_named_stay_as_they_are() -> None:
+def test_slots_that_a_registration_does_not_name_stay_as_they_are() -> None:
     production = production_slot()
     assert register_slots(registered_app(production), {"staging": ("v42", None)}).app.slots["production"] is production
 
 
-def test_the_first_registration_is_a_change_even_of_nothing() -> None:
+def test_the_first_registration_is_written_even_without_content() -> None:
     transition = register_slots(App("shop"))
     assert transition.changed
     assert transition.details == {}
 
 
-def test_registering_what_is_known_changes_nothing() -> None:
+def test_registering_the_present_state_changes_nothing() -> None:
     app = registered_app(production_slot("v41", "1.4.0"), provider_config=PROVIDER_CONFIG)
     registration = register_command({"Production": ("V41", "1.4.0"), "staging": None}, provider_config=PROVIDER_CONFIG)
     transition = register(app, registration, used_hub_keys=frozenset({hub_key("v41")}))
@@ -103,7 +103,7 @@ def test_registering_what_is_known_changes_nothing() -> None:
     assert transition.new_hubs == ()
 
 
-def test_the_same_hub_with_another_version_corrects_the_version_alone() -> None:
+def test_registering_the_same_hub_with_another_version_corrects_only_the_version() -> None:
     transition = register_slots(registered_app(production_slot("v41", "1.4.0")), {"production": ("v41", "1.4.1")})
     assert transition.changed
     assert transition.app.slots["production"] == production_slot("v41", "1.4.1")
@@ -111,14 +111,14 @@ def test_the_same_hub_with_another_version_corrects_the_version_alone() -> None:
     assert transition.new_hubs == ()
 
 
-def test_the_version_of_a_hub_that_stays_is_kept_when_none_is_given() -> None:
+def test_a_registration_without_a_version_keeps_the_version() -> None:
     assert not register_slots(registered_app(production_slot("v41", "1.4.0")), {"production": ("v41", None)}).changed
 
 
-# What it would take from running work
+# Slots that lose their task hub
 
 
-def test_the_slots_that_lose_their_hub_are_those_that_get_another_one_or_none() -> None:
+def test_a_slot_is_replaced_if_it_gets_another_hub_or_none() -> None:
     app = registered_app(production_slot("v41"), slot("v42"), more_slots={"Canary": slot("v43"), "qa": None})
     slots: dict[str, SlotRequest] = {
         "production": ("V41", "1.4.1"),
@@ -145,7 +145,7 @@ def test_a_drained_slot_is_emptied_and_its_hub_retired() -> None:
     assert transition.details == {"slots": {"staging": None}, "retired": ["v42"]}
 
 
-def test_a_longer_timeout_does_not_bring_a_deployment_back_that_is_over() -> None:
+def test_a_longer_timeout_does_not_reopen_an_expired_deployment() -> None:
     app = stage_new_hub(registered_app()).app
     later = noon_plus(2 * 3600)
     longer = register(
@@ -162,13 +162,13 @@ def test_a_hub_that_has_not_drained_is_not_taken_out_of_its_slot(content: SlotRe
 
 
 @pytest.mark.parametrize("content", [("v43", None), None], ids=["replaced", "emptied"])
-def test_a_hub_that_a_run_deploys_is_not_taken_out_of_its_slot(content: SlotRequest) -> None:
+def test_a_hub_with_an_open_deployment_is_not_taken_out_of_its_slot(content: SlotRequest) -> None:
     with pytest.raises(DeploymentInProgress) as caught:
         register_slots(app_with_open_deployment(ANNA), {"staging": content}, now=60)
     assert caught.value.details["deployment"]["taskHub"] == "v42"
 
 
-def test_a_hub_is_taken_out_of_its_slot_once_its_deployment_is_over() -> None:
+def test_a_hub_can_be_taken_out_of_its_slot_after_its_deployment_has_expired() -> None:
     assert register_slots(app_with_open_deployment(ANNA), {"staging": None}, now=3600).app.slots["staging"] is None
 
 
@@ -179,56 +179,56 @@ def test_an_open_deployment_does_not_protect_another_slot() -> None:
     assert transition.app.deployment == app.deployment
 
 
-def test_the_version_of_a_hub_is_corrected_while_it_is_deployed() -> None:
+def test_the_version_of_a_hub_can_be_corrected_during_its_deployment() -> None:
     app = register_slots(app_with_open_deployment(ANNA), {"staging": ("v42", "1.5.1")}, now=60).app
     assert app.slots["staging"] == Slot("v42", "1.5.1", noon_plus())
     assert app.get_open_deployment(noon_plus(60)) is not None
 
 
-# Hubs that must be new
+# Task hubs must be new
 
 
-def test_one_hub_is_not_registered_in_two_slots() -> None:
+def test_registering_one_hub_in_two_slots_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="V41 cannot be in two slots"):
         register_slots(App("shop"), {"production": ("v41", None), "staging": ("V41", None)})
 
 
-def test_a_hub_that_a_slot_holds_is_not_registered_in_another() -> None:
+def test_registering_a_hub_that_another_slot_holds_is_refused() -> None:
     with pytest.raises(TaskHubInUse, match="slot production"):
         register_slots(registered_app(production_slot("v41")), {"staging": ("v41", None)})
 
 
-def test_a_hub_does_not_move_to_another_slot_by_registration() -> None:
+def test_a_registration_cannot_move_a_hub_to_another_slot() -> None:
     with pytest.raises(TaskHubInUse):
         register_slots(registered_app(staging=slot("v42")), {"staging": None, "canary": ("v42", None)})
 
 
 @pytest.mark.parametrize("name", ["v40", "V40"])
-def test_a_retired_hub_is_not_registered_again(name: str) -> None:
+def test_registering_a_retired_hub_is_refused(name: str) -> None:
     with pytest.raises(TaskHubAlreadyUsed):
         register_slots(registered_app(retired=(retired_hub("v40"),)), {"staging": (name, None)})
 
 
-def test_a_hub_that_some_app_used_before_is_not_registered() -> None:
+def test_registering_a_hub_that_an_app_used_before_is_refused() -> None:
     with pytest.raises(TaskHubAlreadyUsed):
         register_slots(registered_app(), {"staging": ("V42", None)}, used=("v42",))
 
 
-def test_only_the_hub_that_was_used_before_is_refused() -> None:
+def test_a_registration_is_not_refused_for_hubs_that_it_does_not_name() -> None:
     assert (
         register_slots(registered_app(), {"staging": ("v42", None)}, used=("v40",)).app.slot_holding("v42") == "staging"
     )
 
 
-# Policy, and where the task hubs live
+# Policy and provider
 
 
-def test_a_changed_retention_is_on_record_under_the_names_of_the_contract() -> None:
+def test_a_changed_retention_is_recorded_with_the_member_names_of_the_api() -> None:
     transition = register_policy(registered_app(), Policy(retention=RetentionPolicy(keep_last=1, keep_for_hours=24)))
     assert transition.details == {"policy": {"retention": {"keepLast": 1, "keepForHours": 24}}}
 
 
-def test_a_changed_policy_is_on_record_with_what_changed() -> None:
+def test_a_changed_policy_is_recorded_with_the_changed_members_only() -> None:
     policy = Policy(settle_seconds=60, ignore_functions=("NightlySync",))
     transition = register_policy(registered_app(production_slot()), policy)
     assert transition.app.policy == policy
@@ -236,12 +236,12 @@ def test_a_changed_policy_is_on_record_with_what_changed() -> None:
     assert transition.changed
 
 
-def test_whether_a_missing_hub_counts_as_drained_is_on_record() -> None:
+def test_a_change_of_missing_task_hub_is_drained_is_recorded() -> None:
     transition = register_policy(registered_app(), Policy(missing_task_hub_is_drained=True))
     assert transition.details == {"policy": {"missingTaskHubIsDrained": True}}
 
 
-def test_the_policy_is_made_from_the_one_before() -> None:
+def test_the_new_policy_is_derived_from_the_present_one() -> None:
     app = registered_app(policy=Policy(settle_seconds=60, freshness_seconds=90))
     stricter = register_command(update_policy=lambda policy: replace(policy, require_verification=True))
     transition = register(app, stricter)
@@ -253,7 +253,7 @@ def test_an_unchanged_policy_changes_nothing() -> None:
     assert not register_policy(registered_app(), Policy()).changed
 
 
-def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_setting() -> None:
+def test_a_new_provider_is_recorded_with_the_name_of_its_setting() -> None:
     transition = register(registered_app(), register_command(provider_config=PROVIDER_CONFIG))
     assert transition.app.provider_config == PROVIDER_CONFIG
     assert transition.details == {
@@ -267,7 +267,7 @@ def test_where_the_task_hubs_live_is_set_and_on_record_with_the_name_of_the_sett
     assert transition.changed
 
 
-def test_a_tracking_store_of_its_own_is_on_record_too() -> None:
+def test_a_separate_tracking_store_is_recorded() -> None:
     source = replace(PROVIDER_CONFIG, tracking_connection="STATE_TASKHUBS_TRACKING", tracking_prefix="Orders")
     transition = register(registered_app(provider_config=PROVIDER_CONFIG), register_command(provider_config=source))
     assert transition.app.provider_config == source
@@ -282,12 +282,12 @@ def test_a_tracking_store_of_its_own_is_on_record_too() -> None:
     }
 
 
-def test_a_source_that_was_stored_before_there_were_tracking_stores_has_none() -> None:
+def test_a_provider_config_without_tracking_members_has_no_tracking_store() -> None:
     stored = b'{"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}'
     assert TypeAdapter(ProviderConfig).validate_json(stored) == PROVIDER_CONFIG
 
 
-def test_where_the_task_hubs_live_is_changed() -> None:
+def test_a_registration_can_change_the_provider() -> None:
     other = ProviderConfig("azureManaged", "SCHEDULER")
     transition = register(registered_app(provider_config=PROVIDER_CONFIG), register_command(provider_config=other))
     assert transition.app.provider_config == other
@@ -295,21 +295,21 @@ def test_where_the_task_hubs_live_is_changed() -> None:
     assert transition.details["taskHubs"]["connection"] == "SCHEDULER"
 
 
-def test_where_the_task_hubs_live_stays_when_nothing_is_said_about_it() -> None:
+def test_a_registration_without_a_provider_keeps_the_present_one() -> None:
     assert register_slots(registered_app(provider_config=PROVIDER_CONFIG)).app.provider_config == PROVIDER_CONFIG
 
 
-def test_where_the_task_hubs_live_is_cleared_on_request() -> None:
+def test_a_registration_can_clear_the_provider() -> None:
     transition = register(registered_app(provider_config=PROVIDER_CONFIG), register_command(clear_provider_config=True))
     assert transition.app.provider_config is None
     assert transition.details == {"taskHubs": None}
     assert transition.changed
 
 
-# Looking up
+# Looking up slots
 
 
-def test_a_slot_is_looked_up_in_any_case_and_may_be_empty() -> None:
+def test_a_slot_is_looked_up_without_regard_to_case() -> None:
     app = registered_app(production_slot("v41"))
     assert app.slot("PRODUCTION") == production_slot("v41")
     assert app.slot("staging") is None
@@ -317,7 +317,7 @@ def test_a_slot_is_looked_up_in_any_case_and_may_be_empty() -> None:
     assert app.registered_slot_name("Canary") == "Canary"
 
 
-def test_the_slot_of_a_hub_is_found_in_any_case() -> None:
+def test_the_slot_that_holds_a_hub_is_found_without_regard_to_case() -> None:
     app = registered_app(production_slot("v41"))
     assert app.slot_holding("V41") == "production"
     assert app.slot_holding("v42") is None

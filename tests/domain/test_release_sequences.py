@@ -1,4 +1,4 @@
-"""What holds of an app after any sequence of transitions, by any callers, with verdicts that come as they may."""
+"""Invariants of an app after any sequence of transitions, by any callers, with any verdicts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,11 +35,11 @@ CALLERS = st.sampled_from([ANNA, BEN, CALLER_WITHOUT_RUN])
 VERDICTS = st.sampled_from([READY, NOT_READY])
 MINUTES = st.sampled_from([0, 1, 30, 60])
 OVERRIDES = st.sampled_from(["nothing", "force", "take over", "both"])
-CONTENTS = st.none() | st.tuples(HUBS, st.sampled_from([None, "1.0.0"]))
+SLOT_CONTENTS = st.none() | st.tuples(HUBS, st.sampled_from([None, "1.0.0"]))
 
 
 class TransitionSequences(RuleBasedStateMachine):
-    """Tries transitions as they come. A refusal leaves the app as it was, as the services do."""
+    """Tries any transitions. After a refusal the app stays as it was, as in the services."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,8 +48,9 @@ class TransitionSequences(RuleBasedStateMachine):
         self.ever_in_slot: set[HubKey] = set()
         self.removed: set[HubKey] = set()
 
-    def attempt(self, decide: Callable[[], Transition], may_end_swap: bool = False) -> bool:
-        """Make the transition. Whether it was allowed; anything but an error of the tree is a fault."""
+    def attempt(self, decide: Callable[[], Transition], *, may_end_swap: bool = False) -> bool:
+        """Make the transition if it is allowed, and return whether it was. An error that is no StateError fails the
+        test."""
         try:
             transition = decide()
         except StateError:
@@ -61,14 +62,14 @@ class TransitionSequences(RuleBasedStateMachine):
         if self.app.pending_swap is not None and not may_end_swap:
             assert transition.app.pending_swap is not None, "nothing but its outcome ends a pending swap"
             assert transition.app.pending_swap.started_at == self.app.pending_swap.started_at
-            assert transition.app.slots == self.app.slots, "nothing changes places while a swap is pending"
+            assert transition.app.slots == self.app.slots, "no slot changes while a swap is pending"
         self.ever_in_slot |= new
         self.app = transition.app
         return True
 
     @staticmethod
     def hubs_in_slots(app: App) -> set[HubKey]:
-        return {hub_key(held.task_hub) for held in app.slots.values() if held is not None}
+        return {hub_key(slot.task_hub) for slot in app.slots.values() if slot is not None}
 
     @rule(minutes=MINUTES)
     def let_time_pass(self, minutes: int) -> None:
@@ -85,13 +86,13 @@ class TransitionSequences(RuleBasedStateMachine):
             reason="hotfix",
         )
         before, now = self.app, self.now
-        others = find_blocking_deployment(before, caller.run_id(hub), now)
-        judged = verdict if needs_verdict(before, command, now) else None
+        other_deployment = find_blocking_deployment(before, caller.run_id(hub), now)
+        evidence_verdict = verdict if needs_verdict(before, command, now) else None
         used = hub_key(hub) in self.ever_in_slot
-        if not self.attempt(lambda: stage(before, command, verdict=judged, used_before=used, now=now)):
+        if not self.attempt(lambda: stage(before, command, verdict=evidence_verdict, used_before=used, now=now)):
             return
-        assert others is None or command.take_over, "another run's deployment is only ever taken over"
-        assert judged is not NOT_READY or command.force, "a slot that has not drained is only ever forced"
+        assert other_deployment is None or command.take_over, "another run's deployment is only ever taken over"
+        assert evidence_verdict is not NOT_READY or command.force, "a slot that has not drained is only ever forced"
         assert self.app.slots["production"] == before.slots["production"]
         assert find_blocking_deployment(self.app, caller.run_id(hub), now) is None
         assert self.app.get_open_deployment(now) is not None
@@ -114,26 +115,26 @@ class TransitionSequences(RuleBasedStateMachine):
             assert self.hubs_in_slots(self.app) == self.hubs_in_slots(before)
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, rollback=st.booleans())
-    def begin_swap(self, hub: str, slot: str, caller: Caller, rollback: bool) -> None:
+    def begin_swap(self, hub: str, slot: str, caller: Caller, *, rollback: bool) -> None:
         before, now = self.app, self.now
         if not self.attempt(lambda: begin_swap(before, hub, now, slot=slot, caller=caller, rollback=rollback)):
             return
         assert self.app.slot_holding(hub) == "production"
         pending = self.app.pending_swap
         if pending is None:
-            assert self.app == before, "production holds it already"
+            assert self.app == before, "production already holds the hub"
         elif before.pending_swap is not None:
-            assert pending.run_id == caller.run_id(hub), "nobody joins the swap of another run"
+            assert pending.run_id == caller.run_id(hub), "no run joins the swap of another run"
         else:
-            held = before.slot(slot)
-            assert held is not None
-            assert held.promoted or not rollback
+            before_slot = before.slot(slot)
+            assert before_slot is not None
+            assert before_slot.promoted or not rollback
             back = revert_swap(self.app, hub, slot=slot).app
             # A deployment whose time is over is not kept.
             assert back == replace(before, deployment=before.get_open_deployment(now))
 
     @rule(hub=HUBS, slot=SLOTS)
-    def take_swap_back(self, hub: str, slot: str) -> None:
+    def revert_swap_in_slot(self, hub: str, slot: str) -> None:
         before = self.app
         if self.attempt(lambda: revert_swap(before, hub, slot=slot), may_end_swap=True):
             assert self.app.pending_swap is None
@@ -144,7 +145,7 @@ class TransitionSequences(RuleBasedStateMachine):
     @precondition(lambda self: self.app.pending_swap)
     @rule(outcome=st.sampled_from(["done", "failed"]))
     def end_swap(self, outcome: str) -> None:
-        """What the platform shows ends a pending swap, whoever says it."""
+        """Any caller can end a pending swap by reporting its outcome."""
         pending, before, now = self.app.pending_swap, self.app, self.now
         assert pending is not None
         if outcome == "done":
@@ -156,7 +157,10 @@ class TransitionSequences(RuleBasedStateMachine):
             assert self.attempt(lambda: revert_swap(before, pending.task_hub, slot=pending.slot), may_end_swap=True)
             assert self.app.slot_holding(pending.task_hub) == pending.slot
 
-    @rule(slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), CONTENTS), verdict=VERDICTS)
+    @rule(
+        slots=st.dictionaries(st.sampled_from(["production", "Staging", "canary", "qa"]), SLOT_CONTENTS),
+        verdict=VERDICTS,
+    )
     def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
         before, now = self.app, self.now
         registration = register_command(slots)
@@ -174,11 +178,11 @@ class TransitionSequences(RuleBasedStateMachine):
         self.removed.add(hub_key(hub))
 
     @invariant()
-    def no_hub_is_in_two_places(self) -> None:
-        places = [hub_key(held.task_hub) for held in self.app.slots.values() if held is not None]
-        places += [hub_key(hub.task_hub) for hub in self.app.retired]
-        places += self.removed
-        assert len(places) == len(set(places))
+    def no_hub_is_in_two_slots_or_also_retired(self) -> None:
+        hubs = [hub_key(slot.task_hub) for slot in self.app.slots.values() if slot is not None]
+        hubs += [hub_key(retired.task_hub) for retired in self.app.retired]
+        hubs += self.removed
+        assert len(hubs) == len(set(hubs))
 
     @invariant()
     def no_hub_is_lost(self) -> None:
@@ -190,14 +194,14 @@ class TransitionSequences(RuleBasedStateMachine):
         pending = self.app.pending_swap
         if pending is None:
             return
-        held = self.app.slots["production"], self.app.slots[pending.slot]
-        assert [one.task_hub if one else None for one in held] == [pending.task_hub, pending.swapped_out]
+        slots = self.app.slots["production"], self.app.slots[pending.slot]
+        assert [slot.task_hub if slot else None for slot in slots] == [pending.task_hub, pending.swapped_out]
         assert pending.slots_before.keys() == {"production", pending.slot}
         deployment = self.app.deployment
-        assert deployment is None or deployment.slot != pending.slot, "it is closed, or kept for the case of a failure"
+        assert deployment is None or deployment.slot != pending.slot, "it is closed, or kept in case the swap fails"
 
     @invariant()
-    def no_slot_is_there_twice(self) -> None:
+    def no_two_slots_have_the_same_name(self) -> None:
         assert len({name.lower() for name in self.app.slots}) == len(self.app.slots)
 
     @invariant()

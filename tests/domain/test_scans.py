@@ -160,7 +160,7 @@ def test_an_instance_that_an_earlier_pass_has_ignored_blocks_once_its_id_is_that
     assert read_pass(
         scan, [observed_end("order-1"), observed_instance("x", "ProcessOrder", created=-5)], exemptions=SOME_EXEMPTIONS
     )
-    assert [one.function_name for one in complete_result(scan).active] == ["ProcessOrder"]
+    assert [instance.function_name for instance in complete_result(scan).active] == ["ProcessOrder"]
 
 
 def test_an_instance_that_an_earlier_page_has_ignored_blocks_once_its_id_is_that_of_another_function() -> None:
@@ -168,7 +168,7 @@ def test_an_instance_that_an_earlier_page_has_ignored_blocks_once_its_id_is_that
     pages = [[observed_instance("x", "NightlySync", created=-9)], [observed_instance("x", "ProcessOrder", created=-5)]]
     assert read_pass(scan, *pages, *pages, exemptions=SOME_EXEMPTIONS)
     result = complete_result(scan)
-    assert [one.function_name for one in result.active] == ["ProcessOrder"]
+    assert [instance.function_name for instance in result.active] == ["ProcessOrder"]
     assert (scan.blocking_count, scan.ignored_count) == (1, 1)
 
 
@@ -183,7 +183,7 @@ def test_a_blocking_instance_that_the_second_pass_shows_ends_the_scan() -> None:
     scan = new_scan("whole")
     assert not read_pass(scan, [observed_end("order-1")])
     assert read_pass(scan, [observed_end("order-1"), observed_instance("order-2", created=-5)])
-    assert [one.instance_id for one in complete_result(scan).active] == ["order-2"]
+    assert [instance.instance_id for instance in complete_result(scan).active] == ["order-2"]
 
 
 @given(PAGES)
@@ -202,7 +202,7 @@ def test_a_hub_that_does_not_change_any_more_is_read_twice_at_most(pages: list[l
     assert read_pass(scan, *pages, exemptions=SOME_EXEMPTIONS) or read_pass(scan, *pages, exemptions=SOME_EXEMPTIONS)
 
 
-@given(st.lists(OBSERVED_INSTANCES, max_size=8, unique_by=lambda one: one.instance_id), st.data())
+@given(st.lists(OBSERVED_INSTANCES, max_size=8, unique_by=lambda instance: instance.instance_id), st.data())
 def test_it_never_shows_in_which_order_and_in_how_many_pages_instances_came(
     observed_instances: list[ObservedInstance], data: st.DataObject
 ) -> None:
@@ -235,14 +235,15 @@ class ChangingTaskHub:
     rows: list[ChangingRow | None]
     stamps: int = field(default=0)
 
-    def start_another(self, by: int, to: int, ends: bool) -> None:
+    def start_another(self, by: int, to: int, *, ends: bool) -> None:
         """Let an active instance start another one, and perhaps end."""
         starter = self.rows[by]
         if starter is None or not starter.active:
             return
         target = self.rows[to]
         if target is None or not target.active:
-            self.rows[to] = ChangingRow(True, Instant(noon_plus(SCAN_BEGAN) + self._next_stamp()), self.stamps)
+            created_at = Instant(noon_plus(SCAN_BEGAN) + self._next_stamp())
+            self.rows[to] = ChangingRow(active=True, created_at=created_at, stamp=self.stamps)
         if ends:
             starter.active, starter.stamp = False, self._next_stamp()
 
@@ -294,7 +295,7 @@ def test_a_finished_scan_that_found_nothing_proves_that_nothing_is_active_whatev
                 if by == to:
                     hub.end(to)
                 else:
-                    hub.start_another(by, to, ends)
+                    hub.start_another(by, to, ends=ends)
             scan.add_page(hub.page(number), NO_EXEMPTIONS)
         scan.cursors.clear()
     assert complete_result(scan).found_blocking or not hub.active
@@ -304,7 +305,9 @@ def test_a_finished_scan_that_found_nothing_proves_that_nothing_is_active_whatev
 
 
 def test_an_active_instance_blocks_as_the_task_hub_shows_it() -> None:
-    seen = observed_instance("order-1", "ProcessOrder", RuntimeStatus.SUSPENDED, -3600, -60, "1.4.0")
+    seen = observed_instance(
+        "order-1", "ProcessOrder", RuntimeStatus.SUSPENDED, created=-3600, updated=-60, version="1.4.0"
+    )
     scan = new_scan("whole")
     assert scan.add_page([seen, observed_end("order-2")], NO_EXEMPTIONS) == [seen]
     (shown,) = complete_result(scan).active
@@ -336,14 +339,14 @@ def test_a_waived_instance_is_listed_and_does_not_block() -> None:
     scan = new_scan("whole")
     assert scan.add_page([observed_instance("stuck")], SOME_EXEMPTIONS) == []
     assert read_pass(scan)
-    assert [one.instance_id for one in complete_result(scan).waived] == ["stuck"]
+    assert [instance.instance_id for instance in complete_result(scan).waived] == ["stuck"]
     assert (scan.blocking_count, scan.ignored_count, complete_result(scan).found_blocking) == (0, 0, False)
 
 
 def test_a_waived_instance_of_an_ignored_function_is_listed() -> None:
     scan = new_scan("whole")
     read_pass(scan, [observed_instance("stuck", "NightlySync")], exemptions=SOME_EXEMPTIONS)
-    assert [one.instance_id for one in complete_result(scan).waived] == ["stuck"]
+    assert [instance.instance_id for instance in complete_result(scan).waived] == ["stuck"]
     assert scan.ignored_count == 0
 
 
@@ -364,7 +367,7 @@ def test_instances_that_may_stay_are_not_counted_again_in_later_passes() -> None
     assert not read_pass(scan, page, exemptions=SOME_EXEMPTIONS)
     assert read_pass(scan, page, exemptions=SOME_EXEMPTIONS)
     result = complete_result(scan)
-    assert [one.instance_id for one in result.waived] == ["stuck"]
+    assert [instance.instance_id for instance in result.waived] == ["stuck"]
     assert result.ignored_count == 1
     assert result.versions == (VersionCount(None, 2, noon_plus(-3600)),)
 
@@ -374,9 +377,9 @@ def test_every_active_instance_is_counted_once_by_what_becomes_of_it_and_once_by
     pages: list[list[ObservedInstance]],
 ) -> None:
     scan = new_scan("whole")
-    blocking = [one for page in pages for one in scan.add_page(page, SOME_EXEMPTIONS)]
+    blocking = [instance for page in pages for instance in scan.add_page(page, SOME_EXEMPTIONS)]
     assert scan.blocking_count == len(blocking)
-    assert not any(SOME_EXEMPTIONS.exempts(one.function_name, one.instance_id) for one in blocking)
+    assert not any(SOME_EXEMPTIONS.exempts(instance.function_name, instance.instance_id) for instance in blocking)
     result = complete_result(scan)
     assert result.active_count == sum(count.active for count in result.versions)
     assert result.active_count == scan.blocking_count + scan.ignored_count + len(scan.waived)
@@ -444,7 +447,7 @@ def test_the_oldest_blocking_instances_are_listed_and_all_are_counted() -> None:
     old = [observed_instance(f"old-{number}", created=-120 - number) for number in range(3)]
     read_pass(scan, young, old)
     result = complete_result(scan)
-    assert [one.instance_id for one in result.active[:4]] == ["old-2", "old-1", "old-0", "young-0"]
+    assert [instance.instance_id for instance in result.active[:4]] == ["old-2", "old-1", "old-0", "young-0"]
     assert (len(result.active), result.unlisted_count, result.active_count) == (
         MAX_LISTED_BLOCKING,
         3,
@@ -461,7 +464,7 @@ def test_as_many_as_can_be_listed_leave_none_unlisted() -> None:
 def test_blocking_instances_of_the_same_age_are_listed_by_id() -> None:
     scan = new_scan("whole")
     read_pass(scan, [observed_instance("b"), observed_instance("c")], [observed_instance("a")])
-    assert [one.instance_id for one in complete_result(scan).active] == ["a", "b", "c"]
+    assert [instance.instance_id for instance in complete_result(scan).active] == ["a", "b", "c"]
 
 
 def test_waived_instances_are_listed_however_many_block() -> None:
@@ -475,7 +478,7 @@ def test_waived_instances_are_listed_however_many_block() -> None:
         exemptions=SOME_EXEMPTIONS,
     )
     result = complete_result(scan)
-    assert [one.instance_id for one in result.waived] == ["stuck"]
+    assert [instance.instance_id for instance in result.waived] == ["stuck"]
     assert (len(result.active), result.unlisted_count) == (MAX_LISTED_BLOCKING, 0)
 
 
@@ -501,7 +504,9 @@ def test_a_scan_begins_with_nothing_read() -> None:
 def test_a_result_says_what_was_read_and_when_and_under_which_exemptions() -> None:
     scan = new_scan()
     scan.scanned, scan.page_count, scan.read_seconds = 1180, 3, 41.6
-    assert scan.to_result(ProbeStatus.INCOMPLETE, AZURE_STORAGE, noon_plus(-1), "3 pages are read") == ProbeResult(
+    assert scan.to_result(
+        ProbeStatus.INCOMPLETE, AZURE_STORAGE, noon_plus(-1), message="3 pages are read"
+    ) == ProbeResult(
         ProbeStatus.INCOMPLETE,
         AZURE_STORAGE,
         began_at=noon_plus(-10),
@@ -514,7 +519,7 @@ def test_a_result_says_what_was_read_and_when_and_under_which_exemptions() -> No
 
 
 @pytest.mark.parametrize(("calls", "carried_on"), [(1, False), (2, True), (3, True)])
-def test_a_result_says_whether_it_took_more_than_one_call(calls: int, carried_on: bool) -> None:
+def test_a_result_says_whether_it_took_more_than_one_call(calls: int, *, carried_on: bool) -> None:
     assert complete_result(replace(new_scan(), call_count=calls)).resumed is carried_on
 
 

@@ -1,4 +1,4 @@
-"""PostStaging: what goes into a slot, what it needs, and what it does to the hub that was there."""
+"""PostStaging: what may be staged into a slot, and what becomes of the task hub that the slot held."""
 
 from dataclasses import replace
 
@@ -36,10 +36,10 @@ from tests.domain.transitions import (
     swap_at_once,
 )
 
-# The first time
+# A new task hub
 
 
-def test_a_new_hub_goes_into_the_empty_slot_and_opens_a_deployment_for_the_run() -> None:
+def test_staging_puts_a_new_hub_into_the_empty_slot_and_opens_a_deployment_for_the_run() -> None:
     app = registered_app(production_slot())
     transition = stage(app, stage_command("v42", "1.5.0"))
     assert transition.app == replace(
@@ -53,24 +53,24 @@ def test_a_new_hub_goes_into_the_empty_slot_and_opens_a_deployment_for_the_run()
     assert transition.new_hubs == ("v42",)
 
 
-def test_an_app_that_the_server_does_not_know_yet_can_be_staged() -> None:
+def test_staging_creates_an_app_that_the_server_does_not_know() -> None:
     assert stage(App("shop")).app.slots == {"production": None, "staging": Slot("v42", None, noon_plus())}
 
 
-def test_a_drained_hub_that_is_staged_over_is_retired() -> None:
+def test_staging_over_a_drained_hub_retires_it() -> None:
     transition = stage(registered_app(production_slot(), slot("v40", "1.3.0"), retired=(retired_hub("v39"),)))
     assert transition.app.retired == (retired_hub("v39"), RetiredHub("v40", "1.3.0", noon_plus()))
     assert transition.details["retired"] == "v40"
 
 
-def test_a_hub_can_be_staged_into_another_slot_than_staging() -> None:
+def test_a_hub_can_be_staged_into_any_slot_but_production() -> None:
     transition = stage(registered_app(more_slots={"canary": None}), stage_command("v42", slot="canary"))
     assert transition.app.slot_holding("v42") == "canary"
     assert transition.app.deployment is not None
     assert transition.app.deployment.slot == "canary"
 
 
-def test_slot_names_are_case_insensitive_and_keep_the_spelling_they_were_registered_with() -> None:
+def test_a_slot_name_is_case_insensitive_and_keeps_its_registered_spelling() -> None:
     transition = stage(registered_app(more_slots={"Canary": None}), stage_command("v42", slot="cAnArY"))
     assert set(transition.app.slots) == {"production", "staging", "Canary"}
     assert transition.app.slot_holding("v42") == "Canary"
@@ -83,13 +83,13 @@ def test_nothing_is_staged_into_production(name: str) -> None:
         stage(registered_app(), stage_command("v42", slot=name))
 
 
-def test_a_misspelt_slot_is_not_taken_for_an_empty_one() -> None:
+def test_staging_into_a_slot_that_does_not_exist_is_refused() -> None:
     with pytest.raises(SlotNotFound, match="it has production, staging") as caught:
         stage(registered_app(), stage_command("v42", slot="stagign"))
     assert caught.value.details == {"app": "shop", "slot": "stagign"}
 
 
-# What is in the slot must have drained
+# The slot must have drained
 
 
 def test_a_hub_that_has_not_drained_is_not_staged_over() -> None:
@@ -110,34 +110,34 @@ def test_a_hub_that_has_not_drained_is_not_staged_over() -> None:
     }
 
 
-def test_force_stages_over_a_hub_that_has_not_drained_and_goes_on_record() -> None:
+def test_force_stages_over_a_hub_that_has_not_drained_and_is_recorded() -> None:
     verdict = not_ready_verdict("v40")
-    order = stage_command("v42", force=True, reason="hotfix")
-    transition = stage(registered_app(staging=slot("v40")), order, verdict=verdict)
+    command = stage_command("v42", force=True, reason="hotfix")
+    transition = stage(registered_app(staging=slot("v40")), command, verdict=verdict)
     assert transition.app.slot_holding("v42") == "staging"
     assert [hub.task_hub for hub in transition.app.retired] == ["v40"]
     assert transition.details["forcedOver"] == [verdict.reasons[0].message]
 
 
-def test_force_that_was_not_needed_is_not_on_record_as_forced() -> None:
+def test_force_that_was_not_needed_is_not_recorded() -> None:
     assert "forcedOver" not in stage(registered_app(), stage_command("v42", force=True, reason="hotfix")).details
 
 
 @pytest.mark.parametrize("reason", [None, "", " \t"])
 @pytest.mark.parametrize(
-    "order", [stage_command("v42", force=True), stage_command("v42", take_over=True)], ids=["force", "take over"]
+    "command", [stage_command("v42", force=True), stage_command("v42", take_over=True)], ids=["force", "take over"]
 )
-def test_force_and_take_over_need_a_reason(order: StageCommand, reason: str | None) -> None:
+def test_force_and_take_over_need_a_reason(command: StageCommand, reason: str | None) -> None:
     with pytest.raises(InvalidRequest, match="goes into the audit log: send a reason"):
-        stage(registered_app(), replace(order, reason=reason))
+        stage(registered_app(), replace(command, reason=reason))
 
 
-def test_force_does_not_bring_back_a_hub_that_was_used() -> None:
+def test_force_does_not_stage_a_hub_that_was_used_before() -> None:
     with pytest.raises(TaskHubAlreadyUsed):
         stage(registered_app(), stage_command("v42", force=True, reason="hotfix"), used_before=True)
 
 
-# The hub must be new
+# The task hub must be new
 
 
 @pytest.mark.parametrize("name", ["v41", "V41"])
@@ -181,14 +181,14 @@ def test_the_same_hub_staged_again_by_the_same_run_changes_nothing_and_needs_no_
     assert transition.new_hubs == ()
 
 
-def test_the_run_is_known_by_its_url_whoever_calls() -> None:
+def test_a_run_is_identified_by_its_url_and_not_by_the_caller() -> None:
     assert not needs_verdict(
         app_with_open_deployment(ANNA), stage_command("v42", caller=Caller("robot", RUN_7_URL)), noon_plus(60)
     )
 
 
-def test_the_same_hub_staged_again_is_refused_while_something_is_active_beneath_it() -> None:
-    """The caller goes on to deploy over it."""
+def test_staging_the_same_hub_again_is_refused_while_a_prior_hub_is_active() -> None:
+    """The caller goes on to deploy over the prior task hub."""
     app = stage(registered_app(staging=Slot("v41", None, noon_plus(), promoted=True))).app
     with pytest.raises(StagingNotReady):
         stage(app, stage_command("v42"), verdict=not_ready_verdict(), now=noon_plus(60))
@@ -202,14 +202,14 @@ def test_the_same_hub_staged_again_in_another_case_changes_nothing() -> None:
     assert not stage(app_with_open_deployment(ANNA), stage_command("V42", slot="STAGING")).changed
 
 
-def test_a_caller_without_a_run_url_is_a_run_of_its_own_per_hub_name() -> None:
+def test_callers_without_a_run_url_are_one_run_per_hub_name() -> None:
     app = app_with_open_deployment(CALLER_WITHOUT_RUN)
     assert not needs_verdict(app, stage_command("V42", caller=CALLER_WITHOUT_RUN), noon_plus(60))
     assert needs_verdict(app, stage_command("v43", caller=CALLER_WITHOUT_RUN), noon_plus(60))
 
 
 @pytest.mark.parametrize(
-    ("app", "order", "caller"),
+    ("app", "command", "caller"),
     [
         (registered_app(), stage_command("v42"), ANNA),
         (app_with_open_deployment(ANNA), stage_command("v43"), ANNA),
@@ -218,16 +218,16 @@ def test_a_caller_without_a_run_url_is_a_run_of_its_own_per_hub_name() -> None:
     ],
     ids=["nothing is open", "another hub", "another run", "another slot"],
 )
-def test_anything_else_needs_a_verdict(app: App, order: StageCommand, caller: Caller) -> None:
-    assert needs_verdict(app, replace(order, caller=caller), noon_plus(60))
+def test_every_other_stage_needs_a_verdict(app: App, command: StageCommand, caller: Caller) -> None:
+    assert needs_verdict(app, replace(command, caller=caller), noon_plus(60))
 
 
-def test_a_verdict_that_is_needed_cannot_be_left_out() -> None:
+def test_staging_without_a_needed_verdict_is_a_defect() -> None:
     with pytest.raises(AssertionError, match="a verdict is needed"):
         stage(registered_app(), stage_command("v42"), verdict=None)
 
 
-def test_what_was_staged_over_may_still_be_in_the_slot_until_the_new_hub_is_promoted() -> None:
+def test_a_slot_may_carry_the_hubs_that_were_staged_over_until_the_new_hub_is_promoted() -> None:
     app = registered_app(staging=Slot("v41", None, noon_plus(), promoted=True))
     app = stage(stage(app).app, stage_command("v43"), now=noon_plus(300)).app
     assert [app.find_possible_slot(hub) for hub in ("v41", "V42", "v43", "v40")] == ["staging", "staging", None, None]
@@ -237,13 +237,13 @@ def test_what_was_staged_over_may_still_be_in_the_slot_until_the_new_hub_is_prom
     assert swap_at_once(pending, "v43", noon_plus(400)).app.find_possible_slot("v41") is None
 
 
-def test_staging_the_same_hub_again_forgets_nothing_beneath() -> None:
+def test_staging_the_same_hub_again_keeps_the_prior_hubs() -> None:
     app = stage(registered_app(staging=Slot("v41", None, noon_plus(), promoted=True)), now=noon_plus(60)).app
     again = stage(replace(app, deployment=None), now=noon_plus(5400)).app
     assert again.slots["staging"] == Slot("v42", None, noon_plus(60), prior_hubs=(PriorHub("v41", promoted=True),))
 
 
-def test_the_same_run_may_stage_under_a_new_name_and_retires_the_hub_it_staged_before() -> None:
+def test_the_same_run_can_stage_another_hub_and_retires_the_one_it_staged_before() -> None:
     transition = stage(app_with_open_deployment(ANNA), stage_command("v43", "1.5.1"), now=noon_plus(300))
     assert transition.app.slots["staging"] == Slot(
         "v43", "1.5.1", noon_plus(300), prior_hubs=(PriorHub("v42", promoted=False),)
@@ -255,12 +255,12 @@ def test_the_same_run_may_stage_under_a_new_name_and_retires_the_hub_it_staged_b
     assert "takenOverFrom" not in transition.details
 
 
-def test_the_same_run_waits_until_the_hub_it_staged_before_has_drained() -> None:
+def test_the_same_run_cannot_stage_over_its_own_hub_before_that_has_drained() -> None:
     with pytest.raises(StagingNotReady):
         stage(app_with_open_deployment(ANNA), stage_command("v43"), verdict=not_ready_verdict("v42"))
 
 
-def test_the_same_run_may_go_on_to_another_slot_and_leaves_its_first_hub_where_it_is() -> None:
+def test_the_same_run_can_stage_into_another_slot_and_its_first_hub_stays() -> None:
     app = stage_new_hub(registered_app(more_slots={"canary": None}), "v42").app
     transition = stage(app, stage_command("v43", slot="canary"))
     assert transition.app.slot_holding("v42") == "staging"
@@ -268,10 +268,10 @@ def test_the_same_run_may_go_on_to_another_slot_and_leaves_its_first_hub_where_i
     assert transition.app.retired == ()
 
 
-# A hub that was staged and abandoned
+# An abandoned deployment
 
 
-def test_an_abandoned_hub_is_staged_again_and_stays_where_it_is() -> None:
+def test_an_abandoned_hub_can_be_staged_again_in_its_slot() -> None:
     app = registered_app(staging=slot("v42", "1.5.0", since=-3600))
     transition = stage(app, stage_command("V42", "1.5.1"), caller=BEN, used_before=True)
     assert transition.app.slots["staging"] == Slot("v42", "1.5.1", noon_plus(-3600))
@@ -289,9 +289,9 @@ def test_an_abandoned_hub_is_not_staged_again_before_it_has_drained() -> None:
         stage(registered_app(staging=slot("v42")), caller=BEN, verdict=not_ready_verdict("v42"))
 
 
-def test_an_abandoned_hub_is_staged_again_by_force() -> None:
-    order = stage_command("v42", force=True, reason="hotfix")
-    transition = stage(registered_app(staging=slot("v42")), order, caller=BEN, verdict=not_ready_verdict("v42"))
+def test_force_stages_an_abandoned_hub_again_before_it_has_drained() -> None:
+    command = stage_command("v42", force=True, reason="hotfix")
+    transition = stage(registered_app(staging=slot("v42")), command, caller=BEN, verdict=not_ready_verdict("v42"))
     assert transition.app.slot_holding("v42") == "staging"
     assert transition.app.retired == ()
     assert transition.details["forcedOver"]

@@ -27,11 +27,13 @@ RECENT_TIMES = st.sampled_from([-301, -300, -120, -60, -60.0000001, -30, -1, 0, 
 """Often the very times that policies ask for."""
 FUNCTIONS = ("ProcessOrder", "ShipOrder", "NightlySync")
 
+ALWAYS, NEVER = st.just(value=True), st.just(value=False)
+
 Value = TypeVar("Value")
 
 
 def rarely(rare: st.SearchStrategy[Value], usual: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
-    """One time out of four the first, so that what keeps hubs from being Ready is not always there."""
+    """The first in one of four examples, so that conditions that prevent Ready are not always present."""
     return st.sampled_from([False, False, False, True]).flatmap(lambda is_rare: rare if is_rare else usual)
 
 
@@ -44,7 +46,7 @@ def active_instance_at(number: int, function_name: str, started_at: Instant) -> 
 ACTIVE = st.lists(
     st.builds(active_instance_at, st.integers(0, 5), st.sampled_from(FUNCTIONS), OFFSETS),
     max_size=3,
-    unique_by=lambda one: one.instance_id,
+    unique_by=lambda instance: instance.instance_id,
 ).map(tuple)
 FEW_ACTIVE = ACTIVE | st.just(())
 
@@ -59,7 +61,7 @@ def any_activity(draw: st.DrawFn) -> InstanceActivity:
     waived = draw(st.integers(0, len(found)))
     return InstanceActivity(
         active=found[waived:],
-        has_more=draw(rarely(st.booleans(), st.just(False))),
+        has_more=draw(rarely(st.booleans(), NEVER)),
         ignored_count=draw(st.integers(0, 3)),
         last_event_at=draw(st.none() | OFFSETS),
         last_recorded_at=draw(st.none() | RECENT_TIMES),
@@ -115,8 +117,8 @@ EVIDENCE = st.builds(
     provider=rarely(st.none(), st.just("azureStorage")),
     probe=rarely(st.none(), any_probe_result()),
     deployment=rarely(DEPLOYMENTS, st.none()),
-    waivers=st.lists(WAIVERS, max_size=6, unique_by=lambda one: one.instance_id).map(tuple),
-    seen_before=rarely(st.just(True), st.just(False)),
+    waivers=st.lists(WAIVERS, max_size=6, unique_by=lambda waiver: waiver.instance_id).map(tuple),
+    seen_before=rarely(ALWAYS, NEVER),
 )
 
 REASONS_TO_PROBE_AGAIN = {ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE}
@@ -164,23 +166,25 @@ def found(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
 
 
 def waivers_in_force(evidence: Evidence) -> tuple[Waiver, ...]:
-    return tuple(one for one in evidence.waivers if one.expires_at > NOON)
+    return tuple(waiver for waiver in evidence.waivers if waiver.expires_at > NOON)
 
 
 def active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
-    return {one.instance_id for one in found(evidence, policy) if not policy.ignores(one.function_name)}
+    return {instance.instance_id for instance in found(evidence, policy) if not policy.ignores(instance.function_name)}
 
 
 @settings(max_examples=400)
 @given(EVIDENCE, POLICIES)
 def test_a_hub_is_never_ready_while_an_instance_that_may_not_stay_is_active(evidence: Evidence, policy: Policy) -> None:
-    blocking = active_ids_not_ignored(evidence, policy) - {one.instance_id for one in waivers_in_force(evidence)}
+    blocking = active_ids_not_ignored(evidence, policy) - {waiver.instance_id for waiver in waivers_in_force(evidence)}
     probe = current_probe_or_empty(evidence, policy)
     exempt = Exemptions(policy.ignore_functions, waivers_in_force(evidence))
-    counted = probe.unlisted_count + sum(not exempt.exempts(one.function_name, one.instance_id) for one in probe.active)
+    counted = probe.unlisted_count + sum(
+        not exempt.exempts(instance.function_name, instance.instance_id) for instance in probe.active
+    )
     more = evidence.activity.has_more or counted > len(blocking)
     verdict = assess_readiness(evidence, policy, NOON)
-    assert {one.instance_id for one in verdict.active} == blocking
+    assert {instance.instance_id for instance in verdict.active} == blocking
     assert verdict.active_count == max(len(blocking), more)
     assert verdict.active_count_is_lower_bound is more
     assert verdict.has_running is bool(blocking or more)
@@ -192,11 +196,11 @@ def test_exactly_the_active_instances_that_a_waiver_keeps_from_blocking_are_show
     evidence: Evidence, policy: Policy
 ) -> None:
     verdict = assess_readiness(evidence, policy, NOON)
-    waived = {one.instance_id for one in waivers_in_force(evidence)} & active_ids_not_ignored(evidence, policy)
-    assert {one.active.instance_id for one in verdict.waived} == waived
+    waived = {waiver.instance_id for waiver in waivers_in_force(evidence)} & active_ids_not_ignored(evidence, policy)
+    assert {waived.active.instance_id for waived in verdict.waived} == waived
     assert len(verdict.waived) == len(waived)
-    assert all(one.waiver in evidence.waivers for one in verdict.waived)
-    assert all(one.waiver.instance_id == one.active.instance_id for one in verdict.waived)
+    assert all(waived.waiver in evidence.waivers for waived in verdict.waived)
+    assert all(waived.waiver.instance_id == waived.active.instance_id for waived in verdict.waived)
 
 
 @given(EVIDENCE, POLICIES)
@@ -206,8 +210,10 @@ def test_a_waiver_never_makes_another_instance_ready(evidence: Evidence, policy:
         assess_readiness(replace(evidence, waivers=()), policy, NOON),
     )
     assert with_waivers.ready or not without.ready
-    waived = {one.active.instance_id for one in with_waivers.waived}
-    assert {one.instance_id for one in without.active} == {one.instance_id for one in with_waivers.active} | waived
+    waived = {waived.active.instance_id for waived in with_waivers.waived}
+    assert {instance.instance_id for instance in without.active} == {
+        instance.instance_id for instance in with_waivers.active
+    } | waived
 
 
 @settings(max_examples=400)
@@ -256,7 +262,7 @@ def test_a_hub_that_has_been_quiet_for_the_settle_window_is_ready(
 ) -> None:
     policy = replace(policy, require_verification=False)
     now = Instant((NOON if recorded is None else recorded) + seconds(policy.settle_seconds))
-    quiet = Evidence("v41", InstanceActivity((), False, ignored, published, recorded))
+    quiet = Evidence("v41", InstanceActivity(ignored_count=ignored, last_event_at=published, last_recorded_at=recorded))
     assert assess_readiness(quiet, policy, now).ready
 
 
@@ -306,7 +312,7 @@ def test_a_wanted_probe_is_a_reason_against_readiness_unless_it_verifies_or_is_y
 def test_without_a_probe_waiting_never_turns_ready_into_not_ready_unless_a_waiver_expires(
     evidence: Evidence, policy: Policy, wait: int
 ) -> None:
-    lasting = tuple(replace(one, expires_at=noon_plus(wait + 1)) for one in evidence.waivers)
+    lasting = tuple(replace(waiver, expires_at=noon_plus(wait + 1)) for waiver in evidence.waivers)
     by_events = Evidence(evidence.task_hub, evidence.activity, waivers=lasting)
     later = Instant(NOON + seconds(wait))
     assert assess_readiness(by_events, policy, later).ready or not assess_readiness(by_events, policy, NOON).ready

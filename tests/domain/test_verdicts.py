@@ -98,14 +98,14 @@ def test_the_message_names_the_oldest_of_several_active_instances() -> None:
     assert reason_messages(verdict) == [
         "2 orchestration instances are active on task hub v41; the oldest, ProcessOrder old, for 3 d"
     ]
-    assert [one.instance_id for one in verdict.active] == ["old", "young"]
+    assert [instance.instance_id for instance in verdict.active] == ["old", "young"]
 
 
 def test_instances_of_the_same_age_are_listed_by_id() -> None:
     verdict = verdict_by_events(
         InstanceActivity(active=(active_instance("b"), active_instance("c"), active_instance("a")))
     )
-    assert [one.instance_id for one in verdict.active] == ["a", "b", "c"]
+    assert [instance.instance_id for instance in verdict.active] == ["a", "b", "c"]
 
 
 def test_an_instance_without_a_function_name_is_named_by_its_id() -> None:
@@ -169,7 +169,7 @@ def test_an_orchestrator_that_no_pattern_fits_blocks(pattern: str) -> None:
 def test_only_the_blocking_instances_are_counted_and_listed() -> None:
     activity = InstanceActivity(active=(active_instance("sync", "NightlySync", -9), active_instance("order")))
     verdict = verdict_by_events(activity, Policy(ignore_functions=("Heartbeat", "NightlySync")))
-    assert [one.instance_id for one in verdict.active] == ["order"]
+    assert [instance.instance_id for instance in verdict.active] == ["order"]
     assert verdict.active_count == 1
     assert verdict.ignored_count == 1
 
@@ -184,7 +184,7 @@ def test_instances_that_the_reader_left_out_already_are_reported_as_ignored() ->
 
 
 @pytest.mark.parametrize(("recorded", "is_ready"), [(-29.9999999, False), (-30, True), (-30.0000001, True)])
-def test_a_hub_is_drained_once_the_settle_window_is_over(recorded: float, is_ready: bool) -> None:
+def test_a_hub_is_drained_once_the_settle_window_is_over(recorded: float, *, is_ready: bool) -> None:
     assert verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(recorded))).ready is is_ready
 
 

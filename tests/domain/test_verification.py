@@ -45,7 +45,7 @@ def test_a_policy_that_requires_verification_is_never_satisfied_by_events_alone(
 
 
 @pytest.mark.parametrize("require_verification", [True, False])
-def test_a_configured_probe_without_a_result_is_waited_for(require_verification: bool) -> None:
+def test_a_configured_probe_without_a_result_is_waited_for(*, require_verification: bool) -> None:
     verdict = verified_by(None, policy=Policy(require_verification=require_verification))
     assert only_reason(verdict) is ReasonCode.PROBE_PENDING
     assert verdict.reasons[0].message == "task hub v41 has not been verified by azureStorage yet"
@@ -99,7 +99,7 @@ def test_a_probe_that_was_cut_short_fails_closed_and_says_how_far_it_came() -> N
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-119.9999999, True), (-120, False), (-121, False)])
-def test_a_probe_must_be_younger_than_the_freshness(began: float, is_ready: bool) -> None:
+def test_a_probe_must_be_younger_than_the_freshness(began: float, *, is_ready: bool) -> None:
     assert verified_by(probe_result(began=began)).ready is is_ready
 
 
@@ -138,7 +138,7 @@ def test_a_probe_that_took_longer_than_it_may_be_old_says_how_to_get_on(taken: i
     ("before", "since", "is_ready"), [("", "", True), ("a", "a", True), ("", "a", False), ("a", "b", False)]
 )
 def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
-    before: str, since: str, is_ready: bool
+    before: str, since: str, *, is_ready: bool
 ) -> None:
     """What has ended unnoticed may have started another one before. No clock tells, but a mark."""
     verdict = verified_by(
@@ -164,7 +164,9 @@ def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
         (0, -59.9999999, True),
     ],
 )
-def test_a_probe_must_have_begun_after_the_last_event_was_recorded(settle: int, began: float, is_ready: bool) -> None:
+def test_a_probe_must_have_begun_after_the_last_event_was_recorded(
+    settle: int, began: float, *, is_ready: bool
+) -> None:
     """By two clocks of the storage, which may be two seconds apart."""
     policy = Policy(settle_seconds=settle)
     verdict = verified_by(probe_result(began=began), InstanceActivity(last_recorded_at=noon_plus(-60)), policy=policy)
@@ -234,7 +236,7 @@ def test_an_instance_that_a_probe_finds_blocks_however_the_probe_ended(status: P
     verdict = verified_by(probe_result(active_instance("lost"), status=status))
     assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert verdict.has_running
-    assert [one.instance_id for one in verdict.active] == ["lost"]
+    assert [instance.instance_id for instance in verdict.active] == ["lost"]
 
 
 def test_a_good_probe_that_finds_active_instances_is_a_verified_no() -> None:
@@ -291,7 +293,7 @@ def test_an_instance_that_events_and_probe_both_show_counts_once() -> None:
         probe_result(active_instance("both", since=-50), active_instance("by-probe", since=-60)), activity
     )
     assert verdict.active_count == 3
-    assert [one.instance_id for one in verdict.active] == ["by-probe", "both", "by-event"]
+    assert [instance.instance_id for instance in verdict.active] == ["by-probe", "both", "by-event"]
 
 
 def test_of_an_instance_that_both_show_the_probe_knows_status_and_version_and_events_the_rest() -> None:
@@ -343,7 +345,7 @@ def test_an_instance_that_either_shows_under_a_name_that_is_not_ignored_blocks(b
         probe_result(active_instance("x", by_probe)), InstanceActivity(active=(active_instance("x", by_event),)), policy
     )
     assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
-    assert [one.function_name for one in verdict.active] == [({by_probe, by_event} - {"NightlySync"}).pop()]
+    assert [instance.function_name for instance in verdict.active] == [({by_probe, by_event} - {"NightlySync"}).pop()]
 
 
 def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> None:
@@ -371,7 +373,7 @@ def test_a_probe_that_shows_very_many_gives_a_lower_bound_too() -> None:
 
 
 def test_the_count_is_exact_where_events_show_as_many_as_a_probe_has_counted_and_listed_only_in_part() -> None:
-    three = tuple(active_instance(one) for one in "abc")
+    three = tuple(active_instance(instance_id) for instance_id in "abc")
     verdict = verified_by(probe_result(active_instance("a"), unlisted_count=2), InstanceActivity(active=three))
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, False)
     verdict = verified_by(probe_result(active_instance("a"), unlisted_count=3), InstanceActivity(active=three))
@@ -454,7 +456,7 @@ def test_an_instance_that_was_looked_up_under_an_ignored_name_blocks_under_the_o
     verdict = verdict_after_lookup(
         active_instance("x", "NightlySync"), activity=InstanceActivity(active=(active_instance("x", "ProcessOrder"),))
     )
-    assert [one.function_name for one in verdict.active] == ["ProcessOrder"]
+    assert [instance.function_name for instance in verdict.active] == ["ProcessOrder"]
 
 
 @pytest.mark.parametrize("known_as", ["ProcessOrder", ""])
@@ -479,7 +481,7 @@ def test_an_instance_that_was_looked_up_and_has_ended_since_is_not_shown() -> No
 DRAINED_IF_MISSING = Policy(missing_task_hub_is_drained=True)
 
 
-def verdict_on_missing_hub(known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
+def verdict_on_missing_hub(*, known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
     """The verdict on a hub that does not exist at its provider."""
     result = probe_result(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
     return assess_readiness(replace(evidence_with_probe(result), seen_before=known), policy, noon_plus())
@@ -513,7 +515,7 @@ def test_a_hub_counts_as_known_unless_somebody_has_looked() -> None:
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-119.9999999, True), (-120, False), (0, True), (0.0000001, False)])
-def test_that_a_hub_does_not_exist_must_have_been_seen_lately(began: float, is_ready: bool) -> None:
+def test_that_a_hub_does_not_exist_must_have_been_seen_lately(began: float, *, is_ready: bool) -> None:
     verdict = verdict_on_missing_hub(began=began)
     assert verdict.ready is is_ready
     assert is_ready or only_reason(verdict) is ReasonCode.TASK_HUB_MISSING

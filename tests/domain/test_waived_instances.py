@@ -77,11 +77,11 @@ def test_only_what_is_not_waived_is_counted_and_listed() -> None:
     verdict = verdict_with_waivers(
         replace(found, provider="azureStorage", probe=probe_result(active_instance("a", since=-9))), waiver("stuck")
     )
-    assert [one.instance_id for one in verdict.active] == ["a", "b"]
+    assert [instance.instance_id for instance in verdict.active] == ["a", "b"]
     assert verdict.active_count == 2
     assert verdict.reasons[0].message.startswith("2 orchestration instances are active on task hub v41; the oldest, ")
     assert "ProcessOrder a, for 9 s" in verdict.reasons[0].message
-    assert [one.active for one in verdict.waived] == [STUCK_INSTANCE]
+    assert [waived.active for waived in verdict.waived] == [STUCK_INSTANCE]
 
 
 def test_waived_instances_are_shown_oldest_first() -> None:
@@ -90,10 +90,10 @@ def test_waived_instances_are_shown_oldest_first() -> None:
             probe_result(active_instance("b", since=-9)),
             InstanceActivity(waived=(active_instance("c", since=-5), active_instance("a", since=-60))),
         ),
-        *(waiver(one) for one in "abc"),
+        *(waiver(instance_id) for instance_id in "abc"),
     )
-    assert [one.active.instance_id for one in verdict.waived] == ["a", "b", "c"]
-    assert [one.waiver.instance_id for one in verdict.waived] == ["a", "b", "c"]
+    assert [waived.active.instance_id for waived in verdict.waived] == ["a", "b", "c"]
+    assert [waived.waiver.instance_id for waived in verdict.waived] == ["a", "b", "c"]
 
 
 def test_a_waiver_of_an_instance_that_is_not_active_shows_nothing() -> None:
@@ -137,11 +137,11 @@ def test_instances_that_a_probe_does_not_list_block_even_when_every_one_listed_i
 
 
 @pytest.mark.parametrize(("expires", "is_ready"), [(60, True), (0.0000001, True), (0, False), (-60, False)])
-def test_whoever_gathers_the_evidence_leaves_out_what_has_expired(expires: float, is_ready: bool) -> None:
+def test_whoever_gathers_the_evidence_leaves_out_what_has_expired(expires: float, *, is_ready: bool) -> None:
     in_force = Exemptions.for_task_hub((), [waiver("stuck", expires=expires)], "V41", noon_plus()).waivers
     assert verdict_with_waivers(evidence_by_events(waived=(STUCK_INSTANCE,)), *in_force).ready is is_ready
 
 
 @pytest.mark.parametrize(("expires", "is_ready"), [(0.0000001, True), (0, False)])
-def test_a_waiver_that_expires_while_the_hub_is_read_no_longer_counts(expires: float, is_ready: bool) -> None:
+def test_a_waiver_that_expires_while_the_hub_is_read_no_longer_counts(expires: float, *, is_ready: bool) -> None:
     assert verdict_with_waivers(evidence_by_events(STUCK_INSTANCE), waiver("stuck", expires=expires)).ready is is_ready

@@ -1,4 +1,4 @@
-"""PostWaiver and DeleteWaiver: whom an app lets stay active, for how long, and what goes on record."""
+"""PostWaiver and DeleteWaiver: what may be waived, for how long, and what is recorded."""
 
 from dataclasses import replace
 
@@ -24,10 +24,10 @@ def app_with_waivers(*waivers: Waiver) -> App:
     return registered_app(production_slot("v41"), slot("v42"), retired=(retired_hub("v40"),), waivers=waivers)
 
 
-# Waiving
+# Adding a waiver
 
 
-def test_an_instance_is_waived_and_the_waiver_on_record() -> None:
+def test_a_waiver_is_added_and_recorded() -> None:
     transition = waive(app_with_waivers(), waiver("order/1"))
     assert transition.app == app_with_waivers(waiver("order/1"))
     assert transition.operation == "PostWaiver"
@@ -41,29 +41,29 @@ def test_an_instance_is_waived_and_the_waiver_on_record() -> None:
 
 
 @pytest.mark.parametrize("task_hub", ["v41", "V41", "v42", "v40", "V40"])
-def test_a_hub_that_a_slot_holds_or_held_may_have_waivers(task_hub: str) -> None:
+def test_a_waiver_can_be_for_a_hub_in_a_slot_or_a_retired_one(task_hub: str) -> None:
     new = waiver(task_hub=task_hub)
     assert waive(app_with_waivers(), new).app.waivers == (new,)
 
 
-def test_a_waiver_is_added_to_those_that_there_are() -> None:
+def test_a_new_waiver_keeps_the_others() -> None:
     others = waiver("order-2"), waiver("order-1", "v42")
     transition = waive(app_with_waivers(*others), waiver("order-1", "v41"))
     assert transition.app.waivers == (*others, waiver("order-1", "v41"))
 
 
 @pytest.mark.parametrize("task_hub", ["v41", "V41"])
-def test_a_second_waiver_of_an_instance_takes_the_place_of_the_first(task_hub: str) -> None:
+def test_a_second_waiver_of_an_instance_replaces_the_first(task_hub: str) -> None:
     former, other = waiver("order-1"), waiver("order-2")
     again = replace(waiver("order-1", task_hub, 7200), reason="still stuck", by="ben")
     assert waive(app_with_waivers(former, other), again).app.waivers == (other, again)
 
 
-def test_instance_ids_differ_by_case() -> None:
+def test_instance_ids_are_case_sensitive() -> None:
     assert len(waive(app_with_waivers(waiver("order-1")), waiver("Order-1")).app.waivers) == 2
 
 
-def test_a_waiver_that_has_expired_is_forgotten_with_the_next_one() -> None:
+def test_adding_a_waiver_removes_the_expired_ones() -> None:
     over, just_over, lasting = waiver("a", expires=-60), waiver("b", expires=0), waiver("c", expires=0.0000001)
     assert waive(app_with_waivers(over, just_over, lasting), waiver()).app.waivers == (lasting, waiver())
 
@@ -91,7 +91,7 @@ def test_a_waiver_lasts_from_one_tick_to_ninety_days(expires: float) -> None:
 
 
 @pytest.mark.parametrize("app", [registered_app(), app_with_waivers()], ids=["empty", "of other hubs"])
-def test_a_waiver_for_a_hub_that_the_app_never_held_is_refused(app: App) -> None:
+def test_a_waiver_for_a_hub_of_no_slot_is_refused(app: App) -> None:
     with pytest.raises(
         TaskHubNotFound, match="no slot of app shop holds task hub v43, and it is not retired"
     ) as caught:
@@ -99,7 +99,7 @@ def test_a_waiver_for_a_hub_that_the_app_never_held_is_refused(app: App) -> None
     assert caught.value.details == {"taskHub": "v43"}
 
 
-def test_an_app_has_so_many_waivers_and_no_more() -> None:
+def test_an_app_has_a_limited_number_of_waivers() -> None:
     almost = app_with_waivers(*(waiver(f"order-{number}") for number in range(MAX_WAIVERS - 1)))
     full = waive(almost, waiver("one-more")).app
     assert len(full.waivers) == MAX_WAIVERS
@@ -107,22 +107,22 @@ def test_an_app_has_so_many_waivers_and_no_more() -> None:
         waive(full, waiver("too-many"))
 
 
-def test_an_app_with_all_the_waivers_that_it_may_have_can_still_replace_one() -> None:
+def test_a_waiver_can_be_replaced_at_the_limit() -> None:
     full = app_with_waivers(*(waiver(f"order-{number}") for number in range(MAX_WAIVERS)))
     longer = waiver("order-7", expires=7200)
     assert waive(full, longer).app.waivers[-1] == longer
 
 
-def test_waivers_that_have_expired_do_not_count() -> None:
+def test_expired_waivers_do_not_count_towards_the_limit() -> None:
     full = app_with_waivers(*(waiver(f"order-{number}", expires=-60) for number in range(MAX_WAIVERS)))
     assert waive(full, waiver()).app.waivers == (waiver(),)
 
 
-# Taking a waiver back
+# Removing a waiver
 
 
 @pytest.mark.parametrize("task_hub", ["v41", "V41"])
-def test_a_waiver_is_taken_back_in_any_case_of_the_hubs_name(task_hub: str) -> None:
+def test_a_waiver_is_removed_without_regard_to_the_case_of_the_hub_name(task_hub: str) -> None:
     others = waiver("order-2"), waiver("order-1", "v42")
     transition = withdraw_waiver(app_with_waivers(waiver("order-1"), *others), task_hub, "order-1")
     assert transition.app == app_with_waivers(*others)
@@ -131,18 +131,18 @@ def test_a_waiver_is_taken_back_in_any_case_of_the_hubs_name(task_hub: str) -> N
     assert transition.changed
 
 
-def test_a_waiver_that_has_expired_can_be_taken_back() -> None:
+def test_an_expired_waiver_can_be_removed() -> None:
     assert withdraw_waiver(app_with_waivers(waiver(expires=-60)), "v41", "order-1").app.waivers == ()
 
 
 @pytest.mark.parametrize(("task_hub", "instance_id"), [("v42", "order-1"), ("v41", "Order-1"), ("v43", "order-1")])
-def test_a_waiver_that_there_is_not_cannot_be_taken_back(task_hub: str, instance_id: str) -> None:
+def test_removing_a_waiver_that_does_not_exist_is_refused(task_hub: str, instance_id: str) -> None:
     with pytest.raises(WaiverNotFound, match=f"app shop has no waiver .* of task hub {task_hub}. GetApp") as caught:
         withdraw_waiver(app_with_waivers(waiver("order-1")), task_hub, instance_id)
     assert caught.value.details == {"taskHub": task_hub, "instanceId": instance_id}
 
 
-# One after another
+# Sequences
 
 WAIVER_COMMANDS = st.tuples(
     st.sampled_from(["a", "b", "c"]), st.sampled_from(["v41", "V41", "v42"]), st.integers(1, 3), st.booleans()
@@ -150,28 +150,30 @@ WAIVER_COMMANDS = st.tuples(
 
 
 @given(st.lists(WAIVER_COMMANDS, max_size=8))
-def test_an_instance_is_waived_by_its_last_waiver_unless_that_was_taken_back_or_has_expired(
-    orders: list[tuple[str, str, int, bool]],
+def test_the_last_waiver_of_an_instance_is_in_force_until_it_is_removed_or_expires(
+    commands: list[tuple[str, str, int, bool]],
 ) -> None:
     app = app_with_waivers()
     expected: dict[tuple[str, str], Instant] = {}
-    for now, (instance_id, task_hub, lasts, is_given) in enumerate(orders):
-        place = (hub_key(task_hub), instance_id)
-        if is_given:
-            app = waive(app, waiver(instance_id, task_hub, now + lasts), noon_plus(now)).app
-            expected[place] = noon_plus(now + lasts)
-        elif any((hub_key(one.task_hub), one.instance_id) == place for one in app.waivers):
+    for now, (instance_id, task_hub, duration, is_added) in enumerate(commands):
+        key = (hub_key(task_hub), instance_id)
+        if is_added:
+            app = waive(app, waiver(instance_id, task_hub, now + duration), noon_plus(now)).app
+            expected[key] = noon_plus(now + duration)
+        elif any((hub_key(existing.task_hub), existing.instance_id) == key for existing in app.waivers):
             app = withdraw_waiver(app, task_hub, instance_id).app
-            del expected[place]
+            del expected[key]
         for hub in ("v41", "v42"):
             in_force = Exemptions.for_task_hub((), app.waivers, hub, noon_plus(now)).waivers
-            assert {one.instance_id: one.expires_at for one in in_force} == {
-                one: until for (key, one), until in expected.items() if key == hub and until > noon_plus(now)
+            assert {waived.instance_id: waived.expires_at for waived in in_force} == {
+                waived_id: until
+                for (task_hub_key, waived_id), until in expected.items()
+                if task_hub_key == hub and until > noon_plus(now)
             }
-            assert len({one.instance_id for one in in_force}) == len(in_force)
+            assert len({waived.instance_id for waived in in_force}) == len(in_force)
 
 
-# What becomes of waivers
+# Waivers of a forgotten task hub, and stored waivers
 
 
 def test_the_waivers_of_a_hub_are_forgotten_with_the_hub() -> None:
@@ -183,7 +185,7 @@ def test_the_waivers_of_a_hub_are_forgotten_with_the_hub() -> None:
     assert transition.details == {"removed": ["v40"]}
 
 
-def test_removing_no_hub_leaves_every_waiver() -> None:
+def test_removing_no_hub_keeps_every_waiver() -> None:
     app = app_with_waivers(waiver("order-1", "v40"), waiver("order-2"))
     assert forget_retired_hubs(app, []).app == app
 
@@ -191,7 +193,7 @@ def test_removing_no_hub_leaves_every_waiver() -> None:
 STORED = TypeAdapter(App)
 
 
-def test_an_app_that_was_stored_before_there_were_waivers_has_none() -> None:
+def test_an_app_without_the_member_waivers_has_none() -> None:
     stored = (
         b'{"name": "shop", "slots": {"production": {"task_hub": "v41", "version": null, "since": 0}}, "revision": 3}'
     )
@@ -201,6 +203,6 @@ def test_an_app_that_was_stored_before_there_were_waivers_has_none() -> None:
     assert not app.policy.missing_task_hub_is_drained
 
 
-def test_an_app_is_stored_with_its_waivers() -> None:
+def test_an_app_with_waivers_survives_a_round_trip_through_json() -> None:
     app = app_with_waivers(waiver("naïve/№ 1"), waiver("order-2", "v42"))
     assert STORED.validate_json(STORED.dump_json(app)) == app

@@ -1,6 +1,6 @@
-"""The transitions of an app, called with commands of which a test spells out only what it is about.
+"""The transitions of an app, with defaults for all that a test is not about.
 
-A refusal is raised as the error that the services make of it, so a test expects it with `pytest.raises`.
+A refusal is raised as its error, as in the services, so that a test can expect it with `pytest.raises`.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -66,7 +66,7 @@ class CaseEnvironment:
             await post_events(
                 self.http,
                 event(hub, "order-1", time=timestamp(-60)),
-                event(hub, "order-1", "Completed", timestamp(-50)),
+                event(hub, "order-1", "Completed", time=timestamp(-50)),
             )
 
 

@@ -32,7 +32,7 @@ class ExpectedRecords:
 
     def add_event(self, order: str, status: str, time: str, function: str, reason: str = "") -> None:
         """One more event, and what it changes: the later evidence wins."""
-        self.events.append(event(self.hub, order, status, time, function, reason))
+        self.events.append(event(self.hub, order, status, time=time, function=function, reason=reason))
         record = self.expected.setdefault(
             order,
             {"instanceId": order, "startedAt": None, "finishedAt": None, "outcome": None, "reason": None}

@@ -101,7 +101,7 @@ async def clean_up_in_next_release(case: CrashCase, http: httpx.AsyncClient) -> 
     hub = new_hub_name()
     assert (await post_staging(http, case.app, hub, OUR_RUN)).status_code == 200
     assert (await _post_swap(case, http, "Done", OUR_RUN)).status_code == 409, "that hub was never staged"
-    await post_events(http, event(case.hubs["old"], "order-2", "Completed", timestamp(-30)))
+    await post_events(http, event(case.hubs["old"], "order-2", "Completed", time=timestamp(-30)))
     left = {one["taskHub"] for one in (await _get_app(case, http))["retired"]}
     for dry_run, outcome in ((True, "WouldRemove"), (False, "Removed")):
         answer = await http.post(f"/api/apps/{case.app}/cleanup", json={"dryRun": dry_run}, headers=OTHER_RUN)

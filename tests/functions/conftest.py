@@ -1,4 +1,4 @@
-"""The function app on the run's storage, set up through the environment as in Azure."""
+"""The function app on the storage of the test run, configured by environment variables as in Azure."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ collect_ignore = [] if importlib.util.find_spec("azure_functions_runtime") else 
 
 @pytest.fixture
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No setting but an admin's key, and no server yet."""
+    """The environment has no setting except an admin's key, and no server exists yet."""
     for name in DOCUMENTED_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(STATE_KEYS, json.dumps([key_entry(ADMIN_KEY, "admin")]))
@@ -30,7 +30,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def function_app_settings(
     no_settings: None, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> AsyncIterator[None]:
-    """The app's settings are the run's storage and an admin's key. Closes whatever server the test has made."""
+    """The environment has the storage of the test run and an admin's key. Closes the server at the end."""
     assert storage.connection_string is not None
     monkeypatch.setenv(STATE_STORAGE, storage.connection_string.get_secret_value())
     yield

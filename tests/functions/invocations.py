@@ -1,4 +1,4 @@
-"""Calls of the functions as the worker makes them: a request of the library's own type into the user function."""
+"""Invokes functions as the Functions worker does: it passes a request of the azure-functions library to the handler."""
 
 import functools
 import json
@@ -18,12 +18,12 @@ TIMER_FUNCTION = "ProbeTaskHubs"
 
 @functools.cache
 def indexed_functions() -> dict[str, Any]:
-    """Every function that the library indexes, by name. It indexes once, and refuses a name that comes twice."""
+    """All functions of the app by name. Cached, because the library indexes an app only once."""
     return {str(function.get_function_name()): function for function in function_app.app.get_functions()}
 
 
 def function_url(name: str, route: dict[str, str], query: dict[str, Any] | None = None) -> str:
-    """Where the host serves this function."""
+    """The URL at which the host serves this function."""
     path = indexed_functions()[name].get_trigger().route.format(**route)
     return f"{HOST_URL}/api/{path}" + (f"?{urlencode(query)}" if query else "")
 
@@ -38,7 +38,7 @@ async def invoke(
     query: dict[str, Any] | None = None,
     **route: str,
 ) -> func.HttpResponse:
-    """Invoke an HTTP function with its first method, unless another is given."""
+    """Invoke an HTTP function, by default with the first of its methods."""
     function = indexed_functions()[name]
     request = func.HttpRequest(
         method or function.get_trigger().methods[0].value,
@@ -56,7 +56,7 @@ async def invoke(
 
 
 async def deliver_event(event: Any) -> None:
-    """Invoke the Event Grid trigger: the worker hands it the event's JSON as text."""
+    """Invoke the Event Grid trigger, which receives the JSON of the event as text."""
     await indexed_functions()[EVENT_GRID_FUNCTION].get_user_function()(event=json.dumps(event))
 
 

@@ -1,4 +1,5 @@
-"""What is published to Azure: the host's settings, the files that .funcignore leaves in, and the requirements."""
+"""The package that is published to Azure: the settings of the host, the files that .funcignore keeps, and the
+requirements."""
 
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ from tests.platform.functions_host import copy_deployed_app
 
 REPOSITORY = Path(function_app.__file__).parent
 
-USED_AT_RUN_TIME = """
+USE_EVERY_DEPENDENCY = """
 import asyncio, sys
 before = set(sys.modules)
 import function_app
@@ -27,7 +28,7 @@ from state_api.app import StateServer
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.backends.protocols import BackendError
-# The managed identity and the transport are loaded when they are first needed.
+# The libraries for managed identity and HTTP are imported on first use.
 connections = TaskHubConnections({
     "STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None",
     "STATE_TASKHUBS_SHOP": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;TableEndpoint=http://127.0.0.1:9/a;"
@@ -54,12 +55,12 @@ for name in set(sys.modules) - before:
 
 
 def run_python(script: str, folder: Path, **environment: str) -> str:
-    """What the script prints, run in this interpreter from that folder."""
-    done = subprocess.run(
+    """The output of the script, run by this Python interpreter in `folder`."""
+    process = subprocess.run(
         [sys.executable, "-B", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def read_json(name: str) -> Any:
@@ -69,7 +70,7 @@ def read_json(name: str) -> Any:
 # Settings
 
 
-def test_the_host_serves_the_contract_under_api_and_has_the_event_grid_extension() -> None:
+def test_the_host_serves_the_api_under_api_and_has_the_event_grid_extension() -> None:
     host = read_json("host.json")
     assert host["version"] == "2.0"
     assert host["extensions"]["http"]["routePrefix"] == "api"
@@ -78,13 +79,13 @@ def test_the_host_serves_the_contract_under_api_and_has_the_event_grid_extension
 
 
 @pytest.mark.parametrize("name", ["host.json", "durable_app/host.json"])
-def test_the_host_logs_nothing_below_a_warning_of_what_writes_most(name: str) -> None:
-    """At the level Information these two wrote 765 lines in 30 idle seconds (docs/platform.md)."""
+def test_the_host_logs_only_warnings_of_the_two_noisiest_libraries(name: str) -> None:
+    """At the level Information they logged 765 lines in 30 idle seconds (docs/platform.md)."""
     levels = read_json(name)["logging"]["logLevel"]
     assert (levels["Azure.Core"], levels["DurableTask"]) == ("Warning", "Warning")
 
 
-def test_the_example_of_local_settings_works_and_names_only_documented_settings() -> None:
+def test_the_example_local_settings_are_valid_and_all_documented() -> None:
     example = read_json("local.settings.example.json")
     assert example["IsEncrypted"] is False
     assert example["Values"].pop("FUNCTIONS_WORKER_RUNTIME") == "python"
@@ -97,18 +98,20 @@ def test_the_example_of_local_settings_works_and_names_only_documented_settings(
 
 @pytest.fixture
 def published_folder(tmp_path: Path) -> Path:
-    """The repository as the tools would send it."""
+    """The files of the repository that the deployment tools would publish."""
     return copy_deployed_app(REPOSITORY, tmp_path / "published")
 
 
-def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(published_folder: Path) -> None:
+def test_the_published_files_suffice_to_index_all_functions_and_include_no_development_files(
+    published_folder: Path,
+) -> None:
     script = "import function_app; print(function_app.__file__, len(function_app.app.get_functions()))"
     functions = len(function_app.OPERATIONS) + 2
     assert run_python(script, published_folder).split() == [str(published_folder / "function_app.py"), str(functions)]
     names = {path.name for path in published_folder.iterdir()}
     assert {"host.json", "requirements.txt", "function_app.py", "state_api"} <= names
-    workshop = {".git", ".venv", "node_modules", "tests", "dev", "docs", "Makefile", "requirements-dev.txt"}
-    assert not workshop & names
+    development_files = {".git", ".venv", "node_modules", "tests", "dev", "docs", "Makefile", "requirements-dev.txt"}
+    assert not development_files & names
     assert not list(published_folder.rglob("local.settings*.json"))
     assert not (published_folder / "state_api" / "emulator.py").exists()
 
@@ -117,41 +120,42 @@ def test_what_is_published_is_enough_to_index_and_holds_nothing_of_the_workshop(
 
 
 def pinned_requirements() -> dict[str, str]:
-    """Distribution and pinned version of each requirement of the Function App for this Python."""
+    """The pinned version of each requirement of the Function App for this Python version, by distribution."""
     return {
         canonicalize_name(name): specifier.removeprefix("==") for name, specifier in pinned_versions("server").items()
     }
 
 
 def distribution_by_file() -> dict[str, str]:
-    """The distribution that each loaded file of an installed package belongs to."""
+    """The distribution of each file of every installed package."""
     return {
-        str(one.locate_file(file)): canonicalize_name(one.metadata["Name"])
-        for one in importlib.metadata.distributions()
-        for file in one.files or []
+        str(distribution.locate_file(file)): canonicalize_name(distribution.metadata["Name"])
+        for distribution in importlib.metadata.distributions()
+        for file in distribution.files or []
     }
 
 
 def transitive_requirements(names: set[str]) -> set[str]:
-    """These distributions and what they need in turn, in this environment, extras aside."""
-    found: set[str] = set()
+    """These distributions and all that they require directly or indirectly in this environment, without extras."""
+    closure: set[str] = set()
     while names:
         name = names.pop()
-        found.add(name)
+        closure.add(name)
         for line in importlib.metadata.requires(name) or []:
-            need = Requirement(line)
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                names |= {canonicalize_name(need.name)} - found
-    return found
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                names |= {canonicalize_name(requirement.name)} - closure
+    return closure
 
 
-def test_the_pinned_versions_are_the_installed_ones() -> None:
+def test_the_installed_versions_are_the_pinned_ones() -> None:
     assert pinned_requirements() == {name: importlib.metadata.version(name) for name in pinned_requirements()}
 
 
-def test_requirements_are_what_the_function_app_loads_and_nothing_else() -> None:
-    """Each requirement is loaded, and whatever else is loaded comes with one of them."""
-    owner = distribution_by_file()
-    loaded = {owner[file] for file in run_python(USED_AT_RUN_TIME, REPOSITORY).split("\n") if file in owner}
+def test_the_requirements_are_exactly_the_distributions_that_the_function_app_loads() -> None:
+    """Every requirement is loaded, and every other loaded distribution is required by one of them."""
+    distributions = distribution_by_file()
+    files = run_python(USE_EVERY_DEPENDENCY, REPOSITORY).split("\n")
+    loaded = {distributions[file] for file in files if file in distributions}
     assert set(pinned_requirements()) <= loaded
     assert loaded <= transitive_requirements(set(pinned_requirements()))

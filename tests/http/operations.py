@@ -1,4 +1,4 @@
-"""What tests of the contract say to the server, in one line each."""
+"""The operations of the API as one-line helpers for tests."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import httpx
 
 
 def run_headers(number: int) -> dict[str, str]:
-    """The headers of a pipeline run."""
+    """The headers of the pipeline run with this number."""
     return {"X-Actor": f"pipeline {number}", "X-Run-Url": f"https://ci.example/runs/{number}"}
 
 
@@ -39,16 +39,16 @@ async def post_events(http: httpx.AsyncClient, *events: Any) -> Any:
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> Any:
-    """The problem document that an answer must be."""
+    """Assert that the response is this problem document, and return its members."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json"), (
         response.text
     )
-    content = response.json()
-    assert (content["status"], content["code"]) == (status, code)
-    assert content["type"] == f"urn:safe-deploy:problem:{code}"
-    assert content["title"]
-    assert content["detail"]
-    return content
+    problem = response.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["type"] == f"urn:safe-deploy:problem:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
 
 
 def reason_codes(verdict: Any) -> list[str]:
@@ -56,7 +56,7 @@ def reason_codes(verdict: Any) -> list[str]:
 
 
 async def stage_and_swap(http: httpx.AsyncClient, app: str, *hubs: str) -> None:
-    """Stage and swap these hubs in turn; the last is then in production, the one before it in the slot."""
+    """Stage and swap these task hubs one after the other. Production has the last one then, the slot the one before."""
     for hub in hubs:
         assert (await post_staging(http, app, hub)).status_code == 200
         assert (await post_swap(http, app, hub)).status_code == 200

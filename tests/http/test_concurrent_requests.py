@@ -75,7 +75,8 @@ async def test_eight_writers_of_one_instance_leave_the_right_record(
     servers = [StateServer(Settings(storage=storage)) for _ in range(8)]
     base = event(hub)["eventTime"][:20]
     events = [
-        event(hub, "one", "Running" if n % 3 else "Completed", f"{base}{n:07d}Z", function=f"F{n}") for n in range(200)
+        event(hub, "one", "Running" if n % 3 else "Completed", time=f"{base}{n:07d}Z", function=f"F{n}")
+        for n in range(200)
     ]
     try:
 
@@ -92,7 +93,7 @@ async def test_eight_writers_of_one_instance_leave_the_right_record(
     # The last event of all, 199, is a start, so exactly one active row must be left.
     assert (listed[0]["active"], listed[0]["startedAt"], listed[0]["functionName"]) == (True, f"{base}0000199Z", "F199")
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
-    await post_events(http, event(hub, "one", "Failed", f"{base}0000200Z"))
+    await post_events(http, event(hub, "one", "Failed", time=f"{base}0000200Z"))
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 0
 
 

@@ -226,7 +226,7 @@ async def test_unexplained_messages_are_waived_by_their_number_on_record(
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["StartsPending"]
     # A second waiver takes the place of the first.
     answer = await post_waiver(http, app, staged_queues, unexplainedMessages=2)
-    assert [one["unexplainedMessages"] for one in answer.json()["waivers"]] == [2]
+    assert [waiver["unexplainedMessages"] for waiver in answer.json()["waivers"]] == [2]
     assert (await get_staging(http, app))["ready"]
     address = f"/api/apps/{app}/waivers?taskHub={staged_queues.provider.hub}"
     assert_problem(await http.delete(address), 400, "InvalidRequest")
@@ -235,7 +235,7 @@ async def test_unexplained_messages_are_waived_by_their_number_on_record(
     assert_problem(await http.delete(f"{address}&unexplainedMessages=true"), 404, "WaiverNotFound")
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
     history = (await http.get(f"/api/apps/{app}/history")).json()
-    assert [one["details"].get("unexplainedMessages") for one in history["history"][:2]] == [0, 2]
+    assert [record["details"].get("unexplainedMessages") for record in history["history"][:2]] == [0, 2]
 
 
 async def post_waiver(
@@ -272,7 +272,7 @@ async def test_messages_that_the_policy_ignores_are_a_warning(
     await staged_queues.send(control_message("order-7"))
     verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["assurance"], message_evidence_of(verdict)) == (True, "verified", None)
-    assert [one["code"] for one in verdict["warnings"]] == ["MessagesUnseen"]
+    assert [warning["code"] for warning in verdict["warnings"]] == ["MessagesUnseen"]
     # A result that was read without the messages does not answer once they count.
     await put_app(http, app, policy={"ignoreMessages": False})
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]

@@ -316,7 +316,7 @@ async def test_hub_names_that_differ_in_case_are_one_hub(http: httpx.AsyncClient
 async def test_a_large_batch_is_recorded_whole(http: httpx.AsyncClient, hub: str) -> None:
     """Event Grid's largest: more than a megabyte of valid events."""
     batch = [
-        event(hub, f"order-{n % 1000}", "Completed" if n >= 1000 else "Running", timestamp(n / 1e4))
+        event(hub, f"order-{n % 1000}", "Completed" if n >= 1000 else "Running", time=timestamp(n / 1e4))
         for n in range(2500)
     ]
     assert len(json.dumps(batch)) > 1_048_576

@@ -1,4 +1,4 @@
-"""What hostile or broken callers send: a clear 4xx each time, and a server that goes on as before."""
+"""Invalid and hostile requests: each gets a clear 4xx response, and the server continues as before."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from tests.http.operations import assert_problem, get_staging, post_events, post
 
 pytestmark = pytest.mark.anyio
 
-JSON = {"Content-Type": "application/json"}
+JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,16 @@ JSON = {"Content-Type": "application/json"}
         "|apps",
     ],
 )
-async def test_a_name_that_breaks_the_rule_is_told(http: httpx.AsyncClient, name: str) -> None:
+async def test_an_invalid_app_name_is_refused_with_the_naming_rule(http: httpx.AsyncClient, name: str) -> None:
     for path in (f"/api/apps/{name}", f"/api/apps/{name}/staging", f"/api/apps/{name}/history"):
         refused = assert_problem(await http.get(path), 400, "InvalidRequest")
         assert "an app name has 2 to 60 letters" in refused["detail"]
 
 
 @pytest.mark.parametrize("name", ["ab", "9hub", "h'or'1", "h" * 46, "hub-1", "hub%20", "hüb", "hub%0a"])
-async def test_a_hub_name_that_breaks_the_rule_is_told(http: httpx.AsyncClient, app: str, name: str) -> None:
+async def test_an_invalid_task_hub_name_is_refused_with_the_naming_rule(
+    http: httpx.AsyncClient, app: str, name: str
+) -> None:
     for path in (f"/api/taskhubs/{name}", f"/api/taskhubs/{name}/instances"):
         refused = assert_problem(await http.get(path), 400, "InvalidRequest")
         assert "3 to 45 letters and digits" in refused["detail"]
@@ -70,10 +72,12 @@ async def test_a_hub_name_that_breaks_the_rule_is_told(http: httpx.AsyncClient, 
         "\x00",
     ],
 )
-async def test_a_body_that_breaks_the_contract_is_told_and_nothing_is_written(
+async def test_an_invalid_staging_body_is_refused_and_nothing_is_written(
     http: httpx.AsyncClient, app: str, body: str
 ) -> None:
-    assert_problem(await http.post(f"/api/apps/{app}/staging", content=body, headers=JSON), 400, "InvalidRequest")
+    assert_problem(
+        await http.post(f"/api/apps/{app}/staging", content=body, headers=JSON_HEADERS), 400, "InvalidRequest"
+    )
     assert_problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
@@ -99,7 +103,7 @@ async def test_a_body_that_breaks_the_contract_is_told_and_nothing_is_written(
         {"surprise": 1},
     ],
 )
-async def test_a_registration_that_breaks_the_contract_is_told(
+async def test_an_invalid_registration_is_refused_without_repeating_secrets(
     http: httpx.AsyncClient, app: str, body: dict[str, object]
 ) -> None:
     refused = assert_problem(await http.put(f"/api/apps/{app}", json=body), 400, "InvalidRequest")
@@ -107,11 +111,13 @@ async def test_a_registration_that_breaks_the_contract_is_told(
     assert_problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
-async def test_oversized_bodies_are_refused(http: httpx.AsyncClient, app: str) -> None:
+async def test_bodies_over_the_limit_are_refused(http: httpx.AsyncClient, app: str) -> None:
     refused = assert_problem(await post_staging(http, app, "hub1", reason="x" * 70_000), 413, "PayloadTooLarge")
     assert refused["limit"] == 65_536
     assert_problem(
-        await http.post("/api/events", content=b" " * (4 * 1024 * 1024 + 1), headers=JSON), 413, "PayloadTooLarge"
+        await http.post("/api/events", content=b" " * (4 * 1024 * 1024 + 1), headers=JSON_HEADERS),
+        413,
+        "PayloadTooLarge",
     )
 
 
@@ -131,7 +137,7 @@ async def test_an_operation_without_a_body_does_not_wait_for_one(
     sent: list[Any] = []
 
     async def receive() -> Any:
-        pytest.fail("nothing is to be received")
+        pytest.fail("the server waits for a body")
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -148,19 +154,21 @@ async def test_an_operation_without_a_body_does_not_wait_for_one(
     assert sent[0]["status"] == status
 
 
-async def test_more_events_than_event_grid_sends_are_refused(http: httpx.AsyncClient) -> None:
+async def test_a_delivery_with_more_than_5000_events_is_refused(http: httpx.AsyncClient) -> None:
     refused = assert_problem(await http.post("/api/events", json=[{}] * 5001), 413, "PayloadTooLarge")
     assert refused["limit"] == 5000
 
 
 @pytest.mark.parametrize("body", ["{", "", "5", "null", '"text"', "[" * 100_000, "\xff"])
-async def test_a_delivery_that_is_no_json_is_refused(http: httpx.AsyncClient, body: str) -> None:
-    answer = await http.post("/api/events", content=body.encode("latin-1"), headers=JSON)
-    assert_problem(answer, 400, "InvalidRequest")
+async def test_a_delivery_that_is_not_json_is_refused(http: httpx.AsyncClient, body: str) -> None:
+    response = await http.post("/api/events", content=body.encode("latin-1"), headers=JSON_HEADERS)
+    assert_problem(response, 400, "InvalidRequest")
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
-async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, app: str, hub: str, media_type: str) -> None:
+async def test_a_body_with_another_media_type_is_refused(
+    http: httpx.AsyncClient, app: str, hub: str, media_type: str
+) -> None:
     headers = {"Content-Type": media_type}
     content = json.dumps({"taskHub": hub})
     assert_problem(await http.post("/api/events", content="[]", headers=headers), 415, "UnsupportedMediaType")
@@ -176,12 +184,12 @@ async def test_a_forged_continuation_token_is_refused(http: httpx.AsyncClient, a
     await post_staging(http, app, hub)
     await post_events(http, event(hub))
     for path in (f"/api/apps/{app}/history", f"/api/taskhubs/{hub}/instances", "/api/apps", "/api/quarantine"):
-        answer = await http.get(path, params={"continuationToken": token})
-        assert_problem(answer, 400, "InvalidRequest")
+        response = await http.get(path, params={"continuationToken": token})
+        assert_problem(response, 400, "InvalidRequest")
 
 
 @pytest.mark.parametrize(
-    "content",
+    "members",
     [
         {"kind": "active", "after": "a|\ud800"},
         {"kind": "active", "after": {"deep": 1}},
@@ -194,23 +202,23 @@ async def test_a_forged_continuation_token_is_refused(http: httpx.AsyncClient, a
         {"kind": "quarantine", "PartitionKey": "x"},
     ],
 )
-async def test_a_token_made_by_hand_is_refused(
-    http: httpx.AsyncClient, app: str, hub: str, content: dict[str, Any]
+async def test_a_continuation_token_with_invalid_members_is_refused(
+    http: httpx.AsyncClient, app: str, hub: str, members: dict[str, Any]
 ) -> None:
     await post_staging(http, app, hub)
     await post_events(http, event(hub))
-    token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+    token = base64.urlsafe_b64encode(json.dumps(members).encode()).decode().rstrip("=")
     for path in (f"/api/apps/{app}/history", f"/api/taskhubs/{hub}/instances", "/api/apps", "/api/quarantine"):
         assert_problem(await http.get(path, params={"continuationToken": token}), 400, "InvalidRequest")
 
 
-async def test_an_unknown_hub_is_told(http: httpx.AsyncClient, hub: str) -> None:
+async def test_an_unknown_task_hub_is_not_found(http: httpx.AsyncClient, hub: str) -> None:
     for path in (f"/api/taskhubs/{hub}", f"/api/taskhubs/{hub}/instances"):
         assert assert_problem(await http.get(path), 404, "TaskHubNotFound")["taskHub"] == hub
 
 
 @pytest.mark.parametrize("value", ["0", "1001", "-1", "ten", "1e3", ""])
-async def test_a_page_size_out_of_bounds_is_refused(http: httpx.AsyncClient, value: str) -> None:
+async def test_a_page_size_outside_1_to_1000_is_refused(http: httpx.AsyncClient, value: str) -> None:
     for path in ("/api/apps", "/api/quarantine"):
         assert_problem(await http.get(path, params={"top": value}), 400, "InvalidRequest")
 
@@ -227,7 +235,7 @@ async def test_a_page_size_out_of_bounds_is_refused(http: httpx.AsyncClient, val
         "https://x/" + "y" * 2000,
     ],
 )
-async def test_a_run_url_that_nobody_should_follow_is_refused(
+async def test_an_unsafe_run_url_is_refused_without_repeating_its_credentials(
     http: httpx.AsyncClient, app: str, hub: str, url: str
 ) -> None:
     refused = assert_problem(await post_staging(http, app, hub, {"X-Run-Url": url}), 400, "InvalidRequest")
@@ -235,13 +243,15 @@ async def test_a_run_url_that_nobody_should_follow_is_refused(
     assert_problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
-async def test_an_actor_is_cut_and_cleaned(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_an_actor_is_limited_to_200_characters_without_control_characters(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
     headers = {b"X-Actor": ("evil\x85" + "x" * 500).encode("latin-1")}
-    answer = await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub}, headers=headers)
-    assert answer.json()["updatedBy"] == "evil" + "x" * 196
+    response = await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub}, headers=headers)
+    assert response.json()["updatedBy"] == "evil" + "x" * 196
 
 
-async def test_a_platform_header_is_not_believed_where_there_is_no_platform(
+async def test_the_identity_header_of_azure_is_ignored_outside_azure(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     headers = {"x-ms-client-principal-name": "admin@example.com", "X-Actor": "someone"}
@@ -260,22 +270,22 @@ async def test_a_platform_header_is_not_believed_where_there_is_no_platform(
         ("POST", "/api/openapi.json", {"GET"}),
     ],
 )
-async def test_a_wrong_method_is_told_with_the_right_ones(
+async def test_a_wrong_method_is_refused_with_the_allowed_ones(
     http: httpx.AsyncClient, method: str, path: str, allowed: set[str]
 ) -> None:
-    answer = await http.request(method, path)
-    assert_problem(answer, 405, "MethodNotAllowed")
-    assert set(answer.headers["allow"].split(", ")) == allowed
+    response = await http.request(method, path)
+    assert_problem(response, 405, "MethodNotAllowed")
+    assert set(response.headers["allow"].split(", ")) == allowed
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/api", "/api/", "/api/nothing", "/api/apps/", "/docs", "/api/apps/shop/staging/"]
 )
-async def test_an_unknown_address_is_told(http: httpx.AsyncClient, path: str) -> None:
+async def test_an_unknown_address_is_not_found(http: httpx.AsyncClient, path: str) -> None:
     assert_problem(await http.get(path), 404, "NotFound")
 
 
-async def test_the_server_is_unharmed_by_all_that(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_the_server_still_works_after_these_requests(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await post_staging(http, app, hub)
     await post_events(http, event(hub))
     assert (await get_staging(http, app))["activeCount"] == 1

@@ -1,4 +1,4 @@
-"""Keys: who gets in, what each role may do, and that no key ever leaves."""
+"""Access keys: which requests they open, what each role may do, and that no response or log contains a key."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("reader", "router", "
 
 @pytest.fixture
 async def client_with_keys(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A server with one key per role."""
+    """A client of a server that has one key for each role."""
     keys = key_entries(KEYS)
     server = StateServer(Settings.model_validate({"storage": storage, "keys": keys}))
     transport = httpx.ASGITransport(server.application)
@@ -28,7 +28,7 @@ async def client_with_keys(storage: StorageSettings, anyio_backend: str) -> Asyn
     await server.close()
 
 
-async def test_without_a_key_only_health_and_the_contract_answer(client_with_keys: httpx.AsyncClient, app: str) -> None:
+async def test_without_a_key_only_health_and_openapi_respond(client_with_keys: httpx.AsyncClient, app: str) -> None:
     for path in ("/api/health", "/api/health/ready", "/api/openapi.json"):
         assert (await client_with_keys.get(path)).status_code == 200
     for path in ("/api/apps", f"/api/apps/{app}", "/api/quarantine", "/api/nothing", "/"):
@@ -38,14 +38,14 @@ async def test_without_a_key_only_health_and_the_contract_answer(client_with_key
 
 
 @pytest.mark.parametrize("key", ["", "wrong", KEYS["admin"][:-1], KEYS["admin"] + "x", KEYS["admin"].upper(), "ü"])
-async def test_a_wrong_key_does_not_open(client_with_keys: httpx.AsyncClient, key: str) -> None:
+async def test_a_wrong_key_is_refused(client_with_keys: httpx.AsyncClient, key: str) -> None:
     assert_problem(
         await client_with_keys.get("/api/apps", headers={b"x-functions-key": key.encode()}), 401, "Unauthorized"
     )
     assert_problem(await client_with_keys.get("/api/apps", params={"code": key}), 401, "Unauthorized")
 
 
-async def test_a_key_travels_in_three_ways(client_with_keys: httpx.AsyncClient) -> None:
+async def test_a_key_can_be_sent_in_three_ways(client_with_keys: httpx.AsyncClient) -> None:
     assert (await client_with_keys.get("/api/apps", headers={"x-functions-key": KEYS["reader"]})).status_code == 200
     assert (await client_with_keys.get("/api/apps", params={"code": KEYS["reader"]})).status_code == 200
     sent = await client_with_keys.post("/api/events", json=[], headers={"aeg-sas-key": KEYS["publisher"]})
@@ -77,13 +77,13 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
-async def test_each_role_may_do_its_own_work_and_no_more(
+async def test_each_role_may_call_its_own_operations_only(
     *, client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     parameters = {"taskHub": hub, "instanceId": "1"} if path.endswith("waivers") else {"taskHub": hub}
     for role, key in KEYS.items():
-        # Valid but for an app and a hub that do not exist: who may, gets past the keys.
-        answer = await client_with_keys.request(
+        # The request is valid, but its app and task hub do not exist: a permitted role gets another error than 403.
+        response = await client_with_keys.request(
             method,
             path.format(app=app, hub=hub),
             params=parameters if method == "DELETE" else {},
@@ -91,34 +91,34 @@ async def test_each_role_may_do_its_own_work_and_no_more(
             headers={"x-functions-key": key, "WebHook-Request-Origin": "x"},
         )
         if role in roles:
-            assert answer.status_code not in (401, 403), answer.text
+            assert response.status_code not in (401, 403), response.text
         else:
-            assert role in assert_problem(answer, 403, "Forbidden")["detail"]
+            assert role in assert_problem(response, 403, "Forbidden")["detail"]
 
 
-async def test_why_an_instance_failed_is_shown_to_those_who_deploy_only(
+async def test_only_deployers_and_admins_see_why_an_instance_failed(
     client_with_keys: httpx.AsyncClient, hub: str
 ) -> None:
-    """A reason is a text of the app, and may hold its customers' data."""
+    """A reason is text that the app wrote, and can contain data of its customers."""
     failed = event(hub, status="Failed", reason="the card of Anna Example was declined")
-    sent = await client_with_keys.post("/api/events", json=[failed], headers={"aeg-sas-key": KEYS["publisher"]})
-    assert sent.json()["recorded"] == 1
-    shown = {}
+    delivery = await client_with_keys.post("/api/events", json=[failed], headers={"aeg-sas-key": KEYS["publisher"]})
+    assert delivery.json()["recorded"] == 1
+    visible_reasons = {}
     for role in ("reader", "deployer", "admin"):
         listed = await client_with_keys.get(f"/api/taskhubs/{hub}/instances", headers={"x-functions-key": KEYS[role]})
-        (shown[role],) = (one["reason"] for one in listed.json()["instances"])
+        (visible_reasons[role],) = (instance["reason"] for instance in listed.json()["instances"])
     reason = "the card of Anna Example was declined"
-    assert shown == {"reader": None, "deployer": reason, "admin": reason}
+    assert visible_reasons == {"reader": None, "deployer": reason, "admin": reason}
 
 
-async def test_every_operation_has_its_roles_tested(client_with_keys: httpx.AsyncClient) -> None:
+async def test_the_table_of_roles_lists_every_operation(client_with_keys: httpx.AsyncClient) -> None:
     document = (await client_with_keys.get("/api/openapi.json")).json()
-    known = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    documented = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
     anonymous = {("GET", "/api/health"), ("GET", "/api/health/ready"), ("GET", "/api/openapi.json")}
-    assert known - anonymous == {(method, path) for method, path, _ in OPERATIONS if method != "OPTIONS"}
+    assert documented - anonymous == {(method, path) for method, path, _ in OPERATIONS if method != "OPTIONS"}
 
 
-async def test_the_key_is_on_record_by_name_and_never_by_value(
+async def test_the_audit_log_has_the_name_of_the_key_and_nothing_contains_its_value(
     client_with_keys: httpx.AsyncClient, app: str, hub: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -129,8 +129,8 @@ async def test_the_key_is_on_record_by_name_and_never_by_value(
     assert history.json()["history"][0]["keyName"] == "the-deployer"
     await client_with_keys.post("/api/events", json=[event(hub)], params={"code": KEYS["publisher"]})
     await client_with_keys.get("/api/nothing", params={"code": KEYS["reader"]})
-    answered = staged.text + history.text
-    # httpx, the client of this test, logs the address that it calls; the server's own log must not.
+    responses = staged.text + history.text
+    # httpx, the client of this test, logs URLs with their queries; the server's own log must not contain them.
     logged = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
     assert f"POST /api/apps/{app}/staging 200" in logged
-    assert not any(value in answered + logged for value in KEYS.values())
+    assert not any(value in responses + logged for value in KEYS.values())

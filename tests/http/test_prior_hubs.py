@@ -24,11 +24,11 @@ pytestmark = pytest.mark.anyio
 async def test_the_run_that_staged_may_not_deploy_over_what_has_become_active_beneath(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, one, two)
+    first, two, three = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, first, two)
     assert (await post_staging(http, app, three, run_headers(1))).status_code == 200
     assert (await post_staging(http, app, three, run_headers(1))).status_code == 200
-    await post_events(http, event(one, "late"))
+    await post_events(http, event(first, "late"))
     told = assert_problem(await post_staging(http, app, three, run_headers(1)), 409, "StagingNotReady")
     assert told["reasons"][0]["code"] == "InstancesActive"
     again = await post_staging(http, app, three, run_headers(1), force=True, reason="test data")
@@ -36,51 +36,51 @@ async def test_the_run_that_staged_may_not_deploy_over_what_has_become_active_be
 
 
 async def test_what_is_put_right_may_still_be_beneath(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, one, two)
+    first, two, three = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, first, two)
     await put_app(http, app, slots={"staging": {"taskHub": three}})
-    await post_events(http, event(one, "late"))
+    await post_events(http, event(first, "late"))
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
 
 
 async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_runs_in_the_slot(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
-    one, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, one)
+    first, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, first)
     await stage_and_swap(http, app, two)
     assert (await post_staging(http, app, three)).status_code == 200
     await http.delete(f"/api/apps/{app}/staging", params={"taskHub": three})
     # The deployment of three failed, so the slot still has the code that runs on one.
-    await post_events(http, event(one, "late"))
+    await post_events(http, event(first, "late"))
     verdict = await get_staging(http, app)
     assert (verdict["taskHub"], reason_codes(verdict), verdict["activeCount"]) == (three, ["InstancesActive"], 1)
-    assert one in verdict["reasons"][0]["message"]
+    assert first in verdict["reasons"][0]["message"]
     assert_problem(await post_staging(http, app, four), 409, "StagingNotReady")
     cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
-    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "InUse")]
-    await post_events(http, event(one, "late", "Completed"))
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(first, "InUse")]
+    await post_events(http, event(first, "late", "Completed"))
     clock.advance(31)
-    assert (await post_staging(http, app, four)).json()["slots"]["staging"]["priorTaskHubs"] == [three, one]
+    assert (await post_staging(http, app, four)).json()["slots"]["staging"]["priorTaskHubs"] == [three, first]
     swapped = await post_swap(http, app, four)
     assert swapped.json()["slots"]["production"]["priorTaskHubs"] == []
     cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
-    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(one, "Removed"), (three, "Removed")]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(first, "Removed"), (three, "Removed")]
 
 
 async def test_production_goes_back_to_what_is_beneath_a_staged_hub_which_its_run_may_still_deploy(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
-    one, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, one, two)
+    first, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, first, two)
     assert (await post_staging(http, app, three)).status_code == 200
-    answer = await http.post(f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Done", "rollback": True})
+    answer = await http.post(f"/api/apps/{app}/swap", json={"taskHub": first, "outcome": "Done", "rollback": True})
     assert answer.status_code == 200, answer.text
     changed = answer.json()
-    assert {name: held["taskHub"] for name, held in changed["slots"].items()} == {"production": one, "staging": two}
+    assert {name: held["taskHub"] for name, held in changed["slots"].items()} == {"production": first, "staging": two}
     assert [held["priorTaskHubs"] for held in changed["slots"].values()] == [[], [three]]
     assert ([hub["taskHub"] for hub in changed["retired"]], changed["deployment"]) == ([three], None)
-    await post_events(http, event(one, "served"), event(two, "left-behind"), event(three, "deployed"))
+    await post_events(http, event(first, "served"), event(two, "left-behind"), event(three, "deployed"))
     assert (await get_staging(http, app))["activeCount"] == 2
     await post_events(http, event(two, "left-behind", "Completed"))
     clock.advance(31)

@@ -62,11 +62,11 @@ async def test_a_hub_of_the_scheduler_drains(
         await asyncio.to_thread(scheduler_with_worker.client.suspend_orchestration, "order-1")
         verdict = await get_staging(http, app, verify="fresh")
         assert reason_codes(verdict) == ["InstancesActive"]
-        found = {one["instanceId"]: one["runtimeStatus"] for one in verdict["active"]}
+        found = {instance["instanceId"]: instance["runtimeStatus"] for instance in verdict["active"]}
         assert found.keys() == {"order-1", "order-2", "order-2-child", "monitor"}
         assert (found["order-1"], verdict["active"][0]["source"]) == ("Suspended", "probe")
         counted = (await http.get(f"/api/taskhubs/{hub}/versions")).json()
-        assert [(one["version"], one["activeCount"]) for one in counted["versions"]] == [(None, 4)]
+        assert [(version["version"], version["activeCount"]) for version in counted["versions"]] == [(None, 4)]
         # One turn of the monitor: it ends and goes on, and is active all the time.
         await asyncio.to_thread(scheduler_with_worker.client.raise_orchestration_event, "monitor", "go")
         # The engine does not look at the task hub's name: to it every hub has instances, and no name is new.
@@ -77,7 +77,7 @@ async def test_a_hub_of_the_scheduler_drains(
         for ending in ("order-1", "order-2-child"):
             await asyncio.to_thread(scheduler_with_worker.end, ending)
         await asyncio.to_thread(scheduler_with_worker.wait_until, "order-2", "COMPLETED")
-        assert [one["instanceId"] for one in (await get_staging(http, app))["active"]] == ["monitor"]
+        assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["monitor"]
         await asyncio.to_thread(scheduler_with_worker.client.terminate_orchestration, "monitor")
         await asyncio.to_thread(scheduler_with_worker.wait_until, "monitor", "TERMINATED")
         verdict = await get_staging(http, app, wait=10, verify="fresh")
@@ -118,10 +118,12 @@ async def test_a_hub_behind_the_management_api_drains(
             await post_events(http, event(hub, "order-1", time=timestamp(-5)))
             running.put("order-1", "Suspended")
             running.put("order-2", "Pending")
-            assert [one["instanceId"] for one in (await get_staging(http, app))["active"]] == ["order-1"]
+            assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["order-1"]
             running.put("order-1", "Terminated")
             verdict = await get_staging(http, app, wait=3)
-            assert [(one["instanceId"], one["source"]) for one in verdict["active"]] == [("order-2", "probe")]
+            assert [(instance["instanceId"], instance["source"]) for instance in verdict["active"]] == [
+                ("order-2", "probe")
+            ]
             running.put("order-2", "Completed")
             assert (await get_staging(http, app, wait=3))["ready"]
             told = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
@@ -140,7 +142,7 @@ class Behind:
         """What blocks; nothing if the slot is Ready."""
         verdict = await get_staging(self.http, self.app, verify="fresh")
         assert verdict["ready"] or reason_codes(verdict) == ["InstancesActive"], verdict["reasons"]
-        return [one["instanceId"] for one in verdict["active"]]
+        return [instance["instanceId"] for instance in verdict["active"]]
 
     async def start(self, instance_id: str, age: float = 30) -> None:
         """The app starts an instance, the event arrives, and the row is written."""

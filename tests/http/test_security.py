@@ -1,5 +1,5 @@
-"""What surrounds every operation: no way around the keys, comparison that tells nothing by its time, headers on every
-answer, no other origins, and what somebody can do who has nothing but a publisher's key."""
+"""Security of every operation: access keys cannot be bypassed and are compared in constant time, every response has
+security headers, other origins get nothing, and a publisher's key cannot make a verified task hub Ready."""
 
 import hmac
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ def key_header(role: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("method", "path", "roles"), OPERATIONS)
-async def test_no_operation_answers_without_a_key_that_is_known(
+async def test_every_operation_refuses_a_request_without_a_known_key(
     *, client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     address = path.format(app=app, hub=hub)
@@ -52,7 +52,7 @@ async def test_no_operation_answers_without_a_key_that_is_known(
 
 
 @pytest.mark.parametrize("role", ["reader", "router", "deployer", "publisher"])
-async def test_what_is_refused_changes_nothing(
+async def test_a_refused_request_changes_nothing(
     client_with_keys: httpx.AsyncClient, app: str, hub: str, role: str
 ) -> None:
     body = {"slots": {"production": {"taskHub": hub}}}
@@ -100,30 +100,32 @@ async def test_what_is_refused_changes_nothing(
         "/api/openapi.json%00",
     ],
 )
-async def test_an_address_that_looks_anonymous_is_not(client_with_keys: httpx.AsyncClient, path: str) -> None:
+async def test_a_path_that_resembles_an_anonymous_one_needs_a_key(
+    client_with_keys: httpx.AsyncClient, path: str
+) -> None:
     assert_problem(await client_with_keys.get(path), 401, "Unauthorized")
 
 
-async def test_two_keys_in_one_request_give_no_more_than_one_of_them(
+async def test_two_keys_in_one_request_grant_no_more_than_one_of_them(
     client_with_keys: httpx.AsyncClient, app: str
 ) -> None:
-    both = {"headers": key_header("reader"), "params": {"code": KEYS["publisher"]}}
-    assert_problem(await client_with_keys.put(f"/api/apps/{app}", json={}, **both), 403, "Forbidden")  # type: ignore[arg-type]
+    two_keys = {"headers": key_header("reader"), "params": {"code": KEYS["publisher"]}}
+    assert_problem(await client_with_keys.put(f"/api/apps/{app}", json={}, **two_keys), 403, "Forbidden")  # type: ignore[arg-type]
 
 
-async def test_a_key_is_compared_in_constant_time_with_every_key_there_is(
+async def test_a_key_is_compared_with_every_known_key_in_constant_time(
     client_with_keys: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever matches, and if none does: the comparison that the standard library has for it, as often as there are
-    keys, with no early end. Time itself is too noisy to test."""
+    """Each request calls `hmac.compare_digest` once for every known key, whether or not a key matches. The duration
+    itself is too noisy to test."""
     compared: list[tuple[str, str]] = []
-    real = hmac.compare_digest
+    compare_digest = hmac.compare_digest
 
-    def noted(one: str, other: str) -> bool:
-        compared.append((one, other))
-        return real(one, other)
+    def recording_compare_digest(left: str, right: str) -> bool:
+        compared.append((left, right))
+        return compare_digest(left, right)
 
-    monkeypatch.setattr(hmac, "compare_digest", noted)
+    monkeypatch.setattr(hmac, "compare_digest", recording_compare_digest)
     for value in (*KEYS.values(), "wrong", KEYS["reader"][:-1], "x" * 8000):
         compared.clear()
         await client_with_keys.get("/api/apps", headers={"x-functions-key": value})
@@ -133,18 +135,18 @@ async def test_a_key_is_compared_in_constant_time_with_every_key_there_is(
 # Headers
 
 
-def assert_secured(answer: httpx.Response) -> None:
-    assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS, answer.url
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "server" not in answer.headers
-    assert not [name for name in answer.headers if name.startswith("access-control-")]
+def assert_secured(response: httpx.Response) -> None:
+    assert {name: response.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS, response.url
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "server" not in response.headers
+    assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
-async def test_every_answer_carries_the_security_headers(
+async def test_every_response_has_the_security_headers(
     client_with_keys: httpx.AsyncClient, app: str, hub: str, storage: StorageSettings
 ) -> None:
     admin = key_header("admin")
-    answers = [
+    responses = [
         await client_with_keys.get("/api/health"),
         await client_with_keys.get("/api/openapi.json"),
         await client_with_keys.get("/api/apps"),
@@ -164,40 +166,42 @@ async def test_every_answer_carries_the_security_headers(
         ),
     ]
     statuses = [200, 200, 401, 403, 400, 404, 404, 405, 413, 415, 200, 409, 412, 200, 200]
-    assert [answer.status_code for answer in answers] == statuses
-    for answer in answers:
-        assert_secured(answer)
+    assert [response.status_code for response in responses] == statuses
+    for response in responses:
+        assert_secured(response)
 
 
-async def test_the_answers_to_trouble_carry_them_too(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = StorageSettings.model_validate(
+async def test_responses_to_server_errors_have_the_security_headers(
+    anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreachable_storage = StorageSettings.model_validate(
         {"connection_string": emulator_connection_string("127.0.0.1", free_port())}
     )
-    server = StateServer(Settings(storage=nowhere))
+    server = StateServer(Settings(storage=unreachable_storage))
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
         unavailable = await client.get("/api/health/ready")
         assert_problem(unavailable, 503, "StorageUnavailable")
         monkeypatch.setattr(server.services.inspection, "check_storage", None)
-        unforeseen = await client.get("/api/health/ready")
-        assert_problem(unforeseen, 500, "InternalError")
+        unexpected = await client.get("/api/health/ready")
+        assert_problem(unexpected, 500, "InternalError")
     await server.close()
     assert_secured(unavailable)
-    assert_secured(unforeseen)
+    assert_secured(unexpected)
 
 
-async def test_browsers_are_bound_to_https_where_the_server_is_reached_by_it(server: StateServer) -> None:
+async def test_strict_transport_security_is_sent_over_https_only(server: StateServer) -> None:
     transport = httpx.ASGITransport(server.application)
-    for scheme, said in (("https", "max-age=31536000"), ("http", None)):
+    for scheme, header in (("https", "max-age=31536000"), ("http", None)):
         async with httpx.AsyncClient(transport=transport, base_url=f"{scheme}://state") as client:
             for path in ("/api/health", "/api/nothing"):
-                assert (await client.get(path)).headers.get("strict-transport-security") == said
+                assert (await client.get(path)).headers.get("strict-transport-security") == header
 
 
 @pytest.mark.parametrize(
     "path", ["/docs", "/redoc", "/api/docs", "/api/redoc", "/openapi.json", "/docs/oauth2-redirect"]
 )
-async def test_there_is_no_page_that_would_load_scripts_from_elsewhere(http: httpx.AsyncClient, path: str) -> None:
+async def test_there_are_no_pages_for_the_api_documentation(http: httpx.AsyncClient, path: str) -> None:
     assert_problem(await http.get(path), 404, "NotFound")
 
 
@@ -206,39 +210,41 @@ async def test_there_is_no_page_that_would_load_scripts_from_elsewhere(http: htt
 
 @pytest.fixture
 async def local_client(server: StateServer) -> AsyncIterator[httpx.AsyncClient]:
-    """A server without keys, as it is on a developer's machine."""
+    """A client of a server without keys, as on a developer's machine."""
     transport = httpx.ASGITransport(LoopbackOnlyMiddleware(server.application))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7071") as client:
         yield client
 
 
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _ in OPERATIONS if method != "OPTIONS"])
-async def test_a_preflight_from_another_origin_gets_nothing_that_allows_it(
+async def test_a_preflight_request_from_another_origin_is_refused(
     *, client_with_keys: httpx.AsyncClient, local_client: httpx.AsyncClient, app: str, hub: str, method: str, path: str
 ) -> None:
-    asked = {
+    preflight_headers = {
         "Origin": HOSTILE_ORIGIN,
         "Access-Control-Request-Method": method,
         "Access-Control-Request-Headers": "content-type, x-functions-key",
         "Access-Control-Request-Private-Network": "true",
     }
     for client, expected in ((client_with_keys, 401), (local_client, 403)):
-        answer = await client.options(path.format(app=app, hub=hub), headers=asked)
-        assert answer.status_code == expected
-        assert_secured(answer)
-    # Not even with a key, which a browser's preflight never carries.
-    answer = await client_with_keys.options(path.format(app=app, hub=hub), headers={**asked, **key_header("admin")})
-    assert answer.status_code in (400, 405)
-    assert_secured(answer)
+        response = await client.options(path.format(app=app, hub=hub), headers=preflight_headers)
+        assert response.status_code == expected
+        assert_secured(response)
+    # A key makes no difference. Browsers send none with a preflight request.
+    response = await client_with_keys.options(
+        path.format(app=app, hub=hub), headers={**preflight_headers, **key_header("admin")}
+    )
+    assert response.status_code in (400, 405)
+    assert_secured(response)
 
 
-async def test_what_another_origin_asks_for_is_not_for_it_to_read(client_with_keys: httpx.AsyncClient) -> None:
-    answer = await client_with_keys.get("/api/apps", headers={"Origin": HOSTILE_ORIGIN, **key_header("reader")})
-    assert answer.status_code == 200
-    assert_secured(answer)
+async def test_another_origin_may_not_read_a_response(client_with_keys: httpx.AsyncClient) -> None:
+    response = await client_with_keys.get("/api/apps", headers={"Origin": HOSTILE_ORIGIN, **key_header("reader")})
+    assert response.status_code == 200
+    assert_secured(response)
 
 
-async def test_the_handshake_of_deliveries_allows_no_browser_anything(client_with_keys: httpx.AsyncClient) -> None:
+async def test_the_webhook_handshake_grants_other_origins_nothing(client_with_keys: httpx.AsyncClient) -> None:
     headers = {
         "WebHook-Request-Origin": HOSTILE_ORIGIN,
         "Origin": HOSTILE_ORIGIN,
@@ -248,24 +254,24 @@ async def test_the_handshake_of_deliveries_allows_no_browser_anything(client_wit
     assert_secured(await client_with_keys.options("/api/events", headers={**headers, **key_header("publisher")}))
 
 
-# A publisher that lies
+# A publisher that sends false events
 
 
 async def register_verified_app(http: httpx.AsyncClient, app: str, hub: str, **policy: Any) -> None:
-    answer = await put_app(
+    response = await put_app(
         http,
         app,
         slots={"staging": {"taskHub": hub}},
         taskHubs={"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"},
         policy={"requireVerification": True, "settleSeconds": 1, **policy},
     )
-    assert answer.status_code == 200, answer.text
+    assert response.status_code == 200, response.text
 
 
-async def test_forged_ends_do_not_make_a_verified_task_hub_ready(
+async def test_forged_completions_do_not_make_a_verified_task_hub_ready(
     http: httpx.AsyncClient, clock: ShiftedClock, storage: StorageSettings, app: str, hub: str
 ) -> None:
-    """Nor an end that is dated as far ahead as is let through, nor a function name that the policy ignores."""
+    """Nor does a completion as far in the future as the server accepts, or a function name that the policy ignores."""
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
         await provider.put("order-1", "Running")
@@ -279,14 +285,14 @@ async def test_forged_ends_do_not_make_a_verified_task_hub_ready(
         clock.advance(40)
         verdict = await get_staging(http, app, verify="fresh")
         assert (verdict["ready"], reason_codes(verdict)) == (False, ["InstancesActive"])
-        assert [one["instanceId"] for one in verdict["active"]] == ["order-1"]
+        assert [instance["instanceId"] for instance in verdict["active"]] == ["order-1"]
         assert_problem(await post_staging(http, app, f"{hub}x"), 409, "StagingNotReady")
 
 
-async def test_by_events_alone_a_forged_end_is_believed(
+async def test_without_verification_a_forged_completion_is_accepted(
     http: httpx.AsyncClient, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    """The reason why docs/security.md asks for verification."""
+    """This is why docs/security.md recommends verification."""
     await post_staging(http, app, hub)
     await post_events(http, event(hub, "order-1"))
     clock.advance(40)
@@ -308,7 +314,7 @@ async def test_a_forged_start_blocks_and_can_be_waived(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_forged_event_burns_a_name_and_an_administrator_can_still_register_it(
+async def test_an_administrator_can_register_a_task_hub_name_that_a_forged_event_used(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await post_events(http, event(hub, "forged", "Completed"))
@@ -316,6 +322,6 @@ async def test_a_forged_event_burns_a_name_and_an_administrator_can_still_regist
     assert (await put_app(http, app, slots={"staging": {"taskHub": hub}})).status_code == 200
 
 
-async def test_a_publisher_reads_nothing_and_moves_no_slot(client_with_keys: httpx.AsyncClient) -> None:
-    may = {(method, path) for method, path, roles in OPERATIONS if "publisher" in roles}
-    assert may == {("POST", "/api/events"), ("OPTIONS", "/api/events")}
+async def test_a_publisher_may_only_deliver_events(client_with_keys: httpx.AsyncClient) -> None:
+    permitted = {(method, path) for method, path, roles in OPERATIONS if "publisher" in roles}
+    assert permitted == {("POST", "/api/events"), ("OPTIONS", "/api/events")}

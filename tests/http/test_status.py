@@ -68,15 +68,15 @@ async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app:
         "activeCountIsLowerBound": False,
         "active": [
             {
-                "instanceId": one["data"]["instanceId"],
-                "functionName": one["data"]["functionName"],
+                "instanceId": lifecycle_event["data"]["instanceId"],
+                "functionName": lifecycle_event["data"]["functionName"],
                 "runtimeStatus": "Running",
-                "startedAt": one["eventTime"],
-                "lastEventAt": one["eventTime"],
+                "startedAt": lifecycle_event["eventTime"],
+                "lastEventAt": lifecycle_event["eventTime"],
                 "source": "event",
                 "version": None,
             }
-            for one in (first, second)
+            for lifecycle_event in (first, second)
         ],
         "ignoredCount": 0,
         "waived": [],
@@ -113,8 +113,8 @@ async def test_the_settle_window_counts_from_when_an_event_came_not_from_when_it
 async def test_the_gap_of_continue_as_new_is_never_ready(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await swap_out(http, app, hub)
     start, end, again = (event(hub, "monitor", status) for status in ("Running", "Completed", "Running"))
-    for one in (start, end, again):
-        await post_events(http, one)
+    for lifecycle_event in (start, end, again):
+        await post_events(http, lifecycle_event)
         assert not (await get_staging(http, app))["ready"]
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
 
@@ -128,7 +128,7 @@ async def test_the_count_is_exact_to_a_thousand_and_lists_the_oldest(
     await post_events(http, *batch[:1000])
     verdict = await get_staging(http, app)
     assert (verdict["activeCount"], verdict["activeCountIsLowerBound"]) == (1000, False)
-    assert [one["instanceId"] for one in verdict["active"]] == [f"order-{n}" for n in range(999, 979, -1)]
+    assert [instance["instanceId"] for instance in verdict["active"]] == [f"order-{n}" for n in range(999, 979, -1)]
     await post_events(http, batch[1000])
     verdict = await get_staging(http, app)
     assert (verdict["activeCount"], verdict["activeCountIsLowerBound"]) == (1000, True)
@@ -139,7 +139,7 @@ async def start_waiting_request(proxy: StorageProxy, http: httpx.AsyncClient, ap
     """A question that waits: its server has read the hub at least twice."""
     proxy.clear()
     task = asyncio.create_task(get_staging(http, app, wait=most))
-    while sum("State" in one.path for one in proxy.forwarded) < 8:
+    while sum("State" in request.path for request in proxy.forwarded) < 8:
         assert not task.done()
         await asyncio.sleep(0.02)
     return task
@@ -196,7 +196,7 @@ async def test_nobody_waits_for_a_caller_who_is_gone(
             "headers": [],
         }
         await asyncio.wait_for(server.application(scope, receive, send), 30)
-        assert sum("State" in one.path for one in proxy.forwarded) <= 8, (
+        assert sum("State" in request.path for request in proxy.forwarded) <= 8, (
             "two verdicts at the most, one range for each shard"
         )
 
@@ -247,7 +247,7 @@ async def test_the_settle_window_is_read_after_the_active_instances(
         async def between_pages(method: str, path: str) -> None:
             nonlocal turned
             async with turning:
-                if sum("State" in one.path for one in proxy.forwarded) >= 4 and not turned:
+                if sum("State" in request.path for request in proxy.forwarded) >= 4 and not turned:
                     turned = True
                     await post_events(http, event(hub, "order", "Completed"))
 

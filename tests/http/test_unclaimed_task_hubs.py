@@ -355,5 +355,7 @@ async def test_an_event_that_cannot_be_read_any_more_stops_the_claim(
 async def test_an_envelope_is_understood_as_the_event_that_it_is_of(server: StateServer, hub: str) -> None:
     now = server.tables.clock.now()
     for status in RuntimeStatus:
-        known = parse_event(event(hub, "a/b\u2028", status.value, timestamp(-1), "Füñ", "why\u0007 not"), now)
+        known = parse_event(
+            event(hub, "a/b\u2028", status.value, time=timestamp(-1), function="Füñ", reason="why\u0007 not"), now
+        )
         assert parse_event(to_event_grid_event(known), now) == known

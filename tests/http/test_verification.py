@@ -60,7 +60,7 @@ async def drained_provider_hub(http: httpx.AsyncClient, app: str, provider_hub: 
 
 async def list_instances(http: httpx.AsyncClient, hub: str) -> dict[str, Any]:
     answer = await http.get(f"/api/taskhubs/{hub}/instances")
-    return {one["instanceId"]: one for one in answer.json()["instances"]}
+    return {instance["instanceId"]: instance for instance in answer.json()["instances"]}
 
 
 async def test_a_drained_hub_is_ready_and_verified(
@@ -80,8 +80,8 @@ async def test_an_instance_that_events_missed_blocks_and_is_recorded(
     verdict = await get_staging(http, app)
     assert not verdict["ready"]
     assert reason_codes(verdict) == ["InstancesActive"]
-    (one,) = verdict["active"]
-    assert (one["instanceId"], one["runtimeStatus"], one["source"], one["version"]) == (
+    (instance,) = verdict["active"]
+    assert (instance["instanceId"], instance["runtimeStatus"], instance["source"], instance["version"]) == (
         "order-1",
         "Pending",
         "probe",
@@ -91,8 +91,8 @@ async def test_an_instance_that_events_missed_blocks_and_is_recorded(
     await drained_provider_hub.put("order-1", "Completed")
     verdict = await get_staging(http, app)
     assert verdict["ready"], verdict
-    one = (await list_instances(http, drained_provider_hub.hub))["order-1"]
-    assert (one["active"], one["outcome"], one["source"]) == (False, "Completed", "probe")
+    instance = (await list_instances(http, drained_provider_hub.hub))["order-1"]
+    assert (instance["active"], instance["outcome"], instance["source"]) == (False, "Completed", "probe")
 
 
 async def test_an_instance_that_events_left_running_is_closed(
@@ -102,8 +102,8 @@ async def test_an_instance_that_events_left_running_is_closed(
     await drained_provider_hub.put("order-1", "Terminated")
     verdict = await get_staging(http, app, wait=10)
     assert verdict["ready"], verdict
-    one = (await list_instances(http, drained_provider_hub.hub))["order-1"]
-    assert (one["active"], one["outcome"], one["source"]) == (False, "Terminated", "probe")
+    instance = (await list_instances(http, drained_provider_hub.hub))["order-1"]
+    assert (instance["active"], instance["outcome"], instance["source"]) == (False, "Terminated", "probe")
 
 
 async def test_a_hub_without_tables_is_unknown_and_not_drained(
@@ -158,7 +158,7 @@ async def test_while_events_show_active_instances_only_those_are_looked_up(
     assert list(await list_instances(http, drained_provider_hub.hub)) == ["order-1"]
     await drained_provider_hub.put("order-1", "Completed")
     verdict = await get_staging(http, app, wait=3)
-    assert [one["instanceId"] for one in verdict["active"]] == ["order-2"]
+    assert [instance["instanceId"] for instance in verdict["active"]] == ["order-2"]
 
 
 async def test_continue_as_new_whose_second_event_is_lost_stays_active(
@@ -205,8 +205,8 @@ async def test_a_start_that_was_published_and_not_yet_written_blocks_while_messa
         assert (await list_instances(http, drained_provider_hub.hub))["child"]["active"]
         await queue.delete(message)
         assert (await get_staging(http, app))["ready"]
-        one = (await list_instances(http, drained_provider_hub.hub))["child"]
-        assert (one["active"], one["reason"]) == (False, "not in the task hub any more")
+        instance = (await list_instances(http, drained_provider_hub.hub))["child"]
+        assert (instance["active"], instance["reason"]) == (False, "not in the task hub any more")
 
 
 async def test_a_hub_that_knows_nothing_of_what_events_showed_is_taken_for_another(
@@ -256,8 +256,8 @@ async def test_an_instance_is_shown_as_the_hub_has_just_shown_it(
     await post_events(http, event(drained_provider_hub.hub, "order-1", time=timestamp(-60)))
     await drained_provider_hub.put("order-1", "Suspended", version="3.1")
     for _ in range(2):
-        (one,) = (await get_staging(http, app))["active"]
-        assert (one["runtimeStatus"], one["version"], one["source"]) == ("Suspended", "3.1", "event")
+        (instance,) = (await get_staging(http, app))["active"]
+        assert (instance["runtimeStatus"], instance["version"], instance["source"]) == ("Suspended", "3.1", "event")
 
 
 async def test_a_source_whose_setting_is_gone_does_not_keep_the_policy_from_being_changed(
@@ -341,7 +341,7 @@ async def test_an_instance_that_runs_under_another_name_than_events_said_blocks(
     await drained_provider_hub.put("order-1", "Running", name="ShipOrder")
     verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["hasRunning"], reason_codes(verdict)) == (False, True, ["InstancesActive"])
-    assert [one["functionName"] for one in verdict["active"]] == ["ShipOrder"]
+    assert [instance["functionName"] for instance in verdict["active"]] == ["ShipOrder"]
 
 
 async def test_a_long_poll_ends_as_soon_as_the_hub_itself_has_drained(
@@ -389,8 +389,12 @@ async def test_versions_count_what_is_active_at_the_source(
     assert answer.status_code == 200, answer.text
     content = answer.json()
     assert content["complete"]
-    assert [(one["version"], one["activeCount"]) for one in content["versions"]] == [(None, 1), ("1.0", 2), ("2.0", 1)]
-    oldest = {one["version"]: parse_instant(one["oldestStartedAt"]) for one in content["versions"]}
+    assert [(version["version"], version["activeCount"]) for version in content["versions"]] == [
+        (None, 1),
+        ("1.0", 2),
+        ("2.0", 1),
+    ]
+    oldest = {version["version"]: parse_instant(version["oldestStartedAt"]) for version in content["versions"]}
     assert oldest["1.0"] == instant_from(long_ago)
 
 

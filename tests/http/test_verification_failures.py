@@ -81,6 +81,7 @@ async def test_trouble_at_the_source_is_a_reason_and_passes(
     proxy: StorageProxy,
     app: str,
     drained_provider_hub: ProviderTaskHub,
+    *,
     clock: ShiftedClock,
     status: int,
     code: str,
@@ -221,7 +222,7 @@ async def test_two_servers_share_one_scan(
         verdicts = await asyncio.gather(*(get_staging(client, app) for client in (http, other, http, other)))
         assert [verdict["ready"] for verdict in verdicts] == [True] * 4
         assert len({verdict["evidence"]["probe"]["beganAt"] for verdict in verdicts}) == 1
-        assert len([one for one in proxy.forwarded if one.path.endswith("Instances()")]) == 1
+        assert len([request for request in proxy.forwarded if request.path.endswith("Instances()")]) == 1
 
 
 async def test_a_worker_that_died_does_not_keep_the_hub(
@@ -257,6 +258,7 @@ async def test_a_worker_keeps_the_hub_for_as_long_as_it_reads(
     storage: StorageSettings,
     http: httpx.AsyncClient,
     proxy: StorageProxy,
+    *,
     app: str,
     drained_provider_hub: ProviderTaskHub,
     monkeypatch: pytest.MonkeyPatch,

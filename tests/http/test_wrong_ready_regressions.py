@@ -192,14 +192,20 @@ async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
             await provider_hub.put("order-77", "Running")
             await lease.release()
             (done,) = await post_cleanup(http, app, deleteTaskHubs=False)
-            assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
+            assert (done["outcome"], [reason["code"] for reason in done["reasons"]]) == (
+                "NotDrained",
+                ["InstancesActive"],
+            )
             assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
             await provider_hub.put("order-77", "Completed")
             # What the order has started is still a message, and nothing has been deleted yet.
             async with ControlQueue(provider_hub) as queue:
                 await queue.send(control_message("launched"))
                 (done,) = await post_cleanup(http, app)
-                assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["StartsPending"])
+                assert (done["outcome"], [reason["code"] for reason in done["reasons"]]) == (
+                    "NotDrained",
+                    ["StartsPending"],
+                )
                 assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
     (done,) = await post_cleanup(http, app, deleteTaskHubs=False)
     assert done["outcome"] == "Removed"
@@ -257,7 +263,7 @@ async def test_a_waiver_does_not_keep_results_from_being_used_again(
     for verify in ("cached", "none"):
         again = await get_staging(http, app, verify=verify)
         assert (again["ready"], again["evidence"]["probe"]) == (True, first["evidence"]["probe"])
-        assert [one["instanceId"] for one in again["waived"]] == ["stuck"]
+        assert [instance["instanceId"] for instance in again["waived"]] == ["stuck"]
 
 
 async def test_what_another_version_has_kept_of_a_probe_is_read_anew(
@@ -278,7 +284,7 @@ async def test_a_row_that_nobody_understands_is_an_instance_and_no_error(
     await drained_provider_hub.table.upsert_entity(
         {"PartitionKey": "a^b", "RowKey": "", "Name": "X", "RuntimeStatus": "Running"}
     )
-    assert [one["instanceId"] for one in (await get_staging(http, app))["active"]] == ["a^b"]
+    assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["a^b"]
 
 
 async def test_a_start_that_is_a_message_for_long_keeps_blocking(
@@ -349,7 +355,7 @@ async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has
     # The scan that was cut off is carried on, and has seen the first; the next one is a new one.
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
     verdict = await get_staging(http, app)
-    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["b-second"])
+    assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["b-second"])
 
 
 @pytest.mark.parametrize("ahead", [0, 1.9])
@@ -365,7 +371,7 @@ async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no
     await drained_provider_hub.put("second", "Running")
     await drained_provider_hub.put("first", "Completed")
     verdict = await get_staging(http, app)
-    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
+    assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["second"])
 
 
 async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_once_that_is_closed(
@@ -382,7 +388,7 @@ async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_o
     await drained_provider_hub.put("2-second", "Running")
     await drained_provider_hub.put("1-first", "Completed")
     verdict = await get_staging(http, app)
-    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["2-second"])
+    assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["2-second"])
 
 
 async def test_a_clock_that_is_set_back_does_not_keep_a_drained_hub_from_being_ready(
@@ -412,7 +418,7 @@ async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
     await drained_provider_hub.put("second", "Running")
     await drained_provider_hub.put("first", "Completed")
     verdict = await get_staging(http, app)
-    assert (verdict["ready"], [one["instanceId"] for one in verdict["active"]]) == (False, ["second"])
+    assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["second"])
 
 
 async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
@@ -425,7 +431,7 @@ async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
         assert reason_codes(await get_staging(http, app)) == ["ProbeIncomplete"]
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
     answer = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/instances")
-    assert [one["instanceId"] for one in answer.json()["instances"]] == ["order-1"]
+    assert [instance["instanceId"] for instance in answer.json()["instances"]] == ["order-1"]
 
 
 async def _raise_timeout(self: Reconciler, task_hub: str, corrections: Sequence[Instance]) -> None:

@@ -328,6 +328,8 @@ def _evaluate_path(path: str, data: Any) -> Any:
         return data
     if member := re.match(r"[A-Za-z_]\w*", path):
         return _evaluate_path(path[member.end() :], data.get(member[0]) if isinstance(data, dict) else None)
+    if quoted := re.match(r'"([^"]+)"', path):
+        return _evaluate_path(path[quoted.end() :], data.get(quoted[1]) if isinstance(data, dict) else None)
     if index := re.match(r"\[(\d+)\]", path):
         items = data if isinstance(data, list) else []
         return _evaluate_path(path[index.end() :], items[int(index[1])] if int(index[1]) < len(items) else None)

@@ -1,4 +1,4 @@
-"""docs/pipelines.md documents all commands, options, variables, defaults, exit codes and outputs, and no others."""
+"""docs/cli.md documents all commands, options, variables, defaults, exit codes and outputs, and no others."""
 
 import os
 import re
@@ -15,9 +15,14 @@ from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
 from state_api.settings import read_settings, sha256_of
-from tests.test_docs import AZURE, FENCE, ROOT, SETTINGS, first_column, section, table_rows, without_markup
+from tests.test_docs import AZURE, CODE, FENCE, ROOT, SETTINGS, first_column, section, table_rows, without_markup
 
-PIPELINES = ROOT / "docs" / "pipelines.md"
+CLI = ROOT / "docs" / "cli.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+GUIDES = {
+    "github": ROOT / "docs" / "github-actions.md",
+    "azure-pipelines": ROOT / "docs" / "azure-pipelines.md",
+}
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -41,13 +46,47 @@ def options() -> Iterator[tuple[str, Any]]:
 
 
 def test_exactly_the_existing_commands_are_documented() -> None:
-    assert set(first_column(PIPELINES, "Commands", "Command")) == {f"safe-deploy {name}" for name in COMMANDS}
+    documented = {name for name in first_column(CLI, "Commands", "Command") if name.startswith("safe-deploy ")}
+    assert documented == {f"safe-deploy {name}" for name in COMMANDS}
+
+
+def test_exactly_the_options_of_each_command_are_documented() -> None:
+    (common_sentence,) = re.findall(r"^Each command but `keys new` takes (.*?)\. ", CLI.read_text(), re.MULTILINE)
+    common = set(CODE.findall(common_sentence))
+    documented = {
+        without_markup(cells[0]): set(CODE.findall(cells[1]))
+        for cells in table_rows(CLI, "Commands", "Command")
+        if without_markup(cells[0]) in COMMANDS
+    }
+    actual = {
+        name: {parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")}
+        for name, command in COMMANDS.items()
+    }
+    assert {name: (set() if name == "keys new" else common) | rest for name, rest in documented.items()} == actual
+
+
+def test_exactly_the_existing_options_without_variables_are_documented() -> None:
+    documented = {
+        (without_markup(cells[0]), command)
+        for cells in table_rows(CLI, "Options and variables", "Option")
+        if len(cells) == 4 and "SAFE_DEPLOY_" not in cells[1]
+        for command in CODE.findall(cells[1])
+    }
+    with_variable = {option.opts[0] for _, option in options()}
+    actual = {
+        (parameter.opts[0], name)
+        for name, command in COMMANDS.items()
+        for parameter in command.params
+        if parameter.opts[0].startswith("--") and parameter.opts[0] not in with_variable
+    }
+    assert documented == actual
 
 
 def test_exactly_the_existing_options_with_variables_are_documented() -> None:
     documented = {
         without_markup(cells[0]): without_markup(cells[1])
-        for cells in table_rows(PIPELINES, "Options and variables", "Option")
+        for cells in table_rows(CLI, "Options and variables", "Option")
+        if "SAFE_DEPLOY_" in cells[1]
     }
     assert documented == {option.opts[0]: option.envvar for _, option in options()}
 
@@ -56,7 +95,7 @@ def test_an_option_has_the_same_variable_and_default_in_every_command() -> None:
     taken: dict[str, set[Any]] = {}
     for _, option in options():
         taken.setdefault(option.opts[0], set()).add((option.envvar, str(option.default)))
-    # Only `rollback` and `instances` can choose a task hub, and only `waive` requires a reason.
+    # `rollback` and `instances` find a task hub themselves, and only `waive` requires a reason.
     assert {name: seen for name, seen in taken.items() if len(seen) > 1}.keys() <= {"--task-hub", "--reason"}
 
 
@@ -64,15 +103,15 @@ def test_documented_defaults_are_the_real_defaults() -> None:
     real = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
         without_markup(cells[0]): without_markup(cells[2])
-        for cells in table_rows(PIPELINES, "Options and variables", "Option")
-        if re.fullmatch(r"`[\w]+`|\d+", cells[2])
+        for cells in table_rows(CLI, "Options and variables", "Option")
+        if "SAFE_DEPLOY_" in cells[1] and re.fullmatch(r"`[\w]+`|\d+", cells[2])
     }
     assert named == {name: real[name].removesuffix(".0") for name in named}
     assert {"--slot", "--timeout", "--interval", "--verify", "--task-hub-setting", "--output"} <= named.keys()
 
 
 def test_exactly_the_existing_exit_codes_are_documented() -> None:
-    assert [int(code) for code in first_column(PIPELINES, "Exit codes", "Code")] == sorted(ExitCode)
+    assert [int(code) for code in first_column(CLI, "Exit codes", "Code")] == sorted(ExitCode)
 
 
 def test_exactly_the_existing_outputs_are_documented() -> None:
@@ -87,15 +126,15 @@ def test_exactly_the_existing_outputs_are_documented() -> None:
         "assurance": "events",
     }
     real = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
-    title = "In GitHub Actions and Azure Pipelines"
-    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(PIPELINES, title, "Command")]
+    title = "In CI systems"
+    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(CLI, title, "Command")]
     assert documented == [set(outputs) for outputs in real]
 
 
-@pytest.mark.parametrize("folder", ["github", "azure-pipelines"])
+@pytest.mark.parametrize("folder", GUIDES)
 def test_the_quickstart_is_a_tested_file_of_under_thirty_lines(folder: str) -> None:
     tested = (ROOT / "pipelines" / folder / "quickstart.yml").read_text()
-    blocks = [body for language, body in FENCE.findall(PIPELINES.read_text()) if language == "yaml"]
+    blocks = [body for language, body in FENCE.findall(GUIDES[folder].read_text()) if language == "yaml"]
     assert tested in blocks
     assert len(tested.splitlines()) < 30
 
@@ -111,9 +150,7 @@ def test_every_yaml_block_in_the_documentation_is_a_tested_file() -> None:
 
 
 def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> None:
-    (variables,) = (
-        without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline"
-    )
+    (given,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
     asked = {
         "GetStagingStatus",
         "PostStaging",
@@ -125,7 +162,7 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
         "GetTaskHub",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(variables)
+    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(given)
     may = {
         without_markup(cells[0])
         for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
@@ -136,7 +173,9 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
 
 def test_the_documented_commands_create_keys_that_the_server_accepts(tmp_path: Path) -> None:
     """The commands that need no Azure run unchanged. The key of an existing function stays valid."""
-    make, vault, move, _ = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
+    make, vault = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
+    moving = section(OPERATIONS, "Move from function keys")
+    move, _ = [body for language, body in FENCE.findall(moving) if language == "sh"]
     assert "state-keys.json" in vault
     command = tmp_path / "safe-deploy"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safe_deploy "$@"\n')

@@ -64,20 +64,20 @@ class SimulatedEventGrid:
 
     def due(self) -> list[list[PublishedEvent]]:
         """The batches that arrive now, in any order."""
-        return self._batches([one for one in self._in_transit if one.due <= self.step])
+        return self._batches([event for event in self._in_transit if event.due <= self.step])
 
     def take_remaining(self) -> list[list[PublishedEvent]]:
         """The batches that arrive in the end; some events are lost instead."""
-        lost = [one for one in self._in_transit if self.rng.random() < self.traits.loss_probability]
+        lost = [event for event in self._in_transit if self.rng.random() < self.traits.loss_probability]
         self.tally["lost"] += len(lost)
-        for one in lost:
-            self._in_transit.remove(one)
+        for event in lost:
+            self._in_transit.remove(event)
         return self._batches(list(self._in_transit))
 
     def _batches(self, arriving: list[PublishedEvent]) -> list[list[PublishedEvent]]:
-        for one in arriving:
-            self._in_transit.remove(one)
-        in_order = sorted(arriving, key=lambda one: one.occurred_at)
+        for event in arriving:
+            self._in_transit.remove(event)
+        in_order = sorted(arriving, key=lambda event: event.occurred_at)
         self.rng.shuffle(arriving)
         self.tally["reordered"] += arriving != in_order
         batches = []

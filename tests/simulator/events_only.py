@@ -39,7 +39,9 @@ class EventsOnlyVerdict:
 
     @property
     def ready(self) -> bool:
-        active = tuple(ActiveInstance.from_instance(one) for one in self._instances.values() if one.active)
+        active = tuple(
+            ActiveInstance.from_instance(instance) for instance in self._instances.values() if instance.active
+        )
         activity = InstanceActivity(active, last_recorded_at=self._recorded_at)
         return assess_readiness(Evidence(self.hub, activity), self.policy, _now()).ready
 

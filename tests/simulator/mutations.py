@@ -204,20 +204,22 @@ def observed_end_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def probe_dated_at_its_end(patch: pytest.MonkeyPatch) -> None:
-    """A scan claims to tell of the moment when it ended."""
-    result = Scan.to_result
+    """A scan claims to describe the moment at which it ended."""
+    to_result = Scan.to_result
 
-    def late(
+    def to_late_result(
         scan: Scan,
         status: ProbeStatus,
         provider: str,
         ended_at: Instant,
+        *,
         message: str = "",
         messages: MessageEvidence | None = None,
     ) -> ProbeResult:
-        return replace(result(scan, status, provider, ended_at, message, messages), began_at=ended_at)
+        whole = to_result(scan, status, provider, ended_at, message=message, messages=messages)
+        return replace(whole, began_at=ended_at)
 
-    patch.setattr(Scan, "to_result", late)
+    patch.setattr(Scan, "to_result", to_late_result)
 
 
 def fresh_answered_by_earlier_probe(patch: pytest.MonkeyPatch) -> None:

@@ -97,13 +97,13 @@ class SimulatedPlatform:
         self._reserved_ids: set[str] = set()
         self.executions: dict[str, Execution] = {}
 
-    async def move(self, weights: Mapping[str, float], without_faults: bool = False) -> None:
+    async def move(self, weights: Mapping[str, float], *, without_faults: bool = False) -> None:
         """Make one of the moves that are possible now; `without_faults` without crashes and delays."""
         moves = {name: move for name, move in self._possible_moves().items() if weights.get(name)}
         names = sorted(moves)
         if names:
             self._without_faults = without_faults
-            name = self._rng.choices(names, [weights[one] for one in names])[0]
+            name = self._rng.choices(names, [weights[execution] for execution in names])[0]
             await self._make_move(name, self._rng.choice(moves[name]))
             self._without_faults = False
 
@@ -122,8 +122,8 @@ class SimulatedPlatform:
 
     async def purge(self, instance_id: str) -> bool:
         """Purge an instance. False if it has not ended, or starts again."""
-        one = self.executions[instance_id]
-        purges = self._possible_moves_of(one).get("purge")
+        execution = self.executions[instance_id]
+        purges = self._possible_moves_of(execution).get("purge")
         if purges is not None:
             await self._make_move("purge", purges)
         return purges is not None
@@ -144,16 +144,20 @@ class SimulatedPlatform:
         self._without_faults = True
         while going := [
             (name, move)
-            for one in self._active()
-            if one not in spared
-            for name, move in self._possible_moves_of(one).items()
+            for execution in self._active()
+            if execution not in spared
+            for name, move in self._possible_moves_of(execution).items()
             if name in _ENDING_MOVES
         ]:
             await self._make_move(*going[0])
         self._without_faults = False
 
     def _active(self) -> list[Execution]:
-        return [one for one in self.executions.values() if one.phase is not Phase.ENDED or one.episode is not None]
+        return [
+            execution
+            for execution in self.executions.values()
+            if execution.phase is not Phase.ENDED or execution.episode is not None
+        ]
 
     async def _make_move(self, name: str, move: Move) -> None:
         self._context.log.append(f"{self._context.transport.step:3} {name}")
@@ -164,48 +168,51 @@ class SimulatedPlatform:
         moves: dict[str, list[Move]] = {"entity": [self._signal_entity]}
         if self._roots_left:
             moves["start"], moves["start delayed"] = [self._start], [self._start_delayed]
-        for one in self.executions.values():
-            for name, move in self._possible_moves_of(one).items():
+        for execution in self.executions.values():
+            for name, move in self._possible_moves_of(execution).items():
                 moves.setdefault(name, []).append(move)
         return moves
 
-    def _possible_moves_of(self, one: Execution) -> dict[str, Move]:
-        if one.episode is not None:
-            return {"go on": partial(self._continue_episode, one)}
-        terminate = partial(self._terminate, one)
-        match one.phase:
+    def _possible_moves_of(self, execution: Execution) -> dict[str, Move]:
+        if execution.episode is not None:
+            return {"go on": partial(self._continue_episode, execution)}
+        terminate = partial(self._terminate, execution)
+        match execution.phase:
             case Phase.SCHEDULED:
-                return {"begin": partial(self._begin_execution, one)}
+                return {"begin": partial(self._begin_execution, execution)}
             case Phase.PENDING:
-                is_due = self._without_faults or self._context.transport.step >= one.not_before
-                return {"begin": partial(self._begin_execution, one)} if is_due else {"terminate": terminate}
+                is_due = self._without_faults or self._context.transport.step >= execution.not_before
+                return {"begin": partial(self._begin_execution, execution)} if is_due else {"terminate": terminate}
             case Phase.CONTINUING_AS_NEW:
-                return {"go on": partial(self._start_next_generation, one)}
+                return {"go on": partial(self._start_next_generation, execution)}
             case Phase.SUSPENDED:
-                return {"resume": partial(self._write_phase, one, "Running", Phase.RUNNING), "terminate": terminate}
+                return {
+                    "resume": partial(self._write_phase, execution, "Running", Phase.RUNNING),
+                    "terminate": terminate,
+                }
             case Phase.WAITING:
                 # Its children live on.
                 return {"terminate": terminate}
-            case Phase.ENDED if one.instance_id in self._reserved_ids:
+            case Phase.ENDED if execution.instance_id in self._reserved_ids:
                 return {}
             case Phase.ENDED:
                 moves: dict[str, Move] = {
-                    "restart": partial(self._restart, one),
-                    "stale episode": partial(self._stale_episode, one),
+                    "restart": partial(self._restart, execution),
+                    "stale episode": partial(self._stale_episode, execution),
                 }
-                if one.row is not None:
-                    moves["purge"] = partial(self._purge, one)
+                if execution.row is not None:
+                    moves["purge"] = partial(self._purge, execution)
                 return moves
             case Phase.RUNNING:
                 return {
-                    "progress": partial(self._write_phase, one, "Running", Phase.RUNNING),
-                    "finish": partial(self._finish, one),
-                    "suspend": partial(self._write_phase, one, "Suspended", Phase.SUSPENDED),
+                    "progress": partial(self._write_phase, execution, "Running", Phase.RUNNING),
+                    "finish": partial(self._finish, execution),
+                    "suspend": partial(self._write_phase, execution, "Suspended", Phase.SUSPENDED),
                     "terminate": terminate,
-                    "continue as new": partial(self._continue_as_new, one),
-                    "call": partial(self._call_sub_orchestration, one),
-                    "hand over": partial(self._hand_over, one),
-                    "detach": partial(self._start_detached_and_end, one),
+                    "continue as new": partial(self._continue_as_new, execution),
+                    "call": partial(self._call_sub_orchestration, execution),
+                    "hand over": partial(self._hand_over, execution),
+                    "detach": partial(self._start_detached_and_end, execution),
                 }
 
     # What clients do.
@@ -218,101 +225,101 @@ class SimulatedPlatform:
         self._roots_left -= 1
         await self._start_pending(self._new_instance_id(), delay=self._rng.randint(3, 12))
 
-    async def _restart(self, one: Execution) -> None:
-        await self._start_pending(one.instance_id)
+    async def _restart(self, execution: Execution) -> None:
+        await self._start_pending(execution.instance_id)
 
     async def _start_pending(self, instance_id: str, delay: int = 0) -> None:
         """A client's start is a row first."""
-        one = self._new_execution(instance_id, Phase.PENDING)
-        one.not_before = self._context.transport.step + delay
-        await self._write_row(one, "Pending")
+        execution = self._new_execution(instance_id, Phase.PENDING)
+        execution.not_before = self._context.transport.step + delay
+        await self._write_row(execution, "Pending")
 
-    async def _terminate(self, one: Execution) -> None:
+    async def _terminate(self, execution: Execution) -> None:
         status = self._context.traits.terminated_status
-        await self._run_episode(one, Episode([status] if status else [], "Terminated", Phase.ENDED))
+        await self._run_episode(execution, Episode([status] if status else [], "Terminated", Phase.ENDED))
 
-    async def _purge(self, one: Execution) -> None:
-        await self._context.store.purge(one.instance_id)
-        one.row = None
-        self._log(one, "purged")
+    async def _purge(self, execution: Execution) -> None:
+        await self._context.store.purge(execution.instance_id)
+        execution.row = None
+        self._log(execution, "purged")
 
     # What orchestrations do.
 
-    async def _begin_execution(self, one: Execution) -> None:
+    async def _begin_execution(self, execution: Execution) -> None:
         if self._happens(0.2):
             # No await in it: over in its first episode.
             self._context.tally["one episode"] += 1
             outcome = self._random_outcome()
-            await self._run_episode(one, Episode(["Running", outcome], outcome, Phase.ENDED))
+            await self._run_episode(execution, Episode(["Running", outcome], outcome, Phase.ENDED))
         else:
-            await self._run_episode(one, Episode(["Running"], "Running", Phase.RUNNING))
+            await self._run_episode(execution, Episode(["Running"], "Running", Phase.RUNNING))
 
-    async def _finish(self, one: Execution) -> None:
+    async def _finish(self, execution: Execution) -> None:
         outcome = self._random_outcome()
-        await self._run_episode(one, Episode([outcome], outcome, Phase.ENDED))
+        await self._run_episode(execution, Episode([outcome], outcome, Phase.ENDED))
 
-    async def _continue_as_new(self, one: Execution) -> None:
+    async def _continue_as_new(self, execution: Execution) -> None:
         if self._happens(0.5):
-            await self._run_episode(one, Episode(["Completed", "Running"], "Running", Phase.RUNNING))
+            await self._run_episode(execution, Episode(["Completed", "Running"], "Running", Phase.RUNNING))
             return
         row = self._rng.choice(("ContinuedAsNew", "Running"))
-        await self._run_episode(one, Episode(["Completed"], row, Phase.CONTINUING_AS_NEW))
-        if one.phase is Phase.CONTINUING_AS_NEW and not self._happens(0.3):
-            await self._start_next_generation(one)
+        await self._run_episode(execution, Episode(["Completed"], row, Phase.CONTINUING_AS_NEW))
+        if execution.phase is Phase.CONTINUING_AS_NEW and not self._happens(0.3):
+            await self._start_next_generation(execution)
 
-    async def _start_next_generation(self, one: Execution) -> None:
-        await self._run_episode(one, Episode(["Running"], "Running", Phase.RUNNING))
+    async def _start_next_generation(self, execution: Execution) -> None:
+        await self._run_episode(execution, Episode(["Running"], "Running", Phase.RUNNING))
 
-    async def _call_sub_orchestration(self, one: Execution) -> None:
+    async def _call_sub_orchestration(self, execution: Execution) -> None:
         await self._run_episode(
-            one, Episode([], "Running", Phase.WAITING, started_execution=self._schedule_execution(one))
+            execution, Episode([], "Running", Phase.WAITING, started_execution=self._schedule_execution(execution))
         )
 
-    async def _hand_over(self, one: Execution) -> None:
+    async def _hand_over(self, execution: Execution) -> None:
         """An activity of it starts another orchestration as a client does, and it ends."""
         await self._start_pending(self._choose_instance_id(0.0))
-        await self._finish(one)
+        await self._finish(execution)
 
-    async def _start_detached_and_end(self, one: Execution) -> None:
+    async def _start_detached_and_end(self, execution: Execution) -> None:
         """It starts an orchestration without waiting for it, as its last act."""
         outcome = self._random_outcome()
         await self._run_episode(
-            one, Episode([outcome], outcome, Phase.ENDED, started_execution=self._schedule_execution(None))
+            execution, Episode([outcome], outcome, Phase.ENDED, started_execution=self._schedule_execution(None))
         )
 
     async def _signal_entity(self) -> None:
         self._entities += 1
-        one = Execution(0, f"@counter@{self._entities % 3}", "counter", Phase.RUNNING, self._now())
-        self._publish_events(one, ["Running"])
-        await self._context.store.put(one.instance_id, "Running", one.function, one.created)
+        execution = Execution(0, f"@counter@{self._entities % 3}", "counter", Phase.RUNNING, self._now())
+        self._publish_events(execution, ["Running"])
+        await self._context.store.put(execution.instance_id, "Running", execution.function, execution.created)
 
     # Episodes.
 
-    async def _run_episode(self, one: Execution, episode: Episode) -> None:
-        self._publish_events(one, episode.statuses)
-        one.episode = episode
+    async def _run_episode(self, execution: Execution, episode: Episode) -> None:
+        self._publish_events(execution, episode.statuses)
+        execution.episode = episode
         if not self._without_faults:
             if self._happens(self._context.traits.crash_probability):
                 self._context.tally["crash"] += 1
-                self._log(one, "crashed before its checkpoint")
+                self._log(execution, "crashed before its checkpoint")
                 episode.crashed = True
                 return
             if self._happens(self._context.traits.slow_probability):
                 self._context.tally["slow checkpoint"] += 1
-                self._log(one, "slow before its checkpoint")
+                self._log(execution, "slow before its checkpoint")
                 return
-        await self._checkpoint(one, episode)
+        await self._checkpoint(execution, episode)
 
-    async def _continue_episode(self, one: Execution) -> None:
-        episode = one.episode
+    async def _continue_episode(self, execution: Execution) -> None:
+        episode = execution.episode
         assert episode is not None, "only open episodes go on"
         if episode.crashed:
             episode.crashed = False
-            await self._run_episode(one, episode)
+            await self._run_episode(execution, episode)
         else:
-            await self._checkpoint(one, episode)
+            await self._checkpoint(execution, episode)
 
-    async def _checkpoint(self, one: Execution, episode: Episode) -> None:
+    async def _checkpoint(self, execution: Execution, episode: Episode) -> None:
         """Messages go out before the row is written."""
         if episode.started_execution is not None:
             await self._context.store.enqueue(episode.started_execution.instance_id, episode.started_execution.function)
@@ -321,54 +328,60 @@ class SimulatedPlatform:
             # Now there is something of it.
             self.executions[episode.started_execution.instance_id] = episode.started_execution
             self._reserved_ids.discard(episode.started_execution.instance_id)
-        first = one.in_flight
-        await self._write_row(one, episode.row)
+        first = execution.in_flight
+        await self._write_row(execution, episode.row)
         if first:
-            await self._context.store.dequeue(one.instance_id)
-        one.episode = None
-        one.phase = episode.next_phase
-        if one.phase is Phase.WAITING:
-            one.child = episode.started_execution
-        if one.phase is Phase.ENDED:
-            parent = one.parent
-            if parent is not None and parent.child is one and parent.phase is Phase.WAITING:
+            await self._context.store.dequeue(execution.instance_id)
+        execution.episode = None
+        execution.phase = episode.next_phase
+        if execution.phase is Phase.WAITING:
+            execution.child = episode.started_execution
+        if execution.phase is Phase.ENDED:
+            parent = execution.parent
+            if parent is not None and parent.child is execution and parent.phase is Phase.WAITING:
                 parent.child = None
                 parent.phase = Phase.RUNNING
         self._context.tally[f"row {episode.row}"] += 1
 
-    async def _stale_episode(self, one: Execution) -> None:
+    async def _stale_episode(self, execution: Execution) -> None:
         """A worker that has lost the instance to another one without knowing it publishes, and cannot checkpoint."""
-        self._publish_events(one, self._rng.choice((["Running"], ["Completed"], ["Running", "Completed"])))
+        self._publish_events(execution, self._rng.choice((["Running"], ["Completed"], ["Running", "Completed"])))
 
     # How it is done.
 
-    async def _write_phase(self, one: Execution, status: str, phase: Phase) -> None:
-        one.phase = phase
-        await self._write_row(one, status)
+    async def _write_phase(self, execution: Execution, status: str, phase: Phase) -> None:
+        execution.phase = phase
+        await self._write_row(execution, status)
         self._context.tally[f"row {status}"] += 1
 
-    async def _write_row(self, one: Execution, status: str) -> None:
+    async def _write_row(self, execution: Execution, status: str) -> None:
         if status in ENDED_STATUS_NAMES:
-            self._context.timeline.record_end(one.instance_id)
-        await self._context.store.put(one.instance_id, status, one.function, one.created)
+            self._context.timeline.record_end(execution.instance_id)
+        await self._context.store.put(execution.instance_id, status, execution.function, execution.created)
         if status not in ENDED_STATUS_NAMES:
-            self._context.timeline.record_start(one.instance_id)
-        one.row = status
-        one.row_written_at = time.monotonic()
-        self._log(one, f"row {status}")
+            self._context.timeline.record_start(execution.instance_id)
+        execution.row = status
+        execution.row_written_at = time.monotonic()
+        self._log(execution, f"row {status}")
 
-    def _publish_events(self, one: Execution, statuses: Sequence[str]) -> None:
+    def _publish_events(self, execution: Execution, statuses: Sequence[str]) -> None:
         moment = time.time() + self._rng.choice(self._context.traits.clock_skews)
         for status in statuses:
             # Milliseconds, or less, between two of one episode.
             moment += self._rng.choice((0.00002, 0.001, 0.004))
             at = Instant(int(moment * TICKS_PER_SECOND))
-            sent = event(self._context.hub, one.instance_id, status, format_instant(at), one.function)
-            published = PublishedEvent(sent, one.instance_id, status, at, one.number)
-            if one.latest_event is None or at > one.latest_event.occurred_at:
-                one.latest_event = published
+            sent = event(
+                self._context.hub,
+                execution.instance_id,
+                status,
+                time=format_instant(at),
+                function=execution.function,
+            )
+            published = PublishedEvent(sent, execution.instance_id, status, at, execution.number)
+            if execution.latest_event is None or at > execution.latest_event.occurred_at:
+                execution.latest_event = published
             fate = self._context.transport.publish(published)
-            self._log(one, f"published {status} at {format_instant(at)[17:]}, {fate}")
+            self._log(execution, f"published {status} at {format_instant(at)[17:]}, {fate}")
 
     def _schedule_execution(self, parent: Execution | None) -> Execution:
         """A start that is to be sent in a message. It counts once it is sent."""
@@ -379,29 +392,33 @@ class SimulatedPlatform:
     def _new_execution(self, instance_id: str, phase: Phase, parent: Execution | None = None) -> Execution:
         self._execution_count += 1
         before = self.executions.get(instance_id)
-        one = Execution(
+        execution = Execution(
             self._execution_count, instance_id, self._rng.choice(_FUNCTIONS), phase, self._now(), parent=parent
         )
         if before is not None:
             self._context.tally["id taken again"] += 1
-            one.row, one.latest_event, one.row_written_at = before.row, before.latest_event, before.row_written_at
+            execution.row, execution.latest_event, execution.row_written_at = (
+                before.row,
+                before.latest_event,
+                before.row_written_at,
+            )
         if phase is not Phase.SCHEDULED:
-            self.executions[instance_id] = one
-        return one
+            self.executions[instance_id] = execution
+        return execution
 
     def _choose_instance_id(self, unused_seconds: float) -> str:
         """A new id or, as apps with ids of their own do, one whose last execution is over, for `unused_seconds`
         seconds."""
         over = [
-            one
-            for one in self.executions.values()
-            if one.phase is Phase.ENDED
-            and time.monotonic() - one.row_written_at > unused_seconds
-            and one.instance_id not in self._reserved_ids
+            execution
+            for execution in self.executions.values()
+            if execution.phase is Phase.ENDED
+            and time.monotonic() - execution.row_written_at > unused_seconds
+            and execution.instance_id not in self._reserved_ids
         ]
         if not over or not self._happens(0.5):
             return self._new_instance_id()
-        latest = max(over, key=lambda one: one.row_written_at)
+        latest = max(over, key=lambda execution: execution.row_written_at)
         return (latest if self._happens(0.5) else self._rng.choice(over)).instance_id
 
     def _new_instance_id(self) -> str:
@@ -417,5 +434,5 @@ class SimulatedPlatform:
     def _happens(self, probability: float) -> bool:
         return self._rng.random() < probability
 
-    def _log(self, one: Execution, what: str) -> None:
-        self._context.log.append(f"      {one.instance_id[:12]} ({one.number}): {what}")
+    def _log(self, execution: Execution, what: str) -> None:
+        self._context.log.append(f"      {execution.instance_id[:12]} ({execution.number}): {what}")

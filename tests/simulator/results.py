@@ -30,7 +30,7 @@ class SimulationResults:
     seconds: float = 0.0
 
     def failures_of(self, kind: type[Exception]) -> list[SimulationFailure]:
-        return [one for one in self.failures if isinstance(one.error, kind)]
+        return [failure for failure in self.failures if isinstance(failure.error, kind)]
 
     def missing_cases(self) -> list[str]:
         """What never happened, of all that is to be simulated."""

@@ -76,7 +76,7 @@ async def run_simulations(
             for page in PAGE_SIZES:
                 with _with_page_size(page):
                     await _run_seeds(
-                        around, (one for one in chunk if SimulationParameters.of(one).page == page), results, stop_at
+                        around, (seed for seed in chunk if SimulationParameters.of(seed).page == page), results, stop_at
                     )
     results.seconds = time.monotonic() - began
     return results

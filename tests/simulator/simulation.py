@@ -201,7 +201,7 @@ class Simulation:
             requested_at = world.timeline.next_moment()
             verdict = await self._get_staging()
             self._check_verdict(requested_at, verdict, fresh=True)
-            if instance_id in {one["instanceId"] for one in verdict["active"]}:
+            if instance_id in {instance["instanceId"] for instance in verdict["active"]}:
                 raise NeverReady(
                     f"{instance_id} was shown and has been purged, and it still blocks: {verdict['reasons']}"
                 )
@@ -220,16 +220,16 @@ class Simulation:
     async def _deliver(self, batches: list[list[PublishedEvent]]) -> None:
         world = self._task_hub
         for batch in batches:
-            answer = await self._context.http.post("/api/events", json=[one.event for one in batch])
+            answer = await self._context.http.post("/api/events", json=[event.event for event in batch])
             assert answer.status_code == 200, answer.text
             assert not answer.json()["quarantined"], answer.text
             world.delivered_at = time.monotonic()
             self._tally["deliveries"] += 1
-            for one in batch:
-                world.alone.record(one)
-                world.judge.record_delivery(one)
+            for event in batch:
+                world.alone.record(event)
+                world.judge.record_delivery(event)
                 self.log.append(
-                    f"      {one.instance_id[:12]}: delivered {one.status} of {one.event['eventTime'][17:]}"
+                    f"      {event.instance_id[:12]}: delivered {event.status} of {event.event['eventTime'][17:]}"
                 )
 
     async def _request_verdict(self, kind: str) -> bool:
@@ -256,7 +256,7 @@ class Simulation:
             else:
                 verify = kind if kind in ("cached", "none") else "fresh"
                 verdict = await self._get_staging(verify, 2 if kind == "waiting" else 0)
-                began = self._check_verdict(requested_at, verdict, verify == "fresh")
+                began = self._check_verdict(requested_at, verdict, fresh=verify == "fresh")
                 if not self._traits.move_probability and began == requested_at:
                     await self._check_reconciliation(verdict)
                 ready = verdict["ready"]
@@ -274,10 +274,10 @@ class Simulation:
     async def _get_staging(self, verify: str = "fresh", wait: int = 0) -> Any:
         return await get_staging(self._context.http, self._app, verify=verify, wait=wait)
 
-    def _check_verdict(self, requested_at: int, verdict: Any, fresh: bool) -> int | None:
+    def _check_verdict(self, requested_at: int, verdict: Any, *, fresh: bool) -> int | None:
         probe = verdict["evidence"]["probe"]
         self.log.append(f"    → ready={verdict['ready']} {reason_codes(verdict)} probe={probe}")
-        began = self._task_hub.judge.verdict(requested_at, verdict, fresh)
+        began = self._task_hub.judge.check_verdict(requested_at, verdict, fresh=fresh)
         if verdict["ready"]:
             self._count_ready()
             self._tally["Ready by an earlier probe"] += began != requested_at
@@ -365,10 +365,10 @@ class Simulation:
 
     async def _check_reconciliation(self, verdict: Any) -> None:
         """What a probe has found active must show in the records."""
-        found = {one["instanceId"] for one in verdict["active"]}
+        found = {instance["instanceId"] for instance in verdict["active"]}
         if found and not found <= (recorded := await self._recorded_active()):
             raise WrongVerdict(f"{found - recorded} were found active, and the records deny it")
 
     async def _recorded_active(self) -> set[str]:
         activity = await self._context.readiness.read_activity(self._task_hub.hub, POLICY)
-        return {one.instance_id for one in activity.active}
+        return {instance.instance_id for instance in activity.active}

@@ -41,17 +41,19 @@ class VerdictChecker:
     def _know(self, published: PublishedEvent) -> None:
         """Where messages are not seen, a start that is only a message counts from when an event has told of it, until a
         later event says that it ended."""
-        one = self.platform.executions.get(published.instance_id)
-        if one is None or not one.in_flight:
+        execution = self.platform.executions.get(published.instance_id)
+        if execution is None or not execution.in_flight:
             return
-        if (published.execution, published.status) == (one.number, "Running"):
-            self.timeline.record_start(one.instance_id)
+        if (published.execution, published.status) == (execution.number, "Running"):
+            self.timeline.record_start(execution.instance_id)
         else:
-            self.timeline.record_end(one.instance_id)
+            self.timeline.record_end(execution.instance_id)
 
-    def verdict(self, requested_at: int, verdict: dict[str, Any], fresh: bool) -> int | None:
-        """Judge an answer of GetStagingStatus at the moment it comes; since when its probe has begun, None if it rests
-        on no complete one. Raises Wrong."""
+    def check_verdict(self, requested_at: int, verdict: dict[str, Any], *, fresh: bool) -> int | None:
+        """Check a response of GetStagingStatus at the moment at which it arrives. Raises WrongVerdict.
+
+        Returns when its probe began; None if it rests on no complete probe.
+        """
         probe = verdict["evidence"]["probe"]
         is_complete = probe is not None and probe["status"] == "Complete"
         began = self._probes.setdefault(probe["beganAt"], requested_at) if is_complete else None
@@ -77,12 +79,12 @@ class VerdictChecker:
         """What the records must show active, whatever a probe has seen before: instances that are active at the source
         and whose latest event says Running and was delivered."""
         return {
-            one.instance_id
-            for one in self.platform.executions.values()
-            if one.is_shown_active
-            and one.latest_event is not None
-            and (one.latest_event.execution, one.latest_event.status) == (one.number, "Running")
-            and self._latest.get(one.instance_id) == one.latest_event.occurred_at
+            execution.instance_id
+            for execution in self.platform.executions.values()
+            if execution.is_shown_active
+            and execution.latest_event is not None
+            and (execution.latest_event.execution, execution.latest_event.status) == (execution.number, "Running")
+            and self._latest.get(execution.instance_id) == execution.latest_event.occurred_at
         }
 
     def check_staging(self, requested_at: int) -> None:

@@ -75,7 +75,7 @@ def state_machine_on(storage: StorageSettings) -> type[RuleBasedStateMachine]:
 
         def _event(self, instance_id: str, tick: int, status: str) -> dict[str, Any]:
             self.model.add(instance_id, tick, status)
-            made = event(self.hub, instance_id, status, format_instant(Instant(BASE + tick)))
+            made = event(self.hub, instance_id, status, time=format_instant(Instant(BASE + tick)))
             self.sent.append(made)
             return made
 

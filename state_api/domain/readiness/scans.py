@@ -150,13 +150,14 @@ class Scan:
             f"{self.page_count} pages are read, {len(self.cursors)} ranges are left in pass {self.pass_number}; the "
             "next request continues the scan"
         )
-        return self.to_result(ProbeStatus.INCOMPLETE, provider, now, message)
+        return self.to_result(ProbeStatus.INCOMPLETE, provider, now, message=message)
 
     def to_result(
         self,
         status: ProbeStatus,
         provider: str,
         ended_at: Instant,
+        *,
         message: str = "",
         messages: MessageEvidence | None = None,
     ) -> ProbeResult:

@@ -1,7 +1,7 @@
 """What lifecycle events say about one orchestration instance, and how they merge.
 
-Events are lossy, late, doubled and unordered, so merging takes the latest evidence of each kind: it is commutative,
-associative and idempotent by construction, because an instance is a product of maxima over total orders.
+Events can be lost, late, duplicated and out of order. So merging keeps the latest start and the latest end. It takes
+maxima over total orders, and is therefore commutative, associative and idempotent.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from state_api.domain.names import is_entity
 
 
 class RuntimeStatus(StrEnum):
-    """The runtime statuses of Durable Functions (PLATFORM: Task hubs on Azure Storage)."""
+    """The runtime statuses of Durable Functions (docs/platform.md)."""
 
     CANCELED = "Canceled"
     COMPLETED = "Completed"
@@ -40,22 +40,22 @@ class EvidenceSource(StrEnum):
 
 
 MAX_REASON_LENGTH = 1000
-"""Characters kept of a reason."""
+"""Characters of a reason that are recorded."""
 
 
 def shorten_reason(text: str) -> str:
-    """What is kept of the reason of an end: its first line, at most MAX_REASON characters. The extension publishes the
-    whole failure with its stack trace, several kilobytes that can hold data of the app (PLATFORM: Python
-    orchestrations on the Functions host 7). Events are cut before they are merged, so that the same event is always the
-    same evidence."""
+    """The first line of a reason, at most MAX_REASON_LENGTH characters.
+
+    The extension publishes the whole failure with its stack trace: several kilobytes that can contain data of the app
+    (docs/platform.md). Reasons are shortened before events are merged, so that equal events are equal evidence.
+    """
     lines = text.strip().splitlines()
     return lines[0][:MAX_REASON_LENGTH].rstrip() if lines else ""
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleEvent:
-    """One orchestration lifecycle event, understood and valid. `occurred_at` is the publisher's clock, `reason` is
-    short."""
+    """One valid orchestration lifecycle event. `occurred_at` is by the publisher's clock. `reason` is shortened."""
 
     task_hub: str
     instance_id: str
@@ -67,10 +67,12 @@ class LifecycleEvent:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Started:
-    """Evidence that an instance runs. Field order is the order of resolution: the latest wins, and on equal times
-    the names decide in a fixed way, so that the order of arrival never shows. `confirmed_backend` is the place where
-    the task hub has shown the instance active after this start, empty if it has not yet. A later start is other
-    evidence, so it is not confirmed by what was seen before it."""
+    """Evidence that an instance has started.
+
+    Instances of this class compare by their fields in this order: the latest start counts, and equal times are decided
+    by the other fields, so that the order of arrival makes no difference. `confirmed_backend` identifies the backend
+    that has shown the instance active after this start; empty if none has. It confirms this start and no later one.
+    """
 
     at: Instant
     runtime_status: RuntimeStatus
@@ -81,8 +83,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finished:
-    """Evidence that an instance ended. On equal times Terminated wins over Failed over Completed over Canceled
-    (their alphabetical order), then the reason and the name decide."""
+    """Evidence that an instance has ended. Of two ends at the same time, the outcome decides, in reverse alphabetical
+    order: Terminated before Failed, Completed and Canceled. Then the reason and the name decide."""
 
     at: Instant
     outcome: RuntimeStatus
@@ -93,7 +95,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """All that is known of one instance id, across restarts and generations."""
+    """All that is recorded of one instance id, across restarts and generations."""
 
     instance_id: str
     started: Started | None = None
@@ -101,14 +103,14 @@ class Instance:
 
     @property
     def active(self) -> bool:
-        """Started and not known to have finished since. On equal times the end wins; entities are never active."""
+        """Whether the latest start is later than the latest end. Entities are never active."""
         if self.started is None or is_entity(self.instance_id):
             return False
         return self.finished is None or self.started.at > self.finished.at
 
     @property
     def runtime_status(self) -> RuntimeStatus:
-        """The status that the latest evidence gives; on equal times that of the end."""
+        """The status by the latest evidence; that of the end if a start is dated at the same time."""
         if self.finished is None or (self.started is not None and self.started.at > self.finished.at):
             assert self.started is not None, "an instance holds at least one piece of evidence"
             return self.started.runtime_status
@@ -116,25 +118,26 @@ class Instance:
 
     @property
     def function_name(self) -> str:
-        """The name in the last start or the last end, whichever is later and has one; empty if neither has."""
-        evidence: list[Started | Finished] = [one for one in (self.started, self.finished) if one is not None]
-        evidence.sort(key=lambda one: one.at, reverse=True)
-        return next((one.function_name for one in evidence if one.function_name), "")
+        """The name in the later of start and end that has one; empty if neither has."""
+        evidence: list[Started | Finished] = [item for item in (self.started, self.finished) if item is not None]
+        evidence.sort(key=lambda item: item.at, reverse=True)
+        return next((item.function_name for item in evidence if item.function_name), "")
 
     @property
     def last_event_at(self) -> Instant:
+        """The time of the latest evidence."""
         return max(evidence.at for evidence in (self.started, self.finished) if evidence is not None)
 
     @property
     def source(self) -> EvidenceSource:
-        """Where the evidence for the present status comes from."""
+        """Where the evidence of the current status comes from."""
         latest = self.started if self.active or self.finished is None else self.finished
         assert latest is not None, "an instance holds at least one piece of evidence"
         return latest.source
 
 
 def instance_from_event(event: LifecycleEvent) -> Instance:
-    """The instance as this event alone shows it."""
+    """The record of the instance after this event alone."""
     if event.runtime_status in ACTIVE_STATUSES:
         started = Started(event.occurred_at, event.runtime_status, event.function_name)
         return Instance(event.instance_id, started=started)
@@ -143,9 +146,9 @@ def instance_from_event(event: LifecycleEvent) -> Instance:
 
 
 def merge_instances(left: Instance, right: Instance) -> Instance:
-    """All that both records know. Raises ValueError for records of different instances."""
+    """The union of two records of an instance. Raises ValueError for records of different instances."""
     if left.instance_id != right.instance_id:
-        raise ValueError("only records of the same instance merge")
+        raise ValueError("only records of the same instance can be merged")
     return replace(
         left,
         started=_latest((left.started, right.started)),
@@ -153,13 +156,13 @@ def merge_instances(left: Instance, right: Instance) -> Instance:
     )
 
 
-def apply_event(known: Instance | None, event: LifecycleEvent) -> Instance:
-    """The record after this event. Equal to `known` when the event adds nothing."""
-    return instance_from_event(event) if known is None else merge_instances(known, instance_from_event(event))
+def apply_event(recorded: Instance | None, event: LifecycleEvent) -> Instance:
+    """The record after this event. Equal to `recorded` if the event adds nothing."""
+    return instance_from_event(event) if recorded is None else merge_instances(recorded, instance_from_event(event))
 
 
 _Evidence = TypeVar("_Evidence", Started, Finished)
 
 
 def _latest(evidence: Iterable[_Evidence | None]) -> _Evidence | None:
-    return max((one for one in evidence if one is not None), default=None)
+    return max((item for item in evidence if item is not None), default=None)

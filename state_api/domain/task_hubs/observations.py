@@ -9,9 +9,11 @@ from state_api.domain.task_hubs.lifecycle import ACTIVE_STATUSES, RuntimeStatus
 
 @dataclass(frozen=True, slots=True)
 class ObservedInstance:
-    """One instance as a probe saw it. `created_at` and `updated_at` are of the app's and the backend's clocks.
-    `version` is the orchestration version, None where the app uses none. `stamp` differs whenever the instance has
-    changed in between."""
+    """One instance as a probe sees it.
+
+    `version`: the orchestration version; None if the app uses none. `created_at` and `updated_at` are by the clocks of
+    the app and of the backend. `stamp` is different after every change of the instance.
+    """
 
     instance_id: str
     function_name: str
@@ -23,5 +25,5 @@ class ObservedInstance:
 
     @property
     def active(self) -> bool:
-        """Entities are never active, whatever their rows say (PLATFORM: Lifecycle events 6)."""
+        """Whether the instance is active. Entities never are, although their rows say Running (docs/platform.md)."""
         return self.runtime_status in ACTIVE_STATUSES and not is_entity(self.instance_id)

@@ -1,4 +1,4 @@
-"""Whose task hub is it: the proof that what a provider has under a claimed task hub name belongs to the app."""
+"""Ownership of task hubs: the proof that what a provider has under a claimed name belongs to the app."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ class ProofBasis(StrEnum):
     """Why a task hub at its provider belongs to the app that claimed its name."""
 
     NEW = "New"
-    """The provider was asked and had nothing under this name."""
+    """The provider had nothing under this name when the claim was made."""
     ADOPTED = "Adopted"
-    """An administrator declared it with PutApp."""
+    """An administrator adopted the task hub with PutApp."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExistingArtifacts:
-    """What a provider has under the name of a task hub: `artifacts` as people know them. `addresses` are the services
-    that were asked, without secrets."""
+    """What a provider has under the name of a task hub. `artifacts` are named as in Azure. `addresses` are those of the
+    services that were asked, without secrets."""
 
     artifacts: tuple[str, ...]
     addresses: tuple[str, ...]
@@ -36,13 +36,14 @@ class ProviderUnavailable:
 
 @dataclass(frozen=True, slots=True)
 class OwnershipProof:
-    """What proves a claim: on what basis, at which addresses, and when."""
+    """Proves a claim for the services at these addresses."""
 
     basis: ProofBasis
     addresses: tuple[str, ...]
     at: Instant
 
     def covers(self, addresses: Iterable[str]) -> bool:
+        """Whether the claim is proven for all of these addresses."""
         return set(addresses) <= set(self.addresses)
 
 
@@ -60,8 +61,7 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def normalize_address(url: str) -> str:
-    """The address of a service in one spelling, so that two can be compared: without credentials, signature, default
-    port and final slash."""
+    """The address in a form that can be compared: without credentials, signature, default port and final slash."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port
@@ -72,11 +72,11 @@ def normalize_address(url: str) -> str:
 
 
 def explain_not_owned(task_hub: str, proof: OwnershipProof | None, addresses: Iterable[str]) -> str | None:
-    """Why nothing may be deleted of this task hub at these addresses; None if the proof covers all of them."""
+    """Why nothing of this task hub may be deleted at these addresses. None if the proof covers all of them."""
     if proof is None:
         missing = (
-            f"nothing proves that task hub {task_hub} belongs to this app: its provider was not asked when the name "
-            "was claimed"
+            f"nothing proves that task hub {task_hub} belongs to this app, because its provider was not asked when the "
+            "name was claimed"
         )
     elif not proof.covers(addresses):
         elsewhere = sorted(set(addresses) - set(proof.addresses))

@@ -1,14 +1,14 @@
-"""Stand-ins for the messages of the Functions host's protocol, which no package on the index carries: plain objects
-with the members that Microsoft's runtime library reads and sets."""
+"""Stand-ins for the protobuf messages between the Functions host and its worker, which no public package contains. They
+are plain objects with the members that Microsoft's runtime library uses."""
 
 from types import SimpleNamespace
 
 
 class Message(SimpleNamespace):
-    """Any message: what it is made with, and nothing else, so that a new version that reads more is noticed."""
+    """A message with the given members only, so that a test fails if a new version of the library reads another one."""
 
     def WhichOneof(self, group: str) -> str | None:  # noqa: N802 (protobuf's own name)
-        """The one member that is set; the messages here are made with one at the most."""
+        """The name of the member that is set, of which these messages have at most one."""
         return next(iter(vars(self)), None)
 
 
@@ -17,7 +17,7 @@ class TypedData(Message):
 
 
 class ParameterBinding(Message):
-    """An argument of a function, by name."""
+    """A named argument of a function."""
 
     def WhichOneof(self, group: str) -> str | None:  # noqa: N802 (protobuf's own name)
         return "data"
@@ -31,7 +31,7 @@ class StatusResult(Message):
 
 
 class BindingInfo(Message):
-    """A binding, as the host is told of it."""
+    """A binding of a function, as the worker reports it to the host."""
 
     undefined = 0
     out = 1

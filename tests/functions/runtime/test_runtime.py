@@ -1,4 +1,4 @@
-"""Microsoft's own runtime library loads function_app.py and invokes its functions, as in Azure on Python 3.13."""
+"""Microsoft's runtime library loads function_app.py and invokes its functions, as in Azure on Python 3.13."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ from tests.functions.invocations import ADMIN_KEY, EVENT_GRID_FUNCTION, TIMER_FU
 from tests.functions.runtime import protobuf_stubs as protos
 from tests.functions.runtime.protobuf_stubs import Message, ParameterBinding, StatusResult, TypedData
 
-# By name, because the checker of types runs on a Python that the library does not support.
+# Imported by name, because mypy runs on a Python version that the library does not support.
 runtime_library: Any = importlib.import_module("azure_functions_runtime")
 
 pytestmark = pytest.mark.anyio
@@ -28,27 +28,27 @@ SUCCEEDED = StatusResult(status=StatusResult.Success)
 
 
 class WorkerClient:
-    """The host's side of the protocol: what it asks of the worker in the life of an app."""
+    """The host's side of the protocol between the Functions host and the worker."""
 
     def __init__(self) -> None:
         self.functions: dict[str, Any] = {}
 
     @staticmethod
-    async def _request(kind: str, content: Message) -> Any:
-        request = Message(request=Message(**{kind: content}), properties={"protos": protos, "host": "127.0.0.1"})
+    async def _request(kind: str, body: Message) -> Any:
+        request = Message(request=Message(**{kind: body}), properties={"protos": protos, "host": "127.0.0.1"})
         return await getattr(runtime_library, kind)(request)
 
     async def load_app(self, folder: Path) -> None:
         """Index and load the app in this folder."""
         init = Message(capabilities={}, function_app_directory=str(folder))
-        answers = [
+        responses = [
             await self._request("worker_init_request", init),
             metadata := await self._request("functions_metadata_request", Message()),
         ]
-        for one in metadata.function_metadata_results:
-            self.functions[one.name] = one
-            answers.append(await self._request("function_load_request", Message(function_id=one.function_id)))
-        assert [answer.result for answer in answers] == [SUCCEEDED] * len(answers)
+        for function in metadata.function_metadata_results:
+            self.functions[function.name] = function
+            responses.append(await self._request("function_load_request", Message(function_id=function.function_id)))
+        assert [response.result for response in responses] == [SUCCEEDED] * len(responses)
 
     async def invoke(self, name: str, argument: str, data: TypedData) -> Any:
         invocation = Message(
@@ -62,7 +62,7 @@ class WorkerClient:
         return await self._request("invocation_request", invocation)
 
     async def http(self, name: str, method: str, body: Any = None, **route: str) -> Any:
-        """The HTTP answer to a request with this body."""
+        """Invoke an HTTP function with this body; returns the HTTP response."""
         data = TypedData(
             http=Message(
                 method=method,
@@ -73,37 +73,37 @@ class WorkerClient:
                 body=TypedData() if body is None else TypedData(bytes=json.dumps(body).encode()),
             )
         )
-        answer = await self.invoke(name, "req", data)
-        assert answer.result == SUCCEEDED
-        return answer.return_value.http
+        response = await self.invoke(name, "req", data)
+        assert response.result == SUCCEEDED
+        return response.return_value.http
 
-    async def deliver(self, made: Any) -> StatusResult:
-        """How the trigger took the event, which the host hands over as JSON."""
-        answer = await self.invoke(EVENT_GRID_FUNCTION, "event", TypedData(json=json.dumps(made)))
-        result: StatusResult = answer.result
+    async def deliver(self, event_json: Any) -> StatusResult:
+        """Invoke the Event Grid trigger with an event; returns whether the invocation succeeded."""
+        response = await self.invoke(EVENT_GRID_FUNCTION, "event", TypedData(json=json.dumps(event_json)))
+        result: StatusResult = response.result
         return result
 
 
-def content(http: Any) -> Any:
-    return json.loads(http.body.bytes)
+def json_body(http_response: Any) -> Any:
+    return json.loads(http_response.body.bytes)
 
 
 @pytest.fixture
 async def worker(
     function_app_settings: None, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> AsyncIterator[WorkerClient]:
-    """A worker that has loaded a function_app of its own, because an app can be indexed only once."""
+    """A worker with its own copy of function_app, because an app can be indexed only once."""
     monkeypatch.delitem(sys.modules, "function_app")
-    started = WorkerClient()
-    await started.load_app(Path(function_app.__file__).parent)
-    yield started
+    client = WorkerClient()
+    await client.load_app(Path(function_app.__file__).parent)
+    yield client
     await sys.modules["function_app"].server().close()
 
 
-async def test_it_tells_the_host_of_every_function(worker: WorkerClient) -> None:
+async def test_the_worker_reports_every_function_to_the_host(worker: WorkerClient) -> None:
     operations = [name for name, *_ in function_app.OPERATIONS]
     assert list(worker.functions) == [*operations, EVENT_GRID_FUNCTION, TIMER_FUNCTION]
-    triggers = {name: json.loads(one.raw_bindings[0]) for name, one in worker.functions.items()}
+    triggers = {name: json.loads(function.raw_bindings[0]) for name, function in worker.functions.items()}
     assert triggers["PostEvents"] == {
         "direction": "IN",
         "type": "httpTrigger",
@@ -115,34 +115,34 @@ async def test_it_tells_the_host_of_every_function(worker: WorkerClient) -> None
     assert triggers[EVENT_GRID_FUNCTION] == {"direction": "IN", "type": "eventGridTrigger", "name": "event"}
 
 
-async def test_http_functions_answer_through_it(worker: WorkerClient, hub: str, app: str) -> None:
-    answer = await worker.http("PostEvents", "POST", [event(hub)])
-    assert (answer.status_code, answer.headers["content-type"]) == ("200", "application/json")
-    assert content(answer) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
-    assert content(await worker.http("GetTaskHub", "GET", hub=hub))["activeCount"] == 1
+async def test_http_functions_respond_through_the_worker(worker: WorkerClient, hub: str, app: str) -> None:
+    response = await worker.http("PostEvents", "POST", [event(hub)])
+    assert (response.status_code, response.headers["content-type"]) == ("200", "application/json")
+    assert json_body(response) == {"recorded": 1, "unchanged": 0, "quarantined": 0}
+    assert json_body(await worker.http("GetTaskHub", "GET", hub=hub))["activeCount"] == 1
     problem = await worker.http("GetStagingStatus", "GET", app=app)
     assert (problem.status_code, problem.headers["content-type"]) == ("404", PROBLEM_MEDIA_TYPE)
-    assert content(problem)["code"] == "AppNotFound"
+    assert json_body(problem)["code"] == "AppNotFound"
 
 
-async def test_the_trigger_records_both_schemas_through_it_with_all_digits_of_the_time(
+async def test_the_trigger_records_both_schemas_through_the_worker_with_all_digits_of_the_time(
     worker: WorkerClient, hub: str
 ) -> None:
     time = "2026-11-20T09:30:00.1234567Z"
     assert await worker.deliver(event(hub, "grid", time=time)) == SUCCEEDED
     assert await worker.deliver(cloud_event(hub, "cloud") | {"time": time}) == SUCCEEDED
-    instances = content(await worker.http("ListInstances", "GET", hub=hub))["instances"]
-    assert {one["instanceId"]: one["startedAt"] for one in instances} == {"grid": time, "cloud": time}
+    instances = json_body(await worker.http("ListInstances", "GET", hub=hub))["instances"]
+    assert {instance["instanceId"]: instance["startedAt"] for instance in instances} == {"grid": time, "cloud": time}
 
 
-@pytest.mark.parametrize("wrong", [{"eventTime": "yesterday"}, {"data": None}, {"eventType": "Other"}])
-async def test_an_event_that_cannot_be_understood_does_not_fail_the_invocation(
-    worker: WorkerClient, hub: str, wrong: dict[str, Any]
+@pytest.mark.parametrize("invalid_members", [{"eventTime": "yesterday"}, {"data": None}, {"eventType": "Other"}])
+async def test_an_event_that_cannot_be_parsed_does_not_fail_the_invocation(
+    worker: WorkerClient, hub: str, invalid_members: dict[str, Any]
 ) -> None:
-    assert await worker.deliver(event(hub) | wrong) == SUCCEEDED
+    assert await worker.deliver(event(hub) | invalid_members) == SUCCEEDED
 
 
-async def test_without_storage_the_invocation_fails_so_that_event_grid_delivers_again(
+async def test_the_invocation_fails_without_storage_so_that_event_grid_delivers_the_event_again(
     worker: WorkerClient, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(STATE_STORAGE, emulator_connection_string("127.0.0.1", free_port()))

@@ -1,0 +1,276 @@
+"""What a page's commands find: the programs, one state server, one storage emulator, and the apps that exist before.
+Everything that stands in for a reader's own names is here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from durable_app.local.task_hub_storage import TaskHubStorageWriter
+from harness.processes import free_ports, stop_after, wait_until
+from state_api.emulator import EmulatorPorts, storage_emulator
+from tests.backends.fake_schedulers import FakeScheduler, serve_grpc
+from tests.documents.expected_output import mismatches
+from tests.documents.fake_azure_resources import has_role, principal_of, resource_id
+from tests.documents.fake_programs import ROOT, install_fake_programs
+from tests.documents.local_server import serve_restarting
+from tests.documents.markdown_page import command_blocks
+from tests.documents.shell_session import ShellSession, open_shell_session
+from tests.keys import key_entry
+from tests.pipelines.fake_az import FakeAzure
+
+LOCAL_SERVER = "http://127.0.0.1:7071"
+"""Where the pages have the server of `make run`."""
+
+STATE_APP = "shop-state-4711"
+STATE_GROUP = "shop-state"
+STATE_STORAGE_ACCOUNT = "shopstate4711"
+DURABLE_APP = "shop-4711"
+DURABLE_GROUP = "shop"
+DURABLE_STORAGE_ACCOUNT = "shopdurable4711"
+SCHEDULER = "shop-scheduler"
+
+PIPELINE_KEY = "pipeline-key-0123456789"
+OPERATOR_KEY = "operator-key-0123456789"
+
+READER_ENVIRONMENT = {
+    "USER": "operator",
+    "ORGANIZATION": "contoso",
+    "PROJECT": "shop",
+    "AZURE_DEVOPS_PAT": "token",
+    "CONNECTION_ID": "connection-1",
+    "ENVIRONMENT_ID": "7",
+}
+"""What a reader has in the shell before the first command of any page."""
+
+NAMES_FROM_SET_UP = {
+    "HOST": f"{STATE_APP}.azurewebsites.net",
+    "RG": STATE_GROUP,
+    "STATE_APP": STATE_APP,
+    "DURABLE_RG": DURABLE_GROUP,
+    "DURABLE_APP": DURABLE_APP,
+    "PIPELINE_KEY": PIPELINE_KEY,
+    "OPERATOR_KEY": OPERATOR_KEY,
+}
+"""What docs/azure.md leaves in the shell for the pages after it."""
+
+SET_UP_COMMANDS = """
+export SAFE_DEPLOY_SERVER="https://$HOST" SAFE_DEPLOY_APP="$DURABLE_APP"
+export SAFE_DEPLOY_KEY="$OPERATOR_KEY"
+curl -sS "https://$HOST/api/health" # starts the apps, and with them their task hubs
+PROVIDER="--provider azureStorage --connection STATE_TASKHUBS_SHOP --require-verification --missing-task-hub-is-drained"
+safe-deploy register --task-hub v41 --version 1.4.0 $PROVIDER
+safe-deploy register --slot staging --task-hub v40 --version 1.3.0 $PROVIDER
+unset SAFE_DEPLOY_SERVER SAFE_DEPLOY_APP SAFE_DEPLOY_KEY
+"""
+"""Registers both slots of the durable app, as the pages after docs/azure.md expect it."""
+
+_READER_FILES = {
+    "app.zip": "",
+    "pipeline.json": json.dumps({"key": PIPELINE_KEY}),
+}
+
+_CLOSED_ACCOUNT = (
+    "DefaultEndpointsProtocol=http;AccountName=closed;AccountKey=Y2xvc2Vk;TableEndpoint=http://127.0.0.1:9;"
+)
+_ACCOUNTS = "Microsoft.Storage/storageAccounts"
+
+
+@dataclass
+class AzureSubscription:
+    """The Function Apps of the stand-in, and what they find in place of Azure's services."""
+
+    cloud: Path
+    emulator: str
+    scheduler: str
+    _created_task_hubs: set[str] = field(default_factory=set)
+
+    def reset(self, *, with_state_server: bool) -> None:
+        """A subscription with a durable app; with `with_state_server` also the server and the staging slot, as
+        docs/azure.md sets them up."""
+        slots = {"production": {"package": "published", "settings": {}}}
+        FakeAzure(self.cloud).reset({DURABLE_APP: {"resourceGroup": DURABLE_GROUP, "slots": slots}})
+        state = json.loads(self.cloud.read_text())
+        identifiers = [
+            resource_id(DURABLE_GROUP, _ACCOUNTS, DURABLE_STORAGE_ACCOUNT),
+            resource_id(DURABLE_GROUP, "Microsoft.DurableTask/schedulers", SCHEDULER),
+        ]
+        state["resources"] = {identifier: {"id": identifier} for identifier in identifiers}
+        if with_state_server:
+            keys = [
+                key_entry(PIPELINE_KEY, "deployer", "pipeline-shop", [DURABLE_APP]),
+                key_entry(OPERATOR_KEY, "admin", "operators"),
+            ]
+            settings = {
+                "STATE_STORAGE": self.emulator,
+                "STATE_TASKHUBS_SHOP": self.emulator,
+                "STATE_KEYS": json.dumps(keys),
+            }
+            values = {name: {"value": value, "slotSetting": False} for name, value in settings.items()}
+            production = {"package": "published", "settings": values}
+            state["apps"][STATE_APP] = {"resourceGroup": STATE_GROUP, "slots": {"production": production}}
+            slots["production"]["settings"] = {"TASK_HUB": {"value": "v41", "slotSetting": False}}
+            staging = {"package": "published", "settings": {"TASK_HUB": {"value": "v40", "slotSetting": False}}}
+            durable = {"production": slots["production"], "staging": staging}
+            state["apps"][DURABLE_APP] = {"resourceGroup": DURABLE_GROUP, "slots": durable}
+        self.cloud.write_text(json.dumps(state))
+
+    def server_settings(self) -> dict[str, str] | None:
+        """The environment of the state server as Azure gives it to the app: references to the key vault resolved where
+        the identity may, and each service in Azure replaced by the local one where the identity has the role."""
+        state = json.loads(self.cloud.read_text())
+        self._start_durable_apps(state)
+        app = state["apps"].get(STATE_APP)
+        if app is None or not app["slots"]["production"].get("package"):
+            return None
+        settings = {name: item["value"] for name, item in app["slots"]["production"]["settings"].items()}
+        return {
+            name: value
+            for setting, text in settings.items()
+            for name, value in self._local_settings(state, setting, text).items()
+        }
+
+    def _local_settings(self, state: Mapping[str, Any], setting: str, value: str) -> dict[str, str]:
+        name, _, part = setting.partition("__")
+        if value.startswith("@Microsoft.KeyVault("):
+            uri = value.removeprefix("@Microsoft.KeyVault(SecretUri=").removesuffix(")")
+            secret = state["secrets"][uri]
+            allowed = self._has_role(state, "Key Vault Secrets User", secret["vault"])
+            return {setting: secret["value"] if allowed else value}
+        if part == "tableServiceUri":
+            account = resource_id(STATE_GROUP, _ACCOUNTS, value.removeprefix("https://").partition(".")[0])
+            allowed = self._has_role(state, "Storage Table Data Contributor", account)
+            return {name: self.emulator if allowed else _CLOSED_ACCOUNT}
+        if part == "accountName":
+            account = resource_id(DURABLE_GROUP, _ACCOUNTS, value)
+            roles = [f"Storage {service} Data Reader" for service in ("Table", "Queue", "Blob")]
+            allowed = all(self._has_role(state, role, account) for role in roles)
+            return {name: self.emulator if allowed else _CLOSED_ACCOUNT}
+        if value == f"Endpoint=https://{SCHEDULER}.westeurope.durabletask.io;Authentication=ManagedIdentity":
+            account = resource_id(DURABLE_GROUP, "Microsoft.DurableTask/schedulers", SCHEDULER)
+            if self._has_role(state, "Durable Task Data Reader", account):
+                return {name: self.scheduler}
+        return {setting: value}
+
+    @staticmethod
+    def _has_role(state: Mapping[str, Any], role: str, scope: str) -> bool:
+        return has_role(dict(state), principal_of(STATE_APP), role, scope)
+
+    def _start_durable_apps(self, state: Mapping[str, Any]) -> None:
+        """A durable app that runs creates its task hub."""
+        for slot in state["apps"].get(DURABLE_APP, {}).get("slots", {}).values():
+            hub = slot.get("settings", {}).get("TASK_HUB", {}).get("value")
+            if hub and slot.get("package") and slot.get("state", "Running") == "Running":
+                self._create_task_hub(hub)
+
+    def _create_task_hub(self, hub: str) -> None:
+        if hub not in self._created_task_hubs:
+            writer = TaskHubStorageWriter(self.emulator, hub)
+            writer.create()
+            writer.close()
+            self._created_task_hubs.add(hub)
+
+
+@dataclass
+class DocumentedEnvironment:
+    """Runs the commands of a page, and compares what they print with what the page says."""
+
+    shell: ShellSession
+    server_url: str
+
+    def prepare(self, commands: str) -> None:
+        """Run commands that a page takes for granted."""
+        result = self.shell.run(commands)
+        assert result.exit_code == 0, f"{result.stdout}\n{result.stderr}"
+
+    def run_page(self, page: Path) -> int:
+        """Run every `sh` block in order; returns how many. Raises AssertionError at the first that does something else
+        than the page says."""
+        count = 0
+        for block in command_blocks(page):
+            where = f"{page.relative_to(ROOT)}:{block.line}"
+            commands = block.commands.replace(LOCAL_SERVER, self.server_url)
+            result = self.shell.run(commands, may_fail=block.exit_code != 0)
+            printed = f"{result.stdout}\n{result.stderr}"
+            assert result.exit_code == block.exit_code, f"{where} ended with {result.exit_code}:\n{printed}"
+            wrong = mismatches(block.outputs, result.stdout.replace(self.server_url, LOCAL_SERVER))
+            assert not wrong, f"{where} prints something else: {wrong}\n{printed}"
+            count += 1
+        return count
+
+
+def _link_repository(folder: Path) -> None:
+    """A working directory that looks like the repository, in which files of the reader do no harm."""
+    folder.mkdir()
+    for entry in ROOT.iterdir():
+        if entry.name not in (".git", "dist", "node_modules"):
+            (folder / entry.name).symlink_to(entry)
+    for name, text in _READER_FILES.items():
+        (folder / name).write_text(text)
+
+
+@contextmanager
+def _fork_server(folder: Path) -> Iterator[Path]:
+    """Where a process serves that has imported `safe_deploy`."""
+    address = folder / "safe-deploy.socket"
+    process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server", address], cwd=ROOT)
+    with stop_after(process):
+        wait_until(lambda: address.exists() or process.poll() is not None, "safe-deploy is imported")
+        yield address
+
+
+@contextmanager
+def local_environment(folder: Path) -> Iterator[DocumentedEnvironment]:
+    """This machine: the server runs without keys once the page has called `make run`."""
+    cloud = folder / "cloud.json"
+    FakeAzure(cloud).reset({})
+    with ExitStack() as stack:
+        ports = EmulatorPorts(*free_ports(3))
+        stack.enter_context(storage_emulator(ports, None))
+        settings = {"STATE_STORAGE": ports.connection_string()}
+        started = folder / "make-run"
+        url = stack.enter_context(serve_restarting(lambda: settings if started.exists() else None, keys_required=False))
+        shell = stack.enter_context(_shell(folder, cloud, url, settings))
+        yield DocumentedEnvironment(shell, url)
+
+
+@contextmanager
+def azure_environment(folder: Path, *, with_state_server: bool = False) -> Iterator[DocumentedEnvironment]:
+    """A subscription with a durable app; with `with_state_server` everything that docs/azure.md sets up."""
+    with ExitStack() as stack:
+        ports = EmulatorPorts(*free_ports(3))
+        stack.enter_context(storage_emulator(ports, None))
+        scheduler = f"Endpoint=http://127.0.0.1:{stack.enter_context(serve_grpc(FakeScheduler()))};Authentication=None"
+        subscription = AzureSubscription(folder / "cloud.json", ports.connection_string(), scheduler)
+        subscription.reset(with_state_server=with_state_server)
+        url = stack.enter_context(serve_restarting(subscription.server_settings, keys_required=True))
+        variables = {**NAMES_FROM_SET_UP, "EMULATOR": subscription.emulator} if with_state_server else {}
+        environment = DocumentedEnvironment(
+            stack.enter_context(_shell(folder, subscription.cloud, url, variables)), url
+        )
+        if with_state_server:
+            environment.prepare(SET_UP_COMMANDS)
+        yield environment
+
+
+@contextmanager
+def _shell(folder: Path, cloud: Path, url: str, variables: Mapping[str, str]) -> Iterator[ShellSession]:
+    repository, programs, scratch = folder / "repository", folder / "programs", folder / "blocks"
+    _link_repository(repository)
+    scratch.mkdir()
+    with _fork_server(folder) as address:
+        install_fake_programs(programs, cloud=cloud, fork_server_address=address)
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+        azure = {"STATE_HOST": f"{STATE_APP}.azurewebsites.net", "STATE_SERVER_URL": url}
+        environment = {**READER_ENVIRONMENT, **azure, "PATH": path, **variables}
+        with open_shell_session(
+            working_directory=repository, scratch_directory=scratch, environment=environment
+        ) as shell:
+            yield shell
+    shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,275 @@
+"""The stand-in for `az` with the resources that docs/azure.md creates: accounts, identities, roles, vaults, topics, and
+the keys of Function Apps. The stand-in of the pipelines knows the Function Apps and their slots themselves.
+
+It refuses what Azure refuses where a page could be wrong about the order: an account, a scope, a topic or a container
+that does not exist yet, a secret without the right to write it, an event subscription to a function that is not
+published, and a webhook that does not answer the handshake of Event Grid.
+"""
+
+import http.client
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.pipelines.fake_az import COMMANDS, SUBSCRIPTION, AzError, ParsedOptions, main
+
+SIGNED_IN_USER = "operator"
+State = dict[str, Any]
+Effect = Callable[[State, ParsedOptions], Any]
+
+
+def resource_id(group: str, kind: str, name: str) -> str:
+    return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/{kind}/{name}"
+
+
+def principal_of(app: str) -> str:
+    return f"principal-of-{app}"
+
+
+def has_role(state: State, principal: str, role: str, scope: str) -> bool:
+    return [principal, role, scope] in state.get("roles", [])
+
+
+def _put(state: State, kind: str, options: ParsedOptions, **properties: Any) -> State:
+    identifier = resource_id(options.resource_group, kind, options.name)
+    resource = {"id": identifier, "name": options.name, **properties}
+    state.setdefault("resources", {})[identifier] = resource
+    return resource
+
+
+def _get(state: State, identifier: str) -> State:
+    found: State | None = state.get("resources", {}).get(identifier)
+    if found is None:
+        raise AzError(f"(ResourceNotFound) The Resource '{identifier}' was not found.", 3)
+    return found
+
+
+def _create(kind: str, **properties: Any) -> Effect:
+    return lambda state, options: _put(state, kind, options, **properties)
+
+
+def _show(kind: str) -> Effect:
+    return lambda state, options: _get(state, resource_id(options.resource_group, kind, options.name))
+
+
+def _create_group(state: State, options: ParsedOptions) -> State:
+    return {"name": options.name, "location": options.location}
+
+
+def _create_function_app(state: State, options: ParsedOptions) -> State:
+    _get(state, resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account))
+    if not (options.flexconsumption_location or options.consumption_plan_location or options.plan):
+        raise AzError("usage error: --plan NAME_OR_ID | --consumption-plan-location LOCATION", 2)
+    state["apps"][options.name] = {"resourceGroup": options.resource_group, "slots": {"production": {"settings": {}}}}
+    return {"name": options.name, "state": "Running"}
+
+
+def _create_slot(state: State, options: ParsedOptions) -> State:
+    slots = state["apps"][options.name]["slots"]
+    settings = {}
+    if options.configuration_source:
+        settings = {name: dict(setting) for name, setting in slots["production"]["settings"].items()}
+    slots[options.slot] = {"settings": settings, "state": "Running"}
+    return {"name": f"{options.name}/{options.slot}"}
+
+
+def _delete_settings(state: State, options: ParsedOptions) -> None:
+    settings = state["apps"][options.name]["slots"][options.slot or "production"]["settings"]
+    for name in options.setting_names:
+        settings.pop(name, None)
+
+
+def _assign_identity(state: State, options: ParsedOptions) -> State:
+    if options.name not in state["apps"]:
+        raise AzError(f"(ResourceNotFound) The app {options.name} was not found.", 3)
+    return {"principalId": principal_of(options.name), "type": "SystemAssigned"}
+
+
+def _list_functions(state: State, options: ParsedOptions) -> list[State]:
+    if not state["apps"][options.name]["slots"]["production"].get("package"):
+        return []
+    source = (Path(__file__).parent.parent.parent / "function_app.py").read_text()
+    names = re.findall(r"^    \(\"(\w+)\", \[|function_name\(\"(\w+)\"\)", source, re.MULTILINE)
+    return [{"name": f"{options.name}/{first or second}"} for first, second in names]
+
+
+def _list_app_keys(state: State, options: ParsedOptions) -> State:
+    keys = {"durabletask_extension": f"system-key-of-{options.name}"}
+    return {"functionKeys": {"default": "function-key"}, "masterKey": "master-key", "systemKeys": keys}
+
+
+def _list_function_keys(state: State, options: ParsedOptions) -> State:
+    keys: State = state.setdefault("functionKeys", {}).setdefault(
+        options.function_name, {"pipeline-shop": "the-key-that-the-function-had"}
+    )
+    return keys
+
+
+def _delete_function_key(state: State, options: ParsedOptions) -> None:
+    _list_function_keys(state, options).pop(options.key_name, None)
+
+
+def _assign_role(state: State, options: ParsedOptions) -> State:
+    principal = options.assignee_object_id or options.assignee
+    if principal is None:
+        raise AzError("usage error: --assignee STRING | --assignee-object-id GUID", 2)
+    if "/providers/Microsoft.Web/sites/" not in options.scope:
+        _get(state, options.scope)
+    roles = state.setdefault("roles", [])
+    roles.append([principal, options.role, options.scope])
+    return {"principalId": principal, "roleDefinitionName": options.role, "scope": options.scope}
+
+
+def _set_secret(state: State, options: ParsedOptions) -> State:
+    vaults = [identifier for identifier in state.get("resources", {}) if identifier.endswith(f"/{options.vault_name}")]
+    vault = next((identifier for identifier in vaults if "Microsoft.KeyVault" in identifier), "")
+    _get(state, vault)
+    if not has_role(state, SIGNED_IN_USER, "Key Vault Secrets Officer", vault):
+        raise AzError("(Forbidden) Caller is not authorized to perform action on resource.", 1)
+    secrets = state.setdefault("secrets", {})
+    uri = f"https://{options.vault_name}.vault.azure.net/secrets/{options.name}/version{len(secrets) + 1}"
+    secrets[uri] = {"vault": vault, "value": Path(options.file).read_text()}
+    return {"id": uri}
+
+
+def _show_signed_in_user(state: State, options: ParsedOptions) -> State:
+    return {"id": SIGNED_IN_USER}
+
+
+def _create_topic(state: State, options: ParsedOptions) -> State:
+    endpoint = f"https://{options.name}.{options.location}-1.eventgrid.azure.net/api/events"
+    return _put(state, "Microsoft.EventGrid/topics", options, endpoint=endpoint)
+
+
+def _list_topic_keys(state: State, options: ParsedOptions) -> State:
+    _show("Microsoft.EventGrid/topics")(state, options)
+    return {"key1": "topic-key-1", "key2": "topic-key-2"}
+
+
+def _create_container(state: State, options: ParsedOptions) -> State:
+    account = resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account)
+    identifier = f"{_get(state, account)['id']}/blobServices/default/containers/{options.name}"
+    state["resources"][identifier] = {"id": identifier, "name": options.name}
+    return {"name": options.name}
+
+
+def _subscribe(state: State, options: ParsedOptions) -> State:
+    _get(state, options.source_resource_id)
+    if options.deadletter_endpoint:
+        _get(state, options.deadletter_endpoint)
+    if options.endpoint_type == "azurefunction":
+        site = re.search(r"/sites/([^/]+)/functions/(\w+)$", options.endpoint)
+        published = site and state["apps"].get(site[1], {}).get("slots", {}).get("production", {}).get("package")
+        if not published:
+            raise AzError("(Endpoint validation) Destination endpoint not found.", 1)
+    else:
+        _validate_webhook(options.endpoint)
+    return {"name": options.name, "provisioningState": "Succeeded"}
+
+
+def _validate_webhook(endpoint: str) -> None:
+    """The handshake of Event Grid with an endpoint, at the server of this test."""
+    event = {
+        "id": "1",
+        "topic": "topic",
+        "subject": "",
+        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+        "eventTime": "2026-01-01T00:00:00Z",
+        "data": {"validationCode": "512d38b6"},
+        "dataVersion": "1",
+        "metadataVersion": "1",
+    }
+    address = urlsplit(endpoint)
+    if address.hostname != os.environ["STATE_HOST"]:
+        raise AzError(f"The endpoint {address.hostname} cannot be resolved.", 1)
+    connection = http.client.HTTPConnection(urlsplit(os.environ["STATE_SERVER_URL"]).netloc)
+    headers = {"Content-Type": "application/json", "aeg-event-type": "SubscriptionValidation"}
+    connection.request("POST", f"{address.path}?{address.query}", json.dumps([event]), headers)
+    if json.load(connection.getresponse()).get("validationResponse") != "512d38b6":
+        raise AzError("Webhook validation handshake failed.", 1)
+
+
+def _show_scheduler(state: State, options: ParsedOptions) -> State:
+    scheduler = _show("Microsoft.DurableTask/schedulers")(state, options)
+    return {**scheduler, "properties": {"endpoint": f"https://{options.name}.westeurope.durabletask.io"}}
+
+
+def _create_identity(state: State, options: ParsedOptions) -> State:
+    return _put(
+        state,
+        "Microsoft.ManagedIdentity/userAssignedIdentities",
+        options,
+        clientId=f"client-of-{options.name}",
+        principalId=principal_of(options.name),
+        tenantId="tenant",
+    )
+
+
+def _create_federated_credential(state: State, options: ParsedOptions) -> State:
+    kind = "Microsoft.ManagedIdentity/userAssignedIdentities"
+    _get(state, resource_id(options.resource_group, kind, options.identity_name))
+    return {"issuer": options.issuer, "name": options.name, "subject": options.subject}
+
+
+def _nothing(state: State, options: ParsedOptions) -> None:
+    return None
+
+
+_NAMED = "--resource-group/-g! --name/-n! --location/-l"
+_FUNCTION_KEYS = "--resource-group/-g! --name/-n! --function-name!"
+_SUBSCRIPTION = (
+    "--name! --source-resource-id! --endpoint-type --endpoint! --event-delivery-schema --included-event-types+ "
+    "--max-delivery-attempts --event-ttl --deadletter-endpoint --max-events-per-batch "
+    "--preferred-batch-size-in-kilobytes"
+)
+_FUNCTION_APP = (
+    f"{_NAMED} --storage-account/-s! --flexconsumption-location/-f --consumption-plan-location/-c --plan/-p --os-type "
+    "--functions-version --runtime --runtime-version"
+)
+_RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
+    "group create": ("--name/-n! --location/-l!", _create_group),
+    "storage account create": (
+        f"{_NAMED} --sku --min-tls-version --allow-blob-public-access",
+        _create("Microsoft.Storage/storageAccounts"),
+    ),
+    "storage account show": (_NAMED, _show("Microsoft.Storage/storageAccounts")),
+    "storage container-rm create": (f"{_NAMED} --storage-account!", _create_container),
+    "functionapp create": (_FUNCTION_APP, _create_function_app),
+    "functionapp config appsettings delete": (f"{_NAMED} --slot/-s --setting-names!+", _delete_settings),
+    "functionapp identity assign": (_NAMED, _assign_identity),
+    "functionapp function list": (_NAMED, _list_functions),
+    "functionapp function keys list": (_FUNCTION_KEYS, _list_function_keys),
+    "functionapp function keys delete": (f"{_FUNCTION_KEYS} --key-name!", _delete_function_key),
+    "functionapp keys list": (_NAMED, _list_app_keys),
+    "functionapp deployment slot create": (f"{_NAMED} --slot/-s! --configuration-source", _create_slot),
+    "role assignment create": (
+        "--assignee --assignee-object-id --assignee-principal-type --role! --scope!",
+        _assign_role,
+    ),
+    "keyvault create": (f"{_NAMED} --enable-rbac-authorization", _create("Microsoft.KeyVault/vaults")),
+    "keyvault show": (_NAMED, _show("Microsoft.KeyVault/vaults")),
+    "keyvault secret set": ("--vault-name! --name/-n! --file/-f!", _set_secret),
+    "ad signed-in-user show": ("", _show_signed_in_user),
+    "provider register": ("--namespace/-n! --wait?", _nothing),
+    "eventgrid topic create": (f"{_NAMED} --input-schema", _create_topic),
+    "eventgrid topic show": (_NAMED, _show("Microsoft.EventGrid/topics")),
+    "eventgrid topic key list": (_NAMED, _list_topic_keys),
+    "eventgrid event-subscription create": (_SUBSCRIPTION, _subscribe),
+    "durabletask scheduler show": (_NAMED, _show_scheduler),
+    "identity create": (_NAMED, _create_identity),
+    "identity show": (_NAMED, _show("Microsoft.ManagedIdentity/userAssignedIdentities")),
+    "identity federated-credential create": (
+        f"{_NAMED} --identity-name! --issuer! --subject! --audiences+",
+        _create_federated_credential,
+    ),
+}
+
+COMMANDS.update({name: (name, options, effect) for name, (options, effect) in _RESOURCE_COMMANDS.items()})
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[2:], sys.argv[1]))

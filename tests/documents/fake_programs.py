@@ -1,0 +1,120 @@
+"""The programs that a page calls and that cannot run here: `az`, `func`, `gh`, `make`, `pipx`, and `curl` to hosts in
+Azure. Each checks its arguments as the real one does, and fails for what it does not know.
+
+`curl` and `safe-deploy` are the real ones; their requests to the state server's host name go to the server of the
+test, and any other host in Azure cannot be resolved.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from tests.pipelines.fork_server import install_forking_program
+
+ROOT = Path(__file__).parent.parent.parent
+
+_CURL = """#!/bin/bash
+# Requests to the server's host name go to the server of the test.
+arguments=()
+for argument; do
+  argument=${argument/"https://$STATE_HOST"/"$STATE_SERVER_URL"}
+  if [[ $argument == https://dev.azure.com/* ]]; then body=${!#}; exec jq -c '{id: 7, timeout}' "${body#@}"; fi
+  if [[ $argument == https://* ]]; then echo "curl: (6) Could not resolve host: $argument" >&2; exit 6; fi
+  arguments+=("$argument")
+done
+exec /usr/bin/curl "${arguments[@]}"
+"""
+
+_SAFE_DEPLOY = """#!/bin/bash
+[[ -v SAFE_DEPLOY_SERVER ]] && export SAFE_DEPLOY_SERVER=${SAFE_DEPLOY_SERVER/"https://$STATE_HOST"/"$STATE_SERVER_URL"}
+exec %s "$@"
+"""
+
+_PYTHON = """#!/bin/bash
+PYTHONPATH=%s exec %s -m %s "$@"
+"""
+
+
+def install_fake_programs(folder: Path, *, cloud: Path, fork_server_address: Path) -> None:
+    """Write all programs into `folder`. `cloud` is the file of the stand-in for Azure."""
+    folder.mkdir()
+    forking = folder / ".safe-deploy"
+    install_forking_program(forking, fork_server_address)
+    programs = {
+        "curl": _CURL,
+        "safe-deploy": _SAFE_DEPLOY % forking,
+        "az": _PYTHON % (ROOT, sys.executable, f"tests.documents.fake_azure_resources {cloud}"),
+    }
+    for name in ("func", "gh", "make", "pipx"):
+        programs[name] = _PYTHON % (ROOT, sys.executable, f"tests.documents.fake_programs {name} {cloud}")
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+def _func(arguments: list[str], cloud: Path) -> None:
+    """`func azure functionapp publish`: needs a Function App that exists, and a host.json in the working directory."""
+    parser = argparse.ArgumentParser(prog="func")
+    parser.add_argument("words", nargs=3, choices=["azure", "functionapp", "publish"])
+    parser.add_argument("app")
+    parser.add_argument("--python", action="store_true")
+    parser.add_argument("--slot", default="production")
+    options = parser.parse_args(arguments)
+    if not Path("host.json").is_file():
+        sys.exit("Unable to find project root. Expecting to find one of host.json")
+    state = json.loads(cloud.read_text())
+    if options.app not in state["apps"]:
+        sys.exit(f'Can\'t find app with name "{options.app}"')
+    state["apps"][options.app]["slots"][options.slot]["package"] = "published"
+    cloud.write_text(json.dumps(state))
+    print("Deployment completed successfully.")
+
+
+def _gh(arguments: list[str], cloud: Path) -> None:
+    """`gh secret set`, `gh variable set` and `gh workflow run`."""
+    parser = argparse.ArgumentParser(prog="gh")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for kind in ("secret", "variable"):
+        (setter,) = [commands.add_parser(kind).add_subparsers(required=True).add_parser("set")]
+        setter.add_argument("name")
+        setter.add_argument("--body", "-b", required=True)
+        setter.add_argument("--env", "-e")
+    runner = commands.add_parser("workflow").add_subparsers(required=True).add_parser("run")
+    runner.add_argument("workflow")
+    runner.add_argument("--field", "-f", action="append")
+    options = parser.parse_args(arguments)
+    if options.command == "workflow" and not (ROOT / "pipelines" / "github" / options.workflow).is_file():
+        sys.exit(f"could not find any workflows named {options.workflow}")
+    if options.command != "workflow" and not options.body:
+        sys.exit("the body is empty")
+
+
+def _make(arguments: list[str], cloud: Path) -> None:
+    """A target must exist. `make run` starts the server of the test; the others have tests of their own."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in arguments:
+        if target not in targets:
+            sys.exit(f"make: *** No rule to make target '{target}'.  Stop.")
+        cloud.with_name(f"make-{target}").touch()
+
+
+def _pipx(arguments: list[str], cloud: Path) -> None:
+    """`pipx run build --wheel` builds the wheel that pyproject.toml names; `pipx install` wants a file that exists."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wheel = Path("dist", f"{project['name'].replace('-', '_')}-{project.get('version', '0.1.0')}-py3-none-any.whl")
+    if arguments[:3] == ["run", "build", "--wheel"]:
+        wheel.parent.mkdir(exist_ok=True)
+        wheel.touch()
+        print(f"Successfully built {wheel.name}")
+    elif arguments[0] == "install" and len(arguments) == 2 and Path(arguments[1]).is_file():
+        print(f"  installed package {project['name']}")
+    else:
+        sys.exit(f"pipx: cannot do {arguments}")
+
+
+if __name__ == "__main__":
+    programs = {"func": _func, "gh": _gh, "make": _make, "pipx": _pipx}
+    programs[sys.argv[1]](sys.argv[3:], Path(sys.argv[2]))

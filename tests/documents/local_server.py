@@ -1,0 +1,80 @@
+"""A state server in this process, on a port of loopback, that starts anew whenever its settings have changed: as a
+Function App does in Azure."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from harness.processes import wait_until
+from state_api.app import StateServer
+from state_api.settings import SettingsError, read_settings
+
+SettingsSource = Callable[[], dict[str, str] | None]
+"""The server's environment as it is now; None while no server runs there."""
+
+
+class RestartingServer:
+    """The ASGI application that serves with the settings of this moment. `keys_required` as on a Functions host."""
+
+    def __init__(self, current_settings: SettingsSource, *, keys_required: bool) -> None:
+        self._current_settings = current_settings
+        self._keys_required = keys_required
+        self._settings: dict[str, str] | None = None
+        self._server: StateServer | None = None
+        self._lock = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._lock:
+            settings = self._current_settings()
+            if settings != self._settings:
+                await self.close()
+                self._settings = settings
+                if settings is not None:
+                    with contextlib.suppress(SettingsError):
+                        self._server = StateServer(read_settings(settings, keys_required=self._keys_required))
+            server = self._server
+        if server is None:
+            await _refuse(send)
+        else:
+            await server.application(scope, receive, send)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            await self._server.close()
+        self._server = None
+
+
+async def _refuse(send: Send) -> None:
+    """What a platform answers while no app runs, or while the app's settings are wrong."""
+    body = json.dumps({"message": "no server runs here, or its settings are wrong"}).encode()
+    await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextmanager
+def serve_restarting(current_settings: SettingsSource, *, keys_required: bool) -> Iterator[str]:
+    """Serve until the block ends; yields the address."""
+    application = RestartingServer(current_settings, keys_required=keys_required)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
+
+        async def serve() -> None:
+            await server.serve(sockets=[listener])
+            await application.close()
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        thread.start()
+        wait_until(lambda: server.started, "the server for the documents listens")
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)

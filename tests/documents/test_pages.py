@@ -1,0 +1,58 @@
+"""Every command of the pages, run in the order of the page, and its stated output compared with the real one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.documents.documented_environment import azure_environment, local_environment
+from tests.documents.fake_programs import ROOT
+from tests.documents.markdown_page import command_blocks
+
+DOCS = ROOT / "docs"
+LOCAL_PAGES = {
+    ROOT / "README.md": "",
+    DOCS / "curl-walkthrough.md": "make run",
+    DOCS / "orchestration-versioning.md": """
+        make run
+        export SAFE_DEPLOY_SERVER="$STATE_SERVER_URL"
+        .venv/bin/python -m dev.task_hub v42 order-1001 Running --version 1.0""",
+}
+AZURE_PAGES_AFTER_SET_UP = {
+    DOCS / "github-actions.md": "",
+    DOCS / "azure-pipelines.md": "",
+    DOCS / "pipelines.md": "",
+    DOCS / "operations.md": 'STATE_STORAGE="$EMULATOR" .venv/bin/python -m dev.task_hub v40 order-1001 Running',
+}
+"""Each page, with the commands that come before those of the page."""
+
+PAGES_NOT_RUN = {
+    DOCS / "http-api.md": "requests by themselves, each checked against the contract in tests/test_docs.py",
+    DOCS / "settings.md": "keys are made in tests/safe_deploy/test_keys.py, the server is started in tests/server",
+    DOCS / "performance.md": "make bench takes minutes",
+    DOCS / "reliability.md": "make test-faults takes minutes",
+}
+"""Each page, with the reason."""
+
+
+@pytest.mark.parametrize("page", LOCAL_PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_for_this_machine_do_what_it_says(page: Path, tmp_path: Path) -> None:
+    with local_environment(tmp_path) as environment:
+        environment.prepare(LOCAL_PAGES[page])
+        environment.run_page(page)
+
+
+def test_the_commands_that_set_up_azure_do_what_the_page_says(tmp_path: Path) -> None:
+    with azure_environment(tmp_path) as environment:
+        environment.run_page(DOCS / "azure.md")
+
+
+@pytest.mark.parametrize("page", AZURE_PAGES_AFTER_SET_UP, ids=lambda page: page.name)
+def test_the_commands_of_a_guide_do_what_it_says_after_azure_is_set_up(page: Path, tmp_path: Path) -> None:
+    with azure_environment(tmp_path, with_state_server=True) as environment:
+        environment.prepare(AZURE_PAGES_AFTER_SET_UP[page])
+        environment.run_page(page)
+
+
+def test_no_page_has_commands_that_no_test_runs() -> None:
+    pages = {page for page in [ROOT / "README.md", *DOCS.glob("*.md")] if any(command_blocks(page))}
+    assert pages == {*LOCAL_PAGES, *AZURE_PAGES_AFTER_SET_UP, DOCS / "azure.md", *PAGES_NOT_RUN}
