@@ -384,7 +384,7 @@ Setup = Callable[[AppClient], None]
     ],
 )
 def test_every_refusal_has_its_exit_code(
-    app_client: AppClient, setup: Setup, arguments: list[str], role: str, code: int, message: str
+    app_client: AppClient, setup: Setup, arguments: list[str], role: str, code: int, *, message: str
 ) -> None:
     setup(app_client)
     hub = new_hub_name()

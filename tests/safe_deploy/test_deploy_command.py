@@ -92,7 +92,7 @@ def test_the_same_run_can_retry_a_failed_swap(deployment_fixture: DeploymentFixt
 
 @pytest.mark.parametrize("swapped_then", [False, True])
 def test_a_deployment_interrupted_in_its_swap_continues_with_the_swap(
-    deployment_fixture: DeploymentFixture, swapped_then: bool
+    deployment_fixture: DeploymentFixture, *, swapped_then: bool
 ) -> None:
     deployment_fixture.stage()
     deployment_fixture.report_swap(deployment_fixture.new, "Pending")
@@ -245,7 +245,7 @@ def test_an_unknown_task_hub_in_the_slot_is_overwritten_only_with_force(swapped:
 
 @pytest.mark.parametrize("active", [False, True])
 def test_after_a_failed_deployment_the_verdict_covers_the_prior_task_hub(
-    swapped: DeploymentFixture, active: bool
+    swapped: DeploymentFixture, *, active: bool
 ) -> None:
     prior_hub = swapped.old
     third = new_hub_name()

@@ -475,7 +475,7 @@ def test_fake_az_refuses_invalid_commands_as_az_does(path: str, arguments: list[
 
 @pytest.mark.parametrize(("done", "hub"), [(False, "v41"), (True, "v42")])
 def test_a_fault_of_fake_az_comes_before_or_after_the_swap_and_passes(
-    path: str, fake_azure: FakeAzure, done: bool, hub: str
+    path: str, fake_azure: FakeAzure, *, done: bool, hub: str
 ) -> None:
     swap = [*SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"]
     fake_azure.fault("swap", done=done, times=1, message="Operation was cancelled.")

@@ -255,6 +255,7 @@ def test_every_operation_is_tried(
     end: str,
     method: str,
     response: CannedResponse,
+    *,
     code: ExitCode,
     message: str,
 ) -> None:
@@ -455,7 +456,7 @@ def test_a_slot_that_is_missing_in_azure_is_named(known: AppClient, fake_azure: 
 
 @pytest.mark.parametrize("verified", [False, True])
 def test_missing_events_are_a_failure_without_verification_and_a_warning_with_it(
-    app_client: AppClient, storage: StorageSettings, verified: bool
+    app_client: AppClient, storage: StorageSettings, *, verified: bool
 ) -> None:
     create_provider_hub(storage, app_client.hub)
     app_client.register(**(VERIFIED if verified else {}))

@@ -150,8 +150,10 @@ def test_every_yaml_block_in_the_documentation_is_a_tested_file() -> None:
 
 
 def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> None:
-    (given,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
-    asked = {
+    (pipeline_role,) = (
+        without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline"
+    )
+    required_operations = {
         "GetStagingStatus",
         "PostStaging",
         "DeleteStaging",
@@ -162,13 +164,13 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
         "GetTaskHub",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(given)
-    may = {
+    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(pipeline_role)
+    permitted_operations = {
         without_markup(cells[0])
         for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
         if cells[column] == "yes"
     }
-    assert asked <= may
+    assert required_operations <= permitted_operations
 
 
 def test_the_documented_commands_create_keys_that_the_server_accepts(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_the_next_run_succeeds_after_a_kill_at_any_request(
     deployment_fixtures: Callable[[], DeploymentFixture],
     connection_proxy: ConnectionProxy,
     prepare: Callable[[DeploymentFixture], list[str]],
+    *,
     answered: bool,
 ) -> None:
     connection_proxy.clear()
@@ -152,6 +153,7 @@ def test_the_next_run_succeeds_after_a_kill_during_the_swap_in_azure(
     deployment_fixtures: Callable[[], DeploymentFixture],
     connection_proxy: ConnectionProxy,
     prepare: Callable[[DeploymentFixture], list[str]],
+    *,
     with_az: bool,
     swapped: bool,
 ) -> None:

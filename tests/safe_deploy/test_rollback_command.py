@@ -66,7 +66,7 @@ def test_a_failed_rollback_is_reverted_and_can_be_repeated(swapped: DeploymentFi
 @pytest.mark.parametrize("azure_swapped", [False, True])
 @pytest.mark.parametrize("own", [False, True])
 def test_a_rollback_after_an_interrupted_swap_ends_with_the_old_version_unless_another_run_may_be_swapping(
-    staged: DeploymentFixture, azure_swapped: bool, by_name: bool, own: bool
+    staged: DeploymentFixture, *, azure_swapped: bool, by_name: bool, own: bool
 ) -> None:
     staged.report_swap(staged.new, "Pending")
     if azure_swapped:

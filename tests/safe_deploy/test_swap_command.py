@@ -170,7 +170,7 @@ def test_no_swap_starts_if_azure_does_not_answer(staged: DeploymentFixture) -> N
 
 @pytest.mark.parametrize("azure_swapped", [False, True])
 def test_a_failure_without_an_answer_of_azure_leaves_the_swap_pending_with_a_command_to_run(
-    staged: DeploymentFixture, azure_swapped: bool
+    staged: DeploymentFixture, *, azure_swapped: bool
 ) -> None:
     # From the failure on, the fake az refuses to read settings.
     state = shlex.quote(str(staged.fake_azure.path))
@@ -200,7 +200,7 @@ def test_a_failure_without_access_to_azure_leaves_the_swap_pending(staged: Deplo
 
 @pytest.mark.parametrize("verb", ["swap", "rollback"])
 @pytest.mark.parametrize("both", [False, True])
-def test_either_a_command_or_an_outcome_is_required(swapped: DeploymentFixture, verb: str, both: bool) -> None:
+def test_either_a_command_or_an_outcome_is_required(swapped: DeploymentFixture, verb: str, *, both: bool) -> None:
     arguments = [verb, "--task-hub", swapped.old, *(["--outcome", "done", "--", "true"] if both else [])]
     assert_exit(swapped.run(arguments), 2, "--outcome")
     assert swapped.is_swapped()
@@ -240,7 +240,7 @@ def test_an_interrupted_swap_without_access_to_azure_needs_a_reported_outcome(st
 
 @pytest.mark.parametrize("queries_azure", [False, True])
 def test_a_command_that_cannot_be_started_leaves_the_record_unchanged(
-    staged: DeploymentFixture, queries_azure: bool
+    staged: DeploymentFixture, *, queries_azure: bool
 ) -> None:
     group = ["--resource-group", RESOURCE_GROUP] if queries_azure else []
     assert_exit(
@@ -295,7 +295,9 @@ def test_no_swap_starts_if_azure_differs_from_the_record(
 
 
 @pytest.mark.parametrize("queries_azure", [False, True])
-def test_a_task_hub_that_is_in_production_is_not_swapped_again(swapped: DeploymentFixture, queries_azure: bool) -> None:
+def test_a_task_hub_that_is_in_production_is_not_swapped_again(
+    swapped: DeploymentFixture, *, queries_azure: bool
+) -> None:
     command, mark = make_touch_command(swapped)
     group = ["--resource-group", RESOURCE_GROUP] if queries_azure else []
     assert_exit(swapped.run(swapped.swap(*command, options=group)), 0, "in production already")
@@ -330,7 +332,7 @@ def test_the_server_refuses_a_task_hub_that_is_not_in_the_slot(deployment_fixtur
 
 
 @pytest.mark.parametrize("queries_azure", [False, True])
-def test_the_pending_swap_of_another_run_is_not_resumed(staged: DeploymentFixture, queries_azure: bool) -> None:
+def test_the_pending_swap_of_another_run_is_not_resumed(staged: DeploymentFixture, *, queries_azure: bool) -> None:
     staged.report_swap(staged.new, "Pending")
     command, mark = make_touch_command(staged)
     group = ["--resource-group", RESOURCE_GROUP] if queries_azure else []
@@ -401,7 +403,7 @@ def test_an_app_that_keeps_changing_is_a_conflict_and_no_swap_starts(
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("reached", [False, True])
 def test_a_broken_connection_is_retried(
-    staged: DeploymentFixture, connection_proxy: ConnectionProxy, number: int, reached: bool
+    staged: DeploymentFixture, connection_proxy: ConnectionProxy, number: int, *, reached: bool
 ) -> None:
     def is_selected(request_number: int, request: Request) -> bool:
         return request_number == number
@@ -443,7 +445,7 @@ def test_the_outcome_reaches_a_server_that_restarts_during_the_swap(
 
 @pytest.mark.parametrize("swaps", [False, True])
 def test_an_unavailable_server_leaves_the_swap_pending_with_a_command_to_run(
-    staged: DeploymentFixture, connection_proxy: ConnectionProxy, swaps: bool
+    staged: DeploymentFixture, connection_proxy: ConnectionProxy, *, swaps: bool
 ) -> None:
     def is_unavailable(number: int, request: Request) -> bool:
         return number >= 3

@@ -76,7 +76,7 @@ PENDING_SWAP_JSON = {
     [("v42", "v42", True), ("v42", "V42", True), ("v42", "v41", False), (None, "v42", False), (None, None, False)],
 )
 def test_task_hub_names_ignore_case_and_no_task_hub_equals_nothing(
-    first: str | None, second: str | None, expected: bool
+    first: str | None, second: str | None, *, expected: bool
 ) -> None:
     assert is_same_task_hub(first, second) is expected
 
@@ -222,7 +222,7 @@ def test_a_swap_does_not_start_while_server_and_azure_disagree(
     ],
 )
 @pytest.mark.parametrize("own", [True, False], ids=["own run", "other run"])
-def test_how_an_interrupted_swap_ends(observed: ObservedSlots | None, expected: SwapStep, own: bool) -> None:
+def test_how_an_interrupted_swap_ends(observed: ObservedSlots | None, expected: SwapStep, *, own: bool) -> None:
     # Another run may still be swapping, so only the run that started the swap may revert it.
     if expected is SwapStep.REVERT and not own:
         expected = SwapStep.LEAVE_PENDING

@@ -194,7 +194,7 @@ def test_a_timeout_of_zero_sends_one_request(wait_scenario: WaitScenario, proxy:
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_json_output_of_a_wait_is_one_document(wait_scenario: WaitScenario, proxy: FaultProxy, ready: bool) -> None:
+def test_json_output_of_a_wait_is_one_document(wait_scenario: WaitScenario, proxy: FaultProxy, *, ready: bool) -> None:
     """Reported polls go to stderr."""
     wait_scenario.script(proxy, TruncatedResponse(), *([] if ready else [nothing] * 9))
     result = wait_scenario.wait_through(
@@ -374,7 +374,7 @@ def test_immediate_responses_are_polled_with_a_pause(wait_scenario: WaitScenario
     ],
 )
 def test_an_error_that_waiting_does_not_resolve_ends_the_wait(
-    wait_scenario: WaitScenario, proxy: FaultProxy, options: list[str], key: str, code: int, message: str
+    wait_scenario: WaitScenario, proxy: FaultProxy, options: list[str], key: str, code: int, *, message: str
 ) -> None:
     """Only one request is sent, despite the timeout of an hour."""
     result = wait_scenario.wait_through(proxy.url, *options, "--timeout", "3600", key=key)
@@ -402,7 +402,7 @@ def github(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_on_github_the_outputs_are_those_of_the_last_verdict(
-    wait_scenario: WaitScenario, proxy: FaultProxy, tmp_path: Path, ready: bool
+    wait_scenario: WaitScenario, proxy: FaultProxy, tmp_path: Path, *, ready: bool
 ) -> None:
     """They are written once, at the end of the wait."""
     wait_scenario.script(proxy, nothing, *([] if ready else [nothing] * 9))
@@ -425,7 +425,7 @@ def test_on_github_the_outputs_are_those_of_the_last_verdict(
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_in_azure_pipelines_the_outputs_are_those_of_the_last_verdict(
-    wait_scenario: WaitScenario, proxy: FaultProxy, tmp_path: Path, ready: bool
+    wait_scenario: WaitScenario, proxy: FaultProxy, tmp_path: Path, *, ready: bool
 ) -> None:
     """The logging commands are on stderr, not on stdout."""
     wait_scenario.script(proxy, nothing, *([] if ready else [nothing] * 9))
@@ -542,7 +542,7 @@ def test_no_live_table_in_ci_or_without_color(wait_scenario: WaitScenario, varia
     [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGTERM, False)],
 )
 def test_a_signal_ends_the_wait(
-    wait_scenario: WaitScenario, proxy: FaultProxy, number: signal.Signals, terminal: bool
+    wait_scenario: WaitScenario, proxy: FaultProxy, number: signal.Signals, *, terminal: bool
 ) -> None:
     """The pending request is abandoned, the terminal's cursor is restored, and no traceback is printed."""
     variables = wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
