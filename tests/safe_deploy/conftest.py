@@ -8,17 +8,20 @@ import pytest
 
 from harness.state_server import ServerProcess
 from state_api.settings import StorageSettings
+from tests.pipelines.fake_az import FakeAzure, install_fake_az
 from tests.safe_deploy.app_client import AppClient
+from tests.safe_deploy.connection_proxy import ConnectionProxy, run_connection_proxy
 from tests.safe_deploy.deployment_fixture import (
-    ConnectionProxy,
     DeploymentFixture,
     ForkServer,
     create_deployment_fixture,
     open_admin_client,
-    run_connection_proxy,
     run_fork_server,
 )
+from tests.safe_deploy.doctor_runner import register_verified_app
+from tests.safe_deploy.fault_proxy import FaultProxy, run_fault_proxy
 from tests.safe_deploy.processes import server_key_entries, state_server
+from tests.safe_deploy.wait_scenario import WaitScenario
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +81,29 @@ def connection_proxy(server: httpx.Client, deployment_fixture: DeploymentFixture
         deployment_fixture.url = connection_proxy.url
         yield connection_proxy
     deployment_fixture.url = direct_url
+
+
+@pytest.fixture
+def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
+    """A proxy to the server that can inject faults."""
+    with run_fault_proxy(served.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def wait_scenario(app_client: AppClient) -> WaitScenario:
+    return WaitScenario(app_client)
+
+
+@pytest.fixture
+def azure_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAzure:
+    """A fake `az` on this process's PATH."""
+    install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return FakeAzure(tmp_path / "cloud.json")
+
+
+@pytest.fixture
+def registered_app(app_client: AppClient, storage: StorageSettings) -> AppClient:
+    """An app that passes every check except those of Azure."""
+    return register_verified_app(app_client, storage)

@@ -11,12 +11,8 @@ from harness.processes import wait_until
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.safe_deploy.assertions import OTHER_RUN, SIGNALS, assert_exit, is_written, run_stage
-from tests.safe_deploy.deployment_fixture import (
-    RESOURCE_GROUP,
-    ConnectionProxy,
-    DeploymentFixture,
-    is_process_group_gone,
-)
+from tests.safe_deploy.connection_proxy import ConnectionProxy
+from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP, DeploymentFixture, is_process_group_gone
 from tests.safe_deploy.processes import KEYS
 
 # --- deploy ---

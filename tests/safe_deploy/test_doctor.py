@@ -1,96 +1,42 @@
 """`safe-deploy doctor` against a real server with keys and the fake `az`: every message, and its exit code."""
 
-import asyncio
-import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.state_server import ServerProcess
 from safe_deploy.client import PipelineCaller, StateServerClient
 from safe_deploy.diagnostics import RETRY_SECONDS, CheckStatus, KeyPurpose, run_checks
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
-from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.keys import key_entry
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_az import FakeAzure
 from tests.safe_deploy.app_client import RUN, AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
+from tests.safe_deploy.doctor_runner import (
+    PROVIDER_CONFIG,
+    VERIFIED,
+    create_provider_hub,
+    register_verified_app,
+    run_doctor,
+    set_slot_task_hubs,
+)
 from tests.safe_deploy.fault_proxy import CannedResponse, Fault, FaultProxy, run_fault_proxy
-from tests.safe_deploy.in_process import InProcessResult, run_in_process
+from tests.safe_deploy.in_process import run_in_process
 from tests.safe_deploy.processes import KEYS, server_key_entries, state_server
-
-PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
-VERIFIED: dict[str, Any] = {"taskHubs": PROVIDER_CONFIG, "policy": {"settleSeconds": 0, "requireVerification": True}}
-
-
-class CheckResults(dict[str, tuple[str, str]]):
-    """Status and message of every check, by its name."""
-
-    def __init__(self, result: InProcessResult) -> None:
-        listed = json.loads(result.out)
-        super().__init__({check["check"]: (check["status"], check["message"]) for check in listed})
-        assert len(self) == len(listed), "every check has one result"
-        self.code = result.code
-        self.err = result.err
-
-    def failed_checks(self) -> list[str]:
-        return [check for check, (status, _) in self.items() if status == "failed"]
-
-
-def run_doctor(app_client: AppClient, *options: str, role: str = "deployer", **variables: str) -> CheckResults:
-    """Run `doctor`. Fails if it prints a key, or if a failed check is missing on stderr."""
-    result = run_in_process(["doctor", "--output", "json", *options], app_client.build_environment(role, **variables))
-    assert "Traceback" not in result.err
-    assert not any(key in result.out + result.err for key in KEYS.values())
-    results = CheckResults(result)
-    assert (result.code == 0) is (not results.failed_checks())
-    for check in results.failed_checks():
-        assert f"{check}: {results[check][1]}" in result.err
-    return results
-
-
-@pytest.fixture
-def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
-    with run_fault_proxy(served.url) as proxy:
-        yield proxy
-
-
-def create_provider_hub(storage: StorageSettings, hub: str, **instances: str) -> None:
-    """Create the task hub's table with these instances, as the app does when it starts."""
-
-    async def create() -> None:
-        async with ProviderTaskHub(storage, hub) as provider:
-            await provider.create()
-            for instance, status in instances.items():
-                await provider.put(instance, status)
-
-    asyncio.run(create())
-
-
-def verified(app_client: AppClient, storage: StorageSettings) -> AppClient:
-    """Register an app whose task hub the server reads, with one active instance."""
-    create_provider_hub(storage, app_client.hub, **{"order-1": "Running"})
-    app_client.register(taskHubs=PROVIDER_CONFIG)
-    app_client.publish(event(app_client.hub))
-    return app_client
-
 
 # --- a complete set-up ---
 
 
 def test_every_check_passes_on_a_complete_set_up(
-    app_client: AppClient, storage: StorageSettings, fake_azure: FakeAzure
+    app_client: AppClient, storage: StorageSettings, azure_on_path: FakeAzure
 ) -> None:
     create_provider_hub(storage, app_client.hub)
     app_client.register(**VERIFIED)
     app_client.publish(event(app_client.hub, status="Completed", time=timestamp(-7300)))
-    set_slot_task_hubs(fake_azure, app_client, production=app_client.hub, staging=None)
+    set_slot_task_hubs(azure_on_path, app_client, production=app_client.hub, staging=None)
     results = run_doctor(app_client, "--resource-group", RESOURCE_GROUP)
     assert results.code == 0
     assert results.err == ""
@@ -184,7 +130,7 @@ def test_operations_that_a_key_does_not_permit_are_named(
     app_client: AppClient, storage: StorageSettings, role: str, purpose: str, refused: list[str]
 ) -> None:
     """The exit code is 4."""
-    verified(app_client, storage)
+    register_verified_app(app_client, storage)
     results = run_doctor(app_client, "--for", purpose, role=role)
     if not refused:
         assert results.code == 0
@@ -312,7 +258,7 @@ def test_an_empty_production_fails_the_check_of_the_app(app_client: AppClient) -
 
 def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: StorageSettings) -> None:
     """The message names caller, run and task hub."""
-    verified(app_client, storage)
+    register_verified_app(app_client, storage)
     hub = app_client.stage(new_hub_name(), 7)
     results = run_doctor(app_client)
     assert results.code == 0
@@ -334,121 +280,6 @@ def test_an_interrupted_swap_is_a_conflict_with_the_command_to_run(app_client: A
     assert status == "failed"
     assert f"{RUN}1" in message
     assert f"--task-hub {hub}" in message
-
-
-# --- Azure ---
-
-
-@pytest.fixture
-def fake_azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAzure:
-    """A fake `az` on the PATH."""
-    install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    return FakeAzure(tmp_path / "cloud.json")
-
-
-def set_slot_task_hubs(
-    fake_azure: FakeAzure, app_client: AppClient, sticky: tuple[str, ...] = (), **hubs: str | None
-) -> None:
-    slots = {slot: {"settings": {"TASK_HUB": hub} if hub else {}} for slot, hub in hubs.items()}
-    fake_azure.reset({app_client.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots, "sticky": list(sticky)}})
-
-
-def run_doctor_with_azure(app_client: AppClient, *options: str) -> tuple[CheckResults, dict[str, tuple[str, str]]]:
-    results = run_doctor(app_client, "--resource-group", RESOURCE_GROUP, *options)
-    return results, {check: message for check, message in results.items() if check.startswith("Azure")}
-
-
-@pytest.fixture
-def known(app_client: AppClient, storage: StorageSettings) -> AppClient:
-    """An app that passes every check except those of Azure."""
-    return verified(app_client, storage)
-
-
-def test_without_a_resource_group_azure_is_not_queried(known: AppClient, fake_azure: FakeAzure) -> None:
-    """A warning names the option."""
-    results = run_doctor(known)
-    assert (results.code, results["Azure"][0]) == (0, "warning")
-    assert "--resource-group" in results["Azure"][1]
-    assert fake_azure.calls == []
-
-
-def test_slots_with_other_task_hubs_than_on_record_are_a_conflict(known: AppClient, fake_azure: FakeAzure) -> None:
-    """Each slot has its own result, with the task hubs of both sides."""
-    set_slot_task_hubs(fake_azure, known, production="other1", staging="other2")
-    results, azure = run_doctor_with_azure(known)
-    assert results.code == ExitCode.CONFLICT
-    assert azure["Azure: production"] == (
-        "failed",
-        f"has other1, but the server has {known.hub} on record. Correct the one that is wrong",
-    )
-    assert azure["Azure: staging"] == (
-        "failed",
-        "has other2, but the server has no task hub on record. Correct the one that is wrong",
-    )
-    set_slot_task_hubs(fake_azure, known, production=None, staging=None)
-    results, azure = run_doctor_with_azure(known)
-    assert results.failed_checks() == ["Azure: production"]
-    assert azure["Azure: production"][1].startswith("has no task hub, but the server has")
-
-
-def test_the_comparison_of_task_hub_names_ignores_case(known: AppClient, fake_azure: FakeAzure) -> None:
-    set_slot_task_hubs(fake_azure, known, production=known.hub.upper(), staging=None)
-    results, _ = run_doctor_with_azure(known)
-    assert results.code == 0
-
-
-def test_a_slot_sticky_setting_fails_the_check(known: AppClient, fake_azure: FakeAzure) -> None:
-    """Task hubs would stay in their slots at a swap."""
-    set_slot_task_hubs(fake_azure, known, ("task_hub",), production=known.hub, staging=None)
-    results, azure = run_doctor_with_azure(known)
-    assert results.code == ExitCode.FAILURE
-    assert results.failed_checks() == ["Azure: setting"]
-    assert "not --slot-settings" in azure["Azure: setting"][1]
-
-
-def test_the_options_choose_function_app_slot_and_setting(known: AppClient, fake_azure: FakeAzure) -> None:
-    """`az` does not receive the key."""
-    slots = {"production": {"settings": {"HUB": known.hub}}, "canary": {"settings": {}}}
-    fake_azure.reset({"other": {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
-    results, azure = run_doctor_with_azure(
-        known, "--function-app", "other", "--task-hub-setting", "HUB", "--slot", "canary"
-    )
-    assert results.code == 0
-    assert list(azure) == ["Azure: production", "Azure: canary", "Azure: setting"]
-    assert all("SAFE_DEPLOY_KEY" not in names for names in fake_azure.environments)
-
-
-def test_an_az_without_a_login_is_reported_once(known: AppClient, fake_azure: FakeAzure) -> None:
-    """The other checks are made."""
-    set_slot_task_hubs(fake_azure, known, production=known.hub, staging=None)
-    fake_azure.fault("all", message="Please run 'az login' to setup account.")
-    results, azure = run_doctor_with_azure(known)
-    assert results.code == ExitCode.FAILURE
-    assert list(azure) == ["Azure: production"]
-    assert azure["Azure: production"][1].startswith("az is not logged in.")
-    assert "verification" in results
-
-
-def test_a_missing_az_is_reported_once(known: AppClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    results, azure = run_doctor_with_azure(known)
-    assert results.code == ExitCode.FAILURE
-    assert azure == {
-        "Azure: production": (
-            "failed",
-            "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy.",
-        )
-    }
-
-
-def test_a_slot_that_is_missing_in_azure_is_named(known: AppClient, fake_azure: FakeAzure) -> None:
-    """The other slot and the setting are checked."""
-    set_slot_task_hubs(fake_azure, known, production=known.hub)
-    results, azure = run_doctor_with_azure(known)
-    assert results.code == ExitCode.FAILURE
-    assert [status for status, _ in azure.values()] == ["ok", "failed", "ok"]
-    assert "Azure has no slot 'staging'" in azure["Azure: staging"][1]
 
 
 # --- events and verification ---
@@ -476,10 +307,10 @@ def test_the_age_of_the_last_event_is_shown(app_client: AppClient) -> None:
     assert results["events"] == ("ok", f"the last event of task hub {app_client.hub} is 3 d old")
 
 
-def test_events_that_the_key_may_not_read_fail_the_check(known: AppClient, proxy: FaultProxy) -> None:
+def test_events_that_the_key_may_not_read_fail_the_check(registered_app: AppClient, proxy: FaultProxy) -> None:
     """The results before and after it are kept."""
     inject_fault_at_path(proxy, "/staging", CannedResponse(401))
-    results = run_doctor(known, SAFE_DEPLOY_SERVER=proxy.url)
+    results = run_doctor(registered_app, SAFE_DEPLOY_SERVER=proxy.url)
     assert results.code == ExitCode.NOT_ALLOWED
     assert results.failed_checks() == ["key", "events"]
 

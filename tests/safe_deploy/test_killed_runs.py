@@ -11,16 +11,14 @@ import pytest
 
 from harness.processes import wait_until
 from tests.conftest import new_hub_name
+from tests.safe_deploy.connection_proxy import ConnectionProxy, Request, run_connection_proxy
 from tests.safe_deploy.deployment_fixture import (
     SWAP_COMMAND,
-    ConnectionProxy,
     DeploymentFixture,
     ForkServer,
-    Request,
     RunningCli,
     create_deployment_fixture,
     kill_cli,
-    run_connection_proxy,
 )
 
 

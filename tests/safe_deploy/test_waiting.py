@@ -2,17 +2,14 @@
 
 import json
 import os
-import pty
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,7 +21,7 @@ from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.builders import event, timestamp
 from tests.safe_deploy.app_client import AppClient
-from tests.safe_deploy.deployment_fixture import ConnectionProxy, Request, run_connection_proxy
+from tests.safe_deploy.connection_proxy import ConnectionProxy, Request, run_connection_proxy
 from tests.safe_deploy.fault_proxy import (
     CannedResponse,
     EndlessResponse,
@@ -34,88 +31,15 @@ from tests.safe_deploy.fault_proxy import (
     TruncatedResponse,
     run_fault_proxy,
 )
-from tests.safe_deploy.in_process import InProcessResult, run_in_process
-from tests.safe_deploy.processes import KEYS, build_command_line, environment, server_key_entries, state_server
-
-WAIT = ("status", "--wait", "--slot", "production")
-SOON = ("--interval", "1", "--timeout", "30")
-CLOCK = r"\d\d:\d\d:\d\d"
-
-
-@pytest.fixture
-def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
-    with run_fault_proxy(served.url) as fault_proxy:
-        yield fault_proxy
+from tests.safe_deploy.in_process import run_in_process
+from tests.safe_deploy.processes import KEYS, server_key_entries, state_server
+from tests.safe_deploy.wait_scenario import SOON, WaitScenario, is_ready, nothing, reported_lines
 
 
 @pytest.fixture
 def connection_proxy(served: ServerProcess) -> Iterator[ConnectionProxy]:
     with run_connection_proxy(served.url) as proxy:
         yield proxy
-
-
-@dataclass
-class WaitScenario:
-    """An app whose production has active orders, and a command that waits until they have ended."""
-
-    app_client: AppClient
-    orders: list[str] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    """The time of each request."""
-
-    def __post_init__(self) -> None:
-        self.app_client.register(policy={"settleSeconds": 0})
-        self.begin("order-1")
-
-    def begin(self, order: str) -> None:
-        self.app_client.publish(event(self.app_client.hub, order))
-        self.orders.append(order)
-
-    def end(self) -> None:
-        """End all orders, so that the slot is Ready."""
-        self.app_client.publish(*(event(self.app_client.hub, order, "Completed") for order in self.orders))
-
-    def wait_through(self, url: str, *options: str, key: str = KEYS["reader"], **variables: str) -> InProcessResult:
-        """Run the waiting command against a server or proxy with this URL."""
-        variables = self.app_client.build_environment(SAFE_DEPLOY_SERVER=url, SAFE_DEPLOY_KEY=key, **variables)
-        result = run_in_process([*WAIT, *options], variables)
-        assert "Traceback" not in result.err
-        assert not any(key in result.out + result.err for key in KEYS.values())
-        return result
-
-    def script(self, proxy: FaultProxy, *steps: Fault | Callable[[], None] | None) -> None:
-        """Run or inject one step at each request. At the request after the last step, all orders end."""
-
-        def fault(number: int) -> Fault | None:
-            self.times.append(time.monotonic())
-            step = steps[number] if number < len(steps) else None
-            if number == len(steps):
-                self.end()
-            if not callable(step):
-                return step
-            step()
-            return None
-
-        proxy.fault = fault
-
-
-@pytest.fixture
-def wait_scenario(app_client: AppClient) -> WaitScenario:
-    return WaitScenario(app_client)
-
-
-def reported_lines(result: InProcessResult) -> list[str]:
-    """The reported polls, without the time of day."""
-    return [re.sub(rf"^{CLOCK} ", "", line) for line in result.err.splitlines() if re.match(rf"{CLOCK} ", line)]
-
-
-def is_ready(result: InProcessResult, wait_scenario: WaitScenario) -> bool:
-    title = f"Ready: slot production (task hub {wait_scenario.app_client.hub}), by lifecycle events alone"
-    return result.code == 0 and result.out == f"{title}\n" and reported_lines(result)[-1] == title
-
-
-def nothing() -> None:
-    """A step that does nothing."""
 
 
 def test_a_command_in_this_process_restores_its_surroundings(wait_scenario: WaitScenario) -> None:
@@ -438,123 +362,3 @@ def test_in_azure_pipelines_the_outputs_are_those_of_the_last_verdict(
     assert set_ready == [f"##vso[task.setvariable variable=ready;isOutput=true]{str(ready).lower()}"]
     assert "##vso" not in result.out
     assert ("##vso[task.logissue type=error]slot production was not ready" in result.err) is not ready
-
-
-# --- terminals and signals, in a new process ---
-
-
-@dataclass
-class TerminalRun:
-    """`safe-deploy` with a terminal as stderr, and the output that the terminal has received."""
-
-    process: subprocess.Popen[bytes]
-    output: bytearray = field(default_factory=bytearray)
-
-    def wait(self) -> int:
-        """The exit code."""
-        return self.process.wait(60)
-
-
-@contextmanager
-def run_in_terminal(arguments: list[str], variables: dict[str, str], *, terminal: bool = True) -> Iterator[TerminalRun]:
-    """Start `safe-deploy`. At the end of the block it has ended, and its output is complete."""
-    ours, theirs = pty.openpty() if terminal else os.pipe()
-    with subprocess.Popen(
-        build_command_line(*arguments),
-        env=environment({"TERM": "xterm", "COLUMNS": "200", "LINES": "40"} | variables),
-        stdin=theirs if terminal else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        start_new_session=True,
-    ) as process:
-        os.close(theirs)
-        started = TerminalRun(process)
-
-        def read() -> None:
-            # Reading fails when the process has closed the terminal.
-            with suppress(OSError):
-                while output_part := os.read(ours, 65536):
-                    started.output.extend(output_part)
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        try:
-            yield started
-        finally:
-            process.kill()
-            process.wait()
-            reader.join()
-            os.close(ours)
-
-
-HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
-"""The escape sequences that hide and show the cursor."""
-
-ERASE_LINE = b"\x1b[2K"
-
-
-def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
-    wait_scenario: WaitScenario, proxy: FaultProxy
-) -> None:
-    """The table is below the reported polls, and is erased at the end. The result is on stdout."""
-
-    def wait_until_drawn(name: bytes) -> None:
-        # The table is drawn after a response, before the next request.
-        wait_until(lambda: name in window.output, f"{name!r} is in the table")
-
-    def begin_second_order() -> None:
-        wait_until_drawn(b"order-1    ProcessOrder ")
-        assert b"order-2 " not in window.output
-        wait_scenario.begin("order-2")
-
-    def end_both_orders() -> None:
-        wait_until_drawn(b"order-2    ProcessOrder ")
-        wait_scenario.end()
-
-    wait_scenario.script(proxy, nothing, begin_second_order, end_both_orders)
-    with run_in_terminal(
-        [*WAIT, *SOON], wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
-    ) as window:
-        assert window.wait() == 0
-        assert window.process.stdout is not None
-        out = window.process.stdout.read().decode()
-    assert out == f"Ready: slot production (task hub {wait_scenario.app_client.hub}), by lifecycle events alone\n"
-    assert window.output.count(HIDE_CURSOR) == window.output.count(SHOW_CURSOR) == 1
-    assert len(re.findall(rf"{CLOCK} (?:Not)?Ready", window.output.decode())) == 3
-    # The table is erased.
-    assert ERASE_LINE in window.output
-
-
-@pytest.mark.parametrize(
-    "variables", [{"NO_COLOR": "1"}, {"CI": "true"}, {"GITHUB_ACTIONS": "true"}, {"TERM": "dumb"}], ids=str
-)
-def test_no_live_table_in_ci_or_without_color(wait_scenario: WaitScenario, variables: dict[str, str]) -> None:
-    """A terminal gets plain lines, as a pipe does."""
-    wait_scenario.end()
-    with run_in_terminal([*WAIT, *SOON], wait_scenario.app_client.build_environment() | variables) as window:
-        assert window.wait() == 0
-    assert b"\x1b" not in window.output
-    assert len(re.findall(rf"^{CLOCK} Ready", window.output.decode(), re.MULTILINE)) == 1
-
-
-@pytest.mark.parametrize(
-    ("number", "terminal"),
-    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGTERM, False)],
-)
-def test_a_signal_ends_the_wait(
-    wait_scenario: WaitScenario, proxy: FaultProxy, number: signal.Signals, *, terminal: bool
-) -> None:
-    """The pending request is abandoned, the terminal's cursor is restored, and no traceback is printed."""
-    variables = wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
-    with run_in_terminal([*WAIT, "--interval", "120"], variables, terminal=terminal) as window:
-        wait_until(lambda: len(proxy.received) == 1, "a request arrives")
-        began = time.monotonic()
-        window.process.send_signal(number)
-        code = window.wait()
-        assert time.monotonic() - began < 10
-    if terminal or number == signal.SIGINT:
-        assert (code, b"error: stopped" in window.output) == (ExitCode.FAILURE, True)
-    else:
-        assert code == -number
-    assert b"Traceback" not in window.output
-    assert window.output.count(HIDE_CURSOR) == window.output.count(SHOW_CURSOR) == int(terminal)

@@ -14,8 +14,8 @@ from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG, create_provider_hub, run_doctor
 from tests.safe_deploy.fault_proxy import CannedResponse, FaultProxy, run_fault_proxy
-from tests.safe_deploy.test_doctor import PROVIDER_CONFIG, create_provider_hub, run_doctor
 
 START = {"instanceId": "order-7", "functionName": "ProcessOrder"}
 UNREAD = {"instanceId": "", "functionName": ""}
