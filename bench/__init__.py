@@ -1,1 +1,1 @@
-"""How fast the server is, always as a ratio to something else that ran in between on the same machine."""
+"""Benchmarks of the server. Every figure is a ratio to a baseline that ran in turns on the same machine."""

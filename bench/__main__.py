@@ -1,7 +1,7 @@
-"""`python -m bench`: all figures, written to docs/performance. With names of figures, only these, and only shown.
+"""Runs the benchmarks: `python -m bench` measures all figures and writes them to docs/performance.
 
-`python -m bench --full` has larger task hubs, too. `python -m bench memory --events 1000000` and
-`python -m bench profile` take longer, or are no figures; each is written beside what was there.
+`python -m bench FIGURE ...` measures only these figures and prints them. `python -m bench --full` adds larger hubs.
+`python -m bench memory --events 1000000` and `python -m bench profile` add their section to the stored results.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _STANDALONE_FIGURES: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
     "shards": shards.run,
 }
 _QUICK_AMOUNTS = {"ingest": 1, "visibility": 1, "memory": 5_000, "coldStart": 1, "shards": 1}
-"""Rounds, and events."""
+"""Rounds of each figure; for memory, events."""
 PROFILE_SECTION = "profile"
 
 
@@ -40,9 +40,11 @@ _QUICK_SIZES = (100, 200, 1000)
 
 
 async def measure(
-    names: Sequence[str], folder: Path, quick: bool = False, sizes: Sequence[int] = SIZES
+    names: Sequence[str], folder: Path, *, quick: bool = False, sizes: Sequence[int] = SIZES
 ) -> dict[str, Any]:
-    """These figures, one after the other: two at once would share the machine. `quick` is a round of each."""
+    """The sections of these figures by name. Measures one at a time, because two would share the machine.
+
+    `quick` measures one round of each on small task hubs."""
     results: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
         hubs: list[BenchTaskHub] = []
@@ -59,9 +61,9 @@ async def measure(
 
 def _print_section(name: str, section: dict[str, Any], seconds: float) -> None:
     print(f"{name} ({seconds:.0f} s)")
-    for one in section["figures"]:
-        aim = f"  (aim {one['aim']}: {'met' if one['met'] else 'MISSED'})" if "aim" in one else ""
-        print(f"  {one['ratio']:>8g}  {one['what']}  /  {one['against']}{aim}", flush=True)
+    for figure in section["figures"]:
+        aim = f"  (aim {figure['aim']}: {'met' if figure['met'] else 'MISSED'})" if "aim" in figure else ""
+        print(f"  {figure['ratio']:>8g}  {figure['subject']}  /  {figure['baseline']}{aim}", flush=True)
 
 
 def _utc_now() -> str:
@@ -69,7 +71,7 @@ def _utc_now() -> str:
 
 
 def _merge_section(name: str, section: dict[str, Any]) -> None:
-    """Put a section beside those of the last whole run, saying when it was measured itself."""
+    """Add a section to the results of the last full run, with its own time and revision."""
     results = report.read_results()
     results[name] = {**section, "at": _utc_now(), "revision": describe_machine()["revision"]}
     report.write_results(results)
@@ -77,47 +79,49 @@ def _merge_section(name: str, section: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    known = f"which of {', '.join(FIGURES)}, or {PROFILE_SECTION}; none means all figures, written to docs/performance"
-    # An empty list is checked as one of the choices.
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", choices=[*FIGURES, PROFILE_SECTION, []], help=known)
-    parser.add_argument("--events", type=int, help="with memory: the long run, of so many events")
+    figures_help = f"{', '.join(FIGURES)}, or {PROFILE_SECTION}; without one, all figures, written to docs/performance"
+    # argparse checks that an empty list is one of the choices.
     parser.add_argument(
-        "--quick", action="store_true", help="one round on small task hubs, to see that all of it works"
+        "figures", nargs="*", metavar="FIGURE", choices=[*FIGURES, PROFILE_SECTION, []], help=figures_help
+    )
+    parser.add_argument("--events", type=int, help="with memory: how many events the long run sends")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure one round on small task hubs, to see that it works"
     )
     parser.add_argument("--full", action="store_true", help="all figures, with task hubs of 50,000 finished instances")
-    parser.add_argument("--show", action="store_true", help="also print all that is kept, as JSON")
-    given = parser.parse_args(arguments)
-    if given.events is not None and given.figures != ["memory"]:
-        parser.error("--events goes with memory alone")
-    if PROFILE_SECTION in given.figures and given.figures != [PROFILE_SECTION]:
-        parser.error(f"{PROFILE_SECTION} goes alone")
-    # As Ctrl-C does: by an exception, so that what was started is stopped too.
+    parser.add_argument("--show", action="store_true", help="also print the results as JSON")
+    options = parser.parse_args(arguments)
+    if options.events is not None and options.figures != ["memory"]:
+        parser.error("--events is an option of the figure memory alone")
+    if PROFILE_SECTION in options.figures and options.figures != [PROFILE_SECTION]:
+        parser.error(f"{PROFILE_SECTION} cannot be measured together with figures")
+    # Raises an exception, as Ctrl-C does, so that the processes of the benchmark are stopped too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        if given.events is not None:
-            found = asyncio.run(memory.run(folder, given.events, print))
-            _print_section("memory", found, 0)
-            _merge_section("memoryLong", found)
-        elif PROFILE_SECTION in given.figures:
-            found = asyncio.run(profiling.run(folder))
-            print(profiling.format_shares(found))
-            _merge_section(PROFILE_SECTION, found)
-        elif given.figures or given.quick:
-            found = asyncio.run(measure(given.figures or FIGURES, folder, given.quick))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if options.events is not None:
+            results = asyncio.run(memory.run(folder, options.events, print))
+            _print_section("memory", results, 0)
+            _merge_section("memoryLong", results)
+        elif PROFILE_SECTION in options.figures:
+            results = asyncio.run(profiling.run(folder))
+            print(profiling.format_shares(results))
+            _merge_section(PROFILE_SECTION, results)
+        elif options.figures or options.quick:
+            results = asyncio.run(measure(options.figures or FIGURES, folder, quick=options.quick))
         else:
-            found = _run_all(folder, FULL_SIZES if given.full else SIZES)
-    if given.show:
-        print(json.dumps(found, indent=1))
+            results = _run_all(folder, FULL_SIZES if options.full else SIZES)
+    if options.show:
+        print(json.dumps(results, indent=1))
     return 0
 
 
 def _run_all(folder: Path, sizes: Sequence[int]) -> dict[str, Any]:
     machine, began = describe_machine(), time.monotonic()
-    found = asyncio.run(measure(FIGURES, folder, sizes=sizes))
+    sections = asyncio.run(measure(FIGURES, folder, sizes=sizes))
     kept = report.read_results() if report.RESULTS_FILE.exists() else {}
     long = {name: kept[name] for name in report.KEPT_SECTIONS if name in kept}
-    results = {"at": _utc_now(), "seconds": round(time.monotonic() - began), "machine": machine, **found, **long}
+    results = {"at": _utc_now(), "seconds": round(time.monotonic() - began), "machine": machine, **sections, **long}
     report.write_results(results)
     print(f"{results['seconds']} s; written to {report.RESULTS_FILE} and {report.PAGE_FILE}")
     return results

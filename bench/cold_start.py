@@ -1,4 +1,4 @@
-"""Figure 6: how long the import of the Function App takes, against that of the libraries that any such app needs."""
+"""Figure 6: the import time of the Function App, as a ratio to the import time of the libraries that it needs."""
 
 import asyncio
 import compileall
@@ -26,8 +26,9 @@ print(time.perf_counter() - began, time.process_time() - worked)
 
 
 async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Each import in a fresh process, by turns. The app is a copy, once with bytecode of its own and once without, as
-    it is when it was deployed as a package and nothing may be written beside it."""
+    """Time each import in a new process, in turns.
+
+    One copy of the app has bytecode. The other has none, as in a read-only package that was deployed to Azure."""
     compiled, uncompiled = (_copy_app(folder / name) for name in ("compiled", "uncompiled"))
     compileall.compile_dir(compiled, quiet=2)
     variants = {
@@ -35,10 +36,12 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
         "app": partial(_time_import, IMPORT_APP, compiled),
         "app without bytecode": partial(_time_import, IMPORT_APP, uncompiled),
     }
-    for one in variants.values():
-        await one()
+    for run_variant in variants.values():
+        await run_variant()
     samples = await run_in_turns(rounds, variants)
-    seconds, worked = ({name: [one[of] for one in each] for name, each in samples.items()} for of in (0, 1))
+    seconds, worked = (
+        {name: [sample[of] for sample in name_samples] for name, name_samples in samples.items()} for of in (0, 1)
+    )
     against = f"`{IMPORT_LIBRARIES}`"
     without = f"`{IMPORT_APP}`, no bytecode of its own"
     figures = [
@@ -47,8 +50,10 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
         compare_rounds(f"processor time of `{IMPORT_APP}`", worked["app"], against, worked["libraries"]),
     ]
     return {
-        "figures": [one.as_json() for one in figures],
-        "milliseconds": {name: [round_significant(1000 * one) for one in of] for name, of in seconds.items()},
+        "figures": [figure.as_json() for figure in figures],
+        "milliseconds": {
+            name: [round_significant(1000 * import_seconds) for import_seconds in of] for name, of in seconds.items()
+        },
     }
 
 
@@ -60,8 +65,9 @@ def _copy_app(folder: Path) -> Path:
 
 
 async def _time_import(statement: str, folder: Path) -> tuple[float, float]:
-    """Seconds of the import alone, and of the processor: the start of the interpreter is the same for both, and would
-    bring them closer."""
+    """Wall and processor seconds of the import alone.
+
+    The start of the interpreter is left out: it is the same for app and libraries, and would bring the ratio to 1."""
     return await asyncio.to_thread(_run_timed, statement, folder)
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of a comparison: rounds that take turns, ratios within a round, medians over rounds."""
+"""Comparisons: variants run in turns, each round gives a ratio, and a figure is the median of its rounds."""
 
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ Sample = TypeVar("Sample")
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a ratio should at least be, or at most."""
+    """The smallest or largest ratio that a figure should have."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -25,10 +25,10 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the results: `what` as a multiple of `against`, one ratio for each round."""
+    """One line of the results: `subject` as a multiple of `baseline`, with a ratio for each round."""
 
-    what: str
-    against: str
+    subject: str
+    baseline: str
     ratios: tuple[float, ...]
     aim: Aim | None = None
 
@@ -37,51 +37,61 @@ class Figure:
         return statistics.median(self.ratios)
 
     def as_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = {
-            "what": self.what,
-            "against": self.against,
+        figure: dict[str, Any] = {
+            "subject": self.subject,
+            "baseline": self.baseline,
             "ratio": round_significant(self.ratio),
             "lowest": round_significant(min(self.ratios)),
             "highest": round_significant(max(self.ratios)),
             "rounds": len(self.ratios),
         }
         if self.aim is not None:
-            # Judged as it is shown, so that no reader sees 0.80 miss an aim of 0.8.
-            content |= {"aim": self.aim.describe(), "met": self.aim.is_met(round_significant(self.ratio))}
-        return content
+            # Compare the rounded ratio, so that no reader sees 0.80 miss an aim of 0.8.
+            figure |= {"aim": self.aim.describe(), "met": self.aim.is_met(round_significant(self.ratio))}
+        return figure
 
 
 def compare_rounds(
-    what: str, measured_values: Sequence[float], against: str, baseline_values: Sequence[float], aim: Aim | None = None
+    subject: str,
+    measured_values: Sequence[float],
+    baseline: str,
+    baseline_values: Sequence[float],
+    aim: Aim | None = None,
 ) -> Figure:
-    """Ours as a multiple of theirs, round by round: what slows the machine down for a while slows both."""
+    """Divide the measured value of each round by the baseline of the same round.
+
+    A machine that is slow for a while slows both. Raises ValueError without rounds, or for unequal numbers of them."""
     if not measured_values or len(measured_values) != len(baseline_values):
         raise ValueError("a comparison needs as many rounds on either side, and at least one")
     return Figure(
-        what, against, tuple(one / other for one, other in zip(measured_values, baseline_values, strict=True)), aim
+        subject,
+        baseline,
+        tuple(measured / other for measured, other in zip(measured_values, baseline_values, strict=True)),
+        aim,
     )
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of all does not exceed (nearest rank)."""
+    """The smallest value that at least this share of all values does not exceed (nearest rank)."""
     if not values or not 0 < share <= 1:
         raise ValueError("a percentile needs values, and a share above 0 and up to 1")
     ordered = sorted(values)
-    # Ceiling, without the error that 0.07 * 100 has.
+    # Rounds up in integers: 0.07 * 100 is a little more than 7.
     rank = -(-round(share * 1_000_000) * len(ordered) // 1_000_000)
     return ordered[rank - 1]
 
 
 def round_significant(value: float, digits: int = 3) -> float:
-    """Rounded: more digits would promise what one run on one machine cannot hold."""
+    """The value with this many significant digits, because one run on one machine is no more precise."""
     return float(f"{value:.{digits}g}")
 
 
 async def run_in_turns(
     rounds: int, variants: Mapping[Name, Callable[[], Awaitable[Sample]]]
 ) -> dict[Name, list[Sample]]:
-    """Run each variant once a round, forwards and backwards by turns (A B, B A, …): none is always first, and a
-    machine that becomes slower or faster does so for all."""
+    """Run each variant once a round, in alternating order (A B, B A, …).
+
+    So no variant is always first, and a machine that becomes slower or faster does so for all variants."""
     samples: dict[Name, list[Sample]] = {name: [] for name in variants}
     for number in range(rounds):
         names = list(variants) if number % 2 == 0 else list(variants)[::-1]

@@ -1,4 +1,4 @@
-"""An endless stream of lifecycle events of one task hub: orchestrations that start and, later, end, all mixed."""
+"""An endless stream of lifecycle events of one task hub, in which starts and ends of orchestrations are mixed."""
 
 import json
 import random
@@ -14,26 +14,28 @@ from state_api.services.event_parser import parse_event
 
 FUNCTIONS = ("ProcessOrder", "ShipOrder", "RefundOrder")
 _LAG_JITTER_EVENTS = 100
-"""Events by which the time between a start and its end differs."""
+"""The lag between a start and its end varies by up to this many events."""
 _TOPIC = "/subscriptions/0/resourceGroups/shop/providers/Microsoft.EventGrid/topics/shop-lifecycle"
 _START_AGE_SECONDS = 3600
 _EVENT_INTERVAL_TICKS = TICKS_PER_SECOND // 1000
-"""A thousandth of a second from event to event; the first is an hour old, so that none is ahead of its time."""
+"""A millisecond between two events. The first event is an hour old, so that none is in the future."""
 
 
 def min_lag_events(in_flight: int) -> int:
-    """Events between a start and its end, at the least, where so many are in flight. A start and its end are never in
-    flight at once: they could be written as one, which saves a write that real orchestrations do not save."""
+    """The smallest number of events between a start and its end, if `in_flight` events are sent at once.
+
+    A start and its end must not be in flight at once: the server would write both in one row, which saves a write that
+    real orchestrations need."""
     return in_flight + in_flight // 4 + 50
 
 
 def warm_up_events(lag: int) -> int:
-    """Events after which a stream ends as many orchestrations as it starts."""
+    """The number of events after which a stream ends as many orchestrations as it starts."""
     return lag + _LAG_JITTER_EVENTS
 
 
 class EventStream:
-    """The stream of one hub, the same for the same seed but for its times."""
+    """The stream of one task hub. The same seed gives the same stream, except for its times."""
 
     def __init__(self, hub: str, seed: int = 1, *, lag: int) -> None:
         self.hub = hub
@@ -45,7 +47,7 @@ class EventStream:
 
     @property
     def active_count(self) -> int:
-        """How many have started and not ended so far."""
+        """The number of orchestrations that have started and not ended so far."""
         return len(self._running)
 
     def next_events(self, count: int) -> list[dict[str, Any]]:
@@ -60,7 +62,7 @@ class EventStream:
             return event(self.hub, instance_id, "Completed", timestamp, function)
         instance_id = uuid.UUID(int=self._random.getrandbits(128), version=4).hex
         function = self._random.choice(FUNCTIONS)
-        # In the order of the starts, but with gaps that differ, so that starts and ends are mixed.
+        # Orchestrations end in the order of their starts, after varying gaps, so that starts and ends are mixed.
         last = self._running[-1][0] if self._running else 0
         due = max(last, self._number + self._lag_events + self._random.randrange(_LAG_JITTER_EVENTS))
         self._running.append((due, instance_id, function))
@@ -68,7 +70,7 @@ class EventStream:
 
 
 def event(hub: str, instance_id: str, status: str, timestamp: str, function: str = FUNCTIONS[0]) -> dict[str, Any]:
-    """One event as Event Grid delivers it."""
+    """An event in the Event Grid schema. Its time is `timestamp`, in ISO 8601."""
     return {
         "id": str(uuid.uuid4()),
         "topic": _TOPIC,
@@ -88,17 +90,17 @@ def event(hub: str, instance_id: str, status: str, timestamp: str, function: str
 
 
 def encode_events(events: Sequence[dict[str, Any]]) -> bytes:
-    """The body of a delivery."""
+    """The JSON body of a delivery of these events."""
     return json.dumps(events, separators=(",", ":")).encode()
 
 
 def instances(events: Sequence[dict[str, Any]], known: dict[str, Instance]) -> list[tuple[Instance | None, Instance]]:
-    """For each event its instance before and after it. `known` holds those that have started, and is kept up."""
+    """The instance before and after each event. `known` holds the active instances by id, and is updated."""
     changes: list[tuple[Instance | None, Instance]] = []
-    for one in events:
-        understood = instance_from_event(parse_event(one, parse_instant(one["eventTime"])))
-        before = known.pop(understood.instance_id, None)
-        after = understood if before is None else merge_instances(before, understood)
+    for event_body in events:
+        change = instance_from_event(parse_event(event_body, parse_instant(event_body["eventTime"])))
+        before = known.pop(change.instance_id, None)
+        after = change if before is None else merge_instances(before, change)
         if after.active:
             known[after.instance_id] = after
         changes.append((before, after))

@@ -1,5 +1,6 @@
-"""Task hubs with many finished instances and a few active ones, in the server's own tables and at their provider, and
-a proxy between those who ask and the storage that takes as long as a storage elsewhere."""
+"""Task hubs with many finished and a few active instances, in the server's tables and at their provider.
+
+A proxy delays every storage request, as the network to a storage account in Azure does."""
 
 import asyncio
 import json
@@ -26,9 +27,9 @@ from state_api.storage.tables import instance_table_name
 
 SIZES = (1_000, 10_000)
 FULL_SIZES = (1_000, 10_000, 50_000)
-"""To fill the emulator with the last takes four minutes: it looks at every row for every row that comes."""
+"""Filling the emulator with 50,000 instances takes four minutes, because each insert reads every row."""
 DELAY_SECONDS = 0.010
-"""What each request to the storage takes in addition."""
+"""The delay of each storage request."""
 ACTIVE_COUNT = 5
 SHARD_COUNT = 4
 _FUNCTION_NAME = "ProcessOrder"
@@ -40,7 +41,7 @@ _STATUS_CHECK_COLUMNS = ["PartitionKey", "Name", "CreatedTime", "LastUpdatedTime
 
 @dataclass(frozen=True, slots=True)
 class VerdictCost:
-    """One question: seconds until its answer, and requests to the storage."""
+    """The cost of one request for a verdict: seconds until the response, and the number of storage requests."""
 
     seconds: float
     requests: int
@@ -48,32 +49,32 @@ class VerdictCost:
 
 @dataclass(frozen=True, slots=True)
 class BenchEnvironment:
-    """The storage, the proxy before it, the server behind that, and a client behind the same."""
+    """The storage, the proxy in front of it, and a server and a table client that use the proxy."""
 
     storage: Emulator
     proxy: StorageProxy
     server: ServerProcess
     service: TableServiceClient
 
-    async def ask(self, path: str) -> VerdictCost:
-        """Ask for a verdict, which must tell of the active instances."""
+    async def request_verdict(self, path: str) -> VerdictCost:
+        """Get a verdict. Raises LoadError unless it reports all active instances."""
         async with connections(self.server.url, 1) as (connection,):
             answer, costs = await self.measure(connection.send(build_get_request(self.server.url, path)))
         if answer.status != 200 or answer.json()["activeCount"] != ACTIVE_COUNT:
             raise LoadError(f"{path}: {answer.status} {answer.body[:500]!r}")
         return costs
 
-    async def measure(self, question: Coroutine[Any, Any, Any]) -> tuple[Any, VerdictCost]:
-        """What comes of it, and what it costs. Nothing else may pass the proxy meanwhile."""
+    async def measure(self, request: Coroutine[Any, Any, Any]) -> tuple[Any, VerdictCost]:
+        """The result of a request, and its cost. Nothing else may use the proxy meanwhile."""
         self.proxy.clear()
         began = time.perf_counter()
-        answer = await question
-        return answer, VerdictCost(time.perf_counter() - began, self.proxy.count_requests_and_rows()[0])
+        result = await request
+        return result, VerdictCost(time.perf_counter() - began, self.proxy.count_requests_and_rows()[0])
 
 
 @dataclass(frozen=True, slots=True)
 class BenchTaskHub:
-    """One task hub, and the ways to ask whether anything runs on it."""
+    """A task hub, and the requests that read whether instances are active on it."""
 
     finished_count: int
     environment: BenchEnvironment
@@ -84,22 +85,23 @@ class BenchTaskHub:
 
     @property
     def app(self) -> str:
-        """The app that has it in its staging slot."""
+        """The app whose staging slot holds the task hub."""
         return f"shop-{self.finished_count}"
 
     async def get_verdict_from_events(self) -> VerdictCost:
-        return await self.environment.ask(f"/api/apps/{self.app}/staging?verify=none")
+        return await self.environment.request_verdict(f"/api/apps/{self.app}/staging?verify=none")
 
     async def get_verified_verdict(self) -> VerdictCost:
-        """With a look at the task hub itself, which is what an app with `taskHubs` gets."""
-        return await self.environment.ask(f"/api/apps/{self.app}/staging")
+        """The default of an app with `taskHubs`: the server also probes the task hub."""
+        return await self.environment.request_verdict(f"/api/apps/{self.app}/staging")
 
     async def read_empty_range(self) -> VerdictCost:
-        """A read of the range of the active rows of one shard, where there is none: what a question is made of, and
-        what the storage should answer at once, however large the table is."""
-        found, costs = await self.environment.measure(self._count_rows_in_range())
-        if found:
-            raise LoadError(f"{found} rows where none can be")
+        """Query the range of active rows of one shard, which is empty.
+
+        A verdict consists of such queries. Their time should not depend on the size of the table."""
+        row_count, costs = await self.environment.measure(self._count_rows_in_range())
+        if row_count:
+            raise LoadError(f"the empty range has {row_count} rows")
         return costs
 
     async def _count_rows_in_range(self) -> int:
@@ -108,11 +110,12 @@ class BenchTaskHub:
         return len([row async for row in rows])
 
     async def run_status_check(self) -> VerdictCost:
-        """What Microsoft documents for pipelines: list the instances that are Pending or Running. All pages, which is
-        what is right; without a front door, which a function app adds."""
-        found, costs = await self.environment.measure(self._count_active_rows())
-        if found != ACTIVE_COUNT:
-            raise LoadError(f"the status check found {found} instances, and {ACTIVE_COUNT} are active")
+        """The check that Microsoft documents for pipelines: list all instances that are Pending or Running.
+
+        Reads all pages, straight from the table. In Azure a function app in between adds its own time."""
+        active_count, costs = await self.environment.measure(self._count_active_rows())
+        if active_count != ACTIVE_COUNT:
+            raise LoadError(f"the status check found {active_count} instances, and {ACTIVE_COUNT} are active")
         return costs
 
     async def _count_active_rows(self) -> int:
@@ -123,14 +126,14 @@ class BenchTaskHub:
 
 @asynccontextmanager
 async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIterator[list[BenchTaskHub]]:
-    """Task hubs of these sizes behind one server, with the delay already on every request that it makes."""
+    """Task hubs with these numbers of finished instances behind one server, whose storage requests are delayed."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
         proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
         connection = proxy.settings.connection_string
         assert connection is not None
-        more = {"STATE_SHARDS": str(SHARD_COUNT), _CONNECTION_SETTING: connection.get_secret_value()}
-        server = stack.enter_context(run_server(proxy.settings, folder, extra_settings=more))
+        extra_settings = {"STATE_SHARDS": str(SHARD_COUNT), _CONNECTION_SETTING: connection.get_secret_value()}
+        server = stack.enter_context(run_server(proxy.settings, folder, extra_settings=extra_settings))
         service = TableServiceClient.from_connection_string(connection.get_secret_value())
         await stack.enter_async_context(service)
         tables = await stack.enter_async_context(RawTables(storage.connection))
@@ -144,13 +147,14 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
 
 
 async def delay_request(method: str, path: str) -> None:
-    """What the proxy awaits before a request passes."""
+    """The delay that the proxy awaits before it forwards a request."""
     await asyncio.sleep(DELAY_SECONDS)
 
 
 async def _fill_tables(hub: BenchTaskHub, tables: RawTables) -> None:
-    """The active instances by their events, so that the server makes its tables; the finished ones straight into the
-    tables, as the server and the provider write them."""
+    """Send events of the active instances, and write rows of the finished ones as server and provider write them.
+
+    The events also make the server create its tables."""
     url = hub.environment.server.url
     async with connections(url, 1) as (connection,):
         active = [
@@ -160,9 +164,9 @@ async def _fill_tables(hub: BenchTaskHub, tables: RawTables) -> None:
             connection, build_post_request(url, "/api/events", encode_events(active)), ACTIVE_COUNT
         )
         source = {"provider": "azureStorage", "connection": _CONNECTION_SETTING}
-        content = {"slots": {"staging": {"taskHub": hub.name}}, "taskHubs": source}
+        app_body = {"slots": {"staging": {"taskHub": hub.name}}, "taskHubs": source}
         answer = await connection.send(
-            build_post_request(url, f"/api/apps/{hub.app}", json.dumps(content).encode(), "PUT")
+            build_post_request(url, f"/api/apps/{hub.app}", json.dumps(app_body).encode(), "PUT")
         )
         if answer.status != 200:
             raise LoadError(f"{hub.app}: {answer.status} {answer.body[:500]!r}")
@@ -173,9 +177,14 @@ async def _fill_tables(hub: BenchTaskHub, tables: RawTables) -> None:
     )
     for start in range(0, hub.finished_count, _ROWS_PER_STEP):
         ids = [uuid.uuid4().hex for _ in range(min(_ROWS_PER_STEP, hub.finished_count - start))]
-        rows = [instance_row(f"{shard_of(one, SHARD_COUNT):02d}", _finished_instance(one)) for one in ids]
+        rows = [
+            instance_row(f"{shard_of(instance_id, SHARD_COUNT):02d}", _finished_instance(instance_id))
+            for instance_id in ids
+        ]
         await tables.create_rows(instance_table_name(hub.name), rows)
-        await tables.create_rows(at_provider, [_provider_row(hub.name, one, "Completed") for one in ids])
+        await tables.create_rows(
+            at_provider, [_provider_row(hub.name, instance_id, "Completed") for instance_id in ids]
+        )
 
 
 def _finished_instance(instance_id: str) -> Instance:

@@ -1,4 +1,4 @@
-"""Figure 1: how many events a second get in, by each door, against the straightforward way and against the limit."""
+"""Figure 1: events a second by each endpoint, as a ratio to a straightforward server and to the storage's limit."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -17,16 +17,15 @@ from state_api.storage.tables import instance_table_name
 
 ROUNDS = 3
 EVENTS_PER_DELIVERY = 250
-"""Events of a delivery."""
 DELIVERIES_IN_FLIGHT = 4
-"""Deliveries in flight: 4 partitions are written at once on the other side."""
+"""As many as the limit's partitions, which are written at once."""
 _SERVER_MODULE = ("-m", "state_api")
 _STRAIGHTFORWARD_MODULE = ("-m", "bench.straightforward")
 
 
 @dataclass(frozen=True, slots=True)
 class IngestSample:
-    """One round of one variant: events a second, the processors' share by process, requests refused."""
+    """One round of one variant: events a second, cores used by each process, and refused requests."""
 
     events_per_second: float
     cores_used: dict[str, float]
@@ -44,21 +43,25 @@ class EventEntry:
     in_flight: int
 
     async def send_events(self, events: int) -> IngestSample:
-        """Deliver so many events, which must be whole deliveries; made ready before the clock starts."""
+        """Deliver the next events. Requests are built before the clock starts.
+
+        Raises ValueError if they do not fill whole deliveries."""
         if events <= 0 or events % self.events_per_delivery:
-            raise ValueError(f"{events} events are no whole deliveries of {self.events_per_delivery}")
+            raise ValueError(f"{events} events do not fill deliveries of {self.events_per_delivery}")
         requests = []
         for _ in range(events // self.events_per_delivery):
-            some = self.stream.next_events(self.events_per_delivery)
-            requests.append((build_post_request(self.server.url, "/api/events", encode_events(some)), len(some)))
+            delivery = self.stream.next_events(self.events_per_delivery)
+            request = build_post_request(self.server.url, "/api/events", encode_events(delivery))
+            requests.append((request, len(delivery)))
         pids = {"server": self.server.process.pid, "emulator": self.emulator.pid}
-        # Opened anew each time: the server closes those that are idle while others have their turn.
+        # Connections are opened for each round, because the server closes them while they are idle.
         async with connections(self.server.url, self.in_flight) as opened:
-            before, own = _read_cpu_seconds(pids), Stopwatch()
-            done = await run_load(opened, requests)
-            after, (_, worked) = _read_cpu_seconds(pids), own.read()
-        cores_used = {**compute_core_usage(before, after, done.seconds), "load": round(worked / done.seconds, 2)}
-        return IngestSample(done.events_per_second, cores_used, done.refused_count)
+            before, stopwatch = _read_cpu_seconds(pids), Stopwatch()
+            load = await run_load(opened, requests)
+            after, (_, own_cpu_seconds) = _read_cpu_seconds(pids), stopwatch.read()
+        cores_used = compute_core_usage(before, after, load.seconds)
+        cores_used["load"] = round(own_cpu_seconds / load.seconds, 2)
+        return IngestSample(load.events_per_second, cores_used, load.refused_count)
 
 
 def _read_cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
@@ -71,10 +74,11 @@ def open_event_entry(
     folder: Path,
     hub: str,
     events_per_delivery: int,
+    *,
     command: tuple[str, ...] = _SERVER_MODULE,
     extra_settings: dict[str, str] | None = None,
 ) -> EventEntry:
-    """A server of its own for one way in, until the stack ends."""
+    """Start a server for one stream of events, until the stack is closed."""
     server = stack.enter_context(run_server(storage.settings, folder, command=command, extra_settings=extra_settings))
     return EventEntry(
         server,
@@ -90,26 +94,25 @@ def count_requests_in_flight(events_per_delivery: int) -> int:
 
 
 def create_event_stream(hub: str, events_per_delivery: int, seed: int = 1) -> EventStream:
-    """The events of a hub that come in by deliveries of this size."""
+    """A stream for a task hub whose events are sent in deliveries of this size."""
     return EventStream(
         hub, seed, lag=min_lag_events(events_per_delivery * count_requests_in_flight(events_per_delivery))
     )
 
 
-def worker_variant(one: Worker, storage: Emulator) -> Callable[[int], Awaitable[IngestSample]]:
-    """A worker as a variant like the others."""
+def worker_variant(worker: Worker, storage: Emulator) -> Callable[[int], Awaitable[IngestSample]]:
+    """A function that lets a worker handle events, and samples it as `EventEntry.send_events` samples a server."""
 
-    async def take(events: int) -> IngestSample:
+    async def send_events(events: int) -> IngestSample:
         pids = {"emulator": storage.pid}
         before = _read_cpu_seconds(pids)
-        seconds, worked = await one.run(events)
-        # It tells its own: what it does before its clock starts does not count.
-        return IngestSample(
-            events / seconds,
-            {**compute_core_usage(before, _read_cpu_seconds(pids), seconds), "worker": round(worked / seconds, 2)},
-        )
+        # The worker reports its own times, which leave out what it does before its clock starts.
+        seconds, own_cpu_seconds = await worker.run(events)
+        cores_used = compute_core_usage(before, _read_cpu_seconds(pids), seconds)
+        cores_used["worker"] = round(own_cpu_seconds / seconds, 2)
+        return IngestSample(events / seconds, cores_used)
 
-    return take
+    return send_events
 
 
 EVENTS_PER_ROUND = {
@@ -122,7 +125,7 @@ EVENTS_PER_ROUND = {
     "limit": 1600,
     "emulator": 6000,
 }
-"""Events of a round: one to three seconds of each."""
+"""Events of a round. Each variant needs one to three seconds for them."""
 WARM_UP_EVENTS = {name: 1500 if name.startswith("batches") else 250 for name in EVENTS_PER_ROUND} | {
     "limit": 1000,
     "emulator": 1000,
@@ -131,19 +134,21 @@ WARM_UP_EVENTS = {name: 1500 if name.startswith("batches") else 250 for name in 
 
 
 async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
-    """All ways in by turns, on one emulator."""
+    """Run all variants in turns, on one emulator."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        doors = {
+        entries = {
             "batches": open_event_entry(stack, storage, folder, "batches", EVENTS_PER_DELIVERY),
             "batches, straightforward": open_event_entry(
-                stack, storage, folder, "batches", EVENTS_PER_DELIVERY, _STRAIGHTFORWARD_MODULE
+                stack, storage, folder, "batches", EVENTS_PER_DELIVERY, command=_STRAIGHTFORWARD_MODULE
             ),
             "single": open_event_entry(stack, storage, folder, "single", 1),
-            "single, straightforward": open_event_entry(stack, storage, folder, "single", 1, _STRAIGHTFORWARD_MODULE),
+            "single, straightforward": open_event_entry(
+                stack, storage, folder, "single", 1, command=_STRAIGHTFORWARD_MODULE
+            ),
         }
-        takes: dict[str, Callable[[int], Awaitable[IngestSample]]] = {
-            name: one.send_events for name, one in doors.items()
+        senders: dict[str, Callable[[int], Awaitable[IngestSample]]] = {
+            name: entry.send_events for name, entry in entries.items()
         }
         for name, role in (
             ("trigger", "trigger"),
@@ -151,33 +156,33 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
             ("limit", "limit"),
             ("emulator", "emulator"),
         ):
-            takes[name] = worker_variant(stack.enter_context(run_worker(role, storage.connection)), storage)
+            senders[name] = worker_variant(stack.enter_context(run_worker(role, storage.connection)), storage)
 
         def variant(name: str) -> Callable[[], Awaitable[IngestSample]]:
-            return lambda: takes[name](EVENTS_PER_ROUND[name])
+            return lambda: senders[name](EVENTS_PER_ROUND[name])
 
-        # Before anything counts, tables are made and caches filled, and as many orchestrations end as start.
+        # The warm-up creates tables and fills caches. After it, streams end as many orchestrations as they start.
         for name, events in WARM_UP_EVENTS.items():
-            await takes[name](events)
+            await senders[name](events)
         samples = await run_in_turns(rounds, {name: variant(name) for name in EVENTS_PER_ROUND})
-        await _check_active_counts(storage, doors)
+        await _check_active_counts(storage, entries)
     return _build_result(samples)
 
 
-async def _check_active_counts(storage: Emulator, doors: dict[str, EventEntry]) -> None:
-    """What was counted is there: as many active rows as orchestrations were left running."""
+async def _check_active_counts(storage: Emulator, entries: dict[str, EventEntry]) -> None:
+    """Raises RuntimeError unless the tables have as many active rows as the streams have active orchestrations."""
     async with RawTables(storage.connection) as tables:
         for name in ("batches", "single"):
-            stream = doors[name].stream
-            found = await tables.count(instance_table_name(stream.hub), "RowKey ge 'a|' and RowKey lt 'a}'")
-            if found != stream.active_count:
+            stream = entries[name].stream
+            row_count = await tables.count(instance_table_name(stream.hub), "RowKey ge 'a|' and RowKey lt 'a}'")
+            if row_count != stream.active_count:
                 raise RuntimeError(
-                    f"{name}: {found} instances are active in the table, and {stream.active_count} really"
+                    f"{name}: {row_count} instances are active in the table, and {stream.active_count} in the stream"
                 )
 
 
 def _build_result(samples: dict[str, list[IngestSample]]) -> dict[str, Any]:
-    rates = {name: [one.events_per_second for one in of_variant] for name, of_variant in samples.items()}
+    rates = {name: [sample.events_per_second for sample in of_variant] for name, of_variant in samples.items()}
 
     def against(name: str, other: str, words: str, aim: Aim | None = None) -> Figure:
         return compare_rounds(_LABELS[name], rates[name], words, rates[other], aim)
@@ -187,28 +192,28 @@ def _build_result(samples: dict[str, list[IngestSample]]) -> dict[str, Any]:
         against("batches", "limit", _LIMIT_LABEL, Aim(minimum=0.8)),
         against("single", "limit", _LIMIT_LABEL),
         against("trigger", "limit", _LIMIT_LABEL),
-        against("batches", "batches, straightforward", straight.format("by the same door")),
-        against("single", "single, straightforward", straight.format("by the same door"), Aim(minimum=3)),
+        against("batches", "batches, straightforward", straight.format("by the same endpoint")),
+        against("single", "single, straightforward", straight.format("by the same endpoint"), Aim(minimum=3)),
         against("trigger", "trigger, straightforward", straight.format("from the same handler"), Aim(minimum=3)),
         compare_rounds("the limit", rates["limit"], "the emulator alone, with bodies made before", rates["emulator"]),
     ]
-    # What a busy machine does to a rate it does not do to the processor time.
+    # Unlike a rate, processor time does not depend on how busy the machine is.
     figures += [
         compare_rounds(
             f"processor time of the server for one event, {_LABELS[name]}",
-            [one.cores_used["server"] / one.events_per_second for one in samples[name]],
+            [sample.cores_used["server"] / sample.events_per_second for sample in samples[name]],
             "the client's for the limit's writes",
-            [one.cores_used["worker"] / one.events_per_second for one in samples["limit"]],
+            [sample.cores_used["worker"] / sample.events_per_second for sample in samples["limit"]],
         )
         for name in ("batches", "single")
     ]
     return {
-        "figures": [one.as_json() for one in figures],
+        "figures": [figure.as_json() for figure in figures],
         "eventsPerSecond": {
             name: [round(events_per_second) for events_per_second in of_variant] for name, of_variant in rates.items()
         },
         "coresUsed": {name: _median_cores_used(of_variant) for name, of_variant in samples.items()},
-        "refused": {name: sum(one.refused_count for one in of_variant) for name, of_variant in samples.items()},
+        "refused": {name: sum(sample.refused_count for sample in of_variant) for name, of_variant in samples.items()},
     }
 
 
@@ -221,5 +226,5 @@ _LIMIT_LABEL = "the limit: the same writes in full transactions"
 
 
 def _median_cores_used(samples: list[IngestSample]) -> dict[str, float]:
-    """The round in the middle, by what the emulator used."""
-    return sorted(samples, key=lambda one: one.cores_used["emulator"])[len(samples) // 2].cores_used
+    """The cores used in the median round, by the emulator's usage."""
+    return sorted(samples, key=lambda sample: sample.cores_used["emulator"])[len(samples) // 2].cores_used

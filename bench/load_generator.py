@@ -1,4 +1,4 @@
-"""A load generator that takes little of the machine: prepared requests over raw connections."""
+"""A load generator that uses little processor time: prepared requests over raw connections."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ _RETRY_FOR_SECONDS = 120.0
 
 
 class LoadError(Exception):
-    """The server has answered what no figure may be made of."""
+    """A response that makes the measurement invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What came of a load: events that were recorded, seconds from the first request to the last answer, and how
-    many requests were refused and sent again."""
+    """The result of a load.
+
+    `seconds` pass from the first request to the last response; `refused_count` requests were refused and sent again."""
 
     events: int
     seconds: float
@@ -42,12 +43,11 @@ class LoadResult:
 
     @property
     def events_per_second(self) -> float:
-        """Events a second."""
         return self.events / self.seconds
 
 
 class Connection:
-    """One connection that is kept, with one request on it at a time."""
+    """A persistent HTTP connection, for one request at a time."""
 
     def __init__(self, url: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._url = url
@@ -56,21 +56,21 @@ class Connection:
 
     @classmethod
     async def open(cls, url: str) -> "Connection":
-        place = urlsplit(url)
-        return cls(url, *await asyncio.open_connection(place.hostname, place.port))
+        address = urlsplit(url)
+        return cls(url, *await asyncio.open_connection(address.hostname, address.port))
 
     async def reconnect(self) -> None:
-        """Connect again: a server closes what was idle for some seconds."""
+        """Connect again, because a server closes connections that are idle for some seconds."""
         await self.close()
-        place = urlsplit(self._url)
-        self._reader, self._writer = await asyncio.open_connection(place.hostname, place.port)
+        address = urlsplit(self._url)
+        self._reader, self._writer = await asyncio.open_connection(address.hostname, address.port)
 
     async def send(self, request: bytes) -> HttpResponse:
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = _CONTENT_LENGTH.search(head)
         if length is None:
-            raise LoadError("an answer without a length")
+            raise LoadError("the response has no Content-Length")
         body = await self._reader.readexactly(int(length[1]))
         retry_after = _RETRY_AFTER.search(head)
         return HttpResponse(int(head[9:12]), float(retry_after[1]) if retry_after else 1.0, body)
@@ -83,17 +83,17 @@ class Connection:
 
 @asynccontextmanager
 async def connections(url: str, count: int) -> AsyncIterator[list[Connection]]:
-    """So many connections to the server, until the block ends."""
+    """Open `count` connections to the server, until the block ends."""
     open_connections = [await Connection.open(url) for _ in range(count)]
     try:
         yield open_connections
     finally:
-        for one in open_connections:
-            await one.close()
+        for connection in open_connections:
+            await connection.close()
 
 
 def build_post_request(url: str, path: str, body: bytes, method: str = "POST") -> bytes:
-    """A request, ready to be sent."""
+    """The bytes of a request with a JSON body."""
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -106,26 +106,27 @@ def build_get_request(url: str, path: str) -> bytes:
 
 
 async def deliver_until_accepted(connection: Connection, request: bytes, events: int) -> int:
-    """Deliver until it is accepted, as Event Grid does; how often it was refused before. Raises LoadError when not
-    every event of it is recorded: a figure must not be made of events that went to quarantine."""
+    """Send a delivery until it is accepted, as Event Grid does. Returns how often it was refused before.
+
+    Raises LoadError unless every event is recorded: events in quarantine would make the measurement invalid."""
     refused_count = 0
     deadline = time.monotonic() + _RETRY_FOR_SECONDS
     while True:
-        answer = await connection.send(request)
-        if answer.status in _RETRY_STATUSES and time.monotonic() < deadline:
+        response = await connection.send(request)
+        if response.status in _RETRY_STATUSES and time.monotonic() < deadline:
             refused_count += 1
-            await asyncio.sleep(answer.retry_after)
+            await asyncio.sleep(response.retry_after)
             await connection.reconnect()
             continue
-        # One that was written although its first answer was lost counts as unchanged.
-        done = answer.json() if answer.status == _OK_STATUS else {}
-        if done.get("recorded", 0) + done.get("unchanged", 0) != events:
-            raise LoadError(f"{answer.status} {answer.body[:300]!r}, and {events} events were to be recorded")
+        # An event that was written by an earlier, unanswered attempt counts as unchanged.
+        counts = response.json() if response.status == _OK_STATUS else {}
+        if counts.get("recorded", 0) + counts.get("unchanged", 0) != events:
+            raise LoadError(f"not all of {events} events were recorded: {response.status} {response.body[:300]!r}")
         return refused_count
 
 
 async def run_load(open_connections: Sequence[Connection], requests: Sequence[tuple[bytes, int]]) -> LoadResult:
-    """Send these requests, each with its number of events, one at a time on every connection."""
+    """Send requests, each with its number of events, one at a time on every connection."""
     waiting = iter(requests)
     refused_count = 0
 

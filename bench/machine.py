@@ -1,4 +1,4 @@
-"""What the figures were measured on, and what a process takes of it. Reads /proc, so it needs Linux."""
+"""The machine that the figures are measured on, and what a process uses of it. Reads /proc, so it needs Linux."""
 
 import importlib.metadata
 import json
@@ -17,7 +17,7 @@ _PACKAGES = ("azure-data-tables", "fastapi", "uvicorn", "aiohttp")
 
 
 def describe_machine() -> dict[str, Any]:
-    """The machine and the versions, as they go into the results."""
+    """The machine and the versions of its software, for the results."""
     return {
         "cpu": _search_file(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -34,7 +34,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Seconds since it was made, and of the processor for this process."""
+    """Wall and processor seconds of this process since the stopwatch was created."""
 
     def __init__(self) -> None:
         self._started_at, self._cpu_started_at = time.perf_counter(), time.process_time()
@@ -44,21 +44,21 @@ class Stopwatch:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used of the processors so far, with its threads."""
-    # The name in brackets may hold spaces; what follows it does not.
+    """Processor seconds that a process and its threads have used so far."""
+    # The process name in parentheses may contain spaces; the fields after it do not.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_SECOND
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process holds of the memory at this moment."""
-    found = _search_file(Path(f"/proc/{pid}/status"), r"^VmRSS:\s*(\d+) kB")
-    assert found is not None, "a process that runs has a size"
-    return int(found) * 1024
+    """The resident memory of a process, in bytes."""
+    kibibytes = _search_file(Path(f"/proc/{pid}/status"), r"^VmRSS:\s*(\d+) kB")
+    assert kibibytes is not None, "the status of a running process has VmRSS"
+    return int(kibibytes) * 1024
 
 
 def compute_core_usage(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """What each process used of one core between two readings of `cpu_seconds`."""
+    """The cores that each process used on average, from two readings of `cpu_seconds`, `seconds` apart."""
     return {name: round((after[name] - before[name]) / seconds, 2) for name in after}
 
 

@@ -1,4 +1,4 @@
-"""Figure 5: whether the server keeps its size while events go through it."""
+"""Figure 5: the server's memory after many events, as a ratio to its memory when its caches are full."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from state_api.storage.tables import instance_table_name
 
 EVENTS = 80_000
 EVENTS_PER_SAMPLE = 1_000
-"""Events between two looks at the size."""
+"""Events between two readings of the memory."""
 _EVENTS_PER_TASK_HUB = 5_000
-"""The events are spread over task hubs, one after the other, as deployments do. The tables of those that are done with
-are deleted: the emulator gets slower with every row that it holds."""
+"""Events go to one task hub after the other, as after deployments. The tables of earlier task hubs are deleted, because
+the emulator gets slower with every row."""
 _EVENTS_UNTIL_CACHE_FULL = 2 * MAX_CACHED_ROWS
-"""Events, a start and an end of each instance, until the server remembers as many rows as it ever will."""
+"""Events until the server's row cache is full: a start and an end of each cached instance."""
 _MEBIBYTE = 1024**2
 GROWTH_AIM = Aim(maximum=1.05)
 
@@ -30,30 +30,30 @@ ReportLine = Callable[[str], None]
 
 
 async def run(folder: Path, events: int = EVENTS, report_line: ReportLine = lambda line: None) -> dict[str, Any]:
-    """Send so many events, each of them new, and look at the server's size in between."""
+    """Send new events, and read the server's memory in between. `report_line` gets a progress line per task hub."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
         service = TableServiceClient.from_connection_string(storage.connection)
         await stack.enter_async_context(service)
-        way_in = open_event_entry(stack, storage, folder, "memory0", EVENTS_PER_DELIVERY)
-        pid = way_in.server.process.pid
+        entry = open_event_entry(stack, storage, folder, "memory0", EVENTS_PER_DELIVERY)
+        pid = entry.server.process.pid
         sizes = [(0, resident_bytes(pid))]
         for hub in range(events // _EVENTS_PER_TASK_HUB):
-            way_in.stream = create_event_stream(f"memory{hub}", EVENTS_PER_DELIVERY, seed=hub)
+            entry.stream = create_event_stream(f"memory{hub}", EVENTS_PER_DELIVERY, seed=hub)
             for _ in range(_EVENTS_PER_TASK_HUB // EVENTS_PER_SAMPLE):
-                await _send_step(way_in)
+                await _send_step(entry)
                 sizes.append((sizes[-1][0] + EVENTS_PER_SAMPLE, resident_bytes(pid)))
             await service.delete_table(instance_table_name(f"memory{hub}"))
             report_line(f"  {sizes[-1][0]:,} events: {sizes[-1][1] / _MEBIBYTE:.0f} MiB")
     return build_result(sizes)
 
 
-async def _send_step(way_in: EventEntry) -> None:
-    await way_in.send_events(EVENTS_PER_SAMPLE)
+async def _send_step(entry: EventEntry) -> None:
+    await entry.send_events(EVENTS_PER_SAMPLE)
 
 
 def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """`sizes` are pairs of events so far and bytes."""
+    """The section of the results. `sizes` are pairs: events so far, bytes of memory."""
     full = next((number for number, (at, _) in enumerate(sizes) if at >= _EVENTS_UNTIL_CACHE_FULL), len(sizes) // 2)
     window = max(len(sizes) // 10, 1)
     when_full = statistics.median(size for _, size in sizes[full : full + window])
@@ -74,7 +74,7 @@ def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         ),
     ]
     return {
-        "figures": [one.as_json() for one in figures],
+        "figures": [figure.as_json() for figure in figures],
         "events": sizes[-1][0],
         "mebibytes": [[at, round_significant(size / _MEBIBYTE, 4)] for at, size in downsample(sizes)],
         "bytesPerEventOnceFull": round_significant(slope),
@@ -82,6 +82,6 @@ def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def downsample(sizes: Sequence[tuple[int, int]], max_points: int = 60) -> list[tuple[int, int]]:
-    """A sample of these for a plot, with the last one."""
+    """At most about `max_points` of the pairs for a plot, the last pair included."""
     step = -(-len(sizes) // max_points)
     return [*sizes[:-1:step], sizes[-1]]

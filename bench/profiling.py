@@ -1,4 +1,4 @@
-"""Where the server's time goes: the same loads with the server under cProfile, its own time by part of the code."""
+"""The server's processor time by part of the code, measured with cProfile under the loads of the ingest figure."""
 
 import pstats
 from collections import defaultdict
@@ -19,7 +19,7 @@ _LISTED_FUNCTIONS = 12
 ProfiledFunction = tuple[str, int, str]
 """How the profiler names a function: file, line, name."""
 
-# The first that is found in a file's name is its part.
+# A file belongs to the first entry whose path is a part of its own.
 _PARTS = (
     ("/state_api/storage/", "own: rows and transactions"),
     ("/state_api/http/", "own: HTTP"),
@@ -43,30 +43,37 @@ _OTHER_PART = "other"
 
 
 async def run(folder: Path) -> dict[str, Any]:
-    """Shares of the processor time of the server, by part and by function, for batches and for single events."""
-    found: dict[str, Any] = {}
+    """Shares of the server's processor time, by part and by function, for batches and for single events."""
+    shares_by_load: dict[str, Any] = {}
     for batch, events in EVENTS_PER_LOAD.items():
         file = folder / f"{LOAD_NAMES[batch]}.profile"
         async with AsyncExitStack() as stack:
             storage = stack.enter_context(run_emulator())
             command = ("-m", "bench.profiled_server")
-            way_in: EventEntry = open_event_entry(
-                stack, storage, folder, "profiled", batch, command, {PROFILE_FILE_VARIABLE: str(file)}
+            entry: EventEntry = open_event_entry(
+                stack,
+                storage,
+                folder,
+                "profiled",
+                batch,
+                command=command,
+                extra_settings={PROFILE_FILE_VARIABLE: str(file)},
             )
-            sample = await way_in.send_events(events)
+            sample = await entry.send_events(events)
         parts, functions = profile_shares(pstats.Stats(str(file)))
-        found[LOAD_NAMES[batch]] = {"parts": parts, "functions": functions, "coresUsed": sample.cores_used}
-    return found
+        shares_by_load[LOAD_NAMES[batch]] = {"parts": parts, "functions": functions, "coresUsed": sample.cores_used}
+    return shares_by_load
 
 
 def profile_shares(stats: pstats.Stats) -> tuple[dict[str, float], list[list[Any]]]:
-    """Own processor time as shares: by part, and the functions with the most. What is written in C counts
-    for the part that calls it."""
+    """Shares of the processor time: of each part, and of the functions with the most.
+
+    The time of a built-in function counts for the part that calls it."""
     by_part: dict[str, float] = defaultdict(float)
     by_function: dict[ProfiledFunction, float] = defaultdict(float)
-    entries: Mapping[ProfiledFunction, Any] = stats.stats  # type: ignore[attr-defined]  # its one way to get at the numbers
+    entries: Mapping[ProfiledFunction, Any] = stats.stats  # type: ignore[attr-defined]  # pstats has no public access to its numbers
     for function, (_, _, own, _, callers) in entries.items():
-        # Imports happen once, and are measured by themselves.
+        # The cold start figure measures imports.
         if "importlib" in function[0] or "_bootstrap" in function[0]:
             continue
         by_function[function] += own
@@ -76,8 +83,8 @@ def profile_shares(stats: pstats.Stats) -> tuple[dict[str, float], list[list[Any
             for caller, (_, _, own_from_there, _) in callers.items():
                 by_part[_OTHER_PART if _is_built_in(caller) else find_part(caller[0])] += own_from_there
     total = sum(by_function.values())
-    parts = {part: round(own / total, 3) for part, own in sorted(by_part.items(), key=lambda one: -one[1])}
-    functions = sorted(by_function.items(), key=lambda one: -one[1])[:_LISTED_FUNCTIONS]
+    parts = {part: round(own / total, 3) for part, own in sorted(by_part.items(), key=lambda entry: -entry[1])}
+    functions = sorted(by_function.items(), key=lambda entry: -entry[1])[:_LISTED_FUNCTIONS]
     return parts, [[_format_function(function), round(own / total, 3)] for function, own in functions]
 
 
@@ -103,10 +110,10 @@ def _format_function(function: ProfiledFunction) -> str:
     )
 
 
-def format_shares(found: Mapping[str, Any]) -> str:
+def format_shares(shares_by_load: Mapping[str, Any]) -> str:
     """The shares as text."""
     lines: list[str] = []
-    for load, one in found.items():
-        lines += [f"{load}:", *(f"  {share:6.1%}  {part}" for part, share in one["parts"].items() if share >= 0.005)]
-        lines += ["  of these:", *(f"    {share:6.1%}  {function}" for function, share in one["functions"])]
+    for load, shares in shares_by_load.items():
+        lines += [f"{load}:", *(f"  {share:6.1%}  {part}" for part, share in shares["parts"].items() if share >= 0.005)]
+        lines += ["  of these:", *(f"    {share:6.1%}  {function}" for function, share in shares["functions"])]
     return "\n".join(lines)

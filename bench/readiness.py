@@ -1,4 +1,4 @@
-"""Figure 2: what one question costs whether a slot may be overwritten, by how much its task hub has finished."""
+"""Figure 2: the cost of one request for a verdict, by the number of finished instances on the task hub."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,18 +17,20 @@ _QUERIES = {
     "an empty range": BenchTaskHub.read_empty_range,
 }
 _LABELS = {"status check": "the status check", "an empty range": "one read of a range that holds nothing"}
-"""What is no question to the server."""
+"""Labels of the queries that are not requests to the server."""
 
 
 async def run(hubs: Sequence[BenchTaskHub], rounds: int = ROUNDS) -> dict[str, Any]:
-    """Every hub is asked in every way, by turns."""
+    """Send every query to every task hub, in turns."""
     variants = {
-        (query_name, hub.finished_count): partial(ask, hub) for query_name, ask in _QUERIES.items() for hub in hubs
+        (query_name, hub.finished_count): partial(send_query, hub)
+        for query_name, send_query in _QUERIES.items()
+        for hub in hubs
     }
-    for ask in variants.values():
-        await ask()
+    for send_query in variants.values():
+        await send_query()
     samples = await run_in_turns(rounds, variants)
-    seconds = {key: [one.seconds for one in of_variant] for key, of_variant in samples.items()}
+    seconds = {key: [cost.seconds for cost in of_variant] for key, of_variant in samples.items()}
     smallest_size, large = hubs[0].finished_count, hubs[-1].finished_count
     figures = [
         _against_smallest(query_name, seconds, smallest_size, size, None if query_name in _LABELS else GROWTH_AIM)
@@ -46,12 +48,12 @@ async def run(hubs: Sequence[BenchTaskHub], rounds: int = ROUNDS) -> dict[str, A
         for size in (smallest_size, large)
     ]
     return {
-        "figures": [one.as_json() for one in figures],
+        "figures": [figure.as_json() for figure in figures],
         "delayMilliseconds": DELAY_SECONDS * 1000,
         "milliseconds": _build_table(
-            samples, lambda of: round_significant(1000 * statistics.median(one.seconds for one in of))
+            samples, lambda of: round_significant(1000 * statistics.median(cost.seconds for cost in of))
         ),
-        "requests": _build_table(samples, lambda of: statistics.median(one.requests for one in of)),
+        "requests": _build_table(samples, lambda of: statistics.median(cost.requests for cost in of)),
     }
 
 
@@ -69,7 +71,7 @@ def _against_smallest(
 
 
 def _build_table(samples: dict[tuple[str, int], list[VerdictCost]], value: Any) -> dict[str, dict[str, float]]:
-    """By way and size."""
+    """A value for each query and number of finished instances."""
     table: dict[str, dict[str, float]] = {}
     for (query_name, size), of_variant in samples.items():
         table.setdefault(query_name, {})[str(size)] = value(of_variant)

@@ -1,4 +1,4 @@
-"""The results as they are kept: a JSON file, and from it the tables of docs/performance.md and the plots."""
+"""Stored results: a JSON file, and the tables and plots of docs/performance.md that are rendered from it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ SECTION_TITLES = {
 }
 """The sections of the results, in the order of the page."""
 KEPT_SECTIONS = ("memoryLong", "profile")
-"""What takes too long for every run, or is none of its figures; kept from the run that measured it last."""
+"""Sections that a full run does not measure. It keeps the results of the run that measured them last."""
 
 
 def read_results() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(RESULTS_FILE.read_text())
-    return content
+    results: dict[str, Any] = json.loads(RESULTS_FILE.read_text())
+    return results
 
 
 def write_results(results: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ def write_results(results: Mapping[str, Any]) -> None:
 
 
 def insert_tables(page: str, results: Mapping[str, Any]) -> str:
-    """The page with these results between its marks. Raises ValueError if it has none."""
+    """The page with these results between its marks. Raises ValueError if the page has no marks."""
     before, begin, rest = page.partition(BEGIN_MARK)
     _, end, after = rest.partition(END_MARK)
     if not begin or not end:
@@ -60,7 +60,7 @@ def render_tables(results: Mapping[str, Any]) -> str:
     if "ingest" in results:
         parts.append(f"**Cores that each process used while events came in**\n\n{_render_cores(results['ingest'])}")
     if "readiness" in results:
-        parts.append(f"**Requests to the storage for one question**\n\n{_render_requests(results)}")
+        parts.append(f"**Storage requests for one verdict**\n\n{_render_requests(results)}")
     if "profile" in results:
         profile = results["profile"]
         parts.append(
@@ -70,33 +70,34 @@ def render_tables(results: Mapping[str, Any]) -> str:
 
 
 def _render_machine(results: Mapping[str, Any]) -> str:
-    one = results["machine"]
-    packages = ", ".join(f"{name} {version}" for name, version in one["packages"].items())
+    machine = results["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
-        f"Measured {results['at']} in {results['seconds']:.0f} s, at revision `{one['revision']}`, on {one['cores']} "
-        f"cores of {one['cpu']}, {one['memoryGiB']} GiB, {one['os']}, Linux {one['kernel']}, Python {one['python']}, "
-        f"Node {one['node']}, Azurite {one['azurite']}, {packages}. Before the run the machine had a load of "
-        f"{one['loadBefore']:.1f}.\n"
+        f"Measured {results['at']} in {results['seconds']:.0f} s, at revision `{machine['revision']}`, "
+        f"on {machine['cores']} cores of {machine['cpu']}, {machine['memoryGiB']} GiB, {machine['os']}, "
+        f"Linux {machine['kernel']}, Python {machine['python']}, Node {machine['node']}, "
+        f"Azurite {machine['azurite']}, {packages}. Before the run the machine had a load of "
+        f"{machine['loadBefore']:.1f}.\n"
     )
 
 
 def _render_origin(section: Mapping[str, Any]) -> str:
-    """When and at which revision it was measured, if not with the others."""
+    """Time and revision of a section that was measured in another run than the rest."""
     return f", measured {section['at']} at revision `{section['revision']}`" if "revision" in section else ""
 
 
 def _render_figures(figures: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
-            one["what"],
-            one["against"],
-            f"**{one['ratio']:g}**",
-            f"{one['lowest']:g} to {one['highest']:g}" if one["rounds"] > 1 else "",
-            f"{one['aim']}: {'met' if one['met'] else 'missed'}" if "aim" in one else "",
+            figure["subject"],
+            figure["baseline"],
+            f"**{figure['ratio']:g}**",
+            f"{figure['lowest']:g} to {figure['highest']:g}" if figure["rounds"] > 1 else "",
+            f"{figure['aim']}: {'met' if figure['met'] else 'missed'}" if "aim" in figure else "",
         ]
-        for one in figures
+        for figure in figures
     ]
-    return _render_table(["What", "Against", "Ratio", "Rounds", "Aim"], rows)
+    return _render_table(["Subject", "Baseline", "Ratio", "Rounds", "Aim"], rows)
 
 
 def _render_cores(ingest: Mapping[str, Any]) -> str:
@@ -119,7 +120,7 @@ def _render_profile(profile: Mapping[str, Any]) -> str:
     loads = [name for name in profile if name not in ("at", "revision")]
     parts = {part: None for load in loads for part in profile[load]["parts"]}
     shares = {part: [profile[load]["parts"].get(part, 0.0) for load in loads] for part in parts}
-    rows = [[part, *(f"{one:.0%}" for one in of)] for part, of in shares.items() if max(of) >= 0.01]
+    rows = [[part, *(f"{share:.0%}" for share in of)] for part, of in shares.items() if max(of) >= 0.01]
     return _render_table(["", *loads], rows)
 
 
@@ -130,17 +131,19 @@ def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def draw_plots(results: Mapping[str, Any]) -> dict[str, str]:
     """The plots by file name."""
-    found: dict[str, str] = {}
+    plot_files: dict[str, str] = {}
     if "ingest" in results:
-        found["ingest.svg"] = plots.draw_bars("Events a second, as ratios", results["ingest"]["figures"])
+        plot_files["ingest.svg"] = plots.draw_bars("Events a second, as ratios", results["ingest"]["figures"])
     if "readiness" in results:
         of_readiness = results["readiness"]
         series = {
             way: [(int(size), value) for size, value in by_size.items()]
             for way, by_size in of_readiness["milliseconds"].items()
         }
-        title = f"One question, with {of_readiness['delayMilliseconds']:g} ms for every storage request"
-        found["readiness.svg"] = plots.draw_lines(title, "finished instances", "milliseconds", series, logarithmic=True)
+        title = f"One request for a verdict, with {of_readiness['delayMilliseconds']:g} ms for every storage request"
+        plot_files["readiness.svg"] = plots.draw_lines(
+            title, "finished instances", "milliseconds", series, logarithmic=True
+        )
     if "shards" in results:
         rates = {
             name: [
@@ -149,13 +152,13 @@ def draw_plots(results: Mapping[str, Any]) -> dict[str, str]:
             for name, by_count in results["shards"]["eventsPerSecond"].items()
         }
         base = results["shards"]["milliseconds"][str(results["shards"]["default"])]
-        asked = [(int(count), value / base) for count, value in results["shards"]["milliseconds"].items()]
-        series = {**rates, "time of a question": asked}
-        found["shards.svg"] = plots.draw_lines(
+        latencies = [(int(count), value / base) for count, value in results["shards"]["milliseconds"].items()]
+        series = {**rates, "time of GetStagingStatus": latencies}
+        plot_files["shards.svg"] = plots.draw_lines(
             f"Against {results['shards']['default']} shards", "shards", "ratio", series, logarithmic=True
         )
     for section, name in (("memory", "memory.svg"), ("memoryLong", "memory-long.svg")):
         if section in results:
             line = [(at, size) for at, size in results[section]["mebibytes"]]
-            found[name] = plots.draw_lines("Size of the server", "events so far", "MiB", {"server": line})
-    return found
+            plot_files[name] = plots.draw_lines("Size of the server", "events so far", "MiB", {"server": line})
+    return plot_files

@@ -1,4 +1,4 @@
-"""Figure 7: what the number of shards does to the rate of events, and to the cost of a question."""
+"""Figure 7: the effect of the number of shards on the rate of events and on the time of a verdict."""
 
 import json
 import statistics
@@ -31,11 +31,12 @@ _LABELS = {EVENTS_PER_DELIVERY: f"{EVENTS_PER_DELIVERY} events a delivery", 1: "
 
 
 async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_COUNT) -> dict[str, Any]:
-    """A server for each number of shards, with a hub for each way in; then one that asks about all of these hubs, with
-    the delay on its way to the storage."""
+    """Send events to a server for each number of shards, in batches and one by one.
+
+    Then one server, whose storage requests are delayed, reads the verdict of a task hub of each number of shards."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        doors: dict[tuple[int, int], EventEntry] = {}
+        entries: dict[tuple[int, int], EventEntry] = {}
         for count in SHARD_COUNTS:
             batches = open_event_entry(
                 stack,
@@ -45,21 +46,21 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
                 EVENTS_PER_DELIVERY,
                 extra_settings={STATE_SHARDS: str(count)},
             )
-            doors[EVENTS_PER_DELIVERY, count] = batches
-            doors[1, count] = EventEntry(
+            entries[EVENTS_PER_DELIVERY, count] = batches
+            entries[1, count] = EventEntry(
                 batches.server, storage, create_event_stream(f"single{count}", 1), 1, CONCURRENT_EVENTS
             )
             await _create_small_task_hub(batches.server, count)
-        variants = {key: _create_variant(one, EVENTS_PER_ROUND[key[0]]) for key, one in doors.items()}
-        for one in doors.values():
-            # All are at the same place of their streams from here on.
-            await one.send_events(EVENTS_PER_DELIVERY)
+        variants = {key: _create_variant(entry, EVENTS_PER_ROUND[key[0]]) for key, entry in entries.items()}
+        for entry in entries.values():
+            # The warm-up brings all streams to the same position.
+            await entry.send_events(EVENTS_PER_DELIVERY)
         samples = await run_in_turns(rounds, variants)
         request_seconds, requests = await _measure_requests(stack, storage, folder, request_count)
-    rates = {key: [one.events_per_second for one in of] for key, of in samples.items()}
+    rates = {key: [sample.events_per_second for sample in of] for key, of in samples.items()}
     figures = [*_compare_rates(rates), *_compare_latencies(request_seconds)]
     return {
-        "figures": [one.as_json() for one in figures],
+        "figures": [figure.as_json() for figure in figures],
         "eventsPerSecond": {
             name: {str(count): round(statistics.median(rates[batch, count])) for count in SHARD_COUNTS}
             for batch, name in _LABELS.items()
@@ -72,8 +73,8 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
     }
 
 
-def _create_variant(one: EventEntry, events: int) -> Callable[[], Awaitable[IngestSample]]:
-    return lambda: one.send_events(events)
+def _create_variant(entry: EventEntry, events: int) -> Callable[[], Awaitable[IngestSample]]:
+    return lambda: entry.send_events(events)
 
 
 def _compare_rates(rates: dict[tuple[int, int], list[float]]) -> list[Figure]:
@@ -108,38 +109,38 @@ def _shard_label(count: int) -> str:
 
 
 async def _create_small_task_hub(server: ServerProcess, count: int) -> None:
-    """A hub with so many shards as this server gives, and a few active instances, in the staging slot of an app."""
+    """Create a task hub with this server's number of shards and a few active instances, in an app's staging slot."""
     hub = f"few{count}"
     now = format_instant(Instant(int((time.time() - 60) * TICKS_PER_SECOND)))
     active = [event(hub, f"active-{number}", "Running", now) for number in range(ACTIVE_COUNT)]
-    content = json.dumps({"slots": {"staging": {"taskHub": hub}}}).encode()
+    app_body = json.dumps({"slots": {"staging": {"taskHub": hub}}}).encode()
     async with connections(server.url, 1) as (connection,):
         await deliver_until_accepted(
             connection, build_post_request(server.url, "/api/events", encode_events(active)), ACTIVE_COUNT
         )
-        answer = await connection.send(build_post_request(server.url, f"/api/apps/{hub}", content, "PUT"))
-    if answer.status != 200:
-        raise LoadError(f"{hub}: {answer.status} {answer.body[:500]!r}")
+        response = await connection.send(build_post_request(server.url, f"/api/apps/{hub}", app_body, "PUT"))
+    if response.status != 200:
+        raise LoadError(f"{hub}: {response.status} {response.body[:500]!r}")
 
 
 async def _measure_requests(
     stack: AsyncExitStack, storage: Emulator, folder: Path, request_count: int
 ) -> tuple[dict[int, list[float]], dict[int, int]]:
-    """Seconds of each question and requests of one, by number of shards. Its server asks through the delay."""
+    """Seconds of each verdict, and storage requests of one, by number of shards. Storage requests are delayed."""
     proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
     proxy.before_request = delay_request
     server = stack.enter_context(run_server(proxy.settings, folder))
     service = await stack.enter_async_context(TableServiceClient.from_connection_string(storage.connection))
     environment = BenchEnvironment(storage, proxy, server, service)
 
-    def question(count: int) -> Callable[[], Awaitable[VerdictCost]]:
-        return lambda: environment.ask(f"/api/apps/few{count}/staging")
+    def verdict_request(count: int) -> Callable[[], Awaitable[VerdictCost]]:
+        return lambda: environment.request_verdict(f"/api/apps/few{count}/staging")
 
-    variants = {count: question(count) for count in SHARD_COUNTS}
-    for one in variants.values():
-        await one()
+    variants = {count: verdict_request(count) for count in SHARD_COUNTS}
+    for send_request in variants.values():
+        await send_request()
     costs = await run_in_turns(request_count, variants)
     return (
-        {count: [one.seconds for one in of] for count, of in costs.items()},
-        {count: round(statistics.median(one.requests for one in of)) for count, of in costs.items()},
+        {count: [cost.seconds for cost in of] for count, of in costs.items()},
+        {count: round(statistics.median(cost.requests for cost in of)) for count, of in costs.items()},
     )

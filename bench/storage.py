@@ -1,5 +1,6 @@
-"""The emulator by itself: started for one figure, and spoken to without the client library where that would be what is
-measured, or would take too long."""
+"""The storage emulator for benchmarks, and table requests over plain HTTP.
+
+Plain HTTP is faster than the client library, whose own time would otherwise be measured too."""
 
 import asyncio
 import json
@@ -25,12 +26,12 @@ _VERSION_HEADERS = {"x-ms-version": "2019-02-02", "DataServiceVersion": "3.0"}
 _ACCEPTED_STATUS = 202
 
 RowWrite = tuple[str, Mapping[str, Any]]
-"""What a transaction does with a row: create, upsert, update or delete, as the client library calls it."""
+"""One operation of a transaction (create, upsert, update or delete, as in the client library) and its row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """A running emulator: how it is reached, and its process."""
+    """A running emulator: the settings that connect to it, and its process id."""
 
     settings: StorageSettings
     pid: int
@@ -43,14 +44,14 @@ class Emulator:
 
 @contextmanager
 def run_emulator() -> Iterator[Emulator]:
-    """A fresh one, in memory: no figure pays for the rows of another."""
+    """Start an empty emulator in memory, so that no figure is slowed down by the rows of another."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None) as pid:
         yield Emulator(StorageSettings.model_validate({"connection_string": ports.connection_string()}), pid)
 
 
 class RawTables:
-    """Tables over plain HTTP, signed once for all requests."""
+    """A table client over plain HTTP, which signs once for all requests."""
 
     def __init__(self, connection: str) -> None:
         self._connection = connection
@@ -65,7 +66,7 @@ class RawTables:
             everything,
             datetime.now(UTC) + timedelta(hours=12),
         )
-        # The emulator offers to keep connections and means it; a limit would hide how many are used.
+        # No limit on connections: it would slow down requests that run at once.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def __aenter__(self) -> "RawTables":
@@ -75,7 +76,7 @@ class RawTables:
         await self._http.close()
 
     async def make_table(self, table: str) -> None:
-        # A signature for rows makes no tables.
+        # The signature permits operations on rows, not on tables.
         async with TableServiceClient.from_connection_string(self._connection) as service:
             await service.create_table(table)
 
@@ -89,7 +90,7 @@ class RawTables:
         ).encode()
 
     async def submit_transaction(self, body: bytes, writes: int) -> None:
-        """Send a transaction. Raises RuntimeError unless all of it was done."""
+        """Send a transaction of this many writes. Raises RuntimeError unless all of them succeed."""
         headers = {**_VERSION_HEADERS, "Content-Type": "multipart/mixed; boundary=batch_1"}
         async with self._http.post(f"{self._endpoint}/$batch?{self._signature}", data=body, headers=headers) as answer:
             text = await answer.text()
@@ -97,21 +98,20 @@ class RawTables:
                 raise RuntimeError(f"the emulator refused a transaction: {answer.status} {text[:500]}")
 
     async def create_rows(self, table: str, rows: Sequence[Mapping[str, Any]], concurrency: int = 3) -> None:
-        """Create rows, with as few requests as the emulator takes. Rows of several partitions in one transaction are
-        fine with it, unlike with the service."""
+        """Create rows in full transactions. Unlike the service, the emulator accepts several partitions in one."""
         starts = iter(range(0, len(rows), ROWS_PER_TRANSACTION))
 
         async def worker() -> None:
             for start in starts:
-                some = rows[start : start + ROWS_PER_TRANSACTION]
+                chunk = rows[start : start + ROWS_PER_TRANSACTION]
                 await self.submit_transaction(
-                    self.build_transaction(table, [("create", row) for row in some]), len(some)
+                    self.build_transaction(table, [("create", row) for row in chunk]), len(chunk)
                 )
 
         await asyncio.gather(*(worker() for _ in range(concurrency)))
 
-    async def exists(self, table: str, partition: str, row: str, property_name: str, value: str) -> bool:
-        """Whether this row is there and has this value in a property."""
+    async def has_value(self, table: str, partition: str, row: str, *, property_name: str, value: str) -> bool:
+        """Whether a row exists and has this value in a property."""
         keys = "PartitionKey='{}',RowKey='{}'".format(*(quote(key.replace("'", "''")) for key in (partition, row)))
         headers = {**_VERSION_HEADERS, "Accept": "application/json;odata=nometadata"}
         url = f"{self._endpoint}/{table}({keys})?{self._signature}"
@@ -120,8 +120,8 @@ class RawTables:
             return answer.status == 200 and body.get(property_name) == value
 
     async def count(self, table: str, query: str) -> int:
-        """How many rows a filter finds."""
-        # Nor does it list.
+        """The number of rows that match a filter."""
+        # The signature does not permit queries.
         async with TableServiceClient.from_connection_string(self._connection) as service:
             rows = service.get_table_client(table).query_entities(query, select=["RowKey"])
             return len([row async for row in rows])

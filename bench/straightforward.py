@@ -1,8 +1,7 @@
-"""The straightforward way to record events: for each, one read and one write of one row, 64 at a time. Behind the same
-front door as the server's own, for comparison: `python -m bench.straightforward serve` takes the server's arguments.
+"""A straightforward recorder as a baseline: one read and one write of a row for each event, 64 events at a time.
 
-It keeps the same row, merged the same way, and none of what makes a verdict cheap or a race harmless: no row of what
-is active, no beat, no ETag.
+`python -m bench.straightforward serve` starts the server with it and takes the server's arguments. It writes the same
+merged row, but no index of active instances, no activity stamp and no ETag. So verdicts are slow and races lose events.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ CONCURRENT_EVENTS = 64
 
 
 class StraightforwardRecorder(Recorder):
-    """In the place of the server's recorder. Knows no quarantine: an event that cannot be understood is an error."""
+    """Replaces the server's recorder. It has no quarantine: an event that cannot be parsed is an error."""
 
     def __init__(self, tables: Tables, shards: int) -> None:
         self._tables = tables
@@ -40,8 +39,8 @@ class StraightforwardRecorder(Recorder):
         self._table_tasks: dict[HubKey, asyncio.Task[TableClient]] = {}
 
     async def record(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
-        understood = [parse_event(event, self._now()) for event in events]
-        changed = await asyncio.gather(*(self._record_event(event) for event in understood))
+        parsed = [parse_event(event, self._now()) for event in events]
+        changed = await asyncio.gather(*(self._record_event(event) for event in parsed))
         return RecordingResult(sum(changed), len(changed) - sum(changed), 0)
 
     def _now(self) -> Instant:
@@ -73,7 +72,7 @@ class StraightforwardRecorder(Recorder):
 
 
 class StraightforwardServer(StateServer):
-    """The server with that recorder, and otherwise as it is."""
+    """The state server with the straightforward recorder."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -83,5 +82,5 @@ class StraightforwardServer(StateServer):
 
 
 if __name__ == "__main__":
-    setattr(command, "StateServer", StraightforwardServer)  # noqa: B010 (the one part that differs)
+    setattr(command, "StateServer", StraightforwardServer)  # noqa: B010 (main() creates the server from this name)
     sys.exit(command.main())

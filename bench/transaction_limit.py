@@ -1,4 +1,4 @@
-"""The limit: the writes that events need, in full transactions, and nothing else. No reading, no merging, no HTTP."""
+"""The storage's limit: only the writes that events need, in full transactions. No reads, no merges, no HTTP server."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from state_api.storage.instance_rows import active_row, active_row_key, instance
 
 PARTITION_COUNT = 4
 WRITES_PER_EVENT = 2
-"""An instance's row, and the row that says that it is active, which an end takes away."""
+"""An instance's row, and the row that marks the instance as active, which its end deletes."""
 EVENTS_PER_TRANSACTION = ROWS_PER_TRANSACTION // WRITES_PER_EVENT
 
 
 def transaction_writes(shard: str, before: Instance | None, after: Instance) -> list[RowWrite]:
-    """What one event of an ordinary life writes: a start two rows, an end one; and it deletes one."""
+    """The writes of one event: a start creates two rows, an end updates one of them and deletes the other."""
     if before is None:
         return [
             ("create", instance_row(shard, after)),
@@ -30,7 +30,7 @@ def transaction_writes(shard: str, before: Instance | None, after: Instance) -> 
 
 
 class _Partition:
-    """One partition's own stream, and what is known of it, as its rows are."""
+    """A partition with a stream of its own, and the active instances of its rows."""
 
     def __init__(self, number: int) -> None:
         self.name = f"{number:02d}"
@@ -38,7 +38,7 @@ class _Partition:
         self._known: dict[str, Instance] = {}
 
     def next_transactions(self, count: int) -> list[list[RowWrite]]:
-        """So many full transactions."""
+        """The next `count` full transactions."""
         return [self._next_transaction() for _ in range(count)]
 
     def _next_transaction(self) -> list[RowWrite]:
@@ -51,7 +51,7 @@ class TransactionLimit:
 
     With `without_library` the bodies are built before the clock starts, so that only the emulator is measured."""
 
-    def __init__(self, connection: str, without_library: bool) -> None:
+    def __init__(self, connection: str, *, without_library: bool) -> None:
         self._connection = connection
         self._raw = without_library
         self._table = "RawLimit" if without_library else "TransactionLimit"
@@ -70,27 +70,29 @@ class TransactionLimit:
         await self._exit_stack.aclose()
 
     async def run(self, events: int) -> tuple[float, float]:
-        """Write what so many events need, all partitions at once; seconds, and of them the processor's. What is written
-        is ready before the clock starts."""
-        each, rest = divmod(events, EVENTS_PER_TRANSACTION * PARTITION_COUNT)
-        if not each or rest:
+        """Write what `events` events need, to all partitions at once. Returns wall and processor seconds.
+
+        Transactions are prepared before the clock starts. Raises ValueError if the events do not fill transactions."""
+        transactions_per_partition, rest = divmod(events, EVENTS_PER_TRANSACTION * PARTITION_COUNT)
+        if not transactions_per_partition or rest:
             raise ValueError(f"{events} events do not fill the transactions of {PARTITION_COUNT} partitions")
-        work = [partition.next_transactions(each) for partition in self._partitions]
+        work = [partition.next_transactions(transactions_per_partition) for partition in self._partitions]
         if self._raw:
             bodies = [
-                [self._tables.build_transaction(self._table, one) for one in of_partition] for of_partition in work
+                [self._tables.build_transaction(self._table, transaction) for transaction in of_partition]
+                for of_partition in work
             ]
             clock = Stopwatch()
-            await asyncio.gather(*(self._submit_bodies(some) for some in bodies))
+            await asyncio.gather(*(self._submit_bodies(partition_bodies) for partition_bodies in bodies))
         else:
             clock = Stopwatch()
-            await asyncio.gather(*(self._submit_through_library(some) for some in work))
+            await asyncio.gather(*(self._submit_through_library(transactions) for transactions in work))
         return clock.read()
 
     async def _submit_bodies(self, bodies: Sequence[bytes]) -> None:
         for body in bodies:
             await self._tables.submit_transaction(body, ROWS_PER_TRANSACTION)
 
-    async def _submit_through_library(self, next_transactions: Sequence[list[RowWrite]]) -> None:
-        for transaction in next_transactions:
+    async def _submit_through_library(self, transactions: Sequence[list[RowWrite]]) -> None:
+        for transaction in transactions:
             await self._client.submit_transaction(transaction)

@@ -1,5 +1,6 @@
-"""Figure 4: how long it takes from when an event is published until whoever asks is told of it, while events come in at
-half of the rate that this door can take."""
+"""Figure 4: the time from the publication of an event until a reader of the table sees it.
+
+Events come at half of the rate that the webhook can handle."""
 
 import asyncio
 import random
@@ -29,14 +30,15 @@ SHARD_COUNT = 4
 _CALIBRATION_EVENTS = 600
 _TRANSACTION_COUNT = 100
 _SAMPLE_EVERY = 8
-"""Every so manieth event is looked for while it is on its way. Looking for all would be a load of its own."""
+"""One of this many events is awaited in the table. Awaiting every event would add a load of its own."""
 _POLL_SECONDS = 0.002
 
 
 @dataclass
 class EventDelays:
-    """Seconds from when each event was due: until its request was sent, until its answer came, and, of some, until a
-    reader of the table saw it."""
+    """Seconds from when an event was due until its request was sent, its response came, or a reader saw it.
+
+    Only some events are awaited by a reader."""
 
     sent: list[float] = field(default_factory=list)
     acknowledged: list[float] = field(default_factory=list)
@@ -44,32 +46,40 @@ class EventDelays:
 
 
 async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, Any]:
-    """Transactions alone and events at half of the rate, by turns."""
+    """Measure single transactions, and events at half of the possible rate, in turns."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        way_in = open_event_entry(
+        entry = open_event_entry(
             stack, storage, folder, "visible", 1, extra_settings={"STATE_SHARDS": str(SHARD_COUNT)}
         )
         tables = await stack.enter_async_context(RawTables(storage.connection))
         raw = await stack.enter_async_context(_SingleTransactions(storage))
-        await way_in.send_events(_CALIBRATION_EVENTS)
-        possible = (await way_in.send_events(_CALIBRATION_EVENTS)).events_per_second
+        await entry.send_events(_CALIBRATION_EVENTS)
+        possible = (await entry.send_events(_CALIBRATION_EVENTS)).events_per_second
         alone: list[list[float]] = []
         delays: list[EventDelays] = []
         for number in range(rounds):
             alone.append(await raw.run())
-            delays.append(await _publish_events(way_in, tables, possible / 2, seconds, random.Random(number)))
-    one = [statistics.median(of) for of in alone]
+            delays.append(
+                await _publish_events(
+                    entry,
+                    tables,
+                    events_per_second=possible / 2,
+                    seconds=seconds,
+                    random_source=random.Random(number),
+                )
+            )
+    median_seconds = [statistics.median(of) for of in alone]
     against = "one transaction of two rows, alone"
     half = "at half of the possible rate"
     figures = [
         compare_rounds(
-            f"{what} {half}, p{round(share * 100)}",
+            f"{description} {half}, p{round(share * 100)}",
             [percentile(getattr(of, name), share) for of in delays],
             f"{against} (median)",
-            one,
+            median_seconds,
         )
-        for what, name, share in (
+        for description, name, share in (
             ("published to acknowledged", "acknowledged", 0.5),
             ("published to acknowledged", "acknowledged", 0.99),
             ("published to seen in the table", "seen", 0.5),
@@ -77,20 +87,22 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
         )
     ]
     figures.append(
-        compare_rounds(f"{against}, p99", [percentile(of, 0.99) for of in alone], f"{against} (median)", one)
+        compare_rounds(f"{against}, p99", [percentile(of, 0.99) for of in alone], f"{against} (median)", median_seconds)
     )
     return {
-        "figures": [each.as_json() for each in figures],
+        "figures": [figure.as_json() for figure in figures],
         "eventsPerSecond": {"possible": round(possible), "published": round(possible / 2)},
         "events": sum(len(of.acknowledged) for of in delays),
-        "looked": sum(len(of.seen) for of in delays),
-        "transactionMilliseconds": [round_significant(1000 * each) for each in one],
-        "sentLateMilliseconds": round_significant(1000 * percentile([each for of in delays for each in of.sent], 0.99)),
+        "awaited": sum(len(of.seen) for of in delays),
+        "transactionMilliseconds": [round_significant(1000 * seconds) for seconds in median_seconds],
+        "sentLateMilliseconds": round_significant(
+            1000 * percentile([seconds for of in delays for seconds in of.sent], 0.99)
+        ),
     }
 
 
 class _SingleTransactions:
-    """One transaction at a time, of what one event writes, through the library that the server uses."""
+    """Writes what one event needs, one transaction at a time, through the client library that the server uses."""
 
     def __init__(self, storage: Emulator) -> None:
         self._service = TableServiceClient.from_connection_string(storage.connection)
@@ -105,30 +117,31 @@ class _SingleTransactions:
         await self._service.close()
 
     async def run(self) -> list[float]:
-        """Seconds of each."""
-        took = []
+        """The seconds of each transaction."""
+        durations = []
         for before, after in instances(self._stream.next_events(_TRANSACTION_COUNT), self._known):
             writes = transaction_writes(f"{shard_of(after.instance_id, SHARD_COUNT):02d}", before, after)
             began = time.perf_counter()
             await self._table.submit_transaction(writes)
-            took.append(time.perf_counter() - began)
-        return took
+            durations.append(time.perf_counter() - began)
+        return durations
 
 
 async def _publish_events(
-    way_in: EventEntry, tables: RawTables, rate: float, seconds: float, random_source: random.Random
+    entry: EventEntry, tables: RawTables, *, events_per_second: float, seconds: float, random_source: random.Random
 ) -> EventDelays:
-    """Publish when events are due, whether or not earlier ones were answered: who waits for the slow ones would
-    measure too little. They come at random, as from many orchestrations."""
-    url = way_in.server.url
+    """Publish events at random times, at this rate, as many orchestrations would.
+
+    An event does not wait for the responses to earlier ones: that would hide the delays of slow responses."""
+    url = entry.server.url
     delays = EventDelays()
     idle: deque[Connection] = deque()
     opened: list[Connection] = []
     at = 0.0
     due: list[tuple[float, dict[str, Any], bytes]] = []
-    while (at := at + random_source.expovariate(rate)) < seconds:
-        (one,) = way_in.stream.next_events(1)
-        due.append((at, one, build_post_request(url, "/api/events", encode_events([one]))))
+    while (at := at + random_source.expovariate(events_per_second)) < seconds:
+        (event_body,) = entry.stream.next_events(1)
+        due.append((at, event_body, build_post_request(url, "/api/events", encode_events([event_body]))))
     began = time.perf_counter()
 
     async def publish(when: float, request: bytes) -> None:
@@ -141,23 +154,20 @@ async def _publish_events(
         delays.acknowledged.append(time.perf_counter() - began - when)
         idle.append(connection)
 
-    async def look(when: float, one: dict[str, Any]) -> None:
-        instance_id, status = one["data"]["instanceId"], one["data"]["runtimeStatus"]
-        place = (
-            instance_table_name(way_in.stream.hub),
-            f"{shard_of(instance_id, SHARD_COUNT):02d}",
-            instance_row_key(instance_id),
-        )
-        while not await tables.exists(*place, "RuntimeStatus", status):
-            await asyncio.sleep(_POLL_SECONDS)  # as whoever asks does: nobody tells them
+    async def await_row(when: float, event_body: dict[str, Any]) -> None:
+        instance_id, status = event_body["data"]["instanceId"], event_body["data"]["runtimeStatus"]
+        table, shard = instance_table_name(entry.stream.hub), f"{shard_of(instance_id, SHARD_COUNT):02d}"
+        row = instance_row_key(instance_id)
+        while not await tables.has_value(table, shard, row, property_name="RuntimeStatus", value=status):
+            await asyncio.sleep(_POLL_SECONDS)
         delays.seen.append(time.perf_counter() - began - when)
 
     async with asyncio.TaskGroup() as tasks:
-        for number, (when, one, request) in enumerate(due):
+        for number, (when, event_body, request) in enumerate(due):
             await asyncio.sleep(began + when - time.perf_counter())
             tasks.create_task(publish(when, request))
             if number % _SAMPLE_EVERY == 0:
-                tasks.create_task(look(when, one))
+                tasks.create_task(await_row(when, event_body))
     for connection in opened:
         await connection.close()
     return delays

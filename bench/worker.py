@@ -1,5 +1,7 @@
-"""A process of its own for what has no server: told over its standard input how many events to take, it answers on its
-standard output with the seconds that they took, and those of the processor. `Worker` is the other end."""
+"""A worker process for the variants without a server.
+
+It reads a number of events from standard input, handles them, and prints the wall and processor seconds that they took.
+`Worker` controls it."""
 
 import asyncio
 import json
@@ -22,7 +24,7 @@ WORKER_ROLES = ("limit", "emulator", "trigger", "straightforward-trigger")
 
 
 class Worker:
-    """A worker that runs."""
+    """A running worker process."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -32,7 +34,7 @@ class Worker:
         return self._process.pid
 
     async def run(self, events: int) -> tuple[float, float]:
-        """Let it take so many events; seconds, and of them the processor's."""
+        """Let the worker handle the next events. Returns wall and processor seconds."""
         return await asyncio.to_thread(self._run, events)
 
     def _run(self, events: int) -> tuple[float, float]:
@@ -42,14 +44,14 @@ class Worker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a worker has ended with {self._process.wait()}; what it said is above")
+            raise RuntimeError(f"a worker ended with exit code {self._process.wait()}; its output is above")
         seconds, worked = json.loads(line)
         return float(seconds), float(worked)
 
 
 @contextmanager
 def run_worker(role: str, connection: str) -> Iterator[Worker]:
-    """A process that does this, until the block ends."""
+    """Start a worker process with one of WORKER_ROLES, until the block ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.worker", role],
@@ -83,19 +85,21 @@ async def _serve_role(role: str) -> None:
 
 
 class _TriggerWorker:
-    """The Event Grid trigger as the worker of Azure Functions calls it: one event as text an invocation."""
+    """Calls the Event Grid trigger as the Azure Functions worker does: one event as text for each invocation."""
 
-    def __init__(self, straightforward: bool) -> None:
+    def __init__(self, *, straightforward: bool) -> None:
         server = function_app.server()
         self._recorder = StraightforwardRecorder(server.tables, 4) if straightforward else None
         self._stream = EventStream("triggered", lag=min_lag_events(CONCURRENT_EVENTS))
-        # The library keeps the function inside what the decorators made of it.
-        functions = {one.get_function_name(): one.get_user_function() for one in function_app.app.get_functions()}
+        # The decorators of the library wrap the function.
+        functions = {
+            function.get_function_name(): function.get_user_function() for function in function_app.app.get_functions()
+        }
         self._function = functions["RecordLifecycleEvent"]
 
     async def run(self, events: int) -> tuple[float, float]:
-        """Deliver the next events, 64 at a time; seconds, and of them the processor's."""
-        waiting = iter([json.dumps(one) for one in self._stream.next_events(events)])
+        """Deliver the next events, 64 at a time. Returns wall and processor seconds."""
+        waiting = iter([json.dumps(event_body) for event_body in self._stream.next_events(events)])
 
         async def deliver() -> None:
             for text in waiting:

@@ -81,11 +81,11 @@ def check_python(path: str, source: str, words: WordList) -> Iterator[Problem]:
 def check_text(path: str, text: str, words: WordList, *, first_line: int = 1) -> Iterator[Problem]:
     """Words to avoid in a text, outside of code."""
     without_code = _blank(_CODE_SPAN, text)
-    for found in _WORD.finditer(without_code):
-        instead = words.in_text.get(found[0].lower())
+    for match in _WORD.finditer(without_code):
+        instead = words.in_text.get(match[0].lower())
         if instead is not None:
-            line = first_line + without_code.count("\n", 0, found.start())
-            yield Problem(path, line, f"{found[0]!r}: write {instead}")
+            line = first_line + without_code.count("\n", 0, match.start())
+            yield Problem(path, line, f"{match[0]!r}: write {instead}")
 
 
 def check_sentences(path: str, text: str, *, first_line: int = 1) -> Iterator[Problem]:

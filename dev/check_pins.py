@@ -90,7 +90,7 @@ def find_lock_problems(requirements: Iterable[Requirement], lock: str) -> Iterat
             yield f"{requirement} is not pinned to one version"
         elif not present:
             yield f"{requirement} is missing from the lock file"
-    for name in sorted({canonicalize_name(found) for found in _DIRECT_PATTERN.findall(lock)} - expected_names):
+    for name in sorted({canonicalize_name(name) for name in _DIRECT_PATTERN.findall(lock)} - expected_names):
         yield f"{name} is not a requirement of the dependency group any more; run make lock"
 
 

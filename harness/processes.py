@@ -1,4 +1,4 @@
-"""What scripts and tests need to run real parts on this machine: free ports, waiting, stopping what they started."""
+"""Helpers for local processes: free ports, waiting for a condition, stopping a process."""
 
 import secrets
 import signal
@@ -10,20 +10,22 @@ from contextlib import ExitStack, contextmanager
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """A port of loopback without a listener."""
     return free_ports(1)[0]
 
 
 _PORT_RANGE = range(10_000, 32_000)
-"""Below those that systems give to outgoing connections (from 32,768 on in Linux): one of these could take the port
-before the server does, and whoever looks whether the server listens could even reach itself."""
+"""Below the ports of outgoing connections, which begin at 32,768 in Linux.
+
+An outgoing connection could otherwise take the port before the server does. A client that polls the port could even
+connect to itself."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now, all different."""
-    with ExitStack() as held:
-        # All are held until the last is found.
-        return [held.enter_context(_bind_free_port()).getsockname()[1] for _ in range(count)]
+    """Different ports of loopback without listeners."""
+    with ExitStack() as listeners:
+        # Ports stay bound until the last is chosen, so that all are different.
+        return [listeners.enter_context(_bind_free_port()).getsockname()[1] for _ in range(count)]
 
 
 def _bind_free_port() -> socket.socket:
@@ -38,7 +40,7 @@ def _bind_free_port() -> socket.socket:
 
 
 def wait_until(condition: Callable[[], bool], description: str, timeout_seconds: float = 60) -> None:
-    """Wait for a condition. Raises TimeoutError that says what did not come true."""
+    """Wait for a condition. Raises TimeoutError with its description."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -48,7 +50,7 @@ def wait_until(condition: Callable[[], bool], description: str, timeout_seconds:
 
 @contextmanager
 def stop_after(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> Iterator[None]:
-    """End the process with the block: with SIGTERM, and if it does not heed that, by force."""
+    """Stop the process at the end of the block: with SIGTERM, and after 90 seconds with SIGKILL."""
     try:
         yield
     finally:

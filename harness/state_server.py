@@ -1,4 +1,4 @@
-"""State servers as processes of their own, as people run them."""
+"""State servers as processes: `python -m state_api serve` on a free port."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SERVER_COMMAND = ("-m", "state_api")
 
 @dataclass
 class ServerProcess:
-    """A running server: where it is, its process, and what it has logged so far."""
+    """A running server: its URL, its process and its log file."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -34,7 +34,7 @@ class ServerProcess:
         return httpx.Client(base_url=self.url, timeout=timeout)
 
     def stop(self, stop_signal: signal.Signals = signal.SIGTERM) -> int:
-        """Tell the server to stop and wait for it; its exit code."""
+        """Send a signal to the server and wait until it ends. Returns its exit code."""
         self.process.send_signal(stop_signal)
         return self.process.wait(60)
 
@@ -43,15 +43,15 @@ class ServerProcess:
 
 
 def server_environment(storage: StorageSettings | None, keys: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
-    """This process's environment without settings of the server but these."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
+    """The environment of this process, with only these settings of the server."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
     if storage is not None and storage.connection_string is not None:
-        clean[STATE_STORAGE] = storage.connection_string.get_secret_value()
+        environment[STATE_STORAGE] = storage.connection_string.get_secret_value()
     # Tests share a storage and use many task hubs, most of them unclaimed.
-    clean[STATE_UNCLAIMED_TASK_HUBS] = "999999"
+    environment[STATE_UNCLAIMED_TASK_HUBS] = "999999"
     if keys:
-        clean[STATE_KEYS] = json.dumps(list(keys))
-    return clean | {"PYTHONPATH": str(ROOT)}
+        environment[STATE_KEYS] = json.dumps(list(keys))
+    return environment | {"PYTHONPATH": str(ROOT)}
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def run_server(
     extra_settings: Mapping[str, str] | None = None,
     command: Sequence[str] = SERVER_COMMAND,
 ) -> Iterator[ServerProcess]:
-    """`python -m state_api serve` on a free port until the block ends, with `extra_settings` in its environment."""
+    """Start a server on a free port, until the block ends. `extra_settings` are added to its environment."""
     port = free_port()
     log = folder / f"server-{port}.log"
     with log.open("wb") as sink:

@@ -1,4 +1,4 @@
-"""A real HTTP proxy between a server and its storage: counts what passes, and fails when it is told to."""
+"""A real HTTP proxy between a server and its storage, which counts requests and fails on demand."""
 
 import asyncio
 import base64
@@ -17,12 +17,12 @@ from harness.http_server import HOST, run_http_server
 from state_api.settings import StorageSettings, emulator_connection_string
 
 _FIRST_CONTINUATION = base64.b64encode(b" ").decode()
-"""A continuation from before the first key, as the emulator writes it."""
+"""A continuation token before the first key, as the emulator writes it."""
 
 
 @dataclass
 class ForwardedRequest:
-    """One request that went through: its method, what it was for, and how many rows came back."""
+    """A forwarded request: its method, its path, and the number of rows in the response."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class ForwardedRequest:
 
 
 async def no_delay(method: str, path: str) -> None:
-    """Nothing to wait for."""
+    """Forward the request at once."""
 
 
 @dataclass
@@ -57,11 +57,11 @@ class StorageProxy:
 
     @property
     def empty_page_count(self) -> int:
-        """How many empty pages there were."""
+        """The number of empty pages that were inserted."""
         return len(self._pages_preceded_by_empty)
 
     def needs_empty_page(self, request: web.Request) -> bool:
-        """Whether this page is to be preceded by an empty one."""
+        """Whether an empty page is to be sent before this page."""
         if not self.insert_empty_pages or request.method != "GET" or not request.path.endswith("()"):
             return False
         fresh = request.raw_path not in self._pages_preceded_by_empty
@@ -69,8 +69,8 @@ class StorageProxy:
         return fresh
 
     def count_requests_and_rows(self) -> tuple[int, int]:
-        """Requests and rows since the last `clear`."""
-        return len(self.forwarded), sum(one.rows for one in self.forwarded)
+        """The number of requests and of rows since the last `clear`."""
+        return len(self.forwarded), sum(request.rows for request in self.forwarded)
 
     def clear(self) -> None:
         self.forwarded.clear()
@@ -78,20 +78,20 @@ class StorageProxy:
 
 @asynccontextmanager
 async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    """Stand between; yields the settings of a storage whose tables are reached through the proxy."""
+    """Run a proxy in front of the tables of a storage account. Its `settings` lead through the proxy."""
     assert storage.connection_string is not None
     parts = dict(part.split("=", 1) for part in storage.connection_string.get_secret_value().split(";") if part)
     endpoint = urlsplit(parts["TableEndpoint"])
     queue_port, blob_port = (
         urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")
     )
-    # The emulator closes what was idle for 5 s, and a request that is no GET would fail over it.
+    # The emulator closes connections that were idle for 5 s, and requests other than GET are not retried.
     connector = aiohttp.TCPConnector(keepalive_timeout=2)
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
 
         async def forward(request: web.Request) -> web.StreamResponse:
-            # Whole before anything else: a request that is held back outlives its sender.
-            content = await request.read()
+            # Read the body first, because a delayed request may outlive its client.
+            request_body = await request.read()
             await proxy.before_request(request.method, request.path)
             status = proxy.failure_status(request.method, request.path)
             if status == 0:
@@ -99,18 +99,18 @@ async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StoragePr
             if status is not None:
                 return web.json_response({"odata.error": {"code": "Injected"}}, status=status, headers=proxy.headers)
             if proxy.needs_empty_page(request):
-                place = request.query.get("NextPartitionKey", _FIRST_CONTINUATION)
-                return web.json_response({"value": []}, headers={"x-ms-continuation-NextPartitionKey": place})
+                token = request.query.get("NextPartitionKey", _FIRST_CONTINUATION)
+                return web.json_response({"value": []}, headers={"x-ms-continuation-NextPartitionKey": token})
             headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
             target = f"http://{endpoint.hostname}:{endpoint.port}{request.raw_path}"
-            # The address as it came: a key that was escaped once must not be escaped twice.
+            # The URL is already encoded. Encoding it again would change escaped keys.
             url = URL(target, encoded=True)
-            # Nothing is added: the signature covers the content type.
+            # No headers are added, because the signature covers the content type.
             async with session.request(
                 request.method,
                 url,
                 headers=headers,
-                data=content or None,
+                data=request_body or None,
                 skip_auto_headers=["Content-Type", "Accept-Encoding", "User-Agent", "Accept"],
             ) as answer:
                 body = await answer.read()
@@ -148,7 +148,7 @@ def _abort_connection(request: web.Request) -> NoReturn:
 
 def _count_rows(body: bytes) -> int:
     try:
-        content = json.loads(body)
+        response = json.loads(body)
     except ValueError:
         return 0
-    return len(content["value"]) if isinstance(content, dict) and isinstance(content.get("value"), list) else 0
+    return len(response["value"]) if isinstance(response, dict) and isinstance(response.get("value"), list) else 0

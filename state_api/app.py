@@ -108,7 +108,7 @@ def _create_api(settings: Settings, server: StateServer) -> FastAPI:
         await server.close()
 
     api = FastAPI(
-        title="Task hub state",
+        title="Task hub state server",
         version=__version__,
         description="Reports when a slot may be overwritten: when no orchestration is active in its task hub.",
         openapi_url=None,

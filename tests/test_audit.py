@@ -72,11 +72,11 @@ FILES = [
     ],
 )
 def test_an_audit_says_what_was_found_and_what_could_not_be_looked_up(
-    tmp_path: Path, pip: str, npm: str, code: int, said: list[str]
+    tmp_path: Path, pip: str, npm: str, code: int, messages: list[str]
 ) -> None:
     ended = run_audit(copy_files(tmp_path), pip, npm)
     assert ended.returncode == code, ended.stderr
-    assert all(one in ended.stdout + ended.stderr for one in said), ended.stdout + ended.stderr
+    assert all(message in ended.stdout + ended.stderr for message in messages), ended.stdout + ended.stderr
     asked = (tmp_path / "asked").read_text()
     # Without --strict, a package that the service does not know is left out, and the end is good.
     assert "--strict" in asked

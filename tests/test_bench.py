@@ -25,7 +25,7 @@ from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.storage.stored_rows import stored_rows
 
-ROUND = {"what": "ours", "against": "theirs", "ratio": 0.9, "lowest": 0.8, "highest": 1.1, "rounds": 3}
+ROUND = {"subject": "ours", "baseline": "theirs", "ratio": 0.9, "lowest": 0.8, "highest": 1.1, "rounds": 3}
 
 
 # Arithmetic
@@ -34,9 +34,14 @@ ROUND = {"what": "ours", "against": "theirs", "ratio": 0.9, "lowest": 0.8, "high
 def test_a_comparison_is_the_median_of_the_ratios_within_rounds() -> None:
     """Not the ratio of the medians: that would be 3 / 2 here, from two different rounds."""
     figure = compare_rounds("ours", [2, 3, 30], "theirs", [1, 2, 10])
-    told = figure.as_json()
+    figure_json = figure.as_json()
     assert list(figure.ratios) == [2, 1.5, 3]
-    assert (told["ratio"], told["lowest"], told["highest"], told["rounds"]) == (2, 1.5, 3, 3)
+    assert (figure_json["ratio"], figure_json["lowest"], figure_json["highest"], figure_json["rounds"]) == (
+        2,
+        1.5,
+        3,
+        3,
+    )
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0, 2.0]), ([], [])])
@@ -59,7 +64,7 @@ def test_a_percentile_is_the_smallest_value_that_this_share_does_not_exceed(shar
 
 
 def test_numbers_keep_three_digits() -> None:
-    assert [round_significant(one) for one in (0.0012345, 1.2345, 12345.0)] == [0.00123, 1.23, 12300]
+    assert [round_significant(value) for value in (0.0012345, 1.2345, 12345.0)] == [0.00123, 1.23, 12300]
 
 
 @pytest.mark.anyio
@@ -78,7 +83,7 @@ async def test_variants_take_turns_and_none_is_always_first() -> None:
     assert samples == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
 
-def test_growth_is_told_by_what_comes_once_the_memory_is_full() -> None:
+def test_growth_is_computed_from_the_samples_after_the_caches_are_full() -> None:
     """A server that grows to its size at first and then stays is flat; one that goes on growing is not."""
     settles = memory.build_result([(at, min(at, 3) * 1_000_000 + 1_000_000) for at in range(31)])
     grows = memory.build_result([(at, at * 1_000_000 + 1_000_000) for at in range(31)])
@@ -96,16 +101,16 @@ def test_the_stream_is_of_whole_lives_and_no_end_is_near_its_start() -> None:
     stream = EventStream("hub", lag=100)
     events = stream.next_events(1000)
     seen: dict[str, list[tuple[int, str]]] = {}
-    for number, one in enumerate(events):
-        seen.setdefault(one["data"]["instanceId"], []).append((number, one["data"]["runtimeStatus"]))
-    lives = [one for one in seen.values() if len(one) == 2]
-    assert {tuple(status for _, status in one) for one in lives} == {("Running", "Completed")}
+    for number, event_body in enumerate(events):
+        seen.setdefault(event_body["data"]["instanceId"], []).append((number, event_body["data"]["runtimeStatus"]))
+    lives = [life for life in seen.values() if len(life) == 2]
+    assert {tuple(status for _, status in life) for life in lives} == {("Running", "Completed")}
     assert min(end - start for (start, _), (end, _) in lives) >= 100
     assert stream.active_count == len(seen) - len(lives)
     # Once it has begun to end, it starts as many as it ends, mixed and not in blocks.
-    later = [one["data"]["runtimeStatus"] for one in events[-400:]]
+    later = [event_body["data"]["runtimeStatus"] for event_body in events[-400:]]
     assert 150 <= Counter(later)["Running"] <= 250
-    assert len({one["eventTime"] for one in events}) == len(events)
+    assert len({event_body["eventTime"] for event_body in events}) == len(events)
 
 
 def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_it_counts() -> None:
@@ -122,7 +127,7 @@ def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_
 
 def test_the_stream_is_the_same_for_the_same_seed() -> None:
     def ids(seed: int) -> list[str]:
-        return [one["data"]["instanceId"] for one in EventStream("hub", seed, lag=20).next_events(50)]
+        return [event_body["data"]["instanceId"] for event_body in EventStream("hub", seed, lag=20).next_events(50)]
 
     assert ids(1) == ids(1)
     assert ids(1) != ids(2)
@@ -136,8 +141,8 @@ def _connection_string_of(storage: StorageSettings) -> str:
     return storage.connection_string.get_secret_value()
 
 
-def _sorted_rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(found, key=lambda row: (str(row["PartitionKey"]), str(row["RowKey"])))
+def _sorted_rows(expected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(expected, key=lambda row: (str(row["PartitionKey"]), str(row["RowKey"])))
 
 
 @pytest.mark.anyio
@@ -156,8 +161,8 @@ async def test_the_limit_writes_the_rows_that_the_server_writes(server: StateSer
             writes = transaction_writes(shards[after.instance_id], before, after)
             await raw.submit_transaction(raw.build_transaction(table, writes), len(writes))
         assert await raw.count(table, "RowKey ge 'a|' and RowKey lt 'a}'") == len(known) > 0
-    found = [dict(row) async for row in server.tables.client(table).list_entities()]
-    assert _sorted_rows(found) == _sorted_rows(written)
+    rows = [dict(row) async for row in server.tables.client(table).list_entities()]
+    assert _sorted_rows(rows) == _sorted_rows(written)
 
 
 @pytest.mark.anyio
@@ -170,21 +175,21 @@ async def test_the_straightforward_recorder_keeps_the_same_instances(server: Sta
     rest = await recorder.record(events[20:], "webhook")
     again = await recorder.record(events[20:], "webhook")
     assert (first.recorded, rest.recorded, again.recorded, again.unchanged) == (20, 10, 0, 10)
-    found = [dict(row) async for row in server.tables.client(f"Straightforward{hub}").list_entities()]
-    assert _sorted_rows(found) == _sorted_rows(await stored_rows(server, hub, "i|"))
+    rows = [dict(row) async for row in server.tables.client(f"Straightforward{hub}").list_entities()]
+    assert _sorted_rows(rows) == _sorted_rows(await stored_rows(server, hub, "i|"))
 
 
 @pytest.mark.anyio
 async def test_the_emulators_rows_are_counted_over_all_pages_and_found_by_their_value(storage: StorageSettings) -> None:
     table = f"Filled{uuid.uuid4().hex}"
-    content = [{"PartitionKey": f"p{number}", "RowKey": "", "Is": "here"} for number in range(1005)]
+    rows = [{"PartitionKey": f"p{number}", "RowKey": "", "Is": "here"} for number in range(1005)]
     async with RawTables(_connection_string_of(storage)) as raw:
         await raw.make_table(table)
-        await raw.create_rows(table, content)
-        assert await raw.count(table, "Is eq 'here'") == len(content)
-        assert await raw.exists(table, "p7", "", "Is", "here")
-        assert not await raw.exists(table, "p7", "", "Is", "elsewhere")
-        assert not await raw.exists(table, "p1005", "", "Is", "here")
+        await raw.create_rows(table, rows)
+        assert await raw.count(table, "Is eq 'here'") == len(rows)
+        assert await raw.has_value(table, "p7", "", property_name="Is", value="here")
+        assert not await raw.has_value(table, "p7", "", property_name="Is", value="elsewhere")
+        assert not await raw.has_value(table, "p1005", "", property_name="Is", value="here")
 
 
 @pytest.mark.anyio
@@ -199,7 +204,7 @@ async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tm
         broken[1]["data"]["runtimeStatus"] = "Unheard"
         async with connections(served.url, 3) as opened:
             done = await run_load(opened, requests)
-            with pytest.raises(LoadError, match="2 events were to be recorded"):
+            with pytest.raises(LoadError, match="not all of 2 events were recorded"):
                 await deliver_until_accepted(
                     opened[0], build_post_request(served.url, "/api/events", encode_events(broken)), 2
                 )
@@ -245,13 +250,15 @@ def test_the_page_shows_the_results_that_are_kept() -> None:
 def test_every_figure_that_is_kept_is_a_ratio_on_the_page() -> None:
     results = report.read_results()
     page = report.PAGE_FILE.read_text()
-    figures = [one for section in report.SECTION_TITLES if section in results for one in results[section]["figures"]]
+    figures = [
+        figure for section in report.SECTION_TITLES if section in results for figure in results[section]["figures"]
+    ]
     assert len(figures) > 20
-    for one in figures:
-        assert f"| {one['what']} | {one['against']} | **{one['ratio']:g}** |" in page
+    for figure in figures:
+        assert f"| {figure['subject']} | {figure['baseline']} | **{figure['ratio']:g}** |" in page
 
 
-def test_a_table_tells_an_aim_that_was_missed() -> None:
+def test_a_table_shows_an_aim_that_was_missed() -> None:
     table = report._render_figures([ROUND | {"aim": "≥ 1", "met": False}, ROUND])
     assert table.splitlines()[2:] == [
         "| ours | theirs | **0.9** | 0.8 to 1.1 | ≥ 1: missed |",
@@ -272,6 +279,6 @@ def test_plots_are_small_and_well_formed() -> None:
 
 
 def test_the_machine_is_described_in_full() -> None:
-    told = describe_machine()
-    assert [name for name, value in told.items() if value in ("", 0, None) and name != "loadBefore"] == []
-    assert json.loads(json.dumps(told)) == told
+    machine = describe_machine()
+    assert [name for name, value in machine.items() if value in ("", 0, None) and name != "loadBefore"] == []
+    assert json.loads(json.dumps(machine)) == machine

@@ -56,9 +56,9 @@ from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
+ARCHITECTURE, HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
     ROOT / "docs" / f"{name}.md"
-    for name in ("http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
+    for name in ("architecture", "http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
 )
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -67,7 +67,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 ADDRESS = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST|\$server)(/api[^\s\"'?`]*)")
-EXAMPLE = re.compile(r"^(Request|Answer) ?(?:\((\d{3})\))?[^\n]*:\n\n```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"^(Request|Response) ?(?:\((\d{3})\))?[^\n]*:\n\n```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 named_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -268,9 +268,9 @@ def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
     known = {json_member(field) for field in VerdictResponse.model_fields}
     assert said <= known
     assert known - said == {"app", "slot", "taskHub", "version", "checkedAt"}
-    inside = {one.rpartition(".")[2] for one in first_column(HTTP_API, "GetStagingStatus", "In the answer")}
+    inside = {one.rpartition(".")[2] for one in first_column(HTTP_API, "GetStagingStatus", "Response member")}
     assert {json_member(field) for field in ProbeResponse.model_fields} <= inside
-    by_cleanup = [cells[0].strip("`") for cells in table_rows(HTTP_API, "Cleanup", "In the answer")]
+    by_cleanup = [cells[0].strip("`") for cells in table_rows(HTTP_API, "Cleanup", "Response member")]
     own = {json_member(field) for field in TaskHubCleanupResponse.model_fields} - {"taskHub", "version", "retiredAt"}
     assert {one.removeprefix("taskHubs[].") for one in by_cleanup} == own
 
@@ -364,18 +364,18 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     limits = {without_markup(cells[0]): cells[1] for cells in table_rows(HTTP_API, "Limits", "What")}
     assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY_BYTES} bytes"
     assert limits["any other body"] == f"{middleware.MAX_BODY_BYTES} bytes"
-    assert limits["time for a body to come"] == f"{middleware.BODY_TIMEOUT_SECONDS} seconds"
+    assert limits["time for a body to arrive"] == f"{middleware.BODY_TIMEOUT_SECONDS} seconds"
     assert limits["pause in a body"] == f"{middleware.BODY_STALL_TIMEOUT_SECONDS} seconds"
-    assert limits["deliveries that are being recorded at once"].startswith(f"{admission.CAPACITY_BYTES} bytes")
-    shared = f"of these, what unfinished deliveries hold beyond {admission.SMALL_DELIVERY_BYTES} bytes each"
+    assert limits["deliveries being recorded at the same time"].startswith(f"{admission.CAPACITY_BYTES} bytes")
+    shared = f"of these, unfinished deliveries beyond {admission.SMALL_DELIVERY_BYTES} bytes each"
     assert limits[shared] == f"{admission.CAPACITY_BYTES // 2} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
-    assert limits["reading of a task hub by one question"] == f"{verification.PROBE_TIMEOUT_SECONDS:g} seconds"
-    assert limits["reading and deleting by one Cleanup"] == f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} seconds"
+    assert limits["time to read a task hub for one request"] == f"{verification.PROBE_TIMEOUT_SECONDS:g} seconds"
+    assert limits["time to read and delete task hubs in one Cleanup"] == f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} seconds"
     assert limits["events that one PurgeQuarantine removes"] == str(quarantine.MAX_PURGED_EVENTS)
-    assert limits["looking for them by one PurgeQuarantine"] == f"{quarantine.PURGE_TIMEOUT_SECONDS:g} seconds"
+    assert limits["time to find these events"] == f"{quarantine.PURGE_TIMEOUT_SECONDS:g} seconds"
     assert (
-        limits["recording of events from quarantine by one request"] == f"{recording._REPLAY_TIMEOUT_SECONDS} seconds"
+        limits["time to record events from quarantine in one request"] == f"{recording._REPLAY_TIMEOUT_SECONDS} seconds"
     )
     unclaimed = section(CONCEPTS, "Task hubs that nobody claimed")
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
@@ -384,8 +384,8 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in section(HTTP_API, "ListQuarantine")
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(MAX_LISTED_INSTANCES)
-    assert limits["waivers in force for one app"] == str(waivers.MAX_WAIVERS)
-    assert limits["time that a waiver holds"] == f"{waivers.MAX_WAIVER_DAYS} days"
+    assert limits["unexpired waivers of one app"] == str(waivers.MAX_WAIVERS)
+    assert limits["duration of a waiver"] == f"{waivers.MAX_WAIVER_DAYS} days"
     assert limits["instance id"] == f"{names.MAX_INSTANCE_ID_LENGTH} characters"
     said = section(CONCEPTS, "Waivers")
     assert f"at most {waivers.MAX_WAIVER_DAYS} days" in said
@@ -409,19 +409,19 @@ def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
 def test_the_times_of_verification_that_the_documentation_names_are_the_real_ones() -> None:
     second = 10_000_000
     assert {without_markup(cells[0]): cells[1] for cells in table_rows(CONCEPTS, "In the background", "What")} == {
-        "one question reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
+        "one request reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
         "one Cleanup reads and deletes for at most": f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} s",
-        "the background looks every": f"{background.INTERVAL_SECONDS} s",
+        "time between two rounds in the background": f"{background.INTERVAL_SECONDS} s",
         "one round in the background reads task hubs for at most": f"{background._ROUND_TIMEOUT_SECONDS:g} s",
-        "a start that was published and cannot be found blocks, where messages cannot be seen, for at most": (
+        "a published start that the task hub does not show blocks, where messages cannot be seen, for at most": (
             f"{reconciliation.START_GRACE_PERIOD // second} s"
         ),
         "clocks of workers and storage may differ by": f"{reconciliation.CLOCK_SKEW // second} s",
-        "a task hub that takes longer to read is not read anew for every question": (
+        "a task hub that takes longer to read is not read again from the beginning for every request": (
             f"{plan.LARGE_HUB_READ_SECONDS:g} s"
         ),
     }
-    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a question" in section(CONCEPTS, "In the background")
+    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a request" in section(CONCEPTS, "In the background")
     assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
     timer = section(OPERATIONS, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
@@ -523,7 +523,7 @@ def test_every_address_in_an_example_is_one_of_the_contract(page: Path, api: Fas
     assert [one for one in asked if not any(re.fullmatch(path, one) for path in paths)] == []
 
 
-def test_every_example_of_a_request_or_an_answer_fits_the_contract(api: FastAPI) -> None:
+def test_every_example_of_a_request_or_a_response_matches_openapi(api: FastAPI) -> None:
     known = routes(api)
     checked = 0
     for name, route in known.items():
@@ -541,3 +541,10 @@ def test_every_key_in_the_example_of_the_settings_is_one() -> None:
     (example,) = [body for language, body in FENCE.findall(section(SETTINGS, "Keys and roles")) if language == "json"]
     environment = {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": example}
     assert {key.role for key in read_settings(environment).keys} == set(Role)
+
+
+def test_every_path_that_the_architecture_names_exists() -> None:
+    named = {path for path in CODE.findall(ARCHITECTURE.read_text()) if "/" in path or path.endswith(".py")}
+    under_root = {path if (ROOT / path).exists() else f"state_api/{path}" for path in named}
+    assert len(named) > 20
+    assert sorted(path for path in under_root if not (ROOT / path).exists()) == []

@@ -137,11 +137,11 @@ def test_a_dependency_group_holds_the_groups_that_it_includes(tmp_path: Path) ->
 
 def test_npm_packages_are_pinned_by_integrity_and_name_no_registry() -> None:
     lock = json.loads((ROOT / "package-lock.json").read_text())
-    packages = {path: content for path, content in lock["packages"].items() if path}
+    packages = {path: package for path, package in lock["packages"].items() if path}
     assert packages
-    for path, content in packages.items():
-        assert re.fullmatch(r"sha(1|512)-[A-Za-z0-9+/=]+", content["integrity"]), path
-        assert "resolved" not in content, path
+    for path, package in packages.items():
+        assert re.fullmatch(r"sha(1|512)-[A-Za-z0-9+/=]+", package["integrity"]), path
+        assert "resolved" not in package, path
 
 
 @pytest.mark.parametrize(

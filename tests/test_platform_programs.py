@@ -22,8 +22,8 @@ def test_missing_programs_are_one_line_and_an_error_only_where_they_are_required
 ) -> None:
     monkeypatch.setattr(programs, "platform_folder", lambda: None)
     assert run_programs(monkeypatch) == 0
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
     for word in (
         "tests/platform",
         programs.FOLDER_VARIABLE,
@@ -32,7 +32,7 @@ def test_missing_programs_are_one_line_and_an_error_only_where_they_are_required
         "Core Tools",
         "docs/platform.md",
     ):
-        assert word in said
+        assert word in stderr
     assert run_programs(monkeypatch, "--required") == 1
 
 

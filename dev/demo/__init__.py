@@ -1,2 +1,1 @@
-"""The story that the demonstrations and the end-to-end tests play with real processes: an app with two slots, its
-orders, and releases, with the guard and without."""
+"""The demo with real processes: an app with two slots, its orders, and deployments with and without the guard."""

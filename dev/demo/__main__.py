@@ -18,22 +18,22 @@ _INTERRUPTED_EXIT_CODE = 130
 
 
 def run_all_demos() -> dict[str, DemoResult]:
-    """The same three versions and orders, in the two ways without the guard, and with it."""
-    one_hub_each, one_hub = unguarded.run_with_hub_per_version(), unguarded.run_with_one_hub()
+    """Deploy the same three versions with the same orders: twice without the guard, then with it."""
+    hub_per_version, one_hub = unguarded.run_with_hub_per_version(), unguarded.run_with_one_hub()
     report_heading("WITH THE GUARD, the same orders and versions.")
-    return {"hub per version": one_hub_each, "one hub": one_hub, "guarded": guarded.run_guarded_demo(versions=3)}
+    return {"hub per version": hub_per_version, "one hub": one_hub, "guarded": guarded.run_guarded_demo(versions=3)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.demo")
-    parser.add_argument("--unguarded", action="store_true", help="deploy without asking anybody, and compare")
-    given = parser.parse_args()
-    # Whoever ends it, what it has started ends with it.
+    parser.add_argument("--unguarded", action="store_true", help="also deploy without the guard, and compare")
+    options = parser.parse_args()
+    # Raises KeyboardInterrupt, so that the demo stops its processes.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
-    report("Starting the storage emulator and everything else that a story needs …")
+    report("Starting the storage emulator, the state server and the sample app …")
     try:
-        columns = run_all_demos() if given.unguarded else {"guarded": guarded.run_guarded_demo(versions=4)}
+        columns = run_all_demos() if options.unguarded else {"guarded": guarded.run_guarded_demo(versions=4)}
     except (UnexpectedResult, TimeoutError, RuntimeError, httpx.HTTPError) as error:
         report(f"\nNOT AS EXPECTED: {error}")
         return 1
@@ -41,7 +41,7 @@ def main() -> int:
         report("\nstopped")
         return _INTERRUPTED_EXIT_CODE
     report(f"\n{format_results(columns)}")
-    report(f"\nEvery step went as it should ({time.monotonic() - began:.0f} s).")
+    report(f"\nEvery step went as expected ({time.monotonic() - began:.0f} s).")
     return 0
 
 

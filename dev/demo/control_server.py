@@ -1,4 +1,4 @@
-"""How `python -m dev.demo.slot_command` reaches the Function App of the story that runs: HTTP on loopback."""
+"""The HTTP server through which `python -m dev.demo.slot_command` controls the demo's Function App."""
 
 import json
 import threading
@@ -14,22 +14,22 @@ from dev.demo.slot_command import CONTROL_ADDRESS_VARIABLE
 
 @contextmanager
 def run_control_server(app: FunctionApp) -> Iterator[dict[str, str]]:
-    """Take orders until the block ends; yields the variables that lead the command here."""
+    """Serve on loopback until the block ends. Yields the environment variable with the address for the command."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            command = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             try:
                 if self.path == "/swap":
                     app.swap()
                 else:
-                    app.deploy(sent["slot"], sent["code"], sent["taskHub"])
+                    app.deploy(command["slot"], command["code"], command["taskHub"])
             except (ValueError, RuntimeError, TimeoutError) as error:
-                self._answer(500, str(error))
+                self._send_response(500, str(error))
             else:
-                self._answer(200, ", ".join(f"{slot} {hub}" for slot, hub in app.slot_task_hubs().items()))
+                self._send_response(200, ", ".join(f"{slot} {hub}" for slot, hub in app.slot_task_hubs().items()))
 
-        def _answer(self, status: int, text: str) -> None:
+        def _send_response(self, status: int, text: str) -> None:
             body = text.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))

@@ -1,5 +1,6 @@
-"""Everything that a story needs, as processes on free ports of loopback: the storage emulator, the state server, and a
-Function App with two slots. All of it ends with its block."""
+"""The demo's environment: storage emulator, state server, and a Function App with two slots, as local processes.
+
+All processes listen on loopback and end with the block that starts them."""
 
 import json
 import secrets
@@ -25,7 +26,7 @@ APP = "shop"
 
 @dataclass(frozen=True, slots=True)
 class DemoPlatform:
-    """A Function App and its orders; `variables` lead the deploy and the swap command to it."""
+    """A Function App and its orders. `variables` hold its address for the deploy and swap commands."""
 
     app: FunctionApp
     orders: OrderResults
@@ -37,7 +38,7 @@ class DemoPlatform:
 
 @dataclass(frozen=True, slots=True)
 class GuardedEnvironment:
-    """A platform, the state server beside it, and the pipeline that asks it."""
+    """A platform, and the pipeline that uses a state server. `topic` is the server's webhook for lifecycle events."""
 
     platform: DemoPlatform
     pipeline: Pipeline
@@ -46,14 +47,14 @@ class GuardedEnvironment:
 
 @contextmanager
 def create_unguarded_environment() -> Iterator[DemoPlatform]:
-    """A platform, and nobody to ask."""
+    """A platform without a state server."""
     with _emulator() as storage, _processes() as processes, _platform(processes, storage, None) as platform:
         yield platform
 
 
 @contextmanager
 def create_guarded_environment(settle_seconds: int) -> Iterator[GuardedEnvironment]:
-    """A platform and a state server that knows the app's policy, and nothing of its slots yet."""
+    """A platform and a state server that has the app's policy, but not yet its slots."""
     keys = {role: secrets.token_urlsafe(24) for role in ("admin", "deployer", "publisher")}
     with _emulator() as storage, _processes() as processes:
         url = _server(processes, storage, keys)
@@ -70,7 +71,7 @@ def create_guarded_environment(settle_seconds: int) -> Iterator[GuardedEnvironme
 
 @contextmanager
 def _emulator() -> Iterator[str]:
-    """A storage account, in memory; yields its connection string."""
+    """Start the storage emulator, in memory. Yields its connection string."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
         yield ports.connection_string()
@@ -93,12 +94,12 @@ def _platform(processes: Processes, storage: str, topic: TopicEndpoint | None) -
 
 
 def _server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
-    """`python -m state_api serve`; its address."""
+    """Start `python -m state_api serve`. Returns its address. Raises RuntimeError if it ends."""
     (port,) = free_ports(1)
-    known = [{"name": f"the-{role}", "role": role, "sha256": sha256_of(key)} for role, key in keys.items()]
-    settings = {STATE_STORAGE: storage, STATE_KEYS: json.dumps(known)}
+    key_entries = [{"name": f"the-{role}", "role": role, "sha256": sha256_of(key)} for role, key in keys.items()]
+    settings = {STATE_STORAGE: storage, STATE_KEYS: json.dumps(key_entries)}
     process: LoggedProcess = processes.start("server", "state_api", "serve", "--port", str(port), **settings)
     wait_until(lambda: is_listening(HOST, port) or process.popen.poll() is not None, "the server listens")
     if process.popen.poll() is not None:
-        raise RuntimeError(f"the server has ended:\n{process.read_output()}")
+        raise RuntimeError(f"the server ended:\n{process.read_output()}")
     return f"http://{HOST}:{port}"

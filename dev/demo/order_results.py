@@ -1,4 +1,4 @@
-"""What became of the orders: read from the rows of the task hubs, the same that a Durable Functions app leaves."""
+"""The results of the orders, read from the instance rows of their task hubs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _ENDED_STATUSES = ("Completed", "Failed", "Terminated")
 
 @dataclass(frozen=True, slots=True)
 class OrderResult:
-    """An order's row."""
+    """The state of an order, from its instance row."""
 
     order_id: str
     task_hub: str
@@ -25,7 +25,9 @@ class OrderResult:
 
 @dataclass(frozen=True, slots=True)
 class OrderCounts:
-    """What became of all orders. `orphaned`: of those that are not over, those that no slot can ever finish."""
+    """The number of orders by result.
+
+    `orphaned` orders are active on a task hub that no slot uses, so they never end. `still_open` ones can still end."""
 
     started: int
     completed: int
@@ -45,7 +47,7 @@ class OrderResults:
         self._tables.close()
 
     def list_orders(self, task_hub: str) -> list[OrderResult]:
-        """Those on a task hub, by id."""
+        """The orders of a task hub, sorted by id."""
         rows = self._tables.get_table_client(f"{task_hub}Instances").query_entities("Name eq 'ProcessOrder'")
         return sorted(
             (
@@ -62,18 +64,18 @@ class OrderResults:
         )
 
     def list_waiting_order_ids(self, task_hub: str) -> list[str]:
-        """The ids of those that wait for an approval."""
+        """The ids of the orders of a task hub that wait for approval."""
         return [order.order_id for order in self.list_orders(task_hub) if order.waits_for_approval]
 
     def count_orders(self, task_hubs: Iterable[str], slot_task_hubs: Iterable[str]) -> OrderCounts:
-        """Over all these task hubs, of which slots carry some."""
-        found = [order for task_hub in task_hubs for order in self.list_orders(task_hub)]
-        failed = [order for order in found if order.is_ended and order.status != "Completed"]
-        left = [order for order in found if not order.is_ended]
+        """Count the orders of all these task hubs. `slot_task_hubs` are the task hubs that a slot uses."""
+        orders = [order for task_hub in task_hubs for order in self.list_orders(task_hub)]
+        failed = [order for order in orders if order.is_ended and order.status != "Completed"]
+        left = [order for order in orders if not order.is_ended]
         orphaned = [order for order in left if order.task_hub not in set(slot_task_hubs)]
         return OrderCounts(
-            started=len(found),
-            completed=sum(order.status == "Completed" for order in found),
+            started=len(orders),
+            completed=sum(order.status == "Completed" for order in orders),
             failed=len(failed),
             non_deterministic=sum("NonDeterminismError" in order.output for order in failed),
             orphaned=len(orphaned),

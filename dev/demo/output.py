@@ -1,4 +1,4 @@
-"""How a story is told: lines on stdout, a table of numbers at the end, and an end at the first surprise."""
+"""The demo's output: progress lines, a table of numbers at the end, and an error for the first unexpected result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from dev.demo.order_results import OrderCounts
 
 
 class UnexpectedResult(Exception):
-    """A step did not go as it should."""
+    """A step of the demo had another result than expected."""
 
 
 def report(text: str = "") -> None:
@@ -22,15 +22,15 @@ def indent(text: str) -> str:
     return "\n".join(f"      {line.rstrip()}" for line in text.splitlines() if line.strip())
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises Unexpected."""
+def require(condition: object, message: str) -> None:
+    """Raises UnexpectedResult with this message if the condition is false or empty."""
     if not condition:
         raise UnexpectedResult(message)
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What came of a way to deploy."""
+    """The result of one way to deploy."""
 
     counts: OrderCounts
     deployments: int
@@ -39,15 +39,15 @@ class DemoResult:
 
 def format_results(columns: Mapping[str, DemoResult]) -> str:
     """A table with a column for every way to deploy."""
-    every = list(columns.values())
+    results = list(columns.values())
     rows: dict[str, list[int]] = {
-        "orders started": [one.counts.started for one in every],
-        "completed": [one.counts.completed for one in every],
-        "failed": [one.counts.failed for one in every],
-        "  with NonDeterminismError": [one.counts.non_deterministic for one in every],
-        "orphaned: Running for ever": [one.counts.orphaned for one in every],
-        "deployments": [one.deployments for one in every],
-        "refused until the orders had ended": [one.refused for one in every],
+        "orders started": [result.counts.started for result in results],
+        "completed": [result.counts.completed for result in results],
+        "failed": [result.counts.failed for result in results],
+        "  with NonDeterminismError": [result.counts.non_deterministic for result in results],
+        "orphaned: Running for ever": [result.counts.orphaned for result in results],
+        "deployments": [result.deployments for result in results],
+        "refused until the orders had ended": [result.refused for result in results],
     }
     first = max(map(len, rows))
     widths = [max(len(name), 6) for name in columns]

@@ -1,5 +1,4 @@
-"""What deploys: `safe-deploy` as a process, as a pipeline runs it, or, without the guard, the deploy and the swap
-command alone."""
+"""The demo's pipeline: `safe-deploy` as a process, or, without the guard, the deploy and swap commands alone."""
 
 import shlex
 import subprocess
@@ -22,7 +21,7 @@ def _deploy_command(code: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A version to deploy. `code` says which of the sample app's two versions of its code it has."""
+    """A version to deploy. `code` is the version of the sample app's code, `v1` or `v2`."""
 
     number: int
     code: str
@@ -38,7 +37,7 @@ class Release:
 
 
 class CommandProcess:
-    """A command that runs; what it prints is gathered."""
+    """A running command, whose output is collected."""
 
     def __init__(self, arguments: list[str], variables: Mapping[str, str], displayed_command: str) -> None:
         report(f"    $ {displayed_command}")
@@ -59,21 +58,21 @@ class CommandProcess:
         return "".join(self._lines)
 
     def wait_until(self, text: str) -> None:
-        """Wait until it has printed that, or has ended."""
+        """Wait until the command has printed `text` or has ended."""
         wait_until(lambda: text in self.read_output() or not self._reader.is_alive(), f"{text!r} is printed")
 
     def wait_for_exit(self, expected_exit_code: int = 0) -> str:
-        """Wait for its end; what it printed. Raises Unexpected on another exit code than this one."""
+        """Wait until the command ends. Returns its output. Raises UnexpectedResult for another exit code."""
         self._reader.join()
         if (code := self._process.wait()) != expected_exit_code:
             raise UnexpectedResult(f"exit code {expected_exit_code} was expected, not {code}:\n{self.read_output()}")
         return self.read_output()
 
     def wait_and_report(self, expected_exit_code: int = 0) -> str:
-        """Like `wait_for_exit`, and tells of it."""
-        printed = self.wait_for_exit(expected_exit_code)
-        report(indent(printed) + (f"\n      (exit code {expected_exit_code})" if expected_exit_code else ""))
-        return printed
+        """Wait as `wait_for_exit` does, and print the output."""
+        output = self.wait_for_exit(expected_exit_code)
+        report(indent(output) + (f"\n      (exit code {expected_exit_code})" if expected_exit_code else ""))
+        return output
 
     def stop(self) -> None:
         with stop_after(self._process):
@@ -94,33 +93,33 @@ class Pipeline:
         self._keys = keys
         self._settings = {"SAFE_DEPLOY_SERVER": server, "SAFE_DEPLOY_APP": app, "SAFE_DEPLOY_ACTOR": "pipeline"}
         self._platform_variables = dict(platform_variables)
-        self._calls: list[CommandProcess] = []
+        self._commands: list[CommandProcess] = []
 
     def close(self) -> None:
-        """End what still runs: a call that waits, when a story has gone wrong."""
-        for call in self._calls:
-            call.stop()
+        """Stop the commands that still run, such as a waiting one after an unexpected result."""
+        for command in self._commands:
+            command.stop()
 
     def start_command(
         self, run: int, *arguments: str, role: str = "deployer", displayed_command: str = ""
     ) -> CommandProcess:
-        """Start a command; `displayed_command` is what is told of it."""
+        """Start a `safe-deploy` command. `displayed_command` replaces its arguments in the demo's output."""
         variables = {"SAFE_DEPLOY_KEY": self._keys[role], "SAFE_DEPLOY_RUN_URL": f"https://ci.example/runs/{run}"}
         command = [sys.executable, "-m", "safe_deploy", *arguments]
-        begun = CommandProcess(
+        process = CommandProcess(
             command,
             self._settings | variables | self._platform_variables,
             f"safe-deploy {displayed_command or format_command(arguments)}",
         )
-        self._calls.append(begun)
-        return begun
+        self._commands.append(process)
+        return process
 
     def run(self, run: int, *arguments: str, role: str = "deployer", expected_exit_code: int = 0) -> str:
-        """A command to its end; what it printed. Raises Unexpected on another exit code than this one."""
+        """Run a command and return its output. Raises UnexpectedResult for another exit code."""
         return self.start_command(run, *arguments, role=role).wait_and_report(expected_exit_code)
 
     def deploy(self, release: Release, interval_seconds: int = 2) -> CommandProcess:
-        """Begin to deploy, in one command that waits as long as it must."""
+        """Start `safe-deploy deploy`, which waits until the slot has drained."""
         commands = ["--deploy-command", _deploy_command(release.code), "--swap-command", _SWAP_COMMAND]
         waits = ["--timeout", "120", "--interval", str(interval_seconds)]
         arguments = ["deploy", *release.release_options]
@@ -133,28 +132,28 @@ class Pipeline:
         )
 
     def wait(self, release: Release) -> CommandProcess:
-        """Begin to wait until the slot may be overwritten."""
+        """Start `safe-deploy status --wait`."""
         return self.start_command(release.number, "status", "--wait", "--timeout", "120", "--interval", "2")
 
     def deploy_in_steps(self, release: Release) -> None:
-        """Deploy in the steps that a pipeline can have once it has waited: stage, deploy, swap."""
+        """Deploy in single steps after a wait: stage, deploy, swap."""
         self.run(release.number, "stage", *release.release_options)
         run_command(_deploy_command(release.code), self._platform_variables | {TASK_HUB_VARIABLE: release.task_hub})
         self.run(release.number, "swap", "--task-hub", release.task_hub, "--", *shlex.split(_SWAP_COMMAND))
 
 
 def deploy_unguarded(release: Release, platform_variables: Mapping[str, str]) -> None:
-    """Deploy without asking anybody."""
+    """Deploy without querying the state server."""
     run_command(_deploy_command(release.code), dict(platform_variables) | {TASK_HUB_VARIABLE: release.task_hub})
     run_command(_SWAP_COMMAND, platform_variables)
 
 
 def run_command(text: str, variables: Mapping[str, str]) -> None:
-    """One of the platform's commands. Raises Unexpected if it fails."""
+    """Run a command of the platform. Raises UnexpectedResult if it fails."""
     arguments = shlex.split(text)
     CommandProcess(arguments, variables, format_command(arguments)).wait_and_report()
 
 
 def format_command(arguments: Sequence[str]) -> str:
-    """The words as one would type them."""
-    return shlex.join("python" if word == sys.executable else word for word in arguments)
+    """The command line, with `python` for the path of this interpreter."""
+    return shlex.join("python" if argument == sys.executable else argument for argument in arguments)

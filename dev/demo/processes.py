@@ -1,4 +1,4 @@
-"""Python modules as processes, each with a log of its own, that end together."""
+"""Python modules as processes, each with its own log, that end together."""
 
 import os
 import subprocess
@@ -16,14 +16,15 @@ HOST = "127.0.0.1"
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """What is given, and no more than what a process cannot do without: settings of the server or the app that are
-    meant for something else, and the CI system's variables, are left out."""
+    """These variables, PATH and HOME.
+
+    Other variables of this process are left out: they may be settings of another server, or of a CI system."""
     return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | dict(variables)
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedProcess:
-    """A process, and what it has printed so far."""
+    """A process and its log file."""
 
     name: str
     popen: subprocess.Popen[bytes]
@@ -34,7 +35,7 @@ class LoggedProcess:
 
 
 class Processes:
-    """Starts processes, and ends with its block those that run."""
+    """Starts processes, and stops them at the end of its block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -46,16 +47,16 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # All are told before the first is waited for: a story has dozens.
+        # Signal all processes before waiting for the first: a demo has dozens.
         for process in self._started:
             if process.popen.poll() is None:
                 process.popen.terminate()
-        with ExitStack() as ends:
+        with ExitStack() as stack:
             for process in self._started:
-                ends.enter_context(stop_after(process.popen))
+                stack.enter_context(stop_after(process.popen))
 
     def start(self, name: str, module: str, *arguments: str, **variables: str) -> LoggedProcess:
-        """`python -m module`, with these variables."""
+        """Start `python -m module` with these environment variables."""
         log = self._folder / f"{len(self._started):03d}-{name}.log"
         with log.open("wb") as sink:
             popen = subprocess.Popen(

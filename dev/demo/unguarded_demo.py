@@ -1,19 +1,19 @@
-"""The same story without the guard, in the two ways in which it goes wrong."""
+"""The demo without the guard, in the two ways that go wrong."""
 
-from dev.demo.demo_steps import APPROVAL_ORDER_IDS, approve_orders, place_orders, release, wait_until_finished
+from dev.demo.demo_steps import APPROVAL_ORDER_IDS, approve_orders, build_release, place_orders, wait_until_finished
 from dev.demo.environment import DemoPlatform, create_unguarded_environment
 from dev.demo.output import DemoResult, report, report_heading, require
 from dev.demo.pipeline import deploy_unguarded
 
 
 def run_with_hub_per_version() -> DemoResult:
-    """The overwritten orders are orphaned. Raises Unexpected."""
+    """The overwritten orders are orphaned. Raises UnexpectedResult."""
     with create_unguarded_environment() as platform:
         report_heading("WITHOUT THE GUARD, a task hub for every version.")
         deploy_two_releases(platform, "")
         report_heading("The approvals for version 1's orders come in. Its code is in no slot any more.")
-        require(approve_orders(platform, 1) == 0, "nobody can take an approval for version 1's orders")
-        report("    an operator puts the approvals into the task hub itself")
+        require(approve_orders(platform, 1) == 0, "no slot may accept an approval for version 1's orders")
+        report("    an operator raises the approvals on the task hub directly")
         for order_id in APPROVAL_ORDER_IDS[1]:
             platform.app.raise_approval_event(order_id)
         approve_orders(platform, 2)
@@ -28,7 +28,7 @@ def run_with_hub_per_version() -> DemoResult:
 
 
 def run_with_one_hub() -> DemoResult:
-    """The orders end Failed. Raises Unexpected."""
+    """The orders end Failed. Raises UnexpectedResult."""
     with create_unguarded_environment() as platform:
         report_heading("WITHOUT THE GUARD, one task hub for all versions.")
         deploy_two_releases(platform, "orders")
@@ -46,12 +46,12 @@ def run_with_one_hub() -> DemoResult:
 
 def deploy_two_releases(platform: DemoPlatform, task_hub: str) -> None:
     """Version 1 takes orders; versions 2 and 3 are deployed on top of each other."""
-    first = release(1, task_hub)
+    first = build_release(1, task_hub)
     report(f"    version 1 is in production on task hub {first.task_hub}")
     platform.app.deploy("production", first.code, first.task_hub)
     place_orders(platform, 1)
     report_heading("Version 2 is deployed. Version 1 is swapped out.")
-    deploy_unguarded(release(2, task_hub), platform.variables)
+    deploy_unguarded(build_release(2, task_hub), platform.variables)
     place_orders(platform, 2)
-    report_heading("Version 3 is deployed over version 1, under its waiting orders. Nobody says no.")
-    deploy_unguarded(release(3, task_hub), platform.variables)
+    report_heading("Version 3 is deployed over version 1, under its waiting orders. No check prevents it.")
+    deploy_unguarded(build_release(3, task_hub), platform.variables)

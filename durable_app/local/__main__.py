@@ -62,30 +62,30 @@ def check_engine(engine: str, task_hub: str) -> str | None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m durable_app.local", description="Run the sample app as a slot does. For development only."
     )
-    made.add_argument("--task-hub", required=True, help="the task hub of this slot, which the engine must serve")
-    made.add_argument("--version", choices=("v1", "v2"), required=True, help="which code is in the slot")
-    made.add_argument("--port", type=int, required=True, help="where the HTTP functions listen, on loopback")
-    made.add_argument("--engine", required=True, help="where the engine listens, such as 127.0.0.1:4001")
-    return made
+    parser.add_argument("--task-hub", required=True, help="the task hub of this slot, which the engine must serve")
+    parser.add_argument("--version", choices=("v1", "v2"), required=True, help="which code is in the slot")
+    parser.add_argument("--port", type=int, required=True, help="where the HTTP functions listen, on loopback")
+    parser.add_argument("--engine", required=True, help="where the engine listens, such as 127.0.0.1:4001")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # What app settings are in Azure; function_app.py and the HTTP functions read them.
-    os.environ["ORDERS_VERSION"] = given.version
-    os.environ["TASK_HUB"] = given.task_hub
-    if (trouble := check_engine(given.engine, given.task_hub)) is not None:
+    os.environ["ORDERS_VERSION"] = options.version
+    os.environ["TASK_HUB"] = options.task_hub
+    if (trouble := check_engine(options.engine, options.task_hub)) is not None:
         print(f"error: {trouble}", file=sys.stderr)
         return 1
-    print(f"slot: {given.version} on task hub {given.task_hub} at http://{HOST}:{given.port}", flush=True)
+    print(f"slot: {options.version} on task hub {options.task_hub} at http://{HOST}:{options.port}", flush=True)
     uvicorn.run(
-        build_application(given.engine, given.task_hub),
+        build_application(options.engine, options.task_hub),
         host=HOST,
-        port=given.port,
+        port=options.port,
         log_level="warning",
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )

@@ -53,8 +53,8 @@ class DurableClient:
         await self._grpc_client.raise_orchestration_event(instance_id, event_name, data=json.dumps(event_data))
 
     async def read_entity_state(self, entity_id: EntityId) -> EntityStateResponse:
-        found = await self._grpc_client.get_entity(to_entity_instance_id(entity_id))
-        state = None if found is None else found.get_typed_state()
+        metadata = await self._grpc_client.get_entity(to_entity_instance_id(entity_id))
+        state = None if metadata is None else metadata.get_typed_state()
         return EntityStateResponse(state is not None, state)
 
 

@@ -20,35 +20,35 @@ HOST_JSON_FILE = Path(__file__).parent.parent / "host.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m durable_app.local.engine",
         description="Keep one task hub, publish its lifecycle events, write its rows. For development only.",
     )
-    made.add_argument("--task-hub", required=True, help="its name")
-    made.add_argument("--port", type=int, required=True, help="where slots reach it, on loopback")
-    made.add_argument(
+    parser.add_argument("--task-hub", required=True, help="its name")
+    parser.add_argument("--port", type=int, required=True, help="where slots reach it, on loopback")
+    parser.add_argument(
         "--storage",
         default=os.environ.get("AzureWebJobsStorage", DEVELOPMENT_STORAGE),  # noqa: SIM112
         help="connection string of the storage account (default: AzureWebJobsStorage, else the emulator)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--topic-endpoint",
         help="where to publish lifecycle events (default: the setting that host.json names); "
         "the key is in the setting that host.json names, LIFECYCLE_TOPIC_KEY",
     )
-    made.add_argument(
+    parser.add_argument(
         "--publish-retry-seconds", type=float, help="the time between two tries to publish (default: as in host.json)"
     )
-    return made
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         host = json.loads(HOST_JSON_FILE.read_text())
         notifications = NotificationSettings.from_host_json(
-            host, os.environ, given.topic_endpoint, given.publish_retry_seconds
+            host, os.environ, options.topic_endpoint, options.publish_retry_seconds
         )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before anything is started, so that threads inherit it and the signal waits until it is asked for.
     stops = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    storage = TaskHubStorageWriter(given.storage, given.task_hub)
-    hub = TaskHubEngine(given.task_hub, given.port, Publisher(given.task_hub, notifications), storage)
+    storage = TaskHubStorageWriter(options.storage, options.task_hub)
+    hub = TaskHubEngine(options.task_hub, options.port, Publisher(options.task_hub, notifications), storage)
     try:
         storage.create()
         hub.start()
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: the storage account cannot be used: {error.message.splitlines()[0]}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        print(f"error: the engine cannot listen on port {given.port}: {error}", file=sys.stderr)
+        print(f"error: the engine cannot listen on port {options.port}: {error}", file=sys.stderr)
         return 1
-    print(f"engine: task hub {given.task_hub} at 127.0.0.1:{given.port}", flush=True)
+    print(f"engine: task hub {options.task_hub} at 127.0.0.1:{options.port}", flush=True)
     signal.sigwait(stops)
     hub.stop(grace=1)
     storage.close()

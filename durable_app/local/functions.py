@@ -82,14 +82,16 @@ def wrap_entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], An
 
 def build_routes(functions: list[Any], client: DurableClient) -> list[Route]:
     """A route for every HTTP function; the host's and Starlette's templates agree for what the app uses."""
-    found = []
+    bindings = []
     for function in functions:
         trigger = function.get_trigger()
         if trigger.type == "httpTrigger":
             methods = [method.value for method in trigger.methods]
             endpoint = wrap_http_function(function.get_user_function(), trigger.name, client)
-            found.append(Route(f"/api/{trigger.route}", endpoint, methods=methods, name=function.get_function_name()))
-    return found
+            bindings.append(
+                Route(f"/api/{trigger.route}", endpoint, methods=methods, name=function.get_function_name())
+            )
+    return bindings
 
 
 def wrap_http_function(code: Any, request_parameter: str, client: DurableClient) -> Callable[[Request], Any]:

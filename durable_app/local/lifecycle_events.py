@@ -71,24 +71,24 @@ class NotificationSettings:
     ) -> "NotificationSettings | None":
         """From host.json and the app settings, as the extension reads them; what is given beside takes precedence. None
         if there is no endpoint. Raises ValueError if there is no key for it."""
-        given = host_json["extensions"]["durableTask"].get("notifications", {}).get("eventGrid", {})
-        written = given.get("topicEndpoint", "")
+        event_grid = host_json["extensions"]["durableTask"].get("notifications", {}).get("eventGrid", {})
+        written = event_grid.get("topicEndpoint", "")
         named = written.startswith("%") and written.endswith("%")
         place = endpoint or (settings.get(written.strip("%"), "") if named else written)
         if not place:
             return None
-        key = settings.get(given["keySettingName"], "")
+        key = settings.get(event_grid["keySettingName"], "")
         if not key:
-            raise ValueError(f"set {given['keySettingName']} to the key of {place}")
-        hours, minutes, seconds = map(float, given.get("publishRetryInterval", "00:05:00").split(":"))
+            raise ValueError(f"set {event_grid['keySettingName']} to the key of {place}")
+        hours, minutes, seconds = map(float, event_grid.get("publishRetryInterval", "00:05:00").split(":"))
         retry_interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
         return cls(
             place,
             key,
-            given.get("publishRetryCount", 0),
+            event_grid.get("publishRetryCount", 0),
             retry_interval if retry_seconds is None else timedelta(seconds=retry_seconds),
-            given.get("publishRetryHttpStatus", ()),
-            given.get("publishEventTypes") or EVENT_TYPES,
+            event_grid.get("publishRetryHttpStatus", ()),
+            event_grid.get("publishEventTypes") or EVENT_TYPES,
         )
 
     def should_retry(self, error: OSError) -> bool:

@@ -117,14 +117,14 @@ def is_end_published(
 def last_scheduled_events(history: Sequence[pb.HistoryEvent]) -> list[pb.HistoryEvent]:
     """What the last of these episodes that scheduled anything has scheduled."""
     episode: list[pb.HistoryEvent] = []
-    found = episode
+    statuses = episode
     for event in history:
         if event.HasField("orchestratorStarted"):
             episode = []
         elif event.WhichOneof("eventType") in _SCHEDULING_EVENTS:
             episode.append(event)
-            found = episode
-    return found
+            statuses = episode
+    return statuses
 
 
 class TaskHubEngine(InMemoryOrchestrationBackend):
@@ -179,11 +179,11 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
             instance = self._find_awaiting_instance(request)
             if instance is None:
                 return pb.CompleteTaskResponse()
-            told = find_published_changes(
+            status_changes = find_published_changes(
                 instance.name, request.instanceId, instance.history, instance.dispatched_events, request.actions
             )
         # Not under the lock: it takes as long as the endpoint takes, and the other instances go on meanwhile.
-        for status_change in told:
+        for status_change in status_changes:
             self._publisher.publish(status_change)
         with self._lock:
             if self._find_awaiting_instance(request) is None:
@@ -241,7 +241,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         try:
             for work_item in super().GetWorkItems(request, context):
                 with self._lock:
-                    taken = [one for one in taken if self._is_in_progress(one)]
+                    taken = [item for item in taken if self._is_in_progress(item)]
                     taken.append(work_item)
                     if work_item.HasField("activityRequest"):
                         self._activities_in_progress.add(_activity_key(work_item))
@@ -350,7 +350,11 @@ def _activity_key(work_item: pb.WorkItem) -> tuple[str, int]:
 def _to_work_item(work_item: pb.WorkItem) -> ActivityWorkItem:
     """The work item as the engine queues it."""
     request = work_item.activityRequest
-    given = request.input.value if request.HasField("input") else None
+    input_json = request.input.value if request.HasField("input") else None
     return ActivityWorkItem(
-        request.orchestrationInstance.instanceId, request.name, request.taskId, given, int(work_item.completionToken)
+        request.orchestrationInstance.instanceId,
+        request.name,
+        request.taskId,
+        input_json,
+        int(work_item.completionToken),
     )

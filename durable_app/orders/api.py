@@ -17,8 +17,8 @@ _ENDED_STATUSES = ("Completed", "Failed", "Terminated", "Canceled")
 MONITOR_ID = "stock-monitor"
 
 
-def json_response(status: int, **content: Any) -> func.HttpResponse:
-    return func.HttpResponse(json.dumps(content), status_code=status, mimetype="application/json")
+def json_response(status: int, **body: Any) -> func.HttpResponse:
+    return func.HttpResponse(json.dumps(body), status_code=status, mimetype="application/json")
 
 
 def status_body(status: DurableOrchestrationStatus) -> dict[str, Any]:
@@ -143,8 +143,8 @@ async def stop_monitor(req: func.HttpRequest, client: df.DurableOrchestrationCli
 @blueprint.durable_client_input(client_name="client")
 async def get_stock(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
     item = req.route_params["item"]
-    found = await client.read_entity_state(stock.entity_id(item))
-    return json_response(200, item=item, pieces=found.entity_state if found.entity_exists else stock.INITIAL_PIECES)
+    state = await client.read_entity_state(stock.entity_id(item))
+    return json_response(200, item=item, pieces=state.entity_state if state.entity_exists else stock.INITIAL_PIECES)
 
 
 @blueprint.function_name("About")

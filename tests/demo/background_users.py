@@ -1,4 +1,4 @@
-"""Those who have nothing to do with deployments: customers who order all the time, and an operator who approves."""
+"""Users of the sample app during deployments: customers who place orders all the time, and an operator who approves."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _ORDER_INTERVAL_SECONDS = 1
 
 
 class BackgroundUsers:
-    """Works in threads of its own until its block ends; what goes wrong there is raised at the end."""
+    """Places and approves orders in threads until its block ends, then raises the errors of the threads."""
 
     def __init__(self, platform: DemoPlatform) -> None:
         self._platform = platform
@@ -21,7 +21,7 @@ class BackgroundUsers:
         self._failures: list[Exception] = []
 
     def approve_orders_on(self, task_hub: str) -> None:
-        """The operator approves what waits on this task hub now."""
+        """Let the operator approve the orders that wait on this task hub now."""
         self._hubs_to_approve.put(task_hub)
 
     @contextmanager
@@ -37,20 +37,20 @@ class BackgroundUsers:
             for thread in threads:
                 thread.join()
             if self._failures:
-                raise ExceptionGroup("the people could not do their work", self._failures)
+                raise ExceptionGroup("orders could not be placed or approved", self._failures)
 
     def _place_orders(self) -> None:
-        """Orders that need no approval, one after the other, into whatever is in production."""
+        """Place orders that need no approval in production, one each second."""
         try:
             for number in count(1):
                 if self._stopped.wait(_ORDER_INTERVAL_SECONDS):
                     return
                 self._platform.app.order(f"quick-{number}")
-        except Exception as error:  # noqa: BLE001  # it is raised where the test sees it
+        except Exception as error:  # noqa: BLE001  # raised at the end of the block
             self._failures.append(error)
 
     def _approve_orders(self) -> None:
-        """All that waits on a task hub, once it is released."""
+        """Approve all orders that wait on each task hub of the queue."""
         try:
             while (hub := self._hubs_to_approve.get()) is not None:
                 for order_id in self._platform.orders.list_waiting_order_ids(hub):

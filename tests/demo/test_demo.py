@@ -1,5 +1,4 @@
-"""The story end to end, with real processes: the storage emulator, the state server, the sample app in two slots, its
-task hubs, and `safe-deploy` as the pipeline."""
+"""The demo end to end, with real processes: storage emulator, state server, sample app in two slots, `safe-deploy`."""
 
 import sys
 
@@ -24,10 +23,11 @@ def wait_until_order_waits(platform: DemoPlatform, order_id: str, task_hub: str)
 
 @pytest.mark.parametrize("deployments", [pytest.param(count, marks=pytest.mark.long) for count in (5, 20)])
 def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_row(deployments: int) -> None:
-    """Customers order all the time. Every version is swapped out while an order on it waits for approval; the next but
-    one, which would overwrite it, is held up until the operator, who comes only then, has approved."""
-    with create_guarded_environment(settle_seconds=1) as stage:
-        platform, pipeline = stage.platform, stage.pipeline
+    """Customers place orders all the time. Every version is swapped out while an order on it waits for approval.
+
+    The version after the next would overwrite it. Its deployment waits until the operator has approved the order."""
+    with create_guarded_environment(settle_seconds=1) as environment:
+        platform, pipeline = environment.platform, environment.pipeline
         platform.app.deploy("production", "v1", hub_of_release(1))
         source = ["--provider", "azureStorage", "--connection", "STATE_STORAGE"]
         pipeline.run(1, "register", "--task-hub", hub_of_release(1), "--version", "1.0.0", *source, role="admin")
@@ -60,9 +60,9 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_r
         wait_until_finished(platform)
         counts = platform.count_orders()
         ended = {
-            one.order_id: one.status
+            order.order_id: order.status
             for task_hub in platform.app.task_hubs
-            for one in platform.orders.list_orders(task_hub)
+            for order in platform.orders.list_orders(task_hub)
         }
     assert ended == dict.fromkeys(platform.app.task_hub_by_order, "Completed")
     assert (counts.failed, counts.orphaned, counts.still_open) == (0, 0, 0)

@@ -263,7 +263,7 @@ def test_the_refusal_for_a_pending_swap_names_its_caller_start_and_next_step() -
         stage_new_hub(begin_swap_of_staged_hub().app, "v43", BEN, noon_plus(120))
     assert caught.value.message == (
         f"anna (run {RUN_7_URL}) began to swap task hub v42 of app shop into production at "
-        f"{format_instant(noon_plus(60))} and has not said how it went, so it is unknown what production and slot "
+        f"{format_instant(noon_plus(60))} and has not reported its outcome, so it is unknown what production and slot "
         "staging hold. Wait for that run. If it has ended, look up which task hub the platform has in production: "
         "if it is v42, send PostSwap for it with the outcome Done, otherwise with the outcome Failed"
     )

@@ -97,8 +97,8 @@ def test_a_hub_that_has_not_drained_is_not_staged_over() -> None:
     with pytest.raises(StagingNotReady) as caught:
         stage(registered_app(staging=slot("v40")), verdict=verdict)
     assert caught.value.message == (
-        f"slot staging of app shop must not be overwritten: {verdict.reasons[0].message}. Retry PostStaging once it "
-        "has drained, or send force and a reason"
+        f"slot staging of app shop must not be overwritten: {verdict.reasons[0].message}. Retry once it has "
+        "drained, or stage with force and a reason"
     )
     assert caught.value.details == {
         "taskHub": "v40",

@@ -36,7 +36,7 @@ class Topic:
 
     def statuses(self, instance_id: str) -> list[str]:
         """What was told of an instance, in order."""
-        return [one["data"]["runtimeStatus"] for one in self.events if one["data"]["instanceId"] == instance_id]
+        return [event["data"]["runtimeStatus"] for event in self.events if event["data"]["instanceId"] == instance_id]
 
 
 @contextmanager
@@ -46,10 +46,10 @@ def run_topic(key: str | None = None) -> Iterator[Topic]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             (event,) = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status = made.before_response(event) if key in (None, self.headers["aeg-sas-key"]) else 401
+            status = topic.before_response(event) if key in (None, self.headers["aeg-sas-key"]) else 401
             if status == 200:
-                made.events.append(event)
-                made.keys.add(self.headers["aeg-sas-key"])
+                topic.events.append(event)
+                topic.keys.add(self.headers["aeg-sas-key"])
             self.send_response(status)
             self.end_headers()
 
@@ -61,11 +61,11 @@ def run_topic(key: str | None = None) -> Iterator[Topic]:
         request_queue_size = 128
 
     with Server((HOST, 0), Handler) as server:
-        made = Topic(f"http://{HOST}:{server.server_port}/api/events")
+        topic = Topic(f"http://{HOST}:{server.server_port}/api/events")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield made
+            yield topic
         finally:
             server.shutdown()
             thread.join()
@@ -121,8 +121,8 @@ class SlotProcess:
     def status(self, order_id: str, kind: str = "orders") -> dict[str, Any]:
         answer = self.client.get(f"/api/{kind}/{order_id}")
         assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        status: dict[str, Any] = answer.json()
+        return status
 
     def wait_until(
         self, order_id: str, condition: Callable[[dict[str, Any]], bool], kind: str = "orders"

@@ -151,12 +151,12 @@ def test_a_failure_of_an_activity_is_published_with_the_names_of_the_activity_an
 
 def test_an_event_has_the_fields_of_a_recorded_one() -> None:
     sample = recordings.find_event("chain-3", "Running")
-    made = build_event("v41", NOTICE, datetime(2026, 11, 20, 9, 30, 0, 123456, UTC), "1")
-    assert set(made) == set(sample)
-    assert set(made["data"]) == set(sample["data"])
+    event_body = build_event("v41", NOTICE, datetime(2026, 11, 20, 9, 30, 0, 123456, UTC), "1")
+    assert set(event_body) == set(sample)
+    assert set(event_body["data"]) == set(sample["data"])
     for name in ("subject", "eventType", "dataVersion"):
-        assert made[name] == sample[name]
-    assert made["eventTime"] == "2026-11-20T09:30:00.1234560Z"
+        assert event_body[name] == sample[name]
+    assert event_body["eventTime"] == "2026-11-20T09:30:00.1234560Z"
 
 
 def test_a_row_has_the_names_and_types_of_the_providers() -> None:
@@ -174,8 +174,8 @@ def test_a_row_has_the_names_and_types_of_the_providers() -> None:
 
 def test_host_json_publishes_all_four_types_with_retries_to_the_topic_of_a_setting() -> None:
     settings = {"LIFECYCLE_TOPIC_ENDPOINT": "https://topic", "LIFECYCLE_TOPIC_KEY": "key"}
-    found = NotificationSettings.from_host_json(HOST, settings)
-    assert found == NotificationSettings(
+    notifications = NotificationSettings.from_host_json(HOST, settings)
+    assert notifications == NotificationSettings(
         "https://topic",
         "key",
         2,
@@ -183,7 +183,7 @@ def test_host_json_publishes_all_four_types_with_retries_to_the_topic_of_a_setti
         [408, 429, 500, 502, 503, 504],
         ["Started", "Completed", "Failed", "Terminated"],
     )
-    assert all(found.publishes(one) for one in ("Running", "Completed", "Failed", "Terminated"))
+    assert all(notifications.publishes(status) for status in ("Running", "Completed", "Failed", "Terminated"))
 
 
 def test_without_an_endpoint_nothing_is_published() -> None:

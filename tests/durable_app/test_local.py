@@ -87,15 +87,19 @@ async def test_an_order_is_processed_and_leaves_its_events_and_rows(running_app:
     assert running_app.topic.statuses("order-1") == ["Running", "Completed"]
     assert running_app.topic.statuses("order-1-shipping") == ["Running", "Completed"]
     for instance_id, name in (("order-1", "ProcessOrder"), ("order-1-shipping", "ShipOrder")):
-        found = await running_app.observed(instance_id)
-        assert found is not None
-        assert (found.function_name, found.runtime_status, found.active) == (name, RuntimeStatus.COMPLETED, False)
+        instance = await running_app.observed(instance_id)
+        assert instance is not None
+        assert (instance.function_name, instance.runtime_status, instance.active) == (
+            name,
+            RuntimeStatus.COMPLETED,
+            False,
+        )
 
 
 def test_an_event_has_the_extensions_shape_and_the_topics_key(running_app: RunningApp) -> None:
     running_app.slot.place_order("order-shape")
     running_app.slot.wait_until_ended("order-shape")
-    event = next(one for one in running_app.topic.events if one["data"]["instanceId"] == "order-shape")
+    event = next(event for event in running_app.topic.events if event["data"]["instanceId"] == "order-shape")
     assert (event["eventType"], event["subject"]) == ("orchestratorEvent", "durable/orchestrator/Running")
     assert event["data"] == {
         "hubName": running_app.engine.task_hub,
@@ -110,14 +114,14 @@ def test_an_event_has_the_extensions_shape_and_the_topics_key(running_app: Runni
 def test_a_row_has_the_providers_columns(running_app: RunningApp) -> None:
     running_app.slot.place_order("order-row")
     running_app.slot.wait_until_ended("order-row")
-    found = running_app.row("order-row")
-    assert (found["Name"], found["TaskHubName"], found["RuntimeStatus"]) == (
+    row = running_app.row("order-row")
+    assert (row["Name"], row["TaskHubName"], row["RuntimeStatus"]) == (
         "ProcessOrder",
         running_app.engine.task_hub,
         "Completed",
     )
-    assert found["CreatedTime"] < found["LastUpdatedTime"]
-    assert {"ExecutionId", "Input", "Output", "CustomStatus", "CompletedTime", "Generation"} <= set(found)
+    assert row["CreatedTime"] < row["LastUpdatedTime"]
+    assert {"ExecutionId", "Input", "Output", "CustomStatus", "CompletedTime", "Generation"} <= set(row)
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("approve", "Shipped"), ("reject", "Rejected")])
@@ -144,9 +148,9 @@ async def test_a_failed_order_says_why(running_app: RunningApp) -> None:
     assert running_app.topic.statuses("order-declined") == ["Running", "Failed"]
     last = running_app.topic.events[-1]["data"]
     assert last["reason"].startswith("Message: Activity function 'ChargePayment' failed: CardDeclinedError: ")
-    found = await running_app.observed("order-declined")
-    assert found is not None
-    assert found.runtime_status is RuntimeStatus.FAILED
+    instance = await running_app.observed("order-declined")
+    assert instance is not None
+    assert instance.runtime_status is RuntimeStatus.FAILED
 
 
 def test_an_order_id_is_free_again_once_its_order_is_over(running_app: RunningApp) -> None:
@@ -181,9 +185,9 @@ async def test_what_an_operator_does_to_an_order_shows(running_app: RunningApp) 
     with TaskHubGrpcClient(host_address=running_app.engine.address) as client:
         client.suspend_orchestration("order-stopped")
         wait_until(lambda: running_app.row("order-stopped")["RuntimeStatus"] == "Suspended", "it is suspended")
-        found = await running_app.observed("order-stopped")
-        assert found is not None
-        assert found.active
+        instance = await running_app.observed("order-stopped")
+        assert instance is not None
+        assert instance.active
         client.terminate_orchestration("order-stopped")
         client.resume_orchestration("order-stopped")
         running_app.slot.wait_until_ended("order-stopped")
@@ -210,25 +214,25 @@ async def test_the_monitor_publishes_completed_and_running_with_every_round_and_
     generations = set()
 
     def third_round(status: dict[str, Any]) -> bool:
-        found = running_app.row("monitor-1")
-        assert found["RuntimeStatus"] in ("Pending", "Running")
-        generations.add(found["ExecutionId"])
+        instance = running_app.row("monitor-1")
+        assert instance["RuntimeStatus"] in ("Pending", "Running")
+        generations.add(instance["ExecutionId"])
         return bool(status["customStatus"] and status["customStatus"]["round"] >= 3)
 
     running_app.slot.wait_until("monitor-1", third_round, "monitor")
     assert len(generations) > 1
-    found = await running_app.observed("monitor-1")
-    assert found is not None
-    assert found.active
+    instance = await running_app.observed("monitor-1")
+    assert instance is not None
+    assert instance.active
     assert running_app.slot.client.post("/api/monitor/monitor-1/stop").status_code == 202
     assert running_app.slot.wait_until_ended("monitor-1", "monitor")["runtimeStatus"] == "Completed"
     statuses = running_app.topic.statuses("monitor-1")
     assert len(statuses) >= 5
     # The end of the last round is published only if the event Stop came before that round had its timer.
     assert statuses[: len(statuses) // 2 * 2] == ["Running", "Completed"] * (len(statuses) // 2)
-    found = await running_app.observed("monitor-1")
-    assert found is not None
-    assert not found.active
+    instance = await running_app.observed("monitor-1")
+    assert instance is not None
+    assert not instance.active
 
 
 def test_the_end_of_a_monitor_that_is_stopped_while_it_pauses_is_not_published(running_app: RunningApp) -> None:
@@ -250,8 +254,8 @@ def test_an_entity_publishes_running_once_and_its_row_says_so_for_ever(running_a
         lambda: running_app.slot.client.get("/api/stock/cherry").json() == {"item": "cherry", "pieces": 8}, "both count"
     )
     assert running_app.topic.statuses("@stock@cherry") == ["Running"]
-    found = running_app.row("@stock@cherry")
-    assert (found["RuntimeStatus"], found["Name"]) == ("Running", "@stock@cherry")
+    row = running_app.row("@stock@cherry")
+    assert (row["RuntimeStatus"], row["Name"]) == ("Running", "@stock@cherry")
 
 
 def test_a_stock_that_nobody_has_touched_can_be_looked_up(running_app: RunningApp) -> None:
@@ -300,10 +304,10 @@ def test_an_order_goes_on_though_its_events_are_lost(running_app: RunningApp) ->
 async def test_a_task_hub_has_the_providers_artifacts(running_app: RunningApp) -> None:
     hub = running_app.engine.task_hub
     async with ProviderAccount(running_app.storage) as account:
-        made = set(await account.list_artifacts(hub))
+        artifacts = set(await account.list_artifacts(hub))
         await account.add_task_hub(other := new_hub_name())
-        expected = {one.replace(other, hub) for one in await account.list_artifacts(other)}
-    assert made == expected
+        expected = {artifact.replace(other, hub) for artifact in await account.list_artifacts(other)}
+    assert artifacts == expected
 
 
 # Slots
@@ -318,9 +322,9 @@ async def test_orders_survive_their_slot_on_the_same_version_and_not_on_another(
             for order_id in ("kept", "broken"):
                 first.place_order(order_id, approvalNeeded=True)
                 first.wait_for_approval(order_id)
-        found = await observed(storage, hub, "kept")
-        assert found is not None
-        assert found.active, "an order whose slot is gone stays active"
+        instance = await observed(storage, hub, "kept")
+        assert instance is not None
+        assert instance.active, "an order whose slot is gone stays active"
 
         with run_slot(on, "v1", tmp_path) as again:
             again.client.post("/api/orders/kept/approve")

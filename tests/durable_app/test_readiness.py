@@ -24,21 +24,21 @@ class StateServerClient:
         self.topic = to
 
     async def put(self, **policy: Any) -> None:
-        content = {
+        app_body = {
             "slots": {"staging": {"taskHub": self.hub}},
             "policy": {"settleSeconds": 0} | policy,
             "taskHubs": {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"},
         }
-        answer = await self.http.put(f"/api/apps/{self.app}", json=content)
+        answer = await self.http.put(f"/api/apps/{self.app}", json=app_body)
         assert answer.status_code == 200, answer.text
 
     async def verdict(self, wait: int = 0) -> dict[str, Any]:
-        told, self.topic.events = self.topic.events, []
-        if told:
-            assert (await self.http.post("/api/events", json=told)).json()["quarantined"] == 0
+        events, self.topic.events = self.topic.events, []
+        if events:
+            assert (await self.http.post("/api/events", json=events)).json()["quarantined"] == 0
         answer = await self.http.get(f"/api/apps/{self.app}/staging", params={"verify": "fresh", "wait": wait})
-        found: dict[str, Any] = answer.json()
-        return found
+        verdict: dict[str, Any] = answer.json()
+        return verdict
 
 
 def complete_order(app: SlotProcess) -> None:
@@ -55,15 +55,15 @@ async def test_an_entity_never_blocks_and_a_monitor_does_until_it_is_left_out_or
         judge = StateServerClient(http, app, hub, to)
         await judge.put()
         complete_order(running)
-        assert "@stock@cherry" in {one["data"]["instanceId"] for one in to.events}
+        assert "@stock@cherry" in {event["data"]["instanceId"] for event in to.events}
         verdict = await judge.verdict(wait=30)
         assert (verdict["ready"], verdict["assurance"], verdict["activeCount"]) == (True, "verified", 0)
 
         running.client.post("/api/monitor/start", json={"intervalSeconds": 3600})
         running.wait_until("stock-monitor", lambda status: status["customStatus"] is not None, "monitor")
         verdict = await judge.verdict()
-        assert [one["functionName"] for one in verdict["active"]] == ["StockMonitor"]
-        assert [one["code"] for one in verdict["reasons"]] == ["InstancesActive"]
+        assert [instance["functionName"] for instance in verdict["active"]] == ["StockMonitor"]
+        assert [reason["code"] for reason in verdict["reasons"]] == ["InstancesActive"]
 
         await judge.put(ignoreFunctions=["StockMonitor"])
         verdict = await judge.verdict(wait=30)

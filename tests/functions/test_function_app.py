@@ -224,7 +224,7 @@ async def test_a_whole_deployment_runs_through_the_functions(
 
     assert await call("Health") == {"status": "Healthy"}
     assert await call("Ready") == {"status": "Ready"}
-    assert (await call("GetOpenApi"))["info"]["title"] == "Task hub state"
+    assert (await call("GetOpenApi"))["info"]["title"] == "Task hub state server"
     registered = await call("PutApp", {"slots": slots, "policy": {"settleSeconds": 0}}, app=app)
     assert registered["slots"]["production"]["taskHub"] == old
     assert await call("PostEvents", [event(old, "order-1")]) == {"recorded": 1, "unchanged": 0, "quarantined": 0}

@@ -1,4 +1,4 @@
-"""A server that takes deliveries, and what it keeps of each."""
+"""A server for deliveries, and a checker of what it stores."""
 
 from collections.abc import Iterator
 
@@ -12,8 +12,8 @@ from tests.fuzz.deliveries import DeliveryChecker
 @pytest.fixture(scope="module")
 def deliveries(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeliveryChecker]:
     with (
-        run_server(storage, tmp_path_factory.mktemp("fuzzed")) as served,
-        served.client() as client,
-        DeliveryChecker.connect(client, storage) as deliveries,
+        run_server(storage, tmp_path_factory.mktemp("fuzzed")) as server_process,
+        server_process.client() as client,
+        DeliveryChecker.connect(client, storage) as checker,
     ):
-        yield deliveries
+        yield checker

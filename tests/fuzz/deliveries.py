@@ -1,4 +1,4 @@
-"""Deliveries to a server, and the account of each: every event of it must be found, in its hub or in quarantine."""
+"""Sends deliveries to a server and checks that each of their events is recorded in its task hub or in quarantine."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ VALIDATION_EVENT_TYPE = "Microsoft.EventGrid.SubscriptionValidationEvent"
 
 
 def parse_body(body: bytes) -> Any:
-    """A body as the server reads it: what is no number in JSON, or too long for one, is text. Raises ValueError,
+    """Parse a body as the server does: NaN, infinities and very long integers become text. Raises ValueError and
     RecursionError."""
     return json.loads(body, parse_constant=str, parse_int=lambda digits: int(digits) if len(digits) < 1000 else digits)
 
@@ -40,67 +40,69 @@ class DeliveryChecker:
     def deliver(
         self, body: bytes, headers: Mapping[str, str] | Sequence[tuple[bytes, bytes]] = JSON_HEADERS
     ) -> httpx.Response:
-        """Deliver to a server whose quarantine is empty. Storage is well, so no answer may blame the server."""
+        """Empty the quarantine and send a delivery. Status 5xx fails the test, because the storage works."""
         self._empty_quarantine()
-        answer = self.client.post("/api/events", content=body, headers=headers)
-        assert answer.status_code in (200, 400), answer.text
-        return answer
+        response = self.client.post("/api/events", content=body, headers=headers)
+        assert response.status_code in (200, 400), response.text
+        return response
 
-    def check_counts(self, answer: httpx.Response) -> tuple[int, int]:
-        """How many events an answer counts as understood and as quarantined; the quarantine holds exactly these."""
-        assert answer.status_code == 200, answer.text
-        counts = answer.json()
+    def check_counts(self, response: httpx.Response) -> tuple[int, int]:
+        """How many events the response counts as recorded, and how many as quarantined. Checks that the quarantine has
+        that many."""
+        assert response.status_code == 200, response.text
+        counts = response.json()
         assert counts.keys() == {"recorded", "unchanged", "quarantined"}
         assert all(count >= 0 for count in counts.values())
         assert counts["quarantined"] == len(self.list_quarantined())
         return counts["recorded"] + counts["unchanged"], counts["quarantined"]
 
-    def locate_events(self, answer: httpx.Response, events: Sequence[Any]) -> Counter[str]:
-        """Find every event of a delivery; the quarantined ones, as text."""
-        understood, quarantined = self.check_counts(answer)
-        assert understood + quarantined == len(events)
-        kept = Counter(self.list_quarantined())
-        left: list[Any] = []
-        found = kept.copy()
+    def locate_events(self, response: httpx.Response, events: Sequence[Any]) -> Counter[str]:
+        """Check that every event of a delivery is in quarantine or has a record. Returns the quarantined events as
+        text."""
+        recorded_count, quarantined_count = self.check_counts(response)
+        assert recorded_count + quarantined_count == len(events)
+        quarantined = Counter(self.list_quarantined())
+        unmatched = quarantined.copy()
+        recorded: list[Any] = []
         for event in events:
             text = json.dumps(event)
-            if found[text]:
-                found[text] -= 1
+            if unmatched[text]:
+                unmatched[text] -= 1
             else:
-                left.append(event)
-        assert not found.total(), f"quarantined and never sent: {+found}"
-        assert len(left) == understood
-        hubs = {data["hubName"] for data in map(event_data, left)}
-        known = {hub: {one["instanceId"] for one in self.list_instances(hub)} for hub in hubs}
-        for event in left:
+                recorded.append(event)
+        assert not unmatched.total(), f"quarantined and never sent: {+unmatched}"
+        assert len(recorded) == recorded_count
+        hubs = {data["hubName"] for data in map(event_data, recorded)}
+        ids_by_hub = {hub: {instance["instanceId"] for instance in self.list_instances(hub)} for hub in hubs}
+        for event in recorded:
             data = event_data(event)
-            assert data["instanceId"] in known[data["hubName"]], event
-        return kept
+            assert data["instanceId"] in ids_by_hub[data["hubName"]], event
+        return quarantined
 
     def list_quarantined(self) -> list[str]:
-        """Its events, as text. None may be there because the server did not foresee it."""
-        entries = self._list_all("/api/quarantine", "events")
-        assert "UnexpectedError" not in {one["code"] for one in entries}, entries
-        return [one["event"] for one in entries]
+        """All events in quarantine, as text. Checks that none is there because of a defect."""
+        events = self._list_all("/api/quarantine", "events")
+        assert "UnexpectedError" not in {event["code"] for event in events}, events
+        return [event["event"] for event in events]
 
     def list_instances(self, hub: str) -> list[Any]:
         return self._list_all(f"/api/taskhubs/{hub}/instances", "instances")
 
-    def _list_all(self, path: str, name: str) -> list[Any]:
+    def _list_all(self, path: str, member: str) -> list[Any]:
         listed: list[Any] = []
         token: str | None = None
         while True:
             parameters = {"top": "1000"} | ({"continuationToken": token} if token else {})
-            answer = self.client.get(path, params=parameters)
-            assert answer.status_code == 200, answer.text
-            page = answer.json()
-            listed += page[name]
+            response = self.client.get(path, params=parameters)
+            assert response.status_code == 200, response.text
+            page = response.json()
+            listed += page[member]
             token = page["continuationToken"]
             if token is None:
                 return listed
 
     def delete_instance_table(self, hub: str) -> None:
-        """Take an example's table away, so that thousands of examples do not fill the emulator."""
+        """Delete an example's table, so that thousands of examples do not fill the emulator."""
         self.tables.delete_table(instance_table_name(hub))
 
     def _empty_quarantine(self) -> None:
@@ -114,11 +116,11 @@ class DeliveryChecker:
 
 
 def event_data(event: Any) -> Any:
-    """The data of an event that was understood, in either form."""
+    """The data of a valid event, which a CloudEvent may carry in Base64."""
     data = event.get("data")
     return json.loads(base64.b64decode(event["data_base64"])) if data is None else data
 
 
 def is_handshake(events: Sequence[Any]) -> bool:
-    """Whether a delivery is Event Grid's question instead of events."""
+    """Whether a delivery is a validation request of Event Grid."""
     return len(events) == 1 and isinstance(events[0], dict) and events[0].get("eventType") == VALIDATION_EVENT_TYPE

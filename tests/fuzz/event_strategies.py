@@ -1,5 +1,4 @@
-"""Strategies for what may come to PostEvents: events that are good, events that are bad, and events of which only the
-server can say which they are."""
+"""Hypothesis strategies for deliveries to PostEvents: valid events, invalid events, and events that may be either."""
 
 import base64
 import json
@@ -15,28 +14,31 @@ from tests import recordings
 from tests.builders import cloud_event, event
 
 PLACEHOLDER_HUB = "fuzzHub"
-"""Stands in generated events for the hub of the example; `with_hub` puts that in."""
+"""The task hub in generated events. `with_hub` replaces it with the task hub of an example."""
 
 MAX_INSTANCE_ID_LENGTH = 256
 STATUSES = sorted(RuntimeStatus)
+
+
+def _read_sample(name: str) -> list[Any]:
+    content = json.loads((Path(__file__).parent.parent / "samples" / f"{name}.json").read_text())
+    return content if isinstance(content, list) else [content]
+
+
 SAMPLES = [
+    *(sample for name in ("cloudevent-running", "validation") for sample in _read_sample(name)),
     *(
-        one
-        for name in ("cloudevent-running", "validation")
-        for content in [json.loads((Path(__file__).parent.parent / "samples" / f"{name}.json").read_text())]
-        for one in (content if isinstance(content, list) else [content])
-    ),
-    *(
-        one
+        recorded
         for name in (*recordings.DELIVERIES, "continue-as-new")
-        for one in recordings.recorded_delivery(name, PLACEHOLDER_HUB)
+        for recorded in recordings.recorded_delivery(name, PLACEHOLDER_HUB)
     ),
 ]
+"""Events as Event Grid and the extension send them."""
 
 # --- any JSON ---
 
 ANY_TEXT = st.text(st.characters(), max_size=30)
-"""With lone surrogates, as \\ud800 in JSON gives them."""
+"""Includes lone surrogates, which JSON can contain as \\ud800."""
 ODD_TEXT = st.sampled_from(
     ["", "\x00", "\ud800", "\udfff\ud800", "\u2028", "\u2029", "\ufeff", "\ufffe", "\U0010ffff", "e\u0301", "^h", "a|"]
 )
@@ -47,7 +49,7 @@ NUMBERS = st.one_of(
 
 
 def nested(depth: int, inner: Any) -> Any:
-    """`inner` in so many arrays and objects."""
+    """`inner` inside of `depth` arrays and objects."""
     for level in range(depth):
         inner = [inner] if level % 2 else {"data": inner}
     return inner
@@ -60,9 +62,9 @@ SHALLOW_JSON = st.recursive(
     max_leaves=12,
 )
 JSON_VALUES = SHALLOW_JSON | st.builds(nested, st.integers(1, 300), SCALARS)
-"""Any depth up to 300; deeper than the parser goes is a test of its own."""
+"""Nested up to 300 levels. Another test goes deeper."""
 
-# --- good events ---
+# --- valid events ---
 
 
 def utf16_length(text: str) -> int:
@@ -73,22 +75,22 @@ _VALID_CHARACTERS = st.characters(exclude_categories=["Cs"])
 INSTANCE_IDS = st.one_of(
     st.sampled_from(["order/1", "order#2", "a?b", "^h", "a|b", "@counter@basket", "\u2028", "\x00", "é", "\U0001f4e6"]),
     st.text(_VALID_CHARACTERS, min_size=1, max_size=40),
-    # As long as they may be, of what takes the most room in a key.
+    # Up to the maximum length, of one character, which may take several in a key.
     st.builds(
-        lambda sign, count: sign * (count // utf16_length(sign)),
+        lambda character, length: character * (length // utf16_length(character)),
         _VALID_CHARACTERS,
         st.integers(200, MAX_INSTANCE_ID_LENGTH),
     ),
 )
 
 
-def _format_timestamp(moment: datetime, digits: str, ending: str, separator: str) -> str:
-    return f"{moment.strftime('%Y-%m-%d')}{separator}{moment.strftime('%H:%M:%S')}{digits and '.' + digits}{ending}"
+def _format_timestamp(moment: datetime, digits: str, offset: str, separator: str) -> str:
+    return f"{moment.strftime('%Y-%m-%d')}{separator}{moment.strftime('%H:%M:%S')}{digits and '.' + digits}{offset}"
 
 
 TIMESTAMPS = st.builds(
     _format_timestamp,
-    # An offset moves it by up to a day: that still lies between 2017 and now.
+    # An offset changes the time by up to a day, so all times stay between 2017 and now.
     st.datetimes(datetime(2017, 1, 3), datetime(2026, 11, 1), timezones=st.just(UTC)),  # noqa: DTZ001 (has a zone)
     st.text("0123456789", max_size=12),
     st.sampled_from(["Z", "z", "", "+00:00", "-11:30", "+23:59"]),
@@ -96,26 +98,28 @@ TIMESTAMPS = st.builds(
 )
 
 
-def _with_base64_data(whole: dict[str, Any]) -> dict[str, Any]:
-    """A CloudEvent that carries its data encoded."""
-    rest = {name: value for name, value in whole.items() if name != "data"}
-    return rest | {"data_base64": base64.b64encode(json.dumps(whole["data"]).encode()).decode()}
+def _with_base64_data(cloud: dict[str, Any]) -> dict[str, Any]:
+    """The CloudEvent with its data in Base64."""
+    others = {name: value for name, value in cloud.items() if name != "data"}
+    return others | {"data_base64": base64.b64encode(json.dumps(cloud["data"]).encode()).decode()}
 
 
 @st.composite
 def valid_events(draw: st.DrawFn, instance_ids: st.SearchStrategy[str] = INSTANCE_IDS) -> dict[str, Any]:
-    """Events that must be recorded, in any schema, with whatever else may stand in them."""
-    cloud = draw(st.booleans())
-    made = (cloud_event if cloud else event)(PLACEHOLDER_HUB, draw(instance_ids), draw(st.sampled_from(STATUSES)))
-    made["time" if cloud else "eventTime"] = draw(TIMESTAMPS)
+    """Events that must be recorded, in both schemas, with optional and unknown members."""
+    is_cloud_event = draw(st.booleans())
+    generated = (cloud_event if is_cloud_event else event)(
+        PLACEHOLDER_HUB, draw(instance_ids), draw(st.sampled_from(STATUSES))
+    )
+    generated["time" if is_cloud_event else "eventTime"] = draw(TIMESTAMPS)
     for name in draw(st.sets(st.sampled_from(["functionName", "reason", "input"]))):
-        made["data"][name] = draw(SHALLOW_JSON)
+        generated["data"][name] = draw(SHALLOW_JSON)
     for name in draw(st.sets(st.sampled_from(["id", "subject", "dataVersion", "source", "topic", "extra"]))):
-        made[name] = draw(SHALLOW_JSON)
-    return _with_base64_data(made) if cloud and draw(st.booleans()) else made
+        generated[name] = draw(SHALLOW_JSON)
+    return _with_base64_data(generated) if is_cloud_event and draw(st.booleans()) else generated
 
 
-# --- bad events ---
+# --- invalid events ---
 
 Values = st.SearchStrategy[Any]
 
@@ -132,7 +136,7 @@ INVALID_TIMES: Values = st.sampled_from(
     [
         *(None, "", 0, 1_700_000_000, [], {}, "now", "2026-01-01", "2026-02-30T00:00:00Z", "2016-12-31T23:59:59Z"),
         *("9999-12-31T23:59:59.9999999Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"),
-        # Digits, but not those of RFC 3339.
+        # An Arabic digit, which RFC 3339 does not allow.
         "\u0662026-01-01T00:00:00Z",
     ]
 )
@@ -145,66 +149,66 @@ NON_EVENTS = st.one_of(NUMBERS, ANY_TEXT, ODD_TEXT, st.none(), st.booleans(), st
 
 @st.composite
 def invalid_events(draw: st.DrawFn) -> Any:
-    """Events that must go to quarantine, each for one reason at least."""
+    """Events that must go to quarantine, for one reason or several."""
     if draw(st.booleans()):
         return draw(NON_EVENTS)
-    cloud = draw(st.booleans())
-    made = (cloud_event if cloud else event)(PLACEHOLDER_HUB)
+    is_cloud_event = draw(st.booleans())
+    generated = (cloud_event if is_cloud_event else event)(PLACEHOLDER_HUB)
     if draw(st.integers(0, 4)) == 0:
-        made["data"] = draw(INVALID_DATA)
-        return made
-    place, name, values = draw(
+        generated["data"] = draw(INVALID_DATA)
+        return generated
+    container, name, values = draw(
         st.sampled_from(
             [
-                (made["data"], "hubName", INVALID_HUB_NAMES),
-                (made["data"], "instanceId", INVALID_INSTANCE_IDS),
-                (made["data"], "runtimeStatus", INVALID_STATUSES),
-                (made, "time" if cloud else "eventTime", INVALID_TIMES),
-                (made, "type" if cloud else "eventType", INVALID_EVENT_TYPES),
+                (generated["data"], "hubName", INVALID_HUB_NAMES),
+                (generated["data"], "instanceId", INVALID_INSTANCE_IDS),
+                (generated["data"], "runtimeStatus", INVALID_STATUSES),
+                (generated, "time" if is_cloud_event else "eventTime", INVALID_TIMES),
+                (generated, "type" if is_cloud_event else "eventType", INVALID_EVENT_TYPES),
             ]
         )
     )
     value = draw(values)
     if value is None and draw(st.booleans()):
-        del place[name]
+        del container[name]
     else:
-        place[name] = value
-    return _with_base64_data(made) if cloud and draw(st.booleans()) else made
+        container[name] = value
+    return _with_base64_data(generated) if is_cloud_event and draw(st.booleans()) else generated
 
 
-# --- real ones, changed ---
+# --- samples with changes ---
 
 
 def _containers_with_keys(value: Any) -> list[tuple[Any, Any]]:
-    """Every container in a value with every key of it."""
-    found: list[tuple[Any, Any]] = []
+    """Every object and array in a value, with each of its keys or indexes."""
+    keys: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
-        found += [(value, name) for name in value]
+        keys += [(value, name) for name in value]
     elif isinstance(value, list):
-        found += [(value, number) for number in range(len(value))]
-    return found + [place for container, key in tuple(found) for place in _containers_with_keys(container[key])]
+        keys += [(value, index) for index in range(len(value))]
+    return keys + [inner for container, key in tuple(keys) for inner in _containers_with_keys(container[key])]
 
 
 @st.composite
 def mutated_samples(draw: st.DrawFn) -> Any:
-    """What the extension and Event Grid send, with up to four places changed."""
-    made = deepcopy(draw(st.sampled_from(SAMPLES)))
-    if "hubName" in made["data"]:
-        made["data"]["hubName"] = PLACEHOLDER_HUB
+    """Samples with up to four changes."""
+    generated = deepcopy(draw(st.sampled_from(SAMPLES)))
+    if "hubName" in generated["data"]:
+        generated["data"]["hubName"] = PLACEHOLDER_HUB
     for _ in range(draw(st.integers(0, 4))):
-        places = _containers_with_keys(made)
-        if not places:
+        keys = _containers_with_keys(generated)
+        if not keys:
             break
-        container, key = draw(st.sampled_from(places))
+        container, key = draw(st.sampled_from(keys))
         match draw(st.sampled_from(["remove", "replace", "borrow", "wrap", "add", "text"])):
             case "remove":
                 del container[key]
             case "replace":
                 container[key] = draw(JSON_VALUES)
             case "borrow":
-                other, its = draw(st.sampled_from(places))
-                if its in (other if isinstance(other, dict) else range(len(other))):
-                    container[key] = deepcopy(other[its])
+                other, other_key = draw(st.sampled_from(keys))
+                if other_key in (other if isinstance(other, dict) else range(len(other))):
+                    container[key] = deepcopy(other[other_key])
             case "wrap":
                 container[key] = [container[key]]
             case "add" if isinstance(container, dict):
@@ -213,14 +217,14 @@ def mutated_samples(draw: st.DrawFn) -> Any:
                 )
             case _:
                 container[key] = str(container[key]) + draw(ANY_TEXT)
-    return made
+    return generated
 
 
 ANY_EVENTS = st.one_of(mutated_samples(), valid_events(), invalid_events(), JSON_VALUES)
 
 
 def with_hub(value: Any, hub: str) -> Any:
-    """A generated event with this hub's name, wherever the stand-in is."""
+    """A generated event with `hub` in place of PLACEHOLDER_HUB."""
     if value == PLACEHOLDER_HUB:
         return hub
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The parser of events: whatever comes, it is understood, or the reason is one that is documented."""
+"""The event parser: it parses any value as an event, or refuses it with a documented code."""
 
 import json
 from bisect import bisect_left
@@ -20,23 +20,24 @@ MANY_EXAMPLES = settings(max_examples=example_count(by_default=25, fuzz=5000), d
 def parse_error(event: Any) -> InvalidEvent | None:
     try:
         parse_event(event, NOW)
-    except InvalidEvent as reason:
-        return reason
+    except InvalidEvent as error:
+        return error
     return None
 
 
-def is_understood(event: Any) -> bool:
-    """Whether an event is understood. What is understood can be stored, and what is not can be told to people."""
-    if (reason := parse_error(event)) is not None:
-        assert reason.code in QUARANTINE_CODES
-        assert reason.message.isascii()
-        assert reason.message.isprintable()
-        assert len(reason.message) < 250
+def is_valid(event: Any) -> bool:
+    """Whether the parser accepts the event. Checks that the storage can hold the parsed event, and that the message of
+    an error can be shown."""
+    if (error := parse_error(event)) is not None:
+        assert error.code in QUARANTINE_CODES
+        assert error.message.isascii()
+        assert error.message.isprintable()
+        assert len(error.message) < 250
         return False
-    found = parse_event(event, NOW)
-    assert 0 < utf16_length(found.instance_id) <= MAX_INSTANCE_ID_LENGTH
-    assert found.reason == shorten_reason(found.reason)
-    for text in (found.function_name, found.reason):
+    parsed = parse_event(event, NOW)
+    assert 0 < utf16_length(parsed.instance_id) <= MAX_INSTANCE_ID_LENGTH
+    assert parsed.reason == shorten_reason(parsed.reason)
+    for text in (parsed.function_name, parsed.reason):
         text.encode()
         assert len(text) <= 1000
     return True
@@ -45,32 +46,32 @@ def is_understood(event: Any) -> bool:
 @MANY_EXAMPLES
 @given(ANY_EVENTS)
 @example({"eventType": float("nan")})
-def test_anything_is_understood_or_refused_for_a_documented_reason(event: Any) -> None:
-    is_understood(event)
+def test_any_value_is_parsed_or_refused_with_a_documented_code(event: Any) -> None:
+    is_valid(event)
 
 
 @MANY_EXAMPLES
 @given(valid_events())
-def test_good_events_are_understood(event: Any) -> None:
-    assert is_understood(event)
+def test_valid_events_are_parsed(event: Any) -> None:
+    assert is_valid(event)
 
 
 @MANY_EXAMPLES
 @given(invalid_events())
-def test_bad_events_are_refused(event: Any) -> None:
-    assert not is_understood(event)
+def test_invalid_events_are_refused(event: Any) -> None:
+    assert not is_valid(event)
 
 
 EXTRA_FRAMES = 12
-"""How much deeper than the reader of JSON the parser may be called: each host reads where it likes."""
+"""How many stack frames deeper than the JSON parser the event parser may be called; this depends on the host."""
 
 
-def is_understood_at_depth(frames: int, event: Any) -> bool:
-    return is_understood_at_depth(frames - 1, event) if frames else is_understood(event)
+def is_valid_at_stack_depth(frames: int, event: Any) -> bool:
+    return is_valid_at_stack_depth(frames - 1, event) if frames else is_valid(event)
 
 
 def parse_or_none(text: str) -> Any:
-    """What the text says, or None where that is too deep for this interpreter."""
+    """The parsed text; None if it is nested too deeply for this interpreter."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -78,18 +79,18 @@ def parse_or_none(text: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "place", ["eventType", "eventTime", "data", "hubName", "instanceId", "runtimeStatus", "reason"]
+    "member", ["eventType", "eventTime", "data", "hubName", "instanceId", "runtimeStatus", "reason"]
 )
-def test_what_the_reader_of_json_takes_is_never_too_deep(place: str) -> None:
-    """How deep that is depends on the interpreter, so the last depths before it refuses are tried, every one."""
+def test_any_nesting_that_the_json_parser_accepts_is_handled(member: str) -> None:
+    """The greatest depth depends on the interpreter, so the test finds it and tries the 60 depths before it."""
     data = {"hubName": "hub1", "instanceId": "order-1", "runtimeStatus": "Running"}
     event: dict[str, Any] = {"eventType": "orchestratorEvent", "eventTime": "2026-11-20T09:00:00Z", "data": data}
-    (event if place in ("eventType", "eventTime", "data") else data)[place] = "DEEP"
+    (event if member in ("eventType", "eventTime", "data") else data)[member] = "DEEP"
 
-    def at(depth: int) -> Any:
+    def event_with_depth(depth: int) -> Any:
         return parse_or_none(json.dumps(event).replace('"DEEP"', "[" * depth + "]" * depth))
 
-    first_refused = bisect_left(range(100_000), True, key=lambda depth: at(depth) is None)
+    first_refused = bisect_left(range(100_000), 1, key=lambda depth: int(event_with_depth(depth) is None))
     assert 100 < first_refused < 100_000
     for depth in range(first_refused - 60, first_refused):
-        assert is_understood_at_depth(EXTRA_FRAMES, at(depth)) is (place == "reason")
+        assert is_valid_at_stack_depth(EXTRA_FRAMES, event_with_depth(depth)) is (member == "reason")

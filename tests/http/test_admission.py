@@ -1,4 +1,4 @@
-"""More deliveries than there is capacity for: they are refused cleanly, and come again."""
+"""The limit on deliveries that the server records at once: which deliveries it refuses and which it revokes."""
 
 import asyncio
 import time
@@ -34,10 +34,10 @@ def test_deliveries_are_admitted_until_the_capacity_is_used() -> None:
         controller.reserve(1),
     ):
         pytest.fail("there was no capacity")
-    # One alone always has capacity, however big it is; nothing has beside it.
+    # A single delivery is always admitted, however large it is, but no other one beside it.
     with controller.reserve(100 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents), controller.reserve(1):
         pytest.fail("there was no capacity")
-    # What arrives in parts holds what has arrived.
+    # A delivery that arrives in parts holds the bytes that have arrived.
     with controller.reserve_arriving() as slow:
         slow.add_bytes(MIN_DELIVERY_BYTES // 2)
         with controller.reserve(2 * MIN_DELIVERY_BYTES), pytest.raises(TooManyEvents):
@@ -51,24 +51,24 @@ def test_deliveries_are_admitted_until_the_capacity_is_used() -> None:
         pass
 
 
-def test_nothing_is_admitted_while_much_is_late() -> None:
+def test_no_delivery_is_admitted_while_too_many_bytes_are_late() -> None:
     now = 0.0
     controller = AdmissionController(
         100 * MIN_DELIVERY_BYTES, max_late_bytes=2 * MIN_DELIVERY_BYTES, monotonic=lambda: now
     )
     with controller.reserve(2 * MIN_DELIVERY_BYTES):
         now = LATE_SECONDS + 1
-        # One that is slow for a reason of its own stops nobody; nor does one that is still being sent.
-        with controller.reserve(1), controller.reserve_arriving() as sending:
-            sending.add_bytes(10 * MIN_DELIVERY_BYTES)
+        # A single late delivery does not stop others, and neither does one that is still arriving.
+        with controller.reserve(1), controller.reserve_arriving() as arriving:
+            arriving.add_bytes(10 * MIN_DELIVERY_BYTES)
             now += LATE_SECONDS + 1
             with pytest.raises(TooManyEvents), controller.reserve_arriving():
-                pytest.fail("two of those that were admitted are late")
+                pytest.fail("two admitted deliveries are late")
         with controller.reserve_arriving():
             pass
 
 
-def test_large_unfinished_deliveries_share_half_of_the_capacity_and_give_way_when_they_are_slow() -> None:
+def test_large_unfinished_deliveries_share_half_of_the_capacity_and_are_revoked_when_they_are_slow() -> None:
     now = 0.0
     controller = AdmissionController(20 * SMALL_DELIVERY_BYTES, monotonic=lambda: now)
     revoked: list[str] = []
@@ -79,7 +79,7 @@ def test_large_unfinished_deliveries_share_half_of_the_capacity_and_give_way_whe
         second.add_bytes(4 * SMALL_DELIVERY_BYTES)
         with pytest.raises(TooManyEvents):
             second.add_bytes(SMALL_DELIVERY_BYTES)
-        # Small deliveries still have capacity, and so has a large one that is here.
+        # Small deliveries are still admitted, and so is a large one that has arrived.
         with controller.reserve_arriving() as small, controller.reserve(3 * SMALL_DELIVERY_BYTES):
             small.add_bytes(SMALL_DELIVERY_BYTES)
             now = UNFINISHED_SECONDS - 0.1
@@ -90,12 +90,12 @@ def test_large_unfinished_deliveries_share_half_of_the_capacity_and_give_way_whe
         assert revoked == ["first"]
         with pytest.raises(TooManyEvents):
             first.add_bytes(1)
-    # Both have given back what they held.
+    # Both have released their bytes.
     with controller.reserve(19 * SMALL_DELIVERY_BYTES), controller.reserve(SMALL_DELIVERY_BYTES):
         pass
 
 
-def test_a_delivery_that_is_here_does_not_give_way() -> None:
+def test_a_delivery_that_has_arrived_is_not_revoked() -> None:
     now = 0.0
     controller = AdmissionController(4 * SMALL_DELIVERY_BYTES, monotonic=lambda: now)
     with controller.reserve_arriving() as complete:
@@ -108,8 +108,8 @@ def test_a_delivery_that_is_here_does_not_give_way() -> None:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    async with run_storage_proxy(storage) as between:
-        yield between
+    async with run_storage_proxy(storage) as storage_proxy:
+        yield storage_proxy
 
 
 @pytest.fixture
@@ -126,13 +126,13 @@ async def limited_client(
     await server.close()
 
 
-async def test_what_there_is_no_room_for_is_refused_and_comes_again(
+async def test_a_delivery_above_the_limit_is_refused_and_recorded_when_it_is_sent_again(
     proxy: StorageProxy, limited_client: httpx.AsyncClient, hub: str
 ) -> None:
-    go_on = asyncio.Event()
+    storage_responds = asyncio.Event()
 
     async def wait(method: str, path: str) -> None:
-        await go_on.wait()
+        await storage_responds.wait()
 
     async def post(number: int) -> httpx.Response:
         return await limited_client.post("/api/events", json=[event(hub, f"order-{number}")])
@@ -142,56 +142,55 @@ async def test_what_there_is_no_room_for_is_refused_and_comes_again(
     await asyncio.sleep(0.2)
     began = time.monotonic()
     refused = await post(4)
-    assert time.monotonic() - began >= 0.5, "a refusal takes a moment"
+    assert time.monotonic() - began >= 0.5, "a refusal is delayed"
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.json()["code"] == "TooManyEvents"
-    # Everything else still has capacity.
-    asking = asyncio.create_task(limited_client.get("/api/apps/nobody/staging"))
-    go_on.set()
-    assert (await asking).status_code == 404
-    assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200] * 4
+    # Other operations are not limited.
+    status_request = asyncio.create_task(limited_client.get("/api/apps/nobody/staging"))
+    storage_responds.set()
+    assert (await status_request).status_code == 404
+    assert [response.status_code for response in await asyncio.gather(*waiting)] == [200] * 4
     assert (await post(4)).status_code == 200
     listed = (await limited_client.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
-    assert sorted(one["instanceId"] for one in listed) == [f"order-{number}" for number in range(5)]
+    assert sorted(instance["instanceId"] for instance in listed) == [f"order-{number}" for number in range(5)]
 
 
 @pytest.mark.parametrize(("limit", "pause"), [("BODY_TIMEOUT_SECONDS", 0.02), ("BODY_STALL_TIMEOUT_SECONDS", 5)])
-async def test_a_body_that_does_not_come_is_not_waited_for(
+async def test_a_body_that_stalls_or_takes_too_long_is_refused(
     monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str, limit: str, pause: float
 ) -> None:
-    """Neither one that stops, nor one that goes on for too long."""
     monkeypatch.setattr(middleware, limit, 0.2)
 
-    async def slow() -> AsyncIterator[bytes]:
+    async def slow_body() -> AsyncIterator[bytes]:
         yield b"["
         for _ in range(100):
             await asyncio.sleep(pause)
             yield b" "
 
     for path in ("/api/events", "/api/apps/shop/cleanup"):
-        late = await limited_client.post(path, content=slow(), headers={"Content-Type": "application/json"})
-        assert (late.status_code, late.json()["code"]) == (408, "RequestTimeout")
+        refused = await limited_client.post(path, content=slow_body(), headers={"Content-Type": "application/json"})
+        assert (refused.status_code, refused.json()["code"]) == (408, "RequestTimeout")
     assert (await limited_client.post("/api/events", json=[event(hub)])).status_code == 200
 
 
-async def test_a_slow_body_gives_way_to_another_delivery(
+async def test_a_slow_body_is_revoked_for_another_delivery(
     monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str
 ) -> None:
-    """It is refused at once, so that it can be sent again."""
+    """Its request is refused at once, so that the publisher can send it again."""
     monkeypatch.setattr(admission, "UNFINISHED_SECONDS", 0)
     begun, ended = asyncio.Event(), asyncio.Event()
 
-    async def slow() -> AsyncIterator[bytes]:
+    async def slow_body() -> AsyncIterator[bytes]:
         yield b"[" + b" " * (4 * MIN_DELIVERY_BYTES - 1)
         begun.set()
         await ended.wait()
 
-    sending = asyncio.create_task(
-        limited_client.post("/api/events", content=slow(), headers={"Content-Type": "application/json"})
+    slow_request = asyncio.create_task(
+        limited_client.post("/api/events", content=slow_body(), headers={"Content-Type": "application/json"})
     )
     await begun.wait()
     assert (await limited_client.post("/api/events", json=[event(hub)])).status_code == 200
-    refused = await sending
+    refused = await slow_request
     assert (refused.status_code, refused.json()["code"]) == (429, "TooManyEvents")

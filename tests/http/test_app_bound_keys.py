@@ -1,4 +1,4 @@
-"""Keys that are bound to apps see and change these apps only."""
+"""API keys that are bound to apps can read and change only these apps."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 
 UNBOUND_KEYS = {role: f"key-of-the-{role}-for-all-apps" for role in ("admin", "deployer", "reader", "publisher")}
 BOUND_KEYS = {role: f"key-of-the-{role}-for-one-app" for role in ("admin", "deployer", "reader")}
-APP_OPERATIONS = [one for one in OPERATIONS if "{app}" in one[1]]
-TASK_HUB_OPERATIONS = [one for one in OPERATIONS if "{hub}" in one[1] and one[0] == "GET"]
+APP_OPERATIONS = [operation for operation in OPERATIONS if "{app}" in operation[1]]
+TASK_HUB_OPERATIONS = [operation for operation in OPERATIONS if "{hub}" in operation[1] and operation[0] == "GET"]
 
 
 def key_header(role: str, keys: dict[str, str] = BOUND_KEYS) -> dict[str, str]:
@@ -28,7 +28,7 @@ def key_header(role: str, keys: dict[str, str] = BOUND_KEYS) -> dict[str, str]:
 
 @pytest.fixture
 def other_app(app: str) -> str:
-    """An app that the bound keys are not for; its name begins with that of the app that they are for."""
+    """An app that the bound keys may not access. Its name begins with the name of an app that they may access."""
     return f"{app}-2"
 
 
@@ -36,7 +36,7 @@ def other_app(app: str) -> str:
 async def client_with_bound_keys(
     storage: StorageSettings, app: str, anyio_backend: str
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A server with keys for all apps and keys for `app` and one that does not exist."""
+    """A server with keys for all apps, and with keys that are bound to `app` and to an app that does not exist."""
     keys = [key_entry(key, role, f"free-{role}") for role, key in UNBOUND_KEYS.items()]
     keys += [key_entry(key, role, f"bound-{role}", [app.upper(), "no-such-app"]) for role, key in BOUND_KEYS.items()]
     assert storage.connection_string is not None
@@ -57,7 +57,7 @@ async def register_app(
 
 
 @pytest.mark.parametrize(("method", "path", "roles"), APP_OPERATIONS)
-async def test_another_app_is_forbidden_whatever_the_role(
+async def test_a_bound_key_cannot_access_another_app_in_any_role(
     client_with_bound_keys: httpx.AsyncClient,
     app: str,
     other_app: str,
@@ -70,10 +70,10 @@ async def test_another_app_is_forbidden_whatever_the_role(
     for role in BOUND_KEYS:
         for stranger in (other_app, other_app.upper(), f"{app}x", "unknown-app"):
             address = path.format(app=stranger)
-            answer = await client_with_bound_keys.request(
+            response = await client_with_bound_keys.request(
                 method, address, headers=key_header(role), json={} if method == "POST" else None
             )
-            detail = assert_problem(answer, 403, "Forbidden")["detail"]
+            detail = assert_problem(response, 403, "Forbidden")["detail"]
             if role in roles:
                 assert detail == f"key bound-{role} is bound to other apps; use a key for app {stranger}"
     unchanged = await client_with_bound_keys.get(f"/api/apps/{other_app}", headers=key_header("reader", UNBOUND_KEYS))
@@ -81,31 +81,31 @@ async def test_another_app_is_forbidden_whatever_the_role(
 
 
 @pytest.mark.parametrize(("method", "path", "roles"), APP_OPERATIONS)
-async def test_its_own_app_is_open_to_a_key_as_its_role_says(
+async def test_a_bound_key_can_access_its_app_as_its_role_allows(
     client_with_bound_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     for role in BOUND_KEYS:
-        answer = await client_with_bound_keys.request(
+        response = await client_with_bound_keys.request(
             method,
             path.format(app=app),
             params={"taskHub": hub, "instanceId": "1"} if method == "DELETE" else {},
             json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
             headers=key_header(role),
         )
-        assert (answer.status_code == 403) == (role not in roles), answer.text
+        assert (response.status_code == 403) == (role not in roles), response.text
 
 
-async def test_a_list_holds_the_apps_of_the_key_alone(
+async def test_list_apps_returns_only_the_apps_of_a_bound_key(
     client_with_bound_keys: httpx.AsyncClient, app: str, other_app: str, hub: str
 ) -> None:
     await register_app(client_with_bound_keys, app, hub)
     await register_app(client_with_bound_keys, other_app, new_hub_name())
     for role in BOUND_KEYS:
         listed = (await client_with_bound_keys.get("/api/apps", headers=key_header(role))).json()
-        assert ([one["app"] for one in listed["apps"]], listed["continuationToken"]) == ([app], None)
+        assert ([listed_app["app"] for listed_app in listed["apps"]], listed["continuationToken"]) == ([app], None)
 
 
-async def test_a_short_page_of_the_list_goes_on_and_its_token_shows_no_other_app(
+async def test_the_continuation_token_of_a_bound_key_names_no_other_app(
     client_with_bound_keys: httpx.AsyncClient, app: str, other_app: str, hub: str
 ) -> None:
     await register_app(client_with_bound_keys, app, hub)
@@ -113,7 +113,7 @@ async def test_a_short_page_of_the_list_goes_on_and_its_token_shows_no_other_app
     found, query = [], {"top": "1"}
     while True:
         page = (await client_with_bound_keys.get("/api/apps", headers=key_header("reader"), params=query)).json()
-        found += [one["app"] for one in page["apps"]]
+        found += [listed_app["app"] for listed_app in page["apps"]]
         if page["continuationToken"] is None:
             break
         assert other_app not in page["continuationToken"]
@@ -128,7 +128,7 @@ async def test_a_short_page_of_the_list_goes_on_and_its_token_shows_no_other_app
 
 
 @pytest.mark.parametrize(("method", "path", "roles"), TASK_HUB_OPERATIONS)
-async def test_a_task_hub_is_shown_only_if_one_of_the_keys_apps_has_claimed_it(
+async def test_a_bound_key_can_read_only_task_hubs_that_its_apps_have_claimed(
     client_with_bound_keys: httpx.AsyncClient,
     app: str,
     other_app: str,
@@ -140,7 +140,7 @@ async def test_a_task_hub_is_shown_only_if_one_of_the_keys_apps_has_claimed_it(
     foreign, unclaimed = new_hub_name(), new_hub_name()
     await register_app(client_with_bound_keys, app, hub)
     await register_app(client_with_bound_keys, other_app, foreign)
-    sent = [event(one) for one in (hub, foreign, unclaimed)]
+    sent = [event(task_hub) for task_hub in (hub, foreign, unclaimed)]
     assert (
         await client_with_bound_keys.post("/api/events", json=sent, headers=key_header("publisher", UNBOUND_KEYS))
     ).status_code == 200
@@ -152,7 +152,7 @@ async def test_a_task_hub_is_shown_only_if_one_of_the_keys_apps_has_claimed_it(
         assert shown.status_code not in (401, 403, 404), shown.text
 
 
-async def test_a_task_hub_that_the_app_has_retired_is_still_shown(
+async def test_a_bound_key_can_read_a_retired_task_hub_of_its_app(
     client_with_bound_keys: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await register_app(client_with_bound_keys, app, hub)
@@ -161,7 +161,7 @@ async def test_a_task_hub_that_the_app_has_retired_is_still_shown(
     assert (shown.status_code, shown.json()["app"]) == (200, app)
 
 
-async def test_the_quarantine_and_events_are_closed_to_keys_of_apps(
+async def test_a_bound_key_can_neither_read_the_quarantine_nor_publish_events(
     client_with_bound_keys: httpx.AsyncClient, hub: str
 ) -> None:
     for role in BOUND_KEYS:
@@ -182,7 +182,7 @@ async def test_the_quarantine_and_events_are_closed_to_keys_of_apps(
     )
 
 
-async def test_what_removes_records_of_nobodys_task_hubs_is_closed_to_keys_of_apps(
+async def test_a_bound_key_can_remove_neither_unclaimed_task_hubs_nor_quarantined_events(
     client_with_bound_keys: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await register_app(client_with_bound_keys, app, hub)
@@ -191,7 +191,7 @@ async def test_what_removes_records_of_nobodys_task_hubs_is_closed_to_keys_of_ap
             assert_problem(await client_with_bound_keys.delete(path, headers=key_header(role)), 403, "Forbidden")
 
 
-async def test_a_refusal_does_not_name_the_other_app_that_has_the_task_hub(
+async def test_a_refusal_does_not_name_another_app_to_a_bound_key(
     client_with_bound_keys: httpx.AsyncClient, app: str, other_app: str, hub: str
 ) -> None:
     await register_app(client_with_bound_keys, other_app, hub)
@@ -204,8 +204,8 @@ async def test_a_refusal_does_not_name_the_other_app_that_has_the_task_hub(
         document = assert_problem(refused, 409, "TaskHubInUse")
         assert other_app not in refused.text
         assert document["taskHub"] == hub
-        told = await client_with_bound_keys.request(method, path, json=body, headers=key_header(role, UNBOUND_KEYS))
-        assert told.json()["app"] == other_app
+        problem = await client_with_bound_keys.request(method, path, json=body, headers=key_header(role, UNBOUND_KEYS))
+        assert problem.json()["app"] == other_app
 
 
 async def test_the_audit_log_names_the_key(client_with_bound_keys: httpx.AsyncClient, app: str, hub: str) -> None:

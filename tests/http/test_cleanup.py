@@ -1,4 +1,4 @@
-"""Cleanup over HTTP: what it removes, what it keeps, and what becomes of events that come too late."""
+"""Cleanup over HTTP: what it removes, what it keeps, and what happens to late events."""
 
 import httpx
 import pytest
@@ -10,18 +10,20 @@ from tests.http.operations import assert_problem, post_events, put_app, stage_an
 pytestmark = pytest.mark.anyio
 
 
-async def test_cleanup_shows_first_what_it_would_do(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, one, two, three)
+async def test_a_dry_run_of_cleanup_shows_what_it_would_remove(http: httpx.AsyncClient, app: str) -> None:
+    first_hub, second_hub, third_hub = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, first_hub, second_hub, third_hub)
     shown = (await http.post(f"/api/apps/{app}/cleanup", json={"dryRun": True})).json()
-    assert [(hub["taskHub"], hub["outcome"]) for hub in shown["taskHubs"]] == [(one, "WouldRemove")]
-    assert [hub["taskHub"] for hub in shown["app"]["retired"]] == [one]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in shown["taskHubs"]] == [(first_hub, "WouldRemove")]
+    assert [hub["taskHub"] for hub in shown["app"]["retired"]] == [first_hub]
     assert_problem(await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True}), 400, "InvalidRequest")
     await http.post(f"/api/apps/{app}/cleanup")
     assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"] == []
 
 
-async def test_retention_keeps_the_last_and_the_young(http: httpx.AsyncClient, app: str, clock: ShiftedClock) -> None:
+async def test_retention_keeps_the_last_and_the_recently_retired_hubs(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock
+) -> None:
     hubs = [new_hub_name() for _ in range(4)]
     await put_app(http, app, policy={"retention": {"keepLast": 1, "keepForHours": 2}})
     await stage_and_swap(http, app, *hubs[:3])
@@ -32,14 +34,14 @@ async def test_retention_keeps_the_last_and_the_young(http: httpx.AsyncClient, a
 
 
 async def test_an_event_for_a_hub_that_was_cleaned_up_goes_to_quarantine(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, one)
-    await post_events(http, event(one, status="Completed"))
+    first_hub, second_hub, third_hub = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, first_hub)
+    await post_events(http, event(first_hub, status="Completed"))
     await put_app(http, app, policy={"settleSeconds": 0})
-    await stage_and_swap(http, app, two, three)
+    await stage_and_swap(http, app, second_hub, third_hub)
     assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
-    assert await post_events(http, event(one, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
-    shown = (await http.get(f"/api/taskhubs/{one}")).json()
+    assert await post_events(http, event(first_hub, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
+    shown = (await http.get(f"/api/taskhubs/{first_hub}")).json()
     assert (shown["closed"], shown["activeCount"]) == (True, 0)
     kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
-    assert [event["code"] for event in kept if one in event["event"]] == ["TaskHubCleanedUp"]
+    assert [event["code"] for event in kept if first_hub in event["event"]] == ["TaskHubCleanedUp"]

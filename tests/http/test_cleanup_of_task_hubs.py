@@ -30,8 +30,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def provider_account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[ProviderAccount]:
-    async with ProviderAccount(storage) as made:
-        yield made
+    async with ProviderAccount(storage) as account:
+        yield account
 
 
 @pytest.fixture
@@ -44,21 +44,21 @@ async def hubs_with_common_prefix(http: httpx.AsyncClient, app: str, provider_ac
     await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
     for name in names:
         assert (await post_staging(http, app, name)).status_code == 200
-        # The app starts.
+        # The app starts and creates the task hub.
         await provider_account.add_task_hub(name, ("order-1", "Completed"), ("@counter@shop", "Running"))
         assert (await post_swap(http, app, name)).status_code == 200
     return names
 
 
-async def post_cleanup(http: httpx.AsyncClient, app: str, **order: Any) -> list[Any]:
-    answer = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True, **order})
-    assert answer.status_code == 200, answer.text
-    hubs_with_common_prefix: list[Any] = answer.json()["taskHubs"]
+async def post_cleanup(http: httpx.AsyncClient, app: str, **fields: Any) -> list[Any]:
+    response = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True, **fields})
+    assert response.status_code == 200, response.text
+    hubs_with_common_prefix: list[Any] = response.json()["taskHubs"]
     return hubs_with_common_prefix
 
 
 def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tables: bool = True) -> list[str]:
-    """The artifacts of a hub, sorted."""
+    """The artifacts that a task hub has at its provider, sorted by name."""
     names = [f"container {hub}-{name}" for name in ("applease", "largemessages", "leases") if containers]
     names += [f"queue {hub}-control-{number:02d}" for number in range(4) if queues]
     names += [f"queue {hub}-workitems"] if queues else []
@@ -66,7 +66,7 @@ def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tabl
     return sorted(names)
 
 
-async def test_only_what_is_the_hubs_own_goes(
+async def test_cleanup_deletes_only_the_artifacts_of_the_hub_itself(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hubs_with_common_prefix: list[str]
 ) -> None:
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
@@ -77,15 +77,15 @@ async def test_only_what_is_the_hubs_own_goes(
         artifacts_of(hubs_with_common_prefix[0]),
     )
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
-    (done,) = await post_cleanup(http, app)
-    assert (done["outcome"], done["artifacts"], done["shared"]) == ("Removed", shown["artifacts"], [])
+    (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], result["artifacts"], result["shared"]) == ("Removed", shown["artifacts"], [])
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == sorted(
         set(before) - set(artifacts_of(hubs_with_common_prefix[0]))
     )
     assert await post_cleanup(http, app) == []
 
 
-async def test_a_hub_with_work_loses_nothing(
+async def test_cleanup_deletes_no_artifact_of_a_hub_with_work(
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
@@ -95,12 +95,12 @@ async def test_a_hub_with_work_loses_nothing(
     async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
         await provider.put("order-2", "Pending")
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
-    (done,) = await post_cleanup(http, app)
-    assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
+    (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], [reason["code"] for reason in result["reasons"]]) == ("NotDrained", ["InstancesActive"])
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
 
 
-async def test_what_starts_while_the_artifacts_are_sought_is_seen_and_nothing_is_deleted(
+async def test_an_orchestration_that_starts_while_artifacts_are_listed_stops_the_deletion(
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
@@ -118,12 +118,12 @@ async def test_what_starts_while_the_artifacts_are_sought_is_seen_and_nothing_is
 
     monkeypatch.setattr(StorageArtifactStore, "find_artifacts", find_slowly)
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
-    (done,) = await post_cleanup(http, app)
-    assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
+    (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], [reason["code"] for reason in result["reasons"]]) == ("NotDrained", ["InstancesActive"])
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
 
 
-async def test_what_starts_before_the_queues_are_gone_keeps_its_tables(
+async def test_an_orchestration_that_starts_before_the_queues_are_deleted_keeps_its_tables(
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
@@ -140,28 +140,28 @@ async def test_what_starts_before_the_queues_are_gone_keeps_its_tables(
         await delete(artifacts, artifact)
 
     monkeypatch.setattr(StorageArtifactStore, "delete", delete_slowly)
-    (done,) = await post_cleanup(http, app)
-    assert (done["outcome"], [one["code"] for one in done["reasons"]]) == ("NotDrained", ["InstancesActive"])
-    assert sorted(done["artifacts"]) == artifacts_of(hubs_with_common_prefix[0], tables=False)
-    left = [
-        one
-        for one in await provider_account.list_artifacts(hubs_with_common_prefix[0])
-        if one in artifacts_of(hubs_with_common_prefix[0])
+    (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], [reason["code"] for reason in result["reasons"]]) == ("NotDrained", ["InstancesActive"])
+    assert sorted(result["artifacts"]) == artifacts_of(hubs_with_common_prefix[0], tables=False)
+    remaining = [
+        artifact
+        for artifact in await provider_account.list_artifacts(hubs_with_common_prefix[0])
+        if artifact in artifacts_of(hubs_with_common_prefix[0])
     ]
-    assert left == artifacts_of(hubs_with_common_prefix[0], containers=False, queues=False)
+    assert remaining == artifacts_of(hubs_with_common_prefix[0], containers=False, queues=False)
     async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
         await provider.put("order-2", "Completed")
-    assert [one["outcome"] for one in await post_cleanup(http, app)] == ["Removed"]
+    assert [result["outcome"] for result in await post_cleanup(http, app)] == ["Removed"]
 
 
-async def test_a_hub_that_a_slot_of_any_app_holds_loses_nothing(
+async def test_cleanup_deletes_no_artifact_of_a_hub_that_a_slot_of_any_app_holds(
     http: httpx.AsyncClient,
     server: StateServer,
     app: str,
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
 ) -> None:
-    """Hub names are claimed by one app, so it takes a state that something else has written."""
+    """Only one app can claim a task hub name, so the test writes this state itself."""
     other = f"{app}-other"
     await put_app(http, other)
     apps = AppStore(server.tables)
@@ -171,12 +171,12 @@ async def test_a_hub_that_a_slot_of_any_app_holds_loses_nothing(
     audit = AuditRecord(2, known.updated_at, "Test", "test", None, None, None)
     assert await apps.commit(known, replace(known, slots=slots, revision=2), audit)
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
-    (done,) = await post_cleanup(http, app)
-    assert (done["outcome"], done["message"]) == ("InUse", f"slot staging of app {other} holds it")
+    (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], result["message"]) == ("InUse", f"slot staging of app {other} holds it")
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
 
 
-async def test_a_shared_tracking_store_stays(
+async def test_cleanup_does_not_delete_a_shared_tracking_store(
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
@@ -185,23 +185,23 @@ async def test_a_shared_tracking_store_stays(
 ) -> None:
     async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
         await provider.put("theirs", "Running", TaskHubName="othershub")
-    (done,) = await post_cleanup(http, app)
+    (result,) = await post_cleanup(http, app)
     kept = [f"table {hubs_with_common_prefix[0]}History", f"table {hubs_with_common_prefix[0]}Instances"]
-    assert (done["outcome"], sorted(done["shared"])) == ("Removed", kept)
-    left = await provider_account.list_artifacts(hubs_with_common_prefix[0])
-    assert [one for one in left if one in artifacts_of(hubs_with_common_prefix[0])] == kept
+    assert (result["outcome"], sorted(result["shared"])) == ("Removed", kept)
+    remaining = await provider_account.list_artifacts(hubs_with_common_prefix[0])
+    assert [artifact for artifact in remaining if artifact in artifacts_of(hubs_with_common_prefix[0])] == kept
 
 
 CLEANUP_STEPS = 15
-"""Closing the hub, its eleven artifacts, its records, its probes, and the app's list."""
+"""Close the name, delete eleven artifacts, the records and the probes, and update the app."""
 
 
 class SimulatedCrash(Exception):
-    """The server dies here."""
+    """Stands for the end of the server process."""
 
 
 @pytest.mark.parametrize("survived", range(CLEANUP_STEPS))
-async def test_a_removal_that_was_cut_off_anywhere_is_finished_by_the_next_call(
+async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
     http: httpx.AsyncClient,
     server: StateServer,
     app: str,
@@ -211,17 +211,17 @@ async def test_a_removal_that_was_cut_off_anywhere_is_finished_by_the_next_call(
     survived: int,
 ) -> None:
     others = [
-        one
-        for one in await provider_account.list_artifacts(hubs_with_common_prefix[0])
-        if one not in artifacts_of(hubs_with_common_prefix[0])
+        artifact
+        for artifact in await provider_account.list_artifacts(hubs_with_common_prefix[0])
+        if artifact not in artifacts_of(hubs_with_common_prefix[0])
     ]
-    done: list[str] = []
+    result: list[str] = []
 
     def counted(name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def take(*arguments: Any, **named: Any) -> Any:
-            if len(done) == survived:
+            if len(result) == survived:
                 raise SimulatedCrash(name)
-            done.append(name)
+            result.append(name)
             return await step(*arguments, **named)
 
         return take
@@ -238,38 +238,38 @@ async def test_a_removal_that_was_cut_off_anywhere_is_finished_by_the_next_call(
         crashed = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
     assert crashed.status_code == 500, "the server must have died before the last step"
     again = await post_cleanup(http, app, deleteTaskHubs=survived % 2 == 0)
-    assert [one["outcome"] for one in again] == ["Removed"]
+    assert [result["outcome"] for result in again] == ["Removed"]
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == others
     assert (await http.get(f"/api/apps/{app}")).json()["retired"] == []
     assert await post_cleanup(http, app) == []
 
 
-async def test_what_stands_in_the_way_is_told_and_the_next_call_goes_on(
+async def test_cleanup_names_the_obstacle_and_the_next_call_continues(
     http: httpx.AsyncClient,
     app: str,
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
     storage: StorageSettings,
 ) -> None:
-    """A container that somebody holds a lease on cannot be deleted."""
+    """A container with a lease cannot be deleted."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     async with ContainerClient.from_connection_string(connection, f"{hubs_with_common_prefix[0]}-leases") as container:
         lease = await container.acquire_lease(60)
-        (done,) = await post_cleanup(http, app)
-        assert done["outcome"] == "Unfinished"
-        assert f"container {hubs_with_common_prefix[0]}-leases" in done["message"]
+        (result,) = await post_cleanup(http, app)
+        assert result["outcome"] == "Unfinished"
+        assert f"container {hubs_with_common_prefix[0]}-leases" in result["message"]
         await lease.release()
-    (done,) = await post_cleanup(http, app)
-    assert done["outcome"] == "Removed"
+    (result,) = await post_cleanup(http, app)
+    assert result["outcome"] == "Removed"
     assert [
-        one
-        for one in await provider_account.list_artifacts(hubs_with_common_prefix[0])
-        if one in artifacts_of(hubs_with_common_prefix[0])
+        artifact
+        for artifact in await provider_account.list_artifacts(hubs_with_common_prefix[0])
+        if artifact in artifacts_of(hubs_with_common_prefix[0])
     ] == []
 
 
-async def test_a_deletion_that_was_begun_waits_for_where_the_hubs_live(
+async def test_a_begun_deletion_waits_until_the_provider_is_set_again(
     http: httpx.AsyncClient,
     server: StateServer,
     app: str,
@@ -280,26 +280,26 @@ async def test_a_deletion_that_was_begun_waits_for_where_the_hubs_live(
         hubs_with_common_prefix[0], deleting_from=str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     )
     await put_app(http, app, taskHubs=None)
-    (done,) = await post_cleanup(http, app, deleteTaskHubs=False)
-    assert (done["outcome"], "set taskHubs with PutApp" in done["message"]) == ("Unfinished", True)
+    (result,) = await post_cleanup(http, app, deleteTaskHubs=False)
+    assert (result["outcome"], "set taskHubs with PutApp" in result["message"]) == ("Unfinished", True)
     await put_app(http, app, taskHubs=PROVIDER_CONFIG)
-    (done,) = await post_cleanup(http, app, deleteTaskHubs=False)
-    assert (done["outcome"], sorted(done["artifacts"])) == ("Removed", artifacts_of(hubs_with_common_prefix[0]))
+    (result,) = await post_cleanup(http, app, deleteTaskHubs=False)
+    assert (result["outcome"], sorted(result["artifacts"])) == ("Removed", artifacts_of(hubs_with_common_prefix[0]))
 
 
-async def test_deleting_needs_to_know_where_the_hubs_live(
+async def test_deleting_artifacts_without_a_provider_is_refused(
     http: httpx.AsyncClient, app: str, hubs_with_common_prefix: list[str]
 ) -> None:
     await put_app(http, app, taskHubs=None)
-    told = assert_problem(
+    problem = assert_problem(
         await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True}), 400, "InvalidRequest"
     )
-    assert "set taskHubs with PutApp" in told["detail"]
+    assert "set taskHubs with PutApp" in problem["detail"]
     api = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
     assert (await put_app(http, app, taskHubs=api)).status_code == 400
 
 
-async def test_a_hub_that_does_not_exist_loses_its_records_and_is_not_deleted(
+async def test_cleanup_removes_only_the_records_of_a_hub_that_does_not_exist(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hubs_with_common_prefix: list[str]
 ) -> None:
     missing = new_hub_name()
@@ -311,10 +311,10 @@ async def test_a_hub_that_does_not_exist_loses_its_records_and_is_not_deleted(
     assert (await post_staging(http, app, last := new_hub_name())).status_code == 200
     assert (await post_swap(http, app, last)).status_code == 200
     assert (await put_app(http, app, taskHubs=PROVIDER_CONFIG, adoptTaskHubs=[missing])).status_code == 200
-    done = {one["taskHub"]: one for one in await post_cleanup(http, app)}
-    assert (done[missing]["outcome"], done[missing]["reasons"][0]["code"]) == ("NotDrained", "TaskHubMissing")
+    result = {result["taskHub"]: result for result in await post_cleanup(http, app)}
+    assert (result[missing]["outcome"], result[missing]["reasons"][0]["code"]) == ("NotDrained", "TaskHubMissing")
     cleaned = (await http.post(f"/api/apps/{app}/cleanup", json={})).json()["taskHubs"]
-    assert [(one["taskHub"], one["outcome"]) for one in cleaned] == [(missing, "Removed")]
+    assert [(result["taskHub"], result["outcome"]) for result in cleaned] == [(missing, "Removed")]
 
 
 async def staged_hub(http: httpx.AsyncClient, app: str) -> str:
@@ -323,7 +323,7 @@ async def staged_hub(http: httpx.AsyncClient, app: str) -> str:
     return hub
 
 
-async def test_late_events_do_not_bring_a_deleted_hub_back(
+async def test_late_events_of_a_deleted_hub_go_to_quarantine(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hubs_with_common_prefix: list[str]
 ) -> None:
     await post_cleanup(http, app)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def client_of_second_server(storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of another server on the same storage."""
+    """A client of a second server on the same storage."""
     server = StateServer(Settings(storage=storage))
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://other", timeout=60) as client:
@@ -37,7 +37,7 @@ async def client_of_second_server(storage: StorageSettings) -> AsyncIterator[htt
 
 
 async def retire_drained_hub(http: httpx.AsyncClient, app: str) -> str:
-    """An app with one retired, drained hub that events were recorded for."""
+    """Give the app one retired, drained task hub with recorded events. Returns its name."""
     await put_app(http, app, policy={"settleSeconds": 0})
     old = new_hub_name()
     for hub in (old, new_hub_name(), new_hub_name()):
@@ -48,15 +48,15 @@ async def retire_drained_hub(http: httpx.AsyncClient, app: str) -> str:
     return old
 
 
-async def test_twenty_stages_at_once_leave_one_winner_whom_all_others_know(http: httpx.AsyncClient, app: str) -> None:
+async def test_one_of_twenty_concurrent_stages_wins_and_the_refusals_name_it(http: httpx.AsyncClient, app: str) -> None:
     hubs = [new_hub_name() for _ in range(20)]
-    answers = await asyncio.gather(*(post_staging(http, app, hub, run_headers(n)) for n, hub in enumerate(hubs)))
-    winners = [answer for answer in answers if answer.status_code == 200]
+    responses = await asyncio.gather(*(post_staging(http, app, hub, run_headers(n)) for n, hub in enumerate(hubs)))
+    winners = [response for response in responses if response.status_code == 200]
     assert len(winners) == 1
     winner = winners[0].json()["deployment"]
-    for answer in answers:
-        if answer.status_code != 200:
-            refused = assert_problem(answer, 409, "DeploymentInProgress")
+    for response in responses:
+        if response.status_code != 200:
+            refused = assert_problem(response, 409, "DeploymentInProgress")
             assert refused["deployment"]["taskHub"] == winner["taskHub"]
             assert winner["by"] in refused["detail"]
     state = (await http.get(f"/api/apps/{app}")).json()
@@ -64,40 +64,42 @@ async def test_twenty_stages_at_once_leave_one_winner_whom_all_others_know(http:
     assert len((await http.get(f"/api/apps/{app}/history")).json()["history"]) == 1
 
 
-async def test_two_apps_that_want_one_hub_name_at_once_get_it_once(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    answers = await asyncio.gather(*(post_staging(http, f"{app}-{n}", hub) for n in range(10)))
-    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 9
+async def test_only_one_of_two_apps_can_stage_the_same_hub_name_at_once(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    responses = await asyncio.gather(*(post_staging(http, f"{app}-{n}", hub) for n in range(10)))
+    assert sorted(response.status_code for response in responses) == [200] + [409] * 9
 
 
-async def test_eight_writers_of_one_instance_leave_the_right_record(
+async def test_eight_concurrent_writers_of_one_instance_leave_the_latest_state(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str
 ) -> None:
     servers = [StateServer(Settings(storage=storage)) for _ in range(8)]
     base = event(hub)["eventTime"][:20]
     events = [
-        event(hub, "one", "Running" if n % 3 else "Completed", time=f"{base}{n:07d}Z", function=f"F{n}")
+        event(hub, "order-1", "Running" if n % 3 else "Completed", time=f"{base}{n:07d}Z", function=f"F{n}")
         for n in range(200)
     ]
     try:
 
         async def write(which: int) -> None:
-            for one in events[which::8]:
-                await servers[which].services.recorder.record([one], "webhook")
+            for own_event in events[which::8]:
+                await servers[which].services.recorder.record([own_event], "webhook")
 
         await asyncio.gather(*(write(which) for which in range(8)))
     finally:
-        for one in servers:
-            await one.close()
+        for stopped in servers:
+            await stopped.close()
     listed = (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
     assert len(listed) == 1
-    # The last event of all, 199, is a start, so exactly one active row must be left.
+    # The last event, number 199, is a start, so exactly one active row must remain.
     assert (listed[0]["active"], listed[0]["startedAt"], listed[0]["functionName"]) == (True, f"{base}0000199Z", "F199")
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
-    await post_events(http, event(hub, "one", "Failed", time=f"{base}0000200Z"))
+    await post_events(http, event(hub, "order-1", "Failed", time=f"{base}0000200Z"))
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 0
 
 
-async def test_who_loses_every_race_is_told_who_won(
+async def test_a_caller_that_loses_every_attempt_gets_a_conflict_that_names_the_winner(
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
     await put_app(http, app)
@@ -109,15 +111,17 @@ async def test_who_loses_every_race_is_told_who_won(
             if path.endswith("$batch"):
                 settle += 1
                 changed = {"policy": {"settleSeconds": settle}}
-                await http.put(f"/api/apps/{app}", json=changed, headers={"X-Actor": "the faster one"})
+                await http.put(f"/api/apps/{app}", json=changed, headers={"X-Actor": "the faster caller"})
 
         proxy.before_request = overtake
         refused = assert_problem(await post_staging(unlucky, app, new_hub_name()), 409, "Conflict")
-    assert refused["updatedBy"] == "the faster one"
+    assert refused["updatedBy"] == "the faster caller"
     assert (await http.get(f"/api/apps/{app}")).json()["slots"]["staging"] is None
 
 
-async def test_who_loses_one_race_decides_again(storage: StorageSettings, http: httpx.AsyncClient, app: str) -> None:
+async def test_a_caller_that_loses_one_attempt_decides_again(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str
+) -> None:
     await put_app(http, app)
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
         raced = False
@@ -143,11 +147,11 @@ async def test_who_loses_one_race_decides_again(storage: StorageSettings, http: 
                 assert (await post_swap(http, app, hub)).status_code == 200
 
         proxy.before_request = swap_first
-        # The swap that both want has happened: nothing to do is a good answer.
+        # The swap that both callers want has happened, so this one changes nothing.
         assert (await post_swap(late, app, hub)).json()["slots"]["production"]["taskHub"] == hub
 
 
-async def test_a_worker_that_remembers_a_hub_notices_that_it_was_cleaned_up(
+async def test_a_server_that_has_cached_a_hub_notices_that_it_was_cleaned_up(
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
     old = await retire_drained_hub(http, app)
@@ -158,7 +162,7 @@ async def test_a_worker_that_remembers_a_hub_notices_that_it_was_cleaned_up(
 
 
 @pytest.mark.parametrize("step", ["close", "drop", "forget"])
-async def test_a_cleanup_that_breaks_off_is_finished_by_the_next(
+async def test_the_next_call_finishes_a_cleanup_that_was_cut_off(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, step: str
 ) -> None:
     old = await retire_drained_hub(http, app)
@@ -172,12 +176,12 @@ async def test_a_cleanup_that_breaks_off_is_finished_by_the_next(
     assert [(hub["taskHub"], hub["outcome"]) for hub in done["taskHubs"]] == [(old, "Removed")]
     assert done["app"]["retired"] == []
     history = (await http.get(f"/api/apps/{app}/history")).json()["history"]
-    assert [one["details"] for one in history if one["operation"] == "Cleanup"] == [{"removed": [old]}]
+    assert [record["details"] for record in history if record["operation"] == "Cleanup"] == [{"removed": [old]}]
     assert (await http.get(f"/api/taskhubs/{old}/instances")).json()["instances"] == []
 
 
 def _fail_from_request(proxy: StorageProxy, method: str, number: int) -> None:
-    """Fail the `number`th request of this kind and all that follow."""
+    """Fail the `number`th request of this method and all later ones. Of POST requests, only batches count."""
     seen = 0
 
     def failure_status(sent: str, path: str) -> int | None:
@@ -188,7 +192,7 @@ def _fail_from_request(proxy: StorageProxy, method: str, number: int) -> None:
     proxy.failure_status = failure_status
 
 
-async def test_a_stage_that_breaks_off_after_the_claim_is_finished_by_its_own_app_only(
+async def test_only_the_claiming_app_can_finish_a_stage_that_was_cut_off_after_the_claim(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await put_app(http, app)
@@ -199,42 +203,42 @@ async def test_a_stage_that_breaks_off_after_the_claim_is_finished_by_its_own_ap
     assert (await post_staging(http, app, hub)).status_code == 200
 
 
-async def test_a_hub_whose_table_was_never_made_is_made_with_the_next_event(
+async def test_the_next_event_creates_the_table_of_a_hub_that_has_none(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
         proxy.failure_status = lambda method, path: 500 if path.endswith("/Tables") else None
         assert_problem(await broken.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
-    # Registered without a table: nothing was acknowledged, so nothing is active.
+    # Registered without a table: no event was acknowledged, so nothing is active.
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 0
     assert (await post_events(http, event(hub)))["recorded"] == 1
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
 
 
-async def test_a_table_that_was_deleted_is_not_taken_for_an_idle_hub(
+async def test_a_hub_whose_table_was_deleted_does_not_count_as_drained(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await put_app(http, app, slots={"staging": {"taskHub": hub}})
     await post_events(http, event(hub, "before"))
     await server.tables.delete_table(f"SafeDeployHub{hub}State")
-    told = assert_problem(await http.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
-    assert f"table SafeDeployHub{hub}State was deleted" in told["detail"]
+    problem = assert_problem(await http.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
+    assert f"table SafeDeployHub{hub}State was deleted" in problem["detail"]
     assert_problem(await post_staging(http, app, new_hub_name()), 503, "StorageUnavailable")
-    # No event makes it anew, here or in a server that has just started: an empty table would say that nothing runs.
+    # No event creates the table again, on this server or a new one: an empty table would show that nothing runs.
     async with client_of_second_server(storage) as fresh:
-        for one in (http, fresh):
-            assert_problem(await one.post("/api/events", json=[event(hub, "after")]), 503, "StorageUnavailable")
-            assert_problem(await one.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
-    # Somebody who knows does.
+        for client in (http, fresh):
+            assert_problem(await client.post("/api/events", json=[event(hub, "after")]), 503, "StorageUnavailable")
+            assert_problem(await client.get(f"/api/apps/{app}/staging"), 503, "StorageUnavailable")
+    # An operator who knows that nothing runs can create it.
     await server.tables.create_table(f"SafeDeployHub{hub}State")
     assert (await post_events(http, event(hub, "after")))["recorded"] == 1
     assert (await get_staging(http, app))["activeCount"] == 1
 
 
-async def test_an_event_between_two_reads_of_a_verdict_is_seen_by_the_next(
+async def test_an_event_between_two_reads_of_a_verdict_is_included_in_the_next_one(
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
-    """A parent in one shard ends and its child in another begins while the shards are read one after the other."""
+    """While the shards are read one after the other, a parent in one shard ends and its child in another starts."""
     old = new_hub_name()
     await put_app(http, app, slots={"staging": {"taskHub": old}})
     await post_events(http, event(old, "parent"))
@@ -252,10 +256,10 @@ async def test_an_event_between_two_reads_of_a_verdict_is_seen_by_the_next(
     assert not verdict["ready"]
 
 
-async def test_a_contended_instance_does_not_hold_up_its_neighbours(
+async def test_a_contended_instance_does_not_delay_the_others_of_its_batch(
     storage: StorageSettings, http: httpx.AsyncClient, hub: str
 ) -> None:
-    """Somebody else always writes one instance of the batch first; the others are recorded all the same."""
+    """Another server always writes one instance of the batch first. The other instances are recorded nevertheless."""
     later = timestamp(60)
     batch = [event(hub, f"order-{n}", time=later) for n in range(12)]
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slow:
@@ -267,7 +271,7 @@ async def test_a_contended_instance_does_not_hold_up_its_neighbours(
         proxy.before_request = overtake
         assert_problem(await slow.post("/api/events", json=batch), 503, "StorageUnavailable")
     shown = (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
-    recorded = {one["instanceId"] for one in shown if one["startedAt"] == later}
+    recorded = {instance["instanceId"] for instance in shown if instance["startedAt"] == later}
     assert recorded >= {f"order-{n}" for n in range(12) if n != 3}
     assert (await post_events(http, *batch))["quarantined"] == 0
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 12

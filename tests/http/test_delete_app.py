@@ -1,4 +1,4 @@
-"""DeleteApp: an app goes only when nothing of it runs, and its audit log and its claims stay."""
+"""DeleteApp over HTTP: an app is deleted only if nothing of it runs. Its audit log and its claims stay."""
 
 import asyncio
 from typing import Any
@@ -31,13 +31,13 @@ async def delete_app(http: httpx.AsyncClient, app: str, **headers: str) -> httpx
 
 
 async def get_history(http: httpx.AsyncClient, app: str) -> list[Any]:
-    answer = await http.get(f"/api/apps/{app}/history")
-    assert answer.status_code == 200, answer.text
-    found: list[Any] = answer.json()["history"]
+    response = await http.get(f"/api/apps/{app}/history")
+    assert response.status_code == 200, response.text
+    found: list[Any] = response.json()["history"]
     return found
 
 
-async def test_a_deleted_app_is_gone_but_for_its_audit_log(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_only_the_audit_log_of_a_deleted_app_remains(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await put_app(http, app, slots={"production": {"taskHub": hub}})
     deleted = await delete_app(http, app, **{"X-Actor": "anna"})
     assert deleted.status_code == 200, deleted.text
@@ -46,17 +46,17 @@ async def test_a_deleted_app_is_gone_but_for_its_audit_log(http: httpx.AsyncClie
         assert_problem(await http.get(f"/api/apps/{app}{path}"), 404, "AppNotFound")
     assert_problem(await post_swap(http, app, hub), 404, "AppNotFound")
     assert_problem(await delete_app(http, app), 404, "AppNotFound")
-    names = [one["app"] for one in (await http.get("/api/apps", params={"top": 1000})).json()["apps"]]
+    names = [listed_app["app"] for listed_app in (await http.get("/api/apps", params={"top": 1000})).json()["apps"]]
     assert app not in names
     records = await get_history(http, app)
-    assert [(one["revision"], one["operation"], one["by"]) for one in records] == [
+    assert [(record["revision"], record["operation"], record["by"]) for record in records] == [
         (2, "DeleteApp", "anna"),
         (1, "PutApp", "anonymous"),
     ]
     assert records[0]["details"] == {"slots": {"production": hub, "staging": None}, "taskHubs": [hub]}
 
 
-async def test_an_app_that_is_created_again_goes_on_with_its_audit_log_and_may_adopt_its_task_hubs(
+async def test_an_app_created_again_continues_its_audit_log_and_can_adopt_its_task_hubs(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await put_app(http, app, slots={"production": {"taskHub": hub}}, policy={"settleSeconds": 5})
@@ -67,15 +67,15 @@ async def test_an_app_that_is_created_again_goes_on_with_its_audit_log_and_may_a
     assert again.json()["policy"]["settleSeconds"] == 30, "nothing of the old app stays"
     assert (await delete_app(http, app)).status_code == 200
     assert (await post_staging(http, app, new_hub_name())).status_code == 200
-    assert [one["revision"] for one in await get_history(http, app)] == [5, 4, 3, 2, 1]
-    names = [one["app"] for one in (await http.get("/api/apps", params={"top": 1000})).json()["apps"]]
+    assert [record["revision"] for record in await get_history(http, app)] == [5, 4, 3, 2, 1]
+    names = [listed_app["app"] for listed_app in (await http.get("/api/apps", params={"top": 1000})).json()["apps"]]
     assert names.count(app) == 1
 
 
-async def test_what_ran_after_the_deletion_still_blocks_when_the_app_is_created_again(
+async def test_work_that_started_after_the_deletion_blocks_when_the_app_is_created_again(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    """The records of a task hub that was in a slot stay: it was drained, but may start work again."""
+    """The records of the task hub stay, because it has drained but may start work again."""
     await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
     assert (await delete_app(http, app)).status_code == 200
     await post_events(http, event(hub))
@@ -95,7 +95,7 @@ async def test_no_other_app_can_claim_a_task_hub_of_a_deleted_app(http: httpx.As
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["app"] == app
 
 
-async def test_an_app_with_an_active_instance_in_any_slot_is_kept(
+async def test_an_app_with_an_active_instance_in_any_slot_is_not_deleted(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
     hubs = {"production": new_hub_name(), "staging": new_hub_name(), "canary": new_hub_name()}
@@ -105,18 +105,18 @@ async def test_an_app_with_an_active_instance_in_any_slot_is_kept(
         await post_events(http, event(hub))
         refused = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
         assert refused["hasRunning"]
-        messages = [one["message"] for one in refused["reasons"] if one["code"] == "InstancesActive"]
+        messages = [reason["message"] for reason in refused["reasons"] if reason["code"] == "InstancesActive"]
         assert [message.split(":")[0] for message in messages] == [f"slot {name}"]
         await post_events(http, event(hub, status="Completed"))
         settling = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
-        assert {one["code"] for one in settling["reasons"]} == {"Settling"}
+        assert {reason["code"] for reason in settling["reasons"]} == {"Settling"}
         assert not settling["hasRunning"]
     clock.advance(31)
     assert (await delete_app(http, app)).status_code == 200
 
 
-async def test_what_a_slot_may_still_carry_must_have_drained(http: httpx.AsyncClient, app: str) -> None:
-    """A task hub was staged over another and never deployed, so the platform's slot may hold either."""
+async def test_a_prior_hub_with_active_instances_refuses_the_deletion(http: httpx.AsyncClient, app: str) -> None:
+    """A task hub was staged over another one and never deployed, so the platform's slot may hold either of them."""
     old, new = new_hub_name(), new_hub_name()
     await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"settleSeconds": 0})
     assert (await post_staging(http, app, new)).status_code == 200
@@ -129,50 +129,54 @@ async def test_what_a_slot_may_still_carry_must_have_drained(http: httpx.AsyncCl
     assert (await get_history(http, app))[0]["details"]["taskHubs"] == [new, old]
 
 
-async def test_the_task_hub_itself_is_asked(http: httpx.AsyncClient, app: str, hub: str) -> None:
-    """No event came, but the provider cannot show that nothing runs: the verdict is not Ready."""
+async def test_delete_app_probes_the_task_hub_at_its_provider(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    """No event was recorded, but the provider does not show that nothing runs, so the verdict is NotReady."""
     await put_app(
         http, app, slots={"production": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG
     )
     refused = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
-    assert [one["code"] for one in refused["reasons"]] == ["TaskHubMissing"]
+    assert [reason["code"] for reason in refused["reasons"]] == ["TaskHubMissing"]
 
 
-async def test_a_deployment_a_swap_and_retired_task_hubs_are_in_the_way(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
+async def test_an_open_deployment_a_pending_swap_and_retired_task_hubs_refuse_the_deletion(
+    http: httpx.AsyncClient, app: str
+) -> None:
+    first_hub, second_hub, third_hub = new_hub_name(), new_hub_name(), new_hub_name()
     await put_app(http, app, policy={"settleSeconds": 0})
-    assert (await post_staging(http, app, one, run_headers(1))).status_code == 200
+    assert (await post_staging(http, app, first_hub, run_headers(1))).status_code == 200
     assert assert_problem(await delete_app(http, app), 409, "DeploymentInProgress")["deployment"]["by"] == "pipeline 1"
     begun = await http.post(
-        f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Pending"}, headers=run_headers(1)
+        f"/api/apps/{app}/swap", json={"taskHub": first_hub, "outcome": "Pending"}, headers=run_headers(1)
     )
     assert begun.status_code == 200
     assert_problem(await delete_app(http, app), 409, "SwapPending")
-    assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": one, "outcome": "Done"})).status_code == 200
-    await stage_and_swap(http, app, two, three)
+    assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": first_hub, "outcome": "Done"})).status_code == 200
+    await stage_and_swap(http, app, second_hub, third_hub)
     refused = assert_problem(await delete_app(http, app), 409, "CleanupRequired")
-    assert refused["taskHubs"] == [one]
-    assert refused["detail"].startswith(f"app {app} still has retired task hubs: {one}. Call Cleanup until")
+    assert refused["taskHubs"] == [first_hub]
+    assert refused["detail"].startswith(f"app {app} still has retired task hubs: {first_hub}. Call Cleanup until")
     assert (await http.post(f"/api/apps/{app}/cleanup")).status_code == 200
     assert (await delete_app(http, app)).status_code == 200
 
 
-async def test_if_match_protects_what_the_caller_has_not_seen(http: httpx.AsyncClient, app: str) -> None:
+async def test_if_match_refuses_the_deletion_of_a_changed_app(http: httpx.AsyncClient, app: str) -> None:
     await put_app(http, app)
     assert_problem(await delete_app(http, app, **{"If-Match": '"7"'}), 412, "PreconditionFailed")
     assert (await delete_app(http, app, **{"If-Match": '"1"'})).status_code == 200
     assert_problem(await delete_app(http, app, **{"If-Match": "*"}), 412, "PreconditionFailed")
 
 
-async def test_of_ten_deletions_at_once_one_wins(http: httpx.AsyncClient, app: str) -> None:
+async def test_exactly_one_of_ten_concurrent_deletions_succeeds(http: httpx.AsyncClient, app: str) -> None:
     await put_app(http, app)
-    answers = await asyncio.gather(*(delete_app(http, app, **{"X-Actor": f"admin {n}"}) for n in range(10)))
-    assert sorted(answer.status_code for answer in answers) == [200] + [404] * 9
-    (winner,) = (answer.json()["deletedBy"] for answer in answers if answer.status_code == 200)
-    assert [one["by"] for one in await get_history(http, app) if one["operation"] == "DeleteApp"] == [winner]
+    responses = await asyncio.gather(*(delete_app(http, app, **{"X-Actor": f"admin {n}"}) for n in range(10)))
+    assert sorted(response.status_code for response in responses) == [200] + [404] * 9
+    (winner,) = (response.json()["deletedBy"] for response in responses if response.status_code == 200)
+    assert [record["by"] for record in await get_history(http, app) if record["operation"] == "DeleteApp"] == [winner]
 
 
-async def test_a_staging_and_a_deletion_at_once_never_lose_each_other(http: httpx.AsyncClient, app: str) -> None:
+async def test_a_concurrent_stage_and_deletion_both_take_effect_or_one_is_refused(
+    http: httpx.AsyncClient, app: str
+) -> None:
     """Either the deletion is refused because of the deployment, or the staging creates the app again."""
     for number in range(5):
         name = f"{app}-{number}"
@@ -183,7 +187,7 @@ async def test_a_staging_and_a_deletion_at_once_never_lose_each_other(http: http
         assert staged.status_code == 200, staged.text
         shown = (await http.get(f"/api/apps/{name}")).json()
         assert shown["slots"]["staging"]["taskHub"] == staged.json()["slots"]["staging"]["taskHub"]
-        operations = [one["operation"] for one in await get_history(http, name)]
+        operations = [record["operation"] for record in await get_history(http, name)]
         if deleted.status_code == 200:
             assert operations == ["PostStaging", "DeleteApp", "PutApp"]
         else:
@@ -197,5 +201,5 @@ async def test_a_deletion_and_its_audit_record_are_one_transaction(
     await put_app(http, app)
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as counted:
         assert (await delete_app(counted, app)).status_code == 200
-        assert len([one for one in proxy.forwarded if one.method != "GET"]) == 1
-    assert [one["operation"] for one in await get_history(http, app)] == ["DeleteApp", "PutApp"]
+        assert len([request for request in proxy.forwarded if request.method != "GET"]) == 1
+    assert [record["operation"] for record in await get_history(http, app)] == ["DeleteApp", "PutApp"]

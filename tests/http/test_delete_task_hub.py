@@ -1,4 +1,4 @@
-"""DeleteTaskHub: the records of a task hub that nobody claimed go once it has drained, and its name is closed."""
+"""DeleteTaskHub over HTTP: it removes the records of a drained, unclaimed task hub and closes its name."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,12 +25,12 @@ async def delete_task_hub(http: httpx.AsyncClient, hub: str) -> httpx.Response:
 
 
 async def add_drained_hub(http: httpx.AsyncClient, hub: str, clock: ShiftedClock) -> None:
-    """A task hub that nobody claimed, with an orchestration that ended long ago."""
+    """An unclaimed task hub whose only orchestration ended longer ago than the settle window."""
     await post_events(http, event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50)))
     clock.advance(31)
 
 
-async def test_the_records_go_and_the_name_is_closed_for_ever(
+async def test_delete_task_hub_removes_the_records_and_closes_the_name(
     http: httpx.AsyncClient, server: StateServer, app: str, hub: str, clock: ShiftedClock
 ) -> None:
     await add_drained_hub(http, hub, clock)
@@ -42,51 +42,53 @@ async def test_the_records_go_and_the_name_is_closed_for_ever(
     assert await post_events(http, event(hub, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
     assert not await has_table(server, hub)
     kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
-    assert [one["code"] for one in kept if hub in one["event"]] == ["TaskHubCleanedUp"]
+    assert [quarantined["code"] for quarantined in kept if hub in quarantined["event"]] == ["TaskHubCleanedUp"]
     assert_problem(await post_staging(http, app, hub), 409, "TaskHubAlreadyUsed")
     assert_problem(await put_app(http, app, slots={"production": {"taskHub": hub}}), 409, "TaskHubAlreadyUsed")
     assert (await delete_task_hub(http, hub.upper())).json() == shown, "calling it again has no further effect"
 
 
-async def test_a_task_hub_with_an_active_instance_is_kept(
+async def test_a_task_hub_with_an_active_instance_is_not_deleted(
     http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
     await post_events(http, event(hub))
     clock.advance(3600)
     refused = assert_problem(await delete_task_hub(http, hub), 409, "TaskHubNotDrained")
     assert (refused["taskHub"], refused["hasRunning"], refused["activeCount"]) == (hub, True, 1)
-    assert [one["code"] for one in refused["reasons"]] == ["InstancesActive"]
+    assert [reason["code"] for reason in refused["reasons"]] == ["InstancesActive"]
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"] is False
     await post_events(http, event(hub, status="Completed"))
     assert (await delete_task_hub(http, hub)).status_code == 200
 
 
-async def test_a_task_hub_that_still_gets_events_is_kept(http: httpx.AsyncClient, hub: str) -> None:
-    """Short orchestrations may be between two: the records of a task hub that is in use must not go."""
+async def test_a_task_hub_with_recent_events_is_not_deleted(http: httpx.AsyncClient, hub: str) -> None:
+    """No orchestration may be active between two short ones, although the task hub is in use."""
     await post_events(http, event(hub, time=timestamp(-2)), event(hub, status="Completed", time=timestamp(-1)))
-    answer = await delete_task_hub(http, hub)
-    refused = assert_problem(answer, 409, "TaskHubNotDrained")
-    assert ([one["code"] for one in refused["reasons"]], refused["hasRunning"]) == (["Settling"], False)
-    assert int(answer.headers["retry-after"]) <= 31
+    response = await delete_task_hub(http, hub)
+    refused = assert_problem(response, 409, "TaskHubNotDrained")
+    assert ([reason["code"] for reason in refused["reasons"]], refused["hasRunning"]) == (["Settling"], False)
+    assert int(response.headers["retry-after"]) <= 31
 
 
-async def test_entities_are_no_obstacle(http: httpx.AsyncClient, hub: str) -> None:
+async def test_entities_do_not_refuse_the_deletion(http: httpx.AsyncClient, hub: str) -> None:
     await post_events(http, event(hub, "@counter@basket"))
     assert (await delete_task_hub(http, hub)).status_code == 200
 
 
-async def test_a_claimed_task_hub_is_kept_whatever_became_of_it(http: httpx.AsyncClient, app: str) -> None:
-    one, two, three = new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, one, two, three)
-    for hub in (one, two, three):
+async def test_a_claimed_task_hub_is_not_deleted_whether_in_a_slot_retired_or_cleaned_up(
+    http: httpx.AsyncClient, app: str
+) -> None:
+    first_hub, second_hub, third_hub = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, first_hub, second_hub, third_hub)
+    for hub in (first_hub, second_hub, third_hub):
         refused = assert_problem(await delete_task_hub(http, hub), 409, "TaskHubClaimed")
         assert (refused["taskHub"], refused["app"]) == (hub, app)
         assert "Cleanup" in refused["detail"]
     assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
-    assert_problem(await delete_task_hub(http, one), 409, "TaskHubClaimed")
+    assert_problem(await delete_task_hub(http, first_hub), 409, "TaskHubClaimed")
 
 
-async def test_an_unknown_task_hub_is_told(http: httpx.AsyncClient, hub: str) -> None:
+async def test_an_unknown_task_hub_is_not_found(http: httpx.AsyncClient, hub: str) -> None:
     assert assert_problem(await delete_task_hub(http, hub), 404, "TaskHubNotFound")["taskHub"] == hub
     assert_problem(await delete_task_hub(http, "no"), 400, "InvalidRequest")
     assert_problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
@@ -125,7 +127,7 @@ async def acting_before(
     is_due: Callable[[str, str], bool],
     act: Callable[[StorageProxy], Awaitable[None]],
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of another server, which waits for `act` before its first request to the storage that `is_due`."""
+    """A client of a second server. Before the first storage request for which `is_due` is true, it awaits `act`."""
     async with run_storage_proxy(storage) as proxy:
         deleting = StateServer(Settings(storage=proxy.settings), clock)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
@@ -142,7 +144,7 @@ async def acting_before(
         await deleting.close()
 
 
-async def test_an_event_that_is_recorded_between_the_check_and_the_closing_makes_the_deletion_fail(
+async def test_an_event_recorded_between_the_check_and_the_closing_refuses_the_deletion(
     storage: StorageSettings, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
     await add_drained_hub(http, hub, clock)
@@ -158,10 +160,10 @@ async def test_an_event_that_is_recorded_between_the_check_and_the_closing_makes
     assert (await post_events(http, event(hub, "order-2", "Completed")))["recorded"] == 1
 
 
-async def test_an_event_that_comes_while_the_records_are_removed_goes_to_quarantine(
+async def test_an_event_that_arrives_while_the_records_are_removed_goes_to_quarantine(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
-    """It comes to a server that remembers the task hub as open, and the table is still there."""
+    """Its server has the task hub cached as open, and the table still exists."""
     await add_drained_hub(http, hub, clock)
     late: list[dict[str, int]] = []
 
@@ -173,11 +175,11 @@ async def test_an_event_that_comes_while_the_records_are_removed_goes_to_quarant
     assert late == [{"recorded": 0, "unchanged": 0, "quarantined": 2}]
     assert not await has_table(server, hub)
     kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
-    assert [one["code"] for one in kept if hub in one["event"]] == ["TaskHubCleanedUp"] * 2
+    assert [quarantined["code"] for quarantined in kept if hub in quarantined["event"]] == ["TaskHubCleanedUp"] * 2
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
 
 
-async def test_a_deletion_that_was_cut_short_before_its_last_look_looks_again(
+async def test_a_repeated_deletion_checks_again_what_a_cut_off_one_had_not_checked(
     storage: StorageSettings, http: httpx.AsyncClient, hub: str, clock: ShiftedClock
 ) -> None:
     await add_drained_hub(http, hub, clock)
@@ -195,7 +197,7 @@ async def test_a_deletion_that_was_cut_short_before_its_last_look_looks_again(
     assert (await delete_task_hub(http, hub)).status_code == 200
 
 
-async def test_a_deletion_that_was_cut_short_is_finished_by_the_next(
+async def test_the_next_call_finishes_a_deletion_that_was_cut_off(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str
 ) -> None:
     await post_events(http, event(hub, "@counter@basket"))
@@ -208,17 +210,17 @@ async def test_a_deletion_that_was_cut_short_is_finished_by_the_next(
     assert not await has_table(server, hub)
 
 
-async def test_what_waits_in_quarantine_is_looked_at_before(
+async def test_events_that_wait_in_quarantine_refuse_the_deletion(
     storage: StorageSettings, server: StateServer, clock: ShiftedClock, hub: str
 ) -> None:
-    """The limit on unclaimed task hubs does not hide an active instance from DeleteTaskHub."""
+    """DeleteTaskHub sees an active instance whose events wait in quarantine because of the limit on task hubs."""
     started, ended = event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50))
     async with server_with_limit(storage, 0) as (state, http):
         await post_events(http, started)
         assert (await server.services.inspection.get_task_hub(hub)).has_waiting_events
         refused = assert_problem(await delete_task_hub(http, hub), 409, "TaskHubNotDrained")
         assert refused["activeCount"] == 1
-        # From here on it is registered, and its events are recorded.
+        # The task hub is registered now, so its events are recorded.
         assert (await post_events(http, ended))["recorded"] == 1
         assert await events_waiting_for_claim(state, hub) == []
     state = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=0), clock)
@@ -228,7 +230,7 @@ async def test_what_waits_in_quarantine_is_looked_at_before(
     await state.close()
 
 
-async def test_the_table_of_another_task_hub_whose_name_begins_alike_stays(
+async def test_the_table_of_another_task_hub_with_the_same_prefix_stays(
     http: httpx.AsyncClient, server: StateServer, hub: str
 ) -> None:
     short, long = hub[:12], f"{hub[:12]}x"

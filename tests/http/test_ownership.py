@@ -54,32 +54,32 @@ UNREACHABLE = "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=QUFBQQ==;"
 
 @pytest.fixture
 async def raw_account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[RawAccount]:
-    """The app's storage account, in which single tables, queues and containers can be made."""
-    made = RawAccount(connection_string_of(storage))
-    yield made
-    await made.close()
+    """The app's storage account, to create single tables, queues and containers in it."""
+    account = RawAccount(connection_string_of(storage))
+    yield account
+    await account.close()
 
 
 @pytest.fixture
 async def app_with_provider(http: httpx.AsyncClient, app: str) -> str:
-    """An app that says where its task hubs live, without a settle window."""
+    """An app with a provider and without a settle window."""
     assert (await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)).status_code == 200
     return app
 
 
 async def get_proof(http: httpx.AsyncClient, hub: str) -> Any:
-    answer = await http.get(f"/api/taskhubs/{hub}")
-    assert answer.status_code == 200, answer.text
-    return answer.json()["proof"]
+    response = await http.get(f"/api/taskhubs/{hub}")
+    assert response.status_code == 200, response.text
+    return response.json()["proof"]
 
 
 async def retire(http: httpx.AsyncClient, app: str, hub: str, provider_account: ProviderAccount) -> None:
-    """Let two more versions follow the hub that is in the slot, so that it is retired and nothing carries it."""
+    """Stage and swap two more versions, so that the task hub is retired and no slot may carry it."""
     assert (await post_swap(http, app, hub)).status_code == 200
     for following in (new_hub_name(), new_hub_name()):
         assert (await post_staging(http, app, following, force=True, reason="test")).status_code == 200
         assert (await post_swap(http, app, following)).status_code == 200
-    assert [one["taskHub"] for one in (await http.get(f"/api/apps/{app}")).json()["retired"]] == [hub]
+    assert [retired["taskHub"] for retired in (await http.get(f"/api/apps/{app}")).json()["retired"]] == [hub]
 
 
 ARTIFACTS = (
@@ -90,10 +90,10 @@ ARTIFACTS = (
 
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
-async def test_a_name_of_which_anything_exists_at_the_provider_is_refused(
+async def test_a_name_with_any_artifact_at_the_provider_is_refused(
     http: httpx.AsyncClient, app_with_provider: str, raw_account: RawAccount, hub: str, artifact: str
 ) -> None:
-    """Whatever its case. Nothing is claimed, so whoever owns it can still register it."""
+    """The name is compared without case. It is not claimed, so its owner can still register it."""
     kind, name = artifact.format(hub).split(" ")
     match kind:
         case "table":
@@ -110,7 +110,7 @@ async def test_a_name_of_which_anything_exists_at_the_provider_is_refused(
     assert (await http.get(f"/api/apps/{app_with_provider}")).json()["slots"]["staging"] is None
 
 
-async def test_the_task_hub_of_somebody_else_is_neither_staged_nor_deleted(
+async def test_a_foreign_task_hub_is_neither_staged_nor_deleted(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     """Staged where nothing says where task hubs live, it is claimed without a proof. Once verification is switched on,
@@ -122,19 +122,19 @@ async def test_the_task_hub_of_somebody_else_is_neither_staged_nor_deleted(
     await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
     await retire(http, app, hub, provider_account)
     for dry_run in (True, False):
-        (done,) = await post_cleanup(http, app, dryRun=dry_run)
-        assert (done["outcome"], done["artifacts"]) == ("NotOwned", [])
-        assert f"nothing proves that task hub {hub} belongs to this app" in done["message"]
-        assert f'adoptTaskHubs ["{hub}"]' in done["message"]
+        (result,) = await post_cleanup(http, app, dryRun=dry_run)
+        assert (result["outcome"], result["artifacts"]) == ("NotOwned", [])
+        assert f"nothing proves that task hub {hub} belongs to this app" in result["message"]
+        assert f'adoptTaskHubs ["{hub}"]' in result["message"]
         assert await provider_account.list_artifacts(hub) == theirs
-        left = (await http.get(f"/api/apps/{app}")).json()["retired"]
-        assert [one["taskHub"] for one in left] == ([hub] if dry_run else [])
+        remaining = (await http.get(f"/api/apps/{app}")).json()["retired"]
+        assert [retired["taskHub"] for retired in remaining] == ([hub] if dry_run else [])
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert newest["details"] == {"removed": [hub], "notOwned": [hub]}
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
 
 
-async def test_a_name_that_only_begins_like_another_is_new(
+async def test_a_name_that_is_a_prefix_of_existing_names_is_new(
     http: httpx.AsyncClient, app_with_provider: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     await provider_account.add_task_hub(f"{hub}0", ("order-1", "Running"))
@@ -143,7 +143,7 @@ async def test_a_name_that_only_begins_like_another_is_new(
     assert (await post_staging(http, app_with_provider, hub)).status_code == 200
 
 
-async def test_a_claim_says_what_was_asked_where_and_when(
+async def test_a_claim_shows_its_basis_addresses_and_time(
     http: httpx.AsyncClient, app_with_provider: str, storage: StorageSettings, hub: str
 ) -> None:
     staged = (await post_staging(http, app_with_provider, hub)).json()
@@ -157,10 +157,10 @@ async def test_a_claim_says_what_was_asked_where_and_when(
 
 
 @pytest.mark.parametrize("spelling", [str, str.upper, str.title])
-async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
+async def test_a_row_in_a_shared_tracking_store_makes_a_name_used(
     storage: StorageSettings, clock: ShiftedClock, raw_account: RawAccount, app: str, hub: str, spelling: Any
 ) -> None:
-    """Names ignore case, and the store's filters do not."""
+    """Task hub names are case-insensitive, but the filters of the store are not."""
     prefix = f"T{new_hub_name()}"
     connections = {
         "STATE_TASKHUBS_OWN": connection_string_of(storage),
@@ -184,13 +184,13 @@ async def test_a_row_in_a_shared_tracking_store_shows_that_a_name_is_used(
         refused = assert_problem(await post_staging(http, app, hub, run_headers(1)), 409, "TaskHubAlreadyUsed")
         assert refused["existing"] == [f"rows of {spelling(hub)} in table {prefix}Instances"]
         assert table in refused["addresses"]
-        # The version that was staged never started, and the shared table does not show its task hub.
+        # The staged version never started, so the shared table has no row of its task hub.
         await put_app(http, app, policy={"missingTaskHubIsDrained": True})
         assert (await post_staging(http, app, f"{hub}x", run_headers(1))).status_code == 200
 
 
 @pytest.mark.parametrize("service", ["Table", "Queue", "Blob"])
-async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
+async def test_no_name_is_claimed_while_the_provider_is_unavailable(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, service: str
 ) -> None:
     async with (
@@ -199,11 +199,11 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
     ):
         await put_app(http, app, taskHubs=PROVIDER_CONFIG)
         proxy.faults[service] = ServiceFault(503, headers={"Retry-After": "7"})
-        answer = await post_staging(http, app, hub)
-        told = assert_problem(answer, 503, "TaskHubUnavailable")
-        assert answer.headers["retry-after"] == "7"
-        assert told["detail"].startswith(f"task hub {hub} was not claimed: the server could not check whether")
-        assert "the setting STATE_TASKHUBS_SHOP asks to wait" in told["detail"]
+        response = await post_staging(http, app, hub)
+        problem = assert_problem(response, 503, "TaskHubUnavailable")
+        assert response.headers["retry-after"] == "7"
+        assert problem["detail"].startswith(f"task hub {hub} was not claimed: the server could not check whether")
+        assert "the setting STATE_TASKHUBS_SHOP asks to wait" in problem["detail"]
         assert_problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
         proxy.faults.clear()
         assert (await post_staging(http, f"{app}-other", hub)).status_code == 200
@@ -213,7 +213,7 @@ async def test_a_provider_that_cannot_be_asked_now_gets_nothing_claimed(
     "connection",
     [UNREACHABLE, "UseDevelopmentStorage", "wrong key"],
 )
-async def test_a_setting_that_leads_nowhere_gets_nothing_claimed(
+async def test_no_name_is_claimed_if_the_setting_leads_nowhere(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, connection: str
 ) -> None:
     settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
@@ -222,43 +222,43 @@ async def test_a_setting_that_leads_nowhere_gets_nothing_claimed(
     if connection == "wrong key":
         connection = connection_string_of(storage).replace("AccountKey=Eby8", "AccountKey=Abcd")
     async with client_of_server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection}) as http:
-        told = assert_problem(await post_staging(http, app, hub), 503, "TaskHubUnavailable")
-        assert "STATE_TASKHUBS_SHOP" in told["detail"]
+        problem = assert_problem(await post_staging(http, app, hub), 503, "TaskHubUnavailable")
+        assert "STATE_TASKHUBS_SHOP" in problem["detail"]
         assert_problem(await http.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
 
 
-async def test_what_refuses_a_stage_anyway_is_told_before_that_the_provider_cannot_be_asked(
+async def test_other_refusals_come_before_an_unavailable_provider(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     async with client_of_server_with(storage, clock, {"STATE_TASKHUBS_SHOP": UNREACHABLE}) as http:
         await put_app(http, app, slots={"staging": {"taskHub": new_hub_name()}}, taskHubs=PROVIDER_CONFIG)
         refused = assert_problem(await post_staging(http, app, hub), 409, "StagingNotReady")
         assert reason_codes(refused) == ["ProbeFailed"]
-        # Force overrides the verdict, not the question whose task hub it is.
+        # Force overrides the verdict, but not the check of the provider.
         assert_problem(await post_staging(http, app, hub, force=True, reason="test"), 503, "TaskHubUnavailable")
-        # Where nothing is to be asked, the claim is not proven.
+        # Without a provider there is no check, and the claim is not proven.
         await put_app(http, app, taskHubs=None)
         assert (await post_staging(http, app, hub)).status_code == 200
         assert await get_proof(http, hub) is None
 
 
-async def test_a_provider_that_does_not_answer_in_time_cannot_be_asked(server: StateServer, hub: str) -> None:
+async def test_a_provider_that_does_not_answer_in_time_is_unavailable(server: StateServer, hub: str) -> None:
     ownership = Ownership(TaskHubStore(server.tables, 4), server.backends)
     shop = App("shop", provider_config=ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     over = asyncio.get_running_loop().time()
-    told = await ownership.find_existing(shop, hub, Caller("ci"), over)
-    assert isinstance(told, ProviderUnavailable)
-    assert "did not answer in time" in told.message
+    problem = await ownership.find_existing(shop, hub, Caller("ci"), over)
+    assert isinstance(problem, ProviderUnavailable)
+    assert "did not answer in time" in problem.message
 
 
 async def test_the_management_api_is_not_asked_because_asking_creates_the_task_hub(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def response(request: web.Request) -> web.StreamResponse:
         return await running.handle(request)
 
     running = management.FakeFunctionApp("")
-    async with management.serve_http(answer) as origin:
+    async with management.serve_http(response) as origin:
         settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
             await put_app(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})
@@ -277,7 +277,7 @@ async def test_the_same_run_repeats_its_request_after_its_app_has_started(
     assert (again.status_code, again.json()) == (200, first.json())
     await post_events(http, event(hub, "order-1"))
     assert (await post_staging(http, app_with_provider, hub, run_headers(1))).status_code == 200
-    # Its deployment is abandoned, and another run takes the version up: the name is in the slot already.
+    # The deployment is abandoned, and another run stages the same version: the slot already holds its task hub.
     assert (
         await http.delete(f"/api/apps/{app_with_provider}/staging", params={"taskHub": hub}, headers=run_headers(1))
     ).status_code == 200
@@ -287,7 +287,7 @@ async def test_the_same_run_repeats_its_request_after_its_app_has_started(
     assert await get_proof(http, hub) == proof
 
 
-async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
+async def test_a_claim_whose_commit_was_lost_is_valid_for_its_own_run_only(
     storage: StorageSettings,
     clock: ShiftedClock,
     http: httpx.AsyncClient,
@@ -295,7 +295,7 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
     provider_account: ProviderAccount,
     hub: str,
 ) -> None:
-    """The storage fails between the claim and the commit. The app starts all the same, and publishes events."""
+    """The storage fails between the claim and the commit. The app starts nevertheless and publishes events."""
     settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
     async with run_storage_proxy(storage) as proxy, client_of_server_with(proxy.settings, clock, settings) as broken:
         _fail_from_request(proxy, "POST", 2)
@@ -312,7 +312,7 @@ async def test_a_claim_whose_commit_was_lost_stands_for_its_own_run_only(
     assert await get_proof(http, hub) == proof, "what was proven stays proven"
 
 
-async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
+async def test_callers_without_a_run_cannot_repeat_a_claim(
     storage: StorageSettings,
     clock: ShiftedClock,
     http: httpx.AsyncClient,
@@ -328,10 +328,10 @@ async def test_callers_without_a_run_are_not_known_to_be_the_same_one(
     assert_problem(await post_staging(http, app_with_provider, hub), 409, "TaskHubAlreadyUsed")
 
 
-async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here(
+async def test_a_claim_that_is_proven_at_another_address_is_checked_again(
     storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    """The commit is lost, and the setting is pointed to another account before the run tries again."""
+    """The commit is lost, and the setting leads to another account before the run retries."""
     before = connection_string_of(storage)
     async with (
         run_storage_proxy(storage) as proxy,
@@ -347,31 +347,31 @@ async def test_a_claim_that_is_proven_elsewhere_does_not_spare_the_question_here
         assert_problem(await post_staging(http, app, hub, run_headers(1)), 409, "TaskHubAlreadyUsed")
 
 
-async def test_of_two_apps_that_claim_a_new_name_at_once_one_wins(
+async def test_exactly_one_of_several_apps_claims_a_new_name_at_once(
     http: httpx.AsyncClient, app_with_provider: str, hub: str
 ) -> None:
     apps = [f"{app_with_provider}-{number}" for number in range(5)]
     for name in apps:
         await put_app(http, name, taskHubs=PROVIDER_CONFIG)
-    answers = await asyncio.gather(*(post_staging(http, name, hub, run_headers(n)) for n, name in enumerate(apps)))
-    (winner,) = [answer.json()["app"] for answer in answers if answer.status_code == 200]
-    refused = [answer.json() for answer in answers if answer.status_code == 409]
+    responses = await asyncio.gather(*(post_staging(http, name, hub, run_headers(n)) for n, name in enumerate(apps)))
+    (winner,) = [response.json()["app"] for response in responses if response.status_code == 200]
+    refused = [response.json() for response in responses if response.status_code == 409]
     assert len(refused) == 4
-    assert all(winner in one["detail"] for one in refused)
+    assert all(winner in problem["detail"] for problem in refused)
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["app"] == winner
 
 
-async def test_the_provider_is_asked_while_the_slot_is_read(
+async def test_the_name_is_checked_while_the_slot_is_read(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each waits for the other to have begun."""
+    """Each of the two reads waits until the other has begun."""
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
     begun = {"page": asyncio.Event(), "existing": asyncio.Event()}
     page, existing = AzureStorageBackend.read_page, AzureStorageBackend.find_existing
 
-    async def both(one: str) -> None:
-        begun[one].set()
+    async def both(step: str) -> None:
+        begun[step].set()
         async with asyncio.timeout(30):
             await asyncio.gather(*(event.wait() for event in begun.values()))
 
@@ -403,13 +403,13 @@ async def test_cleanup_deletes_what_the_proof_covers(
     assert (await post_staging(http, app_with_provider, hub)).status_code == 200
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await retire(http, app_with_provider, hub, provider_account)
-    (done,) = await post_cleanup(http, app_with_provider)
-    assert (done["outcome"], sorted(done["artifacts"]), done["message"]) == ("Removed", artifacts_of(hub), None)
+    (result,) = await post_cleanup(http, app_with_provider)
+    assert (result["outcome"], sorted(result["artifacts"]), result["message"]) == ("Removed", artifacts_of(hub), None)
     assert await provider_account.list_artifacts(hub) == []
 
 
 @pytest.mark.parametrize("connection", ["STATE_TASKHUBS_SHOP", "STATE_TASKHUBS_OTHER"], ids=["setting", "taskHubs"])
-async def test_what_leads_to_another_account_now_loses_nothing_there(
+async def test_cleanup_deletes_nothing_at_another_account_than_the_proven_one(
     http: httpx.AsyncClient,
     storage: StorageSettings,
     clock: ShiftedClock,
@@ -418,7 +418,7 @@ async def test_what_leads_to_another_account_now_loses_nothing_there(
     hub: str,
     connection: str,
 ) -> None:
-    """Either the setting was changed, or the app's taskHubs name another one."""
+    """Either the value of the setting was changed, or the app's taskHubs name another setting."""
     assert (await post_staging(http, app_with_provider, hub)).status_code == 200
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await retire(http, app_with_provider, hub, provider_account)
@@ -431,12 +431,12 @@ async def test_what_leads_to_another_account_now_loses_nothing_there(
         assert shown["outcome"] == "NotOwned"
         assert "proven for http://127.0.0.1:" in shown["message"]
         assert "but not for http://localhost:" in shown["message"]
-        (done,) = await post_cleanup(moved, app_with_provider)
-        assert done["outcome"] == "NotOwned"
+        (result,) = await post_cleanup(moved, app_with_provider)
+        assert result["outcome"] == "NotOwned"
     assert await provider_account.list_artifacts(hub) == before
 
 
-async def test_task_hubs_of_another_setting_in_the_same_account_are_the_same(
+async def test_a_proof_covers_the_same_account_behind_another_setting(
     storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     settings = {
@@ -451,11 +451,11 @@ async def test_task_hubs_of_another_setting_in_the_same_account_are_the_same(
         await provider_account.add_task_hub(hub, ("order-1", "Completed"))
         await retire(http, app, hub, provider_account)
         await put_app(http, app, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_NEW"})
-        assert [one["outcome"] for one in await post_cleanup(http, app)] == ["Removed"]
+        assert [result["outcome"] for result in await post_cleanup(http, app)] == ["Removed"]
     assert await provider_account.list_artifacts(hub) == []
 
 
-async def test_a_task_hub_that_was_claimed_before_proofs_were_kept_is_not_deleted(
+async def test_a_task_hub_with_a_claim_without_a_proof_is_not_deleted(
     http: httpx.AsyncClient, server: StateServer, app_with_provider: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     assert (await post_staging(http, app_with_provider, hub)).status_code == 200
@@ -466,11 +466,11 @@ async def test_a_task_hub_that_was_claimed_before_proofs_were_kept_is_not_delete
     del row["OwnershipProof"], row["RunId"]
     await table.upsert_entity(row, mode=UpdateMode.REPLACE)
     before = await provider_account.list_artifacts(hub)
-    assert [one["outcome"] for one in await post_cleanup(http, app_with_provider)] == ["NotOwned"]
+    assert [result["outcome"] for result in await post_cleanup(http, app_with_provider)] == ["NotOwned"]
     assert await provider_account.list_artifacts(hub) == before
 
 
-async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
+async def test_a_begun_deletion_waits_until_the_setting_leads_to_the_proven_address(
     http: httpx.AsyncClient,
     server: StateServer,
     storage: StorageSettings,
@@ -488,29 +488,29 @@ async def test_a_deletion_that_was_begun_waits_for_the_place_that_is_proven(
     async with client_of_server_with(
         storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}
     ) as moved:
-        (done,) = await post_cleanup(moved, app_with_provider)
-        assert done["outcome"] == "Unfinished"
-        assert "its setting now leads to another address" in done["message"]
+        (result,) = await post_cleanup(moved, app_with_provider)
+        assert result["outcome"] == "Unfinished"
+        assert "its setting now leads to another address" in result["message"]
     assert await provider_account.list_artifacts(hub) == before
-    assert [one["outcome"] for one in await post_cleanup(http, app_with_provider)] == ["Removed"]
+    assert [result["outcome"] for result in await post_cleanup(http, app_with_provider)] == ["Removed"]
 
 
-async def test_a_task_hub_with_work_is_not_drained_whoever_owns_it(
+async def test_a_task_hub_with_work_is_not_drained_even_if_it_is_not_owned(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     assert (await post_staging(http, app, hub)).status_code == 200
     await provider_account.add_task_hub(hub, ("order-1", "Running"))
     await retire(http, app, hub, provider_account)
     await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
-    (done,) = await post_cleanup(http, app)
-    assert (done["outcome"], reason_codes(done)) == ("NotDrained", ["InstancesActive"])
+    (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], reason_codes(result)) == ("NotDrained", ["InstancesActive"])
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.put("order-1", "Completed")
-    assert [one["outcome"] for one in await post_cleanup(http, app)] == ["NotOwned"]
+    assert [result["outcome"] for result in await post_cleanup(http, app)] == ["NotOwned"]
 
 
 @pytest.mark.parametrize(("service", "kind"), [("Queue", "queue"), ("Blob", "container")])
-async def test_what_the_server_was_not_allowed_to_list_is_not_proven(
+async def test_a_claim_is_not_proven_for_services_that_the_server_could_not_list(
     storage: StorageSettings,
     clock: ShiftedClock,
     app: str,
@@ -536,16 +536,16 @@ async def test_what_the_server_was_not_allowed_to_list_is_not_proven(
         await retire(http, app, hub, provider_account)
         proxy.faults.clear()
         before = await provider_account.list_artifacts(hub)
-        (done,) = await post_cleanup(http, app)
-        assert done["outcome"] == "NotOwned"
-        assert f"but not for {own[f'{service}Endpoint']}" in done["message"]
+        (result,) = await post_cleanup(http, app)
+        assert result["outcome"] == "NotOwned"
+        assert f"but not for {own[f'{service}Endpoint']}" in result["message"]
         assert await provider_account.list_artifacts(hub) == before
 
 
 # Adoption
 
 
-async def test_put_app_adopts_an_existing_task_hub_on_record(
+async def test_put_app_adopts_an_existing_task_hub_and_records_it(
     http: httpx.AsyncClient, app: str, storage: StorageSettings, provider_account: ProviderAccount, hub: str
 ) -> None:
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
@@ -561,15 +561,15 @@ async def test_put_app_adopts_an_existing_task_hub_on_record(
     following = new_hub_name()
     assert (await post_staging(http, app, following)).status_code == 200
     assert (await post_swap(http, app, following)).status_code == 200
-    (done,) = await post_cleanup(http, app)
-    assert (done["taskHub"], done["outcome"]) == (hub, "Removed")
+    (result,) = await post_cleanup(http, app)
+    assert (result["taskHub"], result["outcome"]) == (hub, "Removed")
     assert await provider_account.list_artifacts(hub) == []
 
 
-async def test_an_adoption_that_did_not_go_on_record_proves_nothing(
+async def test_an_adoption_that_was_not_recorded_proves_nothing(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The storage fails when the app is written; the request is repeated."""
+    """The storage fails when the app is written, and the request is repeated."""
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     slots = {"staging": {"taskHub": hub}}
     assert (await put_app(http, app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
@@ -588,7 +588,7 @@ async def test_an_adoption_that_did_not_go_on_record_proves_nothing(
     assert (await get_proof(http, hub))["basis"] == "Adopted"
 
 
-async def test_a_setting_that_leads_to_another_account_is_another_place(
+async def test_a_missing_task_hub_at_another_account_does_not_remove_active_records(
     storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
     """Task hub and instances are known in one account. That the other has no such task hub says nothing of the records,
@@ -600,30 +600,30 @@ async def test_a_setting_that_leads_to_another_account_is_another_place(
         await provider_account.add_task_hub(hub, ("order-1", "Running"))
         await post_events(http, event(hub, "order-1"))
         assert "InstancesActive" in reason_codes(await get_staging(http, app, wait=2))
-        # Retired by force: its order still runs.
+        # Retired by force: its orchestration still runs.
         await retire(http, app, hub, provider_account)
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.delete()
     async with client_of_server_with(
         storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}
     ) as moved:
-        (done,) = await post_cleanup(moved, app, deleteTaskHubs=False)
-        assert (done["taskHub"], done["outcome"]) == (hub, "NotDrained")
+        (result,) = await post_cleanup(moved, app, deleteTaskHubs=False)
+        assert (result["taskHub"], result["outcome"]) == (hub, "NotDrained")
         listed = (await moved.get(f"/api/taskhubs/{hub}/instances?active=true")).json()["instances"]
         assert [instance["instanceId"] for instance in listed] == ["order-1"]
 
 
-async def test_a_task_hub_of_the_app_is_adopted_when_it_is_named(
+async def test_put_app_adopts_a_named_task_hub_of_the_app(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    """Claimed before anything said where task hubs live, and retired since."""
+    """The task hub was claimed while the app had no provider, and retired later."""
     assert (await post_staging(http, app, hub)).status_code == 200
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await retire(http, app, hub, provider_account)
-    told = assert_problem(await put_app(http, app, adoptTaskHubs=[hub]), 400, "InvalidRequest")
-    assert "send taskHubs in the same request" in told["detail"]
+    problem = assert_problem(await put_app(http, app, adoptTaskHubs=[hub]), 400, "InvalidRequest")
+    assert "send taskHubs in the same request" in problem["detail"]
     await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
-    assert [one["outcome"] for one in await post_cleanup(http, app, dryRun=True)] == ["NotOwned"]
+    assert [result["outcome"] for result in await post_cleanup(http, app, dryRun=True)] == ["NotOwned"]
     adopted = await put_app(http, app, adoptTaskHubs=[hub.upper()])
     assert adopted.status_code == 200
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
@@ -631,13 +631,13 @@ async def test_a_task_hub_of_the_app_is_adopted_when_it_is_named(
     assert (await get_proof(http, hub))["basis"] == "Adopted"
     again = await put_app(http, app, adoptTaskHubs=[hub])
     assert again.headers["etag"] == adopted.headers["etag"], "what is proven there already is not adopted again"
-    assert [one["outcome"] for one in await post_cleanup(http, app)] == ["Removed"]
+    assert [result["outcome"] for result in await post_cleanup(http, app)] == ["Removed"]
     assert await provider_account.list_artifacts(hub) == []
 
 
 async def test_an_app_adopts_its_own_task_hubs_only(http: httpx.AsyncClient, app_with_provider: str, hub: str) -> None:
-    told = assert_problem(await put_app(http, app_with_provider, adoptTaskHubs=[hub]), 400, "InvalidRequest")
-    assert told["detail"] == (
+    problem = assert_problem(await put_app(http, app_with_provider, adoptTaskHubs=[hub]), 400, "InvalidRequest")
+    assert problem["detail"] == (
         f"app {app_with_provider} cannot adopt task hub {hub}: none of its slots holds it, and it is not retired. "
         "Put it into a slot in the same request, or leave it out of adoptTaskHubs"
     )
@@ -648,10 +648,10 @@ async def test_an_app_adopts_its_own_task_hubs_only(http: httpx.AsyncClient, app
     assert_problem(await put_app(http, other, slots={"staging": {"taskHub": hub}}), 409, "TaskHubInUse")
 
 
-async def test_to_send_an_app_back_as_it_was_answered_adopts_nothing(
+async def test_sending_the_body_of_get_app_to_put_app_adopts_nothing(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    """Not even together with taskHubs, which may lead to somebody else's task hub of the same name."""
+    """Not even if taskHubs change, which may lead to a foreign task hub of the same name."""
     assert (await post_staging(http, app, hub)).status_code == 200
     await provider_account.add_task_hub(hub, ("their-order", "Completed"))
     answered = (await http.get(f"/api/apps/{app}")).json()

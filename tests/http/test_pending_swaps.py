@@ -1,4 +1,4 @@
-"""Swaps in two steps over HTTP: what everybody is told in between, who can end them, and what is on record."""
+"""Swaps in two steps over HTTP: what callers see in between, who can end them, and what is recorded."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def post_swap_outcome(
 
 
 async def begun(http: httpx.AsyncClient, app: str) -> tuple[str, str]:
-    """The hub in production and the new one, after run 1 has staged the new one and begun to swap it."""
+    """Run 1 stages a new task hub and begins to swap it. Returns the task hub in production before, and the new one."""
     old, new = new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, old)
     assert (await post_staging(http, app, new, run_headers(1), version="2.0.0")).status_code == 200
@@ -46,21 +46,21 @@ async def begun(http: httpx.AsyncClient, app: str) -> tuple[str, str]:
 
 
 async def get_app(http: httpx.AsyncClient, app: str) -> Any:
-    answer = await http.get(f"/api/apps/{app}")
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = await http.get(f"/api/apps/{app}")
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def hubs_in_slots(app: Any) -> tuple[str | None, str | None]:
-    """The hubs in production and staging."""
+    """The task hubs in production and in staging."""
     production, slot = app["slots"]["production"], app["slots"]["staging"]
     return production and production["taskHub"], slot and slot["taskHub"]
 
 
 async def swap_audit_details(http: httpx.AsyncClient, app: str) -> list[Any]:
-    """What is on record of PostSwap, newest first."""
+    """The details of the PostSwap entries in the audit log, newest first."""
     history = (await http.get(f"/api/apps/{app}/history")).json()["history"]
-    return [one["details"] for one in history if one["operation"] == "PostSwap"]
+    return [record["details"] for record in history if record["operation"] == "PostSwap"]
 
 
 async def test_a_swap_in_two_steps_is_pending_until_it_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
@@ -68,8 +68,8 @@ async def test_a_swap_in_two_steps_is_pending_until_it_is_confirmed(http: httpx.
     await stage_and_swap(http, app, old)
     await post_staging(http, app, new, run_headers(1), version="2.0.0")
     assert (await get_app(http, app))["pendingSwap"] is None
-    answer = await post_swap_outcome(http, app, new, "Pending", run_headers(1))
-    begun = answer.json()
+    response = await post_swap_outcome(http, app, new, "Pending", run_headers(1))
+    begun = response.json()
     assert hubs_in_slots(begun) == (new, old)
     assert begun["deployment"] is None
     assert begun["pendingSwap"] == {
@@ -83,14 +83,14 @@ async def test_a_swap_in_two_steps_is_pending_until_it_is_confirmed(http: httpx.
     }
     assert await get_app(http, app) == begun
     again = await post_swap_outcome(http, app, new.upper(), "Pending", run_headers(1))
-    assert (again.status_code, again.headers["etag"], again.json()) == (200, answer.headers["etag"], begun)
+    assert (again.status_code, again.headers["etag"], again.json()) == (200, response.headers["etag"], begun)
     done = (await post_swap_outcome(http, app, new, "Done", run_headers(1))).json()
     assert (done["slots"], done["pendingSwap"], done["deployment"]) == (begun["slots"], None, None)
     assert (await get_staging(http, app))["ready"]
     assert (await post_staging(http, app, third, run_headers(2))).status_code == 200
 
 
-async def test_a_swap_that_failed_is_taken_back_and_the_same_run_goes_on(http: httpx.AsyncClient, app: str) -> None:
+async def test_a_failed_swap_is_reverted_and_the_same_run_can_swap_again(http: httpx.AsyncClient, app: str) -> None:
     old, new = new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, old)
     before = (await post_staging(http, app, new, run_headers(1), version="2.0.0")).json()
@@ -108,7 +108,7 @@ async def test_a_swap_that_failed_is_taken_back_and_the_same_run_goes_on(http: h
     assert_problem(await post_swap_outcome(http, app, third, "Failed", run_headers(1)), 409, "SwapMismatch")
 
 
-async def test_everybody_is_told_that_a_swap_is_pending_its_own_run_too(
+async def test_every_caller_sees_a_pending_swap_even_its_own_run(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
     await begun(http, app)
@@ -120,7 +120,9 @@ async def test_everybody_is_told_that_a_swap_is_pending_its_own_run_too(
         assert "pipeline 1, run https://ci.example/runs/1, began to swap" in verdict["reasons"][0]["message"]
 
 
-async def test_a_slot_that_is_empty_on_record_is_not_ready_either(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_an_empty_slot_is_not_ready_while_its_swap_is_pending(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
     await post_staging(http, app, hub, run_headers(1))
     first = await post_swap_outcome(http, app, hub, "Pending", run_headers(1))
     assert (hubs_in_slots(first.json()), first.json()["pendingSwap"]["swappedOut"]) == ((hub, None), None)
@@ -128,7 +130,7 @@ async def test_a_slot_that_is_empty_on_record_is_not_ready_either(http: httpx.As
     assert hubs_in_slots((await post_swap_outcome(http, app, hub, "Failed", run_headers(1))).json()) == (None, hub)
 
 
-async def test_who_waits_for_ready_is_answered_when_the_swap_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
+async def test_waiting_for_ready_ends_when_the_swap_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
     _, new = await begun(http, app)
     waiting = asyncio.create_task(get_staging(http, app, wait=60))
     assert reason_codes(await get_staging(http, app)) == ["SwapPending"]
@@ -136,7 +138,7 @@ async def test_who_waits_for_ready_is_answered_when_the_swap_is_confirmed(http: 
     assert (await asyncio.wait_for(waiting, 30))["ready"]
 
 
-async def test_nothing_that_depends_on_the_slots_is_done_while_a_swap_is_pending(
+async def test_every_operation_on_the_slots_is_refused_while_a_swap_is_pending(
     http: httpx.AsyncClient, app: str
 ) -> None:
     old, new = await begun(http, app)
@@ -154,18 +156,18 @@ async def test_nothing_that_depends_on_the_slots_is_done_while_a_swap_is_pending
         await post_swap_outcome(http, app, old, "Pending", run_headers(1)),
         await post_swap_outcome(http, app, new_hub_name(), "Done", run_headers(1)),
         await post_swap_outcome(http, app, old, "Failed", run_headers(1)),
-        # A late repetition of how an earlier swap went must not end this one.
+        # A late report on an earlier swap must not end the pending swap.
         await post_swap_outcome(http, app, old, "Done", run_headers(1)),
     ]
-    for answer in refused:
-        told = assert_problem(answer, 409, "SwapPending")
-        assert told["pendingSwap"] == before["pendingSwap"]
-        assert f"if it is {new}, send PostSwap for it with the outcome Done" in told["detail"]
+    for response in refused:
+        problem = assert_problem(response, 409, "SwapPending")
+        assert problem["pendingSwap"] == before["pendingSwap"]
+        assert f"if it is {new}, send PostSwap for it with the outcome Done" in problem["detail"]
     assert await get_app(http, app) == before
 
 
 @pytest.mark.parametrize(("production_has", "outcome"), [("new", "Done"), ("old", "Failed")])
-async def test_whoever_looked_at_the_platform_ends_the_swap_of_a_dead_run(
+async def test_any_caller_can_end_the_swap_of_a_dead_run(
     http: httpx.AsyncClient, app: str, production_has: str, outcome: str
 ) -> None:
     old, new = await begun(http, app)
@@ -182,7 +184,7 @@ async def test_whoever_looked_at_the_platform_ends_the_swap_of_a_dead_run(
     }
 
 
-async def test_every_step_is_on_record(http: httpx.AsyncClient, app: str) -> None:
+async def test_every_step_of_a_swap_is_recorded(http: httpx.AsyncClient, app: str) -> None:
     old, new = await begun(http, app)
     await post_swap_outcome(http, app, new, "Failed", run_headers(1))
     await post_swap_outcome(http, app, new, "Failed", run_headers(1))
@@ -204,17 +206,17 @@ async def test_every_step_is_on_record(http: httpx.AsyncClient, app: str) -> Non
     ]
 
 
-async def test_a_rollback_is_to_a_hub_that_was_in_production_and_goes_back_once(
+async def test_a_rollback_in_two_steps_needs_a_promoted_hub_and_is_idempotent(
     http: httpx.AsyncClient, app: str
 ) -> None:
     old, new = new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, old)
     await post_staging(http, app, new, run_headers(1))
     for outcome in ("Pending", "Done"):
-        told = assert_problem(
+        problem = assert_problem(
             await post_swap_outcome(http, app, new, outcome, run_headers(1), rollback=True), 409, "SwapMismatch"
         )
-        assert told["slots"] == {"production": old, "staging": new}
+        assert problem["slots"] == {"production": old, "staging": new}
     await post_swap_outcome(http, app, new, "Done", run_headers(1))
     begun = (await post_swap_outcome(http, app, old, "Pending", run_headers(2), rollback=True)).json()
     assert begun["pendingSwap"]["rollback"] is True
@@ -227,19 +229,19 @@ async def test_a_rollback_is_to_a_hub_that_was_in_production_and_goes_back_once(
         assert (hubs_in_slots(again), again["pendingSwap"]) == ((old, new), None)
 
 
-async def test_of_many_runs_that_begin_the_same_swap_exactly_one_does(http: httpx.AsyncClient, app: str) -> None:
+async def test_exactly_one_of_many_runs_begins_a_swap(http: httpx.AsyncClient, app: str) -> None:
     old, new = new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, old, new)
-    answers = await asyncio.gather(*(post_swap_outcome(http, app, old, "Pending", run_headers(n)) for n in range(8)))
-    (winner,) = [answer.json()["pendingSwap"] for answer in answers if answer.status_code == 200]
-    for answer in answers:
-        if answer.status_code != 200:
-            assert assert_problem(answer, 409, "SwapPending")["pendingSwap"] == winner
+    responses = await asyncio.gather(*(post_swap_outcome(http, app, old, "Pending", run_headers(n)) for n in range(8)))
+    (winner,) = [response.json()["pendingSwap"] for response in responses if response.status_code == 200]
+    for response in responses:
+        if response.status_code != 200:
+            assert assert_problem(response, 409, "SwapPending")["pendingSwap"] == winner
     assert len(await swap_audit_details(http, app)) == 3
 
 
 @pytest.mark.parametrize("late_one", ["begins", "stages"])
-async def test_who_decided_before_a_swap_was_begun_is_refused_after_it(
+async def test_a_decision_that_was_made_before_a_swap_began_is_refused_afterwards(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, late_one: str
 ) -> None:
     old, new = new_hub_name(), new_hub_name()
@@ -255,14 +257,14 @@ async def test_who_decided_before_a_swap_was_begun_is_refused_after_it(
 
         proxy.before_request = overtake
         if late_one == "begins":
-            answer = await post_swap_outcome(late, app, old, "Pending", run_headers(2))
+            response = await post_swap_outcome(late, app, old, "Pending", run_headers(2))
         else:
-            answer = await post_staging(late, app, new_hub_name(), run_headers(2))
+            response = await post_staging(late, app, new_hub_name(), run_headers(2))
     assert raced
-    assert assert_problem(answer, 409, "SwapPending")["pendingSwap"]["by"] == "pipeline 1"
+    assert assert_problem(response, 409, "SwapPending")["pendingSwap"]["by"] == "pipeline 1"
 
 
-async def test_if_match_guards_every_step(http: httpx.AsyncClient, app: str) -> None:
+async def test_if_match_is_checked_by_every_step_of_a_swap(http: httpx.AsyncClient, app: str) -> None:
     old, new = new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, old)
     etag = (await post_staging(http, app, new, run_headers(1))).headers["etag"]
@@ -281,7 +283,7 @@ async def test_if_match_guards_every_step(http: httpx.AsyncClient, app: str) -> 
     assert done.status_code == 200
 
 
-async def test_that_a_swap_is_done_is_refused_once_it_was_swapped_back_and_changes_nothing(
+async def test_a_late_report_of_done_is_refused_after_a_swap_back_and_changes_nothing(
     http: httpx.AsyncClient, app: str
 ) -> None:
     old, new = new_hub_name(), new_hub_name()
@@ -291,27 +293,23 @@ async def test_that_a_swap_is_done_is_refused_once_it_was_swapped_back_and_chang
         assert (await post_swap_outcome(http, app, new, outcome, run_headers(1))).status_code == 200
     assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": old, "rollback": True})).status_code == 200
     before = (await http.get(f"/api/apps/{app}")).json()
-    told = assert_problem(await post_swap_outcome(http, app, new, "Done", run_headers(1)), 409, "SwapMismatch")
-    assert "without an outcome" in told["detail"]
-    assert told["slots"] == {"production": old, "staging": new}
+    problem = assert_problem(await post_swap_outcome(http, app, new, "Done", run_headers(1)), 409, "SwapMismatch")
+    assert "without an outcome" in problem["detail"]
+    assert problem["slots"] == {"production": old, "staging": new}
     assert (await http.get(f"/api/apps/{app}")).json() == before
-    # Left out, it is a swap like any other.
+    # Without an outcome, it is an ordinary swap.
     assert (await post_swap(http, app, new)).json()["slots"]["production"]["taskHub"] == new
 
 
 @pytest.mark.parametrize("body", [{"outcome": "done"}, {"outcome": None}, {"outcome": "Began"}, {"rollback": "yes"}])
-async def test_an_outcome_that_is_none_is_refused(
-    http: httpx.AsyncClient, app: str, hub: str, body: dict[str, Any]
-) -> None:
+async def test_an_invalid_outcome_is_refused(http: httpx.AsyncClient, app: str, hub: str, body: dict[str, Any]) -> None:
     await post_staging(http, app, hub)
     sent = {"taskHub": hub, **body}
-    told = assert_problem(await http.post(f"/api/apps/{app}/swap", json=sent), 400, "InvalidRequest")
-    assert [one["field"] for one in told["errors"]] == [f"body.{name}" for name in body]
+    problem = assert_problem(await http.post(f"/api/apps/{app}/swap", json=sent), 400, "InvalidRequest")
+    assert [error["field"] for error in problem["errors"]] == [f"body.{name}" for name in body]
 
 
-async def test_a_step_of_an_app_or_a_slot_that_nobody_knows_is_told(
-    http: httpx.AsyncClient, app: str, hub: str
-) -> None:
+async def test_an_outcome_for_an_unknown_app_or_slot_is_refused(http: httpx.AsyncClient, app: str, hub: str) -> None:
     for outcome in ("Pending", "Done", "Failed"):
         assert_problem(await post_swap_outcome(http, app, hub, outcome), 404, "AppNotFound")
     await put_app(http, app)
@@ -321,7 +319,7 @@ async def test_a_step_of_an_app_or_a_slot_that_nobody_knows_is_told(
         assert_problem(await post_swap_outcome(http, app, hub, outcome), 409, "SwapMismatch")
 
 
-async def test_an_answer_is_sent_back_while_a_swap_is_pending_and_it_stays_so(
+async def test_the_body_of_get_app_can_be_sent_to_put_app_while_a_swap_is_pending(
     http: httpx.AsyncClient, app: str
 ) -> None:
     await begun(http, app)
@@ -335,20 +333,18 @@ async def test_an_answer_is_sent_back_while_a_swap_is_pending_and_it_stays_so(
     assert changed["pendingSwap"] is not None
 
 
-async def test_retired_hubs_are_cleaned_up_while_a_swap_is_pending_and_those_in_doubt_stay(
-    http: httpx.AsyncClient, app: str
-) -> None:
+async def test_cleanup_keeps_the_possible_hubs_of_a_pending_swap(http: httpx.AsyncClient, app: str) -> None:
     oldest = new_hub_name()
     await stage_and_swap(http, app, oldest, new_hub_name())
     await post_events(http, event(oldest, status="Completed"))
     await put_app(http, app, policy={"settleSeconds": 0})
     old, new = await begun(http, app)
-    answer = (await http.post(f"/api/apps/{app}/cleanup")).json()
-    outcomes = {one["taskHub"]: one["outcome"] for one in answer["taskHubs"]}
+    response = (await http.post(f"/api/apps/{app}/cleanup")).json()
+    outcomes = {result["taskHub"]: result["outcome"] for result in response["taskHubs"]}
     assert outcomes.pop(oldest) == "Removed"
     assert not outcomes.keys() & {old, new}
-    assert hubs_in_slots(answer["app"]) == (new, old)
-    assert answer["app"]["pendingSwap"]["taskHub"] == new
+    assert hubs_in_slots(response["app"]) == (new, old)
+    assert response["app"]["pendingSwap"]["taskHub"] == new
     assert hubs_in_slots((await post_swap_outcome(http, app, new, "Failed", run_headers(1))).json()) == (old, new)
 
 

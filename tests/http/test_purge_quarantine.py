@@ -1,4 +1,4 @@
-"""PurgeQuarantine: events that came before a day go, the others stay."""
+"""PurgeQuarantine over HTTP: events that were received before a given time are removed, the others stay."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from tests.http.operations import assert_problem
 pytestmark = pytest.mark.anyio
 
 NOON = parse_instant("2019-06-15T12:00:00Z")
-"""Long before any event of another test."""
+"""A time long before any event of another test."""
 DAY = 86_400
 
 
@@ -26,20 +26,24 @@ def quarantined_event(received_at: int, event: str, hub: str | None = None) -> Q
 
 
 async def delete_quarantine(http: httpx.AsyncClient, before: str) -> tuple[int, bool]:
-    answer = await http.delete("/api/quarantine", params={"before": before})
-    assert answer.status_code == 200, answer.text
-    content = answer.json()
+    response = await http.delete("/api/quarantine", params={"before": before})
+    assert response.status_code == 200, response.text
+    content = response.json()
     return content["removed"], content["hasMore"]
 
 
 async def remaining_events(server: StateServer) -> list[str]:
-    """The texts of the old events that are left, in the order of ListQuarantine."""
+    """The texts of the remaining old events, in the order of ListQuarantine."""
     store = QuarantineStore(server.tables)
     found: list[str] = []
     token: str | None = None
     while True:
         page = await store.list_page(1000, token)
-        found += [one.event.strip('"') for one in page.items if one.received_at < NOON + seconds(100 * DAY)]
+        found += [
+            quarantined.event.strip('"')
+            for quarantined in page.items
+            if quarantined.received_at < NOON + seconds(100 * DAY)
+        ]
         token = page.continuation_token
         if token is None:
             return found
@@ -47,11 +51,11 @@ async def remaining_events(server: StateServer) -> list[str]:
 
 @pytest.fixture(autouse=True)
 async def _purge_before_test(http: httpx.AsyncClient) -> None:
-    """Other tests here leave events of that time behind."""
+    """Remove the events that other tests here have left."""
     await delete_quarantine(http, "2019-12-31")
 
 
-async def test_what_came_before_goes_and_the_rest_stays(http: httpx.AsyncClient, server: StateServer) -> None:
+async def test_purging_removes_older_events_and_keeps_the_rest(http: httpx.AsyncClient, server: StateServer) -> None:
     store, hub = QuarantineStore(server.tables), new_hub_name()
     await store.add([quarantined_event(NOON + seconds(DAY * day), f"day {day}") for day in range(4)])
     await store.add([quarantined_event(NOON + seconds(DAY * day), f"waiting {day}", hub) for day in range(4)])
@@ -66,15 +70,15 @@ async def test_what_came_before_goes_and_the_rest_stays(http: httpx.AsyncClient,
     assert await delete_quarantine(http, "2019-06-17T14:00:00.0000001+02:00") == (0, False)
 
 
-async def test_no_time_before_the_first_event_removes_any(http: httpx.AsyncClient, server: StateServer) -> None:
-    """Keys count down from a number of fixed length: an earlier time must not wrap around."""
-    await QuarantineStore(server.tables).add([quarantined_event(NOON, "one")])
+async def test_purging_before_the_first_event_removes_nothing(http: httpx.AsyncClient, server: StateServer) -> None:
+    """Row keys count down from a number of fixed length, and an early time must not wrap around."""
+    await QuarantineStore(server.tables).add([quarantined_event(NOON, "first")])
     for before in ("1970-01-01", "1970-01-01T00:00:00.0000001Z", "0001-01-01", "1969-12-31", "2019-06-15T12:00:00Z"):
         assert await delete_quarantine(http, before) == (0, False)
-    assert await remaining_events(server) == ["one"]
+    assert await remaining_events(server) == ["first"]
 
 
-async def test_one_call_is_bounded_and_says_that_there_is_more(
+async def test_one_call_removes_a_limited_number_and_reports_more(
     http: httpx.AsyncClient, server: StateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quarantine, "MAX_PURGED_EVENTS", 150)
@@ -88,28 +92,26 @@ async def test_one_call_is_bounded_and_says_that_there_is_more(
     assert await remaining_events(server) == []
 
 
-async def test_a_call_that_takes_too_long_removes_what_it_has_found(
+async def test_a_call_at_its_time_limit_removes_what_it_has_read(
     http: httpx.AsyncClient, server: StateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await QuarantineStore(server.tables).add([quarantined_event(NOON, "one")])
+    await QuarantineStore(server.tables).add([quarantined_event(NOON, "first")])
     monkeypatch.setattr(quarantine, "PURGE_TIMEOUT_SECONDS", 0.0)
     assert (await delete_quarantine(http, "2019-06-16"))[1] is True
 
 
-async def test_several_at_once_remove_each_event_once(http: httpx.AsyncClient, server: StateServer) -> None:
+async def test_concurrent_calls_remove_each_event_once(http: httpx.AsyncClient, server: StateServer) -> None:
     await QuarantineStore(server.tables).add([quarantined_event(NOON + number, f"{number}") for number in range(250)])
     results = await asyncio.gather(*(delete_quarantine(http, "2019-06-16") for _ in range(4)))
     assert sum(removed for removed, _ in results) == 250
     assert await remaining_events(server) == []
 
 
-async def test_a_time_that_is_missing_unreadable_or_to_come_is_refused(
-    http: httpx.AsyncClient, server: StateServer
-) -> None:
-    await QuarantineStore(server.tables).add([quarantined_event(NOON, "one")])
+async def test_a_missing_invalid_or_future_time_is_refused(http: httpx.AsyncClient, server: StateServer) -> None:
+    await QuarantineStore(server.tables).add([quarantined_event(NOON, "first")])
     tomorrow = format_instant(Instant(server.tables.clock.now() + seconds(DAY)))
     for before in ("", "yesterday", "2019-6-15", "2019-02-30", "15.06.2019", tomorrow, tomorrow[:10], "9999-12-31"):
         refused = assert_problem(await http.delete("/api/quarantine", params={"before": before}), 400, "InvalidRequest")
         assert "before" in refused["detail"]
     assert_problem(await http.delete("/api/quarantine"), 400, "InvalidRequest")
-    assert await remaining_events(server) == ["one"]
+    assert await remaining_events(server) == ["first"]

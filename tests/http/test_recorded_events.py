@@ -1,4 +1,4 @@
-"""Every event that the real extension posted, through the parser and the whole server."""
+"""The recorded events of the Durable Functions extension, parsed and recorded by the server."""
 
 import itertools
 from typing import Any
@@ -22,26 +22,26 @@ WAITS_WITH_ODD_IDS = {
 }
 
 ACTIVE_BY_EVENTS = {
-    # A rewound instance publishes no second Running: by events, `mends-not` has ended although it is active.
+    # Rewinding an instance publishes no event, so by its events `mends-not` has ended although it is active.
     "Recorded": {"parent-terminated:0", "parent-terminated:1", *WAITS_WITH_ODD_IDS},
     "RecordedV2": {"versioned-parent", "versioned-parent:0", "versioned-waits"},
     "RecordedSessions": set[str](),
 }
-"""What the events of each task hub must leave active."""
+"""The instances that are active by the events of each task hub."""
 
 
 @pytest.mark.parametrize("number", range(len(recordings.events())))
-def test_every_recorded_event_is_understood(number: int) -> None:
+def test_every_recorded_event_is_parsed(number: int) -> None:
     event = recordings.events()[number]
-    understood = parse_event(event, LATER)
+    parsed = parse_event(event, LATER)
     data = event["data"]
-    assert (understood.task_hub, understood.instance_id) == (data["hubName"], data["instanceId"])
-    assert (understood.function_name, understood.runtime_status) == (data["functionName"], data["runtimeStatus"])
-    assert understood.occurred_at == parse_instant(event["eventTime"])
+    assert (parsed.task_hub, parsed.instance_id) == (data["hubName"], data["instanceId"])
+    assert (parsed.function_name, parsed.runtime_status) == (data["functionName"], data["runtimeStatus"])
+    assert parsed.occurred_at == parse_instant(event["eventTime"])
     assert event["subject"] == f"durable/orchestrator/{data['runtimeStatus']}"
 
 
-def test_every_event_has_the_fields_that_the_documentation_names() -> None:
+def test_every_recorded_event_has_the_documented_members() -> None:
     for event in recordings.events():
         assert set(event) == {
             *("id", "topic", "subject", "data", "eventType", "eventTime", "metadataVersion", "dataVersion")
@@ -51,23 +51,23 @@ def test_every_event_has_the_fields_that_the_documentation_names() -> None:
 
 
 async def list_active_ids(http: httpx.AsyncClient, hub: str) -> set[str]:
-    answer = await http.get(f"/api/taskhubs/{hub}/instances", params={"active": "true", "top": 1000})
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["continuationToken"] is None
-    return {one["instanceId"] for one in answer.json()["instances"]}
+    response = await http.get(f"/api/taskhubs/{hub}/instances", params={"active": "true", "top": 1000})
+    assert response.status_code == 200, response.text
+    assert response.json()["continuationToken"] is None
+    return {instance["instanceId"] for instance in response.json()["instances"]}
 
 
 def recorded_events_for(recorded_hub: str, hub: str) -> list[Any]:
-    """The recorded events of this task hub, as those of another one."""
-    found = [event for event in recordings.events() if event["data"]["hubName"] == recorded_hub]
-    for event in found:
+    """The recorded events of one task hub, changed into events of `hub`."""
+    events = [event for event in recordings.events() if event["data"]["hubName"] == recorded_hub]
+    for event in events:
         event["data"]["hubName"] = hub
-    return found
+    return events
 
 
 @pytest.mark.parametrize("order", ["as posted", "backwards", "twice"])
 @pytest.mark.parametrize("recorded_hub", ACTIVE_BY_EVENTS)
-async def test_the_recorded_events_leave_active_what_was_active_in_any_order(
+async def test_the_recorded_events_give_the_same_active_instances_in_any_order(
     http: httpx.AsyncClient, recorded_hub: str, order: str
 ) -> None:
     hub = new_hub_name()
@@ -77,7 +77,7 @@ async def test_the_recorded_events_leave_active_what_was_active_in_any_order(
     assert await list_active_ids(http, hub) == ACTIVE_BY_EVENTS[recorded_hub]
 
 
-def test_continue_as_new_publishes_its_end_and_its_start_within_milliseconds() -> None:
+def test_continue_as_new_publishes_an_end_and_a_start_within_5_milliseconds() -> None:
     times: list[tuple[str, Instant]] = [
         (event["data"]["runtimeStatus"], parse_instant(event["eventTime"]))
         for event in recordings.events()

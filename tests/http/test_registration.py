@@ -1,4 +1,4 @@
-"""PutApp: the production that existed before, the policy and what it ignores, and where task hubs live."""
+"""PutApp over HTTP: an existing production, the policy and its exemptions, and the provider."""
 
 import httpx
 import pytest
@@ -22,7 +22,7 @@ SETTING = "STATE_TASKHUBS_SHOP"
 UNSET = "STATE_TASKHUBS_UNSET"
 
 
-async def test_an_existing_production_is_registered_and_guarded(http: httpx.AsyncClient, app: str) -> None:
+async def test_a_registered_production_is_protected_while_it_runs(http: httpx.AsyncClient, app: str) -> None:
     old, new, next_one = new_hub_name(), new_hub_name(), new_hub_name()
     registered = await put_app(http, app, slots={"production": {"taskHub": old, "version": "1.4.0"}})
     assert registered.json()["slots"]["production"]["taskHub"] == old
@@ -33,7 +33,9 @@ async def test_an_existing_production_is_registered_and_guarded(http: httpx.Asyn
     assert_problem(await put_app(http, app, slots={"staging": {"taskHub": next_one}}), 409, "StagingNotReady")
 
 
-async def test_an_answer_can_be_changed_and_sent_back(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_the_body_of_get_app_can_be_changed_and_sent_to_put_app(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
     first = await put_app(http, app, slots={"production": {"taskHub": hub}}, policy={"ignoreFunctions": ["Nightly*"]})
     body = first.json()
     body["policy"]["settleSeconds"] = 5
@@ -44,7 +46,7 @@ async def test_an_answer_can_be_changed_and_sent_back(http: httpx.AsyncClient, a
     assert unchanged.headers["etag"] == second.headers["etag"]
 
 
-async def test_what_a_registration_leaves_out_stays(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_members_that_put_app_leaves_out_stay_as_they_are(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await put_app(
         http,
         app,
@@ -59,7 +61,7 @@ async def test_what_a_registration_leaves_out_stays(http: httpx.AsyncClient, app
     assert newest["details"] == {"policy": {"retention": {"keepLast": 3, "keepForHours": 24}}}
 
 
-async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:
+async def test_the_provider_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:
     plain = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
     shown = (await put_app(http, app, taskHubs=plain)).json()["taskHubs"]
     assert shown == plain | {"trackingConnection": None, "trackingPrefix": None}
@@ -70,7 +72,7 @@ async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.Asy
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("provider_config", "message"),
     [
         ({"provider": "azureTable", "connection": SETTING}, "azureStorage"),
         ({"provider": "azureStorage", "connection": UNSET}, f"the setting {UNSET} is not set on this server"),
@@ -78,14 +80,17 @@ async def test_where_task_hubs_live_is_shown_changed_and_cleared(http: httpx.Asy
         ({"provider": "scheduler", "connection": UNSET}, UNSET),
         ({"provider": "managementApi", "connection": UNSET}, f"{UNSET}__endpoint"),
         ({"provider": "azureStorage", "connection": SETTING, "trackingPrefix": "T"}, "trackingConnection"),
-        ({"provider": "scheduler", "connection": UNSET, "trackingConnection": SETTING}, "azureStorage's"),
+        (
+            {"provider": "scheduler", "connection": UNSET, "trackingConnection": SETTING},
+            "scheduler has no tracking store",
+        ),
     ],
 )
-async def test_a_probe_that_cannot_work_is_refused(
-    http: httpx.AsyncClient, app: str, source: dict[str, str], says: str
+async def test_an_unusable_provider_is_refused(
+    http: httpx.AsyncClient, app: str, provider_config: dict[str, str], message: str
 ) -> None:
-    told = assert_problem(await put_app(http, app, taskHubs=source), 400, "InvalidRequest")
-    assert says in told["detail"]
+    problem = assert_problem(await put_app(http, app, taskHubs=provider_config), 400, "InvalidRequest")
+    assert message in problem["detail"]
     assert_problem(await http.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
@@ -94,7 +99,7 @@ async def test_a_probe_that_cannot_work_is_refused(
 async def test_an_app_cannot_name_other_settings_of_the_server(
     http: httpx.AsyncClient, server: StateServer, app: str, provider: str, member: str
 ) -> None:
-    """The refusal does not say whether there is such a setting, or what is in it."""
+    """The refusal reveals neither whether the setting exists nor its value."""
     source = {"provider": provider, "connection": SETTING, member: "STATE_KEYS"}
     absent = await put_app(http, app, taskHubs=source)
     server.backends._connections._environment["STATE_KEYS"] = "AccountName=secret;AccountKey=c2VjcmV0"
@@ -116,12 +121,14 @@ async def test_required_verification_without_a_probe_is_never_ready(
     assert (reason_codes(verdict), verdict["assurance"]) == (["VerificationRequired"], "events")
 
 
-async def test_what_the_policy_ignores_does_not_block(http: httpx.AsyncClient, app: str, clock: ShiftedClock) -> None:
-    one, two = new_hub_name(), new_hub_name()
+async def test_ignored_functions_do_not_block(http: httpx.AsyncClient, app: str, clock: ShiftedClock) -> None:
+    first_hub, second_hub = new_hub_name(), new_hub_name()
     await put_app(http, app, policy={"ignoreFunctions": ["Nightly*"]})
-    await stage_and_swap(http, app, one)
-    await post_events(http, event(one, "nightly", function="NightlySync"), event(one, "@counter@x", function="Counter"))
-    await stage_and_swap(http, app, two)
+    await stage_and_swap(http, app, first_hub)
+    await post_events(
+        http, event(first_hub, "nightly", function="NightlySync"), event(first_hub, "@counter@x", function="Counter")
+    )
+    await stage_and_swap(http, app, second_hub)
     clock.advance(31)
     verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["hasRunning"], verdict["ignoredCount"]) == (True, False, 1)
@@ -129,7 +136,7 @@ async def test_what_the_policy_ignores_does_not_block(http: httpx.AsyncClient, a
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
 
 
-async def test_an_ignored_function_that_never_rests_does_not_keep_the_hub_settling(
+async def test_an_ignored_function_that_always_runs_does_not_keep_the_hub_settling(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
     old = new_hub_name()
@@ -141,13 +148,13 @@ async def test_an_ignored_function_that_never_rests_does_not_keep_the_hub_settli
         await post_events(http, event(old, "monitor", status, function="Monitor"), event(old, "@counter@x"))
         assert (await get_staging(http, app))["ready"]
     await post_events(http, event(old, "order-2", "Completed"))
-    # By the test's clock the last write is half a minute old already; by the storage's it has just happened.
+    # The test's clock is ahead: by it the last write is half a minute old, by the storage's clock it is new.
     clock.offset_ticks = 0
     assert reason_codes(await get_staging(http, app)) == ["Settling"]
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_an_id_that_goes_over_to_an_ignored_function_does_not_hide_the_other(
+async def test_an_instance_id_reused_by_an_ignored_function_still_blocks_for_the_other(
     http: httpx.AsyncClient, app: str, together: bool
 ) -> None:
     old = new_hub_name()
@@ -157,6 +164,6 @@ async def test_an_id_that_goes_over_to_an_ignored_function_does_not_hide_the_oth
         event(old, "x", "Completed", time=timestamp(-3)),
         event(old, "x", time=timestamp(-1), function="Monitor"),
     ]
-    for delivery in [events] if together else [[one] for one in events]:
+    for delivery in [events] if together else [[delivered] for delivered in events]:
         await post_events(http, *delivery)
     assert reason_codes(await get_staging(http, app)) == ["Settling"]

@@ -1,4 +1,4 @@
-"""When the storage fails or something unforeseen happens: an honest answer, no internals, nothing lost."""
+"""Failures of the storage and defects of the server: clear errors without internal details, and no lost events."""
 
 import asyncio
 import logging
@@ -25,13 +25,13 @@ def client_for(server: StateServer) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60)
 
 
-async def test_everything_answers_503_while_the_storage_is_down(app: str, hub: str) -> None:
-    nowhere = StorageSettings.model_validate(
+async def test_every_operation_answers_503_while_the_storage_is_down(app: str, hub: str) -> None:
+    unreachable = StorageSettings.model_validate(
         {"connection_string": emulator_connection_string("127.0.0.1", free_port())}
     )
-    server = StateServer(Settings(storage=nowhere))
+    server = StateServer(Settings(storage=unreachable))
     async with client_for(server) as http:
-        answers = [
+        responses = [
             await http.get("/api/health/ready"),
             await http.get("/api/apps"),
             await http.get(f"/api/apps/{app}/staging"),
@@ -39,18 +39,18 @@ async def test_everything_answers_503_while_the_storage_is_down(app: str, hub: s
             await http.get(f"/api/taskhubs/{hub}/instances"),
             await http.get("/api/quarantine"),
             await http.post("/api/events", json=[event(hub)]),
-            await http.post("/api/events", json=[{"not": "understood"}]),
+            await http.post("/api/events", json=[{"not": "an event"}]),
         ]
         assert (await http.get("/api/health")).status_code == 200
     await server.close()
-    for answer in answers:
-        told = assert_problem(answer, 503, "StorageUnavailable")
-        assert int(answer.headers["retry-after"]) > 0
-        assert "127.0.0.1" not in told["detail"]
+    for response in responses:
+        problem = assert_problem(response, 503, "StorageUnavailable")
+        assert int(response.headers["retry-after"]) > 0
+        assert "127.0.0.1" not in problem["detail"]
 
 
 @pytest.mark.parametrize("status", [0, 403, 429, 500, 503])
-async def test_a_failing_storage_loses_nothing_that_was_acknowledged(
+async def test_no_acknowledged_event_is_lost_when_the_storage_fails(
     storage: StorageSettings, app: str, hub: str, status: int
 ) -> None:
     async with run_storage_proxy(storage) as proxy:
@@ -71,7 +71,9 @@ async def test_a_failing_storage_loses_nothing_that_was_acknowledged(
         await server.close()
 
 
-async def test_a_storage_that_cannot_be_read_is_never_ready(storage: StorageSettings, app: str, hub: str) -> None:
+async def test_a_verdict_without_readable_records_is_an_error_and_never_ready(
+    storage: StorageSettings, app: str, hub: str
+) -> None:
     async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
@@ -82,25 +84,25 @@ async def test_a_storage_that_cannot_be_read_is_never_ready(storage: StorageSett
         await server.close()
 
 
-@pytest.mark.parametrize("nth", range(4))
-async def test_a_write_whose_answer_gets_lost_is_not_done_twice(
-    storage: StorageSettings, app: str, hub: str, nth: int
+@pytest.mark.parametrize("lost_index", range(4))
+async def test_a_write_whose_response_is_lost_is_not_repeated(
+    storage: StorageSettings, app: str, hub: str, lost_index: int
 ) -> None:
-    """The storage's client sends the transaction again, finds it done, and the server sees that it was its own."""
+    """The library sends the transaction again and gets a conflict, and the server recognizes its own write."""
     writes = 0
 
-    def lose_nth(method: str, path: str) -> bool:
+    def drop_response(method: str, path: str) -> bool:
         nonlocal writes
         writes += path.endswith("$batch")
-        return path.endswith("$batch") and writes == nth + 1
+        return path.endswith("$batch") and writes == lost_index + 1
 
     async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
-            proxy.drops_response = lose_nth
+            proxy.drops_response = drop_response
             assert (await post_staging(http, app, hub)).status_code == 200
             recorded = await post_events(http, event(hub))
-            assert writes >= nth + 1, "a write must have been lost"
+            assert writes >= lost_index + 1, "a response was lost"
             assert recorded["quarantined"] == 0
             assert (await get_staging(http, app))["activeCount"] == 1
             assert len((await http.get(f"/api/apps/{app}/history")).json()["history"]) == 1
@@ -108,10 +110,10 @@ async def test_a_write_whose_answer_gets_lost_is_not_done_twice(
         await server.close()
 
 
-async def test_an_order_that_breaks_off_is_not_carried_out(
+async def test_a_request_whose_body_is_cut_off_has_no_effect(
     http: httpx.AsyncClient, server: StateServer, app: str
 ) -> None:
-    """A dry run whose body never came would be a real cleanup."""
+    """Without its body, a dry run of Cleanup would delete records."""
     await put_app(http, app, policy={"settleSeconds": 0})
     for hub in (new_hub_name(), new_hub_name(), new_hub_name()):
         await post_staging(http, app, hub)
@@ -120,12 +122,12 @@ async def test_an_order_that_breaks_off_is_not_carried_out(
         {"type": "http.request", "body": b'{"dryRun"', "more_body": True},
         {"type": "http.disconnect"},
     ]
-    for broken in (messages, messages[1:]):
+    for cut_off in (messages, messages[1:]):
         sent: list[Any] = []
-        left = list(broken)
+        unread = list(cut_off)
 
-        async def receive(left: list[Any] = left) -> Any:
-            return left.pop(0)
+        async def receive(unread: list[Any] = unread) -> Any:
+            return unread.pop(0)
 
         async def send(message: Any, sent: list[Any] = sent) -> None:
             sent.append(message)
@@ -144,47 +146,47 @@ async def test_an_order_that_breaks_off_is_not_carried_out(
 
 
 @pytest.mark.parametrize("deadline", [25, 1])
-async def test_a_storage_that_hangs_is_given_up_before_event_grid_does(
+async def test_a_delivery_fails_before_event_grid_stops_waiting_when_the_storage_hangs(
     storage: StorageSettings, hub: str, deadline: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the client of the storage, or where many requests add up, by the deadline of the whole delivery."""
+    """Either the library's timeouts end it, or the deadline of the whole delivery."""
     async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
             await post_events(http, event(hub, "before"))
-            over = asyncio.Event()
+            storage_responds = asyncio.Event()
 
             async def hang(method: str, path: str) -> None:
-                await over.wait()
+                await storage_responds.wait()
 
             proxy.before_request = hang
             with monkeypatch.context() as patched:
                 patched.setattr(recording, "_RECORD_TIMEOUT_SECONDS", deadline)
-                began = time.monotonic()
+                began_at = time.monotonic()
                 assert_problem(await http.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
-                assert time.monotonic() - began < deadline + 5, "Event Grid waits 30 s"
-            over.set()
-            # Once what hung has come through, nothing is left behind.
+                assert time.monotonic() - began_at < deadline + 5, "Event Grid waits 30 s"
+            storage_responds.set()
+            # The server works again once the storage responds.
             assert (await post_events(http, event(hub)))["quarantined"] == 0
         await server.close()
 
 
-async def test_a_defect_is_answered_without_internals_and_logged_with_them(
+async def test_a_defect_is_logged_in_detail_and_answered_without_details(
     server: StateServer, http: httpx.AsyncClient, app: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken:
+    class DefectiveAppStore:
         async def get(self, name: str) -> None:
             raise RuntimeError("secret detail")
 
-    server.services.releases._apps = Broken()  # type: ignore[assignment]  # the defect of this test
+    server.services.releases._apps = DefectiveAppStore()  # type: ignore[assignment]  # the defect of this test
     with caplog.at_level(logging.ERROR):
-        told = assert_problem(await http.get(f"/api/apps/{app}"), 500, "InternalError")
-    assert "secret" not in str(told)
-    assert told["traceId"] in caplog.text
+        problem = assert_problem(await http.get(f"/api/apps/{app}"), 500, "InternalError")
+    assert "secret" not in str(problem)
+    assert problem["traceId"] in caplog.text
     assert "secret detail" in caplog.text
 
 
-async def test_many_questions_at_once_are_all_answered(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_many_concurrent_status_requests_are_answered(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await post_staging(http, app, hub)
     await post_events(http, event(hub))
     verdicts = await asyncio.gather(*(get_staging(http, app) for _ in range(100)))

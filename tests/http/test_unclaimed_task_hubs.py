@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def count_unclaimed_hubs(server: StateServer) -> int:
-    """How many unclaimed task hubs there are by now; other tests share the storage."""
+    """The number of unclaimed task hubs now. Other tests use the same storage."""
     return await UnclaimedTaskHubLimit(server.tables.client(TASK_HUBS_TABLE), 0)._count_unclaimed()
 
 
@@ -52,7 +52,7 @@ async def server_with_limit(
 
 @pytest.fixture
 async def client_at_limit(server: StateServer, storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
-    """A server that takes no events of further task hubs unless an app claims them."""
+    """A server at its limit: it quarantines events of further task hubs until an app claims them."""
     async with server_with_limit(storage, 0) as (_, client):
         yield client
 
@@ -69,26 +69,26 @@ async def has_table(server: StateServer, hub: str) -> bool:
 QUARANTINED = {"recorded": 0, "unchanged": 0, "quarantined": 1}
 
 
-async def test_as_many_unclaimed_task_hubs_as_the_limit_says_take_events(
+async def test_events_of_unclaimed_task_hubs_are_recorded_up_to_the_limit(
     server: StateServer, storage: StorageSettings
 ) -> None:
     known, hubs = await count_unclaimed_hubs(server), [new_hub_name() for _ in range(4)]
     async with server_with_limit(storage, known + 2) as (_, http):
-        answers = [await post_events(http, event(hub)) for hub in hubs]
-        assert [answer["recorded"] for answer in answers] == [1, 1, 0, 0]
-        assert [answer["quarantined"] for answer in answers] == [0, 0, 1, 1]
+        responses = [await post_events(http, event(hub)) for hub in hubs]
+        assert [response["recorded"] for response in responses] == [1, 1, 0, 0]
+        assert [response["quarantined"] for response in responses] == [0, 0, 1, 1]
         assert [await has_table(server, hub) for hub in hubs] == [True, True, False, False]
-        # Those that take events go on with it.
+        # Task hubs within the limit keep receiving events.
         assert (await post_events(http, event(hubs[0], "order-2")))["recorded"] == 1
     async with server_with_limit(storage, 0) as (_, http):
         assert (await post_events(http, event(hubs[1], "order-2")))["recorded"] == 1, "also at another server"
 
 
-async def test_many_at_once_do_not_pass_the_limit(server: StateServer, storage: StorageSettings) -> None:
+async def test_concurrent_events_do_not_exceed_the_limit(server: StateServer, storage: StorageSettings) -> None:
     known = await count_unclaimed_hubs(server)
     async with server_with_limit(storage, known + 3) as (_, http):
-        answer = await post_events(http, *(event(new_hub_name()) for _ in range(40)))
-    assert answer == {"recorded": 3, "unchanged": 0, "quarantined": 37}
+        response = await post_events(http, *(event(new_hub_name()) for _ in range(40)))
+    assert response == {"recorded": 3, "unchanged": 0, "quarantined": 37}
     assert await count_unclaimed_hubs(server) == known + 3
 
 
@@ -102,37 +102,43 @@ async def test_claimed_and_closed_task_hubs_do_not_count(
         await put_app(client_at_limit, app, slots={"production": {"taskHub": claimed}})
         assert (await post_events(client_at_limit, event(closed, status="Completed", time=timestamp(-60))))[
             "recorded"
-        ] == 1, "one is free"
+        ] == 1, "one more fits into the limit"
         assert (await post_events(client_at_limit, event(more)))["quarantined"] == 1
 
 
-async def test_the_count_is_not_read_for_every_event(server: StateServer, storage: StorageSettings) -> None:
+async def test_the_count_of_unclaimed_task_hubs_is_not_read_for_every_event(
+    server: StateServer, storage: StorageSettings
+) -> None:
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
         hub = new_hub_name()
         await post_events(http, event(hub))
         proxy.clear()
         for number in range(5):
             await post_events(http, event(hub, f"order-{number}"))
-        scans = [one for one in proxy.forwarded if one.path.endswith("()")]
+        scans = [request for request in proxy.forwarded if request.path.endswith("()")]
         assert scans == []
-        # One read of the registry before and one after, and one write.
+        # For each event: one read of the registry before, one write, and one read after.
         assert proxy.count_requests_and_rows()[0] == 15
 
 
-async def test_the_count_is_read_again_after_a_while(server: StateServer) -> None:
-    """Another server, or an administrator, may have changed it."""
+async def test_the_count_of_unclaimed_task_hubs_is_read_again_when_it_is_too_old(server: StateServer) -> None:
+    """Another server or an administrator may have changed it."""
     seconds = 0.0
     limit = UnclaimedTaskHubLimit(
         server.tables.client(TASK_HUBS_TABLE), await count_unclaimed_hubs(server) + 1, lambda: seconds
     )
-    assert [await limit.admit() for _ in range(3)] == [True, False, False], "nobody else registered one, but this did"
+    assert [await limit.admit() for _ in range(3)] == [True, False, False], (
+        "this server has registered one since the count was read"
+    )
     seconds = COUNT_MAX_AGE_SECONDS - 1
     assert not await limit.admit()
     seconds = COUNT_MAX_AGE_SECONDS
-    assert await limit.admit(), "what it had admitted was never registered"
+    assert await limit.admit(), "the task hub that was admitted was never registered"
 
 
-async def test_a_waiting_event_is_listed_and_get_task_hub_says_so(client_at_limit: httpx.AsyncClient, hub: str) -> None:
+async def test_a_waiting_event_is_listed_and_shown_by_get_task_hub(
+    client_at_limit: httpx.AsyncClient, hub: str
+) -> None:
     assert_problem(await client_at_limit.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
     assert await post_events(client_at_limit, event(hub)) == QUARANTINED
     found: list[Any] = []
@@ -143,7 +149,7 @@ async def test_a_waiting_event_is_listed_and_get_task_hub_says_so(client_at_limi
                 "/api/quarantine", params={"top": 1000, "continuationToken": token} if token else {}
             )
         ).json()
-        found += [one for one in page["events"] if hub in one["event"]]
+        found += [quarantined for quarantined in page["events"] if hub in quarantined["event"]]
         token = page["continuationToken"]
     assert [(event["code"], event["endpointType"], event["truncated"]) for event in found] == [
         ("TooManyTaskHubs", "webhook", False)
@@ -153,7 +159,7 @@ async def test_a_waiting_event_is_listed_and_get_task_hub_says_so(client_at_limi
     assert (shown["taskHub"], shown["app"], shown["eventsInQuarantine"], shown["closed"]) == (hub, None, True, False)
 
 
-async def test_put_app_records_what_waited_before_the_slot_can_be_judged(
+async def test_put_app_records_waiting_events_before_the_slot_has_a_verdict(
     client_at_limit: httpx.AsyncClient, server: StateServer, app: str, hub: str
 ) -> None:
     started = event(hub, "order-1")
@@ -170,29 +176,29 @@ async def test_put_app_records_what_waited_before_the_slot_can_be_judged(
     assert (await put_app(client_at_limit, app, **body)).status_code == 200
     verdict = await get_staging(client_at_limit, app)
     assert (verdict["ready"], reason_codes(verdict)) == (False, ["InstancesActive"])
-    assert [one["instanceId"] for one in verdict["active"]] == ["order-1", "order-3"]
+    assert [instance["instanceId"] for instance in verdict["active"]] == ["order-1", "order-3"]
     assert await events_waiting_for_claim(server, hub) == []
     shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
     assert (shown["app"], shown["eventsInQuarantine"], shown["activeCount"]) == (app, False, 2)
-    # From now on its events are recorded as they come.
+    # Later events are recorded at once.
     ends = [event(hub, name, "Completed") for name in ("order-1", "order-3")]
     assert (await post_events(client_at_limit, *ends))["recorded"] == 2
     assert (await post_events(client_at_limit, started))["unchanged"] == 1
     assert (await get_staging(client_at_limit, app))["ready"]
 
 
-async def test_post_staging_refuses_a_task_hub_whose_events_wait(
+async def test_post_staging_refuses_a_task_hub_with_waiting_events(
     client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    """It has run before, whether its events were recorded or not."""
+    """The task hub has run before, although its events were not recorded."""
     await post_events(client_at_limit, event(hub))
     assert_problem(await post_staging(client_at_limit, app, hub), 409, "TaskHubAlreadyUsed")
 
 
-async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_hub_that_has_run(
+async def test_after_a_claim_was_cut_off_another_run_cannot_stage_a_task_hub_that_has_run(
     storage: StorageSettings, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    """The run that claimed it may repeat its request: its events came after it had asked."""
+    """The run that claimed it may repeat its request, because the events came after its first request."""
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
 
         async def come_before_the_claim(method: str, path: str) -> None:
@@ -209,7 +215,7 @@ async def test_a_claim_that_was_cut_short_does_not_let_another_run_stage_a_task_
     assert reason_codes(await get_staging(client_at_limit, app))[-1] == "InstancesActive"
 
 
-async def test_post_staging_records_what_came_while_it_claimed_the_task_hub(
+async def test_post_staging_records_events_that_arrive_during_the_claim(
     storage: StorageSettings, server: StateServer, client_at_limit: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
@@ -226,13 +232,13 @@ async def test_post_staging_records_what_came_while_it_claimed_the_task_hub(
 
 
 async def pass_request(method: str, path: str) -> None:
-    """Let the request pass."""
+    """Do nothing, so that the proxy forwards the request."""
 
 
-async def test_an_event_that_goes_to_quarantine_while_its_task_hub_is_claimed_is_recorded(
+async def test_an_event_that_is_quarantined_during_the_claim_of_its_task_hub_is_recorded(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    """The server has seen that nobody claimed the task hub; then another one claims it and finds nothing that waits."""
+    """The server has read that the task hub is unclaimed. Then another server claims it and finds no waiting event."""
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, late):
         await post_events(late, event(new_hub_name()))
 
@@ -246,16 +252,16 @@ async def test_an_event_that_goes_to_quarantine_while_its_task_hub_is_claimed_is
         proxy.before_request = claim_before_it_is_kept
         assert await post_events(late, event(hub)) == QUARANTINED
         assert proxy.before_request is pass_request
-    # It was acknowledged, so it must count.
+    # It was acknowledged, so the verdict must include it.
     assert (await get_staging(http, app))["activeCount"] == 1
     assert await events_waiting_for_claim(server, hub) == []
 
 
 @pytest.mark.parametrize("survived", range(8))
-async def test_a_server_that_dies_between_two_steps_of_a_claim_loses_no_event(
+async def test_a_server_that_dies_during_a_claim_loses_no_event(
     storage: StorageSettings, server: StateServer, client_at_limit: httpx.AsyncClient, app: str, hub: str, survived: int
 ) -> None:
-    """After any number of writes; the same request to another server finishes it."""
+    """The server can die after any number of writes. The same request to another server finishes the claim."""
     await post_events(client_at_limit, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
     body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
@@ -267,22 +273,22 @@ async def test_a_server_that_dies_between_two_steps_of_a_claim_loses_no_event(
             return 500 if writes > survived else None
 
         proxy.failure_status = dead
-        answer = await put_app(dying, app, **body)
-        died = answer.status_code != 200
+        response = await put_app(dying, app, **body)
+        died = response.status_code != 200
     assert died == (writes > survived)
     if died:
-        assert_problem(answer, 503, "StorageUnavailable")
+        assert_problem(response, 503, "StorageUnavailable")
         unknown = await client_at_limit.get(f"/api/apps/{app}/staging")
         assert unknown.status_code == 404, "no verdict rests on the task hub yet"
     assert (await put_app(client_at_limit, app, **body)).status_code == 200
     verdict = await get_staging(client_at_limit, app)
-    assert [one["instanceId"] for one in verdict["active"]] == ["order-1"]
+    assert [instance["instanceId"] for instance in verdict["active"]] == ["order-1"]
     assert await events_waiting_for_claim(server, hub) == []
     instances = (await client_at_limit.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
-    assert {one["instanceId"]: one["active"] for one in instances} == {"order-1": True, "order-2": False}
+    assert {instance["instanceId"]: instance["active"] for instance in instances} == {"order-1": True, "order-2": False}
 
 
-async def test_more_events_than_one_read_returns_are_all_recorded(
+async def test_all_waiting_events_are_recorded_even_if_one_read_does_not_return_them(
     client_at_limit: httpx.AsyncClient, server: StateServer, app: str, hub: str
 ) -> None:
     events = [event(hub, f"order-{number}") for number in range(1203)]
@@ -305,7 +311,7 @@ async def test_more_events_than_one_read_returns_are_all_recorded(
 
 
 async def post_raw_event(http: httpx.AsyncClient, sent: Any) -> Any:
-    """Publish what httpx itself would not encode."""
+    """Publish an event that httpx itself would not encode."""
     content = json.dumps([sent]).encode()
     return (await http.post("/api/events", content=content, headers={"Content-Type": "application/json"})).json()
 
@@ -320,10 +326,10 @@ async def post_raw_event(http: httpx.AsyncClient, sent: Any) -> Any:
     ],
     ids=["long", "long reason", "other members", "nested deeply"],
 )
-async def test_events_of_every_size_can_be_recorded_later(
+async def test_waiting_events_of_any_size_can_be_recorded_later(
     client_at_limit: httpx.AsyncClient, http: httpx.AsyncClient, server: StateServer, app: str, odd: dict[str, Any]
 ) -> None:
-    """What is recorded from quarantine is exactly what would have been recorded at once."""
+    """An event replayed from quarantine is recorded exactly as if it had been recorded at once."""
     hub, direct = new_hub_name(), new_hub_name()
     sent = event(hub, status="Failed", time=timestamp(-10))
     sent["data"] |= odd
@@ -334,14 +340,17 @@ async def test_events_of_every_size_can_be_recorded_later(
     sent["data"]["hubName"] = direct
     assert (await post_raw_event(http, sent))["recorded"] == 1
     assert (await put_app(client_at_limit, app, slots={"production": {"taskHub": hub}})).status_code == 200
-    shown = [(await client_at_limit.get(f"/api/taskhubs/{one}/instances")).json()["instances"] for one in (hub, direct)]
+    shown = [
+        (await client_at_limit.get(f"/api/taskhubs/{task_hub}/instances")).json()["instances"]
+        for task_hub in (hub, direct)
+    ]
     assert shown[0] == shown[1]
 
 
-async def test_an_event_that_cannot_be_read_any_more_stops_the_claim(
+async def test_a_waiting_event_that_cannot_be_parsed_stops_the_claim(
     client_at_limit: httpx.AsyncClient, server: StateServer, app: str, hub: str
 ) -> None:
-    """Without it the records could say that the task hub has drained."""
+    """Without the event, the records could show a drained task hub."""
     store = QuarantineStore(server.tables)
     now = server.tables.clock.now()
     await store.add([QuarantinedEvent(now, "TooManyTaskHubs", "", "webhook", '{"odd": 1}', task_hub=hub)])
@@ -352,7 +361,7 @@ async def test_an_event_that_cannot_be_read_any_more_stops_the_claim(
     assert_problem(await client_at_limit.get(f"/api/apps/{app}"), 404, "AppNotFound")
 
 
-async def test_an_envelope_is_understood_as_the_event_that_it_is_of(server: StateServer, hub: str) -> None:
+async def test_both_event_schemas_are_replayed_from_quarantine_as_the_same_event(server: StateServer, hub: str) -> None:
     now = server.tables.clock.now()
     for status in RuntimeStatus:
         known = parse_event(

@@ -1,4 +1,4 @@
-"""Waivers over HTTP: one stuck instance is answered for, on record, until a day."""
+"""Waivers over HTTP: a stuck instance does not block until its waiver expires, on record."""
 
 from typing import Any
 
@@ -36,38 +36,41 @@ async def post_waiver(http: httpx.AsyncClient, app: str, hub: str, instance_id: 
 
 @pytest.fixture
 async def hub_with_active_instances(http: httpx.AsyncClient, app: str, hub: str) -> str:
-    """A hub in the staging slot with two active instances."""
+    """A task hub in the staging slot with two active instances."""
     await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0})
     await post_events(http, event(hub, "order-1"), event(hub, "order-2", function="Ship"))
     return hub
 
 
-async def test_a_waived_instance_does_not_block_and_every_verdict_says_so(
+async def test_a_waived_instance_does_not_block_and_every_verdict_lists_it(
     http: httpx.AsyncClient, app: str, hub_with_active_instances: str
 ) -> None:
     waived = await post_waiver(http, app, hub_with_active_instances, "order-1")
     assert waived.status_code == 200, waived.text
     verdict = await get_staging(http, app)
-    assert [one["instanceId"] for one in verdict["active"]] == ["order-2"]
+    assert [instance["instanceId"] for instance in verdict["active"]] == ["order-2"]
     assert (verdict["activeCount"], verdict["ready"]) == (1, False)
     await post_waiver(http, app, hub_with_active_instances, "order-2", reason="tolerates new code")
     verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["hasRunning"], verdict["activeCount"]) == (True, False, 0)
-    assert [(one["instanceId"], one["functionName"], one["reason"], one["by"]) for one in verdict["waived"]] == [
+    assert [
+        (instance["instanceId"], instance["functionName"], instance["reason"], instance["by"])
+        for instance in verdict["waived"]
+    ] == [
         ("order-1", "ProcessOrder", "row stuck, case 4711", "pipeline 7"),
         ("order-2", "Ship", "tolerates new code", "pipeline 7"),
     ]
     assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 
-async def test_a_waiver_is_on_record_and_shown_with_the_app(
+async def test_a_waiver_is_recorded_and_shown_with_the_app(
     http: httpx.AsyncClient, app: str, hub_with_active_instances: str
 ) -> None:
     expires = timestamp(3600)
     shown = (await post_waiver(http, app, hub_with_active_instances, "order-1", expiresAt=expires)).json()["waivers"]
-    assert [(one["taskHub"], one["instanceId"], one["by"], one["expiresAt"]) for one in shown] == [
-        (hub_with_active_instances, "order-1", "pipeline 7", expires)
-    ]
+    assert [
+        (instance["taskHub"], instance["instanceId"], instance["by"], instance["expiresAt"]) for instance in shown
+    ] == [(hub_with_active_instances, "order-1", "pipeline 7", expires)]
     record = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert (record["operation"], record["reason"], record["by"]) == ("PostWaiver", "row stuck, case 4711", "pipeline 7")
     assert record["details"] == {"taskHub": hub_with_active_instances, "instanceId": "order-1", "expiresAt": expires}
@@ -76,7 +79,7 @@ async def test_a_waiver_is_on_record_and_shown_with_the_app(
     assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == shown
 
 
-async def test_a_waiver_ends_when_it_expires(
+async def test_an_expired_waiver_has_no_effect(
     http: httpx.AsyncClient, app: str, hub_with_active_instances: str, clock: ShiftedClock
 ) -> None:
     await post_waiver(http, app, hub_with_active_instances, "order-1")
@@ -87,7 +90,7 @@ async def test_a_waiver_ends_when_it_expires(
     assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == []
 
 
-async def test_a_waiver_can_be_taken_back(http: httpx.AsyncClient, app: str, hub_with_active_instances: str) -> None:
+async def test_a_waiver_can_be_removed(http: httpx.AsyncClient, app: str, hub_with_active_instances: str) -> None:
     await post_waiver(http, app, hub_with_active_instances, "order-1")
     where = {"taskHub": hub_with_active_instances.upper(), "instanceId": "order-1"}
     assert (await http.delete(f"/api/apps/{app}/waivers", params=where)).json()["waivers"] == []
@@ -109,21 +112,21 @@ async def test_a_waiver_can_be_taken_back(http: httpx.AsyncClient, app: str, hub
         ({"who": "me"}, 400, "InvalidRequest"),
     ],
 )
-async def test_a_waiver_that_makes_no_sense_is_refused(
+async def test_an_invalid_waiver_is_refused(
     http: httpx.AsyncClient, app: str, hub_with_active_instances: str, wrong: dict[str, str], status: int, code: str
 ) -> None:
-    answer = await post_waiver(http, app, hub_with_active_instances, "order-1")
-    before = answer.json()["waivers"]
+    response = await post_waiver(http, app, hub_with_active_instances, "order-1")
+    before = response.json()["waivers"]
     sent = {"taskHub": hub_with_active_instances, "instanceId": "order-1"} | wrong
     assert_problem(await post_waiver(http, app, sent.pop("taskHub"), sent.pop("instanceId"), **sent), status, code)
     assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == before
 
 
-async def test_no_app_no_waiver(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_a_waiver_for_an_unknown_app_is_not_found(http: httpx.AsyncClient, app: str, hub: str) -> None:
     assert_problem(await post_waiver(http, app, hub, "order-1"), 404, "AppNotFound")
 
 
-async def test_a_row_that_is_stuck_at_the_source_can_be_waived(
+async def test_an_instance_that_is_stuck_at_its_provider_can_be_waived(
     http: httpx.AsyncClient, app: str, hub: str, storage: StorageSettings
 ) -> None:
     async with ProviderTaskHub(storage, hub) as provider:
@@ -134,4 +137,6 @@ async def test_a_row_that_is_stuck_at_the_source_can_be_waived(
     await post_waiver(http, app, hub, "order-1")
     verdict = await get_staging(http, app, verify="fresh")
     assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
-    assert [(one["instanceId"], one["runtimeStatus"]) for one in verdict["waived"]] == [("order-1", "Pending")]
+    assert [(instance["instanceId"], instance["runtimeStatus"]) for instance in verdict["waived"]] == [
+        ("order-1", "Pending")
+    ]

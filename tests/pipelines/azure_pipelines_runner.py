@@ -38,13 +38,13 @@ def expand_pipeline(file: Path, arguments: Values | None = None) -> dict[str, An
     """The pipeline with all of its templates in place. Raises TemplateError."""
     pipeline: dict[str, Any] = load_yaml(file)
     _require_known_keys(pipeline, _ROOT_KEYS, file)
-    aliases = {one["repository"] for one in pipeline["resources"]["repositories"]}
+    aliases = {repository["repository"] for repository in pipeline["resources"]["repositories"]}
     return _expand_templates(pipeline, file, arguments or {}, aliases)
 
 
-def _expand_templates(content: Values, file: Path, arguments: Values, aliases: set[str]) -> dict[str, Any]:
-    parameters = bind_parameters(content.get("parameters", []), arguments, file)
-    body = {key: value for key, value in content.items() if key != "parameters"}
+def _expand_templates(template: Values, file: Path, arguments: Values, aliases: set[str]) -> dict[str, Any]:
+    parameters = bind_parameters(template.get("parameters", []), arguments, file)
+    body = {key: value for key, value in template.items() if key != "parameters"}
     result: dict[str, Any] = _expand_content(body, file, parameters, aliases)
     return result
 
@@ -70,15 +70,15 @@ def bind_parameters(declared: list[Values], arguments: Values, file: Path) -> di
     return values
 
 
-def _expand_content(content: Any, file: Path, parameters: Values, aliases: set[str]) -> Any:
-    if isinstance(content, str):
-        return _substitute_expressions(content, file, parameters)
-    if isinstance(content, dict):
-        return {key: _expand_content(value, file, parameters, aliases) for key, value in content.items()}
-    if not isinstance(content, list):
-        return content
-    found: list[Any] = []
-    for item in content:
+def _expand_content(template: Any, file: Path, parameters: Values, aliases: set[str]) -> Any:
+    if isinstance(template, str):
+        return _substitute_expressions(template, file, parameters)
+    if isinstance(template, dict):
+        return {key: _expand_content(value, file, parameters, aliases) for key, value in template.items()}
+    if not isinstance(template, list):
+        return template
+    expanded: list[Any] = []
+    for item in template:
         if isinstance(item, dict) and "template" in item:
             _require_known_keys(item, {"template", "parameters"}, file)
             path, _, alias = item["template"].partition("@")
@@ -89,10 +89,10 @@ def _expand_content(content: Any, file: Path, parameters: Values, aliases: set[s
             _require_known_keys(template, _TEMPLATE_KEYS, target)
             handed = _expand_content(item.get("parameters", {}), file, parameters, aliases)
             [inner] = [value for key, value in _expand_templates(template, target, handed, aliases).items()]
-            found.extend(inner)
+            expanded.extend(inner)
         else:
-            found.append(_expand_content(item, file, parameters, aliases))
-    return found
+            expanded.append(_expand_content(item, file, parameters, aliases))
+    return expanded
 
 
 def _substitute_expressions(text: str, file: Path, parameters: Values) -> Any:
@@ -104,7 +104,7 @@ def _substitute_expressions(text: str, file: Path, parameters: Values) -> Any:
 
     if whole := re.fullmatch(r"\$\{\{([^}]*)\}\}", text):
         return value(whole[1])
-    return re.sub(r"\$\{\{([^}]*)\}\}", lambda found: str(value(found[1])), text)
+    return re.sub(r"\$\{\{([^}]*)\}\}", lambda match: str(value(match[1])), text)
 
 
 # --- a run ---
@@ -154,7 +154,7 @@ class PipelineRun:
 
     def result(self, stage: str) -> str:
         results = [job.result for job in self.jobs[stage].values()]
-        return next((one for one in ("failed", "canceled", "skipped") if one in results), "succeeded")
+        return next((result for result in ("failed", "canceled", "skipped") if result in results), "succeeded")
 
     @property
     def results(self) -> dict[str, str]:
@@ -189,7 +189,7 @@ class PipelineRun:
                 if label in kept:
                     continue
                 before = [self.jobs[name][other].result for other in _as_list(job.get("dependsOn"))]
-                if any(one != "succeeded" for one in [*needed, *before]):
+                if any(stage != "succeeded" for stage in [*needed, *before]):
                     self.jobs[name][label] = PipelineJob("skipped")
                 else:
                     self.jobs[name][label] = self._run_job(name, label, job)
@@ -238,8 +238,8 @@ class _RunningJob:
         self.run, self.stage, self.job = run, stage, PipelineJob()
         self.folder = folder
         self.sources, self.temporary, self.staging = (folder / name for name in ("s", "temp", "a"))
-        for each in (self.sources, self.temporary, self.staging):
-            each.mkdir()
+        for agent_folder in (self.sources, self.temporary, self.staging):
+            agent_folder.mkdir()
         self.path: list[Path] = []
         self.system = {
             "Build.BuildId": str(run.number),
@@ -270,7 +270,7 @@ class _RunningJob:
     def _expand_macros(self, value: Any) -> str:
         """`$(name)`, worked out right before a step. Azure leaves an unknown one as it is, which nobody wants."""
         known = {**self.system, **self.variables, **self.run.secrets}
-        return re.sub(r"\$\(([\w.]+)\)", lambda found: known[found[1]], str(value))
+        return re.sub(r"\$\(([\w.]+)\)", lambda match: known[match[1]], str(value))
 
     def step(self, step: Values) -> ScriptResult:
         [kind] = set(step) & {"checkout", "bash", "task", "publish", "download"}
@@ -336,15 +336,15 @@ class _RunningJob:
         }
         ended = self.run.machine.run(["bash", "--noprofile", "--norc", str(file)], env, self.sources)
         for line in ended.log.splitlines():
-            if found := _COMMAND.search(line):
-                self._run_logging_command(found, step)
+            if match := _COMMAND.search(line):
+                self._run_logging_command(match, step)
         return ended
 
-    def _run_logging_command(self, found: re.Match[str], step: Values) -> None:
-        pairs = (pair.partition("=") for pair in (found["properties"] or "").split(";") if pair)
+    def _run_logging_command(self, match: re.Match[str], step: Values) -> None:
+        pairs = (pair.partition("=") for pair in (match["properties"] or "").split(";") if pair)
         properties = {name.strip(): value for name, _, value in pairs}
-        data = found["data"].replace("%0D", "\r").replace("%0A", "\n").replace("%AZP25", "%")
-        match found["area"]:
+        data = match["data"].replace("%0D", "\r").replace("%0A", "\n").replace("%AZP25", "%")
+        match match["area"]:
             case "task.setvariable":
                 assert properties["isOutput"] == "true"
                 self.job.outputs[f"{step['name']}.{properties['variable']}"] = data
@@ -362,6 +362,6 @@ def _as_list(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-def _require_known_keys(content: Values, known: set[str], file: Path) -> None:
-    if unknown := set(content) - known:
+def _require_known_keys(value: Values, known: set[str], file: Path) -> None:
+    if unknown := set(value) - known:
         raise TemplateError(f"{file.name} has what this does not know: {unknown}")

@@ -166,14 +166,14 @@ class PipelineApp:
         return production, staging
 
     def app(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.admin.get(f"/api/apps/{self.name}").raise_for_status().json()
-        return found
+        app: dict[str, Any] = self.admin.get(f"/api/apps/{self.name}").raise_for_status().json()
+        return app
 
     def history(self) -> list[dict[str, Any]]:
         """The audit log, newest first."""
         answer = self.admin.get(f"/api/apps/{self.name}/history", params={"top": 100}).raise_for_status()
-        found: list[dict[str, Any]] = answer.json()["history"]
-        return found
+        records: list[dict[str, Any]] = answer.json()["history"]
+        return records
 
     def publish_event(self, hub: str, status: str) -> None:
         """An orchestration of this hub publishes that it has this status."""

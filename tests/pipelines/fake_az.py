@@ -116,8 +116,8 @@ class FakeAzure:
 
     def _slot(self, app: str, slot: str) -> dict[str, Any]:
         with _locked(self.path) as state:
-            found: dict[str, Any] = state["apps"][app]["slots"][slot]
-        return found
+            slot_state: dict[str, Any] = state["apps"][app]["slots"][slot]
+        return slot_state
 
 
 def install_fake_az(folder: Path, state: Path) -> None:
@@ -148,15 +148,15 @@ def main(arguments: list[str], path: str) -> int:
         if argument.startswith("-"):
             words = arguments[:index]
             break
-    found = COMMANDS.get(" ".join(words))
-    key = found[0] if found else ""
+    command = COMMANDS.get(" ".join(words))
+    key = command[0] if command else ""
     fault = _record_call(path, arguments, key)
     try:
-        if found is None:
+        if command is None:
             _unrecognized(words)
         else:
-            options = _arguments(" ".join(words), found[1], arguments[len(words) :])
-            result = _run_command(path, fault, found[2], options)
+            options = _arguments(" ".join(words), command[1], arguments[len(words) :])
+            result = _run_command(path, fault, command[2], options)
             if fault.get("stdout") is None:
                 _print_result(result, options)
             else:
@@ -247,11 +247,11 @@ def _arguments(command: str, options: str, arguments: list[str]) -> ParsedOption
     rest, unknown = list(arguments), []
     while rest:
         word, separator, joined = rest.pop(0).partition("=")
-        found = [(option, flags) for option, flags in declared if word in flags]
-        if not found:
+        matching = [(option, flags) for option, flags in declared if word in flags]
+        if not matching:
             unknown.append(f"{word}{separator}{joined}")
             continue
-        [(option, flags)] = found
+        [(option, flags)] = matching
         if "?" in option:
             values[_option_name(flags)] = True
             continue
@@ -302,12 +302,12 @@ def _print_result(result: Any, options: ParsedOptions) -> None:
 
 def _evaluate_query(query: str, data: Any) -> Any:
     for step in _split(query, "|"):
-        found = None
+        value = None
         for choice in _split(step, "||"):
-            found = _evaluate_path(choice.strip(), data)
-            if found:
+            value = _evaluate_path(choice.strip(), data)
+            if value:
                 break
-        data = found
+        data = value
     return data
 
 
@@ -338,8 +338,8 @@ def _evaluate_path(path: str, data: Any) -> Any:
             return None
         name, value = projection.groups()
         chosen = [item for item in data if name is None or item.get(name) == value]
-        found = [_evaluate_path(path[projection.end() :], item) for item in chosen]
-        return [item for item in found if item is not None]
+        values = [_evaluate_path(path[projection.end() :], item) for item in chosen]
+        return [item for item in values if item is not None]
     if path.startswith("{") and path.endswith("}"):
         pairs = [_split(pair, ":") for pair in _split(path[1:-1], ",")]
         return {name.strip(): _evaluate_query(query, data) for name, query in pairs}
@@ -359,17 +359,17 @@ def _app(state: dict[str, Any], options: ParsedOptions, name: str | None = None)
     for known, app in state["apps"].items():
         group = app.get("resourceGroup", options.resource_group)
         if known.lower() == wanted.lower() and group.lower() == options.resource_group.lower():
-            found: dict[str, Any] = app
-            return found
+            app_state: dict[str, Any] = app
+            return app_state
     raise _not_found_error(f"sites/{wanted}", options.resource_group)
 
 
 def _slot(app: dict[str, Any], options: ParsedOptions, name: str | None) -> dict[str, Any]:
     for known, slot in app["slots"].items():
         if known.lower() == (name or PRODUCTION).lower():
-            found: dict[str, Any] = slot
-            found.setdefault("settings", {})
-            return found
+            slot_state: dict[str, Any] = slot
+            slot_state.setdefault("settings", {})
+            return slot_state
     raise _not_found_error(f"sites/{options.name}/slots/{name}", options.resource_group)
 
 
@@ -408,8 +408,8 @@ def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
         slot["settings"][name] = {"value": value, "slotSetting": False}
         if text in (options.slot_settings or []) and name not in sticky:
             sticky.append(name)
-    for each in app["slots"].values():
-        for name, setting in each.get("settings", {}).items():
+    for any_slot in app["slots"].values():
+        for name, setting in any_slot.get("settings", {}).items():
             setting["slotSetting"] = name in sticky
     # The values are not shown, and of the slot settings only those that the call was about.
     named = sticky if options.slot_settings else []
@@ -434,18 +434,21 @@ def _swap(state: dict[str, Any], options: ParsedOptions) -> None:
     if options.action not in {None, "swap"}:
         raise AzError("The stand-in does not know swaps with preview.", 2)
     app = _app(state, options)
-    one, other = _slot(app, options, options.slot), _slot(app, options, options.target_slot)
+    source, target = _slot(app, options, options.slot), _slot(app, options, options.target_slot)
     sticky = {name.lower() for name in _sticky(app)}
 
-    def stays(settings: dict[str, Any]) -> dict[str, Any]:
+    def settings_that_stay(settings: dict[str, Any]) -> dict[str, Any]:
         return {name: setting for name, setting in settings.items() if name.lower() in sticky}
 
-    def moves(settings: dict[str, Any]) -> dict[str, Any]:
+    def settings_that_move(settings: dict[str, Any]) -> dict[str, Any]:
         return {name: setting for name, setting in settings.items() if name.lower() not in sticky}
 
-    first, second = one["settings"], other["settings"]
-    one["settings"], other["settings"] = stays(first) | moves(second), stays(second) | moves(first)
-    one["package"], other["package"] = other.get("package"), one.get("package")
+    first, second = source["settings"], target["settings"]
+    source["settings"], target["settings"] = (
+        settings_that_stay(first) | settings_that_move(second),
+        settings_that_stay(second) | settings_that_move(first),
+    )
+    source["package"], target["package"] = target.get("package"), source.get("package")
 
 
 def _deploy(state: dict[str, Any], options: ParsedOptions) -> Any:

@@ -121,7 +121,7 @@ class WorkflowRun:
                 continue
             needed = [self.jobs[other].conclusion for other in self._needs(name)]
             self.jobs[name] = (
-                WorkflowJob("skipped") if any(one != "success" for one in needed) else self._run_job(name, job)
+                WorkflowJob("skipped") if any(job != "success" for job in needed) else self._run_job(name, job)
             )
         return self
 
@@ -180,8 +180,8 @@ class _RunningJob:
         self.workspace = folder / "workspace"
         self.temporary = folder / "temp"
         self.home = folder / "home"
-        for each in (self.workspace, self.temporary, self.home):
-            each.mkdir()
+        for runner_folder in (self.workspace, self.temporary, self.home):
+            runner_folder.mkdir()
         self.logged_in = False
         self.contexts: dict[str, Any] = {
             "github": {"run_id": str(run.number), "run_attempt": str(run.attempt), "sha": "0" * 39 + "7"},
@@ -230,8 +230,8 @@ class _RunningJob:
         number = len(list(self.temporary.glob("script-*")))
         file, output, summary = (self.temporary / f"{kind}-{number}" for kind in ("script", "output", "summary"))
         file.write_text(script)
-        for each in (output, summary):
-            each.touch()
+        for file in (output, summary):
+            file.touch()
         arguments = {
             **self.run.machine.environment(self.home, self.logged_in),
             "CI": "true",
@@ -343,7 +343,7 @@ def expand_expressions(template: Any, contexts: Values) -> str:
     """The text with its expressions worked out. Raises ValueError for one that this does not know."""
     if isinstance(template, bool):
         return str(template).lower()
-    return re.sub(r"\$\{\{(.*?)\}\}", lambda found: _evaluate(found[1].strip(), contexts), str(template))
+    return re.sub(r"\$\{\{(.*?)\}\}", lambda match: _evaluate(match[1].strip(), contexts), str(template))
 
 
 def _evaluate(expression: str, contexts: Values) -> str:
@@ -352,26 +352,26 @@ def _evaluate(expression: str, contexts: Values) -> str:
         return next((value for value in values if value), "")
     for operator in (" == ", " != "):
         if operator in expression:
-            one, other = (_evaluate(part.strip(), contexts) for part in expression.split(operator))
-            return str((one == other) is (operator == " == ")).lower()
+            left, other = (_evaluate(part.strip(), contexts) for part in expression.split(operator))
+            return str((left == other) is (operator == " == ")).lower()
     if not re.fullmatch(r"[a-z]+(\.[A-Za-z_][\w-]*)+", expression):
         raise ValueError(f"an expression that nobody here knows: {expression}")
     context, *path = expression.split(".")
-    found: Any = contexts.get(context)
-    if found is None:
+    value: Any = contexts.get(context)
+    if value is None:
         raise ValueError(f"{context} is not known here: {expression}")
     for depth, name in enumerate(path):
-        if name not in found:
+        if name not in value:
             # On GitHub anything unknown is empty. So may be only what need not have been set.
             if context == "env" or (context in {"steps", "needs"} and depth == 2):
                 return ""
             raise ValueError(f"nothing has set {expression}")
-        found = found[name]
-    return str(found)
+        value = value[name]
+    return str(value)
 
 
 def _parse_outputs(text: str) -> dict[str, str]:
-    found, lines = {}, iter(text.splitlines())
+    outputs, lines = {}, iter(text.splitlines())
     for line in lines:
         if heredoc := re.fullmatch(r"([\w-]+)<<(.+)", line):
             value = []
@@ -379,12 +379,12 @@ def _parse_outputs(text: str) -> dict[str, str]:
                 if inner == heredoc[2]:
                     break
                 value.append(inner)
-            found[heredoc[1]] = "\n".join(value)
+            outputs[heredoc[1]] = "\n".join(value)
         else:
             name, _, value_text = line.partition("=")
-            found[name] = value_text
-    return found
+            outputs[name] = value_text
+    return outputs
 
 
-def _require_known_keys(content: Values, known: set[str], where: str) -> None:
-    assert set(content) <= known, f"{where} has what this does not know: {set(content) - known}"
+def _require_known_keys(value: Values, known: set[str], where: str) -> None:
+    assert set(value) <= known, f"{where} has what this does not know: {set(value) - known}"

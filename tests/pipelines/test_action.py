@@ -22,8 +22,8 @@ class ActionWorkflow:
     def __call__(self, *uses: dict[str, str], env: dict[str, str] | None = None, for_real: bool = False) -> WorkflowRun:
         base = {"server": self.pipeline_app.server, "app": self.pipeline_app.name, "key": "${{ secrets.STATE_KEY }}"}
         steps = [
-            {"name": f"Use {number}", "id": f"use{number}", "uses": ACTION, "with": {**base, **given}}
-            for number, given in enumerate(uses)
+            {"name": f"Use {number}", "id": f"use{number}", "uses": ACTION, "with": {**base, **inputs}}
+            for number, inputs in enumerate(uses)
         ]
         job = {"permissions": {}, "timeout-minutes": 5, "runs-on": "ubuntu-24.04", "steps": steps}
         workflow: dict[str, Any] = {"on": {}, "permissions": {}, "env": env or {}, "jobs": {"use": job}}
@@ -80,9 +80,9 @@ def test_the_action_hands_on_what_the_command_found(run_action: ActionWorkflow, 
     ],
 )
 def test_the_action_refuses_what_makes_no_sense_before_it_installs_anything(
-    run_action: ActionWorkflow, given: dict[str, str], message: str
+    run_action: ActionWorkflow, inputs: dict[str, str], message: str
 ) -> None:
-    run = run_action(given, for_real=True)
+    run = run_action(inputs, for_real=True)
     assert run.conclusions == {"use": "failure"}
     assert f"::error::safe-deploy: {message}" in run.jobs["use"].log
     assert not list(run_action.machine.folder.glob("jobs/*-use/temp/safe-deploy"))

@@ -30,7 +30,7 @@ _number = iter(range(1_000_000, 2_000_000))
 def create_run(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> Callable[..., PipelineRun]:
     """Makes a run of a pipeline, with what is marked as the reader's own put in."""
 
-    def make(file: Path, **given: str) -> PipelineRun:
+    def make(file: Path, **parameters: str) -> PipelineRun:
         text = file.read_text()
         for mark, own in {
             r"server: https://shop-state\.azurewebsites\.net": f"server: {pipeline_app.server}",
@@ -43,7 +43,7 @@ def create_run(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> C
             assert count == 1 or (count == 0 and mark.startswith("FUNCTION_APP"))
         copy = tmp_path / file.name
         copy.write_text(text)
-        return PipelineRun(copy, machine, next(_number), given)
+        return PipelineRun(copy, machine, next(_number), parameters)
 
     return make
 
@@ -114,21 +114,21 @@ def test_the_key_reaches_a_script_only_as_its_variable(template: Path) -> None:
         ({"timeout": 3600}, "has no parameters"),
     ],
 )
-def test_a_parameter_that_is_wrong_is_refused_before_anything_runs(given: dict[str, Any], message: str) -> None:
+def test_a_parameter_that_is_wrong_is_refused_before_anything_runs(parameters: dict[str, Any], message: str) -> None:
     template = FOLDER / "steps" / "status.yml"
-    required = {"server": "https://state.example", "app": "shop", "key": "$(STATE_KEY)"} if given else {}
+    required = {"server": "https://state.example", "app": "shop", "key": "$(STATE_KEY)"} if parameters else {}
     with pytest.raises(TemplateError, match=message):
-        bind_parameters(load_yaml(template)["parameters"], {**required, **given}, template)
+        bind_parameters(load_yaml(template)["parameters"], {**required, **parameters}, template)
 
 
-def find_scripts(content: Any) -> list[str]:
+def find_scripts(text: Any) -> list[str]:
     """Every script that stands anywhere in this."""
-    if isinstance(content, list):
-        return [script for item in content for script in find_scripts(item)]
-    if not isinstance(content, dict):
+    if isinstance(text, list):
+        return [script for item in text for script in find_scripts(item)]
+    if not isinstance(text, dict):
         return []
-    own = [content[key] for key in ("bash", "inlineScript") if key in content]
-    return own + [script for value in content.values() for script in find_scripts(value)]
+    own = [text[key] for key in ("bash", "inlineScript") if key in text]
+    return own + [script for value in text.values() for script in find_scripts(value)]
 
 
 # --- releases ---
@@ -337,7 +337,7 @@ def check_headers(text: str) -> dict[str, str]:
         "system.TeamProjectId": PROJECT,
         "build.BuildId": "42",
     }
-    filled = re.sub(r"\$\(([\w.]+)\)", lambda found: macros[found[1]], text)
+    filled = re.sub(r"\$\(([\w.]+)\)", lambda match: macros[match[1]], text)
     headers: dict[str, str] = json.loads(filled)
     return headers
 

@@ -254,12 +254,12 @@ def test_a_swap_that_was_cut_off_stays_pending_until_somebody_has_looked(
     # To swap once more could undo it.
     deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
     assert deploy_script.code == 6
-    said = deploy_script.stderr
+    output = deploy_script.stderr
     deploy_script("stage", task_hub=new_hub_name())
     assert deploy_script.code == 6
     assert pipeline_app.swap_count == 1
 
-    deploy_script.stderr = said
+    deploy_script.stderr = output
     deploy_script.run_printed_command("done" if happened else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
     assert pipeline_app.task_hubs() == ((new, old) if happened else (old, new))
 
@@ -272,10 +272,10 @@ def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
     process = deploy_script.begin("swap", "--", "sh", "-c", f"touch {begun}; sleep 0.5; exit 1", task_hub=new)
     wait_until(begun.exists, "the command runs")
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     assert process.returncode == 6
-    assert "when it was interrupted" in said
-    assert "stays pending" in said
+    assert "when it was interrupted" in output
+    assert "stays pending" in output
     assert pipeline_app.app()["pendingSwap"]["swappedOut"] == old
 
 

@@ -40,15 +40,15 @@ def test_the_shell_script_shows_no_name_as_a_command(deploy_script: DeployScript
         ("stage", {"task_hub": new_hub_name()}),
         ("cleanup", {"dry_run": "true"}),
     ]
-    shown = [(deploy_script(word, **more), deploy_script.stderr, deploy_script.code) for word, more in calls]
-    assert [code for _, _, code in shown] == [3, 5, 3, 0]
-    for result, said, _ in shown:
+    outputs = [(deploy_script(word, **more), deploy_script.stderr, deploy_script.code) for word, more in calls]
+    assert [code for _, _, code in outputs] == [3, 5, 3, 0]
+    for result, output, _ in outputs:
         assert_no_commands(result)
-        assert_no_commands(said)
-    verdict = json.loads(shown[0][0])
-    assert {one["instanceId"] for one in verdict["active"]} == set(INJECTIONS.values())
+        assert_no_commands(output)
+    verdict = json.loads(outputs[0][0])
+    assert {instance["instanceId"] for instance in verdict["active"]} == set(INJECTIONS.values())
     # One line for each thing that is said, however many the name has.
-    assert all(line.startswith("deploy.sh: ") for line in "".join(said for _, said, _ in shown).splitlines())
+    assert all(line.startswith("deploy.sh: ") for line in "".join(output for _, output, _ in outputs).splitlines())
 
 
 @pytest.mark.parametrize("status", [403, 409, 500, 503])
@@ -91,8 +91,8 @@ def test_a_blue_green_workflow_shows_no_release_name_as_a_command(
         )
         run = release_runner.run(file, **inputs).start()
         for line in job_logs(run).splitlines():
-            found = find_github_commands(line)
-            assert all(one.name in ("error", "warning") and line.startswith("::") for one in found), line
+            commands = find_github_commands(line)
+            assert all(command.name in ("error", "warning") and line.startswith("::") for command in commands), line
         assert find_azure_commands(job_logs(run)) == []
         assert find_terminal_effects(job_logs(run)) == []
         for job in run.jobs.values():

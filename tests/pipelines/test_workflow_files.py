@@ -21,10 +21,14 @@ IGNORED_ACTIONLINT_ERRORS = [r'undefined variable "vars"\.', r'label "ubuntu-24\
 
 def test_the_linter_finds_nothing_in_the_workflows() -> None:
     script = Path(__file__).parent / "actionlint.mjs"
-    found = json.loads(
+    findings = json.loads(
         subprocess.run(["node", script, *WORKFLOWS], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     )
-    assert [one for one in found if not any(re.match(gap, one["message"]) for gap in IGNORED_ACTIONLINT_ERRORS)] == []
+    assert [
+        finding
+        for finding in findings
+        if not any(re.match(gap, finding["message"]) for gap in IGNORED_ACTIONLINT_ERRORS)
+    ] == []
 
 
 @pytest.mark.parametrize("file", [ROOT / "action.yml", *WORKFLOWS], ids=lambda file: file.stem)
@@ -77,9 +81,9 @@ def test_the_workflow_says_in_which_environments_the_key_belongs() -> None:
 def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_may_set_instead() -> None:
     action = load_yaml(ROOT / "action.yml")
     *_, last = action["runs"]["steps"]
-    given = " ".join(last["env"].values())
+    environment = " ".join(last["env"].values())
     for name in action["inputs"]:
-        assert f"inputs.{name}" in given
+        assert f"inputs.{name}" in environment
     for variable, value in last["env"].items():
         if variable.startswith("SAFE_DEPLOY_"):
             name = variable.removeprefix("SAFE_DEPLOY_").lower().replace("_", "-")
@@ -87,7 +91,7 @@ def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_m
 
 
 def find_scripts(file: Path) -> list[str]:
-    content = load_yaml(file)
-    jobs = content["jobs"].values() if "jobs" in content else [content["runs"]]
-    found = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
-    return found + [step["with"]["run"] for job in jobs for step in job["steps"] if "run" in step.get("with", {})]
+    workflow = load_yaml(file)
+    jobs = workflow["jobs"].values() if "jobs" in workflow else [workflow["runs"]]
+    scripts = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    return scripts + [step["with"]["run"] for job in jobs for step in job["steps"] if "run" in step.get("with", {})]

@@ -348,7 +348,7 @@ Setup = Callable[[AppClient], None]
         (AppClient.register, ["swap", "--task-hub", "HUB", "--outcome", "done"], "deployer", 6, "HUB"),
         (AppClient.register, ["swap", "--task-hub", "HUB"], "deployer", 2, "--outcome"),
         (AppClient.register, ["rollback"], "deployer", 2, "--outcome"),
-        (deploying, ["abandon", "--task-hub", "HUB"], "deployer", 6, "not yours to abandon"),
+        (deploying, ["abandon", "--task-hub", "HUB"], "deployer", 6, "does not hold the open deployment"),
         (swapping, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"], "deployer", 6, f"{RUN}1"),
         (AppClient.register, ["rollback", "--outcome", "done"], "deployer", 6, "nothing to roll back to"),
         (AppClient.register, ["stage", "--task-hub", "no"], "deployer", 2, "3 to 45 letters and digits"),

@@ -1,4 +1,4 @@
-"""Connections that do not keep to HTTP, or that never finish what they send."""
+"""Raw TCP connections, for requests that are invalid or incomplete."""
 
 import socket
 from collections.abc import Iterator
@@ -7,21 +7,22 @@ from contextlib import ExitStack, contextmanager
 from harness.state_server import HOST, ServerProcess
 
 
-def connect(server: ServerProcess, sent: bytes = b"", timeout: float = 60) -> socket.socket:
+def connect(server: ServerProcess, request: bytes = b"", timeout: float = 60) -> socket.socket:
+    """Connect to the server and send these bytes."""
     connection = socket.create_connection((HOST, int(server.url.rpartition(":")[2])), timeout)
-    connection.sendall(sent)
+    connection.sendall(request)
     return connection
 
 
 @contextmanager
-def open_raw_connections(server: ServerProcess, sent: bytes, count: int) -> Iterator[list[socket.socket]]:
-    """Several connections that have sent this."""
+def open_raw_connections(server: ServerProcess, request: bytes, count: int) -> Iterator[list[socket.socket]]:
+    """Open `count` connections that have each sent these bytes; closes them at the end."""
     with ExitStack() as stack:
-        yield [stack.enter_context(connect(server, sent)) for _ in range(count)]
+        yield [stack.enter_context(connect(server, request)) for _ in range(count)]
 
 
 def read_until_closed(connection: socket.socket) -> bytes:
-    """All that the server sends until it closes the connection."""
+    """Everything that the server sends until it closes the connection."""
     parts = []
     try:
         while part := connection.recv(65_536):
@@ -31,7 +32,10 @@ def read_until_closed(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def partial_delivery(length: int, sent: int) -> bytes:
-    """A delivery of events that promises `length` bytes, of which `sent` follow."""
-    head = f"POST /api/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}"
-    return f"{head}\r\n\r\n".encode() + b"[" + b" " * (sent - 1)
+def partial_delivery(*, content_length: int, sent_length: int) -> bytes:
+    """A delivery of events whose head declares `content_length` bytes, followed by only `sent_length` bytes."""
+    head = (
+        "POST /api/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {content_length}\r\n\r\n"
+    )
+    return head.encode() + b"[" + b" " * (sent_length - 1)

@@ -1,4 +1,4 @@
-"""The limits of one server's connections, with times short enough to wait for, around a small application."""
+"""The limits on connections, with short timeouts and a small application."""
 
 import asyncio
 import logging
@@ -18,17 +18,17 @@ pytestmark = pytest.mark.anyio
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
 TIMEOUT_SECONDS = 10.0
-"""Seconds within which everything here must have happened."""
+"""The time limit of every wait in these tests."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[bytes], Awaitable[Connection]]
 
 
 class SlowApplication:
-    """Answers each request with `size` bytes once it `may_answer`."""
+    """Responds to each request with `size` bytes once `may_respond` is set."""
 
     def __init__(self, size: int = 2) -> None:
-        self.may_answer = asyncio.Event()
+        self.may_respond = asyncio.Event()
         self.size = size
         self.request_count = 0
         self.messages: list[Message] = []
@@ -37,7 +37,7 @@ class SlowApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request_count += 1
         try:
-            await self.may_answer.wait()
+            await self.may_respond.wait()
             await send(
                 {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % self.size)]}
             )
@@ -49,14 +49,14 @@ class SlowApplication:
 
 
 class BodyReader(SlowApplication):
-    """Reads the body, after the first part of an answer where `answers_first`."""
+    """Reads the body of a request; with `responds_first`, after it has begun its response."""
 
-    def __init__(self, *, answers_first: bool) -> None:
+    def __init__(self, *, responds_first: bool) -> None:
         super().__init__()
-        self._answers_first = answers_first
+        self._responds_first = responds_first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._answers_first:
+        if self._responds_first:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:
             self.messages.append(await receive())
@@ -92,10 +92,10 @@ async def serve_application(
     )
     port = server.sockets[0].getsockname()[1]
 
-    async def connect(sent: bytes) -> Connection:
+    async def connect(request: bytes) -> Connection:
         reader, writer = await asyncio.open_connection(HOST, port, limit=65_536)
         writers.append(writer)
-        writer.write(sent)
+        writer.write(request)
         await writer.drain()
         return reader, writer
 
@@ -115,7 +115,7 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 
 async def read_until_closed(connection: Connection) -> bytes:
-    """All that comes until the server closes the connection."""
+    """Everything that the server sends until it closes the connection."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             return await connection[0].read()
@@ -124,14 +124,14 @@ async def read_until_closed(connection: Connection) -> bytes:
 
 
 async def read_response_head(connection: Connection) -> bytes:
-    """The head of the answer."""
+    """The head of the response."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
         return await connection[0].readuntil(b"\r\n\r\n")
 
 
-async def test_a_new_connection_replaces_the_one_that_has_waited_longest(anyio_backend: str) -> None:
+async def test_a_new_connection_replaces_the_one_that_has_been_idle_longest(anyio_backend: str) -> None:
     application = SlowApplication()
-    application.may_answer.set()
+    application.may_respond.set()
     async with serve_application(application) as connect:
         first, second = await connect(b""), await connect(GET)
         assert b"200" in await read_response_head(second)
@@ -149,17 +149,17 @@ async def test_connections_with_a_request_are_not_replaced(
         await wait_until(lambda: application.request_count == 2)
         assert await read_until_closed(await connect(GET)) == b""
         assert "refused a connection: 2 are open and each has a request" in caplog.text
-        application.may_answer.set()
+        application.may_respond.set()
         for connection in busy:
             assert b"200" in await read_response_head(connection)
     assert application.request_count == 2
 
 
-async def test_an_answer_that_nobody_reads_closes_the_connection(
+async def test_a_connection_is_closed_if_its_response_is_not_read(
     anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     application = SlowApplication(size=64 * 1024 * 1024)
-    application.may_answer.set()
+    application.may_respond.set()
     async with serve_application(application, unread_timeout_seconds=0.2) as connect:
         await connect(GET)
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -167,26 +167,26 @@ async def test_an_answer_that_nobody_reads_closes_the_connection(
     assert "its response has not been read for 0.2 s" in caplog.text
 
 
-async def test_an_answer_that_is_read_slowly_is_sent_to_its_end(anyio_backend: str) -> None:
-    """It takes longer than an answer may wait without being read, and longer than a head may take."""
+async def test_a_response_that_is_read_slowly_is_sent_completely(anyio_backend: str) -> None:
+    """Reading takes longer than a response may stay unread, and longer than a request head may take."""
     application = SlowApplication(size=16 * 1024 * 1024)
-    application.may_answer.set()
+    application.may_respond.set()
     async with serve_application(application, unread_timeout_seconds=2, head_timeout_seconds=0.5) as connect:
         connection = await connect(GET)
         await read_response_head(connection)
-        read = 0
+        bytes_read = 0
         async with asyncio.timeout(60):
             while part := await connection[0].read(65_536):
-                read += len(part)
-                if read == application.size:
+                bytes_read += len(part)
+                if bytes_read == application.size:
                     break
                 await asyncio.sleep(0.02)
-    assert read == application.size
+    assert bytes_read == application.size
 
 
-async def test_a_body_that_goes_on_after_the_answer_closes_the_connection(anyio_backend: str) -> None:
+async def test_a_connection_is_closed_if_its_body_continues_after_the_response(anyio_backend: str) -> None:
     application = SlowApplication()
-    application.may_answer.set()
+    application.may_respond.set()
     async with serve_application(application, head_timeout_seconds=0.3) as connect:
         connection = await connect(CHUNKED)
         assert b"200" in await read_response_head(connection)
@@ -196,20 +196,20 @@ async def test_a_body_that_goes_on_after_the_answer_closes_the_connection(anyio_
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("answers_first", [False, True])
-async def test_what_is_not_http_within_a_body_ends_the_request_and_logs_one_line(
-    *, anyio_backend: str, caplog: pytest.LogCaptureFixture, answers_first: bool
+@pytest.mark.parametrize("responds_first", [False, True])
+async def test_invalid_http_within_a_body_ends_the_request_and_logs_one_line(
+    *, anyio_backend: str, caplog: pytest.LogCaptureFixture, responds_first: bool
 ) -> None:
     caplog.set_level(logging.INFO)
-    application = BodyReader(answers_first=answers_first)
+    application = BodyReader(responds_first=responds_first)
     async with serve_application(application) as connect:
         connection = await connect(CHUNKED)
         await wait_until(lambda: application.request_count == 1)
         connection[1].write(b"no chunk\r\n\r\n")
-        answer = await read_until_closed(connection)
+        response = await read_until_closed(connection)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await application.ended.wait()
-    assert answer.startswith(b"HTTP/1.1 " + (b"200" if answers_first else b"400"))
+    assert response.startswith(b"HTTP/1.1 " + (b"200" if responds_first else b"400"))
     assert [message["type"] for message in application.messages] == ["http.request", "http.disconnect"]
     assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == [
         "Invalid HTTP request received."

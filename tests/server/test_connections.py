@@ -1,4 +1,4 @@
-"""Callers that hold connections, never finish what they send, or flood the server: it goes on recording events."""
+"""The server keeps recording events while callers hold connections, send incomplete requests, or flood it."""
 
 import re
 import resource
@@ -24,7 +24,7 @@ from tests.keys import key_entry
 from tests.server.raw_connections import connect, open_raw_connections, partial_delivery, read_until_closed
 
 OPEN_FILES = 700
-"""Fewer than connections are opened here, so that the server runs out of them unless it limits connections."""
+"""The limit on open files of a server. The tests open more connections, so the server needs a limit on connections."""
 SERVER_WITH_FEW_FILES = (
     "-c",
     f"""
@@ -48,30 +48,30 @@ import sys, uvicorn.protocols.websockets.auto as installed, state_api.__main__ a
 installed.AutoWebSocketsProtocol = object
 sys.exit(main.main())""",
 )
-"""The server with what uvicorn takes for a package for web sockets."""
+"""Starts a server in which uvicorn finds a WebSocket package."""
 GET_HEALTH = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-SOON_SECONDS = 5
-"""How long the system may take for a handshake on this machine."""
+HANDSHAKE_TIMEOUT_SECONDS = 5
+"""The time limit of a TCP handshake on this machine."""
 KEY = "a-key-of-an-administrator-0123456789"
 
 
 @pytest.fixture
 def raised_file_limit() -> Iterator[None]:
-    """This process may open the files that the test needs."""
+    """Raises the limit on open files of this process to what the test needs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, IDLE_CONNECTIONS + 500)), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_callers_of_a_busy_server_wait_and_are_answered(storage: StorageSettings, tmp_path: Path) -> None:
-    """The server is paused. More callers than it takes at once connect and send a request. A backlog that overflows
-    for seconds makes the system reset connections."""
+def test_callers_of_a_busy_server_wait_and_get_responses(storage: StorageSettings, tmp_path: Path) -> None:
+    """The server is paused while more callers than it accepts at once connect and send a request. The system would
+    reset connections if the backlog overflowed for seconds."""
     with run_server(storage, tmp_path) as served, ExitStack() as stack:
         served.process.send_signal(signal.SIGSTOP)
         try:
             callers = [
-                stack.enter_context(connect(served, GET_HEALTH, timeout=SOON_SECONDS))
+                stack.enter_context(connect(served, GET_HEALTH, timeout=HANDSHAKE_TIMEOUT_SECONDS))
                 for _ in range(3 * connections.ACCEPT_BATCH)
             ]
         finally:
@@ -81,85 +81,85 @@ def test_callers_of_a_busy_server_wait_and_are_answered(storage: StorageSettings
         assert {read_until_closed(caller).partition(b"\r\n")[0] for caller in callers} == {b"HTTP/1.1 200 OK"}
 
 
-def test_a_request_head_that_is_not_finished_in_time_closes_the_connection(
+def test_a_connection_is_closed_if_its_request_head_is_not_complete_in_time(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
     with run_server(storage, tmp_path) as served:
         silent, slow = connect(served), connect(served, b"GET /api/health HTTP/1.1\r\n")
-        kept = connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        began = time.monotonic()
-        # It answers, and then waits for a head that comes letter by letter.
-        assert b"200" in kept.recv(65_536)
-        open_connections = {silent: 0.0, slow: 0.0, kept: 0.0}
+        reused = connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        began_at = time.monotonic()
+        # This connection gets a response, and then sends another head byte by byte.
+        assert b"200" in reused.recv(65_536)
+        seconds_open = {silent: 0.0, slow: 0.0, reused: 0.0}
         ended = threading.Event()
 
         def trickle() -> None:
             while not ended.wait(0.5):
-                for connection in (slow, kept):
+                for connection in (slow, reused):
                     send_unless_closed(connection, b"X")
 
         sender = threading.Thread(target=trickle)
         sender.start()
         try:
-            for connection in open_connections:
+            for connection in seconds_open:
                 with connection:
                     read_until_closed(connection)
-                open_connections[connection] = time.monotonic() - began
+                seconds_open[connection] = time.monotonic() - began_at
         finally:
             ended.set()
             sender.join()
-        assert all(HEAD_TIMEOUT_SECONDS - 1 < took < HEAD_TIMEOUT_SECONDS + 5 for took in open_connections.values()), (
-            open_connections
-        )
+        assert all(
+            HEAD_TIMEOUT_SECONDS - 1 < duration < HEAD_TIMEOUT_SECONDS + 5 for duration in seconds_open.values()
+        ), seconds_open
         with served.client() as http:
             assert http.get("/api/health").status_code == 200
         assert "its request head is not complete after 10 s" in served.read_log()
 
 
-def test_two_unfinished_bodies_do_not_keep_others_from_recording(storage: StorageSettings, tmp_path: Path) -> None:
-    """Each lacks its last byte, and together they are as large as the server's whole capacity."""
+def test_two_incomplete_bodies_do_not_prevent_other_deliveries(storage: StorageSettings, tmp_path: Path) -> None:
+    """Each body lacks its last byte. Together they are as large as the whole capacity of the server."""
     hub = new_hub_name()
     with (
         run_server(storage, tmp_path) as served,
         served.client() as http,
-        open_raw_connections(served, b"", 2) as unfinished,
+        open_raw_connections(served, b"", 2) as incomplete,
     ):
-        body = partial_delivery(MAX_EVENTS_BODY_BYTES, MAX_EVENTS_BODY_BYTES - 1)
-        senders = [threading.Thread(target=send_unless_closed, args=(connection, body)) for connection in unfinished]
+        body = partial_delivery(content_length=MAX_EVENTS_BODY_BYTES, sent_length=MAX_EVENTS_BODY_BYTES - 1)
+        senders = [threading.Thread(target=send_unless_closed, args=(connection, body)) for connection in incomplete]
         for sender in senders:
             sender.start()
-        # By then the server has read all that it wants to read of them.
+        # The server reads the bodies meanwhile.
         for _ in range(300):
             assert http.get("/api/health").status_code == 200
         for number in range(20):
-            answer = http.post("/api/events", json=[event(hub, f"order-{number}")])
-            assert (answer.status_code, answer.json()) == (200, {"recorded": 1, "unchanged": 0, "quarantined": 0})
-        refused = [read_until_closed(connection) for connection in unfinished]
-        assert all(b" 408 " in answer or b" 429 " in answer for answer in refused), refused
+            response = http.post("/api/events", json=[event(hub, f"order-{number}")])
+            assert (response.status_code, response.json()) == (200, {"recorded": 1, "unchanged": 0, "quarantined": 0})
+        refused = [read_until_closed(connection) for connection in incomplete]
+        assert all(b" 408 " in response or b" 429 " in response for response in refused), refused
         for sender in senders:
             sender.join()
 
 
 @pytest.mark.parametrize("request_line", ["GET /api/health", "POST /api/openapi.json"])
-def test_bodies_of_callers_without_a_key_do_not_keep_others_from_recording(
+def test_bodies_of_callers_without_a_key_do_not_prevent_deliveries(
     request_line: str, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """They have every connection that the server allows, and open another for each that is closed."""
+    """The callers occupy all connections of the server, and open a new one for each that is closed."""
     hub = new_hub_name()
     head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n".encode()
     with run_server(storage, tmp_path, [key_entry(KEY, "admin")], command=SERVER_WITH_FEW_CONNECTIONS) as served:
         ended = threading.Event()
         with open_raw_connections(served, head, CONNECTIONS) as attackers:
-            answers = [attacker.recv(65_536) for attacker in attackers]
-            assert not any(b" 408 " in answer for answer in answers), "no answer waited for its body"
+            responses = [attacker.recv(65_536) for attacker in attackers]
+            assert not any(b" 408 " in response for response in responses), "a response waited for the body"
             sender = threading.Thread(target=trickle_bodies, args=(served, head, attackers, ended))
             sender.start()
             try:
                 for number in range(20):
                     with served.client() as http:
                         headers = {"x-functions-key": KEY}
-                        answer = http.post("/api/events", json=[event(hub, f"order-{number}")], headers=headers)
-                        assert answer.status_code == 200
+                        response = http.post("/api/events", json=[event(hub, f"order-{number}")], headers=headers)
+                        assert response.status_code == 200
                     ended.wait(0.2)
             finally:
                 ended.set()
@@ -167,7 +167,7 @@ def test_bodies_of_callers_without_a_key_do_not_keep_others_from_recording(
 
 
 def trickle_bodies(served: ServerProcess, head: bytes, attackers: list[socket.socket], ended: threading.Event) -> None:
-    """Send a byte of each body every second. Where the server has closed a connection, open another."""
+    """Send one byte of each body every second. Replace connections that the server has closed."""
     with ExitStack() as stack:
         while not ended.wait(1):
             for number, attacker in enumerate(attackers):
@@ -177,14 +177,14 @@ def trickle_bodies(served: ServerProcess, head: bytes, attackers: list[socket.so
                     attackers[number] = stack.enter_context(connect(served, head))
 
 
-def send_unless_closed(connection: socket.socket, content: bytes) -> None:
-    """Unless the server has closed the connection by now."""
+def send_unless_closed(connection: socket.socket, data: bytes) -> None:
+    """Send the bytes. Does nothing if the server has closed the connection."""
     with suppress(OSError):
-        connection.sendall(content)
+        connection.sendall(data)
 
 
 def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: Path) -> None:
-    """Not even where a package for web sockets is installed: its protocol would know none of the limits."""
+    """Holds even with a WebSocket package installed, whose protocol would have none of the limits."""
     upgrade = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
     with (
         run_server(storage, tmp_path, command=SERVER_WITH_WEB_SOCKETS) as served,
@@ -194,16 +194,18 @@ def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: 
 
 
 @pytest.mark.usefixtures("raised_file_limit")
-def test_idle_connections_do_not_keep_others_out(storage: StorageSettings, tmp_path: Path) -> None:
-    """Nor do they fill the log, although there are more of them than the server may open files."""
+def test_idle_connections_do_not_block_other_callers(storage: StorageSettings, tmp_path: Path) -> None:
+    """There are more of them than the server may open files, and they do not fill the log either."""
     with run_server(storage, tmp_path, command=SERVER_WITH_FEW_FILES) as served, served.client() as http:
         with open_raw_connections(served, b"", IDLE_CONNECTIONS):
             for number in range(5):
-                answer = http.post("/api/events", json=[event(new_hub_name(), f"order-{number}")])
-                assert answer.status_code == 200
-            # A caller whose connection is new, too.
-            with connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as fresh:
-                assert read_until_closed(fresh).startswith(b"HTTP/1.1 200")
+                response = http.post("/api/events", json=[event(new_hub_name(), f"order-{number}")])
+                assert response.status_code == 200
+            # A new connection works too.
+            with connect(
+                served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            ) as new_connection:
+                assert read_until_closed(new_connection).startswith(b"HTTP/1.1 200")
         assert served.stop() == 0
         assert len(served.read_log()) < 50_000
 
@@ -239,7 +241,7 @@ def test_a_flood_of_requests_does_not_fill_the_log(
     assert int(dropped) == count - MAX_MESSAGES_PER_WINDOW
 
 
-def test_events_in_quarantine_do_not_fill_the_log(storage: StorageSettings, tmp_path: Path) -> None:
+def test_quarantined_events_do_not_fill_the_log(storage: StorageSettings, tmp_path: Path) -> None:
     count = MAX_MESSAGES_PER_WINDOW + 20
     with run_server(storage, tmp_path) as served, served.client() as http:
         for number in range(count):

@@ -1,4 +1,4 @@
-"""The limit on the log: what passes, what is counted, and when the count is logged."""
+"""The limit on the log: which messages pass, which are counted, and when the counts are logged."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,7 +15,7 @@ from tests.http.operations import post_events
 
 
 class ListHandler(logging.Handler):
-    """Keeps what it is given."""
+    """Collects the messages that reach it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ListHandler(logging.Handler):
 
 
 class LimitedLog:
-    """A log with a limit, and a clock that tests set."""
+    """A log with a limit and a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,6 +35,7 @@ class LimitedLog:
         self.handler.addFilter(self.limit)
 
     def lines(self) -> list[str]:
+        """The messages since the last call."""
         lines, self.handler.lines = self.handler.lines, []
         return lines
 
@@ -48,7 +49,7 @@ def log() -> Iterator[LimitedLog]:
     root.removeHandler(limited.handler)
 
 
-def test_the_first_messages_of_each_kind_pass_and_the_others_are_counted_once_a_minute(log: LimitedLog) -> None:
+def test_messages_over_the_limit_are_counted_and_the_count_is_logged_once_a_minute(log: LimitedLog) -> None:
     for number in range(MAX_MESSAGES_PER_WINDOW + 3):
         logging.warning("flood %d", number)
     logging.warning("something else")
@@ -64,14 +65,14 @@ def test_the_first_messages_of_each_kind_pass_and_the_others_are_counted_once_a_
     assert log.lines() == ["flood 0"]
 
 
-def test_messages_of_one_text_are_told_apart_by_their_kind(log: LimitedLog) -> None:
+def test_messages_with_the_same_text_but_different_log_kinds_have_separate_limits(log: LimitedLog) -> None:
     for kind in ("GetApp 200", "None 404"):
         for _ in range(MAX_MESSAGES_PER_WINDOW):
             logging.warning("a request", extra={LOG_KIND: kind})
     assert len(log.lines()) == 2 * MAX_MESSAGES_PER_WINDOW
 
 
-def test_a_message_that_is_unlimited_always_passes_and_is_not_counted(log: LimitedLog) -> None:
+def test_an_exempt_message_always_passes_and_is_not_counted(log: LimitedLog) -> None:
     for number in range(MAX_MESSAGES_PER_WINDOW + 3):
         logging.warning("removed %d", number, extra={EXEMPT_FROM_LOG_LIMIT: True})
     assert log.lines() == [f"removed {number}" for number in range(MAX_MESSAGES_PER_WINDOW + 3)]
@@ -83,7 +84,7 @@ def test_a_message_that_is_unlimited_always_passes_and_is_not_counted(log: Limit
 async def test_every_purge_of_the_quarantine_is_logged(
     log: LimitedLog, http: httpx.AsyncClient, anyio_backend: str
 ) -> None:
-    """The log holds the only record of it."""
+    """The log is the only record of it."""
     await repeat(log, lambda: http.delete("/api/quarantine", params={"before": "2018-01-01"}), "from quarantine")
 
 
@@ -91,20 +92,20 @@ async def test_every_purge_of_the_quarantine_is_logged(
 async def test_every_deletion_of_a_task_hub_is_logged(
     log: LimitedLog, http: httpx.AsyncClient, hub: str, clock: ShiftedClock, anyio_backend: str
 ) -> None:
-    """The log holds the only record of it."""
+    """The log is the only record of it."""
     await post_events(http, event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50)))
     clock.advance(31)
     await repeat(log, lambda: http.delete(f"/api/taskhubs/{hub}"), f"removed the records of task hub {hub}")
 
 
 async def repeat(log: LimitedLog, send: Callable[[], Awaitable[httpx.Response]], logged: str) -> None:
-    """Send a request more often than lines of one kind are logged, and expect a line for each."""
+    """Send a request more often than the limit, and assert that the log has a line for each."""
     for _ in range(MAX_MESSAGES_PER_WINDOW + 1):
         assert (await send()).status_code == 200
     assert sum(logged in line for line in log.lines()) == MAX_MESSAGES_PER_WINDOW + 1
 
 
-def test_texts_without_end_are_limited_together(log: LimitedLog) -> None:
+def test_messages_with_ever_new_texts_share_one_limit(log: LimitedLog) -> None:
     for number in range(MAX_MESSAGE_KINDS + 2 * MAX_MESSAGES_PER_WINDOW):
         logging.warning(f"text {number}")
     assert len(log.lines()) == MAX_MESSAGE_KINDS + MAX_MESSAGES_PER_WINDOW
@@ -117,10 +118,12 @@ def test_texts_without_end_are_limited_together(log: LimitedLog) -> None:
     ]
 
 
-def test_a_message_that_cannot_be_formatted_raises_nothing(log: LimitedLog) -> None:
+def test_a_message_that_cannot_be_formatted_raises_no_error(log: LimitedLog) -> None:
     record = logging.LogRecord("library", logging.WARNING, "", 0, "%d of %d", ("odd",), None)
-    errors = logging.LogRecord("library", logging.WARNING, "", 0, OSError("port"), None, None)
-    passed = [log.limit.filter(each) for each in (record, errors) for _ in range(MAX_MESSAGES_PER_WINDOW + 1)]
+    error_record = logging.LogRecord("library", logging.WARNING, "", 0, OSError("port"), None, None)
+    passed = [
+        log.limit.filter(repeated) for repeated in (record, error_record) for _ in range(MAX_MESSAGES_PER_WINDOW + 1)
+    ]
     assert passed.count(False) == 2
     log.limit.report(at_end=True)
     assert log.lines() == [

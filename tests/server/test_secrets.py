@@ -1,5 +1,5 @@
-"""No secret ever reaches a log, however much is logged: servers and the command line as processes of their own, with
-every logger at DEBUG, are driven through all that goes well and wrong, and what they wrote is searched."""
+"""No secret reaches a log, even at the level DEBUG. Servers and the CLI run as separate processes with every logger at
+DEBUG, handle valid and invalid requests, and their output is searched for secrets."""
 
 import base64
 import socket
@@ -29,10 +29,11 @@ UNSTRUCTURED_SECRET = "x-a-secret-without-any-form-at-all"
 
 LOG_EVERYTHING = """
 import logging, sys
-setting = logging.Logger.setLevel
-logging.Logger.setLevel = lambda logger, level: setting(logger, logging.DEBUG)
+set_level = logging.Logger.setLevel
+logging.Logger.setLevel = lambda logger, level: set_level(logger, logging.DEBUG)
 """
-"""Whatever a logger is set to, here it is set to DEBUG. uvicorn's own level below it, TRACE, cannot be switched on."""
+"""Code that sets every logger to DEBUG, regardless of the requested level. TRACE, a lower level of uvicorn, cannot be
+enabled."""
 SERVER = (
     "-c",
     f"""{LOG_EVERYTHING}
@@ -41,17 +42,18 @@ log_limit.MAX_MESSAGES_PER_WINDOW = 10**9
 import state_api.__main__ as main
 sys.exit(main.main())""",
 )
-CLIENT = ("-c", f"{LOG_EVERYTHING}\nlogging.basicConfig(level=0)\nimport safe_deploy.cli as cli; sys.exit(cli.main())")
+CLI = ("-c", f"{LOG_EVERYTHING}\nlogging.basicConfig(level=0)\nimport safe_deploy.cli as cli; sys.exit(cli.main())")
 DEVELOPMENT = {"STATE_STORAGE": "UseDevelopmentStorage=true"}
 
 
 def sas_connection(port: int) -> str:
-    """A connection string with a shared access signature that the storage does not accept."""
+    """A connection string with a shared access signature that the storage rejects."""
     signature = f"sv=2021-08-06&ss=t&srt=sco&sp=rwdlacu&se=2099-01-01T00:00:00Z&sig={quote(SIGNATURE, safe='')}"
     return f"TableEndpoint=http://{HOST}:{port}/devstoreaccount1;SharedAccessSignature={signature}"
 
 
 def with_another_key(connection: str) -> str:
+    """The connection string with an account key that the storage rejects."""
     parts = (
         part if not part.startswith("AccountKey=") else f"AccountKey={ACCOUNT_KEY}" for part in connection.split(";")
     )
@@ -69,8 +71,8 @@ def table_port(connection: str) -> int:
 
 
 def secrets(connection: str) -> set[str]:
-    """All that must not be seen, as it is and as it is written in an address."""
-    (own,) = [part.partition("=")[2] for part in connection.split(";") if part.startswith("AccountKey=")]
+    """All secrets of these tests, also as they look in a URL, and the first part of each."""
+    (emulator_key,) = [part.partition("=")[2] for part in connection.split(";") if part.startswith("AccountKey=")]
     plain = {
         *KEYS.values(),
         WRONG_KEY,
@@ -78,43 +80,42 @@ def secrets(connection: str) -> set[str]:
         SIGNATURE,
         SYSTEM_KEY,
         UNSTRUCTURED_SECRET,
-        own,
+        emulator_key,
         "SharedAccessSignature=",
         "AccountKey=",
     }
-    # Of what is long, a part is too much already.
-    return plain | {quote(one, safe="") for one in plain} | {unquote(one)[:20] for one in plain}
+    # The first 20 characters of a secret are too much already.
+    return plain | {quote(secret, safe="") for secret in plain} | {unquote(secret)[:20] for secret in plain}
 
 
 def assert_no_secrets(text: str, connection: str) -> None:
-    shown = {one for one in secrets(connection) if one in text}
-    assert not shown, [line for line in text.splitlines() if any(one in line for one in shown)][:5]
+    leaked = {secret for secret in secrets(connection) if secret in text}
+    assert not leaked, [line for line in text.splitlines() if any(secret in line for secret in leaked)][:5]
 
 
-@pytest.fixture(params=["good", "another key", "a signature", "nobody there"])
+@pytest.fixture(params=["valid", "wrong key", "wrong signature", "unreachable"])
 def state_connection(request: pytest.FixtureRequest, storage: StorageSettings) -> str:
-    """Where the state is kept, and whether that works."""
-    good = connection_string_of(storage)
+    """The connection string of the state storage: a valid one, and several that fail."""
+    valid = connection_string_of(storage)
     return {
-        "good": good,
-        "another key": with_another_key(good),
-        "a signature": sas_connection(table_port(good)),
-        "nobody there": emulator_connection_string(HOST, free_port()),
+        "valid": valid,
+        "wrong key": with_another_key(valid),
+        "wrong signature": sas_connection(table_port(valid)),
+        "unreachable": emulator_connection_string(HOST, free_port()),
     }[str(request.param)]
 
 
 @pytest.fixture
 def debug_server(state_connection: str, storage: StorageSettings, tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that logs everything. The apps' task hubs are behind settings of each kind, none of which works but
-    STATE_STORAGE."""
-    good = connection_string_of(storage)
+    """A server that logs everything. Of its settings for task hub connections, only STATE_STORAGE works."""
+    valid = connection_string_of(storage)
     settings = {
         "STATE_STORAGE": state_connection,
-        "STATE_TASKHUBS_ANOTHER_KEY": with_another_key(good),
-        "STATE_TASKHUBS_SIGNED": sas_connection(table_port(good)),
+        "STATE_TASKHUBS_ANOTHER_KEY": with_another_key(valid),
+        "STATE_TASKHUBS_SIGNED": sas_connection(table_port(valid)),
         "STATE_TASKHUBS_NOBODY": with_another_key(emulator_connection_string(HOST, free_port())),
         "STATE_TASKHUBS_BROKEN": UNSTRUCTURED_SECRET,
-        "STATE_TASKHUBS_API__endpoint": f"http://{HOST}:{table_port(good)}",
+        "STATE_TASKHUBS_API__endpoint": f"http://{HOST}:{table_port(valid)}",
         "STATE_TASKHUBS_API__key": SYSTEM_KEY,
         "STATE_TASKHUBS_GONE__endpoint": f"http://{HOST}:{free_port()}",
         "STATE_TASKHUBS_GONE__key": SYSTEM_KEY,
@@ -138,54 +139,54 @@ PROVIDER_CONFIGS = [
 ]
 
 
-def test_no_secret_reaches_the_log_of_a_server_or_an_answer(
+def test_no_secret_reaches_the_log_or_a_response_of_a_server(
     debug_server: ServerProcess, state_connection: str, storage: StorageSettings
 ) -> None:
-    answered, verified = [], 0
+    responses, verdict_count = [], 0
     with debug_server.client() as http:
         for method, path, _ in OPERATIONS:
             address = path.format(app="shop-loud", hub=new_hub_name())
-            answered.append(http.request(method, address, headers={"x-functions-key": KEYS["admin"]}))
-            answered.append(http.request(method, address, params={"code": KEYS["publisher"]}))
-            answered.append(http.request(method, address, params={"code": WRONG_KEY, "taskHub": "x", "wait": "y"}))
-            answered.append(http.request(method, address, headers={"aeg-sas-key": WRONG_KEY}, content=b'{"odd": 1'))
+            responses.append(http.request(method, address, headers={"x-functions-key": KEYS["admin"]}))
+            responses.append(http.request(method, address, params={"code": KEYS["publisher"]}))
+            responses.append(http.request(method, address, params={"code": WRONG_KEY, "taskHub": "x", "wait": "y"}))
+            responses.append(http.request(method, address, headers={"aeg-sas-key": WRONG_KEY}, content=b'{"odd": 1'))
         admin = {"x-functions-key": KEYS["admin"]}
         for number, (provider, connection) in enumerate(PROVIDER_CONFIGS):
             app = f"shop-{new_hub_name()}"
-            source = {"provider": provider, "connection": connection}
+            provider_config = {"provider": provider, "connection": connection}
             body = {
                 "slots": {"staging": {"taskHub": new_hub_name()}},
-                "taskHubs": source,
+                "taskHubs": provider_config,
                 "policy": {"settleSeconds": 0},
             }
             put = http.put(f"/api/apps/{app}", json=body, headers=admin)
-            answered.append(put)
+            responses.append(put)
             if put.status_code == 200 and number:
-                where = f"/api/apps/{app}/staging"
-                verdict = http.get(where, params={"verify": "fresh", "code": KEYS["reader"]})
+                path = f"/api/apps/{app}/staging"
+                verdict = http.get(path, params={"verify": "fresh", "code": KEYS["reader"]})
                 assert (verdict.json()["ready"], verdict.json()["assurance"]) == (False, "events"), verdict.text
-                verified += 1
-                answered.append(verdict)
-                answered.append(http.post(where, json={"taskHub": new_hub_name()}, headers=admin))
-        assert verified == (len(PROVIDER_CONFIGS) - 3 if state_connection == connection_string_of(storage) else 0)
-        sent = [event(new_hub_name()), {"nothing": "understood"}]
-        answered.append(http.post("/api/events", json=sent, params={"code": KEYS["publisher"]}))
+                verdict_count += 1
+                responses.append(verdict)
+                responses.append(http.post(path, json={"taskHub": new_hub_name()}, headers=admin))
+        assert verdict_count == (len(PROVIDER_CONFIGS) - 3 if state_connection == connection_string_of(storage) else 0)
+        delivery = [event(new_hub_name()), {"not": "an event"}]
+        responses.append(http.post("/api/events", json=delivery, params={"code": KEYS["publisher"]}))
         ready = http.get(f"/api/health/ready?code={WRONG_KEY}")
         assert ready.status_code == (200 if state_connection == connection_string_of(storage) else 503)
-        answered.append(ready)
+        responses.append(ready)
     for line in (f"GET /api/apps?code={KEYS['admin']} HTTP/9.9", f"NO/api x\x00 {KEYS['admin']}", f"{KEYS['admin']}"):
         with socket.create_connection((HOST, int(debug_server.url.rpartition(":")[2])), 10) as raw:
             raw.sendall(f"{line}\r\nx-functions-key: {KEYS['admin']}\r\n\r\n".encode())
             raw.recv(1000)
     assert debug_server.stop() == 0
     logged = debug_server.read_log()
-    # That it was loud at all: the parts that log most are heard.
+    # The log has messages of the parts that log most at DEBUG.
     assert " DEBUG " in logged
     assert "azure.core.pipeline" in logged
     assert "state_api.requests: GET /api/apps 401" in logged
     assert_no_secrets(logged, connection_string_of(storage))
-    for answer in answered:
-        assert_no_secrets(answer.text + str(answer.headers), connection_string_of(storage))
+    for response in responses:
+        assert_no_secrets(response.text + str(response.headers), connection_string_of(storage))
 
 
 @pytest.mark.parametrize(
@@ -203,8 +204,8 @@ def test_no_secret_reaches_the_log_of_a_server_or_an_answer(
         DEVELOPMENT | {"STATE_KEYS": f'{{"{UNSTRUCTURED_SECRET}": "{WRONG_KEY}"}}'},
     ],
 )
-def test_a_server_that_does_not_start_says_no_secret(settings: dict[str, str], tmp_path: Path) -> None:
-    ended = subprocess.run(
+def test_a_server_that_does_not_start_prints_no_secret(settings: dict[str, str], tmp_path: Path) -> None:
+    process = subprocess.run(
         [sys.executable, *SERVER, "serve", "--port", str(free_port())],
         env=server_environment(None) | settings,
         cwd=tmp_path,
@@ -213,33 +214,37 @@ def test_a_server_that_does_not_start_says_no_secret(settings: dict[str, str], t
         timeout=60,
         check=False,
     )
-    assert ended.returncode == 2
-    assert "error: " in ended.stderr
-    assert_no_secrets(ended.stdout + ended.stderr, f"AccountKey={ACCOUNT_KEY}")
+    assert process.returncode == 2
+    assert "error: " in process.stderr
+    assert_no_secrets(process.stdout + process.stderr, f"AccountKey={ACCOUNT_KEY}")
 
 
-def test_no_key_reaches_the_log_of_the_command_line(storage: StorageSettings, tmp_path: Path) -> None:
+def test_no_key_reaches_the_log_of_the_cli(storage: StorageSettings, tmp_path: Path) -> None:
     keys = [key_entry(KEYS["deployer"], "deployer", "pipeline")]
     with run_server(storage, tmp_path, keys) as served:
-        good = {"SAFE_DEPLOY_SERVER": served.url, "SAFE_DEPLOY_APP": "shop-loud", "SAFE_DEPLOY_KEY": KEYS["deployer"]}
-        wrong = good | {"SAFE_DEPLOY_KEY": WRONG_KEY}
-        for words, given in ((["stage", "--task-hub", new_hub_name()], good), (["doctor"], good), (["status"], wrong)):
-            ended = subprocess.run(
-                [sys.executable, *CLIENT, *words],
-                env=server_environment(None) | given,
+        valid = {"SAFE_DEPLOY_SERVER": served.url, "SAFE_DEPLOY_APP": "shop-loud", "SAFE_DEPLOY_KEY": KEYS["deployer"]}
+        wrong_key = valid | {"SAFE_DEPLOY_KEY": WRONG_KEY}
+        for arguments, environment in (
+            (["stage", "--task-hub", new_hub_name()], valid),
+            (["doctor"], valid),
+            (["status"], wrong_key),
+        ):
+            process = subprocess.run(
+                [sys.executable, *CLI, *arguments],
+                env=server_environment(None) | environment,
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
                 timeout=120,
                 check=False,
             )
-            assert "DEBUG" in ended.stderr
-            assert_no_secrets(ended.stdout + ended.stderr, connection_string_of(storage))
+            assert "DEBUG" in process.stderr
+            assert_no_secrets(process.stdout + process.stderr, connection_string_of(storage))
 
 
-def test_the_search_would_find_a_secret() -> None:
+def test_the_search_for_secrets_finds_each_kind() -> None:
     connection = f"AccountKey={ACCOUNT_KEY}"
-    for one in (
+    for secret in (
         KEYS["reader"],
         quote(SIGNATURE, safe=""),
         SIGNATURE,
@@ -247,4 +252,4 @@ def test_the_search_would_find_a_secret() -> None:
         ACCOUNT_KEY[:30],
     ):
         with pytest.raises(AssertionError):
-            assert_no_secrets(f"a line\nanother with {one}\n", connection)
+            assert_no_secrets(f"a line\nanother with {secret}\n", connection)

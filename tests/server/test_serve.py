@@ -1,4 +1,4 @@
-"""`python -m state_api serve` as a process: starting, refusing to start, stopping, and two at once."""
+"""`python -m state_api serve` as a process: starting, refusing to start, stopping, and two servers with one storage."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ SERVE = [sys.executable, "-m", "state_api", "serve"]
 
 
 def run_to_end(command: list[str], settings: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """What a server that ends by itself has said, and with which code."""
+    """Run a command that ends by itself; returns its exit code and output."""
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
 
 
@@ -44,7 +44,7 @@ def code_with_emulator_ports(emulator: list[int]) -> str:
     return "import sys, state_api.settings.storage_accounts as settings, state_api.__main__ as main;" + "".join(moves)
 
 
-def test_a_server_starts_answers_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
+def test_a_server_starts_responds_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
     with run_server(storage, tmp_path) as served:
         with served.client() as http:
             assert http.get("/api/health/ready").json() == {"status": "Ready"}
@@ -66,18 +66,19 @@ for line in sys.stdin:
         os.environ.update(settings)
         sys.exit(state_api.__main__.main(["serve", *arguments]))
     os.close(write)
-    with open(read) as said:
-        text = said.read()
+    with open(read) as stderr:
+        text = stderr.read()
     print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text]), flush=True)
 """
-"""The server's program, which has imported everything once and then ends once for every line."""
+"""Imports the server once, then runs it in a child process for each line of input. A new process for each test would
+take seconds."""
 
 RunRefused = Callable[[list[str], dict[str, str]], tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
 def run_refused() -> Iterator[RunRefused]:
-    """With which code a server ends that has these arguments and settings, and what it says."""
+    """A function that runs a server with these arguments and settings; returns its exit code and output."""
     with subprocess.Popen(
         [sys.executable, "-c", _REFUSING_SERVER],
         env=server_environment(None),
@@ -87,15 +88,15 @@ def run_refused() -> Iterator[RunRefused]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        orders, endings = process.stdin, process.stdout
+        stdin, stdout = process.stdin, process.stdout
 
-        def ask(arguments: list[str], settings: dict[str, str]) -> tuple[int, str]:
-            orders.write(json.dumps([arguments, settings]) + "\n")
-            orders.flush()
-            code, said = json.loads(endings.readline())
-            return code, said
+        def run(arguments: list[str], settings: dict[str, str]) -> tuple[int, str]:
+            stdin.write(json.dumps([arguments, settings]) + "\n")
+            stdin.flush()
+            exit_code, output = json.loads(stdout.readline())
+            return exit_code, output
 
-        yield ask
+        yield run
 
 
 @pytest.mark.parametrize(
@@ -110,62 +111,62 @@ def run_refused() -> Iterator[RunRefused]:
         ([], {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": "{}"}, "STATE_KEYS must be a JSON list"),
     ],
 )
-def test_a_server_that_must_not_start_says_why(
+def test_a_server_with_a_wrong_setting_or_argument_does_not_start_and_says_why(
     run_refused: RunRefused, arguments: list[str], settings: dict[str, str], message: str
 ) -> None:
-    code, said = run_refused(arguments, server_environment(None) | settings)
-    assert code == 2
-    assert message in said
-    assert "Traceback" not in said
+    exit_code, output = run_refused(arguments, server_environment(None) | settings)
+    assert exit_code == 2
+    assert message in output
+    assert "Traceback" not in output
 
 
-def test_a_program_that_must_not_start_ends_as_its_main_says(tmp_path: Path) -> None:
-    done = run_to_end(SERVE, server_environment(None), tmp_path)
-    assert done.returncode == 2
-    assert "no state storage is set: set STATE_STORAGE" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_process_ends_with_the_exit_code_of_main(tmp_path: Path) -> None:
+    process = run_to_end(SERVE, server_environment(None), tmp_path)
+    assert process.returncode == 2
+    assert "no state storage is set: set STATE_STORAGE" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
-def test_the_emulator_is_started_and_stopped_with_the_server(tmp_path: Path) -> None:
+def test_the_emulator_starts_and_stops_with_the_server(tmp_path: Path) -> None:
     *emulator, port = free_ports(4)
-    # Whoever runs the tests with nohup has the server ignore a hang-up.
-    heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
-    code = f"{heard}{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
+    # Under nohup, the server would ignore SIGHUP.
+    handle_hang_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+    code = f"{handle_hang_up}{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
     settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     hub = new_hub_name()
-    for how in (signal.SIGINT, signal.SIGHUP):
+    for stop_signal in (signal.SIGINT, signal.SIGHUP):
         process = subprocess.Popen(
             [sys.executable, "-c", code], env=settings, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
         )
         with stop_after(process):
             wait_until(lambda: is_listening(HOST, port), "the server listens")
             assert all(is_listening(HOST, service) for service in emulator)
-            sent = httpx.post(f"http://{HOST}:{port}/api/events", json=[event(hub)], timeout=30).json()
-            assert sent["quarantined"] == 0
-            shown = httpx.get(f"http://{HOST}:{port}/api/taskhubs/{hub}", timeout=30).json()
-            # The second time round it is still there: the emulator keeps its data in a folder.
-            assert shown["activeCount"] == 1
-            process.send_signal(how)
+            delivery = httpx.post(f"http://{HOST}:{port}/api/events", json=[event(hub)], timeout=30).json()
+            assert delivery["quarantined"] == 0
+            task_hub = httpx.get(f"http://{HOST}:{port}/api/taskhubs/{hub}", timeout=30).json()
+            # The second server still has the record: the emulator stores its data in a folder.
+            assert task_hub["activeCount"] == 1
+            process.send_signal(stop_signal)
             assert process.wait(60) == 0
         assert not any(is_listening(HOST, service) for service in emulator)
 
 
-@pytest.mark.parametrize(("service", "place"), [("queue", 1), ("blob", 2)])
-def test_an_emulator_whose_port_is_taken_is_not_started(service: str, place: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("service", "index"), [("queue", 1), ("blob", 2)])
+def test_the_emulator_does_not_start_if_one_of_its_ports_is_occupied(service: str, index: int, tmp_path: Path) -> None:
     emulator = free_ports(3)
     settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
-    with socket.create_server((HOST, emulator[place])):
-        done = run_to_end(
+    with socket.create_server((HOST, emulator[index])):
+        process = run_to_end(
             [sys.executable, "-c", f"{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve']))"],
             settings,
             tmp_path,
         )
-    assert done.returncode == 1
-    assert f"another process listens on port {emulator[place]}, which its {service} service needs" in done.stderr
+    assert process.returncode == 1
+    assert f"another process listens on port {emulator[index]}, which its {service} service needs" in process.stderr
     assert not any(is_listening(HOST, port) for port in emulator)
 
 
-def test_a_server_without_an_emulator_to_start_says_what_to_do(tmp_path: Path) -> None:
+def test_a_server_without_an_installed_emulator_says_how_to_install_it(tmp_path: Path) -> None:
     code = (
         f"{code_with_emulator_ports(free_ports(3))}"
         "import state_api.emulator as emulator;"
@@ -173,49 +174,51 @@ def test_a_server_without_an_emulator_to_start_says_what_to_do(tmp_path: Path) -
         "sys.exit(main.main(['serve']))"
     )
     settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true", "PATH": "/nowhere"}
-    done = run_to_end([sys.executable, "-c", code], settings, tmp_path)
-    assert done.returncode == 1
-    assert "Azurite is not installed: run `make setup`" in done.stderr
+    process = run_to_end([sys.executable, "-c", code], settings, tmp_path)
+    assert process.returncode == 1
+    assert "Azurite is not installed: run `make setup`" in process.stderr
 
 
 @pytest.mark.anyio
-async def test_a_stopping_server_finishes_what_it_has_begun(storage: StorageSettings, tmp_path: Path) -> None:
+async def test_a_stopping_server_finishes_its_requests_and_ends_long_polls(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
     hub, app = new_hub_name(), f"shop-{new_hub_name()}"
-    writing, go_on = threading.Event(), asyncio.Event()
+    is_writing, continue_writing = threading.Event(), asyncio.Event()
     async with run_storage_proxy(storage) as proxy:
         with run_server(proxy.settings, tmp_path) as served:
             async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
                 await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub})
                 await http.post("/api/events", json=[event(hub, "first")])
 
-                async def hold(method: str, path: str) -> None:
+                async def delay_batches(method: str, path: str) -> None:
                     if path.endswith("$batch"):
-                        writing.set()
-                        await go_on.wait()
+                        is_writing.set()
+                        await continue_writing.wait()
 
-                proxy.before_request = hold
+                proxy.before_request = delay_batches
                 polling = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 120}))
                 posting = asyncio.create_task(http.post("/api/events", json=[event(hub, "second")]))
-                await asyncio.to_thread(writing.wait, 30)
+                await asyncio.to_thread(is_writing.wait, 30)
                 served.process.send_signal(signal.SIGTERM)
                 verdict = await polling
                 assert (verdict.status_code, verdict.json()["hasRunning"]) == (200, True)
-                go_on.set()
-                answer = await posting
-                assert (answer.status_code, answer.json()["recorded"]) == (200, 1)
+                continue_writing.set()
+                delivery = await posting
+                assert (delivery.status_code, delivery.json()["recorded"]) == (200, 1)
             assert await asyncio.to_thread(served.process.wait, 60) == 0
-        with run_server(storage, tmp_path) as served, served.client() as again:
-            assert again.get(f"/api/taskhubs/{hub}").json()["activeCount"] == 2
+        with run_server(storage, tmp_path) as served, served.client() as http_client:
+            assert http_client.get(f"/api/taskhubs/{hub}").json()["activeCount"] == 2
 
 
-def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp_path: Path) -> None:
+def test_two_servers_with_one_storage_agree(storage: StorageSettings, tmp_path: Path) -> None:
     app, hubs = f"shop-{new_hub_name()}", [new_hub_name() for _ in range(20)]
     with (
-        run_server(storage, tmp_path) as one,
-        run_server(storage, tmp_path) as other,
-        one.client() as first,
-        other.client() as second,
-        ThreadPoolExecutor(20) as at_once,
+        run_server(storage, tmp_path) as first_server,
+        run_server(storage, tmp_path) as second_server,
+        first_server.client() as first,
+        second_server.client() as second,
+        ThreadPoolExecutor(20) as executor,
     ):
         clients = [first, second]
 
@@ -224,48 +227,48 @@ def test_two_servers_on_one_storage_never_disagree(storage: StorageSettings, tmp
             body = {"taskHub": hubs[number]}
             return clients[number % 2].post(f"/api/apps/{app}/staging", json=body, headers=headers)
 
-        answers_of_all = list(at_once.map(stage, range(20)))
-        assert sorted(answer.status_code for answer in answers_of_all) == [200] + [409] * 19
-        winner = next(answer.json() for answer in answers_of_all if answer.status_code == 200)
-        for answer in answers_of_all:
-            if answer.status_code == 409:
-                assert answer.json()["deployment"] == winner["deployment"]
+        responses = list(executor.map(stage, range(20)))
+        assert sorted(response.status_code for response in responses) == [200] + [409] * 19
+        winner = next(response.json() for response in responses if response.status_code == 200)
+        for response in responses:
+            if response.status_code == 409:
+                assert response.json()["deployment"] == winner["deployment"]
         apps = [client.get(f"/api/apps/{app}").json() for client in clients]
         assert apps[0] == apps[1] == winner
         hub = winner["slots"]["staging"]["taskHub"]
-        # Each server records half of the starts and all of the ends of the other's.
+        # Each server records half of the starts, and the completions of the instances that the other one has started.
         starts = [event(hub, f"order-{n}") for n in range(40)]
-        ends = [event(hub, f"order-{n}", "Completed") for n in range(40)]
+        completions = [event(hub, f"order-{n}", "Completed") for n in range(40)]
         assert all(
-            answer.status_code == 200
-            for answer in at_once.map(lambda n: clients[n % 2].post("/api/events", json=[starts[n]]), range(40))
+            response.status_code == 200
+            for response in executor.map(lambda n: clients[n % 2].post("/api/events", json=[starts[n]]), range(40))
         )
         counts = [client.get(f"/api/apps/{app}/staging").json()["activeCount"] for client in clients]
         assert counts == [40, 40]
-        list(at_once.map(lambda n: clients[1 - n % 2].post("/api/events", json=[ends[n]]), range(40)))
+        list(executor.map(lambda n: clients[1 - n % 2].post("/api/events", json=[completions[n]]), range(40)))
         verdicts = [client.get(f"/api/apps/{app}/staging").json() for client in clients]
         assert [verdict["hasRunning"] for verdict in verdicts] == [False, False]
-        # A wait at one server ends with what the other has recorded.
+        # A long poll at one server ends when the other server records the completion.
         first.put(f"/api/apps/{app}", json={"policy": {"settleSeconds": 0}})
         first.post(f"/api/apps/{app}/swap", json={"taskHub": hub})
         second.post(f"/api/apps/{app}/staging", json={"taskHub": f"{hub}x"})
         second.post(f"/api/apps/{app}/swap", json={"taskHub": f"{hub}x"})
         second.post("/api/events", json=[event(hub, "last")])
-        waiting = at_once.submit(first.get, f"/api/apps/{app}/staging?wait=60")
+        waiting = executor.submit(first.get, f"/api/apps/{app}/staging?wait=60")
         second.post("/api/events", json=[event(hub, "last", "Completed")])
         assert waiting.result(30).json()["ready"]
-        # One dies in the middle of its work; the other goes on with all that was acknowledged.
-        one.process.kill()
+        # If one server is killed, the other still has everything that was acknowledged.
+        first_server.process.kill()
         assert second.get(f"/api/apps/{app}").json()["slots"]["staging"]["taskHub"] == hub
 
 
-def test_a_taken_port_is_an_error_of_its_own(storage: StorageSettings, tmp_path: Path) -> None:
+def test_a_server_whose_port_is_occupied_ends_with_exit_code_1(storage: StorageSettings, tmp_path: Path) -> None:
     with run_server(storage, tmp_path) as served:
         port = served.url.rpartition(":")[2]
-        done = run_to_end([*SERVE, "--port", port], server_environment(storage), tmp_path)
-    assert done.returncode == 1
-    assert "address already in use" in done.stderr
-    assert "Traceback" not in done.stderr
+        process = run_to_end([*SERVE, "--port", port], server_environment(storage), tmp_path)
+    assert process.returncode == 1
+    assert "address already in use" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: Path) -> None:
@@ -283,15 +286,15 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
         assert process.stdout.readline() == b"starting\n"
         wait_until((tmp_path / ".azurite").exists, "the emulator starts")
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert b"Traceback" not in said
+        assert b"Traceback" not in stderr
     wait_until(lambda: not any(is_listening(HOST, service) for service in emulator), "the emulator is gone")
 
 
 @pytest.fixture(scope="module")
 def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server without keys, for whoever asks it something and leaves it as it was."""
+    """A server without keys, for tests that change nothing."""
     with run_server(storage, tmp_path_factory.mktemp("open")) as served:
         yield served
 
@@ -307,18 +310,22 @@ def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFacto
         {"Origin": "null"},
     ],
 )
-def test_without_keys_no_page_in_a_browser_gets_an_answer(open_server: ServerProcess, headers: dict[str, str]) -> None:
+def test_a_server_without_keys_refuses_requests_from_web_pages(
+    open_server: ServerProcess, headers: dict[str, str]
+) -> None:
     with open_server.client() as http:
-        run_refused = http.post("/api/apps/shop/cleanup", headers=headers)
-        # An unusable Host is refused before the server's own code sees it.
-        assert run_refused.status_code in (400, 403)
+        refused = http.post("/api/apps/shop/cleanup", headers=headers)
+        # uvicorn itself refuses an invalid Host with 400.
+        assert refused.status_code in (400, 403)
         allowed = http.post("/api/apps/shop-nowhere/cleanup", headers={"Origin": open_server.url})
         assert allowed.json()["code"] == "AppNotFound"
 
 
-def test_the_official_client_publishes_to_the_server_as_to_a_topic(storage: StorageSettings, tmp_path: Path) -> None:
+def test_microsofts_client_publishes_to_the_server_as_to_an_event_grid_topic(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
     hub, key = new_hub_name(), "a-publisher-key-0123456789"
-    sent = event(hub)
+    lifecycle_event = event(hub)
     keys = [
         key_entry(key, "publisher", "topic"),
         key_entry("a-reader-key-0123456789", "reader", "operator"),
@@ -327,59 +334,59 @@ def test_the_official_client_publishes_to_the_server_as_to_a_topic(storage: Stor
         with EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential(key)) as publisher:
             publisher.send(
                 EventGridEvent(
-                    subject=sent["subject"],
-                    event_type=sent["eventType"],
-                    data=sent["data"],
+                    subject=lifecycle_event["subject"],
+                    event_type=lifecycle_event["eventType"],
+                    data=lifecycle_event["data"],
                     data_version="1.0",
                     event_time=datetime.now(UTC),
                 )
             )
-        stranger = EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential("wrong"))
-        with stranger, pytest.raises(ClientAuthenticationError):
-            stranger.send(EventGridEvent(subject="s", event_type="t", data={}, data_version="1.0"))
+        unauthorized = EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential("wrong"))
+        with unauthorized, pytest.raises(ClientAuthenticationError):
+            unauthorized.send(EventGridEvent(subject="s", event_type="t", data={}, data_version="1.0"))
         with served.client() as http:
-            shown = http.get(f"/api/taskhubs/{hub}", headers={"x-functions-key": "a-reader-key-0123456789"})
-            assert shown.json()["activeCount"] == 1
+            task_hub = http.get(f"/api/taskhubs/{hub}", headers={"x-functions-key": "a-reader-key-0123456789"})
+            assert task_hub.json()["activeCount"] == 1
         assert key not in served.read_log()
 
 
-def test_a_server_started_with_nohup_survives_its_terminal(storage: StorageSettings, tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def test_a_server_under_nohup_ignores_sighup(storage: StorageSettings, tmp_path: Path) -> None:
+    previous_handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with run_server(storage, tmp_path) as served, served.client() as http:
             served.process.send_signal(signal.SIGHUP)
             assert http.get("/api/health").status_code == 200
             assert served.stop() == 0
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, previous_handler)
 
 
-def test_any_loopback_address_will_do(storage: StorageSettings, tmp_path: Path) -> None:
+def test_a_server_without_keys_accepts_every_loopback_host(storage: StorageSettings, tmp_path: Path) -> None:
     with run_server(storage, tmp_path) as served, served.client() as http:
         for host in ("127.0.0.2", "[::1]:7071", "LOCALHOST:80"):
             assert http.get("/api/health", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.anyio
-async def test_a_server_outside_azure_probes_by_itself(
+async def test_a_server_outside_azure_probes_in_the_background(
     storage: StorageSettings, tmp_path: Path, app: str, hub: str, anyio_backend: str
 ) -> None:
-    """At its start and every half minute, so that the answer is there before the question."""
+    """It probes at its start and every 30 s, so that a verdict is verified without a new probe."""
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
-    source = {"provider": "azureStorage", "connection": "STATE_STORAGE"}
+    provider_config = {"provider": "azureStorage", "connection": "STATE_STORAGE"}
     with run_server(storage, tmp_path) as served, served.client() as http:
         slots = {"staging": {"taskHub": hub}}
-        assert http.put(f"/api/apps/{app}", json={"slots": slots, "taskHubs": source}).status_code == 200
+        assert http.put(f"/api/apps/{app}", json={"slots": slots, "taskHubs": provider_config}).status_code == 200
     with run_server(storage, tmp_path) as served:
         with served.client() as http:
-            where = f"/api/apps/{app}/staging?verify=none"
+            path = f"/api/apps/{app}/staging?verify=none"
 
-            def ready() -> bool:
-                # It takes some ten seconds, and each answer takes the server a while.
+            def is_ready() -> bool:
+                # The probe takes about ten seconds. Polling more often would slow down the server.
                 time.sleep(0.3)
-                return bool(http.get(where).json()["ready"])
+                return bool(http.get(path).json()["ready"])
 
-            wait_until(ready, "the background probe has been there", 30)
-            assert http.get(where).json()["assurance"] == "verified"
+            wait_until(is_ready, "the background probe has completed", 30)
+            assert http.get(path).json()["assurance"] == "verified"
         assert served.stop() == 0

@@ -1,4 +1,4 @@
-"""The rows of an instance table as they really are, for tests that look at them."""
+"""Reads the rows of an instance table, for tests that check what is stored."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ def instance_store(server: StateServer) -> InstanceStore:
 
 
 async def task_hub_record(server: StateServer, hub: str) -> TaskHubRecord:
-    """The registry's record of a hub that must be known."""
+    """The registry's record of a registered task hub."""
     record = await TaskHubStore(server.tables, 4).get(hub)
     assert record is not None
     return record
 
 
 async def stored_rows(server: StateServer, hub: str, prefix: str) -> list[dict[str, Any]]:
-    """All rows of a hub's table whose key begins with `prefix`."""
-    found = server.tables.client(instance_table_name(hub)).list_entities()
-    return [dict(row) async for row in found if row["RowKey"].startswith(prefix)]
+    """The rows of a task hub's instance table whose keys begin with `prefix`."""
+    rows = server.tables.client(instance_table_name(hub)).list_entities()
+    return [dict(row) async for row in rows if row["RowKey"].startswith(prefix)]
 
 
 async def active_instance_ids(server: StateServer, hub: str) -> list[str]:
-    """The ids of the `a|` rows, sorted; an id that has two would be there twice."""
+    """The sorted ids of the active rows. An id with two active rows appears twice."""
     return sorted(unescape_instance_id(row["InstanceId"]) for row in await stored_rows(server, hub, "a|"))

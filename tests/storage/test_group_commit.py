@@ -1,4 +1,4 @@
-"""Group commit on the emulator, with a proxy between that can hold back, count and fail what passes."""
+"""Group commit on the storage emulator. A proxy in front of it holds back, counts and fails requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +31,7 @@ def lifecycle_event(
 
 
 class TransactionGate:
-    """Holds transactions back while it is closed."""
+    """Delays transactions while it is closed."""
 
     def __init__(self, proxy: StorageProxy) -> None:
         self.held_count = 0
@@ -45,7 +45,7 @@ class TransactionGate:
             await self._open.wait()
 
     async def wait_until_held(self, count: int) -> None:
-        """Wait until so many transactions are held back."""
+        """Wait until `count` transactions have been delayed."""
         async with asyncio.timeout(20):
             while self.held_count < count:
                 await asyncio.sleep(0.01)
@@ -58,17 +58,17 @@ class TransactionGate:
 
 
 def count_transactions(proxy: StorageProxy) -> int:
-    return sum(one.path.endswith("$batch") for one in proxy.forwarded)
+    return sum(request.path.endswith("$batch") for request in proxy.forwarded)
 
 
 def count_reads(proxy: StorageProxy) -> int:
-    return sum(one.method == "GET" for one in proxy.forwarded)
+    return sum(request.method == "GET" for request in proxy.forwarded)
 
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    async with run_storage_proxy(storage) as between:
-        yield between
+    async with run_storage_proxy(storage) as storage_proxy:
+        yield storage_proxy
 
 
 @pytest.fixture
@@ -80,19 +80,19 @@ async def server_behind_proxy(proxy: StorageProxy) -> AsyncIterator[StateServer]
 
 @pytest.fixture
 async def store(server_behind_proxy: StateServer) -> AsyncIterator[InstanceStore]:
-    made = instance_store(server_behind_proxy)
-    yield made
-    await made.close()
+    instances = instance_store(server_behind_proxy)
+    yield instances
+    await instances.close()
 
 
 @pytest.fixture
 async def record(server: StateServer, hub: str) -> TaskHubRecord:
-    """A hub with one shard, so that everything meets."""
+    """A task hub with one shard, so that all its updates share one queue."""
     return await TaskHubStore(server.tables, 1).get_or_create(hub)
 
 
 async def record_first_event(store: InstanceStore, record: TaskHubRecord) -> None:
-    """Let the store know the function's beat, which it reads once."""
+    """Make the store read the function's activity stamp, which it does once, before requests are counted."""
     await store.record(record, [lifecycle_event(record, "first")])
 
 
@@ -102,7 +102,7 @@ def record_concurrently(
     return [asyncio.create_task(store.record(record, [event])) for event in events]
 
 
-async def test_what_arrives_while_a_transaction_is_written_shares_the_next(
+async def test_updates_that_arrive_during_a_transaction_share_the_next_one(
     proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     await record_first_event(store, record)
@@ -113,14 +113,14 @@ async def test_what_arrives_while_a_transaction_is_written_shares_the_next(
     proxy.clear()
     others = record_concurrently(store, record, [lifecycle_event(record, f"order-{n}") for n in range(40)])
     await asyncio.sleep(0.2)
-    assert not any(task.done() for task in (*first, *others)), "answered before its transaction"
+    assert not any(task.done() for task in (*first, *others)), "a call returned before its transaction ended"
     assert gate.held_count == 1
     gate.open()
     assert await asyncio.gather(*first, *others) == [[True]] * 41
     assert count_transactions(proxy) == 2
 
 
-async def test_a_big_delivery_takes_few_transactions_and_no_reads(
+async def test_a_large_delivery_takes_few_transactions_and_no_reads(
     proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     await record_first_event(store, record)
@@ -132,7 +132,7 @@ async def test_a_big_delivery_takes_few_transactions_and_no_reads(
     assert (count_transactions(proxy), count_reads(proxy)) == (10, 0)
 
 
-async def test_a_duplicate_costs_no_request(proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord) -> None:
+async def test_a_duplicate_sends_no_request(proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord) -> None:
     events = [lifecycle_event(record, "order"), lifecycle_event(record, "order", "Failed", 5)]
     await store.record(record, events)
     proxy.clear()
@@ -140,7 +140,7 @@ async def test_a_duplicate_costs_no_request(proxy: StorageProxy, store: Instance
     assert proxy.count_requests_and_rows() == (0, 0)
 
 
-async def test_a_duplicate_waits_for_the_transaction_of_the_first(
+async def test_a_duplicate_waits_for_the_transaction_of_the_first_event(
     proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     await record_first_event(store, record)
@@ -148,72 +148,76 @@ async def test_a_duplicate_waits_for_the_transaction_of_the_first(
     gate.close()
     first = record_concurrently(store, record, [lifecycle_event(record, "order")])
     await gate.wait_until_held(1)
-    again = record_concurrently(store, record, [lifecycle_event(record, "order")])
+    duplicate = record_concurrently(store, record, [lifecycle_event(record, "order")])
     await asyncio.sleep(0.1)
-    assert not again[0].done()
-    # The first is lost on its way: the duplicate must not be answered as if it had been written.
+    assert not duplicate[0].done()
+    # The first transaction fails, so the duplicate must not succeed as if its event were recorded.
     proxy.failure_status = lambda method, path: 403 if path.endswith("$batch") else None
     gate.open()
-    for task in (*first, *again):
+    for task in (*first, *duplicate):
         with pytest.raises(StorageUnavailable):
             await task
     proxy.failure_status = lambda method, path: None
     assert await store.record(record, [lifecycle_event(record, "order")]) == [True]
 
 
-async def test_what_another_worker_wrote_meanwhile_is_not_overwritten(
+async def test_a_write_of_another_worker_is_not_overwritten(
     server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     other = instance_store(server)
     ids = [f"order-{n}" for n in range(30)]
-    await store.record(record, [lifecycle_event(record, one) for one in ids])
-    # The store remembers rows that are no longer what it remembers.
-    await other.record(record, [lifecycle_event(record, one, "Failed", 9, "the other knew") for one in ids[:20]])
-    assert all(await store.record(record, [lifecycle_event(record, one, "Completed", 5) for one in ids[20:]]))
-    mixed = [lifecycle_event(record, one, "Completed", 7) for one in ids]
+    await store.record(record, [lifecycle_event(record, instance_id) for instance_id in ids])
+    # The cached rows of the first store are stale now.
+    await other.record(
+        record, [lifecycle_event(record, instance_id, "Failed", 9, "by the other worker") for instance_id in ids[:20]]
+    )
+    assert all(
+        await store.record(record, [lifecycle_event(record, instance_id, "Completed", 5) for instance_id in ids[20:]])
+    )
+    mixed = [lifecycle_event(record, instance_id, "Completed", 7) for instance_id in ids]
     assert await store.record(record, mixed) == [False] * 20 + [True] * 10
     assert await active_instance_ids(server, hub) == []
-    for one in ids[:20]:
-        known = await store.get(record, one)
-        assert known is not None
-        assert known.finished is not None
-        assert known.finished.reason == "the other knew"
+    for instance_id in ids[:20]:
+        stored = await store.get(record, instance_id)
+        assert stored is not None
+        assert stored.finished is not None
+        assert stored.finished.reason == "by the other worker"
 
 
-async def test_two_workers_lose_nothing_on_the_same_instances(
+async def test_two_workers_that_write_the_same_instances_lose_no_event(
     server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     other = instance_store(server)
     ids = [f"order-{n}" for n in range(7)]
     waves = [
-        [lifecycle_event(record, one, "Running" if tick % 2 else "Completed", tick) for one in ids]
+        [lifecycle_event(record, instance_id, "Running" if tick % 2 else "Completed", tick) for instance_id in ids]
         for tick in range(1, 25)
     ]
     await asyncio.gather(
-        *(which.record(record, [event]) for wave in waves for event in wave for which in (store, other)),
+        *(worker.record(record, [event]) for wave in waves for event in wave for worker in (store, other)),
     )
-    for one in ids:
-        known = await store.get(record, one)
-        assert known is not None
-        assert known.started is not None
-        assert known.finished is not None
-        assert (known.started.at - START, known.finished.at - START) == (23, 24)
+    for instance_id in ids:
+        stored = await store.get(record, instance_id)
+        assert stored is not None
+        assert stored.started is not None
+        assert stored.finished is not None
+        assert (stored.started.at - START, stored.finished.at - START) == (23, 24)
     assert await active_instance_ids(server, hub) == []
     await other.close()
 
 
-async def test_a_row_that_the_storage_does_not_take_harms_no_neighbour(
+async def test_a_rejected_row_does_not_affect_other_instances(
     server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     events = [lifecycle_event(record, f"order-{n}") for n in range(20)]
-    # Longer than a property may be; the parser never lets such a text through.
+    # Longer than a property may be. The event parser shortens reasons, so this cannot come from an event.
     events[7] = lifecycle_event(record, "order-7", "Failed", 1, "x" * 40_000)
     changed = await store.record(record, events)
     assert changed == [None if n == 7 else True for n in range(20)]
     assert await active_instance_ids(server, hub) == sorted(f"order-{n}" for n in range(20) if n != 7)
 
 
-async def test_a_start_that_is_not_the_first_costs_its_neighbours_nothing(
+async def test_the_start_of_a_stored_instance_does_not_fail_the_other_starts(
     server: StateServer, proxy: StorageProxy, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     other = instance_store(server)
@@ -221,7 +225,7 @@ async def test_a_start_that_is_not_the_first_costs_its_neighbours_nothing(
     events = [lifecycle_event(record, f"order-{n}") for n in range(20)] + [lifecycle_event(record, "monitor", tick=5)]
     assert all(await store.record(record, events))
     assert await active_instance_ids(server, hub) == ["monitor", *sorted(f"order-{n}" for n in range(20))]
-    # Once bitten, starts are read before they are written, until they prove to be new again.
+    # After that conflict the store reads starts before it writes them, until they are all new again.
     await other.record(record, [lifecycle_event(record, "monitor-2")])
     proxy.clear()
     assert all(
@@ -234,7 +238,7 @@ async def test_a_start_that_is_not_the_first_costs_its_neighbours_nothing(
     assert (count_transactions(proxy), count_reads(proxy)) == (1, 0)
 
 
-async def test_a_lost_answer_is_no_second_write(
+async def test_a_lost_response_does_not_record_an_event_twice(
     proxy: StorageProxy, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     await record_first_event(store, record)
@@ -254,7 +258,7 @@ async def test_a_lost_answer_is_no_second_write(
     assert proxy.count_requests_and_rows() == (0, 0)
 
 
-async def test_a_storage_that_fails_is_told_to_all_and_is_not_believed_later(
+async def test_a_storage_failure_fails_all_callers_and_caches_nothing(
     proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     await record_first_event(store, record)
@@ -266,7 +270,7 @@ async def test_a_storage_that_fails_is_told_to_all_and_is_not_believed_later(
     assert await store.record(record, [lifecycle_event(record, f"order-{n}") for n in range(5)]) == [True] * 5
 
 
-async def test_who_gives_up_holds_nobody_else_up(
+async def test_a_cancelled_caller_does_not_delay_the_others(
     proxy: StorageProxy, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     await record_first_event(store, record)
@@ -282,14 +286,13 @@ async def test_who_gives_up_holds_nobody_else_up(
     gate.open()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False, True, False, False]
-    # What was on its way when its caller went is written; what was not is not.
+    # The event of the first cancelled caller was being written, that of the second was still in the queue.
     assert await active_instance_ids(server, hub) == ["first", "opens", "order-0", "order-2", "order-3"]
 
 
-async def test_a_row_that_cannot_be_read_fails_nobody_else(
+async def test_an_unreadable_row_fails_only_its_own_instance(
     server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
-    """As a newer version may have written it."""
     other = instance_store(server)
     await other.record(record, [lifecycle_event(record, "odd")])
     table = server.tables.client(instance_table_name(hub))
@@ -305,7 +308,7 @@ async def test_a_row_that_cannot_be_read_fails_nobody_else(
     assert isinstance(results[1], ValueError)
 
 
-async def test_an_answer_that_is_no_word_on_a_row_is_no_reason_to_give_the_event_up(
+async def test_status_400_without_a_known_code_does_not_reject_the_event(
     proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     await record_first_event(store, record)
@@ -316,7 +319,7 @@ async def test_an_answer_that_is_no_word_on_a_row_is_no_reason_to_give_the_event
     assert await store.record(record, [lifecycle_event(record, "order")]) == [True]
 
 
-async def test_a_storage_that_asks_for_a_long_pause_holds_nobody_up_for_as_long(
+async def test_a_long_retry_after_does_not_delay_the_caller_beyond_the_timeout(
     monkeypatch: pytest.MonkeyPatch, proxy: StorageProxy, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     monkeypatch.setattr(group_commit, "_TRANSACTION_TIMEOUT_SECONDS", 1)
@@ -329,7 +332,7 @@ async def test_a_storage_that_asks_for_a_long_pause_holds_nobody_up_for_as_long(
     assert await store.record(record, [lifecycle_event(record, "order")]) == [True]
 
 
-async def test_who_comes_as_the_server_stops_is_told(store: InstanceStore, record: TaskHubRecord) -> None:
+async def test_a_call_while_the_server_stops_fails(store: InstanceStore, record: TaskHubRecord) -> None:
     task = asyncio.create_task(store.record(record, [lifecycle_event(record, "order")]))
     await asyncio.sleep(0)
     await store.close()
@@ -339,7 +342,7 @@ async def test_who_comes_as_the_server_stops_is_told(store: InstanceStore, recor
         await store.record(record, [lifecycle_event(record, "order")])
 
 
-async def test_who_waits_when_the_server_stops_is_told(
+async def test_waiting_calls_fail_when_the_server_stops(
     proxy: StorageProxy, server_behind_proxy: StateServer, record: TaskHubRecord
 ) -> None:
     store = instance_store(server_behind_proxy)
@@ -357,25 +360,27 @@ async def test_who_waits_when_the_server_stops_is_told(
     gate.open()
 
 
-async def test_memory_is_bounded_and_forgetting_changes_nothing(
+async def test_the_cache_is_bounded_and_records_are_the_same_without_it(
     monkeypatch: pytest.MonkeyPatch, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     monkeypatch.setattr(group_commit, "MAX_CACHED_ROWS", 5)
     ids = [f"order-{n}" for n in range(60)]
-    assert all(await store.record(record, [lifecycle_event(record, one) for one in ids]))
-    assert await store.record(record, [lifecycle_event(record, one) for one in ids]) == [False] * 60
-    assert all(await store.record(record, [lifecycle_event(record, one, "Completed", 5) for one in ids]))
+    assert all(await store.record(record, [lifecycle_event(record, instance_id) for instance_id in ids]))
+    assert await store.record(record, [lifecycle_event(record, instance_id) for instance_id in ids]) == [False] * 60
+    assert all(
+        await store.record(record, [lifecycle_event(record, instance_id, "Completed", 5) for instance_id in ids])
+    )
     assert len(store._group_commit._cache) == 5
     assert not store._group_commit._queues
     assert await active_instance_ids(server, hub) == []
 
 
-async def test_what_was_in_a_table_that_is_gone_is_not_remembered(
+async def test_a_deleted_table_invalidates_the_cache(
     server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
     events = [lifecycle_event(record, f"order-{n}") for n in range(5)]
     await store.record(record, events)
-    # Another worker's cleanup, or somebody past all servers.
+    # By the Cleanup of another worker, or by an operator.
     await server.tables.delete_table(instance_table_name(hub))
     with pytest.raises(TableMissing):
         await store.record(record, [lifecycle_event(record, "new")])

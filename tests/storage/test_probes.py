@@ -1,4 +1,4 @@
-"""The lease of a worker that reads a task hub: one at a time, given back once, and never lost to its own retries."""
+"""The lease of the worker that probes a task hub: one worker at a time, released once, and not lost by a retry."""
 
 from collections.abc import AsyncIterator
 
@@ -27,13 +27,13 @@ def now_plus(offset: float) -> Instant:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
-    async with run_storage_proxy(storage) as between:
-        yield between
+    async with run_storage_proxy(storage) as storage_proxy:
+        yield storage_proxy
 
 
 @pytest.fixture
 async def store_behind_proxy(proxy: StorageProxy) -> AsyncIterator[ProbeStore]:
-    """A store whose requests can fail."""
+    """A store whose requests go through the proxy."""
     tables = Tables(proxy.settings)
     yield ProbeStore(tables)
     await tables.close()
@@ -44,37 +44,39 @@ async def probe_store(server: StateServer) -> ProbeStore:
     return ProbeStore(server.tables)
 
 
-async def acquire_lease(probe_store: ProbeStore, hub: str, owner: str = "one") -> Lease:
+async def acquire_lease(probe_store: ProbeStore, hub: str, owner: str = "first") -> Lease:
     lease = await probe_store.acquire_lease(hub, owner, until=LATER, now=NOW)
     assert lease is not None
     return lease
 
 
-async def test_one_worker_has_a_hub_until_it_gives_it_back_or_its_time_is_up(probe_store: ProbeStore, hub: str) -> None:
+async def test_one_worker_holds_the_lease_until_it_releases_it_or_the_lease_expires(
+    probe_store: ProbeStore, hub: str
+) -> None:
     first = await acquire_lease(probe_store, hub)
-    assert await probe_store.acquire_lease(hub, "two", until=LATER, now=NOW) is None
+    assert await probe_store.acquire_lease(hub, "second", until=LATER, now=NOW) is None
     assert await probe_store.save_and_release(first, result=RESULT)
-    second = await acquire_lease(probe_store, hub, "two")
+    second = await acquire_lease(probe_store, hub, "second")
     assert second.record == ProbeRecord(result=RESULT)
-    third = await probe_store.acquire_lease(hub, "three", until=Instant(LATER + 1), now=LATER)
+    third = await probe_store.acquire_lease(hub, "third", until=Instant(LATER + 1), now=LATER)
     assert third is not None
-    assert not await probe_store.save_and_release(second), "another has it by now"
+    assert not await probe_store.save_and_release(second), "another worker holds the lease"
     assert await probe_store.save_and_release(third)
 
 
-async def test_who_gives_a_hub_back_reads_nothing(
+async def test_releasing_a_lease_takes_one_request(
     store_behind_proxy: ProbeStore, proxy: StorageProxy, hub: str
 ) -> None:
     lease = await acquire_lease(store_behind_proxy, hub)
     proxy.clear()
     assert await store_behind_proxy.save_and_release(lease, result=RESULT)
-    assert [one.method for one in proxy.forwarded] == ["POST"]
+    assert [request.method for request in proxy.forwarded] == ["POST"]
 
 
-async def test_an_answer_that_is_lost_does_not_lock_a_worker_out_of_its_own_lease(
+async def test_a_worker_gets_its_lease_although_the_response_is_lost(
     store_behind_proxy: ProbeStore, proxy: StorageProxy, hub: str
 ) -> None:
-    """It is asked for again, and the second time the row is no longer what it was."""
+    """The request is sent again, and the second attempt conflicts with the first one."""
     await store_behind_proxy.save_and_release(await acquire_lease(store_behind_proxy, hub), result=RESULT)
     lost: list[str] = []
 
@@ -85,13 +87,13 @@ async def test_an_answer_that_is_lost_does_not_lock_a_worker_out_of_its_own_leas
         return False
 
     proxy.drops_response = drops_response
-    lease = await acquire_lease(store_behind_proxy, hub, "two")
+    lease = await acquire_lease(store_behind_proxy, hub, "second")
     assert lost
     assert lease.record.result == RESULT
     assert await store_behind_proxy.save_and_release(lease)
 
 
-async def test_what_is_given_back_after_a_cleanup_leaves_nothing_behind(
+async def test_releasing_a_lease_after_cleanup_stores_nothing(
     server: StateServer, probe_store: ProbeStore, hub: str
 ) -> None:
     lease = await acquire_lease(probe_store, hub)
@@ -101,8 +103,8 @@ async def test_what_is_given_back_after_a_cleanup_leaves_nothing_behind(
     assert not [row["RowKey"] async for row in rows if row["RowKey"].startswith(f"{hub.lower()}|")]
 
 
-async def test_what_is_given_back_without_a_table_is_nobodys(storage: StorageSettings, hub: str) -> None:
-    """The registry's table is shared by all tests, so this lease says it is of another's."""
+async def test_releasing_a_lease_without_a_table_stores_nothing(storage: StorageSettings, hub: str) -> None:
+    """The store uses another table name, because all tests share the registry's table."""
     tables = Tables(storage)
     probe_store = ProbeStore(tables)
     probe_store._table = tables.client(f"Gone{hub}")
@@ -110,13 +112,13 @@ async def test_what_is_given_back_without_a_table_is_nobodys(storage: StorageSet
     await tables.close()
 
 
-async def test_a_lease_is_renewed_until_another_worker_has_the_hub(probe_store: ProbeStore, hub: str) -> None:
+async def test_a_lease_can_be_renewed_until_another_worker_acquires_it(probe_store: ProbeStore, hub: str) -> None:
     lease = await probe_store.acquire_lease(hub, "anna", until=now_plus(12), now=now_plus(0))
     assert lease is not None
     renewed = await probe_store.renew_lease(lease, now_plus(16))
     assert renewed is not None
     assert await probe_store.acquire_lease(hub, "ben", until=now_plus(27), now=now_plus(15)) is None
-    # The lease as it was before does not give the hub back.
+    # The lease from before the renewal is no longer valid.
     assert not await probe_store.save_and_release(lease, result=RESULT)
     taken = await probe_store.acquire_lease(hub, "ben", until=now_plus(29), now=now_plus(17))
     assert taken is not None
@@ -124,16 +126,16 @@ async def test_a_lease_is_renewed_until_another_worker_has_the_hub(probe_store: 
     assert await probe_store.save_and_release(taken, result=RESULT)
 
 
-async def test_what_is_remembered_of_the_messages_stays_until_it_is_replaced(probe_store: ProbeStore, hub: str) -> None:
-    memory = MessageState("here", KnownTimers((PendingTimer(7, now_plus(3600)),), now_plus(0)))
+async def test_the_message_state_stays_until_it_is_replaced(probe_store: ProbeStore, hub: str) -> None:
+    message_state = MessageState("backend", KnownTimers((PendingTimer(7, now_plus(3600)),), now_plus(0)))
     lease = await probe_store.acquire_lease(hub, "anna", until=now_plus(12), now=now_plus(0))
     assert lease is not None
     assert lease.record.message_state == MessageState()
-    assert await probe_store.save_and_release(lease, message_state=memory)
+    assert await probe_store.save_and_release(lease, message_state=message_state)
     lease = await probe_store.acquire_lease(hub, "ben", until=now_plus(12), now=now_plus(0))
     assert lease is not None
-    assert lease.record.message_state == memory
+    assert lease.record.message_state == message_state
     assert await probe_store.save_and_release(lease)
-    assert (await probe_store.get(hub)).message_state == memory
+    assert (await probe_store.get(hub)).message_state == message_state
     await probe_store.delete_records(hub)
     assert (await probe_store.get(hub)).message_state == MessageState()

@@ -1,4 +1,4 @@
-"""Random histories through the real store, against a model that a reader can check by eye."""
+"""Random histories of events, recorded in the storage emulator and compared with a simple model."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -19,16 +19,17 @@ from tests.hypothesis_profiles import example_count
 from tests.storage.stored_rows import active_instance_ids, instance_store, task_hub_record
 
 BASE = parse_instant("2026-11-20T09:00:00Z")
-# Few ids and few times, so that events meet: of the same id, at the same time, in the wrong order.
+# Few ids and few times, so that events of the same id and time occur, and events in the wrong order.
 IDS = st.sampled_from(["order/1", "order#2", "monitor", "@counter@basket"])
 TICKS = st.integers(0, 11)
+SERVER_INDEXES = st.integers(0, 1)
 RUNNING = "Running"
 ENDS = ("Canceled", "Completed", "Failed", "Terminated")
 
 
 @dataclass
 class Model:
-    """What must be known, in the plainest terms: for each id all events ever seen."""
+    """What the records must show, computed from all events of each instance id."""
 
     events_by_id: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
 
@@ -39,10 +40,13 @@ class Model:
         return max((tick for tick, status in self.events_by_id[instance_id] if status == RUNNING), default=None)
 
     def last_end(self, instance_id: str) -> tuple[int, str] | None:
-        return max((one for one in self.events_by_id[instance_id] if one[1] != RUNNING), default=None)
+        return max(
+            ((tick, status) for tick, status in self.events_by_id[instance_id] if status != RUNNING), default=None
+        )
 
     def active(self) -> list[str]:
-        """Started, and no end at or after the last start; entities never."""
+        """The instances that have started and not ended since. An end at the time of a start counts as later. Entities
+        are never active."""
         return sorted(
             instance_id
             for instance_id in self.events_by_id
@@ -52,108 +56,122 @@ class Model:
         )
 
 
-def state_machine_on(storage: StorageSettings) -> type[RuleBasedStateMachine]:
-    class Histories(RuleBasedStateMachine):
-        """Two servers record the same hub; either can be restarted at any time."""
+class RecordedHistories(RuleBasedStateMachine):
+    """Two servers record events of the same task hub; each can be restarted at any time."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.runner = asyncio.Runner()
-            self.hub = new_hub_name()
-            self.model = Model()
-            self.sent: list[dict[str, Any]] = []
-            self.servers = [self._server(), self._server()]
+    storage: StorageSettings
+    """Set by the test."""
 
-        def _server(self) -> StateServer:
-            async def start() -> StateServer:
-                return StateServer(Settings(storage=storage))
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.hub = new_hub_name()
+        self.model = Model()
+        self.sent: list[dict[str, Any]] = []
+        self.servers = [self._start_server(), self._start_server()]
 
-            return self.runner.run(start())
+    def _start_server(self) -> StateServer:
+        async def start() -> StateServer:
+            return StateServer(Settings(storage=self.storage))
 
-        def _record(self, events: list[dict[str, Any]], which: int) -> None:
-            self.runner.run(self.servers[which].services.recorder.record(events, "webhook"))
+        return self.runner.run(start())
 
-        def _event(self, instance_id: str, tick: int, status: str) -> dict[str, Any]:
-            self.model.add(instance_id, tick, status)
-            made = event(self.hub, instance_id, status, time=format_instant(Instant(BASE + tick)))
-            self.sent.append(made)
-            return made
+    def _record(self, events: list[dict[str, Any]], server_index: int) -> None:
+        self.runner.run(self.servers[server_index].services.recorder.record(events, "webhook"))
 
-        @rule(instance_id=IDS, tick=TICKS, status=st.sampled_from((RUNNING, RUNNING, *ENDS)), which=st.integers(0, 1))
-        def one_event(self, instance_id: str, tick: int, status: str, which: int) -> None:
-            self._record([self._event(instance_id, tick, status)], which)
+    def _new_event(self, instance_id: str, tick: int, status: str) -> dict[str, Any]:
+        self.model.add(instance_id, tick, status)
+        new_event = event(self.hub, instance_id, status, time=format_instant(Instant(BASE + tick)))
+        self.sent.append(new_event)
+        return new_event
 
-        @rule(
-            events=st.lists(st.tuples(IDS, TICKS, st.sampled_from((RUNNING, *ENDS))), max_size=12),
-            which=st.integers(0, 1),
-        )
-        def a_batch(self, events: list[tuple[str, int, str]], which: int) -> None:
-            self._record([self._event(*one) for one in events], which)
+    @rule(
+        instance_id=IDS,
+        tick=TICKS,
+        status=st.sampled_from((RUNNING, RUNNING, *ENDS)),
+        server_index=SERVER_INDEXES,
+    )
+    def deliver_one_event(self, instance_id: str, tick: int, status: str, server_index: int) -> None:
+        self._record([self._new_event(instance_id, tick, status)], server_index)
 
-        @rule(tick=TICKS, swapped=st.booleans(), apart=st.integers(0, 2), which=st.integers(0, 1))
-        def continue_as_new(self, tick: int, swapped: bool, apart: int, which: int) -> None:
-            """Completed and then Running of the same id, perhaps in the other order, perhaps at the same time."""
-            pair = [self._event("monitor", tick, "Completed"), self._event("monitor", tick + apart, RUNNING)]
-            for one in reversed(pair) if swapped else pair:
-                self._record([one], which)
+    @rule(
+        events=st.lists(st.tuples(IDS, TICKS, st.sampled_from((RUNNING, *ENDS))), max_size=12),
+        server_index=SERVER_INDEXES,
+    )
+    def deliver_batch(self, events: list[tuple[str, int, str]], server_index: int) -> None:
+        self._record([self._new_event(*event_parameters) for event_parameters in events], server_index)
 
-        @precondition(lambda self: self.sent)
-        @rule(data=st.data(), which=st.integers(0, 1))
-        def delivered_again(self, data: st.DataObject, which: int) -> None:
-            again = data.draw(st.lists(st.sampled_from(self.sent), min_size=1, max_size=6))
-            self._record(again, which)
+    @rule(tick=TICKS, swapped=st.booleans(), ticks_apart=st.integers(0, 2), server_index=SERVER_INDEXES)
+    def continue_as_new(self, *, tick: int, swapped: bool, ticks_apart: int, server_index: int) -> None:
+        """Completed and then Running of the same id, sometimes delivered in the other order or at the same time."""
+        pair = [
+            self._new_event("monitor", tick, "Completed"),
+            self._new_event("monitor", tick + ticks_apart, RUNNING),
+        ]
+        for delivered in reversed(pair) if swapped else pair:
+            self._record([delivered], server_index)
 
-        @precondition(lambda self: self.sent)
-        @rule(data=st.data())
-        def both_servers_at_once(self, data: st.DataObject) -> None:
-            again = data.draw(st.lists(st.sampled_from(self.sent), min_size=1, max_size=6))
-            first = self._event("order/1", data.draw(TICKS), RUNNING)
-            last = self._event("order/1", data.draw(TICKS), "Completed")
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), server_index=SERVER_INDEXES)
+    def deliver_duplicates(self, data: st.DataObject, server_index: int) -> None:
+        duplicates = data.draw(st.lists(st.sampled_from(self.sent), min_size=1, max_size=6))
+        self._record(duplicates, server_index)
 
-            async def meet() -> None:
-                one, other = (server.services.recorder for server in self.servers)
-                await asyncio.gather(one.record([*again, first], "webhook"), other.record([last, *again], "webhook"))
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def deliver_to_both_servers_at_once(self, data: st.DataObject) -> None:
+        duplicates = data.draw(st.lists(st.sampled_from(self.sent), min_size=1, max_size=6))
+        start = self._new_event("order/1", data.draw(TICKS), RUNNING)
+        end = self._new_event("order/1", data.draw(TICKS), "Completed")
 
-            self.runner.run(meet())
+        async def record_on_both() -> None:
+            first, second = (server.services.recorder for server in self.servers)
+            await asyncio.gather(
+                first.record([*duplicates, start], "webhook"), second.record([end, *duplicates], "webhook")
+            )
 
-        @rule(which=st.integers(0, 1))
-        def restart(self, which: int) -> None:
-            self.runner.run(self.servers[which].close())
-            self.servers[which] = self._server()
+        self.runner.run(record_on_both())
 
-        @invariant()
-        def the_store_knows_what_the_model_knows(self) -> None:
-            if self.model.events_by_id:
-                self.runner.run(self._compare())
+    @rule(server_index=SERVER_INDEXES)
+    def restart_server(self, server_index: int) -> None:
+        self.runner.run(self.servers[server_index].close())
+        self.servers[server_index] = self._start_server()
 
-        async def _compare(self) -> None:
-            server = self.servers[0]
-            store, record = instance_store(server), await task_hub_record(server, self.hub)
-            expected = self.model.active()
-            assert await active_instance_ids(server, self.hub) == expected
-            activity = await store.read_activity(record, Exemptions())
-            assert sorted(one.instance_id for one in activity.active) == expected
-            for instance_id in self.model.events_by_id:
-                known = await store.get(record, instance_id)
-                assert known is not None
-                start, end = self.model.last_start(instance_id), self.model.last_end(instance_id)
-                assert (known.started.at - BASE if known.started else None) == start
-                assert ((known.finished.at - BASE, known.finished.outcome) if known.finished else None) == end
+    @invariant()
+    def the_records_agree_with_the_model(self) -> None:
+        if self.model.events_by_id:
+            self.runner.run(self._compare())
 
-        def teardown(self) -> None:
-            async def end() -> None:
-                await self.servers[0].tables.delete_table(instance_table_name(self.hub))
-                for server in self.servers:
-                    await server.close()
+    async def _compare(self) -> None:
+        server = self.servers[0]
+        store, record = instance_store(server), await task_hub_record(server, self.hub)
+        expected = self.model.active()
+        assert await active_instance_ids(server, self.hub) == expected
+        activity = await store.read_activity(record, Exemptions())
+        assert sorted(instance.instance_id for instance in activity.active) == expected
+        for instance_id in self.model.events_by_id:
+            stored = await store.get(record, instance_id)
+            assert stored is not None
+            start, end = self.model.last_start(instance_id), self.model.last_end(instance_id)
+            assert (stored.started.at - BASE if stored.started else None) == start
+            assert ((stored.finished.at - BASE, stored.finished.outcome) if stored.finished else None) == end
 
-            self.runner.run(end())
-            self.runner.close()
+    def teardown(self) -> None:
+        async def close() -> None:
+            await self.servers[0].tables.delete_table(instance_table_name(self.hub))
+            for server in self.servers:
+                await server.close()
 
-    return Histories
+        self.runner.run(close())
+        self.runner.close()
 
 
-def test_any_history_leaves_what_a_plain_model_says(storage: StorageSettings) -> None:
-    machine = state_machine_on(storage)
+def test_any_history_is_recorded_as_the_model_says(storage: StorageSettings) -> None:
+    class RecordedHistoriesOnEmulator(RecordedHistories):
+        pass
+
+    RecordedHistoriesOnEmulator.storage = storage
+    machine = RecordedHistoriesOnEmulator
     machine.TestCase.settings = settings(
         max_examples=example_count(by_default=12, fuzz=60),
         stateful_step_count=25,

@@ -1,4 +1,5 @@
-"""An account or an app that redirects: no request goes to where it leads, because credentials would go along."""
+"""A storage account or an app that answers with redirects: the server follows none, because its credentials would go to
+the target."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -28,10 +29,10 @@ pytestmark = pytest.mark.anyio
 
 @dataclass
 class RedirectingServer:
-    """A server that answers every request with a redirect to another place, and what both were asked."""
+    """A server that redirects every request to another server, and the requests that each of the two has received."""
 
     port: int
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     requests_at_target: list[str] = field(default_factory=list)
 
     @property
@@ -42,29 +43,30 @@ class RedirectingServer:
 
 @pytest.fixture(params=[301, 302, 307, 308])
 async def redirecting_server(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIterator[RedirectingServer]:
-    asked: list[str] = []
+    requests: list[str] = []
     requests_at_target: list[str] = []
 
-    async def collect(asking: web.Request) -> web.StreamResponse:
-        requests_at_target.append(f"{asking.method} {asking.path} {asking.headers.get('Authorization')}")
+    async def collect(request: web.Request) -> web.StreamResponse:
+        requests_at_target.append(f"{request.method} {request.path} {request.headers.get('Authorization')}")
         return web.json_response({"value": []})
 
     async with AsyncExitStack() as stack:
-        (other,) = await stack.enter_async_context(run_http_server(collect))
+        (target_port,) = await stack.enter_async_context(run_http_server(collect))
 
-        async def redirect(asking: web.Request) -> web.StreamResponse:
-            asked.append(f"{asking.method} {asking.path}")
-            return web.Response(status=request.param, headers={"Location": f"http://{HOST}:{other}{asking.rel_url}"})
+        async def redirect(redirected: web.Request) -> web.StreamResponse:
+            requests.append(f"{redirected.method} {redirected.path}")
+            location = f"http://{HOST}:{target_port}{redirected.rel_url}"
+            return web.Response(status=request.param, headers={"Location": location})
 
         (port,) = await stack.enter_async_context(run_http_server(redirect))
-        yield RedirectingServer(port, asked, requests_at_target)
+        yield RedirectingServer(port, requests, requests_at_target)
 
 
-async def test_the_state_storage_cannot_lead_the_server_elsewhere(redirecting_server: RedirectingServer) -> None:
+async def test_a_redirect_of_the_state_storage_is_not_followed(redirecting_server: RedirectingServer) -> None:
     server = StateServer(Settings(storage=redirecting_server.settings, connections=TaskHubConnections({})))
     transport = httpx.ASGITransport(server.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as http:
-        answers = [
+        responses = [
             await http.get("/api/health/ready"),
             await http.get("/api/apps"),
             await http.get("/api/apps/shop/staging"),
@@ -73,8 +75,8 @@ async def test_the_state_storage_cannot_lead_the_server_elsewhere(redirecting_se
             await http.post("/api/apps/shop/staging", json={"taskHub": new_hub_name()}),
         ]
     await server.close()
-    assert [answer.status_code for answer in answers] == [503] * len(answers)
-    assert redirecting_server.asked
+    assert [response.status_code for response in responses] == [503] * len(responses)
+    assert redirecting_server.requests
     assert redirecting_server.requests_at_target == []
 
 
@@ -86,7 +88,7 @@ READS: dict[str, Callable[[Backend], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-async def test_an_apps_account_cannot_lead_the_server_elsewhere(
+async def test_a_redirect_of_an_apps_storage_account_is_not_followed(
     redirecting_server: RedirectingServer, read: str
 ) -> None:
     backend = AzureStorageBackend(redirecting_server.settings, "STATE_TASKHUBS_SHOP")
@@ -94,11 +96,13 @@ async def test_an_apps_account_cannot_lead_the_server_elsewhere(
         await READS[read](backend)
     await backend.close()
     assert raised.value.failure is ReadFailure.FAILED
-    assert redirecting_server.asked
+    assert redirecting_server.requests
     assert redirecting_server.requests_at_target == []
 
 
-async def test_its_queues_containers_and_tables_cannot_either(redirecting_server: RedirectingServer) -> None:
+async def test_a_redirect_of_an_apps_queues_containers_and_tables_is_not_followed(
+    redirecting_server: RedirectingServer,
+) -> None:
     account = StorageAccount(redirecting_server.settings, "STATE_TASKHUBS_SHOP")
     artifacts = StorageArtifactStore(account)
     with pytest.raises(BackendError):
@@ -109,16 +113,16 @@ async def test_its_queues_containers_and_tables_cannot_either(redirecting_server
     with pytest.raises(BackendError):
         await ControlQueues(account).read_queue_snapshot("orders")
     await account.close()
-    assert len(redirecting_server.asked) >= 5
+    assert len(redirecting_server.requests) >= 5
     assert redirecting_server.requests_at_target == []
 
 
-async def test_an_apps_management_api_cannot_either(redirecting_server: RedirectingServer) -> None:
+async def test_a_redirect_of_an_apps_management_api_is_not_followed(redirecting_server: RedirectingServer) -> None:
     address = f"http://{HOST}:{redirecting_server.port}"
     backend = ManagementApiBackend(ManagementApiClient(address, "the-system-key", "STATE_TASKHUBS_SHOP"))
     for read in ("start", "find"):
         with pytest.raises(BackendError, match="redirects"):
             await READS[read](backend)
     await backend.close()
-    assert redirecting_server.asked
+    assert redirecting_server.requests
     assert redirecting_server.requests_at_target == []

@@ -1,4 +1,4 @@
-"""The registry of task hubs: a claim and its proof are one row."""
+"""The registry of task hubs: claims and their proofs."""
 
 import pytest
 
@@ -23,25 +23,25 @@ def registry(server: StateServer) -> TaskHubStore:
     return TaskHubStore(server.tables, 4)
 
 
-async def test_a_claim_keeps_who_made_it_and_its_proof(registry: TaskHubStore, hub: str) -> None:
+async def test_a_claim_stores_its_app_its_run_and_its_proof(registry: TaskHubStore, hub: str) -> None:
     claimed = await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
     assert (claimed.app, claimed.run_id, claimed.proof) == ("shop", "run 1", PROOF)
     assert await registry.get(hub.upper()) == claimed
 
 
-async def test_the_same_claim_again_writes_nothing(registry: TaskHubStore, server: StateServer, hub: str) -> None:
+async def test_repeating_a_claim_writes_nothing(registry: TaskHubStore, server: StateServer, hub: str) -> None:
     await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
     table = server.tables.client(TASK_HUBS_TABLE)
-    before = (await table.get_entity("hub", hub)).metadata["etag"]
+    etag_before = (await table.get_entity("hub", hub)).metadata["etag"]
     await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
     await registry.claim(hub, TaskHubClaim("shop", "run 1"))
-    assert (await table.get_entity("hub", hub)).metadata["etag"] == before
+    assert (await table.get_entity("hub", hub)).metadata["etag"] == etag_before
 
 
 async def test_a_claim_without_a_proof_keeps_the_one_on_record(registry: TaskHubStore, hub: str) -> None:
     await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
-    again = await registry.claim(hub, TaskHubClaim("shop", "run 2"))
-    assert (again.run_id, again.proof) == ("run 2", PROOF)
+    second = await registry.claim(hub, TaskHubClaim("shop", "run 2"))
+    assert (second.run_id, second.proof) == ("run 2", PROOF)
 
 
 async def test_a_newer_proof_replaces_the_one_on_record(registry: TaskHubStore, hub: str) -> None:
@@ -50,13 +50,13 @@ async def test_a_newer_proof_replaces_the_one_on_record(registry: TaskHubStore, 
     assert (await registry.claim(hub, TaskHubClaim("SHOP", "run 2", adopted))).proof == adopted
 
 
-async def test_a_claim_that_is_refused_leaves_the_proof_of_another_alone(registry: TaskHubStore, hub: str) -> None:
+async def test_a_refused_claim_does_not_change_the_proof_on_record(registry: TaskHubStore, hub: str) -> None:
     await registry.claim(hub, TaskHubClaim("shop", "run 1"))
     with pytest.raises(TaskHubInUse):
         await registry.claim(hub, TaskHubClaim("other", "run 1", PROOF))
     await registry.close(hub)
     with pytest.raises(TaskHubAlreadyUsed):
         await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
-    known = await registry.get(hub)
-    assert known is not None
-    assert (known.app, known.proof) == ("shop", None)
+    record = await registry.get(hub)
+    assert record is not None
+    assert (record.app, record.proof) == ("shop", None)

@@ -1,4 +1,4 @@
-"""What one transaction holds: pure decisions."""
+"""What one transaction writes: pure decisions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,212 +28,229 @@ from state_api.storage.transaction_plan import (
 )
 
 START = parse_instant("2026-11-20T09:00:00Z")
-NOTHING_KNOWN = StoredInstance()
+NO_ROW = StoredInstance()
 
 
-def instance_record(instance_id: str, status: str = "Running", tick: int = 0, name: str = "ProcessOrder") -> Instance:
+def instance_record(
+    instance_id: str, status: str = "Running", tick: int = 0, function_name: str = "ProcessOrder"
+) -> Instance:
     return instance_from_event(
-        LifecycleEvent("hub", instance_id, name, RuntimeStatus(status), "", Instant(START + tick))
+        LifecycleEvent("hub", instance_id, function_name, RuntimeStatus(status), "", Instant(START + tick))
     )
 
 
-def one(instance_id: str, status: str = "Running", tick: int = 0, name: str = "ProcessOrder") -> InstanceUpdate:
-    return InstanceUpdate(instance_id, (instance_record(instance_id, status, tick, name),))
+def event_update(
+    instance_id: str, status: str = "Running", tick: int = 0, function_name: str = "ProcessOrder"
+) -> InstanceUpdate:
+    return InstanceUpdate(instance_id, (instance_record(instance_id, status, tick, function_name),))
 
 
-def written_rows(made: TransactionPlan) -> list[tuple[str, str]]:
-    return [(operation[0], operation[1]["RowKey"].split("|")[0]) for operation in made.operations]
+def written_rows(plan: TransactionPlan) -> list[tuple[str, str]]:
+    return [(operation[0], operation[1]["RowKey"].split("|")[0]) for operation in plan.operations]
 
 
-def operation_count(made: TransactionPlan) -> int:
-    return len(made.operations) + len(made.activity_stamps) + made.advances_epoch
+def operation_count(plan: TransactionPlan) -> int:
+    return len(plan.operations) + len(plan.activity_stamps) + plan.advances_epoch
 
 
-def test_a_start_writes_both_rows_and_an_end_takes_the_second_away() -> None:
-    started = plan_transaction("00", [one("a")], {"a": NOTHING_KNOWN})
+def test_a_start_writes_both_rows_and_an_end_deletes_the_active_row() -> None:
+    started = plan_transaction("00", [event_update("a")], {"a": NO_ROW})
     assert written_rows(started) == [("create", "i"), ("upsert", "a")]
-    known = {"a": StoredInstance(started.rows[0].instance, "etag")}
-    ended = plan_transaction("00", [one("a", "Completed", 5)], known)
+    stored = {"a": StoredInstance(started.rows[0].instance, "etag")}
+    ended = plan_transaction("00", [event_update("a", "Completed", 5)], stored)
     assert written_rows(ended) == [("update", "i"), ("delete", "a")]
     assert ended.operations[0][2]["etag"] == "etag"  # type: ignore[misc]  # an update has its condition
 
 
-def test_a_life_within_one_batch_is_one_row() -> None:
-    made = plan_transaction("00", [one("a"), one("a", "Completed", 5), one("a")], {"a": NOTHING_KNOWN})
-    assert written_rows(made) == [("create", "i")]
-    assert made.effective == [(True,), (True,), (False,)]
-
-
-def test_what_is_known_already_writes_nothing() -> None:
-    known = {"a": StoredInstance(instance_record("a"), "etag")}
-    made = plan_transaction("00", [one("a"), one("a", tick=-5)], known)
-    assert (list(made.operations), dict(made.activity_stamps), made.effective) == ([], {}, [(False,), (False,)])
-
-
-def test_what_a_probe_saw_does_not_beat_and_entities_do_not_either() -> None:
-    seen = Instance("a", started=Started(Instant(START), RuntimeStatus.RUNNING, "ProcessOrder", EvidenceSource.PROBE))
-    made = plan_transaction(
-        "00",
-        [InstanceUpdate("a", (seen,), stamps_activity=False), one("@counter@x")],
-        {"a": NOTHING_KNOWN, "@counter@x": NOTHING_KNOWN},
+def test_a_start_and_an_end_in_one_transaction_write_one_row() -> None:
+    plan = plan_transaction(
+        "00", [event_update("a"), event_update("a", "Completed", 5), event_update("a")], {"a": NO_ROW}
     )
-    assert dict(made.activity_stamps) == {}
-    assert written_rows(made) == [("create", "i"), ("upsert", "a"), ("create", "i")]
+    assert written_rows(plan) == [("create", "i")]
+    assert plan.effective == [(True,), (True,), (False,)]
+
+
+def test_a_change_that_the_record_contains_writes_nothing() -> None:
+    stored = {"a": StoredInstance(instance_record("a"), "etag")}
+    plan = plan_transaction("00", [event_update("a"), event_update("a", tick=-5)], stored)
+    assert (list(plan.operations), dict(plan.activity_stamps), plan.effective) == ([], {}, [(False,), (False,)])
+
+
+def test_corrections_and_changes_of_entities_do_not_stamp_activity() -> None:
+    correction = Instance(
+        "a", started=Started(Instant(START), RuntimeStatus.RUNNING, "ProcessOrder", EvidenceSource.PROBE)
+    )
+    plan = plan_transaction(
+        "00",
+        [InstanceUpdate("a", (correction,), stamps_activity=False), event_update("@counter@x")],
+        {"a": NO_ROW, "@counter@x": NO_ROW},
+    )
+    assert dict(plan.activity_stamps) == {}
+    assert written_rows(plan) == [("create", "i"), ("upsert", "a"), ("create", "i")]
     both = plan_transaction(
-        "00", [InstanceUpdate("a", (seen,), stamps_activity=False), one("a", tick=7)], {"a": NOTHING_KNOWN}
+        "00", [InstanceUpdate("a", (correction,), stamps_activity=False), event_update("a", tick=7)], {"a": NO_ROW}
     )
     assert dict(both.activity_stamps) == {"ProcessOrder": START + 7}
 
 
-def test_that_a_probe_has_shown_an_instance_is_written_once_without_a_stamp() -> None:
-    known = instance_record("a")
-    assert known.started is not None
-    seen = InstanceUpdate(
-        "a", (replace(known, started=replace(known.started, confirmed_backend="place")),), stamps_activity=False
+def test_a_confirmation_by_a_probe_is_written_once_without_a_stamp() -> None:
+    stored = instance_record("a")
+    assert stored.started is not None
+    correction = InstanceUpdate(
+        "a", (replace(stored, started=replace(stored.started, confirmed_backend="place")),), stamps_activity=False
     )
-    made = plan_transaction("00", [seen], {"a": StoredInstance(known, "etag")})
-    assert (made.advances_epoch, dict(made.activity_stamps), written_rows(made)) == (
+    plan = plan_transaction("00", [correction], {"a": StoredInstance(stored, "etag")})
+    assert (plan.advances_epoch, dict(plan.activity_stamps), written_rows(plan)) == (
         False,
         {},
         [("update", "i"), ("upsert", "a")],
     )
-    assert made.effective == [(True,)]
-    confirmed = made.rows[0].instance
-    assert not plan_transaction("00", [seen, one("a")], {"a": StoredInstance(confirmed, "etag")}).operations
+    assert plan.effective == [(True,)]
+    confirmed = plan.rows[0].instance
     assert not plan_transaction(
-        "00", [seen], {"a": StoredInstance(merge_instances(confirmed, instance_record("a", tick=1)), "etag")}
+        "00", [correction, event_update("a")], {"a": StoredInstance(confirmed, "etag")}
+    ).operations
+    assert not plan_transaction(
+        "00", [correction], {"a": StoredInstance(merge_instances(confirmed, instance_record("a", tick=1)), "etag")}
     ).operations
 
 
-def evidence_of_end(instance_id: str, tick: int = 0) -> InstanceUpdate:
-    """What a look-up brings for an instance that has ended."""
+def correction_of_end(instance_id: str, tick: int = 0) -> InstanceUpdate:
+    """The correction of an instance that a probe has found to have ended."""
     return InstanceUpdate(
         instance_id, (reconcile_end(instance_record(instance_id, tick=tick), None),), stamps_activity=False
     )
 
 
-def test_what_a_look_up_closes_is_stamped_and_nothing_else_is() -> None:
+def test_only_a_correction_that_ends_an_active_instance_advances_the_epoch() -> None:
     active = {"a": StoredInstance(instance_record("a"), "etag"), "b": StoredInstance(instance_record("b"), "etag")}
-    made = plan_transaction("00", [evidence_of_end("a")], active)
-    assert (made.advances_epoch, dict(made.activity_stamps), written_rows(made)) == (
+    plan = plan_transaction("00", [correction_of_end("a")], active)
+    assert (plan.advances_epoch, dict(plan.activity_stamps), written_rows(plan)) == (
         True,
         {},
         [("update", "i"), ("delete", "a")],
     )
-    assert not plan_transaction("00", [evidence_of_end("b", tick=-5)], active).advances_epoch, (
-        "it has started again since"
+    assert not plan_transaction("00", [correction_of_end("b", tick=-5)], active).advances_epoch, (
+        "the instance has started again since"
     )
     assert not plan_transaction(
-        "00", [one("a", "Completed", 5), evidence_of_end("a", tick=2)], active
-    ).advances_epoch, "an event was faster"
-    assert not plan_transaction("00", [one("a", "Completed", 5)], active).advances_epoch
+        "00", [event_update("a", "Completed", 5), correction_of_end("a", tick=2)], active
+    ).advances_epoch, "an event ended it first"
+    assert not plan_transaction("00", [event_update("a", "Completed", 5)], active).advances_epoch
     over = {"a": StoredInstance(merge_instances(instance_record("a"), instance_record("a", "Completed", 5)), "etag")}
     again = replace(over["a"].instance or instance_record("a"), started=instance_record("a", tick=6).started)
     assert not plan_transaction("00", [InstanceUpdate("a", (again,), stamps_activity=False)], over).advances_epoch, (
-        "it shows one that runs"
+        "the correction is a start"
     )
 
 
-def test_the_stamp_of_what_is_closed_takes_room_in_the_transaction() -> None:
+def test_a_new_epoch_takes_one_operation_of_the_transaction() -> None:
     active = {f"{n}": StoredInstance(instance_record(f"{n}"), "etag") for n in range(60)}
-    made = plan_transaction("00", [evidence_of_end(name) for name in active], active)
-    assert (len(made.effective), operation_count(made)) == (49, 99)
+    plan = plan_transaction("00", [correction_of_end(name) for name in active], active)
+    assert (len(plan.effective), operation_count(plan)) == (49, 99)
 
 
-def test_a_function_beats_once_with_its_latest_event() -> None:
-    evidence = [one("a", tick=3), one("b", tick=9), one("c", tick=4, name="Ship")]
-    made = plan_transaction("00", evidence, {"a": NOTHING_KNOWN, "b": NOTHING_KNOWN, "c": NOTHING_KNOWN})
-    assert dict(made.activity_stamps) == {"ProcessOrder": START + 9, "Ship": START + 4}
+def test_a_function_is_stamped_once_with_its_latest_event() -> None:
+    updates = [event_update("a", tick=3), event_update("b", tick=9), event_update("c", tick=4, function_name="Ship")]
+    plan = plan_transaction("00", updates, {"a": NO_ROW, "b": NO_ROW, "c": NO_ROW})
+    assert dict(plan.activity_stamps) == {"ProcessOrder": START + 9, "Ship": START + 4}
 
 
-def test_an_id_that_changed_its_function_beats_under_no_name() -> None:
-    made = plan_transaction("00", [one("a"), one("a", "Completed", 5, "Ship")], {"a": NOTHING_KNOWN})
-    assert dict(made.activity_stamps) == {"": START + 5}
-    made = plan_transaction("00", [one("a", tick=5, name="Ship")], {"a": StoredInstance(instance_record("a"), "etag")})
-    assert dict(made.activity_stamps) == {"": START + 5}
+def test_an_id_that_two_functions_used_is_stamped_without_a_function_name() -> None:
+    plan = plan_transaction("00", [event_update("a"), event_update("a", "Completed", 5, "Ship")], {"a": NO_ROW})
+    assert dict(plan.activity_stamps) == {"": START + 5}
+    plan = plan_transaction(
+        "00", [event_update("a", tick=5, function_name="Ship")], {"a": StoredInstance(instance_record("a"), "etag")}
+    )
+    assert dict(plan.activity_stamps) == {"": START + 5}
 
 
-def test_a_transaction_holds_what_fits_and_leaves_the_rest() -> None:
-    evidence = [one(f"{n}") for n in range(200)]
-    made = plan_transaction("00", evidence, {one.instance_id: NOTHING_KNOWN for one in evidence})
-    assert (len(made.effective), operation_count(made)) == (49, 99)
-    evidence = [one(f"{n}", name=f"Function{n}") for n in range(200)]
-    made = plan_transaction("00", evidence, {one.instance_id: NOTHING_KNOWN for one in evidence})
-    assert (len(made.effective), operation_count(made)) == (33, 99)
+def test_a_transaction_has_the_first_updates_that_fit() -> None:
+    updates = [event_update(f"{n}") for n in range(200)]
+    plan = plan_transaction("00", updates, {update.instance_id: NO_ROW for update in updates})
+    assert (len(plan.effective), operation_count(plan)) == (49, 99)
+    updates = [event_update(f"{n}", function_name=f"Function{n}") for n in range(200)]
+    plan = plan_transaction("00", updates, {update.instance_id: NO_ROW for update in updates})
+    assert (len(plan.effective), operation_count(plan)) == (33, 99)
 
 
-def evidence_of_failure(instance_id: str, at: int = 0) -> InstanceUpdate:
-    """With the longest reason that there is."""
+def update_with_long_reason(instance_id: str, at: int = 0) -> InstanceUpdate:
+    """A failure with the longest reason."""
     event = LifecycleEvent("hub", instance_id, "Ship", RuntimeStatus.FAILED, "😀" * 4000, Instant(START + at))
     return InstanceUpdate(instance_id, (instance_from_event(event),))
 
 
 def test_long_reasons_are_spread_over_transactions() -> None:
-    evidence = [evidence_of_failure(f"{number}") for number in range(90)]
-    made = plan_transaction("00", evidence, {one.instance_id: NOTHING_KNOWN for one in evidence})
-    assert len(made.effective) == 50
+    updates = [update_with_long_reason(f"{number}") for number in range(90)]
+    plan = plan_transaction("00", updates, {update.instance_id: NO_ROW for update in updates})
+    assert len(plan.effective) == 50
 
 
-def test_a_long_reason_that_is_only_written_again_takes_as_much_room() -> None:
-    known = {f"{number}": StoredInstance(evidence_of_failure(f"{number}").changes[0], "etag") for number in range(90)}
-    made = plan_transaction("00", [one(name, tick=-1) for name in known], known)
-    assert len(made.effective) == 50
+def test_a_long_reason_that_is_written_again_counts_too() -> None:
+    stored = {
+        f"{number}": StoredInstance(update_with_long_reason(f"{number}").changes[0], "etag") for number in range(90)
+    }
+    plan = plan_transaction("00", [event_update(name, tick=-1) for name in stored], stored)
+    assert len(plan.effective) == 50
 
 
-def test_many_ends_of_one_instance_are_one_row_and_one_reason() -> None:
-    evidence = [evidence_of_failure("again", number) for number in range(90)]
-    made = plan_transaction("00", evidence, {"again": NOTHING_KNOWN})
-    assert (len(made.effective), len(made.rows)) == (90, 1)
+def test_many_failures_of_one_instance_count_as_one_row_and_one_reason() -> None:
+    updates = [update_with_long_reason("again", number) for number in range(90)]
+    plan = plan_transaction("00", updates, {"again": NO_ROW})
+    assert (len(plan.effective), len(plan.rows)) == (90, 1)
 
 
-def test_the_storage_names_an_operation_and_that_tells_the_instance() -> None:
-    made = plan_transaction(
-        "00", [one("a"), one("b"), one("c", "Completed")], {"a": NOTHING_KNOWN, "b": NOTHING_KNOWN, "c": NOTHING_KNOWN}
+def test_every_operation_belongs_to_an_instance() -> None:
+    plan = plan_transaction(
+        "00",
+        [event_update("a"), event_update("b"), event_update("c", "Completed")],
+        {"a": NO_ROW, "b": NO_ROW, "c": NO_ROW},
     )
-    assert [made.instance_of_operation(n) for n in range(6)] == ["a", "a", "b", "b", "c", None]
+    assert [plan.instance_of_operation(n) for n in range(6)] == ["a", "a", "b", "b", "c", None]
 
 
 STATUSES = st.sampled_from(["Running", "Completed", "Failed"])
 IDS = st.integers(0, 60).map(str)
-EVENTS = st.builds(one, IDS, STATUSES, st.integers(0, 5), st.sampled_from(["One", "Two", "Three"]))
-EVIDENCE = st.one_of(EVENTS, st.builds(evidence_of_end, IDS, st.integers(0, 5)))
+EVENTS = st.builds(event_update, IDS, STATUSES, st.integers(0, 5), st.sampled_from(["One", "Two", "Three"]))
+UPDATES = st.one_of(EVENTS, st.builds(correction_of_end, IDS, st.integers(0, 5)))
 
 
-@given(st.lists(EVIDENCE, min_size=1, max_size=150))
-def test_plan_after_plan_records_what_merging_all_does(evidence: Sequence[InstanceUpdate]) -> None:
-    known: dict[str, StoredInstance] = {}
-    left = list(evidence)
+@given(st.lists(UPDATES, min_size=1, max_size=150))
+def test_all_plans_together_record_the_merge_of_all_changes(updates: Sequence[InstanceUpdate]) -> None:
+    stored: dict[str, StoredInstance] = {}
+    left = list(updates)
     effects: list[tuple[bool, ...]] = []
     while left:
-        made = plan_transaction(
-            "00", left, {one.instance_id: known.get(one.instance_id, NOTHING_KNOWN) for one in left}
+        plan = plan_transaction(
+            "00", left, {update.instance_id: stored.get(update.instance_id, NO_ROW) for update in left}
         )
-        assert made.effective
-        assert operation_count(made) <= MAX_OPERATIONS
-        keys = [(operation[1]["PartitionKey"], operation[1]["RowKey"]) for operation in made.operations]
-        assert len(set(keys)) == len(keys), "a transaction must not hold a row twice"
-        known |= {row.instance.instance_id: StoredInstance(row.instance, "etag") for row in made.rows}
-        effects += made.effective
-        left = left[len(made.effective) :]
+        assert plan.effective
+        assert operation_count(plan) <= MAX_OPERATIONS
+        keys = [(operation[1]["PartitionKey"], operation[1]["RowKey"]) for operation in plan.operations]
+        assert len(set(keys)) == len(keys), "a transaction must not have a row twice"
+        stored |= {row.instance.instance_id: StoredInstance(row.instance, "etag") for row in plan.rows}
+        effects += plan.effective
+        left = left[len(plan.effective) :]
     by_id: dict[str, list[Instance]] = {}
     expected: list[tuple[bool, ...]] = []
-    for each in evidence:
-        before = by_id.get(each.instance_id)
-        by_id[each.instance_id] = [*(before or []), *each.changes]
+    for instance_update in updates:
+        instance_id = instance_update.instance_id
+        before = by_id.get(instance_id)
+        by_id[instance_id] = [*(before or []), *instance_update.changes]
         expected.append(
-            (before is None or reduce(merge_instances, before) != reduce(merge_instances, by_id[each.instance_id]),)
+            (before is None or reduce(merge_instances, before) != reduce(merge_instances, by_id[instance_id]),)
         )
     assert effects == expected
-    assert {key: one.instance for key, one in known.items()} == {
-        key: reduce(merge_instances, changes) for key, changes in by_id.items()
+    assert {instance_id: record.instance for instance_id, record in stored.items()} == {
+        instance_id: reduce(merge_instances, changes) for instance_id, changes in by_id.items()
     }
 
 
 @pytest.mark.parametrize("count", [1, 2, 99])
-def test_one_piece_of_evidence_always_fits(count: int) -> None:
+def test_the_first_update_always_fits(count: int) -> None:
     changes = tuple(instance_record("a", "Running", n, f"F{n}") for n in range(count))
-    made = plan_transaction(
+    plan = plan_transaction(
         "00", [InstanceUpdate("a", changes)], {"a": StoredInstance(instance_record("a", tick=-1), "etag")}
     )
-    assert made.effective == [(True,) * count]
-    assert written_rows(made) == [("update", "i"), ("delete", "a"), ("upsert", "a")]
+    assert plan.effective == [(True,) * count]
+    assert written_rows(plan) == [("update", "i"), ("delete", "a"), ("upsert", "a")]

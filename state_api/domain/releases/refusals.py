@@ -278,8 +278,8 @@ def swap_pending(app: App, pending: PendingSwap) -> Refusal:
     return Refusal(
         SwapPending,
         f"{describe_owner(pending)} began to swap task hub {pending.task_hub} of app {app.name} into production at "
-        f"{format_instant(pending.started_at)} and has not said how it went, so it is unknown what production and slot "
-        f"{pending.slot} hold. Wait for that run. If it has ended, look up which task hub the platform has in "
+        f"{format_instant(pending.started_at)} and has not reported its outcome, so it is unknown what production and "
+        f"slot {pending.slot} hold. Wait for that run. If it has ended, look up which task hub the platform has in "
         f"production: if it is {pending.task_hub}, send PostSwap for it with the outcome Done, otherwise with the "
         "outcome Failed",
         {

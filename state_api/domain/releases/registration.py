@@ -119,7 +119,7 @@ def _check_replaceable(app: App, name: str, verdict: Verdict, now: Instant) -> R
         return refusals.deployment_in_progress(app, deployment, now)
     if verdict.ready:
         return None
-    return refusals.staging_not_ready(app, name, verdict, next_step="Retry PutApp once it has drained")
+    return refusals.staging_not_ready(app, name, verdict, next_step="Retry once it has drained")
 
 
 def _assign_slots(app: App, command: RegisterCommand, now: Instant) -> dict[str, Slot | None]:

@@ -124,7 +124,7 @@ def _check_drained(app: App, command: StageCommand, verdict: Verdict | None) -> 
     if verdict is None or verdict.ready or command.force:
         return None
     slot = app.registered_slot_name(command.slot)
-    next_step = "Retry PostStaging once it has drained, or send force and a reason"
+    next_step = "Retry once it has drained, or stage with force and a reason"
     return refusals.staging_not_ready(app, slot, verdict, next_step=next_step)
 
 

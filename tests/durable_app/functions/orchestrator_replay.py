@@ -133,9 +133,11 @@ class OrchestratorReplay:
             for child in task.children:
                 self._complete_task(context, child)
         elif isinstance(task, WhenAnyTask):
-            told = [one for one in task.children if getattr(one.action_repr, "external_event_name", "") in self.events]
-            timers = [one for one in task.children if isinstance(one.action_repr, CreateTimerAction)]
-            self._complete_task(context, (told or timers)[0])
+            event_tasks = [
+                child for child in task.children if getattr(child.action_repr, "external_event_name", "") in self.events
+            ]
+            timers = [child for child in task.children if isinstance(child.action_repr, CreateTimerAction)]
+            self._complete_task(context, (event_tasks or timers)[0])
         else:
             self._complete_single_task(context, task, task.action_repr)
 

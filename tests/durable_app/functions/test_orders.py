@@ -117,8 +117,8 @@ def test_durations_come_from_the_order_else_from_the_settings() -> None:
     """They are in the input before the orchestrator starts, which must read no settings."""
     settings = {"APPROVAL_TIMEOUT_SECONDS": "60", "PACKING_SECONDS": ""}
     sent = {"orderId": "order-1", "items": ["apple"], "retryMilliseconds": 0.5}
-    made = parse_order(sent | {"approvalTimeoutSeconds": 5}, settings)
-    assert (made["approvalTimeoutSeconds"], made["packingSeconds"], made["retryMilliseconds"]) == (5, 60, 1)
+    order = parse_order(sent | {"approvalTimeoutSeconds": 5}, settings)
+    assert (order["approvalTimeoutSeconds"], order["packingSeconds"], order["retryMilliseconds"]) == (5, 60, 1)
     assert parse_order(sent, settings)["approvalTimeoutSeconds"] == 60
 
 
