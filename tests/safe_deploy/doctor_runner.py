@@ -21,9 +21,9 @@ class CheckResults(dict[str, tuple[str, str]]):
     """Status and message of every check, by its name."""
 
     def __init__(self, result: InProcessResult) -> None:
-        listed = json.loads(result.out)
-        super().__init__({check["check"]: (check["status"], check["message"]) for check in listed})
-        assert len(self) == len(listed), "every check has one result"
+        checks = json.loads(result.out)
+        super().__init__({check["check"]: (check["status"], check["message"]) for check in checks})
+        assert len(self) == len(checks), "every check has one result"
         self.code = result.code
         self.err = result.err
 

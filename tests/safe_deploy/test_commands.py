@@ -69,9 +69,9 @@ def test_register_records_the_task_hub_in_production(app_client: AppClient) -> N
 
 
 def test_register_enables_verification(app_client: AppClient) -> None:
-    where = ("--provider", "azureStorage", "--connection", "STATE_TASKHUBS_SHOP", "--require-verification")
+    options = ("--provider", "azureStorage", "--connection", "STATE_TASKHUBS_SHOP", "--require-verification")
     slot = ("--slot", "staging", "--task-hub", app_client.hub)
-    result = app_client.run_cli("register", *slot, *where, "--output", "json")
+    result = app_client.run_cli("register", *slot, *options, "--output", "json")
     assert result.code == 0
     app = result.json()
     assert app["taskHubs"]["provider"] == "azureStorage"
@@ -80,8 +80,8 @@ def test_register_enables_verification(app_client: AppClient) -> None:
 
 
 def test_register_refuses_a_provider_without_a_connection_and_the_reverse(app_client: AppClient) -> None:
-    for half in (("--provider", "azureStorage"), ("--connection", "STATE_TASKHUBS_SHOP")):
-        result = app_client.run_cli("register", "--task-hub", app_client.hub, *half)
+    for options_without_other in (("--provider", "azureStorage"), ("--connection", "STATE_TASKHUBS_SHOP")):
+        result = app_client.run_cli("register", "--task-hub", app_client.hub, *options_without_other)
         assert result.code == ExitCode.USAGE
         assert "--provider and --connection belong together" in result.stderr
 
@@ -92,15 +92,15 @@ def test_stage_swap_and_rollback_with_outcomes_update_the_record(app_client: App
     staged = app_client.run_cli("stage", "--task-hub", hub, "--version", "2", role="deployer")
     assert staged.code == 0
     assert lines(staged.stdout)[0] == f"task hub {hub} is staged into slot staging of app {app_client.app}"
-    done = ("--outcome", "done")
-    swapped = app_client.run_cli("swap", "--task-hub", hub, *done, "--output", "json", role="deployer")
+    outcome = ("--outcome", "done")
+    swapped = app_client.run_cli("swap", "--task-hub", hub, *outcome, "--output", "json", role="deployer")
     assert swapped.code == 0
     assert {name: slot["taskHub"] for name, slot in swapped.json()["slots"].items()} == {
         "production": hub,
         "staging": app_client.hub,
     }
     for _ in range(2):
-        back = app_client.run_cli("rollback", *done, role="deployer")
+        back = app_client.run_cli("rollback", *outcome, role="deployer")
         assert back.code == 0
         assert lines(back.stdout)[0] == f"task hub {app_client.hub} is in production of app {app_client.app}"
 
@@ -146,13 +146,13 @@ def test_cleanup_removes_what_its_dry_run_shows(app_client: AppClient) -> None:
     first, second = new_hub_name(), new_hub_name()
     for hub in (first, second, new_hub_name()):
         app_client.swap(app_client.stage(hub))
-    dry = app_client.run_cli("cleanup", "--dry-run", role="deployer")
-    assert dry.code == 0
-    assert [line.split()[0] for line in lines(dry.stdout)[2:]] == [app_client.hub, first]
+    dry_run_result = app_client.run_cli("cleanup", "--dry-run", role="deployer")
+    assert dry_run_result.code == 0
+    assert [line.split()[0] for line in lines(dry_run_result.stdout)[2:]] == [app_client.hub, first]
     assert [task_hub["taskHub"] for task_hub in app_client.request_json("GET")["retired"]] == [app_client.hub, first]
-    done = app_client.run_cli("cleanup", "--output", "json", role="deployer")
-    assert done.code == 0
-    assert [task_hub["taskHub"] for task_hub in done.json()["taskHubs"]] == [app_client.hub, first]
+    result = app_client.run_cli("cleanup", "--output", "json", role="deployer")
+    assert result.code == 0
+    assert [task_hub["taskHub"] for task_hub in result.json()["taskHubs"]] == [app_client.hub, first]
     assert app_client.request_json("GET")["slots"]["staging"]["taskHub"] == second
 
 
@@ -215,8 +215,8 @@ def test_a_waived_instance_does_not_block(app_client: AppClient, instance_id: st
     app_client.publish(event(app_client.hub, instance_id))
     instances = app_client.run_cli("instances", "--task-hub", app_client.hub, "--output", "json").json()["instances"]
     assert [instance["instanceId"] for instance in instances] == [instance_id]
-    where = ("--task-hub", app_client.hub, "--instance-id", instance_id, "--reason", "case 4711")
-    result = app_client.run_cli("waive", *where, "--hours", "2", "--actor", "anna")
+    options = ("--task-hub", app_client.hub, "--instance-id", instance_id, "--reason", "case 4711")
+    result = app_client.run_cli("waive", *options, "--hours", "2", "--actor", "anna")
     assert result.code == 0
     first, *_ = lines(result.stdout)
     assert re.fullmatch(rf"waived until 20\S+Z in task hub {app_client.hub}: instance {re.escape(instance_id)}", first)
@@ -227,14 +227,14 @@ def test_a_waived_instance_does_not_block(app_client: AppClient, instance_id: st
 
 def test_unexplained_messages_are_waived_by_number(app_client: AppClient) -> None:
     app_client.register()
-    where = ("--task-hub", app_client.hub, "--reason", "purged timers", "--actor", "anna")
-    result = app_client.run_cli("waive", *where, "--unexplained-messages", "3")
+    options = ("--task-hub", app_client.hub, "--reason", "purged timers", "--actor", "anna")
+    result = app_client.run_cli("waive", *options, "--unexplained-messages", "3")
     assert result.code == 0
     assert lines(result.stdout)[0].endswith(f"in task hub {app_client.hub}: 3 unexplained messages")
     assert re.fullmatch(rf"{app_client.hub} 3 unexplained messages \S+Z anna purged timers", lines(result.stdout)[3])
     assert [waiver["unexplainedMessages"] for waiver in app_client.request_json("GET")["waivers"]] == [3]
     # The result lists all waivers.
-    result = app_client.run_cli("waive", *where, "--instance-id", "stuck")
+    result = app_client.run_cli("waive", *options, "--instance-id", "stuck")
     assert len(lines(result.stdout)) == 5
 
 
@@ -307,49 +307,58 @@ def test_characters_outside_the_encoding_of_a_log_are_escaped(app_client: AppCli
 # --- exit codes ---
 
 
-def blocked(app_client: AppClient) -> None:
+def stage_and_start_instance(app_client: AppClient) -> None:
+    """Stage a task hub, and start an instance on it."""
     app_client.register()
     app_client.publish(event(app_client.stage(new_hub_name(), 1)))
 
 
-def deploying(app_client: AppClient) -> None:
+def open_deployment(app_client: AppClient) -> None:
+    """Open a deployment of run 1."""
     app_client.register()
     app_client.stage(new_hub_name(), 1)
 
 
-def swapping(app_client: AppClient) -> None:
+def begin_swap(app_client: AppClient) -> None:
+    """Record a pending swap of run 1."""
     app_client.register()
     hub = app_client.stage(new_hub_name(), 1)
     app_client.swap(hub, 1, "Pending")
 
 
-def elsewhere(app_client: AppClient) -> None:
+def use_task_hub_in_other_app(app_client: AppClient) -> None:
     """Another app has this app's task hub in production."""
     other = AppClient(app_client.url, hub=app_client.hub)
     other.register()
 
 
-def unknown(app_client: AppClient) -> None:
+def register_nothing(app_client: AppClient) -> None:
     """The server does not know the app."""
 
 
-Setup = Callable[[AppClient], None]
+SetUp = Callable[[AppClient], None]
 
 
 @pytest.mark.parametrize(
-    ("setup", "arguments", "role", "code", "message"),
+    ("set_up", "arguments", "role", "code", "message"),
     [
-        (blocked, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"], "deployer", 3, "1 orchestration instance"),
-        (blocked, ["status"], "reader", 3, "NotReady: slot staging"),
-        (blocked, ["status", "--wait", "--timeout", "0"], "reader", 5, "was not ready within 0 s: "),
-        (deploying, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}2"], "deployer", 6, f"{RUN}1"),
+        (
+            stage_and_start_instance,
+            ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"],
+            "deployer",
+            3,
+            "1 orchestration instance",
+        ),
+        (stage_and_start_instance, ["status"], "reader", 3, "NotReady: slot staging"),
+        (stage_and_start_instance, ["status", "--wait", "--timeout", "0"], "reader", 5, "was not ready within 0 s: "),
+        (open_deployment, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}2"], "deployer", 6, f"{RUN}1"),
         (AppClient.register, ["stage", "--task-hub", "OWN"], "deployer", 6, "slot production"),
-        (elsewhere, ["stage", "--task-hub", "OWN"], "deployer", 6, ""),
+        (use_task_hub_in_other_app, ["stage", "--task-hub", "OWN"], "deployer", 6, ""),
         (AppClient.register, ["swap", "--task-hub", "HUB", "--outcome", "done"], "deployer", 6, "HUB"),
         (AppClient.register, ["swap", "--task-hub", "HUB"], "deployer", 2, "--outcome"),
         (AppClient.register, ["rollback"], "deployer", 2, "--outcome"),
-        (deploying, ["abandon", "--task-hub", "HUB"], "deployer", 6, "does not hold the open deployment"),
-        (swapping, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"], "deployer", 6, f"{RUN}1"),
+        (open_deployment, ["abandon", "--task-hub", "HUB"], "deployer", 6, "does not hold the open deployment"),
+        (begin_swap, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"], "deployer", 6, f"{RUN}1"),
         (AppClient.register, ["rollback", "--outcome", "done"], "deployer", 6, "nothing to roll back to"),
         (AppClient.register, ["stage", "--task-hub", "no"], "deployer", 2, "3 to 45 letters and digits"),
         (AppClient.register, ["status", "--slot", "-"], "reader", 2, "slot"),
@@ -378,15 +387,15 @@ Setup = Callable[[AppClient], None]
         (AppClient.register, ["status"], "publisher", 4, "needs reader or deployer or admin"),
         (AppClient.register, ["register", "--task-hub", "OWN"], "deployer", 4, "needs admin"),
         (AppClient.register, ["instances", "--task-hub", "HUB"], "reader", 1, "HUB"),
-        (unknown, ["status"], "reader", 1, "Register the task hub in production: safe-deploy register"),
-        (unknown, ["history"], "reader", 1, "Register the task hub in production: safe-deploy register"),
-        (unknown, ["cleanup"], "deployer", 1, "Register the task hub in production: safe-deploy register"),
+        (register_nothing, ["status"], "reader", 1, "Register the task hub in production: safe-deploy register"),
+        (register_nothing, ["history"], "reader", 1, "Register the task hub in production: safe-deploy register"),
+        (register_nothing, ["cleanup"], "deployer", 1, "Register the task hub in production: safe-deploy register"),
     ],
 )
 def test_every_refusal_has_its_exit_code(
-    app_client: AppClient, setup: Setup, arguments: list[str], role: str, code: int, *, message: str
+    app_client: AppClient, set_up: SetUp, arguments: list[str], role: str, code: int, *, message: str
 ) -> None:
-    setup(app_client)
+    set_up(app_client)
     hub = new_hub_name()
     named = [{"HUB": hub, "OWN": app_client.hub}.get(word, word) for word in arguments]
     result = app_client.run_cli(*named, role=role)

@@ -82,8 +82,8 @@ def test_doctor_changes_nothing(app_client: AppClient) -> None:
 def test_an_unreachable_server_ends_the_checks(app_client: AppClient) -> None:
     """No other check is possible. Requests are retried for a shorter time than in a deployment."""
     assert RETRY_SECONDS <= 15
-    with run_fault_proxy() as gone:
-        url = gone.url
+    with run_fault_proxy() as closed_proxy:
+        url = closed_proxy.url
     reported: list[str] = []
     with StateServerClient(
         url,
@@ -93,12 +93,16 @@ def test_an_unreachable_server_ends_the_checks(app_client: AppClient) -> None:
         report=reported.append,
         retry_seconds=1.5,
     ) as server:
-        (finding,) = run_checks(
+        (check_result,) = run_checks(
             server, slot="staging", deployment_slots=None, purpose=KeyPurpose.DEPLOY, now=datetime.now(UTC)
         )
-    assert (finding.check, finding.status, finding.exit_code) == ("server", CheckStatus.FAILED, ExitCode.FAILURE)
-    assert finding.message == f"the server {url} cannot be reached: [Errno 111] Connection refused"
-    assert reported == [f"{finding.message}; trying again"]
+    assert (check_result.check, check_result.status, check_result.exit_code) == (
+        "server",
+        CheckStatus.FAILED,
+        ExitCode.FAILURE,
+    )
+    assert check_result.message == f"the server {url} cannot be reached: [Errno 111] Connection refused"
+    assert reported == [f"{check_result.message}; trying again"]
 
 
 def test_a_server_that_is_not_a_state_server_fails_the_check(app_client: AppClient, proxy: FaultProxy) -> None:

@@ -24,8 +24,8 @@ def path(fake_azure: FakeAzure) -> str:
 
 def test_fake_az_swaps_packages_and_settings_that_are_not_sticky(fake_azure: FakeAzure, path: str) -> None:
     group = ["-g", "shop-rg", "-n", "shop"]
-    done = az(path, "webapp", "deployment", "slot", "swap", *group, "-s", "staging", "--target-slot", "production")
-    assert (done.returncode, done.stdout) == (0, "")
+    result = az(path, "webapp", "deployment", "slot", "swap", *group, "-s", "staging", "--target-slot", "production")
+    assert (result.returncode, result.stdout) == (0, "")
     assert fake_azure.settings("shop") == {"TASK_HUB": "v42", "AzureWebJobsStorage": SECRET, "NAME": "production"}
     assert fake_azure.settings("shop", "staging") == {
         "TASK_HUB": "v41",
@@ -50,8 +50,8 @@ def test_fake_az_lists_settings_as_az_does(path: str, fake_azure: FakeAzure) -> 
 
 def test_fake_az_sets_settings_without_printing_their_values(path: str, fake_azure: FakeAzure) -> None:
     change = ["functionapp", "config", "appsettings", "set", "-g", "shop-rg", "-n", "shop", "--slot", "staging"]
-    done = az(path, *change, "--settings", "TASK_HUB=v43", "URL=a=b", "--slot-settings", "ONLY_HERE=1")
-    assert {setting["value"] for setting in json.loads(done.stdout)} == {None}
+    result = az(path, *change, "--settings", "TASK_HUB=v43", "URL=a=b", "--slot-settings", "ONLY_HERE=1")
+    assert {setting["value"] for setting in json.loads(result.stdout)} == {None}
     assert fake_azure.settings("shop", "staging")["TASK_HUB"] == "v43"
     assert fake_azure.settings("shop", "staging")["URL"] == "a=b"
     assert "Conflict" in az(path, *change, "--settings", "task_hub=v44").stderr
@@ -86,17 +86,17 @@ def test_fake_az_deploys_stops_and_starts(path: str, fake_azure: FakeAzure, tmp_
     ],
 )
 def test_fake_az_refuses_invalid_commands_as_az_does(path: str, arguments: list[str], code: int, error: str) -> None:
-    done = az(path, *arguments)
-    assert done.returncode == code
-    assert done.stderr.startswith(f"ERROR: {error}")
+    result = az(path, *arguments)
+    assert result.returncode == code
+    assert result.stderr.startswith(f"ERROR: {error}")
 
 
 @pytest.mark.parametrize(("done", "hub"), [(False, "v41"), (True, "v42")])
 def test_a_fault_of_fake_az_comes_before_or_after_the_swap_and_passes(
-    path: str, fake_azure: FakeAzure, *, done: bool, hub: str
+    path: str, fake_azure: FakeAzure, *, result: bool, hub: str
 ) -> None:
     swap = [*SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"]
-    fake_azure.fault("swap", done=done, times=1, message="Operation was cancelled.")
+    fake_azure.fault("swap", result=result, times=1, message="Operation was cancelled.")
     failed = az(path, *swap)
     assert (failed.returncode, failed.stderr) == (1, "ERROR: Operation was cancelled.\n")
     assert fake_azure.settings("shop")["TASK_HUB"] == hub
@@ -131,6 +131,6 @@ def test_fake_az_loses_no_concurrent_changes(path: str, fake_azure: FakeAzure) -
     change = ["functionapp", "config", "appsettings", "set", "-g", "shop-rg", "-n", "shop", "--settings"]
     names = [f"S{number}" for number in range(12)]
     with ThreadPoolExecutor(6) as pool:
-        assert {done.returncode for done in pool.map(lambda name: az(path, *change, f"{name}=1"), names)} == {0}
+        assert {result.returncode for result in pool.map(lambda name: az(path, *change, f"{name}=1"), names)} == {0}
     assert set(names) <= fake_azure.settings("shop").keys()
     assert len(fake_azure.calls) == 12

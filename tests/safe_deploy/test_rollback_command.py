@@ -131,7 +131,7 @@ def test_a_rollback_is_possible_after_a_version_was_staged_and_not_deployed(swap
     assert [task_hub["taskHub"] for task_hub in swapped.get_app()["retired"]] == [third]
 
 
-def check_and_report(deployment_fixture: DeploymentFixture, hub: str) -> None:
+def run_swap_that_azure_has_made(deployment_fixture: DeploymentFixture, hub: str) -> None:
     """Run a swap that Azure has made already."""
     command, mark = make_touch_command(deployment_fixture)
     result = deployment_fixture.run(["swap", "--task-hub", hub, "--resource-group", RESOURCE_GROUP, "--", *command])
@@ -142,7 +142,7 @@ def check_and_report(deployment_fixture: DeploymentFixture, hub: str) -> None:
 def test_a_swap_back_by_hand_is_recorded_by_the_next_swap_command(swapped: DeploymentFixture) -> None:
     """It is not recorded as a rollback, so the next rollback swaps again."""
     swapped.set_slot_task_hubs(production=swapped.old, staging=swapped.new)
-    check_and_report(swapped, swapped.old)
+    run_swap_that_azure_has_made(swapped, swapped.old)
     assert swapped.is_unswapped()
     assert_exit(swapped.run(swapped.rollback()), 0)
     assert swapped.is_swapped()
@@ -152,7 +152,7 @@ def test_a_rollback_works_again_after_the_version_was_swapped_in_by_hand(swapped
     assert_exit(swapped.run(swapped.rollback()), 0)
     swapped.set_slot_task_hubs(production=swapped.new, staging=swapped.old)
     assert_exit(swapped.run(["swap", "--task-hub", swapped.new, "--outcome", "done"]), 6, "without an outcome")
-    check_and_report(swapped, swapped.new)
+    run_swap_that_azure_has_made(swapped, swapped.new)
     assert swapped.is_swapped()
     assert_exit(swapped.run(swapped.rollback()), 0)
     assert swapped.is_unswapped()

@@ -112,8 +112,8 @@ def test_a_response_that_does_not_come_from_a_state_server_is_an_error(
 
 def test_an_unreachable_server_is_retried_and_then_an_error(app_client: AppClient) -> None:
     reported: list[str] = []
-    with run_fault_proxy() as gone:
-        url = gone.url
+    with run_fault_proxy() as closed_proxy:
+        url = closed_proxy.url
     with (
         StateServerClient(
             url, app_client.app, key=None, caller=PipelineCaller(), report=reported.append, retry_seconds=1.5
@@ -165,11 +165,11 @@ def test_the_key_is_never_shown(app_client: AppClient, tmp_path: Path) -> None:
 
 
 def test_an_unexpected_error_does_not_show_the_key(app_client: AppClient) -> None:
-    with run_fault_proxy() as odd:
+    with run_fault_proxy() as proxy:
         # The response passes for one of a state server, but lacks every other member.
-        odd.always_inject(CannedResponse(200, b'{"app": 7}'))
+        proxy.always_inject(CannedResponse(200, b'{"app": 7}'))
         for command in (["status"], ["swap", "--task-hub", app_client.hub, "--", "true"], ["history"]):
-            result = run_safe_deploy(*command, variables=app_client.build_environment(SAFE_DEPLOY_SERVER=odd.url))
+            result = run_safe_deploy(*command, variables=app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url))
             assert result.code == ExitCode.FAILURE
             assert result.stderr.splitlines()[-1].startswith("error: ")
             assert KEYS["admin"] not in result.stdout + result.stderr
