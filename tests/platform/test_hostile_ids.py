@@ -10,7 +10,7 @@ import pytest
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import run_durable_host
 from tests.platform.state_server import STORAGE_PROVIDER_CONFIG, run_state_server
-from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.logging_commands import (
     OWN_AZURE_COMMANDS,
     OWN_GITHUB_COMMANDS,
@@ -47,7 +47,7 @@ async def test_ids_that_are_commands_are_printed_escaped(storage: StorageSetting
         answer = await server.get_staging_status("hostile")
         assert {active["instanceId"] for active in answer.verdict["active"]} == set(IDS)
         for variables, read, own in (
-            (github(tmp_path), find_github_commands, OWN_GITHUB_COMMANDS),
+            (github_environment(tmp_path), find_github_commands, OWN_GITHUB_COMMANDS),
             (AZURE, find_azure_commands, OWN_AZURE_COMMANDS),
         ):
             given = variables | {"SAFE_DEPLOY_SERVER": server.url, "SAFE_DEPLOY_APP": "hostile"}

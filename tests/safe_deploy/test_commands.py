@@ -12,11 +12,11 @@ from safe_deploy.errors import ConflictError, ExitCode
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.safe_deploy.app_client import RUN, AppClient
-from tests.safe_deploy.ci_systems import github
+from tests.safe_deploy.ci_systems import github_environment
 from tests.safe_deploy.processes import KEYS, CliResult, run_safe_deploy
 
 
-def lines(text: str) -> list[str]:
+def table_lines(text: str) -> list[str]:
     """The lines of a table, with single spaces between the cells."""
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
@@ -35,7 +35,7 @@ def test_status_shows_the_blocking_instances(app_client: AppClient) -> None:
     app_client.publish(event(app_client.hub, "order-1"))
     result = app_client.run_cli("status", "--slot", "production")
     assert result.code == ExitCode.NOT_READY
-    first, *table = lines(result.stdout)
+    first, *table = table_lines(result.stdout)
     assert first.startswith(
         f"NotReady: slot production (task hub {app_client.hub}): 1 orchestration instance is active"
     )
@@ -62,8 +62,8 @@ def test_status_as_json_is_the_servers_verdict(app_client: AppClient) -> None:
 def test_register_records_the_task_hub_in_production(app_client: AppClient) -> None:
     result = app_client.run_cli("register", "--task-hub", app_client.hub, "--version", "1.4.0")
     assert result.code == 0
-    assert lines(result.stdout)[0] == f"slot production of app {app_client.app} holds task hub {app_client.hub}"
-    assert re.fullmatch(rf"production {app_client.hub} 1\.4\.0 \S+Z", lines(result.stdout)[3])
+    assert table_lines(result.stdout)[0] == f"slot production of app {app_client.app} holds task hub {app_client.hub}"
+    assert re.fullmatch(rf"production {app_client.hub} 1\.4\.0 \S+Z", table_lines(result.stdout)[3])
     slot = app_client.request_json("GET")["slots"]["production"]
     assert (slot["taskHub"], slot["version"]) == (app_client.hub, "1.4.0")
 
@@ -91,7 +91,7 @@ def test_stage_swap_and_rollback_with_outcomes_update_the_record(app_client: App
     hub = new_hub_name()
     staged = app_client.run_cli("stage", "--task-hub", hub, "--version", "2", role="deployer")
     assert staged.code == 0
-    assert lines(staged.stdout)[0] == f"task hub {hub} is staged into slot staging of app {app_client.app}"
+    assert table_lines(staged.stdout)[0] == f"task hub {hub} is staged into slot staging of app {app_client.app}"
     outcome = ("--outcome", "done")
     swapped = app_client.run_cli("swap", "--task-hub", hub, *outcome, "--output", "json", role="deployer")
     assert swapped.code == 0
@@ -102,7 +102,7 @@ def test_stage_swap_and_rollback_with_outcomes_update_the_record(app_client: App
     for _ in range(2):
         back = app_client.run_cli("rollback", *outcome, role="deployer")
         assert back.code == 0
-        assert lines(back.stdout)[0] == f"task hub {app_client.hub} is in production of app {app_client.app}"
+        assert table_lines(back.stdout)[0] == f"task hub {app_client.hub} is in production of app {app_client.app}"
 
 
 def test_an_external_swap_is_recorded_as_pending_only_once(app_client: AppClient) -> None:
@@ -136,7 +136,7 @@ def test_an_abandoned_deployment_lets_the_next_run_stage(app_client: AppClient) 
     hub = app_client.stage(new_hub_name(), 1)
     result = app_client.run_cli("abandon", "--task-hub", hub, "--run-url", f"{RUN}1", role="deployer")
     assert result.code == 0
-    assert lines(result.stdout)[0] == f"the deployment of task hub {hub} into app {app_client.app} is closed"
+    assert table_lines(result.stdout)[0] == f"the deployment of task hub {hub} into app {app_client.app} is closed"
     assert app_client.request_json("GET")["deployment"] is None
     assert app_client.run_cli("stage", "--task-hub", new_hub_name(), "--run-url", f"{RUN}2", role="deployer").code == 0
 
@@ -148,7 +148,7 @@ def test_cleanup_removes_what_its_dry_run_shows(app_client: AppClient) -> None:
         app_client.swap(app_client.stage(hub))
     dry_run_result = app_client.run_cli("cleanup", "--dry-run", role="deployer")
     assert dry_run_result.code == 0
-    assert [line.split()[0] for line in lines(dry_run_result.stdout)[2:]] == [app_client.hub, first]
+    assert [line.split()[0] for line in table_lines(dry_run_result.stdout)[2:]] == [app_client.hub, first]
     assert [task_hub["taskHub"] for task_hub in app_client.request_json("GET")["retired"]] == [app_client.hub, first]
     result = app_client.run_cli("cleanup", "--output", "json", role="deployer")
     assert result.code == 0
@@ -186,8 +186,8 @@ def test_instances_shows_the_active_instances_of_the_slot_by_default(app_client:
     assert list_ids("--task-hub", app_client.hub, "--all") == ["bad", "new", "old"]
     assert list_ids("--task-hub", app_client.hub, "--status", "Failed") == ["bad"]
     table = app_client.run_cli("instances", "--task-hub", app_client.hub, "--all", "--top", "2")
-    assert lines(table.stdout)[0] == f"2 on record for task hub {app_client.hub}, there are more"
-    assert lines(table.stdout)[1] == "Instance Function Status Active Started Finished Known by"
+    assert table_lines(table.stdout)[0] == f"2 on record for task hub {app_client.hub}, there are more"
+    assert table_lines(table.stdout)[1] == "Instance Function Status Active Started Finished Known by"
 
 
 def test_instances_of_an_empty_slot_is_a_usage_error(app_client: AppClient) -> None:
@@ -200,7 +200,7 @@ def test_instances_of_an_empty_slot_is_a_usage_error(app_client: AppClient) -> N
 def test_history_is_newest_first_and_limited_by_top(app_client: AppClient) -> None:
     app_client.register()
     hub = app_client.stage(new_hub_name(), 7)
-    table = lines(app_client.run_cli("history", role="reader").stdout)
+    table = table_lines(app_client.run_cli("history", role="reader").stdout)
     assert table[0] == "Revision At Operation By Details"
     assert re.search(rf"^2 \S+ PostStaging test {RUN}7 .*{hub}", table[2])
     assert re.search(r"^1 \S+ PutApp test ", table[3])
@@ -218,10 +218,10 @@ def test_a_waived_instance_does_not_block(app_client: AppClient, instance_id: st
     options = ("--task-hub", app_client.hub, "--instance-id", instance_id, "--reason", "case 4711")
     result = app_client.run_cli("waive", *options, "--hours", "2", "--actor", "anna")
     assert result.code == 0
-    first, *_ = lines(result.stdout)
+    first, *_ = table_lines(result.stdout)
     assert re.fullmatch(rf"waived until 20\S+Z in task hub {app_client.hub}: instance {re.escape(instance_id)}", first)
     row = rf"{app_client.hub} instance {re.escape(instance_id)} \S+Z anna case 4711"
-    assert re.fullmatch(row, lines(result.stdout)[3])
+    assert re.fullmatch(row, table_lines(result.stdout)[3])
     assert app_client.run_cli("status", "--slot", "production", "--output", "json").json()["activeCount"] == 0
 
 
@@ -230,12 +230,14 @@ def test_unexplained_messages_are_waived_by_number(app_client: AppClient) -> Non
     options = ("--task-hub", app_client.hub, "--reason", "purged timers", "--actor", "anna")
     result = app_client.run_cli("waive", *options, "--unexplained-messages", "3")
     assert result.code == 0
-    assert lines(result.stdout)[0].endswith(f"in task hub {app_client.hub}: 3 unexplained messages")
-    assert re.fullmatch(rf"{app_client.hub} 3 unexplained messages \S+Z anna purged timers", lines(result.stdout)[3])
+    assert table_lines(result.stdout)[0].endswith(f"in task hub {app_client.hub}: 3 unexplained messages")
+    assert re.fullmatch(
+        rf"{app_client.hub} 3 unexplained messages \S+Z anna purged timers", table_lines(result.stdout)[3]
+    )
     assert [waiver["unexplainedMessages"] for waiver in app_client.request_json("GET")["waivers"]] == [3]
     # The result lists all waivers.
     result = app_client.run_cli("waive", *options, "--instance-id", "stuck")
-    assert len(lines(result.stdout)) == 5
+    assert len(table_lines(result.stdout)) == 5
 
 
 @pytest.mark.parametrize("options", [(), ("--instance-id", "stuck", "--unexplained-messages", "3")])
@@ -275,7 +277,7 @@ def test_json_output_is_one_document_at_any_width(app_client: AppClient, argumen
     app_client.publish(event(app_client.hub, "order-1", function="ÄußerstLang" * 20))
     named = [{"HUB": new_hub_name(), "OWN": app_client.hub}.get(word, word) for word in arguments]
     narrow = {"COLUMNS": "20", "SAFE_DEPLOY_OUTPUT": "json", "PYTHONIOENCODING": "ascii"}
-    result = app_client.run_cli(*named, **narrow, **github(tmp_path))
+    result = app_client.run_cli(*named, **narrow, **github_environment(tmp_path))
     assert result.code == (ExitCode.FAILURE if "doctor" in arguments else 0)
     assert json.loads(result.stdout)
     # Failed checks of the doctor are an error.

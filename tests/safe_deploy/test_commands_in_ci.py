@@ -9,7 +9,7 @@ from safe_deploy.errors import ExitCode
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.safe_deploy.app_client import AppClient
-from tests.safe_deploy.ci_systems import AZURE, AZURE_RUN, GITHUB_RUN, github, outputs
+from tests.safe_deploy.ci_systems import AZURE, AZURE_RUN, GITHUB_RUN, github_environment, read_outputs
 
 INJECTION = "[red]x[/nope] ##vso[task.setvariable variable=a]b\n::error::c|d\x1b[2J:heart:\r##[error]\u202e\\"
 """An instance id with markup, commands of CI systems, a table row and terminal escapes."""
@@ -18,10 +18,12 @@ INJECTION = "[red]x[/nope] ##vso[task.setvariable variable=a]b\n::error::c|d\x1b
 def test_on_github_run_url_outputs_and_summary_are_written(app_client: AppClient, tmp_path: Path) -> None:
     app_client.register()
     hub = new_hub_name()
-    result = app_client.run_cli("stage", "--task-hub", hub, "--version", "2", role="deployer", **github(tmp_path))
+    result = app_client.run_cli(
+        "stage", "--task-hub", hub, "--version", "2", role="deployer", **github_environment(tmp_path)
+    )
     assert result.code == 0
     assert result.stderr == ""
-    assert outputs(tmp_path) == {
+    assert read_outputs(tmp_path) == {
         "task-hub": hub,
         "production-task-hub": app_client.hub,
         "production-version": "1",
@@ -37,13 +39,13 @@ def test_on_github_a_verdict_becomes_outputs_and_a_failure_an_annotation(app_cli
     app_client.register()
     app_client.publish(event(app_client.hub))
     for options, code in (([], ExitCode.NOT_READY), (["--wait", "--timeout", "0"], ExitCode.TIMED_OUT)):
-        result = app_client.run_cli("status", "--slot", "production", *options, **github(tmp_path))
+        result = app_client.run_cli("status", "--slot", "production", *options, **github_environment(tmp_path))
         assert result.code == code
         assert re.search(
             r"^::error title=safe-deploy::.*1 orchestration instance is active", result.stderr, re.MULTILINE
         )
         assert "::error" not in result.stdout
-        assert outputs(tmp_path) == {
+        assert read_outputs(tmp_path) == {
             "ready": "false",
             "status": "NotReady",
             "has-running": "true",
@@ -62,13 +64,13 @@ def test_on_github_cleanup_outputs_what_was_removed_and_kept(app_client: AppClie
     kept, gone = (app_client.stage(new_hub_name(), 1) for _ in range(2))
     app_client.swap(app_client.stage(new_hub_name(), 1))
     app_client.publish(event(kept))
-    result = app_client.run_cli("cleanup", **github(tmp_path))
+    result = app_client.run_cli("cleanup", **github_environment(tmp_path))
     assert result.code == 0
-    assert outputs(tmp_path) == {"removed": gone, "kept": kept}, result.stdout
+    assert read_outputs(tmp_path) == {"removed": gone, "kept": kept}, result.stdout
 
 
 def test_on_github_a_usage_error_is_an_annotation(app_client: AppClient, tmp_path: Path) -> None:
-    result = app_client.run_cli("status", "--nonsense", **github(tmp_path))
+    result = app_client.run_cli("status", "--nonsense", **github_environment(tmp_path))
     assert result.code == ExitCode.USAGE
     assert "::error title=safe-deploy::" in result.stderr
 
@@ -111,7 +113,7 @@ def test_hostile_names_are_not_read_as_markup_commands_or_rows(
 ) -> None:
     app_client.register()
     app_client.publish(event(app_client.hub, INJECTION, function=INJECTION))
-    variables = github(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
+    variables = github_environment(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
     for arguments in (["status"], ["instances"], ["status", "--output", "json"], ["status", "--wait", "--timeout=0"]):
         result = app_client.run_cli(*arguments, "--slot", "production", **variables)
         logged = result.stdout + re.sub(

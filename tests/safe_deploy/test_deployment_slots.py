@@ -16,7 +16,7 @@ from tests.pipelines.fake_az import FakeAzure
 from tests.safe_deploy.fake_function_app import SECRET, SWAP, az, create_fake_function_app, path_of
 
 
-def target(
+def make_target(
     resource_group: str = "shop-rg",
     function_app: str = "shop",
     task_hub_setting: str = "TASK_HUB",
@@ -30,7 +30,7 @@ def target(
     )
 
 
-SHOP = target()
+SHOP = make_target()
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def azure(path: str) -> DeploymentSlots:
     return DeploymentSlots(SHOP, environment={"PATH": path})
 
 
-def refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
+def find_refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
     """The message of AzureUnavailable. It is one line without a secret."""
     with pytest.raises(AzureUnavailable) as caught:
         azure.get_task_hub(slot)
@@ -100,7 +100,7 @@ def test_az_prints_the_value_of_no_other_setting(path: str, fake_azure: FakeAzur
 
 
 def test_the_subscription_is_passed_to_az(path: str, fake_azure: FakeAzure) -> None:
-    DeploymentSlots(target(subscription="Pay as you go"), environment={"PATH": path}).get_task_hub("staging")
+    DeploymentSlots(make_target(subscription="Pay as you go"), environment={"PATH": path}).get_task_hub("staging")
     assert fake_azure.calls[-1][4:6] == ["--subscription", "Pay as you go"]
 
 
@@ -127,7 +127,7 @@ def test_a_key_vault_reference_is_not_a_task_hub_name(
     azure: DeploymentSlots, fake_azure: FakeAzure, reference: str
 ) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": {"TASK_HUB": reference}}}}})
-    assert "TASK_HUB of slot 'staging'" in (message := refusal(azure))
+    assert "TASK_HUB of slot 'staging'" in (message := find_refusal(azure))
     assert "is a reference to Key Vault or App Configuration" in message
     assert reference not in message
 
@@ -137,7 +137,7 @@ def test_an_invalid_task_hub_name_is_refused_without_showing_it(
     azure: DeploymentSlots, fake_azure: FakeAzure, value: str
 ) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": {"TASK_HUB": value}}}}})
-    assert "is not a task hub name" in (message := refusal(azure))
+    assert "is not a task hub name" in (message := find_refusal(azure))
     assert f"{value} " not in message
 
 
@@ -145,7 +145,7 @@ def test_an_invalid_task_hub_name_is_refused_without_showing_it(
 
 
 def test_a_missing_az_is_reported_with_advice(tmp_path: Path) -> None:
-    message = refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
+    message = find_refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
     assert message == "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy."
 
 
@@ -153,7 +153,7 @@ def test_an_az_that_cannot_be_started_is_named(tmp_path: Path) -> None:
     program = tmp_path / "az"
     program.write_text("#!/nowhere/python\n")
     program.chmod(0o755)
-    assert str(program) in refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
+    assert str(program) in find_refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
@@ -167,29 +167,29 @@ def test_an_az_without_a_login_is_reported_with_advice(
     azure: DeploymentSlots, fake_azure: FakeAzure, error: str
 ) -> None:
     fake_azure.fault("all", message=error)
-    assert refusal(azure).startswith("az is not logged in. Run `az login`")
+    assert find_refusal(azure).startswith("az is not logged in. Run `az login`")
 
 
 def test_a_missing_slot_is_named(azure: DeploymentSlots) -> None:
-    message = refusal(azure, "blue")
+    message = find_refusal(azure, "blue")
     assert "slot 'blue' of function app 'shop' in resource group 'shop-rg'" in message
     assert "Check --slot" in message
 
 
-@pytest.mark.parametrize("other", [target(function_app="bakery"), target(resource_group="bakery-rg")])
+@pytest.mark.parametrize("other", [make_target(function_app="bakery"), make_target(resource_group="bakery-rg")])
 def test_a_missing_function_app_is_named(path: str, other: FunctionAppTarget) -> None:
-    message = refusal(DeploymentSlots(other, environment={"PATH": path}), "production")
+    message = find_refusal(DeploymentSlots(other, environment={"PATH": path}), "production")
     assert f"function app {other.function_app!r} in resource group {other.resource_group!r}" in message
 
 
 def test_a_missing_permission_is_reported_with_the_role(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.fault("appsettings list", message="(AuthorizationFailed) The client 'x' does not have authorization")
-    assert "Website Contributor" in refusal(azure)
+    assert "Website Contributor" in find_refusal(azure)
 
 
 @pytest.mark.parametrize("slot", ["", "a b", "-x", "x;y", "$SLOT"])
 def test_an_invalid_slot_name_never_reaches_az(azure: DeploymentSlots, fake_azure: FakeAzure, slot: str) -> None:
-    assert "is not a valid name of a slot" in refusal(azure, slot)
+    assert "is not a valid name of a slot" in find_refusal(azure, slot)
     assert fake_azure.calls == []
 
 
@@ -198,18 +198,18 @@ def test_an_invalid_slot_name_never_reaches_az(azure: DeploymentSlots, fake_azur
 )
 def test_unexpected_output_of_az_is_an_error(azure: DeploymentSlots, fake_azure: FakeAzure, output: str) -> None:
     fake_azure.fault("appsettings list", code=None, output=output)
-    assert "az" in refusal(azure)
+    assert "az" in find_refusal(azure)
 
 
 def test_a_setting_without_a_value_is_not_a_missing_setting(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.fault("appsettings list", code=None, output='{"names": ["TASK_HUB"], "values": []}')
-    assert "az lists the app setting TASK_HUB of slot 'staging'" in refusal(azure)
+    assert "az lists the app setting TASK_HUB of slot 'staging'" in find_refusal(azure)
 
 
 @pytest.mark.parametrize("output", [SECRET, f'[{{"name": "AzureWebJobsStorage", "value": "{SECRET}"}}]'])
 def test_messages_never_contain_output_of_az(azure: DeploymentSlots, fake_azure: FakeAzure, output: str) -> None:
     fake_azure.fault("appsettings list", code=7, output=output, message=f"(Odd{'x' * 9}) {SECRET}\n{SECRET}")
-    assert refusal(azure) == (
+    assert find_refusal(azure) == (
         "az failed with exit code 7 Oddxxxxxxxxx about slot 'staging' of function app 'shop' in resource group "
         "'shop-rg'. To see why, run: az functionapp config appsettings list --resource-group shop-rg --name shop "
         "--slot staging --query '{names:[].name,values:[?name=='\"'\"'TASK_HUB'\"'\"'].value}' --output json"
@@ -250,7 +250,7 @@ class SlowAz:
 def test_an_az_that_does_not_answer_is_killed(fake_azure: FakeAzure) -> None:
     slow = SlowAz(fake_azure)
     began = time.monotonic()
-    message = refusal(DeploymentSlots(SHOP, environment=slow.environment, timeout_seconds=3))
+    message = find_refusal(DeploymentSlots(SHOP, environment=slow.environment, timeout_seconds=3))
     assert "did not answer within 3 seconds" in message
     assert time.monotonic() - began < 30
     slow.wait_for_its_end()
@@ -314,7 +314,7 @@ def test_an_unreadable_sticky_list_is_an_error(azure: DeploymentSlots, fake_azur
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "names",
     [
         ("$RG", "shop", "TASK_HUB", None),
         ("--ids", "shop", "TASK_HUB", None),
@@ -324,9 +324,9 @@ def test_an_unreadable_sticky_list_is_an_error(azure: DeploymentSlots, fake_azur
         ("shop-rg", "shop", "TASK_HUB", "a%b"),
     ],
 )
-def test_a_target_refuses_names_that_az_could_misread(bad: tuple[str, str, str, str | None]) -> None:
+def test_a_target_refuses_names_that_az_could_misread(names: tuple[str, str, str, str | None]) -> None:
     with pytest.raises(UsageError, match=re.escape("is not a valid name of a")):
-        target(*bad)
+        make_target(*names)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_swap_command_names_its_function_app_and_slot(command: list[str]) -> N
 def test_a_swap_command_may_name_a_subscription() -> None:
     command = [*SWAP, "-g", "shop-rg", "-n", "shop", "-s", "staging", "--subscription", "Pay as you go"]
     assert parse_swap_command(command, "TASK_HUB") == (
-        target(subscription="Pay as you go"),
+        make_target(subscription="Pay as you go"),
         "staging",
     )
 

@@ -91,12 +91,12 @@ def test_fake_az_refuses_invalid_commands_as_az_does(path: str, arguments: list[
     assert result.stderr.startswith(f"ERROR: {error}")
 
 
-@pytest.mark.parametrize(("done", "hub"), [(False, "v41"), (True, "v42")])
+@pytest.mark.parametrize(("swaps_first", "hub"), [(False, "v41"), (True, "v42")])
 def test_a_fault_of_fake_az_comes_before_or_after_the_swap_and_passes(
-    path: str, fake_azure: FakeAzure, *, result: bool, hub: str
+    path: str, fake_azure: FakeAzure, *, swaps_first: bool, hub: str
 ) -> None:
     swap = [*SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"]
-    fake_azure.fault("swap", result=result, times=1, message="Operation was cancelled.")
+    fake_azure.fault("swap", done=swaps_first, times=1, message="Operation was cancelled.")
     failed = az(path, *swap)
     assert (failed.returncode, failed.stderr) == (1, "ERROR: Operation was cancelled.\n")
     assert fake_azure.settings("shop")["TASK_HUB"] == hub

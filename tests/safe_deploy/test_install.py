@@ -51,7 +51,7 @@ class Installed:
         """Run a program of the environment in a directory without the project's files."""
         result = subprocess.run(
             [self.folder / "bin" / program, *arguments],
-            env=outside() | variables,
+            env=environment_without_project() | variables,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -62,27 +62,27 @@ class Installed:
         return CliResult(result.returncode, result.stdout, result.stderr)
 
 
-def outside() -> dict[str, str]:
+def environment_without_project() -> dict[str, str]:
     """This process's variables without those that lead to the project or its packages."""
     excluded = ("PYTHON", "VIRTUAL_ENV", "COVERAGE", "SAFE_DEPLOY_", "STATE_", "CI", "GITHUB_", "TF_BUILD")
     return {name: value for name, value in os.environ.items() if not name.startswith(excluded)}
 
 
-def copied(to: Path) -> Path:
+def copy_project(to: Path) -> Path:
     """Copy the files of a checkout: those in git, and new ones that git does not ignore."""
-    for name in files():
+    for name in list_files():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, to / name)
     return to
 
 
-def files(*under: str) -> list[Path]:
+def list_files(*under: str) -> list[Path]:
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *under]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout.decode()
     return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-def pip(folder: Path) -> list[str]:
+def pip_command(folder: Path) -> list[str]:
     """The command line of pip for that environment."""
     options = ["--disable-pip-version-check", "--no-input", "--python", str(folder / "bin" / "python")]
     return [sys.executable, "-m", "pip", *options]
@@ -90,16 +90,18 @@ def pip(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    project = copied(tmp_path_factory.mktemp("project"))
+    project = copy_project(tmp_path_factory.mktemp("project"))
     folder = tmp_path_factory.mktemp("installed") / "venv"
     # This environment's pip is used instead, which saves a third of the time.
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=outside(), check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(folder)], env=environment_without_project(), check=True
+    )
     # As the action installs it: first the dependencies as wheels with hashes, then the project without an index.
     build = ["--no-index", "--no-deps", "--no-build-isolation", "."]
     for arguments in (["--only-binary", ":all:", "--require-hashes", "-r", "requirements-cli.txt"], build):
         result = subprocess.run(
-            [*pip(folder), "install", "--quiet", "--no-compile", *arguments],
-            env=outside(),
+            [*pip_command(folder), "install", "--quiet", "--no-compile", *arguments],
+            env=environment_without_project(),
             cwd=project,
             capture_output=True,
             text=True,
@@ -113,7 +115,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 def test_only_the_command_line_and_its_dependencies_are_installed(installed: Installed) -> None:
     """No dependency of the server or of Azure. The pinned versions are installed."""
     listed = subprocess.run(
-        [*pip(installed.folder), "list", "--format", "json"], env=outside(), capture_output=True, text=True, check=True
+        [*pip_command(installed.folder), "list", "--format", "json"],
+        env=environment_without_project(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     versions = {package["name"].lower(): package["version"] for package in json.loads(listed.stdout)}
     assert PACKAGE in versions
@@ -148,7 +154,7 @@ def test_the_package_contains_exactly_the_modules_of_the_command_line(installed:
     """Neither tests nor the server are installed."""
     (site,) = (installed.folder / "lib").glob("python3.*/site-packages")
     installed_files = {path.relative_to(site) for path in (site / "safe_deploy").rglob("*.py")}
-    assert installed_files == set(files("safe_deploy"))
+    assert installed_files == set(list_files("safe_deploy"))
     assert not any((site / name).exists() for name in ("state_api", "tests", "dev", "function_app.py"))
 
 

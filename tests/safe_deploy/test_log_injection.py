@@ -23,7 +23,7 @@ from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.pipelines.fake_az import FakeAzure, install_fake_az
 from tests.safe_deploy.app_client import RUN, AppClient
-from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.fault_proxy import CannedResponse, run_fault_proxy
 from tests.safe_deploy.in_process import run_in_process
@@ -144,7 +144,7 @@ def test_on_github_no_hostile_text_is_a_command(
         *arguments,
         "--output",
         output,
-        variables=app_with_injections.app_client.build_environment() | github(tmp_path),
+        variables=app_with_injections.app_client.build_environment() | github_environment(tmp_path),
         process=output == "table",
     )
     assert result.code == code, result.stderr
@@ -255,12 +255,12 @@ def test_json_keeps_every_id_unchanged_and_tables_show_every_id(app_with_injecti
 # --- hostile responses of a server ---
 
 
-def problem(status: int, detail: str, code: str) -> CannedResponse:
+def build_problem(status: int, detail: str, code: str) -> CannedResponse:
     body = {"code": code, "detail": detail, "title": detail, "traceId": detail}
     return CannedResponse(status, json.dumps(body).encode(), {"Content-Type": "application/problem+json"})
 
 
-def broken(text: str) -> CannedResponse:
+def build_broken_verdict(text: str) -> CannedResponse:
     """A verdict with this text instead of a timestamp, which causes an unexpected error."""
     active = {"instanceId": text, "functionName": text, "runtimeStatus": text, "startedAt": text, "lastEventAt": None}
     verdict: dict[str, Any] = {"ready": False, "status": "NotReady", "active": [active | {"source": text}]}
@@ -270,13 +270,13 @@ def broken(text: str) -> CannedResponse:
 
 
 ANSWERS: dict[str, Callable[[str], CannedResponse]] = {
-    "refused": lambda text: problem(403, text, "Forbidden"),
-    "conflict": lambda text: problem(409, text, text),
-    "failed": lambda text: problem(500, text, "Unexpected"),
-    "away": lambda text: problem(503, text, "Unavailable"),
+    "refused": lambda text: build_problem(403, text, "Forbidden"),
+    "conflict": lambda text: build_problem(409, text, text),
+    "failed": lambda text: build_problem(500, text, "Unexpected"),
+    "away": lambda text: build_problem(503, text, "Unavailable"),
     "another server": lambda text: CannedResponse(200, json.dumps({text: text}).encode()),
     "a page": lambda text: CannedResponse(404, text.encode(errors="replace")),
-    "a broken verdict": broken,
+    "a broken verdict": build_broken_verdict,
 }
 
 
@@ -289,7 +289,7 @@ def test_a_hostile_response_of_a_server_is_not_a_command(kind: str, tmp_path: Pa
         proxy.always_inject(ANSWERS[kind](text))
         variables = app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
         wait = ["status", "--wait", "--timeout", "0"] if kind == "away" else ["status"]
-        on_github = run_command(*wait, variables=variables | github(tmp_path))
+        on_github = run_command(*wait, variables=variables | github_environment(tmp_path))
         in_azure = run_command(*wait, variables=variables | AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)})
     for result in (on_github, in_azure):
         assert result.code not in (0, ExitCode.USAGE)
@@ -321,7 +321,9 @@ def test_hostile_arguments_are_not_commands(
     app_with_injections: AppWithInjections, arguments: list[str], tmp_path: Path
 ) -> None:
     """A version or a reason in a pipeline may come from the title of a pull request."""
-    on_github = run_command(*arguments, variables=app_with_injections.app_client.build_environment() | github(tmp_path))
+    on_github = run_command(
+        *arguments, variables=app_with_injections.app_client.build_environment() | github_environment(tmp_path)
+    )
     in_azure = run_command(
         *arguments,
         variables=app_with_injections.app_client.build_environment(AGENT_TEMPDIRECTORY=str(tmp_path)) | AZURE,
@@ -341,7 +343,7 @@ def test_hostile_variables_of_a_ci_system_are_not_commands(
     result = run_command(
         "status",
         variables=app_with_injections.app_client.build_environment()
-        | github(tmp_path)
+        | github_environment(tmp_path)
         | {k: v.replace("\0", "") for k, v in names.items()},
     )
     assert result.code == ExitCode.NOT_READY
@@ -370,7 +372,7 @@ def test_hostile_output_of_az_is_not_a_command(served: ServerProcess, tmp_path: 
     app_client.register()
     slots: dict[str, Any] = {slot: {"settings": {"TASK_HUB": evil}} for slot in ("production", "staging")}
     fake_azure.reset({app_client.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
-    variables = app_client.build_environment(PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin") | github(tmp_path)
+    variables = app_client.build_environment(PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin") | github_environment(tmp_path)
     for fault in ({"code": None}, {"message": evil}, {"code": None, "output": evil}, {"message": f"Code: {evil}"}):
         fake_azure.fault("all", **fault)
         result = run_command("doctor", "--resource-group", RESOURCE_GROUP, variables=variables)
@@ -391,9 +393,11 @@ def test_a_key_as_an_argument_causes_a_warning_that_does_not_show_it(
     app_client = AppClient(served.url)
     app_client.register()
     variables = {name: value for name, value in app_client.build_environment().items() if name != "SAFE_DEPLOY_KEY"}
-    variables |= {"github": github(tmp_path), "azure": AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}, "none": {}}[
-        system
-    ]
+    variables |= {
+        "github": github_environment(tmp_path),
+        "azure": AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)},
+        "none": {},
+    }[system]
     result = run_command("status", "--key", KEYS["reader"], variables=variables)
     assert result.code == 0, result.stderr
     start = {

@@ -9,7 +9,7 @@ from safe_deploy.client import PipelineCaller, StateServerClient
 from safe_deploy.errors import ExitCode, ServerUnavailable, UsageError
 from tests.builders import event
 from tests.safe_deploy.app_client import RUN, AppClient
-from tests.safe_deploy.ci_systems import github
+from tests.safe_deploy.ci_systems import github_environment
 from tests.safe_deploy.fault_proxy import CannedResponse, run_fault_proxy
 from tests.safe_deploy.processes import KEYS, run_safe_deploy
 
@@ -54,7 +54,7 @@ def test_a_key_over_http_to_another_machine_causes_a_warning(app_client: AppClie
     result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url)
     assert result.code == 0
     assert "warning: the key is sent unencrypted over http" in result.stderr
-    annotated = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url, **github(tmp_path))
+    annotated = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url, **github_environment(tmp_path))
     assert "::warning title=safe-deploy::the key is sent unencrypted" in annotated.stderr
     assert (
         app_client.run_cli("status", SAFE_DEPLOY_SERVER=app_client.url.replace("127.0.0.1", "localhost")).stderr == ""
@@ -130,7 +130,7 @@ def test_an_unreachable_server_is_retried_and_then_an_error(app_client: AppClien
 
 @pytest.mark.parametrize("key", ["s3cr3t\nkey", "s3cr3t-schlüssel", "s3cr3t\x00"[:-1] + "\x7f", "s3cr3t\tx"])
 def test_an_invalid_key_is_refused_without_showing_it(app_client: AppClient, tmp_path: Path, key: str) -> None:
-    result = app_client.run_cli("status", SAFE_DEPLOY_KEY=key, **github(tmp_path))
+    result = app_client.run_cli("status", SAFE_DEPLOY_KEY=key, **github_environment(tmp_path))
     assert result.code == ExitCode.USAGE
     assert "Check how SAFE_DEPLOY_KEY is set" in result.stderr
     for text in (result.stdout, result.stderr, *(file.read_text() for file in tmp_path.iterdir())):
@@ -159,7 +159,7 @@ def test_the_key_is_never_shown(app_client: AppClient, tmp_path: Path) -> None:
     ]
     for arguments, more in calls:
         # `run_cli` fails if a key is printed.
-        app_client.run_cli(*arguments, **github(tmp_path), **more)
+        app_client.run_cli(*arguments, **github_environment(tmp_path), **more)
         for file in tmp_path.iterdir():
             assert not any(key in file.read_text() for key in KEYS.values())
 

@@ -319,7 +319,7 @@ def test_a_key_that_is_revoked_ends_the_wait(wait_scenario: WaitScenario, proxy:
 # --- CI systems ---
 
 
-def github(folder: Path) -> dict[str, str]:
+def github_environment(folder: Path) -> dict[str, str]:
     files = {"GITHUB_OUTPUT": str(folder / "output"), "GITHUB_STEP_SUMMARY": str(folder / "summary")}
     return {"GITHUB_ACTIONS": "true", "CI": "true", **files}
 
@@ -331,7 +331,7 @@ def test_on_github_the_outputs_are_those_of_the_last_verdict(
     """They are written once, at the end of the wait."""
     wait_scenario.script(proxy, nothing, *([] if ready else [nothing] * 9))
     result = wait_scenario.wait_through(
-        proxy.url, "--interval", "1", "--timeout", "30" if ready else "0.8", **github(tmp_path)
+        proxy.url, "--interval", "1", "--timeout", "30" if ready else "0.8", **github_environment(tmp_path)
     )
     assert result.code == (0 if ready else ExitCode.TIMED_OUT)
     outputs = (tmp_path / "output").read_text().splitlines()

@@ -13,7 +13,7 @@ from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.safe_deploy.app_client import AppClient
-from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG, create_provider_hub, run_doctor
 from tests.safe_deploy.fault_proxy import CannedResponse, FaultProxy, run_fault_proxy
 
@@ -22,7 +22,7 @@ UNREAD = {"instanceId": "", "functionName": ""}
 UNSEEN = {"code": "MessagesUnseen", "message": "the control queues are not looked at::error::x"}
 
 
-def verdict(
+def build_verdict_response(
     app_client: AppClient, *starts: dict[str, str], warnings: tuple[dict[str, str], ...] = ()
 ) -> CannedResponse:
     """The real verdict on production, changed as if these starts were in the control queues."""
@@ -71,7 +71,7 @@ def test_a_verdict_by_events_alone_causes_one_warning(app_client: AppClient) -> 
 def test_in_a_ci_system_a_warning_is_an_annotation(app_client: AppClient, tmp_path: Path, system: str) -> None:
     app_client.register(policy={"settleSeconds": 0})
     app_client.publish(event(app_client.hub, status="Completed"))
-    variables = github(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
+    variables = github_environment(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
     result = app_client.run_cli("status", "--slot", "production", **variables)
     assert result.code == 0
     start = "::warning title=safe-deploy::" if system == "github" else "##vso[task.logissue type=warning]"
@@ -98,7 +98,7 @@ def test_a_warning_is_in_the_json_and_on_stderr(app_client: AppClient) -> None:
 def test_a_warning_with_a_hostile_message_is_printed_once_and_sanitized(app_client: AppClient) -> None:
     app_client.register()
     with run_fault_proxy() as proxy:
-        result = run_status(app_client, proxy, verdict(app_client, warnings=(UNSEEN, UNSEEN)))
+        result = run_status(app_client, proxy, build_verdict_response(app_client, warnings=(UNSEEN, UNSEEN)))
     assert result.code == 0
     assert result.stderr == "warning: MessagesUnseen: the control queues are not looked at: :error::x\n"
 
@@ -115,7 +115,9 @@ def test_a_verdict_without_warnings_is_accepted(app_client: AppClient) -> None:
 def test_a_pending_start_is_shown_with_its_instance_and_function(app_client: AppClient, tmp_path: Path) -> None:
     app_client.register()
     with run_fault_proxy() as proxy:
-        result = run_status(app_client, proxy, verdict(app_client, START, UNREAD), **github(tmp_path))
+        result = run_status(
+            app_client, proxy, build_verdict_response(app_client, START, UNREAD), **github_environment(tmp_path)
+        )
     assert result.code == ExitCode.NOT_READY
     rows = [" ".join(line.split()) for line in result.stdout.splitlines() if line.strip()]
     assert rows[0] == f"NotReady: slot production (task hub {app_client.hub}): 1 message that starts work waits"
@@ -131,10 +133,10 @@ def test_another_pending_start_is_reported_as_a_change(app_client: AppClient) ->
     app_client.register()
     other = START | {"instanceId": "order-8"}
     responses = [
-        verdict(app_client, START),
-        verdict(app_client, START),
-        verdict(app_client, other),
-        verdict(app_client),
+        build_verdict_response(app_client, START),
+        build_verdict_response(app_client, START),
+        build_verdict_response(app_client, other),
+        build_verdict_response(app_client),
     ]
     with run_fault_proxy() as proxy:
         proxy.fault = lambda number: responses[min(number, 3)]
