@@ -1,5 +1,7 @@
-"""Stands in for a durable app on this machine: creates a task hub as an app does when it starts, and writes the row of
-one instance as the Durable Functions extension does. For trying out the server without an app."""
+"""Stands in for a durable app, to try out the server without one.
+
+Creates a task hub as an app does when it starts. Writes the row of an instance as the Durable Functions extension does.
+"""
 
 import argparse
 import os

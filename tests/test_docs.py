@@ -1,4 +1,4 @@
-"""What the documentation says is what the code does: tables, examples, links and commands, held against the code."""
+"""Compares the tables, limits, examples and links of the documentation with the code."""
 
 import ast
 import asyncio
@@ -53,96 +53,59 @@ from state_api.settings import (
 from state_api.settings import emulator_connection_string as connection
 from state_api.storage import quarantine, tables
 from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS
+from tests.documents.page_tables import (
+    CODE,
+    FENCE,
+    PAGES,
+    ROOT,
+    each_page,
+    first_column,
+    make_targets,
+    section,
+    table_rows,
+    without_markup,
+)
 
-ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 ARCHITECTURE, HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
     ROOT / "docs" / f"{name}.md"
     for name in ("architecture", "http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
 )
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
-HEADING = re.compile(r"^(#{1,6}) (.+?)\s*$", re.MULTILINE)
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-CODE = re.compile(r"`([^`\n]+)`")
+EN_DASH = "\N{EN DASH}"
 ADDRESS = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST|\$server)(/api[^\s\"'?`]*)")
 EXAMPLE = re.compile(r"^(Request|Response) ?(?:\((\d{3})\))?[^\n]*:\n\n```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-named_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def without_code(text: str) -> str:
-    return FENCE.sub("", text)
-
-
-def slug(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-
-
-def section(page: Path, title: str) -> str:
-    """What stands under a heading, up to the next one of the same rank or a higher one."""
-    text = page.read_text()
-    # Blanked, so that a comment in a shell example is no heading, and positions stay what they are.
-    headings = list(HEADING.finditer(FENCE.sub(lambda fence: " " * len(fence[0]), text)))
-    start = next(heading for heading in headings if heading[2] == title)
-    ends = (other.start() for other in headings if other.start() > start.start() and len(other[1]) <= len(start[1]))
-    return text[start.end() : next(ends, len(text))]
-
-
-def table_rows(page: Path, title: str, first: str) -> list[list[str]]:
-    """The cells of the table under a heading whose first column has this title."""
-    found: list[list[str]] = []
-    inside = False
-    for line in section(page, title).splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
-        if not cells:
-            inside = False
-        elif cells[0] == first:
-            inside = True
-        elif inside and not set(cells[0]) <= {"-", ":"}:
-            found.append(cells)
-    assert found, f"{page.name} has no table {first} under {title}"
-    return found
-
-
-def first_column(page: Path, title: str, first: str) -> list[str]:
-    """The first column of a table, without its marks."""
-    return [without_markup(cells[0]) for cells in table_rows(page, title, first)]
-
-
-def without_markup(cell: str) -> str:
-    return re.sub(r"`|\[|\]\([^)]*\)", "", cell)
 
 
 @pytest.fixture(scope="module")
 def api() -> FastAPI:
-    """The application, on a storage that nobody asks."""
+    """The application. No test sends a request, so its storage need not exist."""
     storage = StorageSettings(connection_string=SecretStr(connection("127.0.0.1", 1)))
     return StateServer(Settings(storage=storage)).api
 
 
 def routes(api: FastAPI) -> dict[str, APIRoute]:
     """The routes of the operations, by operation id."""
-    everything = [context.original_route for context in iter_route_contexts(api.routes)]
-    known = {one.operation_id: one for one in everything if isinstance(one, APIRoute) and one.operation_id}
-    assert known.keys() == {operation["operationId"] for _, _, operation in operations(api)}
-    return known
+    all_routes = [context.original_route for context in iter_route_contexts(api.routes)]
+    by_operation = {
+        route.operation_id: route for route in all_routes if isinstance(route, APIRoute) and route.operation_id
+    }
+    assert by_operation.keys() == {operation["operationId"] for _, _, operation in operations(api)}
+    return by_operation
 
 
 def operations(api: FastAPI) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Path, method and contract of each operation."""
+    """Path, method and OpenAPI description of each operation."""
     for path, methods in openapi_document(api)["paths"].items():
         for method, operation in methods.items():
             yield path, method.upper(), operation
 
 
 class RecordingEnvironment(dict[str, str]):
-    """An environment that notes what it is asked for."""
+    """An environment that records the names of the variables that are read."""
 
-    def __init__(self, **content: str) -> None:
-        super().__init__(content)
+    def __init__(self, **variables: str) -> None:
+        super().__init__(variables)
         self.requested: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -155,15 +118,15 @@ def test_every_setting_is_documented_and_no_other() -> None:
     with pytest.raises(SettingsError):
         read_settings(empty)
     read_settings(sufficient)
-    real = empty.requested | sufficient.requested | set(DOCUMENTED_SETTINGS)
-    assert sorted(first_column(SETTINGS, "Environment", "Setting")) == sorted(real)
+    actual = empty.requested | sufficient.requested | set(DOCUMENTED_SETTINGS)
+    assert sorted(first_column(SETTINGS, "Environment", "Setting")) == sorted(actual)
 
 
 def test_every_sample_key_is_one_that_servers_refuse() -> None:
-    """Whoever copies a document to a server that others reach is told."""
+    """A server that others reach must not start with a key from the documentation."""
     texts = [page.read_text() for page in (*PAGES, *ROOT.glob("*/README.md"), *ROOT.glob("*.example.json"))]
-    digests = {found for text in texts for found in re.findall(r'"sha256": *"([0-9a-fA-F]{64})"', text)}
-    keys = {found for text in texts for found in re.findall(r'"role": *"\w+", *"key": *"([^"]+)"', text)}
+    digests = {match for text in texts for match in re.findall(r'"sha256": *"([0-9a-fA-F]{64})"', text)}
+    keys = {match for text in texts for match in re.findall(r'"role": *"\w+", *"key": *"([^"]+)"', text)}
     assert digests | keys
     assert {*digests, *map(sha256_of, keys)} <= PUBLISHED_KEYS
 
@@ -177,31 +140,31 @@ def test_every_provider_is_documented_and_no_other() -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_every_part_of_a_task_hubs_setting_is_documented_and_no_other(provider: str) -> None:
-    enough = {
+    required = {
         "azureStorage": {"NAME__accountName": "shopdurable"},
         "scheduler": {"NAME": "Endpoint=http://localhost:8080;Authentication=None"},
         "managementApi": {"NAME__endpoint": "https://shop.example", "NAME__key": "0123456789abcdef"},
     }
-    given = RecordingEnvironment(**enough[provider])
+    environment = RecordingEnvironment(**required[provider])
     connections = TaskHubConnections({})
-    connections._environment = given
+    connections._environment = environment
     PROVIDERS[provider](connections, ProviderConfig(provider, "NAME"))
     parts = [
         without_markup(cells[1])
         for cells in table_rows(SETTINGS, "Task hubs", "Provider")
         if without_markup(cells[0]) == provider
     ]
-    assert sorted(parts) == sorted(given.requested)
+    assert sorted(parts) == sorted(environment.requested)
 
 
-def test_what_the_schedulers_connection_string_may_say_is_documented() -> None:
+def test_every_part_of_the_schedulers_connection_string_is_documented_and_no_other() -> None:
     (cells,) = [
         cells for cells in table_rows(SETTINGS, "Task hubs", "Part") if without_markup(cells[0]) == "Authentication"
     ]
     assert CODE.findall(cells[1]) == list(scheduler_connection.AUTHENTICATION_TYPES)
-    parts = {part.lower() for one in first_column(SETTINGS, "Task hubs", "Part") for part in one.split(", ")}
-    asked = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler_connection))
-    assert parts == {"endpoint", "authentication", *asked}
+    parts = {part.lower() for cell in first_column(SETTINGS, "Task hubs", "Part") for part in cell.split(", ")}
+    parsed = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler_connection))
+    assert parts == {"endpoint", "authentication", *parsed}
 
 
 def test_every_command_line_argument_is_documented_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,16 +178,16 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
     tree = ast.parse(inspect.getsource(command.main))
     returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
     values = [inner for value in returned for inner in ast.walk(value)]
-    codes = {one.value for one in values if isinstance(one, ast.Constant) and isinstance(one.value, int)}
-    codes |= {vars(command)[one.id] for one in values if isinstance(one, ast.Name) and one.id.isupper()}
+    codes = {value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, int)}
+    codes |= {vars(command)[value.id] for value in values if isinstance(value, ast.Name) and value.id.isupper()}
     assert {int(code) for code in first_column(SETTINGS, "Exit codes", "Exit code")} == codes
 
 
 def test_every_operation_is_documented_with_its_method_and_path_and_no_other(api: FastAPI) -> None:
-    real = {operation["operationId"]: f"{method} {path}" for path, method, operation in operations(api)}
+    actual = {operation["operationId"]: f"{method} {path}" for path, method, operation in operations(api)}
     assert {
         without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(HTTP_API, "Operations", "Operation")
-    } == real
+    } == actual
 
 
 def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section_and_no_other(api: FastAPI) -> None:
@@ -233,46 +196,47 @@ def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section
     for _, _, operation in operations(api):
         name, parameters = operation["operationId"], operation.get("parameters", [])
         text = section(HTTP_API, name)
-        named = {one["name"] for one in parameters if one["in"] != "header"} | body_members(operation, schemas)
-        headers |= {one["name"].lower() for one in parameters if one["in"] == "header"}
-        wrong += [f"{name} does not say {one}" for one in sorted(named - set(CODE.findall(text)))]
+        actual = {parameter["name"] for parameter in parameters if parameter["in"] != "header"}
+        actual |= body_members(operation, schemas)
+        headers |= {parameter["name"].lower() for parameter in parameters if parameter["in"] == "header"}
+        wrong += [f"{name} does not describe {member}" for member in sorted(actual - set(CODE.findall(text)))]
         for first in ("Parameter", "Member"):
-            in_table = table_rows(HTTP_API, name, first) if f"| {first} |" in text else []
-            said = {one for cells in in_table for one in CODE.findall(cells[0])}
-            wrong += [f"{name} has no {one}" for one in sorted(said - named)]
+            rows = table_rows(HTTP_API, name, first) if f"| {first} |" in text else []
+            documented = {member for cells in rows for member in CODE.findall(cells[0])}
+            wrong += [f"{name} has no {member}" for member in sorted(documented - actual)]
     assert not wrong
     assert {name.lower() for name in first_column(HTTP_API, "Headers", "Header")} == headers
 
 
-def test_every_way_to_verify_is_documented_and_no_other() -> None:
+def test_every_verification_mode_is_documented_and_no_other() -> None:
     assert sorted(first_column(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(VerificationMode)
 
 
 def test_every_status_of_a_probe_is_documented_with_its_reason_and_no_other() -> None:
-    said = {
+    documented = {
         without_markup(cells[0]): set(CODE.findall(cells[2]))
         for cells in table_rows(HTTP_API, "GetStagingStatus", "Status")
     }
-    assert list(said) == list(evidence.ProbeStatus)
-    assert set().union(*said.values()) == {
+    assert list(documented) == list(evidence.ProbeStatus)
+    assert set().union(*documented.values()) == {
         reason for reason in REASON_DESCRIPTIONS if reason.startswith(("Probe", "TaskHub")) and reason != "ProbePending"
     }
 
 
 def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
-    said = {
-        one
+    documented = {
+        member
         for cells in table_rows(CONCEPTS, "The verdict", "Field")
-        for one in CODE.findall(cells[0] if without_markup(cells[0]) != "activeCount" else " ".join(cells))
+        for member in CODE.findall(cells[0] if without_markup(cells[0]) != "activeCount" else " ".join(cells))
     }
     known = {json_member(field) for field in VerdictResponse.model_fields}
-    assert said <= known
-    assert known - said == {"app", "slot", "taskHub", "version", "checkedAt"}
-    inside = {one.rpartition(".")[2] for one in first_column(HTTP_API, "GetStagingStatus", "Response member")}
-    assert {json_member(field) for field in ProbeResponse.model_fields} <= inside
-    by_cleanup = [cells[0].strip("`") for cells in table_rows(HTTP_API, "Cleanup", "Response member")]
+    assert documented <= known
+    assert known - documented == {"app", "slot", "taskHub", "version", "checkedAt"}
+    last_parts = {member.rpartition(".")[2] for member in first_column(HTTP_API, "GetStagingStatus", "Response member")}
+    assert {json_member(field) for field in ProbeResponse.model_fields} <= last_parts
+    of_cleanup = [cells[0].strip("`") for cells in table_rows(HTTP_API, "Cleanup", "Response member")]
     own = {json_member(field) for field in TaskHubCleanupResponse.model_fields} - {"taskHub", "version", "retiredAt"}
-    assert {one.removeprefix("taskHubs[].") for one in by_cleanup} == own
+    assert {member.removeprefix("taskHubs[].") for member in of_cleanup} == own
 
 
 def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
@@ -282,8 +246,10 @@ def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
 
 def test_every_outcome_of_a_swap_and_every_member_of_a_pending_one_is_documented_and_no_other() -> None:
     assert sorted(first_column(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
-    said = {one for cells in table_rows(HTTP_API, "PostSwap", "In `pendingSwap`") for one in CODE.findall(cells[0])}
-    assert said == {json_member(field) for field in PendingSwapResponse.model_fields}
+    documented = {
+        member for cells in table_rows(HTTP_API, "PostSwap", "In `pendingSwap`") for member in CODE.findall(cells[0])
+    }
+    assert documented == {json_member(field) for field in PendingSwapResponse.model_fields}
 
 
 def json_member(field: str) -> str:
@@ -293,24 +259,24 @@ def json_member(field: str) -> str:
 
 
 def body_members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str]:
-    """The members of the body that an operation takes, where the contract names them."""
+    """The members of an operation's request body, if OpenAPI names them."""
     schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     choices = [schema, *schema.get("anyOf", [])]
-    named = [schemas[one["$ref"].rpartition("/")[2]] for one in choices if "$ref" in one]
-    return {name for one in named for name in one["properties"]}
+    named = [schemas[choice["$ref"].rpartition("/")[2]] for choice in choices if "$ref" in choice]
+    return {name for schema in named for name in schema["properties"]}
 
 
 def test_the_table_of_roles_says_what_each_role_may_do(api: FastAPI) -> None:
-    real: dict[str, list[str]] = {}
+    actual: dict[str, list[str]] = {}
     for name, route in routes(api).items():
         may = ["yes" if is_allowed(route, role) else "no" for role in Role]
-        real[name] = [*may, "yes" if route.path in ANONYMOUS_PATHS else "no"]
+        actual[name] = [*may, "yes" if route.path in ANONYMOUS_PATHS else "no"]
     table = section(SETTINGS, "Keys and roles")
     header = next(line for line in table.splitlines() if line.startswith("| Operation"))
     assert [without_markup(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
     assert {
         without_markup(cells[0]): cells[1:] for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
-    } == real
+    } == actual
 
 
 def is_allowed(route: APIRoute, role: Role) -> bool:
@@ -335,17 +301,20 @@ def test_every_problem_code_is_documented_and_no_other() -> None:
 
 
 def test_every_problem_is_documented_with_its_status() -> None:
-    said = {without_markup(cells[0]): int(cells[1]) for cells in table_rows(HTTP_API, "Problems", "Code")}
-    real = {kind.__name__: problems.problem_from_error(kind("")).status_code for kind in error_classes(StateError)}
-    assert {code: status for code, status in said.items() if code in real} == {
-        code: status for code, status in real.items() if code in said
+    documented = {without_markup(cells[0]): int(cells[1]) for cells in table_rows(HTTP_API, "Problems", "Code")}
+    actual = {
+        error_class.__name__: problems.problem_from_error(error_class("")).status_code
+        for error_class in error_classes(StateError)
     }
-    assert real.keys() - said.keys() == {"Refused", "Unavailable"}
+    assert {code: status for code, status in documented.items() if code in actual} == {
+        code: status for code, status in actual.items() if code in documented
+    }
+    assert actual.keys() - documented.keys() == {"Refused", "Unavailable"}
 
 
-def error_classes(kind: type[StateError]) -> Iterator[type[StateError]]:
-    """Our own errors below this one, and not those that other tests make."""
-    for child in kind.__subclasses__():
+def error_classes(base: type[StateError]) -> Iterator[type[StateError]]:
+    """The subclasses of `base` in the server, without those that other tests define."""
+    for child in base.__subclasses__():
         if child.__module__.startswith("state_api."):
             yield child
             yield from error_classes(child)
@@ -387,9 +356,9 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert limits["unexpired waivers of one app"] == str(waivers.MAX_WAIVERS)
     assert limits["duration of a waiver"] == f"{waivers.MAX_WAIVER_DAYS} days"
     assert limits["instance id"] == f"{names.MAX_INSTANCE_ID_LENGTH} characters"
-    said = section(CONCEPTS, "Waivers")
-    assert f"at most {waivers.MAX_WAIVER_DAYS} days" in said
-    assert f"at most {waivers.MAX_WAIVERS} waivers" in said
+    documented = section(CONCEPTS, "Waivers")
+    assert f"at most {waivers.MAX_WAIVER_DAYS} days" in documented
+    assert f"at most {waivers.MAX_WAIVERS} waivers" in documented
     assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in section(HTTP_API, "PutApp")
     stored = [tables.APPS_TABLE, tables.TASK_HUBS_TABLE, tables.QUARANTINE_TABLE, tables.instance_table_name("…")]
     assert first_column(CONCEPTS, "What is stored", "Table") == stored
@@ -398,11 +367,11 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
 def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
     limits = {without_markup(cells[0]): cells[1] for cells in table_rows(SETTINGS, "Connections and log", "What")}
     others = connections._ACCEPTED_DESCRIPTORS + connections.OTHER_DESCRIPTORS
-    assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or as many")
-    assert f"after {others} others" in limits["open connections"]
+    assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or the limit on open files")
+    assert f"minus {others} if that is less" in limits["open connections"]
     assert limits["connections that wait to be accepted"] == str(connections.BACKLOG)
     assert limits["time for a request head"].startswith(f"{connections.HEAD_TIMEOUT_SECONDS:g} seconds")
-    assert limits["time without a byte of an answer being read"] == f"{connections.UNREAD_TIMEOUT_SECONDS:g} seconds"
+    assert limits["time in which no byte of a response is read"] == f"{connections.UNREAD_TIMEOUT_SECONDS:g} seconds"
     assert limits["log lines of one kind"].startswith(f"{log_limit.MAX_MESSAGES_PER_WINDOW} a minute")
 
 
@@ -435,92 +404,57 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
 def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
     default = PolicyResponse.of(Policy()).model_dump(by_alias=True)
     default |= {f"retention.{name}": value for name, value in default.pop("retention").items()}
-    said = {without_markup(cells[0]): cells for cells in table_rows(CONCEPTS, "Policy", "Member")}
-    shown = {name: "none" if value == [] else json.dumps(value) for name, value in default.items()}
-    assert {name: cells[1] for name, cells in said.items()} == shown
+    documented = {without_markup(cells[0]): cells for cells in table_rows(CONCEPTS, "Policy", "Member")}
+    formatted = {name: "none" if value == [] else json.dumps(value) for name, value in default.items()}
+    assert {name: cells[1] for name, cells in documented.items()} == formatted
     schema = requests.PolicyRequest.model_json_schema()
     properties = schema["properties"]
-    properties |= {f"retention.{name}": one for name, one in schema["$defs"]["RetentionRequest"]["properties"].items()}
-    numbers = {name: one["anyOf"][0] for name, one in properties.items() if "anyOf" in one}
-    ranges = {name: f"{one['minimum']}–{one['maximum']}" for name, one in numbers.items() if "minimum" in one}  # noqa: RUF001 (a range)
-    assert {name: cells[2] for name, cells in said.items() if "–" in cells[2]} == ranges  # noqa: RUF001 (a range)
-    assert said["ignoreFunctions"][2] == f"up to {numbers['ignoreFunctions']['maxItems']}"
+    properties |= {
+        f"retention.{name}": member for name, member in schema["$defs"]["RetentionRequest"]["properties"].items()
+    }
+    numbers = {name: member["anyOf"][0] for name, member in properties.items() if "anyOf" in member}
+    ranges = {
+        name: f"{number['minimum']}{EN_DASH}{number['maximum']}"
+        for name, number in numbers.items()
+        if "minimum" in number
+    }
+    assert {name: cells[2] for name, cells in documented.items() if EN_DASH in cells[2]} == ranges
+    assert documented["ignoreFunctions"][2] == f"up to {numbers['ignoreFunctions']['maxItems']}"
 
 
-def test_every_operation_that_needs_a_key_is_open_to_one_of_the_keys_that_are_made_in_azure(api: FastAPI) -> None:
-    made = {without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller")}
-    assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", section(AZURE, "Keys"))) == made
+def test_every_operation_that_needs_a_key_is_allowed_to_one_of_the_keys_of_the_azure_guide(api: FastAPI) -> None:
+    roles = {without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller")}
+    assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", section(AZURE, "Keys"))) == roles
     keyed = {name: route for name, route in routes(api).items() if route.path not in ANONYMOUS_PATHS}
-    assert [name for name, route in keyed.items() if not any(is_allowed(route, Role(role)) for role in made)] == []
+    assert [name for name, route in keyed.items() if not any(is_allowed(route, Role(role)) for role in roles)] == []
 
 
 def test_the_security_headers_that_the_documentation_names_are_the_real_ones() -> None:
-    said = {without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(SECURITY, "Headers", "Header")}
-    assert said == middleware.security_headers("https")
+    documented = {
+        without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(SECURITY, "Headers", "Header")
+    }
+    assert documented == middleware.security_headers("https")
 
 
 def test_every_test_that_the_threat_model_points_at_exists() -> None:
-    named = {one for one in CODE.findall(SECURITY.read_text()) if one.startswith("tests/")}
+    named = {path for path in CODE.findall(SECURITY.read_text()) if path.startswith("tests/")}
     assert named
-    assert [one for one in sorted(named) if not (ROOT / one).exists()] == []
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
 def test_a_stolen_key_is_described_for_every_role() -> None:
     assert set(Role) <= set(first_column(SECURITY, "A stolen key", "Key of"))
 
 
-def make_targets() -> set[str]:
-    phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert phony is not None
-    return set(phony[1].split())
-
-
 def test_every_make_target_is_documented_and_no_other() -> None:
     assert set(first_column(CONTRIBUTING, "Make targets", "Target")) == {f"make {name}" for name in make_targets()}
 
 
-@named_page
-def test_every_make_command_on_a_page_exists(page: Path) -> None:
-    text = page.read_text()
-    code = [*CODE.findall(without_code(text)), *(line for _, body in FENCE.findall(text) for line in body.splitlines())]
-    assert {match[1] for one in code if (match := re.match(r"make ([\w-]+)", one))} <= make_targets()
-
-
-@named_page
-def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
-    broken = []
-    for target in LINK.findall(without_code(page.read_text())):
-        name, _, anchor = target.partition("#")
-        if "://" in target:
-            continue
-        file = (page.parent / name).resolve() if name else page
-        if not file.is_file() or (anchor and anchor not in anchors(file)):
-            broken.append(target)
-    assert not broken
-
-
-def anchors(page: Path) -> set[str]:
-    return {slug(title) for _, title in HEADING.findall(without_code(page.read_text()))}
-
-
-@named_page
-def test_no_heading_stands_twice_on_a_page(page: Path) -> None:
-    titles = [title for _, title in HEADING.findall(without_code(page.read_text()))]
-    assert len({slug(title) for title in titles}) == len(titles)
-
-
-@named_page
-def test_every_block_of_json_on_a_page_can_be_read(page: Path) -> None:
-    for language, body in FENCE.findall(page.read_text()):
-        if language == "json":
-            json.loads(body)
-
-
-@named_page
+@each_page
 def test_every_address_in_an_example_is_one_of_the_contract(page: Path, api: FastAPI) -> None:
     paths = [re.sub(r"\{\w+\}", "[^/]+", path) for path in openapi_document(api)["paths"]]
-    asked = ADDRESS.findall(page.read_text())
-    assert [one for one in asked if not any(re.fullmatch(path, one) for path in paths)] == []
+    addresses = ADDRESS.findall(page.read_text())
+    assert [address for address in addresses if not any(re.fullmatch(path, address) for path in paths)] == []
 
 
 def test_every_example_of_a_request_or_a_response_matches_openapi(api: FastAPI) -> None:

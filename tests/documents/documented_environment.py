@@ -18,7 +18,8 @@ from state_api.emulator import EmulatorPorts, storage_emulator
 from tests.backends.fake_schedulers import FakeScheduler, serve_grpc
 from tests.documents.expected_output import mismatches
 from tests.documents.fake_azure_resources import has_role, principal_of, resource_id
-from tests.documents.fake_programs import ROOT, install_fake_programs
+from tests.documents.fake_programs import ROOT
+from tests.documents.installed_programs import install_programs
 from tests.documents.local_server import serve_restarting
 from tests.documents.markdown_page import command_blocks
 from tests.documents.shell_session import ShellSession, open_shell_session
@@ -122,8 +123,11 @@ class AzureSubscription:
         self.cloud.write_text(json.dumps(state))
 
     def server_settings(self) -> dict[str, str] | None:
-        """The environment of the state server as Azure gives it to the app: references to the key vault resolved where
-        the identity may, and each service in Azure replaced by the local one where the identity has the role."""
+        """The environment that Azure gives to the state server. None before the code is published.
+
+        References to the key vault are resolved if the identity has the role. Each service in Azure is replaced by the
+        local one if the identity has its role, and otherwise by a closed port.
+        """
         state = json.loads(self.cloud.read_text())
         self._start_durable_apps(state)
         app = state["apps"].get(STATE_APP)
@@ -265,7 +269,7 @@ def _shell(folder: Path, cloud: Path, url: str, variables: Mapping[str, str]) ->
     _link_repository(repository)
     scratch.mkdir()
     with _fork_server(folder) as address:
-        install_fake_programs(programs, cloud=cloud, fork_server_address=address)
+        install_programs(programs, cloud=cloud, fork_server_address=address)
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         azure = {"STATE_HOST": f"{STATE_APP}.azurewebsites.net", "STATE_SERVER_URL": url}
         environment = {**READER_ENVIRONMENT, **azure, "PATH": path, **variables}

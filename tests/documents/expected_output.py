@@ -16,18 +16,18 @@ ANYTHING = "…"
 
 def mismatches(expected: Sequence[ExpectedOutput], printed: str) -> list[str]:
     """What the page says and the commands did not print; empty if everything matches."""
-    found: list[str] = []
+    differences: list[str] = []
     json_blocks = [json.loads(output.body) for output in expected if output.language == "json"]
     if json_blocks:
         documents = parse_documents(printed)
         if len(documents) != len(json_blocks):
-            found.append(f"the page shows {len(json_blocks)} JSON answers, the commands printed {len(documents)}")
+            differences.append(f"the page shows {len(json_blocks)} JSON answers, the commands printed {len(documents)}")
         for block, document in zip(json_blocks, documents, strict=False):
-            found += _json_mismatches(block, document, "$")
+            differences += _json_mismatches(block, document, "$")
     for output in expected:
         if output.language == "text":
-            found += _text_mismatches(output.body, printed)
-    return found
+            differences += _text_mismatches(output.body, printed)
+    return differences
 
 
 def parse_documents(printed: str) -> list[Any]:

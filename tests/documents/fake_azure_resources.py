@@ -1,9 +1,11 @@
 """The stand-in for `az` with the resources that docs/azure.md creates: accounts, identities, roles, vaults, topics, and
 the keys of Function Apps. The stand-in of the pipelines knows the Function Apps and their slots themselves.
 
-It refuses what Azure refuses where a page could be wrong about the order: an account, a scope, a topic or a container
-that does not exist yet, a secret without the right to write it, an event subscription to a function that is not
-published, and a webhook that does not answer the handshake of Event Grid.
+Commands in the wrong order fail as in Azure:
+
+- The account, scope, topic or container does not exist yet.
+- The caller may not write the secret.
+- The function of an event subscription is not published, or the webhook does not answer the handshake of Event Grid.
 """
 
 import http.client
@@ -43,10 +45,10 @@ def _put(state: State, kind: str, options: ParsedOptions, **properties: Any) -> 
 
 
 def _get(state: State, identifier: str) -> State:
-    found: State | None = state.get("resources", {}).get(identifier)
-    if found is None:
+    resource: State | None = state.get("resources", {}).get(identifier)
+    if resource is None:
         raise AzError(f"(ResourceNotFound) The Resource '{identifier}' was not found.", 3)
-    return found
+    return resource
 
 
 def _create(kind: str, **properties: Any) -> Effect:

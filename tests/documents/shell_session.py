@@ -31,7 +31,7 @@ class ShellSession:
         self._count = 0
 
     def run(self, commands: str, *, may_fail: bool = False) -> BlockResult:
-        """Run a block. With `may_fail` it runs in a subshell, and the session goes on whatever its exit code is."""
+        """Run a block. With `may_fail` it runs in a subshell, so that the session continues after a failure."""
         self._count += 1
         script, out, err = (self._folder / f"block-{self._count}.{kind}" for kind in ("sh", "out", "err"))
         script.write_text(commands)

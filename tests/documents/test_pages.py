@@ -30,6 +30,7 @@ PAGES_NOT_RUN = {
     DOCS / "settings.md": "keys are made in tests/safe_deploy/test_keys.py, the server is started in tests/server",
     DOCS / "performance.md": "make bench takes minutes",
     DOCS / "reliability.md": "make test-faults takes minutes",
+    DOCS / "releasing.md": "commits, tags and publishes; the check of the wheel is tested in tests/test_release.py",
 }
 """Each page, with the reason."""
 

@@ -1,4 +1,4 @@
-"""The operations that a crash may cut short: what each is done on, and what is left behind in the end."""
+"""The operations that a crash can interrupt: how each is prepared, and the state that it leaves in the storage."""
 
 import re
 import uuid
@@ -26,24 +26,24 @@ _PROBE_ROW_KINDS = ("result", "lease")
 
 @dataclass
 class CrashCase:
-    """An app of its own, and its task hubs by what they are to it. `ask` does the operation, as the pipeline does."""
+    """A new app, its task hubs by role, and the request of the operation as a pipeline sends it."""
 
     app: str = field(default_factory=lambda: f"shop-{uuid.uuid4().hex[:12]}")
     hubs: dict[str, str] = field(default_factory=lambda: {name: new_hub_name() for name in ("old", "new", "next")})
-    ask: SendRequest | None = None
+    send: SendRequest | None = None
     in_provider_account: bool = False
-    """Whether the old hub is in the app's storage account."""
+    """Whether the old task hub exists in the app's storage account."""
 
     async def perform(self, http: httpx.AsyncClient) -> httpx.Response:
-        assert self.ask is not None
-        return await self.ask(http)
+        assert self.send is not None
+        return await self.send(http)
 
     def normalize(self, content: Any) -> Any:
-        """The same without what differs between two cases: names and times."""
+        """The content with placeholders for names and times, which differ between two cases."""
         if isinstance(content, Mapping):
             return {self.normalize(name): self.normalize(value) for name, value in content.items()}
         if isinstance(content, list | tuple):
-            return [self.normalize(one) for one in content]
+            return [self.normalize(item) for item in content]
         if not isinstance(content, str):
             return content
         for name, hub in self.hubs.items():
@@ -53,7 +53,7 @@ class CrashCase:
 
 @dataclass(frozen=True)
 class CaseEnvironment:
-    """Where cases are made: a server without faults, and the account of the task hubs."""
+    """What cases are prepared with: a server without faults, and the storage account of the task hubs."""
 
     http: httpx.AsyncClient
     server: StateServer
@@ -61,7 +61,7 @@ class CaseEnvironment:
     account: ProviderAccount
 
     async def add_drained_hubs(self, *hubs: str) -> None:
-        """Task hubs that have worked, and have nothing more to do."""
+        """Record the start and the end of an instance in each of these task hubs."""
         for hub in hubs:
             await post_events(
                 self.http,
@@ -72,25 +72,25 @@ class CaseEnvironment:
 
 PrepareCase = Callable[[CaseEnvironment], Awaitable[CrashCase]]
 FollowUp = Callable[[CrashCase, httpx.AsyncClient], Awaitable[None]]
-"""What others do after a crash, and how it must end."""
+"""Sends other requests after a crash and checks their results."""
 
 
 def _post_request(path: str, body: Mapping[str, Any]) -> SendRequest:
-    async def ask(http: httpx.AsyncClient) -> httpx.Response:
+    async def send(http: httpx.AsyncClient) -> httpx.Response:
         return await http.post(path, json=body, headers=OUR_RUN)
 
-    return ask
+    return send
 
 
 async def first_stage(environment: CaseEnvironment) -> CrashCase:
-    """The app is not known yet."""
+    """Stage a task hub of an app that is not registered."""
     case = CrashCase()
-    case.ask = _post_request(f"/api/apps/{case.app}/staging", {"taskHub": case.hubs["new"], "version": "2.0.0"})
+    case.send = _post_request(f"/api/apps/{case.app}/staging", {"taskHub": case.hubs["new"], "version": "2.0.0"})
     return case
 
 
 async def stage_over_drained(environment: CaseEnvironment) -> CrashCase:
-    """Over a task hub that has drained."""
+    """Stage over a drained task hub."""
     case = await first_stage(environment)
     slots = {"production": {"taskHub": case.hubs["next"]}, "staging": {"taskHub": case.hubs["old"]}}
     assert (await put_app(environment.http, case.app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
@@ -99,7 +99,7 @@ async def stage_over_drained(environment: CaseEnvironment) -> CrashCase:
 
 
 async def verified_stage(environment: CaseEnvironment) -> CrashCase:
-    """The task hub in the slot is read for it."""
+    """Stage over a drained task hub, which the server probes."""
     case = await stage_over_drained(environment)
     async with ProviderTaskHub(environment.storage, case.hubs["old"]) as provider:
         await provider.create()
@@ -109,23 +109,24 @@ async def verified_stage(environment: CaseEnvironment) -> CrashCase:
 
 
 async def take_over(environment: CaseEnvironment) -> CrashCase:
-    """From a run that is dead."""
+    """Stage with takeOver, while the deployment of another run is open."""
     case = await stage_over_drained(environment)
     dead = await post_staging(environment.http, case.app, case.hubs["next"] + "dead", OTHER_RUN)
     assert dead.status_code == 200, dead.text
     body = {"taskHub": case.hubs["new"], "takeOver": True, "reason": "run 2 is dead"}
-    case.ask = _post_request(f"/api/apps/{case.app}/staging", body)
+    case.send = _post_request(f"/api/apps/{case.app}/staging", body)
     return case
 
 
 async def abandon(environment: CaseEnvironment) -> CrashCase:
+    """Abandon a staged task hub."""
     case = await _case_with_staged_hub(environment)
 
-    async def ask(http: httpx.AsyncClient) -> httpx.Response:
+    async def send(http: httpx.AsyncClient) -> httpx.Response:
         parameters = {"taskHub": case.hubs["new"]}
         return await http.delete(f"/api/apps/{case.app}/staging", params=parameters, headers=OUR_RUN)
 
-    case.ask = ask
+    case.send = send
     return case
 
 
@@ -137,33 +138,34 @@ async def _case_with_staged_hub(environment: CaseEnvironment) -> CrashCase:
     return case
 
 
-def _swap_request(case: CrashCase, hub: str, rollback: bool, outcome: str | None) -> SendRequest:
+def _swap_request(case: CrashCase, hub: str, *, rollback: bool, outcome: str | None) -> SendRequest:
     body: dict[str, Any] = {"taskHub": case.hubs[hub], "rollback": rollback}
     return _post_request(f"/api/apps/{case.app}/swap", body | ({"outcome": outcome} if outcome else {}))
 
 
-def _begin_request_with_if_match(case: CrashCase, hub: str, rollback: bool) -> SendRequest:
-    """As safe-deploy does it: provided the app is the one that it has looked at. It looks again if it is not."""
+def _begin_request_with_if_match(case: CrashCase, hub: str, *, rollback: bool) -> SendRequest:
+    """A request as safe-deploy sends it: with If-Match, and again with the new ETag when the app has changed."""
 
-    async def ask(http: httpx.AsyncClient) -> httpx.Response:
+    async def send(http: httpx.AsyncClient) -> httpx.Response:
         body = {"taskHub": case.hubs[hub], "outcome": "Pending", "rollback": rollback}
-        if not seen:
-            seen.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])
+        if not etags:
+            etags.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])
         while True:
-            headers = {**OUR_RUN, "If-Match": seen[-1]}
-            answer = await http.post(f"/api/apps/{case.app}/swap", json=body, headers=headers)
-            if answer.status_code != 412:
-                return answer
-            seen.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])
-            assert len(seen) < 4, "nobody else changes the app"
+            headers = {**OUR_RUN, "If-Match": etags[-1]}
+            response = await http.post(f"/api/apps/{case.app}/swap", json=body, headers=headers)
+            if response.status_code != 412:
+                return response
+            etags.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])
+            assert len(etags) < 4, "only the crashed server changes the app"
 
-    seen: list[str] = []
-    return ask
+    etags: list[str] = []
+    return send
 
 
 async def begin_swap(environment: CaseEnvironment) -> CrashCase:
+    """Report that a swap is about to begin."""
     case = await _case_with_staged_hub(environment)
-    case.ask = _begin_request_with_if_match(case, "new", rollback=False)
+    case.send = _begin_request_with_if_match(case, "new", rollback=False)
     return case
 
 
@@ -174,57 +176,63 @@ async def _case_with_pending_swap(environment: CaseEnvironment) -> CrashCase:
 
 
 async def confirm_swap(environment: CaseEnvironment) -> CrashCase:
+    """Report that a pending swap is done."""
     case = await _case_with_pending_swap(environment)
-    case.ask = _swap_request(case, "new", rollback=False, outcome="Done")
+    case.send = _swap_request(case, "new", rollback=False, outcome="Done")
     return case
 
 
 async def revert_swap(environment: CaseEnvironment) -> CrashCase:
+    """Report that a pending swap has failed."""
     case = await _case_with_pending_swap(environment)
-    case.ask = _swap_request(case, "new", rollback=False, outcome="Failed")
+    case.send = _swap_request(case, "new", rollback=False, outcome="Failed")
     return case
 
 
 async def swap_in_one_step(environment: CaseEnvironment) -> CrashCase:
+    """Report a swap that was not pending."""
     case = await _case_with_staged_hub(environment)
-    case.ask = _swap_request(case, "new", rollback=False, outcome=None)
+    case.send = _swap_request(case, "new", rollback=False, outcome=None)
     return case
 
 
 async def begin_rollback(environment: CaseEnvironment) -> CrashCase:
+    """Report that a rollback is about to begin."""
     case = await _case_with_staged_hub(environment)
     assert (await post_swap(environment.http, case.app, case.hubs["new"], OUR_RUN)).status_code == 200
-    case.ask = _begin_request_with_if_match(case, "old", rollback=True)
+    case.send = _begin_request_with_if_match(case, "old", rollback=True)
     return case
 
 
 async def confirm_rollback(environment: CaseEnvironment) -> CrashCase:
+    """Report that a pending rollback is done."""
     case = await begin_rollback(environment)
     assert (await case.perform(environment.http)).status_code == 200
-    case.ask = _swap_request(case, "old", rollback=True, outcome="Done")
+    case.send = _swap_request(case, "old", rollback=True, outcome="Done")
     return case
 
 
 async def revert_rollback(environment: CaseEnvironment) -> CrashCase:
+    """Report that a pending rollback has failed."""
     case = await begin_rollback(environment)
     assert (await case.perform(environment.http)).status_code == 200
-    case.ask = _swap_request(case, "old", rollback=True, outcome="Failed")
+    case.send = _swap_request(case, "old", rollback=True, outcome="Failed")
     return case
 
 
 async def cleanup(environment: CaseEnvironment) -> CrashCase:
-    """Of two retired task hubs, one with records and one that nothing was ever heard of."""
+    """Clean up two retired task hubs: one with records, and one without."""
     case = CrashCase()
     slots: dict[str, Any] = {name: {"taskHub": case.hubs[hub]} for name, hub in (("staging", "old"), ("canary", "new"))}
     assert (await put_app(environment.http, case.app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
     await environment.add_drained_hubs(case.hubs["old"])
     assert (await put_app(environment.http, case.app, slots=dict.fromkeys(slots))).status_code == 200
-    case.ask = _post_request(f"/api/apps/{case.app}/cleanup", {})
+    case.send = _post_request(f"/api/apps/{case.app}/cleanup", {})
     return case
 
 
 async def delete_task_hubs(environment: CaseEnvironment) -> CrashCase:
-    """Of a retired task hub, with all that it left in the app's storage account."""
+    """Clean up a retired task hub, and delete its artifacts in the app's storage account."""
     case = CrashCase()
     await _create_small_task_hub(environment, case.hubs["old"])
     case.in_provider_account = True
@@ -235,12 +243,12 @@ async def delete_task_hubs(environment: CaseEnvironment) -> CrashCase:
     assert (await put_app(environment.http, case.app, slots=dict.fromkeys(slots))).status_code == 200
     adopted = await put_app(environment.http, case.app, taskHubs=PROVIDER_CONFIG, adoptTaskHubs=[case.hubs["old"]])
     assert adopted.status_code == 200
-    case.ask = _post_request(f"/api/apps/{case.app}/cleanup", {"deleteTaskHubs": True})
+    case.send = _post_request(f"/api/apps/{case.app}/cleanup", {"deleteTaskHubs": True})
     return case
 
 
 async def _create_small_task_hub(environment: CaseEnvironment, hub: str) -> None:
-    """One of each kind that a task hub has, and its three tables."""
+    """Create the three tables of a task hub, a queue and a container."""
     for name in ("History", "Partitions"):
         await environment.account._tables.create_table(f"{hub}{name}")
     async with ProviderTaskHub(environment.storage, hub) as provider:
@@ -251,29 +259,29 @@ async def _create_small_task_hub(environment: CaseEnvironment, hub: str) -> None
 
 
 async def stored_state(environment: CaseEnvironment, case: CrashCase, http: httpx.AsyncClient) -> dict[str, Any]:
-    """All that a case has left: what the app looks like, its audit log, and the rows and tables beneath."""
-    shown = await http.get(f"/api/apps/{case.app}")
-    assert shown.status_code == 200, shown.text
+    """What an operation has left behind: the app, its audit log, and its rows and tables."""
+    app = await http.get(f"/api/apps/{case.app}")
+    assert app.status_code == 200, app.text
     history = await http.get(f"/api/apps/{case.app}/history", params={"top": 1000})
     assert history.status_code == 200, history.text
     audit = history.json()["history"]
-    revision = int(shown.headers["etag"].strip('"'))
-    assert [one["revision"] for one in audit] == list(range(revision, 0, -1)), "each change is on record once"
+    revision = int(app.headers["etag"].strip('"'))
+    assert [record["revision"] for record in audit] == list(range(revision, 0, -1)), "each change is on record once"
     keys = await _row_keys(environment.server, APPS_TABLE, case.app.lower())
     assert keys == ["app", *sorted(f"audit|{_MAX_REVISION - number:010d}" for number in range(1, revision + 1))]
-    registered = await _registry_rows(environment.server, "hub", case.hubs.values())
-    probed = await _registry_rows(
+    hub_rows = await _registry_rows(environment.server, "hub", case.hubs.values())
+    probe_rows = await _registry_rows(
         environment.server, "probe", [f"{hub}|{kind}" for hub in case.hubs.values() for kind in _PROBE_ROW_KINDS]
     )
-    made = await _hubs_with_tables(environment.server, case.hubs.values())
+    hubs_with_tables = await _hubs_with_tables(environment.server, case.hubs.values())
     return {
-        "app": case.normalize(shown.json()),
-        "etag": shown.headers["etag"],
+        "app": case.normalize(app.json()),
+        "etag": app.headers["etag"],
         "history": case.normalize(audit),
-        "registered": case.normalize(registered),
-        "probed": case.normalize(sorted(probed)),
-        "leased": case.normalize(sorted(key for key, row in probed.items() if "LeasedUntil" in row)),
-        "records": case.normalize(made),
+        "registered": case.normalize(hub_rows),
+        "probed": case.normalize(sorted(probe_rows)),
+        "leased": case.normalize(sorted(key for key, row in probe_rows.items() if "LeasedUntil" in row)),
+        "records": case.normalize(hubs_with_tables),
         "artifacts": case.normalize(
             await environment.account.list_artifacts(case.hubs["old"]) if case.in_provider_account else []
         ),
@@ -281,10 +289,10 @@ async def stored_state(environment: CaseEnvironment, case: CrashCase, http: http
 
 
 async def _registry_rows(server: StateServer, partition: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Those of these rows of the registry that are there, by key."""
-    either = " or ".join(f"RowKey eq '{key}'" for key in keys)
-    found = server.tables.client(TASK_HUBS_TABLE).query_entities(f"PartitionKey eq '{partition}' and ({either})")
-    return {row["RowKey"]: dict(row) async for row in found}
+    """The rows with these keys in a partition of the registry, by key."""
+    condition = " or ".join(f"RowKey eq '{key}'" for key in keys)
+    rows = server.tables.client(TASK_HUBS_TABLE).query_entities(f"PartitionKey eq '{partition}' and ({condition})")
+    return {row["RowKey"]: dict(row) async for row in rows}
 
 
 async def _row_keys(server: StateServer, table: str, partition: str) -> list[str]:
@@ -293,7 +301,7 @@ async def _row_keys(server: StateServer, table: str, partition: str) -> list[str
 
 
 async def _hubs_with_tables(server: StateServer, hubs: Iterable[str]) -> list[str]:
-    """The hubs that have a table of records."""
+    """The task hubs that have an instance table."""
     names = {instance_table_name(hub): hub for hub in hubs}
-    found = server.tables._service.query_tables(" or ".join(f"TableName eq '{name}'" for name in names))
-    return sorted([names[table.name] async for table in found])
+    tables = server.tables._service.query_tables(" or ".join(f"TableName eq '{name}'" for name in names))
+    return sorted([names[table.name] async for table in tables])

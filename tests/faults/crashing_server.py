@@ -1,5 +1,5 @@
-"""A server that dies at one of its requests to the storage. Nothing that it still does reaches the storage, so that
-no code of its own can tidy up behind it."""
+"""A server that crashes at one of its requests to the storage. No later request of it reaches the storage, so its own
+code cannot clean up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,14 +25,14 @@ SendRequest = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 
 
 class CrashTiming(StrEnum):
-    """What becomes of the request at which the server dies."""
+    """What happens to the request at which the server crashes."""
 
     BEFORE = "before"
     """It never reaches the storage."""
     AFTER = "after"
-    """It reaches the storage, and the answer is lost."""
+    """It reaches the storage, and the response is lost."""
     LATE = "late"
-    """It is on its way for long: it reaches the storage when the next server has done its work."""
+    """It is delayed, and reaches the storage after the next server has completed the operation."""
 
 
 class _RequestFate(StrEnum):
@@ -42,8 +42,9 @@ class _RequestFate(StrEnum):
 
 @dataclass
 class CrashPlan:
-    """Counts the requests of one server, from 1, and has it die at number `at_request`; None lets it live. `requests`
-    are what it asked for, `died` is set once nothing of it is under way but what comes late."""
+    """Counts the requests of one server from 1, and makes it crash at number `at_request`; None means no crash.
+    `requests` has the method and path of each. `died` is set when the server has crashed and no request of it is in
+    flight, except one that is delayed."""
 
     at_request: int | None = None
     timing: CrashTiming = CrashTiming.BEFORE
@@ -69,14 +70,14 @@ class CrashPlan:
 
     async def _before_request(self, method: str, path: str) -> None:
         self.requests.append((method, path))
-        strikes = len(self.requests) == self.at_request
-        if self._crashed or (strikes and self.timing is CrashTiming.BEFORE):
+        is_crash_point = len(self.requests) == self.at_request
+        if self._crashed or (is_crash_point and self.timing is CrashTiming.BEFORE):
             self._fate.set(_RequestFate.IS_CUT)
             self._crashed = True
             self._check_crashed()
             return
         self._fate.set(_RequestFate.PASSES)
-        if not strikes:
+        if not is_crash_point:
             self._in_flight += 1
             return
         self._crashed = True
@@ -91,7 +92,7 @@ class CrashPlan:
         return 0 if self._fate.get() is _RequestFate.IS_CUT else None
 
     def _drops_response(self, method: str, path: str) -> bool:
-        """The storage has answered."""
+        """Called when the storage has responded."""
         if self._late.get():
             self.late_arrived.set()
             return True
@@ -108,26 +109,26 @@ class CrashPlan:
 async def crashing_server(
     storage: StorageSettings, crash_plan: CrashPlan, clock_offset_seconds: float = 0
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server on this storage that dies as `crash_plan` says. The task hubs of its apps live there too,
-    and its requests to them count."""
+    """A client of a server that crashes by `crash_plan`. The storage also holds the task hubs of its apps, and requests
+    to them count."""
     async with AsyncExitStack() as stack:
         ports: list[int] = []
         for service in _SERVICES:
             proxy = await stack.enter_async_context(run_storage_proxy(_settings_for_service(storage, service)))
             crash_plan.attach_to(proxy)
             ports.append(_port(proxy.settings, "Table"))
-        # What comes late must not keep the proxies, if a test fails before it lets go.
+        # A delayed request must not block the proxies when a test fails early.
         stack.callback(crash_plan.release_late.set)
         connection = EmulatorPorts(*ports).connection_string(HOST)
-        way = StorageSettings.model_validate({"connection_string": connection})
-        yield await stack.enter_async_context(in_process_server(way, clock_offset_seconds))
+        proxied_storage = StorageSettings.model_validate({"connection_string": connection})
+        yield await stack.enter_async_context(in_process_server(proxied_storage, clock_offset_seconds))
 
 
 @asynccontextmanager
 async def in_process_server(
     storage: StorageSettings, clock_offset_seconds: float = 0
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a new server in this process, whose clock is `clock_offset_seconds` seconds ahead."""
+    """A client of a new server in this process whose clock is `clock_offset_seconds` ahead."""
     assert storage.connection_string is not None
     clock = ShiftedClock()
     connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": storage.connection_string.get_secret_value()})
@@ -143,25 +144,25 @@ async def in_process_server(
 async def send_until_crash(
     client: httpx.AsyncClient, send: SendRequest, crash_plan: CrashPlan
 ) -> httpx.Response | None:
-    """Ask, and have the server die over it; the answer if it came first."""
+    """Send a request until the response arrives or the server crashes. None if it crashes first."""
 
-    async def asked() -> httpx.Response:
+    async def request() -> httpx.Response:
         return await send(client)
 
-    asking = asyncio.create_task(asked())
-    dying = asyncio.create_task(crash_plan.died.wait())
-    done, _ = await asyncio.wait({asking, dying}, timeout=_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    assert done, "neither an answer nor an end"
-    dying.cancel()
+    responding = asyncio.create_task(request())
+    crashing = asyncio.create_task(crash_plan.died.wait())
+    done, _ = await asyncio.wait({responding, crashing}, timeout=_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    assert done, "neither a response nor a crash"
+    crashing.cancel()
     if not crash_plan.died.is_set():
-        return await asking
-    asking.cancel()
-    await asyncio.gather(asking, dying, return_exceptions=True)
+        return await responding
+    responding.cancel()
+    await asyncio.gather(responding, crashing, return_exceptions=True)
     return None
 
 
 def _settings_for_service(storage: StorageSettings, service: str) -> StorageSettings:
-    """The storage as the proxy takes it, which asks for tables: here it stands before another service."""
+    """Settings with which a storage proxy, which forwards to the table endpoint, forwards to another service."""
     endpoint = f"TableEndpoint=http://{HOST}:{_port(storage, service)}/devstoreaccount1;"
     return StorageSettings.model_validate({"connection_string": endpoint})
 

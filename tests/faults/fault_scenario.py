@@ -1,5 +1,5 @@
-"""What the tests with dying, paused and wrongly set servers have in common: a stream of events while somebody asks, the
-end of all orders, and the comparison with the truth."""
+"""The scenario of the tests with killed and paused servers and wrong clocks: events are published while two apps are
+polled, then all orders end, and the records are compared with the expected ones."""
 
 from collections.abc import Awaitable, Callable
 
@@ -17,34 +17,35 @@ SETTLE_SECONDS = 1
 async def run_fault_scenario(
     group: ServerGroup,
     publisher: Publisher,
+    *,
     events: int,
     inject_faults: InjectFaults,
     record_figures: Callable[..., None],
     span_seconds: float = 3600,
 ) -> None:
-    """Publish so many events while `inject_faults` happens and two apps are asked about. Asserts that there is no wrong
-    verdict, that nothing is lost and nothing wrong, and that all is Ready once all has ended."""
+    """Publish `events` events during `inject_faults`, and poll two apps. Fails if a verdict or a record is wrong, if an
+    acknowledged event is lost, or if a server does not say Ready after all orders have ended."""
     hub, name = new_hub_name(), f"shop-{new_hub_name()}"
-    truth = generate_orders(hub, events, seed=publisher.seed, span_seconds=span_seconds)
+    expected = generate_orders(hub, events, seed=publisher.seed, span_seconds=span_seconds)
     watcher = WrongReadyWatcher(group.addresses, name)
     canary = SingleOrderPoller(group.addresses, f"{name}-canary", hub=new_hub_name())
     await register_and_stage(group.addresses[0], name, hub, SETTLE_SECONDS)
     await register_and_stage(group.addresses[0], canary.app, canary.hub, 0)
     async with run_while([watcher.watch(publisher), canary.run_rounds()]):
-        async with publish_in_background(publisher, truth.events):
+        async with publish_in_background(publisher, expected.events):
             await inject_faults(publisher)
-        still_active = len(truth.active)
+        still_active = len(expected.active)
         assert (publisher.dropped, publisher.quarantined) == ({}, 0)
-        assert publisher.known_active == set(truth.active) != set()
+        assert publisher.known_active == set(expected.active) != set()
         await watcher.wait_for_verdict(ready=False)
-        await publisher.run(truth.end_active())
-        took = await watcher.wait_for_verdict(ready=True)
-    compared = await compare_records(group.addresses[0], group.storage, truth, publisher.acknowledged_events)
+        await publisher.run(expected.end_active())
+        ready_after = await watcher.wait_for_verdict(ready=True)
+    compared = await compare_records(group.addresses[0], group.storage, expected, publisher.acknowledged_events)
     record_figures(
         **publisher.summary(),
         kills=group.kills,
         lost=len(compared.lost),
-        wrong=len(compared.wrong),
+        wrong=len(compared.differences),
         wrong_ready=len(watcher.wrong),
         answers=watcher.answered,
         unanswered=watcher.unanswered.total(),
@@ -52,12 +53,12 @@ async def run_fault_scenario(
         canary_answers=canary.answered,
         canary_wrong=len(canary.wrong),
         active_before_the_end=still_active,
-        ready_after=took,
+        ready_after=ready_after,
         peak_rss_mb=group.update_peak_memory(),
     )
     assert (publisher.dropped, publisher.quarantined) == ({}, 0)
-    assert len(publisher.acknowledged) == len(truth.events) > events
-    assert (compared.lost[:3], compared.wrong[:3]) == ([], [])
+    assert len(publisher.acknowledged) == len(expected.events) > events
+    assert (compared.lost[:3], compared.differences[:3]) == ([], [])
     assert (watcher.wrong[:3], canary.wrong[:3]) == ([], [])
     assert watcher.not_ready > 0
     assert canary.rounds > 1

@@ -1,6 +1,6 @@
-"""A cheap generator of deliveries, in a process of its own: `python -m tests.faults.load_generator` with a plan as
-JSON in its only argument; prints a tally as JSON. Raw sockets and requests made of prepared pieces, so that it hardly
-takes from the server what it measures."""
+"""A load generator in its own process: `python -m tests.faults.load_generator` takes a plan as JSON in its only
+argument and prints a tally as JSON. It uses raw sockets and prepared requests to leave the
+processor to the server."""
 
 import asyncio
 import json
@@ -18,13 +18,13 @@ _NUMBER = "@NUMBER@"
 
 @dataclass
 class LoadPlan:
-    """Deliver to `address` for so long: as fast as `connections` get answers, or, with a rate, so many deliveries a
-    second whatever the answers. One delivery of four is a batch of `batch` events, the others have one. The numbers of
-    the events begin at `first`; those that were acknowledged go to the file, one a line."""
+    """Deliver to `address` for `seconds`: `per_second` deliveries a second, whatever the responses; or without a rate,
+    as fast as the responses arrive. Every fourth delivery has `batch` events, the others have one. The events are
+    numbered from `first`; the acknowledged numbers go to a file, one per line. `timeout` is in seconds."""
 
     address: str
     hub: str
-    acknowledged: str
+    acknowledged_file: str
     seconds: float
     connections: int
     per_second: float | None = None
@@ -33,13 +33,14 @@ class LoadPlan:
     timeout: float = 30
 
     def size(self, delivery: int) -> int:
+        """The number of events of a delivery, by its number."""
         return self.batch if delivery % 4 == 0 else 1
 
 
 @dataclass
 class LoadTally:
-    """What came of it. `offered` counts deliveries that were due, `unexpected_responses` answers that are neither 200
-    nor a refusal with Retry-After and a problem document, with what they were."""
+    """The result. `offered` counts the deliveries that were due. `unexpected_responses` describes the responses that
+    are neither 200 nor a refusal with Retry-After and a problem document. `longest_response` is in seconds."""
 
     offered: int = 0
     sent: int = 0
@@ -69,17 +70,17 @@ class LoadGenerator:
         self._waiting: asyncio.Queue[None] = asyncio.Queue()
 
     async def run(self) -> LoadTally:
-        began = time.monotonic()
-        self._until = began + self._plan.seconds
+        began_at = time.monotonic()
+        self._until = began_at + self._plan.seconds
         async with asyncio.TaskGroup() as tasks:
             workers = [tasks.create_task(self._connection()) for _ in range(self._plan.connections)]
             if self._plan.per_second is not None:
                 await self._queue_deliveries(self._plan.per_second)
-                # What is under way may be answered; what still waits for a connection is not sent any more.
+                # Deliveries in flight may be answered. Those that wait for a connection are not sent any more.
                 self._until = 0
                 for _ in workers:
                     self._waiting.put_nowait(None)
-        self.tally.seconds = time.monotonic() - began
+        self.tally.seconds = time.monotonic() - began_at
         return self.tally
 
     async def _queue_deliveries(self, per_second: float) -> None:
@@ -93,7 +94,7 @@ class LoadGenerator:
             await asyncio.sleep(0.01)
 
     async def _connection(self) -> None:
-        """One delivery after the other, over one connection as long as it holds."""
+        """Send one delivery after the other, over the same connection while it lasts."""
         stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while time.monotonic() < self._until:
             if self._plan.per_second is not None:
@@ -108,32 +109,32 @@ class LoadGenerator:
                     async with asyncio.timeout(self._plan.timeout):
                         if stream is None:
                             stream = await asyncio.open_connection(*self._address)
-                        keep = await self._deliver(*stream, delivery)
-                    again = False
+                        keeps_open = await self._deliver(*stream, delivery)
+                    sends_again = False
                 except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-                    keep = False
-                    # The server may close a connection that nothing came over for a while, just as it is used again.
-                    again = used_before and not isinstance(error, TimeoutError)
-                    if not again:
+                    keeps_open = False
+                    # The server closes an idle connection, possibly just when it is used again.
+                    sends_again = used_before and not isinstance(error, TimeoutError)
+                    if not sends_again:
                         self.tally.statuses[type(error).__name__] += 1
-                if not keep and stream is not None:
+                if not keeps_open and stream is not None:
                     stream[1].close()
                     stream = None
-                if not again:
+                if not sends_again:
                     break
             self.tally.longest_response = max(self.tally.longest_response, time.monotonic() - began)
         if stream is not None:
             stream[1].close()
 
     def _next_delivery(self) -> range:
-        """The numbers of the events of one more delivery."""
+        """The numbers of the events of the next delivery."""
         first = self._number
         self._number += self._plan.size(self._delivery_count)
         self._delivery_count += 1
         return range(first, self._number)
 
     async def _deliver(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, numbers: range) -> bool:
-        """Send one delivery and take its answer; whether the connection can be used again."""
+        """Send one delivery and read its response. Returns whether the connection stays open."""
         body = b"[" + b",".join(b"%s%d%s" % (self._before, number, self._after) for number in numbers) + b"]"
         head = (
             f"POST /api/events HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
@@ -141,16 +142,16 @@ class LoadGenerator:
         )
         writer.write(head.encode() + body)
         self.tally.sent += 1
-        status, headers, answer = await _read_response(reader)
+        status, headers, response = await _read_response(reader)
         self.tally.statuses[str(status)] += 1
         if status == 200:
             self.tally.acknowledged_deliveries += 1
             self.tally.acknowledged_events += len(numbers)
             self.acknowledged += numbers
-        elif not _is_clean_refusal(status, headers, answer):
-            self.tally.unexpected_responses.append(f"{status} {headers} {answer[:200]!r}")
+        elif not _is_clean_refusal(status, headers, response):
+            self.tally.unexpected_responses.append(f"{status} {headers} {response[:200]!r}")
         if status != 200:
-            # A connection that is refused comes back with the next delivery, not at once.
+            # Do not send the next delivery at once after a refusal.
             await asyncio.sleep(0.05)
         return headers.get("connection", "").lower() != "close"
 
@@ -173,7 +174,7 @@ def _is_clean_refusal(status: int, headers: dict[str, str], body: bytes) -> bool
 def main(plan: LoadPlan) -> None:
     generator = LoadGenerator(plan)
     tally = asyncio.run(generator.run())
-    Path(plan.acknowledged).write_text("\n".join(map(str, generator.acknowledged)))
+    Path(plan.acknowledged_file).write_text("\n".join(map(str, generator.acknowledged)))
     print(json.dumps(vars(tally)))
 
 

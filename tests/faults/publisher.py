@@ -1,5 +1,5 @@
-"""Event Grid as a webhook sees it (PLATFORM: Event Grid delivery): several deliveries in flight, in no order, some
-twice, each tried again until it is answered with success, at whichever server the address leads to."""
+"""Delivers events as Event Grid does (PLATFORM: Event Grid delivery): several deliveries in flight, out of order, some
+of them twice, and each until it succeeds, to any of the servers."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ import aiohttp
 from tests.faults.event_stream import instance_id_of, is_start
 
 _RETRY_DELAYS_SECONDS = (10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200)
-"""Seconds between attempts; the last again and again."""
+"""The delay after each attempt; the last one repeats."""
 _ATTEMPTS = 30
 _SPEED_UP = 100
-_LONGEST_WAIT = 2.0
-"""Delays are a hundredth of Event Grid's, and never longer than this, so that a test takes seconds. All attempts
-together then take 50 s instead of a day: no outage in a test may be longer."""
+_MAX_DELAY_SECONDS = 2.0
+"""The longest delay. Delays are a hundredth of Event Grid's, so that a test takes seconds. All attempts together take
+50 s instead of a day, so an outage in a test must be shorter."""
 _NOT_RETRIED = frozenset([400, 401, 403, 413])
 
 
@@ -36,10 +36,10 @@ class _Delivery:
 
 @dataclass
 class Publisher:
-    """`addresses` may change while it runs: each attempt goes to any of them. `max_batch` is the most events that one
-    delivery has; half of the deliveries have one. `duplicate_share` is the share of deliveries that are made twice, and
-    `max_displacement` by how many places an event may be out of order. `per_second` holds the events back to that
-    rate."""
+    """Each attempt goes to one of `addresses`, which may change while it runs. Half of the deliveries have one event,
+    the others up to `max_batch`. `duplicate_share` is the share of deliveries that are sent twice. `max_displacement`
+    is by how many positions an event may be out of order. `per_second` limits the events per second. `timeout` is in
+    seconds."""
 
     addresses: list[str]
     seed: int
@@ -52,15 +52,15 @@ class Publisher:
 
     events: list[dict[str, Any]] = field(default_factory=list)
     acknowledged: dict[int, float] = field(default_factory=dict)
-    """By place in `events`, when the first 200 for it came, by the monotonic clock."""
+    """By index in `events`, the time of its first successful response, by the monotonic clock."""
     dropped: Counter[int] = field(default_factory=Counter)
-    """Events that are not tried again, by status; 0 for those that had all attempts."""
+    """Events that are not sent again, by status; 0 for those whose attempts are used up."""
     retried: Counter[str] = field(default_factory=Counter)
     deliveries: int = 0
     duplicated: int = 0
     quarantined: int = 0
     known_active: set[str] = field(default_factory=set)
-    """Orders whose start was acknowledged and of whose end no server has heard yet."""
+    """Orders whose start was acknowledged and whose end has not been sent."""
     _ended: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -68,7 +68,6 @@ class Publisher:
 
     @property
     def acknowledged_events(self) -> list[dict[str, Any]]:
-        """The events that were acknowledged."""
         return [self.events[number] for number in self.acknowledged]
 
     def summary(self) -> dict[str, int]:
@@ -81,79 +80,79 @@ class Publisher:
         }
 
     async def wait_for_share(self, share: float) -> None:
-        """Wait until so much of the events is acknowledged."""
+        """Wait until this share of the events is acknowledged."""
         while len(self.acknowledged) < share * len(self.events):
             await asyncio.sleep(0.02)
 
     async def run(self, events: Sequence[dict[str, Any]]) -> None:
-        """Publish these events, and return when each is acknowledged or dropped."""
+        """Publish events. Returns when each is acknowledged or dropped."""
         first = len(self.events)
         self.events += events
-        fresh = deque(self._deliveries(range(first, len(self.events))))
-        waiting: list[_Delivery] = []
-        open_ones = len(fresh)
-        began, released = time.monotonic(), 0
+        new_deliveries = deque(self._deliveries(range(first, len(self.events))))
+        retries: list[_Delivery] = []
+        unfinished_count = len(new_deliveries)
+        began_at, released_count = time.monotonic(), 0
 
-        def following() -> _Delivery | None:
-            """The next to be tried: one whose time has come again before one that is new."""
-            nonlocal released
-            if waiting and waiting[0].due <= time.monotonic():
-                return heapq.heappop(waiting)
-            held = self.per_second is not None and released > (time.monotonic() - began) * self.per_second
-            if not fresh or held:
+        def next_delivery() -> _Delivery | None:
+            """A retry that is due, or else a new delivery; None if neither can be sent now."""
+            nonlocal released_count
+            if retries and retries[0].due <= time.monotonic():
+                return heapq.heappop(retries)
+            is_ahead = self.per_second is not None and released_count > (time.monotonic() - began_at) * self.per_second
+            if not new_deliveries or is_ahead:
                 return None
-            released += len(fresh[0].events)
-            return fresh.popleft()
+            released_count += len(new_deliveries[0].events)
+            return new_deliveries.popleft()
 
         async def work(session: aiohttp.ClientSession) -> None:
-            nonlocal open_ones
-            while open_ones:
-                delivery = following()
+            nonlocal unfinished_count
+            while unfinished_count:
+                delivery = next_delivery()
                 if delivery is None:
                     await asyncio.sleep(0.03)
                     continue
-                again = await self._attempt(session, delivery)
-                if again is None:
-                    open_ones -= 1
+                retry_delay = await self._attempt(session, delivery)
+                if retry_delay is None:
+                    unfinished_count -= 1
                 else:
-                    delivery.due = time.monotonic() + again
-                    heapq.heappush(waiting, delivery)
+                    delivery.due = time.monotonic() + retry_delay
+                    heapq.heappush(retries, delivery)
 
         limits = aiohttp.ClientTimeout(total=self.timeout)
         async with aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session:
             await asyncio.gather(*(work(session) for _ in range(self.in_flight)))
 
     def _deliveries(self, numbers: Sequence[int]) -> list[_Delivery]:
-        chance = self._random
-        order = sorted(numbers, key=lambda number: number + chance.random() * self.max_displacement)
-        made: list[_Delivery] = []
-        at = 0
-        while at < len(order):
-            size = 1 if chance.random() < 0.5 else chance.randint(1, self.max_batch)
-            made.append(_Delivery(0, len(made), order[at : at + size]))
-            at += size
-        for twice in [one for one in made if chance.random() < self.duplicate_share]:
-            # The second time comes later, perhaps after what came next.
-            place = min(len(made), twice.number + chance.randint(1, 40))
-            made.insert(place, _Delivery(0, len(made), twice.events))
-            self.duplicated += len(twice.events)
-        return made
+        rng = self._random
+        order = sorted(numbers, key=lambda number: number + rng.random() * self.max_displacement)
+        deliveries: list[_Delivery] = []
+        start = 0
+        while start < len(order):
+            size = 1 if rng.random() < 0.5 else rng.randint(1, self.max_batch)
+            deliveries.append(_Delivery(0, len(deliveries), order[start : start + size]))
+            start += size
+        for duplicated in [delivery for delivery in deliveries if rng.random() < self.duplicate_share]:
+            # The duplicate is sent up to 40 deliveries after the first one.
+            position = min(len(deliveries), duplicated.number + rng.randint(1, 40))
+            deliveries.insert(position, _Delivery(0, len(deliveries), duplicated.events))
+            self.duplicated += len(duplicated.events)
+        return deliveries
 
     async def _attempt(self, session: aiohttp.ClientSession, delivery: _Delivery) -> float | None:
-        """Deliver once. None if that is the end of it, else how long to wait."""
+        """Send a delivery once. Returns the seconds until its next attempt; None if there is none."""
         events = [self.events[number] for number in delivery.events]
-        for one in events:
-            if not is_start(one):
-                self._ended.add(instance_id_of(one))
-                self.known_active.discard(instance_id_of(one))
+        for event in events:
+            if not is_start(event):
+                self._ended.add(instance_id_of(event))
+                self.known_active.discard(instance_id_of(event))
         delivery.attempts += 1
         self.deliveries += 1
-        asked_for: str | None = None
+        retry_after: str | None = None
         try:
-            async with session.post(f"{self._random.choice(self.addresses)}/api/events", json=events) as answer:
-                body = await answer.read()
-                asked_for = answer.headers.get("Retry-After")
-                status = answer.status
+            async with session.post(f"{self._random.choice(self.addresses)}/api/events", json=events) as response:
+                body = await response.read()
+                retry_after = response.headers.get("Retry-After")
+                status = response.status
             if 200 <= status <= 204:
                 self._acknowledge(delivery.events, body)
                 return None
@@ -166,29 +165,29 @@ class Publisher:
         if delivery.attempts == _ATTEMPTS:
             self.dropped[0] += len(events)
             return None
-        wait = _RETRY_DELAYS_SECONDS[min(delivery.attempts, len(_RETRY_DELAYS_SECONDS)) - 1] / _SPEED_UP
+        delay = _RETRY_DELAYS_SECONDS[min(delivery.attempts, len(_RETRY_DELAYS_SECONDS)) - 1] / _SPEED_UP
         with contextlib.suppress(ValueError):
-            wait = max(wait, float(asked_for or 0))
-        return min(wait, _LONGEST_WAIT) * self._random.uniform(0.8, 1.2)
+            delay = max(delay, float(retry_after or 0))
+        return min(delay, _MAX_DELAY_SECONDS) * self._random.uniform(0.8, 1.2)
 
     def _acknowledge(self, numbers: Sequence[int], body: bytes) -> None:
         self.quarantined += b'"quarantined":0' not in body
         now = time.monotonic()
         for number in numbers:
             self.acknowledged.setdefault(number, now)
-            one = self.events[number]
-            if is_start(one) and instance_id_of(one) not in self._ended:
-                self.known_active.add(instance_id_of(one))
+            event = self.events[number]
+            if is_start(event) and instance_id_of(event) not in self._ended:
+                self.known_active.add(instance_id_of(event))
 
 
 @asynccontextmanager
 async def publish_in_background(
     publisher: Publisher, events: Sequence[dict[str, Any]]
 ) -> AsyncIterator["asyncio.Task[None]"]:
-    """Publish while the block runs, and to the end after it."""
-    running = asyncio.create_task(publisher.run(events))
+    """Publish while the block runs, and wait for the end of it afterwards."""
+    publishing = asyncio.create_task(publisher.run(events))
     try:
-        yield running
-        await running
+        yield publishing
+        await publishing
     finally:
-        running.cancel()
+        publishing.cancel()

@@ -1,4 +1,4 @@
-"""What a server shows of a task hub, and what its table really holds, against the truth."""
+"""Compares the records of a task hub, as the server lists them and as they are stored, with the expected ones."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,37 +22,38 @@ _COLUMN_OF_MEMBER = {
     "outcome": "Outcome",
     "reason": "Reason",
 }
-"""What is checked of a row, and what it is called in ListInstances."""
+"""The column of a row for each compared member of ListInstances."""
 
 
 @dataclass(frozen=True)
 class RecordComparison:
-    """`lost`: acknowledged events that no record holds. `wrong`: what differs from the truth, in words."""
+    """`lost` has the acknowledged events that no record contains, `differences` a description of each difference from
+    the expected records. `records` is the number of listed instances."""
 
     lost: list[Any]
-    wrong: list[str]
+    differences: list[str]
     records: int
 
 
 async def list_instances(address: str, hub: str) -> dict[str, Row]:
-    """All that ListInstances lists, by instance id, page by page."""
-    found: dict[str, Row] = {}
+    """All pages of ListInstances, by instance id."""
+    listed: dict[str, Row] = {}
     parameters: dict[str, Any] = {"top": 1000}
     async with httpx.AsyncClient(base_url=address, timeout=60) as http:
         while True:
-            answer = await http.get(f"/api/taskhubs/{hub}/instances", params=parameters)
-            assert answer.status_code == 200, answer.text
-            page = answer.json()
-            for one in page["instances"]:
-                assert one["instanceId"] not in found, f"{one['instanceId']} is listed twice"
-                found[one["instanceId"]] = one
+            response = await http.get(f"/api/taskhubs/{hub}/instances", params=parameters)
+            assert response.status_code == 200, response.text
+            page = response.json()
+            for instance in page["instances"]:
+                assert instance["instanceId"] not in listed, f"{instance['instanceId']} is listed twice"
+                listed[instance["instanceId"]] = instance
             if page["continuationToken"] is None:
-                return found
+                return listed
             parameters["continuationToken"] = page["continuationToken"]
 
 
 async def read_rows(storage: StorageSettings, hub: str) -> tuple[dict[str, Row], dict[str, list[Row]]]:
-    """The `i|` rows by instance id, and the `a|` rows: of those an id must not have two."""
+    """The `i|` rows by instance id, and all `a|` rows of each instance id."""
     assert storage.connection_string is not None
     instances: dict[str, Row] = {}
     active: dict[str, list[Row]] = defaultdict(list)
@@ -69,25 +70,25 @@ async def read_rows(storage: StorageSettings, hub: str) -> tuple[dict[str, Row],
 async def compare_records(
     address: str, storage: StorageSettings, expected_records: ExpectedRecords, acknowledged: Sequence[dict[str, Any]]
 ) -> RecordComparison:
-    """All of a hub's records, over HTTP and in its table, with the truth and with what was acknowledged."""
+    """Compare the records of a task hub, over HTTP and in its table, with the expected ones. Find lost events."""
     listed = await list_instances(address, expected_records.hub)
     instances, active = await read_rows(storage, expected_records.hub)
-    wrong = [
+    differences = [
         f"listed {order}: {listed.get(order)}, not {expected_records.expected.get(order)}"
         for order in listed.keys() | expected_records.expected.keys()
         if listed.get(order) != expected_records.expected.get(order)
     ]
-    wrong += [
+    differences += [
         f"row of {order}: {instances.get(order)}, not {expected_records.expected.get(order)}"
         for order in instances.keys() | expected_records.expected.keys()
         if not _agrees(instances.get(order), expected_records.expected.get(order))
     ]
-    wrong += [
+    differences += [
         f"active rows of {order}: {active.get(order)}"
         for order in active.keys() | instances.keys()
         if [(row["PartitionKey"], row["RowKey"]) for row in active.get(order, [])] != _active_keys(instances.get(order))
     ]
-    return RecordComparison(find_lost_events(acknowledged, instances), wrong, len(listed))
+    return RecordComparison(find_lost_events(acknowledged, instances), differences, len(listed))
 
 
 def _agrees(row: Row | None, expected: Row | None) -> bool:
@@ -97,7 +98,7 @@ def _agrees(row: Row | None, expected: Row | None) -> bool:
 
 
 def _active_keys(row: Row | None) -> list[tuple[str, str]]:
-    """The keys of the `a|` rows that there must be beside an `i|` row: one, exactly while the instance is active."""
+    """The keys of the `a|` rows that must exist beside an `i|` row: one while the instance is active, else none."""
     if row is None or not row["Active"]:
         return []
     return [(row["PartitionKey"], f"a|{row['StartedAt']}|{instance_key(unescape_instance_id(row['InstanceId']))}")]

@@ -1,5 +1,5 @@
-"""How much the fault tests do: all of it, or the share of it that FAULT_SHARE says, as in continuous integration, where
-it must not take long. The tests are the same; what takes longest of them is left out there."""
+"""The scale of the fault tests: full, or the share in FAULT_SHARE. Continuous integration uses a small share,
+which also leaves out the slowest parameters of the tests."""
 
 import os
 
@@ -8,5 +8,5 @@ IS_FULL_SCALE = SCALE >= 1
 
 
 def scaled(full: int, minimum: int = 1) -> int:
-    """This share of so many, and at least so many."""
+    """The share of `full`, but at least `minimum`."""
     return max(round(full * min(SCALE, 1)), minimum)

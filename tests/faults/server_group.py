@@ -1,4 +1,4 @@
-"""Servers that can be killed and started again while others publish and ask."""
+"""Servers that can be killed, paused and restarted during a test."""
 
 import asyncio
 import re
@@ -14,7 +14,8 @@ from state_api.settings import StorageSettings
 
 @dataclass
 class ServerGroup:
-    """`addresses` has the place of each server, in order; that of one that was killed stays until it is back."""
+    """Server processes on one storage. `addresses` has the URL of each, in order; a killed server keeps its URL until
+    it is restarted at another one."""
 
     storage: StorageSettings
     folder: Path
@@ -27,49 +28,49 @@ class ServerGroup:
     def add(
         self, extra_settings: Mapping[str, str] | None = None, command: Sequence[str] = SERVER_COMMAND
     ) -> ServerProcess:
-        served = self.stack.enter_context(
+        server = self.stack.enter_context(
             run_server(self.storage, self.folder, extra_settings=extra_settings, command=command)
         )
-        self.addresses.append(served.url)
-        self.processes.append(served)
-        return served
+        self.addresses.append(server.url)
+        self.processes.append(server)
+        return server
 
-    def kill(self, number: int) -> None:
+    def kill(self, index: int) -> None:
         self.update_peak_memory()
         self.kills += 1
-        self.processes[number].process.kill()
-        self.processes[number].process.wait()
+        self.processes[index].process.kill()
+        self.processes[index].process.wait()
 
-    async def restart(self, number: int) -> None:
-        """Another process takes the place of this one. It listens elsewhere, as an instance of a cloud service does."""
+    async def restart(self, index: int) -> None:
+        """Start a new process in place of this one, at another port, as a new instance in the cloud has."""
         context = run_server(self.storage, self.folder)
-        served = await asyncio.to_thread(self.stack.enter_context, context)
-        self.processes[number], self.addresses[number] = served, served.url
+        server = await asyncio.to_thread(self.stack.enter_context, context)
+        self.processes[index], self.addresses[index] = server, server.url
 
-    def pause(self, number: int) -> None:
-        self.processes[number].process.send_signal(signal.SIGSTOP)
+    def pause(self, index: int) -> None:
+        self.processes[index].process.send_signal(signal.SIGSTOP)
 
-    def resume(self, number: int) -> None:
-        self.processes[number].process.send_signal(signal.SIGCONT)
+    def resume(self, index: int) -> None:
+        self.processes[index].process.send_signal(signal.SIGCONT)
 
     def update_peak_memory(self) -> float:
-        """The most memory that any of them has had so far, in MB."""
-        for served in self.processes:
-            if served.process.poll() is None:
-                self.peak_rss_mb = max(self.peak_rss_mb, peak_rss_mb(served.process.pid))
+        """The peak memory of any of the processes so far, in MB."""
+        for server in self.processes:
+            if server.process.poll() is None:
+                self.peak_rss_mb = max(self.peak_rss_mb, peak_rss_mb(server.process.pid))
         return self.peak_rss_mb
 
 
-def peak_rss_mb(process: int) -> float:
-    status = Path(f"/proc/{process}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return round(int(found[1]) / 1024, 1)
+def peak_rss_mb(process_id: int) -> float:
+    status = Path(f"/proc/{process_id}/status").read_text()
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match is not None
+    return round(int(match[1]) / 1024, 1)
 
 
 @contextmanager
 def run_servers(storage: StorageSettings, folder: Path, count: int = 1) -> Iterator[ServerGroup]:
-    """That many servers on one storage until the block ends."""
+    """Run `count` servers on one storage until the block ends."""
     with ExitStack() as stack:
         group = ServerGroup(storage, folder, stack)
         for _ in range(count):
@@ -77,7 +78,7 @@ def run_servers(storage: StorageSettings, folder: Path, count: int = 1) -> Itera
         try:
             yield group
         finally:
-            for served in group.processes:
-                if served.process.poll() is None:
-                    # One that is still paused could not heed a signal to end.
-                    served.process.send_signal(signal.SIGCONT)
+            for server in group.processes:
+                if server.process.poll() is None:
+                    # A paused process does not react to a signal to end.
+                    server.process.send_signal(signal.SIGCONT)

@@ -1,7 +1,6 @@
-"""The server on a machine whose clock is wrong: `python -m tests.faults.skewed_clock_server serve …`, with the seconds
-that it is ahead in the environment. Everything that tells the time of day is shifted before anything else is loaded,
-so that the server and all of its libraries see the same wrong time. What counts durations is not: that does not go
-wrong."""
+"""The server with a wrong clock: `python -m tests.faults.skewed_clock_server serve …`, with the seconds that the clock
+is ahead in FAULT_SKEW_SECONDS. All functions for the time of day are replaced before any other module is loaded, so
+that the server and its libraries see the same wrong time. Monotonic clocks stay right, as on a real machine."""
 
 import datetime
 import os
@@ -13,11 +12,11 @@ SKEW_VARIABLE = "FAULT_SKEW_SECONDS"
 
 
 def shift_clock(seconds: int) -> None:
-    """Set this process's clock ahead."""
+    """Set the clock of this process ahead."""
     for name in ("time", "time_ns", "gmtime", "localtime"):
         setattr(time, name, _shifted(name, seconds))
 
-    class Wrong(datetime.datetime):
+    class SkewedDatetime(datetime.datetime):
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> Self:
             return cls.fromtimestamp(time.time(), tz)
@@ -30,22 +29,22 @@ def shift_clock(seconds: int) -> None:
         def today(cls) -> Self:
             return cls.fromtimestamp(time.time())
 
-    datetime.datetime = Wrong  # type: ignore[misc]
+    datetime.datetime = SkewedDatetime  # type: ignore[misc]
 
 
 def _shifted(name: str, seconds: int) -> Any:
-    right = getattr(time, name)
+    original = getattr(time, name)
     now = time.time
     if name == "time":
-        return lambda: right() + seconds
+        return lambda: original() + seconds
     if name == "time_ns":
-        return lambda: right() + seconds * 10**9
-    return lambda moment=None: right(now() if moment is None else moment)
+        return lambda: original() + seconds * 10**9
+    return lambda moment=None: original(now() if moment is None else moment)
 
 
 if __name__ == "__main__":
     shift_clock(int(os.environ[SKEW_VARIABLE]))
-    # Only now, so that all that it loads gets the shifted names.
+    # Imported only now, so that it uses the replaced functions.
     from state_api.__main__ import main
 
     sys.exit(main())

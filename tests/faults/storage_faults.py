@@ -1,4 +1,4 @@
-"""A storage that fails some of the requests: each by lot, whatever it is for."""
+"""Makes randomly chosen requests to the storage fail."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from harness.storage_proxy import StorageProxy
 
 
 class StorageFault(StrEnum):
-    """What goes wrong with a request."""
+    """What happens to a request that fails."""
 
     SLOW = "slow"
     """It takes 0.1 to 3 s longer."""
@@ -21,7 +21,7 @@ class StorageFault(StrEnum):
     CONNECTION_CUT = "cut before"
     """The connection is cut before the request reaches the storage."""
     RESPONSE_LOST = "cut after"
-    """It is done, and the connection is cut before the answer comes."""
+    """The storage carries out the request, and the connection is cut before the response arrives."""
 
 
 _STATUS_OF_FAULT = {
@@ -30,12 +30,12 @@ _STATUS_OF_FAULT = {
     StorageFault.SERVER_ERROR: 500,
     StorageFault.CONNECTION_CUT: 0,
 }
-_DELAYS = (0.1, 3.0)
+_DELAY_RANGE_SECONDS = (0.1, 3.0)
 
 
 @dataclass
 class FaultInjector:
-    """Has a share of the requests fail, from 0 to 1. `failure_count` of `request_count` have so far."""
+    """Makes a share of the requests fail, `failure_rate` from 0 to 1. Counts all requests and those that failed."""
 
     fault: StorageFault
     seed: int
@@ -43,7 +43,7 @@ class FaultInjector:
     request_count: int = 0
     failure_count: int = 0
     _random: random.Random = field(init=False)
-    _fails: ContextVar[bool] = field(default_factory=lambda: ContextVar("strikes"))
+    _fails: ContextVar[bool] = field(default_factory=lambda: ContextVar("fails"))
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.seed} {self.fault}")
@@ -57,16 +57,16 @@ class FaultInjector:
         proxy.headers = {"Retry-After": "1"} if self.fault is StorageFault.THROTTLED else {}
 
     def stop(self) -> None:
-        """From now on all is well; what is delayed already stays so."""
+        """Let all further requests succeed. Requests that are already delayed stay delayed."""
         self.failure_rate = 0
 
     async def _before_request(self, method: str, path: str) -> None:
-        strikes = self._random.random() < self.failure_rate
-        self._fails.set(strikes)
+        fails = self._random.random() < self.failure_rate
+        self._fails.set(fails)
         self.request_count += 1
-        self.failure_count += strikes
-        if strikes and self.fault is StorageFault.SLOW:
-            await asyncio.sleep(self._random.uniform(*_DELAYS))
+        self.failure_count += fails
+        if fails and self.fault is StorageFault.SLOW:
+            await asyncio.sleep(self._random.uniform(*_DELAY_RANGE_SECONDS))
 
     def _failure_status(self, method: str, path: str) -> int | None:
         return _STATUS_OF_FAULT.get(self.fault) if self._fails.get() else None

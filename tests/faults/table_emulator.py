@@ -1,4 +1,4 @@
-"""The storage emulator's tables as a process that can be killed and started again on the same port and folder."""
+"""The table service of the storage emulator in a process that can be killed and restarted with its port and folder."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from state_api.settings import StorageSettings, emulator_connection_string
 HOST = "127.0.0.1"
 _AZURITE = Path(__file__).parent.parent.parent / "node_modules" / "azurite" / "dist" / "src" / "table" / "main.js"
 _START_SECONDS = 180
-"""It reads all that it has kept; on a machine with much else to do that takes its time."""
+"""The emulator reads its journal at its start, which takes long on a busy machine."""
 _JOURNAL = Path(__file__).parent / "table_journal.cjs"
 
 
 @dataclass
 class TableEmulator:
-    """`durable` says that it keeps a journal (journal.cjs), as the real service would; without, it is Azurite as it
-    comes, which saves its tables every five seconds."""
+    """Azurite's tables. With `journaled`, every acknowledged write is durable, as in Azure Storage (table_journal.cjs).
+    Without, Azurite saves its tables every five seconds."""
 
     folder: Path
     journaled: bool
@@ -56,14 +56,14 @@ class TableEmulator:
         assert self.process.poll() is None, "the emulator ended"
 
     def kill(self) -> None:
-        """With SIGKILL: it can save nothing any more."""
+        """Kill the process with SIGKILL, so that it cannot save anything."""
         self.process.kill()
         self.process.wait()
 
 
 @contextmanager
 def run_table_emulator(folder: Path, *, journaled: bool) -> Iterator[TableEmulator]:
-    """Runs until the block ends."""
+    """Run the emulator until the block ends."""
     folder.mkdir()
     emulator = TableEmulator(folder, journaled)
     emulator.start()

@@ -1,6 +1,6 @@
-"""A server that dies between any two of its requests to the storage, in the middle of staging, swapping and cleaning
-up. The pipeline asks the next server the same again, or something else: nothing is done twice, nothing is missing from
-the record, nothing is stuck."""
+"""A server crashes between any two of its requests to the storage, during staging, swaps and cleanup. The next server
+gets the same request again, or another one: no operation is blocked, carried out twice, or missing from the audit log.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -52,33 +52,33 @@ pytestmark = [pytest.mark.anyio, pytest.mark.fault]
 _CONCURRENT_CASES = 4
 _FEW_REQUESTS = 12
 _OPERATIONS_THAT_PROBE = (verified_stage, delete_task_hubs)
-"""Operations that read a task hub at its provider."""
+"""Operations that probe a task hub."""
 _SETTLED_AFTER_SECONDS = 10.0
-"""Seconds until the last event is so long ago that a read which begins now comes after it."""
+"""How far the clock is ahead of the last event, so that a probe begins after it."""
 _LEASE_EXPIRED_AFTER_SECONDS = 300.0
-"""Seconds until the next server comes where a dead one may have left a lease on reading a task hub: that of a cleanup
-holds for 180 s."""
+"""How far the clock of the next server is ahead, so that the lease of a crashed server has expired. The lease of
+Cleanup lasts 180 s."""
 
 
 @pytest.fixture
 async def environment(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[CaseEnvironment]:
-    # Each server reaches the account through proxies of its own; it is one account all the same.
-    monkeypatch.setattr(StorageArtifactStore, "address", lambda artifacts, kind: f"https://shop.example/{kind}")
+    # Each server reaches the account through its own proxies, but all addresses must be equal.
+    monkeypatch.setattr(StorageArtifactStore, "service_address", lambda artifacts, kind: f"https://shop.example/{kind}")
     async with ProviderAccount(storage) as account:
-        made = CaseEnvironment(http, server, storage, account)
-        # The tables that all share are there: what makes them is no part of an operation.
-        await stage_over_drained(made)
-        yield made
+        case_environment = CaseEnvironment(http, server, storage, account)
+        # Creates the shared tables, so that creating them is not a part of the tested operations.
+        await stage_over_drained(case_environment)
+        yield case_environment
 
 
 @dataclass(frozen=True)
 class UninterruptedRun:
-    """How the operation goes without a crash: its answer, what is left behind, and its requests to the storage."""
+    """An operation without a crash: its response, the stored state after it, and its requests to the storage."""
 
-    answer: Any
-    left: dict[str, Any]
+    response: Any
+    state: dict[str, Any]
     requests: list[tuple[str, str]]
 
 
@@ -86,31 +86,30 @@ async def run_uninterrupted(
     environment: CaseEnvironment, storage: StorageSettings, prepare: PrepareCase
 ) -> UninterruptedRun:
     case = await prepare(environment)
-    doom = CrashPlan()
+    no_crash = CrashPlan()
     async with crashing_server(
-        storage, doom, _SETTLED_AFTER_SECONDS if prepare in _OPERATIONS_THAT_PROBE else 0
+        storage, no_crash, _SETTLED_AFTER_SECONDS if prepare in _OPERATIONS_THAT_PROBE else 0
     ) as http:
-        answer = await send_until_crash(http, case.perform, doom)
-    assert answer is not None
-    assert answer.status_code == 200, answer.text
-    return UninterruptedRun(
-        case.normalize(answer.json()), await stored_state(environment, case, environment.http), doom.requests
-    )
+        response = await send_until_crash(http, case.perform, no_crash)
+    assert response is not None
+    assert response.status_code == 200, response.text
+    state = await stored_state(environment, case, environment.http)
+    return UninterruptedRun(case.normalize(response.json()), state, no_crash.requests)
 
 
 def crash_points(requests: list[tuple[str, str]]) -> list[tuple[int, CrashTiming]]:
-    """Where the server dies once something was changed: at every write, which arrives in time or late. Before the next
-    request is after the last one, as far as the storage is concerned: that is tried where there are few."""
-    found: list[tuple[int, CrashTiming]] = []
+    """The crash points from the first write on: at every write, which is in time or delayed. For operations with few
+    requests, also before each request, which leaves the storage as the last write has left it."""
+    points: list[tuple[int, CrashTiming]] = []
     for number, (method, _) in enumerate(requests, 1):
         if method != "GET":
-            found.append((number, CrashTiming.AFTER))
+            points.append((number, CrashTiming.AFTER))
         if method == "POST":
-            # A deletion that comes late finds nothing: no name comes twice.
-            found.append((number, CrashTiming.LATE))
-        if found and len(requests) <= _FEW_REQUESTS:
-            found.append((number, CrashTiming.BEFORE))
-    return found
+            # A delayed deletion finds no row, because names are never reused, so only other writes are delayed.
+            points.append((number, CrashTiming.LATE))
+        if points and len(requests) <= _FEW_REQUESTS:
+            points.append((number, CrashTiming.BEFORE))
+    return points
 
 
 @pytest.mark.parametrize(
@@ -132,80 +131,83 @@ def crash_points(requests: list[tuple[str, str]]) -> list[tuple[int, CrashTiming
     ],
     ids=lambda prepare: prepare.__name__,
 )
-async def test_a_crash_at_any_request_is_made_good_by_asking_again(
+async def test_repeating_the_request_after_a_crash_completes_the_operation(
     environment: CaseEnvironment, storage: StorageSettings, record_figures: Callable[..., None], prepare: PrepareCase
 ) -> None:
     reference = await run_uninterrupted(environment, storage, prepare)
     requests = reference.requests
-    harmless = next(number for number, (method, _) in enumerate(requests, 1) if method != "GET")
-    at_once = asyncio.Semaphore(_CONCURRENT_CASES)
-    settled, later = (
+    first_write = next(number for number, (method, _) in enumerate(requests, 1) if method != "GET")
+    case_slots = asyncio.Semaphore(_CONCURRENT_CASES)
+    crashing_offset, next_offset = (
         (_SETTLED_AFTER_SECONDS, _LEASE_EXPIRED_AFTER_SECONDS) if prepare in _OPERATIONS_THAT_PROBE else (0, 0)
     )
-    died = 0
+    crash_count = 0
 
-    async def crash(numbers: Sequence[int], when: CrashTiming) -> None:
-        """On one case: several crashes only where none of them leaves a trace in the storage."""
-        nonlocal died
-        async with at_once:
+    async def crash(numbers: Sequence[int], timing: CrashTiming) -> None:
+        """Crash one case at each of these requests. Several are possible only if none of them changes the storage."""
+        nonlocal crash_count
+        async with case_slots:
             case = await prepare(environment)
             for number in numbers:
-                doom = CrashPlan(number, when)
-                async with crashing_server(storage, doom, settled) as broken, in_process_server(storage, later) as http:
-                    answer = await send_until_crash(broken, case.perform, doom)
-                    died += answer is None
+                plan = CrashPlan(number, timing)
+                async with (
+                    crashing_server(storage, plan, crashing_offset) as crashing,
+                    in_process_server(storage, next_offset) as http,
+                ):
+                    response = await send_until_crash(crashing, case.perform, plan)
+                    crash_count += response is None
                     if number != numbers[-1]:
-                        assert answer is None
-                        assert doom.writes <= 1, "that one was cut"
+                        assert response is None
+                        assert plan.writes <= 1, "and that write did not reach the storage"
                         continue
-                    await made_good(case, doom, http, answer)
+                    await repeat_and_check(case, plan, http, response)
 
-    async def made_good(
-        case: CrashCase, doom: CrashPlan, http: httpx.AsyncClient, answer: httpx.Response | None
+    async def repeat_and_check(
+        case: CrashCase, plan: CrashPlan, http: httpx.AsyncClient, response: httpx.Response | None
     ) -> None:
-        where = f"{doom.timing} request {doom.at_request}"
-        again = await case.perform(http)
-        assert again.status_code == 200, f"{where}: {again.text}"
-        if doom.timing is CrashTiming.LATE and answer is None:
-            doom.release_late.set()
-            await asyncio.wait_for(doom.late_arrived.wait(), 60)
-        # A lease that comes when its task hub is gone stays until it is over; it is in nobody's way.
-        passing = ("probed", "leased") if doom.timing is CrashTiming.LATE else ()
-        left = await stored_state(environment, case, http)
-        assert without(left, passing) == without(reference.left, passing), where
-        assert responses_match(case.normalize(again.json()), reference.answer), f"{where}: {again.text}"
+        crash_point = f"{plan.timing} request {plan.at_request}"
+        repeated = await case.perform(http)
+        assert repeated.status_code == 200, f"{crash_point}: {repeated.text}"
+        if plan.timing is CrashTiming.LATE and response is None:
+            plan.release_late.set()
+            await asyncio.wait_for(plan.late_arrived.wait(), 60)
+        # A delayed write of a lease can arrive after its task hub was cleaned up. Nothing reads that row.
+        ignored = ("probed", "leased") if plan.timing is CrashTiming.LATE else ()
+        state = await stored_state(environment, case, http)
+        assert without(state, ignored) == without(reference.state, ignored), crash_point
+        assert responses_match(case.normalize(repeated.json()), reference.response), f"{crash_point}: {repeated.text}"
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(crash(range(1, harmless + 1), CrashTiming.BEFORE))
-        for number, when in crash_points(requests):
-            group.create_task(crash([number], when))
-    assert died >= harmless + 2
+        group.create_task(crash(range(1, first_write + 1), CrashTiming.BEFORE))
+        for number, timing in crash_points(requests):
+            group.create_task(crash([number], timing))
+    assert crash_count >= first_write + 2
     record_figures(
         requests=len(requests),
         writes=sum(method != "GET" for method, _ in requests),
-        crashes=died,
+        crashes=crash_count,
     )
 
 
-def without(left: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: content for name, content in left.items() if name not in names}
+def without(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: content for name, content in state.items() if name not in names}
 
 
-def responses_match(again: Any, reference: Any) -> bool:
-    """The same answer. That of a cleanup lists what it has removed: less, if a part was removed before."""
-    if "taskHubs" not in again or "dryRun" not in again:
-        return bool(again == reference)
-    hubs = {one["taskHub"]: one for one in reference["taskHubs"]}
-    listed = [
-        {**one, "artifacts": []} == {**hubs[one["taskHub"]], "artifacts": []}
-        and set(one["artifacts"]) <= set(hubs[one["taskHub"]]["artifacts"])
-        for one in again["taskHubs"]
+def responses_match(repeated: Any, reference: Any) -> bool:
+    """Whether the responses are equal. A repeated cleanup may list fewer artifacts, as some were removed before."""
+    if "taskHubs" not in repeated or "dryRun" not in repeated:
+        return bool(repeated == reference)
+    hubs = {hub["taskHub"]: hub for hub in reference["taskHubs"]}
+    hubs_match = [
+        {**hub, "artifacts": []} == {**hubs[hub["taskHub"]], "artifacts": []}
+        and set(hub["artifacts"]) <= set(hubs[hub["taskHub"]]["artifacts"])
+        for hub in repeated["taskHubs"]
     ]
-    return all(listed) and again["app"] == reference["app"]
+    return all(hubs_match) and repeated["app"] == reference["app"]
 
 
 @pytest.mark.parametrize(
-    ("prepare", "follow"),
+    ("prepare", "follow_up"),
     [
         (stage_over_drained, abandon_and_stage_next),
         (stage_over_drained, stage_another_hub),
@@ -215,34 +217,38 @@ def responses_match(again: Any, reference: Any) -> bool:
         (confirm_swap, confirm_before_next_stage),
         *([(cleanup, clean_up_in_next_release)] if IS_FULL_SCALE else []),
     ],
-    ids=lambda one: one.__name__,
+    ids=lambda function: function.__name__,
 )
-async def test_after_a_crash_something_else_may_come(
+async def test_another_request_succeeds_after_a_crash(
     environment: CaseEnvironment,
     storage: StorageSettings,
     record_figures: Callable[..., None],
     prepare: PrepareCase,
-    follow: FollowUp,
+    follow_up: FollowUp,
 ) -> None:
-    """At each state that a crash can leave the storage in."""
+    """In every state of the storage that a crash can leave."""
     requests = (await run_uninterrupted(environment, storage, prepare)).requests
     writes = [number for number, (method, _) in enumerate(requests, 1) if method != "GET"]
     posts = [number for number in writes if requests[number - 1][0] == "POST"]
-    at_once = asyncio.Semaphore(_CONCURRENT_CASES)
+    case_slots = asyncio.Semaphore(_CONCURRENT_CASES)
 
-    async def crash(number: int, when: CrashTiming) -> None:
-        async with at_once:
+    async def crash(number: int, timing: CrashTiming) -> None:
+        async with case_slots:
             case = await prepare(environment)
-            doom = CrashPlan(number, when)
-            async with crashing_server(storage, doom) as broken, in_process_server(storage) as http:
-                assert await send_until_crash(broken, case.perform, doom) is None
-                await follow(case, http)
-                left = await stored_state(environment, case, http)
-                if when is CrashTiming.LATE:
-                    doom.release_late.set()
-                    await asyncio.wait_for(doom.late_arrived.wait(), 60)
+            plan = CrashPlan(number, timing)
+            async with crashing_server(storage, plan) as crashing, in_process_server(storage) as http:
+                assert await send_until_crash(crashing, case.perform, plan) is None
+                await follow_up(case, http)
+                state = await stored_state(environment, case, http)
+                if timing is CrashTiming.LATE:
+                    plan.release_late.set()
+                    await asyncio.wait_for(plan.late_arrived.wait(), 60)
                     late = await stored_state(environment, case, http)
-                    assert (late["app"], late["etag"], late["history"]) == (left["app"], left["etag"], left["history"])
+                    assert (late["app"], late["etag"], late["history"]) == (
+                        state["app"],
+                        state["etag"],
+                        state["history"],
+                    )
 
     async with asyncio.TaskGroup() as group:
         group.create_task(crash(writes[0], CrashTiming.BEFORE))

@@ -1,12 +1,10 @@
-"""The storage is killed in the middle of writes, again and again.
+"""The storage is killed repeatedly during writes.
 
-Azurite as it comes cannot be asked for durability: it answers a write when it is in memory and saves all of its tables
-every five seconds (`autosaveInterval` in its LokiTableMetadataStore, by LokiJS: the whole database into `…~`, then a
-rename). Killed, it forgets what it acknowledged since the last save, and no client can do anything about that. The
-first test measures it with rows of its own. The service that Azurite stands for acknowledges only what is durable, so
-for the second test Azurite keeps a journal (journal.cjs): a write, or a transaction as a whole, is in the file before
-it is answered. A control writer of raw rows, beside the server, shows in the same run that the journal keeps what it
-promises, so that anything lost is the server's.
+Azurite by itself is not durable: it acknowledges a write when it is in memory, and saves its tables every five seconds
+(`autosaveInterval` in its LokiTableMetadataStore; LokiJS writes the whole database into `…~` and renames it). The first
+test measures what Azurite loses. Azure Storage acknowledges only durable writes, so in the second test Azurite has a
+journal (table_journal.cjs): it writes each change, and each transaction as a whole, to a file before it responds. A
+control writer without the server checks the journal in the same run, so that any other loss is the server's.
 """
 
 import asyncio
@@ -36,7 +34,7 @@ KILLS = scaled(6, minimum=3)
 
 
 class ControlWriter:
-    """Writes numbered rows straight into the storage, two in a transaction, and remembers which were acknowledged."""
+    """Writes numbered rows directly to the storage, two in a transaction, and keeps the acknowledged numbers."""
 
     def __init__(self, storage: TableEmulator) -> None:
         connection = storage.settings.connection_string
@@ -72,28 +70,29 @@ class ControlWriter:
             await asyncio.sleep(0.1)
 
     async def count_lost_and_torn(self) -> tuple[int, int]:
-        """How many acknowledged transactions are gone, and of how many only half is there."""
-        kept: dict[int, int] = {}
-        # Azurite as it comes can forget the table itself.
+        """The number of acknowledged transactions without rows, and of transactions with only one row."""
+        row_counts: dict[int, int] = {}
+        # Azurite without a journal can lose the table itself.
         with suppress(ResourceNotFoundError):
             async for row in self._table.list_entities():
                 number = int(row["RowKey"][:6])
-                kept[number] = kept.get(number, 0) + 1
-        return len(self.acknowledged - kept.keys()), sum(halves == 1 for halves in kept.values())
+                row_counts[number] = row_counts.get(number, 0) + 1
+        lost = self.acknowledged - row_counts.keys()
+        return len(lost), sum(row_count == 1 for row_count in row_counts.values())
 
 
-async def test_the_emulator_as_it_comes_forgets_what_it_acknowledged(
+async def test_the_emulator_without_a_journal_loses_acknowledged_writes(
     tmp_path: Path, record_figures: Callable[..., None]
 ) -> None:
-    """If this fails, Azurite has learnt to save at once, and the journal can go."""
+    """When this test fails, Azurite saves every write at once, and the journal is no longer needed."""
     with run_table_emulator(tmp_path / "plain", journaled=False) as storage:
         async with ControlWriter(storage) as control:
-            # Rows that were acknowledged after the last save: it must not have saved again when it is stopped.
+            # Repeats until Azurite has acknowledged rows and is stopped before its next save.
             while True:
-                saved = storage.database_file.stat().st_mtime_ns
+                saved_at = storage.database_file.stat().st_mtime_ns
                 await control.write(10)
                 storage.process.send_signal(signal.SIGSTOP)
-                if storage.database_file.stat().st_mtime_ns == saved:
+                if storage.database_file.stat().st_mtime_ns == saved_at:
                     break
                 storage.process.send_signal(signal.SIGCONT)
             storage.kill()
@@ -103,39 +102,39 @@ async def test_the_emulator_as_it_comes_forgets_what_it_acknowledged(
             assert lost >= 10
 
 
-async def test_nothing_acknowledged_is_lost_when_the_storage_is_killed(
+async def test_no_acknowledged_event_is_lost_when_the_storage_is_killed(
     tmp_path: Path, record_figures: Callable[..., None]
 ) -> None:
     rng, hub = random.Random(71), new_hub_name()
-    truth = generate_orders(hub, EVENTS, seed=71)
+    expected = generate_orders(hub, EVENTS, seed=71)
     with (
         run_table_emulator(tmp_path / "journal", journaled=True) as storage,
         run_servers(storage.settings, tmp_path) as group,
     ):
         publisher = Publisher(group.addresses, seed=71)
-        async with ControlWriter(storage) as control, publish_in_background(publisher, truth.events):
-            writing = asyncio.create_task(control.write_continuously())
+        async with ControlWriter(storage) as control, publish_in_background(publisher, expected.events):
+            control_writes = asyncio.create_task(control.write_continuously())
             for share in sorted(rng.uniform(0.05, 0.95) for _ in range(KILLS)):
                 await publisher.wait_for_share(share)
                 storage.kill()
                 await asyncio.sleep(rng.uniform(0.2, 1.5))
                 await asyncio.to_thread(storage.start)
             await publisher.wait_for_share(1)
-            writing.cancel()
+            control_writes.cancel()
             control_lost, control_torn = await control.count_lost_and_torn()
-        compared = await compare_records(group.addresses[0], storage.settings, truth, publisher.acknowledged_events)
+        compared = await compare_records(group.addresses[0], storage.settings, expected, publisher.acknowledged_events)
         record_figures(
             **publisher.summary(),
             kills=KILLS,
             lost=len(compared.lost),
-            wrong=len(compared.wrong),
+            wrong=len(compared.differences),
             control_acknowledged=len(control.acknowledged),
             control_lost=control_lost,
             control_torn=control_torn,
             peak_rss_mb=group.update_peak_memory(),
         )
-        assert (control_lost, control_torn) == (0, 0), "the storage itself lost what it acknowledged"
+        assert (control_lost, control_torn) == (0, 0), "the journal has lost acknowledged writes"
         assert (publisher.dropped, publisher.quarantined) == ({}, 0)
-        assert len(publisher.acknowledged) == len(truth.events) == EVENTS
-        assert (compared.lost[:3], compared.wrong[:3]) == ([], [])
-        assert compared.records == len(truth.expected)
+        assert len(publisher.acknowledged) == len(expected.events) == EVENTS
+        assert (compared.lost[:3], compared.differences[:3]) == ([], [])
+        assert compared.records == len(expected.expected)

@@ -1,4 +1,4 @@
-"""Who asks GetStagingStatus while faults happen, and what must never be answered."""
+"""Pollers of GetStagingStatus during faults, which find wrong verdicts."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ from tests.builders import event
 from tests.faults.publisher import Publisher
 
 RUN_HEADERS = {"X-Actor": "pipeline", "X-Run-Url": "https://ci.example/runs/1"}
-"""Whoever stages asks as the same run: to others its open deployment would be a reason against Ready."""
+"""The headers of the run that stages. For another run, its open deployment would be a reason for NotReady."""
 
 
 async def register_and_stage(address: str, app: str, hub: str, settle_seconds: int) -> None:
-    """Register an app whose staging slot holds the hub, before it publishes anything. Events alone tell of it."""
+    """Register an app without a provider, and stage the task hub before it has events."""
     async with httpx.AsyncClient(base_url=address, timeout=60, headers=RUN_HEADERS) as http:
         policy = {"policy": {"settleSeconds": settle_seconds}}
         assert (await http.put(f"/api/apps/{app}", json=policy)).status_code == 200
@@ -27,8 +27,8 @@ async def register_and_stage(address: str, app: str, hub: str, settle_seconds: i
 
 @dataclass
 class VerdictPoller:
-    """Asks whichever servers there are about an app. A question that a killed or paused server does not answer counts
-    as unanswered and says nothing."""
+    """Requests the status of an app at several servers. A request that fails, for example at a killed or paused server,
+    is counted as unanswered. `timeout` and `durations` are in seconds."""
 
     addresses: Sequence[str]
     app: str
@@ -38,57 +38,61 @@ class VerdictPoller:
     unanswered: Counter[str] = field(default_factory=Counter)
     durations: list[float] = field(default_factory=list)
 
-    async def ask(self, http: httpx.AsyncClient, address: str) -> dict[str, Any] | None:
-        began = time.monotonic()
+    async def get_verdict(self, http: httpx.AsyncClient, address: str) -> dict[str, Any] | None:
+        began_at = time.monotonic()
         try:
-            answer = await http.get(f"{address}/api/apps/{self.app}/staging", headers=RUN_HEADERS, timeout=self.timeout)
+            response = await http.get(
+                f"{address}/api/apps/{self.app}/staging", headers=RUN_HEADERS, timeout=self.timeout
+            )
         except httpx.HTTPError as error:
             self.unanswered[type(error).__name__] += 1
             return None
-        if answer.status_code != 200:
-            self.unanswered[str(answer.status_code)] += 1
+        if response.status_code != 200:
+            self.unanswered[str(response.status_code)] += 1
             return None
         self.answered += 1
-        self.durations.append(time.monotonic() - began)
-        verdict: dict[str, Any] = answer.json()
+        self.durations.append(time.monotonic() - began_at)
+        verdict: dict[str, Any] = response.json()
         self.not_ready += not verdict["ready"]
         return verdict
 
 
 @dataclass
 class WrongReadyWatcher(VerdictPoller):
-    """Asks every server all the time. Wrong is a Ready while an order was surely active: its start acknowledged before
-    the question, and its end not yet sent to anybody when the answer was there."""
+    """Polls every server continuously. A Ready is wrong if an order was certainly active: its start was acknowledged
+    before the request, and its end had not been sent when the response arrived."""
 
     wrong: list[dict[str, Any]] = field(default_factory=list)
 
-    async def watch(self, publisher: Publisher, every: float = 0.3) -> None:
+    async def watch(self, publisher: Publisher, interval_seconds: float = 0.3) -> None:
         async with httpx.AsyncClient() as http:
             while True:
                 for address in list(self.addresses):
-                    before = set(publisher.known_active)
-                    verdict = await self.ask(http, address)
-                    if verdict is not None and verdict["ready"] and before & publisher.known_active:
+                    active_before = set(publisher.known_active)
+                    verdict = await self.get_verdict(http, address)
+                    if verdict is not None and verdict["ready"] and active_before & publisher.known_active:
                         self.wrong.append(verdict)
-                await asyncio.sleep(every)
+                await asyncio.sleep(interval_seconds)
 
-    async def wait_for_verdict(self, ready: bool, seconds: float = 60) -> float:
-        """Wait until every server says so; how many seconds that took. Whoever waits for NotReady knows of active
-        orders, and waits for an answer only: any other is a failure."""
-        began = time.monotonic()
+    async def wait_for_verdict(self, *, ready: bool, timeout_seconds: float = 60) -> float:
+        """Wait until every server gives this verdict. Returns the seconds that it took. For NotReady, orders must be
+        active: then a Ready fails the test at once."""
+        began_at = time.monotonic()
         async with httpx.AsyncClient() as http:
             for address in self.addresses:
-                while (verdict := await self.ask(http, address)) is None or verdict["ready"] != ready:
+                while (verdict := await self.get_verdict(http, address)) is None or verdict["ready"] != ready:
                     assert verdict is None or ready, f"{address} says Ready while orders are active: {verdict}"
-                    assert time.monotonic() < began + seconds, f"{address} does not say it after {seconds} s: {verdict}"
+                    assert time.monotonic() < began_at + timeout_seconds, (
+                        f"{address} does not say so after {timeout_seconds} s: {verdict}"
+                    )
                     await asyncio.sleep(0.1)
-        return round(time.monotonic() - began, 1)
+        return round(time.monotonic() - began_at, 1)
 
 
 @dataclass
 class SingleOrderPoller(VerdictPoller):
-    """A second app whose hub has one order and no settle window. The order starts, and once that is acknowledged every
-    server that answers must say NotReady; it ends, and every server that answers must say Ready."""
+    """Polls an app without a settle window whose task hub has one order at a time. When the start of the order is
+    acknowledged, every server that responds must say NotReady; when its end is acknowledged, Ready."""
 
     hub: str = ""
     wrong: list[tuple[str, Any]] = field(default_factory=list)
@@ -101,21 +105,21 @@ class SingleOrderPoller(VerdictPoller):
                 for status in ("Running", "Completed"):
                     await self._publish(http, event(self.hub, order, status))
                     for address in list(self.addresses):
-                        verdict = await self.ask(http, address)
+                        verdict = await self.get_verdict(http, address)
                         if verdict is not None and verdict["ready"] != (status == "Completed"):
                             self.wrong.append((f"{order} {status} at {address}", verdict))
                 self.rounds += 1
 
-    async def _publish(self, http: httpx.AsyncClient, one: dict[str, Any]) -> None:
-        """At one server after the other, until one acknowledges."""
+    async def _publish(self, http: httpx.AsyncClient, lifecycle_event: dict[str, Any]) -> None:
+        """Send the event to one server after the other until one acknowledges it."""
         attempt = 0
         while True:
             address = self.addresses[(self.rounds + attempt) % len(self.addresses)]
             try:
-                answer = await http.post(f"{address}/api/events", json=[one], timeout=self.timeout)
-                if answer.status_code == 200:
-                    if answer.json()["quarantined"]:
-                        self.wrong.append(("quarantined", one))
+                response = await http.post(f"{address}/api/events", json=[lifecycle_event], timeout=self.timeout)
+                if response.status_code == 200:
+                    if response.json()["quarantined"]:
+                        self.wrong.append(("quarantined", lifecycle_event))
                     return
             except httpx.HTTPError:
                 pass
@@ -125,11 +129,10 @@ class SingleOrderPoller(VerdictPoller):
 
 @asynccontextmanager
 async def run_while(coroutines: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """All of them ask while the block runs."""
-    running = [asyncio.create_task(one) for one in coroutines]
+    """Run all coroutines while the block runs. Fails if one of them ends before the block does."""
+    running = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         yield
-        # A task that died would have watched nothing.
         assert not any(task.done() for task in running), running
     finally:
         for task in running:

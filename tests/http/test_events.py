@@ -120,7 +120,7 @@ async def test_the_data_of_a_cloud_event_may_be_in_base64(http: httpx.AsyncClien
     assert (await deliver(http, cloud, CLOUD_EVENT_HEADERS))["quarantined"] == 1
 
 
-async def test_the_validation_request_of_event_grid_is_responseed(http: httpx.AsyncClient) -> None:
+async def test_the_validation_request_of_event_grid_is_answered(http: httpx.AsyncClient) -> None:
     headers = {"Content-Type": "application/json", "aeg-event-type": "SubscriptionValidation"}
     response = await http.post("/api/events", content=(SAMPLES / "validation.json").read_bytes(), headers=headers)
     assert (response.status_code, response.json()) == (
@@ -131,7 +131,7 @@ async def test_the_validation_request_of_event_grid_is_responseed(http: httpx.As
     assert_problem(await http.post("/api/events", json=broken), 400, "InvalidRequest")
 
 
-async def test_the_validation_request_of_cloud_events_is_responseed(http: httpx.AsyncClient) -> None:
+async def test_the_validation_request_of_cloud_events_is_answered(http: httpx.AsyncClient) -> None:
     response = await http.options("/api/events", headers={"WebHook-Request-Origin": "eventgrid.azure.net"})
     assert response.status_code == 200
     assert response.headers["WebHook-Allowed-Origin"] == "eventgrid.azure.net"

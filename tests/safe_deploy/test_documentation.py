@@ -15,7 +15,8 @@ from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
 from state_api.settings import read_settings, sha256_of
-from tests.test_docs import AZURE, CODE, FENCE, ROOT, SETTINGS, first_column, section, table_rows, without_markup
+from tests.documents.page_tables import CODE, FENCE, ROOT, first_column, section, table_rows, without_markup
+from tests.test_docs import AZURE, SETTINGS
 
 CLI = ROOT / "docs" / "cli.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -173,9 +174,9 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
     assert required_operations <= permitted_operations
 
 
-def test_the_documented_commands_create_keys_that_the_server_accepts(tmp_path: Path) -> None:
-    """The commands that need no Azure run unchanged. The key of an existing function stays valid."""
-    make, vault = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
+def test_the_commands_that_create_keys_for_azure_create_a_setting_that_the_server_accepts(tmp_path: Path) -> None:
+    """The commands of both pages that need no Azure, run unchanged. A caller's old function key stays valid."""
+    creation, vault = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
     moving = section(OPERATIONS, "Move from function keys")
     move, _ = [body for language, body in FENCE.findall(moving) if language == "sh"]
     assert "state-keys.json" in vault
@@ -183,9 +184,9 @@ def test_the_documented_commands_create_keys_that_the_server_accepts(tmp_path: P
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safe_deploy "$@"\n')
     command.chmod(0o755)
     _, _, entry = move.partition("--output tsv)\n")
-    # The last command of `make` is run last, because the entry of the old key replaces that of the new key.
-    *create_commands, collect_command = make.strip().splitlines()
-    script = "\n".join(["set -eu", *create_commands, "OLD_KEY=the-key-that-the-function-had", entry, collect_command])
+    # Collecting the entries comes last, because the entry of the old key replaces that of the new one.
+    *creating, collecting = creation.strip().splitlines()
+    script = "\n".join(["set -eu", *creating, "OLD_KEY=the-key-that-the-function-had", entry, collecting])
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "DURABLE_APP": "shop-4711"}
     subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
     keys = read_settings(

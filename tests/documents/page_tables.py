@@ -1,0 +1,69 @@
+"""Reads the headings, tables and code spans of Markdown pages, for tests that compare the pages with the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+"""Runs a test once for each page; its parameter is `page`."""
+
+HEADING = re.compile(r"^(#{1,6}) (.+?)\s*$", re.MULTILINE)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+
+
+def without_code(text: str) -> str:
+    """The text without its fenced blocks."""
+    return FENCE.sub("", text)
+
+
+def heading_anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def section(page: Path, title: str) -> str:
+    """The text under a heading, up to the next heading of the same or a higher level."""
+    text = page.read_text()
+    # Blocks are blanked and not removed: a comment in a shell example is no heading, and positions must not change.
+    headings = list(HEADING.finditer(FENCE.sub(lambda fence: " " * len(fence[0]), text)))
+    start = next(heading for heading in headings if heading[2] == title)
+    ends = (other.start() for other in headings if other.start() > start.start() and len(other[1]) <= len(start[1]))
+    return text[start.end() : next(ends, len(text))]
+
+
+def table_rows(page: Path, title: str, first: str) -> list[list[str]]:
+    """The cells of each row of the tables under a heading whose first column has the title `first`."""
+    rows: list[list[str]] = []
+    in_table = False
+    for line in section(page, title).splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            in_table = False
+        elif cells[0] == first:
+            in_table = True
+        elif in_table and not set(cells[0]) <= {"-", ":"}:
+            rows.append(cells)
+    assert rows, f"{page.name} has no table {first} under {title}"
+    return rows
+
+
+def first_column(page: Path, title: str, first: str) -> list[str]:
+    """The first column of such tables, without markup."""
+    return [without_markup(cells[0]) for cells in table_rows(page, title, first)]
+
+
+def without_markup(cell: str) -> str:
+    """The text of a cell, without backquotes and link targets."""
+    return re.sub(r"`|\[|\]\([^)]*\)", "", cell)
+
+
+def make_targets() -> set[str]:
+    """The names of all targets of the Makefile."""
+    phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    return set(phony[1].split())
