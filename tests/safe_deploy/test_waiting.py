@@ -294,7 +294,7 @@ def test_immediate_responses_are_polled_with_a_pause(wait_scenario: WaitScenario
         (["--slot", "canary"], KEYS["reader"], ExitCode.FAILURE, "has no slot canary"),
         (["--slot", "-"], KEYS["reader"], ExitCode.USAGE, "slot"),
         ([], "unknown-key-0123456789", ExitCode.NOT_ALLOWED, "send a key that this server knows"),
-        ([], KEYS["publisher"], ExitCode.NOT_ALLOWED, "needs reader or deployer or admin"),
+        ([], KEYS["publisher"], ExitCode.NOT_ALLOWED, "needs a key with the role reader or deployer or admin"),
     ],
 )
 def test_an_error_that_waiting_does_not_resolve_ends_the_wait(
