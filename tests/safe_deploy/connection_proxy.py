@@ -37,7 +37,7 @@ def run_connection_proxy(url: str) -> Iterator[ConnectionProxy]:
     turn = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
-        def handle(self) -> None:
+        def handle_request(self) -> None:
             request_body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             request = (self.command, urlsplit(self.path).path)
             with turn:
@@ -54,7 +54,7 @@ def run_connection_proxy(url: str) -> Iterator[ConnectionProxy]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST = do_PUT = do_DELETE = handle  # noqa: N815  # the names that http.server calls
+        do_GET = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815  # the names that http.server calls
 
         def _forward(self, request_body: bytes) -> tuple[int, Mapping[str, str], bytes]:
             connection = http.client.HTTPConnection(parts.hostname or HOST, parts.port, timeout=60)
