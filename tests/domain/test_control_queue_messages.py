@@ -1,4 +1,4 @@
-"""What the messages of a task hub say: which of them start work, which are explained, and when the rest is harmless."""
+"""Which messages of a task hub start work, which are explained, and when unexplained ones stop blocking."""
 
 from dataclasses import replace
 
@@ -157,8 +157,10 @@ def test_a_timer_that_is_about_to_fire_explains_nothing() -> None:
 def test_a_hidden_start_is_never_explained_by_timers(
     timers: list[Instant], starts: int, fired: int, moved: int
 ) -> None:
-    """Whatever else is in the queues: every timer that has yet to fire has an invisible message, so the messages that
-    are left over are at least as many as the hidden starts."""
+    """Every pending timer has an invisible message.
+
+    So at least as many messages are unexplained as there are hidden starts.
+    """
     hidden = sum(fire_at > noon_plus() + TIMER_EARLY_MARGIN for fire_at in timers)
     count = hidden + starts + fired + moved
     known = KnownTimers(tuple(PendingTimer(key, fire_at) for key, fire_at in enumerate(timers)))
@@ -187,24 +189,24 @@ def test_unexplained_messages_are_harmless_once_nothing_has_changed_for_long_eno
     assert (evidence.explained, evidence.unexplained_count, evidence.unblocks_at) == (1, 0, None)
 
 
-def test_only_the_time_until_the_look_began_counts_for_the_time_rule() -> None:
-    """The rows can take long to read, and a snapshot too: what became of a message since is not known."""
+def test_only_the_time_until_the_read_began_counts_for_the_time_rule() -> None:
+    """Reading rows and queues takes time, and later changes of a message are unknown."""
     slow = ObservedQueues(queue_snapshot(invisible=1), 0, 0, noon_plus(629), noon_plus(700))
     assert message_evidence(slow, quiet_period()).has_pending_starts
     # The message was surely there when the first look ended.
     assert quiet_period_after(None, slow) == quiet_period(1, 700)
 
 
-def test_one_more_message_than_were_observed_blocks_however_long_it_was_quiet() -> None:
+def test_one_more_message_than_observed_blocks_regardless_of_the_quiet_period() -> None:
     assert message_evidence(queue_look_with_timers(invisible=2, when=10_000), quiet_period()).has_pending_starts
 
 
-def test_without_a_quiet_period_there_is_no_end_to_the_wait() -> None:
+def test_without_a_quiet_period_unexplained_messages_block_without_end() -> None:
     evidence = message_evidence(queue_look_with_timers(invisible=1), None)
     assert (evidence.has_pending_starts, evidence.unblocks_at) == (True, None)
 
 
-def test_nothing_is_observed_while_every_invisible_message_is_explained() -> None:
+def test_there_is_no_quiet_period_while_every_invisible_message_is_explained() -> None:
     assert quiet_period_after(quiet_period(), queue_look_with_timers(pending_timer(3600), invisible=1)) is None
     assert quiet_period_after(None, queue_look_with_timers()) is None
 
@@ -213,7 +215,7 @@ def test_a_quiet_period_begins_with_the_first_unexplained_message() -> None:
     assert quiet_period_after(None, queue_look_with_timers(invisible=2, when=3)) == quiet_period(2, 3)
 
 
-def test_a_quiet_period_goes_on_while_nothing_changes() -> None:
+def test_a_quiet_period_continues_while_nothing_changes() -> None:
     assert quiet_period_after(quiet_period(), queue_look_with_timers(invisible=1, when=500)) == quiet_period()
 
 
@@ -254,14 +256,14 @@ def test_messages_can_be_waived_by_their_number() -> None:
     assert NO_EXEMPTIONS.waived_messages == 0
 
 
-def test_a_waiver_of_messages_changes_what_a_result_answers_and_not_what_a_quiet_period_is() -> None:
+def test_a_waiver_of_messages_changes_the_key_of_results_and_not_that_of_quiet_periods() -> None:
     waived = Exemptions((), (replace(waiver(""), unexplained_messages=2),))
     assert waived.key != NO_EXEMPTIONS.key
     assert waived.instances_key == NO_EXEMPTIONS.instances_key
     assert Exemptions((), (waiver("order-1"),)).instances_key != NO_EXEMPTIONS.instances_key
 
 
-def test_signs_change_with_visible_messages_events_and_owners() -> None:
+def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> None:
     first = queue_snapshot(visible_message(MessageKind.OTHER))
     again = replace(first, visible=(replace(first.visible[0], dequeue_count=2),))
     signs = [
@@ -291,7 +293,7 @@ def test_a_timer_is_remembered_once_and_until_it_has_fired() -> None:
     assert seconds(60) == TIMER_LATE_MARGIN
 
 
-def test_no_more_timers_are_remembered_than_fit_into_a_row() -> None:
+def test_only_as_many_timers_are_remembered_as_fit_into_a_row() -> None:
     few = KnownTimers(tuple(pending_timer(number, number) for number in range(MAX_REMEMBERED_TIMERS)), noon_plus())
     assert few.limit_size() is few
     many = KnownTimers((*few.timers, pending_timer(-1, MAX_REMEMBERED_TIMERS)), noon_plus())
@@ -302,7 +304,7 @@ def test_no_more_timers_are_remembered_than_fit_into_a_row() -> None:
     assert unfinished == KnownTimers(few.timers, noon_plus(), "[false, null]", noon_plus(1), truncated=True)
 
 
-def test_memory_is_kept_as_json() -> None:
+def test_the_message_state_is_unchanged_after_it_was_stored_as_json() -> None:
     memory = MessageState(
         "here",
         KnownTimers((pending_timer(10),), noon_plus(1), '{"NextPartitionKey": "a"}', noon_plus(2), truncated=True),

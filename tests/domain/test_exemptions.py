@@ -1,4 +1,4 @@
-"""What may stay active: functions by pattern, instances by waivers in force."""
+"""Exemptions: functions by pattern, instances by waivers in force."""
 
 from dataclasses import replace
 
@@ -47,19 +47,19 @@ def exemptions_key(*functions: str, waivers: tuple[Waiver, ...] = ()) -> str:
         ("", False),
     ],
 )
-def test_a_function_is_ignored_if_a_pattern_fits_its_whole_name(pattern: str, *, ignored: bool) -> None:
+def test_a_function_is_ignored_if_a_pattern_matches_its_whole_name(pattern: str, *, ignored: bool) -> None:
     exemptions = Exemptions(("Heartbeat", pattern))
     assert exemptions.ignores("NightlySync") is ignored
     assert exemptions.exempts("NightlySync", "order-1") is ignored
 
 
-def test_nothing_is_exempt_unless_somebody_says_so() -> None:
+def test_nothing_is_exempt_by_default() -> None:
     assert not Exemptions().ignores("NightlySync")
     assert Exemptions().find_waiver("order-1") is None
     assert not Exemptions().exempts("NightlySync", "order-1")
 
 
-def test_a_function_without_a_name_is_ignored_only_by_what_fits_every_name() -> None:
+def test_a_function_without_a_name_is_ignored_only_by_a_pattern_that_matches_every_name() -> None:
     assert Exemptions(("*",)).ignores("")
     assert not Exemptions(("?*", "NightlySync")).ignores("")
 
@@ -68,7 +68,7 @@ def test_a_function_without_a_name_is_ignored_only_by_what_fits_every_name() -> 
 
 
 @pytest.mark.parametrize(("now", "is_in_force"), [(-60, True), (59.9999999, True), (60, False), (60.0000001, False)])
-def test_a_waiver_is_in_force_until_the_very_tick_at_which_it_expires(now: float, *, is_in_force: bool) -> None:
+def test_a_waiver_is_in_force_until_the_tick_at_which_it_expires(now: float, *, is_in_force: bool) -> None:
     waived = waiver(expires=60)
     assert waivers_in_force(waived, now=now) == ((waived,) if is_in_force else ())
 
@@ -81,7 +81,7 @@ def test_a_waiver_is_in_force_for_its_task_hub_in_any_case_and_for_no_other(
     assert waivers_in_force(waived, task_hub=task_hub) == ((waived,) if is_in_force else ())
 
 
-def test_only_what_is_in_force_for_this_hub_exempts() -> None:
+def test_only_waivers_in_force_for_this_task_hub_exempt() -> None:
     other, expired, lasting = waiver("a", "v42"), waiver("b", expires=0), waiver("c", "V41")
     exemptions = Exemptions.for_task_hub(("NightlySync",), [other, expired, lasting], "v41", noon_plus())
     assert exemptions == Exemptions(("NightlySync",), (lasting,))
@@ -89,7 +89,7 @@ def test_only_what_is_in_force_for_this_hub_exempts() -> None:
 
 
 @pytest.mark.parametrize("instance_id", ["Order-1", "order-1 ", "order-", "order-*", ""])
-def test_a_waiver_is_for_one_instance_id_as_it_is_spelt(instance_id: str) -> None:
+def test_a_waiver_is_for_one_instance_id_in_its_exact_spelling(instance_id: str) -> None:
     assert Exemptions((), (waiver("order-1"),)).find_waiver(instance_id) is None
     assert Exemptions((), (waiver(instance_id),)).find_waiver("order-1") is None
 
@@ -103,7 +103,9 @@ def test_the_waiver_of_an_instance_is_found_among_others() -> None:
 
 
 @given(FUNCTIONS, WAIVERS)
-def test_what_is_exempt_is_ignored_or_waived(functions: tuple[str, ...], waivers: tuple[Waiver, ...]) -> None:
+def test_an_instance_is_exempt_exactly_if_it_is_ignored_or_waived(
+    functions: tuple[str, ...], waivers: tuple[Waiver, ...]
+) -> None:
     exemptions = Exemptions.for_task_hub(functions, waivers, "v41", noon_plus())
     waived = {
         waiver.instance_id for waiver in waivers if waiver.task_hub.lower() == "v41" and waiver.expires_at > noon_plus()
@@ -130,14 +132,14 @@ def test_the_key_is_the_same_exactly_if_the_same_functions_and_instances_are_exe
     assert same_key is (same_functions and same_instances)
 
 
-def test_the_key_depends_neither_on_the_order_nor_on_what_is_said_twice() -> None:
+def test_the_key_depends_neither_on_order_nor_on_repetition() -> None:
     first, other = waiver("order-1"), waiver("order-2")
     assert exemptions_key("a", "b", waivers=(first, other)) == exemptions_key(
         "b", "a", "b", waivers=(other, first, first)
     )
 
 
-def test_the_key_tells_functions_from_instances() -> None:
+def test_the_key_distinguishes_functions_from_instances() -> None:
     assert (
         len(
             {
@@ -152,7 +154,7 @@ def test_the_key_tells_functions_from_instances() -> None:
     )
 
 
-def test_a_waiver_that_is_given_again_for_longer_leaves_the_key_as_it_is() -> None:
+def test_a_renewed_waiver_does_not_change_the_key() -> None:
     short = waiver()
     longer = replace(short, reason="still stuck", by="ben", created_at=noon_plus(60), expires_at=noon_plus(7200))
     assert exemptions_key(waivers=(short,)) == exemptions_key(waivers=(longer,))

@@ -1,4 +1,4 @@
-"""What events say about an instance, whatever order they come in and however often."""
+"""The record of an instance is independent of the order and repetition of its events."""
 
 from functools import reduce
 
@@ -72,19 +72,21 @@ def test_merging_is_idempotent(record: Instance) -> None:
 
 
 @given(st.data(), SOME_EVENTS)
-def test_order_and_duplicates_of_events_never_show(data: st.DataObject, events: list[LifecycleEvent]) -> None:
+def test_order_and_duplicates_of_events_make_no_difference(data: st.DataObject, events: list[LifecycleEvent]) -> None:
     copies = data.draw(st.lists(st.sampled_from(events), max_size=8), label="delivered again")
     delivered = data.draw(st.permutations(events + copies), label="as delivered")
     assert record_after(*delivered) == record_after(*events)
 
 
 @given(SOME_EVENTS, SOME_EVENTS)
-def test_two_halves_of_a_history_merge_to_the_whole(some: list[LifecycleEvent], others: list[LifecycleEvent]) -> None:
+def test_two_halves_of_a_history_merge_to_the_whole_history(
+    some: list[LifecycleEvent], others: list[LifecycleEvent]
+) -> None:
     assert merge_instances(record_after(*some), record_after(*others)) == record_after(*some, *others)
 
 
 @given(SOME_EVENTS)
-def test_an_event_that_is_known_adds_nothing(events: list[LifecycleEvent]) -> None:
+def test_a_duplicate_event_adds_nothing(events: list[LifecycleEvent]) -> None:
     record = record_after(*events)
     assert all(apply_event(record, known) == record for known in events)
 
@@ -116,14 +118,14 @@ def test_an_entity_is_recorded_and_never_active(events: list[LifecycleEvent]) ->
     assert record.last_event_at == max(event.occurred_at for event in events)
 
 
-def test_an_entity_shows_the_status_that_its_events_give() -> None:
+def test_an_entity_has_the_status_of_its_events() -> None:
     assert record_after(lifecycle_event(RUNNING, instance_id="@counter@order-1")).runtime_status is RUNNING
 
 
 @given(EVENTS)
 @example(lifecycle_event(RUNNING))
 @example(lifecycle_event(COMPLETED))
-def test_the_first_event_makes_the_record(first: LifecycleEvent) -> None:
+def test_the_first_event_creates_the_record(first: LifecycleEvent) -> None:
     assert apply_event(None, first) == instance_from_event(first)
 
 
@@ -149,7 +151,7 @@ def test_every_status_is_evidence_of_running_or_of_an_end() -> None:
     assert not ACTIVE_STATUSES & ENDED_STATUSES
 
 
-def test_an_end_alone_is_enough_to_know_that_nothing_runs() -> None:
+def test_an_end_without_a_start_is_not_active() -> None:
     record = record_after(lifecycle_event(COMPLETED))
     assert not record.active
     assert record.started is None
@@ -196,7 +198,7 @@ def test_two_ends_at_the_same_time_have_one_winner_in_either_order(winner: Runti
         ("x" * 5000, "x" * MAX_REASON_LENGTH),
     ],
 )
-def test_of_a_reason_the_first_line_is_kept(text: str, kept: str) -> None:
+def test_only_the_first_line_of_a_reason_is_kept(text: str, kept: str) -> None:
     assert shorten_reason(text) == kept
 
 
@@ -236,7 +238,7 @@ def test_an_end_that_comes_before_its_start_still_ends_the_instance() -> None:
     assert not record_after(lifecycle_event(COMPLETED, noon_plus(5)), lifecycle_event(RUNNING, noon_plus(0))).active
 
 
-def test_ticks_of_100_ns_tell_two_events_of_one_microsecond_apart() -> None:
+def test_two_events_within_one_microsecond_are_distinguished_by_100_ns() -> None:
     completed = lifecycle_event(COMPLETED, parse_instant("2026-11-20T09:30:00.1234561Z"))
     running = lifecycle_event(RUNNING, parse_instant("2026-11-20T09:30:00.1234562Z"))
     assert record_after(running, completed).active
@@ -267,7 +269,7 @@ def test_the_function_name_falls_back_to_older_evidence() -> None:
     )
 
 
-def test_the_function_name_is_empty_when_no_event_carried_it() -> None:
+def test_the_function_name_is_empty_if_no_event_contains_it() -> None:
     assert (
         record_after(
             lifecycle_event(RUNNING, function_name=""), lifecycle_event(COMPLETED, function_name="")

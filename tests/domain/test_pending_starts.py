@@ -39,7 +39,7 @@ def test_without_pending_starts_nothing_is_running() -> None:
     assert (verdict.ready, verdict.has_running, verdict.warnings) == (True, False, ())
 
 
-def test_a_message_that_is_out_of_date_says_nothing() -> None:
+def test_pending_starts_of_a_stale_probe_do_not_block() -> None:
     verdict = verdict_on(replace(NO_MESSAGES, start_count=1), began=-1000)
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
 
@@ -88,7 +88,7 @@ def test_a_message_that_is_out_of_date_says_nothing() -> None:
         ),
     ],
 )
-def test_the_reason_says_what_is_on_its_way(messages: MessageEvidence, text: str) -> None:
+def test_the_message_names_the_pending_starts(messages: MessageEvidence, text: str) -> None:
     assert starts_pending_message(messages) == text
 
 
@@ -112,20 +112,20 @@ def test_an_empty_slot_has_no_warning() -> None:
     ("policy", "why"),
     [(Policy(), "azureStorage does not show them"), (Policy(ignore_messages=True), "the policy says ignoreMessages")],
 )
-def test_messages_that_nobody_looked_at_are_a_warning(policy: Policy, why: str) -> None:
+def test_messages_that_were_not_read_are_a_warning(policy: Policy, why: str) -> None:
     verdict = verdict_on(None, policy=policy)
     [warning] = verdict.warnings
     assert (verdict.ready, warning.code) == (True, WarningCode.MESSAGES_UNSEEN)
     assert why in warning.message
 
 
-def test_before_a_task_hub_was_read_nothing_is_said_of_its_messages() -> None:
+def test_there_is_no_warning_about_messages_before_the_task_hub_was_read() -> None:
     assert assess_readiness(Evidence("v41", provider=AZURE_STORAGE), Policy(), noon_plus()).warnings == ()
     failed = probe_result(status=ProbeStatus.FAILED)
     assert assess_readiness(Evidence("v41", provider=AZURE_STORAGE, probe=failed), Policy(), noon_plus()).warnings == ()
 
 
-def test_a_result_with_a_pending_start_is_read_anew() -> None:
+def test_a_pending_start_counts_as_blocking() -> None:
     assert replace(probe_result(), messages=replace(NO_MESSAGES, unexplained_count=1)).found_blocking
     assert not replace(probe_result(), messages=NO_MESSAGES).found_blocking
 
@@ -138,7 +138,7 @@ def test_a_verdict_on_several_task_hubs_has_the_starts_and_warnings_of_all() -> 
     assert both.warnings == staged.warnings
 
 
-def test_the_control_queues_are_looked_at_before_every_pass() -> None:
+def test_the_control_queues_must_be_read_before_every_pass() -> None:
     scan = Scan(noon_plus(-10), noon_plus(-15), ["whole"], ["again"], "key")
     needed = [scan.needs_queue_read]
     scan.queues_read_in_pass = scan.pass_number

@@ -1,4 +1,4 @@
-"""A slot that may carry more than one task hub: Ready only if all of it is, and every reason is told."""
+"""A slot that may carry several task hubs is Ready only if all of them are, and its verdict has every reason."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tests.domain.builders import not_ready_verdict, ready_verdict
 VERIFIED = replace(ready_verdict(), assurance=Assurance.VERIFIED)
 
 
-def test_a_verdict_with_nothing_beneath_is_that_of_the_staged_hub() -> None:
+def test_a_verdict_without_prior_task_hubs_is_that_of_the_staged_one() -> None:
     for verdict in (ready_verdict(), not_ready_verdict(), VERIFIED):
         assert combine_verdicts(verdict, []) == verdict
 
@@ -25,14 +25,14 @@ def test_a_verdict_with_nothing_beneath_is_that_of_the_staged_hub() -> None:
         (not_ready_verdict(), [ready_verdict()], False),
     ],
 )
-def test_it_is_ready_if_all_of_it_is(staged: Verdict, beneath: list[Verdict], *, expected: bool) -> None:
+def test_a_slot_is_ready_if_all_its_task_hubs_are(staged: Verdict, beneath: list[Verdict], *, expected: bool) -> None:
     verdict = combine_verdicts(staged, beneath)
     assert verdict.ready is expected
     assert verdict.evidence == staged.evidence
     assert bool(verdict.reasons) is not expected
 
 
-def test_what_is_active_is_counted_together_and_a_reason_is_told_once() -> None:
+def test_active_instances_are_added_up_and_each_reason_occurs_once() -> None:
     verdict_on_one = not_ready_verdict()
     verdict = combine_verdicts(
         verdict_on_one,
@@ -48,7 +48,7 @@ def test_what_is_active_is_counted_together_and_a_reason_is_told_once() -> None:
     assert len(started) == min(20, 2 * len(verdict_on_one.active))
 
 
-def test_it_is_verified_if_all_of_it_is() -> None:
+def test_a_slot_is_verified_if_all_its_task_hubs_are() -> None:
     assert combine_verdicts(VERIFIED, [VERIFIED]).assurance is Assurance.VERIFIED
     assert combine_verdicts(VERIFIED, [ready_verdict()]).assurance is Assurance.EVENTS
     assert combine_verdicts(ready_verdict(), [VERIFIED]).assurance is Assurance.EVENTS

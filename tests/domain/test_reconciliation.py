@@ -1,4 +1,4 @@
-"""How what a probe saw sets the records right, and that it never hides what happens next."""
+"""How probes correct the records, and that a correction never hides later events."""
 
 from dataclasses import replace
 from functools import reduce
@@ -43,7 +43,7 @@ COMPLETED = RuntimeStatus.COMPLETED
 TIMES_AROUND_NOON = st.builds(
     lambda skews, ticks: Instant(NOON + skews * CLOCK_SKEW + ticks), st.integers(-3, 3), st.integers(-1, 1)
 )
-"""Few times, so that they often are the very skew apart, or a tick more or less."""
+"""Few times, so that they often differ by exactly the skew, or by a tick more or less."""
 NAMES = st.sampled_from(["", "ProcessOrder", "ShipOrder"])
 
 
@@ -79,7 +79,7 @@ STARTED = st.builds(Instance, st.just("order-1"), STARTS, st.none() | ENDS)
 """Records with a start, active or not."""
 RECORDS = STARTED | st.builds(Instance, st.just("order-1"), st.none(), ENDS)
 NOT_ACTIVE_OR_UNKNOWN = st.none() | RECORDS.filter(lambda known: not known.active)
-"""What may be known of an instance that the records do not show active."""
+"""Records of an instance that is not active, or no record."""
 EVENTS = st.lists(lifecycle_events(frozenset(RuntimeStatus)), max_size=5)
 OBSERVED_ACTIVE = observed_instances(ACTIVE_STATUSES)
 OBSERVED_ENDED = observed_instances(ENDED_STATUSES)
@@ -97,12 +97,12 @@ def instance_record(started: float | None = None, finished: float | None = None)
 
 
 def record_with_end(instance: Instance, seen: ObservedInstance | None) -> Instance:
-    """The record once the end that a probe saw is recorded."""
+    """The record after an observed end is recorded."""
     return merge_instances(instance, reconcile_end(instance, seen))
 
 
 def record_with_start(instance: Instance | None, seen: ObservedInstance, now: Instant = NOON) -> Instance:
-    """The record once the start that events missed is recorded."""
+    """The record after a missed start is recorded."""
     evidence = reconcile_start(instance, seen, now)
     assert evidence is not None
     return evidence if instance is None else merge_instances(instance, evidence)
@@ -112,19 +112,19 @@ def record_with_start(instance: Instance | None, seen: ObservedInstance, now: In
 
 
 @given(STARTS, OBSERVED_ACTIVE)
-def test_what_the_hub_shows_active_is_active(started: Started, seen: ObservedInstance) -> None:
+def test_an_instance_that_the_task_hub_shows_active_is_active(started: Started, seen: ObservedInstance) -> None:
     assert observe_state(started, seen) is ObservedState.ACTIVE
 
 
 @given(STARTS, st.none() | OBSERVED_ENDED)
-def test_a_start_that_a_probe_has_seen_is_over_once_the_hub_shows_it_so_or_not_at_all(
+def test_a_start_that_a_probe_recorded_has_ended_once_the_task_hub_shows_it_ended_or_not_at_all(
     started: Started, seen: ObservedInstance | None
 ) -> None:
     assert observe_state(replace(started, source=EvidenceSource.PROBE), seen) is ObservedState.ENDED
 
 
 @given(STARTS, st.none() | OBSERVED_ENDED)
-def test_a_published_start_is_unconfirmed_exactly_while_all_that_the_hub_shows_is_older(
+def test_a_published_start_is_unconfirmed_exactly_while_the_task_hub_shows_only_older_writes(
     started: Started, seen: ObservedInstance | None
 ) -> None:
     found = observe_state(replace(started, source=EvidenceSource.EVENT), seen)
@@ -141,30 +141,30 @@ def test_a_published_start_is_unconfirmed_exactly_while_all_that_the_hub_shows_i
         (60, ObservedState.ENDED),
     ],
 )
-def test_a_published_start_is_over_if_the_hub_was_written_no_more_than_the_skew_before_it(
+def test_a_published_start_has_ended_if_the_final_row_was_written_at_most_the_skew_before_it(
     updated: float, expected: ObservedState
 ) -> None:
     assert observe_state(start_evidence(0), observed_instance(status=COMPLETED, updated=updated)) is expected
 
 
 @pytest.mark.parametrize("status", sorted(ENDED_STATUSES))
-def test_every_end_that_the_hub_shows_is_an_end(status: RuntimeStatus) -> None:
+def test_every_final_status_that_the_task_hub_shows_is_an_end(status: RuntimeStatus) -> None:
     assert observe_state(start_evidence(-60), observed_instance(status=status, updated=-5)) is ObservedState.ENDED
 
 
-def test_a_published_start_of_which_the_hub_knows_nothing_is_unconfirmed() -> None:
+def test_a_published_start_that_the_task_hub_does_not_show_is_unconfirmed() -> None:
     assert observe_state(start_evidence(), None) is ObservedState.UNCONFIRMED
 
 
 @given(STARTS, st.none() | OBSERVED_ENDED)
-def test_a_start_that_the_hub_has_shown_is_over_once_the_same_place_shows_it_so_or_not_at_all(
+def test_a_confirmed_start_has_ended_once_the_same_backend_shows_it_ended_or_not_at_all(
     started: Started, seen: ObservedInstance | None
 ) -> None:
     assert observe_state(replace(started, confirmed_backend=BACKEND_ID), seen, BACKEND_ID) is ObservedState.ENDED
 
 
 @given(STARTS, st.none() | OBSERVED_ENDED, st.sampled_from(["", "another place"]))
-def test_what_another_place_has_shown_says_nothing_of_this_one(
+def test_a_confirmation_by_another_backend_does_not_count(
     started: Started, seen: ObservedInstance | None, confirmed: str
 ) -> None:
     assert observe_state(replace(started, confirmed_backend=confirmed), seen, BACKEND_ID) is observe_state(
@@ -183,8 +183,8 @@ def test_an_active_instance_that_was_written_since_its_start_confirms_the_start(
 
 
 @pytest.mark.parametrize(("age", "confirmed"), [(-5, False), (0, False), (0.9999999, False), (1, True), (60, True)])
-def test_a_start_is_confirmed_only_when_every_later_start_has_a_later_time(age: float, *, confirmed: bool) -> None:
-    """A restart that is published after the look, by a clock that is behind, must not be taken for this start."""
+def test_a_start_is_confirmed_only_if_every_later_start_has_a_later_time(age: float, *, confirmed: bool) -> None:
+    """A restart that is published after the read, by a clock that is behind, must not count as this start."""
     assert (
         confirm_start(
             start_evidence(-age), observed_instance(updated=0), backend_id=BACKEND_ID, observed_at=noon_plus()
@@ -194,9 +194,7 @@ def test_a_start_is_confirmed_only_when_every_later_start_has_a_later_time(age: 
 
 
 @pytest.mark.parametrize(("updated", "confirmed"), [(-61.0000001, False), (-61, True), (-60, True), (0, True)])
-def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_nothing(
-    updated: float, *, confirmed: bool
-) -> None:
+def test_a_row_that_was_written_before_a_start_does_not_confirm_it(updated: float, *, confirmed: bool) -> None:
     assert (
         confirm_start(
             start_evidence(-60), observed_instance(updated=updated), backend_id=BACKEND_ID, observed_at=noon_plus()
@@ -206,7 +204,7 @@ def test_what_was_written_before_a_start_may_be_an_earlier_run_and_confirms_noth
 
 
 @given(STARTS, OBSERVED_ACTIVE | OBSERVED_ENDED, TIMES_AROUND_NOON)
-def test_nothing_is_recorded_of_a_start_twice_nor_without_a_place_nor_of_one_that_a_probe_found(
+def test_a_start_is_confirmed_once_and_only_by_a_known_backend_and_only_if_events_reported_it(
     started: Started, seen: ObservedInstance, looked_at: Instant
 ) -> None:
     once = confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=looked_at)
@@ -244,11 +242,11 @@ def test_a_duplicate_of_the_event_leaves_its_start_confirmed(started: Started) -
 
 
 @given(st.integers(0, 2 * CLOCK_SKEW), st.integers(1, 3 * CLOCK_SKEW), st.integers(-CLOCK_SKEW + 1, CLOCK_SKEW - 1))
-def test_no_start_that_is_published_after_the_look_is_closed_by_what_the_look_has_shown(
-    age: int, gap: int, skew: int
-) -> None:
-    """The instance is shown, ends, is purged and starts again under its id, as a message only, on a worker whose clock
-    differs from the storage's by less than the skew."""
+def test_a_read_never_closes_a_start_that_is_published_after_it(age: int, gap: int, skew: int) -> None:
+    """The instance is shown, ends, is purged and starts again under its id as a message only.
+
+    The clock of its worker differs from the storage's by less than the skew.
+    """
     first = replace(start_evidence(), at=Instant(NOON - age))
     seen = replace(observed_instance(), updated_at=first.at)
     known = Instance("order-1", confirm_start(first, seen, backend_id=BACKEND_ID, observed_at=NOON) or first)
@@ -259,7 +257,7 @@ def test_no_start_that_is_published_after_the_look_is_closed_by_what_the_look_ha
 
 
 @pytest.mark.parametrize(("age", "recent"), [(-5, True), (0, True), (599.9999999, True), (600, False), (601, False)])
-def test_where_messages_cannot_be_seen_an_unconfirmed_start_blocks_for_ten_minutes(age: float, *, recent: bool) -> None:
+def test_without_sight_of_messages_an_unconfirmed_start_blocks_for_ten_minutes(age: float, *, recent: bool) -> None:
     assert seconds(600) == START_GRACE_PERIOD
     assert is_recent_start(start_evidence(-age), noon_plus()) is recent
 
@@ -268,21 +266,19 @@ def test_where_messages_cannot_be_seen_an_unconfirmed_start_blocks_for_ten_minut
 
 
 @given(STARTED, st.none() | OBSERVED_ENDED)
-def test_an_instance_is_not_active_after_the_end_that_the_hub_shows(
-    known: Instance, seen: ObservedInstance | None
-) -> None:
+def test_an_instance_is_not_active_after_an_observed_end(known: Instance, seen: ObservedInstance | None) -> None:
     assert not record_with_end(known, seen).active
 
 
 @given(STARTED, st.none() | OBSERVED_ENDED)
-def test_the_end_that_the_hub_shows_is_recorded_once(known: Instance, seen: ObservedInstance | None) -> None:
+def test_an_observed_end_is_recorded_once(known: Instance, seen: ObservedInstance | None) -> None:
     once = record_with_end(known, seen)
     assert merge_instances(once, reconcile_end(known, seen)) == once
     assert record_with_end(once, seen) == once
 
 
 @given(STARTED, st.none() | OBSERVED_ENDED, EVENTS, st.data())
-def test_it_never_shows_when_the_end_that_the_hub_shows_was_recorded(
+def test_the_time_at_which_an_observed_end_is_recorded_makes_no_difference(
     known: Instance, seen: ObservedInstance | None, events: list[LifecycleEvent], data: st.DataObject
 ) -> None:
     evidence = [known, reconcile_end(known, seen), *map(instance_from_event, events)]
@@ -291,7 +287,7 @@ def test_it_never_shows_when_the_end_that_the_hub_shows_was_recorded(
 
 
 @given(STARTS, OBSERVED_ENDED, lifecycle_events(ACTIVE_STATUSES))
-def test_the_end_that_the_hub_shows_ends_what_started_before_it_and_nothing_later(
+def test_an_observed_end_ends_earlier_starts_and_no_later_ones(
     started: Started, seen: ObservedInstance, later: LifecycleEvent
 ) -> None:
     known = record_with_end(Instance("order-1", started), seen)
@@ -299,15 +295,13 @@ def test_the_end_that_the_hub_shows_ends_what_started_before_it_and_nothing_late
 
 
 @given(STARTS, lifecycle_events(ACTIVE_STATUSES))
-def test_the_end_of_an_instance_that_is_gone_ends_this_start_and_no_later_one(
-    started: Started, later: LifecycleEvent
-) -> None:
+def test_the_end_of_a_purged_instance_ends_this_start_and_no_later_one(started: Started, later: LifecycleEvent) -> None:
     known = record_with_end(Instance("order-1", started), None)
     assert apply_event(known, later).active is (later.occurred_at > started.at)
 
 
 @given(STARTS, st.none() | OBSERVED_ENDED, lifecycle_events(ACTIVE_STATUSES))
-def test_a_start_that_is_later_than_all_the_hub_shows_is_active_whenever_it_comes(
+def test_a_start_that_is_later_than_the_observation_is_active_whenever_it_arrives(
     started: Started, seen: ObservedInstance | None, later: LifecycleEvent
 ) -> None:
     known = Instance("order-1", started)
@@ -317,26 +311,26 @@ def test_a_start_that_is_later_than_all_the_hub_shows_is_active_whenever_it_come
     assert merge_instances(instance_from_event(later), reconcile_end(known, seen)).active
 
 
-def test_an_end_is_placed_a_skew_before_the_hub_was_written() -> None:
+def test_an_observed_end_is_dated_one_skew_before_the_row_was_written() -> None:
     finished = record_with_end(instance_record(started=-60), observed_instance(status=COMPLETED, updated=-5)).finished
     assert finished == Finished(noon_plus(-6), COMPLETED, "", "ProcessOrder", EvidenceSource.PROBE)
 
 
-def test_an_end_is_placed_no_earlier_than_the_start_that_it_ends() -> None:
+def test_an_observed_end_is_dated_no_earlier_than_its_start() -> None:
     finished = record_with_end(
         instance_record(started=-5.5), observed_instance(status=RuntimeStatus.TERMINATED, updated=-5)
     ).finished
     assert finished == Finished(noon_plus(-5.5), RuntimeStatus.TERMINATED, "", "ProcessOrder", EvidenceSource.PROBE)
 
 
-def test_an_instance_that_is_gone_counts_as_canceled_at_its_start() -> None:
+def test_a_purged_instance_counts_as_canceled_at_its_start() -> None:
     finished = record_with_end(instance_record(started=-60), None).finished
     assert finished == Finished(
         noon_plus(-60), RuntimeStatus.CANCELED, PURGED_REASON, "ProcessOrder", EvidenceSource.PROBE
     )
 
 
-def test_the_event_of_the_end_still_tells_when_and_how_it_ended() -> None:
+def test_a_late_event_of_the_end_still_determines_its_time_and_outcome() -> None:
     known = record_with_end(instance_record(started=-60), observed_instance(status=COMPLETED, updated=-5))
     failed = apply_event(known, lifecycle_event(RuntimeStatus.FAILED, noon_plus(-5.1), reason="out of stock"))
     assert failed.finished == Finished(
@@ -353,7 +347,7 @@ def test_the_evidence_of_a_probe_comes_from_a_probe() -> None:
 
 
 @given(RECORDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
-def test_nothing_was_missed_exactly_if_the_records_show_the_instance_active_under_its_name(
+def test_no_start_is_missing_exactly_if_the_records_show_the_instance_active_under_its_name(
     known: Instance, seen: ObservedInstance, now: Instant
 ) -> None:
     same_name = seen.function_name in ("", known.function_name)
@@ -361,10 +355,10 @@ def test_nothing_was_missed_exactly_if_the_records_show_the_instance_active_unde
 
 
 @given(RECORDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
-def test_what_runs_under_another_name_than_the_records_say_is_recorded_once_under_its_own(
+def test_an_instance_that_runs_under_another_name_is_recorded_once_under_that_name(
     known: Instance, seen: ObservedInstance, now: Instant
 ) -> None:
-    """The other may be one that the policy ignores."""
+    """The policy may ignore the recorded name."""
     evidence = reconcile_start(known, seen, now)
     if evidence is None:
         return
@@ -375,7 +369,7 @@ def test_what_runs_under_another_name_than_the_records_say_is_recorded_once_unde
 
 
 @given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
-def test_an_instance_is_active_after_the_start_that_the_hub_shows(
+def test_an_instance_is_active_after_an_observed_start(
     known: Instance | None, seen: ObservedInstance, now: Instant
 ) -> None:
     after = record_with_start(known, seen, now)
@@ -385,9 +379,7 @@ def test_an_instance_is_active_after_the_start_that_the_hub_shows(
 
 
 @given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
-def test_the_start_that_the_hub_shows_is_recorded_once(
-    known: Instance | None, seen: ObservedInstance, now: Instant
-) -> None:
+def test_an_observed_start_is_recorded_once(known: Instance | None, seen: ObservedInstance, now: Instant) -> None:
     evidence = reconcile_start(known, seen, now)
     assert evidence is not None
     once = record_with_start(known, seen, now)
@@ -396,7 +388,7 @@ def test_the_start_that_the_hub_shows_is_recorded_once(
 
 
 @given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON, EVENTS, st.data())
-def test_it_never_shows_when_the_start_that_the_hub_shows_was_recorded(
+def test_the_time_at_which_an_observed_start_is_recorded_makes_no_difference(
     known: Instance | None, seen: ObservedInstance, now: Instant, events: list[LifecycleEvent], data: st.DataObject
 ) -> None:
     evidence = [
@@ -408,7 +400,7 @@ def test_it_never_shows_when_the_start_that_the_hub_shows_was_recorded(
 
 
 @given(ENDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON, lifecycle_events(ENDED_STATUSES))
-def test_any_end_later_than_the_one_known_ends_what_the_hub_has_shown(
+def test_any_end_after_the_recorded_one_ends_an_observed_start(
     finished: Finished, seen: ObservedInstance, now: Instant, end: LifecycleEvent
 ) -> None:
     known = record_with_start(Instance("order-1", finished=finished), seen, now)
@@ -416,26 +408,26 @@ def test_any_end_later_than_the_one_known_ends_what_the_hub_has_shown(
 
 
 @given(OBSERVED_ACTIVE, TIMES_AROUND_NOON, lifecycle_events(ENDED_STATUSES))
-def test_any_end_later_than_its_creation_ends_what_only_the_hub_has_shown(
+def test_any_end_after_its_creation_ends_an_instance_without_a_record(
     seen: ObservedInstance, now: Instant, end: LifecycleEvent
 ) -> None:
     assert apply_event(record_with_start(None, seen, now), end).active is (end.occurred_at < min(seen.created_at, now))
 
 
-def test_an_instance_without_a_record_started_when_it_was_created() -> None:
+def test_an_observed_instance_without_a_record_started_when_it_was_created() -> None:
     seen = observed_instance("lost", "ShipOrder", RuntimeStatus.PENDING, created=-60)
     assert reconcile_start(None, seen, noon_plus()) == Instance(
         "lost", Started(noon_plus(-60), RuntimeStatus.PENDING, "ShipOrder", EvidenceSource.PROBE)
     )
 
 
-def test_an_instance_never_started_ahead_of_the_clock() -> None:
+def test_an_observed_start_is_never_dated_ahead_of_the_clock() -> None:
     evidence = reconcile_start(None, observed_instance(created=5), noon_plus())
     assert evidence == Instance("order-1", Started(noon_plus(), RUNNING, "ProcessOrder", EvidenceSource.PROBE))
 
 
 @pytest.mark.parametrize("created", [-3600, -5, 5])
-def test_an_instance_that_ended_before_was_started_again_right_after_that(created: float) -> None:
+def test_an_observed_start_is_dated_immediately_after_the_recorded_end(created: float) -> None:
     known = instance_record(started=-60, finished=-30)
     evidence = reconcile_start(known, observed_instance(created=created), noon_plus())
     assert evidence is not None
@@ -443,14 +435,14 @@ def test_an_instance_that_ended_before_was_started_again_right_after_that(create
     assert evidence.finished == known.finished
 
 
-def test_the_event_of_a_missed_start_still_tells_when_it_was() -> None:
+def test_a_late_event_of_a_missed_start_still_determines_its_time() -> None:
     started = apply_event(
         record_with_start(instance_record(finished=-60), observed_instance()), lifecycle_event(RUNNING, noon_plus(-5))
     ).started
     assert started == start_evidence(-5)
 
 
-def test_an_entity_is_never_active_whatever_a_probe_shows() -> None:
+def test_an_entity_is_never_active_in_an_observation() -> None:
     entity = observed_instance("@counter@order-1")
     known = record_with_start(None, entity)
     assert not known.active
@@ -462,7 +454,7 @@ def test_an_entity_is_never_active_whatever_a_probe_shows() -> None:
 
 
 def record_after_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
-    """The record after a look at the hub."""
+    """The record after a read of the task hub."""
     if known is not None and known.active:
         assert known.started is not None
         return known if observe_state(known.started, seen) is ObservedState.ACTIVE else record_with_end(known, seen)
@@ -476,10 +468,10 @@ def record_after_lookup(known: Instance | None, seen: ObservedInstance, now: Ins
     st.lists(st.integers(-CLOCK_SKEW, CLOCK_SKEW), min_size=8, max_size=8),
     st.data(),
 )
-def test_whatever_events_were_lost_or_late_a_look_at_the_hub_sets_the_record_right(
+def test_a_probe_corrects_the_record_regardless_of_lost_and_late_events(
     gaps: list[int], skews: list[int], data: st.DataObject
 ) -> None:
-    """The hub starts and ends an instance in turns; workers whose clocks differ publish some of that."""
+    """The task hub starts and ends an instance in turn. Workers with different clocks publish some of these changes."""
     moments = list(accumulate(gaps, initial=int(NOON)))[1:]
     rows = [
         replace(observed_instance(), runtime_status=COMPLETED if turn % 2 else RUNNING, updated_at=Instant(moment))

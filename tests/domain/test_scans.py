@@ -1,4 +1,4 @@
-"""What the pages of a scan add up to, how many passes it takes, and what a finished one proves."""
+"""What the pages of a scan add up to, how many passes it needs, and what a complete scan proves."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,17 +47,17 @@ PAGES = st.lists(st.lists(OBSERVED_INSTANCES, max_size=4), max_size=6)
 
 
 def new_scan(*cursors: str) -> Scan:
-    """A scan that has read nothing yet; it passes over `again` once more if it must."""
+    """A scan that has read nothing yet. Its next passes read the range `again`."""
     return Scan(noon_plus(-10), noon_plus(SCAN_BEGAN), list(cursors), ["again"], "the key")
 
 
 def observed_end(instance_id: str = "order-1", updated: float = -5) -> ObservedInstance:
-    """An instance that ended while the scan went on."""
+    """An instance that ended while the scan was running."""
     return observed_instance(instance_id, status=COMPLETED, updated=updated)
 
 
 def read_pass(scan: Scan, *pages: Iterable[ObservedInstance], exemptions: Exemptions = NO_EXEMPTIONS) -> bool:
-    """One pass that shows these pages; whether the scan is finished after it."""
+    """One pass over these pages. Returns whether the scan is complete after it."""
     for page in pages:
         scan.add_page(page, exemptions)
     scan.cursors.clear()
@@ -84,7 +84,7 @@ def test_the_instances_whose_stamps_are_compared_are_counted_for_each_pass() -> 
     assert scan.stamp_count == 1
 
 
-def test_a_hub_that_shows_nothing_is_read_once() -> None:
+def test_a_task_hub_without_active_or_changed_instances_needs_one_pass() -> None:
     scan = new_scan("whole")
     assert read_pass(scan, [])
     assert scan.pass_number == 1
@@ -101,20 +101,20 @@ def test_a_scan_is_not_finished_while_a_cursor_is_left(page: list[ObservedInstan
     assert (scan.pass_number, scan.cursors) == (1, ["whole"])
 
 
-def test_what_changed_meanwhile_calls_for_another_pass_over_what_changed() -> None:
+def test_changes_during_a_pass_require_another_pass_over_the_changes() -> None:
     scan = new_scan("whole")
     assert not read_pass(scan, [observed_end()])
     assert (scan.pass_number, scan.cursors) == (2, ["again"])
 
 
-def test_a_pass_does_not_use_up_the_cursors_of_the_next() -> None:
+def test_a_pass_does_not_consume_the_cursors_of_the_next_pass() -> None:
     scan = new_scan("whole")
     read_pass(scan, [observed_end()])
     read_pass(scan, [observed_end(), observed_end("order-2")])
     assert (scan.pass_number, scan.cursors) == (3, ["again"])
 
 
-def test_a_second_pass_with_the_very_changes_of_the_first_is_enough() -> None:
+def test_a_second_pass_with_exactly_the_changes_of_the_first_completes_the_scan() -> None:
     scan = new_scan("whole")
     assert not read_pass(scan, [observed_end("order-1")], [observed_end("order-2")])
     assert read_pass(scan, [observed_end("order-2"), observed_end("order-1")])
@@ -130,7 +130,7 @@ def test_a_second_pass_with_the_very_changes_of_the_first_is_enough() -> None:
     ],
     ids=["another one as well", "another one", "the same one at another time"],
 )
-def test_a_second_pass_with_other_changes_calls_for_a_third(second: list[ObservedInstance]) -> None:
+def test_a_second_pass_with_other_changes_requires_a_third(second: list[ObservedInstance]) -> None:
     scan = new_scan("whole")
     assert not read_pass(scan, [observed_end("order-1")])
     assert not read_pass(scan, second)
@@ -138,7 +138,7 @@ def test_a_second_pass_with_other_changes_calls_for_a_third(second: list[Observe
     assert scan.pass_number == 3
 
 
-def test_a_pass_is_compared_with_the_one_right_before_it() -> None:
+def test_a_pass_is_compared_with_the_pass_immediately_before_it() -> None:
     scan = new_scan("whole")
     assert not read_pass(scan, [observed_end("order-1")])
     assert not read_pass(scan, [observed_end("order-2")])
@@ -146,13 +146,13 @@ def test_a_pass_is_compared_with_the_one_right_before_it() -> None:
     assert scan.pass_number == 4
 
 
-def test_a_blocking_instance_ends_a_scan_whatever_has_changed() -> None:
+def test_a_blocking_instance_completes_a_scan_regardless_of_changes() -> None:
     scan = new_scan("whole")
     assert read_pass(scan, [observed_end("order-1"), observed_instance("order-2")])
     assert complete_result(scan).found_blocking
 
 
-def test_an_instance_that_an_earlier_pass_has_ignored_blocks_once_its_id_is_that_of_another_function() -> None:
+def test_an_instance_that_an_earlier_pass_ignored_blocks_once_its_id_runs_another_function() -> None:
     scan = new_scan("whole")
     assert not read_pass(
         scan, [observed_end("order-1"), observed_instance("x", "NightlySync", created=-9)], exemptions=SOME_EXEMPTIONS
@@ -163,7 +163,7 @@ def test_an_instance_that_an_earlier_pass_has_ignored_blocks_once_its_id_is_that
     assert [instance.function_name for instance in complete_result(scan).active] == ["ProcessOrder"]
 
 
-def test_an_instance_that_an_earlier_page_has_ignored_blocks_once_its_id_is_that_of_another_function() -> None:
+def test_an_instance_that_an_earlier_page_ignored_blocks_once_its_id_runs_another_function() -> None:
     scan = new_scan("whole")
     pages = [[observed_instance("x", "NightlySync", created=-9)], [observed_instance("x", "ProcessOrder", created=-5)]]
     assert read_pass(scan, *pages, *pages, exemptions=SOME_EXEMPTIONS)
@@ -172,14 +172,14 @@ def test_an_instance_that_an_earlier_page_has_ignored_blocks_once_its_id_is_that
     assert (scan.blocking_count, scan.ignored_count) == (1, 1)
 
 
-def test_an_instance_that_two_pages_of_a_later_pass_show_counts_once() -> None:
+def test_an_instance_on_two_pages_of_a_later_pass_counts_once() -> None:
     scan = new_scan("whole")
     assert not read_pass(scan, [observed_end("order-1")])
     assert read_pass(scan, [observed_instance("order-2", created=-5)], [observed_instance("order-2", created=-5)])
     assert complete_result(scan).active_count == 1
 
 
-def test_a_blocking_instance_that_the_second_pass_shows_ends_the_scan() -> None:
+def test_a_blocking_instance_in_the_second_pass_completes_the_scan() -> None:
     scan = new_scan("whole")
     assert not read_pass(scan, [observed_end("order-1")])
     assert read_pass(scan, [observed_end("order-1"), observed_instance("order-2", created=-5)])
@@ -187,7 +187,7 @@ def test_a_blocking_instance_that_the_second_pass_shows_ends_the_scan() -> None:
 
 
 @given(PAGES)
-def test_a_scan_that_is_finished_stays_so(pages: list[list[ObservedInstance]]) -> None:
+def test_a_complete_scan_stays_complete(pages: list[list[ObservedInstance]]) -> None:
     scan = new_scan("whole")
     while not read_pass(scan, *pages, exemptions=SOME_EXEMPTIONS):
         pass
@@ -197,13 +197,13 @@ def test_a_scan_that_is_finished_stays_so(pages: list[list[ObservedInstance]]) -
 
 
 @given(PAGES)
-def test_a_hub_that_does_not_change_any_more_is_read_twice_at_most(pages: list[list[ObservedInstance]]) -> None:
+def test_a_task_hub_that_no_longer_changes_needs_at_most_two_passes(pages: list[list[ObservedInstance]]) -> None:
     scan = new_scan("whole")
     assert read_pass(scan, *pages, exemptions=SOME_EXEMPTIONS) or read_pass(scan, *pages, exemptions=SOME_EXEMPTIONS)
 
 
 @given(st.lists(OBSERVED_INSTANCES, max_size=8, unique_by=lambda instance: instance.instance_id), st.data())
-def test_it_never_shows_in_which_order_and_in_how_many_pages_instances_came(
+def test_the_order_and_number_of_pages_do_not_affect_the_result(
     observed_instances: list[ObservedInstance], data: st.DataObject
 ) -> None:
     whole, paged = new_scan("whole"), new_scan("whole")
@@ -229,8 +229,10 @@ class ChangingRow:
 
 @dataclass
 class ChangingTaskHub:
-    """A hub in which instances are started by active instances alone. A row whose stamp is not 0 has changed since the
-    scan began."""
+    """A task hub in which only active instances start others.
+
+    A row whose stamp is not 0 has changed since the scan began.
+    """
 
     rows: list[ChangingRow | None]
     stamps: int = field(default=0)
@@ -253,7 +255,7 @@ class ChangingTaskHub:
             row.active, row.stamp = False, self._next_stamp()
 
     def page(self, number: int) -> list[ObservedInstance]:
-        """What is active or has changed, as a backend shows it."""
+        """The rows that are active or have changed, as a backend returns them."""
         row = self.rows[number]
         if row is None or not (row.active or row.stamp):
             return []
@@ -277,11 +279,11 @@ ROWS = st.lists(
     max_size=5,
 )
 STEPS = st.lists(st.tuples(NUMBERS, NUMBERS, st.booleans()), max_size=2)
-"""What happens between two pages: who starts whom, and whether it ends then; who ends."""
+"""Changes between two pages: which instance starts which, whether it ends then, or which instance ends."""
 
 
 @given(ROWS, st.lists(STEPS, max_size=20), st.permutations(range(5)), st.permutations(range(5)))
-def test_a_finished_scan_that_found_nothing_proves_that_nothing_is_active_whatever_went_on_behind_its_back(
+def test_a_complete_scan_that_found_nothing_proves_that_nothing_is_active_despite_changes_during_it(
     rows: list[ChangingRow | None],
     steps: list[list[tuple[int, int, bool]]],
     one_way: Sequence[int],
@@ -319,7 +321,7 @@ def test_an_active_instance_blocks_as_the_task_hub_shows_it() -> None:
 
 
 @pytest.mark.parametrize("status", RuntimeStatus)
-def test_an_instance_blocks_in_every_status_but_those_of_an_end(status: RuntimeStatus) -> None:
+def test_an_instance_blocks_in_every_status_except_final_ones(status: RuntimeStatus) -> None:
     scan = new_scan("whole")
     scan.add_page([observed_instance(status=status)], NO_EXEMPTIONS)
     assert complete_result(scan).found_blocking is (status in ACTIVE_STATUSES)
@@ -355,13 +357,13 @@ def test_a_waived_instance_of_an_ignored_function_is_listed() -> None:
     [observed_instance("sync", "NightlySync", COMPLETED), observed_instance("stuck", status=COMPLETED)],
     ids=["of an ignored function", "waived"],
 )
-def test_the_end_of_an_instance_that_may_stay_calls_for_no_other_pass(over: ObservedInstance) -> None:
+def test_the_end_of_an_exempt_instance_requires_no_other_pass(over: ObservedInstance) -> None:
     scan = new_scan("whole")
     assert read_pass(scan, [over], exemptions=SOME_EXEMPTIONS)
     assert scan.pass_number == 1
 
 
-def test_instances_that_may_stay_are_not_counted_again_in_later_passes() -> None:
+def test_exempt_instances_are_not_counted_again_in_later_passes() -> None:
     scan = new_scan("whole")
     page = [observed_instance("sync", "NightlySync"), observed_instance("stuck"), observed_end()]
     assert not read_pass(scan, page, exemptions=SOME_EXEMPTIONS)
@@ -373,7 +375,7 @@ def test_instances_that_may_stay_are_not_counted_again_in_later_passes() -> None
 
 
 @given(PAGES)
-def test_every_active_instance_is_counted_once_by_what_becomes_of_it_and_once_by_its_version(
+def test_every_active_instance_is_counted_once_as_blocking_waived_or_ignored_and_once_by_version(
     pages: list[list[ObservedInstance]],
 ) -> None:
     scan = new_scan("whole")
@@ -406,7 +408,7 @@ def test_active_instances_are_counted_by_version_with_the_oldest_start_of_each()
     )
 
 
-def test_instances_that_may_stay_are_counted_by_version_too() -> None:
+def test_exempt_instances_are_counted_by_version_too() -> None:
     scan = new_scan("whole")
     page = [
         observed_instance("sync", "NightlySync", version="2.0"),
@@ -432,7 +434,7 @@ def test_an_instance_that_two_pages_show_counts_once_if_it_is_new_since_the_scan
 
 
 @pytest.mark.parametrize(("number", "counted_again"), [(_MAX_DEDUPLICATED - 1, 0), (_MAX_DEDUPLICATED, 1)])
-def test_so_many_new_instances_are_told_apart_and_no_more(number: int, counted_again: int) -> None:
+def test_only_a_limited_number_of_new_instances_is_deduplicated(number: int, counted_again: int) -> None:
     scan = new_scan("whole")
     page = [observed_instance(f"order-{each}", created=-5) for each in range(_MAX_DEDUPLICATED + 1)]
     scan.add_page(page, NO_EXEMPTIONS)
@@ -455,7 +457,7 @@ def test_the_oldest_blocking_instances_are_listed_and_all_are_counted() -> None:
     )
 
 
-def test_as_many_as_can_be_listed_leave_none_unlisted() -> None:
+def test_no_instance_is_unlisted_while_all_fit_into_the_list() -> None:
     scan = new_scan("whole")
     read_pass(scan, [observed_instance(f"order-{number}") for number in range(MAX_LISTED_BLOCKING)])
     assert (len(complete_result(scan).active), complete_result(scan).unlisted_count) == (MAX_LISTED_BLOCKING, 0)
@@ -467,7 +469,7 @@ def test_blocking_instances_of_the_same_age_are_listed_by_id() -> None:
     assert [instance.instance_id for instance in complete_result(scan).active] == ["a", "b", "c"]
 
 
-def test_waived_instances_are_listed_however_many_block() -> None:
+def test_waived_instances_are_listed_regardless_of_how_many_block() -> None:
     scan = new_scan("whole")
     read_pass(
         scan,
@@ -485,7 +487,7 @@ def test_waived_instances_are_listed_however_many_block() -> None:
 # The result
 
 
-def test_a_scan_begins_with_nothing_read() -> None:
+def test_a_new_scan_has_read_nothing() -> None:
     scan = new_scan("whole")
     assert (scan.pass_number, scan.call_count) == (1, 1)
     assert (
@@ -519,17 +521,17 @@ def test_a_result_says_what_was_read_and_when_and_under_which_exemptions() -> No
 
 
 @pytest.mark.parametrize(("calls", "carried_on"), [(1, False), (2, True), (3, True)])
-def test_a_result_says_whether_it_took_more_than_one_call(calls: int, *, carried_on: bool) -> None:
+def test_a_result_says_whether_its_scan_was_resumed(calls: int, *, carried_on: bool) -> None:
     assert complete_result(replace(new_scan(), call_count=calls)).resumed is carried_on
 
 
-def test_a_result_that_found_only_what_may_stay_found_nothing_that_blocks() -> None:
+def test_a_result_with_only_exempt_instances_found_nothing_that_blocks() -> None:
     result = replace(complete_result(new_scan()), ignored_count=2, waived=(to_active_instance(observed_instance()),))
     assert not result.found_blocking
     assert result.active_count == 3
 
 
-def test_a_result_that_lists_none_of_what_blocks_has_found_it_all_the_same() -> None:
+def test_a_result_that_counts_but_does_not_list_blocking_instances_found_them() -> None:
     assert replace(complete_result(new_scan()), unlisted_count=1).found_blocking
 
 
@@ -537,7 +539,7 @@ def test_a_result_that_lists_none_of_what_blocks_has_found_it_all_the_same() -> 
 
 
 @given(PAGES, st.integers(0, 2**64 - 1), st.none() | st.integers(0, 2**64 - 1), st.floats(0, 86_400))
-def test_a_scan_that_is_stored_loses_nothing(
+def test_a_scan_is_unchanged_after_it_was_stored_and_loaded(
     pages: list[list[ObservedInstance]], changes: int, before: int | None, spent: float
 ) -> None:
     scan = new_scan("whole", '[3, {"NextPartitionKey": "1!8"}]')
@@ -550,7 +552,7 @@ def test_a_scan_that_is_stored_loses_nothing(
 
 @settings(deadline=None)
 @given(st.lists(PAGES, min_size=3, max_size=3), st.data())
-def test_a_scan_that_is_stored_at_any_time_goes_on_as_if_nothing_had_been(
+def test_a_scan_that_was_stored_at_any_time_continues_like_one_that_was_not(
     passes: list[list[list[ObservedInstance]]], data: st.DataObject
 ) -> None:
     carried_on, at_once = new_scan("whole"), new_scan("whole")

@@ -1,4 +1,4 @@
-"""What holds of every verdict: it fails closed, and it lets through what is quiet."""
+"""Properties of every verdict: it fails closed, and a quiet and drained task hub is Ready."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -24,7 +24,7 @@ from tests.domain.builders import NOON, noon_plus, waiver
 
 OFFSETS = st.integers(-4000, 4000).map(lambda tenths: noon_plus(tenths / 10))
 RECENT_TIMES = st.sampled_from([-301, -300, -120, -60, -60.0000001, -30, -1, 0, 1]).map(noon_plus)
-"""Often the very times that policies ask for."""
+"""Times that often equal the limits of the policies."""
 FUNCTIONS = ("ProcessOrder", "ShipOrder", "NightlySync")
 
 ALWAYS, NEVER = st.just(value=True), st.just(value=False)
@@ -56,7 +56,7 @@ CORRECTION_EPOCHS = rarely(st.just("another"), st.just(""))
 
 @st.composite
 def any_activity(draw: st.DrawFn) -> InstanceActivity:
-    """What events show; a part of it was taken for waived when it was read."""
+    """Recorded activity, a part of which was waived when it was read."""
     found = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(found)))
     return InstanceActivity(
@@ -72,7 +72,7 @@ def any_activity(draw: st.DrawFn) -> InstanceActivity:
 
 @st.composite
 def any_probe_result(draw: st.DrawFn) -> ProbeResult:
-    """What a probe saw; a part of it was waived when it began."""
+    """The result of a probe, a part of which was waived when it began."""
     found = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(found)))
     return replace(draw(RESULTS), active=found[waived:], waived=found[:waived])
@@ -132,7 +132,7 @@ PROBE_REASONS = REASONS_TO_PROBE_AGAIN | {
 
 
 def probe_is_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> bool:
-    """Whether what the probe saw at its beginning says something about noon."""
+    """Whether the probe is still valid at noon."""
     recorded = evidence.activity.last_recorded_at
     young = 0 <= NOON - probe.began_at < seconds(policy.freshness_seconds)
     after = recorded is None or probe.began_at > recorded + seconds(min(2, policy.settle_seconds))
@@ -140,7 +140,7 @@ def probe_is_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> 
 
 
 def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
-    """Whether the hub has just been looked for, does not exist, and never did."""
+    """Whether a recent probe found no task hub and it was never seen."""
     probe = evidence.probe
     if evidence.provider is None or probe is None or probe.status is not ProbeStatus.MISSING:
         return False
@@ -148,7 +148,7 @@ def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
 
 
 def current_probe_or_empty(evidence: Evidence, policy: Policy) -> ProbeResult:
-    """The probe; an empty one in place of none and of one that is out of date."""
+    """The probe; an empty one if there is none or it is stale."""
     probe = evidence.probe
     if probe is None or (
         evidence.provider is not None
@@ -160,7 +160,7 @@ def current_probe_or_empty(evidence: Evidence, policy: Policy) -> ProbeResult:
 
 
 def found(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
-    """All active instances of which anything tells; one may be there twice."""
+    """All active instances in the evidence; an instance can occur twice."""
     probe = current_probe_or_empty(evidence, policy)
     return [*evidence.activity.active, *evidence.activity.waived, *probe.active, *probe.waived]
 
@@ -175,7 +175,9 @@ def active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
 
 @settings(max_examples=400)
 @given(EVIDENCE, POLICIES)
-def test_a_hub_is_never_ready_while_an_instance_that_may_not_stay_is_active(evidence: Evidence, policy: Policy) -> None:
+def test_a_task_hub_is_never_ready_while_an_instance_that_is_not_exempt_is_active(
+    evidence: Evidence, policy: Policy
+) -> None:
     blocking = active_ids_not_ignored(evidence, policy) - {waiver.instance_id for waiver in waivers_in_force(evidence)}
     probe = current_probe_or_empty(evidence, policy)
     exempt = Exemptions(policy.ignore_functions, waivers_in_force(evidence))
@@ -192,7 +194,7 @@ def test_a_hub_is_never_ready_while_an_instance_that_may_not_stay_is_active(evid
 
 
 @given(EVIDENCE, POLICIES)
-def test_exactly_the_active_instances_that_a_waiver_keeps_from_blocking_are_shown_as_waived(
+def test_exactly_the_active_instances_that_a_waiver_exempts_are_listed_as_waived(
     evidence: Evidence, policy: Policy
 ) -> None:
     verdict = assess_readiness(evidence, policy, NOON)
@@ -204,7 +206,7 @@ def test_exactly_the_active_instances_that_a_waiver_keeps_from_blocking_are_show
 
 
 @given(EVIDENCE, POLICIES)
-def test_a_waiver_never_makes_another_instance_ready(evidence: Evidence, policy: Policy) -> None:
+def test_a_waiver_never_exempts_another_instance(evidence: Evidence, policy: Policy) -> None:
     with_waivers, without = (
         assess_readiness(evidence, policy, NOON),
         assess_readiness(replace(evidence, waivers=()), policy, NOON),
@@ -218,7 +220,7 @@ def test_a_waiver_never_makes_another_instance_ready(evidence: Evidence, policy:
 
 @settings(max_examples=400)
 @given(EVIDENCE, POLICIES)
-def test_where_a_probe_is_configured_ready_means_that_one_has_just_seen_the_hub_drained(
+def test_with_a_provider_ready_means_that_a_recent_probe_found_the_task_hub_drained(
     evidence: Evidence, policy: Policy
 ) -> None:
     evidence = replace(evidence, provider="azureStorage")
@@ -232,14 +234,16 @@ def test_where_a_probe_is_configured_ready_means_that_one_has_just_seen_the_hub_
 
 
 @given(EVIDENCE, POLICIES)
-def test_where_no_probe_is_configured_ready_means_that_none_is_required(evidence: Evidence, policy: Policy) -> None:
+def test_without_a_provider_ready_means_that_the_policy_requires_no_probe(evidence: Evidence, policy: Policy) -> None:
     verdict = assess_readiness(replace(evidence, provider=None), policy, NOON)
     assert verdict.assurance is Assurance.EVENTS
     assert not (verdict.ready and policy.require_verification)
 
 
 @given(EVIDENCE, POLICIES)
-def test_ready_means_that_the_settle_window_is_over_and_nobody_else_deploys(evidence: Evidence, policy: Policy) -> None:
+def test_ready_means_that_the_settle_window_has_ended_and_no_other_run_deploys(
+    evidence: Evidence, policy: Policy
+) -> None:
     if assess_readiness(evidence, policy, NOON).ready:
         recorded = evidence.activity.last_recorded_at
         assert not policy.settle_seconds or recorded is None or NOON - recorded >= seconds(policy.settle_seconds)
@@ -257,7 +261,7 @@ def test_an_instance_that_the_task_hub_has_just_confirmed_changes_nothing_but_th
 
 
 @given(st.none() | OFFSETS, st.none() | OFFSETS, st.integers(0, 5), POLICIES)
-def test_a_hub_that_has_been_quiet_for_the_settle_window_is_ready(
+def test_a_task_hub_that_was_quiet_for_the_settle_window_is_ready(
     recorded: Instant | None, published: Instant | None, ignored: int, policy: Policy
 ) -> None:
     policy = replace(policy, require_verification=False)
@@ -267,7 +271,7 @@ def test_a_hub_that_has_been_quiet_for_the_settle_window_is_ready(
 
 
 @given(st.none() | OFFSETS, POLICIES)
-def test_a_quiet_hub_that_a_probe_has_just_seen_drained_is_ready(recorded: Instant | None, policy: Policy) -> None:
+def test_a_quiet_task_hub_that_a_recent_probe_found_drained_is_ready(recorded: Instant | None, policy: Policy) -> None:
     began = Instant((NOON if recorded is None else recorded) + seconds(policy.settle_seconds) + 1)
     drained = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began)
     quiet = Evidence("v41", InstanceActivity(last_recorded_at=recorded), "azureStorage", drained)
@@ -276,9 +280,7 @@ def test_a_quiet_hub_that_a_probe_has_just_seen_drained_is_ready(recorded: Insta
 
 
 @given(EVIDENCE, POLICIES)
-def test_a_verdict_is_ready_exactly_when_it_has_no_reason_and_then_tells_nobody_to_wait(
-    evidence: Evidence, policy: Policy
-) -> None:
+def test_a_verdict_without_reasons_is_ready_and_has_no_retry_after(evidence: Evidence, policy: Policy) -> None:
     verdict = assess_readiness(evidence, policy, NOON)
     assert verdict.ready is (verdict.reasons == ())
     assert verdict.ready is (verdict.retry_after_seconds is None)
@@ -286,16 +288,14 @@ def test_a_verdict_is_ready_exactly_when_it_has_no_reason_and_then_tells_nobody_
 
 
 @given(EVIDENCE, POLICIES)
-def test_each_reason_is_given_once_and_in_words(evidence: Evidence, policy: Policy) -> None:
+def test_each_reason_occurs_once_and_has_a_message(evidence: Evidence, policy: Policy) -> None:
     reasons = assess_readiness(evidence, policy, NOON).reasons
     assert len({reason.code for reason in reasons}) == len(reasons)
     assert all(reason.message for reason in reasons)
 
 
 @given(EVIDENCE, POLICIES)
-def test_a_wanted_probe_is_a_reason_against_readiness_unless_it_verifies_or_is_yet_to_come(
-    evidence: Evidence, policy: Policy
-) -> None:
+def test_a_required_probe_is_a_reason_unless_it_verifies_or_is_not_due_yet(evidence: Evidence, policy: Policy) -> None:
     verdict = assess_readiness(evidence, policy, NOON)
     codes = {reason.code for reason in verdict.reasons}
     wanted = evidence.provider is not None or policy.require_verification
@@ -319,6 +319,6 @@ def test_without_a_probe_waiting_never_turns_ready_into_not_ready_unless_a_waive
 
 
 @given(EVIDENCE, POLICIES)
-def test_a_more_patient_policy_is_never_ready_where_a_hastier_one_is_not(evidence: Evidence, policy: Policy) -> None:
+def test_a_stricter_policy_is_never_ready_where_a_looser_one_is_not(evidence: Evidence, policy: Policy) -> None:
     patient = Policy(policy.settle_seconds + 30, policy.freshness_seconds, policy.require_verification)
     assert not assess_readiness(evidence, patient, NOON).ready or assess_readiness(evidence, policy, NOON).ready

@@ -1,4 +1,4 @@
-"""The verdict on what events show: active instances, the settle window, open deployments, and what a caller is told."""
+"""The verdict by events alone: active instances, the settle window, open deployments, and retry-after."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ from tests.domain.builders import (
 
 
 def verdict_by_events(activity: InstanceActivity, policy: Policy | None = None) -> Verdict:
-    """The verdict at noon on a hub of which only events are known."""
+    """The verdict at noon on a task hub without a provider."""
     return assess_readiness(evidence(activity=activity), policy or Policy(), noon_plus())
 
 
@@ -50,7 +50,7 @@ def test_every_reason_code_is_explained() -> None:
     assert all(meaning.endswith(".") for meaning in REASON_DESCRIPTIONS.values())
 
 
-def test_reason_codes_are_what_pipelines_rely_on() -> None:
+def test_reason_codes_do_not_change() -> None:
     assert [reason.value for reason in ReasonCode] == [
         "InstancesActive",
         "StartsPending",
@@ -71,7 +71,7 @@ def test_reason_codes_are_what_pipelines_rely_on() -> None:
 # Active instances
 
 
-def test_a_hub_of_which_nothing_was_recorded_is_ready_by_events() -> None:
+def test_a_task_hub_without_recorded_events_is_ready_by_events() -> None:
     verdict = verdict_by_events(InstanceActivity())
     assert verdict.ready
     assert verdict.reasons == ()
@@ -80,7 +80,7 @@ def test_a_hub_of_which_nothing_was_recorded_is_ready_by_events() -> None:
     assert verdict.retry_after_seconds is None
 
 
-def test_one_active_instance_makes_a_hub_not_ready() -> None:
+def test_one_active_instance_makes_a_task_hub_not_ready() -> None:
     verdict = verdict_by_events(InstanceActivity(active=(active_instance("5f2c", since=-720),)))
     assert not verdict.ready
     assert reason_codes(verdict) == [ReasonCode.INSTANCES_ACTIVE]
@@ -113,7 +113,7 @@ def test_an_instance_without_a_function_name_is_named_by_its_id() -> None:
     assert reason_messages(verdict) == ["1 orchestration instance is active on task hub v41; the oldest, 5f2c, for 1 s"]
 
 
-def test_an_instance_that_starts_ahead_of_the_servers_clock_is_active_for_no_time() -> None:
+def test_an_instance_that_starts_ahead_of_the_servers_clock_is_active_for_zero_seconds() -> None:
     assert "for 0 s" in reason_messages(verdict_by_events(InstanceActivity(active=(active_instance(since=2),))))[0]
 
 
@@ -133,7 +133,7 @@ def test_the_count_is_a_lower_bound_when_there_are_more_than_a_thousand() -> Non
     assert reason_messages(verdict)[0].startswith("at least 1000 orchestration instances are active")
 
 
-def test_more_instances_than_were_read_block_even_when_every_one_read_may_stay_active() -> None:
+def test_unread_instances_block_even_if_all_that_were_read_are_ignored() -> None:
     activity = InstanceActivity(active=(active_instance(function_name="NightlySync"),), has_more=True)
     verdict = verdict_by_events(activity, Policy(ignore_functions=("NightlySync",)))
     assert reason_codes(verdict) == [ReasonCode.INSTANCES_ACTIVE]
@@ -158,7 +158,7 @@ def test_an_orchestrator_that_the_policy_ignores_does_not_block(pattern: str) ->
 
 
 @pytest.mark.parametrize("pattern", ["nightlysync", "Nightly", "Sync*", "NightlySync?", "[!N]ightlySync", ""])
-def test_an_orchestrator_that_no_pattern_fits_blocks(pattern: str) -> None:
+def test_an_orchestrator_that_no_pattern_matches_blocks(pattern: str) -> None:
     verdict = verdict_by_events(
         InstanceActivity(active=(active_instance(function_name="NightlySync"),)), Policy(ignore_functions=(pattern,))
     )
@@ -174,7 +174,7 @@ def test_only_the_blocking_instances_are_counted_and_listed() -> None:
     assert verdict.ignored_count == 1
 
 
-def test_instances_that_the_reader_left_out_already_are_reported_as_ignored() -> None:
+def test_instances_that_the_records_count_as_ignored_are_reported_as_ignored() -> None:
     verdict = verdict_by_events(InstanceActivity(ignored_count=7))
     assert verdict.ready
     assert verdict.ignored_count == 7
@@ -184,11 +184,11 @@ def test_instances_that_the_reader_left_out_already_are_reported_as_ignored() ->
 
 
 @pytest.mark.parametrize(("recorded", "is_ready"), [(-29.9999999, False), (-30, True), (-30.0000001, True)])
-def test_a_hub_is_drained_once_the_settle_window_is_over(recorded: float, *, is_ready: bool) -> None:
+def test_a_task_hub_is_drained_when_the_settle_window_ends(recorded: float, *, is_ready: bool) -> None:
     assert verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(recorded))).ready is is_ready
 
 
-def test_a_hub_within_its_settle_window_says_how_long_it_will_take() -> None:
+def test_a_settling_task_hub_reports_the_rest_of_its_settle_window() -> None:
     verdict = verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(-18)))
     assert reason_codes(verdict) == [ReasonCode.SETTLING]
     (message,) = reason_messages(verdict)
@@ -211,13 +211,13 @@ def test_an_app_sets_its_own_settle_window() -> None:
     assert verdict_by_events(activity, Policy(settle_seconds=100)).ready
 
 
-def test_without_a_settle_window_a_hub_is_drained_at_once() -> None:
+def test_without_a_settle_window_a_task_hub_is_drained_at_once() -> None:
     assert verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(0)), Policy(settle_seconds=0)).ready
     assert verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(1)), Policy(settle_seconds=0)).ready
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3600])
-def test_an_event_recorded_ahead_of_the_clock_settles_for_no_longer_than_the_window(ahead: float) -> None:
+def test_an_event_recorded_ahead_of_the_clock_settles_for_at_most_the_window(ahead: float) -> None:
     verdict = verdict_by_events(InstanceActivity(last_recorded_at=noon_plus(ahead)))
     assert reason_codes(verdict) == [ReasonCode.SETTLING]
     assert verdict.retry_after_seconds == 30
@@ -230,7 +230,7 @@ def test_the_settle_window_counts_from_the_recording_and_not_from_the_publishers
     assert verdict_by_events(hasty).ready
 
 
-def test_a_hub_with_active_instances_is_not_said_to_settle() -> None:
+def test_a_task_hub_with_active_instances_is_not_reported_as_settling() -> None:
     assert reason_codes(
         verdict_by_events(InstanceActivity(active=(active_instance(),), last_recorded_at=noon_plus()))
     ) == [ReasonCode.INSTANCES_ACTIVE]
@@ -254,7 +254,7 @@ def test_an_empty_slot_needs_no_probe_and_none_verifies_it(result: ProbeResult |
     assert verdict.assurance is Assurance.EVENTS
 
 
-def test_an_empty_slot_into_which_another_run_deploys_is_not_ready_though_nothing_runs() -> None:
+def test_an_empty_slot_into_which_another_run_deploys_is_not_ready() -> None:
     verdict = assess_readiness(Evidence(None, deployment=open_deployment()), Policy(), noon_plus())
     assert not verdict.ready
     assert reason_codes(verdict) == [ReasonCode.DEPLOYMENT_IN_PROGRESS]
@@ -263,7 +263,7 @@ def test_an_empty_slot_into_which_another_run_deploys_is_not_ready_though_nothin
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
-def test_another_runs_deployment_is_shown_with_who_and_which_run_and_for_how_long() -> None:
+def test_another_runs_deployment_is_reported_with_its_caller_run_and_duration() -> None:
     verdict = assess_readiness(
         replace(evidence(), deployment=open_deployment("https://ci.example/runs/8")), Policy(), noon_plus()
     )
@@ -272,7 +272,7 @@ def test_another_runs_deployment_is_shown_with_who_and_which_run_and_for_how_lon
     ]
 
 
-def test_a_deployment_of_a_caller_without_a_run_is_shown_by_name() -> None:
+def test_a_deployment_of_a_caller_without_a_run_is_reported_by_name() -> None:
     verdict = assess_readiness(replace(evidence(), deployment=open_deployment(run_url=None)), Policy(), noon_plus())
     assert reason_messages(verdict) == ["ben has been deploying task hub v42 for 2 min"]
 
@@ -293,7 +293,7 @@ def test_a_slot_is_not_ready_while_a_swap_is_pending(known: Evidence) -> None:
 @pytest.mark.parametrize(
     ("run_url", "who"), [("https://ci.example/runs/7", "anna, run https://ci.example/runs/7,"), (None, "anna")]
 )
-def test_a_pending_swap_is_shown_with_who_and_which_run_and_for_how_long(run_url: str | None, who: str) -> None:
+def test_a_pending_swap_is_reported_with_its_caller_run_and_duration(run_url: str | None, who: str) -> None:
     verdict = assess_readiness(replace(evidence(), pending_swap=open_swap(run_url)), Policy(), noon_plus())
     (message,) = reason_messages(verdict)
     assert message == (
@@ -318,12 +318,12 @@ def test_a_verdict_gives_every_reason_that_applies() -> None:
     ]
 
 
-def test_another_runs_deployment_does_not_hide_that_a_hub_has_yet_to_be_read() -> None:
+def test_another_runs_deployment_does_not_hide_that_a_task_hub_must_be_read() -> None:
     verdict = assess_readiness(replace(evidence_with_probe(None), deployment=open_deployment()), Policy(), noon_plus())
     assert reason_codes(verdict) == [ReasonCode.DEPLOYMENT_IN_PROGRESS, ReasonCode.PROBE_PENDING]
 
 
-def test_a_caller_is_told_to_poll_where_settling_is_not_the_only_reason() -> None:
+def test_retry_after_is_the_default_if_settling_is_not_the_only_reason() -> None:
     settling = evidence(activity=InstanceActivity(last_recorded_at=noon_plus(-1)))
     assert assess_readiness(settling, Policy(), noon_plus()).retry_after_seconds == 29
     both = replace(settling, deployment=open_deployment())
@@ -331,7 +331,7 @@ def test_a_caller_is_told_to_poll_where_settling_is_not_the_only_reason() -> Non
     assert not_ready_verdict().retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
-def test_a_verdict_carries_what_it_rests_on() -> None:
+def test_a_verdict_contains_its_evidence() -> None:
     known = evidence(activity=InstanceActivity(last_event_at=noon_plus(-90), last_recorded_at=noon_plus(-60)))
     verdict = assess_readiness(known, Policy(), noon_plus())
     assert verdict.evidence is known
@@ -341,7 +341,7 @@ def test_a_verdict_carries_what_it_rests_on() -> None:
 # From an instance to what a verdict lists
 
 
-def test_an_active_instance_is_listed_with_what_is_known_of_it() -> None:
+def test_an_active_instance_is_listed_with_its_recorded_details() -> None:
     instance = apply_event(
         apply_event(None, lifecycle_event(RuntimeStatus.COMPLETED, noon_plus(-9))),
         lifecycle_event(RuntimeStatus.RUNNING, noon_plus(-8)),
@@ -361,6 +361,6 @@ def test_an_active_instance_is_listed_with_what_is_known_of_it() -> None:
     ],
     ids=["never started", "ended", "an entity"],
 )
-def test_what_is_not_active_is_not_listed(instance: Instance) -> None:
+def test_an_inactive_instance_is_not_listed(instance: Instance) -> None:
     with pytest.raises(ValueError, match="is not active"):
         ActiveInstance.from_instance(instance)

@@ -1,4 +1,4 @@
-"""The verdict where the task hub's own storage can be read: what a probe must be to count, and what it proves."""
+"""The verdict with a provider: which probes are valid, and what they prove."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.domain.builders import active_instance, evidence, evidence_with_probe
 def verified_by(
     result: ProbeResult | None, activity: InstanceActivity | None = None, policy: Policy | None = None
 ) -> Verdict:
-    """The verdict at noon on a hub whose storage a probe reads."""
+    """The verdict at noon on a task hub with a provider."""
     return assess_readiness(evidence_with_probe(result, activity), policy or Policy(), noon_plus())
 
 
@@ -24,7 +24,7 @@ def only_reason(verdict: Verdict) -> ReasonCode:
     return reason.code
 
 
-def test_a_complete_and_young_probe_that_finds_nothing_verifies_that_a_hub_is_drained() -> None:
+def test_a_complete_and_recent_probe_that_finds_nothing_verifies_that_a_task_hub_is_drained() -> None:
     verdict = verified_by(probe_result(scanned=1180))
     assert verdict.ready
     assert verdict.assurance is Assurance.VERIFIED
@@ -45,7 +45,7 @@ def test_a_policy_that_requires_verification_is_never_satisfied_by_events_alone(
 
 
 @pytest.mark.parametrize("require_verification", [True, False])
-def test_a_configured_probe_without_a_result_is_waited_for(*, require_verification: bool) -> None:
+def test_a_configured_probe_without_a_result_is_pending(*, require_verification: bool) -> None:
     verdict = verified_by(None, policy=Policy(require_verification=require_verification))
     assert only_reason(verdict) is ReasonCode.PROBE_PENDING
     assert verdict.reasons[0].message == "task hub v41 has not been verified by azureStorage yet"
@@ -61,12 +61,12 @@ REASON_BY_FAILURE = {
 }
 
 
-def test_every_end_of_a_probe_is_a_reason_unless_it_is_complete() -> None:
+def test_every_probe_status_except_complete_is_a_reason() -> None:
     assert set(ProbeStatus) - set(REASON_BY_FAILURE) == {ProbeStatus.COMPLETE, ProbeStatus.INCOMPLETE}
 
 
 @pytest.mark.parametrize(("status", "code"), REASON_BY_FAILURE.items())
-def test_a_probe_that_could_not_read_fails_closed_and_says_what_to_mend(status: ProbeStatus, code: ReasonCode) -> None:
+def test_a_failed_probe_fails_closed_and_says_what_to_fix(status: ProbeStatus, code: ReasonCode) -> None:
     verdict = verified_by(probe_result(status=status, message="the connection STATE_TASKHUBS_SHOP is not set"))
     assert only_reason(verdict) is code
     assert verdict.reasons[0].message == "task hub v41 could not be read: the connection STATE_TASKHUBS_SHOP is not set"
@@ -76,13 +76,11 @@ def test_a_probe_that_could_not_read_fails_closed_and_says_what_to_mend(status: 
 
 @pytest.mark.parametrize("status", REASON_BY_FAILURE)
 @pytest.mark.parametrize(("asked", "told"), [(None, 10), (0, 10), (9, 10), (11, 11), (300, 300), (301, 300)])
-def test_a_caller_waits_as_long_as_the_storage_asks_within_reason(
-    status: ProbeStatus, asked: int | None, told: int
-) -> None:
+def test_retry_after_is_what_the_storage_asks_up_to_a_limit(status: ProbeStatus, asked: int | None, told: int) -> None:
     assert verified_by(probe_result(status=status, retry_after_seconds=asked)).retry_after_seconds == told
 
 
-def test_a_caller_waits_as_long_as_the_storage_asks_while_the_hub_settles_too() -> None:
+def test_retry_after_is_what_the_storage_asks_while_the_task_hub_settles_too() -> None:
     verdict = verified_by(
         probe_result(status=ProbeStatus.THROTTLED, retry_after_seconds=60),
         InstanceActivity(last_recorded_at=noon_plus(-10)),
@@ -91,7 +89,7 @@ def test_a_caller_waits_as_long_as_the_storage_asks_while_the_hub_settles_too() 
     assert verdict.retry_after_seconds == 60
 
 
-def test_a_probe_that_was_cut_short_fails_closed_and_says_how_far_it_came() -> None:
+def test_an_incomplete_probe_fails_closed_and_says_how_far_it_came() -> None:
     verdict = verified_by(probe_result(status=ProbeStatus.INCOMPLETE, scanned=5000, message="it took longer than 20 s"))
     assert only_reason(verdict) is ReasonCode.PROBE_INCOMPLETE
     assert verdict.reasons[0].message == "the probe of task hub v41 is not complete: it took longer than 20 s"
@@ -119,13 +117,13 @@ def test_a_stale_probe_says_when_it_began_and_verifies_nothing() -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 119])
-def test_a_stale_probe_that_was_read_in_time_needs_only_to_be_read_again(taken: int) -> None:
+def test_a_stale_probe_that_was_read_quickly_suggests_no_other_setting(taken: int) -> None:
     verdict = verified_by(probe_result(began=-360, taken=taken))
     assert verdict.reasons[0].message.endswith("and have begun after the last event")
 
 
 @pytest.mark.parametrize("taken", [120, 121, 360])
-def test_a_probe_that_took_longer_than_it_may_be_old_says_how_to_get_on(taken: int) -> None:
+def test_a_probe_that_took_longer_than_the_freshness_says_what_to_change(taken: int) -> None:
     verdict = verified_by(probe_result(began=-360, taken=taken))
     assert only_reason(verdict) is ReasonCode.PROBE_STALE
     assert verdict.reasons[0].message.endswith(
@@ -137,10 +135,10 @@ def test_a_probe_that_took_longer_than_it_may_be_old_says_how_to_get_on(taken: i
 @pytest.mark.parametrize(
     ("before", "since", "is_ready"), [("", "", True), ("a", "a", True), ("", "a", False), ("a", "b", False)]
 )
-def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
+def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_an_instance(
     before: str, since: str, *, is_ready: bool
 ) -> None:
-    """What has ended unnoticed may have started another one before. No clock tells, but a mark."""
+    """An instance that ended without an event may have started another one before. The correction epoch shows that."""
     verdict = verified_by(
         replace(probe_result(began=-9), correction_epoch=before), InstanceActivity(correction_epoch=since)
     )
@@ -167,14 +165,14 @@ def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_something(
 def test_a_probe_must_have_begun_after_the_last_event_was_recorded(
     settle: int, began: float, *, is_ready: bool
 ) -> None:
-    """By two clocks of the storage, which may be two seconds apart."""
+    """Stamps and the time that the storage reports may differ by two seconds."""
     policy = Policy(settle_seconds=settle)
     verdict = verified_by(probe_result(began=began), InstanceActivity(last_recorded_at=noon_plus(-60)), policy=policy)
     assert verdict.ready is is_ready
     assert is_ready or only_reason(verdict) is ReasonCode.PROBE_STALE
 
 
-def test_a_verified_hub_still_has_to_settle() -> None:
+def test_a_verified_task_hub_still_has_to_settle() -> None:
     verdict = verified_by(probe_result(began=-5), InstanceActivity(last_recorded_at=noon_plus(-10)))
     assert only_reason(verdict) is ReasonCode.SETTLING
     assert verdict.assurance is Assurance.VERIFIED
@@ -186,11 +184,11 @@ RESULTS_THAT_REQUIRE_A_PROBE = pytest.mark.parametrize(
     [None, probe_result(status=ProbeStatus.INCOMPLETE), probe_result(began=-500)],
     ids=["pending", "incomplete", "stale"],
 )
-"""Results of a hub that has yet to be read, or read again."""
+"""Results after which a task hub must be read, or read again."""
 
 
 @RESULTS_THAT_REQUIRE_A_PROBE
-def test_a_hub_that_settles_is_read_only_after_that_and_a_caller_told_when(result: ProbeResult | None) -> None:
+def test_a_settling_task_hub_reports_when_it_will_be_read(result: ProbeResult | None) -> None:
     verdict = verified_by(result, InstanceActivity(last_recorded_at=noon_plus(-10)))
     assert only_reason(verdict) is ReasonCode.SETTLING
     assert verdict.assurance is Assurance.EVENTS
@@ -198,14 +196,14 @@ def test_a_hub_that_settles_is_read_only_after_that_and_a_caller_told_when(resul
 
 
 @RESULTS_THAT_REQUIRE_A_PROBE
-def test_a_hub_with_active_instances_need_not_be_read(result: ProbeResult | None) -> None:
+def test_a_task_hub_with_active_instances_need_not_be_read(result: ProbeResult | None) -> None:
     verdict = verified_by(result, InstanceActivity(active=(active_instance(),)))
     assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
 @RESULTS_THAT_REQUIRE_A_PROBE
-def test_a_quiet_hub_that_has_yet_to_be_read_is_not_ready(result: ProbeResult | None) -> None:
+def test_a_quiet_task_hub_that_was_not_read_is_not_ready(result: ProbeResult | None) -> None:
     verdict = verified_by(result, InstanceActivity(last_recorded_at=noon_plus(-60)))
     assert only_reason(verdict) in {ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE}
 
@@ -214,7 +212,7 @@ def test_a_quiet_hub_that_has_yet_to_be_read_is_not_ready(result: ProbeResult | 
     "activity", [InstanceActivity(active=(active_instance(),)), InstanceActivity(last_recorded_at=noon_plus(-10))]
 )
 @pytest.mark.parametrize(("status", "code"), REASON_BY_FAILURE.items())
-def test_trouble_with_reading_a_hub_is_told_before_the_hub_is_quiet(
+def test_a_failed_read_is_reported_before_the_task_hub_is_quiet(
     status: ProbeStatus, code: ReasonCode, activity: InstanceActivity
 ) -> None:
     verdict = verified_by(probe_result(status=status), activity)
@@ -222,7 +220,7 @@ def test_trouble_with_reading_a_hub_is_told_before_the_hub_is_quiet(
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
-def test_a_missing_probe_is_told_before_the_hub_is_quiet_where_the_policy_requires_one() -> None:
+def test_a_missing_probe_is_reported_before_the_task_hub_is_quiet_if_the_policy_requires_one() -> None:
     busy = evidence(activity=InstanceActivity(active=(active_instance(),)))
     verdict = assess_readiness(busy, Policy(require_verification=True), noon_plus())
     assert [reason.code for reason in verdict.reasons] == [
@@ -232,14 +230,14 @@ def test_a_missing_probe_is_told_before_the_hub_is_quiet_where_the_policy_requir
 
 
 @pytest.mark.parametrize("status", ProbeStatus)
-def test_an_instance_that_a_probe_finds_blocks_however_the_probe_ended(status: ProbeStatus) -> None:
+def test_an_instance_that_a_probe_finds_blocks_regardless_of_the_probe_status(status: ProbeStatus) -> None:
     verdict = verified_by(probe_result(active_instance("lost"), status=status))
     assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert verdict.has_running
     assert [instance.instance_id for instance in verdict.active] == ["lost"]
 
 
-def test_a_good_probe_that_finds_active_instances_is_a_verified_no() -> None:
+def test_a_valid_probe_that_finds_active_instances_verifies_that_the_task_hub_is_not_ready() -> None:
     verdict = verified_by(probe_result(active_instance("lost")))
     assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.assurance is Assurance.VERIFIED
@@ -267,9 +265,7 @@ def test_a_probe_that_finds_nothing_does_not_overrule_an_event_that_shows_an_ins
     ],
     ids=["too old", "overtaken by an event", "ahead of the clock"],
 )
-def test_what_a_complete_probe_found_does_not_count_once_it_is_out_of_date(
-    result: ProbeResult, activity: InstanceActivity
-) -> None:
+def test_a_stale_probes_instances_do_not_count(result: ProbeResult, activity: InstanceActivity) -> None:
     verdict = verified_by(replace(result, ignored_count=2), activity)
     assert only_reason(verdict) is ReasonCode.PROBE_STALE
     assert (verdict.active, verdict.active_count, verdict.ignored_count) == ((), 0, 0)
@@ -278,7 +274,7 @@ def test_what_a_complete_probe_found_does_not_count_once_it_is_out_of_date(
 
 
 @pytest.mark.parametrize("status", [ProbeStatus.INCOMPLETE, *REASON_BY_FAILURE])
-def test_what_any_other_probe_found_counts_whatever_its_age(status: ProbeStatus) -> None:
+def test_an_incomplete_or_failed_probes_instances_count_regardless_of_age(status: ProbeStatus) -> None:
     verdict = verified_by(
         probe_result(active_instance("lost"), status=status, began=-86_400),
         InstanceActivity(last_recorded_at=noon_plus(-60)),
@@ -296,7 +292,7 @@ def test_an_instance_that_events_and_probe_both_show_counts_once() -> None:
     assert [instance.instance_id for instance in verdict.active] == ["by-probe", "both", "by-event"]
 
 
-def test_of_an_instance_that_both_show_the_probe_knows_status_and_version_and_events_the_rest() -> None:
+def test_an_instance_in_both_has_status_and_version_of_the_probe_and_the_rest_of_the_events() -> None:
     by_probe = replace(
         active_instance("both", since=-50),
         runtime_status=RuntimeStatus.SUSPENDED,
@@ -310,18 +306,18 @@ def test_of_an_instance_that_both_show_the_probe_knows_status_and_version_and_ev
 
 
 @pytest.mark.parametrize("result", [None, probe_result(began=-500)], ids=["no probe", "a stale one"])
-def test_what_events_alone_show_has_the_status_that_they_gave(result: ProbeResult | None) -> None:
+def test_an_instance_in_events_alone_has_the_status_of_the_events(result: ProbeResult | None) -> None:
     by_event = replace(active_instance(), runtime_status=RuntimeStatus.PENDING)
     assert verified_by(result, InstanceActivity(active=(by_event,))).active == (by_event,)
 
 
-def test_an_instance_that_the_probe_shows_under_another_name_is_shown_as_the_probe_shows_it() -> None:
+def test_an_instance_with_another_name_in_the_probe_is_listed_as_in_the_probe() -> None:
     by_probe = replace(active_instance("both", "ShipOrder", since=-50), source=EvidenceSource.PROBE)
     verdict = verified_by(probe_result(by_probe), InstanceActivity(active=(active_instance("both", "ProcessOrder"),)))
     assert verdict.active == (by_probe,)
 
 
-def test_what_the_policy_ignores_may_stay_active_in_a_probe_too() -> None:
+def test_ignored_functions_may_be_active_in_a_probe_too() -> None:
     verdict = verified_by(
         probe_result(active_instance("sync", "NightlySync")), policy=Policy(ignore_functions=("Nightly*",))
     )
@@ -330,7 +326,7 @@ def test_what_the_policy_ignores_may_stay_active_in_a_probe_too() -> None:
     assert verdict.ignored_count == 1
 
 
-def test_a_result_that_is_left_from_a_probe_no_longer_configured_verifies_nothing() -> None:
+def test_a_result_of_a_probe_that_is_no_longer_configured_verifies_nothing() -> None:
     verdict = assess_readiness(replace(evidence(), probe=probe_result()), Policy(), noon_plus())
     assert verdict.ready
     assert verdict.assurance is Assurance.EVENTS
@@ -339,7 +335,9 @@ def test_a_result_that_is_left_from_a_probe_no_longer_configured_verifies_nothin
 @pytest.mark.parametrize(
     ("by_probe", "by_event"), [("ProcessOrder", "NightlySync"), ("NightlySync", "ProcessOrder"), ("", "NightlySync")]
 )
-def test_an_instance_that_either_shows_under_a_name_that_is_not_ignored_blocks(by_probe: str, by_event: str) -> None:
+def test_an_instance_blocks_if_events_or_the_probe_name_a_function_that_is_not_ignored(
+    by_probe: str, by_event: str
+) -> None:
     policy = Policy(ignore_functions=("NightlySync",))
     verdict = verified_by(
         probe_result(active_instance("x", by_probe)), InstanceActivity(active=(active_instance("x", by_event),)), policy
@@ -358,13 +356,13 @@ def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> Non
     assert (verdict.ready, verdict.ignored_count) == (True, 1)
 
 
-def test_a_probe_of_the_future_proves_nothing() -> None:
+def test_a_probe_dated_in_the_future_is_not_valid() -> None:
     shown = evidence_with_probe(replace(probe_result(), began_at=noon_plus(3600)))
     verdict = assess_readiness(shown, Policy(), noon_plus())
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
 
 
-def test_a_probe_that_shows_very_many_gives_a_lower_bound_too() -> None:
+def test_a_probe_with_more_instances_than_the_limit_gives_a_lower_bound_too() -> None:
     shown = evidence_with_probe(
         probe_result(*(active_instance(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1)))
     )
@@ -372,7 +370,7 @@ def test_a_probe_that_shows_very_many_gives_a_lower_bound_too() -> None:
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (ACTIVE_LIMIT, True)
 
 
-def test_the_count_is_exact_where_events_show_as_many_as_a_probe_has_counted_and_listed_only_in_part() -> None:
+def test_the_count_is_exact_if_events_show_as_many_instances_as_the_probe_counted() -> None:
     three = tuple(active_instance(instance_id) for instance_id in "abc")
     verdict = verified_by(probe_result(active_instance("a"), unlisted_count=2), InstanceActivity(active=three))
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, False)
@@ -380,7 +378,7 @@ def test_the_count_is_exact_where_events_show_as_many_as_a_probe_has_counted_and
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, True)
 
 
-def test_what_may_stay_does_not_count_as_what_the_probe_has_listed() -> None:
+def test_exempt_instances_do_not_count_as_listed_by_the_probe() -> None:
     result = probe_result(active_instance("sync", "NightlySync"), active_instance("order"), unlisted_count=1)
     verdict = verified_by(
         result, InstanceActivity(active=(active_instance("x"),)), Policy(ignore_functions=("NightlySync",))
@@ -388,7 +386,7 @@ def test_what_may_stay_does_not_count_as_what_the_probe_has_listed() -> None:
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, False)
 
 
-def test_a_probe_that_lists_only_some_of_what_blocks_gives_a_lower_bound() -> None:
+def test_a_probe_that_lists_only_some_blocking_instances_gives_a_lower_bound() -> None:
     verdict = verified_by(probe_result(active_instance("a"), active_instance("b"), unlisted_count=300))
     assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, True)
@@ -402,7 +400,7 @@ def test_instances_that_a_probe_only_counted_block_too(status: ProbeStatus) -> N
     assert (verdict.active, verdict.active_count, verdict.active_count_is_lower_bound) == ((), 1, True)
 
 
-def test_what_a_probe_ignored_already_is_reported_with_what_it_lists() -> None:
+def test_instances_that_the_probe_counts_as_ignored_are_reported_with_those_that_it_lists() -> None:
     result = replace(probe_result(active_instance("sync", "NightlySync")), ignored_count=2)
     verdict = verified_by(result, InstanceActivity(ignored_count=1), Policy(ignore_functions=("NightlySync",)))
     assert (verdict.ready, verdict.ignored_count) == (True, 3)
@@ -412,7 +410,7 @@ def test_what_a_probe_ignored_already_is_reported_with_what_it_lists() -> None:
 
 
 @pytest.mark.parametrize("result", [None, probe_result(began=-500)], ids=["no result", "a stale one"])
-def test_an_active_instance_that_the_task_hub_has_just_shown_is_a_verified_no(result: ProbeResult | None) -> None:
+def test_an_active_instance_that_the_task_hub_has_just_shown_verifies_not_ready(result: ProbeResult | None) -> None:
     shown = replace(
         evidence_with_probe(result, InstanceActivity(active=(active_instance(),))), active_instance_seen=True
     )
@@ -421,14 +419,14 @@ def test_an_active_instance_that_the_task_hub_has_just_shown_is_a_verified_no(re
     assert verdict.assurance is Assurance.VERIFIED
 
 
-def test_an_active_instance_that_only_events_show_is_a_no_by_events() -> None:
+def test_an_active_instance_that_only_events_show_is_not_verified() -> None:
     assert verified_by(None, InstanceActivity(active=(active_instance(),))).assurance is Assurance.EVENTS
 
 
 def verdict_after_lookup(
     *seen: ActiveInstance, activity: InstanceActivity, result: ProbeResult | None = None
 ) -> Verdict:
-    """The verdict at noon on a hub that has just shown these of the instances that events show."""
+    """The verdict at noon on a task hub that has just shown these of the reported instances."""
     shown = replace(evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
     return assess_readiness(shown, Policy(ignore_functions=("NightlySync",)), noon_plus())
 
@@ -446,13 +444,13 @@ def test_an_instance_that_was_looked_up_has_the_status_and_version_that_the_task
     assert verdict.active == (replace(by_event, runtime_status=RuntimeStatus.SUSPENDED, version="2.0"),)
 
 
-def test_instances_that_were_not_looked_up_are_shown_as_before() -> None:
+def test_instances_that_were_not_looked_up_are_listed_as_recorded() -> None:
     found = active_instance("x", since=-40), active_instance("y", since=-30)
     verdict = verdict_after_lookup(replace(found[0], version="2.0"), activity=InstanceActivity(active=found))
     assert verdict.active == (replace(found[0], version="2.0"), found[1])
 
 
-def test_an_instance_that_was_looked_up_under_an_ignored_name_blocks_under_the_one_that_events_gave() -> None:
+def test_an_instance_with_an_ignored_name_in_the_look_up_blocks_under_its_recorded_name() -> None:
     verdict = verdict_after_lookup(
         active_instance("x", "NightlySync"), activity=InstanceActivity(active=(active_instance("x", "ProcessOrder"),))
     )
@@ -461,10 +459,10 @@ def test_an_instance_that_was_looked_up_under_an_ignored_name_blocks_under_the_o
 
 @pytest.mark.parametrize("known_as", ["ProcessOrder", ""])
 @pytest.mark.parametrize("result", [None, probe_result()], ids=["no result", "a result without it"])
-def test_an_instance_that_was_looked_up_under_another_name_blocks_under_that(
+def test_an_instance_with_another_name_in_the_look_up_blocks_under_that_name(
     known_as: str, result: ProbeResult | None
 ) -> None:
-    """Its id was taken again, and the events of that were lost; or its event named no function."""
+    """Its id was used again and the events of that were lost, or its event named no function."""
     seen = replace(active_instance("x", "ShipOrder"), source=EvidenceSource.PROBE)
     verdict = verdict_after_lookup(
         seen, activity=InstanceActivity(active=(active_instance("x", known_as),)), result=result
@@ -482,18 +480,18 @@ DRAINED_IF_MISSING = Policy(missing_task_hub_is_drained=True)
 
 
 def verdict_on_missing_hub(*, known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
-    """The verdict on a hub that does not exist at its provider."""
+    """The verdict on a task hub that does not exist at its provider."""
     result = probe_result(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
     return assess_readiness(replace(evidence_with_probe(result), seen_before=known), policy, noon_plus())
 
 
-def test_a_hub_that_does_not_exist_and_never_did_is_drained_where_the_policy_says_so_but_not_verified() -> None:
+def test_a_task_hub_that_never_existed_is_drained_but_not_verified_if_the_policy_says_so() -> None:
     verdict = verdict_on_missing_hub()
     assert verdict.ready
     assert verdict.assurance is Assurance.EVENTS
 
 
-def test_a_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so() -> None:
+def test_a_task_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so() -> None:
     verdict = verdict_on_missing_hub(policy=Policy())
     assert only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
     assert verdict.reasons[0].message == (
@@ -503,25 +501,25 @@ def test_a_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so() -> N
 
 
 @pytest.mark.parametrize("policy", [Policy(), DRAINED_IF_MISSING])
-def test_a_hub_of_which_something_was_seen_is_missed_whatever_the_policy_says(policy: Policy) -> None:
+def test_a_task_hub_that_was_seen_before_is_missing_regardless_of_the_policy(policy: Policy) -> None:
     verdict = verdict_on_missing_hub(known=True, policy=policy)
     assert only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
     assert verdict.reasons[0].message == "task hub v41 could not be read: there is no table v41Instances"
     assert verdict.assurance is Assurance.EVENTS
 
 
-def test_a_hub_counts_as_known_unless_somebody_has_looked() -> None:
+def test_a_task_hub_counts_as_seen_before_by_default() -> None:
     assert evidence().seen_before
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-119.9999999, True), (-120, False), (0, True), (0.0000001, False)])
-def test_that_a_hub_does_not_exist_must_have_been_seen_lately(began: float, *, is_ready: bool) -> None:
+def test_a_probe_that_found_no_task_hub_must_be_recent(began: float, *, is_ready: bool) -> None:
     verdict = verdict_on_missing_hub(began=began)
     assert verdict.ready is is_ready
     assert is_ready or only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
 
 
-def test_a_hub_that_does_not_exist_while_events_come_from_it_is_not_ready() -> None:
+def test_a_task_hub_that_does_not_exist_while_events_come_from_it_is_not_ready() -> None:
     result = probe_result(status=ProbeStatus.MISSING, began=-60)
     late = replace(evidence_with_probe(result, InstanceActivity(last_recorded_at=noon_plus(-60))), seen_before=False)
     assert only_reason(assess_readiness(late, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.TASK_HUB_MISSING
@@ -533,7 +531,7 @@ def test_a_hub_that_does_not_exist_while_events_come_from_it_is_not_ready() -> N
 
 
 @pytest.mark.parametrize("status", [ProbeStatus.FAILED, ProbeStatus.DENIED, ProbeStatus.THROTTLED])
-def test_a_hub_that_cannot_be_read_is_not_taken_for_one_that_does_not_exist(status: ProbeStatus) -> None:
+def test_a_failed_read_does_not_count_as_a_missing_task_hub(status: ProbeStatus) -> None:
     verdict = assess_readiness(
         replace(evidence_with_probe(probe_result(status=status)), seen_before=False), DRAINED_IF_MISSING, noon_plus()
     )

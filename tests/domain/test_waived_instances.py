@@ -1,4 +1,4 @@
-"""The verdict where single instances are waived: they do not block, and it says which ones and why."""
+"""The verdict with waived instances: they do not block, and the verdict lists them with their waivers."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def evidence_by_probe(
     ],
     ids=["by events", "by events and left out", "by a probe", "by a probe and left out", "by both", "left out by both"],
 )
-def test_a_waived_instance_does_not_block_and_is_shown_with_its_waiver(known: Evidence) -> None:
+def test_a_waived_instance_does_not_block_and_is_listed_with_its_waiver(known: Evidence) -> None:
     verdict = verdict_with_waivers(known, waiver("stuck"))
     assert verdict.ready
     assert verdict.waived == (WaivedInstance(STUCK_INSTANCE, waiver("stuck")),)
@@ -51,7 +51,7 @@ def test_a_waived_instance_does_not_block_and_is_shown_with_its_waiver(known: Ev
     assert not verdict.has_running
 
 
-def test_a_waived_instance_does_not_keep_a_hub_from_being_verified() -> None:
+def test_a_task_hub_with_a_waived_instance_can_be_verified() -> None:
     assert verdict_with_waivers(evidence_by_probe(STUCK_INSTANCE), waiver("stuck")).assurance is Assurance.VERIFIED
 
 
@@ -72,7 +72,7 @@ def test_an_instance_blocks_without_a_waiver_of_its_own(known: Evidence) -> None
     assert verdict.waived == ()
 
 
-def test_only_what_is_not_waived_is_counted_and_listed() -> None:
+def test_only_instances_that_are_not_waived_are_counted_and_listed() -> None:
     found = evidence_by_events(active_instance("b", since=-5), waived=(STUCK_INSTANCE,))
     verdict = verdict_with_waivers(
         replace(found, provider="azureStorage", probe=probe_result(active_instance("a", since=-9))), waiver("stuck")
@@ -96,7 +96,7 @@ def test_waived_instances_are_shown_oldest_first() -> None:
     assert [waived.waiver.instance_id for waived in verdict.waived] == ["a", "b", "c"]
 
 
-def test_a_waiver_of_an_instance_that_is_not_active_shows_nothing() -> None:
+def test_a_waiver_of_an_inactive_instance_is_not_listed() -> None:
     verdict = verdict_with_waivers(evidence_by_events(), waiver("stuck"))
     assert verdict.ready
     assert verdict.waived == ()
@@ -118,13 +118,13 @@ def test_a_waived_instance_is_shown_with_the_status_that_the_probe_knows() -> No
     assert shown.active == replace(STUCK_INSTANCE, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
 
 
-def test_what_a_stale_probe_found_is_not_shown_as_waived() -> None:
+def test_a_stale_probes_instances_are_not_listed_as_waived() -> None:
     verdict = verdict_with_waivers(evidence_with_probe(probe_result(STUCK_INSTANCE, began=-500)), waiver("stuck"))
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
     assert verdict.waived == ()
 
 
-def test_more_instances_than_were_read_block_even_when_every_one_read_is_waived() -> None:
+def test_unread_instances_block_even_if_all_that_were_read_are_waived() -> None:
     known = evidence(activity=InstanceActivity(active=(STUCK_INSTANCE,), has_more=True))
     assert verdict_with_waivers(known, waiver("stuck")).active_count == 1
     assert verdict_with_waivers(known, waiver("stuck")).has_running
@@ -137,11 +137,11 @@ def test_instances_that_a_probe_does_not_list_block_even_when_every_one_listed_i
 
 
 @pytest.mark.parametrize(("expires", "is_ready"), [(60, True), (0.0000001, True), (0, False), (-60, False)])
-def test_whoever_gathers_the_evidence_leaves_out_what_has_expired(expires: float, *, is_ready: bool) -> None:
+def test_exemptions_do_not_include_expired_waivers(expires: float, *, is_ready: bool) -> None:
     in_force = Exemptions.for_task_hub((), [waiver("stuck", expires=expires)], "V41", noon_plus()).waivers
     assert verdict_with_waivers(evidence_by_events(waived=(STUCK_INSTANCE,)), *in_force).ready is is_ready
 
 
 @pytest.mark.parametrize(("expires", "is_ready"), [(0.0000001, True), (0, False)])
-def test_a_waiver_that_expires_while_the_hub_is_read_no_longer_counts(expires: float, *, is_ready: bool) -> None:
+def test_a_waiver_that_expires_while_the_task_hub_is_read_does_not_count(expires: float, *, is_ready: bool) -> None:
     assert verdict_with_waivers(evidence_by_events(STUCK_INSTANCE), waiver("stuck", expires=expires)).ready is is_ready

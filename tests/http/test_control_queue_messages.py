@@ -1,4 +1,4 @@
-"""Starts on their way, through the whole server: what the control queues hold decides beside the rows."""
+"""Pending starts through the whole server: the control queues decide together with the rows."""
 
 import json
 import uuid
@@ -36,7 +36,7 @@ class StagedTaskHubQueues:
         return await self.queue.send_message(text, visibility_timeout=hidden)
 
     async def create_timer(self, instance_id: str, fires_in: float) -> None:
-        """What the history of an instance has of a timer that has yet to fire."""
+        """Write a pending timer into the history of an instance."""
         async with TableServiceClient.from_connection_string(self._connection) as tables:
             history = await tables.create_table_if_not_exists(f"{self.provider.hub}History")
             await history.upsert_entity(
@@ -125,7 +125,7 @@ async def test_an_event_for_an_instance_that_ended_does_not_block(
     assert (verdict["ready"], message_evidence_of(verdict)["visible"]) == (True, 1)
 
 
-async def test_a_cancelled_timer_of_days_does_not_block(
+async def test_a_cancelled_timer_that_would_fire_in_days_does_not_block(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
     await staged_queues.provider.put("order-1", "Completed")
@@ -149,7 +149,7 @@ async def test_a_cancelled_timer_of_days_does_not_block(
     assert (reason_codes(verdict), message_evidence_of(verdict)["explained"]) == (["StartsPending"], 2)
 
 
-async def test_what_nothing_explains_blocks_until_it_was_there_unchanged_for_long_enough(
+async def test_an_unexplained_message_blocks_until_it_was_unchanged_for_long_enough(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
     await staged_queues.send(control_message("purged", "TimerFired", None), hidden=86_400)
@@ -174,10 +174,10 @@ async def test_what_nothing_explains_blocks_until_it_was_there_unchanged_for_lon
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_what_was_remembered_of_another_account_explains_nothing(
+async def test_timers_remembered_of_another_account_explain_nothing(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
-    """`taskHubs` led to another environment, where a task hub of the same name has a pending timer."""
+    """`taskHubs` led to another environment with a task hub of the same name that has a pending timer."""
     await staged_queues.create_timer("order-1", 86_400)
     await staged_queues.send(control_message("order-1", "TimerFired", None), hidden=86_400)
     assert (await get_staging(http, app))["ready"]
@@ -190,7 +190,7 @@ async def test_what_was_remembered_of_another_account_explains_nothing(
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["StartsPending"]
 
 
-async def test_more_timers_than_can_be_remembered_are_no_failure(
+async def test_too_many_timers_to_remember_are_no_failure(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("state_api.domain.readiness.messages.MAX_REMEMBERED_TIMERS", 1)
@@ -201,7 +201,7 @@ async def test_more_timers_than_can_be_remembered_are_no_failure(
         assert (await get_staging(http, app, verify="fresh"))["ready"]
 
 
-async def test_a_message_visibility_above_ten_minutes_is_waited_for(
+async def test_the_quiet_period_is_as_long_as_a_message_visibility_above_ten_minutes(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
     await put_app(http, app, policy={"messageVisibilitySeconds": 1200})
@@ -249,14 +249,14 @@ async def post_waiver(
 
 
 @pytest.mark.parametrize("what", [{}, {"instanceId": "a", "unexplainedMessages": 1}, {"unexplainedMessages": 0}])
-async def test_a_waiver_is_for_one_thing(
+async def test_a_waiver_is_for_an_instance_or_for_messages_and_not_both(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, what: dict[str, Any]
 ) -> None:
     body = {"taskHub": staged_queues.provider.hub, "reason": "why", "expiresAt": "2027-01-31T12:00:00Z", **what}
     assert_problem(await http.post(f"/api/apps/{app}/waivers", json=body), 400, "InvalidRequest")
 
 
-async def test_a_control_queue_that_does_not_exist_is_no_empty_one(
+async def test_a_missing_control_queue_does_not_count_as_empty(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
     await staged_queues.queue.delete_queue()
@@ -278,9 +278,7 @@ async def test_messages_that_the_policy_ignores_are_a_warning(
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
 
 
-async def test_what_changed_since_the_queues_were_read_is_not_missed(
-    storage: StorageSettings, app: str, hub: str
-) -> None:
+async def test_a_change_since_the_queues_were_read_is_not_missed(storage: StorageSettings, app: str, hub: str) -> None:
     """A worker takes a message between the look at the queues and the pass over the rows: the instance, or entity, that
     it was for sends a start, writes its row and has ended."""
     for sender in ("order-1", "@counter@a"):
@@ -316,7 +314,7 @@ async def test_what_changed_since_the_queues_were_read_is_not_missed(
             await server.close()
 
 
-async def test_an_unconfirmed_start_ends_when_nothing_is_on_its_way(
+async def test_an_unconfirmed_start_is_closed_when_no_start_is_pending(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
     """Events told of a start that was purged, its end is lost, and a timer of days stays in a control queue: its

@@ -1,5 +1,4 @@
-"""The hubs priorTaskHubs a staged one over HTTP: they are judged together with it, and production can go back to
-them."""
+"""Prior task hubs of a staged one: they are assessed together with it, and production can roll back to them."""
 
 import httpx
 import pytest
@@ -21,7 +20,7 @@ from tests.http.operations import (
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_run_that_staged_may_not_deploy_over_what_has_become_active_beneath(
+async def test_the_run_that_staged_may_not_deploy_over_a_prior_task_hub_that_has_become_active(
     http: httpx.AsyncClient, app: str
 ) -> None:
     first, two, three = new_hub_name(), new_hub_name(), new_hub_name()
@@ -35,7 +34,7 @@ async def test_the_run_that_staged_may_not_deploy_over_what_has_become_active_be
     assert again.status_code == 200
 
 
-async def test_what_is_put_right_may_still_be_beneath(http: httpx.AsyncClient, app: str) -> None:
+async def test_a_corrected_slot_may_still_carry_prior_task_hubs(http: httpx.AsyncClient, app: str) -> None:
     first, two, three = new_hub_name(), new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, first, two)
     await put_app(http, app, slots={"staging": {"taskHub": three}})
@@ -43,7 +42,7 @@ async def test_what_is_put_right_may_still_be_beneath(http: httpx.AsyncClient, a
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
 
 
-async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_runs_in_the_slot(
+async def test_a_version_that_was_never_deployed_does_not_hide_what_runs_in_the_slot(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
     first, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
@@ -68,7 +67,7 @@ async def test_a_version_that_was_staged_and_never_deployed_does_not_hide_what_r
     assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(first, "Removed"), (three, "Removed")]
 
 
-async def test_production_goes_back_to_what_is_beneath_a_staged_hub_which_its_run_may_still_deploy(
+async def test_production_can_roll_back_to_a_prior_task_hub_under_a_staged_one(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
     first, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()

@@ -47,7 +47,7 @@ def scheduler_with_worker() -> Iterator[InMemoryScheduler]:
     engine.stop()
 
 
-async def test_a_hub_of_the_scheduler_drains(
+async def test_a_task_hub_of_the_scheduler_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, scheduler_with_worker: InMemoryScheduler
 ) -> None:
     settings = {"STATE_TASKHUBS_SCHEDULER": scheduler_with_worker.connection}
@@ -87,7 +87,7 @@ async def test_a_hub_of_the_scheduler_drains(
         assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 
-async def test_a_scheduler_that_is_away_is_a_reason(
+async def test_an_unreachable_scheduler_is_a_reason(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     settings = {"STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
@@ -99,7 +99,7 @@ async def test_a_scheduler_that_is_away_is_a_reason(
         assert "STATE_TASKHUBS_SCHEDULER" in verdict["reasons"][0]["message"]
 
 
-async def test_a_hub_behind_the_management_api_drains(
+async def test_a_task_hub_behind_the_management_api_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, anyio_backend: str
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -132,14 +132,14 @@ async def test_a_hub_behind_the_management_api_drains(
 
 @dataclass
 class Behind:
-    """An app behind its management API, guarded by a server that sees no messages."""
+    """An app behind its management API, and a server that cannot see messages."""
 
     http: httpx.AsyncClient
     app: str
     running: management.FakeFunctionApp
 
     async def active(self) -> list[str]:
-        """What blocks; nothing if the slot is Ready."""
+        """The instances that block; empty if the slot is Ready."""
         verdict = await get_staging(self.http, self.app, verify="fresh")
         assert verdict["ready"] or reason_codes(verdict) == ["InstancesActive"], verdict["reasons"]
         return [instance["instanceId"] for instance in verdict["active"]]
@@ -171,7 +171,7 @@ async def behind_the_api(storage: StorageSettings, clock: ShiftedClock, app: str
             yield Behind(http, app, running)
 
 
-async def test_behind_the_management_api_a_purged_instance_that_was_shown_before_does_not_block(
+async def test_behind_the_management_api_a_purged_instance_whose_start_was_confirmed_does_not_block(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
     async with behind_the_api(storage, clock, app) as behind:
@@ -184,10 +184,10 @@ async def test_behind_the_management_api_a_purged_instance_that_was_shown_before
         assert (await get_staging(behind.http, app, wait=3))["ready"]
 
 
-async def test_behind_the_management_api_a_start_that_was_never_shown_blocks(
+async def test_behind_the_management_api_a_start_that_was_never_confirmed_blocks(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
-    """It may still be a message. One that is younger than a second, or shown as it was before, is not confirmed."""
+    """It may still be a message. A start younger than a second, or with a row of an earlier run, is not confirmed."""
     async with behind_the_api(storage, clock, app) as behind:
         await behind.start("known")
         assert await behind.active() == ["known"]
@@ -202,7 +202,7 @@ async def test_behind_the_management_api_a_start_that_was_never_shown_blocks(
         assert await behind.active() == everything[1:]
 
 
-async def test_behind_the_management_api_an_id_that_is_started_again_blocks_although_it_was_shown_before(
+async def test_behind_the_management_api_a_restart_blocks_although_an_earlier_start_was_confirmed(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
     async with behind_the_api(storage, clock, app) as behind:
@@ -213,10 +213,10 @@ async def test_behind_the_management_api_an_id_that_is_started_again_blocks_alth
         assert await behind.active() == ["order-1"]
 
 
-async def test_what_one_endpoint_has_shown_says_nothing_of_another(
+async def test_a_confirmation_by_one_endpoint_does_not_count_for_another(
     storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
-    """Both show an instance that events told of, so both are believed; but the second has never shown order-1."""
+    """Both endpoints show a reported instance, so both are confirmed. But the second has never shown order-1."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return await second.handle(request)

@@ -1,4 +1,4 @@
-"""GetStagingStatus: what it says, how long it waits, and that it costs the same whatever the hub has finished."""
+"""GetStagingStatus: its response, its waiting, and that its cost does not depend on finished instances."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def swap_out(http: httpx.AsyncClient, app: str, hub: str, settle: int = 30) -> None:
-    """Bring a hub into the staging slot, swapped out of production."""
+    """Bring a task hub into the staging slot by swapping it out of production."""
     await put_app(
         http, app, policy={"settleSeconds": settle}, slots={"production": {"taskHub": hub, "version": "1.4.0"}}
     )
@@ -42,7 +42,7 @@ async def swap_out(http: httpx.AsyncClient, app: str, hub: str, settle: int = 30
     assert (await post_swap(http, app, promoted)).status_code == 200
 
 
-async def test_a_verdict_says_all_that_it_rests_on(http: httpx.AsyncClient, app: str, hub: str) -> None:
+async def test_a_verdict_contains_all_its_evidence(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await swap_out(http, app, hub)
     first, second = event(hub, "5f2c"), event(hub, "6a3d", function="Ship")
     await post_events(http, second, first)
@@ -97,7 +97,7 @@ async def test_an_empty_slot_is_ready(http: httpx.AsyncClient, app: str) -> None
     assert (verdict["ready"], verdict["taskHub"], verdict["reasons"]) == (True, None, [])
 
 
-async def test_the_settle_window_counts_from_when_an_event_came_not_from_when_it_happened(
+async def test_the_settle_window_counts_from_the_recording_of_an_event_and_not_from_its_time(
     http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
 ) -> None:
     await swap_out(http, app, hub)
@@ -136,7 +136,7 @@ async def test_the_count_is_exact_to_a_thousand_and_lists_the_oldest(
 
 
 async def start_waiting_request(proxy: StorageProxy, http: httpx.AsyncClient, app: str, most: int) -> asyncio.Task[Any]:
-    """A question that waits: its server has read the hub at least twice."""
+    """A request that waits. Its server has read the task hub at least twice."""
     proxy.clear()
     task = asyncio.create_task(get_staging(http, app, wait=most))
     while sum("State" in request.path for request in proxy.forwarded) < 8:
@@ -149,7 +149,7 @@ async def start_waiting_request(proxy: StorageProxy, http: httpx.AsyncClient, ap
 async def server_behind_proxy(
     storage: StorageSettings,
 ) -> AsyncIterator[tuple[StorageProxy, StateServer, httpx.AsyncClient]]:
-    """Another server, and all that it asks the storage."""
+    """Another server, with a proxy that records its storage requests."""
     async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         transport = httpx.ASGITransport(server.application)
@@ -158,7 +158,7 @@ async def server_behind_proxy(
         await server.close()
 
 
-async def test_waiting_ends_as_soon_as_the_hub_has_drained(
+async def test_waiting_ends_as_soon_as_the_task_hub_has_drained(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await swap_out(http, app, hub, settle=0)
@@ -171,7 +171,7 @@ async def test_waiting_ends_as_soon_as_the_hub_has_drained(
         assert time.monotonic() - began < 30, "half of what it would wait for nothing"
 
 
-async def test_nobody_waits_for_a_caller_who_is_gone(
+async def test_waiting_ends_when_the_caller_disconnects(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await swap_out(http, app, hub)
@@ -201,7 +201,7 @@ async def test_nobody_waits_for_a_caller_who_is_gone(
         )
 
 
-async def test_waiting_ends_after_the_given_time_with_the_verdict_of_then(
+async def test_waiting_ends_after_the_requested_time_with_the_current_verdict(
     http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await swap_out(http, app, hub)
@@ -226,7 +226,7 @@ async def test_waiting_ends_when_the_server_stops(
 async def test_the_settle_window_is_read_after_the_active_instances(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
-    """An orchestration continues as new just while a verdict turns the pages of its shard."""
+    """An orchestration continues as new while the pages of its shard are read."""
     settle = 3
     policy = {"settleSeconds": settle, "ignoreFunctions": ["Monitor"]}
     await put_app(http, app, policy=policy, slots={"staging": {"taskHub": hub}})
@@ -258,7 +258,7 @@ async def test_the_settle_window_is_read_after_the_active_instances(
 
 
 @pytest.mark.parametrize("parameters", [{"wait": 121}, {"wait": -1}, {"wait": "soon"}, {"verify": "maybe"}])
-async def test_a_wrong_parameter_is_told(http: httpx.AsyncClient, app: str, parameters: dict[str, Any]) -> None:
+async def test_an_invalid_parameter_is_reported(http: httpx.AsyncClient, app: str, parameters: dict[str, Any]) -> None:
     await put_app(http, app)
     answer = await http.get(f"/api/apps/{app}/staging", params=parameters)
     refused = assert_problem(answer, 400, "InvalidRequest")
@@ -268,7 +268,7 @@ async def test_a_wrong_parameter_is_told(http: httpx.AsyncClient, app: str, para
 async def test_the_first_azure_pipelines_extension_works_against_this_server(
     http: httpx.AsyncClient, app: str, hub: str, clock: ShiftedClock
 ) -> None:
-    """It polls a URL with GET, reads `hasRunning` and nothing else, and lets the deployment go on when it is false."""
+    """The extension polls a URL with GET, reads only `hasRunning`, and continues the deployment when it is false."""
     await swap_out(http, app, hub)
 
     async def may_deploy() -> bool:
@@ -286,7 +286,7 @@ async def test_the_first_azure_pipelines_extension_works_against_this_server(
 
 
 async def add_finished_instances(server: StateServer, hub: str, finished: int) -> None:
-    """Put finished instances into a hub's table as the store writes them, a hundred a transaction."""
+    """Write finished instances into a task hub's table as the store does, a hundred in a transaction."""
     record = await task_hub_record(server, hub)
     table = server.tables.client(instance_table_name(record.name))
     by_shard: dict[int, list[Any]] = {}

@@ -1,5 +1,4 @@
-"""Verdicts that rest on the task hub itself: the whole server on the real storage, with the hub's rows as the provider
-writes them."""
+"""Verified verdicts: the whole server on the emulator, with rows as the provider writes them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -39,14 +38,14 @@ PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHO
 
 @pytest.fixture
 async def provider_hub(storage: StorageSettings, hub: str, anyio_backend: str) -> AsyncIterator[ProviderTaskHub]:
-    """The hub at its provider; it has no tables until they are made."""
+    """The task hub at its provider, without tables until a test creates them."""
     async with ProviderTaskHub(storage, hub) as made:
         yield made
 
 
 @pytest.fixture
 async def drained_provider_hub(http: httpx.AsyncClient, app: str, provider_hub: ProviderTaskHub) -> ProviderTaskHub:
-    """A hub in the staging slot of an app whose hubs are verified, drained at its provider. No settle window."""
+    """A drained task hub in the staging slot of an app with verification and without a settle window."""
     await provider_hub.create()
     await put_app(
         http,
@@ -63,7 +62,7 @@ async def list_instances(http: httpx.AsyncClient, hub: str) -> dict[str, Any]:
     return {instance["instanceId"]: instance for instance in answer.json()["instances"]}
 
 
-async def test_a_drained_hub_is_ready_and_verified(
+async def test_a_drained_task_hub_is_ready_and_verified(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     verdict = await get_staging(http, app)
@@ -95,7 +94,7 @@ async def test_an_instance_that_events_missed_blocks_and_is_recorded(
     assert (instance["active"], instance["outcome"], instance["source"]) == (False, "Completed", "probe")
 
 
-async def test_an_instance_that_events_left_running_is_closed(
+async def test_an_instance_whose_end_event_was_lost_is_closed(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await post_events(http, event(drained_provider_hub.hub, "order-1", time=timestamp(-60)))
@@ -106,7 +105,7 @@ async def test_an_instance_that_events_left_running_is_closed(
     assert (instance["active"], instance["outcome"], instance["source"]) == (False, "Terminated", "probe")
 
 
-async def test_a_hub_without_tables_is_unknown_and_not_drained(
+async def test_a_task_hub_without_tables_is_missing_and_not_drained(
     http: httpx.AsyncClient, app: str, provider_hub: ProviderTaskHub
 ) -> None:
     await put_app(
@@ -125,10 +124,10 @@ async def test_a_hub_without_tables_is_unknown_and_not_drained(
     assert reason_codes(await get_staging(http, app)) == ["TaskHubMissing"]
 
 
-async def test_a_hub_that_was_in_production_is_not_drained_when_it_is_not_there(
+async def test_a_missing_task_hub_that_was_in_production_is_not_drained(
     http: httpx.AsyncClient, app: str, provider_hub: ProviderTaskHub
 ) -> None:
-    """It has been started, so the setting leads somewhere else: whatever the policy says of hubs that never were."""
+    """The task hub was started, so the setting leads to another account, and missingTaskHubIsDrained does not apply."""
     policy = {"settleSeconds": 0, "missingTaskHubIsDrained": True}
     await put_app(
         http, app, slots={"production": {"taskHub": provider_hub.hub}}, policy=policy, taskHubs=PROVIDER_CONFIG
@@ -147,7 +146,7 @@ async def test_a_hub_that_was_in_production_is_not_drained_when_it_is_not_there(
 async def test_while_events_show_active_instances_only_those_are_looked_up(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The rest of the hub is not read: what else is active there is not even recorded."""
+    """The task hub is not scanned, so other active instances are not recorded."""
     await post_events(http, event(drained_provider_hub.hub, "order-1"))
     await drained_provider_hub.put("order-1", "Suspended")
     await drained_provider_hub.put("order-2", "Running")
@@ -177,10 +176,10 @@ async def test_continue_as_new_whose_second_event_is_lost_stays_active(
     assert (await get_staging(http, app, wait=10))["ready"]
 
 
-async def test_an_end_that_was_published_and_not_yet_written_does_not_make_the_hub_ready(
+async def test_an_end_that_was_published_and_not_yet_written_does_not_make_the_task_hub_ready(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The extension publishes before it checkpoints; the records go back and forth, and end up right."""
+    """The extension publishes before it checkpoints. The records change twice and are right in the end."""
     await post_events(
         http,
         event(drained_provider_hub.hub, "order-1"),
@@ -193,7 +192,7 @@ async def test_an_end_that_was_published_and_not_yet_written_does_not_make_the_h
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_start_that_was_published_and_not_yet_written_blocks_while_messages_are_on_their_way(
+async def test_a_published_start_without_a_row_blocks_while_the_control_queues_hold_messages(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     async with ControlQueue(drained_provider_hub) as queue:
@@ -209,10 +208,13 @@ async def test_a_start_that_was_published_and_not_yet_written_blocks_while_messa
         assert (instance["active"], instance["reason"]) == (False, "not in the task hub any more")
 
 
-async def test_a_hub_that_knows_nothing_of_what_events_showed_is_taken_for_another(
+async def test_a_task_hub_that_shows_no_reported_instance_is_taken_for_another_one(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The connection leads to another environment, where a hub has the same name: its silence closes nothing."""
+    """The connection leads to another environment with a task hub of the same name.
+
+    That it does not show an instance closes nothing.
+    """
     await post_events(http, event(drained_provider_hub.hub, "order-1", "Completed", time=timestamp(-3600)))
     await post_events(http, event(drained_provider_hub.hub, "order-2", time=timestamp(-3600)))
     verdict = await get_staging(http, app, wait=2)
@@ -223,10 +225,10 @@ async def test_a_hub_that_knows_nothing_of_what_events_showed_is_taken_for_anoth
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_hub_that_was_known_once_stays_known_when_its_instances_are_purged(
+async def test_a_confirmed_backend_stays_confirmed_when_its_instances_are_purged(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The end of one is lost, and then both are purged."""
+    """The end of one instance is lost, and then both are purged."""
     await post_events(
         http,
         event(drained_provider_hub.hub, "order-1", time=timestamp(-60)),
@@ -241,7 +243,7 @@ async def test_a_hub_that_was_known_once_stays_known_when_its_instances_are_purg
     assert (await get_staging(http, app, wait=3))["ready"]
 
 
-async def test_a_hub_that_was_there_once_is_not_drained_when_it_is_gone(
+async def test_a_task_hub_that_was_seen_before_is_not_drained_when_it_is_missing(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await put_app(http, app, policy={"missingTaskHubIsDrained": True})
@@ -250,7 +252,7 @@ async def test_a_hub_that_was_there_once_is_not_drained_when_it_is_gone(
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["TaskHubMissing"]
 
 
-async def test_an_instance_is_shown_as_the_hub_has_just_shown_it(
+async def test_an_instance_is_listed_as_the_task_hub_has_just_shown_it(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await post_events(http, event(drained_provider_hub.hub, "order-1", time=timestamp(-60)))
@@ -260,7 +262,7 @@ async def test_an_instance_is_shown_as_the_hub_has_just_shown_it(
         assert (instance["runtimeStatus"], instance["version"], instance["source"]) == ("Suspended", "3.1", "event")
 
 
-async def test_a_source_whose_setting_is_gone_does_not_keep_the_policy_from_being_changed(
+async def test_the_policy_can_be_changed_while_the_providers_setting_is_missing(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     state = StateServer(Settings(storage=storage))
@@ -272,7 +274,7 @@ async def test_a_source_whose_setting_is_gone_does_not_keep_the_policy_from_bein
     await state.close()
 
 
-async def test_a_result_is_used_again_while_it_is_young(
+async def test_a_result_is_used_again_until_it_is_too_old(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     first = (await get_staging(http, app))["evidence"]["probe"]
@@ -285,7 +287,7 @@ async def test_a_result_is_used_again_while_it_is_young(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_an_event_puts_an_older_result_out_of_date(
+async def test_an_event_supersedes_an_older_result(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     assert (await get_staging(http, app))["ready"]
@@ -293,16 +295,16 @@ async def test_an_event_puts_an_older_result_out_of_date(
     assert reason_codes(await get_staging(http, app, verify="none")) == ["ProbeStale"]
 
 
-async def test_without_a_look_a_hub_that_was_never_read_is_not_ready(
+async def test_without_reading_a_task_hub_that_was_never_read_is_not_ready(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     assert reason_codes(await get_staging(http, app, verify="none")) == ["ProbePending"]
 
 
-async def test_staging_always_looks_anew(
+async def test_staging_always_reads_the_task_hub_again(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """A young result says Ready; what has started since, and was published by nobody, is found all the same."""
+    """A recent result says Ready. PostStaging still finds an instance that has started since without an event."""
     assert (await get_staging(http, app))["ready"]
     await drained_provider_hub.put("order-1", "Pending")
     assert (await get_staging(http, app))["ready"], "a result that is young enough is used again"
@@ -312,7 +314,7 @@ async def test_staging_always_looks_anew(
     assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 
-async def test_a_stricter_policy_is_not_answered_from_what_was_read_under_a_looser_one(
+async def test_a_probe_under_a_looser_policy_does_not_answer_a_stricter_one(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await drained_provider_hub.put("monitor", "Running", name="NightlySync")
@@ -333,10 +335,10 @@ async def test_requiring_verification_is_met_by_a_probe(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_an_instance_that_runs_under_another_name_than_events_said_blocks(
+async def test_an_instance_that_runs_under_another_name_than_its_events_blocks(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """Its id was taken again by another orchestrator, and the events of that were lost."""
+    """Another orchestrator has used its id again, and the events of that were lost."""
     await post_events(http, event(drained_provider_hub.hub, "order-1", function="ProcessOrder"))
     await drained_provider_hub.put("order-1", "Running", name="ShipOrder")
     verdict = await get_staging(http, app)
@@ -344,7 +346,7 @@ async def test_an_instance_that_runs_under_another_name_than_events_said_blocks(
     assert [instance["functionName"] for instance in verdict["active"]] == ["ShipOrder"]
 
 
-async def test_a_long_poll_ends_as_soon_as_the_hub_itself_has_drained(
+async def test_a_long_poll_ends_as_soon_as_the_task_hub_itself_has_drained(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await drained_provider_hub.put("order-1", "Running")
@@ -359,7 +361,7 @@ async def test_a_long_poll_ends_as_soon_as_the_hub_itself_has_drained(
     assert asyncio.get_running_loop().time() - began < 20
 
 
-async def test_more_than_a_verdict_counts_is_a_lower_bound(
+async def test_a_count_above_the_limit_is_a_lower_bound(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     at_once = asyncio.Semaphore(24)
@@ -374,7 +376,7 @@ async def test_more_than_a_verdict_counts_is_a_lower_bound(
     assert verdict["evidence"]["probe"]["activeCount"] == 1100
 
 
-async def test_versions_count_what_is_active_at_the_source(
+async def test_versions_count_the_active_instances_at_the_provider(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=3)
@@ -409,7 +411,7 @@ async def test_versions_need_a_probe_that_works(
     assert "STATE_TASKHUBS_SHOP" in told["detail"]
 
 
-async def test_the_background_probe_answers_before_anybody_asks(
+async def test_the_background_probe_has_a_result_before_the_first_request(
     http: httpx.AsyncClient, server: StateServer, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     assert await server.background.probe_due_hubs() >= 1
@@ -422,7 +424,7 @@ async def test_the_background_probe_answers_before_anybody_asks(
     assert (await get_staging(http, app, verify="none"))["evidence"]["probe"]["beganAt"] > first
 
 
-async def test_the_background_probe_reads_what_may_be_beneath_a_staged_hub(
+async def test_the_background_probe_reads_prior_task_hubs(
     http: httpx.AsyncClient,
     storage: StorageSettings,
     server: StateServer,
@@ -443,7 +445,7 @@ async def test_the_background_probe_reads_what_may_be_beneath_a_staged_hub(
         assert (after["ready"], after["assurance"]) == (True, "verified"), after
 
 
-async def test_the_background_probe_leaves_production_alone(
+async def test_the_background_probe_does_not_read_production(
     http: httpx.AsyncClient, server: StateServer, app: str, provider_hub: ProviderTaskHub
 ) -> None:
     await provider_hub.create()
@@ -452,7 +454,7 @@ async def test_the_background_probe_leaves_production_alone(
     assert reason_codes(await get_staging(http, app, verify="none", slot="production")) == ["ProbePending"]
 
 
-async def test_a_worker_that_dies_in_the_background_locks_nobody_out_for_longer_than_one_that_was_asked(
+async def test_a_worker_that_dies_in_the_background_holds_its_lease_no_longer_than_any_other(
     http: httpx.AsyncClient, server: StateServer, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = asyncio.Event()
@@ -475,14 +477,14 @@ async def test_a_worker_that_dies_in_the_background_locks_nobody_out_for_longer_
     assert until <= server.tables.clock.now() + seconds(90)
 
 
-async def test_what_was_read_before_the_question_does_not_stage_when_the_settle_window_ends_meanwhile(
+async def test_a_read_before_the_request_does_not_allow_staging_when_the_settle_window_ends_meanwhile(
     http: httpx.AsyncClient,
     app: str,
     drained_provider_hub: ProviderTaskHub,
     clock: ShiftedClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The hub is not read while it settles; the window must not end between that decision and the verdict."""
+    """The task hub is not read while it settles. The window must not end between that decision and the verdict."""
     await put_app(http, app, policy={"settleSeconds": 30})
     await post_events(http, event(drained_provider_hub.hub, "order-1", "Completed"))
     await asyncio.sleep(1.1)
@@ -499,10 +501,10 @@ async def test_what_was_read_before_the_question_does_not_stage_when_the_settle_
     assert_problem(await post_staging(http, app, new_hub_name()), 409, "StagingNotReady")
 
 
-async def test_a_policy_that_changes_while_somebody_waits_counts_at_once(
+async def test_a_policy_change_applies_at_once_to_waiting_requests(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The hub was found drained but for an ignored function, and is kept waiting by another run's deployment."""
+    """Only an ignored function was active, and the request waits for another run's deployment."""
     await put_app(http, app, policy={"ignoreFunctions": ["Sync"]})
     await drained_provider_hub.put("sync-1", "Running", name="Sync")
     await post_staging(http, app, drained_provider_hub.hub, run_headers(1))

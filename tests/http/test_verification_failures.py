@@ -1,5 +1,5 @@
-"""When the task hub's own storage is in trouble, slow or read by several: never Ready by mistake, and Ready again
-without a restart."""
+"""Failures of the task hub's own storage, slow reads and concurrent readers never lead to a wrong Ready, and Ready
+returns without a restart."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 async def client_of_server_reading(
     storage: StorageSettings, provider_storage: StorageSettings, clock: ShiftedClock
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A server whose apps' task hubs are reached through `provider_storage`."""
+    """A server that reads task hubs through `provider_storage`."""
     assert provider_storage.connection_string is not None
     connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": provider_storage.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections), clock)
@@ -40,7 +40,7 @@ async def client_of_server_reading(
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
-    """Between the server and the storage of the task hubs; the server's own storage is reached directly."""
+    """A proxy before the storage of the task hubs. The server's own storage is reached directly."""
     async with run_storage_proxy(storage) as between:
         yield between
 
@@ -76,7 +76,7 @@ async def drained_provider_hub(
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
-async def test_trouble_at_the_source_is_a_reason_and_passes(
+async def test_a_failure_of_the_provider_is_a_reason_until_it_is_over(
     http: httpx.AsyncClient,
     proxy: StorageProxy,
     app: str,
@@ -87,7 +87,7 @@ async def test_trouble_at_the_source_is_a_reason_and_passes(
     code: str,
     known: bool,
 ) -> None:
-    """Whether the server would scan the hub or look up an instance that events show."""
+    """Both where the server scans the task hub and where it looks up a reported instance."""
     if known:
         await post_events(http, event(drained_provider_hub.hub, "order-1", time=timestamp(-9)))
         await drained_provider_hub.put("order-1", "Completed")
@@ -102,7 +102,7 @@ async def test_trouble_at_the_source_is_a_reason_and_passes(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_result_that_was_good_does_not_outlive_trouble_when_staging(
+async def test_staging_does_not_use_an_earlier_result_while_the_provider_fails(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     assert (await get_staging(http, app))["ready"]
@@ -112,7 +112,7 @@ async def test_a_result_that_was_good_does_not_outlive_trouble_when_staging(
     assert reason_codes(await get_staging(http, app)) == ["ProbeThrottled"]
 
 
-async def test_who_is_asked_to_wait_waits(
+async def test_a_throttled_provider_is_not_read_before_the_requested_time(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     proxy.failure_status, proxy.headers = (lambda method, path: 429), {"Retry-After": "40"}
@@ -126,7 +126,7 @@ async def test_who_is_asked_to_wait_waits(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_connection_that_breaks_in_the_middle_of_a_page_is_no_end(
+async def test_a_connection_that_breaks_within_a_page_is_a_failure(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     proxy.truncate_responses = True
@@ -137,7 +137,7 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_page_is_no_end(
 
 @pytest.fixture
 def small_pages_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of one row, one at a time, and little time for each question."""
+    """Pages of one row, one at a time, and little time for each request."""
     monkeypatch.setattr("state_api.backends.azure_storage._PAGE_SIZE", 1)
     monkeypatch.setattr("state_api.services.task_hub_reader._PAGE_CONCURRENCY", 1)
     monkeypatch.setattr("state_api.services.readiness.PROBE_TIMEOUT_SECONDS", 1.0)
@@ -147,8 +147,11 @@ def small_pages_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 async def add_ignored_instances(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, **policy: int
 ) -> None:
-    """Rows that every scan reads and that hold nothing up. Those of finished instances it reads only for some seconds
-    after their end, which a busy machine may let pass before the scan begins."""
+    """Rows that every scan returns and that do not block.
+
+    Rows of finished instances are returned only for some seconds after their end, which may pass on a busy machine
+    before the scan begins.
+    """
     await put_app(http, app, policy={"ignoreFunctions": ["Sync"], **policy})
     for number in range(4):
         await drained_provider_hub.put(f"b-sync-{number}", "Running", name="Sync")
@@ -160,7 +163,7 @@ async def delay_request(method: str, path: str) -> None:
 
 @pytest.mark.usefixtures("small_pages_and_budget")
 @pytest.mark.parametrize("verify", ["cached", "fresh"])
-async def test_a_scan_that_needs_longer_is_carried_on_by_the_next_question(
+async def test_a_scan_that_runs_out_of_time_is_resumed_by_the_next_request(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub, verify: str
 ) -> None:
     await add_ignored_instances(http, app, drained_provider_hub)
@@ -177,7 +180,7 @@ async def test_a_scan_that_needs_longer_is_carried_on_by_the_next_question(
 
 
 @pytest.mark.usefixtures("small_pages_and_budget")
-async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_what_to_set(
+async def test_a_task_hub_that_takes_longer_to_read_than_the_freshness_reports_what_to_set(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await add_ignored_instances(http, app, drained_provider_hub, freshnessSeconds=1)
@@ -194,7 +197,7 @@ async def test_a_hub_that_takes_longer_to_read_than_a_result_may_be_old_says_wha
 
 
 @pytest.mark.usefixtures("small_pages_and_budget")
-async def test_an_event_overtakes_a_scan_that_waits_to_be_carried_on(
+async def test_an_event_supersedes_a_scan_that_waits_to_be_resumed(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await add_ignored_instances(http, app, drained_provider_hub)
@@ -216,7 +219,7 @@ async def test_two_servers_share_one_scan(
     app: str,
     drained_provider_hub: ProviderTaskHub,
 ) -> None:
-    """One reads, the other waits for what it finds."""
+    """One server reads, and the other waits for its result."""
     async with client_of_server_reading(storage, proxy.settings, ShiftedClock()) as other:
         proxy.clear()
         verdicts = await asyncio.gather(*(get_staging(client, app) for client in (http, other, http, other)))
@@ -225,10 +228,10 @@ async def test_two_servers_share_one_scan(
         assert len([request for request in proxy.forwarded if request.path.endswith("Instances()")]) == 1
 
 
-async def test_a_worker_that_died_does_not_keep_the_hub(
+async def test_the_lease_of_a_dead_worker_expires(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
-    """Its lease runs out."""
+    """Its lease expires."""
     reading, stuck = asyncio.Event(), asyncio.Event()
 
     async def die(method: str, path: str) -> None:
@@ -254,7 +257,7 @@ async def test_a_worker_that_died_does_not_keep_the_hub(
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_a_worker_keeps_the_hub_for_as_long_as_it_reads(
+async def test_a_worker_keeps_its_lease_for_as_long_as_it_reads(
     storage: StorageSettings,
     http: httpx.AsyncClient,
     proxy: StorageProxy,
@@ -289,10 +292,10 @@ async def _return_false(*arguments: object) -> bool:
     return False
 
 
-async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
+async def test_a_request_that_has_waited_for_another_worker_uses_its_result(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although that one has closed an instance in the meantime."""
+    """The other worker has closed an instance in the meantime."""
     lease = ProbeStore.acquire_lease
     waits, done = asyncio.Event(), asyncio.Event()
 
@@ -316,10 +319,10 @@ async def test_who_has_waited_for_another_worker_takes_what_that_one_has_found(
     assert reason_codes(await waiting) == []
 
 
-async def test_an_end_that_the_storage_does_not_take_is_not_sought_again_and_again(
+async def test_an_end_that_the_storage_rejects_is_not_looked_up_again_and_again(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The instance stays active, and whoever asked is told at once."""
+    """The instance stays active, and the request is answered at once."""
     monkeypatch.setattr("state_api.storage.group_commit._REJECTED_ROW_CODES", frozenset({"Injected"}))
     async with (
         run_storage_proxy(storage) as state,

@@ -1,4 +1,4 @@
-"""Histories that once led, or would have led, to a wrong Ready or to the deletion of work: each must be refused."""
+"""Regressions: sequences that led, or could have led, to a wrong Ready or to the deletion of running work."""
 
 import asyncio
 import time
@@ -48,10 +48,10 @@ __all__ = ["drained_provider_hub", "hubs_with_common_prefix", "provider_account"
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
+async def test_a_probe_of_one_task_hub_does_not_answer_for_the_next_in_the_slot(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run waits for its turn while another swaps: another hub is in the slot when it is let in."""
+    """A run waits while another run swaps, so another task hub is in the slot when its turn comes."""
     old, new = new_hub_name(), new_hub_name()
     async with ProviderTaskHub(storage, old) as swapped_out, ProviderTaskHub(storage, new) as staged:
         await swapped_out.create()
@@ -76,10 +76,13 @@ async def test_what_one_hub_has_shown_says_nothing_of_the_next_in_the_slot(
         assert (verdict["taskHub"], verdict["ready"], reason_codes(verdict)) == (old, False, ["InstancesActive"])
 
 
-async def test_what_starts_while_the_hub_beneath_is_read_shows(
+async def test_an_event_that_is_recorded_while_a_prior_task_hub_is_read_counts(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slot may carry two hubs, and one of them takes long to read: the other is not judged by what it was before."""
+    """A slot may carry two task hubs, and reading one of them takes long.
+
+    The other is assessed by its current records.
+    """
     old, new = new_hub_name(), new_hub_name()
     async with ProviderTaskHub(storage, old) as left, ProviderTaskHub(storage, new) as staged:
         await left.create()
@@ -108,7 +111,7 @@ async def test_what_starts_while_the_hub_beneath_is_read_shows(
 
 @pytest.fixture
 def range_failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A hub that is read in ranges, of which one fails as long as there is something in this list."""
+    """A task hub that is read in ranges, one of which fails while this list is not empty."""
     page = AzureStorageBackend.read_page
     trouble = ["asks to wait"]
 
@@ -123,14 +126,14 @@ def range_failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return trouble
 
 
-async def test_a_scan_that_was_cut_off_before_the_question_is_not_fresh(
+async def test_a_scan_that_was_interrupted_before_the_request_is_not_fresh(
     http: httpx.AsyncClient,
     app: str,
     drained_provider_hub: ProviderTaskHub,
     clock: ShiftedClock,
     range_failures: list[str],
 ) -> None:
-    """What starts in a range that was read before is found."""
+    """An instance that starts in a range that was read before is found."""
     assert reason_codes(await get_staging(http, app)) == ["ProbeThrottled"]
     range_failures.clear()
     clock.advance(60)
@@ -138,7 +141,7 @@ async def test_a_scan_that_was_cut_off_before_the_question_is_not_fresh(
     assert_problem(await post_staging(http, app, new_hub_name()), 409, "StagingNotReady")
 
 
-async def test_a_scan_that_lay_about_is_not_carried_on(
+async def test_an_old_scan_is_not_resumed(
     http: httpx.AsyncClient,
     app: str,
     drained_provider_hub: ProviderTaskHub,
@@ -158,7 +161,7 @@ async def test_a_server_that_has_just_started_asks_for_the_time_before_it_calls_
     drained_provider_hub: ProviderTaskHub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its machine's clock is a minute behind."""
+    """The clock of its machine is a minute behind."""
     assert (await get_staging(http, app))["ready"]
     await drained_provider_hub.put("order-1", "Pending")
     assert storage.connection_string is not None
@@ -171,14 +174,14 @@ async def test_a_server_that_has_just_started_asks_for_the_time_before_it_calls_
     await late.close()
 
 
-async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
+async def test_a_deletion_stops_when_work_has_begun_since(
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
 ) -> None:
-    """The app still runs on the retired hub and holds its lease, so that nothing is deleted at first."""
+    """The app still runs on the retired task hub and holds its lease, so that nothing is deleted at first."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
@@ -211,10 +214,10 @@ async def test_a_deletion_that_was_begun_stops_at_work_that_began_since(
     assert done["outcome"] == "Removed"
 
 
-async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
+async def test_a_deletion_does_not_continue_at_a_changed_connection(
     storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount
 ) -> None:
-    """To an environment that has a hub of the same name."""
+    """The connection leads to an environment with a task hub of the same name."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     state = StateServer(
@@ -247,7 +250,7 @@ async def test_a_deletion_that_was_begun_does_not_follow_a_changed_connection(
     await state.close()
 
 
-async def test_a_waiver_does_not_keep_results_from_being_used_again(
+async def test_a_result_can_be_used_again_under_a_waiver(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await drained_provider_hub.put("stuck", "Running")
@@ -266,7 +269,7 @@ async def test_a_waiver_does_not_keep_results_from_being_used_again(
         assert [instance["instanceId"] for instance in again["waived"]] == ["stuck"]
 
 
-async def test_what_another_version_has_kept_of_a_probe_is_read_anew(
+async def test_a_probe_stored_by_another_version_is_read_again(
     http: httpx.AsyncClient, server: StateServer, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     assert (await get_staging(http, app))["ready"]
@@ -278,7 +281,7 @@ async def test_what_another_version_has_kept_of_a_probe_is_read_anew(
     assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
 
 
-async def test_a_row_that_nobody_understands_is_an_instance_and_no_error(
+async def test_a_row_with_unknown_values_is_an_instance_and_no_error(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
     await drained_provider_hub.table.upsert_entity(
@@ -287,10 +290,10 @@ async def test_a_row_that_nobody_understands_is_an_instance_and_no_error(
     assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["a^b"]
 
 
-async def test_a_start_that_is_a_message_for_long_keeps_blocking(
+async def test_a_start_that_is_a_message_for_a_long_time_blocks(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
-    """Its worker died, and the app was down for longer than a message usually takes to come back."""
+    """Its worker died, and the app was down for longer than a message usually stays invisible."""
     await drained_provider_hub.put("order-1", "Completed")
     async with ControlQueue(drained_provider_hub) as queue:
         await post_events(
@@ -304,10 +307,10 @@ async def test_a_start_that_is_a_message_for_long_keeps_blocking(
         assert (await get_staging(http, app))["ready"]
 
 
-async def test_production_proves_which_hub_it_is_before_its_instances_are_purged(
+async def test_the_backend_of_production_is_confirmed_before_its_instances_are_purged(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str, hub: str
 ) -> None:
-    """Later its only instance is terminated, which an old extension does not tell, and purged."""
+    """Later its only instance is terminated, which an old extension does not publish, and purged."""
     async with ProviderTaskHub(storage, hub) as provider_hub:
         await provider_hub.create()
         await put_app(
@@ -321,9 +324,11 @@ async def test_production_proves_which_hub_it_is_before_its_instances_are_purged
         assert (await get_staging(http, app, slot="production"))["ready"]
 
 
-def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_carried_it_on() -> None:
-    """What starts after it has read past it is missed. Only a hub too large to be read in one call must put up with
-    that."""
+def test_a_small_scan_that_began_before_the_request_is_not_fresh_even_if_the_request_resumed_it() -> None:
+    """A scan misses what starts in a range that it has read.
+
+    Only a task hub too large to be read in one request must accept that.
+    """
     asked = parse_instant("2026-11-20T09:00:00Z")
     source = ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP")
     question = ProbeRequest("v41", source, "here", Policy(), Exemptions(()), VerificationMode.FRESH, asked, 0)
@@ -334,10 +339,10 @@ def test_a_small_scan_that_was_begun_before_the_question_is_not_fresh_whoever_ca
     assert is_fresh_enough(replace(result, read_seconds=30), requirements)
 
 
-async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has_found_something(
+async def test_an_old_result_is_not_used_again_after_an_interrupted_scan_found_an_instance(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """What it found has started another before it ended, and all events of that are lost."""
+    """The instance that it found has started another one before it ended, and all events of that are lost."""
     assert (await get_staging(http, app))["ready"]
     await drained_provider_hub.put("b-first", "Running")
     read_pass = TaskHubReader._read_pass
@@ -359,11 +364,13 @@ async def test_an_old_result_is_not_used_again_after_a_scan_that_was_cut_off_has
 
 
 @pytest.mark.parametrize("ahead", [0, 1.9])
-async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no_ready_later(
+async def test_a_result_from_when_the_records_held_an_active_instance_is_not_ready_later(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock, ahead: float
 ) -> None:
-    """GetVersions reads the hub whatever the records say; what is about to come up there is not in it yet. The time
-    that the storage tells may be ahead of what it stamps rows with."""
+    """GetVersions reads the task hub regardless of the records, and does not show instances that are about to start.
+
+    The time that the storage reports may be ahead of its stamps.
+    """
     clock.advance(ahead)
     await post_events(http, event(drained_provider_hub.hub, "first"))
     await asyncio.sleep(1.1)
@@ -374,11 +381,10 @@ async def test_a_result_of_a_time_when_the_records_showed_something_active_is_no
     assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["second"])
 
 
-async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_once_that_is_closed(
+async def test_a_scan_that_began_beside_an_active_record_is_not_resumed_once_that_record_is_closed(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, range_failures: list[str]
 ) -> None:
-    """GetVersions was cut off when it had read past the ranges of both: the first is not written there before its first
-    checkpoint."""
+    """GetVersions was interrupted after the ranges of both. The first has no row before its first checkpoint."""
     await post_events(http, event(drained_provider_hub.hub, "1-first"))
     await asyncio.sleep(1.1)
     assert_problem(
@@ -391,7 +397,7 @@ async def test_a_scan_that_was_begun_beside_an_active_record_is_not_carried_on_o
     assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["2-second"])
 
 
-async def test_a_clock_that_is_set_back_does_not_keep_a_drained_hub_from_being_ready(
+async def test_a_drained_task_hub_becomes_ready_although_a_clock_is_set_back(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     await drained_provider_hub.put("first", "Running")
@@ -402,10 +408,10 @@ async def test_a_clock_that_is_set_back_does_not_keep_a_drained_hub_from_being_r
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
+async def test_a_look_up_that_closes_an_instance_supersedes_an_earlier_result(
     http: httpx.AsyncClient, server: StateServer, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """The worker that found it active died before it could keep what it had read."""
+    """The worker that found it active died before it could store its result."""
     assert (await get_staging(http, app))["ready"]
     kept = await ProbeStore(server.tables).get(drained_provider_hub.hub)
     await drained_provider_hub.put("first", "Running")
@@ -421,7 +427,7 @@ async def test_an_earlier_result_is_spoilt_by_what_a_look_up_closes(
     assert (verdict["ready"], [instance["instanceId"] for instance in verdict["active"]]) == (False, ["second"])
 
 
-async def test_what_could_not_be_recorded_is_recorded_by_the_next_question(
+async def test_an_instance_that_could_not_be_recorded_is_recorded_by_the_next_request(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("state_api.services.reconciler._MAX_RECORDED_INSTANCES", 1)
@@ -438,10 +444,10 @@ async def _raise_timeout(self: Reconciler, task_hub: str, corrections: Sequence[
     raise TimeoutError
 
 
-async def test_what_runs_under_another_name_than_one_that_is_ignored_is_recorded(
+async def test_an_instance_that_runs_under_another_name_than_its_ignored_one_is_recorded(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
 ) -> None:
-    """Its id was taken again, and the events of that were lost."""
+    """Its id was used again, and the events of that were lost."""
     await put_app(http, app, policy={"ignoreFunctions": ["Sync"]})
     await post_events(http, event(drained_provider_hub.hub, "order-1", function="Sync"))
     await drained_provider_hub.put("order-1", "Running", name="ProcessOrder")

@@ -1,1 +1,1 @@
-"""A simulator of the platform, whose random histories drive the real server. `python -m tests.simulator --help`."""
+"""A simulator of the platform. Its random histories drive the real server. See `python -m tests.simulator --help`."""

@@ -1,4 +1,4 @@
-"""Run random histories of the platform against the real server, and print what came of them."""
+"""Run random histories of the platform against the real server, and print the results."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ _ALL = "all"
 
 
 def main() -> int:
-    """1 if the server was wrong or stuck, or if a mutation of it went unnoticed."""
+    """Exit code 1 if a verdict was wrong, a drained task hub did not become Ready, or a mutation was not noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
     parser.add_argument("--histories", type=int, default=100, metavar="N")
     parser.add_argument("--seed", type=int, default=1, help="of the first history; the next ones count on")

@@ -1,20 +1,20 @@
-"""What was active at the source, moment by moment, as far as it is certain."""
+"""What was certainly active at the provider at each moment."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class ActivityTimeline:
-    """An instance counts from when the write that made it active is done until before the write that ends it begins:
-    what a reader cannot have missed. Moments are counted, not timed, so that no two clocks need to agree."""
+    """An instance counts from the completion of the write that makes it active to the beginning of the write that ends
+    it, so a reader cannot miss it. Moments are numbered, so that no clocks need to agree."""
 
     moment: int = 0
     active: dict[str, int] = field(default_factory=dict)
-    """Since when each instance has been active without a break."""
+    """The moment since which each instance has been active without interruption."""
     _last_idle: int = 0
 
     def next_moment(self) -> int:
-        """This moment, told apart from all before and after it."""
+        """A number for this moment, different from all others."""
         self.moment += 1
         return self.moment
 
@@ -29,5 +29,5 @@ class ActivityTimeline:
         self.active.pop(instance_id, None)
 
     def was_idle_since(self, moment: int) -> bool:
-        """Whether there was an instant since then at which nothing was active."""
+        """Whether nothing was active at some moment since then."""
         return not self.active or self._last_idle >= moment

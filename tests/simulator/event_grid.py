@@ -1,4 +1,4 @@
-"""Event Grid between the platform and the server: it loses events, doubles, delays and reorders them."""
+"""Event Grid between the platform and the server: it loses, duplicates, delays and reorders events."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ _LONG_DELAYS = (5, 8, 13, 100)
 
 @dataclass(eq=False, slots=True)
 class PublishedEvent:
-    """An event on its way. `execution` is whose it is, by the number that the platform gave it."""
+    """An event in transit. `execution` is the number of the execution that published it."""
 
     event: dict[str, Any]
     instance_id: str
@@ -26,7 +26,7 @@ class PublishedEvent:
 
 @dataclass(slots=True)
 class SimulatedEventGrid:
-    """`step` is the time by which events come due."""
+    """`step` is the simulated time at which events are due."""
 
     rng: random.Random
     traits: SimulationParameters
@@ -37,7 +37,7 @@ class SimulatedEventGrid:
     _in_transit: list[PublishedEvent] = field(default_factory=list)
 
     def publish(self, published: PublishedEvent) -> str:
-        """Take an event; what becomes of it, for the log."""
+        """Accept an event. Returns what happens to it, for the log."""
         self.tally["published"] += 1
         if self.reliable:
             published.due = self.step
@@ -67,7 +67,7 @@ class SimulatedEventGrid:
         return self._batches([event for event in self._in_transit if event.due <= self.step])
 
     def take_remaining(self) -> list[list[PublishedEvent]]:
-        """The batches that arrive in the end; some events are lost instead."""
+        """The batches that arrive at the end. Some events are lost."""
         lost = [event for event in self._in_transit if self.rng.random() < self.traits.loss_probability]
         self.tally["lost"] += len(lost)
         for event in lost:

@@ -1,4 +1,4 @@
-"""What a verdict by events alone would say: the same deliveries through the domain, without a look at the task hub."""
+"""The verdict by events alone: the same deliveries applied by the domain, without a read of the task hub."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from tests.simulator.event_grid import PublishedEvent
 
 @dataclass(slots=True)
 class EventsOnlyVerdict:
-    """The records of one task hub that nobody ever corrects."""
+    """The records of one task hub, without corrections by probes."""
 
     hub: str
     policy: Policy

@@ -1,4 +1,4 @@
-"""Orchestrations as the platform runs them: executions, which go on episode by episode, and the store of their rows."""
+"""Orchestrations as the platform runs them: executions, which consist of episodes, and the storage of their rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from tests.simulator.event_grid import PublishedEvent
 
 
 class Phase(StrEnum):
-    """`SCHEDULED`: there is a message in a control queue, and no row of this execution yet. `CONTINUING_AS_NEW`:
-    between two generations. `WAITING`: for a sub-orchestration."""
+    """`SCHEDULED`: a message in a control queue, without a row of this execution.
+
+    `CONTINUING_AS_NEW`: between two generations. `WAITING`: for a sub-orchestration.
+    """
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
@@ -37,8 +39,10 @@ class ProviderStorage(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Episode:
-    """One turn of an orchestration: events first, then messages, then the row. An episode that stays open is either
-    slow, or has crashed and is run again, and publishes again."""
+    """One turn of an orchestration: it publishes events, sends messages, and writes the row.
+
+    An open episode is slow, or has crashed and runs and publishes again.
+    """
 
     statuses: Sequence[str]
     row: str
@@ -49,9 +53,12 @@ class Episode:
 
 @dataclass(eq=False, slots=True)
 class Execution:
-    """One run of one instance id, over all its generations. `row` is the status at the source, perhaps of an earlier
-    run of the same id, and `row_written_at` when it was written; `latest_event` is the event of the id with the latest
-    time. A delayed start waits for the step `not_before`."""
+    """One run of one instance id, over all its generations.
+
+    `row` is the status at the provider, possibly of an earlier run of the same id, and `row_written_at` the time of
+    that write. `latest_event` is the event of the id with the latest time. A delayed start waits for the step
+    `not_before`.
+    """
 
     number: int
     instance_id: str
@@ -72,5 +79,5 @@ class Execution:
 
     @property
     def is_shown_active(self) -> bool:
-        """Whether the source's table shows it active."""
+        """Whether the provider's table shows it active."""
         return self.row is not None and self.row not in ENDED_STATUS_NAMES

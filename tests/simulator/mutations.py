@@ -1,4 +1,4 @@
-"""Ways to break the server, in memory and for a while, to see whether the simulator notices."""
+"""Mutations of the server in memory, to check that the simulator notices them."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,12 +32,12 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 
 
 def single_pass_scan(patch: pytest.MonkeyPatch) -> None:
-    """A scan is finished after the first pass, whatever changed meanwhile."""
+    """A scan is complete after the first pass, regardless of changes."""
     patch.setattr(Scan, "finish_pass", lambda scan: not scan.cursors)
 
 
 def missed_starts_not_recorded(patch: pytest.MonkeyPatch) -> None:
-    """What a probe finds active is not recorded."""
+    """Active instances that a probe finds are not recorded."""
     patch.setattr(reconciler, "reconcile_start", lambda known, observed, now: None)
 
 
@@ -70,7 +70,7 @@ def entities_counted_in_records(patch: pytest.MonkeyPatch) -> None:
 
 
 def unconfirmed_start_taken_as_ended(patch: pytest.MonkeyPatch) -> None:
-    """A start that the task hub does not show yet is taken for ended."""
+    """A start that the task hub does not show yet counts as ended."""
 
     def judged(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
         known = observe_state(started, observed, backend_id)
@@ -122,7 +122,7 @@ def never_confirmed(patch: pytest.MonkeyPatch) -> None:
 
 
 def control_queues_not_read(patch: pytest.MonkeyPatch) -> None:
-    """Nobody looks into the control queues."""
+    """The control queues are not read."""
 
     async def snapshot(backend: AzureStorageBackend, task_hub: str) -> QueueSnapshot:
         return QueueSnapshot()
@@ -131,12 +131,12 @@ def control_queues_not_read(patch: pytest.MonkeyPatch) -> None:
 
 
 def first_page_only(patch: pytest.MonkeyPatch) -> None:
-    """A scan reads the first page."""
+    """A scan reads only the first page."""
     _truncate_pages(patch, lambda cursor: True)
 
 
 def first_page_of_each_range_only(patch: pytest.MonkeyPatch) -> None:
-    """A scan that is split in ranges reads the first page of each."""
+    """A scan that is split into ranges reads only the first page of each."""
     _truncate_pages(patch, lambda cursor: azure_storage._decode_cursor(cursor)[0] is not None)
 
 
@@ -166,7 +166,7 @@ def continued_as_new_not_scanned(patch: pytest.MonkeyPatch) -> None:
 
 
 def _exclude_status(patch: pytest.MonkeyPatch, status: str) -> None:
-    """Also not for rows of it that were written during the scan."""
+    """Rows of this status that were written during the scan are not returned either."""
     _replace_scan_filter(patch, f"({azure_storage._ACTIVE_OR_CHANGED_FILTER} and RuntimeStatus ne '{status}')")
 
 
@@ -177,12 +177,12 @@ def _replace_scan_filter(patch: pytest.MonkeyPatch, wanted: str) -> None:
 
 
 def changes_during_scan_ignored(patch: pytest.MonkeyPatch) -> None:
-    """Scans do not look back: what changes while they read goes unseen."""
+    """Scans do not return rows that changed while they read."""
     patch.setattr(azure_storage, "_CLOCK_SKEW_MARGIN", -seconds(60))
 
 
 def observed_end_dated_now(patch: pytest.MonkeyPatch) -> None:
-    """An end that a probe has seen is placed at the present moment."""
+    """An observed end is dated at the current time."""
 
     def placed(instance: Instance, observed: ObservedInstance | None) -> Instance:
         correction = reconcile_end(instance, observed)
@@ -194,7 +194,7 @@ def observed_end_dated_now(patch: pytest.MonkeyPatch) -> None:
 
 
 def observed_end_ignored(patch: pytest.MonkeyPatch) -> None:
-    """An end that a probe has seen is not believed."""
+    """An observed end is ignored."""
 
     def judged(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
         known = observe_state(started, observed, backend_id)
@@ -274,7 +274,7 @@ MUTATIONS: Mapping[str, Mutation] = {
 
 @contextmanager
 def apply_mutation(name: str) -> Iterator[None]:
-    """The server broken in one way until the block ends."""
+    """Apply one mutation until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
         MUTATIONS[name](patch)
         yield

@@ -1,10 +1,10 @@
-"""What the platform and the transport of one history are like, drawn from its seed."""
+"""The parameters of platform and transport of one history, drawn from its seed."""
 
 import random
 from dataclasses import dataclass
 
 PAGE_SIZES = (1000, 1, 2, 3)
-"""Rows that the storage gives at a time. One process reads all its task hubs in pages of one size."""
+"""Rows in a page. All task hubs of a process are read in pages of one size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,5 @@ class SimulationParameters:
 
 
 def seeded_random(seed: int, name: str) -> random.Random:
-    """A source of chance of its own for each purpose, so that what happens more or less often in one of them, because
-    the server was slower, changes nothing in the others."""
+    """A separate random source for each purpose, so that timing differences in one do not change the others."""
     return random.Random(f"{seed}/{name}")

@@ -36,10 +36,10 @@ DEFAULT_WEIGHTS = {
     "stale episode": 1.0,
     "entity": 1.0,
 }
-"""How often each move is made, where it is possible."""
+"""The relative frequency of each move, where it is possible."""
 
 PURGING = {**DEFAULT_WEIGHTS, "finish": 8.0, "detach": 8.0, "purge": 8.0, "start": 12.0}
-"""The same where messages are not seen: ids are purged and started again by a message."""
+"""The frequencies where messages cannot be seen: ids are purged and started again by a message."""
 
 DURING_READ_WEIGHTS = {
     **DEFAULT_WEIGHTS,
@@ -50,20 +50,22 @@ DURING_READ_WEIGHTS = {
     "entity": 0.2,
     "stale episode": 0.2,
 }
-"""The same while somebody reads: what a reader can miss happens more often."""
+"""The frequencies while the server reads: changes that a reader can miss are more frequent."""
 
 HAND_OVER_WEIGHTS = {"hand over": 10.0, "begin": 5.0, "go on": 5.0, "resume": 1.0}
-"""While somebody reads: there is always something active, but never for long the same."""
+"""Frequencies while the server reads, such that something is always active, but never the same instance for long."""
 
 AFTER_DRAIN_WEIGHTS = {"begin": 4.0, "finish": 2.0, "continue as new": 2.0, "go on": 1.0}
-"""Just after a hub was found drained."""
+"""The frequencies just after a task hub was found drained."""
 
 _ENDING_MOVES = ("go on", "begin", "resume", "finish")
 
 _FUNCTIONS = ("ProcessOrder", "Ship", "NightlySync", "Käse")
 REUSED_AFTER = 1.6
-"""Seconds after which an id whose execution is over is taken again by a start that writes no row at once. The table and
-the events cannot tell two executions of an id apart that are closer than the tolerance for clocks, one second."""
+"""Seconds after the end of an execution before its id is used again by a start without a row.
+
+The table and the events cannot distinguish two executions of an id within the clock tolerance of one second.
+"""
 
 
 Move = Callable[[], Awaitable[None]]
@@ -71,7 +73,7 @@ Move = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True)
 class PlatformContext:
-    """What a platform acts on."""
+    """What a simulated platform works with."""
 
     hub: str
     traits: SimulationParameters
@@ -84,7 +86,7 @@ class PlatformContext:
 
 
 class SimulatedPlatform:
-    """One task hub and the app that runs on it. `executions` holds the latest of each id."""
+    """One task hub and the app that runs on it. `executions` has the latest execution of each id."""
 
     def __init__(self, context: PlatformContext) -> None:
         self._context = context
@@ -108,11 +110,11 @@ class SimulatedPlatform:
             self._without_faults = False
 
     async def start_instance(self) -> None:
-        """A client starts one more, perhaps under an id that was used before."""
+        """A client starts an instance, possibly under an id that was used before."""
         await self._make_move("restart", partial(self._start_pending, self._choose_instance_id(0.0)))
 
     async def run_one(self) -> str:
-        """A client starts one more, and its first episode is written. Its id."""
+        """A client starts an instance, and its first episode is written. Returns its id."""
         instance_id = self._new_instance_id()
         await self._make_move("start", partial(self._start_pending, instance_id))
         self._without_faults = True
@@ -129,7 +131,7 @@ class SimulatedPlatform:
         return purges is not None
 
     async def start_by_message(self, instance_id: str) -> None:
-        """Start an id again by a message. The start is published, and a slow worker has yet to write its row."""
+        """Start an id again by a message. The start is published, and a slow worker has not written its row yet."""
         again = self._new_execution(instance_id, Phase.SCHEDULED)
         self.executions[instance_id] = again
         await self._context.store.enqueue(instance_id, again.function)
@@ -138,7 +140,7 @@ class SimulatedPlatform:
         self._context.tally["purged and started again"] += 1
 
     async def drain(self, remaining: int = 0) -> None:
-        """Let all orchestrations end but a few, and those that wait for them."""
+        """Let all orchestrations end, except a few and those that wait for them."""
         active = self._active()
         spared = self._rng.sample(active, min(remaining, len(active)))
         self._without_faults = True
@@ -229,7 +231,7 @@ class SimulatedPlatform:
         await self._start_pending(execution.instance_id)
 
     async def _start_pending(self, instance_id: str, delay: int = 0) -> None:
-        """A client's start is a row first."""
+        """A start by a client has a row at once."""
         execution = self._new_execution(instance_id, Phase.PENDING)
         execution.not_before = self._context.transport.step + delay
         await self._write_row(execution, "Pending")
@@ -276,12 +278,12 @@ class SimulatedPlatform:
         )
 
     async def _hand_over(self, execution: Execution) -> None:
-        """An activity of it starts another orchestration as a client does, and it ends."""
+        """One of its activities starts another orchestration as a client does, and it ends."""
         await self._start_pending(self._choose_instance_id(0.0))
         await self._finish(execution)
 
     async def _start_detached_and_end(self, execution: Execution) -> None:
-        """It starts an orchestration without waiting for it, as its last act."""
+        """It starts an orchestration without waiting for it, and ends."""
         outcome = self._random_outcome()
         await self._run_episode(
             execution, Episode([outcome], outcome, Phase.ENDED, started_execution=self._schedule_execution(None))
@@ -320,7 +322,7 @@ class SimulatedPlatform:
             await self._checkpoint(execution, episode)
 
     async def _checkpoint(self, execution: Execution, episode: Episode) -> None:
-        """Messages go out before the row is written."""
+        """Messages are sent before the row is written."""
         if episode.started_execution is not None:
             await self._context.store.enqueue(episode.started_execution.instance_id, episode.started_execution.function)
             if not self._context.traits.messages_unseen:
@@ -344,7 +346,7 @@ class SimulatedPlatform:
         self._context.tally[f"row {episode.row}"] += 1
 
     async def _stale_episode(self, execution: Execution) -> None:
-        """A worker that has lost the instance to another one without knowing it publishes, and cannot checkpoint."""
+        """A worker that has lost the instance to another one publishes events, and cannot checkpoint."""
         self._publish_events(execution, self._rng.choice((["Running"], ["Completed"], ["Running", "Completed"])))
 
     # How it is done.
@@ -384,7 +386,7 @@ class SimulatedPlatform:
             self._log(execution, f"published {status} at {format_instant(at)[17:]}, {fate}")
 
     def _schedule_execution(self, parent: Execution | None) -> Execution:
-        """A start that is to be sent in a message. It counts once it is sent."""
+        """A start that a message will carry. It counts once the message is sent."""
         instance_id = self._choose_instance_id(REUSED_AFTER)
         self._reserved_ids.add(instance_id)
         return self._new_execution(instance_id, Phase.SCHEDULED, parent)
@@ -407,8 +409,7 @@ class SimulatedPlatform:
         return execution
 
     def _choose_instance_id(self, unused_seconds: float) -> str:
-        """A new id or, as apps with ids of their own do, one whose last execution is over, for `unused_seconds`
-        seconds."""
+        """A new id, or one whose last execution ended at least `unused_seconds` ago."""
         over = [
             execution
             for execution in self.executions.values()

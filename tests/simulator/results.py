@@ -1,4 +1,4 @@
-"""What a run of the simulator adds up to."""
+"""The results of a run of the simulator."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from tests.simulator.verdict_checker import NeverReady, WrongVerdict
 
 @dataclass(frozen=True, slots=True)
 class SimulationFailure:
-    """What one history has shown to be wrong, and how it came to that. `histories` had begun by then."""
+    """What was wrong in one history, with its log. `histories` is the number of histories that had begun by then."""
 
     seed: int
     error: WrongVerdict | NeverReady
@@ -23,7 +23,7 @@ class SimulationFailure:
 
 @dataclass(slots=True)
 class SimulationResults:
-    """`tally` counts what happened."""
+    """`tally` counts events by name."""
 
     tally: Counter[str] = field(default_factory=Counter)
     failures: list[SimulationFailure] = field(default_factory=list)
@@ -33,12 +33,12 @@ class SimulationResults:
         return [failure for failure in self.failures if isinstance(failure.error, kind)]
 
     def missing_cases(self) -> list[str]:
-        """What never happened, of all that is to be simulated."""
+        """The cases that should be simulated and never occurred."""
         wanted = (*_PLATFORM_COUNTERS, *_TRANSPORT_COUNTERS, *_VERDICT_COUNTERS, *_EVENTS_ONLY_COUNTERS)
         return [name for name in wanted if name not in _RARE_COUNTERS and not self.tally[name]]
 
     def summary_line(self) -> str:
-        """In a line."""
+        """The results in one line."""
         tally = self.tally
         return (
             f"{tally['histories']} histories, {_count_verdict_requests(tally)} questions, "
@@ -48,7 +48,7 @@ class SimulationResults:
         )
 
     def markdown_tables(self) -> str:
-        """As tables in Markdown."""
+        """The results as tables in Markdown."""
         tally = self.tally
         histories = tally["histories"] or 1
         wrong, stuck, drained = len(self.failures_of(WrongVerdict)), len(self.failures_of(NeverReady)), tally["drained"]

@@ -1,4 +1,4 @@
-"""Runs many histories side by side against one server on the emulator, and counts."""
+"""Runs many histories concurrently against one server on the emulator, and counts what happens."""
 
 import asyncio
 import re
@@ -26,14 +26,14 @@ from tests.simulator.verdict_checker import NeverReady, WrongVerdict
 
 CONCURRENT_SIMULATIONS = 16
 _CHUNK = 1024
-"""Histories after which their pages grow and shrink again: between two sizes the last ones keep the next waiting."""
+"""Histories that run before the page sizes repeat. A change of the size waits for all running histories."""
 _SMALL_CHUNK = 64
 _FEW_RANGES = [("", "4"), ("4", "@"), ("A", "c"), ("c", "n"), ("n", None)]
 _HUB = re.compile(r"/(h[0-9a-f]{16})Instances")
 
 
 class BeforeReadHooks:
-    """Tells histories before the server reads their task hubs."""
+    """Calls a hook of a history before the server reads its task hub."""
 
     def __init__(self) -> None:
         self._read_hooks: dict[str, ReadHook] = {}
@@ -52,7 +52,7 @@ class BeforeReadHooks:
 
 
 class CountingClock(StorageClock):
-    """Hears of every answer of the storage, and so can count them."""
+    """A clock that observes every response of the storage, and counts them."""
 
     def __init__(self, tally: Counter[str], name: str) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class CountingClock(StorageClock):
 async def run_simulations(
     storage: StorageSettings, seeds: Iterable[int], stop_at: int | None = None
 ) -> SimulationResults:
-    """Run the histories of these seeds. With `stop_at`, until so many complaints have come."""
+    """Run the histories of these seeds. With `stop_at`, stop after this number of failures."""
     results = SimulationResults()
     began = time.monotonic()
     waiting = iter(seeds)
@@ -152,8 +152,10 @@ def _with_tables_of(connection: str, other: str) -> str:
 
 @contextmanager
 def _with_page_size(rows: int) -> Iterator[None]:
-    """Let scans read so many rows at a time. Where these are odd, a scan that needs more than one page is split in
-    fewer ranges, which is quicker."""
+    """Let scans read this number of rows in a page.
+
+    With an odd number, a scan of more than one page is split into fewer ranges, which is faster.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(azure_storage, "_PAGE_SIZE", rows)
         if rows % 2:

@@ -1,4 +1,5 @@
-"""One random history: the platform lives, events arrive or do not, somebody asks, and in the end all is over."""
+"""One random history: the platform changes, events arrive or are lost, requests are checked, and finally everything
+ends."""
 
 import asyncio
 import time
@@ -36,18 +37,18 @@ DIRECT_CONNECTION, PROXIED_CONNECTION = "STATE_TASKHUBS_DIRECT", "STATE_TASKHUBS
 POLICY = Policy(settle_seconds=1, freshness_seconds=120)
 _SETTLE_WAIT_SECONDS = POLICY.settle_seconds + 0.1
 _CONFIRMED_AFTER = 2.1
-"""Seconds after which a look confirms a start: one, by a clock that may be a second behind."""
+"""Seconds after which a read confirms a start: one, plus one because the clock may be a second behind."""
 _FINAL_WAIT_SECONDS = 4
-"""Seconds that the last question may take to turn Ready: the server's clock comes in whole seconds, and it looks again
+"""Seconds that the last request may wait for Ready: the server's clock has a resolution of one second, and it checks
 every second."""
 _MAX_MOVES_PER_REQUEST = 12
-"""Moves of the world while one question is answered: a scan of a world that never stops never ends."""
+"""Maximum number of moves during one request, because a scan never ends while changes continue."""
 
 ReadHook = Callable[[], Awaitable[None]]
 
 
 class ReadHooks(Protocol):
-    """Who is told before the server reads a task hub."""
+    """A hook that is called before the server reads a task hub."""
 
     def register(self, hub: str, read_hook: ReadHook) -> None: ...
 
@@ -56,7 +57,7 @@ class ReadHooks(Protocol):
 
 @dataclass(slots=True)
 class SimulationContext:
-    """What all histories share."""
+    """The context that all histories share."""
 
     http: httpx.AsyncClient
     readiness: Readiness
@@ -66,8 +67,7 @@ class SimulationContext:
 
 
 class SimulatedTaskHub:
-    """A task hub with the app that runs on it, what is told of it, and who judges what is said of it. `number` counts
-    the hubs of one history."""
+    """A task hub with its platform, its events and its checker. `number` counts the task hubs of one history."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class SimulatedTaskHub:
 
 
 class Simulation:
-    """`log` tells what happened, for whoever has to find out why an answer was wrong."""
+    """One random history. `log` has what happened, to find out why a response was wrong."""
 
     def __init__(self, context: SimulationContext, traits: SimulationParameters) -> None:
         self._context = context
@@ -108,7 +108,7 @@ class Simulation:
         self.log: list[str] = [str(traits)]
 
     async def run(self) -> None:
-        """Raises Wrong, Stuck."""
+        """Run the history. Raises WrongVerdict, NeverReady."""
         try:
             await self._add_task_hub(new_hub_name())
             await self._register_app()
@@ -127,7 +127,7 @@ class Simulation:
         return self._task_hubs[-1]
 
     async def _add_task_hub(self, hub: str) -> None:
-        """A task hub comes into the slot."""
+        """Put a new task hub into the slot."""
         store = await self._context.stores.create_hub(hub)
         self._task_hubs.append(SimulatedTaskHub(self._context, self._traits, store, len(self._task_hubs), self.log))
         if self._traits.move_probability:
@@ -169,15 +169,15 @@ class Simulation:
                 await self._request_verdict("cached")
 
     async def _drain_almost(self) -> None:
-        """A hub that has all but drained is the hardest to judge."""
+        """Drain the task hub almost completely: this is the hardest case."""
         self._tally["lull"] += 1
         await self._task_hub.platform.drain(remaining=self._rng.choice((0, 0, 1)))
         if self._rng.random() < 0.4:
             await self._task_hub.platform.start_instance()
 
     async def _relapse(self) -> None:
-        """Where messages are not seen: a probe shows an instance, it ends, its end is lost, and it is purged. Perhaps
-        its id is started again, by a message, so that an event is all that tells of it."""
+        """For task hubs whose messages cannot be seen: a probe shows an instance, it ends, its end is lost, and it is
+        purged. Its id may be started again by a message, so that only an event reports it."""
         world = self._task_hub
         await world.platform.drain()
         world.transport.reliable = True
@@ -208,7 +208,7 @@ class Simulation:
             self._tally["purged and ended"] += 1
 
     async def _start_after_drain(self) -> None:
-        """Somebody starts something just after the hub was found drained; events may or may not tell of it."""
+        """Start an instance just after the task hub was found drained, with or without events."""
         world = self._task_hub
         self._tally["awakening"] += 1
         world.transport.step += 1
@@ -233,7 +233,7 @@ class Simulation:
                 )
 
     async def _request_verdict(self, kind: str) -> bool:
-        """Ask, and judge the answer: whether it was Ready."""
+        """Send a request and check the response. Returns whether it was Ready."""
         world = self._task_hub
         if self._rng.random() < 0.8:
             await self._wait_for_settle_window()
@@ -284,14 +284,14 @@ class Simulation:
         return began
 
     def _count_ready(self) -> None:
-        """Count what is right to be Ready."""
+        """Count a verdict that is rightly Ready."""
         world = self._task_hub
         self._tally["Ready"] += 1
         self._tally["Ready before the end"] += not self._ended
         self._tally["Ready, started since the probe"] += bool(world.timeline.active)
 
     async def _post_staging(self, requested_at: int) -> bool:
-        """Put the next task hub into the slot. Where that is let through, life goes on there."""
+        """Stage the next task hub. If that succeeds, the history continues there."""
         hub = new_hub_name()
         answer = await post_staging(self._context.http, self._app, hub)
         self.log.append(f"    → {answer.status_code} {answer.text[:300]}")
@@ -307,7 +307,7 @@ class Simulation:
         return False
 
     async def _finish(self) -> None:
-        """All orchestrations end, what is left of their events arrives or is lost, and then the hub is drained."""
+        """All orchestrations end, and their remaining events arrive or are lost. Then the task hub is drained."""
         world = self._task_hub
         await world.platform.drain()
         assert not world.timeline.active, f"still active: {world.timeline.active}"
@@ -339,7 +339,7 @@ class Simulation:
         await asyncio.sleep(max(0.0, self._task_hub.delivered_at + _SETTLE_WAIT_SECONDS - time.monotonic()))
 
     async def _move_before_read(self) -> None:
-        """The server is about to read the hub: the world may move first."""
+        """Called before the server reads the task hub. The platform may change first."""
         async with self._move_lock:
             if not self._moves_left or self._race_random.random() >= self._traits.move_probability or self._failure:
                 return
@@ -358,13 +358,13 @@ class Simulation:
                 self._failure = error
 
     async def _check_records(self) -> None:
-        """What events have told must show in the records, whatever a probe made of them."""
+        """Check that the records show what events have reported, regardless of corrections."""
         expected = self._task_hub.judge.expected_active()
         if expected and not expected <= (recorded := await self._recorded_active()):
             raise WrongVerdict(f"{expected - recorded} are active, their last event said so, and the records deny it")
 
     async def _check_reconciliation(self, verdict: Any) -> None:
-        """What a probe has found active must show in the records."""
+        """Check that the records show what a probe has found active."""
         found = {instance["instanceId"] for instance in verdict["active"]}
         if found and not found <= (recorded := await self._recorded_active()):
             raise WrongVerdict(f"{found - recorded} were found active, and the records deny it")

@@ -15,7 +15,7 @@ from tests.backends.azure_storage_task_hub import control_message, provider_row
 
 
 class SimulatedAccount:
-    """Makes the task hubs in one storage account."""
+    """Creates the task hubs in one storage account."""
 
     def __init__(self, storage: StorageSettings) -> None:
         assert storage.connection_string is not None
@@ -50,7 +50,7 @@ class TaskHubStorage:
         self._messages: dict[str, Any] = {}
 
     async def create(self) -> None:
-        """Make what a started app has: its tables and its control queue."""
+        """Create the tables and the control queue of an app that has started."""
         await self.table.create_table()
         await self._partitions.create_table()
         await self._queue.create_queue()
@@ -74,7 +74,7 @@ class TaskHubStorage:
         await self._queue.delete_message(self._messages.pop(instance_id))
 
     async def delete(self) -> None:
-        """Leave nothing behind: the emulator keeps all in memory."""
+        """Delete everything, because the emulator keeps it in memory."""
         for table in (self.table, self._partitions):
             with suppress(ResourceNotFoundError):
                 await self._stores.tables.delete_table(table.table_name)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 HISTORIES = int(os.environ.get("SIMULATOR_HISTORIES", "40"))
 _HISTORIES_THAT_COVER_ALL = 40
-"""Histories in which everything that is simulated happens at least once."""
+"""Number of histories in which every simulated case occurs at least once."""
 
 
 def describe_results(results: SimulationResults) -> str:

@@ -1,4 +1,4 @@
-"""Whether the server's answers are right, by what was active at the source meanwhile."""
+"""Checks the server's responses against what was active at the provider."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,17 +9,20 @@ from tests.simulator.platform import SimulatedPlatform
 
 
 class WrongVerdict(Exception):
-    """The server said what is not so."""
+    """A response of the server is wrong."""
 
 
 class NeverReady(Exception):
-    """The server does not say Ready although nothing is active any more."""
+    """The verdict stays NotReady although nothing is active any more."""
 
 
 @dataclass(slots=True)
 class VerdictChecker:
-    """Judges the answers on one task hub. It trusts no clock: probes are known by their `beganAt`, and begin no
-    earlier than the question in whose answer they show first."""
+    """Checks the responses about one task hub.
+
+    It uses no clock: `beganAt` identifies a probe, and a probe begins no earlier than the request whose response shows
+    it first.
+    """
 
     platform: SimulatedPlatform
     timeline: ActivityTimeline
@@ -29,7 +32,7 @@ class VerdictChecker:
     _first_delivery: dict[int, int] = field(default_factory=dict)
 
     def record_delivery(self, published: PublishedEvent) -> None:
-        """An event was accepted. It tells the server of its instance unless a later one was delivered before."""
+        """An event was accepted. It informs the server about its instance unless a later one was delivered before."""
         moment = self.timeline.next_moment()
         if published.occurred_at <= self._latest.get(published.instance_id, 0):
             return
@@ -39,8 +42,8 @@ class VerdictChecker:
             self._know(published)
 
     def _know(self, published: PublishedEvent) -> None:
-        """Where messages are not seen, a start that is only a message counts from when an event has told of it, until a
-        later event says that it ended."""
+        """Where messages cannot be seen, a start that is only a message counts from the event that reports it until a
+        later event reports its end."""
         execution = self.platform.executions.get(published.instance_id)
         if execution is None or not execution.in_flight:
             return
@@ -76,8 +79,8 @@ class VerdictChecker:
         return began
 
     def expected_active(self) -> set[str]:
-        """What the records must show active, whatever a probe has seen before: instances that are active at the source
-        and whose latest event says Running and was delivered."""
+        """The instances that the records must show active: those that are active at the provider and whose latest event
+        says Running and was delivered."""
         return {
             execution.instance_id
             for execution in self.platform.executions.values()
@@ -88,12 +91,14 @@ class VerdictChecker:
         }
 
     def check_staging(self, requested_at: int) -> None:
-        """Judge a PostStaging that was let through. Raises Wrong."""
+        """Check a PostStaging that succeeded. Raises WrongVerdict."""
         self._check_idle_since(requested_at)
 
     def _check_idle_since(self, began: int) -> None:
-        """Ready says that at some instant since the probe began nothing was active. While the world stands still that
-        is: nothing is."""
+        """Ready claims that nothing was active at some moment since the probe began.
+
+        While the platform does not change, it claims that nothing is active.
+        """
         if not self.timeline.was_idle_since(began):
             raise WrongVerdict("Ready, but at every instant since the probe began something was active")
         for instance_id, since in self.timeline.active.items():
