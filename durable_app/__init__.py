@@ -1,1 +1,1 @@
-"""A sample Durable Functions app. In Azure this folder is the root of the package; here it is a package of its own."""
+"""A sample Durable Functions app. In Azure this folder is the root of the app; in this repository it is a package."""

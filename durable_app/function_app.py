@@ -1,16 +1,16 @@
-"""Azure Functions entry of the sample app: which functions it has, and which version of the order's orchestrator."""
+"""The Azure Functions entry of the sample app: its functions, and the version of its orchestrator."""
 
 import os
 
 import azure.durable_functions as df
 import azure.functions as func
 
-# In Azure this folder is the root of what is imported; durable_app/local puts it there, too.
+# In Azure this folder is the import root. durable_app/local adds it to the import path.
 from orders import DEFAULT_VERSION, VERSION_SETTING, api, monitor, payment, pricing, shipping, stock, v1, v2
 
 VERSIONS = {"v1": v1.blueprint, "v2": v2.blueprint}
-# A real app has one version of its code, and a deployment brings the next. Here both lie in one package, and a setting
-# that is not slot-sticky, like the task hub's name, stands in for the deployment of other code.
+# A real app has one version of its code, which a deployment replaces. This package has both versions. A setting that is
+# not slot-sticky selects one, as the deployment of other code would.
 VERSION = os.environ.get(VERSION_SETTING, DEFAULT_VERSION)
 
 if VERSION not in VERSIONS:

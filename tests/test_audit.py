@@ -45,7 +45,7 @@ FILES = [
 
 
 @pytest.mark.parametrize(
-    ("pip", "npm", "code", "said"),
+    ("pip", "npm", "code", "messages"),
     [
         (PIP_AUDIT_CLEAN, NPM_CLEAN, 0, ["No known vulnerabilities found", "found 0 vulnerabilities"]),
         (PIP_AUDIT_FOUND, NPM_CLEAN, 1, ["odd 1.0 PYSEC-1", "error: Python packages have known vulnerabilities"]),
@@ -71,26 +71,26 @@ FILES = [
         (PIP_AUDIT_SKIPPED, NPM_UNREACHABLE, 1, ["error: Python packages could not", "error: npm packages could not"]),
     ],
 )
-def test_an_audit_says_what_was_found_and_what_could_not_be_looked_up(
+def test_an_audit_reports_vulnerabilities_and_packages_that_could_not_be_looked_up(
     tmp_path: Path, pip: str, npm: str, code: int, messages: list[str]
 ) -> None:
     ended = run_audit(copy_files(tmp_path), pip, npm)
     assert ended.returncode == code, ended.stderr
     assert all(message in ended.stdout + ended.stderr for message in messages), ended.stdout + ended.stderr
     asked = (tmp_path / "asked").read_text()
-    # Without --strict, a package that the service does not know is left out, and the end is good.
+    # Without --strict, pip-audit skips a package that the service does not know, and succeeds.
     assert "--strict" in asked
     for name in ("requirements.txt", "requirements-audit.txt", "durable_app/requirements.txt"):
         assert f"-r {name}" in asked
 
 
-def test_what_an_audit_uses_is_itself_installed_by_hashes(tmp_path: Path) -> None:
+def test_the_tools_of_an_audit_are_installed_by_hashes(tmp_path: Path) -> None:
     assert run_audit(copy_files(tmp_path)).returncode == 0
     [line] = (tmp_path / "installed").read_text().splitlines()
     assert line.endswith("--only-binary :all: --require-hashes -r requirements-audit.txt")
 
 
-def test_a_lock_file_that_would_change_fails_the_audit_and_is_shown_and_left_alone(tmp_path: Path) -> None:
+def test_a_stale_lock_file_fails_the_audit_with_its_difference_and_is_not_changed(tmp_path: Path) -> None:
     before = (copy_files(tmp_path) / "requirements.txt").read_text()
     ended = run_audit(tmp_path, uv=UV_CHANGES_LOCK)
     assert ended.returncode == 1
@@ -107,7 +107,7 @@ def test_a_package_without_a_hash_fails_the_audit(tmp_path: Path) -> None:
     assert "error: requirements.txt: odd==1.0 has no hash" in ended.stderr
 
 
-def test_an_action_that_is_named_by_a_tag_fails_the_audit(tmp_path: Path) -> None:
+def test_an_action_that_is_pinned_by_a_tag_fails_the_audit(tmp_path: Path) -> None:
     workflow = copy_files(tmp_path) / ".github" / "workflows" / "audit.yml"
     workflow.parent.mkdir(parents=True)
     workflow.write_text("jobs: {audit: {steps: [{uses: actions/checkout@v6}]}}\n")

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, their comparison, and the page that they write. How fast anything is, is no test."""
+"""The benchmarks' arithmetic, the baselines that they compare with, and the page that they write."""
 
 import json
 import pstats
@@ -32,7 +32,7 @@ ROUND = {"subject": "ours", "baseline": "theirs", "ratio": 0.9, "lowest": 0.8, "
 
 
 def test_a_comparison_is_the_median_of_the_ratios_within_rounds() -> None:
-    """Not the ratio of the medians: that would be 3 / 2 here, from two different rounds."""
+    """The ratio of the medians would be 3 / 2 here, from two different rounds."""
     figure = compare_rounds("ours", [2, 3, 30], "theirs", [1, 2, 10])
     figure_json = figure.as_json()
     assert list(figure.ratios) == [2, 1.5, 3]
@@ -45,12 +45,12 @@ def test_a_comparison_is_the_median_of_the_ratios_within_rounds() -> None:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0, 2.0]), ([], [])])
-def test_rounds_that_do_not_belong_together_are_not_compared(ours: list[float], theirs: list[float]) -> None:
+def test_unequal_numbers_of_rounds_cannot_be_compared(ours: list[float], theirs: list[float]) -> None:
     with pytest.raises(ValueError, match="rounds"):
         compare_rounds("ours", ours, "theirs", theirs)
 
 
-def test_an_aim_is_judged_as_it_is_shown() -> None:
+def test_an_aim_is_compared_with_the_rounded_ratio() -> None:
     just_below = Figure("ours", "theirs", (0.7996,), Aim(minimum=0.8)).as_json()
     assert (just_below["ratio"], just_below["aim"], just_below["met"]) == (0.8, "≥ 0.8", True)
     assert not Figure("ours", "theirs", (0.79,), Aim(minimum=0.8)).as_json()["met"]
@@ -63,7 +63,7 @@ def test_a_percentile_is_the_smallest_value_that_this_share_does_not_exceed(shar
     assert percentile(list(range(100, 0, -1)), share) == value
 
 
-def test_numbers_keep_three_digits() -> None:
+def test_numbers_are_rounded_to_three_digits() -> None:
     assert [round_significant(value) for value in (0.0012345, 1.2345, 12345.0)] == [0.00123, 1.23, 12300]
 
 
@@ -84,7 +84,7 @@ async def test_variants_take_turns_and_none_is_always_first() -> None:
 
 
 def test_growth_is_computed_from_the_samples_after_the_caches_are_full() -> None:
-    """A server that grows to its size at first and then stays is flat; one that goes on growing is not."""
+    """A server that only grows until its caches are full is flat; one that keeps growing is not."""
     settles = memory.build_result([(at, min(at, 3) * 1_000_000 + 1_000_000) for at in range(31)])
     grows = memory.build_result([(at, at * 1_000_000 + 1_000_000) for at in range(31)])
     assert (settles["figures"][0]["ratio"], settles["bytesPerEventOnceFull"]) == (1, 0)
@@ -97,7 +97,7 @@ def test_growth_is_computed_from_the_samples_after_the_caches_are_full() -> None
 # Events
 
 
-def test_the_stream_is_of_whole_lives_and_no_end_is_near_its_start() -> None:
+def test_the_stream_has_whole_lives_and_no_end_is_near_its_start() -> None:
     stream = EventStream("hub", lag=100)
     events = stream.next_events(1000)
     seen: dict[str, list[tuple[int, str]]] = {}
@@ -107,7 +107,7 @@ def test_the_stream_is_of_whole_lives_and_no_end_is_near_its_start() -> None:
     assert {tuple(status for _, status in life) for life in lives} == {("Running", "Completed")}
     assert min(end - start for (start, _), (end, _) in lives) >= 100
     assert stream.active_count == len(seen) - len(lives)
-    # Once it has begun to end, it starts as many as it ends, mixed and not in blocks.
+    # After the warm-up, starts and ends are equally many, and mixed.
     later = [event_body["data"]["runtimeStatus"] for event_body in events[-400:]]
     assert 150 <= Counter(later)["Running"] <= 250
     assert len({event_body["eventTime"] for event_body in events}) == len(events)
@@ -133,7 +133,7 @@ def test_the_stream_is_the_same_for_the_same_seed() -> None:
     assert ids(1) != ids(2)
 
 
-# What is compared writes what it should
+# Baselines
 
 
 def _connection_string_of(storage: StorageSettings) -> str:
@@ -147,7 +147,7 @@ def _sorted_rows(expected: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.anyio
 async def test_the_limit_writes_the_rows_that_the_server_writes(server: StateServer, storage: StorageSettings) -> None:
-    """All of its kinds of row but the beats, of which there is one for many events."""
+    """It writes all kinds of rows except activity stamps, of which one covers many events."""
     hub = new_hub_name()
     events = EventStream(hub, lag=10).next_events(30)
     await server.services.recorder.record(events, "webhook")
@@ -194,7 +194,7 @@ async def test_the_emulators_rows_are_counted_over_all_pages_and_found_by_their_
 
 @pytest.mark.anyio
 async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tmp_path: Path) -> None:
-    """By a server as the benchmarks start it. An event that goes to quarantine makes no figure."""
+    """An event that goes to quarantine makes the measurement invalid."""
     stream = EventStream(new_hub_name(), lag=10)
     with run_server(storage, tmp_path) as served:
         requests = [
@@ -217,7 +217,7 @@ async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tm
 # Profile
 
 
-def test_what_is_written_in_c_counts_for_the_part_that_calls_it_and_imports_for_none() -> None:
+def test_built_in_functions_count_for_the_part_that_calls_them_and_imports_are_left_out() -> None:
     rows_of, json_of, imports = (
         ("/x/state_api/storage/rows.py", 1, "row"),
         ("/usr/lib/json/decoder.py", 1, "decode"),
@@ -236,10 +236,10 @@ def test_what_is_written_in_c_counts_for_the_part_that_calls_it_and_imports_for_
     assert [share for _, share in functions] == [0.5, 0.375, 0.125]
 
 
-# The page
+# Page
 
 
-def test_the_page_shows_the_results_that_are_kept() -> None:
+def test_the_page_shows_the_stored_results() -> None:
     results = report.read_results()
     page = report.PAGE_FILE.read_text()
     assert report.insert_tables(page, results) == page
@@ -247,7 +247,7 @@ def test_the_page_shows_the_results_that_are_kept() -> None:
         assert (report.RESULTS_FOLDER / name).read_text() == text
 
 
-def test_every_figure_that_is_kept_is_a_ratio_on_the_page() -> None:
+def test_every_stored_figure_is_a_ratio_on_the_page() -> None:
     results = report.read_results()
     page = report.PAGE_FILE.read_text()
     figures = [

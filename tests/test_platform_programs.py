@@ -1,4 +1,4 @@
-"""Where the real programs are missing, one line says what is left out and how to get it."""
+"""Without the real programs, one line names the tests that are left out and how to get the programs."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_missing_programs_are_one_line_and_an_error_only_where_they_are_required
     assert run_programs(monkeypatch, "--required") == 1
 
 
-def test_programs_that_are_found_are_not_worth_a_line(
+def test_available_programs_print_no_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(programs, "platform_folder", lambda: tmp_path)

@@ -1,2 +1,3 @@
-"""A development host for the sample app: its functions, unchanged, on Microsoft's `durabletask` worker and in-memory
-engine. Not for production: in Azure the Functions host runs the same app."""
+"""A development host for the sample app: its unchanged functions on Microsoft's `durabletask` worker and engine.
+
+It is not for production. In Azure the Functions host runs the same app."""

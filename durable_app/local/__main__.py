@@ -1,5 +1,7 @@
-"""`python -m durable_app.local`: a slot. A process with the app's HTTP functions and a worker, which runs one version
-of the code on one task hub, and can be stopped and overwritten with another version while the task hub lives on."""
+"""A slot of the development host: `python -m durable_app.local`.
+
+A slot is a process with the app's HTTP functions and a worker. It runs one version of the code on one task hub. It can
+be stopped and replaced by another version while the task hub's engine keeps running."""
 
 import argparse
 import logging
@@ -28,7 +30,7 @@ _GRACE_SECONDS = 5
 
 
 def build_application(engine: str, task_hub: str) -> Starlette:
-    """The slot's HTTP side; the worker runs as long as it does."""
+    """The slot's HTTP functions. The worker runs from start-up to shutdown of the application."""
     metadata = [(TASK_HUB_KEY, task_hub)]
     functions = load_app_functions()
     inner = AsyncTaskHubGrpcClient(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
@@ -39,7 +41,7 @@ def build_application(engine: str, task_hub: str) -> Starlette:
         register_functions(worker, functions)
         worker.start()
         yield
-        # What it says about the end of its stream is no news when it is told to stop.
+        # The worker logs the end of its stream as an error, also when it is stopped on purpose.
         log.setLevel(logging.CRITICAL)
         worker.stop()
         await inner.close()
@@ -48,7 +50,7 @@ def build_application(engine: str, task_hub: str) -> Starlette:
 
 
 def check_engine(engine: str, task_hub: str) -> str | None:
-    """None if an engine answers there for this task hub, else what is wrong."""
+    """Why this address is no engine of this task hub; None if it is."""
     with grpc.insecure_channel(engine) as channel:
         try:
             stubs.TaskHubSidecarServiceStub(channel).Hello(
@@ -75,11 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # What app settings are in Azure; function_app.py and the HTTP functions read them.
+    # App settings are environment variables in Azure. function_app.py and the HTTP functions read them.
     os.environ["ORDERS_VERSION"] = options.version
     os.environ["TASK_HUB"] = options.task_hub
-    if (trouble := check_engine(options.engine, options.task_hub)) is not None:
-        print(f"error: {trouble}", file=sys.stderr)
+    if (problem := check_engine(options.engine, options.task_hub)) is not None:
+        print(f"error: {problem}", file=sys.stderr)
         return 1
     print(f"slot: {options.version} on task hub {options.task_hub} at http://{HOST}:{options.port}", flush=True)
     uvicorn.run(

@@ -1,5 +1,6 @@
-"""What HTTP functions ask of the durable client of `azure-functions-durable`, answered by that of `durabletask`. It has
-what the sample app uses and no more."""
+"""The durable client of `azure-functions-durable` for HTTP functions, implemented with `durabletask`.
+
+It has only the methods that the sample app uses."""
 
 import json
 from datetime import UTC
@@ -22,7 +23,7 @@ STATUS_NAMES = {
     OrchestrationStatus.PENDING: "Pending",
     OrchestrationStatus.SUSPENDED: "Suspended",
 }
-# As the host does: an instance that is over makes room for a new one of its id.
+# As on the host, the id of an ended instance may be used again.
 _REUSE_ID_POLICY = pb.OrchestrationIdReusePolicy(
     replaceableStatus=[
         pb.ORCHESTRATION_STATUS_COMPLETED,
@@ -44,12 +45,12 @@ class DurableClient:
         )
 
     async def get_status(self, instance_id: str) -> DurableOrchestrationStatus:
-        """False in a condition if there is no such instance, like the original."""
+        """The status of an instance. As in the original, it is false in a condition if there is no such instance."""
         state = await self._grpc_client.get_orchestration_state(instance_id)
         return DurableOrchestrationStatus() if state is None else to_durable_status(state)
 
     async def raise_event(self, instance_id: str, event_name: str, event_data: Any = None) -> None:
-        # As the library does: its data arrives as JSON text, because the host encodes what is encoded already.
+        # As with the library, the data is encoded as JSON twice, because the host encodes it again.
         await self._grpc_client.raise_orchestration_event(instance_id, event_name, data=json.dumps(event_data))
 
     async def read_entity_state(self, entity_id: EntityId) -> EntityStateResponse:

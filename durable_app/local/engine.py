@@ -1,5 +1,6 @@
-"""`python -m durable_app.local.engine`: one task hub, as a process of its own. It outlives the slots that use it, as a
-storage account does; what it keeps in memory ends with it."""
+"""The engine of one task hub as a process: `python -m durable_app.local.engine`.
+
+It outlives the slots that use it, as a storage account does. Its memory is lost when it ends."""
 
 import argparse
 import json
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    # Before anything is started, so that threads inherit it and the signal waits until it is asked for.
+    # Block the signals before any thread starts, so that all threads inherit the mask and sigwait() receives them.
     stops = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     storage = TaskHubStorageWriter(options.storage, options.task_hub)

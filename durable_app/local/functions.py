@@ -1,5 +1,5 @@
-"""The app as it is indexed: its orchestrators, activities and entity, put on a `durabletask` worker, and its HTTP
-functions, put behind Starlette routes."""
+"""Registers the app's orchestrators, activities and entity with a `durabletask` worker, and its HTTP functions as
+routes."""
 
 import importlib
 import json
@@ -23,15 +23,15 @@ APP_FOLDER = Path(__file__).parent.parent
 
 
 def load_app_functions() -> list[Any]:
-    """The app's functions, from function_app.py as the host finds it: at the root of what is imported."""
+    """The app's functions. Imports function_app.py as the host does, from the import root."""
     sys.path.insert(0, str(APP_FOLDER))
     return list(importlib.import_module("function_app").app.get_functions())
 
 
 def register_functions(worker: TaskHubGrpcWorker, functions: list[Any]) -> None:
-    """Put everything durable on the worker, under its function's name."""
-    # The names are given by the app, and the worker's public methods take none. Entity names are folded, as the
-    # extension folds them.
+    """Register every durable function with the worker, under its function name."""
+    # The worker's public methods accept no names, but the app chooses its own. Entity names are lower case, as in the
+    # extension.
     registry = worker._registry
     for function in functions:
         name, code = function.get_function_name(), function.get_user_function()
@@ -45,43 +45,43 @@ def register_functions(worker: TaskHubGrpcWorker, functions: list[Any]) -> None:
 
 
 def wrap_orchestrator(code: Callable[[Any], Generator[Any, Any, Any]]) -> Callable[[OrchestrationContext, Any], Any]:
-    def run(inner_context: OrchestrationContext, given: Any) -> Generator[Any, Any, Any]:
-        return (yield from code(DurableContext(inner_context, given)))
+    def run(inner_context: OrchestrationContext, input_value: Any) -> Generator[Any, Any, Any]:
+        return (yield from code(DurableContext(inner_context, input_value)))
 
     return run
 
 
 def wrap_activity(code: Callable[[Any], Any]) -> Callable[[ActivityContext, Any], Any]:
-    def run(_: ActivityContext, given: Any) -> Any:
-        return code(given)
+    def run(_: ActivityContext, input_value: Any) -> Any:
+        return code(input_value)
 
     return run
 
 
 def wrap_entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], Any]:
-    """The entity's own handler, called as the extension calls it: with a batch, here of one operation, as JSON."""
+    """Call the entity's handler as the extension does: with a batch, here of one operation, as JSON."""
 
-    def run(context: EntityContext, given: Any) -> Any:
+    def run(context: EntityContext, input_value: Any) -> Any:
         state = context.get_state()
         batch = {
             "self": {"name": context.entity_id.entity, "key": context.entity_id.key},
             "exists": state is not None,
             "state": None if state is None else json.dumps(state),
-            # The extension writes JSON into JSON.
-            "batch": [{"name": context.operation, "input": json.dumps(json.dumps(given))}],
+            # The extension encodes the state as JSON in JSON.
+            "batch": [{"name": context.operation, "input": json.dumps(json.dumps(input_value))}],
         }
-        answer = json.loads(code(json.dumps(batch)))
-        (result,) = answer["results"]
+        response = json.loads(code(json.dumps(batch)))
+        (result,) = response["results"]
         if result["isError"]:
             raise RuntimeError(json.loads(result["result"]))
-        context.set_state(json.loads(answer["entityState"]) if answer["entityExists"] else None)
+        context.set_state(json.loads(response["entityState"]) if response["entityExists"] else None)
         return json.loads(result["result"])
 
     return run
 
 
 def build_routes(functions: list[Any], client: DurableClient) -> list[Route]:
-    """A route for every HTTP function; the host's and Starlette's templates agree for what the app uses."""
+    """A route for every HTTP function. The route templates of the app have the same meaning for Starlette."""
     bindings = []
     for function in functions:
         trigger = function.get_trigger()
@@ -95,7 +95,7 @@ def build_routes(functions: list[Any], client: DurableClient) -> list[Route]:
 
 
 def wrap_http_function(code: Any, request_parameter: str, client: DurableClient) -> Callable[[Request], Any]:
-    """The function of the app behind the middleware of the library, which would make a client of its own."""
+    """The app's function without the library's middleware, which would create a client of its own."""
     durable = hasattr(code, "client_function")
     user_function = code.client_function if durable else code
 

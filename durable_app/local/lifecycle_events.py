@@ -1,5 +1,6 @@
-"""Lifecycle events: what the extension publishes about an episode of an orchestration, in its shape, and how it
-publishes. The shape was read in the extension's EventGridLifeCycleNotificationHelper."""
+"""Lifecycle events of orchestrations, in the shape of the Durable Functions extension, and their publication.
+
+The shape comes from the extension's EventGridLifeCycleNotificationHelper."""
 
 import json
 import logging
@@ -21,7 +22,7 @@ _SERVICE_UNAVAILABLE = 503
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """That an instance has come to a runtime status."""
+    """An instance that has reached a runtime status."""
 
     function_name: str
     instance_id: str
@@ -30,7 +31,7 @@ class StatusChange:
 
 
 def build_event(task_hub: str, status_change: StatusChange, now: datetime, event_id: str) -> dict[str, Any]:
-    """The event as the extension writes it; the topic and the metadata version are Event Grid's to fill in."""
+    """The event as the extension posts it. Event Grid adds the topic and the metadata version."""
     return {
         "id": event_id,
         "topic": None,
@@ -52,7 +53,7 @@ def build_event(task_hub: str, status_change: StatusChange, now: datetime, event
 
 @dataclass(frozen=True, slots=True)
 class NotificationSettings:
-    """The part `notifications.eventGrid` of host.json."""
+    """The section `notifications.eventGrid` of host.json."""
 
     endpoint: str
     key: str
@@ -69,8 +70,9 @@ class NotificationSettings:
         endpoint: str | None = None,
         retry_seconds: float | None = None,
     ) -> "NotificationSettings | None":
-        """From host.json and the app settings, as the extension reads them; what is given beside takes precedence. None
-        if there is no endpoint. Raises ValueError if there is no key for it."""
+        """Read host.json and the app settings as the extension does. The other parameters override them.
+
+        Returns None if there is no endpoint. Raises ValueError if there is no key for it."""
         event_grid = host_json["extensions"]["durableTask"].get("notifications", {}).get("eventGrid", {})
         written = event_grid.get("topicEndpoint", "")
         named = written.startswith("%") and written.endswith("%")
@@ -92,8 +94,9 @@ class NotificationSettings:
         )
 
     def should_retry(self, error: OSError) -> bool:
-        """Whether the extension tries again: always if nobody answered, and after an answer only if it is 503 or one of
-        `publishRetryHttpStatus`."""
+        """Whether the extension posts the event again.
+
+        It does after a failed connection, and after a response with status 503 or one of `publishRetryHttpStatus`."""
         return (
             not isinstance(error, HTTPError) or error.code == _SERVICE_UNAVAILABLE or error.code in self.retry_statuses
         )
@@ -103,7 +106,7 @@ class NotificationSettings:
 
 
 class Publisher:
-    """Posts events one by one. One that cannot be posted is logged and dropped: the orchestration goes on."""
+    """Posts events one by one. It logs and drops an event that it cannot post, and the orchestration continues."""
 
     def __init__(
         self, task_hub: str, notifications: NotificationSettings | None, sleep: Callable[[float], None] = time.sleep
@@ -113,7 +116,7 @@ class Publisher:
         self._sleep = sleep
 
     def publish(self, status_change: StatusChange) -> None:
-        """Returns when the event is delivered or given up."""
+        """Post an event. Returns when the event is delivered or dropped."""
         to = self._notifications
         if to is None or not to.publishes(status_change.runtime_status):
             return
@@ -127,7 +130,7 @@ class Publisher:
                 )
                 if not to.should_retry(error):
                     break
-                # After the last attempt too, as the extension does.
+                # Also wait after the last attempt, as the extension does.
                 self._sleep(to.retry_interval.total_seconds())
             else:
                 return

@@ -1,5 +1,6 @@
-"""What orchestrators ask of the context of `azure-functions-durable`, answered by that of `durabletask`. It has what
-the sample app uses and no more."""
+"""The orchestration context of `azure-functions-durable`, implemented with that of `durabletask`.
+
+It has only the methods that the sample app uses."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,8 +11,10 @@ from durabletask.task import OrchestrationContext, RetryPolicy, Task, when_all, 
 
 
 class DurableContext:
-    """One replay's context. Tasks pass through as they are: both libraries' generators yield them and are sent their
-    results, and both have `result` and `cancel`."""
+    """The context of one replay.
+
+    Tasks are passed through unchanged: generators of both libraries yield them and are sent their results, and both
+    kinds have `result` and `cancel`."""
 
     def __init__(self, inner_context: OrchestrationContext, orchestration_input: Any) -> None:
         self._inner_context = inner_context

@@ -24,14 +24,14 @@ from .task_hub_storage import InstanceRow, TaskHubStorageWriter
 _THREAD_COUNT = 32
 
 TASK_HUB_KEY = "taskhub"
-"""Under this name a call's metadata says which task hub it means, as with Durable Task Scheduler."""
+"""The gRPC metadata key with the name of the task hub, as on Durable Task Scheduler."""
 
 STATUS_NAMES = {
     pb.ORCHESTRATION_STATUS_RUNNING: "Running",
     pb.ORCHESTRATION_STATUS_COMPLETED: "Completed",
     pb.ORCHESTRATION_STATUS_FAILED: "Failed",
     pb.ORCHESTRATION_STATUS_TERMINATED: "Terminated",
-    # The extension knows no other word for the end of a generation.
+    # The extension publishes the end of a generation as Completed.
     pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW: "Completed",
     pb.ORCHESTRATION_STATUS_PENDING: "Pending",
     pb.ORCHESTRATION_STATUS_SUSPENDED: "Suspended",
@@ -40,12 +40,14 @@ STATUS_NAMES = {
 
 NON_DETERMINISM_ERROR = "NonDeterminismError"
 _SCHEDULING_EVENTS = ("taskScheduled", "timerCreated", "subOrchestrationInstanceCreated", "entityOperationCalled")
-"""History events of what an orchestrator can wait for, but external events, which leave none until they arrive."""
+"""History events of everything that an orchestrator can await, except external events, which only appear when
+raised."""
 
 
 def published_reason(end: pb.CompleteOrchestrationAction, history: Sequence[pb.HistoryEvent]) -> str:
-    """What the extension publishes as the reason: what the operator said who terminated the instance, or why it failed,
-    without the stack trace that follows there. `history` includes the events of the last episode."""
+    """The reason in a published event: the operator's text for a termination, or the error of a failure.
+
+    A failure's stack trace is left out. `history` includes the events of the last episode."""
     if end.orchestrationStatus == pb.ORCHESTRATION_STATUS_TERMINATED:
         return str(json.loads(end.result.value or '""'))
     if not end.HasField("failureDetails"):
@@ -61,12 +63,12 @@ def published_reason(end: pb.CompleteOrchestrationAction, history: Sequence[pb.H
 
 
 def failure_output(name: str, failure: pb.TaskFailureDetails) -> str:
-    """The output of a failed instance, as the row has it."""
+    """The output of a failed instance, as its row has it."""
     return f"Orchestrator function '{name}' failed: {_exception_name(failure)}: {failure.errorMessage}"
 
 
 def _exception_name(failure: pb.TaskFailureDetails) -> str:
-    """The class of the exception, without its module."""
+    """The class name of the exception, without its module."""
     return failure.errorType.rpartition(".")[2]
 
 
@@ -77,13 +79,12 @@ def find_published_changes(
     new_events: Sequence[pb.HistoryEvent],
     actions: Sequence[pb.OrchestratorAction],
 ) -> list[StatusChange]:
-    """What the extension publishes about one episode, in the order in which it is posted.
+    """The status changes that the extension publishes about one episode, in the order in which it posts them.
 
-    `history` is what was stored before the episode, `new_events` are the events that started it. Running is published
-    if the episode is the first of its execution, and the end if there is one that is published. A generation that
-    continues as new is Completed; the next one's first episode is Running again. If the first episode is the last, the
-    extension posts both at once and either may arrive first: here it is the end, which a receiver expects less.
-    """
+    `history` is the history before the episode, `new_events` are the events that started it. Running is published if
+    the episode is the first of its execution. A generation that continues as new is published as Completed; the first
+    episode of the next one is Running again. If the first episode is also the last, the extension posts both events at
+    once, so they arrive in any order. Here the end comes first, because receivers expect that order less."""
     started = [] if history else [StatusChange(name, instance_id, "Running")]
     ended = []
     for action in actions:
@@ -98,12 +99,11 @@ def find_published_changes(
 def is_end_published(
     end: pb.CompleteOrchestrationAction, history: Sequence[pb.HistoryEvent], new_events: Sequence[pb.HistoryEvent]
 ) -> bool:
-    """Whether the extension publishes this end (docs/platform.md, Run on the real Functions host).
+    """Whether the extension publishes the end of an orchestration (docs/platform.md, Run on the real Functions host).
 
-    It does not if the code has changed under the instance, nor if the orchestrator cancels a timer in its last step:
-    the extension then takes the end for one that it replays. Orchestrators of this app cancel every timer that they no
-    longer wait for, so a timer that has not fired is one that was cancelled.
-    """
+    It does not if the code has changed under the instance. It also does not if the orchestrator cancels a timer in its
+    last step, because the extension then treats the end as replayed. Orchestrators of this app cancel every timer that
+    they no longer await. So a timer that has not fired was cancelled."""
     if _exception_name(end.failureDetails) == NON_DETERMINISM_ERROR:
         return False
     if end.orchestrationStatus not in (pb.ORCHESTRATION_STATUS_COMPLETED, pb.ORCHESTRATION_STATUS_FAILED):
@@ -115,7 +115,7 @@ def is_end_published(
 
 
 def last_scheduled_events(history: Sequence[pb.HistoryEvent]) -> list[pb.HistoryEvent]:
-    """What the last of these episodes that scheduled anything has scheduled."""
+    """The events that were scheduled by the last of these episodes that scheduled any."""
     episode: list[pb.HistoryEvent] = []
     statuses = episode
     for event in history:
@@ -136,18 +136,18 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         self._publisher = publisher
         self._storage = storage
         self._execution_ids: dict[str, str] = {}
-        # Activities that a worker has taken and not finished.
+        # Activities that a worker has taken and not completed.
         self._activities_in_progress: set[tuple[str, int]] = set()
 
     def start(self) -> str:
-        """Unlike the engine's own, on loopback alone, and on a port that no other engine shares."""
+        """Start to listen on loopback only, on a port that no other engine shares."""
         self._server = grpc.server(ThreadPoolExecutor(_THREAD_COUNT), options=[("grpc.so_reuseport", 0)])
         stubs.add_TaskHubSidecarServiceServicer_to_server(self, self._server)
         self._server.add_insecure_port(f"127.0.0.1:{self._port}")
         self._server.start()
         return f"127.0.0.1:{self._port}"
 
-    # What workers and clients call; the names are those of the protocol.
+    # Methods of the protocol, which workers and clients call.
 
     def Hello(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         asked = dict(context.invocation_metadata()).get(TASK_HUB_KEY)
@@ -182,7 +182,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
             status_changes = find_published_changes(
                 instance.name, request.instanceId, instance.history, instance.dispatched_events, request.actions
             )
-        # Not under the lock: it takes as long as the endpoint takes, and the other instances go on meanwhile.
+        # Publish without the lock: the endpoint may be slow, and other instances continue meanwhile.
         for status_change in status_changes:
             self._publisher.publish(status_change)
         with self._lock:
@@ -190,10 +190,10 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
                 return pb.CompleteTaskResponse()
             answer = super().CompleteOrchestratorTask(request, context)
             if self._is_terminal_status(instance.status):
-                # The provider drops what comes after the end; the engine would run the end once more.
+                # The provider drops events after the end. The base class would run the end again.
                 instance.pending_events.clear()
             if instance.status == pb.ORCHESTRATION_STATUS_PENDING:
-                # Continued as new: the row is written with the first episode of the next generation.
+                # Continued as new: the first episode of the next generation writes the row.
                 self._execution_ids.pop(request.instanceId, None)
                 instance.created_at = instance.last_updated_at
             else:
@@ -214,13 +214,13 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
             tokens = {str(entity.completion_token): entity_id for entity_id, entity in self._entities.items()}
             entity_id = tokens.get(request.completionToken)
         if entity_id is None:
-            # From a worker that was given up.
+            # A response of a disconnected worker.
             return super().CompleteEntityTask(request, context)
         if entity_id not in self._execution_ids:
             self._publisher.publish(StatusChange(entity_id.split("@")[1], entity_id, "Running"))
         with self._lock:
             answer = super().CompleteEntityTask(request, context)
-            # To the provider an entity is an orchestration that continues as new with every batch of operations.
+            # In the provider an entity is an orchestration that continues as new after each batch of operations.
             self._execution_ids[entity_id] = uuid.uuid4().hex
             now = datetime.now(UTC)
             self._storage.upsert(InstanceRow(entity_id, self._execution_ids[entity_id], entity_id, "Running", now, now))
@@ -252,11 +252,13 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
                     if self._is_in_progress(work_item):
                         self._requeue(work_item)
 
-    # How the engine differs inside.
+    # Internal differences from the base class.
 
     def _find_awaiting_instance(self, request: pb.OrchestratorResponse) -> OrchestrationInstance | None:
-        """The instance whose episode this answers. None if the worker was given up: another has the episode now, and
-        the engine itself, told of this answer, would forget that."""
+        """The instance whose episode this response completes.
+
+        None if the worker was disconnected: another worker has the episode now. The base class would then forget that.
+        """
         instance = self._instances.get(request.instanceId)
         return None if instance is None or str(instance.completion_token) != request.completionToken else instance
 
@@ -265,7 +267,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         return instance is not None and self._is_terminal_status(instance.status)
 
     def _is_in_progress(self, work_item: pb.WorkItem) -> bool:
-        """Whether this work was given to a worker and nobody has finished it."""
+        """Whether a worker has taken this work item and not finished it."""
         match work_item.WhichOneof("request"):
             case "orchestratorRequest":
                 instance = self._instances.get(work_item.orchestratorRequest.instanceId)
@@ -285,8 +287,9 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
                 )
 
     def _requeue(self, work_item: pb.WorkItem) -> None:
-        """Put the work of a worker that has gone back into its queue. Under a new token: an answer that the worker
-        still sends would be one to something else."""
+        """Return a work item of a disconnected worker to its queue.
+
+        It gets a new completion token, so that a late response of the old worker is ignored."""
         match work_item.WhichOneof("request"):
             case "orchestratorRequest":
                 instance = self._instances[work_item.orchestratorRequest.instanceId]
@@ -312,11 +315,12 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         return self._next_completion_token - 1
 
     def _wait_for_state(self, instance_id: str, predicate: Any, timeout: float | None) -> Any:
-        """Without a limit where none is given. The engine would stop after 30 seconds, and an orchestration that waits
-        for a longer one would never hear of its end."""
+        """Wait without a limit if there is no timeout.
+
+        The base class would stop after 30 seconds, and the caller would never learn about a later end."""
         return super()._wait_for_state(instance_id, predicate, threading.TIMEOUT_MAX if timeout is None else timeout)
 
-    # What the storage account shows.
+    # The rows of the storage account.
 
     def _write_row(self, instance_id: str) -> None:
         instance = self._instances[instance_id]
@@ -338,7 +342,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         )
 
     def _execution_id(self, instance_id: str) -> str:
-        """The id of the instance's present execution, which the engine itself does not keep."""
+        """The id of the instance's current execution, which the base class does not store."""
         return self._execution_ids.setdefault(instance_id, uuid.uuid4().hex)
 
 
@@ -348,7 +352,7 @@ def _activity_key(work_item: pb.WorkItem) -> tuple[str, int]:
 
 
 def _to_work_item(work_item: pb.WorkItem) -> ActivityWorkItem:
-    """The work item as the engine queues it."""
+    """The activity work item in the form in which the engine queues it."""
     request = work_item.activityRequest
     input_json = request.input.value if request.HasField("input") else None
     return ActivityWorkItem(

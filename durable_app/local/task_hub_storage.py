@@ -1,6 +1,7 @@
-"""A task hub's artifacts in a storage account, as the Azure Storage provider makes them, and the rows of
-`{Hub}Instances`, as it writes them. Queues, History and Partitions exist and stay empty: the engine keeps those in
-memory."""
+"""A task hub's artifacts in a storage account, as the Azure Storage provider creates them.
+
+The engine writes the rows of `{Hub}Instances` as the provider does. Queues, History and Partitions exist and stay
+empty, because the engine keeps their contents in memory."""
 
 import json
 import re
@@ -15,14 +16,14 @@ from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueServiceClient
 
 DEVELOPMENT_STORAGE = "UseDevelopmentStorage=true"
-# Published with the emulator; it opens nothing else.
+# The emulator's published key. It is no secret.
 _EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _EMULATOR_CONNECTION_STRING = (
     f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_EMULATOR_KEY};"
     "BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1;"
     "TableEndpoint=http://127.0.0.1:10002/devstoreaccount1;"
 )
-# The libraries' own default is newer than what the emulator knows.
+# The emulator does not support the libraries' default version.
 _API_VERSION = "2024-11-04"
 
 _RETRY_TOTAL = 3
@@ -35,7 +36,7 @@ _CONTROL_OFFSET = 0xC0
 
 
 def escape_instance_id(instance_id: str) -> str:
-    """The instance id as a key, as the provider escapes it."""
+    """The instance id as a table key, escaped as the provider does it."""
     return _ESCAPED_CHARACTERS.sub(
         lambda match: _ESCAPES.get(match[0]) or "^" + chr(_CONTROL_OFFSET + ord(match[0])), instance_id
     )
@@ -43,7 +44,7 @@ def escape_instance_id(instance_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """What the row of an instance tells."""
+    """The properties of an instance's row."""
 
     instance_id: str
     execution_id: str
@@ -59,13 +60,13 @@ class InstanceRow:
 
 
 def build_row(task_hub: str, instance: InstanceRow) -> dict[str, Any]:
-    """The row, with the provider's names and types."""
+    """The row with the provider's property names and types."""
     properties: dict[str, Any] = {
         "PartitionKey": escape_instance_id(instance.instance_id),
         "RowKey": "",
         "ExecutionId": instance.execution_id,
         "Name": instance.name,
-        # Where the app has no default version there is no such column.
+        # The column does not exist if the app has no default version.
         "Version": instance.version or None,
         "Input": instance.input_json,
         "Output": instance.output,
@@ -83,18 +84,18 @@ def build_row(task_hub: str, instance: InstanceRow) -> dict[str, Any]:
 
 
 class TaskHubStorageWriter:
-    """One task hub in a storage account."""
+    """Writes the artifacts of one task hub to a storage account."""
 
     def __init__(self, connection: str, task_hub: str) -> None:
-        spelt_out = _EMULATOR_CONNECTION_STRING if connection == DEVELOPMENT_STORAGE else connection
+        connection_string = _EMULATOR_CONNECTION_STRING if connection == DEVELOPMENT_STORAGE else connection
         self._task_hub = task_hub
-        self._tables = TableServiceClient.from_connection_string(spelt_out, retry_total=_RETRY_TOTAL)
-        self._queues = QueueServiceClient.from_connection_string(spelt_out, api_version=_API_VERSION)
-        self._blobs = BlobServiceClient.from_connection_string(spelt_out, api_version=_API_VERSION)
+        self._tables = TableServiceClient.from_connection_string(connection_string, retry_total=_RETRY_TOTAL)
+        self._queues = QueueServiceClient.from_connection_string(connection_string, api_version=_API_VERSION)
+        self._blobs = BlobServiceClient.from_connection_string(connection_string, api_version=_API_VERSION)
         self._instances = self._tables.get_table_client(f"{task_hub}Instances")
 
     def create(self) -> None:
-        """Make what is missing of the task hub, as the provider does when an app first starts on it."""
+        """Create missing artifacts of the task hub, as the provider does when an app first starts on it."""
         for suffix in ("Instances", "History", "Partitions"):
             self._tables.create_table_if_not_exists(f"{self._task_hub}{suffix}")
         prefix = self._task_hub.lower()
@@ -116,7 +117,7 @@ class TaskHubStorageWriter:
         self._instances.upsert_entity(build_row(self._task_hub, instance), mode=UpdateMode.REPLACE)
 
     def delete(self, instance_id: str) -> None:
-        """Remove the row of an instance that was purged."""
+        """Delete the row of a purged instance."""
         self._instances.delete_entity(escape_instance_id(instance_id), "")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The order processing: what both versions share, and the two versions of its orchestrator, `v1` and `v2`."""
+"""Order processing: functions that both versions share, and the two versions of the orchestrator, `v1` and `v2`."""
 
 VERSION_SETTING = "ORDERS_VERSION"
 DEFAULT_VERSION = "v2"

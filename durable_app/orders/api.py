@@ -1,4 +1,4 @@
-"""The app's HTTP functions: starters and status. They talk to orchestrations by nothing but the durable client."""
+"""The app's HTTP functions: start, read and signal orchestrations with the durable client."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def json_response(status: int, **body: Any) -> func.HttpResponse:
 
 
 def status_body(status: DurableOrchestrationStatus) -> dict[str, Any]:
-    """An instance's status, as callers see it."""
+    """The status of an instance as a JSON object."""
     assert status.runtime_status is not None
     return {
         "instanceId": status.instance_id,
@@ -36,7 +36,7 @@ def status_body(status: DurableOrchestrationStatus) -> dict[str, Any]:
 
 
 def read_json_body(req: func.HttpRequest) -> Any:
-    """The request's JSON; an empty body is an empty object. Raises InvalidOrder."""
+    """The JSON body of the request; an empty body is an empty object. Raises InvalidOrder."""
     try:
         return req.get_json() if req.get_body() else {}
     except ValueError:
@@ -50,7 +50,7 @@ async def start_instance(
     orchestration_input: dict[str, Any],
     location: str,
 ) -> func.HttpResponse:
-    """Start an instance, unless one of this id runs: the client would replace it without a word."""
+    """Start an instance, unless an active one has its id: the client would silently replace that."""
     status = await client.get_status(instance_id)
     if status and status.runtime_status.name not in _ENDED_STATUSES:
         return json_response(409, error=f"{instance_id} runs already", **status_body(status))
@@ -63,7 +63,7 @@ async def start_instance(
 async def raise_instance_event(
     client: df.DurableOrchestrationClient, instance_id: str, event: str, data: Any
 ) -> func.HttpResponse:
-    """Raise an event on an instance that runs."""
+    """Raise an event on an active instance."""
     status = await client.get_status(instance_id)
     if not status:
         return json_response(404, error=f"there is no {instance_id}")
@@ -102,21 +102,21 @@ async def get_order(req: func.HttpRequest, client: df.DurableOrchestrationClient
 @blueprint.route(route="orders/{id}/approve", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def approve_order(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    return await raise_instance_event(client, req.route_params["id"], approval.APPROVAL_EVENT, True)
+    return await raise_instance_event(client, req.route_params["id"], approval.APPROVAL_EVENT, data=True)
 
 
 @blueprint.function_name("RejectOrder")
 @blueprint.route(route="orders/{id}/reject", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def reject_order(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    return await raise_instance_event(client, req.route_params["id"], approval.APPROVAL_EVENT, False)
+    return await raise_instance_event(client, req.route_params["id"], approval.APPROVAL_EVENT, data=False)
 
 
 @blueprint.function_name("StartMonitor")
 @blueprint.route(route="monitor/start", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def start_monitor(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    """The body may say `{"id", "items", "intervalSeconds", "low", "refill"}`."""
+    """The body may have `{"id", "items", "intervalSeconds", "low", "refill"}`."""
     try:
         instance_id, watch = monitor.parse_monitor_request(read_json_body(req), MONITOR_ID)
     except InvalidOrder as error:
@@ -135,7 +135,7 @@ async def get_monitor(req: func.HttpRequest, client: df.DurableOrchestrationClie
 @blueprint.route(route="monitor/{id}/stop", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def stop_monitor(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    return await raise_instance_event(client, req.route_params["id"], monitor.STOP_EVENT, True)
+    return await raise_instance_event(client, req.route_params["id"], monitor.STOP_EVENT, data=True)
 
 
 @blueprint.function_name("GetStock")
@@ -150,7 +150,7 @@ async def get_stock(req: func.HttpRequest, client: df.DurableOrchestrationClient
 @blueprint.function_name("About")
 @blueprint.route(route="about", methods=["GET"])
 async def about(req: func.HttpRequest) -> func.HttpResponse:
-    """Which version and task hub this slot has: after a swap both must have moved together."""
+    """The version and the task hub of this slot. After a swap both must have moved together."""
     return json_response(
         200, version=os.environ.get(VERSION_SETTING, DEFAULT_VERSION), taskHub=os.environ.get("TASK_HUB")
     )

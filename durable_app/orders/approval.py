@@ -1,4 +1,4 @@
-"""A person's word on an order: an external event, awaited no longer than the order says."""
+"""The approval of an order: an external event, awaited until the order's deadline."""
 
 from collections.abc import Generator
 from datetime import timedelta
@@ -17,19 +17,21 @@ class Decision(StrEnum):
 
 
 def wait_for_decision(context: df.DurableOrchestrationContext, timeout_seconds: float) -> Generator[Any, Any, Decision]:
-    """Wait for the event, whose data is true or false. To be used with `yield from`."""
+    """Await the approval, whose data is true or false. Call it with `yield from`."""
     context.set_custom_status("WaitingForApproval")
     answer = context.wait_for_external_event(APPROVAL_EVENT)
     deadline = context.create_timer(context.current_utc_datetime + timedelta(seconds=timeout_seconds))
     winner = yield context.task_any([answer, deadline])
     if winner == deadline:
         return Decision.EXPIRED
-    # A timer that is left running keeps the orchestration from completing.
+    # A running timer would keep the orchestration from completing.
     deadline.cancel()
     return Decision.APPROVED if is_approval(answer.result) else Decision.REJECTED
 
 
 def is_approval(data: Any) -> bool:
-    """Whether an event with this data approves. The SDK's `raise_event` encodes data as JSON twice, so True arrives as
-    the text `true`; the management API encodes it once."""
+    """Whether this event data approves the order.
+
+    The SDK's `raise_event` encodes data as JSON twice, so True arrives as the text `true`. The management API encodes
+    it once."""
     return data is True or data == "true"

@@ -1,5 +1,7 @@
-"""The stock's monitor: an eternal orchestration. It never ends by itself, so it holds up a deployment until it is
-stopped with the event `Stop`, or left out by the policy's `ignoreFunctions`."""
+"""The stock's monitor: an eternal orchestration.
+
+It never ends by itself, so it blocks a deployment. Stop it with the event `Stop`, or list it in the policy's
+`ignoreFunctions`."""
 
 from collections.abc import Generator
 from datetime import timedelta
@@ -20,8 +22,9 @@ STOP_EVENT = "Stop"
 @blueprint.function_name(FUNCTION_NAME)
 @blueprint.orchestration_trigger(context_name="context")
 def stock_monitor(context: df.DurableOrchestrationContext) -> Generator[Any, Any, dict[str, Any] | None]:
-    """One round: refill what has run low, wait, begin again as new, so that the history does not grow. The input is
-    `{"items", "intervalSeconds", "low", "refill", "round"}`."""
+    """Run one round: refill low stock, wait, and continue as new, so that the history does not grow.
+
+    The input is `{"items", "intervalSeconds", "low", "refill", "round"}`."""
     watch = context.get_input(dict)
     levels = {}
     for item in watch["items"]:
@@ -40,7 +43,7 @@ def stock_monitor(context: df.DurableOrchestrationContext) -> Generator[Any, Any
 
 
 def parse_monitor_request(request_body: Any, default_id: str) -> tuple[str, dict[str, Any]]:
-    """The instance id and the first input for what a caller sent. Raises InvalidOrder."""
+    """The instance id and the first input for a request body. Raises InvalidOrder."""
     if not isinstance(request_body, dict):
         raise InvalidOrder("the body must be a JSON object")
     return parse_identifier(request_body, "id", default_id), {

@@ -1,5 +1,6 @@
-"""An order as callers send it, and as orchestrators take it: checked, and with every duration filled in. The starter
-reads the settings, because an orchestrator must not: they may have changed when it is replayed."""
+"""Orders: validation of the request, and the orchestrator's input with every duration filled in.
+
+The starter reads the settings. An orchestrator must not read them, because they may differ in a replay."""
 
 import re
 from collections.abc import Mapping
@@ -11,17 +12,17 @@ PACKING_SETTING = "PACKING_SECONDS"
 PAYMENT_RETRY_SETTING = "PAYMENT_RETRY_MILLISECONDS"
 DEFAULT_DURATIONS = {APPROVAL_TIMEOUT_SETTING: 72 * 3600, PACKING_SETTING: 60, PAYMENT_RETRY_SETTING: 5000}
 
-# These become instance ids and entities' keys, and with them keys of Azure Tables.
+# Identifiers become instance ids and entity keys, which are keys in Azure Tables.
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE = "1 to 100 letters, digits, dots, hyphens and underscores, and begin with a letter or digit"
 
 
 class InvalidOrder(ValueError):
-    """What was sent cannot be taken; the message says why."""
+    """The request is no valid order, with the reason."""
 
 
 def parse_order(request_body: Any, settings: Mapping[str, str]) -> dict[str, Any]:
-    """The orchestrator's input for the order that was sent. Raises InvalidOrder."""
+    """The orchestrator's input for the order in a request. Raises InvalidOrder."""
     if not isinstance(request_body, dict):
         raise InvalidOrder("an order is a JSON object")
     if not isinstance(approval_needed := request_body.get("approvalNeeded", False), bool):
@@ -62,7 +63,7 @@ def parse_items(request_body: Mapping[str, Any], default: list[str] | None = Non
 
 
 def parse_positive_number(request_body: Mapping[str, Any], name: str, default: str | float) -> float:
-    """A number above zero. The default may come from a setting, which is a text."""
+    """A positive number. The default may come from a setting, which is a string."""
     try:
         number = float(request_body.get(name, default))
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Charging the customer. It fails now and then, so orchestrators call it with retries."""
+"""Charging the customer. It fails at random, so orchestrators call it with retries."""
 
 import hashlib
 from typing import Any
@@ -12,12 +12,13 @@ DECLINED_CARD = "declined"
 
 
 class CardDeclinedError(Exception):
-    """The bank refuses the card."""
+    """The bank declines the card."""
 
 
 def payment_retry_options(order: dict[str, Any]) -> df.RetryOptions:
-    """How often to try, and how long to wait between: from the order's input, because an orchestrator must read no
-    settings, which may have changed when it is replayed."""
+    """Retry options from the order's input.
+
+    An orchestrator must not read settings, because they may differ in a replay."""
     return df.RetryOptions(
         first_retry_interval_in_milliseconds=order["retryMilliseconds"], max_number_of_attempts=MAX_ATTEMPTS
     )
@@ -26,8 +27,9 @@ def payment_retry_options(order: dict[str, Any]) -> df.RetryOptions:
 @blueprint.function_name("ChargePayment")
 @blueprint.activity_trigger(input_name="charge")
 def charge_payment(charge: dict) -> str:
-    """The receipt for `{"orderId", "card", "cents"}`. Raises CardDeclinedError for the card `declined`."""
+    """Charge `{"orderId", "card", "cents"}` and return the receipt. Raises CardDeclinedError for the card
+    `declined`."""
     if charge["card"] == DECLINED_CARD:
         raise CardDeclinedError(f"the card for order {charge['orderId']} was declined")
-    # The same charge gives the same receipt: an activity may run twice, and must not charge twice.
+    # The receipt depends only on the charge: an activity may run twice, and must not charge twice.
     return hashlib.sha256(f"{charge['orderId']}/{charge['cents']}".encode()).hexdigest()[:12]

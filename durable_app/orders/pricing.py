@@ -1,4 +1,4 @@
-"""What an order costs. An activity prices one item, so that a whole order is priced side by side."""
+"""Pricing. An activity prices one item, so that all items of an order are priced in parallel."""
 
 import zlib
 
@@ -13,5 +13,5 @@ _PRICE_RANGE_CENTS = 900
 @blueprint.function_name("PriceItem")
 @blueprint.activity_trigger(input_name="item")
 def price_item(item: str) -> int:
-    """The price of one piece, in cents. Stands in for a catalogue: the same item always costs the same."""
+    """The price of one piece, in cents. The same item always has the same price."""
     return _MIN_PRICE_CENTS + zlib.crc32(item.encode()) % _PRICE_RANGE_CENTS

@@ -1,4 +1,4 @@
-"""Shipping an order: an orchestration of its own, which the order's orchestrator calls."""
+"""Shipping: a sub-orchestration that the order's orchestrator calls."""
 
 from collections.abc import Generator
 from typing import Any
@@ -11,7 +11,7 @@ blueprint = df.Blueprint()
 @blueprint.function_name("ShipOrder")
 @blueprint.orchestration_trigger(context_name="context")
 def ship_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any, str]:
-    """Pack what `{"orderId", "items"}` names, and book a carrier. Returns the carrier's tracking number."""
+    """Pack `{"orderId", "items"}` and book a carrier. Returns the carrier's tracking number."""
     parcel = yield context.call_activity("PackParcel", context.get_input(dict))
     tracking: str = yield context.call_activity("BookCarrier", parcel)
     return tracking

@@ -1,4 +1,5 @@
-"""The stock of an item: an entity, whose key is the item. Its id begins with `@`, so it never holds up a deployment."""
+"""The stock of an item: an entity whose key is the item. Entities never block a deployment; their ids begin with
+`@`."""
 
 import azure.durable_functions as df
 
@@ -6,14 +7,15 @@ blueprint = df.Blueprint()
 
 FUNCTION_NAME = "Stock"
 INITIAL_PIECES = 10
-"""Pieces of any item that nobody has touched yet."""
+"""The initial number of pieces of an item."""
 
 
 @blueprint.function_name(FUNCTION_NAME)
 @blueprint.entity_trigger(context_name="context")
 def stock(context: df.DurableEntityContext) -> None:
-    """Operations: `get`, `add` and `take`, with a number of pieces. Each answers how many there are then; below zero
-    are pieces that are owed."""
+    """The entity's operations: `get`, `add` and `take`, the last two with a number of pieces.
+
+    Each returns the new number of pieces. A negative number is owed."""
     pieces: int = context.get_state(lambda: INITIAL_PIECES, int)
     match context.operation_name:
         case "add":

@@ -128,6 +128,7 @@ def classify_blob_name(identity: QueueMessageId, blob_name: str) -> VisibleMessa
 
 
 def _classify_event(identity: QueueMessageId, event_type: str, instance_id: Any, function_name: Any) -> VisibleMessage:
+    """Say what an event does to the instance that it is for."""
     target = _to_storable_text(instance_id)
     message_id, dequeue_count = identity.message_id, identity.dequeue_count
     if is_entity(target):

@@ -155,6 +155,7 @@ class ControlQueues:
 
     @asynccontextmanager
     async def _translate_errors(self) -> AsyncIterator[None]:
+        """Turn the library's errors into BackendError. A refusal also says how to verify without messages."""
         try:
             async with self._account.translate_errors(ArtifactKind.QUEUE, role="Reader"):
                 yield
@@ -195,7 +196,8 @@ class ControlQueues:
 
 
 def _deliveries(messages: Sequence["QueueMessage"]) -> set[tuple[str | None, int | None]]:
-    """Identify messages so that one which a worker took and gave back in between counts as another."""
+    """Identify each message by its id and dequeue count: a message that a worker took and gave back in between counts
+    as another."""
     return {(message.id, message.dequeue_count) for message in messages}
 
 

@@ -60,12 +60,12 @@ class ManagementApiBackend:
     This backend cannot distinguish a task hub that does not exist from an empty one, and never raises
     ReadFailure.MISSING: on Azure Storage the extension creates the task hub that is asked about (provider,
     `EnsureTaskHubAsync`, read) and answers with an empty list. So a wrong name looks like a drained task hub, and a
-    request about a deleted task hub creates it again. MSSQL takes the task hub's name from the database login unless
-    told otherwise (`TaskHubMode`, read), and then answers for that task hub whatever name is asked for. A tracking
+    request about a deleted task hub creates it again. By default MSSQL takes the task hub's name from the
+    database login (`TaskHubMode`, read), and then answers for that task hub whatever name is asked for. A tracking
     store that several task hubs share answers for all of them.
 
     Times are cut to seconds: a change shows in the stamp if it changes the status or falls into another second. The
-    extension does not tell orchestration versions (`HttpApiHandler.ConvertFrom`, read); a `version` is used if there is
+    extension does not show orchestration versions (`HttpApiHandler.ConvertFrom`, read); a `version` is used if there is
     one.
 
     A scan does not see an instance that was created before it and ends before its page of the first pass is read, or an

@@ -30,8 +30,8 @@ _EXISTENCE_PAGE_SIZE = 10
 """Instances to ask for when one would be enough: a page can contain fewer than were asked for."""
 _MAX_CONCURRENT_READS = 16
 _CLOCK_SKEW_MARGIN = seconds(60)
-"""How far the scheduler's clock may be behind this server's. Created times are by the scheduler's clock, which it does
-not tell. A minute is far more than two clocks differ that are kept by NTP."""
+"""How far the scheduler's clock may be behind this server's. Created times are by the scheduler's clock, which the
+protocol does not show. A minute is far more than two clocks differ that are kept by NTP."""
 
 _STATUSES_BY_NUMBER = (
     RuntimeStatus.RUNNING,
@@ -180,10 +180,12 @@ def _parse_state(instance_id: str, state: "OrchestrationState") -> ObservedInsta
 
 
 def _to_instant(timestamp: Any) -> Instant:
+    """Convert a protocol timestamp, exact to 100 ns."""
     return Instant(timestamp.seconds * TICKS_PER_SECOND + timestamp.nanos // 100)
 
 
 def _to_timestamp(instant: Instant | None) -> Mapping[str, int] | None:
+    """Convert to the fields of a protocol timestamp. None stands for an open bound."""
     if instant is None:
         return None
     return {"seconds": instant // TICKS_PER_SECOND, "nanos": instant % TICKS_PER_SECOND * 100}

@@ -192,15 +192,13 @@ class FakeScheduler:
         return protocol.GetInstanceResponse(exists=state is not None, orchestrationState=state)
 
     def _matches(self, query: protocol.InstanceQuery, state: protocol.OrchestrationState) -> bool:
-        at, lower, upper = (
-            created_nanoseconds(state),
-            nanoseconds(query.createdTimeFrom),
-            nanoseconds(query.createdTimeTo),
-        )
-        after = at > lower or (at == lower and self.time_bounds.startswith(">="))
-        before = not upper or at < upper or (at == upper and self.time_bounds.endswith("<="))
-        active_or_any = not query.runtimeStatus or state.orchestrationStatus in query.runtimeStatus
-        return active_or_any and ((after and before) or self.time_bounds == "none")
+        """Compare an instance with the statuses and created times of a query."""
+        created = created_nanoseconds(state)
+        lower, upper = nanoseconds(query.createdTimeFrom), nanoseconds(query.createdTimeTo)
+        is_after = created > lower or (created == lower and self.time_bounds.startswith(">="))
+        is_before = not upper or created < upper or (created == upper and self.time_bounds.endswith("<="))
+        has_status = not query.runtimeStatus or state.orchestrationStatus in query.runtimeStatus
+        return has_status and ((is_after and is_before) or self.time_bounds == "none")
 
 
 def nanoseconds(timestamp: Any) -> int:

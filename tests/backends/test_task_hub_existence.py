@@ -81,23 +81,23 @@ async def test_tables_that_may_not_be_listed_are_an_error(storage: StorageSettin
 async def test_a_task_hub_that_the_scheduler_does_not_have_is_new() -> None:
     """On a scheduler it must be created before the app starts, so it is no error that it is missing."""
 
-    class Missing(FakeScheduler):
+    class SchedulerWithoutTaskHub(FakeScheduler):
         def query(self, request: protocol.QueryInstancesRequest, context: Any) -> Any:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such task hub")
 
-    async with open_backend_of(Missing()) as backend:
+    async with open_backend_of(SchedulerWithoutTaskHub()) as backend:
         assert await backend.find_existing(HUB) == ExistingArtifacts((), backend.addresses)
 
 
 async def test_a_scheduler_is_asked_for_further_pages_after_empty_ones() -> None:
-    class Slow(FakeScheduler):
+    class EmptyPagesScheduler(FakeScheduler):
         def query(self, request: protocol.QueryInstancesRequest, context: Any) -> protocol.QueryInstancesResponse:
             self.queries.append(request.query)
             states = self.states if len(self.queries) == 4 else []
             token = {"value": f"page {len(self.queries)}"}
             return protocol.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
 
-    scheduler = Slow([orchestration_state("order-1", 1)])
+    scheduler = EmptyPagesScheduler([orchestration_state("order-1", 1)])
     async with open_backend_of(scheduler) as backend:
         existing = await backend.find_existing(HUB)
     assert existing is not None

@@ -203,7 +203,7 @@ class DocumentedEnvironment:
             result = self.shell.run(commands, may_fail=block.exit_code != 0)
             printed = f"{result.stdout}\n{result.stderr}"
             assert result.exit_code == block.exit_code, f"{where} ended with {result.exit_code}:\n{printed}"
-            wrong = mismatches(block.outputs, result.stdout.replace(self.server_url, LOCAL_SERVER))
+            wrong = mismatches(block.outputs, result.stdout, result.stderr)
             assert not wrong, f"{where} prints something else: {wrong}\n{printed}"
             count += 1
         return count

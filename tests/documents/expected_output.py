@@ -14,8 +14,11 @@ from tests.documents.markdown_page import ExpectedOutput
 ANYTHING = "…"
 
 
-def mismatches(expected: Sequence[ExpectedOutput], printed: str) -> list[str]:
-    """What the page says and the commands did not print; empty if everything matches."""
+def mismatches(expected: Sequence[ExpectedOutput], printed: str, errors: str = "") -> list[str]:
+    """What the page says and the commands did not print; empty if everything matches.
+
+    `printed` is their stdout. Text blocks may also show `errors`, their stderr, after it.
+    """
     differences: list[str] = []
     json_blocks = [json.loads(output.body) for output in expected if output.language == "json"]
     if json_blocks:
@@ -26,7 +29,7 @@ def mismatches(expected: Sequence[ExpectedOutput], printed: str) -> list[str]:
             differences += _json_mismatches(block, document, "$")
     for output in expected:
         if output.language == "text":
-            differences += _text_mismatches(output.body, printed)
+            differences += _text_mismatches(output.body, f"{printed}\n{errors}")
     return differences
 
 

@@ -8,7 +8,6 @@ import argparse
 import json
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,15 +60,15 @@ def _make(arguments: list[str], cloud: Path) -> None:
 
 
 def _pipx(arguments: list[str], cloud: Path) -> None:
-    """`pipx run build --wheel` builds the wheel that pyproject.toml names; `pipx install` wants a file that exists."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wheel = Path("dist", f"{project['name'].replace('-', '_')}-{project.get('version', '0.1.0')}-py3-none-any.whl")
+    """`pipx run build --wheel` builds the wheel of the current version; `pipx install` wants a file that exists."""
+    (version,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / "state_api" / "__init__.py").read_text(), re.MULTILINE)
+    wheel = Path("dist", f"safe_deploy-{version}-py3-none-any.whl")
     if arguments[:3] == ["run", "build", "--wheel"]:
         wheel.parent.mkdir(exist_ok=True)
         wheel.touch()
         print(f"Successfully built {wheel.name}")
     elif arguments[0] == "install" and len(arguments) == 2 and Path(arguments[1]).is_file():
-        print(f"  installed package {project['name']}")
+        print("  installed package safe-deploy")
     else:
         sys.exit(f"pipx: cannot do {arguments}")
 

@@ -106,21 +106,21 @@ def test_a_pending_swap_ends_only_with_a_report_on_that_swap(
 
 
 def test_a_confirmed_swap_keeps_the_slots_as_they_were_when_it_began() -> None:
-    done = swap_at_once(begin_swap_of_staged_hub().app, "v42", noon_plus(120)).app
-    assert done.slots == {
+    confirmed = swap_at_once(begin_swap_of_staged_hub().app, "v42", noon_plus(120)).app
+    assert confirmed.slots == {
         "production": Slot("v42", "1.5.0", noon_plus(60), promoted=True),
         "staging": Slot("v41", "1.4.0", noon_plus(60), promoted=True),
     }
-    assert done.deployment is None
+    assert confirmed.deployment is None
 
 
 def test_a_reverted_swap_leaves_the_app_as_it_was_before() -> None:
     before = app_with_open_deployment(ANNA)
-    back = revert_swap(begin_swap(before, "v42", noon_plus(60)).app, "v42").app
-    assert back == before
-    assert back.slots["staging"] == Slot("v42", "1.5.0", noon_plus(), promoted=False)
-    assert back.slots["production"] == production_slot("v41")
-    assert back.deployment == before.deployment is not None
+    reverted = revert_swap(begin_swap(before, "v42", noon_plus(60)).app, "v42").app
+    assert reverted == before
+    assert reverted.slots["staging"] == Slot("v42", "1.5.0", noon_plus(), promoted=False)
+    assert reverted.slots["production"] == production_slot("v41")
+    assert reverted.deployment == before.deployment is not None
 
 
 def test_a_reverted_swap_into_an_empty_production_empties_it_again() -> None:
@@ -137,16 +137,16 @@ def test_a_reverted_swap_into_an_empty_production_empties_it_again() -> None:
 
 def test_a_reverted_swap_reopens_the_deployment_of_the_run_that_held_it() -> None:
     before = app_with_open_deployment(ANNA)
-    back = revert_swap(begin_swap(before, "v42", noon_plus(60), caller=BEN).app, "v42").app
+    reverted = revert_swap(begin_swap(before, "v42", noon_plus(60), caller=BEN).app, "v42").app
     with pytest.raises(DeploymentInProgress):
-        stage_new_hub(back, "v43", BEN, noon_plus(90))
-    assert not stage_new_hub(back, "v42", ANNA, noon_plus(90)).changed
+        stage_new_hub(reverted, "v43", BEN, noon_plus(90))
+    assert not stage_new_hub(reverted, "v42", ANNA, noon_plus(90)).changed
 
 
 def test_a_deployment_can_expire_while_a_swap_is_pending() -> None:
-    back = revert_swap(begin_swap_of_staged_hub().app, "v42").app
-    assert back.get_open_deployment(noon_plus(3599)) is not None
-    assert back.get_open_deployment(noon_plus(3600)) is None
+    reverted = revert_swap(begin_swap_of_staged_hub().app, "v42").app
+    assert reverted.get_open_deployment(noon_plus(3599)) is not None
+    assert reverted.get_open_deployment(noon_plus(3600)) is None
 
 
 def test_a_reverted_swap_does_not_reopen_a_deployment_that_had_expired_before() -> None:
@@ -176,14 +176,17 @@ def test_a_repeated_outcome_changes_nothing(end: str) -> None:
 def test_a_late_report_of_done_is_refused_after_the_swap_was_swapped_back() -> None:
     """The report may be delayed, or repeated by an old pipeline. If it were accepted, the record would show in
     production what the platform has in the slot, and the next version would be deployed over running work."""
-    done = confirm_swap(begin_swap_of_staged_hub().app, "v42", noon_plus(90)).app
-    back = swap_at_once(done, "v41", noon_plus(120), rollback=True).app
+    confirmed = confirm_swap(begin_swap_of_staged_hub().app, "v42", noon_plus(90)).app
+    swapped_back = swap_at_once(confirmed, "v41", noon_plus(120), rollback=True).app
     with pytest.raises(SwapMismatch, match="v42 in slot staging of app shop was swapped out of production") as caught:
-        confirm_swap(back, "V42", noon_plus(180), slot="Staging")
+        confirm_swap(swapped_back, "V42", noon_plus(180), slot="Staging")
     assert caught.value.details == {"taskHub": "v42", "slots": {"production": "v41", "staging": "v42"}}
-    assert confirm_swap(back, "v42", noon_plus(180), rollback=True).app.task_hubs_by_slot() == done.task_hubs_by_slot()
-    again = begin_swap(back, "v42", noon_plus(180)).app
-    assert confirm_swap(again, "v42", noon_plus(240)).app.task_hubs_by_slot() == done.task_hubs_by_slot()
+    assert (
+        confirm_swap(swapped_back, "v42", noon_plus(180), rollback=True).app.task_hubs_by_slot()
+        == confirmed.task_hubs_by_slot()
+    )
+    again = begin_swap(swapped_back, "v42", noon_plus(180)).app
+    assert confirm_swap(again, "v42", noon_plus(240)).app.task_hubs_by_slot() == confirmed.task_hubs_by_slot()
 
 
 def test_reporting_done_without_beginning_promotes_a_hub_that_was_never_in_production() -> None:
@@ -199,9 +202,9 @@ def test_reporting_done_for_production_or_an_unknown_slot_is_refused(slot_name: 
 
 
 def test_a_confirmed_swap_cannot_be_reverted() -> None:
-    done = swap_at_once(begin_swap_of_staged_hub().app, "v42", noon_plus(120)).app
+    confirmed = swap_at_once(begin_swap_of_staged_hub().app, "v42", noon_plus(120)).app
     with pytest.raises(SwapMismatch, match="slot staging of app shop does not hold task hub v42 but v41"):
-        revert_swap(done, "v42")
+        revert_swap(confirmed, "v42")
 
 
 def test_reporting_failed_without_a_pending_swap_changes_nothing_or_is_refused() -> None:
@@ -213,21 +216,21 @@ def test_reporting_failed_without_a_pending_swap_changes_nothing_or_is_refused()
 
 
 def test_any_run_can_begin_a_reverted_swap_again() -> None:
-    back = revert_swap(begin_swap_of_staged_hub().app, "v42").app
+    reverted = revert_swap(begin_swap_of_staged_hub().app, "v42").app
     for caller in (ANNA, BEN):
-        again = begin_swap(back, "v42", noon_plus(300), caller=caller).app
+        again = begin_swap(reverted, "v42", noon_plus(300), caller=caller).app
         assert again.pending_swap is not None
         assert (again.pending_swap.started_by, again.pending_swap.started_at) == (caller.name, noon_plus(300))
         assert swap_at_once(again, "v42", noon_plus(360)).app.slot_holding("v42") == "production"
 
 
 def test_a_run_can_stage_and_swap_again_after_its_swap_was_reverted() -> None:
-    back = revert_swap(begin_swap_of_staged_hub().app, "v42").app
-    assert not stage_new_hub(back, "v42", ANNA, noon_plus(300)).changed
-    next_one = stage_new_hub(back, "v43", ANNA, noon_plus(300)).app
-    assert [hub.task_hub for hub in next_one.retired] == ["v42"]
-    done = swap_at_once(begin_swap(next_one, "v43", noon_plus(360)).app, "v43", noon_plus(420)).app
-    assert (done.slot_holding("v43"), done.slot_holding("v41")) == ("production", "staging")
+    reverted = revert_swap(begin_swap_of_staged_hub().app, "v42").app
+    assert not stage_new_hub(reverted, "v42", ANNA, noon_plus(300)).changed
+    next_app = stage_new_hub(reverted, "v43", ANNA, noon_plus(300)).app
+    assert [hub.task_hub for hub in next_app.retired] == ["v42"]
+    confirmed = swap_at_once(begin_swap(next_app, "v43", noon_plus(360)).app, "v43", noon_plus(420)).app
+    assert (confirmed.slot_holding("v43"), confirmed.slot_holding("v41")) == ("production", "staging")
 
 
 def test_a_pending_swap_never_expires() -> None:
@@ -366,6 +369,6 @@ def test_a_longer_timeout_does_not_reopen_a_deployment_that_expired_while_a_swap
     ],
 )
 def test_the_outcome_of_a_rollback_does_not_end_a_pending_swap_forward(report: Callable[[App], Transition]) -> None:
-    """The platform was swapped back: if that is done, the pending swap is undone."""
+    """A rollback that is done means that the pending swap was undone."""
     with pytest.raises(SwapPending):
         report(begin_swap_of_staged_hub().app)

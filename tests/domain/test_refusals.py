@@ -15,14 +15,22 @@ from state_api.domain.errors import (
 )
 from state_api.domain.releases import refusals
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.staging import StageEvidence, stage_task_hub
 from state_api.domain.task_hubs.ownership import ProviderUnavailable
-from tests.domain.builders import not_ready_verdict
+from tests.domain.builders import noon_plus, not_ready_verdict, production_slot, ready_verdict, registered_app
+from tests.domain.transitions import stage_command
 
 
 def test_a_refusal_becomes_an_error_with_the_same_message_and_facts() -> None:
     error = Refusal(TaskHubInUse, "slot staging holds it", {"slot": "staging"}).to_error()
     assert isinstance(error, TaskHubInUse)
     assert (error.message, error.details) == ("slot staging holds it", {"slot": "staging"})
+
+
+def test_a_transition_returns_its_refusal_and_raises_nothing() -> None:
+    app, command = registered_app(production_slot("v41")), stage_command("v41")
+    result = stage_task_hub(app, command, StageEvidence(ready_verdict()), noon_plus())
+    assert result == refusals.task_hub_in_use("shop", "production", "v41")
 
 
 @pytest.mark.parametrize(

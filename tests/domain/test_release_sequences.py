@@ -129,9 +129,9 @@ class TransitionSequences(RuleBasedStateMachine):
             before_slot = before.slot(slot)
             assert before_slot is not None
             assert before_slot.promoted or not rollback
-            back = revert_swap(self.app, hub, slot=slot).app
+            reverted = revert_swap(self.app, hub, slot=slot).app
             # A deployment whose time is over is not kept.
-            assert back == replace(before, deployment=before.get_open_deployment(now))
+            assert reverted == replace(before, deployment=before.get_open_deployment(now))
 
     @rule(hub=HUBS, slot=SLOTS)
     def revert_swap_in_slot(self, hub: str, slot: str) -> None:

@@ -54,13 +54,20 @@ def test_a_swap_changes_nothing_if_production_already_holds_the_hub() -> None:
     assert not transition.changed
 
 
+@pytest.mark.parametrize("report", [swap_at_once, begin_swap, confirm_swap])
+def test_a_swap_of_the_hub_in_production_changes_nothing_whatever_slot_it_names(
+    report: Callable[..., Transition],
+) -> None:
+    assert not report(registered_app(production_slot("v41")), "v41", slot="no-such-slot").changed
+
+
 def test_a_rollback_is_a_swap_back() -> None:
     before = registered_app(production_slot("v41"), slot("v42"))
     swapped = swap_at_once(before, "v42", noon_plus(60)).app
-    back = swap_at_once(swapped, "v41", noon_plus(120)).app
-    assert back.slot_holding("v41") == "production"
-    assert back.slot_holding("v42") == "staging"
-    assert back.slots["staging"] == Slot("v42", None, noon_plus(120), promoted=True)
+    rolled_back = swap_at_once(swapped, "v41", noon_plus(120)).app
+    assert rolled_back.slot_holding("v41") == "production"
+    assert rolled_back.slot_holding("v42") == "staging"
+    assert rolled_back.slots["staging"] == Slot("v42", None, noon_plus(120), promoted=True)
 
 
 def test_a_hub_that_leaves_production_counts_as_promoted() -> None:

@@ -1,4 +1,4 @@
-"""The sample app as people run it here: an engine and slots, each a process of its own, and a topic that records."""
+"""The development host as local processes: an engine, slots, and a topic that records events."""
 
 import json
 import os
@@ -35,13 +35,13 @@ class Topic:
     before_response: Callable[[dict[str, Any]], int] = lambda _: 200
 
     def statuses(self, instance_id: str) -> list[str]:
-        """What was told of an instance, in order."""
+        """The runtime statuses that were published for an instance, in order."""
         return [event["data"]["runtimeStatus"] for event in self.events if event["data"]["instanceId"] == instance_id]
 
 
 @contextmanager
 def run_topic(key: str | None = None) -> Iterator[Topic]:
-    """Takes events with any key unless one is given."""
+    """Run a topic that accepts events with this key, or with any key."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -57,7 +57,7 @@ def run_topic(key: str | None = None) -> Iterator[Topic]:
             pass
 
     class Server(ThreadingHTTPServer):
-        # A full backlog would cost the sender a retry.
+        # With a full backlog the sender would need a retry.
         request_queue_size = 128
 
     with Server((HOST, 0), Handler) as server:
@@ -108,7 +108,7 @@ def run_engine(task_hub: str, storage: StorageSettings, to: Topic, folder: Path)
 
 
 class SlotProcess:
-    """A running slot, and what a customer and an operator ask of its HTTP functions."""
+    """A running slot, with the requests of a customer and an operator to its HTTP functions."""
 
     def __init__(self, process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
         self.process = process

@@ -1,4 +1,4 @@
-"""Lifecycle events of the development host: what is published about an episode, and what happens if it cannot be."""
+"""Lifecycle events of the development host: which events an episode publishes, and how failures are handled."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -57,7 +57,7 @@ def published_statuses(
     ]
 
 
-# What is published
+# Content
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_an_episode_publishes_the_start_and_the_end_of_its_execution(
     ("status", "name"), [(pb.ORCHESTRATION_STATUS_COMPLETED, "Completed"), (pb.ORCHESTRATION_STATUS_FAILED, "Failed")]
 )
 def test_an_orchestration_that_ends_in_its_first_step_publishes_its_end_first(status: Any, name: str) -> None:
-    """The extension posts both at once, so a receiver must understand this order."""
+    """The extension posts both events at once, so receivers must accept this order."""
     assert published_statuses([complete_action(status, "no items" if name == "Failed" else None)]) == [name, "Running"]
 
 
@@ -106,7 +106,7 @@ def test_an_end_in_the_step_that_cancels_the_timer_of_an_activity_is_not_publish
     ],
     ids=["the timer fired", "an activity follows", "the timer fired before"],
 )
-def test_an_end_that_no_cancelled_timer_comes_before_is_published(history: list[Any], new_events: list[Any]) -> None:
+def test_an_end_without_a_cancelled_timer_is_published(history: list[Any], new_events: list[Any]) -> None:
     assert published_statuses([complete_action(pb.ORCHESTRATION_STATUS_COMPLETED)], history, new_events) == [
         "Completed"
     ]
@@ -124,7 +124,7 @@ def test_a_failure_because_the_code_has_changed_is_not_published() -> None:
     assert published_statuses([pb.OrchestratorAction(completeOrchestration=end)], [STARTED, task_scheduled(0)]) == []
 
 
-def test_a_termination_is_published_with_what_the_operator_said() -> None:
+def test_a_termination_is_published_with_the_reason_of_the_operator() -> None:
     action = complete_action(pb.ORCHESTRATION_STATUS_TERMINATED)
     action.completeOrchestration.result.value = '"no longer needed"'
     (notice,) = find_published_changes("ProcessOrder", "order-1", [STARTED, task_scheduled(0)], [], [action])
@@ -169,7 +169,7 @@ def test_a_row_has_the_names_and_types_of_the_providers() -> None:
     assert ours["PartitionKey"] == theirs["PartitionKey"]
 
 
-# How it is published
+# Publication
 
 
 def test_host_json_publishes_all_four_types_with_retries_to_the_topic_of_a_setting() -> None:
@@ -196,13 +196,13 @@ def test_an_endpoint_without_a_key_is_an_error() -> None:
         NotificationSettings.from_host_json(HOST, {}, "https://topic")
 
 
-def test_a_type_that_is_not_wanted_is_not_published() -> None:
+def test_an_event_type_that_host_json_does_not_list_is_not_published() -> None:
     with run_topic() as to:
         Publisher("v41", NotificationSettings(to.url, "key", event_types=["Completed"])).publish(NOTICE)
         assert to.events == []
 
 
-def test_an_event_is_posted_again_until_it_is_taken() -> None:
+def test_an_event_is_posted_again_until_it_is_accepted() -> None:
     slept: list[float] = []
     answers = [503, 429, 200]
     with run_topic() as to:
@@ -215,7 +215,7 @@ def test_an_event_is_posted_again_until_it_is_taken() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-def test_an_event_is_given_up_at_once_after_an_answer_that_host_json_does_not_name(status: int) -> None:
+def test_an_event_is_dropped_after_a_status_that_host_json_does_not_list(status: int) -> None:
     slept: list[float] = []
     with run_topic() as to:
         to.before_response = lambda _: status
@@ -225,9 +225,11 @@ def test_an_event_is_given_up_at_once_after_an_answer_that_host_json_does_not_na
     assert slept == []
 
 
-def test_an_event_is_given_up_after_the_retries() -> None:
-    """The orchestration goes on; that the event is missing is for the state server to find out."""
+def test_an_event_is_dropped_after_the_retries() -> None:
+    """The orchestration continues; the state server has to detect the missing event."""
     slept: list[float] = []
-    nobody = f"http://127.0.0.1:{free_port()}/"
-    Publisher("v41", NotificationSettings(nobody, "key", 2, timedelta(seconds=10)), slept.append).publish(NOTICE)
+    unused_endpoint = f"http://127.0.0.1:{free_port()}/"
+    Publisher("v41", NotificationSettings(unused_endpoint, "key", 2, timedelta(seconds=10)), slept.append).publish(
+        NOTICE
+    )
     assert slept == [10, 10, 10], "the extension waits after the last attempt too"

@@ -1,4 +1,4 @@
-"""The development host end to end: an engine and slots as processes, the storage emulator, and a topic that records."""
+"""The development host end to end: engine and slots as processes, the storage emulator, a topic that records events."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 
 
 class RunningApp:
-    """A task hub with one slot of version 1 on it, and what it looks like from outside."""
+    """A task hub with one slot of version 1, and its storage and topic."""
 
     def __init__(self, to: Topic, on: EngineProcess, app: SlotProcess, storage: StorageSettings) -> None:
         self.topic = to
@@ -52,7 +52,7 @@ class RunningApp:
 
 
 def row(storage: StorageSettings, task_hub: str, instance_id: str) -> dict[str, Any]:
-    """The instance's row as it is in the storage."""
+    """The instance's row in the storage account."""
     assert storage.connection_string is not None
     with TableServiceClient.from_connection_string(storage.connection_string.get_secret_value()) as tables:
         return dict(tables.get_table_client(f"{task_hub}Instances").get_entity(instance_id, ""))
@@ -125,24 +125,24 @@ def test_a_row_has_the_providers_columns(running_app: RunningApp) -> None:
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("approve", "Shipped"), ("reject", "Rejected")])
-def test_a_person_decides(running_app: RunningApp, word: str, outcome: str) -> None:
+def test_an_approver_decides(running_app: RunningApp, word: str, outcome: str) -> None:
     running_app.slot.place_order(f"order-{word}", approvalNeeded=True)
     running_app.slot.wait_for_approval(f"order-{word}")
     assert running_app.slot.client.post(f"/api/orders/{word}/{word}").status_code == 404
     assert running_app.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 202
     assert running_app.slot.wait_until_ended(f"order-{word}")["output"]["status"] == outcome
-    # What was decided by an event that cancels the deadline, and ends there, is not published.
+    # The end is not published, because the last step cancels the timer of the deadline.
     last = {"approve": ["Running", "Completed"], "reject": ["Running"]}
     assert running_app.topic.statuses(f"order-{word}") == last[word]
     assert running_app.slot.client.post(f"/api/orders/order-{word}/{word}").status_code == 409
 
 
-def test_an_order_that_nobody_approves_expires(running_app: RunningApp) -> None:
+def test_an_order_without_an_approval_expires(running_app: RunningApp) -> None:
     running_app.slot.place_order("order-late", approvalNeeded=True, approvalTimeoutSeconds=0.3)
     assert running_app.slot.wait_until_ended("order-late")["output"]["status"] == "Expired"
 
 
-async def test_a_failed_order_says_why(running_app: RunningApp) -> None:
+async def test_a_failed_order_has_its_error(running_app: RunningApp) -> None:
     running_app.slot.place_order("order-declined", card="declined")
     assert "declined" in running_app.slot.wait_until_ended("order-declined")["output"]
     assert running_app.topic.statuses("order-declined") == ["Running", "Failed"]
@@ -153,7 +153,7 @@ async def test_a_failed_order_says_why(running_app: RunningApp) -> None:
     assert instance.runtime_status is RuntimeStatus.FAILED
 
 
-def test_an_order_id_is_free_again_once_its_order_is_over(running_app: RunningApp) -> None:
+def test_an_order_id_can_be_used_again_after_its_order_has_ended(running_app: RunningApp) -> None:
     running_app.slot.place_order("order-twice", approvalNeeded=True)
     running_app.slot.wait_for_approval("order-twice")
     assert running_app.slot.place_order("order-twice").status_code == 409
@@ -164,22 +164,22 @@ def test_an_order_id_is_free_again_once_its_order_is_over(running_app: RunningAp
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"orderId": "a/b", "items": ["apple"]}'])
-def test_what_is_no_order_is_refused(running_app: RunningApp, body: bytes) -> None:
+def test_an_invalid_order_is_refused(running_app: RunningApp, body: bytes) -> None:
     answer = running_app.slot.client.post("/api/orders", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]
 
 
-def test_an_order_that_nobody_placed_is_not_found(running_app: RunningApp) -> None:
-    assert running_app.slot.client.get("/api/orders/nobody").status_code == 404
+def test_an_unknown_order_is_not_found(running_app: RunningApp) -> None:
+    assert running_app.slot.client.get("/api/orders/unknown").status_code == 404
 
 
 def test_a_slot_says_which_version_and_task_hub_it_has(running_app: RunningApp) -> None:
     assert running_app.slot.client.get("/api/about").json() == {"version": "v1", "taskHub": running_app.engine.task_hub}
 
 
-async def test_what_an_operator_does_to_an_order_shows(running_app: RunningApp) -> None:
-    """Suspending publishes nothing, terminating does; a purge takes the row away."""
+async def test_an_operator_can_suspend_terminate_and_purge_an_order(running_app: RunningApp) -> None:
+    """Suspending publishes no event, terminating does, and a purge deletes the row."""
     running_app.slot.place_order("order-stopped", approvalNeeded=True)
     running_app.slot.wait_for_approval("order-stopped")
     with TaskHubGrpcClient(host_address=running_app.engine.address) as client:
@@ -193,7 +193,7 @@ async def test_what_an_operator_does_to_an_order_shows(running_app: RunningApp) 
         running_app.slot.wait_until_ended("order-stopped")
         assert running_app.topic.statuses("order-stopped") == ["Running", "Terminated"]
         assert running_app.row("order-stopped")["RuntimeStatus"] == "Terminated"
-        # What comes after the end changes nothing, and nothing is published again.
+        # Operations after the end have no effect and publish no event.
         client.suspend_orchestration("order-stopped")
         client.resume_orchestration("order-stopped")
         assert running_app.slot.wait_until_ended("order-stopped")["runtimeStatus"] == "Terminated"
@@ -205,10 +205,10 @@ async def test_what_an_operator_does_to_an_order_shows(running_app: RunningApp) 
 # Monitor and entity
 
 
-async def test_the_monitor_publishes_completed_and_running_with_every_round_and_ends_when_told(
+async def test_the_monitor_publishes_completed_and_running_with_every_round_and_ends_after_stop(
     running_app: RunningApp,
 ) -> None:
-    """Its row says Running all the time, so a probe is not misled by the Completed in between."""
+    """Its row is Running all the time, so the Completed events in between do not mislead a probe."""
     watch = {"id": "monitor-1", "items": ["plum"], "intervalSeconds": 0.2}
     assert running_app.slot.client.post("/api/monitor/start", json=watch).status_code == 202
     generations = set()
@@ -228,7 +228,7 @@ async def test_the_monitor_publishes_completed_and_running_with_every_round_and_
     assert running_app.slot.wait_until_ended("monitor-1", "monitor")["runtimeStatus"] == "Completed"
     statuses = running_app.topic.statuses("monitor-1")
     assert len(statuses) >= 5
-    # The end of the last round is published only if the event Stop came before that round had its timer.
+    # The end is published only if Stop arrived before the last round created its timer.
     assert statuses[: len(statuses) // 2 * 2] == ["Running", "Completed"] * (len(statuses) // 2)
     instance = await running_app.observed("monitor-1")
     assert instance is not None
@@ -236,7 +236,7 @@ async def test_the_monitor_publishes_completed_and_running_with_every_round_and_
 
 
 def test_the_end_of_a_monitor_that_is_stopped_while_it_pauses_is_not_published(running_app: RunningApp) -> None:
-    """The event Stop cancels the pause's timer in the last step."""
+    """The event Stop cancels the timer in the last step, so the extension does not publish the end."""
     running_app.slot.client.post(
         "/api/monitor/start", json={"id": "monitor-2", "items": ["fig"], "intervalSeconds": 3600}
     )
@@ -258,15 +258,15 @@ def test_an_entity_publishes_running_once_and_its_row_says_so_for_ever(running_a
     assert (row["RuntimeStatus"], row["Name"]) == ("Running", "@stock@cherry")
 
 
-def test_a_stock_that_nobody_has_touched_can_be_looked_up(running_app: RunningApp) -> None:
+def test_an_unused_stock_can_be_read(running_app: RunningApp) -> None:
     assert running_app.slot.client.get("/api/stock/quince").json() == {"item": "quince", "pieces": 10}
 
 
-# Towards the outside
+# Events and storage
 
 
 def test_an_event_is_published_before_the_episode_is_stored(running_app: RunningApp) -> None:
-    """While the topic takes Running the row is that of the start; while it takes Completed it still says Running."""
+    """While Running is posted, the row is that of the start. While Completed is posted, the row is still Running."""
     before: list[tuple[str, str]] = []
 
     def look(event: dict[str, Any]) -> int:
@@ -283,7 +283,7 @@ def test_an_event_is_published_before_the_episode_is_stored(running_app: Running
     assert before == [("Running", "Pending"), ("Completed", "Running")]
 
 
-def test_an_order_goes_on_though_its_events_are_lost(running_app: RunningApp) -> None:
+def test_an_order_continues_although_its_events_are_lost(running_app: RunningApp) -> None:
     tried: list[str] = []
 
     def refuse(event: dict[str, Any]) -> int:
@@ -316,7 +316,7 @@ async def test_a_task_hub_has_the_providers_artifacts(running_app: RunningApp) -
 async def test_orders_survive_their_slot_on_the_same_version_and_not_on_another(
     storage: StorageSettings, hub: str, tmp_path: Path
 ) -> None:
-    """The fault that safe deployment prevents."""
+    """Safe deployment prevents this failure."""
     with run_topic() as to, run_engine(hub, storage, to, tmp_path) as on:
         with run_slot(on, "v1", tmp_path) as first:
             for order_id in ("kept", "broken"):
@@ -343,8 +343,8 @@ async def test_orders_survive_their_slot_on_the_same_version_and_not_on_another(
         assert "NonDeterminismError" in row(storage, hub, "broken")["Output"]
 
 
-def test_what_a_dead_worker_had_taken_goes_to_the_next(storage: StorageSettings, hub: str, tmp_path: Path) -> None:
-    """An episode, an activity and an entity's operations; answers that come too late are not heard."""
+def test_the_work_of_a_dead_worker_goes_to_the_next(storage: StorageSettings, hub: str, tmp_path: Path) -> None:
+    """It is true of an episode, an activity and an entity operation. Late responses of the dead worker are ignored."""
     with run_topic() as to, run_engine(hub, storage, to, tmp_path) as on, grpc.insecure_channel(on.address) as channel:
         stub = stubs.TaskHubSidecarServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
         with TaskHubGrpcClient(channel=channel) as client:

@@ -1,5 +1,4 @@
-"""What the state server makes of the sample app: an entity never holds up a deployment; an eternal orchestration does,
-until the policy leaves it out or it is told to stop."""
+"""The state server's verdicts on the sample app: entities never block a deployment, eternal orchestrations do."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class StateServerClient:
-    """The state server, told of everything that was published, and reading the task hub itself."""
+    """A state server that gets all published events and probes the task hub."""
 
     def __init__(self, http: httpx.AsyncClient, app: str, hub: str, to: Topic) -> None:
         self.http = http
@@ -42,13 +41,13 @@ class StateServerClient:
 
 
 def complete_order(app: SlotProcess) -> None:
-    """An order from beginning to end, which leaves an entity behind."""
+    """Run an order to its end, which leaves an entity behind."""
     app.place_order("order-1", "cherry")
     app.wait_until_ended("order-1")
     wait_until(lambda: app.client.get("/api/stock/cherry").json()["pieces"] == 9, "the stock has heard of it")
 
 
-async def test_an_entity_never_blocks_and_a_monitor_does_until_it_is_left_out_or_stopped(
+async def test_an_entity_never_blocks_and_a_monitor_does_until_it_is_ignored_or_stopped(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, hub: str, tmp_path: Path
 ) -> None:
     with run_topic() as to, run_engine(hub, storage, to, tmp_path) as on, run_slot(on, "v1", tmp_path) as running:

@@ -1,4 +1,4 @@
-"""The README of the sample app against the app: functions, settings, options, links and JSON."""
+"""The README of the sample app agrees with the app: functions, settings, options, links and JSON."""
 
 import json
 import re
@@ -14,7 +14,7 @@ PAGE = (APP / "README.md").read_text()
 
 
 def table_rows(heading: str) -> list[list[str]]:
-    """The rows of the first table after this text."""
+    """The rows of the first table after a text."""
     after = PAGE.split(heading, 1)[1].split("|---", 1)[1].split("\n\n", 1)[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in after.splitlines()[1:]]
 

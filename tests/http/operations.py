@@ -27,12 +27,14 @@ async def post_swap(
 
 
 async def get_staging(http: httpx.AsyncClient, app: str, **parameters: Any) -> Any:
+    """The verdict that GetStagingStatus returns."""
     response = await http.get(f"/api/apps/{app}/staging", params=parameters)
     assert response.status_code == 200, response.text
     return response.json()
 
 
 async def post_events(http: httpx.AsyncClient, *events: Any) -> Any:
+    """Deliver these events; returns how many were recorded, unchanged and quarantined."""
     response = await http.post("/api/events", json=list(events))
     assert response.status_code == 200, response.text
     return response.json()

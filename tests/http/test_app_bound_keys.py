@@ -58,6 +58,7 @@ async def register_app(
 
 @pytest.mark.parametrize(("method", "path", "roles"), APP_OPERATIONS)
 async def test_a_bound_key_cannot_access_another_app_in_any_role(
+    *,
     client_with_bound_keys: httpx.AsyncClient,
     app: str,
     other_app: str,
@@ -82,7 +83,7 @@ async def test_a_bound_key_cannot_access_another_app_in_any_role(
 
 @pytest.mark.parametrize(("method", "path", "roles"), APP_OPERATIONS)
 async def test_a_bound_key_can_access_its_app_as_its_role_allows(
-    client_with_bound_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
+    *, client_with_bound_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     for role in BOUND_KEYS:
         response = await client_with_bound_keys.request(
@@ -110,15 +111,15 @@ async def test_the_continuation_token_of_a_bound_key_names_no_other_app(
 ) -> None:
     await register_app(client_with_bound_keys, app, hub)
     await register_app(client_with_bound_keys, other_app, new_hub_name())
-    found, query = [], {"top": "1"}
+    names, query = [], {"top": "1"}
     while True:
         page = (await client_with_bound_keys.get("/api/apps", headers=key_header("reader"), params=query)).json()
-        found += [listed_app["app"] for listed_app in page["apps"]]
+        names += [listed_app["app"] for listed_app in page["apps"]]
         if page["continuationToken"] is None:
             break
         assert other_app not in page["continuationToken"]
         query = {"top": "1", "continuationToken": page["continuationToken"]}
-    assert found == [app]
+    assert names == [app]
     foreign = {"continuationToken": other_app}
     assert_problem(
         await client_with_bound_keys.get("/api/apps", headers=key_header("reader"), params=foreign),
@@ -129,6 +130,7 @@ async def test_the_continuation_token_of_a_bound_key_names_no_other_app(
 
 @pytest.mark.parametrize(("method", "path", "roles"), TASK_HUB_OPERATIONS)
 async def test_a_bound_key_can_read_only_task_hubs_that_its_apps_have_claimed(
+    *,
     client_with_bound_keys: httpx.AsyncClient,
     app: str,
     other_app: str,
@@ -148,8 +150,8 @@ async def test_a_bound_key_can_read_only_task_hubs_that_its_apps_have_claimed(
         for task_hub, status in ((foreign, 403), (unclaimed, 403), (new_hub_name(), 404)):
             refused = await client_with_bound_keys.request(method, path.format(hub=task_hub), headers=key_header(role))
             assert (refused.status_code, other_app in refused.text) == (status, False)
-        shown = await client_with_bound_keys.request(method, path.format(hub=hub.upper()), headers=key_header(role))
-        assert shown.status_code not in (401, 403, 404), shown.text
+        response = await client_with_bound_keys.request(method, path.format(hub=hub.upper()), headers=key_header(role))
+        assert response.status_code not in (401, 403, 404), response.text
 
 
 async def test_a_bound_key_can_read_a_retired_task_hub_of_its_app(
@@ -157,8 +159,8 @@ async def test_a_bound_key_can_read_a_retired_task_hub_of_its_app(
 ) -> None:
     await register_app(client_with_bound_keys, app, hub)
     assert (await register_app(client_with_bound_keys, app, new_hub_name())).status_code == 200
-    shown = await client_with_bound_keys.get(f"/api/taskhubs/{hub}", headers=key_header("reader"))
-    assert (shown.status_code, shown.json()["app"]) == (200, app)
+    response = await client_with_bound_keys.get(f"/api/taskhubs/{hub}", headers=key_header("reader"))
+    assert (response.status_code, response.json()["app"]) == (200, app)
 
 
 async def test_a_bound_key_can_neither_read_the_quarantine_nor_publish_events(

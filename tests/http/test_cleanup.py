@@ -13,9 +13,9 @@ pytestmark = pytest.mark.anyio
 async def test_a_dry_run_of_cleanup_shows_what_it_would_remove(http: httpx.AsyncClient, app: str) -> None:
     first_hub, second_hub, third_hub = new_hub_name(), new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, first_hub, second_hub, third_hub)
-    shown = (await http.post(f"/api/apps/{app}/cleanup", json={"dryRun": True})).json()
-    assert [(hub["taskHub"], hub["outcome"]) for hub in shown["taskHubs"]] == [(first_hub, "WouldRemove")]
-    assert [hub["taskHub"] for hub in shown["app"]["retired"]] == [first_hub]
+    dry_run = (await http.post(f"/api/apps/{app}/cleanup", json={"dryRun": True})).json()
+    assert [(hub["taskHub"], hub["outcome"]) for hub in dry_run["taskHubs"]] == [(first_hub, "WouldRemove")]
+    assert [hub["taskHub"] for hub in dry_run["app"]["retired"]] == [first_hub]
     assert_problem(await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True}), 400, "InvalidRequest")
     await http.post(f"/api/apps/{app}/cleanup")
     assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"] == []
@@ -41,7 +41,7 @@ async def test_an_event_for_a_hub_that_was_cleaned_up_goes_to_quarantine(http: h
     await stage_and_swap(http, app, second_hub, third_hub)
     assert (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
     assert await post_events(http, event(first_hub, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
-    shown = (await http.get(f"/api/taskhubs/{first_hub}")).json()
-    assert (shown["closed"], shown["activeCount"]) == (True, 0)
-    kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
-    assert [event["code"] for event in kept if first_hub in event["event"]] == ["TaskHubCleanedUp"]
+    body = (await http.get(f"/api/taskhubs/{first_hub}")).json()
+    assert (body["closed"], body["activeCount"]) == (True, 0)
+    quarantined_events = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
+    assert [event["code"] for event in quarantined_events if first_hub in event["event"]] == ["TaskHubCleanedUp"]

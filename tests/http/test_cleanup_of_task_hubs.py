@@ -1,5 +1,4 @@
-"""Cleanup that also deletes what retired task hubs left at their provider, on the emulator's tables, queues and
-containers."""
+"""Cleanup over HTTP with `deleteTaskHubs`: it deletes the artifacts of retired task hubs in the storage emulator."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -36,8 +35,8 @@ async def provider_account(storage: StorageSettings, anyio_backend: str) -> Asyn
 
 @pytest.fixture
 async def hubs_with_common_prefix(http: httpx.AsyncClient, app: str, provider_account: ProviderAccount) -> list[str]:
-    """Three hubs whose names begin alike, as v10, v100 and v10x do: the first is retired, the others are in slots. The
-    names of platform hubs have three characters or more."""
+    """Three task hubs, like v10, v100 and v10x: the first name is a prefix of the others. The first task hub is
+    retired, the others are in slots."""
     first = new_hub_name()[:12]
     names = [first, f"{first}0", f"{first}x"]
     await provider_account.add_queue(f"{first}-control-backup")
@@ -53,8 +52,8 @@ async def hubs_with_common_prefix(http: httpx.AsyncClient, app: str, provider_ac
 async def post_cleanup(http: httpx.AsyncClient, app: str, **fields: Any) -> list[Any]:
     response = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True, **fields})
     assert response.status_code == 200, response.text
-    hubs_with_common_prefix: list[Any] = response.json()["taskHubs"]
-    return hubs_with_common_prefix
+    results: list[Any] = response.json()["taskHubs"]
+    return results
 
 
 def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tables: bool = True) -> list[str]:
@@ -70,15 +69,15 @@ async def test_cleanup_deletes_only_the_artifacts_of_the_hub_itself(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hubs_with_common_prefix: list[str]
 ) -> None:
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
-    (shown,) = await post_cleanup(http, app, dryRun=True)
-    assert (shown["taskHub"], shown["outcome"], sorted(shown["artifacts"])) == (
+    (dry_run_result,) = await post_cleanup(http, app, dryRun=True)
+    assert (dry_run_result["taskHub"], dry_run_result["outcome"], sorted(dry_run_result["artifacts"])) == (
         hubs_with_common_prefix[0],
         "WouldRemove",
         artifacts_of(hubs_with_common_prefix[0]),
     )
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
     (result,) = await post_cleanup(http, app)
-    assert (result["outcome"], result["artifacts"], result["shared"]) == ("Removed", shown["artifacts"], [])
+    assert (result["outcome"], result["artifacts"], result["shared"]) == ("Removed", dry_run_result["artifacts"], [])
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == sorted(
         set(before) - set(artifacts_of(hubs_with_common_prefix[0]))
     )
@@ -101,6 +100,7 @@ async def test_cleanup_deletes_no_artifact_of_a_hub_with_work(
 
 
 async def test_an_orchestration_that_starts_while_artifacts_are_listed_stops_the_deletion(
+    *,
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
@@ -111,10 +111,10 @@ async def test_an_orchestration_that_starts_while_artifacts_are_listed_stops_the
     find = StorageArtifactStore.find_artifacts
 
     async def find_slowly(artifacts: StorageArtifactStore, task_hub: str) -> TaskHubArtifacts:
-        found = await find(artifacts, task_hub)
+        existing = await find(artifacts, task_hub)
         async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
             await provider.put("order-2", "Running")
-        return found
+        return existing
 
     monkeypatch.setattr(StorageArtifactStore, "find_artifacts", find_slowly)
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
@@ -124,6 +124,7 @@ async def test_an_orchestration_that_starts_while_artifacts_are_listed_stops_the
 
 
 async def test_an_orchestration_that_starts_before_the_queues_are_deleted_keeps_its_tables(
+    *,
     http: httpx.AsyncClient,
     app: str,
     storage: StorageSettings,
@@ -186,10 +187,10 @@ async def test_cleanup_does_not_delete_a_shared_tracking_store(
     async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
         await provider.put("theirs", "Running", TaskHubName="othershub")
     (result,) = await post_cleanup(http, app)
-    kept = [f"table {hubs_with_common_prefix[0]}History", f"table {hubs_with_common_prefix[0]}Instances"]
-    assert (result["outcome"], sorted(result["shared"])) == ("Removed", kept)
+    shared_tables = [f"table {hubs_with_common_prefix[0]}History", f"table {hubs_with_common_prefix[0]}Instances"]
+    assert (result["outcome"], sorted(result["shared"])) == ("Removed", shared_tables)
     remaining = await provider_account.list_artifacts(hubs_with_common_prefix[0])
-    assert [artifact for artifact in remaining if artifact in artifacts_of(hubs_with_common_prefix[0])] == kept
+    assert [artifact for artifact in remaining if artifact in artifacts_of(hubs_with_common_prefix[0])] == shared_tables
 
 
 CLEANUP_STEPS = 15
@@ -202,6 +203,7 @@ class SimulatedCrash(Exception):
 
 @pytest.mark.parametrize("survived", range(CLEANUP_STEPS))
 async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
+    *,
     http: httpx.AsyncClient,
     server: StateServer,
     app: str,

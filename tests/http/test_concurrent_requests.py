@@ -1,5 +1,5 @@
-"""Many callers at once, and what happens between two steps of one server: another server acts, or the storage fails.
-Each time the next call finds a consistent state and finishes the work."""
+"""Concurrent requests, also of two servers, and failures of the storage between two steps. The next request always
+finds a consistent state and finishes the work."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -82,11 +82,11 @@ async def test_eight_concurrent_writers_of_one_instance_leave_the_latest_state(
     ]
     try:
 
-        async def write(which: int) -> None:
-            for own_event in events[which::8]:
-                await servers[which].services.recorder.record([own_event], "webhook")
+        async def write(writer: int) -> None:
+            for own_event in events[writer::8]:
+                await servers[writer].services.recorder.record([own_event], "webhook")
 
-        await asyncio.gather(*(write(which) for which in range(8)))
+        await asyncio.gather(*(write(writer) for writer in range(8)))
     finally:
         for stopped in servers:
             await stopped.close()
@@ -182,12 +182,12 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off(
 
 def _fail_from_request(proxy: StorageProxy, method: str, number: int) -> None:
     """Fail the `number`th request of this method and all later ones. Of POST requests, only batches count."""
-    seen = 0
+    request_count = 0
 
     def failure_status(sent: str, path: str) -> int | None:
-        nonlocal seen
-        seen += sent == method and (method != "POST" or path.endswith("$batch"))
-        return 500 if seen >= number else None
+        nonlocal request_count
+        request_count += sent == method and (method != "POST" or path.endswith("$batch"))
+        return 500 if request_count >= number else None
 
     proxy.failure_status = failure_status
 
@@ -270,8 +270,8 @@ async def test_a_contended_instance_does_not_delay_the_others_of_its_batch(
 
         proxy.before_request = overtake
         assert_problem(await slow.post("/api/events", json=batch), 503, "StorageUnavailable")
-    shown = (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
-    recorded = {instance["instanceId"] for instance in shown if instance["startedAt"] == later}
+    instances = (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
+    recorded = {instance["instanceId"] for instance in instances if instance["startedAt"] == later}
     assert recorded >= {f"order-{n}" for n in range(12) if n != 3}
     assert (await post_events(http, *batch))["quarantined"] == 0
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 12

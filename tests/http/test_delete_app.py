@@ -33,8 +33,8 @@ async def delete_app(http: httpx.AsyncClient, app: str, **headers: str) -> httpx
 async def get_history(http: httpx.AsyncClient, app: str) -> list[Any]:
     response = await http.get(f"/api/apps/{app}/history")
     assert response.status_code == 200, response.text
-    found: list[Any] = response.json()["history"]
-    return found
+    records: list[Any] = response.json()["history"]
+    return records
 
 
 async def test_only_the_audit_log_of_a_deleted_app_remains(http: httpx.AsyncClient, app: str, hub: str) -> None:
@@ -145,10 +145,10 @@ async def test_an_open_deployment_a_pending_swap_and_retired_task_hubs_refuse_th
     await put_app(http, app, policy={"settleSeconds": 0})
     assert (await post_staging(http, app, first_hub, run_headers(1))).status_code == 200
     assert assert_problem(await delete_app(http, app), 409, "DeploymentInProgress")["deployment"]["by"] == "pipeline 1"
-    begun = await http.post(
+    begun_swap = await http.post(
         f"/api/apps/{app}/swap", json={"taskHub": first_hub, "outcome": "Pending"}, headers=run_headers(1)
     )
-    assert begun.status_code == 200
+    assert begun_swap.status_code == 200
     assert_problem(await delete_app(http, app), 409, "SwapPending")
     assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": first_hub, "outcome": "Done"})).status_code == 200
     await stage_and_swap(http, app, second_hub, third_hub)
@@ -185,8 +185,8 @@ async def test_a_concurrent_stage_and_deletion_both_take_effect_or_one_is_refuse
             post_staging(http, name, new_hub_name(), run_headers(1)), delete_app(http, name)
         )
         assert staged.status_code == 200, staged.text
-        shown = (await http.get(f"/api/apps/{name}")).json()
-        assert shown["slots"]["staging"]["taskHub"] == staged.json()["slots"]["staging"]["taskHub"]
+        created_app = (await http.get(f"/api/apps/{name}")).json()
+        assert created_app["slots"]["staging"]["taskHub"] == staged.json()["slots"]["staging"]["taskHub"]
         operations = [record["operation"] for record in await get_history(http, name)]
         if deleted.status_code == 200:
             assert operations == ["PostStaging", "DeleteApp", "PutApp"]

@@ -36,16 +36,18 @@ async def test_delete_task_hub_removes_the_records_and_closes_the_name(
     await add_drained_hub(http, hub, clock)
     deleted = await delete_task_hub(http, hub)
     assert deleted.status_code == 200, deleted.text
-    shown = deleted.json()
-    assert (shown["taskHub"], shown["app"], shown["closed"], shown["activeCount"]) == (hub, None, True, 0)
+    body = deleted.json()
+    assert (body["taskHub"], body["app"], body["closed"], body["activeCount"]) == (hub, None, True, 0)
     assert not await has_table(server, hub)
     assert await post_events(http, event(hub, "late")) == {"recorded": 0, "unchanged": 0, "quarantined": 1}
     assert not await has_table(server, hub)
-    kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
-    assert [quarantined["code"] for quarantined in kept if hub in quarantined["event"]] == ["TaskHubCleanedUp"]
+    quarantined_events = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
+    assert [quarantined["code"] for quarantined in quarantined_events if hub in quarantined["event"]] == [
+        "TaskHubCleanedUp"
+    ]
     assert_problem(await post_staging(http, app, hub), 409, "TaskHubAlreadyUsed")
     assert_problem(await put_app(http, app, slots={"production": {"taskHub": hub}}), 409, "TaskHubAlreadyUsed")
-    assert (await delete_task_hub(http, hub.upper())).json() == shown, "calling it again has no further effect"
+    assert (await delete_task_hub(http, hub.upper())).json() == body, "calling it again has no further effect"
 
 
 async def test_a_task_hub_with_an_active_instance_is_not_deleted(
@@ -115,8 +117,8 @@ async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_record
             assert_problem(await delete_task_hub(client, hub), 409, "TaskHubClaimed")
             assert proxy.before_request is pass_request
         await deleting.close()
-    shown = (await http.get(f"/api/taskhubs/{hub}")).json()
-    assert (shown["app"], shown["closed"]) == (app, False)
+    body = (await http.get(f"/api/taskhubs/{hub}")).json()
+    assert (body["app"], body["closed"]) == (app, False)
     assert len((await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]) == 1
 
 
@@ -155,8 +157,8 @@ async def test_an_event_recorded_between_the_check_and_the_closing_refuses_the_d
     async with acting_before(storage, clock, lambda method, path: path.endswith("$batch"), start_another) as deleting:
         refused = assert_problem(await delete_task_hub(deleting, hub), 409, "TaskHubNotDrained")
         assert refused["activeCount"] == 1
-    shown = (await http.get(f"/api/taskhubs/{hub}")).json()
-    assert (shown["closed"], shown["activeCount"]) == (False, 1)
+    body = (await http.get(f"/api/taskhubs/{hub}")).json()
+    assert (body["closed"], body["activeCount"]) == (False, 1)
     assert (await post_events(http, event(hub, "order-2", "Completed")))["recorded"] == 1
 
 
@@ -174,8 +176,10 @@ async def test_an_event_that_arrives_while_the_records_are_removed_goes_to_quara
         assert (await delete_task_hub(deleting, hub)).status_code == 200
     assert late == [{"recorded": 0, "unchanged": 0, "quarantined": 2}]
     assert not await has_table(server, hub)
-    kept = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
-    assert [quarantined["code"] for quarantined in kept if hub in quarantined["event"]] == ["TaskHubCleanedUp"] * 2
+    quarantined_events = (await http.get("/api/quarantine", params={"top": 30})).json()["events"]
+    assert [quarantined["code"] for quarantined in quarantined_events if hub in quarantined["event"]] == [
+        "TaskHubCleanedUp"
+    ] * 2
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
 
 

@@ -1,5 +1,5 @@
-"""Whose task hub is it: a name is claimed only if it is new at its provider, and Cleanup deletes only what the claim's
-proof covers. On the emulator's tables, queues and containers."""
+"""The ownership of task hubs over HTTP: a name is claimed only if it is new at its provider, and Cleanup deletes only
+what the proof of the claim covers. The provider is the storage emulator."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -116,7 +116,7 @@ async def test_a_foreign_task_hub_is_neither_staged_nor_deleted(
     """Staged where nothing says where task hubs live, it is claimed without a proof. Once verification is switched on,
     Cleanup finds a drained task hub of this name, and leaves it alone."""
     await provider_account.add_task_hub(hub, ("their-order", "Completed"))
-    theirs = await provider_account.list_artifacts(hub)
+    foreign_artifacts = await provider_account.list_artifacts(hub)
     assert (await post_staging(http, app, hub)).status_code == 200
     assert await get_proof(http, hub) is None
     await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
@@ -126,7 +126,7 @@ async def test_a_foreign_task_hub_is_neither_staged_nor_deleted(
         assert (result["outcome"], result["artifacts"]) == ("NotOwned", [])
         assert f"nothing proves that task hub {hub} belongs to this app" in result["message"]
         assert f'adoptTaskHubs ["{hub}"]' in result["message"]
-        assert await provider_account.list_artifacts(hub) == theirs
+        assert await provider_account.list_artifacts(hub) == foreign_artifacts
         remaining = (await http.get(f"/api/apps/{app}")).json()["retired"]
         assert [retired["taskHub"] for retired in remaining] == ([hub] if dry_run else [])
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
@@ -158,7 +158,7 @@ async def test_a_claim_shows_its_basis_addresses_and_time(
 
 @pytest.mark.parametrize("spelling", [str, str.upper, str.title])
 async def test_a_row_in_a_shared_tracking_store_makes_a_name_used(
-    storage: StorageSettings, clock: ShiftedClock, raw_account: RawAccount, app: str, hub: str, spelling: Any
+    *, storage: StorageSettings, clock: ShiftedClock, raw_account: RawAccount, app: str, hub: str, spelling: Any
 ) -> None:
     """Task hub names are case-insensitive, but the filters of the store are not."""
     prefix = f"T{new_hub_name()}"
@@ -254,11 +254,11 @@ async def test_a_provider_that_does_not_answer_in_time_is_unavailable(server: St
 async def test_the_management_api_is_not_asked_because_asking_creates_the_task_hub(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
-    async def response(request: web.Request) -> web.StreamResponse:
+    async def handle(request: web.Request) -> web.StreamResponse:
         return await running.handle(request)
 
     running = management.FakeFunctionApp("")
-    async with management.serve_http(response) as origin:
+    async with management.serve_http(handle) as origin:
         settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
             await put_app(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})
@@ -288,6 +288,7 @@ async def test_the_same_run_repeats_its_request_after_its_app_has_started(
 
 
 async def test_a_claim_whose_commit_was_lost_is_valid_for_its_own_run_only(
+    *,
     storage: StorageSettings,
     clock: ShiftedClock,
     http: httpx.AsyncClient,
@@ -313,6 +314,7 @@ async def test_a_claim_whose_commit_was_lost_is_valid_for_its_own_run_only(
 
 
 async def test_callers_without_a_run_cannot_repeat_a_claim(
+    *,
     storage: StorageSettings,
     clock: ShiftedClock,
     http: httpx.AsyncClient,
@@ -367,13 +369,13 @@ async def test_the_name_is_checked_while_the_slot_is_read(
     """Each of the two reads waits until the other has begun."""
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await put_app(http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
-    begun = {"page": asyncio.Event(), "existing": asyncio.Event()}
+    begun_steps = {"page": asyncio.Event(), "existing": asyncio.Event()}
     page, existing = AzureStorageBackend.read_page, AzureStorageBackend.find_existing
 
     async def both(step: str) -> None:
-        begun[step].set()
+        begun_steps[step].set()
         async with asyncio.timeout(30):
-            await asyncio.gather(*(event.wait() for event in begun.values()))
+            await asyncio.gather(*(event.wait() for event in begun_steps.values()))
 
     async def read_page_slowly(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
         await both("page")
@@ -410,6 +412,7 @@ async def test_cleanup_deletes_what_the_proof_covers(
 
 @pytest.mark.parametrize("connection", ["STATE_TASKHUBS_SHOP", "STATE_TASKHUBS_OTHER"], ids=["setting", "taskHubs"])
 async def test_cleanup_deletes_nothing_at_another_account_than_the_proven_one(
+    *,
     http: httpx.AsyncClient,
     storage: StorageSettings,
     clock: ShiftedClock,
@@ -427,10 +430,10 @@ async def test_cleanup_deletes_nothing_at_another_account_than_the_proven_one(
         assert (
             await put_app(moved, app_with_provider, taskHubs=PROVIDER_CONFIG | {"connection": connection})
         ).status_code == 200
-        (shown,) = await post_cleanup(moved, app_with_provider, dryRun=True)
-        assert shown["outcome"] == "NotOwned"
-        assert "proven for http://127.0.0.1:" in shown["message"]
-        assert "but not for http://localhost:" in shown["message"]
+        (dry_run_result,) = await post_cleanup(moved, app_with_provider, dryRun=True)
+        assert dry_run_result["outcome"] == "NotOwned"
+        assert "proven for http://127.0.0.1:" in dry_run_result["message"]
+        assert "but not for http://localhost:" in dry_run_result["message"]
         (result,) = await post_cleanup(moved, app_with_provider)
         assert result["outcome"] == "NotOwned"
     assert await provider_account.list_artifacts(hub) == before
@@ -471,6 +474,7 @@ async def test_a_task_hub_with_a_claim_without_a_proof_is_not_deleted(
 
 
 async def test_a_begun_deletion_waits_until_the_setting_leads_to_the_proven_address(
+    *,
     http: httpx.AsyncClient,
     server: StateServer,
     storage: StorageSettings,
@@ -511,6 +515,7 @@ async def test_a_task_hub_with_work_is_not_drained_even_if_it_is_not_owned(
 
 @pytest.mark.parametrize(("service", "kind"), [("Queue", "queue"), ("Blob", "container")])
 async def test_a_claim_is_not_proven_for_services_that_the_server_could_not_list(
+    *,
     storage: StorageSettings,
     clock: ShiftedClock,
     app: str,

@@ -35,18 +35,18 @@ async def delete_quarantine(http: httpx.AsyncClient, before: str) -> tuple[int, 
 async def remaining_events(server: StateServer) -> list[str]:
     """The texts of the remaining old events, in the order of ListQuarantine."""
     store = QuarantineStore(server.tables)
-    found: list[str] = []
+    events: list[str] = []
     token: str | None = None
     while True:
         page = await store.list_page(1000, token)
-        found += [
+        events += [
             quarantined.event.strip('"')
             for quarantined in page.items
             if quarantined.received_at < NOON + seconds(100 * DAY)
         ]
         token = page.continuation_token
         if token is None:
-            return found
+            return events
 
 
 @pytest.fixture(autouse=True)

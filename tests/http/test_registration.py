@@ -63,8 +63,8 @@ async def test_members_that_put_app_leaves_out_stay_as_they_are(http: httpx.Asyn
 
 async def test_the_provider_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:
     plain = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
-    shown = (await put_app(http, app, taskHubs=plain)).json()["taskHubs"]
-    assert shown == plain | {"trackingConnection": None, "trackingPrefix": None}
+    provider_config_body = (await put_app(http, app, taskHubs=plain)).json()["taskHubs"]
+    assert provider_config_body == plain | {"trackingConnection": None, "trackingPrefix": None}
     tracked = plain | {"trackingConnection": "STATE_TASKHUBS_SHOP", "trackingPrefix": "Shared"}
     assert (await put_app(http, app, taskHubs=tracked)).json()["taskHubs"] == tracked
     assert (await put_app(http, app)).json()["taskHubs"] == tracked
@@ -155,7 +155,7 @@ async def test_an_ignored_function_that_always_runs_does_not_keep_the_hub_settli
 
 @pytest.mark.parametrize("together", [True, False])
 async def test_an_instance_id_reused_by_an_ignored_function_still_blocks_for_the_other(
-    http: httpx.AsyncClient, app: str, together: bool
+    http: httpx.AsyncClient, app: str, *, together: bool
 ) -> None:
     old = new_hub_name()
     await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})

@@ -52,8 +52,11 @@ async def test_the_whole_sequence_of_three_versions(http: httpx.AsyncClient, app
     cleaned = (await http.post(f"/api/apps/{app}/cleanup", json={})).json()
     assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned["taskHubs"]] == [(first_hub, "Removed")]
     assert cleaned["app"]["retired"] == []
-    back = (await post_swap(http, app, second_hub)).json()
-    assert (back["slots"]["production"]["taskHub"], back["slots"]["staging"]["taskHub"]) == (second_hub, third_hub)
+    swapped_back = (await post_swap(http, app, second_hub)).json()
+    assert (swapped_back["slots"]["production"]["taskHub"], swapped_back["slots"]["staging"]["taskHub"]) == (
+        second_hub,
+        third_hub,
+    )
 
 
 async def test_an_unknown_app_is_not_found_until_post_staging_creates_it(
@@ -150,10 +153,10 @@ async def test_the_deployment_of_a_dead_run_is_taken_over_with_a_recorded_reason
 ) -> None:
     await post_staging(http, app, new_hub_name(), run_headers(1))
     assert_problem(await post_staging(http, app, new_hub_name(), run_headers(2), takeOver=True), 400, "InvalidRequest")
-    taken = await post_staging(
+    taken_over = await post_staging(
         http, app, second := new_hub_name(), run_headers(2), takeOver=True, reason="agent of run 1 died"
     )
-    assert taken.json()["deployment"]["taskHub"] == second
+    assert taken_over.json()["deployment"]["taskHub"] == second
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert (newest["by"], newest["reason"]) == ("pipeline 2", "agent of run 1 died")
     assert newest["details"]["takenOverFrom"]["by"] == "pipeline 1"
@@ -182,11 +185,11 @@ async def test_force_stages_over_running_work_with_a_recorded_reason(http: httpx
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert newest["reason"] == "orders are test data"
     assert "1 orchestration instance is active" in newest["details"]["forcedOver"][0]
-    kept = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
-    assert [(hub["taskHub"], hub["outcome"]) for hub in kept] == [(first_hub, "InUse")]
+    results = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"]) for hub in results] == [(first_hub, "InUse")]
     await post_swap(http, app, third_hub)
-    kept = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
-    assert [(hub["taskHub"], hub["outcome"], reason_codes(hub)) for hub in kept] == [
+    results = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
+    assert [(hub["taskHub"], hub["outcome"], reason_codes(hub)) for hub in results] == [
         (first_hub, "NotDrained", ["InstancesActive"])
     ]
 
@@ -258,18 +261,18 @@ async def test_the_pages_of_the_history_are_complete_and_newest_first(http: http
     for number, hub in enumerate(hubs):
         await post_staging(http, app, hub, run_headers(number))
         await post_swap(http, app, hub, run_headers(number))
-    seen: list[Any] = []
+    records: list[Any] = []
     token = None
     while True:
         parameters: dict[str, Any] = {"top": 3} | ({"continuationToken": token} if token else {})
         page = (await http.get(f"/api/apps/{app}/history", params=parameters)).json()
-        seen += page["history"]
+        records += page["history"]
         token = page["continuationToken"]
         if token is None:
             break
-    assert [record["revision"] for record in seen] == list(range(8, 0, -1))
-    assert [record["operation"] for record in reversed(seen)] == ["PostStaging", "PostSwap"] * 4
-    assert seen[0]["runUrl"] == "https://ci.example/runs/3"
+    assert [record["revision"] for record in records] == list(range(8, 0, -1))
+    assert [record["operation"] for record in reversed(records)] == ["PostStaging", "PostSwap"] * 4
+    assert records[0]["runUrl"] == "https://ci.example/runs/3"
 
 
 async def test_a_swap_of_one_slot_leaves_a_deployment_into_another_open(http: httpx.AsyncClient, app: str) -> None:
@@ -306,13 +309,13 @@ async def test_the_pages_of_the_list_have_every_app_once(http: httpx.AsyncClient
     names = [f"{app}-{number}" for number in range(5)]
     for name in names:
         await put_app(http, name)
-    seen: list[str] = []
+    listed_names: list[str] = []
     token = None
     while True:
         parameters: dict[str, Any] = {"top": 2} | ({"continuationToken": token} if token else {})
         page = (await http.get("/api/apps", params=parameters)).json()
-        seen += [listed_app["app"] for listed_app in page["apps"] if listed_app["app"].startswith(app)]
+        listed_names += [listed_app["app"] for listed_app in page["apps"] if listed_app["app"].startswith(app)]
         token = page["continuationToken"]
         if token is None:
             break
-    assert seen == names
+    assert listed_names == names

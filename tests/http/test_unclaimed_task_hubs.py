@@ -1,5 +1,5 @@
-"""The limit on task hubs that nobody claimed: their events wait in quarantine, and are recorded when an app claims the
-task hub, before any verdict can rest on it."""
+"""The limit on unclaimed task hubs: further events wait in quarantine until an app claims their task hub, and are
+recorded before any verdict on it."""
 
 import json
 from collections.abc import AsyncIterator
@@ -141,7 +141,7 @@ async def test_a_waiting_event_is_listed_and_shown_by_get_task_hub(
 ) -> None:
     assert_problem(await client_at_limit.get(f"/api/taskhubs/{hub}"), 404, "TaskHubNotFound")
     assert await post_events(client_at_limit, event(hub)) == QUARANTINED
-    found: list[Any] = []
+    listed_events: list[Any] = []
     token: str | None = ""
     while token is not None:
         page = (
@@ -149,14 +149,14 @@ async def test_a_waiting_event_is_listed_and_shown_by_get_task_hub(
                 "/api/quarantine", params={"top": 1000, "continuationToken": token} if token else {}
             )
         ).json()
-        found += [quarantined for quarantined in page["events"] if hub in quarantined["event"]]
+        listed_events += [quarantined for quarantined in page["events"] if hub in quarantined["event"]]
         token = page["continuationToken"]
-    assert [(event["code"], event["endpointType"], event["truncated"]) for event in found] == [
+    assert [(event["code"], event["endpointType"], event["truncated"]) for event in listed_events] == [
         ("TooManyTaskHubs", "webhook", False)
     ]
-    assert "STATE_UNCLAIMED_TASK_HUBS" in found[0]["message"]
-    shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
-    assert (shown["taskHub"], shown["app"], shown["eventsInQuarantine"], shown["closed"]) == (hub, None, True, False)
+    assert "STATE_UNCLAIMED_TASK_HUBS" in listed_events[0]["message"]
+    body = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
+    assert (body["taskHub"], body["app"], body["eventsInQuarantine"], body["closed"]) == (hub, None, True, False)
 
 
 async def test_put_app_records_waiting_events_before_the_slot_has_a_verdict(
@@ -178,8 +178,8 @@ async def test_put_app_records_waiting_events_before_the_slot_has_a_verdict(
     assert (verdict["ready"], reason_codes(verdict)) == (False, ["InstancesActive"])
     assert [instance["instanceId"] for instance in verdict["active"]] == ["order-1", "order-3"]
     assert await events_waiting_for_claim(server, hub) == []
-    shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
-    assert (shown["app"], shown["eventsInQuarantine"], shown["activeCount"]) == (app, False, 2)
+    body = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
+    assert (body["app"], body["eventsInQuarantine"], body["activeCount"]) == (app, False, 2)
     # Later events are recorded at once.
     ends = [event(hub, name, "Completed") for name in ("order-1", "order-3")]
     assert (await post_events(client_at_limit, *ends))["recorded"] == 2
@@ -259,7 +259,13 @@ async def test_an_event_that_is_quarantined_during_the_claim_of_its_task_hub_is_
 
 @pytest.mark.parametrize("survived", range(8))
 async def test_a_server_that_dies_during_a_claim_loses_no_event(
-    storage: StorageSettings, server: StateServer, client_at_limit: httpx.AsyncClient, app: str, hub: str, survived: int
+    *,
+    storage: StorageSettings,
+    server: StateServer,
+    client_at_limit: httpx.AsyncClient,
+    app: str,
+    hub: str,
+    survived: int,
 ) -> None:
     """The server can die after any number of writes. The same request to another server finishes the claim."""
     await post_events(client_at_limit, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
@@ -294,20 +300,20 @@ async def test_all_waiting_events_are_recorded_even_if_one_read_does_not_return_
     events = [event(hub, f"order-{number}") for number in range(1203)]
     assert (await post_events(client_at_limit, *events))["quarantined"] == 1203
     assert (await put_app(client_at_limit, app, slots={"staging": {"taskHub": hub}})).status_code == 200
-    shown = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
-    assert (shown["activeCount"], shown["activeCountIsLowerBound"]) == (1000, True)
+    body = (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()
+    assert (body["activeCount"], body["activeCountIsLowerBound"]) == (1000, True)
     assert await events_waiting_for_claim(server, hub) == []
     store = InstanceStore(server.tables)
     record = await server.services.inspection._task_hubs.get(hub)
     assert record is not None
     token: str | None = None
-    found = 0
+    instance_count = 0
     while True:
         page = await store.list_page(record, top=1000, token=token)
-        found, token = found + len(page.items), page.continuation_token
+        instance_count, token = instance_count + len(page.items), page.continuation_token
         if token is None:
             break
-    assert found == 1203
+    assert instance_count == 1203
 
 
 async def post_raw_event(http: httpx.AsyncClient, sent: Any) -> Any:
@@ -334,17 +340,17 @@ async def test_waiting_events_of_any_size_can_be_recorded_later(
     sent = event(hub, status="Failed", time=timestamp(-10))
     sent["data"] |= odd
     assert await post_raw_event(client_at_limit, sent) == QUARANTINED
-    (kept,) = await events_waiting_for_claim(server, hub)
-    assert not kept.truncated
-    assert len(kept.event) <= 64 * 1024
+    (waiting_event,) = await events_waiting_for_claim(server, hub)
+    assert not waiting_event.truncated
+    assert len(waiting_event.event) <= 64 * 1024
     sent["data"]["hubName"] = direct
     assert (await post_raw_event(http, sent))["recorded"] == 1
     assert (await put_app(client_at_limit, app, slots={"production": {"taskHub": hub}})).status_code == 200
-    shown = [
+    instances_by_hub = [
         (await client_at_limit.get(f"/api/taskhubs/{task_hub}/instances")).json()["instances"]
         for task_hub in (hub, direct)
     ]
-    assert shown[0] == shown[1]
+    assert instances_by_hub[0] == instances_by_hub[1]
 
 
 async def test_a_waiting_event_that_cannot_be_parsed_stops_the_claim(

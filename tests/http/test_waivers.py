@@ -67,16 +67,19 @@ async def test_a_waiver_is_recorded_and_shown_with_the_app(
     http: httpx.AsyncClient, app: str, hub_with_active_instances: str
 ) -> None:
     expires = timestamp(3600)
-    shown = (await post_waiver(http, app, hub_with_active_instances, "order-1", expiresAt=expires)).json()["waivers"]
+    listed_waivers = (await post_waiver(http, app, hub_with_active_instances, "order-1", expiresAt=expires)).json()[
+        "waivers"
+    ]
     assert [
-        (instance["taskHub"], instance["instanceId"], instance["by"], instance["expiresAt"]) for instance in shown
+        (instance["taskHub"], instance["instanceId"], instance["by"], instance["expiresAt"])
+        for instance in listed_waivers
     ] == [(hub_with_active_instances, "order-1", "pipeline 7", expires)]
     record = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert (record["operation"], record["reason"], record["by"]) == ("PostWaiver", "row stuck, case 4711", "pipeline 7")
     assert record["details"] == {"taskHub": hub_with_active_instances, "instanceId": "order-1", "expiresAt": expires}
     app_document = (await http.get(f"/api/apps/{app}")).json()
     assert (await http.put(f"/api/apps/{app}", json=app_document)).status_code == 200
-    assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == shown
+    assert (await http.get(f"/api/apps/{app}")).json()["waivers"] == listed_waivers
 
 
 async def test_an_expired_waiver_has_no_effect(
@@ -113,7 +116,7 @@ async def test_a_waiver_can_be_removed(http: httpx.AsyncClient, app: str, hub_wi
     ],
 )
 async def test_an_invalid_waiver_is_refused(
-    http: httpx.AsyncClient, app: str, hub_with_active_instances: str, wrong: dict[str, str], status: int, code: str
+    *, http: httpx.AsyncClient, app: str, hub_with_active_instances: str, wrong: dict[str, str], status: int, code: str
 ) -> None:
     response = await post_waiver(http, app, hub_with_active_instances, "order-1")
     before = response.json()["waivers"]

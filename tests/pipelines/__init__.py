@@ -1,1 +1,1 @@
-"""Whole pipelines, and the stand-in for the Azure CLI that they run against."""
+"""Tests of whole pipelines, and the fake Azure CLI that they run against."""

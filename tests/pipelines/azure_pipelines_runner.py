@@ -1,6 +1,6 @@
-"""Runs an Azure Pipelines pipeline on this machine: templates and their parameters, stages, jobs, attempts, variables
-and logging commands, as far as this project's templates use them. Whatever else stands in a file is an error.
-"""
+"""Runs an Azure Pipelines pipeline on this machine: templates, stages, jobs, attempts, variables, logging commands.
+
+It supports what this project's templates use. Anything else in a file is an error."""
 
 import re
 import shutil
@@ -28,14 +28,14 @@ Values = Mapping[str, Any]
 
 
 class TemplateError(Exception):
-    """What Azure Pipelines would refuse before anything runs."""
+    """An error that Azure Pipelines reports before a run starts."""
 
 
-# --- what happens before a run: templates ---
+# --- templates, before a run ---
 
 
 def expand_pipeline(file: Path, arguments: Values | None = None) -> dict[str, Any]:
-    """The pipeline with all of its templates in place. Raises TemplateError."""
+    """The pipeline with all of its templates expanded. Raises TemplateError."""
     pipeline: dict[str, Any] = load_yaml(file)
     _require_known_keys(pipeline, _ROOT_KEYS, file)
     aliases = {repository["repository"] for repository in pipeline["resources"]["repositories"]}
@@ -50,7 +50,7 @@ def _expand_templates(template: Values, file: Path, arguments: Values, aliases: 
 
 
 def bind_parameters(declared: list[Values], arguments: Values, file: Path) -> dict[str, Any]:
-    """The value of every parameter. Raises TemplateError for one that is unknown, missing or of another type."""
+    """The value of every parameter. Raises TemplateError for an unknown or missing one, or one of another type."""
     unknown = set(arguments) - {parameter["name"] for parameter in declared}
     if unknown:
         raise TemplateError(f"{file.name} has no parameters {unknown}")
@@ -99,7 +99,7 @@ def _substitute_expressions(text: str, file: Path, parameters: Values) -> Any:
     def value(expression: str) -> Any:
         name = re.fullmatch(r"\s*parameters\.(\w+)\s*", expression)
         if name is None or name[1] not in parameters:
-            raise TemplateError(f"{file.name}: nobody here knows ${{{{{expression}}}}}")
+            raise TemplateError(f"{file.name}: unsupported expression ${{{{{expression}}}}}")
         return parameters[name[1]]
 
     if whole := re.fullmatch(r"\$\{\{([^}]*)\}\}", text):
@@ -112,17 +112,17 @@ def _substitute_expressions(text: str, file: Path, parameters: Values) -> Any:
 
 @dataclass
 class PipelineJob:
-    """How a job went in its last attempt."""
+    """The result of the last attempt of a job."""
 
     result: str = ""
     log: str = ""
     issues: list[str] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)
-    """By `step.variable`."""
+    """Output variables, by `step.variable`."""
 
 
 class PipelineRun:
-    """One run of a pipeline. `secrets` are what the variable group holds."""
+    """One run of a pipeline. `secrets` are the variables of the variable group."""
 
     def __init__(self, file: Path, machine: Machine, number: int, arguments: Values | None = None) -> None:
         pipeline = expand_pipeline(file, arguments)
@@ -149,7 +149,7 @@ class PipelineRun:
         return self._run_stages({stage: kept} | {name: frozenset[str]() for name in self._stages_after(stage)})
 
     def rerun(self, stage: str) -> "PipelineRun":
-        """Run a whole stage again, and what depends on it."""
+        """Run a whole stage again, and the stages that depend on it."""
         return self._run_stages({name: frozenset[str]() for name in [stage, *self._stages_after(stage)]})
 
     def result(self, stage: str) -> str:
@@ -176,7 +176,7 @@ class PipelineRun:
         stage = self.stages[name]
         if needs := _as_list(stage.get("dependsOn")):
             return needs
-        # A stage depends on the one before it unless it says otherwise.
+        # By default a stage depends on the stage before it.
         names = list(self.stages)
         return names[: names.index(name)][-1:]
 
@@ -197,7 +197,7 @@ class PipelineRun:
 
     def _run_job(self, stage: str, label: str, job: Values) -> PipelineJob:
         if label == "Build" and not self.builds_for_real:
-            # Most tests are not about it.
+            # Most tests leave this job out.
             (self.artifacts / "app").mkdir(exist_ok=True)
             (self.artifacts / "app" / "app.zip").touch()
             return PipelineJob("succeeded")
@@ -206,12 +206,12 @@ class PipelineRun:
             [(kind, [(hook, body)])] = [(kind, list(hooks.items())) for kind, hooks in job["strategy"].items()]
             assert (kind, hook, list(body)) == ("runOnce", "deploy", ["steps"])
             steps = body["steps"]
-            # Without a word a deployment job downloads all artifacts.
+            # By default a deployment job downloads all artifacts.
             assert "download" in steps[0]
         else:
             _require_known_keys(job, _JOB_KEYS | {"job", "steps"}, Path(label))
             steps = job["steps"]
-            # Without a word a job checks out the pipeline's own repository.
+            # By default a job checks out the pipeline's own repository.
             assert any("checkout" in step for step in steps) or label == "Build"
         running = _RunningJob(self, stage, job, self.machine.create_folder(f"{stage}-{label}"))
         if label == "Build" and not any("checkout" in step for step in steps):
@@ -232,7 +232,7 @@ class PipelineRun:
 
 
 class _RunningJob:
-    """A job while it runs: its folders and variables."""
+    """A running job: its folders and variables."""
 
     def __init__(self, run: PipelineRun, stage: str, job: Values, folder: Path) -> None:
         self.run, self.stage, self.job = run, stage, PipelineJob()
@@ -260,15 +260,16 @@ class _RunningJob:
         self.variables = {name: self._evaluate_runtime_expression(value) for name, value in arguments.items()}
 
     def _evaluate_runtime_expression(self, value: str) -> str:
-        """`$[ ... ]`, worked out when the job starts."""
+        """Evaluate `$[ ... ]`, which Azure does when the job starts."""
         same = re.fullmatch(r"\$\[ dependencies\.(\w+)\.outputs\['(\w+\.\w+)'\] \]", value)
         other = re.fullmatch(r"\$\[ stageDependencies\.(\w+)\.(\w+)\.outputs\['(\w+\.\w+)'\] \]", value)
-        assert same or other, f"an expression that nobody here knows: {value}"
+        assert same or other, f"unsupported expression: {value}"
         stage, job, output = (self.stage, same[1], same[2]) if same else other.groups()  # type: ignore[union-attr]
         return self.run.jobs[stage][job].outputs[output]
 
     def _expand_macros(self, value: Any) -> str:
-        """`$(name)`, worked out right before a step. Azure leaves an unknown one as it is, which nobody wants."""
+        """Expand `$(name)`, which Azure does right before a step. An unknown name is an error here; Azure leaves it as
+        it is."""
         known = {**self.system, **self.variables, **self.run.secrets}
         return re.sub(r"\$\(([\w.]+)\)", lambda match: known[match[1]], str(value))
 
@@ -322,15 +323,15 @@ class _RunningJob:
             shutil.copytree(self.run.artifacts / step["artifact"], self.folder / step["artifact"])
         return ScriptResult(0, "")
 
-    def _run_script(self, script: str, step: Values, logged_in: bool) -> ScriptResult:
+    def _run_script(self, script: str, step: Values, *, logged_in: bool) -> ScriptResult:
         known = {**self.system, **self.variables, **self.run.secrets}
         assert not [name for name in re.findall(r"\$\(([\w.]+)\)", script) if name in known], "a macro in a script"
         file = self.temporary / f"script-{len(list(self.temporary.glob('script-*')))}.sh"
         file.write_text(script)
-        # Variables that are no secrets are in the environment of every script; secrets only where they are mapped.
+        # The environment of every script has all variables except secrets, which a step must map.
         public = {name.upper().replace(".", "_"): value for name, value in {**self.system, **self.variables}.items()}
         env = {
-            **self.run.machine.environment(self.folder, logged_in, self.path),
+            **self.run.machine.environment(self.folder, logged_in=logged_in, first=self.path),
             **public,
             **{name: self._expand_macros(value) for name, value in step.get("env", {}).items()},
         }
@@ -355,7 +356,7 @@ class _RunningJob:
             case "task.uploadsummary":
                 assert Path(data).is_file()
             case area:
-                raise AssertionError(f"a command that nobody here knows: {area}")
+                raise AssertionError(f"unsupported command: {area}")
 
 
 def _as_list(value: Any) -> list[str]:

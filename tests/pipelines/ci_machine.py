@@ -1,7 +1,7 @@
-"""Runs the scripts of workflows and templates as a CI system would, on this machine: real shells, real `safe-deploy` in
-forks of one process (`warm.py`), a real state server, and a stand-in for `az`. Knows what all CI systems share;
-`github.py` and `agent.py` know what is theirs, and fail loudly on whatever they do not know.
-"""
+"""A CI machine: runs the scripts of workflows and templates with real shells, as every CI system does.
+
+`safe-deploy` runs in forks of one process (`fork_server.py`), against a real state server and a fake `az`.
+`github_actions_runner.py` and `azure_pipelines_runner.py` add what is specific to their systems."""
 
 import os
 import signal
@@ -19,24 +19,24 @@ import yaml
 
 from harness.state_server import ROOT
 from tests.builders import event
-from tests.pipelines import fork_server as warm
+from tests.pipelines import fork_server
 from tests.pipelines.fake_az import FakeAzure, install_fake_az
 
 RESOURCE_GROUP = "shop-rg"
 KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("deployer", "admin", "publisher")}
 PIPELINES_FOLDER = ROOT / "pipelines"
 STABILIZATION_SECONDS = "1"
-"""For how many seconds Azure must show the old state after a swap that failed: nothing goes on in the stand-in."""
+"""The seconds for which Azure must show the old state after a failed swap. The fake `az` changes its state at once."""
 
 _PIP_CACHE = Path(os.environ.get("PIP_CACHE_DIR", Path.home() / ".cache" / "pip"))
-"""What was downloaded once need not be downloaded by every installation."""
+"""Installations share this cache, so that each package is downloaded once."""
 
 _SCRIPT_SECONDS = 120
 _CANCEL_SECONDS = 10
 
 
 def load_yaml(file: Path) -> Any:
-    """A YAML file. `on` and its kin stay words, as CI systems read them."""
+    """Load a YAML file. `on`, `yes` and the like stay strings, as CI systems read them."""
     loader: Any = type("Loader", (yaml.SafeLoader,), {})
     loader.yaml_implicit_resolvers = {
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"]
@@ -47,34 +47,34 @@ def load_yaml(file: Path) -> Any:
 
 @dataclass(frozen=True)
 class ScriptResult:
-    """How a script ended, and all that it printed."""
+    """The exit code and the output of a script."""
 
     code: int
     log: str
 
 
 class Cancelled(Exception):
-    """Somebody cancelled the job while this step ran; what it had printed."""
+    """The job was cancelled while a step ran, with the output of the step."""
 
 
 @dataclass
 class Machine:
-    """What every job finds: tools on the PATH and nothing else of this process's environment."""
+    """The environment of every job: tools on the PATH, and nothing else of this process's environment."""
 
     folder: Path
-    warm: Path
-    """Where a process serves that has imported `safe_deploy`."""
+    fork_server_address: Path
+    """The socket of the process that has imported `safe_deploy`."""
     cancel_when: Callable[[], bool] | None = None
-    """Cancels the running step once, as soon as this comes true."""
-    _made: int = field(default=0)
+    """Cancels the running step once, when this becomes true."""
+    _folder_count: int = field(default=0)
 
     def __post_init__(self) -> None:
-        # `az` is in a folder of its own: a job has it on its PATH only once it is logged in.
+        # `az` has a folder of its own, because it is on a job's PATH only after the login.
         install_fake_az(self.azure_cli_folder, self.folder / "cloud.json")
         self.fake_azure = FakeAzure(self.folder / "cloud.json")
         for name in ("python", "python3"):
             self._program(self.tools / name, f'exec {sys.executable} "$@"')
-        warm.install_forking_program(self.preinstalled / "safe-deploy", self.warm)
+        fork_server.install_forking_program(self.preinstalled / "safe-deploy", self.fork_server_address)
 
     @property
     def tools(self) -> Path:
@@ -86,22 +86,22 @@ class Machine:
 
     @property
     def preinstalled(self) -> Path:
-        """`safe-deploy` of this checkout, for tests that are not about its installation."""
+        """The folder with `safe-deploy` of this checkout, for tests that do not install it."""
         return self.folder / "preinstalled"
 
     def create_folder(self, name: str) -> Path:
-        self._made += 1
-        folder = self.folder / "jobs" / f"{self._made:03}-{name}"
+        self._folder_count += 1
+        folder = self.folder / "jobs" / f"{self._folder_count:03}-{name}"
         folder.mkdir(parents=True)
         return folder
 
-    def environment(self, home: Path, logged_in: bool, first: Sequence[Path] = ()) -> dict[str, str]:
+    def environment(self, home: Path, *, logged_in: bool, first: Sequence[Path] = ()) -> dict[str, str]:
         path = [*first, self.tools, *([self.azure_cli_folder] if logged_in else []), Path("/usr/bin"), Path("/bin")]
         known = {"PATH": os.pathsep.join(map(str, path)), "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
         return {**known, "PIP_CACHE_DIR": str(_PIP_CACHE), "SAFE_DEPLOY_STABILIZATION_WINDOW": STABILIZATION_SECONDS}
 
     def run(self, command: Sequence[str | Path], env: Mapping[str, str], folder: Path) -> ScriptResult:
-        """Run a program to its end. Raises Cancelled if `cancel_when` came true meanwhile."""
+        """Run a program to its end. Raises Cancelled if `cancel_when` becomes true meanwhile."""
         log = folder.parent / f"{folder.name}-{time.monotonic_ns()}.log"
         cancelled = False
         with log.open("wb") as sink:
@@ -111,7 +111,7 @@ class Machine:
             deadline = time.monotonic() + _SCRIPT_SECONDS
             while process.poll() is None:
                 if self.cancel_when is not None and self.cancel_when():
-                    # GitHub's runner and Azure's agent both begin with SIGINT to the step's own process.
+                    # GitHub's runner and Azure's agent both send SIGINT to the process of the step first.
                     self.cancel_when, cancelled = None, True
                     process.send_signal(signal.SIGINT)
                     deadline = min(deadline, time.monotonic() + _CANCEL_SECONDS)
@@ -134,7 +134,7 @@ class Machine:
 
 @dataclass
 class PipelineApp:
-    """A Function App with a staging slot, the state server's app of the same name, and who changes both."""
+    """A Function App with a staging slot, the state server's app of the same name, and clients of both."""
 
     name: str
     server: str
@@ -142,7 +142,7 @@ class PipelineApp:
     admin: httpx.Client
 
     def register(self, production: str) -> None:
-        """An app that has been in production before: on the server, and in Azure with its task hub."""
+        """Register the app with a version in production, on the server and in Azure."""
         self.put({"slots": {"production": {"taskHub": production}}})
         self.reset({"TASK_HUB": production}, {"TASK_HUB": production})
 
@@ -154,11 +154,11 @@ class PipelineApp:
         self.fake_azure.reset({self.name: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
 
     def put(self, body: dict[str, Any]) -> None:
-        # Nothing here is about the settle window.
+        # The tests do not depend on the settle window.
         self.admin.put(f"/api/apps/{self.name}", json={"policy": {"settleSeconds": 0}, **body}).raise_for_status()
 
     def task_hubs(self) -> tuple[str | None, str | None]:
-        """The task hubs of production and staging on the server; checks that Azure has the same."""
+        """The task hubs of production and staging on the server. Fails unless Azure has the same ones."""
         slots = self.app()["slots"]
         production, staging = ((slots[slot] or {}).get("taskHub") for slot in ("production", "staging"))
         if self.app()["pendingSwap"] is None:
@@ -176,18 +176,18 @@ class PipelineApp:
         return records
 
     def publish_event(self, hub: str, status: str) -> None:
-        """An orchestration of this hub publishes that it has this status."""
+        """Publish that an orchestration of a task hub has reached a status."""
         answer = self.admin.post("/api/events", json=[event(hub, "order-1", status)])
         assert answer.raise_for_status().json()["recorded"] == 1
 
     @property
     def swap_count(self) -> int:
-        """How often the platform was asked to swap."""
+        """The number of calls that swap the slots."""
         return self.fake_azure.count_calls("functionapp deployment slot swap")
 
 
 def write_sample_app(folder: Path) -> None:
-    """The app's repository, as small as one can be that is built and tested."""
+    """Write a minimal repository of an app that can be built and tested."""
     (folder / "tests").mkdir(parents=True, exist_ok=True)
     (folder / "host.json").write_text('{"version": "2.0"}\n')
     (folder / "function_app.py").write_text("ANSWER = 42\n")

@@ -1,4 +1,4 @@
-"""A state server with keys, a machine with tools, and an app of its own for every test."""
+"""Fixtures: a state server with keys, a CI machine, and an app for every test."""
 
 import subprocess
 import sys
@@ -26,11 +26,11 @@ def state_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def fork_server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a process serves that has imported `safe_deploy`."""
-    address = tmp_path_factory.mktemp("warm") / "socket"
+    """The socket of a process that has imported `safe_deploy`."""
+    address = tmp_path_factory.mktemp("fork-server") / "socket"
     process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server", address], cwd=ROOT)
     with stop_after(process):
-        wait_until(lambda: address.exists() or process.poll() is not None, "it serves")
+        wait_until(lambda: address.exists() or process.poll() is not None, "the fork server listens")
         yield address
 
 

@@ -1,18 +1,17 @@
-"""A stand-in for `az` and the Function Apps behind it: a program that keeps its cloud in a JSON file. Knows what the
-Azure CLI (2.91, read and tried without an account) prints and how it exits; hides the file and its lock.
+"""A fake `az` and the Function Apps behind it: a program that stores its cloud in a JSON file.
 
-The program that `install_fake_az` writes imports only this module of the project. Pipelines call it often, so this
-module imports little. The file:
+Output and exit codes are those of the Azure CLI 2.91, as far as it could be tried without an account. The program that
+`install_fake_az` writes imports only this module of the project. Pipelines call it often, so this module imports
+little. The file:
 
     {"apps": {"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": {
         "production": {"settings": {"TASK_HUB": {"value": "v41", "slotSetting": false}}, "package": "app.zip",
                        "state": "Running"}}}},
      "calls": [["functionapp", "show", ...]], "environments": [["SAFE_DEPLOY_SERVER"]], "faults": {"swap": {...}}}
 
-`sticky` is the app's list of slot settings, and `slotSetting` is shown from it, as in Azure.
-"""
+`sticky` is the app's list of slot settings, from which `slotSetting` is shown, as in Azure."""
 
-# ruff: noqa: PTH100, PTH105, PTH113, PTH119, PTH120, PTH123  # pathlib takes longer to import than a whole call
+# ruff: noqa: PTH100, PTH105, PTH113, PTH119, PTH120, PTH123  # importing pathlib takes longer than a whole call
 from __future__ import annotations
 
 import contextlib
@@ -36,14 +35,15 @@ SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 
 
 class FakeAzure:
-    """The stand-in's cloud, as tests see it."""
+    """The fake's cloud, as tests use it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def reset(self, apps: dict[str, Any]) -> None:
-        """A new cloud with these apps, no calls and no faults. Instead of `{"value": ..., "slotSetting": false}` a
-        setting may be just its value."""
+        """Replace the cloud by one with these apps, no calls and no faults.
+
+        A setting may be just its value, instead of `{"value": ..., "slotSetting": false}`."""
         for app in apps.values():
             for slot in app["slots"].values():
                 settings = slot.setdefault("settings", {})
@@ -60,7 +60,7 @@ class FakeAzure:
         return {name: setting["value"] for name, setting in settings.items()}
 
     def package(self, app: str, slot: str = PRODUCTION) -> str | None:
-        """The name of the file that was deployed last to what is in the slot now."""
+        """The file name of the package in a slot; None if nothing was deployed."""
         package: str | None = self._slot(app, slot).get("package")
         return package
 
@@ -69,19 +69,19 @@ class FakeAzure:
 
     @property
     def calls(self) -> list[list[str]]:
-        """The arguments of every call so far, in the order in which they began."""
+        """The arguments of every call so far, in the order in which the calls began."""
         with _locked(self.path) as state:
             calls: list[list[str]] = state["calls"]
         return calls
 
     def count_calls(self, command: str) -> int:
-        """How often a command was called, by the words it begins with."""
+        """The number of calls of a command, by the words that it begins with."""
         words = command.split()
         return sum(call[: len(words)] == words for call in self.calls)
 
     @property
     def environments(self) -> list[list[str]]:
-        """Of every call the names of those variables that begin with SAFE_DEPLOY_."""
+        """The names of the variables of each call that begin with SAFE_DEPLOY_."""
         with _locked(self.path) as state:
             environments: list[list[str]] = state["environments"]
         return environments
@@ -99,12 +99,12 @@ class FakeAzure:
         output: str | None = None,
         until: str | None = None,
     ) -> None:
-        """What goes wrong at the next calls of a command, by its key in `COMMANDS`, or at `all` of them but `login`.
+        """Make the next calls of a command fail: its key in `COMMANDS`, or `all` commands except `login`.
 
-        Exits with `code` and `message`, unless it is None; before its effect, or after it if `done`. `delay` and
-        `delay_after` are seconds before and after the effect. The effect waits until the file `until` exists. `output`
-        is printed instead of the result, also by a call that fails. Lasts for so many `times`, or until it is cleared.
-        """
+        The command exits with `code` and `message`, before its effect, or after it if `done`. With `code=None` it
+        succeeds. `delay` and `delay_after` are seconds before and after the effect. The effect waits until the file
+        `until` exists. `output` replaces the printed result, also of a failing call. The fault lasts for `times` calls,
+        or until it is cleared."""
         fault: dict[str, Any] = {"exit": code, "message": message, "done": done, "times": times}
         fault |= {"delay": delay, "delay_after": delay_after, "stdout": output, "until": until}
         with _locked(self.path) as state:
@@ -121,10 +121,10 @@ class FakeAzure:
 
 
 def install_fake_az(folder: Path, state: Path) -> None:
-    """Write the program `az` into a folder, with its cloud in the file `state`. It needs nothing of its environment."""
+    """Write the program `az` into a folder. Its cloud is in the file `state`. It needs no environment variables."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "az"
-    # Nothing of the site's packages, and this module by its compiled form: so it starts in the blink of an eye.
+    # Without site packages and with this module's bytecode, it starts quickly.
     program.write_text(
         f"#!{sys.executable} -IS\nimport sys\nsys.path.append({os.path.dirname(os.path.abspath(__file__))!r})\n"
         f"import fake_az\nraise SystemExit(fake_az.main(sys.argv[1:], {str(state.resolve())!r}))\n"
@@ -133,7 +133,7 @@ def install_fake_az(folder: Path, state: Path) -> None:
 
 
 class AzError(Exception):
-    """How the real `az` would end: with this message and exit code."""
+    """An error as the real `az` reports it: a message and an exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -142,7 +142,7 @@ class AzError(Exception):
 
 
 def main(arguments: list[str], path: str) -> int:
-    """One call of `az`: its exit code."""
+    """Run one call of `az`. Returns its exit code."""
     words = list(arguments)
     for index, argument in enumerate(arguments):
         if argument.startswith("-"):
@@ -175,7 +175,7 @@ def _run_command(path: str, fault: dict[str, Any], effect: Effect, options: Pars
         time.sleep(0.02)
     if fails and not fault.get("done"):
         raise _fault_error(fault)
-    # Not under the lock while it waits: others go on, and may end this process.
+    # Wait without the lock, so that other calls continue. One of them may stop this process.
     with _locked(path) as state:
         result = effect(state, options)
     time.sleep(fault.get("delay_after") or 0)
@@ -185,7 +185,7 @@ def _run_command(path: str, fault: dict[str, Any], effect: Effect, options: Pars
 
 
 def _record_call(path: str, arguments: list[str], key: str) -> dict[str, Any]:
-    """Take the call down; its fault, or nothing."""
+    """Record the call. Returns its fault, or an empty dictionary."""
     with _locked(path) as state:
         state["calls"].append(arguments)
         state["environments"].append(sorted(name for name in os.environ if name.startswith("SAFE_DEPLOY_")))
@@ -212,7 +212,7 @@ def _empty_state() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(path: Path | str) -> Iterator[dict[str, Any]]:
-    """The cloud, for one caller at a time; what was changed in it is kept, all or nothing."""
+    """The cloud, locked for one caller. Changes are saved at the end of the block, all or none."""
     with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = ""
@@ -241,7 +241,8 @@ _COMMON = "--subscription --query --output/-o --only-show-errors? --verbose? --d
 
 
 def _arguments(command: str, options: str, arguments: list[str]) -> ParsedOptions:
-    """Options are written as `--long/-s`: `!` is required, `+` takes several values, `?` takes none."""
+    """Parse the options of a command. Declarations are `--long/-s` with `!` for required, `+` for several, `?` for no
+    values."""
     declared = [(option, option.rstrip("!+?").split("/")) for option in f"{options} {_COMMON}".split()]
     values: dict[str, Any] = {_option_name(flags): False if "?" in option else None for option, flags in declared}
     rest, unknown = list(arguments), []
@@ -278,7 +279,7 @@ def _option_name(flags: list[str]) -> str:
 
 
 def _unrecognized(words: list[str]) -> NoReturn:
-    """Names the first word that no command has at its place."""
+    """Raises AzError with the first word that no command has at its position."""
     ends = [end for end in range(1, len(words)) if any(name.split()[:end] == words[:end] for name in COMMANDS)]
     wrong = words[max(ends, default=0)] if words else ""
     raise AzError(f"'{wrong}' is misspelled or not recognized by the system.", 2)
@@ -297,7 +298,7 @@ def _print_result(result: Any, options: ParsedOptions) -> None:
         print("\t".join("" if isinstance(cell, dict) else str(cell) for cell in cells))
 
 
-# --- the part of JMESPath that pipelines use ---
+# --- JMESPath, as far as pipelines use it ---
 
 
 def _evaluate_query(query: str, data: Any) -> Any:
@@ -312,7 +313,7 @@ def _evaluate_query(query: str, data: Any) -> Any:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The parts of a query between separators that stand alone, outside of brackets and quotes."""
+    """Split a query at separators that are outside of brackets and quotes."""
     parts, start, depth = [], 0, 0
     for token in re.finditer(r"'[^']*'|[\[{(]|[\]})]|\|+|[,:]", text):
         depth += (token[0] in "[{(") - (token[0] in "]})")
@@ -346,7 +347,7 @@ def _evaluate_path(path: str, data: Any) -> Any:
     raise AzError(f"argument --query: invalid jmespath_type value: '{path}'", 2)
 
 
-# --- what the commands do ---
+# --- effects of the commands ---
 
 
 def _not_found_error(kind: str, group: str) -> AzError:
@@ -374,7 +375,7 @@ def _slot(app: dict[str, Any], options: ParsedOptions, name: str | None) -> dict
 
 
 def _sticky(app: dict[str, Any]) -> list[str]:
-    """The app's list of slot settings: one for all of its slots."""
+    """The app's list of slot settings, which all of its slots share."""
     names = list(app.get("sticky", []))
     for slot in app["slots"].values():
         for name, setting in slot.get("settings", {}).items():
@@ -387,7 +388,7 @@ def _sticky(app: dict[str, Any]) -> list[str]:
 def _list_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
     app = _app(state, options)
     slot, sticky = _slot(app, options, options.slot), _sticky(app)
-    # As az does it: the names are compared with their case.
+    # As in `az`, names are compared case-sensitively.
     return [
         {"name": name, "slotSetting": name in sticky, "value": setting["value"]}
         for name, setting in slot["settings"].items()
@@ -411,7 +412,7 @@ def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
     for any_slot in app["slots"].values():
         for name, setting in any_slot.get("settings", {}).items():
             setting["slotSetting"] = name in sticky
-    # The values are not shown, and of the slot settings only those that the call was about.
+    # As in `az`, the values are hidden, and `slotSetting` is true only if the call set slot settings.
     named = sticky if options.slot_settings else []
     return [{"name": name, "slotSetting": name in named, "value": None} for name in slot["settings"]]
 
@@ -432,7 +433,7 @@ def _show_resource(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 def _swap(state: dict[str, Any], options: ParsedOptions) -> None:
     if options.action not in {None, "swap"}:
-        raise AzError("The stand-in does not know swaps with preview.", 2)
+        raise AzError("The fake does not support swaps with preview.", 2)
     app = _app(state, options)
     source, target = _slot(app, options, options.slot), _slot(app, options, options.target_slot)
     sticky = {name.lower() for name in _sticky(app)}
@@ -459,10 +460,10 @@ def _deploy(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _set_state(to: str) -> Effect:
-    def turn(state: dict[str, Any], options: ParsedOptions) -> None:
+    def set_state(state: dict[str, Any], options: ParsedOptions) -> None:
         _slot(_app(state, options), options, options.slot)["state"] = to
 
-    return turn
+    return set_state
 
 
 def _show_app(state: dict[str, Any], options: ParsedOptions) -> Any:
@@ -508,7 +509,7 @@ COMMANDS: dict[str, tuple[str, str, Effect]] = {
     "login": ("login", "--username/-u --password/-p --tenant/-t --service-principal? --identity?", _login),
     "resource show": ("resource show", _RESOURCE, _show_resource),
 }
-"""Each command: the key of its faults, its options, and what it does."""
+"""The key of each command's faults, its options, and its effect."""
 
 for _kind in ("functionapp", "webapp"):
     _swaps = f"{_SITE} --slot/-s! --target-slot --action --preserve-vnet"

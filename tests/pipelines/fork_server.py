@@ -1,7 +1,7 @@
-"""`safe-deploy` for tests that call it often: every call is a fork of a process that has imported it already, with the
-caller's arguments, environment, folder and streams. It gets the signals of the program that was called, and dies with
-it. Starting Python and importing took most of these tests' time.
-"""
+"""`safe-deploy` for tests that call it often: every call is a fork of a process that has already imported it.
+
+The fork has the caller's arguments, environment, folder and streams. It gets the signals of the calling program, and
+ends with it. Without forks, starting Python takes most of the time of these tests."""
 
 import contextlib
 import gc
@@ -32,28 +32,27 @@ sys.exit((server.recv(1) or b"F")[0])
 
 
 def install_forking_program(program: Path, address: Path) -> None:
-    """Write a program that has its calls carried out by the process that serves at this address."""
+    """Write a program that sends its calls to the process at this address."""
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(_PROGRAM.format(python=sys.executable, address=str(address)))
     program.chmod(0o755)
 
 
 def import_everything() -> None:
-    """Import all that a call needs. Half of it is imported only when a request is sent: so one is, to where nobody
-    answers."""
+    """Import everything that a call needs. Sending a request imports half of it, so send one to a closed port."""
     retry_seconds = client.RETRY_SECONDS
     client.RETRY_SECONDS = 0
     sys.argv[1:] = ["stage", "--task-hub", "v41", "--app", "shop", "--server", "http://127.0.0.1:9"]
     with contextlib.suppress(SystemExit), Path(os.devnull).open("w") as sink, contextlib.redirect_stderr(sink):
         cli.main()
     client.RETRY_SECONDS = retry_seconds
-    # What is here is not looked through by every fork, and so is not copied into it.
+    # Frozen objects are not scanned by the garbage collector of each fork, so their memory is not copied.
     gc.collect()
     gc.freeze()
 
 
 def main(address: str) -> None:
-    """Serve at this address, until the process is ended."""
+    """Serve at this address until the process is stopped."""
     import_everything()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{address}.draft")
@@ -68,7 +67,7 @@ def main(address: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(caller, 4, 3)
     with caller.makefile("rb") as file:
-        arguments, environment, folder = marshal.loads(file.read(int.from_bytes(size, "big")))  # noqa: S302  # our own
+        arguments, environment, folder = marshal.loads(file.read(int.from_bytes(size, "big")))  # noqa: S302  # written by the program of this module
     child = os.fork()
     if child:
         os._exit(_forward_signals(child, caller))
@@ -84,7 +83,7 @@ def main(address: str) -> None:
 
 
 def _forward_signals(child: int, caller: socket.socket) -> int:
-    """Hand signals on until it ends, and then its exit code, as a shell has it."""
+    """Forward signals to a fork until it ends. Returns its exit code, as a shell has it."""
     ended = os.pidfd_open(child)
     while True:
         ready, _, _ = select.select([caller.fileno(), ended], [], [])

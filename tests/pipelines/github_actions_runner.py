@@ -1,9 +1,7 @@
-"""Runs a GitHub Actions workflow on this machine: what the runner does with jobs, steps, expressions and attempts, as
-far as this project's workflows use it. Whatever else stands in a workflow is an error.
+"""Runs a GitHub Actions workflow on this machine: jobs, steps, expressions and attempts.
 
-Actions of others are replaced by what they do for a test; ours, at `your-org/safe-deploy@COMMIT`, is the one at the
-root.
-"""
+It supports what this project's workflows use. Anything else in a workflow is an error. Third-party actions are replaced
+by fakes. `your-org/safe-deploy@COMMIT` is the action at the root of this repository."""
 
 import re
 import shutil
@@ -29,15 +27,15 @@ ACTION = "your-org/safe-deploy@COMMIT"
 _WORKFLOW_KEYS = {"name", "on", "permissions", "defaults", "concurrency", "env", "jobs"}
 _JOB_KEYS = {"name", "needs", "runs-on", "timeout-minutes", "environment", "permissions", "outputs", "env", "steps"}
 _STEP_KEYS = {"name", "id", "if", "uses", "with", "env", "run", "shell"}
-_SHELL = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]  # what `shell: bash` means
-_NO_SHELL = ["bash", "-e"]  # where nothing is said
+_SHELL = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]  # `shell: bash`
+_NO_SHELL = ["bash", "-e"]  # without `shell`
 
 Values = Mapping[str, Any]
 
 
 @dataclass
 class WorkflowJob:
-    """How a job went in one attempt."""
+    """The result of a job in one attempt."""
 
     conclusion: str = ""
     log: str = ""
@@ -76,7 +74,7 @@ class WorkflowRun:
         self.secrets = {"STATE_KEY": KEYS["deployer"]}
         _require_known_keys(self.workflow, _WORKFLOW_KEYS, file.name)
 
-    # --- what people do with a run ---
+    # --- operations on a run ---
 
     def start(self) -> "WorkflowRun":
         return self._run_attempt(set(self.workflow["jobs"]))
@@ -91,7 +89,7 @@ class WorkflowRun:
         return self._run_attempt(self._with_dependents(failed))
 
     def rerun(self, job: str) -> "WorkflowRun":
-        """Re-run one job, and what depends on it."""
+        """Re-run one job, and the jobs that depend on it."""
         return self._run_attempt(self._with_dependents({job}))
 
     @property
@@ -128,7 +126,7 @@ class WorkflowRun:
     def _run_job(self, name: str, job: Values) -> WorkflowJob:
         _require_known_keys(job, _JOB_KEYS, name)
         if name == "build" and not self.builds_for_real:
-            # Most tests are not about it.
+            # Most tests leave this job out.
             package = self.artifacts / f"app-{self.attempt}"
             package.mkdir()
             (package / "app.zip").touch()
@@ -170,12 +168,12 @@ class WorkflowRun:
 
 
 class _RunningJob:
-    """A job while it runs: its folders, what its steps have handed on, and its expressions."""
+    """A running job: its folders, the outputs of its steps, and its expressions."""
 
     def __init__(self, run: WorkflowRun, name: str, job: Values, folder: Path) -> None:
         self.run = run
         self.job = job
-        # Without any a job would have whatever the repository's settings give.
+        # Without permissions a job would have those of the repository's settings.
         self.permissions = job.get("permissions", run.workflow["permissions"])
         self.workspace = folder / "workspace"
         self.temporary = folder / "temp"
@@ -197,7 +195,7 @@ class _RunningJob:
         for arguments in (run.workflow.get("env", {}), job.get("env", {})):
             self.env |= {key: self.text(value) for key, value in arguments.items()}
         if not run.installs_for_real:
-            # As the action leaves it behind at its first use in a job.
+            # The action installs it at its first use in a job.
             programs = self.temporary / "safe-deploy" / "bin"
             shutil.copytree(run.machine.preinstalled, programs)
             (programs.parent / "installed").write_text(str(ROOT))
@@ -226,14 +224,14 @@ class _RunningJob:
         return ended
 
     def _run_script(self, script: str, env: Values, action: Path | None = None) -> tuple[ScriptResult, dict[str, str]]:
-        assert "${{" not in script, "an expression in a script is text that somebody else may write"
+        assert "${{" not in script, "an expression in a script inserts text that others may write"
         number = len(list(self.temporary.glob("script-*")))
-        file, output, summary = (self.temporary / f"{kind}-{number}" for kind in ("script", "output", "summary"))
-        file.write_text(script)
-        for file in (output, summary):
-            file.touch()
+        script_file, output, summary = (self.temporary / f"{kind}-{number}" for kind in ("script", "output", "summary"))
+        script_file.write_text(script)
+        output.touch()
+        summary.touch()
         arguments = {
-            **self.run.machine.environment(self.home, self.logged_in),
+            **self.run.machine.environment(self.home, logged_in=self.logged_in),
             "CI": "true",
             "GITHUB_ACTIONS": "true",
             "GITHUB_SERVER_URL": "https://github.example",
@@ -251,7 +249,7 @@ class _RunningJob:
             **env,
         }
         shell = _SHELL if action or self.run.workflow.get("defaults") == {"run": {"shell": "bash"}} else _NO_SHELL
-        ended = self.run.machine.run([*shell, str(file)], arguments, self.workspace)
+        ended = self.run.machine.run([*shell, str(script_file)], arguments, self.workspace)
         return ended, _parse_outputs(output.read_text())
 
     def _run_our_action(self, step: Values) -> tuple[ScriptResult, dict[str, str]]:
@@ -290,7 +288,7 @@ class _RunningJob:
         THIRD_PARTY_ACTIONS[action](self, arguments)
         return ScriptResult(0, f"{action}\n")
 
-    # --- what the actions of others do, for a test ---
+    # --- fakes of third-party actions ---
 
     def check_out(self, arguments: Values) -> None:
         assert arguments in ({}, {"persist-credentials": "false"})
@@ -307,7 +305,7 @@ class _RunningJob:
         shutil.copy(arguments["path"], folder)
 
     def download(self, arguments: Values) -> None:
-        # A job that is re-run finds what the jobs that were not had uploaded in an earlier attempt.
+        # A re-run job finds the artifacts that other jobs uploaded in an earlier attempt.
         newest = max(
             self.run.artifacts.glob(f"{arguments['name']}-*"), key=lambda folder: int(folder.name.split("-")[-1])
         )
@@ -317,7 +315,7 @@ class _RunningJob:
     def log_in(self, arguments: Values) -> None:
         assert arguments == {"client-id": "client", "tenant-id": "tenant", "subscription-id": "subscription"}
         assert self.permissions.get("id-token") == "write"
-        # The federated credential is for jobs of an environment.
+        # The federated credential requires an environment.
         assert self.job.get("environment")
         self.logged_in = True
 
@@ -332,7 +330,7 @@ THIRD_PARTY_ACTIONS: dict[str, Callable[[_RunningJob, dict[str, str]], None]] = 
 
 
 def check_out(folder: Path) -> None:
-    """This repository, as far as the installation of `safe-deploy` needs it."""
+    """Copy the files of this repository that the installation of `safe-deploy` needs."""
     folder.mkdir()
     for name in ("action.yml", "pyproject.toml", "README.md", "LICENSE", "requirements-cli.txt"):
         shutil.copy(ROOT / name, folder)
@@ -340,7 +338,7 @@ def check_out(folder: Path) -> None:
 
 
 def expand_expressions(template: Any, contexts: Values) -> str:
-    """The text with its expressions worked out. Raises ValueError for one that this does not know."""
+    """The text with its expressions evaluated. Raises ValueError for an unsupported expression."""
     if isinstance(template, bool):
         return str(template).lower()
     return re.sub(r"\$\{\{(.*?)\}\}", lambda match: _evaluate(match[1].strip(), contexts), str(template))
@@ -352,17 +350,17 @@ def _evaluate(expression: str, contexts: Values) -> str:
         return next((value for value in values if value), "")
     for operator in (" == ", " != "):
         if operator in expression:
-            left, other = (_evaluate(part.strip(), contexts) for part in expression.split(operator))
-            return str((left == other) is (operator == " == ")).lower()
+            left, right = (_evaluate(part.strip(), contexts) for part in expression.split(operator))
+            return str((left == right) is (operator == " == ")).lower()
     if not re.fullmatch(r"[a-z]+(\.[A-Za-z_][\w-]*)+", expression):
-        raise ValueError(f"an expression that nobody here knows: {expression}")
+        raise ValueError(f"unsupported expression: {expression}")
     context, *path = expression.split(".")
     value: Any = contexts.get(context)
     if value is None:
         raise ValueError(f"{context} is not known here: {expression}")
     for depth, name in enumerate(path):
         if name not in value:
-            # On GitHub anything unknown is empty. So may be only what need not have been set.
+            # On GitHub unknown values are empty. Here only optional values may be unknown.
             if context == "env" or (context in {"steps", "needs"} and depth == 2):
                 return ""
             raise ValueError(f"nothing has set {expression}")

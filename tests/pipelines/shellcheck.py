@@ -1,4 +1,4 @@
-"""What tests ask shellcheck."""
+"""Runs shellcheck on scripts."""
 
 import shutil
 import subprocess
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def run_shellcheck(script: str, folder: Path) -> None:
-    """Fails with what shellcheck finds in a script."""
+    """Fails with the findings of shellcheck for a script."""
     program = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     assert program, "shellcheck is not installed"
     saved = folder / "script.sh"
     saved.write_text(script if script.startswith("#!") else f"#!/usr/bin/env bash\n{script}")
-    # SC2153: the variables of a step come from its environment.
+    # SC2153: a step's variables come from its environment.
     ended = subprocess.run([program, "--exclude=SC2153", saved], capture_output=True, check=False, text=True)
     assert ended.returncode == 0, ended.stdout

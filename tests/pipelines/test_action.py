@@ -1,4 +1,4 @@
-"""The action by itself in a job: what it installs, hands on and refuses, and what the commands that it runs see."""
+"""The action in a job: its installation, outputs, refusals, and the environment of the commands that it runs."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.pipelines.workflow_releases import job_logs, run_numbers
 
 
 class ActionWorkflow:
-    """A workflow of one job that uses our action."""
+    """A workflow with one job that uses the action."""
 
     def __init__(self, machine: Machine, pipeline_app: PipelineApp, folder: Path) -> None:
         self.machine, self.pipeline_app, self.file = machine, pipeline_app, folder / "workflow.yml"
@@ -53,7 +53,7 @@ def test_the_action_installs_itself_once_in_a_job(run_action: ActionWorkflow, pi
     assert len(run.jobs["use"].steps) == 2
 
 
-def test_the_action_hands_on_what_the_command_found(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
+def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
     hub = new_hub_name()
     pipeline_app.put(
         {"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub, "version": "1.4.0"}}}
@@ -65,7 +65,7 @@ def test_the_action_hands_on_what_the_command_found(run_action: ActionWorkflow, 
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("inputs", "message"),
     [
         ({"command": "stauts"}, "there is no such command"),
         ({"command": "status; echo hacked"}, "there is no such command"),
@@ -79,7 +79,7 @@ def test_the_action_hands_on_what_the_command_found(run_action: ActionWorkflow, 
         ({"command": "stage", "deploy-command": "true"}, "the inputs deploy-command and swap-command are for deploy"),
     ],
 )
-def test_the_action_refuses_what_makes_no_sense_before_it_installs_anything(
+def test_the_action_refuses_invalid_inputs_before_it_installs_anything(
     run_action: ActionWorkflow, inputs: dict[str, str], message: str
 ) -> None:
     run = run_action(inputs, for_real=True)
@@ -88,7 +88,7 @@ def test_the_action_refuses_what_makes_no_sense_before_it_installs_anything(
     assert not list(run_action.machine.folder.glob("jobs/*-use/temp/safe-deploy"))
 
 
-def test_an_old_python_is_named_as_what_stands_in_the_way(
+def test_an_old_python_is_refused_by_its_version(
     run_action: ActionWorkflow, pipeline_app: PipelineApp, machine: Machine
 ) -> None:
     (machine.tools / "python3").write_text("#!/bin/sh\nexit 1\n")
@@ -97,7 +97,9 @@ def test_an_old_python_is_named_as_what_stands_in_the_way(
     assert "::error::safe-deploy: python3 must be Python 3.11 or newer" in run.jobs["use"].log
 
 
-def test_what_an_input_says_is_never_run(run_action: ActionWorkflow, pipeline_app: PipelineApp, tmp_path: Path) -> None:
+def test_the_text_of_an_input_is_never_executed(
+    run_action: ActionWorkflow, pipeline_app: PipelineApp, tmp_path: Path
+) -> None:
     pipeline_app.register(new_hub_name())
     trace = tmp_path / "hacked"
     evil = '$(touch $T)`touch $T`"; touch $T; echo "\'; touch $T #'
@@ -128,14 +130,12 @@ def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(
     assert run.conclusions == {"use": "failure"}
     assert "said: a b\nkey: none\n" in log
     assert "\nnot reached" not in log
-    # Nobody could look at Azure here.
+    # Without a resource group, Azure cannot be queried here.
     assert "--outcome failed" in log
     assert pipeline_app.app()["pendingSwap"]["taskHub"] == hub
 
 
-def test_whoever_swaps_without_a_command_says_how_it_stands(
-    run_action: ActionWorkflow, pipeline_app: PipelineApp
-) -> None:
+def test_a_swap_without_a_command_needs_an_outcome(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
     old, new = new_hub_name(), new_hub_name()
     pipeline_app.put({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
     run = run_action({"command": "swap", "task-hub": new, "outcome": "pending"})
@@ -157,6 +157,6 @@ def test_exit_codes_of_the_command_are_those_of_the_action(
     assert "::error" in run.jobs["use"].log
 
 
-def test_what_is_checked_out_for_an_installation_is_in_this_repository(tmp_path: Path) -> None:
+def test_the_files_that_an_installation_checks_out_exist(tmp_path: Path) -> None:
     check_out(tmp_path / "action")
     assert (tmp_path / "action" / "safe_deploy" / "cli.py").exists()

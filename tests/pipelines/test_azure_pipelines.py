@@ -1,4 +1,4 @@
-"""The Azure Pipelines templates: what they take, and releases with them, run step by step."""
+"""The Azure Pipelines templates: their parameters, and releases with them, run step by step."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _number = iter(range(1_000_000, 2_000_000))
 
 @pytest.fixture
 def create_run(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> Callable[..., PipelineRun]:
-    """Makes a run of a pipeline, with what is marked as the reader's own put in."""
+    """Create a run of a pipeline, with the placeholders of the sample filled in."""
 
     def make(file: Path, **parameters: str) -> PipelineRun:
         text = file.read_text()
@@ -61,11 +61,11 @@ def run_release(run: PipelineRun) -> PipelineRun:
     return run
 
 
-# --- what is written in the files ---
+# --- the files ---
 
 
 @pytest.mark.parametrize("file", [SAMPLE, QUICKSTART], ids=lambda file: file.stem)
-def test_a_sample_gives_every_template_what_it_declares_and_no_more(file: Path) -> None:
+def test_a_sample_passes_exactly_the_declared_parameters_to_every_template(file: Path) -> None:
     assert [stage["stage"] for stage in expand_pipeline(file)["stages"]] == ["Build", "Staging", "Production"]
 
 
@@ -105,7 +105,7 @@ def test_the_key_reaches_a_script_only_as_its_variable(template: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("parameters", "message"),
     [
         ({}, "needs the parameter server"),
         ({"verify": "sometimes"}, "is not one of"),
@@ -114,7 +114,7 @@ def test_the_key_reaches_a_script_only_as_its_variable(template: Path) -> None:
         ({"timeout": 3600}, "has no parameters"),
     ],
 )
-def test_a_parameter_that_is_wrong_is_refused_before_anything_runs(parameters: dict[str, Any], message: str) -> None:
+def test_an_invalid_parameter_is_refused_before_the_run(parameters: dict[str, Any], message: str) -> None:
     template = FOLDER / "steps" / "status.yml"
     required = {"server": "https://state.example", "app": "shop", "key": "$(STATE_KEY)"} if parameters else {}
     with pytest.raises(TemplateError, match=message):
@@ -122,7 +122,7 @@ def test_a_parameter_that_is_wrong_is_refused_before_anything_runs(parameters: d
 
 
 def find_scripts(text: Any) -> list[str]:
-    """Every script that stands anywhere in this."""
+    """Every script in a template."""
     if isinstance(text, list):
         return [script for item in text for script in find_scripts(item)]
     if not isinstance(text, dict):
@@ -150,7 +150,7 @@ def test_a_release_goes_through_the_slot(create_run: CreateRun, pipeline_app: Pi
     assert swap["by"] == "Ada Lovelace"
 
 
-def test_the_steps_hand_on_what_the_commands_found(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
+def test_the_steps_pass_on_the_outputs_of_the_commands(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
     run = run_release(create_run(SAMPLE))
@@ -185,11 +185,11 @@ def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(
     pipeline_app.publish_event(old, "Completed")
     second.rerun_failed()
     assert second.results["Production"] == "succeeded", second.log
-    # The job that makes the name had succeeded, so the name is the same.
+    # The job that computes the name had succeeded, so the name is the same.
     assert pipeline_app.task_hubs() == (hub_of_run(second), hub_of_run(first))
 
 
-def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(
+def test_a_failed_swap_is_reverted_and_done_when_its_job_is_run_again(
     create_run: CreateRun, pipeline_app: PipelineApp
 ) -> None:
     old = new_hub_name()
@@ -205,7 +205,7 @@ def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(
 
 
 @pytest.mark.long
-def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_by_its_next_attempt(
+def test_the_next_attempt_completes_a_job_that_was_cancelled_during_the_swap(
     create_run: CreateRun, pipeline_app: PipelineApp, machine: Machine
 ) -> None:
     old = new_hub_name()
@@ -263,7 +263,7 @@ def test_the_rollback_pipeline_brings_the_old_version_back_and_running_it_twice_
     assert pipeline_app.swap_count == 2
 
 
-def test_the_rollback_pipeline_wants_the_name_of_the_app(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
+def test_the_rollback_pipeline_requires_the_name_of_the_app(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
     pipeline_app.register(new_hub_name())
     run_release(create_run(SAMPLE))
     button = create_run(ROLLBACK, confirm="another-app").start()
@@ -272,7 +272,7 @@ def test_the_rollback_pipeline_wants_the_name_of_the_app(create_run: CreateRun, 
 
 
 @pytest.mark.parametrize("prefix", ["9lives", "shop-", "a" * 44])
-def test_a_prefix_that_makes_no_task_hub_name_is_refused(
+def test_a_prefix_that_is_no_task_hub_name_is_refused(
     create_run: CreateRun, pipeline_app: PipelineApp, prefix: str
 ) -> None:
     pipeline_app.register(new_hub_name())
@@ -294,10 +294,10 @@ def test_the_installation_step_really_installs(create_run: CreateRun, pipeline_a
     assert button.results == {"RollBack": "succeeded"}, button.log
 
 
-# --- the check that waits without an agent ---
+# --- the Invoke REST API check ---
 
 
-def test_the_check_asks_the_server_what_it_answers(pipeline_app: PipelineApp) -> None:
+def test_the_check_evaluates_the_verdict_of_the_server(pipeline_app: PipelineApp) -> None:
     check = json.loads(REST_API_CHECK.read_text())
     inputs = check["settings"]["inputs"]
     production, hub = new_hub_name(), new_hub_name()
@@ -318,7 +318,7 @@ def test_the_check_asks_the_server_what_it_answers(pipeline_app: PipelineApp) ->
     assert passes()
 
 
-def test_the_check_asks_as_the_same_run_as_the_steps_of_the_stage() -> None:
+def test_the_check_has_the_run_url_of_the_steps_of_the_stage() -> None:
     headers = check_headers(json.loads(REST_API_CHECK.read_text())["settings"]["inputs"]["headers"])
     environment = {
         "TF_BUILD": "True",
@@ -330,7 +330,7 @@ def test_the_check_asks_as_the_same_run_as_the_steps_of_the_stage() -> None:
 
 
 def check_headers(text: str) -> dict[str, str]:
-    """The headers as Azure DevOps sends them: with the variables that its documentation has in such headers."""
+    """The headers as Azure DevOps sends them, with the variables that its documentation allows in them."""
     macros = {
         "STATE_KEY": KEYS["deployer"],
         "system.CollectionUri": "https://dev.azure.example/acme/",
@@ -342,7 +342,7 @@ def check_headers(text: str) -> dict[str, str]:
     return headers
 
 
-def test_the_check_is_evaluated_at_most_ten_times_as_azure_devops_demands() -> None:
+def test_the_check_is_evaluated_at_most_ten_times_as_azure_devops_requires() -> None:
     check = json.loads(REST_API_CHECK.read_text())
     assert check["timeout"] / check["settings"]["retryInterval"] <= 10
     assert check["settings"]["inputs"]["waitForCompletion"] == "false"

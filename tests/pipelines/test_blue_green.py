@@ -8,7 +8,7 @@ from tests.pipelines.workflow_releases import BLUE_GREEN, BLUE_GREEN_ROLLBACK, R
 
 @pytest.fixture
 def unreleased_app(pipeline_app: PipelineApp) -> PipelineApp:
-    """A Function App without orchestrations that no release of the workflow has reached yet."""
+    """A Function App without orchestrations, before its first release by the workflow."""
     pipeline_app.reset({}, {})
     return pipeline_app
 
@@ -87,7 +87,7 @@ def test_a_blue_green_swap_that_fails_is_done_when_its_job_is_run_again(
     assert release_runner.deployed_releases() == (release_of(run), None)
 
 
-def test_a_blue_green_swap_that_happened_although_it_reported_a_failure_counts(
+def test_a_blue_green_swap_that_succeeded_but_reported_a_failure_counts(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
     unreleased_app.fake_azure.fault("swap", done=True, times=1)
@@ -96,7 +96,7 @@ def test_a_blue_green_swap_that_happened_although_it_reported_a_failure_counts(
     assert release_runner.deployed_releases() == (release_of(run), None)
 
 
-def test_a_blue_green_swap_that_was_cut_off_after_it_happened_is_not_undone_by_its_next_attempt(
+def test_the_next_attempt_does_not_undo_a_blue_green_swap_that_was_interrupted_after_it_happened(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp, machine: Machine
 ) -> None:
     unreleased_app.fake_azure.fault("swap", code=None, delay_after=2, times=1)
@@ -109,7 +109,7 @@ def test_a_blue_green_swap_that_was_cut_off_after_it_happened_is_not_undone_by_i
     assert unreleased_app.swap_count == 1
 
 
-def test_a_blue_green_swap_refuses_what_somebody_else_has_deployed_meanwhile(
+def test_a_blue_green_swap_refuses_a_release_of_another_run(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
     unreleased_app.fake_azure.fault("swap", times=1)
@@ -139,7 +139,9 @@ def test_running_all_blue_green_jobs_again_is_a_new_release(
     assert release_runner.deployed_releases() == (release_of(run, attempt=2), release_of(run))
 
 
-def test_the_blue_green_button_rolls_back_once(release_runner: ReleaseRunner, unreleased_app: PipelineApp) -> None:
+def test_the_blue_green_rollback_has_no_effect_the_second_time(
+    release_runner: ReleaseRunner, unreleased_app: PipelineApp
+) -> None:
     first, second = release_runner.blue_green(), release_runner.blue_green()
     button = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
     assert button.conclusions == {"rollback": "success"}, job_logs(button)
@@ -150,7 +152,7 @@ def test_the_blue_green_button_rolls_back_once(release_runner: ReleaseRunner, un
 
 
 @pytest.mark.parametrize("confirm", ["", "another-app"])
-def test_the_blue_green_button_wants_the_name_of_the_app(
+def test_the_blue_green_rollback_requires_the_name_of_the_app(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp, confirm: str
 ) -> None:
     release_runner.blue_green()
@@ -159,7 +161,7 @@ def test_the_blue_green_button_wants_the_name_of_the_app(
     assert unreleased_app.swap_count == 1
 
 
-def test_the_blue_green_button_does_not_promote_what_was_never_in_production(
+def test_the_blue_green_rollback_does_not_promote_a_release_that_was_never_in_production(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
     fresh = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
@@ -172,7 +174,7 @@ def test_the_blue_green_button_does_not_promote_what_was_never_in_production(
     assert release_runner.deployed_releases() == (release_of(first), release_of(staged))
 
 
-def test_a_mark_that_stays_with_the_slot_is_noticed(release_runner: ReleaseRunner, unreleased_app: PipelineApp) -> None:
+def test_a_slot_sticky_release_setting_is_refused(release_runner: ReleaseRunner, unreleased_app: PipelineApp) -> None:
     unreleased_app.fake_azure.reset(
         {
             unreleased_app.name: {

@@ -1,4 +1,4 @@
-"""`deploy_script.sh`, for CI systems without a template of their own: the same sequence and exit codes, by curl."""
+"""`pipelines/shell/deploy.sh`, for CI systems without a template: the same sequence and exit codes, with curl."""
 
 import os
 import re
@@ -20,7 +20,7 @@ RUN = "https://ci.example/pipelines/7"
 
 
 class DeployScript:
-    """Calls the script as a job of some CI system would."""
+    """Runs the script as a job of a CI system."""
 
     def __init__(self, machine: Machine, pipeline_app: PipelineApp) -> None:
         self.machine = machine
@@ -53,7 +53,7 @@ class DeployScript:
         )
 
     def __call__(self, *words: str, **more: str) -> str:
-        """What it printed as its result; `code` and `said` have the rest."""
+        """Run a command of the script. Returns its stdout; `code` and `stderr` have the rest."""
         process = self.begin(*words, **more)
         result, self.stderr = process.communicate(timeout=60)
         self.code = process.returncode
@@ -66,13 +66,13 @@ class DeployScript:
         return ["--", *swap, "--slot", "staging", "--target-slot", "production"]
 
     def replace_curl(self, line: str) -> None:
-        """Put a `replace_curl` in front of the real one: it runs this line of shell, and should go on with `exec`."""
+        """Put a `curl` in front of the real one that runs this line of shell, which should end with `exec`."""
         program = self.machine.tools / "curl"
         program.write_text(f"#!/bin/bash\n{line}\n")
         program.chmod(0o755)
 
     def run_printed_command(self, outcome: str, whole: str) -> None:
-        """Type what was said for this outcome, and be sure that it is complete: nothing else is set."""
+        """Run the command that the script printed for this outcome, with no other variables set."""
         commands = re.findall(r"type: (.*? --outcome \w+)", self.stderr)
         [words] = [command for command in commands if command.endswith(outcome)]
         assert whole in words
@@ -88,7 +88,7 @@ def deploy_script(machine: Machine, pipeline_app: PipelineApp) -> DeployScript:
 
 @pytest.fixture
 def staged(pipeline_app: PipelineApp, deploy_script: DeployScript) -> tuple[str, str]:
-    """What is in production, and what was staged and deployed over an empty slot."""
+    """The task hubs in production and in the slot, after a release was staged over an empty slot and deployed."""
     old, new = new_hub_name(), new_hub_name()
     pipeline_app.put({"slots": {"production": {"taskHub": old}}})
     deploy_script("stage", task_hub=new, version="1.5.0")
@@ -152,7 +152,7 @@ def test_waiting_ends_when_the_slot_has_drained(
 
 
 @pytest.mark.parametrize("happened", [True, False])
-def test_a_swap_whose_command_fails_stays_pending_until_somebody_types_what_is_said(
+def test_a_swap_whose_command_fails_stays_pending_until_the_printed_command_is_run(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], happened: bool
 ) -> None:
     old, new = staged
@@ -170,14 +170,14 @@ def test_a_swap_whose_command_fails_stays_pending_until_somebody_types_what_is_s
     assert pipeline_app.swap_count == (1 if happened else 2)
 
 
-def test_what_is_to_be_typed_names_a_slot_that_is_not_staging(
+def test_the_printed_command_names_a_slot_other_than_staging(
     deploy_script: DeployScript, pipeline_app: PipelineApp
 ) -> None:
     old, new = new_hub_name(), new_hub_name()
     pipeline_app.put({"slots": {"production": {"taskHub": old}, "blue": {"taskHub": new}}})
     deploy_script("swap", "--", "false", task_hub=new, slot="BLUE")
     assert deploy_script.code == 6
-    # From another slot's pipeline, too.
+    # A pipeline of another slot is refused too.
     deploy_script("swap", "--", "true", task_hub=new_hub_name())
     assert deploy_script.code == 6
     deploy_script.run_printed_command("failed", "SAFE_DEPLOY_SLOT=blue ")
@@ -195,7 +195,7 @@ def test_a_command_that_cannot_be_started_is_refused_before_anything_is_on_recor
     assert pipeline_app.task_hubs() == staged
 
 
-def test_a_server_that_is_gone_after_the_command_is_told_by_hand(
+def test_a_server_that_fails_after_the_swap_gets_the_outcome_by_the_printed_command(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], tmp_path: Path
 ) -> None:
     old, new = staged
@@ -209,14 +209,14 @@ def test_a_server_that_is_gone_after_the_command_is_told_by_hand(
     assert (slots["production"]["taskHub"], slots["staging"]["taskHub"]) == (new, old)
 
 
-def test_whoever_swaps_without_a_command_says_how_it_stands(
+def test_a_swap_without_a_command_needs_an_outcome(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     old, new = staged
     deploy_script("swap", "--outcome", "pending", task_hub=new)
     assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
     deploy_script("swap", "--outcome", "pending", task_hub=new)
-    assert deploy_script.code == 6, "whoever swaps twice brings the old version back"
+    assert deploy_script.code == 6, "a second swap would bring the old version back"
     deploy_script("rollback", "--outcome", "failed")
     assert deploy_script.code == 6, "it is not a rollback that is pending"
     deploy_script("swap", "--outcome", "done", task_hub=new)
@@ -231,7 +231,7 @@ def test_whoever_swaps_without_a_command_says_how_it_stands(
 
 
 @pytest.mark.parametrize("happened", [True, False])
-def test_a_swap_that_was_cut_off_stays_pending_until_somebody_has_looked(
+def test_an_interrupted_swap_stays_pending_until_its_outcome_is_sent(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], happened: bool
 ) -> None:
     old, new = staged
@@ -246,12 +246,12 @@ def test_a_swap_that_was_cut_off_stays_pending_until_somebody_has_looked(
         ),
         "it has begun",
     )
-    # As when a machine goes down: the script and `az` with it.
+    # A machine that goes down ends the script and `az`.
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
 
-    # To swap once more could undo it.
+    # A second swap could undo the first.
     deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
     assert deploy_script.code == 6
     output = deploy_script.stderr
@@ -292,7 +292,7 @@ def test_a_rollback_brings_the_old_version_back_and_doing_it_twice_changes_nothi
 
 
 @pytest.mark.long
-def test_a_rollback_to_what_is_in_production_is_a_conflict_unless_a_rollback_brought_it_there(
+def test_a_rollback_to_the_version_in_production_is_a_conflict_unless_a_rollback_put_it_there(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     old, new = staged
@@ -316,7 +316,7 @@ def test_a_rollback_finds_its_slots_last_swap_however_far_back_it_is(
     other = new_hub_name()
     pipeline_app.put({"slots": {"blue": {"taskHub": other}}})
     deploy_script("swap", "--outcome", "done", task_hub=other, slot="blue")
-    # That of the other slot is a rollback to what is in production, and says nothing about this one.
+    # The swap record of the other slot does not count for this slot.
     deploy_script("rollback", "--outcome", "done", slot="BLUE")
     assert pipeline_app.app()["slots"]["production"]["taskHub"] == new
     deploy_script.replace_curl('exec /usr/bin/curl "${@/top=200/top=1}"')
@@ -327,7 +327,7 @@ def test_a_rollback_finds_its_slots_last_swap_however_far_back_it_is(
         pipeline_app.put({"policy": {"settleSeconds": 1}})
 
 
-def test_a_rollback_does_not_promote_what_was_only_staged(
+def test_a_rollback_does_not_promote_a_version_that_was_only_staged(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     deploy_script("rollback", *deploy_script.swap_command())
@@ -377,9 +377,7 @@ def test_the_run_is_that_of_the_ci_system(
 
 
 @pytest.mark.parametrize("key", ["", "a-key-that-nobody-knows", KEYS["publisher"]])
-def test_a_key_that_is_not_good_for_it_is_not_allowed(
-    deploy_script: DeployScript, pipeline_app: PipelineApp, key: str
-) -> None:
+def test_a_key_without_the_role_is_forbidden(deploy_script: DeployScript, pipeline_app: PipelineApp, key: str) -> None:
     pipeline_app.register(new_hub_name())
     deploy_script("status", key=key)
     assert deploy_script.code == 4
@@ -394,11 +392,11 @@ def test_a_key_that_is_not_good_for_it_is_not_allowed(
         (["status"], {"app": "shop/../other"}),
         (["status"], {"slot": "staging?verify=none"}),
         (["status"], {"verify": "sometimes"}),
-        (["status"], {"run_url": "https://ci.example\nX-Actor: somebody else"}),
+        (["status"], {"run_url": "https://ci.example\nX-Actor: another actor"}),
         (["stage"], {"task_hub": "9lives"}),
         (["status"], {"timeout": "soon"}),
         (["status"], {"timeout": "08"}),
-        (["status"], {"patience": "-1"}),
+        (["status"], {"retry_for": "-1"}),
         (["swap", "--outcome", "done"], {}),
         (["swap"], {"task_hub": "shop1"}),
         (["swap", "--"], {"task_hub": "shop1"}),
@@ -411,7 +409,7 @@ def test_a_key_that_is_not_good_for_it_is_not_allowed(
         (["stage"], {"task_hub": "shop1", "force": "true"}),
     ],
 )
-def test_what_makes_no_sense_is_a_matter_of_usage(
+def test_invalid_arguments_are_usage_errors(
     deploy_script: DeployScript, pipeline_app: PipelineApp, words: list[str], more: dict[str, str]
 ) -> None:
     pipeline_app.register(new_hub_name())
@@ -419,11 +417,11 @@ def test_what_makes_no_sense_is_a_matter_of_usage(
     assert deploy_script.code == 2, deploy_script.stderr
 
 
-def test_a_server_that_is_away_is_asked_again_and_then_given_up(deploy_script: DeployScript) -> None:
+def test_an_unreachable_server_is_retried_until_the_timeout(deploy_script: DeployScript) -> None:
     began = time.monotonic()
     deploy_script("status", server=f"http://127.0.0.1:{free_port()}", retry_for="4")
     assert deploy_script.code == 1
-    # bash counts whole seconds, so the second pause may or may not fit in.
+    # bash counts whole seconds, so the second pause may or may not fit.
     assert deploy_script.stderr.count("trying again") in (1, 2)
     assert time.monotonic() - began < 30
 

@@ -74,7 +74,7 @@ def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(
     assert pipeline_app.task_hubs() == (hub_of_run(second, attempt=2), hub_of_run(first))
 
 
-def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(
+def test_a_failed_swap_is_reverted_and_done_when_its_job_is_run_again(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
     old = new_hub_name()
@@ -91,7 +91,7 @@ def test_a_swap_that_fails_is_taken_back_and_done_when_its_job_is_run_again(
 
 
 @pytest.mark.long
-def test_a_job_that_is_cancelled_while_the_platform_swaps_is_brought_to_an_end_by_its_next_attempt(
+def test_the_next_attempt_completes_a_job_that_was_cancelled_during_the_swap(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp, machine: Machine
 ) -> None:
     old = new_hub_name()
@@ -148,7 +148,7 @@ def test_a_deployment_that_fails_can_be_run_again(release_runner: ReleaseRunner,
 
 
 @pytest.mark.long
-def test_the_rollback_button_brings_the_old_version_back_and_pressing_it_twice_changes_nothing(
+def test_the_rollback_workflow_restores_the_old_version_and_has_no_effect_the_second_time(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
     old = new_hub_name()
@@ -161,7 +161,7 @@ def test_the_rollback_button_brings_the_old_version_back_and_pressing_it_twice_c
     assert pipeline_app.swap_count == 2
 
 
-def test_the_rollback_button_wants_the_name_of_the_app(
+def test_the_rollback_workflow_requires_the_name_of_the_app(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
     pipeline_app.register(new_hub_name())
@@ -172,7 +172,7 @@ def test_the_rollback_button_wants_the_name_of_the_app(
 
 
 @pytest.mark.long
-def test_the_rollback_button_does_not_promote_what_was_only_staged(
+def test_the_rollback_workflow_does_not_promote_a_version_that_was_only_staged(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
     old = new_hub_name()
@@ -189,7 +189,7 @@ def test_the_rollback_button_does_not_promote_what_was_only_staged(
 
 @pytest.fixture
 def quickstart(pipeline_app: PipelineApp, tmp_path: Path) -> Path:
-    """The file with what is marked as the reader's own put in."""
+    """The quickstart with its placeholders filled in."""
     text = QUICKSTART.read_text()
     for mark, own in {
         "--resource-group shop --name shop ": f"--resource-group {RESOURCE_GROUP} --name {pipeline_app.name} ",
@@ -203,7 +203,7 @@ def quickstart(pipeline_app: PipelineApp, tmp_path: Path) -> Path:
     return copy
 
 
-def test_the_quickstart_releases_and_its_next_release_waits_its_turn(
+def test_the_quickstart_releases_and_its_next_release_waits_until_the_slot_has_drained(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp, quickstart: Path
 ) -> None:
     old = new_hub_name()
@@ -219,13 +219,13 @@ def test_the_quickstart_releases_and_its_next_release_waits_its_turn(
     wait["with"]["timeout"] = "2"
     late.start()
     assert late.conclusions == {"release": "failure"}
-    # A login before the wait would not last.
+    # A login before the wait would expire.
     assert late.jobs["release"].steps["azure/login"] == "skipped"
     assert pipeline_app.task_hubs() == (hub_of_run(run), old)
 
 
 @pytest.mark.long
-def test_a_quickstart_deployment_that_fails_half_way_is_not_swapped(
+def test_a_failed_quickstart_deployment_is_not_swapped(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp, quickstart: Path
 ) -> None:
     old = new_hub_name()

@@ -1,4 +1,4 @@
-"""Names and texts that would like to be commands of a CI system, shown by the scripts in `pipelines/`."""
+"""Names and texts that look like commands of a CI system, printed by the scripts in `pipelines/`."""
 
 import json
 
@@ -20,13 +20,13 @@ def deploy_script(machine: Machine, pipeline_app: PipelineApp) -> DeployScript:
 
 
 def assert_no_commands(log: str) -> None:
-    """Nor anything else than text for people; all that a CI system could read as a command is shown in another way."""
+    """The output is printable text without commands of any CI system."""
     assert find_github_commands(log) == find_azure_commands(log) == []
     assert find_terminal_effects(log) == []
 
 
 def test_the_shell_script_shows_no_name_as_a_command(deploy_script: DeployScript, pipeline_app: PipelineApp) -> None:
-    """An instance with each name in the slot and in a retired task hub; the version of the one in the slot."""
+    """Each name belongs to an instance in the slot and to one in a retired task hub, and is the slot's version."""
     old, slot = new_hub_name(), new_hub_name()
     pipeline_app.put(
         {"slots": {"production": {"taskHub": old}, "staging": {"taskHub": slot, "version": INJECTIONS["azure"][:90]}}}
@@ -47,7 +47,7 @@ def test_the_shell_script_shows_no_name_as_a_command(deploy_script: DeployScript
         assert_no_commands(output)
     verdict = json.loads(outputs[0][0])
     assert {instance["instanceId"] for instance in verdict["active"]} == set(INJECTIONS.values())
-    # One line for each thing that is said, however many the name has.
+    # Each fact is one line, also if the name has line breaks.
     assert all(line.startswith("deploy.sh: ") for line in "".join(output for _, output, _ in outputs).splitlines())
 
 
@@ -67,7 +67,7 @@ def test_the_shell_script_shows_no_text_of_a_server_as_a_command(deploy_script: 
 def test_the_shell_script_shows_what_a_person_types_as_shell_words(
     deploy_script: DeployScript, pipeline_app: PipelineApp
 ) -> None:
-    """Who answers in the server's place does not choose what is run."""
+    """A fake server must not choose the command that the operator runs."""
     hub = "h1;touch${IFS}gone"
     pending = {"taskHub": hub, "slot": "$(touch gone)", "by": "a::error::b", "startedAt": "\x1b[2J", "rollback": False}
     app = {"app": "shop", "slots": {}, "pendingSwap": pending}
@@ -83,7 +83,7 @@ def test_the_shell_script_shows_what_a_person_types_as_shell_words(
 def test_a_blue_green_workflow_shows_no_release_name_as_a_command(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp, name: str
 ) -> None:
-    """The app setting RELEASE can be written by whoever may set the app's settings."""
+    """Any identity that may write the app's settings can write the app setting RELEASE."""
     evil = INJECTIONS[name].replace("\0", "")
     for file, inputs in ((BLUE_GREEN, {}), (BLUE_GREEN_ROLLBACK, {"confirm": pipeline_app.name})):
         pipeline_app.reset(

@@ -1,4 +1,4 @@
-"""What is written in the GitHub Actions workflows and in the action: linters, scripts, permissions, keys, inputs."""
+"""The text of the GitHub Actions workflows and the action: linters, scripts, permissions, keys, inputs."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.pipelines.workflow_releases import COMPLETE_WORKFLOWS
 
 WORKFLOWS = sorted([*(PIPELINES_FOLDER / "github").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
 
-# What the linter knows nothing of, because it is older.
+# The linter is older than these features.
 IGNORED_ACTIONLINT_ERRORS = [r'undefined variable "vars"\.', r'label "ubuntu-24\.04" is unknown\.']
 
 
@@ -32,7 +32,7 @@ def test_the_linter_finds_nothing_in_the_workflows() -> None:
 
 
 @pytest.mark.parametrize("file", [ROOT / "action.yml", *WORKFLOWS], ids=lambda file: file.stem)
-def test_no_script_is_put_together_from_expressions(file: Path) -> None:
+def test_no_script_contains_an_expression(file: Path) -> None:
     for script in find_scripts(file):
         assert "${{" not in script
 
@@ -44,7 +44,7 @@ def test_shellcheck_finds_nothing_in_the_scripts(file: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("file", COMPLETE_WORKFLOWS, ids=lambda file: file.stem)
-def test_a_workflow_may_do_nothing_that_a_job_does_not_ask_for_and_is_never_cut_off_by_the_next(file: Path) -> None:
+def test_a_workflow_has_only_the_permissions_of_its_jobs_and_is_not_cancelled_by_the_next(file: Path) -> None:
     workflow = load_yaml(file)
     assert workflow["permissions"] == {}
     assert workflow["concurrency"]["cancel-in-progress"] is False
@@ -69,7 +69,7 @@ def test_a_job_that_reads_a_secret_has_an_environment_which_can_be_protected(fil
             assert job.get("environment"), name
 
 
-def test_the_workflow_says_in_which_environments_the_key_belongs() -> None:
+def test_the_workflow_names_the_environments_that_hold_the_key() -> None:
     text = (PIPELINES_FOLDER / "github" / "durable.yml").read_text()
     head, _, _ = text.partition("name: Release")
     for name in {

@@ -1,4 +1,4 @@
-"""Releases with the GitHub workflows: starts their runs, and tells the task hubs and marks that these make."""
+"""Releases with the GitHub workflows: starts runs, and computes the task hub and release names that they use."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Leaves these tests out where the real programs are missing; `make test` says so."""
+"""Leaves these tests out if the real programs are missing; `make test` says so."""
 
 from tests.platform.programs import platform_folder
 

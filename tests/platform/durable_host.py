@@ -1,5 +1,5 @@
-"""A worker on a task hub: `bin/durable-host` as a process that can be killed and started again, and its HTTP control
-API."""
+"""A worker on a task hub: the program `durable-host` as a process that can be killed and started again, and its HTTP
+control API."""
 
 import asyncio
 import subprocess
@@ -19,13 +19,13 @@ _START_TIMEOUT_SECONDS = 180
 _ACTIVE_STATUSES = frozenset({"Running", "Pending", "Suspended", "ContinuedAsNew"})
 
 WORKER_UNREACHABLE_ERRORS = (httpx.TransportError,)
-"""What a request to the worker raises when the worker is killed. Whether the request took effect is not known."""
+"""Raised by a request to the worker when the worker is killed. The request may have taken effect or not."""
 
 
 class DurableHost:
     """A worker process on one task hub. It keeps its port when it is started again, as an app keeps its address.
 
-    `topic` is where it posts lifecycle events; it posts none without it. Its telemetry goes to a file in `folder`.
+    It posts lifecycle events to `topic`, and none without it. Its telemetry goes to a file in `folder`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DurableHost:
         return self._process is not None and self._process.poll() is None
 
     async def start(self) -> None:
-        """Start the process and wait until it answers. Raises AssertionError with its output if it ends instead."""
+        """Start the process and wait until it answers. Raises AssertionError with its output if it ends."""
         self._process = self._spawn()
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while not await self._is_healthy():
@@ -75,7 +75,7 @@ class DurableHost:
             return False
 
     def kill(self) -> None:
-        """End the process with SIGKILL: it saves and gives back nothing."""
+        """End the process with SIGKILL, so that it neither saves nor releases anything."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -92,7 +92,7 @@ class DurableHost:
         await self._http.aclose()
 
     async def start_orchestration(self, function: str, instance_id: str, **input_fields: Any) -> None:
-        """Start an orchestration with this input. When this returns, its start is durable."""
+        """Start an orchestration with this input. Its start is durable when this returns."""
         await self._post(f"/start/{function}", {"id": instance_id, "input": input_fields})
 
     async def send_operation(self, operation: str, instance_id: str) -> None:
@@ -104,19 +104,22 @@ class DurableHost:
         await self._post(f"/raise/{quote(instance_id, safe='')}/go")
 
     async def status(self, instance_id: str) -> str | None:
-        """The runtime status that the platform shows; None for an instance that it does not know."""
-        answer = await self._http.get(f"/status/{quote(instance_id, safe='')}")
-        return None if answer.status_code == 404 else str(answer.raise_for_status().json()["status"])
+        """Return the runtime status that the platform shows; None for an instance that it does not have."""
+        response = await self._http.get(f"/status/{quote(instance_id, safe='')}")
+        return None if response.status_code == 404 else str(response.raise_for_status().json()["status"])
 
     async def list_instances(self) -> list[dict[str, Any]]:
-        """Every instance that the platform shows, entities included."""
-        found: list[dict[str, Any]] = (await self._http.get("/instances")).raise_for_status().json()
-        return found
+        """Return every instance that the platform shows, entities included."""
+        instances: list[dict[str, Any]] = (await self._http.get("/instances")).raise_for_status().json()
+        return instances
 
     async def list_active(self) -> list[dict[str, Any]]:
-        """The orchestrations that the platform shows as active."""
-        found = await self.list_instances()
-        return [one for one in found if one["status"] in _ACTIVE_STATUSES and not one["id"].startswith("@")]
+        """Return the orchestrations that the platform shows as active."""
+        return [
+            instance
+            for instance in await self.list_instances()
+            if instance["status"] in _ACTIVE_STATUSES and not instance["id"].startswith("@")
+        ]
 
     async def wait_for_status(self, instance_id: str, *statuses: str, timeout_seconds: float = 180) -> str:
         """Wait until the platform shows one of these statuses. Raises TimeoutError."""
@@ -127,15 +130,15 @@ class DurableHost:
         return status
 
     async def _post(self, path: str, body: Any = None) -> None:
-        answer = await self._http.post(path, json=body if body is not None else {})
-        assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:500]}"
+        response = await self._http.post(path, json=body if body is not None else {})
+        assert response.status_code == 200, f"{path}: {response.status_code} {response.text[:500]}"
 
 
 @asynccontextmanager
 async def run_durable_host(
     task_hub: str, connection: str, folder: Path, *, topic: str | None = None, partitions: int = 2
 ) -> AsyncIterator[DurableHost]:
-    """A worker until the block ends. It runs when the block begins."""
+    """Run a worker until the block ends. It answers when the block begins."""
     worker = DurableHost(task_hub, connection, folder, topic=topic, partitions=partitions)
     try:
         await worker.start()

@@ -1,5 +1,5 @@
-"""A loopback stand-in for Event Grid: a topic that takes events with its key, and one subscription that delivers them
-to a webhook, again and again until they are taken."""
+"""A fake of Event Grid on loopback: a topic that accepts events with its key, and one subscription that delivers each
+event to a webhook until the webhook accepts it."""
 
 import queue
 import threading
@@ -12,22 +12,22 @@ import httpx
 from tests.durable_app.host_processes import KEY, Topic, run_topic
 
 _RETRY_SECONDS = 0.5
-"""Event Grid waits 10 s at first."""
+"""Event Grid waits 10 s before the first retry."""
 
 
 class EventSubscription:
-    """What was published to the topic and delivered to the webhook."""
+    """Delivers the events of a topic to a webhook, in order. While `refuses_events` is true, the topic answers 503: the
+    publisher retries and then gives up."""
 
-    def __init__(self, to: Topic, webhook: str) -> None:
-        self.topic = to
+    def __init__(self, topic: Topic, webhook: str) -> None:
+        self.topic = topic
         self.refuses_events = False
-        """Whether the topic refuses events: the sender then tries again and gives up."""
         self._webhook = webhook
         self._undelivered: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._closed = threading.Event()
 
     def publish(self, event: dict[str, Any]) -> int:
-        """Take an event from the publisher; the HTTP status."""
+        """Accept an event from the publisher, and return the HTTP status."""
         if self.refuses_events:
             return 503
         self._undelivered.put(event)
@@ -42,7 +42,7 @@ class EventSubscription:
                 self._undelivered.task_done()
 
     def wait_until_delivered(self) -> None:
-        """Wait until all that was published has been delivered."""
+        """Wait until every published event has been delivered."""
         self._undelivered.join()
 
     def close(self) -> None:
@@ -58,10 +58,10 @@ class EventSubscription:
 
 @contextmanager
 def run_event_grid(webhook: str) -> Iterator[EventSubscription]:
-    """A topic with the key `KEY` that delivers to this webhook until the block ends."""
-    with run_topic(KEY) as to:
-        subscription = EventSubscription(to, webhook)
-        to.before_response = subscription.publish
+    """Run a topic with the key `KEY` that delivers to this webhook until the block ends."""
+    with run_topic(KEY) as topic:
+        subscription = EventSubscription(topic, webhook)
+        topic.before_response = subscription.publish
         thread = threading.Thread(target=subscription.deliver_until_closed)
         thread.start()
         try:

@@ -1,5 +1,5 @@
-"""A loopback relay in place of Event Grid: workers post to it, and it delivers to the state server's webhook, late, out
-of order, twice, or never."""
+"""A relay on loopback in place of Event Grid. Workers post events to it, and it delivers them to the state server's
+webhook late, out of order, twice, or never."""
 
 import asyncio
 import json
@@ -21,8 +21,8 @@ _DUPLICATE_RATE = 0.05
 
 @dataclass
 class EventRelay:
-    """`loss_rate` is the share of events that never arrive. `delivered_at` is when the last one was recorded, by
-    `time.monotonic`. Delivery is tried again until the server takes the event."""
+    """Delivers each event until the server accepts it, except for lost ones. `loss_rate` is the share of events that
+    are lost. `delivered_at` is the time of the last delivery, by `time.monotonic`."""
 
     webhook: Callable[[], str]
     random: Random
@@ -36,7 +36,7 @@ class EventRelay:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every event that was posted has arrived or is lost."""
+        """Whether every event that was posted has been delivered or is lost."""
         return not self._pending_deliveries
 
     async def receive_events(self, request: web.Request) -> web.StreamResponse:
@@ -57,10 +57,10 @@ class EventRelay:
         async with httpx.AsyncClient(timeout=30) as http:
             while True:
                 try:
-                    answer = await http.post(self.webhook(), json=[event])
+                    response = await http.post(self.webhook(), json=[event])
                 except httpx.TransportError:
-                    answer = None
-                if answer is not None and answer.status_code == 200:
+                    response = None
+                if response is not None and response.status_code == 200:
                     self.delivered_count += 1
                     self.delivered_at = time.monotonic()
                     return
@@ -76,7 +76,7 @@ class EventRelay:
 async def run_event_relay(
     webhook: Callable[[], str], random: Random, *, loss_rate: float = 0.0
 ) -> AsyncIterator[EventRelay]:
-    """A relay until the block ends. `webhook` gives the address of the server's events operation now."""
+    """Run a relay until the block ends. `webhook` returns the current address of the server's operation PostEvents."""
     relay = EventRelay(webhook, random, loss_rate)
     async with run_http_server(relay.receive_events, shutdown_timeout=0.1) as (port,):
         relay.url = f"http://{HOST}:{port}/api/events"

@@ -17,7 +17,7 @@ from harness.processes import free_port, wait_until
 from tests.platform.programs import program_path
 
 FUNCTION_KEY = "function-key-of-the-host-0123456789"
-"""The host key `default`: opens every function with the authorization level `function`."""
+"""The host key `default`, which opens every function with the authorization level `function`."""
 MASTER_KEY = "master-key-of-the-host-0123456789"
 EVENT_GRID_KEY = "event-grid-key-of-the-host-0123456789"
 """The system key of `/runtime/webhooks/EventGrid`."""
@@ -25,12 +25,12 @@ DURABLE_TASK_KEY = "durable-task-key-of-the-host-0123456789"
 """The system key of `/runtime/webhooks/durabletask`."""
 
 START_TIMEOUT_SECONDS = 120
-"""A start takes 6 to 8 s on an idle machine, and several times as long on a busy one."""
+"""A start takes 6 to 8 s on an idle machine (run), and several times as long on a busy one."""
 
 
 @dataclass
 class FunctionsHost:
-    """A running Functions host: its address, its process, and the file that has its output."""
+    """A running Functions host: its address, its process, and the file with its output."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -41,11 +41,11 @@ class FunctionsHost:
         return httpx.Client(base_url=self.url, timeout=timeout)
 
     def read_log(self) -> str:
-        """What the host and its Python worker have written so far."""
+        """Return what the host and its Python workers have written so far."""
         return self.log_file.read_text(errors="replace")
 
     def worker_pids(self) -> list[int]:
-        """The process ids of the host's Python workers."""
+        """Return the process ids of the host's Python workers."""
         return _child_pids(self.process.pid)
 
     def kill(self) -> None:
@@ -70,11 +70,10 @@ def run_functions_host(
 ) -> Iterator[FunctionsHost]:
     """Run the Function App in the folder `app` until the block ends.
 
-    `settings` are the app settings; they must name `AzureWebJobsStorage`. `state` is a folder for the host's keys,
-    logs and temporary files: it can be used again by a later host with the same keys. The host is ready when
-    `health_path`, an anonymous function, answers 200; without `wait_for_start` the block begins at once.
-    `port` is a free port
-    unless it is given. Raises TimeoutError with the end of the log if the host is not ready in time.
+    `settings` are the app settings; they must contain `AzureWebJobsStorage`. `state` is a folder for the host's keys,
+    logs and temporary files; a later host that uses it has the same keys. The block begins when `health_path`, an
+    anonymous function, answers 200; without `wait_for_start` it begins at once. Without a `port` a free one is used.
+    Raises TimeoutError with the end of the log if the host is not ready in time.
     """
     port = port or free_port()
     state.mkdir(parents=True, exist_ok=True)
@@ -97,9 +96,10 @@ def run_functions_host(
 
 
 def wait_until_ready(host: FunctionsHost, health_path: str = "/api/health") -> None:
-    """Wait until the anonymous function at `health_path` answers 200."""
+    """Wait until the anonymous function at `health_path` answers 200. Raises TimeoutError, or RuntimeError if the host
+    ends, both with the end of the log."""
 
-    def ready() -> bool:
+    def is_ready() -> bool:
         if host.process.poll() is not None:
             raise RuntimeError(f"the host ended with {host.process.returncode}: {host.read_log()[-4000:]}")
         try:
@@ -108,13 +108,13 @@ def wait_until_ready(host: FunctionsHost, health_path: str = "/api/health") -> N
             return False
 
     try:
-        wait_until(ready, f"{health_path} answers 200", START_TIMEOUT_SECONDS)
+        wait_until(is_ready, f"{health_path} answers 200", START_TIMEOUT_SECONDS)
     except TimeoutError as error:
         raise TimeoutError(f"{error}: {host.read_log()[-4000:]}") from None
 
 
 def stop_host(host: FunctionsHost) -> None:
-    """End the host with SIGTERM, by force if it does not end within 30 s, and its Python workers with it."""
+    """End the host with SIGTERM, or with SIGKILL if it does not end within 30 s, and its Python workers with it."""
     if host.process.poll() is not None:
         return
     workers = host.worker_pids()
@@ -124,14 +124,14 @@ def stop_host(host: FunctionsHost) -> None:
     except subprocess.TimeoutExpired:
         host.kill()
     for pid in workers:
-        # A process id could belong to another program by now: only one that still runs a worker is ended.
+        # Another program may have the process id by now: end it only if it is still a worker.
         with suppress(OSError):
             if b"workerId" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
 
 
 def copy_deployed_app(app: Path, to: Path) -> Path:
-    """Copy a Function App as its deployment would: without what `.funcignore` leaves out."""
+    """Copy a Function App as its deployment does: without what `.funcignore` excludes."""
     patterns = (app / ".funcignore").read_text().split()
 
     def list_ignored(folder: str, names: list[str]) -> list[str]:
@@ -141,7 +141,7 @@ def copy_deployed_app(app: Path, to: Path) -> Path:
 
 
 def _is_ignored(path: Path, app: Path, patterns: list[str]) -> bool:
-    """Whether .funcignore, which reads like .gitignore, leaves out this file or folder."""
+    """Return whether `.funcignore`, whose patterns are those of `.gitignore`, excludes this file or folder."""
     for pattern in patterns:
         name = pattern.rstrip("/")
         subject = str(path.relative_to(app)) if "/" in name else path.name
@@ -151,9 +151,9 @@ def _is_ignored(path: Path, app: Path, patterns: list[str]) -> bool:
 
 
 def _build_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with no settings of a Function App but these."""
-    mixed_in = ("STATE_", "AzureWebJobs", "FUNCTIONS_", "WEBSITE_", "PYTHON", "AzureFunctionsJobHost")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(mixed_in)}
+    """Return the environment of this process with these app settings and no others."""
+    app_setting_prefixes = ("STATE_", "AzureWebJobs", "FUNCTIONS_", "WEBSITE_", "PYTHON", "AzureFunctionsJobHost")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(app_setting_prefixes)}
     keys = {
         "FUNCTION_KEY": FUNCTION_KEY,
         "MASTER_KEY": MASTER_KEY,
@@ -164,7 +164,7 @@ def _build_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _child_pids(pid: int) -> list[int]:
-    """The processes that this process has started and that still run."""
+    """Return the ids of the running processes that this process has started."""
     return [
         int(child)
         for children in Path(f"/proc/{pid}/task").glob("*/children")

@@ -32,7 +32,7 @@ _ABOUT_PATH = f"/api/about?code={FUNCTION_KEY}"
 
 
 class OrdersHost:
-    """The sample app on one task hub. It runs one version of the code at a time, as a slot does."""
+    """The sample app on one task hub. Like a slot, it runs one version of the code at a time."""
 
     def __init__(self, storage: str, topic_url: str, folder: Path) -> None:
         self.task_hub = new_hub_name()
@@ -51,8 +51,8 @@ class OrdersHost:
         self._slot: SlotProcess | None = None
         self._api: httpx.Client | None = None
 
-    def start(self, version: str) -> None:
-        """Start a host with this version, and end the one that ran. It is ready when `slot` has been called."""
+    def start_version(self, version: str) -> None:
+        """Start a host with this version, and stop the one that runs. `start_slot` waits until it is ready."""
         self._stack.close()
         host = self._stack.enter_context(
             run_functions_host(
@@ -61,24 +61,24 @@ class OrdersHost:
         )
         self._version, self._slot, self._host = version, None, host
 
-    def slot(self, version: str = "v1") -> SlotProcess:
-        """The app with this version, deployed anew if another one runs."""
+    def start_slot(self, version: str = "v1") -> SlotProcess:
+        """Return the app with this version. Deploys it if another version runs, and waits until it is ready."""
         if version != self._version:
-            self.start(version)
+            self.start_version(version)
         if self._slot is None:
             wait_until_ready(self._host, _ABOUT_PATH)
             client = httpx.Client(base_url=self._host.url, timeout=60, headers={"x-functions-key": FUNCTION_KEY})
             api = f"{self._host.url}/runtime/webhooks/durabletask"
             self._api = httpx.Client(base_url=api, params={"code": DURABLE_TASK_KEY}, timeout=60)
-            for opened in (client, self._api):
-                self._stack.enter_context(opened)
+            for http_client in (client, self._api):
+                self._stack.enter_context(http_client)
             self._slot = SlotProcess(self._host.process, client, self._host.log_file)
         return self._slot
 
     def close(self) -> None:
         self._stack.close()
 
-    # What an operator does with the management API.
+    # Operations of the management API
 
     def terminate(self, instance_id: str, reason: str) -> None:
         self._post(f"/instances/{instance_id}/terminate", params={"reason": reason})
@@ -86,53 +86,53 @@ class OrdersHost:
     def schedule(self, name: str, instance_id: str, input_value: Any) -> None:
         self._post(f"/orchestrators/{name}/{instance_id}", json=input_value)
 
-    def _post(self, path: str, **more: Any) -> None:
+    def _post(self, path: str, **request_options: Any) -> None:
         assert self._api is not None
-        self._api.post(path, **more).raise_for_status()
+        self._api.post(path, **request_options).raise_for_status()
 
 
-class StateServerClient:
-    """The state server for one app, whose staging slot has the given task hub."""
+class VerdictClient:
+    """Sends requests about one app to the state server. The app's staging slot has one task hub."""
 
     def __init__(self, client: httpx.Client, app: str) -> None:
         self._client = client
         self._app = app
 
-    def register(self, task_hub: str) -> None:
-        content = {
+    def register_app(self, task_hub: str) -> None:
+        body = {
             "slots": {"staging": {"taskHub": task_hub, "version": "1.0.0"}},
             "taskHubs": {"provider": "azureStorage", "connection": CONNECTION_SETTING},
             "policy": {"settleSeconds": 1, "requireVerification": True},
         }
-        answer = self._client.put(f"/api/apps/{self._app}", json=content)
-        assert answer.status_code == 200, answer.text
+        response = self._client.put(f"/api/apps/{self._app}", json=body)
+        assert response.status_code == 200, response.text
 
-    def verdict(self) -> dict[str, Any]:
-        """What is known now, read from the task hub itself."""
-        answer = self._client.get(f"/api/apps/{self._app}/staging", params={"verify": "fresh"})
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+    def get_verdict(self) -> dict[str, Any]:
+        """Return the verdict on the slot, verified now."""
+        response = self._client.get(f"/api/apps/{self._app}/staging", params={"verify": "fresh"})
+        assert response.status_code == 200, response.text
+        verdict: dict[str, Any] = response.json()
+        return verdict
 
-    def stage(self, task_hub: str) -> httpx.Response:
-        """Ask to deploy another version into the slot."""
+    def post_staging(self, task_hub: str) -> httpx.Response:
+        """Request to deploy another version into the slot."""
         return self._client.post(f"/api/apps/{self._app}/staging", json={"taskHub": task_hub, "version": "2.0.0"})
 
-    def ready(self) -> dict[str, Any]:
-        """The verdict, once it is Ready."""
-        wait_until(lambda: self.verdict()["ready"], f"the slot is Ready: {self.verdict()}")
-        return self.verdict()
+    def wait_until_ready(self) -> dict[str, Any]:
+        """Wait until the verdict is Ready, and return it."""
+        wait_until(lambda: self.get_verdict()["ready"], f"the slot is Ready: {self.get_verdict()}")
+        return self.get_verdict()
 
-    def instances(self, task_hub: str) -> dict[str, dict[str, Any]]:
-        """The instances that the server has recorded of a task hub, by id."""
-        answer = self._client.get(f"/api/taskhubs/{task_hub}/instances", params={"top": 200})
-        assert answer.status_code == 200, answer.text
-        return {instance["instanceId"]: instance for instance in answer.json()["instances"]}
+    def list_instances(self, task_hub: str) -> dict[str, dict[str, Any]]:
+        """Return the instances that the server has recorded of a task hub, by id."""
+        response = self._client.get(f"/api/taskhubs/{task_hub}/instances", params={"top": 200})
+        assert response.status_code == 200, response.text
+        return {instance["instanceId"]: instance for instance in response.json()["instances"]}
 
 
 @contextmanager
 def run_state_server_host(storage: str, folder: Path) -> Iterator[FunctionsHost]:
-    """The project's Function App. The block begins before it is ready."""
+    """Run the project's Function App. The block begins before it is ready."""
     settings = {
         "AzureWebJobsStorage": storage,
         "STATE_STORAGE": storage,
@@ -149,7 +149,8 @@ def run_state_server_host(storage: str, folder: Path) -> Iterator[FunctionsHost]
 def run_guarded_orders(
     storage: StorageSettings, folder: Path
 ) -> Iterator[tuple[OrdersHost, httpx.Client, EventSubscription]]:
-    """Both hosts, with a topic between them: the orders app, a client of the state server, and the topic."""
+    """Run both hosts with a topic between them. Yields the orders app, a client of the state server, and the topic's
+    subscription."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     with run_state_server_host(connection, folder) as server:
@@ -157,7 +158,7 @@ def run_guarded_orders(
         with run_event_grid(webhook) as subscription:
             orders = OrdersHost(connection, subscription.topic.url, folder)
             try:
-                orders.start("v1")
+                orders.start_version("v1")
                 wait_until_ready(server)
                 headers = {"x-functions-key": ADMIN_KEY, "X-Actor": "tests"}
                 with httpx.Client(base_url=server.url, timeout=150, headers=headers) as client:

@@ -1,7 +1,7 @@
-"""Where the programs of the real platform are: Microsoft's Functions host and Durable Functions extension.
+"""Finds the programs of the real platform: Microsoft's Functions host and Durable Functions extension.
 
-`python -m tests.platform.programs` unpacks them where their archives are, and says in one line what is left out where
-they are not; with `--required` that is an error.
+`python -m tests.platform.programs` unpacks them if their archives are here. Otherwise it says in one line which tests
+are left out; with `--required` it exits with 1.
 """
 
 import argparse
@@ -20,34 +20,33 @@ _ARCHIVES = _ROOT.parent / "shared" / "platform"
 _UNPACKED = _ROOT / ".platform"
 
 INSTALL_HINT = (
-    f"set {FOLDER_VARIABLE} to a folder with bin/durable-host (built with the .NET SDK) and bin/functions-host "
-    f"(a script that "
-    "starts Azure Functions Core Tools), as docs/platform.md says under The real programs"
+    f"set {FOLDER_VARIABLE} to a folder with bin/durable-host (built with the .NET SDK) and bin/functions-host (a "
+    "script that starts Azure Functions Core Tools), as docs/platform.md says under The real programs"
 )
 
 
 @functools.cache
 def platform_folder() -> Path | None:
-    """The folder whose `bin/` has the programs; unpacks them into `.platform` the first time. None if this machine
-    has neither the programs nor their archives. Raises FileNotFoundError if the setting names a folder without
-    them."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    if named:
-        folder = Path(named).resolve()
+    """Return the folder whose `bin/` has the programs. Unpacks them into `.platform` the first time. None if this
+    machine has neither the programs nor their archives. Raises FileNotFoundError if the environment variable names a
+    folder without them."""
+    folder_name = os.environ.get(FOLDER_VARIABLE)
+    if folder_name:
+        folder = Path(folder_name).resolve()
         if not (folder / "bin" / "durable-host").exists():
             raise FileNotFoundError(f"{FOLDER_VARIABLE} names {folder}, which has no bin/durable-host: {INSTALL_HINT}")
         return folder
     if not (_ARCHIVES / "unpack.sh").exists():
         return None
     with (_ROOT / ".platform.lock").open("w") as lock:
-        # Several test processes may ask at once.
+        # Several test processes may unpack at the same time.
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(["sh", _ARCHIVES / "unpack.sh", _UNPACKED], check=True)
     return _UNPACKED
 
 
 def program_path(name: str) -> Path:
-    """The path of a program. Raises FileNotFoundError that says how to get it."""
+    """Return the path of a program. Raises FileNotFoundError that says how to get it."""
     folder = platform_folder()
     if folder is None or not (folder / "bin" / name).exists():
         raise FileNotFoundError(f"there is no {name}: {INSTALL_HINT}")
@@ -59,13 +58,13 @@ def main() -> int:
     parser.add_argument("--required", action="store_true", help="exit with 1 if the programs are not there")
     required = parser.parse_args().required
     try:
-        found = platform_folder() is not None
-        why = INSTALL_HINT
+        has_programs = platform_folder() is not None
+        hint = INSTALL_HINT
     except FileNotFoundError as error:
-        found, why = False, str(error)
-    if not found:
-        print(f"tests/platform is left out, because the real programs are not here: {why}", file=sys.stderr)
-    return 1 if required and not found else 0
+        has_programs, hint = False, str(error)
+    if not has_programs:
+        print(f"tests/platform is left out, because the real programs are not here: {hint}", file=sys.stderr)
+    return 1 if required and not has_programs else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The state server as a process that can be killed and started again, and the questions that tests ask it."""
+"""The state server as a process that can be killed and started again, and the requests that tests send to it."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ STORAGE_CONNECTION_SETTING = "STATE_TASKHUBS_STORAGE"
 """The setting with the storage account of the task hubs."""
 
 APP_CONNECTION_SETTING = "STATE_TASKHUBS_APP"
-"""The beginning of the settings of the app whose management API the server asks."""
+"""The prefix of the settings for the app whose management API the server reads."""
 
 STORAGE_PROVIDER_CONFIG = {"provider": "azureStorage", "connection": STORAGE_CONNECTION_SETTING}
 MANAGEMENT_API_PROVIDER_CONFIG = {"provider": "managementApi", "connection": APP_CONNECTION_SETTING}
@@ -26,16 +26,16 @@ SETTLE_SECONDS = 2
 """The settle window of the apps in these tests."""
 
 READY_DELAY_SECONDS = SETTLE_SECONDS + 1.5
-"""A question that is asked this long after a task hub has drained is answered with Ready. The settle window counts from
-the storage's clock, which tells whole seconds."""
+"""How long after a task hub has drained a request must be answered with Ready. The settle window counts by the
+storage's clock, which tells whole seconds."""
 
 MAX_SCAN_SECONDS = 30.0
-"""How long a busy machine may take for one answer."""
+"""How long a busy machine may take for one response."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagingStatusResponse:
-    """One answer of GetStagingStatus. The times are by `time.monotonic`."""
+    """A response of GetStagingStatus. The times are by `time.monotonic`."""
 
     requested_at: float
     responded_at: float
@@ -65,7 +65,7 @@ class StateServerProcess:
             }
         self._stack = ExitStack()
         self._server_process: ServerProcess | None = None
-        # A connection that is kept could be one that the server is just closing.
+        # Without connections that are kept alive: the server may be closing one when a request is sent.
         self._http = httpx.AsyncClient(timeout=150, limits=httpx.Limits(max_keepalive_connections=0))
         self.kill_count = 0
         self.killed_at = 0.0
@@ -105,23 +105,23 @@ class StateServerProcess:
             "policy": {"settleSeconds": SETTLE_SECONDS, **policy},
             "taskHubs": dict(provider),
         }
-        answer = await self._http.put(f"{self.url}/api/apps/{app}", json=body)
-        assert answer.status_code == 200, answer.text
+        response = await self._http.put(f"{self.url}/api/apps/{app}", json=body)
+        assert response.status_code == 200, response.text
 
     async def get_staging_status(self, app: str, *, wait: int = 0) -> StagingStatusResponse:
-        """GetStagingStatus with `verify=fresh`. Raises httpx.TransportError when the server is killed meanwhile."""
+        """Send GetStagingStatus with `verify=fresh`. Raises httpx.TransportError if the server is killed meanwhile."""
         requested_at = time.monotonic()
-        answer = await self._http.get(f"{self.url}/api/apps/{app}/staging", params={"verify": "fresh", "wait": wait})
+        response = await self._http.get(f"{self.url}/api/apps/{app}/staging", params={"verify": "fresh", "wait": wait})
         responded_at = time.monotonic()
-        assert answer.status_code == 200, answer.text
-        return StagingStatusResponse(requested_at, responded_at, answer.json())
+        assert response.status_code == 200, response.text
+        return StagingStatusResponse(requested_at, responded_at, response.json())
 
 
 @asynccontextmanager
 async def run_state_server(
     storage: StorageSettings, folder: Path, app_url: str | None = None
 ) -> AsyncIterator[StateServerProcess]:
-    """A state server until the block ends. `app_url` is where `managementApi` finds the app."""
+    """Run a state server until the block ends. `app_url` is the address of the app for `managementApi`."""
     server = StateServerProcess(storage, folder, app_url)
     try:
         await server.start()

@@ -1,4 +1,4 @@
-"""What a task hub's own storage shows, read without any code of the server: rows and control queues."""
+"""Reads a task hub's own storage, its rows and control queues, without any code of the state server."""
 
 import asyncio
 import json
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-from tests.platform.witness import ENDED_STATUSES, MAX_PEEKED, Row, StorageLook
+from tests.platform.storage_snapshots import ENDED_STATUSES, MAX_PEEKED_MESSAGES, InstanceRow, StorageSnapshot
 
-_HARMLESS_EVENTS = frozenset(
+_NON_STARTING_EVENTS = frozenset(
     {
         *("TaskCompleted", "TaskFailed", "TimerFired", "EventRaised"),
         *("SubOrchestrationInstanceCompleted", "SubOrchestrationInstanceFailed"),
         *("ExecutionTerminated", "ExecutionSuspended", "ExecutionResumed"),
     }
 )
-"""What does nothing to an orchestration that has ended, by the names of DurableTask.Core.History."""
+"""Events that do nothing to an orchestration that has ended, by their names in DurableTask.Core.History."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageCounts:
-    """The control queues together. `count` includes invisible messages, `visible` is what can be peeked."""
+    """The messages of all control queues together. `count` includes invisible messages; `visible` can be peeked."""
 
     count: int
     visible: int
@@ -32,7 +32,7 @@ class MessageCounts:
 
 
 class TaskHubReader:
-    """The storage of one task hub. Close it."""
+    """Reads the storage of one task hub, until it is closed."""
 
     def __init__(self, connection: str, task_hub: str) -> None:
         self.task_hub = task_hub
@@ -44,43 +44,44 @@ class TaskHubReader:
         await self.queues.close()
 
     async def list_control_queues(self) -> list[str]:
-        beginning = f"{self.task_hub.lower()}-control-"
-        return [queue.name async for queue in self.queues.list_queues(name_starts_with=beginning)]
+        prefix = f"{self.task_hub.lower()}-control-"
+        return [queue.name async for queue in self.queues.list_queues(name_starts_with=prefix)]
 
     async def count_messages(self) -> MessageCounts:
         count = visible = 0
         for name in await self.list_control_queues():
             queue = self.queues.get_queue_client(name)
-            # In this order: a message that comes in between is counted as invisible, which makes nobody hasty.
-            visible += len(await queue.peek_messages(MAX_PEEKED))
+            # Peek before counting: a message that arrives in between counts as invisible, which is the safe side.
+            visible += len(await queue.peek_messages(MAX_PEEKED_MESSAGES))
             count += (await queue.get_queue_properties()).approximate_message_count or 0
         return MessageCounts(count, visible)
 
-    async def look(self) -> StorageLook:
-        """Rows and messages now."""
+    async def read_snapshot(self) -> StorageSnapshot:
+        """Read the rows, and then the control queues one by one."""
         table = self._tables.get_table_client(f"{self.task_hub}Instances")
         rows = {
-            str(row["PartitionKey"]): Row(str(row["RuntimeStatus"]), str(row.metadata["etag"]))
+            str(row["PartitionKey"]): InstanceRow(str(row["RuntimeStatus"]), str(row.metadata["etag"]))
             async for row in table.list_entities()
         }
         visible: dict[str, bool] = {}
-        count, full = 0, False
+        message_count, more_visible = 0, False
         for name in await self.list_control_queues():
             queue = self.queues.get_queue_client(name)
-            peeked = await queue.peek_messages(MAX_PEEKED)
+            peeked = await queue.peek_messages(MAX_PEEKED_MESSAGES)
             visible |= {str(message.id): _can_start(str(message.content)) for message in peeked}
-            full = full or len(peeked) == MAX_PEEKED
-            count += (await queue.get_queue_properties()).approximate_message_count or 0
-        return StorageLook(rows, visible, count, full)
+            more_visible = more_visible or len(peeked) == MAX_PEEKED_MESSAGES
+            message_count += (await queue.get_queue_properties()).approximate_message_count or 0
+        return StorageSnapshot(rows, visible, message_count, more_visible)
 
     async def read_statuses(self) -> dict[str, str]:
-        """The runtime status of each orchestration that has a row, by instance id as the key shows it."""
+        """Return the runtime status of each orchestration that has a row, by its partition key."""
         rows = self._tables.get_table_client(f"{self.task_hub}Instances").list_entities(
             select=["PartitionKey", "RuntimeStatus"]
         )
         return {row["PartitionKey"]: row["RuntimeStatus"] async for row in rows if row["PartitionKey"][0] != "@"}
 
     async def list_active(self) -> list[str]:
+        """Return the orchestrations whose rows show them as active."""
         return [
             instance_id for instance_id, status in (await self.read_statuses()).items() if status not in ENDED_STATUSES
         ]
@@ -92,21 +93,21 @@ class TaskHubReader:
                 await asyncio.sleep(0.1)
 
     async def describe(self) -> str:
-        """Rows, messages and owners of partitions, for the message of a test that waits in vain."""
+        """Describe rows, messages and owners of partitions, for the message of a test that has waited too long."""
         peeked = [
             message.content
             for name in await self.list_control_queues()
-            for message in await self.queues.get_queue_client(name).peek_messages(32)
+            for message in await self.queues.get_queue_client(name).peek_messages(MAX_PEEKED_MESSAGES)
         ]
         owners = self._tables.get_table_client(f"{self.task_hub}Partitions").list_entities()
         partitions = [dict(row) async for row in owners]
         return f"{await self.read_statuses()}, {await self.count_messages()}, {peeked}, {partitions}"
 
 
-def _can_start(content: str) -> bool:
-    """Whether a message starts an orchestration, or is for an entity, whose code can start one."""
-    task_message = json.loads(content)["TaskMessage"]
+def _can_start(message_text: str) -> bool:
+    """Return whether a message starts an orchestration, or is for an entity, whose code can start one."""
+    task_message = json.loads(message_text)["TaskMessage"]
     if task_message["OrchestrationInstance"]["InstanceId"].startswith("@"):
         return True
     event = task_message["Event"]["$type"].partition(",")[0].rpartition(".")[2].removesuffix("Event")
-    return event not in _HARMLESS_EVENTS
+    return event not in _NON_STARTING_EVENTS

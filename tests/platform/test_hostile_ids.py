@@ -1,5 +1,5 @@
-"""Instance ids that are commands of CI systems and terminals, started on the real extension: the command line prints
-them in a pipeline's log, and none of them is a command there."""
+"""Instances whose ids are commands of CI systems and terminals, on the real extension. safe-deploy prints the ids in a
+pipeline's log, and none of them is a command there."""
 
 import asyncio
 import uuid
@@ -10,14 +10,14 @@ import pytest
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import run_durable_host
 from tests.platform.state_server import STORAGE_PROVIDER_CONFIG, run_state_server
-from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.logging_commands import (
     OWN_AZURE_COMMANDS,
     OWN_GITHUB_COMMANDS,
     find_azure_commands,
     find_github_commands,
 )
-from tests.safe_deploy.processes import safe_deploy
+from tests.safe_deploy.processes import run_safe_deploy
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ IDS = [
 ]
 
 
-async def test_ids_that_are_commands_are_printed_escaped(storage: StorageSettings, tmp_path: Path) -> None:
+async def test_safe_deploy_escapes_instance_ids_that_are_commands(storage: StorageSettings, tmp_path: Path) -> None:
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     task_hub = f"hostile{uuid.uuid4().hex[:16]}"
@@ -39,21 +39,21 @@ async def test_ids_that_are_commands_are_printed_escaped(storage: StorageSetting
     ):
         await server.put_app("hostile", task_hub, STORAGE_PROVIDER_CONFIG)
         for number, instance_id in enumerate(IDS):
-            # The extension refuses most of these ids from a client, and takes all of them from an orchestration.
+            # The extension refuses most of these ids from a client, but none of them from an orchestration.
             await worker.start_orchestration("Launcher", f"launcher-{number}", starts="Wait", id=instance_id, input={})
         async with asyncio.timeout(120):
             while {active["id"] for active in await worker.list_active()} != set(IDS):
                 await asyncio.sleep(0.1)
-        answer = await server.get_staging_status("hostile")
-        assert {active["instanceId"] for active in answer.verdict["active"]} == set(IDS)
-        for variables, read, own in (
-            (github(tmp_path), find_github_commands, OWN_GITHUB_COMMANDS),
+        response = await server.get_staging_status("hostile")
+        assert {active["instanceId"] for active in response.verdict["active"]} == set(IDS)
+        for ci_variables, find_commands, allowed_commands in (
+            (github_environment(tmp_path), find_github_commands, OWN_GITHUB_COMMANDS),
             (AZURE, find_azure_commands, OWN_AZURE_COMMANDS),
         ):
-            given = variables | {"SAFE_DEPLOY_SERVER": server.url, "SAFE_DEPLOY_APP": "hostile"}
+            environment = ci_variables | {"SAFE_DEPLOY_SERVER": server.url, "SAFE_DEPLOY_APP": "hostile"}
             for arguments in (["status"], ["instances", "--task-hub", task_hub]):
-                ended = await asyncio.to_thread(safe_deploy, *arguments, given=given, folder=tmp_path)
+                ended = await asyncio.to_thread(run_safe_deploy, *arguments, variables=environment, folder=tmp_path)
                 log = ended.stdout + ended.stderr
                 assert "task.complete result=Succeeded" in log, log
                 assert "\x1b[2J" not in log
-                assert {command.name for command in read(log)} <= own, log
+                assert {command.name for command in find_commands(log)} <= allowed_commands, log

@@ -1,5 +1,5 @@
-"""Whose task hub is it: what the real extension leaves in a storage account is what PostStaging finds there, and what
-Cleanup deletes once the claim on it is proven."""
+"""Ownership of task hubs on the real extension: PostStaging finds what the extension has created in a storage account,
+and Cleanup deletes it if the claim is proven."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 TASK_HUBS = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 
 
-async def test_all_that_a_started_app_has_made_is_found_before_its_name_is_claimed(
+async def test_post_staging_finds_everything_that_a_started_app_has_created(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, tmp_path: Path, hub: str
 ) -> None:
     await put_app(http, app, taskHubs=TASK_HUBS)
@@ -27,12 +27,12 @@ async def test_all_that_a_started_app_has_made_is_found_before_its_name_is_claim
         await worker.wait_for_status("order-1", "Completed")
     refused = assert_problem(await post_staging(http, app, hub.upper()), 409, "TaskHubAlreadyUsed")
     async with ProviderAccount(storage) as account:
-        made = await account.list_artifacts(hub)
-    assert sorted(refused["existing"]) == made
-    assert {name.split(" ")[0] for name in made} == {"table", "queue", "container"}
+        artifacts = await account.list_artifacts(hub)
+    assert sorted(refused["existing"]) == artifacts
+    assert {artifact.split(" ")[0] for artifact in artifacts} == {"table", "queue", "container"}
 
 
-async def test_the_task_hub_of_a_staged_version_is_deleted_whole(
+async def test_cleanup_deletes_everything_of_a_staged_versions_task_hub(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, tmp_path: Path, hub: str
 ) -> None:
     policy = {"settleSeconds": 0, "missingTaskHubIsDrained": True}
@@ -41,13 +41,13 @@ async def test_the_task_hub_of_a_staged_version_is_deleted_whole(
     async with run_durable_host(hub, connection_string_of(storage), tmp_path) as worker:
         await worker.start_orchestration("Chain", "order-1", steps=1)
         await worker.wait_for_status("order-1", "Completed")
-    for following in (new_hub_name(), new_hub_name()):
-        assert (await post_staging(http, app, following, run_headers(1))).status_code == 200
-    # What was staged last has not been in production, so the slot may still carry the others until it is swapped.
-    assert (await post_swap(http, app, following, run_headers(1))).status_code == 200
+    for next_hub in (new_hub_name(), new_hub_name()):
+        assert (await post_staging(http, app, next_hub, run_headers(1))).status_code == 200
+    # The last staged version has not been in production, so until the swap the slot may still hold the earlier ones.
+    assert (await post_swap(http, app, next_hub, run_headers(1))).status_code == 200
     async with ProviderAccount(storage) as account:
-        made = await account.list_artifacts(hub)
-        answer = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
-        done = {one["taskHub"]: one for one in answer.json()["taskHubs"]}
-        assert (done[hub]["outcome"], sorted(done[hub]["artifacts"])) == ("Removed", made)
+        artifacts = await account.list_artifacts(hub)
+        response = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
+        by_task_hub = {result["taskHub"]: result for result in response.json()["taskHubs"]}
+        assert (by_task_hub[hub]["outcome"], sorted(by_task_hub[hub]["artifacts"])) == ("Removed", artifacts)
         assert await account.list_artifacts(hub) == []

@@ -1,5 +1,5 @@
-"""An orchestration's start can be nothing but a message in a control queue: never Ready then. A timer's message that an
-ended instance left says nothing: Ready at once then."""
+"""Messages in control queues on the real extension. The verdict is never Ready while an orchestration's start is only a
+message. It is Ready at once if the only messages are those of timers that ended instances have left."""
 
 import asyncio
 import time
@@ -25,19 +25,20 @@ pytestmark = pytest.mark.anyio
 TASK_HUB_COUNT = 20
 MAX_CONCURRENT_TASK_HUBS = 4
 FIRST_READ_SECONDS = 30
-"""The time counts from the first look after the last event, which a busy machine delays."""
+"""How much later Ready may come than the timeout: it counts from the first probe after the last event, which a busy
+machine delays."""
 
 CHAIN_LENGTH = 40
-"""More than a worker gets through before it is killed: then a start is on its way, or an instance is active. The
-extension takes no input that is nested much deeper."""
+"""More links than a worker completes before it is killed, so that a start is on its way or an instance is active. The
+extension accepts no input that is nested much deeper."""
 
 UNEXPLAINED_TIMEOUT_SECONDS = 630
-"""Messages that nothing explains stop blocking after this long without a change: 600 s, and 30 s more."""
+"""How long a message that nothing explains blocks without any change: 600 s, and 30 s more."""
 
 
 @dataclass
 class PendingStartFixture:
-    """One server, and one relay for the events of all task hubs."""
+    """One state server, and one relay for the events of all task hubs."""
 
     storage: StorageSettings
     folder: Path
@@ -51,18 +52,18 @@ class PendingStartFixture:
 
     @asynccontextmanager
     async def task_hub(self, *, events: bool, partitions: int = 2) -> AsyncIterator[tuple[DurableHost, VerdictPoller]]:
-        """A new task hub with its worker, which runs, and an app whose staging slot holds it."""
+        """Create a task hub with a running worker, and an app whose staging slot holds it."""
         name = f"starts{uuid.uuid4().hex[:16]}"
-        looked_at = TaskHubReader(self.connection, name)
+        task_hub_storage = TaskHubReader(self.connection, name)
         topic = self.relay.url if events else None
         try:
             async with run_durable_host(
                 name, self.connection, self.folder, topic=topic, partitions=partitions
             ) as worker:
                 await self.server.put_app(f"app-{name}", name, STORAGE_PROVIDER_CONFIG)
-                yield worker, VerdictPoller(self.server, f"app-{name}", looked_at)
+                yield worker, VerdictPoller(self.server, f"app-{name}", task_hub_storage)
         finally:
-            await looked_at.close()
+            await task_hub_storage.close()
 
 
 @pytest.fixture
@@ -77,103 +78,106 @@ async def pending_start_fixture(
 
 
 async def claim_partitions(worker: DurableHost) -> None:
-    """Let the worker run something, so that it owns all partitions."""
+    """Let the worker run orchestrations until it owns all partitions."""
     for number in range(4):
         await worker.start_orchestration("Chain", f"warm-{number}", steps=1)
     for number in range(4):
         await worker.wait_for_status(f"warm-{number}", "Completed")
 
 
-async def test_leftover_timers_do_not_block_and_a_start_on_its_way_does(
+async def test_a_start_on_its_way_blocks_and_leftover_timers_do_not(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """20 task hubs. First, timers of days were terminated, and their messages stay in the control queues until then:
-    Ready all the same. Then the worker is killed within 150 ms of a launch: amid a chain of launchers, each of which is
-    only a message until it has ended. The last orchestration of the chain waits for an event that nobody sends, so the
-    task hub is not drained, whatever of the chain is active or on its way."""
-    draw = Random()
-    at_once = asyncio.Semaphore(MAX_CONCURRENT_TASK_HUBS)
-    watched: list[VerdictPoller] = []
+    """In 20 task hubs, instances with timers of days are terminated. Their messages stay in the control queues, and the
+    verdict is Ready all the same.
 
-    async def one(number: int) -> None:
-        async with at_once, pending_start_fixture.task_hub(events=number % 2 == 0) as (worker, watch):
+    Then the worker is killed up to 150 ms after the start of a chain of launchers. Each of them is only a message until
+    it has ended. The last orchestration of the chain waits for an event that is never sent, so the task hub is not
+    drained, whatever part of the chain is active or on its way.
+    """
+    choices = Random()
+    concurrency_limit = asyncio.Semaphore(MAX_CONCURRENT_TASK_HUBS)
+    pollers: list[VerdictPoller] = []
+
+    async def check_task_hub(number: int) -> None:
+        async with concurrency_limit, pending_start_fixture.task_hub(events=number % 2 == 0) as (worker, poller):
             timers = await leave_timers(worker, 1 + number % 3)
-            messages = await watch.storage.count_messages()
-            assert messages.invisible >= len(timers), "a timer's message stays until it would have fired"
-            await watch.wait_until_ready()
-            function, given = launcher_chain(f"chain-{number}", CHAIN_LENGTH, "last")
-            await worker.start_orchestration(function, "first", **given)
-            asking = asyncio.create_task(watch.poll_for(3))
+            messages = await poller.storage.count_messages()
+            assert messages.invisible >= len(timers), "a timer's message stays until the timer would have fired"
+            await poller.wait_until_ready()
+            function, input_fields = launcher_chain(f"chain-{number}", CHAIN_LENGTH, "last")
+            await worker.start_orchestration(function, "first", **input_fields)
+            polling = asyncio.create_task(poller.poll_for(3))
             await worker.wait_for_status("first", "Completed")
-            await asyncio.sleep(draw.random() * 0.15)
+            await asyncio.sleep(choices.random() * 0.15)
             worker.kill()
-            await asking
-            watched.append(watch)
+            await polling
+            pollers.append(poller)
 
-    await asyncio.gather(*(one(number) for number in range(TASK_HUB_COUNT)))
-    false = [dict(answer.verdict) for watch in watched for answer in watch.ready]
-    assert false == [], f"{len(false)} answers were Ready while a start was on its way"
-    assert len(watched) == TASK_HUB_COUNT
-    # Otherwise the rows alone told that something was active, and this shows nothing about messages.
-    assert sum(watch.messages_only_count for watch in watched) > 0
+    await asyncio.gather(*(check_task_hub(number) for number in range(TASK_HUB_COUNT)))
+    wrong = [dict(response.verdict) for poller in pollers for response in poller.ready_responses]
+    assert wrong == [], f"{len(wrong)} responses were Ready while a start was on its way"
+    assert len(pollers) == TASK_HUB_COUNT
+    # Otherwise rows alone have shown that something was active, and the test says nothing about messages.
+    assert sum(poller.messages_only_count for poller in pollers) > 0
 
 
-async def test_a_start_that_was_on_its_way_runs_later_and_then_the_task_hub_drains(
+async def test_a_start_on_its_way_runs_with_the_next_worker_and_then_the_task_hub_drains(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    async with pending_start_fixture.task_hub(events=True) as (worker, watch):
+    async with pending_start_fixture.task_hub(events=True) as (worker, poller):
         await claim_partitions(worker)
-        function, given = launcher_chain("chain", CHAIN_LENGTH, "last")
-        await worker.start_orchestration(function, "first", **given)
+        function, input_fields = launcher_chain("chain", CHAIN_LENGTH, "last")
+        await worker.start_orchestration(function, "first", **input_fields)
         worker.kill()
-        await watch.poll_for(1)
+        await poller.poll_for(1)
         await worker.start()
         running = asyncio.create_task(worker.wait_for_status("last", "Running", timeout_seconds=150))
-        await watch.poll_until(running.done)
+        await poller.poll_until(running.done)
         await running
-        assert watch.ready == []
+        assert poller.ready_responses == []
         await worker.raise_go_event("last")
         await worker.wait_for_status("last", "Completed")
-        await watch.storage.wait_until_no_messages()
-        await watch.wait_until_ready()
+        await poller.storage.wait_until_no_messages()
+        await poller.wait_until_ready()
 
 
-async def test_a_task_hub_whose_app_is_dead_drains_despite_leftover_timers(
+async def test_a_task_hub_without_a_worker_is_ready_despite_leftover_timers(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    async with pending_start_fixture.task_hub(events=True) as (worker, watch):
+    async with pending_start_fixture.task_hub(events=True) as (worker, poller):
         await leave_timers(worker, 3)
         worker.kill()
-        assert (await watch.storage.count_messages()).invisible >= 3
-        await watch.wait_until_ready()
+        assert (await poller.storage.count_messages()).invisible >= 3
+        await poller.wait_until_ready()
 
 
-async def test_starts_that_wait_for_a_worker_to_warm_up_are_never_called_drained(
+async def test_starts_that_wait_for_a_worker_to_warm_up_are_never_ready(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """Without events. A worker that has just started takes its partitions one after the other."""
+    """Without events. A worker that has just started takes over its partitions one after the other."""
 
-    async def one() -> None:
-        async with pending_start_fixture.task_hub(events=False, partitions=4) as (worker, watch):
-            lasts = [f"last-{chain}" for chain in range(6)]
-            for chain, last in enumerate(lasts):
-                function, given = launcher_chain(f"chain-{chain}", 3, last)
-                await worker.start_orchestration(function, f"first-{chain}", **given)
-            running = asyncio.gather(*(worker.wait_for_status(last, "Running") for last in lasts))
-            await watch.poll_until(running.done)
+    async def check_task_hub() -> None:
+        async with pending_start_fixture.task_hub(events=False, partitions=4) as (worker, poller):
+            last_ids = [f"last-{chain}" for chain in range(6)]
+            for chain, last in enumerate(last_ids):
+                function, input_fields = launcher_chain(f"chain-{chain}", 3, last)
+                await worker.start_orchestration(function, f"first-{chain}", **input_fields)
+            running = asyncio.gather(*(worker.wait_for_status(last, "Running") for last in last_ids))
+            await poller.poll_until(running.done)
             await running
-            assert watch.ready == [], [dict(answer.verdict) for answer in watch.ready]
-            for last in lasts:
+            assert poller.ready_responses == [], [dict(response.verdict) for response in poller.ready_responses]
+            for last in last_ids:
                 await worker.raise_go_event(last)
                 await worker.wait_for_status(last, "Completed")
-            await watch.wait_until_ready()
+            await poller.wait_until_ready()
 
     for _ in range(4):
-        await one()
+        await check_task_hub()
 
 
 async def leave_timers(worker: DurableHost, count: int) -> list[str]:
-    """Timers of days whose instances are terminated."""
+    """Start timers of days, and terminate their instances. Return the ids of the instances."""
     timers = [f"timer-{number}" for number in range(count)]
     for number, timer in enumerate(timers):
         await worker.start_orchestration("Timer", timer, seconds=(number + 1) * 2 * DAY_SECONDS)
@@ -185,74 +189,75 @@ async def leave_timers(worker: DurableHost, count: int) -> list[str]:
 
 
 @pytest.mark.long
-async def test_a_start_whose_workers_die_again_and_again_is_never_called_drained(
+async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """For 12 minutes. One task hub's workers are killed soon after they have started, over and over. In two others the
-    start is taken and hidden by somebody who dies: for a minute again and again, and once for 600 s, which is the
-    longest that a worker hides a message that it gives up."""
+    """For 12 minutes. In one task hub, workers are started and killed soon afterwards, over and over. In two others,
+    the test takes the messages as a worker does that is then killed: it hides them for a minute at a time, and for 600
+    s, the longest time for which a worker hides a message that it abandons."""
     deadline = time.monotonic() + 12 * 60
-    draw = Random()
+    choices = Random()
 
-    async def dying_workers() -> VerdictPoller:
-        async with pending_start_fixture.task_hub(events=True) as (worker, watch):
-            watch.pause_seconds = 1
+    async def kill_workers() -> VerdictPoller:
+        async with pending_start_fixture.task_hub(events=True) as (worker, poller):
+            poller.pause_seconds = 1
             await start_and_kill(worker)
-            asking = asyncio.create_task(watch.poll_until(lambda: time.monotonic() > deadline))
-            while not asking.done():
+            polling = asyncio.create_task(poller.poll_until(lambda: time.monotonic() > deadline))
+            while not polling.done():
                 await worker.start()
-                await asyncio.sleep(draw.random())
+                await asyncio.sleep(choices.random())
                 worker.kill()
-                # Until the messages that this worker had taken can be seen again.
-                await asyncio.wait([asking], timeout=65)
-            await asking
-            return watch
+                # Wait until the messages that this worker had taken are visible again.
+                await asyncio.wait([polling], timeout=65)
+            await polling
+            return poller
 
-    async def hidden(seconds: int) -> VerdictPoller:
-        async with pending_start_fixture.task_hub(events=True) as (worker, watch):
-            watch.pause_seconds = 1
+    async def hide_messages(visibility_timeout_seconds: int) -> VerdictPoller:
+        async with pending_start_fixture.task_hub(events=True) as (worker, poller):
+            poller.pause_seconds = 1
             await start_and_kill(worker)
-            asking = asyncio.create_task(watch.poll_until(lambda: time.monotonic() > deadline))
-            while not asking.done():
-                for name in await watch.storage.list_control_queues():
-                    queue = watch.storage.queues.get_queue_client(name)
-                    async for _ in queue.receive_messages(visibility_timeout=seconds):
+            polling = asyncio.create_task(poller.poll_until(lambda: time.monotonic() > deadline))
+            while not polling.done():
+                for name in await poller.storage.list_control_queues():
+                    queue = poller.storage.queues.get_queue_client(name)
+                    async for _ in queue.receive_messages(visibility_timeout=visibility_timeout_seconds):
                         pass
-                await asyncio.wait([asking], timeout=5)
-            await asking
-            return watch
+                await asyncio.wait([polling], timeout=5)
+            await polling
+            return poller
 
     async def start_and_kill(worker: DurableHost) -> None:
         await claim_partitions(worker)
-        function, given = launcher_chain("chain", CHAIN_LENGTH, "last")
-        await worker.start_orchestration(function, "first", **given)
-        # The first start has a row at once. Killed amid the chain, the worker leaves one that is only a message.
-        await asyncio.sleep(0.05 + draw.random() * 0.1)
+        function, input_fields = launcher_chain("chain", CHAIN_LENGTH, "last")
+        await worker.start_orchestration(function, "first", **input_fields)
+        # The first start has a row at once. A worker that is killed amid the chain leaves a start that is a message.
+        await asyncio.sleep(0.05 + choices.random() * 0.1)
         worker.kill()
 
-    watched = await asyncio.gather(dying_workers(), hidden(60), hidden(600))
-    for watch in watched:
-        assert watch.ready == [], [dict(answer.verdict) for answer in watch.ready]
-        assert len(watch.responses) > 100
-    assert sum(watch.messages_only_count for watch in watched) > 0
+    pollers = await asyncio.gather(kill_workers(), hide_messages(60), hide_messages(600))
+    for poller in pollers:
+        assert poller.ready_responses == [], [dict(response.verdict) for response in poller.ready_responses]
+        assert len(poller.responses) > 100
+    assert sum(poller.messages_only_count for poller in pollers) > 0
 
 
 @pytest.mark.long
 async def test_timers_of_purged_instances_stop_blocking_after_the_timeout(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """20 task hubs. Without its history nothing explains a timer's message: until the timeout it could be a start."""
-    at_once = asyncio.Semaphore(MAX_CONCURRENT_TASK_HUBS)
+    """In 20 task hubs. Without its instance's history nothing explains a timer's message: it could be a start until the
+    timeout."""
+    concurrency_limit = asyncio.Semaphore(MAX_CONCURRENT_TASK_HUBS)
 
-    async def one(number: int) -> float:
-        await at_once.acquire()
-        async with pending_start_fixture.task_hub(events=number % 2 == 0) as (worker, watch):
+    async def wait_until_ready(number: int) -> float:
+        await concurrency_limit.acquire()
+        async with pending_start_fixture.task_hub(events=number % 2 == 0) as (worker, poller):
             for timer in await leave_timers(worker, 1 + number % 3):
                 await worker.send_operation("purge", timer)
             worker.kill()
-            at_once.release()
-            watch.pause_seconds = 5
-            return await watch.wait_until_ready(UNEXPLAINED_TIMEOUT_SECONDS + FIRST_READ_SECONDS)
+            concurrency_limit.release()
+            poller.pause_seconds = 5
+            return await poller.wait_until_ready(UNEXPLAINED_TIMEOUT_SECONDS + FIRST_READ_SECONDS)
 
-    took = await asyncio.gather(*(one(number) for number in range(TASK_HUB_COUNT)))
-    assert min(took) > UNEXPLAINED_TIMEOUT_SECONDS - 60, "nobody could know before that these were no starts"
+    durations = await asyncio.gather(*(wait_until_ready(number) for number in range(TASK_HUB_COUNT)))
+    assert min(durations) > UNEXPLAINED_TIMEOUT_SECONDS - 60, "until then the messages could have been starts"

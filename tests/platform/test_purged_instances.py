@@ -1,5 +1,5 @@
-"""An instance is purged and its end is lost, where messages cannot be seen: it does not block if a probe has shown it
-before."""
+"""Instances that are purged and whose ends are lost, on the real extension, where the server sees no messages. They do
+not block if a probe has seen them before."""
 
 import uuid
 from pathlib import Path
@@ -16,9 +16,9 @@ from tests.platform.verdict_poller import VerdictPoller
 
 pytestmark = pytest.mark.anyio
 
-SEEN_SECONDS = 3.5
-"""A start is confirmed by a look that begins a second after it at the earliest, by a clock that may be a second
-behind."""
+CONFIRMATION_SECONDS = 3.5
+"""How long a probe may take to confirm a start: it must begin a second after the start at the earliest, by a clock that
+may be a second slow."""
 
 
 @pytest.mark.parametrize(
@@ -26,27 +26,27 @@ behind."""
     [(MANAGEMENT_API_PROVIDER_CONFIG, {}), (STORAGE_PROVIDER_CONFIG, {"ignoreMessages": True})],
     ids=["managementApi", "azureStorage-without-messages"],
 )
-async def test_an_instance_that_a_probe_has_shown_does_not_block_once_it_is_purged(
+async def test_an_instance_that_a_probe_has_seen_does_not_block_after_its_purge(
     storage: StorageSettings, tmp_path: Path, provider: dict[str, str], policy: dict[str, bool]
 ) -> None:
-    """The event of its start arrives, that of its end is lost. Before, it blocked until it was ten minutes old."""
+    """The events of the starts arrive, and those of the ends are lost."""
     assert storage.connection_string is not None
     connection, task_hub = storage.connection_string.get_secret_value(), f"purged{uuid.uuid4().hex[:16]}"
-    looked_at = TaskHubReader(connection, task_hub)
+    task_hub_storage = TaskHubReader(connection, task_hub)
     try:
         async with (
             run_event_relay(lambda: server.webhook, Random()) as relay,
             run_durable_host(task_hub, connection, tmp_path, topic=relay.url) as worker,
             run_state_server(storage, tmp_path, worker.url) as server,
         ):
-            watch = VerdictPoller(server, f"app-{task_hub}", looked_at)
-            await server.put_app(watch.app, task_hub, provider, **policy)
+            poller = VerdictPoller(server, f"app-{task_hub}", task_hub_storage)
+            await server.put_app(poller.app, task_hub, provider, **policy)
             for instance_id in ("order-1", "order-2"):
                 await worker.start_orchestration("Wait", instance_id)
                 await worker.wait_for_status(instance_id, "Running")
-            await watch.poll_until(lambda: relay.delivered_count >= 2)
-            await watch.poll_for(SEEN_SECONDS)
-            assert watch.ready == []
+            await poller.poll_until(lambda: relay.delivered_count >= 2)
+            await poller.poll_for(CONFIRMATION_SECONDS)
+            assert poller.ready_responses == []
             relay.loss_rate = 1.0
             for instance_id in ("order-1", "order-2"):
                 await worker.raise_go_event(instance_id)
@@ -54,6 +54,6 @@ async def test_an_instance_that_a_probe_has_shown_does_not_block_once_it_is_purg
                 await worker.send_operation("purge", instance_id)
                 assert await worker.status(instance_id) is None
             assert (relay.posted_count, relay.lost_count, relay.delivered_count) == (4, 2, 2)
-            await watch.wait_until_ready()
+            await poller.wait_until_ready()
     finally:
-        await looked_at.close()
+        await task_hub_storage.close()

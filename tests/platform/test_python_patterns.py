@@ -1,5 +1,5 @@
-"""Which ends of Python orchestrations the Durable Functions extension publishes, on the real Functions host: each
-pattern of the app in `patterns/` is run once, and docs/platform.md says what is seen here."""
+"""Which ends of Python orchestrations the Durable Functions extension publishes, on the real Functions host. Each
+pattern of the app in `patterns/` is run once; docs/platform.md has the results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,44 +26,44 @@ class Pattern:
     """How an orchestration ends, and whether its end is published."""
 
     end_status: str
-    published_statuses: bool
+    publishes_end: bool
     raised_events: tuple[str, ...] = ()
-    """The events that it is sent, each when it waits."""
+    """The events to raise, each when the instance waits."""
     ends_in_first_step: bool = False
-    """Whether it ends in its first step: then the start and the end are posted at once, in any order."""
+    """Whether it ends in its first step. Then its start and end are posted at the same time, in any order."""
 
 
 PATTERNS = {
-    # First, because its event must come before its timer fires.
-    "EventOrTimerNoCancel": Pattern("Completed", published_statuses=True, raised_events=("go",)),
-    "AtOnce": Pattern("Completed", published_statuses=True, ends_in_first_step=True),
-    "FailAtOnce": Pattern("Failed", published_statuses=True, ends_in_first_step=True),
-    "OneActivity": Pattern("Completed", published_statuses=True),
-    "FailActivity": Pattern("Failed", published_statuses=True),
-    "RetriesExhausted": Pattern("Failed", published_statuses=True),
-    "AnyOfActivities": Pattern("Completed", published_statuses=True),
-    "SubAtOnce": Pattern("Completed", published_statuses=True),
-    "SubFails": Pattern("Failed", published_statuses=True),
-    "TimerOnly": Pattern("Completed", published_statuses=True),
-    "TimerWins": Pattern("Completed", published_statuses=True),
-    "EventOnly": Pattern("Completed", published_statuses=True, raised_events=("go",)),
-    "EventOrTimerCancelThenActivity": Pattern("Completed", published_statuses=True, raised_events=("go",)),
-    "EventOrTimerCancelThenTimer": Pattern("Completed", published_statuses=True, raised_events=("go",)),
+    # First, because its event must be raised before its timer fires.
+    "EventOrTimerNoCancel": Pattern("Completed", publishes_end=True, raised_events=("go",)),
+    "AtOnce": Pattern("Completed", publishes_end=True, ends_in_first_step=True),
+    "FailAtOnce": Pattern("Failed", publishes_end=True, ends_in_first_step=True),
+    "OneActivity": Pattern("Completed", publishes_end=True),
+    "FailActivity": Pattern("Failed", publishes_end=True),
+    "RetriesExhausted": Pattern("Failed", publishes_end=True),
+    "AnyOfActivities": Pattern("Completed", publishes_end=True),
+    "SubAtOnce": Pattern("Completed", publishes_end=True),
+    "SubFails": Pattern("Failed", publishes_end=True),
+    "TimerOnly": Pattern("Completed", publishes_end=True),
+    "TimerWins": Pattern("Completed", publishes_end=True),
+    "EventOnly": Pattern("Completed", publishes_end=True, raised_events=("go",)),
+    "EventOrTimerCancelThenActivity": Pattern("Completed", publishes_end=True, raised_events=("go",)),
+    "EventOrTimerCancelThenTimer": Pattern("Completed", publishes_end=True, raised_events=("go",)),
     # The last step cancels a timer.
-    "EventOrTimerCancel": Pattern("Completed", published_statuses=False, raised_events=("go",)),
-    "EventOrTimerCancelThenFail": Pattern("Failed", published_statuses=False, raised_events=("go",)),
-    "EventOrTimerCancelThenSignal": Pattern("Completed", published_statuses=False, raised_events=("go",)),
-    "ActivityThenEventOrTimerCancel": Pattern("Completed", published_statuses=False, raised_events=("go",)),
-    "TwoEventsOrTimersCancel": Pattern("Completed", published_statuses=False, raised_events=("go", "go on")),
-    "ActivityOrTimerCancel": Pattern("Completed", published_statuses=False),
+    "EventOrTimerCancel": Pattern("Completed", publishes_end=False, raised_events=("go",)),
+    "EventOrTimerCancelThenFail": Pattern("Failed", publishes_end=False, raised_events=("go",)),
+    "EventOrTimerCancelThenSignal": Pattern("Completed", publishes_end=False, raised_events=("go",)),
+    "ActivityThenEventOrTimerCancel": Pattern("Completed", publishes_end=False, raised_events=("go",)),
+    "TwoEventsOrTimersCancel": Pattern("Completed", publishes_end=False, raised_events=("go", "go on")),
+    "ActivityOrTimerCancel": Pattern("Completed", publishes_end=False),
 }
 
 
 class PatternsHost:
-    """The app of patterns on a Functions host, and what can be seen of its instances."""
+    """The app of patterns on a Functions host, with its instances' rows and events."""
 
-    def __init__(self, api: httpx.Client, to: Topic, instances: Any) -> None:
-        self.topic = to
+    def __init__(self, api: httpx.Client, topic: Topic, instances: Any) -> None:
+        self.topic = topic
         self._api = api
         self._instances = instances
 
@@ -79,11 +79,11 @@ class PatternsHost:
         self._api.post(f"/instances/{instance_id}/terminate", params={"reason": reason}).raise_for_status()
 
     def read_row(self, instance_id: str) -> dict[str, Any]:
-        """The instance's row in the task hub; empty if there is none yet."""
+        """Return the instance's row in the task hub; empty if there is none yet."""
         return next(iter(self._instances.query_entities(f"PartitionKey eq '{instance_id}'")), {})
 
     def wait_until_ended(self, instance_id: str) -> str:
-        """Wait for the instance's end; its runtime status. Its events have been posted by then."""
+        """Wait for the instance's end, and return its runtime status. Its events have been posted by then."""
         wait_until(
             lambda: self.read_row(instance_id).get("RuntimeStatus") in ENDED_STATUSES, f"{instance_id} has ended"
         )
@@ -94,27 +94,27 @@ class PatternsHost:
 def run_patterns_host(storage: StorageSettings, folder: Path) -> Iterator[PatternsHost]:
     assert storage.connection_string is not None
     connection, hub = storage.connection_string.get_secret_value(), new_hub_name()
-    with run_topic() as to, TableServiceClient.from_connection_string(connection) as tables:
+    with run_topic() as topic, TableServiceClient.from_connection_string(connection) as tables:
         settings = {
             "AzureWebJobsStorage": connection,
             "TASK_HUB": hub,
-            "LIFECYCLE_TOPIC_ENDPOINT": to.url,
+            "LIFECYCLE_TOPIC_ENDPOINT": topic.url,
             "LIFECYCLE_TOPIC_KEY": KEY,
         }
         with run_functions_host(PATTERNS_FOLDER, folder, settings) as host:
             api = f"{host.url}/runtime/webhooks/durabletask"
             with httpx.Client(base_url=api, params={"code": DURABLE_TASK_KEY}, timeout=60) as client:
-                yield PatternsHost(client, to, tables.get_table_client(f"{hub}Instances"))
+                yield PatternsHost(client, topic, tables.get_table_client(f"{hub}Instances"))
 
 
 @pytest.fixture(scope="module")
 def host(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PatternsHost]:
-    with run_patterns_host(storage, tmp_path_factory.mktemp("patterns")) as running:
-        yield running
+    with run_patterns_host(storage, tmp_path_factory.mktemp("patterns")) as host:
+        yield host
 
 
 def expected_statuses(pattern: Pattern) -> list[str]:
-    statuses = ["Running", pattern.end_status] if pattern.published_statuses else ["Running"]
+    statuses = ["Running", pattern.end_status] if pattern.publishes_end else ["Running"]
     return sorted(statuses) if pattern.ends_in_first_step else statuses
 
 
@@ -126,11 +126,11 @@ def test_the_end_of_each_pattern_is_published_unless_its_last_step_cancels_a_tim
     end_status = {name: host.wait_until_ended(name) for name in PATTERNS}
     assert end_status == {name: pattern.end_status for name, pattern in PATTERNS.items()}
 
-    def seen(name: str, pattern: Pattern) -> list[str]:
+    def published_statuses(name: str, pattern: Pattern) -> list[str]:
         statuses = host.topic.statuses(name)
         return sorted(statuses) if pattern.ends_in_first_step else statuses
 
-    assert {name: seen(name, pattern) for name, pattern in PATTERNS.items()} == {
+    assert {name: published_statuses(name, pattern) for name, pattern in PATTERNS.items()} == {
         name: expected_statuses(pattern) for name, pattern in PATTERNS.items()
     }
     assert host.topic.keys == {KEY}
@@ -145,9 +145,11 @@ def test_a_terminated_instance_publishes_the_operators_reason(host: PatternsHost
     assert host.topic.events[-1]["data"]["reason"] == "no longer needed"
 
 
-def test_an_instance_that_cancels_a_timer_and_continues_as_new_hears_the_same_event_again(host: PatternsHost) -> None:
-    """The extension takes the wait for one that the timer has ended, and keeps the event for the next generation. An
-    orchestration that goes on like this for ever cannot even be terminated."""
+def test_an_instance_that_cancels_a_timer_and_continues_as_new_receives_the_same_event_again(
+    host: PatternsHost,
+) -> None:
+    """The extension treats the wait as one that the timer has ended, and keeps the event for the next generation. An
+    orchestration that always continues like this cannot even be terminated."""
     name = "CancelThenContinue"
     host.start(name)
     host.raise_event(name, "go")

@@ -1,4 +1,4 @@
-"""Asks the server about a task hub again and again, beside what the task hub's own storage shows."""
+"""Polls the state server's verdict on a task hub, beside what the task hub's own storage shows."""
 
 import asyncio
 import time
@@ -11,9 +11,8 @@ from tests.platform.task_hub_storage import TaskHubReader
 
 @dataclass
 class VerdictPoller:
-    """Answers about one app. `messages_only_count` counts the looks at which no row was active and messages
-    were there: a
-    start, if one is on its way, shows nowhere else."""
+    """Polls the verdict on one app. `messages_only_count` counts the polls at which the storage had messages and no
+    active row: a start that was on its way then showed nowhere else."""
 
     server: StateServerProcess
     app: str
@@ -23,37 +22,37 @@ class VerdictPoller:
     messages_only_count: int = 0
 
     @property
-    def ready(self) -> list[StagingStatusResponse]:
-        return [answer for answer in self.responses if answer.ready]
+    def ready_responses(self) -> list[StagingStatusResponse]:
+        return [response for response in self.responses if response.ready]
 
-    async def ask(self) -> StagingStatusResponse:
-        """One answer; then a look at the storage."""
-        answer = await self.server.get_staging_status(self.app)
-        self.responses.append(answer)
+    async def poll(self) -> StagingStatusResponse:
+        """Request the verdict once, and then read the storage."""
+        response = await self.server.get_staging_status(self.app)
+        self.responses.append(response)
         messages = await self.storage.count_messages()
         if messages.count and not await self.storage.list_active():
             self.messages_only_count += 1
-        return answer
+        return response
 
     async def poll_for(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         await self.poll_until(lambda: time.monotonic() >= deadline)
 
     async def poll_until(self, is_done: Callable[[], bool]) -> None:
-        """Ask at least once, and on until this is true."""
+        """Poll at least once, and until the condition is true."""
         while True:
-            await self.ask()
+            await self.poll()
             if is_done():
                 return
             await asyncio.sleep(self.pause_seconds)
 
-    async def wait_until_ready(self, seconds: float = READY_DELAY_SECONDS) -> float:
-        """Ask until Ready; how many seconds that took. Raises AssertionError with the answer to a question that was
-        asked later than `seconds` from now, if that was not Ready."""
-        began = time.monotonic()
-        while not (answer := await self.server.get_staging_status(self.app)).ready:
-            waited = answer.requested_at - began
-            assert waited < seconds, f"asked after {waited:.1f} s and not Ready: {dict(answer.verdict)}"
+    async def wait_until_ready(self, timeout_seconds: float = READY_DELAY_SECONDS) -> float:
+        """Poll until Ready, and return how many seconds that took. Raises AssertionError if the response to a request
+        that was sent after `timeout_seconds` is NotReady."""
+        began_at = time.monotonic()
+        while not (response := await self.server.get_staging_status(self.app)).ready:
+            waited = response.requested_at - began_at
+            assert waited < timeout_seconds, f"requested after {waited:.1f} s and not Ready: {dict(response.verdict)}"
             await asyncio.sleep(self.pause_seconds)
-        assert answer.responded_at - answer.requested_at < MAX_SCAN_SECONDS
-        return answer.responded_at - began
+        assert response.responded_at - response.requested_at < MAX_SCAN_SECONDS
+        return response.responded_at - began_at

@@ -67,15 +67,15 @@ def raised_file_limit() -> Iterator[None]:
 def test_callers_of_a_busy_server_wait_and_get_responses(storage: StorageSettings, tmp_path: Path) -> None:
     """The server is paused while more callers than it accepts at once connect and send a request. The system would
     reset connections if the backlog overflowed for seconds."""
-    with run_server(storage, tmp_path) as served, ExitStack() as stack:
-        served.process.send_signal(signal.SIGSTOP)
+    with run_server(storage, tmp_path) as server, ExitStack() as stack:
+        server.process.send_signal(signal.SIGSTOP)
         try:
             callers = [
-                stack.enter_context(connect(served, GET_HEALTH, timeout=HANDSHAKE_TIMEOUT_SECONDS))
+                stack.enter_context(connect(server, GET_HEALTH, timeout=HANDSHAKE_TIMEOUT_SECONDS))
                 for _ in range(3 * connections.ACCEPT_BATCH)
             ]
         finally:
-            served.process.send_signal(signal.SIGCONT)
+            server.process.send_signal(signal.SIGCONT)
         for caller in callers:
             caller.settimeout(60)
         assert {read_until_closed(caller).partition(b"\r\n")[0] for caller in callers} == {b"HTTP/1.1 200 OK"}
@@ -84,17 +84,17 @@ def test_callers_of_a_busy_server_wait_and_get_responses(storage: StorageSetting
 def test_a_connection_is_closed_if_its_request_head_is_not_complete_in_time(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
-    with run_server(storage, tmp_path) as served:
-        silent, slow = connect(served), connect(served, b"GET /api/health HTTP/1.1\r\n")
-        reused = connect(served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    with run_server(storage, tmp_path) as server:
+        silent, slow = connect(server), connect(server, b"GET /api/health HTTP/1.1\r\n")
+        reused = connect(server, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         began_at = time.monotonic()
         # This connection gets a response, and then sends another head byte by byte.
         assert b"200" in reused.recv(65_536)
         seconds_open = {silent: 0.0, slow: 0.0, reused: 0.0}
-        ended = threading.Event()
+        stop_sending = threading.Event()
 
         def trickle() -> None:
-            while not ended.wait(0.5):
+            while not stop_sending.wait(0.5):
                 for connection in (slow, reused):
                     send_unless_closed(connection, b"X")
 
@@ -106,23 +106,23 @@ def test_a_connection_is_closed_if_its_request_head_is_not_complete_in_time(
                     read_until_closed(connection)
                 seconds_open[connection] = time.monotonic() - began_at
         finally:
-            ended.set()
+            stop_sending.set()
             sender.join()
         assert all(
             HEAD_TIMEOUT_SECONDS - 1 < duration < HEAD_TIMEOUT_SECONDS + 5 for duration in seconds_open.values()
         ), seconds_open
-        with served.client() as http:
+        with server.client() as http:
             assert http.get("/api/health").status_code == 200
-        assert "its request head is not complete after 10 s" in served.read_log()
+        assert "its request head is not complete after 10 s" in server.read_log()
 
 
 def test_two_incomplete_bodies_do_not_prevent_other_deliveries(storage: StorageSettings, tmp_path: Path) -> None:
     """Each body lacks its last byte. Together they are as large as the whole capacity of the server."""
     hub = new_hub_name()
     with (
-        run_server(storage, tmp_path) as served,
-        served.client() as http,
-        open_raw_connections(served, b"", 2) as incomplete,
+        run_server(storage, tmp_path) as server,
+        server.client() as http,
+        open_raw_connections(server, b"", 2) as incomplete,
     ):
         body = partial_delivery(content_length=MAX_EVENTS_BODY_BYTES, sent_length=MAX_EVENTS_BODY_BYTES - 1)
         senders = [threading.Thread(target=send_unless_closed, args=(connection, body)) for connection in incomplete]
@@ -147,34 +147,36 @@ def test_bodies_of_callers_without_a_key_do_not_prevent_deliveries(
     """The callers occupy all connections of the server, and open a new one for each that is closed."""
     hub = new_hub_name()
     head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n".encode()
-    with run_server(storage, tmp_path, [key_entry(KEY, "admin")], command=SERVER_WITH_FEW_CONNECTIONS) as served:
-        ended = threading.Event()
-        with open_raw_connections(served, head, CONNECTIONS) as attackers:
+    with run_server(storage, tmp_path, [key_entry(KEY, "admin")], command=SERVER_WITH_FEW_CONNECTIONS) as server:
+        stop_sending = threading.Event()
+        with open_raw_connections(server, head, CONNECTIONS) as attackers:
             responses = [attacker.recv(65_536) for attacker in attackers]
             assert not any(b" 408 " in response for response in responses), "a response waited for the body"
-            sender = threading.Thread(target=trickle_bodies, args=(served, head, attackers, ended))
+            sender = threading.Thread(target=trickle_bodies, args=(server, head, attackers, stop_sending))
             sender.start()
             try:
                 for number in range(20):
-                    with served.client() as http:
+                    with server.client() as http:
                         headers = {"x-functions-key": KEY}
                         response = http.post("/api/events", json=[event(hub, f"order-{number}")], headers=headers)
                         assert response.status_code == 200
-                    ended.wait(0.2)
+                    stop_sending.wait(0.2)
             finally:
-                ended.set()
+                stop_sending.set()
                 sender.join()
 
 
-def trickle_bodies(served: ServerProcess, head: bytes, attackers: list[socket.socket], ended: threading.Event) -> None:
+def trickle_bodies(
+    server: ServerProcess, head: bytes, attackers: list[socket.socket], stop_sending: threading.Event
+) -> None:
     """Send one byte of each body every second. Replace connections that the server has closed."""
     with ExitStack() as stack:
-        while not ended.wait(1):
+        while not stop_sending.wait(1):
             for number, attacker in enumerate(attackers):
                 try:
                     attacker.sendall(b" ")
                 except OSError:
-                    attackers[number] = stack.enter_context(connect(served, head))
+                    attackers[number] = stack.enter_context(connect(server, head))
 
 
 def send_unless_closed(connection: socket.socket, data: bytes) -> None:
@@ -187,8 +189,8 @@ def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: 
     """Holds even with a WebSocket package installed, whose protocol would have none of the limits."""
     upgrade = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
     with (
-        run_server(storage, tmp_path, command=SERVER_WITH_WEB_SOCKETS) as served,
-        connect(served, upgrade) as connection,
+        run_server(storage, tmp_path, command=SERVER_WITH_WEB_SOCKETS) as server,
+        connect(server, upgrade) as connection,
     ):
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
 
@@ -196,18 +198,18 @@ def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: 
 @pytest.mark.usefixtures("raised_file_limit")
 def test_idle_connections_do_not_block_other_callers(storage: StorageSettings, tmp_path: Path) -> None:
     """There are more of them than the server may open files, and they do not fill the log either."""
-    with run_server(storage, tmp_path, command=SERVER_WITH_FEW_FILES) as served, served.client() as http:
-        with open_raw_connections(served, b"", IDLE_CONNECTIONS):
+    with run_server(storage, tmp_path, command=SERVER_WITH_FEW_FILES) as server, server.client() as http:
+        with open_raw_connections(server, b"", IDLE_CONNECTIONS):
             for number in range(5):
                 response = http.post("/api/events", json=[event(new_hub_name(), f"order-{number}")])
                 assert response.status_code == 200
             # A new connection works too.
             with connect(
-                served, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                server, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             ) as new_connection:
                 assert read_until_closed(new_connection).startswith(b"HTTP/1.1 200")
-        assert served.stop() == 0
-        assert len(served.read_log()) < 50_000
+        assert server.stop() == 0
+        assert len(server.read_log()) < 50_000
 
 
 @pytest.mark.parametrize(
@@ -229,12 +231,12 @@ def test_a_flood_of_requests_does_not_fill_the_log(
     flood: bytes, logged: str, storage: StorageSettings, tmp_path: Path
 ) -> None:
     count = MAX_MESSAGES_PER_WINDOW + 400
-    with run_server(storage, tmp_path) as served:
+    with run_server(storage, tmp_path) as server:
         for _ in range(count):
-            with connect(served, flood) as connection:
+            with connect(server, flood) as connection:
                 connection.recv(65_536)
-        assert served.stop() == 0
-        log = served.read_log()
+        assert server.stop() == 0
+        log = server.read_log()
     assert len(log) < 40_000
     assert log.count(logged) <= MAX_MESSAGES_PER_WINDOW + 1
     (dropped,) = re.findall(rf"(\d+) more messages of \S+ in \d+ s are not shown, such as: {logged}", log)
@@ -243,9 +245,9 @@ def test_a_flood_of_requests_does_not_fill_the_log(
 
 def test_quarantined_events_do_not_fill_the_log(storage: StorageSettings, tmp_path: Path) -> None:
     count = MAX_MESSAGES_PER_WINDOW + 20
-    with run_server(storage, tmp_path) as served, served.client() as http:
+    with run_server(storage, tmp_path) as server, server.client() as http:
         for number in range(count):
             assert http.post("/api/events", json=[{"odd": number}]).json()["quarantined"] == 1
-        assert served.stop() == 0
-        assert "20 more messages of state_api.services.recording" in served.read_log()
-        assert "20 more messages of state_api.requests" in served.read_log()
+        assert server.stop() == 0
+        assert "20 more messages of state_api.services.recording" in server.read_log()
+        assert "20 more messages of state_api.requests" in server.read_log()

@@ -85,7 +85,9 @@ async def test_every_purge_of_the_quarantine_is_logged(
     log: LimitedLog, http: httpx.AsyncClient, anyio_backend: str
 ) -> None:
     """The log is the only record of it."""
-    await repeat(log, lambda: http.delete("/api/quarantine", params={"before": "2018-01-01"}), "from quarantine")
+    await assert_every_request_is_logged(
+        log, lambda: http.delete("/api/quarantine", params={"before": "2018-01-01"}), "from quarantine"
+    )
 
 
 @pytest.mark.anyio
@@ -95,11 +97,15 @@ async def test_every_deletion_of_a_task_hub_is_logged(
     """The log is the only record of it."""
     await post_events(http, event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50)))
     clock.advance(31)
-    await repeat(log, lambda: http.delete(f"/api/taskhubs/{hub}"), f"removed the records of task hub {hub}")
+    await assert_every_request_is_logged(
+        log, lambda: http.delete(f"/api/taskhubs/{hub}"), f"removed the records of task hub {hub}"
+    )
 
 
-async def repeat(log: LimitedLog, send: Callable[[], Awaitable[httpx.Response]], logged: str) -> None:
-    """Send a request more often than the limit, and assert that the log has a line for each."""
+async def assert_every_request_is_logged(
+    log: LimitedLog, send: Callable[[], Awaitable[httpx.Response]], logged: str
+) -> None:
+    """Send a request more often than the limit. The log must have a line for each."""
     for _ in range(MAX_MESSAGES_PER_WINDOW + 1):
         assert (await send()).status_code == 200
     assert sum(logged in line for line in log.lines()) == MAX_MESSAGES_PER_WINDOW + 1

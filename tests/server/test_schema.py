@@ -25,8 +25,8 @@ VALID_REQUESTS, INVALID_REQUESTS = schemathesis.GenerationMode.POSITIVE, schemat
 
 @pytest.fixture(scope="module")
 def server_process(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with run_server(storage, tmp_path_factory.mktemp("live")) as served:
-        yield served
+    with run_server(storage, tmp_path_factory.mktemp("live")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -45,11 +45,11 @@ def code_with_emulator_ports(emulator: list[int]) -> str:
 
 
 def test_a_server_starts_responds_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
-    with run_server(storage, tmp_path) as served:
-        with served.client() as http:
+    with run_server(storage, tmp_path) as server:
+        with server.client() as http:
             assert http.get("/api/health/ready").json() == {"status": "Ready"}
-        assert served.stop() == 0
-        assert "GET /api/health/ready 200" in served.read_log()
+        assert server.stop() == 0
+        assert "GET /api/health/ready 200" in server.read_log()
 
 
 _REFUSING_SERVER = """
@@ -186,8 +186,8 @@ async def test_a_stopping_server_finishes_its_requests_and_ends_long_polls(
     hub, app = new_hub_name(), f"shop-{new_hub_name()}"
     is_writing, continue_writing = threading.Event(), asyncio.Event()
     async with run_storage_proxy(storage) as proxy:
-        with run_server(proxy.settings, tmp_path) as served:
-            async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+        with run_server(proxy.settings, tmp_path) as server:
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
                 await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub})
                 await http.post("/api/events", json=[event(hub, "first")])
 
@@ -200,14 +200,14 @@ async def test_a_stopping_server_finishes_its_requests_and_ends_long_polls(
                 polling = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 120}))
                 posting = asyncio.create_task(http.post("/api/events", json=[event(hub, "second")]))
                 await asyncio.to_thread(is_writing.wait, 30)
-                served.process.send_signal(signal.SIGTERM)
+                server.process.send_signal(signal.SIGTERM)
                 verdict = await polling
                 assert (verdict.status_code, verdict.json()["hasRunning"]) == (200, True)
                 continue_writing.set()
                 delivery = await posting
                 assert (delivery.status_code, delivery.json()["recorded"]) == (200, 1)
-            assert await asyncio.to_thread(served.process.wait, 60) == 0
-        with run_server(storage, tmp_path) as served, served.client() as http_client:
+            assert await asyncio.to_thread(server.process.wait, 60) == 0
+        with run_server(storage, tmp_path) as server, server.client() as http_client:
             assert http_client.get(f"/api/taskhubs/{hub}").json()["activeCount"] == 2
 
 
@@ -263,8 +263,8 @@ def test_two_servers_with_one_storage_agree(storage: StorageSettings, tmp_path: 
 
 
 def test_a_server_whose_port_is_occupied_ends_with_exit_code_1(storage: StorageSettings, tmp_path: Path) -> None:
-    with run_server(storage, tmp_path) as served:
-        port = served.url.rpartition(":")[2]
+    with run_server(storage, tmp_path) as server:
+        port = server.url.rpartition(":")[2]
         process = run_to_end([*SERVE, "--port", port], server_environment(storage), tmp_path)
     assert process.returncode == 1
     assert "address already in use" in process.stderr
@@ -295,8 +295,8 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
 @pytest.fixture(scope="module")
 def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server without keys, for tests that change nothing."""
-    with run_server(storage, tmp_path_factory.mktemp("open")) as served:
-        yield served
+    with run_server(storage, tmp_path_factory.mktemp("open")) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -330,8 +330,8 @@ def test_microsofts_client_publishes_to_the_server_as_to_an_event_grid_topic(
         key_entry(key, "publisher", "topic"),
         key_entry("a-reader-key-0123456789", "reader", "operator"),
     ]
-    with run_server(storage, tmp_path, keys) as served:
-        with EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential(key)) as publisher:
+    with run_server(storage, tmp_path, keys) as server:
+        with EventGridPublisherClient(f"{server.url}/api/events", AzureKeyCredential(key)) as publisher:
             publisher.send(
                 EventGridEvent(
                     subject=lifecycle_event["subject"],
@@ -341,28 +341,28 @@ def test_microsofts_client_publishes_to_the_server_as_to_an_event_grid_topic(
                     event_time=datetime.now(UTC),
                 )
             )
-        unauthorized = EventGridPublisherClient(f"{served.url}/api/events", AzureKeyCredential("wrong"))
+        unauthorized = EventGridPublisherClient(f"{server.url}/api/events", AzureKeyCredential("wrong"))
         with unauthorized, pytest.raises(ClientAuthenticationError):
             unauthorized.send(EventGridEvent(subject="s", event_type="t", data={}, data_version="1.0"))
-        with served.client() as http:
+        with server.client() as http:
             task_hub = http.get(f"/api/taskhubs/{hub}", headers={"x-functions-key": "a-reader-key-0123456789"})
             assert task_hub.json()["activeCount"] == 1
-        assert key not in served.read_log()
+        assert key not in server.read_log()
 
 
 def test_a_server_under_nohup_ignores_sighup(storage: StorageSettings, tmp_path: Path) -> None:
     previous_handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with run_server(storage, tmp_path) as served, served.client() as http:
-            served.process.send_signal(signal.SIGHUP)
+        with run_server(storage, tmp_path) as server, server.client() as http:
+            server.process.send_signal(signal.SIGHUP)
             assert http.get("/api/health").status_code == 200
-            assert served.stop() == 0
+            assert server.stop() == 0
     finally:
         signal.signal(signal.SIGHUP, previous_handler)
 
 
 def test_a_server_without_keys_accepts_every_loopback_host(storage: StorageSettings, tmp_path: Path) -> None:
-    with run_server(storage, tmp_path) as served, served.client() as http:
+    with run_server(storage, tmp_path) as server, server.client() as http:
         for host in ("127.0.0.2", "[::1]:7071", "LOCALHOST:80"):
             assert http.get("/api/health", headers={"Host": host}).status_code == 200
 
@@ -375,11 +375,11 @@ async def test_a_server_outside_azure_probes_in_the_background(
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
     provider_config = {"provider": "azureStorage", "connection": "STATE_STORAGE"}
-    with run_server(storage, tmp_path) as served, served.client() as http:
+    with run_server(storage, tmp_path) as server, server.client() as http:
         slots = {"staging": {"taskHub": hub}}
         assert http.put(f"/api/apps/{app}", json={"slots": slots, "taskHubs": provider_config}).status_code == 200
-    with run_server(storage, tmp_path) as served:
-        with served.client() as http:
+    with run_server(storage, tmp_path) as server:
+        with server.client() as http:
             path = f"/api/apps/{app}/staging?verify=none"
 
             def is_ready() -> bool:
@@ -389,4 +389,4 @@ async def test_a_server_outside_azure_probes_in_the_background(
 
             wait_until(is_ready, "the background probe has completed", 30)
             assert http.get(path).json()["assurance"] == "verified"
-        assert served.stop() == 0
+        assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""Version 1: an order is priced first."""
+"""Version 1 of the orchestrator: its first activity prices the order."""
 
 from .process_order import blueprint
 

@@ -16,7 +16,7 @@ blueprint = df.Blueprint()
 @blueprint.function_name("ProcessOrder")
 @blueprint.orchestration_trigger(context_name="context")
 def process_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any, dict[str, Any]]:
-    """From the order to its shipment. The input is what `orders.order.completed` makes of a request."""
+    """Process an order until it is shipped. The input is the result of `orders.order.parse_order`."""
     order = context.get_input(dict)
     prices = yield context.task_all([context.call_activity("PriceItem", item) for item in order["items"]])
     total = sum(prices)

@@ -1,5 +1,6 @@
-"""Version 2: an order is screened for fraud before it is priced. An order that began on version 1 cannot go on here:
-its history begins with another activity."""
+"""Version 2 of the orchestrator: its first activity screens the order for fraud.
+
+It cannot continue an order of version 1, whose history begins with another activity."""
 
 from .process_order import blueprint
 

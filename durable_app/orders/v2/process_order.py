@@ -1,4 +1,4 @@
-"""The order's orchestrator, version 2: a new first activity, which is a breaking change."""
+"""Version 2 of the order's orchestrator, whose new first activity is a breaking change."""
 
 from collections.abc import Generator
 from datetime import timedelta
@@ -19,7 +19,7 @@ MAX_ITEMS = 50
 @blueprint.function_name("ProcessOrder")
 @blueprint.orchestration_trigger(context_name="context")
 def process_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any, dict[str, Any]]:
-    """From the order to its shipment. The input is what `orders.order.completed` makes of a request."""
+    """Process an order until it is shipped. The input is the result of `orders.order.parse_order`."""
     order = context.get_input(dict)
     suspicion = yield context.call_activity("ScreenOrder", {"card": order["card"], "items": order["items"]})
     if suspicion is not None:
@@ -49,7 +49,7 @@ def process_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any
 @blueprint.function_name("ScreenOrder")
 @blueprint.activity_trigger(input_name="order")
 def screen_order(order: dict) -> str | None:
-    """Why `{"card", "items"}` looks like fraud, or None."""
+    """Why an order with these `{"card", "items"}` looks like fraud; None if it does not."""
     if order["card"] == STOLEN_CARD:
         return "the card is reported stolen"
     return "too many items at once" if len(order["items"]) > MAX_ITEMS else None

@@ -328,42 +328,43 @@ def _mismatch(app: App, task_hub: str, message: str) -> Refusal:
     return Refusal(SwapMismatch, message, {"taskHub": task_hub, "slots": app.task_hubs_by_slot()})
 
 
-def swap_mismatch(app: App, slot: str, task_hub: str) -> Refusal:
-    name = app.registered_slot_name(slot)
-    held = app.slots.get(name)
+def swap_mismatch(app: App, slot_name: str, task_hub: str) -> Refusal:
+    """For a slot that is empty or holds another task hub than the request names."""
+    name = app.registered_slot_name(slot_name)
+    slot = app.slots.get(name)
     return _mismatch(
         app,
         task_hub,
-        f"slot {name} of app {app.name} does not hold task hub {task_hub} but {held.task_hub if held else 'nothing'}. "
+        f"slot {name} of app {app.name} does not hold task hub {task_hub} but {slot.task_hub if slot else 'nothing'}. "
         "Do not swap; read GetHistory for what changed the slot",
     )
 
 
-def swap_outdated(app: App, slot: str, held: Slot) -> Refusal:
+def swap_outdated(app: App, slot_name: str, slot: Slot) -> Refusal:
     """For the outcome Done of a swap that has been swapped back since."""
     return _mismatch(
         app,
-        held.task_hub,
-        f"task hub {held.task_hub} in slot {slot} of app {app.name} was swapped out of production, and no swap of it "
-        "is pending: this outcome belongs to an earlier swap. If production holds the task hub again, send PostSwap "
+        slot.task_hub,
+        f"task hub {slot.task_hub} in slot {slot_name} of app {app.name} was swapped out of production, and no swap of "
+        "it is pending: this outcome belongs to an earlier swap. If production holds the task hub again, send PostSwap "
         "for it without an outcome",
     )
 
 
-def rollback_to_prior_hub_not_begun(app: App, slot: str, held: Slot, task_hub: str) -> Refusal:
+def rollback_to_prior_hub_not_begun(app: App, slot_name: str, slot: Slot, task_hub: str) -> Refusal:
     """For a rollback in two steps to a task hub that another one replaced on record."""
     return _mismatch(
         app,
         task_hub,
-        f"slot {slot} of app {app.name} may still carry task hub {task_hub}, but {held.task_hub} was staged over it. "
-        "If the platform's slot carries it, swap there. Once production carries it, send PostSwap with rollback and "
-        "the outcome Done",
+        f"slot {slot_name} of app {app.name} may still carry task hub {task_hub}, but {slot.task_hub} was staged over "
+        "it. If the platform's slot carries it, swap there. Once production carries it, send PostSwap with rollback "
+        "and the outcome Done",
     )
 
 
-def never_promoted(app: App, slot: str, held: Slot) -> Refusal:
+def never_promoted(app: App, slot_name: str, slot: Slot) -> Refusal:
     """For a rollback to a task hub that was only staged."""
-    promoted_prior_hub = next((prior.task_hub for prior in held.prior_hubs if prior.promoted), None)
+    promoted_prior_hub = next((prior.task_hub for prior in slot.prior_hubs if prior.promoted), None)
     next_step = (
         f"The slot may still carry {promoted_prior_hub}, which was"
         if promoted_prior_hub
@@ -371,9 +372,9 @@ def never_promoted(app: App, slot: str, held: Slot) -> Refusal:
     )
     return _mismatch(
         app,
-        held.task_hub,
-        f"task hub {held.task_hub} in slot {slot} of app {app.name} was never in production, so a rollback to it is "
-        f"not possible. {next_step}",
+        slot.task_hub,
+        f"task hub {slot.task_hub} in slot {slot_name} of app {app.name} was never in production, so a rollback to it "
+        f"is not possible. {next_step}",
     )
 
 

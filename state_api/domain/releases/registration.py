@@ -114,6 +114,7 @@ def _check_slots(app: App, command: RegisterCommand, evidence: RegisterEvidence,
 
 
 def _check_replaceable(app: App, name: str, verdict: Verdict, now: Instant) -> Refusal | None:
+    """A task hub leaves its slot only after it has drained, and not while a run deploys it."""
     slot, deployment = app.slot(name), app.get_open_deployment(now)
     if slot is not None and deployment is not None and same_hub(deployment.task_hub, slot.task_hub):
         return refusals.deployment_in_progress(app, deployment, now)

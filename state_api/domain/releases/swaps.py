@@ -48,7 +48,7 @@ def _check_pending_swap(app: App, command: SwapCommand) -> Refusal | None:
     if pending is None:
         return None
     other_slot = pending.slot != app.registered_slot_name(command.slot)
-    # A rollback that went well is the opposite of a pending swap forward.
+    # The outcome of a rollback says nothing about a pending swap into the other direction.
     other_direction = command.rollback and not pending.rollback
     if other_slot or other_direction or not same_hub(pending.task_hub, command.task_hub):
         return refusals.swap_pending(app, pending)
@@ -136,10 +136,10 @@ def _swap_at_once(app: App, command: SwapCommand, now: Instant) -> Transition | 
         details = _pending_swap_details(pending, SwapOutcome.DONE)
         return Transition(replace(app, pending_swap=None), "PostSwap", details)
     name = app.registered_slot_name(command.slot)
-    held, production = app.slot(name), app.slot(PRODUCTION)
-    prior_hub = held.find_promoted_prior_hub(command.task_hub) if held is not None and command.rollback else None
-    if held is not None and production is not None and prior_hub is not None:
-        return _roll_back_to_prior_hub(app, name, _PriorHubRollback(held, production, prior_hub), now)
+    present, production = app.slot(name), app.slot(PRODUCTION)
+    prior_hub = present.find_promoted_prior_hub(command.task_hub) if present and command.rollback else None
+    if present is not None and production is not None and prior_hub is not None:
+        return _roll_back_to_prior_hub(app, name, _PriorHubRollback(present, production, prior_hub), now)
     slot = _find_swappable_slot(app, command)
     if isinstance(slot, Refusal):
         return slot

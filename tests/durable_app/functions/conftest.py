@@ -1,4 +1,4 @@
-"""What of the sample app is tested on every Python that the Functions host has."""
+"""Tests of the sample app that run on every Python of the Functions host."""
 
 import importlib.util
 

@@ -1,6 +1,7 @@
-"""Plays orchestrators as Microsoft documents it for the Python model: the generator behind the decorator is driven by
-hand, and its tasks are given results. The context is the library's real one, and activities, entities and
-sub-orchestrations that a test does not replace are the app's own."""
+"""Runs orchestrators as Microsoft documents it for tests: drive the generator and send results to its tasks.
+
+The context is the library's own. Activities, entities and sub-orchestrations are the app's own unless a test replaces
+them."""
 
 import functools
 import json
@@ -29,7 +30,7 @@ _ORCHESTRATOR_STARTED = 12
 
 @functools.cache
 def app_functions(version: str) -> dict[str, Any]:
-    """The app's functions by name, as function_app.py puts them together."""
+    """The app's functions by name, as function_app.py registers them."""
     app = df.DFApp()
     for module in (api, monitor, payment, pricing, shipping, stock, {"v1": v1, "v2": v2}[version]):
         app.register_functions(module.blueprint)
@@ -37,7 +38,7 @@ def app_functions(version: str) -> dict[str, Any]:
 
 
 def user_function(name: str, version: str = "v2") -> Any:
-    """What the app's author wrote as this function."""
+    """The app's Python function, without the library's decorators."""
     function = app_functions(version)[name].get_user_function()
     for wrapped in ("orchestrator_function", "client_function"):
         function = getattr(function, wrapped, function)
@@ -45,8 +46,9 @@ def user_function(name: str, version: str = "v2") -> Any:
 
 
 def run_entity_operation(state: Any, operation: str, input_value: Any = None) -> tuple[Any, Any]:
-    """The state and the result of one operation on a stock, through the entity's handler as the extension calls it.
-    Raises RuntimeError with what the entity raised."""
+    """Run one operation on a stock entity, through its handler. Returns its state and the result.
+
+    Raises RuntimeError with the entity's error."""
     batch = {
         "self": {"name": "stock", "key": "apple"},
         "exists": state is not None,
@@ -62,7 +64,7 @@ def run_entity_operation(state: Any, operation: str, input_value: Any = None) ->
 
 @dataclass
 class ReplayResult:
-    """What came of an orchestration, and what it asked for on the way."""
+    """The result of an orchestration, and the activities that it called."""
 
     result: Any = None
     error: Exception | None = None
@@ -73,8 +75,7 @@ class ReplayResult:
 
 
 class OrchestratorReplay:
-    """The world around one orchestration: its version, the events that reach it, activities that answer otherwise, and
-    the stock."""
+    """The environment of one orchestration: its version, its external events, replaced activities, and the stock."""
 
     def __init__(
         self,
@@ -97,7 +98,12 @@ class OrchestratorReplay:
             "Timestamp": START_TIME.isoformat(),
         }
         context = DurableOrchestrationContext(
-            [started], instance_id, False, "", json.dumps(input_value), upperSchemaVersion=ReplaySchema.V3.value
+            [started],
+            instance_id,
+            isReplaying=False,
+            parentInstanceId="",
+            input=json.dumps(input_value),
+            upperSchemaVersion=ReplaySchema.V3.value,
         )
         generator = user_function(name, self.version)(context)
         played = ReplayResult(calls=self.calls)
@@ -109,7 +115,7 @@ class OrchestratorReplay:
                 task = generator.throw(task.result) if failed else generator.send(task.result)
         except StopIteration as end:
             played.result = end.value
-        except Exception as error:  # noqa: BLE001  # whatever the orchestrator lets through is how it failed
+        except Exception as error:  # noqa: BLE001  # any exception makes the orchestration fail
             played.error = error
         for action in context._actions[0]:
             if isinstance(action, SignalEntityAction):
@@ -120,7 +126,7 @@ class OrchestratorReplay:
         return played
 
     def _complete_task(self, context: DurableOrchestrationContext, task: TaskBase) -> None:
-        """Let a task come to its end."""
+        """Complete a task, as the extension does when a result arrives."""
         if isinstance(task, RetryAbleTask):
             action = task.children[0].action_repr
             while not task.is_completed:
@@ -166,9 +172,9 @@ class OrchestratorReplay:
         self.calls.append(name)
         activity = self.activities.get(name, user_function(name, self.version))
         try:
-            # As over the wire.
+            # Encode and decode, as the host does.
             result = json.loads(json.dumps(activity(input_value)))
-        except Exception as error:  # noqa: BLE001  # as the host does with whatever an activity raises
+        except Exception as error:  # noqa: BLE001  # the host catches every exception of an activity
             task.set_value(is_error=True, value=error)
         else:
             task.set_value(is_error=False, value=result)

@@ -1,4 +1,4 @@
-"""The sample app as it is published: a copy of its folder without what .funcignore leaves out."""
+"""The sample app as it is deployed: a copy of its folder without the files that .funcignore names."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def publish(to: Path) -> Path:
 def run_python(
     script: str, folder: Path, warnings: str = "error", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the script as Azure runs the app: from the app's folder."""
+    """Run a script in the app's folder, as Azure runs the app."""
     clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "PYTHONDEVMODE")}
     return subprocess.run(
         [sys.executable, "-B", "-W", warnings, "-c", script],

@@ -48,7 +48,7 @@ def test_an_approved_order_is_shipped(version: str, data: Any) -> None:
     "data", [False, "false", None, "nonsense", 1], ids=["as JSON", AS_TEXT, "none", "other", "one"]
 )
 def test_a_rejected_order_ends_without_a_charge(version: str, data: Any) -> None:
-    """On the real host every rejected order was shipped, because the text `false` is true in Python."""
+    """Regression: the text `false` is true in Python, so rejected orders were shipped on the real host."""
     played = OrchestratorReplay(version, {"Approval": data}).run("ProcessOrder", completed_order(approvalNeeded=True))
     assert played.result["status"] == "Rejected"
     assert played.calls == FIRST_STEPS[version]
@@ -56,8 +56,8 @@ def test_a_rejected_order_ends_without_a_charge(version: str, data: Any) -> None
 
 
 @BOTH_VERSIONS
-def test_an_order_that_nobody_approves_expires(version: str) -> None:
-    """After the 72 hours that hold unless the order or a setting says otherwise."""
+def test_an_order_without_an_approval_expires(version: str) -> None:
+    """The default deadline is 72 hours."""
     played = OrchestratorReplay(version).run("ProcessOrder", completed_order(approvalNeeded=True))
     assert played.result["status"] == "Expired"
     assert played.elapsed_seconds == 72 * 3600
@@ -99,14 +99,14 @@ def test_an_order_fails_if_its_shipping_fails(version: str) -> None:
     ("more", "reason"),
     [({"card": "stolen"}, "the card is reported stolen"), ({"items": ["apple"] * 51}, "too many items at once")],
 )
-def test_version_2_refuses_what_looks_like_fraud_before_anything_else(more: dict[str, Any], reason: str) -> None:
+def test_version_2_refuses_suspected_fraud_before_any_other_step(more: dict[str, Any], reason: str) -> None:
     played = OrchestratorReplay("v2").run("ProcessOrder", completed_order(**more))
     assert played.result == {"status": "Refused", "reason": reason}
     assert played.calls == ["ScreenOrder"]
 
 
 def test_the_first_activity_is_another_in_version_2() -> None:
-    """The breaking change: a history that was begun on version 1 does not fit version 2."""
+    """A history that began on version 1 does not fit version 2."""
     firsts = {
         version: OrchestratorReplay(version).run("ProcessOrder", completed_order()).calls[0] for version in ("v1", "v2")
     }
@@ -114,7 +114,7 @@ def test_the_first_activity_is_another_in_version_2() -> None:
 
 
 def test_durations_come_from_the_order_else_from_the_settings() -> None:
-    """They are in the input before the orchestrator starts, which must read no settings."""
+    """The starter puts them into the input, because orchestrators must not read settings."""
     settings = {"APPROVAL_TIMEOUT_SECONDS": "60", "PACKING_SECONDS": ""}
     sent = {"orderId": "order-1", "items": ["apple"], "retryMilliseconds": 0.5}
     order = parse_order(sent | {"approvalTimeoutSeconds": 5}, settings)
@@ -126,7 +126,7 @@ def test_durations_come_from_the_order_else_from_the_settings() -> None:
     "wrong",
     [{"orderId": None}, {"items": "apple"}, {"approvalNeeded": 1}, {"card": 1}, {"packingSeconds": "nan"}],
 )
-def test_what_makes_no_sense_is_no_order(wrong: dict[str, Any]) -> None:
+def test_an_invalid_order_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidOrder):
         parse_order({"orderId": "order-1", "items": ["apple"]} | wrong, {})
 

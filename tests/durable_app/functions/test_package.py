@@ -1,4 +1,4 @@
-"""The sample app as it is published to Azure: what it holds, what is indexed, and its requirements and settings."""
+"""The deployed package of the sample app: its files, its functions, its requirements and settings."""
 
 import importlib.metadata
 import json
@@ -41,7 +41,7 @@ EXTRA_FUNCTIONS = {"v1": {}, "v2": {"ScreenOrder": ["activityTrigger", None]}}
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_the_published_app_indexes_by_itself(tmp_path: Path, version: str) -> None:
-    """Under the installed line of azure-functions, from its own folder, with nothing of this project beside it."""
+    """The app is indexed from its own folder, without this project on the path."""
     folder = publish(tmp_path / "app")
     done = run_python(INDEX_SCRIPT, folder, ORDERS_VERSION=version)
     assert (done.returncode, done.stderr) == (0, "")
@@ -61,12 +61,12 @@ def test_an_unknown_version_stops_the_app() -> None:
     assert "ORDERS_VERSION must be one of v1, v2, not v9" in done.stderr
 
 
-def test_the_package_holds_nothing_of_the_development_host(tmp_path: Path) -> None:
+def test_the_package_has_no_files_of_the_development_host(tmp_path: Path) -> None:
     names = {path.name for path in publish(tmp_path / "app").iterdir()}
     assert names == {"function_app.py", "host.json", "requirements.txt", "orders"}
 
 
-def test_the_hub_and_the_topic_come_from_settings_and_publishing_is_tried_again() -> None:
+def test_task_hub_and_topic_come_from_settings_and_publishing_is_retried() -> None:
     """Without publishRetryCount an event whose publication fails once is lost."""
     durable = json.loads((APP / "host.json").read_text())["extensions"]["durableTask"]
     assert durable["hubName"] == "%TASK_HUB%"
@@ -78,7 +78,7 @@ def test_the_hub_and_the_topic_come_from_settings_and_publishing_is_tried_again(
     assert {"TASK_HUB", grid["topicEndpoint"].strip("%"), grid["keySettingName"]} <= set(settings)
 
 
-def test_an_event_that_cannot_be_published_holds_its_orchestration_up_for_less_than_two_seconds() -> None:
+def test_a_failing_topic_delays_an_orchestration_by_less_than_two_seconds_an_event() -> None:
     """The extension waits after every attempt, the last one included (docs/platform.md)."""
     grid = json.loads((APP / "host.json").read_text())["extensions"]["durableTask"]["notifications"]["eventGrid"]
     hours, minutes, seconds = map(float, grid["publishRetryInterval"].split(":"))

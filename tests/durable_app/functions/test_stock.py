@@ -16,7 +16,7 @@ def watched_stock(**more: Any) -> dict[str, Any]:
 # The entity
 
 
-def test_a_stock_that_nobody_has_touched_has_ten_pieces() -> None:
+def test_an_unused_stock_has_ten_pieces() -> None:
     assert run_entity_operation(None, "get") == (10, 10)
 
 
@@ -38,20 +38,20 @@ def test_an_unknown_operation_is_an_error() -> None:
 
 
 def test_a_round_of_the_monitor_ends_with_the_next_one() -> None:
-    """It waits, and continues as new with nothing but the number of the round."""
+    """The round waits, then continues as new with the next round number."""
     played = OrchestratorReplay().run("StockMonitor", watched_stock())
     assert played.continued_with == watched_stock() | {"round": 2}
     assert (played.elapsed_seconds, played.signals, played.error) == (30, [], None)
 
 
-def test_the_monitor_refills_what_has_run_low() -> None:
+def test_the_monitor_refills_low_stock() -> None:
     played = OrchestratorReplay(stock_levels={"apple": 2, "pear": 3}).run(
         "StockMonitor", watched_stock(low=3, refill=20)
     )
     assert played.signals == [("@stock@apple", "add", 20)]
 
 
-def test_the_monitor_ends_when_it_is_told_to_stop() -> None:
+def test_the_monitor_ends_after_the_event_stop() -> None:
     """It does not continue as new, so the task hub can drain."""
     played = OrchestratorReplay(events={"Stop": True}, stock_levels={"apple": 5}).run("StockMonitor", watched_stock())
     assert played.continued_with is None
@@ -59,6 +59,6 @@ def test_the_monitor_ends_when_it_is_told_to_stop() -> None:
 
 
 @pytest.mark.parametrize("sent", [[], {"id": "a/b"}, {"items": []}, {"items": [7]}, {"intervalSeconds": 0}])
-def test_a_monitor_that_makes_no_sense_is_not_started(sent: Any) -> None:
+def test_a_monitor_with_an_invalid_request_is_not_started(sent: Any) -> None:
     with pytest.raises(InvalidOrder):
         parse_monitor_request(sent, "stock-monitor")

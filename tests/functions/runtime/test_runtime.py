@@ -35,6 +35,7 @@ class WorkerClient:
 
     @staticmethod
     async def _request(kind: str, body: Message) -> Any:
+        """Send the worker a request of this kind, such as `invocation_request`; returns its response."""
         request = Message(request=Message(**{kind: body}), properties={"protos": protos, "host": "127.0.0.1"})
         return await getattr(runtime_library, kind)(request)
 

@@ -1,1 +1,1 @@
-"""The project's Function App on Microsoft's Functions host, as it would be deployed."""
+"""Tests of the project's Function App on Microsoft's Functions host, in the form in which it is deployed."""

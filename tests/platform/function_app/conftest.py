@@ -1,4 +1,5 @@
-"""One Functions host for all these tests, because it takes seconds to start, with a storage account of its own."""
+"""Fixtures: one Functions host for all these tests, because it takes seconds to start, with a storage account of its
+own."""
 
 import json
 from collections.abc import Iterator
@@ -12,12 +13,12 @@ import function_app
 from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
-from tests.platform.function_app.server_keys import KEYS, key_header, server_key_entries
+from tests.platform.function_app.server_keys import KEYS_BY_ROLE, key_header, server_key_entries
 from tests.platform.functions_host import FunctionsHost, copy_deployed_app, run_functions_host
 
 
 class Azurite:
-    """A storage account that a test can stop and start again; its data stay."""
+    """A storage account that a test can stop and start again. It keeps its data."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -42,20 +43,20 @@ class Azurite:
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    running = Azurite(tmp_path_factory.mktemp("azurite"))
-    yield running
-    running.stop()
+    azurite = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield azurite
+    azurite.stop()
 
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as it is deployed."""
+    """The folder with the project as it is deployed."""
     return copy_deployed_app(Path(function_app.__file__).parent, tmp_path_factory.mktemp("package") / "app")
 
 
 @pytest.fixture(scope="session")
 def host(azurite: Azurite, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FunctionsHost]:
-    """The Function App as docs/azure.md sets it up."""
+    """The Function App with the settings of docs/azure.md."""
     settings = {
         "AzureWebJobsStorage": azurite.connection,
         "AzureWebJobsDisableHomepage": "true",
@@ -63,14 +64,14 @@ def host(azurite: Azurite, package: Path, tmp_path_factory: pytest.TempPathFacto
         "STATE_TASKHUBS_SHOP": azurite.connection,
         "STATE_KEYS": json.dumps(server_key_entries()),
     }
-    with run_functions_host(package, tmp_path_factory.mktemp("host"), settings) as running:
-        yield running
+    with run_functions_host(package, tmp_path_factory.mktemp("host"), settings) as host:
+        yield host
 
 
 @pytest.fixture
 def admin(host: FunctionsHost) -> Iterator[httpx.Client]:
-    """A client with an admin's key for all apps."""
-    with httpx.Client(base_url=host.url, headers=key_header(KEYS["admin"]), timeout=60) as client:
+    """A client with an administrator's key for all apps."""
+    with httpx.Client(base_url=host.url, headers=key_header(KEYS_BY_ROLE["admin"]), timeout=60) as client:
         yield client
 
 

@@ -1,4 +1,4 @@
-"""What fails on the real host, one thing at a time: the storage, the settings, the Python worker."""
+"""Failures on the real Functions host, one at a time: the storage, the settings, the Python worker."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from tests.conftest import new_hub_name
 from tests.functions.invocations import indexed_functions
 from tests.http.operations import assert_problem
 from tests.platform.function_app.conftest import Azurite
-from tests.platform.function_app.server_keys import KEYS, key_header, server_key_entries
-from tests.platform.function_app.test_event_grid import deliver, recorded
+from tests.platform.function_app.server_keys import KEYS_BY_ROLE, key_header, server_key_entries
+from tests.platform.function_app.test_event_grid import deliver, list_recorded_ids
 from tests.platform.functions_host import FunctionsHost, run_functions_host, wait_until_ready
 
 
 @contextmanager
-def stopped(azurite: Azurite) -> Iterator[None]:
-    """The storage account is away until the block ends."""
+def stop_storage(azurite: Azurite) -> Iterator[None]:
+    """Stop the storage account until the block ends."""
     azurite.stop()
     try:
         yield
@@ -33,28 +33,28 @@ def stopped(azurite: Azurite) -> Iterator[None]:
         azurite.start()
 
 
-def test_while_the_storage_is_down_nothing_is_acknowledged_and_afterwards_everything_is_there(
+def test_nothing_is_acknowledged_while_the_storage_is_down_and_nothing_is_lost(
     azurite: Azurite, admin: httpx.Client, anonymous: httpx.Client, hub: str
 ) -> None:
     assert deliver(anonymous, [event(hub, "before")]).status_code == 202
-    with stopped(azurite):
+    with stop_storage(azurite):
         assert anonymous.get("/api/health").json() == {"status": "Healthy"}
-        for answer in (
+        for response in (
             anonymous.get("/api/health/ready"),
             admin.get("/api/apps"),
             admin.get("/api/apps/shop/staging"),
             admin.post("/api/apps/shop/staging", json={"taskHub": hub}),
             admin.post("/api/events", json=[event(hub, "by-webhook")]),
         ):
-            assert_problem(answer, 503, "StorageUnavailable")
-            assert int(answer.headers["retry-after"]) > 0
-        # Not 4xx: Event Grid would not deliver again.
+            assert_problem(response, 503, "StorageUnavailable")
+            assert int(response.headers["retry-after"]) > 0
+        # Event Grid does not deliver again after a status 4xx.
         assert deliver(anonymous, [event(hub, "by-trigger")]).status_code == 500
         assert_problem(anonymous.get("/api/apps"), 401, "Unauthorized")
     assert anonymous.get("/api/health/ready").status_code == 200
-    assert recorded(admin, hub) == ["before"]
+    assert list_recorded_ids(admin, hub) == ["before"]
     assert deliver(anonymous, [event(hub, "by-trigger")]).status_code == 202
-    assert recorded(admin, hub) == ["before", "by-trigger"]
+    assert list_recorded_ids(admin, hub) == ["before", "by-trigger"]
 
 
 # Settings
@@ -64,7 +64,7 @@ def test_while_the_storage_is_down_nothing_is_acknowledged_and_afterwards_everyt
 def misconfigured(
     azurite: Azurite, package: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, FunctionsHost]]:
-    """Hosts whose settings are wrong, started at the same time: with a storage that is none, and without keys."""
+    """Two hosts with wrong settings, started at the same time: an invalid storage setting, and no keys."""
     base = {"AzureWebJobsStorage": azurite.connection, "STATE_KEYS": json.dumps(server_key_entries())}
     settings = {
         "storage": base | {"STATE_STORAGE": "no connection string"},
@@ -83,23 +83,23 @@ def misconfigured(
 
 
 def every_operation(client: httpx.Client, hub: str) -> Iterator[httpx.Response]:
-    """Every operation but Health, with an admin's key."""
+    """Send every operation but Health with an administrator's key, and return the responses."""
     for name, methods, _ in function_app.OPERATIONS:
         path = indexed_functions()[name].get_trigger().route.format(app="shop", hub=hub)
         for method in methods if name != "Health" else ():
-            yield client.request(method, f"/api/{path}", headers=key_header(KEYS["admin"]))
+            yield client.request(method, f"/api/{path}", headers=key_header(KEYS_BY_ROLE["admin"]))
 
 
-def test_with_wrong_storage_settings_health_answers_and_the_rest_says_which_setting_is_wrong(
+def test_with_an_invalid_storage_setting_every_operation_but_health_names_it(
     misconfigured: dict[str, FunctionsHost], hub: str
 ) -> None:
     with misconfigured["storage"].client() as client:
         assert client.get("/api/health").json() == {"status": "Healthy"}
-        for answer in every_operation(client, hub):
-            detail = assert_problem(answer, 503, "SettingsInvalid")["detail"]
+        for response in every_operation(client, hub):
+            detail = assert_problem(response, 503, "SettingsInvalid")["detail"]
             assert "STATE_STORAGE is not a storage connection string" in detail
-            assert answer.headers["cache-control"] == "no-store"
-            assert int(answer.headers["retry-after"]) > 0
+            assert response.headers["cache-control"] == "no-store"
+            assert int(response.headers["retry-after"]) > 0
         assert deliver(client, [event(hub)]).status_code == 500
 
 
@@ -108,20 +108,20 @@ def test_without_keys_every_operation_but_health_is_refused_and_the_trigger_stil
 ) -> None:
     with misconfigured["keys"].client() as client:
         assert client.get("/api/health").json() == {"status": "Healthy"}
-        for answer in every_operation(client, hub):
-            assert "set the app setting STATE_KEYS" in assert_problem(answer, 503, "KeysNotConfigured")["detail"]
+        for response in every_operation(client, hub):
+            assert "set the app setting STATE_KEYS" in assert_problem(response, 503, "KeysNotConfigured")["detail"]
         assert deliver(client, [event(hub, "order-1")]).status_code == 202
-        # The setting that empties the homepage is not set on this host.
+        # This host does not have the setting that empties the homepage.
         assert "Azure Function App is up and running" in client.get("/").text
-    assert recorded(admin, hub) == ["order-1"]
+    assert list_recorded_ids(admin, hub) == ["order-1"]
 
 
 # The Python worker
 
 
-class Sender:
-    """Delivers events one after the other until it is stopped. Keeps what was acknowledged, and the status of each
-    other answer, 0 for a connection that broke."""
+class EventSender:
+    """Sends events one after the other until it is stopped. `acknowledged` are the instance ids of acknowledged events;
+    `failures` are the statuses of all other responses, 0 for a broken connection."""
 
     def __init__(self, name: str, send: Callable[[str], httpx.Response]) -> None:
         self.acknowledged: list[str] = []
@@ -154,11 +154,11 @@ class Sender:
 def test_a_killed_worker_costs_each_caller_one_request_at_most_and_no_acknowledged_event(
     host: FunctionsHost, admin: httpx.Client, anonymous: httpx.Client
 ) -> None:
-    """No other test may kill a worker of this host: with the third one it gives up and ends."""
+    """No other test may kill a worker of this host: it ends when the third worker is killed."""
     hub = new_hub_name()
     senders = [
-        Sender("trigger", lambda instance_id: deliver(anonymous, [event(hub, instance_id)])),
-        Sender("webhook", lambda instance_id: admin.post("/api/events", json=[event(hub, instance_id)])),
+        EventSender("trigger", lambda instance_id: deliver(anonymous, [event(hub, instance_id)])),
+        EventSender("webhook", lambda instance_id: admin.post("/api/events", json=[event(hub, instance_id)])),
     ]
     try:
         wait_until(lambda: all(len(sender.acknowledged) >= 10 for sender in senders), "events are acknowledged")
@@ -177,11 +177,11 @@ def test_a_killed_worker_costs_each_caller_one_request_at_most_and_no_acknowledg
     for sender in senders:
         assert sender.failures in ([], [500])
     acknowledged = {instance_id for sender in senders for instance_id in sender.acknowledged}
-    assert acknowledged <= set(recorded_all(admin, hub))
+    assert acknowledged <= set(list_all_recorded_ids(admin, hub))
 
 
-def recorded_all(admin: httpx.Client, hub: str) -> Iterator[str]:
-    """The ids of the instances on record, page by page."""
+def list_all_recorded_ids(admin: httpx.Client, hub: str) -> Iterator[str]:
+    """Return the ids of all recorded instances, page by page."""
     token = None
     while True:
         query = {"top": 1000} | ({} if token is None else {"continuationToken": token})

@@ -1,4 +1,4 @@
-"""A Function App with one orchestrator for each way in which a Python orchestration waits and ends."""
+"""A Function App with an orchestrator for each way in which a Python orchestration waits and ends."""
 
 from collections.abc import Generator
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ WAITING_STATUS = "Waits"
 GENERATION_COUNT = 6
 
 FAR_TIMER_SECONDS = 3600
-"""Seconds until a timer that loses."""
+"""Seconds until a timer that is cancelled before it fires."""
 
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
@@ -39,17 +39,18 @@ def Counter(context: df.DurableEntityContext) -> None:
     context.set_state(context.get_state(lambda: 0) + 1)
 
 
-def create_timer_after(context: df.DurableOrchestrationContext, seconds: float) -> datetime:
-    moment: datetime = context.current_utc_datetime + timedelta(seconds=seconds)
-    return moment
+def fire_at(context: df.DurableOrchestrationContext, seconds: float) -> datetime:
+    """Return the time in so many seconds, by the orchestration's clock."""
+    time: datetime = context.current_utc_datetime + timedelta(seconds=seconds)
+    return time
 
 
-def go_or_timer(
+def wait_for_event_or_timer(
     context: df.DurableOrchestrationContext, seconds: float = FAR_TIMER_SECONDS, event: str = GO_EVENT
 ) -> Tasks:
-    """Wait for the event or a timer; returns the timer. To be used with `yield from`."""
+    """Wait for the event or a timer, and return the timer. Call it with `yield from`."""
     context.set_custom_status(WAITING_STATUS)
-    timer = context.create_timer(create_timer_after(context, seconds))
+    timer = context.create_timer(fire_at(context, seconds))
     yield context.task_any([context.wait_for_external_event(event), timer])
     return timer
 
@@ -58,7 +59,7 @@ def orchestrator(generator_function: Any) -> Any:
     return app.orchestration_trigger(context_name="context")(generator_function)
 
 
-# Orchestrations without a timer that is cancelled
+# Orchestrations that cancel no timer
 
 
 @orchestrator
@@ -105,7 +106,7 @@ def SubFails(context: df.DurableOrchestrationContext) -> Tasks:
 
 @orchestrator
 def TimerOnly(context: df.DurableOrchestrationContext) -> Tasks:
-    yield context.create_timer(create_timer_after(context, 1))
+    yield context.create_timer(fire_at(context, 1))
 
 
 @orchestrator
@@ -122,13 +123,13 @@ def Quiet(context: df.DurableOrchestrationContext) -> Tasks:
 
 @orchestrator
 def TimerWins(context: df.DurableOrchestrationContext) -> Tasks:
-    yield from go_or_timer(context, 1)
+    yield from wait_for_event_or_timer(context, 1)
 
 
 @orchestrator
 def EventOrTimerNoCancel(context: df.DurableOrchestrationContext) -> Tasks:
-    """Ends only when the timer fires, although the event wins."""
-    yield from go_or_timer(context, 12)
+    """Ends only when the timer fires, although the event arrives first."""
+    yield from wait_for_event_or_timer(context, 12)
 
 
 # Orchestrations that cancel a timer
@@ -136,34 +137,34 @@ def EventOrTimerNoCancel(context: df.DurableOrchestrationContext) -> Tasks:
 
 @orchestrator
 def EventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
-    timer = yield from go_or_timer(context)
+    timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
 
 
 @orchestrator
 def EventOrTimerCancelThenFail(context: df.DurableOrchestrationContext) -> Tasks:
-    timer = yield from go_or_timer(context)
+    timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     raise ValueError("after cancel")
 
 
 @orchestrator
 def EventOrTimerCancelThenActivity(context: df.DurableOrchestrationContext) -> Tasks:
-    timer = yield from go_or_timer(context)
+    timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     yield context.call_activity("Echo", "a")
 
 
 @orchestrator
 def EventOrTimerCancelThenTimer(context: df.DurableOrchestrationContext) -> Tasks:
-    timer = yield from go_or_timer(context)
+    timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
-    yield context.create_timer(create_timer_after(context, 1))
+    yield context.create_timer(fire_at(context, 1))
 
 
 @orchestrator
 def EventOrTimerCancelThenSignal(context: df.DurableOrchestrationContext) -> Tasks:
-    timer = yield from go_or_timer(context)
+    timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     context.signal_entity(df.EntityId("Counter", context.instance_id), "add")
 
@@ -171,15 +172,15 @@ def EventOrTimerCancelThenSignal(context: df.DurableOrchestrationContext) -> Tas
 @orchestrator
 def ActivityThenEventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.call_activity("Echo", "a")
-    timer = yield from go_or_timer(context)
+    timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
 
 
 @orchestrator
 def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
-    first = yield from go_or_timer(context)
+    first = yield from wait_for_event_or_timer(context)
     first.cancel()
-    second = yield from go_or_timer(context, event="go on")
+    second = yield from wait_for_event_or_timer(context, event="go on")
     second.cancel()
 
 
@@ -187,7 +188,7 @@ def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
 def ActivityOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
     activity, timer = (
         context.call_activity("Echo", "a"),
-        context.create_timer(create_timer_after(context, FAR_TIMER_SECONDS)),
+        context.create_timer(fire_at(context, FAR_TIMER_SECONDS)),
     )
     yield context.task_any([activity, timer])
     timer.cancel()
@@ -195,9 +196,9 @@ def ActivityOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
 
 @orchestrator
 def CancelThenContinue(context: df.DurableOrchestrationContext) -> Tasks:
-    """Ends in its sixth generation, which would come only after six events."""
+    """Ends in its sixth generation. Each generation waits for an event."""
     generation = context.get_input() or 1
-    timer = yield from go_or_timer(context)
+    timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     if generation < GENERATION_COUNT:
         context.continue_as_new(generation + 1)
