@@ -44,7 +44,7 @@ def main() -> NoReturn:
         code = cli(standalone_mode=False)
     except CommandError as error:
         is_unknown_app = error.problem_code == "AppNotFound"
-        hint = ". Tell the server what is in production: safe-deploy register" if is_unknown_app else ""
+        hint = ". Register the task hub in production: safe-deploy register" if is_unknown_app else ""
         _print_error(f"{error.message}{hint}")
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001  # the last resort: the error is printed with its traceback

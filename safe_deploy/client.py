@@ -238,14 +238,14 @@ class StateServerClient:
         deadline = time.monotonic() + response_timeout_seconds
         response = self._http.send(http_request, stream=True)
         try:
-            content = b""
+            body_bytes = b""
             for part in response.iter_raw():
-                content += part
+                body_bytes += part
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout("the response takes too long", request=http_request)
         finally:
             response.close()
-        return httpx.Response(response.status_code, headers=response.headers, content=content, request=http_request)
+        return httpx.Response(response.status_code, headers=response.headers, content=body_bytes, request=http_request)
 
 
 def _is_printable_ascii(text: str) -> bool:
@@ -281,21 +281,21 @@ def _require_success(response: httpx.Response, url: str) -> httpx.Response:
 def _parse_object(response: httpx.Response) -> Json:
     """The JSON object of a response. Raises CommandError if the response does not come from a state server."""
     try:
-        content = response.json()
+        body = response.json()
     except ValueError:
-        content = None
-    if not isinstance(content, dict) or content.keys().isdisjoint(_EXPECTED_MEMBERS):
+        body = None
+    if not isinstance(body, dict) or body.keys().isdisjoint(_EXPECTED_MEMBERS):
         raise CommandError(f"{response.request.url.host} answers, but is not a state server. Check --server")
-    return content
+    return body
 
 
 def _parse_problem(response: httpx.Response) -> Json:
     """The problem document of a response, empty if there is none with a code."""
     try:
-        content = response.json()
+        body = response.json()
     except ValueError:
         return {}
-    return content if isinstance(content, dict) and isinstance(content.get("code"), str) else {}
+    return body if isinstance(body, dict) and isinstance(body.get("code"), str) else {}
 
 
 def _describe_unavailability(response: httpx.Response) -> str:

@@ -13,6 +13,7 @@ from safe_deploy.errors import CommandError, ConflictError, NotReady
 from safe_deploy.slots import ObservedSlots, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, SignalGuard
 from safe_deploy.swap_executor import SwapExecutor
+from safe_deploy.swap_history import find_hub_swapped_by_this_run
 from safe_deploy.swap_messages import STICKY_SETTING_MESSAGE
 from safe_deploy.swap_planner import find_staging_mismatch
 from safe_deploy.waiting import PollOptions, wait_until_ready
@@ -82,7 +83,7 @@ class Deployment:
             with self.guard:
                 app = self.swap_executor.finish_interrupted_swap(recorded)
             recorded = self._read_recorded_slots(app)
-        if (task_hub := self.swap_executor.find_hub_swapped_by_this_run(recorded)) is not None:
+        if (task_hub := find_hub_swapped_by_this_run(self.server, recorded)) is not None:
             self.report(
                 f"an earlier attempt of this run has brought task hub {task_hub} into production: nothing is left to do"
             )
@@ -196,8 +197,8 @@ def clean_up(
 ) -> Json:
     """Remove retired task hubs that have drained. Returns the response of Cleanup.
 
-    Raises ConflictError if a task hub that would be deleted is still in a slot in Azure, whatever the server has on
-    record.
+    Raises ConflictError if a task hub that would be deleted is still in a slot in Azure, even if the server has the
+    slot on record as empty.
     """
     if deployment_slots is not None and delete_task_hubs and not dry_run:
         retired = [task_hub["taskHub"] for task_hub in server.get_app()[0]["retired"]]

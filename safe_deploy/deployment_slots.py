@@ -1,8 +1,8 @@
 """Reads the deployment slots of a Function App in Azure: the task hub of each slot, and whether the task hub name stays
 with its slot. Hides `az`, its commands and its output.
 
-App settings hold connection strings. Therefore `az` is queried for the names of the settings and one value only, and
-its output never becomes part of a message; of its errors only the error code does.
+App settings hold connection strings. Therefore `az` is queried for the names of the settings and one value only. Its
+output never becomes part of a message, and of its errors only the error code does.
 """
 
 import argparse
@@ -118,7 +118,7 @@ class DeploymentSlots:
         """Whether the setting with the task hub name stays with its slot at a swap. Raises AzureUnavailable.
 
         This reads the app's list of sticky names, which is the same for all slots. The member `slotSetting` that `az`
-        shows with a setting is not reliable: a slot without the setting does not have it, and it is false if the list
+        shows with a setting is not reliable. A slot without the setting does not have it. It is false if the list
         spells the name in another case.
         """
         response = self._query(

@@ -29,7 +29,7 @@ _CONFIGURE_PROVIDER_HINT = (
     "To have the server read the app's task hubs, run: safe-deploy register --task-hub HUB "
     "--provider azureStorage --connection SETTING"
 )
-_REGISTER_HINT = "Tell the server what is in production: safe-deploy register"
+_REGISTER_HINT = "Register the task hub in production: safe-deploy register"
 
 
 class KeyPurpose(StrEnum):
@@ -103,7 +103,7 @@ def _check_key(server: StateServerClient, slot: str, purpose: KeyPurpose) -> Che
             denied.append(operation)
         except CommandError as error:
             # A problem document means that the server has accepted the key and refused the content. Any other error
-            # does not tell whether the key is good.
+            # does not show whether the key is good.
             if isinstance(error, ServerUnavailable) or not error.problem:
                 message = f"{operation} cannot be tried: {error.message}"
                 return CheckResult("key", CheckStatus.FAILED, message, error.exit_code)
@@ -148,7 +148,7 @@ def _check_app(app: Json, recorded: RecordedSlots) -> CheckResult:
     if recorded.production is None:
         message = f"the server has no task hub on record in production, so it counts as empty. {_REGISTER_HINT}"
         return CheckResult("app", CheckStatus.FAILED, message)
-    slots = ", ".join(f"{name} {(content or {}).get('taskHub', 'empty')}" for name, content in app["slots"].items())
+    slots = ", ".join(f"{name} {(slot or {}).get('taskHub', 'empty')}" for name, slot in app["slots"].items())
     return CheckResult("app", CheckStatus.OK, slots)
 
 

@@ -1,12 +1,12 @@
 """Every error that ends a command, with the exit code that a pipeline sees.
 
 CommandError            1  failure: the command did not succeed, for a reason that has no code of its own
-├── UsageError          2  the command line is invalid or contradicts itself
-├── NotReady            3  the slot's task hub has not drained, or the server cannot verify that it has
-├── NotAllowed          4  the key is missing, unknown, or does not permit the operation
-├── TimedOut            5  the slot was not ready within --timeout
-├── ConflictError       6  the request contradicts the server's records, Azure, or another run
-└── ServerUnavailable   1  the server cannot be reached, or cannot answer at the moment
+| UsageError            2  the command line is invalid or contradicts itself
+| NotReady              3  the slot's task hub has not drained, or the server cannot verify that it has
+| NotAllowed            4  the key is missing, unknown, or does not permit the operation
+| TimedOut              5  the slot was not ready within --timeout
+| ConflictError         6  the request contradicts the server's records, Azure, or another run
+| ServerUnavailable     1  the server cannot be reached, or cannot answer at the moment
 """
 
 from collections.abc import Mapping

@@ -122,14 +122,14 @@ SLOT_COLUMNS = ("Slot", "Task hub", "Version", "Since")
 
 def build_slot_rows(app: Json) -> Rows:
     return [
-        [name, content["taskHub"], content["version"] or "", content["since"]] if content else [name, "", "", ""]
-        for name, content in app["slots"].items()
+        [name, slot["taskHub"], slot["version"] or "", slot["since"]] if slot else [name, "", "", ""]
+        for name, slot in app["slots"].items()
     ]
 
 
 def app_outputs(app: Json, slot: str, task_hub: str) -> dict[str, str]:
     """`task_hub` is the one that the command was about."""
-    slots = {name.lower(): content or {} for name, content in app["slots"].items()}
+    slots = {name.lower(): slot_json or {} for name, slot_json in app["slots"].items()}
     production, staging = slots.get("production", {}), slots.get(slot.lower(), {})
     return {
         "task-hub": task_hub,

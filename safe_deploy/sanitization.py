@@ -27,8 +27,11 @@ _COMMAND = re.compile(r"(?<!\S):{2,}+|:{2,}+(?=.*::)|:{4,}|#{2,}(?=\w*\[|vso)", 
 
 
 def sanitize_line(text: str, max_length: int = MAX_LINE_LENGTH) -> str:
-    """The text as one printable line: escapes such as `\\x1b` for unprintable characters, a space inside anything that
-    a CI system could read as a command, and at most `max_length` characters."""
+    """The text as one printable line of at most `max_length` characters.
+
+    Unprintable characters become escapes such as `\\x1b`. A space is put inside anything that a CI system could read as
+    a command.
+    """
     return neutralize_commands(escape_unprintable(truncate(text, max_length)))
 
 
@@ -55,12 +58,12 @@ def truncate(text: str, max_length: int) -> str:
     return text if len(text) <= max_length else f"{text[:max_length]}... ({len(text)} characters)"
 
 
-def format_json(content: Any) -> str:
+def format_json(result: Any) -> str:
     """JSON in printable ASCII, which every log encoding can hold.
 
     No line starts with `::`. Two hashes, which could start a command, occur only inside strings, and are escaped there.
     """
-    return json.dumps(content, indent=2).replace("##", "#\\u0023").replace("\x7f", "\\u007f")
+    return json.dumps(result, indent=2).replace("##", "#\\u0023").replace("\x7f", "\\u007f")
 
 
 def escape_markdown(text: str) -> str:

@@ -55,11 +55,11 @@ class Session:
         """Print progress to stderr."""
         _print_line(self.err, line)
 
-    def print_result(self, content: Any, columns: Sequence[str], rows: rendering.Rows, title: str = "") -> None:
-        """Print a result to stdout (`content` as JSON, or title and rows as a table) and add it to the job summary."""
+    def print_result(self, result: Any, columns: Sequence[str], rows: rendering.Rows, title: str = "") -> None:
+        """Print a result to stdout (`result` as JSON, or title and rows as a table) and add it to the job summary."""
         if self.output is OutputFormat.JSON:
             # Bypasses the console, which would wrap JSON.
-            self.out.file.write(format_json(content) + "\n")
+            self.out.file.write(format_json(result) + "\n")
         else:
             if title:
                 _print_line(self.out, title)

@@ -48,9 +48,7 @@ class PendingSwap:
 class RecordedSlots:
     """What the server has on record for production and one slot of an app.
 
-    `production` and `slot` are task hub names, None for an empty slot. `slot_was_in_production`: the slot's task hub
-    has been in production before. `prior_hubs`: task hubs that the slot in Azure may still have, because what was
-    staged after them was not necessarily deployed. `server_url` is for commands in messages.
+    `production` and `slot` are task hub names, None for an empty slot.
     """
 
     app: str
@@ -59,14 +57,17 @@ class RecordedSlots:
     slot: str | None
     pending_swap: PendingSwap | None = None
     slot_was_in_production: bool = False
+    """Whether the slot's task hub has been in production before."""
     prior_hubs: tuple[str, ...] = ()
+    """Task hubs that the slot in Azure may still have, because a version that was staged is not deployed yet."""
     server_url: str = ""
+    """For the commands in messages."""
 
     @classmethod
     def from_app(cls, app: Mapping[str, Any], slot_name: str, server_url: str = "") -> "RecordedSlots":
         """Read an app as GetApp returns it. Raises CommandError if it is not the JSON of an app."""
         try:
-            slots = {name.lower(): content or {} for name, content in app["slots"].items()}
+            slots = {name.lower(): slot_json or {} for name, slot_json in app["slots"].items()}
             slot = slots.get(slot_name.lower(), {})
             pending_swap = app.get("pendingSwap")
             return cls(

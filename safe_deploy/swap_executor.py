@@ -14,6 +14,7 @@ from safe_deploy.errors import CommandError, ConflictError, ServerUnavailable
 from safe_deploy.slot_observer import SlotObserver
 from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, CommandResult, SignalGuard
+from safe_deploy.swap_history import find_last_swap
 from safe_deploy.swap_messages import STICKY_SETTING_MESSAGE, describe_interrupted_swap, format_outcome_command
 from safe_deploy.swap_planner import (
     SwapAttempt,
@@ -30,8 +31,6 @@ warms up the slot's instances."""
 
 _MAX_ATTEMPTS = 3
 """How often a swap starts over because another caller changed the app at the same moment."""
-
-_HISTORY_PAGE_SIZE = 100
 
 
 class _AppChanged(Exception):
@@ -133,7 +132,7 @@ class SwapExecutor:
             if is_same_task_hub(recorded.production, requested_task_hub or pending_swap.swapped_out):
                 return app
         task_hub = choose_rollback_task_hub(
-            recorded, requested_task_hub=requested_task_hub, last_swap=self._find_last_swap()
+            recorded, requested_task_hub=requested_task_hub, last_swap=find_last_swap(self._server, self._slot)
         )
         self._report(f"rolling back to task hub {task_hub}")
         return self.swap(task_hub, command, rollback=True)
@@ -146,7 +145,7 @@ class SwapExecutor:
         if recorded.pending_swap is not None and not recorded.pending_swap.rollback:
             raise ConflictError(describe_interrupted_swap(recorded, recorded.pending_swap))
         task_hub = choose_rollback_task_hub(
-            recorded, requested_task_hub=requested_task_hub, last_swap=self._find_last_swap()
+            recorded, requested_task_hub=requested_task_hub, last_swap=find_last_swap(self._server, self._slot)
         )
         return self.report_swap_outcome(task_hub, outcome=outcome, rollback=True)
 
@@ -189,21 +188,6 @@ class SwapExecutor:
             observation=f"it {azure_state}",
             rollback=pending_swap.rollback,
         )
-
-    def find_hub_swapped_by_this_run(self, recorded: RecordedSlots) -> str | None:
-        """The task hub that this run has brought into production, if it is still there.
-
-        A run that is started again may compute a new task hub name, but it deploys the same release.
-        """
-        run_url = self._server.caller.run_url
-        if run_url is None or recorded.pending_swap is not None:
-            return None
-        last_swap = self._find_last_swap()
-        if last_swap is None or last_swap["runUrl"] != run_url:
-            return None
-        details = last_swap["details"]
-        is_in_production = is_same_task_hub(details.get("production"), recorded.production)
-        return recorded.production if is_in_production and not details.get("rollback") else None
 
     def _read_recorded_slots(self, app: Mapping[str, Any]) -> RecordedSlots:
         return RecordedSlots.from_app(app, self._slot, self._server.url)
@@ -307,8 +291,8 @@ class SwapExecutor:
         )
 
     def _report_outcome(self, task_hub: str, *, outcome: str, observation: str, rollback: bool) -> Json:
-        """Report how the swap in Azure ended. If the server cannot be told, the error says what both have and which
-        command reports the outcome later. `observation` is what is known about Azure."""
+        """Report how the swap in Azure ended. If the server cannot be reached, the error says what both have and
+        which command reports the outcome later. `observation` is what is known about Azure."""
         try:
             return self._server.post_swap(task_hub, slot=self._slot, outcome=outcome, rollback=rollback)
         except CommandError as error:
@@ -371,28 +355,6 @@ class SwapExecutor:
                 "accepted the swap"
             )
         return self._observer.watch_for_swap(swap.task_hub, swap.swapped_out, seconds=self._stabilization_seconds)
-
-    def _find_last_swap(self) -> Mapping[str, Any] | None:
-        """The newest completed swap of this slot in the audit log."""
-        token: str | None = None
-        while True:
-            page = self._server.get_history(_HISTORY_PAGE_SIZE, token)
-            for entry in page["history"]:
-                if self._is_completed_swap(entry):
-                    last_swap: Mapping[str, Any] = entry
-                    return last_swap
-            token = page["continuationToken"]
-            if token is None:
-                return None
-
-    def _is_completed_swap(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an entry of the audit log is a completed swap of this slot. A swap in one step has no outcome."""
-        details = entry["details"]
-        return (
-            entry["operation"] == "PostSwap"
-            and details.get("outcome", "Done") == "Done"
-            and str(details.get("slot", self._slot)).lower() == self._slot.lower()
-        )
 
 
 def _is_requested_rollback(pending_swap: PendingSwap, requested_task_hub: str | None) -> bool:

@@ -336,13 +336,13 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert limits["time for a body to arrive"] == f"{middleware.BODY_TIMEOUT_SECONDS} seconds"
     assert limits["pause in a body"] == f"{middleware.BODY_STALL_TIMEOUT_SECONDS} seconds"
     assert limits["deliveries being recorded at the same time"].startswith(f"{admission.CAPACITY_BYTES} bytes")
-    shared = f"of these, unfinished deliveries beyond {admission.SMALL_DELIVERY_BYTES} bytes each"
+    shared = f"unfinished deliveries, counted beyond {admission.SMALL_DELIVERY_BYTES} bytes each"
     assert limits[shared] == f"{admission.CAPACITY_BYTES // 2} bytes"
     assert limits["events in one delivery"] == str(events.MAX_EVENTS)
     assert limits["time to read a task hub for one request"] == f"{verification.PROBE_TIMEOUT_SECONDS:g} seconds"
     assert limits["time to read and delete task hubs in one Cleanup"] == f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} seconds"
     assert limits["events that one PurgeQuarantine removes"] == str(quarantine.MAX_PURGED_EVENTS)
-    assert limits["time to find these events"] == f"{quarantine.PURGE_TIMEOUT_SECONDS:g} seconds"
+    assert limits["time to find the events of one PurgeQuarantine"] == f"{quarantine.PURGE_TIMEOUT_SECONDS:g} seconds"
     assert (
         limits["time to record events from quarantine in one request"] == f"{recording._REPLAY_TIMEOUT_SECONDS} seconds"
     )

@@ -63,7 +63,7 @@ def register(
         ),
     ] = False,
 ) -> None:
-    """Tell the server which task hub a slot has now, and where the app's task hubs live. Needs an admin's key."""
+    """Record which task hub a slot has now, and where the app's task hubs live. Needs an admin's key."""
     session = open_session(common)
     if bool(provider) != bool(connection):
         raise UsageError("--provider and --connection belong together: give both or neither")

@@ -52,8 +52,9 @@ def history(common: CommonOptions, *, top: TopOption = 50) -> None:
 
 def _find_task_hub_of_slot(app: Json, slot: str) -> str:
     """Raises UsageError if the slot is empty."""
-    content = {name.lower(): content for name, content in app["slots"].items()}.get(slot.lower())
-    if content is None:
+    slots = {name.lower(): slot_json for name, slot_json in app["slots"].items()}
+    slot_json = slots.get(slot.lower())
+    if slot_json is None:
         raise UsageError(f"slot {slot} of app {app['app']} holds no task hub. Name a task hub with --task-hub")
-    task_hub: str = content["taskHub"]
+    task_hub: str = slot_json["taskHub"]
     return task_hub

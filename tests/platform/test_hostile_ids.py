@@ -10,14 +10,14 @@ import pytest
 from state_api.settings import StorageSettings
 from tests.platform.durable_host import run_durable_host
 from tests.platform.state_server import STORAGE_PROVIDER_CONFIG, run_state_server
-from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.logging_commands import (
     OWN_AZURE_COMMANDS,
     OWN_GITHUB_COMMANDS,
     find_azure_commands,
     find_github_commands,
 )
-from tests.safe_deploy.processes import safe_deploy
+from tests.safe_deploy.processes import run_safe_deploy
 
 pytestmark = pytest.mark.anyio
 
@@ -47,12 +47,12 @@ async def test_safe_deploy_escapes_instance_ids_that_are_commands(storage: Stora
         response = await server.get_staging_status("hostile")
         assert {active["instanceId"] for active in response.verdict["active"]} == set(IDS)
         for ci_variables, find_commands, allowed_commands in (
-            (github(tmp_path), find_github_commands, OWN_GITHUB_COMMANDS),
+            (github_environment(tmp_path), find_github_commands, OWN_GITHUB_COMMANDS),
             (AZURE, find_azure_commands, OWN_AZURE_COMMANDS),
         ):
             environment = ci_variables | {"SAFE_DEPLOY_SERVER": server.url, "SAFE_DEPLOY_APP": "hostile"}
             for arguments in (["status"], ["instances", "--task-hub", task_hub]):
-                ended = await asyncio.to_thread(safe_deploy, *arguments, given=environment, folder=tmp_path)
+                ended = await asyncio.to_thread(run_safe_deploy, *arguments, variables=environment, folder=tmp_path)
                 log = ended.stdout + ended.stderr
                 assert "task.complete result=Succeeded" in log, log
                 assert "\x1b[2J" not in log

@@ -1,4 +1,4 @@
-"""What tests of swaps, rollbacks and deployments say about how `safe-deploy` ended."""
+"""Assertions and steps that tests of swaps, rollbacks and deployments share."""
 
 import re
 import signal
@@ -18,10 +18,10 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
 def find_outcome_command(result: CliResult, outcome: str) -> str:
-    """The line to type that was printed for this outcome."""
-    found = re.findall(rf"safe-deploy swap [^;]*?--outcome {outcome}", result.stderr)
-    assert found, result.stderr
-    return str(found[0])
+    """The printed command that reports this outcome."""
+    commands = re.findall(rf"safe-deploy swap [^;]*?--outcome {outcome}", result.stderr)
+    assert commands, result.stderr
+    return str(commands[0])
 
 
 def is_written(file: Path) -> bool:
@@ -29,15 +29,15 @@ def is_written(file: Path) -> bool:
 
 
 def make_touch_command(deployment_fixture: DeploymentFixture) -> tuple[list[str], Path]:
-    """A command that leaves a mark where it was run."""
+    """A command that creates a file, and the file: it exists if the command was run."""
     mark = deployment_fixture.folder / "mark"
     return ["touch", str(mark)], mark
 
 
-def assert_exit(result: CliResult, code: int, *said: str) -> None:
+def assert_exit(result: CliResult, code: int, *messages: str) -> None:
     assert result.code == code, result.stderr
-    for part in said:
-        assert part in result.stderr
+    for message in messages:
+        assert message in result.stderr
 
 
 def run_stage(deployment_fixture: DeploymentFixture, hub: str = "", *options: str) -> CliResult:

@@ -1,4 +1,4 @@
-"""GitHub Actions and Azure Pipelines around a single command: their variables, and what is written for them."""
+"""GitHub Actions and Azure Pipelines for a single command: their variables, and the files that they read."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ AZURE = {
 AZURE_RUN = "https://dev.azure.com/shop/0807fc91-3b1c-4c5e-9d55-1b1a3d6f2a11/_build/results?buildId=17"
 
 
-def github(folder: Path) -> dict[str, str]:
+def github_environment(folder: Path) -> dict[str, str]:
     files = {"GITHUB_OUTPUT": folder / "output", "GITHUB_STEP_SUMMARY": folder / "summary"}
     for file in files.values():
         file.touch()
     return GITHUB | {name: str(file) for name, file in files.items()}
 
 
-def outputs(folder: Path) -> dict[str, str]:
+def read_outputs(folder: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in (folder / "output").read_text().splitlines())

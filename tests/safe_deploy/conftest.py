@@ -1,4 +1,4 @@
-"""What several tests of the command line share: a server with a key for every role, and an app on it."""
+"""Fixtures of the CLI's tests: a server with a key for every role, and an app on it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,28 +8,31 @@ import pytest
 
 from harness.state_server import ServerProcess
 from state_api.settings import StorageSettings
+from tests.pipelines.fake_az import FakeAzure, install_fake_az
 from tests.safe_deploy.app_client import AppClient
+from tests.safe_deploy.connection_proxy import ConnectionProxy, run_connection_proxy
 from tests.safe_deploy.deployment_fixture import (
-    ConnectionProxy,
     DeploymentFixture,
     ForkServer,
     create_deployment_fixture,
     open_admin_client,
-    run_connection_proxy,
     run_fork_server,
 )
+from tests.safe_deploy.doctor_runner import register_verified_app
+from tests.safe_deploy.fault_proxy import FaultProxy, run_fault_proxy
 from tests.safe_deploy.processes import server_key_entries, state_server
+from tests.safe_deploy.wait_scenario import WaitScenario
 
 
 @pytest.fixture(scope="session")
 def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with keys. The apps' task hubs live in its own storage."""
+    """A server with keys. The app's task hubs are in the server's own storage account."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     with state_server(
         storage, tmp_path_factory.mktemp("server"), server_key_entries(), STATE_TASKHUBS_SHOP=connection
-    ) as one:
-        yield one
+    ) as state_server_process:
+        yield state_server_process
 
 
 @pytest.fixture
@@ -45,8 +48,8 @@ def server(served: ServerProcess) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    with run_fork_server(tmp_path_factory.mktemp("exits")) as one:
-        yield one
+    with run_fork_server(tmp_path_factory.mktemp("exits")) as fork_server:
+        yield fork_server
 
 
 @pytest.fixture
@@ -56,14 +59,14 @@ def deployment_fixture(server: httpx.Client, fork_server: ForkServer, tmp_path: 
 
 @pytest.fixture
 def staged(deployment_fixture: DeploymentFixture) -> DeploymentFixture:
-    """The new hub is staged, and the slot carries it."""
+    """The new task hub is staged on the server, and in the slot in Azure."""
     deployment_fixture.stage()
     return deployment_fixture
 
 
 @pytest.fixture
 def swapped(staged: DeploymentFixture) -> DeploymentFixture:
-    """The new hub is in production, and the old one in the slot."""
+    """The new task hub is in production and the old one in the slot, on the server and in Azure."""
     staged.report_swap(staged.new, "Done")
     staged.set_slot_task_hubs(production=staged.new, staging=staged.old)
     assert staged.is_swapped()
@@ -72,9 +75,35 @@ def swapped(staged: DeploymentFixture) -> DeploymentFixture:
 
 @pytest.fixture
 def connection_proxy(server: httpx.Client, deployment_fixture: DeploymentFixture) -> Iterator[ConnectionProxy]:
-    """safe-deploy reaches the server by this way."""
-    direct = deployment_fixture.url
-    with run_connection_proxy(direct) as connection_proxy:
+    """A proxy through which safe-deploy reaches the server."""
+    direct_url = deployment_fixture.url
+    with run_connection_proxy(direct_url) as connection_proxy:
         deployment_fixture.url = connection_proxy.url
         yield connection_proxy
-    deployment_fixture.url = direct
+    deployment_fixture.url = direct_url
+
+
+@pytest.fixture
+def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
+    """A proxy to the server that can inject faults."""
+    with run_fault_proxy(served.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def wait_scenario(app_client: AppClient) -> WaitScenario:
+    return WaitScenario(app_client)
+
+
+@pytest.fixture
+def azure_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAzure:
+    """A fake `az` on this process's PATH."""
+    install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return FakeAzure(tmp_path / "cloud.json")
+
+
+@pytest.fixture
+def registered_app(app_client: AppClient, storage: StorageSettings) -> AppClient:
+    """An app that passes every check except those of Azure."""
+    return register_verified_app(app_client, storage)

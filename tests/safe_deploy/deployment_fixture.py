@@ -1,40 +1,37 @@
-"""A shop to deploy to: an app on a state server, its Function App at the stand-in for `az`, and `safe-deploy` as a
-process that can be signalled, killed, and led to the server through a proxy."""
+"""An app to deploy: its record on a state server, and its Function App at the fake `az`.
 
-import http.client
+`safe-deploy` runs as a process that can receive signals, be killed, and reach the server through a proxy.
+"""
+
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from harness.processes import wait_until
-from harness.state_server import HOST
 from tests.conftest import new_hub_name
 from tests.pipelines.fake_az import FakeAzure, install_fake_az
 from tests.safe_deploy.processes import KEYS, CliResult, environment
 
 RESOURCE_GROUP = "shop-rg"
 STABILIZATION_SECONDS = 1
-"""How long safe-deploy watches the platform after a swap that failed or was cut off."""
+"""How long safe-deploy watches Azure after a failed or interrupted swap."""
 
 RUN = "https://ci.example/runs/1"
 LIST_SETTINGS_COMMAND = "functionapp config appsettings list"
 SWAP_COMMAND = "functionapp deployment slot swap"
 
-# Has imported everything, and becomes a `safe-deploy` of its own for every line: where a test starts many of them, that
-# saves half of the time. How a child ended is in a file that is named as its process.
+# This process imports everything once, and forks a `safe-deploy` for every line of JSON that it reads. That halves the
+# time of the tests. The exit code of a child is written to a file named by its process id.
 _STARTER = """
 import json, os, signal, sys
 from pathlib import Path
@@ -59,21 +56,21 @@ def reap(number, frame):
 
 signal.signal(signal.SIGCHLD, reap)
 for line in iter(sys.stdin.readline, ""):
-    order = json.loads(line)
+    request = json.loads(line)
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.clear()
-        os.environ.update(order["env"])
-        os.chdir(order["folder"])
-        for number, (name, flags) in enumerate([("/dev/null", 0), (order["out"], 1), (order["err"], 1)]):
+        os.environ.update(request["env"])
+        os.chdir(request["folder"])
+        for number, (name, flags) in enumerate([("/dev/null", 0), (request["out"], 1), (request["err"], 1)]):
             opened = os.open(name, [os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC][flags], 0o600)
             os.dup2(opened, number)
             os.close(opened)
-        if order["retry_for"] is not None:
+        if request["retry_seconds"] is not None:
             slot_observer.CONFIRMATION_INTERVAL_SECONDS = 0.05
-            client.RETRY_SECONDS = order["retry_for"]
-        sys.argv[1:] = order["arguments"]
+            client.RETRY_SECONDS = request["retry_seconds"]
+        sys.argv[1:] = request["arguments"]
         main()
     print(child, flush=True)
 """
@@ -81,16 +78,16 @@ for line in iter(sys.stdin.readline, ""):
 
 @dataclass
 class ForkServer:
-    """Starts safe-deploy without the time that it takes to import everything."""
+    """Starts safe-deploy by forking a process that has imported everything."""
 
     process: subprocess.Popen[str]
     exit_code_directory: Path
 
-    def start(self, **order: Any) -> int:
-        """The process that was started."""
+    def start(self, **request: Any) -> int:
+        """Start a process. Returns its id."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -109,24 +106,24 @@ def run_fork_server(folder: Path) -> Iterator[ForkServer]:
 
 @dataclass
 class RunningCli:
-    """`safe-deploy` while it runs; what it prints is in files, so that nothing waits for a reader."""
+    """A running `safe-deploy`. It prints to files, so it never blocks on a full pipe."""
 
     pid: int
     exit: Path
     out: Path
     err: Path
 
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         return self.exit.exists()
 
     def wait_for_result(self, seconds: float = 60) -> CliResult:
         try:
-            wait_until(self.ended, "safe-deploy ends", seconds)
+            wait_until(self.has_ended, "safe-deploy ends", seconds)
         except TimeoutError:
             self.send(signal.SIGKILL)
             raise
         code = int(self.exit.read_text())
-        # The number may be given to another process.
+        # Process ids are reused.
         self.exit.unlink()
         return CliResult(code, self.out.read_text(), self.err.read_text())
 
@@ -136,11 +133,11 @@ class RunningCli:
 
 @dataclass
 class DeploymentFixture:
-    """The hubs are `old`, in production, and `new`, which a test may stage. `url` is where safe-deploy finds the
-    server."""
+    """`old` is the task hub in production, `new` the one that a test may stage. `url` is the server's URL for
+    safe-deploy."""
 
     server: httpx.Client
-    run_fork_server: ForkServer
+    fork_server: ForkServer
     url: str
     app: str
     folder: Path
@@ -164,7 +161,7 @@ class DeploymentFixture:
 
     @property
     def az_deploy(self) -> str:
-        """Puts the new hub into the slot; to do it twice is as once."""
+        """Sets the slot's task hub in Azure."""
         app = f"--resource-group {RESOURCE_GROUP} --name {self.app} --slot staging"
         return f"az functionapp config appsettings set {app} --settings TASK_HUB=$SAFE_DEPLOY_TASK_HUB"
 
@@ -187,18 +184,19 @@ class DeploymentFixture:
         arguments: Sequence[str],
         *,
         az: bool = True,
-        retry_for: float | None = None,
+        retry_seconds: float | None = None,
         url: str = "",
         run_url: str | None = RUN,
-        **given: str,
+        **variables: str,
     ) -> RunningCli:
-        """With `retry_for`, in seconds, requests are tried again only so long, and looks follow each other at once."""
+        """Start safe-deploy. `retry_seconds` limits the retries of a request, and shortens the pauses between
+        observations. Without `az`, the fake `az` is not on the PATH."""
         self.calls += 1
         out, err = (self.folder / f"{kind}-{self.calls}" for kind in ("out", "err"))
         for file in (out, err):
             file.touch()
         path = f"{self.path}:/usr/bin:/bin" if az else "/usr/bin:/bin"
-        variables = {
+        all_variables = {
             "PATH": path,
             "SAFE_DEPLOY_SERVER": url or self.url,
             "SAFE_DEPLOY_APP": self.app,
@@ -206,116 +204,118 @@ class DeploymentFixture:
             "SAFE_DEPLOY_RUN_URL": run_url or "",
             "SAFE_DEPLOY_STABILIZATION_WINDOW": str(STABILIZATION_SECONDS),
             "COLUMNS": "1000",
-            **given,
+            **variables,
         }
-        pid = self.run_fork_server.start(
+        pid = self.fork_server.start(
             arguments=list(arguments),
-            env=environment(variables),
+            env=environment(all_variables),
             folder=str(self.folder),
             out=str(out),
             err=str(err),
-            retry_for=retry_for,
+            retry_seconds=retry_seconds,
         )
-        return RunningCli(pid, self.run_fork_server.exit_code_directory / str(pid), out, err)
+        return RunningCli(pid, self.fork_server.exit_code_directory / str(pid), out, err)
 
-    def run(self, arguments: Sequence[str], **how: Any) -> CliResult:
-        """Run it to its end. No key is ever printed."""
-        ended = self.start(arguments, **how).wait_for_result()
-        assert "Traceback" not in ended.stderr, ended.stderr
+    def run(self, arguments: Sequence[str], **options: Any) -> CliResult:
+        """Run safe-deploy to its end. Fails if it prints a key or a traceback."""
+        result = self.start(arguments, **options).wait_for_result()
+        assert "Traceback" not in result.stderr, result.stderr
         for key in KEYS.values():
-            assert key not in ended.stdout + ended.stderr
-        return ended
+            assert key not in result.stdout + result.stderr
+        return result
 
     def run_command_line(self, line: str) -> CliResult:
-        """Run a line as it was printed for people."""
+        """Run a command that a message has printed."""
         words = shlex.split(line)
         assert words.pop(0) == "safe-deploy"
         return self.run(words)
 
     def stage(self, hub: str = "", run_url: str = RUN) -> None:
-        """On the server and on the platform."""
+        """Stage a task hub on the server, and set it in Azure's slot."""
         body = {"taskHub": hub or self.new}
-        answer = self.server.post(f"/api/apps/{self.app}/staging", json=body, headers={"X-Run-Url": run_url})
-        assert answer.status_code == 200, answer.text
+        response = self.server.post(f"/api/apps/{self.app}/staging", json=body, headers={"X-Run-Url": run_url})
+        assert response.status_code == 200, response.text
         self.set_slot_task_hubs(staging=hub or self.new)
 
     def report_swap(self, hub: str, outcome: str, run_url: str | None = RUN) -> None:
         body = {"taskHub": hub, "outcome": outcome}
         headers = {"X-Run-Url": run_url} if run_url else {}
-        answer = self.server.post(f"/api/apps/{self.app}/swap", json=body, headers=headers)
-        assert answer.status_code == 200, answer.text
+        response = self.server.post(f"/api/apps/{self.app}/swap", json=body, headers=headers)
+        assert response.status_code == 200, response.text
 
     def set_slot_task_hubs(self, **hubs: str | None) -> None:
-        """Set the hubs that slots carry on the platform; all else of the stand-in begins anew."""
-        now = {slot: self.fake_azure.settings(self.app, slot).get("TASK_HUB") for slot in ("production", "staging")}
+        """Set the task hubs of slots in Azure. Everything else of the fake `az` is reset."""
+        current_hubs = {
+            slot: self.fake_azure.settings(self.app, slot).get("TASK_HUB") for slot in ("production", "staging")
+        }
         slots: dict[str, Any] = {
-            slot: {"settings": {"TASK_HUB": hub} if hub else {}} for slot, hub in (now | hubs).items()
+            slot: {"settings": {"TASK_HUB": hub} if hub else {}} for slot, hub in (current_hubs | hubs).items()
         }
         self.fake_azure.reset({self.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
 
     def get_app(self) -> Any:
-        answer = self.server.get(f"/api/apps/{self.app}")
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = self.server.get(f"/api/apps/{self.app}")
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def recorded_hubs(self) -> tuple[str | None, str | None]:
-        """The hubs of production and staging that the server has on record."""
+        """The task hubs of production and staging on record."""
         slots = self.get_app()["slots"]
         production, staging = ((slots.get(slot) or {}).get("taskHub") for slot in ("production", "staging"))
         return production, staging
 
     def pending_hub(self) -> str | None:
-        """The hub of the pending swap."""
-        pending_hub = self.get_app()["pendingSwap"]
-        return str(pending_hub["taskHub"]) if pending_hub else None
+        """The task hub of the pending swap."""
+        pending_swap = self.get_app()["pendingSwap"]
+        return str(pending_swap["taskHub"]) if pending_swap else None
 
     def open_deployment_hub(self) -> str | None:
-        """The hub of the open deployment."""
+        """The task hub of the open deployment."""
         deployment = self.get_app()["deployment"]
         return str(deployment["taskHub"]) if deployment else None
 
     def azure_hubs(self) -> tuple[str | None, str | None]:
-        """The hubs that production and staging carry on the platform."""
+        """The task hubs of production and staging in Azure."""
         production, staging = (
             self.fake_azure.settings(self.app, slot).get("TASK_HUB") for slot in ("production", "staging")
         )
         return production, staging
 
     def count_swaps(self) -> int:
-        """How often the platform was told to swap."""
+        """How often Azure was asked to swap."""
         return self.fake_azure.count_calls(SWAP_COMMAND)
 
     def reported_outcomes(self) -> list[str]:
         """The outcomes of swaps on record, oldest first."""
         history = self.server.get(f"/api/apps/{self.app}/history").json()["history"]
-        return [one["details"]["outcome"] for one in reversed(history) if "outcome" in one["details"]]
+        return [entry["details"]["outcome"] for entry in reversed(history) if "outcome" in entry["details"]]
 
     def is_swapped(self) -> bool:
-        """Server and platform agree that the new hub is in production, and nothing is in doubt."""
+        """Whether server and Azure have the new task hub in production, and no swap is pending."""
         both = (self.new, self.old)
         return self.recorded_hubs() == both == self.azure_hubs() and self.pending_hub() is None
 
     def is_unswapped(self) -> bool:
-        """Server and platform agree that the old hub is in production, and nothing is in doubt."""
+        """Whether server and Azure have the old task hub in production, and no swap is pending."""
         both = (self.old, self.new)
         return self.recorded_hubs() == both == self.azure_hubs() and self.pending_hub() is None
 
 
 def create_deployment_fixture(
-    server: httpx.Client, run_fork_server: ForkServer, folder: Path, app: str, url: str = ""
+    server: httpx.Client, fork_server: ForkServer, folder: Path, app: str, url: str = ""
 ) -> DeploymentFixture:
-    """A new app with an old hub in production, on the server and on the platform; its slot is empty."""
+    """Create an app with a task hub in production and an empty slot, on the server and in Azure."""
     install_fake_az(folder / "bin", folder / "cloud.json")
     deployment_fixture = DeploymentFixture(
-        server, run_fork_server, url or str(server.base_url).rstrip("/"), app, folder, FakeAzure(folder / "cloud.json")
+        server, fork_server, url or str(server.base_url).rstrip("/"), app, folder, FakeAzure(folder / "cloud.json")
     )
     slots: dict[str, Any] = {
         "production": {"settings": {"TASK_HUB": deployment_fixture.old}},
         "staging": {"settings": {}},
     }
     deployment_fixture.fake_azure.reset({app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
-    answer = server.put(f"/api/apps/{app}", json={"slots": {"production": {"taskHub": deployment_fixture.old}}})
-    assert answer.status_code in (200, 201), answer.text
+    response = server.put(f"/api/apps/{app}", json={"slots": {"production": {"taskHub": deployment_fixture.old}}})
+    assert response.status_code in (200, 201), response.text
     return deployment_fixture
 
 
@@ -324,7 +324,7 @@ def open_admin_client(url: str) -> httpx.Client:
 
 
 def is_process_group_gone(group: int) -> bool:
-    """Whether no process of a process group is left. What init has not reaped yet counts as gone."""
+    """Whether no process of a process group is left. A zombie counts as gone."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -336,82 +336,7 @@ def is_process_group_gone(group: int) -> bool:
     return True
 
 
-# --- between safe-deploy and the server ---
-
-Request = tuple[str, str]
-"""Method and path."""
-
-
-@dataclass
-class ConnectionProxy:
-    """The way to the server. `cut_before_request` and `cut_before_response` are called with the request's
-    number, from 1, and the request, before
-    it is passed on, and before its answer is: where they say so, the connection is cut."""
-
-    url: str
-    requests: list[Request] = field(default_factory=list)
-    cut_before_request: Callable[[int, Request], bool] = lambda number, request: False
-    cut_before_response: Callable[[int, Request], bool] = lambda number, request: False
-
-    def clear(self) -> None:
-        """As it was at first: everything passes."""
-        self.requests.clear()
-        self.cut_before_request = self.cut_before_response = lambda number, request: False
-
-
-@contextmanager
-def run_connection_proxy(url: str) -> Iterator[ConnectionProxy]:
-    parts = urlsplit(url)
-    turn = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            request = (self.command, urlsplit(self.path).path)
-            with turn:
-                connection_proxy.requests.append(request)
-                number = len(connection_proxy.requests)
-            if connection_proxy.cut_before_request(number, request):
-                return
-            status, headers, body = self._forwarded(content)
-            if connection_proxy.cut_before_response(number, request):
-                return
-            self.send_response_only(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  # so the standard library calls them
-
-        def _forwarded(self, content: bytes) -> tuple[int, Mapping[str, str], bytes]:
-            connection = http.client.HTTPConnection(parts.hostname or HOST, parts.port, timeout=60)
-            try:
-                kept = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-                connection.request(self.command, self.path, content, kept)
-                answer = connection.getresponse()
-                body = answer.read()
-                dropped = {"connection", "transfer-encoding", "keep-alive"}
-                headers = {name: value for name, value in answer.getheaders() if name.lower() not in dropped}
-                return answer.status, headers, body
-            finally:
-                connection.close()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
-            """Nothing is logged."""
-
-    with ThreadingHTTPServer((HOST, 0), Handler) as listener:
-        connection_proxy = ConnectionProxy(f"http://{HOST}:{listener.server_address[1]}")
-        thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield connection_proxy
-        finally:
-            listener.shutdown()
-            thread.join()
-
-
 def kill_cli(running: RunningCli) -> None:
-    """SIGKILL to safe-deploy alone; what it has started goes on."""
+    """Send SIGKILL to safe-deploy, but not to the processes that it has started."""
     running.send(signal.SIGKILL)
-    wait_until(running.ended, "safe-deploy is dead")
+    wait_until(running.has_ended, "safe-deploy is dead")

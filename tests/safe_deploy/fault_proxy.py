@@ -1,5 +1,5 @@
-"""A server on loopback between the command line and a state server: passes requests on, or does what goes wrong on the
-way. What is not told where to pass requests on to is a server of another kind."""
+"""A proxy between the CLI and a state server that forwards requests or injects faults. Without a state server it
+answers 404, as a server of another kind does."""
 
 import socket
 import struct
@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class CannedResponse:
-    """Instead of what the state server would say."""
+    """A response in place of the state server's."""
 
     status: int
     body: bytes = b""
@@ -26,17 +26,17 @@ class CannedResponse:
 
 @dataclass(frozen=True)
 class TruncatedResponse:
-    """The connection ends in the middle of the server's answer."""
+    """The connection breaks in the middle of the state server's response."""
 
 
 @dataclass(frozen=True)
 class NoResponse:
-    """Nothing comes back."""
+    """No response, and the connection stays open."""
 
 
 @dataclass(frozen=True)
 class EndlessResponse:
-    """An answer without end, a byte at a time."""
+    """A response that never ends, one byte at a time."""
 
 
 Fault = CannedResponse | TruncatedResponse | NoResponse | EndlessResponse
@@ -44,7 +44,7 @@ Fault = CannedResponse | TruncatedResponse | NoResponse | EndlessResponse
 
 @dataclass
 class ReceivedRequest:
-    """One request that came."""
+    """A request that has reached the proxy."""
 
     method: str
     path: str
@@ -53,10 +53,10 @@ class ReceivedRequest:
 
 @dataclass
 class FaultProxy:
-    """`target` is the state server's address. `fault` decides, for the request of this number from 0 on, what goes
-    wrong with it; None lets it pass."""
+    """`upstream_url` is the state server's URL. `fault` returns the fault of a request by its number, counted from 0;
+    None forwards the request."""
 
-    target: str | None = None
+    upstream_url: str | None = None
     fault: Callable[[int], Fault | None] = lambda number: None
     received: list[ReceivedRequest] = field(default_factory=list)
     url: str = ""
@@ -67,13 +67,13 @@ class FaultProxy:
 
 
 class _Server(ThreadingHTTPServer):
-    def __init__(self, run_fault_proxy: FaultProxy) -> None:
+    def __init__(self, proxy: FaultProxy) -> None:
         super().__init__((HOST, 0), _Handler)
-        self.run_fault_proxy = run_fault_proxy
+        self.proxy = proxy
         self.lock = threading.Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Callers that go away are what tests are about."""
+        """Clients that disconnect are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,49 +81,51 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def _handle(self) -> None:
-        run_fault_proxy = self.server.run_fault_proxy
+        proxy = self.server.proxy
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.server.lock:
-            number = len(run_fault_proxy.received)
-            run_fault_proxy.received.append(
+            number = len(proxy.received)
+            proxy.received.append(
                 ReceivedRequest(self.command, self.path, {k.lower(): v for k, v in self.headers.items()})
             )
-        fault = run_fault_proxy.fault(number)
+        fault = proxy.fault(number)
         if isinstance(fault, NoResponse):
-            run_fault_proxy.stopped.wait()
+            proxy.stopped.wait()
             self._reset()
         elif isinstance(fault, EndlessResponse):
-            self._send_endless_response(run_fault_proxy.stopped)
+            self._send_endless_response(proxy.stopped)
         elif isinstance(fault, CannedResponse):
             self._respond(fault)
-        elif run_fault_proxy.target is None:
+        elif proxy.upstream_url is None:
             self._respond(CannedResponse(404))
         else:
-            self._forward(run_fault_proxy.target, body, cut=fault is not None)
+            self._forward(proxy.upstream_url, body, truncate=fault is not None)
 
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815  # the names that http.server calls
 
-    def _forward(self, target: str, body: bytes, cut: bool) -> None:
+    def _forward(self, upstream_url: str, body: bytes, *, truncate: bool) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
         try:
-            got = httpx.request(
-                self.command, f"{target}{self.path}", headers=headers, content=body, timeout=200, verify=False
+            response = httpx.request(
+                self.command, f"{upstream_url}{self.path}", headers=headers, content=body, timeout=200, verify=False
             )
         except httpx.TransportError:
-            # As if there were nothing in between.
+            # The client sees the same as without a proxy.
             self._reset()
             return
-        kept = {name: got.headers[name] for name in ("Content-Type", "Retry-After", "ETag") if name in got.headers}
-        self._respond(CannedResponse(got.status_code, got.content, kept), cut)
+        kept = {
+            name: response.headers[name] for name in ("Content-Type", "Retry-After", "ETag") if name in response.headers
+        }
+        self._respond(CannedResponse(response.status_code, response.content, kept), truncate=truncate)
 
-    def _respond(self, answer: CannedResponse, cut: bool = False) -> None:
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
+    def _respond(self, response: CannedResponse, *, truncate: bool = False) -> None:
+        self.send_response(response.status)
+        for name, value in response.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
-        self.wfile.write(answer.body[: len(answer.body) // 2] if cut else answer.body)
-        if cut:
+        self.wfile.write(response.body[: len(response.body) // 2] if truncate else response.body)
+        if truncate:
             self.wfile.flush()
             self._reset()
 
@@ -140,20 +142,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name in the base class
-        """Nobody reads it."""
+        """Write no log."""
 
 
 @contextmanager
-def run_fault_proxy(target: str | None = None) -> Iterator[FaultProxy]:
-    """Listen on a free port until the block ends."""
-    made = FaultProxy(target)
-    with _Server(made) as server:
-        made.url = f"http://{HOST}:{server.server_address[1]}"
+def run_fault_proxy(upstream_url: str | None = None) -> Iterator[FaultProxy]:
+    """Run a proxy on a free port of loopback until the block ends."""
+    proxy = FaultProxy(upstream_url)
+    with _Server(proxy) as server:
+        proxy.url = f"http://{HOST}:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield made
+            yield proxy
         finally:
-            made.stopped.set()
+            proxy.stopped.set()
             server.shutdown()
             thread.join()

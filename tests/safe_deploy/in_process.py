@@ -1,5 +1,5 @@
-"""The command line in this process, for tests that need no process of its own: `main` as `safe-deploy` calls it, with
-the streams, variables and arguments that a process would have. It starts in no time, and leaves no trace."""
+"""Runs the command line in this process, which is much faster than a new process. `main` gets the streams, variables
+and arguments that a process would have. Afterwards everything is restored."""
 
 import gc
 import os
@@ -20,42 +20,43 @@ from tests.safe_deploy.processes import environment
 
 @dataclass(frozen=True, slots=True)
 class InProcessResult:
-    """How a call of the command line ended, and all that it and the commands it ran have printed."""
+    """How a command ended, and everything that it and its subprocesses have printed."""
 
     code: int
     out: str
     err: str
 
 
-def run(argv: Sequence[str], env: Mapping[str, str]) -> InProcessResult:
-    """`safe-deploy` with these arguments and, besides what every process needs, these variables. Only in the main
-    thread: nothing else hears of signals. What prints from other threads meanwhile is taken for the command's."""
+def run_in_process(argv: Sequence[str], env: Mapping[str, str]) -> InProcessResult:
+    """Run `safe-deploy` with these arguments and variables. Call it only in the main thread, which receives signals.
+    Output of other threads is captured, too."""
     with ExitStack() as stack:
         out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
-        with _streams(out, err), _surroundings(argv, env):
-            code = _code()
-        return InProcessResult(code, *(_text(file) for file in (out, err)))
+        with _redirected_streams(out, err), _replaced_globals(argv, env):
+            code = _run_main()
+        return InProcessResult(code, *(_read_text(file) for file in (out, err)))
 
 
-def _code() -> int:
+def _run_main() -> int:
+    """The exit code."""
     try:
         main()
-    except SystemExit as ended:
-        # As the interpreter does at the end of a process.
-        if isinstance(ended.code, str):
-            sys.stderr.write(f"{ended.code}\n")
+    except SystemExit as exit_request:
+        # The interpreter handles the code in the same way at the end of a process.
+        if isinstance(exit_request.code, str):
+            sys.stderr.write(f"{exit_request.code}\n")
             return 1
-        return int(ended.code or 0)
+        return int(exit_request.code or 0)
 
 
-def _text(file: BinaryIO) -> str:
+def _read_text(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode()
 
 
 @contextmanager
-def _streams(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
-    """Descriptors, too: the commands that the command line runs inherit them."""
+def _redirected_streams(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
+    """Redirect the file descriptors, too, because subprocesses inherit them."""
     streams = (sys.stdin, sys.stdout, sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -64,7 +65,7 @@ def _streams(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
     try:
         for number, descriptor in enumerate((null, out.fileno(), err.fileno())):
             os.dup2(descriptor, number)
-        # As a process has them: what is written to stderr is there at once.
+        # stderr is unbuffered, as in a process.
         with (
             open(0, encoding="utf-8", closefd=False) as sys.stdin,
             open(1, "w", encoding="utf-8", closefd=False) as sys.stdout,
@@ -82,8 +83,8 @@ def _streams(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
 
 
 @contextmanager
-def _surroundings(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[None]:
-    handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _HANDLED}
+def _replaced_globals(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[None]:
+    handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _HANDLED_SIGNALS}
     with (
         patch.object(sys, "argv", ["safe-deploy", *argv]),
         # After `python -m pytest` it is `pytest`, and the library would take the program for a module of that.
@@ -91,9 +92,9 @@ def _surroundings(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[None]
         patch.dict(os.environ, environment(env), clear=True),
         warnings.catch_warnings(),
     ):
-        # A process closes its connections by ending: here they go with whatever else the call has left.
+        # A process closes its connections at its end. Here the garbage collector closes them.
         warnings.simplefilter("ignore", ResourceWarning)
-        # What was there before is not looked through, which would take longer than most calls.
+        # Older objects are excluded from the collection, which would take longer than most commands.
         gc.freeze()
         try:
             yield
@@ -104,4 +105,4 @@ def _surroundings(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[None]
             gc.unfreeze()
 
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
+_HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)

@@ -1,5 +1,5 @@
-"""Reads a log as the programs do that look for commands in it: GitHub's runner (`ActionCommand.cs` in actions/runner),
-the agent of Azure Pipelines (`Command.cs` in microsoft/azure-pipelines-agent), and a terminal."""
+"""Finds commands in a log as the programs that read it do: GitHub's runner (`ActionCommand.cs` in actions/runner), the
+agent of Azure Pipelines (`Command.cs` in microsoft/azure-pipelines-agent), and a terminal."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 OWN_GITHUB_COMMANDS = {"error", "warning"}
 OWN_AZURE_COMMANDS = {"task.setvariable", "task.logissue", "task.uploadsummary"}
-"""The commands that the command line itself gives."""
+"""The commands that the CLI itself writes."""
 
 _MORE_IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
@@ -16,7 +16,7 @@ _MORE_IGNORABLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class LoggingCommand:
-    """A command in a log: its name, and the whole line."""
+    """A command in a log: its name, and its line."""
 
     name: str
     line: str
@@ -28,40 +28,39 @@ def split_lines(log: str) -> list[str]:
 
 
 def find_github_commands(log: str) -> list[LoggingCommand]:
-    """What the runner takes for a command. Any name counts, also one that no runner knows yet."""
-    found = []
+    """The commands that the runner reads. Unknown command names count, too."""
+    commands = []
     for line in split_lines(log):
-        message = _compared(line).lstrip()
+        message = _comparable_text(line).lstrip()
         if message.startswith("::") and "::" in message[2:]:
-            found.append(LoggingCommand(message[2:].partition("::")[0].partition(" ")[0], line))
+            commands.append(LoggingCommand(message[2:].partition("::")[0].partition(" ")[0], line))
         elif match := re.search(r"##\[([^\]]*)\]?", message):
-            found.append(LoggingCommand(match[1].partition(" ")[0], line))
-    return found
+            commands.append(LoggingCommand(match[1].partition(" ")[0], line))
+    return commands
 
 
 def find_azure_commands(log: str) -> list[LoggingCommand]:
-    """What the agent takes for a command, or for a colour, anywhere in a line and in any case; also what is hidden
-    behind the first one of a line."""
+    """The commands and colours that the agent reads, anywhere in a line and in any case, also after the first one."""
     return [
         LoggingCommand(match[1].partition(" ")[0], line)
         for line in split_lines(log)
-        for match in re.finditer(r"##(?:vso)?\[([^\]]*)\]?", _compared(line), re.IGNORECASE)
+        for match in re.finditer(r"##(?:vso)?\[([^\]]*)\]?", _comparable_text(line), re.IGNORECASE)
     ]
 
 
-def _compared(line: str) -> str:
-    """The line without the characters that a comparison by culture skips."""
-    return "".join(one for one in _MORE_IGNORABLE.sub("", line) if unicodedata.category(one) != "Cf")
+def _comparable_text(line: str) -> str:
+    """The line without the characters that .NET skips when it compares strings by culture."""
+    return "".join(character for character in _MORE_IGNORABLE.sub("", line) if unicodedata.category(character) != "Cf")
 
 
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 _WINDOW = re.compile(r"\x1b\[(\?25[lh]|2K|1A|\?2026[lh])")
-"""What Rich itself sends: styles; and while a table is kept up to date, cursor off and on, erase a line, go up one."""
+"""What Rich itself sends: styles, and for a live table: hide and show the cursor, erase a line, move up a line."""
 
 
-def find_terminal_effects(shown: str, *, live: bool = False) -> list[str]:
-    """The characters by which a text does more in a terminal than be read, beside line ends and styles."""
-    plain = _STYLES.sub("", shown.replace("\r\n", "\n"))
+def find_terminal_effects(output: str, *, live: bool = False) -> list[str]:
+    """The unprintable characters of an output, except line ends and styles; with `live` also except a live table."""
+    plain = _STYLES.sub("", output.replace("\r\n", "\n"))
     if live:
         plain = _WINDOW.sub("", plain).replace("\r", "")
-    return [repr(one) for one in plain if one != "\n" and not one.isprintable()]
+    return [repr(character) for character in plain if character != "\n" and not character.isprintable()]

@@ -1,4 +1,4 @@
-"""The command line as a process of its own, as pipelines run it, in an environment that is only what a test gives."""
+"""Runs the command line in a new process, as pipelines do, with an environment of only the test's variables."""
 
 import json
 import os
@@ -26,50 +26,50 @@ KEYS = {
 
 
 PASSED_VARIABLES = ("PATH", "HOME", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
-"""What a process cannot do without. All else, such as the CI system's variables and the terminal, is left out."""
+"""Variables that a process needs. All others, such as those of a CI system, are left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class CliResult:
-    """How a call of the command line ended."""
+    """How a command ended, and what it printed."""
 
     code: int
     stdout: str
     stderr: str
 
     def json(self) -> Any:
-        """The one JSON document that stdout is."""
+        """The JSON document on stdout."""
         return json.loads(self.stdout)
 
 
-def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What is given, and no more than what a process cannot do without."""
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """These variables, and those that a process needs."""
     needed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
-    return needed | {"PYTHONPATH": str(ROOT)} | dict(given or {})
+    return needed | {"PYTHONPATH": str(ROOT)} | dict(variables or {})
 
 
-def safe_deploy(
-    *arguments: str, given: Mapping[str, str] | None = None, folder: Path | None = None, seconds: float = 60
+def run_safe_deploy(
+    *arguments: str, variables: Mapping[str, str] | None = None, folder: Path | None = None, seconds: float = 60
 ) -> CliResult:
-    """`python -m safe_deploy` with these arguments and these variables; waits until it ends."""
-    ended = subprocess.run(
-        command(*arguments),
-        env=environment(given),
+    """Run `python -m safe_deploy` with these arguments and variables until it ends, for at most `seconds`."""
+    result = subprocess.run(
+        build_command_line(*arguments),
+        env=environment(variables),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         cwd=folder,
         timeout=seconds,
         check=False,
     )
-    return CliResult(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+    return CliResult(result.returncode, result.stdout.decode(), result.stderr.decode())
 
 
-def command(*arguments: str) -> list[str]:
+def build_command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "safe_deploy", *arguments]
 
 
 def server_key_entries() -> list[dict[str, Any]]:
-    """The keys as the server's setting has them."""
+    """The entries of STATE_KEYS for these keys."""
     return key_entries(KEYS)
 
 
@@ -81,18 +81,18 @@ def state_server(
     port: int | None = None,
     **settings: str,
 ) -> Iterator[ServerProcess]:
-    """A state server, where it matters on which port, or with which settings, until the block ends."""
-    chosen = port or free_port()
-    log = folder / f"server-{chosen}.log"
+    """Run a state server with these keys and settings until the block ends."""
+    chosen_port = port or free_port()
+    log = folder / f"server-{chosen_port}.log"
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "state_api", "serve", "--port", str(chosen)],
+            [sys.executable, "-m", "state_api", "serve", "--port", str(chosen_port)],
             env=server_environment(storage, keys) | settings,
             stdout=sink,
             stderr=sink,
             cwd=folder,
         )
         with stop_after(process):
-            wait_until(lambda: is_listening(HOST, chosen) or process.poll() is not None, "the server listens")
+            wait_until(lambda: is_listening(HOST, chosen_port) or process.poll() is not None, "the server listens")
             assert process.poll() is None, log.read_text()
-            yield ServerProcess(f"http://{HOST}:{chosen}", process, log)
+            yield ServerProcess(f"http://{HOST}:{chosen_port}", process, log)

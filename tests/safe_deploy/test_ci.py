@@ -1,5 +1,5 @@
-"""What the CI systems are told, read back as they read it: GitHub's runner its files and `::` lines, the agent of Azure
-Pipelines its `##vso[` lines."""
+"""Outputs, summaries and annotations, read back as the CI systems read them: the files and `::` lines of GitHub's
+runner, and the `##vso[` lines of Azure Pipelines' agent."""
 
 import re
 from collections.abc import Mapping
@@ -63,14 +63,14 @@ anything = st.text() | st.lists(st.sampled_from(pieces)).map("".join)
 names = st.from_regex(r"[a-z]{1,8}(-[a-z]{1,8}){0,2}", fullmatch=True)
 
 
-def detected(environment: Mapping[str, str]) -> tuple[CiSystem, StringIO]:
+def detect(environment: Mapping[str, str]) -> tuple[CiSystem, StringIO]:
     stderr = StringIO()
     return detect_ci_system(environment, stderr), stderr
 
 
-def outputs_of(text: str) -> list[tuple[str, str]]:
-    """The contents of GITHUB_OUTPUT as the runner reads them (EnvFileKeyValuePairs, on Linux)."""
-    found = []
+def parse_outputs(text: str) -> list[tuple[str, str]]:
+    """The outputs in a GITHUB_OUTPUT file as the runner reads them (EnvFileKeyValuePairs, on Linux)."""
+    pairs = []
     while text:
         line, _, text = text.partition("\n")
         first = re.search("=|<<", line)
@@ -84,36 +84,36 @@ def outputs_of(text: str) -> list[tuple[str, str]]:
             value, end, text = f"\n{text}".partition(f"\n{rest}\n")
             assert end, "matching delimiter not found"
             rest = value.removeprefix("\n")
-        found.append((name, rest))
-    return found
+        pairs.append((name, rest))
+    return pairs
 
 
-def lines_of(stderr: StringIO) -> list[str]:
-    """What was said, in lines as .NET reads them."""
+def read_lines(stderr: StringIO) -> list[str]:
+    """The lines of stderr as .NET reads them."""
     *lines, rest = re.split("\r\n|\r|\n", stderr.getvalue())
     assert not rest
     return lines
 
 
-def github_command(line: str) -> tuple[str, str]:
-    """The command with its properties, and its data, as the runner reads them."""
+def parse_github_command(line: str) -> tuple[str, str]:
+    """The command with its properties, and its data, as GitHub's runner reads them."""
     assert line.startswith("::")
     command, _, data = line[2:].partition("::")
     return command, data.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")
 
 
-def azure_command(line: str) -> tuple[str, dict[str, str], str]:
+def parse_azure_command(line: str) -> tuple[str, dict[str, str], str]:
     """The command, its properties and its data, as the agent reads them."""
     info, closed, data = line[line.index("##vso[") + 6 :].partition("]")
     assert closed
     command, _, properties = info.partition(" ")
-    pairs = (one.partition("=") for one in properties.split(";") if one)
-    return command, {name: azure_unescaped(value) for name, _, value in pairs}, azure_unescaped(data)
+    pairs = (pair.partition("=") for pair in properties.split(";") if pair)
+    return command, {name: unescape_azure(value) for name, _, value in pairs}, unescape_azure(data)
 
 
-def azure_unescaped(text: str) -> str:
-    for escaped, meant in (("%3B", ";"), ("%0D", "\r"), ("%0A", "\n"), ("%5D", "]"), ("%AZP25", "%")):
-        text = text.replace(escaped, meant)
+def unescape_azure(text: str) -> str:
+    for escaped, character in (("%3B", ";"), ("%0D", "\r"), ("%0A", "\n"), ("%5D", "]"), ("%AZP25", "%")):
+        text = text.replace(escaped, character)
     return text
 
 
@@ -134,8 +134,8 @@ def azure_unescaped(text: str) -> str:
         (AZURE | {"TF_BUILD": "False"}, "terminal"),
     ],
 )
-def test_the_system_is_known_by_its_variables(environment: dict[str, str], name: str) -> None:
-    assert detected(environment)[0].name == name
+def test_a_ci_system_is_detected_by_its_variables(environment: dict[str, str], name: str) -> None:
+    assert detect(environment)[0].name == name
 
 
 @pytest.mark.parametrize(
@@ -161,15 +161,13 @@ def test_the_system_is_known_by_its_variables(environment: dict[str, str], name:
         (BITBUCKET, "https://bitbucket.org/contoso/orders/pipelines/results/42"),
         (BITBUCKET | {"BITBUCKET_REPO_FULL_NAME": ""}, None),
         (JENKINS, JENKINS["BUILD_URL"]),
-        # Jenkins leaves it out while it does not know its own address.
+        # Jenkins does not set BUILD_URL while its own URL is not configured.
         (JENKINS | {"BUILD_URL": ""}, None),
         ({}, None),
     ],
 )
-def test_the_run_is_named_by_the_address_that_every_attempt_shares(
-    environment: dict[str, str], run_url: str | None
-) -> None:
-    system, stderr = detected(environment)
+def test_the_run_url_is_the_same_for_every_attempt(environment: dict[str, str], run_url: str | None) -> None:
+    system, stderr = detect(environment)
     assert system.run_url == run_url
     assert not stderr.getvalue()
 
@@ -185,10 +183,10 @@ def test_the_run_is_named_by_the_address_that_every_attempt_shares(
         GITLAB | {"CI_PIPELINE_URL": "https://me:s3cret@gitlab.example/orders/-/pipelines/42"},
     ],
 )
-def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does_not_show_it(
+def test_a_run_url_that_the_server_refuses_is_omitted_with_a_warning_that_does_not_show_it(
     environment: dict[str, str],
 ) -> None:
-    system, stderr = detected(environment)
+    system, stderr = detect(environment)
     assert system.run_url is None
     assert "does not accept the URL of this run" in stderr.getvalue()
     assert "s3" not in stderr.getvalue()
@@ -196,13 +194,15 @@ def test_an_address_that_the_server_refuses_is_left_out_with_a_warning_that_does
 
 @settings(deadline=None)
 @given(collection=anything, project=anything, release=anything)
-def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, project: str, release: str) -> None:
+def test_every_run_url_that_is_sent_matches_the_pattern_of_the_server(
+    collection: str, project: str, release: str
+) -> None:
     for changed in (
         {"SYSTEM_COLLECTIONURI": f"https://{collection}"},
         {"SYSTEM_TEAMPROJECTID": project},
         {"RELEASE_RELEASEWEBURL": f"https://server/{release}"},
     ):
-        sent = detected(AZURE | changed)[0].run_url
+        sent = detect(AZURE | changed)[0].run_url
         assert sent is None or (re.search(RUN_URL_PATTERN, sent) and sent.isascii() and len(sent) <= 2000)
 
 
@@ -228,22 +228,20 @@ def test_whatever_is_sent_as_the_run_is_what_the_server_takes(collection: str, p
         ({}, None),
     ],
 )
-def test_the_actor_is_who_started_this_attempt_in_letters_that_a_header_can_hold(
-    environment: dict[str, str], actor: str | None
-) -> None:
-    assert detected(environment)[0].actor == actor
+def test_the_actor_is_who_started_this_attempt_in_ascii(environment: dict[str, str], actor: str | None) -> None:
+    assert detect(environment)[0].actor == actor
 
 
 @settings(deadline=None)
 @given(st.text(st.characters()))
-def test_no_name_breaks_the_header(name: str) -> None:
-    actor = detected(AZURE | {"BUILD_REQUESTEDFOR": name})[0].actor
+def test_every_actor_is_a_valid_header_value(name: str) -> None:
+    actor = detect(AZURE | {"BUILD_REQUESTEDFOR": name})[0].actor
     assert actor is None or (re.fullmatch("[!-~]([ -~]*[!-~])?", actor) and len(actor) <= 200)
 
 
 @pytest.mark.parametrize("environment", [GITLAB, BUILDKITE, BITBUCKET, JENKINS, {}])
-def test_who_takes_no_outputs_is_told_nothing(environment: dict[str, str]) -> None:
-    system, stderr = detected(environment)
+def test_other_ci_systems_receive_no_outputs_summaries_or_annotations(environment: dict[str, str]) -> None:
+    system, stderr = detect(environment)
     system.set_outputs({"ready": "true"})
     system.write_summary("# Done")
     system.error("wrong")
@@ -255,7 +253,7 @@ def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Pat
     output, summary = tmp_path / "output", tmp_path / "summary"
     output.write_text("earlier=1\n")
     summary.write_text("# Earlier\n")
-    system, stderr = detected(GITHUB | {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)})
+    system, stderr = detect(GITHUB | {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)})
     system.set_outputs({"ready": "false", "task-hub": "", "reasons": "InstancesActive,Settling"})
     system.write_summary("| Größe |\n|---|")
     assert output.read_text() == "earlier=1\nready=false\ntask-hub=\nreasons=InstancesActive,Settling\n"
@@ -265,46 +263,46 @@ def test_outputs_and_summaries_are_appended_to_the_files_of_github(tmp_path: Pat
 
 @settings(deadline=None)
 @given(values=st.dictionaries(names, anything))
-def test_github_reads_back_every_output_as_one_printable_line_and_nothing_else(
+def test_github_reads_every_output_as_one_printable_line(
     values: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     output = tmp_path_factory.mktemp("github") / "output"
-    detected(GITHUB | {"GITHUB_OUTPUT": str(output)})[0].set_outputs(values)
-    assert outputs_of(output.read_bytes().decode()) == [
+    detect(GITHUB | {"GITHUB_OUTPUT": str(output)})[0].set_outputs(values)
+    assert parse_outputs(output.read_bytes().decode()) == [
         (name, escape_unprintable(value)) for name, value in values.items()
     ]
 
 
 @pytest.mark.parametrize("place", ["", "missing/file", "."])
-def test_without_its_files_github_is_warned_and_nothing_fails(place: str, tmp_path: Path) -> None:
+def test_missing_files_are_a_warning_on_github(place: str, tmp_path: Path) -> None:
     file = str(tmp_path / place) if place else ""
-    system, stderr = detected(GITHUB | {"GITHUB_OUTPUT": file, "GITHUB_STEP_SUMMARY": file})
+    system, stderr = detect(GITHUB | {"GITHUB_OUTPUT": file, "GITHUB_STEP_SUMMARY": file})
     system.set_outputs({"ready": "true"})
     system.write_summary("done")
-    one, other = map(github_command, lines_of(stderr))
-    assert one[0] == other[0] == "warning title=safe-deploy"
-    assert "GITHUB_OUTPUT" in one[1]
-    assert "GITHUB_STEP_SUMMARY" in other[1]
+    output_warning, summary_warning = map(parse_github_command, read_lines(stderr))
+    assert output_warning[0] == summary_warning[0] == "warning title=safe-deploy"
+    assert "GITHUB_OUTPUT" in output_warning[1]
+    assert "GITHUB_STEP_SUMMARY" in summary_warning[1]
 
 
 @settings(deadline=None)
 @given(message=anything)
-def test_github_reads_a_message_of_any_text_from_one_line(message: str) -> None:
-    system, stderr = detected(GITHUB)
+def test_github_reads_every_message_from_one_line(message: str) -> None:
+    system, stderr = detect(GITHUB)
     system.error(message)
     system.warning(message)
-    assert list(map(github_command, lines_of(stderr))) == [
+    assert list(map(parse_github_command, read_lines(stderr))) == [
         ("error title=safe-deploy", sanitize_line(message)),
         ("warning title=safe-deploy", sanitize_line(message)),
     ]
 
 
-def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
-    system, stderr = detected(AZURE)
+def test_azure_pipelines_receives_logging_commands() -> None:
+    system, stderr = detect(AZURE)
     system.set_outputs({"ready": "true", "staging-task-hub": "v42"})
     system.error("100 %\nfailed; see [1]")
     system.warning("late")
-    assert lines_of(stderr) == [
+    assert read_lines(stderr) == [
         "##vso[task.setvariable variable=ready;isOutput=true]true",
         "##vso[task.setvariable variable=stagingTaskHub;isOutput=true]v42",
         "##vso[task.logissue type=error]100 %AZP25\\nfailed; see [1]",
@@ -314,42 +312,38 @@ def test_azure_pipelines_are_told_in_lines_that_the_agent_reads() -> None:
 
 @settings(deadline=None)
 @given(values=st.dictionaries(st.text("abc];%=\r\n", min_size=1), anything), message=anything)
-def test_the_agent_reads_every_text_from_one_line_each_and_as_it_is_printable(
-    values: dict[str, str], message: str
-) -> None:
-    system, stderr = detected(AZURE)
+def test_the_agent_reads_every_text_as_one_printable_line(values: dict[str, str], message: str) -> None:
+    system, stderr = detect(AZURE)
     system.set_outputs(values)
     system.error(message)
-    *said, last = map(azure_command, lines_of(stderr))
-    assert said == [
+    *logging_commands, last = map(parse_azure_command, read_lines(stderr))
+    assert logging_commands == [
         ("task.setvariable", {"variable": name, "isOutput": "true"}, neutralize_commands(escape_unprintable(value)))
         for name, value in values.items()
     ]
     assert last == ("task.logissue", {"type": "error"}, sanitize_line(message))
 
 
-def test_azure_pipelines_upload_each_summary_from_a_file_of_its_own(tmp_path: Path) -> None:
-    system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)})
+def test_azure_pipelines_uploads_each_summary_from_its_own_file(tmp_path: Path) -> None:
+    system, stderr = detect(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)})
     system.write_summary("| Größe |")
     system.write_summary("second")
-    said = list(map(azure_command, lines_of(stderr)))
-    assert [command for command, _, _ in said] == ["task.uploadsummary"] * 2
-    assert [Path(path).read_text(encoding="utf-8") for _, _, path in said] == ["| Größe |\n", "second\n"]
+    logging_commands = list(map(parse_azure_command, read_lines(stderr)))
+    assert [command for command, _, _ in logging_commands] == ["task.uploadsummary"] * 2
+    assert [Path(path).read_text(encoding="utf-8") for _, _, path in logging_commands] == ["| Größe |\n", "second\n"]
 
 
 @pytest.mark.parametrize("place", ["", "missing"])
-def test_without_a_folder_for_summaries_azure_pipelines_are_warned_and_nothing_fails(
-    place: str, tmp_path: Path
-) -> None:
-    system, stderr = detected(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path / place) if place else ""})
+def test_a_missing_directory_for_summaries_is_a_warning_in_azure_pipelines(place: str, tmp_path: Path) -> None:
+    system, stderr = detect(AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path / place) if place else ""})
     system.write_summary("done")
-    ((command, properties, data),) = map(azure_command, lines_of(stderr))
+    ((command, properties, data),) = map(parse_azure_command, read_lines(stderr))
     assert (command, properties) == ("task.logissue", {"type": "warning"})
     assert "AGENT_TEMPDIRECTORY" in data
 
 
-def test_in_a_terminal_nobody_is_told() -> None:
-    system, stderr = detected({"GITHUB_OUTPUT": "/nowhere", "AGENT_TEMPDIRECTORY": "/nowhere"})
+def test_a_terminal_receives_no_outputs_summaries_or_annotations() -> None:
+    system, stderr = detect({"GITHUB_OUTPUT": "/nowhere", "AGENT_TEMPDIRECTORY": "/nowhere"})
     system.set_outputs({"ready": "true"})
     system.write_summary("done")
     system.error("failed")
@@ -358,6 +352,6 @@ def test_in_a_terminal_nobody_is_told() -> None:
     assert not stderr.getvalue()
 
 
-def test_every_system_offers_the_same() -> None:
-    systems: list[CiSystem] = [detected(one)[0] for one in (GITHUB, AZURE, {})]
-    assert [type(one) for one in systems] == [GitHubActions, AzurePipelines, Terminal]
+def test_every_ci_system_implements_the_protocol() -> None:
+    systems: list[CiSystem] = [detect(environment)[0] for environment in (GITHUB, AZURE, {})]
+    assert [type(system) for system in systems] == [GitHubActions, AzurePipelines, Terminal]

@@ -1,5 +1,7 @@
-"""Whole deployments as pipelines run them, and what the slot carries before one overwrites it: real processes, a real
-server, and a platform that does what it is told, or does not. Nothing that runs is ever overwritten."""
+"""Whole deployments as pipelines run them, with real processes, a real server and a fake `az` that may fail.
+
+A deployment never overwrites a version that is running.
+"""
 
 import signal
 
@@ -9,18 +11,14 @@ from harness.processes import wait_until
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.safe_deploy.assertions import OTHER_RUN, SIGNALS, assert_exit, is_written, run_stage
-from tests.safe_deploy.deployment_fixture import (
-    RESOURCE_GROUP,
-    ConnectionProxy,
-    DeploymentFixture,
-    is_process_group_gone,
-)
+from tests.safe_deploy.connection_proxy import ConnectionProxy
+from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP, DeploymentFixture, is_process_group_gone
 from tests.safe_deploy.processes import KEYS
 
 # --- deploy ---
 
 
-def test_a_deployment_goes_from_waiting_to_clean_up(deployment_fixture: DeploymentFixture) -> None:
+def test_deploy_waits_stages_deploys_swaps_and_cleans_up(deployment_fixture: DeploymentFixture) -> None:
     assert_exit(deployment_fixture.run(deployment_fixture.deploy("--version", "4.2")), 0)
     assert deployment_fixture.is_swapped()
     assert deployment_fixture.get_app()["slots"]["production"]["version"] == "4.2"
@@ -30,14 +28,14 @@ def test_a_deployment_goes_from_waiting_to_clean_up(deployment_fixture: Deployme
     assert deployment_fixture.count_swaps() == 2
 
 
-def test_a_deployment_that_is_done_is_not_done_again(deployment_fixture: DeploymentFixture) -> None:
+def test_a_completed_deployment_is_not_repeated(deployment_fixture: DeploymentFixture) -> None:
     for _ in range(2):
         assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 0)
     assert deployment_fixture.is_swapped()
     assert deployment_fixture.count_swaps() == 1
 
 
-def test_a_slot_with_running_work_is_waited_for_and_never_deployed_to(swapped: DeploymentFixture) -> None:
+def test_deploy_waits_for_active_instances_and_times_out_without_deploying(swapped: DeploymentFixture) -> None:
     running = event(swapped.old, status="Running")
     swapped.server.post("/api/events", json=[running]).raise_for_status()
     mark = swapped.folder / "mark"
@@ -48,7 +46,7 @@ def test_a_slot_with_running_work_is_waited_for_and_never_deployed_to(swapped: D
     assert swapped.open_deployment_hub() is None
 
 
-def test_a_deploy_command_that_fails_abandons_the_deployment_and_swaps_nothing(
+def test_a_failed_deploy_command_abandons_the_deployment_without_a_swap(
     deployment_fixture: DeploymentFixture,
 ) -> None:
     assert_exit(
@@ -65,12 +63,12 @@ def test_a_deploy_command_that_fails_abandons_the_deployment_and_swaps_nothing(
     assert deployment_fixture.recorded_hubs()[0] == third == deployment_fixture.azure_hubs()[0]
 
 
-def test_a_deployment_that_cannot_be_abandoned_says_so_and_why_the_command_failed(
+def test_a_failure_to_abandon_is_reported_with_the_failure_of_the_command(
     deployment_fixture: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
     connection_proxy.cut_before_request = lambda number, request: request[0] == "DELETE"
     assert_exit(
-        deployment_fixture.run(deployment_fixture.deploy(by="exit 7"), retry_for=0.3),
+        deployment_fixture.run(deployment_fixture.deploy(by="exit 7"), retry_seconds=0.3),
         1,
         "exit code 7",
         "stays open",
@@ -79,7 +77,7 @@ def test_a_deployment_that_cannot_be_abandoned_says_so_and_why_the_command_faile
     assert deployment_fixture.open_deployment_hub() == deployment_fixture.new
 
 
-def test_a_swap_command_that_fails_can_be_tried_again_by_the_same_run(deployment_fixture: DeploymentFixture) -> None:
+def test_the_same_run_can_retry_a_failed_swap(deployment_fixture: DeploymentFixture) -> None:
     deployment_fixture.fake_azure.fault("swap", times=1)
     assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 1, "is reverted")
     assert deployment_fixture.is_unswapped()
@@ -89,8 +87,8 @@ def test_a_swap_command_that_fails_can_be_tried_again_by_the_same_run(deployment
 
 
 @pytest.mark.parametrize("swapped_then", [False, True])
-def test_a_deployment_that_was_cut_off_in_its_swap_goes_on_there(
-    deployment_fixture: DeploymentFixture, swapped_then: bool
+def test_a_deployment_interrupted_in_its_swap_continues_with_the_swap(
+    deployment_fixture: DeploymentFixture, *, swapped_then: bool
 ) -> None:
     deployment_fixture.stage()
     deployment_fixture.report_swap(deployment_fixture.new, "Pending")
@@ -99,16 +97,16 @@ def test_a_deployment_that_was_cut_off_in_its_swap_goes_on_there(
     mark = deployment_fixture.folder / "mark"
     assert_exit(deployment_fixture.run(deployment_fixture.deploy(by=f"touch {mark}")), 0)
     assert deployment_fixture.is_swapped()
-    assert not mark.exists(), "what is in production is not deployed to"
+    assert not mark.exists(), "the deploy command must not run while its task hub is in production"
 
 
-def test_another_run_in_between_is_waited_for(deployment_fixture: DeploymentFixture) -> None:
+def test_deploy_waits_for_the_open_deployment_of_another_run(deployment_fixture: DeploymentFixture) -> None:
     deployment_fixture.stage(run_url=OTHER_RUN)
     third = new_hub_name()
     assert_exit(deployment_fixture.run(deployment_fixture.deploy("--timeout", "1", hub=third)), 5, "not ready within")
     assert deployment_fixture.recorded_hubs() == (deployment_fixture.old, deployment_fixture.new)
     running = deployment_fixture.start(deployment_fixture.deploy(hub=third))
-    wait_until(lambda: "NotReady" in running.err.read_text(), "it waits")
+    wait_until(lambda: "NotReady" in running.err.read_text(), "safe-deploy waits")
     assert_exit(deployment_fixture.run(deployment_fixture.swap(), run_url=OTHER_RUN), 0)
     assert_exit(running.wait_for_result(), 0)
     assert deployment_fixture.recorded_hubs() == (third, deployment_fixture.new) == deployment_fixture.azure_hubs()
@@ -116,38 +114,38 @@ def test_another_run_in_between_is_waited_for(deployment_fixture: DeploymentFixt
 
 
 @SIGNALS
-def test_a_deploy_command_that_is_stopped_leaves_the_deployment_open_and_swaps_nothing(
+def test_a_stopped_deploy_command_leaves_the_deployment_open_without_a_swap(
     deployment_fixture: DeploymentFixture, number: signal.Signals
 ) -> None:
     group = deployment_fixture.folder / "group"
-    # Between two commands a shell heeds Ctrl-C only after the next of them.
+    # `exec`, because a shell handles Ctrl-C only after the running command.
     slow = f"echo $$ > {group}; exec sleep 30"
     running = deployment_fixture.start(deployment_fixture.deploy(by=slow))
     wait_until(lambda: is_written(group), "the command runs")
     running.send(number)
     assert_exit(running.wait_for_result(), 1, "The deployment stays open")
-    wait_until(lambda: is_process_group_gone(int(group.read_text())), "nothing of the command is left")
+    wait_until(lambda: is_process_group_gone(int(group.read_text())), "all processes of the command have ended")
     assert (deployment_fixture.count_swaps(), deployment_fixture.open_deployment_hub()) == (0, deployment_fixture.new)
     assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 0)
     assert deployment_fixture.is_swapped()
 
 
 @pytest.mark.parametrize("empty", ["--deploy-command", "--swap-command"])
-def test_an_empty_command_makes_no_sense(deployment_fixture: DeploymentFixture, empty: str) -> None:
+def test_an_empty_command_is_a_usage_error(deployment_fixture: DeploymentFixture, empty: str) -> None:
     assert_exit(deployment_fixture.run([*deployment_fixture.deploy(), empty, ""]), 2, "must not be empty")
     assert deployment_fixture.open_deployment_hub() is None
 
 
-def test_the_commands_of_a_deployment_get_no_key(deployment_fixture: DeploymentFixture) -> None:
+def test_the_commands_of_a_deployment_do_not_receive_the_key(deployment_fixture: DeploymentFixture) -> None:
     assert_exit(
         deployment_fixture.run(
             deployment_fixture.deploy(
-                "--version", "4.2", by=f"env > one; {deployment_fixture.az_deploy}", swap="env > two"
+                "--version", "4.2", by=f"env > deploy-env; {deployment_fixture.az_deploy}", swap="env > swap-env"
             )
         ),
         0,
     )
-    for name in ("one", "two"):
+    for name in ("deploy-env", "swap-env"):
         env = (deployment_fixture.folder / name).read_text()
         assert "SAFE_DEPLOY_KEY" not in env
         assert not any(key in env for key in KEYS.values())
@@ -157,30 +155,30 @@ def test_the_commands_of_a_deployment_get_no_key(deployment_fixture: DeploymentF
         )
 
 
-# --- what the slot carries before it is overwritten ---
+# --- the slot's task hub in Azure before it is overwritten ---
 
 
-@pytest.mark.parametrize("carried", ["", "new", "old"])
-def test_an_empty_slot_is_staged_if_it_carries_nothing_or_what_it_was_made_with(
-    deployment_fixture: DeploymentFixture, carried: str
+@pytest.mark.parametrize("slot_hub", ["", "new", "old"])
+def test_an_empty_slot_is_staged_if_azure_has_no_the_new_or_productions_task_hub_there(
+    deployment_fixture: DeploymentFixture, slot_hub: str
 ) -> None:
     deployment_fixture.set_slot_task_hubs(
-        staging={"": None, "new": deployment_fixture.new, "old": deployment_fixture.old}[carried]
+        staging={"": None, "new": deployment_fixture.new, "old": deployment_fixture.old}[slot_hub]
     )
     assert_exit(run_stage(deployment_fixture), 0)
 
 
-def test_a_slot_is_staged_if_it_carries_what_the_server_has_there(swapped: DeploymentFixture) -> None:
+def test_a_slot_is_staged_if_azure_and_the_server_agree(swapped: DeploymentFixture) -> None:
     assert_exit(run_stage(swapped, new_hub_name()), 0)
 
 
-def test_a_slot_that_carries_productions_hub_is_a_swap_that_nobody_saw(swapped: DeploymentFixture) -> None:
+def test_staging_is_refused_after_a_swap_outside_of_safe_deploy(swapped: DeploymentFixture) -> None:
     swapped.set_slot_task_hubs(production=swapped.old, staging=swapped.new)
     assert_exit(run_stage(swapped, new_hub_name()), 6, "were swapped or deployed without the server")
     assert swapped.recorded_hubs() == (swapped.new, swapped.old)
 
 
-def test_what_somebody_swapped_by_hand_is_not_overwritten_although_the_slot_is_empty_on_record(
+def test_a_version_swapped_by_hand_into_a_slot_that_is_empty_on_record_is_not_overwritten(
     deployment_fixture: DeploymentFixture,
 ) -> None:
     deployment_fixture.set_slot_task_hubs(production="v99", staging=deployment_fixture.old)
@@ -194,7 +192,7 @@ def test_what_somebody_swapped_by_hand_is_not_overwritten_although_the_slot_is_e
     assert deployment_fixture.open_deployment_hub() is None
 
 
-def test_a_run_that_is_started_anew_under_another_name_does_not_release_twice(
+def test_a_rerun_with_another_task_hub_name_does_not_deploy_twice(
     deployment_fixture: DeploymentFixture,
 ) -> None:
     assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 0)
@@ -207,7 +205,7 @@ def test_a_run_that_is_started_anew_under_another_name_does_not_release_twice(
     assert deployment_fixture.recorded_hubs() == (third, deployment_fixture.old) == deployment_fixture.azure_hubs()
 
 
-def test_a_run_that_was_cut_off_and_is_started_anew_under_another_name_ends_its_swap_first(
+def test_a_rerun_with_another_task_hub_name_first_finishes_its_interrupted_swap(
     deployment_fixture: DeploymentFixture,
 ) -> None:
     deployment_fixture.stage()
@@ -218,7 +216,7 @@ def test_a_run_that_was_cut_off_and_is_started_anew_under_another_name_ends_its_
     assert deployment_fixture.count_swaps() == 0
 
 
-def test_what_became_active_beneath_a_staged_version_is_not_overwritten_by_the_run_that_staged_it(
+def test_an_instance_that_starts_on_a_prior_task_hub_blocks_the_run_that_staged(
     swapped: DeploymentFixture,
 ) -> None:
     third = new_hub_name()
@@ -231,7 +229,7 @@ def test_what_became_active_beneath_a_staged_version_is_not_overwritten_by_the_r
     assert swapped.is_swapped() is False
 
 
-def test_a_slot_that_carries_a_hub_nobody_knows_is_overwritten_by_force_alone(swapped: DeploymentFixture) -> None:
+def test_an_unknown_task_hub_in_the_slot_is_overwritten_only_with_force(swapped: DeploymentFixture) -> None:
     swapped.set_slot_task_hubs(staging="v99")
     third = new_hub_name()
     assert_exit(run_stage(swapped, third), 6, "has v99", "--force")
@@ -242,36 +240,36 @@ def test_a_slot_that_carries_a_hub_nobody_knows_is_overwritten_by_force_alone(sw
 
 
 @pytest.mark.parametrize("active", [False, True])
-def test_a_slot_that_still_carries_what_was_there_before_a_failed_deployment_is_judged_by_it(
-    swapped: DeploymentFixture, active: bool
+def test_after_a_failed_deployment_the_verdict_covers_the_prior_task_hub(
+    swapped: DeploymentFixture, *, active: bool
 ) -> None:
-    left = swapped.old
+    prior_hub = swapped.old
     third = new_hub_name()
     swapped.stage(third)
     assert_exit(swapped.run(["abandon", "--task-hub", third]), 0, "")
     assert swapped.open_deployment_hub() is None
-    swapped.set_slot_task_hubs(staging=left)
+    swapped.set_slot_task_hubs(staging=prior_hub)
     if active:
-        swapped.server.post("/api/events", json=[event(left, status="Running")]).raise_for_status()
-    ended = run_stage(swapped, new_hub_name())
+        swapped.server.post("/api/events", json=[event(prior_hub, status="Running")]).raise_for_status()
+    result = run_stage(swapped, new_hub_name())
     if active:
-        assert_exit(ended, 3, f"active on task hub {left}")
+        assert_exit(result, 3, f"active on task hub {prior_hub}")
     else:
-        assert_exit(ended, 0)
+        assert_exit(result, 0)
 
 
-def test_a_hub_that_azure_has_in_a_slot_is_not_deleted_whatever_is_on_record(swapped: DeploymentFixture) -> None:
+def test_a_retired_task_hub_that_is_in_a_slot_in_azure_is_not_deleted(swapped: DeploymentFixture) -> None:
     third = new_hub_name()
     policy = {"policy": {"retention": {"keepLast": 5}}}
     swapped.server.put(f"/api/apps/{swapped.app}", json=policy).raise_for_status()
     assert_exit(swapped.run(swapped.deploy(hub=third), run_url=OTHER_RUN), 0)
-    assert [one["taskHub"] for one in swapped.get_app()["retired"]] == [swapped.old]
+    assert [task_hub["taskHub"] for task_hub in swapped.get_app()["retired"]] == [swapped.old]
     swapped.set_slot_task_hubs(staging=swapped.old)
     group = ["--resource-group", RESOURCE_GROUP, "--delete-task-hubs"]
     assert_exit(swapped.run(["cleanup", *group]), 6, "in Azure staging still has it: nothing was deleted")
 
 
-def test_nothing_is_staged_where_the_platform_cannot_be_looked_at(deployment_fixture: DeploymentFixture) -> None:
+def test_staging_is_refused_if_azure_does_not_answer(deployment_fixture: DeploymentFixture) -> None:
     deployment_fixture.fake_azure.fault("appsettings list")
     assert_exit(run_stage(deployment_fixture), 1, "az failed")
     assert deployment_fixture.open_deployment_hub() is None

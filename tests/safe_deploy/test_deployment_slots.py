@@ -1,12 +1,10 @@
-"""What the platform shows, asked of a stand-in for `az` in processes of its own; and that the stand-in is like `az`."""
+"""Deployment slots in Azure, read through the fake `az` in real processes."""
 
 import json
 import os
 import re
 import signal
-import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -14,12 +12,11 @@ import pytest
 
 from safe_deploy.deployment_slots import AzureUnavailable, DeploymentSlots, FunctionAppTarget, parse_swap_command
 from safe_deploy.errors import UsageError
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_az import FakeAzure
+from tests.safe_deploy.fake_function_app import SECRET, SWAP, az, create_fake_function_app, path_of
 
-SECRET = "DefaultEndpointsProtocol=https;AccountName=shop;AccountKey=c2VjcmV0c2VjcmV0"
 
-
-def target(
+def make_target(
     resource_group: str = "shop-rg",
     function_app: str = "shop",
     task_hub_setting: str = "TASK_HUB",
@@ -33,26 +30,17 @@ def target(
     )
 
 
-SHOP = target()
+SHOP = make_target()
 
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
-    install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
-    fake_azure = FakeAzure(tmp_path / "cloud.json")
-    production = {"TASK_HUB": "v41", "AzureWebJobsStorage": SECRET, "NAME": "production"}
-    staging = {"TASK_HUB": "v42", "AzureWebJobsStorage": SECRET, "NAME": "staging"}
-    slots = {
-        "production": {"settings": production, "package": "41.zip"},
-        "staging": {"settings": staging, "package": "42.zip"},
-    }
-    fake_azure.reset({"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": slots}})
-    return fake_azure
+    return create_fake_function_app(tmp_path)
 
 
 @pytest.fixture
 def path(fake_azure: FakeAzure) -> str:
-    return f"{fake_azure.path.parent / 'bin'}:/usr/bin:/bin"
+    return path_of(fake_azure)
 
 
 @pytest.fixture
@@ -60,13 +48,8 @@ def azure(path: str) -> DeploymentSlots:
     return DeploymentSlots(SHOP, environment={"PATH": path})
 
 
-def az(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [f"{path.split(':', maxsplit=1)[0]}/az", *arguments]
-    return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=False)
-
-
-def refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
-    """The message with which the platform cannot be looked at: always one line, without what is secret."""
+def find_refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
+    """The message of AzureUnavailable. It is one line without a secret."""
     with pytest.raises(AzureUnavailable) as caught:
         azure.get_task_hub(slot)
     message = caught.value.message
@@ -74,7 +57,7 @@ def refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
     assert "\n" not in message
     assert "AccountKey" not in message
     assert "c2VjcmV0" not in message
-    # A traceback would show what the error came from.
+    # A traceback would show the output of `az`.
     assert caught.value.__cause__ is None
     return message
 
@@ -82,16 +65,16 @@ def refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
 # --- task hubs ---
 
 
-def test_each_slot_shows_its_own_task_hub(azure: DeploymentSlots) -> None:
+def test_each_slot_has_its_own_task_hub(azure: DeploymentSlots) -> None:
     assert (azure.get_task_hub("production"), azure.get_task_hub("staging")) == ("v41", "v42")
 
 
-def test_production_is_the_app_itself_however_it_is_written(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
+def test_production_is_the_function_app_itself_in_any_case(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     assert azure.get_task_hub("Production") == "v41"
     assert "--slot" not in fake_azure.calls[-1]
 
 
-def test_a_slot_is_asked_anew_every_time(azure: DeploymentSlots, path: str) -> None:
+def test_a_slot_is_read_again_on_every_call(azure: DeploymentSlots, path: str) -> None:
     assert azure.get_task_hub("production") == "v41"
     az(path, "functionapp", "deployment", "slot", "swap", "-g", "shop-rg", "-n", "shop", "-s", "staging")
     assert azure.get_task_hub("production") == "v42"
@@ -105,29 +88,29 @@ def test_a_slot_without_the_setting_has_no_task_hub(
     assert azure.get_task_hub("staging") is None
 
 
-def test_a_setting_is_found_in_whatever_case_it_was_written(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
+def test_the_name_of_the_setting_ignores_case(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": {"Task_Hub": "v42", "AzureWebJobsStorage": SECRET}}}}})
     assert azure.get_task_hub("staging") == "v42"
 
 
-def test_no_other_setting_leaves_az(path: str, fake_azure: FakeAzure, azure: DeploymentSlots) -> None:
+def test_az_prints_the_value_of_no_other_setting(path: str, fake_azure: FakeAzure, azure: DeploymentSlots) -> None:
     azure.get_task_hub("staging")
     printed = az(path, *fake_azure.calls[-1]).stdout
     assert json.loads(printed) == {"names": ["TASK_HUB", "AzureWebJobsStorage", "NAME"], "values": ["v42"]}
 
 
-def test_the_subscription_is_passed_on_where_one_is_given(path: str, fake_azure: FakeAzure) -> None:
-    DeploymentSlots(target(subscription="Pay as you go"), environment={"PATH": path}).get_task_hub("staging")
+def test_the_subscription_is_passed_to_az(path: str, fake_azure: FakeAzure) -> None:
+    DeploymentSlots(make_target(subscription="Pay as you go"), environment={"PATH": path}).get_task_hub("staging")
     assert fake_azure.calls[-1][4:6] == ["--subscription", "Pay as you go"]
 
 
-def test_az_does_not_get_the_servers_key(path: str, fake_azure: FakeAzure) -> None:
+def test_az_does_not_receive_the_key_of_the_server(path: str, fake_azure: FakeAzure) -> None:
     environment = {"PATH": path, "SAFE_DEPLOY_KEY": "secret", "SAFE_DEPLOY_SERVER": "http://127.0.0.1:7071"}
     DeploymentSlots(SHOP, environment=environment).get_task_hub("staging")
     assert fake_azure.environments == [["SAFE_DEPLOY_SERVER"]]
 
 
-def test_without_an_environment_of_its_own_it_uses_that_of_this_process(
+def test_the_default_environment_is_that_of_this_process_without_the_key(
     path: str, fake_azure: FakeAzure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     azure = DeploymentSlots(SHOP)
@@ -140,35 +123,37 @@ def test_without_an_environment_of_its_own_it_uses_that_of_this_process(
 @pytest.mark.parametrize(
     "reference", ["@Microsoft.KeyVault(SecretUri=https://s)", "@microsoft.appconfiguration(Key=k)"]
 )
-def test_a_reference_is_not_taken_for_a_task_hub(azure: DeploymentSlots, fake_azure: FakeAzure, reference: str) -> None:
+def test_a_key_vault_reference_is_not_a_task_hub_name(
+    azure: DeploymentSlots, fake_azure: FakeAzure, reference: str
+) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": {"TASK_HUB": reference}}}}})
-    assert "TASK_HUB of slot 'staging'" in (message := refusal(azure))
+    assert "TASK_HUB of slot 'staging'" in (message := find_refusal(azure))
     assert "is a reference to Key Vault or App Configuration" in message
     assert reference not in message
 
 
 @pytest.mark.parametrize("value", [SECRET, "%OTHER%", "v4", "4two", "my-hub"])
-def test_what_cannot_be_a_task_hub_is_refused_and_not_shown(
+def test_an_invalid_task_hub_name_is_refused_without_showing_it(
     azure: DeploymentSlots, fake_azure: FakeAzure, value: str
 ) -> None:
     fake_azure.reset({"shop": {"slots": {"staging": {"settings": {"TASK_HUB": value}}}}})
-    assert "is not a task hub name" in (message := refusal(azure))
+    assert "is not a task hub name" in (message := find_refusal(azure))
     assert f"{value} " not in message
 
 
-# --- what az cannot show ---
+# --- failures of az ---
 
 
-def test_a_machine_without_az_is_told_to_install_it(tmp_path: Path) -> None:
-    message = refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
+def test_a_missing_az_is_reported_with_advice(tmp_path: Path) -> None:
+    message = find_refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
     assert message == "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy."
 
 
-def test_a_broken_az_is_named(tmp_path: Path) -> None:
+def test_an_az_that_cannot_be_started_is_named(tmp_path: Path) -> None:
     program = tmp_path / "az"
     program.write_text("#!/nowhere/python\n")
     program.chmod(0o755)
-    assert str(program) in refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
+    assert str(program) in find_refusal(DeploymentSlots(SHOP, environment={"PATH": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
@@ -178,53 +163,53 @@ def test_a_broken_az_is_named(tmp_path: Path) -> None:
         "AADSTS700082: The refresh token has expired.\nInteractive authentication is needed. Please run:\naz login",
     ],
 )
-def test_who_is_not_logged_in_is_told_to(azure: DeploymentSlots, fake_azure: FakeAzure, error: str) -> None:
+def test_an_az_without_a_login_is_reported_with_advice(
+    azure: DeploymentSlots, fake_azure: FakeAzure, error: str
+) -> None:
     fake_azure.fault("all", message=error)
-    assert refusal(azure).startswith("az is not logged in. Run `az login`")
+    assert find_refusal(azure).startswith("az is not logged in. Run `az login`")
 
 
-def test_a_slot_that_does_not_exist_is_named(azure: DeploymentSlots) -> None:
-    message = refusal(azure, "blue")
+def test_a_missing_slot_is_named(azure: DeploymentSlots) -> None:
+    message = find_refusal(azure, "blue")
     assert "slot 'blue' of function app 'shop' in resource group 'shop-rg'" in message
     assert "Check --slot" in message
 
 
-@pytest.mark.parametrize("other", [target(function_app="bakery"), target(resource_group="bakery-rg")])
-def test_an_app_that_does_not_exist_is_named(path: str, other: FunctionAppTarget) -> None:
-    message = refusal(DeploymentSlots(other, environment={"PATH": path}), "production")
+@pytest.mark.parametrize("other", [make_target(function_app="bakery"), make_target(resource_group="bakery-rg")])
+def test_a_missing_function_app_is_named(path: str, other: FunctionAppTarget) -> None:
+    message = find_refusal(DeploymentSlots(other, environment={"PATH": path}), "production")
     assert f"function app {other.function_app!r} in resource group {other.resource_group!r}" in message
 
 
-def test_who_may_not_read_the_settings_is_told_the_role(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
+def test_a_missing_permission_is_reported_with_the_role(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.fault("appsettings list", message="(AuthorizationFailed) The client 'x' does not have authorization")
-    assert "Website Contributor" in refusal(azure)
+    assert "Website Contributor" in find_refusal(azure)
 
 
 @pytest.mark.parametrize("slot", ["", "a b", "-x", "x;y", "$SLOT"])
-def test_what_cannot_be_a_slot_never_reaches_az(azure: DeploymentSlots, fake_azure: FakeAzure, slot: str) -> None:
-    assert "is not a valid name of a slot" in refusal(azure, slot)
+def test_an_invalid_slot_name_never_reaches_az(azure: DeploymentSlots, fake_azure: FakeAzure, slot: str) -> None:
+    assert "is not a valid name of a slot" in find_refusal(azure, slot)
     assert fake_azure.calls == []
 
 
 @pytest.mark.parametrize(
     "output", ["", "null", "[]", '"v42"', "{}", '{"names": [], "values": "v42"}', "{", f"[{SECRET}"]
 )
-def test_what_cannot_be_read_is_not_taken_for_an_answer(
-    azure: DeploymentSlots, fake_azure: FakeAzure, output: str
-) -> None:
+def test_unexpected_output_of_az_is_an_error(azure: DeploymentSlots, fake_azure: FakeAzure, output: str) -> None:
     fake_azure.fault("appsettings list", code=None, output=output)
-    assert "az" in refusal(azure)
+    assert "az" in find_refusal(azure)
 
 
-def test_a_setting_that_az_hides_is_not_taken_for_missing(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
+def test_a_setting_without_a_value_is_not_a_missing_setting(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.fault("appsettings list", code=None, output='{"names": ["TASK_HUB"], "values": []}')
-    assert "az lists the app setting TASK_HUB of slot 'staging'" in refusal(azure)
+    assert "az lists the app setting TASK_HUB of slot 'staging'" in find_refusal(azure)
 
 
 @pytest.mark.parametrize("output", [SECRET, f'[{{"name": "AzureWebJobsStorage", "value": "{SECRET}"}}]'])
-def test_what_az_prints_never_gets_into_a_message(azure: DeploymentSlots, fake_azure: FakeAzure, output: str) -> None:
+def test_messages_never_contain_output_of_az(azure: DeploymentSlots, fake_azure: FakeAzure, output: str) -> None:
     fake_azure.fault("appsettings list", code=7, output=output, message=f"(Odd{'x' * 9}) {SECRET}\n{SECRET}")
-    assert refusal(azure) == (
+    assert find_refusal(azure) == (
         "az failed with exit code 7 Oddxxxxxxxxx about slot 'staging' of function app 'shop' in resource group "
         "'shop-rg'. To see why, run: az functionapp config appsettings list --resource-group shop-rg --name shop "
         "--slot staging --query '{names:[].name,values:[?name=='\"'\"'TASK_HUB'\"'\"'].value}' --output json"
@@ -232,7 +217,7 @@ def test_what_az_prints_never_gets_into_a_message(azure: DeploymentSlots, fake_a
 
 
 class SlowAz:
-    """An `az` that takes a minute, in a process that another one starts, as the real `az` may."""
+    """An `az` that takes a minute, in a child process of a script, as the real `az` runs."""
 
     def __init__(self, fake_azure: FakeAzure) -> None:
         fake_azure.fault("appsettings list", code=None, delay=60)
@@ -247,7 +232,7 @@ class SlowAz:
         program.chmod(0o755)
 
     def wait_for_its_end(self) -> None:
-        """Until nobody has the other end of the pipe any more, which the program and its child do as they live."""
+        """Wait until script and child have ended: they hold the other end of a pipe open."""
         assert os.read(self._reader, 1) == b"\n"
         deadline = time.monotonic() + 30
         while not self._ended():
@@ -262,63 +247,63 @@ class SlowAz:
             return False
 
 
-def test_a_slow_az_is_given_up_and_ended(fake_azure: FakeAzure) -> None:
+def test_an_az_that_does_not_answer_is_killed(fake_azure: FakeAzure) -> None:
     slow = SlowAz(fake_azure)
     began = time.monotonic()
-    message = refusal(DeploymentSlots(SHOP, environment=slow.environment, timeout_seconds=3))
+    message = find_refusal(DeploymentSlots(SHOP, environment=slow.environment, timeout_seconds=3))
     assert "did not answer within 3 seconds" in message
     assert time.monotonic() - began < 30
     slow.wait_for_its_end()
 
 
 class Stopped(Exception):
-    """Somebody stops the pipeline."""
+    """The pipeline is stopped."""
 
 
-def test_an_interrupted_look_leaves_no_az_behind(fake_azure: FakeAzure) -> None:
+def test_an_interrupted_query_leaves_no_az_running(fake_azure: FakeAzure) -> None:
     slow = SlowAz(fake_azure)
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped
 
-    before = signal.signal(signal.SIGALRM, stop)
+    previous_handler = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, 3)
     try:
         with pytest.raises(Stopped):
             DeploymentSlots(SHOP, environment=slow.environment).get_task_hub("staging")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)
     slow.wait_for_its_end()
 
 
 # --- sticky settings ---
 
 
-def test_a_setting_that_travels_is_not_sticky(azure: DeploymentSlots) -> None:
+def test_a_setting_outside_the_sticky_list_is_not_sticky(azure: DeploymentSlots) -> None:
     assert not azure.is_task_hub_setting_sticky()
 
 
 @pytest.mark.parametrize("listed", ["TASK_HUB", "task_hub"])
-def test_a_setting_on_the_apps_list_is_sticky_in_whatever_case(
+def test_a_setting_on_the_sticky_list_is_sticky_in_any_case(
     azure: DeploymentSlots, fake_azure: FakeAzure, listed: str
 ) -> None:
     fake_azure.reset({"shop": {"sticky": ["NAME", listed], "slots": {"production": {}}}})
     assert azure.is_task_hub_setting_sticky()
 
 
-def test_an_app_without_slot_settings_has_no_sticky_one(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
+def test_an_app_without_a_sticky_list_has_no_sticky_setting(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     fake_azure.reset({"shop": {"slots": {"production": {"settings": {"TASK_HUB": "v41"}}}}})
     assert not azure.is_task_hub_setting_sticky()
 
 
-def test_a_setting_made_sticky_in_one_slot_is_so_in_the_app(azure: DeploymentSlots, path: str) -> None:
+def test_a_setting_made_sticky_in_one_slot_is_sticky_in_all_slots(azure: DeploymentSlots, path: str) -> None:
     slot = ["-g", "shop-rg", "-n", "shop", "--slot", "staging"]
     az(path, "functionapp", "config", "appsettings", "set", *slot, "--slot-settings", "TASK_HUB=v42")
     assert azure.is_task_hub_setting_sticky()
 
 
-def test_what_is_not_known_is_not_taken_for_travelling(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
+def test_an_unreadable_sticky_list_is_an_error(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     for output in ("[]", "{}", '{"names": "TASK_HUB"}', '{"names": [1]}'):
         fake_azure.fault("resource show", code=None, output=output)
         with pytest.raises(AzureUnavailable, match=r"function app 'shop'.*az"):
@@ -329,7 +314,7 @@ def test_what_is_not_known_is_not_taken_for_travelling(azure: DeploymentSlots, f
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "names",
     [
         ("$RG", "shop", "TASK_HUB", None),
         ("--ids", "shop", "TASK_HUB", None),
@@ -339,12 +324,9 @@ def test_what_is_not_known_is_not_taken_for_travelling(azure: DeploymentSlots, f
         ("shop-rg", "shop", "TASK_HUB", "a%b"),
     ],
 )
-def test_a_target_has_no_names_that_az_could_misread(bad: tuple[str, str, str, str | None]) -> None:
+def test_a_target_refuses_names_that_az_could_misread(names: tuple[str, str, str, str | None]) -> None:
     with pytest.raises(UsageError, match=re.escape("is not a valid name of a")):
-        target(*bad)
-
-
-SWAP = ["az", "functionapp", "deployment", "slot", "swap"]
+        make_target(*names)
 
 
 @pytest.mark.parametrize(
@@ -360,14 +342,14 @@ SWAP = ["az", "functionapp", "deployment", "slot", "swap"]
         ["C:\\Program Files\\Azure\\wbin\\az.cmd", *SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"],
     ],
 )
-def test_a_swap_with_production_names_its_app_and_slot(command: list[str]) -> None:
+def test_a_swap_command_names_its_function_app_and_slot(command: list[str]) -> None:
     assert parse_swap_command(command, "TASK_HUB") == (SHOP, "staging")
 
 
-def test_a_swap_in_another_subscription_is_looked_at_there() -> None:
+def test_a_swap_command_may_name_a_subscription() -> None:
     command = [*SWAP, "-g", "shop-rg", "-n", "shop", "-s", "staging", "--subscription", "Pay as you go"]
     assert parse_swap_command(command, "TASK_HUB") == (
-        target(subscription="Pay as you go"),
+        make_target(subscription="Pay as you go"),
         "staging",
     )
 
@@ -395,120 +377,5 @@ def test_a_swap_in_another_subscription_is_looked_at_there() -> None:
         [*SWAP, "--ids", "/subscriptions/x/resourceGroups/shop-rg/providers/Microsoft.Web/sites/shop", "-s", "staging"],
     ],
 )
-def test_any_other_command_names_none(command: list[str]) -> None:
+def test_other_commands_name_no_function_app(command: list[str]) -> None:
     assert parse_swap_command(command, "TASK_HUB") is None
-
-
-# --- the stand-in ---
-
-
-def test_the_stand_in_swaps_the_package_and_what_is_not_sticky(fake_azure: FakeAzure, path: str) -> None:
-    group = ["-g", "shop-rg", "-n", "shop"]
-    done = az(path, "webapp", "deployment", "slot", "swap", *group, "-s", "staging", "--target-slot", "production")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert fake_azure.settings("shop") == {"TASK_HUB": "v42", "AzureWebJobsStorage": SECRET, "NAME": "production"}
-    assert fake_azure.settings("shop", "staging") == {
-        "TASK_HUB": "v41",
-        "AzureWebJobsStorage": SECRET,
-        "NAME": "staging",
-    }
-    assert (fake_azure.package("shop"), fake_azure.package("shop", "staging")) == ("42.zip", "41.zip")
-
-
-def test_the_stand_in_lists_settings_as_az_does(path: str, fake_azure: FakeAzure) -> None:
-    fake_azure.reset({"shop": {"sticky": ["B"], "slots": {"production": {"settings": {"A": "1", "B": "2"}}}}})
-    listed = ["functionapp", "config", "appsettings", "list", "-g", "shop-rg", "-n", "shop"]
-    assert json.loads(az(path, *listed).stdout) == [
-        {"name": "A", "slotSetting": False, "value": "1"},
-        {"name": "B", "slotSetting": True, "value": "2"},
-    ]
-    assert az(path, *listed, "--query", "[?name=='B'].value | [0]", "--output", "tsv").stdout == "2\n"
-    assert az(path, *listed, "--query", "[?name=='C'].value | [0]", "--output", "tsv").stdout == ""
-    assert az(path, *listed, "--query", "[].name", "-o", "tsv").stdout == "A\nB\n"
-    assert az(path, *listed, "-o", "none").stdout == ""
-
-
-def test_the_stand_in_sets_settings_and_shows_no_values(path: str, fake_azure: FakeAzure) -> None:
-    change = ["functionapp", "config", "appsettings", "set", "-g", "shop-rg", "-n", "shop", "--slot", "staging"]
-    done = az(path, *change, "--settings", "TASK_HUB=v43", "URL=a=b", "--slot-settings", "ONLY_HERE=1")
-    assert {setting["value"] for setting in json.loads(done.stdout)} == {None}
-    assert fake_azure.settings("shop", "staging")["TASK_HUB"] == "v43"
-    assert fake_azure.settings("shop", "staging")["URL"] == "a=b"
-    assert "Conflict" in az(path, *change, "--settings", "task_hub=v44").stderr
-    assert fake_azure.settings("shop", "staging")["TASK_HUB"] == "v43"
-
-
-def test_the_stand_in_deploys_stops_and_starts(path: str, fake_azure: FakeAzure, tmp_path: Path) -> None:
-    slot = ["--resource-group", "shop-rg", "--name", "shop", "--slot", "staging"]
-    az(path, "functionapp", "stop", *slot)
-    assert not fake_azure.running("shop", "staging")
-    assert fake_azure.running("shop")
-    deploy = ["functionapp", "deployment", "source", "config-zip", *slot, "--src", f"{tmp_path}/43.zip"]
-    assert az(path, *deploy).returncode == 1
-    (tmp_path / "43.zip").write_bytes(b"PK")
-    assert az(path, *deploy).returncode == 0
-    assert fake_azure.package("shop", "staging") == "43.zip"
-    az(path, "functionapp", "restart", *slot)
-    assert fake_azure.running("shop", "staging")
-    assert fake_azure.count_calls("functionapp deployment source config-zip") == 2
-    shown = ["functionapp", "show", *slot[:4], "--query", "defaultHostName || properties.defaultHostName", "-o", "tsv"]
-    assert az(path, *shown).stdout == "shop.azurewebsites.net\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "error"),
-    [
-        (["xyz"], 2, "'xyz' is misspelled or not recognized by the system."),
-        (["functionapp", "xyz"], 2, "'xyz' is misspelled or not recognized by the system."),
-        (["functionapp", "show", "-n", "shop"], 2, "the following arguments are required: --resource-group/-g"),
-        (["account", "show", "--bogus", "1"], 2, "unrecognized arguments: --bogus 1"),
-        (["functionapp", "show", "-n", "bakery", "-g", "shop-rg"], 3, "(ResourceNotFound)"),
-    ],
-)
-def test_the_stand_in_refuses_as_az_does(path: str, arguments: list[str], code: int, error: str) -> None:
-    done = az(path, *arguments)
-    assert done.returncode == code
-    assert done.stderr.startswith(f"ERROR: {error}")
-
-
-@pytest.mark.parametrize(("done", "hub"), [(False, "v41"), (True, "v42")])
-def test_a_fault_comes_before_the_swap_or_after_it_and_passes(
-    path: str, fake_azure: FakeAzure, done: bool, hub: str
-) -> None:
-    swap = [*SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"]
-    fake_azure.fault("swap", done=done, times=1, message="Operation was cancelled.")
-    failed = az(path, *swap)
-    assert (failed.returncode, failed.stderr) == (1, "ERROR: Operation was cancelled.\n")
-    assert fake_azure.settings("shop")["TASK_HUB"] == hub
-    assert az(path, *swap).returncode == 0
-    assert fake_azure.settings("shop")["TASK_HUB"] != hub
-
-
-@pytest.mark.parametrize(("when", "hub"), [("delay", "v41"), ("delay_after", "v42")])
-def test_a_swap_can_be_killed_before_it_and_after_it(path: str, fake_azure: FakeAzure, when: str, hub: str) -> None:
-    fake_azure.fault("swap", code=None, **{when: 60})  # type: ignore[arg-type]  # both are numbers
-    swap = [f"{path.split(':', maxsplit=1)[0]}/az", *SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"]
-    with subprocess.Popen(swap, env={"PATH": path}) as process:
-        deadline = time.monotonic() + 30
-        while not (fake_azure.calls and fake_azure.settings("shop")["TASK_HUB"] == hub):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
-    assert fake_azure.settings("shop")["TASK_HUB"] == hub
-
-
-def test_all_commands_but_login_can_fail_at_once(path: str, fake_azure: FakeAzure) -> None:
-    fake_azure.fault("all", message="Please run 'az login' to setup account.")
-    assert az(path, "account", "show").returncode == 1
-    assert az(path, "login", "--service-principal", "-u", "x", "-p", "y", "--tenant", "z").returncode == 0
-    fake_azure.clear_faults()
-    assert az(path, "account", "show", "--query", "id", "-o", "tsv").returncode == 0
-
-
-def test_the_stand_in_loses_nothing_to_calls_at_the_same_time(path: str, fake_azure: FakeAzure) -> None:
-    change = ["functionapp", "config", "appsettings", "set", "-g", "shop-rg", "-n", "shop", "--settings"]
-    names = [f"S{number}" for number in range(12)]
-    with ThreadPoolExecutor(6) as pool:
-        assert {done.returncode for done in pool.map(lambda name: az(path, *change, f"{name}=1"), names)} == {0}
-    assert set(names) <= fake_azure.settings("shop").keys()
-    assert len(fake_azure.calls) == 12

@@ -1,101 +1,46 @@
-"""`safe-deploy doctor` against a real server with keys, and the stand-in for `az`: every message, and its exit code."""
+"""`safe-deploy doctor` against a real server with keys and the fake `az`: every message, and its exit code."""
 
-import asyncio
-import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.state_server import ServerProcess
 from safe_deploy.client import PipelineCaller, StateServerClient
 from safe_deploy.diagnostics import RETRY_SECONDS, CheckStatus, KeyPurpose, run_checks
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
-from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.keys import key_entry
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_az import FakeAzure
 from tests.safe_deploy.app_client import RUN, AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
+from tests.safe_deploy.doctor_runner import (
+    PROVIDER_CONFIG,
+    VERIFIED,
+    create_provider_hub,
+    register_verified_app,
+    run_doctor,
+    set_slot_task_hubs,
+)
 from tests.safe_deploy.fault_proxy import CannedResponse, Fault, FaultProxy, run_fault_proxy
-from tests.safe_deploy.in_process import InProcessResult, run
+from tests.safe_deploy.in_process import run_in_process
 from tests.safe_deploy.processes import KEYS, server_key_entries, state_server
 
-PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
-VERIFIED: dict[str, Any] = {"taskHubs": PROVIDER_CONFIG, "policy": {"settleSeconds": 0, "requireVerification": True}}
+# --- a complete set-up ---
 
 
-class CheckResults(dict[str, tuple[str, str]]):
-    """What the doctor said, by check: how it stands, and the words."""
-
-    def __init__(self, ended: InProcessResult) -> None:
-        listed = json.loads(ended.out)
-        super().__init__({one["check"]: (one["status"], one["message"]) for one in listed})
-        assert len(self) == len(listed), "every check is answered once"
-        self.code = ended.code
-        self.err = ended.err
-
-    def failed_checks(self) -> list[str]:
-        return [question for question, (standing, _) in self.items() if standing == "failed"]
-
-
-def run_doctor(app_client: AppClient, *options: str, role: str = "deployer", **given: str) -> CheckResults:
-    """Let the doctor look. It shows no key, and what is wrong is on stderr, too."""
-    ended = run(["doctor", "--output", "json", *options], app_client.given(role, **given))
-    assert "Traceback" not in ended.err
-    assert not any(key in ended.out + ended.err for key in KEYS.values())
-    found = CheckResults(ended)
-    assert (ended.code == 0) is (not found.failed_checks())
-    for question in found.failed_checks():
-        assert f"{question}: {found[question][1]}" in ended.err
-    return found
-
-
-@pytest.fixture
-def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
-    with run_fault_proxy(served.url) as one:
-        yield one
-
-
-def create_provider_hub(storage: StorageSettings, hub: str, **instances: str) -> None:
-    """The task hub's own table, as the app makes it when it starts, with these instances."""
-
-    async def create() -> None:
-        async with ProviderTaskHub(storage, hub) as provider:
-            await provider.create()
-            for instance, status in instances.items():
-                await provider.put(instance, status)
-
-    asyncio.run(create())
-
-
-def verified(app_client: AppClient, storage: StorageSettings) -> AppClient:
-    """An app whose task hub the server reads, with one active instance in it."""
-    create_provider_hub(storage, app_client.hub, **{"order-1": "Running"})
-    app_client.register(taskHubs=PROVIDER_CONFIG)
-    app_client.publish(event(app_client.hub))
-    return app_client
-
-
-# --- all is well ---
-
-
-def test_where_all_is_well_the_doctor_says_so(
-    app_client: AppClient, storage: StorageSettings, fake_azure: FakeAzure
+def test_every_check_passes_on_a_complete_set_up(
+    app_client: AppClient, storage: StorageSettings, azure_on_path: FakeAzure
 ) -> None:
-    """Every check is answered, none with a warning."""
     create_provider_hub(storage, app_client.hub)
     app_client.register(**VERIFIED)
     app_client.publish(event(app_client.hub, status="Completed", time=timestamp(-7300)))
-    set_slot_task_hubs(fake_azure, app_client, production=app_client.hub, staging=None)
-    found = run_doctor(app_client, "--resource-group", RESOURCE_GROUP)
-    assert found.code == 0
-    assert found.err == ""
-    assert found == {
+    set_slot_task_hubs(azure_on_path, app_client, production=app_client.hub, staging=None)
+    results = run_doctor(app_client, "--resource-group", RESOURCE_GROUP)
+    assert results.code == 0
+    assert results.err == ""
+    assert results == {
         "server": ("ok", f"{app_client.url} and its storage answer"),
         "key": ("ok", "it permits all operations that --for deploy needs"),
         "app": ("ok", f"production {app_client.hub}, staging empty"),
@@ -107,22 +52,22 @@ def test_where_all_is_well_the_doctor_says_so(
     }
 
 
-def test_for_people_findings_are_a_table(app_client: AppClient) -> None:
-    """What is wrong is repeated as the error."""
+def test_results_are_printed_as_a_table(app_client: AppClient) -> None:
+    """Failed checks are repeated in the error on stderr."""
     app_client.register()
-    ended = run(["doctor"], app_client.given())
-    assert ended.code == ExitCode.FAILURE
-    rows = [" ".join(line.split()) for line in ended.out.splitlines() if line.strip()]
+    result = run_in_process(["doctor"], app_client.build_environment())
+    assert result.code == ExitCode.FAILURE
+    rows = [" ".join(line.split()) for line in result.out.splitlines() if line.strip()]
     assert rows[0] == "Status Check Message"
     assert f"ok app production {app_client.hub}, staging empty" in rows
     assert any(
         row.startswith(f"failed events no event of task hub {app_client.hub} has ever arrived. Check") for row in rows
     )
-    assert ended.err.startswith("error: events: no event of task hub")
+    assert result.err.startswith("error: events: no event of task hub")
 
 
-def test_the_doctor_changes_nothing(app_client: AppClient) -> None:
-    """Whatever it tries; not even the audit log knows that it was there."""
+def test_doctor_changes_nothing(app_client: AppClient) -> None:
+    """Neither the app nor its audit log changes, with any key."""
     app_client.register()
     app_client.stage(new_hub_name(), 1)
     before = app_client.request_json("GET"), app_client.history()
@@ -134,11 +79,11 @@ def test_the_doctor_changes_nothing(app_client: AppClient) -> None:
 # --- the server and the key ---
 
 
-def test_a_server_that_is_not_there_ends_the_examination(app_client: AppClient) -> None:
-    """Nothing else can be known. It is tried again for a while, but not for as long as in a deployment."""
+def test_an_unreachable_server_ends_the_checks(app_client: AppClient) -> None:
+    """No other check is possible. Requests are retried for a shorter time than in a deployment."""
     assert RETRY_SECONDS <= 15
-    with run_fault_proxy() as gone:
-        url = gone.url
+    with run_fault_proxy() as closed_proxy:
+        url = closed_proxy.url
     reported: list[str] = []
     with StateServerClient(
         url,
@@ -148,20 +93,23 @@ def test_a_server_that_is_not_there_ends_the_examination(app_client: AppClient) 
         report=reported.append,
         retry_seconds=1.5,
     ) as server:
-        (finding,) = run_checks(
+        (check_result,) = run_checks(
             server, slot="staging", deployment_slots=None, purpose=KeyPurpose.DEPLOY, now=datetime.now(UTC)
         )
-    assert (finding.check, finding.status, finding.exit_code) == ("server", CheckStatus.FAILED, ExitCode.FAILURE)
-    assert finding.message == f"the server {url} cannot be reached: [Errno 111] Connection refused"
-    assert reported == [f"{finding.message}; trying again"]
+    assert (check_result.check, check_result.status, check_result.exit_code) == (
+        "server",
+        CheckStatus.FAILED,
+        ExitCode.FAILURE,
+    )
+    assert check_result.message == f"the server {url} cannot be reached: [Errno 111] Connection refused"
+    assert reported == [f"{check_result.message}; trying again"]
 
 
-def test_another_kind_of_server_is_told_apart(app_client: AppClient, proxy: FaultProxy) -> None:
-    """One that answers everything, but not as a state server."""
+def test_a_server_that_is_not_a_state_server_fails_the_check(app_client: AppClient, proxy: FaultProxy) -> None:
     proxy.always_inject(CannedResponse(200, b"<html>Welcome</html>"))
-    found = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
-    assert found.code == ExitCode.FAILURE
-    assert "is not a state server" in found["server"][1]
+    results = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
+    assert results.code == ExitCode.FAILURE
+    assert "is not a state server" in results["server"][1]
 
 
 READING = ["GetApp", "GetStagingStatus", "GetHistory", "GetTaskHub"]
@@ -182,29 +130,27 @@ DEPLOYING = ["PostStaging", "DeleteStaging", "PostSwap", "Cleanup"]
         ("admin", "administer", []),
     ],
 )
-def test_what_a_key_may_not_do_is_named(
+def test_operations_that_a_key_does_not_permit_are_named(
     app_client: AppClient, storage: StorageSettings, role: str, purpose: str, refused: list[str]
 ) -> None:
-    """By the roles of the server: exit code 4."""
-    verified(app_client, storage)
-    found = run_doctor(app_client, "--for", purpose, role=role)
+    """The exit code is 4."""
+    register_verified_app(app_client, storage)
+    results = run_doctor(app_client, "--for", purpose, role=role)
     if not refused:
-        assert found.code == 0
-        assert found["key"] == ("ok", f"it permits all operations that --for {purpose} needs")
+        assert results.code == 0
+        assert results["key"] == ("ok", f"it permits all operations that --for {purpose} needs")
         return
-    assert found.code == ExitCode.NOT_ALLOWED
-    assert found["key"] == (
+    assert results.code == ExitCode.NOT_ALLOWED
+    assert results["key"] == (
         "failed",
         f"it does not permit {', '.join(refused)}, which --for {purpose} needs. Set SAFE_DEPLOY_KEY to a key that does",
     )
-    # What can be known without it is said.
-    assert ("events" in found) is (role != "publisher")
+    # The checks that the key permits are made.
+    assert ("events" in results) is (role != "publisher")
 
 
-def test_a_key_that_is_bound_to_the_app_is_good_for_it_and_for_no_other(
-    storage: StorageSettings, tmp_path: Path
-) -> None:
-    """Also GetTaskHub, which is tried with a task hub that no app has claimed."""
+def test_a_key_bound_to_an_app_passes_for_that_app_only(storage: StorageSettings, tmp_path: Path) -> None:
+    """GetTaskHub is tried with a task hub that no app has claimed, which must not fail the check."""
     bound = AppClient("", app="shop-of-the-key")
     keys = [*server_key_entries(), key_entry("a-deployers-key-for-one-app", "deployer", "bound", [bound.app])]
     with state_server(storage, tmp_path, keys) as served:
@@ -213,23 +159,22 @@ def test_a_key_that_is_bound_to_the_app_is_good_for_it_and_for_no_other(
             app_client.register()
         key = {"SAFE_DEPLOY_KEY": "a-deployers-key-for-one-app"}
         assert run_doctor(own, **key)["key"] == ("ok", "it permits all operations that --for deploy needs")
-        found = run_doctor(other, **key)
-        assert found.code == ExitCode.NOT_ALLOWED
-        assert "bound to other apps" in found["app"][1]
+        results = run_doctor(other, **key)
+        assert results.code == ExitCode.NOT_ALLOWED
+        assert "bound to other apps" in results["app"][1]
 
 
 @pytest.mark.parametrize("key", ["", "unknown-key-0123456789"])
-def test_without_a_good_key_that_is_what_is_wrong(app_client: AppClient, key: str) -> None:
-    """The server answers, but says nothing of the app."""
+def test_an_unknown_key_fails_the_checks_of_key_and_app(app_client: AppClient, key: str) -> None:
     app_client.register()
-    found = run_doctor(app_client, SAFE_DEPLOY_KEY=key)
-    assert found.code == ExitCode.NOT_ALLOWED
-    assert found.failed_checks() == ["key", "app"]
-    assert "send a key that this server knows" in found["app"][1]
+    results = run_doctor(app_client, SAFE_DEPLOY_KEY=key)
+    assert results.code == ExitCode.NOT_ALLOWED
+    assert results.failed_checks() == ["key", "app"]
+    assert "send a key that this server knows" in results["app"][1]
 
 
 def inject_fault_at_path(proxy: FaultProxy, end: str, fault: Fault, method: str = "GET") -> None:
-    """What goes wrong with requests to this path alone, as where every operation has keys of its own."""
+    """Inject a fault into requests with this method whose path ends with `end`."""
 
     def chosen(number: int) -> Fault | None:
         seen = proxy.received[number]
@@ -239,7 +184,7 @@ def inject_fault_at_path(proxy: FaultProxy, end: str, fault: Fault, method: str 
 
 
 @pytest.mark.parametrize(
-    ("end", "method", "answer", "code", "said"),
+    ("end", "method", "response", "code", "message"),
     [
         ("/nothing", "GET", CannedResponse(401), ExitCode.NOT_ALLOWED, "it does not permit GetTaskHub,"),
         ("/swap", "POST", CannedResponse(401), ExitCode.NOT_ALLOWED, "it does not permit PostSwap,"),
@@ -255,270 +200,158 @@ def inject_fault_at_path(proxy: FaultProxy, end: str, fault: Fault, method: str 
     ],
 )
 def test_every_operation_is_tried(
-    app_client: AppClient, proxy: FaultProxy, end: str, method: str, answer: CannedResponse, code: ExitCode, said: str
+    app_client: AppClient,
+    proxy: FaultProxy,
+    end: str,
+    method: str,
+    response: CannedResponse,
+    *,
+    code: ExitCode,
+    message: str,
 ) -> None:
-    """In Azure each has keys of its own, or may be switched off: one that is wrong does not hide what else there is."""
+    """In Azure an operation may have its own key or be disabled. Its failure does not hide the other results."""
     app_client.register()
     app_client.publish(event(app_client.hub))
-    inject_fault_at_path(proxy, end, answer, method)
-    found = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
-    assert found.code == code
-    assert found["key"][0] == "failed"
-    assert found["key"][1].startswith(said)
-    assert found["app"] == ("ok", f"production {app_client.hub}, staging empty")
-    assert ("verification" in found) is ("staging" not in end or method != "GET")
+    inject_fault_at_path(proxy, end, response, method)
+    results = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
+    assert results.code == code
+    assert results["key"][0] == "failed"
+    assert results["key"][1].startswith(message)
+    assert results["app"] == ("ok", f"production {app_client.hub}, staging empty")
+    assert ("verification" in results) is ("staging" not in end or method != "GET")
 
 
 @pytest.mark.parametrize("end", ["/swap", "/staging"])
-def test_an_answer_that_did_not_come_says_nothing_of_the_key(
+def test_an_unavailable_server_does_not_pass_the_check_of_the_key(
     app_client: AppClient, proxy: FaultProxy, end: str
 ) -> None:
-    """A server that goes away in the middle must not make a key look good."""
     app_client.register()
-    # Longer than the doctor's patience.
+    # Longer than RETRY_SECONDS.
     inject_fault_at_path(proxy, end, CannedResponse(503, headers={"Retry-After": "30"}), "POST")
-    found = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
-    assert found["key"][0] == "failed"
-    assert "cannot be tried: the server answered with status 503" in found["key"][1]
+    results = run_doctor(app_client, SAFE_DEPLOY_SERVER=proxy.url)
+    assert results["key"][0] == "failed"
+    assert "cannot be tried: the server answered with status 503" in results["key"][1]
 
 
 # --- the app ---
 
 
-def test_an_app_that_was_never_registered_is_named_with_what_to_type(app_client: AppClient) -> None:
-    """The key is good all the same."""
-    found = run_doctor(app_client)
-    assert found.code == ExitCode.FAILURE
-    assert found.failed_checks() == ["app"]
-    assert found["app"][1].startswith(f"there is no app {app_client.app}")
-    assert found["app"][1].endswith("Tell the server what is in production: safe-deploy register")
+def test_an_unregistered_app_is_reported_with_the_command_to_run(app_client: AppClient) -> None:
+    """The check of the key passes."""
+    results = run_doctor(app_client)
+    assert results.code == ExitCode.FAILURE
+    assert results.failed_checks() == ["app"]
+    assert results["app"][1].startswith(f"there is no app {app_client.app}")
+    assert results["app"][1].endswith("Register the task hub in production: safe-deploy register")
 
 
-def test_nothing_in_production_is_wrong(app_client: AppClient) -> None:
-    """An empty slot counts as drained, so production that is unknown is a danger."""
+def test_an_empty_production_fails_the_check_of_the_app(app_client: AppClient) -> None:
+    """An empty slot counts as drained, so an unregistered production could be overwritten."""
     app_client.request_json("PUT", "", {"slots": {"staging": {"taskHub": app_client.hub}}})
-    found = run_doctor(app_client)
-    assert found.code == ExitCode.FAILURE
-    assert found["app"] == (
+    results = run_doctor(app_client)
+    assert results.code == ExitCode.FAILURE
+    assert results["app"] == (
         "failed",
         (
-            "the server has no task hub on record in production, so it counts as empty. Tell the server what is in "
+            "the server has no task hub on record in production, so it counts as empty. Register the task hub in "
             "production: safe-deploy register"
         ),
     )
-    assert "events" not in found
+    assert "events" not in results
 
 
 def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: StorageSettings) -> None:
-    """Who deploys, which run, and what."""
-    verified(app_client, storage)
+    """The message names caller, run and task hub."""
+    register_verified_app(app_client, storage)
     hub = app_client.stage(new_hub_name(), 7)
-    found = run_doctor(app_client)
-    assert found.code == 0
-    standing, said = found["deployment"]
-    assert standing == "warning"
-    assert said.startswith(f"test (run {RUN}7) has been deploying task hub {hub} since 20")
+    results = run_doctor(app_client)
+    assert results.code == 0
+    status, message = results["deployment"]
+    assert status == "warning"
+    assert message.startswith(f"test (run {RUN}7) has been deploying task hub {hub} since 20")
     app_client.register()
     assert run_doctor(app_client)["app"] == ("ok", f"production {app_client.hub}, staging {hub}")
 
 
-def test_a_swap_that_was_cut_off_is_a_conflict_with_what_to_type(app_client: AppClient) -> None:
-    """Nobody can stage until somebody says how it went."""
+def test_an_interrupted_swap_is_a_conflict_with_the_command_to_run(app_client: AppClient) -> None:
+    """No run can stage until the outcome is reported."""
     app_client.register()
     hub = app_client.stage(new_hub_name(), 1)
     app_client.swap(hub, 1, "Pending")
-    found = run_doctor(app_client)
-    assert found.code == ExitCode.CONFLICT
-    standing, said = found["swap"]
-    assert standing == "failed"
-    assert f"{RUN}1" in said
-    assert f"--task-hub {hub}" in said
-
-
-# --- Azure ---
-
-
-@pytest.fixture
-def fake_azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAzure:
-    """The stand-in is the `az` on the PATH."""
-    install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    return FakeAzure(tmp_path / "cloud.json")
-
-
-def set_slot_task_hubs(
-    fake_azure: FakeAzure, app_client: AppClient, sticky: tuple[str, ...] = (), **hubs: str | None
-) -> None:
-    slots = {slot: {"settings": {"TASK_HUB": hub} if hub else {}} for slot, hub in hubs.items()}
-    fake_azure.reset({app_client.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots, "sticky": list(sticky)}})
-
-
-def run_doctor_with_azure(app_client: AppClient, *options: str) -> tuple[CheckResults, dict[str, tuple[str, str]]]:
-    found = run_doctor(app_client, "--resource-group", RESOURCE_GROUP, *options)
-    return found, {question: said for question, said in found.items() if question.startswith("Azure")}
-
-
-@pytest.fixture
-def known(app_client: AppClient, storage: StorageSettings) -> AppClient:
-    """An app with which all is well but for Azure."""
-    return verified(app_client, storage)
-
-
-def test_without_a_resource_group_azure_is_not_looked_at(known: AppClient, fake_azure: FakeAzure) -> None:
-    """A warning says how to look."""
-    found = run_doctor(known)
-    assert (found.code, found["Azure"][0]) == (0, "warning")
-    assert "--resource-group" in found["Azure"][1]
-    assert fake_azure.calls == []
-
-
-def test_slots_that_carry_something_else_are_a_conflict(known: AppClient, fake_azure: FakeAzure) -> None:
-    """Each slot by itself, with both sides' belief."""
-    set_slot_task_hubs(fake_azure, known, production="other1", staging="other2")
-    found, azure = run_doctor_with_azure(known)
-    assert found.code == ExitCode.CONFLICT
-    assert azure["Azure: production"] == (
-        "failed",
-        f"has other1, but the server has {known.hub} on record. Correct the one that is wrong",
-    )
-    assert azure["Azure: staging"] == (
-        "failed",
-        "has other2, but the server has no task hub on record. Correct the one that is wrong",
-    )
-    set_slot_task_hubs(fake_azure, known, production=None, staging=None)
-    found, azure = run_doctor_with_azure(known)
-    assert found.failed_checks() == ["Azure: production"]
-    assert azure["Azure: production"][1].startswith("has no task hub, but the server has")
-
-
-def test_task_hub_names_agree_whatever_their_case(known: AppClient, fake_azure: FakeAzure) -> None:
-    """As storage takes them."""
-    set_slot_task_hubs(fake_azure, known, production=known.hub.upper(), staging=None)
-    found, _ = run_doctor_with_azure(known)
-    assert found.code == 0
-
-
-def test_a_setting_that_is_slot_sticky_is_wrong(known: AppClient, fake_azure: FakeAzure) -> None:
-    """Hubs would stay with their slots at a swap."""
-    set_slot_task_hubs(fake_azure, known, ("task_hub",), production=known.hub, staging=None)
-    found, azure = run_doctor_with_azure(known)
-    assert found.code == ExitCode.FAILURE
-    assert found.failed_checks() == ["Azure: setting"]
-    assert "not --slot-settings" in azure["Azure: setting"][1]
-
-
-def test_another_setting_and_function_app_are_looked_at_as_asked(known: AppClient, fake_azure: FakeAzure) -> None:
-    """--function-app and --task-hub-setting; the commands of `az` get no key."""
-    slots = {"production": {"settings": {"HUB": known.hub}}, "canary": {"settings": {}}}
-    fake_azure.reset({"other": {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
-    found, azure = run_doctor_with_azure(
-        known, "--function-app", "other", "--task-hub-setting", "HUB", "--slot", "canary"
-    )
-    assert found.code == 0
-    assert list(azure) == ["Azure: production", "Azure: canary", "Azure: setting"]
-    assert all("SAFE_DEPLOY_KEY" not in names for names in fake_azure.environments)
-
-
-def test_an_az_that_is_not_logged_in_says_so_once(known: AppClient, fake_azure: FakeAzure) -> None:
-    """All else is said as well."""
-    set_slot_task_hubs(fake_azure, known, production=known.hub, staging=None)
-    fake_azure.fault("all", message="Please run 'az login' to setup account.")
-    found, azure = run_doctor_with_azure(known)
-    assert found.code == ExitCode.FAILURE
-    assert list(azure) == ["Azure: production"]
-    assert azure["Azure: production"][1].startswith("az is not logged in.")
-    assert "verification" in found
-
-
-def test_an_az_that_is_not_there_says_so_once(
-    known: AppClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """With what to do."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    found, azure = run_doctor_with_azure(known)
-    assert found.code == ExitCode.FAILURE
-    assert azure == {
-        "Azure: production": (
-            "failed",
-            "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy.",
-        )
-    }
-
-
-def test_a_slot_that_is_not_in_azure_is_named(known: AppClient, fake_azure: FakeAzure) -> None:
-    """The other slot and the setting are looked at all the same."""
-    set_slot_task_hubs(fake_azure, known, production=known.hub)
-    found, azure = run_doctor_with_azure(known)
-    assert found.code == ExitCode.FAILURE
-    assert [standing for standing, _ in azure.values()] == ["ok", "failed", "ok"]
-    assert "Azure has no slot 'staging'" in azure["Azure: staging"][1]
+    results = run_doctor(app_client)
+    assert results.code == ExitCode.CONFLICT
+    status, message = results["swap"]
+    assert status == "failed"
+    assert f"{RUN}1" in message
+    assert f"--task-hub {hub}" in message
 
 
 # --- events and verification ---
 
 
 @pytest.mark.parametrize("verified", [False, True])
-def test_events_that_never_came_are_wrong_where_nothing_else_is_known(
-    app_client: AppClient, storage: StorageSettings, verified: bool
+def test_missing_events_are_a_failure_without_verification_and_a_warning_with_it(
+    app_client: AppClient, storage: StorageSettings, *, verified: bool
 ) -> None:
-    """With verification they are a warning."""
     create_provider_hub(storage, app_client.hub)
     app_client.register(**(VERIFIED if verified else {}))
-    found = run_doctor(app_client)
-    assert found["events"][0] == ("warning" if verified else "failed")
-    assert found["events"][1].startswith(
+    results = run_doctor(app_client)
+    assert results["events"][0] == ("warning" if verified else "failed")
+    assert results["events"][1].startswith(
         f"no event of task hub {app_client.hub} has ever arrived. Check the app's settings"
     )
-    assert found.code == (0 if verified else ExitCode.FAILURE)
+    assert results.code == (0 if verified else ExitCode.FAILURE)
 
 
-def test_the_age_of_the_last_event_is_said(app_client: AppClient) -> None:
-    """Old is not wrong: an app may have nothing to do."""
+def test_the_age_of_the_last_event_is_shown(app_client: AppClient) -> None:
+    """An old event is no failure, because an app may have nothing to do."""
     app_client.register()
     app_client.publish(event(app_client.hub, time=timestamp(-3 * 86_400)))
-    found = run_doctor(app_client)
-    assert found["events"] == ("ok", f"the last event of task hub {app_client.hub} is 3 d old")
+    results = run_doctor(app_client)
+    assert results["events"] == ("ok", f"the last event of task hub {app_client.hub} is 3 d old")
 
 
-def test_events_that_cannot_be_asked_for_are_wrong(known: AppClient, proxy: FaultProxy) -> None:
-    """A key that may not ask ends neither the examination nor hides what was found before."""
+def test_events_that_the_key_may_not_read_fail_the_check(registered_app: AppClient, proxy: FaultProxy) -> None:
+    """The results before and after it are kept."""
     inject_fault_at_path(proxy, "/staging", CannedResponse(401))
-    found = run_doctor(known, SAFE_DEPLOY_SERVER=proxy.url)
-    assert found.code == ExitCode.NOT_ALLOWED
-    assert found.failed_checks() == ["key", "events"]
+    results = run_doctor(registered_app, SAFE_DEPLOY_SERVER=proxy.url)
+    assert results.code == ExitCode.NOT_ALLOWED
+    assert results.failed_checks() == ["key", "events"]
 
 
-def test_verification_that_is_off_is_something_to_fix_and_the_finding_says_what_to_type(app_client: AppClient) -> None:
-    """By events alone a slot can stay NotReady for ever."""
+def test_missing_verification_fails_the_check_with_the_command_to_run(app_client: AppClient) -> None:
+    """With events alone a slot can stay NotReady for ever."""
     app_client.register()
     app_client.publish(event(app_client.hub))
-    found = run_doctor(app_client)
-    assert found.code == ExitCode.FAILURE
-    assert found.failed_checks() == ["verification"]
-    assert found["verification"][1].endswith(
+    results = run_doctor(app_client)
+    assert results.code == ExitCode.FAILURE
+    assert results.failed_checks() == ["verification"]
+    assert results["verification"][1].endswith(
         "To have the server read the app's task hubs, run: safe-deploy register --task-hub HUB "
         "--provider azureStorage --connection SETTING"
     )
-    assert "stays active for ever" in found["verification"][1]
+    assert "stays active for ever" in results["verification"][1]
 
 
-def test_verification_that_is_required_and_off_is_wrong(app_client: AppClient) -> None:
-    """Nothing will ever be Ready."""
+def test_required_verification_without_a_provider_fails_the_check(app_client: AppClient) -> None:
+    """No slot can become Ready."""
     app_client.register(policy={"requireVerification": True})
     app_client.publish(event(app_client.hub))
-    found = run_doctor(app_client)
-    assert found.code == ExitCode.FAILURE
-    assert found["verification"][0] == "failed"
-    assert "the app's policy requires verification, but no probe" in found["verification"][1]
+    results = run_doctor(app_client)
+    assert results.code == ExitCode.FAILURE
+    assert results["verification"][0] == "failed"
+    assert "the app's policy requires verification, but no probe" in results["verification"][1]
 
 
-def test_verification_that_is_not_required_is_a_warning(app_client: AppClient, storage: StorageSettings) -> None:
-    """Somebody could switch it off, and nobody would see."""
+def test_verification_that_the_policy_does_not_require_is_a_warning(
+    app_client: AppClient, storage: StorageSettings
+) -> None:
+    """Removing the provider would go unnoticed."""
     create_provider_hub(storage, app_client.hub, order="Running")
     app_client.register(taskHubs=PROVIDER_CONFIG)
-    found = run_doctor(app_client)
-    assert found.code == 0
-    assert found["verification"] == (
+    results = run_doctor(app_client)
+    assert results.code == 0
+    assert results["verification"] == (
         "warning",
         (
             "azureStorage, but the policy does not require it, so removing the provider would go unnoticed. Run "
@@ -527,35 +360,35 @@ def test_verification_that_is_not_required_is_a_warning(app_client: AppClient, s
     )
 
 
-def test_verification_of_a_task_hub_that_is_not_there_is_wrong(app_client: AppClient) -> None:
-    """Another storage account, or an app that never started."""
+def test_verification_of_a_missing_task_hub_fails_the_check(app_client: AppClient) -> None:
+    """The provider is another storage account, or the app has never started."""
     app_client.register(**VERIFIED)
-    found = run_doctor(app_client)
-    assert found.code == ExitCode.FAILURE
-    assert found["verification"][0] == "failed"
-    assert f"task hub {app_client.hub} could not be read: " in found["verification"][1]
+    results = run_doctor(app_client)
+    assert results.code == ExitCode.FAILURE
+    assert results["verification"][0] == "failed"
+    assert f"task hub {app_client.hub} could not be read: " in results["verification"][1]
 
 
-def test_verification_that_has_lost_its_setting_is_wrong(
+def test_verification_without_the_setting_of_its_connection_fails_the_check(
     app_client: AppClient, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """The server was started anew without it."""
+    """The server was restarted without the setting."""
     app_client.register(**VERIFIED)
     with state_server(storage, tmp_path, server_key_entries()) as forgetful:
-        found = run_doctor(app_client, SAFE_DEPLOY_SERVER=forgetful.url)
-    assert found.code == ExitCode.FAILURE
-    assert found["verification"][0] == "failed"
-    assert "STATE_TASKHUBS_SHOP" in found["verification"][1]
+        results = run_doctor(app_client, SAFE_DEPLOY_SERVER=forgetful.url)
+    assert results.code == ExitCode.FAILURE
+    assert results["verification"][0] == "failed"
+    assert "STATE_TASKHUBS_SHOP" in results["verification"][1]
 
 
-def test_verification_that_was_not_tried_is_not_said_to_be_good(
+def test_verification_that_did_not_read_the_task_hub_is_a_warning(
     app_client: AppClient, storage: StorageSettings
 ) -> None:
     """While events settle, the server does not read the task hub."""
     create_provider_hub(storage, app_client.hub)
     app_client.register(**VERIFIED | {"policy": {"settleSeconds": 60, "requireVerification": True}})
     app_client.publish(event(app_client.hub, status="Completed"))
-    found = run_doctor(app_client)
-    assert found.code == 0
-    assert found["verification"][0] == "warning"
-    assert found["verification"][1].startswith("azureStorage, but the task hub was not read for this verdict: ")
+    results = run_doctor(app_client)
+    assert results.code == 0
+    assert results["verification"][0] == "warning"
+    assert results["verification"][1].startswith("azureStorage, but the task hub was not read for this verdict: ")

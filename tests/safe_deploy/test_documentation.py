@@ -1,4 +1,4 @@
-"""docs/cli.md describes the command line as it is: commands, options, variables, defaults, exit codes, outputs."""
+"""docs/cli.md documents all commands, options, variables, defaults, exit codes and outputs, and no others."""
 
 import os
 import re
@@ -27,7 +27,7 @@ GUIDES = {
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command by its words, those of a group such as `keys new` included."""
+    """Every command by its words, including commands of a group, such as `keys new`."""
     for name, command in vars(group)["commands"].items():
         if "commands" in vars(command):
             yield from _commands(command, f"{prefix}{name} ")
@@ -39,19 +39,19 @@ COMMANDS: dict[str, Any] = dict(_commands(typer.main.get_command(cli)))
 
 
 def options() -> Iterator[tuple[str, Any]]:
-    """Every option that has a variable, with the command that takes it."""
+    """Every option with an environment variable, with the name of its command."""
     for name, command in COMMANDS.items():
         for parameter in command.params:
             if getattr(parameter, "envvar", None):
                 yield name, parameter
 
 
-def test_every_command_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_commands_are_documented() -> None:
     documented = {name for name in first_column(CLI, "Commands", "Command") if name.startswith("safe-deploy ")}
     assert documented == {f"safe-deploy {name}" for name in COMMANDS}
 
 
-def test_every_command_is_documented_with_its_options_and_no_others() -> None:
+def test_exactly_the_options_of_each_command_are_documented() -> None:
     (common_sentence,) = re.findall(r"^Each command but `keys new` takes (.*?)\. ", CLI.read_text(), re.MULTILINE)
     common = set(CODE.findall(common_sentence))
     documented = {
@@ -66,7 +66,7 @@ def test_every_command_is_documented_with_its_options_and_no_others() -> None:
     assert {name: (set() if name == "keys new" else common) | rest for name, rest in documented.items()} == actual
 
 
-def test_every_option_without_a_variable_is_documented_with_its_commands_and_no_other() -> None:
+def test_exactly_the_existing_options_without_variables_are_documented() -> None:
     documented = {
         (without_markup(cells[0]), command)
         for cells in table_rows(CLI, "Options and variables", "Option")
@@ -83,7 +83,7 @@ def test_every_option_without_a_variable_is_documented_with_its_commands_and_no_
     assert documented == actual
 
 
-def test_every_option_with_a_variable_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_options_with_variables_are_documented() -> None:
     documented = {
         without_markup(cells[0]): without_markup(cells[1])
         for cells in table_rows(CLI, "Options and variables", "Option")
@@ -92,30 +92,30 @@ def test_every_option_with_a_variable_is_documented_and_no_other() -> None:
     assert documented == {option.opts[0]: option.envvar for _, option in options()}
 
 
-def test_an_option_has_one_variable_and_one_default_wherever_it_is_taken() -> None:
+def test_an_option_has_the_same_variable_and_default_in_every_command() -> None:
     taken: dict[str, set[Any]] = {}
     for _, option in options():
         taken.setdefault(option.opts[0], set()).add((option.envvar, str(option.default)))
-    # A rollback finds its task hub by itself, and only a waiver cannot do without a reason.
+    # `rollback` and `instances` find a task hub themselves, and only `waive` requires a reason.
     assert {name: seen for name, seen in taken.items() if len(seen) > 1}.keys() <= {"--task-hub", "--reason"}
 
 
-def test_the_defaults_that_the_documentation_names_are_the_real_ones() -> None:
-    real = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
+def test_documented_defaults_are_the_real_defaults() -> None:
+    actual = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
         without_markup(cells[0]): without_markup(cells[2])
         for cells in table_rows(CLI, "Options and variables", "Option")
         if "SAFE_DEPLOY_" in cells[1] and re.fullmatch(r"`[\w]+`|\d+", cells[2])
     }
-    assert named == {name: real[name].removesuffix(".0") for name in named}
+    assert named == {name: actual[name].removesuffix(".0") for name in named}
     assert {"--slot", "--timeout", "--interval", "--verify", "--task-hub-setting", "--output"} <= named.keys()
 
 
-def test_every_exit_code_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_exit_codes_are_documented() -> None:
     assert [int(code) for code in first_column(CLI, "Exit codes", "Code")] == sorted(ExitCode)
 
 
-def test_every_output_is_documented_and_no_other() -> None:
+def test_exactly_the_existing_outputs_are_documented() -> None:
     verdict = {
         "ready": True,
         "status": "Ready",
@@ -126,21 +126,21 @@ def test_every_output_is_documented_and_no_other() -> None:
         "version": None,
         "assurance": "events",
     }
-    real = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
+    actual = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
     title = "In CI systems"
     documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(CLI, title, "Command")]
-    assert documented == [set(outputs) for outputs in real]
+    assert documented == [set(outputs) for outputs in actual]
 
 
 @pytest.mark.parametrize("folder", GUIDES)
-def test_the_start_to_copy_is_the_tested_file_and_under_thirty_lines(folder: str) -> None:
+def test_the_quickstart_is_a_tested_file_of_under_thirty_lines(folder: str) -> None:
     tested = (ROOT / "pipelines" / folder / "quickstart.yml").read_text()
     blocks = [body for language, body in FENCE.findall(GUIDES[folder].read_text()) if language == "yaml"]
     assert tested in blocks
     assert len(tested.splitlines()) < 30
 
 
-def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
+def test_every_yaml_block_in_the_documentation_is_a_tested_file() -> None:
     tested = {path.read_text() for path in (ROOT / "pipelines").rglob("*.yml")}
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     blocks = [
@@ -150,9 +150,11 @@ def test_every_block_of_yaml_on_a_page_is_a_tested_file() -> None:
     assert set(blocks) <= tested
 
 
-def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
-    (role,) = (without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline")
-    asked = {
+def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> None:
+    (pipeline_role,) = (
+        without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline"
+    )
+    required_operations = {
         "GetStagingStatus",
         "PostStaging",
         "DeleteStaging",
@@ -163,13 +165,13 @@ def test_the_role_of_a_pipeline_may_do_what_the_command_line_asks_for() -> None:
         "GetTaskHub",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(role)
-    may = {
+    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(pipeline_role)
+    permitted_operations = {
         without_markup(cells[0])
         for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
         if cells[column] == "yes"
     }
-    assert asked <= may
+    assert required_operations <= permitted_operations
 
 
 def test_the_commands_that_create_keys_for_azure_create_a_setting_that_the_server_accepts(tmp_path: Path) -> None:

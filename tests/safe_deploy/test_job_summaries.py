@@ -11,7 +11,7 @@ from safe_deploy.sanitization import escape_unprintable
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.safe_deploy.app_client import AppClient
-from tests.safe_deploy.ci_systems import AZURE, github
+from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.job_summaries import RenderedTable, parse_tables, render_html
 
 HOSTILE_CELLS = [
@@ -61,7 +61,7 @@ def test_the_summary_of_a_command_renders_as_a_table(app_client: AppClient, tmp_
     app_client.publish(
         *(event(app_client.hub, cell, function=cell) for cell in HOSTILE_CELLS if "\x00" not in cell and cell)
     )
-    variables = github(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
+    variables = github_environment(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
     app_client.run_cli("status", "--slot", "production", **variables)
     (summary,) = tmp_path.glob("summary" if system == "github" else "*.md")
     (table,) = parse_tables(summary.read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def test_the_summary_of_a_command_renders_as_a_table(app_client: AppClient, tmp_
 
 def test_two_commands_of_one_step_write_two_tables(app_client: AppClient, tmp_path: Path) -> None:
     app_client.register()
-    variables = github(tmp_path)
+    variables = github_environment(tmp_path)
     hub = new_hub_name()
     app_client.run_cli("stage", "--task-hub", hub, **variables)
     app_client.run_cli("history", **variables)

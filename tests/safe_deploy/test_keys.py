@@ -1,4 +1,4 @@
-"""`safe-deploy keys new`: keys that the server takes, made without a server."""
+"""`safe-deploy keys new` creates keys that the server accepts, without contacting a server."""
 
 import hashlib
 import json
@@ -9,13 +9,15 @@ from safe_deploy.errors import ExitCode
 from safe_deploy.keys import KeyRole
 from state_api.settings import Role as ServerRole
 from state_api.settings import read_settings
-from tests.safe_deploy.processes import safe_deploy
+from tests.safe_deploy.processes import run_safe_deploy
 
 
-def test_a_new_key_and_its_entry_are_printed_and_the_server_takes_the_entry() -> None:
-    made = safe_deploy("keys", "new", "--name", "pipeline", "--app", "shop", "--app", "billing", "--output", "json")
-    assert (made.code, made.stderr) == (ExitCode.DONE, "")
-    key, entry = made.json()["key"], made.json()["entry"]
+def test_the_server_accepts_the_entry_of_a_new_key() -> None:
+    result = run_safe_deploy(
+        "keys", "new", "--name", "pipeline", "--app", "shop", "--app", "billing", "--output", "json"
+    )
+    assert (result.code, result.stderr) == (ExitCode.DONE, "")
+    key, entry = result.json()["key"], result.json()["entry"]
     assert len(key) >= 43
     settings = {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": json.dumps([entry])}
     (read,) = read_settings(settings).keys
@@ -23,24 +25,24 @@ def test_a_new_key_and_its_entry_are_printed_and_the_server_takes_the_entry() ->
     assert read.sha256 == hashlib.sha256(key.encode()).hexdigest()
 
 
-def test_a_person_reads_the_key_and_the_entry_and_what_to_do_with_them() -> None:
-    made = safe_deploy("keys", "new", "--role", "admin")
-    key, entry = (line.split(":", 1)[1].strip() for line in made.stdout.splitlines())
+def test_key_entry_and_instructions_are_printed() -> None:
+    result = run_safe_deploy("keys", "new", "--role", "admin")
+    key, entry = (line.split(":", 1)[1].strip() for line in result.stdout.splitlines())
     digest = hashlib.sha256(key.encode()).hexdigest()
     assert json.loads(entry) == {"name": "admin", "role": "admin", "sha256": digest}
-    assert "STATE_KEYS" in made.stderr
-    assert key not in made.stderr
+    assert "STATE_KEYS" in result.stderr
+    assert key not in result.stderr
 
 
-def test_no_two_keys_are_the_same() -> None:
-    first, second = (safe_deploy("keys", "new", "--output", "json").json() for _ in range(2))
+def test_two_keys_differ() -> None:
+    first, second = (run_safe_deploy("keys", "new", "--output", "json").json() for _ in range(2))
     assert first["key"] != second["key"]
     assert first["entry"]["sha256"] != second["entry"]["sha256"]
 
 
-def test_without_a_name_a_key_is_named_by_its_role_and_app() -> None:
-    made = safe_deploy("keys", "new", "--role", "reader", "--app", "shop", "--output", "json")
-    assert made.json()["entry"]["name"] == "reader-shop"
+def test_the_default_name_of_a_key_is_its_role_and_app() -> None:
+    result = run_safe_deploy("keys", "new", "--role", "reader", "--app", "shop", "--output", "json")
+    assert result.json()["entry"]["name"] == "reader-shop"
 
 
 @pytest.mark.parametrize(
@@ -52,8 +54,8 @@ def test_without_a_name_a_key_is_named_by_its_role_and_app() -> None:
         (["--role", "king"], "'king' is not one of"),
     ],
 )
-def test_what_the_server_would_refuse_is_refused(options: list[str], reason: str) -> None:
-    refused = safe_deploy("keys", "new", *options)
+def test_options_that_the_server_would_refuse_are_a_usage_error(options: list[str], reason: str) -> None:
+    refused = run_safe_deploy("keys", "new", *options)
     assert (refused.code, refused.stdout) == (ExitCode.USAGE, "")
     assert reason in refused.stderr
 

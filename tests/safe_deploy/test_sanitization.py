@@ -1,4 +1,4 @@
-"""What is printable, and how: for every text, not only for known attacks."""
+"""Sanitized text: examples of known attacks, and properties of every text."""
 
 import json
 import re
@@ -40,7 +40,7 @@ anything = st.text(st.characters()) | st.lists(st.sampled_from(pieces)).map("".j
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "printed"),
     [
         ("order-1", "order-1"),
         ("José 田中 ✓", "José 田中 ✓"),
@@ -61,49 +61,47 @@ anything = st.text(st.characters()) | st.lists(st.sampled_from(pieces)).map("".j
         ("\ud800", "\\ud800"),
     ],
 )
-def test_a_text_is_shown_on_one_line_and_is_not_obeyed(text: str, shown: str) -> None:
-    assert sanitize_line(text) == shown
+def test_a_text_is_printed_on_one_line_without_commands(text: str, printed: str) -> None:
+    assert sanitize_line(text) == printed
 
 
 @settings(deadline=None)
 @given(text=anything, start=st.integers(0, 40), end=st.integers(0, 40))
-def test_no_part_of_a_printable_text_is_a_command_or_moves_a_cursor_wherever_a_terminal_wraps_it(
-    text: str, start: int, end: int
-) -> None:
-    shown = sanitize_line(text)
-    for part in (shown, shown[start:], shown[start : start + end], *shown.split()):
+def test_no_part_of_a_sanitized_line_is_a_command_or_moves_the_cursor(text: str, start: int, end: int) -> None:
+    printed = sanitize_line(text)
+    for part in (printed, printed[start:], printed[start : start + end], *printed.split()):
         assert find_github_commands(part) == []
         assert find_azure_commands(part) == []
-    assert find_terminal_effects(shown) == []
-    assert "\n" not in shown
-    assert sanitize_line(shown) == shown
+    assert find_terminal_effects(printed) == []
+    assert "\n" not in printed
+    assert sanitize_line(printed) == printed
 
 
 @settings(deadline=None)
 @given(row=st.lists(anything, min_size=1, max_size=4))
-def test_the_cells_of_a_row_are_no_command_together_either(row: list[str]) -> None:
-    shown = sanitize_cells(row)
-    assert len(shown) == len(row)
-    text = "  ".join(shown)
+def test_the_cells_of_a_row_together_are_not_a_command(row: list[str]) -> None:
+    printed = sanitize_cells(row)
+    assert len(printed) == len(row)
+    text = "  ".join(printed)
     for start in range(min(len(text), 60)):
         assert find_github_commands(text[start:]) == []
     assert find_azure_commands(text) == []
 
 
-def test_two_cells_with_colons_are_no_command_together() -> None:
+def test_only_one_cell_of_a_row_keeps_its_colons() -> None:
     assert sanitize_cells(["order:::1", "a::b"]) == ["order: : :1", "a: :b"]
     assert sanitize_cells(["order::1", "b"]) == ["order::1", "b"]
 
 
 @settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_what_is_printable_by_itself_stays_as_it_is(text: str) -> None:
+def test_printable_text_stays_unchanged(text: str) -> None:
     plain = re.sub(r"[:#\\]", "", text)
     if plain.isprintable() and escape_unprintable(plain) == plain and len(plain) < MAX_LINE_LENGTH:
         assert sanitize_line(plain) == plain
 
 
-def test_a_long_text_is_cut_off_and_says_how_long_it_was() -> None:
+def test_a_long_text_is_truncated_and_shows_its_length() -> None:
     assert (
         sanitize_line("o" * (MAX_LINE_LENGTH + 1)) == f"{'o' * MAX_LINE_LENGTH}... ({MAX_LINE_LENGTH + 1} characters)"
     )
@@ -112,10 +110,10 @@ def test_a_long_text_is_cut_off_and_says_how_long_it_was() -> None:
 
 
 @settings(deadline=None)
-@given(content=st.dictionaries(anything, anything | st.lists(anything)))
-def test_json_is_printable_ascii_without_commands_and_loses_nothing(content: dict[str, object]) -> None:
-    text = format_json(content)
-    assert json.loads(text) == json.loads(json.dumps(content))
+@given(values=st.dictionaries(anything, anything | st.lists(anything)))
+def test_json_is_printable_ascii_without_commands_and_keeps_its_content(values: dict[str, object]) -> None:
+    text = format_json(values)
+    assert json.loads(text) == json.loads(json.dumps(values))
     assert all(character == "\n" or " " <= character <= "~" for character in text)
     assert find_github_commands(text) == []
     assert find_azure_commands(text) == []
@@ -123,11 +121,11 @@ def test_json_is_printable_ascii_without_commands_and_loses_nothing(content: dic
 
 @settings(deadline=None)
 @given(text=anything)
-def test_markdown_is_one_line_in_which_every_punctuation_is_escaped(text: str) -> None:
-    shown = escape_markdown(text)
-    assert find_terminal_effects(shown) == []
-    assert "\n" not in shown
-    assert re.search(r"[!-/:-@\[-`{-~]", re.sub(r"\\[!-/:-@\[-`{-~]", "", shown)) is None
+def test_escaped_markdown_is_one_line_with_all_punctuation_escaped(text: str) -> None:
+    printed = escape_markdown(text)
+    assert find_terminal_effects(printed) == []
+    assert "\n" not in printed
+    assert re.search(r"[!-/:-@\[-`{-~]", re.sub(r"\\[!-/:-@\[-`{-~]", "", printed)) is None
 
 
 @pytest.mark.parametrize(
@@ -144,5 +142,5 @@ def test_markdown_is_one_line_in_which_every_punctuation_is_escaped(text: str) -
         "1. a",
     ],
 )
-def test_markdown_holds_no_markup(text: str) -> None:
+def test_escaped_markdown_contains_no_markup(text: str) -> None:
     assert not re.search(r"(?<!\\)[<>|\[\]()`&:.@]", escape_markdown(text))

@@ -1,4 +1,4 @@
-"""The way to the server: addresses, keys and redirects, and servers that are no state servers."""
+"""The connection to the server: URLs, keys, redirects, and servers of another kind."""
 
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,21 @@ from safe_deploy.client import PipelineCaller, StateServerClient
 from safe_deploy.errors import ExitCode, ServerUnavailable, UsageError
 from tests.builders import event
 from tests.safe_deploy.app_client import RUN, AppClient
-from tests.safe_deploy.ci_systems import github
+from tests.safe_deploy.ci_systems import github_environment
 from tests.safe_deploy.fault_proxy import CannedResponse, run_fault_proxy
-from tests.safe_deploy.processes import KEYS, safe_deploy
+from tests.safe_deploy.processes import KEYS, run_safe_deploy
 
-# --- the server's address ---
+# --- the server's URL ---
 
 
 @pytest.mark.parametrize("end", ["/", "/api", "/api/", " ", "\n"])
-def test_the_address_may_be_written_with_api_or_a_slash_at_its_end(app_client: AppClient, end: str) -> None:
+def test_the_server_url_may_end_with_api_or_a_slash(app_client: AppClient, end: str) -> None:
     app_client.register()
     assert app_client.run_cli("status", SAFE_DEPLOY_SERVER=f"{app_client.url}{end}").code == 0
 
 
 @pytest.mark.parametrize(
-    "address",
+    "url",
     [
         "https://user:s3cr3t@shop.example",
         "https://s3cr3t@shop.example",
@@ -38,21 +38,23 @@ def test_the_address_may_be_written_with_api_or_a_slash_at_its_end(app_client: A
         "s3cr3t",
     ],
 )
-def test_an_address_that_is_none_or_holds_a_secret_is_refused_unseen(app_client: AppClient, address: str) -> None:
-    ended = app_client.run_cli("status", SAFE_DEPLOY_SERVER=address)
-    assert ended.code == ExitCode.USAGE
-    assert "s3cr3t" not in ended.stdout + ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+def test_a_server_url_that_is_invalid_or_holds_a_secret_is_refused_without_showing_it(
+    app_client: AppClient, url: str
+) -> None:
+    result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url)
+    assert result.code == ExitCode.USAGE
+    assert "s3cr3t" not in result.stdout + result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_key_over_http_to_another_machine_is_warned_of(app_client: AppClient, tmp_path: Path) -> None:
+def test_a_key_over_http_to_another_machine_causes_a_warning(app_client: AppClient, tmp_path: Path) -> None:
     app_client.register()
-    # Reaches this machine, but does not say so.
+    # This address reaches this machine, but is not a loopback address.
     url = app_client.url.replace("127.0.0.1", "0.0.0.0")  # noqa: S104
-    ended = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url)
-    assert ended.code == 0
-    assert "warning: the key is sent unencrypted over http" in ended.stderr
-    annotated = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url, **github(tmp_path))
+    result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url)
+    assert result.code == 0
+    assert "warning: the key is sent unencrypted over http" in result.stderr
+    annotated = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url, **github_environment(tmp_path))
     assert "::warning title=safe-deploy::the key is sent unencrypted" in annotated.stderr
     assert (
         app_client.run_cli("status", SAFE_DEPLOY_SERVER=app_client.url.replace("127.0.0.1", "localhost")).stderr == ""
@@ -60,20 +62,20 @@ def test_a_key_over_http_to_another_machine_is_warned_of(app_client: AppClient, 
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_not_followed_with_the_key(app_client: AppClient, status: int) -> None:
+def test_a_redirect_is_not_followed(app_client: AppClient, status: int) -> None:
     with run_fault_proxy() as other, run_fault_proxy() as here:
         here.always_inject(
             CannedResponse(status, headers={"Location": f"{other.url}/api/apps/{app_client.app}/staging"})
         )
-        ended = app_client.run_cli("status", SAFE_DEPLOY_SERVER=here.url)
-    assert ended.code == ExitCode.FAILURE
-    assert "redirects to another server" in ended.stderr
+        result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=here.url)
+    assert result.code == ExitCode.FAILURE
+    assert "redirects to another server" in result.stderr
     assert len(here.received) == 1
     assert other.received == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "said"),
+    ("response", "code", "message"),
     [
         (CannedResponse(200, b"<html>Welcome</html>"), 1, "answers, but is not a state server"),
         (CannedResponse(200, b"[]"), 1, "answers, but is not a state server"),
@@ -96,47 +98,47 @@ def test_a_redirect_is_not_followed_with_the_key(app_client: AppClient, status: 
         (CannedResponse(500, b'{"code": 7, "detail": "odd"}'), 1, "answered with status 500"),
     ],
 )
-def test_what_is_no_state_server_is_told_apart(
-    app_client: AppClient, answer: CannedResponse, code: int, said: str
+def test_a_response_that_does_not_come_from_a_state_server_is_an_error(
+    app_client: AppClient, response: CannedResponse, code: int, message: str
 ) -> None:
     with run_fault_proxy() as other:
-        other.always_inject(answer)
-        ended = app_client.run_cli("status", SAFE_DEPLOY_SERVER=other.url)
-    assert ended.code == code
-    assert said in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
-    assert ended.stdout == ""
+        other.always_inject(response)
+        result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=other.url)
+    assert result.code == code
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
 
 
-def test_a_server_that_is_not_there_is_a_failure_that_is_tried_again(app_client: AppClient) -> None:
-    said: list[str] = []
-    with run_fault_proxy() as gone:
-        url = gone.url
+def test_an_unreachable_server_is_retried_and_then_an_error(app_client: AppClient) -> None:
+    reported: list[str] = []
+    with run_fault_proxy() as closed_proxy:
+        url = closed_proxy.url
     with (
         StateServerClient(
-            url, app_client.app, key=None, caller=PipelineCaller(), report=said.append, retry_seconds=1.5
+            url, app_client.app, key=None, caller=PipelineCaller(), report=reported.append, retry_seconds=1.5
         ) as server,
-        pytest.raises(ServerUnavailable) as it,
+        pytest.raises(ServerUnavailable) as caught,
     ):
         server.get_app()
-    assert it.value.exit_code == ExitCode.FAILURE
-    assert said == [f"the server {url} cannot be reached: [Errno 111] Connection refused; trying again"]
+    assert caught.value.exit_code == ExitCode.FAILURE
+    assert reported == [f"the server {url} cannot be reached: [Errno 111] Connection refused; trying again"]
 
 
 # --- secrets ---
 
 
 @pytest.mark.parametrize("key", ["s3cr3t\nkey", "s3cr3t-schlüssel", "s3cr3t\x00"[:-1] + "\x7f", "s3cr3t\tx"])
-def test_a_key_that_cannot_be_one_is_refused_unseen(app_client: AppClient, tmp_path: Path, key: str) -> None:
-    ended = app_client.run_cli("status", SAFE_DEPLOY_KEY=key, **github(tmp_path))
-    assert ended.code == ExitCode.USAGE
-    assert "Check how SAFE_DEPLOY_KEY is set" in ended.stderr
-    for text in (ended.stdout, ended.stderr, *(file.read_text() for file in tmp_path.iterdir())):
+def test_an_invalid_key_is_refused_without_showing_it(app_client: AppClient, tmp_path: Path, key: str) -> None:
+    result = app_client.run_cli("status", SAFE_DEPLOY_KEY=key, **github_environment(tmp_path))
+    assert result.code == ExitCode.USAGE
+    assert "Check how SAFE_DEPLOY_KEY is set" in result.stderr
+    for text in (result.stdout, result.stderr, *(file.read_text() for file in tmp_path.iterdir())):
         assert "s3cr3t" not in text
         assert "schl" not in text
 
 
-def test_a_key_with_space_around_it_is_taken_without(app_client: AppClient) -> None:
+def test_white_space_around_a_key_is_ignored(app_client: AppClient) -> None:
     app_client.register()
     assert app_client.run_cli("status", SAFE_DEPLOY_KEY=f" {KEYS['reader']}\n").code == 0
 
@@ -156,24 +158,24 @@ def test_the_key_is_never_shown(app_client: AppClient, tmp_path: Path) -> None:
         (["swap", "--task-hub", app_client.hub, "--", "env"], {"SAFE_DEPLOY_RUN_URL": f"{RUN}1"}),
     ]
     for arguments, more in calls:
-        # `run_cli` looks for every key in what is printed.
-        app_client.run_cli(*arguments, **github(tmp_path), **more)
+        # `run_cli` fails if a key is printed.
+        app_client.run_cli(*arguments, **github_environment(tmp_path), **more)
         for file in tmp_path.iterdir():
             assert not any(key in file.read_text() for key in KEYS.values())
 
 
-def test_what_nobody_thought_of_shows_no_key_either(app_client: AppClient) -> None:
-    with run_fault_proxy() as odd:
-        # An answer that has what makes it one of a state server, and nothing else.
-        odd.always_inject(CannedResponse(200, b'{"app": 7}'))
+def test_an_unexpected_error_does_not_show_the_key(app_client: AppClient) -> None:
+    with run_fault_proxy() as proxy:
+        # The response passes for one of a state server, but lacks every other member.
+        proxy.always_inject(CannedResponse(200, b'{"app": 7}'))
         for command in (["status"], ["swap", "--task-hub", app_client.hub, "--", "true"], ["history"]):
-            ended = safe_deploy(*command, given=app_client.given(SAFE_DEPLOY_SERVER=odd.url))
-            assert ended.code == ExitCode.FAILURE
-            assert ended.stderr.splitlines()[-1].startswith("error: ")
-            assert KEYS["admin"] not in ended.stdout + ended.stderr
+            result = run_safe_deploy(*command, variables=app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url))
+            assert result.code == ExitCode.FAILURE
+            assert result.stderr.splitlines()[-1].startswith("error: ")
+            assert KEYS["admin"] not in result.stdout + result.stderr
 
 
-def test_the_class_refuses_what_the_command_line_refuses() -> None:
+def test_the_client_refuses_invalid_keys_urls_and_run_urls() -> None:
     def server(url: str = "https://shop.example", key: str = "", caller: Any = None) -> StateServerClient:
         return StateServerClient(url, "shop", key=key, caller=caller or PipelineCaller(), report=print)
 

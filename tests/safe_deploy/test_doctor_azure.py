@@ -1,0 +1,106 @@
+"""The checks of `safe-deploy doctor` that query Azure, with a fake `az`."""
+
+from pathlib import Path
+
+import pytest
+
+from safe_deploy.errors import ExitCode
+from tests.pipelines.fake_az import FakeAzure
+from tests.safe_deploy.app_client import AppClient
+from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
+from tests.safe_deploy.doctor_runner import CheckResults, run_doctor, set_slot_task_hubs
+
+
+def run_doctor_with_azure(app_client: AppClient, *options: str) -> tuple[CheckResults, dict[str, tuple[str, str]]]:
+    results = run_doctor(app_client, "--resource-group", RESOURCE_GROUP, *options)
+    return results, {check: message for check, message in results.items() if check.startswith("Azure")}
+
+
+def test_without_a_resource_group_azure_is_not_queried(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
+    """A warning names the option."""
+    results = run_doctor(registered_app)
+    assert (results.code, results["Azure"][0]) == (0, "warning")
+    assert "--resource-group" in results["Azure"][1]
+    assert azure_on_path.calls == []
+
+
+def test_slots_with_other_task_hubs_than_on_record_are_a_conflict(
+    registered_app: AppClient, azure_on_path: FakeAzure
+) -> None:
+    """Each slot has its own result, with the task hubs of both sides."""
+    set_slot_task_hubs(azure_on_path, registered_app, production="other1", staging="other2")
+    results, azure = run_doctor_with_azure(registered_app)
+    assert results.code == ExitCode.CONFLICT
+    assert azure["Azure: production"] == (
+        "failed",
+        f"has other1, but the server has {registered_app.hub} on record. Correct the one that is wrong",
+    )
+    assert azure["Azure: staging"] == (
+        "failed",
+        "has other2, but the server has no task hub on record. Correct the one that is wrong",
+    )
+    set_slot_task_hubs(azure_on_path, registered_app, production=None, staging=None)
+    results, azure = run_doctor_with_azure(registered_app)
+    assert results.failed_checks() == ["Azure: production"]
+    assert azure["Azure: production"][1].startswith("has no task hub, but the server has")
+
+
+def test_the_comparison_of_task_hub_names_ignores_case(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
+    set_slot_task_hubs(azure_on_path, registered_app, production=registered_app.hub.upper(), staging=None)
+    results, _ = run_doctor_with_azure(registered_app)
+    assert results.code == 0
+
+
+def test_a_slot_sticky_setting_fails_the_check(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
+    """Task hubs would stay in their slots at a swap."""
+    set_slot_task_hubs(azure_on_path, registered_app, ("task_hub",), production=registered_app.hub, staging=None)
+    results, azure = run_doctor_with_azure(registered_app)
+    assert results.code == ExitCode.FAILURE
+    assert results.failed_checks() == ["Azure: setting"]
+    assert "not --slot-settings" in azure["Azure: setting"][1]
+
+
+def test_the_options_choose_function_app_slot_and_setting(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
+    """`az` does not receive the key."""
+    slots = {"production": {"settings": {"HUB": registered_app.hub}}, "canary": {"settings": {}}}
+    azure_on_path.reset({"other": {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
+    results, azure = run_doctor_with_azure(
+        registered_app, "--function-app", "other", "--task-hub-setting", "HUB", "--slot", "canary"
+    )
+    assert results.code == 0
+    assert list(azure) == ["Azure: production", "Azure: canary", "Azure: setting"]
+    assert all("SAFE_DEPLOY_KEY" not in names for names in azure_on_path.environments)
+
+
+def test_an_az_without_a_login_is_reported_once(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
+    """The other checks are made."""
+    set_slot_task_hubs(azure_on_path, registered_app, production=registered_app.hub, staging=None)
+    azure_on_path.fault("all", message="Please run 'az login' to setup account.")
+    results, azure = run_doctor_with_azure(registered_app)
+    assert results.code == ExitCode.FAILURE
+    assert list(azure) == ["Azure: production"]
+    assert azure["Azure: production"][1].startswith("az is not logged in.")
+    assert "verification" in results
+
+
+def test_a_missing_az_is_reported_once(
+    registered_app: AppClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    results, azure = run_doctor_with_azure(registered_app)
+    assert results.code == ExitCode.FAILURE
+    assert azure == {
+        "Azure: production": (
+            "failed",
+            "az, the Azure CLI, is not on the PATH. Install it on the machine that runs safe-deploy.",
+        )
+    }
+
+
+def test_a_slot_that_is_missing_in_azure_is_named(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
+    """The other slot and the setting are checked."""
+    set_slot_task_hubs(azure_on_path, registered_app, production=registered_app.hub)
+    results, azure = run_doctor_with_azure(registered_app)
+    assert results.code == ExitCode.FAILURE
+    assert [status for status, _ in azure.values()] == ["ok", "failed", "ok"]
+    assert "Azure has no slot 'staging'" in azure["Azure: staging"][1]

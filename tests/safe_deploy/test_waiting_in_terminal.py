@@ -1,0 +1,139 @@
+"""`safe-deploy status --wait` in a terminal, and signals that end it. Every command is a new process."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from harness.processes import wait_until
+from safe_deploy.errors import ExitCode
+from tests.safe_deploy.fault_proxy import (
+    FaultProxy,
+)
+from tests.safe_deploy.processes import build_command_line, environment
+from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario, nothing
+
+
+@dataclass
+class TerminalRun:
+    """`safe-deploy` with a terminal as stderr, and the output that the terminal has received."""
+
+    process: subprocess.Popen[bytes]
+    output: bytearray = field(default_factory=bytearray)
+
+    def wait(self) -> int:
+        """The exit code."""
+        return self.process.wait(60)
+
+
+@contextmanager
+def run_in_terminal(arguments: list[str], variables: dict[str, str], *, terminal: bool = True) -> Iterator[TerminalRun]:
+    """Start `safe-deploy`. At the end of the block it has ended, and its output is complete."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    with subprocess.Popen(
+        build_command_line(*arguments),
+        env=environment({"TERM": "xterm", "COLUMNS": "200", "LINES": "40"} | variables),
+        stdin=theirs if terminal else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        started = TerminalRun(process)
+
+        def read() -> None:
+            # Reading fails when the process has closed the terminal.
+            with suppress(OSError):
+                while output_part := os.read(ours, 65536):
+                    started.output.extend(output_part)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield started
+        finally:
+            process.kill()
+            process.wait()
+            reader.join()
+            os.close(ours)
+
+
+HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
+"""The escape sequences that hide and show the cursor."""
+
+ERASE_LINE = b"\x1b[2K"
+
+
+def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
+    wait_scenario: WaitScenario, proxy: FaultProxy
+) -> None:
+    """The table is below the reported polls, and is erased at the end. The result is on stdout."""
+
+    def wait_until_drawn(name: bytes) -> None:
+        # The table is drawn after a response, before the next request.
+        wait_until(lambda: name in window.output, f"{name!r} is in the table")
+
+    def begin_second_order() -> None:
+        wait_until_drawn(b"order-1    ProcessOrder ")
+        assert b"order-2 " not in window.output
+        wait_scenario.begin("order-2")
+
+    def end_both_orders() -> None:
+        wait_until_drawn(b"order-2    ProcessOrder ")
+        wait_scenario.end()
+
+    wait_scenario.script(proxy, nothing, begin_second_order, end_both_orders)
+    with run_in_terminal(
+        [*WAIT, *SOON], wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
+    ) as window:
+        assert window.wait() == 0
+        assert window.process.stdout is not None
+        out = window.process.stdout.read().decode()
+    assert out == f"Ready: slot production (task hub {wait_scenario.app_client.hub}), by lifecycle events alone\n"
+    assert window.output.count(HIDE_CURSOR) == window.output.count(SHOW_CURSOR) == 1
+    assert len(re.findall(rf"{CLOCK} (?:Not)?Ready", window.output.decode())) == 3
+    # The table is erased.
+    assert ERASE_LINE in window.output
+
+
+@pytest.mark.parametrize(
+    "variables", [{"NO_COLOR": "1"}, {"CI": "true"}, {"GITHUB_ACTIONS": "true"}, {"TERM": "dumb"}], ids=str
+)
+def test_no_live_table_in_ci_or_without_color(wait_scenario: WaitScenario, variables: dict[str, str]) -> None:
+    """A terminal gets plain lines, as a pipe does."""
+    wait_scenario.end()
+    with run_in_terminal([*WAIT, *SOON], wait_scenario.app_client.build_environment() | variables) as window:
+        assert window.wait() == 0
+    assert b"\x1b" not in window.output
+    assert len(re.findall(rf"^{CLOCK} Ready", window.output.decode(), re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "terminal"),
+    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGTERM, False)],
+)
+def test_a_signal_ends_the_wait(
+    wait_scenario: WaitScenario, proxy: FaultProxy, number: signal.Signals, *, terminal: bool
+) -> None:
+    """The pending request is abandoned, the terminal's cursor is restored, and no traceback is printed."""
+    variables = wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
+    with run_in_terminal([*WAIT, "--interval", "120"], variables, terminal=terminal) as window:
+        wait_until(lambda: len(proxy.received) == 1, "a request arrives")
+        began = time.monotonic()
+        window.process.send_signal(number)
+        code = window.wait()
+        assert time.monotonic() - began < 10
+    if terminal or number == signal.SIGINT:
+        assert (code, b"error: stopped" in window.output) == (ExitCode.FAILURE, True)
+    else:
+        assert code == -number
+    assert b"Traceback" not in window.output
+    assert window.output.count(HIDE_CURSOR) == window.output.count(SHOW_CURSOR) == int(terminal)
