@@ -141,6 +141,7 @@ class AzureSubscription:
         }
 
     def _local_settings(self, state: Mapping[str, Any], setting: str, value: str) -> dict[str, str]:
+        """The settings that replace one setting of the Function App, which leads to a service in Azure."""
         name, _, part = setting.partition("__")
         if value.startswith("@Microsoft.KeyVault("):
             uri = value.removeprefix("@Microsoft.KeyVault(SecretUri=").removesuffix(")")
@@ -164,6 +165,7 @@ class AzureSubscription:
 
     @staticmethod
     def _has_role(state: Mapping[str, Any], role: str, scope: str) -> bool:
+        """Whether the state server's identity has the role."""
         return has_role(dict(state), principal_of(STATE_APP), role, scope)
 
     def _start_durable_apps(self, state: Mapping[str, Any]) -> None:
@@ -221,7 +223,7 @@ def _link_repository(folder: Path) -> None:
 
 @contextmanager
 def _fork_server(folder: Path) -> Iterator[Path]:
-    """Where a process serves that has imported `safe_deploy`."""
+    """Runs the process that every call of `safe-deploy` is forked from; yields the path of its socket."""
     address = folder / "safe-deploy.socket"
     process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server", address], cwd=ROOT)
     with stop_after(process):
@@ -231,7 +233,7 @@ def _fork_server(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_environment(folder: Path) -> Iterator[DocumentedEnvironment]:
-    """This machine: the server runs without keys once the page has called `make run`."""
+    """This machine. The server runs, without keys, as soon as the page has called `make run`."""
     cloud = folder / "cloud.json"
     FakeAzure(cloud).reset({})
     with ExitStack() as stack:

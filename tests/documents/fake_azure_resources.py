@@ -26,18 +26,22 @@ Effect = Callable[[State, ParsedOptions], Any]
 
 
 def resource_id(group: str, kind: str, name: str) -> str:
+    """The id of a resource; `kind` is its provider and type, such as `Microsoft.KeyVault/vaults`."""
     return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/{kind}/{name}"
 
 
 def principal_of(app: str) -> str:
+    """The object id of the identity with this name."""
     return f"principal-of-{app}"
 
 
 def has_role(state: State, principal: str, role: str, scope: str) -> bool:
+    """Whether `az role assignment create` has assigned the role."""
     return [principal, role, scope] in state.get("roles", [])
 
 
 def _put(state: State, kind: str, options: ParsedOptions, **properties: Any) -> State:
+    """Store the resource that the options name, and return it."""
     identifier = resource_id(options.resource_group, kind, options.name)
     resource = {"id": identifier, "name": options.name, **properties}
     state.setdefault("resources", {})[identifier] = resource
@@ -45,6 +49,7 @@ def _put(state: State, kind: str, options: ParsedOptions, **properties: Any) -> 
 
 
 def _get(state: State, identifier: str) -> State:
+    """The resource with this id. Raises AzError if it does not exist."""
     resource: State | None = state.get("resources", {}).get(identifier)
     if resource is None:
         raise AzError(f"(ResourceNotFound) The Resource '{identifier}' was not found.", 3)
@@ -218,7 +223,7 @@ def _create_federated_credential(state: State, options: ParsedOptions) -> State:
     return {"issuer": options.issuer, "name": options.name, "subject": options.subject}
 
 
-def _nothing(state: State, options: ParsedOptions) -> None:
+def _do_nothing(state: State, options: ParsedOptions) -> None:
     return None
 
 
@@ -257,7 +262,7 @@ _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
     "keyvault show": (_NAMED, _show("Microsoft.KeyVault/vaults")),
     "keyvault secret set": ("--vault-name! --name/-n! --file/-f!", _set_secret),
     "ad signed-in-user show": ("", _show_signed_in_user),
-    "provider register": ("--namespace/-n! --wait?", _nothing),
+    "provider register": ("--namespace/-n! --wait?", _do_nothing),
     "eventgrid topic create": (f"{_NAMED} --input-schema", _create_topic),
     "eventgrid topic show": (_NAMED, _show("Microsoft.EventGrid/topics")),
     "eventgrid topic key list": (_NAMED, _list_topic_keys),

@@ -36,7 +36,7 @@ def _gh(arguments: list[str], cloud: Path) -> None:
     parser = argparse.ArgumentParser(prog="gh")
     commands = parser.add_subparsers(dest="command", required=True)
     for kind in ("secret", "variable"):
-        (setter,) = [commands.add_parser(kind).add_subparsers(required=True).add_parser("set")]
+        setter = commands.add_parser(kind).add_subparsers(required=True).add_parser("set")
         setter.add_argument("name")
         setter.add_argument("--body", "-b", required=True)
         setter.add_argument("--env", "-e")

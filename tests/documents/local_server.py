@@ -52,7 +52,7 @@ class RestartingServer:
 
 
 async def _refuse(send: Send) -> None:
-    """What a platform answers while no app runs, or while the app's settings are wrong."""
+    """Answer 503, as a platform does while no app runs or while its settings are wrong."""
     body = json.dumps({"message": "no server runs here, or its settings are wrong"}).encode()
     await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": body})

@@ -50,13 +50,13 @@ def queue_snapshot(*messages: VisibleMessage, invisible: int = 0, more: bool = F
     return QueueSnapshot(count + invisible, messages, count, more, "owners")
 
 
-def queue_look_with_timers(*timers: PendingTimer, invisible: int = 0, when: float = 0) -> ObservedQueues:
+def queues_with_timers(*timers: PendingTimer, invisible: int = 0, when: float = 0) -> ObservedQueues:
     return ObservedQueues.from_snapshot(
         queue_snapshot(invisible=invisible), KnownTimers(timers), noon_plus(when), noon_plus(when)
     )
 
 
-def queue_look_with_messages(*messages: VisibleMessage, more: bool = False) -> ObservedQueues:
+def queues_with_messages(*messages: VisibleMessage, more: bool = False) -> ObservedQueues:
     return ObservedQueues(queue_snapshot(*messages, more=more), 0, 0, noon_plus(), noon_plus())
 
 
@@ -83,20 +83,20 @@ def message_evidence(
 
 
 def test_empty_queues_hold_no_start() -> None:
-    evidence = message_evidence(queue_look_with_timers())
+    evidence = message_evidence(queues_with_timers())
     assert not evidence.has_pending_starts
     assert (evidence.visible, evidence.invisible, evidence.explained, evidence.checked_at) == (0, 0, 0, noon_plus())
 
 
 @pytest.mark.parametrize("kind", [MessageKind.START, MessageKind.ENTITY, MessageKind.UNREADABLE])
 def test_a_visible_message_that_can_start_work_blocks_and_is_named(kind: MessageKind) -> None:
-    evidence = message_evidence(queue_look_with_messages(visible_message(kind)))
+    evidence = message_evidence(queues_with_messages(visible_message(kind)))
     assert evidence.has_pending_starts
     assert evidence.starts == (PendingStart("order-1", "Ship"),)
 
 
 def test_another_visible_message_does_not_block() -> None:
-    assert not message_evidence(queue_look_with_messages(visible_message(MessageKind.OTHER))).has_pending_starts
+    assert not message_evidence(queues_with_messages(visible_message(MessageKind.OTHER))).has_pending_starts
 
 
 @pytest.mark.parametrize(
@@ -112,19 +112,19 @@ def test_another_visible_message_does_not_block() -> None:
 def test_a_start_does_not_block_if_its_function_is_ignored_or_its_instance_waived(
     exemptions: Exemptions, kind: MessageKind, *, blocks: bool
 ) -> None:
-    evidence = message_evidence(queue_look_with_messages(visible_message(kind)), exemptions=exemptions)
+    evidence = message_evidence(queues_with_messages(visible_message(kind)), exemptions=exemptions)
     assert evidence.has_pending_starts is blocks
 
 
 def test_more_messages_than_can_be_peeked_block() -> None:
-    evidence = message_evidence(queue_look_with_messages(visible_message(MessageKind.OTHER), more=True))
+    evidence = message_evidence(queues_with_messages(visible_message(MessageKind.OTHER), more=True))
     assert evidence.has_pending_starts
     assert evidence.start_count == 0
 
 
 def test_many_starts_are_counted_and_the_first_are_listed() -> None:
     messages = [visible_message(instance_id=f"order-{number}") for number in range(MAX_LISTED_STARTS + 5)]
-    evidence = message_evidence(queue_look_with_messages(*messages))
+    evidence = message_evidence(queues_with_messages(*messages))
     assert (evidence.start_count, len(evidence.starts)) == (MAX_LISTED_STARTS + 5, MAX_LISTED_STARTS)
 
 
@@ -132,20 +132,20 @@ def test_many_starts_are_counted_and_the_first_are_listed() -> None:
 
 
 def test_as_many_pending_timers_as_invisible_messages_explain_them() -> None:
-    evidence = message_evidence(queue_look_with_timers(pending_timer(3600, 1), pending_timer(86_400, 2), invisible=2))
+    evidence = message_evidence(queues_with_timers(pending_timer(3600, 1), pending_timer(86_400, 2), invisible=2))
     assert not evidence.has_pending_starts
     assert (evidence.invisible, evidence.explained) == (2, 2)
 
 
 def test_an_invisible_message_without_a_timer_blocks() -> None:
-    evidence = message_evidence(queue_look_with_timers(pending_timer(3600), invisible=2))
+    evidence = message_evidence(queues_with_timers(pending_timer(3600), invisible=2))
     assert evidence.has_pending_starts
     assert (evidence.explained, evidence.unexplained_count) == (1, 1)
 
 
 def test_a_timer_that_is_about_to_fire_explains_nothing() -> None:
-    assert message_evidence(queue_look_with_timers(pending_timer(10), invisible=1)).has_pending_starts
-    assert not message_evidence(queue_look_with_timers(pending_timer(10.0000001), invisible=1)).has_pending_starts
+    assert message_evidence(queues_with_timers(pending_timer(10), invisible=1)).has_pending_starts
+    assert not message_evidence(queues_with_timers(pending_timer(10.0000001), invisible=1)).has_pending_starts
 
 
 @given(
@@ -180,11 +180,11 @@ def test_a_message_can_be_hidden_for_the_visibility_timeout_or_the_longest_backo
 
 
 def test_unexplained_messages_are_harmless_once_nothing_has_changed_for_long_enough() -> None:
-    assert message_evidence(queue_look_with_timers(invisible=1, when=629.9999999), quiet_period()).has_pending_starts
-    assert message_evidence(
-        queue_look_with_timers(invisible=1, when=629.9999999), quiet_period()
-    ).unblocks_at == noon_plus(630)
-    evidence = message_evidence(queue_look_with_timers(invisible=1, when=630), quiet_period())
+    assert message_evidence(queues_with_timers(invisible=1, when=629.9999999), quiet_period()).has_pending_starts
+    assert message_evidence(queues_with_timers(invisible=1, when=629.9999999), quiet_period()).unblocks_at == noon_plus(
+        630
+    )
+    evidence = message_evidence(queues_with_timers(invisible=1, when=630), quiet_period())
     assert not evidence.has_pending_starts
     assert (evidence.explained, evidence.unexplained_count, evidence.unblocks_at) == (1, 0, None)
 
@@ -198,25 +198,25 @@ def test_only_the_time_until_the_read_began_counts_for_the_time_rule() -> None:
 
 
 def test_one_more_message_than_observed_blocks_regardless_of_the_quiet_period() -> None:
-    assert message_evidence(queue_look_with_timers(invisible=2, when=10_000), quiet_period()).has_pending_starts
+    assert message_evidence(queues_with_timers(invisible=2, when=10_000), quiet_period()).has_pending_starts
 
 
 def test_without_a_quiet_period_unexplained_messages_block_without_end() -> None:
-    evidence = message_evidence(queue_look_with_timers(invisible=1), None)
+    evidence = message_evidence(queues_with_timers(invisible=1), None)
     assert (evidence.has_pending_starts, evidence.unblocks_at) == (True, None)
 
 
 def test_there_is_no_quiet_period_while_every_invisible_message_is_explained() -> None:
-    assert quiet_period_after(quiet_period(), queue_look_with_timers(pending_timer(3600), invisible=1)) is None
-    assert quiet_period_after(None, queue_look_with_timers()) is None
+    assert quiet_period_after(quiet_period(), queues_with_timers(pending_timer(3600), invisible=1)) is None
+    assert quiet_period_after(None, queues_with_timers()) is None
 
 
 def test_a_quiet_period_begins_with_the_first_unexplained_message() -> None:
-    assert quiet_period_after(None, queue_look_with_timers(invisible=2, when=3)) == quiet_period(2, 3)
+    assert quiet_period_after(None, queues_with_timers(invisible=2, when=3)) == quiet_period(2, 3)
 
 
 def test_a_quiet_period_continues_while_nothing_changes() -> None:
-    assert quiet_period_after(quiet_period(), queue_look_with_timers(invisible=1, when=500)) == quiet_period()
+    assert quiet_period_after(quiet_period(), queues_with_timers(invisible=1, when=500)) == quiet_period()
 
 
 @pytest.mark.parametrize(
@@ -232,26 +232,24 @@ def test_a_quiet_period_continues_while_nothing_changes() -> None:
     ids=["one more", "one less", "other exemptions", "rows since another time", "a stamped row", "other signs"],
 )
 def test_any_change_begins_a_new_quiet_period(before: QuietPeriod, invisible: int) -> None:
-    assert quiet_period_after(before, queue_look_with_timers(invisible=invisible, when=500)) == quiet_period(
-        invisible, 500
-    )
+    assert quiet_period_after(before, queues_with_timers(invisible=invisible, when=500)) == quiet_period(invisible, 500)
 
 
 def test_a_known_timer_that_fires_does_not_end_a_quiet_period() -> None:
     # Its message may have left the queue by now, or not.
     for invisible in (1, 2):
-        taken = queue_look_with_timers(pending_timer(499), invisible=invisible, when=500)
+        taken = queues_with_timers(pending_timer(499), invisible=invisible, when=500)
         assert quiet_period_after(quiet_period(), taken) == quiet_period()
     assert message_evidence(
-        queue_look_with_timers(pending_timer(499), invisible=2, when=700), quiet_period()
+        queues_with_timers(pending_timer(499), invisible=2, when=700), quiet_period()
     ).has_pending_starts
 
 
 def test_messages_can_be_waived_by_their_number() -> None:
     waived = Exemptions((), (replace(waiver(""), unexplained_messages=2), waiver("order-1")))
-    assert not message_evidence(queue_look_with_timers(invisible=2), exemptions=waived).has_pending_starts
-    assert message_evidence(queue_look_with_timers(invisible=2), exemptions=waived).waived == 2
-    assert message_evidence(queue_look_with_timers(invisible=3), exemptions=waived).has_pending_starts
+    assert not message_evidence(queues_with_timers(invisible=2), exemptions=waived).has_pending_starts
+    assert message_evidence(queues_with_timers(invisible=2), exemptions=waived).waived == 2
+    assert message_evidence(queues_with_timers(invisible=3), exemptions=waived).has_pending_starts
     assert waived.find_waiver("") is None
     assert NO_EXEMPTIONS.waived_messages == 0
 
@@ -265,11 +263,11 @@ def test_a_waiver_of_messages_changes_the_key_of_results_and_not_that_of_quiet_p
 
 def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> None:
     first = queue_snapshot(visible_message(MessageKind.OTHER))
-    again = replace(first, visible=(replace(first.visible[0], dequeue_count=2),))
+    dequeued_again = replace(first, visible=(replace(first.visible[0], dequeue_count=2),))
     signs = [
         compute_queue_digest(first, noon_plus()),
         compute_queue_digest(queue_snapshot(), noon_plus()),
-        compute_queue_digest(again, noon_plus()),
+        compute_queue_digest(dequeued_again, noon_plus()),
         compute_queue_digest(first, noon_plus(1)),
         compute_queue_digest(first, None),
         compute_queue_digest(replace(first, partition_owners="others"), noon_plus()),

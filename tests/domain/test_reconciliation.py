@@ -127,9 +127,9 @@ def test_a_start_that_a_probe_recorded_has_ended_once_the_task_hub_shows_it_ende
 def test_a_published_start_is_unconfirmed_exactly_while_the_task_hub_shows_only_older_writes(
     started: Started, seen: ObservedInstance | None
 ) -> None:
-    found = observe_state(replace(started, source=EvidenceSource.EVENT), seen)
+    state = observe_state(replace(started, source=EvidenceSource.EVENT), seen)
     older = seen is None or seen.updated_at < started.at - CLOCK_SKEW
-    assert found is (ObservedState.UNCONFIRMED if older else ObservedState.ENDED)
+    assert state is (ObservedState.UNCONFIRMED if older else ObservedState.ENDED)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_a_confirmation_of_a_start_does_not_confirm_a_later_start_in_either_orde
 
 @given(STARTS)
 def test_a_duplicate_of_the_event_leaves_its_start_confirmed(started: Started) -> None:
-    again = Instance("order-1", started)
+    duplicate = Instance("order-1", started)
     confirmed = Instance("order-1", replace(started, confirmed_backend=BACKEND_ID))
-    assert merge_instances(confirmed, again) == merge_instances(again, confirmed) == confirmed
+    assert merge_instances(confirmed, duplicate) == merge_instances(duplicate, confirmed) == confirmed
 
 
 @given(st.integers(0, 2 * CLOCK_SKEW), st.integers(1, 3 * CLOCK_SKEW), st.integers(-CLOCK_SKEW + 1, CLOCK_SKEW - 1))

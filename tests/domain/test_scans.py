@@ -436,7 +436,7 @@ def test_an_instance_that_two_pages_show_counts_once_if_it_is_new_since_the_scan
 @pytest.mark.parametrize(("number", "counted_again"), [(_MAX_DEDUPLICATED - 1, 0), (_MAX_DEDUPLICATED, 1)])
 def test_only_a_limited_number_of_new_instances_is_deduplicated(number: int, counted_again: int) -> None:
     scan = new_scan("whole")
-    page = [observed_instance(f"order-{each}", created=-5) for each in range(_MAX_DEDUPLICATED + 1)]
+    page = [observed_instance(f"order-{number}", created=-5) for number in range(_MAX_DEDUPLICATED + 1)]
     scan.add_page(page, NO_EXEMPTIONS)
     scan.add_page([page[number]], NO_EXEMPTIONS)
     assert scan.blocking_count == len(page) + counted_again
@@ -475,7 +475,7 @@ def test_waived_instances_are_listed_regardless_of_how_many_block() -> None:
         scan,
         [
             observed_instance("stuck", created=-5),
-            *(observed_instance(f"{each}") for each in range(MAX_LISTED_BLOCKING)),
+            *(observed_instance(f"{number}") for number in range(MAX_LISTED_BLOCKING)),
         ],
         exemptions=SOME_EXEMPTIONS,
     )
@@ -520,9 +520,9 @@ def test_a_result_says_what_was_read_and_when_and_under_which_exemptions() -> No
     )
 
 
-@pytest.mark.parametrize(("calls", "carried_on"), [(1, False), (2, True), (3, True)])
-def test_a_result_says_whether_its_scan_was_resumed(calls: int, *, carried_on: bool) -> None:
-    assert complete_result(replace(new_scan(), call_count=calls)).resumed is carried_on
+@pytest.mark.parametrize(("calls", "resumed"), [(1, False), (2, True), (3, True)])
+def test_a_result_says_whether_its_scan_was_resumed(calls: int, *, resumed: bool) -> None:
+    assert complete_result(replace(new_scan(), call_count=calls)).resumed is resumed
 
 
 def test_a_result_with_only_exempt_instances_found_nothing_that_blocks() -> None:
@@ -555,15 +555,15 @@ def test_a_scan_is_unchanged_after_it_was_stored_and_loaded(
 def test_a_scan_that_was_stored_at_any_time_continues_like_one_that_was_not(
     passes: list[list[list[ObservedInstance]]], data: st.DataObject
 ) -> None:
-    carried_on, at_once = new_scan("whole"), new_scan("whole")
+    resumed, uninterrupted = new_scan("whole"), new_scan("whole")
     for pages in passes:
         for page in pages:
             if data.draw(st.booleans(), label="stored"):
-                carried_on = STORED.validate_json(STORED.dump_json(carried_on))
-            assert carried_on.add_page(page, SOME_EXEMPTIONS) == at_once.add_page(page, SOME_EXEMPTIONS)
-        assert read_pass(carried_on) is read_pass(at_once)
-        assert carried_on == at_once
-    assert complete_result(carried_on) == complete_result(at_once)
+                resumed = STORED.validate_json(STORED.dump_json(resumed))
+            assert resumed.add_page(page, SOME_EXEMPTIONS) == uninterrupted.add_page(page, SOME_EXEMPTIONS)
+        assert read_pass(resumed) is read_pass(uninterrupted)
+        assert resumed == uninterrupted
+    assert complete_result(resumed) == complete_result(uninterrupted)
 
 
 # Messages

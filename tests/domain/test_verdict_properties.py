@@ -57,15 +57,15 @@ CORRECTION_EPOCHS = rarely(st.just("another"), st.just(""))
 @st.composite
 def any_activity(draw: st.DrawFn) -> InstanceActivity:
     """Recorded activity, a part of which was waived when it was read."""
-    found = draw(FEW_ACTIVE)
-    waived = draw(st.integers(0, len(found)))
+    instances = draw(FEW_ACTIVE)
+    waived = draw(st.integers(0, len(instances)))
     return InstanceActivity(
-        active=found[waived:],
+        active=instances[waived:],
         has_more=draw(rarely(st.booleans(), NEVER)),
         ignored_count=draw(st.integers(0, 3)),
         last_event_at=draw(st.none() | OFFSETS),
         last_recorded_at=draw(st.none() | RECENT_TIMES),
-        waived=found[:waived],
+        waived=instances[:waived],
         correction_epoch=draw(CORRECTION_EPOCHS),
     )
 
@@ -73,9 +73,9 @@ def any_activity(draw: st.DrawFn) -> InstanceActivity:
 @st.composite
 def any_probe_result(draw: st.DrawFn) -> ProbeResult:
     """The result of a probe, a part of which was waived when it began."""
-    found = draw(FEW_ACTIVE)
-    waived = draw(st.integers(0, len(found)))
-    return replace(draw(RESULTS), active=found[waived:], waived=found[:waived])
+    instances = draw(FEW_ACTIVE)
+    waived = draw(st.integers(0, len(instances)))
+    return replace(draw(RESULTS), active=instances[waived:], waived=instances[:waived])
 
 
 RESULTS = st.builds(
@@ -159,7 +159,7 @@ def current_probe_or_empty(evidence: Evidence, policy: Policy) -> ProbeResult:
     return probe
 
 
-def found(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
+def all_active_instances(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
     """All active instances in the evidence; an instance can occur twice."""
     probe = current_probe_or_empty(evidence, policy)
     return [*evidence.activity.active, *evidence.activity.waived, *probe.active, *probe.waived]
@@ -170,7 +170,11 @@ def waivers_in_force(evidence: Evidence) -> tuple[Waiver, ...]:
 
 
 def active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
-    return {instance.instance_id for instance in found(evidence, policy) if not policy.ignores(instance.function_name)}
+    return {
+        instance.instance_id
+        for instance in all_active_instances(evidence, policy)
+        if not policy.ignores(instance.function_name)
+    }
 
 
 @settings(max_examples=400)

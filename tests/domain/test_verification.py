@@ -75,9 +75,11 @@ def test_a_failed_probe_fails_closed_and_says_what_to_fix(status: ProbeStatus, c
 
 
 @pytest.mark.parametrize("status", REASON_BY_FAILURE)
-@pytest.mark.parametrize(("asked", "told"), [(None, 10), (0, 10), (9, 10), (11, 11), (300, 300), (301, 300)])
-def test_retry_after_is_what_the_storage_asks_up_to_a_limit(status: ProbeStatus, asked: int | None, told: int) -> None:
-    assert verified_by(probe_result(status=status, retry_after_seconds=asked)).retry_after_seconds == told
+@pytest.mark.parametrize(("asked", "retry_after"), [(None, 10), (0, 10), (9, 10), (11, 11), (300, 300), (301, 300)])
+def test_retry_after_is_what_the_storage_asks_up_to_a_limit(
+    status: ProbeStatus, asked: int | None, retry_after: int
+) -> None:
+    assert verified_by(probe_result(status=status, retry_after_seconds=asked)).retry_after_seconds == retry_after
 
 
 def test_retry_after_is_what_the_storage_asks_while_the_task_hub_settles_too() -> None:
@@ -445,9 +447,9 @@ def test_an_instance_that_was_looked_up_has_the_status_and_version_that_the_task
 
 
 def test_instances_that_were_not_looked_up_are_listed_as_recorded() -> None:
-    found = active_instance("x", since=-40), active_instance("y", since=-30)
-    verdict = verdict_after_lookup(replace(found[0], version="2.0"), activity=InstanceActivity(active=found))
-    assert verdict.active == (replace(found[0], version="2.0"), found[1])
+    recorded = active_instance("x", since=-40), active_instance("y", since=-30)
+    verdict = verdict_after_lookup(replace(recorded[0], version="2.0"), activity=InstanceActivity(active=recorded))
+    assert verdict.active == (replace(recorded[0], version="2.0"), recorded[1])
 
 
 def test_an_instance_with_an_ignored_name_in_the_look_up_blocks_under_its_recorded_name() -> None:

@@ -20,14 +20,14 @@ def verdict_with_waivers(known: Evidence, *waivers: Waiver, policy: Policy | Non
     return assess_readiness(replace(known, waivers=waivers), policy or Policy(), noon_plus())
 
 
-def evidence_by_events(*found: ActiveInstance, waived: tuple[ActiveInstance, ...] = ()) -> Evidence:
-    return evidence(activity=InstanceActivity(active=found, waived=waived))
+def evidence_by_events(*active: ActiveInstance, waived: tuple[ActiveInstance, ...] = ()) -> Evidence:
+    return evidence(activity=InstanceActivity(active=active, waived=waived))
 
 
 def evidence_by_probe(
-    *found: ActiveInstance, waived: ActiveInstance | None = None, activity: InstanceActivity | None = None
+    *active: ActiveInstance, waived: ActiveInstance | None = None, activity: InstanceActivity | None = None
 ) -> Evidence:
-    return evidence_with_probe(replace(probe_result(*found), waived=(waived,) if waived else ()), activity)
+    return evidence_with_probe(replace(probe_result(*active), waived=(waived,) if waived else ()), activity)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_an_instance_blocks_without_a_waiver_of_its_own(known: Evidence) -> None
 
 
 def test_only_instances_that_are_not_waived_are_counted_and_listed() -> None:
-    found = evidence_by_events(active_instance("b", since=-5), waived=(STUCK_INSTANCE,))
+    recorded = evidence_by_events(active_instance("b", since=-5), waived=(STUCK_INSTANCE,))
     verdict = verdict_with_waivers(
-        replace(found, provider="azureStorage", probe=probe_result(active_instance("a", since=-9))), waiver("stuck")
+        replace(recorded, provider="azureStorage", probe=probe_result(active_instance("a", since=-9))), waiver("stuck")
     )
     assert [instance.instance_id for instance in verdict.active] == ["a", "b"]
     assert verdict.active_count == 2

@@ -218,15 +218,15 @@ async def test_unexplained_messages_are_waived_by_their_number_on_record(
 ) -> None:
     await staged_queues.send(control_message("order-1"), hidden=86_400)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
-    answer = await post_waiver(http, app, staged_queues, unexplainedMessages=1)
-    [waived] = answer.json()["waivers"]
+    response = await post_waiver(http, app, staged_queues, unexplainedMessages=1)
+    [waived] = response.json()["waivers"]
     assert (waived["instanceId"], waived["unexplainedMessages"]) == (None, 1)
     assert (await get_staging(http, app))["ready"]
     await staged_queues.send(control_message("order-2"), hidden=86_400)
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["StartsPending"]
     # A second waiver takes the place of the first.
-    answer = await post_waiver(http, app, staged_queues, unexplainedMessages=2)
-    assert [waiver["unexplainedMessages"] for waiver in answer.json()["waivers"]] == [2]
+    response = await post_waiver(http, app, staged_queues, unexplainedMessages=2)
+    assert [waiver["unexplainedMessages"] for waiver in response.json()["waivers"]] == [2]
     assert (await get_staging(http, app))["ready"]
     address = f"/api/apps/{app}/waivers?taskHub={staged_queues.provider.hub}"
     assert_problem(await http.delete(address), 400, "InvalidRequest")
@@ -239,20 +239,20 @@ async def test_unexplained_messages_are_waived_by_their_number_on_record(
 
 
 async def post_waiver(
-    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, **what: Any
+    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, **subject: Any
 ) -> httpx.Response:
     expires = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-    body = {"taskHub": staged_queues.provider.hub, "reason": "looked at it", "expiresAt": expires, **what}
-    answer = await http.post(f"/api/apps/{app}/waivers", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer
+    body = {"taskHub": staged_queues.provider.hub, "reason": "looked at it", "expiresAt": expires, **subject}
+    response = await http.post(f"/api/apps/{app}/waivers", json=body)
+    assert response.status_code == 200, response.text
+    return response
 
 
-@pytest.mark.parametrize("what", [{}, {"instanceId": "a", "unexplainedMessages": 1}, {"unexplainedMessages": 0}])
+@pytest.mark.parametrize("subject", [{}, {"instanceId": "a", "unexplainedMessages": 1}, {"unexplainedMessages": 0}])
 async def test_a_waiver_is_for_an_instance_or_for_messages_and_not_both(
-    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, what: dict[str, Any]
+    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, subject: dict[str, Any]
 ) -> None:
-    body = {"taskHub": staged_queues.provider.hub, "reason": "why", "expiresAt": "2027-01-31T12:00:00Z", **what}
+    body = {"taskHub": staged_queues.provider.hub, "reason": "why", "expiresAt": "2027-01-31T12:00:00Z", **subject}
     assert_problem(await http.post(f"/api/apps/{app}/waivers", json=body), 400, "InvalidRequest")
 
 
@@ -304,8 +304,8 @@ async def test_a_change_since_the_queues_were_read_is_not_missed(storage: Storag
             transport = httpx.ASGITransport(server.application)
             async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=100) as http:
                 name = f"{app}-{task_hub[-1]}"
-                content = {"slots": {"staging": {"taskHub": task_hub}}, "policy": {"settleSeconds": 0}}
-                await put_app(http, name, **content, taskHubs=PROVIDER_CONFIG)
+                registration = {"slots": {"staging": {"taskHub": task_hub}}, "policy": {"settleSeconds": 0}}
+                await put_app(http, name, **registration, taskHubs=PROVIDER_CONFIG)
                 proxy.before_request = move
                 verdict = await get_staging(http, name, verify="fresh")
                 assert moved

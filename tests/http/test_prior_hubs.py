@@ -28,10 +28,10 @@ async def test_the_run_that_staged_may_not_deploy_over_a_prior_task_hub_that_has
     assert (await post_staging(http, app, three, run_headers(1))).status_code == 200
     assert (await post_staging(http, app, three, run_headers(1))).status_code == 200
     await post_events(http, event(first, "late"))
-    told = assert_problem(await post_staging(http, app, three, run_headers(1)), 409, "StagingNotReady")
-    assert told["reasons"][0]["code"] == "InstancesActive"
-    again = await post_staging(http, app, three, run_headers(1), force=True, reason="test data")
-    assert again.status_code == 200
+    problem = assert_problem(await post_staging(http, app, three, run_headers(1)), 409, "StagingNotReady")
+    assert problem["reasons"][0]["code"] == "InstancesActive"
+    repeated = await post_staging(http, app, three, run_headers(1), force=True, reason="test data")
+    assert repeated.status_code == 200
 
 
 async def test_a_corrected_slot_may_still_carry_prior_task_hubs(http: httpx.AsyncClient, app: str) -> None:
@@ -73,18 +73,18 @@ async def test_production_can_roll_back_to_a_prior_task_hub_under_a_staged_one(
     first, two, three, four = new_hub_name(), new_hub_name(), new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, first, two)
     assert (await post_staging(http, app, three)).status_code == 200
-    answer = await http.post(f"/api/apps/{app}/swap", json={"taskHub": first, "outcome": "Done", "rollback": True})
-    assert answer.status_code == 200, answer.text
-    changed = answer.json()
-    assert {name: held["taskHub"] for name, held in changed["slots"].items()} == {"production": first, "staging": two}
-    assert [held["priorTaskHubs"] for held in changed["slots"].values()] == [[], [three]]
+    response = await http.post(f"/api/apps/{app}/swap", json={"taskHub": first, "outcome": "Done", "rollback": True})
+    assert response.status_code == 200, response.text
+    changed = response.json()
+    assert {name: slot["taskHub"] for name, slot in changed["slots"].items()} == {"production": first, "staging": two}
+    assert [slot["priorTaskHubs"] for slot in changed["slots"].values()] == [[], [three]]
     assert ([hub["taskHub"] for hub in changed["retired"]], changed["deployment"]) == ([three], None)
     await post_events(http, event(first, "served"), event(two, "left-behind"), event(three, "deployed"))
     assert (await get_staging(http, app))["activeCount"] == 2
     await post_events(http, event(two, "left-behind", "Completed"))
     clock.advance(31)
-    told = assert_problem(await post_staging(http, app, four), 409, "StagingNotReady")
-    assert three in told["reasons"][0]["message"]
+    problem = assert_problem(await post_staging(http, app, four), 409, "StagingNotReady")
+    assert three in problem["reasons"][0]["message"]
     cleaned = (await http.post(f"/api/apps/{app}/cleanup")).json()["taskHubs"]
     assert [(hub["taskHub"], hub["outcome"]) for hub in cleaned] == [(three, "InUse")]
     await post_events(http, event(three, "deployed", "Completed"))

@@ -62,9 +62,9 @@ async def test_a_task_hub_of_the_scheduler_drains(
         await asyncio.to_thread(scheduler_with_worker.client.suspend_orchestration, "order-1")
         verdict = await get_staging(http, app, verify="fresh")
         assert reason_codes(verdict) == ["InstancesActive"]
-        found = {instance["instanceId"]: instance["runtimeStatus"] for instance in verdict["active"]}
-        assert found.keys() == {"order-1", "order-2", "order-2-child", "monitor"}
-        assert (found["order-1"], verdict["active"][0]["source"]) == ("Suspended", "probe")
+        statuses = {instance["instanceId"]: instance["runtimeStatus"] for instance in verdict["active"]}
+        assert statuses.keys() == {"order-1", "order-2", "order-2-child", "monitor"}
+        assert (statuses["order-1"], verdict["active"][0]["source"]) == ("Suspended", "probe")
         counted = (await http.get(f"/api/taskhubs/{hub}/versions")).json()
         assert [(version["version"], version["activeCount"]) for version in counted["versions"]] == [(None, 4)]
         # One turn of the monitor: it ends and goes on, and is active all the time.
@@ -82,7 +82,7 @@ async def test_a_task_hub_of_the_scheduler_drains(
         await asyncio.to_thread(scheduler_with_worker.wait_until, "monitor", "TERMINATED")
         verdict = await get_staging(http, app, wait=10, verify="fresh")
         assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
-        for ended in found:
+        for ended in statuses:
             await asyncio.to_thread(scheduler_with_worker.client.purge_orchestration, ended)
         assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
@@ -102,12 +102,12 @@ async def test_an_unreachable_scheduler_is_a_reason(
 async def test_a_task_hub_behind_the_management_api_drains(
     storage: StorageSettings, clock: ShiftedClock, app: str, anyio_backend: str
 ) -> None:
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def response(request: web.Request) -> web.StreamResponse:
         return await running.handle(request)
 
     running = management.FakeFunctionApp("")
     hub = management.HUB
-    async with management.serve_http(answer) as origin:
+    async with management.serve_http(response) as origin:
         settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
             source = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
@@ -126,8 +126,8 @@ async def test_a_task_hub_behind_the_management_api_drains(
             ]
             running.put("order-2", "Completed")
             assert (await get_staging(http, app, wait=3))["ready"]
-            told = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
-            assert_problem(told, 400, "InvalidRequest")
+            refused = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
+            assert_problem(refused, 400, "InvalidRequest")
 
 
 @dataclass
@@ -156,11 +156,11 @@ class Behind:
 
 @asynccontextmanager
 async def behind_the_api(storage: StorageSettings, clock: ShiftedClock, app: str) -> AsyncIterator[Behind]:
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def response(request: web.Request) -> web.StreamResponse:
         return await running.handle(request)
 
     running = management.FakeFunctionApp("", new_hub_name())
-    async with management.serve_http(answer) as origin:
+    async with management.serve_http(response) as origin:
         settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
             source = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
@@ -218,11 +218,11 @@ async def test_a_confirmation_by_one_endpoint_does_not_count_for_another(
 ) -> None:
     """Both endpoints show a reported instance, so both are confirmed. But the second has never shown order-1."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def response(request: web.Request) -> web.StreamResponse:
         return await second.handle(request)
 
     second = management.FakeFunctionApp("")
-    async with management.serve_http(answer) as origin, behind_the_api(storage, clock, app) as behind:
+    async with management.serve_http(response) as origin, behind_the_api(storage, clock, app) as behind:
         second.hub = behind.running.hub
         connection = "STATE_TASKHUBS_SECOND"
         settings = {f"{connection}__endpoint": origin, f"{connection}__key": management.SYSTEM_KEY}

@@ -112,8 +112,8 @@ async def test_the_settle_window_counts_from_the_recording_of_an_event_and_not_f
 
 async def test_the_gap_of_continue_as_new_is_never_ready(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await swap_out(http, app, hub)
-    start, end, again = (event(hub, "monitor", status) for status in ("Running", "Completed", "Running"))
-    for lifecycle_event in (start, end, again):
+    start, end, restart = (event(hub, "monitor", status) for status in ("Running", "Completed", "Running"))
+    for lifecycle_event in (start, end, restart):
         await post_events(http, lifecycle_event)
         assert not (await get_staging(http, app))["ready"]
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
@@ -260,8 +260,8 @@ async def test_the_settle_window_is_read_after_the_active_instances(
 @pytest.mark.parametrize("parameters", [{"wait": 121}, {"wait": -1}, {"wait": "soon"}, {"verify": "maybe"}])
 async def test_an_invalid_parameter_is_reported(http: httpx.AsyncClient, app: str, parameters: dict[str, Any]) -> None:
     await put_app(http, app)
-    answer = await http.get(f"/api/apps/{app}/staging", params=parameters)
-    refused = assert_problem(answer, 400, "InvalidRequest")
+    response = await http.get(f"/api/apps/{app}/staging", params=parameters)
+    refused = assert_problem(response, 400, "InvalidRequest")
     assert refused["errors"][0]["field"] == f"query.{next(iter(parameters))}"
 
 
@@ -272,9 +272,9 @@ async def test_the_first_azure_pipelines_extension_works_against_this_server(
     await swap_out(http, app, hub)
 
     async def may_deploy() -> bool:
-        answer = await http.get(f"/api/apps/{app}/staging")
-        assert answer.status_code == 200
-        running = answer.json()["hasRunning"]
+        response = await http.get(f"/api/apps/{app}/staging")
+        assert response.status_code == 200
+        running = response.json()["hasRunning"]
         assert isinstance(running, bool)
         return not running
 
@@ -316,10 +316,10 @@ async def test_a_verdict_reads_no_finished_row(
             before = proxy.count_requests_and_rows()
             await add_finished_instances(server, hub, 20_000)
             proxy.clear()
-            again = await get_staging(client, app)
+            second = await get_staging(client, app)
             after = proxy.count_requests_and_rows()
         await counted.close()
-    assert (verdict["activeCount"], again["activeCount"]) == (3, 3)
+    assert (verdict["activeCount"], second["activeCount"]) == (3, 3)
     # The app, the registry, and one range per shard; the rows are the three active ones and what stamps a shard.
     assert before == after
     requests, rows = after

@@ -39,8 +39,8 @@ PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHO
 @pytest.fixture
 async def provider_hub(storage: StorageSettings, hub: str, anyio_backend: str) -> AsyncIterator[ProviderTaskHub]:
     """The task hub at its provider, without tables until a test creates them."""
-    async with ProviderTaskHub(storage, hub) as made:
-        yield made
+    async with ProviderTaskHub(storage, hub) as task_hub:
+        yield task_hub
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ async def drained_provider_hub(http: httpx.AsyncClient, app: str, provider_hub: 
 
 
 async def list_instances(http: httpx.AsyncClient, hub: str) -> dict[str, Any]:
-    answer = await http.get(f"/api/taskhubs/{hub}/instances")
-    return {instance["instanceId"]: instance for instance in answer.json()["instances"]}
+    response = await http.get(f"/api/taskhubs/{hub}/instances")
+    return {instance["instanceId"]: instance for instance in response.json()["instances"]}
 
 
 async def test_a_drained_task_hub_is_ready_and_verified(
@@ -387,16 +387,16 @@ async def test_versions_count_the_active_instances_at_the_provider(
             f"order-{number}", status, version=version, CreatedTime=long_ago + timedelta(hours=number)
         )
     await drained_provider_hub.put("@counter@shop", "Running", version="0.1")
-    answer = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/versions")
-    assert answer.status_code == 200, answer.text
-    content = answer.json()
-    assert content["complete"]
-    assert [(version["version"], version["activeCount"]) for version in content["versions"]] == [
+    response = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/versions")
+    assert response.status_code == 200, response.text
+    versions = response.json()
+    assert versions["complete"]
+    assert [(version["version"], version["activeCount"]) for version in versions["versions"]] == [
         (None, 1),
         ("1.0", 2),
         ("2.0", 1),
     ]
-    oldest = {version["version"]: parse_instant(version["oldestStartedAt"]) for version in content["versions"]}
+    oldest = {version["version"]: parse_instant(version["oldestStartedAt"]) for version in versions["versions"]}
     assert oldest["1.0"] == instant_from(long_ago)
 
 
@@ -407,8 +407,8 @@ async def test_versions_need_a_probe_that_works(
     await put_app(http, app, slots={"staging": {"taskHub": provider_hub.hub}})
     assert_problem(await http.get(f"/api/taskhubs/{provider_hub.hub}/versions"), 409, "ProbeNotConfigured")
     await put_app(http, app, taskHubs=PROVIDER_CONFIG)
-    told = assert_problem(await http.get(f"/api/taskhubs/{provider_hub.hub}/versions"), 503, "TaskHubUnavailable")
-    assert "STATE_TASKHUBS_SHOP" in told["detail"]
+    problem = assert_problem(await http.get(f"/api/taskhubs/{provider_hub.hub}/versions"), 503, "TaskHubUnavailable")
+    assert "STATE_TASKHUBS_SHOP" in problem["detail"]
 
 
 async def test_the_background_probe_has_a_result_before_the_first_request(

@@ -207,9 +207,9 @@ async def test_an_event_supersedes_a_scan_that_waits_to_be_resumed(
     await asyncio.sleep(1.1)
     await post_events(http, event(drained_provider_hub.hub, "b-order-9", "Completed"))
     await asyncio.sleep(1.1)
-    again = await get_staging(http, app)
-    assert reason_codes(again) == ["ProbeIncomplete"]
-    assert again["evidence"]["probe"]["beganAt"] > first["evidence"]["probe"]["beganAt"]
+    second = await get_staging(http, app)
+    assert reason_codes(second) == ["ProbeIncomplete"]
+    assert second["evidence"]["probe"]["beganAt"] > first["evidence"]["probe"]["beganAt"]
 
 
 async def test_two_servers_share_one_scan(
@@ -312,10 +312,10 @@ async def test_a_request_that_has_waited_for_another_worker_uses_its_result(
     await drained_provider_hub.put("order-1", "Running")
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
     await drained_provider_hub.put("order-1", "Completed")
-    found = await get_staging(http, app)
-    assert found["ready"]
+    verdict = await get_staging(http, app)
+    assert verdict["ready"]
     done.set()
-    assert (await waiting)["evidence"]["probe"]["beganAt"] == found["evidence"]["probe"]["beganAt"]
+    assert (await waiting)["evidence"]["probe"]["beganAt"] == verdict["evidence"]["probe"]["beganAt"]
     assert reason_codes(await waiting) == []
 
 

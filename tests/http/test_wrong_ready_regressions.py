@@ -264,9 +264,9 @@ async def test_a_result_can_be_used_again_under_a_waiver(
     first = await get_staging(http, app)
     assert first["ready"]
     for verify in ("cached", "none"):
-        again = await get_staging(http, app, verify=verify)
-        assert (again["ready"], again["evidence"]["probe"]) == (True, first["evidence"]["probe"])
-        assert [instance["instanceId"] for instance in again["waived"]] == ["stuck"]
+        second = await get_staging(http, app, verify=verify)
+        assert (second["ready"], second["evidence"]["probe"]) == (True, first["evidence"]["probe"])
+        assert [instance["instanceId"] for instance in second["waived"]] == ["stuck"]
 
 
 async def test_a_probe_stored_by_another_version_is_read_again(
@@ -331,10 +331,10 @@ def test_a_small_scan_that_began_before_the_request_is_not_fresh_even_if_the_req
     """
     asked = parse_instant("2026-11-20T09:00:00Z")
     source = ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP")
-    question = ProbeRequest("v41", source, "here", Policy(), Exemptions(()), VerificationMode.FRESH, asked, 0)
+    request = ProbeRequest("v41", source, "here", Policy(), Exemptions(()), VerificationMode.FRESH, asked, 0)
     began, ended = Instant(asked - seconds(31)), Instant(asked + seconds(1))
     result = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", began, ended_at=ended, resumed=True, read_seconds=2)
-    requirements = question.requirements(for_verdict=True)
+    requirements = request.requirements(for_verdict=True)
     assert not is_fresh_enough(result, requirements)
     assert is_fresh_enough(replace(result, read_seconds=30), requirements)
 
@@ -436,8 +436,8 @@ async def test_an_instance_that_could_not_be_recorded_is_recorded_by_the_next_re
         patch.setattr(Reconciler, "record_corrections", _raise_timeout)
         assert reason_codes(await get_staging(http, app)) == ["ProbeIncomplete"]
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
-    answer = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/instances")
-    assert [instance["instanceId"] for instance in answer.json()["instances"]] == ["order-1"]
+    response = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/instances")
+    assert [instance["instanceId"] for instance in response.json()["instances"]] == ["order-1"]
 
 
 async def _raise_timeout(self: Reconciler, task_hub: str, corrections: Sequence[Instance]) -> None:

@@ -101,13 +101,13 @@ def test_an_option_has_the_same_variable_and_default_in_every_command() -> None:
 
 
 def test_documented_defaults_are_the_real_defaults() -> None:
-    real = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
+    actual = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
         without_markup(cells[0]): without_markup(cells[2])
         for cells in table_rows(CLI, "Options and variables", "Option")
         if "SAFE_DEPLOY_" in cells[1] and re.fullmatch(r"`[\w]+`|\d+", cells[2])
     }
-    assert named == {name: real[name].removesuffix(".0") for name in named}
+    assert named == {name: actual[name].removesuffix(".0") for name in named}
     assert {"--slot", "--timeout", "--interval", "--verify", "--task-hub-setting", "--output"} <= named.keys()
 
 
@@ -126,10 +126,10 @@ def test_exactly_the_existing_outputs_are_documented() -> None:
         "version": None,
         "assurance": "events",
     }
-    real = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
+    actual = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
     title = "In CI systems"
     documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(CLI, title, "Command")]
-    assert documented == [set(outputs) for outputs in real]
+    assert documented == [set(outputs) for outputs in actual]
 
 
 @pytest.mark.parametrize("folder", GUIDES)

@@ -51,7 +51,7 @@ class SimulatedEventGrid:
         if self.rng.random() >= self.traits.duplicate_probability:
             return f"due {published.due}"
         self.tally["doubled"] += 1
-        again = PublishedEvent(
+        duplicate = PublishedEvent(
             published.event,
             published.instance_id,
             published.status,
@@ -59,8 +59,8 @@ class SimulatedEventGrid:
             published.execution,
             published.due + self._delay(),
         )
-        self._in_transit.append(again)
-        return f"due {published.due} and {again.due}"
+        self._in_transit.append(duplicate)
+        return f"due {published.due} and {duplicate.due}"
 
     def due(self) -> list[list[PublishedEvent]]:
         """The batches that arrive now, in any order."""

@@ -132,11 +132,11 @@ class SimulatedPlatform:
 
     async def start_by_message(self, instance_id: str) -> None:
         """Start an id again by a message. The start is published, and a slow worker has not written its row yet."""
-        again = self._new_execution(instance_id, Phase.SCHEDULED)
-        self.executions[instance_id] = again
-        await self._context.store.enqueue(instance_id, again.function)
-        again.episode = Episode(["Running"], "Running", Phase.RUNNING)
-        self._publish_events(again, again.episode.statuses)
+        restarted = self._new_execution(instance_id, Phase.SCHEDULED)
+        self.executions[instance_id] = restarted
+        await self._context.store.enqueue(instance_id, restarted.function)
+        restarted.episode = Episode(["Running"], "Running", Phase.RUNNING)
+        self._publish_events(restarted, restarted.episode.statuses)
         self._context.tally["purged and started again"] += 1
 
     async def drain(self, remaining: int = 0) -> None:
@@ -435,5 +435,5 @@ class SimulatedPlatform:
     def _happens(self, probability: float) -> bool:
         return self._rng.random() < probability
 
-    def _log(self, execution: Execution, what: str) -> None:
-        self._context.log.append(f"      {execution.instance_id[:12]} ({execution.number}): {what}")
+    def _log(self, execution: Execution, entry: str) -> None:
+        self._context.log.append(f"      {execution.instance_id[:12]} ({execution.number}): {entry}")

@@ -45,8 +45,8 @@ class BeforeReadHooks:
         self._read_hooks.pop(hub, None)
 
     async def before_request(self, method: str, path: str) -> None:
-        found = _HUB.search(path)
-        read_hook = self._read_hooks.get(found[1]) if found else None
+        match = _HUB.search(path)
+        read_hook = self._read_hooks.get(match[1]) if match else None
         if read_hook is not None:
             await read_hook()
 

@@ -135,7 +135,7 @@ class Simulation:
 
     async def _register_app(self) -> None:
         self._app = f"app-{self._task_hub.hub}"
-        answer = await put_app(
+        response = await put_app(
             self._context.http,
             self._app,
             slots={"staging": {"taskHub": self._task_hub.hub}},
@@ -149,7 +149,7 @@ class Simulation:
                 "connection": PROXIED_CONNECTION if self._traits.move_probability else DIRECT_CONNECTION,
             },
         )
-        assert answer.status_code == 200, answer.text
+        assert response.status_code == 200, response.text
 
     async def _step(self) -> None:
         world = self._task_hub
@@ -220,9 +220,9 @@ class Simulation:
     async def _deliver(self, batches: list[list[PublishedEvent]]) -> None:
         world = self._task_hub
         for batch in batches:
-            answer = await self._context.http.post("/api/events", json=[event.event for event in batch])
-            assert answer.status_code == 200, answer.text
-            assert not answer.json()["quarantined"], answer.text
+            response = await self._context.http.post("/api/events", json=[event.event for event in batch])
+            assert response.status_code == 200, response.text
+            assert not response.json()["quarantined"], response.text
             world.delivered_at = time.monotonic()
             self._tally["deliveries"] += 1
             for event in batch:
@@ -293,15 +293,15 @@ class Simulation:
     async def _post_staging(self, requested_at: int) -> bool:
         """Stage the next task hub. If that succeeds, the history continues there."""
         hub = new_hub_name()
-        answer = await post_staging(self._context.http, self._app, hub)
-        self.log.append(f"    → {answer.status_code} {answer.text[:300]}")
-        if answer.status_code == 200:
+        response = await post_staging(self._context.http, self._app, hub)
+        self.log.append(f"    → {response.status_code} {response.text[:300]}")
+        if response.status_code == 200:
             self._tally["staged"] += 1
             self._task_hub.judge.check_staging(requested_at)
             self._count_ready()
             await self._add_task_hub(hub)
             return True
-        assert (answer.status_code, answer.json()["code"]) == (409, "StagingNotReady"), answer.text
+        assert (response.status_code, response.json()["code"]) == (409, "StagingNotReady"), response.text
         # The answer does not show the probe that it rests on, and a later one may.
         self._check_verdict(requested_at, await self._get_staging("none"), fresh=False)
         return False
@@ -331,9 +331,9 @@ class Simulation:
             raise NeverReady(f"NotReady after the end: {verdict['reasons']}")
         if self._rng.random() < 0.2:
             self._tally["question at the end"] += 1
-            answer = await post_staging(self._context.http, self._app, new_hub_name())
-            if answer.status_code != 200:
-                raise NeverReady(f"PostStaging is refused after the end: {answer.text}")
+            response = await post_staging(self._context.http, self._app, new_hub_name())
+            if response.status_code != 200:
+                raise NeverReady(f"PostStaging is refused after the end: {response.text}")
 
     async def _wait_for_settle_window(self) -> None:
         await asyncio.sleep(max(0.0, self._task_hub.delivered_at + _SETTLE_WAIT_SECONDS - time.monotonic()))
@@ -365,9 +365,9 @@ class Simulation:
 
     async def _check_reconciliation(self, verdict: Any) -> None:
         """Check that the records show what a probe has found active."""
-        found = {instance["instanceId"] for instance in verdict["active"]}
-        if found and not found <= (recorded := await self._recorded_active()):
-            raise WrongVerdict(f"{found - recorded} were found active, and the records deny it")
+        active_ids = {instance["instanceId"] for instance in verdict["active"]}
+        if active_ids and not active_ids <= (recorded := await self._recorded_active()):
+            raise WrongVerdict(f"{active_ids - recorded} were found active, and the records deny it")
 
     async def _recorded_active(self) -> set[str]:
         activity = await self._context.readiness.read_activity(self._task_hub.hub, POLICY)

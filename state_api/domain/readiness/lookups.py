@@ -82,7 +82,8 @@ class BatchAssessment:
 
 
 def next_batch(active: Sequence[ActiveInstance], position: int) -> tuple[ActiveInstance, ...]:
-    """The instances to look up after the first `position` ones. Each batch is twice as large as the one before."""
+    """The instances to look up after the first `position` ones. Each batch is twice as large as the one before, up to
+    128 instances."""
     size = min(LOOKUP_BATCH_SIZE + position, _MAX_LOOKUP_BATCH_SIZE)
     return tuple(active[position : position + size])
 
