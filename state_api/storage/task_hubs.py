@@ -225,7 +225,9 @@ class TaskHubStore:
             written = await self._read_with_etag(task_hub)
             if written is not None:
                 return written[0]
-        raise StorageUnavailable(f"task hub {task_hub} is registered by too many at once", retry_after=5)
+        raise StorageUnavailable(
+            f"too many requests change task hub {task_hub} at the same time: try again", retry_after=5
+        )
 
 
 def _changed_columns(before: TaskHubRecord, after: TaskHubRecord) -> dict[str, object]:
