@@ -25,7 +25,7 @@ PACKAGE = "safe-deploy"
 _IMPORTS = """
 import importlib, importlib.metadata, json, pkgutil, re, sys
 before = set(sys.modules)
-import run_safe_deploy
+import safe_deploy
 for module in pkgutil.walk_packages(safe_deploy.__path__, "safe_deploy."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
