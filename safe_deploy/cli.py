@@ -6,8 +6,9 @@ Results go to stdout, everything else to stderr.
 import os
 import sys
 import traceback
+from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -30,6 +31,29 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(requested: object) -> None:
+    """Print the version of the installed package, and end."""
+    if not requested:
+        return
+    try:
+        print(f"safe-deploy {version('safe-deploy')}")
+    except PackageNotFoundError:
+        print("safe-deploy, not installed: it runs from a checkout")
+    raise typer.Exit
+
+
+@cli.callback()
+def shared_options(
+    *,
+    show_version: Annotated[  # its callback handles it
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Deploy Azure Durable Functions only when nothing runs on the slot's task hub."""
+
+
 for command_group in (deploy_commands, inspect_commands, administer_commands, diagnose_commands):
     cli.add_typer(command_group)
 

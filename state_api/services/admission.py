@@ -153,6 +153,6 @@ class AdmissionController:
 
 def _too_many_events() -> TooManyEvents:
     return TooManyEvents(
-        "the server has reached its limit for deliveries in progress; send this delivery again",
+        "the server has reached its limit for deliveries in progress: send this delivery again",
         retry_after=_RETRY_AFTER_SECONDS,
     )

@@ -11,7 +11,7 @@ from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipPro
 from state_api.services.ports import TaskHubRecord, TaskHubs
 
 _RETRY_AFTER_SECONDS = 10
-"""How long a caller waits if the provider does not say."""
+"""How long a caller waits if the provider gives no time."""
 
 
 class Ownership:
@@ -24,7 +24,7 @@ class Ownership:
     async def find_existing(
         self, app: App, task_hub: str, caller: Caller, deadline: float
     ) -> ExistingArtifacts | ProviderUnavailable | None:
-        """What exists under this name where the app's task hubs live, or why the provider does not say before
+        """What exists under this name where the app's task hubs live, or why the provider did not answer before
         `deadline` (a time of the event loop's clock).
 
         None if the app has no provider, if asking would create the task hub, or if this run has claimed the name there

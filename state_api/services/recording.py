@@ -84,7 +84,9 @@ class Recorder:
             async with asyncio.timeout(_RECORD_TIMEOUT_SECONDS):
                 return await self._record_delivery(events, endpoint_type)
         except TimeoutError:
-            raise StorageUnavailable(f"the state storage took more than {_RECORD_TIMEOUT_SECONDS} s") from None
+            raise StorageUnavailable(
+                f"the state storage took more than {_RECORD_TIMEOUT_SECONDS} s: send the events again"
+            ) from None
 
     async def _record_delivery(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
         by_hub, rejected = await self._parse_by_storage_time(events, endpoint_type)
@@ -162,7 +164,8 @@ class Recorder:
                         return
         except TimeoutError:
             raise StorageUnavailable(
-                f"events of task hub {task_hub} are being recorded from quarantine; send the request again to go on"
+                f"events of task hub {task_hub} are still being recorded from quarantine: send the request again to "
+                "continue"
             ) from None
 
     async def _replay_batch(self, task_hub: str, events: Sequence[QuarantinedEvent], *, enforce_limit: bool) -> bool:
@@ -270,8 +273,9 @@ class Recorder:
                 # Another worker's Cleanup has deleted the table, or the worker that began to create it has died.
                 self._task_hubs.invalidate_cache(task_hub)
         raise StorageUnavailable(
-            f"the table of task hub {task_hub} is being made or removed, or was deleted: then make it again, empty, "
-            "only if you know that nothing runs on that hub"
+            f"the instance table of task hub {task_hub} is missing: it is being created or deleted, or was deleted. "
+            "Send the events again. If the table was deleted, create it again, empty, only if you know that nothing "
+            "runs on the task hub"
         )
 
 

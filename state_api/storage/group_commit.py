@@ -162,6 +162,7 @@ class GroupCommit:
         return task
 
     async def _process_queue(self, shard_key: ShardKey) -> None:
+        """Write the queue of a shard, batch by batch, until it is empty."""
         queue = self._queues[shard_key]
         try:
             while queue:
@@ -231,7 +232,12 @@ class GroupCommit:
                         queued_update.resolve(effects if error is None else None)
                     return
                 await asyncio.sleep(random.uniform(0, min(_MAX_RETRY_DELAY_SECONDS, 0.01 * 2**attempt)))
-            _fail_all(batch, StorageUnavailable("an instance is written by too many at once", retry_after=5))
+            _fail_all(
+                batch,
+                StorageUnavailable(
+                    "too many servers write an instance at the same time: send the events again", retry_after=5
+                ),
+            )
         except BaseException as error:
             self._fail_batch(shard_key, batch, error)
             if not isinstance(error, Exception):
@@ -383,7 +389,7 @@ def _fail_all(queued: Iterable[_QueuedUpdate], error: BaseException) -> None:
 
 
 def _stopping_error() -> StorageUnavailable:
-    return StorageUnavailable("the server is stopping")
+    return StorageUnavailable("the server is stopping: send the request again")
 
 
 @asynccontextmanager
@@ -393,4 +399,6 @@ async def _transaction_timeout() -> AsyncIterator[None]:
         async with asyncio.timeout(_TRANSACTION_TIMEOUT_SECONDS):
             yield
     except TimeoutError:
-        raise StorageUnavailable(f"the state storage took more than {_TRANSACTION_TIMEOUT_SECONDS} s") from None
+        raise StorageUnavailable(
+            f"the state storage took more than {_TRANSACTION_TIMEOUT_SECONDS} s: try again"
+        ) from None

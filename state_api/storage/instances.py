@@ -142,8 +142,8 @@ class InstanceStore:
                 return InstanceActivity()
             # Without its table, nothing is known about the task hub; an empty result would show that nothing is active.
             raise StorageUnavailable(
-                f"the records of a task hub are gone: table {table.table_name} was deleted. Make it again, empty, only "
-                "if you know that nothing runs on that hub"
+                f"the records of a task hub are lost: table {table.table_name} was deleted. Create it again, empty, "
+                "only if you know that nothing runs on the task hub"
             ) from None
         return shard.to_activity()
 

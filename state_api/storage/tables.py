@@ -170,6 +170,7 @@ class Tables:
         return client
 
     def invalidate_cache(self, table: str) -> None:
+        """Forget the client of a table."""
         self._clients.pop(table, None)
 
     async def create_table(self, table: str) -> None:
@@ -235,11 +236,13 @@ async def translate_storage_errors() -> AsyncIterator[None]:
         yield
     except ClientAuthenticationError as error:
         log.error("the state storage refuses this server's credentials: %s", error_code(error) or type(error).__name__)
-        raise StorageUnavailable("the state storage refuses this server; its log says why") from error
+        raise StorageUnavailable(
+            "the state storage refuses the credentials of this server: see the server's log"
+        ) from error
     except AzureError as error:
         status = getattr(error, "status_code", None)
         log.warning("state storage: %s %s: %s", status or "", type(error).__name__, _first_line(error))
-        raise StorageUnavailable("the state storage cannot be used at the moment") from error
+        raise StorageUnavailable("the state storage cannot be used at the moment: try again") from error
 
 
 def _first_line(error: AzureError) -> str:

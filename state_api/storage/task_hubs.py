@@ -225,9 +225,12 @@ class TaskHubStore:
             written = await self._read_with_etag(task_hub)
             if written is not None:
                 return written[0]
-        raise StorageUnavailable(f"task hub {task_hub} is registered by too many at once", retry_after=5)
+        raise StorageUnavailable(
+            f"too many requests change task hub {task_hub} at the same time: try again", retry_after=5
+        )
 
 
 def _changed_columns(before: TaskHubRecord, after: TaskHubRecord) -> dict[str, object]:
+    """The columns of `after` that differ from those of `before`."""
     columns_before = task_hub_columns(before)
     return {name: value for name, value in task_hub_columns(after).items() if value != columns_before[name]}

@@ -113,8 +113,8 @@ async def test_a_name_with_any_artifact_at_the_provider_is_refused(
 async def test_a_foreign_task_hub_is_neither_staged_nor_deleted(
     http: httpx.AsyncClient, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    """Staged where nothing says where task hubs live, it is claimed without a proof. Once verification is switched on,
-    Cleanup finds a drained task hub of this name, and leaves it alone."""
+    """Without a provider, the name is claimed without a proof. After the provider is set, Cleanup finds a drained task
+    hub of this name and does not delete it."""
     await provider_account.add_task_hub(hub, ("their-order", "Completed"))
     foreign_artifacts = await provider_account.list_artifacts(hub)
     assert (await post_staging(http, app, hub)).status_code == 200
@@ -394,8 +394,8 @@ async def test_the_name_is_checked_while_the_slot_is_read(
 
 
 def connection_at_other_address(storage: StorageSettings) -> str:
-    """The same emulator under another address: what a setting that was pointed to another account looks like, with a
-    task hub of the same name there."""
+    """A connection to the same emulator under another address. It stands for another account that has a task hub of the
+    same name."""
     return connection_string_of(storage).replace("127.0.0.1", "localhost")
 
 
@@ -524,8 +524,8 @@ async def test_a_claim_is_not_proven_for_services_that_the_server_could_not_list
     service: str,
     kind: str,
 ) -> None:
-    """A server that reads tables alone, as its roles may have it, still stages. Given more roles later, it deletes
-    nothing that it could not see then."""
+    """A server whose roles allow only reading tables can stage. With more roles later, it deletes no artifacts of the
+    services that it could not list at the claim."""
     async with (
         account_proxy(storage) as proxy,
         client_of_server_with(storage, clock, {"STATE_TASKHUBS_SHOP": connection_string_of(proxy.settings)}) as http,
@@ -596,8 +596,8 @@ async def test_an_adoption_that_was_not_recorded_proves_nothing(
 async def test_a_missing_task_hub_at_another_account_does_not_remove_active_records(
     storage: StorageSettings, clock: ShiftedClock, app: str, provider_account: ProviderAccount, hub: str
 ) -> None:
-    """Task hub and instances are known in one account. That the other has no such task hub says nothing of the records,
-    and what was read in the first answers no question about it."""
+    """The task hub and its instances are known in one account. If another account has no such task hub, the records of
+    the first one stay, and a probe of the first account is no evidence for the other."""
     settings = {"STATE_TASKHUBS_SHOP": connection_string_of(storage)}
     async with client_of_server_with(storage, clock, settings) as http:
         await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)

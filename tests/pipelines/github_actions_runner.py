@@ -335,6 +335,9 @@ def check_out(folder: Path) -> None:
     for name in ("action.yml", "pyproject.toml", "README.md", "LICENSE", "requirements-cli.txt"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "safe_deploy", folder / "safe_deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    # The package takes its version from here.
+    (folder / "state_api").mkdir()
+    shutil.copy(ROOT / "state_api" / "__init__.py", folder / "state_api")
 
 
 def expand_expressions(template: Any, contexts: Values) -> str:

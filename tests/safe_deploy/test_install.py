@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import state_api
 from harness.dependency_groups import pinned_versions
 from harness.state_server import ROOT, ServerProcess
 from tests.safe_deploy.app_client import AppClient
@@ -24,7 +25,7 @@ PACKAGE = "safe-deploy"
 _IMPORTS = """
 import importlib, importlib.metadata, json, pkgutil, re, sys
 before = set(sys.modules)
-import run_safe_deploy
+import safe_deploy
 for module in pkgutil.walk_packages(safe_deploy.__path__, "safe_deploy."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -156,6 +157,11 @@ def test_the_package_contains_exactly_the_modules_of_the_command_line(installed:
     installed_files = {path.relative_to(site) for path in (site / "safe_deploy").rglob("*.py")}
     assert installed_files == set(list_files("safe_deploy"))
     assert not any((site / name).exists() for name in ("state_api", "tests", "dev", "function_app.py"))
+
+
+def test_the_installed_command_prints_the_version_of_the_server(installed: Installed) -> None:
+    result = installed.run("safe-deploy", "--version")
+    assert (result.code, result.stdout) == (0, f"safe-deploy {state_api.__version__}\n")
 
 
 def test_the_installed_command_prints_its_help(installed: Installed) -> None:

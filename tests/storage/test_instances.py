@@ -198,5 +198,5 @@ async def test_a_deleted_instance_table_is_an_error_for_recording_and_for_readin
         await store.record(record, [lifecycle_event(hub, "order", RuntimeStatus.RUNNING)])
     with pytest.raises(StorageUnavailable, match="was deleted"):
         await store.read_activity(record, Exemptions())
-    assert await store.get(record, "one") is None
+    assert await store.get(record, "order") is None
     assert (await store.list_page(record, top=10)).items == ()

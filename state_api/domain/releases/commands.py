@@ -1,4 +1,4 @@
-"""What a caller asks of an app: one frozen value per operation. They say nothing about the state that they meet."""
+"""What a caller asks of an app: one frozen value per operation, independent of the state of the app."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -182,7 +182,7 @@ def _adoption_details(task_hubs: Sequence[str], proof: OwnershipProof | None) ->
 
 
 def _change_details(before: App, after: App) -> dict[str, Any]:
-    """What the audit log says of a registration: only what it changed."""
+    """The details of a registration for the audit log: only what it changed."""
     details: dict[str, Any] = {}
     if after.slots != before.slots:
         details["slots"] = {

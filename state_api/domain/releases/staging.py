@@ -31,8 +31,8 @@ class StageEvidence:
     already (`is_staged_by`), on those that it replaced. None is allowed if there are none, or if `needs_verdict` is
     false.
     `used_before`: an app of this server or a recorded event used the name.
-    `existing`: what the provider has under the name, or why it cannot say. None if the provider need not or must not
-    be asked.
+    `existing`: what the provider has under the name, or why it is unavailable. None if the provider need not or must
+    not be asked.
     """
 
     verdict: Verdict | None = None
@@ -74,7 +74,7 @@ def stage_task_hub(app: App, command: StageCommand, evidence: StageEvidence, now
     if refusal := _check_command(command):
         return refusal
     if is_staged_by(app, command, now):
-        # Staging changes nothing here, but the caller goes on to deploy over what the slot may still carry.
+        # Nothing changes on record, but the caller will deploy over what the slot may still carry.
         return _check_drained(app, command, evidence.verdict) or Transition(app, "PostStaging", changed=False)
     refusal = (
         # Force does not help: which task hub the platform has in the slot is unknown.
@@ -168,7 +168,7 @@ def _stage(app: App, command: StageCommand, evidence: StageEvidence, now: Instan
 
 
 def _stage_details(app: App, command: StageCommand, evidence: StageEvidence, now: Instant) -> dict[str, Any]:
-    """What the audit log says of a stage: the command, what it retired, and what it overrode."""
+    """The details of a stage for the audit log: the command, what it retired, and what it overrode."""
     name = app.registered_slot_name(command.slot)
     slot = app.slot(name)
     verdict = _require_verdict(evidence)

@@ -2,7 +2,7 @@
 
 In two steps, a pipeline announces the swap (outcome Pending), lets the platform swap, and reports the outcome (Done or
 Failed). In between it is unknown which task hub is where, because a killed pipeline may or may not have swapped. A new
-version in the slot could then overwrite running work, so nothing can be staged until somebody reports the outcome. A
+version in the slot could then overwrite running work, so nothing can be staged until the outcome is reported. A
 pending swap therefore never expires.
 """
 
@@ -212,7 +212,7 @@ def _pending_swap_details(pending: PendingSwap, outcome: SwapOutcome) -> dict[st
 
 
 def _swap_details(slot_name: str, promoted: Slot, production: Slot | None, *, rollback: bool) -> dict[str, Any]:
-    """What the audit log says of a swap."""
+    """The details of a swap for the audit log."""
     details: dict[str, Any] = {
         "slot": slot_name,
         "production": promoted.task_hub,

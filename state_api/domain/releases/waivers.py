@@ -12,7 +12,7 @@ from state_api.domain.releases.commands import RemoveWaiverCommand, WaiveCommand
 from state_api.domain.releases.refusals import Refusal
 
 MAX_WAIVER_DAYS = 90
-"""How long a waiver may last. It is for an instance that somebody takes care of, so it must be renewed."""
+"""How long a waiver may last. A longer one must be renewed, so that it is not forgotten."""
 MAX_WAIVERS = 100
 """How many waivers of an app may be in force at a time."""
 
@@ -71,7 +71,7 @@ def remove_waiver(app: App, command: RemoveWaiverCommand) -> Transition | Refusa
 
 
 def _subject_details(instance_id: str | None, unexplained_messages: int) -> dict[str, Any]:
-    """What a waiver is for, as the audit log says it."""
+    """The subject of a waiver for the audit log."""
     return {"unexplainedMessages": unexplained_messages} if instance_id is None else {"instanceId": instance_id}
 
 
