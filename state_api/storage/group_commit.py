@@ -162,6 +162,7 @@ class GroupCommit:
         return task
 
     async def _process_queue(self, shard_key: ShardKey) -> None:
+        """Write the queue of a shard, batch by batch, until it is empty."""
         queue = self._queues[shard_key]
         try:
             while queue:

@@ -22,6 +22,7 @@ class StoredModel(BaseModel):
     )
 
     def to_json(self) -> str:
+        """The JSON text, with camelCase members."""
         return self.model_dump_json(by_alias=True)
 
     @classmethod

@@ -170,6 +170,7 @@ class Tables:
         return client
 
     def invalidate_cache(self, table: str) -> None:
+        """Forget the client of a table."""
         self._clients.pop(table, None)
 
     async def create_table(self, table: str) -> None:

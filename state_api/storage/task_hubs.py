@@ -231,5 +231,6 @@ class TaskHubStore:
 
 
 def _changed_columns(before: TaskHubRecord, after: TaskHubRecord) -> dict[str, object]:
+    """The columns of `after` that differ from those of `before`."""
     columns_before = task_hub_columns(before)
     return {name: value for name, value in task_hub_columns(after).items() if value != columns_before[name]}

@@ -98,7 +98,7 @@ class _InstanceWrite:
 
 @dataclass(slots=True)
 class _TransactionDraft:
-    """The writes that are in the transaction so far, by instance id, and how much room they take."""
+    """The writes of the transaction so far, by instance id, and what they count towards its limits."""
 
     writes: dict[str, _InstanceWrite] = field(default_factory=dict)
     operation_count: int = 0
@@ -108,8 +108,8 @@ class _TransactionDraft:
     advances_epoch: bool = False
 
     def try_replace(self, before: _InstanceWrite | None, after: _InstanceWrite, *, is_first: bool) -> bool:
-        """Put `after` in the place of `before`. False, and nothing changes, if it does not fit; the first always
-        does."""
+        """Replace `before` by `after`. False, and nothing changes, if it does not fit. The first write of a transaction
+        always fits."""
         operation_count = self.operation_count + len(after.operations) - (len(before.operations) if before else 0)
         reason_characters = self.reason_characters + after.reason_length - (before.reason_length if before else 0)
         stamped_functions = self.stamped_functions.copy()
