@@ -108,12 +108,12 @@ class TaskHubReader:
             self._request.task_hub, [instance.instance_id for instance in step.instances]
         )
         if not self._sees_messages():
-            shown = [
-                (start_of(instance), shown)
+            observed_starts = [
+                (start_of(instance), observed_instance)
                 for instance in step.instances
-                if (shown := observed[instance.instance_id]) is not None
+                if (observed_instance := observed[instance.instance_id]) is not None
             ]
-            await self._context.reconciler.confirm_starts(self._request, shown, observed_at=observed_at)
+            await self._context.reconciler.confirm_starts(self._request, observed_starts, observed_at=observed_at)
         return state.after_lookup(step, observed, sees_messages=self._sees_messages())
 
     async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:

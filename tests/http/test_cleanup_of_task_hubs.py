@@ -320,8 +320,8 @@ async def test_cleanup_removes_only_the_records_of_a_hub_that_does_not_exist(
 
 
 async def staged_hub(http: httpx.AsyncClient, app: str) -> str:
-    content = (await http.get(f"/api/apps/{app}")).json()
-    hub: str = content["slots"]["staging"]["taskHub"]
+    app_body = (await http.get(f"/api/apps/{app}")).json()
+    hub: str = app_body["slots"]["staging"]["taskHub"]
     return hub
 
 

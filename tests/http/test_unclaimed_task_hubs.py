@@ -318,8 +318,8 @@ async def test_all_waiting_events_are_recorded_even_if_one_read_does_not_return_
 
 async def post_raw_event(http: httpx.AsyncClient, sent: Any) -> Any:
     """Publish an event that httpx itself would not encode."""
-    content = json.dumps([sent]).encode()
-    return (await http.post("/api/events", content=content, headers={"Content-Type": "application/json"})).json()
+    body = json.dumps([sent]).encode()
+    return (await http.post("/api/events", content=body, headers={"Content-Type": "application/json"})).json()
 
 
 @pytest.mark.parametrize(

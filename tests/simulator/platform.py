@@ -95,7 +95,7 @@ class SimulatedPlatform:
         self._execution_count = 0
         self._entities = 0
         self._without_faults = False
-        # Ids that a message is about to start: nobody else takes them.
+        # Ids that a message is about to start. No other start takes them.
         self._reserved_ids: set[str] = set()
         self.executions: dict[str, Execution] = {}
 

@@ -96,8 +96,8 @@ def _build_pending_swap(app: App, command: SwapCommand, slot: Slot, now: Instant
 def _confirm_swap(app: App, command: SwapCommand, now: Instant) -> Transition | Refusal:
     """The platform has swapped.
 
-    Without a pending swap, a task hub that was in production before is only promoted by a rollback: a report may
-    arrive late, or again from an old pipeline, after the platform has swapped back.
+    Without a pending swap, only a rollback promotes a task hub that was in production before. A report may arrive late,
+    or again from an old pipeline, after the platform has swapped back.
     """
     slot = app.slot(command.slot)
     is_outdated = (
