@@ -211,7 +211,9 @@ def create_management_api_backend(connections: TaskHubConnections, setting_name:
 
 
 def _parse_instance(instance: Any) -> ObservedInstance:
-    """Convert an instance as the API shows it. Raises ValueError for anything else."""
+    """Convert an instance from the API's JSON. Raises ValueError for anything else.
+
+    The stamp combines the times and the status, because it must differ after every change of the instance."""
     match instance:
         case {"instanceId": str(instance_id), "createdTime": str(created), "lastUpdatedTime": str(updated)}:
             name, version, status = instance.get("name"), instance.get("version"), instance.get("runtimeStatus")

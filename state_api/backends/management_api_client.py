@@ -94,6 +94,7 @@ class ManagementApiClient:
 
     @property
     def address(self) -> str:
+        """The normalized address of the app, without the path of the management API."""
         return normalize_address(self._base_url.removesuffix(_API_PATH))
 
     async def get_instance(self, task_hub: str, instance_id: str) -> ApiResponse:
