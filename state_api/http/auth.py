@@ -95,6 +95,8 @@ ADMINISTER = Depends(require_role())
 
 
 async def _get_visible_apps(request: Request) -> tuple[str, ...] | None:
+    """The only apps that the request may read. None means all apps: the key is not bound to apps, or the server has no
+    keys."""
     key = access_key_of(request)
     return key.apps if key else None
 

@@ -206,7 +206,8 @@ class TaskHubs(Protocol):
 
 
 class Probes(Protocol):
-    async def get(self, task_hub: str) -> ProbeRecord: ...
+    async def get(self, task_hub: str) -> ProbeRecord:
+        """What is stored of the task hub's probes; an empty record if nothing is."""
 
     async def acquire_lease(self, task_hub: str, lease_owner: str, *, until: Instant, now: Instant) -> Lease | None:
         """Lease the task hub to one worker. None while another worker holds the lease."""

@@ -236,15 +236,19 @@ class TaskHubReader:
         return scan.to_result(ProbeStatus.COMPLETE, provider, self._clock.now(), messages=evidence)
 
     async def _read_messages(self, scan: Scan) -> None:
-        """Read the control queues, and the histories only if the known timers do not explain all invisible messages."""
+        """Observe the control queues before the next pass of the scan, and record once that the task hub exists.
+
+        The order matters: the pass reads the instance of every start that left a queue before this read."""
         scan.observed_queues = await self._observe_queues()
         if scan.queues_read_in_pass == 0:
-            # Not earlier, because a shared instance table does not show whether the task hub exists.
+            # The start of the scan is too early: it does not show that the task hub exists if the instance table is
+            # shared, but reading the queues of a missing task hub fails.
             await self._context.task_hubs.record_seen(self._request.task_hub)
         scan.queues_read_in_pass = scan.pass_number
 
     async def _observe_queues(self) -> ObservedQueues | None:
-        """None if the backend does not show messages, or the policy ignores them."""
+        """Read the control queues, and the histories only if the known timers do not explain all invisible messages.
+        None if the backend does not show messages, or the policy ignores them."""
         if self._request.policy.ignore_messages:
             return None
         observed = await self._take_snapshot(self._message_state.timers)

@@ -267,13 +267,14 @@ def timestamp_of(entity: TableEntity) -> Instant:
 
 
 def split_property(name: str, text: str) -> dict[str, str]:
-    """A long text as properties `name0`, `name1` and so on."""
+    """Split a long text into the properties `name0`, `name1` and so on."""
     pieces = [text[at : at + _MAX_PROPERTY_CHARACTERS] for at in range(0, len(text), _MAX_PROPERTY_CHARACTERS)] or [""]
     return {f"{name}{number}": piece for number, piece in enumerate(pieces)}
 
 
 def join_property(name: str, entity: Mapping[str, Any]) -> str:
-    """The text that `split_property` has split; empty if the entity has none."""
+    """Join the properties `name0`, `name1` and so on, which `split_property` wrote, into one text. Return an empty text
+    if the entity has no such property."""
     pieces: list[str] = []
     while (piece := entity.get(f"{name}{len(pieces)}")) is not None:
         pieces.append(piece)

@@ -293,7 +293,10 @@ def _plan_lookup(state: ReadState, activity: InstanceActivity, now: Instant) -> 
 
 
 def _plan_after_scan(state: ReadState, result: ProbeResult) -> Step:
-    """Starts that the task hub did not show came to nothing, or were purged, if nothing is about to start."""
+    """Close the unconfirmed starts if the scan proves that they are over; otherwise end with the scan's result.
+
+    An unconfirmed start is an instance that events show and the task hub does not. If a complete scan finds nothing
+    active and no message that could start an instance, the instance never started or was purged."""
     waived_messages = result.messages.waived if result.messages is not None else 0
     nothing_is_pending = result.status is ProbeStatus.COMPLETE and not result.found_blocking and waived_messages == 0
     if state.unconfirmed_starts and nothing_is_pending:

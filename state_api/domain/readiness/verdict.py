@@ -108,6 +108,9 @@ class _Assessment:
         self._active_instances = self._merge_active_instances()
 
     def verdict(self) -> Verdict:
+        """The verdict on this evidence. It is Ready if there is no reason against it.
+
+        A lower bound of the active instances is at least 1: instances that are not listed are active too."""
         blocking = [instance for instance in self._active_instances if not self._exempts(instance)]
         active = tuple(blocking[:ACTIVE_LIMIT])
         is_lower_bound = (
