@@ -125,7 +125,7 @@ async def record_lifecycle_event(event: str) -> None:
     goes to quarantine and is not delivered again.
 
     The parameter is text, because the worker then passes the event as Event Grid sent it, in either schema.
-    `func.EventGridEvent` would cut the time to microseconds, and its converter raises on times that it cannot parse:
+    `func.EventGridEvent` would cut the time to microseconds. Its converter raises on times that it cannot parse, and
     Event Grid would deliver such an event again for 24 h.
     """
     with server().admission.reserve(len(event)):

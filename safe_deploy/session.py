@@ -189,7 +189,8 @@ def build_command(command_line: Sequence[str] | str | None, *, task_hub: str, ve
 
 
 def make_poll_reporter(session: Session, live: Live | None = None) -> Callable[[PollResult], None]:
-    """Reports polls: a line for every change, and in `live` a table of the blockers that is kept up to date."""
+    """Return a function that reports each poll: it prints a line if something changed, and updates the table of
+    blockers in `live`, if given."""
 
     def report_poll(poll_result: PollResult) -> None:
         verdict = poll_result.verdict

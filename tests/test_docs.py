@@ -346,7 +346,7 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert (
         limits["time to record events from quarantine in one request"] == f"{recording._REPLAY_TIMEOUT_SECONDS} seconds"
     )
-    unclaimed = section(CONCEPTS, "Task hubs that nobody claimed")
+    unclaimed = section(CONCEPTS, "Unclaimed task hubs")
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {COUNT_MAX_AGE_SECONDS:g} seconds at most" in unclaimed
     assert f"longer than {recording._REPLAY_TIMEOUT_SECONDS} seconds" in unclaimed

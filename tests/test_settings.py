@@ -322,6 +322,6 @@ def test_the_limit_on_unclaimed_task_hubs_is_200_unless_it_is_set(text: str | No
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1.5", "1000000", "٣"])
-def test_a_limit_on_unclaimed_task_hubs_that_is_no_number_is_rejected(text: str) -> None:
+def test_a_limit_on_unclaimed_task_hubs_that_is_not_a_number_from_0_to_999999_is_rejected(text: str) -> None:
     with pytest.raises(SettingsError, match="STATE_UNCLAIMED_TASK_HUBS must be a number from 0 to 999999"):
         read_settings({"STATE_STORAGE": CONNECTION, "STATE_UNCLAIMED_TASK_HUBS": text})

@@ -45,6 +45,8 @@ def register_functions(worker: TaskHubGrpcWorker, functions: list[Any]) -> None:
 
 
 def wrap_orchestrator(code: Callable[[Any], Generator[Any, Any, Any]]) -> Callable[[OrchestrationContext, Any], Any]:
+    """Return an orchestrator for `durabletask` that runs `code`, which is written for `azure-functions-durable`."""
+
     def run(inner_context: OrchestrationContext, input_value: Any) -> Generator[Any, Any, Any]:
         return (yield from code(DurableContext(inner_context, input_value)))
 

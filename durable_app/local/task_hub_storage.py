@@ -23,7 +23,7 @@ _EMULATOR_CONNECTION_STRING = (
     "BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1;"
     "TableEndpoint=http://127.0.0.1:10002/devstoreaccount1;"
 )
-# The emulator does not support the libraries' default version.
+# The emulator does not support the default version of the queue and blob libraries.
 _API_VERSION = "2024-11-04"
 
 _RETRY_TOTAL = 3

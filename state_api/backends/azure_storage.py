@@ -44,7 +44,7 @@ _READ_TIMEOUT_SECONDS = 30
 _MAX_CONCURRENT_READS = 16
 _MAX_NAME_LENGTH = 256
 _CLOCK_SKEW_MARGIN = seconds(5)
-"""The storage tells its time in whole seconds, and its machines' clocks may differ a little. A larger margin is safe:
+"""The storage reports its time in whole seconds, and its machines' clocks may differ a little. A larger margin is safe:
 it costs one more pass over a task hub that has just changed."""
 
 _UNUSED_PARTITION_KEY = "^ "
@@ -125,7 +125,7 @@ class AzureStorageBackend:
 
     async def begin_scan(self, task_hub: str) -> ScanStart:
         async with self._translate_errors(task_hub):
-            # Any read shows whether the table exists, and its response tells the storage's time.
+            # Any read shows whether the table exists, and its response has the storage's time.
             await self._read_row(task_hub, _UNUSED_PARTITION_KEY, ["PartitionKey"])
         whole_table = _encode_cursor(None, None)
         return ScanStart(Instant(self._tables.clock.now() - _CLOCK_SKEW_MARGIN), (whole_table,), (whole_table,))
@@ -231,8 +231,9 @@ def _page_query(range_number: int | None, changed_since: Instant) -> tuple[str, 
 
 
 def _parse_row(task_hub: str, row: TableEntity) -> ObservedInstance | None:
-    """Return None for a row that is not an instance of this task hub: another task hub's row in a shared tracking
-    store, or the row without name and status that a purge leaves behind while the provider migrates."""
+    """Parse a row of the instance table. Return None if the row is not an instance of this task hub. In a shared
+    tracking store, it can belong to another task hub. A purge while the provider migrates leaves a row without name and
+    status."""
     if not same_hub(row.get("TaskHubName") or task_hub, task_hub):
         return None
     name, status = row.get("Name"), row.get("RuntimeStatus")

@@ -73,9 +73,9 @@ class QueueMessageId:
     dequeue_count: int
 
 
-def parse_envelope(content: Any) -> Envelope | None:
-    """Parse the content of a message: JSON, or JSON in Base64 from older extensions. Return None for anything else."""
-    text = str(content)
+def parse_envelope(body: Any) -> Envelope | None:
+    """Parse the body of a message: JSON, or JSON in Base64 from older extensions. Return None for anything else."""
+    text = str(body)
     try:
         if not text.lstrip("\ufeff").startswith("{"):
             text = base64.b64decode(text, validate=True).decode()
@@ -89,8 +89,8 @@ def parse_large_message(compressed: bytes) -> Envelope | None:
     """Parse the blob of a message that is too large for a queue: an envelope, compressed with gzip. Return None if it
     is neither."""
     try:
-        content = zlib.decompressobj(wbits=_GZIP_WINDOW_BITS).decompress(compressed, _MAX_LARGE_MESSAGE_BYTES)
-        return parse_envelope(content.decode())
+        envelope_json = zlib.decompressobj(wbits=_GZIP_WINDOW_BITS).decompress(compressed, _MAX_LARGE_MESSAGE_BYTES)
+        return parse_envelope(envelope_json.decode())
     except (ValueError, zlib.error):
         return None
 
@@ -102,7 +102,7 @@ def large_message_blob_name(envelope: Envelope | None) -> str | None:
 
 
 def classify_envelope(identity: QueueMessageId, envelope: Envelope | None) -> VisibleMessage:
-    """Say what a message does. Its kind is UNREADABLE if the envelope lacks what tells."""
+    """Return what a message does. Its kind is UNREADABLE if the envelope lacks the members that show it."""
     try:
         assert envelope is not None
         event = envelope["TaskMessage"]["Event"]
@@ -117,7 +117,7 @@ def classify_envelope(identity: QueueMessageId, envelope: Envelope | None) -> Vi
 
 
 def classify_blob_name(identity: QueueMessageId, blob_name: str) -> VisibleMessage:
-    """Say what a large message does, as far as its blob's name tells: `{instance id}/message-{32 digits}-{event
+    """Return what a large message does, as far as its blob's name shows it: `{instance id}/message-{32 digits}-{event
     type}.json.gz` (DurableTask.AzureStorage, MessageManager.GetNewLargeMessageBlobName). The name of the function is
     in the blob only."""
     match = re.fullmatch(r"(?s)(.+)/message-[0-9a-fA-F]{32}-([A-Za-z]+)\.json\.gz", blob_name)

@@ -202,7 +202,7 @@ def _deliveries(messages: Sequence["QueueMessage"]) -> set[tuple[str | None, int
 
 
 def _parse_partition_count(blob_bytes: bytes) -> int | None:
-    """Return the number of control queues that `taskhub.json` tells; None if it tells none."""
+    """Return the number of control queues that `taskhub.json` contains; None if it contains none."""
     try:
         count = json.loads(blob_bytes)["PartitionCount"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -2,7 +2,7 @@
 app itself (docs/platform.md, Other durable backends). Hides pages and the ways to find an instance.
 
 The API has no filter for changes. So a scan is two passes: over all active instances, then over all instances that were
-created since the scan began, whatever their status. If one instance starts another and ends during the first pass, the
+created since the scan began, with any status. If one instance starts another and ends during the first pass, the
 first pass can miss both, but the second finds the other.
 """
 
@@ -57,21 +57,21 @@ class _InstanceList:
 class ManagementApiBackend:
     """Reads task hubs through the app that `client` leads to.
 
-    This backend cannot distinguish a task hub that does not exist from an empty one, and never raises
-    ReadFailure.MISSING: on Azure Storage the extension creates the task hub that is asked about (provider,
+    This backend cannot distinguish a task hub that does not exist from an empty one. It never raises
+    ReadFailure.MISSING. On Azure Storage the extension creates the task hub that is asked about (provider,
     `EnsureTaskHubAsync`, read) and answers with an empty list. So a wrong name looks like a drained task hub, and a
-    request about a deleted task hub creates it again. By default MSSQL takes the task hub's name from the
-    database login (`TaskHubMode`, read), and then answers for that task hub whatever name is asked for. A tracking
-    store that several task hubs share answers for all of them.
+    request about a deleted task hub creates it again. By default MSSQL takes the task hub's name from the database
+    login (`TaskHubMode`, read), and then ignores the name in the request. A tracking store that several task hubs share
+    answers for all of them.
 
     Times are cut to seconds: a change shows in the stamp if it changes the status or falls into another second. The
     extension does not show orchestration versions (`HttpApiHandler.ConvertFrom`, read); a `version` is used if there is
     one.
 
-    A scan does not see an instance that was created before it and ends before its page of the first pass is read, or an
-    instance that is rewound after its page was read. Where the continuation token is a page number (MSSQL, read),
-    instances that end between two pages move others across the border unseen. That matters only if a whole page is of
-    instances that do not block.
+    A scan misses an instance that was created before the scan and ends before its page of the first pass is read. It
+    also misses an instance that is rewound after its page was read. Where the continuation token is a page number
+    (MSSQL, read), instances that end between two pages move others across the border unseen. That matters only if a
+    whole page is of instances that do not block.
     """
 
     provider = "managementApi"
@@ -153,8 +153,8 @@ class ManagementApiBackend:
     async def _find_by_prefix(self, task_hub: str, instance_id: str) -> ObservedInstance | None:
         """Find the instance among those whose ids begin like its own.
 
-        The host and the extension each decode the path before they split it: an id with a slash is answered with 404
-        although the instance runs, and so is every id by an app that does not serve the API at all. Only a list without
+        The host and the extension each decode the path before they split it. So the answer for an id with a slash is
+        404 although the instance runs. An app that does not serve the API answers 404 for every id. Only a list without
         the instance proves that there is none.
         """
         # Some providers' own queries fail at a quote or a bracket: the prefix ends before the first.
@@ -211,7 +211,9 @@ def create_management_api_backend(connections: TaskHubConnections, setting_name:
 
 
 def _parse_instance(instance: Any) -> ObservedInstance:
-    """Convert an instance as the API shows it. Raises ValueError for anything else."""
+    """Convert an instance from the API's JSON. Raises ValueError for anything else.
+
+    The stamp combines the times and the status, because it must differ after every change of the instance."""
     match instance:
         case {"instanceId": str(instance_id), "createdTime": str(created), "lastUpdatedTime": str(updated)}:
             name, version, status = instance.get("name"), instance.get("version"), instance.get("runtimeStatus")

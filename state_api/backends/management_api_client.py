@@ -94,6 +94,7 @@ class ManagementApiClient:
 
     @property
     def address(self) -> str:
+        """The normalized address of the app, without the path of the management API."""
         return normalize_address(self._base_url.removesuffix(_API_PATH))
 
     async def get_instance(self, task_hub: str, instance_id: str) -> ApiResponse:
@@ -187,13 +188,13 @@ class ManagementApiClient:
             )
 
     async def _read_json(self, response: aiohttp.ClientResponse) -> Any:
-        content = bytearray()
+        body = bytearray()
         async for chunk in response.content.iter_any():
-            content += chunk
-            if len(content) > MAX_RESPONSE_BYTES:
+            body += chunk
+            if len(body) > MAX_RESPONSE_BYTES:
                 raise self.response_error(f"answers with more than {MAX_RESPONSE_BYTES // 2**20} MiB")
         try:
-            return json.loads(content)
+            return json.loads(body)
         except (ValueError, RecursionError):
             pass
         # Raised outside of the handler: its context would contain the response.

@@ -88,13 +88,13 @@ class TimerReader:
                     cursor=str(_Cursor(reads_instances=False)),
                     reading_since=began_at,
                 )
-            found = await self._read_timers_of_instances(task_hub, prefix, keys, now)
+            timers = await self._read_timers_of_instances(task_hub, prefix, keys, now)
         else:
-            found, continuation = await self._read_history_page(task_hub, prefix, cursor.continuation, now)
+            timers, continuation = await self._read_history_page(task_hub, prefix, cursor.continuation, now)
         if continuation is None:
-            return _finish_read(known, found, Instant(began_at - _CLOCK_SKEW_MARGIN), now)
+            return _finish_read(known, timers, Instant(began_at - _CLOCK_SKEW_MARGIN), now)
         next_cursor = _Cursor(reads_instances=read_through is not None, continuation=continuation)
-        return replace(known, timers=known.merge_timers(found, now), cursor=str(next_cursor), reading_since=began_at)
+        return replace(known, timers=known.merge_timers(timers, now), cursor=str(next_cursor), reading_since=began_at)
 
     async def _read_changed_keys(
         self, prefix: str, since: Instant, continuation: Continuation | None
@@ -173,12 +173,17 @@ async def _read_next_page(
     return page, pages.continuation_token or None
 
 
-def _finish_read(known: KnownTimers, found: Sequence[PendingTimer], read_through: Instant, now: Instant) -> KnownTimers:
+def _finish_read(
+    known: KnownTimers, timers: Sequence[PendingTimer], read_through: Instant, now: Instant
+) -> KnownTimers:
     """Return the result of a complete read. If some timers were too many to be kept, nothing counts as read."""
-    return KnownTimers(known.merge_timers(found, now), None if known.truncated else read_through)
+    return KnownTimers(known.merge_timers(timers, now), None if known.truncated else read_through)
 
 
 def _timer_key(row: Mapping[str, Any]) -> int:
-    """Identify a timer within its task hub by 48 bits of a hash."""
+    """Identify a timer within its task hub by 48 bits of a hash.
+
+    The key is short because up to MAX_REMEMBERED_TIMERS of them are stored in one row. Two timers with the same key
+    count as one, so a collision can only explain fewer invisible messages and delay Ready."""
     text = f"{row['PartitionKey']}\0{row.get('ExecutionId')}\0{row.get('EventId')}"
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6], "big")

@@ -26,9 +26,10 @@ class ReadFailure(StrEnum):
 class BackendError(Exception):
     """A task hub cannot be read or deleted.
 
-    `message` is one line for people. It names what to correct (a setting, a role or an address) and contains no secret.
-    `retry_after` is the number of seconds that the provider asks to wait, at most MAX_RETRY_AFTER_SECONDS; None where
-    the provider names none.
+    - `message` is one line for people. It names what to correct (a setting, a role or an address) and contains no
+      secret.
+    - `retry_after` is the number of seconds that the provider asks to wait, at most MAX_RETRY_AFTER_SECONDS; None where
+      the provider names none.
     """
 
     def __init__(self, failure: ReadFailure, message: str, retry_after: int | None = None) -> None:
@@ -42,9 +43,9 @@ class BackendError(Exception):
 class ScanStart:
     """The start of a scan.
 
-    `changed_since` is a time by the provider's clock, a little before now: every change during the scan is later.
-    `cursors` are those of the first pass; together they cover the whole task hub. `next_pass_cursors` are those of
-    every further pass over what has changed since `changed_since`.
+    - `changed_since` is a time by the provider's clock, a little before now. Every change during the scan is later.
+    - `cursors` are those of the first pass. Together they cover the whole task hub.
+    - `next_pass_cursors` are those of every further pass over what has changed since `changed_since`.
     """
 
     changed_since: Instant
@@ -89,9 +90,10 @@ class Artifact:
 class TaskHubArtifacts:
     """What exists of a task hub in a storage account.
 
-    `deletable` is in the order of deletion: containers, queues and tables, the instance table last, so that the
-    evidence is still there if the deletion stops halfway. `shared` are tables of the task hub's name that must not be
-    deleted, because other task hubs have rows there, or because no instance table shows whose history it is.
+    - `deletable` is in the order of deletion: containers, queues and tables. The instance table is last, so that the
+      evidence is still there if the deletion stops halfway.
+    - `shared` are tables of the task hub's name that must not be deleted. Other task hubs have rows there, or no
+      instance table shows whose history it is.
     """
 
     deletable: tuple[Artifact, ...]

@@ -2,7 +2,7 @@
 durable backends). Hides the protocol's messages.
 
 The protocol has no filter for changes. So a scan is two passes: over all active instances, then over all instances that
-were created since the scan began, whatever their status. If one instance starts another and ends during the first pass,
+were created since the scan began, with any status. If one instance starts another and ends during the first pass,
 and neither is active when it is read, the second pass finds the other.
 """
 
@@ -51,12 +51,14 @@ class SchedulerBackend:
     """Reads the task hubs of the scheduler whose connection string is in the setting `setting_name`. Raises
     SettingsError if the connection string is not valid.
 
-    Read in the source of the in-memory engine (durabletask 1.12): it applies runtime statuses, created times (from
-    inclusive, to exclusive, in microseconds) and the page size; it shows a continued instance as Pending, never tells a
-    version, starts scheduled instances at once, and ignores the task hub's name.
+    Read in the source of the in-memory engine (durabletask 1.12). The engine applies runtime statuses, created times
+    (from inclusive, to exclusive, in microseconds) and the page size. It shows a continued instance as Pending and
+    never returns a version. It starts scheduled instances at once, and ignores the task hub's name.
 
-    Two changes during a scan are not seen, because nothing distinguishes them from older ones: an instance that was
-    created before the scan and ends before its page is read, and an instance that is rewound after its page was read.
+    A scan misses two changes, because nothing distinguishes them from older ones:
+
+    - An instance was created before the scan and ends before its page is read.
+    - An instance is rewound after its page was read.
     """
 
     provider = "scheduler"
@@ -143,8 +145,8 @@ class SchedulerBackend:
         """Return no messages: an instance exists from the moment it is scheduled.
 
         The response to a start names the instance. A worker completes a turn with one message, which includes the
-        sub-orchestrations that it starts, and the in-memory engine creates them under the lock under which it ends
-        their parent (`CompleteOrchestratorTask`). The managed service's source is not public; it takes the same
+        sub-orchestrations that it starts. The in-memory engine creates them and ends their parent under one lock
+        (`CompleteOrchestratorTask`). The managed service's source is not public; it takes the same
         message. Signals to entities are not counted: what an entity starts begins when it processes the signal, as at
         any other trigger.
         """

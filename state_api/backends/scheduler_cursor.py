@@ -22,9 +22,9 @@ class SchedulerCursor:
 
     A range with more than a page of instances is split in two, and each half is asked for anew, until every response
     contains the whole of its range. Continuation tokens could lose instances: the in-memory engine's token is a
-    position in a list that is filtered anew for each page, so instances that end between two pages move others across
-    their border. Tokens are followed only where a split is impossible: through instances that were created at the same
-    time, and after pages that are short for the scheduler's own reasons.
+    position in a list that is filtered anew for each page. Instances that end between two pages then move others across
+    the border of the pages. Tokens are followed only where a split is impossible: through instances that were created
+    at the same time, and after pages that are short for the scheduler's own reasons.
 
     Ranges are read from the oldest on. An instance is older than those that it starts, and older than itself when it is
     started again under its id. So both are in a range that is still to be read.

@@ -138,8 +138,8 @@ class StorageAccount:
         """Return the connection string if it leads to the service for this kind of artifact; otherwise raise
         BackendError.
 
-        If a connection string gives one service an address of its own, its AccountName does not lead to the others: for
-        the emulator, the library would go to an account in Azure.
+        If a connection string gives one service an address of its own, its AccountName does not lead to the others.
+        With a connection string of the emulator, the library would connect to an account in Azure.
         """
         names = {part.partition("=")[0].strip().upper() for part in connection_string.split(";")}
         has_endpoints = any(name.endswith("ENDPOINT") for name in names)

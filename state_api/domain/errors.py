@@ -1,31 +1,31 @@
 """The errors that callers of the API can meet. `http/problems.py` turns each into a problem document.
 
-StateError
-├── InvalidRequest            the request cannot be understood or makes no sense
-├── NotFound
-│   ├── AppNotFound           this server has no such app
-│   ├── SlotNotFound          the app has no such slot
-│   ├── TaskHubNotFound       this server has no record of the task hub
-│   └── WaiverNotFound        the app has no such waiver
-├── Refused                   the operation would break running work or another pipeline
-│   ├── StagingNotReady       the slot's task hub has not drained; carries the reasons
-│   ├── DeploymentInProgress  another run deploys into this app; carries its caller, start and run
-│   ├── TaskHubInUse          a slot of an app holds the task hub
-│   ├── TaskHubAlreadyUsed    the task hub was used before
-│   ├── TaskHubClaimed        an app has claimed the task hub: only Cleanup removes its records
-│   ├── TaskHubNotDrained     the task hub has not drained or settled; carries the reasons
-│   ├── AppNotDrained         a slot of the app has not drained; carries the reasons
-│   ├── CleanupRequired       the app has retired task hubs: only Cleanup removes their records
-│   ├── SwapMismatch          the slot or the open deployment is not what the caller names
-│   ├── SwapPending           the outcome of a swap is unknown; carries its caller, start and run
-│   ├── ProbeNotConfigured    the app has no provider, so its task hubs cannot be read
-│   └── Conflict              other callers changed the app at the same time, repeatedly
-├── PreconditionFailed        If-Match names another revision of the app
-└── Unavailable               not possible now; carries when to retry
-    ├── TaskHubUnavailable    the task hub cannot be read at its provider
-    ├── StorageUnavailable    the state storage cannot be used
-    │   └── UnsupportedSchema the rows were written by another version of this server
-    └── TooManyEvents         the limit on deliveries in progress is reached
+- StateError
+  - InvalidRequest              the request cannot be understood or makes no sense
+  - NotFound
+    - AppNotFound               this server has no such app
+    - SlotNotFound              the app has no such slot
+    - TaskHubNotFound           this server has no record of the task hub
+    - WaiverNotFound            the app has no such waiver
+  - Refused                     the operation would break running work or another pipeline
+    - StagingNotReady           the slot's task hub has not drained; carries the reasons
+    - DeploymentInProgress      another run deploys into this app; carries its caller, start and run
+    - TaskHubInUse              a slot of an app holds the task hub
+    - TaskHubAlreadyUsed        the task hub was used before
+    - TaskHubClaimed            an app has claimed the task hub: only Cleanup removes its records
+    - TaskHubNotDrained         the task hub has not drained or settled; carries the reasons
+    - AppNotDrained             a slot of the app has not drained; carries the reasons
+    - CleanupRequired           the app has retired task hubs: only Cleanup removes their records
+    - SwapMismatch              the slot or the open deployment is not what the caller names
+    - SwapPending               the outcome of a swap is unknown; carries its caller, start and run
+    - ProbeNotConfigured        the app has no provider, so its task hubs cannot be read
+    - Conflict                  other callers changed the app at the same time, repeatedly
+  - PreconditionFailed          If-Match names another revision of the app
+  - Unavailable                 not possible now; carries when to retry
+    - TaskHubUnavailable        the task hub cannot be read at its provider
+    - StorageUnavailable        the state storage cannot be used
+      - UnsupportedSchema       the rows were written by another version of this server
+    - TooManyEvents             the limit on deliveries in progress is reached
 """
 
 from typing import Any

@@ -25,7 +25,7 @@ _MAX_ACTOR_CHARACTERS = 200
 
 def authenticate(keys: Sequence[AccessKey], headers: Headers, query: QueryParams) -> AccessKey | None:
     """The access key that a header or the query contains; None if the server does not know it. Compares the digest with
-    that of every key in constant time, so that the duration tells nothing about the keys."""
+    that of every key in constant time, so that the duration reveals nothing about the keys."""
     sent_keys = [headers[name] for name in KEY_HEADERS if name in headers] + query.getlist(KEY_PARAMETER)
     matching_key: AccessKey | None = None
     for sent_key in sent_keys:
@@ -64,8 +64,8 @@ def access_key_of(request: Request) -> AccessKey | None:
 
 def require_role(*roles: Role, across_apps: bool = False) -> Callable[[Request], Awaitable[None]]:
     """A dependency that raises Forbidden unless the key has one of these roles or is an admin's. A key that is bound to
-    apps must be bound to the app in the path, except with `across_apps`: then the operation itself limits its response
-    to the apps of the key."""
+    apps must be bound to the app in the path. With `across_apps` this is not checked, because the operation itself
+    limits its response to the apps of the key."""
 
     async def check(request: Request) -> None:
         key = access_key_of(request)
@@ -95,6 +95,8 @@ ADMINISTER = Depends(require_role())
 
 
 async def _get_visible_apps(request: Request) -> tuple[str, ...] | None:
+    """The only apps that the request may read. None means all apps: the key is not bound to apps, or the server has no
+    keys."""
     key = access_key_of(request)
     return key.apps if key else None
 

@@ -248,6 +248,7 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
     async def receive_replayed() -> Message:
         nonlocal replayed
         if replayed:
+            # The body has been sent in full, so later parts from the client are dropped.
             while (message := await receive())["type"] == "http.request":
                 pass
             return message

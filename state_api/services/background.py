@@ -24,8 +24,8 @@ _ROUND_TIMEOUT_SECONDS = 200.0
 """How long one round may take. It is well below the five minutes that host.json allows a function."""
 _CONCURRENCY = 4
 _REST_FACTOR = 10
-"""After a scan, the task hub is not scanned for this many times the duration of that scan, so that scans stay a small
-part of the work of its storage."""
+"""After a scan, the task hub is not scanned for this many times the duration of that scan. Scans then stay a small part
+of the work of its storage."""
 
 _APPS_PAGE_SIZE = 100
 

@@ -50,8 +50,10 @@ class CleanupOutcome(StrEnum):
 class CleanupResult:
     """What became of one retired task hub.
 
-    `reasons`: why it has not drained. `artifacts`: what was deleted at its provider, or would be in a dry run.
-    `shared`: what stays there because other task hubs use it. `message`: why it was not removed, or what goes with it.
+    - `reasons`: why the task hub has not drained.
+    - `artifacts`: what was deleted at its provider, or would be deleted in a dry run.
+    - `shared`: what stays at its provider because other task hubs use it.
+    - `message`: why the task hub was not removed, or what is removed with it.
     """
 
     retired_hub: RetiredHub
@@ -302,7 +304,7 @@ class Cleanup:
         is_verdict_due = False
         for artifact in artifacts:
             if is_verdict_due and artifact.kind is ArtifactKind.TABLE:
-                # Nothing starts without control queues, and whatever started since the first verdict has a row by now.
+                # Nothing starts without control queues. Instances that started since the first verdict have rows now.
                 record = await self._task_hubs.get(target.task_hub)
                 verdict = await self._assess(run, replace(target, record=record))
                 if blockers := _find_blockers(verdict, deletes_artifacts=True):

@@ -16,7 +16,8 @@ from state_api.services.readiness import Readiness
 @dataclass(frozen=True, slots=True)
 class TaskHubStatus:
     """A task hub, the slot that holds it now, and what is active in it, without the exemptions of any policy.
-    `has_waiting_events`: events of the task hub wait in quarantine until an app claims it."""
+
+    If `has_waiting_events`, events of the task hub wait in quarantine until an app claims it."""
 
     record: TaskHubRecord
     slot: str | None

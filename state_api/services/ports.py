@@ -33,11 +33,15 @@ class Page(Generic[Item]):
 class TaskHubRecord:
     """The registry's record of a task hub.
 
-    `shards` is the number of partitions of its instance table; it never changes. `app` is the app that claimed it, and
-    `run_id` identifies the pipeline run of that claim. `proof` shows that the task hub at its provider belongs to the
-    app. `recording` is set once its instance table exists. `closed` means that it takes no more events.
-    `deleting_from` is the backend that Cleanup began to delete its artifacts from. `seen` means that a probe has found
-    it. `confirmed_backend` is the backend that has shown an instance which events had reported.
+    - `shards`: the number of partitions of its instance table. This number never changes.
+    - `app`: the app that claimed the task hub.
+    - `recording`: its instance table exists.
+    - `closed`: the server records no more events of the task hub.
+    - `deleting_from`: the backend that Cleanup began to delete its artifacts from.
+    - `seen`: a probe has found the task hub.
+    - `confirmed_backend`: the backend that has shown an instance which events had reported.
+    - `run_id`: the pipeline run that claimed the task hub.
+    - `proof`: shows that the task hub at its provider belongs to the app.
     """
 
     name: str
@@ -54,8 +58,14 @@ class TaskHubRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """What is stored of the probes of a task hub: the last result, a scan to continue, the state of its messages, and
-    the lease of the worker that reads the task hub now. `lease_owner` is empty without a lease."""
+    """What is stored of the probes of a task hub.
+
+    - `result`: the last result.
+    - `scan`: a scan to continue.
+    - `leased_until`: when the lease of the worker that reads the task hub now expires.
+    - `lease_owner`: the worker that holds the lease. Empty without a lease.
+    - `message_state`: what is remembered of the messages of the task hub.
+    """
 
     result: ProbeResult | None = None
     scan: Scan | None = None
@@ -196,7 +206,8 @@ class TaskHubs(Protocol):
 
 
 class Probes(Protocol):
-    async def get(self, task_hub: str) -> ProbeRecord: ...
+    async def get(self, task_hub: str) -> ProbeRecord:
+        """What is stored of the task hub's probes; an empty record if nothing is."""
 
     async def acquire_lease(self, task_hub: str, lease_owner: str, *, until: Instant, now: Instant) -> Lease | None:
         """Lease the task hub to one worker. None while another worker holds the lease."""

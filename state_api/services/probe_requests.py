@@ -14,8 +14,9 @@ from state_api.domain.releases.apps import ProviderConfig
 class ProbeRequest:
     """What to verify, and until when.
 
-    `backend_id` identifies where the provider's settings lead now; empty if a setting is missing or wrong.
-    `requested_at` is by the state storage's clock, `deadline` by the clock of the event loop.
+    - `backend_id`: the backend that the provider's settings lead to now. Empty if a setting is missing or wrong.
+    - `requested_at`: a time by the state storage's clock.
+    - `deadline`: a time by the clock of the event loop, in seconds.
     """
 
     task_hub: str

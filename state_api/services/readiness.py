@@ -39,8 +39,9 @@ class SlotStatus:
 class Verification:
     """How to verify a verdict.
 
-    `requested_at` is by the state storage's clock, `deadline` by the clock of the event loop. `probe_outcomes` are
-    those of a moment ago, by task hub; they are used instead of reading again.
+    - `requested_at`: a time by the state storage's clock.
+    - `deadline`: a time by the clock of the event loop, in seconds.
+    - `probe_outcomes`: the outcomes of a moment ago, by task hub. They are used instead of reading again.
     """
 
     mode: VerificationMode

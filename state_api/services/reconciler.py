@@ -70,12 +70,12 @@ class Reconciler:
         if any(instance is not None and instance.source is EvidenceSource.EVENT for instance in recorded):
             await self._task_hubs.record_seen(request.task_hub, confirmed_backend=request.backend_id)
         if not sees_messages:
-            shown = [
+            active_starts = [
                 (before.started, instance)
                 for before, instance in zip(recorded, active, strict=True)
                 if before is not None and before.active and before.started is not None
             ]
-            await self.confirm_starts(request, shown, observed_at=scan.began_at)
+            await self.confirm_starts(request, active_starts, observed_at=scan.began_at)
         now = self._clock.now()
         missed = [reconcile_start(before, instance, now) for before, instance in zip(recorded, active, strict=True)]
         await self.record_corrections(request.task_hub, [instance for instance in missed if instance is not None])
@@ -83,16 +83,16 @@ class Reconciler:
         scan.recorded_count += len(active)
 
     async def confirm_starts(
-        self, request: ProbeRequest, shown: Iterable[tuple[Started, ObservedInstance]], *, observed_at: Instant
+        self, request: ProbeRequest, starts: Iterable[tuple[Started, ObservedInstance]], *, observed_at: Instant
     ) -> None:
-        """Record which starts the task hub has shown, by a read that began at `observed_at`. If such an instance is
-        absent later, it has ended and was purged."""
+        """Record which of these starts the task hub has shown, by a read that began at `observed_at`. If such an
+        instance is absent later, it has ended and was purged."""
         confirmed = (
             (
                 observed.instance_id,
                 confirm_start(started, observed, backend_id=request.backend_id, observed_at=observed_at),
             )
-            for started, observed in shown
+            for started, observed in starts
         )
         await self._merge(
             request.task_hub, [Instance(instance_id, start) for instance_id, start in confirmed if start is not None]

@@ -108,12 +108,12 @@ class TaskHubReader:
             self._request.task_hub, [instance.instance_id for instance in step.instances]
         )
         if not self._sees_messages():
-            shown = [
-                (start_of(instance), shown)
+            observed_starts = [
+                (start_of(instance), observed_instance)
                 for instance in step.instances
-                if (shown := observed[instance.instance_id]) is not None
+                if (observed_instance := observed[instance.instance_id]) is not None
             ]
-            await self._context.reconciler.confirm_starts(self._request, shown, observed_at=observed_at)
+            await self._context.reconciler.confirm_starts(self._request, observed_starts, observed_at=observed_at)
         return state.after_lookup(step, observed, sees_messages=self._sees_messages())
 
     async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:
@@ -236,15 +236,19 @@ class TaskHubReader:
         return scan.to_result(ProbeStatus.COMPLETE, provider, self._clock.now(), messages=evidence)
 
     async def _read_messages(self, scan: Scan) -> None:
-        """Read the control queues, and the histories only if the known timers do not explain all invisible messages."""
+        """Observe the control queues before the next pass of the scan, and record once that the task hub exists.
+
+        The order matters: the pass reads the instance of every start that left a queue before this read."""
         scan.observed_queues = await self._observe_queues()
         if scan.queues_read_in_pass == 0:
-            # Not earlier, because a shared instance table does not show whether the task hub exists.
+            # The start of the scan is too early: it does not show that the task hub exists if the instance table is
+            # shared, but reading the queues of a missing task hub fails.
             await self._context.task_hubs.record_seen(self._request.task_hub)
         scan.queues_read_in_pass = scan.pass_number
 
     async def _observe_queues(self) -> ObservedQueues | None:
-        """None if the backend does not show messages, or the policy ignores them."""
+        """Read the control queues, and the histories only if the known timers do not explain all invisible messages.
+        None if the backend does not show messages, or the policy ignores them."""
         if self._request.policy.ignore_messages:
             return None
         observed = await self._take_snapshot(self._message_state.timers)

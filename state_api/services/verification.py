@@ -81,7 +81,8 @@ class Verifier:
         return await self._read(request, for_verdict=True)
 
     async def probe_completely(self, request: ProbeRequest) -> ProbeResult:
-        """A complete and recent scan of the task hub, whatever it found. The task hub is read if there is none."""
+        """A complete and recent scan of the task hub, with or without active instances. Without a stored scan of this
+        kind, the task hub is read."""
         outcome = await self._read(request, for_verdict=False)
         assert outcome.result is not None, "a request that is not for a verdict ends with a scan"
         return outcome.result

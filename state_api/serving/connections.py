@@ -41,9 +41,12 @@ UNREAD_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """`head_timeout_seconds` limits the time from the connection, or from the previous response, to the end of a
-    request head. `unread_timeout_seconds` limits the time in which a caller reads nothing of a response that is being
-    sent."""
+    """The limits on the connections of one server.
+
+    - `head_timeout_seconds`: limits the time from the connection, or from the previous response, to the end of a
+      request head.
+    - `unread_timeout_seconds`: limits the time in which a caller reads nothing of a response that is being sent.
+    """
 
     max_connections: int = MAX_CONNECTIONS
     head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS

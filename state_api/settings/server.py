@@ -25,10 +25,13 @@ DEFAULT_UNCLAIMED_TASK_HUBS = 200
 
 
 class Settings(FrozenModel):
-    """All settings of one server. `shards` is the number of table partitions of a new task hub.
-    `max_unclaimed_task_hubs` limits the task hubs that the server records events for although no app has claimed them;
-    None means no limit, which `read_settings` never returns. `trust_platform_identity` is true where App Service
-    authentication removes the identity headers that callers send."""
+    """All settings of one server.
+
+    - `shards`: the number of table partitions of a new task hub.
+    - `max_unclaimed_task_hubs`: limits the task hubs that the server records events for although no app has claimed
+      them. None means no limit. The function `read_settings` never returns None.
+    - `trust_platform_identity`: true where App Service authentication removes the identity headers that callers send.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 

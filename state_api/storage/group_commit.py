@@ -3,8 +3,8 @@ Nothing waits for a timer, and each caller gets its outcome once the transaction
 
 Instances that this worker has read or written lately are cached. Every write is conditional on the row's ETag, so a
 stale cache entry causes a conflict and another read. A cache entry that is older than the row still recognizes a
-duplicate, because merging into a record never removes what it contains (domain/task_hubs/lifecycle.py); a duplicate of
-a cached record therefore costs no request.
+duplicate, because merging into a record never removes what it contains (domain/task_hubs/lifecycle.py). So a duplicate
+of a cached record costs no request.
 """
 
 import asyncio
@@ -334,9 +334,9 @@ class GroupCommit:
     async def _stamp_activity(
         self, client: TableClient, shard: str, function_name: str, event_at: Instant
     ) -> TableOperation:
-        """The operation that writes the function's activity stamp. It has no condition, because every writer of the
-        shard writes stamps, and the settle window counts from the row's Timestamp, which the storage sets.
-        `LastEventAt` is for people, and may lag behind for a moment when several workers write."""
+        """The operation that writes the function's activity stamp. The write has no condition, because every writer
+        of the shard writes stamps. The settle window counts from the row's Timestamp, which the storage sets. The
+        column `LastEventAt` is for people, and may lag behind for a moment when several workers write."""
         stamp_key = (client.table_name, shard, function_name)
         if stamp_key not in self._last_event_at:
             if len(self._last_event_at) >= MAX_CACHED_ROWS:

@@ -25,7 +25,7 @@ from state_api.storage.schema import ACTIVITY_SCHEMA, INSTANCE_SCHEMA, RowSchema
 ACTIVE_FROM = "a|"
 ACTIVE_TO = "a}"
 STAMPS_FROM = "b|"
-"""Stamps sort after the active rows. A reader pages through a shard in key order: if it read an old stamp first, it
+"""Stamps sort after the active rows. A reader pages through a shard in key order. If it read an old stamp first, it
 could then miss an active row that an end has just removed, and the stamp that the end has written."""
 STAMPS_TO = "b}"
 ACTIVITY_STAMP_PREFIX = f"{STAMPS_FROM}{ACTIVITY_SCHEMA.number}|"

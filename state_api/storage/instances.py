@@ -124,8 +124,8 @@ class InstanceStore:
     async def _read_shard_activity(
         self, table: TableClient, partition: str, exemptions: Exemptions, *, missing_is_empty: bool
     ) -> InstanceActivity:
-        """The activity of one shard. Stops after ACTIVE_LIMIT + 1 instances that are not exempt, before the stamps: the
-        verdict is NotReady then, whatever they say."""
+        """The activity of one shard. Stops after ACTIVE_LIMIT + 1 instances that are not exempt, without reading the
+        stamps: the verdict is NotReady even without them."""
         shard = _ShardActivity(exemptions)
         rows = table.query_entities(
             "PartitionKey eq @partition and RowKey ge @from and RowKey lt @to",

@@ -199,7 +199,7 @@ class Tables:
 async def submit_transaction(table: TableClient, operations: Sequence[TableOperation]) -> list[str | None]:
     """Write rows of one partition, all or none. Returns the new ETag of each; None for a row that was deleted.
 
-    The library retries this request when the connection breaks, although the first attempt may have succeeded: then the
+    The library retries this request when the connection breaks, although the first attempt may have succeeded. Then the
     condition of the second attempt fails, and every caller reads again after a conflict. Raises the library's errors,
     with their code."""
     return await send_transaction(table, operations, retry_on_methods=_RETRIED_METHODS)
@@ -267,35 +267,36 @@ def timestamp_of(entity: TableEntity) -> Instant:
 
 
 def split_property(name: str, text: str) -> dict[str, str]:
-    """A long text as properties `name0`, `name1` and so on."""
+    """Split a long text into the properties `name0`, `name1` and so on."""
     pieces = [text[at : at + _MAX_PROPERTY_CHARACTERS] for at in range(0, len(text), _MAX_PROPERTY_CHARACTERS)] or [""]
     return {f"{name}{number}": piece for number, piece in enumerate(pieces)}
 
 
 def join_property(name: str, entity: Mapping[str, Any]) -> str:
-    """The text that `split_property` has split; empty if the entity has none."""
+    """Join the properties `name0`, `name1` and so on, which `split_property` wrote, into one text. Return an empty text
+    if the entity has no such property."""
     pieces: list[str] = []
     while (piece := entity.get(f"{name}{len(pieces)}")) is not None:
         pieces.append(piece)
     return "".join(pieces)
 
 
-def encode_token(content: Mapping[str, Any]) -> str:
+def encode_token(members: Mapping[str, Any]) -> str:
     """An opaque continuation token."""
-    return base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(json.dumps(members, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
 def decode_token(token: str, *kinds: str) -> dict[str, Any]:
-    """The content that `encode_token` has encoded. Raises InvalidRequest unless its `kind` is one of `kinds`."""
+    """The members that `encode_token` has encoded. Raises InvalidRequest unless its `kind` is one of `kinds`."""
     try:
-        content = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+        members = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
         # Raises ValueError for lone surrogates, which cannot be sent to the storage.
-        json.dumps(content, ensure_ascii=False).encode()
+        json.dumps(members, ensure_ascii=False).encode()
     except (binascii.Error, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or content.get("kind") not in kinds:
+        members = None
+    if not isinstance(members, dict) or members.get("kind") not in kinds:
         raise InvalidRequest(INVALID_CONTINUATION)
-    return content
+    return members
 
 
 async def read_page(
@@ -306,8 +307,8 @@ async def read_page(
     `token` of another list."""
     start: Any = None
     if token is not None:
-        content = decode_token(token, list_name)
-        start = {name: content.get(name) for name in ("PartitionKey", "RowKey")}
+        members = decode_token(token, list_name)
+        start = {name: members.get(name) for name in ("PartitionKey", "RowKey")}
         if not all(isinstance(key, str) for key in start.values()):
             raise InvalidRequest(INVALID_CONTINUATION)
     # The iterator's continuation token is a mapping of keys, contrary to the library's annotations.

@@ -54,8 +54,11 @@ class _SharedRead:
 
 
 class TaskHubStore:
-    """Reads and writes the registry. `shards` is the number of shards for new task hubs; `unclaimed_limit` is the
-    number of unclaimed task hubs that may take events, None for no limit."""
+    """Reads and writes the registry.
+
+    - `shards`: the number of shards for new task hubs.
+    - `unclaimed_limit`: the number of unclaimed task hubs that may take events. None means no limit.
+    """
 
     def __init__(self, tables: Tables, shards: int, unclaimed_limit: int | None = None) -> None:
         self._tables = tables
@@ -116,9 +119,9 @@ class TaskHubStore:
         self._open_records.pop(hub_key(task_hub), None)
 
     async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
-        """Reserve the task hub for this app for ever. The claim stays even if the app does not stage the task hub in
-        the end, so that no other app can take a name that a slower writer is about to use. A claim without a proof
-        keeps the proof on record. Raises TaskHubAlreadyUsed and TaskHubInUse."""
+        """Reserve the task hub for this app for ever. If the app does not stage the task hub in the end,
+        the claim stays. Otherwise another app could take a name that a slower writer is about to use. A claim without a
+        proof keeps the proof on record. Raises TaskHubAlreadyUsed and TaskHubInUse."""
 
         def claimed(record: TaskHubRecord) -> TaskHubRecord:
             if record.closed:

@@ -90,22 +90,22 @@ def request_lines(url: str, operation: TableOperation, *, cosmos: bool) -> list[
             request = [f"PATCH {entity} HTTP/1.1", *_OPERATION_HEADERS]
         if verb == "update":
             request.append(f"If-Match: {etag or '*'}")
-    content = json.dumps({name: value for name, value in row.items() if value is not None})
-    return [*request, "Content-Type: application/json", f"Content-Length: {len(content)}", "", content]
+    body = json.dumps({name: value for name, value in row.items() if value is not None})
+    return [*request, "Content-Type: application/json", f"Content-Length: {len(body)}", "", body]
 
 
 def _quote_key(key: str) -> str:
     return quote(key.replace("'", "''"), safe="")
 
 
-def parse_etags(response: AsyncHttpResponse, content: bytes, count: int) -> list[str | None]:
+def parse_etags(response: AsyncHttpResponse, body: bytes, count: int) -> list[str | None]:
     """The ETags in the response to a transaction of `count` operations; None for a deleted row. Raises
     TableTransactionError unless every operation succeeded, and ClientAuthenticationError."""
-    parts = [(int(part[1]), _ETAG.search(part[2])) for part in _PART.finditer(content)]
+    parts = [(int(part[1]), _ETAG.search(part[2])) for part in _PART.finditer(body)]
     if response.status_code == _ACCEPTED and len(parts) == count and all(200 <= status < 300 for status, _ in parts):
         return [etag[1].decode() if etag else None for _, etag in parts]
     status = parts[0][0] if response.status_code == _ACCEPTED and parts else response.status_code
-    code, message = _parse_error(content)
+    code, message = _parse_error(body)
     code = code or response.headers.get("x-ms-error-code", "")
     error_class = ClientAuthenticationError if status in (401, 403) else TableTransactionError
     error = error_class(message=message or f"the transaction ended with {status}", response=response)
@@ -114,9 +114,9 @@ def parse_etags(response: AsyncHttpResponse, content: bytes, count: int) -> list
     raise error
 
 
-def _parse_error(content: bytes) -> tuple[str, str]:
+def _parse_error(body: bytes) -> tuple[str, str]:
     """The service's error code and message; empty if the response has none."""
-    match = _ERROR.search(content)
+    match = _ERROR.search(body)
     try:
         error = json.loads(match[0])["odata.error"] if match else {}
         return str(error.get("code", "")), str(error.get("message", {}).get("value", ""))

@@ -13,8 +13,8 @@ from state_api.storage.tables import translate_storage_errors
 from state_api.storage.task_hub_rows import APP_COLUMN, CLOSED_COLUMN, TASK_HUB_PARTITION
 
 COUNT_MAX_AGE_SECONDS = 30.0
-"""How long a count is used. Servers that share a storage do not see each other's new task hubs during that time, so
-together they may exceed the limit: each server admits at most what was left when it counted."""
+"""How long a count is used. Servers that share a storage do not see each other's new task hubs during that time.
+Together they may exceed the limit, because each server admits as many as the limit allowed when it counted."""
 
 
 class UnclaimedTaskHubLimit:

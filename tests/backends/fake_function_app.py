@@ -36,10 +36,11 @@ async def no_override(request: web.Request) -> web.StreamResponse | None:
 class FakeFunctionApp:
     """A function app with the extension.
 
-    `hubs` are its task hubs by name, each with its instances by id; `put` writes to the task hub `hub`. `requests` are
-    those that were received. A page of the list reads `rows_per_page` rows, whether they match or not, as Azure Tables
-    does. `last_token` is the continuation token of the last page, and `date` the Date header. `override` can answer in
-    the app's place.
+    - `hubs` are its task hubs by name, each with its instances by id. `put` writes to the task hub `hub`.
+    - `requests` are those that were received.
+    - A page of the list reads `rows_per_page` rows, whether they match or not, as Azure Tables does.
+    - `last_token` is the continuation token of the last page, and `date` the Date header.
+    - `override` can answer in the app's place.
     """
 
     origin: str

@@ -161,9 +161,10 @@ class FakeScheduler:
     """Lists instances as a scheduler may: sorted by `order`, at most `limit` on a page, with a continuation token that
     is a position in the list of matches.
 
-    `always_has_more` gives the last page a token too. `time_bounds` are the comparisons of created times with the lower
-    and the upper bound: `>=<`, `><` or `>=<=`; with `none` they are not compared. `queries` and `metadata` are those of
-    the calls that were received.
+    - `always_has_more` gives the last page a token too.
+    - `time_bounds` are the comparisons of created times with the lower and the upper bound: `>=<`, `><` or `>=<=`.
+      With `none` they are not compared.
+    - `queries` and `metadata` are those of the calls that were received.
     """
 
     def __init__(self, states: Sequence[protocol.OrchestrationState] = ()) -> None:

@@ -120,8 +120,8 @@ def hub() -> str:
     return "a" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(12))
 
 
-def artifact_names(found: TaskHubArtifacts) -> list[str]:
-    return [str(artifact) for artifact in found.deletable]
+def artifact_names(artifacts: TaskHubArtifacts) -> list[str]:
+    return [str(artifact) for artifact in artifacts.deletable]
 
 
 def expected_artifacts(hub: str, tables: str | None = None) -> list[str]:

@@ -36,7 +36,7 @@ async def test_only_the_artifacts_of_this_task_hub_are_deleted(
     assert artifact_names(await artifacts.find_artifacts(hub)) == expected_artifacts(hub)
     await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {
-        name: content for name, content in before.items() if name not in expected_artifacts(hub)
+        name: entries for name, entries in before.items() if name not in expected_artifacts(hub)
     }
     assert len(before) == 44
     assert await artifacts.find_artifacts(hub) == TaskHubArtifacts(())
@@ -75,9 +75,9 @@ async def test_a_task_hub_name_is_compared_without_case(
 ) -> None:
     spelled_by_app = f"{hub[:6]}{hub[6:].upper()}"
     await account.add_hub(spelled_by_app)
-    found = await artifacts.find_artifacts(spelling(hub))
-    assert artifact_names(found) == expected_artifacts(hub, tables=spelled_by_app)
-    assert found.shared == ()
+    task_hub_artifacts = await artifacts.find_artifacts(spelling(hub))
+    assert artifact_names(task_hub_artifacts) == expected_artifacts(hub, tables=spelled_by_app)
+    assert task_hub_artifacts.shared == ()
     await delete_artifacts(artifacts, spelling(hub))
     assert await account.list_contents(hub) == {}
 
@@ -94,10 +94,10 @@ async def test_tables_that_other_task_hubs_use_are_not_deleted(
         provider_row("another", "their-order", "Running")
     )
     before = await account.list_contents(hub)
-    found = await artifacts.find_artifacts(hub)
+    task_hub_artifacts = await artifacts.find_artifacts(hub)
     shared = [f"table {hub}History", f"table {hub}Instances"]
-    assert [str(artifact) for artifact in found.shared] == shared
-    assert artifact_names(found) == [name for name in expected_artifacts(hub) if name not in shared]
+    assert [str(artifact) for artifact in task_hub_artifacts.shared] == shared
+    assert artifact_names(task_hub_artifacts) == [name for name in expected_artifacts(hub) if name not in shared]
     await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {name: before[name] for name in shared}
 
@@ -163,9 +163,11 @@ async def test_deleting_an_artifact_that_is_gone_does_nothing(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
     await account.add_hub(hub)
-    found = await artifacts.find_artifacts(hub)
+    task_hub_artifacts = await artifacts.find_artifacts(hub)
     for _ in range(2):
-        await asyncio.gather(*(artifacts.delete(artifact) for artifact in found.deletable for _ in range(2)))
+        await asyncio.gather(
+            *(artifacts.delete(artifact) for artifact in task_hub_artifacts.deletable for _ in range(2))
+        )
     assert await account.list_contents(hub) == {}
 
 

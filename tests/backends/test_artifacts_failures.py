@@ -34,8 +34,8 @@ async def test_a_refusal_names_the_missing_role(account: RawAccount, storage: St
     before = await account.list_contents(hub)
     mismatch = ServiceFault(403, "AuthorizationPermissionMismatch")
     async with account_proxy(storage) as proxy, open_artifacts(proxy.settings) as artifacts:
-        found = await artifacts.find_artifacts(hub)
-        by_kind = {artifact.kind: artifact for artifact in found.deletable}
+        task_hub_artifacts = await artifacts.find_artifacts(hub)
+        by_kind = {artifact.kind: artifact for artifact in task_hub_artifacts.deletable}
         for kind, service in zip(
             (ArtifactKind.TABLE, ArtifactKind.QUEUE, ArtifactKind.CONTAINER), SERVICES, strict=True
         ):
@@ -46,7 +46,7 @@ async def test_a_refusal_names_the_missing_role(account: RawAccount, storage: St
                 await artifacts.find_artifacts(hub)
             # An identity that may only read finds the artifacts and is refused when it deletes one.
             proxy.faults = {f"{service} DELETE": mismatch}
-            assert await artifacts.find_artifacts(hub) == found
+            assert await artifacts.find_artifacts(hub) == task_hub_artifacts
             with raises_read_failure(ReadFailure.DENIED, *parts):
                 await artifacts.delete(by_kind[kind])
     assert await account.list_contents(hub) == before

@@ -93,12 +93,12 @@ async def test_an_entity_is_returned_when_it_has_changed_and_is_never_active(
 ) -> None:
     await provider.put("@counter@shop", "Running", name="@counter@shop")
     await provider.put("@", "Running")
-    found = await read_one_pass(backend, provider.hub)
-    assert sorted((observed.instance_id, observed.active) for observed in found) == [
+    instances = await read_one_pass(backend, provider.hub)
+    assert sorted((observed.instance_id, observed.active) for observed in instances) == [
         ("@", False),
         ("@counter@shop", False),
     ]
-    assert {observed.function_name for observed in found} == {"", "counter"}
+    assert {observed.function_name for observed in instances} == {"", "counter"}
     await wait_until_unchanged(provider)
     assert await read_one_pass(backend, provider.hub) == []
 
@@ -147,9 +147,9 @@ async def test_a_range_of_partition_keys_can_have_many_pages(
             await provider.put(instance_id, "Pending")
 
     await asyncio.gather(*(put(instance_id) for instance_id in ids))
-    found = await read_one_pass(backend, provider.hub)
-    assert len(found) == len(ids)
-    assert active_ids(found) == sorted(ids)
+    instances = await read_one_pass(backend, provider.hub)
+    assert len(instances) == len(ids)
+    assert active_ids(instances) == sorted(ids)
 
 
 async def test_workers_that_share_a_scan_return_every_instance_once(
@@ -160,16 +160,16 @@ async def test_workers_that_share_a_scan_return_every_instance_once(
     for instance_id in ids:
         await provider.put(instance_id, "Running")
     start = await backend.begin_scan(provider.hub)
-    found: list[ObservedInstance] = []
+    instances: list[ObservedInstance] = []
     cursors = list(start.cursors)
     while cursors:
         other_worker = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
         page = await other_worker.read_page(provider.hub, start.changed_since, cursors.pop(0))
         await other_worker.close()
-        found += page.instances
+        instances += page.instances
         cursors += page.cursors
-    assert active_ids(found) == sorted(ids)
-    assert len(found) == len(ids)
+    assert active_ids(instances) == sorted(ids)
+    assert len(instances) == len(ids)
 
 
 async def test_short_and_empty_pages_do_not_end_a_scan(

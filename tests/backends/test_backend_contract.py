@@ -88,7 +88,7 @@ READS: dict[str, Callable[[ContractProvider, Backend], Awaitable[object]]] = {
 # What exists
 
 
-async def test_what_exists_under_a_name_and_where_it_was_looked_for_is_told(provider: ContractProvider) -> None:
+async def test_a_backend_reports_what_exists_under_a_name_and_its_addresses(provider: ContractProvider) -> None:
     addresses = provider.backend.addresses
     assert provider.request_count == 0, "addresses are known without a connection"
     assert addresses
@@ -122,17 +122,17 @@ async def test_a_task_hub_without_instances_shows_nothing_active(started: Contra
 async def test_a_scan_shows_every_active_status_as_active_and_no_other(started: ContractProvider) -> None:
     for status in RuntimeStatus:
         await started.put(f"order-{status}", status)
-    found = await scan(started)
-    assert active_ids(found) == sorted(f"order-{status}" for status in ACTIVE_STATUSES)
-    for instance_id, observed in found.items():
+    observed_by_id = await scan(started)
+    assert active_ids(observed_by_id) == sorted(f"order-{status}" for status in ACTIVE_STATUSES)
+    for instance_id, observed in observed_by_id.items():
         assert instance_id == f"order-{observed.runtime_status}"
 
 
 async def test_an_unknown_status_counts_as_active(started: ContractProvider) -> None:
     await started.put("order-1", "Paused")
-    found = await scan(started)
+    observed_by_id = await scan(started)
     looked_up = await started.backend.find_instances(started.task_hub, ["order-1"])
-    for observed in (found["order-1"], looked_up["order-1"]):
+    for observed in (observed_by_id["order-1"], looked_up["order-1"]):
         assert observed is not None
         assert (observed.active, observed.runtime_status) == (True, RuntimeStatus.RUNNING)
 
@@ -198,11 +198,11 @@ async def test_a_stamp_changes_with_its_instance_and_only_then(started: Contract
     for status in ("Running", "Suspended", "Completed"):
         await started.put("changing", status)
         looked_up = await started.backend.find_instances(started.task_hub, ["changing", "unchanged"])
-        found = await scan(started)
+        observed_by_id = await scan(started)
         for instance_id, observed in looked_up.items():
             assert observed is not None
-            assert observed.stamp == found[instance_id].stamp
-        stamps.append((found["changing"].stamp, found["unchanged"].stamp))
+            assert observed.stamp == observed_by_id[instance_id].stamp
+        stamps.append((observed_by_id["changing"].stamp, observed_by_id["unchanged"].stamp))
     changing, unchanged = zip(*stamps, strict=True)
     assert len(set(changing)) == 3
     assert len(set(unchanged)) == 1
@@ -217,10 +217,10 @@ async def test_a_lookup_returns_every_instance_in_order_and_none_for_one_that_do
     for status in RuntimeStatus:
         await started.put(status.lower(), status)
     ids = [*(status.lower() for status in RuntimeStatus), "unknown"]
-    found = await started.backend.find_instances(started.task_hub, ids)
-    assert list(found) == ids
-    assert found["unknown"] is None
-    assert {name: observed.runtime_status for name, observed in found.items() if observed is not None} == {
+    observed_by_id = await started.backend.find_instances(started.task_hub, ids)
+    assert list(observed_by_id) == ids
+    assert observed_by_id["unknown"] is None
+    assert {name: observed.runtime_status for name, observed in observed_by_id.items() if observed is not None} == {
         status.lower(): status for status in RuntimeStatus
     }
     assert await started.backend.find_instances(started.task_hub, []) == {}
@@ -230,9 +230,9 @@ async def test_many_instances_are_looked_up_at_once(started: ContractProvider) -
     ids = [f"order-{number}" for number in range(40)]
     await asyncio.gather(*(started.put(instance_id) for instance_id in ids))
     await started.put(ids[0], "Completed")
-    found = await started.backend.find_instances(started.task_hub, ids)
-    assert list(found) == ids
-    assert [name for name, observed in found.items() if observed is None or not observed.active] == [ids[0]]
+    observed_by_id = await started.backend.find_instances(started.task_hub, ids)
+    assert list(observed_by_id) == ids
+    assert [name for name, observed in observed_by_id.items() if observed is None or not observed.active] == [ids[0]]
 
 
 UNUSUAL_INSTANCE_IDS = [
@@ -246,10 +246,10 @@ async def test_unusual_instance_ids_are_found_by_scans_and_by_lookups(started: C
     for instance_id in UNUSUAL_INSTANCE_IDS:
         await started.put(instance_id)
     assert active_ids(await scan(started)) == sorted(UNUSUAL_INSTANCE_IDS)
-    found = await started.backend.find_instances(started.task_hub, UNUSUAL_INSTANCE_IDS)
-    assert [observed.instance_id for observed in found.values() if observed is not None and observed.active] == (
-        UNUSUAL_INSTANCE_IDS
-    )
+    observed_by_id = await started.backend.find_instances(started.task_hub, UNUSUAL_INSTANCE_IDS)
+    assert [
+        observed.instance_id for observed in observed_by_id.values() if observed is not None and observed.active
+    ] == (UNUSUAL_INSTANCE_IDS)
 
 
 @pytest.mark.parametrize("version", ["2.1", None])

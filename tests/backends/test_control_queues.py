@@ -134,7 +134,7 @@ async def test_a_message_for_an_entity_has_the_entitys_name(
 
 
 @pytest.mark.parametrize(
-    "content",
+    "body",
     [
         "start an order",
         "{}",
@@ -147,9 +147,9 @@ async def test_a_message_for_an_entity_has_the_entitys_name(
     ids=["text", "empty", "a list", "no task", "no event", "nested", "another blob"],
 )
 async def test_a_message_that_cannot_be_parsed_is_unreadable(
-    account: RawAccount, storage: StorageSettings, hub: str, content: str
+    account: RawAccount, storage: StorageSettings, hub: str, body: str
 ) -> None:
-    [message] = await visible_messages(account, storage, hub, content)
+    [message] = await visible_messages(account, storage, hub, body)
     assert message.kind is MessageKind.UNREADABLE
 
 
@@ -164,18 +164,18 @@ async def test_a_large_start_is_read_from_its_blob(account: RawAccount, storage:
 
 
 @pytest.mark.parametrize(
-    "content",
+    "body",
     [None, b"not gzip", gzip.compress(b"not JSON", mtime=0), gzip.compress(b"{}", mtime=0)[:-9]],
     ids=["no blob", "not compressed", "not JSON", "cut off"],
 )
 async def test_a_large_start_is_known_by_the_name_of_its_blob_if_the_blob_cannot_be_read(
-    account: RawAccount, storage: StorageSettings, hub: str, content: bytes | None
+    account: RawAccount, storage: StorageSettings, hub: str, body: bytes | None
 ) -> None:
     name = f"orders/1/message-{uuid.uuid4().hex}-ExecutionStarted.json.gz"
-    if content is not None:
+    if body is not None:
         container = account.blobs.get_container_client(f"{hub}-largemessages")
         await container.create_container()
-        await container.upload_blob(name, content)
+        await container.upload_blob(name, body)
     assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
         ("start", "orders/1", "")
     ]
@@ -218,8 +218,8 @@ async def test_a_task_hub_without_a_number_of_queues_cannot_be_read(
         await read_queue_snapshot(storage, hub)
     container = account.blobs.get_container_client(f"{hub}-leases")
     await container.create_container()
-    for content in (b"{}", b"[]", b"no JSON", b'{"PartitionCount": 17}', b'{"PartitionCount": "4"}'):
-        await container.upload_blob("taskhub.json", content, overwrite=True)
+    for body in (b"{}", b"[]", b"no JSON", b'{"PartitionCount": 17}', b'{"PartitionCount": "4"}'):
+        await container.upload_blob("taskhub.json", body, overwrite=True)
         with raises_read_failure(ReadFailure.FAILED, "taskhub.json"):
             await read_queue_snapshot(storage, hub)
 

@@ -54,9 +54,9 @@ async def test_pages_after_short_and_empty_ones_are_read(
     pages = await read_pages(backend, start.changed_since, start.cursors)
     assert len(pages) == 2 * 14
     assert any(not page.instances and page.cursors for page in pages[1:13])
-    found = [observed for page in pages for observed in page.instances]
-    assert [observed.instance_id for observed in found] == ["order-00", "order-11", "order-22", "order-33"]
-    assert all(observed.active for observed in found)
+    instances = [observed for page in pages for observed in page.instances]
+    assert [observed.instance_id for observed in instances] == ["order-00", "order-11", "order-22", "order-33"]
+    assert all(observed.active for observed in instances)
     assert sum(page.scanned for page in pages) == 4
 
 
@@ -203,8 +203,8 @@ async def test_the_end_token_of_old_extensions_ends_the_list(
 ) -> None:
     function_app.last_token = "bnVsbA=="
     function_app.put("order-1")
-    found = await scan(backend)
-    assert {observed.instance_id for observed in found} == {"order-1"}
+    instances = await scan(backend)
+    assert {observed.instance_id for observed in instances} == {"order-1"}
     assert await backend.find_instances(HUB, ["order-2"]) == {"order-2": None}
 
 
@@ -215,8 +215,8 @@ async def test_a_missing_or_unknown_status_counts_as_running(
     function_app.put("none", "Running", runtimeStatus=None)
     statuses = {observed.instance_id: observed.runtime_status for observed in await scan(backend)}
     assert statuses == {"odd": "Running", "none": "Running"}
-    found = await backend.find_instances(HUB, ["odd", "none"])
-    assert all(observed is not None and observed.active for observed in found.values())
+    instances = await backend.find_instances(HUB, ["odd", "none"])
+    assert all(observed is not None and observed.active for observed in instances.values())
 
 
 async def test_entities_are_neither_returned_nor_requested(
@@ -290,9 +290,9 @@ async def test_an_unusual_id_is_found_and_no_similar_one(
     # The paths of "." and ".." would be those of the whole list and of the API.
     assert path == (f"{API_PATH}/instances" + ("" if instance_id in (".", "..") else f"/{quote(instance_id, safe='')}"))
     function_app.put(instance_id)
-    found = (await backend.find_instances(HUB, [instance_id]))[instance_id]
-    assert found is not None
-    assert (found.instance_id, found.active) == (instance_id, True)
+    instance = (await backend.find_instances(HUB, [instance_id]))[instance_id]
+    assert instance is not None
+    assert (instance.instance_id, instance.active) == (instance_id, True)
 
 
 @pytest.mark.parametrize("instance_id", [".", ".."])
@@ -304,9 +304,9 @@ async def test_an_id_of_dots_does_not_read_the_whole_task_hub(
         function_app.put(f"order-{number}", "Completed")
     assert await backend.find_instances(HUB, [instance_id]) == {instance_id: None}
     function_app.put(instance_id)
-    found = (await backend.find_instances(HUB, [instance_id]))[instance_id]
-    assert found is not None
-    assert (found.instance_id, found.active) == (instance_id, True)
+    instance = (await backend.find_instances(HUB, [instance_id]))[instance_id]
+    assert instance is not None
+    assert (instance.instance_id, instance.active) == (instance_id, True)
 
 
 async def test_at_most_sixteen_instances_are_looked_up_at_a_time(
@@ -325,6 +325,6 @@ async def test_at_most_sixteen_instances_are_looked_up_at_a_time(
     ids = [f"order-{number}" for number in range(60)]
     for instance_id in ids:
         function_app.put(instance_id)
-    found = await backend.find_instances(HUB, ids)
-    assert list(found) == ids
+    instances = await backend.find_instances(HUB, ids)
+    assert list(instances) == ids
     assert maximum == 16

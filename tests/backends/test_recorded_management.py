@@ -102,11 +102,11 @@ async def scan(backend: ManagementApiBackend, hub: str) -> list[ObservedInstance
 async def test_the_recorded_pages_show_what_was_active() -> None:
     """The pages follow tokens with a trailing blank, and contain an entity."""
     async with open_backend_of_recordings() as backend:
-        found = await scan(backend, recordings.HUB)
-    active = {observed.instance_id: str(observed.runtime_status) for observed in found if observed.active}
+        instances = await scan(backend, recordings.HUB)
+    active = {observed.instance_id: str(observed.runtime_status) for observed in instances if observed.active}
     assert active == ACTIVE_BY_SNAPSHOT["odd ids running", recordings.HUB]
     orchestrations = {instance["instanceId"] for instance in ALL_INSTANCES if instance["instanceId"][0] != "@"}
-    assert {observed.instance_id for observed in found} == orchestrations
+    assert {observed.instance_id for observed in instances} == orchestrations
 
 
 async def test_the_recorded_list_of_a_nonexistent_task_hub_is_empty() -> None:
@@ -127,9 +127,9 @@ async def test_the_recorded_list_of_a_nonexistent_task_hub_is_empty() -> None:
 )
 async def test_a_recorded_instance_is_found_by_its_path(instance_id: str, status: str) -> None:
     async with open_backend_of_recordings() as backend:
-        found = (await backend.find_instances(recordings.HUB, [instance_id]))[instance_id]
-    assert found is not None
-    assert found.runtime_status == status
+        instance = (await backend.find_instances(recordings.HUB, [instance_id]))[instance_id]
+    assert instance is not None
+    assert instance.runtime_status == status
 
 
 async def send_recorded_request(

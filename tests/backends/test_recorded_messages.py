@@ -52,9 +52,9 @@ async def test_every_recorded_message_is_parsed(
     snapshot = await backend.read_queue_snapshot(hub)
     assert snapshot is not None
     assert (snapshot.message_count, snapshot.invisible, snapshot.more_visible) == (len(messages), 0, False)
-    found = {message.instance_id: (message.kind, message.function_name) for message in snapshot.visible}
-    assert found == {instance_id: kind_of(content) for instance_id, content in events_by_instance(messages).items()}
-    assert [kind for kind, _ in found.values()].count(MessageKind.OTHER) == 1
+    read_events = {message.instance_id: (message.kind, message.function_name) for message in snapshot.visible}
+    assert read_events == {instance_id: kind_of(event) for instance_id, event in events_by_instance(messages).items()}
+    assert [kind for kind, _ in read_events.values()].count(MessageKind.OTHER) == 1
 
 
 def events_by_instance(messages: list[dict[str, Any]]) -> dict[str, Any]:

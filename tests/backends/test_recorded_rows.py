@@ -24,7 +24,7 @@ ORPHANED_CHILDREN = {"parent-terminated:0": "Running", "parent-terminated:1": "R
 ACTIVE_BY_SNAPSHOT: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("suspended", "Recorded"): {"wait-suspended": "Suspended"},
     ("rewound", "Recorded"): {},
-    ("rewound and active", "Recorded"): {"mends": "Pending"},
+    ("rewound and active", "Recorded"): {recordings.REWOUND_INSTANCE_ID: "Pending"},
     ("parent with two children", "Recorded"): {
         "mends-not": "Pending",
         "parent-2": "Running",
@@ -101,10 +101,10 @@ async def test_the_recorded_rows_show_what_was_active(
     rows = recordings.instance_rows(snapshot, recorded_hub)
     ids = await write_rows(storage, hub, rows)
     active = ACTIVE_BY_SNAPSHOT[snapshot, recorded_hub]
-    found = await scan(backend, hub)
-    assert active_statuses(found) == active
+    instances = await scan(backend, hub)
+    assert active_statuses(instances) == active
     # Entities are returned because they have changed. They are never active.
-    assert {observed.instance_id for observed in found if not observed.instance_id.startswith("@")} <= set(ids)
+    assert {observed.instance_id for observed in instances if not observed.instance_id.startswith("@")} <= set(ids)
     looked_up = await backend.find_instances(hub, ids)
     assert active_statuses(looked_up.values()) == active
     by_id = {unescape_instance_id(recorded["PartitionKey"]): recorded for recorded in rows}
@@ -122,10 +122,10 @@ async def test_the_recorded_rows_of_a_python_app_show_what_was_active(
     """Orchestrations whose ends were never published are not active."""
     ids = await write_rows(storage, hub, recordings.read_lines("python-instances"))
     assert active_statuses(await scan(backend, hub)) == PYTHON_ACTIVE
-    found = await backend.find_instances(hub, ids)
-    assert active_statuses(found.values()) == PYTHON_ACTIVE
+    observed_by_id = await backend.find_instances(hub, ids)
+    assert active_statuses(observed_by_id.values()) == PYTHON_ACTIVE
     for instance_id in ("EventOrTimerCancel", "EventOrTimerCancelThenFail", "ActivityOrTimerCancel"):
-        observed = found[instance_id]
+        observed = observed_by_id[instance_id]
         assert observed is not None
         assert not observed.active
 

@@ -76,9 +76,9 @@ async def test_a_scan_returns_active_instances_and_those_that_have_just_ended(
     empty_scheduler.wait_until("failed", "FAILED")
 
     async with open_backend(empty_scheduler.connection) as backend:
-        found = await scan(backend)
+        observed_by_id = await scan(backend)
 
-    assert {instance_id: observed.runtime_status.value for instance_id, observed in found.items()} == {
+    assert {instance_id: observed.runtime_status.value for instance_id, observed in observed_by_id.items()} == {
         "running": "Running",
         "suspended": "Suspended",
         "parent": "Running",
@@ -87,9 +87,9 @@ async def test_a_scan_returns_active_instances_and_those_that_have_just_ended(
         "completed": "Completed",
         "failed": "Failed",
     }
-    assert found["child"].function_name == "waiting"
+    assert observed_by_id["child"].function_name == "waiting"
     now = instant_from(datetime.now(UTC))
-    for observed in found.values():
+    for observed in observed_by_id.values():
         assert now - seconds(20) < observed.created_at <= observed.updated_at <= now
 
 
@@ -110,9 +110,11 @@ async def test_a_scheduled_instance_is_active_before_a_worker_begins_it(idle_sch
     idle_scheduler.start(waiting, "now")
     idle_scheduler.start(waiting, "later", start_at=datetime.now(UTC) + timedelta(hours=1))
     async with open_backend(idle_scheduler.connection) as backend:
-        found = await scan(backend)
+        observed_by_id = await scan(backend)
         assert await backend.read_queue_snapshot(HUB) == QueueSnapshot()
-    assert {instance_id: observed.runtime_status for instance_id, observed in found.items() if observed.active} == {
+    assert {
+        instance_id: observed.runtime_status for instance_id, observed in observed_by_id.items() if observed.active
+    } == {
         "now": RuntimeStatus.PENDING,
         "later": RuntimeStatus.PENDING,
     }
@@ -126,8 +128,8 @@ async def test_an_instance_that_continues_as_new_stays_active_and_changes_its_st
         before = (await backend.find_instances(HUB, ["eternal"]))["eternal"]
         for _ in range(3):
             empty_scheduler.client.raise_orchestration_event("eternal", "go")
-            found = await scan(backend)
-            assert found["eternal"].active
+            observed_by_id = await scan(backend)
+            assert observed_by_id["eternal"].active
         empty_scheduler.wait_until("eternal", "RUNNING")
         after = (await scan(backend))["eternal"]
     assert before is not None
@@ -143,9 +145,9 @@ async def test_a_stamp_changes_with_its_instance_and_only_then(empty_scheduler: 
         unchanged_stamps: set[str] = set()
 
         async def record_stamps() -> None:
-            found = await scan(backend)
-            stamps.append(found["changing"].stamp)
-            unchanged_stamps.add(found["unchanged"].stamp)
+            observed_by_id = await scan(backend)
+            stamps.append(observed_by_id["changing"].stamp)
+            unchanged_stamps.add(observed_by_id["unchanged"].stamp)
             looked_up = await backend.find_instances(HUB, ["changing", "unchanged"])
             looked_up_stamps = [observed.stamp for observed in looked_up.values() if observed is not None]
             assert looked_up_stamps == [stamps[-1], *unchanged_stamps]
@@ -275,8 +277,8 @@ async def test_the_first_pass_catches_up_with_a_chain_of_instances(empty_schedul
 async def test_ids_of_dots_are_found(empty_scheduler: InMemoryScheduler) -> None:
     ids = [empty_scheduler.start_and_wait(waiting, instance_id) for instance_id in (".", "..")]
     async with open_backend(empty_scheduler.connection) as backend:
-        found = await backend.find_instances(HUB, ids)
-    active = [observed.instance_id for observed in found.values() if observed is not None and observed.active]
+        observed_by_id = await backend.find_instances(HUB, ids)
+    active = [observed.instance_id for observed in observed_by_id.values() if observed is not None and observed.active]
     assert active == ids
 
 
@@ -284,11 +286,11 @@ async def test_many_instances_are_looked_up_at_once(empty_scheduler: InMemorySch
     ids = [empty_scheduler.start_and_wait(waiting, f"waiting-{number}") for number in range(40)]
     empty_scheduler.end(ids[0])
     async with open_backend(empty_scheduler.connection) as backend:
-        found = await backend.find_instances(HUB, [*ids, "unknown"])
+        observed_by_id = await backend.find_instances(HUB, [*ids, "unknown"])
         assert await backend.find_instances(HUB, []) == {}
-    assert list(found) == [*ids, "unknown"]
-    assert found["unknown"] is None
-    ended = [name for name, observed in found.items() if observed is not None and not observed.active]
+    assert list(observed_by_id) == [*ids, "unknown"]
+    assert observed_by_id["unknown"] is None
+    ended = [name for name, observed in observed_by_id.items() if observed is not None and not observed.active]
     assert ended == [ids[0]]
 
 

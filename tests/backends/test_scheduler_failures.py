@@ -54,7 +54,7 @@ class RefusingScheduler:
 
     def query(self, _: Any, context: Any) -> None:
         context.set_trailing_metadata(self.metadata)
-        context.abort(self.code, "SharedKey=do-not-tell")
+        context.abort(self.code, "SharedKey=do-not-leak")
 
     get = query
 
@@ -85,7 +85,7 @@ async def test_a_failed_call_says_what_to_correct(code: str, failure: ReadFailur
             assert caught.value.retry_after is None
             assert f"the scheduler of the setting {CONNECTION_SETTING} " in caught.value.message
             assert text in caught.value.message
-            assert not any(secret in caught.value.message for secret in ("do-not-tell", "127.0.0.1", "\n"))
+            assert not any(secret in caught.value.message for secret in ("do-not-leak", "127.0.0.1", "\n"))
 
 
 async def test_a_scheduler_that_does_not_answer_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +125,13 @@ async def test_a_scheduler_can_be_read_again_after_an_outage(idle_scheduler: InM
         with pytest.raises(BackendError, match="cannot be reached"):
             await scan(backend)
         idle_scheduler.engine.start()
-        found: dict[str, ObservedInstance] = {}
+        observed_by_id: dict[str, ObservedInstance] = {}
         async with asyncio.timeout(20):
-            while not found:
+            while not observed_by_id:
                 with suppress(BackendError):
-                    found = await scan(backend)
+                    observed_by_id = await scan(backend)
                 await asyncio.sleep(0.1)
-    assert set(found) == {"waiting"}
+    assert set(observed_by_id) == {"waiting"}
 
 
 @pytest.mark.parametrize(
@@ -164,20 +164,20 @@ def test_connection_strings_are_parsed_as_by_microsofts_clients(
     ("connection", "text"),
     [
         ("", "Endpoint is missing"),
-        ("do-not-tell", "a part without ="),
-        ("Endpoint=https://do-not-tell.io", "Authentication is missing"),
-        ("Endpoint=;Authentication=None;Key=do-not-tell", "Endpoint is missing"),
-        ("Authentication=ManagedIdentity;AccountKey=do-not-tell", "Endpoint is missing"),
-        ("Endpoint=https://s.io;Authentication=do-not-tell", "one of None, ManagedIdentity"),
+        ("do-not-leak", "a part without ="),
+        ("Endpoint=https://do-not-leak.io", "Authentication is missing"),
+        ("Endpoint=;Authentication=None;Key=do-not-leak", "Endpoint is missing"),
+        ("Authentication=ManagedIdentity;AccountKey=do-not-leak", "Endpoint is missing"),
+        ("Endpoint=https://s.io;Authentication=do-not-leak", "one of None, ManagedIdentity"),
         ("Endpoint=https://s.io;Authentication=InteractiveBrowser", "one of None, ManagedIdentity"),
-        ("Endpoint=http://do-not-tell;Authentication=ManagedIdentity", "https only"),
-        ("Endpoint=https://user:do-not-tell@s.io;Authentication=None", "without path"),
-        ("Endpoint=https://s.io/do-not-tell;Authentication=None", "without path"),
-        ("Endpoint=https://s.io?sig=do-not-tell;Authentication=None", "without path"),
-        ("Endpoint=https://s.io:do-not-tell;Authentication=None", "without path"),
-        ("Endpoint=ftp://do-not-tell;Authentication=None", "without path"),
-        ("Endpoint=https://do not tell;Authentication=None", "without path"),
-        ("Endpoint=https://[do-not-tell;Authentication=None", "without path"),
+        ("Endpoint=http://do-not-leak;Authentication=ManagedIdentity", "https only"),
+        ("Endpoint=https://user:do-not-leak@s.io;Authentication=None", "without path"),
+        ("Endpoint=https://s.io/do-not-leak;Authentication=None", "without path"),
+        ("Endpoint=https://s.io?sig=do-not-leak;Authentication=None", "without path"),
+        ("Endpoint=https://s.io:do-not-leak;Authentication=None", "without path"),
+        ("Endpoint=ftp://do-not-leak;Authentication=None", "without path"),
+        ("Endpoint=https://do not leak;Authentication=None", "without path"),
+        ("Endpoint=https://[do-not-leak;Authentication=None", "without path"),
     ],
 )
 def test_an_invalid_connection_string_is_refused_without_showing_it(connection: str, text: str) -> None:
@@ -186,10 +186,10 @@ def test_an_invalid_connection_string_is_refused_without_showing_it(connection: 
     message = str(caught.value)
     assert f"the setting {CONNECTION_SETTING} must be the connection string of a Durable Task Scheduler" in message
     assert text in message
-    assert "tell" not in message
+    assert "leak" not in message
 
 
-MANAGED_IDENTITY_CONNECTION = "Endpoint=https://127.0.0.1:9;ClientID=do-not-tell;Authentication="
+MANAGED_IDENTITY_CONNECTION = "Endpoint=https://127.0.0.1:9;ClientID=do-not-leak;Authentication="
 
 
 @pytest.mark.parametrize("authentication", ["Environment", "WorkloadIdentity"])
@@ -205,7 +205,7 @@ async def test_a_missing_identity_is_distinguished_from_a_missing_role(
     assert caught.value.failure is ReadFailure.DENIED
     assert f"gets no token for the scheduler of the setting {CONNECTION_SETTING}" in caught.value.message
     assert f"Authentication={authentication}?" in caught.value.message
-    assert "do-not-tell" not in caught.value.message
+    assert "do-not-leak" not in caught.value.message
 
 
 async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

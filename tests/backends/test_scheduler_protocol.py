@@ -51,7 +51,7 @@ SORT_ORDERS: dict[str, Callable[[protocol.OrchestrationState], Any]] = {
 @pytest.mark.parametrize("always_has_more", [False, True])
 @pytest.mark.parametrize("bounds", [">=<", "><", ">=<=", "none"])
 @pytest.mark.parametrize("interval_nanoseconds", [SECOND, 100])
-async def test_every_active_instance_is_found_whatever_the_scheduler_chooses(
+async def test_every_active_instance_is_found_in_any_order_and_with_any_bounds(
     *, order: str, always_has_more: bool, bounds: str, interval_nanoseconds: int
 ) -> None:
     """Schedulers choose an order, whether bounds are inclusive, and whether the last page has a token."""
@@ -143,8 +143,8 @@ async def test_the_version_of_an_orchestration_is_shown() -> None:
         [orchestration_state("versioned", version={"value": "2.1"}), orchestration_state("plain")]
     )
     async with open_backend_of(scheduler) as backend:
-        for found in (await scan(backend), await backend.find_instances(HUB, ["versioned", "plain"])):
-            versions = {name: observed.version for name, observed in found.items() if observed is not None}
+        for observed_by_id in (await scan(backend), await backend.find_instances(HUB, ["versioned", "plain"])):
+            versions = {name: observed.version for name, observed in observed_by_id.items() if observed is not None}
             assert versions == {"versioned": "2.1", "plain": None}
 
 
@@ -154,12 +154,12 @@ async def test_every_status_of_the_protocol_is_known_and_others_count_as_active(
     scheduler.states.append(orchestration_state("new", status=99))
     async with open_backend_of(scheduler) as backend:
         start = await backend.begin_scan(HUB)
-        found = latest_by_id(await read_pages([backend], Instant(0), start.next_pass_cursors))
+        observed_by_id = latest_by_id(await read_pages([backend], Instant(0), start.next_pass_cursors))
         in_first_pass = active_ids(await read_first_pass(backend))
-    statuses = {name: observed.runtime_status.name for name, observed in found.items()}
+    statuses = {name: observed.runtime_status.name for name, observed in observed_by_id.items()}
     assert statuses == {name: name.removeprefix("ORCHESTRATION_STATUS_") for name in names} | {"new": "RUNNING"}
     assert {name for name in in_first_pass if name != "new"} == {
-        name for name, observed in found.items() if observed.active and name != "new"
+        name for name, observed in observed_by_id.items() if observed.active and name != "new"
     }
 
 

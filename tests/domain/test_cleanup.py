@@ -25,7 +25,7 @@ def test_without_a_retention_not_even_a_hub_retired_ahead_of_the_clock_is_kept()
     assert find_hubs_kept_by_retention(app_with_retention(RetentionPolicy(), -1), noon_plus()) == set()
 
 
-def test_the_last_retired_hubs_are_kept_in_whatever_order_they_are_listed() -> None:
+def test_the_last_retired_hubs_are_kept_in_any_order_of_the_list() -> None:
     app = app_with_retention(RetentionPolicy(keep_last=2), 3, 1, 9, 2)
     assert find_hubs_kept_by_retention(app, noon_plus()) == {"ago1", "ago2"}
 

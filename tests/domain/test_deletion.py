@@ -88,7 +88,7 @@ def test_a_retired_task_hub_that_a_slot_may_carry_does_not_refuse_the_deletion()
     ] == ["v41", "v42", "v40"]
 
 
-def test_an_app_with_an_open_deployment_is_not_deleted_whatever_the_verdicts() -> None:
+def test_an_app_with_an_open_deployment_is_not_deleted_even_if_its_slots_are_ready() -> None:
     verdicts = {"production": ready_verdict(), "staging": ready_verdict()}
     with pytest.raises(DeploymentInProgress):
         delete(app_with_open_deployment(), verdicts, noon_plus(60))

@@ -93,7 +93,7 @@ def test_refusals_that_a_retry_would_not_end_come_before_an_unavailable_provider
 @pytest.mark.parametrize(
     "existing", [None, ExistingArtifacts(("table v42History",), (TABLES,)), ProviderUnavailable("away", 30)]
 )
-def test_a_hub_that_the_slot_already_holds_is_staged_again_whatever_exists_at_its_provider(
+def test_a_hub_that_the_slot_already_holds_is_staged_again_regardless_of_its_provider(
     existing: ExistingArtifacts | ProviderUnavailable | None,
 ) -> None:
     app = registered_app(None, slot("v42"))

@@ -18,15 +18,15 @@ def test_a_verdict_without_prior_task_hubs_is_that_of_the_staged_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("staged", "beneath", "expected"),
+    ("staged", "prior", "expected"),
     [
         (ready_verdict(), [ready_verdict(), ready_verdict()], True),
         (ready_verdict(), [ready_verdict(), not_ready_verdict()], False),
         (not_ready_verdict(), [ready_verdict()], False),
     ],
 )
-def test_a_slot_is_ready_if_all_its_task_hubs_are(staged: Verdict, beneath: list[Verdict], *, expected: bool) -> None:
-    verdict = combine_verdicts(staged, beneath)
+def test_a_slot_is_ready_if_all_its_task_hubs_are(staged: Verdict, prior: list[Verdict], *, expected: bool) -> None:
+    verdict = combine_verdicts(staged, prior)
     assert verdict.ready is expected
     assert verdict.evidence == staged.evidence
     assert bool(verdict.reasons) is not expected

@@ -113,7 +113,7 @@ FOUND_START = with_messages(MessageEvidence(NOON, start_count=1))
 FRESH = requirements(VerificationMode.FRESH)
 WITHOUT_READING = requirements(VerificationMode.NONE)
 LISTING = requirements(for_verdict=False)
-SHOWN = observed_instance("order-1")
+OBSERVED_ORDER_1 = observed_instance("order-1")
 
 THE_NEXT_STEP: dict[str, tuple[ReadState, Step]] = {
     "the records are read first": (state(records=None), ReadRecords()),
@@ -206,7 +206,7 @@ THE_NEXT_STEP: dict[str, tuple[ReadState, Step]] = {
         LookUp((ORDER_1,), again=True),
     ),
     "instances that the task hub shows are assessed after one look": (
-        state(records=records(ORDER_1), batch=batch(ORDER_1, observed={"order-1": SHOWN})),
+        state(records=records(ORDER_1), batch=batch(ORDER_1, observed={"order-1": OBSERVED_ORDER_1})),
         Correct(ended=(), is_undecided=True, event_instance_found=True),
     ),
     "look-ups end with the instances that are still active": (
@@ -266,7 +266,7 @@ THE_NEXT_STEP: dict[str, tuple[ReadState, Step]] = {
         state(requirements=LISTING, records=records(last_recorded=-1)),
         BeginScan(),
     ),
-    "a list is answered by a recent result, whatever it found": (
+    "a list is answered by a recent result, even if that found active instances": (
         state(requirements=LISTING, last_result=FOUND_ACTIVE, records=records(last_recorded=-1)),
         done(FOUND_ACTIVE),
     ),
@@ -302,8 +302,8 @@ def look_up_batch(
         elif step.again:
             known = known.after_second_lookup({instance.instance_id: None for instance in step.instances}, {})
         else:
-            shown = {instance.instance_id: observed.get(instance.instance_id) for instance in step.instances}
-            known = known.after_lookup(step, shown, sees_messages=True)
+            observed_batch = {instance.instance_id: observed.get(instance.instance_id) for instance in step.instances}
+            known = known.after_lookup(step, observed_batch, sees_messages=True)
         step = plan_read(known, NOON)
     assert isinstance(step, Correct)
     return known.after_correction(step, all_recorded=True)
@@ -322,8 +322,8 @@ def test_records_are_read_again_after_the_last_batch() -> None:
 
 def test_the_next_batch_is_looked_up_before_records_are_read_again() -> None:
     many = [active_instance(f"order-{number}", since=-60) for number in range(17)]
-    shown = {instance.instance_id: replace(ENDED, instance_id=instance.instance_id) for instance in many}
-    known = look_up_batch(state(records=records(*many)), shown)
+    observed_ends = {instance.instance_id: replace(ENDED, instance_id=instance.instance_id) for instance in many}
+    known = look_up_batch(state(records=records(*many)), observed_ends)
     assert plan_read(known, NOON) == LookUp((many[16],))
 
 
@@ -340,7 +340,7 @@ def test_a_start_that_is_no_message_has_ended() -> None:
 
 
 def test_an_active_instance_ends_the_look_ups() -> None:
-    known = look_up_batch(state(records=records(ORDER_1, ORDER_2)), {"order-1": ENDED, "order-2": SHOWN})
+    known = look_up_batch(state(records=records(ORDER_1, ORDER_2)), {"order-1": ENDED, "order-2": OBSERVED_ORDER_1})
     step = plan_read(known, NOON)
     assert isinstance(step, Done)
     assert step.outcome.active_instance_seen

@@ -173,7 +173,7 @@ def test_a_confirmation_by_another_backend_does_not_count(
     assert observe_state(replace(started, confirmed_backend=confirmed), seen) is observe_state(started, seen)
 
 
-# What a probe has shown of a start that events told of
+# What a probe has shown of a start that events reported
 
 
 def test_an_active_instance_that_was_written_since_its_start_confirms_the_start() -> None:

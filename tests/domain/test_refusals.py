@@ -1,4 +1,4 @@
-"""Refusals: what each tells a caller, and the error that it becomes."""
+"""Refusals: the message of each for the caller, and the error that it becomes."""
 
 import pytest
 

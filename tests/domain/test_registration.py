@@ -154,17 +154,17 @@ def test_a_longer_timeout_does_not_reopen_an_expired_deployment() -> None:
     assert longer.get_open_deployment(later) is None
 
 
-@pytest.mark.parametrize("content", [("v42", None), None], ids=["replaced", "emptied"])
-def test_a_hub_that_has_not_drained_is_not_taken_out_of_its_slot(content: SlotRequest) -> None:
+@pytest.mark.parametrize("slot_request", [("v42", None), None], ids=["replaced", "emptied"])
+def test_a_hub_that_has_not_drained_is_not_taken_out_of_its_slot(slot_request: SlotRequest) -> None:
     with pytest.raises(StagingNotReady, match="slot production of app shop must not be overwritten: 1 orch") as caught:
-        register_slots(registered_app(production_slot("v41")), {"production": content}, not_ready_verdict("v41"))
+        register_slots(registered_app(production_slot("v41")), {"production": slot_request}, not_ready_verdict("v41"))
     assert caught.value.details["reasons"][0]["code"] == "InstancesActive"
 
 
-@pytest.mark.parametrize("content", [("v43", None), None], ids=["replaced", "emptied"])
-def test_a_hub_with_an_open_deployment_is_not_taken_out_of_its_slot(content: SlotRequest) -> None:
+@pytest.mark.parametrize("slot_request", [("v43", None), None], ids=["replaced", "emptied"])
+def test_a_hub_with_an_open_deployment_is_not_taken_out_of_its_slot(slot_request: SlotRequest) -> None:
     with pytest.raises(DeploymentInProgress) as caught:
-        register_slots(app_with_open_deployment(ANNA), {"staging": content}, now=60)
+        register_slots(app_with_open_deployment(ANNA), {"staging": slot_request}, now=60)
     assert caught.value.details["deployment"]["taskHub"] == "v42"
 
 

@@ -312,12 +312,12 @@ def test_an_active_instance_blocks_as_the_task_hub_shows_it() -> None:
     )
     scan = new_scan("whole")
     assert scan.add_page([seen, observed_end("order-2")], NO_EXEMPTIONS) == [seen]
-    (shown,) = complete_result(scan).active
-    assert shown == to_active_instance(seen)
-    assert (shown.instance_id, shown.function_name) == ("order-1", "ProcessOrder")
-    assert (shown.runtime_status, shown.version) == (RuntimeStatus.SUSPENDED, "1.4.0")
-    assert (shown.started_at, shown.last_event_at) == (noon_plus(-3600), noon_plus(-60))
-    assert shown.source is EvidenceSource.PROBE
+    (listed,) = complete_result(scan).active
+    assert listed == to_active_instance(seen)
+    assert (listed.instance_id, listed.function_name) == ("order-1", "ProcessOrder")
+    assert (listed.runtime_status, listed.version) == (RuntimeStatus.SUSPENDED, "1.4.0")
+    assert (listed.started_at, listed.last_event_at) == (noon_plus(-3600), noon_plus(-60))
+    assert listed.source is EvidenceSource.PROBE
 
 
 @pytest.mark.parametrize("status", RuntimeStatus)

@@ -55,7 +55,7 @@ def test_a_swap_changes_nothing_if_production_already_holds_the_hub() -> None:
 
 
 @pytest.mark.parametrize("report", [swap_at_once, begin_swap, confirm_swap])
-def test_a_swap_of_the_hub_in_production_changes_nothing_whatever_slot_it_names(
+def test_a_swap_of_the_hub_in_production_changes_nothing_even_with_another_slot(
     report: Callable[..., Transition],
 ) -> None:
     assert not report(registered_app(production_slot("v41")), "v41", slot="no-such-slot").changed

@@ -359,16 +359,16 @@ def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> Non
 
 
 def test_a_probe_dated_in_the_future_is_not_valid() -> None:
-    shown = evidence_with_probe(replace(probe_result(), began_at=noon_plus(3600)))
-    verdict = assess_readiness(shown, Policy(), noon_plus())
+    evidence = evidence_with_probe(replace(probe_result(), began_at=noon_plus(3600)))
+    verdict = assess_readiness(evidence, Policy(), noon_plus())
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
 
 
 def test_a_probe_with_more_instances_than_the_limit_gives_a_lower_bound_too() -> None:
-    shown = evidence_with_probe(
+    evidence = evidence_with_probe(
         probe_result(*(active_instance(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1)))
     )
-    verdict = assess_readiness(shown, Policy(), noon_plus())
+    verdict = assess_readiness(evidence, Policy(), noon_plus())
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (ACTIVE_LIMIT, True)
 
 
@@ -413,10 +413,10 @@ def test_instances_that_the_probe_counts_as_ignored_are_reported_with_those_that
 
 @pytest.mark.parametrize("result", [None, probe_result(began=-500)], ids=["no result", "a stale one"])
 def test_an_active_instance_that_the_task_hub_has_just_shown_verifies_not_ready(result: ProbeResult | None) -> None:
-    shown = replace(
+    evidence = replace(
         evidence_with_probe(result, InstanceActivity(active=(active_instance(),))), active_instance_seen=True
     )
-    verdict = assess_readiness(shown, Policy(), noon_plus())
+    verdict = assess_readiness(evidence, Policy(), noon_plus())
     assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.assurance is Assurance.VERIFIED
 
@@ -429,8 +429,8 @@ def verdict_after_lookup(
     *seen: ActiveInstance, activity: InstanceActivity, result: ProbeResult | None = None
 ) -> Verdict:
     """The verdict at noon on a task hub that has just shown these of the reported instances."""
-    shown = replace(evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
-    return assess_readiness(shown, Policy(ignore_functions=("NightlySync",)), noon_plus())
+    evidence = replace(evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
+    return assess_readiness(evidence, Policy(ignore_functions=("NightlySync",)), noon_plus())
 
 
 def test_an_instance_that_was_looked_up_has_the_status_and_version_that_the_task_hub_shows_now() -> None:

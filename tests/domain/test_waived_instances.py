@@ -114,8 +114,8 @@ def test_a_waived_instance_is_shown_with_the_status_that_the_probe_knows() -> No
     verdict = verdict_with_waivers(
         evidence_by_probe(seen, activity=InstanceActivity(waived=(STUCK_INSTANCE,))), waiver("stuck")
     )
-    (shown,) = verdict.waived
-    assert shown.active == replace(STUCK_INSTANCE, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
+    (waived_instance,) = verdict.waived
+    assert waived_instance.active == replace(STUCK_INSTANCE, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
 
 
 def test_a_stale_probes_instances_are_not_listed_as_waived() -> None:

@@ -173,7 +173,7 @@ def register_command(
 ) -> RegisterCommand:
     return RegisterCommand(
         caller=ANNA,
-        slots={name: SlotAssignment(*content) if content else None for name, content in (slots or {}).items()},
+        slots={name: SlotAssignment(*assignment) if assignment else None for name, assignment in (slots or {}).items()},
         update_policy=update_policy,
         provider_config=provider_config,
         clear_provider_config=clear_provider_config,

@@ -38,17 +38,17 @@ class CrashCase:
         assert self.send is not None
         return await self.send(http)
 
-    def normalize(self, content: Any) -> Any:
-        """The content with placeholders for names and times, which differ between two cases."""
-        if isinstance(content, Mapping):
-            return {self.normalize(name): self.normalize(value) for name, value in content.items()}
-        if isinstance(content, list | tuple):
-            return [self.normalize(item) for item in content]
-        if not isinstance(content, str):
-            return content
+    def normalize(self, response: Any) -> Any:
+        """The response with placeholders for names and times, which differ between two cases."""
+        if isinstance(response, Mapping):
+            return {self.normalize(name): self.normalize(value) for name, value in response.items()}
+        if isinstance(response, list | tuple):
+            return [self.normalize(item) for item in response]
+        if not isinstance(response, str):
+            return response
         for name, hub in self.hubs.items():
-            content = content.replace(hub, f"<{name}>")
-        return _TIME.sub("<time>", content.replace(self.app, "<app>"))
+            response = response.replace(hub, f"<{name}>")
+        return _TIME.sub("<time>", response.replace(self.app, "<app>"))
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,12 @@ class _RequestFate(StrEnum):
 
 @dataclass
 class CrashPlan:
-    """Counts the requests of one server from 1, and makes it crash at number `at_request`; None means no crash.
-    `requests` has the method and path of each. `died` is set when the server has crashed and no request of it is in
-    flight, except one that is delayed."""
+    """Counts the requests of one server from 1, and makes it crash at number `at_request`.
+
+    - `at_request`: None means no crash.
+    - `requests`: the method and path of each request.
+    - `died`: set when the server has crashed and no request of it is in flight, except a request that is delayed.
+    """
 
     at_request: int | None = None
     timing: CrashTiming = CrashTiming.BEFORE

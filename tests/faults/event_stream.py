@@ -1,5 +1,5 @@
-"""Generates orders that start and may end, the events that the platform publishes for them, and the record that each
-order must have once all events have arrived (docs/concepts.md, Events and the merge)."""
+"""Generates orders that start and may end, and the events that the platform publishes for them. Knows the record that
+each order must have once all events have arrived (docs/concepts.md, Events and the merge)."""
 
 import random
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""The scenario of the tests with killed and paused servers and wrong clocks: events are published while two apps are
-polled, then all orders end, and the records are compared with the expected ones."""
+"""The scenario of the tests with killed and paused servers and wrong clocks. Events are published while two apps are
+polled. Then all orders end, and the records are compared with the expected records."""
 
 from collections.abc import Awaitable, Callable
 

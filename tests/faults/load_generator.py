@@ -18,9 +18,15 @@ _NUMBER = "@NUMBER@"
 
 @dataclass
 class LoadPlan:
-    """Deliver to `address` for `seconds`: `per_second` deliveries a second, whatever the responses; or without a rate,
-    as fast as the responses arrive. Every fourth delivery has `batch` events, the others have one. The events are
-    numbered from `first`; the acknowledged numbers go to a file, one per line. `timeout` is in seconds."""
+    """Deliver events to one server, and write the numbers of the acknowledged events to a file, one per line.
+
+    - `seconds`: how long to deliver.
+    - `per_second`: the number of deliveries per second, which does not depend on the responses. Without this rate,
+      deliveries are sent as fast as the responses arrive.
+    - `batch`: the number of events of every fourth delivery. The others have one event.
+    - `first`: the number of the first event.
+    - `timeout`: in seconds.
+    """
 
     address: str
     hub: str
@@ -167,8 +173,8 @@ def _is_clean_refusal(status: int, headers: dict[str, str], body: bytes) -> bool
         return False
     if headers.get("content-type") != "application/problem+json":
         return False
-    content = json.loads(body)
-    return content.get("status") == status and bool(content.get("code"))
+    problem = json.loads(body)
+    return problem.get("status") == status and bool(problem.get("code"))
 
 
 def main(plan: LoadPlan) -> None:

@@ -36,10 +36,15 @@ class _Delivery:
 
 @dataclass
 class Publisher:
-    """Each attempt goes to one of `addresses`, which may change while it runs. Half of the deliveries have one event,
-    the others up to `max_batch`. `duplicate_share` is the share of deliveries that are sent twice. `max_displacement`
-    is by how many positions an event may be out of order. `per_second` limits the events per second. `timeout` is in
-    seconds."""
+    """Sends events to the servers until each event is acknowledged. Half of the deliveries have one event.
+
+    - `addresses`: each attempt goes to one of these. They may change while the publisher runs.
+    - `max_batch`: the maximum number of events in the other deliveries.
+    - `duplicate_share`: the share of deliveries that are sent twice.
+    - `max_displacement`: by how many positions an event may be out of order.
+    - `per_second`: limits the events per second.
+    - `timeout`: in seconds.
+    """
 
     addresses: list[str]
     seed: int

@@ -190,7 +190,7 @@ async def test_repeating_the_request_after_a_crash_completes_the_operation(
 
 
 def without(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: content for name, content in state.items() if name not in names}
+    return {name: member for name, member in state.items() if name not in names}
 
 
 def responses_match(repeated: Any, reference: Any) -> bool:

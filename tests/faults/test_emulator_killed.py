@@ -2,8 +2,8 @@
 
 Azurite by itself is not durable: it acknowledges a write when it is in memory, and saves its tables every five seconds
 (`autosaveInterval` in its LokiTableMetadataStore; LokiJS writes the whole database into `…~` and renames it). The first
-test measures what Azurite loses. Azure Storage acknowledges only durable writes, so in the second test Azurite has a
-journal (table_journal.cjs): it writes each change, and each transaction as a whole, to a file before it responds. A
+test measures what Azurite loses. Azure Storage acknowledges only durable writes. So in the second test Azurite has a
+journal (table_journal.cjs). It writes each change, and each transaction as a whole, to a file before it responds. A
 control writer without the server checks the journal in the same run, so that any other loss is the server's.
 """
 

@@ -1,6 +1,6 @@
-"""Ten times as many deliveries as the server can record, whatever it answers. Event Grid sends a delivery again after
-429 and 503, so a refusal loses no event. The server must not lose acknowledged events, stop answering pipelines, or
-use more and more memory."""
+"""Ten times as many deliveries as the server can record. Refusals do not slow them down. Event Grid sends a delivery
+again after 429 and 503, so a refusal loses no event. The server must not lose acknowledged events, stop answering
+pipelines, or use more and more memory."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
 """The storage is slow, fails, or cuts connections at a share of all requests, while events are published and verdicts
-are polled: no verdict is wrong, no acknowledged event is lost, and the server recovers."""
+are polled. No verdict is wrong, no acknowledged event is lost, and the server recovers."""
 
 import asyncio
 import time

@@ -66,5 +66,5 @@ def json_body(response: func.HttpResponse) -> Any:
 
 def media_type(response: func.HttpResponse) -> str:
     """The type that the host sends: the header, of which there must be one."""
-    (found,) = response.headers.getlist("content-type")
-    return str(found)
+    (content_type,) = response.headers.getlist("content-type")
+    return str(content_type)

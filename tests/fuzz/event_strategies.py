@@ -21,8 +21,8 @@ STATUSES = sorted(RuntimeStatus)
 
 
 def _read_sample(name: str) -> list[Any]:
-    content = json.loads((Path(__file__).parent.parent / "samples" / f"{name}.json").read_text())
-    return content if isinstance(content, list) else [content]
+    sample = json.loads((Path(__file__).parent.parent / "samples" / f"{name}.json").read_text())
+    return sample if isinstance(sample, list) else [sample]
 
 
 SAMPLES = [
@@ -241,7 +241,7 @@ def _with_hub_in_base64(encoded: Any, hub: str) -> Any:
     if not isinstance(encoded, str) or not encoded.isascii():
         return encoded
     try:
-        content = base64.b64decode(encoded, validate=True)
+        decoded = base64.b64decode(encoded, validate=True)
     except ValueError:
         return encoded
-    return base64.b64encode(content.replace(PLACEHOLDER_HUB.encode(), hub.encode())).decode()
+    return base64.b64encode(decoded.replace(PLACEHOLDER_HUB.encode(), hub.encode())).decode()

@@ -148,7 +148,7 @@ async def test_a_delivery_above_the_limit_is_refused_and_recorded_when_it_is_sen
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.json()["code"] == "TooManyEvents"
     # Other operations are not limited.
-    status_request = asyncio.create_task(limited_client.get("/api/apps/nobody/staging"))
+    status_request = asyncio.create_task(limited_client.get("/api/apps/unregistered/staging"))
     storage_responds.set()
     assert (await status_request).status_code == 404
     assert [response.status_code for response in await asyncio.gather(*waiting)] == [200] * 4

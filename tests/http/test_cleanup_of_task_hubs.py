@@ -184,13 +184,15 @@ async def test_cleanup_does_not_delete_a_shared_tracking_store(
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
 ) -> None:
-    async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
+    """The tables of a retired task hub stay if its instance table has a row of another task hub."""
+    retired_hub = hubs_with_common_prefix[0]
+    async with ProviderTaskHub(storage, retired_hub) as provider:
         await provider.put("theirs", "Running", TaskHubName="othershub")
     (result,) = await post_cleanup(http, app)
-    shared_tables = [f"table {hubs_with_common_prefix[0]}History", f"table {hubs_with_common_prefix[0]}Instances"]
+    shared_tables = [f"table {retired_hub}History", f"table {retired_hub}Instances"]
     assert (result["outcome"], sorted(result["shared"])) == ("Removed", shared_tables)
-    remaining = await provider_account.list_artifacts(hubs_with_common_prefix[0])
-    assert [artifact for artifact in remaining if artifact in artifacts_of(hubs_with_common_prefix[0])] == shared_tables
+    remaining = await provider_account.list_artifacts(retired_hub)
+    assert [artifact for artifact in remaining if artifact in artifacts_of(retired_hub)] == shared_tables
 
 
 CLEANUP_STEPS = 15
@@ -320,8 +322,8 @@ async def test_cleanup_removes_only_the_records_of_a_hub_that_does_not_exist(
 
 
 async def staged_hub(http: httpx.AsyncClient, app: str) -> str:
-    content = (await http.get(f"/api/apps/{app}")).json()
-    hub: str = content["slots"]["staging"]["taskHub"]
+    app_body = (await http.get(f"/api/apps/{app}")).json()
+    hub: str = app_body["slots"]["staging"]["taskHub"]
     return hub
 
 

@@ -279,8 +279,8 @@ async def test_messages_that_the_policy_ignores_are_a_warning(
 
 
 async def test_a_change_since_the_queues_were_read_is_not_missed(storage: StorageSettings, app: str, hub: str) -> None:
-    """A worker takes a message between the look at the queues and the pass over the rows: the instance, or entity, that
-    it was for sends a start, writes its row and has ended."""
+    """A worker takes a message between the look at the queues and the pass over the rows. The receiver is an instance
+    or an entity. It sends a start, writes its row and has ended."""
     for sender in ("order-1", "@counter@a"):
         task_hub = f"{hub}{'e' if sender.startswith('@') else 'o'}"
         async with run_storage_proxy(storage) as proxy, ProviderTaskHub(storage, task_hub) as provider:
@@ -317,7 +317,7 @@ async def test_a_change_since_the_queues_were_read_is_not_missed(storage: Storag
 async def test_an_unconfirmed_start_is_closed_when_no_start_is_pending(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
-    """Events told of a start that was purged, its end is lost, and a timer of days stays in a control queue: its
+    """Events reported a start that was purged, its end is lost, and a timer of days stays in a control queue: its
     history is gone."""
     from tests.builders import event  # noqa: PLC0415
 
@@ -327,7 +327,7 @@ async def test_an_unconfirmed_start_is_closed_when_no_start_is_pending(
     assert (await http.post("/api/events", json=body)).status_code == 200
     await staged_queues.send(control_message(order, "TimerFired", None), hidden=86_400)
     assert reason_codes(await get_staging(http, app, wait=7)) == ["InstancesActive", "StartsPending"]
-    # A waiver of messages does not deny a start that events told of.
+    # A waiver of messages does not deny a start that events reported.
     await post_waiver(http, app, staged_queues, unexplainedMessages=1)
     assert reason_codes(await get_staging(http, app, wait=7)) == ["InstancesActive"]
     clock.advance(635)

@@ -170,10 +170,10 @@ async def test_a_body_with_another_media_type_is_refused(
     http: httpx.AsyncClient, app: str, hub: str, media_type: str
 ) -> None:
     headers = {"Content-Type": media_type}
-    content = json.dumps({"taskHub": hub})
+    body = json.dumps({"taskHub": hub})
     assert_problem(await http.post("/api/events", content="[]", headers=headers), 415, "UnsupportedMediaType")
     for path in (f"/api/apps/{app}/staging", f"/api/apps/{app}/swap", f"/api/apps/{app}/cleanup"):
-        assert_problem(await http.post(path, content=content, headers=headers), 415, "UnsupportedMediaType")
+        assert_problem(await http.post(path, content=body, headers=headers), 415, "UnsupportedMediaType")
     assert_problem(await http.put(f"/api/apps/{app}", content="{}", headers=headers), 415, "UnsupportedMediaType")
 
 

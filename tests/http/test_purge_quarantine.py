@@ -28,8 +28,8 @@ def quarantined_event(received_at: int, event: str, hub: str | None = None) -> Q
 async def delete_quarantine(http: httpx.AsyncClient, before: str) -> tuple[int, bool]:
     response = await http.delete("/api/quarantine", params={"before": before})
     assert response.status_code == 200, response.text
-    content = response.json()
-    return content["removed"], content["hasMore"]
+    body = response.json()
+    return body["removed"], body["hasMore"]
 
 
 async def remaining_events(server: StateServer) -> list[str]:

@@ -1,5 +1,5 @@
-"""Security of every operation: access keys cannot be bypassed and are compared in constant time, every response has
-security headers, other origins get nothing, and a publisher's key cannot make a verified task hub Ready."""
+"""Security of every operation. Access keys cannot be bypassed and are compared in constant time. Every response has
+security headers. Other origins get nothing. A publisher's key cannot make a verified task hub Ready."""
 
 import hmac
 from collections.abc import AsyncIterator

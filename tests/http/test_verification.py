@@ -139,7 +139,7 @@ async def test_a_missing_task_hub_that_was_in_production_is_not_drained(
     assert (verdict["taskHub"], reason_codes(verdict)) == (provider_hub.hub, ["TaskHubMissing"])
     assert (await post_staging(http, app, new_hub_name(), force=True, reason="test")).status_code == 200
     assert reason_codes(await get_staging(http, app)) == ["DeploymentInProgress", "TaskHubMissing"], (
-        "nor beneath another one"
+        "a missing prior task hub blocks, too"
     )
 
 
@@ -434,8 +434,8 @@ async def test_the_background_probe_reads_prior_task_hubs(
     async with ProviderTaskHub(storage, new_hub_name()) as staged:
         assert (await post_staging(http, app, staged.hub, run_headers(1))).status_code == 200
         await staged.create()
-        # Staging has just read it, under this policy; under another one nobody has.
-        await put_app(http, app, policy={"ignoreFunctions": ["Nobody"]})
+        # PostStaging has just read the task hub under the present policy. No probe has read it under the next policy.
+        await put_app(http, app, policy={"ignoreFunctions": ["UnusedFunction"]})
         asked = f"/api/apps/{app}/staging?verify=none"
         before = (await http.get(asked, headers=run_headers(1))).json()
         assert reason_codes(before) == ["ProbePending", "ProbePending"]

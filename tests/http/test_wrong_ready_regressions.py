@@ -113,17 +113,17 @@ async def test_an_event_that_is_recorded_while_a_prior_task_hub_is_read_counts(
 def range_failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A task hub that is read in ranges, one of which fails while this list is not empty."""
     page = AzureStorageBackend.read_page
-    trouble = ["asks to wait"]
+    failures = ["asks to wait"]
 
     async def in_ranges(self: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
         if cursor == "[null, null]":
             return ObservedPage((), tuple(f"[{number}, null]" for number in range(20)))
-        if trouble and cursor == "[19, null]":
-            raise BackendError(ReadFailure.THROTTLED, trouble[0])
+        if failures and cursor == "[19, null]":
+            raise BackendError(ReadFailure.THROTTLED, failures[0])
         return await page(self, task_hub, since, cursor)
 
     monkeypatch.setattr(AzureStorageBackend, "read_page", in_ranges)
-    return trouble
+    return failures
 
 
 async def test_a_scan_that_was_interrupted_before_the_request_is_not_fresh(

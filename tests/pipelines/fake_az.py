@@ -155,7 +155,7 @@ def main(arguments: list[str], path: str) -> int:
         if command is None:
             _unrecognized(words)
         else:
-            options = _arguments(" ".join(words), command[1], arguments[len(words) :])
+            options = _parse_options(" ".join(words), command[1], arguments[len(words) :])
             result = _run_command(path, fault, command[2], options)
             if fault.get("stdout") is None:
                 _print_result(result, options)
@@ -240,29 +240,31 @@ class ParsedOptions:
 _COMMON = "--subscription --query --output/-o --only-show-errors? --verbose? --debug?"
 
 
-def _arguments(command: str, options: str, arguments: list[str]) -> ParsedOptions:
-    """Parse the options of a command. Declarations are `--long/-s` with `!` for required, `+` for several, `?` for no
-    values."""
+def _parse_options(command: str, options: str, arguments: list[str]) -> ParsedOptions:
+    """Parse the arguments that follow the words of a command. Raises AzError with exit code 2, as `az` does.
+
+    `options` declares the options, separated by spaces: `--long/-s`, followed by `!` if the option is required, `+` if
+    it takes several values, `?` if it takes none."""
     declared = [(option, option.rstrip("!+?").split("/")) for option in f"{options} {_COMMON}".split()]
     values: dict[str, Any] = {_option_name(flags): False if "?" in option else None for option, flags in declared}
-    rest, unknown = list(arguments), []
-    while rest:
-        word, separator, joined = rest.pop(0).partition("=")
-        matching = [(option, flags) for option, flags in declared if word in flags]
+    remaining, unknown = list(arguments), []
+    while remaining:
+        argument, separator, attached_value = remaining.pop(0).partition("=")
+        matching = [(option, flags) for option, flags in declared if argument in flags]
         if not matching:
-            unknown.append(f"{word}{separator}{joined}")
+            unknown.append(f"{argument}{separator}{attached_value}")
             continue
         [(option, flags)] = matching
         if "?" in option:
             values[_option_name(flags)] = True
             continue
-        taken = [joined] if separator else []
-        while not separator and rest and not rest[0].startswith("-") and ("+" in option or not taken):
-            taken.append(rest.pop(0))
-        if not taken:
+        option_values = [attached_value] if separator else []
+        while not separator and remaining and not remaining[0].startswith("-") and ("+" in option or not option_values):
+            option_values.append(remaining.pop(0))
+        if not option_values:
             expected = "at least one argument" if "+" in option else "one argument"
             raise AzError(f"argument {'/'.join(flags)}: expected {expected}", 2)
-        values[_option_name(flags)] = taken if "+" in option else taken[0]
+        values[_option_name(flags)] = option_values if "+" in option else option_values[0]
     if unknown:
         raise AzError(f"unrecognized arguments: {' '.join(unknown)}", 2)
     missing = ["/".join(flags) for option, flags in declared if "!" in option and values[_option_name(flags)] is None]

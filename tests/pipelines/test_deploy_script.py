@@ -384,7 +384,7 @@ def test_a_key_without_the_role_is_forbidden(deploy_script: DeployScript, pipeli
 
 
 @pytest.mark.parametrize(
-    ("words", "more"),
+    ("arguments", "settings"),
     [
         ([], {}),
         (["promote"], {}),
@@ -410,10 +410,10 @@ def test_a_key_without_the_role_is_forbidden(deploy_script: DeployScript, pipeli
     ],
 )
 def test_invalid_arguments_are_usage_errors(
-    deploy_script: DeployScript, pipeline_app: PipelineApp, words: list[str], more: dict[str, str]
+    deploy_script: DeployScript, pipeline_app: PipelineApp, arguments: list[str], settings: dict[str, str]
 ) -> None:
     pipeline_app.register(new_hub_name())
-    deploy_script(*words, **more)
+    deploy_script(*arguments, **settings)
     assert deploy_script.code == 2, deploy_script.stderr
 
 

@@ -21,8 +21,11 @@ _DUPLICATE_RATE = 0.05
 
 @dataclass
 class EventRelay:
-    """Delivers each event until the server accepts it, except for lost ones. `loss_rate` is the share of events that
-    are lost. `delivered_at` is the time of the last delivery, by `time.monotonic`."""
+    """Delivers each event until the server accepts it, except for lost ones.
+
+    - `loss_rate` is the share of events that are lost.
+    - `delivered_at` is the time of the last delivery, by `time.monotonic`.
+    """
 
     webhook: Callable[[], str]
     random: Random

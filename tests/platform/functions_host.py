@@ -70,9 +70,12 @@ def run_functions_host(
 ) -> Iterator[FunctionsHost]:
     """Run the Function App in the folder `app` until the block ends.
 
-    `settings` are the app settings; they must contain `AzureWebJobsStorage`. `state` is a folder for the host's keys,
-    logs and temporary files; a later host that uses it has the same keys. The block begins when `health_path`, an
-    anonymous function, answers 200; without `wait_for_start` it begins at once. Without a `port` a free one is used.
+    - `settings` are the app settings. They must contain `AzureWebJobsStorage`.
+    - `state` is a folder for the host's keys, logs and temporary files. A later host that uses it has the same keys.
+    - The block begins when `health_path`, an anonymous function, answers 200. Without `wait_for_start` it begins at
+      once.
+    - Without a `port` a free one is used.
+
     Raises TimeoutError with the end of the log if the host is not ready in time.
     """
     port = port or free_port()

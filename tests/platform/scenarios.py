@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
+from tests import recordings
 from tests.platform.task_hub_driver import ENDED_STATUSES, TaskHubDriver
 
 DAY_SECONDS = 86_400
@@ -156,7 +157,7 @@ async def fail_activity(driver: TaskHubDriver, instance_id: str, choices: Random
 
 async def fail_and_rewind(driver: TaskHubDriver, instance_id: str, choices: Random) -> None:
     """An orchestration that fails, is rewound and then waits for an event. Its row says Pending while it waits."""
-    responded_at = await driver.start_orchestration("Mends", instance_id)
+    responded_at = await driver.start_orchestration(recordings.REWOUND_FUNCTION_NAME, instance_id)
     if responded_at is None or driver.worker_killed_in_round:
         # The process remembers whether the activity has failed. After a kill it does not, and the activity can run
         # twice.

@@ -27,7 +27,7 @@ SETTLE_SECONDS = 2
 
 READY_DELAY_SECONDS = SETTLE_SECONDS + 1.5
 """How long after a task hub has drained a request must be answered with Ready. The settle window counts by the
-storage's clock, which tells whole seconds."""
+storage's clock, which reports whole seconds."""
 
 MAX_SCAN_SECONDS = 30.0
 """How long a busy machine may take for one response."""

@@ -26,9 +26,10 @@ class InstanceRow:
 class StorageSnapshot:
     """The storage of a task hub at one moment.
 
-    `rows` are by instance id, entities included. `visible` says of each message that can be peeked, by message id,
-    whether it can start an orchestration. `message_count` is the number of messages in all control queues, invisible
-    ones included. `more_visible` says that a queue may contain more visible messages than can be peeked.
+    - `rows` are by instance id, entities included.
+    - `visible` says of each message that can be peeked, by message id, whether it can start an orchestration.
+    - `message_count` is the number of messages in all control queues, invisible ones included.
+    - `more_visible` says that a queue may contain more visible messages than can be peeked.
     """
 
     rows: Mapping[str, InstanceRow]

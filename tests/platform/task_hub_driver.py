@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests import recordings
 from tests.platform.active_periods import ActivePeriods
 from tests.platform.durable_host import WORKER_UNREACHABLE_ERRORS, DurableHost
 from tests.platform.task_hub_storage import TaskHubReader
@@ -25,12 +26,13 @@ _RESEND_AFTER_SECONDS = 30
 class TaskHubDriver:
     """A task hub under test.
 
-    `no_kill_lock` is held by code that a kill must not interrupt, and by the code that kills. `worker_killed_in_round`
-    says that the worker is killed in this round: messages that it has processed and not deleted then return, and can
-    end an instance that was restarted with its id. `chain_begun` is set when a chain of launchers has been started.
-    `leftover_timers` are the times, by `time.monotonic`, at which the timers of ended instances would fire. `can_purge`
-    says whether ended instances may be purged: if the server sees no messages, a purged instance whose end was lost,
-    and which no probe has seen, blocks for ten minutes (docs/correctness.md, What is left open).
+    - `no_kill_lock` is held by code that a kill must not interrupt, and by the code that kills.
+    - `worker_killed_in_round` says that the worker is killed in this round. Messages that the worker has processed and
+      not deleted then return, and can end an instance that was restarted with its id.
+    - `chain_begun` is set when a chain of launchers has been started.
+    - `leftover_timers` are the times, by `time.monotonic`, at which the timers of ended instances would fire.
+    - `can_purge` says whether ended instances may be purged. If the server sees no messages, a purged instance whose
+      end was lost, and which no probe has seen, blocks for ten minutes (docs/correctness.md, What is left open).
     """
 
     worker: DurableHost
@@ -136,7 +138,7 @@ class TaskHubDriver:
             (active, _) = await self.retry_until_answered(self.worker.list_active)
             after = await self.storage.read_snapshot()
             # The queues are read one by one, so a message can move from one that is still to be read to one that was
-            # read before. Whatever takes a message writes a row first, so unchanged rows prove that none moved.
+            # read before. A worker that takes a message writes a row first, so unchanged rows prove that none moved.
             unchanged = before.rows == after.rows
             only_timers = before.message_count <= self.count_leftover_timers()
             if unchanged and not active and not before.active and only_timers:
@@ -157,5 +159,5 @@ class TaskHubDriver:
         instance_id, name = instance["id"], instance["name"]
         if instance["status"] == "Suspended":
             await self.send_operation("resume", instance_id)
-        if name in {"Wait", "Mends", "Eternal"}:
+        if name in {"Wait", recordings.REWOUND_FUNCTION_NAME, "Eternal"}:
             await self.end(instance_id)

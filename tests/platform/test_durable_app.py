@@ -196,8 +196,10 @@ def continue_changed_order(app: SlotProcess) -> None:
 
 
 def comparable_events(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the events of each instance in order, without what differs from run to run: event ids, times, the task
-    hub's name, the stack traces in reasons, and the number of the monitor's rounds."""
+    """Return the events of each instance in order, without what differs from run to run.
+
+    That is event ids, times, the task hub's name, the stack traces in reasons, and the number of the monitor's rounds.
+    """
     by_instance: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         data = event["data"] | {"hubName": "", "reason": shorten_reason(event["data"]["reason"])}

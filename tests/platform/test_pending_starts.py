@@ -92,8 +92,8 @@ async def test_a_start_on_its_way_blocks_and_leftover_timers_do_not(
     verdict is Ready all the same.
 
     Then the worker is killed up to 150 ms after the start of a chain of launchers. Each of them is only a message until
-    it has ended. The last orchestration of the chain waits for an event that is never sent, so the task hub is not
-    drained, whatever part of the chain is active or on its way.
+    it has ended. The last orchestration of the chain waits for an event that is never sent. So the task hub never
+    drains: some part of the chain is always active or on its way.
     """
     choices = Random()
     concurrency_limit = asyncio.Semaphore(MAX_CONCURRENT_TASK_HUBS)
@@ -193,8 +193,8 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
     """For 12 minutes. In one task hub, workers are started and killed soon afterwards, over and over. In two others,
-    the test takes the messages as a worker does that is then killed: it hides them for a minute at a time, and for 600
-    s, the longest time for which a worker hides a message that it abandons."""
+    the test takes the messages as a worker does that is then killed. In one it hides them for a minute at a time. In
+    the other it hides them for 600 s, the longest time for which a worker hides a message that it abandons."""
     deadline = time.monotonic() + 12 * 60
     choices = Random()
 

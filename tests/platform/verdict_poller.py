@@ -11,8 +11,11 @@ from tests.platform.task_hub_storage import TaskHubReader
 
 @dataclass
 class VerdictPoller:
-    """Polls the verdict on one app. `messages_only_count` counts the polls at which the storage had messages and no
-    active row: a start that was on its way then showed nowhere else."""
+    """Polls the verdict on one app.
+
+    `messages_only_count` counts the polls at which the storage had messages and no active row. A start that was on its
+    way then showed nowhere else.
+    """
 
     server: StateServerProcess
     app: str

@@ -36,10 +36,13 @@ MAX_SCAN_LEASE_SECONDS = 15.0
 class WorkloadReport:
     """The result of one or more workloads.
 
-    Every round is either drained or stalled. `assessed_count` counts the responses while something was certainly
-    active, or certainly about to start; `wrong_ready_responses` are those of them that said Ready. `late_responses` are
-    of drained rounds after which Ready came too late. `wrong_reasons` are of stalled rounds whose verdict does not name
-    what the storage shows. `longest_seconds` is the longest time from a drained task hub to Ready.
+    Every round is either drained or stalled.
+
+    - `assessed_count` counts the responses while something was certainly active, or certainly about to start.
+    - `wrong_ready_responses` are those of them that said Ready.
+    - `late_responses` are of drained rounds after which Ready came too late.
+    - `wrong_reasons` are of stalled rounds whose verdict does not name what the storage shows.
+    - `longest_seconds` is the longest time from a drained task hub to Ready.
     """
 
     round_count: int = 0
@@ -76,8 +79,8 @@ class FaultRates:
     """What a workload does besides orchestrations: `worker_kills` and `server_kills` are shares of rounds, and one of
     `loss_rates` is drawn for each round.
 
-    A round is stalled if it has not drained after `round_seconds`: after a kill of the worker, and on a busy machine
-    without one too, because the extension hides a message that it abandons for up to 600 s.
+    A round is stalled if it has not drained after `round_seconds`. That happens after a kill of the worker. On a busy
+    machine it also happens without a kill, because the extension hides a message that it abandons for up to 600 s.
     """
 
     worker_kills: float = 0.0
@@ -188,7 +191,7 @@ class RandomWorkload:
         """Draw the scenarios of a round.
 
         A worker that is killed amid a chain of launchers leaves a start that is only a message. Such a round has few
-        other scenarios: while another orchestration is active, the verdict is NotReady whatever the messages say.
+        other scenarios: while another orchestration is active, the verdict is NotReady with or without messages.
         """
         if self._provider != "azureStorage":
             return choices.choices(SCENARIOS, k=choices.randint(3, 6))
@@ -356,8 +359,11 @@ class RandomWorkload:
             await asyncio.sleep(0.2)
 
     def _has_expected_reason(self, number: int, assessed: AssessedResponse, stalled_at: float) -> bool:
-        """Return whether the verdict on a stalled round is final: it has the expected reason, or it has had the time
-        for one scan; in the latter case, note it in the report."""
+        """Return whether the verdict on a stalled round is final.
+
+        It is final if it has the expected reason, or if the time for one scan is over. A final verdict without the
+        expected reason is noted in the report.
+        """
         code, response = assessed.expected_code, assessed.response
         has_code = code in response.reason_codes
         in_time = response.requested_at <= stalled_at + READY_DELAY_SECONDS + MAX_SCAN_SECONDS

@@ -16,6 +16,12 @@ _NOT_WRITTEN_BY_THE_EXTENSION = {"snapshot", "odata.etag", "Timestamp"}
 HUB = "Recorded"
 """The task hub of most recordings."""
 
+REWOUND_FUNCTION_NAME = "Mends"
+"""The orchestration of the durable host that fails once. After a rewind it waits for an event."""
+
+REWOUND_INSTANCE_ID = "mends"
+"""The instance that was rewound, was then active with the status Pending, and completed."""
+
 
 @functools.cache
 def _read_text(name: str) -> tuple[str, ...]:

@@ -328,7 +328,7 @@ def github_environment(folder: Path) -> dict[str, str]:
 def test_on_github_the_outputs_are_those_of_the_last_verdict(
     wait_scenario: WaitScenario, proxy: FaultProxy, tmp_path: Path, *, ready: bool
 ) -> None:
-    """They are written once, at the end of the wait."""
+    """The wait writes each output once, when it ends. The orders end at the request after the scripted steps."""
     wait_scenario.script(proxy, nothing, *([] if ready else [nothing] * 9))
     result = wait_scenario.wait_through(
         proxy.url, "--interval", "1", "--timeout", "30" if ready else "0.8", **github_environment(tmp_path)

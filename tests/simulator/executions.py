@@ -55,9 +55,10 @@ class Episode:
 class Execution:
     """One run of one instance id, over all its generations.
 
-    `row` is the status at the provider, possibly of an earlier run of the same id, and `row_written_at` the time of
-    that write. `latest_event` is the event of the id with the latest time. A delayed start waits for the step
-    `not_before`.
+    - `row`: the status at the provider, possibly of an earlier run of the same id.
+    - `row_written_at`: the time of that write.
+    - `latest_event`: the event of the id with the latest time.
+    - `not_before`: the step that a delayed start waits for.
     """
 
     number: int

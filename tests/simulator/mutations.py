@@ -87,14 +87,14 @@ def confirmed_for_ever(patch: pytest.MonkeyPatch) -> None:
     async def confirm_for_ever(
         reconciler: Reconciler,
         request: ProbeRequest,
-        shown: Sequence[tuple[Started, ObservedInstance]],
+        starts: Sequence[tuple[Started, ObservedInstance]],
         *,
         observed_at: Instant,
     ) -> None:
-        for _, observed in shown:
+        for _, observed in starts:
             if observed.active:
                 backend_ids[request.task_hub, observed.instance_id] = request.backend_id
-        await confirm_starts(reconciler, request, shown, observed_at=observed_at)
+        await confirm_starts(reconciler, request, starts, observed_at=observed_at)
 
     async def read_all_as_confirmed(
         reconciler: Reconciler, task_hub: str, instances: Sequence[ActiveInstance]

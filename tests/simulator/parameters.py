@@ -9,10 +9,15 @@ PAGE_SIZES = (1000, 1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class SimulationParameters:
-    """`terminated_status` is the status that the extension publishes for a terminated instance, None if it publishes
-    nothing. `clock_skews` are how far the clocks of the workers are off, in seconds. `move_probability` is how often
-    the world moves before the server's next read of the hub, 0 if it stands still while somebody asks.
-    `messages_unseen` says that the server does not look at messages, as with the management API."""
+    """What one simulated history consists of.
+
+    - `terminated_status`: the status that the extension publishes for a terminated instance. None if it publishes
+      nothing.
+    - `clock_skews`: how far the clocks of the workers are off, in seconds.
+    - `move_probability`: the probability that the platform makes a move before the server's next read of the task hub.
+      0 if the platform makes no move during a request.
+    - `messages_unseen`: the server does not read messages, as with the management API.
+    """
 
     seed: int
     steps: int

@@ -95,7 +95,7 @@ class SimulatedPlatform:
         self._execution_count = 0
         self._entities = 0
         self._without_faults = False
-        # Ids that a message is about to start: nobody else takes them.
+        # Ids that a message is about to start. No other start takes them.
         self._reserved_ids: set[str] = set()
         self.executions: dict[str, Execution] = {}
 
@@ -110,8 +110,9 @@ class SimulatedPlatform:
             self._without_faults = False
 
     async def start_instance(self) -> None:
-        """A client starts an instance, possibly under an id that was used before."""
-        await self._make_move("restart", partial(self._start_pending, self._choose_instance_id(0.0)))
+        """A client starts an instance, under a new id or that of any instance that has ended."""
+        instance_id = self._choose_instance_id(unused_seconds=0.0)
+        await self._make_move("restart", partial(self._start_pending, instance_id))
 
     async def run_one(self) -> str:
         """A client starts an instance, and its first episode is written. Returns its id."""

@@ -117,12 +117,12 @@ _VERDICT_COUNTERS = (
     "Ready by an earlier probe",
     "Ready, started since the probe",
     "staged",
-    "Ready, a start in a queue that no event told of",
+    "Ready, a start in a queue that no event reported",
     "purged and started again",
     "purged and ended",
     "drained, messages unseen",
     "blocked, messages unseen",
 )
-_RARE_COUNTERS = ("Ready, a start in a queue that no event told of", "purged and ended", "blocked, messages unseen")
+_RARE_COUNTERS = ("Ready, a start in a queue that no event reported", "purged and ended", "blocked, messages unseen")
 _EVENTS_ONLY_COUNTERS = ("wrong by events alone", "stuck by events alone")
 _REQUEST_COUNTERS = ("API requests", "state storage requests", "source requests", "source writes")

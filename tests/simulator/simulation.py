@@ -262,7 +262,7 @@ class Simulation:
                 ready = verdict["ready"]
         finally:
             self._moves_left = 0
-            # A page that nobody waits for any more may still be about to move the world.
+            # A read of a page that no request awaits any more may still be about to make a move.
             async with self._move_lock:
                 pass
         if self._failure is not None:

@@ -1,6 +1,6 @@
 """Random histories of the platform against the real server: never Ready while something is active, always in the end.
 
-SIMULATOR_HISTORIES says how many. A complaint tells how to replay its history.
+SIMULATOR_HISTORIES is the number of histories. The message of a failure says how to replay its history.
 """
 
 import os

@@ -74,7 +74,7 @@ class VerdictChecker:
             heard = self._first_delivery.get(execution.number)
             if heard is not None and heard < requested_at:
                 raise WrongVerdict(
-                    f"Ready by an earlier probe, but {instance_id} is active and an event has told so since"
+                    f"Ready by an earlier probe, but {instance_id} is active and an event has reported it since"
                 )
         return began
 

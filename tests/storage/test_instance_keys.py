@@ -36,6 +36,7 @@ def test_every_id_survives_escaping_and_unescaping(instance_id: str) -> None:
 @example("\U0001f600" * 128)
 @example("a\u2028b")
 def test_a_key_has_only_characters_that_a_table_accepts(instance_id: str) -> None:
+    """A row key adds a prefix with a time to the instance's key. Azure Tables allows 512 UTF-16 units."""
     key = f"a|2026-11-20T09:30:00.1234567Z|{instance_key(instance_id)}"
     assert utf16_length(key) <= 512
     assert not any(char in "/\\#?\u2028\u2029" or ord(char) < 0x20 or 0x7F <= ord(char) <= 0x9F for char in key)

@@ -1,4 +1,4 @@
-"""Every object that is stored as JSON survives a round trip, whatever its members hold."""
+"""Every object that is stored as JSON survives a round trip with any values of its members."""
 
 import types
 from collections.abc import Callable, Mapping

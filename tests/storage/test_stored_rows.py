@@ -1,8 +1,8 @@
 """What is stored of one example of every object. `stored_rows.json` records the rows; in it, a column that holds JSON
 text is shown as that JSON.
 
-When a change makes these tests fail, raise the schema number of that kind of row in state_api/storage/schema.py, unless
-no version with the old number was released, and record the new rows.
+When a change makes these tests fail, raise the schema number of that kind of row in state_api/storage/schema.py. Keep
+the number if no version with it was released. Then record the new rows.
 """
 
 import json

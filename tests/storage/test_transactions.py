@@ -48,12 +48,12 @@ class RequestRecorder:
         for part in changes.get_payload():
             assert part["Content-Type"] == "application/http"
             assert part["Content-Transfer-Encoding"] == "binary"
-            head, _, content = part.get_payload().replace("\r\n", "\n").partition("\n\n")
+            head, _, body = part.get_payload().replace("\r\n", "\n").partition("\n\n")
             line, *headers = head.split("\n")
             named = {name.lower(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
-            if content.strip():
-                assert int(named.pop("content-length")) == len(content.rstrip("\n"))
-            requests.append((line, named, json.loads(content) if content.strip() else None))
+            if body.strip():
+                assert int(named.pop("content-length")) == len(body.rstrip("\n"))
+            requests.append((line, named, json.loads(body) if body.strip() else None))
         return outer, requests
 
 
@@ -133,12 +133,12 @@ async def test_a_transaction_is_sent_as_the_library_sends_it(
     assert [line for line, _, _ in ours] == [line for line, _, _ in theirs]
     assert [headers.get("if-match") for _, headers, _ in ours] == [headers.get("if-match") for _, headers, _ in theirs]
     untyped = [
-        content and {name: value for name, value in content.items() if not name.endswith("@odata.type")}
-        for _, _, content in theirs
+        body and {name: value for name, value in body.items() if not name.endswith("@odata.type")}
+        for _, _, body in theirs
     ]
-    assert [content for _, _, content in ours] == untyped
+    assert [body for _, _, body in ours] == untyped
     # The library adds only types that JSON shows anyway.
-    types = {value for _, _, content in theirs for name, value in (content or {}).items() if name.endswith(".type")}
+    types = {value for _, _, body in theirs for name, value in (body or {}).items() if name.endswith(".type")}
     assert types <= {"Edm.String"}
 
 
@@ -265,12 +265,12 @@ def test_an_entity_in_a_response_is_not_read_as_a_part_of_the_response() -> None
 
 
 @pytest.mark.parametrize(
-    "content",
+    "response_body",
     [b"", NO_CONTENT_PART, NO_CONTENT_PART + NO_CONTENT_PART + NO_CONTENT_PART, b"<html>a proxy's page</html>"],
 )
-def test_a_response_with_another_number_of_parts_is_an_error(content: bytes) -> None:
+def test_a_response_with_another_number_of_parts_is_an_error(response_body: bytes) -> None:
     with pytest.raises(TableTransactionError) as raised:
-        parse_etags(batch_response(), content, 2)
+        parse_etags(batch_response(), response_body, 2)
     assert not is_write_conflict(raised.value)
     assert error_code(raised.value) == ""
 

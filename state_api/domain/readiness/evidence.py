@@ -71,15 +71,19 @@ class VersionCount:
 class ProbeResult:
     """What a read of the task hub's own storage found.
 
-    `began_at`: the moment that a complete probe describes; `ended_at`: when reading stopped.
-    `active`: the oldest instances that block; `unlisted_count`: the number of further ones.
-    `waived`: instances that a waiver exempts; `ignored_count`: the number of those that the policy ignores.
-    `scanned`: the number of instances that the backend returned.
-    `message`: why the probe failed and what to fix, or how far an incomplete probe came.
-    `request_key`: the settings, policy and exemptions that the probe was read under.
-    `resumed`: the probe took more than one request; `read_seconds`: the time spent reading.
-    `correction_epoch`: that of the records before the probe began.
-    `messages`: None where the control queues were not read.
+    - `began_at`: the moment that a complete probe describes.
+    - `ended_at`: when reading stopped.
+    - `active`: the oldest instances that block.
+    - `unlisted_count`: the number of further instances that block.
+    - `waived`: instances that a waiver exempts.
+    - `ignored_count`: the number of active instances that the policy ignores.
+    - `scanned`: the number of instances that the backend returned.
+    - `message`: why the probe failed and what to fix, or how far an incomplete probe came.
+    - `request_key`: the settings, policy and exemptions that the probe was read under.
+    - `resumed`: the probe took more than one request.
+    - `read_seconds`: the time spent reading.
+    - `correction_epoch`: the epoch of the records before the probe began.
+    - `messages`: None where the control queues were not read.
     """
 
     status: ProbeStatus
@@ -145,14 +149,15 @@ class OpenSwap:
 class InstanceActivity:
     """What the recorded events show of one task hub.
 
-    `active`: the oldest active instances, at most ACTIVE_LIMIT; `has_more` is True if there are others.
-    `ignored_count`: active instances that the policy ignores. They are not in `active`, so that a thousand of them
-    cannot hide an instance that blocks.
-    `waived`: active instances that a waiver exempts.
-    `last_event_at`: the publisher's time of the latest event.
-    `last_recorded_at`: the storage's time of the last write of an event. The settle window counts from it, because it
-    also covers events that arrived late.
-    `correction_epoch`: changes whenever a look-up closes instances whose end no event reported.
+    - `active`: the oldest active instances, at most ACTIVE_LIMIT.
+    - `has_more`: True if there are further active instances.
+    - `ignored_count`: the number of active instances that the policy ignores. `active` does not contain them, so that a
+      thousand of them cannot hide an instance that blocks.
+    - `waived`: active instances that a waiver exempts.
+    - `last_event_at`: the publisher's time of the latest event.
+    - `last_recorded_at`: the storage's time of the last write of an event. The settle window counts from this time,
+      because it also covers events that arrived late.
+    - `correction_epoch`: changes whenever a look-up closes instances whose end no event reported.
     """
 
     active: tuple[ActiveInstance, ...] = ()
@@ -168,10 +173,12 @@ class InstanceActivity:
 class Evidence:
     """All that a verdict on one task hub rests on.
 
-    `task_hub` is None for an empty slot. `provider` is None where no probe is configured. `probe` is None until there
-    is a result. `active_instance_seen`: the task hub itself has just shown one of the active instances.
-    `looked_up_instances`: instances as the task hub has just shown them. `seen_before`: events or a probe have shown
-    the task hub before.
+    - `task_hub`: None for an empty slot.
+    - `provider`: None where no probe is configured.
+    - `probe`: None until there is a result.
+    - `active_instance_seen`: the task hub itself has just shown one of the active instances.
+    - `looked_up_instances`: instances as the task hub has just shown them.
+    - `seen_before`: events or a probe have shown the task hub before.
     """
 
     task_hub: str | None

@@ -1,8 +1,8 @@
 """Look-ups: reading only those instances that the records hold active, and what their absence proves.
 
-The instances are looked up in batches. A start that the task hub does not show is either still a message or was purged,
-so such instances are looked up a second time, after the control queues were read: what has left the queues in between
-has been written.
+The instances are looked up in batches. If the task hub does not show a start, the start is either still a message or
+was purged. Such instances are looked up a second time, after the control queues were read. A start that has left the
+queues by then has been written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,13 @@ _MAX_LOOKUP_BATCH_SIZE = 128
 class Batch:
     """Active instances that are looked up together, and what the task hub has shown of them.
 
-    `observed`: the first look; None for an instance that the task hub does not show.
-    `sees_messages`: whether a start that is only a message can be seen.
-    `queued_messages`: messages in the control queues after the first look; None if they were not counted.
-    `recorded_starts`: the starts of unconfirmed instances as the records held them before the second look, with their
-    confirmations. Read only where messages cannot be seen.
-    `observed_again`: the second look.
+    - `observed`: the result of the first look. None for an instance that the task hub does not show.
+    - `sees_messages`: whether a start that is only a message can be seen.
+    - `queued_messages`: the number of messages in the control queues after the first look. None if they were not
+      counted.
+    - `recorded_starts`: the starts of unconfirmed instances as the records held them before the second look, with their
+      confirmations. Read only where messages cannot be seen.
+    - `observed_again`: the result of the second look.
     """
 
     instances: tuple[ActiveInstance, ...]
@@ -65,12 +66,12 @@ class Batch:
 class BatchAssessment:
     """What a batch proves.
 
-    `ended`: the ends to record.
-    `pending`: starts that the task hub does not show while its control queues hold messages.
-    `active`: the instances that the task hub shows active.
-    `is_undecided`: other instances of the batch have not ended, or may not have.
-    `absence_counts`: an instance ends because the task hub does not show it, so the backend must be the right one.
-    `event_instance_found`: the task hub shows an instance that events reported, so the backend is the right one.
+    - `ended`: the ends to record.
+    - `pending`: starts that the task hub does not show while its control queues hold messages.
+    - `active`: the instances that the task hub shows active.
+    - `is_undecided`: other instances of the batch have not ended, or may not have.
+    - `absence_counts`: an instance ends because the task hub does not show it, so the backend must be the right one.
+    - `event_instance_found`: the task hub shows an instance that events reported, so the backend is the right one.
     """
 
     ended: tuple[Instance, ...]
@@ -117,7 +118,9 @@ def assess_batch(batch: Batch, *, backend_id: str, now: Instant) -> BatchAssessm
     return BatchAssessment(
         ended=tuple(record_end(instance, observed[instance.instance_id]) for instance in ended),
         pending=tuple(pending),
-        active=tuple(to_active_instance(shown) for shown in observed.values() if shown is not None and shown.active),
+        active=tuple(
+            to_active_instance(instance) for instance in observed.values() if instance is not None and instance.active
+        ),
         is_undecided=len(ended) + len(pending) < len(batch.instances),
         absence_counts=len(unconfirmed) > len(blocking),
         event_instance_found=any(

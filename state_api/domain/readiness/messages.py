@@ -68,10 +68,12 @@ class VisibleMessage:
 class QueueSnapshot:
     """The control queues of a task hub at one moment.
 
-    `message_count` includes invisible messages. `visible` are the messages that were peeked before or after the count,
-    at most MAX_PEEKED_MESSAGES of each queue each time. `peeked_twice` is the number of messages that were peeked both
-    before and after, so the count includes them. `more_visible`: a queue may hold more messages than a peek returns.
-    `partition_owners` changes when another worker takes over a partition.
+    - `message_count`: the number of all messages, including invisible messages.
+    - `visible`: the messages that were peeked before or after the count, at most MAX_PEEKED_MESSAGES of each queue each
+      time.
+    - `peeked_twice`: the number of messages that were peeked both before and after, so the count includes them.
+    - `more_visible`: a queue may hold more messages than a peek returns.
+    - `partition_owners`: changes when another worker takes over a partition.
     """
 
     message_count: int = 0
@@ -133,9 +135,13 @@ class KnownTimers:
 class QuietPeriod:
     """The time since which invisible messages that nothing explains have been there without any change.
 
-    It ends when one of these changes: the number of unexplained messages; the rows stamped since `changed_since`
-    (`stamp_digest`); or the `queue_digest`, that is, a visible message, a recorded event, or the owner of a partition.
-    `exemptions_key` identifies the exemptions that it was observed under.
+    The quiet period ends when one of these changes:
+
+    - `unexplained_count`: the number of unexplained messages.
+    - `stamp_digest`: the rows stamped since `changed_since`.
+    - `queue_digest`: the visible messages, the recorded events, and the owners of the partitions.
+
+    The `exemptions_key` identifies the exemptions that the quiet period was observed under.
     """
 
     exemptions_key: str
@@ -168,11 +174,13 @@ class PendingStart:
 class MessageEvidence:
     """What a probe found in the control queues.
 
-    `explained`: invisible messages that start nothing.
-    `starts`: the oldest pending starts that block; `start_count`: the number of all of them.
-    `more_visible`: there may be further starts that a peek does not return.
-    `unexplained_count`: invisible messages that block; they stop blocking at `unblocks_at` if nothing changes.
-    `waived`: invisible messages that would block without a waiver.
+    - `explained`: the number of invisible messages that start nothing.
+    - `starts`: the oldest pending starts that block.
+    - `start_count`: the number of all pending starts that block.
+    - `more_visible`: there may be further starts that a peek does not return.
+    - `unexplained_count`: the number of invisible messages that block. They stop blocking at `unblocks_at` if nothing
+      changes.
+    - `waived`: the number of invisible messages that would block without a waiver.
     """
 
     checked_at: Instant

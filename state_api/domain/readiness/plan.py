@@ -4,9 +4,9 @@
 feeds their outcomes back, until a step is `Done`. The cheapest reads come first: while the records hold active
 instances, only those are looked up; once they hold none, the task hub is scanned.
 
-The order of the steps is a matter of safety (docs/correctness.md): the control queues are read after the scan has begun
-and before each of its passes, and a start that the task hub does not show is closed only after a complete scan, after
-which the task hub is scanned again.
+The order of the steps is a matter of safety (docs/correctness.md). The control queues are read after the scan has begun
+and before each of its passes. A start that the task hub does not show is closed only after a complete scan. Then the
+task hub is scanned again.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,9 @@ LARGE_HUB_READ_SECONDS = 30.0
 class VerificationMode(StrEnum):
     """How a verdict is to be verified.
 
-    `fresh`: by what is read after the request. `cached`: a recent result is enough, or else the task hub is read.
-    `none`: by what is known already; the task hub is not read.
+    - `fresh`: by what is read after the request.
+    - `cached`: a recent result is enough. Without one, the task hub is read.
+    - `none`: by what is known already. The task hub is not read.
     """
 
     FRESH = "fresh"
@@ -46,9 +47,10 @@ class VerificationMode(StrEnum):
 class ReadRequirements:
     """What a probe must satisfy to answer one request.
 
-    `request_key`: the settings, policy and exemptions that it must be read under. `requested_at` is by the state
-    storage's clock. `for_verdict` is False for a list of what is active: it needs no look-ups, and events that were
-    recorded since do not invalidate it.
+    - `request_key`: the settings, policy and exemptions that the probe must be read under.
+    - `requested_at`: the time of the request by the state storage's clock.
+    - `for_verdict`: False for a list of what is active. A list needs no look-ups, and events that were recorded since
+      do not invalidate it.
     """
 
     request_key: str
@@ -73,10 +75,11 @@ class RecordedState:
 class ProbeOutcome:
     """The outcome of a verification, for the request with this key.
 
-    `active_instance_seen`: the task hub has just shown one of the active instances. `looked_up_instances`: how it has
-    shown those that were looked up. `recorded_state` is given where a verdict may rest on it: the records were read
-    after the result, and the task hub was not read since; or what was looked up since is still in them, so that they
-    say NotReady.
+    - `active_instance_seen`: the task hub has just shown one of the active instances.
+    - `looked_up_instances`: the instances that were looked up, as the task hub has just shown them.
+    - `recorded_state`: the records, if a verdict may rest on them; otherwise None. A verdict may rest on them in two
+      cases. Either they were read after the result, and the task hub was not read since. Or they still contain what was
+      looked up since, so that they say NotReady.
     """
 
     request_key: str
@@ -111,8 +114,9 @@ class CountMessages:
 class Correct:
     """Record that instances have ended. With `absence_counts`, only if the backend is known to be the right one.
 
-    `pending`: starts of the same batch that stay unconfirmed. `active`: instances that the task hub shows active.
-    `is_undecided`: the look-ups end here, because an instance has not ended or may not have.
+    - `pending`: starts of the same batch that stay unconfirmed.
+    - `active`: instances that the task hub shows active.
+    - `is_undecided`: the look-ups end here, because an instance has not ended or may not have.
     """
 
     ended: tuple[Instance, ...]
@@ -157,13 +161,18 @@ Step = ReadRecords | LookUp | CountMessages | Correct | BeginScan | ReadMessages
 class ReadState:
     """What is known of a task hub while it is read.
 
-    `last_result`: the stored result of an earlier probe with the same request key. `stored_scan`: a stored scan that
-    waits to be resumed. `records`: None if they must be read, or read again.
-    `position`: active instances of the records that are looked up. `batch`: those that are being looked up.
-    `pending`: their starts that are unconfirmed so far. `unconfirmed_starts`: all of them, after the look-ups.
-    `has_corrected`: a look-up has closed instances.
-    `active_instances`: what the last look-up has shown active, once it has decided the verdict.
-    `scan`: the scan that is under way. `scan_result`: what it has found. `failure`: why reading failed.
+    - `last_result`: the stored result of an earlier probe with the same request key.
+    - `stored_scan`: a stored scan that waits to be resumed.
+    - `records`: None if the records must be read, or read again.
+    - `position`: the number of active instances of the records that have been looked up.
+    - `batch`: the instances that are being looked up.
+    - `pending`: the starts that the look-ups have not confirmed so far.
+    - `unconfirmed_starts`: the starts that are unconfirmed after all look-ups.
+    - `has_corrected`: a look-up has closed instances.
+    - `active_instances`: what the last look-up has shown active, once it has decided the verdict.
+    - `scan`: the scan that is under way.
+    - `scan_result`: what the scan has found.
+    - `failure`: why reading failed.
     """
 
     requirements: ReadRequirements
@@ -284,7 +293,10 @@ def _plan_lookup(state: ReadState, activity: InstanceActivity, now: Instant) -> 
 
 
 def _plan_after_scan(state: ReadState, result: ProbeResult) -> Step:
-    """Starts that the task hub did not show came to nothing, or were purged, if nothing is about to start."""
+    """Close the unconfirmed starts if the scan proves that they are over; otherwise end with the scan's result.
+
+    An unconfirmed start is an instance that events show and the task hub does not. If a complete scan finds nothing
+    active and no message that could start an instance, the instance never started or was purged."""
     waived_messages = result.messages.waived if result.messages is not None else 0
     nothing_is_pending = result.status is ProbeStatus.COMPLETE and not result.found_blocking and waived_messages == 0
     if state.unconfirmed_starts and nothing_is_pending:
@@ -383,9 +395,12 @@ def answers(
 def can_resume(scan: Scan, requirements: ReadRequirements, activity: InstanceActivity, now: Instant) -> bool:
     """Whether a stored scan can still answer the request.
 
-    It cannot if it was read under another key, or if the records supersede it. It cannot if it is older than the
-    freshness, unless reading has taken half of that time; or if the request demands a fresh read and the scan began
-    before, unless the task hub is large.
+    A stored scan cannot answer the request in these cases:
+
+    - The scan was read under another key.
+    - The records supersede the scan.
+    - The scan is older than the freshness, and reading has taken less than half of that time.
+    - The request demands a fresh read, the scan began before the request, and the task hub is not large.
     """
     freshness = requirements.policy.freshness_seconds
     is_young = now - scan.began_at < seconds(freshness) or scan.read_seconds >= freshness / 2

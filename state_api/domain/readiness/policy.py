@@ -26,15 +26,16 @@ class RetentionPolicy:
 class Policy:
     """The policy of one app.
 
-    `settle_seconds`: how long no event may have been recorded before the task hub counts as drained.
-    `freshness_seconds`: how old a probe may be.
-    `require_verification`: the verdict is never Ready without a probe.
-    `deployment_timeout_minutes`: after this time an open deployment of another run no longer blocks.
-    `ignore_functions`: name patterns of orchestrators and entities that may stay active. `*`, `?` and `[…]` are
-    wildcards; case matters.
-    `missing_task_hub_is_drained`: a task hub that does not exist at its provider, and that was never seen, is drained.
-    `message_visibility_seconds`: the app's `controlQueueVisibilityTimeout`, 5 minutes by default in its host.json.
-    `ignore_messages`: the control queues are not read.
+    - `settle_seconds`: how long no event may have been recorded before the task hub counts as drained.
+    - `freshness_seconds`: how old a probe may be.
+    - `require_verification`: the verdict is never Ready without a probe.
+    - `deployment_timeout_minutes`: after this time an open deployment of another run no longer blocks.
+    - `ignore_functions`: name patterns of orchestrators and entities that may stay active. The wildcards are `*`, `?`
+      and `[…]`. Case matters.
+    - `missing_task_hub_is_drained`: a task hub is drained if it does not exist at its provider and was never
+      seen.
+    - `message_visibility_seconds`: the app's `controlQueueVisibilityTimeout`, 5 minutes by default in its host.json.
+    - `ignore_messages`: the control queues are not read.
     """
 
     settle_seconds: int = 30

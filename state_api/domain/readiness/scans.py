@@ -39,12 +39,13 @@ _DIGEST_MODULUS = 2**64
 class Scan:
     """A scan that is under way. `began_at` is by the state storage's clock, `changed_since` by the backend's.
 
-    A pass that returns nothing active proves that nothing is active only if nothing changed while it read: an instance
-    can start another one and end, and a pass that reads the two in the wrong order sees neither. So passes are repeated
-    until one returns exactly the changes that the pass before it returned. If nothing changes, one pass is enough.
+    A pass that returns nothing active proves that nothing is active only if nothing changed while it read. An instance
+    can start another instance and end. A pass that reads the two in the wrong order sees neither. So passes are
+    repeated until a pass returns exactly the changes that the pass before it returned. If nothing changes, one pass is
+    enough.
 
     A start can be nothing but a message. So the control queues are read before each pass, and the pass that completes
-    the scan shows no change since then. `observed_queues` is None where the backend does not show messages.
+    the scan shows no change since then. The field `observed_queues` is None where the backend does not show messages.
     """
 
     began_at: Instant

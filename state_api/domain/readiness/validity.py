@@ -18,7 +18,7 @@ def is_probe_valid(
     """Whether the probe proves what it says: it is complete, recent, and began after everything that is recorded.
 
     A probe that found no task hub is valid too if the policy allows missing task hubs and this one was never seen.
-    `now` and the times of the probe are of the state storage's clock.
+    All times are by the state storage's clock.
     """
     missing_is_drained = probe.status is ProbeStatus.MISSING and policy.missing_task_hub_is_drained and not seen_before
     if probe.status is not ProbeStatus.COMPLETE and not missing_is_drained:

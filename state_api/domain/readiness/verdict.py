@@ -1,7 +1,7 @@
 """The verdict: may the code in this slot be overwritten?
 
-The verdict is Ready only if every condition holds. Whatever is missing, incomplete, too old or failed is a reason for
-NotReady.
+The verdict is Ready only if every condition holds. Evidence that is missing, incomplete, too old or failed is a
+reason for NotReady.
 """
 
 from dataclasses import dataclass, replace
@@ -105,10 +105,13 @@ class _Assessment:
             and is_probe_valid(evidence.probe, evidence.activity, policy, now, seen_before=evidence.seen_before)
         )
         self._current_probe = None if self._is_probe_stale() else evidence.probe
-        self._shown = self._merge_active_instances()
+        self._active_instances = self._merge_active_instances()
 
     def verdict(self) -> Verdict:
-        blocking = [instance for instance in self._shown if not self._exempts(instance)]
+        """The verdict on this evidence. It is Ready if there is no reason against it.
+
+        A lower bound of the active instances is at least 1: instances that are not listed are active too."""
+        blocking = [instance for instance in self._active_instances if not self._exempts(instance)]
         active = tuple(blocking[:ACTIVE_LIMIT])
         is_lower_bound = (
             self._evidence.activity.has_more
@@ -272,7 +275,7 @@ class _Assessment:
     def _list_waived(self) -> tuple[WaivedInstance, ...]:
         return tuple(
             WaivedInstance(instance, waiver)
-            for instance in self._shown
+            for instance in self._active_instances
             if (waiver := self._exemptions.find_waiver(instance.instance_id)) is not None
             and not self._exemptions.ignores(instance.function_name)
         )

@@ -83,8 +83,10 @@ class Deployment:
 class PendingSwap:
     """A swap that was begun and whose outcome is unknown: the platform may or may not have carried it out.
 
-    The record already has `task_hub` in production and `swapped_out` in the slot. `slots_before` is what both slots
-    held, and `deployment` the one that was open into the slot; both come back if the swap fails.
+    - `task_hub`: the task hub that the record already has in production.
+    - `swapped_out`: the task hub that the record already has in the slot.
+    - `slots_before`: what both slots held before the swap. Restored if the swap fails.
+    - `deployment`: the deployment that was open into the slot. Restored if the swap fails.
     """
 
     task_hub: str

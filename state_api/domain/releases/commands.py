@@ -69,9 +69,10 @@ class SlotAssignment:
 class RegisterCommand(Command):
     """PutApp.
 
-    `slots`: what each named slot is to hold; None empties it. `update_policy` returns the new policy for the present
-    one. `provider_config` None leaves it as it is, unless `clear_provider_config`. `adopt_task_hubs` are task hubs of
-    this app that an administrator declares to be its own at the provider.
+    - `slots`: what each named slot is to hold. None empties a slot.
+    - `update_policy`: returns the new policy for the present policy.
+    - `provider_config`: the new provider settings. None leaves the present settings, unless `clear_provider_config`.
+    - `adopt_task_hubs`: task hubs of this app that an administrator declares to be its own at the provider.
     """
 
     update_policy: Callable[[Policy], Policy]

@@ -137,6 +137,7 @@ def claimed_by_other_app(task_hub: str, app_name: str) -> Refusal:
 
 
 def _claimed_by_other_app(task_hub: str, app_name: str) -> tuple[str, dict[str, Any]]:
+    """The message and details that both refusals of another app's task hub share."""
     message = f"app {app_name} has claimed task hub {task_hub}. Use a task hub name that no other app has used"
     return message, {"taskHub": task_hub, "app": app_name}
 

@@ -27,12 +27,12 @@ from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipPro
 class StageEvidence:
     """What is known of the slot and of the new name.
 
-    `verdict`: on all task hubs that the slot may carry, deployments left aside. If this run has staged the task hub
-    already (`is_staged_by`), on those that it replaced. None is allowed if there are none, or if `needs_verdict` is
-    false.
-    `used_before`: an app of this server or a recorded event used the name.
-    `existing`: what the provider has under the name, or why it is unavailable. None if the provider need not or must
-    not be asked.
+    - `verdict`: the verdict on all task hubs that the slot may carry, without regard to deployments. If this run has
+      staged the task hub already (`is_staged_by`), the verdict is on the task hubs that it replaced. None is allowed if
+      there are no such task hubs, or if `needs_verdict` is false.
+    - `used_before`: an app of this server or a recorded event used the name.
+    - `existing`: what the provider has under the name, or why the provider is unavailable. None if the provider need
+      not or must not be asked.
     """
 
     verdict: Verdict | None = None

@@ -56,7 +56,10 @@ def _check_pending_swap(app: App, command: SwapCommand) -> Refusal | None:
 
 
 def _begin_swap(app: App, command: SwapCommand, now: Instant) -> Transition | Refusal:
-    """Exchange the task hubs on record, and keep the swap pending until its outcome is reported."""
+    """Record the swap as if it had happened, and as pending until a request reports its outcome.
+
+    The app's state exchanges the task hubs of production and the slot. If a swap is already pending, only the run that
+    began it may send the request again."""
     if app.pending_swap is not None:
         return _repeat_begin(app, app.pending_swap, command)
     slot = _find_swappable_slot(app, command)
@@ -96,8 +99,8 @@ def _build_pending_swap(app: App, command: SwapCommand, slot: Slot, now: Instant
 def _confirm_swap(app: App, command: SwapCommand, now: Instant) -> Transition | Refusal:
     """The platform has swapped.
 
-    Without a pending swap, a task hub that was in production before is only promoted by a rollback: a report may
-    arrive late, or again from an old pipeline, after the platform has swapped back.
+    Without a pending swap, only a rollback promotes a task hub that was in production before. A report may arrive late,
+    or again from an old pipeline, after the platform has swapped back.
     """
     slot = app.slot(command.slot)
     is_outdated = (

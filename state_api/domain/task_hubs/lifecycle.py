@@ -69,9 +69,11 @@ class LifecycleEvent:
 class Started:
     """Evidence that an instance has started.
 
-    Instances of this class compare by their fields in this order: the latest start counts, and equal times are decided
-    by the other fields, so that the order of arrival makes no difference. `confirmed_backend` identifies the backend
-    that has shown the instance active after this start; empty if none has. It confirms this start and no later one.
+    Objects of this class compare by their fields in this order. The latest start counts. The other fields decide
+    between equal times, so that the order of arrival makes no difference.
+
+    The field `confirmed_backend` identifies the backend that has shown the instance active after this start. It is
+    empty if no backend has. It confirms this start and no later start.
     """
 
     at: Instant

@@ -2,7 +2,7 @@
 argument.
 
 The evidence of a probe is dated immediately after what it contradicts. So every later event takes precedence over it,
-whichever clock dates that event.
+even if another clock dates that event.
 """
 
 from dataclasses import replace
@@ -36,8 +36,8 @@ class ObservedState(StrEnum):
 def observe_state(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
     """What the task hub shows of a recorded start. `observed` is None if the task hub does not show the instance.
 
-    `backend_id` identifies where the task hub was read. `started` must be the start as the records held it before that
-    read, because a confirmation since then proves nothing about the earlier read.
+    The `backend_id` identifies where the task hub was read. Pass the start as the records held it before that read,
+    because a confirmation since then proves nothing about the earlier read.
     """
     if observed is not None and observed.active:
         return ObservedState.ACTIVE

@@ -133,8 +133,8 @@ def test_an_invalid_event_is_acknowledged_and_goes_to_quarantine(
     unknown["data"]["runtimeStatus"] = "Paused"
     assert deliver(anonymous, [unknown]).status_code == 202
     quarantined = admin.get("/api/quarantine", params={"top": 1000}).json()["events"]
-    (found,) = [entry for entry in quarantined if unknown["id"] in entry["event"]]
-    assert (found["code"], found["endpointType"]) == ("UnknownStatus", "trigger")
+    (entry,) = [entry for entry in quarantined if unknown["id"] in entry["event"]]
+    assert (entry["code"], entry["endpointType"]) == ("UnknownStatus", "trigger")
 
 
 @pytest.mark.parametrize("schema", ["Event Grid", "CloudEvents"])

@@ -98,10 +98,10 @@ def test_a_path_in_another_case_or_with_a_final_slash_reaches_the_app(
 def test_a_path_is_decoded_twice(host: FunctionsHost, path: str, status: int, code: str) -> None:
     """An escaped name leads to the app with the decoded name, and to no other operation."""
     actual_status, body = send_raw_path(host, "GET", path, key_header(KEYS_BY_ROLE["admin"]))
-    content = json.loads(body)
-    assert (actual_status, content["code"]) == (status, code)
+    problem = json.loads(body)
+    assert (actual_status, problem["code"]) == (status, code)
     if code == "AppNotFound":
-        assert content["app"] == "noApp"
+        assert problem["app"] == "noApp"
 
 
 def test_a_path_with_a_null_character_is_refused_by_the_host(host: FunctionsHost) -> None:
