@@ -95,7 +95,7 @@ def test_a_stale_lock_file_fails_the_audit_with_its_difference_and_is_not_change
     ended = run_audit(tmp_path, uv=UV_CHANGES_LOCK)
     assert ended.returncode == 1
     assert "+odd==2.0" in ended.stderr
-    assert "error: not up to date: requirements.txt. Run make lock, and read what changes" in ended.stderr
+    assert "error: not up to date: requirements.txt. Run make lock and review the changes" in ended.stderr
     assert (tmp_path / "requirements.txt").read_text() == before
 
 

@@ -1,298 +1,314 @@
 #!/usr/bin/env bash
-# Releases through the state server for CI systems without a template of their own: bash, curl and jq, nothing else.
-# Does what `safe-deploy` does, with the same variables and exit codes, but cannot look at the platform.
+# Deploys with the state server from CI systems that have no template here. Requires bash, curl and jq.
+# Works like `safe-deploy`, with the same variables and exit codes, but cannot query the platform.
 usage() {
   cat <<'END'
 usage: deploy.sh status | stage | cleanup
        deploy.sh swap | rollback  -- COMMAND...
        deploy.sh swap | rollback  --outcome pending|done|failed
 
-  status    may the slot be overwritten? With SAFE_DEPLOY_WAIT=true, wait until it may
-  stage     put SAFE_DEPLOY_TASK_HUB into the slot
-  swap      promote SAFE_DEPLOY_TASK_HUB: say so, run COMMAND, which swaps on the platform, and confirm. If COMMAND fails
-            or is interrupted, the swap stays pending (6) until a person has looked, as nobody here can, and the
-            platform goes on with what it has accepted. With --outcome: who swaps or looks says how it stands: pending
-            before the platform's swap, done when production carries the task hub, failed when it does not
-  rollback  the same for the task hub that was swapped out and is still in the slot
+  status    report whether the slot can be overwritten. With SAFE_DEPLOY_WAIT=true, wait until it can
+  stage     reserve the slot for SAFE_DEPLOY_TASK_HUB
+  swap      promote SAFE_DEPLOY_TASK_HUB to production: record the swap as pending, run COMMAND, which swaps the slots
+            on the platform, and record the swap as done. If COMMAND fails or is interrupted, the platform may still
+            swap. The swap then stays pending (exit code 6) until its outcome is reported with --outcome.
+            --outcome replaces COMMAND if the slots are swapped without this script: pending before the swap; then done
+            if production has the task hub, failed if it does not
+  rollback  the same for the previous version, whose task hub is still in the slot
   cleanup   remove retired task hubs that have drained
 
-Variables (an empty one counts as not set):
-  SAFE_DEPLOY_SERVER            the server's address, required
+Variables (an empty variable counts as not set):
+  SAFE_DEPLOY_SERVER            the address of the server, required
   SAFE_DEPLOY_APP               the app, required
-  SAFE_DEPLOY_KEY               the key, if the server wants one
-  SAFE_DEPLOY_RUN_URL           the address of this run, the same for every step and every attempt; else of the CI
-                                system (GitLab, Buildkite, Bitbucket, Jenkins)
-  SAFE_DEPLOY_ACTOR             who releases, for the audit log
-  SAFE_DEPLOY_SLOT              staging if not set
-  SAFE_DEPLOY_TASK_HUB          stage, swap: the task hub of this release; rollback: that to go back to, if it must be it
-  SAFE_DEPLOY_VERSION           stage: the version, for people
-  SAFE_DEPLOY_FORCE, SAFE_DEPLOY_TAKE_OVER, SAFE_DEPLOY_REASON        stage: true, true, and why
-  SAFE_DEPLOY_WAIT, SAFE_DEPLOY_TIMEOUT, SAFE_DEPLOY_VERIFY           status: true; seconds, 3600; cached, fresh, none
-  SAFE_DEPLOY_DRY_RUN, SAFE_DEPLOY_DELETE_TASK_HUBS                   cleanup: true
-  SAFE_DEPLOY_RETRY_FOR          how many seconds a server that does not answer is asked again, 120
+  SAFE_DEPLOY_KEY               the key, if the server requires one
+  SAFE_DEPLOY_RUN_URL           the address of this run, the same in every step and attempt. Default: the address that
+                                the CI system sets (GitLab, Buildkite, Bitbucket, Jenkins)
+  SAFE_DEPLOY_ACTOR             the person who deploys, for the audit log. Default: the user that the CI system sets
+  SAFE_DEPLOY_SLOT              the slot. Default: staging
+  SAFE_DEPLOY_TASK_HUB          stage, swap: the task hub of this release. rollback: the task hub to return to. Default
+                                for rollback: the task hub in the slot
+  SAFE_DEPLOY_VERSION           stage: the version, for display
+  SAFE_DEPLOY_FORCE             stage: true overwrites a slot that is not ready
+  SAFE_DEPLOY_TAKE_OVER         stage: true takes over the deployment of a run that has ended
+  SAFE_DEPLOY_REASON            stage: the reason for SAFE_DEPLOY_FORCE or SAFE_DEPLOY_TAKE_OVER
+  SAFE_DEPLOY_WAIT              status: true waits until the slot is ready
+  SAFE_DEPLOY_TIMEOUT           status: the longest wait, in seconds. Default: 3600
+  SAFE_DEPLOY_VERIFY            status: cached, fresh or none. Default: cached
+  SAFE_DEPLOY_DRY_RUN           cleanup: true reports what would be removed, and removes nothing
+  SAFE_DEPLOY_DELETE_TASK_HUBS  cleanup: true also deletes the data of the task hubs
+  SAFE_DEPLOY_RETRY_FOR         how long requests to an unavailable server are retried, in seconds. Default: 120
 
 Exit codes: 0 done or ready, 1 failure, 2 usage, 3 not ready, 4 not allowed, 5 timed out, 6 conflict.
-The result goes to stdout as JSON, all else to stderr.
+Prints the result to stdout as JSON and all messages to stderr.
 END
 }
 set -euo pipefail
 
-# Ids, names, versions and texts of the server come from outside. Everything that is printed goes through these two: on one
-# line, with an escape such as \u001b in place of what is no plain letter, and never a command of a CI system. GitHub's
-# runner takes a line that begins with `::` and has a second one, or that has `##[`; Azure's agent looks for `##vso[`.
-printable() { # TEXT
+# Ids, names, versions and messages from the server are untrusted. Messages pass through escape_text, which keeps each on
+# one line, and results pass through escape_json. Both show unusual characters as escapes such as \u001b, and break up
+# text that a CI system would execute as a command. GitHub's runner executes a line that begins with `::` and contains a
+# second `::`, or that contains `##[`. The agent of Azure Pipelines executes `##vso[`.
+escape_text() { # TEXT
   jq -nr --arg text "$1" '
     def digits: [12, 8, 4, 0] as $shifts | "0123456789abcdef" as $hex | . as $code
       | $shifts | map(($code / pow(2; .) | floor) % 16) | map($hex[.:. + 1]) | add;
-    def plain: (. >= 32 and . <= 126) or (. >= 161 and . <= 591 and . != 173) or (. >= 880 and . <= 1154)
+    def printable: (. >= 32 and . <= 126) or (. >= 161 and . <= 591 and . != 173) or (. >= 880 and . <= 1154)
       or (. >= 12353 and . <= 12543) or (. >= 19968 and . <= 40959) or (. >= 44032 and . <= 55203);
-    $text[:10000] | explode | map(if plain then [.] | implode elif . < 65536 then "\\u" + digits
+    $text[:10000] | explode | map(if printable then [.] | implode elif . < 65536 then "\\u" + digits
       else "\\u{" + (. / 65536 | floor | digits) + digits + "}" end)
     | add // "" | gsub("#(?=#)"; "# ")
     | gsub("(?<run>(?<![^ ])(?>:{2,})|(?>:{2,})(?=.*::)|:{4,})"; .run | explode | map([.] | implode) | join(" "))'
 }
-json() { jq --ascii-output . <<<"$1" | sed -e 's/##/#\\u0023/g'; }
+escape_json() { jq --ascii-output . <<<"$1" | sed -e 's/##/#\\u0023/g'; }
 
-say() { printf 'deploy.sh: %s\n' "$(printable "$*")" >&2; }
+report() { printf 'deploy.sh: %s\n' "$(escape_text "$*")" >&2; }
 
-hint='' # what a failure has to add at this moment
+failure_hint='' # appended to the message of every failure
 
-fail() { # CODE MESSAGE
-  say "$2$hint"
+fail() { # EXIT_CODE MESSAGE
+  report "$2$failure_hint"
   exit "$1"
 }
 
-# The key is written by a builtin into a pipe, so it is in no argument list, and `ps` shows it to nobody.
-headers() {
+# A builtin writes the key into a pipe, so that `ps` does not show the key in a list of arguments.
+request_headers() {
   printf 'Accept: application/json\nContent-Type: application/json\n'
   [[ -z "${SAFE_DEPLOY_KEY:-}" ]] || printf 'x-functions-key: %s\n' "$SAFE_DEPLOY_KEY"
   [[ -z "$actor" ]] || printf 'X-Actor: %s\n' "$actor"
   [[ -z "$run_url" ]] || printf 'X-Run-Url: %s\n' "$run_url"
 }
 
-# METHOD PATH [BODY]: leaves the server's answer in `answer`. Asks again while the server is away or busy: every request
-# here can be repeated without harm. Ends the script with the exit code for a refusal.
-ask() {
-  local method=$1 path=$2 body=${3:-} started=$SECONDS pause=1 status trouble
+# METHOD PATH [BODY]: sends a request and stores the body of the response in `response`. Retries while the server is
+# unavailable or busy, because every request of this script is idempotent. Exits if the server refuses the request.
+request() {
+  local method=$1 path=$2 body=${3:-} started=$SECONDS pause=1 http_status failure
   local curl=(curl --silent --show-error --connect-timeout 10 --max-time 200 --request "$method" --write-out '\n%{http_code}')
   [[ -z "$body" ]] || curl+=(--data-binary @-)
   while true; do
-    if answer=$("${curl[@]}" --header @<(headers) "$server/api$path" <<<"$body" 2>&1); then
-      status=${answer##*$'\n'}
-      answer=${answer%$'\n'*}
-      case "$status" in
+    if response=$("${curl[@]}" --header @<(request_headers) "$server/api$path" <<<"$body" 2>&1); then
+      http_status=${response##*$'\n'}
+      response=${response%$'\n'*}
+      case "$http_status" in
         2??)
-          jq -e 'type == "object"' >/dev/null 2>&1 <<<"$answer" ||
-            fail 1 "$server answers, but not as a state server does; check SAFE_DEPLOY_SERVER"
+          jq -e 'type == "object"' >/dev/null 2>&1 <<<"$response" ||
+            fail 1 "$server did not return a JSON object, so it is not a state server. Check SAFE_DEPLOY_SERVER"
           return
           ;;
-        429 | 502 | 503 | 504) trouble="the server answered with status $status" ;;
-        *) refuse "$status" ;;
+        429 | 502 | 503 | 504) failure="the server returned status $http_status" ;;
+        *) exit_refused "$http_status" ;;
       esac
     else
-      trouble="the server cannot be reached: ${answer%%$'\n'*}"
+      failure="the server cannot be reached: ${response%%$'\n'*}"
     fi
-    ((SECONDS - started + pause < retry_for)) || fail 1 "$trouble"
-    say "$trouble; trying again"
+    ((SECONDS - started + pause < retry_for)) ||
+      fail 1 "$failure. Retries ended after $retry_for s (SAFE_DEPLOY_RETRY_FOR). Check the server and SAFE_DEPLOY_SERVER"
+    report "$failure; trying again in $pause s"
     sleep "$pause"
     pause=$((pause < 16 ? pause * 2 : 30))
   done
 }
 
-refuse() { # STATUS: end with the exit code that the server's refusal stands for
+exit_refused() { # HTTP_STATUS: exits with the code for the server's refusal in `response`
   local code detail exit_code=1
-  code=$(jq -r '.code? // empty' 2>/dev/null <<<"$answer" || true)
-  detail=$(jq -r '.detail? // empty' 2>/dev/null <<<"$answer" || true)
+  code=$(jq -r '.code? // empty' 2>/dev/null <<<"$response" || true)
+  detail=$(jq -r '.detail? // empty' 2>/dev/null <<<"$response" || true)
   case "$1/$code" in
     */InvalidRequest) exit_code=2 ;;
     */StagingNotReady) exit_code=3 ;;
     401/* | 403/*) exit_code=4 ;;
     409/* | 412/*) exit_code=6 ;;
   esac
-  fail "$exit_code" "${detail:-the server answered with status $1}${code:+ ($code)}"
+  fail "$exit_code" "${detail:-the server returned status $1}${code:+ ($code)}"
 }
 
-show() { json "$answer"; }
-field() { jq -r "$1 // empty" <<<"$answer"; }
+print_response() { escape_json "$response"; }
+response_field() { jq -r "$1 // empty" <<<"$response"; }
 
-same() { [[ "${1,,}" == "${2,,}" ]]; } # storage ignores the case of task hub names
+equals_ignoring_case() { [[ "${1,,}" == "${2,,}" ]]; } # Azure Storage ignores the case of task hub names
 
-warn() { # what the server says that its verdict in `answer` does not cover
+report_warnings() { # what the verdict in `response` does not cover
   local warning
   while IFS= read -r warning; do
-    say "warning: $warning"
-  done < <(jq --raw-output '.warnings[]? | "\(.code): \(.message)" | gsub("[\r\n]"; " ")' <<<"$answer")
+    report "warning: $warning"
+  done < <(jq --raw-output '.warnings[]? | "\(.code): \(.message)" | gsub("[\r\n]"; " ")' <<<"$response")
 }
 
 status() {
-  local waits=${SAFE_DEPLOY_WAIT:-} deadline=$((SECONDS + ${SAFE_DEPLOY_TIMEOUT:-3600})) wait=0 left told=''
+  local wait_requested=${SAFE_DEPLOY_WAIT:-} timeout=${SAFE_DEPLOY_TIMEOUT:-3600} wait=0 reported_codes='' deadline left
+  deadline=$((SECONDS + timeout))
   while true; do
-    ask GET "/apps/$app/staging?slot=$slot&wait=$wait&verify=${SAFE_DEPLOY_VERIFY:-cached}"
-    [[ -n "$told" ]] || warn
-    [[ $(field .ready) != true ]] || break
-    if [[ "$(field '[.reasons[].code]')" != "$told" ]]; then
-      told=$(field '[.reasons[].code]')
-      say "not ready: $(field '[.reasons[].message] | join("; ")')"
+    request GET "/apps/$app/staging?slot=$slot&wait=$wait&verify=${SAFE_DEPLOY_VERIFY:-cached}"
+    [[ -n "$reported_codes" ]] || report_warnings
+    [[ $(response_field .ready) != true ]] || break
+    if [[ "$(response_field '[.reasons[].code]')" != "$reported_codes" ]]; then
+      reported_codes=$(response_field '[.reasons[].code]')
+      report "slot $slot of app $app is not ready: $(response_field '[.reasons[].message] | join("; ")')"
     fi
     left=$((deadline - SECONDS))
-    if [[ "${waits,,}" != true ]]; then
-      show
+    if [[ "${wait_requested,,}" != true ]]; then
+      print_response
       exit 3
     elif ((left <= 0)); then
-      show
-      fail 5 "not ready within ${SAFE_DEPLOY_TIMEOUT:-3600} seconds"
+      print_response
+      fail 5 "slot $slot of app $app was not ready within $timeout s (SAFE_DEPLOY_TIMEOUT). Resolve the reasons above, or set a longer timeout, and run deploy.sh status again"
     fi
-    # From the second time on the server holds the question for so long, and answers as soon as the slot is ready.
+    # From the second request on, the server delays its answer for up to this many seconds, until the slot is ready.
     wait=$((left < 60 ? left : 60))
     sleep 1
   done
-  show
+  print_response
 }
 
 stage() {
-  local hub
-  hub=$(task_hub)
-  ask POST "/apps/$app/staging" "$(jq -n --arg hub "$hub" --arg slot "$slot" \
+  local task_hub
+  task_hub=$(require_task_hub)
+  request POST "/apps/$app/staging" "$(jq -n --arg task_hub "$task_hub" --arg slot "$slot" \
     --arg version "${SAFE_DEPLOY_VERSION:-}" --arg reason "${SAFE_DEPLOY_REASON:-}" \
     --arg force "${SAFE_DEPLOY_FORCE:-}" --arg take_over "${SAFE_DEPLOY_TAKE_OVER:-}" '
-      {taskHub: $hub, slot: $slot}
+      {taskHub: $task_hub, slot: $slot}
       + if $version == "" then {} else {version: $version} end
       + if $reason == "" then {} else {reason: $reason} end
       + if ($force | ascii_downcase) == "true" then {force: true} else {} end
       + if ($take_over | ascii_downcase) == "true" then {takeOver: true} else {} end')"
-  show
+  print_response
 }
 
-post_swap() { # HUB OUTCOME ROLLBACK
-  ask POST "/apps/$app/swap" "$(jq -n --arg hub "$1" --arg slot "$slot" --arg outcome "$2" --argjson rollback "$3" \
-    '{taskHub: $hub, slot: $slot, outcome: $outcome, rollback: $rollback}')"
+post_swap() { # TASK_HUB OUTCOME ROLLBACK
+  request POST "/apps/$app/swap" "$(jq -n --arg task_hub "$1" --arg slot "$slot" --arg outcome "$2" \
+    --argjson rollback "$3" '{taskHub: $task_hub, slot: $slot, outcome: $outcome, rollback: $rollback}')"
 }
 
-held() { # SLOT: the task hub that it holds, nothing if none, from the app in `answer`
+task_hub_in() { # SLOT: prints its task hub, or nothing, from the app in `response`
   jq -r --arg slot "${1,,}" \
-    'first(.slots | to_entries[] | select((.key | ascii_downcase) == $slot) | .value.taskHub) // empty' <<<"$answer"
+    'first(.slots | to_entries[] | select((.key | ascii_downcase) == $slot) | .value.taskHub) // empty' <<<"$response"
 }
 
-# SLOT HUB: what a person types after a look at the platform.
-to_type() {
-  local words
-  printf -v words 'SAFE_DEPLOY_SERVER=%q SAFE_DEPLOY_APP=%s' "$server" "$app"
-  same "$1" staging || printf -v words '%s SAFE_DEPLOY_SLOT=%q' "$words" "$1"
-  printf -v words '%s SAFE_DEPLOY_TASK_HUB=%q %q swap --outcome' "$words" "$2" "$0"
-  printf '%s' "Look which task hub production carries, when the platform has come to rest. If it is $2, type: $words done. If not, type: $words failed"
+describe_next_step() { # SLOT TASK_HUB: prints how to report the outcome of a pending swap
+  local report_command
+  printf -v report_command 'SAFE_DEPLOY_SERVER=%q SAFE_DEPLOY_APP=%s' "$server" "$app"
+  equals_ignoring_case "$1" staging || printf -v report_command '%s SAFE_DEPLOY_SLOT=%q' "$report_command" "$1"
+  printf -v report_command '%s SAFE_DEPLOY_TASK_HUB=%q %q swap --outcome' "$report_command" "$2" "$0"
+  printf '%s' "When no swap is in progress on the platform, look up the task hub of production there. If it is $2, run: $report_command done. If it is not, run: $report_command failed"
 }
 
-no_other_swap() { # ends the script if a swap is pending in `answer`
-  local hub
-  hub=$(field .pendingSwap.taskHub)
-  # Whoever began it was cut off, and may or may not have swapped. To swap again could undo it, so nobody guesses.
-  [[ -z "$hub" ]] || fail 6 "$(field .pendingSwap.by) began to swap $hub into production at $(field .pendingSwap.startedAt), and nobody has said how that ended. $(to_type "$(field .pendingSwap.slot)" "$hub")"
+require_no_pending_swap() { # exits if a swap is pending in `response`
+  local task_hub
+  task_hub=$(response_field .pendingSwap.taskHub)
+  # The interrupted run may or may not have swapped the slots. A second swap could undo the first.
+  [[ -z "$task_hub" ]] || fail 6 "a swap of task hub $task_hub into production is pending: $(response_field .pendingSwap.by) started it at $(response_field .pendingSwap.startedAt) and has not reported its outcome. $(describe_next_step "$(response_field .pendingSwap.slot)" "$task_hub")"
 }
 
-promote() { # HUB ROLLBACK: by `command`, or as `outcome` says
+promote() { # TASK_HUB ROLLBACK: runs `swap_command`, or reports `outcome`
   if [[ "$outcome" == Pending ]]; then
-    ask GET "/apps/$app"
-    no_other_swap
+    request GET "/apps/$app"
+    require_no_pending_swap
     post_swap "$1" Pending "$2"
-    same "$(field .pendingSwap.taskHub)" "$1" || fail 6 "$1 is in production already, and no swap was begun: do not swap the slots, it would bring the other one back"
+    equals_ignoring_case "$(response_field .pendingSwap.taskHub)" "$1" ||
+      fail 6 "task hub $1 is in production already, so no swap was recorded. Do not swap the slots: that would bring the other version back into production"
   elif [[ -n "$outcome" ]]; then
     post_swap "$1" "$outcome" "$2"
   else
-    ask GET "/apps/$app"
-    no_other_swap
-    if same "$(held production)" "$1"; then
-      say "$1 is in production already"
+    request GET "/apps/$app"
+    require_no_pending_swap
+    if equals_ignoring_case "$(task_hub_in production)" "$1"; then
+      report "task hub $1 is in production already; the command was not run"
     else
-      carry_out "$1" "$2"
+      run_swap_command "$1" "$2"
     fi
   fi
-  show
+  print_response
 }
 
-carry_out() { # HUB ROLLBACK: the record first, as pending, then the platform, then how it went
-  local hub=$1 rollback=$2 code=0
-  # bash runs a trap when the command has ended, so the command is never left alone.
+run_swap_command() { # TASK_HUB ROLLBACK: records the swap as pending, swaps on the platform, and records it as done
+  local task_hub=$1 rollback=$2 exit_code=0
+  # bash runs a trap only after the current command has ended, so the script always waits for the swap command.
   trap 'interrupted=yes' INT TERM HUP
-  post_swap "$hub" Pending "$rollback"
-  same "$(field .pendingSwap.taskHub)" "$hub" || fail 6 "somebody else has swapped $hub meanwhile; the command was not run"
+  post_swap "$task_hub" Pending "$rollback"
+  equals_ignoring_case "$(response_field .pendingSwap.taskHub)" "$task_hub" ||
+    fail 6 "another client has swapped task hub $task_hub into production in the meantime. The command was not run. Check which task hub production has on the platform"
   if [[ -n "${interrupted:-}" ]]; then
-    post_swap "$hub" Failed "$rollback"
-    fail 1 'interrupted before the command was run; nothing has changed'
+    post_swap "$task_hub" Failed "$rollback"
+    fail 1 'interrupted before the command was run. The slots are unchanged. Run the same command again'
   fi
-  env -u SAFE_DEPLOY_KEY "SAFE_DEPLOY_TASK_HUB=$hub" "${command[@]}" >&2 || code=$?
-  hint=". The command ended with exit code $code${interrupted:+, when it was interrupted}. The swap of $hub stays pending, and nobody can stage. $(to_type "$slot" "$hub")"
-  # The platform goes on with a swap that it has accepted, whatever becomes of the command that asked for it.
-  ((code == 0)) || fail 6 'nobody here can tell whether the slots are swapped'
-  post_swap "$hub" Done "$rollback"
+  env -u SAFE_DEPLOY_KEY "SAFE_DEPLOY_TASK_HUB=$task_hub" "${swap_command[@]}" >&2 || exit_code=$?
+  failure_hint=". The command ended with exit code $exit_code${interrupted:+ after an interrupt}. The swap of task hub $task_hub stays pending, and no run can stage until its outcome is reported. $(describe_next_step "$slot" "$task_hub")"
+  # The platform continues a swap that it has accepted, even if the command that requested the swap fails.
+  ((exit_code == 0)) || fail 6 'the slots may or may not be swapped: this script cannot query the platform'
+  post_swap "$task_hub" Done "$rollback"
 }
 
 swap() {
-  local hub
-  outcome_or_command "$@"
-  hub=$(task_hub)
-  promote "$hub" false
+  local task_hub
+  parse_swap_arguments "$@"
+  task_hub=$(require_task_hub)
+  promote "$task_hub" false
 }
 
 rollback() {
-  local asked='' hub production
-  outcome_or_command "$@"
-  [[ -z "${SAFE_DEPLOY_TASK_HUB:-}" ]] || asked=$(task_hub)
-  ask GET "/apps/$app"
-  production=$(held production)
-  hub=${asked:-$(held "$slot")}
-  if [[ -n "$outcome" && $(field .pendingSwap.rollback) == true ]]; then
-    hub=${asked:-$production} # where the record has it while the swap is pending
+  local requested='' task_hub production
+  parse_swap_arguments "$@"
+  [[ -z "${SAFE_DEPLOY_TASK_HUB:-}" ]] || requested=$(require_task_hub)
+  request GET "/apps/$app"
+  production=$(task_hub_in production)
+  task_hub=${requested:-$(task_hub_in "$slot")}
+  if [[ -n "$outcome" && $(response_field .pendingSwap.rollback) == true ]]; then
+    task_hub=${requested:-$production} # the server already shows the new task hub while the swap is pending
   else
-    no_other_swap
-    if came_back "$production"; then
-      hub=${asked:-$production} # to roll back twice must not roll forward again
-    elif same "$asked" "$production"; then
-      fail 6 "$asked is in production, and no rollback brought it there. Without SAFE_DEPLOY_TASK_HUB the slot's task hub comes back"
+    require_no_pending_swap
+    if is_rolled_back_to "$production"; then
+      task_hub=${requested:-$production} # a second rollback must not swap the newer version back in
+    elif equals_ignoring_case "$requested" "$production"; then
+      fail 6 "task hub $requested is in production already, and not because of a rollback. To roll back to the task hub in slot $slot, run the same command without SAFE_DEPLOY_TASK_HUB"
     fi
-    [[ -n "$hub" ]] || fail 6 "slot $slot of app $app holds no task hub: there is nothing to roll back to"
+    [[ -n "$task_hub" ]] ||
+      fail 6 "slot $slot of app $app has no task hub, so there is no version to roll back to. Stage and swap the version that you want in production"
   fi
-  promote "$hub" true
+  promote "$task_hub" true
 }
 
-came_back() { # HUB: whether the newest swap with this slot that came about was a rollback to it
-  local token='' last
+is_rolled_back_to() { # TASK_HUB: whether the latest completed swap with this slot is a rollback to this task hub
+  local token='' latest_swap
   while true; do
-    ask GET "/apps/$app/history?top=200${token:+&continuationToken=$token}"
-    last=$(jq -c --arg slot "${slot,,}" 'first(.history[] | select(.operation == "PostSwap") | .details
-      | select((.outcome // "Done") == "Done" and (.slot // "" | ascii_downcase) == $slot)) // empty' <<<"$answer")
-    token=$(jq -r '.continuationToken // "" | @uri' <<<"$answer")
-    [[ -z "$last" && -n "$token" ]] || break
+    request GET "/apps/$app/history?top=200${token:+&continuationToken=$token}"
+    latest_swap=$(jq -c --arg slot "${slot,,}" 'first(.history[] | select(.operation == "PostSwap") | .details
+      | select((.outcome // "Done") == "Done" and (.slot // "" | ascii_downcase) == $slot)) // empty' <<<"$response")
+    token=$(jq -r '.continuationToken // "" | @uri' <<<"$response")
+    [[ -z "$latest_swap" && -n "$token" ]] || break
   done
-  [[ -n "$last" && "$(jq .rollback <<<"$last")" == true ]] && same "$(jq -r .production <<<"$last")" "$1"
+  [[ -n "$latest_swap" && "$(jq .rollback <<<"$latest_swap")" == true ]] &&
+    equals_ignoring_case "$(jq -r .production <<<"$latest_swap")" "$1"
 }
 
 cleanup() {
-  ask POST "/apps/$app/cleanup" "$(jq -n --arg dry "${SAFE_DEPLOY_DRY_RUN:-}" --arg delete "${SAFE_DEPLOY_DELETE_TASK_HUBS:-}" \
-    '{dryRun: ($dry | ascii_downcase == "true"), deleteTaskHubs: ($delete | ascii_downcase == "true")}')"
-  show
+  request POST "/apps/$app/cleanup" "$(jq -n --arg dry_run "${SAFE_DEPLOY_DRY_RUN:-}" \
+    --arg delete "${SAFE_DEPLOY_DELETE_TASK_HUBS:-}" \
+    '{dryRun: ($dry_run | ascii_downcase == "true"), deleteTaskHubs: ($delete | ascii_downcase == "true")}')"
+  print_response
 }
 
-# -- COMMAND..., or --outcome WORD: leaves the one in `command`, the other, as the server has it, in `outcome`.
-outcome_or_command() {
-  outcome='' command=()
+# -- COMMAND..., or --outcome OUTCOME: stores the command in `swap_command`, or the outcome, as the API spells it, in
+# `outcome`.
+parse_swap_arguments() {
+  outcome='' swap_command=()
   case "$*" in
     '--outcome pending') outcome=Pending ;;
     '--outcome done') outcome=Done ;;
     '--outcome failed') outcome=Failed ;;
     '-- '?*)
-      command=("${@:2}")
-      # Before anything is on record.
-      [[ -n "$(type -P -- "${command[0]}")" ]] || fail 2 "there is no program ${command[0]}"
+      swap_command=("${@:2}")
+      # Checked before the swap is recorded as pending.
+      [[ -n "$(type -P -- "${swap_command[0]}")" ]] ||
+        fail 2 "program ${swap_command[0]} was not found, so no swap was recorded. Correct the command after --"
       ;;
-    *) fail 2 'give the command that swaps on the platform, after --, or --outcome with pending, done or failed' ;;
+    *) fail 2 'expected either -- and the command that swaps the slots, or --outcome with pending, done or failed. Run deploy.sh --help' ;;
   esac
 }
 
-task_hub() {
-  local hub=${SAFE_DEPLOY_TASK_HUB:-}
-  [[ "$hub" =~ ^[A-Za-z][A-Za-z0-9]{2,44}$ ]] ||
-    fail 2 'SAFE_DEPLOY_TASK_HUB must be a task hub name: 3 to 45 letters and digits, a letter first'
-  printf '%s' "$hub"
+require_task_hub() {
+  local task_hub=${SAFE_DEPLOY_TASK_HUB:-}
+  [[ "$task_hub" =~ ^[A-Za-z][A-Za-z0-9]{2,44}$ ]] ||
+    fail 2 'SAFE_DEPLOY_TASK_HUB must be a task hub name: 3 to 45 letters and digits, beginning with a letter'
+  printf '%s' "$task_hub"
 }
 
 main() {
@@ -313,15 +329,15 @@ main() {
     run_url=https://bitbucket.org/${BITBUCKET_REPO_FULL_NAME:-}/pipelines/results/$BITBUCKET_BUILD_NUMBER
   run_url=${SAFE_DEPLOY_RUN_URL:-$run_url}
   actor=${SAFE_DEPLOY_ACTOR:-${GITLAB_USER_LOGIN:-${BUILDKITE_BUILD_CREATOR:-${BITBUCKET_STEP_TRIGGERER_UUID:-}}}}
-  [[ "$server" == http://* || "$server" == https://* ]] || fail 2 'SAFE_DEPLOY_SERVER must be an http or https address'
-  [[ "$run_url$actor${SAFE_DEPLOY_KEY:-}" != *[$'\r\n']* ]] || fail 2 'run URL, actor and key must be single lines'
-  # They become parts of an address.
-  [[ "$app" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_APP must be the name of an app'
-  [[ "$slot" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_SLOT must be the name of a slot'
-  [[ "${SAFE_DEPLOY_VERIFY:-cached}" =~ ^(cached|fresh|none)$ ]] || fail 2 'SAFE_DEPLOY_VERIFY is cached, fresh or none'
-  local seconds='^(0|[1-9][0-9]{0,8})$' # without a 0 before it, which would make it octal
+  [[ "$server" == http://* || "$server" == https://* ]] || fail 2 'SAFE_DEPLOY_SERVER must be an address that begins with http:// or https://'
+  [[ "$run_url$actor${SAFE_DEPLOY_KEY:-}" != *[$'\r\n']* ]] || fail 2 'SAFE_DEPLOY_RUN_URL, SAFE_DEPLOY_ACTOR and SAFE_DEPLOY_KEY must not contain line breaks'
+  # The names become parts of the request's address.
+  [[ "$app" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_APP must be the name of an app: letters, digits and hyphens'
+  [[ "$slot" =~ ^[A-Za-z0-9-]+$ ]] || fail 2 'SAFE_DEPLOY_SLOT must be the name of a slot: letters, digits and hyphens'
+  [[ "${SAFE_DEPLOY_VERIFY:-cached}" =~ ^(cached|fresh|none)$ ]] || fail 2 'SAFE_DEPLOY_VERIFY must be cached, fresh or none'
+  local seconds='^(0|[1-9][0-9]{0,8})$' # bash reads a number with a leading 0 as octal
   [[ "${SAFE_DEPLOY_TIMEOUT:-0}" =~ $seconds && "$retry_for" =~ $seconds ]] ||
-    fail 2 'SAFE_DEPLOY_TIMEOUT and SAFE_DEPLOY_RETRY_FOR are whole seconds'
+    fail 2 'SAFE_DEPLOY_TIMEOUT and SAFE_DEPLOY_RETRY_FOR must be whole numbers of seconds, without a leading 0'
   "$operation" "$@"
 }
 

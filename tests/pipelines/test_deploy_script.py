@@ -73,7 +73,7 @@ class DeployScript:
 
     def run_printed_command(self, outcome: str, whole: str) -> None:
         """Run the command that the script printed for this outcome, with no other variables set."""
-        commands = re.findall(r"type: (.*? --outcome \w+)", self.stderr)
+        commands = re.findall(r"run: (.*? --outcome \w+)", self.stderr)
         [words] = [command for command in commands if command.endswith(outcome)]
         assert whole in words
         env = {**self.machine.environment(self.machine.folder, logged_in=True), "SAFE_DEPLOY_KEY": KEYS["deployer"]}
@@ -188,9 +188,9 @@ def test_a_command_that_cannot_be_started_is_refused_before_anything_is_on_recor
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     _, new = staged
-    for program in ("no-such-program", "ask", str(DEPLOY_SCRIPT.parent), str(ROOT / "README.md")):
+    for program in ("no-such-program", "request", str(DEPLOY_SCRIPT.parent), str(ROOT / "README.md")):
         deploy_script("swap", "--", program, task_hub=new)
-        assert (deploy_script.code, "there is no program" in deploy_script.stderr) == (2, True)
+        assert (deploy_script.code, "was not found, so no swap was recorded" in deploy_script.stderr) == (2, True)
     assert pipeline_app.app()["pendingSwap"] is None
     assert pipeline_app.task_hubs() == staged
 
@@ -221,7 +221,7 @@ def test_a_swap_without_a_command_needs_an_outcome(
     assert deploy_script.code == 6, "it is not a rollback that is pending"
     deploy_script("swap", "--outcome", "done", task_hub=new)
     deploy_script("swap", "--outcome", "pending", task_hub=new)
-    assert (deploy_script.code, "do not swap the slots" in deploy_script.stderr) == (6, True)
+    assert (deploy_script.code, "Do not swap the slots" in deploy_script.stderr) == (6, True)
     for outcome in ("pending", "failed", "pending", "done", "done"):
         deploy_script("rollback", "--outcome", outcome)
         assert deploy_script.code == 0, deploy_script.stderr
@@ -274,7 +274,7 @@ def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=30)
     assert process.returncode == 6
-    assert "when it was interrupted" in output
+    assert "after an interrupt" in output
     assert "stays pending" in output
     assert pipeline_app.app()["pendingSwap"]["swappedOut"] == old
 
@@ -299,7 +299,7 @@ def test_a_rollback_to_the_version_in_production_is_a_conflict_unless_a_rollback
     deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
     deploy_script("rollback", *deploy_script.swap_command(), task_hub=new)
     assert deploy_script.code == 6
-    assert "no rollback brought it there" in deploy_script.stderr
+    assert "not because of a rollback" in deploy_script.stderr
     for _ in range(2):
         deploy_script("rollback", *deploy_script.swap_command(), task_hub=old, slot="Staging")
         assert deploy_script.code == 0, deploy_script.stderr
