@@ -243,7 +243,7 @@ async def test_a_deletion_does_not_continue_at_a_changed_connection(
         before = await provider_account.list_artifacts(names[0])
         await put_app(http, app, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_THEIRS"})
         (done,) = await post_cleanup(http, app)
-        assert (done["outcome"], "set those again" in done["message"]) == ("Unfinished", True)
+        assert (done["outcome"], "Set those again" in done["message"]) == ("Unfinished", True)
         assert await provider_account.list_artifacts(names[0]) == before
         await put_app(http, app, taskHubs=PROVIDER_CONFIG | {"connection": "STATE_TASKHUBS_OURS"})
         assert (await post_cleanup(http, app))[0]["outcome"] == "Removed"
