@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 from urllib.parse import quote
 
-from safe_deploy.sanitization import escape_unprintable, neutralize_commands, sanitize_line
+from safe_deploy.sanitization import escape_unprintable, neutralize_ci_commands, sanitize_line
 
 _RUN_URL_PATTERN = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?"
 _MAX_RUN_URL_LENGTH = 2000
@@ -149,7 +149,7 @@ class AzurePipelines:
 
     def set_outputs(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():
-            line = neutralize_commands(escape_unprintable(value))
+            line = neutralize_ci_commands(escape_unprintable(value))
             self._write_logging_command("task.setvariable", line, variable=_camel_case(name), isOutput="true")
 
     def write_summary(self, markdown: str) -> None:

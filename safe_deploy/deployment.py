@@ -60,8 +60,10 @@ def stage(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """One deployment from waiting to the swap. Cleanup is a step of its own, because its failure does not fail the
-    deployment."""
+    """A deployment: waits until the slot can be staged, stages the task hub, runs the deploy command, and swaps.
+
+    Cleanup is a separate step, because its failure must not fail the deployment.
+    """
 
     server: StateServerClient
     staging: StagingRequest

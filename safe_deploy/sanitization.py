@@ -32,7 +32,7 @@ def sanitize_line(text: str, max_length: int = MAX_LINE_LENGTH) -> str:
     Unprintable characters become escapes such as `\\x1b`. A space is put inside anything that a CI system could read as
     a command.
     """
-    return neutralize_commands(escape_unprintable(truncate(text, max_length)))
+    return neutralize_ci_commands(escape_unprintable(truncate(text, max_length)))
 
 
 def sanitize_cells(row: Iterable[str]) -> list[str]:
@@ -49,7 +49,7 @@ def escape_unprintable(text: str) -> str:
     return _IGNORABLE.sub(lambda match: _escape_character(match[0]), printable)
 
 
-def neutralize_commands(text: str) -> str:
+def neutralize_ci_commands(text: str) -> str:
     """The text with a space inside anything that a CI system could read as a command."""
     return _COMMAND.sub(lambda match: " ".join(match[0]), text)
 

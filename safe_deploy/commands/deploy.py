@@ -131,7 +131,7 @@ def deploy(
         guard=guard,
         report=session.report,
     ).run()
-    session.print_app(app, task_hub=task_hub, title=_describe_production(app))
+    session.print_app(app, task_hub=task_hub, title=_describe_production_task_hub(app))
     try:
         clean_up(
             session.server, slot, deployment_slots=deployment_slots, dry_run=False, delete_task_hubs=delete_task_hubs
@@ -163,7 +163,7 @@ def swap(
             app = executor.report_swap_outcome(task_hub, outcome=outcome)
         else:
             app = executor.swap(task_hub, command)
-    session.print_app(app, task_hub=task_hub, title=_describe_production(app))
+    session.print_app(app, task_hub=task_hub, title=_describe_production_task_hub(app))
 
 
 @deploy_commands.command()
@@ -188,7 +188,7 @@ def rollback(
         else:
             app = executor.roll_back(task_hub or None, command)
     production_hub = (app["slots"]["production"] or {}).get("taskHub", "")
-    session.print_app(app, task_hub=production_hub, title=_describe_production(app))
+    session.print_app(app, task_hub=production_hub, title=_describe_production_task_hub(app))
 
 
 @deploy_commands.command()
@@ -242,7 +242,7 @@ def _require_command_or_outcome(command: Command | None, outcome: SwapOutcome | 
     return outcome.capitalize() if outcome else ""
 
 
-def _describe_production(app: Json) -> str:
+def _describe_production_task_hub(app: Json) -> str:
     production = app["slots"].get("production") or {}
     pending = " (pending)" if app.get("pendingSwap") else ""
     return f"task hub {production.get('taskHub', '')} is in production of app {app['app']}{pending}"

@@ -205,8 +205,10 @@ class Cleanup:
         return _Target(retired, record, None, not_owned)
 
     async def _find_artifacts(self, run: _Run, target: _Target) -> TaskHubArtifacts | CleanupResult | None:
-        """What exists of the task hub at its provider; None if nothing is to be deleted there. A result if nothing may
-        be deleted now. Raises BackendError."""
+        """Return the task hub's artifacts at its provider, or None if this call deletes no artifacts.
+
+        Returns a CleanupResult instead if a slot holds the task hub or the time is up. Raises BackendError.
+        """
         if target.artifact_store is None:
             return None
         if (holder := await self._find_holding_slot(target.task_hub)) is not None:

@@ -107,7 +107,8 @@ def _parse_data(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parse_status(value: Any) -> RuntimeStatus:
-    # Only a text is looked up in the enum, whose error message would contain any other value, however deeply nested.
+    # The type is checked first, because a list or an object cannot be looked up in a set. Calling RuntimeStatus with an
+    # unknown value would format the value into an error message, and a deeply nested one exceeds the recursion limit.
     if not isinstance(value, str) or value not in _STATUSES:
         raise InvalidEvent("UnknownStatus", f"the runtime status is {_describe_value(value)}")
     return RuntimeStatus(value)

@@ -145,12 +145,12 @@ class LimitedConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._register_request()
+        self._mark_busy_if_request_is_open()
 
     def on_response_complete(self) -> None:
         # uvicorn starts the next request here if it has already arrived.
         super().on_response_complete()
-        if not self._register_request():
+        if not self._mark_busy_if_request_is_open():
             self._start_head_timer()
             self._limiter.mark_idle(self)
 
@@ -187,9 +187,9 @@ class LimitedConnection(H11Protocol):
         self._stop_timers()
         self.transport.abort()
 
-    def _register_request(self) -> bool:
-        """Stop the head timer if the connection has a request without a complete response. Returns whether it
-        has one."""
+    def _mark_busy_if_request_is_open(self) -> bool:
+        """If a request has no complete response yet, stop the timer for the next request head and mark the connection
+        busy. Returns whether there is such a request."""
         if self.cycle is None or self.cycle.response_complete:
             return False
         if self._head_timer is not None:
@@ -235,7 +235,7 @@ class LimitedConnection(H11Protocol):
             self.abort()
         elif unsent_bytes:
             self._start_write_timer()
-        elif self._head_timer is None and not self._register_request():
+        elif self._head_timer is None and not self._mark_busy_if_request_is_open():
             self._start_head_timer()
 
     def _stop_timers(self) -> None:

@@ -219,7 +219,8 @@ class GroupCommit:
             batch = self._write_separately(shard_key, batch, batch[0].update.instance_id)
 
     async def _write_with_retries(self, shard_key: ShardKey, batch: Sequence[_QueuedUpdate]) -> None:
-        """Write the updates of one instance that others write at the same time, or whose row the storage rejects."""
+        """Write the updates of one instance. Retries if another server writes the instance at the same time, or if the
+        storage rejects its row."""
         rejections = 0
         try:
             for attempt in range(_MAX_ATTEMPTS):

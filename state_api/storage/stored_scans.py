@@ -90,7 +90,8 @@ class StoredObservedQueues(StoredModel):
 
 
 class StoredScanVersion(StoredModel):
-    """How many active instances a scan has counted of one orchestration version."""
+    """The number of active instances of one orchestration version that a scan has counted, and their earliest
+    start."""
 
     active: int
     oldest_started_at: str

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_deploy.ci import AzurePipelines, CiSystem, GitHubActions, Terminal, detect_ci_system
-from safe_deploy.sanitization import escape_unprintable, neutralize_commands, sanitize_line
+from safe_deploy.sanitization import escape_unprintable, neutralize_ci_commands, sanitize_line
 from state_api.domain.names import RUN_URL_PATTERN
 
 GITHUB = {
@@ -319,7 +319,7 @@ def test_the_agent_reads_every_text_as_one_printable_line(values: dict[str, str]
     system.error(message)
     *logging_commands, last = map(parse_azure_command, read_lines(stderr))
     assert logging_commands == [
-        ("task.setvariable", {"variable": name, "isOutput": "true"}, neutralize_commands(escape_unprintable(value)))
+        ("task.setvariable", {"variable": name, "isOutput": "true"}, neutralize_ci_commands(escape_unprintable(value)))
         for name, value in values.items()
     ]
     assert last == ("task.logissue", {"type": "error"}, sanitize_line(message))

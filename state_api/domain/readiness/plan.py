@@ -190,29 +190,29 @@ class ReadState:
     failure: ProbeResult | None = None
 
     def after_records(self, records: RecordedState) -> "ReadState":
-        """The records were read."""
+        """Return the state after the records were read."""
         return replace(self, records=records)
 
     def after_lookup(
         self, step: LookUp, observed: Mapping[str, ObservedInstance | None], *, sees_messages: bool
     ) -> "ReadState":
-        """A batch was looked up for the first time."""
+        """Return the state after the first look-up of a batch of instances."""
         return replace(self, batch=Batch(step.instances, observed, sees_messages))
 
     def after_second_lookup(
         self, observed: Mapping[str, ObservedInstance | None], recorded_starts: Mapping[str, Started]
     ) -> "ReadState":
-        """The unconfirmed instances of the batch were looked up again."""
-        assert self.batch is not None, "there is no second look without a first"
+        """Return the state after the second look-up of the batch's unconfirmed instances."""
+        assert self.batch is not None, "the second look-up needs the batch of the first"
         return replace(self, batch=self.batch.after_second_look(observed, recorded_starts))
 
     def after_count(self, message_count: int) -> "ReadState":
-        """The messages in the control queues were counted."""
+        """Return the state after the messages in the control queues were counted."""
         assert self.batch is not None, "messages are counted for a batch"
         return replace(self, batch=replace(self.batch, queued_messages=message_count))
 
     def after_correction(self, step: Correct, *, all_recorded: bool) -> "ReadState":
-        """The ends were recorded; all of them or not."""
+        """Return the state after the ends were recorded. `all_recorded`: the storage has recorded every end."""
         if self.batch is None:
             return self._after_closing_unconfirmed_starts(all_recorded=all_recorded)
         has_corrected = self.has_corrected or bool(step.ended)
@@ -233,7 +233,7 @@ class ReadState:
         return replace(self, unconfirmed_starts=(), scan_result=None, last_result=None, records=None)
 
     def after_scan(self, result: ProbeResult) -> "ReadState":
-        """The scan has ended, or another worker has read the task hub."""
+        """Return the state after the scan has ended, or after another worker has read the task hub."""
         return replace(self, scan=None, scan_result=result)
 
 

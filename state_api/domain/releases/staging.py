@@ -98,7 +98,7 @@ def _check_command(command: StageCommand) -> Refusal | None:
 
 
 def _check_other_runs(app: App, command: StageCommand, now: Instant) -> Refusal | None:
-    """No other run deploys into the app, unless the command takes over."""
+    """Refuse the command if another run has an open deployment in the app, unless the command takes it over."""
     deployment = find_blocking_deployment(app, command.caller.run_id(command.task_hub), now)
     if deployment is None or command.take_over:
         return None
@@ -106,7 +106,7 @@ def _check_other_runs(app: App, command: StageCommand, now: Instant) -> Refusal 
 
 
 def _check_task_hub_is_new(app: App, command: StageCommand, evidence: StageEvidence) -> Refusal | None:
-    """Neither this server nor the provider knows the task hub, unless it is staged in this slot already."""
+    """Refuse a task hub that this server or the provider already knows, unless it is staged in this slot."""
     if is_staged_in_slot(app, command):
         return None
     if refusal := check_name_is_new(app, command.task_hub, used_before=evidence.used_before):
@@ -123,7 +123,7 @@ def _require_verdict(evidence: StageEvidence) -> Verdict:
 
 
 def _check_drained(app: App, command: StageCommand, verdict: Verdict | None) -> Refusal | None:
-    """What the slot may carry has drained, unless the command forces it."""
+    """Refuse the command if what the slot may carry has not drained, unless the command forces it."""
     if verdict is None or verdict.ready or command.force:
         return None
     slot = app.registered_slot_name(command.slot)
@@ -132,7 +132,7 @@ def _check_drained(app: App, command: StageCommand, verdict: Verdict | None) -> 
 
 
 def _check_provider_answered(app: App, command: StageCommand, evidence: StageEvidence) -> Refusal | None:
-    """A new name is claimed only after its provider was asked."""
+    """Refuse a new task hub name if its provider could not be asked."""
     if is_staged_in_slot(app, command) or not isinstance(evidence.existing, ProviderUnavailable):
         return None
     return refusals.provider_unavailable(command.task_hub, evidence.existing)
