@@ -64,7 +64,7 @@ def serve_restarting(current_settings: SettingsSource, *, keys_required: bool) -
     application = RestartingServer(current_settings, keys_required=keys_required)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, lifespan="off"))
 
         async def serve() -> None:
             await server.serve(sockets=[listener])
