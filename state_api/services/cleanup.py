@@ -12,6 +12,7 @@ from state_api.backends.protocols import (
     ArtifactStore,
     BackendError,
     BackendRegistry,
+    ReadFailure,
     TaskHubArtifacts,
     backend_id_of,
 )
@@ -302,7 +303,8 @@ class Cleanup:
         deleted: list[str],
     ) -> tuple[ReadinessReason, ...]:
         """Delete the artifacts in the store's order, which ends with the evidence of what runs, and note each in
-        `deleted`. Returns why the rest must stay, if something has started since the verdict."""
+        `deleted`. Returns why the rest must stay, if something has started since the verdict. Raises BackendError if
+        another task hub has begun to use the tables."""
         is_verdict_due = False
         for artifact in artifacts:
             if is_verdict_due and artifact.kind is ArtifactKind.TABLE:
@@ -311,6 +313,7 @@ class Cleanup:
                 verdict = await self._assess(run, replace(target, record=record))
                 if blockers := _find_blockers(verdict, deletes_artifacts=True):
                     return blockers
+                await _require_unshared(artifact_store, target.task_hub, artifacts)
                 is_verdict_due = False
             await artifact_store.delete(artifact)
             deleted.append(str(artifact))
@@ -339,6 +342,16 @@ class Cleanup:
 
 def _select_task_hubs(results: Iterable[CleanupResult], outcome: CleanupOutcome) -> tuple[str, ...]:
     return tuple(result.retired_hub.task_hub for result in results if result.outcome is outcome)
+
+
+async def _require_unshared(artifact_store: ArtifactStore, task_hub: str, artifacts: Sequence[Artifact]) -> None:
+    """Raise BackendError if one of these tables must stay by now, because another task hub has rows there."""
+    existing = await artifact_store.find_artifacts(task_hub)
+    if shared := [str(artifact) for artifact in existing.shared if artifact in artifacts]:
+        raise BackendError(
+            ReadFailure.FAILED,
+            f"another task hub has begun to use {', '.join(shared)}, so these tables must stay. Call Cleanup again",
+        )
 
 
 def _unfinished(retired: RetiredHub, message: str, deleted: Iterable[str] = ()) -> CleanupResult:

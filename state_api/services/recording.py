@@ -266,8 +266,9 @@ class Recorder:
             try:
                 changed = await self._instances.record(hub, events)
                 # After DeleteTaskHub has closed an unclaimed task hub, a worker with a cached record keeps writing
-                # until the table is deleted, and what it writes is deleted with the table.
-                is_lost = hub.app is None and any(changed) and not await self._task_hubs.takes_events(task_hub)
+                # until the table is deleted, and what it writes is deleted with the table. An event that changes
+                # nothing may have been written in that time too, by an earlier delivery that was not answered.
+                is_lost = hub.app is None and not await self._task_hubs.takes_events(task_hub)
                 return None if is_lost else changed
             except TableMissing:
                 # Another worker's Cleanup has deleted the table, or the worker that began to create it has died.

@@ -201,6 +201,13 @@ def test_reporting_done_for_production_or_an_unknown_slot_is_refused(slot_name: 
         confirm_swap(app_with_open_deployment(ANNA), "v42", noon_plus(60), slot=slot_name)
 
 
+def test_reporting_done_for_a_hub_in_production_is_refused_if_the_slot_does_not_exist() -> None:
+    app = swap_at_once(app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
+    assert not confirm_swap(app, "v42", noon_plus(120)).changed
+    with pytest.raises(SlotNotFound):
+        confirm_swap(app, "v42", noon_plus(120), slot="canary")
+
+
 def test_a_confirmed_swap_cannot_be_reverted() -> None:
     confirmed = swap_at_once(begin_swap_of_staged_hub().app, "v42", noon_plus(120)).app
     with pytest.raises(SwapMismatch, match="slot staging of app shop does not hold task hub v42 but v41"):

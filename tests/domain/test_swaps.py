@@ -54,7 +54,7 @@ def test_a_swap_changes_nothing_if_production_already_holds_the_hub() -> None:
     assert not transition.changed
 
 
-@pytest.mark.parametrize("report", [swap_at_once, begin_swap, confirm_swap])
+@pytest.mark.parametrize("report", [swap_at_once, begin_swap])
 def test_a_swap_of_the_hub_in_production_changes_nothing_even_with_another_slot(
     report: Callable[..., Transition],
 ) -> None:

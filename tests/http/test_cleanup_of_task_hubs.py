@@ -195,6 +195,36 @@ async def test_cleanup_does_not_delete_a_shared_tracking_store(
     assert [artifact for artifact in remaining if artifact in artifacts_of(retired_hub)] == shared_tables
 
 
+async def test_tables_stay_if_another_task_hub_begins_to_use_them_during_the_deletion(
+    *,
+    http: httpx.AsyncClient,
+    app: str,
+    storage: StorageSettings,
+    provider_account: ProviderAccount,
+    hubs_with_common_prefix: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    retired_hub = hubs_with_common_prefix[0]
+    delete = StorageArtifactStore.delete
+
+    async def delete_while_another_hub_starts(store: StorageArtifactStore, artifact: Artifact) -> None:
+        if artifact.kind is ArtifactKind.QUEUE:
+            async with ProviderTaskHub(storage, retired_hub) as provider:
+                await provider.put("theirs", "Running", TaskHubName="othershub")
+        await delete(store, artifact)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StorageArtifactStore, "delete", delete_while_another_hub_starts)
+        (result,) = await post_cleanup(http, app)
+    shared_tables = [f"table {retired_hub}History", f"table {retired_hub}Instances"]
+    assert (result["outcome"], "another task hub" in result["message"]) == ("Unfinished", True)
+    assert not {*shared_tables} & {*result["artifacts"]}
+    (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], sorted(result["shared"])) == ("Removed", shared_tables)
+    remaining = await provider_account.list_artifacts(retired_hub)
+    assert [artifact for artifact in remaining if artifact in artifacts_of(retired_hub)] == shared_tables
+
+
 CLEANUP_STEPS = 15
 """Close the name, delete eleven artifacts, the records and the probes, and update the app."""
 

@@ -8,9 +8,11 @@ import pytest
 
 from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
+from state_api.domain.errors import StorageUnavailable
 from state_api.domain.releases.apps import Caller
 from state_api.settings import Settings, StorageSettings
 from state_api.storage.tables import instance_table_name
+from state_api.storage.task_hubs import TaskHubStore
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, post_events, post_staging, put_app, stage_and_swap
@@ -181,6 +183,34 @@ async def test_an_event_that_arrives_while_the_records_are_removed_goes_to_quara
         "TaskHubCleanedUp"
     ] * 2
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
+
+
+async def test_an_event_that_is_sent_again_while_the_records_are_removed_goes_to_quarantine(
+    *,
+    storage: StorageSettings,
+    http: httpx.AsyncClient,
+    hub: str,
+    clock: ShiftedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first delivery wrote the event and was not answered, so the second one changes nothing in the table, which is
+    deleted with the event."""
+    await add_drained_hub(http, hub, clock)
+    outcomes: list[int | dict[str, int]] = []
+    started = event(hub, "order-2")
+
+    async def unavailable(store: TaskHubStore, task_hub: str) -> bool:
+        raise StorageUnavailable("the storage does not answer")
+
+    async def send_twice(proxy: StorageProxy) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(TaskHubStore, "takes_events", unavailable)
+            outcomes.append((await http.post("/api/events", json=[started])).status_code)
+        outcomes.append(await post_events(http, started))
+
+    async with acting_before(storage, clock, lambda method, path: method == "DELETE", send_twice) as deleting:
+        assert (await delete_task_hub(deleting, hub)).status_code == 200
+    assert outcomes == [503, {"recorded": 0, "unchanged": 0, "quarantined": 1}]
 
 
 async def test_a_repeated_deletion_checks_again_what_a_cut_off_one_had_not_checked(
