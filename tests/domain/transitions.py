@@ -23,7 +23,7 @@ from state_api.domain.releases.commands import (
     SwapOutcome,
     WaiveCommand,
 )
-from state_api.domain.releases.deletion import delete_app
+from state_api.domain.releases.deletion import DeletionEvidence, delete_app
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.registration import RegisterEvidence, register_app
 from state_api.domain.releases.retirement import remove_retired_hubs
@@ -194,7 +194,7 @@ def register(
 
 
 def delete(app: App, verdicts: Mapping[str, Verdict], now: Instant = NOON) -> Transition:
-    return accepted(delete_app(app, verdicts, now))
+    return accepted(delete_app(app, DeletionEvidence(verdicts), now))
 
 
 # Waivers and Cleanup

@@ -31,7 +31,8 @@ from state_api.domain.errors import (
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness.reasons import ReadinessReason
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases.apps import App, Deployment, PendingSwap, Slot
+from state_api.domain.releases.apps import App, Deployment, PendingSwap, Slot, TaskHubHolder
+from state_api.domain.releases.side_by_side.releases import PendingRemoval
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
 
 MAX_DEPLOYMENT_RETRY_SECONDS = 60
@@ -118,11 +119,11 @@ def task_hub_not_found(task_hub: str) -> Refusal:
 # The name of a task hub
 
 
-def task_hub_in_use(app_name: str, slot: str, task_hub: str) -> Refusal:
+def task_hub_in_use(app_name: str, holder: TaskHubHolder, task_hub: str) -> Refusal:
     return Refusal(
         TaskHubInUse,
-        f"slot {slot} of app {app_name} holds task hub {task_hub}. Deploy the new version with a new task hub name",
-        {"app": app_name, "slot": slot, "taskHub": task_hub},
+        f"{holder} of app {app_name} holds task hub {task_hub}. Deploy the new version with a new task hub name",
+        {"app": app_name, holder.kind: holder.name, "taskHub": task_hub},
     )
 
 
@@ -189,7 +190,7 @@ def staging_not_ready(app: App, slot: str, verdict: Verdict, *, next_step: str) 
     return Refusal(
         StagingNotReady,
         f"slot {slot} of app {app.name} must not be overwritten: {_join_messages(verdict.reasons)}. {next_step}",
-        {"slot": slot, **_verdict_details(verdict.evidence.task_hub, verdict)},
+        {"slot": slot, **verdict_details(verdict.evidence.task_hub, verdict)},
     )
 
 
@@ -198,20 +199,20 @@ def task_hub_not_drained(task_hub: str, verdict: Verdict) -> Refusal:
         TaskHubNotDrained,
         f"the records of task hub {task_hub} must not be removed: {_join_messages(verdict.reasons)}. Retry "
         "DeleteTaskHub once it has drained",
-        _verdict_details(task_hub, verdict),
+        verdict_details(task_hub, verdict),
     )
 
 
 def app_not_drained(app: App, verdicts: Mapping[str, Verdict]) -> Refusal:
-    """`verdicts`: those that are NotReady, by slot name."""
+    """`verdicts`: those that are NotReady, by what they are on, such as `slot staging`."""
     reasons = [
-        ReadinessReason(reason.code, f"slot {slot}: {reason.message}")
-        for slot, verdict in verdicts.items()
+        ReadinessReason(reason.code, f"{holder}: {reason.message}")
+        for holder, verdict in verdicts.items()
         for reason in verdict.reasons
     ]
     return Refusal(
         AppNotDrained,
-        f"app {app.name} must not be deleted: {_join_messages(reasons)}. Retry DeleteApp once its slots have drained",
+        f"app {app.name} must not be deleted: {_join_messages(reasons)}. Retry DeleteApp once it has drained",
         {
             "app": app.name,
             "hasRunning": any(verdict.has_running for verdict in verdicts.values()),
@@ -238,7 +239,7 @@ def _reason_details(reasons: Iterable[ReadinessReason]) -> list[dict[str, str]]:
     return [{"code": reason.code.value, "message": reason.message} for reason in reasons]
 
 
-def _verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
+def verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
     return {
         "taskHub": task_hub,
         "hasRunning": verdict.has_running,
@@ -253,11 +254,17 @@ def _verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
 
 def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Refusal:
     expires_at = Instant(deployment.started_at + seconds(60 * app.policy.deployment_timeout_minutes))
+    if deployment.slot is None:
+        place = f"as release {deployment.version}"
+        next_step = "its promotion with PutRouting, remove its release with DeleteRelease, or register"
+    else:
+        place = f"into slot {deployment.slot}"
+        next_step = "its swap, abandon it with DeleteStaging, or stage"
     return Refusal(
         DeploymentInProgress,
-        f"{describe_owner(deployment)} has been deploying task hub {deployment.task_hub} into slot {deployment.slot} "
-        f"of app {app.name} since {format_instant(deployment.started_at)}. Wait for its swap, abandon it with "
-        f"DeleteStaging, or stage with takeOver and a reason. It expires at {format_instant(expires_at)}",
+        f"{describe_owner(deployment)} has been deploying task hub {deployment.task_hub} {place} of app {app.name} "
+        f"since {format_instant(deployment.started_at)}. Wait for {next_step} with takeOver and a reason. It expires "
+        f"at {format_instant(expires_at)}",
         {
             "deployment": deployment_details(deployment),
             "retryAfterSeconds": min(MAX_DEPLOYMENT_RETRY_SECONDS, max(1, (expires_at - now) // seconds(1))),
@@ -305,8 +312,8 @@ def changed_concurrently(app_name: str, updated_by: str | None) -> Refusal:
     )
 
 
-def describe_owner(owned: Deployment | PendingSwap) -> str:
-    """The caller and, if known, the run that holds a deployment or a pending swap."""
+def describe_owner(owned: Deployment | PendingSwap | PendingRemoval) -> str:
+    """The caller and, if known, the run that holds a deployment, a pending swap or a pending removal."""
     return f"{owned.started_by} (run {owned.run_url})" if owned.run_url else owned.started_by
 
 
@@ -393,8 +400,8 @@ def waiver_expiry_invalid(max_days: int) -> Refusal:
 def task_hub_not_of_app(app: App, task_hub: str) -> Refusal:
     return Refusal(
         TaskHubNotFound,
-        f"no slot of app {app.name} holds task hub {task_hub}, and it is not retired. GetApp lists the task hubs that "
-        "a waiver can be for",
+        f"no slot or release of app {app.name} holds task hub {task_hub}, and it is not retired. GetApp lists the task "
+        "hubs that a waiver can be for",
         {"taskHub": task_hub},
     )
 

@@ -1,0 +1,191 @@
+"""The verdict on a release: what its traffic, its routers and a probe say about its removal."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from state_api.domain.instants import format_instant
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict, assess_readiness
+from state_api.domain.releases.apps import App
+from state_api.domain.releases.side_by_side.commands import RemovalOutcome
+from state_api.domain.releases.side_by_side.releases import (
+    ReleaseState,
+    RouterAcknowledgement,
+    RoutingChange,
+)
+from state_api.domain.releases.side_by_side.verdicts import (
+    assess_release,
+    find_assessed_state,
+    find_closing_change,
+    find_quiet_since,
+)
+from tests.domain.builders import evidence_with_probe, noon_plus, not_ready_verdict, probe_result, ready_verdict
+from tests.domain.release_transitions import (
+    acknowledgement,
+    draining_release,
+    remove,
+    route,
+    serving_release,
+    shop_app,
+    side_by_side_app,
+    staged_release,
+)
+
+
+def assess(
+    app: App,
+    version: str,
+    *acknowledgements: RouterAcknowledgement,
+    verdict: Verdict | None = None,
+    now: float = 0,
+) -> Verdict:
+    release = app.releases[version]
+    return assess_release(app, release, acknowledgements, verdict or ready_verdict(), noon_plus(now))
+
+
+def reason_codes(verdict: Verdict) -> list[str]:
+    return [reason.code.value for reason in verdict.reasons]
+
+
+PROMOTED = route(shop_app(), "1.5.0").app
+"""At noon, routing revision 4 has taken the traffic of 1.4.0 away."""
+STICKY = route(replace(shop_app(), policy=Policy(sticky_after_promotion=True)), "1.5.0").app
+REMOVING_STAGED = remove(shop_app(), "1.5.0").app
+"""At noon, routing revision 4 shows the staged 1.5.0 as Removing."""
+CANARY = route(shop_app(), "1.4.0", {"1.4.0": 90, "1.5.0": 10}).app
+
+BEHIND, CURRENT = acknowledgement("behind", 3), acknowledgement("current", 4, since=2)
+
+
+@pytest.mark.parametrize(
+    ("app", "version", "acknowledgements", "now", "expected"),
+    [
+        (shop_app(), "1.4.0", (), 0, ["ReleaseInUse"]),
+        (CANARY, "1.5.0", (), 0, ["ReleaseInUse"]),
+        (shop_app(), "1.3.0", (), 0, []),
+        (shop_app(), "1.5.0", (), 0, []),
+        (shop_app(), "1.5.0", (BEHIND,), 0, []),
+        (PROMOTED, "1.4.0", (), 0, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", (), 59.9, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", (), 60, []),
+        (PROMOTED, "1.4.0", (CURRENT,), 59.9, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", (CURRENT,), 60, []),
+        (PROMOTED, "1.4.0", (CURRENT, BEHIND), 60, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", (BEHIND,), 86_400, ["RoutersBehind"]),
+        (STICKY, "1.4.0", (CURRENT,), 3599, ["ReleaseInUse", "RoutersBehind"]),
+        (STICKY, "1.4.0", (CURRENT,), 3600, ["RoutersBehind"]),
+        (STICKY, "1.4.0", (CURRENT,), 3660, []),
+        (REMOVING_STAGED, "1.5.0", (CURRENT,), 59, ["RoutersBehind"]),
+        (REMOVING_STAGED, "1.5.0", (BEHIND,), 60, ["RoutersBehind"]),
+        (REMOVING_STAGED, "1.5.0", (CURRENT,), 60, []),
+    ],
+)
+def test_a_drained_release_may_be_removed_once_no_router_sends_to_it(
+    app: App, version: str, acknowledgements: Sequence[RouterAcknowledgement], now: float, expected: list[str]
+) -> None:
+    verdict = assess(app, version, *acknowledgements, now=now)
+    assert reason_codes(verdict) == expected
+    assert verdict.ready == (not expected)
+    assert (verdict.retry_after_seconds is None) == verdict.ready
+
+
+def test_what_is_active_is_a_reason_after_those_of_the_release() -> None:
+    verdict = assess(PROMOTED, "1.4.0", verdict=not_ready_verdict())
+    assert reason_codes(verdict) == ["RoutersBehind", "InstancesActive"]
+    assert verdict.has_running
+
+
+def test_a_verdict_without_reasons_of_the_release_stays_as_it_is() -> None:
+    task_hub_verdict = not_ready_verdict()
+    assert assess(shop_app(), "1.3.0", verdict=task_hub_verdict) is task_hub_verdict
+
+
+def test_messages_say_what_is_in_use_and_who_is_behind() -> None:
+    (in_use,) = assess(CANARY, "1.5.0").reasons
+    assert in_use.message == "release 1.5.0 gets 10 % of the requests. Give them to another one with PutRouting"
+    sticky, _ = assess(STICKY, "1.4.0").reasons
+    assert format_instant(noon_plus(3600)) in sticky.message
+    (waiting,) = assess(PROMOTED, "1.4.0").reasons
+    assert "for 1 min more" in waiting.message
+    (behind,) = assess(PROMOTED, "1.4.0", *(acknowledgement(f"envoy-{number}") for number in range(5))).reasons
+    assert "not confirmed routing revision 4" in behind.message
+    assert "envoy-0, envoy-1, envoy-2 and 2 more." in behind.message
+    (single,) = assess(PROMOTED, "1.4.0", BEHIND).reasons
+    assert "behind. Wait" in single.message
+
+
+def test_the_wait_ends_when_the_last_reason_can_end() -> None:
+    assert assess(PROMOTED, "1.4.0", now=12).retry_after_seconds == 48
+    assert assess(PROMOTED, "1.4.0", BEHIND, now=600).retry_after_seconds == 10
+    assert assess(CANARY, "1.5.0").retry_after_seconds == 10
+    assert assess(STICKY, "1.4.0").retry_after_seconds == 3660
+    assert (
+        assess(PROMOTED, "1.4.0", verdict=replace(not_ready_verdict(), retry_after_seconds=90)).retry_after_seconds
+        == 90
+    )
+
+
+# The probe
+
+
+def verdict_by_probe(began: float) -> Verdict:
+    policy = Policy(freshness_seconds=86_400)
+    return assess_readiness(evidence_with_probe(probe_result(began=began)), policy, noon_plus(1000))
+
+
+@pytest.mark.parametrize(
+    ("acknowledgements", "began", "expected"),
+    [
+        ((), 59.9, ["ProbeStale"]),
+        ((), 60, []),
+        ((acknowledgement("late", 4, since=500),), 499, ["ProbeStale"]),
+        ((acknowledgement("late", 4, since=500),), 500, []),
+    ],
+)
+def test_a_probe_counts_only_if_it_began_after_the_last_router_had_stopped(
+    acknowledgements: Sequence[RouterAcknowledgement], began: float, expected: list[str]
+) -> None:
+    verdict = assess(PROMOTED, "1.4.0", *acknowledgements, verdict=verdict_by_probe(began), now=1000)
+    assert reason_codes(verdict) == expected
+
+
+def test_a_probe_that_shows_something_active_is_not_called_stale() -> None:
+    verdict = assess(PROMOTED, "1.4.0", verdict=replace(verdict_by_probe(0), ready=False), now=1000)
+    assert reason_codes(verdict) == []
+
+
+def test_a_staged_release_can_be_reached_until_its_removal_begins() -> None:
+    assert find_quiet_since(staged_release(), [CURRENT]) is None
+    assert find_closing_change(staged_release()) is None
+    assert assess(shop_app(), "1.5.0", verdict=verdict_by_probe(-3000), now=1000).ready
+    assert find_closing_change(REMOVING_STAGED.releases["1.5.0"]) == RoutingChange(4, noon_plus())
+    assert find_quiet_since(REMOVING_STAGED.releases["1.5.0"], [CURRENT, BEHIND]) == noon_plus(60)
+
+
+# States
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict", "expected"),
+    [
+        (staged_release("1.4.1"), ready_verdict(), ReleaseState.STAGED),
+        (serving_release("1.4.0"), ready_verdict(), ReleaseState.SERVING),
+        (draining_release("1.3.0"), None, ReleaseState.DRAINING),
+        (draining_release("1.3.0"), not_ready_verdict(), ReleaseState.DRAINING),
+        (draining_release("1.3.0"), ready_verdict(), ReleaseState.DRAINED),
+    ],
+)
+def test_only_a_draining_release_with_a_ready_verdict_is_drained(
+    release: object, verdict: Verdict | None, expected: ReleaseState
+) -> None:
+    app = side_by_side_app(release, active="1.4.0")  # type: ignore[arg-type]
+    assert find_assessed_state(app, release, verdict) is expected  # type: ignore[arg-type]
+
+
+def test_a_release_is_removing_until_its_removal_ends() -> None:
+    app = remove(shop_app(), "1.3.0").app
+    assert find_assessed_state(app, app.releases["1.3.0"], ready_verdict()) is ReleaseState.REMOVING
+    reverted = remove(app, "1.3.0", RemovalOutcome.FAILED).app
+    assert find_assessed_state(reverted, reverted.releases["1.3.0"], None) is ReleaseState.DRAINING
