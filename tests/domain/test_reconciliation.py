@@ -34,7 +34,7 @@ from state_api.domain.task_hubs.reconciliation import (
     reconcile_end,
     reconcile_start,
 )
-from tests.domain.builders import NOON, lifecycle_event, noon_plus, observed_instance
+from tests.domain.builders import NOON, build_lifecycle_event, build_observed_instance, noon_plus
 
 BACKEND_ID = "managementApi at its address"
 RUNNING = RuntimeStatus.RUNNING
@@ -47,11 +47,11 @@ TIMES_AROUND_NOON = st.builds(
 NAMES = st.sampled_from(["", "ProcessOrder", "ShipOrder"])
 
 
-def lifecycle_events(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[LifecycleEvent]:
-    return st.builds(lifecycle_event, st.sampled_from(sorted(statuses)), TIMES_AROUND_NOON, function_name=NAMES)
+def build_event_strategy(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[LifecycleEvent]:
+    return st.builds(build_lifecycle_event, st.sampled_from(sorted(statuses)), TIMES_AROUND_NOON, function_name=NAMES)
 
 
-def observed_instances(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[ObservedInstance]:
+def build_observation_strategy(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[ObservedInstance]:
     return st.builds(
         ObservedInstance,
         instance_id=st.just("order-1"),
@@ -80,28 +80,28 @@ STARTED = st.builds(Instance, st.just("order-1"), STARTS, st.none() | ENDS)
 RECORDS = STARTED | st.builds(Instance, st.just("order-1"), st.none(), ENDS)
 NOT_ACTIVE_OR_UNKNOWN = st.none() | RECORDS.filter(lambda known: not known.active)
 """Records of an instance that is not active, or no record."""
-EVENTS = st.lists(lifecycle_events(frozenset(RuntimeStatus)), max_size=5)
-OBSERVED_ACTIVE = observed_instances(ACTIVE_STATUSES)
-OBSERVED_ENDED = observed_instances(ENDED_STATUSES)
+EVENTS = st.lists(build_event_strategy(frozenset(RuntimeStatus)), max_size=5)
+OBSERVED_ACTIVE = build_observation_strategy(ACTIVE_STATUSES)
+OBSERVED_ENDED = build_observation_strategy(ENDED_STATUSES)
 
 
-def start_evidence(offset: float = 0, source: EvidenceSource = EvidenceSource.EVENT) -> Started:
+def build_start(offset: float = 0, source: EvidenceSource = EvidenceSource.EVENT) -> Started:
     return Started(noon_plus(offset), RUNNING, "ProcessOrder", source)
 
 
-def instance_record(started: float | None = None, finished: float | None = None) -> Instance:
+def build_record(started: float | None = None, finished: float | None = None) -> Instance:
     """The record after events at these times."""
-    events = [] if started is None else [lifecycle_event(RUNNING, noon_plus(started))]
-    events += [] if finished is None else [lifecycle_event(COMPLETED, noon_plus(finished))]
+    events = [] if started is None else [build_lifecycle_event(RUNNING, noon_plus(started))]
+    events += [] if finished is None else [build_lifecycle_event(COMPLETED, noon_plus(finished))]
     return reduce(merge_instances, map(instance_from_event, events))
 
 
-def record_with_end(instance: Instance, seen: ObservedInstance | None) -> Instance:
+def record_observed_end(instance: Instance, seen: ObservedInstance | None) -> Instance:
     """The record after an observed end is recorded."""
     return merge_instances(instance, reconcile_end(instance, seen))
 
 
-def record_with_start(instance: Instance | None, seen: ObservedInstance, now: Instant = NOON) -> Instance:
+def record_observed_start(instance: Instance | None, seen: ObservedInstance, now: Instant = NOON) -> Instance:
     """The record after a missed start is recorded."""
     evidence = reconcile_start(instance, seen, now)
     assert evidence is not None
@@ -144,16 +144,16 @@ def test_a_published_start_is_unconfirmed_exactly_while_the_task_hub_shows_only_
 def test_a_published_start_has_ended_if_the_final_row_was_written_at_most_the_skew_before_it(
     updated: float, expected: ObservedState
 ) -> None:
-    assert observe_state(start_evidence(0), observed_instance(status=COMPLETED, updated=updated)) is expected
+    assert observe_state(build_start(0), build_observed_instance(status=COMPLETED, updated=updated)) is expected
 
 
 @pytest.mark.parametrize("status", sorted(ENDED_STATUSES))
 def test_every_final_status_that_the_task_hub_shows_is_an_end(status: RuntimeStatus) -> None:
-    assert observe_state(start_evidence(-60), observed_instance(status=status, updated=-5)) is ObservedState.ENDED
+    assert observe_state(build_start(-60), build_observed_instance(status=status, updated=-5)) is ObservedState.ENDED
 
 
 def test_a_published_start_that_the_task_hub_does_not_show_is_unconfirmed() -> None:
-    assert observe_state(start_evidence(), None) is ObservedState.UNCONFIRMED
+    assert observe_state(build_start(), None) is ObservedState.UNCONFIRMED
 
 
 @given(STARTS, st.none() | OBSERVED_ENDED)
@@ -178,8 +178,8 @@ def test_a_confirmation_by_another_backend_does_not_count(
 
 def test_an_active_instance_that_was_written_since_its_start_confirms_the_start() -> None:
     assert confirm_start(
-        start_evidence(-60), observed_instance(updated=-60), backend_id=BACKEND_ID, observed_at=noon_plus()
-    ) == replace(start_evidence(-60), confirmed_backend=BACKEND_ID)
+        build_start(-60), build_observed_instance(updated=-60), backend_id=BACKEND_ID, observed_at=noon_plus()
+    ) == replace(build_start(-60), confirmed_backend=BACKEND_ID)
 
 
 @pytest.mark.parametrize(("age", "confirmed"), [(-5, False), (0, False), (0.9999999, False), (1, True), (60, True)])
@@ -187,7 +187,7 @@ def test_a_start_is_confirmed_only_if_every_later_start_has_a_later_time(age: fl
     """A restart that is published after the read, by a clock that is behind, must not count as this start."""
     assert (
         confirm_start(
-            start_evidence(-age), observed_instance(updated=0), backend_id=BACKEND_ID, observed_at=noon_plus()
+            build_start(-age), build_observed_instance(updated=0), backend_id=BACKEND_ID, observed_at=noon_plus()
         )
         is not None
     ) is confirmed
@@ -197,7 +197,7 @@ def test_a_start_is_confirmed_only_if_every_later_start_has_a_later_time(age: fl
 def test_a_row_that_was_written_before_a_start_does_not_confirm_it(updated: float, *, confirmed: bool) -> None:
     assert (
         confirm_start(
-            start_evidence(-60), observed_instance(updated=updated), backend_id=BACKEND_ID, observed_at=noon_plus()
+            build_start(-60), build_observed_instance(updated=updated), backend_id=BACKEND_ID, observed_at=noon_plus()
         )
         is not None
     ) is confirmed
@@ -221,7 +221,7 @@ def test_an_end_confirms_no_start(started: Started, seen: ObservedInstance, look
     assert confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=looked_at) is None
 
 
-@given(started=STARTS, later=lifecycle_events(ACTIVE_STATUSES), confirmed_first=st.booleans())
+@given(started=STARTS, later=build_event_strategy(ACTIVE_STATUSES), confirmed_first=st.booleans())
 def test_a_confirmation_of_a_start_does_not_confirm_a_later_start_in_either_order(
     started: Started, later: LifecycleEvent, *, confirmed_first: bool
 ) -> None:
@@ -247,10 +247,10 @@ def test_a_read_never_closes_a_start_that_is_published_after_it(age: int, gap: i
 
     The clock of its worker differs from the storage's by less than the skew.
     """
-    first = replace(start_evidence(), at=Instant(NOON - age))
-    seen = replace(observed_instance(), updated_at=first.at)
+    first = replace(build_start(), at=Instant(NOON - age))
+    seen = replace(build_observed_instance(), updated_at=first.at)
     known = Instance("order-1", confirm_start(first, seen, backend_id=BACKEND_ID, observed_at=NOON) or first)
-    known = apply_event(known, lifecycle_event(RUNNING, Instant(NOON + gap + skew)))
+    known = apply_event(known, build_lifecycle_event(RUNNING, Instant(NOON + gap + skew)))
     assert known.started is not None
     if NOON + gap + skew > first.at or known.started.confirmed_backend:
         assert observe_state(known.started, None, BACKEND_ID) is ObservedState.UNCONFIRMED
@@ -259,7 +259,7 @@ def test_a_read_never_closes_a_start_that_is_published_after_it(age: int, gap: i
 @pytest.mark.parametrize(("age", "recent"), [(-5, True), (0, True), (599.9999999, True), (600, False), (601, False)])
 def test_without_sight_of_messages_an_unconfirmed_start_blocks_for_ten_minutes(age: float, *, recent: bool) -> None:
     assert seconds(600) == START_GRACE_PERIOD
-    assert is_recent_start(start_evidence(-age), noon_plus()) is recent
+    assert is_recent_start(build_start(-age), noon_plus()) is recent
 
 
 # The end that a probe saw
@@ -267,14 +267,14 @@ def test_without_sight_of_messages_an_unconfirmed_start_blocks_for_ten_minutes(a
 
 @given(STARTED, st.none() | OBSERVED_ENDED)
 def test_an_instance_is_not_active_after_an_observed_end(known: Instance, seen: ObservedInstance | None) -> None:
-    assert not record_with_end(known, seen).active
+    assert not record_observed_end(known, seen).active
 
 
 @given(STARTED, st.none() | OBSERVED_ENDED)
 def test_an_observed_end_is_recorded_once(known: Instance, seen: ObservedInstance | None) -> None:
-    once = record_with_end(known, seen)
+    once = record_observed_end(known, seen)
     assert merge_instances(once, reconcile_end(known, seen)) == once
-    assert record_with_end(once, seen) == once
+    assert record_observed_end(once, seen) == once
 
 
 @given(STARTED, st.none() | OBSERVED_ENDED, EVENTS, st.data())
@@ -286,61 +286,63 @@ def test_the_time_at_which_an_observed_end_is_recorded_makes_no_difference(
     assert reduce(merge_instances, shuffled) == reduce(merge_instances, evidence)
 
 
-@given(STARTS, OBSERVED_ENDED, lifecycle_events(ACTIVE_STATUSES))
+@given(STARTS, OBSERVED_ENDED, build_event_strategy(ACTIVE_STATUSES))
 def test_an_observed_end_ends_earlier_starts_and_no_later_ones(
     started: Started, seen: ObservedInstance, later: LifecycleEvent
 ) -> None:
-    known = record_with_end(Instance("order-1", started), seen)
+    known = record_observed_end(Instance("order-1", started), seen)
     assert apply_event(known, later).active is (later.occurred_at > max(started.at, seen.updated_at - CLOCK_SKEW))
 
 
-@given(STARTS, lifecycle_events(ACTIVE_STATUSES))
+@given(STARTS, build_event_strategy(ACTIVE_STATUSES))
 def test_the_end_of_a_purged_instance_ends_this_start_and_no_later_one(started: Started, later: LifecycleEvent) -> None:
-    known = record_with_end(Instance("order-1", started), None)
+    known = record_observed_end(Instance("order-1", started), None)
     assert apply_event(known, later).active is (later.occurred_at > started.at)
 
 
-@given(STARTS, st.none() | OBSERVED_ENDED, lifecycle_events(ACTIVE_STATUSES))
+@given(STARTS, st.none() | OBSERVED_ENDED, build_event_strategy(ACTIVE_STATUSES))
 def test_a_start_that_is_later_than_the_observation_is_active_whenever_it_arrives(
     started: Started, seen: ObservedInstance | None, later: LifecycleEvent
 ) -> None:
     known = Instance("order-1", started)
     latest = started.at if seen is None else max(started.at, seen.updated_at)
     later = replace(later, occurred_at=Instant(latest + 1))
-    assert apply_event(record_with_end(known, seen), later).active
+    assert apply_event(record_observed_end(known, seen), later).active
     assert merge_instances(instance_from_event(later), reconcile_end(known, seen)).active
 
 
 def test_an_observed_end_is_dated_one_skew_before_the_row_was_written() -> None:
-    finished = record_with_end(instance_record(started=-60), observed_instance(status=COMPLETED, updated=-5)).finished
+    finished = record_observed_end(
+        build_record(started=-60), build_observed_instance(status=COMPLETED, updated=-5)
+    ).finished
     assert finished == Finished(noon_plus(-6), COMPLETED, "", "ProcessOrder", EvidenceSource.PROBE)
 
 
 def test_an_observed_end_is_dated_no_earlier_than_its_start() -> None:
-    finished = record_with_end(
-        instance_record(started=-5.5), observed_instance(status=RuntimeStatus.TERMINATED, updated=-5)
+    finished = record_observed_end(
+        build_record(started=-5.5), build_observed_instance(status=RuntimeStatus.TERMINATED, updated=-5)
     ).finished
     assert finished == Finished(noon_plus(-5.5), RuntimeStatus.TERMINATED, "", "ProcessOrder", EvidenceSource.PROBE)
 
 
 def test_a_purged_instance_counts_as_canceled_at_its_start() -> None:
-    finished = record_with_end(instance_record(started=-60), None).finished
+    finished = record_observed_end(build_record(started=-60), None).finished
     assert finished == Finished(
         noon_plus(-60), RuntimeStatus.CANCELED, PURGED_REASON, "ProcessOrder", EvidenceSource.PROBE
     )
 
 
 def test_a_late_event_of_the_end_still_determines_its_time_and_outcome() -> None:
-    known = record_with_end(instance_record(started=-60), observed_instance(status=COMPLETED, updated=-5))
-    failed = apply_event(known, lifecycle_event(RuntimeStatus.FAILED, noon_plus(-5.1), reason="out of stock"))
+    known = record_observed_end(build_record(started=-60), build_observed_instance(status=COMPLETED, updated=-5))
+    failed = apply_event(known, build_lifecycle_event(RuntimeStatus.FAILED, noon_plus(-5.1), reason="out of stock"))
     assert failed.finished == Finished(
         noon_plus(-5.1), RuntimeStatus.FAILED, "out of stock", "ProcessOrder", EvidenceSource.EVENT
     )
 
 
 def test_the_evidence_of_a_probe_comes_from_a_probe() -> None:
-    assert record_with_end(instance_record(started=-60), None).source is EvidenceSource.PROBE
-    assert record_with_start(instance_record(finished=-60), observed_instance()).source is EvidenceSource.PROBE
+    assert record_observed_end(build_record(started=-60), None).source is EvidenceSource.PROBE
+    assert record_observed_start(build_record(finished=-60), build_observed_instance()).source is EvidenceSource.PROBE
 
 
 # The start that events missed
@@ -372,7 +374,7 @@ def test_an_instance_that_runs_under_another_name_is_recorded_once_under_that_na
 def test_an_instance_is_active_after_an_observed_start(
     known: Instance | None, seen: ObservedInstance, now: Instant
 ) -> None:
-    after = record_with_start(known, seen, now)
+    after = record_observed_start(known, seen, now)
     assert after.active
     assert after.runtime_status is seen.runtime_status
     assert after.source is EvidenceSource.PROBE
@@ -382,7 +384,7 @@ def test_an_instance_is_active_after_an_observed_start(
 def test_an_observed_start_is_recorded_once(known: Instance | None, seen: ObservedInstance, now: Instant) -> None:
     evidence = reconcile_start(known, seen, now)
     assert evidence is not None
-    once = record_with_start(known, seen, now)
+    once = record_observed_start(known, seen, now)
     assert merge_instances(once, evidence) == once
     assert reconcile_start(once, seen, now) is None
 
@@ -399,37 +401,39 @@ def test_the_time_at_which_an_observed_start_is_recorded_makes_no_difference(
     assert reduce(merge_instances, shuffled) == reduce(merge_instances, evidence)
 
 
-@given(ENDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON, lifecycle_events(ENDED_STATUSES))
+@given(ENDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON, build_event_strategy(ENDED_STATUSES))
 def test_any_end_after_the_recorded_one_ends_an_observed_start(
     finished: Finished, seen: ObservedInstance, now: Instant, end: LifecycleEvent
 ) -> None:
-    known = record_with_start(Instance("order-1", finished=finished), seen, now)
+    known = record_observed_start(Instance("order-1", finished=finished), seen, now)
     assert apply_event(known, end).active is (end.occurred_at <= finished.at)
 
 
-@given(OBSERVED_ACTIVE, TIMES_AROUND_NOON, lifecycle_events(ENDED_STATUSES))
+@given(OBSERVED_ACTIVE, TIMES_AROUND_NOON, build_event_strategy(ENDED_STATUSES))
 def test_any_end_after_its_creation_ends_an_instance_without_a_record(
     seen: ObservedInstance, now: Instant, end: LifecycleEvent
 ) -> None:
-    assert apply_event(record_with_start(None, seen, now), end).active is (end.occurred_at < min(seen.created_at, now))
+    assert apply_event(record_observed_start(None, seen, now), end).active is (
+        end.occurred_at < min(seen.created_at, now)
+    )
 
 
 def test_an_observed_instance_without_a_record_started_when_it_was_created() -> None:
-    seen = observed_instance("lost", "ShipOrder", RuntimeStatus.PENDING, created=-60)
+    seen = build_observed_instance("lost", "ShipOrder", RuntimeStatus.PENDING, created=-60)
     assert reconcile_start(None, seen, noon_plus()) == Instance(
         "lost", Started(noon_plus(-60), RuntimeStatus.PENDING, "ShipOrder", EvidenceSource.PROBE)
     )
 
 
 def test_an_observed_start_is_never_dated_ahead_of_the_clock() -> None:
-    evidence = reconcile_start(None, observed_instance(created=5), noon_plus())
+    evidence = reconcile_start(None, build_observed_instance(created=5), noon_plus())
     assert evidence == Instance("order-1", Started(noon_plus(), RUNNING, "ProcessOrder", EvidenceSource.PROBE))
 
 
 @pytest.mark.parametrize("created", [-3600, -5, 5])
 def test_an_observed_start_is_dated_immediately_after_the_recorded_end(created: float) -> None:
-    known = instance_record(started=-60, finished=-30)
-    evidence = reconcile_start(known, observed_instance(created=created), noon_plus())
+    known = build_record(started=-60, finished=-30)
+    evidence = reconcile_start(known, build_observed_instance(created=created), noon_plus())
     assert evidence is not None
     assert evidence.started == Started(Instant(noon_plus(-30) + 1), RUNNING, "ProcessOrder", EvidenceSource.PROBE)
     assert evidence.finished == known.finished
@@ -437,30 +441,31 @@ def test_an_observed_start_is_dated_immediately_after_the_recorded_end(created: 
 
 def test_a_late_event_of_a_missed_start_still_determines_its_time() -> None:
     started = apply_event(
-        record_with_start(instance_record(finished=-60), observed_instance()), lifecycle_event(RUNNING, noon_plus(-5))
+        record_observed_start(build_record(finished=-60), build_observed_instance()),
+        build_lifecycle_event(RUNNING, noon_plus(-5)),
     ).started
-    assert started == start_evidence(-5)
+    assert started == build_start(-5)
 
 
 def test_an_entity_is_never_active_in_an_observation() -> None:
-    entity = observed_instance("@counter@order-1")
-    known = record_with_start(None, entity)
+    entity = build_observed_instance("@counter@order-1")
+    known = record_observed_start(None, entity)
     assert not known.active
-    assert not record_with_start(known, entity).active
-    assert not record_with_end(known, None).active
+    assert not record_observed_start(known, entity).active
+    assert not record_observed_end(known, None).active
 
 
 # Looking again and again
 
 
-def record_after_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
+def record_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
     """The record after a read of the task hub."""
     if known is not None and known.active:
         assert known.started is not None
-        return known if observe_state(known.started, seen) is ObservedState.ACTIVE else record_with_end(known, seen)
+        return known if observe_state(known.started, seen) is ObservedState.ACTIVE else record_observed_end(known, seen)
     if not seen.active:
         return known
-    return record_with_start(known, seen, now)
+    return record_observed_start(known, seen, now)
 
 
 @given(
@@ -474,11 +479,13 @@ def test_a_probe_corrects_the_record_regardless_of_lost_and_late_events(
     """The task hub starts and ends an instance in turn. Workers with different clocks publish some of these changes."""
     moments = list(accumulate(gaps, initial=int(NOON)))[1:]
     rows = [
-        replace(observed_instance(), runtime_status=COMPLETED if turn % 2 else RUNNING, updated_at=Instant(moment))
+        replace(
+            build_observed_instance(), runtime_status=COMPLETED if turn % 2 else RUNNING, updated_at=Instant(moment)
+        )
         for turn, moment in enumerate(moments)
     ]
     published = [
-        lifecycle_event(row.runtime_status, Instant(row.updated_at + skew))
+        build_lifecycle_event(row.runtime_status, Instant(row.updated_at + skew))
         for row, skew in zip(rows, skews, strict=False)
     ]
     known: Instance | None = None
@@ -486,5 +493,5 @@ def test_a_probe_corrects_the_record_regardless_of_lost_and_late_events(
         for arrived in data.draw(st.lists(st.sampled_from(published[: turn + 1]), max_size=3), label="arrived"):
             known = apply_event(known, arrived)
         if turn == len(rows) - 1 or data.draw(st.booleans(), label="looked"):
-            known = record_after_lookup(known, row, row.updated_at)
+            known = record_lookup(known, row, row.updated_at)
             assert (known is not None and known.active) is row.active

@@ -9,36 +9,42 @@ from state_api.domain.readiness.policy import Assurance, Policy
 from state_api.domain.readiness.reasons import ReasonCode
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict, assess_readiness
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
-from tests.domain.builders import active_instance, evidence, evidence_with_probe, noon_plus, probe_result
+from tests.domain.builders import (
+    build_active_instance,
+    build_evidence,
+    build_evidence_with_probe,
+    build_probe_result,
+    noon_plus,
+)
 
 
-def verified_by(
+def assess_probe(
     result: ProbeResult | None, activity: InstanceActivity | None = None, policy: Policy | None = None
 ) -> Verdict:
     """The verdict at noon on a task hub with a provider."""
-    return assess_readiness(evidence_with_probe(result, activity), policy or Policy(), noon_plus())
+    return assess_readiness(build_evidence_with_probe(result, activity), policy or Policy(), noon_plus())
 
 
-def only_reason(verdict: Verdict) -> ReasonCode:
+def get_only_reason(verdict: Verdict) -> ReasonCode:
     (reason,) = verdict.reasons
     return reason.code
 
 
 def test_a_complete_and_recent_probe_that_finds_nothing_verifies_that_a_task_hub_is_drained() -> None:
-    verdict = verified_by(probe_result(scanned=1180))
+    verdict = assess_probe(build_probe_result(scanned=1180))
     assert verdict.ready
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_a_probe_satisfies_a_policy_that_requires_verification() -> None:
-    verdict = verified_by(probe_result(), policy=Policy(require_verification=True))
+    verdict = assess_probe(build_probe_result(), policy=Policy(require_verification=True))
     assert verdict.ready
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_a_policy_that_requires_verification_is_never_satisfied_by_events_alone() -> None:
-    verdict = assess_readiness(evidence(), Policy(require_verification=True), noon_plus())
-    assert only_reason(verdict) is ReasonCode.VERIFICATION_REQUIRED
+    verdict = assess_readiness(build_evidence(), Policy(require_verification=True), noon_plus())
+    assert get_only_reason(verdict) is ReasonCode.VERIFICATION_REQUIRED
     assert verdict.assurance is Assurance.EVENTS
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
     assert verdict.reasons[0].message.startswith("the app's policy requires verification, but no probe of")
@@ -46,8 +52,8 @@ def test_a_policy_that_requires_verification_is_never_satisfied_by_events_alone(
 
 @pytest.mark.parametrize("require_verification", [True, False])
 def test_a_configured_probe_without_a_result_is_pending(*, require_verification: bool) -> None:
-    verdict = verified_by(None, policy=Policy(require_verification=require_verification))
-    assert only_reason(verdict) is ReasonCode.PROBE_PENDING
+    verdict = assess_probe(None, policy=Policy(require_verification=require_verification))
+    assert get_only_reason(verdict) is ReasonCode.PROBE_PENDING
     assert verdict.reasons[0].message == "task hub v41 has not been verified by azureStorage yet"
     assert verdict.assurance is Assurance.EVENTS
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
@@ -67,8 +73,8 @@ def test_every_probe_status_except_complete_is_a_reason() -> None:
 
 @pytest.mark.parametrize(("status", "code"), REASON_BY_FAILURE.items())
 def test_a_failed_probe_fails_closed_and_says_what_to_fix(status: ProbeStatus, code: ReasonCode) -> None:
-    verdict = verified_by(probe_result(status=status, message="the connection STATE_TASKHUBS_SHOP is not set"))
-    assert only_reason(verdict) is code
+    verdict = assess_probe(build_probe_result(status=status, message="the connection STATE_TASKHUBS_SHOP is not set"))
+    assert get_only_reason(verdict) is code
     assert verdict.reasons[0].message == "task hub v41 could not be read: the connection STATE_TASKHUBS_SHOP is not set"
     assert verdict.assurance is Assurance.EVENTS
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
@@ -79,12 +85,12 @@ def test_a_failed_probe_fails_closed_and_says_what_to_fix(status: ProbeStatus, c
 def test_retry_after_is_what_the_storage_asks_up_to_a_limit(
     status: ProbeStatus, asked: int | None, retry_after: int
 ) -> None:
-    assert verified_by(probe_result(status=status, retry_after_seconds=asked)).retry_after_seconds == retry_after
+    assert assess_probe(build_probe_result(status=status, retry_after_seconds=asked)).retry_after_seconds == retry_after
 
 
 def test_retry_after_is_what_the_storage_asks_while_the_task_hub_settles_too() -> None:
-    verdict = verified_by(
-        probe_result(status=ProbeStatus.THROTTLED, retry_after_seconds=60),
+    verdict = assess_probe(
+        build_probe_result(status=ProbeStatus.THROTTLED, retry_after_seconds=60),
         InstanceActivity(last_recorded_at=noon_plus(-10)),
     )
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.SETTLING, ReasonCode.PROBE_THROTTLED]
@@ -92,25 +98,27 @@ def test_retry_after_is_what_the_storage_asks_while_the_task_hub_settles_too() -
 
 
 def test_an_incomplete_probe_fails_closed_and_says_how_far_it_came() -> None:
-    verdict = verified_by(probe_result(status=ProbeStatus.INCOMPLETE, scanned=5000, message="it took longer than 20 s"))
-    assert only_reason(verdict) is ReasonCode.PROBE_INCOMPLETE
+    verdict = assess_probe(
+        build_probe_result(status=ProbeStatus.INCOMPLETE, scanned=5000, message="it took longer than 20 s")
+    )
+    assert get_only_reason(verdict) is ReasonCode.PROBE_INCOMPLETE
     assert verdict.reasons[0].message == "the probe of task hub v41 is not complete: it took longer than 20 s"
     assert verdict.assurance is Assurance.EVENTS
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-119.9999999, True), (-120, False), (-121, False)])
 def test_a_probe_must_be_younger_than_the_freshness(began: float, *, is_ready: bool) -> None:
-    assert verified_by(probe_result(began=began)).ready is is_ready
+    assert assess_probe(build_probe_result(began=began)).ready is is_ready
 
 
 def test_an_app_sets_its_own_freshness() -> None:
-    assert verified_by(probe_result(began=-300), policy=Policy(freshness_seconds=301)).ready
-    assert not verified_by(probe_result(began=-300), policy=Policy(freshness_seconds=300)).ready
+    assert assess_probe(build_probe_result(began=-300), policy=Policy(freshness_seconds=301)).ready
+    assert not assess_probe(build_probe_result(began=-300), policy=Policy(freshness_seconds=300)).ready
 
 
 def test_a_stale_probe_says_when_it_began_and_verifies_nothing() -> None:
-    verdict = verified_by(probe_result(began=-180))
-    assert only_reason(verdict) is ReasonCode.PROBE_STALE
+    verdict = assess_probe(build_probe_result(began=-180))
+    assert get_only_reason(verdict) is ReasonCode.PROBE_STALE
     assert verdict.reasons[0].message == (
         "the last complete probe of task hub v41 began at 2026-11-20T11:57:00.0000000Z; "
         "it must be younger than 120 s and have begun after the last event"
@@ -120,14 +128,14 @@ def test_a_stale_probe_says_when_it_began_and_verifies_nothing() -> None:
 
 @pytest.mark.parametrize("taken", [0, 119])
 def test_a_stale_probe_that_was_read_quickly_suggests_no_other_setting(taken: int) -> None:
-    verdict = verified_by(probe_result(began=-360, taken=taken))
+    verdict = assess_probe(build_probe_result(began=-360, taken=taken))
     assert verdict.reasons[0].message.endswith("and have begun after the last event")
 
 
 @pytest.mark.parametrize("taken", [120, 121, 360])
 def test_a_probe_that_took_longer_than_the_freshness_says_what_to_change(taken: int) -> None:
-    verdict = verified_by(probe_result(began=-360, taken=taken))
-    assert only_reason(verdict) is ReasonCode.PROBE_STALE
+    verdict = assess_probe(build_probe_result(began=-360, taken=taken))
+    assert get_only_reason(verdict) is ReasonCode.PROBE_STALE
     assert verdict.reasons[0].message.endswith(
         f"begun after the last event. Reading this task hub took {taken} s: set freshnessSeconds well above that, or "
         "purge finished instances"
@@ -141,11 +149,11 @@ def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_an_instance(
     before: str, since: str, *, is_ready: bool
 ) -> None:
     """An instance that ended without an event may have started another one before. The correction epoch shows that."""
-    verdict = verified_by(
-        replace(probe_result(began=-9), correction_epoch=before), InstanceActivity(correction_epoch=since)
+    verdict = assess_probe(
+        replace(build_probe_result(began=-9), correction_epoch=before), InstanceActivity(correction_epoch=since)
     )
     assert verdict.ready is is_ready
-    assert is_ready or only_reason(verdict) is ReasonCode.PROBE_STALE
+    assert is_ready or get_only_reason(verdict) is ReasonCode.PROBE_STALE
     assert is_ready or verdict.reasons[0].message.endswith(
         "after the last event, and since then a look-up has closed instances whose end no event reported"
     )
@@ -169,21 +177,23 @@ def test_a_probe_must_have_begun_after_the_last_event_was_recorded(
 ) -> None:
     """Stamps and the time that the storage reports may differ by two seconds."""
     policy = Policy(settle_seconds=settle)
-    verdict = verified_by(probe_result(began=began), InstanceActivity(last_recorded_at=noon_plus(-60)), policy=policy)
+    verdict = assess_probe(
+        build_probe_result(began=began), InstanceActivity(last_recorded_at=noon_plus(-60)), policy=policy
+    )
     assert verdict.ready is is_ready
-    assert is_ready or only_reason(verdict) is ReasonCode.PROBE_STALE
+    assert is_ready or get_only_reason(verdict) is ReasonCode.PROBE_STALE
 
 
 def test_a_verified_task_hub_still_has_to_settle() -> None:
-    verdict = verified_by(probe_result(began=-5), InstanceActivity(last_recorded_at=noon_plus(-10)))
-    assert only_reason(verdict) is ReasonCode.SETTLING
+    verdict = assess_probe(build_probe_result(began=-5), InstanceActivity(last_recorded_at=noon_plus(-10)))
+    assert get_only_reason(verdict) is ReasonCode.SETTLING
     assert verdict.assurance is Assurance.VERIFIED
     assert verdict.retry_after_seconds == 20
 
 
 RESULTS_THAT_REQUIRE_A_PROBE = pytest.mark.parametrize(
     "result",
-    [None, probe_result(status=ProbeStatus.INCOMPLETE), probe_result(began=-500)],
+    [None, build_probe_result(status=ProbeStatus.INCOMPLETE), build_probe_result(began=-500)],
     ids=["pending", "incomplete", "stale"],
 )
 """Results after which a task hub must be read, or read again."""
@@ -191,39 +201,39 @@ RESULTS_THAT_REQUIRE_A_PROBE = pytest.mark.parametrize(
 
 @RESULTS_THAT_REQUIRE_A_PROBE
 def test_a_settling_task_hub_reports_when_it_will_be_read(result: ProbeResult | None) -> None:
-    verdict = verified_by(result, InstanceActivity(last_recorded_at=noon_plus(-10)))
-    assert only_reason(verdict) is ReasonCode.SETTLING
+    verdict = assess_probe(result, InstanceActivity(last_recorded_at=noon_plus(-10)))
+    assert get_only_reason(verdict) is ReasonCode.SETTLING
     assert verdict.assurance is Assurance.EVENTS
     assert verdict.retry_after_seconds == 20
 
 
 @RESULTS_THAT_REQUIRE_A_PROBE
 def test_a_task_hub_with_active_instances_need_not_be_read(result: ProbeResult | None) -> None:
-    verdict = verified_by(result, InstanceActivity(active=(active_instance(),)))
-    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
+    verdict = assess_probe(result, InstanceActivity(active=(build_active_instance(),)))
+    assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
 @RESULTS_THAT_REQUIRE_A_PROBE
 def test_a_quiet_task_hub_that_was_not_read_is_not_ready(result: ProbeResult | None) -> None:
-    verdict = verified_by(result, InstanceActivity(last_recorded_at=noon_plus(-60)))
-    assert only_reason(verdict) in {ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE}
+    verdict = assess_probe(result, InstanceActivity(last_recorded_at=noon_plus(-60)))
+    assert get_only_reason(verdict) in {ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE}
 
 
 @pytest.mark.parametrize(
-    "activity", [InstanceActivity(active=(active_instance(),)), InstanceActivity(last_recorded_at=noon_plus(-10))]
+    "activity", [InstanceActivity(active=(build_active_instance(),)), InstanceActivity(last_recorded_at=noon_plus(-10))]
 )
 @pytest.mark.parametrize(("status", "code"), REASON_BY_FAILURE.items())
 def test_a_failed_read_is_reported_before_the_task_hub_is_quiet(
     status: ProbeStatus, code: ReasonCode, activity: InstanceActivity
 ) -> None:
-    verdict = verified_by(probe_result(status=status), activity)
+    verdict = assess_probe(build_probe_result(status=status), activity)
     assert [reason.code for reason in verdict.reasons[1:]] == [code]
     assert verdict.retry_after_seconds == DEFAULT_RETRY_AFTER_SECONDS
 
 
 def test_a_missing_probe_is_reported_before_the_task_hub_is_quiet_if_the_policy_requires_one() -> None:
-    busy = evidence(activity=InstanceActivity(active=(active_instance(),)))
+    busy = build_evidence(activity=InstanceActivity(active=(build_active_instance(),)))
     verdict = assess_readiness(busy, Policy(require_verification=True), noon_plus())
     assert [reason.code for reason in verdict.reasons] == [
         ReasonCode.INSTANCES_ACTIVE,
@@ -233,43 +243,43 @@ def test_a_missing_probe_is_reported_before_the_task_hub_is_quiet_if_the_policy_
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_an_instance_that_a_probe_finds_blocks_regardless_of_the_probe_status(status: ProbeStatus) -> None:
-    verdict = verified_by(probe_result(active_instance("lost"), status=status))
+    verdict = assess_probe(build_probe_result(build_active_instance("lost"), status=status))
     assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert verdict.has_running
     assert [instance.instance_id for instance in verdict.active] == ["lost"]
 
 
 def test_a_valid_probe_that_finds_active_instances_verifies_that_the_task_hub_is_not_ready() -> None:
-    verdict = verified_by(probe_result(active_instance("lost")))
-    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
+    verdict = assess_probe(build_probe_result(build_active_instance("lost")))
+    assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_a_probe_that_finds_nothing_does_not_overrule_an_event_that_shows_an_instance_running() -> None:
-    verdict = verified_by(
-        probe_result(), InstanceActivity(active=(active_instance(),), last_recorded_at=noon_plus(-600))
+    verdict = assess_probe(
+        build_probe_result(), InstanceActivity(active=(build_active_instance(),), last_recorded_at=noon_plus(-600))
     )
-    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
+    assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
 
 
 @pytest.mark.parametrize(
     ("result", "activity"),
     [
         (
-            probe_result(active_instance("lost"), unlisted_count=3, began=-500),
+            build_probe_result(build_active_instance("lost"), unlisted_count=3, began=-500),
             InstanceActivity(last_recorded_at=noon_plus(-600)),
         ),
         (
-            probe_result(active_instance("lost"), unlisted_count=3, began=-60),
+            build_probe_result(build_active_instance("lost"), unlisted_count=3, began=-60),
             InstanceActivity(last_recorded_at=noon_plus(-60)),
         ),
-        (probe_result(active_instance("lost"), unlisted_count=3, began=1), InstanceActivity()),
+        (build_probe_result(build_active_instance("lost"), unlisted_count=3, began=1), InstanceActivity()),
     ],
     ids=["too old", "overtaken by an event", "ahead of the clock"],
 )
 def test_a_stale_probes_instances_do_not_count(result: ProbeResult, activity: InstanceActivity) -> None:
-    verdict = verified_by(replace(result, ignored_count=2), activity)
-    assert only_reason(verdict) is ReasonCode.PROBE_STALE
+    verdict = assess_probe(replace(result, ignored_count=2), activity)
+    assert get_only_reason(verdict) is ReasonCode.PROBE_STALE
     assert (verdict.active, verdict.active_count, verdict.ignored_count) == ((), 0, 0)
     assert not verdict.active_count_is_lower_bound
     assert not verdict.has_running
@@ -277,8 +287,8 @@ def test_a_stale_probes_instances_do_not_count(result: ProbeResult, activity: In
 
 @pytest.mark.parametrize("status", [ProbeStatus.INCOMPLETE, *REASON_BY_FAILURE])
 def test_an_incomplete_or_failed_probes_instances_count_regardless_of_age(status: ProbeStatus) -> None:
-    verdict = verified_by(
-        probe_result(active_instance("lost"), status=status, began=-86_400),
+    verdict = assess_probe(
+        build_probe_result(build_active_instance("lost"), status=status, began=-86_400),
         InstanceActivity(last_recorded_at=noon_plus(-60)),
     )
     assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
@@ -286,9 +296,12 @@ def test_an_incomplete_or_failed_probes_instances_count_regardless_of_age(status
 
 
 def test_an_instance_that_events_and_probe_both_show_counts_once() -> None:
-    activity = InstanceActivity(active=(active_instance("both", since=-40), active_instance("by-event", since=-30)))
-    verdict = verified_by(
-        probe_result(active_instance("both", since=-50), active_instance("by-probe", since=-60)), activity
+    activity = InstanceActivity(
+        active=(build_active_instance("both", since=-40), build_active_instance("by-event", since=-30))
+    )
+    verdict = assess_probe(
+        build_probe_result(build_active_instance("both", since=-50), build_active_instance("by-probe", since=-60)),
+        activity,
     )
     assert verdict.active_count == 3
     assert [instance.instance_id for instance in verdict.active] == ["by-probe", "both", "by-event"]
@@ -296,32 +309,34 @@ def test_an_instance_that_events_and_probe_both_show_counts_once() -> None:
 
 def test_an_instance_in_both_has_status_and_version_of_the_probe_and_the_rest_of_the_events() -> None:
     by_probe = replace(
-        active_instance("both", since=-50),
+        build_active_instance("both", since=-50),
         runtime_status=RuntimeStatus.SUSPENDED,
         last_event_at=noon_plus(-20),
         source=EvidenceSource.PROBE,
         version="1.4.0",
     )
-    by_event = active_instance("both", since=-40)
-    verdict = verified_by(probe_result(by_probe), InstanceActivity(active=(by_event,)))
+    by_event = build_active_instance("both", since=-40)
+    verdict = assess_probe(build_probe_result(by_probe), InstanceActivity(active=(by_event,)))
     assert verdict.active == (replace(by_event, runtime_status=RuntimeStatus.SUSPENDED, version="1.4.0"),)
 
 
-@pytest.mark.parametrize("result", [None, probe_result(began=-500)], ids=["no probe", "a stale one"])
+@pytest.mark.parametrize("result", [None, build_probe_result(began=-500)], ids=["no probe", "a stale one"])
 def test_an_instance_in_events_alone_has_the_status_of_the_events(result: ProbeResult | None) -> None:
-    by_event = replace(active_instance(), runtime_status=RuntimeStatus.PENDING)
-    assert verified_by(result, InstanceActivity(active=(by_event,))).active == (by_event,)
+    by_event = replace(build_active_instance(), runtime_status=RuntimeStatus.PENDING)
+    assert assess_probe(result, InstanceActivity(active=(by_event,))).active == (by_event,)
 
 
 def test_an_instance_with_another_name_in_the_probe_is_listed_as_in_the_probe() -> None:
-    by_probe = replace(active_instance("both", "ShipOrder", since=-50), source=EvidenceSource.PROBE)
-    verdict = verified_by(probe_result(by_probe), InstanceActivity(active=(active_instance("both", "ProcessOrder"),)))
+    by_probe = replace(build_active_instance("both", "ShipOrder", since=-50), source=EvidenceSource.PROBE)
+    verdict = assess_probe(
+        build_probe_result(by_probe), InstanceActivity(active=(build_active_instance("both", "ProcessOrder"),))
+    )
     assert verdict.active == (by_probe,)
 
 
 def test_ignored_functions_may_be_active_in_a_probe_too() -> None:
-    verdict = verified_by(
-        probe_result(active_instance("sync", "NightlySync")), policy=Policy(ignore_functions=("Nightly*",))
+    verdict = assess_probe(
+        build_probe_result(build_active_instance("sync", "NightlySync")), policy=Policy(ignore_functions=("Nightly*",))
     )
     assert verdict.ready
     assert verdict.assurance is Assurance.VERIFIED
@@ -329,7 +344,7 @@ def test_ignored_functions_may_be_active_in_a_probe_too() -> None:
 
 
 def test_a_result_of_a_probe_that_is_no_longer_configured_verifies_nothing() -> None:
-    verdict = assess_readiness(replace(evidence(), probe=probe_result()), Policy(), noon_plus())
+    verdict = assess_readiness(replace(build_evidence(), probe=build_probe_result()), Policy(), noon_plus())
     assert verdict.ready
     assert verdict.assurance is Assurance.EVENTS
 
@@ -341,17 +356,21 @@ def test_an_instance_blocks_if_events_or_the_probe_name_a_function_that_is_not_i
     by_probe: str, by_event: str
 ) -> None:
     policy = Policy(ignore_functions=("NightlySync",))
-    verdict = verified_by(
-        probe_result(active_instance("x", by_probe)), InstanceActivity(active=(active_instance("x", by_event),)), policy
+    verdict = assess_probe(
+        build_probe_result(build_active_instance("x", by_probe)),
+        InstanceActivity(active=(build_active_instance("x", by_event),)),
+        policy,
     )
-    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
+    assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert [instance.function_name for instance in verdict.active] == [({by_probe, by_event} - {"NightlySync"}).pop()]
 
 
 def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> None:
     policy = Policy(ignore_functions=("NightlySync",))
     verdict = assess_readiness(
-        evidence_with_probe(probe_result(active_instance("x", "NightlySync")), InstanceActivity(ignored_count=1)),
+        build_evidence_with_probe(
+            build_probe_result(build_active_instance("x", "NightlySync")), InstanceActivity(ignored_count=1)
+        ),
         policy,
         noon_plus(),
     )
@@ -359,121 +378,136 @@ def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> Non
 
 
 def test_a_probe_dated_in_the_future_is_not_valid() -> None:
-    evidence = evidence_with_probe(replace(probe_result(), began_at=noon_plus(3600)))
+    evidence = build_evidence_with_probe(replace(build_probe_result(), began_at=noon_plus(3600)))
     verdict = assess_readiness(evidence, Policy(), noon_plus())
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
 
 
 def test_a_probe_with_more_instances_than_the_limit_gives_a_lower_bound_too() -> None:
-    evidence = evidence_with_probe(
-        probe_result(*(active_instance(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1)))
+    evidence = build_evidence_with_probe(
+        build_probe_result(*(build_active_instance(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1)))
     )
     verdict = assess_readiness(evidence, Policy(), noon_plus())
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (ACTIVE_LIMIT, True)
 
 
 def test_the_count_is_exact_if_events_show_as_many_instances_as_the_probe_counted() -> None:
-    three = tuple(active_instance(instance_id) for instance_id in "abc")
-    verdict = verified_by(probe_result(active_instance("a"), unlisted_count=2), InstanceActivity(active=three))
+    three = tuple(build_active_instance(instance_id) for instance_id in "abc")
+    verdict = assess_probe(
+        build_probe_result(build_active_instance("a"), unlisted_count=2), InstanceActivity(active=three)
+    )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, False)
-    verdict = verified_by(probe_result(active_instance("a"), unlisted_count=3), InstanceActivity(active=three))
+    verdict = assess_probe(
+        build_probe_result(build_active_instance("a"), unlisted_count=3), InstanceActivity(active=three)
+    )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, True)
 
 
 def test_exempt_instances_do_not_count_as_listed_by_the_probe() -> None:
-    result = probe_result(active_instance("sync", "NightlySync"), active_instance("order"), unlisted_count=1)
-    verdict = verified_by(
-        result, InstanceActivity(active=(active_instance("x"),)), Policy(ignore_functions=("NightlySync",))
+    result = build_probe_result(
+        build_active_instance("sync", "NightlySync"), build_active_instance("order"), unlisted_count=1
+    )
+    verdict = assess_probe(
+        result, InstanceActivity(active=(build_active_instance("x"),)), Policy(ignore_functions=("NightlySync",))
     )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, False)
 
 
 def test_a_probe_that_lists_only_some_blocking_instances_gives_a_lower_bound() -> None:
-    verdict = verified_by(probe_result(active_instance("a"), active_instance("b"), unlisted_count=300))
-    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
+    verdict = assess_probe(
+        build_probe_result(build_active_instance("a"), build_active_instance("b"), unlisted_count=300)
+    )
+    assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, True)
     assert verdict.reasons[0].message.startswith("at least 2 orchestration instances are active")
 
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_instances_that_a_probe_only_counted_block_too(status: ProbeStatus) -> None:
-    verdict = verified_by(probe_result(status=status, unlisted_count=1))
+    verdict = assess_probe(build_probe_result(status=status, unlisted_count=1))
     assert verdict.reasons[0].code is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active, verdict.active_count, verdict.active_count_is_lower_bound) == ((), 1, True)
 
 
 def test_instances_that_the_probe_counts_as_ignored_are_reported_with_those_that_it_lists() -> None:
-    result = replace(probe_result(active_instance("sync", "NightlySync")), ignored_count=2)
-    verdict = verified_by(result, InstanceActivity(ignored_count=1), Policy(ignore_functions=("NightlySync",)))
+    result = replace(build_probe_result(build_active_instance("sync", "NightlySync")), ignored_count=2)
+    verdict = assess_probe(result, InstanceActivity(ignored_count=1), Policy(ignore_functions=("NightlySync",)))
     assert (verdict.ready, verdict.ignored_count) == (True, 3)
 
 
 # Instances that the task hub has just confirmed
 
 
-@pytest.mark.parametrize("result", [None, probe_result(began=-500)], ids=["no result", "a stale one"])
+@pytest.mark.parametrize("result", [None, build_probe_result(began=-500)], ids=["no result", "a stale one"])
 def test_an_active_instance_that_the_task_hub_has_just_shown_verifies_not_ready(result: ProbeResult | None) -> None:
     evidence = replace(
-        evidence_with_probe(result, InstanceActivity(active=(active_instance(),))), active_instance_seen=True
+        build_evidence_with_probe(result, InstanceActivity(active=(build_active_instance(),))),
+        active_instance_seen=True,
     )
     verdict = assess_readiness(evidence, Policy(), noon_plus())
-    assert only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
+    assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert verdict.assurance is Assurance.VERIFIED
 
 
 def test_an_active_instance_that_only_events_show_is_not_verified() -> None:
-    assert verified_by(None, InstanceActivity(active=(active_instance(),))).assurance is Assurance.EVENTS
+    assert assess_probe(None, InstanceActivity(active=(build_active_instance(),))).assurance is Assurance.EVENTS
 
 
-def verdict_after_lookup(
+def assess_after_lookup(
     *seen: ActiveInstance, activity: InstanceActivity, result: ProbeResult | None = None
 ) -> Verdict:
     """The verdict at noon on a task hub that has just shown these of the reported instances."""
-    evidence = replace(evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
+    evidence = replace(build_evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
     return assess_readiness(evidence, Policy(ignore_functions=("NightlySync",)), noon_plus())
 
 
 def test_an_instance_that_was_looked_up_has_the_status_and_version_that_the_task_hub_shows_now() -> None:
-    by_event = active_instance("x", since=-40)
+    by_event = build_active_instance("x", since=-40)
     by_probe = replace(by_event, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
     seen = replace(
-        active_instance("x", since=-50),
+        build_active_instance("x", since=-50),
         runtime_status=RuntimeStatus.SUSPENDED,
         version="2.0",
         source=EvidenceSource.PROBE,
     )
-    verdict = verdict_after_lookup(seen, activity=InstanceActivity(active=(by_event,)), result=probe_result(by_probe))
+    verdict = assess_after_lookup(
+        seen, activity=InstanceActivity(active=(by_event,)), result=build_probe_result(by_probe)
+    )
     assert verdict.active == (replace(by_event, runtime_status=RuntimeStatus.SUSPENDED, version="2.0"),)
 
 
 def test_instances_that_were_not_looked_up_are_listed_as_recorded() -> None:
-    recorded = active_instance("x", since=-40), active_instance("y", since=-30)
-    verdict = verdict_after_lookup(replace(recorded[0], version="2.0"), activity=InstanceActivity(active=recorded))
+    recorded = build_active_instance("x", since=-40), build_active_instance("y", since=-30)
+    verdict = assess_after_lookup(replace(recorded[0], version="2.0"), activity=InstanceActivity(active=recorded))
     assert verdict.active == (replace(recorded[0], version="2.0"), recorded[1])
 
 
 def test_an_instance_with_an_ignored_name_in_the_look_up_blocks_under_its_recorded_name() -> None:
-    verdict = verdict_after_lookup(
-        active_instance("x", "NightlySync"), activity=InstanceActivity(active=(active_instance("x", "ProcessOrder"),))
+    verdict = assess_after_lookup(
+        build_active_instance("x", "NightlySync"),
+        activity=InstanceActivity(active=(build_active_instance("x", "ProcessOrder"),)),
     )
     assert [instance.function_name for instance in verdict.active] == ["ProcessOrder"]
 
 
 @pytest.mark.parametrize("known_as", ["ProcessOrder", ""])
-@pytest.mark.parametrize("result", [None, probe_result()], ids=["no result", "a result without it"])
+@pytest.mark.parametrize("result", [None, build_probe_result()], ids=["no result", "a result without it"])
 def test_an_instance_with_another_name_in_the_look_up_blocks_under_that_name(
     known_as: str, result: ProbeResult | None
 ) -> None:
     """Its id was used again and the events of that were lost, or its event named no function."""
-    seen = replace(active_instance("x", "ShipOrder"), source=EvidenceSource.PROBE)
-    verdict = verdict_after_lookup(
-        seen, activity=InstanceActivity(active=(active_instance("x", known_as),)), result=result
+    seen = replace(build_active_instance("x", "ShipOrder"), source=EvidenceSource.PROBE)
+    verdict = assess_after_lookup(
+        seen, activity=InstanceActivity(active=(build_active_instance("x", known_as),)), result=result
     )
     assert (verdict.ready, verdict.has_running, verdict.active) == (False, True, (seen,))
 
 
 def test_an_instance_that_was_looked_up_and_has_ended_since_is_not_shown() -> None:
-    assert verdict_after_lookup(active_instance("x"), activity=InstanceActivity(), result=probe_result()).active == ()
+    assert (
+        assess_after_lookup(build_active_instance("x"), activity=InstanceActivity(), result=build_probe_result()).active
+        == ()
+    )
 
 
 # Task hubs that do not exist
@@ -481,21 +515,21 @@ def test_an_instance_that_was_looked_up_and_has_ended_since_is_not_shown() -> No
 DRAINED_IF_MISSING = Policy(missing_task_hub_is_drained=True)
 
 
-def verdict_on_missing_hub(*, known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
+def assess_missing_hub(*, known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
     """The verdict on a task hub that does not exist at its provider."""
-    result = probe_result(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
-    return assess_readiness(replace(evidence_with_probe(result), seen_before=known), policy, noon_plus())
+    result = build_probe_result(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
+    return assess_readiness(replace(build_evidence_with_probe(result), seen_before=known), policy, noon_plus())
 
 
 def test_a_task_hub_that_never_existed_is_drained_but_not_verified_if_the_policy_says_so() -> None:
-    verdict = verdict_on_missing_hub()
+    verdict = assess_missing_hub()
     assert verdict.ready
     assert verdict.assurance is Assurance.EVENTS
 
 
 def test_a_task_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so() -> None:
-    verdict = verdict_on_missing_hub(policy=Policy())
-    assert only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
+    verdict = assess_missing_hub(policy=Policy())
+    assert get_only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
     assert verdict.reasons[0].message == (
         "task hub v41 could not be read: there is no table v41Instances. If a version that was staged and never "
         "started may be overwritten, set missingTaskHubIsDrained in the app's policy"
@@ -504,37 +538,45 @@ def test_a_task_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so()
 
 @pytest.mark.parametrize("policy", [Policy(), DRAINED_IF_MISSING])
 def test_a_task_hub_that_was_seen_before_is_missing_regardless_of_the_policy(policy: Policy) -> None:
-    verdict = verdict_on_missing_hub(known=True, policy=policy)
-    assert only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
+    verdict = assess_missing_hub(known=True, policy=policy)
+    assert get_only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
     assert verdict.reasons[0].message == "task hub v41 could not be read: there is no table v41Instances"
     assert verdict.assurance is Assurance.EVENTS
 
 
 def test_a_task_hub_counts_as_seen_before_by_default() -> None:
-    assert evidence().seen_before
+    assert build_evidence().seen_before
 
 
 @pytest.mark.parametrize(("began", "is_ready"), [(-119.9999999, True), (-120, False), (0, True), (0.0000001, False)])
 def test_a_probe_that_found_no_task_hub_must_be_recent(began: float, *, is_ready: bool) -> None:
-    verdict = verdict_on_missing_hub(began=began)
+    verdict = assess_missing_hub(began=began)
     assert verdict.ready is is_ready
-    assert is_ready or only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
+    assert is_ready or get_only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
 
 
 def test_a_task_hub_that_does_not_exist_while_events_come_from_it_is_not_ready() -> None:
-    result = probe_result(status=ProbeStatus.MISSING, began=-60)
-    late = replace(evidence_with_probe(result, InstanceActivity(last_recorded_at=noon_plus(-60))), seen_before=False)
-    assert only_reason(assess_readiness(late, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.TASK_HUB_MISSING
+    result = build_probe_result(status=ProbeStatus.MISSING, began=-60)
+    late = replace(
+        build_evidence_with_probe(result, InstanceActivity(last_recorded_at=noon_plus(-60))), seen_before=False
+    )
+    assert get_only_reason(assess_readiness(late, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.TASK_HUB_MISSING
     active_there = replace(
-        evidence_with_probe(probe_result(status=ProbeStatus.MISSING), InstanceActivity(active=(active_instance(),))),
+        build_evidence_with_probe(
+            build_probe_result(status=ProbeStatus.MISSING), InstanceActivity(active=(build_active_instance(),))
+        ),
         seen_before=False,
     )
-    assert only_reason(assess_readiness(active_there, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.INSTANCES_ACTIVE
+    assert (
+        get_only_reason(assess_readiness(active_there, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.INSTANCES_ACTIVE
+    )
 
 
 @pytest.mark.parametrize("status", [ProbeStatus.FAILED, ProbeStatus.DENIED, ProbeStatus.THROTTLED])
 def test_a_failed_read_does_not_count_as_a_missing_task_hub(status: ProbeStatus) -> None:
     verdict = assess_readiness(
-        replace(evidence_with_probe(probe_result(status=status)), seen_before=False), DRAINED_IF_MISSING, noon_plus()
+        replace(build_evidence_with_probe(build_probe_result(status=status)), seen_before=False),
+        DRAINED_IF_MISSING,
+        noon_plus(),
     )
-    assert only_reason(verdict) is REASON_BY_FAILURE[status]
+    assert get_only_reason(verdict) is REASON_BY_FAILURE[status]
