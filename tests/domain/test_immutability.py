@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from state_api.domain.readiness import exemptions, messages, policy, reasons, verdict
+from state_api.domain.readiness import evidence, exemptions, messages, policy, reasons, verdict
 from state_api.domain.releases import staging as releases
 from state_api.domain.task_hubs import lifecycle, observations
 
