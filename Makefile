@@ -39,10 +39,10 @@ check: setup lint ## Check style, types, layers and language, and run the unit t
 # Coverage adds half of the time, so every run measures only the domain, which must be covered completely.
 # The first command unpacks the real programs before several processes ask for them. The last one reports skipped tests.
 test: setup ## Run all tests but the long ones; those on the real programs where these are found
-	@$(BIN)/python -m tests.platform.programs 2>/dev/null
+	@$(BIN)/python -m harness.platform_programs 2>/dev/null
 	@$(BIN)/python -m pytest tests/domain -q -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=100
 	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain -m 'not long and not fault'
-	@$(BIN)/python -m tests.platform.programs
+	@$(BIN)/python -m harness.platform_programs
 
 # The overload test runs alone, because it needs the whole machine. FAULT_SHARE=0.1 runs a tenth of the tests.
 test-faults: setup ## Run the fault tests: killed and paused processes, failing storage, crashes, wrong clocks, overload
@@ -53,7 +53,7 @@ test-long: setup ## Run the long tests: more deployments, kills and pipelines
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/platform -m 'long and not fault'
 
 test-platform-long: setup ## Run the long tests on the real programs: 20 minutes of random histories, 12 of dying workers
-	@$(BIN)/python -m tests.platform.programs --required
+	@$(BIN)/python -m harness.platform_programs --required
 	@$(BIN)/python -m pytest -n 3 --dist worksteal tests/platform -m long
 
 fuzz: setup ## Generate thousands of events, deliveries and requests for about ten minutes

@@ -14,8 +14,14 @@ from typing import Any
 
 from azure.data.tables.aio import TableServiceClient
 
-from bench.event_stream import encode_events, event
-from bench.load_generator import LoadError, build_get_request, build_post_request, connections, deliver_until_accepted
+from bench.event_stream import build_event, encode_events
+from bench.load_generator import (
+    LoadError,
+    build_get_request,
+    build_post_request,
+    deliver_until_accepted,
+    open_connections,
+)
 from bench.storage import Emulator, RawTables, run_emulator
 from harness.state_server import ServerProcess, run_server
 from harness.storage_proxy import StorageProxy, run_storage_proxy
@@ -35,6 +41,8 @@ SHARD_COUNT = 4
 _FUNCTION_NAME = "ProcessOrder"
 _CONNECTION_SETTING = "STATE_TASKHUBS_BENCH"
 _ROWS_PER_STEP = 5_000
+_PROVIDER_ROW_AGE_SECONDS = 3600
+_FINISHED_INSTANCE_AGE_SECONDS = 7200
 _STATUS_CHECK_FILTER = "RuntimeStatus eq 'Pending' or RuntimeStatus eq 'Running'"
 _STATUS_CHECK_COLUMNS = ["PartitionKey", "Name", "CreatedTime", "LastUpdatedTime", "RuntimeStatus"]
 
@@ -58,13 +66,13 @@ class BenchEnvironment:
 
     async def request_verdict(self, path: str) -> VerdictCost:
         """Get a verdict. Raises LoadError unless it reports all active instances."""
-        async with connections(self.server.url, 1) as (connection,):
-            answer, costs = await self.measure(connection.send(build_get_request(self.server.url, path)))
+        async with open_connections(self.server.url, 1) as (connection,):
+            answer, costs = await self.measure_cost(connection.send(build_get_request(self.server.url, path)))
         if answer.status != 200 or answer.json()["activeCount"] != ACTIVE_COUNT:
             raise LoadError(f"{path}: {answer.status} {answer.body[:500]!r}")
         return costs
 
-    async def measure(self, request: Coroutine[Any, Any, Any]) -> tuple[Any, VerdictCost]:
+    async def measure_cost(self, request: Coroutine[Any, Any, Any]) -> tuple[Any, VerdictCost]:
         """The result of a request, and its cost. Nothing else may use the proxy meanwhile."""
         self.proxy.clear()
         began = time.perf_counter()
@@ -89,17 +97,18 @@ class BenchTaskHub:
         return f"shop-{self.finished_count}"
 
     async def get_verdict_from_events(self) -> VerdictCost:
+        """Get the verdict of the app's staging slot. The server does not probe the task hub."""
         return await self.environment.request_verdict(f"/api/apps/{self.app}/staging?verify=none")
 
     async def get_verified_verdict(self) -> VerdictCost:
-        """The default of an app with `taskHubs`: the server also probes the task hub."""
+        """Get the verdict of the app's staging slot. The server probes the task hub too, as it does by default."""
         return await self.environment.request_verdict(f"/api/apps/{self.app}/staging")
 
     async def read_empty_range(self) -> VerdictCost:
         """Query the range of active rows of one shard, which is empty.
 
         A verdict consists of such queries. Their time should not depend on the size of the table."""
-        row_count, costs = await self.environment.measure(self._count_rows_in_range())
+        row_count, costs = await self.environment.measure_cost(self._count_rows_in_range())
         if row_count:
             raise LoadError(f"the empty range has {row_count} rows")
         return costs
@@ -113,7 +122,7 @@ class BenchTaskHub:
         """The check that Microsoft documents for pipelines: list all instances that are Pending or Running.
 
         Reads all pages, straight from the table. In Azure a function app in between adds its own time."""
-        active_count, costs = await self.environment.measure(self._count_active_rows())
+        active_count, costs = await self.environment.measure_cost(self._count_active_rows())
         if active_count != ACTIVE_COUNT:
             raise LoadError(f"the status check found {active_count} instances, and {ACTIVE_COUNT} are active")
         return costs
@@ -147,18 +156,19 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
 
 
 async def delay_request(method: str, path: str) -> None:
-    """The delay that the proxy awaits before it forwards a request."""
+    """Wait DELAY_SECONDS. The proxy awaits this before it forwards a storage request."""
     await asyncio.sleep(DELAY_SECONDS)
 
 
 async def _fill_tables(hub: BenchTaskHub, tables: RawTables) -> None:
-    """Send events of the active instances, and write rows of the finished ones as server and provider write them.
+    """Send the events of the active instances, and write the rows of the finished ones in both tables of the task hub.
 
     The events also make the server create its tables."""
     url = hub.environment.server.url
-    async with connections(url, 1) as (connection,):
+    async with open_connections(url, 1) as (connection,):
         active = [
-            event(hub.name, f"active-{n}", "Running", _timestamp_ago(3600), _FUNCTION_NAME) for n in range(ACTIVE_COUNT)
+            build_event(hub.name, f"active-{n}", "Running", _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS), _FUNCTION_NAME)
+            for n in range(ACTIVE_COUNT)
         ]
         await deliver_until_accepted(
             connection, build_post_request(url, "/api/events", encode_events(active)), ACTIVE_COUNT
@@ -170,37 +180,44 @@ async def _fill_tables(hub: BenchTaskHub, tables: RawTables) -> None:
         )
         if answer.status != 200:
             raise LoadError(f"{hub.app}: {answer.status} {answer.body[:500]!r}")
-    at_provider = f"{hub.name}Instances"
-    await tables.make_table(at_provider)
+    provider_table = f"{hub.name}Instances"
+    await tables.create_table(provider_table)
     await tables.create_rows(
-        at_provider, [_provider_row(hub.name, f"active-{n}", "Running") for n in range(ACTIVE_COUNT)]
+        provider_table, [_build_provider_row(hub.name, f"active-{n}", "Running") for n in range(ACTIVE_COUNT)]
     )
     for start in range(0, hub.finished_count, _ROWS_PER_STEP):
         ids = [uuid.uuid4().hex for _ in range(min(_ROWS_PER_STEP, hub.finished_count - start))]
         rows = [
-            instance_row(f"{shard_of(instance_id, SHARD_COUNT):02d}", _finished_instance(instance_id))
+            instance_row(f"{shard_of(instance_id, SHARD_COUNT):02d}", _build_finished_instance(instance_id))
             for instance_id in ids
         ]
         await tables.create_rows(instance_table_name(hub.name), rows)
         await tables.create_rows(
-            at_provider, [_provider_row(hub.name, instance_id, "Completed") for instance_id in ids]
+            provider_table, [_build_provider_row(hub.name, instance_id, "Completed") for instance_id in ids]
         )
 
 
-def _finished_instance(instance_id: str) -> Instance:
-    seconds_ago = _instant_ago(7200)
+def _build_finished_instance(instance_id: str) -> Instance:
+    started_at = _instant_ago(_FINISHED_INSTANCE_AGE_SECONDS)
     return Instance(
         instance_id,
-        Started(seconds_ago, RuntimeStatus.RUNNING, _FUNCTION_NAME),
-        Finished(Instant(seconds_ago + TICKS_PER_SECOND), RuntimeStatus.COMPLETED, "", _FUNCTION_NAME),
+        Started(started_at, RuntimeStatus.RUNNING, _FUNCTION_NAME),
+        Finished(Instant(started_at + TICKS_PER_SECOND), RuntimeStatus.COMPLETED, "", _FUNCTION_NAME),
     )
 
 
-def _provider_row(hub: str, instance_id: str, status: str) -> dict[str, Any]:
+def _build_provider_row(hub: str, instance_id: str, status: str) -> dict[str, Any]:
     """A row of the provider's `{TaskHub}Instances` table. Rows are not in the order of age, because ids are random."""
-    created = {"CreatedTime": _timestamp_ago(3600), "CreatedTime@odata.type": "Edm.DateTime"}
-    updated = {"LastUpdatedTime": _timestamp_ago(3600), "LastUpdatedTime@odata.type": "Edm.DateTime"}
-    ended = {"CompletedTime": _timestamp_ago(3600), "CompletedTime@odata.type": "Edm.DateTime", "Output": '"shipped"'}
+    created = {"CreatedTime": _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS), "CreatedTime@odata.type": "Edm.DateTime"}
+    updated = {
+        "LastUpdatedTime": _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS),
+        "LastUpdatedTime@odata.type": "Edm.DateTime",
+    }
+    ended = {
+        "CompletedTime": _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS),
+        "CompletedTime@odata.type": "Edm.DateTime",
+        "Output": '"shipped"',
+    }
     return {
         "PartitionKey": instance_id,
         "RowKey": "",

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.comparison import Figure, compare_rounds, round_significant
 from bench.filled_task_hubs import BenchTaskHub
-from bench.machine import cpu_seconds
+from bench.machine import read_cpu_seconds
 from harness.storage_proxy import no_delay
 
 POLL_COUNT = 60
@@ -26,28 +26,36 @@ async def run(hubs: Sequence[BenchTaskHub], polls: int = POLL_COUNT) -> dict[str
     Neither changes the cost for the storage."""
     hubs[0].environment.proxy.before_request = no_delay
     figures: list[Figure] = []
-    requests: dict[str, dict[str, int]] = {way: {} for way in _QUERIES}
-    work: dict[str, dict[str, float]] = {way: {} for way in _QUERIES}
+    requests: dict[str, dict[str, int]] = {query_name: {} for query_name in _QUERIES}
+    cpu_seconds_by_query: dict[str, dict[str, float]] = {query_name: {} for query_name in _QUERIES}
     for hub in (hubs[0], hubs[-1]):
         size = str(hub.finished_count)
-        for way, send_query in _QUERIES.items():
-            before = cpu_seconds(hub.environment.storage.pid)
-            asked = [(await send_query(hub)).requests for _ in range(polls)]
-            work[way][size] = max(cpu_seconds(hub.environment.storage.pid) - before, _CPU_CLOCK_SECONDS)
+        for query_name, send_query in _QUERIES.items():
+            before = read_cpu_seconds(hub.environment.storage.pid)
+            request_counts = [(await send_query(hub)).requests for _ in range(polls)]
+            cpu_seconds_by_query[query_name][size] = max(
+                read_cpu_seconds(hub.environment.storage.pid) - before, _CPU_CLOCK_SECONDS
+            )
             # The median leaves out storage requests of the server's background work.
-            requests[way][size] = round(polls * statistics.median(asked))
-        for way in ("by events", "verified"):
-            description = f"{polls} times GetStagingStatus {way}, {hub.finished_count:,} finished"
+            requests[query_name][size] = round(polls * statistics.median(request_counts))
+        for query_name in ("by events", "verified"):
+            description = f"{polls} times GetStagingStatus {query_name}, {hub.finished_count:,} finished"
             against = f"{polls} status checks of the same hub"
             figures += [
-                compare_rounds(f"{name} of {description}", [of[way][size]], against, [of["status check"][size]])
-                for name, of in (("storage requests", requests), ("processor time of the storage", work))
+                compare_rounds(
+                    f"{name} of {description}", [costs[query_name][size]], against, [costs["status check"][size]]
+                )
+                for name, costs in (
+                    ("storage requests", requests),
+                    ("processor time of the storage", cpu_seconds_by_query),
+                )
             ]
     return {
         "figures": [figure.as_json() for figure in figures],
         "requests": requests,
         "emulatorCpuSeconds": {
-            way: {size: round_significant(seconds) for size, seconds in of.items()} for way, of in work.items()
+            query_name: {size: round_significant(seconds) for size, seconds in of.items()}
+            for query_name, of in cpu_seconds_by_query.items()
         },
         "oneLongPoll": await _measure_long_poll(hubs[-1]),
     }

@@ -1,7 +1,7 @@
 """Figure 2: the cost of one request for a verdict, by the number of finished instances on the task hub."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,9 +31,9 @@ async def run(hubs: Sequence[BenchTaskHub], rounds: int = ROUNDS) -> dict[str, A
         await send_query()
     samples = await run_in_turns(rounds, variants)
     seconds = {key: [cost.seconds for cost in of_variant] for key, of_variant in samples.items()}
-    smallest_size, large = hubs[0].finished_count, hubs[-1].finished_count
+    smallest_size, largest_size = hubs[0].finished_count, hubs[-1].finished_count
     figures = [
-        _against_smallest(query_name, seconds, smallest_size, size, None if query_name in _LABELS else GROWTH_AIM)
+        _compare_with_smallest(query_name, seconds, smallest_size, size, None if query_name in _LABELS else GROWTH_AIM)
         for query_name in _QUERIES
         for size in (hub.finished_count for hub in hubs[1:])
     ]
@@ -45,19 +45,19 @@ async def run(hubs: Sequence[BenchTaskHub], rounds: int = ROUNDS) -> dict[str, A
             seconds["status check", size],
         )
         for query_name in ("by events", "verified")
-        for size in (smallest_size, large)
+        for size in (smallest_size, largest_size)
     ]
     return {
         "figures": [figure.as_json() for figure in figures],
         "delayMilliseconds": DELAY_SECONDS * 1000,
         "milliseconds": _build_table(
-            samples, lambda of: round_significant(1000 * statistics.median(cost.seconds for cost in of))
+            samples, lambda costs: round_significant(1000 * statistics.median(cost.seconds for cost in costs))
         ),
-        "requests": _build_table(samples, lambda of: statistics.median(cost.requests for cost in of)),
+        "requests": _build_table(samples, lambda costs: statistics.median(cost.requests for cost in costs)),
     }
 
 
-def _against_smallest(
+def _compare_with_smallest(
     query_name: str, seconds: dict[tuple[str, int], list[float]], smallest_size: int, size: int, aim: Aim | None
 ) -> Figure:
     name = _LABELS.get(query_name, f"GetStagingStatus {query_name}")
@@ -70,9 +70,11 @@ def _against_smallest(
     )
 
 
-def _build_table(samples: dict[tuple[str, int], list[VerdictCost]], value: Any) -> dict[str, dict[str, float]]:
-    """A value for each query and number of finished instances."""
+def _build_table(
+    samples: dict[tuple[str, int], list[VerdictCost]], compute_value: Callable[[list[VerdictCost]], float]
+) -> dict[str, dict[str, float]]:
+    """`compute_value` of the costs of each query, by number of finished instances."""
     table: dict[str, dict[str, float]] = {}
     for (query_name, size), of_variant in samples.items():
-        table.setdefault(query_name, {})[str(size)] = value(of_variant)
+        table.setdefault(query_name, {})[str(size)] = compute_value(of_variant)
     return table

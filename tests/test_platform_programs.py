@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.platform import programs
+from harness import platform_programs as programs
 
 ROOT = Path(__file__).parent.parent
 
 
 def run_programs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["programs", *arguments])
+    monkeypatch.setattr(sys, "argv", ["platform_programs", *arguments])
     return programs.main()
 
 
@@ -45,7 +45,7 @@ def test_available_programs_print_no_line(
 
 
 def test_a_setting_that_names_a_folder_without_the_programs_is_an_error(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.platform.programs", "--required"]
+    command = [sys.executable, "-m", "harness.platform_programs", "--required"]
     setting = {programs.FOLDER_VARIABLE: str(tmp_path)}
     done = subprocess.run(command, check=False, cwd=ROOT, env=os.environ | setting, capture_output=True, text=True)
     assert done.returncode == 1

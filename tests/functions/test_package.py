@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 
 import function_app
 from harness.dependency_groups import pinned_versions
+from harness.functions_host import copy_deployed_app
 from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED_SETTINGS, STATE_STORAGE, read_settings
-from tests.platform.functions_host import copy_deployed_app
 
 REPOSITORY = Path(function_app.__file__).parent
 

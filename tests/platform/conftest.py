@@ -1,5 +1,5 @@
 """Leaves these tests out if the real programs are missing; `make test` says so."""
 
-from tests.platform.programs import platform_folder
+from harness.platform_programs import platform_folder
 
 collect_ignore_glob = [] if platform_folder() is not None else ["*"]

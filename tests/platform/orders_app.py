@@ -8,13 +8,7 @@ from typing import Any
 
 import httpx
 
-from harness.processes import wait_until
-from state_api.settings import StorageSettings
-from tests.conftest import new_hub_name
-from tests.durable_app.host_processes import KEY, ROOT, SlotProcess
-from tests.keys import key_entry
-from tests.platform.event_grid import EventSubscription, run_event_grid
-from tests.platform.functions_host import (
+from harness.functions_host import (
     DURABLE_TASK_KEY,
     EVENT_GRID_KEY,
     FUNCTION_KEY,
@@ -23,6 +17,12 @@ from tests.platform.functions_host import (
     run_functions_host,
     wait_until_ready,
 )
+from harness.processes import wait_until
+from state_api.settings import StorageSettings
+from tests.conftest import new_hub_name
+from tests.durable_app.host_processes import KEY, ROOT, SlotProcess
+from tests.keys import key_entry
+from tests.platform.event_grid import EventSubscription, run_event_grid
 
 ADMIN_KEY = "a-key-of-an-administrator-0123456789"
 CONNECTION_SETTING = "STATE_TASKHUBS_ORDERS"

@@ -19,10 +19,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
+from harness.durable_host import DurableHost
 from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
-from tests.platform.durable_host import DurableHost
 from tests.platform.event_relay import run_event_relay
 from tests.platform.state_server import StateServerProcess, run_state_server
 from tests.platform.task_hub_driver import TaskHubDriver

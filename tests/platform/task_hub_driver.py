@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import httpx
 
+from harness.durable_host import WORKER_UNREACHABLE_ERRORS, DurableHost
 from tests import recordings
 from tests.platform.active_periods import ActivePeriods
-from tests.platform.durable_host import WORKER_UNREACHABLE_ERRORS, DurableHost
 from tests.platform.task_hub_storage import TaskHubReader
 
 Result = TypeVar("Result")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.durable_host import run_durable_host
 from state_api.settings import StorageSettings
-from tests.platform.durable_host import run_durable_host
 from tests.platform.state_server import STORAGE_PROVIDER_CONFIG, run_state_server
 from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.logging_commands import (

@@ -6,12 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from harness.durable_host import run_durable_host
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderAccount
 from tests.backends.storage_account import connection_string_of
 from tests.conftest import new_hub_name
 from tests.http.operations import assert_problem, post_staging, post_swap, put_app, run_headers
-from tests.platform.durable_host import run_durable_host
 
 pytestmark = pytest.mark.anyio
 

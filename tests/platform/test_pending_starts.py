@@ -12,8 +12,8 @@ from random import Random
 
 import pytest
 
+from harness.durable_host import DurableHost, run_durable_host
 from state_api.settings import StorageSettings
-from tests.platform.durable_host import DurableHost, run_durable_host
 from tests.platform.event_relay import EventRelay, run_event_relay
 from tests.platform.scenarios import DAY_SECONDS, launcher_chain
 from tests.platform.state_server import STORAGE_PROVIDER_CONFIG, StateServerProcess, run_state_server

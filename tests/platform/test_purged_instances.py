@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
+from harness.durable_host import run_durable_host
 from state_api.settings import StorageSettings
-from tests.platform.durable_host import run_durable_host
 from tests.platform.event_relay import run_event_relay
 from tests.platform.state_server import MANAGEMENT_API_PROVIDER_CONFIG, STORAGE_PROVIDER_CONFIG, run_state_server
 from tests.platform.task_hub_storage import TaskHubReader

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from azure.data.tables import TableServiceClient
 
+from harness.functions_host import DURABLE_TASK_KEY, run_functions_host
 from harness.processes import wait_until
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
 from tests.durable_app.host_processes import KEY, Topic, run_topic
-from tests.platform.functions_host import DURABLE_TASK_KEY, run_functions_host
 
 PATTERNS_FOLDER = Path(__file__).parent / "patterns"
 ENDED_STATUSES = ("Completed", "Failed", "Terminated")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.platform.functions_host import copy_deployed_app
+from harness.functions_host import copy_deployed_app
 
 ROOT = Path(__file__).parent.parent.parent.parent
 APP = ROOT / "durable_app"

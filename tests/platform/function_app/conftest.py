@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 import function_app
+from harness.functions_host import FunctionsHost, copy_deployed_app, run_functions_host
 from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.settings import StorageSettings
 from tests.platform.function_app.server_keys import KEYS_BY_ROLE, key_header, server_key_entries
-from tests.platform.functions_host import FunctionsHost, copy_deployed_app, run_functions_host
 
 
 class Azurite:

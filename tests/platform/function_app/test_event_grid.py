@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.functions_host import DURABLE_TASK_KEY, EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY
 from tests.builders import cloud_event, event
 from tests.conftest import new_hub_name
 from tests.platform.function_app.server_keys import KEYS_BY_ROLE
-from tests.platform.functions_host import DURABLE_TASK_KEY, EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY
 
 WEBHOOK = "/runtime/webhooks/EventGrid"
 FUNCTION = "RecordLifecycleEvent"

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import function_app
+from harness.functions_host import FunctionsHost, run_functions_host, wait_until_ready
 from harness.processes import wait_until
 from tests.builders import event
 from tests.conftest import new_hub_name
@@ -20,7 +21,6 @@ from tests.http.operations import assert_problem
 from tests.platform.function_app.conftest import Azurite
 from tests.platform.function_app.server_keys import KEYS_BY_ROLE, key_header, server_key_entries
 from tests.platform.function_app.test_event_grid import deliver, list_recorded_ids
-from tests.platform.functions_host import FunctionsHost, run_functions_host, wait_until_ready
 
 
 @contextmanager

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from harness.functions_host import EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
 from harness.processes import wait_until
 from tests.builders import event
 from tests.http.operations import assert_problem
 from tests.platform.function_app.server_keys import KEYS_BY_ROLE, key_header
 from tests.platform.function_app.test_event_grid import FUNCTION, list_recorded_ids
-from tests.platform.functions_host import EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
 
 
 def send_raw_path(host: FunctionsHost, method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 import function_app
+from harness.functions_host import DURABLE_TASK_KEY, EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
@@ -21,7 +22,6 @@ from tests.platform.function_app.server_keys import (
     OWN_APP_KEYS_BY_ROLE,
     key_header,
 )
-from tests.platform.functions_host import DURABLE_TASK_KEY, EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
 
 OPERATIONS_WITHOUT_KEY = {"Health", "Ready", "GetOpenApi"}
 PLATFORM_KEYS = (FUNCTION_KEY, MASTER_KEY, EVENT_GRID_KEY, DURABLE_TASK_KEY)

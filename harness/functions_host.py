@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
+from harness.platform_programs import program_path
 from harness.processes import free_port, wait_until
-from tests.platform.programs import program_path
 
 FUNCTION_KEY = "function-key-of-the-host-0123456789"
 """The host key `default`, which opens every function with the authorization level `function`."""

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import httpx
 
+from harness.platform_programs import program_path
 from harness.processes import free_port
-from tests.platform.programs import program_path
 
 _START_TIMEOUT_SECONDS = 180
 _ACTIVE_STATUSES = frozenset({"Running", "Pending", "Suspended", "ContinuedAsNew"})

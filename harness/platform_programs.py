@@ -1,6 +1,6 @@
 """Finds the programs of the real platform: Microsoft's Functions host and Durable Functions extension.
 
-`python -m tests.platform.programs` unpacks them if their archives are here. Otherwise it says in one line which tests
+`python -m harness.platform_programs` unpacks them if their archives are here. Otherwise it says in one line which tests
 are left out; with `--required` it exits with 1.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 FOLDER_VARIABLE = "SAFE_DEPLOY_PLATFORM"
 """The environment variable that names the folder with `bin/durable-host` and `bin/functions-host`."""
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parent.parent
 _ARCHIVES = _ROOT.parent / "shared" / "platform"
 _UNPACKED = _ROOT / ".platform"
 
@@ -54,7 +54,7 @@ def program_path(name: str) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.platform.programs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m harness.platform_programs", description=__doc__)
     parser.add_argument("--required", action="store_true", help="exit with 1 if the programs are not there")
     required = parser.parse_args().required
     try:
