@@ -14,7 +14,7 @@ from azure.storage.queue.aio import QueueClient
 from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
-from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message
+from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message, timer_created_row
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, get_staging, post_staging, put_app, reason_codes
 
@@ -39,16 +39,7 @@ class StagedTaskHubQueues:
         """Write a pending timer into the history of an instance."""
         async with TableServiceClient.from_connection_string(self._connection) as tables:
             history = await tables.create_table_if_not_exists(f"{self.provider.hub}History")
-            await history.upsert_entity(
-                {
-                    "PartitionKey": instance_id,
-                    "RowKey": "0000000000000002",
-                    "EventType": "TimerCreated",
-                    "EventId": 0,
-                    "ExecutionId": "e1",
-                    "FireAt": datetime.now(UTC) + timedelta(seconds=fires_in),
-                }
-            )
+            await history.upsert_entity(timer_created_row(instance_id, fires_in))
 
 
 @pytest.fixture
