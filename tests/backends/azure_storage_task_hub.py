@@ -148,7 +148,7 @@ def control_queue_names(hub: str, queue_count: int = CONTROL_QUEUE_COUNT) -> lis
     return [f"{hub.lower()}-control-{number:02d}" for number in range(queue_count)]
 
 
-def timer_created_row(instance_id: str, fires_in_seconds: float) -> dict[str, Any]:
+def timer_created_row(instance_id: str, due_in_seconds: float) -> dict[str, Any]:
     """A row of `{Hub}History`: an instance has created a timer, which has not fired."""
     return {
         "PartitionKey": escape_instance_id(instance_id),
@@ -156,8 +156,17 @@ def timer_created_row(instance_id: str, fires_in_seconds: float) -> dict[str, An
         "EventType": "TimerCreated",
         "EventId": 0,
         "ExecutionId": "e1",
-        "FireAt": datetime.now(UTC) + timedelta(seconds=fires_in_seconds),
+        "FireAt": datetime.now(UTC) + timedelta(seconds=due_in_seconds),
     }
+
+
+def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tables: bool = True) -> list[str]:
+    """The artifacts that a task hub has at its provider, sorted by name."""
+    names = [f"container {hub}-{name}" for name in CONTAINER_SUFFIXES if containers]
+    names += [f"queue {hub}-control-{number:02d}" for number in range(CONTROL_QUEUE_COUNT) if queues]
+    names += [f"queue {hub}-workitems"] if queues else []
+    names += [f"table {hub}{name}" for name in ("History", "Instances", "Partitions") if tables]
+    return sorted(names)
 
 
 class ControlQueue:
