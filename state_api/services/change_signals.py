@@ -1,4 +1,4 @@
-"""Tells those who wait in this process what this process has recorded. Other processes are not told."""
+"""Signals what this process has recorded to the listeners in this process. Other processes get no signal."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, MutableMapping
@@ -24,7 +24,7 @@ class ChangeSignals:
         self._app_listeners: dict[AppKey, list[AppListener]] = defaultdict(list)
 
     def has_listeners(self, task_hub: str) -> bool:
-        """Whether somebody listens to changes in this task hub."""
+        """Whether a listener is registered for changes in this task hub."""
         return hub_key(task_hub) in self._task_hub_listeners
 
     def signal_task_hub(self, task_hub: str, changes: RecordedChanges) -> None:

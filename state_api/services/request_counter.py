@@ -1,4 +1,4 @@
-"""Counts the requests that a piece of work sends to the state storage, so that waiting requests stay within a budget."""
+"""Counts the requests that a piece of work sends to the state storage, so that waiting requests keep to a budget."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

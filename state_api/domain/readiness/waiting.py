@@ -38,7 +38,7 @@ class RecordedChanges:
     """What one transaction has changed in the records of a task hub.
 
     - `stamped_functions`: the functions whose activity it has stamped. The settle window begins again with a stamp.
-    - `recorded_at`: when the transaction ended, by the state storage's clock.
+    - `recorded_at`: a time by the state storage's clock. It is not later than the stamps, and close to them.
     """
 
     instances: Sequence[InstanceChange]
@@ -82,7 +82,12 @@ class KnownActivity:
         return self._begun_read_count
 
     def end_read(
-        self, number: int, activity: InstanceActivity | None, exemptions: Exemptions, *, probe_version: str | None = None
+        self,
+        number: int,
+        activity: InstanceActivity | None,
+        exemptions: Exemptions,
+        *,
+        probe_version: str | None = None,
     ) -> None:
         """Know what a read has shown; None if it has failed.
 
@@ -142,10 +147,11 @@ def earliest_ready_at(
 
 @dataclass(frozen=True, slots=True)
 class NextVerification:
-    """How long after a verification the task hub is to be read again. `shown`: what the verification has shown."""
+    """How long after a verification the task hub is to be read again. `observation`: what the
+    verification has shown."""
 
     interval_seconds: float
-    shown: object = None
+    observation: object = None
 
 
 def plan_next_verification(
@@ -165,10 +171,10 @@ def plan_next_verification(
     if probe is not None and probe.status is ProbeStatus.INCOMPLETE:
         return NextVerification(max(LOOK_UP_INTERVAL_SECONDS, read_seconds))
     messages = probe.messages if probe is not None else None
-    shown = (codes, (messages.visible, messages.invisible) if messages is not None else None)
+    observation = (codes, (messages.visible, messages.invisible) if messages is not None else None)
     interval = LOOK_UP_INTERVAL_SECONDS
-    if previous is not None and previous.shown == shown:
+    if previous is not None and previous.observation == observation:
         interval = min(max(interval, 2 * previous.interval_seconds), MAX_VERIFICATION_INTERVAL_SECONDS)
     if messages is not None and messages.unblocks_at is not None:
         interval = min(interval, max(0, messages.unblocks_at - verdict.checked_at) / TICKS_PER_SECOND)
-    return NextVerification(max(interval, read_seconds), shown)
+    return NextVerification(max(interval, read_seconds), observation)
