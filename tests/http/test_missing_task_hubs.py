@@ -64,3 +64,18 @@ async def test_a_task_hub_that_a_probe_has_read_is_not_drained_when_it_is_missin
     assert (await get_staging(http, app))["assurance"] == "verified"
     await drained_provider_hub.delete()
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["TaskHubMissing"]
+
+
+@pytest.mark.parametrize("ignore_messages", [False, True])
+async def test_a_missing_task_hub_is_not_recorded_as_seen_by_a_scan_that_begins_without_a_request(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, *, ignore_messages: bool
+) -> None:
+    """The server knows the time of the task hub's storage, because it has read another task hub there."""
+    assert (await get_staging(http, app))["ready"]
+    other_app, missing_hub = f"{app}-other", new_hub_name()
+    policy = {"settleSeconds": 0, "missingTaskHubIsDrained": True, "ignoreMessages": ignore_messages}
+    await put_app(http, other_app, slots={"staging": {"taskHub": missing_hub}}, policy=policy, taskHubs=PROVIDER_CONFIG)
+    for _ in range(2):
+        verdict = await get_staging(http, other_app, verify="fresh")
+        assert (verdict["ready"], verdict["evidence"]["probe"]["status"]) == (True, "Missing"), verdict
+        assert f"there is no table {missing_hub}Instances" in verdict["evidence"]["probe"]["message"]
