@@ -31,10 +31,10 @@ from state_api.domain.releases.side_by_side.releases import (
 from state_api.domain.releases.side_by_side.removal import RemovalEvidence, remove_release
 from state_api.domain.releases.side_by_side.routing import RoutingEvidence, change_routing, forget_router
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
-from tests.domain.builders import ANNA, NOON, noon_plus, ready_verdict
-from tests.domain.transitions import accepted
+from tests.domain.builders import ANNA, NOON, build_ready_verdict, noon_plus
+from tests.domain.transitions import require_transition
 
-READY = ready_verdict()
+READY = build_ready_verdict()
 TOKENS = ReleaseTokens("a" * 32, "b" * 32)
 HOUR = 3600
 APP_REVISION = 3
@@ -49,22 +49,22 @@ def hub_of(version: str) -> str:
     return f"v{version.replace('.', '')}"
 
 
-def staged_release(version: str = "1.5.0") -> Release:
+def build_staged_release(version: str = "1.5.0") -> Release:
     """A release that was registered an hour before noon."""
     return Release(version, hub_of(version), address_of(version), TOKENS, noon_plus(-HOUR))
 
 
-def serving_release(version: str = "1.4.0") -> Release:
+def build_serving_release(version: str = "1.4.0") -> Release:
     """A release that got its first traffic half an hour before noon."""
-    return replace(staged_release(version), first_traffic_at=noon_plus(-HOUR / 2))
+    return replace(build_staged_release(version), first_traffic_at=noon_plus(-HOUR / 2))
 
 
-def draining_release(version: str = "1.3.0", *, revision: int = 2, ended: float = -600) -> Release:
+def build_draining_release(version: str = "1.3.0", *, revision: int = 2, ended: float = -600) -> Release:
     """A release that lost its traffic `-ended` seconds before noon, in this routing revision."""
-    return replace(serving_release(version), traffic_end=RoutingChange(revision, noon_plus(ended)))
+    return replace(build_serving_release(version), traffic_end=RoutingChange(revision, noon_plus(ended)))
 
 
-def side_by_side_app(
+def build_side_by_side_app(
     *releases: Release,
     active: str | None = None,
     split: Mapping[str, int] | None = None,
@@ -84,25 +84,27 @@ def side_by_side_app(
     )
 
 
-def shop_app() -> App:
+def build_shop_app() -> App:
     """1.3.0 is draining, 1.4.0 is active, and 1.5.0 is staged."""
-    return side_by_side_app(draining_release(), serving_release(), staged_release(), active="1.4.0")
+    return build_side_by_side_app(
+        build_draining_release(), build_serving_release(), build_staged_release(), active="1.4.0"
+    )
 
 
-def acknowledgement(router: str = "envoy-1", revision: int = 2, since: float = -590) -> RouterAcknowledgement:
+def build_acknowledgement(router: str = "envoy-1", revision: int = 2, since: float = -590) -> RouterAcknowledgement:
     return RouterAcknowledgement(router, revision, noon_plus(since), noon_plus(since))
 
 
-def published(app: App, result: Transition | Refusal, now: Instant) -> Transition:
+def publish_transition(app: App, result: Transition | Refusal, now: Instant) -> Transition:
     """The transition with its routing published, as the services write it. Raises the error of a refusal."""
-    transition = accepted(result)
+    transition = require_transition(result)
     if not transition.changed:
         return transition
     after = publish_routing(app, transition.app, now)
     return replace(transition, app=replace(after, revision=app.revision + 1))
 
 
-def register(
+def post_release(
     app: App,
     version: str = "1.6.0",
     *,
@@ -126,10 +128,10 @@ def register(
         take_over=take_over,
     )
     evidence = RegisterReleaseEvidence(TOKENS, earlier_task_hub, used_before, existing)
-    return published(app, register_release(app, command, evidence, now), now)
+    return publish_transition(app, register_release(app, command, evidence, now), now)
 
 
-def route(
+def put_routing(
     app: App,
     active: str,
     split: Mapping[str, int] | None = None,
@@ -139,10 +141,10 @@ def route(
 ) -> Transition:
     """PutRouting."""
     command = RouteCommand(caller=ANNA, active=active, split=split)
-    return published(app, change_routing(app, command, RoutingEvidence(started or {}), now), now)
+    return publish_transition(app, change_routing(app, command, RoutingEvidence(started or {}), now), now)
 
 
-def remove(
+def delete_release(
     app: App,
     version: str,
     outcome: RemovalOutcome = RemovalOutcome.PENDING,
@@ -155,10 +157,10 @@ def remove(
     """DeleteRelease."""
     command = RemoveReleaseCommand(caller=caller, version=version, outcome=outcome)
     evidence = RemovalEvidence(verdict, acknowledgements)
-    return published(app, remove_release(app, command, evidence, now), now)
+    return publish_transition(app, remove_release(app, command, evidence, now), now)
 
 
-def forget(app: App, router: str, *acknowledgements: RouterAcknowledgement) -> Transition:
+def forget_known_router(app: App, router: str, *acknowledgements: RouterAcknowledgement) -> Transition:
     """ForgetRouter."""
     command = ForgetRouterCommand(caller=ANNA, router=router)
-    return published(app, forget_router(app, command, acknowledgements), NOON)
+    return publish_transition(app, forget_router(app, command, acknowledgements), NOON)

@@ -15,12 +15,11 @@ from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.documents import build_document
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
 from state_api.domain.releases.side_by_side.verdicts import assess_release, find_closing_change
-from tests.domain.builders import ANNA, BEN, NOON, not_ready_verdict, ready_verdict
-from tests.domain.release_transitions import register, remove, route, side_by_side_app
+from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
 
 VERSIONS = st.sampled_from(["1", "2", "3", "4"])
 CALLERS = st.sampled_from([ANNA, BEN])
-VERDICTS = st.sampled_from([ready_verdict(), ready_verdict(), not_ready_verdict()])
+VERDICTS = st.sampled_from([build_ready_verdict(), build_ready_verdict(), build_not_ready_verdict()])
 ROUTERS = st.sampled_from(["envoy-0", "envoy-1"])
 
 
@@ -30,7 +29,7 @@ class ReleaseSequences(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = NOON
-        self.app: App = side_by_side_app()
+        self.app: App = build_side_by_side_app()
         self.used: dict[str, str] = {}
         self.removed: set[str] = set()
         self.routers: dict[str, RouterAcknowledgement] = {}
@@ -66,7 +65,7 @@ class ReleaseSequences(RuleBasedStateMachine):
         before = self.app
         earlier = None if version in before.releases else self.used.get(version)
         try:
-            after = register(
+            after = post_release(
                 before,
                 version,
                 caller=caller,
@@ -88,7 +87,7 @@ class ReleaseSequences(RuleBasedStateMachine):
     def put_routing(self, active: str, candidate: str, percent: int, *, is_split: bool) -> None:
         split = {active: 100 - percent, candidate: percent} if is_split else None
         try:
-            after = route(self.app, active, split, now=self.now).app
+            after = put_routing(self.app, active, split, now=self.now).app
         except StateError:
             return
         assert after.routing.active == active
@@ -99,7 +98,7 @@ class ReleaseSequences(RuleBasedStateMachine):
         before = self.app
         release = before.releases.get(version)
         try:
-            after = remove(
+            after = delete_release(
                 before,
                 version,
                 outcome,

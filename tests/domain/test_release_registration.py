@@ -22,23 +22,23 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Deployment, RetiredHub
 from state_api.domain.releases.side_by_side.releases import MAX_RELEASES, Release, ReleaseState, find_state
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProofBasis, ProviderUnavailable
-from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, RUN_7_URL, noon_plus, registered_app
+from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, RUN_7_URL, build_app, noon_plus
 from tests.domain.release_transitions import (
     TOKENS,
     address_of,
-    register,
-    remove,
-    route,
-    shop_app,
-    side_by_side_app,
-    staged_release,
+    build_shop_app,
+    build_side_by_side_app,
+    build_staged_release,
+    delete_release,
+    post_release,
+    put_routing,
 )
 
 NOTHING = ExistingArtifacts((), ("https://shop.table.example",))
 
 
 def test_a_new_release_is_staged_and_opens_a_deployment() -> None:
-    transition = register(shop_app(), "1.6.0", existing=NOTHING)
+    transition = post_release(build_shop_app(), "1.6.0", existing=NOTHING)
     app = transition.app
     release = app.releases["1.6.0"]
     assert release == Release("1.6.0", "v160", "https://shop-160.example", TOKENS, NOON)
@@ -52,17 +52,17 @@ def test_a_new_release_is_staged_and_opens_a_deployment() -> None:
 
 
 def test_a_release_is_claimed_without_proof_if_the_provider_was_not_asked() -> None:
-    assert register(shop_app()).proof is None
+    assert post_release(build_shop_app()).proof is None
 
 
 def test_tokens_are_in_no_text_of_a_release() -> None:
-    assert TOKENS.sticky not in repr(register(shop_app()).app)
+    assert TOKENS.sticky not in repr(post_release(build_shop_app()).app)
 
 
 Change = Callable[[App], App]
 
 REFUSED: list[tuple[str, Change, dict[str, Any], type[StateError], str]] = [
-    ("an app with slots", lambda app: registered_app(), {}, WrongModel, "has the model slots"),
+    ("an app with slots", lambda app: build_app(), {}, WrongModel, "has the model slots"),
     ("a version in use", lambda app: app, {"version": "1.4.0", "task_hub": "other"}, ReleaseExists, "already has"),
     ("a release that serves", lambda app: app, {"version": "1.4.0"}, ReleaseExists, "already has release 1.4.0"),
     ("a release that drains", lambda app: app, {"version": "1.3.0"}, ReleaseExists, "already has release 1.3.0"),
@@ -114,7 +114,7 @@ REFUSED: list[tuple[str, Change, dict[str, Any], type[StateError], str]] = [
     ),
     (
         "one release too many for the server",
-        lambda app: side_by_side_app(*(staged_release(f"0.{number}") for number in range(MAX_RELEASES))),
+        lambda app: build_side_by_side_app(*(build_staged_release(f"0.{number}") for number in range(MAX_RELEASES))),
         {},
         TooManyReleases,
         "at most 50",
@@ -130,54 +130,54 @@ def test_a_release_is_refused_with(
     change: Change, arguments: dict[str, Any], error: type[StateError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        register(change(shop_app()), **arguments)
+        post_release(change(build_shop_app()), **arguments)
 
 
 def test_a_policy_cannot_allow_more_releases_than_the_server() -> None:
-    releases = [staged_release(f"0.{number}") for number in range(MAX_RELEASES)]
+    releases = [build_staged_release(f"0.{number}") for number in range(MAX_RELEASES)]
     with pytest.raises(TooManyReleases):
-        register(side_by_side_app(*releases, policy=Policy(max_releases=MAX_RELEASES + 10)))
+        post_release(build_side_by_side_app(*releases, policy=Policy(max_releases=MAX_RELEASES + 10)))
 
 
 def test_an_address_that_the_policy_allows_is_registered() -> None:
-    app = replace(shop_app(), policy=Policy(address_pattern="https://shop-*.example"))
-    assert register(app, "1.6.0").changed
+    app = replace(build_shop_app(), policy=Policy(address_pattern="https://shop-*.example"))
+    assert post_release(app, "1.6.0").changed
 
 
 # Open deployments
 
 
 def test_another_run_is_refused_while_a_deployment_is_open() -> None:
-    app = register(shop_app(), "1.6.0", caller=ANNA).app
+    app = post_release(build_shop_app(), "1.6.0", caller=ANNA).app
     with pytest.raises(DeploymentInProgress, match=r"deploying task hub v160 as release 1\.6\.0 of app shop") as caught:
-        register(app, "1.7.0", caller=BEN, now=noon_plus(60))
+        post_release(app, "1.7.0", caller=BEN, now=noon_plus(60))
     assert caught.value.details["deployment"]["slot"] is None
 
 
 def test_another_run_takes_a_deployment_over_with_a_reason() -> None:
-    app = register(shop_app(), "1.6.0", caller=ANNA).app
-    transition = register(app, "1.7.0", caller=BEN, take_over=True, reason="the first run died")
+    app = post_release(build_shop_app(), "1.6.0", caller=ANNA).app
+    transition = post_release(app, "1.7.0", caller=BEN, take_over=True, reason="the first run died")
     assert transition.details["takenOverFrom"]["version"] == "1.6.0"
     assert transition.app.releases.keys() == {"1.3.0", "1.4.0", "1.5.0", "1.6.0", "1.7.0"}
 
 
 def test_the_same_run_may_register_a_second_release() -> None:
-    app = register(shop_app(), "1.6.0").app
-    assert register(app, "1.7.0").app.deployment.version == "1.7.0"  # type: ignore[union-attr]
+    app = post_release(build_shop_app(), "1.6.0").app
+    assert post_release(app, "1.7.0").app.deployment.version == "1.7.0"  # type: ignore[union-attr]
 
 
 def test_a_repeated_registration_changes_nothing() -> None:
-    app = register(shop_app(), "1.6.0").app
+    app = post_release(build_shop_app(), "1.6.0").app
     existing = ExistingArtifacts(("table v160Instances",), ("https://a",))
-    again = register(app, "1.6.0", existing=existing, used_before=True, now=noon_plus(60))
+    again = post_release(app, "1.6.0", existing=existing, used_before=True, now=noon_plus(60))
     assert not again.changed
     assert again.app is app
 
 
 @pytest.mark.parametrize("caller", [BEN, CALLER_WITHOUT_RUN])
 def test_a_staged_release_can_be_registered_again_after_its_deployment_has_expired(caller: Any) -> None:
-    app = register(shop_app(), "1.6.0").app
-    again = register(app, "1.6.0", caller=caller, now=noon_plus(3600))
+    app = post_release(build_shop_app(), "1.6.0").app
+    again = post_release(app, "1.6.0", caller=caller, now=noon_plus(3600))
     assert again.app.deployment is not None
     assert again.app.deployment.started_at == noon_plus(3600)
     assert again.new_hubs == ()
@@ -186,32 +186,32 @@ def test_a_staged_release_can_be_registered_again_after_its_deployment_has_expir
 
 
 def test_a_staged_release_gets_another_address_if_it_is_registered_again() -> None:
-    app = register(shop_app(), "1.6.0").app
-    again = register(app, "1.6.0", address="https://other.example", now=noon_plus(60))
+    app = post_release(build_shop_app(), "1.6.0").app
+    again = post_release(app, "1.6.0", address="https://other.example", now=noon_plus(60))
     assert again.app.releases["1.6.0"].address == "https://other.example"
     assert again.app.routing.revision == app.revision + 1
 
 
 def test_a_run_that_deploys_one_release_may_open_the_deployment_of_another_staged_one() -> None:
-    app = register(register(shop_app(), "1.6.0").app, "1.7.0").app
-    again = register(app, "1.6.0")
+    app = post_release(post_release(build_shop_app(), "1.6.0").app, "1.7.0").app
+    again = post_release(app, "1.6.0")
     assert again.app.deployment is not None
     assert again.app.deployment.version == "1.6.0"
 
 
 def test_a_release_that_is_being_removed_cannot_be_registered_again() -> None:
     with pytest.raises(ReleaseExists):
-        register(remove(shop_app(), "1.5.0").app, "1.5.0")
+        post_release(delete_release(build_shop_app(), "1.5.0").app, "1.5.0")
 
 
 @pytest.mark.parametrize("split", [None, {"1.4.0": 99, "1.6.0": 1}])
 def test_the_first_traffic_closes_the_deployment(split: dict[str, int] | None) -> None:
-    app = register(shop_app(), "1.6.0").app
-    routed = route(app, "1.6.0" if split is None else "1.4.0", split).app
+    app = post_release(build_shop_app(), "1.6.0").app
+    routed = put_routing(app, "1.6.0" if split is None else "1.4.0", split).app
     assert routed.deployment is None
     assert routed.releases["1.6.0"].first_traffic_at == NOON
 
 
 def test_the_traffic_of_another_release_leaves_the_deployment_open() -> None:
-    app = register(shop_app(), "1.6.0").app
-    assert route(app, "1.5.0").app.deployment == app.deployment
+    app = post_release(build_shop_app(), "1.6.0").app
+    assert put_routing(app, "1.5.0").app.deployment == app.deployment

@@ -21,20 +21,26 @@ from state_api.domain.releases.side_by_side.verdicts import (
     find_closing_change,
     find_quiet_since,
 )
-from tests.domain.builders import evidence_with_probe, noon_plus, not_ready_verdict, probe_result, ready_verdict
+from tests.domain.builders import (
+    build_evidence_with_probe,
+    build_not_ready_verdict,
+    build_probe_result,
+    build_ready_verdict,
+    noon_plus,
+)
 from tests.domain.release_transitions import (
-    acknowledgement,
-    draining_release,
-    remove,
-    route,
-    serving_release,
-    shop_app,
-    side_by_side_app,
-    staged_release,
+    build_acknowledgement,
+    build_draining_release,
+    build_serving_release,
+    build_shop_app,
+    build_side_by_side_app,
+    build_staged_release,
+    delete_release,
+    put_routing,
 )
 
 
-def assess(
+def assess_release_at(
     app: App,
     version: str,
     *acknowledgements: RouterAcknowledgement,
@@ -42,31 +48,31 @@ def assess(
     now: float = 0,
 ) -> Verdict:
     release = app.releases[version]
-    return assess_release(app, release, acknowledgements, verdict or ready_verdict(), noon_plus(now))
+    return assess_release(app, release, acknowledgements, verdict or build_ready_verdict(), noon_plus(now))
 
 
 def reason_codes(verdict: Verdict) -> list[str]:
     return [reason.code.value for reason in verdict.reasons]
 
 
-PROMOTED = route(shop_app(), "1.5.0").app
+PROMOTED = put_routing(build_shop_app(), "1.5.0").app
 """At noon, routing revision 4 has taken the traffic of 1.4.0 away."""
-STICKY = route(replace(shop_app(), policy=Policy(sticky_after_promotion=True)), "1.5.0").app
-REMOVING_STAGED = remove(shop_app(), "1.5.0").app
+STICKY = put_routing(replace(build_shop_app(), policy=Policy(sticky_after_promotion=True)), "1.5.0").app
+REMOVING_STAGED = delete_release(build_shop_app(), "1.5.0").app
 """At noon, routing revision 4 shows the staged 1.5.0 as Removing."""
-CANARY = route(shop_app(), "1.4.0", {"1.4.0": 90, "1.5.0": 10}).app
+CANARY = put_routing(build_shop_app(), "1.4.0", {"1.4.0": 90, "1.5.0": 10}).app
 
-BEHIND, CURRENT = acknowledgement("behind", 3), acknowledgement("current", 4, since=2)
+BEHIND, CURRENT = build_acknowledgement("behind", 3), build_acknowledgement("current", 4, since=2)
 
 
 @pytest.mark.parametrize(
     ("app", "version", "acknowledgements", "now", "expected"),
     [
-        (shop_app(), "1.4.0", (), 0, ["ReleaseInUse"]),
+        (build_shop_app(), "1.4.0", (), 0, ["ReleaseInUse"]),
         (CANARY, "1.5.0", (), 0, ["ReleaseInUse"]),
-        (shop_app(), "1.3.0", (), 0, []),
-        (shop_app(), "1.5.0", (), 0, []),
-        (shop_app(), "1.5.0", (BEHIND,), 0, []),
+        (build_shop_app(), "1.3.0", (), 0, []),
+        (build_shop_app(), "1.5.0", (), 0, []),
+        (build_shop_app(), "1.5.0", (BEHIND,), 0, []),
         (PROMOTED, "1.4.0", (), 0, ["RoutersBehind"]),
         (PROMOTED, "1.4.0", (), 59.9, ["RoutersBehind"]),
         (PROMOTED, "1.4.0", (), 60, []),
@@ -85,44 +91,48 @@ BEHIND, CURRENT = acknowledgement("behind", 3), acknowledgement("current", 4, si
 def test_a_drained_release_may_be_removed_once_no_router_sends_to_it(
     app: App, version: str, acknowledgements: Sequence[RouterAcknowledgement], now: float, expected: list[str]
 ) -> None:
-    verdict = assess(app, version, *acknowledgements, now=now)
+    verdict = assess_release_at(app, version, *acknowledgements, now=now)
     assert reason_codes(verdict) == expected
     assert verdict.ready == (not expected)
     assert (verdict.retry_after_seconds is None) == verdict.ready
 
 
 def test_what_is_active_is_a_reason_after_those_of_the_release() -> None:
-    verdict = assess(PROMOTED, "1.4.0", verdict=not_ready_verdict())
+    verdict = assess_release_at(PROMOTED, "1.4.0", verdict=build_not_ready_verdict())
     assert reason_codes(verdict) == ["RoutersBehind", "InstancesActive"]
     assert verdict.has_running
 
 
 def test_a_verdict_without_reasons_of_the_release_stays_as_it_is() -> None:
-    task_hub_verdict = not_ready_verdict()
-    assert assess(shop_app(), "1.3.0", verdict=task_hub_verdict) is task_hub_verdict
+    task_hub_verdict = build_not_ready_verdict()
+    assert assess_release_at(build_shop_app(), "1.3.0", verdict=task_hub_verdict) is task_hub_verdict
 
 
 def test_messages_say_what_is_in_use_and_who_is_behind() -> None:
-    (in_use,) = assess(CANARY, "1.5.0").reasons
+    (in_use,) = assess_release_at(CANARY, "1.5.0").reasons
     assert in_use.message == "release 1.5.0 gets 10 % of the requests. Give them to another one with PutRouting"
-    sticky, _ = assess(STICKY, "1.4.0").reasons
+    sticky, _ = assess_release_at(STICKY, "1.4.0").reasons
     assert format_instant(noon_plus(3600)) in sticky.message
-    (waiting,) = assess(PROMOTED, "1.4.0").reasons
+    (waiting,) = assess_release_at(PROMOTED, "1.4.0").reasons
     assert "for 1 min more" in waiting.message
-    (behind,) = assess(PROMOTED, "1.4.0", *(acknowledgement(f"envoy-{number}") for number in range(5))).reasons
+    (behind,) = assess_release_at(
+        PROMOTED, "1.4.0", *(build_acknowledgement(f"envoy-{number}") for number in range(5))
+    ).reasons
     assert "not confirmed routing revision 4" in behind.message
     assert "envoy-0, envoy-1, envoy-2 and 2 more." in behind.message
-    (single,) = assess(PROMOTED, "1.4.0", BEHIND).reasons
+    (single,) = assess_release_at(PROMOTED, "1.4.0", BEHIND).reasons
     assert "behind. Wait" in single.message
 
 
 def test_the_wait_ends_when_the_last_reason_can_end() -> None:
-    assert assess(PROMOTED, "1.4.0", now=12).retry_after_seconds == 48
-    assert assess(PROMOTED, "1.4.0", BEHIND, now=600).retry_after_seconds == 10
-    assert assess(CANARY, "1.5.0").retry_after_seconds == 10
-    assert assess(STICKY, "1.4.0").retry_after_seconds == 3660
+    assert assess_release_at(PROMOTED, "1.4.0", now=12).retry_after_seconds == 48
+    assert assess_release_at(PROMOTED, "1.4.0", BEHIND, now=600).retry_after_seconds == 10
+    assert assess_release_at(CANARY, "1.5.0").retry_after_seconds == 10
+    assert assess_release_at(STICKY, "1.4.0").retry_after_seconds == 3660
     assert (
-        assess(PROMOTED, "1.4.0", verdict=replace(not_ready_verdict(), retry_after_seconds=90)).retry_after_seconds
+        assess_release_at(
+            PROMOTED, "1.4.0", verdict=replace(build_not_ready_verdict(), retry_after_seconds=90)
+        ).retry_after_seconds
         == 90
     )
 
@@ -130,9 +140,9 @@ def test_the_wait_ends_when_the_last_reason_can_end() -> None:
 # The probe
 
 
-def verdict_by_probe(began: float) -> Verdict:
+def build_verdict_by_probe(began: float) -> Verdict:
     policy = Policy(freshness_seconds=86_400)
-    return assess_readiness(evidence_with_probe(probe_result(began=began)), policy, noon_plus(1000))
+    return assess_readiness(build_evidence_with_probe(build_probe_result(began=began)), policy, noon_plus(1000))
 
 
 @pytest.mark.parametrize(
@@ -140,26 +150,26 @@ def verdict_by_probe(began: float) -> Verdict:
     [
         ((), 59.9, ["ProbeStale"]),
         ((), 60, []),
-        ((acknowledgement("late", 4, since=500),), 499, ["ProbeStale"]),
-        ((acknowledgement("late", 4, since=500),), 500, []),
+        ((build_acknowledgement("late", 4, since=500),), 499, ["ProbeStale"]),
+        ((build_acknowledgement("late", 4, since=500),), 500, []),
     ],
 )
 def test_a_probe_counts_only_if_it_began_after_the_last_router_had_stopped(
     acknowledgements: Sequence[RouterAcknowledgement], began: float, expected: list[str]
 ) -> None:
-    verdict = assess(PROMOTED, "1.4.0", *acknowledgements, verdict=verdict_by_probe(began), now=1000)
+    verdict = assess_release_at(PROMOTED, "1.4.0", *acknowledgements, verdict=build_verdict_by_probe(began), now=1000)
     assert reason_codes(verdict) == expected
 
 
 def test_a_probe_that_shows_something_active_is_not_called_stale() -> None:
-    verdict = assess(PROMOTED, "1.4.0", verdict=replace(verdict_by_probe(0), ready=False), now=1000)
+    verdict = assess_release_at(PROMOTED, "1.4.0", verdict=replace(build_verdict_by_probe(0), ready=False), now=1000)
     assert reason_codes(verdict) == []
 
 
 def test_a_staged_release_can_be_reached_until_its_removal_begins() -> None:
-    assert find_quiet_since(staged_release(), [CURRENT]) is None
-    assert find_closing_change(staged_release()) is None
-    assert assess(shop_app(), "1.5.0", verdict=verdict_by_probe(-3000), now=1000).ready
+    assert find_quiet_since(build_staged_release(), [CURRENT]) is None
+    assert find_closing_change(build_staged_release()) is None
+    assert assess_release_at(build_shop_app(), "1.5.0", verdict=build_verdict_by_probe(-3000), now=1000).ready
     assert find_closing_change(REMOVING_STAGED.releases["1.5.0"]) == RoutingChange(4, noon_plus())
     assert find_quiet_since(REMOVING_STAGED.releases["1.5.0"], [CURRENT, BEHIND]) == noon_plus(60)
 
@@ -170,22 +180,22 @@ def test_a_staged_release_can_be_reached_until_its_removal_begins() -> None:
 @pytest.mark.parametrize(
     ("release", "verdict", "expected"),
     [
-        (staged_release("1.4.1"), ready_verdict(), ReleaseState.STAGED),
-        (serving_release("1.4.0"), ready_verdict(), ReleaseState.SERVING),
-        (draining_release("1.3.0"), None, ReleaseState.DRAINING),
-        (draining_release("1.3.0"), not_ready_verdict(), ReleaseState.DRAINING),
-        (draining_release("1.3.0"), ready_verdict(), ReleaseState.DRAINED),
+        (build_staged_release("1.4.1"), build_ready_verdict(), ReleaseState.STAGED),
+        (build_serving_release("1.4.0"), build_ready_verdict(), ReleaseState.SERVING),
+        (build_draining_release("1.3.0"), None, ReleaseState.DRAINING),
+        (build_draining_release("1.3.0"), build_not_ready_verdict(), ReleaseState.DRAINING),
+        (build_draining_release("1.3.0"), build_ready_verdict(), ReleaseState.DRAINED),
     ],
 )
 def test_only_a_draining_release_with_a_ready_verdict_is_drained(
     release: object, verdict: Verdict | None, expected: ReleaseState
 ) -> None:
-    app = side_by_side_app(release, active="1.4.0")  # type: ignore[arg-type]
+    app = build_side_by_side_app(release, active="1.4.0")  # type: ignore[arg-type]
     assert find_assessed_state(app, release, verdict) is expected  # type: ignore[arg-type]
 
 
 def test_a_release_is_removing_until_its_removal_ends() -> None:
-    app = remove(shop_app(), "1.3.0").app
-    assert find_assessed_state(app, app.releases["1.3.0"], ready_verdict()) is ReleaseState.REMOVING
-    reverted = remove(app, "1.3.0", RemovalOutcome.FAILED).app
+    app = delete_release(build_shop_app(), "1.3.0").app
+    assert find_assessed_state(app, app.releases["1.3.0"], build_ready_verdict()) is ReleaseState.REMOVING
+    reverted = delete_release(app, "1.3.0", RemovalOutcome.FAILED).app
     assert find_assessed_state(reverted, reverted.releases["1.3.0"], None) is ReleaseState.DRAINING

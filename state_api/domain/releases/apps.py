@@ -13,7 +13,7 @@ from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
 from state_api.domain.readiness.evidence import OpenDeployment, OpenSwap
 from state_api.domain.readiness.exemptions import Waiver
 from state_api.domain.readiness.policy import Policy
-from state_api.domain.releases.side_by_side.releases import Model, Release, RemovedRelease, Routing
+from state_api.domain.releases.side_by_side.releases import Model, PendingRemoval, Release, RemovedRelease, Routing
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
 
@@ -186,10 +186,17 @@ class App:
 
     def get_open_deployment(self, now: Instant) -> Deployment | None:
         """The open deployment, unless the policy's timeout has ended it."""
-        if self.deployment is None:
+        if self.deployment is None or now >= self.deployment_expires_at(self.deployment):
             return None
-        age = now - self.deployment.started_at
-        return self.deployment if age < seconds(60 * self.policy.deployment_timeout_minutes) else None
+        return self.deployment
+
+    def deployment_expires_at(self, deployment: Deployment) -> Instant:
+        """When the policy's timeout ends the deployment."""
+        return Instant(deployment.started_at + seconds(60 * self.policy.deployment_timeout_minutes))
+
+    def removal_expires_at(self, removal: PendingRemoval) -> Instant:
+        """When another run may continue the removal of a release."""
+        return Instant(removal.change.at + seconds(60 * self.policy.deployment_timeout_minutes))
 
     def find_possible_slot(self, task_hub: str) -> str | None:
         """The name of a slot in which the platform may still have this task hub, although another was staged over

@@ -253,7 +253,7 @@ def verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
 
 
 def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Refusal:
-    expires_at = Instant(deployment.started_at + seconds(60 * app.policy.deployment_timeout_minutes))
+    expires_at = app.deployment_expires_at(deployment)
     if deployment.slot is None:
         place = f"as release {deployment.version}"
         next_step = "its promotion with PutRouting, remove its release with DeleteRelease, or register"

@@ -235,8 +235,7 @@ def release_not_drained(app: App, release: Release, verdict: Verdict) -> Refusal
 
 def removal_pending(app: App, release: Release, removal: PendingRemoval, now: Instant) -> Refusal:
     """For a run that wants to remove what another run is removing."""
-    timeout = seconds(60 * app.policy.deployment_timeout_minutes)
-    expires_at = Instant(removal.change.at + timeout)
+    expires_at = app.removal_expires_at(removal)
     return Refusal(
         RemovalPending,
         f"{describe_owner(removal)} has been removing release {release.version} of app {app.name} since "

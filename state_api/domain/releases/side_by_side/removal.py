@@ -7,7 +7,7 @@ From Pending on, no traffic can be given to the release, because its Function Ap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from state_api.domain.instants import Instant, seconds
+from state_api.domain.instants import Instant
 from state_api.domain.names import same_hub
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases import refusals
@@ -112,8 +112,7 @@ def _begin(app: App, release: Release, command: RemoveReleaseCommand, now: Insta
     pending = release.removal
     if pending is not None and command.caller.run_url and pending.run_id == run_id:
         return Transition(app, "DeleteRelease", changed=False)
-    timeout = seconds(60 * app.policy.deployment_timeout_minutes)
-    if pending is not None and now - pending.change.at < timeout:
+    if pending is not None and now < app.removal_expires_at(pending):
         return release_refusals.removal_pending(app, release, pending, now)
     change = RoutingChange(next_routing_revision(app), now) if pending is None else pending.change
     removal = PendingRemoval(change, command.caller.name, command.caller.run_url, run_id)
