@@ -16,6 +16,7 @@ from state_api.domain.releases.side_by_side.documents import build_document
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
 from state_api.domain.releases.side_by_side.verdicts import assess_release, find_closing_change
 from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
+from tests.domain.release_transitions import build_side_by_side_app, delete_release, post_release, put_routing
 
 VERSIONS = st.sampled_from(["1", "2", "3", "4"])
 CALLERS = st.sampled_from([ANNA, BEN])
