@@ -14,7 +14,7 @@ from state_api.domain.releases.apps import App, Caller
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.documents import build_document
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
-from state_api.domain.releases.side_by_side.verdicts import assess_release, find_closing_change
+from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_closing_change
 from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
 from tests.domain.release_transitions import build_side_by_side_app, delete_release, post_release, put_routing
 
@@ -111,7 +111,8 @@ class ReleaseSequences(RuleBasedStateMachine):
         except StateError:
             return
         if release is not None and release.removal is None and after is not before:
-            assert assess_release(before, release, self.acknowledgements, verdict, self.now).ready
+            use = ReleaseUse(self.acknowledgements, None, self.now)
+            assert assess_release(before, release, use, verdict).ready
             assert not before.routing.share_of(version), "what has traffic is not removed"
             change = find_closing_change(release)
             assert change is None or all(router.revision >= change.revision for router in self.acknowledgements)

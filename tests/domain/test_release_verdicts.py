@@ -16,12 +16,17 @@ from state_api.domain.releases.side_by_side.releases import (
     RoutingChange,
 )
 from state_api.domain.releases.side_by_side.verdicts import (
+    ReleaseUse,
     assess_release,
     find_assessed_state,
+    find_blocking_release_deployment,
     find_closing_change,
     find_quiet_since,
 )
 from tests.domain.builders import (
+    ANNA,
+    BEN,
+    NOON,
     build_evidence_with_probe,
     build_not_ready_verdict,
     build_probe_result,
@@ -36,6 +41,7 @@ from tests.domain.release_transitions import (
     build_side_by_side_app,
     build_staged_release,
     delete_release,
+    post_release,
     put_routing,
 )
 
@@ -48,7 +54,8 @@ def assess_release_at(
     now: float = 0,
 ) -> Verdict:
     release = app.releases[version]
-    return assess_release(app, release, acknowledgements, verdict or build_ready_verdict(), noon_plus(now))
+    use = ReleaseUse(acknowledgements, None, noon_plus(now))
+    return assess_release(app, release, use, verdict or build_ready_verdict())
 
 
 def reason_codes(verdict: Verdict) -> list[str]:
@@ -135,6 +142,17 @@ def test_the_wait_ends_when_the_last_reason_can_end() -> None:
         ).retry_after_seconds
         == 90
     )
+
+
+def test_only_the_run_that_deploys_a_release_may_remove_it() -> None:
+    app = post_release(build_shop_app(), "1.6.0", caller=BEN).app
+    release = app.releases["1.6.0"]
+    for run_id in (ANNA.run_id("v160"), None):
+        assert find_blocking_release_deployment(app, release, run_id, NOON) == app.deployment
+    assert find_blocking_release_deployment(app, release, BEN.run_id("v160"), NOON) is None
+    assert find_blocking_release_deployment(app, app.releases["1.3.0"], None, NOON) is None
+    verdict = assess_release(app, release, ReleaseUse((), app.deployment, NOON), build_ready_verdict())
+    assert reason_codes(verdict) == ["DeploymentInProgress"]
 
 
 # The probe

@@ -26,7 +26,12 @@ from state_api.domain.releases.side_by_side.releases import (
     RouterAcknowledgement,
     RoutingChange,
 )
-from state_api.domain.releases.side_by_side.verdicts import assess_release, find_use
+from state_api.domain.releases.side_by_side.verdicts import (
+    ReleaseUse,
+    assess_release,
+    find_blocking_release_deployment,
+    find_use,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +93,15 @@ def _check_removable(
     if refusal := _check_unused(app, release, command, now):
         return refusal
     assert evidence.verdict is not None, "a verdict is needed to remove a release"
-    verdict = assess_release(app, release, evidence.acknowledgements, evidence.verdict, now)
+    use = ReleaseUse(evidence.acknowledgements, None, now)
+    verdict = assess_release(app, release, use, evidence.verdict)
     return None if verdict.ready else release_refusals.release_not_drained(app, release, verdict)
 
 
 def _check_unused(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Refusal | None:
     """No run is deploying the release, except the caller's, and it has no traffic."""
-    deployment = app.get_open_deployment(now)
-    if (
-        deployment is not None
-        and same_hub(deployment.task_hub, release.task_hub)
-        and deployment.run_id != command.caller.run_id(release.task_hub)
-    ):
+    deployment = find_blocking_release_deployment(app, release, command.caller.run_id(release.task_hub), now)
+    if deployment is not None:
         return refusals.deployment_in_progress(app, deployment, now)
     reason = find_use(release, app.routing, now)
     return None if reason is None else release_refusals.release_in_use(app, release, reason)

@@ -2,13 +2,15 @@
 drained."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
+from state_api.domain.names import same_hub
 from state_api.domain.readiness.evidence import ProbeStatus
-from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds
+from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
-from state_api.domain.releases.apps import App
+from state_api.domain.releases.apps import App, Deployment
+from state_api.domain.releases.checks import find_blocking_deployment
 from state_api.domain.releases.side_by_side.releases import (
     Release,
     ReleaseState,
@@ -90,17 +92,36 @@ def find_lagging_routers(
     return ReadinessReason(ReasonCode.ROUTERS_BEHIND, message)
 
 
-def assess_release(
-    app: App, release: Release, acknowledgements: Sequence[RouterAcknowledgement], verdict: Verdict, now: Instant
-) -> Verdict:
-    """The verdict on a release from the one on its task hub.
+def find_blocking_release_deployment(app: App, release: Release, run_id: str | None, now: Instant) -> Deployment | None:
+    """The open deployment of this release by another run than this one. None as `run_id` stands for a caller that has
+    no run."""
+    deployment = find_blocking_deployment(app, run_id, now)
+    return deployment if deployment is not None and same_hub(deployment.task_hub, release.task_hub) else None
 
-    The app and the acknowledgements must be read before the task hub is, and `now` is the time of that: what routers
-    send until then is in the task hub.
+
+@dataclass(frozen=True, slots=True)
+class ReleaseUse:
+    """What is known of the use of a release, besides the app.
+
+    - `acknowledgements`: those of the app's routers.
+    - `deployment`: the open deployment of the release by another run.
+    - `known_at`: when the app and the acknowledgements were read.
     """
+
+    acknowledgements: Sequence[RouterAcknowledgement]
+    deployment: Deployment | None
+    known_at: Instant
+
+
+def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict) -> Verdict:
+    """The verdict on a release from the one on its task hub, which must be read after what `use` says: what routers
+    have sent until then is in the task hub."""
+    acknowledgements, now = use.acknowledgements, use.known_at
+    deployment = use.deployment.to_open_deployment() if use.deployment is not None else None
     reasons = [
         reason
         for reason in (
+            deployment_in_progress_reason(deployment, now) if deployment is not None else None,
             find_use(release, app.routing, now),
             find_lagging_routers(release, acknowledgements, now),
             _find_early_probe(release, acknowledgements, verdict),
