@@ -14,7 +14,8 @@ from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, PriorHub, ProviderConfig, Slot
-from state_api.domain.releases.checks import check_slot_exists, find_blocking_deployment
+from state_api.domain.releases.checks import check_model, check_slot_exists, find_blocking_deployment
+from state_api.domain.releases.side_by_side.releases import Model
 from state_api.services.ports import Apps, Clock
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.verification import PROBE_TIMEOUT_SECONDS, Verifier
@@ -122,11 +123,11 @@ class Readiness:
                 await asyncio.wait_for(self._stopping.wait(), min(remaining, _POLL_INTERVAL_SECONDS))
 
     async def _read_app(self, app_name: str, slot_name: str) -> App:
-        """Raises AppNotFound, SlotNotFound."""
+        """Raises AppNotFound, WrongModel, SlotNotFound."""
         app = await self._apps.get(app_name)
         if app is None:
             raise refusals.app_not_found(app_name).to_error()
-        if refusal := check_slot_exists(app, slot_name):
+        if refusal := check_model(app, Model.SLOTS) or check_slot_exists(app, slot_name):
             raise refusal.to_error()
         return app
 
@@ -154,9 +155,11 @@ class Readiness:
         prior task hubs."""
         return (await self._assess_task_hubs(app, slot.prior_hubs, verification))[0] if slot.prior_hubs else None
 
-    async def assess_task_hub(self, app: App, task_hub: str, verification: Verification) -> Verdict:
-        """The verdict on one task hub, whether a slot holds it or not."""
-        hub = PriorHub(task_hub, promoted=False)
+    async def assess_task_hub(
+        self, app: App, task_hub: str, verification: Verification, *, promoted: bool = False
+    ) -> Verdict:
+        """The verdict on one task hub, whether a slot holds it or not. `promoted`: it was started."""
+        hub = PriorHub(task_hub, promoted)
         return (await self._assess_task_hub(app, hub, verification, self._clock.now(), _NO_BLOCKERS))[0]
 
     async def _assess_task_hubs(

@@ -1,5 +1,5 @@
-"""The rows of an app: its state, its audit log, the versions that it has used, and its entry in the list of apps. State and audit records are JSON,
-because each is always read whole."""
+"""The rows of an app: its state, its audit log, the versions that it has used, and its entry in the list of apps. State
+and audit records are JSON, because each is always read whole."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,5 @@
-"""The routing revisions that routers have acknowledged. Each router has a row of its own in the partition of the app, so
-that its requests do not conflict with changes of the app."""
+"""The routing revisions that routers have acknowledged. Each router has a row of its own in the partition of the app.
+Its requests therefore do not conflict with changes of the app."""
 
 from collections.abc import Mapping
 from typing import Any
