@@ -77,14 +77,18 @@ class StorageProxy:
 
 
 @asynccontextmanager
-async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    """Run a proxy in front of the tables of a storage account. Its `settings` lead through the proxy."""
+async def run_storage_proxy(storage: StorageSettings, *, include_queues: bool = False) -> AsyncIterator[StorageProxy]:
+    """Run a proxy in front of the tables of a storage account, and of its queues if asked. Its `settings` lead through
+    the proxy."""
     assert storage.connection_string is not None
     parts = dict(part.split("=", 1) for part in storage.connection_string.get_secret_value().split(";") if part)
-    endpoint = urlsplit(parts["TableEndpoint"])
-    queue_port, blob_port = (
-        urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")
+    host = urlsplit(parts["TableEndpoint"]).hostname
+    table_port, queue_port, blob_port = (
+        urlsplit(parts[name]).port if name in parts else None
+        for name in ("TableEndpoint", "QueueEndpoint", "BlobEndpoint")
     )
+    assert table_port is not None
+    proxied_ports = [table_port, *([queue_port] if include_queues and queue_port is not None else [])]
     # The emulator closes connections that were idle for 5 s, and requests other than GET are not retried.
     connector = aiohttp.TCPConnector(keepalive_timeout=2)
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
@@ -102,7 +106,7 @@ async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StoragePr
                 token = request.query.get("NextPartitionKey", _FIRST_CONTINUATION)
                 return web.json_response({"value": []}, headers={"x-ms-continuation-NextPartitionKey": token})
             headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
-            target = f"http://{endpoint.hostname}:{endpoint.port}{request.raw_path}"
+            target = f"http://{host}:{target_ports[request.url.port]}{request.raw_path}"
             # The URL is already encoded. Encoding it again would change escaped keys.
             url = URL(target, encoded=True)
             # No headers are added, because the signature covers the content type.
@@ -126,8 +130,11 @@ async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StoragePr
                 }
                 return web.Response(status=answer.status, body=body, headers=kept)
 
-        async with run_http_server(forward) as (port,):
-            connection = emulator_connection_string(HOST, port, queue_port=queue_port, blob_port=blob_port)
+        async with run_http_server(forward, len(proxied_ports)) as ports:
+            target_ports: dict[int | None, int] = dict(zip(ports, proxied_ports, strict=True))
+            if len(ports) > 1:
+                queue_port = ports[1]
+            connection = emulator_connection_string(HOST, ports[0], queue_port=queue_port, blob_port=blob_port)
             proxy = StorageProxy(StorageSettings.model_validate({"connection_string": connection}))
             yield proxy
 
