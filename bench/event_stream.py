@@ -15,6 +15,8 @@ from state_api.services.event_parser import parse_event
 FUNCTIONS = ("ProcessOrder", "ShipOrder", "RefundOrder")
 _LAG_JITTER_EVENTS = 100
 """The lag between a start and its end varies by up to this many events."""
+_LAG_MARGIN_EVENTS = 50
+"""A safety margin that is added to the lag."""
 _TOPIC = "/subscriptions/0/resourceGroups/shop/providers/Microsoft.EventGrid/topics/shop-lifecycle"
 _START_AGE_SECONDS = 3600
 _EVENT_INTERVAL_TICKS = TICKS_PER_SECOND // 1000
@@ -26,10 +28,10 @@ def min_lag_events(in_flight: int) -> int:
 
     A start and its end must not be in flight at once: the server would write both in one row, which saves a write that
     real orchestrations need."""
-    return in_flight + in_flight // 4 + 50
+    return in_flight + in_flight // 4 + _LAG_MARGIN_EVENTS
 
 
-def warm_up_events(lag: int) -> int:
+def count_warm_up_events(lag: int) -> int:
     """The number of events after which a stream ends as many orchestrations as it starts."""
     return lag + _LAG_JITTER_EVENTS
 
@@ -43,6 +45,7 @@ class EventStream:
         self._lag_events = lag
         self._number = 0
         self._started_at = int((time.time() - _START_AGE_SECONDS) * TICKS_PER_SECOND)
+        # The number of the event that will end it, instance id and function of each active orchestration.
         self._running: deque[tuple[int, str, str]] = deque()
 
     @property
@@ -52,25 +55,27 @@ class EventStream:
 
     def next_events(self, count: int) -> list[dict[str, Any]]:
         """The next events, in the Event Grid schema."""
-        return [self._next() for _ in range(count)]
+        return [self._next_event() for _ in range(count)]
 
-    def _next(self) -> dict[str, Any]:
+    def _next_event(self) -> dict[str, Any]:
         self._number += 1
         timestamp = format_instant(Instant(self._started_at + self._number * _EVENT_INTERVAL_TICKS))
         if self._running and self._running[0][0] <= self._number:
             _, instance_id, function = self._running.popleft()
-            return event(self.hub, instance_id, "Completed", timestamp, function)
+            return build_event(self.hub, instance_id, "Completed", timestamp, function)
         instance_id = uuid.UUID(int=self._random.getrandbits(128), version=4).hex
         function = self._random.choice(FUNCTIONS)
         # Orchestrations end in the order of their starts, after varying gaps, so that starts and ends are mixed.
-        last = self._running[-1][0] if self._running else 0
-        due = max(last, self._number + self._lag_events + self._random.randrange(_LAG_JITTER_EVENTS))
-        self._running.append((due, instance_id, function))
-        return event(self.hub, instance_id, "Running", timestamp, function)
+        last_end_number = self._running[-1][0] if self._running else 0
+        end_number = max(last_end_number, self._number + self._lag_events + self._random.randrange(_LAG_JITTER_EVENTS))
+        self._running.append((end_number, instance_id, function))
+        return build_event(self.hub, instance_id, "Running", timestamp, function)
 
 
-def event(hub: str, instance_id: str, status: str, timestamp: str, function: str = FUNCTIONS[0]) -> dict[str, Any]:
-    """An event in the Event Grid schema. Its time is `timestamp`, in ISO 8601."""
+def build_event(
+    hub: str, instance_id: str, status: str, timestamp: str, function: str = FUNCTIONS[0]
+) -> dict[str, Any]:
+    """A lifecycle event in the Event Grid schema. Its time is `timestamp`, in ISO 8601."""
     return {
         "id": str(uuid.uuid4()),
         "topic": _TOPIC,
@@ -94,8 +99,10 @@ def encode_events(events: Sequence[dict[str, Any]]) -> bytes:
     return json.dumps(events, separators=(",", ":")).encode()
 
 
-def instances(events: Sequence[dict[str, Any]], known: dict[str, Instance]) -> list[tuple[Instance | None, Instance]]:
-    """The instance before and after each event. `known` holds the active instances by id, and is updated."""
+def apply_events(
+    events: Sequence[dict[str, Any]], known: dict[str, Instance]
+) -> list[tuple[Instance | None, Instance]]:
+    """Apply the events to `known`, the active instances by id. Returns the instance before and after each event."""
     changes: list[tuple[Instance | None, Instance]] = []
     for event_body in events:
         change = instance_from_event(parse_event(event_body, parse_instant(event_body["eventTime"])))

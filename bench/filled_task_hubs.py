@@ -14,7 +14,7 @@ from typing import Any
 
 from azure.data.tables.aio import TableServiceClient
 
-from bench.load_generator import HttpResponse, LoadError, build_get_request, build_post_request, connections
+from bench.load_generator import HttpResponse, LoadError, build_get_request, build_post_request, open_connections
 from bench.storage import Emulator, RawTables, run_emulator
 from bench.task_hub_rows import FUNCTION_NAME, provider_row, recorded_row
 from harness.durable_host import DurableHost
@@ -61,20 +61,20 @@ class BenchEnvironment:
 
     async def request_verdict(self, path: str, active_count: int = ACTIVE_COUNT) -> VerdictCost:
         """Get a verdict. Raises LoadError unless it reports this number of active instances, and Ready without any."""
-        answer, costs = await measure_request(self.server.url, path, self.proxy)
+        answer, costs = await measure_request_cost(self.server.url, path, self.proxy)
         verdict = answer.json() if answer.status == 200 else {}
         if (verdict.get("activeCount"), verdict.get("ready")) != (active_count, not active_count):
             raise LoadError(f"{path}: {answer.status} {answer.body[:1000]!r}")
         return costs
 
 
-async def measure_request(url: str, path: str, proxy: StorageProxy) -> tuple[HttpResponse, VerdictCost]:
+async def measure_request_cost(url: str, path: str, proxy: StorageProxy) -> tuple[HttpResponse, VerdictCost]:
     """The response to a GET request on a new connection, and its cost without the time to connect."""
-    async with connections(url, 1) as (connection,):
-        return await measure(connection.send(build_get_request(url, path)), proxy)
+    async with open_connections(url, 1) as (connection,):
+        return await measure_cost(connection.send(build_get_request(url, path)), proxy)
 
 
-async def measure(request: Coroutine[Any, Any, Any], proxy: StorageProxy) -> tuple[Any, VerdictCost]:
+async def measure_cost(request: Coroutine[Any, Any, Any], proxy: StorageProxy) -> tuple[Any, VerdictCost]:
     """The result of a request, and its cost. Nothing else may use the proxy meanwhile."""
     proxy.clear()
     began = time.perf_counter()
@@ -120,7 +120,7 @@ class BenchTaskHub:
 
     async def run_status_check(self) -> VerdictCost:
         """The check that Microsoft documents for pipelines: one page of the management API, which the worker serves."""
-        answer, costs = await measure_request(self.worker.url, _STATUS_CHECK_PATH, self.worker_proxy)
+        answer, costs = await measure_request_cost(self.worker.url, _STATUS_CHECK_PATH, self.worker_proxy)
         if answer.status != 200 or len(answer.json()) != self.active_count:
             raise LoadError(f"the status check of {self.name}: {answer.status} {answer.body[:1000]!r}")
         return costs
@@ -128,7 +128,7 @@ class BenchTaskHub:
     async def query_provider_table(self) -> VerdictCost:
         """The query of the status check, sent straight to the storage."""
         table = self.environment.service.get_table_client(f"{self.name}Instances")
-        row_count, costs = await measure(
+        row_count, costs = await measure_cost(
             _count_rows(table.query_entities(_STATUS_CHECK_FILTER)), self.environment.proxy
         )
         if row_count != self.active_count:
@@ -141,7 +141,7 @@ class BenchTaskHub:
         A verdict by events consists of such queries. Their time should not depend on the size of the table."""
         table = self.environment.service.get_table_client(instance_table_name(self.name))
         rows = table.query_entities("PartitionKey eq '00' and RowKey ge 'a|~' and RowKey lt 'a}'")
-        row_count, costs = await measure(_count_rows(rows), self.environment.proxy)
+        row_count, costs = await measure_cost(_count_rows(rows), self.environment.proxy)
         if row_count:
             raise LoadError(f"the empty range has {row_count} rows")
         return costs
@@ -181,7 +181,7 @@ class BenchTaskHub:
             "taskHubs": {"provider": "azureStorage", "connection": _CONNECTION_SETTING},
         }
         url = self.environment.server.url
-        async with connections(url, 1) as (connection,):
+        async with open_connections(url, 1) as (connection,):
             answer = await connection.send(
                 build_post_request(url, f"/api/apps/{self.app}", json.dumps(body).encode(), "PUT")
             )
@@ -206,7 +206,7 @@ class BenchTaskHub:
             raise LoadError(f"instances are active in {self.name}")
         table = f"{self.name}Instances"
         await tables.delete_table(table)
-        await tables.make_table(table)
+        await tables.create_table(table)
 
 
 async def _count_rows(rows: Any) -> int:

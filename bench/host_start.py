@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.comparison import Aim, compare_rounds, round_significant, run_in_turns
-from bench.machine import ROOT, cpu_seconds, resident_bytes
+from bench.machine import ROOT, read_cpu_seconds, read_resident_bytes
 from bench.storage import run_emulator
 from harness.functions_host import START_TIMEOUT_SECONDS, copy_deployed_app, run_functions_host
 from harness.processes import free_port
@@ -122,7 +122,9 @@ def measure_start(app: Path, state: Path, settings: Mapping[str, str]) -> StartC
             time.sleep(_POLL_SECONDS)
         seconds = time.perf_counter() - began
         workers = host.worker_pids()
-        return StartCost(seconds, sum(cpu_seconds(pid) for pid in workers), sum(resident_bytes(pid) for pid in workers))
+        return StartCost(
+            seconds, sum(read_cpu_seconds(pid) for pid in workers), sum(read_resident_bytes(pid) for pid in workers)
+        )
 
 
 def _is_answered(port: int) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.comparison import Aim, Figure, compare_rounds, run_in_turns
 from bench.event_stream import EventStream, encode_events, min_lag_events
-from bench.load_generator import build_post_request, connections, run_load
-from bench.machine import Stopwatch, compute_core_usage, cpu_seconds
+from bench.load_generator import build_post_request, open_connections, run_load
+from bench.machine import Stopwatch, compute_core_usage, read_cpu_seconds
 from bench.storage import Emulator, RawTables, run_emulator
 from bench.worker import CONCURRENT_EVENTS, Worker, run_worker
 from harness.state_server import ServerProcess, run_server
@@ -18,7 +18,7 @@ from state_api.storage.tables import instance_table_name
 ROUNDS = 3
 EVENTS_PER_DELIVERY = 250
 DELIVERIES_IN_FLIGHT = 4
-"""As many as the limit's partitions, which are written at once."""
+"""As many as the partitions to which `bench.transaction_limit` writes at once."""
 _SERVER_MODULE = ("-m", "state_api")
 _STRAIGHTFORWARD_MODULE = ("-m", "bench.straightforward")
 
@@ -34,7 +34,9 @@ class IngestSample:
 
 @dataclass
 class EventEntry:
-    """A server and its stream of events: each delivery has `events_per_delivery`, `in_flight` are sent at a time."""
+    """A server and the stream of events that is sent to it.
+
+    Each delivery has `events_per_delivery` events. `in_flight` deliveries are sent at a time."""
 
     server: ServerProcess
     emulator: Emulator
@@ -55,17 +57,17 @@ class EventEntry:
             requests.append((request, len(delivery)))
         pids = {"server": self.server.process.pid, "emulator": self.emulator.pid}
         # Connections are opened for each round, because the server closes them while they are idle.
-        async with connections(self.server.url, self.in_flight) as opened:
-            before, stopwatch = _read_cpu_seconds(pids), Stopwatch()
+        async with open_connections(self.server.url, self.in_flight) as opened:
+            before, stopwatch = _read_cpu_seconds_by_process(pids), Stopwatch()
             load = await run_load(opened, requests)
-            after, (_, own_cpu_seconds) = _read_cpu_seconds(pids), stopwatch.read()
+            after, (_, own_cpu_seconds) = _read_cpu_seconds_by_process(pids), stopwatch.read()
         cores_used = compute_core_usage(before, after, load.seconds)
         cores_used["load"] = round(own_cpu_seconds / load.seconds, 2)
         return IngestSample(load.events_per_second, cores_used, load.refused_count)
 
 
-def _read_cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
-    return {name: cpu_seconds(pid) for name, pid in pids.items()}
+def _read_cpu_seconds_by_process(pids: dict[str, int]) -> dict[str, float]:
+    return {name: read_cpu_seconds(pid) for name, pid in pids.items()}
 
 
 def open_event_entry(
@@ -100,15 +102,15 @@ def create_event_stream(hub: str, events_per_delivery: int, seed: int = 1) -> Ev
     )
 
 
-def worker_variant(worker: Worker, storage: Emulator) -> Callable[[int], Awaitable[IngestSample]]:
-    """A function that lets a worker handle events, and samples it as `EventEntry.send_events` samples a server."""
+def create_worker_sender(worker: Worker, storage: Emulator) -> Callable[[int], Awaitable[IngestSample]]:
+    """A function that lets a worker process handle events. It returns a sample, as `EventEntry.send_events` does."""
 
     async def send_events(events: int) -> IngestSample:
         pids = {"emulator": storage.pid}
-        before = _read_cpu_seconds(pids)
+        before = _read_cpu_seconds_by_process(pids)
         # The worker reports its own times, which leave out what it does before its clock starts.
         seconds, own_cpu_seconds = await worker.run(events)
-        cores_used = compute_core_usage(before, _read_cpu_seconds(pids), seconds)
+        cores_used = compute_core_usage(before, _read_cpu_seconds_by_process(pids), seconds)
         cores_used["worker"] = round(own_cpu_seconds / seconds, 2)
         return IngestSample(events / seconds, cores_used)
 
@@ -156,15 +158,15 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
             ("limit", "limit"),
             ("emulator", "emulator"),
         ):
-            senders[name] = worker_variant(stack.enter_context(run_worker(role, storage.connection)), storage)
+            senders[name] = create_worker_sender(stack.enter_context(run_worker(role, storage.connection)), storage)
 
-        def variant(name: str) -> Callable[[], Awaitable[IngestSample]]:
+        def create_round_sender(name: str) -> Callable[[], Awaitable[IngestSample]]:
             return lambda: senders[name](EVENTS_PER_ROUND[name])
 
         # The warm-up creates tables and fills caches. After it, streams end as many orchestrations as they start.
         for name, events in WARM_UP_EVENTS.items():
             await senders[name](events)
-        samples = await run_in_turns(rounds, {name: variant(name) for name in EVENTS_PER_ROUND})
+        samples = await run_in_turns(rounds, {name: create_round_sender(name) for name in EVENTS_PER_ROUND})
         await _check_active_counts(storage, entries)
     return _build_result(samples)
 
@@ -174,7 +176,7 @@ async def _check_active_counts(storage: Emulator, entries: dict[str, EventEntry]
     async with RawTables(storage.connection) as tables:
         for name in ("batches", "single"):
             stream = entries[name].stream
-            row_count = await tables.count(instance_table_name(stream.hub), "RowKey ge 'a|' and RowKey lt 'a}'")
+            row_count = await tables.count_rows(instance_table_name(stream.hub), "RowKey ge 'a|' and RowKey lt 'a}'")
             if row_count != stream.active_count:
                 raise RuntimeError(
                     f"{name}: {row_count} instances are active in the table, and {stream.active_count} in the stream"
@@ -184,17 +186,21 @@ async def _check_active_counts(storage: Emulator, entries: dict[str, EventEntry]
 def _build_result(samples: dict[str, list[IngestSample]]) -> dict[str, Any]:
     rates = {name: [sample.events_per_second for sample in of_variant] for name, of_variant in samples.items()}
 
-    def against(name: str, other: str, words: str, aim: Aim | None = None) -> Figure:
-        return compare_rounds(_LABELS[name], rates[name], words, rates[other], aim)
+    def compare_variants(name: str, other: str, baseline: str, aim: Aim | None = None) -> Figure:
+        return compare_rounds(_LABELS[name], rates[name], baseline, rates[other], aim)
 
-    straight = "the straightforward way, {}"
+    straightforward = "the straightforward way, {}"
     figures = [
-        against("batches", "limit", _LIMIT_LABEL, Aim(minimum=0.8)),
-        against("single", "limit", _LIMIT_LABEL),
-        against("trigger", "limit", _LIMIT_LABEL),
-        against("batches", "batches, straightforward", straight.format("by the same endpoint")),
-        against("single", "single, straightforward", straight.format("by the same endpoint"), Aim(minimum=3)),
-        against("trigger", "trigger, straightforward", straight.format("from the same handler"), Aim(minimum=3)),
+        compare_variants("batches", "limit", _LIMIT_LABEL, Aim(minimum=0.8)),
+        compare_variants("single", "limit", _LIMIT_LABEL),
+        compare_variants("trigger", "limit", _LIMIT_LABEL),
+        compare_variants("batches", "batches, straightforward", straightforward.format("by the same endpoint")),
+        compare_variants(
+            "single", "single, straightforward", straightforward.format("by the same endpoint"), Aim(minimum=3)
+        ),
+        compare_variants(
+            "trigger", "trigger, straightforward", straightforward.format("from the same handler"), Aim(minimum=3)
+        ),
         compare_rounds("the limit", rates["limit"], "the emulator alone, with bodies made before", rates["emulator"]),
     ]
     # Unlike a rate, processor time does not depend on how busy the machine is.
@@ -226,5 +232,5 @@ _LIMIT_LABEL = "the limit: the same writes in full transactions"
 
 
 def _median_cores_used(samples: list[IngestSample]) -> dict[str, float]:
-    """The cores used in the median round, by the emulator's usage."""
+    """The cores that each process used in one round: the round with the median usage of the emulator."""
     return sorted(samples, key=lambda sample: sample.cores_used["emulator"])[len(samples) // 2].cores_used

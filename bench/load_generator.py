@@ -24,6 +24,8 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
+    """A response. `retry_after` is in seconds."""
+
     status: int
     retry_after: float
     body: bytes
@@ -67,6 +69,7 @@ class Connection:
         self._reader, self._writer = await asyncio.open_connection(address.hostname, address.port)
 
     async def send(self, request: bytes) -> HttpResponse:
+        """Send a complete request, and read its response. Raises LoadError if the end of its body is unknown."""
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = _CONTENT_LENGTH.search(head)
@@ -95,13 +98,13 @@ class Connection:
 
 
 @asynccontextmanager
-async def connections(url: str, count: int) -> AsyncIterator[list[Connection]]:
+async def open_connections(url: str, count: int) -> AsyncIterator[list[Connection]]:
     """Open `count` connections to the server, until the block ends."""
-    open_connections = [await Connection.open(url) for _ in range(count)]
+    opened = [await Connection.open(url) for _ in range(count)]
     try:
-        yield open_connections
+        yield opened
     finally:
-        for connection in open_connections:
+        for connection in opened:
             await connection.close()
 
 
@@ -138,16 +141,16 @@ async def deliver_until_accepted(connection: Connection, request: bytes, events:
         return refused_count
 
 
-async def run_load(open_connections: Sequence[Connection], requests: Sequence[tuple[bytes, int]]) -> LoadResult:
+async def run_load(connections: Sequence[Connection], requests: Sequence[tuple[bytes, int]]) -> LoadResult:
     """Send requests, each with its number of events, one at a time on every connection."""
     waiting = iter(requests)
     refused_count = 0
 
-    async def worker(connection: Connection) -> None:
+    async def send_waiting_requests(connection: Connection) -> None:
         nonlocal refused_count
         for request, events in waiting:
             refused_count += await deliver_until_accepted(connection, request, events)
 
     began = time.perf_counter()
-    await asyncio.gather(*(worker(connection) for connection in open_connections))
+    await asyncio.gather(*(send_waiting_requests(connection) for connection in connections))
     return LoadResult(sum(events for _, events in requests), time.perf_counter() - began, refused_count)

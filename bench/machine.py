@@ -43,14 +43,14 @@ class Stopwatch:
         return time.perf_counter() - self._started_at, time.process_time() - self._cpu_started_at
 
 
-def cpu_seconds(pid: int) -> float:
+def read_cpu_seconds(pid: int) -> float:
     """Processor seconds that a process and its threads have used so far."""
     # The process name in parentheses may contain spaces; the fields after it do not.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_SECOND
 
 
-def resident_bytes(pid: int) -> int:
+def read_resident_bytes(pid: int) -> int:
     """The resident memory of a process, in bytes."""
     kibibytes = _search_file(Path(f"/proc/{pid}/status"), r"^VmRSS:\s*(\d+) kB")
     assert kibibytes is not None, "the status of a running process has VmRSS"
@@ -58,7 +58,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def compute_core_usage(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """The cores that each process used on average, from two readings of `cpu_seconds`, `seconds` apart."""
+    """The cores that each process used on average, from two readings of `read_cpu_seconds`, `seconds` apart."""
     return {name: round((after[name] - before[name]) / seconds, 2) for name in after}
 
 

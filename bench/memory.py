@@ -9,8 +9,8 @@ from typing import Any
 from azure.data.tables.aio import TableServiceClient
 
 from bench.comparison import Aim, compare_rounds, round_significant
-from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, create_event_stream, open_event_entry
-from bench.machine import resident_bytes
+from bench.ingest import EVENTS_PER_DELIVERY, create_event_stream, open_event_entry
+from bench.machine import read_resident_bytes
 from bench.storage import run_emulator
 from state_api.storage.group_commit import MAX_CACHED_ROWS
 from state_api.storage.tables import instance_table_name
@@ -37,29 +37,27 @@ async def run(folder: Path, events: int = EVENTS, report_line: ReportLine = lamb
         await stack.enter_async_context(service)
         entry = open_event_entry(stack, storage, folder, "memory0", EVENTS_PER_DELIVERY)
         pid = entry.server.process.pid
-        sizes = [(0, resident_bytes(pid))]
+        sizes = [(0, read_resident_bytes(pid))]
         for hub in range(events // _EVENTS_PER_TASK_HUB):
             entry.stream = create_event_stream(f"memory{hub}", EVENTS_PER_DELIVERY, seed=hub)
             for _ in range(_EVENTS_PER_TASK_HUB // EVENTS_PER_SAMPLE):
-                await _send_step(entry)
-                sizes.append((sizes[-1][0] + EVENTS_PER_SAMPLE, resident_bytes(pid)))
+                await entry.send_events(EVENTS_PER_SAMPLE)
+                sizes.append((sizes[-1][0] + EVENTS_PER_SAMPLE, read_resident_bytes(pid)))
             await service.delete_table(instance_table_name(f"memory{hub}"))
             report_line(f"  {sizes[-1][0]:,} events: {sizes[-1][1] / _MEBIBYTE:.0f} MiB")
     return build_result(sizes)
 
 
-async def _send_step(entry: EventEntry) -> None:
-    await entry.send_events(EVENTS_PER_SAMPLE)
-
-
 def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """The section of the results. `sizes` are pairs: events so far, bytes of memory."""
-    full = next((number for number, (at, _) in enumerate(sizes) if at >= _EVENTS_UNTIL_CACHE_FULL), len(sizes) // 2)
+    full = next(
+        (number for number, (events, _) in enumerate(sizes) if events >= _EVENTS_UNTIL_CACHE_FULL), len(sizes) // 2
+    )
     window = max(len(sizes) // 10, 1)
     when_full = statistics.median(size for _, size in sizes[full : full + window])
     at_the_end = statistics.median(size for _, size in sizes[-window:])
     later = sizes[full:]
-    slope = statistics.linear_regression([at for at, _ in later], [size for _, size in later]).slope
+    slope = statistics.linear_regression([events for events, _ in later], [size for _, size in later]).slope
     total = f"{sizes[-1][0]:,}"
     figures = [
         compare_rounds(
@@ -76,7 +74,7 @@ def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     return {
         "figures": [figure.as_json() for figure in figures],
         "events": sizes[-1][0],
-        "mebibytes": [[at, round_significant(size / _MEBIBYTE, 4)] for at, size in downsample(sizes)],
+        "mebibytes": [[events, round_significant(size / _MEBIBYTE, 4)] for events, size in downsample(sizes)],
         "bytesPerEventOnceFull": round_significant(slope),
     }
 

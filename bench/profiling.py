@@ -94,7 +94,7 @@ def _is_built_in(function: ProfiledFunction) -> bool:
 
 def find_part(file: str) -> str:
     """The part of the code that a file belongs to."""
-    return next((part for piece, part in _PARTS if piece in file.replace("\\", "/")), _OTHER_PART)
+    return next((part for path_piece, part in _PARTS if path_piece in file.replace("\\", "/")), _OTHER_PART)
 
 
 def _format_function(function: ProfiledFunction) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 from azure.data.tables.aio import TableServiceClient
 
 from bench.comparison import Figure, compare_rounds, round_significant, run_in_turns
-from bench.event_stream import encode_events, event
+from bench.event_stream import build_event, encode_events
 from bench.filled_task_hubs import ACTIVE_COUNT, BenchEnvironment, VerdictCost, delay_request
 from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, IngestSample, create_event_stream, open_event_entry
-from bench.load_generator import LoadError, build_post_request, connections, deliver_until_accepted
+from bench.load_generator import LoadError, build_post_request, deliver_until_accepted, open_connections
 from bench.storage import Emulator, run_emulator
 from bench.worker import CONCURRENT_EVENTS
 from harness.state_server import ServerProcess, run_server
@@ -51,7 +51,7 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
                 batches.server, storage, create_event_stream(f"single{count}", 1), 1, CONCURRENT_EVENTS
             )
             await _create_small_task_hub(batches.server, count)
-        variants = {key: _create_variant(entry, EVENTS_PER_ROUND[key[0]]) for key, entry in entries.items()}
+        variants = {key: _create_sender(entry, EVENTS_PER_ROUND[key[0]]) for key, entry in entries.items()}
         for entry in entries.values():
             # The warm-up brings all streams to the same position.
             await entry.send_events(EVENTS_PER_DELIVERY)
@@ -73,7 +73,7 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
     }
 
 
-def _create_variant(entry: EventEntry, events: int) -> Callable[[], Awaitable[IngestSample]]:
+def _create_sender(entry: EventEntry, events: int) -> Callable[[], Awaitable[IngestSample]]:
     return lambda: entry.send_events(events)
 
 
@@ -112,9 +112,9 @@ async def _create_small_task_hub(server: ServerProcess, count: int) -> None:
     """Create a task hub with this server's number of shards and a few active instances, in an app's staging slot."""
     hub = f"few{count}"
     now = format_instant(Instant(int((time.time() - 60) * TICKS_PER_SECOND)))
-    active = [event(hub, f"active-{number}", "Running", now) for number in range(ACTIVE_COUNT)]
+    active = [build_event(hub, f"active-{number}", "Running", now) for number in range(ACTIVE_COUNT)]
     app_body = json.dumps({"slots": {"staging": {"taskHub": hub}}}).encode()
-    async with connections(server.url, 1) as (connection,):
+    async with open_connections(server.url, 1) as (connection,):
         await deliver_until_accepted(
             connection, build_post_request(server.url, "/api/events", encode_events(active)), ACTIVE_COUNT
         )
@@ -133,10 +133,10 @@ async def _measure_requests(
     service = await stack.enter_async_context(TableServiceClient.from_connection_string(storage.connection))
     environment = BenchEnvironment(storage, proxy, server, service)
 
-    def verdict_request(count: int) -> Callable[[], Awaitable[VerdictCost]]:
+    def create_verdict_request(count: int) -> Callable[[], Awaitable[VerdictCost]]:
         return lambda: environment.request_verdict(f"/api/apps/few{count}/staging")
 
-    variants = {count: verdict_request(count) for count in SHARD_COUNTS}
+    variants = {count: create_verdict_request(count) for count in SHARD_COUNTS}
     for send_request in variants.values():
         await send_request()
     costs = await run_in_turns(request_count, variants)

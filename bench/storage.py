@@ -57,13 +57,13 @@ class RawTables:
         self._connection = connection
         parts = dict(part.split("=", 1) for part in connection.split(";") if part)
         self._endpoint = parts["TableEndpoint"].rstrip("/")
-        everything = AccountSasPermissions(
+        all_permissions = AccountSasPermissions(
             read=True, write=True, add=True, update=True, delete=True, list=True, create=True
         )
         self._signature = generate_account_sas(
             AzureNamedKeyCredential(parts["AccountName"], parts["AccountKey"]),
             ResourceTypes(object=True, service=True),
-            everything,
+            all_permissions,
             datetime.now(UTC) + timedelta(hours=12),
         )
         # No limit on connections: it would slow down requests that run at once.
@@ -75,7 +75,7 @@ class RawTables:
     async def __aexit__(self, *exception: object) -> None:
         await self._http.close()
 
-    async def make_table(self, table: str) -> None:
+    async def create_table(self, table: str) -> None:
         # The signature permits operations on rows, not on tables.
         async with TableServiceClient.from_connection_string(self._connection) as service:
             await service.create_table(table)
@@ -86,7 +86,7 @@ class RawTables:
 
     def build_transaction(self, table: str, writes: Sequence[RowWrite]) -> bytes:
         """The body of a transaction."""
-        parts = [_build_part(f"{self._endpoint}/{table}", *write) for write in writes]
+        parts = [_build_operation(f"{self._endpoint}/{table}", *write) for write in writes]
         inside = "".join(f"--changeset_1\r\n{part}\r\n" for part in parts)
         return (
             "--batch_1\r\nContent-Type: multipart/mixed; boundary=changeset_1\r\n\r\n"
@@ -105,14 +105,14 @@ class RawTables:
         """Create rows in full transactions. Unlike the service, the emulator accepts several partitions in one."""
         starts = iter(range(0, len(rows), ROWS_PER_TRANSACTION))
 
-        async def worker() -> None:
+        async def create_next_chunks() -> None:
             for start in starts:
                 chunk = rows[start : start + ROWS_PER_TRANSACTION]
                 await self.submit_transaction(
                     self.build_transaction(table, [("create", row) for row in chunk]), len(chunk)
                 )
 
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        await asyncio.gather(*(create_next_chunks() for _ in range(concurrency)))
 
     async def has_value(self, table: str, partition: str, row: str, *, property_name: str, value: str) -> bool:
         """Whether a row exists and has this value in a property."""
@@ -123,7 +123,7 @@ class RawTables:
             body = await answer.json(content_type=None)
             return answer.status == 200 and body.get(property_name) == value
 
-    async def count(self, table: str, query: str) -> int:
+    async def count_rows(self, table: str, query: str) -> int:
         """The number of rows that match a filter."""
         # The signature does not permit queries.
         async with TableServiceClient.from_connection_string(self._connection) as service:
@@ -131,17 +131,17 @@ class RawTables:
             return len([row async for row in rows])
 
 
-def _build_part(table: str, operation: str, row: Mapping[str, Any]) -> str:
+def _build_operation(table_url: str, operation: str, row: Mapping[str, Any]) -> str:
     keys = "(PartitionKey='{}',RowKey='{}')".format(*(quote(str(row[key])) for key in ("PartitionKey", "RowKey")))
-    method, place, condition = {
-        "create": ("POST", table, ""),
-        "upsert": ("PUT", table + keys, ""),
-        "update": ("PUT", table + keys, "If-Match: *\r\n"),
-        "delete": ("DELETE", table + keys, "If-Match: *\r\n"),
+    method, url, condition = {
+        "create": ("POST", table_url, ""),
+        "upsert": ("PUT", table_url + keys, ""),
+        "update": ("PUT", table_url + keys, "If-Match: *\r\n"),
+        "delete": ("DELETE", table_url + keys, "If-Match: *\r\n"),
     }[operation]
     body = "" if operation == "delete" else json.dumps(row)
     return (
         "Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"
-        f"{method} {place} HTTP/1.1\r\nContent-Type: application/json\r\nAccept: application/json;odata=nometadata\r\n"
+        f"{method} {url} HTTP/1.1\r\nContent-Type: application/json\r\nAccept: application/json;odata=nometadata\r\n"
         f"Prefer: return-no-content\r\nDataServiceVersion: 3.0\r\n{condition}\r\n{body}"
     )

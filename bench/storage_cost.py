@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.comparison import Figure, compare_rounds, round_significant
 from bench.filled_task_hubs import BenchTaskHub, delay_request
-from bench.machine import cpu_seconds
+from bench.machine import read_cpu_seconds
 from harness.storage_proxy import no_delay
 
 QUERY_COUNT = 30
@@ -28,10 +28,12 @@ async def run(hubs: Sequence[BenchTaskHub], queries: int = QUERY_COUNT) -> dict[
     for hub in (hubs[0], hubs[-1]):
         size = str(hub.finished_count)
         for name, send_query in _QUERIES.items():
-            before = cpu_seconds(hub.environment.storage.pid)
+            before = read_cpu_seconds(hub.environment.storage.pid)
             for _ in range(queries):
                 await send_query(hub)
-            seconds_by_query[name][size] = max(cpu_seconds(hub.environment.storage.pid) - before, _CPU_CLOCK_SECONDS)
+            seconds_by_query[name][size] = max(
+                read_cpu_seconds(hub.environment.storage.pid) - before, _CPU_CLOCK_SECONDS
+            )
         figures += [
             compare_rounds(
                 f"processor time of the storage, GetStagingStatus {name}, {hub.finished_count:,} finished, 5 active",

@@ -47,7 +47,7 @@ class StraightforwardRecorder(Recorder):
         return self._tables.clock.now()
 
     async def _record_event(self, event: LifecycleEvent) -> bool:
-        table = await self._table(event.task_hub)
+        table = await self._get_table(event.task_hub)
         shard = f"{shard_of(event.instance_id, self._shards):02d}"
         async with self._in_flight:
             try:
@@ -60,7 +60,7 @@ class StraightforwardRecorder(Recorder):
             await table.upsert_entity(instance_row(shard, merged), mode=UpdateMode.REPLACE)
             return True
 
-    async def _table(self, hub: str) -> TableClient:
+    async def _get_table(self, hub: str) -> TableClient:
         key = hub_key(hub)
         if key not in self._table_tasks:
             self._table_tasks[key] = asyncio.create_task(self._create_table(f"Straightforward{hub}"))

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from azure.data.tables.aio import TableServiceClient
 
-from bench.event_stream import EventStream, instances, min_lag_events
+from bench.event_stream import EventStream, apply_events, min_lag_events
 from bench.machine import Stopwatch
 from bench.storage import ROWS_PER_TRANSACTION, RawTables, RowWrite
 from state_api.domain.task_hubs.lifecycle import Instance
@@ -42,7 +42,7 @@ class _Partition:
         return [self._next_transaction() for _ in range(count)]
 
     def _next_transaction(self) -> list[RowWrite]:
-        changes = instances(self._stream.next_events(EVENTS_PER_TRANSACTION), self._known)
+        changes = apply_events(self._stream.next_events(EVENTS_PER_TRANSACTION), self._known)
         return [write for before, after in changes for write in transaction_writes(self.name, before, after)]
 
 
@@ -60,7 +60,7 @@ class TransactionLimit:
 
     async def __aenter__(self) -> "TransactionLimit":
         self._tables = await self._exit_stack.enter_async_context(RawTables(self._connection))
-        await self._tables.make_table(self._table)
+        await self._tables.create_table(self._table)
         service = TableServiceClient.from_connection_string(self._connection)
         await self._exit_stack.enter_async_context(service)
         self._client = service.get_table_client(self._table)

@@ -15,7 +15,7 @@ from typing import Any
 from azure.data.tables.aio import TableServiceClient
 
 from bench.comparison import compare_rounds, percentile, round_significant
-from bench.event_stream import EventStream, encode_events, instances, min_lag_events
+from bench.event_stream import EventStream, apply_events, encode_events, min_lag_events
 from bench.ingest import EventEntry, open_event_entry
 from bench.load_generator import Connection, build_post_request, deliver_until_accepted
 from bench.storage import Emulator, RawTables, run_emulator
@@ -53,29 +53,29 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
             stack, storage, folder, "visible", 1, extra_settings={"STATE_SHARDS": str(SHARD_COUNT)}
         )
         tables = await stack.enter_async_context(RawTables(storage.connection))
-        raw = await stack.enter_async_context(_SingleTransactions(storage))
+        single_transactions = await stack.enter_async_context(_SingleTransactions(storage))
         await entry.send_events(_CALIBRATION_EVENTS)
-        possible = (await entry.send_events(_CALIBRATION_EVENTS)).events_per_second
-        alone: list[list[float]] = []
+        possible_rate = (await entry.send_events(_CALIBRATION_EVENTS)).events_per_second
+        alone_seconds: list[list[float]] = []
         delays: list[EventDelays] = []
         for number in range(rounds):
-            alone.append(await raw.run())
+            alone_seconds.append(await single_transactions.run())
             delays.append(
                 await _publish_events(
                     entry,
                     tables,
-                    events_per_second=possible / 2,
+                    events_per_second=possible_rate / 2,
                     seconds=seconds,
                     random_source=random.Random(number),
                 )
             )
-    median_seconds = [statistics.median(of) for of in alone]
+    median_seconds = [statistics.median(durations) for durations in alone_seconds]
     against = "one transaction of two rows, alone"
     half = "at half of the possible rate"
     figures = [
         compare_rounds(
             f"{description} {half}, p{round(share * 100)}",
-            [percentile(getattr(of, name), share) for of in delays],
+            [percentile(getattr(round_delays, name), share) for round_delays in delays],
             f"{against} (median)",
             median_seconds,
         )
@@ -87,16 +87,21 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
         )
     ]
     figures.append(
-        compare_rounds(f"{against}, p99", [percentile(of, 0.99) for of in alone], f"{against} (median)", median_seconds)
+        compare_rounds(
+            f"{against}, p99",
+            [percentile(durations, 0.99) for durations in alone_seconds],
+            f"{against} (median)",
+            median_seconds,
+        )
     )
     return {
         "figures": [figure.as_json() for figure in figures],
-        "eventsPerSecond": {"possible": round(possible), "published": round(possible / 2)},
-        "events": sum(len(of.acknowledged) for of in delays),
-        "awaited": sum(len(of.seen) for of in delays),
+        "eventsPerSecond": {"possible": round(possible_rate), "published": round(possible_rate / 2)},
+        "events": sum(len(round_delays.acknowledged) for round_delays in delays),
+        "awaited": sum(len(round_delays.seen) for round_delays in delays),
         "transactionMilliseconds": [round_significant(1000 * seconds) for seconds in median_seconds],
         "sentLateMilliseconds": round_significant(
-            1000 * percentile([seconds for of in delays for seconds in of.sent], 0.99)
+            1000 * percentile([seconds for round_delays in delays for seconds in round_delays.sent], 0.99)
         ),
     }
 
@@ -119,7 +124,7 @@ class _SingleTransactions:
     async def run(self) -> list[float]:
         """The seconds of each transaction."""
         durations = []
-        for before, after in instances(self._stream.next_events(_TRANSACTION_COUNT), self._known):
+        for before, after in apply_events(self._stream.next_events(_TRANSACTION_COUNT), self._known):
             writes = transaction_writes(f"{shard_of(after.instance_id, SHARD_COUNT):02d}", before, after)
             began = time.perf_counter()
             await self._table.submit_transaction(writes)
@@ -137,37 +142,39 @@ async def _publish_events(
     delays = EventDelays()
     idle: deque[Connection] = deque()
     opened: list[Connection] = []
-    at = 0.0
-    due: list[tuple[float, dict[str, Any], bytes]] = []
-    while (at := at + random_source.expovariate(events_per_second)) < seconds:
+    next_due_seconds = 0.0
+    due_events: list[tuple[float, dict[str, Any], bytes]] = []
+    while (next_due_seconds := next_due_seconds + random_source.expovariate(events_per_second)) < seconds:
         (event_body,) = entry.stream.next_events(1)
-        due.append((at, event_body, build_post_request(url, "/api/events", encode_events([event_body]))))
+        due_events.append(
+            (next_due_seconds, event_body, build_post_request(url, "/api/events", encode_events([event_body])))
+        )
     began = time.perf_counter()
 
-    async def publish(when: float, request: bytes) -> None:
+    async def publish_event(due_seconds: float, request: bytes) -> None:
         if idle:
             connection = idle.pop()
         else:
             opened.append(connection := await Connection.open(url))
-        delays.sent.append(time.perf_counter() - began - when)
+        delays.sent.append(time.perf_counter() - began - due_seconds)
         await deliver_until_accepted(connection, request, 1)
-        delays.acknowledged.append(time.perf_counter() - began - when)
+        delays.acknowledged.append(time.perf_counter() - began - due_seconds)
         idle.append(connection)
 
-    async def await_row(when: float, event_body: dict[str, Any]) -> None:
+    async def wait_until_row_is_visible(due_seconds: float, event_body: dict[str, Any]) -> None:
         instance_id, status = event_body["data"]["instanceId"], event_body["data"]["runtimeStatus"]
         table, shard = instance_table_name(entry.stream.hub), f"{shard_of(instance_id, SHARD_COUNT):02d}"
         row = instance_row_key(instance_id)
         while not await tables.has_value(table, shard, row, property_name="RuntimeStatus", value=status):
             await asyncio.sleep(_POLL_SECONDS)
-        delays.seen.append(time.perf_counter() - began - when)
+        delays.seen.append(time.perf_counter() - began - due_seconds)
 
     async with asyncio.TaskGroup() as tasks:
-        for number, (when, event_body, request) in enumerate(due):
-            await asyncio.sleep(began + when - time.perf_counter())
-            tasks.create_task(publish(when, request))
+        for number, (due_seconds, event_body, request) in enumerate(due_events):
+            await asyncio.sleep(began + due_seconds - time.perf_counter())
+            tasks.create_task(publish_event(due_seconds, request))
             if number % _SAMPLE_EVERY == 0:
-                tasks.create_task(await_row(when, event_body))
+                tasks.create_task(wait_until_row_is_visible(due_seconds, event_body))
     for connection in opened:
         await connection.close()
     return delays

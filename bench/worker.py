@@ -98,10 +98,10 @@ class _TriggerWorker:
         self._function = functions["RecordLifecycleEvent"]
 
     async def run(self, events: int) -> tuple[float, float]:
-        """Deliver the next events, 64 at a time. Returns wall and processor seconds."""
+        """Deliver the next events, CONCURRENT_EVENTS at a time. Returns wall and processor seconds."""
         waiting = iter([json.dumps(event_body) for event_body in self._stream.next_events(events)])
 
-        async def deliver() -> None:
+        async def deliver_waiting_events() -> None:
             for text in waiting:
                 if self._recorder is None:
                     await self._function(event=text)
@@ -109,7 +109,7 @@ class _TriggerWorker:
                     await self._recorder.record([function_app.parse_delivered_event(text)], "trigger")
 
         clock = Stopwatch()
-        await asyncio.gather(*(deliver() for _ in range(CONCURRENT_EVENTS)))
+        await asyncio.gather(*(deliver_waiting_events() for _ in range(CONCURRENT_EVENTS)))
         return clock.read()
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from bench import figures, ingest, memory, plots, profiling, report
 from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
-from bench.event_stream import EventStream, encode_events, instances, min_lag_events, warm_up_events
-from bench.load_generator import LoadError, build_post_request, connections, deliver_until_accepted, run_load
-from bench.machine import cpu_seconds, describe_machine, resident_bytes
+from bench.event_stream import EventStream, apply_events, count_warm_up_events, encode_events, min_lag_events
+from bench.load_generator import LoadError, build_post_request, deliver_until_accepted, open_connections, run_load
+from bench.machine import describe_machine, read_cpu_seconds, read_resident_bytes
 from bench.storage import RawTables
 from bench.straightforward import StraightforwardRecorder
 from bench.transaction_limit import PARTITION_COUNT, transaction_writes
@@ -120,7 +120,7 @@ def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_
         names = [name for name in ingest.WARM_UP_EVENTS if name.startswith("batches") == (batch > 1)]
         per_partition = {name: PARTITION_COUNT if name in ("limit", "emulator") else 1 for name in names}
         assert all(
-            ingest.WARM_UP_EVENTS[name] / per_partition[name] >= warm_up_events(min_lag_events(in_flight))
+            ingest.WARM_UP_EVENTS[name] / per_partition[name] >= count_warm_up_events(min_lag_events(in_flight))
             for name in names
         )
 
@@ -156,11 +156,11 @@ async def test_the_limit_writes_the_rows_that_the_server_writes(server: StateSer
     known: dict[str, Instance] = {}
     shards = {row["InstanceId"]: row["PartitionKey"] for row in written}
     async with RawTables(_connection_string_of(storage)) as raw:
-        await raw.make_table(table)
-        for before, after in instances(events, known):
+        await raw.create_table(table)
+        for before, after in apply_events(events, known):
             writes = transaction_writes(shards[after.instance_id], before, after)
             await raw.submit_transaction(raw.build_transaction(table, writes), len(writes))
-        assert await raw.count(table, "RowKey ge 'a|' and RowKey lt 'a}'") == len(known) > 0
+        assert await raw.count_rows(table, "RowKey ge 'a|' and RowKey lt 'a}'") == len(known) > 0
     rows = [dict(row) async for row in server.tables.client(table).list_entities()]
     assert _sorted_rows(rows) == _sorted_rows(written)
 
@@ -184,9 +184,9 @@ async def test_the_emulators_rows_are_counted_over_all_pages_and_found_by_their_
     table = f"Filled{uuid.uuid4().hex}"
     rows = [{"PartitionKey": f"p{number}", "RowKey": "", "Is": "here"} for number in range(1005)]
     async with RawTables(_connection_string_of(storage)) as raw:
-        await raw.make_table(table)
+        await raw.create_table(table)
         await raw.create_rows(table, rows)
-        assert await raw.count(table, "Is eq 'here'") == len(rows)
+        assert await raw.count_rows(table, "Is eq 'here'") == len(rows)
         assert await raw.has_value(table, "p7", "", property_name="Is", value="here")
         assert not await raw.has_value(table, "p7", "", property_name="Is", value="elsewhere")
         assert not await raw.has_value(table, "p1005", "", property_name="Is", value="here")
@@ -202,7 +202,7 @@ async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tm
         ]
         broken = stream.next_events(2)
         broken[1]["data"]["runtimeStatus"] = "Unheard"
-        async with connections(served.url, 3) as opened:
+        async with open_connections(served.url, 3) as opened:
             done = await run_load(opened, requests)
             with pytest.raises(LoadError, match="not all of 2 events were recorded"):
                 await deliver_until_accepted(
@@ -210,8 +210,8 @@ async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tm
                 )
         assert (done.events, done.refused_count) == (30, 0)
         assert done.events_per_second == pytest.approx(30 / done.seconds)
-        assert resident_bytes(served.process.pid) > 10_000_000
-        assert cpu_seconds(served.process.pid) > 0
+        assert read_resident_bytes(served.process.pid) > 10_000_000
+        assert read_cpu_seconds(served.process.pid) > 0
 
 
 # Profile

@@ -148,6 +148,15 @@ def control_queue_names(hub: str) -> list[str]:
     return [f"{hub.lower()}-control-{number:02d}" for number in range(CONTROL_QUEUE_COUNT)]
 
 
+def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tables: bool = True) -> list[str]:
+    """The artifacts that a task hub has at its provider, sorted by name."""
+    names = [f"container {hub}-{name}" for name in CONTAINER_SUFFIXES if containers]
+    names += [f"queue {hub}-control-{number:02d}" for number in range(CONTROL_QUEUE_COUNT) if queues]
+    names += [f"queue {hub}-workitems"] if queues else []
+    names += [f"table {hub}{name}" for name in ("History", "Instances", "Partitions") if tables]
+    return sorted(names)
+
+
 class ControlQueue:
     """One of the control queues of a task hub that has been created. Its messages are deleted when the block ends."""
 
