@@ -220,7 +220,7 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
     Raises FileNotFoundError if the program `durable-host` is missing."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        proxy = await stack.enter_async_context(run_storage_proxy(storage.settings, include_queues=True))
+        proxy = await stack.enter_async_context(run_storage_proxy(storage.settings, all_services=True))
         worker_proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
         extra_settings = {STATE_SHARDS: str(SHARD_COUNT), _CONNECTION_SETTING: _connection_string(proxy.settings)}
         server = stack.enter_context(run_server(proxy.settings, folder, extra_settings=extra_settings))
