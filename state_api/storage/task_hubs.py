@@ -2,6 +2,7 @@
 instance table has."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,8 @@ from state_api.domain.errors import StorageUnavailable
 from state_api.domain.names import HubKey, app_key, hub_key
 from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.ownership import TaskHubClaim
-from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
+from state_api.services.ports import EventLease, TaskHubRecord, TaskHubReopened, TooManyTaskHubs
+from state_api.storage.open_task_hubs import OpenTaskHubs
 from state_api.storage.tables import (
     TASK_HUBS_TABLE,
     Tables,
@@ -35,7 +37,6 @@ from state_api.storage.transactions import TableOperation
 from state_api.storage.unclaimed_limit import UnclaimedTaskHubLimit
 
 _MAX_ATTEMPTS = 10
-_MAX_CACHED_RECORDS = 10_000
 _MAX_CONCURRENT_CREATIONS = 8
 
 RecordUpdate = Callable[[TaskHubRecord], TaskHubRecord]
@@ -58,15 +59,22 @@ class TaskHubStore:
 
     - `shards`: the number of shards for new task hubs.
     - `unclaimed_limit`: the number of unclaimed task hubs that may take events. None means no limit.
+    - `event_lease`: how long a read that shows an unclaimed task hub open covers the events that are recorded after it.
     """
 
-    def __init__(self, tables: Tables, shards: int, unclaimed_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        shards: int,
+        unclaimed_limit: int | None = None,
+        event_lease: EventLease = EventLease(),  # noqa: B008 (immutable)
+    ) -> None:
         self._tables = tables
         self._table = tables.client(TASK_HUBS_TABLE)
         self._shards = shards
-        # Caching is safe although another worker may close a task hub: closing also deletes its instance table, and
-        # a write to a missing table invalidates the cache.
-        self._open_records: dict[HubKey, TaskHubRecord] = {}
+        # Caching is safe although another worker may close a task hub. Closing also deletes its instance table, and a
+        # write to a missing table invalidates the cache. Until then, `takes_events` limits how long an entry counts.
+        self._open_task_hubs = OpenTaskHubs(event_lease.seconds, tables.clock)
         self._shared_reads: dict[HubKey, _SharedRead] = {}
         self._creation_slots = asyncio.Semaphore(_MAX_CONCURRENT_CREATIONS)
         self._unclaimed = UnclaimedTaskHubLimit(self._table, unclaimed_limit)
@@ -83,40 +91,37 @@ class TaskHubStore:
         """The record of a task hub that events have arrived for. Creates its row and its instance table when they are
         missing, unless the task hub is closed. Raises TooManyTaskHubs if `enforce_limit` is set, the task hub is not
         registered, and the limit on unclaimed task hubs is reached."""
-        key = hub_key(task_hub)
-        if key not in self._open_records:
-            async with self._creation_slots:
-                return await self._get_or_create_record(task_hub, enforce_limit=enforce_limit)
-        return self._open_records[key]
+        if (record := self._open_task_hubs.get(task_hub)) is not None:
+            return record
+        async with self._creation_slots:
+            return await self._get_or_create_record(task_hub, enforce_limit=enforce_limit)
 
     async def _get_or_create_record(self, task_hub: str, *, enforce_limit: bool) -> TaskHubRecord:
-        key = hub_key(task_hub)
-        if key not in self._open_records:
-            stored = await self._read_with_etag(task_hub)
-            if stored is None and enforce_limit and not await self._unclaimed.admit():
-                raise TooManyTaskHubs
-            record = stored[0] if stored else await self._update_record(task_hub, lambda record: record)
-            if record.closed:
-                return record
-            if not record.recording:
-                # Only here: if the table of a task hub that is recording is missing, its records were deleted, and a
-                # new empty table would show that nothing is active.
-                await self._tables.create_table(instance_table_name(record.name))
-            # After the table exists and before the first event, so that a recording task hub without a table has lost
-            # its records, and a task hub that is not recording has none to lose.
-            record = await self._update_record(
-                task_hub, lambda record: record if record.closed else replace(record, recording=True)
-            )
-            if record.closed:
-                return record
-            if len(self._open_records) >= _MAX_CACHED_RECORDS:
-                self._open_records.clear()
-            self._open_records[key] = record
-        return self._open_records[key]
+        if (cached := self._open_task_hubs.get(task_hub)) is not None:
+            return cached
+        stored = await self._read_with_etag(task_hub)
+        if stored is None and enforce_limit and not await self._unclaimed.admit():
+            raise TooManyTaskHubs
+        record = stored[0] if stored else await self._update_record(task_hub, lambda record: record)
+        if record.closed:
+            return record
+        if not record.recording:
+            # Only here: if the table of a task hub that is recording is missing, its records were deleted, and a
+            # new empty table would show that nothing is active.
+            await self._tables.create_table(instance_table_name(record.name))
+        read_start = self._open_task_hubs.start_read()
+        # After the table exists and before the first event, so that a recording task hub without a table has lost
+        # its records, and a task hub that is not recording has none to lose.
+        record = await self._update_record(
+            task_hub, lambda record: record if record.closed else replace(record, recording=True)
+        )
+        if not record.closed:
+            self._open_task_hubs.add(record, read_start)
+        return record
 
     def invalidate_cache(self, task_hub: str) -> None:
         """Read the record from storage when the next event of the task hub arrives."""
-        self._open_records.pop(hub_key(task_hub), None)
+        self._open_task_hubs.remove(task_hub)
 
     async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
         """Reserve the task hub for this app for ever. If the app does not stage the task hub in the end,
@@ -145,29 +150,53 @@ class TaskHubStore:
         )
         self.invalidate_cache(task_hub)
 
-    async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
+    async def close_for_deletion(self, task_hub: str) -> TaskHubRecord:
         """Close the task hub unless an app has claimed it. One conditional write, so that no app can claim it at the
-        same time. Raises TaskHubClaimed."""
+        same time. The record's `deletion_id` identifies this closing, which concurrent calls share. It is empty if
+        the deletion was decided before. Raises TaskHubClaimed."""
 
         def closed(record: TaskHubRecord) -> TaskHubRecord:
             if record.app is not None:
                 raise refusals.task_hub_claimed(record.name, record.app).to_error()
-            return replace(record, closed=True)
+            if record.closed:
+                return record
+            return replace(record, closed=True, deletion_id=secrets.token_hex(8))
 
-        record = await self._update_record(task_hub, closed)
+        return await self._update_unclaimed(task_hub, closed)
+
+    async def decide_deletion(self, closing: TaskHubRecord) -> TaskHubRecord:
+        """Keep the task hub closed for ever: from now on it cannot be reopened, so its table can be deleted. `closing`
+        comes from `close_for_deletion`. Raises TaskHubReopened if another call has reopened it since."""
+
+        def decided(record: TaskHubRecord) -> TaskHubRecord:
+            if not record.closed or record.deletion_id not in (closing.deletion_id, ""):
+                raise TaskHubReopened
+            return replace(record, deletion_id="")
+
+        return await self._update_unclaimed(closing.name, decided)
+
+    async def reopen(self, closing: TaskHubRecord) -> TaskHubRecord:
+        """Undo `close_for_deletion`, unless another call has decided the deletion or has closed the task hub again.
+        Returns the record as it is then."""
+
+        def reopened(record: TaskHubRecord) -> TaskHubRecord:
+            is_same_closing = record.closed and record.deletion_id == closing.deletion_id
+            return replace(record, closed=False, deletion_id="") if is_same_closing else record
+
+        return await self._update_unclaimed(closing.name, reopened)
+
+    async def _update_unclaimed(self, task_hub: str, update: RecordUpdate) -> TaskHubRecord:
+        record = await self._update_record(task_hub, update)
         self.invalidate_cache(task_hub)
         self._unclaimed.invalidate_cache()
         return record
 
-    async def reopen_unclaimed(self, task_hub: str) -> None:
-        """Undo `close_unclaimed`."""
-        await self._update_record(task_hub, lambda record: replace(record, closed=False))
-        self.invalidate_cache(task_hub)
-        self._unclaimed.invalidate_cache()
-
     async def takes_events(self, task_hub: str) -> bool:
-        """Whether the task hub is open, by a read that begins after this call. Calls that arrive during a read share
-        the next one. Also updates the cached record."""
+        """Whether events that were recorded before this call may be acknowledged: the task hub is open, or was open
+        less than an event lease ago (`EventLease`). Otherwise the row is read again, by a read that begins after this
+        call. Calls that arrive during a read share the next one. Also updates the cached record."""
+        if self._open_task_hubs.has_lease(task_hub):
+            return True
         key = hub_key(task_hub)
         shared = self._shared_reads.setdefault(key, _SharedRead())
         shared.calls += 1
@@ -175,13 +204,14 @@ class TaskHubStore:
         async with shared.lock:
             if shared.covered_calls < call_number:
                 calls_before_read = shared.calls
+                read_start = self._open_task_hubs.start_read()
                 stored = await self._read_with_etag(task_hub)
                 shared.is_open = stored is not None and not stored[0].closed
                 shared.covered_calls = calls_before_read
-                if stored is not None and shared.is_open and key in self._open_records:
-                    self._open_records[key] = stored[0]
-                elif not shared.is_open:
+                if stored is None or not shared.is_open:
                     self.invalidate_cache(task_hub)
+                elif self._open_task_hubs.get(task_hub) is not None:
+                    self._open_task_hubs.add(stored[0], read_start)
             is_open = shared.is_open
         if not shared.lock.locked() and shared.calls == shared.covered_calls:
             self._shared_reads.pop(key, None)

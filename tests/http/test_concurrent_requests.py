@@ -12,7 +12,7 @@ from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event, timestamp
-from tests.conftest import new_hub_name
+from tests.conftest import NO_EVENT_LEASE, new_hub_name
 from tests.http.operations import (
     assert_problem,
     get_staging,
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def client_of_second_server(storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a second server on the same storage."""
-    server = StateServer(Settings(storage=storage))
+    server = StateServer(Settings(storage=storage), event_lease=NO_EVENT_LEASE)
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://other", timeout=60) as client:
         yield client
