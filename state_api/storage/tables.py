@@ -6,7 +6,7 @@ import binascii
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ APPS_TABLE = f"{TABLE_PREFIX}Apps"
 TASK_HUBS_TABLE = f"{TABLE_PREFIX}TaskHubs"
 QUARANTINE_TABLE = f"{TABLE_PREFIX}Quarantine"
 
+_INSTANCE_TABLE_PREFIX, _INSTANCE_TABLE_SUFFIX = f"{TABLE_PREFIX}Hub", "State"
+
 _RETRIED_METHODS = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
 INVALID_CONTINUATION = "continuationToken was not returned by this list: call the operation again without it"
@@ -54,13 +56,19 @@ _MAX_PROPERTY_CHARACTERS = 15_000
 def instance_table_name(task_hub: str) -> str:
     """The instance table of a task hub, at most 63 characters long, the service's limit. It ends differently from the
     tables of the Azure Storage provider (Instances, History, Partitions), which may be in the same account."""
-    return f"{TABLE_PREFIX}Hub{task_hub}State"
+    return f"{_INSTANCE_TABLE_PREFIX}{task_hub}{_INSTANCE_TABLE_SUFFIX}"
+
+
+def task_hub_of_table(table: str) -> str:
+    """The task hub whose instance table has this name."""
+    return table.removeprefix(_INSTANCE_TABLE_PREFIX).removesuffix(_INSTANCE_TABLE_SUFFIX)
 
 
 class StorageClock:
     """The time by the storage's clock, estimated from the Date header of its responses. All servers agree on it, and
     the storage sets the Timestamp of rows by it. The estimate is behind the storage's clock by less than a second and a
-    round trip. It is ahead only by as much as this machine's clock gains in two minutes."""
+    round trip. It is ahead only by as much as this machine's clock gains from two minutes before the last response
+    until now."""
 
     _SET_BACK_SECONDS = 1.0
     """How far a response must be behind the estimate, at least, to show that the storage's clock was set back."""
@@ -73,6 +81,7 @@ class StorageClock:
         self._previous_offset: float | None = None
         self._window_offset: float | None = None
         self._window_began_at = 0.0
+        self._last_response_at: float | None = None
 
     def observe_date(self, date: str, sent_at: float) -> None:
         """Update the estimate from the Date header of a response. `sent_at` is when its request was sent, in seconds of
@@ -83,6 +92,7 @@ class StorageClock:
             server_time = parsedate_to_datetime(date).timestamp()
         except ValueError:
             return
+        self._last_response_at = now
         offset = server_time - now
         # The greatest offset that this response allows: a response that was long on its way, or that waited to be
         # read, does not show that the clock was set back.
@@ -104,29 +114,35 @@ class StorageClock:
         """Whether the storage has responded yet."""
         return self._offset is not None
 
+    def had_response_within(self, seconds: float) -> bool:
+        """Whether the storage has responded in the last `seconds` of this machine's monotonic clock."""
+        return self._last_response_at is not None and time.monotonic() - self._last_response_at <= seconds
+
     def now(self) -> Instant:
         """The estimate; before the first response, the time of this machine."""
         seconds = time.time() if self._offset is None else self._offset + time.monotonic()
         return Instant(int(seconds * TICKS_PER_SECOND))
 
 
-def _record_sent_at(request: PipelineRequest[Any]) -> None:
-    request.context["sent_at"] = time.monotonic()
-
-
 class Tables:
-    """The tables of a storage account, which messages call `account_name`. Connects when first used. Raises
-    SettingsError."""
+    """The tables of a storage account, which messages call `account_name`. Connects when first used. `on_request` is
+    called before each attempt to send a request. Raises SettingsError."""
 
     def __init__(
-        self, settings: StorageSettings, account_name: str = "the state storage", **client_options: Any
+        self,
+        settings: StorageSettings,
+        account_name: str = "the state storage",
+        *,
+        on_request: Callable[[], None] = lambda: None,
+        **client_options: Any,
     ) -> None:
         self.clock = StorageClock()
+        self._on_request = on_request
         self._credential: AsyncTokenCredential | None = None
         # Short retries and timeouts: Event Grid waits 30 s for a response, and it retries by itself, as pipelines do.
         options: dict[str, Any] = {
             # The library calls this hook for each attempt.
-            "raw_request_hook": _record_sent_at,
+            "raw_request_hook": self._begin_request,
             "raw_response_hook": self._observe_response_date,
             "retry_total": 2,
             "retry_backoff_factor": 0.2,
@@ -154,6 +170,10 @@ class Tables:
         self._clients: dict[str, TableClient] = {}
         # At level INFO the library logs the URL of every request, which contains instance ids.
         logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
+
+    def _begin_request(self, request: PipelineRequest[Any]) -> None:
+        request.context["sent_at"] = time.monotonic()
+        self._on_request()
 
     def _observe_response_date(self, response: PipelineResponse[Any, Any]) -> None:
         date = response.http_response.headers.get("Date")

@@ -11,6 +11,7 @@ from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
+    PROVIDER_CONFIG,
     assert_problem,
     get_staging,
     post_events,
@@ -20,8 +21,7 @@ from tests.http.operations import (
     run_headers,
     stage_and_swap,
 )
-from tests.http.test_concurrent_requests import client_of_second_server
-from tests.http.test_verification import PROVIDER_CONFIG
+from tests.http.server_clients import client_of_second_server
 
 pytestmark = pytest.mark.anyio
 
