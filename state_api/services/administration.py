@@ -66,8 +66,8 @@ class Administration:
         closed = await self._task_hubs.close_unclaimed(name)
         # Checked again, now that the task hub is closed. This read finds every event that was recorded before it. A
         # worker that records one later finds the task hub closed, and quarantines the event.
-        activity = await self._instances.read_activity(closed, Exemptions(), missing_is_empty=True)
-        verdict = self._assess(name, activity)
+        records = await self._instances.read_records(name, Exemptions())
+        verdict = self._assess(name, records.activity)
         if not verdict.ready:
             await self._task_hubs.reopen_unclaimed(name)
             raise refusals.task_hub_not_drained(name, verdict).to_error()

@@ -21,6 +21,7 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import Instance
+from state_api.services.ports import ProbeRecord
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.reconciler import Reconciler
 from state_api.services.task_hub_reader import TaskHubReader
@@ -418,7 +419,7 @@ async def test_a_look_up_that_closes_an_instance_supersedes_an_earlier_result(
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["InstancesActive"]
     probes = ProbeStore(server.tables)
     now = server.tables.clock.now()
-    lease = await probes.acquire_lease(drained_provider_hub.hub, "died", until=now, now=now)
+    lease = await probes.acquire_lease(drained_provider_hub.hub, "died", ProbeRecord(), None, until=now, now=now)
     assert lease is not None
     assert await probes.save_and_release(lease, result=kept.result)
     await drained_provider_hub.put("second", "Running")
