@@ -60,7 +60,7 @@ class BackgroundProber:
                         return False
                     # At most as long as a request: other workers cannot read the task hub in this time.
                     timeout_seconds = min(remaining, PROBE_TIMEOUT_SECONDS)
-                    verification = await self._readiness.start_verification(mode, timeout_seconds)
+                    verification = self._readiness.start_verification(mode, timeout_seconds)
                     await self._readiness.assess_task_hub(app, task_hub, verification)
                 except Unavailable as error:
                     log.warning("task hub %s could not be probed: %s", task_hub, error.message)

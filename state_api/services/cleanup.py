@@ -122,7 +122,7 @@ class Cleanup:
         app = await self._releases.get(name)
         precondition(app)
         artifact_store = self._get_artifact_store(app) if command.delete_task_hubs else None
-        verification = await self._readiness.start_verification(VerificationMode.FRESH, _CLEANUP_TIMEOUT_SECONDS)
+        verification = self._readiness.start_verification(VerificationMode.FRESH, _CLEANUP_TIMEOUT_SECONDS)
         run = _Run(app, command.dry_run, artifact_store, verification)
         kept = find_hubs_kept_by_retention(app, self._clock.now())
         results = [
@@ -229,7 +229,8 @@ class Cleanup:
         if target.artifact_store is None:
             verification = replace(run.verification, mode=VerificationMode.CACHED)
         else:
-            started = await self._readiness.start_verification(VerificationMode.FRESH)
+            # Every caller has just read the state storage.
+            started = self._readiness.start_verification(VerificationMode.FRESH)
             verification = replace(run.verification, mode=VerificationMode.FRESH, requested_at=started.requested_at)
         return await self._readiness.assess_task_hub(app, target.task_hub, verification)
 

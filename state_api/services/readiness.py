@@ -70,12 +70,16 @@ class Readiness:
         self._clock = clock
         self._stopping = stopping
 
-    async def start_verification(
+    def start_verification(
         self, mode: VerificationMode, timeout_seconds: float = PROBE_TIMEOUT_SECONDS
     ) -> Verification:
-        """A verification that begins now and may read task hubs for `timeout_seconds`."""
-        requested_at = await self._verifier.get_storage_time()
-        return Verification(mode, requested_at, asyncio.get_running_loop().time() + timeout_seconds)
+        """A verification that begins now and may read task hubs for `timeout_seconds`.
+
+        Call this after a read of the state storage that began after the request, such as that of the app. Its response
+        has set the clock, also of a machine that has just started or was suspended. The time is later than that of the
+        request, so a probe that is fresh by it is fresh for the request.
+        """
+        return Verification(mode, self._clock.now(), asyncio.get_running_loop().time() + timeout_seconds)
 
     async def wait_for_status(
         self,
@@ -93,15 +97,18 @@ class Readiness:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
-        is_fresh = mode is VerificationMode.FRESH
-        requested_at = await self._verifier.get_storage_time() if is_fresh else self._clock.now()
         verify_at = loop.time()
+        requested_at: Instant | None = None
         outcomes: Mapping[str, ProbeOutcome] = {}
         while True:
             began = loop.time()
             is_due = began >= verify_at
-            verification = Verification(mode, requested_at, began + PROBE_TIMEOUT_SECONDS, {} if is_due else outcomes)
-            status, outcomes = await self._get_status(app_name, slot_name, caller, verification)
+            app = await self._read_app(app_name, slot_name)
+            verification = self.start_verification(mode, PROBE_TIMEOUT_SECONDS)
+            # Later questions of the same request accept what was read for earlier ones.
+            requested_at = verification.requested_at if requested_at is None else requested_at
+            verification = replace(verification, requested_at=requested_at, probe_outcomes={} if is_due else outcomes)
+            status, outcomes = await self._get_status(app, slot_name, caller, verification)
             if is_due:
                 duration = loop.time() - began
                 interval = _VERIFY_INTERVAL_SECONDS if status.verdict.has_running else duration
@@ -114,14 +121,18 @@ class Readiness:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(remaining, _POLL_INTERVAL_SECONDS))
 
-    async def _get_status(
-        self, app_name: str, slot_name: str, caller: Caller, verification: Verification
-    ) -> tuple[SlotStatus, Mapping[str, ProbeOutcome]]:
+    async def _read_app(self, app_name: str, slot_name: str) -> App:
+        """Raises AppNotFound, SlotNotFound."""
         app = await self._apps.get(app_name)
         if app is None:
             raise refusals.app_not_found(app_name).to_error()
         if refusal := check_slot_exists(app, slot_name):
             raise refusal.to_error()
+        return app
+
+    async def _get_status(
+        self, app: App, slot_name: str, caller: Caller, verification: Verification
+    ) -> tuple[SlotStatus, Mapping[str, ProbeOutcome]]:
         slot = app.slot(slot_name)
         # The request names no task hub, so the run URL alone identifies the owner of a deployment.
         run = caller.run_id("") if caller.run_url else None
@@ -214,7 +225,7 @@ class Readiness:
 
     async def confirm_backend(self, app: App, task_hub: str) -> None:
         """Find out whether the app's provider shows instances of this task hub that events reported."""
-        await self._verifier.confirm_backend(await self._start_probe_request(app, task_hub, VerificationMode.NONE))
+        await self._verifier.confirm_backend(self._start_probe_request(app, task_hub, VerificationMode.NONE))
 
     async def read_activity(self, task_hub: str, policy: Policy) -> InstanceActivity:
         """What is recorded of a task hub, regardless of waivers."""
@@ -226,11 +237,11 @@ class Readiness:
 
     async def probe_completely(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeResult:
         """The result of a complete scan of a task hub."""
-        return await self._verifier.probe_completely(await self._start_probe_request(app, task_hub, mode))
+        return await self._verifier.probe_completely(self._start_probe_request(app, task_hub, mode))
 
-    async def _start_probe_request(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeRequest:
+    def _start_probe_request(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeRequest:
         assert app.provider_config is not None, "the caller has checked that the app has a provider"
-        verification = await self.start_verification(mode)
+        verification = self.start_verification(mode)
         exemptions = Exemptions.for_task_hub(
             app.policy.ignore_functions, app.waivers, task_hub, verification.requested_at
         )

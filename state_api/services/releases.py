@@ -57,6 +57,9 @@ Precondition = Callable[[App | None], None]
 Decide = Callable[[App, Instant], Awaitable[Transition | Refusal]]
 """Decides on an app as it was read at that time."""
 
+DecideVerified = Callable[[App, Verification, Instant], Awaitable[Transition | Refusal]]
+"""The same with a verification, for verdicts on the app's task hubs."""
+
 
 class Releases:
     """Every operation on an app. Besides what the transition refuses, each raises AppNotFound (except PostStaging and
@@ -112,13 +115,11 @@ class Releases:
         return app, await self._apps.list_history(app, top, token)
 
     async def stage_task_hub(self, name: str, command: StageCommand, precondition: Precondition) -> App:
-        verification = await self._readiness.start_verification(VerificationMode.FRESH)
-
-        async def decide(app: App, now: Instant) -> Transition | Refusal:
+        async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             evidence = await self._gather_stage_evidence(app, command, verification, now)
             return stage_task_hub(app, command, evidence, now)
 
-        return await self._update_app(name, command, precondition, decide, create=True)
+        return await self._update_verified(name, command, precondition, decide, create=True)
 
     async def abandon_deployment(self, name: str, command: AbandonCommand, precondition: Precondition) -> App:
         return await self._apply(name, command, precondition, lambda app, now: abandon_deployment(app, command, now))
@@ -127,21 +128,18 @@ class Releases:
         return await self._apply(name, command, precondition, lambda app, now: swap_slots(app, command, now))
 
     async def register_app(self, name: str, command: RegisterCommand, precondition: Precondition) -> App:
-        verification = await self._readiness.start_verification(VerificationMode.FRESH)
-
-        async def decide(app: App, now: Instant) -> Transition | Refusal:
+        async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             self._check_provider_config(app, command)
             evidence = await self._gather_register_evidence(app, command, verification, now)
             unproven = await self._drop_proven_adoptions(app, command, evidence.proof)
             return register_app(app, unproven, evidence, now)
 
-        return await self._update_app(name, command, precondition, decide, create=True)
+        return await self._update_verified(name, command, precondition, decide, create=True)
 
     async def delete_app(self, name: str, command: DeleteAppCommand, precondition: Precondition) -> App:
         """Delete an app whose slots have drained."""
-        verification = await self._readiness.start_verification(VerificationMode.FRESH)
 
-        async def decide(app: App, now: Instant) -> Transition | Refusal:
+        async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             if refusal := check_app_deletable(app, now):
                 return refusal
             verdicts = {
@@ -151,7 +149,7 @@ class Releases:
             }
             return delete_app(app, verdicts, now)
 
-        return await self._update_app(name, command, precondition, decide)
+        return await self._update_verified(name, command, precondition, decide)
 
     async def add_waiver(self, name: str, command: WaiveCommand, precondition: Precondition) -> App:
         return await self._apply(name, command, precondition, lambda app, now: add_waiver(app, command, now))
@@ -275,6 +273,20 @@ class Releases:
             return transition(app, now)
 
         return await self._update_app(name, command, precondition, decide)
+
+    async def _update_verified(
+        self, name: str, command: Command, precondition: Precondition, decide: DecideVerified, *, create: bool = False
+    ) -> App:
+        """Update an app by a transition that depends on fresh verdicts. All attempts share one verification, which
+        begins once the app was read."""
+        verification: Verification | None = None
+
+        async def decide_verified(app: App, now: Instant) -> Transition | Refusal:
+            nonlocal verification
+            verification = verification or self._readiness.start_verification(VerificationMode.FRESH)
+            return await decide(app, verification, now)
+
+        return await self._update_app(name, command, precondition, decide_verified, create=create)
 
     async def _update_app(
         self, name: str, command: Command, precondition: Precondition, decide: Decide, *, create: bool = False

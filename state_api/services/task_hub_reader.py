@@ -247,14 +247,10 @@ class TaskHubReader:
         return scan.to_result(ProbeStatus.COMPLETE, provider, self._clock.now(), messages=evidence)
 
     async def _read_messages(self, scan: Scan) -> None:
-        """Observe the control queues before the next pass of the scan, and record once that the task hub exists.
+        """Observe the control queues before the next pass of the scan.
 
         The order matters: the pass reads the instance of every start that left a queue before this read."""
         scan.observed_queues = await self._observe_queues()
-        if scan.queues_read_in_pass == 0 and not self._records.seen:
-            # The start of the scan is too early: it does not show that the task hub exists if the instance table is
-            # shared, but reading the queues of a missing task hub fails.
-            await self._context.task_hubs.record_seen(self._request.task_hub)
         scan.queues_read_in_pass = scan.pass_number
 
     async def _observe_queues(self) -> ObservedQueues | None:
@@ -306,6 +302,10 @@ class TaskHubReader:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _add_page(self, scan: Scan, page: ObservedPage) -> None:
+        if scan.page_count == 0 and not self._records.seen:
+            # The queues and the first page together show that the task hub exists. One alone does not: a page shows
+            # nothing where task hubs share the instance table, and a policy may ignore messages.
+            await self._context.task_hubs.record_seen(self._request.task_hub)
         # Recorded before the page is counted. A page that is read again is recorded again, without further effect.
         await self._context.reconciler.record_missed_instances(
             self._request,

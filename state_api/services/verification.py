@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import replace
 
 from state_api.backends.protocols import BackendError, BackendRegistry, backend_id_of
-from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import ProbeResult
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.lookups import LOOKUP_BATCH_SIZE
@@ -51,12 +50,6 @@ class Verifier:
             return backend_id_of(provider_config, self._backends.backend_for(provider_config))
         except BackendError:
             return ""
-
-    async def get_storage_time(self) -> Instant:
-        """The state storage's time. The storage is asked for it, because this machine may just have started or been
-        suspended."""
-        await self._task_hubs.ping()
-        return self._clock.now()
 
     async def confirm_backend(self, request: ProbeRequest) -> None:
         """Find out whether the backend shows instances that events reported, while there are some: they may be purged

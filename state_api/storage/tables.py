@@ -62,7 +62,8 @@ def instance_table_name(task_hub: str) -> str:
 class StorageClock:
     """The time by the storage's clock, estimated from the Date header of its responses. All servers agree on it, and
     the storage sets the Timestamp of rows by it. The estimate is behind the storage's clock by less than a second and a
-    round trip. It is ahead only by as much as this machine's clock gains in two minutes."""
+    round trip. It is ahead only by as much as this machine's clock gains from two minutes before the last response
+    until now."""
 
     _SET_BACK_SECONDS = 1.0
     """How far a response must be behind the estimate, at least, to show that the storage's clock was set back."""
@@ -75,6 +76,7 @@ class StorageClock:
         self._previous_offset: float | None = None
         self._window_offset: float | None = None
         self._window_began_at = 0.0
+        self._last_response_at: float | None = None
 
     def observe_date(self, date: str, sent_at: float) -> None:
         """Update the estimate from the Date header of a response. `sent_at` is when its request was sent, in seconds of
@@ -85,6 +87,7 @@ class StorageClock:
             server_time = parsedate_to_datetime(date).timestamp()
         except ValueError:
             return
+        self._last_response_at = now
         offset = server_time - now
         # The greatest offset that this response allows: a response that was long on its way, or that waited to be
         # read, does not show that the clock was set back.
@@ -105,6 +108,10 @@ class StorageClock:
     def synchronized(self) -> bool:
         """Whether the storage has responded yet."""
         return self._offset is not None
+
+    def had_response_within(self, seconds: float) -> bool:
+        """Whether the storage has responded in the last `seconds` of this machine's monotonic clock."""
+        return self._last_response_at is not None and time.monotonic() - self._last_response_at <= seconds
 
     def now(self) -> Instant:
         """The estimate; before the first response, the time of this machine."""

@@ -3,7 +3,8 @@ instance table has."""
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
@@ -13,6 +14,7 @@ from state_api.domain.names import HubKey, app_key, hub_key
 from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.ownership import TaskHubClaim
 from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
+from state_api.services.shared_reads import SharedReads
 from state_api.storage.tables import (
     TASK_HUBS_TABLE,
     Tables,
@@ -42,17 +44,6 @@ RecordUpdate = Callable[[TaskHubRecord], TaskHubRecord]
 """Returns the record as it should be. A task hub that is not registered comes in as a record without an app."""
 
 
-@dataclass(slots=True)
-class _SharedRead:
-    """Calls to `takes_events` for one task hub that share reads of its row. Calls are numbered from 1; the last read
-    began after call number `covered_calls`."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    calls: int = 0
-    covered_calls: int = 0
-    is_open: bool = False
-
-
 class TaskHubStore:
     """Reads and writes the registry.
 
@@ -68,7 +59,7 @@ class TaskHubStore:
         # Caching is safe although another worker may close a task hub: closing also deletes its instance table, and
         # a write to a missing table invalidates the cache.
         self._open_records: dict[HubKey, TaskHubRecord] = {}
-        self._shared_reads: dict[HubKey, _SharedRead] = {}
+        self._open_reads = SharedReads[HubKey, bool]()
         self._creation_slots = asyncio.Semaphore(_MAX_CONCURRENT_CREATIONS)
         self._unclaimed = UnclaimedTaskHubLimit(self._table, unclaimed_limit)
 
@@ -171,26 +162,17 @@ class TaskHubStore:
         self._unclaimed.invalidate_cache()
 
     async def takes_events(self, task_hub: str) -> bool:
-        """Whether the task hub is open, by a read that begins after this call. Calls that arrive during a read share
-        the next one. Also updates the cached record."""
-        key = hub_key(task_hub)
-        shared = self._shared_reads.setdefault(key, _SharedRead())
-        shared.calls += 1
-        call_number = shared.calls
-        async with shared.lock:
-            if shared.covered_calls < call_number:
-                calls_before_read = shared.calls
-                stored = await self._read_with_etag(task_hub)
-                shared.is_open = stored is not None and not stored[0].closed
-                shared.covered_calls = calls_before_read
-                if stored is not None and shared.is_open and key in self._open_records:
-                    self._open_records[key] = stored[0]
-                elif not shared.is_open:
-                    self.invalidate_cache(task_hub)
-            is_open = shared.is_open
-        if not shared.lock.locked() and shared.calls == shared.covered_calls:
-            self._shared_reads.pop(key, None)
-        return is_open
+        """Whether the task hub is open, by a read that begins after this call. Also updates the cached record."""
+        return await self._open_reads.read(hub_key(task_hub), partial(self._read_whether_open, task_hub))
+
+    async def _read_whether_open(self, task_hub: str) -> bool:
+        stored = await self._read_with_etag(task_hub)
+        if stored is None or stored[0].closed:
+            self.invalidate_cache(task_hub)
+            return False
+        if hub_key(task_hub) in self._open_records:
+            self._open_records[hub_key(task_hub)] = stored[0]
+        return True
 
     async def record_seen(self, task_hub: str, *, confirmed_backend: str | None = None) -> None:
         """Record that a probe has found the task hub, and the backend that has shown an instance known from events.

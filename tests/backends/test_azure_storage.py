@@ -8,7 +8,7 @@ import pytest
 from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore
 from state_api.backends.protocols import BackendError, ReadFailure
-from state_api.domain.instants import TICKS_PER_SECOND, Instant
+from state_api.domain.instants import TICKS_PER_SECOND, Instant, seconds
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.task_hubs.observations import ObservedInstance
@@ -249,6 +249,7 @@ async def test_a_task_hub_that_has_just_drained_needs_a_second_pass_and_no_wait(
 async def test_a_task_hub_without_tables_is_missing(backend: AzureStorageBackend, hub: str) -> None:
     for read in (
         backend.begin_scan(hub),
+        backend.read_queue_snapshot(hub),
         backend.read_page(hub, Instant(0), "[null, null]"),
         backend.find_instances(hub, ["order-1"]),
     ):
@@ -256,6 +257,35 @@ async def test_a_task_hub_without_tables_is_missing(backend: AzureStorageBackend
             await read
         assert caught.value.failure is ReadFailure.MISSING
         assert "STATE_TASKHUBS_SHOP" in caught.value.message
+
+
+async def test_a_scan_begins_without_a_request_while_the_clock_of_the_storage_is_known(
+    proxy: StorageProxy,
+    backend_behind_proxy: AzureStorageBackend,
+    provider: ProviderTaskHub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("state_api.backends.azure_storage._MAX_CLOCK_AGE_SECONDS", 3600)
+    first = await backend_behind_proxy.begin_scan(provider.hub)
+    assert len(proxy.forwarded) == 1, "a new process does not know the storage's time"
+    second = await backend_behind_proxy.begin_scan(provider.hub)
+    assert len(proxy.forwarded) == 1
+    assert second.changed_since >= first.changed_since
+    monkeypatch.setattr("state_api.backends.azure_storage._MAX_CLOCK_AGE_SECONDS", -1)
+    await backend_behind_proxy.begin_scan(provider.hub)
+    assert len(proxy.forwarded) == 2, "the last response is too long ago"
+
+
+async def test_a_scan_looks_back_further_than_the_stamps_of_rows_can_differ_from_the_clock(
+    backend: AzureStorageBackend, provider: ProviderTaskHub
+) -> None:
+    """The margin holds as well if the estimate of the storage's clock rests on an earlier response."""
+    for number in range(3):
+        start = await backend.begin_scan(provider.hub)
+        await provider.put(f"order-{number}", "Completed")
+        page = await backend.read_page(provider.hub, start.changed_since, start.cursors[0])
+        (changed,) = [observed for observed in page.instances if observed.instance_id == f"order-{number}"]
+        assert changed.updated_at - start.changed_since >= seconds(3)
 
 
 async def test_only_this_task_hubs_rows_of_a_shared_tracking_store_are_returned(

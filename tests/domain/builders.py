@@ -35,7 +35,7 @@ def noon_plus(offset_seconds: float = 0) -> Instant:
     return Instant(NOON + seconds(offset_seconds))
 
 
-def lifecycle_event(
+def build_lifecycle_event(
     status: RuntimeStatus = RuntimeStatus.RUNNING,
     occurred_at: Instant = NOON,
     instance_id: str = "order-1",
@@ -45,7 +45,7 @@ def lifecycle_event(
     return LifecycleEvent("v41", instance_id, function_name, status, reason, occurred_at)
 
 
-def active_instance(
+def build_active_instance(
     instance_id: str = "order-1", function_name: str = "ProcessOrder", since: float = 0
 ) -> ActiveInstance:
     """An instance that has been running for `-since` seconds at noon."""
@@ -54,12 +54,12 @@ def active_instance(
     )
 
 
-def evidence(task_hub: str | None = "v41", activity: InstanceActivity | None = None) -> Evidence:
+def build_evidence(task_hub: str | None = "v41", activity: InstanceActivity | None = None) -> Evidence:
     """Evidence from events alone. By default, the task hub shows no activity."""
     return Evidence(task_hub, activity or InstanceActivity())
 
 
-def probe_result(
+def build_probe_result(
     *active: ActiveInstance,
     status: ProbeStatus = ProbeStatus.COMPLETE,
     began: float = -10,
@@ -86,12 +86,12 @@ def probe_result(
     )
 
 
-def evidence_with_probe(result: ProbeResult | None, activity: InstanceActivity | None = None) -> Evidence:
+def build_evidence_with_probe(result: ProbeResult | None, activity: InstanceActivity | None = None) -> Evidence:
     """Evidence from events and a probe; None for a probe that has no result yet."""
-    return replace(evidence(activity=activity), provider=AZURE_STORAGE, probe=result)
+    return replace(build_evidence(activity=activity), provider=AZURE_STORAGE, probe=result)
 
 
-def observed_instance(
+def build_observed_instance(
     instance_id: str = "order-1",
     function_name: str = "ProcessOrder",
     status: RuntimeStatus = RuntimeStatus.RUNNING,
@@ -106,43 +106,43 @@ def observed_instance(
     )
 
 
-def waiver(instance_id: str = "order-1", task_hub: str = "v41", expires: float = 3600) -> Waiver:
+def build_waiver(instance_id: str = "order-1", task_hub: str = "v41", expires: float = 3600) -> Waiver:
     """A waiver that was added at noon. `expires`: seconds after noon."""
     return Waiver(task_hub, instance_id, "stuck since the outage", "anna", noon_plus(), noon_plus(expires))
 
 
-def open_deployment(run_url: str | None = RUN_8_URL, since: float = -120) -> OpenDeployment:
+def build_open_deployment(run_url: str | None = RUN_8_URL, since: float = -120) -> OpenDeployment:
     return OpenDeployment("v42", "ben", run_url, noon_plus(since))
 
 
-def open_swap(run_url: str | None = RUN_7_URL, since: float = -180) -> OpenSwap:
+def build_open_swap(run_url: str | None = RUN_7_URL, since: float = -180) -> OpenSwap:
     return OpenSwap("v42", "anna", run_url, noon_plus(since))
 
 
-def ready_verdict() -> Verdict:
-    return assess_readiness(evidence(), Policy(), noon_plus())
+def build_ready_verdict() -> Verdict:
+    return assess_readiness(build_evidence(), Policy(), noon_plus())
 
 
-def not_ready_verdict(task_hub: str = "v41") -> Verdict:
+def build_not_ready_verdict(task_hub: str = "v41") -> Verdict:
     """The verdict on a hub with one active instance."""
     return assess_readiness(
-        evidence(task_hub, InstanceActivity(active=(active_instance(since=-720),))), Policy(), noon_plus()
+        build_evidence(task_hub, InstanceActivity(active=(build_active_instance(since=-720),))), Policy(), noon_plus()
     )
 
 
-def slot(task_hub: str, version: str | None = None, since: float = -3600, *, promoted: bool = False) -> Slot:
+def build_slot(task_hub: str, version: str | None = None, since: float = -3600, *, promoted: bool = False) -> Slot:
     return Slot(task_hub, version, noon_plus(since), promoted)
 
 
-def production_slot(task_hub: str = "v41", version: str | None = "1.4.0") -> Slot:
-    return slot(task_hub, version, promoted=True)
+def build_production_slot(task_hub: str = "v41", version: str | None = "1.4.0") -> Slot:
+    return build_slot(task_hub, version, promoted=True)
 
 
-def retired_hub(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
+def build_retired_hub(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
     return RetiredHub(task_hub, None, noon_plus(-3600 * hours_ago))
 
 
-def registered_app(
+def build_app(
     production: Slot | None = None,
     staging: Slot | None = None,
     *,

@@ -29,43 +29,43 @@ from state_api.domain.readiness.messages import (
     max_hidden_seconds,
     track_quiet_period,
 )
-from tests.domain.builders import noon_plus, waiver
+from tests.domain.builders import build_waiver, noon_plus
 
 NO_EXEMPTIONS = Exemptions()
 MAX_INVISIBLE_SECONDS = 630
 
 
-def pending_timer(fires: float, key: int = 1) -> PendingTimer:
+def build_pending_timer(fires: float, key: int = 1) -> PendingTimer:
     return PendingTimer(key, noon_plus(fires))
 
 
-def visible_message(
+def build_visible_message(
     kind: MessageKind = MessageKind.START, instance_id: str = "order-1", name: str = "Ship"
 ) -> VisibleMessage:
     return VisibleMessage(f"id of {instance_id}", 1, kind, instance_id, name)
 
 
-def queue_snapshot(*messages: VisibleMessage, invisible: int = 0, more: bool = False) -> QueueSnapshot:
+def build_queue_snapshot(*messages: VisibleMessage, invisible: int = 0, more: bool = False) -> QueueSnapshot:
     count = len(messages)
     return QueueSnapshot(count + invisible, messages, count, more, "owners")
 
 
-def queues_with_timers(*timers: PendingTimer, invisible: int = 0, when: float = 0) -> ObservedQueues:
+def build_queues_with_timers(*timers: PendingTimer, invisible: int = 0, when: float = 0) -> ObservedQueues:
     return ObservedQueues.from_snapshot(
-        queue_snapshot(invisible=invisible), KnownTimers(timers), noon_plus(when), noon_plus(when)
+        build_queue_snapshot(invisible=invisible), KnownTimers(timers), noon_plus(when), noon_plus(when)
     )
 
 
-def queues_with_messages(*messages: VisibleMessage, more: bool = False) -> ObservedQueues:
-    return ObservedQueues(queue_snapshot(*messages, more=more), 0, 0, noon_plus(), noon_plus())
+def build_queues_with_messages(*messages: VisibleMessage, more: bool = False) -> ObservedQueues:
+    return ObservedQueues(build_queue_snapshot(*messages, more=more), 0, 0, noon_plus(), noon_plus())
 
 
-def quiet_period(unexplained: int = 1, began: float = 0, **different: object) -> QuietPeriod:
+def build_quiet_period(unexplained: int = 1, began: float = 0, **different: object) -> QuietPeriod:
     period = QuietPeriod("key", noon_plus(began), noon_plus(-5), 7, unexplained, "signs")
     return replace(period, **different)  # type: ignore[arg-type]  # a test names the member that differs
 
 
-def quiet_period_after(
+def track_quiet_period_with_defaults(
     before: QuietPeriod | None, after: ObservedQueues, *, key: str = "key", stamps: int = 7, signs: str = "signs"
 ) -> QuietPeriod | None:
     return track_quiet_period(
@@ -73,7 +73,7 @@ def quiet_period_after(
     )
 
 
-def message_evidence(
+def assess_message_evidence(
     after: ObservedQueues, before: QuietPeriod | None = None, *, exemptions: Exemptions = NO_EXEMPTIONS
 ) -> MessageEvidence:
     return assess_messages(after, before, exemptions, max_hidden_seconds=MAX_INVISIBLE_SECONDS)
@@ -83,20 +83,22 @@ def message_evidence(
 
 
 def test_empty_queues_hold_no_start() -> None:
-    evidence = message_evidence(queues_with_timers())
+    evidence = assess_message_evidence(build_queues_with_timers())
     assert not evidence.has_pending_starts
     assert (evidence.visible, evidence.invisible, evidence.explained, evidence.checked_at) == (0, 0, 0, noon_plus())
 
 
 @pytest.mark.parametrize("kind", [MessageKind.START, MessageKind.ENTITY, MessageKind.UNREADABLE])
 def test_a_visible_message_that_can_start_work_blocks_and_is_named(kind: MessageKind) -> None:
-    evidence = message_evidence(queues_with_messages(visible_message(kind)))
+    evidence = assess_message_evidence(build_queues_with_messages(build_visible_message(kind)))
     assert evidence.has_pending_starts
     assert evidence.starts == (PendingStart("order-1", "Ship"),)
 
 
 def test_another_visible_message_does_not_block() -> None:
-    assert not message_evidence(queues_with_messages(visible_message(MessageKind.OTHER))).has_pending_starts
+    assert not assess_message_evidence(
+        build_queues_with_messages(build_visible_message(MessageKind.OTHER))
+    ).has_pending_starts
 
 
 @pytest.mark.parametrize(
@@ -105,26 +107,26 @@ def test_another_visible_message_does_not_block() -> None:
         (Exemptions(("Sh*",)), MessageKind.START, False),
         (Exemptions(("Sh*",)), MessageKind.ENTITY, False),
         (Exemptions(("Sh*",)), MessageKind.UNREADABLE, True),
-        (Exemptions((), (waiver("order-1"),)), MessageKind.START, False),
-        (Exemptions((), (waiver("order-2"),)), MessageKind.START, True),
+        (Exemptions((), (build_waiver("order-1"),)), MessageKind.START, False),
+        (Exemptions((), (build_waiver("order-2"),)), MessageKind.START, True),
     ],
 )
 def test_a_start_does_not_block_if_its_function_is_ignored_or_its_instance_waived(
     exemptions: Exemptions, kind: MessageKind, *, blocks: bool
 ) -> None:
-    evidence = message_evidence(queues_with_messages(visible_message(kind)), exemptions=exemptions)
+    evidence = assess_message_evidence(build_queues_with_messages(build_visible_message(kind)), exemptions=exemptions)
     assert evidence.has_pending_starts is blocks
 
 
 def test_more_messages_than_can_be_peeked_block() -> None:
-    evidence = message_evidence(queues_with_messages(visible_message(MessageKind.OTHER), more=True))
+    evidence = assess_message_evidence(build_queues_with_messages(build_visible_message(MessageKind.OTHER), more=True))
     assert evidence.has_pending_starts
     assert evidence.start_count == 0
 
 
 def test_many_starts_are_counted_and_the_first_are_listed() -> None:
-    messages = [visible_message(instance_id=f"order-{number}") for number in range(MAX_LISTED_STARTS + 5)]
-    evidence = message_evidence(queues_with_messages(*messages))
+    messages = [build_visible_message(instance_id=f"order-{number}") for number in range(MAX_LISTED_STARTS + 5)]
+    evidence = assess_message_evidence(build_queues_with_messages(*messages))
     assert (evidence.start_count, len(evidence.starts)) == (MAX_LISTED_STARTS + 5, MAX_LISTED_STARTS)
 
 
@@ -132,20 +134,24 @@ def test_many_starts_are_counted_and_the_first_are_listed() -> None:
 
 
 def test_as_many_pending_timers_as_invisible_messages_explain_them() -> None:
-    evidence = message_evidence(queues_with_timers(pending_timer(3600, 1), pending_timer(86_400, 2), invisible=2))
+    evidence = assess_message_evidence(
+        build_queues_with_timers(build_pending_timer(3600, 1), build_pending_timer(86_400, 2), invisible=2)
+    )
     assert not evidence.has_pending_starts
     assert (evidence.invisible, evidence.explained) == (2, 2)
 
 
 def test_an_invisible_message_without_a_timer_blocks() -> None:
-    evidence = message_evidence(queues_with_timers(pending_timer(3600), invisible=2))
+    evidence = assess_message_evidence(build_queues_with_timers(build_pending_timer(3600), invisible=2))
     assert evidence.has_pending_starts
     assert (evidence.explained, evidence.unexplained_count) == (1, 1)
 
 
 def test_a_timer_that_is_about_to_fire_explains_nothing() -> None:
-    assert message_evidence(queues_with_timers(pending_timer(10), invisible=1)).has_pending_starts
-    assert not message_evidence(queues_with_timers(pending_timer(10.0000001), invisible=1)).has_pending_starts
+    assert assess_message_evidence(build_queues_with_timers(build_pending_timer(10), invisible=1)).has_pending_starts
+    assert not assess_message_evidence(
+        build_queues_with_timers(build_pending_timer(10.0000001), invisible=1)
+    ).has_pending_starts
 
 
 @given(
@@ -167,7 +173,7 @@ def test_a_hidden_start_is_never_explained_by_timers(
     # `fired` messages are visible, `moved` ones left between the first peek and the count.
     taken = ObservedQueues.from_snapshot(QueueSnapshot(count, (), fired), known, noon_plus(), noon_plus())
     assert taken.unexplained_count >= starts
-    assert message_evidence(taken).has_pending_starts is (starts + moved > 0)
+    assert assess_message_evidence(taken).has_pending_starts is (starts + moved > 0)
 
 
 # The time rule
@@ -180,93 +186,109 @@ def test_a_message_can_be_hidden_for_the_visibility_timeout_or_the_longest_backo
 
 
 def test_unexplained_messages_are_harmless_once_nothing_has_changed_for_long_enough() -> None:
-    assert message_evidence(queues_with_timers(invisible=1, when=629.9999999), quiet_period()).has_pending_starts
-    assert message_evidence(queues_with_timers(invisible=1, when=629.9999999), quiet_period()).unblocks_at == noon_plus(
-        630
-    )
-    evidence = message_evidence(queues_with_timers(invisible=1, when=630), quiet_period())
+    assert assess_message_evidence(
+        build_queues_with_timers(invisible=1, when=629.9999999), build_quiet_period()
+    ).has_pending_starts
+    assert assess_message_evidence(
+        build_queues_with_timers(invisible=1, when=629.9999999), build_quiet_period()
+    ).unblocks_at == noon_plus(630)
+    evidence = assess_message_evidence(build_queues_with_timers(invisible=1, when=630), build_quiet_period())
     assert not evidence.has_pending_starts
     assert (evidence.explained, evidence.unexplained_count, evidence.unblocks_at) == (1, 0, None)
 
 
 def test_only_the_time_until_the_read_began_counts_for_the_time_rule() -> None:
     """Reading rows and queues takes time, and later changes of a message are unknown."""
-    slow = ObservedQueues(queue_snapshot(invisible=1), 0, 0, noon_plus(629), noon_plus(700))
-    assert message_evidence(slow, quiet_period()).has_pending_starts
+    slow = ObservedQueues(build_queue_snapshot(invisible=1), 0, 0, noon_plus(629), noon_plus(700))
+    assert assess_message_evidence(slow, build_quiet_period()).has_pending_starts
     # The message was surely there when the first look ended.
-    assert quiet_period_after(None, slow) == quiet_period(1, 700)
+    assert track_quiet_period_with_defaults(None, slow) == build_quiet_period(1, 700)
 
 
 def test_one_more_message_than_observed_blocks_regardless_of_the_quiet_period() -> None:
-    assert message_evidence(queues_with_timers(invisible=2, when=10_000), quiet_period()).has_pending_starts
+    assert assess_message_evidence(
+        build_queues_with_timers(invisible=2, when=10_000), build_quiet_period()
+    ).has_pending_starts
 
 
 def test_without_a_quiet_period_unexplained_messages_block_without_end() -> None:
-    evidence = message_evidence(queues_with_timers(invisible=1), None)
+    evidence = assess_message_evidence(build_queues_with_timers(invisible=1), None)
     assert (evidence.has_pending_starts, evidence.unblocks_at) == (True, None)
 
 
 def test_there_is_no_quiet_period_while_every_invisible_message_is_explained() -> None:
-    assert quiet_period_after(quiet_period(), queues_with_timers(pending_timer(3600), invisible=1)) is None
-    assert quiet_period_after(None, queues_with_timers()) is None
+    assert (
+        track_quiet_period_with_defaults(
+            build_quiet_period(), build_queues_with_timers(build_pending_timer(3600), invisible=1)
+        )
+        is None
+    )
+    assert track_quiet_period_with_defaults(None, build_queues_with_timers()) is None
 
 
 def test_a_quiet_period_begins_with_the_first_unexplained_message() -> None:
-    assert quiet_period_after(None, queues_with_timers(invisible=2, when=3)) == quiet_period(2, 3)
+    assert track_quiet_period_with_defaults(None, build_queues_with_timers(invisible=2, when=3)) == build_quiet_period(
+        2, 3
+    )
 
 
 def test_a_quiet_period_continues_while_nothing_changes() -> None:
-    assert quiet_period_after(quiet_period(), queues_with_timers(invisible=1, when=500)) == quiet_period()
+    assert (
+        track_quiet_period_with_defaults(build_quiet_period(), build_queues_with_timers(invisible=1, when=500))
+        == build_quiet_period()
+    )
 
 
 @pytest.mark.parametrize(
     ("before", "invisible"),
     [
-        (quiet_period(), 2),
-        (quiet_period(2), 1),
-        (quiet_period(exemptions_key="another key"), 1),
-        (quiet_period(changed_since=noon_plus(-6)), 1),
-        (quiet_period(stamp_digest=8), 1),
-        (quiet_period(queue_digest="others"), 1),
+        (build_quiet_period(), 2),
+        (build_quiet_period(2), 1),
+        (build_quiet_period(exemptions_key="another key"), 1),
+        (build_quiet_period(changed_since=noon_plus(-6)), 1),
+        (build_quiet_period(stamp_digest=8), 1),
+        (build_quiet_period(queue_digest="others"), 1),
     ],
     ids=["one more", "one less", "other exemptions", "rows since another time", "a stamped row", "other signs"],
 )
 def test_any_change_begins_a_new_quiet_period(before: QuietPeriod, invisible: int) -> None:
-    assert quiet_period_after(before, queues_with_timers(invisible=invisible, when=500)) == quiet_period(invisible, 500)
+    assert track_quiet_period_with_defaults(
+        before, build_queues_with_timers(invisible=invisible, when=500)
+    ) == build_quiet_period(invisible, 500)
 
 
 def test_a_known_timer_that_fires_does_not_end_a_quiet_period() -> None:
     # Its message may have left the queue by now, or not.
     for invisible in (1, 2):
-        taken = queues_with_timers(pending_timer(499), invisible=invisible, when=500)
-        assert quiet_period_after(quiet_period(), taken) == quiet_period()
-    assert message_evidence(
-        queues_with_timers(pending_timer(499), invisible=2, when=700), quiet_period()
+        taken = build_queues_with_timers(build_pending_timer(499), invisible=invisible, when=500)
+        assert track_quiet_period_with_defaults(build_quiet_period(), taken) == build_quiet_period()
+    assert assess_message_evidence(
+        build_queues_with_timers(build_pending_timer(499), invisible=2, when=700), build_quiet_period()
     ).has_pending_starts
 
 
 def test_messages_can_be_waived_by_their_number() -> None:
-    waived = Exemptions((), (replace(waiver(""), unexplained_messages=2), waiver("order-1")))
-    assert not message_evidence(queues_with_timers(invisible=2), exemptions=waived).has_pending_starts
-    assert message_evidence(queues_with_timers(invisible=2), exemptions=waived).waived == 2
-    assert message_evidence(queues_with_timers(invisible=3), exemptions=waived).has_pending_starts
+    waived = Exemptions((), (replace(build_waiver(""), unexplained_messages=2), build_waiver("order-1")))
+    assert not assess_message_evidence(build_queues_with_timers(invisible=2), exemptions=waived).has_pending_starts
+    assert assess_message_evidence(build_queues_with_timers(invisible=2), exemptions=waived).waived == 2
+    assert assess_message_evidence(build_queues_with_timers(invisible=3), exemptions=waived).has_pending_starts
     assert waived.find_waiver("") is None
     assert NO_EXEMPTIONS.waived_messages == 0
 
 
 def test_a_waiver_of_messages_changes_the_key_of_results_and_not_that_of_quiet_periods() -> None:
-    waived = Exemptions((), (replace(waiver(""), unexplained_messages=2),))
+    waived = Exemptions((), (replace(build_waiver(""), unexplained_messages=2),))
     assert waived.key != NO_EXEMPTIONS.key
     assert waived.instances_key == NO_EXEMPTIONS.instances_key
-    assert Exemptions((), (waiver("order-1"),)).instances_key != NO_EXEMPTIONS.instances_key
+    assert Exemptions((), (build_waiver("order-1"),)).instances_key != NO_EXEMPTIONS.instances_key
 
 
 def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> None:
-    first = queue_snapshot(visible_message(MessageKind.OTHER))
+    first = build_queue_snapshot(build_visible_message(MessageKind.OTHER))
     dequeued_again = replace(first, visible=(replace(first.visible[0], dequeue_count=2),))
     signs = [
         compute_queue_digest(first, noon_plus()),
-        compute_queue_digest(queue_snapshot(), noon_plus()),
+        compute_queue_digest(build_queue_snapshot(), noon_plus()),
         compute_queue_digest(dequeued_again, noon_plus()),
         compute_queue_digest(first, noon_plus(1)),
         compute_queue_digest(first, None),
@@ -275,26 +297,30 @@ def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> N
     ]
     assert len(set(signs)) == len(signs)
     assert compute_queue_digest(
-        queue_snapshot(visible_message(), visible_message(instance_id="a")), None
-    ) == compute_queue_digest(queue_snapshot(visible_message(instance_id="a"), visible_message()), None)
+        build_queue_snapshot(build_visible_message(), build_visible_message(instance_id="a")), None
+    ) == compute_queue_digest(
+        build_queue_snapshot(build_visible_message(instance_id="a"), build_visible_message()), None
+    )
 
 
 # What is remembered
 
 
 def test_a_timer_is_remembered_once_and_until_it_has_fired() -> None:
-    known = KnownTimers((pending_timer(10, 1), pending_timer(-61, 2)))
-    assert known.merge_timers([pending_timer(10, 1), pending_timer(30, 3)], noon_plus()) == (
-        pending_timer(10, 1),
-        pending_timer(30, 3),
+    known = KnownTimers((build_pending_timer(10, 1), build_pending_timer(-61, 2)))
+    assert known.merge_timers([build_pending_timer(10, 1), build_pending_timer(30, 3)], noon_plus()) == (
+        build_pending_timer(10, 1),
+        build_pending_timer(30, 3),
     )
     assert seconds(60) == TIMER_LATE_MARGIN
 
 
 def test_only_as_many_timers_are_remembered_as_fit_into_a_row() -> None:
-    few = KnownTimers(tuple(pending_timer(number, number) for number in range(MAX_REMEMBERED_TIMERS)), noon_plus())
+    few = KnownTimers(
+        tuple(build_pending_timer(number, number) for number in range(MAX_REMEMBERED_TIMERS)), noon_plus()
+    )
     assert few.limit_size() is few
-    many = KnownTimers((*few.timers, pending_timer(-1, MAX_REMEMBERED_TIMERS)), noon_plus())
+    many = KnownTimers((*few.timers, build_pending_timer(-1, MAX_REMEMBERED_TIMERS)), noon_plus())
     # A complete read is done anew.
     assert many.limit_size() == KnownTimers()
     # An unfinished one goes on, without the timer that fires first.
@@ -305,8 +331,10 @@ def test_only_as_many_timers_are_remembered_as_fit_into_a_row() -> None:
 def test_the_message_state_is_unchanged_after_it_was_stored_as_json() -> None:
     memory = MessageState(
         "here",
-        KnownTimers((pending_timer(10),), noon_plus(1), '{"NextPartitionKey": "a"}', noon_plus(2), truncated=True),
-        quiet_period(),
+        KnownTimers(
+            (build_pending_timer(10),), noon_plus(1), '{"NextPartitionKey": "a"}', noon_plus(2), truncated=True
+        ),
+        build_quiet_period(),
     )
     stored = TypeAdapter(MessageState)
     assert stored.validate_json(stored.dump_json(memory)) == memory

@@ -25,23 +25,23 @@ from state_api.domain.errors import (
 )
 
 
-def all_errors() -> list[type[StateError]]:
+def list_error_types() -> list[type[StateError]]:
     return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, StateError)]
 
 
-@pytest.mark.parametrize("kind", all_errors())
+@pytest.mark.parametrize("kind", list_error_types())
 def test_an_error_has_a_message_and_details(kind: type[StateError]) -> None:
     error = kind("slot staging is busy", slot="staging")
     assert str(error) == error.message == "slot staging is busy"
     assert error.details == {"slot": "staging"}
 
 
-@pytest.mark.parametrize("kind", all_errors())
+@pytest.mark.parametrize("kind", list_error_types())
 def test_the_code_of_an_error_is_its_name(kind: type[StateError]) -> None:
     assert kind("").code == kind.__name__
 
 
-@pytest.mark.parametrize("kind", all_errors())
+@pytest.mark.parametrize("kind", list_error_types())
 def test_the_module_docstring_lists_every_error(kind: type[StateError]) -> None:
     assert errors.__doc__ is not None
     assert kind.__name__ in errors.__doc__.split()

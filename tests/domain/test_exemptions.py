@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state_api.domain.readiness.exemptions import Exemptions, Waiver
-from tests.domain.builders import noon_plus, waiver
+from tests.domain.builders import build_waiver, noon_plus
 
 FUNCTIONS = st.lists(st.sampled_from(["NightlySync", "Nightly*", "a", "b", "a', 'b", ""]), max_size=4).map(tuple)
 WAIVERS = st.lists(
     st.builds(
-        waiver,
+        build_waiver,
         st.sampled_from(["order-1", "order-2", "a", "b", "a', 'b", ""]),
         st.sampled_from(["v41", "V41", "v42"]),
         st.sampled_from([-1, 0, 0.0000001, 60]),
@@ -21,11 +21,11 @@ WAIVERS = st.lists(
 ).map(tuple)
 
 
-def waivers_in_force(*waivers: Waiver, task_hub: str = "v41", now: float = 0) -> tuple[Waiver, ...]:
+def find_waivers_in_force(*waivers: Waiver, task_hub: str = "v41", now: float = 0) -> tuple[Waiver, ...]:
     return Exemptions.for_task_hub((), waivers, task_hub, noon_plus(now)).waivers
 
 
-def exemptions_key(*functions: str, waivers: tuple[Waiver, ...] = ()) -> str:
+def compute_exemptions_key(*functions: str, waivers: tuple[Waiver, ...] = ()) -> str:
     return Exemptions(functions, waivers).key
 
 
@@ -69,20 +69,20 @@ def test_a_function_without_a_name_is_ignored_only_by_a_pattern_that_matches_eve
 
 @pytest.mark.parametrize(("now", "is_in_force"), [(-60, True), (59.9999999, True), (60, False), (60.0000001, False)])
 def test_a_waiver_is_in_force_until_the_tick_at_which_it_expires(now: float, *, is_in_force: bool) -> None:
-    waived = waiver(expires=60)
-    assert waivers_in_force(waived, now=now) == ((waived,) if is_in_force else ())
+    waived = build_waiver(expires=60)
+    assert find_waivers_in_force(waived, now=now) == ((waived,) if is_in_force else ())
 
 
 @pytest.mark.parametrize(("task_hub", "is_in_force"), [("v41", True), ("V41", True), ("v4", False), ("v411", False)])
 def test_a_waiver_is_in_force_for_its_task_hub_in_any_case_and_for_no_other(
     task_hub: str, *, is_in_force: bool
 ) -> None:
-    waived = waiver(task_hub="v41")
-    assert waivers_in_force(waived, task_hub=task_hub) == ((waived,) if is_in_force else ())
+    waived = build_waiver(task_hub="v41")
+    assert find_waivers_in_force(waived, task_hub=task_hub) == ((waived,) if is_in_force else ())
 
 
 def test_only_waivers_in_force_for_this_task_hub_exempt() -> None:
-    other, expired, lasting = waiver("a", "v42"), waiver("b", expires=0), waiver("c", "V41")
+    other, expired, lasting = build_waiver("a", "v42"), build_waiver("b", expires=0), build_waiver("c", "V41")
     exemptions = Exemptions.for_task_hub(("NightlySync",), [other, expired, lasting], "v41", noon_plus())
     assert exemptions == Exemptions(("NightlySync",), (lasting,))
     assert [exemptions.exempts("ProcessOrder", instance_id) for instance_id in "abc"] == [False, False, True]
@@ -90,13 +90,13 @@ def test_only_waivers_in_force_for_this_task_hub_exempt() -> None:
 
 @pytest.mark.parametrize("instance_id", ["Order-1", "order-1 ", "order-", "order-*", ""])
 def test_a_waiver_is_for_one_instance_id_in_its_exact_spelling(instance_id: str) -> None:
-    assert Exemptions((), (waiver("order-1"),)).find_waiver(instance_id) is None
-    assert Exemptions((), (waiver(instance_id),)).find_waiver("order-1") is None
+    assert Exemptions((), (build_waiver("order-1"),)).find_waiver(instance_id) is None
+    assert Exemptions((), (build_waiver(instance_id),)).find_waiver("order-1") is None
 
 
 def test_the_waiver_of_an_instance_is_found_among_others() -> None:
-    second = waiver("order-2")
-    exemptions = Exemptions((), (waiver("order-1"), second, waiver("order-3")))
+    second = build_waiver("order-2")
+    exemptions = Exemptions((), (build_waiver("order-1"), second, build_waiver("order-3")))
     assert exemptions.find_waiver("order-2") is second
     assert exemptions.exempts("ProcessOrder", "order-2")
     assert not exemptions.ignores("order-2")
@@ -128,13 +128,15 @@ def test_the_key_is_the_same_exactly_if_the_same_functions_and_instances_are_exe
 ) -> None:
     same_functions = set(functions) == set(other_functions)
     same_instances = {waiver.instance_id for waiver in waivers} == {waiver.instance_id for waiver in other_waivers}
-    same_key = exemptions_key(*functions, waivers=waivers) == exemptions_key(*other_functions, waivers=other_waivers)
+    same_key = compute_exemptions_key(*functions, waivers=waivers) == compute_exemptions_key(
+        *other_functions, waivers=other_waivers
+    )
     assert same_key is (same_functions and same_instances)
 
 
 def test_the_key_depends_neither_on_order_nor_on_repetition() -> None:
-    first, other = waiver("order-1"), waiver("order-2")
-    assert exemptions_key("a", "b", waivers=(first, other)) == exemptions_key(
+    first, other = build_waiver("order-1"), build_waiver("order-2")
+    assert compute_exemptions_key("a", "b", waivers=(first, other)) == compute_exemptions_key(
         "b", "a", "b", waivers=(other, first, first)
     )
 
@@ -143,11 +145,11 @@ def test_the_key_distinguishes_functions_from_instances() -> None:
     assert (
         len(
             {
-                exemptions_key(),
-                exemptions_key("a"),
-                exemptions_key(waivers=(waiver("a"),)),
-                exemptions_key("a", "b"),
-                exemptions_key("a', 'b"),
+                compute_exemptions_key(),
+                compute_exemptions_key("a"),
+                compute_exemptions_key(waivers=(build_waiver("a"),)),
+                compute_exemptions_key("a", "b"),
+                compute_exemptions_key("a', 'b"),
             }
         )
         == 5
@@ -155,13 +157,13 @@ def test_the_key_distinguishes_functions_from_instances() -> None:
 
 
 def test_a_renewed_waiver_does_not_change_the_key() -> None:
-    short = waiver()
+    short = build_waiver()
     longer = replace(short, reason="still stuck", by="ben", created_at=noon_plus(60), expires_at=noon_plus(7200))
-    assert exemptions_key(waivers=(short,)) == exemptions_key(waivers=(longer,))
+    assert compute_exemptions_key(waivers=(short,)) == compute_exemptions_key(waivers=(longer,))
 
 
 def test_the_key_changes_when_a_waiver_expires() -> None:
-    expiring = waiver(expires=60)
+    expiring = build_waiver(expires=60)
     assert (
         Exemptions.for_task_hub((), [expiring], "v41", noon_plus(59)).key
         != Exemptions.for_task_hub((), [expiring], "v41", noon_plus(60)).key

@@ -9,13 +9,13 @@ from state_api.domain.releases import staging as releases
 from state_api.domain.task_hubs import lifecycle, observations
 
 
-def all_values() -> list[type]:
+def list_value_types() -> list[type]:
     modules = (evidence, exemptions, messages, policy, reasons, verdict, lifecycle, observations, releases)
     kinds = [kind for module in modules for kind in vars(module).values()]
     return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)
 
 
-@pytest.mark.parametrize("kind", all_values(), ids=lambda kind: str(kind.__name__))
+@pytest.mark.parametrize("kind", list_value_types(), ids=lambda kind: str(kind.__name__))
 def test_a_domain_value_cannot_be_changed_or_get_further_members(kind: type) -> None:
     value: object = object.__new__(kind)
     for name in [field.name for field in dataclasses.fields(kind)]:

@@ -9,17 +9,17 @@ from state_api.domain.readiness.lookups import Batch, BatchAssessment, assess_ba
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import PURGED_REASON
-from tests.domain.builders import NOON, active_instance, observed_instance
+from tests.domain.builders import NOON, build_active_instance, build_observed_instance
 
 BACKEND_ID = "azureStorage at its address"
-ORDER_1 = active_instance("order-1", since=-60)
-OLD_ORDER = active_instance("old-order", since=-601)
-RUNNING = observed_instance("order-1", updated=-30)
-ENDED = observed_instance("order-1", status=RuntimeStatus.COMPLETED, updated=-30)
-EARLIER_RUN = observed_instance("order-1", status=RuntimeStatus.COMPLETED, updated=-90)
+ORDER_1 = build_active_instance("order-1", since=-60)
+OLD_ORDER = build_active_instance("old-order", since=-601)
+RUNNING = build_observed_instance("order-1", updated=-30)
+ENDED = build_observed_instance("order-1", status=RuntimeStatus.COMPLETED, updated=-30)
+EARLIER_RUN = build_observed_instance("order-1", status=RuntimeStatus.COMPLETED, updated=-90)
 
 
-def assess(
+def assess_instances(
     *instances: ActiveInstance,
     observed: Mapping[str, ObservedInstance] | None = None,
     observed_again: Mapping[str, ObservedInstance] | None = None,
@@ -43,12 +43,12 @@ def assess(
     return assess_batch(batch, backend_id=BACKEND_ID, now=NOON)
 
 
-def ended_ids(assessment: BatchAssessment) -> list[str]:
+def list_ended_ids(assessment: BatchAssessment) -> list[str]:
     return [end.instance_id for end in assessment.ended]
 
 
 def test_an_instance_that_the_task_hub_shows_active_has_not_ended() -> None:
-    assessment = assess(ORDER_1, observed={"order-1": RUNNING})
+    assessment = assess_instances(ORDER_1, observed={"order-1": RUNNING})
     assert assessment.is_undecided
     assert [instance.instance_id for instance in assessment.active] == ["order-1"]
     assert assessment.event_instance_found
@@ -56,8 +56,8 @@ def test_an_instance_that_the_task_hub_shows_active_has_not_ended() -> None:
 
 
 def test_an_instance_that_the_task_hub_shows_ended_has_ended() -> None:
-    assessment = assess(ORDER_1, observed={"order-1": ENDED})
-    assert ended_ids(assessment) == ["order-1"]
+    assessment = assess_instances(ORDER_1, observed={"order-1": ENDED})
+    assert list_ended_ids(assessment) == ["order-1"]
     assert not assessment.is_undecided
     assert not assessment.absence_counts
 
@@ -66,7 +66,7 @@ def test_an_instance_that_the_task_hub_shows_ended_has_ended() -> None:
 def test_a_start_without_a_row_is_pending_while_the_control_queues_hold_messages(
     observed: Mapping[str, ObservedInstance],
 ) -> None:
-    assessment = assess(ORDER_1, observed=observed, observed_again=observed, queued_messages=1)
+    assessment = assess_instances(ORDER_1, observed=observed, observed_again=observed, queued_messages=1)
     assert assessment.pending == (ORDER_1,)
     assert not assessment.is_undecided
     assert not assessment.ended
@@ -74,7 +74,7 @@ def test_a_start_without_a_row_is_pending_while_the_control_queues_hold_messages
 
 
 def test_a_start_without_a_row_has_ended_if_the_control_queues_are_empty() -> None:
-    assessment = assess(ORDER_1, queued_messages=0)
+    assessment = assess_instances(ORDER_1, queued_messages=0)
     (end,) = assessment.ended
     assert end.finished is not None
     assert end.finished.reason == PURGED_REASON
@@ -83,22 +83,22 @@ def test_a_start_without_a_row_has_ended_if_the_control_queues_are_empty() -> No
 
 @pytest.mark.parametrize("queued_messages", [0, 1])
 def test_a_row_that_the_second_look_shows_decides(queued_messages: int) -> None:
-    assert assess(ORDER_1, observed_again={"order-1": RUNNING}, queued_messages=queued_messages).is_undecided
-    ended = assess(ORDER_1, observed_again={"order-1": ENDED}, queued_messages=queued_messages)
-    assert ended_ids(ended) == ["order-1"]
+    assert assess_instances(ORDER_1, observed_again={"order-1": RUNNING}, queued_messages=queued_messages).is_undecided
+    ended = assess_instances(ORDER_1, observed_again={"order-1": ENDED}, queued_messages=queued_messages)
+    assert list_ended_ids(ended) == ["order-1"]
     assert not ended.absence_counts
 
 
 def test_without_sight_of_messages_a_recent_start_blocks() -> None:
-    assessment = assess(ORDER_1, sees_messages=False)
+    assessment = assess_instances(ORDER_1, sees_messages=False)
     assert assessment.is_undecided
     assert not assessment.ended
     assert not assessment.pending
 
 
 def test_without_sight_of_messages_an_old_start_has_ended() -> None:
-    assessment = assess(OLD_ORDER, sees_messages=False)
-    assert ended_ids(assessment) == ["old-order"]
+    assessment = assess_instances(OLD_ORDER, sees_messages=False)
+    assert list_ended_ids(assessment) == ["old-order"]
     assert assessment.absence_counts
 
 
@@ -107,15 +107,15 @@ def test_without_sight_of_messages_a_start_that_this_backend_has_confirmed_has_e
     backend_id: str, *, has_ended: bool
 ) -> None:
     start = Started(ORDER_1.started_at, ORDER_1.runtime_status, ORDER_1.function_name, confirmed_backend=backend_id)
-    assessment = assess(ORDER_1, sees_messages=False, recorded_starts={"order-1": start})
+    assessment = assess_instances(ORDER_1, sees_messages=False, recorded_starts={"order-1": start})
     assert bool(assessment.ended) is has_ended
     assert not assessment.absence_counts
 
 
 def test_instances_of_one_batch_are_assessed_one_by_one() -> None:
-    missing = active_instance("order-2", since=-60)
-    assessment = assess(ORDER_1, missing, observed={"order-1": ENDED}, queued_messages=1)
-    assert ended_ids(assessment) == ["order-1"]
+    missing = build_active_instance("order-2", since=-60)
+    assessment = assess_instances(ORDER_1, missing, observed={"order-1": ENDED}, queued_messages=1)
+    assert list_ended_ids(assessment) == ["order-1"]
     assert assessment.pending == (missing,)
     assert not assessment.is_undecided
 
@@ -124,12 +124,12 @@ def test_an_instance_that_only_a_probe_has_reported_does_not_confirm_the_backend
     reported_by_probe = ActiveInstance(
         "order-1", "ProcessOrder", RuntimeStatus.RUNNING, NOON, NOON, EvidenceSource.PROBE
     )
-    assert not assess(reported_by_probe, observed={"order-1": RUNNING}).event_instance_found
+    assert not assess_instances(reported_by_probe, observed={"order-1": RUNNING}).event_instance_found
     assert start_of(reported_by_probe).source is EvidenceSource.PROBE
 
 
 def test_batches_grow_and_cover_every_instance_once() -> None:
-    active = [active_instance(f"order-{number}") for number in range(600)]
+    active = [build_active_instance(f"order-{number}") for number in range(600)]
     position, sizes = 0, []
     while batch := next_batch(active, position):
         assert list(batch) == active[position : position + len(batch)]

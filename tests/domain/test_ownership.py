@@ -22,14 +22,14 @@ from state_api.domain.task_hubs.ownership import (
 )
 from tests.domain.builders import (
     PROVIDER_CONFIG,
+    build_app,
+    build_not_ready_verdict,
+    build_production_slot,
+    build_retired_hub,
+    build_slot,
     noon_plus,
-    not_ready_verdict,
-    production_slot,
-    registered_app,
-    retired_hub,
-    slot,
 )
-from tests.domain.transitions import forget_retired_hubs, register, register_command, stage, stage_command
+from tests.domain.transitions import build_register_command, build_stage_command, forget_retired_hubs, register, stage
 
 TABLES, QUEUES, BLOBS = (f"https://shop.{service}.core.windows.net" for service in ("table", "queue", "blob"))
 NOTHING_EXISTS = ExistingArtifacts((), (TABLES, QUEUES, BLOBS))
@@ -40,13 +40,13 @@ PROOF = OwnershipProof(ProofBasis.ADOPTED, (TABLES, QUEUES), noon_plus(-60))
 
 
 def test_a_claim_on_a_new_name_is_proven_with_basis_addresses_and_time() -> None:
-    transition = stage(registered_app(), stage_command("v42"), existing=NOTHING_EXISTS)
+    transition = stage(build_app(), build_stage_command("v42"), existing=NOTHING_EXISTS)
     assert transition.proof == OwnershipProof(ProofBasis.NEW, (TABLES, QUEUES, BLOBS), noon_plus())
     assert transition.new_hubs == ("v42",)
 
 
 def test_a_name_is_claimed_without_a_proof_if_no_provider_is_asked() -> None:
-    transition = stage(registered_app(), stage_command("v42"))
+    transition = stage(build_app(), build_stage_command("v42"))
     assert (transition.proof, transition.new_hubs) == (None, ("v42",))
 
 
@@ -62,32 +62,36 @@ def test_staging_a_hub_that_exists_at_its_provider_is_refused_with_its_artifacts
     artifacts: list[str], named: str
 ) -> None:
     with pytest.raises(TaskHubAlreadyUsed) as refused:
-        stage(registered_app(), stage_command("v42"), existing=ExistingArtifacts(tuple(artifacts), (TABLES,)))
+        stage(build_app(), build_stage_command("v42"), existing=ExistingArtifacts(tuple(artifacts), (TABLES,)))
     assert f"{named} {TABLES}. " in refused.value.message
     assert refused.value.details == {"taskHub": "v42", "existing": artifacts, "addresses": [TABLES]}
 
 
 def test_force_and_take_over_do_not_stage_a_hub_that_exists_at_its_provider() -> None:
-    command = stage_command("v42", force=True, take_over=True, reason="test")
+    command = build_stage_command("v42", force=True, take_over=True, reason="test")
     with pytest.raises(TaskHubAlreadyUsed):
-        stage(registered_app(), command, existing=ExistingArtifacts(("table v42History",), (TABLES,)))
+        stage(build_app(), command, existing=ExistingArtifacts(("table v42History",), (TABLES,)))
 
 
 def test_staging_is_refused_while_the_provider_is_unavailable() -> None:
     with pytest.raises(TaskHubUnavailable, match="away"):
-        stage(registered_app(), stage_command("v42"), existing=ProviderUnavailable("away", 30))
+        stage(build_app(), build_stage_command("v42"), existing=ProviderUnavailable("away", 30))
 
 
 def test_refusals_that_a_retry_would_not_end_come_before_an_unavailable_provider() -> None:
     with pytest.raises(StagingNotReady):
         stage(
-            registered_app(None, slot("v41")),
-            stage_command("v42"),
-            verdict=not_ready_verdict(),
+            build_app(None, build_slot("v41")),
+            build_stage_command("v42"),
+            verdict=build_not_ready_verdict(),
             existing=ProviderUnavailable("away", 30),
         )
     with pytest.raises(TaskHubInUse):
-        stage(registered_app(production_slot("v42")), stage_command("v42"), existing=ProviderUnavailable("away", 30))
+        stage(
+            build_app(build_production_slot("v42")),
+            build_stage_command("v42"),
+            existing=ProviderUnavailable("away", 30),
+        )
 
 
 @pytest.mark.parametrize(
@@ -96,65 +100,68 @@ def test_refusals_that_a_retry_would_not_end_come_before_an_unavailable_provider
 def test_a_hub_that_the_slot_already_holds_is_staged_again_regardless_of_its_provider(
     existing: ExistingArtifacts | ProviderUnavailable | None,
 ) -> None:
-    app = registered_app(None, slot("v42"))
-    assert is_staged_in_slot(app, stage_command("V42"))
-    transition = stage(app, stage_command("V42"), existing=existing)
+    app = build_app(None, build_slot("v42"))
+    assert is_staged_in_slot(app, build_stage_command("V42"))
+    transition = stage(app, build_stage_command("V42"), existing=existing)
     assert (transition.new_hubs, transition.proof) == ((), None)
 
 
 def test_only_a_hub_that_the_slot_holds_unpromoted_counts_as_staged_in_it() -> None:
-    assert not is_staged_in_slot(registered_app(), stage_command("v42"))
-    assert not is_staged_in_slot(registered_app(None, slot("v41")), stage_command("v42"))
-    assert not is_staged_in_slot(registered_app(None, slot("v42", promoted=True)), stage_command("v42"))
-    assert not is_staged_in_slot(registered_app(None, slot("v42")), stage_command("v42", slot="production"))
+    assert not is_staged_in_slot(build_app(), build_stage_command("v42"))
+    assert not is_staged_in_slot(build_app(None, build_slot("v41")), build_stage_command("v42"))
+    assert not is_staged_in_slot(build_app(None, build_slot("v42", promoted=True)), build_stage_command("v42"))
+    assert not is_staged_in_slot(build_app(None, build_slot("v42")), build_stage_command("v42", slot="production"))
 
 
 # Adoption
 
 
 def test_registering_a_hub_adopts_it_and_is_recorded() -> None:
-    registration = register_command({"production": ("v41", None)}, provider_config=PROVIDER_CONFIG)
-    transition = register(registered_app(), registration, proof=PROOF)
+    registration = build_register_command({"production": ("v41", None)}, provider_config=PROVIDER_CONFIG)
+    transition = register(build_app(), registration, proof=PROOF)
     assert (transition.new_hubs, transition.adopted_hubs, transition.proof) == (("v41",), (), PROOF)
     assert transition.details["adopted"] == {"taskHubs": ["v41"], "addresses": [TABLES, QUEUES]}
 
 
 def test_a_registration_adopts_the_named_hubs_in_slots_and_the_retired_ones() -> None:
-    app = registered_app(production_slot("v41"), retired=(retired_hub("v40"), retired_hub("v39")))
-    registration = register_command({"staging": ("v42", None)}, adopt_task_hubs=("V40", "v41", "v42", "v40"))
+    app = build_app(build_production_slot("v41"), retired=(build_retired_hub("v40"), build_retired_hub("v39")))
+    registration = build_register_command({"staging": ("v42", None)}, adopt_task_hubs=("V40", "v41", "v42", "v40"))
     transition = register(app, registration, proof=PROOF)
     assert (transition.new_hubs, transition.adopted_hubs) == (("v42",), ("v40", "v41"))
     assert transition.details["adopted"]["taskHubs"] == ["v42", "v40", "v41"]
 
 
 def test_an_adoption_alone_is_a_change() -> None:
-    app = registered_app(production_slot("v41"))
-    transition = register(app, register_command(adopt_task_hubs=("v41",)), proof=PROOF)
+    app = build_app(build_production_slot("v41"))
+    transition = register(app, build_register_command(adopt_task_hubs=("v41",)), proof=PROOF)
     assert (transition.changed, transition.app) == (True, app)
 
 
 def test_an_adoption_without_a_provider_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="send taskHubs in the same request"):
-        register(registered_app(production_slot("v41")), register_command(adopt_task_hubs=("v41",)))
+        register(build_app(build_production_slot("v41")), build_register_command(adopt_task_hubs=("v41",)))
 
 
 def test_adopting_a_hub_that_the_app_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="app shop cannot adopt task hub v99"):
-        register(registered_app(production_slot("v41")), register_command(adopt_task_hubs=("v41", "v99")), proof=PROOF)
+        register(
+            build_app(build_production_slot("v41")), build_register_command(adopt_task_hubs=("v41", "v99")), proof=PROOF
+        )
 
 
 def test_a_registration_without_hubs_adopts_nothing() -> None:
-    transition = register(registered_app(production_slot("v41")), register_command({"qa": None}), proof=PROOF)
+    transition = register(build_app(build_production_slot("v41")), build_register_command({"qa": None}), proof=PROOF)
     assert "adopted" not in transition.details
 
 
 def test_a_registration_sets_keeps_or_clears_the_provider() -> None:
-    known = registered_app(provider_config=PROVIDER_CONFIG)
-    assert register_command().resulting_provider_config(known) == PROVIDER_CONFIG
+    known = build_app(provider_config=PROVIDER_CONFIG)
+    assert build_register_command().resulting_provider_config(known) == PROVIDER_CONFIG
     assert (
-        register_command(provider_config=PROVIDER_CONFIG).resulting_provider_config(registered_app()) == PROVIDER_CONFIG
+        build_register_command(provider_config=PROVIDER_CONFIG).resulting_provider_config(build_app())
+        == PROVIDER_CONFIG
     )
-    assert register_command(clear_provider_config=True).resulting_provider_config(known) is None
+    assert build_register_command(clear_provider_config=True).resulting_provider_config(known) is None
 
 
 # What the proof covers
@@ -203,7 +210,7 @@ def test_an_address_has_one_spelling_and_no_secret(url: str, plain: str) -> None
 
 
 def test_forgotten_hubs_that_stay_at_their_provider_are_recorded_as_not_owned() -> None:
-    app = registered_app(retired=(retired_hub("v38"), retired_hub("v39"), retired_hub("v40")))
+    app = build_app(retired=(build_retired_hub("v38"), build_retired_hub("v39"), build_retired_hub("v40")))
     transition = forget_retired_hubs(app, ["v38"], ["V40"])
-    assert transition.app.retired == (retired_hub("v39"),)
+    assert transition.app.retired == (build_retired_hub("v39"),)
     assert transition.details == {"removed": ["v38", "v40"], "notOwned": ["v40"]}

@@ -12,35 +12,35 @@ from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.reasons import WARNING_DESCRIPTIONS, ReasonCode, WarningCode
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
-from tests.domain.builders import AZURE_STORAGE, evidence, noon_plus, probe_result
+from tests.domain.builders import AZURE_STORAGE, build_evidence, build_probe_result, noon_plus
 
 NO_MESSAGES = MessageEvidence(noon_plus(-10))
 
 
-def verdict_on(messages: MessageEvidence | None, *, policy: Policy | None = None, began: float = -10) -> Verdict:
-    probed = replace(probe_result(began=began), messages=messages)
+def assess_messages(messages: MessageEvidence | None, *, policy: Policy | None = None, began: float = -10) -> Verdict:
+    probed = replace(build_probe_result(began=began), messages=messages)
     return assess_readiness(Evidence("v41", provider=AZURE_STORAGE, probe=probed), policy or Policy(), noon_plus())
 
 
-def starts_pending_message(messages: MessageEvidence) -> str:
-    [reason] = verdict_on(messages).reasons
+def get_starts_pending_message(messages: MessageEvidence) -> str:
+    [reason] = assess_messages(messages).reasons
     assert reason.code is ReasonCode.STARTS_PENDING
     return reason.message
 
 
 def test_a_pending_start_blocks_and_counts_as_running() -> None:
-    verdict = verdict_on(replace(NO_MESSAGES, start_count=1, starts=(PendingStart("order-7", "Ship"),)))
+    verdict = assess_messages(replace(NO_MESSAGES, start_count=1, starts=(PendingStart("order-7", "Ship"),)))
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.STARTS_PENDING]
     assert (verdict.ready, verdict.has_running, verdict.active_count) == (False, True, 0)
 
 
 def test_without_pending_starts_nothing_is_running() -> None:
-    verdict = verdict_on(NO_MESSAGES)
+    verdict = assess_messages(NO_MESSAGES)
     assert (verdict.ready, verdict.has_running, verdict.warnings) == (True, False, ())
 
 
 def test_pending_starts_of_a_stale_probe_do_not_block() -> None:
-    verdict = verdict_on(replace(NO_MESSAGES, start_count=1), began=-1000)
+    verdict = assess_messages(replace(NO_MESSAGES, start_count=1), began=-1000)
     assert [reason.code for reason in verdict.reasons] == [ReasonCode.PROBE_STALE]
 
 
@@ -89,7 +89,7 @@ def test_pending_starts_of_a_stale_probe_do_not_block() -> None:
     ],
 )
 def test_the_message_names_the_pending_starts(messages: MessageEvidence, text: str) -> None:
-    assert starts_pending_message(messages) == text
+    assert get_starts_pending_message(messages) == text
 
 
 def test_every_warning_code_is_explained() -> None:
@@ -99,13 +99,13 @@ def test_every_warning_code_is_explained() -> None:
 
 
 def test_a_verdict_by_events_alone_warns() -> None:
-    [warning] = assess_readiness(evidence(), Policy(), noon_plus()).warnings
+    [warning] = assess_readiness(build_evidence(), Policy(), noon_plus()).warnings
     assert warning.code is WarningCode.EVENTS_ONLY
     assert "Configure taskHubs" in warning.message
 
 
 def test_an_empty_slot_has_no_warning() -> None:
-    assert assess_readiness(evidence(None), Policy(), noon_plus()).warnings == ()
+    assert assess_readiness(build_evidence(None), Policy(), noon_plus()).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_an_empty_slot_has_no_warning() -> None:
     [(Policy(), "azureStorage does not show them"), (Policy(ignore_messages=True), "the policy says ignoreMessages")],
 )
 def test_messages_that_were_not_read_are_a_warning(policy: Policy, why: str) -> None:
-    verdict = verdict_on(None, policy=policy)
+    verdict = assess_messages(None, policy=policy)
     [warning] = verdict.warnings
     assert (verdict.ready, warning.code) == (True, WarningCode.MESSAGES_UNSEEN)
     assert why in warning.message
@@ -121,18 +121,18 @@ def test_messages_that_were_not_read_are_a_warning(policy: Policy, why: str) -> 
 
 def test_there_is_no_warning_about_messages_before_the_task_hub_was_read() -> None:
     assert assess_readiness(Evidence("v41", provider=AZURE_STORAGE), Policy(), noon_plus()).warnings == ()
-    failed = probe_result(status=ProbeStatus.FAILED)
+    failed = build_probe_result(status=ProbeStatus.FAILED)
     assert assess_readiness(Evidence("v41", provider=AZURE_STORAGE, probe=failed), Policy(), noon_plus()).warnings == ()
 
 
 def test_a_pending_start_counts_as_blocking() -> None:
-    assert replace(probe_result(), messages=replace(NO_MESSAGES, unexplained_count=1)).found_blocking
-    assert not replace(probe_result(), messages=NO_MESSAGES).found_blocking
+    assert replace(build_probe_result(), messages=replace(NO_MESSAGES, unexplained_count=1)).found_blocking
+    assert not replace(build_probe_result(), messages=NO_MESSAGES).found_blocking
 
 
 def test_a_verdict_on_several_task_hubs_has_the_starts_and_warnings_of_all() -> None:
-    staged = verdict_on(None)
-    prior = verdict_on(replace(NO_MESSAGES, start_count=1))
+    staged = assess_messages(None)
+    prior = assess_messages(replace(NO_MESSAGES, start_count=1))
     both = combine_verdicts(staged, [prior])
     assert (both.has_running, both.ready) == (True, False)
     assert both.warnings == staged.warnings

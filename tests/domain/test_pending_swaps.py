@@ -23,23 +23,23 @@ from tests.domain.builders import (
     BEN,
     CALLER_WITHOUT_RUN,
     RUN_7_URL,
+    build_app,
+    build_production_slot,
+    build_ready_verdict,
+    build_slot,
     noon_plus,
-    production_slot,
-    ready_verdict,
-    registered_app,
-    slot,
 )
 from tests.domain.transitions import (
     abandon,
-    app_with_open_deployment,
     begin_swap,
     begin_swap_of_staged_hub,
+    build_app_with_open_deployment,
+    build_register_command,
+    build_stage_command,
     confirm_swap,
     register,
-    register_command,
     revert_swap,
     stage,
-    stage_command,
     stage_new_hub,
     swap_at_once,
 )
@@ -84,7 +84,7 @@ SWAP_OUTCOMES = {
 def test_a_pending_swap_ends_only_with_a_report_on_that_swap(
     outcome: str, hub: str, slot_name: str, caller: Caller, expected: str | type[StateError]
 ) -> None:
-    before = app_with_open_deployment(ANNA, more_slots={"canary": slot("v43")})
+    before = build_app_with_open_deployment(ANNA, more_slots={"canary": build_slot("v43")})
     pending = begin_swap(before, "v42", noon_plus(60)).app
     if not isinstance(expected, str):
         with pytest.raises(expected):
@@ -115,16 +115,16 @@ def test_a_confirmed_swap_keeps_the_slots_as_they_were_when_it_began() -> None:
 
 
 def test_a_reverted_swap_leaves_the_app_as_it_was_before() -> None:
-    before = app_with_open_deployment(ANNA)
+    before = build_app_with_open_deployment(ANNA)
     reverted = revert_swap(begin_swap(before, "v42", noon_plus(60)).app, "v42").app
     assert reverted == before
     assert reverted.slots["staging"] == Slot("v42", "1.5.0", noon_plus(), promoted=False)
-    assert reverted.slots["production"] == production_slot("v41")
+    assert reverted.slots["production"] == build_production_slot("v41")
     assert reverted.deployment == before.deployment is not None
 
 
 def test_a_reverted_swap_into_an_empty_production_empties_it_again() -> None:
-    before = registered_app(None, slot("v42"))
+    before = build_app(None, build_slot("v42"))
     begun_now = begin_swap(before, "v42", noon_plus())
     assert begun_now.app.slots == {"production": Slot("v42", None, noon_plus(), promoted=True), "staging": None}
     assert begun_now.details["swappedOut"] is None
@@ -136,7 +136,7 @@ def test_a_reverted_swap_into_an_empty_production_empties_it_again() -> None:
 
 
 def test_a_reverted_swap_reopens_the_deployment_of_the_run_that_held_it() -> None:
-    before = app_with_open_deployment(ANNA)
+    before = build_app_with_open_deployment(ANNA)
     reverted = revert_swap(begin_swap(before, "v42", noon_plus(60), caller=BEN).app, "v42").app
     with pytest.raises(DeploymentInProgress):
         stage_new_hub(reverted, "v43", BEN, noon_plus(90))
@@ -150,13 +150,13 @@ def test_a_deployment_can_expire_while_a_swap_is_pending() -> None:
 
 
 def test_a_reverted_swap_does_not_reopen_a_deployment_that_had_expired_before() -> None:
-    pending = begin_swap(app_with_open_deployment(ANNA), "v42", noon_plus(3600)).app
+    pending = begin_swap(build_app_with_open_deployment(ANNA), "v42", noon_plus(3600)).app
     assert revert_swap(pending, "v42").app.deployment is None
 
 
 @pytest.mark.parametrize("caller", [ANNA, CALLER_WITHOUT_RUN])
 def test_a_caller_without_a_run_cannot_repeat_the_beginning_of_a_swap(caller: Caller) -> None:
-    pending = begin_swap(app_with_open_deployment(caller), "v42", noon_plus(60), caller=CALLER_WITHOUT_RUN).app
+    pending = begin_swap(build_app_with_open_deployment(caller), "v42", noon_plus(60), caller=CALLER_WITHOUT_RUN).app
     for again in (CALLER_WITHOUT_RUN, Caller("dora"), ANNA):
         with pytest.raises(SwapPending, match=r"^carla began to swap"):
             begin_swap(pending, "v42", noon_plus(90), caller=again)
@@ -190,19 +190,19 @@ def test_a_late_report_of_done_is_refused_after_the_swap_was_swapped_back() -> N
 
 
 def test_reporting_done_without_beginning_promotes_a_hub_that_was_never_in_production() -> None:
-    assert confirm_swap(app_with_open_deployment(ANNA), "v42", noon_plus(60)) == swap_at_once(
-        app_with_open_deployment(ANNA), "v42", noon_plus(60)
+    assert confirm_swap(build_app_with_open_deployment(ANNA), "v42", noon_plus(60)) == swap_at_once(
+        build_app_with_open_deployment(ANNA), "v42", noon_plus(60)
     )
 
 
 @pytest.mark.parametrize("slot_name", ["production", "canary"])
 def test_reporting_done_for_production_or_an_unknown_slot_is_refused(slot_name: str) -> None:
     with pytest.raises((InvalidRequest, SlotNotFound)):
-        confirm_swap(app_with_open_deployment(ANNA), "v42", noon_plus(60), slot=slot_name)
+        confirm_swap(build_app_with_open_deployment(ANNA), "v42", noon_plus(60), slot=slot_name)
 
 
 def test_reporting_done_for_a_hub_in_production_is_refused_if_the_slot_does_not_exist() -> None:
-    app = swap_at_once(app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
+    app = swap_at_once(build_app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
     assert not confirm_swap(app, "v42", noon_plus(120)).changed
     with pytest.raises(SlotNotFound):
         confirm_swap(app, "v42", noon_plus(120), slot="canary")
@@ -215,11 +215,11 @@ def test_a_confirmed_swap_cannot_be_reverted() -> None:
 
 
 def test_reporting_failed_without_a_pending_swap_changes_nothing_or_is_refused() -> None:
-    assert not revert_swap(app_with_open_deployment(ANNA), "v42").changed
+    assert not revert_swap(build_app_with_open_deployment(ANNA), "v42").changed
     with pytest.raises(SwapMismatch):
-        revert_swap(app_with_open_deployment(ANNA), "v43")
+        revert_swap(build_app_with_open_deployment(ANNA), "v43")
     with pytest.raises(SlotNotFound):
-        revert_swap(app_with_open_deployment(ANNA), "v42", slot="canary")
+        revert_swap(build_app_with_open_deployment(ANNA), "v42", slot="canary")
 
 
 def test_any_run_can_begin_a_reverted_swap_again() -> None:
@@ -259,11 +259,11 @@ def test_nothing_is_staged_while_a_swap_is_pending_not_even_with_force(
     caller: Caller, hub: str, slot_name: str, *, override: bool
 ) -> None:
     app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
-    command = stage_command(
+    command = build_stage_command(
         hub, caller=caller, slot=slot_name, force=override, take_over=override, reason="hotfix" if override else None
     )
     assert not needs_verdict(app, command, noon_plus(120))
-    for verdict in (None, ready_verdict()):
+    for verdict in (None, build_ready_verdict()):
         with pytest.raises(SwapPending):
             stage(app, command, verdict=verdict, now=noon_plus(120))
 
@@ -298,7 +298,7 @@ def test_no_deployment_is_abandoned_in_a_slot_whose_swap_is_pending(hub: str, ca
 
 
 def test_a_deployment_into_another_slot_stays_open_while_a_swap_is_pending_and_can_be_abandoned() -> None:
-    app = stage_new_hub(registered_app(production_slot(), more_slots={"canary": slot("v43")})).app
+    app = stage_new_hub(build_app(build_production_slot(), more_slots={"canary": build_slot("v43")})).app
     pending = begin_swap(app, "v43", noon_plus(60), slot="canary", caller=BEN).app
     assert not stage_new_hub(pending, "v42", ANNA, noon_plus(90)).changed
     abandoned = abandon(pending, "v42", noon_plus(90)).app
@@ -312,11 +312,11 @@ SlotContents = dict[str, tuple[str, str | None] | None]
 def register_slots(
     app: App, slots: SlotContents, policy: Callable[[Policy], Policy] = lambda policy: policy
 ) -> Transition:
-    registration = register_command(slots, update_policy=policy)
+    registration = build_register_command(slots, update_policy=policy)
     return register(
         app,
         registration,
-        verdicts=dict.fromkeys(find_replaced_slots(app, registration), ready_verdict()),
+        verdicts=dict.fromkeys(find_replaced_slots(app, registration), build_ready_verdict()),
         now=noon_plus(120),
     )
 
@@ -337,7 +337,7 @@ def register_slots(
 )
 def test_no_registration_changes_a_slot_while_a_swap_is_pending(slots: SlotContents) -> None:
     app = begin_swap_of_staged_hub(more_slots={"canary": None}).app
-    assert find_replaced_slots(app, register_command(slots)) == ()
+    assert find_replaced_slots(app, build_register_command(slots)) == ()
     with pytest.raises(SwapPending):
         register_slots(app, slots)
 
@@ -359,8 +359,8 @@ def test_a_registration_that_keeps_the_slots_is_allowed_while_a_swap_is_pending(
 
 def test_a_longer_timeout_does_not_reopen_a_deployment_that_expired_while_a_swap_was_pending() -> None:
     policy = Policy(deployment_timeout_minutes=1)
-    pending = begin_swap(app_with_open_deployment(ANNA, policy), "v42", noon_plus(30)).app
-    longer = register_command(update_policy=lambda policy: replace(policy, deployment_timeout_minutes=60))
+    pending = begin_swap(build_app_with_open_deployment(ANNA, policy), "v42", noon_plus(30)).app
+    longer = build_register_command(update_policy=lambda policy: replace(policy, deployment_timeout_minutes=60))
     for now, is_open in ((noon_plus(59), True), (noon_plus(60), False)):
         app = register(pending, longer, now=now).app
         assert (revert_swap(app, "v42").app.get_open_deployment(now) is not None) == is_open

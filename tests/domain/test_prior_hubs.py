@@ -7,22 +7,22 @@ import pytest
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.verdict import Verdict
-from tests.domain.builders import not_ready_verdict, ready_verdict
+from tests.domain.builders import build_not_ready_verdict, build_ready_verdict
 
-VERIFIED = replace(ready_verdict(), assurance=Assurance.VERIFIED)
+VERIFIED = replace(build_ready_verdict(), assurance=Assurance.VERIFIED)
 
 
 def test_a_verdict_without_prior_task_hubs_is_that_of_the_staged_one() -> None:
-    for verdict in (ready_verdict(), not_ready_verdict(), VERIFIED):
+    for verdict in (build_ready_verdict(), build_not_ready_verdict(), VERIFIED):
         assert combine_verdicts(verdict, []) == verdict
 
 
 @pytest.mark.parametrize(
     ("staged", "prior", "expected"),
     [
-        (ready_verdict(), [ready_verdict(), ready_verdict()], True),
-        (ready_verdict(), [ready_verdict(), not_ready_verdict()], False),
-        (not_ready_verdict(), [ready_verdict()], False),
+        (build_ready_verdict(), [build_ready_verdict(), build_ready_verdict()], True),
+        (build_ready_verdict(), [build_ready_verdict(), build_not_ready_verdict()], False),
+        (build_not_ready_verdict(), [build_ready_verdict()], False),
     ],
 )
 def test_a_slot_is_ready_if_all_its_task_hubs_are(staged: Verdict, prior: list[Verdict], *, expected: bool) -> None:
@@ -33,7 +33,7 @@ def test_a_slot_is_ready_if_all_its_task_hubs_are(staged: Verdict, prior: list[V
 
 
 def test_active_instances_are_added_up_and_each_reason_occurs_once() -> None:
-    verdict_on_one = not_ready_verdict()
+    verdict_on_one = build_not_ready_verdict()
     verdict = combine_verdicts(
         verdict_on_one,
         [replace(verdict_on_one, active_count_is_lower_bound=True, ignored_count=3, retry_after_seconds=99)],
@@ -50,5 +50,5 @@ def test_active_instances_are_added_up_and_each_reason_occurs_once() -> None:
 
 def test_a_slot_is_verified_if_all_its_task_hubs_are() -> None:
     assert combine_verdicts(VERIFIED, [VERIFIED]).assurance is Assurance.VERIFIED
-    assert combine_verdicts(VERIFIED, [ready_verdict()]).assurance is Assurance.EVENTS
-    assert combine_verdicts(ready_verdict(), [VERIFIED]).assurance is Assurance.EVENTS
+    assert combine_verdicts(VERIFIED, [build_ready_verdict()]).assurance is Assurance.EVENTS
+    assert combine_verdicts(build_ready_verdict(), [VERIFIED]).assurance is Assurance.EVENTS

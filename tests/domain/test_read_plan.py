@@ -36,16 +36,16 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance
-from tests.domain.builders import NOON, active_instance, noon_plus, observed_instance, probe_result
+from tests.domain.builders import NOON, build_active_instance, build_observed_instance, build_probe_result, noon_plus
 
 KEY = "the key"
 BACKEND_ID = "azureStorage at its address"
 NOTHING_ACTIVE = InstanceActivity()
-ORDER_1 = active_instance("order-1", since=-60)
-ORDER_2 = active_instance("order-2", since=-50)
+ORDER_1 = build_active_instance("order-1", since=-60)
+ORDER_2 = build_active_instance("order-2", since=-50)
 
 
-def requirements(
+def build_requirements(
     mode: VerificationMode = VerificationMode.CACHED,
     *,
     policy: Policy | None = None,
@@ -64,15 +64,17 @@ def requirements(
     )
 
 
-def result(*active: ActiveInstance, began: float = -10, status: ProbeStatus = ProbeStatus.COMPLETE) -> ProbeResult:
-    return replace(probe_result(*active, began=began, status=status), request_key=KEY)
+def build_result(
+    *active: ActiveInstance, began: float = -10, status: ProbeStatus = ProbeStatus.COMPLETE
+) -> ProbeResult:
+    return replace(build_probe_result(*active, began=began, status=status), request_key=KEY)
 
 
-def with_messages(messages: MessageEvidence, began: float = -10) -> ProbeResult:
-    return replace(result(began=began), messages=messages)
+def build_result_with_messages(messages: MessageEvidence, began: float = -10) -> ProbeResult:
+    return replace(build_result(began=began), messages=messages)
 
 
-def scan(*cursors: str, began: float = -10, queues_read: int = 0, pass_number: int = 1) -> Scan:
+def build_scan(*cursors: str, began: float = -10, queues_read: int = 0, pass_number: int = 1) -> Scan:
     return Scan(
         noon_plus(began),
         noon_plus(began),
@@ -84,17 +86,17 @@ def scan(*cursors: str, began: float = -10, queues_read: int = 0, pass_number: i
     )
 
 
-def records(*active: ActiveInstance, last_recorded: float | None = None) -> RecordedState:
+def build_records(*active: ActiveInstance, last_recorded: float | None = None) -> RecordedState:
     recorded_at = None if last_recorded is None else noon_plus(last_recorded)
     return RecordedState(InstanceActivity(active=active, last_recorded_at=recorded_at), seen_before=True)
 
 
-def state(**known: object) -> ReadState:
+def build_state(**known: object) -> ReadState:
     """What is known of a task hub whose records show nothing active, unless the test says otherwise."""
-    return replace(ReadState(requirements(), records=records()), **known)  # type: ignore[arg-type]  # a member's name
+    return replace(ReadState(build_requirements(), records=build_records()), **known)  # type: ignore[arg-type]  # a member's name
 
 
-def batch(
+def build_batch(
     *instances: ActiveInstance,
     observed: Mapping[str, ObservedInstance | None] | None = None,
     sees_messages: bool = True,
@@ -103,189 +105,203 @@ def batch(
     return Batch(instances, observed or dict.fromkeys(instance.instance_id for instance in instances), sees_messages)
 
 
-def done(probe: ProbeResult | None, **outcome: object) -> Done:
+def build_done(probe: ProbeResult | None, **outcome: object) -> Done:
     return Done(replace(ProbeOutcome(KEY, probe), **outcome))  # type: ignore[arg-type]  # a test names the member
 
 
-STALE = result(began=-500)
-FOUND_ACTIVE = result(ORDER_1)
-FOUND_START = with_messages(MessageEvidence(NOON, start_count=1))
-FRESH = requirements(VerificationMode.FRESH)
-WITHOUT_READING = requirements(VerificationMode.NONE)
-LISTING = requirements(for_verdict=False)
-OBSERVED_ORDER_1 = observed_instance("order-1")
+STALE = build_result(began=-500)
+FOUND_ACTIVE = build_result(ORDER_1)
+FOUND_START = build_result_with_messages(MessageEvidence(NOON, start_count=1))
+FRESH = build_requirements(VerificationMode.FRESH)
+WITHOUT_READING = build_requirements(VerificationMode.NONE)
+LISTING = build_requirements(for_verdict=False)
+OBSERVED_ORDER_1 = build_observed_instance("order-1")
 
 THE_NEXT_STEP: dict[str, tuple[ReadState, Step]] = {
-    "the records are read first": (state(records=None), ReadRecords()),
-    "a task hub whose records show nothing active is scanned": (state(), BeginScan()),
+    "the records are read first": (build_state(records=None), ReadRecords()),
+    "a task hub whose records show nothing active is scanned": (build_state(), BeginScan()),
     "a recent result answers without a scan": (
-        state(last_result=result()),
-        done(result(), recorded_state=records()),
+        build_state(last_result=build_result()),
+        build_done(build_result(), recorded_state=build_records()),
     ),
-    "an old result does not answer": (state(last_result=STALE), BeginScan()),
+    "an old result does not answer": (build_state(last_result=STALE), BeginScan()),
     "a result that an event has superseded does not answer": (
-        state(last_result=result(began=-50), records=records(last_recorded=-50)),
+        build_state(last_result=build_result(began=-50), records=build_records(last_recorded=-50)),
         BeginScan(),
     ),
-    "a result that found an active instance does not answer": (state(last_result=FOUND_ACTIVE), BeginScan()),
-    "a result that found a start does not answer": (state(last_result=FOUND_START), BeginScan()),
-    "a failed result does not answer": (state(last_result=result(status=ProbeStatus.FAILED)), BeginScan()),
+    "a result that found an active instance does not answer": (build_state(last_result=FOUND_ACTIVE), BeginScan()),
+    "a result that found a start does not answer": (build_state(last_result=FOUND_START), BeginScan()),
+    "a failed result does not answer": (build_state(last_result=build_result(status=ProbeStatus.FAILED)), BeginScan()),
     "a fresh verdict is not answered by an earlier result": (
-        state(last_result=result(), requirements=FRESH),
+        build_state(last_result=build_result(), requirements=FRESH),
         BeginScan(),
     ),
     "no scan begins within the settle window": (
-        state(records=records(last_recorded=-10)),
-        done(None, recorded_state=records(last_recorded=-10)),
+        build_state(records=build_records(last_recorded=-10)),
+        build_done(None, recorded_state=build_records(last_recorded=-10)),
     ),
     "within the settle window the last result is still reported": (
-        state(last_result=STALE, records=records(last_recorded=-10)),
-        done(STALE, recorded_state=records(last_recorded=-10)),
+        build_state(last_result=STALE, records=build_records(last_recorded=-10)),
+        build_done(STALE, recorded_state=build_records(last_recorded=-10)),
     ),
     "no scan begins at the very moment of the last event": (
-        state(records=records(last_recorded=0), requirements=requirements(policy=Policy(settle_seconds=0))),
-        done(None, recorded_state=records(last_recorded=0)),
+        build_state(
+            records=build_records(last_recorded=0), requirements=build_requirements(policy=Policy(settle_seconds=0))
+        ),
+        build_done(None, recorded_state=build_records(last_recorded=0)),
     ),
-    "a scan begins when the settle window ends": (state(records=records(last_recorded=-30)), BeginScan()),
+    "a scan begins when the settle window ends": (build_state(records=build_records(last_recorded=-30)), BeginScan()),
     "a backend that asked for a pause is not read": (
-        state(last_result=replace(result(status=ProbeStatus.THROTTLED), retry_after_seconds=60), records=None),
-        done(replace(result(status=ProbeStatus.THROTTLED), retry_after_seconds=60)),
+        build_state(
+            last_result=replace(build_result(status=ProbeStatus.THROTTLED), retry_after_seconds=60), records=None
+        ),
+        build_done(replace(build_result(status=ProbeStatus.THROTTLED), retry_after_seconds=60)),
     ),
     "a backend is read again after the pause": (
-        state(last_result=replace(result(status=ProbeStatus.THROTTLED), retry_after_seconds=10), records=None),
+        build_state(
+            last_result=replace(build_result(status=ProbeStatus.THROTTLED), retry_after_seconds=10), records=None
+        ),
         ReadRecords(),
     ),
     "a failure ends the read": (
-        state(failure=result(status=ProbeStatus.DENIED)),
-        done(result(status=ProbeStatus.DENIED)),
+        build_state(failure=build_result(status=ProbeStatus.DENIED)),
+        build_done(build_result(status=ProbeStatus.DENIED)),
     ),
     # Without reading
     "verify=none reports the last result without reading the records": (
-        state(requirements=WITHOUT_READING, last_result=STALE, records=None),
-        done(STALE),
+        build_state(requirements=WITHOUT_READING, last_result=STALE, records=None),
+        build_done(STALE),
     ),
     "verify=none does not report active instances of the last result": (
-        state(requirements=WITHOUT_READING, last_result=FOUND_ACTIVE, records=None),
-        done(None),
+        build_state(requirements=WITHOUT_READING, last_result=FOUND_ACTIVE, records=None),
+        build_done(None),
     ),
     "verify=none reports pending starts of the last result": (
-        state(requirements=WITHOUT_READING, last_result=FOUND_START, records=None),
-        done(FOUND_START),
+        build_state(requirements=WITHOUT_READING, last_result=FOUND_START, records=None),
+        build_done(FOUND_START),
     ),
     "verify=none reads the records where a scan waits to be resumed": (
-        state(requirements=WITHOUT_READING, stored_scan=scan("a"), records=None),
+        build_state(requirements=WITHOUT_READING, stored_scan=build_scan("a"), records=None),
         ReadRecords(),
     ),
     "verify=none prefers a valid result to a scan that waits": (
-        state(requirements=WITHOUT_READING, stored_scan=scan("a"), last_result=result()),
-        done(result(), recorded_state=records()),
+        build_state(requirements=WITHOUT_READING, stored_scan=build_scan("a"), last_result=build_result()),
+        build_done(build_result(), recorded_state=build_records()),
     ),
     "verify=none reports how far a scan has come that waits": (
-        state(requirements=WITHOUT_READING, stored_scan=scan("a")),
-        done(scan("a").to_incomplete_result("azureStorage", NOON), recorded_state=records()),
+        build_state(requirements=WITHOUT_READING, stored_scan=build_scan("a")),
+        build_done(build_scan("a").to_incomplete_result("azureStorage", NOON), recorded_state=build_records()),
     ),
     # Look-ups
     "active instances are looked up before anything is scanned": (
-        state(records=records(ORDER_1, ORDER_2)),
+        build_state(records=build_records(ORDER_1, ORDER_2)),
         LookUp((ORDER_1, ORDER_2)),
     ),
     "the next batch follows the one before": (
-        state(records=records(*[active_instance(f"order-{number}") for number in range(20)]), position=16),
-        LookUp(tuple(active_instance(f"order-{number}") for number in range(16, 20))),
+        build_state(
+            records=build_records(*[build_active_instance(f"order-{number}") for number in range(20)]), position=16
+        ),
+        LookUp(tuple(build_active_instance(f"order-{number}") for number in range(16, 20))),
     ),
     "messages are counted before a missing start is looked up again": (
-        state(records=records(ORDER_1), batch=batch(ORDER_1)),
+        build_state(records=build_records(ORDER_1), batch=build_batch(ORDER_1)),
         CountMessages(),
     ),
     "a missing start is looked up again after messages are counted": (
-        state(records=records(ORDER_1), batch=replace(batch(ORDER_1), queued_messages=0)),
+        build_state(records=build_records(ORDER_1), batch=replace(build_batch(ORDER_1), queued_messages=0)),
         LookUp((ORDER_1,), again=True),
     ),
     "messages are not counted where they cannot be seen": (
-        state(records=records(ORDER_1), batch=batch(ORDER_1, sees_messages=False)),
+        build_state(records=build_records(ORDER_1), batch=build_batch(ORDER_1, sees_messages=False)),
         LookUp((ORDER_1,), again=True),
     ),
     "instances that the task hub shows are assessed after one look": (
-        state(records=records(ORDER_1), batch=batch(ORDER_1, observed={"order-1": OBSERVED_ORDER_1})),
+        build_state(records=build_records(ORDER_1), batch=build_batch(ORDER_1, observed={"order-1": OBSERVED_ORDER_1})),
         Correct(ended=(), is_undecided=True, event_instance_found=True),
     ),
     "look-ups end with the instances that are still active": (
-        state(records=records(ORDER_1), active_instances=(ORDER_1,)),
-        done(None, active_instance_seen=True, looked_up_instances=(ORDER_1,), recorded_state=records(ORDER_1)),
+        build_state(records=build_records(ORDER_1), active_instances=(ORDER_1,)),
+        build_done(
+            None, active_instance_seen=True, looked_up_instances=(ORDER_1,), recorded_state=build_records(ORDER_1)
+        ),
     ),
     "look-ups that are in doubt end without an active instance": (
-        state(records=records(ORDER_1), active_instances=()),
-        done(None, recorded_state=records(ORDER_1)),
+        build_state(records=build_records(ORDER_1), active_instances=()),
+        build_done(None, recorded_state=build_records(ORDER_1)),
     ),
     "records that a look-up has corrected are read again for the verdict": (
-        state(records=records(ORDER_1), active_instances=(ORDER_1,), has_corrected=True),
-        done(None, active_instance_seen=True, looked_up_instances=(ORDER_1,)),
+        build_state(records=build_records(ORDER_1), active_instances=(ORDER_1,), has_corrected=True),
+        build_done(None, active_instance_seen=True, looked_up_instances=(ORDER_1,)),
     ),
     "unconfirmed starts need a scan, although there is a recent result": (
-        state(records=records(ORDER_1), unconfirmed_starts=(ORDER_1,), last_result=result()),
+        build_state(records=build_records(ORDER_1), unconfirmed_starts=(ORDER_1,), last_result=build_result()),
         BeginScan(),
     ),
     # Scans
     "the control queues are read after the scan has begun and before its first pass": (
-        state(scan=scan("a", "b")),
+        build_state(scan=build_scan("a", "b")),
         ReadMessages(),
     ),
-    "a pass follows the control queues": (state(scan=scan("a", "b", queues_read=1)), ReadPass(("a", "b"))),
+    "a pass follows the control queues": (build_state(scan=build_scan("a", "b", queues_read=1)), ReadPass(("a", "b"))),
     "the control queues are read again before the next pass": (
-        state(scan=scan("again", queues_read=1, pass_number=2)),
+        build_state(scan=build_scan("again", queues_read=1, pass_number=2)),
         ReadMessages(),
     ),
-    "a scan ends with its result": (state(scan_result=result()), done(result())),
+    "a scan ends with its result": (build_state(scan_result=build_result()), build_done(build_result())),
     "unconfirmed starts are closed after a complete scan without pending starts": (
-        state(scan_result=result(), unconfirmed_starts=(ORDER_1,)),
+        build_state(scan_result=build_result(), unconfirmed_starts=(ORDER_1,)),
         Correct(ended=(), absence_counts=True),
     ),
     "unconfirmed starts stay after an incomplete scan": (
-        state(scan_result=result(status=ProbeStatus.INCOMPLETE), unconfirmed_starts=(ORDER_1,)),
-        done(result(status=ProbeStatus.INCOMPLETE)),
+        build_state(scan_result=build_result(status=ProbeStatus.INCOMPLETE), unconfirmed_starts=(ORDER_1,)),
+        build_done(build_result(status=ProbeStatus.INCOMPLETE)),
     ),
     "unconfirmed starts stay while something is active": (
-        state(scan_result=FOUND_ACTIVE, unconfirmed_starts=(ORDER_1,)),
-        done(FOUND_ACTIVE),
+        build_state(scan_result=FOUND_ACTIVE, unconfirmed_starts=(ORDER_1,)),
+        build_done(FOUND_ACTIVE),
     ),
     "unconfirmed starts stay while a start is pending": (
-        state(scan_result=FOUND_START, unconfirmed_starts=(ORDER_1,)),
-        done(FOUND_START),
+        build_state(scan_result=FOUND_START, unconfirmed_starts=(ORDER_1,)),
+        build_done(FOUND_START),
     ),
     "unconfirmed starts stay while messages are only waived": (
-        state(scan_result=with_messages(MessageEvidence(NOON, waived=1)), unconfirmed_starts=(ORDER_1,)),
-        done(with_messages(MessageEvidence(NOON, waived=1))),
+        build_state(
+            scan_result=build_result_with_messages(MessageEvidence(NOON, waived=1)), unconfirmed_starts=(ORDER_1,)
+        ),
+        build_done(build_result_with_messages(MessageEvidence(NOON, waived=1))),
     ),
     "unconfirmed starts are closed after messages that block nothing": (
-        state(scan_result=with_messages(MessageEvidence(NOON, visible=1)), unconfirmed_starts=(ORDER_1,)),
+        build_state(
+            scan_result=build_result_with_messages(MessageEvidence(NOON, visible=1)), unconfirmed_starts=(ORDER_1,)
+        ),
         Correct(ended=(), absence_counts=True),
     ),
     # Lists of what is active
-    "a list needs no look-ups": (state(requirements=LISTING, records=records(ORDER_1)), BeginScan()),
+    "a list needs no look-ups": (build_state(requirements=LISTING, records=build_records(ORDER_1)), BeginScan()),
     "a list does not wait for the settle window": (
-        state(requirements=LISTING, records=records(last_recorded=-1)),
+        build_state(requirements=LISTING, records=build_records(last_recorded=-1)),
         BeginScan(),
     ),
     "a list is answered by a recent result, even if that found active instances": (
-        state(requirements=LISTING, last_result=FOUND_ACTIVE, records=records(last_recorded=-1)),
-        done(FOUND_ACTIVE),
+        build_state(requirements=LISTING, last_result=FOUND_ACTIVE, records=build_records(last_recorded=-1)),
+        build_done(FOUND_ACTIVE),
     ),
     "a fresh list is not answered by an earlier result": (
-        state(requirements=replace(LISTING, mode=VerificationMode.FRESH), last_result=result()),
+        build_state(requirements=replace(LISTING, mode=VerificationMode.FRESH), last_result=build_result()),
         BeginScan(),
     ),
-    "a list is not answered by an old result": (state(requirements=LISTING, last_result=STALE), BeginScan()),
+    "a list is not answered by an old result": (build_state(requirements=LISTING, last_result=STALE), BeginScan()),
 }
 
 
-def without_instances(step: Step) -> Step:
+def remove_looked_up_instances(step: Step) -> Step:
     """The step without the instances that a look-up has shown; tests/domain/test_lookups.py is about those."""
     return replace(step, ended=(), active=()) if isinstance(step, Correct) else step
 
 
 @pytest.mark.parametrize(("known", "step"), THE_NEXT_STEP.values(), ids=THE_NEXT_STEP)
 def test_the_next_step(known: ReadState, step: Step) -> None:
-    assert without_instances(plan_read(known, NOON)) == step
+    assert remove_looked_up_instances(plan_read(known, NOON)) == step
 
 
 # Outcomes that are fed back
@@ -309,38 +325,40 @@ def look_up_batch(
     return known.after_correction(step, all_recorded=True)
 
 
-ENDED = observed_instance("order-1", status=RuntimeStatus.COMPLETED, updated=-1)
+ENDED = build_observed_instance("order-1", status=RuntimeStatus.COMPLETED, updated=-1)
 
 
 def test_records_are_read_again_after_the_last_batch() -> None:
-    known = look_up_batch(state(records=records(ORDER_1)), {"order-1": ENDED})
+    known = look_up_batch(build_state(records=build_records(ORDER_1)), {"order-1": ENDED})
     assert plan_read(known, NOON) == ReadRecords()
     assert known.has_corrected
-    known = known.after_records(records())
+    known = known.after_records(build_records())
     assert plan_read(known, NOON) == BeginScan()
 
 
 def test_the_next_batch_is_looked_up_before_records_are_read_again() -> None:
-    many = [active_instance(f"order-{number}", since=-60) for number in range(17)]
+    many = [build_active_instance(f"order-{number}", since=-60) for number in range(17)]
     observed_ends = {instance.instance_id: replace(ENDED, instance_id=instance.instance_id) for instance in many}
-    known = look_up_batch(state(records=records(*many)), observed_ends)
+    known = look_up_batch(build_state(records=build_records(*many)), observed_ends)
     assert plan_read(known, NOON) == LookUp((many[16],))
 
 
 def test_a_start_that_may_be_a_message_waits_for_a_scan() -> None:
-    known = look_up_batch(state(records=records(ORDER_1)), {})
+    known = look_up_batch(build_state(records=build_records(ORDER_1)), {})
     assert known.unconfirmed_starts == (ORDER_1,)
-    assert plan_read(known.after_records(records(ORDER_1)), NOON) == BeginScan()
+    assert plan_read(known.after_records(build_records(ORDER_1)), NOON) == BeginScan()
 
 
 def test_a_start_that_is_no_message_has_ended() -> None:
-    known = look_up_batch(state(records=records(ORDER_1)), {}, queued_messages=0)
+    known = look_up_batch(build_state(records=build_records(ORDER_1)), {}, queued_messages=0)
     assert known.unconfirmed_starts == ()
     assert known.has_corrected
 
 
 def test_an_active_instance_ends_the_look_ups() -> None:
-    known = look_up_batch(state(records=records(ORDER_1, ORDER_2)), {"order-1": ENDED, "order-2": OBSERVED_ORDER_1})
+    known = look_up_batch(
+        build_state(records=build_records(ORDER_1, ORDER_2)), {"order-1": ENDED, "order-2": OBSERVED_ORDER_1}
+    )
     step = plan_read(known, NOON)
     assert isinstance(step, Done)
     assert step.outcome.active_instance_seen
@@ -348,14 +366,19 @@ def test_an_active_instance_ends_the_look_ups() -> None:
 
 
 def test_an_end_that_the_storage_does_not_record_keeps_its_instance_blocking() -> None:
-    known = state(records=records(ORDER_1), batch=batch(ORDER_1, observed={"order-1": ENDED}))
+    known = build_state(records=build_records(ORDER_1), batch=build_batch(ORDER_1, observed={"order-1": ENDED}))
     step = plan_read(known, NOON)
     assert isinstance(step, Correct)
     assert isinstance(plan_read(known.after_correction(step, all_recorded=False), NOON), Done)
 
 
-def closing_unconfirmed_starts(*, all_recorded: bool) -> ReadState:
-    known = state(scan_result=result(), unconfirmed_starts=(ORDER_1,), records=records(ORDER_1), last_result=result())
+def close_unconfirmed_starts(*, all_recorded: bool) -> ReadState:
+    known = build_state(
+        scan_result=build_result(),
+        unconfirmed_starts=(ORDER_1,),
+        records=build_records(ORDER_1),
+        last_result=build_result(),
+    )
     step = plan_read(known, NOON)
     assert isinstance(step, Correct)
     assert [end.instance_id for end in step.ended] == ["order-1"]
@@ -364,18 +387,18 @@ def closing_unconfirmed_starts(*, all_recorded: bool) -> ReadState:
 
 def test_the_task_hub_is_scanned_again_after_unconfirmed_starts_were_closed() -> None:
     """Such a start may have started another orchestration before it ended."""
-    known = closing_unconfirmed_starts(all_recorded=True)
+    known = close_unconfirmed_starts(all_recorded=True)
     assert plan_read(known, NOON) == ReadRecords()
-    assert plan_read(known.after_records(records()), NOON) == BeginScan()
+    assert plan_read(known.after_records(build_records()), NOON) == BeginScan()
 
 
 def test_a_read_ends_where_unconfirmed_starts_cannot_be_closed() -> None:
-    assert plan_read(closing_unconfirmed_starts(all_recorded=False), NOON) == done(result())
+    assert plan_read(close_unconfirmed_starts(all_recorded=False), NOON) == build_done(build_result())
 
 
 def test_a_scan_that_has_ended_is_not_continued() -> None:
-    known = state(scan=scan("a")).after_scan(result())
-    assert plan_read(known, NOON) == done(result())
+    known = build_state(scan=build_scan("a")).after_scan(build_result())
+    assert plan_read(known, NOON) == build_done(build_result())
 
 
 # Which results answer
@@ -383,13 +406,13 @@ def test_a_scan_that_has_ended_is_not_continued() -> None:
 
 @pytest.mark.parametrize(("ended", "waits"), [(-59, True), (-60, False), (-61, False)])
 def test_a_pause_counts_from_the_end_of_the_probe(ended: float, *, waits: bool) -> None:
-    paused = replace(result(began=-100), retry_after_seconds=60, ended_at=noon_plus(ended))
+    paused = replace(build_result(began=-100), retry_after_seconds=60, ended_at=noon_plus(ended))
     assert must_wait(paused, NOON) is waits
 
 
 @pytest.mark.parametrize(("began", "is_fresh"), [(1, True), (0.9, False), (-10, False)])
 def test_a_fresh_result_began_a_second_after_the_request(began: float, *, is_fresh: bool) -> None:
-    assert is_fresh_enough(result(began=began), FRESH) is is_fresh
+    assert is_fresh_enough(build_result(began=began), FRESH) is is_fresh
 
 
 @pytest.mark.parametrize(
@@ -400,12 +423,12 @@ def test_a_large_task_hub_is_fresh_if_its_scan_ended_after_the_request(
     *, resumed: bool, read_seconds: int, ended: float | None, is_fresh: bool
 ) -> None:
     ended_at = None if ended is None else noon_plus(ended)
-    large = replace(result(), resumed=resumed, read_seconds=read_seconds, ended_at=ended_at)
+    large = replace(build_result(), resumed=resumed, read_seconds=read_seconds, ended_at=ended_at)
     assert is_fresh_enough(large, FRESH) is is_fresh
 
 
 def test_a_result_under_another_key_does_not_answer() -> None:
-    assert not answers(replace(result(), request_key="another key"), requirements(), NOTHING_ACTIVE, NOON)
+    assert not answers(replace(build_result(), request_key="another key"), build_requirements(), NOTHING_ACTIVE, NOON)
 
 
 @pytest.mark.parametrize(
@@ -422,29 +445,31 @@ def test_a_result_under_another_key_does_not_answer() -> None:
 def test_a_scan_is_resumed_while_it_can_still_answer(
     mode: VerificationMode, began: float, read_seconds: float, *, resumes: bool
 ) -> None:
-    waiting = scan("a", began=began)
+    waiting = build_scan("a", began=began)
     waiting.read_seconds = read_seconds
-    assert can_resume(waiting, requirements(mode), NOTHING_ACTIVE, Instant(NOON + seconds(2))) is resumes
+    assert can_resume(waiting, build_requirements(mode), NOTHING_ACTIVE, Instant(NOON + seconds(2))) is resumes
 
 
 def test_a_scan_under_another_key_is_not_resumed() -> None:
-    assert not can_resume(replace(scan("a"), request_key="another key"), requirements(), NOTHING_ACTIVE, NOON)
+    assert not can_resume(
+        replace(build_scan("a"), request_key="another key"), build_requirements(), NOTHING_ACTIVE, NOON
+    )
 
 
 def test_a_scan_that_the_records_supersede_is_resumed_only_for_a_list() -> None:
     superseding = InstanceActivity(last_recorded_at=NOON)
-    assert not can_resume(scan("a"), requirements(), superseding, NOON)
-    assert can_resume(scan("a"), LISTING, superseding, NOON)
+    assert not can_resume(build_scan("a"), build_requirements(), superseding, NOON)
+    assert can_resume(build_scan("a"), LISTING, superseding, NOON)
 
 
 @pytest.mark.parametrize("status", ProbeStatus)
 def test_an_incomplete_result_is_stored_only_if_it_found_something(status: ProbeStatus) -> None:
-    assert replaces_last_result(result(status=status)) is (status is not ProbeStatus.INCOMPLETE)
-    assert replaces_last_result(result(ORDER_1, status=status))
+    assert replaces_last_result(build_result(status=status)) is (status is not ProbeStatus.INCOMPLETE)
+    assert replaces_last_result(build_result(ORDER_1, status=status))
 
 
 def test_the_second_look_counts_a_start_only_as_the_records_held_it_before() -> None:
-    known = state(records=records(ORDER_1), batch=batch(ORDER_1, sees_messages=False))
+    known = build_state(records=build_records(ORDER_1), batch=build_batch(ORDER_1, sees_messages=False))
     confirmed = replace(start_of(ORDER_1), confirmed_backend=BACKEND_ID)
     step = plan_read(known.after_second_lookup({"order-1": None}, {"order-1": confirmed}), NOON)
     assert isinstance(step, Correct)

@@ -17,8 +17,14 @@ from state_api.domain.releases import refusals
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.staging import StageEvidence, stage_task_hub
 from state_api.domain.task_hubs.ownership import ProviderUnavailable
-from tests.domain.builders import noon_plus, not_ready_verdict, production_slot, ready_verdict, registered_app
-from tests.domain.transitions import stage_command
+from tests.domain.builders import (
+    build_app,
+    build_not_ready_verdict,
+    build_production_slot,
+    build_ready_verdict,
+    noon_plus,
+)
+from tests.domain.transitions import build_stage_command
 
 
 def test_a_refusal_becomes_an_error_with_the_same_message_and_facts() -> None:
@@ -28,8 +34,8 @@ def test_a_refusal_becomes_an_error_with_the_same_message_and_facts() -> None:
 
 
 def test_a_transition_returns_its_refusal_and_raises_nothing() -> None:
-    app, command = registered_app(production_slot("v41")), stage_command("v41")
-    result = stage_task_hub(app, command, StageEvidence(ready_verdict()), noon_plus())
+    app, command = build_app(build_production_slot("v41")), build_stage_command("v41")
+    result = stage_task_hub(app, command, StageEvidence(build_ready_verdict()), noon_plus())
     assert result == refusals.task_hub_in_use("shop", "production", "v41")
 
 
@@ -63,7 +69,7 @@ def test_a_provider_that_cannot_be_asked_sets_when_to_retry() -> None:
 
 
 def test_a_task_hub_that_has_not_drained_keeps_its_records_for_the_reasons_of_its_verdict() -> None:
-    refusal = refusals.task_hub_not_drained("v41", not_ready_verdict())
+    refusal = refusals.task_hub_not_drained("v41", build_not_ready_verdict())
     assert "1 orchestration instance is active on task hub v41" in refusal.message
     assert (refusal.details["hasRunning"], refusal.details["activeCount"]) == (True, 1)
     assert refusal.details["reasons"][0]["code"] == "InstancesActive"

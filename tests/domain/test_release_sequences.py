@@ -14,20 +14,20 @@ from state_api.domain.releases.apps import App, Caller, Transition
 from state_api.domain.releases.checks import find_blocking_deployment
 from state_api.domain.releases.registration import find_replaced_slots
 from state_api.domain.releases.staging import needs_verdict
-from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, not_ready_verdict, ready_verdict
+from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, build_not_ready_verdict, build_ready_verdict
 from tests.domain.transitions import (
     abandon,
     begin_swap,
+    build_register_command,
+    build_stage_command,
     forget_retired_hubs,
     register,
-    register_command,
     revert_swap,
     stage,
-    stage_command,
     swap_at_once,
 )
 
-READY, NOT_READY = ready_verdict(), not_ready_verdict()
+READY, NOT_READY = build_ready_verdict(), build_not_ready_verdict()
 
 HUBS = st.sampled_from(["v41", "v42", "v43", "v44", "v45", "V41", "V45"])
 SLOTS = st.sampled_from(["staging", "Staging", "canary", "production"])
@@ -77,7 +77,7 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, verdict=VERDICTS, override=OVERRIDES)
     def post_staging(self, hub: str, slot: str, caller: Caller, verdict: Verdict, override: str) -> None:
-        command = stage_command(
+        command = build_stage_command(
             hub,
             caller=caller,
             slot=slot,
@@ -163,7 +163,7 @@ class TransitionSequences(RuleBasedStateMachine):
     )
     def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
         before, now = self.app, self.now
-        registration = register_command(slots)
+        registration = build_register_command(slots)
         verdicts = dict.fromkeys(find_replaced_slots(before, registration), verdict)
         used = frozenset(self.ever_in_slot)
         if self.attempt(lambda: register(before, registration, verdicts=verdicts, used_hub_keys=used, now=now)):

@@ -20,7 +20,7 @@ from state_api.domain.readiness.policy import Assurance, Policy
 from state_api.domain.readiness.reasons import ReasonCode
 from state_api.domain.readiness.verdict import assess_readiness
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
-from tests.domain.builders import NOON, noon_plus, waiver
+from tests.domain.builders import NOON, build_waiver, noon_plus
 
 OFFSETS = st.integers(-4000, 4000).map(lambda tenths: noon_plus(tenths / 10))
 RECENT_TIMES = st.sampled_from([-301, -300, -120, -60, -60.0000001, -30, -1, 0, 1]).map(noon_plus)
@@ -32,36 +32,36 @@ ALWAYS, NEVER = st.just(value=True), st.just(value=False)
 Value = TypeVar("Value")
 
 
-def rarely(rare: st.SearchStrategy[Value], usual: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
+def mix_rarely(rare: st.SearchStrategy[Value], usual: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
     """The first in one of four examples, so that conditions that prevent Ready are not always present."""
     return st.sampled_from([False, False, False, True]).flatmap(lambda is_rare: rare if is_rare else usual)
 
 
-def active_instance_at(number: int, function_name: str, started_at: Instant) -> ActiveInstance:
+def build_active_instance(number: int, function_name: str, started_at: Instant) -> ActiveInstance:
     return ActiveInstance(
         f"order-{number}", function_name, RuntimeStatus.RUNNING, started_at, started_at, EvidenceSource.EVENT
     )
 
 
 ACTIVE = st.lists(
-    st.builds(active_instance_at, st.integers(0, 5), st.sampled_from(FUNCTIONS), OFFSETS),
+    st.builds(build_active_instance, st.integers(0, 5), st.sampled_from(FUNCTIONS), OFFSETS),
     max_size=3,
     unique_by=lambda instance: instance.instance_id,
 ).map(tuple)
 FEW_ACTIVE = ACTIVE | st.just(())
 
 
-CORRECTION_EPOCHS = rarely(st.just("another"), st.just(""))
+CORRECTION_EPOCHS = mix_rarely(st.just("another"), st.just(""))
 
 
 @st.composite
-def any_activity(draw: st.DrawFn) -> InstanceActivity:
+def draw_activity(draw: st.DrawFn) -> InstanceActivity:
     """Recorded activity, a part of which was waived when it was read."""
     instances = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(instances)))
     return InstanceActivity(
         active=instances[waived:],
-        has_more=draw(rarely(st.booleans(), NEVER)),
+        has_more=draw(mix_rarely(st.booleans(), NEVER)),
         ignored_count=draw(st.integers(0, 3)),
         last_event_at=draw(st.none() | OFFSETS),
         last_recorded_at=draw(st.none() | RECENT_TIMES),
@@ -71,7 +71,7 @@ def any_activity(draw: st.DrawFn) -> InstanceActivity:
 
 
 @st.composite
-def any_probe_result(draw: st.DrawFn) -> ProbeResult:
+def draw_probe_result(draw: st.DrawFn) -> ProbeResult:
     """The result of a probe, a part of which was waived when it began."""
     instances = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(instances)))
@@ -85,7 +85,7 @@ RESULTS = st.builds(
     began_at=RECENT_TIMES,
     scanned=st.integers(0, 5000),
     read_seconds=st.integers(0, 400),
-    unlisted_count=rarely(st.sampled_from([1, 300]), st.just(0)),
+    unlisted_count=mix_rarely(st.sampled_from([1, 300]), st.just(0)),
     ignored_count=st.integers(0, 3),
     retry_after_seconds=st.none() | st.integers(0, 1000),
     correction_epoch=CORRECTION_EPOCHS,
@@ -106,19 +106,19 @@ POLICIES = st.builds(
     missing_task_hub_is_drained=st.booleans(),
 )
 WAIVERS = st.builds(
-    lambda number, expires: waiver(f"order-{number}", expires=expires),
+    lambda number, expires: build_waiver(f"order-{number}", expires=expires),
     st.integers(0, 5),
     st.sampled_from([-60, 0, 0.0000001, 60, 3600, 86_400]),
 )
 EVIDENCE = st.builds(
     Evidence,
     task_hub=st.just("v41"),
-    activity=any_activity(),
-    provider=rarely(st.none(), st.just("azureStorage")),
-    probe=rarely(st.none(), any_probe_result()),
-    deployment=rarely(DEPLOYMENTS, st.none()),
+    activity=draw_activity(),
+    provider=mix_rarely(st.none(), st.just("azureStorage")),
+    probe=mix_rarely(st.none(), draw_probe_result()),
+    deployment=mix_rarely(DEPLOYMENTS, st.none()),
     waivers=st.lists(WAIVERS, max_size=6, unique_by=lambda waiver: waiver.instance_id).map(tuple),
-    seen_before=rarely(ALWAYS, NEVER),
+    seen_before=mix_rarely(ALWAYS, NEVER),
 )
 
 REASONS_TO_PROBE_AGAIN = {ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE}
@@ -131,7 +131,7 @@ PROBE_REASONS = REASONS_TO_PROBE_AGAIN | {
 }
 
 
-def probe_is_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> bool:
+def is_probe_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> bool:
     """Whether the probe is still valid at noon."""
     recorded = evidence.activity.last_recorded_at
     young = 0 <= NOON - probe.began_at < seconds(policy.freshness_seconds)
@@ -144,35 +144,35 @@ def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
     probe = evidence.probe
     if evidence.provider is None or probe is None or probe.status is not ProbeStatus.MISSING:
         return False
-    return policy.missing_task_hub_is_drained and not evidence.seen_before and probe_is_current(probe, evidence, policy)
+    return policy.missing_task_hub_is_drained and not evidence.seen_before and is_probe_current(probe, evidence, policy)
 
 
-def current_probe_or_empty(evidence: Evidence, policy: Policy) -> ProbeResult:
+def get_current_probe(evidence: Evidence, policy: Policy) -> ProbeResult:
     """The probe; an empty one if there is none or it is stale."""
     probe = evidence.probe
     if probe is None or (
         evidence.provider is not None
         and probe.status is ProbeStatus.COMPLETE
-        and not probe_is_current(probe, evidence, policy)
+        and not is_probe_current(probe, evidence, policy)
     ):
         return ProbeResult(ProbeStatus.INCOMPLETE, "", NOON)
     return probe
 
 
-def all_active_instances(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
+def list_active_instances(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
     """All active instances in the evidence; an instance can occur twice."""
-    probe = current_probe_or_empty(evidence, policy)
+    probe = get_current_probe(evidence, policy)
     return [*evidence.activity.active, *evidence.activity.waived, *probe.active, *probe.waived]
 
 
-def waivers_in_force(evidence: Evidence) -> tuple[Waiver, ...]:
+def find_waivers_in_force(evidence: Evidence) -> tuple[Waiver, ...]:
     return tuple(waiver for waiver in evidence.waivers if waiver.expires_at > NOON)
 
 
-def active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
+def find_active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
     return {
         instance.instance_id
-        for instance in all_active_instances(evidence, policy)
+        for instance in list_active_instances(evidence, policy)
         if not policy.ignores(instance.function_name)
     }
 
@@ -182,9 +182,11 @@ def active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
 def test_a_task_hub_is_never_ready_while_an_instance_that_is_not_exempt_is_active(
     evidence: Evidence, policy: Policy
 ) -> None:
-    blocking = active_ids_not_ignored(evidence, policy) - {waiver.instance_id for waiver in waivers_in_force(evidence)}
-    probe = current_probe_or_empty(evidence, policy)
-    exempt = Exemptions(policy.ignore_functions, waivers_in_force(evidence))
+    blocking = find_active_ids_not_ignored(evidence, policy) - {
+        waiver.instance_id for waiver in find_waivers_in_force(evidence)
+    }
+    probe = get_current_probe(evidence, policy)
+    exempt = Exemptions(policy.ignore_functions, find_waivers_in_force(evidence))
     counted = probe.unlisted_count + sum(
         not exempt.exempts(instance.function_name, instance.instance_id) for instance in probe.active
     )
@@ -202,7 +204,9 @@ def test_exactly_the_active_instances_that_a_waiver_exempts_are_listed_as_waived
     evidence: Evidence, policy: Policy
 ) -> None:
     verdict = assess_readiness(evidence, policy, NOON)
-    waived = {waiver.instance_id for waiver in waivers_in_force(evidence)} & active_ids_not_ignored(evidence, policy)
+    waived = {waiver.instance_id for waiver in find_waivers_in_force(evidence)} & find_active_ids_not_ignored(
+        evidence, policy
+    )
     assert {waived.active.instance_id for waived in verdict.waived} == waived
     assert len(verdict.waived) == len(waived)
     assert all(waived.waiver in evidence.waivers for waived in verdict.waived)
@@ -232,7 +236,7 @@ def test_with_a_provider_ready_means_that_a_recent_probe_found_the_task_hub_drai
     if verdict.ready:
         probe = evidence.probe
         assert probe is not None
-        assert probe_is_current(probe, evidence, policy)
+        assert is_probe_current(probe, evidence, policy)
         assert probe.status is ProbeStatus.COMPLETE or is_missing_and_drained(evidence, policy)
         assert (verdict.assurance is Assurance.VERIFIED) is (probe.status is ProbeStatus.COMPLETE)
 

@@ -13,23 +13,32 @@ from state_api.domain.names import hub_key
 from state_api.domain.readiness.exemptions import Exemptions, Waiver
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.waivers import MAX_WAIVER_DAYS, MAX_WAIVERS
-from tests.domain.builders import noon_plus, production_slot, registered_app, retired_hub, slot, waiver
-from tests.domain.transitions import forget_retired_hubs, waive, withdraw_waiver
+from tests.domain.builders import (
+    build_app,
+    build_production_slot,
+    build_retired_hub,
+    build_slot,
+    build_waiver,
+    noon_plus,
+)
+from tests.domain.transitions import delete_waiver, forget_retired_hubs, post_waiver
 
 DAY = 86_400
 
 
-def app_with_waivers(*waivers: Waiver) -> App:
+def build_app_with_waivers(*waivers: Waiver) -> App:
     """v41 in production, v42 in staging, v40 retired."""
-    return registered_app(production_slot("v41"), slot("v42"), retired=(retired_hub("v40"),), waivers=waivers)
+    return build_app(
+        build_production_slot("v41"), build_slot("v42"), retired=(build_retired_hub("v40"),), waivers=waivers
+    )
 
 
 # Adding a waiver
 
 
 def test_a_waiver_is_added_and_recorded() -> None:
-    transition = waive(app_with_waivers(), waiver("order/1"))
-    assert transition.app == app_with_waivers(waiver("order/1"))
+    transition = post_waiver(build_app_with_waivers(), build_waiver("order/1"))
+    assert transition.app == build_app_with_waivers(build_waiver("order/1"))
     assert transition.operation == "PostWaiver"
     assert transition.details == {
         "taskHub": "v41",
@@ -42,80 +51,87 @@ def test_a_waiver_is_added_and_recorded() -> None:
 
 @pytest.mark.parametrize("task_hub", ["v41", "V41", "v42", "v40", "V40"])
 def test_a_waiver_can_be_for_a_hub_in_a_slot_or_a_retired_one(task_hub: str) -> None:
-    new = waiver(task_hub=task_hub)
-    assert waive(app_with_waivers(), new).app.waivers == (new,)
+    new = build_waiver(task_hub=task_hub)
+    assert post_waiver(build_app_with_waivers(), new).app.waivers == (new,)
 
 
 def test_a_new_waiver_keeps_the_others() -> None:
-    others = waiver("order-2"), waiver("order-1", "v42")
-    transition = waive(app_with_waivers(*others), waiver("order-1", "v41"))
-    assert transition.app.waivers == (*others, waiver("order-1", "v41"))
+    others = build_waiver("order-2"), build_waiver("order-1", "v42")
+    transition = post_waiver(build_app_with_waivers(*others), build_waiver("order-1", "v41"))
+    assert transition.app.waivers == (*others, build_waiver("order-1", "v41"))
 
 
 @pytest.mark.parametrize("task_hub", ["v41", "V41"])
 def test_a_second_waiver_of_an_instance_replaces_the_first(task_hub: str) -> None:
-    former, other = waiver("order-1"), waiver("order-2")
-    again = replace(waiver("order-1", task_hub, 7200), reason="still stuck", by="ben")
-    assert waive(app_with_waivers(former, other), again).app.waivers == (other, again)
+    former, other = build_waiver("order-1"), build_waiver("order-2")
+    again = replace(build_waiver("order-1", task_hub, 7200), reason="still stuck", by="ben")
+    assert post_waiver(build_app_with_waivers(former, other), again).app.waivers == (other, again)
 
 
 def test_instance_ids_are_case_sensitive() -> None:
-    assert len(waive(app_with_waivers(waiver("order-1")), waiver("Order-1")).app.waivers) == 2
+    assert len(post_waiver(build_app_with_waivers(build_waiver("order-1")), build_waiver("Order-1")).app.waivers) == 2
 
 
 def test_adding_a_waiver_removes_the_expired_ones() -> None:
-    over, just_over, lasting = waiver("a", expires=-60), waiver("b", expires=0), waiver("c", expires=0.0000001)
-    assert waive(app_with_waivers(over, just_over, lasting), waiver()).app.waivers == (lasting, waiver())
+    over, just_over, lasting = (
+        build_waiver("a", expires=-60),
+        build_waiver("b", expires=0),
+        build_waiver("c", expires=0.0000001),
+    )
+    assert post_waiver(build_app_with_waivers(over, just_over, lasting), build_waiver()).app.waivers == (
+        lasting,
+        build_waiver(),
+    )
 
 
 @pytest.mark.parametrize("reason", ["", " ", "\n\t"])
 def test_a_waiver_without_a_reason_is_refused(reason: str) -> None:
     with pytest.raises(InvalidRequest, match="a waiver goes into the audit log: send a reason"):
-        waive(app_with_waivers(), replace(waiver(), reason=reason))
+        post_waiver(build_app_with_waivers(), replace(build_waiver(), reason=reason))
 
 
 def test_an_entity_needs_no_waiver() -> None:
     with pytest.raises(InvalidRequest, match=r"names an entity\. Entities never block"):
-        waive(app_with_waivers(), waiver("@counter@order-1"))
+        post_waiver(build_app_with_waivers(), build_waiver("@counter@order-1"))
 
 
 @pytest.mark.parametrize("expires", [-DAY, 0, MAX_WAIVER_DAYS * DAY + 0.0000001, 10 * MAX_WAIVER_DAYS * DAY])
 def test_a_waiver_that_has_expired_or_lasts_too_long_is_refused(expires: float) -> None:
     with pytest.raises(InvalidRequest, match="expiresAt must be in the future, and at most 90 days"):
-        waive(app_with_waivers(), waiver(expires=expires))
+        post_waiver(build_app_with_waivers(), build_waiver(expires=expires))
 
 
 @pytest.mark.parametrize("expires", [0.0000001, MAX_WAIVER_DAYS * DAY])
 def test_a_waiver_lasts_from_one_tick_to_ninety_days(expires: float) -> None:
-    assert waive(app_with_waivers(), waiver(expires=expires)).changed
+    assert post_waiver(build_app_with_waivers(), build_waiver(expires=expires)).changed
 
 
-@pytest.mark.parametrize("app", [registered_app(), app_with_waivers()], ids=["empty", "of other hubs"])
+@pytest.mark.parametrize("app", [build_app(), build_app_with_waivers()], ids=["empty", "of other hubs"])
 def test_a_waiver_for_a_hub_of_no_slot_is_refused(app: App) -> None:
     with pytest.raises(
         TaskHubNotFound, match="no slot of app shop holds task hub v43, and it is not retired"
     ) as caught:
-        waive(app, waiver(task_hub="v43"))
+        post_waiver(app, build_waiver(task_hub="v43"))
     assert caught.value.details == {"taskHub": "v43"}
 
 
 def test_an_app_has_a_limited_number_of_waivers() -> None:
-    almost = app_with_waivers(*(waiver(f"order-{number}") for number in range(MAX_WAIVERS - 1)))
-    full = waive(almost, waiver("one-more")).app
+    almost = build_app_with_waivers(*(build_waiver(f"order-{number}") for number in range(MAX_WAIVERS - 1)))
+    full = post_waiver(almost, build_waiver("one-more")).app
     assert len(full.waivers) == MAX_WAIVERS
     with pytest.raises(InvalidRequest, match=r"app shop already has 100 waivers\. Find out"):
-        waive(full, waiver("too-many"))
+        post_waiver(full, build_waiver("too-many"))
 
 
 def test_a_waiver_can_be_replaced_at_the_limit() -> None:
-    full = app_with_waivers(*(waiver(f"order-{number}") for number in range(MAX_WAIVERS)))
-    longer = waiver("order-7", expires=7200)
-    assert waive(full, longer).app.waivers[-1] == longer
+    full = build_app_with_waivers(*(build_waiver(f"order-{number}") for number in range(MAX_WAIVERS)))
+    longer = build_waiver("order-7", expires=7200)
+    assert post_waiver(full, longer).app.waivers[-1] == longer
 
 
 def test_expired_waivers_do_not_count_towards_the_limit() -> None:
-    full = app_with_waivers(*(waiver(f"order-{number}", expires=-60) for number in range(MAX_WAIVERS)))
-    assert waive(full, waiver()).app.waivers == (waiver(),)
+    full = build_app_with_waivers(*(build_waiver(f"order-{number}", expires=-60) for number in range(MAX_WAIVERS)))
+    assert post_waiver(full, build_waiver()).app.waivers == (build_waiver(),)
 
 
 # Removing a waiver
@@ -123,22 +139,22 @@ def test_expired_waivers_do_not_count_towards_the_limit() -> None:
 
 @pytest.mark.parametrize("task_hub", ["v41", "V41"])
 def test_a_waiver_is_removed_without_regard_to_the_case_of_the_hub_name(task_hub: str) -> None:
-    others = waiver("order-2"), waiver("order-1", "v42")
-    transition = withdraw_waiver(app_with_waivers(waiver("order-1"), *others), task_hub, "order-1")
-    assert transition.app == app_with_waivers(*others)
+    others = build_waiver("order-2"), build_waiver("order-1", "v42")
+    transition = delete_waiver(build_app_with_waivers(build_waiver("order-1"), *others), task_hub, "order-1")
+    assert transition.app == build_app_with_waivers(*others)
     assert transition.operation == "DeleteWaiver"
     assert transition.details == {"taskHub": task_hub, "instanceId": "order-1"}
     assert transition.changed
 
 
 def test_an_expired_waiver_can_be_removed() -> None:
-    assert withdraw_waiver(app_with_waivers(waiver(expires=-60)), "v41", "order-1").app.waivers == ()
+    assert delete_waiver(build_app_with_waivers(build_waiver(expires=-60)), "v41", "order-1").app.waivers == ()
 
 
 @pytest.mark.parametrize(("task_hub", "instance_id"), [("v42", "order-1"), ("v41", "Order-1"), ("v43", "order-1")])
 def test_removing_a_waiver_that_does_not_exist_is_refused(task_hub: str, instance_id: str) -> None:
     with pytest.raises(WaiverNotFound, match=f"app shop has no waiver .* of task hub {task_hub}. GetApp") as caught:
-        withdraw_waiver(app_with_waivers(waiver("order-1")), task_hub, instance_id)
+        delete_waiver(build_app_with_waivers(build_waiver("order-1")), task_hub, instance_id)
     assert caught.value.details == {"taskHub": task_hub, "instanceId": instance_id}
 
 
@@ -153,15 +169,15 @@ WAIVER_COMMANDS = st.tuples(
 def test_the_last_waiver_of_an_instance_is_in_force_until_it_is_removed_or_expires(
     commands: list[tuple[str, str, int, bool]],
 ) -> None:
-    app = app_with_waivers()
+    app = build_app_with_waivers()
     expected: dict[tuple[str, str], Instant] = {}
     for now, (instance_id, task_hub, duration, is_added) in enumerate(commands):
         key = (hub_key(task_hub), instance_id)
         if is_added:
-            app = waive(app, waiver(instance_id, task_hub, now + duration), noon_plus(now)).app
+            app = post_waiver(app, build_waiver(instance_id, task_hub, now + duration), noon_plus(now)).app
             expected[key] = noon_plus(now + duration)
         elif any((hub_key(existing.task_hub), existing.instance_id) == key for existing in app.waivers):
-            app = withdraw_waiver(app, task_hub, instance_id).app
+            app = delete_waiver(app, task_hub, instance_id).app
             del expected[key]
         for hub in ("v41", "v42"):
             in_force = Exemptions.for_task_hub((), app.waivers, hub, noon_plus(now)).waivers
@@ -177,8 +193,8 @@ def test_the_last_waiver_of_an_instance_is_in_force_until_it_is_removed_or_expir
 
 
 def test_the_waivers_of_a_hub_are_forgotten_with_the_hub() -> None:
-    kept = waiver("order-1", "v41"), waiver("order-2", "v42")
-    app = app_with_waivers(waiver("order-1", "V40"), *kept, waiver("order-3", "v40"))
+    kept = build_waiver("order-1", "v41"), build_waiver("order-2", "v42")
+    app = build_app_with_waivers(build_waiver("order-1", "V40"), *kept, build_waiver("order-3", "v40"))
     transition = forget_retired_hubs(app, ["v40"])
     assert transition.app.retired == ()
     assert transition.app.waivers == kept
@@ -186,7 +202,7 @@ def test_the_waivers_of_a_hub_are_forgotten_with_the_hub() -> None:
 
 
 def test_removing_no_hub_keeps_every_waiver() -> None:
-    app = app_with_waivers(waiver("order-1", "v40"), waiver("order-2"))
+    app = build_app_with_waivers(build_waiver("order-1", "v40"), build_waiver("order-2"))
     assert forget_retired_hubs(app, []).app == app
 
 
@@ -204,5 +220,5 @@ def test_an_app_without_the_member_waivers_has_none() -> None:
 
 
 def test_an_app_with_waivers_survives_a_round_trip_through_json() -> None:
-    app = app_with_waivers(waiver("naïve/№ 1"), waiver("order-2", "v42"))
+    app = build_app_with_waivers(build_waiver("naïve/№ 1"), build_waiver("order-2", "v42"))
     assert STORED.validate_json(STORED.dump_json(app)) == app

@@ -31,12 +31,12 @@ from state_api.domain.releases.staging import StageEvidence, abandon_deployment,
 from state_api.domain.releases.swaps import swap_slots
 from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProviderUnavailable
-from tests.domain.builders import ANNA, NOON, noon_plus, production_slot, ready_verdict, registered_app
+from tests.domain.builders import ANNA, NOON, build_app, build_production_slot, build_ready_verdict, noon_plus
 
-READY = ready_verdict()
+READY = build_ready_verdict()
 
 
-def accepted(result: Transition | Refusal) -> Transition:
+def require_transition(result: Transition | Refusal) -> Transition:
     """The transition. Raises the error of a refusal."""
     if isinstance(result, Refusal):
         raise result.to_error()
@@ -46,7 +46,7 @@ def accepted(result: Transition | Refusal) -> Transition:
 # PostStaging and DeleteStaging
 
 
-def stage_command(
+def build_stage_command(
     task_hub: str = "v42",
     version: str | None = None,
     *,
@@ -78,21 +78,21 @@ def stage(
     now: Instant = NOON,
 ) -> Transition:
     """Stage v42 over a slot that has drained, unless the arguments say otherwise."""
-    command = command or stage_command()
+    command = command or build_stage_command()
     if caller is not None:
         command = replace(command, caller=caller)
     evidence = StageEvidence(verdict, used_before, existing)
-    return accepted(stage_task_hub(app, command, evidence, now))
+    return require_transition(stage_task_hub(app, command, evidence, now))
 
 
 def stage_new_hub(
     app: App, task_hub: str = "v42", caller: Caller = ANNA, now: Instant = NOON, slot: str = "staging"
 ) -> Transition:
     """A new task hub is staged over a slot that has drained."""
-    return stage(app, stage_command(task_hub, "1.5.0", caller=caller, slot=slot), now=now)
+    return stage(app, build_stage_command(task_hub, "1.5.0", caller=caller, slot=slot), now=now)
 
 
-def app_with_open_deployment(
+def build_app_with_open_deployment(
     caller: Caller = ANNA,
     policy: Policy | None = None,
     *,
@@ -100,14 +100,14 @@ def app_with_open_deployment(
     retired: tuple[RetiredHub, ...] = (),
 ) -> App:
     """v41 is in production. The caller's run staged v42 at noon and has not swapped it yet."""
-    app = registered_app(production_slot(), policy=policy, more_slots=more_slots, retired=retired)
+    app = build_app(build_production_slot(), policy=policy, more_slots=more_slots, retired=retired)
     return stage_new_hub(app, caller=caller).app
 
 
 def abandon(
     app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", caller: Caller = ANNA
 ) -> Transition:
-    return accepted(abandon_deployment(app, AbandonCommand(caller=caller, task_hub=task_hub, slot=slot), now))
+    return require_transition(abandon_deployment(app, AbandonCommand(caller=caller, task_hub=task_hub, slot=slot), now))
 
 
 # PostSwap
@@ -115,7 +115,7 @@ def abandon(
 
 def _swap(app: App, task_hub: str, now: Instant, outcome: SwapOutcome | None, **fields: Any) -> Transition:
     command = SwapCommand(task_hub=task_hub, outcome=outcome, **{"caller": ANNA, **fields})
-    return accepted(swap_slots(app, command, now))
+    return require_transition(swap_slots(app, command, now))
 
 
 def swap_at_once(
@@ -154,7 +154,7 @@ def begin_swap_of_staged_hub(
     *, more_slots: dict[str, Slot | None] | None = None, retired: tuple[RetiredHub, ...] = ()
 ) -> Transition:
     """A minute after noon Anna's run begins to swap v42, which it has staged, with v41."""
-    return begin_swap(app_with_open_deployment(more_slots=more_slots, retired=retired), "v42", noon_plus(60))
+    return begin_swap(build_app_with_open_deployment(more_slots=more_slots, retired=retired), "v42", noon_plus(60))
 
 
 # PutApp and DeleteApp
@@ -163,7 +163,7 @@ SlotContent = tuple[str, str | None] | None
 """The task hub and the version of a slot; None for an empty slot."""
 
 
-def register_command(
+def build_register_command(
     slots: Mapping[str, SlotContent] | None = None,
     *,
     update_policy: Callable[[Policy], Policy] = lambda policy: policy,
@@ -190,17 +190,17 @@ def register(
     proof: OwnershipProof | None = None,
     now: Instant = NOON,
 ) -> Transition:
-    return accepted(register_app(app, command, RegisterEvidence(verdicts or {}, used_hub_keys, proof), now))
+    return require_transition(register_app(app, command, RegisterEvidence(verdicts or {}, used_hub_keys, proof), now))
 
 
-def delete(app: App, verdicts: Mapping[str, Verdict], now: Instant = NOON) -> Transition:
-    return accepted(delete_app(app, verdicts, now))
+def delete_registered_app(app: App, verdicts: Mapping[str, Verdict], now: Instant = NOON) -> Transition:
+    return require_transition(delete_app(app, verdicts, now))
 
 
 # Waivers and Cleanup
 
 
-def waive(app: App, waiver: Waiver, now: Instant = NOON) -> Transition:
+def post_waiver(app: App, waiver: Waiver, now: Instant = NOON) -> Transition:
     """PostWaiver for what this waiver says."""
     command = WaiveCommand(
         caller=Caller(waiver.by),
@@ -210,12 +210,14 @@ def waive(app: App, waiver: Waiver, now: Instant = NOON) -> Transition:
         instance_id=None if waiver.is_for_messages else waiver.instance_id,
         unexplained_messages=waiver.unexplained_messages,
     )
-    return accepted(add_waiver(app, command, now))
+    return require_transition(add_waiver(app, command, now))
 
 
-def withdraw_waiver(app: App, task_hub: str, instance_id: str | None) -> Transition:
+def delete_waiver(app: App, task_hub: str, instance_id: str | None) -> Transition:
     """DeleteWaiver."""
-    return accepted(remove_waiver(app, RemoveWaiverCommand(caller=ANNA, task_hub=task_hub, instance_id=instance_id)))
+    return require_transition(
+        remove_waiver(app, RemoveWaiverCommand(caller=ANNA, task_hub=task_hub, instance_id=instance_id))
+    )
 
 
 def forget_retired_hubs(app: App, removed: Iterable[str], not_owned: Iterable[str] = ()) -> Transition:

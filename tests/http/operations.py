@@ -1,8 +1,15 @@
-"""The operations of the API as one-line helpers for tests."""
+"""The operations of the API as short helpers for tests, and what tests of verification need with them."""
 
+import asyncio
 from typing import Any
 
 import httpx
+
+from state_api.domain.instants import TICKS_PER_SECOND
+from state_api.domain.readiness.plan import CLOCK_TOLERANCE
+
+PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
+"""An app's `taskHubs` member for a task hub in the storage account of the setting STATE_TASKHUBS_SHOP."""
 
 
 def run_headers(number: int) -> dict[str, str]:
@@ -11,6 +18,7 @@ def run_headers(number: int) -> dict[str, str]:
 
 
 async def put_app(http: httpx.AsyncClient, app: str, **body: Any) -> httpx.Response:
+    """Create or change an app. The keyword arguments are the members of PutApp's request body."""
     return await http.put(f"/api/apps/{app}", json=body)
 
 
@@ -27,7 +35,7 @@ async def post_swap(
 
 
 async def get_staging(http: httpx.AsyncClient, app: str, **parameters: Any) -> Any:
-    """The verdict that GetStagingStatus returns."""
+    """The verdict that GetStagingStatus returns. The keyword arguments are query parameters."""
     response = await http.get(f"/api/apps/{app}/staging", params=parameters)
     assert response.status_code == 200, response.text
     return response.json()
@@ -53,12 +61,36 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> Any:
     return problem
 
 
+async def list_instances(http: httpx.AsyncClient, hub: str) -> dict[str, Any]:
+    """The recorded instances of a task hub, by instance id."""
+    response = await http.get(f"/api/taskhubs/{hub}/instances")
+    return {instance["instanceId"]: instance for instance in response.json()["instances"]}
+
+
+async def wait_for_clock_tolerance() -> None:
+    """Wait until the servers' estimates of the storage's time order what is done next after what was done before."""
+    await asyncio.sleep(CLOCK_TOLERANCE / TICKS_PER_SECOND + 0.1)
+
+
 def reason_codes(verdict: Any) -> list[str]:
+    """The codes of the verdict's reasons, in the order of the response."""
     return [reason["code"] for reason in verdict["reasons"]]
 
 
 async def stage_and_swap(http: httpx.AsyncClient, app: str, *hubs: str) -> None:
-    """Stage and swap these task hubs one after the other. Production has the last one then, the slot the one before."""
+    """Stage and swap these task hubs one after the other. Afterwards production has the last one, and the
+    staging slot has the one before."""
     for hub in hubs:
         assert (await post_staging(http, app, hub)).status_code == 200
         assert (await post_swap(http, app, hub)).status_code == 200
+
+
+async def post_cleanup(http: httpx.AsyncClient, app: str, **fields: Any) -> list[Any]:
+    """Run Cleanup with `deleteTaskHubs`, and return its result for each retired task hub.
+
+    The keyword arguments are further members of the request's body.
+    """
+    response = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True, **fields})
+    assert response.status_code == 200, response.text
+    results: list[Any] = response.json()["taskHubs"]
+    return results

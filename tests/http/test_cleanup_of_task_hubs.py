@@ -1,6 +1,6 @@
 """Cleanup over HTTP with `deleteTaskHubs`: it deletes the artifacts of retired task hubs in the storage emulator."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,39 +21,17 @@ from state_api.storage.task_hubs import TaskHubStore
 from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
-from tests.http.operations import assert_problem, post_events, post_staging, post_swap, put_app
-from tests.http.test_verification import PROVIDER_CONFIG
+from tests.http.operations import (
+    PROVIDER_CONFIG,
+    assert_problem,
+    post_cleanup,
+    post_events,
+    post_staging,
+    post_swap,
+    put_app,
+)
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def provider_account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[ProviderAccount]:
-    async with ProviderAccount(storage) as account:
-        yield account
-
-
-@pytest.fixture
-async def hubs_with_common_prefix(http: httpx.AsyncClient, app: str, provider_account: ProviderAccount) -> list[str]:
-    """Three task hubs, like v10, v100 and v10x: the first name is a prefix of the others. The first task hub is
-    retired, the others are in slots."""
-    first = new_hub_name()[:12]
-    names = [first, f"{first}0", f"{first}x"]
-    await provider_account.add_queue(f"{first}-control-backup")
-    await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
-    for name in names:
-        assert (await post_staging(http, app, name)).status_code == 200
-        # The app starts and creates the task hub.
-        await provider_account.add_task_hub(name, ("order-1", "Completed"), ("@counter@shop", "Running"))
-        assert (await post_swap(http, app, name)).status_code == 200
-    return names
-
-
-async def post_cleanup(http: httpx.AsyncClient, app: str, **fields: Any) -> list[Any]:
-    response = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True, **fields})
-    assert response.status_code == 200, response.text
-    results: list[Any] = response.json()["taskHubs"]
-    return results
 
 
 def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tables: bool = True) -> list[str]:

@@ -11,6 +11,7 @@ from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
+    PROVIDER_CONFIG,
     assert_problem,
     get_staging,
     post_events,
@@ -21,7 +22,6 @@ from tests.http.operations import (
     stage_and_swap,
 )
 from tests.http.test_concurrent_requests import client_of_second_server
-from tests.http.test_verification import PROVIDER_CONFIG
 
 pytestmark = pytest.mark.anyio
 

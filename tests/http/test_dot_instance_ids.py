@@ -6,8 +6,7 @@ import pytest
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
-from tests.http.operations import get_staging, post_events, put_app, reason_codes, run_headers
-from tests.http.test_verification import PROVIDER_CONFIG
+from tests.http.operations import PROVIDER_CONFIG, get_staging, post_events, put_app, reason_codes, run_headers
 
 pytestmark = pytest.mark.anyio
 

@@ -29,8 +29,10 @@ from tests.backends.storage_account import RawAccount, ServiceFault, account_pro
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
+    PROVIDER_CONFIG,
     assert_problem,
     get_staging,
+    post_cleanup,
     post_events,
     post_staging,
     post_swap,
@@ -38,12 +40,9 @@ from tests.http.operations import (
     reason_codes,
     run_headers,
 )
-from tests.http.test_cleanup_of_task_hubs import artifacts_of, post_cleanup, provider_account
+from tests.http.test_cleanup_of_task_hubs import artifacts_of
 from tests.http.test_concurrent_requests import _fail_from_request
 from tests.http.test_providers import client_of_server_with
-from tests.http.test_verification import PROVIDER_CONFIG
-
-__all__ = ["provider_account"]
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
+    PROVIDER_CONFIG,
     assert_problem,
     get_staging,
     post_events,
@@ -18,7 +19,6 @@ from tests.http.operations import (
     reason_codes,
     run_headers,
 )
-from tests.http.test_verification import PROVIDER_CONFIG
 
 pytestmark = pytest.mark.anyio
 

@@ -32,8 +32,10 @@ from tests.backends.azure_storage_task_hub import ControlQueue, ProviderAccount,
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
+    PROVIDER_CONFIG,
     assert_problem,
     get_staging,
+    post_cleanup,
     post_events,
     post_staging,
     post_swap,
@@ -41,10 +43,6 @@ from tests.http.operations import (
     reason_codes,
     run_headers,
 )
-from tests.http.test_cleanup_of_task_hubs import hubs_with_common_prefix, post_cleanup, provider_account
-from tests.http.test_verification import PROVIDER_CONFIG, drained_provider_hub, provider_hub
-
-__all__ = ["drained_provider_hub", "hubs_with_common_prefix", "provider_account", "provider_hub"]
 
 pytestmark = pytest.mark.anyio
 

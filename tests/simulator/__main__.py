@@ -17,36 +17,40 @@ def main() -> int:
     """Exit code 1 if a verdict was wrong, a drained task hub did not become Ready, or a mutation was not noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
     parser.add_argument("--histories", type=int, default=100, metavar="N")
-    parser.add_argument("--seed", type=int, default=1, help="of the first history; the next ones count on")
-    parser.add_argument("--stop-at", type=int, metavar="N", help="stop after so many complaints")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the first history; each further history has the next number"
+    )
+    parser.add_argument("--stop-at", type=int, metavar="N", help="stop after this number of failed histories")
     parser.add_argument(
         "--mutation",
         action="append",
         choices=[*sorted(MUTATIONS), _ALL],
-        help="break the server in this way and say when that is noticed; may be given several times",
+        help="break the server in this way, and print how soon the simulator notices; may be given several times",
     )
-    order = parser.parse_args()
-    seeds = range(order.seed, order.seed + order.histories)
+    options = parser.parse_args()
+    seeds = range(options.seed, options.seed + options.histories)
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
         storage = StorageSettings.model_validate({"connection_string": ports.connection_string()})
-        if order.mutation:
-            return _try_mutations(storage, seeds, list(MUTATIONS) if _ALL in order.mutation else order.mutation)
-        return _try_server(storage, seeds, order.stop_at)
+        if options.mutation:
+            return _try_mutations(storage, seeds, list(MUTATIONS) if _ALL in options.mutation else options.mutation)
+        return _try_server(storage, seeds, options.stop_at)
 
 
 def _try_server(storage: StorageSettings, seeds: range, stop_at: int | None) -> int:
+    """Run the histories of these seeds and print the results. Returns the exit code."""
     results = asyncio.run(run_simulations(storage, seeds, stop_at))
-    for complaint in results.failures:
-        print(complaint, file=sys.stderr)
+    for failure in results.failures:
+        print(failure, file=sys.stderr)
     print(results.markdown_tables())
     if missing := results.missing_cases():
-        print(f"never happened: {', '.join(missing)}\n")
+        print(f"cases that did not occur: {', '.join(missing)}\n")
     print(results.summary_line())
     return 1 if results.failures else 0
 
 
 def _try_mutations(storage: StorageSettings, seeds: range, names: list[str]) -> int:
+    """Run the histories against the server with each mutation, until one fails. Returns the exit code."""
     unnoticed = 0
     print("| Mutation | Noticed after histories | Seed | As |\n|---|---:|---:|---|", flush=True)
     for name in names:

@@ -8,28 +8,31 @@ from typing import Any
 from state_api.domain.instants import Instant
 from tests.simulator.parameters import SimulationParameters
 
-_SHORT_DELAYS = (0, 0, 0, 1, 1, 2, 3, 5, 8)
-_LONG_DELAYS = (5, 8, 13, 100)
+_BATCH_SIZES = (2, 100, 100)
+_SHORT_DELAY_STEPS = (0, 0, 0, 1, 1, 2, 3, 5, 8)
+_LONG_DELAY_STEPS = (5, 8, 13, 100)
 
 
 @dataclass(eq=False, slots=True)
 class PublishedEvent:
-    """An event in transit. `execution` is the number of the execution that published it."""
+    """An event in transit.
+
+    `execution` is the number of the execution that published it. `due_step` is the step at which it is delivered."""
 
     event: dict[str, Any]
     instance_id: str
     status: str
     occurred_at: Instant
     execution: int
-    due: int = 0
+    due_step: int = 0
 
 
 @dataclass(slots=True)
 class SimulatedEventGrid:
-    """`step` is the simulated time at which events are due."""
+    """Delivers the published events later, in random batches. `step` is the simulated time."""
 
     rng: random.Random
-    traits: SimulationParameters
+    parameters: SimulationParameters
     tally: Counter[str]
     step: int = 0
     reliable: bool = False
@@ -40,41 +43,41 @@ class SimulatedEventGrid:
         """Accept an event. Returns what happens to it, for the log."""
         self.tally["published"] += 1
         if self.reliable:
-            published.due = self.step
+            published.due_step = self.step
             self._in_transit.append(published)
             return "due now"
-        if self.rng.random() < self.traits.loss_probability:
+        if self.rng.random() < self.parameters.loss_probability:
             self.tally["lost"] += 1
             return "lost"
-        published.due = self.step + self._delay()
+        published.due_step = self.step + self._draw_delay_steps()
         self._in_transit.append(published)
-        if self.rng.random() >= self.traits.duplicate_probability:
-            return f"due {published.due}"
-        self.tally["doubled"] += 1
+        if self.rng.random() >= self.parameters.duplicate_probability:
+            return f"due {published.due_step}"
+        self.tally["duplicated"] += 1
         duplicate = PublishedEvent(
             published.event,
             published.instance_id,
             published.status,
             published.occurred_at,
             published.execution,
-            published.due + self._delay(),
+            published.due_step + self._draw_delay_steps(),
         )
         self._in_transit.append(duplicate)
-        return f"due {published.due} and {duplicate.due}"
+        return f"due {published.due_step} and {duplicate.due_step}"
 
-    def due(self) -> list[list[PublishedEvent]]:
-        """The batches that arrive now, in any order."""
-        return self._batches([event for event in self._in_transit if event.due <= self.step])
+    def take_due_batches(self) -> list[list[PublishedEvent]]:
+        """Take the events that are due out of transit. Returns them in random batches, in random order."""
+        return self._take_in_random_batches([event for event in self._in_transit if event.due_step <= self.step])
 
-    def take_remaining(self) -> list[list[PublishedEvent]]:
-        """The batches that arrive at the end. Some events are lost."""
-        lost = [event for event in self._in_transit if self.rng.random() < self.traits.loss_probability]
+    def take_remaining_batches(self) -> list[list[PublishedEvent]]:
+        """Take all events out of transit at the end. Some are lost. Returns the others in random batches."""
+        lost = [event for event in self._in_transit if self.rng.random() < self.parameters.loss_probability]
         self.tally["lost"] += len(lost)
         for event in lost:
             self._in_transit.remove(event)
-        return self._batches(list(self._in_transit))
+        return self._take_in_random_batches(list(self._in_transit))
 
-    def _batches(self, arriving: list[PublishedEvent]) -> list[list[PublishedEvent]]:
+    def _take_in_random_batches(self, arriving: list[PublishedEvent]) -> list[list[PublishedEvent]]:
         for event in arriving:
             self._in_transit.remove(event)
         in_order = sorted(arriving, key=lambda event: event.occurred_at)
@@ -82,14 +85,14 @@ class SimulatedEventGrid:
         self.tally["reordered"] += arriving != in_order
         batches = []
         while arriving:
-            size = self.rng.choice((2, 100, 100)) if len(arriving) > 1 else 1
+            size = self.rng.choice(_BATCH_SIZES) if len(arriving) > 1 else 1
             batches.append(arriving[:size])
             arriving = arriving[size:]
         return batches
 
-    def _delay(self) -> int:
+    def _draw_delay_steps(self) -> int:
         delay = self.rng.choice(
-            _LONG_DELAYS if self.rng.random() < self.traits.long_delay_probability else _SHORT_DELAYS
+            _LONG_DELAY_STEPS if self.rng.random() < self.parameters.long_delay_probability else _SHORT_DELAY_STEPS
         )
         self.tally["delayed"] += delay > 0
         return delay

@@ -14,14 +14,15 @@ from tests.simulator.event_grid import PublishedEvent
 
 @dataclass(slots=True)
 class EventsOnlyVerdict:
-    """The records of one task hub, without corrections by probes."""
+    """The verdict on one task hub that follows from its events, without corrections by probes."""
 
     hub: str
     policy: Policy
     _instances: dict[str, Instance] = field(default_factory=dict)
     _recorded_at: Instant | None = None
 
-    def record(self, published: PublishedEvent) -> None:
+    def record_event(self, published: PublishedEvent) -> None:
+        """Merge a delivered event into the record of its instance."""
         event = LifecycleEvent(
             self.hub,
             published.instance_id,
@@ -39,6 +40,7 @@ class EventsOnlyVerdict:
 
     @property
     def ready(self) -> bool:
+        """Whether the verdict is Ready now."""
         active = tuple(
             ActiveInstance.from_instance(instance) for instance in self._instances.values() if instance.active
         )

@@ -1,4 +1,4 @@
-"""Orchestrations as the platform runs them: executions, which consist of episodes, and the storage of their rows."""
+"""Orchestrations as the platform runs them: executions, their episodes, and their storage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,11 @@ from tests.simulator.event_grid import PublishedEvent
 
 
 class Phase(StrEnum):
-    """`SCHEDULED`: a message in a control queue, without a row of this execution.
+    """The phases of an execution.
 
-    `CONTINUING_AS_NEW`: between two generations. `WAITING`: for a sub-orchestration.
+    - `SCHEDULED`: a message in a control queue starts it, and it has no row of its own yet.
+    - `CONTINUING_AS_NEW`: one generation has ended, and the next has not begun.
+    - `WAITING`: it waits for a sub-orchestration.
     """
 
     SCHEDULED = "scheduled"
@@ -28,37 +30,38 @@ class Phase(StrEnum):
 class ProviderStorage(Protocol):
     """The task hub's own storage."""
 
-    async def put(self, instance_id: str, status: str, name: str, created: datetime) -> None: ...
+    async def write_row(self, instance_id: str, status: str, name: str, created: datetime) -> None: ...
 
-    async def purge(self, instance_id: str) -> None: ...
+    async def delete_row(self, instance_id: str) -> None: ...
 
-    async def enqueue(self, instance_id: str, function: str) -> None: ...
+    async def send_start_message(self, instance_id: str, function: str) -> None: ...
 
-    async def dequeue(self, instance_id: str) -> None: ...
+    async def delete_start_message(self, instance_id: str) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
 class Episode:
     """One turn of an orchestration: it publishes events, sends messages, and writes the row.
 
-    An open episode is slow, or has crashed and runs and publishes again.
+    An episode stays open while its worker is slow, or after its worker crashed. A crashed episode runs and publishes
+    again.
     """
 
     statuses: Sequence[str]
     row: str
     next_phase: Phase
     started_execution: "Execution | None" = None
-    crashed: bool = False
+    has_crashed: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Execution:
     """One run of one instance id, over all its generations.
 
-    - `row`: the status at the provider, possibly of an earlier run of the same id.
-    - `row_written_at`: the time of that write.
-    - `latest_event`: the event of the id with the latest time.
-    - `not_before`: the step that a delayed start waits for.
+    - `row`: the status in the row at the provider, possibly of an earlier execution of the same id. None without a row.
+    - `row_written_at`: when that row was written, on the monotonic clock, in seconds.
+    - `latest_event`: the event of this instance id with the latest time.
+    - `not_before`: the step before which a delayed start does not begin.
     """
 
     number: int
@@ -75,7 +78,8 @@ class Execution:
     row_written_at: float = 0.0
 
     @property
-    def in_flight(self) -> bool:
+    def is_scheduled(self) -> bool:
+        """Whether a message is to start it, and it has no row of its own."""
         return self.phase is Phase.SCHEDULED
 
     @property

@@ -1,4 +1,4 @@
-"""Mutations of the server in memory, to check that the simulator notices them."""
+"""Mutations: faults that are patched into the server, to check that the simulator notices them."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,23 +31,23 @@ from state_api.services.verification import Verifier
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
 
-def single_pass_scan(patch: pytest.MonkeyPatch) -> None:
+def stop_scans_after_first_pass(patch: pytest.MonkeyPatch) -> None:
     """A scan is complete after the first pass, regardless of changes."""
     patch.setattr(Scan, "finish_pass", lambda scan: not scan.cursors)
 
 
-def missed_starts_not_recorded(patch: pytest.MonkeyPatch) -> None:
+def skip_missed_starts(patch: pytest.MonkeyPatch) -> None:
     """Active instances that a probe finds are not recorded."""
     patch.setattr(reconciler, "reconcile_start", lambda known, observed, now: None)
 
 
-def outdated_probe_accepted(patch: pytest.MonkeyPatch) -> None:
-    """A probe counts although an event was recorded after it began."""
+def accept_outdated_probes(patch: pytest.MonkeyPatch) -> None:
+    """A probe stays valid although an event was recorded after it began."""
     patch.setattr(verdict, "is_probe_valid", _is_valid_without_events)
     patch.setattr(plan, "is_probe_valid", _is_valid_without_events)
 
 
-def outdated_probe_accepted_by_planner_only(patch: pytest.MonkeyPatch) -> None:
+def accept_outdated_probes_in_planner_only(patch: pytest.MonkeyPatch) -> None:
     """The planner does not read a task hub again after an event, and the verdict still rejects the old probe."""
     patch.setattr(plan, "is_probe_valid", _is_valid_without_events)
 
@@ -58,33 +58,35 @@ def _is_valid_without_events(
     return is_probe_valid(probe, replace(activity, last_recorded_at=None), policy, now, seen_before=seen_before)
 
 
-def entities_counted_in_scans(patch: pytest.MonkeyPatch) -> None:
+def count_entities_in_scans(patch: pytest.MonkeyPatch) -> None:
     """Scans count entities as orchestrations."""
     _replace_scan_filter(patch, f"({azure_storage._CHANGED_FILTER} or not ({azure_storage._ENDED_FILTER}))")
     patch.setattr(observations, "is_entity", lambda instance_id: False)
 
 
-def entities_counted_in_records(patch: pytest.MonkeyPatch) -> None:
+def count_entities_in_records(patch: pytest.MonkeyPatch) -> None:
     """Records count entities as orchestrations."""
     patch.setattr(lifecycle, "is_entity", lambda instance_id: False)
 
 
-def unconfirmed_start_taken_as_ended(patch: pytest.MonkeyPatch) -> None:
+def treat_unconfirmed_starts_as_ended(patch: pytest.MonkeyPatch) -> None:
     """A start that the task hub does not show yet counts as ended."""
 
-    def judged(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
-        known = observe_state(started, observed, backend_id)
-        return ObservedState.ENDED if known is ObservedState.UNCONFIRMED else known
+    def observe_unconfirmed_as_ended(
+        started: Started, observed: ObservedInstance | None, backend_id: str = ""
+    ) -> ObservedState:
+        state = observe_state(started, observed, backend_id)
+        return ObservedState.ENDED if state is ObservedState.UNCONFIRMED else state
 
-    patch.setattr(lookups, "observe_state", judged)
+    patch.setattr(lookups, "observe_state", observe_unconfirmed_as_ended)
 
 
-def confirmed_for_ever(patch: pytest.MonkeyPatch) -> None:
+def apply_confirmations_to_later_starts(patch: pytest.MonkeyPatch) -> None:
     """A confirmation of one start of an instance id counts for all later starts of it."""
     confirm_starts, read_recorded_starts = Reconciler.confirm_starts, Reconciler.read_recorded_starts
     backend_ids: dict[tuple[str, str], str] = {}
 
-    async def confirm_for_ever(
+    async def confirm_and_remember(
         reconciler: Reconciler,
         request: ProbeRequest,
         starts: Sequence[tuple[Started, ObservedInstance]],
@@ -106,11 +108,11 @@ def confirmed_for_ever(patch: pytest.MonkeyPatch) -> None:
             for instance_id, started in starts.items()
         }
 
-    patch.setattr(Reconciler, "confirm_starts", confirm_for_ever)
+    patch.setattr(Reconciler, "confirm_starts", confirm_and_remember)
     patch.setattr(Reconciler, "read_recorded_starts", read_all_as_confirmed)
 
 
-def never_confirmed(patch: pytest.MonkeyPatch) -> None:
+def forget_confirmations(patch: pytest.MonkeyPatch) -> None:
     """Confirmations of starts are forgotten."""
 
     async def read_nothing(
@@ -121,89 +123,94 @@ def never_confirmed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Reconciler, "read_recorded_starts", read_nothing)
 
 
-def control_queues_not_read(patch: pytest.MonkeyPatch) -> None:
+def skip_control_queues(patch: pytest.MonkeyPatch) -> None:
     """The control queues are not read."""
 
-    async def snapshot(backend: AzureStorageBackend, task_hub: str) -> QueueSnapshot:
+    async def read_empty_snapshot(backend: AzureStorageBackend, task_hub: str) -> QueueSnapshot:
         return QueueSnapshot()
 
-    patch.setattr(AzureStorageBackend, "read_queue_snapshot", snapshot)
+    patch.setattr(AzureStorageBackend, "read_queue_snapshot", read_empty_snapshot)
 
 
-def first_page_only(patch: pytest.MonkeyPatch) -> None:
+def read_first_page_only(patch: pytest.MonkeyPatch) -> None:
     """A scan reads only the first page."""
     _truncate_pages(patch, lambda cursor: True)
 
 
-def first_page_of_each_range_only(patch: pytest.MonkeyPatch) -> None:
+def read_first_page_of_each_range_only(patch: pytest.MonkeyPatch) -> None:
     """A scan that is split into ranges reads only the first page of each."""
     _truncate_pages(patch, lambda cursor: azure_storage._decode_cursor(cursor)[0] is not None)
 
 
-def _truncate_pages(patch: pytest.MonkeyPatch, cut: Callable[[str], bool]) -> None:
+def _truncate_pages(patch: pytest.MonkeyPatch, is_truncated: Callable[[str], bool]) -> None:
+    """Let a read of a page claim that no page follows it, if `is_truncated` holds for its cursor."""
     read = AzureStorageBackend.read_page
 
-    async def read_page(backend: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
-        whole = await read(backend, task_hub, since, cursor)
-        return replace(whole, cursors=()) if cut(cursor) else whole
+    async def read_truncated_page(
+        backend: AzureStorageBackend, task_hub: str, since: Instant, cursor: str
+    ) -> ObservedPage:
+        page = await read(backend, task_hub, since, cursor)
+        return replace(page, cursors=()) if is_truncated(cursor) else page
 
-    patch.setattr(AzureStorageBackend, "read_page", read_page)
+    patch.setattr(AzureStorageBackend, "read_page", read_truncated_page)
 
 
-def pending_not_scanned(patch: pytest.MonkeyPatch) -> None:
+def exclude_pending_from_scans(patch: pytest.MonkeyPatch) -> None:
     """Scans do not ask for Pending."""
     _exclude_status(patch, "Pending")
 
 
-def suspended_not_scanned(patch: pytest.MonkeyPatch) -> None:
+def exclude_suspended_from_scans(patch: pytest.MonkeyPatch) -> None:
     """Scans do not ask for Suspended."""
     _exclude_status(patch, "Suspended")
 
 
-def continued_as_new_not_scanned(patch: pytest.MonkeyPatch) -> None:
+def exclude_continued_as_new_from_scans(patch: pytest.MonkeyPatch) -> None:
     """Scans do not ask for ContinuedAsNew."""
     _exclude_status(patch, "ContinuedAsNew")
 
 
 def _exclude_status(patch: pytest.MonkeyPatch, status: str) -> None:
-    """Rows of this status that were written during the scan are not returned either."""
+    """Let scans return no row of this status, not even one that was written during the scan."""
     _replace_scan_filter(patch, f"({azure_storage._ACTIVE_OR_CHANGED_FILTER} and RuntimeStatus ne '{status}')")
 
 
-def _replace_scan_filter(patch: pytest.MonkeyPatch, wanted: str) -> None:
-    patch.setattr(azure_storage, "_ACTIVE_OR_CHANGED_FILTER", wanted)
-    patch.setattr(azure_storage, "_RANGE_FILTER", f"PartitionKey ge @from and PartitionKey lt @to and {wanted}")
-    patch.setattr(azure_storage, "_LAST_RANGE_FILTER", f"PartitionKey ge @from and {wanted}")
+def _replace_scan_filter(patch: pytest.MonkeyPatch, scan_filter: str) -> None:
+    patch.setattr(azure_storage, "_ACTIVE_OR_CHANGED_FILTER", scan_filter)
+    patch.setattr(azure_storage, "_RANGE_FILTER", f"PartitionKey ge @from and PartitionKey lt @to and {scan_filter}")
+    patch.setattr(azure_storage, "_LAST_RANGE_FILTER", f"PartitionKey ge @from and {scan_filter}")
 
 
-def changes_during_scan_ignored(patch: pytest.MonkeyPatch) -> None:
+def ignore_changes_during_scans(patch: pytest.MonkeyPatch) -> None:
     """Scans do not return rows that changed while they read."""
     patch.setattr(azure_storage, "_CLOCK_SKEW_MARGIN", -seconds(60))
 
 
-def observed_end_dated_now(patch: pytest.MonkeyPatch) -> None:
+def date_observed_ends_now(patch: pytest.MonkeyPatch) -> None:
     """An observed end is dated at the current time."""
 
-    def placed(instance: Instance, observed: ObservedInstance | None) -> Instance:
+    def reconcile_end_now(instance: Instance, observed: ObservedInstance | None) -> Instance:
         correction = reconcile_end(instance, observed)
         assert correction.finished is not None
         now = Instant(int(time.time() * TICKS_PER_SECOND))
         return replace(correction, finished=replace(correction.finished, at=max(correction.finished.at, now)))
 
-    patch.setattr(lookups, "reconcile_end", placed)
+    patch.setattr(lookups, "reconcile_end", reconcile_end_now)
 
 
-def observed_end_ignored(patch: pytest.MonkeyPatch) -> None:
+def ignore_observed_ends(patch: pytest.MonkeyPatch) -> None:
     """An observed end is ignored."""
 
-    def judged(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
-        known = observe_state(started, observed, backend_id)
-        return ObservedState.ACTIVE if known is ObservedState.ENDED else known
+    def observe_ended_as_active(
+        started: Started, observed: ObservedInstance | None, backend_id: str = ""
+    ) -> ObservedState:
+        state = observe_state(started, observed, backend_id)
+        return ObservedState.ACTIVE if state is ObservedState.ENDED else state
 
-    patch.setattr(lookups, "observe_state", judged)
+    patch.setattr(lookups, "observe_state", observe_ended_as_active)
 
 
-def probe_dated_at_its_end(patch: pytest.MonkeyPatch) -> None:
+def date_probes_at_their_end(patch: pytest.MonkeyPatch) -> None:
     """A scan claims to describe the moment at which it ended."""
     to_result = Scan.to_result
 
@@ -216,13 +223,13 @@ def probe_dated_at_its_end(patch: pytest.MonkeyPatch) -> None:
         message: str = "",
         messages: MessageEvidence | None = None,
     ) -> ProbeResult:
-        whole = to_result(scan, status, provider, ended_at, message=message, messages=messages)
-        return replace(whole, began_at=ended_at)
+        result = to_result(scan, status, provider, ended_at, message=message, messages=messages)
+        return replace(result, began_at=ended_at)
 
     patch.setattr(Scan, "to_result", to_late_result)
 
 
-def fresh_answered_by_earlier_probe(patch: pytest.MonkeyPatch) -> None:
+def answer_fresh_requests_by_earlier_probes(patch: pytest.MonkeyPatch) -> None:
     """verify=fresh accepts an earlier probe."""
     probe_for_verdict = Verifier.probe_for_verdict
 
@@ -233,7 +240,7 @@ def fresh_answered_by_earlier_probe(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Verifier, "probe_for_verdict", probe_as_cached)
 
 
-def records_read_before_scan(patch: pytest.MonkeyPatch) -> None:
+def read_records_before_scans(patch: pytest.MonkeyPatch) -> None:
     """Events that are recorded while a task hub is read do not count in the verdict."""
     probe_for_verdict = Verifier.probe_for_verdict
 
@@ -247,27 +254,27 @@ def records_read_before_scan(patch: pytest.MonkeyPatch) -> None:
 MUTATIONS: Mapping[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
-        single_pass_scan,
-        missed_starts_not_recorded,
-        outdated_probe_accepted,
-        outdated_probe_accepted_by_planner_only,
-        entities_counted_in_scans,
-        entities_counted_in_records,
-        unconfirmed_start_taken_as_ended,
-        confirmed_for_ever,
-        never_confirmed,
-        control_queues_not_read,
-        first_page_only,
-        first_page_of_each_range_only,
-        pending_not_scanned,
-        suspended_not_scanned,
-        continued_as_new_not_scanned,
-        changes_during_scan_ignored,
-        observed_end_dated_now,
-        observed_end_ignored,
-        probe_dated_at_its_end,
-        fresh_answered_by_earlier_probe,
-        records_read_before_scan,
+        stop_scans_after_first_pass,
+        skip_missed_starts,
+        accept_outdated_probes,
+        accept_outdated_probes_in_planner_only,
+        count_entities_in_scans,
+        count_entities_in_records,
+        treat_unconfirmed_starts_as_ended,
+        apply_confirmations_to_later_starts,
+        forget_confirmations,
+        skip_control_queues,
+        read_first_page_only,
+        read_first_page_of_each_range_only,
+        exclude_pending_from_scans,
+        exclude_suspended_from_scans,
+        exclude_continued_as_new_from_scans,
+        ignore_changes_during_scans,
+        date_observed_ends_now,
+        ignore_observed_ends,
+        date_probes_at_their_end,
+        answer_fresh_requests_by_earlier_probes,
+        read_records_before_scans,
     )
 }
 

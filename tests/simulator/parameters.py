@@ -9,14 +9,15 @@ PAGE_SIZES = (1000, 1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class SimulationParameters:
-    """What one simulated history consists of.
+    """The properties of one simulated history.
 
     - `terminated_status`: the status that the extension publishes for a terminated instance. None if it publishes
       nothing.
     - `clock_skews`: how far the clocks of the workers are off, in seconds.
     - `move_probability`: the probability that the platform makes a move before the server's next read of the task hub.
       0 if the platform makes no move during a request.
-    - `messages_unseen`: the server does not read messages, as with the management API.
+    - `page_size`: rows in a page of a scan.
+    - `messages_unseen`: the server does not read the control queues, as with the management API.
     """
 
     seed: int
@@ -30,13 +31,14 @@ class SimulationParameters:
     terminated_status: str | None
     clock_skews: tuple[float, ...]
     move_probability: float
-    page: int
+    page_size: int
     messages_unseen: bool
 
     @classmethod
-    def of(cls, seed: int) -> "SimulationParameters":
+    def from_seed(cls, seed: int) -> "SimulationParameters":
+        """Draw the parameters. The same seed gives the same ones."""
         rng = seeded_random(seed, "traits")
-        page = PAGE_SIZES[seed % len(PAGE_SIZES)]
+        page_size = PAGE_SIZES[seed % len(PAGE_SIZES)]
         return cls(
             seed=seed,
             steps=rng.randint(5, 25),
@@ -49,8 +51,10 @@ class SimulationParameters:
             # Extensions publish nothing, Completed, or Terminated (PLATFORM: Lifecycle events 4).
             terminated_status=rng.choice((None, None, "Completed", "Terminated")),
             clock_skews=tuple(rng.uniform(-0.25, 0.25) for _ in range(rng.randint(1, 4))),
-            move_probability=rng.choice((0.0, 0.1, 0.3, 0.6)) if page < PAGE_SIZES[0] else rng.choice((0.0, 0.0, 0.5)),
-            page=page,
+            move_probability=rng.choice((0.0, 0.1, 0.3, 0.6))
+            if page_size < PAGE_SIZES[0]
+            else rng.choice((0.0, 0.0, 0.5)),
+            page_size=page_size,
             messages_unseen=rng.random() < 0.3,
         )
 

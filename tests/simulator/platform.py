@@ -1,5 +1,6 @@
-"""The platform as docs/platform.md describes it: orchestrations, their rows at the source, and the events that the
-extension publishes. It touches the world only through a Store and a Transport."""
+"""The platform as docs/platform.md describes it: orchestrations, their rows, and the events of the extension.
+
+It writes rows and messages to a ProviderStorage, and publishes events to a SimulatedEventGrid."""
 
 import random
 import time
@@ -38,8 +39,8 @@ DEFAULT_WEIGHTS = {
 }
 """The relative frequency of each move, where it is possible."""
 
-PURGING = {**DEFAULT_WEIGHTS, "finish": 8.0, "detach": 8.0, "purge": 8.0, "start": 12.0}
-"""The frequencies where messages cannot be seen: ids are purged and started again by a message."""
+PURGE_WEIGHTS = {**DEFAULT_WEIGHTS, "finish": 8.0, "detach": 8.0, "purge": 8.0, "start": 12.0}
+"""The frequencies for task hubs whose messages cannot be seen: more instances end and are purged."""
 
 DURING_READ_WEIGHTS = {
     **DEFAULT_WEIGHTS,
@@ -53,16 +54,26 @@ DURING_READ_WEIGHTS = {
 """The frequencies while the server reads: changes that a reader can miss are more frequent."""
 
 HAND_OVER_WEIGHTS = {"hand over": 10.0, "begin": 5.0, "go on": 5.0, "resume": 1.0}
-"""Frequencies while the server reads, such that something is always active, but never the same instance for long."""
+"""The frequencies while the server reads, so that an instance is always active, but none stays active for long."""
 
 AFTER_DRAIN_WEIGHTS = {"begin": 4.0, "finish": 2.0, "continue as new": 2.0, "go on": 1.0}
 """The frequencies just after a task hub was found drained."""
 
-_ENDING_MOVES = ("go on", "begin", "resume", "finish")
+_MOVES_TOWARDS_THE_END = ("go on", "begin", "resume", "finish")
 
+_SINGLE_EPISODE_PROBABILITY = 0.2
+"""An orchestration ends in its first episode."""
+_NEXT_GENERATION_IN_EPISODE_PROBABILITY = 0.5
+"""An episode that continues as new starts the next generation too."""
+_GENERATION_GAP_PROBABILITY = 0.3
+"""The next generation does not start at once."""
+_REUSE_PROBABILITY = 0.5
+"""A start uses an id again."""
+_LATEST_REUSED_PROBABILITY = 0.5
+"""A start that uses an id again takes that of the execution that ended last."""
 _FUNCTIONS = ("ProcessOrder", "Ship", "NightlySync", "Käse")
-REUSED_AFTER = 1.6
-"""Seconds after the end of an execution before its id is used again by a start without a row.
+MIN_REUSE_DELAY_SECONDS = 1.6
+"""Seconds after the end of an execution before a start without a row may use its id again.
 
 The table and the events cannot distinguish two executions of an id within the clock tolerance of one second.
 """
@@ -73,12 +84,12 @@ Move = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True)
 class PlatformContext:
-    """What a simulated platform works with."""
+    """The storage, Event Grid, random source and log of a simulated platform."""
 
     hub: str
-    traits: SimulationParameters
+    parameters: SimulationParameters
     rng: random.Random
-    store: ProviderStorage
+    storage: ProviderStorage
     transport: SimulatedEventGrid
     timeline: ActivityTimeline
     tally: Counter[str]
@@ -91,31 +102,31 @@ class SimulatedPlatform:
     def __init__(self, context: PlatformContext) -> None:
         self._context = context
         self._rng = context.rng
-        self._roots_left = context.traits.root_instances
+        self._client_starts_left = context.parameters.root_instances
         self._execution_count = 0
-        self._entities = 0
+        self._signal_count = 0
         self._without_faults = False
         # Ids that a message is about to start. No other start takes them.
         self._reserved_ids: set[str] = set()
         self.executions: dict[str, Execution] = {}
 
-    async def move(self, weights: Mapping[str, float], *, without_faults: bool = False) -> None:
-        """Make one of the moves that are possible now; `without_faults` without crashes and delays."""
+    async def make_random_move(self, weights: Mapping[str, float], *, without_faults: bool = False) -> None:
+        """Make one of the moves that are possible now. `without_faults`: no worker crashes or is slow."""
         moves = {name: move for name, move in self._possible_moves().items() if weights.get(name)}
         names = sorted(moves)
         if names:
             self._without_faults = without_faults
-            name = self._rng.choices(names, [weights[execution] for execution in names])[0]
+            name = self._rng.choices(names, [weights[name] for name in names])[0]
             await self._make_move(name, self._rng.choice(moves[name]))
             self._without_faults = False
 
     async def start_instance(self) -> None:
-        """A client starts an instance, under a new id or that of any instance that has ended."""
+        """Start an instance as a client does, under a new id or under that of an instance that has ended."""
         instance_id = self._choose_instance_id(unused_seconds=0.0)
         await self._make_move("restart", partial(self._start_pending, instance_id))
 
-    async def run_one(self) -> str:
-        """A client starts an instance, and its first episode is written. Returns its id."""
+    async def start_and_run_instance(self) -> str:
+        """Start an instance as a client does, and run its first episode. Returns its id."""
         instance_id = self._new_instance_id()
         await self._make_move("start", partial(self._start_pending, instance_id))
         self._without_faults = True
@@ -124,38 +135,40 @@ class SimulatedPlatform:
         return instance_id
 
     async def purge(self, instance_id: str) -> bool:
-        """Purge an instance. False if it has not ended, or starts again."""
+        """Purge an instance. Returns False if that is not possible, because it has not ended or is to start again."""
         execution = self.executions[instance_id]
-        purges = self._possible_moves_of(execution).get("purge")
-        if purges is not None:
-            await self._make_move("purge", purges)
-        return purges is not None
+        purge_move = self._possible_moves_of(execution).get("purge")
+        if purge_move is not None:
+            await self._make_move("purge", purge_move)
+        return purge_move is not None
 
     async def start_by_message(self, instance_id: str) -> None:
-        """Start an id again by a message. The start is published, and a slow worker has not written its row yet."""
+        """Start an instance again under its id by a message.
+
+        The event of the start is published. The worker is slow and has not written the row yet."""
         restarted = self._new_execution(instance_id, Phase.SCHEDULED)
         self.executions[instance_id] = restarted
-        await self._context.store.enqueue(instance_id, restarted.function)
+        await self._context.storage.send_start_message(instance_id, restarted.function)
         restarted.episode = Episode(["Running"], "Running", Phase.RUNNING)
         self._publish_events(restarted, restarted.episode.statuses)
         self._context.tally["purged and started again"] += 1
 
     async def drain(self, remaining: int = 0) -> None:
-        """Let all orchestrations end, except a few and those that wait for them."""
-        active = self._active()
-        spared = self._rng.sample(active, min(remaining, len(active)))
+        """Let all orchestrations end, except `remaining` of them and those that wait for these."""
+        active = self._find_active_executions()
+        kept_active = self._rng.sample(active, min(remaining, len(active)))
         self._without_faults = True
-        while going := [
+        while ending_moves := [
             (name, move)
-            for execution in self._active()
-            if execution not in spared
+            for execution in self._find_active_executions()
+            if execution not in kept_active
             for name, move in self._possible_moves_of(execution).items()
-            if name in _ENDING_MOVES
+            if name in _MOVES_TOWARDS_THE_END
         ]:
-            await self._make_move(*going[0])
+            await self._make_move(*ending_moves[0])
         self._without_faults = False
 
-    def _active(self) -> list[Execution]:
+    def _find_active_executions(self) -> list[Execution]:
         return [
             execution
             for execution in self.executions.values()
@@ -169,7 +182,7 @@ class SimulatedPlatform:
 
     def _possible_moves(self) -> dict[str, list[Move]]:
         moves: dict[str, list[Move]] = {"entity": [self._signal_entity]}
-        if self._roots_left:
+        if self._client_starts_left:
             moves["start"], moves["start delayed"] = [self._start], [self._start_delayed]
         for execution in self.executions.values():
             for name, move in self._possible_moves_of(execution).items():
@@ -194,7 +207,7 @@ class SimulatedPlatform:
                     "terminate": terminate,
                 }
             case Phase.WAITING:
-                # Its children live on.
+                # A sub-orchestration goes on when its parent is terminated.
                 return {"terminate": terminate}
             case Phase.ENDED if execution.instance_id in self._reserved_ids:
                 return {}
@@ -218,39 +231,39 @@ class SimulatedPlatform:
                     "detach": partial(self._start_detached_and_end, execution),
                 }
 
-    # What clients do.
+    # Moves of clients.
 
     async def _start(self) -> None:
-        self._roots_left -= 1
+        self._client_starts_left -= 1
         await self._start_pending(self._new_instance_id())
 
     async def _start_delayed(self) -> None:
-        self._roots_left -= 1
+        self._client_starts_left -= 1
         await self._start_pending(self._new_instance_id(), delay=self._rng.randint(3, 12))
 
     async def _restart(self, execution: Execution) -> None:
         await self._start_pending(execution.instance_id)
 
     async def _start_pending(self, instance_id: str, delay: int = 0) -> None:
-        """A start by a client has a row at once."""
+        """Start an instance as a client does, which writes its row at once. It begins `delay` steps later."""
         execution = self._new_execution(instance_id, Phase.PENDING)
         execution.not_before = self._context.transport.step + delay
         await self._write_row(execution, "Pending")
 
     async def _terminate(self, execution: Execution) -> None:
-        status = self._context.traits.terminated_status
+        status = self._context.parameters.terminated_status
         await self._run_episode(execution, Episode([status] if status else [], "Terminated", Phase.ENDED))
 
     async def _purge(self, execution: Execution) -> None:
-        await self._context.store.purge(execution.instance_id)
+        await self._context.storage.delete_row(execution.instance_id)
         execution.row = None
         self._log(execution, "purged")
 
-    # What orchestrations do.
+    # Moves of orchestrations.
 
     async def _begin_execution(self, execution: Execution) -> None:
-        if self._happens(0.2):
-            # No await in it: over in its first episode.
+        if self._draw_bool(_SINGLE_EPISODE_PROBABILITY):
+            # The orchestration awaits nothing, so it ends in its first episode.
             self._context.tally["one episode"] += 1
             outcome = self._random_outcome()
             await self._run_episode(execution, Episode(["Running", outcome], outcome, Phase.ENDED))
@@ -262,12 +275,12 @@ class SimulatedPlatform:
         await self._run_episode(execution, Episode([outcome], outcome, Phase.ENDED))
 
     async def _continue_as_new(self, execution: Execution) -> None:
-        if self._happens(0.5):
+        if self._draw_bool(_NEXT_GENERATION_IN_EPISODE_PROBABILITY):
             await self._run_episode(execution, Episode(["Completed", "Running"], "Running", Phase.RUNNING))
             return
         row = self._rng.choice(("ContinuedAsNew", "Running"))
         await self._run_episode(execution, Episode(["Completed"], row, Phase.CONTINUING_AS_NEW))
-        if execution.phase is Phase.CONTINUING_AS_NEW and not self._happens(0.3):
+        if execution.phase is Phase.CONTINUING_AS_NEW and not self._draw_bool(_GENERATION_GAP_PROBABILITY):
             await self._start_next_generation(execution)
 
     async def _start_next_generation(self, execution: Execution) -> None:
@@ -279,22 +292,22 @@ class SimulatedPlatform:
         )
 
     async def _hand_over(self, execution: Execution) -> None:
-        """One of its activities starts another orchestration as a client does, and it ends."""
+        """Let an activity of the orchestration start another one as a client does, and let the orchestration end."""
         await self._start_pending(self._choose_instance_id(0.0))
         await self._finish(execution)
 
     async def _start_detached_and_end(self, execution: Execution) -> None:
-        """It starts an orchestration without waiting for it, and ends."""
+        """Let the orchestration start another one without waiting for it, and end."""
         outcome = self._random_outcome()
         await self._run_episode(
             execution, Episode([outcome], outcome, Phase.ENDED, started_execution=self._schedule_execution(None))
         )
 
     async def _signal_entity(self) -> None:
-        self._entities += 1
-        execution = Execution(0, f"@counter@{self._entities % 3}", "counter", Phase.RUNNING, self._now())
+        self._signal_count += 1
+        execution = Execution(0, f"@counter@{self._signal_count % 3}", "counter", Phase.RUNNING, self._now())
         self._publish_events(execution, ["Running"])
-        await self._context.store.put(execution.instance_id, "Running", execution.function, execution.created)
+        await self._context.storage.write_row(execution.instance_id, "Running", execution.function, execution.created)
 
     # Episodes.
 
@@ -302,12 +315,12 @@ class SimulatedPlatform:
         self._publish_events(execution, episode.statuses)
         execution.episode = episode
         if not self._without_faults:
-            if self._happens(self._context.traits.crash_probability):
+            if self._draw_bool(self._context.parameters.crash_probability):
                 self._context.tally["crash"] += 1
                 self._log(execution, "crashed before its checkpoint")
-                episode.crashed = True
+                episode.has_crashed = True
                 return
-            if self._happens(self._context.traits.slow_probability):
+            if self._draw_bool(self._context.parameters.slow_probability):
                 self._context.tally["slow checkpoint"] += 1
                 self._log(execution, "slow before its checkpoint")
                 return
@@ -316,25 +329,27 @@ class SimulatedPlatform:
     async def _continue_episode(self, execution: Execution) -> None:
         episode = execution.episode
         assert episode is not None, "only open episodes go on"
-        if episode.crashed:
-            episode.crashed = False
+        if episode.has_crashed:
+            episode.has_crashed = False
             await self._run_episode(execution, episode)
         else:
             await self._checkpoint(execution, episode)
 
     async def _checkpoint(self, execution: Execution, episode: Episode) -> None:
-        """Messages are sent before the row is written."""
+        """Send the messages of an episode, and then write its row."""
         if episode.started_execution is not None:
-            await self._context.store.enqueue(episode.started_execution.instance_id, episode.started_execution.function)
-            if not self._context.traits.messages_unseen:
+            await self._context.storage.send_start_message(
+                episode.started_execution.instance_id, episode.started_execution.function
+            )
+            if not self._context.parameters.messages_unseen:
                 self._context.timeline.record_start(episode.started_execution.instance_id)
-            # Now there is something of it.
+            # From here on the start exists: as a message.
             self.executions[episode.started_execution.instance_id] = episode.started_execution
             self._reserved_ids.discard(episode.started_execution.instance_id)
-        first = execution.in_flight
+        is_first_episode = execution.is_scheduled
         await self._write_row(execution, episode.row)
-        if first:
-            await self._context.store.dequeue(execution.instance_id)
+        if is_first_episode:
+            await self._context.storage.delete_start_message(execution.instance_id)
         execution.episode = None
         execution.phase = episode.next_phase
         if execution.phase is Phase.WAITING:
@@ -347,10 +362,10 @@ class SimulatedPlatform:
         self._context.tally[f"row {episode.row}"] += 1
 
     async def _stale_episode(self, execution: Execution) -> None:
-        """A worker that has lost the instance to another one publishes events, and cannot checkpoint."""
+        """Let a worker that has lost the instance to another worker publish events. It cannot checkpoint."""
         self._publish_events(execution, self._rng.choice((["Running"], ["Completed"], ["Running", "Completed"])))
 
-    # How it is done.
+    # Rows, events and ids.
 
     async def _write_phase(self, execution: Execution, status: str, phase: Phase) -> None:
         execution.phase = phase
@@ -360,7 +375,7 @@ class SimulatedPlatform:
     async def _write_row(self, execution: Execution, status: str) -> None:
         if status in ENDED_STATUS_NAMES:
             self._context.timeline.record_end(execution.instance_id)
-        await self._context.store.put(execution.instance_id, status, execution.function, execution.created)
+        await self._context.storage.write_row(execution.instance_id, status, execution.function, execution.created)
         if status not in ENDED_STATUS_NAMES:
             self._context.timeline.record_start(execution.instance_id)
         execution.row = status
@@ -368,42 +383,42 @@ class SimulatedPlatform:
         self._log(execution, f"row {status}")
 
     def _publish_events(self, execution: Execution, statuses: Sequence[str]) -> None:
-        moment = time.time() + self._rng.choice(self._context.traits.clock_skews)
+        moment = time.time() + self._rng.choice(self._context.parameters.clock_skews)
         for status in statuses:
-            # Milliseconds, or less, between two of one episode.
+            # Two events of one episode are a few milliseconds apart, or less.
             moment += self._rng.choice((0.00002, 0.001, 0.004))
             at = Instant(int(moment * TICKS_PER_SECOND))
-            sent = event(
+            event_body = event(
                 self._context.hub,
                 execution.instance_id,
                 status,
                 time=format_instant(at),
                 function=execution.function,
             )
-            published = PublishedEvent(sent, execution.instance_id, status, at, execution.number)
+            published = PublishedEvent(event_body, execution.instance_id, status, at, execution.number)
             if execution.latest_event is None or at > execution.latest_event.occurred_at:
                 execution.latest_event = published
-            fate = self._context.transport.publish(published)
-            self._log(execution, f"published {status} at {format_instant(at)[17:]}, {fate}")
+            delivery_note = self._context.transport.publish(published)
+            self._log(execution, f"published {status} at {format_instant(at)[17:]}, {delivery_note}")
 
     def _schedule_execution(self, parent: Execution | None) -> Execution:
-        """A start that a message will carry. It counts once the message is sent."""
-        instance_id = self._choose_instance_id(REUSED_AFTER)
+        """Choose the instance that a message is to start. It is active once the message is sent."""
+        instance_id = self._choose_instance_id(MIN_REUSE_DELAY_SECONDS)
         self._reserved_ids.add(instance_id)
         return self._new_execution(instance_id, Phase.SCHEDULED, parent)
 
     def _new_execution(self, instance_id: str, phase: Phase, parent: Execution | None = None) -> Execution:
         self._execution_count += 1
-        before = self.executions.get(instance_id)
+        previous = self.executions.get(instance_id)
         execution = Execution(
             self._execution_count, instance_id, self._rng.choice(_FUNCTIONS), phase, self._now(), parent=parent
         )
-        if before is not None:
+        if previous is not None:
             self._context.tally["id taken again"] += 1
             execution.row, execution.latest_event, execution.row_written_at = (
-                before.row,
-                before.latest_event,
-                before.row_written_at,
+                previous.row,
+                previous.latest_event,
+                previous.row_written_at,
             )
         if phase is not Phase.SCHEDULED:
             self.executions[instance_id] = execution
@@ -411,17 +426,19 @@ class SimulatedPlatform:
 
     def _choose_instance_id(self, unused_seconds: float) -> str:
         """A new id, or one whose last execution ended at least `unused_seconds` ago."""
-        over = [
+        ended_executions = [
             execution
             for execution in self.executions.values()
             if execution.phase is Phase.ENDED
             and time.monotonic() - execution.row_written_at > unused_seconds
             and execution.instance_id not in self._reserved_ids
         ]
-        if not over or not self._happens(0.5):
+        if not ended_executions or not self._draw_bool(_REUSE_PROBABILITY):
             return self._new_instance_id()
-        latest = max(over, key=lambda execution: execution.row_written_at)
-        return (latest if self._happens(0.5) else self._rng.choice(over)).instance_id
+        latest = max(ended_executions, key=lambda execution: execution.row_written_at)
+        return (
+            latest if self._draw_bool(_LATEST_REUSED_PROBABILITY) else self._rng.choice(ended_executions)
+        ).instance_id
 
     def _new_instance_id(self) -> str:
         number = self._rng.getrandbits(128)
@@ -431,9 +448,9 @@ class SimulatedPlatform:
         return self._rng.choice(("Completed", "Completed", "Failed"))
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(time.time() + self._rng.choice(self._context.traits.clock_skews), UTC)
+        return datetime.fromtimestamp(time.time() + self._rng.choice(self._context.parameters.clock_skews), UTC)
 
-    def _happens(self, probability: float) -> bool:
+    def _draw_bool(self, probability: float) -> bool:
         return self._rng.random() < probability
 
     def _log(self, execution: Execution, entry: str) -> None:

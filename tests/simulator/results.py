@@ -23,19 +23,20 @@ class SimulationFailure:
 
 @dataclass(slots=True)
 class SimulationResults:
-    """`tally` counts events by name."""
+    """The failures of a run, and how often each case occurred. `tally` counts the cases by name."""
 
     tally: Counter[str] = field(default_factory=Counter)
     failures: list[SimulationFailure] = field(default_factory=list)
     seconds: float = 0.0
 
     def failures_of(self, kind: type[Exception]) -> list[SimulationFailure]:
+        """The failures with an error of this type."""
         return [failure for failure in self.failures if isinstance(failure.error, kind)]
 
     def missing_cases(self) -> list[str]:
         """The cases that should be simulated and never occurred."""
-        wanted = (*_PLATFORM_COUNTERS, *_TRANSPORT_COUNTERS, *_VERDICT_COUNTERS, *_EVENTS_ONLY_COUNTERS)
-        return [name for name in wanted if name not in _RARE_COUNTERS and not self.tally[name]]
+        expected_cases = (*_PLATFORM_COUNTERS, *_TRANSPORT_COUNTERS, *_VERDICT_COUNTERS, *_EVENTS_ONLY_COUNTERS)
+        return [name for name in expected_cases if name not in _RARE_COUNTERS and not self.tally[name]]
 
     def summary_line(self) -> str:
         """The results in one line."""
@@ -106,11 +107,11 @@ _PLATFORM_COUNTERS = (
     "entity",
     *_counters_of("row", ("Completed", "Failed", "Terminated", "Suspended", "ContinuedAsNew")),
 )
-_TRANSPORT_COUNTERS = ("published", "lost", "doubled", "delayed", "reordered", "deliveries")
+_TRANSPORT_COUNTERS = ("published", "lost", "duplicated", "delayed", "reordered", "deliveries")
 _VERDICT_COUNTERS = (
     *_counters_of("question", ("fresh", "cached", "none", "waiting", "both", "stage", "at the end")),
-    "lull",
-    "awakening",
+    "nearly drained",
+    "started after a drain",
     "moves during a read",
     "Ready",
     "Ready before the end",
@@ -125,4 +126,4 @@ _VERDICT_COUNTERS = (
 )
 _RARE_COUNTERS = ("Ready, a start in a queue that no event reported", "purged and ended", "blocked, messages unseen")
 _EVENTS_ONLY_COUNTERS = ("wrong by events alone", "stuck by events alone")
-_REQUEST_COUNTERS = ("API requests", "state storage requests", "source requests", "source writes")
+_REQUEST_COUNTERS = ("API requests", "state storage requests", "provider requests", "provider writes")

@@ -25,15 +25,18 @@ from tests.simulator.task_hub_storage import SimulatedAccount
 from tests.simulator.verdict_checker import NeverReady, WrongVerdict
 
 CONCURRENT_SIMULATIONS = 16
-_CHUNK = 1024
-"""Histories that run before the page sizes repeat. A change of the size waits for all running histories."""
-_SMALL_CHUNK = 64
-_FEW_RANGES = [("", "4"), ("4", "@"), ("A", "c"), ("c", "n"), ("n", None)]
-_HUB = re.compile(r"/(h[0-9a-f]{16})Instances")
+_SEEDS_PER_CHUNK = 1024
+"""Seeds of a chunk. All page sizes are used once in a chunk.
+
+A change of the page size waits until all running histories have ended, so small chunks are slow."""
+_SEEDS_PER_SMALL_CHUNK = 64
+"""Seeds of a chunk, if the run is to stop after a number of failures."""
+_FEW_PARTITION_KEY_RANGES = [("", "4"), ("4", "@"), ("A", "c"), ("c", "n"), ("n", None)]
+_HUB_IN_PATH = re.compile(r"/(h[0-9a-f]{16})Instances")
 
 
 class BeforeReadHooks:
-    """Calls a hook of a history before the server reads its task hub."""
+    """Calls the hook of a history before the server reads a page of its task hub."""
 
     def __init__(self) -> None:
         self._read_hooks: dict[str, ReadHook] = {}
@@ -45,7 +48,8 @@ class BeforeReadHooks:
         self._read_hooks.pop(hub, None)
 
     async def before_request(self, method: str, path: str) -> None:
-        match = _HUB.search(path)
+        """Call the hook of the task hub in this path, if there is one. The proxy awaits it before it forwards."""
+        match = _HUB_IN_PATH.search(path)
         read_hook = self._read_hooks.get(match[1]) if match else None
         if read_hook is not None:
             await read_hook()
@@ -70,53 +74,60 @@ async def run_simulations(
     """Run the histories of these seeds. With `stop_at`, stop after this number of failures."""
     results = SimulationResults()
     began = time.monotonic()
-    waiting = iter(seeds)
-    async with _simulation_context(storage, results.tally) as around:
-        while chunk := list(islice(waiting, _CHUNK if stop_at is None else _SMALL_CHUNK)):
-            for page in PAGE_SIZES:
-                with _with_page_size(page):
+    remaining_seeds = iter(seeds)
+    async with _simulation_context(storage, results.tally) as context:
+        while chunk := list(islice(remaining_seeds, _SEEDS_PER_CHUNK if stop_at is None else _SEEDS_PER_SMALL_CHUNK)):
+            for page_size in PAGE_SIZES:
+                with _use_page_size(page_size):
                     await _run_seeds(
-                        around, (seed for seed in chunk if SimulationParameters.of(seed).page == page), results, stop_at
+                        context,
+                        (seed for seed in chunk if SimulationParameters.from_seed(seed).page_size == page_size),
+                        results,
+                        stop_at,
                     )
     results.seconds = time.monotonic() - began
     return results
 
 
 async def _run_seeds(
-    around: SimulationContext, seeds: Iterator[int], results: SimulationResults, stop_at: int | None
+    context: SimulationContext, seeds: Iterator[int], results: SimulationResults, stop_at: int | None
 ) -> None:
-    async def work() -> None:
+    async def run_waiting_simulations() -> None:
         for seed in seeds:
             if stop_at is not None and len(results.failures) >= stop_at:
                 return
-            history = Simulation(around, SimulationParameters.of(seed))
+            simulation = Simulation(context, SimulationParameters.from_seed(seed))
             results.tally["histories"] += 1
             try:
-                await history.run()
+                await simulation.run()
             except (WrongVerdict, NeverReady) as error:
                 results.failures.append(
-                    SimulationFailure(seed, error, "\n".join(history.log), results.tally["histories"])
+                    SimulationFailure(seed, error, "\n".join(simulation.log), results.tally["histories"])
                 )
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(CONCURRENT_SIMULATIONS):
-            workers.create_task(work())
+            workers.create_task(run_waiting_simulations())
 
 
 @asynccontextmanager
 async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> AsyncIterator[SimulationContext]:
     assert storage.connection_string is not None
-    direct = storage.connection_string.get_secret_value()
+    direct_connection = storage.connection_string.get_secret_value()
     hooks = BeforeReadHooks()
-    async with run_storage_proxy(storage) as proxy, SimulatedAccount(storage) as stores:
+    async with run_storage_proxy(storage) as proxy, SimulatedAccount(storage) as account:
         proxy.before_request = hooks.before_request
         assert proxy.settings.connection_string is not None
-        watched = _with_tables_of(direct, proxy.settings.connection_string.get_secret_value())
+        proxied_connection = _replace_table_endpoint(
+            direct_connection, proxy.settings.connection_string.get_secret_value()
+        )
         clock = CountingClock(tally, "state storage requests")
-        # One shard: there is little in a hub, and each costs a read.
+        # One shard, because the task hubs are small and each shard costs a read.
         settings = Settings(
             storage=storage,
-            connections=TaskHubConnections({DIRECT_CONNECTION: direct, PROXIED_CONNECTION: watched}),
+            connections=TaskHubConnections(
+                {DIRECT_CONNECTION: direct_connection, PROXIED_CONNECTION: proxied_connection}
+            ),
             shards=1,
         )
         server = StateServer(settings, clock)
@@ -124,9 +135,9 @@ async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> 
         for connection in (DIRECT_CONNECTION, PROXIED_CONNECTION):
             backend = server.backends.backend_for(ProviderConfig("azureStorage", connection))
             assert isinstance(backend, azure_storage.AzureStorageBackend)
-            backend._tables.clock = CountingClock(tally, "source requests")
+            backend._tables.clock = CountingClock(tally, "provider requests")
 
-        async def count(request: httpx.Request) -> None:
+        async def count_api_request(request: httpx.Request) -> None:
             tally["API requests"] += 1
 
         transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
@@ -136,22 +147,22 @@ async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> 
                 base_url="http://state",
                 timeout=150,
                 headers=run_headers(1),
-                event_hooks={"request": [count]},
+                event_hooks={"request": [count_api_request]},
             ) as client:
-                yield SimulationContext(client, server.services.readiness, stores, hooks, tally)
-                tally["source writes"] = stores.writes
+                yield SimulationContext(client, server.services.readiness, account, hooks, tally)
+                tally["provider writes"] = account.writes
         finally:
             await server.close()
 
 
-def _with_tables_of(connection: str, other: str) -> str:
-    """The connection string with the table service of another one; its queues stay."""
-    tables = next(part for part in other.split(";") if part.startswith("TableEndpoint="))
-    return ";".join(tables if part.startswith("TableEndpoint=") else part for part in connection.split(";"))
+def _replace_table_endpoint(connection: str, source_connection: str) -> str:
+    """The connection string with the table endpoint of `source_connection`. Its other endpoints stay."""
+    table_endpoint = next(part for part in source_connection.split(";") if part.startswith("TableEndpoint="))
+    return ";".join(table_endpoint if part.startswith("TableEndpoint=") else part for part in connection.split(";"))
 
 
 @contextmanager
-def _with_page_size(rows: int) -> Iterator[None]:
+def _use_page_size(rows: int) -> Iterator[None]:
     """Let scans read this number of rows in a page.
 
     With an odd number, a scan of more than one page is split into fewer ranges, which is faster.
@@ -159,5 +170,5 @@ def _with_page_size(rows: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(azure_storage, "_PAGE_SIZE", rows)
         if rows % 2:
-            patch.setattr(azure_storage, "_PARTITION_KEY_RANGES", _FEW_RANGES)
+            patch.setattr(azure_storage, "_PARTITION_KEY_RANGES", _FEW_PARTITION_KEY_RANGES)
         yield

@@ -39,8 +39,7 @@ from state_api.storage.task_hub_state_rows import STATE_ROW_KEY
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
-from tests.http.operations import assert_problem, get_staging, post_events, post_staging, put_app
-from tests.http.test_verification import PROVIDER_CONFIG
+from tests.http.operations import PROVIDER_CONFIG, assert_problem, get_staging, post_events, post_staging, put_app
 
 pytestmark = pytest.mark.anyio
 

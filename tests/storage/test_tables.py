@@ -37,6 +37,18 @@ def test_the_clock_uses_the_latest_date_because_dates_are_cut_to_seconds(monkeyp
     assert clock.now() == parse_instant("2026-11-21T00:40:00Z"), "the storage's clock was set back"
 
 
+def test_the_clock_knows_how_long_ago_the_storage_has_responded(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StorageClock()
+    assert not clock.had_response_within(3600)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    clock.observe_date("no date at all", 1000.0)
+    assert not clock.had_response_within(3600), "such a response does not show the storage's time"
+    clock.observe_date("Sat, 21 Nov 2026 00:46:30 GMT", 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1600.0)
+    assert clock.had_response_within(600)
+    assert not clock.had_response_within(599)
+
+
 def test_a_delayed_response_does_not_set_the_clock_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it did, a probe result from a moment ago would be in the future, and not count."""
     clock = StorageClock()
