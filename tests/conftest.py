@@ -91,6 +91,10 @@ def hub() -> str:
 @pytest.fixture
 def app() -> str:
     """An app name that no other test uses."""
+    return new_app_name()
+
+
+def new_app_name() -> str:
     return f"shop-{uuid.uuid4().hex[:12]}"
 
 

@@ -15,8 +15,11 @@ from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient
 
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.instants import Instant
 from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.waiting import InstanceChange, RecordedChanges
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus, instance_from_event
+from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Page, TableMissing, TaskHubRecord, TaskHubRecords
 from state_api.storage.group_commit import GroupCommit, read_stored_instance
 from state_api.storage.instance_keys import ordinal_sort_key, shard_name, shard_of
@@ -35,9 +38,10 @@ from state_api.storage.tables import (
     encode_token,
     instance_table_name,
     read_page,
+    task_hub_of_table,
     translate_storage_errors,
 )
-from state_api.storage.transaction_plan import InstanceUpdate
+from state_api.storage.transaction_plan import InstanceUpdate, TransactionPlan
 
 _MAX_SERVICE_PAGES = 10
 """Pages that the storage is asked for to fill one page of the API, when a filter leaves out most rows."""
@@ -47,11 +51,12 @@ _ACTIVE, _FINISHED = "active", "finished"
 
 
 class InstanceStore:
-    """Reads and writes the instance tables."""
+    """Reads and writes the instance tables. What it has recorded is passed on as `signals`."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, signals: ChangeSignals | None = None) -> None:
         self._tables = tables
-        self._group_commit = GroupCommit(tables)
+        self._signals = signals or ChangeSignals()
+        self._group_commit = GroupCommit(tables, self._signal_changes)
         self._reader = RecordsReader(tables)
 
     async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool | None]:
@@ -91,6 +96,17 @@ class InstanceStore:
         """Everything recorded of the task hub that a verdict needs. Raises StorageUnavailable, also if the records are
         lost."""
         return await self._reader.read(task_hub, exemptions)
+
+    def _signal_changes(self, table: str, plan: TransactionPlan, sent_at: Instant) -> None:
+        task_hub = task_hub_of_table(table)
+        if self._signals.has_listeners(task_hub):
+            instances = [
+                InstanceChange(row.instance.instance_id, row.instance.function_name, row.instance.active)
+                for row in plan.rows
+            ]
+            self._signals.signal_task_hub(
+                task_hub, RecordedChanges(instances, frozenset(plan.activity_stamps), recorded_at=sent_at)
+            )
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:
         table = self._tables.client(instance_table_name(hub.name))

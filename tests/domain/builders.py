@@ -1,4 +1,6 @@
-"""Values of the domain, with defaults for all that a test is not about. Times are in seconds after a fixed noon."""
+"""Builders of domain values, with defaults, so that a test names only what it is about.
+
+Times are in seconds after a fixed noon."""
 
 from dataclasses import replace
 
@@ -31,7 +33,7 @@ CALLER_WITHOUT_RUN = Caller("carla")
 
 
 def noon_plus(offset_seconds: float = 0) -> Instant:
-    """`offset_seconds` seconds after noon."""
+    """The instant `offset_seconds` seconds after noon."""
     return Instant(NOON + seconds(offset_seconds))
 
 
@@ -42,6 +44,7 @@ def build_lifecycle_event(
     function_name: str = "ProcessOrder",
     reason: str = "",
 ) -> LifecycleEvent:
+    """An event of an instance on task hub v41. By default, it reports at noon that order-1 is running."""
     return LifecycleEvent("v41", instance_id, function_name, status, reason, occurred_at)
 
 
@@ -55,7 +58,7 @@ def build_active_instance(
 
 
 def build_evidence(task_hub: str | None = "v41", activity: InstanceActivity | None = None) -> Evidence:
-    """Evidence from events alone. By default, the task hub shows no activity."""
+    """Evidence from events alone. By default, the events report no activity."""
     return Evidence(task_hub, activity or InstanceActivity())
 
 
@@ -66,12 +69,13 @@ def build_probe_result(
     scanned: int = 0,
     message: str = "",
     ended: float | None = None,
-    taken: int = 0,
+    read_seconds: int = 0,
     unlisted_count: int = 0,
     retry_after_seconds: int | None = None,
 ) -> ProbeResult:
-    """The result of a probe of Azure Storage that found these active instances. `began` and `ended`: seconds after
-    noon."""
+    """The result of a probe of Azure Storage that found these active instances.
+
+    `began` and `ended` are in seconds after noon."""
     return ProbeResult(
         status,
         AZURE_STORAGE,
@@ -80,14 +84,14 @@ def build_probe_result(
         scanned,
         message,
         ended_at=None if ended is None else noon_plus(ended),
-        read_seconds=taken,
+        read_seconds=read_seconds,
         unlisted_count=unlisted_count,
         retry_after_seconds=retry_after_seconds,
     )
 
 
 def build_evidence_with_probe(result: ProbeResult | None, activity: InstanceActivity | None = None) -> Evidence:
-    """Evidence from events and a probe; None for a probe that has no result yet."""
+    """Evidence from events and a configured probe. `result` is None while the probe has no result."""
     return replace(build_evidence(activity=activity), provider=AZURE_STORAGE, probe=result)
 
 
@@ -100,7 +104,7 @@ def build_observed_instance(
     updated: float = -60,
     version: str | None = None,
 ) -> ObservedInstance:
-    """An instance as a probe observes it. By default, it is an hour old at noon and was written a minute before."""
+    """An instance as a probe observes it. By default, it was created an hour and written a minute before noon."""
     return ObservedInstance(
         instance_id, function_name, version, status, noon_plus(created), noon_plus(updated), f"written {updated}"
     )
@@ -112,14 +116,17 @@ def build_waiver(instance_id: str = "order-1", task_hub: str = "v41", expires: f
 
 
 def build_open_deployment(run_url: str | None = RUN_8_URL, since: float = -120) -> OpenDeployment:
+    """A deployment of v42 by Ben, open since `since` seconds after noon."""
     return OpenDeployment("v42", "ben", run_url, noon_plus(since))
 
 
 def build_open_swap(run_url: str | None = RUN_7_URL, since: float = -180) -> OpenSwap:
+    """A pending swap of v42 by Anna, begun `since` seconds after noon."""
     return OpenSwap("v42", "anna", run_url, noon_plus(since))
 
 
 def build_ready_verdict() -> Verdict:
+    """The verdict on a task hub without activity."""
     return assess_readiness(build_evidence(), Policy(), noon_plus())
 
 
@@ -131,14 +138,17 @@ def build_not_ready_verdict(task_hub: str = "v41") -> Verdict:
 
 
 def build_slot(task_hub: str, version: str | None = None, since: float = -3600, *, promoted: bool = False) -> Slot:
+    """A slot that has held this task hub since `since` seconds after noon."""
     return Slot(task_hub, version, noon_plus(since), promoted)
 
 
 def build_production_slot(task_hub: str = "v41", version: str | None = "1.4.0") -> Slot:
+    """A slot whose task hub counts as promoted, as that of production does."""
     return build_slot(task_hub, version, promoted=True)
 
 
 def build_retired_hub(task_hub: str = "v40", hours_ago: float = 1) -> RetiredHub:
+    """A task hub that was retired this many hours before noon."""
     return RetiredHub(task_hub, None, noon_plus(-3600 * hours_ago))
 
 

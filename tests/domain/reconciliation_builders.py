@@ -31,7 +31,7 @@ COMPLETED = RuntimeStatus.COMPLETED
 TIMES_AROUND_NOON = st.builds(
     lambda skews, ticks: Instant(NOON + skews * CLOCK_SKEW + ticks), st.integers(-3, 3), st.integers(-1, 1)
 )
-"""Few times, so that they often differ by exactly the skew, or by a tick more or less."""
+"""Few times, so that two of them often differ by exactly the clock skew, or by a tick more or less."""
 NAMES = st.sampled_from(["", "ProcessOrder", "ShipOrder"])
 
 
@@ -78,19 +78,19 @@ def build_start(offset: float = 0, source: EvidenceSource = EvidenceSource.EVENT
 
 
 def build_record(started: float | None = None, finished: float | None = None) -> Instance:
-    """The record after events at these times."""
+    """The record of an instance after events at these times, in seconds after noon."""
     events = [] if started is None else [build_lifecycle_event(RUNNING, noon_plus(started))]
     events += [] if finished is None else [build_lifecycle_event(COMPLETED, noon_plus(finished))]
     return reduce(merge_instances, map(instance_from_event, events))
 
 
 def record_observed_end(instance: Instance, seen: ObservedInstance | None) -> Instance:
-    """The record after an observed end is recorded."""
+    """Record the end of an instance that a probe has observed. Returns the record after it."""
     return merge_instances(instance, reconcile_end(instance, seen))
 
 
 def record_observed_start(instance: Instance | None, seen: ObservedInstance, now: Instant = NOON) -> Instance:
-    """The record after a missed start is recorded."""
-    evidence = reconcile_start(instance, seen, now)
-    assert evidence is not None
-    return evidence if instance is None else merge_instances(instance, evidence)
+    """Record the start of an instance that a probe has observed. Returns the record after it."""
+    start = reconcile_start(instance, seen, now)
+    assert start is not None
+    return start if instance is None else merge_instances(instance, start)

@@ -15,7 +15,7 @@ COMPLETED = RuntimeStatus.COMPLETED
 NO_EXEMPTIONS = Exemptions()
 SOME_EXEMPTIONS = Exemptions(("Nightly*",), (build_waiver("stuck"),))
 SCAN_BEGAN = -12
-"""When the scans here began, by the backend's clock and in seconds after noon."""
+"""When the scans began by the backend's clock, in seconds after noon."""
 OBSERVED_INSTANCES = st.builds(
     ObservedInstance,
     instance_id=st.sampled_from(["order-1", "order-2", "naïve/№ \x00", "", "stuck"]) | st.text(max_size=3),
@@ -35,12 +35,12 @@ def build_scan(*cursors: str) -> Scan:
 
 
 def build_observed_end(instance_id: str = "order-1", updated: float = -5) -> ObservedInstance:
-    """An instance that ended while the scan was running."""
+    """An instance that ended while the scan was in progress."""
     return build_observed_instance(instance_id, status=COMPLETED, updated=updated)
 
 
 def read_pass(scan: Scan, *pages: Iterable[ObservedInstance], exemptions: Exemptions = NO_EXEMPTIONS) -> bool:
-    """One pass over these pages. Returns whether the scan is complete after it."""
+    """Read these pages in one pass. Returns whether the scan is complete after it."""
     for page in pages:
         scan.add_page(page, exemptions)
     scan.cursors.clear()

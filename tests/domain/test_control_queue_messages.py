@@ -60,16 +60,16 @@ def build_queues_with_messages(*messages: VisibleMessage, more: bool = False) ->
     return ObservedQueues(build_queue_snapshot(*messages, more=more), 0, 0, noon_plus(), noon_plus())
 
 
-def build_quiet_period(unexplained: int = 1, began: float = 0, **different: object) -> QuietPeriod:
+def build_quiet_period(unexplained: int = 1, began: float = 0, **changed_members: object) -> QuietPeriod:
     period = QuietPeriod("key", noon_plus(began), noon_plus(-5), 7, unexplained, "signs")
-    return replace(period, **different)  # type: ignore[arg-type]  # a test names the member that differs
+    return replace(period, **changed_members)  # type: ignore[arg-type]  # a test names the member
 
 
 def track_quiet_period_with_defaults(
-    before: QuietPeriod | None, after: ObservedQueues, *, key: str = "key", stamps: int = 7, signs: str = "signs"
+    before: QuietPeriod | None, after: ObservedQueues, *, key: str = "key", stamps: int = 7, queue_digest: str = "signs"
 ) -> QuietPeriod | None:
     return track_quiet_period(
-        before, after, key=key, changed_since=noon_plus(-5), stamp_digest=stamps, queue_digest=signs
+        before, after, key=key, changed_since=noon_plus(-5), stamp_digest=stamps, queue_digest=queue_digest
     )
 
 
@@ -163,20 +163,20 @@ def test_a_timer_that_is_about_to_fire_explains_nothing() -> None:
 def test_a_hidden_start_is_never_explained_by_timers(
     timers: list[Instant], starts: int, fired: int, moved: int
 ) -> None:
-    """Every pending timer has an invisible message.
+    """Each pending timer explains one invisible message, its own.
 
-    So at least as many messages are unexplained as there are hidden starts.
+    So at least as many messages stay unexplained as there are hidden starts.
     """
     hidden = sum(fire_at > noon_plus() + TIMER_EARLY_MARGIN for fire_at in timers)
     count = hidden + starts + fired + moved
     known = KnownTimers(tuple(PendingTimer(key, fire_at) for key, fire_at in enumerate(timers)))
-    # `fired` messages are visible, `moved` ones left between the first peek and the count.
-    taken = ObservedQueues.from_snapshot(QueueSnapshot(count, (), fired), known, noon_plus(), noon_plus())
-    assert taken.unexplained_count >= starts
-    assert assess_message_evidence(taken).has_pending_starts is (starts + moved > 0)
+    # `fired` messages have become visible. `moved` messages left the queue between the first peek and the count.
+    queues = ObservedQueues.from_snapshot(QueueSnapshot(count, (), fired), known, noon_plus(), noon_plus())
+    assert queues.unexplained_count >= starts
+    assert assess_message_evidence(queues).has_pending_starts is (starts + moved > 0)
 
 
-# The time rule
+# The quiet period
 
 
 def test_a_message_can_be_hidden_for_the_visibility_timeout_or_the_longest_backoff() -> None:
@@ -198,11 +198,11 @@ def test_unexplained_messages_are_harmless_once_nothing_has_changed_for_long_eno
 
 
 def test_only_the_time_until_the_read_began_counts_for_the_time_rule() -> None:
-    """Reading rows and queues takes time, and later changes of a message are unknown."""
-    slow = ObservedQueues(build_queue_snapshot(invisible=1), 0, 0, noon_plus(629), noon_plus(700))
-    assert assess_message_evidence(slow, build_quiet_period()).has_pending_starts
-    # The message was surely there when the first look ended.
-    assert track_quiet_period_with_defaults(None, slow) == build_quiet_period(1, 700)
+    """Reading rows and queues takes time. Changes of a message during the read are unknown."""
+    slow_read = ObservedQueues(build_queue_snapshot(invisible=1), 0, 0, noon_plus(629), noon_plus(700))
+    assert assess_message_evidence(slow_read, build_quiet_period()).has_pending_starts
+    # It is certain that the message was in the queue when the first read ended.
+    assert track_quiet_period_with_defaults(None, slow_read) == build_quiet_period(1, 700)
 
 
 def test_one_more_message_than_observed_blocks_regardless_of_the_quiet_period() -> None:
@@ -258,10 +258,10 @@ def test_any_change_begins_a_new_quiet_period(before: QuietPeriod, invisible: in
 
 
 def test_a_known_timer_that_fires_does_not_end_a_quiet_period() -> None:
-    # Its message may have left the queue by now, or not.
+    # The message of the timer may have left the queue or not.
     for invisible in (1, 2):
-        taken = build_queues_with_timers(build_pending_timer(499), invisible=invisible, when=500)
-        assert track_quiet_period_with_defaults(build_quiet_period(), taken) == build_quiet_period()
+        queues = build_queues_with_timers(build_pending_timer(499), invisible=invisible, when=500)
+        assert track_quiet_period_with_defaults(build_quiet_period(), queues) == build_quiet_period()
     assert assess_message_evidence(
         build_queues_with_timers(build_pending_timer(499), invisible=2, when=700), build_quiet_period()
     ).has_pending_starts
@@ -286,7 +286,7 @@ def test_a_waiver_of_messages_changes_the_key_of_results_and_not_that_of_quiet_p
 def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> None:
     first = build_queue_snapshot(build_visible_message(MessageKind.OTHER))
     dequeued_again = replace(first, visible=(replace(first.visible[0], dequeue_count=2),))
-    signs = [
+    digests = [
         compute_queue_digest(first, noon_plus()),
         compute_queue_digest(build_queue_snapshot(), noon_plus()),
         compute_queue_digest(dequeued_again, noon_plus()),
@@ -295,7 +295,7 @@ def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> N
         compute_queue_digest(replace(first, partition_owners="others"), noon_plus()),
         compute_queue_digest(replace(first, more_visible=True), noon_plus()),
     ]
-    assert len(set(signs)) == len(signs)
+    assert len(set(digests)) == len(digests)
     assert compute_queue_digest(
         build_queue_snapshot(build_visible_message(), build_visible_message(instance_id="a")), None
     ) == compute_queue_digest(
@@ -303,7 +303,7 @@ def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> N
     )
 
 
-# What is remembered
+# Remembered timers, and the stored state
 
 
 def test_a_timer_is_remembered_once_and_until_it_has_fired() -> None:
@@ -316,20 +316,20 @@ def test_a_timer_is_remembered_once_and_until_it_has_fired() -> None:
 
 
 def test_only_as_many_timers_are_remembered_as_fit_into_a_row() -> None:
-    few = KnownTimers(
+    full = KnownTimers(
         tuple(build_pending_timer(number, number) for number in range(MAX_REMEMBERED_TIMERS)), noon_plus()
     )
-    assert few.limit_size() is few
-    many = KnownTimers((*few.timers, build_pending_timer(-1, MAX_REMEMBERED_TIMERS)), noon_plus())
-    # A complete read is done anew.
-    assert many.limit_size() == KnownTimers()
-    # An unfinished one goes on, without the timer that fires first.
-    unfinished = replace(many, cursor="[false, null]", reading_since=noon_plus(1)).limit_size()
-    assert unfinished == KnownTimers(few.timers, noon_plus(), "[false, null]", noon_plus(1), truncated=True)
+    assert full.limit_size() is full
+    too_many = KnownTimers((*full.timers, build_pending_timer(-1, MAX_REMEMBERED_TIMERS)), noon_plus())
+    # A complete read of the timers is repeated.
+    assert too_many.limit_size() == KnownTimers()
+    # An unfinished read of the timers continues, without the timer that fires first.
+    unfinished = replace(too_many, cursor="[false, null]", reading_since=noon_plus(1)).limit_size()
+    assert unfinished == KnownTimers(full.timers, noon_plus(), "[false, null]", noon_plus(1), truncated=True)
 
 
 def test_the_message_state_is_unchanged_after_it_was_stored_as_json() -> None:
-    memory = MessageState(
+    state = MessageState(
         "here",
         KnownTimers(
             (build_pending_timer(10),), noon_plus(1), '{"NextPartitionKey": "a"}', noon_plus(2), truncated=True
@@ -337,4 +337,4 @@ def test_the_message_state_is_unchanged_after_it_was_stored_as_json() -> None:
         build_quiet_period(),
     )
     stored = TypeAdapter(MessageState)
-    assert stored.validate_json(stored.dump_json(memory)) == memory
+    assert stored.validate_json(stored.dump_json(state)) == state

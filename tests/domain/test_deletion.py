@@ -1,4 +1,4 @@
-"""DeleteApp: when an app can be deleted, and what stays of it."""
+"""DeleteApp: when an app can be deleted, and what is kept of its record."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from tests.domain.transitions import begin_swap_of_staged_hub, build_app_with_op
 
 
 def check_deletion_without_verdicts(app: App, now: Instant) -> None:
-    """What DeleteApp decides before it reads a task hub. Raises the error of a refusal."""
+    """Make the checks of DeleteApp that need no verdict. Raises the error of a refusal."""
     if refusal := check_app_deletable(app, now):
         raise refusal.to_error()
 
@@ -88,9 +88,9 @@ def test_retired_task_hubs_refuse_the_deletion_until_they_are_cleaned_up() -> No
 
 
 def test_a_retired_task_hub_that_a_slot_may_carry_does_not_refuse_the_deletion() -> None:
-    """Cleanup does not remove it, and the verdict on the slot covers it."""
-    carrying = replace(build_slot("v42"), prior_hubs=(PriorHub("v40", promoted=True),))
-    app = build_app(build_production_slot(), carrying, retired=(build_retired_hub("v40"),))
+    """Cleanup does not remove such a task hub. The verdict on the slot covers it."""
+    slot_with_prior_hub = replace(build_slot("v42"), prior_hubs=(PriorHub("v40", promoted=True),))
+    app = build_app(build_production_slot(), slot_with_prior_hub, retired=(build_retired_hub("v40"),))
     assert delete_registered_app(
         app, {"production": build_ready_verdict(), "staging": build_ready_verdict()}, noon_plus()
     ).details["taskHubs"] == ["v41", "v42", "v40"]

@@ -26,6 +26,7 @@ from state_api.domain.errors import (
 
 
 def list_error_types() -> list[type[StateError]]:
+    """The error classes of the module."""
     return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, StateError)]
 
 

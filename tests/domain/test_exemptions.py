@@ -22,6 +22,7 @@ WAIVERS = st.lists(
 
 
 def find_waivers_in_force(*waivers: Waiver, task_hub: str = "v41", now: float = 0) -> tuple[Waiver, ...]:
+    """The waivers that are in force for a task hub `now` seconds after noon."""
     return Exemptions.for_task_hub((), waivers, task_hub, noon_plus(now)).waivers
 
 

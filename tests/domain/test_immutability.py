@@ -10,6 +10,7 @@ from state_api.domain.task_hubs import lifecycle, observations
 
 
 def list_value_types() -> list[type]:
+    """The dataclasses of the domain."""
     modules = (evidence, exemptions, messages, policy, reasons, verdict, lifecycle, observations, releases)
     kinds = [kind for module in modules for kind in vars(module).values()]
     return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)

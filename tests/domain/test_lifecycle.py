@@ -26,10 +26,11 @@ RUNNING = RuntimeStatus.RUNNING
 COMPLETED = RuntimeStatus.COMPLETED
 
 TICKS = st.integers(0, 4).map(lambda tick: Instant(NOON + tick))
-"""Few times, so that events often share one."""
+"""Few times, so that several events often have the same time."""
 
 
 def build_event_strategy(instance_ids: st.SearchStrategy[str]) -> st.SearchStrategy[LifecycleEvent]:
+    """Events with any status of these instances, at few different times."""
     return st.builds(
         LifecycleEvent,
         task_hub=st.just("v41"),
@@ -46,7 +47,7 @@ SOME_EVENTS = st.lists(EVENTS, min_size=1, max_size=8)
 
 
 def merge_events(*events: LifecycleEvent) -> Instance:
-    """The record after these events, in this order."""
+    """The record of an instance after these events were applied in this order."""
     first, *rest = events
     return reduce(apply_event, rest, apply_event(None, first))
 

@@ -1,4 +1,4 @@
-"""What looking up single instances proves, with and without sight of the messages that may start them."""
+"""The assessment of look-ups of single instances, for backends that see control queue messages and others."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,9 @@ def assess_instances(
     sees_messages: bool = True,
     recorded_starts: Mapping[str, Started] | None = None,
 ) -> BatchAssessment:
-    """The assessment of a batch. The task hub does not show an instance that is not named."""
+    """Assess a batch of instances after its look-ups.
+
+    `observed` and `observed_again` are the instances that the task hub shows in the first and in the second look-up."""
     batch = Batch(
         instances,
         {instance.instance_id: (observed or {}).get(instance.instance_id) for instance in instances},
@@ -35,10 +37,10 @@ def assess_instances(
         queued_messages,
     )
     if batch.needs_second_look:
-        second = {
+        second_lookup = {
             instance.instance_id: (observed_again or {}).get(instance.instance_id) for instance in batch.unconfirmed
         }
-        batch = batch.after_second_look(second, recorded_starts or {})
+        batch = batch.after_second_look(second_lookup, recorded_starts or {})
     assert not batch.needs_second_look
     return assess_batch(batch, backend_id=BACKEND_ID, now=NOON)
 

@@ -21,10 +21,12 @@ from tests.domain.probe_verdicts import REASON_BY_FAILURE, get_only_reason
 DRAINED_IF_MISSING = Policy(missing_task_hub_is_drained=True)
 
 
-def assess_missing_hub(*, known: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10) -> Verdict:
+def assess_missing_hub(
+    *, seen_before: bool = False, policy: Policy = DRAINED_IF_MISSING, began: float = -10
+) -> Verdict:
     """The verdict on a task hub that does not exist at its provider."""
     result = build_probe_result(status=ProbeStatus.MISSING, message="there is no table v41Instances", began=began)
-    return assess_readiness(replace(build_evidence_with_probe(result), seen_before=known), policy, noon_plus())
+    return assess_readiness(replace(build_evidence_with_probe(result), seen_before=seen_before), policy, noon_plus())
 
 
 def test_a_task_hub_that_never_existed_is_drained_but_not_verified_if_the_policy_says_so() -> None:
@@ -44,7 +46,7 @@ def test_a_task_hub_that_does_not_exist_is_not_ready_unless_the_policy_says_so()
 
 @pytest.mark.parametrize("policy", [Policy(), DRAINED_IF_MISSING])
 def test_a_task_hub_that_was_seen_before_is_missing_regardless_of_the_policy(policy: Policy) -> None:
-    verdict = assess_missing_hub(known=True, policy=policy)
+    verdict = assess_missing_hub(seen_before=True, policy=policy)
     assert get_only_reason(verdict) is ReasonCode.TASK_HUB_MISSING
     assert verdict.reasons[0].message == "task hub v41 could not be read: there is no table v41Instances"
     assert verdict.assurance is Assurance.EVENTS
@@ -63,18 +65,22 @@ def test_a_probe_that_found_no_task_hub_must_be_recent(began: float, *, is_ready
 
 def test_a_task_hub_that_does_not_exist_while_events_come_from_it_is_not_ready() -> None:
     result = build_probe_result(status=ProbeStatus.MISSING, began=-60)
-    late = replace(
+    evidence_with_later_event = replace(
         build_evidence_with_probe(result, InstanceActivity(last_recorded_at=noon_plus(-60))), seen_before=False
     )
-    assert get_only_reason(assess_readiness(late, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.TASK_HUB_MISSING
-    active_there = replace(
+    assert (
+        get_only_reason(assess_readiness(evidence_with_later_event, DRAINED_IF_MISSING, noon_plus()))
+        is ReasonCode.TASK_HUB_MISSING
+    )
+    evidence_with_active_instance = replace(
         build_evidence_with_probe(
             build_probe_result(status=ProbeStatus.MISSING), InstanceActivity(active=(build_active_instance(),))
         ),
         seen_before=False,
     )
     assert (
-        get_only_reason(assess_readiness(active_there, DRAINED_IF_MISSING, noon_plus())) is ReasonCode.INSTANCES_ACTIVE
+        get_only_reason(assess_readiness(evidence_with_active_instance, DRAINED_IF_MISSING, noon_plus()))
+        is ReasonCode.INSTANCES_ACTIVE
     )
 
 

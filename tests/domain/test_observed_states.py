@@ -42,7 +42,7 @@ from tests.domain.reconciliation_builders import (
     build_start,
 )
 
-# What the task hub says of a start
+# The state of a start
 
 
 @given(STARTS, OBSERVED_ACTIVE)
@@ -107,7 +107,7 @@ def test_a_confirmation_by_another_backend_does_not_count(
     assert observe_state(replace(started, confirmed_backend=confirmed), seen) is observe_state(started, seen)
 
 
-# What a probe has shown of a start that events reported
+# The confirmation of a start
 
 
 def test_an_active_instance_that_was_written_since_its_start_confirms_the_start() -> None:
@@ -139,20 +139,22 @@ def test_a_row_that_was_written_before_a_start_does_not_confirm_it(updated: floa
 
 @given(STARTS, OBSERVED_ACTIVE | OBSERVED_ENDED, TIMES_AROUND_NOON)
 def test_a_start_is_confirmed_once_and_only_by_a_known_backend_and_only_if_events_reported_it(
-    started: Started, seen: ObservedInstance, looked_at: Instant
+    started: Started, seen: ObservedInstance, observed_at: Instant
 ) -> None:
-    once = confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=looked_at)
-    assert once is None or confirm_start(once, seen, backend_id=BACKEND_ID, observed_at=looked_at) is None
-    assert confirm_start(started, seen, backend_id="", observed_at=looked_at) is None
+    once = confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=observed_at)
+    assert once is None or confirm_start(once, seen, backend_id=BACKEND_ID, observed_at=observed_at) is None
+    assert confirm_start(started, seen, backend_id="", observed_at=observed_at) is None
     assert (
-        confirm_start(replace(started, source=EvidenceSource.PROBE), seen, backend_id=BACKEND_ID, observed_at=looked_at)
+        confirm_start(
+            replace(started, source=EvidenceSource.PROBE), seen, backend_id=BACKEND_ID, observed_at=observed_at
+        )
         is None
     )
 
 
 @given(STARTS, OBSERVED_ENDED, TIMES_AROUND_NOON)
-def test_an_end_confirms_no_start(started: Started, seen: ObservedInstance, looked_at: Instant) -> None:
-    assert confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=looked_at) is None
+def test_an_end_confirms_no_start(started: Started, seen: ObservedInstance, observed_at: Instant) -> None:
+    assert confirm_start(started, seen, backend_id=BACKEND_ID, observed_at=observed_at) is None
 
 
 @given(started=STARTS, later=build_event_strategy(ACTIVE_STATUSES), confirmed_first=st.booleans())
@@ -161,8 +163,8 @@ def test_a_confirmation_of_a_start_does_not_confirm_a_later_start_in_either_orde
 ) -> None:
     later = replace(later, occurred_at=Instant(started.at + 1))
     confirmed = Instance("order-1", replace(started, confirmed_backend=BACKEND_ID))
-    pieces = [confirmed, instance_from_event(later)]
-    known = reduce(merge_instances, pieces if confirmed_first else pieces[::-1])
+    records = [confirmed, instance_from_event(later)]
+    known = reduce(merge_instances, records if confirmed_first else records[::-1])
     assert known.started is not None
     assert known.started.at == later.occurred_at
     assert known.started.confirmed_backend == ""
@@ -177,9 +179,9 @@ def test_a_duplicate_of_the_event_leaves_its_start_confirmed(started: Started) -
 
 @given(st.integers(0, 2 * CLOCK_SKEW), st.integers(1, 3 * CLOCK_SKEW), st.integers(-CLOCK_SKEW + 1, CLOCK_SKEW - 1))
 def test_a_read_never_closes_a_start_that_is_published_after_it(age: int, gap: int, skew: int) -> None:
-    """The instance is shown, ends, is purged and starts again under its id as a message only.
+    """A probe shows an instance. Then it ends, is purged, and is started again under its id by a message.
 
-    The clock of its worker differs from the storage's by less than the skew.
+    The clock of its worker differs from the storage's clock by less than the skew.
     """
     first = replace(build_start(), at=Instant(NOON - age))
     seen = replace(build_observed_instance(), updated_at=first.at)

@@ -1,5 +1,6 @@
-"""The deployment that is open between PostStaging and PostSwap: which run holds it, which runs it refuses, and how it
-ends."""
+"""The deployment that is open between PostStaging and PostSwap.
+
+Which run holds it, which runs are refused meanwhile, and how it ends."""
 
 from dataclasses import replace
 
@@ -23,13 +24,19 @@ from tests.domain.builders import (
     build_slot,
     noon_plus,
 )
-from tests.domain.transitions import abandon, build_app_with_open_deployment, build_stage_command, stage, stage_new_hub
+from tests.domain.transitions import (
+    abandon_staging,
+    build_app_with_open_deployment,
+    build_stage_command,
+    stage,
+    stage_new_hub,
+)
 
-HOUR = 3600
+HOUR_SECONDS = 3600
 
 
 def stage_by_ben(app: App, now: Instant, command: StageCommand | None = None) -> Transition:
-    """Ben's run stages v43, or what the command says, over a slot that has drained."""
+    """Let Ben's run stage v43, or execute another command, over a slot that has drained."""
     return stage(app, command or build_stage_command("v43"), caller=BEN, now=now)
 
 
@@ -57,7 +64,7 @@ def test_another_run_is_refused_with_the_caller_start_and_run_of_the_deployment(
     }
 
 
-@pytest.mark.parametrize(("now", "wait"), [(HOUR - 61, 60), (HOUR - 42, 42), (HOUR - 0.5, 1)])
+@pytest.mark.parametrize(("now", "wait"), [(HOUR_SECONDS - 61, 60), (HOUR_SECONDS - 42, 42), (HOUR_SECONDS - 0.5, 1)])
 def test_another_run_may_retry_within_a_minute_or_when_the_deployment_expires(now: float, wait: int) -> None:
     with pytest.raises(DeploymentInProgress) as caught:
         stage_by_ben(build_app_with_open_deployment(ANNA), noon_plus(now))
@@ -146,7 +153,7 @@ def test_taking_over_without_an_open_deployment_is_an_ordinary_stage() -> None:
 # Expiry
 
 
-@pytest.mark.parametrize(("now", "is_open"), [(HOUR - 0.0000001, True), (HOUR, False)])
+@pytest.mark.parametrize(("now", "is_open"), [(HOUR_SECONDS - 0.0000001, True), (HOUR_SECONDS, False)])
 def test_a_deployment_expires_after_the_timeout(now: float, *, is_open: bool) -> None:
     assert (build_app_with_open_deployment(ANNA).get_open_deployment(noon_plus(now)) is not None) is is_open
 
@@ -158,7 +165,7 @@ def test_the_policy_sets_the_timeout_of_a_deployment() -> None:
 
 
 def test_another_run_can_deploy_after_the_timeout() -> None:
-    transition = stage_by_ben(build_app_with_open_deployment(ANNA), noon_plus(HOUR))
+    transition = stage_by_ben(build_app_with_open_deployment(ANNA), noon_plus(HOUR_SECONDS))
     assert transition.app.slot_holding("v43") == "staging"
     assert "takenOverFrom" not in transition.details
 
@@ -169,15 +176,15 @@ def test_the_same_run_needs_a_drained_slot_again_after_the_timeout() -> None:
             build_app_with_open_deployment(ANNA),
             build_stage_command("v42"),
             verdict=build_not_ready_verdict("v42"),
-            now=noon_plus(HOUR),
+            now=noon_plus(HOUR_SECONDS),
         )
     reopened = stage(
-        build_app_with_open_deployment(ANNA), build_stage_command("v42"), used_before=True, now=noon_plus(HOUR)
+        build_app_with_open_deployment(ANNA), build_stage_command("v42"), used_before=True, now=noon_plus(HOUR_SECONDS)
     )
-    assert reopened.app.get_open_deployment(noon_plus(HOUR + 1)) is not None
+    assert reopened.app.get_open_deployment(noon_plus(HOUR_SECONDS + 1)) is not None
 
 
-# Which runs it blocks
+# Which runs an open deployment blocks
 
 
 def test_the_open_deployment_blocks_every_run_but_its_own() -> None:
@@ -189,7 +196,7 @@ def test_the_open_deployment_blocks_every_run_but_its_own() -> None:
 
 def test_no_deployment_blocks_if_none_is_open() -> None:
     assert find_blocking_deployment(build_app(), None, noon_plus()) is None
-    assert find_blocking_deployment(build_app_with_open_deployment(ANNA), None, noon_plus(HOUR)) is None
+    assert find_blocking_deployment(build_app_with_open_deployment(ANNA), None, noon_plus(HOUR_SECONDS)) is None
 
 
 def test_a_verdict_knows_the_caller_run_and_start_of_a_deployment() -> None:
@@ -208,7 +215,7 @@ def test_a_run_url_cannot_be_mistaken_for_a_hub_name() -> None:
 
 def test_the_holder_abandons_its_deployment_and_the_hub_stays_in_the_slot() -> None:
     app = build_app_with_open_deployment(ANNA)
-    transition = abandon(app, "V42", noon_plus(60))
+    transition = abandon_staging(app, "V42", noon_plus(60))
     assert transition.app == replace(app, deployment=None)
     assert transition.operation == "DeleteStaging"
     assert transition.details == {"taskHub": "v42", "slot": "staging"}
@@ -216,19 +223,19 @@ def test_the_holder_abandons_its_deployment_and_the_hub_stays_in_the_slot() -> N
 
 
 def test_another_run_can_deploy_after_the_holder_has_abandoned() -> None:
-    app = abandon(build_app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
+    app = abandon_staging(build_app_with_open_deployment(ANNA), "v42", noon_plus(60)).app
     assert stage_by_ben(app, noon_plus(61)).app.slot_holding("v43") == "staging"
 
 
 def test_another_run_cannot_abandon_the_deployment() -> None:
     with pytest.raises(SwapMismatch, match="this run does not hold the open deployment of app shop") as caught:
-        abandon(build_app_with_open_deployment(ANNA), "v42", noon_plus(60), caller=BEN)
+        abandon_staging(build_app_with_open_deployment(ANNA), "v42", noon_plus(60), caller=BEN)
     assert caught.value.details["deployment"]["by"] == "anna"
 
 
 def test_the_holder_cannot_abandon_a_hub_that_it_does_not_deploy() -> None:
     with pytest.raises(SwapMismatch, match="for task hub v42 since"):
-        abandon(build_app_with_open_deployment(ANNA), "v43", noon_plus(60))
+        abandon_staging(build_app_with_open_deployment(ANNA), "v43", noon_plus(60))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +245,7 @@ def test_the_holder_cannot_abandon_a_hub_that_it_does_not_deploy() -> None:
 )
 @pytest.mark.parametrize("caller", [ANNA, BEN])
 def test_abandoning_again_changes_nothing(app: App, caller: Caller) -> None:
-    transition = abandon(app, "V42", noon_plus(HOUR), slot="Staging", caller=caller)
+    transition = abandon_staging(app, "V42", noon_plus(HOUR_SECONDS), slot="Staging", caller=caller)
     assert transition.app is app
     assert not transition.changed
 
@@ -248,9 +255,9 @@ def test_abandoning_again_changes_nothing(app: App, caller: Caller) -> None:
 )
 def test_abandoning_a_hub_that_the_slot_does_not_hold_is_refused(app: App) -> None:
     with pytest.raises(SwapMismatch, match="does not hold task hub v42"):
-        abandon(app, "v42", noon_plus())
+        abandon_staging(app, "v42", noon_plus())
 
 
 def test_abandoning_in_a_slot_that_does_not_exist_is_refused() -> None:
     with pytest.raises(SlotNotFound):
-        abandon(build_app(), "v42", noon_plus(), slot="stagign")
+        abandon_staging(build_app(), "v42", noon_plus(), slot="stagign")

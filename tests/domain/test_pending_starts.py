@@ -18,11 +18,13 @@ NO_MESSAGES = MessageEvidence(noon_plus(-10))
 
 
 def assess_messages(messages: MessageEvidence | None, *, policy: Policy | None = None, began: float = -10) -> Verdict:
+    """The verdict at noon on a task hub without active instances, whose probe found these messages."""
     probed = replace(build_probe_result(began=began), messages=messages)
     return assess_readiness(Evidence("v41", provider=AZURE_STORAGE, probe=probed), policy or Policy(), noon_plus())
 
 
 def get_starts_pending_message(messages: MessageEvidence) -> str:
+    """The message of the reason StartsPending, which must be the only reason."""
     [reason] = assess_messages(messages).reasons
     assert reason.code is ReasonCode.STARTS_PENDING
     return reason.message

@@ -30,7 +30,7 @@ from tests.domain.builders import (
     noon_plus,
 )
 from tests.domain.transitions import (
-    abandon,
+    abandon_staging,
     begin_swap,
     begin_swap_of_staged_hub,
     build_app_with_open_deployment,
@@ -125,13 +125,13 @@ def test_a_reverted_swap_leaves_the_app_as_it_was_before() -> None:
 
 def test_a_reverted_swap_into_an_empty_production_empties_it_again() -> None:
     before = build_app(None, build_slot("v42"))
-    begun_now = begin_swap(before, "v42", noon_plus())
-    assert begun_now.app.slots == {"production": Slot("v42", None, noon_plus(), promoted=True), "staging": None}
-    assert begun_now.details["swappedOut"] is None
-    assert revert_swap(begun_now.app, "v42").app == before
-    assert swap_at_once(begun_now.app, "v42", noon_plus(60)).app.slots == begun_now.app.slots
+    begun = begin_swap(before, "v42", noon_plus())
+    assert begun.app.slots == {"production": Slot("v42", None, noon_plus(), promoted=True), "staging": None}
+    assert begun.details["swappedOut"] is None
+    assert revert_swap(begun.app, "v42").app == before
+    assert swap_at_once(begun.app, "v42", noon_plus(60)).app.slots == begun.app.slots
     with pytest.raises(SwapPending) as caught:
-        swap_at_once(begun_now.app, "v41", noon_plus(60))
+        swap_at_once(begun.app, "v41", noon_plus(60))
     assert caught.value.details["pendingSwap"]["swappedOut"] is None
 
 
@@ -174,8 +174,10 @@ def test_a_repeated_outcome_changes_nothing(end: str) -> None:
 
 
 def test_a_late_report_of_done_is_refused_after_the_swap_was_swapped_back() -> None:
-    """The report may be delayed, or repeated by an old pipeline. If it were accepted, the record would show in
-    production what the platform has in the slot, and the next version would be deployed over running work."""
+    """The report may be delayed, or repeated by an old pipeline.
+
+    If it were accepted, the record would show the task hub of the slot in production. The next version would then be
+    deployed over running work."""
     confirmed = confirm_swap(begin_swap_of_staged_hub().app, "v42", noon_plus(90)).app
     swapped_back = swap_at_once(confirmed, "v41", noon_plus(120), rollback=True).app
     with pytest.raises(SwapMismatch, match="v42 in slot staging of app shop was swapped out of production") as caught:
@@ -294,14 +296,14 @@ def test_the_refusal_for_a_pending_swap_names_its_caller_start_and_next_step() -
 @pytest.mark.parametrize("caller", [ANNA, BEN])
 def test_no_deployment_is_abandoned_in_a_slot_whose_swap_is_pending(hub: str, caller: Caller) -> None:
     with pytest.raises(SwapPending):
-        abandon(begin_swap_of_staged_hub().app, hub, noon_plus(120), slot="Staging", caller=caller)
+        abandon_staging(begin_swap_of_staged_hub().app, hub, noon_plus(120), slot="Staging", caller=caller)
 
 
 def test_a_deployment_into_another_slot_stays_open_while_a_swap_is_pending_and_can_be_abandoned() -> None:
     app = stage_new_hub(build_app(build_production_slot(), more_slots={"canary": build_slot("v43")})).app
     pending = begin_swap(app, "v43", noon_plus(60), slot="canary", caller=BEN).app
     assert not stage_new_hub(pending, "v42", ANNA, noon_plus(90)).changed
-    abandoned = abandon(pending, "v42", noon_plus(90)).app
+    abandoned = abandon_staging(pending, "v42", noon_plus(90)).app
     assert abandoned == replace(pending, deployment=None)
     assert revert_swap(abandoned, "v43", slot="canary").app == replace(app, deployment=None)
 
@@ -310,9 +312,10 @@ SlotContents = dict[str, tuple[str, str | None] | None]
 
 
 def register_slots(
-    app: App, slots: SlotContents, policy: Callable[[Policy], Policy] = lambda policy: policy
+    app: App, slots: SlotContents, update_policy: Callable[[Policy], Policy] = lambda policy: policy
 ) -> Transition:
-    registration = build_register_command(slots, update_policy=policy)
+    """Register slot contents two minutes after noon. Task hubs that are replaced have drained."""
+    registration = build_register_command(slots, update_policy=update_policy)
     return register(
         app,
         registration,

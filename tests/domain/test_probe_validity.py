@@ -106,31 +106,33 @@ def test_a_stale_probe_says_when_it_began_and_verifies_nothing() -> None:
     assert verdict.assurance is Assurance.EVENTS
 
 
-@pytest.mark.parametrize("taken", [0, 119])
-def test_a_stale_probe_that_was_read_quickly_suggests_no_other_setting(taken: int) -> None:
-    verdict = assess_probe(build_probe_result(began=-360, taken=taken))
+@pytest.mark.parametrize("read_seconds", [0, 119])
+def test_a_stale_probe_that_was_read_quickly_suggests_no_other_setting(read_seconds: int) -> None:
+    verdict = assess_probe(build_probe_result(began=-360, read_seconds=read_seconds))
     assert verdict.reasons[0].message.endswith("and have begun after the last event")
 
 
-@pytest.mark.parametrize("taken", [120, 121, 360])
-def test_a_probe_that_took_longer_than_the_freshness_says_what_to_change(taken: int) -> None:
-    verdict = assess_probe(build_probe_result(began=-360, taken=taken))
+@pytest.mark.parametrize("read_seconds", [120, 121, 360])
+def test_a_probe_that_took_longer_than_the_freshness_says_what_to_change(read_seconds: int) -> None:
+    verdict = assess_probe(build_probe_result(began=-360, read_seconds=read_seconds))
     assert get_only_reason(verdict) is ReasonCode.PROBE_STALE
     assert verdict.reasons[0].message.endswith(
-        f"begun after the last event. Reading this task hub took {taken} s: set freshnessSeconds well above that, or "
-        "purge finished instances"
+        f"begun after the last event. Reading this task hub took {read_seconds} s: set freshnessSeconds well above "
+        "that, or purge finished instances"
     )
 
 
 @pytest.mark.parametrize(
-    ("before", "since", "is_ready"), [("", "", True), ("a", "a", True), ("", "a", False), ("a", "b", False)]
+    ("epoch_of_probe", "epoch_of_records", "is_ready"),
+    [("", "", True), ("a", "a", True), ("", "a", False), ("a", "b", False)],
 )
 def test_a_probe_must_have_begun_after_the_last_look_up_that_closed_an_instance(
-    before: str, since: str, *, is_ready: bool
+    epoch_of_probe: str, epoch_of_records: str, *, is_ready: bool
 ) -> None:
-    """An instance that ended without an event may have started another one before. The correction epoch shows that."""
+    """An instance whose end no event reported may have started another one. Closing it changes the correction epoch."""
     verdict = assess_probe(
-        replace(build_probe_result(began=-9), correction_epoch=before), InstanceActivity(correction_epoch=since)
+        replace(build_probe_result(began=-9), correction_epoch=epoch_of_probe),
+        InstanceActivity(correction_epoch=epoch_of_records),
     )
     assert verdict.ready is is_ready
     assert is_ready or get_only_reason(verdict) is ReasonCode.PROBE_STALE
@@ -213,8 +215,8 @@ def test_a_failed_read_is_reported_before_the_task_hub_is_quiet(
 
 
 def test_a_missing_probe_is_reported_before_the_task_hub_is_quiet_if_the_policy_requires_one() -> None:
-    busy = build_evidence(activity=InstanceActivity(active=(build_active_instance(),)))
-    verdict = assess_readiness(busy, Policy(require_verification=True), noon_plus())
+    evidence_with_active_instance = build_evidence(activity=InstanceActivity(active=(build_active_instance(),)))
+    verdict = assess_readiness(evidence_with_active_instance, Policy(require_verification=True), noon_plus())
     assert [reason.code for reason in verdict.reasons] == [
         ReasonCode.INSTANCES_ACTIVE,
         ReasonCode.VERIFICATION_REQUIRED,

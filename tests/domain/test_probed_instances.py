@@ -157,13 +157,13 @@ def test_a_probe_with_more_instances_than_the_limit_gives_a_lower_bound_too() ->
 
 
 def test_the_count_is_exact_if_events_show_as_many_instances_as_the_probe_counted() -> None:
-    three = tuple(build_active_instance(instance_id) for instance_id in "abc")
+    three_instances = tuple(build_active_instance(instance_id) for instance_id in "abc")
     verdict = assess_probe(
-        build_probe_result(build_active_instance("a"), unlisted_count=2), InstanceActivity(active=three)
+        build_probe_result(build_active_instance("a"), unlisted_count=2), InstanceActivity(active=three_instances)
     )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, False)
     verdict = assess_probe(
-        build_probe_result(build_active_instance("a"), unlisted_count=3), InstanceActivity(active=three)
+        build_probe_result(build_active_instance("a"), unlisted_count=3), InstanceActivity(active=three_instances)
     )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, True)
 
@@ -221,7 +221,7 @@ def test_an_active_instance_that_only_events_show_is_not_verified() -> None:
 def assess_after_lookup(
     *seen: ActiveInstance, activity: InstanceActivity, result: ProbeResult | None = None
 ) -> Verdict:
-    """The verdict at noon on a task hub that has just shown these of the reported instances."""
+    """The verdict at noon on a task hub whose look-up has just shown the instances `seen`."""
     evidence = replace(build_evidence_with_probe(result, activity), looked_up_instances=seen, active_instance_seen=True)
     return assess_readiness(evidence, Policy(ignore_functions=("NightlySync",)), noon_plus())
 
@@ -255,15 +255,15 @@ def test_an_instance_with_an_ignored_name_in_the_look_up_blocks_under_its_record
     assert [instance.function_name for instance in verdict.active] == ["ProcessOrder"]
 
 
-@pytest.mark.parametrize("known_as", ["ProcessOrder", ""])
+@pytest.mark.parametrize("recorded_name", ["ProcessOrder", ""])
 @pytest.mark.parametrize("result", [None, build_probe_result()], ids=["no result", "a result without it"])
 def test_an_instance_with_another_name_in_the_look_up_blocks_under_that_name(
-    known_as: str, result: ProbeResult | None
+    recorded_name: str, result: ProbeResult | None
 ) -> None:
-    """Its id was used again and the events of that were lost, or its event named no function."""
+    """Either the id was used again and the events of that start were lost, or the event named no function."""
     seen = replace(build_active_instance("x", "ShipOrder"), source=EvidenceSource.PROBE)
     verdict = assess_after_lookup(
-        seen, activity=InstanceActivity(active=(build_active_instance("x", known_as),)), result=result
+        seen, activity=InstanceActivity(active=(build_active_instance("x", recorded_name),)), result=result
     )
     assert (verdict.ready, verdict.has_running, verdict.active) == (False, True, (seen,))
 

@@ -1,4 +1,4 @@
-"""What to read next of a task hub: the planner's decisions, each in one row of a table."""
+"""The next step of a read of a task hub, as `plan_read` decides it. A table has one row for each case."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -92,7 +92,7 @@ def build_records(*active: ActiveInstance, last_recorded: float | None = None) -
 
 
 def build_state(**known: object) -> ReadState:
-    """What is known of a task hub whose records show nothing active, unless the test says otherwise."""
+    """The state of a read. By default, the records of the task hub have been read and show nothing active."""
     return replace(ReadState(build_requirements(), records=build_records()), **known)  # type: ignore[arg-type]  # a member's name
 
 
@@ -101,7 +101,7 @@ def build_batch(
     observed: Mapping[str, ObservedInstance | None] | None = None,
     sees_messages: bool = True,
 ) -> Batch:
-    """Instances that the task hub does not show, unless the test says otherwise."""
+    """A batch of instances that were looked up. By default, the task hub shows none of them."""
     return Batch(instances, observed or dict.fromkeys(instance.instance_id for instance in instances), sees_messages)
 
 
@@ -117,7 +117,7 @@ WITHOUT_READING = build_requirements(VerificationMode.NONE)
 LISTING = build_requirements(for_verdict=False)
 OBSERVED_ORDER_1 = build_observed_instance("order-1")
 
-THE_NEXT_STEP: dict[str, tuple[ReadState, Step]] = {
+NEXT_STEPS: dict[str, tuple[ReadState, Step]] = {
     "the records are read first": (build_state(records=None), ReadRecords()),
     "a task hub whose records show nothing active is scanned": (build_state(), BeginScan()),
     "a recent result answers without a scan": (
@@ -295,22 +295,24 @@ THE_NEXT_STEP: dict[str, tuple[ReadState, Step]] = {
 
 
 def remove_looked_up_instances(step: Step) -> Step:
-    """The step without the instances that a look-up has shown; tests/domain/test_lookups.py is about those."""
+    """The step without the instances of its look-ups, which tests/domain/test_lookups.py checks."""
     return replace(step, ended=(), active=()) if isinstance(step, Correct) else step
 
 
-@pytest.mark.parametrize(("known", "step"), THE_NEXT_STEP.values(), ids=THE_NEXT_STEP)
-def test_the_next_step(known: ReadState, step: Step) -> None:
+@pytest.mark.parametrize(("known", "step"), NEXT_STEPS.values(), ids=NEXT_STEPS)
+def test_the_next_step_follows_from_the_state(known: ReadState, step: Step) -> None:
     assert remove_looked_up_instances(plan_read(known, NOON)) == step
 
 
-# Outcomes that are fed back
+# The state after an outcome
 
 
 def look_up_batch(
     known: ReadState, observed: Mapping[str, ObservedInstance | None], *, queued_messages: int = 1
 ) -> ReadState:
-    """The state after one batch of which the task hub shows these instances, in the second look as in the first."""
+    """Look up one batch of instances. Returns the state after its corrections were recorded.
+
+    The task hub shows the instances `observed`, and no further ones in the second look-up."""
     step = plan_read(known, NOON)
     while isinstance(step, LookUp | CountMessages):
         if isinstance(step, CountMessages):
@@ -373,6 +375,9 @@ def test_an_end_that_the_storage_does_not_record_keeps_its_instance_blocking() -
 
 
 def close_unconfirmed_starts(*, all_recorded: bool) -> ReadState:
+    """The state after a complete scan has closed an unconfirmed start.
+
+    `all_recorded`: whether the storage recorded its end."""
     known = build_state(
         scan_result=build_result(),
         unconfirmed_starts=(ORDER_1,),
@@ -386,7 +391,7 @@ def close_unconfirmed_starts(*, all_recorded: bool) -> ReadState:
 
 
 def test_the_task_hub_is_scanned_again_after_unconfirmed_starts_were_closed() -> None:
-    """Such a start may have started another orchestration before it ended."""
+    """The instance of such a start may have started another orchestration before it ended."""
     known = close_unconfirmed_starts(all_recorded=True)
     assert plan_read(known, NOON) == ReadRecords()
     assert plan_read(known.after_records(build_records()), NOON) == BeginScan()
@@ -401,7 +406,7 @@ def test_a_scan_that_has_ended_is_not_continued() -> None:
     assert plan_read(known, NOON) == build_done(build_result())
 
 
-# Which results answer
+# Which results answer a request
 
 
 @pytest.mark.parametrize(("ended", "waits"), [(-59, True), (-60, False), (-61, False)])
@@ -445,9 +450,9 @@ def test_a_result_under_another_key_does_not_answer() -> None:
 def test_a_scan_is_resumed_while_it_can_still_answer(
     mode: VerificationMode, began: float, read_seconds: float, *, resumes: bool
 ) -> None:
-    waiting = build_scan("a", began=began)
-    waiting.read_seconds = read_seconds
-    assert can_resume(waiting, build_requirements(mode), NOTHING_ACTIVE, Instant(NOON + seconds(2))) is resumes
+    stored_scan = build_scan("a", began=began)
+    stored_scan.read_seconds = read_seconds
+    assert can_resume(stored_scan, build_requirements(mode), NOTHING_ACTIVE, Instant(NOON + seconds(2))) is resumes
 
 
 def test_a_scan_under_another_key_is_not_resumed() -> None:

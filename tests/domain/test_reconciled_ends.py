@@ -38,7 +38,7 @@ from tests.domain.reconciliation_builders import (
     record_observed_start,
 )
 
-# The end that a probe saw
+# Ends that a probe has observed
 
 
 @given(STARTED, st.none() | OBSERVED_ENDED)
@@ -48,9 +48,9 @@ def test_an_instance_is_not_active_after_an_observed_end(known: Instance, seen: 
 
 @given(STARTED, st.none() | OBSERVED_ENDED)
 def test_an_observed_end_is_recorded_once(known: Instance, seen: ObservedInstance | None) -> None:
-    once = record_observed_end(known, seen)
-    assert merge_instances(once, reconcile_end(known, seen)) == once
-    assert record_observed_end(once, seen) == once
+    recorded = record_observed_end(known, seen)
+    assert merge_instances(recorded, reconcile_end(known, seen)) == recorded
+    assert record_observed_end(recorded, seen) == recorded
 
 
 @given(STARTED, st.none() | OBSERVED_ENDED, EVENTS, st.data())

@@ -45,7 +45,7 @@ from tests.domain.reconciliation_builders import (
     record_observed_start,
 )
 
-# The start that events missed
+# Starts that no event has reported
 
 
 @given(RECORDS, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
@@ -60,14 +60,14 @@ def test_no_start_is_missing_exactly_if_the_records_show_the_instance_active_und
 def test_an_instance_that_runs_under_another_name_is_recorded_once_under_that_name(
     known: Instance, seen: ObservedInstance, now: Instant
 ) -> None:
-    """The policy may ignore the recorded name."""
+    """The policy may ignore the recorded function and not the running one, so the record gets the running one."""
     evidence = reconcile_start(known, seen, now)
     if evidence is None:
         return
-    once = merge_instances(known, evidence)
-    assert once.active
-    assert seen.function_name in ("", once.function_name)
-    assert reconcile_start(once, seen, now) is None
+    recorded = merge_instances(known, evidence)
+    assert recorded.active
+    assert seen.function_name in ("", recorded.function_name)
+    assert reconcile_start(recorded, seen, now) is None
 
 
 @given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON)
@@ -84,18 +84,16 @@ def test_an_instance_is_active_after_an_observed_start(
 def test_an_observed_start_is_recorded_once(known: Instance | None, seen: ObservedInstance, now: Instant) -> None:
     evidence = reconcile_start(known, seen, now)
     assert evidence is not None
-    once = record_observed_start(known, seen, now)
-    assert merge_instances(once, evidence) == once
-    assert reconcile_start(once, seen, now) is None
+    recorded = record_observed_start(known, seen, now)
+    assert merge_instances(recorded, evidence) == recorded
+    assert reconcile_start(recorded, seen, now) is None
 
 
 @given(NOT_ACTIVE_OR_UNKNOWN, OBSERVED_ACTIVE, TIMES_AROUND_NOON, EVENTS, st.data())
 def test_the_time_at_which_an_observed_start_is_recorded_makes_no_difference(
     known: Instance | None, seen: ObservedInstance, now: Instant, events: list[LifecycleEvent], data: st.DataObject
 ) -> None:
-    evidence = [
-        evidence_item for evidence_item in (known, reconcile_start(known, seen, now)) if evidence_item is not None
-    ]
+    evidence = [item for item in (known, reconcile_start(known, seen, now)) if item is not None]
     evidence += map(instance_from_event, events)
     shuffled = data.draw(st.permutations(evidence), label="as recorded")
     assert reduce(merge_instances, shuffled) == reduce(merge_instances, evidence)
@@ -155,11 +153,11 @@ def test_an_entity_is_never_active_in_an_observation() -> None:
     assert not record_observed_end(known, None).active
 
 
-# Looking again and again
+# Repeated look-ups
 
 
 def record_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
-    """The record after a read of the task hub."""
+    """Correct the record by what a read of the task hub has shown. Returns the record after it."""
     if known is not None and known.active:
         assert known.started is not None
         return known if observe_state(known.started, seen) is ObservedState.ACTIVE else record_observed_end(known, seen)
@@ -176,7 +174,7 @@ def record_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) 
 def test_a_probe_corrects_the_record_regardless_of_lost_and_late_events(
     gaps: list[int], skews: list[int], data: st.DataObject
 ) -> None:
-    """The task hub starts and ends an instance in turn. Workers with different clocks publish some of these changes."""
+    """An instance starts and ends in turn. Workers with different clocks publish its events. Some events are lost."""
     moments = list(accumulate(gaps, initial=int(NOON)))[1:]
     rows = [
         replace(

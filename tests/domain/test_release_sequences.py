@@ -16,7 +16,7 @@ from state_api.domain.releases.registration import find_replaced_slots
 from state_api.domain.releases.staging import needs_verdict
 from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, build_not_ready_verdict, build_ready_verdict
 from tests.domain.transitions import (
-    abandon,
+    abandon_staging,
     begin_swap,
     build_register_command,
     build_stage_command,
@@ -39,7 +39,7 @@ SLOT_CONTENTS = st.none() | st.tuples(HUBS, st.sampled_from([None, "1.0.0"]))
 
 
 class TransitionSequences(RuleBasedStateMachine):
-    """Tries any transitions. After a refusal the app stays as it was, as in the services."""
+    """Attempts transitions in any order. A refused transition leaves the app unchanged, as in the services."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +49,9 @@ class TransitionSequences(RuleBasedStateMachine):
         self.removed: set[HubKey] = set()
 
     def attempt(self, decide: Callable[[], Transition], *, may_end_swap: bool = False) -> bool:
-        """Make the transition if it is allowed, and return whether it was. An error that is no StateError fails the
-        test."""
+        """Make a transition. Returns whether it was allowed.
+
+        An error that is not a StateError fails the test."""
         try:
             transition = decide()
         except StateError:
@@ -100,10 +101,10 @@ class TransitionSequences(RuleBasedStateMachine):
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS)
     def delete_staging(self, hub: str, slot: str, caller: Caller) -> None:
         before, now = self.app, self.now
-        if self.attempt(lambda: abandon(before, hub, now, slot=slot, caller=caller)):
+        if self.attempt(lambda: abandon_staging(before, hub, now, slot=slot, caller=caller)):
             assert self.app.slots == before.slots
-            left = self.app.get_open_deployment(now)
-            assert left is None or left.slot != before.registered_slot_name(slot)
+            open_deployment = self.app.get_open_deployment(now)
+            assert open_deployment is None or open_deployment.slot != before.registered_slot_name(slot)
 
     @rule(hub=HUBS, slot=SLOTS)
     def post_swap(self, hub: str, slot: str) -> None:
@@ -190,7 +191,7 @@ class TransitionSequences(RuleBasedStateMachine):
         assert self.ever_in_slot == self.hubs_in_slots(self.app) | retired | self.removed
 
     @invariant()
-    def a_pending_swap_is_of_what_production_and_the_slot_hold(self) -> None:
+    def production_and_the_slot_hold_the_task_hubs_of_a_pending_swap(self) -> None:
         pending = self.app.pending_swap
         if pending is None:
             return
@@ -198,19 +199,21 @@ class TransitionSequences(RuleBasedStateMachine):
         assert [slot.task_hub if slot else None for slot in slots] == [pending.task_hub, pending.swapped_out]
         assert pending.slots_before.keys() == {"production", pending.slot}
         deployment = self.app.deployment
-        assert deployment is None or deployment.slot != pending.slot, "it is closed, or kept in case the swap fails"
+        assert deployment is None or deployment.slot != pending.slot, (
+            "the deployment is closed, or kept in the pending swap in case that fails"
+        )
 
     @invariant()
     def no_two_slots_have_the_same_name(self) -> None:
         assert len({name.lower() for name in self.app.slots}) == len(self.app.slots)
 
     @invariant()
-    def what_is_in_production_is_promoted(self) -> None:
+    def the_hub_in_production_is_promoted(self) -> None:
         production = self.app.slots["production"]
         assert production is None or production.promoted
 
     @invariant()
-    def an_open_deployment_is_of_a_hub_in_its_slot(self) -> None:
+    def the_slot_holds_the_hub_of_an_open_deployment(self) -> None:
         deployment = self.app.get_open_deployment(self.now)
         assert deployment is None or self.app.slot_holding(deployment.task_hub) == deployment.slot
 

@@ -74,13 +74,13 @@ def test_a_waived_instance_of_an_ignored_function_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "over",
+    "ended_instance",
     [build_observed_instance("sync", "NightlySync", COMPLETED), build_observed_instance("stuck", status=COMPLETED)],
     ids=["of an ignored function", "waived"],
 )
-def test_the_end_of_an_exempt_instance_requires_no_other_pass(over: ObservedInstance) -> None:
+def test_the_end_of_an_exempt_instance_requires_no_other_pass(ended_instance: ObservedInstance) -> None:
     scan = build_scan("whole")
-    assert read_pass(scan, [over], exemptions=SOME_EXEMPTIONS)
+    assert read_pass(scan, [ended_instance], exemptions=SOME_EXEMPTIONS)
     assert scan.pass_number == 1
 
 
@@ -169,9 +169,9 @@ def test_only_a_limited_number_of_new_instances_is_deduplicated(number: int, cou
 
 def test_the_oldest_blocking_instances_are_listed_and_all_are_counted() -> None:
     scan = build_scan("whole")
-    young = [build_observed_instance(f"young-{number}", created=-60) for number in range(MAX_LISTED_BLOCKING)]
-    old = [build_observed_instance(f"old-{number}", created=-120 - number) for number in range(3)]
-    read_pass(scan, young, old)
+    young_instances = [build_observed_instance(f"young-{number}", created=-60) for number in range(MAX_LISTED_BLOCKING)]
+    old_instances = [build_observed_instance(f"old-{number}", created=-120 - number) for number in range(3)]
+    read_pass(scan, young_instances, old_instances)
     result = build_complete_result(scan)
     assert [instance.instance_id for instance in result.active[:4]] == ["old-2", "old-1", "old-0", "young-0"]
     assert (len(result.active), result.unlisted_count, result.active_count) == (

@@ -16,6 +16,7 @@ from tests.domain.scan_builders import NO_EXEMPTIONS, SOME_EXEMPTIONS, build_sca
 
 
 def build_scan_with_queues(invisible: int = 1, *, read_at: float = 0) -> Scan:
+    """A scan that read the control queues `read_at` seconds after noon. They hold invisible messages."""
     scan = build_scan("whole")
     snapshot = QueueSnapshot(message_count=invisible)
     scan.observed_queues = ObservedQueues(snapshot, 0, 0, noon_plus(read_at), noon_plus(read_at))

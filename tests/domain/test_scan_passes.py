@@ -191,6 +191,8 @@ def test_the_order_and_number_of_pages_do_not_affect_the_result(
 
 @dataclass
 class ChangingRow:
+    """The row of an instance. `stamp` is the number of its last change since the scan began, or 0."""
+
     active: bool
     created_at: Instant
     stamp: int = 0
@@ -198,32 +200,30 @@ class ChangingRow:
 
 @dataclass
 class ChangingTaskHub:
-    """A task hub in which only active instances start others.
-
-    A row whose stamp is not 0 has changed since the scan began.
-    """
+    """A task hub that changes during a scan. Only active instances start others. `stamps` counts the changes."""
 
     rows: list[ChangingRow | None]
     stamps: int = field(default=0)
 
-    def start_another(self, by: int, to: int, *, ends: bool) -> None:
-        """Let an active instance start another one, and perhaps end."""
-        starter = self.rows[by]
+    def start_another(self, starter_number: int, target_number: int, *, ends: bool) -> None:
+        """Let an active instance start another one. `ends`: whether it ends then."""
+        starter = self.rows[starter_number]
         if starter is None or not starter.active:
             return
-        target = self.rows[to]
+        target = self.rows[target_number]
         if target is None or not target.active:
             created_at = Instant(noon_plus(SCAN_BEGAN) + self._next_stamp())
-            self.rows[to] = ChangingRow(active=True, created_at=created_at, stamp=self.stamps)
+            self.rows[target_number] = ChangingRow(active=True, created_at=created_at, stamp=self.stamps)
         if ends:
             starter.active, starter.stamp = False, self._next_stamp()
 
     def end(self, number: int) -> None:
+        """Let an instance end, if it is active."""
         row = self.rows[number]
         if row is not None and row.active:
             row.active, row.stamp = False, self._next_stamp()
 
-    def page(self, number: int) -> list[ObservedInstance]:
+    def read_page(self, number: int) -> list[ObservedInstance]:
         """The rows that are active or have changed, as a backend returns them."""
         row = self.rows[number]
         if row is None or not (row.active or row.stamp):
@@ -248,25 +248,27 @@ ROWS = st.lists(
     max_size=5,
 )
 STEPS = st.lists(st.tuples(NUMBERS, NUMBERS, st.booleans()), max_size=2)
-"""Changes between two pages: which instance starts which, whether it ends then, or which instance ends."""
+"""Changes between two pages: number of the starter, number of the started instance, whether the starter ends.
+
+With equal numbers, that instance ends."""
 
 
 @given(ROWS, st.lists(STEPS, max_size=20), st.permutations(range(5)), st.permutations(range(5)))
 def test_a_complete_scan_that_found_nothing_proves_that_nothing_is_active_despite_changes_during_it(
     rows: list[ChangingRow | None],
     steps: list[list[tuple[int, int, bool]]],
-    one_way: Sequence[int],
-    other_way: Sequence[int],
+    order_of_odd_passes: Sequence[int],
+    order_of_even_passes: Sequence[int],
 ) -> None:
     hub, scan = ChangingTaskHub(rows), build_scan("whole")
-    to_come = iter(steps)
+    remaining_steps = iter(steps)
     while not scan.finish_pass():
-        for number in one_way if scan.pass_number % 2 else other_way:
-            for by, to, ends in next(to_come, []):
-                if by == to:
-                    hub.end(to)
+        for number in order_of_odd_passes if scan.pass_number % 2 else order_of_even_passes:
+            for starter_number, target_number, ends in next(remaining_steps, []):
+                if starter_number == target_number:
+                    hub.end(target_number)
                 else:
-                    hub.start_another(by, to, ends=ends)
-            scan.add_page(hub.page(number), NO_EXEMPTIONS)
+                    hub.start_another(starter_number, target_number, ends=ends)
+            scan.add_page(hub.read_page(number), NO_EXEMPTIONS)
         scan.cursors.clear()
     assert build_complete_result(scan).found_blocking or not hub.active

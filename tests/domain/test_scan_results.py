@@ -69,18 +69,18 @@ def test_a_result_that_counts_but_does_not_list_blocking_instances_found_them() 
     assert replace(build_complete_result(build_scan()), unlisted_count=1).found_blocking
 
 
-# Between two calls
+# A scan that is stored between two calls
 
 
 @given(PAGES, st.integers(0, 2**64 - 1), st.none() | st.integers(0, 2**64 - 1), st.floats(0, 86_400))
 def test_a_scan_is_unchanged_after_it_was_stored_and_loaded(
-    pages: list[list[ObservedInstance]], changes: int, before: int | None, spent: float
+    pages: list[list[ObservedInstance]], stamp_digest: int, previous_stamp_digest: int | None, read_seconds: float
 ) -> None:
     scan = build_scan("whole", '[3, {"NextPartitionKey": "1!8"}]')
     for page in pages:
         scan.add_page(page, SOME_EXEMPTIONS)
-    scan.scanned, scan.page_count, scan.recorded_count, scan.call_count, scan.read_seconds = 1180, 3, 7, 2, spent
-    scan.stamp_digest, scan.previous_stamp_digest = changes, before
+    scan.scanned, scan.page_count, scan.recorded_count, scan.call_count, scan.read_seconds = 1180, 3, 7, 2, read_seconds
+    scan.stamp_digest, scan.previous_stamp_digest = stamp_digest, previous_stamp_digest
     assert STORED.validate_json(STORED.dump_json(scan)) == scan
 
 

@@ -1,4 +1,4 @@
-"""PostStaging: what may be staged into a slot, and what becomes of the task hub that the slot held."""
+"""PostStaging: which task hubs may be staged into a slot, and how the task hub that the slot held is retired."""
 
 from dataclasses import replace
 
@@ -194,7 +194,7 @@ def test_a_run_is_identified_by_its_url_and_not_by_the_caller() -> None:
 
 
 def test_staging_the_same_hub_again_is_refused_while_a_prior_hub_is_active() -> None:
-    """The caller goes on to deploy over the prior task hub."""
+    """The caller would otherwise deploy over the prior task hub."""
     app = stage(build_app(staging=Slot("v41", None, noon_plus(), promoted=True))).app
     with pytest.raises(StagingNotReady):
         stage(app, build_stage_command("v42"), verdict=build_not_ready_verdict(), now=noon_plus(60))

@@ -22,7 +22,7 @@ from tests.domain.transitions import (
     swap_at_once,
 )
 
-# Without an outcome
+# PostSwap without an outcome
 
 
 def test_a_swap_exchanges_production_and_staging_and_closes_the_deployment() -> None:
@@ -164,7 +164,7 @@ SLOT_WITH_PRIOR_HUBS = Slot(
 
 
 def build_app_with_prior_hubs() -> App:
-    """v43 was staged over v41, which the platform's slot may still carry. v42 is in production."""
+    """An app with v42 in production, and v43 staged over v41, which the slot in Azure may still carry."""
     app = build_app_with_open_deployment(ANNA)
     assert app.deployment is not None
     deployment = replace(app.deployment, task_hub="v43", slot="Staging")
@@ -230,7 +230,7 @@ def test_a_rollback_to_a_prior_hub_cannot_begin_with_pending() -> None:
         begin_swap(build_app_with_prior_hubs(), "v41", noon_plus(60), rollback=True)
 
 
-# Pending
+# PostSwap with the outcome Pending
 
 
 def test_a_begun_swap_exchanges_the_hubs_on_record_and_is_pending() -> None:
@@ -268,8 +268,8 @@ def test_every_record_of_a_rollback_in_two_steps_says_that_it_is_a_rollback() ->
     transition = begin_swap(app, "v41", noon_plus(), rollback=True)
     assert transition.app.pending_swap is not None
     assert transition.app.pending_swap.rollback
-    ends = swap_at_once(transition.app, "v41", noon_plus(60)), revert_swap(transition.app, "v41")
-    assert [swap.details["rollback"] for swap in (transition, *ends)] == [True, True, True]
+    ending_transitions = swap_at_once(transition.app, "v41", noon_plus(60)), revert_swap(transition.app, "v41")
+    assert [swap.details["rollback"] for swap in (transition, *ending_transitions)] == [True, True, True]
 
 
 def test_a_swap_cannot_begin_if_the_slot_holds_another_hub_than_the_caller_names() -> None:

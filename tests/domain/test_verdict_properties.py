@@ -33,7 +33,9 @@ Value = TypeVar("Value")
 
 
 def mix_rarely(rare: st.SearchStrategy[Value], usual: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
-    """The first in one of four examples, so that conditions that prevent Ready are not always present."""
+    """`rare` in one of four examples, and `usual` in the others.
+
+    Otherwise some condition would prevent Ready in almost every example."""
     return st.sampled_from([False, False, False, True]).flatmap(lambda is_rare: rare if is_rare else usual)
 
 
@@ -56,7 +58,7 @@ CORRECTION_EPOCHS = mix_rarely(st.just("another"), st.just(""))
 
 @st.composite
 def draw_activity(draw: st.DrawFn) -> InstanceActivity:
-    """Recorded activity, a part of which was waived when it was read."""
+    """Draw recorded activity. Some of its instances were waived when it was read."""
     instances = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(instances)))
     return InstanceActivity(
@@ -72,7 +74,7 @@ def draw_activity(draw: st.DrawFn) -> InstanceActivity:
 
 @st.composite
 def draw_probe_result(draw: st.DrawFn) -> ProbeResult:
-    """The result of a probe, a part of which was waived when it began."""
+    """Draw the result of a probe. Some of its instances were waived when it began."""
     instances = draw(FEW_ACTIVE)
     waived = draw(st.integers(0, len(instances)))
     return replace(draw(RESULTS), active=instances[waived:], waived=instances[:waived])
@@ -134,9 +136,9 @@ PROBE_REASONS = REASONS_TO_PROBE_AGAIN | {
 def is_probe_current(probe: ProbeResult, evidence: Evidence, policy: Policy) -> bool:
     """Whether the probe is still valid at noon."""
     recorded = evidence.activity.last_recorded_at
-    young = 0 <= NOON - probe.began_at < seconds(policy.freshness_seconds)
-    after = recorded is None or probe.began_at > recorded + seconds(min(2, policy.settle_seconds))
-    return young and after and probe.correction_epoch == evidence.activity.correction_epoch
+    is_young = 0 <= NOON - probe.began_at < seconds(policy.freshness_seconds)
+    began_after_events = recorded is None or probe.began_at > recorded + seconds(min(2, policy.settle_seconds))
+    return is_young and began_after_events and probe.correction_epoch == evidence.activity.correction_epoch
 
 
 def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
@@ -148,7 +150,7 @@ def is_missing_and_drained(evidence: Evidence, policy: Policy) -> bool:
 
 
 def get_current_probe(evidence: Evidence, policy: Policy) -> ProbeResult:
-    """The probe; an empty one if there is none or it is stale."""
+    """The probe of the evidence, or an empty one if there is none or it is stale."""
     probe = evidence.probe
     if probe is None or (
         evidence.provider is not None
@@ -160,7 +162,7 @@ def get_current_probe(evidence: Evidence, policy: Policy) -> ProbeResult:
 
 
 def list_active_instances(evidence: Evidence, policy: Policy) -> list[ActiveInstance]:
-    """All active instances in the evidence; an instance can occur twice."""
+    """The active instances of events and probe, waived ones included. An instance can occur twice."""
     probe = get_current_probe(evidence, policy)
     return [*evidence.activity.active, *evidence.activity.waived, *probe.active, *probe.waived]
 
@@ -170,6 +172,7 @@ def find_waivers_in_force(evidence: Evidence) -> tuple[Waiver, ...]:
 
 
 def find_active_ids_not_ignored(evidence: Evidence, policy: Policy) -> set[str]:
+    """The ids of active instances under a function name that the policy does not ignore."""
     return {
         instance.instance_id
         for instance in list_active_instances(evidence, policy)
@@ -306,27 +309,27 @@ def test_each_reason_occurs_once_and_has_a_message(evidence: Evidence, policy: P
 def test_a_required_probe_is_a_reason_unless_it_verifies_or_is_not_due_yet(evidence: Evidence, policy: Policy) -> None:
     verdict = assess_readiness(evidence, policy, NOON)
     codes = {reason.code for reason in verdict.reasons}
-    wanted = evidence.provider is not None or policy.require_verification
+    is_probe_required = evidence.provider is not None or policy.require_verification
     drained = is_missing_and_drained(evidence, policy)
-    doubted = wanted and verdict.assurance is Assurance.EVENTS and not drained
+    is_unverified = is_probe_required and verdict.assurance is Assurance.EVENTS and not drained
     if codes & {ReasonCode.INSTANCES_ACTIVE, ReasonCode.SETTLING}:
         assert not codes & REASONS_TO_PROBE_AGAIN
-        assert doubted or not codes & PROBE_REASONS
+        assert is_unverified or not codes & PROBE_REASONS
     else:
-        assert bool(codes & PROBE_REASONS) is doubted
+        assert bool(codes & PROBE_REASONS) is is_unverified
 
 
 @given(EVIDENCE, POLICIES, st.integers(1, 4000))
 def test_without_a_probe_waiting_never_turns_ready_into_not_ready_unless_a_waiver_expires(
     evidence: Evidence, policy: Policy, wait: int
 ) -> None:
-    lasting = tuple(replace(waiver, expires_at=noon_plus(wait + 1)) for waiver in evidence.waivers)
-    by_events = Evidence(evidence.task_hub, evidence.activity, waivers=lasting)
+    extended_waivers = tuple(replace(waiver, expires_at=noon_plus(wait + 1)) for waiver in evidence.waivers)
+    by_events = Evidence(evidence.task_hub, evidence.activity, waivers=extended_waivers)
     later = Instant(NOON + seconds(wait))
     assert assess_readiness(by_events, policy, later).ready or not assess_readiness(by_events, policy, NOON).ready
 
 
 @given(EVIDENCE, POLICIES)
 def test_a_stricter_policy_is_never_ready_where_a_looser_one_is_not(evidence: Evidence, policy: Policy) -> None:
-    patient = Policy(policy.settle_seconds + 30, policy.freshness_seconds, policy.require_verification)
-    assert not assess_readiness(evidence, patient, NOON).ready or assess_readiness(evidence, policy, NOON).ready
+    stricter_policy = Policy(policy.settle_seconds + 30, policy.freshness_seconds, policy.require_verification)
+    assert not assess_readiness(evidence, stricter_policy, NOON).ready or assess_readiness(evidence, policy, NOON).ready

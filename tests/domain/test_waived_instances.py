@@ -28,6 +28,7 @@ def assess_with_waivers(known: Evidence, *waivers: Waiver, policy: Policy | None
 
 
 def build_evidence_by_events(*active: ActiveInstance, waived: tuple[ActiveInstance, ...] = ()) -> Evidence:
+    """Evidence from events alone, with active and waived instances."""
     return build_evidence(activity=InstanceActivity(active=active, waived=waived))
 
 

@@ -23,11 +23,11 @@ from tests.domain.builders import (
 )
 from tests.domain.transitions import delete_waiver, forget_retired_hubs, post_waiver
 
-DAY = 86_400
+DAY_SECONDS = 86_400
 
 
 def build_app_with_waivers(*waivers: Waiver) -> App:
-    """v41 in production, v42 in staging, v40 retired."""
+    """An app with v41 in production, v42 in staging, v40 retired, and these waivers."""
     return build_app(
         build_production_slot("v41"), build_slot("v42"), retired=(build_retired_hub("v40"),), waivers=waivers
     )
@@ -73,12 +73,12 @@ def test_instance_ids_are_case_sensitive() -> None:
 
 
 def test_adding_a_waiver_removes_the_expired_ones() -> None:
-    over, just_over, lasting = (
+    expired, just_expired, lasting = (
         build_waiver("a", expires=-60),
         build_waiver("b", expires=0),
         build_waiver("c", expires=0.0000001),
     )
-    assert post_waiver(build_app_with_waivers(over, just_over, lasting), build_waiver()).app.waivers == (
+    assert post_waiver(build_app_with_waivers(expired, just_expired, lasting), build_waiver()).app.waivers == (
         lasting,
         build_waiver(),
     )
@@ -95,13 +95,15 @@ def test_an_entity_needs_no_waiver() -> None:
         post_waiver(build_app_with_waivers(), build_waiver("@counter@order-1"))
 
 
-@pytest.mark.parametrize("expires", [-DAY, 0, MAX_WAIVER_DAYS * DAY + 0.0000001, 10 * MAX_WAIVER_DAYS * DAY])
+@pytest.mark.parametrize(
+    "expires", [-DAY_SECONDS, 0, MAX_WAIVER_DAYS * DAY_SECONDS + 0.0000001, 10 * MAX_WAIVER_DAYS * DAY_SECONDS]
+)
 def test_a_waiver_that_has_expired_or_lasts_too_long_is_refused(expires: float) -> None:
     with pytest.raises(InvalidRequest, match="expiresAt must be in the future, and at most 90 days"):
         post_waiver(build_app_with_waivers(), build_waiver(expires=expires))
 
 
-@pytest.mark.parametrize("expires", [0.0000001, MAX_WAIVER_DAYS * DAY])
+@pytest.mark.parametrize("expires", [0.0000001, MAX_WAIVER_DAYS * DAY_SECONDS])
 def test_a_waiver_lasts_from_one_tick_to_ninety_days(expires: float) -> None:
     assert post_waiver(build_app_with_waivers(), build_waiver(expires=expires)).changed
 
@@ -116,8 +118,8 @@ def test_a_waiver_for_a_hub_of_no_slot_is_refused(app: App) -> None:
 
 
 def test_an_app_has_a_limited_number_of_waivers() -> None:
-    almost = build_app_with_waivers(*(build_waiver(f"order-{number}") for number in range(MAX_WAIVERS - 1)))
-    full = post_waiver(almost, build_waiver("one-more")).app
+    almost_full = build_app_with_waivers(*(build_waiver(f"order-{number}") for number in range(MAX_WAIVERS - 1)))
+    full = post_waiver(almost_full, build_waiver("one-more")).app
     assert len(full.waivers) == MAX_WAIVERS
     with pytest.raises(InvalidRequest, match=r"app shop already has 100 waivers\. Find out"):
         post_waiver(full, build_waiver("too-many"))
@@ -182,9 +184,9 @@ def test_the_last_waiver_of_an_instance_is_in_force_until_it_is_removed_or_expir
         for hub in ("v41", "v42"):
             in_force = Exemptions.for_task_hub((), app.waivers, hub, noon_plus(now)).waivers
             assert {waived.instance_id: waived.expires_at for waived in in_force} == {
-                waived_id: until
-                for (task_hub_key, waived_id), until in expected.items()
-                if task_hub_key == hub and until > noon_plus(now)
+                waived_id: expires_at
+                for (task_hub_key, waived_id), expires_at in expected.items()
+                if task_hub_key == hub and expires_at > noon_plus(now)
             }
             assert len({waived.instance_id for waived in in_force}) == len(in_force)
 

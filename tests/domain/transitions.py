@@ -1,4 +1,4 @@
-"""The transitions of an app, with defaults for all that a test is not about.
+"""Functions that make the transitions of an app, with defaults, so that a test names only what it is about.
 
 A refusal is raised as its error, as in the services, so that a test can expect it with `pytest.raises`.
 """
@@ -37,7 +37,7 @@ READY = build_ready_verdict()
 
 
 def require_transition(result: Transition | Refusal) -> Transition:
-    """The transition. Raises the error of a refusal."""
+    """The result if it is a transition. Raises the error of a refusal."""
     if isinstance(result, Refusal):
         raise result.to_error()
     return result
@@ -88,7 +88,7 @@ def stage(
 def stage_new_hub(
     app: App, task_hub: str = "v42", caller: Caller = ANNA, now: Instant = NOON, slot: str = "staging"
 ) -> Transition:
-    """A new task hub is staged over a slot that has drained."""
+    """Stage version 1.5.0 with a new task hub over a slot that has drained."""
     return stage(app, build_stage_command(task_hub, "1.5.0", caller=caller, slot=slot), now=now)
 
 
@@ -99,21 +99,22 @@ def build_app_with_open_deployment(
     more_slots: dict[str, Slot | None] | None = None,
     retired: tuple[RetiredHub, ...] = (),
 ) -> App:
-    """v41 is in production. The caller's run staged v42 at noon and has not swapped it yet."""
+    """An app with v41 in production, into which the caller's run staged v42 at noon. It has not swapped v42 yet."""
     app = build_app(build_production_slot(), policy=policy, more_slots=more_slots, retired=retired)
     return stage_new_hub(app, caller=caller).app
 
 
-def abandon(
+def abandon_staging(
     app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", caller: Caller = ANNA
 ) -> Transition:
+    """Abandon the deployment of a task hub, as DeleteStaging does."""
     return require_transition(abandon_deployment(app, AbandonCommand(caller=caller, task_hub=task_hub, slot=slot), now))
 
 
 # PostSwap
 
 
-def _swap(app: App, task_hub: str, now: Instant, outcome: SwapOutcome | None, **fields: Any) -> Transition:
+def _post_swap(app: App, task_hub: str, now: Instant, outcome: SwapOutcome | None, **fields: Any) -> Transition:
     command = SwapCommand(task_hub=task_hub, outcome=outcome, **{"caller": ANNA, **fields})
     return require_transition(swap_slots(app, command, now))
 
@@ -121,8 +122,8 @@ def _swap(app: App, task_hub: str, now: Instant, outcome: SwapOutcome | None, **
 def swap_at_once(
     app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", rollback: bool = False
 ) -> Transition:
-    """PostSwap without an outcome."""
-    return _swap(app, task_hub, now, None, slot=slot, rollback=rollback)
+    """Swap as PostSwap without an outcome does."""
+    return _post_swap(app, task_hub, now, None, slot=slot, rollback=rollback)
 
 
 def begin_swap(
@@ -134,26 +135,26 @@ def begin_swap(
     caller: Caller = ANNA,
     rollback: bool = False,
 ) -> Transition:
-    """PostSwap with the outcome Pending."""
-    return _swap(app, task_hub, now, SwapOutcome.PENDING, slot=slot, caller=caller, rollback=rollback)
+    """Begin a swap as PostSwap with the outcome Pending does."""
+    return _post_swap(app, task_hub, now, SwapOutcome.PENDING, slot=slot, caller=caller, rollback=rollback)
 
 
 def confirm_swap(
     app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", rollback: bool = False
 ) -> Transition:
-    """PostSwap with the outcome Done."""
-    return _swap(app, task_hub, now, SwapOutcome.DONE, slot=slot, rollback=rollback)
+    """Report a swap as done, with the outcome Done of PostSwap."""
+    return _post_swap(app, task_hub, now, SwapOutcome.DONE, slot=slot, rollback=rollback)
 
 
 def revert_swap(app: App, task_hub: str, *, slot: str = "staging", rollback: bool = False) -> Transition:
-    """PostSwap with the outcome Failed."""
-    return _swap(app, task_hub, NOON, SwapOutcome.FAILED, slot=slot, rollback=rollback)
+    """Report a swap as failed, with the outcome Failed of PostSwap."""
+    return _post_swap(app, task_hub, NOON, SwapOutcome.FAILED, slot=slot, rollback=rollback)
 
 
 def begin_swap_of_staged_hub(
     *, more_slots: dict[str, Slot | None] | None = None, retired: tuple[RetiredHub, ...] = ()
 ) -> Transition:
-    """A minute after noon Anna's run begins to swap v42, which it has staged, with v41."""
+    """Let Anna's run stage v42 at noon, and begin to swap it with v41 a minute later."""
     return begin_swap(build_app_with_open_deployment(more_slots=more_slots, retired=retired), "v42", noon_plus(60))
 
 
@@ -194,6 +195,7 @@ def register(
 
 
 def delete_registered_app(app: App, verdicts: Mapping[str, Verdict], now: Instant = NOON) -> Transition:
+    """Delete an app with these verdicts on its slots, as DeleteApp does."""
     return require_transition(delete_app(app, verdicts, now))
 
 
@@ -201,7 +203,7 @@ def delete_registered_app(app: App, verdicts: Mapping[str, Verdict], now: Instan
 
 
 def post_waiver(app: App, waiver: Waiver, now: Instant = NOON) -> Transition:
-    """PostWaiver for what this waiver says."""
+    """Add this waiver as PostWaiver does."""
     command = WaiveCommand(
         caller=Caller(waiver.by),
         reason=waiver.reason,
@@ -214,13 +216,13 @@ def post_waiver(app: App, waiver: Waiver, now: Instant = NOON) -> Transition:
 
 
 def delete_waiver(app: App, task_hub: str, instance_id: str | None) -> Transition:
-    """DeleteWaiver."""
+    """Remove a waiver as DeleteWaiver does."""
     return require_transition(
         remove_waiver(app, RemoveWaiverCommand(caller=ANNA, task_hub=task_hub, instance_id=instance_id))
     )
 
 
 def forget_retired_hubs(app: App, removed: Iterable[str], not_owned: Iterable[str] = ()) -> Transition:
-    """What Cleanup writes at its end."""
+    """Remove retired task hubs from the app, as Cleanup does at its end."""
     command = RemoveRetiredHubsCommand(caller=ANNA, removed=tuple(removed), not_owned=tuple(not_owned))
     return remove_retired_hubs(app, command)

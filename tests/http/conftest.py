@@ -7,6 +7,7 @@ import pytest
 
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub
+from tests.backends.storage_account import RawAccount, connection_string_of
 from tests.conftest import new_hub_name
 from tests.http.operations import PROVIDER_CONFIG, post_staging, post_swap, put_app
 
@@ -53,3 +54,18 @@ async def hubs_with_common_prefix(http: httpx.AsyncClient, app: str, provider_ac
         await provider_account.add_task_hub(name, ("order-1", "Completed"), ("@counter@shop", "Running"))
         assert (await post_swap(http, app, name)).status_code == 200
     return names
+
+
+@pytest.fixture
+async def raw_account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[RawAccount]:
+    """The app's storage account, to create single tables, queues and containers in it."""
+    account = RawAccount(connection_string_of(storage))
+    yield account
+    await account.close()
+
+
+@pytest.fixture
+async def app_with_provider(http: httpx.AsyncClient, app: str) -> str:
+    """An app with a provider and without a settle window."""
+    assert (await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)).status_code == 200
+    return app

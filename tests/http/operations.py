@@ -7,6 +7,7 @@ import httpx
 
 from state_api.domain.instants import TICKS_PER_SECOND
 from state_api.domain.readiness.plan import CLOCK_TOLERANCE
+from tests.conftest import new_hub_name
 
 PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
 """An app's `taskHubs` member for a task hub in the storage account of the setting STATE_TASKHUBS_SHOP."""
@@ -94,3 +95,19 @@ async def post_cleanup(http: httpx.AsyncClient, app: str, **fields: Any) -> list
     assert response.status_code == 200, response.text
     results: list[Any] = response.json()["taskHubs"]
     return results
+
+
+async def get_proof(http: httpx.AsyncClient, hub: str) -> Any:
+    """What proves that a task hub belongs to the app that claimed its name; None without a proof."""
+    response = await http.get(f"/api/taskhubs/{hub}")
+    assert response.status_code == 200, response.text
+    return response.json()["proof"]
+
+
+async def retire_task_hub(http: httpx.AsyncClient, app: str, hub: str) -> None:
+    """Swap the staged task hub and two more versions, so that the task hub is retired and no slot may carry it."""
+    assert (await post_swap(http, app, hub)).status_code == 200
+    for later_hub in (new_hub_name(), new_hub_name()):
+        assert (await post_staging(http, app, later_hub, force=True, reason="test")).status_code == 200
+        assert (await post_swap(http, app, later_hub)).status_code == 200
+    assert [retired["taskHub"] for retired in (await http.get(f"/api/apps/{app}")).json()["retired"]] == [hub]

@@ -18,7 +18,7 @@ from state_api.storage.apps import AppStore
 from state_api.storage.instances import InstanceStore
 from state_api.storage.task_hub_states import TaskHubStateStore
 from state_api.storage.task_hubs import TaskHubStore
-from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub
+from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub, artifacts_of
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.http.operations import (
@@ -32,15 +32,6 @@ from tests.http.operations import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tables: bool = True) -> list[str]:
-    """The artifacts that a task hub has at its provider, sorted by name."""
-    names = [f"container {hub}-{name}" for name in ("applease", "largemessages", "leases") if containers]
-    names += [f"queue {hub}-control-{number:02d}" for number in range(4) if queues]
-    names += [f"queue {hub}-workitems"] if queues else []
-    names += [f"table {hub}{name}" for name in ("History", "Instances", "Partitions") if tables]
-    return sorted(names)
 
 
 async def test_cleanup_deletes_only_the_artifacts_of_the_hub_itself(

@@ -2,13 +2,11 @@
 finds a consistent state and finishes the work."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
-from harness.storage_proxy import StorageProxy, run_storage_proxy
+from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event, timestamp
@@ -22,18 +20,9 @@ from tests.http.operations import (
     put_app,
     run_headers,
 )
+from tests.http.server_clients import client_of_second_server, fail_from_request
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def client_of_second_server(storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a second server on the same storage."""
-    server = StateServer(Settings(storage=storage))
-    transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://other", timeout=60) as client:
-        yield client
-    await server.close()
 
 
 async def retire_drained_hub(http: httpx.AsyncClient, app: str) -> str:
@@ -169,7 +158,7 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off(
     writes = {"close": 1, "forget": 2}
 
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
-        _fail_from_request(proxy, "DELETE" if step == "drop" else "POST", writes.get(step, 1))
+        fail_from_request(proxy, "DELETE" if step == "drop" else "POST", writes.get(step, 1))
         assert_problem(await broken.post(f"/api/apps/{app}/cleanup"), 503, "StorageUnavailable")
     assert [hub["taskHub"] for hub in (await http.get(f"/api/apps/{app}")).json()["retired"]] == [old]
     done = (await http.post(f"/api/apps/{app}/cleanup")).json()
@@ -180,24 +169,12 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off(
     assert (await http.get(f"/api/taskhubs/{old}/instances")).json()["instances"] == []
 
 
-def _fail_from_request(proxy: StorageProxy, method: str, number: int) -> None:
-    """Fail the `number`th request of this method and all later ones. Of POST requests, only batches count."""
-    request_count = 0
-
-    def failure_status(sent: str, path: str) -> int | None:
-        nonlocal request_count
-        request_count += sent == method and (method != "POST" or path.endswith("$batch"))
-        return 500 if request_count >= number else None
-
-    proxy.failure_status = failure_status
-
-
 async def test_only_the_claiming_app_can_finish_a_stage_that_was_cut_off_after_the_claim(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, hub: str
 ) -> None:
     await put_app(http, app)
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as broken:
-        _fail_from_request(proxy, "POST", 2)
+        fail_from_request(proxy, "POST", 2)
         assert_problem(await post_staging(broken, app, hub), 503, "StorageUnavailable")
     assert_problem(await post_staging(http, f"{app}-other", hub), 409, "TaskHubAlreadyUsed")
     assert (await post_staging(http, app, hub)).status_code == 200

@@ -1,4 +1,4 @@
-"""Pending starts through the whole server: the control queues decide together with the rows."""
+"""Verdicts of the whole server on task hubs whose control queues hold messages."""
 
 import json
 import uuid
@@ -13,18 +13,32 @@ from azure.storage.queue.aio import QueueClient
 
 from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
-from state_api.settings import Settings, StorageSettings, TaskHubConnections
-from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message
+from state_api.domain.readiness.messages import MAX_ABANDON_DELAY_SECONDS, VISIBILITY_MARGIN_SECONDS
+from state_api.settings import StorageSettings
+from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message, timer_created_row
+from tests.backends.storage_account import connection_string_of
+from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
-from tests.http.operations import assert_problem, get_staging, post_staging, put_app, reason_codes
+from tests.http.operations import (
+    PROVIDER_CONFIG,
+    assert_problem,
+    get_staging,
+    post_events,
+    post_staging,
+    put_app,
+    reason_codes,
+)
+from tests.http.server_clients import client_of_server_with
 
 pytestmark = pytest.mark.anyio
 
-PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
+ONE_DAY_SECONDS = 86_400
+QUIET_PERIOD_SECONDS = MAX_ABANDON_DELAY_SECONDS + VISIBILITY_MARGIN_SECONDS
+"""How long an unexplained message blocks without any change, under the default message visibility."""
 
 
 class StagedTaskHubQueues:
-    """A task hub in the staging slot, with its control queues and its history."""
+    """Writes messages and history rows of the task hub in the staging slot. `queue` is one of its control queues."""
 
     def __init__(self, provider: ProviderTaskHub) -> None:
         assert provider.storage.connection_string is not None
@@ -32,29 +46,27 @@ class StagedTaskHubQueues:
         self.provider = provider
         self.queue = QueueClient.from_connection_string(self._connection, f"{provider.hub}-control-01")
 
-    async def send(self, text: str, hidden: int | None = None) -> Any:
-        return await self.queue.send_message(text, visibility_timeout=hidden)
+    async def send(self, text: str, *, invisible_seconds: int | None = None) -> None:
+        """Send a message, which is visible at once unless `invisible_seconds` is set."""
+        await self.queue.send_message(text, visibility_timeout=invisible_seconds)
 
-    async def create_timer(self, instance_id: str, fires_in: float) -> None:
+    async def write_timer(self, instance_id: str, *, due_in_seconds: float) -> None:
         """Write a pending timer into the history of an instance."""
         async with TableServiceClient.from_connection_string(self._connection) as tables:
             history = await tables.create_table_if_not_exists(f"{self.provider.hub}History")
-            await history.upsert_entity(
-                {
-                    "PartitionKey": instance_id,
-                    "RowKey": "0000000000000002",
-                    "EventType": "TimerCreated",
-                    "EventId": 0,
-                    "ExecutionId": "e1",
-                    "FireAt": datetime.now(UTC) + timedelta(seconds=fires_in),
-                }
-            )
+            await history.upsert_entity(timer_created_row(instance_id, due_in_seconds))
+
+    async def leave_timer(self, instance_id: str) -> None:
+        """Leave a timer that is due in a day: in the history of the instance, and as an invisible message."""
+        await self.write_timer(instance_id, due_in_seconds=ONE_DAY_SECONDS)
+        await self.send(control_message(instance_id, "TimerFired", None), invisible_seconds=ONE_DAY_SECONDS)
 
 
 @pytest.fixture
 async def staged_queues(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, hub: str
 ) -> AsyncIterator[StagedTaskHubQueues]:
+    """The control queues of a drained task hub, which is in the staging slot of an app without a settle window."""
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
         await put_app(
@@ -66,6 +78,7 @@ async def staged_queues(
 
 
 def message_evidence_of(verdict: Any) -> Any:
+    """What the probe of the verdict has found in the control queues."""
     return verdict["evidence"]["probe"]["messages"]
 
 
@@ -87,15 +100,15 @@ async def test_a_start_that_is_only_a_message_blocks(
     assert "Ship order-7" in verdict["reasons"][0]["message"]
     assert verdict["warnings"] == []
     assert_problem(await post_staging(http, app, new_hub_name()), 409, "StagingNotReady")
-    # What was found shows without another read, too.
-    known = await get_staging(http, app, verify="none")
-    assert (reason_codes(known), known["hasRunning"]) == (["StartsPending"], True)
+    # The stored result has the same reason.
+    stored_verdict = await get_staging(http, app, verify="none")
+    assert (reason_codes(stored_verdict), stored_verdict["hasRunning"]) == (["StartsPending"], True)
 
 
-async def test_a_start_that_a_dead_worker_had_taken_blocks(
+async def test_an_invisible_message_that_a_dead_worker_had_taken_blocks(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
-    await staged_queues.send(control_message("order-7"), hidden=300)
+    await staged_queues.send(control_message("order-7"), invisible_seconds=300)
     verdict = await get_staging(http, app)
     assert (reason_codes(verdict), verdict["hasRunning"]) == (["StartsPending"], True)
     assert (message_evidence_of(verdict)["invisible"], message_evidence_of(verdict)["explained"]) == (1, 0)
@@ -116,7 +129,7 @@ async def test_a_start_of_an_ignored_function_or_a_waived_instance_does_not_bloc
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_an_event_for_an_instance_that_ended_does_not_block(
+async def test_a_message_with_an_event_for_an_instance_that_has_ended_does_not_block(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
     await staged_queues.provider.put("order-1", "Completed")
@@ -125,63 +138,57 @@ async def test_an_event_for_an_instance_that_ended_does_not_block(
     assert (verdict["ready"], message_evidence_of(verdict)["visible"]) == (True, 1)
 
 
-async def test_a_cancelled_timer_that_would_fire_in_days_does_not_block(
+async def test_a_timer_of_an_ended_instance_that_is_due_in_a_day_does_not_block(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
     await staged_queues.provider.put("order-1", "Completed")
-    await staged_queues.create_timer("order-1", 86_400)
-    await staged_queues.send(control_message("order-1", "TimerFired", None), hidden=86_400)
+    await staged_queues.leave_timer("order-1")
     verdict = await get_staging(http, app)
-    assert (verdict["ready"], message_evidence_of(verdict)["invisible"], message_evidence_of(verdict)["explained"]) == (
-        True,
-        1,
-        1,
-    )
-    # A second one, of an instance that ended since.
+    messages = message_evidence_of(verdict)
+    assert (verdict["ready"], messages["invisible"], messages["explained"]) == (True, 1, 1)
+    # An instance that has ended since the first probe leaves a second timer.
     await staged_queues.provider.put("order-2", "Terminated")
-    await staged_queues.create_timer("order-2", 86_400)
-    await staged_queues.send(control_message("order-2", "TimerFired", None), hidden=86_400)
+    await staged_queues.leave_timer("order-2")
     verdict = await get_staging(http, app, verify="fresh")
     assert (verdict["ready"], message_evidence_of(verdict)["explained"]) == (True, 2)
-    # A hidden start beside the timers still blocks.
-    await staged_queues.send(control_message("order-3"), hidden=86_400)
+    # An invisible start beside the timers still blocks.
+    await staged_queues.send(control_message("order-3"), invisible_seconds=ONE_DAY_SECONDS)
     verdict = await get_staging(http, app, verify="fresh")
     assert (reason_codes(verdict), message_evidence_of(verdict)["explained"]) == (["StartsPending"], 2)
 
 
-async def test_an_unexplained_message_blocks_until_it_was_unchanged_for_long_enough(
+async def test_an_unexplained_message_blocks_until_the_quiet_period_has_passed_without_a_change(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
-    await staged_queues.send(control_message("purged", "TimerFired", None), hidden=86_400)
+    await staged_queues.send(control_message("purged", "TimerFired", None), invisible_seconds=ONE_DAY_SECONDS)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
-    clock.advance(620)
+    clock.advance(QUIET_PERIOD_SECONDS - 10)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
     clock.advance(15)
     assert (await get_staging(http, app))["ready"]
-    # It is remembered.
+    # The server remembers that the message was explained by the quiet period.
     clock.advance(500)
     assert (await get_staging(http, app, verify="fresh"))["ready"]
-    # A row that is stamped is a change: what ran may have sent a message.
+    # A row that was written since is a change, because its instance may have sent a message.
     await staged_queues.provider.put("order-1", "Completed")
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["StartsPending"]
-    clock.advance(600)
-    # So is another message, and the wait begins anew.
-    await staged_queues.send(control_message("order-2"), hidden=86_400)
+    clock.advance(QUIET_PERIOD_SECONDS - 30)
+    # Another message is a change, too, and the quiet period begins again.
+    await staged_queues.send(control_message("order-2"), invisible_seconds=ONE_DAY_SECONDS)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
-    clock.advance(625)
+    clock.advance(QUIET_PERIOD_SECONDS - 5)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
     clock.advance(10)
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_timers_remembered_of_another_account_explain_nothing(
+async def test_remembered_timers_of_one_account_do_not_explain_the_messages_of_another(
     http: httpx.AsyncClient, server: StateServer, storage: StorageSettings, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
-    """`taskHubs` led to another environment with a task hub of the same name that has a pending timer."""
-    await staged_queues.create_timer("order-1", 86_400)
-    await staged_queues.send(control_message("order-1", "TimerFired", None), hidden=86_400)
+    """The app's `taskHubs` led to another environment, whose task hub of the same name has a pending timer."""
+    await staged_queues.leave_timer("order-1")
     assert (await get_staging(http, app))["ready"]
-    # The same task hub by another setting; its history is gone, and a start is hidden.
+    # The other setting leads to the same task hub. Without its history, the invisible message could be a start.
     assert storage.connection_string is not None
     async with TableServiceClient.from_connection_string(storage.connection_string.get_secret_value()) as tables:
         await tables.delete_table(f"{staged_queues.provider.hub}History")
@@ -190,13 +197,12 @@ async def test_timers_remembered_of_another_account_explain_nothing(
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["StartsPending"]
 
 
-async def test_too_many_timers_to_remember_are_no_failure(
+async def test_more_timers_than_the_server_remembers_do_not_block(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("state_api.domain.readiness.messages.MAX_REMEMBERED_TIMERS", 1)
     for number in range(3):
-        await staged_queues.create_timer(f"order-{number}", 86_400)
-        await staged_queues.send(control_message(f"order-{number}", "TimerFired", None), hidden=86_400)
+        await staged_queues.leave_timer(f"order-{number}")
     for _ in range(2):
         assert (await get_staging(http, app, verify="fresh"))["ready"]
 
@@ -204,55 +210,57 @@ async def test_too_many_timers_to_remember_are_no_failure(
 async def test_the_quiet_period_is_as_long_as_a_message_visibility_above_ten_minutes(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
-    await put_app(http, app, policy={"messageVisibilitySeconds": 1200})
-    await staged_queues.send(control_message("order-1"), hidden=86_400)
+    message_visibility_seconds = 1200
+    await put_app(http, app, policy={"messageVisibilitySeconds": message_visibility_seconds})
+    await staged_queues.send(control_message("order-1"), invisible_seconds=ONE_DAY_SECONDS)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
-    clock.advance(1200)
+    clock.advance(message_visibility_seconds)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
-    clock.advance(31)
+    clock.advance(VISIBILITY_MARGIN_SECONDS + 1)
     assert (await get_staging(http, app))["ready"]
 
 
-async def test_unexplained_messages_are_waived_by_their_number_on_record(
+async def test_a_waiver_covers_a_number_of_unexplained_messages_and_is_on_record(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
-    await staged_queues.send(control_message("order-1"), hidden=86_400)
+    await staged_queues.send(control_message("order-1"), invisible_seconds=ONE_DAY_SECONDS)
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
     response = await post_waiver(http, app, staged_queues, unexplainedMessages=1)
     [waived] = response.json()["waivers"]
     assert (waived["instanceId"], waived["unexplainedMessages"]) == (None, 1)
     assert (await get_staging(http, app))["ready"]
-    await staged_queues.send(control_message("order-2"), hidden=86_400)
+    await staged_queues.send(control_message("order-2"), invisible_seconds=ONE_DAY_SECONDS)
     assert reason_codes(await get_staging(http, app, verify="fresh")) == ["StartsPending"]
-    # A second waiver takes the place of the first.
+    # The second waiver replaces the first.
     response = await post_waiver(http, app, staged_queues, unexplainedMessages=2)
     assert [waiver["unexplainedMessages"] for waiver in response.json()["waivers"]] == [2]
     assert (await get_staging(http, app))["ready"]
-    address = f"/api/apps/{app}/waivers?taskHub={staged_queues.provider.hub}"
-    assert_problem(await http.delete(address), 400, "InvalidRequest")
-    assert_problem(await http.delete(f"{address}&unexplainedMessages=true&instanceId=a"), 400, "InvalidRequest")
-    assert (await http.delete(f"{address}&unexplainedMessages=true")).json()["waivers"] == []
-    assert_problem(await http.delete(f"{address}&unexplainedMessages=true"), 404, "WaiverNotFound")
+    waivers_url = f"/api/apps/{app}/waivers?taskHub={staged_queues.provider.hub}"
+    assert_problem(await http.delete(waivers_url), 400, "InvalidRequest")
+    assert_problem(await http.delete(f"{waivers_url}&unexplainedMessages=true&instanceId=a"), 400, "InvalidRequest")
+    assert (await http.delete(f"{waivers_url}&unexplainedMessages=true")).json()["waivers"] == []
+    assert_problem(await http.delete(f"{waivers_url}&unexplainedMessages=true"), 404, "WaiverNotFound")
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
     history = (await http.get(f"/api/apps/{app}/history")).json()
     assert [record["details"].get("unexplainedMessages") for record in history["history"][:2]] == [0, 2]
 
 
 async def post_waiver(
-    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, **subject: Any
+    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, **waived: Any
 ) -> httpx.Response:
-    expires = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-    body = {"taskHub": staged_queues.provider.hub, "reason": "looked at it", "expiresAt": expires, **subject}
+    """Waive an instance (`instanceId`) or a number of messages (`unexplainedMessages`) for a day."""
+    expires_at = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    body = {"taskHub": staged_queues.provider.hub, "reason": "looked at it", "expiresAt": expires_at, **waived}
     response = await http.post(f"/api/apps/{app}/waivers", json=body)
     assert response.status_code == 200, response.text
     return response
 
 
-@pytest.mark.parametrize("subject", [{}, {"instanceId": "a", "unexplainedMessages": 1}, {"unexplainedMessages": 0}])
-async def test_a_waiver_is_for_an_instance_or_for_messages_and_not_both(
-    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, subject: dict[str, Any]
+@pytest.mark.parametrize("waived", [{}, {"instanceId": "a", "unexplainedMessages": 1}, {"unexplainedMessages": 0}])
+async def test_a_waiver_names_either_an_instance_or_a_positive_number_of_messages(
+    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, waived: dict[str, Any]
 ) -> None:
-    body = {"taskHub": staged_queues.provider.hub, "reason": "why", "expiresAt": "2027-01-31T12:00:00Z", **subject}
+    body = {"taskHub": staged_queues.provider.hub, "reason": "why", "expiresAt": "2027-01-31T12:00:00Z", **waived}
     assert_problem(await http.post(f"/api/apps/{app}/waivers", json=body), 400, "InvalidRequest")
 
 
@@ -265,7 +273,7 @@ async def test_a_missing_control_queue_does_not_count_as_empty(
     assert f"{staged_queues.provider.hub}-control-01" in verdict["reasons"][0]["message"]
 
 
-async def test_messages_that_the_policy_ignores_are_a_warning(
+async def test_a_policy_that_ignores_messages_adds_a_warning_to_the_verdict(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
 ) -> None:
     await put_app(http, app, policy={"ignoreMessages": True})
@@ -273,64 +281,52 @@ async def test_messages_that_the_policy_ignores_are_a_warning(
     verdict = await get_staging(http, app)
     assert (verdict["ready"], verdict["assurance"], message_evidence_of(verdict)) == (True, "verified", None)
     assert [warning["code"] for warning in verdict["warnings"]] == ["MessagesUnseen"]
-    # A result that was read without the messages does not answer once they count.
+    # A result without the messages is not used again under a policy that counts them.
     await put_app(http, app, policy={"ignoreMessages": False})
     assert reason_codes(await get_staging(http, app)) == ["StartsPending"]
 
 
-async def test_a_change_since_the_queues_were_read_is_not_missed(storage: StorageSettings, app: str, hub: str) -> None:
-    """A worker takes a message between the look at the queues and the pass over the rows. The receiver is an instance
-    or an entity. It sends a start, writes its row and has ended."""
-    for sender in ("order-1", "@counter@a"):
-        task_hub = f"{hub}{'e' if sender.startswith('@') else 'o'}"
-        async with run_storage_proxy(storage) as proxy, ProviderTaskHub(storage, task_hub) as provider:
-            await provider.create()
-            staged_queues = StagedTaskHubQueues(provider)
-            moved = False
+@pytest.mark.parametrize(("sender", "status"), [("order-1", "Completed"), ("@counter@a", "Running")])
+async def test_a_start_that_is_sent_between_the_reads_of_the_queues_and_of_the_rows_blocks(
+    *, storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, sender: str, status: str
+) -> None:
+    """An instance or an entity sends the start and writes its own row, after the server has read the queues."""
+    async with run_storage_proxy(storage) as proxy, ProviderTaskHub(storage, hub) as provider:
+        await provider.create()
+        staged_queues = StagedTaskHubQueues(provider)
+        start_was_sent = False
 
-            async def move(
-                method: str, path: str, staged_queues: StagedTaskHubQueues = staged_queues, sender: str = sender
-            ) -> None:
-                nonlocal moved
-                if f"{staged_queues.provider.hub}Instances" in path and "PartitionKey" not in path and not moved:
-                    moved = True
-                    await staged_queues.send(control_message("launched"))
-                    await staged_queues.provider.put(sender, "Running" if sender.startswith("@") else "Completed")
+        async def send_start_before_row_read(method: str, path: str) -> None:
+            nonlocal start_was_sent
+            if f"{hub}Instances" in path and "PartitionKey" not in path and not start_was_sent:
+                start_was_sent = True
+                await staged_queues.send(control_message("launched"))
+                await provider.put(sender, status)
 
-            connection = proxy.settings.connection_string
-            assert connection is not None
-            connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": connection.get_secret_value()})
-            server = StateServer(Settings(storage=storage, connections=connections))
-            transport = httpx.ASGITransport(server.application)
-            async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=100) as http:
-                name = f"{app}-{task_hub[-1]}"
-                registration = {"slots": {"staging": {"taskHub": task_hub}}, "policy": {"settleSeconds": 0}}
-                await put_app(http, name, **registration, taskHubs=PROVIDER_CONFIG)
-                proxy.before_request = move
-                verdict = await get_staging(http, name, verify="fresh")
-                assert moved
-                assert reason_codes(verdict) == ["StartsPending"], json.dumps(verdict)
-            await staged_queues.queue.close()
-            await server.close()
+        settings = {"STATE_TASKHUBS_SHOP": connection_string_of(proxy.settings)}
+        async with client_of_server_with(storage, clock, settings) as http:
+            slots = {"staging": {"taskHub": hub}}
+            await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+            proxy.before_request = send_start_before_row_read
+            verdict = await get_staging(http, app, verify="fresh")
+            assert start_was_sent
+            assert reason_codes(verdict) == ["StartsPending"], json.dumps(verdict)
+        await staged_queues.queue.close()
 
 
-async def test_an_unconfirmed_start_is_closed_when_no_start_is_pending(
+async def test_a_reported_start_without_a_row_is_recorded_as_ended_once_no_start_can_be_pending(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
-    """Events reported a start that was purged, its end is lost, and a timer of days stays in a control queue: its
-    history is gone."""
-    from tests.builders import event  # noqa: PLC0415
-
-    hub, order = staged_queues.provider.hub, uuid.uuid4().hex
+    """An instance was purged and its end event was lost, and a message of its timer stays in a control queue."""
+    hub, purged_id = staged_queues.provider.hub, uuid.uuid4().hex
     await staged_queues.provider.put("known", "Completed")
-    body = [event(hub, "known"), event(hub, "known", "Completed"), event(hub, order)]
-    assert (await http.post("/api/events", json=body)).status_code == 200
-    await staged_queues.send(control_message(order, "TimerFired", None), hidden=86_400)
+    await post_events(http, event(hub, "known"), event(hub, "known", "Completed"), event(hub, purged_id))
+    await staged_queues.send(control_message(purged_id, "TimerFired", None), invisible_seconds=ONE_DAY_SECONDS)
     assert reason_codes(await get_staging(http, app, wait=7)) == ["InstancesActive", "StartsPending"]
-    # A waiver of messages does not deny a start that events reported.
+    # A waiver of messages does not cover a start that events have reported.
     await post_waiver(http, app, staged_queues, unexplainedMessages=1)
     assert reason_codes(await get_staging(http, app, wait=7)) == ["InstancesActive"]
-    clock.advance(635)
-    address = f"/api/apps/{app}/waivers?taskHub={staged_queues.provider.hub}&unexplainedMessages=true"
-    assert (await http.delete(address)).status_code == 200
+    clock.advance(QUIET_PERIOD_SECONDS + 5)
+    waiver_url = f"/api/apps/{app}/waivers?taskHub={hub}&unexplainedMessages=true"
+    assert (await http.delete(waiver_url)).status_code == 200
     assert (await get_staging(http, app, wait=7))["ready"]

@@ -21,7 +21,7 @@ from tests.http.operations import (
     run_headers,
     stage_and_swap,
 )
-from tests.http.test_concurrent_requests import client_of_second_server
+from tests.http.server_clients import client_of_second_server
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from state_api.storage.task_hubs import TaskHubStore
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, post_events, post_staging, put_app, stage_and_swap
-from tests.http.test_concurrent_requests import client_of_second_server
+from tests.http.server_clients import client_of_second_server
 from tests.http.test_unclaimed_task_hubs import events_waiting_for_claim, has_table, pass_request, server_with_limit
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,5 @@
-"""The other providers through the whole server: Microsoft's in-memory engine, and an app's management API."""
+"""Task hubs of the providers `scheduler` and `managementApi` through the whole server: Microsoft's in-memory engine,
+and a fake of an app's management API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -8,35 +9,22 @@ from typing import Any
 
 import httpx
 import pytest
-from aiohttp import web
 from durabletask.worker import TaskHubGrpcWorker
 
-from state_api.app import StateServer
-from state_api.settings import Settings, StorageSettings, TaskHubConnections
-from tests.backends import fake_function_app as management
+from state_api.settings import StorageSettings
+from tests.backends.fake_function_app import SYSTEM_KEY, FakeFunctionApp, serve_http
 from tests.backends.fake_schedulers import QUIET_LOGGER, InMemoryScheduler, eternal, parent, waiting
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, get_staging, post_events, post_staging, put_app, reason_codes
+from tests.http.server_clients import client_of_server_with
 
 pytestmark = pytest.mark.anyio
 
 
-@asynccontextmanager
-async def client_of_server_with(
-    storage: StorageSettings, clock: ShiftedClock, settings: dict[str, str]
-) -> AsyncIterator[httpx.AsyncClient]:
-    state = StateServer(Settings(storage=storage, connections=TaskHubConnections(settings)), clock)
-    clock.storage = state.tables.clock
-    transport = httpx.ASGITransport(state.application, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
-        yield client
-    await state.close()
-
-
 @pytest.fixture
 def scheduler_with_worker() -> Iterator[InMemoryScheduler]:
-    """An engine with a worker of these orchestrators."""
+    """An in-memory scheduler with a worker that runs the orchestrators `waiting`, `eternal` and `parent`."""
     engine = InMemoryScheduler()
     worker: Any = TaskHubGrpcWorker(host_address=engine.address, logger=QUIET_LOGGER)
     for orchestrator in (waiting, eternal, parent):
@@ -47,14 +35,16 @@ def scheduler_with_worker() -> Iterator[InMemoryScheduler]:
     engine.stop()
 
 
-async def test_a_task_hub_of_the_scheduler_drains(
+async def test_a_task_hub_of_a_scheduler_is_ready_once_its_instances_have_ended(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str, scheduler_with_worker: InMemoryScheduler
 ) -> None:
     settings = {"STATE_TASKHUBS_SCHEDULER": scheduler_with_worker.connection}
-    source = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
+    provider_config = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
     async with client_of_server_with(storage, clock, settings) as http:
         slots = {"staging": {"taskHub": hub}}
-        assert (await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)).status_code == 200
+        assert (
+            await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=provider_config)
+        ).status_code == 200
         assert (await get_staging(http, app))["assurance"] == "verified"
         await asyncio.to_thread(scheduler_with_worker.start_and_wait, waiting, "order-1")
         await asyncio.to_thread(scheduler_with_worker.start_and_wait, parent, "order-2", "order-2-child")
@@ -65,175 +55,170 @@ async def test_a_task_hub_of_the_scheduler_drains(
         statuses = {instance["instanceId"]: instance["runtimeStatus"] for instance in verdict["active"]}
         assert statuses.keys() == {"order-1", "order-2", "order-2-child", "monitor"}
         assert (statuses["order-1"], verdict["active"][0]["source"]) == ("Suspended", "probe")
-        counted = (await http.get(f"/api/taskhubs/{hub}/versions")).json()
-        assert [(version["version"], version["activeCount"]) for version in counted["versions"]] == [(None, 4)]
-        # One turn of the monitor: it ends and goes on, and is active all the time.
+        versions = (await http.get(f"/api/taskhubs/{hub}/versions")).json()["versions"]
+        assert [(version["version"], version["activeCount"]) for version in versions] == [(None, 4)]
+        # The monitor continues as new once, and stays active.
         await asyncio.to_thread(scheduler_with_worker.client.raise_orchestration_event, "monitor", "go")
-        # The engine does not look at the task hub's name: to it every hub has instances, and no name is new.
+        # The in-memory scheduler shows the same instances under every task hub name, so no name is new to it.
         assert_problem(await post_staging(http, app, new_hub_name()), 409, "TaskHubAlreadyUsed")
-        replacing = {"staging": {"taskHub": new_hub_name()}}
-        assert_problem(await put_app(http, app, slots=replacing), 409, "StagingNotReady")
+        replaced_slots = {"staging": {"taskHub": new_hub_name()}}
+        assert_problem(await put_app(http, app, slots=replaced_slots), 409, "StagingNotReady")
         await asyncio.to_thread(scheduler_with_worker.client.resume_orchestration, "order-1")
-        for ending in ("order-1", "order-2-child"):
-            await asyncio.to_thread(scheduler_with_worker.end, ending)
+        for instance_id in ("order-1", "order-2-child"):
+            await asyncio.to_thread(scheduler_with_worker.end, instance_id)
         await asyncio.to_thread(scheduler_with_worker.wait_until, "order-2", "COMPLETED")
         assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["monitor"]
         await asyncio.to_thread(scheduler_with_worker.client.terminate_orchestration, "monitor")
         await asyncio.to_thread(scheduler_with_worker.wait_until, "monitor", "TERMINATED")
         verdict = await get_staging(http, app, wait=10, verify="fresh")
         assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
-        for ended in statuses:
-            await asyncio.to_thread(scheduler_with_worker.client.purge_orchestration, ended)
+        for instance_id in statuses:
+            await asyncio.to_thread(scheduler_with_worker.client.purge_orchestration, instance_id)
         assert (await post_staging(http, app, new_hub_name())).status_code == 200
 
 
-async def test_an_unreachable_scheduler_is_a_reason(
+async def test_an_unreachable_scheduler_is_a_reason_that_names_the_setting(
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     settings = {"STATE_TASKHUBS_SCHEDULER": "Endpoint=http://127.0.0.1:9;Authentication=None"}
     async with client_of_server_with(storage, clock, settings) as http:
-        source = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
-        await put_app(http, app, slots={"staging": {"taskHub": hub}}, taskHubs=source)
+        provider_config = {"provider": "scheduler", "connection": "STATE_TASKHUBS_SCHEDULER"}
+        await put_app(http, app, slots={"staging": {"taskHub": hub}}, taskHubs=provider_config)
         verdict = await get_staging(http, app)
         assert reason_codes(verdict) == ["ProbeFailed"]
         assert "STATE_TASKHUBS_SCHEDULER" in verdict["reasons"][0]["message"]
 
 
-async def test_a_task_hub_behind_the_management_api_drains(
-    storage: StorageSettings, clock: ShiftedClock, app: str, anyio_backend: str
+async def test_a_task_hub_at_the_management_api_is_ready_once_its_instances_have_ended(
+    storage: StorageSettings, clock: ShiftedClock, app: str
 ) -> None:
-    async def response(request: web.Request) -> web.StreamResponse:
-        return await running.handle(request)
-
-    running = management.FakeFunctionApp("")
-    hub = management.HUB
-    async with management.serve_http(response) as origin:
-        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
-        async with client_of_server_with(storage, clock, settings) as http:
-            source = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
-            slots = {"staging": {"taskHub": hub}}
-            assert (
-                await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)
-            ).status_code == 200
-            await post_events(http, event(hub, "order-1", time=timestamp(-5)))
-            running.put("order-1", "Suspended")
-            running.put("order-2", "Pending")
-            assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["order-1"]
-            running.put("order-1", "Terminated")
-            verdict = await get_staging(http, app, wait=3)
-            assert [(instance["instanceId"], instance["source"]) for instance in verdict["active"]] == [
-                ("order-2", "probe")
-            ]
-            running.put("order-2", "Completed")
-            assert (await get_staging(http, app, wait=3))["ready"]
-            refused = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
-            assert_problem(refused, 400, "InvalidRequest")
+    async with staged_function_app(storage, clock, app) as staged:
+        http, function_app = staged.http, staged.function_app
+        await post_events(http, event(function_app.hub, "order-1", time=timestamp(-5)))
+        function_app.put("order-1", "Suspended")
+        function_app.put("order-2", "Pending")
+        assert [instance["instanceId"] for instance in (await get_staging(http, app))["active"]] == ["order-1"]
+        function_app.put("order-1", "Terminated")
+        verdict = await get_staging(http, app, wait=3)
+        assert [(instance["instanceId"], instance["source"]) for instance in verdict["active"]] == [
+            ("order-2", "probe")
+        ]
+        function_app.put("order-2", "Completed")
+        assert (await get_staging(http, app, wait=3))["ready"]
+        refused = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
+        assert_problem(refused, 400, "InvalidRequest")
 
 
 @dataclass
-class Behind:
-    """An app behind its management API, and a server that cannot see messages."""
+class StagedFunctionApp:
+    """A function app whose task hub is in the staging slot and is read through its management API.
+
+    - `http` is a client of the state server, which cannot see messages through that API.
+    - `app` is the app's name at the state server.
+    """
 
     http: httpx.AsyncClient
     app: str
-    running: management.FakeFunctionApp
+    function_app: FakeFunctionApp
 
-    async def active(self) -> list[str]:
-        """The instances that block; empty if the slot is Ready."""
+    async def get_active_ids(self) -> list[str]:
+        """Ask for a verified verdict, and return the ids of the instances that block. There are none if it is Ready."""
         verdict = await get_staging(self.http, self.app, verify="fresh")
         assert verdict["ready"] or reason_codes(verdict) == ["InstancesActive"], verdict["reasons"]
         return [instance["instanceId"] for instance in verdict["active"]]
 
-    async def start(self, instance_id: str, age: float = 30) -> None:
-        """The app starts an instance, the event arrives, and the row is written."""
-        await post_events(self.http, event(self.running.hub, instance_id, time=timestamp(-age)))
-        self.running.put(instance_id)
+    async def start_instance(self, instance_id: str, *, event_age_seconds: float = 30) -> None:
+        """Deliver the start event of an instance, and make the management API show the instance."""
+        await post_events(self.http, event(self.function_app.hub, instance_id, time=timestamp(-event_age_seconds)))
+        self.function_app.put(instance_id)
 
-    def purge(self, instance_id: str) -> None:
-        """The instance ends, the event is lost, and the instance is purged."""
-        del self.running.hubs[self.running.hub.lower()][instance_id]
+    def purge_instance(self, instance_id: str) -> None:
+        """Remove an instance from the management API without an event, as when its end event was lost."""
+        del self.function_app.hubs[self.function_app.hub.lower()][instance_id]
 
 
 @asynccontextmanager
-async def behind_the_api(storage: StorageSettings, clock: ShiftedClock, app: str) -> AsyncIterator[Behind]:
-    async def response(request: web.Request) -> web.StreamResponse:
-        return await running.handle(request)
-
-    running = management.FakeFunctionApp("", new_hub_name())
-    async with management.serve_http(response) as origin:
-        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": management.SYSTEM_KEY}
+async def staged_function_app(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> AsyncIterator[StagedFunctionApp]:
+    """A function app in the staging slot of an app whose provider is its management API."""
+    function_app = FakeFunctionApp("", new_hub_name())
+    async with serve_http(function_app.handle) as origin:
+        settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
-            source = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
-            slots = {"staging": {"taskHub": running.hub}}
-            assert (
-                await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=source)
-            ).status_code == 200
-            yield Behind(http, app, running)
-
-
-async def test_behind_the_management_api_a_purged_instance_whose_start_was_confirmed_does_not_block(
-    storage: StorageSettings, clock: ShiftedClock, app: str
-) -> None:
-    async with behind_the_api(storage, clock, app) as behind:
-        await behind.start("order-1", age=40)
-        await behind.start("order-2", age=30)
-        assert await behind.active() == ["order-1", "order-2"]
-        behind.purge("order-1")
-        assert await behind.active() == ["order-2"]
-        behind.purge("order-2")
-        assert (await get_staging(behind.http, app, wait=3))["ready"]
-
-
-async def test_behind_the_management_api_a_start_that_was_never_confirmed_blocks(
-    storage: StorageSettings, clock: ShiftedClock, app: str
-) -> None:
-    """It may still be a message. A start younger than a second, or with a row of an earlier run, is not confirmed."""
-    async with behind_the_api(storage, clock, app) as behind:
-        await behind.start("known")
-        assert await behind.active() == ["known"]
-        await behind.start("too-young", age=0)
-        await post_events(behind.http, event(behind.running.hub, "a-message", time=timestamp(-20)))
-        behind.running.put("earlier-run", created=timestamp(-30))
-        await post_events(behind.http, event(behind.running.hub, "earlier-run", time=timestamp(-10)))
-        everything = ["known", "a-message", "earlier-run", "too-young"]
-        assert await behind.active() == everything
-        for instance_id in ("known", "earlier-run", "too-young"):
-            behind.purge(instance_id)
-        assert await behind.active() == everything[1:]
-
-
-async def test_behind_the_management_api_a_restart_blocks_although_an_earlier_start_was_confirmed(
-    storage: StorageSettings, clock: ShiftedClock, app: str
-) -> None:
-    async with behind_the_api(storage, clock, app) as behind:
-        await behind.start("order-1")
-        assert await behind.active() == ["order-1"]
-        behind.purge("order-1")
-        await post_events(behind.http, event(behind.running.hub, "order-1"))
-        assert await behind.active() == ["order-1"]
-
-
-async def test_a_confirmation_by_one_endpoint_does_not_count_for_another(
-    storage: StorageSettings, clock: ShiftedClock, app: str
-) -> None:
-    """Both endpoints show a reported instance, so both are confirmed. But the second has never shown order-1."""
-
-    async def response(request: web.Request) -> web.StreamResponse:
-        return await second.handle(request)
-
-    second = management.FakeFunctionApp("")
-    async with management.serve_http(response) as origin, behind_the_api(storage, clock, app) as behind:
-        second.hub = behind.running.hub
-        connection = "STATE_TASKHUBS_SECOND"
-        settings = {f"{connection}__endpoint": origin, f"{connection}__key": management.SYSTEM_KEY}
-        await behind.start("order-1", age=40)
-        await behind.start("both", age=30)
-        second.put("both")
-        assert await behind.active() == ["order-1", "both"]
-        async with client_of_server_with(storage, clock, settings) as http:
-            source = {"provider": "managementApi", "connection": connection}
-            slots = {"staging": {"taskHub": behind.running.hub}}
+            provider_config = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
+            slots = {"staging": {"taskHub": function_app.hub}}
             policy = {"settleSeconds": 0}
-            assert (await put_app(http, app, slots=slots, policy=policy, taskHubs=source)).status_code == 200
-            second.put("both", "Completed")
-            assert await Behind(http, app, second).active() == ["order-1"]
+            assert (await put_app(http, app, slots=slots, policy=policy, taskHubs=provider_config)).status_code == 200
+            yield StagedFunctionApp(http, app, function_app)
+
+
+async def test_a_purged_instance_whose_start_the_management_api_has_shown_does_not_block(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    async with staged_function_app(storage, clock, app) as staged:
+        await staged.start_instance("order-1", event_age_seconds=40)
+        await staged.start_instance("order-2", event_age_seconds=30)
+        assert await staged.get_active_ids() == ["order-1", "order-2"]
+        staged.purge_instance("order-1")
+        assert await staged.get_active_ids() == ["order-2"]
+        staged.purge_instance("order-2")
+        assert (await get_staging(staged.http, app, wait=3))["ready"]
+
+
+async def test_a_reported_start_that_the_management_api_has_never_shown_blocks(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    """Such a start may still be a message in a queue.
+
+    An instance does not confirm a start event that is less than a second old. It does not confirm a start either if an
+    earlier run with the same id created it.
+    """
+    async with staged_function_app(storage, clock, app) as staged:
+        await staged.start_instance("confirmed")
+        assert await staged.get_active_ids() == ["confirmed"]
+        await staged.start_instance("too-young", event_age_seconds=0)
+        await post_events(staged.http, event(staged.function_app.hub, "a-message", time=timestamp(-20)))
+        staged.function_app.put("earlier-run", created=timestamp(-30))
+        await post_events(staged.http, event(staged.function_app.hub, "earlier-run", time=timestamp(-10)))
+        unconfirmed = ["a-message", "earlier-run", "too-young"]
+        assert await staged.get_active_ids() == ["confirmed", *unconfirmed]
+        for instance_id in ("confirmed", "earlier-run", "too-young"):
+            staged.purge_instance(instance_id)
+        assert await staged.get_active_ids() == unconfirmed
+
+
+async def test_a_second_start_of_an_instance_blocks_although_the_management_api_has_shown_the_first(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    async with staged_function_app(storage, clock, app) as staged:
+        await staged.start_instance("order-1")
+        assert await staged.get_active_ids() == ["order-1"]
+        staged.purge_instance("order-1")
+        await post_events(staged.http, event(staged.function_app.hub, "order-1"))
+        assert await staged.get_active_ids() == ["order-1"]
+
+
+async def test_a_start_that_one_endpoint_has_shown_is_unconfirmed_at_another_endpoint(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    """Both endpoints show the instance `at-both`, so each is confirmed as the backend. Only the first shows order-1."""
+    second_function_app = FakeFunctionApp("")
+    async with (
+        serve_http(second_function_app.handle) as origin,
+        staged_function_app(storage, clock, app) as staged,
+    ):
+        second_function_app.hub = staged.function_app.hub
+        connection = "STATE_TASKHUBS_SECOND"
+        settings = {f"{connection}__endpoint": origin, f"{connection}__key": SYSTEM_KEY}
+        await staged.start_instance("order-1", event_age_seconds=40)
+        await staged.start_instance("at-both", event_age_seconds=30)
+        second_function_app.put("at-both")
+        assert await staged.get_active_ids() == ["order-1", "at-both"]
+        async with client_of_server_with(storage, clock, settings) as http:
+            provider_config = {"provider": "managementApi", "connection": connection}
+            slots = {"staging": {"taskHub": staged.function_app.hub}}
+            policy = {"settleSeconds": 0}
+            assert (await put_app(http, app, slots=slots, policy=policy, taskHubs=provider_config)).status_code == 200
+            second_function_app.put("at-both", "Completed")
+            assert await StagedFunctionApp(http, app, second_function_app).get_active_ids() == ["order-1"]

@@ -252,7 +252,7 @@ def _verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
 
 
 def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Refusal:
-    expires_at = Instant(deployment.started_at + seconds(60 * app.policy.deployment_timeout_minutes))
+    expires_at = app.deployment_expires_at(deployment)
     return Refusal(
         DeploymentInProgress,
         f"{describe_owner(deployment)} has been deploying task hub {deployment.task_hub} into slot {deployment.slot} "
