@@ -85,6 +85,7 @@ class DurableHost:
             self.kill_count += 1
 
     async def restart(self) -> None:
+        """Kill the process, and start it again on the same port."""
         self.kill()
         await self.start()
 
