@@ -59,11 +59,11 @@ from tests.documents.page_tables import (
     PAGES,
     ROOT,
     each_page,
-    first_column,
-    make_targets,
-    section,
-    table_rows,
-    without_markup,
+    list_make_targets,
+    read_first_column,
+    read_section,
+    read_table_rows,
+    remove_markup,
 )
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -119,7 +119,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
         read_settings(empty)
     read_settings(sufficient)
     actual = empty.requested | sufficient.requested | set(DOCUMENTED_SETTINGS)
-    assert sorted(first_column(SETTINGS, "Environment", "Setting")) == sorted(actual)
+    assert sorted(read_first_column(SETTINGS, "Environment", "Setting")) == sorted(actual)
 
 
 def test_every_sample_key_is_one_that_servers_refuse() -> None:
@@ -132,10 +132,10 @@ def test_every_sample_key_is_one_that_servers_refuse() -> None:
 
 
 def test_every_provider_is_documented_and_no_other() -> None:
-    assert first_column(HTTP_API, "PutApp", "Provider") == list(PROVIDERS)
-    assert first_column(CONCEPTS, "Providers", "Provider") == list(PROVIDERS)
-    assert set(first_column(SETTINGS, "Task hubs", "Provider")) == set(PROVIDERS)
-    assert set(first_column(AZURE, "Verification", "Provider")) == {"any", *PROVIDERS}
+    assert read_first_column(HTTP_API, "PutApp", "Provider") == list(PROVIDERS)
+    assert read_first_column(CONCEPTS, "Providers", "Provider") == list(PROVIDERS)
+    assert set(read_first_column(SETTINGS, "Task hubs", "Provider")) == set(PROVIDERS)
+    assert set(read_first_column(AZURE, "Verification", "Provider")) == {"any", *PROVIDERS}
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -150,19 +150,19 @@ def test_every_part_of_a_task_hubs_setting_is_documented_and_no_other(provider: 
     connections._environment = environment
     PROVIDERS[provider](connections, ProviderConfig(provider, "NAME"))
     parts = [
-        without_markup(cells[1])
-        for cells in table_rows(SETTINGS, "Task hubs", "Provider")
-        if without_markup(cells[0]) == provider
+        remove_markup(cells[1])
+        for cells in read_table_rows(SETTINGS, "Task hubs", "Provider")
+        if remove_markup(cells[0]) == provider
     ]
     assert sorted(parts) == sorted(environment.requested)
 
 
 def test_every_part_of_the_schedulers_connection_string_is_documented_and_no_other() -> None:
     (cells,) = [
-        cells for cells in table_rows(SETTINGS, "Task hubs", "Part") if without_markup(cells[0]) == "Authentication"
+        cells for cells in read_table_rows(SETTINGS, "Task hubs", "Part") if remove_markup(cells[0]) == "Authentication"
     ]
     assert CODE.findall(cells[1]) == list(scheduler_connection.AUTHENTICATION_TYPES)
-    parts = {part.lower() for cell in first_column(SETTINGS, "Task hubs", "Part") for part in cell.split(", ")}
+    parts = {part.lower() for cell in read_first_column(SETTINGS, "Task hubs", "Part") for part in cell.split(", ")}
     parsed = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler_connection))
     assert parts == {"endpoint", "authentication", *parsed}
 
@@ -171,7 +171,7 @@ def test_every_command_line_argument_is_documented_and_no_other(capsys: pytest.C
     with pytest.raises(SystemExit):
         command.main(["serve", "--help"])
     arguments = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    assert set(first_column(SETTINGS, "Command line", "Argument")) == arguments
+    assert set(read_first_column(SETTINGS, "Command line", "Argument")) == arguments
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
@@ -180,13 +180,14 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
     values = [inner for value in returned for inner in ast.walk(value)]
     codes = {value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, int)}
     codes |= {vars(command)[value.id] for value in values if isinstance(value, ast.Name) and value.id.isupper()}
-    assert {int(code) for code in first_column(SETTINGS, "Exit codes", "Exit code")} == codes
+    assert {int(code) for code in read_first_column(SETTINGS, "Exit codes", "Exit code")} == codes
 
 
 def test_every_operation_is_documented_with_its_method_and_path_and_no_other(api: FastAPI) -> None:
     actual = {operation["operationId"]: f"{method} {path}" for path, method, operation in operations(api)}
     assert {
-        without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(HTTP_API, "Operations", "Operation")
+        remove_markup(cells[0]): remove_markup(cells[1])
+        for cells in read_table_rows(HTTP_API, "Operations", "Operation")
     } == actual
 
 
@@ -195,27 +196,27 @@ def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section
     wrong, headers = [], {"content-type"}
     for _, _, operation in operations(api):
         name, parameters = operation["operationId"], operation.get("parameters", [])
-        text = section(HTTP_API, name)
+        text = read_section(HTTP_API, name)
         actual = {parameter["name"] for parameter in parameters if parameter["in"] != "header"}
         actual |= body_members(operation, schemas)
         headers |= {parameter["name"].lower() for parameter in parameters if parameter["in"] == "header"}
         wrong += [f"{name} does not describe {member}" for member in sorted(actual - set(CODE.findall(text)))]
         for first in ("Parameter", "Member"):
-            rows = table_rows(HTTP_API, name, first) if f"| {first} |" in text else []
+            rows = read_table_rows(HTTP_API, name, first) if f"| {first} |" in text else []
             documented = {member for cells in rows for member in CODE.findall(cells[0])}
             wrong += [f"{name} has no {member}" for member in sorted(documented - actual)]
     assert not wrong
-    assert {name.lower() for name in first_column(HTTP_API, "Headers", "Header")} == headers
+    assert {name.lower() for name in read_first_column(HTTP_API, "Headers", "Header")} == headers
 
 
 def test_every_verification_mode_is_documented_and_no_other() -> None:
-    assert sorted(first_column(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(VerificationMode)
+    assert sorted(read_first_column(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(VerificationMode)
 
 
 def test_every_status_of_a_probe_is_documented_with_its_reason_and_no_other() -> None:
     documented = {
-        without_markup(cells[0]): set(CODE.findall(cells[2]))
-        for cells in table_rows(HTTP_API, "GetStagingStatus", "Status")
+        remove_markup(cells[0]): set(CODE.findall(cells[2]))
+        for cells in read_table_rows(HTTP_API, "GetStagingStatus", "Status")
     }
     assert list(documented) == list(evidence.ProbeStatus)
     assert set().union(*documented.values()) == {
@@ -226,28 +227,32 @@ def test_every_status_of_a_probe_is_documented_with_its_reason_and_no_other() ->
 def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
     documented = {
         member
-        for cells in table_rows(CONCEPTS, "The verdict", "Field")
-        for member in CODE.findall(cells[0] if without_markup(cells[0]) != "activeCount" else " ".join(cells))
+        for cells in read_table_rows(CONCEPTS, "The verdict", "Field")
+        for member in CODE.findall(cells[0] if remove_markup(cells[0]) != "activeCount" else " ".join(cells))
     }
     known = {json_member(field) for field in VerdictResponse.model_fields}
     assert documented <= known
     assert known - documented == {"app", "slot", "taskHub", "version", "checkedAt"}
-    last_parts = {member.rpartition(".")[2] for member in first_column(HTTP_API, "GetStagingStatus", "Response member")}
+    last_parts = {
+        member.rpartition(".")[2] for member in read_first_column(HTTP_API, "GetStagingStatus", "Response member")
+    }
     assert {json_member(field) for field in ProbeResponse.model_fields} <= last_parts
-    of_cleanup = [cells[0].strip("`") for cells in table_rows(HTTP_API, "Cleanup", "Response member")]
+    of_cleanup = [cells[0].strip("`") for cells in read_table_rows(HTTP_API, "Cleanup", "Response member")]
     own = {json_member(field) for field in TaskHubCleanupResponse.model_fields} - {"taskHub", "version", "retiredAt"}
     assert {member.removeprefix("taskHubs[].") for member in of_cleanup} == own
 
 
 def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
     known = {json_member(field) for field in requests.ProviderConfigRequest.model_fields}
-    assert set(first_column(HTTP_API, "PutApp", "In `taskHubs`")) == known
+    assert set(read_first_column(HTTP_API, "PutApp", "In `taskHubs`")) == known
 
 
 def test_every_outcome_of_a_swap_and_every_member_of_a_pending_one_is_documented_and_no_other() -> None:
-    assert sorted(first_column(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
+    assert sorted(read_first_column(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
     documented = {
-        member for cells in table_rows(HTTP_API, "PostSwap", "In `pendingSwap`") for member in CODE.findall(cells[0])
+        member
+        for cells in read_table_rows(HTTP_API, "PostSwap", "In `pendingSwap`")
+        for member in CODE.findall(cells[0])
     }
     assert documented == {json_member(field) for field in PendingSwapResponse.model_fields}
 
@@ -271,11 +276,11 @@ def test_the_table_of_roles_says_what_each_role_may_do(api: FastAPI) -> None:
     for name, route in routes(api).items():
         may = ["yes" if is_allowed(route, role) else "no" for role in Role]
         actual[name] = [*may, "yes" if route.path in ANONYMOUS_PATHS else "no"]
-    table = section(SETTINGS, "Keys and roles")
+    table = read_section(SETTINGS, "Keys and roles")
     header = next(line for line in table.splitlines() if line.startswith("| Operation"))
-    assert [without_markup(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
+    assert [remove_markup(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
     assert {
-        without_markup(cells[0]): cells[1:] for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
+        remove_markup(cells[0]): cells[1:] for cells in read_table_rows(SETTINGS, "Keys and roles", "Operation")
     } == actual
 
 
@@ -292,16 +297,16 @@ def is_allowed(route: APIRoute, role: Role) -> bool:
 
 
 def test_every_reason_code_is_documented_and_no_other() -> None:
-    assert first_column(REASON_CODES, "Reason codes", "Code") == [reason.value for reason in REASON_DESCRIPTIONS]
+    assert read_first_column(REASON_CODES, "Reason codes", "Code") == [reason.value for reason in REASON_DESCRIPTIONS]
 
 
 def test_every_problem_code_is_documented_and_no_other() -> None:
-    assert sorted(first_column(REASON_CODES, "Problem codes", "Code")) == sorted(problems.PROBLEM_CODES)
-    assert sorted(first_column(HTTP_API, "Problems", "Code")) == sorted(problems.PROBLEM_CODES)
+    assert sorted(read_first_column(REASON_CODES, "Problem codes", "Code")) == sorted(problems.PROBLEM_CODES)
+    assert sorted(read_first_column(HTTP_API, "Problems", "Code")) == sorted(problems.PROBLEM_CODES)
 
 
 def test_every_problem_is_documented_with_its_status() -> None:
-    documented = {without_markup(cells[0]): int(cells[1]) for cells in table_rows(HTTP_API, "Problems", "Code")}
+    documented = {remove_markup(cells[0]): int(cells[1]) for cells in read_table_rows(HTTP_API, "Problems", "Code")}
     actual = {
         error_class.__name__: problems.problem_from_error(error_class("")).status_code
         for error_class in error_classes(StateError)
@@ -321,16 +326,16 @@ def error_classes(base: type[StateError]) -> Iterator[type[StateError]]:
 
 
 def test_every_quarantine_code_is_documented_and_no_other() -> None:
-    assert first_column(REASON_CODES, "Quarantine codes", "Code") == list(QUARANTINE_CODES)
+    assert read_first_column(REASON_CODES, "Quarantine codes", "Code") == list(QUARANTINE_CODES)
 
 
 def test_every_outcome_of_cleanup_is_documented_and_no_other() -> None:
-    assert sorted(first_column(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(CleanupOutcome)
-    assert sorted(first_column(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(CleanupOutcome)
+    assert sorted(read_first_column(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(CleanupOutcome)
+    assert sorted(read_first_column(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(CleanupOutcome)
 
 
 def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() -> None:
-    limits = {without_markup(cells[0]): cells[1] for cells in table_rows(HTTP_API, "Limits", "What")}
+    limits = {remove_markup(cells[0]): cells[1] for cells in read_table_rows(HTTP_API, "Limits", "What")}
     assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY_BYTES} bytes"
     assert limits["any other body"] == f"{middleware.MAX_BODY_BYTES} bytes"
     assert limits["time for a body to arrive"] == f"{middleware.BODY_TIMEOUT_SECONDS} seconds"
@@ -346,26 +351,28 @@ def test_the_limits_and_tables_that_the_documentation_names_are_the_real_ones() 
     assert (
         limits["time to record events from quarantine in one request"] == f"{recording._REPLAY_TIMEOUT_SECONDS} seconds"
     )
-    unclaimed = section(CONCEPTS, "Unclaimed task hubs")
+    unclaimed = read_section(CONCEPTS, "Unclaimed task hubs")
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {COUNT_MAX_AGE_SECONDS:g} seconds at most" in unclaimed
     assert f"longer than {recording._REPLAY_TIMEOUT_SECONDS} seconds" in unclaimed
-    assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in section(HTTP_API, "ListQuarantine")
+    assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in read_section(
+        HTTP_API, "ListQuarantine"
+    )
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(MAX_LISTED_INSTANCES)
     assert limits["unexpired waivers of one app"] == str(waivers.MAX_WAIVERS)
     assert limits["duration of a waiver"] == f"{waivers.MAX_WAIVER_DAYS} days"
     assert limits["instance id"] == f"{names.MAX_INSTANCE_ID_LENGTH} characters"
-    documented = section(CONCEPTS, "Waivers")
+    documented = read_section(CONCEPTS, "Waivers")
     assert f"at most {waivers.MAX_WAIVER_DAYS} days" in documented
     assert f"at most {waivers.MAX_WAIVERS} waivers" in documented
-    assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in section(HTTP_API, "PutApp")
+    assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in read_section(HTTP_API, "PutApp")
     stored = [tables.APPS_TABLE, tables.TASK_HUBS_TABLE, tables.QUARANTINE_TABLE, tables.instance_table_name("…")]
-    assert first_column(CONCEPTS, "What is stored", "Table") == stored
+    assert read_first_column(CONCEPTS, "What is stored", "Table") == stored
 
 
 def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
-    limits = {without_markup(cells[0]): cells[1] for cells in table_rows(SETTINGS, "Connections and log", "What")}
+    limits = {remove_markup(cells[0]): cells[1] for cells in read_table_rows(SETTINGS, "Connections and log", "What")}
     others = connections._ACCEPTED_DESCRIPTORS + connections.OTHER_DESCRIPTORS
     assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or the limit on open files")
     assert f"minus {others} if that is less" in limits["open connections"]
@@ -377,7 +384,7 @@ def test_the_limits_of_the_server_outside_azure_are_the_real_ones() -> None:
 
 def test_the_times_of_verification_that_the_documentation_names_are_the_real_ones() -> None:
     second = 10_000_000
-    assert {without_markup(cells[0]): cells[1] for cells in table_rows(CONCEPTS, "In the background", "What")} == {
+    assert {remove_markup(cells[0]): cells[1] for cells in read_table_rows(CONCEPTS, "In the background", "What")} == {
         "one request reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
         "one Cleanup reads and deletes for at most": f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} s",
         "time between two rounds in the background": f"{background.INTERVAL_SECONDS} s",
@@ -390,9 +397,11 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
             f"{plan.LARGE_HUB_READ_SECONDS:g} s"
         ),
     }
-    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a request" in section(CONCEPTS, "In the background")
+    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a request" in read_section(
+        CONCEPTS, "In the background"
+    )
     assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
-    timer = section(OPERATIONS, "The timer")
+    timer = read_section(OPERATIONS, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
     assert f"every {background.INTERVAL_SECONDS} seconds (`{schedule}`)" in timer
@@ -404,7 +413,7 @@ def test_the_times_of_verification_that_the_documentation_names_are_the_real_one
 def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
     default = PolicyResponse.of(Policy()).model_dump(by_alias=True)
     default |= {f"retention.{name}": value for name, value in default.pop("retention").items()}
-    documented = {without_markup(cells[0]): cells for cells in table_rows(CONCEPTS, "Policy", "Member")}
+    documented = {remove_markup(cells[0]): cells for cells in read_table_rows(CONCEPTS, "Policy", "Member")}
     formatted = {name: "none" if value == [] else json.dumps(value) for name, value in default.items()}
     assert {name: cells[1] for name, cells in documented.items()} == formatted
     schema = requests.PolicyRequest.model_json_schema()
@@ -423,15 +432,15 @@ def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
 
 
 def test_every_operation_that_needs_a_key_is_allowed_to_one_of_the_keys_of_the_azure_guide(api: FastAPI) -> None:
-    roles = {without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller")}
-    assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", section(AZURE, "Keys"))) == roles
+    roles = {remove_markup(cells[1]) for cells in read_table_rows(AZURE, "Keys", "Caller")}
+    assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", read_section(AZURE, "Keys"))) == roles
     keyed = {name: route for name, route in routes(api).items() if route.path not in ANONYMOUS_PATHS}
     assert [name for name, route in keyed.items() if not any(is_allowed(route, Role(role)) for role in roles)] == []
 
 
 def test_the_security_headers_that_the_documentation_names_are_the_real_ones() -> None:
     documented = {
-        without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(SECURITY, "Headers", "Header")
+        remove_markup(cells[0]): remove_markup(cells[1]) for cells in read_table_rows(SECURITY, "Headers", "Header")
     }
     assert documented == middleware.security_headers("https")
 
@@ -443,11 +452,13 @@ def test_every_test_that_the_threat_model_points_at_exists() -> None:
 
 
 def test_a_stolen_key_is_described_for_every_role() -> None:
-    assert set(Role) <= set(first_column(SECURITY, "A stolen key", "Key of"))
+    assert set(Role) <= set(read_first_column(SECURITY, "A stolen key", "Key of"))
 
 
 def test_every_make_target_is_documented_and_no_other() -> None:
-    assert set(first_column(CONTRIBUTING, "Make targets", "Target")) == {f"make {name}" for name in make_targets()}
+    assert set(read_first_column(CONTRIBUTING, "Make targets", "Target")) == {
+        f"make {name}" for name in list_make_targets()
+    }
 
 
 @each_page
@@ -461,7 +472,7 @@ def test_every_example_of_a_request_or_a_response_matches_openapi(api: FastAPI) 
     known = routes(api)
     checked = 0
     for name, route in known.items():
-        for kind, status, text in EXAMPLE.findall(section(HTTP_API, name)):
+        for kind, status, text in EXAMPLE.findall(read_section(HTTP_API, name)):
             if kind == "Request":
                 model: Any = inspect.signature(route.endpoint).parameters["body"].annotation
             else:
@@ -472,7 +483,9 @@ def test_every_example_of_a_request_or_a_response_matches_openapi(api: FastAPI) 
 
 
 def test_every_key_in_the_example_of_the_settings_is_one() -> None:
-    (example,) = [body for language, body in FENCE.findall(section(SETTINGS, "Keys and roles")) if language == "json"]
+    (example,) = [
+        body for language, body in FENCE.findall(read_section(SETTINGS, "Keys and roles")) if language == "json"
+    ]
     environment = {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": example}
     assert {key.role for key in read_settings(environment).keys} == set(Role)
 

@@ -9,7 +9,6 @@ from state_api.domain.names import AppKey, app_key
 from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
-from state_api.domain.releases.checks import check_model
 from state_api.domain.releases.side_by_side import refusals
 from state_api.domain.releases.side_by_side.releases import (
     Model,
@@ -25,6 +24,7 @@ from state_api.domain.releases.side_by_side.verdicts import (
     find_closing_change,
     find_quiet_since,
 )
+from state_api.domain.releases.transition_checks import check_model
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Clock, Routers
 from state_api.services.readiness import Readiness

@@ -16,7 +16,6 @@ from state_api.domain.names import AppKey, HubKey, app_key, hub_key
 from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, Transition
-from state_api.domain.releases.checks import check_model
 from state_api.domain.releases.commands import (
     AbandonCommand,
     Command,
@@ -44,6 +43,7 @@ from state_api.domain.releases.staging import (
     stage_task_hub,
 )
 from state_api.domain.releases.swaps import swap_slots
+from state_api.domain.releases.transition_checks import check_model
 from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
 from state_api.services.ownership import Ownership, is_claimed_by
@@ -210,7 +210,9 @@ class Releases:
         await self._check_not_claimed_by_other_app(app, record, task_hub)
         if record.closed or is_claimed_by(record, app, caller):
             return record.closed
-        return record.recording or record.seen or await self._recorder.has_waiting_events(task_hub)
+        if record.recording or await self._readiness.was_seen_before(task_hub):
+            return True
+        return await self._recorder.has_waiting_events(task_hub)
 
     async def _was_cleaned_up(self, app: App, task_hub: str) -> bool:
         """Whether the name is closed. Raises TaskHubInUse, TaskHubAlreadyUsed for a task hub of another app."""

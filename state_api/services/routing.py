@@ -7,8 +7,8 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from state_api.domain.errors import StorageUnavailable
 from state_api.domain.names import AppKey, app_key
 from state_api.domain.releases.apps import App
-from state_api.domain.releases.checks import check_model
 from state_api.domain.releases.side_by_side.releases import Model
+from state_api.domain.releases.transition_checks import check_model
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Apps, Clock, Routers
 from state_api.services.releases import Releases

@@ -7,7 +7,6 @@ from state_api.backends.protocols import BackendRegistry
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.releases.apps import App, Transition
-from state_api.domain.releases.checks import check_model
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.side_by_side.commands import (
     ForgetRouterCommand,
@@ -28,6 +27,7 @@ from state_api.domain.releases.side_by_side.routing import (
     find_unproven_releases,
     forget_router,
 )
+from state_api.domain.releases.transition_checks import check_model
 from state_api.services.ownership import Ownership
 from state_api.services.ports import Apps, Routers, TaskHubs
 from state_api.services.readiness import Readiness

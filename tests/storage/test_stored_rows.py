@@ -44,6 +44,7 @@ from state_api.storage.quarantine_rows import quarantine_row, quarantined_event_
 from state_api.storage.routers import acknowledgement_from_row, router_row
 from state_api.storage.schema import SCHEMA_PROPERTY
 from state_api.storage.task_hub_rows import task_hub_record_from_row, task_hub_row
+from state_api.storage.task_hub_state_rows import task_hub_state_from_row, task_hub_state_row
 from tests.storage import stored_examples as examples
 
 Row = dict[str, Any]
@@ -68,10 +69,11 @@ def example_rows() -> dict[str, Row]:
         "used version": version_row(examples.APP.name, "2.0.0", "shop20"),
         "router": router_row(examples.APP.name, examples.ROUTER_ACKNOWLEDGEMENT),
         "task hub": task_hub_row(examples.TASK_HUB),
-        "held lease": held_lease_row("Shop1", "owner", _LEASED_UNTIL, examples.SCAN),
-        "released lease": released_lease_row("Shop1", None),
-        "probe result": result_row("Shop1", examples.PROBE_RESULT),
-        "message state": message_state_row("Shop1", examples.MESSAGE_STATE),
+        "state of a task hub": task_hub_state_row(examples.TASK_HUB_STATE),
+        "held lease": held_lease_row("owner", _LEASED_UNTIL, examples.SCAN),
+        "released lease": released_lease_row(None),
+        "probe result": result_row(examples.PROBE_RESULT),
+        "message state": message_state_row(examples.MESSAGE_STATE),
         "instance": instance_row("00", restarted),
         "active instance": active_row("00", active_row_key(restarted), restarted),
         "activity stamp": activity_stamp_row("00", "Fulfill", examples.NOON),
@@ -112,6 +114,7 @@ def test_the_recorded_rows_are_read_as_the_examples() -> None:
     assert task_hub_from_version_row(rows["used version"]) == "shop20"
     assert acknowledgement_from_row(rows["router"]) == examples.ROUTER_ACKNOWLEDGEMENT
     assert task_hub_record_from_row(rows["task hub"]) == examples.TASK_HUB
+    assert task_hub_state_from_row(rows["state of a task hub"]) == examples.TASK_HUB_STATE
     assert instance_from_row(rows["instance"]) == examples.RESTARTED_INSTANCE
     active = ActiveInstance.from_instance(active_instance_from_row(rows["active instance"]))
     assert active == ActiveInstance.from_instance(examples.RESTARTED_INSTANCE)

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import HubKey, hub_key, same_hub
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals
 from state_api.domain.releases.apps import App, Slot
-from state_api.domain.releases.checks import check_name_is_new, check_no_pending_swap
 from state_api.domain.releases.commands import RegisterCommand, ReleaseAssignment
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.side_by_side import refusals as release_refusals
 from state_api.domain.releases.side_by_side.registration import check_address_allowed, check_capacity
 from state_api.domain.releases.side_by_side.releases import Model, Release, ReleaseTokens
+from state_api.domain.releases.transition_checks import check_name_is_new, check_no_pending_swap
 
 _MANAGEMENT_API = "managementApi"
 """The provider that reads all task hubs through one Function App."""
@@ -97,7 +97,7 @@ def _check_leaving_slots(app: App, command: RegisterCommand, now: Instant) -> Re
         return refusal
     deployment = app.get_open_deployment(now)
     if deployment is not None:
-        return refusals.deployment_in_progress(app, deployment, now)
+        return other_run_refusals.deployment_in_progress(app, deployment, now)
     for name in find_moved_slots(app, command):
         slot = app.slots[name]
         if slot is not None and slot.prior_hubs:

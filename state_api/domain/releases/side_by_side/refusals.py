@@ -21,7 +21,8 @@ from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness.reasons import ReadinessReason
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Slot
-from state_api.domain.releases.refusals import Refusal, describe_owner, verdict_details
+from state_api.domain.releases.other_run_refusals import describe_owner
+from state_api.domain.releases.refusals import Refusal, verdict_details
 from state_api.domain.releases.side_by_side.releases import MAX_RELEASES, Model, PendingRemoval, Release
 from state_api.domain.task_hubs.ownership import ProviderUnavailable
 

@@ -5,9 +5,8 @@ from typing import Any
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import matches_address_pattern, same_hub
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals, refusals
 from state_api.domain.releases.apps import App, Deployment, Transition
-from state_api.domain.releases.checks import check_model, check_name_is_new, find_blocking_deployment
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.side_by_side import refusals as release_refusals
 from state_api.domain.releases.side_by_side.commands import RegisterReleaseCommand
@@ -17,6 +16,7 @@ from state_api.domain.releases.side_by_side.releases import (
     Release,
     ReleaseTokens,
 )
+from state_api.domain.releases.transition_checks import check_model, check_name_is_new, find_blocking_deployment
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProofBasis, ProviderUnavailable
 
 
@@ -84,7 +84,7 @@ def _check_other_runs(app: App, command: RegisterReleaseCommand, now: Instant) -
     deployment = find_blocking_deployment(app, command.caller.run_id(command.task_hub), now)
     if deployment is None or command.take_over:
         return None
-    return refusals.deployment_in_progress(app, deployment, now)
+    return other_run_refusals.deployment_in_progress(app, deployment, now)
 
 
 def check_address(app: App, version: str, address: str) -> Refusal | None:
@@ -173,6 +173,6 @@ def _open_deployment(app: App, release: Release, command: RegisterReleaseCommand
     details: dict[str, Any] = {"version": release.version, "taskHub": release.task_hub, "address": release.address}
     taken_over = find_blocking_deployment(app, run_id, now)
     if taken_over is not None:
-        details["takenOverFrom"] = refusals.deployment_details(taken_over)
+        details["takenOverFrom"] = other_run_refusals.deployment_details(taken_over)
     changed = replace(app, releases={**app.releases, release.version: release}, deployment=deployment)
     return Transition(changed, "PostRelease", details)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from state_api.domain.instants import Instant
 from state_api.domain.names import same_hub
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals
 from state_api.domain.releases.apps import App, RetiredHub, Transition
-from state_api.domain.releases.checks import check_model
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.side_by_side import refusals as release_refusals
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome, RemoveReleaseCommand
@@ -32,6 +31,7 @@ from state_api.domain.releases.side_by_side.verdicts import (
     find_blocking_release_deployment,
     find_use,
 )
+from state_api.domain.releases.transition_checks import check_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _check_unused(app: App, release: Release, command: RemoveReleaseCommand, now
     """No run is deploying the release, except the caller's, and it has no traffic."""
     deployment = find_blocking_release_deployment(app, release, command.caller.run_id(release.task_hub), now)
     if deployment is not None:
-        return refusals.deployment_in_progress(app, deployment, now)
+        return other_run_refusals.deployment_in_progress(app, deployment, now)
     reason = find_use(release, app.routing, now)
     return None if reason is None else release_refusals.release_in_use(app, release, reason)
 

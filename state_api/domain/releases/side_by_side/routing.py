@@ -7,7 +7,6 @@ from typing import Any
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import same_hub
 from state_api.domain.releases.apps import App, Transition
-from state_api.domain.releases.checks import check_model
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.side_by_side import refusals
 from state_api.domain.releases.side_by_side.commands import ForgetRouterCommand, RouteCommand
@@ -21,6 +20,7 @@ from state_api.domain.releases.side_by_side.releases import (
     Routing,
     RoutingChange,
 )
+from state_api.domain.releases.transition_checks import check_model
 from state_api.domain.task_hubs.ownership import ProviderUnavailable
 
 _RELEASES_IN_SPLIT = 2

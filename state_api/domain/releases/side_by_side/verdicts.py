@@ -10,7 +10,6 @@ from state_api.domain.readiness.evidence import ProbeStatus
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
 from state_api.domain.releases.apps import App, Deployment
-from state_api.domain.releases.checks import find_blocking_deployment
 from state_api.domain.releases.side_by_side.releases import (
     Release,
     ReleaseState,
@@ -19,6 +18,7 @@ from state_api.domain.releases.side_by_side.releases import (
     RoutingChange,
     find_state,
 )
+from state_api.domain.releases.transition_checks import find_blocking_deployment
 
 ROUTER_DELAY_SECONDS = 60
 """How long a router that asks under no name may send requests by an older document. Those in front of API Management
