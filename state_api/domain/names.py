@@ -23,7 +23,8 @@ ROUTER_PATTERN = VERSION_PATTERN
 """The name under which a router asks for the routing document."""
 
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
-ADDRESS_PATTERN = rf"^(?:https://{_HOST}|http://(?:localhost|127\.0\.0\.1|\[::1\]))(?::[0-9]{{1,5}})?$"
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+ADDRESS_PATTERN = rf"^(?:https://{_HOST}|http://(?:localhost|127\.0\.0\.1|\[::1\]))(?::{_PORT})?$"
 """The address of a release: an origin without a path. Plain http is for releases on the router's own machine."""
 
 ADDRESS_POLICY_PATTERN = r"^https?://[A-Za-z0-9.*-]{1,253}(?::[0-9]{1,5})?$"

@@ -264,7 +264,7 @@ class StoredApp(StoredModel):
     provider_config: StoredProviderConfig | None
     deployment: StoredDeployment | None
     pending_swap: StoredPendingSwap | None
-    releases: tuple[StoredRelease, ...]
+    releases: dict[str, StoredRelease]
     removed_releases: tuple[StoredRemovedRelease, ...]
     routing: StoredRouting
     retired: tuple[StoredRetiredHub, ...]
@@ -284,7 +284,7 @@ class StoredApp(StoredModel):
             provider_config=StoredProviderConfig.from_domain(app.provider_config) if app.provider_config else None,
             deployment=StoredDeployment.from_domain(app.deployment) if app.deployment else None,
             pending_swap=StoredPendingSwap.from_domain(app.pending_swap) if app.pending_swap else None,
-            releases=tuple(StoredRelease.from_domain(release) for release in app.releases.values()),
+            releases={version: StoredRelease.from_domain(release) for version, release in app.releases.items()},
             removed_releases=tuple(StoredRemovedRelease.from_domain(removed) for removed in app.removed_releases),
             routing=StoredRouting.from_domain(app.routing),
             retired=tuple(StoredRetiredHub.from_domain(retired) for retired in app.retired),
@@ -304,7 +304,7 @@ class StoredApp(StoredModel):
             provider_config=self.provider_config.to_domain() if self.provider_config else None,
             deployment=self.deployment.to_domain() if self.deployment else None,
             pending_swap=self.pending_swap.to_domain() if self.pending_swap else None,
-            releases={release.version: release.to_domain() for release in self.releases},
+            releases={version: release.to_domain() for version, release in self.releases.items()},
             removed_releases=tuple(removed.to_domain() for removed in self.removed_releases),
             routing=self.routing.to_domain(),
             retired=tuple(retired.to_domain() for retired in self.retired),

@@ -123,6 +123,7 @@ def test_any_other_version_is_invalid(version: str) -> None:
         "http://127.0.0.1:7072",
         "http://localhost",
         "http://[::1]:80",
+        "https://shop:65535",
     ],
 )
 def test_an_address_is_an_origin_with_https_or_on_this_machine(address: str) -> None:
@@ -141,6 +142,9 @@ def test_an_address_is_an_origin_with_https_or_on_this_machine(address: str) -> 
         "ftp://localhost",
         "https://",
         "https://-shop",
+        "https://shop:0",
+        "https://shop:65536",
+        "https://shop:",
     ],
 )
 def test_any_other_address_is_invalid(address: str) -> None:

@@ -160,7 +160,7 @@ async def test_with_a_wrong_setting_health_succeeds_and_all_other_operations_rep
     health = await invoke("Health")
     assert (health.status_code, json_body(health)) == (200, {"status": "Healthy"})
     for name in http_functions().keys() - {"Health"}:
-        response = await invoke(name, app="shop", hub="v41")
+        response = await invoke(name, app="shop", hub="v41", version="1.5.0", router="envoy-1")
         assert (response.status_code, response.mimetype) == (503, PROBLEM_MEDIA_TYPE)
         assert json_body(response)["code"] == "SettingsInvalid"
         assert reason in json_body(response)["detail"]
@@ -187,7 +187,7 @@ async def test_without_keys_only_health_and_the_event_grid_trigger_work(
     monkeypatch.setenv(STATE_KEYS, keys)
     assert (await invoke("Health")).status_code == 200
     for name in http_functions().keys() - {"Health"}:
-        response = await invoke(name, app="shop", hub=hub)
+        response = await invoke(name, app="shop", hub=hub, version="1.5.0", router="envoy-1")
         assert (response.status_code, json_body(response)["code"]) == (503, "KeysNotConfigured")
         assert "set the app setting STATE_KEYS" in json_body(response)["detail"]
     (running,) = sample_delivery("running", hub)
@@ -253,6 +253,17 @@ async def test_a_whole_deployment_runs_through_the_functions(
     assert (await invoke("DeleteTaskHub", hub=f"{old}unclaimed")).status_code == 409, "the task hub is still settling"
     assert (await invoke("DeleteApp", app=app)).status_code == 409, "an instance is active"
     called |= {"DeleteTaskHub", "DeleteApp"}
+    await call("PutApp", {"model": "sideBySide"}, app=f"{app}-2")
+    release = {"version": "1", "taskHub": f"{new}x", "address": "https://shop-1.example"}
+    assert (await call("PostRelease", release, app=f"{app}-2"))["releases"]["1"]["state"] == "Staged"
+    assert (await call("GetReleaseStatus", app=f"{app}-2", version="1"))["ready"]
+    assert (await call("PutRouting", {"active": "1"}, app=f"{app}-2"))["active"] == "1"
+    assert (await call("GetRouting", query={"router": "envoy-1"}, app=f"{app}-2"))["releases"]["1"]["state"] == "Serving"
+    assert (await call("ListReleases", app=f"{app}-2"))["routers"][0]["router"] == "envoy-1"
+    await call("ForgetRouter", app=f"{app}-2", router="envoy-1")
+    in_use = await invoke("DeleteRelease", query={"outcome": "Pending"}, app=f"{app}-2", version="1")
+    assert json_body(in_use)["code"] == "ReleaseInUse"
+    called.add("DeleteRelease")
     assert "removed" in await call("PurgeQuarantine", query={"before": "2020-01-01"})
     assert called == set(http_functions())
 
