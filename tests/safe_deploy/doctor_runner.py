@@ -7,7 +7,7 @@ from typing import Any
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.in_process import InProcessResult, run_in_process

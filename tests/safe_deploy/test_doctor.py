@@ -12,7 +12,7 @@ from state_api.settings import StorageSettings
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.keys import key_entry
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.app_client import RUN, AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.doctor_runner import (

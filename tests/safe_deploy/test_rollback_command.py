@@ -54,7 +54,7 @@ def test_a_repeated_rollback_does_not_promote_a_version_staged_since(swapped: De
 
 
 def test_a_failed_rollback_is_reverted_and_can_be_repeated(swapped: DeploymentFixture) -> None:
-    swapped.fake_azure.fault("swap", times=1)
+    swapped.fake_azure.set_fault("swap", call_count=1)
     assert_exit(swapped.run(swapped.rollback()), 1, "is reverted")
     assert swapped.is_swapped()
     assert_exit(swapped.run(swapped.rollback()), 0)

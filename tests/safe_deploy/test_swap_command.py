@@ -60,7 +60,7 @@ def test_no_other_run_can_stage_while_azure_swaps(staged: DeploymentFixture) -> 
 
 
 def test_a_failed_swap_command_is_reverted_and_the_run_can_retry(staged: DeploymentFixture) -> None:
-    staged.fake_azure.fault("swap", code=3, times=1)
+    staged.fake_azure.set_fault("swap", exit_code=3, call_count=1)
     result = staged.run(staged.swap())
     assert_exit(result, 1, "ended with exit code 3", "watching Azure for 1 s", "The record is reverted")
     assert staged.is_unswapped()
@@ -73,7 +73,7 @@ def test_a_failed_swap_command_is_reverted_and_the_run_can_retry(staged: Deploym
 def test_a_command_that_fails_after_azure_has_swapped_is_reported_and_the_swap_is_confirmed(
     staged: DeploymentFixture,
 ) -> None:
-    staged.fake_azure.fault("swap", done=True, times=1)
+    staged.fake_azure.set_fault("swap", takes_effect=True, call_count=1)
     assert_exit(staged.run(staged.swap()), 1, f"production has task hub {staged.new}: the swap is done and on record")
     assert staged.is_swapped()
     assert_exit(staged.run(staged.swap()), 0, "in production already")
@@ -147,7 +147,7 @@ def test_an_unregistered_production_is_refused_by_stage_and_swap(staged: Deploym
 
 
 def test_no_swap_starts_if_azure_does_not_answer(staged: DeploymentFixture) -> None:
-    staged.fake_azure.fault("appsettings list")
+    staged.fake_azure.set_fault("appsettings list")
     assert_exit(staged.run(staged.swap()), 1, "az failed")
     staged.fake_azure.clear_faults()
     assert staged.is_unswapped()
@@ -331,7 +331,7 @@ def test_the_pending_swap_of_another_run_is_not_resumed(staged: DeploymentFixtur
 def test_only_one_of_two_concurrent_runs_reaches_azure(staged: DeploymentFixture) -> None:
     """Azure swaps once one of the runs has given up. A run that starts after the swap would find it completed."""
     may_swap = staged.folder / "may-swap"
-    staged.fake_azure.fault("swap", code=None, until=str(may_swap))
+    staged.fake_azure.set_fault("swap", exit_code=None, wait_for_file=str(may_swap))
     runs = [staged.start(staged.swap(), run_url=url) for url in ("https://ci.example/a", "https://ci.example/b")]
     wait_until(lambda: any(running.has_ended() for running in runs), "one of the runs gives up")
     may_swap.touch()

@@ -33,8 +33,8 @@ import logging, sys
 set_level = logging.Logger.setLevel
 logging.Logger.setLevel = lambda logger, level: set_level(logger, logging.DEBUG)
 """
-"""Python code that sets every logger to DEBUG, whatever level the program requests. A user cannot enable TRACE, the
-lower level of uvicorn."""
+"""Python code that sets every logger to DEBUG, even if the program requests another level. TRACE, the lower level of
+uvicorn, cannot be enabled."""
 DEBUG_SERVER_COMMAND = (
     "-c",
     f"""{SET_EVERY_LOGGER_TO_DEBUG}
