@@ -276,7 +276,7 @@ def test_an_unused_stock_can_be_read(running_app: RunningApp) -> None:
 
 
 def test_an_event_is_published_before_the_episode_is_stored(running_app: RunningApp) -> None:
-    """While Running is published, the row shows the start. While Completed is published, the row still shows Running."""
+    """While Running is published, the row shows the start. While Completed is published, it still shows Running."""
     published_and_stored: list[tuple[str, str]] = []
 
     def compare_with_row(event: dict[str, Any]) -> int:
