@@ -1,4 +1,4 @@
-"""docs/settings.md: settings, command line, roles, keys and limits of a server outside Azure, compared with the code."""
+"""docs/settings.md, compared with the code: settings, command line, roles, keys and limits of a server by itself."""
 
 import ast
 import inspect

@@ -17,7 +17,7 @@ def run_doctor_with_azure(app_client: AppClient, *options: str) -> tuple[CheckRe
 
 
 def test_without_a_resource_group_azure_is_not_queried(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
-    """A warning names the option."""
+    """A warning names the option `--resource-group`."""
     results = run_doctor(registered_app)
     assert (results.code, results["Azure"][0]) == (0, "warning")
     assert "--resource-group" in results["Azure"][1]
@@ -52,7 +52,7 @@ def test_the_comparison_of_task_hub_names_ignores_case(registered_app: AppClient
 
 
 def test_a_slot_sticky_setting_fails_the_check(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
-    """Task hubs would stay in their slots at a swap."""
+    """With a slot-sticky setting, the task hubs would stay in their slots at a swap."""
     set_slot_task_hubs(azure_on_path, registered_app, ("task_hub",), production=registered_app.hub, staging=None)
     results, azure = run_doctor_with_azure(registered_app)
     assert results.code == ExitCode.FAILURE

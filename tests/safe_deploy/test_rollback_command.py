@@ -140,7 +140,7 @@ def run_swap_that_azure_has_made(deployment_fixture: DeploymentFixture, hub: str
 
 
 def test_a_swap_back_by_hand_is_recorded_by_the_next_swap_command(swapped: DeploymentFixture) -> None:
-    """It is not recorded as a rollback, so the next rollback swaps again."""
+    """The swap command does not record it as a rollback, so the next rollback swaps again."""
     swapped.set_slot_task_hubs(production=swapped.old, staging=swapped.new)
     run_swap_that_azure_has_made(swapped, swapped.old)
     assert swapped.is_unswapped()

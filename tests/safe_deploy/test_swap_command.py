@@ -345,14 +345,14 @@ def test_a_swap_that_another_run_confirms_meanwhile_is_not_repeated(
 ) -> None:
     staged.report_swap(staged.new, "Pending")
 
-    def confirm(number: int, request: Request) -> bool:
-        if number == 2:
-            # The interrupted run is still active: it swaps and confirms.
+    def swap_and_confirm_before_second_request(request_number: int, request: Request) -> bool:
+        if request_number == 2:
+            # The run that seemed to be interrupted is still active. It swaps and confirms.
             subprocess.run([staged.path / "az", *staged.az_swap[1:]], check=True)
             staged.report_swap(staged.new, "Done")
         return False
 
-    connection_proxy.cut_before_request = confirm
+    connection_proxy.cut_before_request = swap_and_confirm_before_second_request
     assert_exit(staged.run(staged.swap()), 0, "in production already")
     assert staged.count_swaps() == 1
     assert staged.is_swapped()
@@ -361,12 +361,12 @@ def test_a_swap_that_another_run_confirms_meanwhile_is_not_repeated(
 def test_an_app_that_changes_meanwhile_is_read_again(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
-    def change(number: int, request: Request) -> bool:
-        if number == 2:
+    def change_app_before_second_request(request_number: int, request: Request) -> bool:
+        if request_number == 2:
             staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": 7}})
         return False
 
-    connection_proxy.cut_before_request = change
+    connection_proxy.cut_before_request = change_app_before_second_request
     assert_exit(staged.run(staged.swap()), 0)
     assert connection_proxy.requests.count(("GET", f"/api/apps/{staged.app}")) == 2
     assert staged.is_swapped()
@@ -375,29 +375,29 @@ def test_an_app_that_changes_meanwhile_is_read_again(
 def test_an_app_that_keeps_changing_is_a_conflict_and_no_swap_starts(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
-    def change(number: int, request: Request) -> bool:
+    def change_app_before_each_post(request_number: int, request: Request) -> bool:
         if request[0] == "POST":
-            staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": number}})
+            staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": request_number}})
         return False
 
-    connection_proxy.cut_before_request = change
+    connection_proxy.cut_before_request = change_app_before_each_post
     assert_exit(staged.run(staged.swap()), 6, "by other callers 3 times")
     assert staged.is_unswapped()
     assert staged.count_swaps() == 0
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("reached", [False, True])
+@pytest.mark.parametrize("cut_request", [1, 2, 3])
+@pytest.mark.parametrize("reaches_server", [False, True])
 def test_a_broken_connection_is_retried(
-    staged: DeploymentFixture, connection_proxy: ConnectionProxy, number: int, *, reached: bool
+    staged: DeploymentFixture, connection_proxy: ConnectionProxy, cut_request: int, *, reaches_server: bool
 ) -> None:
-    def is_selected(request_number: int, request: Request) -> bool:
-        return request_number == number
+    def is_cut(request_number: int, request: Request) -> bool:
+        return request_number == cut_request
 
-    if reached:
-        connection_proxy.cut_before_response = is_selected
+    if reaches_server:
+        connection_proxy.cut_before_response = is_cut
     else:
-        connection_proxy.cut_before_request = is_selected
+        connection_proxy.cut_before_request = is_cut
     assert_exit(staged.run(staged.swap()), 0, "trying again")
     assert staged.is_swapped()
     assert staged.count_swaps() == 1
