@@ -1,4 +1,4 @@
-"""docs/settings.md, compared with the code: settings, command line, roles, keys and limits of a server by itself."""
+"""docs/settings.md, compared with the code: settings, command line, roles, keys, and limits outside Azure."""
 
 import ast
 import inspect
