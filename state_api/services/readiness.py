@@ -14,7 +14,7 @@ from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, PriorHub, ProviderConfig, Slot
-from state_api.domain.releases.checks import check_slot_exists, find_blocking_deployment
+from state_api.domain.releases.transition_checks import check_slot_exists, find_blocking_deployment
 from state_api.services.ports import Apps, Clock
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.verification import PROBE_TIMEOUT_SECONDS, Verifier
@@ -230,6 +230,10 @@ class Readiness:
     async def read_activity(self, task_hub: str, policy: Policy) -> InstanceActivity:
         """What is recorded of a task hub, regardless of waivers."""
         return (await self._verifier.get_recorded_state(task_hub, Exemptions(policy.ignore_functions))).activity
+
+    async def was_seen_before(self, task_hub: str) -> bool:
+        """Whether events or a probe have shown the task hub."""
+        return (await self._verifier.get_recorded_state(task_hub, Exemptions())).seen_before
 
     async def probe_completely(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeResult:
         """The result of a complete scan of a task hub."""

@@ -8,6 +8,7 @@ from azure.data.tables import UpdateMode
 
 from state_api.domain.names import app_key
 from state_api.domain.releases.apps import App
+from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import AuditRecord, Page
 from state_api.storage.app_rows import (
     APP_ROW_KEY,
@@ -36,10 +37,12 @@ from state_api.storage.transactions import TableOperation
 
 
 class AppStore:
-    """Reads and writes apps. A write succeeds only if the app is still at the revision that the caller decided on."""
+    """Reads and writes apps. A write succeeds only if the app is still at the revision that the caller decided on. What
+    was written is passed on as `signals`."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, signals: ChangeSignals | None = None) -> None:
         self._tables = tables
+        self._signals = signals or ChangeSignals()
         self._table = tables.client(APPS_TABLE)
 
     async def get(self, name: str) -> App | None:
@@ -69,6 +72,7 @@ class AppStore:
                 if not is_write_conflict(error):
                     raise
                 return False
+        self._signals.signal_app(after)
         return True
 
     async def list_page(self, top: int, token: str | None) -> Page[App]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -86,6 +86,14 @@ UpdateOutcome = tuple[bool, ...] | None
 """For each change of an update whether it changed the record; None if the storage rejects the row."""
 
 
+RecordedListener = Callable[[str, TransactionPlan, Instant], None]
+"""Called after a transaction is durable, with its table, its plan, and a time shortly before it was sent."""
+
+
+def _ignore(table: str, plan: TransactionPlan, sent_at: Instant) -> None:
+    """The listener where nothing listens."""
+
+
 @dataclass(slots=True, eq=False)
 class _QueuedUpdate:
     update: InstanceUpdate
@@ -104,8 +112,9 @@ class _QueuedUpdate:
 class GroupCommit:
     """The only writer of instance rows in this worker. A task per shard writes the shard's queue."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, on_recorded: RecordedListener = _ignore) -> None:
         self._tables = tables
+        self._on_recorded = on_recorded
         self._queues: dict[ShardKey, deque[_QueuedUpdate]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_slots = asyncio.Semaphore(_MAX_CONCURRENT_REQUESTS)
@@ -305,7 +314,7 @@ class GroupCommit:
         if not plan.operations:
             return None
         table, shard = shard_key
-        client = self._tables.client(table)
+        client, sent_at = self._tables.client(table), self._tables.clock.now()
         for row in plan.rows:
             # Until the response arrives it is not known whether the row was written.
             self._cache.pop((table, row.instance.instance_id), None)
@@ -330,6 +339,7 @@ class GroupCommit:
                 etag = etags[row.operation_index]
                 if etag is not None:
                     self._cache_instance(table, row.instance.instance_id, StoredInstance(row.instance, etag))
+        self._on_recorded(table, plan, sent_at)
         return None
 
     async def _stamp_activity(

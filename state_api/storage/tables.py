@@ -6,7 +6,7 @@ import binascii
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
+from state_api.domain.names import hub_key
 from state_api.services.ports import Page
 from state_api.settings import SettingsError, StorageSettings
 from state_api.storage.transactions import TableOperation, send_transaction
@@ -38,6 +39,8 @@ TABLE_PREFIX = "SafeDeploy"
 APPS_TABLE = f"{TABLE_PREFIX}Apps"
 TASK_HUBS_TABLE = f"{TABLE_PREFIX}TaskHubs"
 QUARANTINE_TABLE = f"{TABLE_PREFIX}Quarantine"
+
+_INSTANCE_TABLE_PREFIX, _INSTANCE_TABLE_SUFFIX = f"{TABLE_PREFIX}Hub", "State"
 
 _RETRIED_METHODS = frozenset(["HEAD", "GET", "PUT", "DELETE", "OPTIONS", "MERGE", "PATCH", "POST"])
 
@@ -53,8 +56,14 @@ _MAX_PROPERTY_CHARACTERS = 15_000
 
 def instance_table_name(task_hub: str) -> str:
     """The instance table of a task hub, at most 63 characters long, the service's limit. It ends differently from the
-    tables of the Azure Storage provider (Instances, History, Partitions), which may be in the same account."""
-    return f"{TABLE_PREFIX}Hub{task_hub}State"
+    tables of the Azure Storage provider (Instances, History, Partitions), which may be in the same account. It is the
+    same for every spelling of the task hub, because the emulator distinguishes names of tables by case."""
+    return f"{_INSTANCE_TABLE_PREFIX}{hub_key(task_hub)}{_INSTANCE_TABLE_SUFFIX}"
+
+
+def task_hub_of_table(table: str) -> str:
+    """The key of the task hub whose instance table has this name."""
+    return table.removeprefix(_INSTANCE_TABLE_PREFIX).removesuffix(_INSTANCE_TABLE_SUFFIX)
 
 
 class StorageClock:
@@ -117,23 +126,25 @@ class StorageClock:
         return Instant(int(seconds * TICKS_PER_SECOND))
 
 
-def _record_sent_at(request: PipelineRequest[Any]) -> None:
-    request.context["sent_at"] = time.monotonic()
-
-
 class Tables:
-    """The tables of a storage account, which messages call `account_name`. Connects when first used. Raises
-    SettingsError."""
+    """The tables of a storage account, which messages call `account_name`. Connects when first used. `on_request` is
+    called before each attempt to send a request. Raises SettingsError."""
 
     def __init__(
-        self, settings: StorageSettings, account_name: str = "the state storage", **client_options: Any
+        self,
+        settings: StorageSettings,
+        account_name: str = "the state storage",
+        *,
+        on_request: Callable[[], None] = lambda: None,
+        **client_options: Any,
     ) -> None:
         self.clock = StorageClock()
+        self._on_request = on_request
         self._credential: AsyncTokenCredential | None = None
         # Short retries and timeouts: Event Grid waits 30 s for a response, and it retries by itself, as pipelines do.
         options: dict[str, Any] = {
             # The library calls this hook for each attempt.
-            "raw_request_hook": _record_sent_at,
+            "raw_request_hook": self._begin_request,
             "raw_response_hook": self._observe_response_date,
             "retry_total": 2,
             "retry_backoff_factor": 0.2,
@@ -161,6 +172,10 @@ class Tables:
         self._clients: dict[str, TableClient] = {}
         # At level INFO the library logs the URL of every request, which contains instance ids.
         logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
+
+    def _begin_request(self, request: PipelineRequest[Any]) -> None:
+        request.context["sent_at"] = time.monotonic()
+        self._on_request()
 
     def _observe_response_date(self, response: PipelineResponse[Any, Any]) -> None:
         date = response.http_response.headers.get("Date")

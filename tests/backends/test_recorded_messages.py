@@ -53,16 +53,18 @@ async def test_every_recorded_message_is_parsed(
     assert snapshot is not None
     assert (snapshot.message_count, snapshot.invisible, snapshot.more_visible) == (len(messages), 0, False)
     read_events = {message.instance_id: (message.kind, message.function_name) for message in snapshot.visible}
-    assert read_events == {instance_id: kind_of(event) for instance_id, event in events_by_instance(messages).items()}
+    assert read_events == {
+        instance_id: classify_message(event) for instance_id, event in group_events_by_instance(messages).items()
+    }
     assert [kind for kind, _ in read_events.values()].count(MessageKind.OTHER) == 1
 
 
-def events_by_instance(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def group_events_by_instance(messages: list[dict[str, Any]]) -> dict[str, Any]:
     tasks = [json.loads(message["content"])["TaskMessage"] for message in messages]
     return {task["OrchestrationInstance"]["InstanceId"]: task["Event"] for task in tasks}
 
 
-def kind_of(event: Any) -> tuple[MessageKind, str]:
+def classify_message(event: Any) -> tuple[MessageKind, str]:
     starts = event["$type"] == "DurableTask.Core.History.ExecutionStartedEvent"
     return (MessageKind.START, event["Name"]) if starts else (MessageKind.OTHER, "")
 
@@ -90,13 +92,13 @@ async def test_the_cancelled_timers_of_python_orchestrations_are_read_from_their
         await task_hub.create()
         history = await tables.create_table_if_not_exists(f"{hub}History")
         for row in recordings.read_lines("python-instances"):
-            await task_hub.table.create_entity(recordings.table_entity(row, TaskHubName=hub))
+            await task_hub.table.create_entity(recordings.to_table_entity(row, TaskHubName=hub))
         for row in recordings.read_lines("python-history"):
             # The cancelled timers get a time in the future. The others have fired.
             cancelled = (
                 row["PartitionKey"] in ORCHESTRATIONS_WITH_CANCELLED_TIMER and row.get("EventType") == "TimerCreated"
             )
-            await history.create_entity(recordings.table_entity(row, **({"FireAt": due} if cancelled else {})))
+            await history.create_entity(recordings.to_table_entity(row, **({"FireAt": due} if cancelled else {})))
     known = await backend.read_timers(hub, KnownTimers())
     while known.cursor is not None:
         known = await backend.read_timers(hub, known)

@@ -25,25 +25,25 @@ from tests.documents.page_tables import (
     ROOT,
     SECURITY,
     SETTINGS,
-    first_column,
-    make_targets,
-    section,
-    table_rows,
-    without_markup,
+    list_make_targets,
+    read_first_column,
+    read_section,
+    read_table_rows,
+    remove_markup,
 )
 
 EN_DASH = "\N{EN DASH}"
 
 
 def test_every_provider_is_documented_and_no_other() -> None:
-    assert first_column(HTTP_API, "PutApp", "Provider") == list(PROVIDERS)
-    assert first_column(CONCEPTS, "Providers", "Provider") == list(PROVIDERS)
-    assert set(first_column(SETTINGS, "Task hubs", "Provider")) == set(PROVIDERS)
-    assert set(first_column(AZURE, "Verification", "Provider")) == {"any", *PROVIDERS}
+    assert read_first_column(HTTP_API, "PutApp", "Provider") == list(PROVIDERS)
+    assert read_first_column(CONCEPTS, "Providers", "Provider") == list(PROVIDERS)
+    assert set(read_first_column(SETTINGS, "Task hubs", "Provider")) == set(PROVIDERS)
+    assert set(read_first_column(AZURE, "Verification", "Provider")) == {"any", *PROVIDERS}
 
 
 def test_the_documented_durations_of_verification_are_those_of_the_code() -> None:
-    assert {without_markup(cells[0]): cells[1] for cells in table_rows(CONCEPTS, "In the background", "What")} == {
+    assert {remove_markup(cells[0]): cells[1] for cells in read_table_rows(CONCEPTS, "In the background", "What")} == {
         "one request reads a task hub for at most": f"{verification.PROBE_TIMEOUT_SECONDS:g} s",
         "one Cleanup reads and deletes for at most": f"{cleanup._CLEANUP_TIMEOUT_SECONDS:g} s",
         "time between two rounds in the background": f"{background.INTERVAL_SECONDS} s",
@@ -56,9 +56,11 @@ def test_the_documented_durations_of_verification_are_those_of_the_code() -> Non
             f"{plan.LARGE_HUB_READ_SECONDS:g} s"
         ),
     }
-    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a request" in section(CONCEPTS, "In the background")
+    assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a request" in read_section(
+        CONCEPTS, "In the background"
+    )
     assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
-    timer = section(OPERATIONS, "The timer")
+    timer = read_section(OPERATIONS, "The timer")
     (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
     assert f"every {background.INTERVAL_SECONDS} seconds (`{schedule}`)" in timer
@@ -70,7 +72,7 @@ def test_the_documented_durations_of_verification_are_those_of_the_code() -> Non
 def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
     default = PolicyResponse.of(Policy()).model_dump(by_alias=True)
     default |= {f"retention.{name}": value for name, value in default.pop("retention").items()}
-    documented = {without_markup(cells[0]): cells for cells in table_rows(CONCEPTS, "Policy", "Member")}
+    documented = {remove_markup(cells[0]): cells for cells in read_table_rows(CONCEPTS, "Policy", "Member")}
     formatted = {name: "none" if value == [] else json.dumps(value) for name, value in default.items()}
     assert {name: cells[1] for name, cells in documented.items()} == formatted
     schema = requests.PolicyRequest.model_json_schema()
@@ -90,7 +92,7 @@ def test_the_policy_is_documented_with_its_defaults_and_ranges() -> None:
 
 def test_the_documented_security_headers_are_those_of_the_code() -> None:
     documented = {
-        without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(SECURITY, "Headers", "Header")
+        remove_markup(cells[0]): remove_markup(cells[1]) for cells in read_table_rows(SECURITY, "Headers", "Header")
     }
     assert documented == middleware.security_headers("https")
 
@@ -102,11 +104,13 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
 
 
 def test_a_stolen_key_is_described_for_every_role() -> None:
-    assert set(Role) <= set(first_column(SECURITY, "A stolen key", "Key of"))
+    assert set(Role) <= set(read_first_column(SECURITY, "A stolen key", "Key of"))
 
 
 def test_every_make_target_is_documented_and_no_other() -> None:
-    assert set(first_column(CONTRIBUTING, "Make targets", "Target")) == {f"make {name}" for name in make_targets()}
+    assert set(read_first_column(CONTRIBUTING, "Make targets", "Target")) == {
+        f"make {name}" for name in list_make_targets()
+    }
 
 
 def test_every_path_that_the_architecture_names_exists() -> None:

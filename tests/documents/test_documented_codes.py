@@ -11,9 +11,9 @@ from tests.documents.page_tables import (
     CONCEPTS,
     HTTP_API,
     REASON_CODES,
-    first_column,
-    table_rows,
-    without_markup,
+    read_first_column,
+    read_table_rows,
+    remove_markup,
 )
 
 
@@ -26,16 +26,16 @@ def error_classes(base: type[StateError]) -> Iterator[type[StateError]]:
 
 
 def test_every_reason_code_is_documented_and_no_other() -> None:
-    assert first_column(REASON_CODES, "Reason codes", "Code") == [reason.value for reason in REASON_DESCRIPTIONS]
+    assert read_first_column(REASON_CODES, "Reason codes", "Code") == [reason.value for reason in REASON_DESCRIPTIONS]
 
 
 def test_every_problem_code_is_documented_and_no_other() -> None:
-    assert sorted(first_column(REASON_CODES, "Problem codes", "Code")) == sorted(problems.PROBLEM_CODES)
-    assert sorted(first_column(HTTP_API, "Problems", "Code")) == sorted(problems.PROBLEM_CODES)
+    assert sorted(read_first_column(REASON_CODES, "Problem codes", "Code")) == sorted(problems.PROBLEM_CODES)
+    assert sorted(read_first_column(HTTP_API, "Problems", "Code")) == sorted(problems.PROBLEM_CODES)
 
 
 def test_every_problem_is_documented_with_its_status() -> None:
-    documented = {without_markup(cells[0]): int(cells[1]) for cells in table_rows(HTTP_API, "Problems", "Code")}
+    documented = {remove_markup(cells[0]): int(cells[1]) for cells in read_table_rows(HTTP_API, "Problems", "Code")}
     actual = {
         error_class.__name__: problems.problem_from_error(error_class("")).status_code
         for error_class in error_classes(StateError)
@@ -47,9 +47,9 @@ def test_every_problem_is_documented_with_its_status() -> None:
 
 
 def test_every_quarantine_code_is_documented_and_no_other() -> None:
-    assert first_column(REASON_CODES, "Quarantine codes", "Code") == list(QUARANTINE_CODES)
+    assert read_first_column(REASON_CODES, "Quarantine codes", "Code") == list(QUARANTINE_CODES)
 
 
 def test_every_outcome_of_cleanup_is_documented_and_no_other() -> None:
-    assert sorted(first_column(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(CleanupOutcome)
-    assert sorted(first_column(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(CleanupOutcome)
+    assert sorted(read_first_column(REASON_CODES, "Cleanup outcomes", "Outcome")) == sorted(CleanupOutcome)
+    assert sorted(read_first_column(CONCEPTS, "Retire and cleanup", "Outcome")) == sorted(CleanupOutcome)

@@ -33,10 +33,10 @@ from tests.documents.page_tables import (
     CONCEPTS,
     HTTP_API,
     each_page,
-    first_column,
-    section,
-    table_rows,
-    without_markup,
+    read_first_column,
+    read_section,
+    read_table_rows,
+    remove_markup,
 )
 
 _EXAMPLE_URL = re.compile(r"(?:http://127\.0\.0\.1:7071|https://\$HOST|\$server)(/api[^\s\"'?`]*)")
@@ -62,7 +62,8 @@ def body_members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> se
 def test_every_operation_is_documented_with_its_method_and_path_and_no_other(api: FastAPI) -> None:
     actual = {operation["operationId"]: f"{method} {path}" for path, method, operation in operations(api)}
     assert {
-        without_markup(cells[0]): without_markup(cells[1]) for cells in table_rows(HTTP_API, "Operations", "Operation")
+        remove_markup(cells[0]): remove_markup(cells[1])
+        for cells in read_table_rows(HTTP_API, "Operations", "Operation")
     } == actual
 
 
@@ -71,27 +72,27 @@ def test_every_parameter_and_member_of_an_operation_is_documented_in_its_section
     differences, headers = [], {"content-type"}
     for _, _, operation in operations(api):
         name, parameters = operation["operationId"], operation.get("parameters", [])
-        text = section(HTTP_API, name)
+        text = read_section(HTTP_API, name)
         actual = {parameter["name"] for parameter in parameters if parameter["in"] != "header"}
         actual |= body_members(operation, schemas)
         headers |= {parameter["name"].lower() for parameter in parameters if parameter["in"] == "header"}
         differences += [f"{name} does not describe {member}" for member in sorted(actual - set(CODE.findall(text)))]
         for column in ("Parameter", "Member"):
-            rows = table_rows(HTTP_API, name, column) if f"| {column} |" in text else []
+            rows = read_table_rows(HTTP_API, name, column) if f"| {column} |" in text else []
             documented = {member for cells in rows for member in CODE.findall(cells[0])}
             differences += [f"{name} has no {member}" for member in sorted(documented - actual)]
     assert not differences
-    assert {name.lower() for name in first_column(HTTP_API, "Headers", "Header")} == headers
+    assert {name.lower() for name in read_first_column(HTTP_API, "Headers", "Header")} == headers
 
 
 def test_every_verification_mode_is_documented_and_no_other() -> None:
-    assert sorted(first_column(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(VerificationMode)
+    assert sorted(read_first_column(HTTP_API, "GetStagingStatus", "`verify`")) == sorted(VerificationMode)
 
 
 def test_every_status_of_a_probe_is_documented_with_its_reason_and_no_other() -> None:
     documented = {
-        without_markup(cells[0]): set(CODE.findall(cells[2]))
-        for cells in table_rows(HTTP_API, "GetStagingStatus", "Status")
+        remove_markup(cells[0]): set(CODE.findall(cells[2]))
+        for cells in read_table_rows(HTTP_API, "GetStagingStatus", "Status")
     }
     assert list(documented) == list(evidence.ProbeStatus)
     assert set().union(*documented.values()) == {
@@ -102,15 +103,17 @@ def test_every_status_of_a_probe_is_documented_with_its_reason_and_no_other() ->
 def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
     documented = {
         member
-        for cells in table_rows(CONCEPTS, "The verdict", "Field")
-        for member in CODE.findall(cells[0] if without_markup(cells[0]) != "activeCount" else " ".join(cells))
+        for cells in read_table_rows(CONCEPTS, "The verdict", "Field")
+        for member in CODE.findall(cells[0] if remove_markup(cells[0]) != "activeCount" else " ".join(cells))
     }
     known = {json_member(field) for field in VerdictResponse.model_fields}
     assert documented <= known
     assert known - documented == {"app", "slot", "taskHub", "version", "checkedAt"}
-    last_parts = {member.rpartition(".")[2] for member in first_column(HTTP_API, "GetStagingStatus", "Response member")}
+    last_parts = {
+        member.rpartition(".")[2] for member in read_first_column(HTTP_API, "GetStagingStatus", "Response member")
+    }
     assert {json_member(field) for field in ProbeResponse.model_fields} <= last_parts
-    cleanup_members = [cells[0].strip("`") for cells in table_rows(HTTP_API, "Cleanup", "Response member")]
+    cleanup_members = [cells[0].strip("`") for cells in read_table_rows(HTTP_API, "Cleanup", "Response member")]
     own_members = {json_member(field) for field in TaskHubCleanupResponse.model_fields} - {
         "taskHub",
         "version",
@@ -121,19 +124,21 @@ def test_every_member_of_a_verdict_is_documented_and_no_other() -> None:
 
 def test_every_member_of_task_hubs_is_documented_and_no_other() -> None:
     known = {json_member(field) for field in requests.ProviderConfigRequest.model_fields}
-    assert set(first_column(HTTP_API, "PutApp", "In `taskHubs`")) == known
+    assert set(read_first_column(HTTP_API, "PutApp", "In `taskHubs`")) == known
 
 
 def test_every_outcome_of_a_swap_and_every_member_of_a_pending_swap_is_documented_and_no_other() -> None:
-    assert sorted(first_column(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
+    assert sorted(read_first_column(HTTP_API, "PostSwap", "Outcome")) == sorted(SwapOutcome)
     documented = {
-        member for cells in table_rows(HTTP_API, "PostSwap", "In `pendingSwap`") for member in CODE.findall(cells[0])
+        member
+        for cells in read_table_rows(HTTP_API, "PostSwap", "In `pendingSwap`")
+        for member in CODE.findall(cells[0])
     }
     assert documented == {json_member(field) for field in PendingSwapResponse.model_fields}
 
 
 def test_the_documented_limits_and_table_names_are_those_of_the_code() -> None:
-    limits = {without_markup(cells[0]): cells[1] for cells in table_rows(HTTP_API, "Limits", "What")}
+    limits = {remove_markup(cells[0]): cells[1] for cells in read_table_rows(HTTP_API, "Limits", "What")}
     assert limits["body of PostEvents"] == f"{middleware.MAX_EVENTS_BODY_BYTES} bytes"
     assert limits["any other body"] == f"{middleware.MAX_BODY_BYTES} bytes"
     assert limits["time for a body to arrive"] == f"{middleware.BODY_TIMEOUT_SECONDS} seconds"
@@ -149,22 +154,24 @@ def test_the_documented_limits_and_table_names_are_those_of_the_code() -> None:
     assert (
         limits["time to record events from quarantine in one request"] == f"{recording._REPLAY_TIMEOUT_SECONDS} seconds"
     )
-    unclaimed = section(CONCEPTS, "Unclaimed task hubs")
+    unclaimed = read_section(CONCEPTS, "Unclaimed task hubs")
     assert f"`STATE_UNCLAIMED_TASK_HUBS` ({DEFAULT_UNCLAIMED_TASK_HUBS})" in unclaimed
     assert f"every {COUNT_MAX_AGE_SECONDS:g} seconds at most" in unclaimed
     assert f"longer than {recording._REPLAY_TIMEOUT_SECONDS} seconds" in unclaimed
-    assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in section(HTTP_API, "ListQuarantine")
+    assert f"longer than {recording._MAX_WAITING_EVENT_CHARACTERS // 1024} KiB" in read_section(
+        HTTP_API, "ListQuarantine"
+    )
     assert limits["active instances that a verdict counts"] == str(evidence.ACTIVE_LIMIT)
     assert limits["active instances that a verdict lists"] == str(MAX_LISTED_INSTANCES)
     assert limits["unexpired waivers of one app"] == str(waivers.MAX_WAIVERS)
     assert limits["duration of a waiver"] == f"{waivers.MAX_WAIVER_DAYS} days"
     assert limits["instance id"] == f"{names.MAX_INSTANCE_ID_LENGTH} characters"
-    documented = section(CONCEPTS, "Waivers")
+    documented = read_section(CONCEPTS, "Waivers")
     assert f"at most {waivers.MAX_WAIVER_DAYS} days" in documented
     assert f"at most {waivers.MAX_WAIVERS} waivers" in documented
-    assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in section(HTTP_API, "PutApp")
+    assert f"`{azure_storage.DEFAULT_TRACKING_PREFIX}`" in read_section(HTTP_API, "PutApp")
     stored = [tables.APPS_TABLE, tables.TASK_HUBS_TABLE, tables.QUARANTINE_TABLE, tables.instance_table_name("…")]
-    assert first_column(CONCEPTS, "What is stored", "Table") == stored
+    assert read_first_column(CONCEPTS, "What is stored", "Table") == stored
 
 
 @each_page
@@ -178,7 +185,7 @@ def test_every_example_of_a_request_or_a_response_matches_openapi(api: FastAPI) 
     operation_routes = routes(api)
     checked_count = 0
     for name, route in operation_routes.items():
-        for kind, status, text in _EXAMPLE_BODY.findall(section(HTTP_API, name)):
+        for kind, status, text in _EXAMPLE_BODY.findall(read_section(HTTP_API, name)):
             if kind == "Request":
                 model: Any = inspect.signature(route.endpoint).parameters["body"].annotation
             else:

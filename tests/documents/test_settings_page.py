@@ -31,10 +31,10 @@ from tests.documents.page_tables import (
     PAGES,
     ROOT,
     SETTINGS,
-    first_column,
-    section,
-    table_rows,
-    without_markup,
+    read_first_column,
+    read_section,
+    read_table_rows,
+    remove_markup,
 )
 
 
@@ -56,7 +56,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
         read_settings(empty)
     read_settings(sufficient)
     actual = empty.requested | sufficient.requested | set(DOCUMENTED_SETTINGS)
-    assert sorted(first_column(SETTINGS, "Environment", "Setting")) == sorted(actual)
+    assert sorted(read_first_column(SETTINGS, "Environment", "Setting")) == sorted(actual)
 
 
 def test_servers_refuse_every_key_that_the_documentation_shows() -> None:
@@ -80,19 +80,19 @@ def test_every_part_of_a_task_hubs_setting_is_documented_and_no_other(provider: 
     connections._environment = environment
     PROVIDERS[provider](connections, ProviderConfig(provider, "NAME"))
     parts = [
-        without_markup(cells[1])
-        for cells in table_rows(SETTINGS, "Task hubs", "Provider")
-        if without_markup(cells[0]) == provider
+        remove_markup(cells[1])
+        for cells in read_table_rows(SETTINGS, "Task hubs", "Provider")
+        if remove_markup(cells[0]) == provider
     ]
     assert sorted(parts) == sorted(environment.requested)
 
 
 def test_every_part_of_the_schedulers_connection_string_is_documented_and_no_other() -> None:
     (cells,) = [
-        cells for cells in table_rows(SETTINGS, "Task hubs", "Part") if without_markup(cells[0]) == "Authentication"
+        cells for cells in read_table_rows(SETTINGS, "Task hubs", "Part") if remove_markup(cells[0]) == "Authentication"
     ]
     assert CODE.findall(cells[1]) == list(scheduler_connection.AUTHENTICATION_TYPES)
-    parts = {part.lower() for cell in first_column(SETTINGS, "Task hubs", "Part") for part in cell.split(", ")}
+    parts = {part.lower() for cell in read_first_column(SETTINGS, "Task hubs", "Part") for part in cell.split(", ")}
     parsed = re.findall(r"""options(?:\.get\(|\[)"(\w+)\"""", inspect.getsource(scheduler_connection))
     assert parts == {"endpoint", "authentication", *parsed}
 
@@ -101,7 +101,7 @@ def test_every_command_line_argument_is_documented_and_no_other(capsys: pytest.C
     with pytest.raises(SystemExit):
         command.main(["serve", "--help"])
     arguments = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    assert set(first_column(SETTINGS, "Command line", "Argument")) == arguments
+    assert set(read_first_column(SETTINGS, "Command line", "Argument")) == arguments
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
@@ -110,7 +110,7 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
     nodes = [node for value in returned for node in ast.walk(value)]
     codes = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, int)}
     codes |= {vars(command)[node.id] for node in nodes if isinstance(node, ast.Name) and node.id.isupper()}
-    assert {int(code) for code in first_column(SETTINGS, "Exit codes", "Exit code")} == codes
+    assert {int(code) for code in read_first_column(SETTINGS, "Exit codes", "Exit code")} == codes
 
 
 def test_the_table_of_roles_shows_which_operations_each_role_may_call(api: FastAPI) -> None:
@@ -118,16 +118,16 @@ def test_the_table_of_roles_shows_which_operations_each_role_may_call(api: FastA
     for name, route in routes(api).items():
         permissions = ["yes" if is_allowed(route, role) else "no" for role in Role]
         actual[name] = [*permissions, "yes" if route.path in ANONYMOUS_PATHS else "no"]
-    table = section(SETTINGS, "Keys and roles")
+    table = read_section(SETTINGS, "Keys and roles")
     header = next(line for line in table.splitlines() if line.startswith("| Operation"))
-    assert [without_markup(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
+    assert [remove_markup(cell.strip()) for cell in header.strip("|").split("|")][1:] == [*Role, "no key"]
     assert {
-        without_markup(cells[0]): cells[1:] for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
+        remove_markup(cells[0]): cells[1:] for cells in read_table_rows(SETTINGS, "Keys and roles", "Operation")
     } == actual
 
 
 def test_the_documented_limits_of_a_server_outside_azure_are_those_of_the_code() -> None:
-    limits = {without_markup(cells[0]): cells[1] for cells in table_rows(SETTINGS, "Connections and log", "What")}
+    limits = {remove_markup(cells[0]): cells[1] for cells in read_table_rows(SETTINGS, "Connections and log", "What")}
     other_files = connections._ACCEPTED_DESCRIPTORS + connections.OTHER_DESCRIPTORS
     assert limits["open connections"].startswith(f"{connections.MAX_CONNECTIONS}, or the limit on open files")
     assert f"minus {other_files} if that is less" in limits["open connections"]
@@ -138,8 +138,8 @@ def test_the_documented_limits_of_a_server_outside_azure_are_those_of_the_code()
 
 
 def test_the_keys_of_the_azure_guide_allow_every_operation_that_needs_a_key(api: FastAPI) -> None:
-    roles = {without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller")}
-    assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", section(AZURE, "Keys"))) == roles
+    roles = {remove_markup(cells[1]) for cells in read_table_rows(AZURE, "Keys", "Caller")}
+    assert set(re.findall(r"safe-deploy keys new .*--role (\w+)", read_section(AZURE, "Keys"))) == roles
     operations_with_key = {name: route for name, route in routes(api).items() if route.path not in ANONYMOUS_PATHS}
     assert [
         name for name, route in operations_with_key.items() if not any(is_allowed(route, Role(role)) for role in roles)
@@ -147,6 +147,8 @@ def test_the_keys_of_the_azure_guide_allow_every_operation_that_needs_a_key(api:
 
 
 def test_the_example_of_the_setting_of_keys_is_valid_and_has_every_role() -> None:
-    (example,) = [body for language, body in FENCE.findall(section(SETTINGS, "Keys and roles")) if language == "json"]
+    (example,) = [
+        body for language, body in FENCE.findall(read_section(SETTINGS, "Keys and roles")) if language == "json"
+    ]
     environment = {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": example}
     assert {key.role for key in read_settings(environment).keys} == set(Role)

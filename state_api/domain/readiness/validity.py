@@ -41,9 +41,14 @@ def is_superseded(began_at: Instant, correction_epoch: str, activity: InstanceAc
     """
     if correction_epoch != activity.correction_epoch:
         return True
+    return remaining_supersession_ticks(activity, policy, began_at) > 0
+
+
+def remaining_supersession_ticks(activity: InstanceActivity, policy: Policy, now: Instant) -> int:
+    """Ticks of 100 ns until a read can begin that the last recorded event does not supersede; 0 or less after that."""
     last = activity.last_recorded_at
     # An app with a shorter settle window accepts that smaller differences of the clocks decide.
-    return last is not None and began_at <= last + min(STAMP_TOLERANCE, seconds(policy.settle_seconds))
+    return 0 if last is None else last + min(STAMP_TOLERANCE, seconds(policy.settle_seconds)) + 1 - now
 
 
 def has_settled(activity: InstanceActivity, policy: Policy, now: Instant) -> bool:

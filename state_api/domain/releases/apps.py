@@ -163,10 +163,13 @@ class App:
 
     def get_open_deployment(self, now: Instant) -> Deployment | None:
         """The open deployment, unless the policy's timeout has ended it."""
-        if self.deployment is None:
+        if self.deployment is None or now >= self.deployment_expires_at(self.deployment):
             return None
-        age = now - self.deployment.started_at
-        return self.deployment if age < seconds(60 * self.policy.deployment_timeout_minutes) else None
+        return self.deployment
+
+    def deployment_expires_at(self, deployment: Deployment) -> Instant:
+        """When the policy's timeout ends the deployment."""
+        return Instant(deployment.started_at + seconds(60 * self.policy.deployment_timeout_minutes))
 
     def find_possible_slot(self, task_hub: str) -> str | None:
         """The name of a slot in which the platform may still have this task hub, although another was staged over
