@@ -95,7 +95,7 @@ async def run_storage_proxy(storage: StorageSettings, *, all_services: bool = Fa
     connector = aiohttp.TCPConnector(keepalive_timeout=2)
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
 
-        async def forward(request: web.Request) -> web.StreamResponse:
+        async def forward_request(request: web.Request) -> web.StreamResponse:
             # Read the body first, because a delayed request may outlive its client.
             request_body = await request.read()
             await proxy.before_request(request.method, request.path)
@@ -126,14 +126,14 @@ async def run_storage_proxy(storage: StorageSettings, *, all_services: bool = Fa
                 if proxy.drops_response(request.method, request.path):
                     _abort_connection(request)
                 proxy.forwarded.append(ForwardedRequest(request.method, request.path, _count_rows(body), service))
-                kept = {
+                kept_headers = {
                     name: value
                     for name, value in answer.headers.items()
                     if name.lower() not in ("transfer-encoding", "content-length", "connection", "keep-alive")
                 }
-                return web.Response(status=answer.status, body=body, headers=kept)
+                return web.Response(status=answer.status, body=body, headers=kept_headers)
 
-        async with run_http_server(forward, ports=len(proxied_services)) as ports:
+        async with run_http_server(forward_request, ports=len(proxied_services)) as ports:
             port_by_service = {service: endpoint.port for service, endpoint in endpoints.items()}
             port_by_service |= dict(zip(proxied_services, ports, strict=True))
             connection = emulator_connection_string(
@@ -153,6 +153,7 @@ def _local_port(request: web.Request) -> int:
 
 
 async def _send_half(request: web.Request, status: int, body: bytes) -> NoReturn:
+    """Send the first half of a response, and abort the connection."""
     half = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
     half.content_length = len(body)
     await half.prepare(request)
@@ -167,6 +168,7 @@ def _abort_connection(request: web.Request) -> NoReturn:
 
 
 def _count_rows(body: bytes) -> int:
+    """The number of rows in the response to a query; 0 for any other response."""
     try:
         response = json.loads(body)
     except ValueError:

@@ -20,7 +20,7 @@ from state_api.services.admission import AdmissionController
 from state_api.services.background import BackgroundProber
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
-from state_api.services.ports import Clock
+from state_api.services.ports import Clock, EventLease
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 from state_api.services.releases import Releases
@@ -36,14 +36,16 @@ from state_api.storage.task_hubs import TaskHubStore
 
 class StateServer:
     """One server with all its parts. A host serves `application`, which needs no ASGI lifespan events, because Azure
-    Functions sends none. Set `stopping` to end long polls early. Close the server at the end."""
+    Functions sends none. Set `stopping` to end long polls early. Close the server at the end. Only tests give an
+    `event_lease`, because all servers on a storage must use the same."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, event_lease: EventLease | None = None) -> None:
         self.tables = Tables(settings.storage)
         self.stopping = asyncio.Event()
         self.admission = AdmissionController()
         time = clock or self.tables.clock
-        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.max_unclaimed_task_hubs)
+        lease = event_lease or EventLease()
+        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.max_unclaimed_task_hubs, lease)
         self._instances = instances = InstanceStore(self.tables)
         app_store = AppStore(self.tables)
         quarantine = QuarantineStore(self.tables)
@@ -81,6 +83,8 @@ class StateServer:
                 recorder=recorder,
                 readiness=readiness,
                 clock=time,
+                event_lease=lease,
+                stopping=self.stopping,
             ),
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,

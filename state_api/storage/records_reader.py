@@ -39,8 +39,8 @@ from state_api.storage.task_hub_states import lost_records_error
 
 
 class RecordsReader:
-    """Reads the instance tables. The number of shards comes with what is read from the first one, so a verdict rests on
-    all shards whatever this process has cached."""
+    """Reads the instance tables. The number of shards is read together with the first one and never cached, so a
+    verdict always rests on all shards."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -59,8 +59,8 @@ class RecordsReader:
             return await self._read_without_state(table, task_hub, exemptions)
 
     async def _read_without_state(self, table: TableClient, task_hub: str, exemptions: Exemptions) -> TaskHubRecords:
-        """The same for a task hub without a state row, as the registry explains it: the task hub is unknown, it was
-        cleaned up, a worker died before it wrote the row, or the table was deleted by hand."""
+        """The same for a task hub without a state row. The registry shows why: the task hub is unknown, or it was
+        cleaned up, or a worker died before it wrote the row, or a person has deleted the table."""
         record = await self._read_registry(task_hub)
         if record is None or record.closed:
             return TaskHubRecords(recording=record is not None and record.recording)

@@ -1,5 +1,5 @@
-"""The row of a task hub's state, in the first shard of its instance table, where one query reads it together with what
-is active: its columns, and the conversions from and to a state."""
+"""The row of a task hub's state: its columns, and the conversions from and to a state. It is in the first shard of the
+instance table, where one query reads it together with the active instances."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

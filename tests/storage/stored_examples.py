@@ -115,6 +115,7 @@ TASK_HUB = TaskHubRecord(
     app="shop",
     recording=True,
     closed=True,
+    deletion_id="9f86d081884c7d65",
     deleting_from="azureStorage STATE_TASKHUBS_SHOP",
     run_id="url:https://example.com/runs/2",
     proof=OwnershipProof(basis=ProofBasis.NEW, addresses=("https://shop.table.core.windows.net",), at=noon_plus(0)),
