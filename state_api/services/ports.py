@@ -304,8 +304,8 @@ class Probes(Protocol):
         nothing is stored, if another worker has written since, or if the task hub was cleaned up."""
 
     async def replace_result(self, task_hub: str, result: ProbeResult) -> None:
-        """Store a result whatever other workers have stored, and end the lease of the one that scans now. Nothing is
-        stored once the task hub was cleaned up."""
+        """Store a result in place of what other workers have stored, and end the lease of the one that scans now.
+        Nothing is stored once the task hub was cleaned up."""
 
 
 class Apps(Protocol):

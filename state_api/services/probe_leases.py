@@ -1,8 +1,8 @@
 """What one worker reads and stores of the probes of a task hub, and the lease of the worker whose scan takes long.
 
 A lease only saves work: two workers that scan a task hub at the same time are both right. So a scan begins without a
-lease, and takes one once it proves long. Safety rests on the ETag of what was read: a worker stores its outcome only if
-no other worker has stored anything since it read what it builds on (docs/correctness.md).
+lease, and takes one once it proves long. Safety rests on the ETag of what was read (docs/correctness.md). A worker
+stores its outcome only if no other worker has stored anything since.
 """
 
 import asyncio

@@ -121,8 +121,8 @@ class ProbeStore:
         return True
 
     async def replace_result(self, task_hub: str, result: ProbeResult) -> None:
-        """Store a result whatever other workers have stored, and end the lease of the one that scans now. Nothing is
-        written if the table is missing."""
+        """Store a result in place of what other workers have stored, and end the lease of the one that scans now.
+        Nothing is written if the table is missing."""
         for _ in range(_MAX_ATTEMPTS):
             record, etag = await self._read_with_etag(task_hub)
             if etag is None or await self.save(task_hub, etag, result=result, scan=record.scan):

@@ -270,7 +270,7 @@ async def test_workers_with_short_scans_at_the_same_time_answer_by_their_own_and
 async def test_a_pending_start_is_stored_although_another_worker_has_stored_that_it_saw_none(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other worker's result must not answer requests after a request was told of the start."""
+    """The other worker's result must not answer requests after a response has shown the start."""
     held_save = HeldSave(monkeypatch)
     async with ControlQueue(drained_provider_hub) as queue:
         message = await queue.send(control_message("order-7"))
