@@ -22,7 +22,7 @@ from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message, timer_created_row
 from tests.builders import event, timestamp
 from tests.conftest import new_app_name, new_hub_name
-from tests.documents.page_tables import ROOT, table_rows, without_markup
+from tests.documents.page_tables import ROOT, read_table_rows, remove_markup
 from tests.http.operations import (
     PROVIDER_CONFIG,
     get_staging,
@@ -289,8 +289,8 @@ async def post_swap_outcome(server: CountedServer, app: str, hub: str, outcome: 
 
 
 def documented_requests() -> dict[str, str]:
-    rows = table_rows(_PAGE, "Storage requests per operation", "Operation")
-    return {without_markup(cells[0]): cells[1] for cells in rows}
+    rows = read_table_rows(_PAGE, "Storage requests per operation", "Operation")
+    return {remove_markup(cells[0]): cells[1] for cells in rows}
 
 
 def evaluate(formula: str, queue_count: int) -> int:
