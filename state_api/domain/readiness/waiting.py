@@ -55,6 +55,8 @@ class KnownActivity:
     def __init__(self) -> None:
         self.version = 0
         """Counts the changes of what is known."""
+        self.recorded_count = 0
+        """Counts what this process has recorded."""
         self.is_exact = False
         """Whether the settle window is known from a read, and not only from the time at which a change was recorded."""
         self._exemptions = Exemptions()
@@ -111,6 +113,7 @@ class KnownActivity:
 
     def add_changes(self, changes: RecordedChanges) -> None:
         """Know what this process has recorded."""
+        self.recorded_count += 1
         for changes_during_read in self._changes_during_reads.values():
             changes_during_read.append(changes)
         self._apply(changes)
