@@ -1,19 +1,22 @@
-"""Figure 6: the import time of the Function App, as a ratio to the import time of the libraries that it needs."""
+"""Figure 6: the start of the Function App on the Functions host, and its import, as ratios to an empty app and to the
+import of the libraries that it needs."""
 
 import asyncio
 import compileall
 import os
-import shutil
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import host_start
 from bench.comparison import Aim, compare_rounds, round_significant, run_in_turns
 from bench.machine import ROOT
+from harness.functions_host import copy_deployed_app
+from harness.platform_programs import ProgramNotFoundError
 
-ROUNDS = 7
+IMPORT_ROUNDS = 7
 IMPORT_AIM = Aim(maximum=1.5)
 IMPORT_LIBRARIES = "import azure.functions, fastapi, azure.data.tables.aio"
 IMPORT_APP = "import function_app"
@@ -25,11 +28,23 @@ print(time.perf_counter() - began, time.process_time() - worked)
 """
 
 
-async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
+async def run(
+    folder: Path, start_rounds: int = host_start.ROUNDS, import_rounds: int = IMPORT_ROUNDS
+) -> dict[str, Any]:
+    """Measure starts and imports. Without the program `functions-host` only imports, with a note that says so."""
+    try:
+        starts = await host_start.run(folder, start_rounds)
+    except ProgramNotFoundError as error:
+        starts = {"figures": [], "notes": [f"The start on the Functions host is left out: {error}"]}
+    imports = await _measure_imports(folder, import_rounds)
+    return {**imports, **starts, "figures": starts["figures"] + imports["figures"]}
+
+
+async def _measure_imports(folder: Path, rounds: int) -> dict[str, Any]:
     """Time each import in a new process, in turns.
 
     One copy of the app has bytecode. The other has none, as in a read-only package that was deployed to Azure."""
-    compiled, uncompiled = (_copy_app(folder / name) for name in ("compiled", "uncompiled"))
+    compiled, uncompiled = (copy_deployed_app(ROOT, folder / name) for name in ("compiled", "uncompiled"))
     compileall.compile_dir(compiled, quiet=2)
     variants = {
         "libraries": partial(_time_import, IMPORT_LIBRARIES, uncompiled),
@@ -55,13 +70,6 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
             name: [round_significant(1000 * import_seconds) for import_seconds in of] for name, of in seconds.items()
         },
     }
-
-
-def _copy_app(folder: Path) -> Path:
-    folder.mkdir()
-    shutil.copy(ROOT / "function_app.py", folder)
-    shutil.copytree(ROOT / "state_api", folder / "state_api", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
 
 
 async def _time_import(statement: str, folder: Path) -> tuple[float, float]:

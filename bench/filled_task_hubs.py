@@ -1,6 +1,6 @@
-"""Task hubs with many finished and a few active instances, in the server's tables and at their provider.
+"""Task hubs with many finished and a few active instances, each with a worker of the Durable Functions extension.
 
-A proxy delays every storage request, as the network to a storage account in Azure does."""
+Proxies delay every request to tables and queues, as the network to a storage account in Azure does."""
 
 import asyncio
 import json
@@ -14,37 +14,32 @@ from typing import Any
 
 from azure.data.tables.aio import TableServiceClient
 
-from bench.event_stream import build_event, encode_events
-from bench.load_generator import (
-    LoadError,
-    build_get_request,
-    build_post_request,
-    deliver_until_accepted,
-    open_connections,
-)
+from bench.load_generator import HttpResponse, LoadError, build_get_request, build_post_request, open_connections
 from bench.storage import Emulator, RawTables, run_emulator
+from bench.task_hub_rows import FUNCTION_NAME, provider_row, recorded_row
+from harness.durable_host import DurableHost
 from harness.state_server import ServerProcess, run_server
 from harness.storage_proxy import StorageProxy, run_storage_proxy
-from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
-from state_api.domain.task_hubs.lifecycle import Finished, Instance, RuntimeStatus, Started
+from state_api.settings import STATE_SHARDS, StorageSettings
 from state_api.storage.instance_keys import shard_of
-from state_api.storage.instance_rows import instance_row
 from state_api.storage.tables import instance_table_name
 
 SIZES = (1_000, 10_000)
 FULL_SIZES = (1_000, 10_000, 50_000)
-"""Filling the emulator with 50,000 instances takes four minutes, because each insert reads every row."""
+"""Filling a table with 50,000 rows takes minutes, because the emulator reads every row for each insert."""
 DELAY_SECONDS = 0.010
 """The delay of each storage request."""
 ACTIVE_COUNT = 5
-SHARD_COUNT = 4
-_FUNCTION_NAME = "ProcessOrder"
+SHARD_COUNT = 1
+CONTROL_QUEUE_COUNT = 4
+"""The extension's default."""
 _CONNECTION_SETTING = "STATE_TASKHUBS_BENCH"
 _ROWS_PER_STEP = 5_000
-_PROVIDER_ROW_AGE_SECONDS = 3600
-_FINISHED_INSTANCE_AGE_SECONDS = 7200
+_EVENT_TIMEOUT_SECONDS = 120
+_IDLE_POLLING_INTERVAL = "00:00:10"
+"""How often an idle worker looks into a queue. The default of the test program, 0.2 s, would be a load of its own."""
+_STATUS_CHECK_PATH = "/runtime/webhooks/durabletask/instances?runtimeStatus=Running,Pending&top=100"
 _STATUS_CHECK_FILTER = "RuntimeStatus eq 'Pending' or RuntimeStatus eq 'Running'"
-_STATUS_CHECK_COLUMNS = ["PartitionKey", "Name", "CreatedTime", "LastUpdatedTime", "RuntimeStatus"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,32 +59,44 @@ class BenchEnvironment:
     server: ServerProcess
     service: TableServiceClient
 
-    async def request_verdict(self, path: str) -> VerdictCost:
-        """Get a verdict. Raises LoadError unless it reports all active instances."""
-        async with open_connections(self.server.url, 1) as (connection,):
-            answer, costs = await self.measure_cost(connection.send(build_get_request(self.server.url, path)))
-        if answer.status != 200 or answer.json()["activeCount"] != ACTIVE_COUNT:
-            raise LoadError(f"{path}: {answer.status} {answer.body[:500]!r}")
+    async def request_verdict(self, path: str, active_count: int = ACTIVE_COUNT) -> VerdictCost:
+        """Get a verdict. Raises LoadError unless it reports this number of active instances, and Ready without any."""
+        answer, costs = await measure_request_cost(self.server.url, path, self.proxy)
+        verdict = answer.json() if answer.status == 200 else {}
+        if (verdict.get("activeCount"), verdict.get("ready")) != (active_count, not active_count):
+            raise LoadError(f"{path}: {answer.status} {answer.body[:1000]!r}")
         return costs
 
-    async def measure_cost(self, request: Coroutine[Any, Any, Any]) -> tuple[Any, VerdictCost]:
-        """The result of a request, and its cost. Nothing else may use the proxy meanwhile."""
-        self.proxy.clear()
-        began = time.perf_counter()
-        result = await request
-        return result, VerdictCost(time.perf_counter() - began, self.proxy.count_requests_and_rows()[0])
+
+async def measure_request_cost(url: str, path: str, proxy: StorageProxy) -> tuple[HttpResponse, VerdictCost]:
+    """The response to a GET request on a new connection, and its cost without the time to connect."""
+    async with open_connections(url, 1) as (connection,):
+        return await measure_cost(connection.send(build_get_request(url, path)), proxy)
 
 
-@dataclass(frozen=True, slots=True)
+async def measure_cost(request: Coroutine[Any, Any, Any], proxy: StorageProxy) -> tuple[Any, VerdictCost]:
+    """The result of a request, and its cost. Nothing else may use the proxy meanwhile."""
+    proxy.clear()
+    began = time.perf_counter()
+    result = await request
+    return result, VerdictCost(time.perf_counter() - began, proxy.count_requests_and_rows()[0])
+
+
+@dataclass(slots=True)
 class BenchTaskHub:
-    """A task hub, and the requests that read whether instances are active on it."""
+    """A task hub, and the requests that read whether instances are active on it.
+
+    The worker's own requests pass a proxy of their own, so that they are not counted as the state server's."""
 
     finished_count: int
     environment: BenchEnvironment
+    worker: DurableHost
+    worker_proxy: StorageProxy
+    active_count: int = 0
 
     @property
     def name(self) -> str:
-        return f"hub{self.finished_count}"
+        return self.worker.task_hub
 
     @property
     def app(self) -> str:
@@ -97,146 +104,156 @@ class BenchTaskHub:
         return f"shop-{self.finished_count}"
 
     async def get_verdict_from_events(self) -> VerdictCost:
-        """Get the verdict of the app's staging slot. The server does not probe the task hub."""
-        return await self.environment.request_verdict(f"/api/apps/{self.app}/staging?verify=none")
+        return await self._get_staging_status("none")
 
-    async def get_verified_verdict(self) -> VerdictCost:
-        """Get the verdict of the app's staging slot. The server probes the task hub too, as it does by default."""
-        return await self.environment.request_verdict(f"/api/apps/{self.app}/staging")
+    async def get_cached_verdict(self) -> VerdictCost:
+        """The default: an earlier probe counts while nothing has changed since."""
+        return await self._get_staging_status("cached")
 
-    async def read_empty_range(self) -> VerdictCost:
-        """Query the range of active rows of one shard, which is empty.
+    async def get_fresh_verdict(self) -> VerdictCost:
+        """The server reads the task hub for this request."""
+        return await self._get_staging_status("fresh")
 
-        A verdict consists of such queries. Their time should not depend on the size of the table."""
-        row_count, costs = await self.environment.measure_cost(self._count_rows_in_range())
+    async def _get_staging_status(self, verification: str) -> VerdictCost:
+        path = f"/api/apps/{self.app}/staging?verify={verification}"
+        return await self.environment.request_verdict(path, self.active_count)
+
+    async def run_status_check(self) -> VerdictCost:
+        """The check that Microsoft documents for pipelines: one page of the management API, which the worker serves."""
+        answer, costs = await measure_request_cost(self.worker.url, _STATUS_CHECK_PATH, self.worker_proxy)
+        if answer.status != 200 or len(answer.json()) != self.active_count:
+            raise LoadError(f"the status check of {self.name}: {answer.status} {answer.body[:1000]!r}")
+        return costs
+
+    async def query_provider_table(self) -> VerdictCost:
+        """The query of the status check, sent straight to the storage."""
+        table = self.environment.service.get_table_client(f"{self.name}Instances")
+        row_count, costs = await measure_cost(
+            _count_rows(table.query_entities(_STATUS_CHECK_FILTER)), self.environment.proxy
+        )
+        if row_count != self.active_count:
+            raise LoadError(f"{self.name} has {row_count} active rows, and {self.active_count} instances are active")
+        return costs
+
+    async def query_empty_range(self) -> VerdictCost:
+        """A query of a range of the server's own table that holds nothing, sent straight to the storage.
+
+        A verdict by events consists of such queries. Their time should not depend on the size of the table."""
+        table = self.environment.service.get_table_client(instance_table_name(self.name))
+        rows = table.query_entities("PartitionKey eq '00' and RowKey ge 'a|~' and RowKey lt 'a}'")
+        row_count, costs = await measure_cost(_count_rows(rows), self.environment.proxy)
         if row_count:
             raise LoadError(f"the empty range has {row_count} rows")
         return costs
 
-    async def _count_rows_in_range(self) -> int:
-        table = self.environment.service.get_table_client(instance_table_name(self.name))
-        rows = table.query_entities("PartitionKey eq '00' and RowKey ge 'a|~' and RowKey lt 'a}'")
-        return len([row async for row in rows])
+    async def start_instances(self) -> None:
+        """Start orchestrations that stay active, and wait until the server has recorded their events."""
+        for number in range(ACTIVE_COUNT):
+            await self.worker.start_orchestration(FUNCTION_NAME, f"active-{number}")
+        self.active_count = ACTIVE_COUNT
+        await self._wait_for_verdict()
 
-    async def run_status_check(self) -> VerdictCost:
-        """The check that Microsoft documents for pipelines: list all instances that are Pending or Running.
+    async def end_instances(self) -> None:
+        """End these orchestrations, and wait until the verdict is Ready."""
+        for number in range(self.active_count):
+            await self.worker.raise_go_event(f"active-{number}")
+        self.active_count = 0
+        await self._wait_for_verdict()
 
-        Reads all pages, straight from the table. In Azure a function app in between adds its own time."""
-        active_count, costs = await self.environment.measure_cost(self._count_active_rows())
-        if active_count != ACTIVE_COUNT:
-            raise LoadError(f"the status check found {active_count} instances, and {ACTIVE_COUNT} are active")
-        return costs
+    async def _wait_for_verdict(self) -> None:
+        """Wait until all three queries agree. Raises LoadError of the last attempt if they do not in time."""
+        deadline = time.monotonic() + _EVENT_TIMEOUT_SECONDS
+        while True:
+            try:
+                for send_query in (self.run_status_check, self.get_verdict_from_events, self.get_fresh_verdict):
+                    await send_query()
+                return
+            except LoadError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.5)
 
-    async def _count_active_rows(self) -> int:
-        table = self.environment.service.get_table_client(f"{self.name}Instances")
-        rows = table.query_entities(_STATUS_CHECK_FILTER, select=_STATUS_CHECK_COLUMNS, results_per_page=100)
-        return len([row async for row in rows])
+    async def register_app(self) -> None:
+        """Register the app whose staging slot holds the task hub. The server then records the task hub's events."""
+        body = {
+            "slots": {"staging": {"taskHub": self.name}},
+            "policy": {"settleSeconds": 1},
+            "taskHubs": {"provider": "azureStorage", "connection": _CONNECTION_SETTING},
+        }
+        url = self.environment.server.url
+        async with open_connections(url, 1) as (connection,):
+            answer = await connection.send(
+                build_post_request(url, f"/api/apps/{self.app}", json.dumps(body).encode(), "PUT")
+            )
+        if answer.status != 200:
+            raise LoadError(f"{self.app}: {answer.status} {answer.body[:500]!r}")
+
+    async def write_finished_rows(self, tables: RawTables) -> None:
+        """Write the rows of the finished instances into both tables, which must exist."""
+        for start in range(0, self.finished_count, _ROWS_PER_STEP):
+            ids = [uuid.uuid4().hex for _ in range(min(_ROWS_PER_STEP, self.finished_count - start))]
+            recorded = [recorded_row(f"{shard_of(instance_id, SHARD_COUNT):02d}", instance_id) for instance_id in ids]
+            await tables.create_rows(instance_table_name(self.name), recorded)
+            await tables.create_rows(
+                f"{self.name}Instances", [provider_row(self.name, instance_id) for instance_id in ids]
+            )
+
+    async def purge_finished_instances(self, tables: RawTables) -> None:
+        """Leave the table of the task hub's instances as a purge of all finished ones does: empty.
+
+        Raises LoadError while instances are active. The extension would purge them one by one, for an hour."""
+        if self.active_count:
+            raise LoadError(f"instances are active in {self.name}")
+        table = f"{self.name}Instances"
+        await tables.delete_table(table)
+        await tables.create_table(table)
+
+
+async def _count_rows(rows: Any) -> int:
+    return len([row async for row in rows])
 
 
 @asynccontextmanager
 async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIterator[list[BenchTaskHub]]:
-    """Task hubs with these numbers of finished instances behind one server, whose storage requests are delayed."""
+    """Task hubs with these numbers of finished instances and ACTIVE_COUNT active ones, behind one server.
+
+    Raises FileNotFoundError if the program `durable-host` is missing."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
-        connection = proxy.settings.connection_string
-        assert connection is not None
-        extra_settings = {"STATE_SHARDS": str(SHARD_COUNT), _CONNECTION_SETTING: connection.get_secret_value()}
+        proxy = await stack.enter_async_context(run_storage_proxy(storage.settings, all_services=True))
+        worker_proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
+        extra_settings = {STATE_SHARDS: str(SHARD_COUNT), _CONNECTION_SETTING: _connection_string(proxy.settings)}
         server = stack.enter_context(run_server(proxy.settings, folder, extra_settings=extra_settings))
-        service = TableServiceClient.from_connection_string(connection.get_secret_value())
+        service = TableServiceClient.from_connection_string(_connection_string(proxy.settings))
         await stack.enter_async_context(service)
         tables = await stack.enter_async_context(RawTables(storage.connection))
-        hubs = [
-            BenchTaskHub(finished_count, BenchEnvironment(storage, proxy, server, service)) for finished_count in sizes
-        ]
-        for hub in hubs:
-            await _fill_tables(hub, tables)
-        proxy.before_request = delay_request
+        environment = BenchEnvironment(storage, proxy, server, service)
+        hubs: list[BenchTaskHub] = []
+        for finished_count in sizes:
+            worker = DurableHost(
+                f"hub{finished_count}",
+                _connection_string(worker_proxy.settings),
+                folder,
+                topic=f"{server.url}/api/events",
+                partitions=CONTROL_QUEUE_COUNT,
+                polling_interval=_IDLE_POLLING_INTERVAL,
+            )
+            stack.push_async_callback(worker.close)
+            await worker.start()
+            hub = BenchTaskHub(finished_count, environment, worker, worker_proxy)
+            await hub.register_app()
+            await hub.start_instances()
+            await hub.write_finished_rows(tables)
+            hubs.append(hub)
+        proxy.before_request = worker_proxy.before_request = delay_request
         yield hubs
 
 
+def _connection_string(storage: StorageSettings) -> str:
+    assert storage.connection_string is not None
+    return storage.connection_string.get_secret_value()
+
+
 async def delay_request(method: str, path: str) -> None:
-    """Wait DELAY_SECONDS. The proxy awaits this before it forwards a storage request."""
+    """The delay that a proxy awaits before it forwards a request."""
     await asyncio.sleep(DELAY_SECONDS)
-
-
-async def _fill_tables(hub: BenchTaskHub, tables: RawTables) -> None:
-    """Send the events of the active instances, and write the rows of the finished ones in both tables of the task hub.
-
-    The events also make the server create its tables."""
-    url = hub.environment.server.url
-    async with open_connections(url, 1) as (connection,):
-        active = [
-            build_event(hub.name, f"active-{n}", "Running", _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS), _FUNCTION_NAME)
-            for n in range(ACTIVE_COUNT)
-        ]
-        await deliver_until_accepted(
-            connection, build_post_request(url, "/api/events", encode_events(active)), ACTIVE_COUNT
-        )
-        source = {"provider": "azureStorage", "connection": _CONNECTION_SETTING}
-        app_body = {"slots": {"staging": {"taskHub": hub.name}}, "taskHubs": source}
-        answer = await connection.send(
-            build_post_request(url, f"/api/apps/{hub.app}", json.dumps(app_body).encode(), "PUT")
-        )
-        if answer.status != 200:
-            raise LoadError(f"{hub.app}: {answer.status} {answer.body[:500]!r}")
-    provider_table = f"{hub.name}Instances"
-    await tables.create_table(provider_table)
-    await tables.create_rows(
-        provider_table, [_build_provider_row(hub.name, f"active-{n}", "Running") for n in range(ACTIVE_COUNT)]
-    )
-    for start in range(0, hub.finished_count, _ROWS_PER_STEP):
-        ids = [uuid.uuid4().hex for _ in range(min(_ROWS_PER_STEP, hub.finished_count - start))]
-        rows = [
-            instance_row(f"{shard_of(instance_id, SHARD_COUNT):02d}", _build_finished_instance(instance_id))
-            for instance_id in ids
-        ]
-        await tables.create_rows(instance_table_name(hub.name), rows)
-        await tables.create_rows(
-            provider_table, [_build_provider_row(hub.name, instance_id, "Completed") for instance_id in ids]
-        )
-
-
-def _build_finished_instance(instance_id: str) -> Instance:
-    started_at = _instant_ago(_FINISHED_INSTANCE_AGE_SECONDS)
-    return Instance(
-        instance_id,
-        Started(started_at, RuntimeStatus.RUNNING, _FUNCTION_NAME),
-        Finished(Instant(started_at + TICKS_PER_SECOND), RuntimeStatus.COMPLETED, "", _FUNCTION_NAME),
-    )
-
-
-def _build_provider_row(hub: str, instance_id: str, status: str) -> dict[str, Any]:
-    """A row of the provider's `{TaskHub}Instances` table. Rows are not in the order of age, because ids are random."""
-    created = {"CreatedTime": _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS), "CreatedTime@odata.type": "Edm.DateTime"}
-    updated = {
-        "LastUpdatedTime": _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS),
-        "LastUpdatedTime@odata.type": "Edm.DateTime",
-    }
-    ended = {
-        "CompletedTime": _timestamp_ago(_PROVIDER_ROW_AGE_SECONDS),
-        "CompletedTime@odata.type": "Edm.DateTime",
-        "Output": '"shipped"',
-    }
-    return {
-        "PartitionKey": instance_id,
-        "RowKey": "",
-        "ExecutionId": uuid.uuid4().hex,
-        "Name": _FUNCTION_NAME,
-        "Version": "",
-        "Input": '{"orderId": "4711", "items": 3}',
-        "CustomStatus": "null",
-        "RuntimeStatus": status,
-        "TaskHubName": hub,
-        **created,
-        **updated,
-        **(ended if status == "Completed" else {}),
-    }
-
-
-def _instant_ago(seconds_ago: int) -> Instant:
-    return Instant(int((time.time() - seconds_ago) * TICKS_PER_SECOND))
-
-
-def _timestamp_ago(seconds_ago: int) -> str:
-    return format_instant(_instant_ago(seconds_ago))

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _CONTENT_LENGTH = re.compile(rb"^content-length: *(\d+)", re.IGNORECASE | re.MULTILINE)
+_CHUNKED = re.compile(rb"^transfer-encoding: *chunked", re.IGNORECASE | re.MULTILINE)
 _RETRY_AFTER = re.compile(rb"^retry-after: *(\d+)", re.IGNORECASE | re.MULTILINE)
 _RETRY_STATUSES = (429, 503)
 _OK_STATUS = 200
@@ -68,15 +69,27 @@ class Connection:
         self._reader, self._writer = await asyncio.open_connection(address.hostname, address.port)
 
     async def send(self, request: bytes) -> HttpResponse:
-        """Send a complete request, and read its response. Raises LoadError if that has no Content-Length."""
+        """Send a complete request, and read its response. Raises LoadError if the end of its body is unknown."""
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = _CONTENT_LENGTH.search(head)
-        if length is None:
-            raise LoadError("the response has no Content-Length")
-        body = await self._reader.readexactly(int(length[1]))
+        if length is not None:
+            body = await self._reader.readexactly(int(length[1]))
+        elif _CHUNKED.search(head) is not None:
+            body = await self._read_chunks()
+        else:
+            raise LoadError("the response has neither Content-Length nor chunks")
         retry_after = _RETRY_AFTER.search(head)
         return HttpResponse(int(head[9:12]), float(retry_after[1]) if retry_after else 1.0, body)
+
+    async def _read_chunks(self) -> bytes:
+        body = b""
+        while True:
+            length = int((await self._reader.readline()).partition(b";")[0], 16)
+            chunk = await self._reader.readexactly(length + 2)
+            if length == 0:
+                return body
+            body += chunk[:-2]
 
     async def close(self) -> None:
         self._writer.close()

@@ -1,63 +1,108 @@
-"""Bar and line plots as small SVG files."""
+"""Bar and line plots of ratios as small SVG files, each with labelled axes and its aims as dashed lines."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH = 720
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 200, 44, 48
-_HEIGHT = 320
-_COLOURS = ("#0b6e99", "#c2571a", "#4b8b3b", "#7a4fa3", "#8a6d00")
-_STYLE = "text{font:12px sans-serif;fill:#222}.t{font-weight:bold;font-size:14px}.g{stroke:#ddd}.a{stroke:#888}"
+WIDTH = 760
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 100, 60, 48
+_HEIGHT = 330
+_BAR_LEFT, _BAR_RIGHT, _BAR_ROW = 20, 130, 42
+_LEGEND_ROW, _MAX_DOTS = 20, 12
+_COLOURS = ("#0b6e99", "#c2571a", "#4b8b3b", "#7a4fa3", "#8a6d00", "#5a5a5a")
+_AIM_COLOUR = "#b3261e"
+_STYLE = (
+    "text{font:12px sans-serif;fill:#222}.t{font-weight:bold;font-size:14px}.g{stroke:#ddd}.a{stroke:#888}"
+    f".m{{fill:{_AIM_COLOUR}}}.l{{stroke:{_AIM_COLOUR};stroke-dasharray:5 3;stroke-width:1.5;fill:none}}"
+)
 
 Series = Sequence[tuple[float, float]]
 
 
-def draw_bars(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
+@dataclass(frozen=True, slots=True)
+class AimLine:
+    """A line at an aim's ratio, and its label."""
+
+    ratio: float
+    label: str
+
+
+def draw_bars(title: str, axis_title: str, figures: Sequence[Mapping[str, Any]]) -> str:
     """A horizontal bar for the ratio of each figure, with a line from its lowest to its highest round."""
-    row, left = 40, 20
-    width = WIDTH - left - 90
-    highest = max(1.0, *(figure["highest"] for figure in figures))
-    scale = width / highest
-    parts = [_render_text(left, 24, title, "t")]
-    for number, figure in enumerate(figures):
-        y = _TOP + number * row
-        parts.append(_render_text(left, y + 10, f"{figure['subject']}, against {figure['baseline']}"))
-        parts.append(
-            f'<rect x="{left}" y="{y + 15}" width="{figure["ratio"] * scale:.1f}" height="12" fill="{_COLOURS[0]}"/>'
-        )
-        low, high = (left + figure[name] * scale for name in ("lowest", "highest"))
-        parts.append(f'<path d="M{low:.1f} {y + 21}H{high:.1f}" stroke="#222" stroke-width="1.5"/>')
-        parts.append(
-            _render_text(left + max(figure["ratio"], figure["highest"]) * scale + 8, y + 25, f"{figure['ratio']:g}")
-        )
-    bottom = _TOP + len(figures) * row
-    ratio_1_x = left + scale
-    parts.append(f'<path d="M{ratio_1_x:.1f} {_TOP}V{bottom}" stroke="#888" stroke-dasharray="3 3"/>')
-    return _render_svg(bottom + 12, parts)
+    aims = [_read_aim(figure) for figure in figures]
+    highest = max([1.0, *(figure["highest"] for figure in figures), *(aim.ratio for aim in aims if aim is not None)])
+    axis_end = _round_up(highest)
+    scale = (WIDTH - _BAR_LEFT - _BAR_RIGHT) / axis_end
+    bottom = _TOP + len(figures) * _BAR_ROW
+    parts = [_render_text(_BAR_LEFT, 24, title, "t")]
+    for step in range(5):
+        x = _BAR_LEFT + axis_end * scale * step / 4
+        parts.append(f'<path class="g" d="M{x:.1f} {_TOP - 6}V{bottom}"/>')
+        parts.append(_render_text(x, bottom + 16, f"{axis_end * step / 4:g}", anchor="middle"))
+    for number, (figure, aim) in enumerate(zip(figures, aims, strict=True)):
+        parts += _render_bar(figure, aim, _TOP + number * _BAR_ROW, scale)
+    parts.append(
+        f'<path class="a" stroke-dasharray="2 3" d="M{_BAR_LEFT + scale:.1f} {_TOP - 6}V{bottom}"/>'
+        f'<path class="a" d="M{_BAR_LEFT} {bottom}H{WIDTH - _BAR_RIGHT}"/>'
+    )
+    parts.append(_render_text((_BAR_LEFT + WIDTH - _BAR_RIGHT) / 2, bottom + 36, axis_title, anchor="middle"))
+    return _render_svg(bottom + 46, parts)
+
+
+def _render_bar(figure: Mapping[str, Any], aim: AimLine | None, y: float, scale: float) -> list[str]:
+    low, high = (_BAR_LEFT + figure[name] * scale for name in ("lowest", "highest"))
+    end = max(_BAR_LEFT + figure["ratio"] * scale, high)
+    parts = [
+        _render_text(_BAR_LEFT + 4, y + 10, f"{figure['subject']}, against {figure['baseline']}"),
+        f'<rect x="{_BAR_LEFT}" y="{y + 16}" width="{figure["ratio"] * scale:.1f}" height="13" fill="{_COLOURS[0]}"/>',
+        f'<path d="M{low:.1f} {y + 22.5}H{high:.1f}" stroke="#222" stroke-width="1.5"/>',
+    ]
+    if aim is not None:
+        x = _BAR_LEFT + aim.ratio * scale
+        parts.append(f'<path class="l" d="M{x:.1f} {y + 13}V{y + 33}"/>')
+        end = max(end, x)
+    parts.append(_render_text(end + 6, y + 27, f"{figure['ratio']:g}"))
+    if aim is not None:
+        parts.append(_render_text(end + 12 + 7 * len(f"{figure['ratio']:g}"), y + 27, f"({aim.label})", "m"))
+    return parts
+
+
+def _read_aim(figure: Mapping[str, Any]) -> AimLine | None:
+    """The aim of a figure as it is stored, such as `≤ 1.1`."""
+    number = re.search(r"[\d.]+", figure.get("aim", ""))
+    return AimLine(float(number[0]), f"aim {figure['aim']}") if number else None
 
 
 def draw_lines(
-    title: str, x_title: str, y_title: str, series: Mapping[str, Series], *, logarithmic: bool = False
+    title: str,
+    x_title: str,
+    y_title: str,
+    series: Mapping[str, Series],
+    *,
+    aims: Sequence[AimLine] = (),
+    logarithmic: bool = False,
 ) -> str:
     """A line for each series. The vertical axis begins at 0; `logarithmic` is about the horizontal axis."""
     points = [point for line in series.values() for point in line]
     scale_x = math.log10 if logarithmic else float
     xs = [scale_x(x) for x, _ in points]
     low, high = min(xs), max(xs)
-    y_max = _round_up(max(y for _, y in points))
+    y_max = _round_up(max([*(y for _, y in points), *(aim.ratio for aim in aims)]))
+    right = WIDTH - _RIGHT
 
     def x_position(x: float) -> float:
-        return _LEFT + (scale_x(x) - low) / ((high - low) or 1) * (WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (scale_x(x) - low) / ((high - low) or 1) * (right - _LEFT)
 
     def y_position(y: float) -> float:
         return _HEIGHT - _BOTTOM - y / y_max * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [_render_text(_LEFT, 24, title, "t")]
+    parts = [_render_text(_LEFT, 20, title, "t")]
     for step in range(5):
         y = y_max * step / 4
-        parts.append(f'<path class="g" d="M{_LEFT} {y_position(y):.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<path class="g" d="M{_LEFT} {y_position(y):.1f}H{right}"/>')
         parts.append(_render_text(_LEFT - 8, y_position(y) + 4, f"{y:g}", anchor="end"))
     ticks = sorted({x for x, _ in points})
     ticks = ticks if len(ticks) <= 6 else [ticks[round(n * (len(ticks) - 1) / 5)] for n in range(6)]
@@ -65,23 +110,29 @@ def draw_lines(
         _render_text(x_position(x), _HEIGHT - _BOTTOM + 18, f"{x:,g}" if x < 1e6 else f"{x:,.0f}", anchor="middle")
         for x in ticks
     ]
-    parts.append(f'<path class="a" d="M{_LEFT} {_HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
-    parts.append(_render_text((_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 10, x_title, anchor="middle"))
-    parts.append(_render_text(_LEFT, _TOP - 6, y_title))
+    parts.append(f'<path class="a" d="M{_LEFT} {_HEIGHT - _BOTTOM}H{right}"/>')
+    parts.append(_render_text((_LEFT + right) / 2, _HEIGHT - 10, x_title, anchor="middle"))
+    parts.append(_render_text(_LEFT - 40, _TOP - 12, y_title))
+    for aim in aims:
+        parts.append(f'<path class="l" d="M{_LEFT} {y_position(aim.ratio):.1f}H{right}"/>')
+        parts.append(_render_text(right + 6, y_position(aim.ratio) + 4, aim.label, "m"))
     for number, (name, line) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        path = " ".join(f"{x_position(x):.1f},{y_position(y):.1f}" for x, y in line)
+        dots = [(x_position(x), y_position(y)) for x, y in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        y = _TOP + 16 + 20 * number
-        parts.append(f'<path d="M{WIDTH - _RIGHT + 14} {y - 4}h18" stroke="{colour}" stroke-width="3"/>')
-        parts.append(_render_text(WIDTH - _RIGHT + 38, y, name))
-    return _render_svg(_HEIGHT, parts)
+        if len(dots) <= _MAX_DOTS:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
+        legend_y = _HEIGHT + 10 + _LEGEND_ROW * number
+        parts.append(f'<path d="M{_LEFT} {legend_y - 4}h22" stroke="{colour}" stroke-width="3"/>')
+        parts.append(_render_text(_LEFT + 30, legend_y, name))
+    return _render_svg(_HEIGHT + 6 + _LEGEND_ROW * len(series), parts)
 
 
 def _round_up(value: float) -> float:
-    """The next 1, 2, 2.5, 4, 5 or 8 times a power of ten, whose quarters are short numbers."""
+    """The next 1, 1.2, 1.6, 2, 2.4, 3, 4, 6 or 8 times a power of ten, whose quarters are short numbers."""
     power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
-    return next(step * power for step in (1, 2, 2.5, 4, 5, 8, 10) if step * power >= value)
+    return next(step * power for step in (1, 1.2, 1.6, 2, 2.4, 3, 4, 6, 8, 10) if step * power >= value)
 
 
 def _render_text(x: float, y: float, text: str, css_class: str = "", anchor: str = "start") -> str:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench import plots
+from bench.figures import draw_plots
+from bench.groups import Run
 from bench.machine import ROOT
 
 PAGE_FILE = ROOT / "docs" / "performance.md"
@@ -17,18 +18,25 @@ SECTION_TITLES = {
     "waiting": "Waiting",
     "visibility": "From published to visible",
     "memory": "Memory",
-    "memoryLong": "Memory, the long run",
     "coldStart": "Cold start",
     "shards": "Shards",
 }
 """The sections of the results, in the order of the page."""
-KEPT_SECTIONS = ("memoryLong", "profile")
-"""Sections that a full run does not measure. It keeps the results of the run that measured them last."""
+SECTIONS = (*SECTION_TITLES, "profile")
 
 
 def read_results() -> dict[str, Any]:
-    results: dict[str, Any] = json.loads(RESULTS_FILE.read_text())
+    """The stored results; none before the first run."""
+    results: dict[str, Any] = json.loads(RESULTS_FILE.read_text()) if RESULTS_FILE.exists() else {}
     return results
+
+
+def merge_results(earlier: Mapping[str, Any], run: Run, this_run: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of a run. Sections that it did not measure stay as they were, with their own time and revision."""
+    origin = {"at": earlier.get("at"), "revision": earlier.get("machine", {}).get("revision")}
+    kept = {name: {**origin, **earlier[name]} for name in SECTIONS if name in earlier and name not in run.sections}
+    sections = {name: kept.get(name) or run.sections[name] for name in SECTIONS if name in kept or name in run.sections}
+    return {**this_run, "notMeasured": run.left_out | run.failures, **sections}
 
 
 def write_results(results: Mapping[str, Any]) -> None:
@@ -54,13 +62,13 @@ def render_tables(results: Mapping[str, Any]) -> str:
     parts = [_render_machine(results)]
     for section, title in SECTION_TITLES.items():
         if section in results:
-            parts.append(
-                f"**{title}**{_render_origin(results[section])}\n\n{_render_figures(results[section]['figures'])}"
-            )
+            notes = "".join(f"\n{note}\n" for note in results[section].get("notes", ()))
+            figures = _render_figures(results[section]["figures"])
+            parts.append(f"**{title}**{_render_origin(results[section])}\n\n{figures}{notes}")
     if "ingest" in results:
         parts.append(f"**Cores that each process used while events came in**\n\n{_render_cores(results['ingest'])}")
     if "readiness" in results:
-        parts.append(f"**Storage requests for one verdict**\n\n{_render_requests(results)}")
+        parts.append(f"**Storage requests for one verdict**\n\n{_render_requests(results['readiness']['requests'])}")
     if "profile" in results:
         profile = results["profile"]
         parts.append(
@@ -77,8 +85,13 @@ def _render_machine(results: Mapping[str, Any]) -> str:
         f"on {machine['cores']} cores of {machine['cpu']}, {machine['memoryGiB']} GiB, {machine['os']}, "
         f"Linux {machine['kernel']}, Python {machine['python']}, Node {machine['node']}, "
         f"Azurite {machine['azurite']}, {packages}. Before the run the machine had a load of "
-        f"{machine['loadBefore']:.1f}.\n"
+        f"{machine['loadBefore']:.1f}.\n" + _render_not_measured(results)
     )
+
+
+def _render_not_measured(results: Mapping[str, Any]) -> str:
+    reasons = results.get("notMeasured", {})
+    return "".join(f"\nNot measured in this run: {name} ({reason}).\n" for name, reason in reasons.items())
 
 
 def _render_origin(section: Mapping[str, Any]) -> str:
@@ -109,10 +122,16 @@ def _render_cores(ingest: Mapping[str, Any]) -> str:
     return _render_table(["", "server", "process without a server", "emulator", "load generator"], rows)
 
 
-def _render_requests(results: Mapping[str, Any]) -> str:
-    of_readiness = results["readiness"]["requests"]
-    sizes = list(next(iter(of_readiness.values())))
-    rows = [[way, *(f"{by_size[size]:g}" for size in sizes)] for way, by_size in of_readiness.items()]
+def _render_requests(requests: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    rows = [
+        [
+            f"{name}, {'none active' if phase == 'drained' else '5 active'}",
+            *(f"{count:g}" for count in by_size.values()),
+        ]
+        for phase, by_name in requests.items()
+        for name, by_size in by_name.items()
+    ]
+    sizes = next(iter(next(iter(requests.values())).values()))
     return _render_table(["", *(f"{int(size):,} finished" for size in sizes)], rows)
 
 
@@ -127,38 +146,3 @@ def _render_profile(profile: Mapping[str, Any]) -> str:
 def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def draw_plots(results: Mapping[str, Any]) -> dict[str, str]:
-    """The plots by file name."""
-    plot_files: dict[str, str] = {}
-    if "ingest" in results:
-        plot_files["ingest.svg"] = plots.draw_bars("Events a second, as ratios", results["ingest"]["figures"])
-    if "readiness" in results:
-        of_readiness = results["readiness"]
-        series = {
-            way: [(int(size), value) for size, value in by_size.items()]
-            for way, by_size in of_readiness["milliseconds"].items()
-        }
-        title = f"One request for a verdict, with {of_readiness['delayMilliseconds']:g} ms for every storage request"
-        plot_files["readiness.svg"] = plots.draw_lines(
-            title, "finished instances", "milliseconds", series, logarithmic=True
-        )
-    if "shards" in results:
-        rates = {
-            name: [
-                (int(count), value / by_count[str(results["shards"]["default"])]) for count, value in by_count.items()
-            ]
-            for name, by_count in results["shards"]["eventsPerSecond"].items()
-        }
-        base = results["shards"]["milliseconds"][str(results["shards"]["default"])]
-        latencies = [(int(count), value / base) for count, value in results["shards"]["milliseconds"].items()]
-        series = {**rates, "time of GetStagingStatus": latencies}
-        plot_files["shards.svg"] = plots.draw_lines(
-            f"Against {results['shards']['default']} shards", "shards", "ratio", series, logarithmic=True
-        )
-    for section, name in (("memory", "memory.svg"), ("memoryLong", "memory-long.svg")):
-        if section in results:
-            line = [(at, size) for at, size in results[section]["mebibytes"]]
-            plot_files[name] = plots.draw_lines("Size of the server", "events so far", "MiB", {"server": line})
-    return plot_files

@@ -80,6 +80,10 @@ class RawTables:
         async with TableServiceClient.from_connection_string(self._connection) as service:
             await service.create_table(table)
 
+    async def delete_table(self, table: str) -> None:
+        async with TableServiceClient.from_connection_string(self._connection) as service:
+            await service.delete_table(table)
+
     def build_transaction(self, table: str, writes: Sequence[RowWrite]) -> bytes:
         """The body of a transaction."""
         parts = [_build_operation(f"{self._endpoint}/{table}", *write) for write in writes]

@@ -65,13 +65,13 @@ def check_python(path: str, source: str, words: WordList) -> Iterator[Problem]:
     tree = ast.parse(source)
     docstring_lines: set[int] = set()
     for node in ast.walk(tree):
-        for name in _defined_names(node):
+        for name in _find_defined_names(node):
             yield from _check_name(path, getattr(node, "lineno", 1), name, words)
-        for text, line, last_line in _docstrings(node):
+        for text, line, last_line in _find_docstrings(node):
             docstring_lines.update(range(line, last_line + 1))
             yield from check_text(path, text, words, first_line=line)
             yield from check_sentences(path, text, first_line=line)
-    for comment, line in _comments(source):
+    for comment, line in _find_comments(source):
         yield from check_text(path, comment, words, first_line=line)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in docstring_lines:
@@ -80,7 +80,7 @@ def check_python(path: str, source: str, words: WordList) -> Iterator[Problem]:
 
 def check_text(path: str, text: str, words: WordList, *, first_line: int = 1) -> Iterator[Problem]:
     """Words to avoid in a text, outside of code."""
-    without_code = _blank(_CODE_SPAN, text)
+    without_code = _blank_out(_CODE_SPAN, text)
     for match in _WORD.finditer(without_code):
         instead = words.in_text.get(match[0].lower())
         if instead is not None:
@@ -103,7 +103,7 @@ def check_sentences(path: str, text: str, *, first_line: int = 1) -> Iterator[Pr
 
 def check_document(path: str, text: str, words: WordList) -> Iterator[Problem]:
     """Words to avoid in a Markdown document, outside of code and of the tables that list them."""
-    prose = _blank(_FENCED_CODE, text)
+    prose = _blank_out(_FENCED_CODE, text)
     if path == GUIDE.name:
         prose = re.sub(r"^\|.*\|$", "", prose, flags=re.MULTILINE)
     return check_text(path, prose, words)
@@ -118,7 +118,7 @@ def _check_name(path: str, line: int, name: str, words: WordList) -> Iterator[Pr
             yield Problem(path, line, f"{name!r} contains {part!r}: write {instead}")
 
 
-def _defined_names(node: ast.AST) -> Iterator[str]:
+def _find_defined_names(node: ast.AST) -> Iterator[str]:
     """The names that a node of the syntax tree defines."""
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -129,7 +129,7 @@ def _defined_names(node: ast.AST) -> Iterator[str]:
             yield name
 
 
-def _docstrings(node: ast.AST) -> Iterator[tuple[str, int, int]]:
+def _find_docstrings(node: ast.AST) -> Iterator[tuple[str, int, int]]:
     """The strings that document a module, class, function or assignment, with their first and last line."""
     for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
@@ -138,18 +138,18 @@ def _docstrings(node: ast.AST) -> Iterator[tuple[str, int, int]]:
                 yield value, statement.lineno, statement.end_lineno or statement.lineno
 
 
-def _comments(source: str) -> Iterator[tuple[str, int]]:
+def _find_comments(source: str) -> Iterator[tuple[str, int]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.string, token.start[0]
 
 
-def _blank(pattern: re.Pattern[str], text: str) -> str:
+def _blank_out(pattern: re.Pattern[str], text: str) -> str:
     """The text without the matches of a pattern, with as many lines."""
     return pattern.sub(lambda match: "\n" * match[0].count("\n"), text)
 
 
-def checked_files(root: Path = ROOT) -> list[Path]:
+def list_checked_files(root: Path = ROOT) -> list[Path]:
     """The Python modules and Markdown documents that git knows, without recordings and generated files."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.py", "*.md"]
     names = subprocess.run(listing, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
@@ -167,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.check_language", description=__doc__)
     parser.add_argument("paths", nargs="*", help="check only files whose path begins with one of these")
     prefixes = tuple(parser.parse_args().paths)
-    files = [file for file in checked_files() if str(file.relative_to(ROOT)).startswith(prefixes or "")]
+    files = [file for file in list_checked_files() if str(file.relative_to(ROOT)).startswith(prefixes or "")]
     problems = list(find_problems(files, read_word_list(GUIDE.read_text())))
     for problem in problems:
         print(problem)

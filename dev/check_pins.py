@@ -49,6 +49,7 @@ _DIRECT_PATTERN = re.compile(r"^([\w.-]+)==.*(?:\n +--hash.*)*(?:\n +# .*)*?\n +
 
 
 def find_lock_files(root: Path = ROOT) -> list[Path]:
+    """Every lock file of the repository, known or not."""
     return sorted([*root.glob("requirements*.txt"), *root.glob("*_app/requirements*.txt")])
 
 
@@ -61,17 +62,17 @@ def find_workflow_files(root: Path = ROOT) -> list[Path]:
 def parse_lock_file(text: str) -> dict[tuple[str, str], int]:
     """The number of hashes of each package in a lock file, by name and version."""
     hash_counts: dict[tuple[str, str], int] = {}
-    for line in _requirement_lines(text):
+    for line in _join_requirement_lines(text):
         specifier, *hashes = line.split(" --hash=")
         requirement = Requirement(specifier)
         assert all(_HASH_PATTERN.fullmatch(f"--hash={digest.strip()}") for digest in hashes), f"not SHA-256: {line}"
-        hash_counts[canonicalize_name(requirement.name), _pinned_version(requirement)] = len(hashes)
+        hash_counts[canonicalize_name(requirement.name), _get_pinned_version(requirement)] = len(hashes)
     return hash_counts
 
 
 def find_lock_problems(requirements: Iterable[Requirement], lock: str) -> Iterator[str]:
     """Problems of a lock file that must hold exactly these direct requirements and what they depend on."""
-    for line in _requirement_lines(lock):
+    for line in _join_requirement_lines(lock):
         if line.startswith("-") or "://" in line or " @ " in line:
             yield f"names a place to install from: {line}"
             return
@@ -85,7 +86,7 @@ def find_lock_problems(requirements: Iterable[Requirement], lock: str) -> Iterat
         name = canonicalize_name(requirement.name)
         expected_names.add(name)
         # A requirement of some Pythons only may be missing from a lock file for the others.
-        present = name in locked_names if requirement.marker else (name, _pinned_version(requirement)) in locked
+        present = name in locked_names if requirement.marker else (name, _get_pinned_version(requirement)) in locked
         if not re.fullmatch(r"==[^*,]+", str(requirement.specifier)):
             yield f"{requirement} is not pinned to one version"
         elif not present:
@@ -98,11 +99,13 @@ def find_version_conflicts(locks: Iterable[str]) -> Iterator[str]:
     """Packages that lock files pin to different versions for the same Python."""
     versions: dict[tuple[str, str], set[str]] = {}
     for lock in locks:
-        for line in _requirement_lines(lock):
+        for line in _join_requirement_lines(lock):
             requirement = Requirement(line.partition(" --hash=")[0])
             # A package may have one version for old Pythons and another for new ones.
             marker = str(requirement.marker) if "python_full_version" in str(requirement.marker) else ""
-            versions.setdefault((canonicalize_name(requirement.name), marker), set()).add(_pinned_version(requirement))
+            versions.setdefault((canonicalize_name(requirement.name), marker), set()).add(
+                _get_pinned_version(requirement)
+            )
     for (name, _), pinned in sorted(versions.items()):
         if len(pinned) > 1:
             yield f"{name} is locked as {' and as '.join(sorted(pinned))}"
@@ -138,13 +141,13 @@ def find_problems(root: Path = ROOT) -> Iterator[str]:
             yield f"{workflow.relative_to(root)}: {problem}"
 
 
-def _requirement_lines(lock: str) -> list[str]:
+def _join_requirement_lines(lock: str) -> list[str]:
     """The requirements of a lock file, one on each line."""
     lines = [line for line in lock.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return [" ".join(line.split()) for line in "\n".join(lines).replace("\\\n", " ").splitlines()]
 
 
-def _pinned_version(requirement: Requirement) -> str:
+def _get_pinned_version(requirement: Requirement) -> str:
     return str(requirement.specifier).removeprefix("==")
 
 

@@ -34,7 +34,7 @@ def check_wheel(folder: Path, version: str) -> None:
         raise ReleaseError(f"the metadata of {expected} has no description: README.md is missing from it")
 
 
-def changelog_entry(changelog: str, version: str) -> str:
+def read_changelog_entry(changelog: str, version: str) -> str:
     """The entry of a version without its heading. Raises ReleaseError unless it has a date."""
     heading = re.search(rf"^## {re.escape(version)} [-\u2013] (.*)$", changelog, re.MULTILINE)
     if heading is None:
@@ -50,7 +50,7 @@ def main() -> int:
     folder = parser.parse_args().folder
     try:
         check_wheel(folder, state_api.__version__)
-        entry = changelog_entry((ROOT / "CHANGELOG.md").read_text(), state_api.__version__)
+        entry = read_changelog_entry((ROOT / "CHANGELOG.md").read_text(), state_api.__version__)
     except ReleaseError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

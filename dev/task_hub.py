@@ -1,7 +1,7 @@
-"""Stands in for a durable app, to try out the server without one.
+"""Writes a task hub as a durable app does, to try out the server without an app.
 
-Creates a task hub as an app does when it starts. Writes the row of an instance as the Durable Functions extension does.
-"""
+Creates the task hub as an app does when it starts. Writes the row of an instance as the Durable Functions extension
+does."""
 
 import argparse
 import os

@@ -15,7 +15,7 @@ def read_dependency_group(name: str, root: Path = ROOT) -> list[Requirement]:
     return [Requirement(text) for text in resolve_dependency_groups(groups, name)]
 
 
-def pinned_versions(name: str, root: Path = ROOT) -> dict[str, str]:
+def read_pinned_versions(name: str, root: Path = ROOT) -> dict[str, str]:
     """Package and specifier, such as `==1.0`, of each requirement of a group that applies to this Python."""
     requirements = read_dependency_group(name, root)
     return {

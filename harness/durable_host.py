@@ -25,7 +25,8 @@ WORKER_UNREACHABLE_ERRORS = (httpx.TransportError,)
 class DurableHost:
     """A worker process on one task hub. It keeps its port when it is started again, as an app keeps its address.
 
-    It posts lifecycle events to `topic`, and none without it. Its telemetry goes to a file in `folder`.
+    It posts lifecycle events to `topic`, and none without it. Its telemetry goes to a file in `folder`. It polls
+    an idle queue once in every `polling_interval`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class DurableHost:
         topic: str | None = None,
         partitions: int = 2,
         visibility_timeout: str = "00:01:00",
+        polling_interval: str = "00:00:00.2",
     ) -> None:
         self.task_hub = task_hub
         self.port = free_port()
@@ -46,6 +48,7 @@ class DurableHost:
         self._command = [
             *(str(program_path("durable-host")), "--hub", task_hub, "--port", str(self.port)),
             *("--connection", connection, "--partitions", str(partitions), "--visibility", visibility_timeout),
+            *("--polling", polling_interval),
             *(("--topic", topic) if topic else ()),
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -82,6 +85,7 @@ class DurableHost:
             self.kill_count += 1
 
     async def restart(self) -> None:
+        """Kill the process, and start it again on the same port."""
         self.kill()
         await self.start()
 

@@ -25,16 +25,22 @@ INSTALL_HINT = (
 )
 
 
+class ProgramNotFoundError(FileNotFoundError):
+    """A program is not on this machine. The message says how to get it."""
+
+
 @functools.cache
 def platform_folder() -> Path | None:
     """Return the folder whose `bin/` has the programs. Unpacks them into `.platform` the first time. None if this
-    machine has neither the programs nor their archives. Raises FileNotFoundError if the environment variable names a
+    machine has neither the programs nor their archives. Raises ProgramNotFoundError if the environment variable names a
     folder without them."""
     folder_name = os.environ.get(FOLDER_VARIABLE)
     if folder_name:
         folder = Path(folder_name).resolve()
         if not (folder / "bin" / "durable-host").exists():
-            raise FileNotFoundError(f"{FOLDER_VARIABLE} names {folder}, which has no bin/durable-host: {INSTALL_HINT}")
+            raise ProgramNotFoundError(
+                f"{FOLDER_VARIABLE} names {folder}, which has no bin/durable-host: {INSTALL_HINT}"
+            )
         return folder
     if not (_ARCHIVES / "unpack.sh").exists():
         return None
@@ -46,10 +52,10 @@ def platform_folder() -> Path | None:
 
 
 def program_path(name: str) -> Path:
-    """Return the path of a program. Raises FileNotFoundError that says how to get it."""
+    """Return the path of a program. Raises ProgramNotFoundError."""
     folder = platform_folder()
     if folder is None or not (folder / "bin" / name).exists():
-        raise FileNotFoundError(f"there is no {name}: {INSTALL_HINT}")
+        raise ProgramNotFoundError(f"there is no {name}: {INSTALL_HINT}")
     return folder / "bin" / name
 
 
@@ -60,7 +66,7 @@ def main() -> int:
     try:
         has_programs = platform_folder() is not None
         hint = INSTALL_HINT
-    except FileNotFoundError as error:
+    except ProgramNotFoundError as error:
         has_programs, hint = False, str(error)
     if not has_programs:
         print(f"tests/platform is left out, because the real programs are not here: {hint}", file=sys.stderr)

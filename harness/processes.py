@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 
 def free_port() -> int:
-    """A port of loopback without a listener."""
+    """Find a port of loopback without a listener."""
     return free_ports(1)[0]
 
 
@@ -22,7 +22,7 @@ connect to itself."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of loopback without listeners."""
+    """Find this number of different ports of loopback without listeners."""
     with ExitStack() as listeners:
         # Ports stay bound until the last is chosen, so that all are different.
         return [listeners.enter_context(_bind_free_port()).getsockname()[1] for _ in range(count)]

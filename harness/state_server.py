@@ -31,6 +31,7 @@ class ServerProcess:
     log: Path
 
     def client(self, timeout: float = 60) -> httpx.Client:
+        """A client of the server. `timeout` is in seconds."""
         return httpx.Client(base_url=self.url, timeout=timeout)
 
     def stop(self, stop_signal: signal.Signals = signal.SIGTERM) -> int:
@@ -42,7 +43,7 @@ class ServerProcess:
         return self.log.read_text(errors="replace")
 
 
-def server_environment(storage: StorageSettings | None, keys: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+def build_server_environment(storage: StorageSettings | None, keys: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
     """The environment of this process, with only these settings of the server."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STATE_", "AzureWebJobs"))}
     if storage is not None and storage.connection_string is not None:
@@ -68,7 +69,7 @@ def run_server(
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, *command, "serve", "--port", str(port)],
-            env=server_environment(storage, keys) | dict(extra_settings or {}),
+            env=build_server_environment(storage, keys) | dict(extra_settings or {}),
             stdout=sink,
             stderr=sink,
             cwd=folder,

@@ -20,13 +20,18 @@ _FIRST_CONTINUATION = base64.b64encode(b" ").decode()
 """A continuation token before the first key, as the emulator writes it."""
 
 
+_SERVICES = ("Table", "Queue", "Blob")
+"""The services of a storage account, as connection strings name them."""
+
+
 @dataclass
 class ForwardedRequest:
-    """A forwarded request: its method, its path, and the number of rows in the response."""
+    """A forwarded request: its method, its path, the number of rows in the response, and the service, such as Table."""
 
     method: str
     path: str
     rows: int
+    service: str
 
 
 async def no_delay(method: str, path: str) -> None:
@@ -77,19 +82,20 @@ class StorageProxy:
 
 
 @asynccontextmanager
-async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
-    """Run a proxy in front of the tables of a storage account. Its `settings` lead through the proxy."""
+async def run_storage_proxy(storage: StorageSettings, *, all_services: bool = False) -> AsyncIterator[StorageProxy]:
+    """Run a proxy in front of the tables of a storage account; with `all_services`, of its queues and blobs as well.
+    Its `settings` lead through the proxy."""
     assert storage.connection_string is not None
     parts = dict(part.split("=", 1) for part in storage.connection_string.get_secret_value().split(";") if part)
-    endpoint = urlsplit(parts["TableEndpoint"])
-    queue_port, blob_port = (
-        urlsplit(parts[name]).port if name in parts else None for name in ("QueueEndpoint", "BlobEndpoint")
-    )
+    endpoints = {
+        service: urlsplit(parts[f"{service}Endpoint"]) for service in _SERVICES if f"{service}Endpoint" in parts
+    }
+    proxied_services = list(endpoints) if all_services else ["Table"]
     # The emulator closes connections that were idle for 5 s, and requests other than GET are not retried.
     connector = aiohttp.TCPConnector(keepalive_timeout=2)
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
 
-        async def forward(request: web.Request) -> web.StreamResponse:
+        async def forward_request(request: web.Request) -> web.StreamResponse:
             # Read the body first, because a delayed request may outlive its client.
             request_body = await request.read()
             await proxy.before_request(request.method, request.path)
@@ -102,7 +108,8 @@ async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StoragePr
                 token = request.query.get("NextPartitionKey", _FIRST_CONTINUATION)
                 return web.json_response({"value": []}, headers={"x-ms-continuation-NextPartitionKey": token})
             headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
-            target = f"http://{endpoint.hostname}:{endpoint.port}{request.raw_path}"
+            service = proxied_services[ports.index(_local_port(request))]
+            target = f"http://{endpoints[service].netloc}{request.raw_path}"
             # The URL is already encoded. Encoding it again would change escaped keys.
             url = URL(target, encoded=True)
             # No headers are added, because the signature covers the content type.
@@ -118,21 +125,35 @@ async def run_storage_proxy(storage: StorageSettings) -> AsyncIterator[StoragePr
                     await _send_half(request, answer.status, body)
                 if proxy.drops_response(request.method, request.path):
                     _abort_connection(request)
-                proxy.forwarded.append(ForwardedRequest(request.method, request.path, _count_rows(body)))
-                kept = {
+                proxy.forwarded.append(ForwardedRequest(request.method, request.path, _count_rows(body), service))
+                kept_headers = {
                     name: value
                     for name, value in answer.headers.items()
                     if name.lower() not in ("transfer-encoding", "content-length", "connection", "keep-alive")
                 }
-                return web.Response(status=answer.status, body=body, headers=kept)
+                return web.Response(status=answer.status, body=body, headers=kept_headers)
 
-        async with run_http_server(forward) as (port,):
-            connection = emulator_connection_string(HOST, port, queue_port=queue_port, blob_port=blob_port)
+        async with run_http_server(forward_request, ports=len(proxied_services)) as ports:
+            port_by_service = {service: endpoint.port for service, endpoint in endpoints.items()}
+            port_by_service |= dict(zip(proxied_services, ports, strict=True))
+            connection = emulator_connection_string(
+                HOST,
+                ports[0],
+                queue_port=port_by_service.get("Queue"),
+                blob_port=port_by_service.get("Blob"),
+            )
             proxy = StorageProxy(StorageSettings.model_validate({"connection_string": connection}))
             yield proxy
 
 
+def _local_port(request: web.Request) -> int:
+    assert request.transport is not None
+    port: int = request.transport.get_extra_info("sockname")[1]
+    return port
+
+
 async def _send_half(request: web.Request, status: int, body: bytes) -> NoReturn:
+    """Send the first half of a response, and abort the connection."""
     half = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
     half.content_length = len(body)
     await half.prepare(request)
@@ -147,6 +168,7 @@ def _abort_connection(request: web.Request) -> NoReturn:
 
 
 def _count_rows(body: bytes) -> int:
+    """The number of rows in the response to a query; 0 for any other response."""
     try:
         response = json.loads(body)
     except ValueError:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from safe_deploy.azure_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.deployment_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.errors import CommandError, ConflictError, NotReady
-from safe_deploy.slots import ObservedSlots, RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import ObservedSlots, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, SignalGuard
 from safe_deploy.swap_executor import SwapExecutor
 from safe_deploy.swap_history import find_hub_swapped_by_this_run

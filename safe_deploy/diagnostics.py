@@ -10,11 +10,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from safe_deploy.azure_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.deployment_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
 from safe_deploy.errors import CommandError, ExitCode, NotAllowed, ServerUnavailable
 from safe_deploy.rendering import format_age
-from safe_deploy.slots import RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import RecordedSlots, is_same_task_hub
 from safe_deploy.swap_messages import describe_interrupted_swap
 
 RETRY_SECONDS = 15

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from safe_deploy import rendering
+from safe_deploy.azure_slots import DeploymentSlots, FunctionAppTarget, parse_swap_command
 from safe_deploy.ci import CiSystem, Terminal, detect_ci_system, report_warning, to_ascii_name
 from safe_deploy.client import (
     Json,
@@ -22,7 +23,6 @@ from safe_deploy.client import (
     is_unencrypted,
     normalize_server_url,
 )
-from safe_deploy.deployment_slots import DeploymentSlots, FunctionAppTarget, parse_swap_command
 from safe_deploy.errors import UsageError
 from safe_deploy.option_groups import AzureOptions, CommonOptions, WaitingOptions
 from safe_deploy.options import OutputFormat

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from safe_deploy.deployment_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
-from safe_deploy.slots import ObservedSlots, is_same_task_hub
+from safe_deploy.azure_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
+from safe_deploy.slot_task_hubs import ObservedSlots, is_same_task_hub
 from safe_deploy.subprocesses import SignalGuard
 
 CONFIRMATION_INTERVAL_SECONDS = 2

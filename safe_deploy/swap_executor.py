@@ -12,7 +12,7 @@ from typing import Any
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError, ConflictError, ServerUnavailable
 from safe_deploy.slot_observer import SlotObserver
-from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, CommandResult, SignalGuard
 from safe_deploy.swap_history import find_last_swap
 from safe_deploy.swap_messages import STICKY_SETTING_MESSAGE, describe_interrupted_swap, format_outcome_command

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safe_deploy.client import StateServerClient
-from safe_deploy.slots import RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import RecordedSlots, is_same_task_hub
 
 _PAGE_SIZE = 100
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from safe_deploy.slots import PendingSwap, RecordedSlots
+from safe_deploy.slot_task_hubs import PendingSwap, RecordedSlots
 
 STICKY_SETTING_MESSAGE = (
     "in Azure the app setting with the task hub name is slot-sticky. A swap would leave the task hubs in their slots "

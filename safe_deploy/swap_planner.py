@@ -19,7 +19,7 @@ from enum import Enum, auto
 from typing import Any
 
 from safe_deploy.errors import ConflictError
-from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
 from safe_deploy.swap_messages import (
     describe_interrupted_swap,
     describe_production_mismatch,

@@ -22,7 +22,7 @@ from state_api.services.background import BackgroundProber
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
-from state_api.services.ports import Clock
+from state_api.services.ports import Clock, EventLease
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 from state_api.services.releases import Releases
@@ -41,16 +41,23 @@ from state_api.storage.task_hubs import TaskHubStore
 
 class StateServer:
     """One server with all its parts. A host serves `application`, which needs no ASGI lifespan events, because Azure
-    Functions sends none. Set `stopping` to end long polls early. Close the server at the end."""
+    Functions sends none. Set `stopping` to end long polls early. Close the server at the end. Only tests give an
+    `event_lease`, because all servers on a storage must use the same, and `wait_intervals`."""
 
     def __init__(
-        self, settings: Settings, clock: Clock | None = None, wait_intervals: WaitIntervals | None = None
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        event_lease: EventLease | None = None,
+        *,
+        wait_intervals: WaitIntervals | None = None,
     ) -> None:
         self.tables = Tables(settings.storage, on_request=note_storage_request)
         self.stopping = asyncio.Event()
         self.admission = AdmissionController()
         time = clock or self.tables.clock
-        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.max_unclaimed_task_hubs)
+        lease = event_lease or EventLease()
+        task_hub_store = TaskHubStore(self.tables, settings.shards, settings.max_unclaimed_task_hubs, lease)
         signals = ChangeSignals()
         self._instances = instances = InstanceStore(self.tables, signals)
         app_store = AppStore(self.tables, signals)
@@ -92,6 +99,8 @@ class StateServer:
                 recorder=recorder,
                 readiness=readiness,
                 clock=time,
+                event_lease=lease,
+                stopping=self.stopping,
             ),
             inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
             clock=time,

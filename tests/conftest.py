@@ -11,6 +11,7 @@ from harness.processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, seconds
 from state_api.emulator import EmulatorPorts, storage_emulator
+from state_api.services.ports import EventLease
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.tables import StorageClock
 from tests import hypothesis_profiles as profiles
@@ -20,6 +21,10 @@ profiles.register_profiles()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so that they ignore SIGINT, and every process that tests start would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+NO_EVENT_LEASE = EventLease(seconds=0, margin_seconds=0)
+"""Every event of an unclaimed task hub costs a read of its registry row, and DeleteTaskHub does not wait."""
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ async def server(storage: StorageSettings, clock: ShiftedClock, anyio_backend: s
     # The task hubs of the tests' apps live in the same emulator.
     connection = storage.connection_string.get_secret_value()
     connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": connection, "STATE_TASKHUBS_OTHER": connection})
-    state = StateServer(Settings(storage=storage, connections=connections), clock)
+    state = StateServer(Settings(storage=storage, connections=connections), clock, NO_EVENT_LEASE)
     clock.storage = state.tables.clock
     yield state
     await state.close()
@@ -91,6 +96,10 @@ def hub() -> str:
 @pytest.fixture
 def app() -> str:
     """An app name that no other test uses."""
+    return new_app_name()
+
+
+def new_app_name() -> str:
     return f"shop-{uuid.uuid4().hex[:12]}"
 
 

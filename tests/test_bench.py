@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import ingest, memory, plots, profiling, report
+from bench import figures, ingest, memory, plots, profiling, report
 from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
 from bench.event_stream import EventStream, apply_events, count_warm_up_events, encode_events, min_lag_events
 from bench.load_generator import LoadError, build_post_request, deliver_until_accepted, open_connections, run_load
@@ -243,18 +243,18 @@ def test_the_page_shows_the_stored_results() -> None:
     results = report.read_results()
     page = report.PAGE_FILE.read_text()
     assert report.insert_tables(page, results) == page
-    for name, text in report.draw_plots(results).items():
+    for name, text in figures.draw_plots(results).items():
         assert (report.RESULTS_FOLDER / name).read_text() == text
 
 
 def test_every_stored_figure_is_a_ratio_on_the_page() -> None:
     results = report.read_results()
     page = report.PAGE_FILE.read_text()
-    figures = [
+    stored = [
         figure for section in report.SECTION_TITLES if section in results for figure in results[section]["figures"]
     ]
-    assert len(figures) > 20
-    for figure in figures:
+    assert len(stored) > 20
+    for figure in stored:
         assert f"| {figure['subject']} | {figure['baseline']} | **{figure['ratio']:g}** |" in page
 
 
@@ -273,7 +273,10 @@ def test_a_page_without_marks_is_not_written() -> None:
 
 def test_plots_are_small_and_well_formed() -> None:
     series = {"a & b": [(1.0, 2.0), (50_000.0, 4.0)], "c": [(1.0, 0.0)]}
-    for text in (plots.draw_bars("<title>", [ROUND, ROUND]), plots.draw_lines("t", "x", "y", series, logarithmic=True)):
+    for text in (
+        plots.draw_bars("<title>", "ratio", [ROUND, ROUND | {"aim": "≤ 1.5"}]),
+        plots.draw_lines("t", "x", "y", series, aims=[plots.AimLine(2, "aim")], logarithmic=True),
+    ):
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 (our own)
         assert len(text) < 200_000
 

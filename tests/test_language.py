@@ -8,8 +8,8 @@ from dev.check_language import (
     check_document,
     check_python,
     check_sentences,
-    checked_files,
     find_problems,
+    list_checked_files,
     read_word_list,
 )
 
@@ -77,5 +77,5 @@ def test_a_sentence_of_a_docstring_has_at_most_30_words() -> None:
 
 
 def test_every_file_of_the_repository_passes() -> None:
-    problems = find_problems(checked_files(), read_word_list(GUIDE.read_text()))
+    problems = find_problems(list_checked_files(), read_word_list(GUIDE.read_text()))
     assert [str(problem) for problem in problems] == []

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import state_api
-from dev.check_release import ReleaseError, changelog_entry, check_wheel
+from dev.check_release import ReleaseError, check_wheel, read_changelog_entry
 from state_api.app import StateServer, openapi_document
 from state_api.settings import Settings, StorageSettings
 
@@ -91,12 +91,12 @@ def test_a_release_without_its_wheel_is_refused(tmp_path: Path) -> None:
 )
 def test_a_release_without_a_dated_changelog_entry_is_refused(changelog: str, message: str) -> None:
     with pytest.raises(ReleaseError, match=message):
-        changelog_entry(changelog, "2.0.0")
+        read_changelog_entry(changelog, "2.0.0")
 
 
 def test_a_changelog_entry_ends_at_the_next_version() -> None:
     text = "# Changelog\n\n## 2.0.0 - 2026-02-01\n\n### Added\n\n- New.\n\n## 1.0.0 - 2026-01-01\n\n- Old.\n"
-    assert changelog_entry(text, "2.0.0") == "### Added\n\n- New."
+    assert read_changelog_entry(text, "2.0.0") == "### Added\n\n- New."
 
 
 def hook_commands() -> list[str]:

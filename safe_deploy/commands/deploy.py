@@ -5,10 +5,10 @@ import sys
 import typer
 
 from safe_deploy import deployment, rendering
+from safe_deploy.azure_slots import DeploymentSlots
 from safe_deploy.ci import report_warning
 from safe_deploy.client import Json
 from safe_deploy.deployment import Deployment, StagingRequest, clean_up
-from safe_deploy.deployment_slots import DeploymentSlots
 from safe_deploy.errors import CommandError, NotReady, TimedOut, UsageError
 from safe_deploy.option_groups import (
     AzureOptions,

@@ -1,8 +1,10 @@
 """What administrators remove: the records of a task hub that no app has claimed, and old quarantined events."""
 
+import asyncio
 import logging
+from contextlib import suppress
 
-from state_api.domain.errors import InvalidRequest
+from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity
 from state_api.domain.readiness.exemptions import Exemptions
@@ -10,7 +12,16 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import Caller
-from state_api.services.ports import Clock, Instances, PurgeResult, Quarantine, TaskHubRecord, TaskHubs
+from state_api.services.ports import (
+    Clock,
+    EventLease,
+    Instances,
+    PurgeResult,
+    Quarantine,
+    TaskHubRecord,
+    TaskHubReopened,
+    TaskHubs,
+)
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 
@@ -21,6 +32,9 @@ EXEMPT_FROM_LOG_LIMIT = "unlimited"
 
 _ALWAYS_LOGGED = {EXEMPT_FROM_LOG_LIMIT: True}
 """These removals are recorded in the log only: audit logs belong to apps."""
+
+_RETRY_AFTER_SECONDS = 5
+_STOPPING = "the server is stopping: send the request again"
 
 _CLOCK_TOLERANCE = seconds(60)
 """How far a caller's clock may be ahead of the clock of the state storage, in ticks."""
@@ -38,6 +52,8 @@ class Administration:
         recorder: Recorder,
         readiness: Readiness,
         clock: Clock,
+        event_lease: EventLease,
+        stopping: asyncio.Event,
     ) -> None:
         self._task_hubs = task_hubs
         self._instances = instances
@@ -45,37 +61,61 @@ class Administration:
         self._recorder = recorder
         self._readiness = readiness
         self._clock = clock
+        self._event_lease = event_lease
+        self._stopping = stopping
 
     async def delete_task_hub(self, name: str, caller: Caller) -> TaskHubRecord:
         """Remove the records of a task hub that no app has claimed, and close its name.
 
-        An event that arrives at the same time goes to quarantine, or is found here and makes the operation fail. A
-        repeated call finishes one that was cut off. Raises TaskHubNotFound, TaskHubClaimed, TaskHubNotDrained.
+        An event that arrives at the same time waits in quarantine, or is found here. Both make the operation fail and
+        the task hub open again. A repeated call finishes one that was cut off, and concurrent calls end alike. Takes
+        `EventLease.closing_delay_seconds` longer than its requests. Raises TaskHubNotFound, TaskHubClaimed,
+        TaskHubNotDrained, and StorageUnavailable if the call must be repeated.
         """
         record = await self._task_hubs.get(name)
         if record is not None and record.app is not None:
             raise refusals.task_hub_claimed(record.name, record.app).to_error()
         if record is None or not record.closed:
-            has_waiting_events = await self._recorder.has_waiting_events(name)
-            if record is None and not has_waiting_events:
+            if record is None and not await self._recorder.has_waiting_events(name):
                 raise refusals.task_hub_not_found(name).to_error()
-            if has_waiting_events:
-                # A waiting event may start an instance, or end one that the records show as active.
-                await self._recorder.replay_quarantined(name, enforce_limit=False)
             await self._check_drained(name)
-        closed = await self._task_hubs.close_unclaimed(name)
-        # Checked again, now that the task hub is closed. This read finds every event that was recorded before it. A
-        # worker that records one later finds the task hub closed, and quarantines the event.
-        activity = await self._instances.read_activity(closed, Exemptions(), missing_is_empty=True)
-        verdict = self._assess(name, activity)
-        if not verdict.ready:
-            await self._task_hubs.reopen_unclaimed(name)
-            raise refusals.task_hub_not_drained(name, verdict).to_error()
+        closed = await self._task_hubs.close_for_deletion(name)
+        if closed.deletion_id:
+            closed = await self._decide_deletion(closed)
         await self._instances.delete_records(closed)
-        # A concurrent call may have found an event that this one has not, and have reopened the task hub.
-        await self._task_hubs.close_unclaimed(name)
         log.warning("%s removed the records of task hub %s", ascii(caller.name), closed.name, extra=_ALWAYS_LOGGED)
         return closed
+
+    async def _decide_deletion(self, closing: TaskHubRecord) -> TaskHubRecord:
+        """Decide about a task hub that is closed but can be reopened. Returns its record once the deletion is decided.
+        Raises TaskHubNotDrained and StorageUnavailable."""
+        await self._wait_for_leases_to_end()
+        # Both reads together find every event that was acknowledged after the closing, see EventLease.
+        activity = await self._instances.read_activity(closing, Exemptions(), missing_is_empty=True)
+        has_waiting_events = await self._recorder.has_waiting_events(closing.name)
+        if not has_waiting_events and self._assess(closing.name, activity).ready:
+            with suppress(TaskHubReopened):
+                return await self._task_hubs.decide_deletion(closing)
+        record = await self._task_hubs.reopen(closing)
+        if record.is_closed_for_ever:
+            # A concurrent call has decided before this one found an event that arrived later.
+            return record
+        await self._check_drained(closing.name)
+        raise StorageUnavailable(
+            f"events of task hub {closing.name} arrived while its records were about to be removed, or another caller "
+            "removes them: send the request again",
+            retry_after=_RETRY_AFTER_SECONDS,
+        )
+
+    async def _wait_for_leases_to_end(self) -> None:
+        """Raises StorageUnavailable when the server stops. The task hub stays closed then, and a repeated call goes
+        on."""
+        try:
+            async with asyncio.timeout(self._event_lease.closing_delay_seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+        raise StorageUnavailable(_STOPPING)
 
     async def purge_quarantine(self, received_before: Instant, caller: Caller) -> PurgeResult:
         """Remove quarantined events that were received before a time. Raises InvalidRequest for a future time."""
@@ -92,6 +132,9 @@ class Administration:
         return purged
 
     async def _check_drained(self, task_hub: str) -> None:
+        """Record the events that wait in quarantine: they may start an instance, or end one that the records show as
+        active. Then raise TaskHubNotDrained unless the task hub has drained."""
+        await self._recorder.replay_quarantined(task_hub, enforce_limit=False)
         verdict = self._assess(task_hub, await self._readiness.read_activity(task_hub, Policy()))
         if not verdict.ready:
             raise refusals.task_hub_not_drained(task_hub, verdict).to_error()

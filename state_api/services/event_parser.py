@@ -43,7 +43,8 @@ QUARANTINE_CODES = {
     "BadTime": "The time is missing, unreadable, before 2017, or more than five minutes ahead.",
     "UnexpectedError": "The server failed to parse the event because of a defect; its log has the details.",
     "StorageRejected": "The state storage rejects the event's row; the server's log has the error code.",
-    "TaskHubCleanedUp": "The task hub was cleaned up, or its records were removed. Nothing should run there any more.",
+    "TaskHubCleanedUp": "The task hub was cleaned up, or its records were removed. Nothing should run there any more. "
+    "While DeleteTaskHub decides, the event waits, and is recorded if the task hub stays.",
     "TooManyTaskHubs": "No app has claimed the task hub, and the server already records as many unclaimed task hubs as "
     "it may. The event is recorded when an app claims the task hub.",
 }

@@ -37,6 +37,8 @@ class TaskHubRecord:
     - `app`: the app that claimed the task hub.
     - `recording`: its instance table exists.
     - `closed`: the server records no more events of the task hub.
+    - `deletion_id`: DeleteTaskHub has closed the task hub and has not decided yet, so it may be reopened. Its events
+      wait in quarantine until then. Empty otherwise.
     - `deleting_from`: the backend that Cleanup began to delete its artifacts from.
     - `seen`: a probe has found the task hub.
     - `confirmed_backend`: the backend that has shown an instance which events had reported.
@@ -49,11 +51,40 @@ class TaskHubRecord:
     app: str | None
     recording: bool
     closed: bool
+    deletion_id: str = ""
     deleting_from: str | None = None
     seen: bool = False
     confirmed_backend: str | None = None
     run_id: str | None = None
     proof: OwnershipProof | None = None
+
+    @property
+    def is_closed_for_ever(self) -> bool:
+        """Whether the task hub is closed and cannot be reopened."""
+        return self.closed and not self.deletion_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLease:
+    """How long a worker may acknowledge events of an unclaimed task hub after it began a read that showed it open.
+
+    DeleteTaskHub can close such a task hub at any moment, and workers do not see it. So DeleteTaskHub closes it, waits
+    until every lease has ended, and then reads the records. Every event that a worker has acknowledged by then is in
+    what it reads. Either the worker wrote the event before its lease ended, or it has read the row again after the
+    write and has put the event into quarantine. All servers on a storage must use the same lease.
+
+    - `seconds`: the length of a lease. Shorter ones cost a read more often: one per task hub and lease.
+    - `margin_seconds`: how much longer DeleteTaskHub waits, because clocks run at slightly different speeds and the
+      estimate of the storage's time can be a second behind.
+    """
+
+    seconds: float = 10.0
+    margin_seconds: float = 2.0
+
+    @property
+    def closing_delay_seconds(self) -> float:
+        """How long DeleteTaskHub waits between closing the task hub and reading its records."""
+        return self.seconds + self.margin_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +133,7 @@ class AuditRecord:
 @dataclass(frozen=True, slots=True)
 class QuarantinedEvent:
     """An event that was not recorded. `event` is the event as JSON text, `truncated` if it was too long. Only an event
-    that waits for an app to claim its task hub has a `task_hub`. `key` identifies a stored event."""
+    that waits for its task hub to be claimed or reopened has a `task_hub`. `key` identifies a stored event."""
 
     received_at: Instant
     code: str
@@ -128,6 +159,10 @@ class TableMissing(Exception):
 
 class TooManyTaskHubs(Exception):
     """The task hub is new, no app has claimed it, and the limit on unclaimed task hubs is reached."""
+
+
+class TaskHubReopened(Exception):
+    """Another call of DeleteTaskHub has found the task hub in use, and has reopened it."""
 
 
 class Clock(Protocol):
@@ -192,14 +227,19 @@ class TaskHubs(Protocol):
         """Take no more events for the task hub; they go to quarantine. `deleting_from` records the backend that its
         artifacts are about to be deleted from."""
 
-    async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
-        """Close a task hub that no app has claimed, in one conditional write. Raises TaskHubClaimed."""
+    async def close_for_deletion(self, task_hub: str) -> TaskHubRecord:
+        """Close a task hub that no app has claimed, in one conditional write. Concurrent calls share the closing.
+        Raises TaskHubClaimed."""
 
-    async def reopen_unclaimed(self, task_hub: str) -> None:
-        """Undo `close_unclaimed`."""
+    async def decide_deletion(self, closing: TaskHubRecord) -> TaskHubRecord:
+        """Keep a task hub closed for ever. Raises TaskHubReopened if another call has reopened it."""
+
+    async def reopen(self, closing: TaskHubRecord) -> TaskHubRecord:
+        """Undo `close_for_deletion`, unless another call has decided the deletion or has closed the task hub again.
+        Returns the record as it is then."""
 
     async def takes_events(self, task_hub: str) -> bool:
-        """Whether the task hub is open, by a read that begins after this call."""
+        """Whether events that were recorded before this call may be acknowledged (`EventLease`)."""
 
     async def record_seen(self, task_hub: str, *, confirmed_backend: str | None = None) -> None:
         """Record that a probe has found the task hub, and the backend that has shown an instance known from events."""

@@ -13,7 +13,7 @@ from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, PriorHub, ProviderConfig, Slot
-from state_api.domain.releases.checks import check_slot_exists, find_blocking_deployment
+from state_api.domain.releases.transition_checks import check_slot_exists, find_blocking_deployment
 from state_api.services.ports import Clock
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.slot_status import SlotStatus, StatusQuestion

@@ -38,7 +38,7 @@ class Reconciler:
     async def read_state(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
         """What is recorded of the task hub now; nothing if it was cleaned up."""
         hub = await self._task_hubs.get(task_hub)
-        if hub is None or not hub.recording or hub.closed:
+        if hub is None or not hub.recording or hub.is_closed_for_ever:
             return RecordedState(InstanceActivity(), seen_before=hub is not None and (hub.recording or hub.seen))
         return RecordedState(await self._instances.read_activity(hub, exemptions), seen_before=True)
 

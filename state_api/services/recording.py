@@ -1,5 +1,6 @@
-"""Records lifecycle events: valid events in their instances, all others in quarantine. Events of task hubs above the
-limit on unclaimed task hubs wait in quarantine and are recorded when an app claims their task hub."""
+"""Records lifecycle events: valid events in their instances, all others in quarantine. Events of a task hub above the
+limit on unclaimed task hubs wait in quarantine until an app claims it. Events of a task hub that DeleteTaskHub decides
+about wait until it is open again."""
 
 import asyncio
 import json
@@ -60,6 +61,14 @@ class _DeliveredEvent:
     parsed: LifecycleEvent
 
 
+class _TaskHubClosed(Exception):
+    """The task hub takes no events. `may_reopen` if DeleteTaskHub has not decided about it yet."""
+
+    def __init__(self, *, may_reopen: bool) -> None:
+        super().__init__()
+        self.may_reopen = may_reopen
+
+
 @dataclass(slots=True)
 class _DeliveryOutcome:
     """What becomes of a delivery's events: counts, events for quarantine, and the task hubs whose events wait there."""
@@ -105,7 +114,7 @@ class Recorder:
                 len(events),
                 outcome.rejected[0].message,
             )
-        await self._replay_claimed_hubs(outcome.waiting_task_hubs)
+        await self._replay_open_hubs(outcome.waiting_task_hubs)
         return RecordingResult(outcome.recorded, outcome.unchanged, len(outcome.rejected))
 
     async def _parse_by_storage_time(
@@ -125,20 +134,28 @@ class Recorder:
         self,
         outcome: _DeliveryOutcome,
         events: Sequence[_DeliveredEvent],
-        result: list[bool | None] | BaseException | None,
+        result: list[bool | None] | BaseException,
         endpoint_type: str,
     ) -> None:
         """Add the result of one task hub's events to the outcome of the delivery. Raises `result` if it is an error
-        other than TooManyTaskHubs."""
+        that does not send events to quarantine."""
+        task_hub = events[0].parsed.task_hub
         if isinstance(result, TooManyTaskHubs):
-            outcome.waiting_task_hubs.append(events[0].parsed.task_hub)
-            outcome.rejected += [self._to_waiting(endpoint_type, event) for event in events]
+            message = (
+                f"no app has claimed task hub {task_hub}, and there are already as many such task hubs as "
+                "STATE_UNCLAIMED_TASK_HUBS allows"
+            )
+            self._add_waiting(outcome, events, "TooManyTaskHubs", message, endpoint_type)
+        elif isinstance(result, _TaskHubClosed) and result.may_reopen:
+            message = f"DeleteTaskHub has closed task hub {task_hub}, and has not decided about it yet"
+            self._add_waiting(outcome, events, "TaskHubCleanedUp", message, endpoint_type)
+        elif isinstance(result, _TaskHubClosed):
+            message = f"task hub {task_hub} was cleaned up"
+            outcome.rejected += [
+                self._to_quarantined("TaskHubCleanedUp", message, endpoint_type, event.raw) for event in events
+            ]
         elif isinstance(result, BaseException):
             raise result
-        elif result is None:
-            for event in events:
-                message = f"task hub {event.parsed.task_hub} was cleaned up"
-                outcome.rejected.append(self._to_quarantined("TaskHubCleanedUp", message, endpoint_type, event.raw))
         else:
             for event, has_changed in zip(events, result, strict=True):
                 if has_changed is None:
@@ -148,6 +165,17 @@ class Recorder:
                 else:
                     outcome.recorded += has_changed
                     outcome.unchanged += not has_changed
+
+    def _add_waiting(
+        self,
+        outcome: _DeliveryOutcome,
+        events: Sequence[_DeliveredEvent],
+        code: str,
+        message: str,
+        endpoint_type: str,
+    ) -> None:
+        outcome.waiting_task_hubs.append(events[0].parsed.task_hub)
+        outcome.rejected += [self._to_waiting(event, code, message, endpoint_type) for event in events]
 
     async def has_waiting_events(self, task_hub: str) -> bool:
         """Whether events of this task hub wait in quarantine."""
@@ -160,21 +188,20 @@ class Recorder:
         try:
             async with asyncio.timeout(_REPLAY_TIMEOUT_SECONDS):
                 while events := await self._quarantine.list_waiting(task_hub, _REPLAY_BATCH_SIZE):
-                    if not await self._replay_batch(task_hub, events, enforce_limit=enforce_limit):
-                        return
+                    await self._replay_batch(task_hub, events, enforce_limit=enforce_limit)
+        except _TaskHubClosed:
+            return
         except TimeoutError:
             raise StorageUnavailable(
                 f"events of task hub {task_hub} are still being recorded from quarantine: send the request again to "
                 "continue"
             ) from None
 
-    async def _replay_batch(self, task_hub: str, events: Sequence[QuarantinedEvent], *, enforce_limit: bool) -> bool:
-        """Record waiting events and remove them from quarantine. False if the task hub takes no more events."""
+    async def _replay_batch(self, task_hub: str, events: Sequence[QuarantinedEvent], *, enforce_limit: bool) -> None:
+        """Record waiting events and remove them from quarantine. Raises _TaskHubClosed."""
         changed = await self._record_task_hub_events(
             [self._parse_waiting_event(event) for event in events], enforce_limit=enforce_limit
         )
-        if changed is None:
-            return False
         rejected = [
             self._to_quarantined("StorageRejected", _STORAGE_REJECTED, event.endpoint_type, parse_json(event.event))
             for event, has_changed in zip(events, changed, strict=True)
@@ -184,7 +211,6 @@ class Recorder:
             await self._quarantine.add(rejected)
         await self._quarantine.remove(events)
         log.info("%d events of task hub %s were recorded from quarantine", len(events) - len(rejected), task_hub)
-        return True
 
     def _parse_waiting_event(self, event: QuarantinedEvent) -> LifecycleEvent:
         """Raises StorageUnavailable if the event cannot be parsed: without it, the records could show that a task hub
@@ -199,18 +225,18 @@ class Recorder:
                 "you know that nothing runs on that task hub"
             ) from error
 
-    async def _replay_claimed_hubs(self, task_hubs: Sequence[str]) -> None:
-        """Record events that were just put into quarantine if an app has claimed their task hub since: its claim may
-        have looked for waiting events too early."""
+    async def _replay_open_hubs(self, task_hubs: Sequence[str]) -> None:
+        """Record events that were just put into quarantine if their task hub takes events by now. The call that has
+        claimed or reopened it may have looked for waiting events too early."""
         lookup_slots = asyncio.Semaphore(_LOOKUP_CONCURRENCY)
 
-        async def replay_if_claimed(task_hub: str) -> None:
+        async def replay_if_open(task_hub: str) -> None:
             async with lookup_slots:
                 hub = await self._task_hubs.get(task_hub)
-                if hub is not None and hub.app is not None:
+                if hub is not None and not hub.closed:
                     await self.replay_quarantined(task_hub)
 
-        await asyncio.gather(*(replay_if_claimed(task_hub) for task_hub in task_hubs))
+        await asyncio.gather(*(replay_if_open(task_hub) for task_hub in task_hubs))
 
     def _parse_events(
         self, events: Sequence[Any], endpoint_type: str
@@ -236,7 +262,7 @@ class Recorder:
     def _to_quarantined(self, code: str, message: str, endpoint_type: str, event: Any) -> QuarantinedEvent:
         return QuarantinedEvent(self._clock.now(), code, message, endpoint_type, _to_json_text(event))
 
-    def _to_waiting(self, endpoint_type: str, event: _DeliveredEvent) -> QuarantinedEvent:
+    def _to_waiting(self, event: _DeliveredEvent, code: str, message: str, endpoint_type: str) -> QuarantinedEvent:
         text = _to_json_text(event.raw)
         if (
             len(text) > _MAX_WAITING_EVENT_CHARACTERS
@@ -244,32 +270,26 @@ class Recorder:
             or text == _TOO_DEEPLY_NESTED
         ):
             text = json.dumps(to_event_grid_event(event.parsed))
-        task_hub = event.parsed.task_hub
-        message = (
-            f"no app has claimed task hub {task_hub}, and there are already as many such task hubs as "
-            "STATE_UNCLAIMED_TASK_HUBS allows"
-        )
         now = self._clock.now()
-        return QuarantinedEvent(now, "TooManyTaskHubs", message, endpoint_type, text, task_hub=task_hub)
+        return QuarantinedEvent(now, code, message, endpoint_type, text, task_hub=event.parsed.task_hub)
 
     async def _record_task_hub_events(
         self, events: Sequence[LifecycleEvent], *, enforce_limit: bool = True
-    ) -> list[bool | None] | None:
+    ) -> list[bool | None]:
         """Record events of one task hub. For each event: whether it changed a record, or None if the storage rejects
-        its row. Returns None instead if the task hub takes no more events. Raises TooManyTaskHubs and
-        StorageUnavailable."""
+        its row. Raises _TaskHubClosed, TooManyTaskHubs and StorageUnavailable."""
         task_hub = events[0].task_hub
         for _ in range(_MAX_ATTEMPTS):
             hub = await self._task_hubs.get_or_create(task_hub, enforce_limit=enforce_limit)
             if hub.closed:
-                return None
+                raise _TaskHubClosed(may_reopen=not hub.is_closed_for_ever)
             try:
                 changed = await self._instances.record(hub, events)
                 # After DeleteTaskHub has closed an unclaimed task hub, a worker with a cached record keeps writing
-                # until the table is deleted, and what it writes is deleted with the table. An event that changes
+                # until the table is deleted, and what it writes may be deleted with the table. An event that changes
                 # nothing may have been written in that time too, by an earlier delivery that was not answered.
-                is_lost = hub.app is None and not await self._task_hubs.takes_events(task_hub)
-                return None if is_lost else changed
+                if hub.app is not None or await self._task_hubs.takes_events(task_hub):
+                    return changed
             except TableMissing:
                 # Another worker's Cleanup has deleted the table, or the worker that began to create it has died.
                 self._task_hubs.invalidate_cache(task_hub)

@@ -25,13 +25,15 @@ def task_hub_row(record: TaskHubRecord) -> dict[str, Any]:
 
 
 def task_hub_columns(record: TaskHubRecord) -> dict[str, Any]:
-    """All columns but the key and the schema number. A row has no column whose value is None."""
+    """All columns but the key and the schema number. A row has no column whose value is None, and writing None does not
+    clear a column."""
     return {
         "Name": record.name,
         "Shards": record.shards,
         APP_COLUMN: record.app,
         "Recording": record.recording,
         CLOSED_COLUMN: record.closed,
+        "DeletionId": record.deletion_id,
         "DeletingFrom": record.deleting_from,
         "Seen": record.seen,
         "ConfirmedBackend": record.confirmed_backend,
@@ -50,6 +52,7 @@ def task_hub_record_from_row(row: Mapping[str, Any]) -> TaskHubRecord:
         app=row.get(APP_COLUMN),
         recording=row["Recording"],
         closed=row[CLOSED_COLUMN],
+        deletion_id=row["DeletionId"],
         deleting_from=row.get("DeletingFrom"),
         seen=row["Seen"],
         confirmed_backend=row.get("ConfirmedBackend"),

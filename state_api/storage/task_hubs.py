@@ -2,6 +2,7 @@
 instance table has."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,8 +14,9 @@ from state_api.domain.errors import StorageUnavailable
 from state_api.domain.names import HubKey, app_key, hub_key
 from state_api.domain.releases import refusals
 from state_api.domain.task_hubs.ownership import TaskHubClaim
-from state_api.services.ports import TaskHubRecord, TooManyTaskHubs
+from state_api.services.ports import EventLease, TaskHubRecord, TaskHubReopened, TooManyTaskHubs
 from state_api.services.shared_reads import SharedReads
+from state_api.storage.open_task_hubs import OpenTaskHubs
 from state_api.storage.tables import (
     TASK_HUBS_TABLE,
     Tables,
@@ -37,7 +39,6 @@ from state_api.storage.transactions import TableOperation
 from state_api.storage.unclaimed_limit import UnclaimedTaskHubLimit
 
 _MAX_ATTEMPTS = 10
-_MAX_CACHED_RECORDS = 10_000
 _MAX_CONCURRENT_CREATIONS = 8
 
 RecordUpdate = Callable[[TaskHubRecord], TaskHubRecord]
@@ -49,15 +50,22 @@ class TaskHubStore:
 
     - `shards`: the number of shards for new task hubs.
     - `unclaimed_limit`: the number of unclaimed task hubs that may take events. None means no limit.
+    - `event_lease`: how long a read that shows an unclaimed task hub open covers the events that are recorded after it.
     """
 
-    def __init__(self, tables: Tables, shards: int, unclaimed_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        shards: int,
+        unclaimed_limit: int | None = None,
+        event_lease: EventLease = EventLease(),  # noqa: B008 (immutable)
+    ) -> None:
         self._tables = tables
         self._table = tables.client(TASK_HUBS_TABLE)
         self._shards = shards
-        # Caching is safe although another worker may close a task hub: closing also deletes its instance table, and
-        # a write to a missing table invalidates the cache.
-        self._open_records: dict[HubKey, TaskHubRecord] = {}
+        # Caching is safe although another worker may close a task hub. Closing also deletes its instance table, and a
+        # write to a missing table invalidates the cache. Until then, `takes_events` limits how long an entry counts.
+        self._open_task_hubs = OpenTaskHubs(event_lease.seconds, tables.clock)
         self._open_reads = SharedReads[HubKey, bool]()
         self._creation_slots = asyncio.Semaphore(_MAX_CONCURRENT_CREATIONS)
         self._unclaimed = UnclaimedTaskHubLimit(self._table, unclaimed_limit)
@@ -74,40 +82,37 @@ class TaskHubStore:
         """The record of a task hub that events have arrived for. Creates its row and its instance table when they are
         missing, unless the task hub is closed. Raises TooManyTaskHubs if `enforce_limit` is set, the task hub is not
         registered, and the limit on unclaimed task hubs is reached."""
-        key = hub_key(task_hub)
-        if key not in self._open_records:
-            async with self._creation_slots:
-                return await self._get_or_create_record(task_hub, enforce_limit=enforce_limit)
-        return self._open_records[key]
+        if (record := self._open_task_hubs.get(task_hub)) is not None:
+            return record
+        async with self._creation_slots:
+            return await self._get_or_create_record(task_hub, enforce_limit=enforce_limit)
 
     async def _get_or_create_record(self, task_hub: str, *, enforce_limit: bool) -> TaskHubRecord:
-        key = hub_key(task_hub)
-        if key not in self._open_records:
-            stored = await self._read_with_etag(task_hub)
-            if stored is None and enforce_limit and not await self._unclaimed.admit():
-                raise TooManyTaskHubs
-            record = stored[0] if stored else await self._update_record(task_hub, lambda record: record)
-            if record.closed:
-                return record
-            if not record.recording:
-                # Only here: if the table of a task hub that is recording is missing, its records were deleted, and a
-                # new empty table would show that nothing is active.
-                await self._tables.create_table(instance_table_name(record.name))
-            # After the table exists and before the first event, so that a recording task hub without a table has lost
-            # its records, and a task hub that is not recording has none to lose.
-            record = await self._update_record(
-                task_hub, lambda record: record if record.closed else replace(record, recording=True)
-            )
-            if record.closed:
-                return record
-            if len(self._open_records) >= _MAX_CACHED_RECORDS:
-                self._open_records.clear()
-            self._open_records[key] = record
-        return self._open_records[key]
+        if (cached := self._open_task_hubs.get(task_hub)) is not None:
+            return cached
+        stored = await self._read_with_etag(task_hub)
+        if stored is None and enforce_limit and not await self._unclaimed.admit():
+            raise TooManyTaskHubs
+        record = stored[0] if stored else await self._update_record(task_hub, lambda record: record)
+        if record.closed:
+            return record
+        if not record.recording:
+            # Only here: if the table of a task hub that is recording is missing, its records were deleted, and a
+            # new empty table would show that nothing is active.
+            await self._tables.create_table(instance_table_name(record.name))
+        read_start = self._open_task_hubs.start_read()
+        # After the table exists and before the first event, so that a recording task hub without a table has lost
+        # its records, and a task hub that is not recording has none to lose.
+        record = await self._update_record(
+            task_hub, lambda record: record if record.closed else replace(record, recording=True)
+        )
+        if not record.closed:
+            self._open_task_hubs.add(record, read_start)
+        return record
 
     def invalidate_cache(self, task_hub: str) -> None:
         """Read the record from storage when the next event of the task hub arrives."""
-        self._open_records.pop(hub_key(task_hub), None)
+        self._open_task_hubs.remove(task_hub)
 
     async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
         """Reserve the task hub for this app for ever. If the app does not stage the task hub in the end,
@@ -136,37 +141,63 @@ class TaskHubStore:
         )
         self.invalidate_cache(task_hub)
 
-    async def close_unclaimed(self, task_hub: str) -> TaskHubRecord:
+    async def close_for_deletion(self, task_hub: str) -> TaskHubRecord:
         """Close the task hub unless an app has claimed it. One conditional write, so that no app can claim it at the
-        same time. Raises TaskHubClaimed."""
+        same time. The record's `deletion_id` identifies this closing, which concurrent calls share. It is empty if
+        the deletion was decided before. Raises TaskHubClaimed."""
 
         def closed(record: TaskHubRecord) -> TaskHubRecord:
             if record.app is not None:
                 raise refusals.task_hub_claimed(record.name, record.app).to_error()
-            return replace(record, closed=True)
+            if record.closed:
+                return record
+            return replace(record, closed=True, deletion_id=secrets.token_hex(8))
 
-        record = await self._update_record(task_hub, closed)
+        return await self._update_unclaimed(task_hub, closed)
+
+    async def decide_deletion(self, closing: TaskHubRecord) -> TaskHubRecord:
+        """Keep the task hub closed for ever: from now on it cannot be reopened, so its table can be deleted. `closing`
+        comes from `close_for_deletion`. Raises TaskHubReopened if another call has reopened it since."""
+
+        def decided(record: TaskHubRecord) -> TaskHubRecord:
+            if not record.closed or record.deletion_id not in (closing.deletion_id, ""):
+                raise TaskHubReopened
+            return replace(record, deletion_id="")
+
+        return await self._update_unclaimed(closing.name, decided)
+
+    async def reopen(self, closing: TaskHubRecord) -> TaskHubRecord:
+        """Undo `close_for_deletion`, unless another call has decided the deletion or has closed the task hub again.
+        Returns the record as it is then."""
+
+        def reopened(record: TaskHubRecord) -> TaskHubRecord:
+            is_same_closing = record.closed and record.deletion_id == closing.deletion_id
+            return replace(record, closed=False, deletion_id="") if is_same_closing else record
+
+        return await self._update_unclaimed(closing.name, reopened)
+
+    async def _update_unclaimed(self, task_hub: str, update: RecordUpdate) -> TaskHubRecord:
+        record = await self._update_record(task_hub, update)
         self.invalidate_cache(task_hub)
         self._unclaimed.invalidate_cache()
         return record
 
-    async def reopen_unclaimed(self, task_hub: str) -> None:
-        """Undo `close_unclaimed`."""
-        await self._update_record(task_hub, lambda record: replace(record, closed=False))
-        self.invalidate_cache(task_hub)
-        self._unclaimed.invalidate_cache()
-
     async def takes_events(self, task_hub: str) -> bool:
-        """Whether the task hub is open, by a read that begins after this call. Also updates the cached record."""
+        """Whether events that were recorded before this call may be acknowledged: the task hub is open, or was open
+        less than an event lease ago (`EventLease`). Otherwise the row is read again, by a read that begins after this
+        call. Also updates the cached record."""
+        if self._open_task_hubs.has_lease(task_hub):
+            return True
         return await self._open_reads.read(hub_key(task_hub), partial(self._read_whether_open, task_hub))
 
     async def _read_whether_open(self, task_hub: str) -> bool:
+        read_start = self._open_task_hubs.start_read()
         stored = await self._read_with_etag(task_hub)
         if stored is None or stored[0].closed:
             self.invalidate_cache(task_hub)
             return False
-        if hub_key(task_hub) in self._open_records:
-            self._open_records[hub_key(task_hub)] = stored[0]
+        if self._open_task_hubs.get(task_hub) is not None:
+            self._open_task_hubs.add(stored[0], read_start)
         return True
 
     async def record_seen(self, task_hub: str, *, confirmed_backend: str | None = None) -> None:

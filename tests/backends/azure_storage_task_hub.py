@@ -94,11 +94,11 @@ class ProviderTaskHub:
         await self._service.close()
         await self._queues.close()
 
-    async def create(self) -> "ProviderTaskHub":
+    async def create(self, queue_count: int = CONTROL_QUEUE_COUNT) -> "ProviderTaskHub":
         """Create the tables and control queues that an app creates when it starts."""
         await self._service.create_table_if_not_exists(self.name)
         partitions = await self._service.create_table_if_not_exists(f"{self.hub}Partitions")
-        for name in control_queue_names(self.hub):
+        for name in control_queue_names(self.hub, queue_count):
             with suppress(ResourceExistsError):
                 await self._queues.create_queue(name)
             await partitions.upsert_entity({"PartitionKey": "", "RowKey": name, "CurrentOwner": "worker-1"})
@@ -144,8 +144,20 @@ def large_control_message(blob_name: str) -> str:
     )
 
 
-def control_queue_names(hub: str) -> list[str]:
-    return [f"{hub.lower()}-control-{number:02d}" for number in range(CONTROL_QUEUE_COUNT)]
+def control_queue_names(hub: str, queue_count: int = CONTROL_QUEUE_COUNT) -> list[str]:
+    return [f"{hub.lower()}-control-{number:02d}" for number in range(queue_count)]
+
+
+def timer_created_row(instance_id: str, due_in_seconds: float) -> dict[str, Any]:
+    """A row of `{Hub}History`: an instance has created a timer, which has not fired."""
+    return {
+        "PartitionKey": escape_instance_id(instance_id),
+        "RowKey": "0000000000000002",
+        "EventType": "TimerCreated",
+        "EventId": 0,
+        "ExecutionId": "e1",
+        "FireAt": datetime.now(UTC) + timedelta(seconds=due_in_seconds),
+    }
 
 
 def artifacts_of(hub: str, *, containers: bool = True, queues: bool = True, tables: bool = True) -> list[str]:

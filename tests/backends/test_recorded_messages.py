@@ -90,13 +90,13 @@ async def test_the_cancelled_timers_of_python_orchestrations_are_read_from_their
         await task_hub.create()
         history = await tables.create_table_if_not_exists(f"{hub}History")
         for row in recordings.read_lines("python-instances"):
-            await task_hub.table.create_entity(recordings.table_entity(row, TaskHubName=hub))
+            await task_hub.table.create_entity(recordings.to_table_entity(row, TaskHubName=hub))
         for row in recordings.read_lines("python-history"):
             # The cancelled timers get a time in the future. The others have fired.
             cancelled = (
                 row["PartitionKey"] in ORCHESTRATIONS_WITH_CANCELLED_TIMER and row.get("EventType") == "TimerCreated"
             )
-            await history.create_entity(recordings.table_entity(row, **({"FireAt": due} if cancelled else {})))
+            await history.create_entity(recordings.to_table_entity(row, **({"FireAt": due} if cancelled else {})))
     known = await backend.read_timers(hub, KnownTimers())
     while known.cursor is not None:
         known = await backend.read_timers(hub, known)

@@ -66,7 +66,7 @@ async def write_rows(storage: StorageSettings, hub: str, rows: Iterable[Mapping[
     async with TableServiceClient.from_connection_string(connection) as service:
         table = await service.create_table(f"{hub}Instances")
         for recorded in rows:
-            await table.create_entity(recordings.table_entity(recorded, TaskHubName=hub))
+            await table.create_entity(recordings.to_table_entity(recorded, TaskHubName=hub))
             ids.append(unescape_instance_id(recorded["PartitionKey"]))
     return [instance_id for instance_id in ids if not instance_id.startswith("@")]
 
@@ -91,14 +91,14 @@ def active_statuses(observed_instances: Iterable[ObservedInstance | None]) -> di
 
 
 def test_every_recorded_snapshot_is_tested() -> None:
-    assert set(recordings.snapshots()) == set(ACTIVE_BY_SNAPSHOT)
+    assert set(recordings.list_recorded_moments()) == set(ACTIVE_BY_SNAPSHOT)
 
 
 @pytest.mark.parametrize(("snapshot", "recorded_hub"), ACTIVE_BY_SNAPSHOT)
 async def test_the_recorded_rows_show_what_was_active(
     storage: StorageSettings, backend: AzureStorageBackend, hub: str, snapshot: str, recorded_hub: str
 ) -> None:
-    rows = recordings.instance_rows(snapshot, recorded_hub)
+    rows = recordings.read_instance_rows(snapshot, recorded_hub)
     ids = await write_rows(storage, hub, rows)
     active = ACTIVE_BY_SNAPSHOT[snapshot, recorded_hub]
     instances = await scan(backend, hub)
@@ -133,11 +133,11 @@ async def test_the_recorded_rows_of_a_python_app_show_what_was_active(
 async def test_the_default_version_of_an_app_is_shown(
     storage: StorageSettings, backend: AzureStorageBackend, hub: str
 ) -> None:
-    await write_rows(storage, hub, recordings.instance_rows("end", "RecordedV2"))
+    await write_rows(storage, hub, recordings.read_instance_rows("end", "RecordedV2"))
     assert {observed.version for observed in await scan(backend, hub)} == {"2.0"}
 
 
 @pytest.mark.parametrize(("key", "status"), [("chain-3", "Completed"), ("Case", "Running")])
 def test_generated_rows_have_the_columns_of_recorded_rows(key: str, status: str) -> None:
-    recorded = recordings.table_entity(recordings.instance_row(key))
+    recorded = recordings.to_table_entity(recordings.read_instance_row(key))
     assert set(provider_row("hub", key, status)) == set(recorded)

@@ -25,8 +25,9 @@ class BackgroundUsers:
         self._hubs_to_approve.put(task_hub)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        threads = [threading.Thread(target=work) for work in (self._place_orders, self._approve_orders)]
+    def run_in_background(self) -> Iterator[None]:
+        """Place and approve orders until the block ends. Raises the errors of the threads as a group."""
+        threads = [threading.Thread(target=user) for user in (self._place_orders, self._approve_orders)]
         for thread in threads:
             thread.start()
         try:
@@ -55,5 +56,5 @@ class BackgroundUsers:
             while (hub := self._hubs_to_approve.get()) is not None:
                 for order_id in self._platform.orders.list_waiting_order_ids(hub):
                     assert self._platform.app.approve_order(order_id), f"no slot takes the approval of {order_id}"
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # noqa: BLE001  # raised at the end of the block
             self._failures.append(error)

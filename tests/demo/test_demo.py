@@ -13,7 +13,7 @@ from harness.processes import wait_until
 from tests.demo.background_users import BackgroundUsers
 
 
-def hub_of_release(number: int) -> str:
+def get_hub_of_release(number: int) -> str:
     return f"ordersv{number}"
 
 
@@ -25,37 +25,39 @@ def wait_until_order_waits(platform: DemoPlatform, order_id: str, task_hub: str)
 def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_row(deployments: int) -> None:
     """Customers place orders all the time. Every version is swapped out while an order on it waits for approval.
 
-    The version after the next would overwrite it. Its deployment waits until the operator has approved the order."""
+    The next deployment would overwrite that version. It waits until the operator has approved the order."""
     with create_guarded_environment(settle_seconds=1) as environment:
         platform, pipeline = environment.platform, environment.pipeline
-        platform.app.deploy("production", "v1", hub_of_release(1))
+        platform.app.deploy("production", "v1", get_hub_of_release(1))
         source = ["--provider", "azureStorage", "--connection", "STATE_STORAGE"]
-        pipeline.run(1, "register", "--task-hub", hub_of_release(1), "--version", "1.0.0", *source, role="admin")
+        pipeline.run(1, "register", "--task-hub", get_hub_of_release(1), "--version", "1.0.0", *source, role="admin")
         people = BackgroundUsers(platform)
-        with people.running():
+        with people.run_in_background():
             for number in range(2, deployments + 2):
-                order, before = f"waiting-{number - 1}", hub_of_release(number - 1)
+                order, before = f"waiting-{number - 1}", get_hub_of_release(number - 1)
                 platform.app.order(order, approvalNeeded=True)
                 wait_until_order_waits(platform, order, before)
 
-                release = Release(number, "v1" if number % 2 else "v2", hub_of_release(number))
+                release = Release(number, "v1" if number % 2 else "v2", get_hub_of_release(number))
                 deploying = pipeline.deploy(release, interval_seconds=1)
                 if number > 2:
                     deploying.wait_until("NotReady")
-                    assert platform.app.slot_task_hubs()["staging"] == hub_of_release(number - 2), (
+                    assert platform.app.slot_task_hubs()["staging"] == get_hub_of_release(number - 2), (
                         "nothing was overwritten"
                     )
-                    assert f"active on task hub {hub_of_release(number - 2)}" in deploying.read_output(), (
-                        "it is held up by orders"
+                    assert f"active on task hub {get_hub_of_release(number - 2)}" in deploying.read_output(), (
+                        "the deployment waits for orders"
                     )
-                    people.approve_orders_on(hub_of_release(number - 2))
+                    people.approve_orders_on(get_hub_of_release(number - 2))
                 deploying.wait_for_exit()
-                assert platform.app.slot_task_hubs() == {"production": hub_of_release(number), "staging": before}
-                assert order in platform.orders.list_waiting_order_ids(before), "it was swapped out with work in flight"
-            people.approve_orders_on(hub_of_release(deployments))
+                assert platform.app.slot_task_hubs() == {"production": get_hub_of_release(number), "staging": before}
+                assert order in platform.orders.list_waiting_order_ids(before), (
+                    "the version was swapped out while an order waits"
+                )
+            people.approve_orders_on(get_hub_of_release(deployments))
             wait_until(
-                lambda: not platform.orders.list_waiting_order_ids(hub_of_release(deployments)),
-                "the last one is approved",
+                lambda: not platform.orders.list_waiting_order_ids(get_hub_of_release(deployments)),
+                "the last order is approved",
             )
         wait_until_finished(platform)
         counts = platform.count_orders()
@@ -83,7 +85,7 @@ def test_without_the_guard_and_with_one_hub_orders_end_failed_with_non_determini
     assert (outcome.deployments, outcome.refused) == (2, 0)
 
 
-def test_what_the_platform_cannot_do_fails_the_command() -> None:
+def test_a_command_fails_if_a_slot_is_empty_or_does_not_exist() -> None:
     with create_unguarded_environment() as platform:
         with pytest.raises(UnexpectedResult, match="a slot is empty"):
             run_command(f"{sys.executable} -m dev.demo.slot_command swap", platform.variables)

@@ -11,8 +11,8 @@ from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import OpenDeployment
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, Transition
-from state_api.domain.releases.checks import find_blocking_deployment
 from state_api.domain.releases.commands import StageCommand
+from state_api.domain.releases.transition_checks import find_blocking_deployment
 from tests.domain.builders import (
     ANNA,
     BEN,

@@ -11,9 +11,9 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import HubKey, hub_key
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller, Transition
-from state_api.domain.releases.checks import find_blocking_deployment
 from state_api.domain.releases.registration import find_replaced_slots
 from state_api.domain.releases.staging import needs_verdict
+from state_api.domain.releases.transition_checks import find_blocking_deployment
 from tests.domain.builders import ANNA, BEN, CALLER_WITHOUT_RUN, NOON, build_not_ready_verdict, build_ready_verdict
 from tests.domain.transitions import (
     abandon_staging,

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import function_app
-from harness.dependency_groups import pinned_versions
+from harness.dependency_groups import read_pinned_versions
 from harness.functions_host import copy_deployed_app
 from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED_SETTINGS, STATE_STORAGE, read_settings
 
@@ -122,7 +122,8 @@ def test_the_published_files_suffice_to_index_all_functions_and_include_no_devel
 def pinned_requirements() -> dict[str, str]:
     """The pinned version of each requirement of the Function App for this Python version, by distribution."""
     return {
-        canonicalize_name(name): specifier.removeprefix("==") for name, specifier in pinned_versions("server").items()
+        canonicalize_name(name): specifier.removeprefix("==")
+        for name, specifier in read_pinned_versions("server").items()
     }
 
 

@@ -9,7 +9,7 @@ from harness.storage_proxy import StorageProxy
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.backends.storage_account import connection_string_of
-from tests.conftest import ShiftedClock
+from tests.conftest import NO_EVENT_LEASE, ShiftedClock
 
 
 @asynccontextmanager
@@ -28,7 +28,7 @@ async def client_of_server_with(
 @asynccontextmanager
 async def client_of_second_server(storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a second server on the same storage."""
-    server = StateServer(Settings(storage=storage))
+    server = StateServer(Settings(storage=storage), event_lease=NO_EVENT_LEASE)
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://other", timeout=60) as client:
         yield client

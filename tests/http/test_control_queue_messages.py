@@ -15,7 +15,7 @@ from harness.storage_proxy import run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.readiness.messages import MAX_ABANDON_DELAY_SECONDS, VISIBILITY_MARGIN_SECONDS
 from state_api.settings import StorageSettings
-from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message
+from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message, timer_created_row
 from tests.backends.storage_account import connection_string_of
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
@@ -54,16 +54,7 @@ class StagedTaskHubQueues:
         """Write a pending timer into the history of an instance."""
         async with TableServiceClient.from_connection_string(self._connection) as tables:
             history = await tables.create_table_if_not_exists(f"{self.provider.hub}History")
-            await history.upsert_entity(
-                {
-                    "PartitionKey": instance_id,
-                    "RowKey": "0000000000000002",
-                    "EventType": "TimerCreated",
-                    "EventId": 0,
-                    "ExecutionId": "e1",
-                    "FireAt": datetime.now(UTC) + timedelta(seconds=due_in_seconds),
-                }
-            )
+            await history.upsert_entity(timer_created_row(instance_id, due_in_seconds))
 
     async def leave_timer(self, instance_id: str) -> None:
         """Leave a timer that is due in a day: in the history of the instance, and as an invisible message."""

@@ -14,7 +14,7 @@ from state_api.settings import Settings, StorageSettings
 from state_api.storage.tables import instance_table_name
 from state_api.storage.task_hubs import TaskHubStore
 from tests.builders import event, timestamp
-from tests.conftest import ShiftedClock, new_hub_name
+from tests.conftest import NO_EVENT_LEASE, ShiftedClock, new_hub_name
 from tests.http.operations import assert_problem, post_events, post_staging, put_app, stage_and_swap
 from tests.http.server_clients import client_of_second_server
 from tests.http.test_unclaimed_task_hubs import events_waiting_for_claim, has_table, pass_request, server_with_limit
@@ -106,7 +106,7 @@ async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_record
     )
     clock.advance(31)
     async with run_storage_proxy(storage) as proxy:
-        deleting = StateServer(Settings(storage=proxy.settings), clock)
+        deleting = StateServer(Settings(storage=proxy.settings), clock, NO_EVENT_LEASE)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
         async def claim_first(method: str, path: str) -> None:
@@ -133,7 +133,7 @@ async def acting_before(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a second server. Before the first storage request for which `is_due` is true, it awaits `act`."""
     async with run_storage_proxy(storage) as proxy:
-        deleting = StateServer(Settings(storage=proxy.settings), clock)
+        deleting = StateServer(Settings(storage=proxy.settings), clock, NO_EVENT_LEASE)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
         async def act_once(method: str, path: str) -> None:
@@ -257,7 +257,7 @@ async def test_events_that_wait_in_quarantine_refuse_the_deletion(
         # The task hub is registered now, so its events are recorded.
         assert (await post_events(http, ended))["recorded"] == 1
         assert await events_waiting_for_claim(state, hub) == []
-    state = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=0), clock)
+    state = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=0), clock, NO_EVENT_LEASE)
     clock.advance(31)
     await state.services.administration.delete_task_hub(hub, Caller("anna"))
     assert not await has_table(server, hub)

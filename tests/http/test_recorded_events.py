@@ -30,9 +30,9 @@ ACTIVE_BY_EVENTS = {
 """The instances that are active by the events of each task hub."""
 
 
-@pytest.mark.parametrize("number", range(len(recordings.events())))
+@pytest.mark.parametrize("number", range(len(recordings.read_events())))
 def test_every_recorded_event_is_parsed(number: int) -> None:
-    event = recordings.events()[number]
+    event = recordings.read_events()[number]
     parsed = parse_event(event, LATER)
     data = event["data"]
     assert (parsed.task_hub, parsed.instance_id) == (data["hubName"], data["instanceId"])
@@ -42,7 +42,7 @@ def test_every_recorded_event_is_parsed(number: int) -> None:
 
 
 def test_every_recorded_event_has_the_documented_members() -> None:
-    for event in recordings.events():
+    for event in recordings.read_events():
         assert set(event) == {
             *("id", "topic", "subject", "data", "eventType", "eventTime", "metadataVersion", "dataVersion")
         }
@@ -59,7 +59,7 @@ async def list_active_ids(http: httpx.AsyncClient, hub: str) -> set[str]:
 
 def recorded_events_for(recorded_hub: str, hub: str) -> list[Any]:
     """The recorded events of one task hub, changed into events of `hub`."""
-    events = [event for event in recordings.events() if event["data"]["hubName"] == recorded_hub]
+    events = [event for event in recordings.read_events() if event["data"]["hubName"] == recorded_hub]
     for event in events:
         event["data"]["hubName"] = hub
     return events
@@ -80,7 +80,7 @@ async def test_the_recorded_events_give_the_same_active_instances_in_any_order(
 def test_continue_as_new_publishes_an_end_and_a_start_within_5_milliseconds() -> None:
     times: list[tuple[str, Instant]] = [
         (event["data"]["runtimeStatus"], parse_instant(event["eventTime"]))
-        for event in recordings.events()
+        for event in recordings.read_events()
         if event["data"]["instanceId"] == "eternal-5"
     ]
     pairs = [(end, start) for (first, end), (second, start) in itertools.pairwise(times) if first != second]

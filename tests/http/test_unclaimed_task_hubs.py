@@ -20,7 +20,7 @@ from state_api.storage.quarantine import QuarantineStore
 from state_api.storage.tables import TASK_HUBS_TABLE, instance_table_name
 from state_api.storage.unclaimed_limit import COUNT_MAX_AGE_SECONDS, UnclaimedTaskHubLimit
 from tests.builders import cloud_event, event, timestamp
-from tests.conftest import new_hub_name
+from tests.conftest import NO_EVENT_LEASE, new_hub_name
 from tests.http.operations import (
     assert_problem,
     get_staging,
@@ -43,7 +43,7 @@ async def count_unclaimed_hubs(server: StateServer) -> int:
 async def server_with_limit(
     storage: StorageSettings, limit: int
 ) -> AsyncIterator[tuple[StateServer, httpx.AsyncClient]]:
-    server = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=limit))
+    server = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=limit), event_lease=NO_EVENT_LEASE)
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://limited", timeout=60) as client:
         yield server, client

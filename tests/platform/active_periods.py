@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ActivePeriod:
-    """A time in which something was certainly active, from the response to its start on. It ends at `end`, or when
-    every instance in `blocked_by` has been asked to end: from then on the platform may end it at any moment."""
+    """A time in which something was certainly active, from the response to its start on.
+
+    It ends at `end`, or when every instance in `blocked_by` has been asked to end. From then on the platform may end
+    the activity at any moment."""
 
     name: str
     begin: float
     end: float | None = None
     blocked_by: set[str] = field(default_factory=set)
 
-    def end_by(self, now: float) -> None:
-        """Note that it may have ended from now on."""
+    def limit_end(self, now: float) -> None:
+        """Note that the period may have ended at any time from `now` on."""
         self.end = now if self.end is None else min(self.end, now)
 
 
@@ -26,7 +28,7 @@ class ActivePeriods:
 
     periods: list[ActivePeriod] = field(default_factory=list)
 
-    def open(
+    def add_period(
         self, name: str, begin: float, *, blocked_by: Iterable[str] = (), end: float | None = None
     ) -> ActivePeriod:
         """Add a period. Raises ValueError for a period without an end and without instances that end it."""
@@ -43,7 +45,7 @@ class ActivePeriods:
             if instance_id in period.blocked_by:
                 period.blocked_by.discard(instance_id)
                 if not period.blocked_by:
-                    period.end_by(now)
+                    period.limit_end(now)
 
     def find_covering(self, begin: float, end: float) -> list[str]:
         """Return names of periods that together cover the time from `begin` to `end`; empty if there is a gap.

@@ -46,10 +46,12 @@ class EventSubscription:
         self._undelivered.join()
 
     def close(self) -> None:
+        """Stop the delivery. Events that are not delivered yet are dropped."""
         self._closed.set()
         self._undelivered.put(None)
 
     def _deliver_event(self, client: httpx.Client, event: dict[str, Any]) -> bool:
+        """Send an event to the webhook once. Returns whether the webhook accepted it."""
         try:
             return client.post(self._webhook, json=[event]).is_success
         except httpx.TransportError:

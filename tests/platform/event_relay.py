@@ -43,6 +43,7 @@ class EventRelay:
         return not self._pending_deliveries
 
     async def receive_events(self, request: web.Request) -> web.StreamResponse:
+        """Accept events from a worker, and schedule their deliveries."""
         events = json.loads(await request.read())
         for event in events:
             self.posted_count += 1
@@ -56,6 +57,7 @@ class EventRelay:
         return web.Response(status=200)
 
     async def _deliver(self, event: object, delay_seconds: float) -> None:
+        """Send an event to the webhook after a delay, again and again until the server accepts it."""
         await asyncio.sleep(delay_seconds)
         async with httpx.AsyncClient(timeout=30) as http:
             while True:

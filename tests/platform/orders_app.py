@@ -81,9 +81,11 @@ class OrdersHost:
     # Operations of the management API
 
     def terminate(self, instance_id: str, reason: str) -> None:
+        """Terminate an instance as an operator does."""
         self._post(f"/instances/{instance_id}/terminate", params={"reason": reason})
 
     def schedule(self, name: str, instance_id: str, input_value: Any) -> None:
+        """Start an orchestration as an operator does."""
         self._post(f"/orchestrators/{name}/{instance_id}", json=input_value)
 
     def _post(self, path: str, **request_options: Any) -> None:
@@ -99,6 +101,7 @@ class VerdictClient:
         self._app = app
 
     def register_app(self, task_hub: str) -> None:
+        """Register the app with this task hub in the staging slot."""
         body = {
             "slots": {"staging": {"taskHub": task_hub, "version": "1.0.0"}},
             "taskHubs": {"provider": "azureStorage", "connection": CONNECTION_SETTING},

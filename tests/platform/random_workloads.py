@@ -96,15 +96,15 @@ async def run_workloads(storage: StorageSettings, folder: Path, seed: int, secon
     report = WorkloadReport()
     deadline = time.monotonic() + seconds
 
-    async def run_every_second(first: int) -> None:
-        for number in itertools.count(first, 2):
+    async def run_every_other_workload(first_number: int) -> None:
+        for number in itertools.count(first_number, 2):
             remaining_seconds = deadline - time.monotonic()
             if remaining_seconds <= 0:
                 return
             workload_seconds = min(remaining_seconds, WORKLOAD_SECONDS)
-            report.add(await run_workload(storage, folder, seed, number, seconds=workload_seconds))
+            report.add_report(await run_workload(storage, folder, seed, number, seconds=workload_seconds))
 
-    await asyncio.gather(run_every_second(0), run_every_second(1))
+    await asyncio.gather(run_every_other_workload(0), run_every_other_workload(1))
     return report
 
 

@@ -1,4 +1,4 @@
-"""What a task hub's own storage says about a response that was given between two snapshots of the storage. Pure."""
+"""Snapshots of a task hub's own storage, and what two of them prove about a response in between. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,12 +52,12 @@ class StorageSnapshot:
         return self.message_count - len(self.visible)
 
 
-def active_throughout(before: StorageSnapshot, after: StorageSnapshot) -> list[str]:
+def find_active_throughout(before: StorageSnapshot, after: StorageSnapshot) -> list[str]:
     """Return the orchestrations that were active at every moment between two snapshots: their rows are unchanged."""
     return [instance_id for instance_id in before.active if before.rows[instance_id] == after.rows.get(instance_id)]
 
 
-def starts_throughout(before: StorageSnapshot, after: StorageSnapshot) -> list[str]:
+def find_starts_throughout(before: StorageSnapshot, after: StorageSnapshot) -> list[str]:
     """Return the messages that could start an orchestration at every moment between two snapshots. A message that a
     worker took and gave back in between was invisible for a while, but never left its queue."""
     return [message_id for message_id in before.starts if after.visible.get(message_id)]

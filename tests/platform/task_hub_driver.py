@@ -1,5 +1,6 @@
-"""Drives a task hub under test: starts and ends its orchestrations, and knows what must be active and when the platform
-itself shows the task hub as drained."""
+"""Drives a task hub under test: starts and ends its orchestrations, and knows which must be active.
+
+It also finds out when the platform itself shows the task hub as drained."""
 
 import asyncio
 import time
@@ -82,20 +83,20 @@ class TaskHubDriver:
             storage = await self.storage.describe()
             raise TimeoutError(f"{instance_id} is not {statuses} after {_DRAIN_TIMEOUT_SECONDS} s: {storage}") from None
 
-    async def end(self, instance_id: str, *, terminate: bool = False) -> bool:
+    async def request_end(self, instance_id: str, *, terminate: bool = False) -> bool:
         """Ask an instance to end. Return False if it may have been asked twice."""
         self.active_periods.mark_released(instance_id, time.monotonic())
         if terminate:
             return await self.send_operation("terminate", instance_id)
         return (await self.retry_until_answered(lambda: self._raise_go_event(instance_id)))[1]
 
-    async def end_and_wait(self, instance_id: str, *, terminate: bool = False) -> bool:
+    async def request_end_and_wait(self, instance_id: str, *, terminate: bool = False) -> bool:
         """Ask an instance to end until the platform shows that it has. Return False if it may have been asked twice.
 
         The extension can lose an event: in one of some 400 rounds a Wait stayed Running for 300 s after `go`, with no
         message left in its queues (workload 60011-1).
         """
-        exactly_once = await self.end(instance_id, terminate=terminate)
+        exactly_once = await self.request_end(instance_id, terminate=terminate)
         for _ in range(_DRAIN_TIMEOUT_SECONDS // _RESEND_AFTER_SECONDS):
             try:
                 async with asyncio.timeout(_RESEND_AFTER_SECONDS):
@@ -103,7 +104,7 @@ class TaskHubDriver:
                     return exactly_once
             except TimeoutError:
                 exactly_once = False
-                await self.end(instance_id, terminate=terminate)
+                await self.request_end(instance_id, terminate=terminate)
         await self.wait_for_status(instance_id, *ENDED_STATUSES)
         return exactly_once
 
@@ -160,4 +161,4 @@ class TaskHubDriver:
         if instance["status"] == "Suspended":
             await self.send_operation("resume", instance_id)
         if name in {"Wait", recordings.REWOUND_FUNCTION_NAME, "Eternal"}:
-            await self.end(instance_id)
+            await self.request_end(instance_id)

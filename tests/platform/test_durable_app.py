@@ -46,15 +46,16 @@ def post_decision(app: SlotProcess, order_id: str, decision: str) -> None:
     assert response.status_code == 202, response.text
 
 
-def monitor_round(app: SlotProcess, monitor_id: str) -> int:
+def get_monitor_round(app: SlotProcess, monitor_id: str) -> int:
+    """The number of the round that the monitor is in; 0 before the first."""
     status = app.status(monitor_id, "monitor")["customStatus"]
     return int(status["round"]) if status else 0
 
 
 def stop_monitor(app: SlotProcess, monitor_id: str) -> None:
     """Stop the monitor while it pauses after a round."""
-    last_round = monitor_round(app, monitor_id)
-    wait_until(lambda: monitor_round(app, monitor_id) > last_round, "another round has begun")
+    last_round = get_monitor_round(app, monitor_id)
+    wait_until(lambda: get_monitor_round(app, monitor_id) > last_round, "another round has begun")
     app.client.post(f"/api/monitor/{monitor_id}/stop").raise_for_status()
     app.wait_until_ended(monitor_id, "monitor")
 
@@ -101,8 +102,8 @@ def test_a_deployment_is_refused_while_orders_run_and_allowed_when_all_have_ende
     # not show it, and the task hub is not scanned while orders are active. Its row is always active. So the response
     # must show it if its last event before the request was Running and none came until the response.
     shown_ids: set[str] = set()
-    first_round = monitor_round(orders, monitor["id"])
-    while monitor_round(orders, monitor["id"]) < first_round + 2:
+    first_round = get_monitor_round(orders, monitor["id"])
+    while get_monitor_round(orders, monitor["id"]) < first_round + 2:
         statuses_before = orders_fixture.subscription.topic.statuses(monitor["id"])
         orders_fixture.subscription.wait_until_delivered()
         verdict = state_server.get_verdict()
@@ -195,14 +196,14 @@ def continue_changed_order(app: SlotProcess) -> None:
         app.wait_until_ended(order_id)
 
 
-def comparable_events(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def group_comparable_events(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return the events of each instance in order, without what differs from run to run.
 
     That is event ids, times, the task hub's name, the stack traces in reasons, and the number of the monitor's rounds.
     """
     by_instance: dict[str, list[dict[str, Any]]] = {}
     for event in events:
-        data = event["data"] | {"hubName": "", "reason": shorten_reason(event["data"]["reason"])}
+        data = event["data"] | {"hubName": "", "reason": remove_stack_trace(event["data"]["reason"])}
         by_instance.setdefault(data["instanceId"], []).append(event | {"id": "", "eventTime": "", "data": data})
     for instance_id in ENDS_IN_FIRST_STEP:
         by_instance[instance_id].sort(key=lambda event: str(event["subject"]))
@@ -210,8 +211,8 @@ def comparable_events(events: list[dict[str, Any]]) -> dict[str, list[dict[str, 
     return by_instance
 
 
-def shorten_reason(reason: str) -> str:
-    """Remove the stack trace."""
+def remove_stack_trace(reason: str) -> str:
+    """Return a reason without its stack trace."""
     return reason.partition(" \n")[0].partition(", StackTrace:")[0]
 
 
@@ -241,7 +242,7 @@ def test_the_development_host_publishes_what_the_real_host_publishes(
             executor.submit(record_on_engine, storage, tmp_path),
             executor.submit(record_on_functions_host, orders_fixture),
         )
-    development, real = (comparable_events(recording.result()) for recording in recordings)
+    development, real = (group_comparable_events(recording.result()) for recording in recordings)
     assert development == real
     statuses = {
         instance_id: [event["data"]["runtimeStatus"] for event in events] for instance_id, events in real.items()

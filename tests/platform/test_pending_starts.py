@@ -15,7 +15,7 @@ import pytest
 from harness.durable_host import DurableHost, run_durable_host
 from state_api.settings import StorageSettings
 from tests.platform.event_relay import EventRelay, run_event_relay
-from tests.platform.scenarios import DAY_SECONDS, launcher_chain
+from tests.platform.scenarios import DAY_SECONDS, build_launcher_chain
 from tests.platform.state_server import STORAGE_PROVIDER_CONFIG, StateServerProcess, run_state_server
 from tests.platform.task_hub_storage import TaskHubReader
 from tests.platform.verdict_poller import VerdictPoller
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.anyio
 TASK_HUB_COUNT = 20
 MAX_CONCURRENT_TASK_HUBS = 4
 FIRST_READ_SECONDS = 30
-"""How much later Ready may come than the timeout: it counts from the first probe after the last event, which a busy
-machine delays."""
+"""How much later than the timeout Ready may come. The timeout counts from the first probe after the last event, and a
+busy machine delays that probe."""
 
 CHAIN_LENGTH = 40
 """More links than a worker completes before it is killed, so that a start is on its way or an instance is active. The
@@ -51,7 +51,9 @@ class PendingStartFixture:
         return self.storage.connection_string.get_secret_value()
 
     @asynccontextmanager
-    async def task_hub(self, *, events: bool, partitions: int = 2) -> AsyncIterator[tuple[DurableHost, VerdictPoller]]:
+    async def run_task_hub(
+        self, *, events: bool, partitions: int = 2
+    ) -> AsyncIterator[tuple[DurableHost, VerdictPoller]]:
         """Create a task hub with a running worker, and an app whose staging slot holds it."""
         name = f"starts{uuid.uuid4().hex[:16]}"
         task_hub_storage = TaskHubReader(self.connection, name)
@@ -100,12 +102,12 @@ async def test_a_start_on_its_way_blocks_and_leftover_timers_do_not(
     pollers: list[VerdictPoller] = []
 
     async def check_task_hub(number: int) -> None:
-        async with concurrency_limit, pending_start_fixture.task_hub(events=number % 2 == 0) as (worker, poller):
+        async with concurrency_limit, pending_start_fixture.run_task_hub(events=number % 2 == 0) as (worker, poller):
             timers = await leave_timers(worker, 1 + number % 3)
             messages = await poller.storage.count_messages()
             assert messages.invisible >= len(timers), "a timer's message stays until the timer would have fired"
             await poller.wait_until_ready()
-            function, input_fields = launcher_chain(f"chain-{number}", CHAIN_LENGTH, "last")
+            function, input_fields = build_launcher_chain(f"chain-{number}", CHAIN_LENGTH, "last")
             await worker.start_orchestration(function, "first", **input_fields)
             polling = asyncio.create_task(poller.poll_for(3))
             await worker.wait_for_status("first", "Completed")
@@ -125,9 +127,9 @@ async def test_a_start_on_its_way_blocks_and_leftover_timers_do_not(
 async def test_a_start_on_its_way_runs_with_the_next_worker_and_then_the_task_hub_drains(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    async with pending_start_fixture.task_hub(events=True) as (worker, poller):
+    async with pending_start_fixture.run_task_hub(events=True) as (worker, poller):
         await claim_partitions(worker)
-        function, input_fields = launcher_chain("chain", CHAIN_LENGTH, "last")
+        function, input_fields = build_launcher_chain("chain", CHAIN_LENGTH, "last")
         await worker.start_orchestration(function, "first", **input_fields)
         worker.kill()
         await poller.poll_for(1)
@@ -145,7 +147,7 @@ async def test_a_start_on_its_way_runs_with_the_next_worker_and_then_the_task_hu
 async def test_a_task_hub_without_a_worker_is_ready_despite_leftover_timers(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    async with pending_start_fixture.task_hub(events=True) as (worker, poller):
+    async with pending_start_fixture.run_task_hub(events=True) as (worker, poller):
         await leave_timers(worker, 3)
         worker.kill()
         assert (await poller.storage.count_messages()).invisible >= 3
@@ -155,13 +157,13 @@ async def test_a_task_hub_without_a_worker_is_ready_despite_leftover_timers(
 async def test_starts_that_wait_for_a_worker_to_warm_up_are_never_ready(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """Without events. A worker that has just started takes over its partitions one after the other."""
+    """A worker that has just started takes over its partitions one after the other. No events are published."""
 
     async def check_task_hub() -> None:
-        async with pending_start_fixture.task_hub(events=False, partitions=4) as (worker, poller):
+        async with pending_start_fixture.run_task_hub(events=False, partitions=4) as (worker, poller):
             last_ids = [f"last-{chain}" for chain in range(6)]
             for chain, last in enumerate(last_ids):
-                function, input_fields = launcher_chain(f"chain-{chain}", 3, last)
+                function, input_fields = build_launcher_chain(f"chain-{chain}", 3, last)
                 await worker.start_orchestration(function, f"first-{chain}", **input_fields)
             running = asyncio.gather(*(worker.wait_for_status(last, "Running") for last in last_ids))
             await poller.poll_until(running.done)
@@ -192,16 +194,18 @@ async def leave_timers(worker: DurableHost, count: int) -> list[str]:
 async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """For 12 minutes. In one task hub, workers are started and killed soon afterwards, over and over. In two others,
-    the test takes the messages as a worker does that is then killed. In one it hides them for a minute at a time. In
-    the other it hides them for 600 s, the longest time for which a worker hides a message that it abandons."""
+    """The test lasts 12 minutes. In one task hub, workers are started, and killed soon afterwards, again and again.
+
+    In two others, the test takes the messages as a worker does that is then killed. In one it hides them for a minute
+    at a time. In the other it hides them for 600 s, the longest time for which a worker hides a message that it
+    abandons."""
     deadline = time.monotonic() + 12 * 60
     choices = Random()
 
     async def kill_workers() -> VerdictPoller:
-        async with pending_start_fixture.task_hub(events=True) as (worker, poller):
+        async with pending_start_fixture.run_task_hub(events=True) as (worker, poller):
             poller.pause_seconds = 1
-            await start_and_kill(worker)
+            await start_chain_and_kill_worker(worker)
             polling = asyncio.create_task(poller.poll_until(lambda: time.monotonic() > deadline))
             while not polling.done():
                 await worker.start()
@@ -213,9 +217,9 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
             return poller
 
     async def hide_messages(visibility_timeout_seconds: int) -> VerdictPoller:
-        async with pending_start_fixture.task_hub(events=True) as (worker, poller):
+        async with pending_start_fixture.run_task_hub(events=True) as (worker, poller):
             poller.pause_seconds = 1
-            await start_and_kill(worker)
+            await start_chain_and_kill_worker(worker)
             polling = asyncio.create_task(poller.poll_until(lambda: time.monotonic() > deadline))
             while not polling.done():
                 for name in await poller.storage.list_control_queues():
@@ -226,9 +230,9 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
             await polling
             return poller
 
-    async def start_and_kill(worker: DurableHost) -> None:
+    async def start_chain_and_kill_worker(worker: DurableHost) -> None:
         await claim_partitions(worker)
-        function, input_fields = launcher_chain("chain", CHAIN_LENGTH, "last")
+        function, input_fields = build_launcher_chain("chain", CHAIN_LENGTH, "last")
         await worker.start_orchestration(function, "first", **input_fields)
         # The first start has a row at once. A worker that is killed amid the chain leaves a start that is a message.
         await asyncio.sleep(0.05 + choices.random() * 0.1)
@@ -245,13 +249,15 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
 async def test_timers_of_purged_instances_stop_blocking_after_the_timeout(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """In 20 task hubs. Without its instance's history nothing explains a timer's message: it could be a start until the
+    """In each of 20 task hubs, instances with timers are terminated and purged.
+
+    Without an instance's history nothing explains its timer's message, so the message may be a start until the
     timeout."""
     concurrency_limit = asyncio.Semaphore(MAX_CONCURRENT_TASK_HUBS)
 
     async def wait_until_ready(number: int) -> float:
         await concurrency_limit.acquire()
-        async with pending_start_fixture.task_hub(events=number % 2 == 0) as (worker, poller):
+        async with pending_start_fixture.run_task_hub(events=number % 2 == 0) as (worker, poller):
             for timer in await leave_timers(worker, 1 + number % 3):
                 await worker.send_operation("purge", timer)
             worker.kill()

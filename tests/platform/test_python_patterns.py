@@ -67,7 +67,7 @@ class PatternsHost:
         self._api = api
         self._instances = instances
 
-    def start(self, name: str) -> None:
+    def start_instance(self, name: str) -> None:
         """Start an instance; its id is the orchestrator's name."""
         self._api.post(f"/orchestrators/{name}/{name}").raise_for_status()
 
@@ -113,31 +113,32 @@ def host(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> 
         yield host
 
 
-def expected_statuses(pattern: Pattern) -> list[str]:
+def list_expected_statuses(pattern: Pattern) -> list[str]:
+    """The statuses of the events that an instance of the pattern publishes, in the order of their comparison."""
     statuses = ["Running", pattern.end_status] if pattern.publishes_end else ["Running"]
     return sorted(statuses) if pattern.ends_in_first_step else statuses
 
 
 def test_the_end_of_each_pattern_is_published_unless_its_last_step_cancels_a_timer(host: PatternsHost) -> None:
     for name, pattern in PATTERNS.items():
-        host.start(name)
+        host.start_instance(name)
         for event in pattern.raised_events:
             host.raise_event(name, event)
     end_status = {name: host.wait_until_ended(name) for name in PATTERNS}
     assert end_status == {name: pattern.end_status for name, pattern in PATTERNS.items()}
 
-    def published_statuses(name: str, pattern: Pattern) -> list[str]:
+    def list_published_statuses(name: str, pattern: Pattern) -> list[str]:
         statuses = host.topic.statuses(name)
         return sorted(statuses) if pattern.ends_in_first_step else statuses
 
-    assert {name: published_statuses(name, pattern) for name, pattern in PATTERNS.items()} == {
-        name: expected_statuses(pattern) for name, pattern in PATTERNS.items()
+    assert {name: list_published_statuses(name, pattern) for name, pattern in PATTERNS.items()} == {
+        name: list_expected_statuses(pattern) for name, pattern in PATTERNS.items()
     }
     assert host.topic.keys == {KEY}
 
 
 def test_a_terminated_instance_publishes_the_operators_reason(host: PatternsHost) -> None:
-    host.start("Quiet")
+    host.start_instance("Quiet")
     wait_until(lambda: host.read_row("Quiet").get("CustomStatus") == '"Waits"', "Quiet waits")
     host.terminate("Quiet", "no longer needed")
     assert host.wait_until_ended("Quiet") == "Terminated"
@@ -148,10 +149,11 @@ def test_a_terminated_instance_publishes_the_operators_reason(host: PatternsHost
 def test_an_instance_that_cancels_a_timer_and_continues_as_new_receives_the_same_event_again(
     host: PatternsHost,
 ) -> None:
-    """The extension treats the wait as one that the timer has ended, and keeps the event for the next generation. An
-    orchestration that always continues like this cannot even be terminated."""
+    """The extension acts as if the timer had ended the wait, and delivers the event to the next generation again.
+
+    An orchestration that never stops continuing like this cannot even be terminated."""
     name = "CancelThenContinue"
-    host.start(name)
+    host.start_instance(name)
     host.raise_event(name, "go")
     assert host.wait_until_ended(name) == "Completed", "one event has ended all six generations"
     statuses = host.topic.statuses(name)

@@ -1,19 +1,19 @@
-"""Tests of the judgement by storage: what two snapshots of a task hub's storage say about the time between them."""
+"""What two snapshots of a task hub's storage prove about the time between them."""
 
 import pytest
 
 from tests.platform.storage_snapshots import (
     InstanceRow,
     StorageSnapshot,
-    active_throughout,
+    find_active_throughout,
     find_blockers,
-    starts_throughout,
+    find_starts_throughout,
 )
 
 START, EVENT = {"start": True}, {"event": False}
 
 
-def snapshot(
+def build_snapshot(
     visible: dict[str, bool] | None = None,
     message_count: int | None = None,
     *,
@@ -26,31 +26,33 @@ def snapshot(
 
 
 def test_an_instance_was_active_throughout_if_its_active_row_is_unchanged() -> None:
-    before = snapshot(
+    before = build_snapshot(
         waits=InstanceRow("Running", "1"), rewound=InstanceRow("Pending", "1"), ended=InstanceRow("Completed", "1")
     )
-    assert active_throughout(before, before) == ["rewound", "waits"]
-    changed = snapshot(waits=InstanceRow("Running", "2"), rewound=InstanceRow("Pending", "1"))
-    assert active_throughout(before, changed) == ["rewound"], "waits may have ended and been started again in between"
-    assert active_throughout(before, snapshot()) == []
+    assert find_active_throughout(before, before) == ["rewound", "waits"]
+    changed = build_snapshot(waits=InstanceRow("Running", "2"), rewound=InstanceRow("Pending", "1"))
+    assert find_active_throughout(before, changed) == ["rewound"], (
+        "waits may have ended and been started again in between"
+    )
+    assert find_active_throughout(before, build_snapshot()) == []
 
 
 def test_a_message_could_start_an_orchestration_throughout_if_both_snapshots_show_it() -> None:
-    assert starts_throughout(snapshot(START | EVENT), snapshot(START | EVENT)) == ["start"]
-    assert starts_throughout(snapshot(START), snapshot(EVENT)) == []
-    assert starts_throughout(snapshot(EVENT), snapshot(START)) == []
+    assert find_starts_throughout(build_snapshot(START | EVENT), build_snapshot(START | EVENT)) == ["start"]
+    assert find_starts_throughout(build_snapshot(START), build_snapshot(EVENT)) == []
+    assert find_starts_throughout(build_snapshot(EVENT), build_snapshot(START)) == []
 
 
 @pytest.mark.parametrize(
     ("storage", "blockers"),
     [
-        (snapshot(ended=InstanceRow("Failed", "1")), []),
-        (snapshot(waits=InstanceRow("Running", "1"), message_count=5), ["row of waits"]),
+        (build_snapshot(ended=InstanceRow("Failed", "1")), []),
+        (build_snapshot(waits=InstanceRow("Running", "1"), message_count=5), ["row of waits"]),
         (StorageSnapshot({"@counter@a": InstanceRow("Running", "1")}, {}, 0), []),
-        (snapshot(START | EVENT), ["message start"]),
-        (snapshot(EVENT, message_count=3), []),
-        (snapshot(EVENT, message_count=4), ["3 invisible messages beside 2 timers"]),
-        (snapshot(more_visible=True), ["more messages than can be peeked"]),
+        (build_snapshot(START | EVENT), ["message start"]),
+        (build_snapshot(EVENT, message_count=3), []),
+        (build_snapshot(EVENT, message_count=4), ["3 invisible messages beside 2 timers"]),
+        (build_snapshot(more_visible=True), ["more messages than can be peeked"]),
     ],
     ids=[
         "all have ended",

@@ -20,7 +20,12 @@ from tests.platform.state_server import (
     StagingStatusResponse,
     StateServerProcess,
 )
-from tests.platform.storage_snapshots import StorageSnapshot, active_throughout, find_blockers, starts_throughout
+from tests.platform.storage_snapshots import (
+    StorageSnapshot,
+    find_active_throughout,
+    find_blockers,
+    find_starts_throughout,
+)
 from tests.platform.task_hub_driver import TaskHubDriver
 
 PROVIDER_CONFIGS = {"azureStorage": STORAGE_PROVIDER_CONFIG, "managementApi": MANAGEMENT_API_PROVIDER_CONFIG}
@@ -61,7 +66,7 @@ class WorkloadReport:
     late_responses: list[str] = field(default_factory=list)
     wrong_reasons: list[str] = field(default_factory=list)
 
-    def add(self, other: "WorkloadReport") -> None:
+    def add_report(self, other: "WorkloadReport") -> None:
         """Add the counts and lists of another report."""
         for name, value in asdict(other).items():
             if name == "longest_seconds":
@@ -76,8 +81,9 @@ class WorkloadReport:
 
 @dataclass(frozen=True, slots=True)
 class FaultRates:
-    """What a workload does besides orchestrations: `worker_kills` and `server_kills` are shares of rounds, and one of
-    `loss_rates` is drawn for each round.
+    """How often faults occur.
+
+    `worker_kills` and `server_kills` are shares of rounds. One of `loss_rates` is drawn for each round.
 
     A round is stalled if it has not drained after `round_seconds`. That happens after a kill of the worker. On a busy
     machine it also happens without a kill, because the extension hides a message that it abandons for up to 600 s.
@@ -91,7 +97,7 @@ class FaultRates:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadParts:
-    """What a workload runs on: a task hub with its worker, a state server, and the relay between them."""
+    """The parts that a workload uses: a task hub with its worker, a state server, and the relay between them."""
 
     driver: TaskHubDriver
     server: StateServerProcess
@@ -164,11 +170,11 @@ class RandomWorkload:
         first = f"first-{number}"
         responded_at = await self._driver.start_orchestration("Wait", first)
         assert responded_at is not None, "the worker is not killed yet"
-        self._driver.active_periods.open(first, responded_at, blocked_by=[first])
+        self._driver.active_periods.add_period(first, responded_at, blocked_by=[first])
         polling = asyncio.create_task(self._poll_until_cancelled())
         try:
             await self._wait_until_assessed(polling)
-            await self._driver.end_and_wait(first)
+            await self._driver.request_end_and_wait(first)
             if self._driver.worker_killed_in_round:
                 amid_chain = scenarios[0] is launch_chain and choices.random() < 0.8
                 kill = self._restart_worker(choices.uniform(0.1, 1.2), choices.uniform(0, 2), amid_chain=amid_chain)
@@ -261,8 +267,8 @@ class RandomWorkload:
         assessed = AssessedResponse(response, self._blockers_between(before, after), expected_code)
         active = (
             self._driver.active_periods.find_covering(response.requested_at, response.responded_at)
-            or active_throughout(before.storage, after.storage)
-            or (starts_throughout(before.storage, after.storage) if self._sees_messages else [])
+            or find_active_throughout(before.storage, after.storage)
+            or (find_starts_throughout(before.storage, after.storage) if self._sees_messages else [])
             or assessed.blockers
         )
         self.report.response_count += 1

@@ -33,7 +33,7 @@ def read_lines(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _read_text(name)]
 
 
-def events() -> list[dict[str, Any]]:
+def read_events() -> list[dict[str, Any]]:
     """Return every lifecycle event, in the order in which the extension posted them."""
     return [event for post in read_lines("events") for event in post["body"]]
 
@@ -41,7 +41,7 @@ def events() -> list[dict[str, Any]]:
 def find_event(instance_id: str, status: str, hub: str | None = None) -> dict[str, Any]:
     """Return the first event of this instance with this status. If there is a `hub`, it replaces the event's task hub.
     Raises LookupError."""
-    for event in events():
+    for event in read_events():
         if (event["data"]["instanceId"], event["data"]["runtimeStatus"]) == (instance_id, status):
             if hub is not None:
                 event["data"]["hubName"] = hub
@@ -59,32 +59,33 @@ DELIVERIES = {
 
 
 def recorded_delivery(name: str, hub: str) -> list[dict[str, Any]]:
-    """Return the recorded events of a delivery, as events of the task hub `hub`: one of `DELIVERIES`, or
-    `continue-as-new`, which is a start, an end, and the start of the next generation."""
+    """Return the recorded events of a delivery, with `hub` as their task hub.
+
+    `name` is one of `DELIVERIES`, or `continue-as-new`: a start, an end, and the start of the next generation."""
     if name == "continue-as-new":
-        generations = [event for event in events() if event["data"]["instanceId"] == "eternal-5"][:3]
+        generations = [event for event in read_events() if event["data"]["instanceId"] == "eternal-5"][:3]
         for event in generations:
             event["data"]["hubName"] = hub
         return generations
     return [find_event(instance_id, status, hub) for instance_id, status in DELIVERIES[name]]
 
 
-def snapshots() -> list[tuple[str, str]]:
-    """Return the names of the recorded moments of `{Hub}Instances`, each with its task hub, in order."""
+def list_recorded_moments() -> list[tuple[str, str]]:
+    """Return the moments at which a table `{Hub}Instances` was recorded: name and task hub of each, in order."""
     return list(dict.fromkeys((row["snapshot"], row["TaskHubName"]) for row in read_lines("instances")))
 
 
-def instance_rows(snapshot: str = "end", hub: str = HUB) -> list[dict[str, Any]]:
+def read_instance_rows(snapshot: str = "end", hub: str = HUB) -> list[dict[str, Any]]:
     """Return the rows of `{Hub}Instances` at a recorded moment, as the Table service returned them."""
     return [row for row in read_lines("instances") if (row["snapshot"], row["TaskHubName"]) == (snapshot, hub)]
 
 
-def instance_row(instance_key: str, snapshot: str = "end", hub: str = HUB) -> dict[str, Any]:
-    """Return one of these rows by its partition key."""
-    return next(row for row in instance_rows(snapshot, hub) if row["PartitionKey"] == instance_key)
+def read_instance_row(instance_key: str, snapshot: str = "end", hub: str = HUB) -> dict[str, Any]:
+    """Return the row of `{Hub}Instances` with this partition key at a recorded moment. Raises StopIteration."""
+    return next(row for row in read_instance_rows(snapshot, hub) if row["PartitionKey"] == instance_key)
 
 
-def table_entity(row: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+def to_table_entity(row: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """Convert a recorded row for the Table client, with its types and all digits of its times. `changes` replace
     properties."""
     typed = {

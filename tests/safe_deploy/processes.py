@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.processes import free_port, stop_after, wait_until
-from harness.state_server import HOST, ROOT, ServerProcess, server_environment
+from harness.state_server import HOST, ROOT, ServerProcess, build_server_environment
 from state_api.emulator import is_listening
 from state_api.settings import StorageSettings
 from tests.keys import key_entries
@@ -87,7 +87,7 @@ def state_server(
     with log.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "state_api", "serve", "--port", str(chosen_port)],
-            env=server_environment(storage, keys) | settings,
+            env=build_server_environment(storage, keys) | settings,
             stdout=sink,
             stderr=sink,
             cwd=folder,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots
+from safe_deploy.slot_task_hubs import ObservedSlots, PendingSwap, RecordedSlots
 
 RUN = "https://ci.example/runs/1"
 OTHER_RUN = "https://ci.example/runs/2"

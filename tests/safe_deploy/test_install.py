@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import state_api
-from harness.dependency_groups import pinned_versions
+from harness.dependency_groups import read_pinned_versions
 from harness.state_server import ROOT, ServerProcess
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.processes import CliResult
@@ -127,7 +127,7 @@ def test_only_the_command_line_and_its_dependencies_are_installed(installed: Ins
     # pydantic is not in the list, because Typer 0.29 needs it.
     unwanted = ("fastapi", "starlette", "azure", "msal", "aiohttp", "uvicorn", "durabletask", "grpcio")
     assert [name for name in versions if name.startswith(unwanted)] == []
-    pinned = pinned_versions("cli")
+    pinned = read_pinned_versions("cli")
     assert set(pinned) == {"httpx", "rich", "typer", "setuptools"}
     for name, version in pinned.items():
         assert version == f"=={versions[name]}"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_deploy.errors import ConflictError
-from safe_deploy.slots import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
 from safe_deploy.swap_planner import (
     SwapAttempt,
     SwapStep,

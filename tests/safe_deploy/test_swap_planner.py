@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from safe_deploy.errors import CommandError, ConflictError, ExitCode
-from safe_deploy.slots import ObservedSlots, RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import ObservedSlots, RecordedSlots, is_same_task_hub
 from safe_deploy.swap_messages import describe_interrupted_swap
 from safe_deploy.swap_planner import (
     SwapAttempt,

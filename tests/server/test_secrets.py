@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from harness.processes import free_port
-from harness.state_server import HOST, ServerProcess, run_server, server_environment
+from harness.state_server import HOST, ServerProcess, build_server_environment, run_server
 from state_api.settings import StorageSettings, emulator_connection_string
 from tests.builders import event
 from tests.conftest import new_hub_name
@@ -208,7 +208,7 @@ def test_no_secret_reaches_the_log_or_a_response_of_a_server(
 def test_a_server_that_does_not_start_prints_no_secret(settings: dict[str, str], tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, *SERVER, "serve", "--port", str(free_port())],
-        env=server_environment(None) | settings,
+        env=build_server_environment(None) | settings,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -232,7 +232,7 @@ def test_no_key_reaches_the_log_of_the_cli(storage: StorageSettings, tmp_path: P
         ):
             process = subprocess.run(
                 [sys.executable, *CLI, *arguments],
-                env=server_environment(None) | environment,
+                env=build_server_environment(None) | environment,
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,

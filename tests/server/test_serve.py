@@ -20,7 +20,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.eventgrid import EventGridEvent, EventGridPublisherClient
 
 from harness.processes import free_ports, stop_after, wait_until
-from harness.state_server import HOST, ServerProcess, run_server, server_environment
+from harness.state_server import HOST, ServerProcess, build_server_environment, run_server
 from harness.storage_proxy import run_storage_proxy
 from state_api.emulator import is_listening
 from state_api.settings import StorageSettings
@@ -81,7 +81,7 @@ def run_refused() -> Iterator[RunRefused]:
     """A function that runs a server with these arguments and settings; returns its exit code and output."""
     with subprocess.Popen(
         [sys.executable, "-c", _REFUSING_SERVER],
-        env=server_environment(None),
+        env=build_server_environment(None),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -114,14 +114,14 @@ def run_refused() -> Iterator[RunRefused]:
 def test_a_server_with_a_wrong_setting_or_argument_does_not_start_and_says_why(
     run_refused: RunRefused, arguments: list[str], settings: dict[str, str], message: str
 ) -> None:
-    exit_code, output = run_refused(arguments, server_environment(None) | settings)
+    exit_code, output = run_refused(arguments, build_server_environment(None) | settings)
     assert exit_code == 2
     assert message in output
     assert "Traceback" not in output
 
 
 def test_the_process_ends_with_the_exit_code_of_main(tmp_path: Path) -> None:
-    process = run_to_end(SERVE, server_environment(None), tmp_path)
+    process = run_to_end(SERVE, build_server_environment(None), tmp_path)
     assert process.returncode == 2
     assert "no state storage is set: set STATE_STORAGE" in process.stderr
     assert "Traceback" not in process.stderr
@@ -132,7 +132,7 @@ def test_the_emulator_starts_and_stops_with_the_server(tmp_path: Path) -> None:
     # Under nohup, the server would ignore SIGHUP.
     handle_hang_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
     code = f"{handle_hang_up}{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
-    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    settings = build_server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     hub = new_hub_name()
     for stop_signal in (signal.SIGINT, signal.SIGHUP):
         process = subprocess.Popen(
@@ -154,7 +154,7 @@ def test_the_emulator_starts_and_stops_with_the_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("service", "index"), [("queue", 1), ("blob", 2)])
 def test_the_emulator_does_not_start_if_one_of_its_ports_is_occupied(service: str, index: int, tmp_path: Path) -> None:
     emulator = free_ports(3)
-    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    settings = build_server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     with socket.create_server((HOST, emulator[index])):
         process = run_to_end(
             [sys.executable, "-c", f"{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve']))"],
@@ -173,7 +173,7 @@ def test_a_server_without_an_installed_emulator_says_how_to_install_it(tmp_path:
         "emulator.__file__ = '/nowhere/state_api/emulator.py';"
         "sys.exit(main.main(['serve']))"
     )
-    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true", "PATH": "/nowhere"}
+    settings = build_server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true", "PATH": "/nowhere"}
     process = run_to_end([sys.executable, "-c", code], settings, tmp_path)
     assert process.returncode == 1
     assert "Azurite is not installed: run `make setup`" in process.stderr
@@ -265,7 +265,7 @@ def test_two_servers_with_one_storage_agree(storage: StorageSettings, tmp_path: 
 def test_a_server_whose_port_is_occupied_ends_with_exit_code_1(storage: StorageSettings, tmp_path: Path) -> None:
     with run_server(storage, tmp_path) as server:
         port = server.url.rpartition(":")[2]
-        process = run_to_end([*SERVE, "--port", port], server_environment(storage), tmp_path)
+        process = run_to_end([*SERVE, "--port", port], build_server_environment(storage), tmp_path)
     assert process.returncode == 1
     assert "address already in use" in process.stderr
     assert "Traceback" not in process.stderr
@@ -277,7 +277,7 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
         f"{code_with_emulator_ports(emulator)}print('starting', flush=True);"
         f"sys.exit(main.main(['serve', '--port', '{port}']))"
     )
-    settings = server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+    settings = build_server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=settings, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -114,6 +114,7 @@ TASK_HUB = TaskHubRecord(
     app="shop",
     recording=True,
     closed=True,
+    deletion_id="9f86d081884c7d65",
     deleting_from="azureStorage STATE_TASKHUBS_SHOP",
     seen=True,
     confirmed_backend="azureStorage https://shop.table.core.windows.net",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals, refusals
 from state_api.domain.releases.apps import App, Transition
-from state_api.domain.releases.checks import check_no_pending_swap
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.transition_checks import check_no_pending_swap
 
 
 def check_app_deletable(app: App, now: Instant) -> Refusal | None:
@@ -16,7 +16,7 @@ def check_app_deletable(app: App, now: Instant) -> Refusal | None:
         return refusal
     deployment = app.get_open_deployment(now)
     if deployment is not None:
-        return refusals.deployment_in_progress(app, deployment, now)
+        return other_run_refusals.deployment_in_progress(app, deployment, now)
     # Cleanup skips a task hub that a slot may still carry. The verdict on that slot covers it.
     task_hubs = [retired.task_hub for retired in app.retired if app.find_possible_slot(retired.task_hub) is None]
     return refusals.cleanup_required(app, task_hubs) if task_hubs else None

@@ -1,7 +1,9 @@
-"""Every refusal: its problem code, its message, and the facts that callers act on. The only place that words them.
+"""Refusals: the problem code, the message and the facts of each, in this module and the modules `…_refusals`.
 
 A transition returns a `Refusal`; the services raise it as an error of `domain/errors.py`. A message says what blocks
 the operation and why, and ends with the next step, in terms of API operations and fields.
+
+This module has the refusals about apps, task hub names, and task hubs that have not drained.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,29 +15,20 @@ from state_api.domain.errors import (
     AppNotFound,
     CleanupRequired,
     Conflict,
-    DeploymentInProgress,
     InvalidRequest,
-    SlotNotFound,
     StagingNotReady,
     StateError,
-    SwapMismatch,
-    SwapPending,
     TaskHubAlreadyUsed,
     TaskHubClaimed,
     TaskHubInUse,
     TaskHubNotDrained,
     TaskHubNotFound,
     TaskHubUnavailable,
-    WaiverNotFound,
 )
-from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness.reasons import ReadinessReason
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases.apps import App, Deployment, PendingSwap, Slot
+from state_api.domain.releases.apps import App
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
-
-MAX_DEPLOYMENT_RETRY_SECONDS = 60
-"""The longest `retryAfterSeconds` of DeploymentInProgress: the other run may swap or abandon at any time."""
 
 _MAX_NAMED_ARTIFACTS = 3
 """How many artifacts a message names. The member `existing` of the problem lists all of them."""
@@ -43,8 +36,10 @@ _MAX_NAMED_ARTIFACTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a transition does not happen. `error` is the class of the problem, and so its code; `details` are the
-    extension members of the problem document: JSON values, camelCase."""
+    """Why a transition does not happen.
+
+    `error` is the class of the problem, whose name is the problem code. `details` are the extension members of the
+    problem document: JSON values, camelCase."""
 
     error: type[StateError]
     message: str
@@ -60,30 +55,6 @@ class Refusal:
 
 def reason_required(fields: str) -> Refusal:
     return Refusal(InvalidRequest, f"{fields} goes into the audit log: send a reason")
-
-
-def production_not_stageable() -> Refusal:
-    return Refusal(
-        InvalidRequest,
-        "a task hub cannot be staged into production. Stage it into another slot, and swap that slot with PostSwap",
-    )
-
-
-def production_not_swappable() -> Refusal:
-    return Refusal(InvalidRequest, "production cannot be swapped with itself: name the slot that it is swapped with")
-
-
-def slot_not_found(app: App, slot: str) -> Refusal:
-    return Refusal(
-        SlotNotFound,
-        f"app {app.name} has no slot {slot}; it has {', '.join(app.slots)}. Correct the name, or register the slot "
-        "with PutApp",
-        {"app": app.name, "slot": slot},
-    )
-
-
-def task_hub_in_two_slots(task_hub: str) -> Refusal:
-    return Refusal(InvalidRequest, f"task hub {task_hub} cannot be in two slots: name it for one slot only")
 
 
 def not_adoptable(app: App, task_hub: str) -> Refusal:
@@ -182,7 +153,7 @@ def task_hub_claimed(task_hub: str, app_name: str) -> Refusal:
     )
 
 
-# What has not drained
+# Task hubs that have not drained
 
 
 def staging_not_ready(app: App, slot: str, verdict: Verdict, *, next_step: str) -> Refusal:
@@ -248,169 +219,9 @@ def _verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-# Other runs
-
-
-def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Refusal:
-    expires_at = app.deployment_expires_at(deployment)
-    return Refusal(
-        DeploymentInProgress,
-        f"{describe_owner(deployment)} has been deploying task hub {deployment.task_hub} into slot {deployment.slot} "
-        f"of app {app.name} since {format_instant(deployment.started_at)}. Wait for its swap, abandon it with "
-        f"DeleteStaging, or stage with takeOver and a reason. It expires at {format_instant(expires_at)}",
-        {
-            "deployment": deployment_details(deployment),
-            "retryAfterSeconds": min(MAX_DEPLOYMENT_RETRY_SECONDS, max(1, (expires_at - now) // seconds(1))),
-        },
-    )
-
-
-def deployment_of_other_run(app: App, deployment: Deployment) -> Refusal:
-    return Refusal(
-        SwapMismatch,
-        f"this run does not hold the open deployment of app {app.name}: {describe_owner(deployment)} has held it for "
-        f"task hub {deployment.task_hub} since {format_instant(deployment.started_at)}. To act for that run, send its "
-        "X-Run-Url. To replace it, stage with takeOver and a reason",
-        {"deployment": deployment_details(deployment)},
-    )
-
-
-def swap_pending(app: App, pending: PendingSwap) -> Refusal:
-    return Refusal(
-        SwapPending,
-        f"{describe_owner(pending)} began to swap task hub {pending.task_hub} of app {app.name} into production at "
-        f"{format_instant(pending.started_at)} and has not reported its outcome, so it is unknown what production and "
-        f"slot {pending.slot} hold. Wait for that run. If it has ended, look up which task hub the platform has in "
-        f"production: if it is {pending.task_hub}, send PostSwap for it with the outcome Done, otherwise with the "
-        "outcome Failed",
-        {
-            "pendingSwap": {
-                "taskHub": pending.task_hub,
-                "swappedOut": pending.swapped_out,
-                "slot": pending.slot,
-                "startedAt": format_instant(pending.started_at),
-                "by": pending.started_by,
-                "runUrl": pending.run_url,
-                "rollback": pending.rollback,
-            }
-        },
-    )
-
-
 def changed_concurrently(app_name: str, updated_by: str | None) -> Refusal:
     return Refusal(
         Conflict,
         f"{updated_by or 'another caller'} changed app {app_name} at the same time, several times. Retry",
         {"updatedBy": updated_by},
-    )
-
-
-def describe_owner(owned: Deployment | PendingSwap) -> str:
-    """The caller and, if known, the run that holds a deployment or a pending swap."""
-    return f"{owned.started_by} (run {owned.run_url})" if owned.run_url else owned.started_by
-
-
-def deployment_details(deployment: Deployment) -> dict[str, Any]:
-    """The deployment as a JSON object, for problems and the audit log."""
-    return {
-        "taskHub": deployment.task_hub,
-        "version": deployment.version,
-        "slot": deployment.slot,
-        "startedAt": format_instant(deployment.started_at),
-        "by": deployment.started_by,
-        "runUrl": deployment.run_url,
-    }
-
-
-# What a slot holds
-
-
-def _mismatch(app: App, task_hub: str, message: str) -> Refusal:
-    return Refusal(SwapMismatch, message, {"taskHub": task_hub, "slots": app.task_hubs_by_slot()})
-
-
-def swap_mismatch(app: App, slot_name: str, task_hub: str) -> Refusal:
-    """For a slot that is empty or holds another task hub than the request names."""
-    name = app.registered_slot_name(slot_name)
-    slot = app.slots.get(name)
-    return _mismatch(
-        app,
-        task_hub,
-        f"slot {name} of app {app.name} does not hold task hub {task_hub} but {slot.task_hub if slot else 'nothing'}. "
-        "Do not swap; read GetHistory for what changed the slot",
-    )
-
-
-def swap_outdated(app: App, slot_name: str, slot: Slot) -> Refusal:
-    """For the outcome Done of a swap that has been swapped back since."""
-    return _mismatch(
-        app,
-        slot.task_hub,
-        f"task hub {slot.task_hub} in slot {slot_name} of app {app.name} was swapped out of production, and no swap of "
-        "it is pending: this outcome belongs to an earlier swap. If production holds the task hub again, send PostSwap "
-        "for it without an outcome",
-    )
-
-
-def rollback_to_prior_hub_not_begun(app: App, slot_name: str, slot: Slot, task_hub: str) -> Refusal:
-    """For a rollback in two steps to a task hub that another one replaced on record."""
-    return _mismatch(
-        app,
-        task_hub,
-        f"slot {slot_name} of app {app.name} may still carry task hub {task_hub}, but {slot.task_hub} was staged over "
-        "it. If the platform's slot carries it, swap there. Once production carries it, send PostSwap with rollback "
-        "and the outcome Done",
-    )
-
-
-def never_promoted(app: App, slot_name: str, slot: Slot) -> Refusal:
-    """For a rollback to a task hub that was only staged."""
-    promoted_prior_hub = next((prior.task_hub for prior in slot.prior_hubs if prior.promoted), None)
-    next_step = (
-        f"The slot may still carry {promoted_prior_hub}, which was"
-        if promoted_prior_hub
-        else "To promote it, send PostSwap without rollback"
-    )
-    return _mismatch(
-        app,
-        slot.task_hub,
-        f"task hub {slot.task_hub} in slot {slot_name} of app {app.name} was never in production, so a rollback to it "
-        f"is not possible. {next_step}",
-    )
-
-
-# Waivers
-
-
-def waiver_for_entity() -> Refusal:
-    return Refusal(InvalidRequest, "instanceId names an entity. Entities never block a verdict and need no waiver")
-
-
-def waiver_expiry_invalid(max_days: int) -> Refusal:
-    return Refusal(InvalidRequest, f"expiresAt must be in the future, and at most {max_days} days from now")
-
-
-def task_hub_not_of_app(app: App, task_hub: str) -> Refusal:
-    return Refusal(
-        TaskHubNotFound,
-        f"no slot of app {app.name} holds task hub {task_hub}, and it is not retired. GetApp lists the task hubs that "
-        "a waiver can be for",
-        {"taskHub": task_hub},
-    )
-
-
-def too_many_waivers(app: App, max_waivers: int) -> Refusal:
-    return Refusal(
-        InvalidRequest,
-        f"app {app.name} already has {max_waivers} waivers. Find out what keeps so many instances active, or remove "
-        "waivers with DeleteWaiver",
-    )
-
-
-def waiver_not_found(app: App, task_hub: str, instance_id: str | None) -> Refusal:
-    subject = "messages" if instance_id is None else "this instance"
-    return Refusal(
-        WaiverNotFound,
-        f"app {app.name} has no waiver for {subject} of task hub {task_hub}. GetApp lists its waivers",
-        {"taskHub": task_hub, "instanceId": instance_id},
     )

@@ -9,11 +9,11 @@ from state_api.domain.instants import Instant
 from state_api.domain.names import PRODUCTION, HubKey, hub_key, same_hub
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals, refusals, slot_refusals
 from state_api.domain.releases.apps import App, PendingSwap, RetiredHub, Slot, Transition
-from state_api.domain.releases.checks import check_name_is_new
 from state_api.domain.releases.commands import RegisterCommand, SlotAssignment
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.transition_checks import check_name_is_new
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
 
@@ -85,7 +85,7 @@ def _check_pending_swap(app: App, command: RegisterCommand) -> Refusal | None:
     """While a swap is pending, slots can only be registered as they are."""
     if app.pending_swap is None or all(_is_slot_unchanged(app, name, slot) for name, slot in command.slots.items()):
         return None
-    return refusals.swap_pending(app, app.pending_swap)
+    return other_run_refusals.swap_pending(app, app.pending_swap)
 
 
 def _is_slot_unchanged(app: App, requested_name: str, assignment: SlotAssignment | None) -> bool:
@@ -106,7 +106,7 @@ def _check_slots(app: App, command: RegisterCommand, evidence: RegisterEvidence,
             continue
         key = hub_key(assignment.task_hub)
         if key in new_hub_keys:
-            return refusals.task_hub_in_two_slots(assignment.task_hub)
+            return slot_refusals.task_hub_in_two_slots(assignment.task_hub)
         if refusal := check_name_is_new(app, assignment.task_hub, used_before=key in evidence.used_hub_keys):
             return refusal
         new_hub_keys.add(key)
@@ -117,7 +117,7 @@ def _check_replaceable(app: App, name: str, verdict: Verdict, now: Instant) -> R
     """A task hub leaves its slot only after it has drained, and not while a run deploys it."""
     slot, deployment = app.slot(name), app.get_open_deployment(now)
     if slot is not None and deployment is not None and same_hub(deployment.task_hub, slot.task_hub):
-        return refusals.deployment_in_progress(app, deployment, now)
+        return other_run_refusals.deployment_in_progress(app, deployment, now)
     if verdict.ready:
         return None
     return refusals.staging_not_ready(app, name, verdict, next_step="Retry once it has drained")

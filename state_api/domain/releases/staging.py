@@ -10,16 +10,16 @@ from typing import Any
 from state_api.domain.instants import Instant
 from state_api.domain.names import PRODUCTION, same_hub
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals, refusals, slot_refusals
 from state_api.domain.releases.apps import App, Deployment, RetiredHub, Slot, Transition
-from state_api.domain.releases.checks import (
+from state_api.domain.releases.commands import AbandonCommand, StageCommand
+from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.transition_checks import (
     check_name_is_new,
     check_no_pending_swap,
     check_slot_exists,
     find_blocking_deployment,
 )
-from state_api.domain.releases.commands import AbandonCommand, StageCommand
-from state_api.domain.releases.refusals import Refusal
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProofBasis, ProviderUnavailable
 
 
@@ -91,7 +91,7 @@ def stage_task_hub(app: App, command: StageCommand, evidence: StageEvidence, now
 
 def _check_command(command: StageCommand) -> Refusal | None:
     if command.slot.lower() == PRODUCTION:
-        return refusals.production_not_stageable()
+        return slot_refusals.production_not_stageable()
     if (command.force or command.take_over) and not (command.reason or "").strip():
         return refusals.reason_required("force or takeOver")
     return None
@@ -102,7 +102,7 @@ def _check_other_runs(app: App, command: StageCommand, now: Instant) -> Refusal 
     deployment = find_blocking_deployment(app, command.caller.run_id(command.task_hub), now)
     if deployment is None or command.take_over:
         return None
-    return refusals.deployment_in_progress(app, deployment, now)
+    return other_run_refusals.deployment_in_progress(app, deployment, now)
 
 
 def _check_task_hub_is_new(app: App, command: StageCommand, evidence: StageEvidence) -> Refusal | None:
@@ -179,7 +179,7 @@ def _stage_details(app: App, command: StageCommand, evidence: StageEvidence, now
         details["forcedOver"] = [reason.message for reason in verdict.reasons]
     taken_over = find_blocking_deployment(app, command.caller.run_id(command.task_hub), now)
     if taken_over is not None:
-        details["takenOverFrom"] = refusals.deployment_details(taken_over)
+        details["takenOverFrom"] = other_run_refusals.deployment_details(taken_over)
     return details
 
 
@@ -201,15 +201,15 @@ def abandon_deployment(app: App, command: AbandonCommand, now: Instant) -> Trans
     name = app.registered_slot_name(command.slot)
     if app.pending_swap is not None and app.pending_swap.slot == name:
         # The swap closes the deployment if it is done, and opens it again if it fails.
-        return refusals.swap_pending(app, app.pending_swap)
+        return other_run_refusals.swap_pending(app, app.pending_swap)
     deployment = app.get_open_deployment(now)
     if deployment is None or deployment.slot != name:
         slot = app.slot(name)
         if slot is not None and same_hub(slot.task_hub, command.task_hub):
             return Transition(app, "DeleteStaging", changed=False)
-        return refusals.swap_mismatch(app, name, command.task_hub)
+        return slot_refusals.swap_mismatch(app, name, command.task_hub)
     is_holder = deployment.run_id == command.caller.run_id(command.task_hub)
     if not is_holder or not same_hub(deployment.task_hub, command.task_hub):
-        return refusals.deployment_of_other_run(app, deployment)
+        return other_run_refusals.deployment_of_other_run(app, deployment)
     details = {"taskHub": deployment.task_hub, "slot": deployment.slot}
     return Transition(replace(app, deployment=None), "DeleteStaging", details)

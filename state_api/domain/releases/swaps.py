@@ -11,11 +11,11 @@ from typing import Any
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import PRODUCTION, same_hub
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals, slot_refusals
 from state_api.domain.releases.apps import App, PendingSwap, PriorHub, RetiredHub, Slot, Transition
-from state_api.domain.releases.checks import check_slot_exists
 from state_api.domain.releases.commands import SwapCommand, SwapOutcome
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.transition_checks import check_slot_exists
 
 
 def swap_slots(app: App, command: SwapCommand, now: Instant) -> Transition | Refusal:
@@ -42,7 +42,7 @@ def swap_slots(app: App, command: SwapCommand, now: Instant) -> Transition | Ref
 
 
 def _check_not_production(command: SwapCommand) -> Refusal | None:
-    return refusals.production_not_swappable() if command.slot.lower() == PRODUCTION else None
+    return slot_refusals.production_not_swappable() if command.slot.lower() == PRODUCTION else None
 
 
 def _check_pending_swap(app: App, command: SwapCommand) -> Refusal | None:
@@ -54,7 +54,7 @@ def _check_pending_swap(app: App, command: SwapCommand) -> Refusal | None:
     # The outcome of a rollback says nothing about a pending swap into the other direction.
     other_direction = command.rollback and not pending.rollback
     if other_slot or other_direction or not same_hub(pending.task_hub, command.task_hub):
-        return refusals.swap_pending(app, pending)
+        return other_run_refusals.swap_pending(app, pending)
     return None
 
 
@@ -78,7 +78,7 @@ def _repeat_begin(app: App, pending: PendingSwap, command: SwapCommand) -> Trans
     if command.caller.run_url and pending.run_id == command.caller.run_id(command.task_hub):
         return Transition(app, "PostSwap", changed=False)
     # If two runs both let the platform swap, the slots would end as they began.
-    return refusals.swap_pending(app, pending)
+    return other_run_refusals.swap_pending(app, pending)
 
 
 def _build_pending_swap(app: App, command: SwapCommand, slot: Slot, now: Instant) -> PendingSwap:
@@ -114,7 +114,7 @@ def _confirm_swap(app: App, command: SwapCommand, now: Instant) -> Transition | 
         and same_hub(slot.task_hub, command.task_hub)
     )
     if slot is not None and is_outdated:
-        return refusals.swap_outdated(app, app.registered_slot_name(command.slot), slot)
+        return slot_refusals.swap_outdated(app, app.registered_slot_name(command.slot), slot)
     return _swap_at_once(app, command, now)
 
 
@@ -125,7 +125,7 @@ def _revert_swap(app: App, command: SwapCommand) -> Transition | Refusal:
         slot = app.slot(command.slot)
         if slot is not None and same_hub(slot.task_hub, command.task_hub):
             return Transition(app, "PostSwap", changed=False)
-        return refusals.swap_mismatch(app, command.slot, command.task_hub)
+        return slot_refusals.swap_mismatch(app, command.slot, command.task_hub)
     reverted = replace(
         app,
         slots={**app.slots, **pending.slots_before},
@@ -163,11 +163,11 @@ def _find_swappable_slot(app: App, command: SwapCommand) -> Slot | Refusal:
     name = app.registered_slot_name(command.slot)
     slot = app.slot(name)
     if command.rollback and slot is not None and slot.find_promoted_prior_hub(command.task_hub) is not None:
-        return refusals.rollback_to_prior_hub_not_begun(app, name, slot, command.task_hub)
+        return slot_refusals.rollback_to_prior_hub_not_begun(app, name, slot, command.task_hub)
     if slot is None or not same_hub(slot.task_hub, command.task_hub):
-        return refusals.swap_mismatch(app, name, command.task_hub)
+        return slot_refusals.swap_mismatch(app, name, command.task_hub)
     if command.rollback and not slot.promoted:
-        return refusals.never_promoted(app, name, slot)
+        return slot_refusals.never_promoted(app, name, slot)
     return slot
 
 

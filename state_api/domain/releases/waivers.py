@@ -6,7 +6,7 @@ from typing import Any
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.names import hub_key, is_entity, same_hub
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.releases import refusals
+from state_api.domain.releases import refusals, waiver_refusals
 from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.commands import RemoveWaiverCommand, WaiveCommand
 from state_api.domain.releases.refusals import Refusal
@@ -30,7 +30,7 @@ def add_waiver(app: App, command: WaiveCommand, now: Instant) -> Transition | Re
         if now < waiver.expires_at and not _is_waiver_of(waiver, command.task_hub, command.instance_id)
     )
     if len(others) >= MAX_WAIVERS:
-        return refusals.too_many_waivers(app, MAX_WAIVERS)
+        return waiver_refusals.too_many_waivers(app, MAX_WAIVERS)
     waiver = Waiver(
         task_hub=command.task_hub,
         instance_id=command.instance_id or "",
@@ -52,12 +52,12 @@ def _check_waiver(app: App, command: WaiveCommand, now: Instant) -> Refusal | No
     if not (command.reason or "").strip():
         return refusals.reason_required("a waiver")
     if is_entity(command.instance_id or ""):
-        return refusals.waiver_for_entity()
+        return waiver_refusals.waiver_for_entity()
     if not now < command.expires_at <= now + seconds(86_400 * MAX_WAIVER_DAYS):
-        return refusals.waiver_expiry_invalid(MAX_WAIVER_DAYS)
+        return waiver_refusals.waiver_expiry_invalid(MAX_WAIVER_DAYS)
     task_hubs = [slot.task_hub for slot in app.slots.values() if slot] + [hub.task_hub for hub in app.retired]
     if hub_key(command.task_hub) not in map(hub_key, task_hubs):
-        return refusals.task_hub_not_of_app(app, command.task_hub)
+        return waiver_refusals.task_hub_not_of_app(app, command.task_hub)
     return None
 
 
@@ -65,7 +65,7 @@ def remove_waiver(app: App, command: RemoveWaiverCommand) -> Transition | Refusa
     """Remove the waiver of an instance, or that of messages: what it was for blocks again. Refusal: WaiverNotFound."""
     others = tuple(waiver for waiver in app.waivers if not _is_waiver_of(waiver, command.task_hub, command.instance_id))
     if len(others) == len(app.waivers):
-        return refusals.waiver_not_found(app, command.task_hub, command.instance_id)
+        return waiver_refusals.waiver_not_found(app, command.task_hub, command.instance_id)
     details = {"taskHub": command.task_hub, **_subject_details(command.instance_id, 0)}
     return Transition(replace(app, waivers=others), "DeleteWaiver", details)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.dependency_groups import pinned_versions
+from harness.dependency_groups import read_pinned_versions
 from tests.durable_app.functions.published_package import APP, publish, run_python
 
 INDEX_SCRIPT = """
@@ -88,6 +88,6 @@ def test_a_failing_topic_delays_an_orchestration_by_less_than_two_seconds_an_eve
 
 def test_the_requirements_are_pinned_installed_and_agree_with_the_servers() -> None:
     """Both apps are tested in one environment."""
-    pinned = pinned_versions("sample-app")
+    pinned = read_pinned_versions("sample-app")
     assert pinned == {name: f"=={importlib.metadata.version(name)}" for name in pinned}
-    assert pinned.items() <= (pinned_versions("server") | {"azure-functions-durable": "==1.7.0"}).items()
+    assert pinned.items() <= (read_pinned_versions("server") | {"azure-functions-durable": "==1.7.0"}).items()

@@ -61,7 +61,7 @@ def test_nothing_is_acknowledged_while_the_storage_is_down_and_nothing_is_lost(
 
 
 @pytest.fixture(scope="module")
-def misconfigured(
+def misconfigured_hosts(
     azurite: Azurite, package: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, FunctionsHost]]:
     """Two hosts with wrong settings, started at the same time: an invalid storage setting, and no keys."""
@@ -82,7 +82,7 @@ def misconfigured(
         yield hosts
 
 
-def every_operation(client: httpx.Client, hub: str) -> Iterator[httpx.Response]:
+def send_every_operation(client: httpx.Client, hub: str) -> Iterator[httpx.Response]:
     """Send every operation but Health with an administrator's key, and return the responses."""
     for name, methods, _ in function_app.OPERATIONS:
         path = indexed_functions()[name].get_trigger().route.format(app="shop", hub=hub)
@@ -91,11 +91,11 @@ def every_operation(client: httpx.Client, hub: str) -> Iterator[httpx.Response]:
 
 
 def test_with_an_invalid_storage_setting_every_operation_but_health_names_it(
-    misconfigured: dict[str, FunctionsHost], hub: str
+    misconfigured_hosts: dict[str, FunctionsHost], hub: str
 ) -> None:
-    with misconfigured["storage"].client() as client:
+    with misconfigured_hosts["storage"].client() as client:
         assert client.get("/api/health").json() == {"status": "Healthy"}
-        for response in every_operation(client, hub):
+        for response in send_every_operation(client, hub):
             detail = assert_problem(response, 503, "SettingsInvalid")["detail"]
             assert "STATE_STORAGE is not a storage connection string" in detail
             assert response.headers["cache-control"] == "no-store"
@@ -104,11 +104,11 @@ def test_with_an_invalid_storage_setting_every_operation_but_health_names_it(
 
 
 def test_without_keys_every_operation_but_health_is_refused_and_the_trigger_still_records(
-    misconfigured: dict[str, FunctionsHost], admin: httpx.Client, hub: str
+    misconfigured_hosts: dict[str, FunctionsHost], admin: httpx.Client, hub: str
 ) -> None:
-    with misconfigured["keys"].client() as client:
+    with misconfigured_hosts["keys"].client() as client:
         assert client.get("/api/health").json() == {"status": "Healthy"}
-        for response in every_operation(client, hub):
+        for response in send_every_operation(client, hub):
             assert "set the app setting STATE_KEYS" in assert_problem(response, 503, "KeysNotConfigured")["detail"]
         assert deliver(client, [event(hub, "order-1")]).status_code == 202
         # This host does not have the setting that empties the homepage.
@@ -129,10 +129,10 @@ class EventSender:
         self._name = name
         self._send = send
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._send_until_stopped)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _send_until_stopped(self) -> None:
         number = 0
         while not self._stop.is_set():
             number += 1
@@ -154,7 +154,7 @@ class EventSender:
 def test_a_killed_worker_costs_each_caller_one_request_at_most_and_no_acknowledged_event(
     host: FunctionsHost, admin: httpx.Client, anonymous: httpx.Client
 ) -> None:
-    """No other test may kill a worker of this host: it ends when the third worker is killed."""
+    """No other test may kill a worker of this host, because the host ends when its third worker is killed."""
     hub = new_hub_name()
     senders = [
         EventSender("trigger", lambda instance_id: deliver(anonymous, [event(hub, instance_id)])),
@@ -162,8 +162,8 @@ def test_a_killed_worker_costs_each_caller_one_request_at_most_and_no_acknowledg
     ]
     try:
         wait_until(lambda: all(len(sender.acknowledged) >= 10 for sender in senders), "events are acknowledged")
-        (before,) = host.worker_pids()
-        os.kill(before, signal.SIGKILL)
+        (pid_before,) = host.worker_pids()
+        os.kill(pid_before, signal.SIGKILL)
         counts = [len(sender.acknowledged) for sender in senders]
         wait_until(
             lambda: all(len(sender.acknowledged) >= count + 10 for sender, count in zip(senders, counts, strict=True)),
@@ -172,8 +172,8 @@ def test_a_killed_worker_costs_each_caller_one_request_at_most_and_no_acknowledg
     finally:
         for sender in senders:
             sender.stop()
-    (after,) = host.worker_pids()
-    assert after != before
+    (pid_after,) = host.worker_pids()
+    assert pid_after != pid_before
     for sender in senders:
         assert sender.failures in ([], [500])
     acknowledged = {instance_id for sender in senders for instance_id in sender.acknowledged}

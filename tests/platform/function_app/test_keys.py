@@ -49,7 +49,8 @@ class OperationCaller:
         if path.endswith(("staging", "swap")) and method == "POST":
             self._options["json"] = {"taskHub": hub}
 
-    def __call__(self, headers: dict[str, str] | None = None, code: str | None = None) -> httpx.Response:
+    def send(self, headers: dict[str, str] | None = None, code: str | None = None) -> httpx.Response:
+        """Send the operation with these headers, and with a key in the query parameter `code`."""
         params = self._options.get("params", {}) | ({} if code is None else {"code": code})
         headers = {"WebHook-Request-Origin": "x"} | (headers or {})
         return self._client.request(
@@ -61,21 +62,21 @@ class OperationCaller:
 def test_an_operation_accepts_the_keys_of_its_roles_and_no_others(
     anonymous: httpx.Client, own_app_hub: str, method: str, path: str, roles: set[str]
 ) -> None:
-    call = OperationCaller(anonymous, method, path, own_app_hub)
+    caller = OperationCaller(anonymous, method, path, own_app_hub)
     for refused in (
-        call(),
-        call(key_header("not-a-key")),
-        call(code="not-a-key"),
-        *(call(key_header(key)) for key in PLATFORM_KEYS),
-        *(call(code=key) for key in PLATFORM_KEYS),
+        caller.send(),
+        caller.send(key_header("not-a-key")),
+        caller.send(code="not-a-key"),
+        *(caller.send(key_header(key)) for key in PLATFORM_KEYS),
+        *(caller.send(code=key) for key in PLATFORM_KEYS),
     ):
         assert_problem(refused, 401, "Unauthorized")
     for role, key in KEYS_BY_ROLE.items():
         for response in (
-            call(key_header(key)),
-            call({"aeg-sas-key": key}),
-            call(code=key),
-            call(key_header(key), code=MASTER_KEY),
+            caller.send(key_header(key)),
+            caller.send({"aeg-sas-key": key}),
+            caller.send(code=key),
+            caller.send(key_header(key), code=MASTER_KEY),
         ):
             if role in roles:
                 assert response.status_code in (200, 400, 404, 409, 415), response.text
@@ -88,9 +89,9 @@ def test_an_operation_accepts_the_keys_of_its_roles_and_no_others(
 def test_a_key_for_one_app_does_not_open_another(
     anonymous: httpx.Client, own_app_hub: str, method: str, path: str, roles: set[str]
 ) -> None:
-    call = OperationCaller(anonymous, method, path, own_app_hub)
+    caller = OperationCaller(anonymous, method, path, own_app_hub)
     for role, key in OTHER_APP_KEYS_BY_ROLE.items():
-        response = call(key_header(key))
+        response = caller.send(key_header(key))
         if path == "/api/apps" and role in roles:
             assert response.json() == {"apps": [], "continuationToken": None}
         else:
@@ -98,7 +99,7 @@ def test_a_key_for_one_app_does_not_open_another(
     # DeleteTaskHub is for task hubs that no app has claimed.
     concerns_own_app = "{app}" in path or ("{hub}" in path and method == "GET") or path == "/api/apps"
     for role, key in OWN_APP_KEYS_BY_ROLE.items():
-        response = call(key_header(key))
+        response = caller.send(key_header(key))
         assert (response.status_code == 403) == (role not in roles or not concerns_own_app), response.text
 
 
@@ -125,7 +126,7 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
     old, new = new_hub_name(), new_hub_name()
     called_operations: set[str] = set()
 
-    def call(
+    def call_operation(
         operation: str,
         key: str,
         body: Any = None,
@@ -148,36 +149,36 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
 
     reader, deployer, administrator = (OWN_APP_KEYS_BY_ROLE[role] for role in ("reader", "deployer", "admin"))
     slots = {"production": {"taskHub": old, "version": "1"}, "staging": None}
-    call("PutApp", administrator, {"slots": slots, "policy": {"settleSeconds": 0}})
-    assert call("GetStagingStatus", reader)["ready"] is True
-    call("PostStaging", deployer, {"taskHub": new, "version": "2"})
-    call("DeleteStaging", deployer, params={"taskHub": new})
+    call_operation("PutApp", administrator, {"slots": slots, "policy": {"settleSeconds": 0}})
+    assert call_operation("GetStagingStatus", reader)["ready"] is True
+    call_operation("PostStaging", deployer, {"taskHub": new, "version": "2"})
+    call_operation("DeleteStaging", deployer, params={"taskHub": new})
     publisher = KEYS_BY_ROLE["publisher"]
-    recorded = call("PostEvents", publisher, [event(old), event(new, "order-2", "Completed")])["recorded"]
+    recorded = call_operation("PostEvents", publisher, [event(old), event(new, "order-2", "Completed")])["recorded"]
     assert recorded == 2
-    call("PostEvents", publisher, method="OPTIONS")
-    swapped = call("PostSwap", deployer, {"taskHub": new})
+    call_operation("PostEvents", publisher, method="OPTIONS")
+    swapped = call_operation("PostSwap", deployer, {"taskHub": new})
     assert {name: slot["taskHub"] for name, slot in swapped["slots"].items()} == {"production": new, "staging": old}
-    verdict = call("GetStagingStatus", deployer)
+    verdict = call_operation("GetStagingStatus", deployer)
     assert (verdict["taskHub"], verdict["ready"], verdict["activeCount"]) == (old, False, 1)
     waiver = {"taskHub": old, "instanceId": "order-1", "reason": "stuck", "expiresAt": timestamp(3600)}
-    call("PostWaiver", deployer, waiver)
-    call("DeleteWaiver", deployer, params={"taskHub": old, "instanceId": "order-1"})
-    assert call("GetTaskHub", reader, hub=old)["activeCount"] == 1
-    instances = call("ListInstances", reader, hub=old)["instances"]
+    call_operation("PostWaiver", deployer, waiver)
+    call_operation("DeleteWaiver", deployer, params={"taskHub": old, "instanceId": "order-1"})
+    assert call_operation("GetTaskHub", reader, hub=old)["activeCount"] == 1
+    instances = call_operation("ListInstances", reader, hub=old)["instances"]
     assert [instance["instanceId"] for instance in instances] == ["order-1"]
     asyncio.run(_create_task_hub(azurite, old))
     provider_config = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
-    call("PutApp", administrator, {"taskHubs": provider_config})
-    assert call("GetVersions", reader, hub=old)["versions"][0]["version"] == "1.0"
-    call("Cleanup", deployer, {"dryRun": True})
-    assert call("GetApp", reader)["slots"].keys() == {"production", "staging"}
-    assert [app["app"] for app in call("ListApps", reader)["apps"]] == [OWN_APP]
-    newest = call("GetHistory", reader, params={"top": 1})["history"][0]
+    call_operation("PutApp", administrator, {"taskHubs": provider_config})
+    assert call_operation("GetVersions", reader, hub=old)["versions"][0]["version"] == "1.0"
+    call_operation("Cleanup", deployer, {"dryRun": True})
+    assert call_operation("GetApp", reader)["slots"].keys() == {"production", "staging"}
+    assert [app["app"] for app in call_operation("ListApps", reader)["apps"]] == [OWN_APP]
+    newest = call_operation("GetHistory", reader, params={"top": 1})["history"][0]
     assert (newest["operation"], newest["keyName"]) == ("PutApp", "own-admin")
-    assert "events" in call("ListQuarantine", KEYS_BY_ROLE["admin"])
+    assert "events" in call_operation("ListQuarantine", KEYS_BY_ROLE["admin"])
     for operation in OPERATIONS_WITHOUT_KEY:
-        call(operation, reader)
+        call_operation(operation, reader)
     assert called_operations <= {name for name, _, _ in function_app.OPERATIONS}
     assert host.read_log().count(OWN_APP_KEYS_BY_ROLE["deployer"]) == 0
 

@@ -39,8 +39,8 @@ def Counter(context: df.DurableEntityContext) -> None:
     context.set_state(context.get_state(lambda: 0) + 1)
 
 
-def fire_at(context: df.DurableOrchestrationContext, seconds: float) -> datetime:
-    """Return the time in so many seconds, by the orchestration's clock."""
+def compute_fire_time(context: df.DurableOrchestrationContext, seconds: float) -> datetime:
+    """Return the time that is this number of seconds ahead, by the orchestration's clock."""
     time: datetime = context.current_utc_datetime + timedelta(seconds=seconds)
     return time
 
@@ -50,83 +50,84 @@ def wait_for_event_or_timer(
 ) -> Tasks:
     """Wait for the event or a timer, and return the timer. Call it with `yield from`."""
     context.set_custom_status(WAITING_STATUS)
-    timer = context.create_timer(fire_at(context, seconds))
+    timer = context.create_timer(compute_fire_time(context, seconds))
     yield context.task_any([context.wait_for_external_event(event), timer])
     return timer
 
 
-def orchestrator(generator_function: Any) -> Any:
+def register_orchestrator(generator_function: Any) -> Any:
+    """Register a generator function of one parameter, `context`, as an orchestrator."""
     return app.orchestration_trigger(context_name="context")(generator_function)
 
 
 # Orchestrations that cancel no timer
 
 
-@orchestrator
+@register_orchestrator
 def AtOnce(context: df.DurableOrchestrationContext) -> Tasks:
     return "done"
     yield
 
 
-@orchestrator
+@register_orchestrator
 def FailAtOnce(context: df.DurableOrchestrationContext) -> Tasks:
     raise ValueError("at once")
     yield
 
 
-@orchestrator
+@register_orchestrator
 def OneActivity(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.call_activity("Echo", "a")
 
 
-@orchestrator
+@register_orchestrator
 def FailActivity(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.call_activity("Echo", "bad")
 
 
-@orchestrator
+@register_orchestrator
 def RetriesExhausted(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.call_activity_with_retry("Echo", df.RetryOptions(200, 2), "bad")
 
 
-@orchestrator
+@register_orchestrator
 def AnyOfActivities(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.task_any([context.call_activity("Echo", "a"), context.call_activity("Echo", "b")])
 
 
-@orchestrator
+@register_orchestrator
 def SubAtOnce(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.call_sub_orchestrator("AtOnce", None, f"{context.instance_id}-sub")
 
 
-@orchestrator
+@register_orchestrator
 def SubFails(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.call_sub_orchestrator("FailActivity", None, f"{context.instance_id}-sub")
 
 
-@orchestrator
+@register_orchestrator
 def TimerOnly(context: df.DurableOrchestrationContext) -> Tasks:
-    yield context.create_timer(fire_at(context, 1))
+    yield context.create_timer(compute_fire_time(context, 1))
 
 
-@orchestrator
+@register_orchestrator
 def EventOnly(context: df.DurableOrchestrationContext) -> Tasks:
     context.set_custom_status(WAITING_STATUS)
     yield context.wait_for_external_event(GO_EVENT)
 
 
-@orchestrator
+@register_orchestrator
 def Quiet(context: df.DurableOrchestrationContext) -> Tasks:
     context.set_custom_status(WAITING_STATUS)
     yield context.wait_for_external_event("never")
 
 
-@orchestrator
+@register_orchestrator
 def TimerWins(context: df.DurableOrchestrationContext) -> Tasks:
     yield from wait_for_event_or_timer(context, 1)
 
 
-@orchestrator
+@register_orchestrator
 def EventOrTimerNoCancel(context: df.DurableOrchestrationContext) -> Tasks:
     """Ends only when the timer fires, although the event arrives first."""
     yield from wait_for_event_or_timer(context, 12)
@@ -135,48 +136,48 @@ def EventOrTimerNoCancel(context: df.DurableOrchestrationContext) -> Tasks:
 # Orchestrations that cancel a timer
 
 
-@orchestrator
+@register_orchestrator
 def EventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
 
 
-@orchestrator
+@register_orchestrator
 def EventOrTimerCancelThenFail(context: df.DurableOrchestrationContext) -> Tasks:
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     raise ValueError("after cancel")
 
 
-@orchestrator
+@register_orchestrator
 def EventOrTimerCancelThenActivity(context: df.DurableOrchestrationContext) -> Tasks:
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     yield context.call_activity("Echo", "a")
 
 
-@orchestrator
+@register_orchestrator
 def EventOrTimerCancelThenTimer(context: df.DurableOrchestrationContext) -> Tasks:
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
-    yield context.create_timer(fire_at(context, 1))
+    yield context.create_timer(compute_fire_time(context, 1))
 
 
-@orchestrator
+@register_orchestrator
 def EventOrTimerCancelThenSignal(context: df.DurableOrchestrationContext) -> Tasks:
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     context.signal_entity(df.EntityId("Counter", context.instance_id), "add")
 
 
-@orchestrator
+@register_orchestrator
 def ActivityThenEventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
     yield context.call_activity("Echo", "a")
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
 
 
-@orchestrator
+@register_orchestrator
 def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
     first = yield from wait_for_event_or_timer(context)
     first.cancel()
@@ -184,17 +185,17 @@ def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
     second.cancel()
 
 
-@orchestrator
+@register_orchestrator
 def ActivityOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
     activity, timer = (
         context.call_activity("Echo", "a"),
-        context.create_timer(fire_at(context, FAR_TIMER_SECONDS)),
+        context.create_timer(compute_fire_time(context, FAR_TIMER_SECONDS)),
     )
     yield context.task_any([activity, timer])
     timer.cancel()
 
 
-@orchestrator
+@register_orchestrator
 def CancelThenContinue(context: df.DurableOrchestrationContext) -> Tasks:
     """Ends in its sixth generation. Each generation waits for an event."""
     generation = context.get_input() or 1

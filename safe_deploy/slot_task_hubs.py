@@ -1,4 +1,4 @@
-"""The task hubs of production and of one slot, on record at the server and as Azure shows them. Pure.
+"""The task hubs of production and of one slot: as the server has recorded them, and as Azure shows them. Pure.
 
 Hides the JSON of an app, and that task hub names ignore case.
 """

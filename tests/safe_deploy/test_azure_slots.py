@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from safe_deploy.deployment_slots import AzureUnavailable, DeploymentSlots, FunctionAppTarget, parse_swap_command
+from safe_deploy.azure_slots import AzureUnavailable, DeploymentSlots, FunctionAppTarget, parse_swap_command
 from safe_deploy.errors import UsageError
 from tests.pipelines.fake_az import FakeAzure
 from tests.safe_deploy.fake_function_app import SECRET, SWAP, az, create_fake_function_app, path_of

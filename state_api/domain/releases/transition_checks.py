@@ -2,18 +2,18 @@
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import same_hub
-from state_api.domain.releases import refusals
+from state_api.domain.releases import other_run_refusals, refusals, slot_refusals
 from state_api.domain.releases.apps import App, Deployment
 from state_api.domain.releases.refusals import Refusal
 
 
 def check_no_pending_swap(app: App) -> Refusal | None:
-    return refusals.swap_pending(app, app.pending_swap) if app.pending_swap is not None else None
+    return other_run_refusals.swap_pending(app, app.pending_swap) if app.pending_swap is not None else None
 
 
 def check_slot_exists(app: App, slot: str) -> Refusal | None:
     """A misspelt slot must not pass for an empty one."""
-    return None if app.has_slot(slot) else refusals.slot_not_found(app, slot)
+    return None if app.has_slot(slot) else slot_refusals.slot_not_found(app, slot)
 
 
 def check_name_is_new(app: App, task_hub: str, *, used_before: bool) -> Refusal | None:

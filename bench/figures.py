@@ -1,0 +1,99 @@
+"""The plots of docs/performance.md, drawn from the stored results. Every axis is a ratio to what the page compares."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.plots import AimLine, Series, draw_bars, draw_lines
+
+BAR_PLOTS = {
+    "ingest": ("ingest.svg", "Events a second and processor time", "ratio to the baseline"),
+    "visibility": ("visibility.svg", "From published to acknowledged and visible", "ratio to one transaction alone"),
+    "waiting": ("waiting.svg", "Waiting for a verdict", "ratio to the baseline"),
+    "coldStart": ("cold-start.svg", "Start of the Function App", "ratio to the baseline"),
+}
+"""File, title and axis of the plots that show all figures of their section."""
+_STATUS_CHECK = "status check"
+
+
+def draw_plots(results: Mapping[str, Any]) -> dict[str, str]:
+    """The plots by file name, of the sections that were measured."""
+    plot_files = {
+        name: draw_bars(title, axis_title, results[section]["figures"])
+        for section, (name, title, axis_title) in BAR_PLOTS.items()
+        if section in results and results[section]["figures"]
+    }
+    if "readiness" in results:
+        plot_files["readiness.svg"] = _draw_readiness(results["readiness"])
+        plot_files["storage-requests.svg"] = _draw_storage_requests(results["readiness"])
+    if "shards" in results:
+        plot_files["shards.svg"] = _draw_shards(results["shards"])
+    if "memory" in results:
+        plot_files["memory.svg"] = _draw_memory(results["memory"])
+    return plot_files
+
+
+def _draw_readiness(section: Mapping[str, Any]) -> str:
+    """The time of each verdict and query by finished instances, as a multiple of the status check of the same hub."""
+    series = {
+        f"{name}, {'none' if phase == 'drained' else '5'} active": [
+            (int(size), value / by_name[_STATUS_CHECK][size]) for size, value in by_size.items()
+        ]
+        for phase, by_name in section["milliseconds"].items()
+        for name, by_size in by_name.items()
+        if name in ("by events", "verified, fresh")
+    }
+    delay = section["delayMilliseconds"]
+    return draw_lines(
+        f"Time of GetStagingStatus, with {delay:g} ms for every storage request",
+        "finished instances in the task hub",
+        "ratio to the status check of the same task hub",
+        series,
+        aims=[AimLine(1.0, "by events ≤ 1"), AimLine(2.0, "verified ≤ 2")],
+        logarithmic=True,
+    )
+
+
+def _draw_storage_requests(section: Mapping[str, Any]) -> str:
+    """The storage requests of each verdict, as a multiple of the one request of a status check."""
+    queues = section["controlQueues"]
+    aims = {"by events": "≤ 3", "verified, fresh": f"≤ {6 + queues}"}
+    bars: list[dict[str, Any]] = []
+    for phase, by_name in section["requests"].items():
+        for name, by_size in by_name.items():
+            if name not in ("by events", "verified, cached", "verified, fresh"):
+                continue
+            largest = list(by_size)[-1]
+            ratio = by_size[largest] / by_name[_STATUS_CHECK][largest]
+            active = "none" if phase == "drained" else "5"
+            bars.append(
+                {
+                    "subject": f"GetStagingStatus {name}, {int(largest):,} finished, {active} active",
+                    "baseline": "the status check of the same hub",
+                    **dict.fromkeys(("ratio", "lowest", "highest"), ratio),
+                    **({"aim": aims[name]} if name in aims and (phase == "drained" or name == "by events") else {}),
+                }
+            )
+    title = f"Storage requests of one verdict, of a task hub with {queues} control queues"
+    return draw_bars(title, "ratio to the status check, which is one request", bars)
+
+
+def _draw_shards(section: Mapping[str, Any]) -> str:
+    default = str(section["default"])
+
+    def against_default(by_count: Mapping[str, float]) -> Series:
+        return [(int(count), value / by_count[default]) for count, value in by_count.items()]
+
+    series = {f"events a second, {name}": against_default(of) for name, of in section["eventsPerSecond"].items()}
+    series["time of GetStagingStatus"] = against_default(section["milliseconds"])
+    axis_title = f"ratio to {default} shard{'' if default == '1' else 's'}"
+    return draw_lines("Rates and time of a verdict by shards", "shards", axis_title, series, logarithmic=True)
+
+
+def _draw_memory(section: Mapping[str, Any]) -> str:
+    """The size of the server by events, as a multiple of the size that the aim is relative to."""
+    sizes: Sequence[Sequence[float]] = section["mebibytes"]
+    figure = section["figures"][0]
+    baseline = sizes[-1][1] / figure["ratio"]
+    aim = AimLine(float(figure["aim"].split()[1]), f"aim {figure['aim']}")
+    series = {f"size of the server, against {figure['baseline']} events": [(at, size / baseline) for at, size in sizes]}
+    return draw_lines("Size of the server by events recorded", "events so far", "ratio", series, aims=[aim])
