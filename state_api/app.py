@@ -87,7 +87,6 @@ class StateServer:
                 apps=app_store,
                 task_hubs=task_hub_store,
                 instances=instances,
-                probes=probes,
                 readiness=readiness,
                 backends=self.backends,
                 clock=time,

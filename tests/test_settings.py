@@ -257,7 +257,7 @@ def test_an_unresolved_key_vault_reference_is_never_used_as_a_key() -> None:
 
 def test_every_setting_except_the_storage_has_a_default() -> None:
     settings = read_settings({"STATE_STORAGE": CONNECTION})
-    assert (settings.keys, settings.shards, settings.trust_platform_identity) == ((), 4, False)
+    assert (settings.keys, settings.shards, settings.trust_platform_identity) == ((), 1, False)
     settings = read_settings({"STATE_STORAGE": CONNECTION, "STATE_SHARDS": "16", "WEBSITE_AUTH_ENABLED": "True"})
     assert (settings.shards, settings.trust_platform_identity) == (16, True)
 

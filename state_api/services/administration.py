@@ -91,9 +91,9 @@ class Administration:
         Raises TaskHubNotDrained and StorageUnavailable."""
         await self._wait_for_leases_to_end()
         # Both reads together find every event that was acknowledged after the closing, see EventLease.
-        activity = await self._instances.read_activity(closing, Exemptions(), missing_is_empty=True)
+        records = await self._instances.read_records(closing.name, Exemptions())
         has_waiting_events = await self._recorder.has_waiting_events(closing.name)
-        if not has_waiting_events and self._assess(closing.name, activity).ready:
+        if not has_waiting_events and self._assess(closing.name, records.activity).ready:
             with suppress(TaskHubReopened):
                 return await self._task_hubs.decide_deletion(closing)
         record = await self._task_hubs.reopen(closing)

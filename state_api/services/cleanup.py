@@ -17,6 +17,7 @@ from state_api.backends.protocols import (
     backend_id_of,
 )
 from state_api.domain.errors import InvalidRequest
+from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode
@@ -25,7 +26,7 @@ from state_api.domain.releases.apps import App, RetiredHub
 from state_api.domain.releases.commands import CleanupCommand, RemoveRetiredHubsCommand
 from state_api.domain.releases.retirement import find_hubs_kept_by_retention
 from state_api.domain.task_hubs.ownership import explain_not_owned
-from state_api.services.ports import Apps, Clock, Instances, Probes, TaskHubRecord, TaskHubs
+from state_api.services.ports import Apps, Clock, Instances, TaskHubRecord, TaskHubRecords, TaskHubs
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
 
@@ -98,7 +99,6 @@ class Cleanup:
         apps: Apps,
         task_hubs: TaskHubs,
         instances: Instances,
-        probes: Probes,
         readiness: Readiness,
         backends: BackendRegistry,
         clock: Clock,
@@ -107,7 +107,6 @@ class Cleanup:
         self._apps = apps
         self._task_hubs = task_hubs
         self._instances = instances
-        self._probes = probes
         self._readiness = readiness
         self._backends = backends
         self._clock = clock
@@ -166,6 +165,9 @@ class Cleanup:
             return target
         if target.artifact_store is None and target.record is not None and target.record.closed:
             return await self._remove_records_only(run, target)
+        if target.record is not None and target.record.closed and not run.dry_run:
+            # Again, because the earlier call may have been cut off in the middle of this.
+            await self._task_hubs.close(target.task_hub)
         try:
             # Before the verdict, because this takes a while and the verdict does not cover what starts after it.
             existing = await self._find_artifacts(run, target)
@@ -174,7 +176,7 @@ class Cleanup:
             verdict = await self._assess(run, target)
         except BackendError as error:
             return CleanupResult(retired, CleanupOutcome.UNFINISHED, message=error.message)
-        if self._is_gone(run, target, verdict):
+        if await self._is_gone(run, target, verdict):
             return await self._remove_records_only(run, target)
         if blockers := _find_blockers(verdict, deletes_artifacts=target.artifact_store is not None):
             return CleanupResult(retired, CleanupOutcome.NOT_DRAINED, blockers)
@@ -232,26 +234,27 @@ class Cleanup:
             verification = replace(run.verification, mode=VerificationMode.FRESH, requested_at=started.requested_at)
         return await self._readiness.assess_task_hub(app, target.task_hub, verification)
 
-    def _is_gone(self, run: _Run, target: _Target, verdict: Verdict) -> bool:
+    async def _is_gone(self, run: _Run, target: _Target, verdict: Verdict) -> bool:
         """Whether the task hub does not exist at its provider any more. Nothing runs in a task hub that no slot holds
         and that is gone, and nothing is left to delete."""
         if all(reason.code is not ReasonCode.TASK_HUB_MISSING for reason in verdict.reasons):
             return False
-        record = target.record
-        if verdict.has_running and (record is None or not self._is_backend_confirmed(run, record)):
+        records = await self._instances.read_records(target.task_hub, Exemptions())
+        if verdict.has_running and not self._is_backend_confirmed(run, records):
             # taskHubs may lead to another account since these instances were recorded.
             return False
         if target.artifact_store is None:
             return True
-        return record is not None and (record.seen or record.deleting_from is not None)
+        # An earlier call closes the task hub only once it has drained, and may have deleted the records.
+        return records.seen or (target.record is not None and target.record.closed)
 
-    def _is_backend_confirmed(self, run: _Run, record: TaskHubRecord) -> bool:
+    def _is_backend_confirmed(self, run: _Run, records: TaskHubRecords) -> bool:
         """Whether a probe has shown, where `taskHubs` leads now, instances that are known from events."""
         if run.app.provider_config is None:
             return False
         try:
             backend = self._backends.backend_for(run.app.provider_config)
-            return record.confirmed_backend == backend_id_of(run.app.provider_config, backend)
+            return records.confirmed_backend == backend_id_of(run.app.provider_config, backend)
         except BackendError:
             return False
 
@@ -323,10 +326,10 @@ class Cleanup:
 
     async def _delete_records(self, target: _Target) -> None:
         if target.record is not None:
-            # Closed first: from now on an event goes to quarantine and cannot create the table again.
+            # Closed first: from now on an event goes to quarantine and cannot create the table again. Neither can a
+            # worker that still reads the task hub: it stores its result only in a table that exists.
             await self._task_hubs.close(target.task_hub)
             await self._instances.delete_records(target.record)
-        await self._probes.delete_records(target.task_hub)
 
     async def _find_holding_slot(self, task_hub: str) -> str | None:
         """The slot of any app that holds this task hub."""

@@ -13,6 +13,7 @@ from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.messages import MessageState
+from state_api.domain.readiness.plan import RecordedState
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import App
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus
@@ -35,13 +36,11 @@ class TaskHubRecord:
 
     - `shards`: the number of partitions of its instance table. This number never changes.
     - `app`: the app that claimed the task hub.
-    - `recording`: its instance table exists.
+    - `recording`: events or corrections may have been recorded, so a missing instance table means lost records.
     - `closed`: the server records no more events of the task hub.
     - `deletion_id`: DeleteTaskHub has closed the task hub and has not decided yet, so it may be reopened. Its events
       wait in quarantine until then. Empty otherwise.
     - `deleting_from`: the backend that Cleanup began to delete its artifacts from.
-    - `seen`: a probe has found the task hub.
-    - `confirmed_backend`: the backend that has shown an instance which events had reported.
     - `run_id`: the pipeline run that claimed the task hub.
     - `proof`: shows that the task hub at its provider belongs to the app.
     """
@@ -53,8 +52,6 @@ class TaskHubRecord:
     closed: bool
     deletion_id: str = ""
     deleting_from: str | None = None
-    seen: bool = False
-    confirmed_backend: str | None = None
     run_id: str | None = None
     proof: OwnershipProof | None = None
 
@@ -106,14 +103,42 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskHubRecords:
+    """Everything recorded of a task hub that a verdict needs, read by one query.
+
+    - `activity`: what is active, and when something last changed. Empty once Cleanup deletes the task hub.
+    - `recording`: events or corrections may have been recorded.
+    - `seen`: a probe has found the task hub.
+    - `confirmed_backend`: the backend that has shown an instance which events had reported.
+    - `probe`: what is stored of its probes, as it was before `activity` was read.
+    - `probe_etag`: changes with every write of `probe`. None while nothing is stored.
+    - `change_token`: two reads with the same exemptions have the same token if no event and no correction has changed
+      anything between them.
+    """
+
+    activity: InstanceActivity = field(default_factory=InstanceActivity)
+    recording: bool = False
+    seen: bool = False
+    confirmed_backend: str | None = None
+    probe: ProbeRecord = field(default_factory=ProbeRecord)
+    probe_etag: str | None = None
+    change_token: str = ""
+
+    @property
+    def state(self) -> RecordedState:
+        """What a verdict rests on."""
+        return RecordedState(self.activity, self.recording or self.seen, self.change_token)
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The exclusive right of one worker to probe a task hub, with the record at that moment. `etag` changes when
-    another worker acquires the lease."""
+    another worker acquires the lease. It is None if the task hub has no table: then nothing can be stored."""
 
     task_hub: str
     lease_owner: str
     record: ProbeRecord
-    etag: str
+    etag: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +207,9 @@ class Instances(Protocol):
     async def record_corrections(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
         """Record what a probe has observed. Same result as `record`. Raises TableMissing."""
 
-    async def read_activity(
-        self, hub: TaskHubRecord, exemptions: Exemptions, *, missing_is_empty: bool = False
-    ) -> InstanceActivity:
-        """The active instances, and when something last changed. A missing instance table raises StorageUnavailable
-        unless `missing_is_empty` is set."""
+    async def read_records(self, task_hub: str, exemptions: Exemptions) -> TaskHubRecords:
+        """Everything recorded of the task hub that a verdict needs, by one query if it has one shard. Empty if the task
+        hub is unknown or was cleaned up. Raises StorageUnavailable if its records are lost."""
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
 
@@ -203,7 +226,8 @@ class Instances(Protocol):
         `token` of another list."""
 
     async def delete_records(self, hub: TaskHubRecord) -> None:
-        """Delete all records of the task hub, if there are any."""
+        """Delete all records of the task hub and of its probes, if there are any. A worker that reads the task hub now
+        stores nothing afterwards."""
 
 
 class TaskHubs(Protocol):
@@ -220,12 +244,13 @@ class TaskHubs(Protocol):
         """Read the record from storage when the next event of the task hub arrives."""
 
     async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
-        """Reserve the task hub for an app, for ever. A claim without a proof keeps the proof on record. Raises
-        TaskHubInUse if another app has claimed it, and TaskHubAlreadyUsed if it is closed."""
+        """Reserve the task hub for an app, for ever, and create its instance table. A claim without a proof keeps the
+        proof on record. Raises TaskHubInUse if another app has claimed it, and TaskHubAlreadyUsed if it is closed."""
 
     async def close(self, task_hub: str, *, deleting_from: str | None = None) -> None:
         """Take no more events for the task hub; they go to quarantine. `deleting_from` records the backend that its
-        artifacts are about to be deleted from."""
+        artifacts are about to be deleted from. The records of its instances count no more, because events that would
+        end them are not recorded."""
 
     async def close_for_deletion(self, task_hub: str) -> TaskHubRecord:
         """Close a task hub that no app has claimed, in one conditional write. Concurrent calls share the closing.
@@ -249,8 +274,11 @@ class Probes(Protocol):
     async def get(self, task_hub: str) -> ProbeRecord:
         """What is stored of the task hub's probes; an empty record if nothing is."""
 
-    async def acquire_lease(self, task_hub: str, lease_owner: str, *, until: Instant, now: Instant) -> Lease | None:
-        """Lease the task hub to one worker. None while another worker holds the lease."""
+    async def acquire_lease(
+        self, task_hub: str, lease_owner: str, record: ProbeRecord, etag: str | None, *, until: Instant, now: Instant
+    ) -> Lease | None:
+        """Lease the task hub to one worker, by one conditional write if `record` and `etag` are still what is stored.
+        None while another worker holds the lease."""
 
     async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
         """Extend a lease. None if another worker holds it by now."""
@@ -264,10 +292,8 @@ class Probes(Protocol):
         message_state: MessageState | None = None,
     ) -> bool:
         """End the lease and store what came of it. Without a `result` or `message_state` the stored one stays; without
-        a `scan` the stored one is removed. False, and nothing is stored, if another worker holds the lease by now."""
-
-    async def delete_records(self, task_hub: str) -> None:
-        """Delete everything that is stored of the task hub's probes."""
+        a `scan` the stored one is removed. False, and nothing is stored, if another worker holds the lease by now or
+        the task hub was cleaned up."""
 
 
 class Apps(Protocol):

@@ -30,10 +30,13 @@ class ProbeLease:
         self._renewal = asyncio.create_task(self._keep_renewed())
 
     @classmethod
-    async def acquire(cls, probes: Probes, task_hub: str, clock: Clock) -> "ProbeLease | None":
-        """Take the lease. None while another worker holds it."""
+    async def acquire(
+        cls, probes: Probes, task_hub: str, clock: Clock, record: ProbeRecord, etag: str | None
+    ) -> "ProbeLease | None":
+        """Take the lease. `record` and `etag` are what was last read of the task hub's probes. None while another
+        worker holds the lease."""
         now = clock.now()
-        lease = await probes.acquire_lease(task_hub, uuid.uuid4().hex, until=_expiry(now), now=now)
+        lease = await probes.acquire_lease(task_hub, uuid.uuid4().hex, record, etag, until=_expiry(now), now=now)
         return None if lease is None else cls(probes, lease, clock)
 
     @property

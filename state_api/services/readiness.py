@@ -201,6 +201,10 @@ class Readiness:
         """What is recorded of a task hub, regardless of waivers."""
         return (await self._verifier.get_recorded_state(task_hub, Exemptions(policy.ignore_functions))).activity
 
+    async def was_seen_before(self, task_hub: str) -> bool:
+        """Whether events or a probe have shown the task hub."""
+        return (await self._verifier.get_recorded_state(task_hub, Exemptions())).seen_before
+
     async def probe_completely(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeResult:
         """The result of a complete scan of a task hub."""
         return await self._verifier.probe_completely(self._start_probe_request(app, task_hub, mode))

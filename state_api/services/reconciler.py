@@ -1,4 +1,4 @@
-"""Reads the records of a task hub, and corrects them by what probes show: ends, missed starts, confirmed starts."""
+"""Corrects the records of a task hub by what probes show: ends, missed starts, confirmed starts."""
 
 import asyncio
 import logging
@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from state_api.backends.protocols import Backend, BackendError, ReadFailure
 from state_api.domain.instants import Instant
-from state_api.domain.readiness.evidence import ACTIVE_LIMIT, ActiveInstance, InstanceActivity
-from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.evidence import ACTIVE_LIMIT, ActiveInstance
 from state_api.domain.readiness.lookups import LOOKUP_BATCH_SIZE
-from state_api.domain.readiness.plan import Correct, RecordedState
+from state_api.domain.readiness.plan import Correct
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, Instance, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
@@ -35,26 +34,30 @@ class Reconciler:
         self._instances = instances
         self._clock = clock
 
-    async def read_state(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
-        """What is recorded of the task hub now; nothing if it was cleaned up."""
-        hub = await self._task_hubs.get(task_hub)
-        if hub is None or not hub.recording or hub.is_closed_for_ever:
-            return RecordedState(InstanceActivity(), seen_before=hub is not None and (hub.recording or hub.seen))
-        return RecordedState(await self._instances.read_activity(hub, exemptions), seen_before=True)
-
-    async def record_ends(self, backend: Backend, request: ProbeRequest, step: Correct) -> bool:
-        """Record that instances have ended. False if the storage did not record all of them.
+    async def record_ends(
+        self, backend: Backend, request: ProbeRequest, step: Correct, confirmed_backend: str | None
+    ) -> bool:
+        """Record that instances have ended. `confirmed_backend` comes from the records. False if the storage did not
+        record all of them.
 
         Raises BackendError if this may be another task hub of the same name.
         """
-        if step.absence_counts or step.event_instance_found:
+        is_confirmed = confirmed_backend == request.backend_id
+        if (step.absence_counts or step.event_instance_found) and not is_confirmed:
             await self._require_confirmed_backend(backend, request, event_instance_found=step.event_instance_found)
         return await self.record_corrections(request.task_hub, step.ended)
 
     async def record_missed_instances(
-        self, request: ProbeRequest, scan: Scan, observed: Iterable[ObservedInstance], *, sees_messages: bool
+        self,
+        request: ProbeRequest,
+        scan: Scan,
+        observed: Iterable[ObservedInstance],
+        *,
+        confirmed_backend: str | None,
+        sees_messages: bool,
     ) -> None:
-        """Record the active instances of a page that events missed, except those of ignored functions."""
+        """Record the active instances of a page that events missed, except those of ignored functions.
+        `confirmed_backend` comes from the records."""
         active = [
             instance
             for instance in observed
@@ -67,7 +70,10 @@ class Reconciler:
         if hub.closed:
             return
         recorded = await asyncio.gather(*(self._instances.get(hub, instance.instance_id) for instance in active))
-        if any(instance is not None and instance.source is EvidenceSource.EVENT for instance in recorded):
+        is_known_from_events = any(
+            instance is not None and instance.source is EvidenceSource.EVENT for instance in recorded
+        )
+        if is_known_from_events and confirmed_backend != request.backend_id:
             await self._task_hubs.record_seen(request.task_hub, confirmed_backend=request.backend_id)
         if not sees_messages:
             active_starts = [
@@ -111,12 +117,12 @@ class Reconciler:
         }
 
     async def record_corrections(self, task_hub: str, corrections: Sequence[Instance]) -> bool:
-        """Merge corrections into the records, unless the task hub was cleaned up. False if the storage did not record
-        all of them."""
+        """Merge corrections into the records. False if the storage did not record all of them, or if the task hub was
+        cleaned up."""
         changed = await self._merge(task_hub, corrections)
         if changed:
             log.info("task hub %s: the probe corrected the records of %d instances", task_hub, changed.count(True))
-        return None not in changed
+        return len(changed) == len(corrections) and None not in changed
 
     async def _merge(self, task_hub: str, evidence: Sequence[Instance]) -> list[bool | None]:
         """For each of these, whether it changed the records. Empty if the task hub was cleaned up."""
@@ -147,11 +153,11 @@ class Reconciler:
     async def _is_backend_confirmed(
         self, backend: Backend, request: ProbeRequest, *, event_instance_found: bool
     ) -> bool:
-        """Whether the backend has ever shown an instance that events reported. A task hub of the same name in another
-        account has not, and must not close what runs here because it does not show it."""
+        """Whether the backend shows an instance that events reported. If so, that is recorded. A task hub of the same
+        name in another account shows none, and must not close what runs here because it does not show it."""
         hub = await self._task_hubs.get(request.task_hub)
-        if hub is None or hub.confirmed_backend == request.backend_id:
-            return hub is not None
+        if hub is None:
+            return False
         if not event_instance_found:
             # Of instances that have ended, the latest are purged last.
             page = await self._instances.list_page(hub, active=False, top=_SAMPLE_SIZE)

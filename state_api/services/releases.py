@@ -197,7 +197,9 @@ class Releases:
         await self._check_not_claimed_by_other_app(app, record, command.task_hub)
         if record.closed or is_claimed_by(record, app, command.caller):
             return record.closed
-        return record.recording or record.seen or await self._recorder.has_waiting_events(command.task_hub)
+        if record.recording or await self._readiness.was_seen_before(command.task_hub):
+            return True
+        return await self._recorder.has_waiting_events(command.task_hub)
 
     async def _was_cleaned_up(self, app: App, task_hub: str) -> bool:
         """Whether the name is closed. Raises TaskHubInUse, TaskHubAlreadyUsed for a task hub of another app."""

@@ -27,7 +27,7 @@ from state_api.domain.readiness.plan import (
     replaces_last_result,
 )
 from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_quiet_period
-from state_api.services.ports import Clock, Probes, TaskHubs
+from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_leases import ProbeLease
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.reconciler import Reconciler
@@ -46,15 +46,17 @@ class ReaderContext:
     reconciler: Reconciler
     probes: Probes
     task_hubs: TaskHubs
+    instances: Instances
     clock: Clock
     stopping: asyncio.Event
 
 
 class TaskHubReader:
-    """Reads one task hub for one request. `release` must be called at the end."""
+    """Reads one task hub for one request, which has just read its `records`. `release` must be called at the end."""
 
-    def __init__(self, request: ProbeRequest, context: ReaderContext) -> None:
+    def __init__(self, request: ProbeRequest, context: ReaderContext, records: TaskHubRecords) -> None:
         self._request = request
+        self._records = records
         self._context = context
         self._clock = context.clock
         self._backend: Backend | None = None
@@ -87,7 +89,7 @@ class TaskHubReader:
         request, reconciler = self._request, self._context.reconciler
         match step:
             case ReadRecords():
-                return state.after_records(await reconciler.read_state(request.task_hub, request.exemptions))
+                return await self._read_records(state)
             case LookUp(again=False):
                 return await self._look_up(step, state)
             case LookUp():
@@ -97,10 +99,16 @@ class TaskHubReader:
                 assert snapshot is not None, "messages are counted only where the backend shows them"
                 return state.after_count(snapshot.message_count)
             case Correct():
-                all_recorded = await reconciler.record_ends(self._get_backend(), request, step)
+                backend, confirmed_backend = self._get_backend(), self._records.confirmed_backend
+                all_recorded = await reconciler.record_ends(backend, request, step, confirmed_backend)
                 return state.after_correction(step, all_recorded=all_recorded)
             case _:
                 raise AssertionError(f"{step} is no step before a scan")
+
+    async def _read_records(self, state: ReadState) -> ReadState:
+        instances, request = self._context.instances, self._request
+        self._records = await instances.read_records(request.task_hub, request.exemptions)
+        return state.after_records(self._records.state)
 
     async def _look_up(self, step: LookUp, state: ReadState) -> ReadState:
         observed_at = self._clock.now()
@@ -133,26 +141,29 @@ class TaskHubReader:
         """Take the lease, and resume the stored scan or begin a new one. While another worker reads the task hub, wait
         for that worker's result."""
         backend, requirements = self._get_backend(), state.requirements
-        has_waited = False
         while self._lease is None:
-            self._lease = await ProbeLease.acquire(self._context.probes, self._request.task_hub, self._clock)
+            self._lease = await ProbeLease.acquire(
+                self._context.probes,
+                self._request.task_hub,
+                self._clock,
+                self._records.probe,
+                self._records.probe_etag,
+            )
             if self._lease is None:
-                stored = (await self._context.probes.get(self._request.task_hub)).result
+                state = await self._read_records(state)
+                stored = self._records.probe.result
                 if stored is not None and answers(stored, requirements, _activity(state), self._clock.now()):
                     return state.after_scan(stored)
                 if self._remaining_seconds() <= _POLL_INTERVAL_SECONDS or self._context.stopping.is_set():
                     return state.after_scan(self.timed_out_result("another worker is reading it"))
                 await asyncio.sleep(_POLL_INTERVAL_SECONDS)
-                has_waited = True
         record = self._lease.record
         self._scan = record.scan
         if record.message_state.backend_id == self._request.backend_id:
             self._message_state = record.message_state
-        if has_waited:
-            # The other worker may have closed instances, and have read the task hub after that.
-            state = state.after_records(
-                await self._context.reconciler.read_state(self._request.task_hub, self._request.exemptions)
-            )
+        if record is not self._records.probe:
+            # Another worker has read the task hub since the records were read, and may have closed instances before.
+            state = await self._read_records(state)
         if record.result is not None and answers(record.result, requirements, _activity(state), self._clock.now()):
             await self._end_scan(None, record.scan)
             return state.after_scan(record.result)
@@ -291,13 +302,17 @@ class TaskHubReader:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _add_page(self, scan: Scan, page: ObservedPage) -> None:
-        if scan.page_count == 0:
+        if scan.page_count == 0 and not self._records.seen:
             # The queues and the first page together show that the task hub exists. One alone does not: a page shows
             # nothing where task hubs share the instance table, and a policy may ignore messages.
             await self._context.task_hubs.record_seen(self._request.task_hub)
         # Recorded before the page is counted. A page that is read again is recorded again, without further effect.
         await self._context.reconciler.record_missed_instances(
-            self._request, scan, page.instances, sees_messages=self._sees_messages()
+            self._request,
+            scan,
+            page.instances,
+            confirmed_backend=self._records.confirmed_backend,
+            sees_messages=self._sees_messages(),
         )
         scan.add_page(page.instances, self._request.exemptions)
         scan.page_count += 1

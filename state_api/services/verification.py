@@ -34,15 +34,15 @@ class Verifier:
         stopping: asyncio.Event,
     ) -> None:
         self._backends = backends
-        self._probes = probes
         self._task_hubs = task_hubs
+        self._instances = instances
         self._clock = clock
-        self._reconciler = Reconciler(task_hubs, instances, clock)
-        self._context = ReaderContext(backends, self._reconciler, probes, task_hubs, clock, stopping)
+        reconciler = Reconciler(task_hubs, instances, clock)
+        self._context = ReaderContext(backends, reconciler, probes, task_hubs, instances, clock, stopping)
 
     async def get_recorded_state(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
         """What is recorded of a task hub now."""
-        return await self._reconciler.read_state(task_hub, exemptions)
+        return (await self._instances.read_records(task_hub, exemptions)).state
 
     def backend_id(self, provider_config: ProviderConfig) -> str:
         """Identifies where the provider's settings lead now; empty if a setting is missing or wrong."""
@@ -53,13 +53,12 @@ class Verifier:
 
     async def confirm_backend(self, request: ProbeRequest) -> None:
         """Find out whether the backend shows instances that events reported, while there are some: they may be purged
-        later. Reads nothing once the backend is confirmed."""
-        hub = await self._task_hubs.get(request.task_hub)
-        if hub is None or hub.closed or not hub.recording or hub.confirmed_backend == request.backend_id:
-            return
-        activity = (await self.get_recorded_state(request.task_hub, request.exemptions)).activity
-        latest = activity.active[-LOOKUP_BATCH_SIZE:]
+        later. The task hub is not read once the backend is confirmed."""
+        records = await self._instances.read_records(request.task_hub, request.exemptions)
+        latest = records.activity.active[-LOOKUP_BATCH_SIZE:]
         reported = [instance.instance_id for instance in latest if instance.source is EvidenceSource.EVENT]
+        if not reported or records.confirmed_backend == request.backend_id:
+            return
         try:
             async with asyncio.timeout_at(request.deadline):
                 backend = self._backends.backend_for(request.provider_config)
@@ -81,13 +80,15 @@ class Verifier:
         return outcome.result
 
     async def _read(self, request: ProbeRequest, *, for_verdict: bool) -> ProbeOutcome:
-        stored = await self._probes.get(request.task_hub)
+        records = await self._instances.read_records(request.task_hub, request.exemptions)
+        stored = records.probe
         state = ReadState(
             request.requirements(for_verdict=for_verdict),
             last_result=stored.result if stored.result and stored.result.request_key == request.key else None,
             stored_scan=stored.scan if stored.scan and stored.scan.request_key == request.key else None,
+            records=records.state,
         )
-        reader = TaskHubReader(request, self._context)
+        reader = TaskHubReader(request, self._context, records)
         try:
             while not isinstance(step := plan_read(state, self._clock.now()), Done):
                 try:

@@ -19,7 +19,7 @@ from state_api.settings.names import (
 from state_api.settings.storage_accounts import DEVELOPMENT_STORAGE, StorageSettings, read_storage_settings
 from state_api.settings.task_hub_connections import TaskHubConnections
 
-_DEFAULT_SHARDS = 4
+_DEFAULT_SHARDS = 1
 _MAX_SHARDS = 64
 DEFAULT_UNCLAIMED_TASK_HUBS = 200
 

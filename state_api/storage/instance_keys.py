@@ -46,6 +46,14 @@ def shard_of(instance_id: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % shards
 
 
+def shard_name(shard: int) -> str:
+    """The partition key of a shard."""
+    return f"{shard:02d}"
+
+
+FIRST_SHARD = shard_name(0)
+
+
 def utf16_length(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 

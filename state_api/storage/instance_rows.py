@@ -1,5 +1,6 @@
 """The rows of an instance table: their keys and columns, and the conversions from and to instances.
 
+- `0|…`, only in the first shard, are the task hub's state (`task_hub_state_rows.py`) and its probes (`probe_rows.py`).
 - `i|<id>` holds an instance.
 - `a|<since>|<id>` exists while the instance is active.
 - `b|<schema>|<function>` is the activity stamp of a function: its Timestamp is when an event last changed an instance
@@ -22,11 +23,16 @@ from state_api.domain.task_hubs.lifecycle import (
 from state_api.storage.instance_keys import escape_instance_id, instance_key, unescape_instance_id
 from state_api.storage.schema import ACTIVITY_SCHEMA, INSTANCE_SCHEMA, RowSchema
 
+HUB_ROWS_FROM = "0|"
+"""The rows of the task hub sort before the active rows, so a query from here on returns everything that a verdict
+needs. A reader pages through a shard in key order, so a stored probe result is always read before the records that
+are compared with it. In the other order, an event could be missing in the records that was recorded before the probe
+began."""
 ACTIVE_FROM = "a|"
 ACTIVE_TO = "a}"
 STAMPS_FROM = "b|"
-"""Stamps sort after the active rows. A reader pages through a shard in key order. If it read an old stamp first, it
-could then miss an active row that an end has just removed, and the stamp that the end has written."""
+"""Stamps sort after the active rows. If a reader read an old stamp first, it could then miss an active row that an end
+has just removed, and the stamp that the end has written."""
 STAMPS_TO = "b}"
 ACTIVITY_STAMP_PREFIX = f"{STAMPS_FROM}{ACTIVITY_SCHEMA.number}|"
 """Stamps are written without a condition, so their key has the schema number: a server with another number cannot

@@ -1,11 +1,11 @@
 """The records of instances: one table per task hub, whose rows `instance_rows.py` describes.
 
 Whether an instance is active is recorded twice, in its own row and by an active row, and one transaction changes both.
-Finding all active instances is therefore one range query per shard, oldest first, however many instances have finished.
+Finding all active instances is therefore one range query per shard, oldest first, however many instances have finished
+(`records_reader.py`).
 """
 
 import asyncio
-import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,26 +14,22 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient
 
-from state_api.domain.errors import InvalidRequest, StorageUnavailable
-from state_api.domain.instants import Instant, parse_instant
-from state_api.domain.readiness.evidence import ACTIVE_LIMIT, ActiveInstance, InstanceActivity
+from state_api.domain.errors import InvalidRequest
+from state_api.domain.instants import Instant
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.waiting import InstanceChange, RecordedChanges
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus, instance_from_event
 from state_api.services.change_signals import ChangeSignals
-from state_api.services.ports import Page, TableMissing, TaskHubRecord
+from state_api.services.ports import Page, TableMissing, TaskHubRecord, TaskHubRecords
 from state_api.storage.group_commit import GroupCommit, read_stored_instance
-from state_api.storage.instance_keys import ordinal_sort_key, shard_of
+from state_api.storage.instance_keys import ordinal_sort_key, shard_name, shard_of
 from state_api.storage.instance_rows import (
     ACTIVE_FROM,
     ACTIVE_TO,
-    ACTIVITY_STAMP_PREFIX,
-    CORRECTION_EPOCH_KEY,
-    STAMPS_TO,
     active_instance_from_row,
-    check_schema,
     instance_from_row,
 )
+from state_api.storage.records_reader import RecordsReader
 from state_api.storage.schema import INSTANCE_SCHEMA
 from state_api.storage.tables import (
     INVALID_CONTINUATION,
@@ -43,7 +39,6 @@ from state_api.storage.tables import (
     instance_table_name,
     read_page,
     task_hub_of_table,
-    timestamp_of,
     translate_storage_errors,
 )
 from state_api.storage.transaction_plan import InstanceUpdate, TransactionPlan
@@ -62,6 +57,7 @@ class InstanceStore:
         self._tables = tables
         self._signals = signals or ChangeSignals()
         self._group_commit = GroupCommit(tables, self._signal_changes)
+        self._reader = RecordsReader(tables)
 
     async def record(self, hub: TaskHubRecord, events: Sequence[LifecycleEvent]) -> list[bool | None]:
         """Merge events into their instances, durably. For each event: whether it changed the record, or None if the
@@ -96,6 +92,11 @@ class InstanceStore:
                     changed[index] = effective
         return changed
 
+    async def read_records(self, task_hub: str, exemptions: Exemptions) -> TaskHubRecords:
+        """Everything recorded of the task hub that a verdict needs. Raises StorageUnavailable, also if the records are
+        lost."""
+        return await self._reader.read(task_hub, exemptions)
+
     def _signal_changes(self, table: str, plan: TransactionPlan, sent_at: Instant) -> None:
         task_hub = task_hub_of_table(table)
         if self._signals.has_listeners(task_hub):
@@ -106,61 +107,6 @@ class InstanceStore:
             self._signals.signal_task_hub(
                 task_hub, RecordedChanges(instances, frozenset(plan.activity_stamps), recorded_at=sent_at)
             )
-
-    async def read_activity(
-        self, hub: TaskHubRecord, exemptions: Exemptions, *, missing_is_empty: bool = False
-    ) -> InstanceActivity:
-        """The active instances, oldest first, and when something last changed, both without what is exempt. One range
-        query per shard. Raises StorageUnavailable, also if the instance table is missing, unless `missing_is_empty` is
-        set."""
-        table = self._tables.client(instance_table_name(hub.name))
-        async with translate_storage_errors():
-            shards = await asyncio.gather(
-                *(
-                    self._read_shard_activity(table, partition, exemptions, missing_is_empty=missing_is_empty)
-                    for partition in _partition_keys(hub.shards)
-                )
-            )
-        active = tuple(
-            heapq.merge(
-                *(shard.active for shard in shards), key=lambda instance: (instance.started_at, instance.instance_id)
-            )
-        )
-        return InstanceActivity(
-            active=active[:ACTIVE_LIMIT],
-            has_more=len(active) > ACTIVE_LIMIT,
-            ignored_count=sum(shard.ignored_count for shard in shards),
-            last_event_at=max((shard.last_event_at for shard in shards if shard.last_event_at), default=None),
-            last_recorded_at=max((shard.last_recorded_at for shard in shards if shard.last_recorded_at), default=None),
-            correction_epoch="".join(shard.correction_epoch for shard in shards),
-            waived=tuple(instance for shard in shards for instance in shard.waived),
-        )
-
-    async def _read_shard_activity(
-        self, table: TableClient, partition: str, exemptions: Exemptions, *, missing_is_empty: bool
-    ) -> InstanceActivity:
-        """The activity of one shard. Stops after ACTIVE_LIMIT + 1 instances that are not exempt, without reading the
-        stamps: the verdict is NotReady even without them."""
-        shard = _ShardActivity(exemptions)
-        rows = table.query_entities(
-            "PartitionKey eq @partition and RowKey ge @from and RowKey lt @to",
-            parameters={"partition": partition, "from": ACTIVE_FROM, "to": STAMPS_TO},
-            results_per_page=1000,
-        )
-        try:
-            async for row in rows:
-                shard.add_row(row)
-                if len(shard.active) > ACTIVE_LIMIT:
-                    break
-        except ResourceNotFoundError:
-            if missing_is_empty:
-                return InstanceActivity()
-            # Without its table, nothing is known about the task hub; an empty result would show that nothing is active.
-            raise StorageUnavailable(
-                f"the records of a task hub are lost: table {table.table_name} was deleted. Create it again, empty, "
-                "only if you know that nothing runs on the task hub"
-            ) from None
-        return shard.to_activity()
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:
         table = self._tables.client(instance_table_name(hub.name))
@@ -236,7 +182,7 @@ class InstanceStore:
             parameters["status"] = status.value
         items: list[Instance] = []
         for _ in range(_MAX_SERVICE_PAGES):
-            parameters["partition"] = _shard_name(shard)
+            parameters["partition"] = shard_name(shard)
             page = await read_page(table, query, parameters, top=top - len(items), token=token, list_name="instances")
             items += [instance_from_row(row) for row in page.items]
             token = page.continuation_token
@@ -249,7 +195,7 @@ class InstanceStore:
         return Page(tuple(items), encode_token({"kind": _FINISHED, "shard": shard, "page": token}))
 
     async def delete_records(self, hub: TaskHubRecord) -> None:
-        """Delete the task hub's instance table; a missing table is fine."""
+        """Delete the task hub's instance table, which also holds its probes; a missing table is fine."""
         table = instance_table_name(hub.name)
         self._group_commit.invalidate_cache(table)
         await self._tables.delete_table(table)
@@ -259,46 +205,6 @@ class InstanceStore:
     async def close(self) -> None:
         """Cancel what is being written."""
         await self._group_commit.close()
-
-
-class _ShardActivity:
-    """Adds up the active rows and stamps of one shard."""
-
-    def __init__(self, exemptions: Exemptions) -> None:
-        self._exemptions = exemptions
-        self.active: list[ActiveInstance] = []
-        self._waived: list[ActiveInstance] = []
-        self._ignored_count = 0
-        self._last_event_at: Instant | None = None
-        self._last_recorded_at: Instant | None = None
-        self._correction_epoch = ""
-
-    def add_row(self, row: TableEntity) -> None:
-        """Raises UnsupportedSchema."""
-        check_schema(row)
-        if row["RowKey"] == CORRECTION_EPOCH_KEY:
-            self._correction_epoch = row["Epoch"]
-        elif row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX):
-            if not self._exemptions.ignores(row["FunctionName"]):
-                self._last_event_at = max(self._last_event_at or Instant(0), parse_instant(row["LastEventAt"]))
-                self._last_recorded_at = max(self._last_recorded_at or Instant(0), timestamp_of(row))
-        elif self._exemptions.ignores(row["FunctionName"]):
-            self._ignored_count += 1
-        else:
-            instance = ActiveInstance.from_instance(active_instance_from_row(row))
-            is_waived = self._exemptions.find_waiver(instance.instance_id) is not None
-            (self._waived if is_waived else self.active).append(instance)
-
-    def to_activity(self) -> InstanceActivity:
-        return InstanceActivity(
-            active=tuple(self.active),
-            has_more=False,
-            ignored_count=self._ignored_count,
-            last_event_at=self._last_event_at,
-            last_recorded_at=self._last_recorded_at,
-            waived=tuple(self._waived),
-            correction_epoch=self._correction_epoch,
-        )
 
 
 async def _read_active_rows(table: TableClient, partition: str, after: str, limit: int) -> list[TableEntity]:
@@ -320,12 +226,8 @@ async def _read_active_rows(table: TableClient, partition: str, after: str, limi
 
 
 def _partition_key(instance_id: str, shards: int) -> str:
-    return _shard_name(shard_of(instance_id, shards))
+    return shard_name(shard_of(instance_id, shards))
 
 
 def _partition_keys(shards: int) -> list[str]:
-    return [_shard_name(shard) for shard in range(shards)]
-
-
-def _shard_name(shard: int) -> str:
-    return f"{shard:02d}"
+    return [shard_name(shard) for shard in range(shards)]

@@ -1,5 +1,6 @@
 """The rows that hold the probes of a task hub: its lease with an unfinished scan, its last result, and what is
-remembered of its messages. They are separate rows because each can be long."""
+remembered of its messages. They are separate rows because each can be long. All are in the first shard of the task
+hub's instance table."""
 
 import logging
 from collections.abc import Mapping
@@ -7,11 +8,12 @@ from enum import StrEnum
 from typing import Any
 
 from state_api.domain.instants import Instant, format_instant, parse_instant
-from state_api.domain.names import hub_key
 from state_api.domain.readiness.evidence import ProbeResult
 from state_api.domain.readiness.messages import MessageState
 from state_api.domain.readiness.scans import Scan
 from state_api.services.ports import ProbeRecord
+from state_api.storage.instance_keys import FIRST_SHARD
+from state_api.storage.instance_rows import HUB_ROWS_FROM
 from state_api.storage.schema import PROBE_SCHEMA
 from state_api.storage.stored_message_states import StoredMessageState
 from state_api.storage.stored_probe_results import StoredProbeResult
@@ -20,34 +22,27 @@ from state_api.storage.tables import join_property, split_property
 
 log = logging.getLogger(__name__)
 
-PROBE_PARTITION = "probe"
-
 
 class ProbeRowKind(StrEnum):
-    """The last part of a row's key, after the task hub."""
+    """The last part of a row's key."""
 
     LEASE = "lease"
     RESULT = "result"
     MESSAGES = "messages"
 
 
-def probe_row_keys(task_hub: str) -> tuple[str, str]:
-    """The range of a task hub's row keys; both ends are outside of it."""
-    return f"{hub_key(task_hub)}|", f"{hub_key(task_hub)}}}"
+PROBE_ROWS_FROM = HUB_ROWS_FROM + ProbeRowKind.LEASE
+PROBE_ROWS_TO = "0}"
+"""The range of the keys. The row of the task hub's state sorts before it."""
 
 
-def probe_row(task_hub: str, kind: ProbeRowKind, **columns: Any) -> dict[str, Any]:
-    return {
-        "PartitionKey": PROBE_PARTITION,
-        "RowKey": f"{hub_key(task_hub)}|{kind}",
-        **PROBE_SCHEMA.schema_property,
-        **columns,
-    }
+def _probe_row(kind: ProbeRowKind, **columns: Any) -> dict[str, Any]:
+    key = HUB_ROWS_FROM + kind
+    return {"PartitionKey": FIRST_SHARD, "RowKey": key, **PROBE_SCHEMA.schema_property, **columns}
 
 
-def held_lease_row(task_hub: str, lease_owner: str, until: Instant, scan: Scan | None) -> dict[str, Any]:
-    return probe_row(
-        task_hub,
+def held_lease_row(lease_owner: str, until: Instant, scan: Scan | None) -> dict[str, Any]:
+    return _probe_row(
         ProbeRowKind.LEASE,
         LeaseOwner=lease_owner,
         LeasedUntil=format_instant(until),
@@ -55,29 +50,29 @@ def held_lease_row(task_hub: str, lease_owner: str, until: Instant, scan: Scan |
     )
 
 
-def released_lease_row(task_hub: str, scan: Scan | None) -> dict[str, Any]:
-    return probe_row(task_hub, ProbeRowKind.LEASE, **_scan_columns(scan))
+def released_lease_row(scan: Scan | None) -> dict[str, Any]:
+    return _probe_row(ProbeRowKind.LEASE, **_scan_columns(scan))
 
 
-def renewed_lease_row(task_hub: str, until: Instant) -> dict[str, Any]:
+def renewed_lease_row(until: Instant) -> dict[str, Any]:
     """The columns to merge into a held lease. The scan stays as it is, because writing it again takes long."""
-    return probe_row(task_hub, ProbeRowKind.LEASE, LeasedUntil=format_instant(until))
+    return _probe_row(ProbeRowKind.LEASE, LeasedUntil=format_instant(until))
 
 
-def result_row(task_hub: str, result: ProbeResult) -> dict[str, Any]:
+def result_row(result: ProbeResult) -> dict[str, Any]:
     text = StoredProbeResult.from_domain(result).to_json()
-    return probe_row(task_hub, ProbeRowKind.RESULT, **split_property("Result", text))
+    return _probe_row(ProbeRowKind.RESULT, **split_property("Result", text))
 
 
-def message_state_row(task_hub: str, state: MessageState) -> dict[str, Any]:
+def message_state_row(state: MessageState) -> dict[str, Any]:
     text = StoredMessageState.from_domain(state).to_json()
-    return probe_row(task_hub, ProbeRowKind.MESSAGES, **split_property("MessageState", text))
+    return _probe_row(ProbeRowKind.MESSAGES, **split_property("MessageState", text))
 
 
 def probe_row_kind(row: Mapping[str, Any]) -> str:
     """Raises UnsupportedSchema."""
     PROBE_SCHEMA.check(row)
-    return str(row["RowKey"]).rpartition("|")[2]
+    return str(row["RowKey"]).removeprefix(HUB_ROWS_FROM)
 
 
 def probe_record_from_rows(rows: Mapping[str, Mapping[str, Any]]) -> ProbeRecord:

@@ -1,5 +1,5 @@
 """The probes of each task hub: the lease of the worker that reads the task hub, its last result, an unfinished scan and
-what is remembered of its messages. Stored in the registry's table, in a partition of its own."""
+what is remembered of its messages. Stored in the task hub's instance table, which Cleanup deletes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,30 +7,31 @@ from typing import Any
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
+from azure.data.tables.aio import TableClient
 
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import ProbeResult
 from state_api.domain.readiness.messages import MessageState
 from state_api.domain.readiness.scans import Scan
 from state_api.services.ports import Lease, ProbeRecord
+from state_api.storage.instance_keys import FIRST_SHARD
 from state_api.storage.probe_rows import (
-    PROBE_PARTITION,
+    PROBE_ROWS_FROM,
+    PROBE_ROWS_TO,
     ProbeRowKind,
     held_lease_row,
     message_state_row,
     probe_record_from_rows,
-    probe_row,
-    probe_row_keys,
     probe_row_kind,
     released_lease_row,
     renewed_lease_row,
     result_row,
 )
 from state_api.storage.tables import (
-    TASK_HUBS_TABLE,
     Tables,
     etag_of,
     if_match,
+    instance_table_name,
     is_table_missing,
     is_write_conflict,
     submit_transaction,
@@ -38,53 +39,54 @@ from state_api.storage.tables import (
 )
 from state_api.storage.transactions import TableOperation
 
+_MAX_ATTEMPTS = 5
+
 
 class ProbeStore:
     """Every write is conditional on the ETag of the task hub's lease row, so a worker that has lost its lease writes
-    nothing."""
+    nothing. No write creates the table, so nothing is written after Cleanup."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._table = tables.client(TASK_HUBS_TABLE)
 
     async def get(self, task_hub: str) -> ProbeRecord:
         return (await self._read_with_etag(task_hub))[0]
 
-    async def acquire_lease(self, task_hub: str, lease_owner: str, *, until: Instant, now: Instant) -> Lease | None:
-        """Lease the task hub to one worker. None while another worker holds the lease or acquires it first."""
-        record, etag = await self._read_with_etag(task_hub)
-        if record.leased_until is not None and now < record.leased_until and record.lease_owner != lease_owner:
-            return None
-        new_etag = await self._write_lease(held_lease_row(task_hub, lease_owner, until, record.scan), etag)
-        if new_etag is None:
-            # Another worker wrote first, or this worker did: when a response is lost, the request is sent again and
-            # then conflicts with its own first attempt.
-            record, new_etag = await self._read_with_etag(task_hub)
-            if new_etag is None or record.lease_owner != lease_owner:
+    async def acquire_lease(
+        self, task_hub: str, lease_owner: str, record: ProbeRecord, etag: str | None, *, until: Instant, now: Instant
+    ) -> Lease | None:
+        """Lease the task hub to one worker. `record` and `etag` are what was last read of its probes. They are read
+        again only if they have changed. None while another worker holds the lease or acquires it first."""
+        for _ in range(_MAX_ATTEMPTS):
+            if record.leased_until is not None and now < record.leased_until and record.lease_owner != lease_owner:
                 return None
-        return Lease(task_hub, lease_owner, record, new_etag)
-
-    async def _write_lease(self, row: Mapping[str, Any], etag: str | None) -> str | None:
-        """The new ETag; None if the stored row no longer has `etag`. Creates the table when it is missing."""
-        for _ in range(2):
+            write = _conditional_write(held_lease_row(lease_owner, until, record.scan), etag)
             async with translate_storage_errors():
                 try:
-                    return (await submit_transaction(self._table, [_conditional_write(row, etag)]))[0]
+                    [new_etag] = await submit_transaction(self._table(task_hub), [write])
+                    return Lease(task_hub, lease_owner, record, new_etag)
                 except HttpResponseError as error:
-                    if is_write_conflict(error):
-                        break
-                    if not is_table_missing(error):
+                    if is_table_missing(error):
+                        # Nothing was recorded of the task hub, or it was cleaned up: each worker reads for itself.
+                        return Lease(task_hub, lease_owner, ProbeRecord(), None)
+                    if not is_write_conflict(error):
                         raise
-                    await self._tables.create_table(TASK_HUBS_TABLE)
+            # Another worker wrote first, or this worker did: when a response is lost, the request is sent again and
+            # then conflicts with its own first attempt.
+            record, etag = await self._read_with_etag(task_hub)
+            if etag is not None and record.lease_owner == lease_owner:
+                return Lease(task_hub, lease_owner, record, etag)
         return None
 
     async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
-        """Extend the lease. None if another worker holds it by now."""
-        row = renewed_lease_row(lease.task_hub, until)
+        """Extend the lease. None if another worker holds it by now, or if the lease is not stored."""
+        if lease.etag is None:
+            return None
+        row = renewed_lease_row(until)
         async with translate_storage_errors():
             try:
                 condition = {**if_match(lease.etag), "mode": UpdateMode.MERGE}
-                [etag] = await submit_transaction(self._table, [("update", row, condition)])
+                [etag] = await submit_transaction(self._table(lease.task_hub), [("update", row, condition)])
             except HttpResponseError as error:
                 if not (is_write_conflict(error) or is_table_missing(error)):
                     raise
@@ -104,43 +106,33 @@ class ProbeStore:
         message_state: MessageState | None = None,
     ) -> bool:
         """End the lease and store what came of it. Without a `result` or `message_state` the stored one stays; without
-        a `scan` the stored one is removed. False, and nothing is written, if another worker holds the lease by now."""
-        operations = [_conditional_write(released_lease_row(lease.task_hub, scan), lease.etag)]
+        a `scan` the stored one is removed. False, and nothing is written, if another worker holds the lease by now, or
+        if the table is missing."""
+        operations = [_conditional_write(released_lease_row(scan), lease.etag)]
         if message_state is not None and message_state != lease.record.message_state:
-            operations.append(_overwrite(message_state_row(lease.task_hub, message_state)))
+            operations.append(_overwrite(message_state_row(message_state)))
         if result is not None:
-            operations.append(_overwrite(result_row(lease.task_hub, result)))
+            operations.append(_overwrite(result_row(result)))
         async with translate_storage_errors():
             try:
-                await submit_transaction(self._table, operations)
+                await submit_transaction(self._table(lease.task_hub), operations)
             except HttpResponseError as error:
                 if not (is_write_conflict(error) or is_table_missing(error)):
                     raise
                 return False
         return True
 
-    async def delete_records(self, task_hub: str) -> None:
-        """Delete all rows of the task hub. Raises UnsupportedSchema before anything is deleted."""
-        await self._read_with_etag(task_hub)
-        # The lease comes first: without its row, a worker that still holds the lease cannot write a result afterwards.
-        for kind in (ProbeRowKind.LEASE, ProbeRowKind.RESULT, ProbeRowKind.MESSAGES):
-            async with translate_storage_errors():
-                try:
-                    await submit_transaction(self._table, [("delete", probe_row(task_hub, kind))])
-                except HttpResponseError as error:
-                    if not (is_write_conflict(error) or is_table_missing(error)):
-                        raise
+    def _table(self, task_hub: str) -> TableClient:
+        return self._tables.client(instance_table_name(task_hub))
 
     async def _read_with_etag(self, task_hub: str) -> tuple[ProbeRecord, str | None]:
         """The task hub's record, and the ETag of its lease row; None where that row does not exist."""
-        keys_from, keys_to = probe_row_keys(task_hub)
-        query = "PartitionKey eq @partition and RowKey gt @from and RowKey lt @to"
-        parameters = {"partition": PROBE_PARTITION, "from": keys_from, "to": keys_to}
+        query = "PartitionKey eq @partition and RowKey ge @from and RowKey lt @to"
+        parameters = {"partition": FIRST_SHARD, "from": PROBE_ROWS_FROM, "to": PROBE_ROWS_TO}
         async with translate_storage_errors():
             try:
-                rows = {
-                    probe_row_kind(row): row async for row in self._table.query_entities(query, parameters=parameters)
-                }
+                entities = self._table(task_hub).query_entities(query, parameters=parameters)
+                rows = {probe_row_kind(row): row async for row in entities}
             except ResourceNotFoundError:
                 return ProbeRecord(), None
         lease_row = rows.get(ProbeRowKind.LEASE)

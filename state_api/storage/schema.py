@@ -52,11 +52,12 @@ class RowSchema:
 APP_SCHEMA = RowSchema("apps", 2)
 APP_INDEX_SCHEMA = RowSchema("entries in the list of apps", 1)
 AUDIT_SCHEMA = RowSchema("records of the audit log", 2)
-TASK_HUB_SCHEMA = RowSchema("entries in the registry of task hubs", 2)
+TASK_HUB_SCHEMA = RowSchema("entries in the registry of task hubs", 3)
+TASK_HUB_STATE_SCHEMA = RowSchema("states of task hubs", 1)
 INSTANCE_SCHEMA = RowSchema("instances", 2)
 """Both rows of an instance have the same schema number, because one transaction writes both under one ETag."""
 ACTIVITY_SCHEMA = RowSchema("activity stamps", 2)
 """The server overwrites these rows without reading them, so their key also contains the number."""
-PROBE_SCHEMA = RowSchema("probe results", 2)
+PROBE_SCHEMA = RowSchema("probe results", 3)
 """All rows of a task hub's probes have the same schema number, because one transaction writes them under one ETag."""
 QUARANTINE_SCHEMA = RowSchema("events in quarantine", 2)

@@ -25,6 +25,7 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
+from state_api.domain.names import hub_key
 from state_api.services.ports import Page
 from state_api.settings import SettingsError, StorageSettings
 from state_api.storage.transactions import TableOperation, send_transaction
@@ -55,12 +56,13 @@ _MAX_PROPERTY_CHARACTERS = 15_000
 
 def instance_table_name(task_hub: str) -> str:
     """The instance table of a task hub, at most 63 characters long, the service's limit. It ends differently from the
-    tables of the Azure Storage provider (Instances, History, Partitions), which may be in the same account."""
-    return f"{_INSTANCE_TABLE_PREFIX}{task_hub}{_INSTANCE_TABLE_SUFFIX}"
+    tables of the Azure Storage provider (Instances, History, Partitions), which may be in the same account. It is the
+    same for every spelling of the task hub, because the emulator distinguishes names of tables by case."""
+    return f"{_INSTANCE_TABLE_PREFIX}{hub_key(task_hub)}{_INSTANCE_TABLE_SUFFIX}"
 
 
 def task_hub_of_table(table: str) -> str:
-    """The task hub whose instance table has this name."""
+    """The key of the task hub whose instance table has this name."""
     return table.removeprefix(_INSTANCE_TABLE_PREFIX).removesuffix(_INSTANCE_TABLE_SUFFIX)
 
 

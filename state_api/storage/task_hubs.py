@@ -22,7 +22,6 @@ from state_api.storage.tables import (
     Tables,
     etag_of,
     if_match,
-    instance_table_name,
     is_table_missing,
     is_write_conflict,
     submit_transaction,
@@ -35,6 +34,7 @@ from state_api.storage.task_hub_rows import (
     task_hub_row,
     task_hub_row_key,
 )
+from state_api.storage.task_hub_states import TaskHubStateStore
 from state_api.storage.transactions import TableOperation
 from state_api.storage.unclaimed_limit import UnclaimedTaskHubLimit
 
@@ -62,6 +62,7 @@ class TaskHubStore:
     ) -> None:
         self._tables = tables
         self._table = tables.client(TASK_HUBS_TABLE)
+        self._states = TaskHubStateStore(tables)
         self._shards = shards
         # Caching is safe although another worker may close a task hub. Closing also deletes its instance table, and a
         # write to a missing table invalidates the cache. Until then, `takes_events` limits how long an entry counts.
@@ -97,9 +98,7 @@ class TaskHubStore:
         if record.closed:
             return record
         if not record.recording:
-            # Only here: if the table of a task hub that is recording is missing, its records were deleted, and a
-            # new empty table would show that nothing is active.
-            await self._tables.create_table(instance_table_name(record.name))
+            await self._states.update(record, lambda state: replace(state, recording=True))
         read_start = self._open_task_hubs.start_read()
         # After the table exists and before the first event, so that a recording task hub without a table has lost
         # its records, and a task hub that is not recording has none to lose.
@@ -115,9 +114,9 @@ class TaskHubStore:
         self._open_task_hubs.remove(task_hub)
 
     async def claim(self, task_hub: str, claim: TaskHubClaim) -> TaskHubRecord:
-        """Reserve the task hub for this app for ever. If the app does not stage the task hub in the end,
-        the claim stays. Otherwise another app could take a name that a slower writer is about to use. A claim without a
-        proof keeps the proof on record. Raises TaskHubAlreadyUsed and TaskHubInUse."""
+        """Reserve the task hub for this app for ever, and create its instance table. If the app does not stage the task
+        hub in the end, the claim stays. Otherwise another app could take a name that a slower writer is about to use. A
+        claim without a proof keeps the proof on record. Raises TaskHubAlreadyUsed and TaskHubInUse."""
 
         def claimed(record: TaskHubRecord) -> TaskHubRecord:
             if record.closed:
@@ -130,16 +129,22 @@ class TaskHubStore:
 
         record = await self._update_record(task_hub, claimed)
         self._unclaimed.invalidate_cache()
+        if not record.recording:
+            # Also for a repeated claim, because the worker of the first one may have died before this.
+            await self._states.create(record)
         return record
 
     async def close(self, task_hub: str, *, deleting_from: str | None = None) -> None:
         """Take no more events for the task hub; they go to quarantine. `deleting_from` records the backend that its
-        artifacts are about to be deleted from."""
-        await self._update_record(
+        artifacts are about to be deleted from. The records of its instances count no more, because events that would
+        end them are not recorded."""
+        record = await self._update_record(
             task_hub,
             lambda record: replace(record, closed=True, deleting_from=deleting_from or record.deleting_from),
         )
         self.invalidate_cache(task_hub)
+        # After the registry: until then, events are recorded, and a verdict must not miss them.
+        await self._states.update(record, lambda state: replace(state, closed=True))
 
     async def close_for_deletion(self, task_hub: str) -> TaskHubRecord:
         """Close the task hub unless an app has claimed it. One conditional write, so that no app can claim it at the
@@ -201,11 +206,14 @@ class TaskHubStore:
         return True
 
     async def record_seen(self, task_hub: str, *, confirmed_backend: str | None = None) -> None:
-        """Record that a probe has found the task hub, and the backend that has shown an instance known from events."""
-        await self._update_record(
-            task_hub,
-            lambda record: replace(record, seen=True, confirmed_backend=confirmed_backend or record.confirmed_backend),
-        )
+        """Record that a probe has found the task hub, and the backend that has shown an instance known from events.
+        Does nothing for a task hub that is not registered."""
+        record = await self.get(task_hub)
+        if record is not None:
+            await self._states.update(
+                record,
+                lambda state: replace(state, seen=True, confirmed_backend=confirmed_backend or state.confirmed_backend),
+            )
 
     async def _read_with_etag(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
         async with translate_storage_errors():

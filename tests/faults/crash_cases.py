@@ -21,7 +21,6 @@ PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHO
 OUR_RUN, OTHER_RUN = run_headers(1), run_headers(2)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _MAX_REVISION = 10**10
-_PROBE_ROW_KINDS = ("result", "lease")
 
 
 @dataclass
@@ -270,17 +269,20 @@ async def stored_state(environment: CaseEnvironment, case: CrashCase, http: http
     keys = await _row_keys(environment.server, APPS_TABLE, case.app.lower())
     assert keys == ["app", *sorted(f"audit|{_MAX_REVISION - number:010d}" for number in range(1, revision + 1))]
     hub_rows = await _registry_rows(environment.server, "hub", case.hubs.values())
-    probe_rows = await _registry_rows(
-        environment.server, "probe", [f"{hub}|{kind}" for hub in case.hubs.values() for kind in _PROBE_ROW_KINDS]
-    )
     hubs_with_tables = await _hubs_with_tables(environment.server, case.hubs.values())
+    hub_rows_in_tables = {
+        f"{hub} {key}": row
+        for hub in hubs_with_tables
+        for key, row in (await _read_hub_rows(environment.server, hub)).items()
+    }
     return {
         "app": case.normalize(app.json()),
         "etag": app.headers["etag"],
         "history": case.normalize(audit),
         "registered": case.normalize(hub_rows),
-        "probed": case.normalize(sorted(probe_rows)),
-        "leased": case.normalize(sorted(key for key, row in probe_rows.items() if "LeasedUntil" in row)),
+        "states": case.normalize({key: row for key, row in hub_rows_in_tables.items() if key.endswith("hub")}),
+        "probed": case.normalize(sorted(hub_rows_in_tables)),
+        "leased": case.normalize(sorted(key for key, row in hub_rows_in_tables.items() if "LeasedUntil" in row)),
         "records": case.normalize(hubs_with_tables),
         "artifacts": case.normalize(
             await environment.account.list_artifacts(case.hubs["old"]) if case.in_provider_account else []
@@ -293,6 +295,12 @@ async def _registry_rows(server: StateServer, partition: str, keys: Iterable[str
     condition = " or ".join(f"RowKey eq '{key}'" for key in keys)
     rows = server.tables.client(TASK_HUBS_TABLE).query_entities(f"PartitionKey eq '{partition}' and ({condition})")
     return {row["RowKey"]: dict(row) async for row in rows}
+
+
+async def _read_hub_rows(server: StateServer, hub: str) -> dict[str, dict[str, Any]]:
+    """The state and the probes in the task hub's instance table, by key. Their messages differ between runs."""
+    rows = server.tables.client(instance_table_name(hub)).query_entities("RowKey ge '0|' and RowKey lt '0}'")
+    return {row["RowKey"]: dict(row) async for row in rows if row["RowKey"] != "0|messages"}
 
 
 async def _row_keys(server: StateServer, table: str, partition: str) -> list[str]:

@@ -16,7 +16,7 @@ from state_api.services.ports import AuditRecord
 from state_api.settings import StorageSettings
 from state_api.storage.apps import AppStore
 from state_api.storage.instances import InstanceStore
-from state_api.storage.probes import ProbeStore
+from state_api.storage.task_hub_states import TaskHubStateStore
 from state_api.storage.task_hubs import TaskHubStore
 from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub, artifacts_of
 from tests.builders import event, timestamp
@@ -194,8 +194,9 @@ async def test_tables_stay_if_another_task_hub_begins_to_use_them_during_the_del
     assert [artifact for artifact in remaining if artifact in artifacts_of(retired_hub)] == shared_tables
 
 
-CLEANUP_STEPS = 15
-"""Close the name, delete eleven artifacts, the records and the probes, and update the app."""
+CLEANUP_STEPS = 17
+"""Close the name, in the registry and in the records, delete eleven artifacts, close the name again, delete the
+records, and update the app."""
 
 
 class SimulatedCrash(Exception):
@@ -232,9 +233,9 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
     with monkeypatch.context() as patched:
         for owner, name in (
             (TaskHubStore, "close"),
+            (TaskHubStateStore, "update"),
             (StorageArtifactStore, "delete"),
             (InstanceStore, "delete_records"),
-            (ProbeStore, "delete_records"),
             (AppStore, "commit"),
         ):
             patched.setattr(owner, name, counted(name, getattr(owner, name)))

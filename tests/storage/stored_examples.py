@@ -21,6 +21,7 @@ from state_api.domain.releases.apps import App, Deployment, PendingSwap, PriorHu
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, Finished, Instance, RuntimeStatus, Started
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis
 from state_api.services.ports import AuditRecord, QuarantinedEvent, TaskHubRecord
+from state_api.storage.task_hub_state_rows import TaskHubState
 
 NOON = parse_instant("2026-11-20T12:00:00.0000001Z")
 
@@ -116,10 +117,15 @@ TASK_HUB = TaskHubRecord(
     closed=True,
     deletion_id="9f86d081884c7d65",
     deleting_from="azureStorage STATE_TASKHUBS_SHOP",
-    seen=True,
-    confirmed_backend="azureStorage https://shop.table.core.windows.net",
     run_id="url:https://example.com/runs/2",
     proof=OwnershipProof(basis=ProofBasis.NEW, addresses=("https://shop.table.core.windows.net",), at=noon_plus(0)),
+)
+TASK_HUB_STATE = TaskHubState(
+    shards=4,
+    recording=True,
+    closed=True,
+    seen=True,
+    confirmed_backend="azureStorage https://shop.table.core.windows.net",
 )
 ACTIVE_INSTANCE = ActiveInstance(
     instance_id="order-1",

@@ -59,7 +59,9 @@ async def test_every_instance_id_survives_a_round_trip(server: StateServer, hub:
         stored = await store.get(record, event.instance_id)
         assert stored is not None
         assert stored.instance_id == event.instance_id
-    active = {instance.instance_id for instance in (await store.read_activity(record, Exemptions())).active}
+    active = {
+        instance.instance_id for instance in (await store.read_records(record.name, Exemptions())).activity.active
+    }
     assert active == set(AWKWARD_IDS) - {"@entity@key"}
     listed = [instance.instance_id for instance in (await store.list_page(record, top=100)).items]
     assert sorted(listed) == sorted(AWKWARD_IDS)
@@ -98,27 +100,27 @@ async def test_a_duplicate_writes_nothing(server: StateServer, hub: str) -> None
     event = lifecycle_event(hub, "order", RuntimeStatus.RUNNING)
     assert await store.record(record, [event, event]) == [True, False]
     rows_before = {row["RowKey"]: row for row in await stored_rows(server, hub, "")}
-    recorded_before = (await store.read_activity(record, Exemptions())).last_recorded_at
+    recorded_before = (await store.read_records(record.name, Exemptions())).activity.last_recorded_at
     assert await store.record(record, [event]) == [False]
     assert {row["RowKey"]: row for row in await stored_rows(server, hub, "")} == rows_before
-    assert (await store.read_activity(record, Exemptions())).last_recorded_at == recorded_before
+    assert (await store.read_records(record.name, Exemptions())).activity.last_recorded_at == recorded_before
 
 
 async def test_active_instances_are_sorted_by_start_time(server: StateServer, hub: str) -> None:
     store, record = instance_store(server), await open_task_hub(server, hub)
     events = [lifecycle_event(hub, f"id-{n}", RuntimeStatus.RUNNING, 1000 - n) for n in range(50)]
     await store.record(record, events)
-    active = (await store.read_activity(record, Exemptions())).active
+    active = (await store.read_records(record.name, Exemptions())).activity.active
     assert [instance.instance_id for instance in active] == [f"id-{n}" for n in reversed(range(50))]
 
 
 async def test_active_instances_are_counted_exactly_up_to_the_limit(server: StateServer, hub: str) -> None:
     store, record = instance_store(server), await open_task_hub(server, hub)
     await store.record(record, [lifecycle_event(hub, f"{n}", RuntimeStatus.RUNNING, n) for n in range(ACTIVE_LIMIT)])
-    activity = await store.read_activity(record, Exemptions())
+    activity = (await store.read_records(record.name, Exemptions())).activity
     assert (len(activity.active), activity.has_more) == (ACTIVE_LIMIT, False)
     await store.record(record, [lifecycle_event(hub, "one more", RuntimeStatus.RUNNING, -1)])
-    activity = await store.read_activity(record, Exemptions())
+    activity = (await store.read_records(record.name, Exemptions())).activity
     assert (len(activity.active), activity.has_more) == (ACTIVE_LIMIT, True)
     assert activity.active[0].instance_id == "one more"
 
@@ -130,7 +132,7 @@ async def test_many_ignored_instances_do_not_hide_a_blocking_one(server: StateSe
         for n in range(ACTIVE_LIMIT + 50)
     ]
     await store.record(record, [*monitors, lifecycle_event(hub, "order", RuntimeStatus.RUNNING, 10_000)])
-    activity = await store.read_activity(record, Exemptions(("Monitor",)))
+    activity = (await store.read_records(record.name, Exemptions(("Monitor",)))).activity
     assert [instance.instance_id for instance in activity.active] == ["order"]
     assert (activity.has_more, activity.ignored_count) == (False, ACTIVE_LIMIT + 50)
 
@@ -184,7 +186,7 @@ async def test_an_older_event_does_not_set_the_last_event_time_back_after_a_rest
     await instance_store(server).record(record, [lifecycle_event(hub, "order", RuntimeStatus.COMPLETED, 50)])
     # A new store has no cached activity stamp.
     await instance_store(server).record(record, [lifecycle_event(hub, "order", RuntimeStatus.RUNNING, 40)])
-    activity = await instance_store(server).read_activity(record, Exemptions())
+    activity = (await instance_store(server).read_records(record.name, Exemptions())).activity
     assert activity.last_event_at == Instant(START + 50)
 
 
@@ -197,6 +199,6 @@ async def test_a_deleted_instance_table_is_an_error_for_recording_and_for_readin
     with pytest.raises(TableMissing):
         await store.record(record, [lifecycle_event(hub, "order", RuntimeStatus.RUNNING)])
     with pytest.raises(StorageUnavailable, match="was deleted"):
-        await store.read_activity(record, Exemptions())
+        await store.read_records(record.name, Exemptions())
     assert await store.get(record, "order") is None
     assert (await store.list_page(record, top=10)).items == ()

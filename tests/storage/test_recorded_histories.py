@@ -147,7 +147,7 @@ class RecordedHistories(RuleBasedStateMachine):
         store, record = instance_store(server), await task_hub_record(server, self.hub)
         expected = self.model.active()
         assert await active_instance_ids(server, self.hub) == expected
-        activity = await store.read_activity(record, Exemptions())
+        activity = (await store.read_records(record.name, Exemptions())).activity
         assert sorted(instance.instance_id for instance in activity.active) == expected
         for instance_id in self.model.events_by_id:
             stored = await store.get(record, instance_id)

@@ -18,16 +18,24 @@ from state_api.emulator import EmulatorPorts, storage_emulator
 from state_api.services.ports import QuarantinedEvent
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage import schema
+from state_api.storage.instance_keys import FIRST_SHARD
 from state_api.storage.instance_rows import ACTIVITY_STAMP_PREFIX, CORRECTION_EPOCH_KEY
 from state_api.storage.quarantine import QuarantineStore
 from state_api.storage.schema import (
     ACTIVITY_SCHEMA,
     APP_INDEX_SCHEMA,
+    APP_SCHEMA,
+    AUDIT_SCHEMA,
+    INSTANCE_SCHEMA,
     PROBE_SCHEMA,
+    QUARANTINE_SCHEMA,
     SCHEMA_PROPERTY,
+    TASK_HUB_SCHEMA,
+    TASK_HUB_STATE_SCHEMA,
     RowSchema,
 )
 from state_api.storage.tables import APPS_TABLE, QUARANTINE_TABLE, TASK_HUBS_TABLE, instance_table_name
+from state_api.storage.task_hub_state_rows import STATE_ROW_KEY
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
@@ -35,7 +43,7 @@ from tests.http.operations import PROVIDER_CONFIG, assert_problem, get_staging, 
 
 pytestmark = pytest.mark.anyio
 
-NEWER_SCHEMA, OLDER_SCHEMA, NO_SCHEMA = 3, 1, None
+NEWER_SCHEMA, OLDER_SCHEMA, NO_SCHEMA = 4, 0, None
 Row = dict[str, Any]
 
 
@@ -172,7 +180,7 @@ async def assert_only_refused(
     for name in operations:
         problem = assert_problem(responses[name], 503, "UnsupportedSchema")
         assert row_kind in problem["detail"], (name, problem)
-        assert ("Run the server version" if number else "empty storage account") in problem["detail"]
+        assert ("Run the server version" if number is not None else "empty storage account") in problem["detail"]
         assert int(responses[name].headers["retry-after"]) > 0
 
 
@@ -253,9 +261,9 @@ async def test_an_audit_record_of_another_schema(stored_app: StoredApp, number: 
 
 @other_schemas
 async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+    """A verdict does not need this row."""
     matches = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
     operations = (
-        *OPERATIONS_WITH_VERDICT,
         "GetTaskHub",
         "DeleteTaskHub",
         "ListInstances",
@@ -270,6 +278,14 @@ async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, nu
         assert_problem(
             await put_app(http, other, slots={"production": {"taskHub": stored_app.hub}}), 503, "UnsupportedSchema"
         )
+
+
+@other_schemas
+async def test_a_state_of_a_task_hub_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+    table = instance_table_name(stored_app.hub)
+    async with stored_app.with_schema_number(table, lambda row: row["RowKey"] == STATE_ROW_KEY, number) as http:
+        operations = (*OPERATIONS_WITH_VERDICT, "GetTaskHub", "GetVersions")
+        await assert_only_refused(http, stored_app, operations, number=number, row_kind="states of task hubs")
 
 
 async def test_the_limit_on_unclaimed_task_hubs_counts_no_registry_with_rows_of_another_schema(
@@ -376,12 +392,12 @@ async def test_activity_stamps_of_two_schemas_have_different_keys(stored_app: St
 @other_schemas
 @pytest.mark.parametrize("kind", ["lease", "result", "messages"])
 async def test_a_probe_of_another_schema(stored_app: StoredApp, kind: str, number: int | None) -> None:
+    table = instance_table_name(stored_app.hub)
     if kind == "messages":
-        row = {"PartitionKey": "probe", "RowKey": f"{stored_app.hub}|messages", **PROBE_SCHEMA.schema_property}
-        await stored_app.server.tables.client(TASK_HUBS_TABLE).upsert_entity(row)
-    matches = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
-    async with stored_app.with_schema_number(TASK_HUBS_TABLE, matches, number) as http:
-        operations = (*OPERATIONS_WITH_VERDICT, "GetVersions")
+        row = {"PartitionKey": FIRST_SHARD, "RowKey": "0|messages", **PROBE_SCHEMA.schema_property}
+        await stored_app.server.tables.client(table).upsert_entity(row)
+    async with stored_app.with_schema_number(table, lambda row: row["RowKey"] == f"0|{kind}", number) as http:
+        operations = (*OPERATIONS_WITH_VERDICT, "GetTaskHub", "GetVersions")
         await assert_only_refused(http, stored_app, operations, number=number, row_kind="probe results")
         await stored_app.server.background.probe_due_hubs()
 
@@ -394,8 +410,9 @@ async def test_cleanup_does_not_delete_a_probe_of_another_schema(
     await post_events(http, *ended)
     assert (await put_app(http, stored_app.app, taskHubs=None)).status_code == 200
     assert (await put_app(http, stored_app.app, slots={"staging": None})).status_code == 200
-    matches = lambda row: row["PartitionKey"] == "probe" and row["RowKey"] == f"{stored_app.hub}|{kind}"  # noqa: E731
-    async with stored_app.with_schema_number(TASK_HUBS_TABLE, matches, NEWER_SCHEMA) as new_http:
+    table = instance_table_name(stored_app.hub)
+    matches = lambda row: row["RowKey"] == f"0|{kind}"  # noqa: E731
+    async with stored_app.with_schema_number(table, matches, NEWER_SCHEMA) as new_http:
         assert_problem(await new_http.post(f"/api/apps/{stored_app.app}/cleanup"), 503, "UnsupportedSchema")
     assert (await http.post(f"/api/apps/{stored_app.app}/cleanup")).json()["taskHubs"][0]["outcome"] == "Removed"
 
@@ -440,12 +457,11 @@ SCHEMAS = [value for value in vars(schema).values() if isinstance(value, RowSche
 
 
 def test_every_kind_of_row_has_its_own_name() -> None:
-    assert len(SCHEMAS) == len({row_schema.row_kind for row_schema in SCHEMAS}) == 8
+    assert len(SCHEMAS) == len({row_schema.row_kind for row_schema in SCHEMAS}) == 9
 
 
 def test_the_schemas_that_these_tests_call_newer_and_older_are_unknown() -> None:
-    assert {row_schema.number for row_schema in SCHEMAS if row_schema is not APP_INDEX_SCHEMA} == {2}
-    assert APP_INDEX_SCHEMA.number == 1
+    assert not {row_schema.number for row_schema in SCHEMAS} & {NEWER_SCHEMA, OLDER_SCHEMA}
 
 
 @pytest.mark.parametrize("number", [0, 2, -1, 2**31 - 1, None, "1", True, 1.0, "", "x" * 1000])
@@ -464,5 +480,18 @@ async def test_every_row_that_the_server_writes_has_its_number(stored_app: Store
         rows = await stored_app.rows(table, lambda row: True)
         assert rows
         for row in rows:
-            listed_app = table == APPS_TABLE and row["PartitionKey"] == "|apps"
-            assert row.get(SCHEMA_PROPERTY) == (1 if listed_app else 2), dict(row)
+            assert row.get(SCHEMA_PROPERTY) == expected_schema(table, row).number, dict(row)
+
+
+def expected_schema(table: str, row: Row) -> RowSchema:
+    """The schema of the kind of row that the keys identify."""
+    partition, key = row["PartitionKey"], row["RowKey"]
+    if table == APPS_TABLE:
+        return APP_INDEX_SCHEMA if partition == "|apps" else AUDIT_SCHEMA if key.startswith("audit|") else APP_SCHEMA
+    if table == TASK_HUBS_TABLE:
+        return TASK_HUB_SCHEMA
+    if table == QUARANTINE_TABLE:
+        return QUARANTINE_SCHEMA
+    if key == STATE_ROW_KEY:
+        return TASK_HUB_STATE_SCHEMA
+    return {"0": PROBE_SCHEMA, "b": ACTIVITY_SCHEMA}.get(key[0], INSTANCE_SCHEMA)

@@ -30,6 +30,7 @@ from state_api.storage.stored_message_states import StoredMessageState
 from state_api.storage.stored_probe_results import StoredProbeResult
 from state_api.storage.stored_scans import StoredScan
 from state_api.storage.task_hub_rows import task_hub_record_from_row, task_hub_row
+from state_api.storage.task_hub_state_rows import TaskHubState, task_hub_state_from_row, task_hub_state_row
 
 INSTANTS = st.integers(parse_instant("0001-01-01T00:00:00Z"), parse_instant("9999-12-31T23:59:59.9999999Z")).map(
     Instant
@@ -91,11 +92,17 @@ def test_a_probe_record_survives_a_round_trip(
     result: ProbeResult, scan: Scan, message_state: MessageState, leased_until: Instant
 ) -> None:
     rows: dict[str, dict[str, Any]] = {
-        ProbeRowKind.LEASE: held_lease_row("orders", "owner", leased_until, scan),
-        ProbeRowKind.RESULT: result_row("orders", result),
-        ProbeRowKind.MESSAGES: message_state_row("orders", message_state),
+        ProbeRowKind.LEASE: held_lease_row("owner", leased_until, scan),
+        ProbeRowKind.RESULT: result_row(result),
+        ProbeRowKind.MESSAGES: message_state_row(message_state),
     }
     assert probe_record_from_rows(rows) == ProbeRecord(result, scan, leased_until, "owner", message_state)
+
+
+@given(build(TaskHubState))
+def test_the_state_of_a_task_hub_survives_a_round_trip(state: TaskHubState) -> None:
+    stored = {name: value for name, value in task_hub_state_row(state).items() if value is not None}
+    assert task_hub_state_from_row(stored) == state
 
 
 @given(build(TaskHubRecord))

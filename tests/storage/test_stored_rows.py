@@ -35,6 +35,7 @@ from state_api.storage.probe_rows import (
 from state_api.storage.quarantine_rows import quarantine_row, quarantined_event_from_row
 from state_api.storage.schema import SCHEMA_PROPERTY
 from state_api.storage.task_hub_rows import task_hub_record_from_row, task_hub_row
+from state_api.storage.task_hub_state_rows import task_hub_state_from_row, task_hub_state_row
 from tests.storage import stored_examples as examples
 
 Row = dict[str, Any]
@@ -57,10 +58,11 @@ def example_rows() -> dict[str, Row]:
         "audit record": audit_row(examples.APP.name, examples.AUDIT_RECORD),
         "entry in the list of apps": app_index_row(examples.APP.name),
         "task hub": task_hub_row(examples.TASK_HUB),
-        "held lease": held_lease_row("Shop1", "owner", _LEASED_UNTIL, examples.SCAN),
-        "released lease": released_lease_row("Shop1", None),
-        "probe result": result_row("Shop1", examples.PROBE_RESULT),
-        "message state": message_state_row("Shop1", examples.MESSAGE_STATE),
+        "state of a task hub": task_hub_state_row(examples.TASK_HUB_STATE),
+        "held lease": held_lease_row("owner", _LEASED_UNTIL, examples.SCAN),
+        "released lease": released_lease_row(None),
+        "probe result": result_row(examples.PROBE_RESULT),
+        "message state": message_state_row(examples.MESSAGE_STATE),
         "instance": instance_row("00", restarted),
         "active instance": active_row("00", active_row_key(restarted), restarted),
         "activity stamp": activity_stamp_row("00", "Fulfill", examples.NOON),
@@ -99,6 +101,7 @@ def test_the_recorded_rows_are_read_as_the_examples() -> None:
     assert app_from_row(rows["app"]) == examples.APP
     assert audit_record_from_row(rows["audit record"]) == examples.AUDIT_RECORD
     assert task_hub_record_from_row(rows["task hub"]) == examples.TASK_HUB
+    assert task_hub_state_from_row(rows["state of a task hub"]) == examples.TASK_HUB_STATE
     assert instance_from_row(rows["instance"]) == examples.RESTARTED_INSTANCE
     active = ActiveInstance.from_instance(active_instance_from_row(rows["active instance"]))
     assert active == ActiveInstance.from_instance(examples.RESTARTED_INSTANCE)

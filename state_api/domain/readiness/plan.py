@@ -65,10 +65,15 @@ class ReadRequirements:
 
 @dataclass(frozen=True, slots=True)
 class RecordedState:
-    """What the server has recorded of a task hub. `seen_before`: events or a probe have shown the task hub."""
+    """What the server has recorded of a task hub.
+
+    - `seen_before`: events or a probe have shown the task hub.
+    - `change_token`: the same in two reads if no event and no correction has changed anything between them.
+    """
 
     activity: InstanceActivity
     seen_before: bool
+    change_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +317,7 @@ def _plan_without_reading(state: ReadState, now: Instant) -> Step:
         # The instances that it found are in the records, which are more recent.
         result = None
     if scan is None:
-        return _done(state, result)
+        return _done(state, result, records=state.records)
     if state.records is None:
         return ReadRecords()
     if not answers(result, requirements, state.records.activity, now):
