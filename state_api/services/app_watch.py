@@ -15,7 +15,12 @@ from state_api.domain.instants import TICKS_PER_SECOND, Instant
 from state_api.domain.names import hub_key
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.plan import VerificationMode
-from state_api.domain.readiness.waiting import NextVerification, earliest_ready_at, plan_next_verification
+from state_api.domain.readiness.waiting import (
+    NextVerification,
+    VerificationIntervals,
+    earliest_ready_at,
+    plan_next_verification,
+)
 from state_api.domain.releases.apps import App
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Clock
@@ -44,12 +49,14 @@ class WaitIntervals:
     - `idle`: between two reads of the app while only time can make the verdict Ready.
     - `signal_pause`: for which changes in this process are collected before the next decision.
     - `connection_check`: between two looks at whether a caller is still connected.
+    - `verification`: between two reads of a task hub at its provider.
     """
 
     per_request: float = 2.0
     idle: float = 10.0
     signal_pause: float = 0.02
     connection_check: float = 1.0
+    verification: VerificationIntervals = field(default_factory=VerificationIntervals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +211,9 @@ class AppWatch:
         group.known_revision = max(group.known_revision, status.app.revision)
         previous, group.next_verification, group.verify_at = group.next_verification, None, None
         if outlook.is_verified and outlook.blocked_until is None:
-            planned = plan_next_verification(status.verdict, previous, read_seconds=duration_seconds)
+            planned = plan_next_verification(
+                status.verdict, previous, self._intervals.verification, read_seconds=duration_seconds
+            )
             if planned is not None:
                 group.verify_at = asyncio.get_running_loop().time() + planned.interval_seconds
             group.next_verification = planned

@@ -87,7 +87,7 @@ class WaitingReads:
         try:
             state = await self._reads.read_records(task_hub, exemptions)
         finally:
-            known.end_read(number, state.activity if state is not None else None, exemptions)
+            known.end_read(number, state, exemptions)
             self._listener.on_change()
         return state
 
@@ -104,7 +104,7 @@ class WaitingReads:
             outcome = await self._reads.probe_for_verdict(request)
             state = outcome.recorded_state
         finally:
-            known.end_read(number, state.activity if state is not None else None, request.exemptions)
+            known.end_read(number, state, request.exemptions)
             self._listener.on_change()
         return outcome
 

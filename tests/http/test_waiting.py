@@ -1,7 +1,7 @@
 """Requests that wait until their slot is Ready: when they are answered, and what they cost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,16 +11,21 @@ import pytest
 
 from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
+from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.domain.errors import AppNotFound, StorageUnavailable
 from state_api.domain.names import app_key
 from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.policy import Assurance
+from state_api.domain.readiness.waiting import VerificationIntervals
 from state_api.domain.releases.apps import Caller
 from state_api.services.app_watch import WaitIntervals
 from state_api.services.slot_status import SlotStatus, StatusQuestion
-from state_api.settings import Settings, StorageSettings
+from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.app_rows import APP_ROW_KEY
 from state_api.storage.tables import APPS_TABLE
-from tests.builders import event
+from tests.backends.azure_storage_task_hub import ProviderTaskHub
+from tests.backends.storage_account import connection_string_of
+from tests.builders import event, timestamp
 from tests.conftest import NO_EVENT_LEASE, ShiftedClock
 from tests.http.operations import get_staging, post_events, post_staging, post_swap, put_app, reason_codes, run_headers
 
@@ -29,7 +34,12 @@ pytestmark = pytest.mark.anyio
 SCALE = 1 / 20
 """Times of the server in these tests are shorter by this factor: one second stands for twenty."""
 
-SHORT_INTERVALS = WaitIntervals(per_request=2 * SCALE, idle=10 * SCALE, connection_check=SCALE)
+SHORT_INTERVALS = WaitIntervals(
+    per_request=2 * SCALE,
+    idle=10 * SCALE,
+    connection_check=SCALE,
+    verification=VerificationIntervals(look_up=5 * SCALE, longest=30 * SCALE),
+)
 NO_POLLING = WaitIntervals(per_request=1e6)
 """With these, only what the server itself records or knows in advance ends a wait."""
 
@@ -58,9 +68,10 @@ class CountedServer:
         *,
         slot: str = "staging",
         run_url: str | None = None,
+        mode: VerificationMode = VerificationMode.CACHED,
         is_disconnected: Callable[[], Awaitable[bool]] | None = None,
     ) -> SlotStatus:
-        question = StatusQuestion(app, slot, Caller("anna", run_url), VerificationMode.CACHED)
+        question = StatusQuestion(app, slot, Caller("anna", run_url), mode)
         return await self.server.services.readiness.wait_for_status(
             question, wait_seconds=wait_seconds, is_disconnected=is_disconnected or is_never_disconnected
         )
@@ -110,7 +121,9 @@ async def counted_server(
     tasks_before = asyncio.all_tasks()
     async with run_storage_proxy(storage) as proxy:
         clock = ShiftedClock()
-        server = StateServer(Settings(storage=proxy.settings), clock, NO_EVENT_LEASE, wait_intervals=intervals)
+        connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": connection_string_of(storage)})
+        settings = Settings(storage=proxy.settings, connections=connections)
+        server = StateServer(settings, clock, NO_EVENT_LEASE, wait_intervals=intervals)
         clock.storage = server.tables.clock
         transport = httpx.ASGITransport(server.application)
         async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
@@ -316,6 +329,74 @@ async def test_the_last_answer_is_read_at_the_end_of_the_wait(
         await put_active_app(http, app, hub)
         waiting = await counted.start_waiting(app, wait_seconds=2)
         await end_order(http, hub)
+        assert await is_ready_soon(waiting)
+
+
+# With verification
+
+
+async def test_the_look_ups_of_requests_that_wait_are_shared(
+    storage: StorageSettings,
+    http: httpx.AsyncClient,
+    app: str,
+    drained_provider_hub: ProviderTaskHub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end of the order is never reported, so only a look-up at the provider shows it."""
+    hub = drained_provider_hub.hub
+    await post_events(http, event(hub, time=timestamp(-60)))
+    await drained_provider_hub.put("order-1", "Running")
+    find_instances, look_up_count = AzureStorageBackend.find_instances, 0
+
+    async def count_look_up(backend: AzureStorageBackend, task_hub: str, ids: Sequence[str]) -> Any:
+        nonlocal look_up_count
+        look_up_count += 1
+        return await find_instances(backend, task_hub, ids)
+
+    monkeypatch.setattr(AzureStorageBackend, "find_instances", count_look_up)
+    async with counted_server(storage) as counted:
+        waiting = [asyncio.create_task(counted.wait_for_ready(app)) for _ in range(50)]
+        await counted.wait_until_idle(*waiting)
+        after_first_questions = look_up_count
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            while look_up_count < after_first_questions + 3:
+                await asyncio.sleep(0.01)
+        await drained_provider_hub.put("order-1", "Completed")
+        assert all([await is_ready_soon(task) for task in waiting])
+    assert after_first_questions <= 2, "requests that come while another one reads share the next read"
+    assert look_up_count < 50
+
+
+async def test_the_task_hub_is_read_at_once_when_the_records_show_that_it_has_drained(
+    storage: StorageSettings, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    hub = drained_provider_hub.hub
+    await drained_provider_hub.put("order-1", "Running")
+    async with counted_server(storage, NO_POLLING) as counted:
+        await post_events(counted.http, event(hub, time=timestamp(-60)))
+        waiting = await counted.start_waiting(app)
+        await drained_provider_hub.put("order-1", "Completed")
+        await end_order(counted.http, hub)
+        assert (await asyncio.wait_for(waiting, TEST_TIMEOUT_SECONDS)).verdict.assurance is Assurance.VERIFIED
+
+
+async def test_an_instance_that_only_the_task_hub_shows_is_waited_for(
+    storage: StorageSettings, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    """No event reports the start or the end."""
+    await drained_provider_hub.put("order-1", "Running")
+    async with counted_server(storage) as counted:
+        waiting = await counted.start_waiting(app)
+        await drained_provider_hub.put("order-1", "Completed")
+        assert await is_ready_soon(waiting)
+
+
+async def test_a_request_that_reads_no_task_hub_waits_for_the_probe_of_another_server(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    async with counted_server(storage) as counted:
+        waiting = await counted.start_waiting(app, mode=VerificationMode.NONE)
+        assert (await get_staging(http, app))["ready"]
         assert await is_ready_soon(waiting)
 
 
