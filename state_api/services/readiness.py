@@ -102,7 +102,7 @@ class Readiness:
             raise refusals.app_not_found(question.app_name).to_error()
         if refusal := check_slot_exists(app, question.slot_name):
             raise refusal.to_error()
-        verification = self.start_verification(question.mode, reads=reads)
+        verification = self.start_verification(question.mode, PROBE_TIMEOUT_SECONDS, reads=reads)
         if requested_at is not None:
             verification = replace(verification, requested_at=requested_at)
         slot = app.slot(question.slot_name)
